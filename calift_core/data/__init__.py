@@ -1,0 +1,1 @@
+"""Data sets, suites, splits and corruptions."""

@@ -1,0 +1,142 @@
+"""What a run says while it works: one JSON object a line, in the order things happen.
+
+`calift_core.train.train` and `calift_core.run.run_job` yield these; the runner writes them to
+`records.jsonl`; the worker reads that file and stores them; the CLI draws progress from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from calift_core.schema.base import Frozen
+from calift_core.schema.report import EvaluationReport, SpectrumReport, Summary
+
+Phase = Literal[
+    "loading", "pretraining", "training", "evaluating", "spectrum", "saving", "finished"
+]
+
+
+class PhaseRecord(Frozen):
+    """The run enters a phase."""
+
+    kind: Literal["phase"] = "phase"
+    phase: Phase
+    detail: str = ""
+
+
+class ProgressRecord(Frozen):
+    """How far the phase is. `eta_s` is the rest of the phase in seconds, null when unknown."""
+
+    kind: Literal["progress"] = "progress"
+    phase: Phase
+    step: int
+    total_steps: int
+    samples_per_s: float | None = None
+    eta_s: float | None = None
+    detail: str = ""
+
+
+class MetricsRecord(Frozen):
+    """Numbers at an optimiser step (steps done, from 1). Names: `loss`, each term, `lr`, …"""
+
+    kind: Literal["metrics"] = "metrics"
+    step: int
+    epoch: float
+    values: dict[str, float]
+
+
+class CheckpointRecord(Frozen):
+    """A checkpoint is complete on disk. `path` is relative to the run's folder."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class ResumedRecord(Frozen):
+    """The run goes on from a checkpoint: metrics after `step` are void."""
+
+    kind: Literal["resumed"] = "resumed"
+    step: int
+
+
+class SpectrumRecord(Frozen):
+    """Singular values of the ID features at a step; the last one is the finished model's."""
+
+    kind: Literal["spectrum"] = "spectrum"
+    step: int
+    spectrum: SpectrumReport
+
+
+class EvaluationRecord(Frozen):
+    """One data set is evaluated. `predictions` is a path relative to the run's folder."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    evaluation: EvaluationReport
+    predictions: str
+
+
+class LogRecord(Frozen):
+    """A sentence for people."""
+
+    kind: Literal["log"] = "log"
+    level: Literal["info", "warning", "error"] = "info"
+    message: str
+
+
+class DoneRecord(Frozen):
+    """The run is finished and `report.json` is complete. `steps` counts optimiser steps."""
+
+    kind: Literal["done"] = "done"
+    summary: Summary
+    steps: int
+
+
+Record = Annotated[
+    PhaseRecord
+    | ProgressRecord
+    | MetricsRecord
+    | CheckpointRecord
+    | ResumedRecord
+    | SpectrumRecord
+    | EvaluationRecord
+    | LogRecord
+    | DoneRecord,
+    Field(discriminator="kind"),
+]
+
+RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+
+
+class JobResult(Frozen):
+    """How a runner ended: the content of `result.json`, written last and atomically.
+
+    `interrupted` means: stopped on request, checkpoint saved, the same command goes on from it.
+    """
+
+    outcome: Literal["succeeded", "failed", "interrupted"]
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+class JobFile(Frozen):
+    """`job.json` in a job's folder: what the runner needs beside `spec.json`.
+
+    Attributes:
+        run_id: names the run in reports.
+        attempt: counts from 1.
+        resume_from: folder of an earlier attempt whose newest good checkpoint is to be used.
+    """
+
+    run_id: str
+    attempt: int = 1
+    resume_from: str | None = None
+
+
+#: Exit status of a runner that stopped on request after it saved a checkpoint (EX_TEMPFAIL).
+EXIT_INTERRUPTED = 75

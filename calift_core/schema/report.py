@@ -1,0 +1,117 @@
+"""`report.json`: what a finished run says about its model. Accuracy and ECE are fractions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from calift_core.schema.base import Frozen
+
+Role = Literal["id", "shift", "corruption"]
+
+
+class EceReport(Frozen):
+    """A calibration error with what is needed to judge it.
+
+    Attributes:
+        value: plug-in error over the whole set.
+        null_mean: its mean if the model were perfectly calibrated (labels drawn from the model's own
+            probabilities): the floor of the estimator at this n.
+        null_q95: the 95 % quantile of the same.
+        interval: 95 % interval of the binned calibration error, low and high.
+        debiased: the debiased estimate; it may be negative, which means: not above the noise.
+    """
+
+    value: float
+    n_bins: int
+    scheme: Literal["equal_mass", "equal_width"]
+    norm: Literal["l1", "l2", "max"] = "l1"
+    null_mean: float
+    null_q95: float
+    interval: tuple[float, float]
+    debiased: float
+    n_resamples: int
+    seed: int
+
+
+class EvaluationReport(Frozen):
+    """One model on one data set."""
+
+    dataset: str
+    role: Role
+    n: int
+    n_classes: int
+    accuracy: float
+    mean_per_class_accuracy: float
+    top5_accuracy: float | None = None
+    nll: float
+    brier: float
+    mean_confidence: float
+    overconfidence: float
+    underconfidence: float
+    ece: EceReport
+    ece_equal_width: EceReport
+    ece_batch_averaged: float
+    mce: float
+    smooth_ece: float
+    classwise_ece: float
+    ks_error: float
+    aurc: float
+    corruption: str | None = None
+    severity: int | None = None
+    temperature: float = 1.0
+    predictions_sha256: str = ""
+    seconds: float = 0.0
+
+
+class SpectrumReport(Frozen):
+    """Singular values of the standardised features' covariance, largest first.
+
+    `sigma_min` is null when n < D: then it is 0 by rank and says nothing.
+    """
+
+    singular_values: list[float]
+    sigma_min: float | None
+    condition_number: float | None
+    effective_rank: float
+    n: int
+    n_features: int
+    n_constant_features: int
+    projection_gram_distance: float | None = None
+    features: str = Field(default="", description="Which images the features are of")
+
+
+class Summary(Frozen):
+    """The headline. OOD values are unweighted means over shifts, or over corruptions without any."""
+
+    id_accuracy: float | None = None
+    ood_accuracy: float | None = None
+    id_ece: float | None = None
+    ood_ece: float | None = None
+    id_ece_floor: float | None = None
+    ood_ece_floor: float | None = None
+    id_nll: float | None = None
+    ood_nll: float | None = None
+    sigma_min: float | None = None
+    worst_shift: str | None = None
+    worst_shift_accuracy: float | None = None
+
+
+class Report(Frozen):
+    """The whole `report.json`."""
+
+    format_version: Literal[1] = 1
+    run_id: str
+    name: str
+    spec: dict[str, Any]
+    spec_sha256: str
+    resolved: dict[str, Any]
+    summary: Summary
+    evaluations: list[EvaluationReport]
+    spectrum: SpectrumReport | None
+    selection: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    timings_s: dict[str, float]
+    environment: dict[str, Any]

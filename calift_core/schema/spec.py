@@ -1,0 +1,363 @@
+"""RunSpec: one file that says everything about a run.
+
+The models are torch-free, frozen and refuse unknown keys, so a typing mistake is an error and not a
+silently ignored setting. `RunSpec.model_json_schema()` carries a title, a description, bounds and
+defaults for every field: the dashboard builds its form from it and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from calift_core.errors import SpecError, UnknownNameError
+from calift_core.schema.base import Frozen
+from calift_core.schema.methods import METHOD_SPECS, MethodSpec, Pretrain
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:+()/-]{0,119}")
+_SHIFT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class ModelSpec(Frozen):
+    """Which CLIP-like model to start from.
+
+    `name` is an open_clip architecture (`ViT-B-16`), `hf-hub:org/model`, a path to an open_clip
+    config JSON, or `calift-tiny`. `pretrained` is an open_clip tag, a path to weights (safetensors
+    or a plain state dict), or for `calift-tiny` the suite it was pre-trained on.
+    """
+
+    name: str = Field(
+        default="calift-tiny",
+        min_length=1,
+        title="Model",
+        description="open_clip architecture, hf-hub:org/model, a config JSON path, or calift-tiny",
+    )
+    pretrained: str | None = Field(
+        default="fashion-mnist",
+        title="Weights",
+        description="open_clip tag, a .safetensors or .pt path, or none for random weights",
+    )
+
+
+def _shift_names(shifts: dict[str, str]) -> dict[str, str]:
+    for name in shifts:
+        if not _SHIFT_NAME.fullmatch(name):
+            raise ValueError(
+                f"a shift's name has 1 to 64 letters, digits, '.', '_' or '-', got {name!r}"
+            )
+        if name in ("id", "train", "validation", "calibration", "test"):
+            raise ValueError(f"{name!r} names an ID split and cannot name a shift")
+    return shifts
+
+
+class CorruptionSpec(Frozen):
+    """Synthetic shifts of the ID test images, seeded per image."""
+
+    names: Literal["all", "benchmark"] | tuple[str, ...] = Field(
+        default=(),
+        title="Corruptions",
+        description="'all' (19), 'benchmark' (the 15 of ImageNet-C) or a list of names",
+    )
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = Field(
+        default=(1, 3, 5), title="Severities", description="1 (mild) to 5 (harsh)"
+    )
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        title="Images per corruption",
+        description="Use at most this many test images (a fixed, seeded subset); none: all",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, title="Corruption seed")
+
+    @field_validator("severities")
+    @classmethod
+    def _distinct(cls, severities: tuple[int, ...]) -> tuple[int, ...]:
+        if not severities or len(set(severities)) != len(severities):
+            raise ValueError(f"severities must be distinct and not empty, got {list(severities)}")
+        return tuple(sorted(severities))
+
+
+class FractionSpec(Frozen):
+    """How parts that a suite lacks on disk are split off, by a hash of each image's path.
+
+    `train` receives what is left. The fractions are of the images of the part that is split:
+    `pretrain`, `validation` and `calibration` come off the training images; `test` too when the
+    suite has no test folder.
+    """
+
+    pretrain: float = Field(default=0.0, ge=0.0, lt=1.0, title="Pre-training share")
+    validation: float = Field(default=0.1, ge=0.0, lt=1.0, title="Validation share")
+    calibration: float = Field(default=0.1, ge=0.0, lt=1.0, title="Calibration share")
+    test: float = Field(default=0.2, ge=0.0, lt=1.0, title="Test share")
+
+    @model_validator(mode="after")
+    def _leave_some(self) -> FractionSpec:
+        total = self.pretrain + self.validation + self.calibration + self.test
+        if total >= 1:
+            raise ValueError(f"the fractions must leave training images, they sum to {total:g}")
+        return self
+
+
+class SuiteSpec(Frozen):
+    """The ID data, its shifts, and how classes are named to the text tower."""
+
+    id: str = Field(
+        default="fashion-mnist",
+        min_length=1,
+        title="ID data",
+        description="A named suite (fashion-mnist, …) or folder:PATH with class folders",
+    )
+    shifts: Annotated[dict[str, str], AfterValidator(_shift_names)] = Field(
+        default_factory=dict,
+        title="Shifts",
+        description="name → folder:PATH of the same classes under another distribution",
+    )
+    corruptions: CorruptionSpec = Field(default_factory=CorruptionSpec, title="Corruptions")
+    class_names: dict[str, str] = Field(
+        default_factory=dict,
+        title="Class names",
+        description="Folder name → the words the text tower should read",
+    )
+    templates: str | tuple[str, ...] = Field(
+        default="openai_imagenet",
+        title="Prompt templates",
+        description="A named set (openai_imagenet, simple, photo, suite) or sentences with {}",
+    )
+    fractions: FractionSpec = Field(default_factory=FractionSpec, title="Splits")
+    limits: dict[
+        Literal["pretrain", "train", "validation", "calibration", "test"],
+        Annotated[int, Field(ge=1)],
+    ] = Field(
+        default_factory=dict,
+        title="Limits",
+        description="At most this many images of a part, a fixed subset by path hash",
+    )
+
+    @field_validator("templates")
+    @classmethod
+    def _has_slot(cls, templates: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(templates, tuple):
+            if not templates:
+                raise ValueError("templates must name a set or list at least one sentence")
+            for template in templates:
+                if template.count("{}") != 1:
+                    raise ValueError(f"a template holds exactly one {{}}, got {template!r}")
+        return templates
+
+
+class TrainSpec(Frozen):
+    """Optimisation. Fields left out take the method's published default, which the report records."""
+
+    epochs: int = Field(default=10, ge=1, le=10_000, title="Epochs")
+    batch_size: int = Field(
+        default=512,
+        ge=2,
+        le=65_536,
+        title="Batch size",
+        description="Samples per optimiser step, all accumulation steps together",
+    )
+    accumulation_steps: int = Field(
+        default=1,
+        ge=1,
+        title="Gradient accumulation",
+        description="Split each batch in this many parts. Contrastive terms then see only the "
+        "negatives of their own part",
+    )
+    lr: float | None = Field(
+        default=None, gt=0, le=1, title="Learning rate", description="none: the method's default"
+    )
+    weight_decay: float | None = Field(
+        default=None, ge=0, le=10, title="Weight decay", description="none: the method's default"
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), title="AdamW betas"
+    )
+    eps: float = Field(default=1e-8, gt=0, title="AdamW epsilon")
+    warmup_steps: int | None = Field(
+        default=None,
+        ge=0,
+        title="Warm-up steps",
+        description="none: 500, or a tenth of the run where that is fewer",
+    )
+    min_lr: float = Field(default=0.0, ge=0, title="Final learning rate")
+    clip_grad_norm: float | None = Field(
+        default=None,
+        gt=0,
+        title="Gradient clip",
+        description="L2 norm, applied after un-scaling; none: the method's default",
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        default="auto",
+        title="Precision",
+        description="auto: bf16 or fp16 where the device has fast units for it, else fp32",
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        title="Device",
+        description="auto, cpu, cuda, cuda:1, mps",
+    )
+    crop_scale: tuple[
+        Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]
+    ] = Field(
+        default=(0.9, 1.0),
+        title="Random crop scale",
+        description="Area range of RandomResizedCrop; (1, 1) turns it off",
+    )
+    horizontal_flip: bool = Field(default=False, title="Random horizontal flip")
+    workers: int = Field(
+        default=0, ge=0, le=128, title="Loader workers", description="Processes that decode images"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, title="Seed")
+    log_every_steps: int = Field(default=10, ge=1, title="Log every (steps)")
+    checkpoint_every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        title="Checkpoint every (steps)",
+        description="none: once an epoch",
+    )
+    keep_checkpoints: int = Field(default=1, ge=1, le=100, title="Checkpoints kept")
+    spectrum_every_epochs: int = Field(
+        default=1,
+        ge=0,
+        title="Spectrum every (epochs)",
+        description="Measure σ_min on validation features during training; 0: only at the end",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSpec:
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale must be (low, high), got {self.crop_scale}")
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulation_steps, got {self.batch_size} and "
+                f"{self.accumulation_steps}"
+            )
+        if self.batch_size // self.accumulation_steps < 2:
+            raise ValueError("each accumulation part needs at least 2 samples to be contrasted")
+        return self
+
+
+class EvaluationSpec(Frozen):
+    """How the finished model is judged. Everything here can be asked again from stored predictions."""
+
+    n_bins: int = Field(default=15, ge=1, le=1000, title="Bins")
+    scheme: Literal["equal_mass", "equal_width"] = Field(default="equal_mass", title="Binning")
+    n_resamples: int = Field(default=200, ge=20, le=20_000, title="Resamples for floor and interval")
+    batch_size: int = Field(default=500, ge=1, le=65_536, title="Evaluation batch size")
+    seed: int = Field(default=0, ge=0, lt=2**32, title="Resampling seed")
+
+
+class RunSpec(Frozen):
+    """A run: model, method, data, optimisation, evaluation."""
+
+    name: str = Field(min_length=1, max_length=120, title="Name")
+    model: ModelSpec = Field(default_factory=ModelSpec, title="Model")
+    method: MethodSpec = Field(title="Method")
+    suite: SuiteSpec = Field(default_factory=SuiteSpec, title="Data")
+    train: TrainSpec = Field(default_factory=TrainSpec, title="Training")
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, title="Evaluation")
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=40)], ...] = Field(
+        default=(), max_length=20, title="Tags"
+    )
+    notes: str = Field(default="", max_length=10_000, title="Notes")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                "a name has 1 to 120 letters, digits, spaces or . _ : + ( ) / - and starts with a "
+                f"letter or digit, got {name!r}"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> RunSpec:
+        if isinstance(self.method, Pretrain) and self.suite.shifts:
+            raise ValueError("pretrain uses the ID data alone; shifts belong to fine-tuning runs")
+        return self
+
+    def canonical_json(self) -> str:
+        """The spec with every default filled in, keys sorted: what hashes are taken of."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of what determines the result: the spec without name, tags and notes."""
+        body = self.model_dump(mode="json", exclude={"name", "tags", "notes"})
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def problems_of(error: ValidationError) -> list[dict[str, str]]:
+    """Validation problems as `{"pointer": "#/train/lr", "message": …}`, one per fault.
+
+    A union's tag is left out of the pointer, so that it names the place in the file.
+    """
+    problems = []
+    for item in error.errors(include_url=False, include_context=False):
+        parts = [str(part) for part in item["loc"] if str(part) not in METHOD_SPECS]
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] not in ("value_error", "missing") and not isinstance(item["input"], dict):
+            message += f", got {item['input']!r}"
+        if item["type"] == "union_tag_invalid":
+            given = item["input"].get("kind") if isinstance(item["input"], dict) else item["input"]
+            message = UnknownNameError("method", str(given), METHOD_SPECS).message
+        problems.append({"pointer": "#/" + "/".join(parts), "message": message})
+    return problems
+
+
+def parse_spec(data: Any) -> RunSpec:
+    """Validate a decoded YAML or JSON document.
+
+    Raises:
+        SpecError: with every problem and the place it stands at.
+    """
+    if not isinstance(data, dict):
+        raise SpecError(f"a RunSpec is a mapping of fields, got {type(data).__name__}")
+    try:
+        return RunSpec.model_validate(data)
+    except ValidationError as error:
+        lines = [f"{p['pointer']}: {p['message']}" for p in problems_of(error)]
+        raise SpecError("the RunSpec is not valid:\n  " + "\n  ".join(lines)) from error
+
+
+def load_spec(path: str | Path) -> RunSpec:
+    """Read a RunSpec from a YAML or JSON file.
+
+    Raises:
+        SpecError: the file is missing, is not YAML or JSON, or is not a valid RunSpec.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read the RunSpec {str(path)!r}: {error}") from error
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        raise SpecError(f"{str(path)!r} is neither YAML nor JSON: {error}") from error
+    return parse_spec(data)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-5` as a number, as YAML 1.2 and everybody's intuition do."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)

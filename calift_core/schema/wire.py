@@ -1,0 +1,394 @@
+"""What the REST API takes and gives. The server, the typed client and the dashboard share these.
+
+All under `/api/v1`, JSON, `Authorization: Bearer TOKEN`; every error is `application/problem+json`.
+
+===========  ========================================  =======================================
+method       path                                      takes → gives
+===========  ========================================  =======================================
+GET          /health                                   → Health (open, says nothing private)
+GET          /stats                                    → Stats
+POST         /runs                                     RunSubmit → 202 RunDetail, Location
+POST         /runs/validate                            RunSubmit → Validation
+GET          /runs                                     filters → RunPage
+GET          /runs/{id}                                → RunDetail
+PATCH        /runs/{id}                                RunPatch → RunDetail
+DELETE       /runs/{id}                                → 204 (refused with 409 while it works)
+POST         /runs/{id}/cancel                         → 202 RunDetail (repeatable)
+POST         /runs/{id}/retry                          → 202 RunDetail (same run, queued again)
+POST         /runs/{id}/clone                          RunClone → 202 RunDetail (a new run)
+GET          /runs/{id}/metrics                        names, since_step, max_points → Metrics
+GET          /runs/{id}/events                         SSE of RunEvent; Last-Event-ID resumes
+GET          /runs/{id}/checkpoints                    → list[Artifact]
+GET          /runs/{id}/artifacts                      → list[Artifact]
+GET          /runs/{id}/artifacts/{name:path}          → the file
+GET          /runs/{id}/logs                           offset, limit → LogPage
+GET          /runs/{id}/evaluations                    → list[Evaluation]
+GET          /runs/{id}/spectra                        → list[Spectrum]
+GET          /runs/{id}/report                         → Report
+GET          /evaluations                              run_id, dataset, role → EvaluationPage
+GET          /evaluations/{id}                         → Evaluation
+GET          /evaluations/{id}/reliability             n_bins, scheme, norm, temperature → Reliability
+GET          /evaluations/{id}/predictions             → the Parquet file
+GET          /compare                                  run_id (2 to 10 times), baseline → Comparison
+GET          /methods                                  → list[MethodInfo]
+GET          /models                                   → list[ModelInfo]
+GET          /datasets                                 → list[DatasetInfo]
+GET          /workers                                  → list[WorkerInfo]
+===========  ========================================  =======================================
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from calift_core.schema.base import Frozen
+from calift_core.schema.report import EvaluationReport, Role, SpectrumReport, Summary
+
+RunPhase = Literal[
+    "QUEUED", "STARTING", "RUNNING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED", "LOST"
+]
+TERMINAL_PHASES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "LOST"})
+
+SortKey = Literal[
+    "created",
+    "-created",
+    "name",
+    "-name",
+    "id_accuracy",
+    "-id_accuracy",
+    "ood_accuracy",
+    "-ood_accuracy",
+    "id_ece",
+    "-id_ece",
+    "ood_ece",
+    "-ood_ece",
+    "sigma_min",
+    "-sigma_min",
+]
+
+
+class Problem(Frozen):
+    """RFC 9457 problem details. `errors` points into the request body by JSON pointer."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str = ""
+    request_id: str
+    errors: list[dict[str, str]] = Field(default_factory=list)
+
+
+class Health(Frozen):
+    """Liveness."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class RunSubmit(Frozen):
+    """A run to be queued. `spec` is a RunSpec; it is validated before anything is stored."""
+
+    spec: dict[str, Any]
+    priority: int = Field(default=0, ge=-10, le=10)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+
+
+class RunPatch(Frozen):
+    """What people may change later; null leaves a field as it is."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=120)
+    notes: str | None = Field(default=None, max_length=10_000)
+    tags: list[str] | None = Field(default=None, max_length=20)
+    archived: bool | None = None
+
+
+class RunClone(Frozen):
+    """Changes to the copied spec, merged key by key (RFC 7396 merge patch)."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=120)
+    changes: dict[str, Any] = Field(default_factory=dict)
+
+
+class Progress(Frozen):
+    """Where a working run is."""
+
+    phase: str = ""
+    detail: str = ""
+    step: int = 0
+    total_steps: int = 0
+    samples_per_s: float | None = None
+    eta_s: float | None = None
+    updated_at: datetime | None = None
+
+
+class RunSummary(Frozen):
+    """One row of the run list. `reason` is for machines, `message` a sentence for people."""
+
+    id: str
+    name: str
+    phase: RunPhase
+    reason: str | None = None
+    message: str | None = None
+    method: str
+    model: str
+    suite: str
+    seed: int
+    tags: list[str]
+    archived: bool = False
+    priority: int = 0
+    attempt: int = 0
+    max_attempts: int = 3
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    progress: Progress | None = None
+    summary: Summary | None = None
+
+
+class RunDetail(RunSummary):
+    """A run with its spec. `hint` says what to do about a failure."""
+
+    spec: dict[str, Any]
+    spec_sha256: str
+    notes: str = ""
+    hint: str = ""
+    worker: str | None = None
+    cloned_from: str | None = None
+    environment: dict[str, Any] = Field(default_factory=dict)
+    resolved: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunPage(Frozen):
+    """A page of runs; `total` counts every match."""
+
+    items: list[RunSummary]
+    next_cursor: str | None = None
+    total: int
+
+
+class Estimate(Frozen):
+    """What a run will cost, before it is run; null where it cannot be known here."""
+
+    train_images: int | None = None
+    steps: int | None = None
+    evaluation_images: int | None = None
+    parameters: int | None = None
+    train_flops: float | None = None
+    seconds: float | None = None
+    basis: str = ""
+
+
+class Validation(Frozen):
+    """The answer to a dry run."""
+
+    valid: bool
+    errors: list[dict[str, str]] = Field(default_factory=list)
+    missing: list[str] = Field(default_factory=list)
+    estimate: Estimate = Field(default_factory=Estimate)
+
+
+class MetricSeries(Frozen):
+    """One named curve. `steps` and `values` have the same length."""
+
+    name: str
+    steps: list[int]
+    values: list[float]
+
+
+class Metrics(Frozen):
+    """Curves of a run; `last_step` is what to pass as `since_step` next."""
+
+    series: list[MetricSeries]
+    last_step: int
+
+
+class RunEvent(Frozen):
+    """One event of a run; `id` grows and never repeats within a run."""
+
+    id: int
+    kind: str
+    at: datetime
+    attempt: int
+    data: dict[str, Any]
+
+
+class Artifact(Frozen):
+    """A stored file of a run."""
+
+    name: str
+    kind: Literal["report", "predictions", "checkpoint", "metrics", "log", "other"]
+    size_bytes: int
+    sha256: str
+    attempt: int
+    created_at: datetime
+
+
+class LogPage(Frozen):
+    """A piece of a run's log. Pass `next_offset` (bytes) to read on."""
+
+    text: str
+    next_offset: int
+    complete: bool
+
+
+class Evaluation(EvaluationReport):
+    """A stored evaluation."""
+
+    id: str
+    run_id: str
+    run_name: str
+    method: str
+    created_at: datetime
+
+
+class EvaluationPage(Frozen):
+    """A page of evaluations."""
+
+    items: list[Evaluation]
+    next_cursor: str | None = None
+    total: int
+
+
+class Spectrum(SpectrumReport):
+    """A stored spectrum: at a training step, or of the finished model (`final`)."""
+
+    run_id: str
+    step: int
+    final: bool
+
+
+class ReliabilityBin(Frozen):
+    """One bin that holds samples. Points sit at the bin's mean confidence."""
+
+    lower: float
+    upper: float
+    count: int
+    mean_confidence: float
+    accuracy: float
+    interval_low: float
+    interval_high: float
+    band_low: float
+    band_high: float
+
+
+class Reliability(Frozen):
+    """A reliability diagram as numbers, with the error it goes with and that error's floor."""
+
+    evaluation_id: str
+    run_id: str
+    run_name: str
+    method: str
+    dataset: str
+    role: Role
+    n: int
+    n_bins: int
+    scheme: Literal["equal_mass", "equal_width"]
+    norm: Literal["l1", "l2", "max"]
+    temperature: float
+    accuracy: float
+    mean_confidence: float
+    nll: float
+    brier: float
+    ece: float
+    null_mean: float
+    null_q95: float
+    interval: tuple[float, float]
+    debiased: float
+    bins: list[ReliabilityBin]
+
+
+class PairedDifference(Frozen):
+    """Run minus baseline on the same samples, with a paired-bootstrap interval."""
+
+    dataset: str
+    role: Role
+    metric: str
+    baseline: float
+    value: float
+    difference: float
+    interval: tuple[float, float]
+    distinguishable: bool
+    n: int
+
+
+class ComparedRun(Frozen):
+    """One column of a comparison."""
+
+    run: RunSummary
+    evaluations: list[Evaluation]
+    sigma_min: float | None = None
+    differences: list[PairedDifference] = Field(default_factory=list)
+
+
+class Comparison(Frozen):
+    """Runs side by side. `parameters` holds only what differs: pointer → one value per run."""
+
+    baseline: str
+    runs: list[ComparedRun]
+    parameters: dict[str, list[Any]]
+    warnings: list[str] = Field(default_factory=list)
+
+
+class MethodInfo(Frozen):
+    """A method with the JSON schema that a form is built from."""
+
+    kind: str
+    title: str
+    summary: str
+    source: str
+    trains: bool
+    terms: list[str]
+    defaults: dict[str, Any]
+    spec_schema: dict[str, Any]
+
+
+class ModelInfo(Frozen):
+    """A model that can be named in a RunSpec."""
+
+    name: str
+    pretrained: str | None
+    available: bool
+    detail: str
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+
+class DatasetInfo(Frozen):
+    """A suite that can be named in a RunSpec."""
+
+    id: str
+    title: str
+    available: bool
+    detail: str
+    classes: list[str] = Field(default_factory=list)
+    parts: dict[str, int] = Field(default_factory=dict)
+
+
+class WorkerInfo(Frozen):
+    """A worker that has reported in."""
+
+    id: str
+    host: str
+    queues: list[str]
+    device: str
+    run_id: str | None = None
+    started_at: datetime
+    seen_at: datetime
+    alive: bool
+
+
+class Stats(Frozen):
+    """The overview's numbers."""
+
+    runs_by_phase: dict[str, int]
+    queue_depth: int
+    oldest_queued_s: float | None = None
+    workers: list[WorkerInfo]
+    broker_ok: bool
+    free_bytes: int

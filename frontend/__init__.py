@@ -1,0 +1,1 @@
+"""The Streamlit dashboard. Everything it shows comes through the typed client."""

@@ -1,0 +1,1 @@
+"""The Celery worker: claims a job, supervises its runner, records what it says. Torch-free."""
