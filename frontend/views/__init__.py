@@ -1,1 +1,1 @@
-"""One file per page."""
+"""One file a page; `frontend.app` names them and their addresses."""

@@ -1,0 +1,269 @@
+"""The tables. Every time is seconds since the epoch, UTC, taken from the database's own clock.
+
+`runs` is the truth about a job; the Celery message is only a doorbell. A table's rows of a run die
+with the run. `event_seq` and `log_bytes` are counters that a writer advances in the same UPDATE
+that checks the fence: the row lock of that UPDATE orders the writers of one run, so event ids and
+log offsets have neither gaps nor repeats, and a reader that saw id n will never meet a late n - 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+#: BIGINT on servers; SQLite numbers rows itself only for a column that is exactly INTEGER.
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Declarative base. Constraint names are fixed, so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def _run_key() -> Mapped[str]:
+    return mapped_column(
+        String(32), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True, nullable=False
+    )
+
+
+class Run(Base):
+    """A submitted run.
+
+    `attempt` is the fence: it rises at each claim and never falls. `losses` counts attempts that
+    vanished (expired leases) and is what `max_attempts` bounds; `drains` counts orderly stops of a
+    worker and `failures` the run's own errors, which are never retried without being asked.
+    """
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        UniqueConstraint("token_id", "idempotency_key"),
+        CheckConstraint(
+            "phase IN ('QUEUED','STARTING','RUNNING','CANCELLING',"
+            "'SUCCEEDED','FAILED','CANCELLED','LOST')",
+            name="phase",
+        ),
+        Index("ix_runs_phase_lease", "phase", "lease_expires"),
+        Index("ix_runs_created", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120))
+    notes: Mapped[str] = mapped_column(Text, default="")
+    tags: Mapped[list[str]] = mapped_column(JSON, default=list)
+    archived: Mapped[bool] = mapped_column(Boolean, default=False)
+    cloned_from: Mapped[str | None] = mapped_column(String(32))
+    token_id: Mapped[str] = mapped_column(String(64), default="")
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    body_hash: Mapped[str | None] = mapped_column(String(64))
+
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    spec_sha256: Mapped[str] = mapped_column(String(64))
+    method: Mapped[str] = mapped_column(String(64), index=True)
+    model: Mapped[str] = mapped_column(Text)
+    suite: Mapped[str] = mapped_column(Text)
+    seed: Mapped[int] = mapped_column(BigInteger)
+
+    phase: Mapped[str] = mapped_column(String(16), default="QUEUED")
+    reason: Mapped[str | None] = mapped_column(String(64))
+    message: Mapped[str | None] = mapped_column(Text)
+    hint: Mapped[str] = mapped_column(Text, default="")
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    queue: Mapped[str] = mapped_column(String(16))
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    max_attempts: Mapped[int] = mapped_column(Integer, default=3)
+    losses: Mapped[int] = mapped_column(Integer, default=0)
+    drains: Mapped[int] = mapped_column(Integer, default=0)
+    failures: Mapped[int] = mapped_column(Integer, default=0)
+    owner: Mapped[str | None] = mapped_column(String(200))
+    lease_expires: Mapped[float | None] = mapped_column(Double)
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+
+    created_at: Mapped[float] = mapped_column(Double)
+    queued_at: Mapped[float] = mapped_column(Double)
+    dispatched_at: Mapped[float | None] = mapped_column(Double)
+    started_at: Mapped[float | None] = mapped_column(Double)
+    finished_at: Mapped[float | None] = mapped_column(Double)
+    heartbeat_at: Mapped[float | None] = mapped_column(Double)
+
+    event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    log_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    stage: Mapped[str] = mapped_column(String(32), default="")
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+    summary: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    id_accuracy: Mapped[float | None] = mapped_column(Double)
+    ood_accuracy: Mapped[float | None] = mapped_column(Double)
+    id_ece: Mapped[float | None] = mapped_column(Double)
+    ood_ece: Mapped[float | None] = mapped_column(Double)
+    sigma_min: Mapped[float | None] = mapped_column(Double)
+
+
+class RunTag(Base):
+    """A run's tags once more, for filtering; `runs.tags` keeps their order."""
+
+    __tablename__ = "run_tags"
+
+    run_id: Mapped[str] = _run_key()
+    tag: Mapped[str] = mapped_column(String(40), primary_key=True, index=True)
+
+
+class Outbox(Base):
+    """Doorbells to ring. Written in the transaction that queues the run."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index("ix_outbox_unsent", "sent_at", "priority", "id"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(
+        String(32), ForeignKey("runs.id", ondelete="CASCADE"), index=True
+    )
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[float] = mapped_column(Double)
+    sent_at: Mapped[float | None] = mapped_column(Double)
+
+
+class Event(Base):
+    """What happened to a run, in order."""
+
+    __tablename__ = "events"
+
+    run_id: Mapped[str] = _run_key()
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    attempt: Mapped[int] = mapped_column(Integer)
+    kind: Mapped[str] = mapped_column(String(32))
+    at: Mapped[float] = mapped_column(Double)
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class Metric(Base):
+    """One value of one curve."""
+
+    __tablename__ = "metrics"
+
+    run_id: Mapped[str] = _run_key()
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[float] = mapped_column(Double)
+    epoch: Mapped[float] = mapped_column(Double)
+    attempt: Mapped[int] = mapped_column(Integer)
+
+
+class EvaluationRow(Base):
+    """One model on one data set: an EvaluationReport with the columns that are filtered by."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (
+        UniqueConstraint("run_id", "dataset"),
+        Index("ix_evaluations_dataset", "dataset", "role"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), ForeignKey("runs.id", ondelete="CASCADE"))
+    dataset: Mapped[str] = mapped_column(String(200))
+    role: Mapped[str] = mapped_column(String(16))
+    attempt: Mapped[int] = mapped_column(Integer)
+    position: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[float] = mapped_column(Double)
+    predictions: Mapped[str] = mapped_column(Text)
+    predictions_sha256: Mapped[str] = mapped_column(String(64))
+    report: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class SpectrumRow(Base):
+    """Singular values at a step, or of the finished model (`final`)."""
+
+    __tablename__ = "spectra"
+
+    run_id: Mapped[str] = _run_key()
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    final: Mapped[bool] = mapped_column(Boolean, primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer)
+    spectrum: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class ReportRow(Base):
+    """The finished run's `report.json`."""
+
+    __tablename__ = "reports"
+
+    run_id: Mapped[str] = _run_key()
+    attempt: Mapped[int] = mapped_column(Integer)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class ArtifactRow(Base):
+    """A named file of a run; its bytes lie in the content-addressed store under `sha256`."""
+
+    __tablename__ = "artifacts"
+
+    run_id: Mapped[str] = _run_key()
+    name: Mapped[str] = mapped_column(String(300), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    attempt: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[float] = mapped_column(Double)
+
+
+class LogChunk(Base):
+    """A piece of a run's log at a byte offset."""
+
+    __tablename__ = "log_chunks"
+
+    run_id: Mapped[str] = _run_key()
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    attempt: Mapped[int] = mapped_column(Integer)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Worker(Base):
+    """A worker that has reported in."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    host: Mapped[str] = mapped_column(String(255))
+    queues: Mapped[list[str]] = mapped_column(JSON)
+    device: Mapped[str] = mapped_column(String(255))
+    run_id: Mapped[str | None] = mapped_column(String(32))
+    started_at: Mapped[float] = mapped_column(Double)
+    seen_at: Mapped[float] = mapped_column(Double)
+
+
+class Token(Base):
+    """An API token: only the SHA-256 of its secret is kept."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120))
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    scope: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float] = mapped_column(Double)
+    expires_at: Mapped[float | None] = mapped_column(Double)
+    revoked_at: Mapped[float | None] = mapped_column(Double)

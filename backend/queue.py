@@ -1,0 +1,222 @@
+"""The doorbell: Celery messages that say "look at this run", and the loop that rings them.
+
+A message holds a run's id and nothing else. Losing one costs time, not a run; a second one finds
+the run taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from celery import Celery
+
+from backend.artifacts import ArtifactStore
+from backend.settings import Settings
+from backend.store import Store
+
+_log = logging.getLogger(__name__)
+
+#: The one task. A worker registers it under this name; it takes a run's id.
+TASK_NAME = "calift.run"
+
+#: What a worker may listen to. `auto` runs go to `gpu` while a worker listens there, else to `cpu`.
+QUEUES = ("cpu", "gpu", "gpu-multi")
+
+_GC_EVERY_S = 600.0
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application, for the API that publishes and for the worker that consumes."""
+    app = Celery("calift", broker=settings.broker_url, set_as_current=False)
+    app.conf.update(
+        # Acknowledge at once. With late acks a run longer than the broker's visibility timeout is
+        # delivered again while it works; our lease does what late acks promise.
+        task_acks_late=False,
+        task_reject_on_worker_lost=False,
+        # One run at a time and none held back: a run that waits in a busy worker's memory could
+        # be started by an idle one.
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        # The database holds results.
+        task_ignore_result=True,
+        result_backend=None,
+        # Nothing that could be unpickled.
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        # Cancel and drain go through the row. Remote control would let whoever reaches the broker
+        # stop workers, and its queues pile up behind dead ones.
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        # A lost broker must not stop a run that works: it talks to the database.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            # A broker that hangs is a broker that is gone; without these a socket waits for ever.
+            "socket_timeout": 10,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            # Ten levels, the lowest number first.
+            "queue_order_strategy": "priority",
+            "priority_steps": list(range(10)),
+            "sep": ":",
+        },
+        # Runs end when they are done; the lease and the progress stamp find those that hang.
+        task_time_limit=None,
+        task_soft_time_limit=None,
+        task_default_queue="cpu",
+        worker_hijack_root_logger=False,
+    )
+    return app
+
+
+def broker_priority(priority: int) -> int:
+    """A run's priority (-10 to 10, highest first) as the broker's (0 to 9, lowest first)."""
+    return min(9, max(0, round((10 - priority) * 9 / 20)))
+
+
+class _Line:
+    """A fresh connection for a batch of messages: a pooled one may have died with the broker."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._connection: Any = None
+        self._producer: Any = None
+
+    def __enter__(self) -> _Line:
+        self._connection = self._app.connection_for_write()
+        try:
+            # One try; kombu would otherwise wait for the broker inside the publish.
+            self._connection.ensure_connection(max_retries=1, interval_start=0, interval_max=0)
+            self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
+        except BaseException:
+            self._connection.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.release()
+
+    def ring(self, run_id: str, queue: str, priority: int) -> None:
+        # No retry: the relay comes again, and knows by then whether the run still waits.
+        self._app.send_task(
+            TASK_NAME,
+            args=[run_id],
+            queue=queue,
+            priority=broker_priority(priority),
+            producer=self._producer,
+            retry=False,
+            ignore_result=True,
+        )
+
+
+def publish(app: Celery, run_id: str, *, queue: str = "cpu", priority: int = 0) -> None:
+    """Ring for one run, once.
+
+    Raises:
+        kombu.exceptions.OperationalError: the broker does not answer.
+    """
+    with _Line(app) as line:
+        line.ring(run_id, queue, priority)
+
+
+def relay_once(store: Store, app: Celery, *, limit: int = 100) -> int:
+    """Ring for the unsent outbox entries and mark them; how many.
+
+    A crash between the two rings twice, which is harmless.
+
+    Raises:
+        kombu.exceptions.OperationalError: the broker does not answer; the rest stays unsent.
+    """
+    rows = store.unsent_outbox(limit)
+    if not rows:
+        return 0
+    with _Line(app) as line:
+        for row in rows:
+            line.ring(row.run_id, row.queue, row.priority)
+            store.mark_sent(row.id)
+    return len(rows)
+
+
+def broker_answers(app: Celery) -> bool:
+    """Whether the broker can be reached right now."""
+    try:
+        with _Line(app):
+            return True
+    except Exception as error:  # whatever the transport raises, the answer is no
+        _log.debug("the broker does not answer: %s", error)
+        return False
+
+
+class Housekeeper:
+    """The relay, the sweeper and the file collector in one thread. Any number may run at once."""
+
+    def __init__(
+        self, store: Store, app: Celery, artifacts: ArtifactStore, settings: Settings
+    ) -> None:
+        self._store, self._app, self._artifacts = store, app, artifacts
+        self._settings = settings
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._failing: set[str] = set()
+        self._thread = threading.Thread(target=self._loop, name="calift-housekeeper", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was queued: look at the outbox now."""
+        self._wake.set()
+
+    def stop(self, timeout_s: float = 30.0) -> None:
+        """Stop the thread and wait for it."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _loop(self) -> None:
+        next_sweep = 0.0
+        next_gc = time.monotonic() + _GC_EVERY_S
+        while not self._stopping.is_set():
+            self._wake.clear()
+            if time.monotonic() >= next_sweep:
+                self._attempt("sweeper", self._sweep)
+                next_sweep = time.monotonic() + self._settings.sweep_s
+            self._attempt("relay", self._relay)
+            if time.monotonic() >= next_gc:
+                self._attempt("collector", self._collect)
+                next_gc = time.monotonic() + _GC_EVERY_S
+            self._wake.wait(self._settings.relay_s)
+
+    def _attempt(self, name: str, action: Any) -> None:
+        # The loop outlives every failure of the database, the broker and the disk; each outage is
+        # logged once.
+        try:
+            action()
+        except Exception as error:
+            if name not in self._failing:
+                self._failing.add(name)
+                _log.warning("the %s fails and will go on trying: %s", name, error)
+        else:
+            if name in self._failing:
+                self._failing.discard(name)
+                _log.info("the %s works again", name)
+
+    def _relay(self) -> None:
+        while relay_once(self._store, self._app) and not self._stopping.is_set():
+            pass
+
+    def _sweep(self) -> None:
+        for swept in self._store.sweep(redispatch_s=self._settings.redispatch_s):
+            _log.warning("run %s attempt %d: %s", swept.run_id, swept.attempt, swept.action)
+
+    def _collect(self) -> None:
+        gone = self._artifacts.collect(self._store, grace_s=self._settings.artifact_grace_s)
+        if gone:
+            _log.info("collected %d unreferenced files", len(gone))

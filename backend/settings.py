@@ -1,0 +1,230 @@
+"""Every setting of the API and the worker, read once from `CALIFT_…` variables.
+
+The defaults are the embedded stack: everything under `CALIFT_HOME`, on this machine alone. Binding
+to another address is refused until tokens and host names are given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from calift_core.errors import SpecError, StorageError
+from calift_core.files import storage_error
+from calift_core.home import calift_home
+
+#: Names that reach a loopback bind. Others would let a web page rebind its own name to it.
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Settings(BaseSettings):
+    """Settings of the service; `CALIFT_PORT=9000` sets `port`. Lists are comma-separated.
+
+    Attributes:
+        home: folder that holds all that the embedded stack keeps.
+        database_url: SQLAlchemy URL; SQLite (local disk only) or Postgres.
+        broker_url: Celery URL of the Redis or Valkey server.
+        host: address the API binds to.
+        port: port the API binds to.
+        allowed_hosts: host names that requests may name; `*` allows every name.
+        token: an admin token (`id.secret`); none: the one in `token_file`.
+        token_file: where the embedded token is kept (0600).
+        lease_ttl_s: how long a worker may be silent before its run is given to another.
+        heartbeat_s: how often a worker renews its lease.
+        sweep_s: how often expired leases are looked for.
+        relay_s: how often unsent doorbells are looked for when nothing wakes the relay.
+        redispatch_s: age after which the doorbell of a queued run is rung again.
+        max_body_bytes: largest request body.
+        max_queued: runs that may wait per token.
+        requests_per_minute: requests per token, averaged; bursts of a quarter are allowed.
+        max_streams: event streams open at once.
+        free_space_floor_bytes: no file is stored that would leave less than this.
+        artifact_grace_s: an unreferenced file younger than this is not collected.
+        data_roots: folders that an exposed service may read data and weights from.
+        allow_remote_models: whether runs may name `hf-hub:` models.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="CALIFT_", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    home: Path = Field(default_factory=calift_home)
+    database_url: str = ""
+    broker_url: str = ""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    lease_ttl_s: float = Field(default=60.0, gt=0)
+    heartbeat_s: float = Field(default=15.0, gt=0)
+    sweep_s: float = Field(default=5.0, gt=0)
+    relay_s: float = Field(default=1.0, gt=0)
+    redispatch_s: float = Field(default=120.0, gt=0)
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    max_queued: int = Field(default=1000, ge=1)
+    requests_per_minute: int = Field(default=3000, ge=1)
+    max_streams: int = Field(default=64, ge=1)
+    free_space_floor_bytes: int = Field(default=512 << 20, ge=0)
+    artifact_grace_s: float = Field(default=600.0, ge=0)
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    allow_remote_models: bool | None = None
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return (
+            [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
+        )
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _path_list(cls, value: object) -> object:
+        return [v for v in value.split(os.pathsep) if v] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fill(self) -> Self:
+        if self.heartbeat_s >= self.lease_ttl_s:
+            raise ValueError(
+                f"heartbeat_s must be less than lease_ttl_s, got {self.heartbeat_s:g} and "
+                f"{self.lease_ttl_s:g}"
+            )
+        home = self.home.expanduser().absolute()
+        fill = {
+            "home": home,
+            "database_url": self.database_url or f"sqlite:///{home / 'calift.db'}",
+            "broker_url": self.broker_url
+            or f"redis+socket://{home / 'run' / 'broker.sock'}?virtual_host=0",
+            "token_file": self.token_file or home / "token",
+            "allow_remote_models": self.is_loopback
+            if self.allow_remote_models is None
+            else self.allow_remote_models,
+        }
+        for name, value in fill.items():
+            object.__setattr__(self, name, value)  # frozen after this
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the bind can be reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Host names that a request may name, without port."""
+        return self.allowed_hosts or (LOOPBACK_HOSTS if self.is_loopback else ())
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where the content-addressed files lie."""
+        return self.home / "artifacts"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Working folders of runners: `RUN/ATTEMPT/`."""
+        return self.home / "jobs"
+
+    def check_exposure(self) -> None:
+        """Refuse to serve other machines without an explicit token and host names.
+
+        Raises:
+            SpecError: naming the variables that are missing.
+        """
+        if self.is_loopback:
+            return
+        missing = []
+        if self.token is None:
+            missing.append("CALIFT_TOKEN (id.secret)")
+        if not self.allowed_hosts:
+            missing.append("CALIFT_ALLOWED_HOSTS (the names people reach it by)")
+        if missing:
+            raise SpecError(
+                f"host {self.host!r} can be reached from other machines, and that needs "
+                f"{' and '.join(missing)}.",
+                hint="Set them, or bind to 127.0.0.1.",
+            )
+
+    def admin_token(self) -> str:
+        """The admin token: the given one, else the one in `token_file`, made on first use.
+
+        Raises:
+            SpecError: a given token has the wrong form.
+            StorageError: the file cannot be read or made, or others can read it.
+        """
+        if self.token is not None:
+            return check_token(self.token.get_secret_value(), "CALIFT_TOKEN")
+        assert self.token_file is not None
+        return read_or_make_token(self.token_file)
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        pydantic.ValidationError: naming the variable that is wrong.
+    """
+    return Settings()
+
+
+def new_token(prefix: str = "clft") -> str:
+    """A fresh token `prefix_id.secret` of 256 random bits."""
+    return f"{prefix}_{secrets.token_hex(6)}.{secrets.token_urlsafe(32)}"
+
+
+def check_token(token: str, name: str) -> str:
+    """Return the token when it has the form `id.secret` with a secret worth the name.
+
+    Raises:
+        SpecError: it does not.
+    """
+    token = token.strip()
+    head, dot, secret = token.partition(".")
+    if not (dot and head and len(secret) >= 16 and token.isascii() and token.isprintable()):
+        raise SpecError(
+            f"{name} must have the form id.secret with a secret of at least 16 characters.",
+            hint="`python -c 'import secrets; print(\"ci.\" + secrets.token_urlsafe(32))'`",
+        )
+    return token
+
+
+def read_or_make_token(path: Path) -> str:
+    """Read the token file; make it (0600) when it is not there.
+
+    Two processes that start together agree: the file is created exclusively and complete.
+
+    Raises:
+        SpecError: the file's content is no token.
+        StorageError: the file cannot be read or made, or others can read it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            fresh = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(new_token() + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                with contextlib.suppress(FileExistsError):
+                    os.link(fresh, path)  # unlike a rename, this never replaces a winner's file
+            finally:
+                fresh.unlink(missing_ok=True)
+        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise StorageError(f"others can read the token file {path}.", hint=f"chmod 600 {path}")
+        return check_token(path.read_text(encoding="ascii", errors="replace"), str(path))
+    except OSError as error:
+        raise storage_error(error, path, "read") from error

@@ -1,0 +1,1986 @@
+"""The only SQL: the job engine and everything that is read back.
+
+A run's row is the truth; the message in the broker is a doorbell that may be lost or rung twice.
+
+* **Submit** writes the row and an outbox entry in one transaction; a relay rings.
+* **Claim** is one conditional UPDATE that raises `attempt` and sets a lease by the
+  database's clock.
+* **Fence**: every later write of a worker carries the attempt. When the run went to another attempt
+  or ended, nothing is written and the caller learns that it must stop.
+* **Sweep** queues runs with an expired lease again, or fails them at `max_attempts`.
+
+Phases: ``QUEUED → STARTING → RUNNING → SUCCEEDED | FAILED``; a cancel turns ``QUEUED`` into
+``CANCELLED`` and a working run into ``CANCELLING``, which its worker ends.
+
+SQLite and Postgres behave alike. On SQLite a writer begins with ``BEGIN IMMEDIATE``: a deferred
+transaction that turns into a writer fails with "locked" whatever the timeout.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+import numpy as np
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Double,
+    Engine,
+    Row,
+    Select,
+    and_,
+    case,
+    create_engine,
+    delete,
+    event,
+    exists,
+    func,
+    insert,
+    literal,
+    literal_column,
+    make_url,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.elements import ColumnElement
+
+from backend.models import (
+    ArtifactRow,
+    Base,
+    EvaluationRow,
+    Event,
+    LogChunk,
+    Metric,
+    Outbox,
+    ReportRow,
+    Run,
+    RunTag,
+    SpectrumRow,
+    Token,
+    Worker,
+)
+from calift_core.errors import CaliftError, SpecError
+from calift_core.schema.records import (
+    DoneRecord,
+    EvaluationRecord,
+    LogRecord,
+    MetricsRecord,
+    PhaseRecord,
+    ProgressRecord,
+    Record,
+    ResumedRecord,
+    SpectrumRecord,
+)
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.wire import (
+    TERMINAL_PHASES,
+    Artifact,
+    Evaluation,
+    LogPage,
+    Metrics,
+    MetricSeries,
+    Progress,
+    RunDetail,
+    RunEvent,
+    RunPhase,
+    RunSummary,
+    SortKey,
+    Spectrum,
+    WorkerInfo,
+)
+
+WORKING_PHASES = ("STARTING", "RUNNING", "CANCELLING")
+RETRYABLE_PHASES = ("FAILED", "CANCELLED", "LOST")
+
+#: A run's log stops growing here; the runner's own file goes on.
+LOG_CAP_BYTES = 16 << 20
+_LOG_CHUNK_BYTES = 64 << 10
+
+#: A worker that was silent for this many seconds is shown as gone.
+WORKER_ALIVE_S = 60.0
+
+#: Without an idle worker a doorbell is rung again this seldom: nobody could answer it.
+_REDISPATCH_BUSY_S = 1800.0
+
+_SUMMARY_COLUMNS = ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece", "sigma_min")
+
+
+class NotFoundError(CaliftError):
+    """No such run, evaluation or file."""
+
+    code = "NOT_FOUND"
+
+
+class ConflictError(CaliftError):
+    """The request does not fit the state that the thing is in."""
+
+    code = "CONFLICT"
+
+
+class IdempotencyError(ConflictError):
+    """An idempotency key came back with another body."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+
+class QueueFullError(CaliftError):
+    """The token has as many queued runs as it may have."""
+
+    code = "QUEUE_FULL"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds after it won a run. `previous_attempts` may have left checkpoints."""
+
+    run_id: str
+    attempt: int
+    spec: dict[str, Any]
+    previous_attempts: list[int]
+    cancel_requested: bool
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The answer to a heartbeat: is the run still ours, and should it stop?"""
+
+    held: bool
+    cancel_requested: bool
+
+
+@dataclass(frozen=True)
+class OutboxRow:
+    """A doorbell to ring. `queue` is `cpu`, `gpu` or `gpu-multi`; higher `priority` first."""
+
+    id: int
+    run_id: str
+    queue: str
+    priority: int
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What the sweeper did to a run."""
+
+    run_id: str
+    attempt: int
+    action: Literal["requeued", "failed", "cancelled", "redispatched"]
+
+
+@dataclass(frozen=True)
+class RunFilters:
+    """Which runs a list holds. Empty fields do not filter; `tags` must all be there."""
+
+    phases: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    text: str = ""
+    archived: bool | None = False
+
+
+@dataclass(frozen=True)
+class StoredToken:
+    """A token as the database knows it."""
+
+    id: str
+    name: str
+    scope: str
+    secret_sha256: str
+    expired: bool
+    revoked: bool
+
+
+@dataclass(frozen=True)
+class StoredPredictions:
+    """Where an evaluation's predictions lie in the content-addressed store."""
+
+    sha256: str
+    name: str
+
+
+# ---------------------------------------------------------------------------------------------
+# Engine
+
+
+def open_engine(url: str) -> Engine:
+    """Open a database: SQLite or Postgres (through psycopg 3).
+
+    Raises:
+        SpecError: the URL is of another kind.
+    """
+    parsed = make_url(url)
+    backend_name = parsed.get_backend_name()
+    if backend_name == "postgres":
+        parsed, backend_name = parsed.set(drivername="postgresql+psycopg"), "postgresql"
+    if backend_name == "postgresql":
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return create_engine(
+            parsed,
+            # A connection that a restarted server forgot is replaced before it is used.
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5, "keepalives_idle": 30, "keepalives_interval": 10},
+        )
+    if backend_name != "sqlite":
+        raise SpecError(f"database_url must be sqlite or postgresql, got {backend_name!r}")
+    engine = create_engine(parsed, connect_args={"timeout": 10})
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    # sqlite3's own transaction control would begin late and deferred.
+    connection.isolation_level = None
+    for pragma in (
+        "busy_timeout=10000",
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("calift_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may write from its first statement on."""
+    with engine.connect().execution_options(calift_writes=True) as connection, connection.begin():
+        yield connection
+
+
+def _when(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def new_id() -> str:
+    """A fresh run id: 12 hex digits, short enough to read out."""
+    return secrets.token_hex(6)
+
+
+def evaluation_id(run_id: str, dataset: str) -> str:
+    """The id of a run's evaluation on a data set; the same after another attempt."""
+    return f"{run_id}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
+
+
+def queue_of(spec: RunSpec) -> str:
+    """`cpu` or `gpu` where the spec names a device, else `auto`."""
+    device = spec.train.device
+    if device == "auto":
+        return "auto"
+    return "cpu" if device == "cpu" else "gpu"
+
+
+# ---------------------------------------------------------------------------------------------
+# Cursors
+
+
+def _encode_cursor(scope: str, values: Sequence[Any]) -> str:
+    raw = json.dumps([scope, *values], separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str, scope: str, types: Sequence[type | tuple[type, ...]]) -> list[Any]:
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        values = json.loads(raw)
+        good = (
+            isinstance(values, list)
+            and len(values) == len(types) + 1
+            and values[0] == scope
+            and all(isinstance(v, t) for v, t in zip(values[1:], types, strict=True))
+        )
+    except (binascii.Error, ValueError, RecursionError):
+        good = False
+    if not good:
+        raise SpecError(
+            "the cursor does not belong to this list.",
+            hint="Take it from next_cursor of the same filters and order, or leave it out.",
+        )
+    return cast("list[Any]", values[1:])
+
+
+def _scope_of(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+# ---------------------------------------------------------------------------------------------
+# Store
+
+
+class Store:
+    """All reads and writes. Safe to share between threads; not across a fork."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._postgres = engine.dialect.name == "postgresql"
+        # Both are wall-clock seconds at this statement, whoever's machine the caller runs on.
+        self._now: ColumnElement[float] = (
+            literal_column("EXTRACT(EPOCH FROM clock_timestamp())::float8", Double)
+            if self._postgres
+            else literal_column("unixepoch('subsec')", Double)
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+    def _upsert(self, model: type[Base], key: Sequence[str], update_columns: Sequence[str]) -> Any:
+        dialect = postgresql if self._postgres else sqlite
+        statement = dialect.insert(model)
+        return statement.on_conflict_do_update(
+            index_elements=list(key),
+            set_={name: statement.excluded[name] for name in update_columns},
+        )
+
+    def now(self) -> float:
+        """The database's clock, seconds since the epoch."""
+        with self.engine.connect() as connection:
+            return float(connection.execute(select(self._now)).scalar_one())
+
+    # -- submitting ---------------------------------------------------------------------------
+
+    def submit(
+        self,
+        spec: RunSpec,
+        *,
+        priority: int = 0,
+        max_attempts: int = 3,
+        idempotency_key: str | None = None,
+        body_hash: str | None = None,
+        cloned_from: str | None = None,
+        token_id: str | None = None,
+        max_queued: int | None = None,
+    ) -> str:
+        """Queue a run and return its id, or the id that the same key and body gave before.
+
+        Args:
+            spec: what to run.
+            priority: a higher one starts earlier.
+            max_attempts: attempts that may be lost (worker gone) before the run fails.
+            idempotency_key: names this request among those of the token.
+            body_hash: of the whole request; the key must come back with the same.
+            cloned_from: the run that the spec was copied from.
+            token_id: who asks.
+            max_queued: how many runs the token may have waiting.
+
+        Raises:
+            IdempotencyError: the key came with another body before.
+            QueueFullError: `max_queued` runs are waiting.
+        """
+        token_id = token_id or ""
+        for _ in range(2):
+            try:
+                with writing(self.engine) as connection:
+                    if idempotency_key is not None:
+                        earlier = self._earlier(connection, token_id, idempotency_key, body_hash)
+                        if earlier is not None:
+                            return earlier
+                    if max_queued is not None:
+                        self._check_queue(connection, token_id, max_queued)
+                    return self._insert_run(
+                        connection,
+                        spec,
+                        priority=priority,
+                        max_attempts=max_attempts,
+                        idempotency_key=idempotency_key,
+                        body_hash=body_hash,
+                        cloned_from=cloned_from,
+                        token_id=token_id,
+                    )
+            except IntegrityError:
+                # Two requests with one key at the same moment: the loser reads the winner's row.
+                if idempotency_key is None:
+                    raise
+        raise ConflictError(f"the idempotency key {idempotency_key!r} is being used right now.")
+
+    def _earlier(
+        self, connection: Connection, token_id: str, key: str, body_hash: str | None
+    ) -> str | None:
+        row = connection.execute(
+            select(Run.id, Run.body_hash).where(
+                Run.token_id == token_id, Run.idempotency_key == key
+            )
+        ).first()
+        if row is None:
+            return None
+        if row.body_hash != body_hash:
+            raise IdempotencyError(
+                f"the idempotency key {key!r} was used with another request before.",
+                hint="Use a new key for a new request.",
+            )
+        return str(row.id)
+
+    def _check_queue(self, connection: Connection, token_id: str, limit: int) -> None:
+        waiting = connection.execute(
+            select(func.count()).where(Run.token_id == token_id, Run.phase == "QUEUED")
+        ).scalar_one()
+        if waiting >= limit:
+            raise QueueFullError(
+                f"{waiting} of your runs are waiting, and {limit} may.",
+                hint="Wait for some to start, or cancel some.",
+            )
+
+    def _insert_run(self, connection: Connection, spec: RunSpec, **values: Any) -> str:
+        run_id = new_id()
+        # `SELECT now` once: created_at and queued_at of a new run are the same moment.
+        now = connection.execute(select(self._now)).scalar_one()
+        connection.execute(
+            insert(Run).values(
+                id=run_id,
+                name=spec.name,
+                notes=spec.notes,
+                tags=list(spec.tags),
+                spec=spec.model_dump(mode="json"),
+                spec_sha256=spec.content_hash(),
+                method=spec.method.kind,
+                model=model_label(spec),
+                suite=spec.suite.id,
+                seed=spec.train.seed,
+                queue=queue_of(spec),
+                created_at=now,
+                queued_at=now,
+                event_seq=1,
+                **values,
+            )
+        )
+        self._set_tags(connection, run_id, spec.tags)
+        self._add_state_event(connection, run_id, 1, 0, "QUEUED", now)
+        self._ring(connection, run_id, values["priority"], now)
+        return run_id
+
+    def _set_tags(self, connection: Connection, run_id: str, tags: Sequence[str]) -> None:
+        connection.execute(delete(RunTag).where(RunTag.run_id == run_id))
+        if tags:
+            connection.execute(
+                insert(RunTag), [{"run_id": run_id, "tag": t} for t in dict.fromkeys(tags)]
+            )
+
+    def _ring(self, connection: Connection, run_id: str, priority: int, now: float) -> None:
+        connection.execute(insert(Outbox).values(run_id=run_id, priority=priority, created_at=now))
+
+    def _add_state_event(
+        self,
+        connection: Connection,
+        run_id: str,
+        event_id: int,
+        attempt: int,
+        phase: str,
+        now: float,
+        reason: str | None = None,
+        message: str | None = None,
+    ) -> None:
+        data = {"phase": phase, "reason": reason, "message": message}
+        connection.execute(
+            insert(Event).values(
+                run_id=run_id, id=event_id, attempt=attempt, kind="state", at=now, data=data
+            )
+        )
+
+    # -- the outbox ---------------------------------------------------------------------------
+
+    def unsent_outbox(self, limit: int = 100) -> list[OutboxRow]:
+        """Doorbells to ring, the most urgent first, without those of runs that wait no more."""
+        with self.engine.connect() as connection:
+            gpu = self._gpu_worker_lives(connection)
+            rows = connection.execute(
+                select(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
+                .join(Run, Run.id == Outbox.run_id)
+                .where(Outbox.sent_at.is_(None), Run.phase == "QUEUED")
+                .order_by(Outbox.priority.desc(), Outbox.id)
+                .limit(limit)
+            ).all()
+        auto = "gpu" if gpu else "cpu"
+        return [
+            OutboxRow(r.id, r.run_id, auto if r.queue == "auto" else r.queue, r.priority)
+            for r in rows
+        ]
+
+    def _gpu_worker_lives(self, connection: Connection) -> bool:
+        rows = connection.execute(
+            select(Worker.queues).where(Worker.seen_at > self._now - WORKER_ALIVE_S)
+        )
+        return any("gpu" in queues for (queues,) in rows)
+
+    def mark_sent(self, outbox_id: int) -> None:
+        """The broker took the message."""
+        with writing(self.engine) as connection:
+            run_id = connection.execute(
+                update(Outbox)
+                .where(Outbox.id == outbox_id)
+                .values(sent_at=self._now)
+                .returning(Outbox.run_id)
+            ).scalar()
+            if run_id is not None:
+                connection.execute(
+                    update(Run)
+                    .where(Run.id == run_id, Run.phase == "QUEUED")
+                    .values(dispatched_at=self._now)
+                )
+
+    # -- the worker's side --------------------------------------------------------------------
+
+    def claim(self, run_id: str, *, worker_id: str, ttl_s: float) -> Claim | None:
+        """Take a queued run. None: somebody else has it, or it waits no more; do nothing."""
+        with writing(self.engine) as connection:
+            row = connection.execute(
+                update(Run)
+                .where(Run.id == run_id, Run.phase == "QUEUED")
+                .values(
+                    phase="STARTING",
+                    attempt=Run.attempt + 1,
+                    owner=worker_id,
+                    lease_expires=self._now + ttl_s,
+                    heartbeat_at=self._now,
+                    started_at=func.coalesce(Run.started_at, self._now),
+                    reason=None,
+                    message=None,
+                    hint="",
+                    stage="",
+                    progress=None,
+                    event_seq=Run.event_seq + 1,
+                )
+                .returning(
+                    Run.attempt, Run.spec, Run.cancel_requested, Run.event_seq, Run.heartbeat_at
+                )
+            ).first()
+            if row is None:
+                return None
+            self._add_state_event(
+                connection, run_id, row.event_seq, row.attempt, "STARTING", row.heartbeat_at
+            )
+            return Claim(
+                run_id=run_id,
+                attempt=row.attempt,
+                spec=row.spec,
+                previous_attempts=list(range(1, row.attempt)),
+                cancel_requested=bool(row.cancel_requested),
+            )
+
+    def _fenced(
+        self, connection: Connection, run_id: str, attempt: int, /, **values: Any
+    ) -> Row[*tuple[Any, ...]] | None:
+        """Update the run's row if this attempt still holds it. A worker's writes begin here.
+
+        The UPDATE locks the row, so what follows in the transaction is ordered against every other
+        writer of the run.
+        """
+        return connection.execute(
+            update(Run)
+            .where(Run.id == run_id, Run.attempt == attempt, Run.phase.in_(WORKING_PHASES))
+            .values(**values)
+            .returning(
+                Run.event_seq,
+                Run.log_bytes,
+                Run.phase,
+                Run.stage,
+                Run.priority,
+                Run.cancel_requested,
+                self._now.label("now"),
+            )
+        ).first()
+
+    def heartbeat(
+        self, run_id: str, attempt: int, *, ttl_s: float, progress: Progress | None = None
+    ) -> Lease:
+        """Renew the lease by `ttl_s` from now. Not held: kill the runner, throw its work away."""
+        values: dict[str, Any] = {
+            "lease_expires": self._now + ttl_s,
+            "heartbeat_at": self._now,
+        }
+        if progress is not None:
+            values["progress"] = progress.model_dump(mode="json")
+        with writing(self.engine) as connection:
+            row = self._fenced(connection, run_id, attempt, **values)
+        if row is None:
+            return Lease(held=False, cancel_requested=False)
+        return Lease(held=True, cancel_requested=bool(row.cancel_requested))
+
+    def record(self, run_id: str, attempt: int, records: Sequence[Record]) -> bool:
+        """Store what the runner said, all or nothing, in its order. False: fenced off.
+
+        A `resumed` record deletes the metrics and spectra after its step in the same transaction.
+        """
+        with writing(self.engine) as connection:
+            started = connection.execute(
+                update(Run)
+                .where(Run.id == run_id, Run.attempt == attempt, Run.phase == "STARTING")
+                .values(phase="RUNNING", event_seq=Run.event_seq + 1)
+                .returning(Run.event_seq, self._now.label("now"))
+            ).first()
+            if started is not None:
+                self._add_state_event(
+                    connection, run_id, started.event_seq, attempt, "RUNNING", started.now
+                )
+            # The row is locked from here on. Reading `stage` first tells training spectra from the
+            # final one; the counters are advanced once, when the number of events is known.
+            row = self._fenced(connection, run_id, attempt, attempt=attempt)
+            if row is None:
+                return False
+            batch = _Batch(run_id, attempt, row.stage, row.now)
+            for item in records:
+                batch.take(item)
+            self._flush(connection, batch, row.event_seq, row.log_bytes)
+            return True
+
+    def _flush(self, connection: Connection, batch: _Batch, seq: int, log_bytes: int) -> None:
+        run_id = batch.run_id
+        if batch.resumed_step is not None:
+            for table in (Metric, SpectrumRow):
+                connection.execute(
+                    delete(table).where(table.run_id == run_id, table.step > batch.resumed_step)
+                )
+        if batch.metrics:
+            # An attempt that starts over leaves nothing of an older one beside its own points.
+            first = min(step for _, step in batch.metrics)
+            connection.execute(
+                delete(Metric).where(
+                    Metric.run_id == run_id, Metric.attempt < batch.attempt, Metric.step >= first
+                )
+            )
+            connection.execute(
+                self._upsert(Metric, ("run_id", "name", "step"), ("value", "epoch", "attempt")),
+                list(batch.metrics.values()),
+            )
+        if batch.spectra:
+            connection.execute(
+                self._upsert(SpectrumRow, ("run_id", "step", "final"), ("attempt", "spectrum")),
+                list(batch.spectra.values()),
+            )
+        if batch.evaluations:
+            connection.execute(
+                self._upsert(
+                    EvaluationRow,
+                    ("id",),
+                    (
+                        "role",
+                        "attempt",
+                        "position",
+                        "created_at",
+                        "predictions",
+                        "predictions_sha256",
+                        "report",
+                    ),
+                ),
+                [
+                    {**row, "position": seq + index}
+                    for index, row in enumerate(batch.evaluations.values())
+                ],
+            )
+        if batch.events:
+            connection.execute(
+                insert(Event),
+                [{**row, "id": seq + index} for index, row in enumerate(batch.events, start=1)],
+            )
+        text = "".join(batch.log).encode("utf-8", "replace")
+        values: dict[str, Any] = {"event_seq": seq + len(batch.events), "stage": batch.stage}
+        values["log_bytes"] = self._write_log(connection, run_id, batch.attempt, log_bytes, text)
+        if batch.progress is not None:
+            values["progress"] = batch.progress.model_dump(mode="json")
+        if batch.summary is not None:
+            values |= _summary_values(batch.summary)
+        connection.execute(update(Run).where(Run.id == run_id).values(**values))
+
+    def append_log(self, run_id: str, attempt: int, text: str | bytes) -> bool:
+        """Add to the run's log. False: fenced off. Beyond the cap the rest is dropped."""
+        raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
+        with writing(self.engine) as connection:
+            row = self._fenced(connection, run_id, attempt, attempt=attempt)
+            if row is None:
+                return False
+            end = self._write_log(connection, run_id, attempt, row.log_bytes, raw)
+            connection.execute(update(Run).where(Run.id == run_id).values(log_bytes=end))
+            return True
+
+    def _write_log(
+        self, connection: Connection, run_id: str, attempt: int, start: int, raw: bytes
+    ) -> int:
+        if not raw or start >= LOG_CAP_BYTES:
+            return start
+        if start + len(raw) > LOG_CAP_BYTES:
+            raw = raw[: LOG_CAP_BYTES - start] + b"\n[the log is cut here]\n"
+        connection.execute(
+            insert(LogChunk),
+            [
+                {
+                    "run_id": run_id,
+                    "start": start + at,
+                    "attempt": attempt,
+                    "body": raw[at : at + _LOG_CHUNK_BYTES],
+                }
+                for at in range(0, len(raw), _LOG_CHUNK_BYTES)
+            ],
+        )
+        return start + len(raw)
+
+    def add_artifact(
+        self, run_id: str, attempt: int, *, name: str, kind: str, sha256: str, size_bytes: int
+    ) -> bool:
+        """Name a stored file as the run's; the same name is replaced. False: fenced off."""
+        with writing(self.engine) as connection:
+            row = self._fenced(connection, run_id, attempt, attempt=attempt)
+            if row is None:
+                return False
+            connection.execute(
+                self._upsert(
+                    ArtifactRow,
+                    ("run_id", "name"),
+                    ("kind", "sha256", "size_bytes", "attempt", "created_at"),
+                ),
+                {
+                    "run_id": run_id,
+                    "name": name,
+                    "kind": kind,
+                    "sha256": sha256,
+                    "size_bytes": size_bytes,
+                    "attempt": attempt,
+                    "created_at": row.now,
+                },
+            )
+            return True
+
+    def remove_artifact(self, run_id: str, attempt: int, *, name: str) -> bool:
+        """Forget a file, such as a superseded checkpoint. False: fenced off."""
+        with writing(self.engine) as connection:
+            if self._fenced(connection, run_id, attempt, attempt=attempt) is None:
+                return False
+            connection.execute(
+                delete(ArtifactRow).where(ArtifactRow.run_id == run_id, ArtifactRow.name == name)
+            )
+            return True
+
+    def finish(
+        self,
+        run_id: str,
+        attempt: int,
+        *,
+        phase: Literal["SUCCEEDED", "FAILED", "CANCELLED"],
+        reason: str | None = None,
+        message: str | None = None,
+        hint: str = "",
+        report: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """End the run. False: fenced off, and nothing has changed.
+
+        Args:
+            run_id: the run.
+            attempt: the attempt that ends.
+            phase: how it ended.
+            reason: a code for machines, such as `OOM`.
+            message: a sentence for people.
+            hint: what to do about it.
+            report: the content of `report.json`.
+        """
+        if phase not in TERMINAL_PHASES:
+            raise ValueError(f"phase must be one of {sorted(TERMINAL_PHASES)}, got {phase!r}")
+        values: dict[str, Any] = {
+            "phase": phase,
+            "reason": reason,
+            "message": message,
+            "hint": hint,
+            "lease_expires": None,
+            "heartbeat_at": self._now,
+            "finished_at": self._now,
+            "event_seq": Run.event_seq + 1,
+        }
+        if phase == "FAILED":
+            values["failures"] = Run.failures + 1
+        if report is not None and report.get("summary"):
+            values |= _summary_values(report["summary"])
+        with writing(self.engine) as connection:
+            row = self._fenced(connection, run_id, attempt, **values)
+            if row is None:
+                return False
+            self._add_state_event(
+                connection, run_id, row.event_seq, attempt, phase, row.now, reason, message
+            )
+            if report is not None:
+                self._store_report(connection, run_id, attempt, report)
+            if phase == "SUCCEEDED":
+                self._settle_final_spectrum(connection, run_id)
+            return True
+
+    def _store_report(
+        self, connection: Connection, run_id: str, attempt: int, report: Mapping[str, Any]
+    ) -> None:
+        connection.execute(
+            self._upsert(ReportRow, ("run_id",), ("attempt", "body")),
+            {"run_id": run_id, "attempt": attempt, "body": dict(report)},
+        )
+        # An evaluation of a lost attempt that the report does not know is not the model's.
+        known = [e["dataset"] for e in report.get("evaluations", [])]
+        connection.execute(
+            delete(EvaluationRow).where(
+                EvaluationRow.run_id == run_id, EvaluationRow.dataset.not_in(known)
+            )
+        )
+
+    def _settle_final_spectrum(self, connection: Connection, run_id: str) -> None:
+        has_final = connection.execute(
+            select(exists().where(SpectrumRow.run_id == run_id, SpectrumRow.final.is_(True)))
+        ).scalar_one()
+        if not has_final:
+            last = select(func.max(SpectrumRow.step)).where(SpectrumRow.run_id == run_id)
+            connection.execute(
+                update(SpectrumRow)
+                .where(SpectrumRow.run_id == run_id, SpectrumRow.step == last.scalar_subquery())
+                .values(final=True)
+            )
+
+    def requeue(self, run_id: str, attempt: int, *, reason: str = "DRAINED") -> bool:
+        """Give a run back in good order: queued again, or cancelled if that was asked.
+
+        This is not a loss: it does not count against `max_attempts`. False: fenced off.
+        """
+        with writing(self.engine) as connection:
+            row = self._fenced(
+                connection,
+                run_id,
+                attempt,
+                phase=case((Run.cancel_requested, "CANCELLED"), else_="QUEUED"),
+                reason=case((Run.cancel_requested, "USER_CANCELLED"), else_=reason),
+                message=case((Run.cancel_requested, "cancelled on request"), else_=None),
+                finished_at=case((Run.cancel_requested, self._now), else_=None),
+                queued_at=self._now,
+                drains=Run.drains + 1,
+                owner=None,
+                lease_expires=None,
+                dispatched_at=None,
+                event_seq=Run.event_seq + 1,
+            )
+            if row is None:
+                return False
+            self._add_state_event(
+                connection,
+                run_id,
+                row.event_seq,
+                attempt,
+                row.phase,
+                row.now,
+                reason if row.phase == "QUEUED" else "USER_CANCELLED",
+            )
+            if row.phase == "QUEUED":
+                self._ring(connection, run_id, row.priority, row.now)
+            return True
+
+    # -- the sweeper --------------------------------------------------------------------------
+
+    def sweep(self, *, redispatch_s: float = 120.0) -> list[Swept]:
+        """Put right what a vanished worker or a lost message left; run it in a loop, anywhere.
+
+        Args:
+            redispatch_s: age at which the doorbell of a queued run is rung again while a worker is
+                idle. With every worker busy or gone it is rung far less often, since nobody would
+                answer and the messages would only pile up.
+        """
+        done: list[Swept] = []
+        with self.engine.connect() as connection:
+            expired = connection.execute(
+                select(Run.id, Run.attempt).where(
+                    Run.phase.in_(WORKING_PHASES), Run.lease_expires < self._now
+                )
+            ).all()
+        for run_id, attempt in expired:
+            action = self._expire(run_id, attempt)
+            if action is not None:
+                done.append(Swept(run_id, attempt, action))
+        done += self._redispatch(redispatch_s)
+        return done
+
+    def _expire(
+        self, run_id: str, attempt: int
+    ) -> Literal["requeued", "failed", "cancelled"] | None:
+        spent = Run.losses + 1 >= Run.max_attempts
+        lost = "the worker stopped answering"
+        with writing(self.engine) as connection:
+            # The lease is looked at again: a heartbeat may have come since it was read.
+            row = connection.execute(
+                update(Run)
+                .where(
+                    Run.id == run_id,
+                    Run.attempt == attempt,
+                    Run.phase.in_(WORKING_PHASES),
+                    Run.lease_expires < self._now,
+                )
+                .values(
+                    phase=case(
+                        (Run.cancel_requested, "CANCELLED"), (spent, "FAILED"), else_="QUEUED"
+                    ),
+                    reason=case((Run.cancel_requested, "USER_CANCELLED"), else_="WORKER_LOST"),
+                    message=case(
+                        (Run.cancel_requested, f"cancelled on request; {lost}"),
+                        (spent, f"{lost}, in as many attempts as the run may lose"),
+                        else_=f"{lost}; queued again",
+                    ),
+                    hint=case(
+                        (
+                            and_(spent, ~Run.cancel_requested),
+                            "Look at the worker's log (memory?), then retry the run.",
+                        ),
+                        else_="",
+                    ),
+                    finished_at=case((or_(Run.cancel_requested, spent), self._now), else_=None),
+                    losses=Run.losses + 1,
+                    queued_at=self._now,
+                    dispatched_at=None,
+                    owner=None,
+                    lease_expires=None,
+                    event_seq=Run.event_seq + 1,
+                )
+                .returning(
+                    Run.phase,
+                    Run.reason,
+                    Run.message,
+                    Run.priority,
+                    Run.event_seq,
+                    self._now.label("now"),
+                )
+            ).first()
+            if row is None:
+                return None
+            self._add_state_event(
+                connection,
+                run_id,
+                row.event_seq,
+                attempt,
+                row.phase,
+                row.now,
+                row.reason,
+                row.message,
+            )
+            if row.phase == "QUEUED":
+                self._ring(connection, run_id, row.priority, row.now)
+                return "requeued"
+            return "failed" if row.phase == "FAILED" else "cancelled"
+
+    def _redispatch(self, redispatch_s: float) -> list[Swept]:
+        with self.engine.connect() as connection:
+            idle = connection.execute(
+                select(
+                    exists().where(
+                        Worker.seen_at > self._now - WORKER_ALIVE_S, Worker.run_id.is_(None)
+                    )
+                )
+            ).scalar_one()
+            age = redispatch_s if idle else max(redispatch_s, _REDISPATCH_BUSY_S)
+            stale = and_(
+                Run.phase == "QUEUED",
+                func.coalesce(Run.dispatched_at, Run.queued_at) < self._now - age,
+                ~exists().where(Outbox.run_id == Run.id, Outbox.sent_at.is_(None)),
+            )
+            candidates = connection.execute(select(Run.id).where(stale)).scalars().all()
+            leftovers = connection.execute(
+                select(exists().where(self._finished_outbox()))
+            ).scalar_one()
+        done = []
+        if candidates or leftovers:
+            with writing(self.engine) as connection:
+                for run_id in candidates:
+                    row = connection.execute(
+                        update(Run)
+                        .where(Run.id == run_id, stale)
+                        .values(dispatched_at=self._now)
+                        .returning(Run.attempt, Run.priority, self._now.label("now"))
+                    ).first()
+                    if row is not None:
+                        self._ring(connection, run_id, row.priority, row.now)
+                        done.append(Swept(run_id, row.attempt, "redispatched"))
+                connection.execute(delete(Outbox).where(self._finished_outbox()))
+        return done
+
+    def _finished_outbox(self) -> ColumnElement[bool]:
+        waits = exists().where(Run.id == Outbox.run_id, Run.phase == "QUEUED")
+        return or_(Outbox.sent_at < self._now - 3600.0, and_(Outbox.sent_at.is_(None), ~waits))
+
+    # -- workers ------------------------------------------------------------------------------
+
+    def worker_seen(
+        self,
+        worker_id: str,
+        *,
+        host: str,
+        queues: Sequence[str],
+        device: str,
+        run_id: str | None = None,
+    ) -> None:
+        """A worker reports in; call it at start, when it takes or leaves a run, and in between."""
+        with writing(self.engine) as connection:
+            now = connection.execute(select(self._now)).scalar_one()
+            connection.execute(
+                self._upsert(Worker, ("id",), ("host", "queues", "device", "run_id", "seen_at")),
+                {
+                    "id": worker_id,
+                    "host": host,
+                    "queues": list(queues),
+                    "device": device,
+                    "run_id": run_id,
+                    "started_at": now,
+                    "seen_at": now,
+                },
+            )
+            # Workers that left without a word are forgotten after a day.
+            connection.execute(delete(Worker).where(Worker.seen_at < self._now - 86_400.0))
+
+    def worker_gone(self, worker_id: str) -> None:
+        """A worker leaves in good order."""
+        with writing(self.engine) as connection:
+            connection.execute(delete(Worker).where(Worker.id == worker_id))
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that have reported in during the last day, the newest first."""
+        alive = (Worker.seen_at > self._now - WORKER_ALIVE_S).label("alive")
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                select(*Worker.__table__.columns, alive).order_by(Worker.seen_at.desc(), Worker.id)
+            ).all()
+        return [
+            WorkerInfo(
+                id=r.id,
+                host=r.host,
+                queues=r.queues,
+                device=r.device,
+                run_id=r.run_id,
+                started_at=_moment(r.started_at),
+                seen_at=_moment(r.seen_at),
+                alive=bool(r.alive),
+            )
+            for r in rows
+        ]
+
+    # -- people's side ------------------------------------------------------------------------
+
+    def request_cancel(self, run_id: str) -> RunDetail:
+        """Cancel a run: at once while it waits, else by its worker. Repeatable; ended runs stay.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        waiting = Run.phase == "QUEUED"
+        with writing(self.engine) as connection:
+            row = connection.execute(
+                update(Run)
+                .where(
+                    Run.id == run_id,
+                    Run.phase.in_(("QUEUED", *WORKING_PHASES)),
+                    Run.cancel_requested.is_(False),
+                )
+                .values(
+                    cancel_requested=True,
+                    phase=case((waiting, "CANCELLED"), else_="CANCELLING"),
+                    reason="USER_CANCELLED",
+                    message=case((waiting, "cancelled before it started"), else_="asked to stop"),
+                    finished_at=case((waiting, self._now), else_=None),
+                    event_seq=Run.event_seq + 1,
+                )
+                .returning(
+                    Run.phase, Run.attempt, Run.message, Run.event_seq, self._now.label("now")
+                )
+            ).first()
+            if row is not None:
+                self._add_state_event(
+                    connection,
+                    run_id,
+                    row.event_seq,
+                    row.attempt,
+                    row.phase,
+                    row.now,
+                    "USER_CANCELLED",
+                    row.message,
+                )
+            return self._detail(connection, run_id)
+
+    def retry(self, run_id: str, *, max_queued: int | None = None) -> RunDetail:
+        """Queue a run that failed or was cancelled again; it goes on from its last checkpoint.
+
+        A run that already waits or works is returned as it is, so that the call is repeatable.
+
+        Raises:
+            NotFoundError: no such run.
+            ConflictError: the run succeeded.
+            QueueFullError: `max_queued` runs of its token are waiting.
+        """
+        with writing(self.engine) as connection:
+            current = self._detail_row(connection, run_id)
+            if current.phase == "SUCCEEDED":
+                raise ConflictError(
+                    f"run {run_id} succeeded; there is nothing to retry.",
+                    hint="Clone it to run it again.",
+                )
+            if current.phase in RETRYABLE_PHASES:
+                if max_queued is not None:
+                    self._check_queue(connection, current.token_id, max_queued)
+                row = connection.execute(
+                    update(Run)
+                    .where(Run.id == run_id, Run.phase.in_(RETRYABLE_PHASES))
+                    .values(
+                        phase="QUEUED",
+                        reason=None,
+                        message=None,
+                        hint="",
+                        cancel_requested=False,
+                        losses=0,
+                        queued_at=self._now,
+                        dispatched_at=None,
+                        finished_at=None,
+                        owner=None,
+                        progress=None,
+                        event_seq=Run.event_seq + 1,
+                    )
+                    .returning(Run.attempt, Run.priority, Run.event_seq, self._now.label("now"))
+                ).first()
+                if row is not None:
+                    self._add_state_event(
+                        connection, run_id, row.event_seq, row.attempt, "QUEUED", row.now, "RETRY"
+                    )
+                    self._ring(connection, run_id, row.priority, row.now)
+            return self._detail(connection, run_id)
+
+    def patch_run(
+        self,
+        run_id: str,
+        *,
+        name: str | None = None,
+        notes: str | None = None,
+        tags: Sequence[str] | None = None,
+        archived: bool | None = None,
+    ) -> RunDetail:
+        """Change what people may change; None leaves a field as it is.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        given = {"name": name, "notes": notes, "tags": tags, "archived": archived}
+        values = {key: value for key, value in given.items() if value is not None}
+        if tags is not None:
+            values["tags"] = list(dict.fromkeys(tags))
+        with writing(self.engine) as connection:
+            if values:
+                connection.execute(update(Run).where(Run.id == run_id).values(**values))
+            detail = self._detail(connection, run_id)
+            if tags is not None:
+                self._set_tags(connection, run_id, tags)
+            return detail
+
+    def delete_run(self, run_id: str) -> list[str]:
+        """Delete a run with all its rows; the SHA-256s of its files, which may now be unreferenced.
+
+        Raises:
+            NotFoundError: no such run.
+            ConflictError: the run works; cancel it first.
+        """
+        with writing(self.engine) as connection:
+            phase = connection.execute(
+                select(Run.phase).where(Run.id == run_id).with_for_update()
+            ).scalar()
+            if phase is None:
+                raise NotFoundError(f"there is no run {run_id!r}.")
+            if phase in WORKING_PHASES:
+                raise ConflictError(
+                    f"run {run_id} is {phase}; only a run that does not work can be deleted.",
+                    hint="Cancel it first.",
+                )
+            digests = connection.execute(
+                select(ArtifactRow.sha256).where(ArtifactRow.run_id == run_id).distinct()
+            ).scalars()
+            found = list(digests)
+            connection.execute(delete(Run).where(Run.id == run_id))
+            return found
+
+    # -- reading runs -------------------------------------------------------------------------
+
+    _LIST_COLUMNS = tuple(
+        column
+        for column in Run.__table__.columns
+        if column.key not in ("spec", "notes", "body_hash", "idempotency_key")
+    )
+
+    def _detail_row(self, connection: Connection, run_id: str) -> Row[*tuple[Any, ...]]:
+        row = connection.execute(select(*Run.__table__.columns).where(Run.id == run_id)).first()
+        if row is None:
+            raise NotFoundError(f"there is no run {run_id!r}.")
+        return row
+
+    def _detail(self, connection: Connection, run_id: str) -> RunDetail:
+        row = self._detail_row(connection, run_id)
+        report = connection.execute(
+            select(ReportRow.body).where(ReportRow.run_id == run_id)
+        ).scalar()
+        report = report or {}
+        return RunDetail(
+            **_summary_fields(row),
+            spec=row.spec,
+            spec_sha256=row.spec_sha256,
+            notes=row.notes,
+            hint=row.hint,
+            worker=row.owner,
+            cloned_from=row.cloned_from,
+            environment=report.get("environment") or {},
+            resolved=report.get("resolved") or {},
+        )
+
+    def get_run(self, run_id: str) -> RunDetail:
+        """One run.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with self.engine.connect() as connection:
+            return self._detail(connection, run_id)
+
+    def phase(self, run_id: str) -> RunPhase:
+        """The run's phase.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with self.engine.connect() as connection:
+            phase = connection.execute(select(Run.phase).where(Run.id == run_id)).scalar()
+        if phase is None:
+            raise NotFoundError(f"there is no run {run_id!r}.")
+        return cast("RunPhase", phase)
+
+    def summaries(self, run_ids: Sequence[str]) -> list[RunSummary]:
+        """Rows of the run list, in the order asked for.
+
+        Raises:
+            NotFoundError: one of them does not exist.
+        """
+        with self.engine.connect() as connection:
+            rows = {
+                row.id: row
+                for row in connection.execute(
+                    select(*self._LIST_COLUMNS).where(Run.id.in_(list(run_ids)))
+                )
+            }
+        for run_id in run_ids:
+            if run_id not in rows:
+                raise NotFoundError(f"there is no run {run_id!r}.")
+        return [RunSummary(**_summary_fields(rows[run_id])) for run_id in run_ids]
+
+    def list_runs(
+        self,
+        filters: RunFilters | None = None,
+        *,
+        sort: SortKey = "-created",
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> tuple[list[RunSummary], str | None, int]:
+        """A page of runs, the cursor of the next one, and how many match. Nulls come last.
+
+        Raises:
+            SpecError: the cursor is of another list.
+        """
+        filters = filters or RunFilters()
+        where = self._run_conditions(filters)
+        scope = _scope_of(filters, sort)
+        key, down = self._sort_key(sort)
+        position: ColumnElement[bool] = literal(True)
+        if cursor is not None:
+            kind = str if sort.lstrip("-") == "name" else (int, float)
+            value, last_id = _decode_cursor(cursor, scope, [kind, str])
+            here = tuple_(key, Run.id)
+            there = tuple_(literal(value), literal(last_id))
+            position = here < there if down else here > there
+        order = (key.desc(), Run.id.desc()) if down else (key.asc(), Run.id.asc())
+        with self.engine.connect() as connection:
+            total = connection.execute(select(func.count()).select_from(Run).where(*where))
+            rows = connection.execute(
+                select(*self._LIST_COLUMNS, key.label("sort_key"))
+                .where(*where, position)
+                .order_by(*order)
+                .limit(limit + 1)
+            ).all()
+            count = int(total.scalar_one())
+        next_cursor = None
+        if len(rows) > limit:
+            rows = rows[:limit]
+            next_cursor = _encode_cursor(scope, [rows[-1].sort_key, rows[-1].id])
+        return [RunSummary(**_summary_fields(row)) for row in rows], next_cursor, count
+
+    def _sort_key(self, sort: SortKey) -> tuple[ColumnElement[Any], bool]:
+        down = sort.startswith("-")
+        name = sort.lstrip("-")
+        if name == "created":
+            return Run.__table__.c.created_at, down
+        if name == "name":
+            return Run.__table__.c.name, down
+        # A number that is missing sorts after all others, whichever way: no run is hidden by it.
+        return func.coalesce(Run.__table__.c[name], -1e300 if down else 1e300), down
+
+    def _run_conditions(self, filters: RunFilters) -> list[ColumnElement[bool]]:
+        where: list[ColumnElement[bool]] = []
+        for column, values in (
+            (Run.phase, filters.phases),
+            (Run.method, filters.methods),
+            (Run.model, filters.models),
+            (Run.suite, filters.suites),
+        ):
+            if values:
+                where.append(column.in_(values))
+        where += [
+            exists().where(RunTag.run_id == Run.id, RunTag.tag == tag) for tag in filters.tags
+        ]
+        if filters.archived is not None:
+            where.append(Run.archived.is_(filters.archived))
+        for word in filters.text.split():
+            where.append(
+                or_(
+                    Run.name.icontains(word, autoescape=True),
+                    Run.notes.icontains(word, autoescape=True),
+                    Run.id.startswith(word, autoescape=True),
+                )
+            )
+        return where
+
+    # -- metrics, events, logs ----------------------------------------------------------------
+
+    def metrics(
+        self,
+        run_id: str,
+        *,
+        names: Sequence[str] = (),
+        since_step: int = -1,
+        max_points: int | None = None,
+    ) -> Metrics:
+        """The curves after `since_step`, each thinned to `max_points` with its extremes kept.
+
+        `last_step` is the run's newest step, or `since_step` when nothing is newer.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        query = (
+            select(Metric.name, Metric.step, Metric.value)
+            .where(Metric.run_id == run_id, Metric.step > since_step)
+            .order_by(Metric.name, Metric.step)
+        )
+        if names:
+            query = query.where(Metric.name.in_(list(names)))
+        with self.engine.connect() as connection:
+            self._must_exist(connection, run_id)
+            newest = connection.execute(
+                select(func.max(Metric.step)).where(Metric.run_id == run_id)
+            ).scalar()
+            curves: dict[str, tuple[list[int], list[float]]] = {}
+            for name, step, value in connection.execute(query):
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(value)
+        series = []
+        for name, (steps, values) in curves.items():
+            keep = thin(values, max_points)
+            series.append(
+                MetricSeries(
+                    name=name, steps=[steps[i] for i in keep], values=[values[i] for i in keep]
+                )
+            )
+        last = max(since_step, newest if newest is not None else since_step)
+        return Metrics(series=series, last_step=max(last, 0))
+
+    def _must_exist(self, connection: Connection, run_id: str) -> Row[*tuple[Any, ...]]:
+        row = connection.execute(
+            select(Run.id, Run.name, Run.method, Run.phase, Run.log_bytes).where(Run.id == run_id)
+        ).first()
+        if row is None:
+            raise NotFoundError(f"there is no run {run_id!r}.")
+        return row
+
+    def events_after(
+        self, run_id: str, after: int = 0, limit: int = 500
+    ) -> tuple[list[RunEvent], RunPhase]:
+        """Events with a greater id, and the phase as it was before they were read.
+
+        A terminal phase with no events left means: that was all.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with self.engine.connect() as connection:
+            phase = cast("RunPhase", self._must_exist(connection, run_id).phase)
+            rows = connection.execute(
+                select(*Event.__table__.columns)
+                .where(Event.run_id == run_id, Event.id > after)
+                .order_by(Event.id)
+                .limit(limit)
+            ).all()
+        events = [
+            RunEvent(id=r.id, kind=r.kind, at=_moment(r.at), attempt=r.attempt, data=r.data)
+            for r in rows
+        ]
+        return events, phase
+
+    def logs(self, run_id: str, *, offset: int = 0, limit: int = 65_536) -> LogPage:
+        """A piece of the log from a byte offset (negative: from the end), cut between characters.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with self.engine.connect() as connection:
+            run = self._must_exist(connection, run_id)
+            start = max(0, run.log_bytes + offset) if offset < 0 else min(offset, run.log_bytes)
+            first = (
+                select(func.coalesce(func.max(LogChunk.start), 0))
+                .where(LogChunk.run_id == run_id, LogChunk.start <= start)
+                .scalar_subquery()
+            )
+            rows = connection.execute(
+                select(LogChunk.start, LogChunk.body)
+                .where(
+                    LogChunk.run_id == run_id,
+                    LogChunk.start >= first,
+                    LogChunk.start < start + limit,
+                )
+                .order_by(LogChunk.start)
+            ).all()
+        raw = b"".join(bytes(r.body) for r in rows)
+        base = rows[0].start if rows else start
+        raw = raw[start - base : start - base + limit]
+        lead = 0
+        if offset < 0:
+            while lead < min(3, len(raw)) and raw[lead] & 0xC0 == 0x80:
+                lead += 1
+        end = start + len(raw)
+        finished = run.phase in TERMINAL_PHASES and end >= run.log_bytes
+        if not finished:
+            raw = raw[: _whole_characters(raw)]
+        return LogPage(
+            text=raw[lead:].decode("utf-8", "replace"),
+            next_offset=start + len(raw),
+            complete=finished,
+        )
+
+    # -- results ------------------------------------------------------------------------------
+
+    _EVALUATION_COLUMNS = (
+        EvaluationRow.id,
+        EvaluationRow.run_id,
+        EvaluationRow.created_at,
+        EvaluationRow.report,
+        EvaluationRow.position,
+        Run.name.label("run_name"),
+        Run.method,
+    )
+
+    def _evaluation_query(self) -> Select[Any]:
+        return select(*self._EVALUATION_COLUMNS).join(Run, Run.id == EvaluationRow.run_id)
+
+    def run_evaluations(self, run_id: str) -> list[Evaluation]:
+        """A run's evaluations in the order they were made.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with self.engine.connect() as connection:
+            self._must_exist(connection, run_id)
+            rows = connection.execute(
+                self._evaluation_query()
+                .where(EvaluationRow.run_id == run_id)
+                .order_by(EvaluationRow.position, EvaluationRow.id)
+            ).all()
+        return [_evaluation(row) for row in rows]
+
+    def get_evaluation(self, evaluation_id: str) -> Evaluation:
+        """One evaluation.
+
+        Raises:
+            NotFoundError: no such evaluation.
+        """
+        with self.engine.connect() as connection:
+            row = connection.execute(
+                self._evaluation_query().where(EvaluationRow.id == evaluation_id)
+            ).first()
+        if row is None:
+            raise NotFoundError(f"there is no evaluation {evaluation_id!r}.")
+        return _evaluation(row)
+
+    def list_evaluations(
+        self,
+        *,
+        run_ids: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        roles: Sequence[str] = (),
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> tuple[list[Evaluation], str | None, int]:
+        """A page of evaluations, newest first, the next cursor, and how many match.
+
+        Raises:
+            SpecError: the cursor is of another list.
+        """
+        where: list[ColumnElement[bool]] = []
+        for column, values in (
+            (EvaluationRow.run_id, run_ids),
+            (EvaluationRow.dataset, datasets),
+            (EvaluationRow.role, roles),
+        ):
+            if values:
+                where.append(column.in_(list(values)))
+        scope = _scope_of(sorted(run_ids), sorted(datasets), sorted(roles))
+        position: ColumnElement[bool] = literal(True)
+        if cursor is not None:
+            created, last_id = _decode_cursor(cursor, scope, [(int, float), str])
+            position = tuple_(EvaluationRow.created_at, EvaluationRow.id) < tuple_(
+                literal(created, Double), literal(last_id)
+            )
+        with self.engine.connect() as connection:
+            total = connection.execute(
+                select(func.count()).select_from(EvaluationRow).where(*where)
+            ).scalar_one()
+            rows = connection.execute(
+                self._evaluation_query()
+                .where(*where, position)
+                .order_by(EvaluationRow.created_at.desc(), EvaluationRow.id.desc())
+                .limit(limit + 1)
+            ).all()
+        next_cursor = None
+        if len(rows) > limit:
+            rows = rows[:limit]
+            next_cursor = _encode_cursor(scope, [rows[-1].created_at, rows[-1].id])
+        return [_evaluation(row) for row in rows], next_cursor, int(total)
+
+    def predictions_of(self, evaluation_id: str) -> StoredPredictions:
+        """Where an evaluation's predictions are.
+
+        Raises:
+            NotFoundError: no such evaluation, or its predictions were not stored.
+        """
+        with self.engine.connect() as connection:
+            row = connection.execute(
+                select(
+                    EvaluationRow.predictions,
+                    EvaluationRow.predictions_sha256,
+                    ArtifactRow.sha256,
+                )
+                .outerjoin(
+                    ArtifactRow,
+                    and_(
+                        ArtifactRow.run_id == EvaluationRow.run_id,
+                        ArtifactRow.name == EvaluationRow.predictions,
+                    ),
+                )
+                .where(EvaluationRow.id == evaluation_id)
+            ).first()
+        if row is None:
+            raise NotFoundError(f"there is no evaluation {evaluation_id!r}.")
+        digest = row.sha256 or row.predictions_sha256
+        if not digest:
+            raise NotFoundError(
+                f"the predictions of evaluation {evaluation_id} are not stored yet.",
+                hint="They arrive with the end of the evaluation.",
+            )
+        return StoredPredictions(sha256=digest, name=row.predictions)
+
+    def spectra(self, run_id: str) -> list[Spectrum]:
+        """A run's spectra by step, the finished model's last.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with self.engine.connect() as connection:
+            self._must_exist(connection, run_id)
+            rows = connection.execute(
+                select(*SpectrumRow.__table__.columns)
+                .where(SpectrumRow.run_id == run_id)
+                .order_by(SpectrumRow.final, SpectrumRow.step)
+            ).all()
+        return [
+            Spectrum(**row.spectrum, run_id=row.run_id, step=row.step, final=row.final)
+            for row in rows
+        ]
+
+    def report(self, run_id: str) -> dict[str, Any]:
+        """The run's `report.json`.
+
+        Raises:
+            NotFoundError: no such run, or it has no report yet.
+        """
+        with self.engine.connect() as connection:
+            phase = self._must_exist(connection, run_id).phase
+            body = connection.execute(
+                select(ReportRow.body).where(ReportRow.run_id == run_id)
+            ).scalar()
+        if body is None:
+            raise NotFoundError(
+                f"run {run_id} has no report; it is {phase}.",
+                hint="A report comes with success.",
+            )
+        return cast("dict[str, Any]", body)
+
+    def artifacts(self, run_id: str, *, kind: str | None = None) -> list[Artifact]:
+        """A run's files by name.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        query = select(*ArtifactRow.__table__.columns).where(ArtifactRow.run_id == run_id)
+        if kind is not None:
+            query = query.where(ArtifactRow.kind == kind)
+        with self.engine.connect() as connection:
+            self._must_exist(connection, run_id)
+            rows = connection.execute(query.order_by(ArtifactRow.name)).all()
+        return [_artifact(row) for row in rows]
+
+    def get_artifact(self, run_id: str, name: str) -> Artifact:
+        """One file of a run.
+
+        Raises:
+            NotFoundError: no such run or file.
+        """
+        with self.engine.connect() as connection:
+            self._must_exist(connection, run_id)
+            row = connection.execute(
+                select(*ArtifactRow.__table__.columns).where(
+                    ArtifactRow.run_id == run_id, ArtifactRow.name == name
+                )
+            ).first()
+        if row is None:
+            raise NotFoundError(f"run {run_id} has no file {name!r}.")
+        return _artifact(row)
+
+    def referenced(self, digests: Sequence[str]) -> set[str]:
+        """Which of these SHA-256s a run still names."""
+        found: set[str] = set()
+        with self.engine.connect() as connection:
+            for at in range(0, len(digests), 500):
+                piece = list(digests[at : at + 500])
+                found.update(
+                    connection.execute(
+                        select(ArtifactRow.sha256).where(ArtifactRow.sha256.in_(piece))
+                    ).scalars()
+                )
+        return found
+
+    def runs_by_phase(self) -> dict[str, int]:
+        """How many runs are in each phase that has any."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(Run.phase, func.count()).group_by(Run.phase)).all()
+        return {phase: int(count) for phase, count in rows}
+
+    def oldest_queued_s(self) -> float | None:
+        """How long the run that waits longest has waited, in seconds."""
+        with self.engine.connect() as connection:
+            age = connection.execute(
+                select(self._now - func.min(Run.queued_at)).where(Run.phase == "QUEUED")
+            ).scalar()
+        return None if age is None else max(0.0, float(age))
+
+    def pace(self, *, model: str, method: str) -> float | None:
+        """Median training samples per second of the last successful runs of this kind, if any."""
+        with self.engine.connect() as connection:
+            bodies = connection.execute(
+                select(Run.progress)
+                .where(Run.model == model, Run.method == method, Run.phase == "SUCCEEDED")
+                .order_by(Run.finished_at.desc())
+                .limit(20)
+            ).scalars()
+            rates = [b["samples_per_s"] for b in bodies if b and b.get("samples_per_s")]
+        return float(np.median(rates)) if rates else None
+
+    # -- tokens -------------------------------------------------------------------------------
+
+    def add_token(
+        self,
+        token_id: str,
+        *,
+        name: str,
+        scope: Literal["read", "submit", "admin"],
+        secret_sha256: str,
+        ttl_s: float | None = None,
+    ) -> None:
+        """Store a token's hash."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                insert(Token).values(
+                    id=token_id,
+                    name=name,
+                    scope=scope,
+                    secret_sha256=secret_sha256,
+                    created_at=self._now,
+                    expires_at=None if ttl_s is None else self._now + ttl_s,
+                )
+            )
+
+    def revoke_token(self, token_id: str) -> bool:
+        """Make a token worthless. False: there is no such token that was not revoked already."""
+        with writing(self.engine) as connection:
+            result = cast(
+                "CursorResult[Any]",
+                connection.execute(
+                    update(Token)
+                    .where(Token.id == token_id, Token.revoked_at.is_(None))
+                    .values(revoked_at=self._now)
+                ),
+            )
+            return result.rowcount == 1
+
+    def get_token(self, token_id: str) -> StoredToken | None:
+        """A token by its public half."""
+        expired = func.coalesce(Token.expires_at <= self._now, False).label("expired")
+        with self.engine.connect() as connection:
+            row = connection.execute(
+                select(*Token.__table__.columns, expired).where(Token.id == token_id)
+            ).first()
+        return None if row is None else _token(row)
+
+    def tokens(self) -> list[StoredToken]:
+        """Every token, the oldest first."""
+        expired = func.coalesce(Token.expires_at <= self._now, False).label("expired")
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                select(*Token.__table__.columns, expired).order_by(Token.created_at, Token.id)
+            ).all()
+        return [_token(row) for row in rows]
+
+
+# ---------------------------------------------------------------------------------------------
+# Pieces
+
+
+class _Batch:
+    """Records turned into rows, in order. A later record of the same key wins."""
+
+    def __init__(self, run_id: str, attempt: int, stage: str, now: float) -> None:
+        self.run_id, self.attempt, self.stage, self.now = run_id, attempt, stage, now
+        self.metrics: dict[tuple[str, int], dict[str, Any]] = {}
+        self.spectra: dict[tuple[int, bool], dict[str, Any]] = {}
+        self.evaluations: dict[str, dict[str, Any]] = {}
+        self.events: list[dict[str, Any]] = []
+        self.log: list[str] = []
+        self.progress: Progress | None = None
+        self.summary: dict[str, Any] | None = None
+        self.resumed_step: int | None = None
+
+    def _event(self, kind: str, data: dict[str, Any]) -> None:
+        self.events.append(
+            {
+                "run_id": self.run_id,
+                "attempt": self.attempt,
+                "kind": kind,
+                "at": self.now,
+                "data": data,
+            }
+        )
+
+    def take(self, record: Record) -> None:
+        data = record.model_dump(mode="json", exclude={"kind"})
+        match record:
+            case MetricsRecord():
+                self._take_metrics(record)
+                # One event a batch and not one a step: the last is enough to know there is more.
+                if self.events and self.events[-1]["kind"] == "metrics":
+                    self.events.pop()
+                self._event("metrics", data)
+            case ProgressRecord():
+                self.progress = Progress(
+                    phase=record.phase,
+                    detail=record.detail,
+                    step=record.step,
+                    total_steps=record.total_steps,
+                    samples_per_s=record.samples_per_s,
+                    eta_s=record.eta_s,
+                    updated_at=_moment(self.now),
+                )
+            case PhaseRecord():
+                self.stage = record.phase
+                self.progress = Progress(
+                    phase=record.phase, detail=record.detail, updated_at=_moment(self.now)
+                )
+                self._event("phase", data)
+            case ResumedRecord():
+                self._take_resumed(record.step)
+                self._event("resumed", data)
+            case SpectrumRecord():
+                final = self.stage == "spectrum"
+                self.spectra[record.step, final] = {
+                    "run_id": self.run_id,
+                    "step": record.step,
+                    "final": final,
+                    "attempt": self.attempt,
+                    "spectrum": data["spectrum"],
+                }
+                self._event(
+                    "spectrum",
+                    {
+                        "step": record.step,
+                        "final": final,
+                        "sigma_min": record.spectrum.sigma_min,
+                        "effective_rank": record.spectrum.effective_rank,
+                    },
+                )
+            case EvaluationRecord():
+                self._take_evaluation(record, data["evaluation"])
+            case LogRecord():
+                self.log.append(f"[{record.level}] {record.message}\n")
+                self._event("log", data)
+            case DoneRecord():
+                self.summary = data["summary"]
+                self._event("done", data)
+            case _:
+                self._event(record.kind, data)
+
+    def _take_metrics(self, record: MetricsRecord) -> None:
+        for name, value in record.values.items():
+            self.metrics[name, record.step] = {
+                "run_id": self.run_id,
+                "name": name,
+                "step": record.step,
+                "value": value,
+                "epoch": record.epoch,
+                "attempt": self.attempt,
+            }
+
+    def _take_resumed(self, step: int) -> None:
+        self.resumed_step = step if self.resumed_step is None else min(step, self.resumed_step)
+        self.metrics = {key: row for key, row in self.metrics.items() if key[1] <= step}
+        self.spectra = {key: row for key, row in self.spectra.items() if key[0] <= step}
+
+    def _take_evaluation(self, record: EvaluationRecord, report: dict[str, Any]) -> None:
+        e = record.evaluation
+        identity = evaluation_id(self.run_id, e.dataset)
+        self.evaluations[e.dataset] = {
+            "id": identity,
+            "run_id": self.run_id,
+            "dataset": e.dataset,
+            "role": e.role,
+            "attempt": self.attempt,
+            "created_at": self.now,
+            "predictions": record.predictions,
+            "predictions_sha256": e.predictions_sha256,
+            "report": report,
+        }
+        self._event(
+            "evaluation",
+            {
+                "id": identity,
+                "dataset": e.dataset,
+                "role": e.role,
+                "n": e.n,
+                "accuracy": e.accuracy,
+                "ece": e.ece.value,
+            },
+        )
+
+
+def model_label(spec: RunSpec) -> str:
+    """`ViT-B-16/openai`: the model as one word."""
+    return (
+        f"{spec.model.name}/{spec.model.pretrained}" if spec.model.pretrained else spec.model.name
+    )
+
+
+def thin(values: Sequence[float], max_points: int | None) -> list[int]:
+    """Indices of at most `max_points` values: first, last, and each stretch's lowest and highest.
+
+    The extremes of the whole curve always stay, so a spike cannot vanish by zooming out.
+    """
+    n = len(values)
+    if max_points is None or n <= max_points:
+        return list(range(n))
+    if max_points < 4:
+        # Too few for stretches: the last value, then the extremes, then the first.
+        array = np.asarray(values)
+        order = [n - 1, int(array.argmin()), int(array.argmax()), 0]
+        return sorted(set(list(dict.fromkeys(order))[:max_points]))
+    array = np.asarray(values)
+    edges = np.linspace(1, n - 1, (max_points - 2) // 2 + 1).astype(int)
+    keep = {0, n - 1}
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        if high > low:
+            piece = array[low:high]
+            keep.update((low + int(piece.argmin()), low + int(piece.argmax())))
+    return sorted(keep)
+
+
+def _whole_characters(raw: bytes) -> int:
+    """How many bytes of UTF-8 end with a whole character; a character has at most four bytes."""
+    for back in range(1, min(4, len(raw)) + 1):
+        byte = raw[-back]
+        if byte & 0xC0 != 0x80:
+            length = 1 if byte < 0xC0 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(raw) if back >= length else len(raw) - back
+    return len(raw)
+
+
+def _summary_values(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {"summary": dict(summary)} | {name: summary.get(name) for name in _SUMMARY_COLUMNS}
+
+
+def _summary_fields(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "phase": row.phase,
+        "reason": row.reason,
+        "message": row.message,
+        "method": row.method,
+        "model": row.model,
+        "suite": row.suite,
+        "seed": row.seed,
+        "tags": row.tags,
+        "archived": row.archived,
+        "priority": row.priority,
+        "attempt": row.attempt,
+        "max_attempts": row.max_attempts,
+        "created_at": _moment(row.created_at),
+        "started_at": _when(row.started_at),
+        "finished_at": _when(row.finished_at),
+        "heartbeat_at": _when(row.heartbeat_at),
+        "progress": row.progress,
+        "summary": row.summary,
+    }
+
+
+def _evaluation(row: Row[*tuple[Any, ...]]) -> Evaluation:
+    return Evaluation(
+        **row.report,
+        id=row.id,
+        run_id=row.run_id,
+        run_name=row.run_name,
+        method=row.method,
+        created_at=_moment(row.created_at),
+    )
+
+
+def _artifact(row: Row[*tuple[Any, ...]]) -> Artifact:
+    return Artifact(
+        name=row.name,
+        kind=row.kind,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        attempt=row.attempt,
+        created_at=_moment(row.created_at),
+    )
+
+
+def _token(row: Row[*tuple[Any, ...]]) -> StoredToken:
+    return StoredToken(
+        id=row.id,
+        name=row.name,
+        scope=row.scope,
+        secret_sha256=row.secret_sha256,
+        expired=bool(row.expired),
+        revoked=row.revoked_at is not None,
+    )

@@ -1,0 +1,414 @@
+"""Post-hoc calibrators: fitted once on ID calibration data, then applied anywhere.
+
+All map logits (N, C) to probabilities (N, C). A calibrator remembers what it was fitted on and
+refuses anything but the ID calibration split, unless it is asked to be an `oracle`, which it then
+says of itself for good.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from scipy.optimize import isotonic_regression, minimize
+
+from calift_core.calibration.bins import (
+    Bools,
+    Doubles,
+    Floats,
+    Ints,
+    Scheme,
+    assign_bins,
+    check_bins,
+    check_labels,
+    check_logits,
+    gather,
+    softmax,
+    top_label,
+)
+from calift_core.errors import LeakageError, SpecError, UnknownNameError
+
+log = logging.getLogger(__name__)
+
+TEMPERATURE_RANGE = (0.01, 100.0)
+
+
+class Calibrator(ABC):
+    """What every calibrator shares: the leakage guard, and a memory of what it was fitted on.
+
+    Attributes:
+        kind: its name in `CALIBRATORS`.
+        fitted_on: {"split", "role", "n"}, None before `fit`.
+        oracle: whether it was fitted on data that it will be judged by.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.fitted_on: dict[str, str | int] | None = None
+        self.oracle = False
+
+    def fit(
+        self, logits: Floats, labels: Ints, *, split: str, role: str, oracle: bool = False
+    ) -> Self:
+        """Fit on one split and return self.
+
+        Args:
+            logits: (N, C), logit scale included.
+            labels: (N,) integers in [0, C).
+            split: part of the data set: `calibration`, or another one for an oracle.
+            role: `id`, or another one for an oracle.
+            oracle: allow any data, and mark this calibrator as an oracle if the data are not the
+                ID calibration split.
+
+        Raises:
+            LeakageError: the data are not the ID calibration split and `oracle` is false.
+            PredictionsError: logits or labels break their contract.
+        """
+        allowed = split == "calibration" and role == "id"
+        if not allowed and not oracle:
+            raise LeakageError(
+                "a calibrator must be fitted on split 'calibration' of role 'id', got "
+                f"split {split!r} of role {role!r}.",
+                hint="Pass oracle=True to fit it all the same; it then counts as an oracle.",
+            )
+        wide = check_logits(logits)
+        targets = check_labels(labels, *wide.shape)
+        self._fit(wide, targets)
+        self.fitted_on = {"split": split, "role": role, "n": len(targets)}
+        self.oracle = not allowed
+        return self
+
+    def transform(self, logits: Floats) -> Floats:
+        """Return calibrated probabilities (N, C), float32 or better.
+
+        Raises:
+            SpecError: `fit` was not called, or C differs from the fitted one.
+            PredictionsError: logits break their contract.
+        """
+        if self.fitted_on is None:
+            raise SpecError(f"calibrator {self.kind!r} must be fitted before transform, got no fit")
+        return self._transform(check_logits(logits))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return kind, fitted_on, oracle and parameters as plain values for JSON."""
+        return {
+            "kind": self.kind,
+            "fitted_on": self.fitted_on,
+            "oracle": self.oracle,
+            "parameters": self._parameters(),
+        }
+
+    @abstractmethod
+    def _fit(self, logits: Floats, labels: Ints) -> None: ...
+
+    @abstractmethod
+    def _transform(self, logits: Floats) -> Floats: ...
+
+    @abstractmethod
+    def _parameters(self) -> dict[str, object]: ...
+
+    @abstractmethod
+    def _restore(self, parameters: dict[str, Any]) -> None: ...
+
+
+def fit_temperature(logits: Floats, labels: Ints) -> float:
+    """Return the temperature in [0.01, 100] that minimises the NLL of softmax(logits / T).
+
+    The NLL is convex in β = 1/T; its slope is found to be zero by Newton steps that fall back to
+    bisection, so the result does not depend on a starting point.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) integers in [0, C).
+    """
+    wide = check_logits(logits)
+    targets = check_labels(labels, *wide.shape)
+    centred = wide - wide.max(axis=1, keepdims=True)  # (N, C)
+    own = float(centred[np.arange(len(targets)), targets].mean(dtype=np.float64))
+    low, high = 1 / TEMPERATURE_RANGE[1], 1 / TEMPERATURE_RANGE[0]
+
+    def slope_and_curvature(beta: float) -> tuple[float, float]:
+        weight = np.exp(np.float32(beta) * centred)
+        total = weight.sum(axis=1, dtype=np.float64)
+        first = np.einsum("nc,nc->n", weight, centred, dtype=np.float64) / total
+        second = np.einsum("nc,nc,nc->n", weight, centred, centred, dtype=np.float64) / total
+        return float(first.mean()) - own, float((second - np.square(first)).mean())
+
+    if slope_and_curvature(low)[0] >= 0 or slope_and_curvature(high)[0] <= 0:
+        beta = low if slope_and_curvature(low)[0] >= 0 else high
+        log.warning("temperature hits its bound %g: no finite optimum in range", 1 / beta)
+        return 1 / beta
+    beta = 1.0
+    for _ in range(100):
+        slope, curvature = slope_and_curvature(beta)
+        low, high = (low, beta) if slope > 0 else (beta, high)
+        step = beta - slope / curvature if curvature > 0 else np.inf
+        following = step if low < step < high else (low * high) ** 0.5
+        if abs(following - beta) <= 1e-6 * beta:
+            break
+        beta = following
+    return float(1 / beta)
+
+
+class Temperature(Calibrator):
+    """softmax(logits / T), T by NLL (Guo 2017); never changes the predicted class."""
+
+    kind = "temperature"
+    temperature: float
+
+    def _fit(self, logits: Floats, labels: Ints) -> None:
+        self.temperature = fit_temperature(logits, labels)
+
+    def _transform(self, logits: Floats) -> Floats:
+        return softmax(logits, self.temperature)
+
+    def _parameters(self) -> dict[str, object]:
+        return {"temperature": self.temperature}
+
+    def _restore(self, parameters: dict[str, Any]) -> None:
+        self.temperature = float(parameters["temperature"])
+
+
+class PerturbedTemperature(Temperature):
+    """TS-P: one temperature for ID data and perturbed copies of it (Tomani 2021).
+
+    Fit it on the logits of the ID calibration split and of its Gaussian-perturbed copies, one under
+    the other; `perturbation_levels` finds the noise levels.
+    """
+
+    kind = "tsp"
+
+
+def perturbation_levels(
+    accuracy_at: Callable[[float], float],
+    *,
+    n_classes: int,
+    n_levels: int = 10,
+    max_noise: float = 16.0,
+    n_steps: int = 20,
+) -> list[float]:
+    """Solve for the noise levels at which accuracy falls in equal steps down to chance (TS-P).
+
+    Args:
+        accuracy_at: accuracy of the model when Gaussian noise of this standard deviation, in the
+            unit of its inputs, is added; falls as the noise grows. Called about n_levels · n_steps
+            times.
+        n_classes: C, chance is 1/C.
+        n_levels: levels including the clean one.
+        max_noise: largest standard deviation tried; a level whose accuracy is not reached by then
+            stays there.
+        n_steps: bisections per level.
+
+    Returns:
+        n_levels standard deviations, rising from 0.
+    """
+    if n_levels < 2:
+        raise SpecError(f"n_levels must be ≥ 2, got {n_levels}")
+    targets = np.linspace(accuracy_at(0.0), 1 / n_classes, n_levels)[1:]
+    levels, floor = [0.0], 0.0
+    for target in targets:
+        low, high = floor, max_noise
+        for _ in range(n_steps):
+            middle = (low + high) / 2
+            if accuracy_at(middle) > target:
+                low = middle
+            else:
+                high = middle
+        floor = high
+        levels.append(high)
+    return levels
+
+
+class Vector(Calibrator):
+    """softmax(w ⊙ logits + b), w and b (C,) by NLL (Guo 2017); may change the predicted class."""
+
+    kind = "vector"
+    weight: Doubles
+    bias: Doubles
+
+    def _fit(self, logits: Floats, labels: Ints) -> None:
+        n, n_classes = logits.shape
+        # Starting at the best temperature, with centred logits, spares L-BFGS most of its steps.
+        start = 1 / fit_temperature(logits, labels)
+        centred = logits - logits.mean(axis=1, keepdims=True)
+        rows = np.arange(n)
+
+        def loss(parameters: Doubles) -> tuple[float, Doubles]:
+            weight, bias = parameters[:n_classes], parameters[n_classes:]
+            z = centred * weight + bias
+            z -= z.max(axis=1, keepdims=True)
+            np.exp(z, out=z)
+            z /= z.sum(axis=1, keepdims=True)
+            own = np.maximum(z[rows, labels], np.finfo(np.float64).tiny)
+            value = float(-np.log(own).mean())
+            z[rows, labels] -= 1
+            gradient = np.concatenate([np.einsum("nc,nc->c", z, centred), z.sum(axis=0)]) / n
+            return value, gradient
+
+        found = minimize(
+            loss,
+            np.concatenate([np.full(n_classes, start), np.zeros(n_classes)]),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7},
+        )
+        self.weight, self.bias = found.x[:n_classes], found.x[n_classes:]
+
+    def _transform(self, logits: Floats) -> Floats:
+        if logits.shape[1] != len(self.weight):
+            raise SpecError(
+                f"logits must have the fitted {len(self.weight)} classes, got {logits.shape[1]}"
+            )
+        centred = logits - logits.mean(axis=1, keepdims=True)
+        return softmax(centred * self.weight + self.bias)
+
+    def _parameters(self) -> dict[str, object]:
+        return {"weight": self.weight.tolist(), "bias": self.bias.tolist()}
+
+    def _restore(self, parameters: dict[str, Any]) -> None:
+        self.weight = np.asarray(parameters["weight"], dtype=np.float64)
+        self.bias = np.asarray(parameters["bias"], dtype=np.float64)
+
+
+class _TopLabel(Calibrator):
+    """Maps the confidence in the predicted class; the other classes share the rest.
+
+    The others keep their proportions. Where the new confidence is so low that another class would
+    overtake it, the probabilities say so, and the predicted class of a row changes; `confidences`
+    gives the new confidence in the class that was predicted before.
+    """
+
+    def confidences(self, logits: Floats) -> Doubles:
+        """Return the calibrated confidence (N,) in the class that the logits predict."""
+        if self.fitted_on is None:
+            raise SpecError(f"calibrator {self.kind!r} must be fitted before use, got no fit")
+        return self._map(softmax(logits).max(axis=1).astype(np.float64))
+
+    def _fit(self, logits: Floats, labels: Ints) -> None:
+        self._fit_map(*top_label(softmax(logits), labels))
+
+    def _transform(self, logits: Floats) -> Floats:
+        probs = softmax(logits).astype(np.float64)
+        rows, top = np.arange(len(probs)), probs.argmax(axis=1)
+        new = self._map(probs[rows, top])
+        probs[rows, top] = 0.0
+        rest = probs.sum(axis=1)
+        if probs.shape[1] > 1:
+            # A confidence of exactly one leaves no proportions to keep.
+            probs[rest <= 0] = 1 / (probs.shape[1] - 1)
+            probs[rows, top] = 0.0
+            probs *= ((1 - new) / np.where(rest > 0, rest, 1.0))[:, None]
+        else:
+            new = np.ones_like(new)
+        probs[rows, top] = new
+        return probs
+
+    @abstractmethod
+    def _fit_map(self, confidences: Doubles, correct: Bools) -> None: ...
+
+    @abstractmethod
+    def _map(self, confidences: Doubles) -> Doubles: ...
+
+
+class Histogram(_TopLabel):
+    """Histogram binning of the top-label confidence (Zadrozny & Elkan 2001).
+
+    A confidence becomes the accuracy of its bin; an empty bin keeps the confidence as it is.
+
+    Args:
+        n_bins: bins asked for.
+        scheme: `equal_mass` or `equal_width`.
+    """
+
+    kind = "histogram"
+    edges: Doubles
+    values: Doubles
+
+    def __init__(self, n_bins: int = 15, scheme: Scheme = "equal_mass") -> None:
+        super().__init__()
+        check_bins(n_bins, scheme)
+        self.n_bins = n_bins
+        self.scheme = scheme
+
+    def _fit_map(self, confidences: Doubles, correct: Bools) -> None:
+        binned = gather(confidences, correct, self.n_bins, self.scheme)
+        self.edges, self.values = binned.edges, binned.accuracy
+
+    def _map(self, confidences: Doubles) -> Doubles:
+        found = self.values[assign_bins(confidences, self.edges)]
+        return np.where(np.isnan(found), confidences, found)
+
+    def _parameters(self) -> dict[str, object]:
+        return {
+            "n_bins": self.n_bins,
+            "scheme": self.scheme,
+            "edges": self.edges.tolist(),
+            "values": [None if np.isnan(value) else value for value in self.values.tolist()],
+        }
+
+    def _restore(self, parameters: dict[str, Any]) -> None:
+        self.n_bins, self.scheme = int(parameters["n_bins"]), parameters["scheme"]
+        self.edges = np.asarray(parameters["edges"], dtype=np.float64)
+        self.values = np.asarray(parameters["values"], dtype=np.float64)
+
+
+class Isotonic(_TopLabel):
+    """Isotonic regression of correctness on the top-label confidence (Zadrozny & Elkan 2002).
+
+    Pool-adjacent-violators over distinct confidences, linear between them, constant beyond.
+    """
+
+    kind = "isotonic"
+    x: Doubles
+    y: Doubles
+
+    def _fit_map(self, confidences: Doubles, correct: Bools) -> None:
+        distinct, index, counts = np.unique(confidences, return_inverse=True, return_counts=True)
+        rate = np.bincount(index, weights=correct) / counts
+        fitted = np.asarray(isotonic_regression(rate, weights=counts).x)
+        # Only the ends of each level matter to the interpolation.
+        level = np.flatnonzero(np.diff(fitted) != 0)
+        keep = np.unique(np.concatenate([[0], level, level + 1, [len(distinct) - 1]]))
+        self.x, self.y = distinct[keep], fitted[keep]
+
+    def _map(self, confidences: Doubles) -> Doubles:
+        return np.interp(confidences, self.x, self.y)
+
+    def _parameters(self) -> dict[str, object]:
+        return {"x": self.x.tolist(), "y": self.y.tolist()}
+
+    def _restore(self, parameters: dict[str, Any]) -> None:
+        self.x = np.asarray(parameters["x"], dtype=np.float64)
+        self.y = np.asarray(parameters["y"], dtype=np.float64)
+
+
+CALIBRATORS: dict[str, type[Calibrator]] = {
+    "histogram": Histogram,
+    "isotonic": Isotonic,
+    "temperature": Temperature,
+    "tsp": PerturbedTemperature,
+    "vector": Vector,
+}
+
+
+def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
+    """Rebuild a fitted calibrator from `Calibrator.to_dict`.
+
+    Raises:
+        UnknownNameError: the kind is not in `CALIBRATORS`.
+        SpecError: a field is missing.
+    """
+    kind = str(stored.get("kind"))
+    if kind not in CALIBRATORS:
+        raise UnknownNameError("calibrator", kind, CALIBRATORS)
+    calibrator = CALIBRATORS[kind]()
+    try:
+        calibrator._restore(stored["parameters"])
+        calibrator.fitted_on, calibrator.oracle = stored["fitted_on"], bool(stored["oracle"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"a stored calibrator must be complete, got: {error!r}") from error
+    return calibrator

@@ -1,0 +1,386 @@
+"""Labelled images: the one shape in which every data set reaches training and evaluation.
+
+An `ImageSet` gives pixels one image at a time, as `(H, W, 3)` uint8, so that a loader can decode in
+worker processes and nothing is held that need not be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from calift_core.data.corruptions import corrupt, image_seed
+from calift_core.errors import DataError, UnreadableImageError
+from calift_core.files import atomic_path
+from calift_core.home import cache_dir
+
+Pixels = NDArray[np.uint8]
+
+#: What an image file may be. Everything else is refused before a decoder sees it.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+#: Larger pictures are refused: a small file can decode to gigabytes.
+MAX_PIXELS = 100_000_000
+
+
+class PixelSource(Protocol):
+    """Pixels by position."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def image(self, index: int) -> Pixels:
+        """(H, W, 3) uint8."""
+
+    def fingerprint(self) -> str:
+        """Changes whenever any pixel may have changed."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """N labelled images of C classes.
+
+    Attributes:
+        name: what the set is called in reports.
+        source: where pixels come from.
+        ids: N stable names, unique within the set.
+        labels: (N,) int64, positions in the suite's class list.
+        indices: (N,) positions in `source`.
+        classes: positions of the suite's classes that this set has, or None for all. A set with
+            fewer classes is judged on those logits only (the ImageNet-R and -A protocol).
+    """
+
+    name: str
+    source: PixelSource
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    classes: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> Pixels:
+        """Pixels of image `index`: (H, W, 3) uint8.
+
+        Raises:
+            UnreadableImageError: the file cannot be decoded.
+        """
+        return self.source.image(int(self.indices[index]))
+
+    def take(self, positions: Sequence[int] | NDArray[np.int64], name: str) -> ImageSet:
+        """The images at these positions, as a set of its own."""
+        positions = np.asarray(positions, dtype=np.int64)
+        return replace(
+            self,
+            name=name,
+            ids=tuple(self.ids[i] for i in positions),
+            labels=self.labels[positions],
+            indices=self.indices[positions],
+        )
+
+    def limited(self, limit: int | None, name: str | None = None) -> ImageSet:
+        """At most `limit` images: those whose ids hash lowest, so more images keep the fewer."""
+        if limit is None or limit >= len(self):
+            return self
+        order = sorted(range(len(self)), key=lambda i: _unit_hash("limit", self.ids[i]))
+        return self.take(sorted(order[:limit]), name or self.name)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash (hex) of what the set holds: pixel source, ids and labels."""
+        digest = hashlib.sha256(self.source.fingerprint().encode())
+        digest.update("\n".join(self.ids).encode())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+
+def _unit_hash(salt: str, text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    digest = hashlib.blake2b(f"{salt}:{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def split_by_hash(images: ImageSet, fractions: dict[str, float], rest: str) -> dict[str, ImageSet]:
+    """Split a set by a hash of each image's id.
+
+    An image's part depends on its id alone: adding or removing images moves no other. Parts are
+    disjoint and cover the set.
+
+    Args:
+        images: what to split.
+        fractions: part → share in [0, 1), in the order in which they are cut.
+        rest: the part that receives what is left.
+    """
+    edges = np.cumsum([0.0, *fractions.values()])
+    units = np.array([_unit_hash("split", image_id) for image_id in images.ids])
+    parts: dict[str, ImageSet] = {}
+    for part, low, high in zip(fractions, edges[:-1], edges[1:], strict=True):
+        parts[part] = images.take(np.flatnonzero((units >= low) & (units < high)), part)
+    parts[rest] = images.take(np.flatnonzero(units >= edges[-1]), rest)
+    return parts
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images held in one array: (N, H, W, 3), or (N, H, W) for grey ones. It may be a memory map."""
+
+    array: Pixels
+    key: str
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def image(self, index: int) -> Pixels:
+        """(H, W, 3) uint8; grey images get three equal channels."""
+        pixels = np.asarray(self.array[index])
+        if pixels.ndim == 2:
+            return np.repeat(pixels[:, :, None], 3, axis=2)
+        return pixels
+
+    def fingerprint(self) -> str:
+        """The key the array was given: a hash of its content."""
+        return self.key
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Images in files."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, index: int) -> Pixels:
+        """Decode one file to (H, W, 3) uint8, turned upright by its EXIF orientation."""
+        return decode(self.paths[index])
+
+    def fingerprint(self) -> str:
+        """Hash of paths, sizes and modification times."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            stat = path.stat()
+            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+        return digest.hexdigest()
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(
+            f"{str(path)!r} is not an image that can be read "
+            f"({', '.join(FORMATS)}): {str(error).splitlines()[0][:160]}"
+        ) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImageError(
+            f"{str(path)!r} has {image.width} × {image.height} pixels, at most {MAX_PIXELS:,} are read"
+        )
+    return image
+
+
+def decode(path: Path) -> Pixels:
+    """Decode a file to (H, W, 3) uint8.
+
+    Raises:
+        UnreadableImageError: it is not an image of a known format, is cut short or too large.
+    """
+    with _open(path) as image:
+        try:
+            orientation = image.getexif().get(0x0112, 1)
+            rgb = image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise UnreadableImageError(
+                f"{str(path)!r} is damaged: {str(error).splitlines()[0][:160]}"
+            ) from None
+    pixels = np.asarray(rgb)
+    if orientation != 1:
+        pixels = np.ascontiguousarray(_upright(pixels, orientation))
+    return pixels
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation (2 to 8)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def check_headers(images: ImageSet) -> None:
+    """Open every file of a folder set and read its header, so that a bad one is named at the start.
+
+    Raises:
+        UnreadableImageError: names the first files that are no images, and counts the rest.
+    """
+    if not isinstance(images.source, FileSource):
+        return
+
+    def problem(path: Path) -> str | None:
+        try:
+            _open(path).close()
+        except UnreadableImageError as error:
+            return error.message
+        return None
+
+    paths = [images.source.paths[i] for i in images.indices]
+    with ThreadPoolExecutor(4) as pool:
+        bad = [message for message in pool.map(problem, paths) if message]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise UnreadableImageError(f"{images.name}: " + "; ".join(bad[:3]) + more)
+
+
+@dataclass(frozen=True)
+class CorruptedSource:
+    """Another source's images under one corruption, computed when asked for."""
+
+    base: ImageSet
+    name: str
+    severity: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def image(self, index: int) -> Pixels:
+        """The corrupted image; the same bytes whatever the order and number of workers."""
+        seed = image_seed(self.seed, self.base.ids[index], self.name, self.severity)
+        return corrupt(self.base.image(index), self.name, self.severity, seed=seed)
+
+    def fingerprint(self) -> str:
+        """Hash of the base and the corruption."""
+        text = f"{self.base.sha256}:{self.name}:{self.severity}:{self.seed}:{CORRUPTION_VERSION}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+#: Changes when the pixels of any corruption change, so that cached ones are made anew.
+CORRUPTION_VERSION = 1
+
+
+def corrupted(base: ImageSet, name: str, severity: int, *, seed: int) -> ImageSet:
+    """`base` under a corruption, lazily."""
+    return ImageSet(
+        name=f"{name}/{severity}",
+        source=CorruptedSource(base, name, severity, seed),
+        ids=base.ids,
+        labels=base.labels,
+        indices=np.arange(len(base), dtype=np.int64),
+        classes=base.classes,
+    )
+
+
+#: Sets that decode to no more than this are kept as one array in the cache folder.
+CACHE_LIMIT_BYTES = 256 * 2**20
+
+
+def cached(images: ImageSet, *, folder: Path | None = None) -> ImageSet:
+    """The same set, read from an array in the cache where all images have one size and are small.
+
+    The array is made on first use and found again by a hash of what it holds. A set that is too
+    large or of mixed sizes is returned as it is.
+    """
+    if isinstance(images.source, ArraySource) or len(images) == 0:
+        return images
+    first = images.image(0)
+    if first.nbytes * len(images) > CACHE_LIMIT_BYTES:
+        return images
+    path = (folder or cache_dir()) / "images" / f"{images.sha256}.npy"
+    if not path.is_file():
+        array = np.empty((len(images), *first.shape), dtype=np.uint8)
+        for i in range(len(images)):
+            pixels = images.image(i)
+            if pixels.shape != first.shape:
+                return images
+            array[i] = pixels
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, array)
+    try:
+        array = np.load(path, mmap_mode="r")
+    except ValueError as error:
+        raise DataError(
+            f"the cached images {path.name} are damaged: {error}", hint="Delete the file."
+        ) from None
+    return replace(
+        images,
+        source=ArraySource(array, images.source.fingerprint()),
+        indices=np.arange(len(images), dtype=np.int64),
+    )
+
+
+def resize_crop(pixels: Pixels, size: int) -> Pixels:
+    """Shorter side to `size` by antialiased bicubic interpolation, then the central square.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        size: S in pixels.
+
+    Returns:
+        (S, S, 3) uint8.
+    """
+    height, width = pixels.shape[:2]
+    if height == width == size:
+        return pixels
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    return _resize(pixels, (left, top, left + side, top + side), size)
+
+
+def random_resized_crop(
+    pixels: Pixels,
+    size: int,
+    *,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    flip: bool = False,
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Pixels:
+    """A random part of the image, resized by antialiased bicubic interpolation.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        size: S in pixels.
+        rng: source of randomness.
+        scale: range of the part's share of the area.
+        flip: mirror half of the images.
+        ratio: range of width over height, drawn log-uniformly.
+
+    Returns:
+        (S, S, 3) uint8.
+    """
+    height, width = pixels.shape[:2]
+    if scale == (1.0, 1.0):
+        out = resize_crop(pixels, size)
+    else:
+        for _ in range(10):
+            area = height * width * rng.uniform(*scale)
+            aspect = float(np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1]))))
+            w, h = (area * aspect) ** 0.5, (area / aspect) ** 0.5
+            if w <= width and h <= height:
+                left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+                out = _resize(pixels, (left, top, left + w, top + h), size)
+                break
+        else:
+            out = resize_crop(pixels, size)
+    if flip and rng.random() < 0.5:
+        out = np.ascontiguousarray(out[:, ::-1])
+    return out
+
+
+def _resize(pixels: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))

@@ -1,0 +1,176 @@
+"""Batches for training and evaluation.
+
+Randomness is a function of (seed, epoch, image): the same image is cropped the same way whatever the
+order, the number of workers or the step at which a run was resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from calift_core.data.images import ImageSet, random_resized_crop, resize_crop
+from calift_core.data.styles import STYLES
+from calift_core.methods.base import Batch
+
+Sample = tuple[NDArray[np.uint8], int, int]
+
+
+@dataclass(frozen=True)
+class TrainView(Dataset[Sample]):
+    """Training images as the model sees them: augmented, with a random caption of their class.
+
+    Attributes:
+        images: the images.
+        size: side of the model's input in pixels.
+        n_templates: P; caption `c * P + p` is template p with class c.
+        seed: of the run.
+        crop_scale: area range of the random crop.
+        flip: mirror half of the images.
+        styles: draw a style for each image, for pre-training; templates are then the styles' own, in
+            the order of `STYLES`.
+    """
+
+    images: ImageSet
+    size: int
+    n_templates: int
+    seed: int
+    crop_scale: tuple[float, float]
+    flip: bool
+    styles: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """(epoch, index) → image (S, S, 3) uint8, label, caption."""
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        pixels, label = self.images.image(index), int(self.images.labels[index])
+        pixels = random_resized_crop(
+            pixels, self.size, rng=rng, scale=self.crop_scale, flip=self.flip
+        )
+        if self.styles:
+            pixels, template = _styled(pixels, rng)
+        else:
+            template = int(rng.integers(self.n_templates))
+        return pixels, label, label * self.n_templates + template
+
+
+def _styled(pixels: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], int]:
+    """An image in a random style and the position of a caption of that style."""
+    names = list(STYLES)
+    chosen = int(rng.integers(len(names)))
+    style = STYLES[names[chosen]]
+    first = sum(len(STYLES[name].templates) for name in names[:chosen])
+    image = style.apply(Image.fromarray(pixels), rng)
+    return np.asarray(image), first + int(rng.integers(len(style.templates)))
+
+
+@dataclass(frozen=True)
+class EvalView(Dataset[Sample]):
+    """Images as an evaluation sees them: resized and cropped, nothing random."""
+
+    images: ImageSet
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image (S, S, 3) uint8, label, 0."""
+        return resize_crop(self.images.image(index), self.size), int(self.images.labels[index]), 0
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    """Stack to images (B, S, S, 3) uint8, labels (B,), captions (B,)."""
+    pixels, labels, captions = zip(*samples, strict=True)
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(labels), torch.tensor(captions)
+
+
+def epoch_order(n: int, *, seed: int, epoch: int) -> list[int]:
+    """A permutation of n that depends on seed and epoch alone."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(n, generator=generator).tolist()  # type: ignore[no-any-return]
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Full batches in an epoch; a set smaller than a batch is one batch."""
+    return max(1, n // batch_size)
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """uint8 pixels (B, S, S, 3) → the model's input (B, 3, S, S) on its device."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Scale to [0, 1], subtract the mean, divide by the deviation."""
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
+        return ((images - mean) / std).contiguous()
+
+
+def train_batches(
+    view: TrainView,
+    *,
+    batch_size: int,
+    start_step: int,
+    total_steps: int,
+    workers: int,
+    normalise: Normalise,
+) -> Iterator[Batch]:
+    """The batches of steps `start_step` … `total_steps` − 1, epoch after epoch.
+
+    The batch of a step depends on the seed and the step alone, so a resumed run sees what it would
+    have seen.
+    """
+    per_epoch = steps_per_epoch(len(view), batch_size)
+    keys: list[list[tuple[int, int]]] = []
+    for epoch in range(start_step // per_epoch, -(-total_steps // per_epoch)):
+        order = epoch_order(len(view), seed=view.seed, epoch=epoch)
+        for position in range(per_epoch):
+            step = epoch * per_epoch + position
+            if start_step <= step < total_steps:
+                chunk = order[position * batch_size : (position + 1) * batch_size]
+                keys.append([(epoch, index) for index in chunk])
+    loader: DataLoader[Sample] = DataLoader(
+        view,
+        batch_sampler=keys,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=normalise.device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+    for pixels, labels, captions in loader:
+        yield Batch(
+            normalise(pixels),
+            labels.to(normalise.device, non_blocking=True),
+            captions.to(normalise.device, non_blocking=True),
+        )
+
+
+def eval_batches(
+    images: ImageSet, *, size: int, batch_size: int, workers: int, normalise: Normalise
+) -> Iterator[Tensor]:
+    """Inputs (B, 3, S, S) of a set, in its order."""
+    loader: DataLoader[Sample] = DataLoader(
+        EvalView(images, size),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=normalise.device.type == "cuda",
+    )
+    for pixels, _, _ in loader:
+        yield normalise(pixels)

@@ -1,0 +1,58 @@
+"""Contrastive pre-training of a small CLIP."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from calift_core.clip import Captions, Clip
+from calift_core.methods.base import (
+    Batch,
+    Classifier,
+    RunLength,
+    Stateless,
+    encode_captions,
+    zero_shot_classifier,
+)
+from calift_core.methods.flyp import refuse_sigmoid
+from calift_core.methods.terms import info_nce, multi_positive_info_nce, similarity
+from calift_core.schema.methods import Pretrain as PretrainSpec
+
+#: open_clip's and OpenAI's bound on the logit scale.
+MAX_SCALE = 100.0
+
+
+class Pretrain(Stateless):
+    """L = L_MCL over images in random styles and the captions that tell class and style.
+
+    A batch of few classes holds equal captions many times; `multi_positive` makes those pairs
+    positives of each other instead of negatives.
+    """
+
+    def __init__(
+        self, clip: Clip, captions: Captions, spec: PretrainSpec, length: RunLength
+    ) -> None:
+        refuse_sigmoid(clip, "pretrain")
+        self.clip, self.captions, self.spec = clip, captions, spec
+        self.weights = {"contrastive": 1.0}
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The contrastive loss."""
+        images = self.clip.encode_image(batch.images)
+        texts = encode_captions(self.clip, self.captions, batch.captions)
+        z = similarity(images, texts, self.clip.logit_scale)
+        if self.spec.multi_positive:
+            return {"contrastive": multi_positive_info_nce(z, batch.captions)}
+        return {"contrastive": info_nce(z)}
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> dict[str, float]:
+        """Keep the logit scale within its bound."""
+        self.clip.net.logit_scale.clamp_(0, math.log(MAX_SCALE))  # type: ignore[union-attr, operator]
+        return {}
+
+    def classifier(self) -> Classifier:
+        """The prompt ensemble."""
+        return zero_shot_classifier(self.clip, self.captions)

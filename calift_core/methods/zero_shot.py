@@ -1,0 +1,34 @@
+"""Zero-shot: the pre-trained model with a classifier made of prompts."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from calift_core.clip import Captions, Clip
+from calift_core.methods.base import Batch, Classifier, RunLength, Stateless, zero_shot_classifier
+from calift_core.schema.methods import ZeroShot as ZeroShotSpec
+
+
+class ZeroShot(Stateless):
+    """`logits = s · I Tᵀ` with T the normalised mean of each class's prompt embeddings.
+
+    Radford et al. 2021, section 3.1.4. Nothing is trained.
+    """
+
+    def __init__(
+        self, clip: Clip, captions: Captions, spec: ZeroShotSpec, length: RunLength
+    ) -> None:
+        self.clip, self.captions = clip, captions
+        self.weights = {}
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """Nothing."""
+        return {}
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """There is no loss."""
+        return {}
+
+    def classifier(self) -> Classifier:
+        """The prompt ensemble."""
+        return zero_shot_classifier(self.clip, self.captions)

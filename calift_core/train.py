@@ -1,0 +1,292 @@
+"""The one training loop: a generator of records.
+
+To cancel is to stop iterating, or to let `stop()` return true, which saves a checkpoint first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from calift_core.checkpoint import TrainState, save_state
+from calift_core.errors import InterruptedRunError, NanLossError, OutOfMemoryError
+from calift_core.files import sha256_file
+from calift_core.methods.base import Batch, Method
+from calift_core.schedule import learning_rate
+from calift_core.schema.records import (
+    CheckpointRecord,
+    MetricsRecord,
+    ProgressRecord,
+    Record,
+    ResumedRecord,
+)
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "fp16", "bf16"]
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every number the loop needs, nothing left open.
+
+    Attributes:
+        total_steps: optimiser steps in the run.
+        steps_per_epoch: of them, in an epoch.
+        accumulation_steps: parts that each batch is split in.
+        checkpoint_every_steps: a checkpoint after every so many steps.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    lr: float
+    min_lr: float
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    warmup_steps: int
+    clip_grad_norm: float | None
+    accumulation_steps: int
+    precision: Precision
+    log_every_steps: int
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    spec_sha256: str
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first of CUDA, MPS and CPU that is here."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """`auto` is bf16, else fp16, on a CUDA device, and fp32 elsewhere."""
+    if name != "auto":
+        return name  # type: ignore[return-value]
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Mixed precision for forward passes; nothing in fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def make_optimizer(method: Method, plan: Plan) -> torch.optim.AdamW:
+    """AdamW over every parameter of the method, weight decay on all of them as published."""
+    parameters = [p for module in method.trainable().values() for p in module.parameters()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return torch.optim.AdamW(
+        parameters,
+        lr=plan.lr,
+        betas=plan.betas,
+        eps=plan.eps,
+        weight_decay=plan.weight_decay,
+        fused=True,
+    )
+
+
+def train(
+    method: Method,
+    batches: Callable[[int], Iterable[Batch]],
+    plan: Plan,
+    *,
+    device: torch.device,
+    folder: Path,
+    resume: TrainState | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    at_epoch_end: Callable[[int], Iterable[Record]] = lambda step: (),
+) -> Iterator[Record]:
+    """Train a method and yield what happens.
+
+    Args:
+        method: what is trained, in place.
+        batches: start step → the batches from there to the end of the run.
+        plan: optimisation settings.
+        device: where the model is.
+        folder: holds `checkpoint/`.
+        resume: state to go on from.
+        stop: asked after every step; true saves a checkpoint and raises `InterruptedRunError`.
+        at_epoch_end: called with the steps done after each epoch, its records are passed on.
+
+    Yields:
+        MetricsRecord, ProgressRecord, CheckpointRecord, ResumedRecord.
+
+    Raises:
+        NanLossError: the loss is not finite; no later checkpoint is written.
+        OutOfMemoryError: the device has no memory left.
+        InterruptedRunError: `stop` returned true; a checkpoint of that step is saved.
+        DiskFullError: a checkpoint does not fit; earlier ones are untouched.
+    """
+    optimizer = make_optimizer(method, plan)
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+    start = 0
+    if resume is not None:
+        _restore(method, optimizer, scaler, resume)
+        start = resume.step
+        yield ResumedRecord(step=start)
+
+    def checkpoint(step: int) -> CheckpointRecord:
+        state = _capture(method, optimizer, scaler, step, plan.spec_sha256)
+        path = save_state(folder / "checkpoint", state, keep=plan.keep_checkpoints)
+        return CheckpointRecord(
+            step=step,
+            path=str(path.relative_to(folder)),
+            size_bytes=sum(f.stat().st_size for f in path.iterdir()),
+            sha256=sha256_file(path / "manifest.json"),
+        )
+
+    method.clip.train()
+    began, seen = time.monotonic(), 0
+    last_saved = start
+    for step, batch in enumerate(batches(start), start=start + 1):
+        rate = learning_rate(
+            step - 1,
+            peak=plan.lr,
+            total_steps=plan.total_steps,
+            warmup_steps=plan.warmup_steps,
+            floor=plan.min_lr,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        try:
+            values, norm = _step(method, batch, optimizer, scaler, plan, device)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"the device ran out of memory at step {step}: {str(error).splitlines()[0]}",
+                hint="Lower train.batch_size, or raise train.accumulation_steps.",
+            ) from None
+        extra = method.after_step(step)
+        seen += len(batch.labels)
+        is_last = step == plan.total_steps
+        save_now = step % plan.checkpoint_every_steps == 0 and not is_last
+        stopping = stop()
+        if step % plan.log_every_steps == 0 or is_last or save_now or stopping or extra:
+            numbers = {name: float(value) for name, value in values.items()}
+            _refuse_nan(numbers, step)
+            numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale)} | extra
+            if norm is not None:
+                numbers["grad_norm"] = float(norm)
+            yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=numbers)
+            speed = seen / (time.monotonic() - began)
+            yield ProgressRecord(
+                phase="training",
+                step=step,
+                total_steps=plan.total_steps,
+                samples_per_s=speed,
+                eta_s=(plan.total_steps - step) * len(batch.labels) / speed,
+            )
+        if step % plan.steps_per_epoch == 0 or is_last:
+            yield from at_epoch_end(step)
+            method.clip.train()
+        if save_now or (stopping and not is_last):
+            yield checkpoint(step)
+            last_saved = step
+        if stopping and not is_last:
+            raise InterruptedRunError(
+                f"stopped at step {step} of {plan.total_steps}; checkpoint of step {last_saved} saved"
+            )
+
+
+def _step(
+    method: Method,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    plan: Plan,
+    device: torch.device,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """One optimiser step. Returns the loss, each term (un-weighted), and the gradient's norm."""
+    parts = plan.accumulation_steps
+    totals: dict[str, Tensor] = {}
+    for part in _split(batch, parts):
+        with autocast(device, plan.precision):
+            terms = method.terms(part)
+        weighted = [method.weights[name] * term for name, term in terms.items()]
+        loss = torch.stack(weighted).sum()
+        scaler.scale(loss / parts).backward()
+        for name, value in {"loss": loss, **terms}.items():
+            totals[name] = totals.get(name, 0) + value.detach() / parts
+    norm = None
+    if plan.clip_grad_norm is not None:
+        scaler.unscale_(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, plan.clip_grad_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return totals, norm
+
+
+def _split(batch: Batch, parts: int) -> Iterator[Batch]:
+    if parts == 1:
+        yield batch
+        return
+    for images, labels, captions in zip(
+        batch.images.chunk(parts), batch.labels.chunk(parts), batch.captions.chunk(parts), strict=True
+    ):
+        yield Batch(images, labels, captions)
+
+
+def _refuse_nan(values: dict[str, float], step: int) -> None:
+    bad = {name: value for name, value in values.items() if not torch.tensor(value).isfinite()}
+    if bad:
+        raise NanLossError(
+            f"at step {step} these are not finite: {', '.join(f'{k} = {v}' for k, v in bad.items())}",
+            hint="Lower the learning rate, lengthen the warm-up, clip gradients or train in fp32.",
+        )
+
+
+def _capture(
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    step: int,
+    spec_sha256: str,
+) -> TrainState:
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state()
+    return TrainState(
+        step=step,
+        spec_sha256=spec_sha256,
+        modules={name: dict(m.state_dict()) for name, m in method.trainable().items()},
+        method=method.state(),
+        optimizer=optimizer.state_dict(),
+        scaler=scaler.state_dict(),
+        rng=rng,
+    )
+
+
+def _restore(
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    state: TrainState,
+) -> None:
+    for name, module in method.trainable().items():
+        module.load_state_dict(state.modules[name])
+    method.load_state(state.method)
+    optimizer.load_state_dict(state.optimizer)
+    if state.scaler:
+        scaler.load_state_dict(state.scaler)
+    torch.set_rng_state(state.rng["cpu"])
+    if "cuda" in state.rng and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state.rng["cuda"])

@@ -1,0 +1,63 @@
+"""Class names × templates → classifier weights.
+
+Radford et al. 2021, section 3.1.4: per class, the mean of the L2-normalised embeddings of its
+prompts, normalised again.
+"""
+
+from __future__ import annotations
+
+import torch
+from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from calift_core.clip import Captions, Clip
+from calift_core.data.styles import STYLES
+from calift_core.errors import UnknownNameError
+
+#: Named template sets. `styles` holds every caption that calift's own pre-training uses.
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "openai_imagenet": tuple(t("{}") for t in OPENAI_IMAGENET_TEMPLATES),
+    "simple": tuple(t("{}") for t in SIMPLE_IMAGENET_TEMPLATES),
+    "photo": ("a photo of a {}.",),
+    "plain": STYLES["plain"].templates,
+    "styles": tuple(t for style in STYLES.values() for t in style.templates),
+}
+
+
+def resolve_templates(templates: str | tuple[str, ...]) -> tuple[str, ...]:
+    """A named set or the sentences themselves.
+
+    Raises:
+        UnknownNameError: the name is not in `TEMPLATES`.
+    """
+    if isinstance(templates, str):
+        if templates not in TEMPLATES:
+            raise UnknownNameError("template set", templates, TEMPLATES)
+        return TEMPLATES[templates]
+    return templates
+
+
+@torch.no_grad()
+def zero_shot_weights(clip: Clip, captions: Captions, *, batch_size: int = 512) -> Tensor:
+    """One unit vector per class.
+
+    Args:
+        clip: the model, used in eval mode and left in the mode it came in.
+        captions: C classes × P templates.
+        batch_size: captions encoded at once.
+
+    Returns:
+        (C, D), float32, on the model's device. Logits are `s * features @ weights.T`.
+    """
+    device = next(clip.parameters()).device
+    was_training = clip.training
+    clip.eval()
+    tokens = captions.tokens.to(device)
+    parts = [
+        clip.encode_text(tokens[i : i + batch_size]) for i in range(0, len(tokens), batch_size)
+    ]
+    clip.train(was_training)
+    embeddings = torch.cat(parts)  # (C·P, D)
+    shape = (len(captions.class_names), len(captions.templates), -1)
+    return F.normalize(embeddings.view(shape).mean(dim=1), dim=-1)

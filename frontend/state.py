@@ -1,0 +1,157 @@
+"""Page state lives in the URL: widgets read it on arrival and write it when somebody changes them.
+
+`bound` draws any keyed widget so. A value that equals the default is left out of the URL, which
+keeps permalinks short; choices whose default depends on what is stored (which runs) are always
+written, so that a link shows the same tomorrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from frontend import charts
+
+T = TypeVar("T")
+_UNSEEN = object()
+
+
+def param(name: str) -> str | None:
+    """A query parameter, none where it is absent or empty."""
+    return st.query_params.get(name) or None
+
+
+def ids(name: str) -> list[str]:
+    """A comma-separated query parameter, each entry once, in order."""
+    return split(param(name))
+
+
+def split(value: str | None) -> list[str]:
+    """The entries of `a,b,c`, blanks and repetitions dropped."""
+    return list(dict.fromkeys(p for p in (part.strip() for part in (value or "").split(",")) if p))
+
+
+def bound(
+    widget: Callable[..., Any],
+    label: str,
+    *,
+    name: str,
+    default: T,
+    decode: Callable[[str], T | None],
+    encode: Callable[[T], str] = str,
+    always: bool = False,
+    **options: Any,
+) -> T:
+    """Draw `widget` with its value kept in the URL under `name`.
+
+    Args:
+        widget: a Streamlit input such as `st.selectbox`.
+        label: its label.
+        name: of the query parameter.
+        default: the value without a parameter.
+        decode: text of the URL to a value; none when it is not one, then the default holds.
+        encode: a value to the URL's text.
+        always: write the parameter even at the default.
+        **options: for the widget.
+    """
+    key, seen = f"url-{name}", f"url-{name}-seen"
+    given = st.query_params.get(name)
+    state = st.session_state
+    if key not in state or state.get(seen, _UNSEEN) != given:
+        decoded = decode(given) if given is not None else None
+        state[key] = default if decoded is None else decoded
+    elif "options" in options and not _offered(state[key], options["options"]):
+        state[key] = default
+    value: T = state[key]
+    _write(name, value, default, encode, always)
+    state[seen] = st.query_params.get(name)
+
+    def changed() -> None:
+        _write(name, state[key], default, encode, always)
+        state[seen] = st.query_params.get(name)
+
+    drawn = widget(label, key=key, on_change=changed, **options)
+    return default if drawn is None else drawn
+
+
+def _offered(value: Any, options: Sequence[Any]) -> bool:
+    return all(v in options for v in value) if isinstance(value, list) else value in options
+
+
+def _write(name: str, value: Any, default: Any, encode: Callable[[Any], str], always: bool) -> None:
+    wanted = None if value is None or (value == default and not always) else encode(value)
+    if wanted == "" and not default:
+        wanted = None
+    if wanted is None:
+        if name in st.query_params:
+            del st.query_params[name]
+    elif st.query_params.get(name) != wanted:
+        st.query_params[name] = wanted
+
+
+def choice(
+    widget: Callable[..., Any],
+    label: str,
+    *,
+    name: str,
+    options: Sequence[str],
+    default: str | None = None,
+    **more: Any,
+) -> str:
+    """One of `options`, by its own name in the URL. The first is the default."""
+    first = default if default in options else options[0]
+    return bound(
+        widget,
+        label,
+        name=name,
+        default=first,
+        decode=lambda given: given if given in options else None,
+        options=list(options),
+        **more,
+    )
+
+
+def several(
+    widget: Callable[..., Any],
+    label: str,
+    *,
+    name: str,
+    options: Sequence[str],
+    default: Sequence[str] = (),
+    always: bool = False,
+    **more: Any,
+) -> list[str]:
+    """Any number of `options`, comma-separated in the URL; what is not offered is dropped."""
+    return bound(
+        widget,
+        label,
+        name=name,
+        default=[v for v in default if v in options],
+        decode=lambda given: [v for v in split(given) if v in options],
+        encode=",".join,
+        always=always,
+        options=list(options),
+        **more,
+    )
+
+
+def remember_runs(run_ids: Sequence[str]) -> None:
+    """Keep the chosen runs for the pages that are opened next."""
+    if run_ids:
+        st.session_state["chosen-runs"] = list(run_ids)
+
+
+def remembered_runs() -> list[str]:
+    """The runs that were chosen last in this session."""
+    return list(st.session_state.get("chosen-runs", []))
+
+
+def styles(run_ids: Sequence[str]) -> dict[str, charts.RunStyle]:
+    """The looks of these runs; a run keeps its own through the session."""
+    known: dict[str, int] = st.session_state.setdefault("run-slots", {})
+    slots = charts.run_slots(run_ids, known)
+    for run_id, slot in slots.items():
+        known.setdefault(run_id, slot)
+    return {run_id: charts.style_of_slot(slot) for run_id, slot in slots.items()}

@@ -1,0 +1,427 @@
+"""The table twin of each chart: rows of plain values, their columns, and HTML, CSV and JSON of them.
+
+Rows hold fractions under the names that the API uses, so an export can be computed with; percent
+is made only by `to_html`, by a column's kind. Every value is escaped unless it is `Markup`, which
+only code of this package makes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from calift_core.schema.report import EvaluationReport, Summary
+from calift_core.schema.wire import Comparison, Metrics, Reliability, Spectrum
+from frontend import text
+from frontend.charts import Run, RunEvaluations, shift_points
+
+Row = Mapping[str, Any]
+
+
+class Markup(str):
+    """HTML that is safe because this package made it from escaped parts."""
+
+    __slots__ = ()
+
+
+class Column(NamedTuple):
+    """One column: the rows' key, its heading, and how its values read.
+
+    Kinds: `text`, `percent`, `points`, `number`, `count`, `yes`.
+    """
+
+    name: str
+    label: str
+    kind: str = "text"
+
+
+_SAYS: dict[str, Callable[[Any], str]] = {
+    "text": text.plain,
+    "percent": text.percent,
+    "points": text.points,
+    "number": text.number,
+    "count": text.count,
+    "yes": lambda value: "yes" if value else "no",
+}
+
+
+class Table(NamedTuple):
+    """Rows with the columns that are shown, in order. An export holds the same columns."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+
+
+def to_html(
+    table: Table, *, caption: str, limit: int = 500, classes: str = "", stick: bool = True
+) -> Markup:
+    """A table that screen readers can walk; it scrolls inside itself where the page is narrow.
+
+    Args:
+        table: what to show.
+        caption: names the table for those who do not see the chart beside it.
+        limit: rows shown; a last line counts the rest.
+        classes: more CSS classes.
+        stick: keep the first column in sight while the rest scrolls.
+    """
+    numeric = {"percent", "points", "number", "count"}
+    head = "".join(
+        f'<th scope="col" class="{"num" if c.kind in numeric else ""}">{text.esc(c.label)}</th>'
+        for c in table.columns
+    )
+    body = []
+    for row in table.rows[:limit]:
+        cells = []
+        for index, column in enumerate(table.columns):
+            value = row.get(column.name)
+            if isinstance(value, Markup):
+                words: str = value
+            elif value is None or value == "":
+                words = text.DASH
+            else:
+                words = text.esc(_SAYS[column.kind](value))
+            tag = 'th scope="row"' if index == 0 else "td"
+            kind = "num" if column.kind in numeric else "txt"
+            cells.append(f'<{tag} class="{kind}">{words}</{tag[:2]}>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    rest = len(table.rows) - limit
+    if rest > 0:
+        body.append(
+            f'<tr><td colspan="{len(table.columns)}" class="rest">and {rest:,} more rows in the '
+            "CSV export</td></tr>"
+        )
+    return Markup(
+        f'<div class="calift-table {"stick" if stick else ""} {classes}" tabindex="0" role="region"'
+        f' aria-label="{text.esc(caption)}"><table><caption>{text.esc(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def to_csv(table: Table) -> str:
+    """Comma-separated values, names in the first line, fractions as they are."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.name for column in table.columns])
+    for row in table.rows:
+        writer.writerow([_cell(row.get(column.name)) for column in table.columns])
+    return out.getvalue()
+
+
+def to_json(table: Table) -> str:
+    """A JSON list with one object a row."""
+    rows = [{c.name: row.get(c.name) for c in table.columns} for row in table.rows]
+    return json.dumps(rows, ensure_ascii=False, indent=1)
+
+
+def _cell(value: Any) -> Any:
+    # A cell that a spreadsheet would run as a formula is kept from it; numbers stay numbers.
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return "" if value is None else value
+
+
+def reliability(diagrams: Sequence[Reliability]) -> Table:
+    """One row per bin that holds samples."""
+    rows = [
+        {"run": d.run_name, "dataset": d.dataset, **b.model_dump()}
+        for d in diagrams
+        for b in d.bins
+    ]
+    columns = [
+        Column("lower", "From", "number"),
+        Column("upper", "To", "number"),
+        Column("count", "Samples", "count"),
+        Column("mean_confidence", "Confidence", "percent"),
+        Column("accuracy", "Accuracy", "percent"),
+        Column("interval_low", "95 % low", "percent"),
+        Column("interval_high", "95 % high", "percent"),
+        Column("band_low", "Calibrated low", "percent"),
+        Column("band_high", "Calibrated high", "percent"),
+    ]
+    if len({d.dataset for d in diagrams}) > 1:
+        columns.insert(0, Column("dataset", "Data"))
+    if len({d.run_id for d in diagrams}) > 1:
+        columns.insert(0, Column("run", "Run"))
+    return Table(columns, rows)
+
+
+def reliability_summary(diagrams: Sequence[Reliability]) -> Table:
+    """One row per diagram: the numbers beside the picture."""
+    rows = [
+        {
+            "run": d.run_name,
+            "n": d.n,
+            "accuracy": d.accuracy,
+            "mean_confidence": d.mean_confidence,
+            "ece": d.ece,
+            "null_mean": d.null_mean,
+            "null_q95": d.null_q95,
+            "interval_low": d.interval[0],
+            "interval_high": d.interval[1],
+            "debiased": d.debiased,
+            "nll": d.nll,
+            "brier": d.brier,
+            "dataset": d.dataset,
+            "n_bins": d.n_bins,
+            "scheme": d.scheme,
+            "norm": d.norm,
+            "temperature": d.temperature,
+        }
+        for d in diagrams
+    ]
+    error = "MCE" if diagrams and diagrams[0].norm == "max" else "ECE"
+    return Table(
+        [
+            Column("run", "Run"),
+            Column("n", "n", "count"),
+            Column("accuracy", "Accuracy", "percent"),
+            Column("mean_confidence", "Confidence", "percent"),
+            Column("ece", error, "percent"),
+            Column("null_mean", "Floor", "percent"),
+            Column("null_q95", "Floor, 95 %", "percent"),
+            Column("interval_low", "95 % low", "percent"),
+            Column("interval_high", "95 % high", "percent"),
+            Column("debiased", "Debiased", "percent"),
+            Column("nll", "NLL", "number"),
+            Column("brier", "Brier", "number"),
+        ],
+        rows,
+    )
+
+
+def evaluations(found: Sequence[EvaluationReport]) -> Table:
+    """One row per data set with the numbers that a run is judged by."""
+    order = {"id": 0, "shift": 1, "corruption": 2}
+    rows = [
+        {
+            "title": text.evaluation_title(e),
+            "dataset": e.dataset,
+            "role": text.ROLES[e.role],
+            "n": e.n,
+            "accuracy": e.accuracy,
+            "mean_confidence": e.mean_confidence,
+            "ece": e.ece.value,
+            "ece_null_mean": e.ece.null_mean,
+            "ece_null_q95": e.ece.null_q95,
+            "ece_low": e.ece.interval[0],
+            "ece_high": e.ece.interval[1],
+            "ece_debiased": e.ece.debiased,
+            "smooth_ece": e.smooth_ece,
+            "ece_batch_averaged": e.ece_batch_averaged,
+            "nll": e.nll,
+            "brier": e.brier,
+            "aurc": e.aurc,
+        }
+        for e in sorted(
+            found, key=lambda e: (order[e.role], e.corruption or e.dataset, e.severity or 0)
+        )
+    ]
+    return Table(
+        [
+            Column("title", "Data"),
+            Column("role", "Role"),
+            Column("n", "n", "count"),
+            Column("accuracy", "Accuracy", "percent"),
+            Column("mean_confidence", "Confidence", "percent"),
+            Column("ece", "ECE", "percent"),
+            Column("ece_null_mean", "Floor", "percent"),
+            Column("ece_low", "95 % low", "percent"),
+            Column("ece_high", "95 % high", "percent"),
+            Column("ece_debiased", "Debiased", "percent"),
+            Column("smooth_ece", "Smooth ECE", "percent"),
+            Column("ece_batch_averaged", "Batch-averaged (paper-compatible)", "percent"),
+            Column("nll", "NLL", "number"),
+            Column("brier", "Brier", "number"),
+            Column("aurc", "AURC", "number"),
+        ],
+        rows,
+    )
+
+
+def shifts(runs: RunEvaluations, metric: str) -> Table:
+    """One row per run and data set, as the shift charts draw them."""
+    look = text.METRICS[metric]
+    kind = "percent" if look.fraction else "number"
+    rows = [
+        {"run": run.label, "metric": metric, **row._asdict()}
+        for run, found in runs
+        for row in shift_points(found, metric)
+    ]
+    columns = [
+        Column("run", "Run"),
+        Column("dataset", "Data"),
+        Column("role", "Role"),
+        Column("value", look.title, kind),
+    ]
+    if metric in ("accuracy", "ece"):
+        columns += [Column("low", "95 % low", kind), Column("high", "95 % high", kind)]
+    if metric == "ece":
+        columns += [
+            Column("floor", "Floor", kind),
+            Column("above_floor", "Above the floor", "yes"),
+        ]
+    return Table([*columns, Column("n", "n", "count"), Column("parts", "Sets averaged")], rows)
+
+
+def corruptions(runs: RunEvaluations, metric: str) -> Table:
+    """One row per run, corruption and severity."""
+    look = text.METRICS[metric]
+    rows = [
+        {
+            "run": run.label,
+            "corruption": (e.corruption or "clean").replace("_", " "),
+            "severity": e.severity or 0,
+            "value": text.metric_value(e, metric),
+            "floor": e.ece.null_mean if metric == "ece" else None,
+            "n": e.n,
+        }
+        for run, found in runs
+        for e in sorted(found, key=lambda e: (e.corruption or "", e.severity or 0))
+        if e.role != "shift"
+    ]
+    columns = [
+        Column("run", "Run"),
+        Column("corruption", "Corruption"),
+        Column("severity", "Severity", "count"),
+        Column("value", look.title, "percent" if look.fraction else "number"),
+    ]
+    if metric == "ece":
+        columns.append(Column("floor", "Floor", "percent"))
+    return Table([*columns, Column("n", "n", "count")], rows)
+
+
+def singular_values(spectra: Sequence[tuple[Run, Spectrum]]) -> Table:
+    """One row per run and index."""
+    rows = [
+        {"run": run.label, "step": s.step, "index": index, "singular_value": value}
+        for run, s in spectra
+        for index, value in enumerate(s.singular_values, 1)
+    ]
+    return Table(
+        [
+            Column("run", "Run"),
+            Column("step", "Step", "count"),
+            Column("index", "Index", "count"),
+            Column("singular_value", "Singular value", "number"),
+        ],
+        rows,
+    )
+
+
+def spectra(series: Sequence[tuple[Run, Sequence[Spectrum]]]) -> Table:
+    """One row per run and measured step."""
+    rows = [
+        {
+            "run": run.label,
+            "step": s.step,
+            "final": s.final,
+            "sigma_min": s.sigma_min,
+            "effective_rank": s.effective_rank,
+            "condition_number": s.condition_number,
+            "n": s.n,
+            "n_features": s.n_features,
+            "n_constant_features": s.n_constant_features,
+            "projection_gram_distance": s.projection_gram_distance,
+        }
+        for run, found in series
+        for s in sorted(found, key=lambda s: (s.final, s.step))
+    ]
+    return Table(
+        [
+            Column("run", "Run"),
+            Column("step", "Step", "count"),
+            Column("final", "Final", "yes"),
+            Column("sigma_min", "σ_min", "number"),
+            Column("effective_rank", "Effective rank", "number"),
+            Column("condition_number", "Condition number", "number"),
+            Column("n", "Samples", "count"),
+            Column("n_features", "Features", "count"),
+            Column("n_constant_features", "Constant features", "count"),
+            Column("projection_gram_distance", "‖W_vᵀW_v − 1‖", "number"),
+        ],
+        rows,
+    )
+
+
+def curves(metrics: Metrics, names: Sequence[str] | None = None) -> Table:
+    """One row per step, one column per series."""
+    series = [s for s in metrics.series if names is None or s.name in names]
+    by_step: dict[int, dict[str, Any]] = {}
+    for one in series:
+        for step, value in zip(one.steps, one.values, strict=True):
+            by_step.setdefault(step, {"step": step})[one.name] = value
+    columns = [Column("step", "Step", "count")]
+    columns += [Column(one.name, one.name.replace("_", " "), "number") for one in series]
+    return Table(columns, [by_step[step] for step in sorted(by_step)])
+
+
+def paired(comparison: Comparison, metric: str | None = None) -> Table:
+    """One row per run, data set and metric: run minus baseline on the same samples."""
+    rows = [
+        {
+            "run": column.run.name,
+            "dataset": d.dataset,
+            "metric": text.METRICS[d.metric].title if d.metric in text.METRICS else d.metric,
+            "baseline": d.baseline,
+            "value": d.value,
+            "difference": d.difference,
+            "low": d.interval[0],
+            "high": d.interval[1],
+            "distinguishable": d.distinguishable,
+            "n": d.n,
+        }
+        for column in comparison.runs
+        for d in column.differences
+        if metric is None or d.metric == metric
+    ]
+    fraction = metric in text.METRICS and text.METRICS[metric].fraction
+    plain, signed = ("percent", "points") if fraction else ("number", "number")
+    return Table(
+        [
+            Column("run", "Run"),
+            Column("dataset", "Data"),
+            Column("baseline", "Baseline", plain),
+            Column("value", "Run's value", plain),
+            Column("difference", "Difference", signed),
+            Column("low", "95 % low", signed),
+            Column("high", "95 % high", signed),
+            Column("distinguishable", "Distinguishable", "yes"),
+            Column("n", "n", "count"),
+        ],
+        rows,
+    )
+
+
+def parameters(comparison: Comparison) -> Table:
+    """One row per setting that differs, one column per run."""
+    names = [c.run.name for c in comparison.runs]
+    rows = [
+        {
+            "parameter": pointer.strip("/").replace("/", " › "),
+            **{str(i): text.plain(v) for i, v in enumerate(values)},
+        }
+        for pointer, values in comparison.parameters.items()
+    ]
+    return Table(
+        [Column("parameter", "Setting"), *(Column(str(i), n) for i, n in enumerate(names))], rows
+    )
+
+
+def summaries(runs: Sequence[tuple[Run, Summary]]) -> Table:
+    """One row per run: the headline."""
+    return Table(
+        [
+            Column("run", "Run"),
+            Column("id_accuracy", "ID accuracy", "percent"),
+            Column("ood_accuracy", "OOD accuracy", "percent"),
+            Column("id_ece", "ID ECE", "percent"),
+            Column("id_ece_floor", "floor", "percent"),
+            Column("ood_ece", "OOD ECE", "percent"),
+            Column("ood_ece_floor", "floor", "percent"),
+            Column("sigma_min", "σ_min", "number"),
+        ],
+        [{"run": run.label, **s.model_dump()} for run, s in runs],
+    )

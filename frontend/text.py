@@ -1,0 +1,224 @@
+"""Numbers, times and states in words for people. Data stays in fractions; percent begins here."""
+
+from __future__ import annotations
+
+import html
+import re
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from calift_core.schema.report import EceReport, EvaluationReport
+
+DASH = "–"
+NBSP = "\u00a0"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Turn the fraction 0.0312 into `3.1 %`; none into a dash."""
+    return DASH if value is None else f"{_minus(f'{100 * value:.{digits}f}')}{NBSP}%"
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """Turn a difference of fractions into signed percentage points: `+1.2 pp`."""
+    return DASH if value is None else f"{_minus(f'{100 * value:+.{digits}f}')}{NBSP}pp"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`digits` significant digits; none is a dash."""
+    return DASH if value is None else _minus(f"{value:.{digits}g}")
+
+
+def count(value: int | None) -> str:
+    """Thousands apart: `7,500`."""
+    return DASH if value is None else f"{value:,}"
+
+
+def interval(low: float, high: float, digits: int = 1) -> str:
+    """An interval of fractions: `2.4 to 3.8 %`."""
+    low_text, high_text = (_minus(f"{100 * v:.{digits}f}") for v in (low, high))
+    return f"{low_text} to {high_text}{NBSP}%"
+
+
+def ece_with_floor(value: float | None, floor: float | None) -> str:
+    """A calibration error never stands without its floor: `3.1 % (floor 1.2 %)`."""
+    if value is None:
+        return DASH
+    return percent(value) if floor is None else f"{percent(value)} (floor {percent(floor)})"
+
+
+def ece(report: EceReport, *, with_interval: bool = True) -> str:
+    """The error, its floor, and the 95 % interval of the binned calibration error."""
+    text = ece_with_floor(report.value, report.null_mean)
+    return f"{text}, 95{NBSP}% {interval(*report.interval)}" if with_interval else text
+
+
+def above_floor(report: EceReport) -> bool:
+    """Whether a calibrated model would show so high an error in fewer than 5 % of samples."""
+    return report.value > report.null_q95
+
+
+def size(n_bytes: int | None) -> str:
+    """Bytes in decimal units."""
+    if n_bytes is None:
+        return DASH
+    value = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f}{NBSP}{unit}" if unit == "B" else f"{value:.1f}{NBSP}{unit}"
+        value /= 1000
+    return f"{value:.1f}{NBSP}TB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the largest two units: `2 h 05 min`."""
+    if seconds is None:
+        return DASH
+    whole = round(seconds)
+    if whole < 1:
+        return f"under 1{NBSP}s"
+    if whole < 60:
+        return f"{whole}{NBSP}s"
+    if whole < 3600:
+        return f"{whole // 60}{NBSP}min {whole % 60:02d}{NBSP}s"
+    if whole < 86400:
+        return f"{whole // 3600}{NBSP}h {whole % 3600 // 60:02d}{NBSP}min"
+    return f"{whole // 86400}{NBSP}d {whole % 86400 // 3600}{NBSP}h"
+
+
+def age(then: datetime | None, now: datetime | None = None) -> str:
+    """How long ago, in one unit: `3 min ago`. A time without zone is read as UTC."""
+    if then is None:
+        return DASH
+    seconds = max(0.0, (_aware(now or datetime.now(UTC)) - _aware(then)).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{NBSP}{unit} ago"
+    return "just now" if seconds < 5 else f"{int(seconds)}{NBSP}s ago"
+
+
+def moment(then: datetime | None) -> str:
+    """A time to the second, in UTC."""
+    return DASH if then is None else _aware(then).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def elapsed_s(start: datetime | None, end: datetime | None) -> float | None:
+    """Seconds between two times; up to now while the end is open."""
+    if start is None:
+        return None
+    return max(0.0, (_aware(end or datetime.now(UTC)) - _aware(start)).total_seconds())
+
+
+def _aware(value: datetime) -> datetime:
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _minus(text: str) -> str:
+    """A real minus sign, and no sign on what rounds to zero."""
+    if text[:1] == "-" and not text.strip("-0."):
+        text = text[1:]
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+class PhaseLook(NamedTuple):
+    """How a run's phase is shown: a word, an icon and a colour, never the colour alone."""
+
+    word: str
+    icon: str
+    symbol: str
+    colour: str
+
+
+PHASES: dict[str, PhaseLook] = {
+    "QUEUED": PhaseLook("Queued", "schedule", "◷", "gray"),
+    "STARTING": PhaseLook("Starting", "hourglass_top", "◔", "blue"),
+    "RUNNING": PhaseLook("Running", "play_circle", "▶", "blue"),
+    "CANCELLING": PhaseLook("Cancelling", "stop_circle", "◼", "orange"),
+    "SUCCEEDED": PhaseLook("Succeeded", "check_circle", "✓", "green"),
+    "FAILED": PhaseLook("Failed", "error", "✕", "red"),
+    "CANCELLED": PhaseLook("Cancelled", "cancel", "⊘", "gray"),
+    "LOST": PhaseLook("Lost", "heart_broken", "?", "red"),
+}
+
+ROLES: dict[str, str] = {"id": "in distribution", "shift": "shift", "corruption": "corruption"}
+SCHEMES: dict[str, str] = {"equal_mass": "equal mass", "equal_width": "equal width"}
+NORMS: dict[str, str] = {"l1": "L1", "l2": "L2", "max": "max"}
+
+
+def phase_look(phase: str) -> PhaseLook:
+    """The look of a phase; an unknown one is shown by its name."""
+    return PHASES.get(phase, PhaseLook(phase.capitalize(), "help", "?", "gray"))
+
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=@&/])")
+
+
+def md(value: object) -> str:
+    """Escape what somebody typed for Markdown, so that it reads as typed and formats nothing."""
+    return _MARKDOWN.sub(r"\\\1", str(value)).replace("\n", " ")
+
+
+def esc(value: object) -> str:
+    """Escape what somebody typed for HTML and for the labels of charts."""
+    return html.escape(str(value), quote=True)
+
+
+def plain(value: Any) -> str:
+    """A parameter's value as it stands in a RunSpec."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(item) for item in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {plain(item)}" for key, item in value.items()) or "none"
+    return str(value)
+
+
+class Metric(NamedTuple):
+    """A number of an evaluation: its name for people and how it reads.
+
+    `better` is `high` or `low`; `fraction` says that people see it in percent.
+    """
+
+    title: str
+    better: str
+    fraction: bool
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("Accuracy", "high", True),
+    "ece": Metric("ECE", "low", True),
+    "nll": Metric("NLL", "low", False),
+    "brier": Metric("Brier score", "low", False),
+    "smooth_ece": Metric("Smooth ECE", "low", True),
+    "classwise_ece": Metric("Class-wise ECE", "low", True),
+    "ks_error": Metric("KS calibration error", "low", True),
+    "aurc": Metric("AURC", "low", True),
+    "mean_confidence": Metric("Mean confidence", "high", True),
+    "mean_per_class_accuracy": Metric("Mean per-class accuracy", "high", True),
+    "ece_batch_averaged": Metric("Batch-averaged ECE (paper-compatible)", "low", True),
+}
+
+
+def metric_value(evaluation: EvaluationReport, metric: str) -> float:
+    """A metric of an evaluation, as a fraction where it is one."""
+    value = getattr(evaluation, metric)
+    return float(value.value if isinstance(value, EceReport) else value)
+
+
+def metric_text(value: float | None, metric: str) -> str:
+    """A metric's value for people."""
+    if value is None:
+        return DASH
+    look = METRICS.get(metric)
+    return percent(value) if look is None or look.fraction else number(value)
+
+
+def evaluation_title(evaluation: EvaluationReport) -> str:
+    """What an evaluation is on, in words: `art` or `gaussian noise, severity 3`."""
+    if evaluation.corruption is not None:
+        return f"{evaluation.corruption.replace('_', ' ')}, severity {evaluation.severity}"
+    return evaluation.dataset

@@ -1,0 +1,510 @@
+"""Bins and measures: the relations that define them, hand-worked cases, parity with others."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from calift_core import calibration as cal
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.integer]
+Case = tuple[Floats, Ints]
+
+
+def simulate(
+    n: int, n_classes: int, seed: int, *, true_temperature: float = 1.0, spread: float = 2.0
+) -> Case:
+    """Probabilities of a model whose labels follow softmax(logits / true_temperature)."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, n_classes)) * spread
+    truth = cal.softmax(logits, true_temperature).cumsum(axis=1)
+    labels = (truth < rng.random((n, 1)) * truth[:, -1:]).sum(axis=1)
+    return cal.softmax(logits), labels
+
+
+@st.composite
+def cases(draw: st.DrawFn, max_n: int = 200) -> Case:
+    n = draw(st.integers(1, max_n))
+    n_classes = draw(st.integers(2, 7))
+    probs, labels = simulate(
+        n,
+        n_classes,
+        draw(st.integers(0, 2**32 - 1)),
+        true_temperature=draw(st.sampled_from([0.5, 1.0, 3.0])),
+    )
+    if draw(st.booleans()):  # few distinct values make ties
+        steps = draw(st.sampled_from([4, 10]))
+        probs = np.floor(probs * steps)
+        probs[:, 0] += steps - probs.sum(axis=1)
+        probs = probs / steps
+    return probs, labels
+
+
+n_bins = st.integers(1, 30)
+schemes: st.SearchStrategy[cal.Scheme] = st.sampled_from(["equal_mass", "equal_width"])
+norms: st.SearchStrategy[cal.Norm] = st.sampled_from(["l1", "l2", "max"])
+
+
+# Bins
+
+
+@given(case=cases(), n_bins=n_bins, scheme=schemes)
+def test_bins__cover_zero_to_one_and_keep_every_sample(
+    case: Case, n_bins: int, scheme: cal.Scheme
+) -> None:
+    confidences, _ = cal.top_label(*case)
+    edges = cal.bin_edges(confidences, n_bins, scheme)
+    assert edges[0] == 0
+    assert edges[-1] == 1
+    assert (np.diff(edges) > 0).all()
+    assert len(edges) - 1 <= n_bins
+    index = cal.assign_bins(confidences, edges)
+    assert (edges[index] <= confidences).all()
+    assert (confidences <= edges[index + 1]).all()
+    assert np.bincount(index, minlength=len(edges) - 1).sum() == len(confidences)
+
+
+@given(case=cases(), n_bins=n_bins, scheme=schemes)
+def test_bins__ties_never_straddle(case: Case, n_bins: int, scheme: cal.Scheme) -> None:
+    confidences, _ = cal.top_label(*case)
+    index = cal.assign_bins(confidences, cal.bin_edges(confidences, n_bins, scheme))
+    for value in np.unique(confidences):
+        assert len(np.unique(index[confidences == value])) == 1
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 300),
+    n_bins=n_bins,
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_bins__equal_mass_differs_by_at_most_one_without_ties(
+    seed: int, n: int, n_bins: int, dtype: type[np.floating]
+) -> None:
+    confidences = np.random.default_rng(seed).random(n).astype(dtype)
+    assume(len(np.unique(confidences)) == n)
+    edges = cal.bin_edges(confidences, n_bins)
+    counts = np.bincount(cal.assign_bins(confidences, edges), minlength=len(edges) - 1)
+    assert len(counts) == min(n, n_bins)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_bins__inner_edges_belong_to_the_lower_bin() -> None:
+    confidences = np.array([0.0, 0.1, 0.2, 0.3, 0.30000000000000004, 0.7, 1.0])
+    edges = cal.bin_edges(confidences, 10, "equal_width")
+    assert cal.assign_bins(confidences, edges).tolist() == [0, 0, 1, 2, 3, 6, 9]
+
+
+def test_bins__all_equal_confidences_make_one_bin() -> None:
+    for value in (0.25, 1.0):
+        assert cal.bin_edges(np.full(9, value), 15).tolist() == [0, 1]
+
+
+# Measures: relations
+
+
+@given(case=cases(), seed=st.integers(0, 99), n_bins=n_bins, scheme=schemes)
+def test_measures__do_not_depend_on_the_order_of_the_samples(
+    case: Case, seed: int, n_bins: int, scheme: cal.Scheme
+) -> None:
+    probs, labels = case
+    order = np.random.default_rng(seed).permutation(len(labels))
+
+    def values(p: Floats, y: Ints) -> list[float]:
+        return [
+            cal.ece(p, y, n_bins=n_bins, scheme=scheme),
+            cal.ece(p, y, n_bins=n_bins, scheme=scheme, norm="l2"),
+            cal.mce(p, y, n_bins=n_bins, scheme=scheme),
+            cal.classwise_ece(p, y, n_bins=n_bins, scheme=scheme),
+            cal.debiased_calibration_error(p, y, n_bins=n_bins, scheme=scheme),
+            cal.smooth_ece(p, y),
+            cal.ks_error(p, y),
+            cal.aurc(p, y),
+            cal.nll(p, y),
+            cal.brier(p, y),
+            cal.mean_per_class_accuracy(p, y),
+            *cal.over_under_confidence(p, y, n_bins=n_bins, scheme=scheme),
+        ]
+
+    np.testing.assert_allclose(
+        values(probs, labels), values(probs[order], labels[order]), atol=1e-9
+    )
+
+
+@given(case=cases(), temperature=st.floats(0.05, 20))
+def test_softmax__temperature_keeps_the_argmax_and_the_rows_sum_to_one(
+    case: Case, temperature: float
+) -> None:
+    logits = np.log(np.maximum(case[0], 1e-6))
+    probs = cal.softmax(logits, temperature)
+    np.testing.assert_allclose(probs.sum(axis=1), 1)
+    rows = np.arange(len(probs))
+    assert (probs[rows, logits.argmax(axis=1)] == probs.max(axis=1)).all()
+
+
+@given(case=cases(), n_bins=n_bins, scheme=schemes)
+def test_reliability_curve__its_weighted_gaps_are_the_ece(
+    case: Case, n_bins: int, scheme: cal.Scheme
+) -> None:
+    curve = cal.reliability_curve(*case, n_bins=n_bins, scheme=scheme, n_resamples=3)
+    filled = curve.count > 0
+    weights = curve.count[filled] / curve.n
+    assert curve.count.sum() == len(case[1])
+    assert np.abs(curve.gap[filled]) @ weights == pytest.approx(
+        cal.ece(*case, n_bins=n_bins, scheme=scheme)
+    )
+    for points in (curve.mean_confidence, curve.accuracy, curve.interval_low, curve.band_low):
+        assert np.isnan(points[~filled]).all()
+        assert not np.isnan(points[filled]).any()
+    assert (curve.interval_low <= curve.accuracy + 1e-12)[filled].all()
+    assert (curve.accuracy <= curve.interval_high + 1e-12)[filled].all()
+    assert (curve.band_low <= curve.band_high)[filled].all()
+    json.dumps(curve.to_dict(), allow_nan=False)
+
+
+@given(case=cases(), batch_size=st.integers(1, 60), n_bins=n_bins)
+def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(
+    case: Case, batch_size: int, n_bins: int
+) -> None:
+    probs, labels = case
+    whole = cal.ece(probs, labels, n_bins=n_bins, scheme="equal_width")
+    starts = range(0, len(labels), batch_size)
+    batches = [(probs[s : s + batch_size], labels[s : s + batch_size]) for s in starts]
+    weighted = sum(
+        cal.ece(p, y, n_bins=n_bins, scheme="equal_width") * len(y) / len(labels)
+        for p, y in batches
+    )
+    assert whole <= weighted + 1e-12
+
+
+@given(case=cases(), n_bins=n_bins)
+def test_ece_batch_averaged__one_batch_is_the_whole_set(case: Case, n_bins: int) -> None:
+    assert cal.ece_batch_averaged(*case, batch_size=len(case[1]), n_bins=n_bins) == pytest.approx(
+        cal.ece(*case, n_bins=n_bins, scheme="equal_width")
+    )
+
+
+@given(case=cases(), n_bins=n_bins, scheme=schemes)
+def test_ece__norms_are_ordered_and_the_split_adds_up(
+    case: Case, n_bins: int, scheme: cal.Scheme
+) -> None:
+    l1, l2, largest = (
+        cal.ece(*case, n_bins=n_bins, scheme=scheme, norm=norm) for norm in ("l1", "l2", "max")
+    )
+    assert 0 <= l1 <= l2 + 1e-12 <= largest + 2e-12 <= 1 + 3e-12
+    assert largest == cal.mce(*case, n_bins=n_bins, scheme=scheme)
+    over, under = cal.over_under_confidence(*case, n_bins=n_bins, scheme=scheme)
+    assert over + under == pytest.approx(l1)
+    probs, labels = case
+    mean_gap = float(probs.max(axis=1).mean()) - cal.accuracy(probs, labels)
+    assert over - under == pytest.approx(mean_gap, abs=1e-9)
+    assert l1 >= abs(mean_gap) - 1e-9
+
+
+@given(case=cases(), n_bins=n_bins, scheme=schemes)
+def test_brier_decomposition__parts_add_up(case: Case, n_bins: int, scheme: cal.Scheme) -> None:
+    parts = cal.brier_decomposition(*case, n_bins=n_bins, scheme=scheme)
+    assert parts["brier"] == pytest.approx(cal.brier(*case))
+    assert parts["calibration"] + parts["refinement"] == pytest.approx(parts["brier"])
+    assert parts["uncertainty"] - parts["resolution"] + parts["within_bin"] == pytest.approx(
+        parts["refinement"]
+    )
+    assert min(parts["calibration"], parts["resolution"], parts["uncertainty"]) >= -1e-12
+
+
+def test_brier_decomposition__nothing_is_within_bins_of_one_value_each() -> None:
+    probs = np.repeat([[0.8, 0.2], [0.4, 0.6]], 10, axis=0)
+    labels = np.array([0] * 7 + [1] * 3 + [0] * 5 + [1] * 5)
+    parts = cal.brier_decomposition(probs, labels, n_bins=10, scheme="equal_width")
+    assert parts["within_bin"] == pytest.approx(0, abs=1e-12)
+    assert parts["calibration"] == pytest.approx(2 * (0.5 * 0.1**2 + 0.5 * 0.1**2))
+    assert parts["uncertainty"] == pytest.approx(2 * 0.6 * 0.4)
+    assert parts["resolution"] == pytest.approx(2 * 0.1**2)
+
+
+@given(case=cases(), k=st.integers(1, 7))
+def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case: Case, k: int) -> None:
+    probs, labels = case
+    k = min(k, probs.shape[1])
+    assert cal.top_k_accuracy(probs, labels, k=1) == cal.accuracy(probs, labels)
+    assert cal.top_k_accuracy(probs, labels, k=k) >= cal.accuracy(probs, labels)
+    assert cal.top_k_accuracy(probs, labels, k=probs.shape[1]) == 1
+    order = np.argsort(-probs, axis=1, kind="stable")[:, :k]
+    assert cal.top_k_accuracy(probs, labels, k=k) == pytest.approx(
+        float((order == labels[:, None]).any(axis=1).mean())
+    )
+
+
+@given(case=cases())
+def test_risk_at_coverage__full_coverage_is_the_error_rate(case: Case) -> None:
+    assert cal.risk_at_coverage(*case, coverage=1.0) == pytest.approx(1 - cal.accuracy(*case))
+    assert 0 <= cal.aurc(*case) <= 1
+
+
+@given(case=cases(max_n=60), n_bins=st.integers(1, 12), scheme=schemes, norm=norms)
+def test_classwise_ece__equals_one_binary_problem_per_class(
+    case: Case, n_bins: int, scheme: cal.Scheme, norm: cal.Norm
+) -> None:
+    probs, labels = case
+    values = np.array(
+        [
+            cal.ece_from_confidence(
+                probs[:, c], labels == c, n_bins=n_bins, scheme=scheme, norm=norm
+            )
+            for c in range(probs.shape[1])
+        ]
+    )
+    expected = {"l1": values.mean(), "l2": np.sqrt((values**2).mean()), "max": values.max()}
+    assert cal.classwise_ece(
+        probs, labels, n_bins=n_bins, scheme=scheme, norm=norm
+    ) == pytest.approx(expected[norm], abs=1e-12)
+
+
+# Measures: hand-worked cases
+
+
+def test_ece__confidence_of_exactly_one_falls_in_last_bin() -> None:
+    # (0.5, 1] holds 0.8 right, 1.0 and 1.0 wrong; (0, 0.5] holds 0.5 right.
+    confidences = np.array([1.0, 1.0, 0.8, 0.5])
+    correct = np.array([False, False, True, True])
+    curve = cal.reliability_curve_from_confidence(
+        confidences, correct, n_bins=2, scheme="equal_width"
+    )
+    assert curve.count.tolist() == [1, 3]
+    np.testing.assert_allclose(curve.gap, [-0.5, 2.8 / 3 - 1 / 3])
+    assert cal.ece_from_confidence(
+        confidences, correct, n_bins=2, scheme="equal_width"
+    ) == pytest.approx(0.25 * 0.5 + 0.75 * 0.6)
+    assert cal.ece_from_confidence(
+        confidences, correct, n_bins=2, scheme="equal_width", norm="max"
+    ) == pytest.approx(0.6)
+
+
+def test_mce__a_certain_and_wrong_sample_shares_the_last_bin() -> None:
+    # A bin of its own for 1.0 would report 0.9 − 0 and 1 − 1 apart instead of one gap.
+    confidences = np.array([0.92, 0.94, 0.96, 1.0])
+    correct = np.array([False, False, False, True])
+    value = cal.ece_from_confidence(
+        confidences, correct, n_bins=10, scheme="equal_width", norm="max"
+    )
+    assert value == pytest.approx(0.955 - 0.25)
+
+
+def test_mce__bins_below_min_count_are_left_out() -> None:
+    probs = np.array([[0.95, 0.05]] * 9 + [[0.55, 0.45]])
+    labels = np.array([0] * 9 + [1])
+    options = {"n_bins": 10, "scheme": "equal_width"}
+    assert cal.mce(probs, labels, **options) == pytest.approx(0.55)
+    assert cal.mce(probs, labels, **options, min_count=2) == pytest.approx(0.05)
+    assert math.isnan(cal.mce(probs, labels, **options, min_count=10))
+
+
+def test_ks_error__is_the_largest_step_of_the_cumulative_gap() -> None:
+    confidences = np.array([0.9, 0.6, 0.6, 0.7])
+    correct = np.array([True, False, True, False])
+    # sorted: 0.6 twice (+0.6 − 0.4 = +0.2), 0.7 (+0.7 → 0.9), 0.9 right (−0.1 → 0.8)
+    assert cal.ks_error_from_confidence(confidences, correct) == pytest.approx(0.9 / 4)
+
+
+def test_aurc__hand_case_with_a_tie() -> None:
+    confidences = np.array([0.9, 0.8, 0.8, 0.5])
+    correct = np.array([True, True, False, False])
+    # errors by rank 0, ½, ½, 1 → risks 0, ¼, ⅓, ½
+    assert cal.aurc_from_confidence(confidences, correct) == pytest.approx(
+        (0 + 1 / 4 + 1 / 3 + 1 / 2) / 4
+    )
+
+
+def test_risk_at_coverage__keeps_the_most_confident() -> None:
+    probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    labels = np.array([0, 0, 1, 1])
+    found = [cal.risk_at_coverage(probs, labels, coverage=c) for c in (0.25, 0.5, 0.75, 1.0)]
+    assert found == pytest.approx([0, 0, 1 / 3, 1 / 2])
+    with pytest.raises(SpecError, match=r"coverage .* got 0"):
+        cal.risk_at_coverage(probs, labels, coverage=0)
+
+
+def test_nll__a_probability_of_zero_stays_finite() -> None:
+    probs = np.array([[1.0, 0.0]])
+    assert cal.nll(probs, np.array([1])) == pytest.approx(-np.log(np.finfo(np.float32).tiny))
+
+
+def test_mean_per_class_accuracy__absent_classes_do_not_count() -> None:
+    probs = np.eye(3)[[0, 0, 0, 2]]
+    assert cal.mean_per_class_accuracy(probs, np.array([0, 0, 1, 2])) == pytest.approx(2 / 3)
+
+
+def test_debiased_squared_error__hand_case() -> None:
+    confidences, correct = np.full(10, 0.8), np.array([True] * 6 + [False] * 4)
+    assert cal.debiased_squared_error_from_confidence(
+        confidences, correct, n_bins=1
+    ) == pytest.approx(0.2**2 - 0.6 * 0.4 / 9)
+
+
+def test_wilson_interval__hand_case_and_no_trials() -> None:
+    low, high = cal.wilson_interval(np.array([9, 0, 0]), np.array([10, 5, 0]))
+    np.testing.assert_allclose(low, [0.5958, 0.0, np.nan], atol=1e-4)
+    np.testing.assert_allclose(high, [0.9821, 0.4345, np.nan], atol=1e-4)
+
+
+# Inputs
+
+
+@pytest.mark.parametrize(
+    ("probs", "labels", "message"),
+    [
+        (np.array([[0.2, 0.9, 0.1]]), np.array([1]), r"sum to 1 ± 0.001, got 1\.2"),
+        (np.array([[1.5, -0.5]]), np.array([0]), r"not be negative, got -0\.5"),
+        (np.array([[np.nan, 0.5]]), np.array([0]), "finite, got NaN"),
+        (np.array([0.5, 0.5]), np.array([0]), r"shape \(N, C\), got float64 of shape \(2,\)"),
+        (np.array([[1, 0]]), np.array([0]), "floats of shape"),
+        (np.empty((0, 3)), np.empty(0, dtype=int), r"got float64 of shape \(0, 3\)"),
+        (np.array([[0.5, 0.5]]), np.array([2]), r"lie in \[0, 1\], got 2 to 2"),
+        (np.array([[0.5, 0.5]]), np.array([-1]), r"got -1 to -1"),
+        (np.array([[0.5, 0.5]]), np.array([0, 1]), r"\(1\), got 2"),
+        (np.array([[0.5, 0.5]]), np.array([0.0]), "labels must be integers"),
+    ],
+)
+def test_ece__inputs_that_break_the_contract_are_named(
+    probs: Floats, labels: Ints, message: str
+) -> None:
+    with pytest.raises(PredictionsError, match=message):
+        cal.ece(probs, labels)
+
+
+def test_ece__bad_options_are_named() -> None:
+    probs, labels = simulate(10, 3, 0)
+    with pytest.raises(SpecError, match="n_bins must be ≥ 1, got 0"):
+        cal.ece(probs, labels, n_bins=0)
+    with pytest.raises(UnknownNameError, match="equal_mass, equal_width"):
+        cal.ece(probs, labels, scheme="quantile")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="l1, l2, max"):
+        cal.ece(probs, labels, norm="l3")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_softmax__temperature_must_be_positive_and_finite(temperature: float) -> None:
+    with pytest.raises(SpecError, match="temperature must be positive"):
+        cal.softmax(np.zeros((1, 2)), temperature)
+
+
+def test_softmax__widens_half_precision_and_survives_large_logits() -> None:
+    probs = cal.softmax(np.array([[60000.0, 0.0]], dtype=np.float16))
+    assert probs.dtype == np.float32
+    assert probs.tolist() == [[1.0, 0.0]]
+
+
+# Parity with independent libraries
+
+
+def parity_case(seed: int) -> Case:
+    probs, labels = simulate(700, 5, seed, true_temperature=2.0)
+    return probs, labels
+
+
+@pytest.mark.parametrize("bins", [5, 10, 15])
+def test_ece__agrees_with_torchmetrics_off_the_edges(bins: int) -> None:
+    torch = pytest.importorskip("torch")
+    classification = pytest.importorskip("torchmetrics.classification")
+    probs, labels = parity_case(bins)
+    for norm in ("l1", "l2", "max"):
+        metric = classification.MulticlassCalibrationError(5, n_bins=bins, norm=norm)
+        theirs = metric(torch.tensor(probs, dtype=torch.float64), torch.tensor(labels)).item()
+        ours = cal.ece(probs, labels, n_bins=bins, scheme="equal_width", norm=norm)
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ece__agrees_with_netcal_off_the_edges() -> None:
+    metrics = pytest.importorskip("netcal.metrics")
+    probs, labels = parity_case(1)
+    assert cal.ece(probs, labels, n_bins=10, scheme="equal_width") == pytest.approx(
+        metrics.ECE(10).measure(probs, labels), abs=1e-6
+    )
+    assert cal.mce(probs, labels, n_bins=10, scheme="equal_width") == pytest.approx(
+        metrics.MCE(10).measure(probs, labels), abs=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("n", "temperature"), [(500, 1.0), (2000, 3.0), (5000, 0.6)])
+def test_smooth_ece__agrees_with_relplot(n: int, temperature: float) -> None:
+    relplot = pytest.importorskip("relplot")
+    confidences, correct = cal.top_label(*simulate(n, 5, n, true_temperature=temperature))
+    theirs = relplot.smECE(f=confidences, y=correct.astype(np.float64))
+    assert cal.smooth_ece_from_confidence(confidences, correct) == pytest.approx(theirs, abs=1e-3)
+
+
+def test_scores__agree_with_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    probs, labels = parity_case(3)
+    assert cal.nll(probs, labels) == pytest.approx(metrics.log_loss(labels, probs))
+    onehot = np.eye(5)[labels]
+    assert cal.brier(probs, labels) == pytest.approx(
+        sum(metrics.mean_squared_error(onehot[:, c], probs[:, c]) for c in range(5))
+    )
+    assert cal.mean_per_class_accuracy(probs, labels) == pytest.approx(
+        metrics.balanced_accuracy_score(labels, probs.argmax(axis=1))
+    )
+    assert cal.top_k_accuracy(probs, labels, k=2) == pytest.approx(
+        metrics.top_k_accuracy_score(labels, probs, k=2)
+    )
+
+
+# Smooth curve and the bundle
+
+
+def test_smooth_ece__known_cases() -> None:
+    right = np.ones(1000, dtype=bool)
+    assert cal.smooth_ece_from_confidence(np.ones(1000), right) == pytest.approx(0, abs=1e-6)
+    # Certain and always wrong: the residuals are 1 everywhere, whatever the width.
+    assert cal.smooth_ece_from_confidence(np.ones(1000), ~right) == pytest.approx(1, abs=1e-6)
+
+
+def test_smooth_reliability_curve__density_integrates_to_one_and_json_is_clean() -> None:
+    probs, labels = simulate(3000, 4, 5)
+    curve = cal.smooth_reliability_curve(probs, labels)
+    assert curve.smooth_ece == pytest.approx(cal.smooth_ece(probs, labels))
+    assert np.trapezoid(curve.density, curve.confidence) == pytest.approx(1, abs=0.02)
+    dense = curve.density > 0.5
+    assert np.abs(curve.accuracy - curve.confidence)[dense].max() < 0.12
+    assert np.isnan(curve.accuracy[curve.confidence < 0.05]).all()
+    json.dumps(curve.to_dict(), allow_nan=False)
+
+
+@settings(max_examples=20)
+@given(case=cases(max_n=80))
+def test_evaluate_all__is_json_and_agrees_with_the_single_measures(case: Case) -> None:
+    probs, labels = case
+    report = cal.evaluate_all(probs, labels, n_resamples=10, seed=4)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert set(report) == {
+        *("n", "accuracy", "nll", "brier", "ece", "ece_equal_width", "ece_batch_averaged", "mce"),
+        *("smooth_ece", "classwise_ece", "ks_error", "aurc", "mean_confidence"),
+        *("mean_per_class_accuracy", "top5_accuracy", "overconfidence", "underconfidence"),
+    }
+    assert (report["top5_accuracy"] is None) == (probs.shape[1] <= 5)
+    for key, scheme in (("ece", "equal_mass"), ("ece_equal_width", "equal_width")):
+        block = report[key]
+        assert isinstance(block, dict)
+        assert set(block) == {
+            *("value", "n_bins", "scheme", "norm", "null_mean", "null_q95", "interval"),
+            *("debiased", "n_resamples", "seed"),
+        }
+        assert block["scheme"] == scheme
+        floor = cal.null_floor(probs, scheme=block["scheme"], n_resamples=10, seed=4)
+        assert block["value"] == cal.ece(probs, labels, scheme=block["scheme"])
+        assert block["null_mean"] == floor.mean
+        assert tuple(block["interval"]) == cal.interval(
+            probs, labels, scheme=block["scheme"], n_resamples=10, seed=4
+        )
+    assert report["aurc"] == cal.aurc(probs, labels)
+    assert report["mce"] == cal.mce(probs, labels)

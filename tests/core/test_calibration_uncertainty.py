@@ -1,0 +1,331 @@
+"""Floors, intervals and paired comparisons, held against simulations whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calift_core import calibration as cal
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError
+
+Doubles = npt.NDArray[np.float64]
+Truth = Callable[[Doubles], Doubles]
+
+
+def confident(rng: np.random.Generator, n: int) -> Doubles:
+    return rng.beta(4, 1.2, n)
+
+
+def two_class(confidences: Doubles, correct: npt.NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
+    """Probabilities and labels that have these confidences and hits; confidences above ½."""
+    return np.stack([confidences, 1 - confidences], axis=1), (~correct).astype(np.int64)
+
+
+# The floor
+
+
+@pytest.mark.parametrize(
+    ("n", "equal_width", "equal_mass"),
+    [(200, 0.058, 0.072), (500, 0.037, 0.046), (2000, 0.018, 0.023), (7500, 0.0097, 0.0116)],
+)
+def test_null_floor__is_what_perfect_models_were_measured_to_show(
+    n: int, equal_width: float, equal_mass: float
+) -> None:
+    # Measured once on other simulated models: the size holds, the last digit depends on them.
+    confidences = np.random.default_rng(n).beta(5, 1.0, n)
+    found = {
+        scheme: cal.null_floor_from_confidence(confidences, scheme=scheme).mean
+        for scheme in ("equal_width", "equal_mass")
+    }
+    assert found["equal_width"] == pytest.approx(equal_width, rel=0.2)
+    assert found["equal_mass"] == pytest.approx(equal_mass, rel=0.2)
+    assert found["equal_width"] < found["equal_mass"]
+
+
+@pytest.mark.parametrize("scheme", ["equal_mass", "equal_width"])
+@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
+def test_null_floor__agrees_with_fresh_labels_from_the_models_own_probabilities(
+    scheme: cal.Scheme, norm: cal.Norm
+) -> None:
+    rng = np.random.default_rng(1)
+    probs = cal.softmax(rng.normal(size=(800, 4)) * 2)
+    drawn = []
+    for _ in range(200):
+        labels = (probs.cumsum(axis=1)[:, :-1] < rng.random((800, 1))).sum(axis=1)
+        drawn.append(cal.ece(probs, labels, scheme=scheme, norm=norm))
+    floor = cal.null_floor(probs, scheme=scheme, norm=norm, n_resamples=400, seed=7)
+    assert floor.mean == pytest.approx(np.mean(drawn), rel=0.06)
+    assert floor.q95 == pytest.approx(np.quantile(drawn, 0.95), rel=0.12)
+    assert floor.values.shape == (400,)
+
+
+def test_null_floor__falls_with_the_root_of_n_and_repeats_with_its_seed() -> None:
+    rng = np.random.default_rng(0)
+    small = cal.null_floor_from_confidence(confident(rng, 1000))
+    large = cal.null_floor_from_confidence(confident(rng, 16_000))
+    assert small.mean / large.mean == pytest.approx(4, rel=0.15)
+    again = cal.null_floor_from_confidence(confident(np.random.default_rng(0), 1000))
+    other = cal.null_floor_from_confidence(confident(np.random.default_rng(0), 1000), seed=1)
+    assert (again.values == small.values).all()
+    assert (other.values != small.values).any()
+
+
+def test_null_floor__certainty_leaves_no_noise() -> None:
+    assert cal.null_floor_from_confidence(np.ones(50)).q95 == 0
+
+
+def test_ece_batch_averaged__a_perfect_model_reads_three_percent() -> None:
+    rng = np.random.default_rng(3)
+    confidences = 0.5 + 0.5 * rng.beta(2, 1, 20_480)
+    probs, labels = two_class(confidences, rng.random(len(confidences)) < confidences)
+    read = [cal.ece_batch_averaged(probs, labels, batch_size=size) for size in (64, 128, 512)]
+    assert read == sorted(read, reverse=True)
+    assert read[0] > 0.06
+    assert 0.02 < read[2] < 0.04
+    assert cal.ece(probs, labels, n_bins=10, scheme="equal_width") < 0.01
+
+
+def test_debiased_calibration_error__is_centred_on_the_truth() -> None:
+    rng = np.random.default_rng(5)
+    for shift, tolerance in ((0.0, 0.004), (0.1, 0.005)):
+        squared, plain, debiased = [], [], []
+        for _ in range(150):
+            confidences = 0.2 + 0.6 * rng.random(1000)
+            correct = rng.random(1000) < confidences - shift
+            squared.append(cal.debiased_squared_error_from_confidence(confidences, correct))
+            plain.append(cal.ece_from_confidence(confidences, correct))
+            debiased.append(cal.debiased_calibration_error_from_confidence(confidences, correct))
+        # Four standard errors of the mean over repeats.
+        noise = 4 * np.std(squared) / np.sqrt(len(squared))
+        assert np.mean(squared) == pytest.approx(shift**2, abs=noise)
+        assert np.mean(debiased) == pytest.approx(shift, abs=2 * tolerance + 0.1 * shift)
+        assert abs(np.mean(debiased) - shift) <= abs(np.mean(plain) - shift) + tolerance
+        if shift == 0:
+            assert min(debiased) < 0
+            assert np.mean(plain) > 0.03
+    with pytest.raises(SpecError, match="norm must be l1 or l2"):
+        cal.debiased_calibration_error_from_confidence(confidences, correct, norm="max")
+
+
+# The interval
+
+
+def covers(truth: Truth, n: int, scheme: cal.Scheme, repeats: int, norm: cal.Norm = "l1") -> float:
+    rng = np.random.default_rng(n)
+    population = confident(rng, 100_000)
+    hits = 0
+    for repeat in range(repeats):
+        confidences = confident(rng, n)
+        correct = rng.random(n) < truth(confidences)
+        edges = cal.bin_edges(confidences, 15, scheme)
+        used = np.bincount(cal.assign_bins(confidences, edges), minlength=len(edges) - 1) > 0
+        index = cal.assign_bins(population, edges)
+        share = np.bincount(index, minlength=len(edges) - 1) / len(population)
+        off = np.bincount(index, weights=population - truth(population), minlength=len(edges) - 1)
+        gap = np.abs(off[used] / len(population) / share[used])
+        target = gap @ share[used] if norm == "l1" else np.sqrt(gap**2 @ share[used])
+        low, high = cal.interval_from_confidence(
+            confidences, correct, scheme=scheme, norm=norm, seed=repeat
+        )
+        hits += low <= target <= high
+    return hits / repeats
+
+
+TRUTHS: dict[str, Truth] = {
+    "calibrated": lambda c: c,
+    "over-confident": lambda c: c**1.5,
+    "under-confident": lambda c: c**0.7,
+    "shifted": lambda c: np.clip(c - 0.05, 0, 1),
+    "wavy": lambda c: np.clip(c + 0.05 * np.sin(12 * c), 0, 1),
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+@pytest.mark.parametrize(("n", "scheme"), [(500, "equal_mass"), (2000, "equal_width")])
+def test_interval__covers_the_true_error_at_least_nine_times_in_ten(
+    name: str, n: int, scheme: cal.Scheme
+) -> None:
+    assert covers(TRUTHS[name], n, scheme, repeats=60) >= 0.9
+
+
+def test_interval__covers_the_l2_error_and_at_five_thousand_samples() -> None:
+    assert covers(TRUTHS["over-confident"], 5000, "equal_mass", repeats=40, norm="l2") >= 0.9
+    assert covers(TRUTHS["shifted"], 5000, "equal_mass", repeats=40) >= 0.9
+
+
+def test_interval__a_percentile_bootstrap_would_miss_the_truth() -> None:
+    rng = np.random.default_rng(8)
+    confidences = confident(rng, 2000)
+    correct = rng.random(2000) < confidences
+    resampled = []
+    for _ in range(100):
+        rows = rng.integers(2000, size=2000)
+        resampled.append(cal.ece_from_confidence(confidences[rows], correct[rows]))
+    assert np.quantile(resampled, 0.025) > 0.01
+    low, high = cal.interval_from_confidence(confidences, correct)
+    assert low == 0
+    assert 0 < high < 0.05
+
+
+def test_interval__narrows_with_n_and_lies_around_a_large_error() -> None:
+    rng = np.random.default_rng(2)
+    widths = []
+    for n in (500, 8000):
+        confidences = 0.5 + 0.4 * rng.random(n)
+        low, high = cal.interval_from_confidence(confidences, rng.random(n) < confidences - 0.3)
+        assert low < 0.3 < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2.5
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60), level=st.sampled_from([0.5, 0.95]))
+def test_interval__is_ordered_and_within_bounds_on_any_sample(
+    seed: int, n: int, level: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    confidences = np.round(rng.random(n), rng.integers(0, 3))
+    correct = rng.random(n) < 0.5
+    for norm in ("l1", "l2", "max"):
+        low, high = cal.interval_from_confidence(
+            confidences, correct, n_resamples=20, level=level, norm=norm, seed=seed
+        )
+        assert 0 <= low <= high <= 1
+
+
+def test_interval__bad_options_are_named() -> None:
+    confidences, correct = np.array([0.5, 0.7]), np.array([True, False])
+    with pytest.raises(SpecError, match="n_resamples must be ≥ 1, got 0"):
+        cal.interval_from_confidence(confidences, correct, n_resamples=0)
+    with pytest.raises(SpecError, match=r"level must lie in \(0, 1\), got 95"):
+        cal.interval_from_confidence(confidences, correct, level=95)
+    with pytest.raises(PredictionsError, match=r"lie in \[0, 1\], got -1"):
+        cal.interval_from_confidence(np.array([-1.0, 0.5]), correct)
+    with pytest.raises(PredictionsError, match="correct must be bool"):
+        cal.interval_from_confidence(confidences, np.array([1, 0]))
+
+
+# Pairs
+
+
+def pair(n: int, seed: int) -> tuple[Doubles, Doubles, npt.NDArray[np.int64]]:
+    """A calibrated model, an over-confident copy of it, and labels."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, 3)) * 1.5
+    probs = cal.softmax(logits)
+    labels = (probs.cumsum(axis=1)[:, :-1] < rng.random((n, 1))).sum(axis=1)
+    return probs, cal.softmax(logits, 0.4), labels
+
+
+@pytest.mark.parametrize("metric", sorted(cal.METRICS))
+def test_paired_difference__a_model_never_differs_from_itself(metric: str) -> None:
+    probs, _, labels = pair(200, 0)
+    found = cal.paired_difference(probs, probs, labels, metric=metric, n_resamples=50)
+    assert found.difference == found.low == found.high == 0
+    assert found.p_value == 1
+    assert not found.distinguishable
+
+
+@pytest.mark.parametrize("metric", sorted(cal.METRICS))
+def test_paired_difference__names_agree_with_their_measures_and_are_antisymmetric(
+    metric: str,
+) -> None:
+    a, b, labels = pair(300, 1)
+    measure = {"accuracy": cal.accuracy, "brier": cal.brier, "ece": cal.ece, "nll": cal.nll}[metric]
+    found = cal.paired_difference(a, b, labels, metric=metric, n_resamples=60, seed=3)
+    back = cal.paired_difference(b, a, labels, metric=metric, n_resamples=60, seed=3)
+    assert found.a == pytest.approx(measure(a, labels))
+    assert found.b == pytest.approx(measure(b, labels))
+    assert (found.low, found.high) == pytest.approx((-back.high, -back.low))
+    if metric != "ece":  # a function re-cuts the bins of the ECE in every resample
+        general = cal.paired_difference(a, b, labels, metric=measure, n_resamples=60, seed=3)
+        assert (general.low, general.high) == pytest.approx((found.low, found.high))
+
+
+def test_paired_difference__sees_overconfidence_that_leaves_accuracy_alone() -> None:
+    a, b, labels = pair(1500, 2)
+    error = cal.paired_difference(a, b, labels, metric="ece", n_resamples=200)
+    assert error.high < 0
+    assert error.p_value < 0.02
+    same = cal.paired_difference(a, b, labels, metric="accuracy", n_resamples=200)
+    assert same.difference == 0
+
+
+def test_paired_difference__pairing_sees_what_two_single_intervals_cannot() -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(2, size=2000)
+    right = rng.random(2000) < 0.7
+    better = right | (rng.random(2000) < 0.02)
+    a, b = (np.eye(2)[np.where(hit, labels, 1 - labels)] for hit in (better, right))
+    found = cal.paired_difference(a, b, labels, metric="accuracy", n_resamples=400)
+    assert found.distinguishable
+    single = 1.96 * np.sqrt(0.7 * 0.3 / 2000)
+    assert found.difference < 2 * single
+
+
+def test_paired_difference__copies_of_one_image_are_not_new_evidence() -> None:
+    a, b, labels = pair(120, 5)
+    copies = 9
+    source = np.tile(np.arange(120), copies)
+    many = (np.tile(a, (copies, 1)), np.tile(b, (copies, 1)), np.tile(labels, copies))
+    single = cal.paired_difference(a, b, labels, metric="nll", n_resamples=300)
+    clustered = cal.paired_difference(
+        *many, metric="nll", n_resamples=300, clusters=source.astype(str)
+    )
+    fooled = cal.paired_difference(*many, metric="nll", n_resamples=300)
+    assert clustered.n_clusters == 120
+    assert clustered.standard_error == pytest.approx(single.standard_error, rel=0.15)
+    assert fooled.standard_error < 0.5 * single.standard_error
+
+
+def test_paired_difference__covers_the_true_difference() -> None:
+    rng = np.random.default_rng(6)
+    hits = 0
+    for repeat in range(60):
+        labels = np.zeros(300, dtype=np.int64)
+        a, b = (np.eye(2)[(rng.random(300) > rate).astype(int)] for rate in (0.75, 0.7))
+        found = cal.paired_difference(a, b, labels, metric="accuracy", n_resamples=200, seed=repeat)
+        hits += found.low <= 0.05 <= found.high
+    assert hits >= 54
+
+
+def test_paired_difference__inputs_that_do_not_pair_are_named() -> None:
+    a, b, labels = pair(20, 7)
+    with pytest.raises(PredictionsError, match=r"one shape, got \(20, 3\) and \(19, 3\)"):
+        cal.paired_difference(a, b[1:], labels)
+    with pytest.raises(PredictionsError, match=r"clusters must have shape \(20,\), got \(3,\)"):
+        cal.paired_difference(a, b, labels, clusters=np.arange(3))
+    with pytest.raises(UnknownNameError, match="accuracy, brier, ece, nll"):
+        cal.paired_difference(a, b, labels, metric="f1")
+
+
+def test_group_indistinguishable__equal_models_share_a_group_and_order_is_best_first() -> None:
+    a, b, labels = pair(1500, 8)
+    models = {"sharp": b, "calibrated": a, "twin": a.copy()}
+    groups = cal.group_indistinguishable(models, labels, metric="ece", n_resamples=100)
+    assert groups == [["calibrated", "twin"], ["sharp"]]
+    assert cal.group_indistinguishable(models, labels, metric="accuracy", n_resamples=20) == [
+        ["sharp", "calibrated", "twin"]
+    ]
+    assert cal.group_indistinguishable({}, labels) == []
+    worst_first = cal.group_indistinguishable(
+        models, labels, metric=cal.nll, higher_is_better=True, n_resamples=20
+    )
+    assert worst_first[0] == ["sharp"]
+
+
+def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None:
+    a, b, labels = pair(400, 9)
+    found = cal.paired_difference(a, b, labels, metric="nll", n_resamples=200)
+    at = cal.samples_needed(found, difference=0.02)
+    assert cal.samples_needed(found, difference=0.01) == pytest.approx(4 * at, rel=0.01)
+    assert cal.samples_needed(found, difference=0.02, power=0.95) > at
+    # With z = 1.96 + 0.84 the observed difference needs (2.8 · se / difference)² times n.
+    ratio = (2.8016 * found.standard_error / found.difference) ** 2
+    assert cal.samples_needed(found) == pytest.approx(400 * ratio, abs=2)
+    with pytest.raises(SpecError, match="difference must not be 0"):
+        cal.samples_needed(found, difference=0.0)
