@@ -100,7 +100,7 @@ class Clip(nn.Module):
     @property
     def embed_dim(self) -> int:
         """D, the width of the shared space."""
-        return int(self.image_projection().shape[1])
+        return int(self.text_projection().shape[1])
 
     def encode_image(self, images: Tensor) -> Tensor:
         """L2-normalised image embeddings, float32.
@@ -280,7 +280,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelUnavailableError(f"cannot read the model config {str(path)!r}: {error}") from None
+        raise ModelUnavailableError(
+            f"cannot read the model config {str(path)!r}: {error}"
+        ) from None
     except ValueError as error:
         raise ModelError(f"the model config {str(path)!r} is not JSON: {error}") from None
     config = config.get("model_cfg", config) if isinstance(config, dict) else config
@@ -422,7 +424,11 @@ def load_weights(net: nn.Module, path: Path) -> None:
     if wrong or missing or extra:
         parts = [
             f"{len(items)} {label} ({'; '.join(items[:3])})"
-            for label, items in (("missing", missing), ("unknown", extra), ("of another shape", wrong))
+            for label, items in (
+                ("missing", missing),
+                ("unknown", extra),
+                ("of another shape", wrong),
+            )
             if items
         ]
         raise ModelError(f"{str(path)!r} are weights of another model: {', '.join(parts)}")

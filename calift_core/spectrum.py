@@ -84,7 +84,7 @@ def spectrum_report(
 
 
 def effective_rank(singular_values: NDArray[np.floating]) -> float:
-    """exp of the entropy of the normalised spectrum (Roy & Vetterli 2007); between 1 and D."""
+    """Exp of the entropy of the normalised spectrum (Roy & Vetterli 2007); between 1 and D."""
     total = float(np.sum(singular_values))
     if total <= 0:
         return 0.0

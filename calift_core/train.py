@@ -156,6 +156,7 @@ def train(
     method.clip.train()
     began, seen = time.monotonic(), 0
     last_saved = start
+    extra: dict[str, float] = {}
     for step, batch in enumerate(batches(start), start=start + 1):
         rate = learning_rate(
             step - 1,
@@ -173,12 +174,12 @@ def train(
                 f"the device ran out of memory at step {step}: {str(error).splitlines()[0]}",
                 hint="Lower train.batch_size, or raise train.accumulation_steps.",
             ) from None
-        extra = method.after_step(step)
+        extra = method.after_step(step) or extra
         seen += len(batch.labels)
         is_last = step == plan.total_steps
         save_now = step % plan.checkpoint_every_steps == 0 and not is_last
         stopping = stop()
-        if step % plan.log_every_steps == 0 or is_last or save_now or stopping or extra:
+        if step % plan.log_every_steps == 0 or is_last or save_now or stopping:
             numbers = {name: float(value) for name, value in values.items()}
             _refuse_nan(numbers, step)
             numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale)} | extra
@@ -240,7 +241,10 @@ def _split(batch: Batch, parts: int) -> Iterator[Batch]:
         yield batch
         return
     for images, labels, captions in zip(
-        batch.images.chunk(parts), batch.labels.chunk(parts), batch.captions.chunk(parts), strict=True
+        batch.images.chunk(parts),
+        batch.labels.chunk(parts),
+        batch.captions.chunk(parts),
+        strict=True,
     ):
         yield Batch(images, labels, captions)
 

@@ -1,4 +1,4 @@
-"""The table twin of each chart: rows of plain values, their columns, and HTML, CSV and JSON of them.
+"""The table twin of each chart: rows of plain values, their columns; HTML, CSV and JSON of them.
 
 Rows hold fractions under the names that the API uses, so an export can be computed with; percent
 is made only by `to_html`, by a column's kind. Every value is escaped unless it is `Markup`, which

@@ -102,7 +102,7 @@ def corrupt(image: Pixels, name: str, severity: int, *, seed: int) -> Pixels:
     result = corruption.function(pixels, level, np.random.Generator(np.random.PCG64(seed)))
     if result.dtype == np.uint8:
         return result.astype(np.uint8, copy=False)
-    return _truncate(result.astype(np.float32, copy=False))
+    return np.ascontiguousarray(_truncate(result.astype(np.float32, copy=False)))
 
 
 def image_seed(global_seed: int, image_id: str, name: str, severity: int) -> int:
@@ -353,9 +353,9 @@ def snow(x: Pixels, severity: int, rng: np.random.Generator) -> Floats:
     fallen = np.rint(_motion(flakes, radius, sigma, rng.uniform(-135, -45)))
     fallen += fallen[::-1, ::-1].copy()
 
-    # Rec. 601 grey times 1.5, plus a half of the range.
-    weights = np.array([0.299, 0.587, 0.114], np.float32) * np.float32(1.5)
-    white = ((x * weights).sum(axis=2) + np.float32(127.5))[..., None]
+    red, green, blue = (x[..., c] * np.float32(1.5) for c in range(3))
+    white = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+    white = (white + np.float32(127.5))[..., None]
     out: Floats = np.maximum(x, white)
     out *= np.float32(1 - keep)
     out += x * np.float32(keep)
@@ -558,15 +558,16 @@ def elastic_transform(x: Pixels, severity: int, rng: np.random.Generator) -> Flo
     offset = (corner - inverse @ (corner + move_b)).astype(np.float32)
     (xx, xy), (yx, yy) = inverse.astype(np.float32)
     moved = _sample(
-        x.astype(np.float32),
+        x.transpose(2, 0, 1).astype(np.float32, order="C"),
         _mirror(yx * columns + yy * rows + offset[1], height),
         _mirror(xx * columns + xy * rows + offset[0], width),
     )
     if alpha == 0:
-        return moved
-    noise = rng.uniform(-1, 1, (2, height, width)).astype(np.float32)
+        return moved.transpose(1, 2, 0)
+    noise = rng.random((2, height, width), dtype=np.float32) * 2 - 1
     shift = _gaussian_reflected(noise, sigma) * np.float32(alpha)
-    return _sample(moved, _reflect(rows + shift[1], height), _reflect(columns + shift[0], width))
+    bent = _sample(moved, _reflect(rows + shift[1], height), _reflect(columns + shift[0], width))
+    return bent.transpose(1, 2, 0)
 
 
 def pixelate(x: Pixels, severity: int, _rng: np.random.Generator) -> Pixels:
@@ -866,40 +867,30 @@ def _zoom_span(size: int, factor: float) -> tuple[float, float]:
 def _mirror(position: Floats, size: int) -> Floats:
     """Fold positions into 0..size − 1 by mirrors at the centres of the outer pixels."""
     period = np.float32(2 * (size - 1))
-    folded = np.abs(position) % period
-    mirrored: Floats = np.minimum(folded, period - folded)
-    return mirrored
+    folded: Floats = np.abs(position - period * np.rint(position / period))
+    return folded
 
 
 def _reflect(position: Floats, size: int) -> Floats:
     """Fold positions into 0..size − 1 by mirrors at the outer borders of the outer pixels."""
-    period = np.float32(2 * size)
-    folded = (position + np.float32(0.5)) % period
-    reflected: Floats = np.clip(np.minimum(folded, period - folded) - np.float32(0.5), 0, size - 1)
-    return reflected
+    half, period = np.float32(0.5), np.float32(2 * size)
+    shifted = position + half
+    folded: Floats = np.abs(shifted - period * np.rint(shifted / period)) - half
+    return np.clip(folded, 0, size - 1, out=folded)
 
 
 def _sample(x: Floats, rows: Floats, columns: Floats) -> Floats:
-    """Linear interpolation of (H, W, C) at positions (H, W) that lie within the image."""
-    height, width, n_channels = x.shape
-    row = np.minimum(rows.astype(np.int32), height - 2)
-    column = np.minimum(columns.astype(np.int32), width - 2)
-    down = (rows - row).reshape(-1, 1)
-    right = (columns - column).reshape(-1, 1)
-    at = (row * width + column).ravel()
-    flat = x.reshape(-1, n_channels)
-
-    def along_row(index: npt.NDArray[np.int32]) -> Floats:
-        left = flat.take(index, axis=0)
-        gain = flat.take(index + 1, axis=0)
-        gain -= left
-        gain *= right
-        left += gain
-        return left
-
-    upper = along_row(at)
-    lower = along_row(at + width)
-    lower -= upper
-    lower *= down
-    upper += lower
-    return upper.reshape(x.shape)
+    """Linear interpolation of channels (C, H, W) at positions (H, W) that lie within the image."""
+    n_channels, height, width = x.shape
+    row = np.minimum(rows.astype(np.intp), height - 2)
+    column = np.minimum(columns.astype(np.intp), width - 2)
+    down = (rows - row).astype(np.float32)
+    right = (columns - column).astype(np.float32)
+    at = row * width + column
+    out = np.empty((n_channels, *at.shape), np.float32)
+    for plane, result in zip(x.reshape(n_channels, -1), out, strict=True):
+        upper, lower = plane.take(at), plane.take(at + width)
+        upper += right * (plane.take(at + 1) - upper)
+        lower += right * (plane.take(at + (width + 1)) - lower)
+        result[:] = upper + down * (lower - upper)
+    return out

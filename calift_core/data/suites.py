@@ -70,7 +70,9 @@ class Suite:
         images = self.parts.get(name)
         if images is None or len(images) == 0:
             have = {part: len(s) for part, s in self.parts.items()}
-            raise DataError(f"the suite {self.name!r} has no images in its {name} part, it has {have}")
+            raise DataError(
+                f"the suite {self.name!r} has no images in its {name} part, it has {have}"
+            )
         return images
 
     def evaluations(self) -> Iterable[tuple[ImageSet, Role, str | None, int | None]]:
@@ -175,7 +177,7 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def _download_fashion_mnist() -> Path:
-    """torchvision's own download, for machines with a network."""
+    """Torchvision's own download, for machines with a network."""
     from torchvision.datasets import FashionMNIST
 
     root = cache_dir() / "torchvision"
@@ -202,7 +204,9 @@ def _fashion_mnist(spec: SuiteSpec) -> Loaded:
                 hint=SUITES["fashion-mnist"].how_to_get,
             )
         arrays[key] = _read_idx(path)
-    keys = {part: hashlib.sha256(arrays[f"{part}_images"]).hexdigest() for part in ("train", "test")}
+    keys = {
+        part: hashlib.sha256(arrays[f"{part}_images"]).hexdigest() for part in ("train", "test")
+    }
     order = np.random.default_rng(_FASHION_SEED).permutation(len(arrays["train_labels"]))
     parts: dict[str, ImageSet] = {}
     start = 0

@@ -24,9 +24,7 @@ METHODS: dict[str, Any] = {
 __all__ = ["METHODS", "Batch", "Classifier", "Method", "RunLength", "make_method"]
 
 
-def make_method(
-    spec: MethodBase, clip: Clip, captions: Captions, *, length: RunLength
-) -> Method:
+def make_method(spec: MethodBase, clip: Clip, captions: Captions, *, length: RunLength) -> Method:
     """Build the method that a spec names, around a model.
 
     Args:

@@ -56,7 +56,7 @@ class Teacher:
         self.known = torch.zeros(len(captions), dtype=torch.bool, device=device)
 
     def momentum(self, step: int) -> float:
-        """m at a step: linear from start to end over the ramp, then constant."""
+        """M at a step: linear from start to end over the ramp, then constant."""
         share = 1.0 if self.ramp_steps <= 0 else min(1.0, step / self.ramp_steps)
         return self.momentum_start + (self.momentum_end - self.momentum_start) * share
 

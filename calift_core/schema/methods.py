@@ -178,6 +178,4 @@ METHOD_SPECS: dict[str, type[MethodBase]] = {
     "pretrain": Pretrain,
 }
 
-MethodSpec = Annotated[
-    ZeroShot | FineTune | Flyp | CaRot | Pretrain, Field(discriminator="kind")
-]
+MethodSpec = Annotated[ZeroShot | FineTune | Flyp | CaRot | Pretrain, Field(discriminator="kind")]

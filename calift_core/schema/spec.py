@@ -209,12 +209,12 @@ class TrainSpec(Frozen):
         title="Device",
         description="auto, cpu, cuda, cuda:1, mps",
     )
-    crop_scale: tuple[
-        Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]
-    ] = Field(
-        default=(0.9, 1.0),
-        title="Random crop scale",
-        description="Area range of RandomResizedCrop; (1, 1) turns it off",
+    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
+        Field(
+            default=(0.9, 1.0),
+            title="Random crop scale",
+            description="Area range of RandomResizedCrop; (1, 1) turns it off",
+        )
     )
     horizontal_flip: bool = Field(default=False, title="Random horizontal flip")
     workers: int = Field(
@@ -255,7 +255,9 @@ class EvaluationSpec(Frozen):
 
     n_bins: int = Field(default=15, ge=1, le=1000, title="Bins")
     scheme: Literal["equal_mass", "equal_width"] = Field(default="equal_mass", title="Binning")
-    n_resamples: int = Field(default=200, ge=20, le=20_000, title="Resamples for floor and interval")
+    n_resamples: int = Field(
+        default=200, ge=20, le=20_000, title="Resamples for floor and interval"
+    )
     batch_size: int = Field(default=500, ge=1, le=65_536, title="Evaluation batch size")
     seed: int = Field(default=0, ge=0, lt=2**32, title="Resampling seed")
 

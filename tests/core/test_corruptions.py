@@ -66,6 +66,7 @@ def test_corrupt__keeps_dtype_and_shape_and_leaves_its_input_alone(name, size):
         result = corrupt(image, name, severity, seed=1)
         assert result.dtype == np.uint8
         assert result.shape == image.shape
+        assert result.flags.c_contiguous
         assert not np.shares_memory(result, image)
         assert change(image, result) > 0
     assert np.array_equal(image, kept)
@@ -388,16 +389,25 @@ def test_gaussian_blur__equals_scipy_in_double_precision(size, sigmas):
         assert difference(corrupt(image, "gaussian_blur", severity, seed=0), expected) <= 1
 
 
-@pytest.mark.parametrize(("severity", "radius", "rim"), [(1, 3, 0.1), (2, 4, 0.5), (3, 6, 0.5)])
-def test_defocus_blur__is_the_mean_over_a_soft_disk(severity, radius, rim):
+@pytest.mark.parametrize(
+    ("severity", "radius", "rim", "half", "rim_reach"),
+    [
+        (1, 3, 0.1, 8, 1),
+        (2, 4, 0.5, 8, 1),
+        (3, 6, 0.5, 8, 1),
+        (4, 8, 0.5, 8, 1),
+        (5, 10, 0.5, 10, 2),
+    ],
+)
+def test_defocus_blur__is_the_mean_over_a_soft_disk(severity, radius, rim, half, rim_reach):
     image = smooth_picture(97, 131)
-    y, x = np.mgrid[-8:9, -8:9]
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
     disk = ((x**2 + y**2) <= radius**2).astype(float)
-    soft = ndimage.gaussian_filter(disk / disk.sum(), rim, radius=1)
+    soft = ndimage.gaussian_filter(disk / disk.sum(), rim, radius=rim_reach, mode="mirror")
     for channel in range(3):
         mean = ndimage.correlate(image[..., channel].astype(float), soft, mode="mirror")
         result = corrupt(image, "defocus_blur", severity, seed=0)[..., channel]
-        assert difference(result, np.floor(mean + 2**-10)) <= 1
+        assert difference(result, np.clip(np.floor(mean + 2**-10), 0, 255)) <= 1
 
 
 def test_defocus_blur__of_a_tiny_disk_leaves_the_softened_point():
@@ -440,6 +450,14 @@ def test_motion_blur__along_a_row_trails_a_half_gaussian():
     assert np.delete(blurred, 8, axis=0) == pytest.approx(0, abs=1e-3)
     down = corruptions._motion(image.transpose(1, 0, 2), 6, 2.0, 90.0)[..., 0]
     assert np.abs(down.T - blurred).max() < 1e-3
+
+
+def test_motion_blur__draws_an_angle_within_45_degrees_and_rounds():
+    image = smooth_picture(97, 131)
+    for seed in range(4):
+        angle = np.random.Generator(np.random.PCG64(seed)).uniform(-45, 45)
+        expected = np.rint(corruptions._motion(image, 15, 5.0, angle) + 2**-10)
+        assert np.array_equal(corrupt(image, "motion_blur", 2, seed=seed), expected)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (97, 131), (28, 28)], ids=str)
@@ -585,13 +603,13 @@ def test_jpeg_compression__is_one_round_trip_at_the_published_quality(side, qual
 
 @pytest.mark.parametrize(("fold", "mode"), [("_mirror", "mirror"), ("_reflect", "reflect")])
 def test_elastic_transform__samples_like_scipy_beyond_the_borders(fold, mode):
-    image = smooth_picture(24, 31).astype(np.float32)
+    image = smooth_picture(24, 31).astype(np.float32).transpose(2, 0, 1)
     where = np.random.default_rng(1).uniform(-60, 90, (2, 24, 31)).astype(np.float32)
     folded = [getattr(corruptions, fold)(w, n) for w, n in zip(where, (24, 31), strict=True)]
     result = corruptions._sample(image, *folded)
-    for channel in range(3):
-        expected = ndimage.map_coordinates(image[..., channel], where, order=1, mode=mode)
-        assert result[..., channel] == pytest.approx(expected, abs=0.05)
+    for channel, values in zip(image, result, strict=True):
+        expected = ndimage.map_coordinates(channel, where, order=1, mode=mode)
+        assert values == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("sigma", [1.3, 9.0, 170.0])

@@ -1,0 +1,151 @@
+"""What can be named in a RunSpec, and what of it is on this machine. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from calift_core.data.catalogue import available_suites
+from calift_core.errors import StorageError
+from calift_core.files import sha256_file
+from calift_core.schema.methods import METHOD_SPECS
+from calift_core.schema.wire import DatasetInfo, MethodInfo, ModelInfo
+
+TINY = "calift-tiny"
+
+#: Common open_clip architectures and tags, with the hub repository that their weights come from.
+#: Any other open_clip name works as well; this list only spares people from knowing them.
+OPEN_CLIP: dict[tuple[str, str], str] = {
+    ("RN50", "openai"): "timm/resnet50_clip.openai",
+    ("RN101", "openai"): "timm/resnet101_clip.openai",
+    ("ViT-B-32", "openai"): "timm/vit_base_patch32_clip_224.openai",
+    ("ViT-B-32", "laion2b_s34b_b79k"): "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    ("ViT-B-32", "datacomp_xl_s13b_b90k"): "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
+    ("ViT-B-16", "openai"): "timm/vit_base_patch16_clip_224.openai",
+    ("ViT-B-16", "laion2b_s34b_b88k"): "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+    ("ViT-B-16", "datacomp_xl_s13b_b90k"): "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",
+    ("ViT-B-16", "dfn2b"): "apple/DFN2B-CLIP-ViT-B-16",
+    ("ViT-B-16-SigLIP", "webli"): "timm/ViT-B-16-SigLIP",
+    ("ViT-L-14", "openai"): "timm/vit_large_patch14_clip_224.openai",
+    ("ViT-L-14", "laion2b_s32b_b82k"): "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+    ("ViT-L-14", "datacomp_xl_s13b_b90k"): "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
+    ("ViT-L-14-336", "openai"): "timm/vit_large_patch14_clip_336.openai",
+    ("ViT-H-14", "laion2b_s32b_b79k"): "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    ("EVA02-B-16", "merged2b_s8b_b131k"): "timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k",
+    ("convnext_base", "laion400m_s13b_b51k"): "laion/CLIP-convnext_base-laion400M-s13B-b51K",
+    ("MobileCLIP-S1", "datacompdr"): "apple/MobileCLIP-S1-OpenCLIP",
+    ("MobileCLIP-B", "datacompdr"): "apple/MobileCLIP-B-OpenCLIP",
+}
+
+
+@lru_cache(maxsize=1)
+def methods() -> tuple[MethodInfo, ...]:
+    """Every method with the JSON schema of its options."""
+    return tuple(
+        MethodInfo(
+            kind=kind,
+            title=spec.title,
+            summary=spec.summary,
+            source=spec.source,
+            trains=spec.trains,
+            terms=list(spec.terms),
+            defaults={
+                "lr": spec.default_lr,
+                "weight_decay": spec.default_weight_decay,
+                "clip_grad_norm": spec.default_clip_grad_norm,
+                **spec().model_dump(mode="json", exclude={"kind"}),
+            },
+            spec_schema=spec.model_json_schema(),
+        )
+        for kind, spec in METHOD_SPECS.items()
+    )
+
+
+def datasets() -> list[DatasetInfo]:
+    """Every named suite, with what is here and how to get the rest."""
+    return available_suites()
+
+
+def models(folder: Path) -> list[ModelInfo]:
+    """Our own small model first, then the common open_clip ones.
+
+    Args:
+        folder: where calift keeps the weights that it makes.
+    """
+    found = _tiny_models(folder)
+    for (name, tag), hub in OPEN_CLIP.items():
+        weights = cached_weights(name, tag)
+        found.append(
+            ModelInfo(
+                name=name,
+                pretrained=tag,
+                available=weights is not None,
+                detail="in the local cache"
+                if weights
+                else f"fetched from {hub} at first use, where the machine has a network",
+                size_bytes=weights.stat().st_size if weights else None,
+            )
+        )
+    return found
+
+
+def _tiny_models(folder: Path) -> list[ModelInfo]:
+    made = sorted(index.stem for index in (folder / TINY).glob("*.json"))
+    suites = dict.fromkeys([*(info.id for info in available_suites()), *made])
+    return [_tiny_model(folder, suite) for suite in suites]
+
+
+def _tiny_model(folder: Path, suite: str) -> ModelInfo:
+    weights = tiny_weights(folder, suite)
+    if weights is None:
+        return ModelInfo(
+            name=TINY,
+            pretrained=suite,
+            available=False,
+            detail=f"not pre-trained here yet; `calift pretrain --suite {suite}` makes it",
+        )
+    information = weights.stat()
+    return ModelInfo(
+        name=TINY,
+        pretrained=suite,
+        available=True,
+        detail="pre-trained on this machine",
+        size_bytes=information.st_size,
+        sha256=_hash_of(str(weights), information.st_mtime_ns),
+    )
+
+
+@lru_cache(maxsize=64)
+def _hash_of(path: str, _mtime_ns: int) -> str | None:
+    try:
+        return sha256_file(path)
+    except StorageError:
+        return None
+
+
+def tiny_weights(folder: Path, suite: str) -> Path | None:
+    """The weights of `calift-tiny` that were pre-trained here on a suite, if any."""
+    index = folder / TINY / f"{suite}.json"
+    try:
+        entry = json.loads(index.read_text(encoding="utf-8"))
+        weights = index.parent / str(entry["folder"]) / "model.safetensors"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return weights if weights.is_file() else None
+
+
+def cached_weights(name: str, tag: str) -> Path | None:
+    """The weights of an open_clip model in the hub's local cache, if they are there."""
+    hub = OPEN_CLIP.get((name, tag))
+    if hub is None:
+        return None
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    snapshots = cache / f"models--{hub.replace('/', '--')}" / "snapshots"
+    for pattern in ("*/open_clip*.safetensors", "*/open_clip*.bin", "*/*.safetensors", "*/*.pt"):
+        for path in sorted(snapshots.glob(pattern)):
+            if path.is_file():
+                return path
+    return None

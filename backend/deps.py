@@ -1,0 +1,135 @@
+"""What routes depend on, each named once, and the scope check that guards them all."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from celery import Celery
+from fastapi import Depends, Header, Path, Query, Request
+
+from backend.analysis import Analysis
+from backend.artifacts import ArtifactStore
+from backend.gate import Principal
+from backend.problems import HttpError, unauthenticated
+from backend.queue import Housekeeper
+from backend.settings import Settings
+from backend.store import Store
+from backend.submission import Submission
+
+
+@dataclass
+class Counter:
+    """A number that only the event loop changes."""
+
+    value: int = 0
+
+
+class Recent:
+    """The last answer to a slow question, for a few seconds."""
+
+    def __init__(self, ttl_s: float) -> None:
+        self._ttl_s, self._at, self._answer = ttl_s, -math.inf, False
+        self._lock = threading.Lock()
+
+    def ask(self, question: Callable[[], bool]) -> bool:
+        """Return the answer, a fresh one when the last is too old."""
+        with self._lock:
+            if time.monotonic() - self._at > self._ttl_s:
+                self._answer = question()
+                self._at = time.monotonic()
+            return self._answer
+
+
+@dataclass(frozen=True)
+class Services:
+    """What one application holds, made once in `create_app`."""
+
+    settings: Settings
+    store: Store
+    artifacts: ArtifactStore
+    celery: Celery
+    housekeeper: Housekeeper
+    analysis: Analysis
+    submission: Submission
+    streams: Counter = field(default_factory=Counter)
+    broker: Recent = field(default_factory=lambda: Recent(2.0))
+
+
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+
+
+def allow(scope: Literal["open", "read", "submit", "admin"]) -> Callable[[_Endpoint], _Endpoint]:
+    """Say which scope a route needs. A route without this needs admin."""
+
+    def mark(endpoint: _Endpoint) -> _Endpoint:
+        endpoint.calift_scope = scope  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
+def scope_of(endpoint: Any) -> Literal["open", "read", "submit", "admin"]:
+    """The scope that a route needs."""
+    found: Literal["open", "read", "submit", "admin"] = getattr(endpoint, "calift_scope", "admin")
+    return found
+
+
+async def guard(request: Request) -> None:
+    """Depended on by the whole application: let a request through to its route, or not.
+
+    Raises:
+        HttpError: 401 without a good token, 403 when its scope is too small.
+    """
+    needed = scope_of(request.scope.get("endpoint"))
+    principal: Principal | None = request.state.principal
+    if needed != "open":
+        if principal is None:
+            raise getattr(request.state, "problem", None) or unauthenticated("this needs a token.")
+        if not principal.may(needed):
+            raise HttpError(
+                403,
+                "FORBIDDEN",
+                f"this needs a token of scope {needed}, yours has {principal.scope}.",
+                hint="Ask whoever runs the service for another token.",
+            )
+    request.state.authorised = True
+
+
+def get_services(request: Request) -> Services:
+    """The application's services."""
+    return cast("Services", request.app.state.services)
+
+
+def get_store(request: Request) -> Store:
+    """The store."""
+    return get_services(request).store
+
+
+def get_principal(request: Request) -> Principal:
+    """Who asks. Routes that are open have nobody."""
+    return cast("Principal", request.state.principal)
+
+
+def _check_key(key: Annotated[str | None, Header(alias="Idempotency-Key")] = None) -> str | None:
+    if key is not None and not (0 < len(key) <= 200 and key.isascii() and key.isprintable()):
+        raise HttpError(
+            400, "BAD_IDEMPOTENCY_KEY", "an Idempotency-Key has 1 to 200 printable characters."
+        )
+    return key
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+StoreDep = Annotated[Store, Depends(get_store)]
+PrincipalDep = Annotated[Principal, Depends(get_principal)]
+IdempotencyKey = Annotated[str | None, Depends(_check_key)]
+RunId = Annotated[str, Path(max_length=64, description="A run's id")]
+EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
+Cursor = Annotated[
+    str | None, Query(max_length=1000, description="`next_cursor` of the page before")
+]
+Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page")]

@@ -1,0 +1,235 @@
+"""What every request passes before a route sees it, as plain ASGI.
+
+Request id, host name, token, rate, body type and size. None of it looks at the path: which scope a
+route needs is written at the route (`backend.deps.allow`); where nothing is written, it is admin.
+A response that went out without that check having been made is replaced by an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backend.problems import HttpError, as_response, from_exception, internal, unauthenticated
+from backend.settings import Settings
+from backend.store import Store
+
+TokenScope = Literal["read", "submit", "admin"]
+
+_log = logging.getLogger(__name__)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_BUCKETS = 10_000
+
+
+def hash_token(token: str) -> str:
+    """What is stored of a token. The secret is random: a plain hash of it cannot be searched."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks, and up to which scope."""
+
+    token_id: str
+    scope: TokenScope
+
+    def may(self, scope: TokenScope) -> bool:
+        """Whether the scope is covered: admin covers submit, submit covers read."""
+        ranks = get_args(TokenScope)
+        return ranks.index(self.scope) >= ranks.index(scope)
+
+
+class Authenticator:
+    """Tells who a bearer token belongs to."""
+
+    def __init__(self, admin_token: str, store: Store) -> None:
+        self._admin_id = admin_token.partition(".")[0]
+        self._admin_hash = hash_token(admin_token)
+        self._store = store
+
+    async def identify(self, authorization: str | None) -> Principal:
+        """Return the principal.
+
+        Raises:
+            HttpError: 401, saying what is wrong with the token but not how close it came.
+        """
+        if not authorization:
+            raise unauthenticated("this needs a token.")
+        kind, _, token = authorization.partition(" ")
+        token = token.strip()
+        if kind.lower() != "bearer" or not token:
+            raise unauthenticated("the Authorization header must be `Bearer TOKEN`.")
+        given = hash_token(token)
+        if hmac.compare_digest(given, self._admin_hash):
+            return Principal(self._admin_id, "admin")
+        token_id = token.partition(".")[0]
+        known = (
+            await run_in_threadpool(self._store.get_token, token_id)
+            if token_id.isascii() and token_id.isprintable() and len(token_id) <= 64
+            else None
+        )
+        # The comparison is made in any case, so that time does not tell which ids exist.
+        right = hmac.compare_digest(given, known.secret_sha256 if known else "0" * 64)
+        if known is None or not right or known.revoked:
+            raise unauthenticated("the token is not valid.", "TOKEN_INVALID")
+        if known.expired:
+            raise unauthenticated("the token has expired.", "TOKEN_EXPIRED")
+        assert known.scope in get_args(TokenScope)
+        return Principal(known.id, known.scope)  # type: ignore[arg-type]
+
+
+class _Buckets:
+    """A token bucket per key: `rate` per second on average, `burst` at once."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._rate = per_minute / 60
+        self._burst = max(10.0, per_minute / 4)
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_s(self, key: str) -> float:
+        """Take one; 0 when there was one, else how long until there is."""
+        now = time.monotonic()
+        level, at = self._levels.pop(key, (self._burst, now))
+        level = min(self._burst, level + (now - at) * self._rate)
+        taken = level >= 1
+        self._levels[key] = (level - 1 if taken else level, now)
+        while len(self._levels) > _BUCKETS:
+            self._levels.popitem(last=False)
+        return 0.0 if taken else (1 - level) / self._rate
+
+
+class Gate:
+    """The middleware."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, authenticator: Authenticator) -> None:
+        self._app = app
+        self._settings = settings
+        self._authenticator = authenticator
+        self._buckets = _Buckets(settings.requests_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, principal=None, authorised=False)
+        started = False
+
+        async def send_out(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                if message["status"] < 400 and not state["authorised"]:
+                    raise RuntimeError("a route answered without its scope having been checked")
+                started = True
+                out = MutableHeaders(scope=message)
+                out["X-Request-ID"] = request_id
+                out.setdefault("X-Content-Type-Options", "nosniff")
+                out.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            await self._check(scope, headers, state)
+            await self._app(scope, self._capped(receive), send_out)
+        except Exception as error:
+            found = from_exception(error)
+            if found is None or found.status >= 500:
+                _log.exception("request %s: %s %s", request_id, scope["method"], scope["path"])
+            if started:
+                raise
+            response = as_response(found or internal(request_id), request_id)
+            await response(scope, receive, send_out)
+
+    async def _check(self, scope: Scope, headers: Headers, state: dict[str, object]) -> None:
+        self._check_host(headers)
+        if b"%00" in scope.get("query_string", b"") or "\x00" in scope["path"]:
+            raise HttpError(400, "BAD_REQUEST", "the address holds a NUL character.")
+        client = scope.get("client")
+        key = f"address {client[0]}" if client else "address"
+        problem: HttpError | None = None
+        try:
+            principal = await self._authenticator.identify(headers.get("authorization"))
+            state["principal"] = principal
+            key = f"token {principal.token_id}"
+        except HttpError as error:
+            state["problem"] = problem = error
+        wait_s = self._buckets.wait_s(key)
+        if wait_s:
+            raise HttpError(
+                429,
+                "RATE_LIMITED",
+                f"at most {self._settings.requests_per_minute} requests a minute.",
+                hint=f"Wait {wait_s:.1f} s.",
+                headers={"Retry-After": str(max(1, round(wait_s)))},
+            )
+        length = headers.get("content-length", "")
+        has_body = "transfer-encoding" in headers or length not in ("", "0")
+        if has_body:
+            if problem is not None:
+                raise problem  # no open route takes a body; do not read it
+            self._check_body(headers, length)
+
+    def _check_host(self, headers: Headers) -> None:
+        host = headers.get("host", "").lower()
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        allowed = self._settings.hosts
+        if "*" not in allowed and name not in allowed:
+            raise HttpError(
+                400,
+                "HOST_NOT_ALLOWED",
+                f"the host name {name!r} is not served here.",
+                hint=f"Use one of {', '.join(allowed)}, or add it to CALIFT_ALLOWED_HOSTS.",
+            )
+
+    def _check_body(self, headers: Headers, length: str) -> None:
+        if length and (not length.isdecimal() or int(length) > self._settings.max_body_bytes):
+            raise self._too_large()
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not (
+            kind.startswith("application/") and kind.endswith("+json")
+        ):
+            raise HttpError(
+                415,
+                "UNSUPPORTED_MEDIA_TYPE",
+                f"the body must be application/json, got {kind or 'no Content-Type'!r}.",
+            )
+
+    def _too_large(self) -> HttpError:
+        return HttpError(
+            413,
+            "BODY_TOO_LARGE",
+            f"a request body has at most {self._settings.max_body_bytes} bytes.",
+        )
+
+    def _capped(self, receive: Receive) -> Receive:
+        taken = 0
+
+        async def receive_capped() -> Message:
+            nonlocal taken
+            message = await receive()
+            if message["type"] == "http.request":
+                taken += len(message.get("body", b""))
+                if taken > self._settings.max_body_bytes:
+                    # Starlette's own type: FastAPI turns any other into "bad JSON" while it reads.
+                    raise HTTPException(413, self._too_large().message)
+            return message
+
+        return receive_capped

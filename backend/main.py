@@ -1,0 +1,134 @@
+"""The application: `uvicorn --factory backend.main:create_app`, or `python -m backend`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from backend import migrations, problems
+from backend.analysis import Analysis
+from backend.artifacts import ArtifactStore
+from backend.deps import Services, guard
+from backend.gate import Authenticator, Gate
+from backend.queue import Housekeeper, make_celery
+from backend.routes import catalogue, results, runs
+from backend.settings import Settings, load_settings
+from backend.store import Store, open_engine
+from backend.submission import Submission
+from calift_core import __version__
+
+PREFIX = "/api/v1"
+
+_DESCRIPTION = """Fine-tune vision-language models and measure how far their confidence can be
+trusted. Accuracy and calibration errors are fractions, never percent. Times are UTC. Every error
+is `application/problem+json`."""
+
+
+def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: None reads `CALIFT_…` from the environment.
+        housekeeping: run the relay, the sweeper and the file collector in this process.
+
+    Raises:
+        SpecError: the bind would be exposed without tokens and host names, or a token is malformed.
+        StorageError: the token file cannot be read or made.
+    """
+    settings = settings or load_settings()
+    settings.check_exposure()
+    store = Store(open_engine(settings.database_url))
+    artifacts = ArtifactStore(
+        settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
+    )
+    celery = make_celery(settings)
+    services = Services(
+        settings=settings,
+        store=store,
+        artifacts=artifacts,
+        celery=celery,
+        housekeeper=Housekeeper(store, celery, artifacts, settings),
+        analysis=Analysis(store, artifacts),
+        submission=Submission(settings, store),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await run_in_threadpool(migrations.upgrade, store.engine)
+        if housekeeping:
+            services.housekeeper.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(services.housekeeper.stop)
+            store.close()
+
+    app = FastAPI(
+        title="calift",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        dependencies=[Depends(guard)],
+        generate_unique_id_function=_operation_id,
+        # Served by a route of ours, behind the token like everything else.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.services = services
+    for module in (runs, results, catalogue):
+        app.include_router(module.router, prefix=PREFIX)
+    problems.install(app)
+    app.add_middleware(
+        Gate, settings=settings, authenticator=Authenticator(settings.admin_token(), store)
+    )
+    _describe(app)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _describe(app: FastAPI) -> None:
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+            )
+            document["components"]["securitySchemes"] = {
+                "token": {"type": "http", "scheme": "bearer"}
+            }
+            document["security"] = [{"token": []}]
+            problems.declare(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def serve(settings: Settings | None = None) -> None:
+    """Run the API until a signal comes."""
+    import uvicorn
+
+    settings = settings or load_settings()
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        server_header=False,
+        # Event streams never end by themselves; do not wait for them.
+        timeout_graceful_shutdown=3,
+        access_log=False,
+        proxy_headers=False,
+    )

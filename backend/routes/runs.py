@@ -1,0 +1,367 @@
+"""Runs: submit, watch, steer, fetch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+import anyio
+from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from backend.deps import (
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    PrincipalDep,
+    RunId,
+    ServicesDep,
+    StoreDep,
+    allow,
+)
+from backend.problems import HttpError
+from backend.store import RunFilters
+from backend.submission import body_hash, check_text, invalid_spec, merge_patch
+from calift_core.schema.report import Report
+from calift_core.schema.wire import (
+    TERMINAL_PHASES,
+    Artifact,
+    Evaluation,
+    LogPage,
+    Metrics,
+    RunClone,
+    RunDetail,
+    RunEvent,
+    RunPage,
+    RunPatch,
+    RunPhase,
+    RunSubmit,
+    SortKey,
+    Spectrum,
+    Validation,
+)
+
+router = APIRouter(tags=["runs"])
+
+_POLL_S = 0.5
+_BATCH = 500
+_STEP_MAX = 2**53
+
+_SUBMIT_EXAMPLES = {
+    "carot": {
+        "summary": "CaRot on the embedded suite",
+        "value": {
+            "spec": {
+                "name": "carot-fashion",
+                "model": {"name": "calift-tiny", "pretrained": "fashion-mnist"},
+                "method": {"kind": "carot", "lambda_oc": 0.2, "lambda_sd": 1.5},
+                "suite": {"id": "fashion-mnist"},
+                "train": {"epochs": 2, "batch_size": 256},
+            },
+            "priority": 0,
+        },
+    }
+}
+
+
+@router.post("/runs", status_code=202)
+@allow("submit")
+def submit_run(
+    body: Annotated[RunSubmit, Body(openapi_examples=_SUBMIT_EXAMPLES)],
+    response: Response,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    key: IdempotencyKey,
+) -> RunDetail:
+    """Queue a run. The same `Idempotency-Key` and body give the same run again."""
+    spec = services.submission.parse(body.spec)
+    run_id = services.store.submit(
+        spec,
+        priority=body.priority,
+        max_attempts=body.max_attempts,
+        idempotency_key=key,
+        body_hash=body_hash("submit", body.model_dump(mode="json")),
+        token_id=principal.token_id,
+        max_queued=services.settings.max_queued,
+    )
+    return _accepted(services, response, services.store.get_run(run_id))
+
+
+def _accepted(services: ServicesDep, response: Response, run: RunDetail) -> RunDetail:
+    services.housekeeper.wake()
+    response.headers["Location"] = f"/api/v1/runs/{run.id}"
+    return run
+
+
+@router.post("/runs/validate")
+@allow("submit")
+def validate_run(
+    body: Annotated[RunSubmit, Body(openapi_examples=_SUBMIT_EXAMPLES)],
+    services: ServicesDep,
+) -> Validation:
+    """A dry run: what is wrong with a spec, what is missing here, what it will cost."""
+    return services.submission.validate(body)
+
+
+@router.get("/runs")
+@allow("read")
+def list_runs(
+    store: StoreDep,
+    phase: Annotated[list[RunPhase], Query(description="Any of these")] = [],  # noqa: B006
+    method: Annotated[list[str], Query(description="Any of these")] = [],  # noqa: B006
+    model: Annotated[list[str], Query(description="`name/weights`, any of these")] = [],  # noqa: B006
+    suite: Annotated[list[str], Query(description="Any of these")] = [],  # noqa: B006
+    tag: Annotated[list[str], Query(description="All of these")] = [],  # noqa: B006
+    q: Annotated[str, Query(max_length=200, description="Words in name, notes or id")] = "",
+    archived: Annotated[
+        Literal["false", "true", "any"], Query(description="Whether archived ones are shown")
+    ] = "false",
+    sort: SortKey = "-created",
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> RunPage:
+    """Runs, filtered and sorted on the server. Missing numbers sort last."""
+    filters = RunFilters(
+        phases=tuple(phase),
+        methods=tuple(method),
+        models=tuple(model),
+        suites=tuple(suite),
+        tags=tuple(tag),
+        text=q,
+        archived=None if archived == "any" else archived == "true",
+    )
+    items, next_cursor, total = store.list_runs(filters, sort=sort, cursor=cursor, limit=limit)
+    return RunPage(items=items, next_cursor=next_cursor, total=total)
+
+
+@router.get("/runs/{run_id}")
+@allow("read")
+def get_run(run_id: RunId, store: StoreDep) -> RunDetail:
+    """One run with its spec."""
+    return store.get_run(run_id)
+
+
+@router.patch("/runs/{run_id}")
+@allow("submit")
+def patch_run(run_id: RunId, body: RunPatch, services: ServicesDep) -> RunDetail:
+    """Change name, notes, tags or the archived flag; what is left out stays."""
+    changes = body.model_dump(exclude_none=True)
+    current = services.store.get_run(run_id)
+    labels = {key: value for key, value in changes.items() if key != "archived"}
+    if labels:
+        # The labels obey the rules of a RunSpec, whose own copy stays as it was submitted.
+        services.submission.parse(
+            {"name": current.name, "method": current.spec["method"], **labels}, prefix="#"
+        )
+    return services.store.patch_run(run_id, **changes)
+
+
+@router.delete("/runs/{run_id}", status_code=204)
+@allow("admin")
+def delete_run(run_id: RunId, services: ServicesDep) -> None:
+    """Delete a run, its rows and the files that no other run names. Not while it works."""
+    digests = services.store.delete_run(run_id)
+    services.artifacts.collect(
+        services.store, grace_s=services.settings.artifact_grace_s, digests=digests
+    )
+
+
+@router.post("/runs/{run_id}/cancel", status_code=202)
+@allow("submit")
+def cancel_run(run_id: RunId, response: Response, services: ServicesDep) -> RunDetail:
+    """Ask a run to stop; repeatable. A working run is CANCELLING until its checkpoint is safe."""
+    return _accepted(services, response, services.store.request_cancel(run_id))
+
+
+@router.post("/runs/{run_id}/retry", status_code=202)
+@allow("submit")
+def retry_run(run_id: RunId, response: Response, services: ServicesDep) -> RunDetail:
+    """Queue a failed or cancelled run again; it goes on from its newest checkpoint."""
+    run = services.store.retry(run_id, max_queued=services.settings.max_queued)
+    return _accepted(services, response, run)
+
+
+@router.post("/runs/{run_id}/clone", status_code=202)
+@allow("submit")
+def clone_run(
+    run_id: RunId,
+    body: RunClone,
+    response: Response,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    key: IdempotencyKey,
+) -> RunDetail:
+    """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
+    source = services.store.get_run(run_id)
+    faults = check_text(body.changes, "#/changes")
+    if faults:
+        raise invalid_spec(faults)
+    changed: dict[str, Any] = merge_patch(source.spec, body.changes)
+    if body.name is not None:
+        changed["name"] = body.name
+    elif "name" not in body.changes:
+        changed["name"] = f"{source.name[:112]} (copy)"
+    spec = services.submission.parse(changed, prefix="#/changes")
+    new_id = services.store.submit(
+        spec,
+        priority=source.priority,
+        max_attempts=source.max_attempts,
+        idempotency_key=key,
+        body_hash=body_hash(f"clone {run_id}", body.model_dump(mode="json")),
+        cloned_from=run_id,
+        token_id=principal.token_id,
+        max_queued=services.settings.max_queued,
+    )
+    return _accepted(services, response, services.store.get_run(new_id))
+
+
+@router.get("/runs/{run_id}/metrics")
+@allow("read")
+def get_metrics(
+    run_id: RunId,
+    store: StoreDep,
+    names: Annotated[list[str], Query(description="These curves; none: all")] = [],  # noqa: B006
+    since_step: Annotated[int, Query(ge=-1, le=_STEP_MAX, description="Only later steps")] = -1,
+    max_points: Annotated[
+        int | None, Query(ge=1, le=100_000, description="Points per curve, extremes kept")
+    ] = None,
+) -> Metrics:
+    """Curves. Poll with `since_step` set to the last answer's `last_step`."""
+    return store.metrics(run_id, names=names, since_step=since_step, max_points=max_points)
+
+
+def _start_of_stream(
+    run_id: RunId,
+    services: ServicesDep,
+    last_event_id: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=_STEP_MAX)] = None,
+    after: Annotated[
+        int, Query(ge=0, le=_STEP_MAX, description="Events after this id; the header wins")
+    ] = 0,
+) -> int:
+    # Errors must come before the stream begins; after that there is no status to set.
+    services.store.phase(run_id)
+    if services.streams.value >= services.settings.max_streams:
+        raise HttpError(
+            503,
+            "TOO_MANY_STREAMS",
+            f"{services.settings.max_streams} event streams are open.",
+            hint="Close one, or poll /events/history.",
+            headers={"Retry-After": "10"},
+        )
+    return after if last_event_id is None else last_event_id
+
+
+@router.get("/runs/{run_id}/events", response_class=EventSourceResponse)
+@allow("read")
+async def stream_events(
+    run_id: RunId, services: ServicesDep, start: Annotated[int, Depends(_start_of_stream)]
+) -> AsyncIterator[ServerSentEvent]:
+    """Events as they happen (SSE). Ids grow; `Last-Event-ID` resumes; `end` closes the stream.
+
+    Each message's data is a RunEvent; that of `end` is `{"phase": …}`.
+    """
+    last = start
+    services.streams.value += 1
+    try:
+        while True:
+            events, phase = await run_in_threadpool(
+                services.store.events_after, run_id, last, _BATCH
+            )
+            for event in events:
+                yield ServerSentEvent(
+                    data=event.model_dump(mode="json"), event=event.kind, id=str(event.id)
+                )
+                last = event.id
+            if events:
+                continue
+            if phase in TERMINAL_PHASES:
+                yield ServerSentEvent(data={"phase": phase}, event="end")
+                return
+            await anyio.sleep(_POLL_S)
+    finally:
+        services.streams.value -= 1
+
+
+@router.get("/runs/{run_id}/events/history")
+@allow("read")
+def list_events(
+    run_id: RunId,
+    store: StoreDep,
+    after: Annotated[int, Query(ge=0, le=_STEP_MAX, description="Events after this id")] = 0,
+    limit: Limit = 200,
+) -> list[RunEvent]:
+    """The same events by polling."""
+    return store.events_after(run_id, after, limit)[0]
+
+
+@router.get("/runs/{run_id}/checkpoints")
+@allow("read")
+def list_checkpoints(run_id: RunId, store: StoreDep) -> list[Artifact]:
+    """Stored checkpoints of a run."""
+    return store.artifacts(run_id, kind="checkpoint")
+
+
+@router.get("/runs/{run_id}/artifacts")
+@allow("read")
+def list_artifacts(run_id: RunId, store: StoreDep) -> list[Artifact]:
+    """Stored files of a run."""
+    return store.artifacts(run_id)
+
+
+@router.get(
+    "/runs/{run_id}/artifacts/{name:path}",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "The file"}},
+)
+@allow("read")
+def download_artifact(run_id: RunId, name: str, services: ServicesDep) -> FileResponse:
+    """A stored file; its bytes are checked against its SHA-256, which is the ETag."""
+    artifact = services.store.get_artifact(run_id, name)
+    return file_response(services, artifact.sha256, artifact.name)
+
+
+def file_response(services: ServicesDep, sha256: str, name: str) -> FileResponse:
+    """A stored content as a download; never something that a browser would run."""
+    return FileResponse(
+        services.artifacts.verified(sha256),
+        media_type="application/octet-stream",
+        filename=name.rsplit("/", 1)[-1],
+        headers={"ETag": f'"{sha256}"', "Cache-Control": "private, max-age=31536000, immutable"},
+    )
+
+
+@router.get("/runs/{run_id}/logs")
+@allow("read")
+def get_logs(
+    run_id: RunId,
+    store: StoreDep,
+    offset: Annotated[
+        int, Query(ge=-_STEP_MAX, le=_STEP_MAX, description="Byte; negative: from the end")
+    ] = 0,
+    limit: Annotated[int, Query(ge=4, le=1 << 20, description="Bytes")] = 65_536,
+) -> LogPage:
+    """A piece of the run's log."""
+    return store.logs(run_id, offset=offset, limit=limit)
+
+
+@router.get("/runs/{run_id}/evaluations")
+@allow("read")
+def list_run_evaluations(run_id: RunId, store: StoreDep) -> list[Evaluation]:
+    """A run's evaluations in the order they were made."""
+    return store.run_evaluations(run_id)
+
+
+@router.get("/runs/{run_id}/spectra")
+@allow("read")
+def list_spectra(run_id: RunId, store: StoreDep) -> list[Spectrum]:
+    """Singular values by step; the finished model's last."""
+    return store.spectra(run_id)
+
+
+@router.get("/runs/{run_id}/report")
+@allow("read")
+def get_report(run_id: RunId, store: StoreDep) -> Report:
+    """`report.json` of a finished run."""
+    return Report.model_validate(store.report(run_id))

@@ -1,0 +1,601 @@
+"""The typed client of the REST API: for scripts, the `calift` command and the dashboard.
+
+::
+
+    with Client() as calift:
+        run = calift.submit({"name": "carot", "method": {"kind": "carot"}})
+        run = calift.wait(run.id)
+        print(run.summary.ood_ece)
+
+It finds the service by `CALIFT_API_URL` (else the embedded one on this machine) and the token in
+`CALIFT_TOKEN` (else in `CALIFT_HOME/token`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx2 as httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from calift_core import __version__
+from calift_core.errors import ServiceError, ServiceUnavailableError, StorageError
+from calift_core.files import atomic_path
+from calift_core.home import calift_home
+from calift_core.schema.report import Report, Role
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.wire import (
+    TERMINAL_PHASES,
+    Artifact,
+    Comparison,
+    DatasetInfo,
+    Evaluation,
+    EvaluationPage,
+    Health,
+    LogPage,
+    MethodInfo,
+    Metrics,
+    ModelInfo,
+    Reliability,
+    RunClone,
+    RunDetail,
+    RunEvent,
+    RunPage,
+    RunPatch,
+    RunSubmit,
+    RunSummary,
+    SortKey,
+    Spectrum,
+    Stats,
+    Validation,
+    WorkerInfo,
+)
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_PREFIX = "/api/v1"
+#: How long `wait` and `events` bear a service that does not answer, such as one that restarts.
+_PATIENCE_S = 60.0
+
+_T = TypeVar("_T")
+_Model = TypeVar("_Model", bound=BaseModel)
+Spec = RunSpec | Mapping[str, Any]
+
+
+def _spec_body(spec: Spec) -> dict[str, Any]:
+    return spec.model_dump(mode="json") if isinstance(spec, RunSpec) else dict(spec)
+
+
+def _find_token() -> str | None:
+    given = os.environ.get("CALIFT_TOKEN")
+    if given:
+        return given.strip()
+    try:
+        return (calift_home() / "token").read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Client:
+    """A connection to a calift service. Close it, or use it as a context manager.
+
+    Args:
+        base_url: where the service is; None: `CALIFT_API_URL`, else the embedded one.
+        token: None: `CALIFT_TOKEN`, else the embedded one's token file.
+        timeout_s: for one answer to begin; downloads and event streams may take longer.
+
+    Every method raises ServiceUnavailableError when nothing answers, and ServiceError, with the
+    server's sentence and hint, when the answer is an error.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        token: str | None = None,
+        timeout_s: float = 60.0,
+        *,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        url = (base_url or os.environ.get("CALIFT_API_URL") or DEFAULT_URL).rstrip("/")
+        self.base_url = url.removesuffix(_PREFIX)
+        token = token or _find_token()
+        headers = {"User-Agent": f"calift/{__version__}", "Accept": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = httpx.Client(
+            base_url=self.base_url + _PREFIX,
+            headers=headers,
+            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0)),
+            follow_redirects=False,  # the token goes to the named host alone
+            trust_env=not _is_loopback(self.base_url),  # no proxy between us and ourselves
+            transport=transport,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- plumbing -----------------------------------------------------------------------------
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: BaseModel | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        content = None
+        sent = dict(headers or {})
+        if body is not None:
+            data = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
+            content = json.dumps(data).encode()
+            sent["Content-Type"] = "application/json"
+        try:
+            response = self._http.request(
+                method, path, params=_given(params), content=content, headers=sent
+            )
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from error
+        if response.status_code >= 300:
+            raise self._error(response)
+        return response
+
+    def _unavailable(self, error: Exception) -> ServiceUnavailableError:
+        return ServiceUnavailableError(
+            f"no calift service answers at {self.base_url} ({error or type(error).__name__}).",
+            hint="Start one with `calift up`, or name another in CALIFT_API_URL.",
+        )
+
+    def _error(self, response: httpx.Response) -> ServiceError:
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = None
+        if not isinstance(problem, dict) or "detail" not in problem:
+            return ServiceError(
+                f"{self.base_url} answered {response.status_code}, and not as calift does.",
+                status=response.status_code,
+                hint="Is CALIFT_API_URL the address of a calift service?",
+            )
+        message = str(problem["detail"])
+        errors = [e for e in problem.get("errors") or [] if isinstance(e, dict)]
+        if len(errors) > 1:
+            lines = [
+                f"  {e.get('pointer') or e.get('parameter', '')}: {e.get('message', '')}"
+                for e in errors
+            ]
+            message += "\n" + "\n".join(lines) + "\n"
+        return ServiceError(
+            message,
+            status=response.status_code,
+            problem=problem,
+            hint=str(problem.get("hint") or ""),
+        )
+
+    def _read(self, response: httpx.Response, into: type[_T]) -> _T:
+        try:
+            return TypeAdapter(into).validate_json(response.content)
+        except ValidationError as error:
+            raise ServiceError(
+                f"{self.base_url} gave an answer that this version ({__version__}) cannot read: "
+                f"{error.error_count()} faults in {response.request.url.path}.",
+                status=response.status_code,
+                hint="Use the same version of calift on both sides.",
+            ) from error
+
+    def _get(self, path: str, into: type[_T], **params: Any) -> _T:
+        return self._read(self._send("GET", path, params=params), into)
+
+    def _post(
+        self, path: str, body: BaseModel | None, *, idempotency_key: str | None = None
+    ) -> RunDetail:
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        return self._read(self._send("POST", path, body=body, headers=headers), RunDetail)
+
+    def _post_once(self, path: str, body: BaseModel, key: str | None) -> RunDetail:
+        """Post with a key, so that an answer lost on the way can be asked for again."""
+        key = key or uuid.uuid4().hex
+        try:
+            return self._post(path, body, idempotency_key=key)
+        except ServiceUnavailableError as error:
+            if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout):
+                raise
+            return self._post(path, body, idempotency_key=key)
+
+    @contextmanager
+    def _stream(
+        self, path: str, *, params: Mapping[str, Any], headers: Mapping[str, str], wait_s: float
+    ) -> Iterator[httpx.Response]:
+        timeout = httpx.Timeout(wait_s, connect=10.0)
+        try:
+            with self._http.stream(
+                "GET", path, params=_given(params), headers=dict(headers), timeout=timeout
+            ) as response:
+                if response.status_code >= 300:
+                    response.read()
+                    raise self._error(response)
+                yield response
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from error
+
+    def _download(self, path: str, target: str | os.PathLike[str]) -> Path:
+        target = Path(target)
+        with self._stream(path, params={}, headers={"Accept": "*/*"}, wait_s=120.0) as response:
+            expected = response.headers.get("etag", "").strip('"')
+            digest = hashlib.sha256()
+            with atomic_path(target) as temporary, temporary.open("wb") as file:
+                for piece in response.iter_bytes():
+                    digest.update(piece)
+                    file.write(piece)
+                if expected and digest.hexdigest() != expected:
+                    raise StorageError(
+                        f"the download of {path} is damaged: its SHA-256 is not the announced one.",
+                        hint="Try again.",
+                    )
+        return target
+
+    # -- runs ---------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        spec: Spec,
+        *,
+        priority: int = 0,
+        max_attempts: int = 3,
+        idempotency_key: str | None = None,
+    ) -> RunDetail:
+        """Queue a run. With an own key, the same request gives the same run however often sent."""
+        body = RunSubmit(spec=_spec_body(spec), priority=priority, max_attempts=max_attempts)
+        return self._post_once("/runs", body, idempotency_key)
+
+    def validate(self, spec: Spec) -> Validation:
+        """A dry run: faults, what is missing on the service's machine, what it will cost."""
+        body = RunSubmit(spec=_spec_body(spec))
+        return self._read(self._send("POST", "/runs/validate", body=body), Validation)
+
+    def runs(
+        self,
+        *,
+        phase: Sequence[str] = (),
+        method: Sequence[str] = (),
+        model: Sequence[str] = (),
+        suite: Sequence[str] = (),
+        tag: Sequence[str] = (),
+        q: str = "",
+        archived: bool | None = False,
+        sort: SortKey = "-created",
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> RunPage:
+        """A page of runs. Lists filter by any of their values, `tag` by all, `q` by words.
+
+        Args:
+            phase: such as `RUNNING`.
+            method: such as `carot`.
+            model: `name/weights`.
+            suite: the ID data.
+            tag: tags that must all be there.
+            q: words in name, notes or id.
+            archived: None shows both kinds.
+            sort: a key; with `-` from the top down. Missing numbers come last.
+            cursor: `next_cursor` of the page before.
+            limit: at most 200.
+        """
+        return self._get(
+            "/runs",
+            RunPage,
+            phase=list(phase),
+            method=list(method),
+            model=list(model),
+            suite=list(suite),
+            tag=list(tag),
+            q=q,
+            archived="any" if archived is None else archived,
+            sort=sort,
+            cursor=cursor,
+            limit=limit,
+        )
+
+    def all_runs(self, **filters: Any) -> Iterator[RunSummary]:
+        """Every run that matches, page by page; the filters are those of `runs`."""
+        filters.setdefault("limit", 200)
+        cursor = None
+        while True:
+            page = self.runs(**{**filters, "cursor": cursor})
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def run(self, run_id: str) -> RunDetail:
+        """One run."""
+        return self._get(_at("/runs", run_id), RunDetail)
+
+    def patch(
+        self,
+        run_id: str,
+        *,
+        name: str | None = None,
+        notes: str | None = None,
+        tags: Sequence[str] | None = None,
+        archived: bool | None = None,
+    ) -> RunDetail:
+        """Change what people may change; None leaves a field as it is."""
+        body = RunPatch(
+            name=name, notes=notes, tags=None if tags is None else list(tags), archived=archived
+        )
+        return self._read(self._send("PATCH", _at("/runs", run_id), body=body), RunDetail)
+
+    def cancel(self, run_id: str) -> RunDetail:
+        """Ask a run to stop; repeatable."""
+        return self._post(_at("/runs", run_id, "cancel"), None)
+
+    def retry(self, run_id: str) -> RunDetail:
+        """Queue a failed or cancelled run again."""
+        return self._post(_at("/runs", run_id, "retry"), None)
+
+    def clone(
+        self,
+        run_id: str,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RunDetail:
+        """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
+        body = RunClone(name=name, changes=dict(changes or {}))
+        return self._post_once(_at("/runs", run_id, "clone"), body, idempotency_key)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run that does not work, with its files."""
+        self._send("DELETE", _at("/runs", run_id))
+
+    def wait(
+        self, run_id: str, poll_s: float = 1.0, *, timeout_s: float | None = None
+    ) -> RunDetail:
+        """Wait until a run has ended, and return it, whatever its end.
+
+        A service that is away for less than a minute is waited for.
+
+        Raises:
+            TimeoutError: `timeout_s` seconds went by.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        answered = time.monotonic()
+        while True:
+            try:
+                run = self.run(run_id)
+                answered = time.monotonic()
+                if run.phase in TERMINAL_PHASES:
+                    return run
+            except ServiceUnavailableError:
+                if time.monotonic() - answered > _PATIENCE_S:
+                    raise
+            if deadline is not None and time.monotonic() + poll_s > deadline:
+                raise TimeoutError(f"run {run_id} had not ended after {timeout_s:g} s")
+            time.sleep(poll_s)
+
+    def metrics(
+        self,
+        run_id: str,
+        *,
+        names: Sequence[str] = (),
+        since_step: int = -1,
+        max_points: int | None = None,
+    ) -> Metrics:
+        """Curves after a step, thinned to `max_points` with their extremes kept."""
+        return self._get(
+            _at("/runs", run_id, "metrics"),
+            Metrics,
+            names=list(names),
+            since_step=since_step,
+            max_points=max_points,
+        )
+
+    def events(self, run_id: str, *, after: int = 0) -> Iterator[RunEvent]:
+        """Events as they happen, until the run ends. A dropped connection is taken up again."""
+        last, answered = after, time.monotonic()
+        while True:
+            try:
+                with self._stream(
+                    _at("/runs", run_id, "events"),
+                    params={},
+                    headers={"Accept": "text/event-stream", "Last-Event-ID": str(last)},
+                    wait_s=_PATIENCE_S,
+                ) as response:
+                    for kind, data in _messages(response.iter_lines()):
+                        answered = time.monotonic()
+                        if kind == "end":
+                            return
+                        event = RunEvent.model_validate_json(data)
+                        last = event.id
+                        yield event
+            except ServiceUnavailableError:
+                if time.monotonic() - answered > _PATIENCE_S:
+                    raise
+            time.sleep(0.5)
+
+    def events_after(self, run_id: str, after: int = 0, limit: int = 200) -> list[RunEvent]:
+        """The same events by polling."""
+        return self._get(
+            _at("/runs", run_id, "events", "history"), list[RunEvent], after=after, limit=limit
+        )
+
+    def checkpoints(self, run_id: str) -> list[Artifact]:
+        """Stored checkpoints."""
+        return self._get(_at("/runs", run_id, "checkpoints"), list[Artifact])
+
+    def artifacts(self, run_id: str) -> list[Artifact]:
+        """Stored files."""
+        return self._get(_at("/runs", run_id, "artifacts"), list[Artifact])
+
+    def download_artifact(self, run_id: str, name: str, path: str | os.PathLike[str]) -> Path:
+        """Download a file; what arrives is checked against its SHA-256.
+
+        Raises:
+            StorageError: the file cannot be written, or what arrived is damaged.
+        """
+        return self._download(_at("/runs", run_id, "artifacts", *name.split("/")), path)
+
+    def logs(self, run_id: str, *, offset: int = 0, limit: int = 65_536) -> LogPage:
+        """A piece of the log from a byte offset; a negative one counts from the end."""
+        return self._get(_at("/runs", run_id, "logs"), LogPage, offset=offset, limit=limit)
+
+    def run_evaluations(self, run_id: str) -> list[Evaluation]:
+        """A run's evaluations in the order they were made."""
+        return self._get(_at("/runs", run_id, "evaluations"), list[Evaluation])
+
+    def spectra(self, run_id: str) -> list[Spectrum]:
+        """Singular values by step; the finished model's last."""
+        return self._get(_at("/runs", run_id, "spectra"), list[Spectrum])
+
+    def report(self, run_id: str) -> Report:
+        """`report.json` of a finished run."""
+        return self._get(_at("/runs", run_id, "report"), Report)
+
+    # -- results ------------------------------------------------------------------------------
+
+    def evaluations(
+        self,
+        *,
+        run_id: Sequence[str] = (),
+        dataset: Sequence[str] = (),
+        role: Sequence[Role] = (),
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> EvaluationPage:
+        """A page of evaluations of all runs, newest first."""
+        return self._get(
+            "/evaluations",
+            EvaluationPage,
+            run_id=list(run_id),
+            dataset=list(dataset),
+            role=list(role),
+            cursor=cursor,
+            limit=limit,
+        )
+
+    def evaluation(self, evaluation_id: str) -> Evaluation:
+        """One evaluation."""
+        return self._get(_at("/evaluations", evaluation_id), Evaluation)
+
+    def reliability(
+        self,
+        evaluation_id: str,
+        *,
+        n_bins: int | None = None,
+        scheme: Literal["equal_mass", "equal_width"] | None = None,
+        norm: Literal["l1", "l2", "max"] = "l1",
+        temperature: float | None = None,
+    ) -> Reliability:
+        """A reliability diagram as numbers; what is None is as it was evaluated."""
+        return self._get(
+            _at("/evaluations", evaluation_id, "reliability"),
+            Reliability,
+            n_bins=n_bins,
+            scheme=scheme,
+            norm=norm,
+            temperature=temperature,
+        )
+
+    def download_predictions(self, evaluation_id: str, path: str | os.PathLike[str]) -> Path:
+        """Download the per-sample predictions (Parquet).
+
+        Raises:
+            StorageError: the file cannot be written, or what arrived is damaged.
+        """
+        return self._download(_at("/evaluations", evaluation_id, "predictions"), path)
+
+    def compare(self, run_ids: Sequence[str], baseline: str | None = None) -> Comparison:
+        """2 to 10 runs side by side; the baseline is the first unless named."""
+        return self._get("/compare", Comparison, run_id=list(run_ids), baseline=baseline)
+
+    # -- catalogue ----------------------------------------------------------------------------
+
+    def methods(self) -> list[MethodInfo]:
+        """Methods with the JSON schema of their options."""
+        return self._get("/methods", list[MethodInfo])
+
+    def models(self) -> list[ModelInfo]:
+        """Models that are known by name."""
+        return self._get("/models", list[ModelInfo])
+
+    def datasets(self) -> list[DatasetInfo]:
+        """Suites, and which of them are on the service's machine."""
+        return self._get("/datasets", list[DatasetInfo])
+
+    def workers(self) -> list[WorkerInfo]:
+        """Workers that have reported in."""
+        return self._get("/workers", list[WorkerInfo])
+
+    def stats(self) -> Stats:
+        """The overview's numbers."""
+        return self._get("/stats", Stats)
+
+    def health(self) -> Health:
+        """Whether the service answers; needs no token."""
+        return self._get("/health", Health)
+
+
+def _at(*parts: str) -> str:
+    """A path whose parts after the first are data and not syntax."""
+    first, *rest = parts
+    # A part of dots alone would be resolved away before it is sent.
+    safe = [quote(part, safe="") if part.strip(".") else part.replace(".", "%2E") for part in rest]
+    return "/".join([first, *safe])
+
+
+def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        key: ("true" if value else "false") if isinstance(value, bool) else value
+        for key, value in (params or {}).items()
+        if value is not None and value != []
+    }
+
+
+def _messages(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """Server-sent events as (event, data); comments and half messages are left out."""
+    kind, data = "message", list[str]()
+    for line in lines:
+        if not line:
+            if data:
+                yield kind, "\n".join(data)
+            kind, data = "message", []
+            continue
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            kind = value
+        elif field == "data":
+            data.append(value)

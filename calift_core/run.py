@@ -1,0 +1,778 @@
+"""One job from its folder: what the worker's runner and `calift train` both call.
+
+The folder of a run::
+
+    spec.json  job.json          what is asked (job.json only under a worker)
+    records.jsonl                everything that happened, in order, over all attempts
+    metrics.jsonl                the curves: one line per logged step, none twice
+    checkpoint/                  where a stopped run goes on; the finished model at the end
+    predictions/*.parquet        per-sample predictions, one file per data set
+    report.json                  the numbers; written last
+    result.json                  how the runner ended
+
+`python -m calift_core.run FOLDER` runs it in this process and exits with 0, 1 (failed) or 75 (stopped
+on request, checkpoint saved).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calift_core.calibration import accuracy, ece, nll, softmax
+from calift_core.checkpoint import TrainState, drop_states, newest_state, save_final
+from calift_core.clip import TINY, Captions, Clip, load_clip, weights_sha256
+from calift_core.data.loader import Normalise, TrainView, steps_per_epoch, train_batches
+from calift_core.data.suites import Suite, load_suite
+from calift_core.environment import environment
+from calift_core.errors import (
+    CaliftError,
+    CheckpointError,
+    DiskFullError,
+    InterruptedRunError,
+    ModelError,
+    ModelUnavailableError,
+    OutOfMemoryError,
+    SpecError,
+    StorageError,
+)
+from calift_core.evaluate import as_predictions, evaluation_report, predict, store, summarise
+from calift_core.files import atomic_write_bytes, atomic_write_json, sha256_file
+from calift_core.home import models_dir
+from calift_core.methods import Classifier, Method, RunLength, make_method
+from calift_core.methods.base import zero_shot_classifier
+from calift_core.schedule import default_warmup
+from calift_core.schema.methods import Pretrain
+from calift_core.schema.records import (
+    EXIT_INTERRUPTED,
+    CheckpointRecord,
+    DoneRecord,
+    EvaluationRecord,
+    JobFile,
+    JobResult,
+    LogRecord,
+    MetricsRecord,
+    PhaseRecord,
+    ProgressRecord,
+    Record,
+    ResumedRecord,
+    SpectrumRecord,
+)
+from calift_core.schema.report import EvaluationReport, Report, SpectrumReport
+from calift_core.schema.spec import ModelSpec, RunSpec, SuiteSpec, TrainSpec, load_spec
+from calift_core.spectrum import Covariance, spectrum_report
+from calift_core.train import Plan, resolve_device, resolve_precision, train
+from calift_core.zeroshot import resolve_templates
+
+log = logging.getLogger(__name__)
+
+#: Bytes that must be free before a run starts: less is certain not to hold its checkpoints.
+FREE_SPACE_FLOOR = 256 * 2**20
+
+Stop = Callable[[], bool]
+
+
+def never() -> bool:
+    """The `stop` of a run that nobody may interrupt."""
+    return False
+
+
+def pretraining_spec(suite: str = "fashion-mnist") -> RunSpec:
+    """How `calift-tiny` is pre-trained: three epochs of 40,000 images, about 2 minutes on 2 cores."""
+    return RunSpec(
+        name=f"calift-tiny on {suite}",
+        model=ModelSpec(name=TINY, pretrained=None),
+        method=Pretrain(),
+        suite=SuiteSpec(id=suite, templates="plain"),
+        train=TrainSpec(
+            epochs=3,
+            batch_size=256,
+            lr=2e-3,
+            weight_decay=0.05,
+            crop_scale=(0.8, 1.0),
+            spectrum_every_epochs=0,
+        ),
+    )
+
+
+def make_plan(spec: RunSpec, n_train: int, device: torch.device) -> Plan:
+    """Fill in what the spec leaves open."""
+    t, method = spec.train, spec.method
+    per_epoch = steps_per_epoch(n_train, t.batch_size)
+    total = per_epoch * t.epochs
+    return Plan(
+        total_steps=total,
+        steps_per_epoch=per_epoch,
+        lr=method.default_lr if t.lr is None else t.lr,
+        min_lr=t.min_lr,
+        weight_decay=method.default_weight_decay if t.weight_decay is None else t.weight_decay,
+        betas=t.betas,
+        eps=t.eps,
+        warmup_steps=default_warmup(total) if t.warmup_steps is None else t.warmup_steps,
+        clip_grad_norm=(
+            method.default_clip_grad_norm if t.clip_grad_norm is None else t.clip_grad_norm
+        ),
+        accumulation_steps=t.accumulation_steps,
+        precision=resolve_precision(t.precision, device),
+        log_every_steps=t.log_every_steps,
+        checkpoint_every_steps=t.checkpoint_every_steps or per_epoch,
+        keep_checkpoints=t.keep_checkpoints,
+        spec_sha256=spec.content_hash(),
+    )
+
+
+def run_job(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    run_id: str = "local",
+    resume_from: Path | None = None,
+    stop: Stop = never,
+) -> Iterator[Record]:
+    """Train, evaluate, report. Yields what happens; the folder holds the result.
+
+    A folder with checkpoints of the same spec is gone on with.
+
+    Args:
+        spec: what is asked.
+        folder: the run's own folder; made if need be.
+        run_id: names the run in the report.
+        resume_from: folder of an earlier attempt to go on from, if this one has no checkpoint.
+        stop: true to save a checkpoint and stop.
+
+    Raises:
+        CaliftError: whatever stands in the way, in a sentence.
+        InterruptedRunError: `stop` said so; a checkpoint is saved.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _demand_space(folder)
+    if (
+        spec.model.name == TINY
+        and spec.model.pretrained is not None
+        and not isinstance(spec.method, Pretrain)
+    ):
+        yield from ensure_tiny(spec.model.pretrained, stop=stop)
+    job = _Job(spec, folder, run_id, resume_from, stop)
+    yield from job.run()
+
+
+def _demand_space(folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < FREE_SPACE_FLOOR:
+        raise DiskFullError(
+            f"only {free / 2**20:.0f} MiB are free where the run would be stored, "
+            f"{FREE_SPACE_FLOOR // 2**20} MiB are the least it needs",
+            hint="Free some space, or name another folder.",
+        )
+
+
+class _Job:
+    """The state of one run while it works."""
+
+    def __init__(
+        self, spec: RunSpec, folder: Path, run_id: str, resume_from: Path | None, stop: Stop
+    ) -> None:
+        self.spec, self.folder, self.run_id, self.stop = spec, folder, run_id, stop
+        self.resume_from = resume_from
+        self.device = resolve_device(spec.train.device)
+        self.timings: dict[str, float] = {}
+        self.began = time.monotonic()
+        self.is_pretraining = isinstance(spec.method, Pretrain)
+
+    def run(self) -> Iterator[Record]:
+        spec = self.spec
+        yield PhaseRecord(phase="loading", detail=f"{spec.model.name} and {spec.suite.id}")
+        suite = load_suite(spec.suite)
+        generator = torch.Generator().manual_seed(spec.train.seed)
+        clip = load_clip(spec.model.name, spec.model.pretrained, generator=generator)
+        clip.to(self.device)
+        start_hash = weights_sha256(clip.net)
+        train_part = "pretrain" if self.is_pretraining else "train"
+        templates = resolve_templates(spec.suite.templates)
+        captions = Captions.make(suite.class_names, templates, clip.tokenizer)
+        learned = captions
+        if self.is_pretraining:
+            learned = Captions.make(suite.class_names, resolve_templates("styles"), clip.tokenizer)
+        n_train = len(suite.part(train_part)) if spec.method.trains else 0
+        plan = make_plan(spec, n_train, self.device)
+        torch.manual_seed(spec.train.seed)  # dropout and stochastic depth, where a tower has them
+        method = make_method(
+            spec.method, clip, learned, length=RunLength(total_steps=plan.total_steps)
+        )
+        self._lap("loading_s")
+        if spec.method.trains:
+            yield PhaseRecord(
+                phase="pretraining" if self.is_pretraining else "training",
+                detail=f"{plan.total_steps} steps on {n_train:,} images, {self.device}",
+            )
+            yield from self._train(method, suite, train_part, captions, plan)
+            self._lap("training_s")
+        classifier = self._classifier(method, captions)
+        self._save_model(clip, classifier, suite)
+        final_hash = weights_sha256(clip.net)
+        yield PhaseRecord(phase="evaluating", detail="predictions once per data set")
+        selection = self._select(clip, classifier, suite, templates, plan, final_hash)
+        evaluations: list[EvaluationReport] = []
+        covariance = Covariance(classifier.weights.shape[1])
+        items = list(suite.evaluations())
+        total = sum(len(images) for images, *_ in items)
+        done = 0
+        for images, role, corruption, severity in items:
+            if self.stop():
+                raise InterruptedRunError(f"stopped while evaluating {images.name}")
+            began = time.monotonic()
+            logits = predict(
+                clip,
+                classifier,
+                images,
+                batch_size=spec.evaluation.batch_size,
+                workers=spec.train.workers,
+                device=self.device,
+                precision=plan.precision,
+                covariance=covariance if role == "id" else None,
+            )
+            predictions = as_predictions(
+                logits,
+                images,
+                role=role,
+                class_names=suite.class_names,
+                templates=templates,
+                classifier=classifier,
+                model_sha256=final_hash,
+                source_dataset=f"{suite.name}/test" if role == "corruption" else None,
+            )
+            path, sha256 = store(self.folder, predictions)
+            evaluation = evaluation_report(
+                predictions,
+                spec.evaluation,
+                corruption=corruption,
+                severity=severity,
+                sha256=sha256,
+                began=began,
+            )
+            evaluations.append(evaluation)
+            yield EvaluationRecord(evaluation=evaluation, predictions=path)
+            done += len(images)
+            yield ProgressRecord(
+                phase="evaluating", step=done, total_steps=total, detail=images.name
+            )
+        self._lap("evaluation_s")
+        spectrum = self._spectrum(clip, covariance, f"{suite.name}/test")
+        if spectrum is not None:
+            yield SpectrumRecord(step=plan.total_steps, spectrum=spectrum)
+        yield PhaseRecord(phase="saving")
+        report = Report(
+            run_id=self.run_id,
+            name=spec.name,
+            spec=spec.model_dump(mode="json"),
+            spec_sha256=spec.content_hash(),
+            resolved=self._resolved(plan, method) if spec.method.trains else {},
+            summary=summarise(evaluations, spectrum.sigma_min if spectrum else None),
+            evaluations=evaluations,
+            spectrum=spectrum,
+            selection={"selected_on": "id_val", **selection},
+            model={
+                "name": clip.name,
+                "pretrained": clip.pretrained,
+                "parameters": sum(p.numel() for p in clip.net.parameters()),
+                "vision_parameters": sum(p.numel() for p in clip.net.visual.parameters()),  # type: ignore[union-attr]
+                "start_sha256": start_hash,
+                "sha256": final_hash,
+            },
+            data={
+                "suite": suite.name,
+                "classes": list(suite.classes),
+                "templates": list(templates),
+                "parts": {part: len(images) for part, images in suite.parts.items()},
+                "shifts": {name: len(images) for name, images in suite.shifts.items()},
+                "test_sha256": suite.part("test").sha256,
+            },
+            timings_s={**self.timings, "total_s": time.monotonic() - self.began},
+            environment=environment(self.device, plan.precision),
+        )
+        atomic_write_json(self.folder / "report.json", report.model_dump(mode="json"))
+        drop_states(self.folder / "checkpoint")
+        yield DoneRecord(summary=report.summary, steps=plan.total_steps)
+
+    def _lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.timings[name] = now - self.began - sum(self.timings.values())
+
+    def _train(
+        self, method: Method, suite: Suite, part: str, captions: Captions, plan: Plan
+    ) -> Iterator[Record]:
+        spec = self.spec
+        view = TrainView(
+            images=suite.part(part),
+            size=method.clip.image_size,
+            n_templates=len(
+                resolve_templates("styles" if self.is_pretraining else spec.suite.templates)
+            ),
+            seed=spec.train.seed,
+            crop_scale=spec.train.crop_scale,
+            flip=spec.train.horizontal_flip,
+            styles=self.is_pretraining,
+        )
+        normalise = Normalise(method.clip.mean, method.clip.std, self.device)
+        state = None
+        for record_or_state in self._find_state():
+            if isinstance(record_or_state, TrainState):
+                state = record_or_state
+            else:
+                yield record_or_state
+
+        def batches(start: int) -> Any:
+            return train_batches(
+                view,
+                batch_size=spec.train.batch_size,
+                start_step=start,
+                total_steps=plan.total_steps,
+                workers=spec.train.workers,
+                normalise=normalise,
+            )
+
+        def at_epoch_end(step: int) -> Iterator[Record]:
+            every = spec.train.spectrum_every_epochs
+            epoch = step // plan.steps_per_epoch
+            if every and epoch % every == 0 and len(suite.parts.get("validation", ())):
+                yield from self._validate(method, suite, captions, plan, step)
+
+        yield from train(
+            method,
+            batches,
+            plan,
+            device=self.device,
+            folder=self.folder,
+            resume=state,
+            stop=self.stop,
+            at_epoch_end=at_epoch_end,
+        )
+
+    def _find_state(self) -> Iterator[Record | TrainState]:
+        """The checkpoint to go on from, if any, and a warning for each that is damaged."""
+        sha256 = self.spec.content_hash()
+        folders = [self.folder] + ([self.resume_from] if self.resume_from else [])
+        for folder in folders:
+            state, problems = newest_state(folder / "checkpoint", spec_sha256=sha256)
+            for problem in problems:
+                yield LogRecord(
+                    level="warning", message=f"A damaged checkpoint is passed over: {problem}."
+                )
+            if state is not None:
+                yield state
+                return
+            if problems:
+                yield LogRecord(
+                    level="warning", message="No checkpoint is usable: training starts anew."
+                )
+
+    def _validate(
+        self, method: Method, suite: Suite, captions: Captions, plan: Plan, step: int
+    ) -> Iterator[Record]:
+        """ID validation during training: accuracy, NLL, ECE and the spectrum."""
+        images = suite.part("validation")
+        classifier = self._classifier(method, captions)
+        covariance = Covariance(classifier.weights.shape[1])
+        logits = predict(
+            method.clip,
+            classifier,
+            images,
+            batch_size=self.spec.evaluation.batch_size,
+            workers=self.spec.train.workers,
+            device=self.device,
+            precision=plan.precision,
+            covariance=covariance,
+        )
+        values = _validation_values(logits, images.labels, self.spec)
+        spectrum = self._spectrum(method.clip, covariance, f"{suite.name}/validation")
+        if spectrum is not None:
+            if spectrum.sigma_min is not None:
+                values["sigma_min"] = spectrum.sigma_min
+            values["effective_rank"] = spectrum.effective_rank
+            yield SpectrumRecord(step=step, spectrum=spectrum)
+        yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
+
+    def _spectrum(self, clip: Clip, covariance: Covariance, features: str) -> SpectrumReport | None:
+        if covariance.n < 2:
+            return None
+        try:
+            projection = clip.image_projection().detach().float().cpu().numpy()
+        except ModelError:
+            projection = None
+        return spectrum_report(covariance, projection=projection, features=features)
+
+    def _classifier(self, method: Method, captions: Captions) -> Classifier:
+        if self.is_pretraining:  # learned on style captions, judged with the suite's templates
+            return zero_shot_classifier(method.clip, captions)
+        return method.classifier()
+
+    def _select(
+        self,
+        clip: Clip,
+        classifier: Classifier,
+        suite: Suite,
+        templates: tuple[str, ...],
+        plan: Plan,
+        model_sha256: str,
+    ) -> dict[str, Any]:
+        """Predictions on the ID validation and calibration parts: what settings are chosen by, and
+        what calibrators may be fitted on.
+        """
+        selection: dict[str, Any] = {}
+        for part in ("validation", "calibration"):
+            images = suite.parts.get(part)
+            if images is None or not len(images):
+                continue
+            logits = predict(
+                clip,
+                classifier,
+                images,
+                batch_size=self.spec.evaluation.batch_size,
+                workers=self.spec.train.workers,
+                device=self.device,
+                precision=plan.precision,
+            )
+            predictions = as_predictions(
+                logits,
+                images,
+                role=part,  # type: ignore[arg-type]
+                class_names=suite.class_names,
+                templates=templates,
+                classifier=classifier,
+                model_sha256=model_sha256,
+            )
+            path, sha256 = store(self.folder, predictions)
+            entry: dict[str, Any] = {"predictions": path, "predictions_sha256": sha256}
+            if part == "validation":
+                entry |= _validation_values(logits, images.labels, self.spec)
+            selection[part] = {"n": len(images), **entry}
+        return selection
+
+    def _save_model(self, clip: Clip, classifier: Classifier, suite: Suite) -> None:
+        tensors = {"weights": classifier.weights}
+        if classifier.bias is not None:
+            tensors["bias"] = classifier.bias
+        save_final(
+            self.folder / "checkpoint",
+            clip.net,
+            tensors,
+            {
+                "format": 1,
+                "name": clip.name,
+                "pretrained": clip.pretrained,
+                "config": clip.config,
+                "classes": list(suite.classes),
+                "class_names": list(suite.class_names),
+                "logit_scale": classifier.scale,
+                "image_size": clip.image_size,
+                "mean": list(clip.mean),
+                "std": list(clip.std),
+            },
+        )
+
+    def _resolved(self, plan: Plan, method: Method) -> dict[str, Any]:
+        """The values that the spec left open."""
+        return {
+            "lr": plan.lr,
+            "weight_decay": plan.weight_decay,
+            "warmup_steps": plan.warmup_steps,
+            "clip_grad_norm": plan.clip_grad_norm,
+            "total_steps": plan.total_steps,
+            "precision": plan.precision,
+            "device": str(self.device),
+            **method.resolved(),
+        }
+
+
+def _validation_values(logits: Any, labels: Any, spec: RunSpec) -> dict[str, float]:
+    probs = softmax(logits)
+    return {
+        "val_accuracy": accuracy(probs, labels),
+        "val_nll": nll(probs, labels),
+        "val_ece": ece(probs, labels, n_bins=spec.evaluation.n_bins, scheme=spec.evaluation.scheme),
+    }
+
+
+# ------------------------------------------------------------------------- calift-tiny's weights
+
+
+def pretraining_key(spec: RunSpec, suite: Suite) -> str:
+    """Names weights by everything that they depend on: the spec, the images and the styles."""
+    styles = (Path(__file__).parent / "data" / "styles.py").read_bytes()
+    config = (Path(__file__).parent / "configs" / "calift_tiny.json").read_bytes()
+    parts = [spec.content_hash(), suite.part("pretrain").sha256]
+    text = ":".join(parts).encode() + styles + config
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def ensure_tiny(suite_id: str, *, stop: Stop = never) -> Iterator[Record]:
+    """Pre-train `calift-tiny` on a suite unless that has been done here.
+
+    Several runs may ask at once: one works, the others wait for it.
+
+    Raises:
+        ModelUnavailableError: `suite_id` is not a suite that has a pre-training part.
+    """
+    if suite_id.endswith((".safetensors", ".pt", ".pth", ".bin")):
+        return
+    spec = pretraining_spec(suite_id)
+    try:
+        suite = load_suite(spec.suite)
+    except SpecError as error:
+        raise ModelUnavailableError(
+            f"calift-tiny has no weights {suite_id!r}: {error.message}"
+        ) from None
+    if tiny_is_current(spec, suite):
+        return
+    folder = models_dir() / TINY
+    folder.mkdir(parents=True, exist_ok=True)
+    with _exclusive(folder / f"{suite_id}.lock", stop):
+        if tiny_is_current(spec, suite):
+            return
+        key = pretraining_key(spec, suite)
+        work = folder / f"work-{key}"
+        yield LogRecord(message=f"calift-tiny is pre-trained on {suite_id} first (once).")
+        for record in run_job(spec, work, run_id=f"pretrain-{key}", stop=stop):
+            if isinstance(record, PhaseRecord | ProgressRecord):
+                yield record.model_copy(update={"phase": "pretraining"})
+        publish_tiny(work, suite_id, key)
+
+
+def tiny_is_current(spec: RunSpec, suite: Suite) -> bool:
+    """Whether the weights that a pre-training spec would make are here already."""
+    index = models_dir() / TINY / f"{spec.suite.id}.json"
+    try:
+        entry = json.loads(index.read_text())
+        weights = index.parent / entry["folder"] / "model.safetensors"
+        return (
+            entry["key"] == pretraining_key(spec, suite)
+            and weights.is_file()
+            and sha256_file(weights) == entry["sha256"]
+        )
+    except (OSError, ValueError, KeyError, StorageError):
+        return False
+
+
+def publish_tiny(work: Path, suite_id: str, key: str) -> None:
+    """Make a finished pre-training's weights the ones that `calift-tiny` loads for a suite."""
+    folder = models_dir() / TINY
+    target = folder / key
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("model.safetensors", "model.json"):
+        atomic_write_bytes(target / name, (work / "checkpoint" / name).read_bytes())
+    atomic_write_bytes(target / "report.json", (work / "report.json").read_bytes())
+    entry = {
+        "folder": key,
+        "key": key,
+        "sha256": sha256_file(target / "model.safetensors"),
+        "suite": suite_id,
+    }
+    atomic_write_json(folder / f"{suite_id}.json", entry)
+    if work.parent == folder:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _exclusive(path: Path, stop: Stop) -> Iterator[None]:
+    """Hold a lock file; wait for whoever has it, until `stop`."""
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stop():
+                    raise InterruptedRunError("stopped while another run pre-trains") from None
+                time.sleep(0.2)
+        yield
+
+
+# --------------------------------------------------------------------------------- on disk
+
+
+def run_in_folder(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    run_id: str = "local",
+    resume_from: Path | None = None,
+    stop: Stop = never,
+) -> Iterator[Record]:
+    """`run_job`, with `records.jsonl` and `metrics.jsonl` written as it goes.
+
+    Raises:
+        CheckpointError: the folder holds another spec's run.
+        CaliftError: as `run_job`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    spec_file = folder / "spec.json"
+    if spec_file.is_file():
+        try:
+            old = load_spec(spec_file)
+        except SpecError as error:
+            raise CheckpointError(f"the spec in {str(folder)!r} is damaged: {error}") from None
+        if old.content_hash() != spec.content_hash():
+            raise CheckpointError(
+                f"{str(folder)!r} holds a run of another RunSpec ({old.name!r})",
+                hint="Give another --out folder, or --overwrite to start anew.",
+            )
+    atomic_write_json(spec_file, spec.model_dump(mode="json"))
+    if isinstance(spec.method, Pretrain) and spec.model.name == TINY:
+        after: Callable[[], None] | None = _publisher(spec, folder)
+    else:
+        after = None
+    with (folder / "records.jsonl").open("a", encoding="utf-8") as file:
+        metrics = MetricsFile(folder / "metrics.jsonl")
+        try:
+            for record in run_job(spec, folder, run_id=run_id, resume_from=resume_from, stop=stop):
+                if isinstance(record, ResumedRecord):
+                    metrics.keep_until(record.step)
+                elif isinstance(record, MetricsRecord):
+                    metrics.add(record)
+                elif isinstance(record, CheckpointRecord):
+                    metrics.flush()
+                elif isinstance(record, DoneRecord) and after is not None:
+                    after()
+                file.write(record.model_dump_json() + "\n")
+                file.flush()
+                yield record
+        finally:
+            metrics.close()
+
+
+def _publisher(spec: RunSpec, folder: Path) -> Callable[[], None] | None:
+    """Publishes a submitted pre-training if it is the one that `calift-tiny` stands for."""
+    standard = pretraining_spec(spec.suite.id) if not spec.suite.id.startswith("folder:") else None
+    if standard is None or standard.content_hash() != spec.content_hash():
+        return None
+
+    def publish() -> None:
+        key = pretraining_key(spec, load_suite(spec.suite))
+        publish_tiny(folder, spec.suite.id, key)
+
+    return publish
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a step, in order, no step twice."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path.open("a", encoding="utf-8")
+        self.started = path.stat().st_size > 0
+
+    def add(self, record: MetricsRecord) -> None:
+        """Append a line."""
+        line = {"step": record.step, "epoch": record.epoch, **record.values}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+    def keep_until(self, step: int) -> None:
+        """Drop what an interrupted attempt logged after the checkpoint that it is resumed from."""
+        self.file.close()
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue  # a torn last line
+        atomic_write_bytes(self.path, "".join(kept).encode())
+        self.file = self.path.open("a", encoding="utf-8")
+
+    def flush(self) -> None:
+        """Force to disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """Flush and close."""
+        self.file.close()
+
+
+def main(argv: list[str]) -> int:
+    """Run the job of a folder: the runner that a worker starts.
+
+    Args:
+        argv: one element, the folder; it holds `spec.json` and `job.json`.
+
+    Returns:
+        Exit status: 0, 1 when the run failed, 75 when it stopped on request.
+    """
+    if len(argv) != 1:
+        sys.stderr.write("usage: python -m calift_core.run FOLDER\n")
+        return 2
+    _die_with_parent()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    folder = Path(argv[0])
+    asked_to_stop = False
+
+    def on_signal(signum: int, frame: object) -> None:
+        nonlocal asked_to_stop
+        asked_to_stop = True
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        job = JobFile.model_validate_json((folder / "job.json").read_bytes())
+        spec = load_spec(folder / "spec.json")
+        resume_from = Path(job.resume_from) if job.resume_from else None
+        for _ in run_in_folder(
+            spec,
+            folder,
+            run_id=job.run_id,
+            resume_from=resume_from,
+            stop=lambda: asked_to_stop,
+        ):
+            pass
+        result, status = JobResult(outcome="succeeded"), 0
+    except InterruptedRunError as error:
+        result = JobResult(outcome="interrupted", code=error.code, message=error.message)
+        status = EXIT_INTERRUPTED
+    except CaliftError as error:
+        log.error("%s", error)
+        result = JobResult(
+            outcome="failed", code=error.code, message=error.message, hint=error.hint
+        )
+        status = 1
+    except MemoryError:
+        error = OutOfMemoryError("this machine ran out of memory")
+        result = JobResult(outcome="failed", code=error.code, message=error.message)
+        status = 1
+    except Exception as error:
+        log.exception("the run failed")
+        last = traceback.format_exception_only(error)[-1].strip()
+        result = JobResult(
+            outcome="failed",
+            code="INTERNAL_ERROR",
+            message=f"an unexpected error: {last[:500]}",
+            hint="The traceback is in the run's log.",
+        )
+        status = 1
+    atomic_write_json(folder / "result.json", result.model_dump(mode="json"))
+    return status
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the worker that started this process is gone (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,769 @@
+"""The job engine: claims, fences, sweeps, and what can never happen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from backend.store import (
+    WORKING_PHASES,
+    Claim,
+    ConflictError,
+    IdempotencyError,
+    NotFoundError,
+    QueueFullError,
+    RunFilters,
+    Store,
+    open_engine,
+    writing,
+)
+from calift_core.errors import SpecError
+from calift_core.schema import records as r
+from calift_core.schema.wire import TERMINAL_PHASES, Progress
+from tests.conftest import CI, example_evaluation, example_predictions, example_spectrum, spec_of
+
+WORKER = {"worker_id": "w", "ttl_s": 60.0}
+
+
+def expire(store: Store, run_id: str) -> None:
+    """Let a lease run out, as if its time had gone by."""
+    with writing(store.engine) as connection:
+        connection.execute(
+            text("UPDATE runs SET lease_expires = 1.0 WHERE id = :id AND lease_expires > 0"),
+            {"id": run_id},
+        )
+
+
+def age_queue(store: Store, seconds: float) -> None:
+    with writing(store.engine) as connection:
+        connection.execute(
+            text("UPDATE runs SET queued_at = queued_at - :s, dispatched_at = dispatched_at - :s"),
+            {"s": seconds},
+        )
+
+
+def everything(store: Store) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows of all tables of runs."""
+    tables = [
+        "runs", "events", "metrics", "evaluations", "spectra", "reports", "artifacts",
+        "log_chunks", "outbox",
+    ]  # fmt: skip
+    with store.engine.connect() as connection:
+        return {
+            t: sorted(map(str, connection.execute(text(f"SELECT * FROM {t}")).all()))
+            for t in tables
+        }
+
+
+def claimed(store: Store, **spec: Any) -> Claim:
+    claim = store.claim(store.submit(spec_of(**spec)), **WORKER)
+    assert claim is not None
+    return claim
+
+
+def metric(step: int, value: float = 1.0, name: str = "loss") -> r.MetricsRecord:
+    return r.MetricsRecord(step=step, epoch=step / 10, values={name: value})
+
+
+def steps(store: Store, run_id: str) -> list[int]:
+    series = store.metrics(run_id).series
+    return series[0].steps if series else []
+
+
+# ------------------------------------------------------------------------------- life cycle
+
+
+def test_life__from_queue_to_success(store: Store) -> None:
+    run_id = store.submit(spec_of(tags=["x"]), priority=3)
+    assert store.get_run(run_id).phase == "QUEUED"
+    (row,) = store.unsent_outbox()
+    assert (row.run_id, row.queue, row.priority) == (run_id, "cpu", 3)
+    store.mark_sent(row.id)
+    assert store.unsent_outbox() == []
+
+    claim = store.claim(run_id, **WORKER)
+    assert claim is not None
+    assert (claim.attempt, claim.previous_attempts) == (1, [])
+    assert claim.spec["method"]["kind"] == "carot"
+    assert store.get_run(run_id).phase == "STARTING"
+    assert store.record(run_id, 1, [r.PhaseRecord(phase="training")])
+    assert store.get_run(run_id).phase == "RUNNING"
+    progress = Progress(phase="training", step=3, total_steps=9)
+    assert store.heartbeat(run_id, 1, ttl_s=60, progress=progress).held
+    assert store.get_run(run_id).progress == progress
+    assert store.finish(run_id, 1, phase="SUCCEEDED")
+    run = store.get_run(run_id)
+    assert run.phase == "SUCCEEDED"
+    assert run.finished_at is not None
+    states = [e.data["phase"] for e in store.events_after(run_id)[0] if e.kind == "state"]
+    assert states == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
+
+
+def test_claim__of_two_at_once_one_wins(database_url: str) -> None:
+    stores = [Store(open_engine(database_url)) for _ in range(4)]
+    try:
+        for _ in range(8):
+            run_id = stores[0].submit(spec_of())
+            won: list[Claim] = []
+            gate = threading.Barrier(len(stores))
+
+            def contend(
+                store: Store, run_id: str = run_id, won: list[Claim] = won, gate: Any = gate
+            ) -> None:
+                gate.wait()
+                claim = store.claim(run_id, **WORKER)
+                if claim is not None:
+                    won.append(claim)
+
+            threads = [threading.Thread(target=contend, args=(s,)) for s in stores]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert [c.attempt for c in won] == [1]
+    finally:
+        for store in stores:
+            store.close()
+
+
+def test_claim__of_unknown_or_ended_run_gives_nothing(store: Store) -> None:
+    claim = claimed(store)
+    assert store.finish(claim.run_id, 1, phase="FAILED", reason="OOM")
+    assert store.claim(claim.run_id, **WORKER) is None
+    assert store.claim("nobody", **WORKER) is None
+
+
+OLD_WRITES: dict[str, Callable[[Store, str, int], Any]] = {
+    "heartbeat": lambda s, i, a: s.heartbeat(i, a, ttl_s=60, progress=Progress(step=1)).held,
+    "metrics": lambda s, i, a: s.record(i, a, [metric(3)]),
+    "resumed": lambda s, i, a: s.record(i, a, [r.ResumedRecord(step=0)]),
+    "evaluation": lambda s, i, a: s.record(
+        i,
+        a,
+        [r.EvaluationRecord(evaluation=example_evaluation(example_predictions()), predictions="p")],
+    ),
+    "spectrum": lambda s, i, a: s.record(
+        i, a, [r.SpectrumRecord(step=1, spectrum=example_spectrum())]
+    ),
+    "log": lambda s, i, a: s.append_log(i, a, "late"),
+    "artifact": lambda s, i, a: s.add_artifact(
+        i, a, name="n", kind="other", sha256="0" * 64, size_bytes=1
+    ),
+    "no artifact": lambda s, i, a: s.remove_artifact(i, a, name="kept"),
+    "requeue": lambda s, i, a: s.requeue(i, a),
+    "succeed": lambda s, i, a: s.finish(i, a, phase="SUCCEEDED", report={"summary": {}}),
+    "fail": lambda s, i, a: s.finish(i, a, phase="FAILED", reason="OOM"),
+}
+
+
+@pytest.mark.parametrize("after", ["swept", "claimed again", "finished", "future"])
+def test_fence__writes_of_an_attempt_that_lost_its_run_change_nothing(
+    store: Store, after: str
+) -> None:
+    claim = claimed(store)
+    run_id = claim.run_id
+    store.record(run_id, 1, [metric(1)])
+    store.add_artifact(run_id, 1, name="kept", kind="other", sha256="1" * 64, size_bytes=1)
+    attempt = 1
+    if after == "finished":
+        assert store.finish(run_id, 1, phase="SUCCEEDED")
+    elif after == "future":
+        attempt = 2
+    else:
+        expire(store, run_id)
+        assert [s.action for s in store.sweep()] == ["requeued"]
+        if after == "claimed again":
+            again = store.claim(run_id, **WORKER)
+            assert again is not None
+            assert (again.attempt, again.previous_attempts) == (2, [1])
+    before = everything(store)
+    for name, write in OLD_WRITES.items():
+        assert write(store, run_id, attempt) is False, name
+        assert everything(store) == before, name
+
+
+def test_fence__lets_the_holder_through(store: Store) -> None:
+    for name, write in OLD_WRITES.items():
+        claim = claimed(store)
+        assert write(store, claim.run_id, claim.attempt) is True, name
+
+
+# ---------------------------------------------------------------------------------- sweeper
+
+
+def test_sweep__leaves_a_live_lease(store: Store) -> None:
+    claim = claimed(store)
+    assert store.sweep() == []
+    assert store.get_run(claim.run_id).phase == "STARTING"
+
+
+def test_sweep__queues_again_until_the_attempts_are_spent(store: Store) -> None:
+    run_id = store.submit(spec_of(), max_attempts=2)
+    for attempt, action in ((1, "requeued"), (2, "failed")):
+        for row in store.unsent_outbox():
+            store.mark_sent(row.id)
+        assert store.claim(run_id, **WORKER) is not None
+        expire(store, run_id)
+        assert [(s.attempt, s.action) for s in store.sweep()] == [(attempt, action)]
+        assert bool(store.unsent_outbox()) is (action == "requeued")
+    run = store.get_run(run_id)
+    assert (run.phase, run.reason) == ("FAILED", "WORKER_LOST")
+    assert run.message
+    assert run.hint
+    assert store.sweep() == []
+
+
+def test_sweep__drains_are_not_losses(store: Store) -> None:
+    run_id = store.submit(spec_of(), max_attempts=1)
+    for attempt in (1, 2, 3):
+        claim = store.claim(run_id, **WORKER)
+        assert claim is not None
+        assert claim.attempt == attempt
+        assert store.requeue(run_id, attempt)
+        assert store.get_run(run_id).phase == "QUEUED"
+    assert store.claim(run_id, **WORKER) is not None
+    expire(store, run_id)
+    assert [s.action for s in store.sweep()] == ["failed"]
+
+
+def test_sweep__cancelled_run_of_a_lost_worker_ends_cancelled(store: Store) -> None:
+    claim = claimed(store)
+    assert store.request_cancel(claim.run_id).phase == "CANCELLING"
+    expire(store, claim.run_id)
+    assert [s.action for s in store.sweep()] == ["cancelled"]
+    assert store.get_run(claim.run_id).phase == "CANCELLED"
+
+
+def test_sweep__heartbeat_in_time_saves_the_lease(store: Store) -> None:
+    claim = claimed(store)
+    expire(store, claim.run_id)
+    assert store.heartbeat(claim.run_id, 1, ttl_s=60).held
+    assert store.sweep() == []
+
+
+def test_sweep__rings_again_for_a_forgotten_run_while_a_worker_is_idle(store: Store) -> None:
+    run_id = store.submit(spec_of())
+    for row in store.unsent_outbox():
+        store.mark_sent(row.id)
+    store.worker_seen("w", host="h", queues=["cpu"], device="cpu")
+    assert store.sweep() == []
+    age_queue(store, 130)
+    assert [s.action for s in store.sweep()] == ["redispatched"]
+    assert [row.run_id for row in store.unsent_outbox()] == [run_id]
+    assert store.sweep() == []
+
+
+def test_sweep__does_not_flood_the_broker_while_every_worker_is_busy(store: Store) -> None:
+    store.submit(spec_of())
+    for row in store.unsent_outbox():
+        store.mark_sent(row.id)
+    store.worker_seen("w", host="h", queues=["cpu"], device="cpu", run_id="other")
+    age_queue(store, 130)
+    assert store.sweep() == []
+    age_queue(store, 3600)
+    assert [s.action for s in store.sweep()] == ["redispatched"]
+
+
+def test_outbox__forgets_runs_that_wait_no_more(store: Store) -> None:
+    run_id = store.submit(spec_of())
+    store.request_cancel(run_id)
+    assert store.unsent_outbox() == []
+    store.sweep()
+    assert everything(store)["outbox"] == []
+
+
+def test_outbox__urgent_first_and_devices_have_their_queues(store: Store) -> None:
+    low = store.submit(spec_of(), priority=-1)
+    gpu = store.submit(spec_of(train={"device": "cuda"}), priority=5)
+    cpu = store.submit(spec_of(train={"device": "cpu"}))
+    assert [(row.run_id, row.queue) for row in store.unsent_outbox()] == [
+        (gpu, "gpu"),
+        (cpu, "cpu"),
+        (low, "cpu"),
+    ]
+    store.worker_seen("w", host="h", queues=["gpu", "cpu"], device="a GPU")
+    assert [row.queue for row in store.unsent_outbox()] == ["gpu", "cpu", "gpu"]
+    assert [row.run_id for row in store.unsent_outbox(limit=1)] == [gpu]
+
+
+# ------------------------------------------------------------------- cancel, retry, delete
+
+
+def test_cancel__waiting_run_at_once_and_repeatable(store: Store) -> None:
+    run_id = store.submit(spec_of())
+    first = store.request_cancel(run_id)
+    assert (first.phase, first.reason) == ("CANCELLED", "USER_CANCELLED")
+    assert store.claim(run_id, **WORKER) is None
+    assert store.request_cancel(run_id) == first
+
+
+def test_cancel__working_run_is_told_and_ended_by_its_worker(store: Store) -> None:
+    claim = claimed(store)
+    assert store.request_cancel(claim.run_id).phase == "CANCELLING"
+    assert store.request_cancel(claim.run_id).phase == "CANCELLING"
+    assert store.heartbeat(claim.run_id, 1, ttl_s=60).cancel_requested
+    assert store.record(claim.run_id, 1, [metric(1)]), "the checkpoint is not safe yet"
+    assert store.get_run(claim.run_id).phase == "CANCELLING"
+    assert store.finish(claim.run_id, 1, phase="CANCELLED", reason="USER_CANCELLED")
+    assert store.get_run(claim.run_id).phase == "CANCELLED"
+
+
+def test_cancel__ended_run_stays_as_it_is(store: Store) -> None:
+    claim = claimed(store)
+    store.finish(claim.run_id, 1, phase="SUCCEEDED")
+    before = everything(store)
+    assert store.request_cancel(claim.run_id).phase == "SUCCEEDED"
+    assert everything(store) == before
+
+
+def test_requeue__of_a_run_that_was_cancelled_ends_it(store: Store) -> None:
+    claim = claimed(store)
+    store.request_cancel(claim.run_id)
+    assert store.requeue(claim.run_id, 1)
+    assert store.get_run(claim.run_id).phase == "CANCELLED"
+
+
+def test_retry__queues_the_same_run_and_is_repeatable(store: Store) -> None:
+    claim = claimed(store)
+    store.record(claim.run_id, 1, [metric(1), metric(2)])
+    store.finish(claim.run_id, 1, phase="FAILED", reason="OOM", message="no memory")
+    run = store.retry(claim.run_id)
+    assert (run.phase, run.reason, run.message) == ("QUEUED", None, None)
+    assert store.retry(claim.run_id) == run
+    assert len(store.unsent_outbox()) >= 1
+    again = store.claim(claim.run_id, **WORKER)
+    assert again is not None
+    assert again.previous_attempts == [1]
+    assert not again.cancel_requested
+
+
+def test_retry__refuses_success(store: Store) -> None:
+    claim = claimed(store)
+    store.finish(claim.run_id, 1, phase="SUCCEEDED")
+    with pytest.raises(ConflictError, match="succeeded"):
+        store.retry(claim.run_id)
+
+
+def test_delete__takes_every_row_and_refuses_working_runs(store: Store) -> None:
+    claim = claimed(store, tags=["t"])
+    run_id = claim.run_id
+    store.record(
+        run_id,
+        1,
+        [
+            metric(1),
+            r.SpectrumRecord(step=1, spectrum=example_spectrum()),
+            r.EvaluationRecord(
+                evaluation=example_evaluation(example_predictions()), predictions="p"
+            ),
+            r.LogRecord(message="hello"),
+        ],
+    )
+    store.add_artifact(run_id, 1, name="a", kind="other", sha256="2" * 64, size_bytes=1)
+    with pytest.raises(ConflictError, match="Cancel it first"):
+        store.delete_run(run_id)
+    store.finish(run_id, 1, phase="SUCCEEDED", report={"summary": {}, "evaluations": []})
+    assert store.delete_run(run_id) == ["2" * 64]
+    assert all(rows == [] for rows in everything(store).values())
+    for call in (store.get_run, store.delete_run, store.request_cancel, store.retry):
+        with pytest.raises(NotFoundError):
+            call(run_id)
+
+
+# ------------------------------------------------------------------------------ idempotency
+
+
+def test_submit__same_key_and_body_is_the_same_run(store: Store) -> None:
+    key = {"idempotency_key": "k", "body_hash": "b", "token_id": "t"}
+    first = store.submit(spec_of(), **key)
+    assert store.submit(spec_of(), **key) == first
+    assert store.submit(spec_of(), **key | {"token_id": "other"}) != first
+    with pytest.raises(IdempotencyError):
+        store.submit(spec_of(), **key | {"body_hash": "c"})
+    assert store.list_runs()[2] == 2
+
+
+def test_submit__same_key_at_the_same_moment_is_one_run(store: Store) -> None:
+    found: list[str] = []
+    gate = threading.Barrier(6)
+
+    def send() -> None:
+        gate.wait()
+        found.append(store.submit(spec_of(), idempotency_key="k", body_hash="b"))
+
+    threads = [threading.Thread(target=send) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert len(set(found)) == 1
+
+
+def test_submit__queue_cap_counts_waiting_runs_of_the_token(store: Store) -> None:
+    first = store.submit(spec_of(), token_id="t", max_queued=1)
+    with pytest.raises(QueueFullError):
+        store.submit(spec_of(), token_id="t", max_queued=1)
+    store.submit(spec_of(), token_id="u", max_queued=1)
+    assert store.claim(first, **WORKER) is not None
+    store.submit(spec_of(), token_id="t", max_queued=1)
+
+
+# ---------------------------------------------------------------------------------- records
+
+
+def test_record__resumed_run_neither_loses_nor_repeats_points(store: Store) -> None:
+    run_id = claimed(store).run_id
+    store.record(run_id, 1, [metric(s, 1.0) for s in range(1, 11)])
+    store.record(run_id, 1, [r.SpectrumRecord(step=s, spectrum=example_spectrum()) for s in (5, 9)])
+    expire(store, run_id)
+    store.sweep()
+    assert store.claim(run_id, **WORKER) is not None
+    assert store.record(run_id, 2, [r.ResumedRecord(step=5), metric(6, 2.0), metric(7, 2.0)])
+    assert steps(store, run_id) == [1, 2, 3, 4, 5, 6, 7]
+    assert store.metrics(run_id).series[0].values == [1.0] * 5 + [2.0] * 2
+    assert [s.step for s in store.spectra(run_id)] == [5]
+
+
+def test_record__attempt_that_starts_over_leaves_no_old_points(store: Store) -> None:
+    run_id = claimed(store).run_id
+    store.record(run_id, 1, [metric(s, 1.0) for s in (10, 20, 30, 40)])
+    expire(store, run_id)
+    store.sweep()
+    store.claim(run_id, **WORKER)
+    store.record(run_id, 2, [metric(10, 2.0)])
+    assert steps(store, run_id) == [10]
+
+
+def test_record__repeating_a_batch_changes_no_number(store: Store) -> None:
+    run_id = claimed(store).run_id
+    batch = [
+        metric(1),
+        metric(2),
+        r.EvaluationRecord(evaluation=example_evaluation(example_predictions()), predictions="p"),
+        r.SpectrumRecord(step=2, spectrum=example_spectrum()),
+    ]
+    store.record(run_id, 1, batch)
+    first = (store.metrics(run_id), store.spectra(run_id), len(store.run_evaluations(run_id)))
+    store.record(run_id, 1, batch)
+    assert (store.metrics(run_id), store.spectra(run_id), len(store.run_evaluations(run_id))) == (
+        first
+    )
+
+
+def test_record__same_step_twice_in_a_batch_keeps_the_later(store: Store) -> None:
+    run_id = claimed(store).run_id
+    assert store.record(run_id, 1, [metric(1, 1.0), metric(1, 2.0)])
+    assert store.metrics(run_id).series[0].values == [2.0]
+
+
+def test_record__event_ids_have_no_gap(store: Store) -> None:
+    run_id = claimed(store).run_id
+    store.record(run_id, 1, [r.PhaseRecord(phase="training"), metric(1), metric(2)])
+    store.record(run_id, 1, [r.LogRecord(message="x"), metric(3)])
+    store.finish(run_id, 1, phase="FAILED", reason="OOM")
+    events, phase = store.events_after(run_id)
+    assert [e.id for e in events] == list(range(1, len(events) + 1))
+    assert phase == "FAILED"
+    assert events[-1].data["phase"] == "FAILED"
+    assert store.events_after(run_id, 3)[0] == events[3:]
+
+
+def test_record__spectrum_after_training_is_final(store: Store) -> None:
+    run_id = claimed(store).run_id
+    spectrum = r.SpectrumRecord(step=7, spectrum=example_spectrum())
+    store.record(run_id, 1, [r.PhaseRecord(phase="training"), spectrum])
+    store.record(run_id, 1, [r.PhaseRecord(phase="spectrum")])
+    store.record(run_id, 1, [spectrum])
+    store.finish(run_id, 1, phase="SUCCEEDED")
+    assert [(s.step, s.final) for s in store.spectra(run_id)] == [(7, False), (7, True)]
+
+
+def test_finish__last_spectrum_is_final_where_no_phase_said_so(store: Store) -> None:
+    run_id = claimed(store).run_id
+    store.record(run_id, 1, [r.SpectrumRecord(step=s, spectrum=example_spectrum()) for s in (1, 2)])
+    store.finish(run_id, 1, phase="SUCCEEDED")
+    assert [(s.step, s.final) for s in store.spectra(run_id)] == [(1, False), (2, True)]
+
+
+def test_finish__evaluations_that_the_report_does_not_know_are_dropped(store: Store) -> None:
+    run_id = claimed(store).run_id
+    evaluations = [
+        example_evaluation(example_predictions(dataset=name)) for name in ("kept", "stale")
+    ]
+    store.record(
+        run_id, 1, [r.EvaluationRecord(evaluation=e, predictions="p") for e in evaluations]
+    )
+    report = {"summary": {"id_ece": 0.1}, "evaluations": [evaluations[0].model_dump(mode="json")]}
+    store.finish(run_id, 1, phase="SUCCEEDED", report=report)
+    assert [e.dataset for e in store.run_evaluations(run_id)] == ["kept"]
+    summary = store.get_run(run_id).summary
+    assert summary is not None
+    assert summary.id_ece == 0.1
+
+
+# ------------------------------------------------------------------------------------ lists
+
+
+@pytest.mark.parametrize(
+    "sort", ["created", "-created", "name", "-name", "id_accuracy", "-ood_ece", "sigma_min"]
+)
+def test_list__pages_make_up_the_whole_list(store: Store, sort: Any) -> None:
+    for index in range(11):
+        run_id = store.submit(spec_of(name=f"run {index % 4}"))
+        if index % 3:
+            store.claim(run_id, **WORKER)
+            summary = {
+                "id_accuracy": (index % 5) / 5,
+                "ood_ece": -index / 7,
+                "sigma_min": 0.1 * index,
+            }
+            store.finish(run_id, 1, phase="SUCCEEDED", report={"summary": summary})
+    whole, none, total = store.list_runs(sort=sort, limit=200)
+    assert (none, total, len(whole)) == (None, 11, 11)
+    walked, cursor = [], None
+    while True:
+        page, cursor, count = store.list_runs(sort=sort, cursor=cursor, limit=3)
+        assert count == 11
+        walked += page
+        if cursor is None:
+            break
+    assert walked == whole
+    key = sort.lstrip("-")
+    if key not in ("created", "name"):
+        values = [getattr(run.summary, key) if run.summary else None for run in whole]
+        numbers = [v for v in values if v is not None]
+        assert values[: len(numbers)] == sorted(numbers, reverse=sort.startswith("-"))
+
+
+def test_list__filters(store: Store) -> None:
+    a = store.submit(spec_of(name="alpha", tags=["x", "y"], notes="first_try at 50%"))
+    b = store.submit(spec_of(name="beta", method={"kind": "flyp"}, tags=["x"]))
+    c = store.submit(spec_of(name="gamma", suite={"id": "folder:/data"}))
+    store.patch_run(c, archived=True)
+    store.request_cancel(b)
+
+    def found(**filters: Any) -> set[str]:
+        return {run.id for run in store.list_runs(RunFilters(**filters))[0]}
+
+    assert found() == {a, b}
+    assert found(archived=None) == {a, b, c}
+    assert found(archived=True) == {c}
+    assert found(tags=("x",)) == {a, b}
+    assert found(tags=("x", "y")) == {a}
+    assert found(methods=("flyp",)) == {b}
+    assert found(phases=("CANCELLED", "FAILED")) == {b}
+    assert found(suites=("folder:/data",), archived=None) == {c}
+    assert found(text="ALPHA first") == {a}
+    assert found(text="50%") == {a}
+    assert found(text="5_%") == set()
+    assert found(text=b[:8]) == {b}
+    assert found(models=("calift-tiny/fashion-mnist",)) == {a, b}
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "%%%", "bnVsbA", "W10", "WzEsMl0", "é"])
+def test_list__foreign_cursor_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(SpecError, match="cursor"):
+        store.list_runs(cursor=cursor)
+
+
+def test_list__cursor_of_another_order_is_refused(store: Store) -> None:
+    for _ in range(3):
+        store.submit(spec_of())
+    cursor = store.list_runs(limit=1)[1]
+    with pytest.raises(SpecError, match="cursor"):
+        store.list_runs(sort="name", cursor=cursor)
+    with pytest.raises(SpecError, match="cursor"):
+        store.list_runs(RunFilters(text="a"), cursor=cursor)
+
+
+# ------------------------------------------------------------------------------------- logs
+
+
+def test_log__pieces_make_up_the_whole_and_never_split_a_character(store: Store) -> None:
+    run_id = claimed(store).run_id
+    text_ = "".join(f"line {i} — ü🎈\n" for i in range(40))
+    raw = text_.encode()
+    for at in range(0, len(raw), 37):
+        store.append_log(run_id, 1, raw[at : at + 37])
+    store.finish(run_id, 1, phase="SUCCEEDED")
+    offset, pieces = 0, []
+    while True:
+        page = store.logs(run_id, offset=offset, limit=50)
+        pieces.append(page.text)
+        assert page.next_offset > offset or page.complete
+        offset = page.next_offset
+        if page.complete:
+            break
+    assert "".join(pieces) == text_
+    assert text_.endswith(store.logs(run_id, offset=-21).text)
+    assert "�" not in store.logs(run_id, offset=-21).text
+
+
+def test_log__of_a_working_run_is_never_complete(store: Store) -> None:
+    run_id = claimed(store).run_id
+    store.append_log(run_id, 1, "a")
+    page = store.logs(run_id)
+    assert (page.text, page.next_offset, page.complete) == ("a", 1, False)
+    assert store.logs(run_id, offset=10_000).next_offset == 1
+
+
+# -------------------------------------------------------------------------- state machine
+
+
+class Life(RuleBasedStateMachine):
+    """Any order of submits, claims, writes, cancels, losses, drains and retries.
+
+    A model of what each run's holder is stands beside the store; nothing that the holder did not
+    do may change a run's numbers, and nothing ends twice.
+    """
+
+    runs = Bundle("runs")
+    store: Store
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holder: dict[str, int | None] = {}
+        self.attempts: dict[str, int] = {}
+        self.cancelled: set[str] = set()
+        self.ended: dict[str, str] = {}
+        self.steps: dict[str, list[int]] = {}
+        self.losses: dict[str, int] = {}
+        self.queued: set[str] = set()
+
+    @initialize()
+    def begin(self) -> None:
+        with writing(self.store.engine) as connection:
+            connection.execute(text("DELETE FROM runs"))
+
+    @rule(target=runs)
+    def submit(self) -> str:
+        run_id = self.store.submit(spec_of(), max_attempts=2)
+        self.holder[run_id], self.attempts[run_id] = None, 0
+        self.steps[run_id], self.losses[run_id] = [], 0
+        self.queued.add(run_id)
+        return run_id
+
+    @rule(run_id=runs)
+    def claim(self, run_id: str) -> None:
+        claim = self.store.claim(run_id, **WORKER)
+        assert (claim is not None) == (run_id in self.queued)
+        if claim is not None:
+            self.attempts[run_id] += 1
+            assert claim.attempt == self.attempts[run_id]
+            self.holder[run_id] = claim.attempt
+            self.queued.discard(run_id)
+
+    @rule(run_id=runs, attempt=st.integers(1, 4))
+    def write(self, run_id: str, attempt: int) -> None:
+        step = len(self.steps[run_id]) + 1
+        held = self.holder[run_id] == attempt
+        assert self.store.record(run_id, attempt, [metric(step)]) is held
+        assert self.store.heartbeat(run_id, attempt, ttl_s=60).held is held
+        if held:
+            self.steps[run_id].append(step)
+
+    @rule(run_id=runs, attempt=st.integers(1, 4), phase=st.sampled_from(["SUCCEEDED", "FAILED"]))
+    def finish(self, run_id: str, attempt: int, phase: Any) -> None:
+        held = self.holder[run_id] == attempt
+        assert self.store.finish(run_id, attempt, phase=phase) is held
+        if held:
+            self.ended[run_id] = phase
+            self.holder[run_id] = None
+
+    @rule(run_id=runs, attempt=st.integers(1, 4))
+    def drain(self, run_id: str, attempt: int) -> None:
+        held = self.holder[run_id] == attempt
+        assert self.store.requeue(run_id, attempt) is held
+        if held:
+            self.holder[run_id] = None
+            self._queue_or_end(run_id)
+
+    def _queue_or_end(self, run_id: str) -> None:
+        if run_id in self.cancelled:
+            self.ended[run_id] = "CANCELLED"
+        else:
+            self.queued.add(run_id)
+
+    @rule(run_id=runs)
+    def lose_worker(self, run_id: str) -> None:
+        if self.holder[run_id] is None:
+            return
+        expire(self.store, run_id)
+        (swept,) = [s for s in self.store.sweep() if s.action != "redispatched"]
+        self.holder[run_id] = None
+        self.losses[run_id] += 1
+        if run_id not in self.cancelled and self.losses[run_id] >= 2:
+            self.ended[run_id] = "FAILED"
+            assert swept.action == "failed"
+        else:
+            self._queue_or_end(run_id)
+
+    @rule(run_id=runs)
+    def cancel(self, run_id: str) -> None:
+        self.store.request_cancel(run_id)
+        if run_id in self.ended:
+            return
+        self.cancelled.add(run_id)
+        if run_id in self.queued:
+            self.queued.discard(run_id)
+            self.ended[run_id] = "CANCELLED"
+
+    @precondition(lambda self: self.ended)
+    @rule(run_id=runs)
+    def retry(self, run_id: str) -> None:
+        if self.ended.get(run_id) not in ("FAILED", "CANCELLED"):
+            return
+        self.store.retry(run_id)
+        del self.ended[run_id]
+        self.cancelled.discard(run_id)
+        self.losses[run_id] = 0
+        self.queued.add(run_id)
+
+    @invariant()
+    def agrees(self) -> None:
+        rung = {row.run_id for row in self.store.unsent_outbox(1000)}
+        for run_id, holder in self.holder.items():
+            run = self.store.get_run(run_id)
+            if run_id in self.ended:
+                assert run.phase == self.ended[run_id]
+                assert run.phase in TERMINAL_PHASES
+                assert run.finished_at is not None
+            elif run_id in self.queued:
+                assert run.phase == "QUEUED"
+                assert run_id in rung, "a waiting run without a doorbell is lost"
+            else:
+                assert holder is not None
+                assert run.phase in WORKING_PHASES
+                assert (run.phase == "CANCELLING") == (run_id in self.cancelled)
+            assert steps(self.store, run_id) == self.steps[run_id]
+            ids = [e.id for e in self.store.events_after(run_id)[0]]
+            assert ids == list(range(1, len(ids) + 1))
+
+
+def test_life__any_order_of_events_keeps_the_rules(store: Store) -> None:
+    Life.store = store
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=60 if CI else 20,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

