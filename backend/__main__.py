@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from pydantic import ValidationError
 
-from backend.main import serve
+from backend.server import serve
 from calift_core.errors import CaliftError
 
 
 def main() -> int:
     """Serve; a wrong setting is a sentence and not a traceback."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     try:
         serve()
     except (CaliftError, ValidationError) as error:

@@ -57,6 +57,7 @@ class Services:
     analysis: Analysis
     submission: Submission
     streams: Counter = field(default_factory=Counter)
+    stopping: threading.Event = field(default_factory=threading.Event)
     broker: Recent = field(default_factory=lambda: Recent(2.0))
 
 

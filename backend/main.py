@@ -1,4 +1,4 @@
-"""The application: `uvicorn --factory backend.main:create_app`, or `python -m backend`."""
+"""The application. `python -m backend` serves it; `create_app` suits `uvicorn --factory` too."""
 
 from __future__ import annotations
 
@@ -115,20 +115,3 @@ def _describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def serve(settings: Settings | None = None) -> None:
-    """Run the API until a signal comes."""
-    import uvicorn
-
-    settings = settings or load_settings()
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        server_header=False,
-        # Event streams never end by themselves; do not wait for them.
-        timeout_graceful_shutdown=3,
-        access_log=False,
-        proxy_headers=False,
-    )

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from backend.store import ConflictError, NotFoundError, QueueFullError
 from calift_core.errors import (
@@ -175,7 +176,19 @@ def _of_http(request: Request, error: HTTPException) -> HttpError:
         detail = f"{request.method} is not possible at {request.url.path}."
     elif error.status_code == 400 and "parsing the body" in detail:
         code, detail = "BAD_JSON", "the body is not JSON that can be read."
-    return HttpError(error.status_code, code, detail, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods_at(request))  # the router names one route's alone
+    return HttpError(error.status_code, code, detail, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    routes = request.app.router.routes
+    return [
+        method
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+        if any(r.matches({**request.scope, "method": method})[0] is Match.FULL for r in routes)
+    ]
 
 
 def install(app: FastAPI) -> None:

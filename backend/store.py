@@ -43,6 +43,7 @@ from sqlalchemy import (
     delete,
     event,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -850,29 +851,50 @@ class Store:
                 .values(final=True)
             )
 
-    def requeue(self, run_id: str, attempt: int, *, reason: str = "DRAINED") -> bool:
-        """Give a run back in good order: queued again, or cancelled if that was asked.
+    def requeue(
+        self,
+        run_id: str,
+        attempt: int,
+        *,
+        reason: str = "DRAINED",
+        message: str | None = None,
+        hint: str = "",
+        lost: bool = False,
+    ) -> bool:
+        """Give a run back: queued again, or cancelled if that was asked. False: fenced off.
 
-        This is not a loss: it does not count against `max_attempts`. False: fenced off.
+        Args:
+            run_id: the run.
+            attempt: the attempt that ends.
+            reason: a code for machines.
+            message: a sentence for people.
+            hint: what to do about it, kept where the run fails.
+            lost: the attempt's process vanished. Only this counts against `max_attempts`, and the
+                run fails when it has lost as many; an orderly stop may happen any number of times.
         """
+        spent = (Run.losses + 1 >= Run.max_attempts) if lost else false()
+        ends = or_(Run.cancel_requested, spent)
+        count: dict[str, Any] = {"losses": Run.losses + 1} if lost else {"drains": Run.drains + 1}
         with writing(self.engine) as connection:
             row = self._fenced(
                 connection,
                 run_id,
                 attempt,
-                phase=case((Run.cancel_requested, "CANCELLED"), else_="QUEUED"),
+                phase=case((Run.cancel_requested, "CANCELLED"), (spent, "FAILED"), else_="QUEUED"),
                 reason=case((Run.cancel_requested, "USER_CANCELLED"), else_=reason),
-                message=case((Run.cancel_requested, "cancelled on request"), else_=None),
-                finished_at=case((Run.cancel_requested, self._now), else_=None),
+                message=case((Run.cancel_requested, "cancelled on request"), else_=message),
+                hint=case((and_(spent, ~Run.cancel_requested), hint), else_=""),
+                finished_at=case((ends, self._now), else_=None),
                 queued_at=self._now,
-                drains=Run.drains + 1,
                 owner=None,
                 lease_expires=None,
                 dispatched_at=None,
                 event_seq=Run.event_seq + 1,
+                **count,
             )
             if row is None:
                 return False
+            cancelled = row.phase == "CANCELLED"
             self._add_state_event(
                 connection,
                 run_id,
@@ -880,7 +902,8 @@ class Store:
                 attempt,
                 row.phase,
                 row.now,
-                reason if row.phase == "QUEUED" else "USER_CANCELLED",
+                "USER_CANCELLED" if cancelled else reason,
+                "cancelled on request" if cancelled else message,
             )
             if row.phase == "QUEUED":
                 self._ring(connection, run_id, row.priority, row.now)

@@ -1,4 +1,4 @@
-"""calift_core: fine-tune vision-language models and measure how far their confidence can be trusted.
+"""calift_core: fine-tune vision-language models, measure how far to trust their confidence.
 
 Importing this package loads neither torch nor numpy; import the module you need.
 The parts that cross processes (`schema`, `errors`, `calibration`, `predictions`, `client`)

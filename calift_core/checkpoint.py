@@ -6,8 +6,8 @@ A run's `checkpoint/` folder::
     steps/00000120/                                          where a stopped run goes on
         model.safetensors  method.safetensors  optimizer.safetensors  state.json  manifest.json
 
-`manifest.json` is written last and holds the SHA-256 of every other file; the folder appears under its
-name by one rename.
+`manifest.json` is written last and holds the SHA-256 of every other file; the folder appears under
+its name by one rename.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def save_state(folder: Path, state: TrainState, *, keep: int) -> Path:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
                 f"no space is left for the checkpoint of step {state.step}",
-                hint="Free some space and start the run again: it goes on from the last checkpoint.",
+                hint="Free some space and start the run again: it goes on where it was.",
             ) from None
         raise StorageError(f"cannot write the checkpoint of step {state.step}: {error}") from error
     except (DiskFullError, StorageError):

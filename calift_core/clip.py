@@ -1,8 +1,8 @@
-"""Load CLIP-like models, encode with them, find their projections. The only file that knows open_clip.
+"""Load CLIP-like models, encode with them, find their projections. Nothing else knows open_clip.
 
-A model is named in three ways: an open_clip architecture with a pretrained tag, `hf-hub:org/model`, or
-an open_clip config JSON with a weights file (safetensors, or a plain state dict read with
-`weights_only=True`: nothing is ever unpickled).
+A model is named in three ways: an open_clip architecture with a pretrained tag,
+`hf-hub:org/model`, or an open_clip config JSON with a weights file (safetensors, or a plain state
+dict read with `weights_only=True`: nothing is ever unpickled).
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from calift_core.errors import ModelError, ModelUnavailableError, UnknownNameError
+from calift_core.errors import (
+    CheckpointError,
+    ModelError,
+    ModelUnavailableError,
+    UnknownNameError,
+)
 from calift_core.errors import UnsupportedTowerError as Unsupported
 from calift_core.home import models_dir
 
@@ -62,7 +67,7 @@ class Clip(nn.Module):
         config: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
-        self.net = net
+        self.net: Any = net
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.mean = tuple(mean)
@@ -89,7 +94,7 @@ class Clip(nn.Module):
     @property
     def logit_scale(self) -> Tensor:
         """`s`, the factor on cosine similarities: exp of the learned parameter, a scalar."""
-        scale: Tensor = self.net.logit_scale.exp()  # type: ignore[union-attr, operator, assignment]
+        scale: Tensor = self.net.logit_scale.exp()
         return scale.squeeze()
 
     @property
@@ -111,7 +116,7 @@ class Clip(nn.Module):
         Returns:
             (B, D).
         """
-        features: Tensor = self.net.encode_image(images)  # type: ignore[operator]
+        features: Tensor = self.net.encode_image(images)
         return F.normalize(features.float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -128,7 +133,7 @@ class Clip(nn.Module):
         """
         length = _longest_caption(self.net, tokens)
         if length is None:
-            features: Tensor = self.net.encode_text(tokens)  # type: ignore[operator]
+            features: Tensor = self.net.encode_text(tokens)
         else:
             features = _encode_text_short(self.net, tokens[:, :length])
         return F.normalize(features.float(), dim=-1)
@@ -142,7 +147,7 @@ class Clip(nn.Module):
         Raises:
             UnsupportedTowerError: the tower ends in something else than a linear map.
         """
-        return _image_projection(self.net.visual)  # type: ignore[arg-type]
+        return _image_projection(self.net.visual)
 
     def text_projection(self) -> Tensor:
         """W_t, the last linear map of the text tower: (width, D).
@@ -165,14 +170,14 @@ def _encode_text_short(net: Any, tokens: Tensor) -> Tensor:
     """`open_clip.CLIP.encode_text` for fewer positions than the context length."""
     length = tokens.shape[1]
     dtype = net.transformer.get_cast_dtype()
-    x = net.token_embedding(tokens).to(dtype)  # (B, L, width)
+    x: Tensor = net.token_embedding(tokens).to(dtype)  # (B, L, width)
     x = x + net.positional_embedding[:length].to(dtype)
     x = net.ln_final(net.transformer(x, attn_mask=net.attn_mask[:length, :length]))
     x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]  # (B, width)
     projection = net.text_projection
-    if projection is None:
-        return x  # type: ignore[no-any-return]
-    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+    if projection is not None:
+        x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+    return x
 
 
 def _last_linear(module: nn.Module) -> nn.Linear | None:
@@ -184,9 +189,11 @@ def _image_projection(visual: nn.Module) -> Tensor:
     if isinstance(visual, VisionTransformer):
         if visual.proj is None:
             raise Unsupported("this VisionTransformer has no projection (visual.proj is None)")
-        return visual.proj
+        projection: Tensor = visual.proj
+        return projection
     if isinstance(visual, ModifiedResNet):
-        return visual.attnpool.c_proj.weight.T  # stored (D, width)
+        stored: Tensor = visual.attnpool.c_proj.weight  # (D, width)
+        return stored.T
     if isinstance(visual, TimmModel):
         linear = _last_linear(visual.head)
         if linear is None and hasattr(visual.trunk, "get_classifier"):
@@ -264,14 +271,14 @@ def tiny_weights(pretrained: str, *, models: Path | None = None) -> Path:
         return Path(pretrained)
     index = (models or models_dir()) / TINY / f"{pretrained}.json"
     try:
-        entry = json.loads(index.read_text())
-        weights = index.parent / entry["folder"] / "model.safetensors"
+        folder = str(json.loads(index.read_text())["folder"])
     except (OSError, ValueError, KeyError):
-        weights = None
-    if weights is None or not weights.is_file():
+        folder = ""
+    weights = index.parent / folder / "model.safetensors"
+    if not folder or not weights.is_file():
         raise ModelUnavailableError(
             f"calift-tiny has not been pre-trained on {pretrained!r} here yet.",
-            hint=f"Run `calift pretrain --suite {pretrained}` (2 minutes on 2 cores).",
+            hint="A run that names it pre-trains it first; it takes 2 minutes on 2 cores.",
         )
     return weights
 
@@ -291,7 +298,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"an open_clip config holds embed_dim, vision_cfg and text_cfg, {str(path)!r} does not"
         )
-    return config
+    return dict(config)
 
 
 def _build(config: Mapping[str, Any], generator: torch.Generator | None) -> nn.Module:
@@ -302,17 +309,22 @@ def _build(config: Mapping[str, Any], generator: torch.Generator | None) -> nn.M
         if generator is not None:
             torch.manual_seed(generator.initial_seed())
         try:
-            return constructor(**copy.deepcopy(body))
+            net: nn.Module = constructor(**copy.deepcopy(body))
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             raise ModelError(f"open_clip cannot build this config: {error}") from error
+    return net
 
 
 def _tokenizer(config: Mapping[str, Any]) -> Tokenizer:
     text = config["text_cfg"]
     length = text.get("context_length", 77)
-    if text.get("hf_tokenizer_name"):
-        return open_clip.HFTokenizer(text["hf_tokenizer_name"], context_length=length)
-    return open_clip.SimpleTokenizer(context_length=length)
+    name = text.get("hf_tokenizer_name")
+    tokenizer: Tokenizer = (
+        open_clip.HFTokenizer(name, context_length=length)
+        if name
+        else open_clip.SimpleTokenizer(context_length=length)
+    )
+    return tokenizer
 
 
 def _from_config(path: Path, weights: str | None, generator: torch.Generator | None) -> Clip:
@@ -433,6 +445,47 @@ def load_weights(net: nn.Module, path: Path) -> None:
         ]
         raise ModelError(f"{str(path)!r} are weights of another model: {', '.join(parts)}")
     net.load_state_dict(state)
+
+
+def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]]:
+    """The model of a finished run.
+
+    Args:
+        folder: the run's folder, which holds `checkpoint/model.json`.
+
+    Returns:
+        The model, its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and
+        `model.json`.
+
+    Raises:
+        CheckpointError: there is no finished model, or it is damaged.
+    """
+    checkpoint = folder / "checkpoint"
+    try:
+        description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
+        tensors = load_file(checkpoint / "classifier.safetensors")
+        config = description["config"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{str(folder)!r} holds no finished run") from None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
+    if config is not None:
+        net, tokenizer = _build(config, None), _tokenizer(config)
+    else:
+        hub = load_clip(description["name"], None)
+        net, tokenizer = hub.net, hub.tokenizer
+    load_weights(net, checkpoint / "model.safetensors")
+    clip = Clip(
+        net,
+        tokenizer,
+        image_size=description["image_size"],
+        mean=description["mean"],
+        std=description["std"],
+        name=description["name"],
+        pretrained=description["pretrained"],
+        config=config,
+    )
+    return clip, tensors, description
 
 
 def weights_sha256(net: nn.Module) -> str:

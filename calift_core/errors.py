@@ -13,7 +13,7 @@
     │   └── UnsupportedTowerError  TOWER_UNSUPPORTED no projection layer is known for this tower
     ├── CheckpointError            CHECKPOINT_CORRUPT a checkpoint fails its checksum or its spec
     ├── PredictionsError           PREDICTIONS_INVALID a predictions file breaks its own contract
-    ├── LeakageError               LEAKAGE           something would be fitted on data it is judged by
+    ├── LeakageError               LEAKAGE           fitted on the data it is judged by
     ├── TrainingError              TRAINING_FAILED   training cannot go on
     │   ├── NanLossError           NAN_LOSS          the loss is not finite
     │   └── OutOfMemoryError       OOM               the device has no memory left

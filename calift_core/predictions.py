@@ -175,7 +175,7 @@ def _check_unique(ids: Strings) -> None:
     distinct, counts = np.unique(ids, return_counts=True)
     if len(distinct) < len(ids):
         raise PredictionsError(
-            f"ids must be unique, got {distinct[counts.argmax()]!r} {counts.max()} times"
+            f"ids must be unique, got {str(distinct[counts.argmax()])!r} {counts.max()} times"
         )
 
 
@@ -381,7 +381,7 @@ def shared_samples(
     clash = np.flatnonzero(a.labels[in_a] != b.labels[in_b])
     if len(clash):
         raise PredictionsError(
-            f"sample {a.ids[in_a[clash[0]]]!r} must have one label, got "
+            f"sample {str(a.ids[in_a[clash[0]]])!r} must have one label, got "
             f"{a.labels[in_a[clash[0]]]} and {b.labels[in_b[clash[0]]]}"
         )
     return in_a, in_b

@@ -10,8 +10,8 @@ The folder of a run::
     report.json                  the numbers; written last
     result.json                  how the runner ended
 
-`python -m calift_core.run FOLDER` runs it in this process and exits with 0, 1 (failed) or 75 (stopped
-on request, checkpoint saved).
+`python -m calift_core.run FOLDER` runs it in this process and exits with 0, 1 (failed) or 75
+(stopped on request, checkpoint saved).
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from calift_core.calibration import accuracy, ece, nll, softmax
 from calift_core.checkpoint import TrainState, drop_states, newest_state, save_final
-from calift_core.clip import TINY, Captions, Clip, load_clip, weights_sha256
+from calift_core.clip import TINY, Captions, Clip, load_clip, load_finished, weights_sha256
+from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, steps_per_epoch, train_batches
 from calift_core.data.suites import Suite, load_suite
 from calift_core.environment import environment
 from calift_core.errors import (
     CaliftError,
     CheckpointError,
+    DataError,
     DiskFullError,
     InterruptedRunError,
     ModelError,
@@ -56,6 +58,7 @@ from calift_core.files import atomic_write_bytes, atomic_write_json, sha256_file
 from calift_core.home import models_dir
 from calift_core.methods import Classifier, Method, RunLength, make_method
 from calift_core.methods.base import zero_shot_classifier
+from calift_core.predictions import Role as PredictedRole
 from calift_core.schedule import default_warmup
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import (
@@ -76,7 +79,7 @@ from calift_core.schema.records import (
 from calift_core.schema.report import EvaluationReport, Report, SpectrumReport
 from calift_core.schema.spec import ModelSpec, RunSpec, SuiteSpec, TrainSpec, load_spec
 from calift_core.spectrum import Covariance, spectrum_report
-from calift_core.train import Plan, resolve_device, resolve_precision, train
+from calift_core.train import Plan, Precision, resolve_device, resolve_precision, train
 from calift_core.zeroshot import resolve_templates
 
 log = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ def never() -> bool:
 
 
 def pretraining_spec(suite: str = "fashion-mnist") -> RunSpec:
-    """How `calift-tiny` is pre-trained: three epochs of 40,000 images, about 2 minutes on 2 cores."""
+    """How `calift-tiny` is pre-trained: three epochs, at most 2 minutes on 2 cores."""
     return RunSpec(
         name=f"calift-tiny on {suite}",
         model=ModelSpec(name=TINY, pretrained=None),
@@ -224,15 +227,74 @@ class _Job:
             self._lap("training_s")
         classifier = self._classifier(method, captions)
         self._save_model(clip, classifier, suite)
+        yield from self._judge(
+            clip,
+            classifier,
+            suite,
+            templates,
+            plan.precision,
+            steps=plan.total_steps,
+            start_hash=start_hash,
+            resolved=self._resolved(plan, method) if spec.method.trains else {},
+        )
+
+    def judge(self, finished: Path) -> Iterator[Record]:
+        """Evaluate a finished model as it is; see `evaluate_finished`."""
+        yield PhaseRecord(phase="loading", detail=f"the model in {finished}")
+        suite = load_suite(self.spec.suite)
+        clip, tensors, description = load_finished(finished)
+        if list(suite.classes) != description["classes"]:
+            raise DataError(
+                f"the model was trained on the classes {description['classes']}, the suite "
+                f"{suite.name!r} has {list(suite.classes)}",
+                hint="A classifier can only be judged on the classes that it has.",
+            )
+        clip.to(self.device)
+        classifier = Classifier(
+            tensors["weights"].to(self.device),
+            float(description["logit_scale"]),
+            tensors["bias"].to(self.device) if "bias" in tensors else None,
+        )
+        yield from self._judge(
+            clip,
+            classifier,
+            suite,
+            resolve_templates(self.spec.suite.templates),
+            resolve_precision(self.spec.train.precision, self.device),
+            steps=0,
+            start_hash=weights_sha256(clip.net),
+            resolved={"evaluated_from": str(finished)},
+        )
+
+    def _judge(
+        self,
+        clip: Clip,
+        classifier: Classifier,
+        suite: Suite,
+        templates: tuple[str, ...],
+        precision: Precision,
+        *,
+        steps: int,
+        start_hash: str,
+        resolved: dict[str, Any],
+    ) -> Iterator[Record]:
+        """Predict every data set once, compute every number, write the report."""
+        spec = self.spec
         final_hash = weights_sha256(clip.net)
         yield PhaseRecord(phase="evaluating", detail="predictions once per data set")
-        selection = self._select(clip, classifier, suite, templates, plan, final_hash)
-        evaluations: list[EvaluationReport] = []
-        covariance = Covariance(classifier.weights.shape[1])
         items = list(suite.evaluations())
-        total = sum(len(images) for images, *_ in items)
-        done = 0
-        for images, role, corruption, severity in items:
+        id_parts: tuple[Literal["validation", "calibration"], ...] = ("validation", "calibration")
+        parts: list[tuple[ImageSet, PredictedRole, None, None]] = [
+            (suite.parts[part], part, None, None)
+            for part in id_parts
+            if len(suite.parts.get(part, ()))
+        ]
+        covariance = Covariance(classifier.weights.shape[1])
+        selection: dict[str, Any] = {}
+        evaluations: list[EvaluationReport] = []
+        total = sum(len(images) for images, *_ in (*parts, *items))
+        done, began_all = 0, time.monotonic()
+        for images, role, corruption, severity in (*parts, *items):
             if self.stop():
                 raise InterruptedRunError(f"stopped while evaluating {images.name}")
             began = time.monotonic()
@@ -243,7 +305,7 @@ class _Job:
                 batch_size=spec.evaluation.batch_size,
                 workers=spec.train.workers,
                 device=self.device,
-                precision=plan.precision,
+                precision=precision,
                 covariance=covariance if role == "id" else None,
             )
             predictions = as_predictions(
@@ -257,31 +319,45 @@ class _Job:
                 source_dataset=f"{suite.name}/test" if role == "corruption" else None,
             )
             path, sha256 = store(self.folder, predictions)
-            evaluation = evaluation_report(
-                predictions,
-                spec.evaluation,
-                corruption=corruption,
-                severity=severity,
-                sha256=sha256,
-                began=began,
-            )
-            evaluations.append(evaluation)
-            yield EvaluationRecord(evaluation=evaluation, predictions=path)
+            if role in ("validation", "calibration"):
+                selection[role] = {
+                    "n": len(images),
+                    "predictions": path,
+                    "predictions_sha256": sha256,
+                    **_validation_values(logits, images.labels, spec),
+                }
+            else:
+                evaluation = evaluation_report(
+                    predictions,
+                    spec.evaluation,
+                    corruption=corruption,
+                    severity=severity,
+                    sha256=sha256,
+                    began=began,
+                )
+                evaluations.append(evaluation)
+                yield EvaluationRecord(evaluation=evaluation, predictions=path)
             done += len(images)
+            speed = done / (time.monotonic() - began_all)
             yield ProgressRecord(
-                phase="evaluating", step=done, total_steps=total, detail=images.name
+                phase="evaluating",
+                step=done,
+                total_steps=total,
+                samples_per_s=speed,
+                eta_s=(total - done) / speed,
+                detail=images.name,
             )
         self._lap("evaluation_s")
         spectrum = self._spectrum(clip, covariance, f"{suite.name}/test")
         if spectrum is not None:
-            yield SpectrumRecord(step=plan.total_steps, spectrum=spectrum)
+            yield SpectrumRecord(step=steps, spectrum=spectrum)
         yield PhaseRecord(phase="saving")
         report = Report(
             run_id=self.run_id,
             name=spec.name,
             spec=spec.model_dump(mode="json"),
             spec_sha256=spec.content_hash(),
-            resolved=self._resolved(plan, method) if spec.method.trains else {},
+            resolved=resolved,
             summary=summarise(evaluations, spectrum.sigma_min if spectrum else None),
             evaluations=evaluations,
             spectrum=spectrum,
@@ -290,7 +366,7 @@ class _Job:
                 "name": clip.name,
                 "pretrained": clip.pretrained,
                 "parameters": sum(p.numel() for p in clip.net.parameters()),
-                "vision_parameters": sum(p.numel() for p in clip.net.visual.parameters()),  # type: ignore[union-attr]
+                "vision_parameters": sum(p.numel() for p in clip.net.visual.parameters()),
                 "start_sha256": start_hash,
                 "sha256": final_hash,
             },
@@ -303,11 +379,11 @@ class _Job:
                 "test_sha256": suite.part("test").sha256,
             },
             timings_s={**self.timings, "total_s": time.monotonic() - self.began},
-            environment=environment(self.device, plan.precision),
+            environment=environment(self.device, precision),
         )
         atomic_write_json(self.folder / "report.json", report.model_dump(mode="json"))
         drop_states(self.folder / "checkpoint")
-        yield DoneRecord(summary=report.summary, steps=plan.total_steps)
+        yield DoneRecord(summary=report.summary, steps=steps)
 
     def _lap(self, name: str) -> None:
         now = time.monotonic()
@@ -421,48 +497,6 @@ class _Job:
             return zero_shot_classifier(method.clip, captions)
         return method.classifier()
 
-    def _select(
-        self,
-        clip: Clip,
-        classifier: Classifier,
-        suite: Suite,
-        templates: tuple[str, ...],
-        plan: Plan,
-        model_sha256: str,
-    ) -> dict[str, Any]:
-        """Predictions on the ID validation and calibration parts: what settings are chosen by, and
-        what calibrators may be fitted on.
-        """
-        selection: dict[str, Any] = {}
-        for part in ("validation", "calibration"):
-            images = suite.parts.get(part)
-            if images is None or not len(images):
-                continue
-            logits = predict(
-                clip,
-                classifier,
-                images,
-                batch_size=self.spec.evaluation.batch_size,
-                workers=self.spec.train.workers,
-                device=self.device,
-                precision=plan.precision,
-            )
-            predictions = as_predictions(
-                logits,
-                images,
-                role=part,  # type: ignore[arg-type]
-                class_names=suite.class_names,
-                templates=templates,
-                classifier=classifier,
-                model_sha256=model_sha256,
-            )
-            path, sha256 = store(self.folder, predictions)
-            entry: dict[str, Any] = {"predictions": path, "predictions_sha256": sha256}
-            if part == "validation":
-                entry |= _validation_values(logits, images.labels, self.spec)
-            selection[part] = {"n": len(images), **entry}
-        return selection
-
     def _save_model(self, clip: Clip, classifier: Classifier, suite: Suite) -> None:
         tensors = {"weights": classifier.weights}
         if classifier.bias is not None:
@@ -506,6 +540,29 @@ def _validation_values(logits: Any, labels: Any, spec: RunSpec) -> dict[str, flo
         "val_nll": nll(probs, labels),
         "val_ece": ece(probs, labels, n_bins=spec.evaluation.n_bins, scheme=spec.evaluation.scheme),
     }
+
+
+def evaluate_finished(
+    spec: RunSpec, finished: Path, folder: Path, *, run_id: str = "local", stop: Stop = never
+) -> Iterator[Record]:
+    """Judge the finished model of a run on a suite, without training.
+
+    Args:
+        spec: whose `suite` and `evaluation` are used.
+        finished: folder of a finished run.
+        folder: receives `predictions/` and `report.json`.
+        run_id: names the result.
+        stop: true to stop between data sets.
+
+    Raises:
+        CheckpointError: the folder holds no finished model.
+        DataError: the suite has other classes than the model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() == finished.resolve():
+        raise SpecError("the evaluation needs a folder of its own, got the run's")
+    _demand_space(folder)
+    yield from _Job(spec, folder, run_id, None, stop).judge(finished)
 
 
 # ------------------------------------------------------------------------- calift-tiny's weights
@@ -559,11 +616,8 @@ def tiny_is_current(spec: RunSpec, suite: Suite) -> bool:
     try:
         entry = json.loads(index.read_text())
         weights = index.parent / entry["folder"] / "model.safetensors"
-        return (
-            entry["key"] == pretraining_key(spec, suite)
-            and weights.is_file()
-            and sha256_file(weights) == entry["sha256"]
-        )
+        same = entry["key"] == pretraining_key(spec, suite) and weights.is_file()
+        return bool(same and sha256_file(weights) == entry["sha256"])
     except (OSError, ValueError, KeyError, StorageError):
         return False
 
@@ -751,8 +805,8 @@ def main(argv: list[str]) -> int:
         )
         status = 1
     except MemoryError:
-        error = OutOfMemoryError("this machine ran out of memory")
-        result = JobResult(outcome="failed", code=error.code, message=error.message)
+        message = "this machine ran out of memory"
+        result = JobResult(outcome="failed", code=OutOfMemoryError.code, message=message)
         status = 1
     except Exception as error:
         log.exception("the run failed")

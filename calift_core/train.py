@@ -182,7 +182,7 @@ def train(
         if step % plan.log_every_steps == 0 or is_last or save_now or stopping:
             numbers = {name: float(value) for name, value in values.items()}
             _refuse_nan(numbers, step)
-            numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale)} | extra
+            numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale.detach())} | extra
             if norm is not None:
                 numbers["grad_norm"] = float(norm)
             yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=numbers)
@@ -202,7 +202,8 @@ def train(
             last_saved = step
         if stopping and not is_last:
             raise InterruptedRunError(
-                f"stopped at step {step} of {plan.total_steps}; checkpoint of step {last_saved} saved"
+                f"stopped at step {step} of {plan.total_steps}; "
+                f"checkpoint of step {last_saved} saved"
             )
 
 
@@ -222,7 +223,7 @@ def _step(
             terms = method.terms(part)
         weighted = [method.weights[name] * term for name, term in terms.items()]
         loss = torch.stack(weighted).sum()
-        scaler.scale(loss / parts).backward()
+        scaler.scale(loss / parts).backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": loss, **terms}.items():
             totals[name] = totals.get(name, 0) + value.detach() / parts
     norm = None
@@ -253,7 +254,8 @@ def _refuse_nan(values: dict[str, float], step: int) -> None:
     bad = {name: value for name, value in values.items() if not torch.tensor(value).isfinite()}
     if bad:
         raise NanLossError(
-            f"at step {step} these are not finite: {', '.join(f'{k} = {v}' for k, v in bad.items())}",
+            f"at step {step} these are not finite: "
+            + ", ".join(f"{name} = {value}" for name, value in bad.items()),
             hint="Lower the learning rate, lengthen the warm-up, clip gradients or train in fp32.",
         )
 

@@ -285,16 +285,12 @@ def api(app: Any, settings: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
+def serving(app: Any, port: int | None = None) -> Iterator[str]:
     """Serve an application on a free loopback port from a thread; its address."""
-    import uvicorn
+    from backend.server import Server
 
-    port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, host="127.0.0.1", port=port, log_config=None, timeout_graceful_shutdown=1
-        )
-    )
+    port = port or free_port()
+    server = Server(app, host="127.0.0.1", port=port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -35,7 +35,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from backend.artifacts import ArtifactStore, publish_artifact
+from backend.artifacts import ArtifactKind, ArtifactStore, publish_artifact
 from backend.process import Child
 from backend.store import Claim, Store
 from calift_core.errors import CaliftError, StorageError
@@ -46,7 +46,6 @@ from calift_core.schema.records import (
     CheckpointRecord,
     JobFile,
     JobResult,
-    LogRecord,
     PhaseRecord,
     ProgressRecord,
     Record,
@@ -73,15 +72,12 @@ _OOM_SCORE_ADJ = 500
 
 #: What a runner may see of the worker's environment. Database and broker URLs and API tokens are
 #: not its business: it runs the libraries that open people's files.
-_PASSED_ON = frozenset(
-    """
-    PATH HOME USER LOGNAME LANG LANGUAGE TZ TMPDIR VIRTUAL_ENV PYTHONPATH LD_LIBRARY_PATH
-    CALIFT_HOME CALIFT_DATA_DIR SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE
-    HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy
-    """.split()
-)
-_PASSED_ON_PREFIXES = tuple(
-    "LC_ XDG_ OMP_ MKL_ OPENBLAS_ CUDA_ NVIDIA_ NCCL_ TORCH PYTORCH_ HF_".split()
+_PASSED_ON = re.compile(
+    r"""PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|PYTHONPATH|LD_LIBRARY_PATH
+    |CALIFT_HOME|CALIFT_FASHION_MNIST
+    |SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy)
+    |(?:LC|XDG|OMP|MKL|OPENBLAS|CUDA|NVIDIA|NCCL|TORCH|TORCHINDUCTOR|PYTORCH|HF)_\w+""",
+    re.VERBOSE,
 )
 
 T = TypeVar("T")
@@ -93,7 +89,8 @@ class Limits:
 
     Attributes:
         ttl_s: how long a claim lives without a heartbeat.
-        heartbeat_s: time between two heartbeats; they carry progress and bring back a cancel.
+        heartbeat_s: time between two heartbeats.
+        cancel_poll_s: how often a cancel is looked for; this only reads.
         group_s: records are stored in groups, at most this long after they were read.
         grace_s: what a runner gets between SIGTERM and SIGKILL.
         hang_timeout_s: a runner that says nothing for so long is killed.
@@ -102,7 +99,8 @@ class Limits:
     """
 
     ttl_s: float = 60.0
-    heartbeat_s: float = 2.0
+    heartbeat_s: float = 15.0
+    cancel_poll_s: float = 1.0
     group_s: float = 1.0
     grace_s: float = 30.0
     hang_timeout_s: float = 1800.0
@@ -112,11 +110,7 @@ class Limits:
 
 def runner_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The part of the worker's environment that a runner gets, unbuffered and with fault traces."""
-    passed = {
-        name: value
-        for name, value in environment.items()
-        if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
-    }
+    passed = {name: value for name, value in environment.items() if _PASSED_ON.fullmatch(name)}
     return passed | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
@@ -181,7 +175,7 @@ class _Fenced(Exception):
     """The attempt is no longer ours."""
 
 
-def _database_away(error: Exception) -> bool:
+def database_away(error: Exception) -> bool:
     """Whether a database error says that it is worth asking again."""
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
         return True
@@ -229,10 +223,14 @@ class _Attempt:
                     return self._failed(error.code, error.message, error.hint)
                 except _Fenced:
                     raise
-                except Exception:
+                except Exception as error:
                     # Whatever is wrong with this worker need not be wrong with the next one.
                     log.exception("run %s attempt %d: worker error", self._run_id, self._number)
-                    return self._requeued("WORKER_ERROR")
+                    return self._lost(
+                        "WORKER_ERROR",
+                        f"the worker failed: {type(error).__name__}: {error}",
+                        "The traceback is in the worker's log.",
+                    )
             except _Fenced:
                 log.warning("run %s attempt %d is fenced off", self._run_id, self._number)
                 return "fenced"
@@ -249,7 +247,10 @@ class _Attempt:
             environment=environment,
             oom_score_adj=_OOM_SCORE_ADJ,
         )
-        returncode = self._follow(self._runner)
+        try:
+            returncode = self._follow(self._runner)
+        finally:
+            self._kill()
         return self._conclude(returncode, _read_result(self._folder))
 
     # -- before
@@ -390,7 +391,7 @@ class _Attempt:
         try:
             held = write()
         except SQLAlchemyError as error:
-            if _database_away(error):
+            if database_away(error):
                 log.warning("run %s: the database is away: %s", self._run_id, error)
                 return False
             # One group that the database will never take must not hold up the run.
@@ -411,14 +412,23 @@ class _Attempt:
         if result is not None and result.outcome == "failed":
             return self._failed(result.code, result.message, result.hint)
         if self._stop_reason == "hang":
-            return self._requeued("RUNNER_HUNG")
+            return self._lost(
+                "RUNNER_HUNG",
+                f"the runner said nothing for {self._limits.hang_timeout_s:g} s and was stopped",
+                "See the end of the run's log for what it was doing.",
+            )
         if self._stop_reason == "drain":
             return self._requeued("WORKER_DRAINED")
         if returncode == EXIT_INTERRUPTED:
             # Somebody else asked it to stop, as a service manager does that signals all at once.
             return self._requeued("RUNNER_INTERRUPTED")
         if returncode in _LOST_STATUSES:
-            return self._requeued("RUNNER_LOST")
+            return self._lost(
+                "RUNNER_LOST",
+                f"the runner was ended from outside by {_status_words(returncode)}",
+                "Most often this is a machine that ran out of memory: lower train.batch_size or "
+                "train.workers, or free some.",
+            )
         return self._failed(
             "RUNNER_CRASHED",
             f"the runner ended with {_status_words(returncode)} and left no result. "
@@ -440,20 +450,22 @@ class _Attempt:
         except ValidationError as error:
             raise StorageError(f"the runner left a report.json that is not one: {error}") from error
         for name, kind in _files_of(self._folder):
-            self._insist(lambda name=name, kind=kind: self._publish(name, kind))  # type: ignore[misc]
+            self._publish(name, kind)
         self._finish("SUCCEEDED", report=report)
         self._remove([self._folder.parent])
         return "succeeded"
 
-    def _publish(self, name: str, kind: str) -> bool:
-        return publish_artifact(
-            self._store,
-            self._artifacts,
-            self._run_id,
-            self._number,
-            name=name,
-            kind=kind,
-            path=self._folder / name,
+    def _publish(self, name: str, kind: ArtifactKind) -> None:
+        self._held(
+            lambda: publish_artifact(
+                self._store,
+                self._artifacts,
+                self._run_id,
+                self._number,
+                name=name,
+                kind=kind,
+                path=self._folder / name,
+            )
         )
 
     def _failed(self, code: str, message: str, hint: str) -> Outcome:
@@ -470,9 +482,18 @@ class _Attempt:
         self._held(lambda: self._store.requeue(self._run_id, self._number, reason=reason))
         return "requeued"
 
+    def _lost(self, reason: str, message: str, hint: str) -> Outcome:
+        """The attempt came to nothing by nobody's fault: queue it again, within limits."""
+        self._held(
+            lambda: self._store.requeue(
+                self._run_id, self._number, reason=reason, message=message, hint=hint, lost=True
+            )
+        )
+        return "requeued"
+
     def _finish(
         self,
-        phase: str,
+        phase: Literal["SUCCEEDED", "FAILED", "CANCELLED"],
         *,
         reason: str | None = None,
         message: str | None = None,
@@ -502,7 +523,7 @@ class _Attempt:
             try:
                 return call()
             except SQLAlchemyError as error:
-                if not _database_away(error):
+                if not database_away(error):
                     raise
                 log.warning("run %s: the database is away: %s", self._run_id, error)
             time.sleep(0.5)
@@ -575,16 +596,21 @@ class _Lease:
         return self._lost.is_set()
 
     def _beat(self) -> None:
-        while not self._over.wait(self._limits.heartbeat_s):
+        beat_at = time.monotonic() + self._limits.heartbeat_s
+        while not self._over.wait(min(self._limits.cancel_poll_s, self._limits.heartbeat_s)):
             asked_at = time.monotonic()
             try:
+                if asked_at < beat_at:
+                    if not self.cancel:
+                        self.cancel = self._store.phase(self._claim.run_id) == "CANCELLING"
+                    continue
                 lease = self._store.heartbeat(
                     self._claim.run_id,
                     self._claim.attempt,
                     ttl_s=self._limits.ttl_s,
                     progress=self.progress,
                 )
-            except Exception as error:  # noqa: BLE001 - the guard decides how long this may go on
+            except Exception as error:  # the guard decides how long this may go on
                 log.warning("run %s: no heartbeat: %s", self._claim.run_id, error)
                 continue
             if not lease.held:
@@ -593,6 +619,7 @@ class _Lease:
             # From before the question: the lease cannot have begun earlier than that.
             self._deadline = asked_at + _SELF_FENCE * self._limits.ttl_s
             self.cancel = self.cancel or lease.cancel_requested
+            beat_at = asked_at + self._limits.heartbeat_s
 
     def _guard(self) -> None:
         while not self._over.wait(max(0.01, self._deadline - time.monotonic())):
@@ -650,7 +677,8 @@ def _status_words(returncode: int) -> str:
 
 
 def _has_checkpoint(folder: Path) -> bool:
-    return any(path.is_dir() and any(path.iterdir()) for path in folder.glob("checkpoint*"))
+    """Whether there is a checkpoint to go on from: its manifest is written last."""
+    return any((folder / "checkpoint" / "steps").glob("[0-9]*/manifest.json"))
 
 
 def _read_result(folder: Path) -> JobResult | None:
@@ -671,14 +699,23 @@ def _last_lines(path: Path, *, count: int = 20, limit_bytes: int = 4096) -> str:
     return ""
 
 
-def _files_of(folder: Path) -> Iterator[tuple[str, str]]:
-    """Name and kind of the files that a finished run leaves, small and telling ones first."""
-    for name, kind in (("report.json", "report"), ("metrics.jsonl", "metrics")):
+_SINGLE_FILES: dict[str, ArtifactKind] = {
+    "report.json": "report",
+    "metrics.jsonl": "metrics",
+    "runner.log": "log",
+}
+_FOLDERS: tuple[ArtifactKind, ...] = ("predictions", "checkpoint")
+
+
+def _files_of(folder: Path) -> Iterator[tuple[str, ArtifactKind]]:
+    """Name and kind of the files that a finished run leaves."""
+    for name, kind in _SINGLE_FILES.items():
         if (folder / name).is_file():
             yield name, kind
-    for sub, kind in (("predictions", "predictions"), ("checkpoint", "checkpoint")):
-        for path in sorted((folder / sub).rglob("*")):
-            if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
-                yield path.relative_to(folder).as_posix(), kind
-    if (folder / "runner.log").is_file():
-        yield "runner.log", "log"
+    for kind in _FOLDERS:
+        for path in sorted((folder / kind).rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            # The states to go on from are not the run's result.
+            resumable = name.startswith("checkpoint/steps/") or "/." in name
+            if path.is_file() and not path.is_symlink() and not resumable:
+                yield name, kind

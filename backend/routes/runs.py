@@ -265,7 +265,7 @@ async def stream_events(
     last = start
     services.streams.value += 1
     try:
-        while True:
+        while not services.stopping.is_set():
             events, phase = await run_in_threadpool(
                 services.store.events_after, run_id, last, _BATCH
             )

@@ -132,7 +132,7 @@ def split_by_hash(images: ImageSet, fractions: dict[str, float], rest: str) -> d
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Images held in one array: (N, H, W, 3), or (N, H, W) for grey ones. It may be a memory map."""
+    """Images held in one array: (N, H, W, 3), or (N, H, W) for grey ones; a memory map, perhaps."""
 
     array: Pixels
     key: str
@@ -184,7 +184,8 @@ def _open(path: Path) -> Image.Image:
         ) from None
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImageError(
-            f"{str(path)!r} has {image.width} × {image.height} pixels, at most {MAX_PIXELS:,} are read"
+            f"{str(path)!r} has {image.width} × {image.height} pixels, "
+            f"at most {MAX_PIXELS:,} are read"
         )
     return image
 

@@ -1,7 +1,7 @@
 """Batches for training and evaluation.
 
-Randomness is a function of (seed, epoch, image): the same image is cropped the same way whatever the
-order, the number of workers or the step at which a run was resumed.
+Randomness is a function of (seed, epoch, image): the same image is cropped the same way whatever
+the order, the number of workers or the step at which a run was resumed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class TrainView(Dataset[Sample]):
         seed: of the run.
         crop_scale: area range of the random crop.
         flip: mirror half of the images.
-        styles: draw a style for each image, for pre-training; templates are then the styles' own, in
-            the order of `STYLES`.
+        styles: draw a style for each image, for pre-training; templates are then the styles' own,
+            in the order of `STYLES`.
     """
 
     images: ImageSet
@@ -98,7 +98,7 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
 def epoch_order(n: int, *, seed: int, epoch: int) -> list[int]:
     """A permutation of n that depends on seed and epoch alone."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(n, generator=generator).tolist()  # type: ignore[no-any-return]
+    return torch.randperm(n, generator=generator).tolist()
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -147,7 +147,7 @@ def train_batches(
                 keys.append([(epoch, index) for index in chunk])
     loader: DataLoader[Sample] = DataLoader(
         view,
-        batch_sampler=keys,  # type: ignore[arg-type]
+        batch_sampler=keys,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=normalise.device.type == "cuda",

@@ -1,8 +1,8 @@
 """Suites: one ID data set in disjoint parts, its shifts and its corruptions.
 
 Parts are called `pretrain, train, validation, calibration, test`. Only `train` is trained on by a
-fine-tuning method, only `pretrain` by pre-training; settings are chosen on `validation`, calibrators
-are fitted on `calibration`, and `test` is looked at once.
+fine-tuning method, only `pretrain` by pre-training; settings are chosen on `validation`,
+calibrators are fitted on `calibration`, and `test` is looked at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.catalogue import FASHION_FILES, SUITES, fashion_mnist_folder
+from calift_core.data.catalogue import (
+    FASHION_FILES,
+    IMAGENET_FOLDERS,
+    SUITES,
+    fashion_mnist_folder,
+    imagenet_folder,
+    imagenet_missing,
+)
 from calift_core.data.corruptions import corruption_names
 from calift_core.data.images import (
     EXTENSIONS,
@@ -96,20 +103,20 @@ def load_suite(spec: SuiteSpec) -> Suite:
         DataError: folders do not agree on classes, or a part is empty.
         UnreadableImageError: a file is not an image.
     """
-    if spec.id.startswith("folder:"):
+    shifts: dict[str, ImageSet] = {}
+    if spec.id == "imagenet":
+        (name, classes, default_names, parts), shifts = _imagenet(spec)
+    elif spec.id.startswith("folder:"):
         name, classes, default_names, parts = _folder_suite(spec.id, spec.fractions)
     elif spec.id in LOADERS:
         name, classes, default_names, parts = LOADERS[spec.id](spec)
-    elif spec.id in SUITES:
-        raise DataUnavailableError(
-            f"the suite {spec.id!r} is not on this machine.", hint=SUITES[spec.id].how_to_get
-        )
     else:
         raise UnknownNameError("suite", spec.id, [*SUITES, "folder:PATH"])
     unknown = sorted(set(spec.class_names) - set(classes))
     if unknown:
         raise SpecError(
-            f"class_names names {unknown}, which the suite does not have; it has {list(classes)[:20]}"
+            f"class_names names {unknown}, which the suite does not have; "
+            f"it has {list(classes)[:20]}"
         )
     names = tuple(
         spec.class_names.get(folder, default)
@@ -119,7 +126,7 @@ def load_suite(spec: SuiteSpec) -> Suite:
         part: images.limited(spec.limits.get(part), part)  # type: ignore[call-overload]
         for part, images in parts.items()
     }
-    shifts = {shift: _folder_shift(shift, uri, classes) for shift, uri in spec.shifts.items()}
+    shifts |= {shift: _folder_shift(shift, uri, classes) for shift, uri in spec.shifts.items()}
     plan = tuple(
         (corruption, severity)
         for corruption in corruption_names(
@@ -205,7 +212,8 @@ def _fashion_mnist(spec: SuiteSpec) -> Loaded:
             )
         arrays[key] = _read_idx(path)
     keys = {
-        part: hashlib.sha256(arrays[f"{part}_images"]).hexdigest() for part in ("train", "test")
+        part: hashlib.sha256(arrays[f"{part}_images"].tobytes()).hexdigest()
+        for part in ("train", "test")
     }
     order = np.random.default_rng(_FASHION_SEED).permutation(len(arrays["train_labels"]))
     parts: dict[str, ImageSet] = {}
@@ -238,7 +246,10 @@ def _folder(uri: str) -> Path:
         raise SpecError(f"expected folder:PATH, got {uri!r}")
     path = Path(uri.removeprefix("folder:")).expanduser()
     if not path.is_dir():
-        raise DataUnavailableError(f"there is no folder {str(path)!r}")
+        raise DataUnavailableError(
+            f"there is no folder {str(path)!r}.",
+            hint="Put one folder of images per class there, or name another folder in the suite.",
+        )
     return path
 
 
@@ -323,6 +334,58 @@ def _folder_shift(name: str, uri: str, classes: Sequence[str]) -> ImageSet:
         root = test
     _demand_classes(root, classes, f"the shift {name!r}")
     return _scan(root, classes, name, f"{name}/")
+
+
+# ----------------------------------------------------------------------------------- ImageNet
+
+
+def _imagenet(spec: SuiteSpec) -> tuple[Loaded, dict[str, ImageSet]]:
+    """ILSVRC-2012 by WordNet id, V2 by class number, R, A and Sketch by WordNet id.
+
+    R and A have 200 of the classes; they are judged on those logits only.
+    """
+    from open_clip import IMAGENET_CLASSNAMES
+
+    problems = imagenet_missing()
+    if problems:
+        raise DataUnavailableError(
+            f"ImageNet is not complete on this machine ({'; '.join(problems)}).",
+            hint=SUITES["imagenet"].how_to_get,
+        )
+    root = imagenet_folder()
+    classes = tuple(_class_folders(root / "train"))  # sorted WordNet ids: the standard label order
+    train = _scan(root / "train", classes, "train", "train/")
+    test = _scan(root / "val", classes, "test", "val/")
+    shares = {
+        part: share
+        for part, share in spec.fractions.model_dump().items()
+        if part in ("validation", "calibration") and share > 0
+    }
+    parts = {**split_by_hash(train, shares, "train"), "test": test}
+    numbers = [str(i) for i in range(len(classes))]
+    v2_root = root / IMAGENET_FOLDERS["imagenet-v2"][0]
+    shifts = {"imagenet-v2": _scan(v2_root, numbers, "imagenet-v2", "imagenet-v2/")}
+    for name in ("imagenet-r", "imagenet-a", "imagenet-sketch"):
+        folder = root / IMAGENET_FOLDERS[name][0]
+        shifts[name] = _subset_shift(folder, classes, name)
+    return ("imagenet", classes, tuple(IMAGENET_CLASSNAMES), parts), shifts
+
+
+def _subset_shift(root: Path, classes: Sequence[str], name: str) -> ImageSet:
+    """A shift that has some of the ID classes: labels are ID labels, the others are masked out."""
+    have = _class_folders(root)
+    unknown = sorted(set(have) - set(classes))
+    if unknown:
+        raise DataError(f"{name}: the class folders {unknown[:5]} are not among the ID classes")
+    position = {folder: i for i, folder in enumerate(classes)}
+    present = np.array([position[folder] for folder in have], dtype=np.int64)
+    images = _scan(root, have, name, f"{name}/")
+    is_all = len(have) == len(classes)
+    return replace(
+        images,
+        labels=present[images.labels],
+        classes=None if is_all else tuple(int(i) for i in present),
+    )
 
 
 LOADERS: dict[str, Callable[[SuiteSpec], Loaded]] = {"fashion-mnist": _fashion_mnist}

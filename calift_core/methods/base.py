@@ -135,4 +135,4 @@ def encode_captions(clip: Clip, captions: Captions, ids: Tensor) -> Tensor:
 
 def zero_shot_classifier(clip: Clip, captions: Captions) -> Classifier:
     """The prompt-ensemble classifier of the model as it stands."""
-    return Classifier(zero_shot_weights(clip, captions), float(clip.logit_scale))
+    return Classifier(zero_shot_weights(clip, captions), float(clip.logit_scale.detach()))

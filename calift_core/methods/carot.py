@@ -66,7 +66,8 @@ class Teacher:
         if step % self.update_every:
             return False
         momentum = self.momentum(step)
-        mine, theirs = list(self.clip.parameters()), list(student.parameters())
+        mine: list[Tensor] = list(self.clip.parameters())
+        theirs: list[Tensor] = list(student.parameters())
         torch._foreach_mul_(mine, momentum)
         torch._foreach_add_(mine, theirs, alpha=1 - momentum)
         if self.follow_buffers:
@@ -103,12 +104,12 @@ class Teacher:
 class CaRot(Stateless):
     """L = L_MCL + λ_OC · L_OC + λ_SD · L_SD + λ_X · L_X.
 
-    Oh, Lim et al. 2024, section 4. The student is evaluated, with a classifier built afresh from its
-    own text tower. With every λ = 0 it is FLYP, step for step.
+    Oh, Lim et al. 2024, section 4. The student is evaluated, with a classifier built afresh from
+    its own text tower. With every λ = 0 it is FLYP, step for step.
 
     Differs from the reference code: W_v of a ModifiedResNet is oriented so that its Gram is (D, D);
-    BatchNorm statistics of the teacher follow the student; the teacher's text embeddings are encoded
-    once per teacher update; the norm in L_OC has a finite gradient everywhere.
+    BatchNorm statistics of the teacher follow the student; the teacher's text embeddings are
+    encoded once per teacher update; the norm in L_OC has a finite gradient everywhere.
     """
 
     def __init__(self, clip: Clip, captions: Captions, spec: CaRotSpec, length: RunLength) -> None:

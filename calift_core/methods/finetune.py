@@ -51,7 +51,7 @@ class FineTune(Stateless):
 
     def trainable(self) -> dict[str, nn.Module]:
         """The image tower and the head."""
-        return {"visual": self.clip.net.visual, "head": self.head}  # type: ignore[dict-item]
+        return {"visual": self.clip.net.visual, "head": self.head}
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy."""
@@ -60,5 +60,5 @@ class FineTune(Stateless):
 
     def classifier(self) -> Classifier:
         """The trained head."""
-        scale = 1.0 if self.head.log_scale is None else float(self.head.log_scale.exp())
+        scale = 1.0 if self.head.log_scale is None else float(self.head.log_scale.detach().exp())
         return Classifier(self.head.weight.detach(), scale, self.head.bias.detach())

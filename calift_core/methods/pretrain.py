@@ -50,7 +50,7 @@ class Pretrain(Stateless):
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
         """Keep the logit scale within its bound."""
-        self.clip.net.logit_scale.clamp_(0, math.log(MAX_SCALE))  # type: ignore[union-attr, operator]
+        self.clip.net.logit_scale.clamp_(0, math.log(MAX_SCALE))
         return {}
 
     def classifier(self) -> Classifier:

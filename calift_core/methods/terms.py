@@ -42,8 +42,8 @@ def info_nce(z: Tensor) -> Tensor:
 def multi_positive_info_nce(z: Tensor, groups: Tensor) -> Tensor:
     """InfoNCE whose positives are all pairs of one group, with equal shares.
 
-    Khosla et al. 2020 (equation 2, out-of-log) in the two-tower setting; with all groups distinct it
-    equals `info_nce`.
+    Khosla et al. 2020 (equation 2, out-of-log) in the two-tower setting; with all groups distinct
+    it equals `info_nce`.
 
     Args:
         z: (B, B).

@@ -1,1 +1,1 @@
-"""What crosses a process boundary: specs, records, reports and the API's wire models. Torch-free."""
+"""What crosses a process boundary: specs, records, reports, the API's models. Torch-free."""

@@ -39,7 +39,7 @@ class ProgressRecord(Frozen):
 
 
 class MetricsRecord(Frozen):
-    """Numbers at an optimiser step (steps done, from 1). Names: `loss`, each term, `lr`, …"""
+    """Numbers at an optimiser step (steps done, from 1). Names: `loss`, each term, `lr`."""
 
     kind: Literal["metrics"] = "metrics"
     step: int

@@ -16,8 +16,8 @@ class EceReport(Frozen):
 
     Attributes:
         value: plug-in error over the whole set.
-        null_mean: its mean if the model were perfectly calibrated (labels drawn from the model's own
-            probabilities): the floor of the estimator at this n.
+        null_mean: its mean if the model were perfectly calibrated (labels drawn from the model's
+            own probabilities): the floor of the estimator at this n.
         null_q95: the 95 % quantile of the same.
         interval: 95 % interval of the binned calibration error, low and high.
         debiased: the debiased estimate; it may be negative, which means: not above the noise.
@@ -83,7 +83,7 @@ class SpectrumReport(Frozen):
 
 
 class Summary(Frozen):
-    """The headline. OOD values are unweighted means over shifts, or over corruptions without any."""
+    """The headline; OOD values are unweighted means over shifts, else over corruptions."""
 
     id_accuracy: float | None = None
     ood_accuracy: float | None = None

@@ -158,7 +158,7 @@ class SuiteSpec(Frozen):
 
 
 class TrainSpec(Frozen):
-    """Optimisation. Fields left out take the method's published default, which the report records."""
+    """Optimisation; fields left out take the method's default, which the report records."""
 
     epochs: int = Field(default=10, ge=1, le=10_000, title="Epochs")
     batch_size: int = Field(
@@ -251,7 +251,7 @@ class TrainSpec(Frozen):
 
 
 class EvaluationSpec(Frozen):
-    """How the finished model is judged. Everything here can be asked again from stored predictions."""
+    """How the finished model is judged; all of it can be asked again of stored predictions."""
 
     n_bins: int = Field(default=15, ge=1, le=1000, title="Bins")
     scheme: Literal["equal_mass", "equal_width"] = Field(default="equal_mass", title="Binning")

@@ -27,9 +27,9 @@ GET          /runs/{id}/spectra                        → list[Spectrum]
 GET          /runs/{id}/report                         → Report
 GET          /evaluations                              run_id, dataset, role → EvaluationPage
 GET          /evaluations/{id}                         → Evaluation
-GET          /evaluations/{id}/reliability             n_bins, scheme, norm, temperature → Reliability
+GET          /evaluations/{id}/reliability             n_bins, scheme, norm … → Reliability
 GET          /evaluations/{id}/predictions             → the Parquet file
-GET          /compare                                  run_id (2 to 10 times), baseline → Comparison
+GET          /compare                                  run_id …, baseline → Comparison
 GET          /methods                                  → list[MethodInfo]
 GET          /models                                   → list[ModelInfo]
 GET          /datasets                                 → list[DatasetInfo]
@@ -179,8 +179,8 @@ class Estimate(Frozen):
     steps: int | None = None
     evaluation_images: int | None = None
     parameters: int | None = None
-    train_flops: float | None = None
     seconds: float | None = None
+    train_seconds_per_1000: float | None = None
     basis: str = ""
 
 

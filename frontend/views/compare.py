@@ -1,0 +1,185 @@
+"""Compare: what differs between runs, and which differences are more than noise."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from calift_core.schema.wire import Comparison
+from frontend import charts, state, tables, text, ui
+from frontend.tables import Column, Markup, Table
+
+MOST = 8
+
+
+def _table(comparison: Comparison, labels: dict[str, str]) -> Table:
+    """The headline per run; a difference to the baseline stands under each number."""
+    rows = []
+    for column in comparison.runs:
+        s = column.run.summary
+        base = column.run.id == comparison.baseline
+        name = ui.link(
+            labels[column.run.id],
+            "run",
+            id=column.run.id,
+            note=f"{column.run.method}{' · baseline' if base else ''}",
+        )
+        rows.append(
+            {
+                "name": name,
+                "id_accuracy": s.id_accuracy if s else None,
+                "ood_accuracy": s.ood_accuracy if s else None,
+                "id_ece": _floored(s.id_ece, s.id_ece_floor) if s else None,
+                "ood_ece": _floored(s.ood_ece, s.ood_ece_floor) if s else None,
+                "id_nll": s.id_nll if s else None,
+                "ood_nll": s.ood_nll if s else None,
+                "sigma_min": s.sigma_min if s else None,
+            }
+        )
+    columns = [
+        Column("name", "Run"),
+        Column("id_accuracy", "ID accuracy", "percent"),
+        Column("ood_accuracy", "OOD accuracy", "percent"),
+        Column("id_ece", "ID ECE", "percent"),
+        Column("ood_ece", "OOD ECE", "percent"),
+        Column("id_nll", "ID NLL", "number"),
+        Column("ood_nll", "OOD NLL", "number"),
+        Column("sigma_min", "σ_min", "number"),
+    ]
+    return Table(columns, rows)
+
+
+def _floored(value: float | None, floor: float | None) -> Markup | None:
+    if value is None:
+        return None
+    return Markup(f"{text.percent(value)}<small>floor {text.percent(floor)}</small>")
+
+
+def _paired(comparison: Comparison, metric: str) -> Table:
+    """For people: differences with intervals, and in words whether they can be told from noise."""
+    base = tables.paired(comparison, metric)
+    fraction = metric in text.METRICS and text.METRICS[metric].fraction
+    show = text.percent if fraction else text.number
+    signed = text.points if fraction else text.number
+    better = text.METRICS[metric].better if metric in text.METRICS else "high"
+    rows = []
+    for row in base.rows:
+        good = (row["difference"] > 0) == (better == "high")
+        word = ("better" if good else "worse") if row["distinguishable"] else "not distinguishable"
+        tone = ("green" if good else "red") if row["distinguishable"] else "gray"
+        mark = ("▲" if row["difference"] > 0 else "▼") if row["distinguishable"] else "≈"
+        rows.append(
+            {
+                "dataset": str(row["dataset"]).replace("_", " "),
+                "run": row["run"],
+                "baseline": show(row["baseline"]),
+                "value": show(row["value"]),
+                "difference": signed(row["difference"]),
+                "interval": f"{signed(row['low'])} to {signed(row['high'])}",
+                "verdict": Markup(
+                    f'<span class="calift-pill {tone}"><span aria-hidden="true">{mark}</span>'
+                    f"{word}</span>"
+                ),
+                "n": row["n"],
+            }
+        )
+    columns = [
+        Column("dataset", "Data"),
+        Column("run", "Run"),
+        Column("baseline", "Baseline", "text"),
+        Column("value", "Run's value", "text"),
+        Column("difference", "Difference", "text"),
+        Column("interval", "95 % interval", "text"),
+        Column("verdict", "Verdict"),
+        Column("n", "n", "count"),
+    ]
+    return Table(columns, rows)
+
+
+def main() -> None:
+    """Draw the page."""
+    ui.head(
+        "Compare",
+        "Runs on the same samples, in pairs: a difference counts when its interval excludes zero.",
+    )
+    chosen = ui.pick_runs("ids", most=MOST)
+    runs = ui.as_runs(chosen)
+    labels = {run.id: run.label for run in runs}
+    if len(chosen) < 2:
+        ui.empty("One run is chosen", "Choose at least two runs above to set them side by side.")
+        return
+    zero_shot = next((r.id for r in chosen.values() if r.method == "zero_shot"), None)
+    baseline = state.choice(
+        st.selectbox,
+        "Baseline",
+        name="baseline",
+        options=list(chosen),
+        default=zero_shot or next(iter(chosen)),
+        format_func=labels.__getitem__,
+        always=True,
+        help="Every difference below is a run minus this one",
+    )
+    comparison = ui.fetch(
+        "compare the runs",
+        lambda: ui.client().compare(list(chosen), baseline=baseline),
+        key=f"compare-{sorted(chosen)}-{baseline}",
+    )
+    # The names shown tell equal names apart, which the stored ones do not.
+    comparison = comparison.model_copy(
+        update={
+            "runs": [
+                c.model_copy(
+                    update={"run": c.run.model_copy(update={"name": labels.get(c.run.id, "?")})}
+                )
+                for c in comparison.runs
+            ]
+        }
+    )
+    for warning in comparison.warnings:
+        st.warning(text.md(warning), icon=":material/warning:")
+    ui.table(_table(comparison, labels), caption="Headline numbers of the compared runs")
+
+    st.subheader("What differs", anchor=False)
+    if comparison.parameters:
+        ui.table(tables.parameters(comparison), caption="Settings that differ between the runs")
+    else:
+        st.caption("The runs have the same settings.")
+
+    styles = state.styles(list(chosen))
+    st.subheader("Accuracy against calibration", anchor=False)
+    points = [
+        (charts.Run(c.run.id, c.run.name), c.run.summary)
+        for c in comparison.runs
+        if c.run.summary is not None
+    ]
+    ui.chart(
+        charts.accuracy_calibration_scatter(points, styles=styles, title=""),
+        tables.summaries(points),
+        name="accuracy-calibration",
+    )
+
+    st.subheader("Paired differences", anchor=False)
+    offered = list(dict.fromkeys(d.metric for c in comparison.runs for d in c.differences))
+    if not offered:
+        ui.empty(
+            "Nothing to pair",
+            "The runs share no data set with stored predictions, so no paired test can be made.",
+        )
+        return
+    metric = state.choice(
+        st.segmented_control,
+        "Metric",
+        name="metric",
+        options=offered,
+        format_func=lambda m: text.METRICS[m].title if m in text.METRICS else m,
+        required=True,
+    )
+    ui.chart(
+        charts.paired_differences(comparison, metric=metric, styles=styles),
+        tables.paired(comparison, metric),
+        name=f"paired-{metric}",
+        data=comparison.model_dump_json,
+    )
+    ui.table(_paired(comparison, metric), caption="Paired differences to the baseline")
+
+
+main()

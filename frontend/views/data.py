@@ -1,0 +1,86 @@
+"""Data and models: what this machine has, and how to get what it has not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from frontend import text, ui
+from frontend.tables import Column, Markup, Table
+
+
+def _state(available: bool) -> Markup:
+    tone, mark, word = ("green", "✓", "here") if available else ("gray", "○", "not here")
+    return Markup(
+        f'<span class="calift-pill {tone}"><span aria-hidden="true">{mark}</span>{word}</span>'
+    )
+
+
+def _detail(words: str) -> Markup:
+    return Markup(f'<div class="wrap">{text.esc(words)}</div>')
+
+
+def main() -> None:
+    """Draw the page."""
+    ui.head("Data and models", "What a run can name on this machine, and how to get the rest.")
+    datasets = ui.fetch("list the data", ui.client().datasets, key="datasets")
+    models = ui.fetch("list the models", ui.client().models, key="models")
+    st.subheader("Data", anchor=False)
+    rows: list[dict[str, Any]] = [
+        {
+            "title": Markup(f"{text.esc(d.title)}<small><code>{text.esc(d.id)}</code></small>"),
+            "state": _state(d.available),
+            "classes": len(d.classes) or None,
+            "parts": _detail(", ".join(f"{k} {n:,}" for k, n in d.parts.items()) or text.DASH),
+            "detail": _detail(d.detail),
+        }
+        for d in datasets
+    ]
+    ui.table(
+        Table(
+            [
+                Column("title", "Suite"),
+                Column("state", "State"),
+                Column("classes", "Classes", "count"),
+                Column("parts", "Images"),
+                Column("detail", "Where, or how to get it"),
+            ],
+            rows,
+        ),
+        caption="Data suites",
+    )
+    st.caption(
+        "Folders of class folders need no registration: name one as `folder:PATH` in a new run."
+    )
+    st.subheader("Models", anchor=False)
+    rows = [
+        {
+            "name": Markup(
+                f"{text.esc(m.name)}<small><code>{text.esc(m.pretrained or 'random weights')}"
+                "</code></small>"
+            ),
+            "state": _state(m.available),
+            "size": Markup(text.esc(text.size(m.size_bytes))),
+            "sha": Markup(f"<code>{text.esc((m.sha256 or '')[:12])}</code>" if m.sha256 else ""),
+            "detail": _detail(m.detail),
+        }
+        for m in sorted(models, key=lambda m: not m.available)
+    ]
+    ui.table(
+        Table(
+            [
+                Column("name", "Model"),
+                Column("state", "State"),
+                Column("size", "Size"),
+                Column("sha", "SHA-256"),
+                Column("detail", "Where, or how to get it"),
+            ],
+            rows,
+        ),
+        caption="Models",
+        limit=200,
+    )
+
+
+main()

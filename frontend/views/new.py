@@ -1,0 +1,295 @@
+"""New run: a form made of the schemas, checked by the API as it is filled in."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import streamlit as st
+import yaml
+
+from calift_core.errors import SpecError
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.wire import MethodInfo, Validation
+from frontend import forms, state, text, ui
+from frontend.forms import Field, Path
+
+#: Partial specs to begin with.
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "quick": (
+        "Quick look: built-in data, two epochs",
+        {
+            "train": {"epochs": 2, "batch_size": 256},
+            "suite": {"corruptions": {"names": ["gaussian_noise", "jpeg_compression"],
+                                      "severities": [1, 3, 5], "limit": 2000}},
+        },
+    ),
+    "benchmark": (
+        "Benchmark: built-in data, the 15 corruptions",
+        {
+            "train": {"epochs": 10, "batch_size": 256},
+            "suite": {"corruptions": {"names": "benchmark", "severities": [1, 2, 3, 4, 5],
+                                      "limit": 5000}},
+        },
+    ),
+    "vit": (
+        "ViT-B/16 from OpenAI's weights, your folders",
+        {
+            "model": {"name": "ViT-B-16", "pretrained": "openai"},
+            "suite": {"id": "folder:"},
+            "train": {"epochs": 10, "batch_size": 512, "lr": 1e-5, "warmup_steps": 500},
+        },
+    ),
+    "blank": ("Everything at its default", {}),
+}  # fmt: skip
+
+#: Fields of Training that most people set; the rest is folded away.
+TRAIN_FIRST = ("epochs", "batch_size", "lr", "weight_decay", "warmup_steps", "seed")
+
+
+def _start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
+    """The document to begin with and a mark that changes with it."""
+    clone = state.param("clone")
+    if clone:
+        run = ui.fetch(f"load the run {clone}", lambda: ui.client().run(clone), key=f"run-{clone}")
+        document = copy.deepcopy(dict(run.spec))
+        document["name"] = f"{run.name} copy"[:120]
+        st.caption(f"A copy of {text.md(run.name)}, to be changed.")
+        st.page_link("views/new.py", label="Start from a preset instead", icon=":material/undo:")
+        return document, f"clone-{clone}"
+    preset = state.choice(
+        st.selectbox,
+        "Start from",
+        name="preset",
+        options=list(PRESETS),
+        format_func=lambda name: PRESETS[name][0],
+    )
+    document = copy.deepcopy(PRESETS[preset][1])
+    kind = "carot" if "carot" in methods else next(iter(methods))
+    document.setdefault("method", {"kind": kind})
+    return document, preset
+
+
+def _grid(
+    fields: list[Field],
+    document: dict[str, Any],
+    mark: str,
+    *,
+    columns: int = 3,
+    hints: dict[Path, str] | None = None,
+    choices: dict[Path, dict[str, str]] | None = None,
+    steps: dict[Path, float] | None = None,
+) -> dict[Path, Any]:
+    """Draw fields side by side; wide ones take a line of their own."""
+    values: dict[Path, Any] = {}
+    row: list[Any] = []
+    for field in fields:
+        wide = field.kind in ("notes", "map", "counts", "lines", "texts")
+        if wide:
+            place = st.container()
+            row = []
+        else:
+            if not row:
+                row = list(st.columns(columns))
+            place = row.pop(0)
+        with place:
+            try:
+                values[field.path] = forms.draw(
+                    field,
+                    forms.get(document, field.path, field.default),
+                    key=f"new-{mark}-{'.'.join(field.path)}",
+                    placeholder=(hints or {}).get(field.path, ""),
+                    choices=(choices or {}).get(field.path),
+                    step=(steps or {}).get(field.path),
+                )
+            except SpecError as error:
+                st.error(text.md(error.message))
+                values[field.path] = field.default
+    return values
+
+
+@st.cache_data(ttl=30, max_entries=200, show_spinner=False)
+def _validate(document: dict[str, Any]) -> Validation:
+    return ui.client().validate(document)
+
+
+def _faults(validation: Validation, titles: dict[str, str]) -> None:
+    lines = []
+    for fault in validation.errors:
+        pointer = fault.get("pointer", "").replace("#/spec/", "#/")
+        place = titles.get(pointer) or pointer.removeprefix("#/").replace("/", " › ")
+        lines.append(f"- **{text.md(place)}**: {text.md(fault.get('message', ''))}")
+    st.error("Not valid yet:\n\n" + "\n".join(lines), icon=":material/rule:")
+
+
+def _estimate(validation: Validation) -> None:
+    e = validation.estimate
+    cards = [
+        ("Training images", text.count(e.train_images), ""),
+        ("Steps", text.count(e.steps), ""),
+        ("Images to evaluate", text.count(e.evaluation_images), ""),
+        ("Time", text.duration(e.seconds), "" if e.seconds else "known after a first run like it"),
+    ]
+    if e.parameters:
+        cards.insert(2, ("Parameters", text.count(e.parameters), ""))
+    ui.stats(cards)
+    if e.basis:
+        st.caption(text.md(e.basis[:1].upper() + e.basis[1:] + "."))
+
+
+def main() -> None:
+    """Draw the page."""
+    ui.head(
+        "New run", "Every field comes from the method's schema; what is empty takes its default."
+    )
+    api = ui.client()
+    methods = {m.kind: m for m in ui.fetch("list the methods", api.methods, key="methods")}
+    models = ui.fetch("list the models", api.models, key="models")
+    datasets = ui.fetch("list the data", api.datasets, key="datasets")
+    document, mark = _start(methods)
+
+    given = forms.get(document, ("method", "kind"))
+    top = st.columns([3, 4])
+    with top[0]:
+        kind = state.choice(
+            st.selectbox,
+            "Method",
+            name="method",
+            options=list(methods),
+            default=given,
+            format_func=lambda k: methods[k].title,
+        )
+    method = methods[kind]
+    with top[1]:
+        name = st.text_input(
+            "Name",
+            document.get("name")
+            or f"{kind.replace('_', '-')} on "
+            f"{forms.get(document, ('suite', 'id'), 'fashion-mnist').split(':')[0]}",
+            max_chars=120,
+            key=f"new-{mark}-{kind}-name",
+        )
+    st.caption(f"{text.md(method.summary)} Source: {text.md(method.source)}.")
+
+    schema = RunSpec.model_json_schema()
+    fields = forms.fields_of(schema)
+    by_section = {s: [f for f in fields if f.path[0] == s and len(f.path) > 1]
+                  for s in ("model", "suite", "train", "evaluation")}  # fmt: skip
+    own = forms.fields_of(method.spec_schema, path=("method",))
+    values: dict[Path, Any] = {}
+
+    if own:
+        with st.container(border=True):
+            st.markdown(f"**{text.md(method.title)}**")
+            kept = document if given == kind else {}
+            values |= _grid(own, kept, f"{mark}-{kind}")
+    with st.container(border=True):
+        st.markdown("**Data and model**")
+        known_models = {m.name: "" if m.available else "not here" for m in models}
+        known_weights = {
+            m.pretrained: "" if m.available else "not here" for m in models if m.pretrained
+        }
+        first = [f for f in by_section["suite"] if f.path == ("suite", "id")]
+        values |= _grid(
+            first + by_section["model"],
+            document,
+            mark,
+            choices={
+                ("suite", "id"): {d.id: d.title if d.available else f"{d.title}, not here"
+                                  for d in datasets},
+                ("model", "name"): known_models,
+                ("model", "pretrained"): known_weights,
+            },
+            hints={("model", "pretrained"): "random weights"},
+        )  # fmt: skip
+        shift_names = {("suite", "shifts"), ("suite", "corruptions", "names"),
+                       ("suite", "corruptions", "severities"), ("suite", "corruptions", "limit")}  # fmt: skip
+        values |= _grid(
+            [f for f in by_section["suite"] if f.path in shift_names],
+            document,
+            mark,
+            columns=2,
+            hints={
+                ("suite", "shifts"): "art: folder:/path/to/art",
+                ("suite", "corruptions", "names"): "none; or all, benchmark, or names one a line",
+                ("suite", "corruptions", "limit"): "all",
+            },
+        )
+        with st.expander("Prompts, class names, splits and limits"):
+            rest = [f for f in by_section["suite"] if f.path not in shift_names | {("suite", "id")}]
+            values |= _grid(
+                rest, document, mark, hints={("suite", "class_names"): "guitar: acoustic guitar"}
+            )
+    with st.container(border=True):
+        st.markdown("**Training**")
+        hints, steps = _train_hints(method)
+        train = by_section["train"]
+        if not method.trains:
+            st.caption("This method does not train; seed, device and precision still count.")
+        main_fields = [f for f in train if f.path[-1] in TRAIN_FIRST]
+        main_fields.sort(key=lambda f: TRAIN_FIRST.index(f.path[-1]))
+        values |= _grid(main_fields, document, mark, hints=hints, steps=steps)
+        with st.expander("More training settings"):
+            values |= _grid(
+                [f for f in train if f.path[-1] not in TRAIN_FIRST],
+                document,
+                mark,
+                hints=hints,
+                steps=steps,
+            )
+    with st.expander("Evaluation, tags and notes"):
+        values |= _grid(by_section["evaluation"], document, mark)
+        last = [f for f in fields if f.path in (("tags",), ("notes",))]
+        values |= _grid(last, document, mark)
+
+    spec = {"name": name.strip(), "method": {"kind": kind}}
+    built = forms.build(values, [*fields, *own])
+    built.pop("name", None)
+    for key, part in built.items():
+        spec[key] = {**spec.get(key, {}), **part} if isinstance(part, dict) else part
+
+    _submit(spec, {f.pointer: f.title for f in [*fields, *own]})
+
+
+def _train_hints(method: MethodInfo) -> tuple[dict[Path, str], dict[Path, float]]:
+    """The method's own defaults, shown where a field is empty."""
+    hints: dict[Path, str] = {("train", "checkpoint_every_steps"): "once an epoch",
+                              ("train", "warmup_steps"): "500 or a tenth of the run"}  # fmt: skip
+    steps = {("train", "lr"): 1e-6, ("train", "min_lr"): 1e-7, ("train", "weight_decay"): 0.01,
+             ("train", "clip_grad_norm"): 0.1}  # fmt: skip
+    for name in ("lr", "weight_decay", "clip_grad_norm"):
+        value = method.defaults.get(name, method.defaults.get(f"default_{name}"))
+        hints["train", name] = f"{text.plain(value)} (the method's)" if value is not None else "off"
+    return hints, steps
+
+
+def _submit(spec: dict[str, Any], titles: dict[str, str]) -> None:
+    st.subheader("Check and submit", anchor=False)
+    validation = ui.act("check the run", lambda: _validate(spec))
+    if validation is not None and not validation.valid:
+        _faults(validation, titles)
+    elif validation is not None:
+        _estimate(validation)
+        for sentence in validation.missing:
+            st.warning(text.md(sentence), icon=":material/inventory_2:")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        ready = validation is not None and validation.valid
+        if st.button(
+            "Submit", type="primary", icon=":material/play_arrow:", disabled=not ready
+        ) and (run := ui.act("submit the run", lambda: ui.client().submit(spec))):
+            ui.flash(f"{run.name} is queued")
+            st.switch_page("views/run.py", query_params={"id": run.id})
+    document = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
+    with st.expander("As a file for `calift train` and `calift submit`"):
+        st.code(document, language="yaml", wrap_lines=True)
+        st.download_button(
+            "RunSpec, YAML",
+            document,
+            "run.yaml",
+            "application/yaml",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+
+
+main()

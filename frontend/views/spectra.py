@@ -1,0 +1,88 @@
+"""Spectra: singular values of the features, σ_min and effective rank over training."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from calift_core.schema.wire import Spectrum
+from frontend import charts, state, tables, text, ui
+
+
+def main() -> None:
+    """Draw the page."""
+    ui.head(
+        "Spectra",
+        "Singular values of the standardised ID features: the paper's bound falls as the "
+        "smallest one rises.",
+    )
+    chosen = ui.pick_runs("run")
+    runs = ui.as_runs(chosen)
+    styles = state.styles(list(chosen))
+    series: list[tuple[charts.Run, list[Spectrum]]] = []
+    for run in runs:
+        spectra = ui.fetch(
+            f"load the spectra of {run.label}",
+            lambda run=run: ui.client().spectra(run.id),
+            key=f"spectra-{run.id}",
+        )
+        series.append((run, spectra))
+    steps = sorted({s.step for _, spectra in series for s in spectra if not s.final})
+    if not any(spectra for _, spectra in series):
+        ui.empty(
+            "No spectrum is stored",
+            "The chosen runs measured none. It is measured at the end of a run, and during "
+            "training with 'Spectrum every (epochs)'.",
+        )
+        return
+    at = "final"
+    if steps:
+        at = state.choice(
+            st.select_slider,
+            "Step",
+            name="step",
+            options=[*(str(s) for s in steps), "final"],
+            default="final",
+            help="Scrub through the training; 'final' is the finished model",
+        )
+    shown = [(run, s) for run, spectra in series if (s := _at(spectra, at)) is not None]
+    absent = [run.label for run, spectra in series if _at(spectra, at) is None]
+    ui.chart(
+        charts.singular_values(shown, styles=styles),
+        tables.singular_values(shown),
+        name=f"singular-values-{at}",
+    )
+    if absent:
+        st.caption(f"Nothing was measured at this step for {text.md(', '.join(absent))}.")
+    for run, spectra in series:
+        short = [s for s in spectra if s.sigma_min is None]
+        if short:
+            st.caption(
+                f"{text.md(run.label)}: {text.count(short[0].n)} samples for "
+                f"{text.count(short[0].n_features)} features, so σ\\_min is 0 by rank and says "
+                "nothing."
+            )
+    left, right = st.columns(2)
+    with left:
+        ui.chart(
+            charts.sigma_over_steps(series, styles=styles),
+            tables.spectra(series),
+            name="sigma-over-steps",
+        )
+    with right:
+        ui.chart(
+            charts.sigma_over_steps(series, quantity="effective_rank", styles=styles),
+            tables.spectra(series),
+            name="rank-over-steps",
+        )
+    st.subheader("Finished models", anchor=False)
+    finals = [(run, [s for s in spectra if s.final]) for run, spectra in series]
+    ui.table(tables.spectra(finals), caption="Spectra of the finished models")
+
+
+def _at(spectra: list[Spectrum], at: str) -> Spectrum | None:
+    if at == "final":
+        return next((s for s in spectra if s.final), spectra[-1] if spectra else None)
+    return next((s for s in spectra if not s.final and str(s.step) == at), None)
+
+
+main()

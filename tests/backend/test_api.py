@@ -1,0 +1,900 @@
+"""The REST API: who may do what, what every error looks like, and that its views agree."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import APIRouter
+from sqlalchemy import text
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+
+from backend.deps import allow, scope_of
+from backend.gate import hash_token
+from backend.main import create_app
+from backend.problems import MEDIA_TYPE
+from backend.store import writing
+from calift_core import calibration
+from calift_core.schema import records as r
+from calift_core.schema.wire import Problem
+from tests.conftest import example_predictions, example_spectrum, spec_of
+
+SPEC = {"name": "a run", "method": {"kind": "carot"}}
+SNAPSHOT = Path(__file__).parent / "openapi.json"
+
+
+@pytest.fixture
+def settings(make_settings: Any, database_url: str) -> Any:
+    """Both kinds of database."""
+    return make_settings(database_url=database_url)
+
+
+@pytest.fixture
+def services(app: Any) -> Any:
+    return app.state.services
+
+
+@pytest.fixture
+def bare(app: Any) -> Iterator[TestClient]:
+    """Calls without any header of ours; server errors come as answers."""
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
+        yield caller
+
+
+def problem(response: Any, status: int, code: str) -> Problem:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == MEDIA_TYPE
+    found = Problem.model_validate(response.json())
+    assert (found.status, found.code) == (status, code)
+    assert found.detail
+    assert found.request_id
+    assert response.headers["x-request-id"] == found.request_id
+    return found
+
+
+def submit(api: TestClient, **body: Any) -> dict[str, Any]:
+    response = api.post("/api/v1/runs", json={"spec": SPEC} | body)
+    assert response.status_code == 202, response.text
+    return dict(response.json())
+
+
+# ------------------------------------------------------------------------------------- auth
+
+
+def operations(app: Any) -> list[tuple[str, str]]:
+    """Every (method, path) of the application, with the paths' parameters filled in."""
+    found = [
+        (method.upper(), re.sub(r"\{[^}]+\}", "abc", path))
+        for path, item in app.openapi()["paths"].items()
+        for method in item
+    ]
+    return [*found, ("GET", "/api/v1/openapi.json")]
+
+
+def flat(routes: Any, prefix: str = "") -> Iterator[Any]:
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        yield from flat(inner.routes) if inner is not None else [route]
+
+
+#: What a route asks for. A route that is not here must be added on purpose.
+SCOPES = {
+    "get_health": "open",
+    "submit_run": "submit",
+    "validate_run": "submit",
+    "patch_run": "submit",
+    "cancel_run": "submit",
+    "retry_run": "submit",
+    "clone_run": "submit",
+    "delete_run": "admin",
+} | dict.fromkeys(
+    [
+        "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
+        "list_artifacts", "download_artifact", "get_logs", "list_run_evaluations", "list_spectra",
+        "get_report", "list_evaluations", "get_evaluation", "get_reliability",
+        "download_predictions", "compare_runs", "get_stats", "list_methods", "list_models",
+        "list_datasets", "list_workers", "get_openapi",
+    ],
+    "read",
+)  # fmt: skip
+
+
+def test_scopes__every_route_has_the_scope_that_was_decided(app: Any) -> None:
+    found = {route.name: scope_of(route.endpoint) for route in flat(app.routes)}
+    assert found == SCOPES
+
+
+def tokens(services: Any) -> dict[str, str | None]:
+    """A header value for each kind of caller."""
+    made = {}
+    for scope in ("read", "submit", "admin"):
+        made[scope] = f"clft_{scope}.{'s' * 32}"
+        services.store.add_token(
+            f"clft_{scope}", name=scope, scope=scope, secret_sha256=hash_token(made[scope])
+        )
+    for name in ("expired", "revoked"):
+        made[name] = f"clft_{name}.{'s' * 32}"
+        services.store.add_token(
+            f"clft_{name}",
+            name=name,
+            scope="admin",
+            secret_sha256=hash_token(made[name]),
+            ttl_s=-1.0 if name == "expired" else None,
+        )
+    services.store.revoke_token("clft_revoked")
+    admin = services.settings.admin_token()
+    return {
+        "none": None,
+        "empty": "",
+        "another kind": f"Basic {admin}",
+        "no secret": f"Bearer {admin.split('.')[0]}",
+        "wrong secret": f"Bearer {admin}x",
+        "another's secret": f"Bearer clft_read.{'t' * 32}",
+        "unknown": "Bearer clft_nobody.ssssssssssssssssssssssss",
+        "control characters": "Bearer a\tb.c",
+    } | {name: f"Bearer {value}" for name, value in made.items()}
+
+
+def test_auth__matrix_of_every_route_and_every_kind_of_token(
+    app: Any, bare: TestClient, services: Any
+) -> None:
+    ranks = ["read", "submit", "admin"]
+    needed = {
+        (method, re.sub(r"\{[^}]+\}", "abc", path)): SCOPES[item["operationId"]]
+        for path, methods in app.openapi()["paths"].items()
+        for method, item in ((m.upper(), i) for m, i in methods.items())
+    } | {("GET", "/api/v1/openapi.json"): "read"}
+    seen = set()
+    for kind, header in tokens(services).items():
+        for method, path in operations(app):
+            response = bare.request(
+                method, path, headers={} if header is None else {"Authorization": header}
+            )
+            scope = needed[method, path]
+            seen.add((method, path))
+            if scope == "open":
+                assert response.status_code == 200
+            elif kind not in ranks:
+                assert response.status_code == 401, (kind, method, path)
+                assert response.headers["www-authenticate"] == "Bearer"
+                assert response.json()["code"].startswith(("UNAUTHENTICATED", "TOKEN_"))
+            elif ranks.index(kind) < ranks.index(scope):
+                problem(response, 403, "FORBIDDEN")
+            else:
+                # Let through: the run does not exist, or something is missing from the request.
+                assert response.status_code in (200, 404, 422), (kind, method, path, response.text)
+    assert len(seen) == len(SCOPES)
+
+
+def test_auth__token_of_the_file_is_admin_and_its_hash_is_not_a_token(
+    bare: TestClient, settings: Any
+) -> None:
+    token = settings.admin_token()
+    assert bare.get("/api/v1/runs", headers={"Authorization": f"bearer {token}"}).is_success
+    problem(
+        bare.get("/api/v1/runs", headers={"Authorization": f"Bearer {hash_token(token)}"}),
+        401,
+        "TOKEN_INVALID",
+    )
+
+
+def test_auth__route_added_later_is_closed(settings: Any, home: Path) -> None:
+    app = create_app(settings, housekeeping=False)
+    router = APIRouter()
+
+    @router.get("/api/v1/forgotten")
+    def forgotten() -> str:
+        return "secret"
+
+    @app.get("/loose")
+    def loose() -> str:
+        return "secret"
+
+    async def raw(request: Any) -> PlainTextResponse:
+        return PlainTextResponse("secret")
+
+    app.include_router(router)
+    app.router.routes.append(Route("/raw", raw))
+    app.router.routes.append(Mount("/mounted", routes=[Route("/", raw)]))
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
+        read = f"clft_r.{'s' * 32}"
+        app.state.services.store.add_token(
+            "clft_r", name="r", scope="read", secret_sha256=hash_token(read)
+        )
+        for path in ("/api/v1/forgotten", "/loose"):
+            problem(caller.get(path), 401, "UNAUTHENTICATED")
+            problem(caller.get(path, headers={"Authorization": f"Bearer {read}"}), 403, "FORBIDDEN")
+        for path in ("/raw", "/mounted/"):
+            response = caller.get(path)
+            assert response.status_code == 500
+            assert "secret" not in response.text
+
+
+def test_auth__unknown_paths_say_nothing_without_a_token(bare: TestClient) -> None:
+    for method, path in (("GET", "/"), ("GET", "/docs"), ("PUT", "/api/v1/runs"), ("GET", "/x/y")):
+        problem(bare.request(method, path), 401, "UNAUTHENTICATED")
+
+
+def test_auth__body_of_a_stranger_is_not_read(bare: TestClient) -> None:
+    response = bare.post("/api/v1/runs", json={"spec": SPEC})
+    problem(response, 401, "UNAUTHENTICATED")
+
+
+# --------------------------------------------------------------------------------- problems
+
+
+def test_problem__of_every_kind(api: TestClient, services: Any, finished_run: Any) -> None:
+    get, post = api.get, api.post
+    problem(get("/nowhere"), 404, "NOT_FOUND")
+    problem(get("/api/v1/runs/nobody"), 404, "NOT_FOUND")
+    problem(get("/api/v1/evaluations/nobody"), 404, "NOT_FOUND")
+    refused = api.put("/api/v1/runs")
+    problem(refused, 405, "METHOD_NOT_ALLOWED")
+    assert refused.headers["allow"] == "GET, POST"
+    problem(post("/api/v1/runs", content="x", headers={"content-type": "text/plain"}), 415,
+            "UNSUPPORTED_MEDIA_TYPE")  # fmt: skip
+    as_json = {"content-type": "application/json"}
+    problem(post("/api/v1/runs", content="{", headers=as_json), 400, "BAD_JSON")
+    problem(post("/api/v1/runs", content=b"\xff", headers=as_json), 400, "BAD_JSON")
+    problem(post("/api/v1/runs", content="[" * 100_000, headers=as_json), 400, "BAD_JSON")
+    problem(post("/api/v1/runs", content="x" * (1 << 21), headers=as_json), 413, "BODY_TOO_LARGE")
+    pieces = (b" " * 1000 for _ in range(2000))
+    problem(post("/api/v1/runs", content=pieces, headers=as_json), 413, "BODY_TOO_LARGE")
+    problem(get("/api/v1/runs", headers={"host": "evil.example"}), 400, "HOST_NOT_ALLOWED")
+    problem(get("/api/v1/runs?q=%00"), 400, "BAD_REQUEST")
+    problem(get("/api/v1/runs/%00"), 400, "BAD_REQUEST")
+    problem(get("/api/v1/runs?cursor=abc"), 422, "INVALID_SPEC")
+    problem(
+        post("/api/v1/runs", json={"spec": SPEC}, headers={"Idempotency-Key": "x" * 201}),
+        400,
+        "BAD_IDEMPOTENCY_KEY",
+    )
+    run_id = finished_run(services.store, services.artifacts)
+    problem(post(f"/api/v1/runs/{run_id}/retry"), 409, "CONFLICT")
+    problem(get(f"/api/v1/runs/{run_id}/artifacts/nothing"), 404, "NOT_FOUND")
+    problem(get(f"/api/v1/compare?run_id={run_id}&run_id={run_id}"), 422, "INVALID_SPEC")
+    queued = submit(api)["id"]
+    problem(get(f"/api/v1/runs/{queued}/report"), 404, "NOT_FOUND")
+    services.store.claim(queued, worker_id="w", ttl_s=60)
+    problem(api.delete(f"/api/v1/runs/{queued}"), 409, "CONFLICT")
+
+
+def test_problem__parameters_and_bodies_say_where(api: TestClient) -> None:
+    found = problem(api.get("/api/v1/runs?limit=201&sort=size"), 422, "INVALID_REQUEST")
+    assert {(e["in"], e["parameter"]) for e in found.errors} == {
+        ("query", "limit"),
+        ("query", "sort"),
+    }
+    found = problem(
+        api.post("/api/v1/runs", json={"spec": SPEC, "priority": 11, "extra": 1}),
+        422,
+        "INVALID_REQUEST",
+    )
+    assert {e["pointer"] for e in found.errors} == {"#/priority", "#/extra"}
+    spec = SPEC | {"train": {"lr": -1, "epochs": 0}, "method": {"kind": "carot", "lambda_oc": -1}}
+    found = problem(api.post("/api/v1/runs", json={"spec": spec}), 422, "INVALID_SPEC")
+    assert {e["pointer"] for e in found.errors} == {
+        "#/spec/train/lr",
+        "#/spec/train/epochs",
+        "#/spec/method/lambda_oc",
+    }
+    found = problem(
+        api.post("/api/v1/runs", json={"spec": SPEC | {"method": {"kind": "carrot"}}}),
+        422,
+        "INVALID_SPEC",
+    )
+    assert "Did you mean 'carot'?" in found.errors[0]["message"]
+
+
+@pytest.mark.parametrize("evil", ["a\x00b", "\ud800"])
+def test_problem__texts_that_no_database_holds_are_refused(api: TestClient, evil: str) -> None:
+    headers = {"content-type": "application/json"}
+
+    def send(method: str, path: str, body: Any) -> Any:
+        return api.request(method, path, content=json.dumps(body), headers=headers)
+
+    spec = SPEC | {"notes": evil}
+    found = problem(send("POST", "/api/v1/runs", {"spec": spec}), 422, "INVALID_SPEC")
+    assert found.errors[0]["pointer"] == "#/spec/notes"
+    named = SPEC | {"suite": {"class_names": {evil: "x"}}}
+    assert send("POST", "/api/v1/runs", {"spec": named}).status_code == 422
+    run_id = submit(api)["id"]
+    assert send("PATCH", f"/api/v1/runs/{run_id}", {"notes": evil}).status_code == 422
+    assert send("PATCH", f"/api/v1/runs/{run_id}", {"tags": [evil]}).status_code == 422
+    cloned = send("POST", f"/api/v1/runs/{run_id}/clone", {"changes": {"notes": evil}})
+    assert cloned.status_code == 422
+
+
+def test_problem__unexpected_error_shows_nothing_of_itself(
+    bare: TestClient, settings: Any, services: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Any:
+        raise RuntimeError("password=hunter2")
+
+    monkeypatch.setattr(services.store, "workers", broken)
+    headers = {"Authorization": f"Bearer {settings.admin_token()}", "X-Request-ID": "my-request-1"}
+    response = bare.get("/api/v1/workers", headers=headers)
+    assert problem(response, 500, "INTERNAL").request_id == "my-request-1"
+    assert "hunter2" not in response.text
+
+
+def test_problem__database_that_fails_is_503(make_settings: Any, sqlite_url: str) -> None:
+    settings = make_settings(database_url=sqlite_url)
+    app = create_app(settings, housekeeping=False)
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
+        with writing(app.state.services.store.engine) as connection:
+            connection.execute(text("ALTER TABLE workers RENAME TO w"))
+        response = caller.get(
+            "/api/v1/workers", headers={"Authorization": f"Bearer {settings.admin_token()}"}
+        )
+        problem(response, 503, "DATABASE_UNAVAILABLE")
+        assert response.headers["retry-after"]
+
+
+def test_problem__too_many_requests(make_settings: Any, sqlite_url: str) -> None:
+    settings = make_settings(database_url=sqlite_url, requests_per_minute=40)
+    app = create_app(settings, housekeeping=False)
+    with TestClient(app, base_url="http://127.0.0.1") as caller:
+        caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
+        answers = [caller.get("/api/v1/methods") for _ in range(30)]
+        refused = [a for a in answers if a.status_code == 429]
+        assert refused
+        assert len(refused) >= 15
+        problem(refused[0], 429, "RATE_LIMITED")
+        assert int(refused[0].headers["retry-after"]) >= 1
+        # Another caller has a bucket of its own.
+        assert caller.get("/api/v1/health", headers={"Authorization": ""}).status_code == 200
+
+
+def test_problem__queue_cap(make_settings: Any, sqlite_url: str) -> None:
+    settings = make_settings(database_url=sqlite_url, max_queued=2)
+    with TestClient(
+        create_app(settings, housekeeping=False), base_url="http://127.0.0.1"
+    ) as caller:
+        caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
+        first = submit(caller)["id"]
+        submit(caller)
+        problem(caller.post("/api/v1/runs", json={"spec": SPEC}), 429, "QUEUE_FULL")
+        problem(caller.post(f"/api/v1/runs/{first}/clone", json={}), 429, "QUEUE_FULL")
+        caller.post(f"/api/v1/runs/{first}/cancel")
+        submit(caller)
+        problem(caller.post(f"/api/v1/runs/{first}/retry"), 429, "QUEUE_FULL")
+
+
+# ------------------------------------------------------------------------------------- runs
+
+
+def test_submit__answers_202_with_location(api: TestClient) -> None:
+    response = api.post("/api/v1/runs", json={"spec": SPEC, "priority": 4})
+    assert response.status_code == 202
+    run = response.json()
+    assert response.headers["location"] == f"/api/v1/runs/{run['id']}"
+    assert run["phase"] == "QUEUED"
+    assert run["spec"]["method"]["lambda_oc"] == 0.2, "defaults are filled in"
+    assert api.get(response.headers["location"]).json() == run
+
+
+def test_submit__idempotency_key(api: TestClient) -> None:
+    headers = {"Idempotency-Key": "k-1"}
+    first = api.post("/api/v1/runs", json={"spec": SPEC}, headers=headers)
+    again = api.post("/api/v1/runs", json={"spec": SPEC}, headers=headers)
+    assert again.status_code == 202
+    assert again.json()["id"] == first.json()["id"]
+    other = api.post("/api/v1/runs", json={"spec": SPEC | {"notes": "x"}}, headers=headers)
+    problem(other, 409, "IDEMPOTENCY_KEY_REUSED")
+    assert api.get("/api/v1/runs").json()["total"] == 1
+
+
+def test_validate__tells_faults_and_costs_without_storing(api: TestClient, tmp_path: Path) -> None:
+    answer = api.post("/api/v1/runs/validate", json={"spec": SPEC | {"train": {"lr": -1}}}).json()
+    assert not answer["valid"]
+    assert [e["pointer"] for e in answer["errors"]] == ["#/spec/train/lr"]
+    for part, count in (("train/a", 30), ("train/b", 20), ("test/a", 4), ("test/b", 6)):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for index in range(count):
+            (tmp_path / "data" / part / f"{index}.png").touch()
+    spec = SPEC | {
+        "suite": {
+            "id": f"folder:{tmp_path / 'data'}",
+            "shifts": {"sketch": f"folder:{tmp_path / 'data'}", "gone": "folder:/no/such"},
+            "corruptions": {"names": ["fog", "snow"], "severities": [1, 5], "limit": 5},
+        },
+        "train": {"epochs": 3, "batch_size": 16},
+    }
+    answer = api.post("/api/v1/runs/validate", json={"spec": spec}).json()
+    assert answer["valid"]
+    # 50 training images less a tenth each for validation and calibration.
+    assert answer["estimate"]["train_images"] == 40
+    assert answer["estimate"]["steps"] == 9
+    assert answer["estimate"]["evaluation_images"] == 10 + 10 + 4 * 5
+    assert any("'gone'" in sentence for sentence in answer["missing"])
+    assert any("No worker" in sentence for sentence in answer["missing"])
+    assert api.get("/api/v1/runs").json()["total"] == 0
+
+
+def test_submit__exposed_service_reads_only_its_roots(
+    make_settings: Any, sqlite_url: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    (root / "photos").mkdir(parents=True)
+    (root / "out").symlink_to("/")
+    token = "ci." + "s" * 32
+    settings = make_settings(
+        database_url=sqlite_url,
+        host="0.0.0.0",
+        token=token,
+        allowed_hosts=["calift.example"],
+        data_roots=[root],
+    )
+    app = create_app(settings, housekeeping=False)
+    with TestClient(app, base_url="http://calift.example") as caller:
+        caller.headers["Authorization"] = f"Bearer {token}"
+
+        def faults(**changes: Any) -> list[str]:
+            answer = caller.post("/api/v1/runs/validate", json={"spec": SPEC | changes})
+            return [e["pointer"] for e in answer.json()["errors"]]
+
+        assert faults(suite={"id": f"folder:{root}/photos"}) == []
+        for path in (f"{root}/../secret", f"{root}/out/etc", "/etc", "photos", f"{root}x", "~"):
+            assert faults(suite={"id": f"folder:{path}"}) == ["#/spec/suite/id"], path
+            assert faults(suite={"shifts": {"s": f"folder:{path}"}}) == ["#/spec/suite/shifts/s"]
+            model = {"name": "ViT-B-16", "pretrained": f"{path}/w.pt"}
+            assert faults(model=model) == ["#/spec/model/pretrained"], path
+        assert faults(model={"name": "hf-hub:org/model"}) == ["#/spec/model/name"]
+        assert faults(model={"name": "/etc/x.json", "pretrained": None}) == ["#/spec/model/name"]
+        assert faults(model={"name": "ViT-B-16", "pretrained": "../../x"}) == [
+            "#/spec/model/pretrained"
+        ]
+
+
+def test_patch__changes_only_what_was_given(api: TestClient) -> None:
+    run = submit(api, spec=SPEC | {"notes": "old", "tags": ["a"]})
+    path = f"/api/v1/runs/{run['id']}"
+    patched = api.patch(path, json={"tags": ["b", "c", "b"], "archived": True}).json()
+    assert patched == run | {"tags": ["b", "c"], "archived": True}
+    assert api.get("/api/v1/runs").json()["items"] == []
+    assert api.get("/api/v1/runs?archived=any&tag=b").json()["total"] == 1
+    assert api.get("/api/v1/runs?archived=true&tag=a").json()["total"] == 0
+    found = problem(api.patch(path, json={"name": "<b>"}), 422, "INVALID_SPEC")
+    assert found.errors[0]["pointer"] == "#/name"
+    assert api.patch(path, json={}).json() == patched
+
+
+def test_clone__merges_changes(api: TestClient) -> None:
+    run = submit(api, spec=SPEC | {"notes": "old"}, priority=3)
+    response = api.post(
+        f"/api/v1/runs/{run['id']}/clone",
+        json={"changes": {"train": {"epochs": 3}, "notes": None, "method": {"kind": "flyp"}}},
+    )
+    # A merge patch keeps the options of the other method, which flyp does not have.
+    assert response.status_code == 422
+    method: dict[str, Any] = dict.fromkeys(run["spec"]["method"]) | {"kind": "flyp"}
+    response = api.post(
+        f"/api/v1/runs/{run['id']}/clone",
+        json={"changes": {"train": {"epochs": 3}, "notes": None, "method": method}},
+    )
+    assert response.status_code == 202, response.text
+    clone = response.json()
+    assert clone["cloned_from"] == run["id"]
+    assert clone["spec"]["train"] == run["spec"]["train"] | {"epochs": 3}
+    assert clone["spec"]["method"] == {"kind": "flyp"}
+    assert (clone["notes"], clone["priority"]) == ("", 3)
+    assert clone["name"] == "a run (copy)"
+    named = api.post(f"/api/v1/runs/{run['id']}/clone", json={"name": "mine"}).json()
+    assert named["name"] == "mine"
+    assert named["spec_sha256"] == run["spec_sha256"]
+
+
+def test_cancel_and_retry__are_repeatable(api: TestClient) -> None:
+    path = f"/api/v1/runs/{submit(api)['id']}"
+    for _ in range(2):
+        response = api.post(f"{path}/cancel")
+        assert (response.status_code, response.json()["phase"]) == (202, "CANCELLED")
+    for _ in range(2):
+        response = api.post(f"{path}/retry")
+        assert (response.status_code, response.json()["phase"]) == (202, "QUEUED")
+
+
+def test_delete__takes_the_files_that_no_other_run_names(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    first = finished_run(services.store, services.artifacts, seed=1)
+    second = finished_run(services.store, services.artifacts, seed=1)
+    root = services.artifacts.root
+    stored = {p.name for p in root.rglob("*") if p.is_file()}
+    assert len(stored) == 2
+    assert api.delete(f"/api/v1/runs/{first}").status_code == 204
+    assert {p.name for p in root.rglob("*") if p.is_file()} == stored
+    assert api.delete(f"/api/v1/runs/{second}").status_code == 204
+    assert [p for p in root.rglob("*") if p.is_file()] == []
+    problem(api.delete(f"/api/v1/runs/{second}"), 404, "NOT_FOUND")
+
+
+def test_list__pages_make_up_the_whole_list(api: TestClient) -> None:
+    for index in range(7):
+        submit(api, spec=SPEC | {"name": f"run {index}"})
+    whole = api.get("/api/v1/runs?limit=200&sort=name").json()
+    walked, cursor = [], None
+    while True:
+        query = {"limit": 3, "sort": "name"} | ({"cursor": cursor} if cursor else {})
+        page = api.get("/api/v1/runs", params=query).json()
+        assert page["total"] == 7
+        walked += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert walked == whole["items"]
+
+
+# ---------------------------------------------------------------------------------- watching
+
+
+@pytest.fixture
+def working(services: Any, api: TestClient) -> str:
+    run_id: str = services.store.submit(spec_of())
+    assert services.store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    return run_id
+
+
+def test_metrics__since_step_and_max_points(api: TestClient, services: Any, working: str) -> None:
+    values = [float(v) for v in np.random.default_rng(0).normal(size=500)]
+    values[123] = 99.0
+    services.store.record(
+        working,
+        1,
+        [
+            r.MetricsRecord(step=s, epoch=0.0, values={"loss": v, "lr": 1.0})
+            for s, v in enumerate(values, start=1)
+        ],
+    )
+    path = f"/api/v1/runs/{working}/metrics"
+    whole = api.get(path).json()
+    assert [s["name"] for s in whole["series"]] == ["loss", "lr"]
+    assert whole["series"][0]["values"] == values
+    assert whole["last_step"] == 500
+    later = api.get(path, params={"since_step": 490, "names": "loss"}).json()
+    assert [s["steps"] for s in later["series"]] == [list(range(491, 501))]
+    assert api.get(path, params={"since_step": 500}).json() == {"series": [], "last_step": 500}
+    for points in (1, 2, 3, 4, 5, 50, 499, 500, 1000):
+        thinned = api.get(path, params={"max_points": points, "names": "loss"}).json()["series"][0]
+        assert len(thinned["steps"]) <= points
+        assert thinned["steps"][-1] == 500
+        assert thinned["steps"] == sorted(set(thinned["steps"]))
+        assert thinned["values"] == [values[s - 1] for s in thinned["steps"]]
+        if points >= 4:
+            assert thinned["steps"][0] == 1
+        if points >= 3:
+            assert max(thinned["values"]) == 99.0
+            assert min(thinned["values"]) == min(values)
+
+
+def messages(body: str) -> list[dict[str, str]]:
+    """Server-sent events, read as the standard says."""
+    found = []
+    for block in body.split("\n\n"):
+        fields = [line.split(": ", 1) for line in block.splitlines() if not line.startswith(":")]
+        if fields:
+            found.append(dict(fields))
+    return found
+
+
+def test_events__stream_equals_polling_and_ends(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+    path = f"/api/v1/runs/{run_id}/events"
+    polled = api.get(f"{path}/history").json()
+    response = api.get(path)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *events, end = messages(response.text)
+    assert [json.loads(e["data"]) for e in events] == polled
+    assert [int(e["id"]) for e in events] == [p["id"] for p in polled]
+    assert [e["event"] for e in events] == [p["kind"] for p in polled]
+    assert (end["event"], json.loads(end["data"])) == ("end", {"phase": "SUCCEEDED"})
+    assert "id" not in end, "resuming after the end must not skip anything"
+    assert polled[-1]["data"]["phase"] == "SUCCEEDED"
+    kinds = {p["kind"] for p in polled}
+    assert kinds == {"state", "phase", "metrics", "spectrum", "evaluation", "done"}
+    middle = polled[len(polled) // 2]["id"]
+    resumed = messages(api.get(path, headers={"Last-Event-ID": str(middle)}).text)
+    assert [json.loads(e["data"]) for e in resumed[:-1]] == [p for p in polled if p["id"] > middle]
+    assert messages(api.get(path, params={"after": middle}).text) == resumed
+    assert api.get(f"{path}/history", params={"after": middle}).json() == [
+        p for p in polled if p["id"] > middle
+    ]
+    problem(api.get("/api/v1/runs/nobody/events"), 404, "NOT_FOUND")
+    problem(api.get(path, headers={"Last-Event-ID": "x"}), 422, "INVALID_REQUEST")
+
+
+def test_logs__over_the_api(api: TestClient, services: Any, working: str) -> None:
+    services.store.append_log(working, 1, "hello ü\n")
+    page = api.get(f"/api/v1/runs/{working}/logs").json()
+    assert page == {"text": "hello ü\n", "next_offset": 9, "complete": False}
+    assert api.get(f"/api/v1/runs/{working}/logs?offset=-3").json()["text"] == "ü\n"
+
+
+def test_checkpoints__are_the_artifacts_of_that_kind(
+    api: TestClient, services: Any, working: str
+) -> None:
+    blob = services.artifacts.put_bytes(b"weights")
+    for name, kind in (("checkpoint/5.safetensors", "checkpoint"), ("report.json", "report")):
+        services.store.add_artifact(
+            working, 1, name=name, kind=kind, sha256=blob.sha256, size_bytes=7
+        )
+    listed = api.get(f"/api/v1/runs/{working}/artifacts").json()
+    assert [a["name"] for a in listed] == ["checkpoint/5.safetensors", "report.json"]
+    assert api.get(f"/api/v1/runs/{working}/checkpoints").json() == listed[:1]
+    got = api.get(f"/api/v1/runs/{working}/artifacts/checkpoint/5.safetensors")
+    assert got.content == b"weights"
+    assert got.headers["etag"] == f'"{blob.sha256}"'
+    assert got.headers["content-type"] == "application/octet-stream"
+    assert got.headers["content-disposition"].startswith("attachment")
+    assert got.headers["x-content-type-options"] == "nosniff"
+    for name in ("%2e%2e/token", "checkpoint/%2e%2e/report.json", "..%2f..%2ftoken"):
+        assert api.get(f"/api/v1/runs/{working}/artifacts/{name}").status_code == 404
+    services.artifacts.path(blob.sha256).write_bytes(b"WEIGHTS")
+    problem(api.get(f"/api/v1/runs/{working}/artifacts/report.json"), 500, "STORAGE_FAILED")
+
+
+def test_spectra__training_first_final_last(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+    spectra = api.get(f"/api/v1/runs/{run_id}/spectra").json()
+    assert [(s["step"], s["final"]) for s in spectra] == [(20, False), (20, True)]
+    assert spectra[0]["singular_values"] == example_spectrum().singular_values
+
+
+# ----------------------------------------------------------------------------------- results
+
+
+def test_evaluations__lists_agree(api: TestClient, services: Any, finished_run: Any) -> None:
+    runs = [finished_run(services.store, services.artifacts, seed=s) for s in range(3)]
+    own = api.get(f"/api/v1/runs/{runs[0]}/evaluations").json()
+    assert [e["dataset"] for e in own] == ["id", "sketch"]
+    assert api.get(f"/api/v1/evaluations/{own[0]['id']}").json() == own[0]
+    page = api.get("/api/v1/evaluations", params={"run_id": runs[0], "limit": 200}).json()
+    assert sorted(page["items"], key=lambda e: e["dataset"]) == own
+    assert api.get("/api/v1/evaluations?role=shift").json()["total"] == 3
+    assert api.get("/api/v1/evaluations?dataset=id&dataset=sketch").json()["total"] == 6
+    walked, cursor = [], None
+    while True:
+        query = {"limit": 4} | ({"cursor": cursor} if cursor else {})
+        page = api.get("/api/v1/evaluations", params=query).json()
+        walked += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert walked == api.get("/api/v1/evaluations?limit=200").json()["items"]
+
+
+def test_reliability__is_that_of_the_stored_predictions(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+    evaluation = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]
+    path = f"/api/v1/evaluations/{evaluation['id']}/reliability"
+    diagram = api.get(path).json()
+    assert diagram["ece"] == pytest.approx(evaluation["ece"]["value"])
+    assert diagram["null_mean"] == pytest.approx(evaluation["ece"]["null_mean"])
+    assert diagram["interval"] == pytest.approx(evaluation["ece"]["interval"])
+    assert diagram["nll"] == pytest.approx(evaluation["nll"])
+    assert sum(b["count"] for b in diagram["bins"]) == diagram["n"] == evaluation["n"]
+    # The error is the count-weighted mean gap of the bins that are drawn.
+    gap = sum(b["count"] * abs(b["accuracy"] - b["mean_confidence"]) for b in diagram["bins"])
+    assert gap / diagram["n"] == pytest.approx(diagram["ece"])
+    predictions = example_predictions(0)
+    for query in (
+        {"n_bins": 7, "scheme": "equal_width"},
+        {"temperature": 2.5},
+        {"norm": "l2"},
+        {"norm": "max", "n_bins": 4},
+    ):
+        got = api.get(path, params=query).json()
+        expected = calibration.ece(
+            predictions.probs(float(query.get("temperature", 1.0))),
+            predictions.labels,
+            n_bins=int(query.get("n_bins", 15)),
+            scheme=query.get("scheme", "equal_mass"),  # type: ignore[arg-type]
+            norm=query.get("norm", "l1"),  # type: ignore[arg-type]
+        )
+        assert got["ece"] == pytest.approx(expected), query
+        assert api.get(path, params=query).json() == got
+    assert api.get(path, params={"temperature": 3}).json()["accuracy"] == diagram["accuracy"]
+    problem(api.get(path, params={"temperature": 0}), 422, "INVALID_REQUEST")
+    problem(api.get(path, params={"n_bins": 0}), 422, "INVALID_REQUEST")
+
+
+def test_reliability__lost_or_damaged_predictions_are_named(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+    own = api.get(f"/api/v1/runs/{run_id}/evaluations").json()
+    paths = [services.artifacts.path(services.store.predictions_of(e["id"]).sha256) for e in own]
+    paths[0].unlink()
+    paths[1].write_bytes(b"x")
+    for evaluation, status, code in ((own[0], 404, "NOT_FOUND"), (own[1], 500, "STORAGE_FAILED")):
+        for what in ("reliability", "predictions"):
+            problem(api.get(f"/api/v1/evaluations/{evaluation['id']}/{what}"), status, code)
+
+
+def test_compare__pairs_on_the_same_samples(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    make: Callable[..., str] = finished_run
+    base = make(services.store, services.artifacts, seed=0, name="base")
+    same = make(services.store, services.artifacts, seed=0, name="same", train={"epochs": 3})
+    ids = [base, same]
+    comparison = api.get("/api/v1/compare", params={"run_id": ids}).json()
+    assert comparison["baseline"] == base
+    assert comparison["parameters"] == {"/train/epochs": [10, 3]}
+    assert comparison["runs"][0]["differences"] == []
+    differences = comparison["runs"][1]["differences"]
+    assert {(d["dataset"], d["metric"]) for d in differences} == {
+        (dataset, metric)
+        for dataset in ("id", "sketch")
+        for metric in ("accuracy", "ece", "nll", "brier")
+    }
+    for difference in differences:
+        assert difference["difference"] == 0
+        assert not difference["distinguishable"]
+        assert difference["value"] == difference["baseline"]
+    own = {e["dataset"]: e for e in comparison["runs"][1]["evaluations"]}
+    for difference in differences:
+        if difference["metric"] in ("accuracy", "nll", "brier"):
+            reported = own[difference["dataset"]][difference["metric"]]
+            assert difference["value"] == pytest.approx(reported)
+    turned = api.get("/api/v1/compare", params={"run_id": ids, "baseline": same}).json()
+    assert turned["runs"][0]["differences"]
+    problem(
+        api.get("/api/v1/compare", params={"run_id": ids, "baseline": "other"}), 422, "INVALID_SPEC"
+    )
+
+
+def test_compare__says_what_cannot_be_paired(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    make: Callable[..., str] = finished_run
+    a = make(services.store, services.artifacts, seed=0)
+    # Other labels for the same images: not the same data.
+    b = make(services.store, services.artifacts, seed=1, datasets=(("id", "id"),))
+    comparison = api.get("/api/v1/compare", params={"run_id": [a, b]}).json()
+    assert comparison["runs"][1]["differences"] == []
+    assert any("must have one label" in sentence for sentence in comparison["warnings"])
+    assert any("sketch" in sentence for sentence in comparison["warnings"])
+
+
+def test_report__is_what_the_runner_wrote(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+    report = api.get(f"/api/v1/runs/{run_id}/report").json()
+    assert report["run_id"] == run_id
+    detail = api.get(f"/api/v1/runs/{run_id}").json()
+    assert detail["summary"] == report["summary"]
+    assert detail["environment"] == {"python": "3"}
+    assert detail["resolved"] == {"lr": 1e-5}
+
+
+# --------------------------------------------------------------------------------- catalogue
+
+
+def test_catalogue__methods_models_datasets(api: TestClient) -> None:
+    methods = {m["kind"]: m for m in api.get("/api/v1/methods").json()}
+    assert methods["carot"]["defaults"]["lambda_sd"] == 1.5
+    assert methods["carot"]["spec_schema"]["properties"]["lambda_oc"]["default"] == 0.2
+    assert not methods["zero_shot"]["trains"]
+    models = api.get("/api/v1/models").json()
+    assert (models[0]["name"], models[0]["available"]) == ("calift-tiny", False)
+    assert any(m["name"] == "ViT-B-16" and m["pretrained"] == "openai" for m in models)
+    datasets = api.get("/api/v1/datasets").json()
+    assert "fashion-mnist" in {d["id"] for d in datasets}
+
+
+def test_catalogue__own_weights_are_found(api: TestClient, home: Path) -> None:
+    folder = home / "models" / "calift-tiny"
+    (folder / "abc").mkdir(parents=True)
+    (folder / "abc" / "model.safetensors").write_bytes(b"w")
+    (folder / "fashion-mnist.json").write_text('{"folder": "abc"}')
+    (folder / "broken.json").write_text("[]")
+    models = {m["pretrained"]: m for m in api.get("/api/v1/models").json()[:2]}
+    assert models["fashion-mnist"]["available"]
+    assert models["fashion-mnist"]["size_bytes"] == 1
+    assert len(models["fashion-mnist"]["sha256"]) == 64
+    assert not models["broken"]["available"]
+
+
+def test_stats__count_what_is_there(api: TestClient, services: Any) -> None:
+    submit(api)
+    services.store.worker_seen("w-1", host="h", queues=["cpu"], device="cpu", run_id=None)
+    stats = api.get("/api/v1/stats").json()
+    assert stats["runs_by_phase"] == {"QUEUED": 1}
+    assert stats["queue_depth"] == 1
+    assert stats["oldest_queued_s"] >= 0
+    assert [w["alive"] for w in stats["workers"]] == [True]
+    assert stats["broker_ok"]
+    assert stats["free_bytes"] > 0
+    with writing(services.store.engine) as connection:
+        connection.execute(text("UPDATE workers SET seen_at = seen_at - 100"))
+    assert [w["alive"] for w in api.get("/api/v1/workers").json()] == [False]
+
+
+def test_api__many_callers_at_once_never_meet_a_locked_database(
+    api: TestClient, services: Any
+) -> None:
+    statuses: list[int] = []
+
+    def use() -> None:
+        for _ in range(5):
+            response = api.post("/api/v1/runs", json={"spec": SPEC})
+            statuses.append(response.status_code)
+            path = f"/api/v1/runs/{response.json()['id']}"
+            statuses.append(api.patch(path, json={"notes": "x"}).status_code)
+            statuses.append(api.post(f"{path}/cancel").status_code)
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {200, 202}
+    assert len(statuses) == 90
+
+
+# ----------------------------------------------------------------------------------- OpenAPI
+
+
+def current_document() -> str:
+    """The snapshot's text. `python -m tests.backend.test_api` writes it."""
+    import tempfile
+
+    from backend.settings import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        app = create_app(Settings(home=Path(folder), broker_url="memory://"), housekeeping=False)
+        app.state.services.store.close()
+        return json.dumps(app.openapi(), indent=1, sort_keys=True) + "\n"
+
+
+def test_openapi__is_the_snapshot() -> None:
+    assert current_document() == SNAPSHOT.read_text(encoding="utf-8"), (
+        "the API's description changed; if that was meant, run `python -m tests.backend.test_api`"
+    )
+
+
+def test_openapi__operation_ids_are_unique_and_errors_declared(app: Any) -> None:
+    document = app.openapi()
+    operations_ = [o for item in document["paths"].values() for o in item.values()]
+    ids = [o["operationId"] for o in operations_]
+    assert len(ids) == len(set(ids))
+    for operation in operations_:
+        errors = {k: v for k, v in operation["responses"].items() if k >= "400"}
+        assert errors
+        for response in errors.values():
+            assert list(response["content"]) == [MEDIA_TYPE]
+
+
+def test_openapi__is_served(api: TestClient, app: Any) -> None:
+    assert api.get("/api/v1/openapi.json").json() == json.loads(json.dumps(app.openapi()))
+
+
+@allow("read")
+def _marked() -> None: ...
+
+
+def test_allow__marks_and_the_default_is_admin() -> None:
+    assert scope_of(_marked) == "read"
+    assert scope_of(lambda: None) == "admin"
+    assert scope_of(None) == "admin"
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(current_document(), encoding="utf-8")

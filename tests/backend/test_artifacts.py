@@ -1,0 +1,188 @@
+"""Stored files: whole or absent, verified when read, collected by reference."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.artifacts import ArtifactStore, check_name, publish_artifact
+from backend.store import NotFoundError, Store, open_engine
+from calift_core.errors import DiskFullError, SpecError, StorageError
+from tests.conftest import spec_of
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def one_store(sqlite_url: str):
+    store = Store(open_engine(sqlite_url))
+    yield store
+    store.close()
+
+
+def files(artifacts: ArtifactStore) -> list[Path]:
+    return [p for p in artifacts.root.rglob("*") if p.is_file()]
+
+
+def test_put__lies_under_its_hash_and_reads_back(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    source = tmp_path / "file"
+    source.write_bytes(b"content")
+    blob = artifacts.put_file(source)
+    digest = hashlib.sha256(b"content").hexdigest()
+    assert (blob.sha256, blob.size_bytes) == (digest, 7)
+    path = artifacts.verified(digest)
+    assert path == artifacts.root / "sha256" / digest[:2] / digest[2:4] / digest
+    assert path.read_bytes() == b"content"
+
+
+@given(data=st.binary(max_size=2000))
+def test_put__file_and_bytes_are_the_same_content(
+    data: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("put")
+    artifacts = ArtifactStore(folder / "a")
+    (folder / "file").write_bytes(data)
+    blob = artifacts.put_file(folder / "file")
+    assert artifacts.put_bytes(data) == blob
+    assert len(files(artifacts)) == 1
+    assert artifacts.verified(blob.sha256).read_bytes() == data
+
+
+def test_put__below_the_free_space_floor_is_refused_and_tears_nothing(
+    artifacts: ArtifactStore, tmp_path: Path
+) -> None:
+    source = tmp_path / "file"
+    source.write_bytes(b"x" * 1000)
+    full = ArtifactStore(artifacts.root, free_space_floor_bytes=1 << 60)
+    for put in (lambda: full.put_file(source), lambda: full.put_bytes(b"x" * 1000)):
+        with pytest.raises(DiskFullError, match="must stay free"):
+            put()
+    assert files(artifacts) == []
+    blob = artifacts.put_file(source)
+    assert full.put_file(source) == blob, "what is here already needs no space"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_put__no_space_left_is_a_disk_full_error(
+    artifacts: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "file"
+    source.write_bytes(b"x" * 100_000)
+    opened = Path.open
+
+    def on_a_full_device(self: Path, *args, **kwargs):
+        self.touch()
+        return opened(Path("/dev/full") if self.suffix == ".tmp" else self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", on_a_full_device)
+    with pytest.raises(DiskFullError):
+        artifacts.put_file(source)
+    monkeypatch.undo()
+    assert files(artifacts) == []
+
+
+def test_put__links_and_folders_are_refused(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s")
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    for source in (tmp_path / "link", tmp_path):
+        with pytest.raises(StorageError, match="regular file"):
+            artifacts.put_file(source)
+    with pytest.raises(StorageError):
+        artifacts.put_file(tmp_path / "missing")
+
+
+def test_verified__damage_is_found(artifacts: ArtifactStore) -> None:
+    blob = artifacts.put_bytes(b"content")
+    path = artifacts.verified(blob.sha256)
+    path.write_bytes(b"cOntent")
+    with pytest.raises(StorageError, match="damaged"):
+        artifacts.verified(blob.sha256)
+    path.unlink()
+    with pytest.raises(NotFoundError):
+        artifacts.verified(blob.sha256)
+
+
+def test_verified__planted_link_is_refused(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"content")
+    digest = hashlib.sha256(b"content").hexdigest()
+    path = artifacts.path(digest)
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(StorageError, match="regular file"):
+        artifacts.verified(digest)
+
+
+@pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
+def test_path__takes_nothing_but_a_hash(artifacts: ArtifactStore, digest: str) -> None:
+    with pytest.raises(SpecError):
+        artifacts.path(digest)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a/../b", "/a", "a/", "a//b", ".hidden", "a/.b", "a\\b", "a b", "ü", "a\n",
+     "a" * 301, "a\x00", "~", "-rf"],
+)  # fmt: skip
+def test_name__that_is_not_allowed(name: str) -> None:
+    with pytest.raises(SpecError, match="artifact's name"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["report.json", "predictions/fog-3.parquet", "a/b/c_1.2+x=y@z"])
+def test_name__that_is_allowed(name: str) -> None:
+    assert check_name(name) == name
+
+
+def run_with(store: Store, artifacts: ArtifactStore, source: Path, name: str = "a") -> str:
+    run_id = store.submit(spec_of())
+    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    assert publish_artifact(store, artifacts, run_id, 1, name=name, kind="other", path=source)
+    assert store.finish(run_id, 1, phase="SUCCEEDED")
+    return run_id
+
+
+def test_publish__fenced_off_attempt_names_nothing(
+    one_store: Store, artifacts: ArtifactStore, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    run_id = run_with(one_store, artifacts, tmp_path / "file")
+    assert not publish_artifact(
+        one_store, artifacts, run_id, 1, name="late", kind="other", path=tmp_path / "file"
+    )
+    assert [a.name for a in one_store.artifacts(run_id)] == ["a"]
+
+
+def test_collect__by_reference(one_store: Store, artifacts: ArtifactStore, tmp_path: Path) -> None:
+    for name in ("shared", "own"):
+        (tmp_path / name).write_text(name)
+    first = run_with(one_store, artifacts, tmp_path / "shared")
+    second = run_with(one_store, artifacts, tmp_path / "shared")
+    lone = run_with(one_store, artifacts, tmp_path / "own")
+    stray = artifacts.put_bytes(b"stray").sha256
+    assert artifacts.collect(one_store, grace_s=3600) == []
+    assert artifacts.collect(one_store, grace_s=0) == [stray]
+    assert artifacts.collect(one_store, grace_s=0, digests=one_store.delete_run(first)) == []
+    gone = one_store.delete_run(lone)
+    assert artifacts.collect(one_store, grace_s=0, digests=gone) == gone
+    shared = one_store.delete_run(second)
+    assert artifacts.collect(one_store, grace_s=0, digests=shared) == shared
+    assert files(artifacts) == []
+
+
+def test_collect__storing_again_renews_the_grace(
+    one_store: Store, artifacts: ArtifactStore
+) -> None:
+    digest = artifacts.put_bytes(b"x").sha256
+    os.utime(artifacts.path(digest), (1, 1))
+    artifacts.put_bytes(b"x")
+    assert artifacts.collect(one_store, grace_s=60) == []
+    os.utime(artifacts.path(digest), (1, 1))
+    assert artifacts.collect(one_store, grace_s=60) == [digest]

@@ -1,0 +1,273 @@
+"""The typed client against a served API: one view of everything, and errors that help."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from backend.main import create_app
+from calift_core.client import Client
+from calift_core.errors import ServiceError, ServiceUnavailableError, SpecError, StorageError
+from calift_core.predictions import read_predictions
+from calift_core.schema import records as r
+from tests.conftest import example_predictions, free_port, serving, spec_of, until
+
+
+@pytest.fixture
+def services(app: Any) -> Any:
+    return app.state.services
+
+
+def test_client__every_method_against_the_service(
+    client: Client, services: Any, finished_run: Any, tmp_path: Path
+) -> None:
+    assert client.health().status == "ok"
+    store, artifacts = services.store, services.artifacts
+    done = [finished_run(store, artifacts, seed=s, name=f"done {s}") for s in (0, 0)]
+    queued = client.submit(spec_of(), priority=2)
+    assert (queued.phase, queued.priority) == ("QUEUED", 2)
+    assert client.run(queued.id) == queued
+    assert client.validate({"name": "x", "method": {"kind": "carot"}, "train": {"lr": 2}}).errors
+    assert client.validate(spec_of()).valid
+    assert {run.id for run in client.all_runs(limit=1)} == {*done, queued.id}
+    assert [run.id for run in client.runs(phase=["QUEUED"]).items] == [queued.id]
+    assert client.patch(queued.id, tags=["t"], archived=True).tags == ["t"]
+    assert client.runs(archived=None, tag=["t"]).total == 1
+    assert client.runs(archived=True).total == 1
+    assert client.cancel(queued.id).phase == "CANCELLED"
+    assert client.retry(queued.id).phase == "QUEUED"
+    clone = client.clone(queued.id, {"train": {"seed": 7}}, name="clone")
+    assert (clone.seed, clone.cloned_from) == (7, queued.id)
+    client.delete(clone.id)
+
+    run_id = done[0]
+    assert client.metrics(run_id, names=["loss"], max_points=5).last_step == 20
+    events = list(client.events(run_id))
+    assert events == client.events_after(run_id)
+    assert list(client.events(run_id, after=events[2].id)) == events[3:]
+    assert client.checkpoints(run_id) == []
+    artifacts_ = client.artifacts(run_id)
+    assert [a.name for a in artifacts_] == ["predictions/id.parquet", "predictions/sketch.parquet"]
+    path = client.download_artifact(run_id, artifacts_[0].name, tmp_path / "a.parquet")
+    assert path.stat().st_size == artifacts_[0].size_bytes
+    assert "all went well" in client.logs(run_id).text
+    evaluations = client.run_evaluations(run_id)
+    assert client.evaluation(evaluations[0].id) == evaluations[0]
+    assert client.evaluations(run_id=[run_id]).total == 2
+    assert client.reliability(evaluations[0].id, n_bins=5).n_bins == 5
+    saved = client.download_predictions(evaluations[0].id, tmp_path / "p.parquet")
+    assert (read_predictions(saved).logits == example_predictions(0).logits).all()
+    assert [s.final for s in client.spectra(run_id)] == [False, True]
+    assert client.report(run_id).summary == client.run(run_id).summary
+    assert client.compare(done).parameters == {}
+    assert client.methods()
+    assert client.models()
+    assert client.datasets()
+    assert client.workers() == []
+    assert client.stats().runs_by_phase == {"SUCCEEDED": 2, "QUEUED": 1}
+    assert client.wait(run_id).phase == "SUCCEEDED"
+
+
+def test_client__follows_a_run_while_it_works(client: Client, services: Any) -> None:
+    store = services.store
+    run_id = client.submit(spec_of()).id
+    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    seen: list[Any] = []
+    follower = threading.Thread(target=lambda: seen.extend(client.events(run_id)))
+    follower.start()
+    until(lambda: services.streams.value == 1, what="the stream to open")
+    for step in (1, 2, 3):
+        store.record(run_id, 1, [r.MetricsRecord(step=step, epoch=0.1, values={"loss": 1.0})])
+    store.finish(run_id, 1, phase="FAILED", reason="OOM", message="no memory left", hint="less")
+    assert client.wait(run_id, 0.05, timeout_s=10).reason == "OOM"
+    follower.join(20)
+    assert not follower.is_alive()
+    assert seen == client.events_after(run_id)
+    until(lambda: services.streams.value == 0, what="the stream to close")
+
+
+def test_client__stream_survives_a_service_that_restarts(settings: Any) -> None:
+    first, second = (create_app(settings, housekeeping=False) for _ in range(2))
+    port = free_port()
+    seen: list[Any] = []
+    with Client(f"http://127.0.0.1:{port}", settings.admin_token()) as client:
+        with serving(first, port):
+            store = first.state.services.store
+            run_id = client.submit(spec_of()).id
+            store.claim(run_id, worker_id="w", ttl_s=60)
+            follower = threading.Thread(target=lambda: seen.extend(client.events(run_id)))
+            follower.start()
+            until(lambda: len(seen) == 2, what="the first events")
+        assert follower.is_alive(), "an ended stream is not an ended run"
+        with serving(second, port):
+            second.state.services.store.finish(run_id, 1, phase="SUCCEEDED")
+            follower.join(30)
+            assert not follower.is_alive()
+            assert seen == client.events_after(run_id)
+            assert len(seen) == 3
+
+
+def test_client__wait_gives_up_in_time(client: Client) -> None:
+    run_id = client.submit(spec_of()).id
+    with pytest.raises(TimeoutError, match=run_id):
+        client.wait(run_id, 0.05, timeout_s=0.2)
+
+
+def test_client__errors_carry_the_servers_sentence_and_hint(client: Client) -> None:
+    with pytest.raises(ServiceError, match="there is no run 'nobody'") as caught:
+        client.run("nobody")
+    assert caught.value.status == 404
+    assert caught.value.problem["code"] == "NOT_FOUND"
+    bad = {"name": "x", "method": {"kind": "carot"}, "train": {"lr": 2, "epochs": 0}}
+    with pytest.raises(ServiceError, match="#/spec/train/epochs") as caught:
+        client.submit(bad)
+    assert caught.value.status == 422
+    done = client.submit(spec_of())
+    for evil in ("../workers", "..", ".", "a/b", "%2e%2e"):
+        with pytest.raises(ServiceError) as caught:
+            client.run(evil)
+        assert caught.value.status in (404, 405), evil
+    assert client.run(done.id)
+
+
+def test_client__wrong_token_says_where_the_right_one_is(served: str, home: Path) -> None:
+    with (
+        Client(served, "x.yyyyyyyyyyyyyyyyyyyyyyy") as client,
+        pytest.raises(ServiceError, match="not valid.*CALIFT_HOME/token"),
+    ):
+        client.runs()
+
+
+def test_client__finds_address_and_token_by_itself(
+    served: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_API_URL", f"{served}/api/v1/")
+    with Client() as client:
+        assert client.runs().total == 0
+    monkeypatch.setenv("CALIFT_TOKEN", "x.yyyyyyyyyyyyyyyyyyyyyyyy")
+    with Client() as client, pytest.raises(ServiceError, match="not valid"):
+        client.runs()
+
+
+def test_client__no_service_says_how_to_start_one(home: Path) -> None:
+    with (
+        Client(f"http://127.0.0.1:{free_port()}") as client,
+        pytest.raises(ServiceUnavailableError, match="calift up"),
+    ):
+        client.health()
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """Something that answers and is not calift."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closing = threading.Event()
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    if closing.is_set():
+                        return
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 404 Nope\r\nContent-Length: 2\r\n\r\nhi")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        port = listener.getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+        closing.set()
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+        thread.join(10)
+
+
+def test_client__something_else_at_the_address_is_named(stranger: str, home: Path) -> None:
+    with Client(stranger, "a.b") as client, pytest.raises(ServiceError, match="not as calift"):
+        client.runs()
+
+
+def test_client__answer_of_another_version_is_named(home: Path) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"status": "fine"}))
+    with (
+        Client("http://127.0.0.1:1", "a.b", transport=transport) as client,
+        pytest.raises(ServiceError, match="same version"),
+    ):
+        client.health()
+
+
+def test_client__submit_whose_answer_was_lost_is_asked_for_again(
+    app: Any, settings: Any, served: str
+) -> None:
+    lost: list[str] = []
+
+    class Losing(httpx.HTTPTransport):
+        """Delivers the first request and loses its answer."""
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            response = super().handle_request(request)
+            if request.method == "POST" and not lost:
+                response.read()
+                response.close()
+                lost.append(request.headers["idempotency-key"])
+                raise httpx.ReadError("connection reset")
+            return response
+
+    with Client(served, settings.admin_token(), transport=Losing()) as client:
+        run = client.submit(spec_of())
+        assert lost
+        assert [r.id for r in client.runs().items] == [run.id]
+
+
+def test_client__damaged_download_leaves_no_file(
+    client: Client, services: Any, finished_run: Any, tmp_path: Path, settings: Any
+) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+
+    class Damaging(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            response = super().handle_request(request)
+            body = bytearray(response.read())
+            body[10] ^= 1
+            response.close()
+            headers = {"etag": response.headers["etag"]}
+            return httpx.Response(200, headers=headers, content=bytes(body))
+
+    target = tmp_path / "out" / "p.parquet"
+    with (
+        Client(client.base_url, settings.admin_token(), transport=Damaging()) as other,
+        pytest.raises(StorageError, match="damaged"),
+    ):
+        other.download_artifact(run_id, "predictions/id.parquet", target)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_client__too_many_streams_are_refused(make_settings: Any, sqlite_url: str) -> None:
+    settings = make_settings(database_url=sqlite_url, max_streams=1)
+    app = create_app(settings, housekeeping=False)
+    with serving(app) as address, Client(address, settings.admin_token()) as client:
+        run_id = client.submit(spec_of()).id
+        first = client.events(run_id)
+        assert next(first).kind == "state"
+        with pytest.raises(ServiceError, match="event streams are open") as caught:
+            next(client.events(run_id))
+        assert caught.value.status == 503
+        first.close()
+        until(lambda: app.state.services.streams.value == 0, what="the stream to close")
+        assert next(client.events(run_id)).kind == "state"
+
+
+def test_spec_error__is_not_raised_for_a_mapping(client: Client) -> None:
+    with pytest.raises(ServiceError):
+        client.submit({"name": "x"})
+    with pytest.raises(SpecError):
+        spec_of(method={"kind": "none"})

@@ -1,0 +1,136 @@
+"""Migrations: the tables they make are the tables of the models, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import op
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Engine, inspect, text
+
+from backend import migrations
+from backend.models import Base
+from backend.store import Store, open_engine, writing
+from calift_core.errors import StorageError
+from tests.conftest import fresh_postgres, spec_of
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+    else:
+        with fresh_postgres(request.getfixturevalue("postgres"), empty=True) as url:
+            yield url
+
+
+@pytest.fixture
+def empty(empty_url: str) -> Iterator[Engine]:
+    engine = open_engine(empty_url)
+    yield engine
+    engine.dispose()
+
+
+def test_upgrade__equals_the_models(empty: Engine) -> None:
+    migrations.upgrade(empty)
+    with empty.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_upgrade__constraints_have_the_models_names(empty: Engine) -> None:
+    migrations.upgrade(empty)
+    found = inspect(empty)
+    for table in Base.metadata.sorted_tables:
+        primary = found.get_pk_constraint(table.name)
+        assert primary["name"] == table.primary_key.name
+        assert primary["constrained_columns"] == [c.name for c in table.primary_key]
+        keys = {k["name"]: k["options"].get("ondelete") for k in found.get_foreign_keys(table.name)}
+        assert keys == {str(k.name): k.ondelete for k in table.foreign_key_constraints}
+    assert [c["name"] for c in found.get_check_constraints("runs")] == ["ck_runs_phase"]
+
+
+def test_upgrade__twice_and_at_once_is_once(empty_url: str) -> None:
+    engines = [open_engine(empty_url) for _ in range(4)]
+    failures: list[BaseException] = []
+
+    def up(engine: Engine) -> None:
+        try:
+            migrations.upgrade(engine)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=up, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    migrations.upgrade(engines[0])
+    assert migrations.current_revision(engines[0]) == "0001"
+    for engine in engines:
+        engine.dispose()
+
+
+def test_upgrade__keeps_rows_and_leaves_foreign_keys_on(empty: Engine) -> None:
+    migrations.upgrade(empty)
+    store = Store(empty)
+    run_id = store.submit(spec_of(tags=["t"]))
+    migrations.upgrade(empty)
+    assert store.get_run(run_id).tags == ["t"]
+    if empty.dialect.name == "sqlite":
+        with empty.connect() as connection:
+            assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+            assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+            assert connection.execute(text("PRAGMA synchronous")).scalar() == 1
+            assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 10_000
+
+
+@pytest.mark.parametrize("damage", ["rows are lost", "children are orphaned", "nothing"])
+def test_upgrade__that_breaks_sqlite_rows_is_rolled_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    migrations.upgrade(engine)
+    store = Store(engine)
+    run_id = store.submit(spec_of(tags=["t"]))
+
+    def revision(configuration: object, _target: str) -> None:
+        context = MigrationContext.configure(
+            configuration.attributes["connection"]  # type: ignore[attr-defined]
+        )
+        with Operations.context(context):
+            if damage == "rows are lost":
+                op.execute("DELETE FROM run_tags")
+            elif damage == "children are orphaned":
+                op.execute("UPDATE run_tags SET run_id = 'nobody'")
+            else:
+                # Copies the table and drops the old one, which has children that cascade.
+                with op.batch_alter_table("runs", recreate="always") as batch:
+                    batch.alter_column("name", nullable=True)
+
+    monkeypatch.setattr(migrations.command, "upgrade", revision)
+    if damage == "nothing":
+        migrations.upgrade(engine)
+    else:
+        with pytest.raises(StorageError, match="rolled back"):
+            migrations.upgrade(engine)
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT run_id, tag FROM run_tags")).all()
+    assert [tuple(row) for row in rows] == [(run_id, "t")]
+    assert [e.kind for e in store.events_after(run_id)[0]] == ["state"]
+    with engine.connect() as connection:
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+    engine.dispose()
+
+
+def test_downgrade__leaves_nothing(empty: Engine) -> None:
+    migrations.upgrade(empty)
+    with writing(empty) as connection:
+        migrations.command.downgrade(migrations.config(connection), "base")
+    assert inspect(empty).get_table_names() == ["alembic_version"]

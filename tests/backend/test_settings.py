@@ -1,0 +1,120 @@
+"""Settings: defaults, what they refuse, and the token file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from backend.main import create_app
+from backend.settings import Settings, check_token, load_settings, new_token, read_or_make_token
+from calift_core.errors import SpecError, StorageError
+
+TOKEN = "ci." + "s" * 32
+
+
+def test_settings__defaults_live_in_the_home(home: Path) -> None:
+    settings = load_settings()
+    assert settings.database_url == f"sqlite:///{home}/calift.db"
+    assert settings.broker_url == f"redis+socket://{home}/run/broker.sock?virtual_host=0"
+    assert settings.artifacts_dir == home / "artifacts"
+    assert settings.is_loopback
+    assert settings.allow_remote_models
+    settings.check_exposure()
+
+
+def test_settings__come_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALIFT_PORT", "9000")
+    monkeypatch.setenv("CALIFT_ALLOWED_HOSTS", "a.example, b.example")
+    monkeypatch.setenv("CALIFT_DATA_ROOTS", f"/data{os.pathsep}/more")
+    settings = load_settings()
+    assert settings.port == 9000
+    assert settings.hosts == ("a.example", "b.example")
+    assert settings.data_roots == (Path("/data"), Path("/more"))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "calift.example"])
+def test_exposure__needs_token_and_host_names(home: Path, host: str) -> None:
+    with pytest.raises(SpecError, match="CALIFT_TOKEN .* and CALIFT_ALLOWED_HOSTS"):
+        create_app(Settings(host=host))
+    with pytest.raises(SpecError, match="CALIFT_ALLOWED_HOSTS"):
+        create_app(Settings(host=host, token=TOKEN))
+    settings = Settings(host=host, token=TOKEN, allowed_hosts=["calift.example"])
+    settings.check_exposure()
+    assert not settings.allow_remote_models
+    assert not (home / "token").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "localhost", "::1"])
+def test_exposure__loopback_needs_nothing(home: Path, host: str) -> None:
+    Settings(host=host).check_exposure()
+
+
+def test_settings__heartbeat_must_fit_the_lease(home: Path) -> None:
+    with pytest.raises(ValidationError, match="heartbeat_s must be less than lease_ttl_s"):
+        Settings(heartbeat_s=60, lease_ttl_s=60)
+
+
+@pytest.mark.parametrize("token", ["", "x", "id.", ".secretsecretsecret", "id.short", "id.ü" * 9])
+def test_token__of_the_wrong_form_is_refused(token: str) -> None:
+    with pytest.raises(SpecError, match="id.secret"):
+        check_token(token, "CALIFT_TOKEN")
+
+
+def test_token__made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "token"
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(read_or_make_token(path))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found) == 8
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [p.name for p in path.parent.iterdir()] == ["token"]
+    assert found[0] != new_token()
+
+
+def test_token__file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(new_token())
+    path.chmod(0o644)
+    with pytest.raises(StorageError, match="chmod 600"):
+        read_or_make_token(path)
+
+
+def test_settings__never_show_the_token(home: Path) -> None:
+    assert "s" * 32 not in repr(Settings(token=TOKEN))
+
+
+def test_import__of_the_api_leaves_torch_unloaded() -> None:
+    code = (
+        "import sys, backend.main, backend.store, backend.queue, backend.artifacts, "
+        "calift_core.client\n"
+        "heavy = {'torch', 'torchvision', 'open_clip', 'safetensors', 'streamlit'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_main__exposed_bind_says_why_it_does_not_start(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "backend"],
+        env=os.environ | {"CALIFT_HOST": "0.0.0.0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "can be reached from other machines" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,229 @@
+"""Post-hoc calibrators: what each may change, what it must recover, and what it must refuse."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calift_core import calibration as cal
+from calift_core.errors import LeakageError, SpecError, UnknownNameError
+
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.integer]
+
+ID = {"split": "calibration", "role": "id"}
+
+
+def draw_labels(logits: Doubles, rng: np.random.Generator) -> Ints:
+    truth = cal.softmax(logits).cumsum(axis=1)
+    return (truth[:, :-1] < rng.random((len(logits), 1))).sum(axis=1)
+
+
+def overconfident(n: int, seed: int, n_classes: int = 4) -> tuple[Doubles, Ints]:
+    """Logits twice as large as the truth that drew the labels."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=(n, n_classes)) * 1.5
+    return 2 * truth, draw_labels(truth, rng)
+
+
+@pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
+def test_calibrators__repair_an_overconfident_model_on_fresh_data(kind: str) -> None:
+    calibrator = cal.CALIBRATORS[kind]().fit(*overconfident(4000, 0), **ID)
+    logits, labels = overconfident(4000, 1)
+    before, after = cal.softmax(logits), calibrator.transform(logits)
+    assert cal.ece(before, labels) > 0.1
+    assert cal.ece(after, labels) < 0.04
+    assert cal.nll(after, labels) < cal.nll(before, labels)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 60), n_classes=st.integers(2, 6))
+@pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
+def test_calibrators__give_probabilities_on_any_logits(
+    kind: str, seed: int, n: int, n_classes: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (rng.normal(size=(n, n_classes)) * 10.0 ** rng.integers(-2, 3)).astype(np.float32)
+    labels = rng.integers(n_classes, size=n)
+    logger = logging.getLogger("calift_core.calibration.calibrators")
+    logger.disabled = True  # bounds are hit often on so few samples, and are said aloud
+    try:
+        calibrator = cal.CALIBRATORS[kind]().fit(logits, labels, **ID)
+    finally:
+        logger.disabled = False
+    probs = calibrator.transform(logits)
+    assert probs.shape == logits.shape
+    assert (probs >= 0).all()
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
+    stored = json.loads(json.dumps(calibrator.to_dict(), allow_nan=False))
+    again = cal.calibrator_from_dict(stored)
+    assert again.to_dict() == calibrator.to_dict()
+    assert (again.transform(logits) == probs).all()
+
+
+# Leakage
+
+
+@pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
+@pytest.mark.parametrize(
+    ("split", "role"), [("test", "id"), ("calibration", "shift"), ("validation", "id")]
+)
+def test_calibrators__refuse_all_but_id_calibration_data_unless_oracle(
+    kind: str, split: str, role: str
+) -> None:
+    logits, labels = overconfident(200, 2)
+    calibrator = cal.CALIBRATORS[kind]()
+    with pytest.raises(LeakageError, match=f"split '{split}' of role '{role}'"):
+        calibrator.fit(logits, labels, split=split, role=role)
+    assert calibrator.fitted_on is None
+    calibrator.fit(logits, labels, split=split, role=role, oracle=True)
+    assert calibrator.oracle
+    assert calibrator.fitted_on == {"split": split, "role": role, "n": 200}
+    assert calibrator.to_dict()["oracle"] is True
+
+
+def test_calibrators__permission_alone_does_not_make_an_oracle() -> None:
+    logits, labels = overconfident(200, 2)
+    assert not cal.CALIBRATORS["temperature"]().fit(logits, labels, **ID, oracle=True).oracle
+
+
+@pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
+def test_calibrators__unfitted_ones_say_so(kind: str) -> None:
+    with pytest.raises(SpecError, match="must be fitted"):
+        cal.CALIBRATORS[kind]().transform(np.zeros((1, 3)))
+
+
+def test_calibrator_from_dict__unknown_and_incomplete_ones_are_named() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'temperature'"):
+        cal.calibrator_from_dict({"kind": "temprature"})
+    with pytest.raises(SpecError, match="must be complete"):
+        cal.calibrator_from_dict({"kind": "temperature"})
+
+
+# Temperature
+
+
+@given(seed=st.integers(0, 2**32 - 1), factor=st.floats(0.3, 3))
+@settings(max_examples=20)
+def test_temperature__follows_the_scale_of_the_logits(seed: int, factor: float) -> None:
+    logits, labels = overconfident(600, seed)
+    once = cal.fit_temperature(logits, labels)
+    assert cal.fit_temperature(factor * logits, labels) == pytest.approx(factor * once, rel=1e-4)
+
+
+def test_temperature__is_where_the_likelihood_peaks_and_near_the_truth() -> None:
+    logits, labels = overconfident(5000, 3)
+    best = cal.fit_temperature(logits, labels)
+    assert best == pytest.approx(2, rel=0.06)
+    at = cal.nll(cal.softmax(logits, best), labels)
+    for nearby in (0.98 * best, 1.02 * best):
+        assert cal.nll(cal.softmax(logits, nearby), labels) > at
+
+
+def test_temperature__never_changes_a_prediction() -> None:
+    logits, labels = overconfident(500, 4)
+    after = cal.CALIBRATORS["temperature"]().fit(logits, labels, **ID).transform(logits)
+    assert (after.argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
+def test_temperature__float32_logits_with_a_large_offset_fit_the_same() -> None:
+    logits, labels = overconfident(2000, 5)
+    plain = cal.fit_temperature(logits, labels)
+    shifted = cal.fit_temperature((logits + 25).astype(np.float32), labels)
+    assert shifted == pytest.approx(plain, rel=1e-4)
+
+
+def test_temperature__without_an_optimum_stops_at_its_bound_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logits = np.eye(3)[[0, 1, 2, 0]]
+    assert cal.fit_temperature(logits, np.array([0, 1, 2, 0])) == pytest.approx(0.01)
+    assert cal.fit_temperature(logits, np.array([1, 2, 0, 1])) == pytest.approx(100)
+    assert caplog.text.count("hits its bound") == 2
+
+
+# Vector
+
+
+def test_vector__fits_no_worse_than_temperature_and_undoes_a_bias() -> None:
+    rng = np.random.default_rng(6)
+    truth = rng.normal(size=(4000, 3)) * 1.5
+    labels = draw_labels(truth, rng)
+    skewed = truth * [1.0, 2.0, 0.5] + [1.0, 0.0, -1.0]
+    vector = cal.CALIBRATORS["vector"]().fit(skewed, labels, **ID)
+    temperature = cal.CALIBRATORS["temperature"]().fit(skewed, labels, **ID)
+    fitted = cal.nll(vector.transform(skewed), labels)
+    assert fitted < cal.nll(temperature.transform(skewed), labels) - 0.01
+    assert fitted == pytest.approx(cal.nll(cal.softmax(truth), labels), abs=0.02)
+    with pytest.raises(SpecError, match="fitted 3 classes, got 4"):
+        vector.transform(np.zeros((1, 4)))
+
+
+# Histogram and isotonic
+
+
+def test_histogram__a_bin_becomes_its_accuracy() -> None:
+    # Two confidences, 0.8 and 0.6, right three times in four and once in four.
+    logits = np.log(np.array([[0.8, 0.2]] * 4 + [[0.6, 0.4]] * 4))
+    labels = np.array([0, 0, 0, 1, 0, 1, 1, 1])
+    calibrator = cal.CALIBRATORS["histogram"]().fit(logits, labels, **ID)
+    probs = calibrator.transform(logits)
+    np.testing.assert_allclose(probs[:, 0], [0.75] * 4 + [0.25] * 4)
+    np.testing.assert_allclose(calibrator.confidences(logits), [0.75] * 4 + [0.25] * 4)
+
+
+@pytest.mark.parametrize("kind", ["histogram", "isotonic"])
+def test_top_label_calibrators__keep_the_proportions_of_the_other_classes(kind: str) -> None:
+    logits, labels = overconfident(500, 7)
+    probs = cal.softmax(logits)
+    after = cal.CALIBRATORS[kind]().fit(logits, labels, **ID).transform(logits)
+    rows, top = np.arange(500), probs.argmax(axis=1)
+    ratio = after / probs
+    ratio[rows, top] = np.nan
+    ratio = ratio[after[rows, top] < 1]  # a new confidence of one leaves nothing to share
+    spread = np.nanmax(ratio, axis=1) - np.nanmin(ratio, axis=1)
+    np.testing.assert_allclose(spread / np.nanmax(ratio, axis=1), 0, atol=1e-9)
+
+
+def test_isotonic__agrees_with_scikit_learn_and_never_falls() -> None:
+    isotonic = pytest.importorskip("sklearn.isotonic")
+    logits, labels = overconfident(800, 8)
+    confidences, correct = cal.top_label(cal.softmax(logits), labels)
+    theirs = isotonic.IsotonicRegression(out_of_bounds="clip").fit(confidences, correct)
+    calibrator = cal.CALIBRATORS["isotonic"]().fit(logits, labels, **ID)
+    fresh, _ = overconfident(300, 9)
+    found = calibrator.confidences(fresh)
+    given_, _ = cal.top_label(cal.softmax(fresh), np.zeros(300, dtype=int))
+    np.testing.assert_allclose(found, theirs.predict(given_), atol=1e-9)
+    assert (np.diff(found[np.argsort(given_)]) >= 0).all()
+
+
+def test_isotonic__leaves_no_binned_error_on_its_own_data() -> None:
+    logits, labels = overconfident(500, 10)
+    calibrator = cal.CALIBRATORS["isotonic"]().fit(logits, labels, **ID)
+    _, correct = cal.top_label(cal.softmax(logits), labels)
+    confidences = calibrator.confidences(logits)
+    for value in np.unique(confidences):
+        assert correct[confidences == value].mean() == pytest.approx(value)
+
+
+# TS-P
+
+
+def test_perturbation_levels__accuracy_falls_in_equal_steps_to_chance() -> None:
+    def accuracy_at(noise: float) -> float:
+        return 0.1 + 0.8 * float(np.exp(-noise))
+
+    levels = cal.perturbation_levels(accuracy_at, n_classes=10, n_levels=5, max_noise=20.0)
+    assert levels == sorted(levels)
+    assert levels[0] == 0
+    reached = [accuracy_at(level) for level in levels]
+    np.testing.assert_allclose(reached, [0.9, 0.7, 0.5, 0.3, 0.1], atol=1e-3)
+    with pytest.raises(SpecError, match="n_levels must be ≥ 2, got 1"):
+        cal.perturbation_levels(accuracy_at, n_classes=10, n_levels=1)

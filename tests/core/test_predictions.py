@@ -1,0 +1,367 @@
+"""Predictions files: what was written is what is read, and nothing else is believed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calift_core.calibration import softmax
+from calift_core.errors import PredictionsError, StorageError
+from calift_core.files import sha256_file
+from calift_core.predictions import (
+    FORMAT_VERSION,
+    Predictions,
+    PredictionsMetadata,
+    iter_chunks,
+    read_metadata,
+    read_predictions,
+    shared_samples,
+    write_predictions,
+)
+
+
+def metadata(n_classes: int = 3, **changes: object) -> PredictionsMetadata:
+    values: dict[str, object] = {
+        "dataset": "pacs/photo",
+        "role": "id",
+        "class_names": [f"class {index}" for index in range(n_classes)],
+        "logit_scale": 100.0,
+        "templates": ["a photo of a {}."],
+        "model_sha256": "ab" * 32,
+    }
+    return PredictionsMetadata(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def make(n: int = 7, n_classes: int = 3, seed: int = 0, *, clustered: bool = False) -> Predictions:
+    rng = np.random.default_rng(seed)
+    return Predictions(
+        ids=np.array([f"dog/{index}.jpg" for index in range(n)]),
+        labels=rng.integers(n_classes, size=n),
+        logits=(rng.normal(size=(n, n_classes)) * 20).astype(np.float32),
+        metadata=metadata(n_classes),
+        clusters=np.array([f"source {index // 2}" for index in range(n)]) if clustered else None,
+    )
+
+
+def same(a: Predictions, b: Predictions) -> bool:
+    return (
+        a.metadata == b.metadata
+        and a.ids.tolist() == b.ids.tolist()
+        and a.labels.tolist() == b.labels.tolist()
+        and a.logits.dtype == b.logits.dtype == np.float32
+        and np.array_equal(a.logits, b.logits)
+        and (a.clusters is None) == (b.clusters is None)
+        and (a.clusters is None or b.clusters is None or a.clusters.tolist() == b.clusters.tolist())
+    )
+
+
+# Round trip
+
+
+@settings(max_examples=25)
+@given(
+    n=st.integers(1, 40),
+    n_classes=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+    clustered=st.booleans(),
+    rows=st.integers(1, 50),
+)
+def test_predictions__read_back_bit_for_bit_whole_and_in_chunks(
+    tmp_path_factory: pytest.TempPathFactory,
+    n: int,
+    n_classes: int,
+    seed: int,
+    clustered: bool,
+    rows: int,
+) -> None:
+    path = tmp_path_factory.mktemp("predictions") / "x.parquet"
+    written = make(n, n_classes, seed, clustered=clustered)
+    digest = write_predictions(path, written)
+    assert digest == sha256_file(path)
+    assert same(read_predictions(path), written)
+    assert read_metadata(path) == written.metadata
+    chunks = list(iter_chunks(path, rows))
+    assert all(len(chunk) <= rows for chunk in chunks)
+    assert np.array_equal(np.concatenate([c.logits for c in chunks]), written.logits)
+    assert np.concatenate([c.ids for c in chunks]).tolist() == written.ids.tolist()
+
+
+def test_predictions__equal_content_makes_equal_files_and_overwrites_whole(tmp_path: Path) -> None:
+    first = write_predictions(tmp_path / "a.parquet", make())
+    write_predictions(tmp_path / "b.parquet", make(40, 5))
+    assert write_predictions(tmp_path / "b.parquet", make()) == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+
+
+def test_predictions__several_row_groups_read_back_in_order(tmp_path: Path) -> None:
+    written = make(9000, 500, clustered=True)
+    write_predictions(tmp_path / "x.parquet", written)
+    assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups > 1
+    assert same(read_predictions(tmp_path / "x.parquet"), written)
+
+
+def test_predictions__any_parquet_reader_sees_plain_columns(tmp_path: Path) -> None:
+    written = make(clustered=True)
+    write_predictions(tmp_path / "x.parquet", written)
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table.schema.names == ["id", "label", "logits", "cluster"]
+    assert table.column("label").to_pylist() == written.labels.tolist()
+    assert table.column("logits")[0].as_py() == written.logits[0].tolist()
+    stored = json.loads(table.schema.metadata[b"calift"])
+    assert stored["format_version"] == FORMAT_VERSION
+    assert stored["created_by"].startswith("calift ")
+
+
+def test_predictions__reading_loads_no_torch(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "x.parquet", make())
+    script = (
+        "import sys; from calift_core.predictions import read_predictions as r; "
+        "r(sys.argv[1]); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "x.parquet"], check=False)
+    assert done.returncode == 0
+
+
+def test_probs__are_the_softmax_of_the_stored_logits() -> None:
+    predictions = make()
+    assert np.array_equal(predictions.probs(), softmax(predictions.logits))
+    assert np.array_equal(predictions.probs(2.0), softmax(predictions.logits, 2.0))
+    assert predictions.probs().dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("role", "split", "in_distribution"),
+    [
+        ("id", "test", True),
+        ("calibration", "calibration", True),
+        ("validation", "validation", True),
+        ("shift", "test", False),
+        ("corruption", "test", False),
+    ],
+)
+def test_metadata__names_the_split_behind_a_role(
+    role: str, split: str, in_distribution: bool
+) -> None:
+    found = metadata(role=role)
+    assert (found.split, found.in_distribution) == (split, in_distribution)
+
+
+# Damage
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_read_predictions__a_flipped_bit_is_found_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("damage") / "x.parquet"
+    written = make(50, 4)
+    write_predictions(path, written)
+    raw = bytearray(path.read_bytes())
+    position = data.draw(st.integers(0, len(raw) - 1))
+    raw[position] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(raw)
+    # The footer has no checksum: text in it may change, the samples may not.
+    with suppress(PredictionsError):
+        found = read_predictions(path)
+        assert np.array_equal(found.logits, written.logits)
+        assert found.labels.tolist() == written.labels.tolist()
+        assert found.ids.tolist() == written.ids.tolist()
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
+def test_read_predictions__a_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "x.parquet"
+    write_predictions(path, make(200))
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * keep)])
+    for read in (read_predictions, read_metadata, lambda p: list(iter_chunks(p, 10))):
+        with pytest.raises(PredictionsError, match=r"x\.parquet must be a readable Parquet file"):
+            read(path)
+
+
+def test_read_predictions__foreign_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_text("id,label\n1,2\n" * 50)
+    with pytest.raises(PredictionsError, match="readable Parquet file"):
+        read_predictions(path)
+    pq.write_table(pa.table({"speed": [1.0]}), path)
+    with pytest.raises(PredictionsError, match=r"without it \(columns speed\)"):
+        read_predictions(path)
+
+
+def test_read_predictions__a_missing_file_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot read"):
+        read_predictions(tmp_path / "absent.parquet")
+    with pytest.raises(StorageError, match="cannot read"):
+        read_predictions(tmp_path)
+
+
+def store(path: Path, table: pa.Table, described: dict[str, object]) -> None:
+    """Write a table as if another program had made a predictions file of it."""
+    pq.write_table(table.replace_schema_metadata({b"calift": json.dumps(described)}), path)
+
+
+def table_of(predictions: Predictions) -> pa.Table:
+    n_classes = predictions.logits.shape[1]
+    logits = pa.FixedSizeListArray.from_arrays(pa.array(predictions.logits.reshape(-1)), n_classes)
+    return pa.table(
+        {
+            "id": predictions.ids.tolist(),
+            "label": pa.array(predictions.labels, pa.int32()),
+            "logits": logits,
+        }
+    )
+
+
+def test_read_predictions__another_writer_is_welcome(tmp_path: Path) -> None:
+    written = make()
+    store(tmp_path / "x.parquet", table_of(written), {**asdict(written.metadata), "extra": 1})
+    assert same(read_predictions(tmp_path / "x.parquet"), written)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format_version must be 1, got 2"),
+        ({"format_version": None}, "format_version must be 1, got None"),
+        ({"role": "train"}, "unknown role 'train'"),
+        ({"logit_scale": -1}, "logit_scale must be positive and finite, got -1"),
+        ({"logit_scale": "100"}, "logit_scale must be a number, got '100'"),
+        ({"class_names": []}, "at least one name"),
+        ({"class_names": "abc"}, "class_names must be a list of strings"),
+        ({"class_names": ["a", "b"]}, "column logits must be .*2.*got"),
+        ({"dataset": ""}, "dataset must be a non-empty string"),
+        ({"model_sha256": 5}, "model_sha256 must be a string, got 5"),
+    ],
+)
+def test_read_metadata__fields_that_break_the_contract_are_named(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    written = make()
+    store(tmp_path / "x.parquet", table_of(written), {**asdict(written.metadata), **changes})
+    with pytest.raises(PredictionsError, match=message):
+        read_metadata(tmp_path / "x.parquet")
+
+
+def test_read_metadata__missing_fields_are_named(tmp_path: Path) -> None:
+    written = make()
+    described = asdict(written.metadata)
+    del described["logit_scale"]
+    store(tmp_path / "x.parquet", table_of(written), described)
+    with pytest.raises(PredictionsError, match="logit_scale"):
+        read_metadata(tmp_path / "x.parquet")
+
+
+def test_read_predictions__columns_that_break_the_contract_are_named(tmp_path: Path) -> None:
+    written = make(3)
+    table, described = table_of(written), asdict(written.metadata)
+    path = tmp_path / "x.parquet"
+    broken = {
+        "column label must be int32, got no such column": table.drop_columns(["label"]),
+        "column label must be int32, got string": table.set_column(1, "label", [["a", "b", "c"]]),
+        "column label must have a value in every row": table.set_column(
+            1, "label", pa.array([0, None, 1], pa.int32())
+        ),
+        r"labels must lie in \[0, 2\], got 0 to 9": table.set_column(
+            1, "label", pa.array([0, 9, 1], pa.int32())
+        ),
+        "ids must be unique, got 'a' 2 times": table.set_column(0, "id", [["a", "a", "b"]]),
+        "at least one sample, got none": table.slice(0, 0),
+    }
+    for message, changed in broken.items():
+        store(path, changed, described)
+        with pytest.raises(PredictionsError, match=message):
+            read_predictions(path)
+
+
+# What may be made at all
+
+
+def test_predictions__arrays_that_do_not_fit_are_named() -> None:
+    good = make(4)
+    with pytest.raises(PredictionsError, match="ids must be 4 strings"):
+        replace(good, ids=good.ids[:3])
+    with pytest.raises(PredictionsError, match="ids must be 4 strings"):
+        replace(good, ids=np.arange(4))
+    with pytest.raises(PredictionsError, match="clusters must be 4 strings"):
+        replace(good, clusters=np.array(["a"]))
+    with pytest.raises(PredictionsError, match=r"one column per class name \(3\), got 2"):
+        replace(good, logits=good.logits[:, :2])
+    with pytest.raises(PredictionsError, match="logits must be finite"):
+        replace(good, logits=np.full((4, 3), np.nan, dtype=np.float32))
+    with pytest.raises(PredictionsError, match=r"lie in \[0, 2\], got 3 to 3"):
+        replace(good, labels=np.full(4, 3))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_predictions__logits_beyond_float32_are_named() -> None:
+    with pytest.raises(PredictionsError, match="fit float32"):
+        replace(make(1), logits=np.array([[1e300, 0.0, 0.0]]))
+
+
+def test_write_predictions__repeated_ids_are_named_and_leave_no_file(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match="ids must be unique, got 'a' 2 times"):
+        write_predictions(tmp_path / "x.parquet", replace(make(2), ids=np.array(["a", "a"])))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+def test_write_predictions__a_write_cut_short_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    digest = write_predictions(path, make())
+    script = """
+import resource, sys
+import numpy as np
+from calift_core.errors import StorageError
+from calift_core.predictions import read_predictions, write_predictions, Predictions
+old = read_predictions(sys.argv[1])
+big = Predictions(
+    np.array([str(i) for i in range(50_000)]),
+    np.zeros(50_000, dtype=int),
+    np.random.default_rng(0).normal(size=(50_000, 3)).astype(np.float32),
+    old.metadata,
+)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+try:
+    write_predictions(sys.argv[1], big)
+except StorageError:
+    sys.exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", script, path], check=False)
+    assert done.returncode == 7
+    assert sha256_file(path) == digest
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.parquet"]
+
+
+# Pairs
+
+
+def test_shared_samples__match_by_id_in_the_order_of_the_first() -> None:
+    a = make(6)
+    order = np.array([4, 2, 5, 0])
+    b = replace(a, ids=a.ids[order], labels=a.labels[order], logits=a.logits[order])
+    in_a, in_b = shared_samples(a, b)
+    assert in_a.tolist() == [0, 2, 4, 5]
+    assert b.ids[in_b].tolist() == a.ids[in_a].tolist()
+
+
+def test_shared_samples__what_does_not_pair_is_named() -> None:
+    a = make(3)
+    with pytest.raises(PredictionsError, match="same class names"):
+        shared_samples(a, make(3, 4))
+    with pytest.raises(PredictionsError, match="no common id"):
+        shared_samples(a, replace(a, ids=np.array(["x", "y", "z"])))
+    with pytest.raises(PredictionsError, match="must have one label"):
+        shared_samples(a, replace(a, labels=(a.labels + 1) % 3))

@@ -1,0 +1,319 @@
+"""Fills a store with runs that look like real ones, for tests and for looking at the dashboard.
+
+The predictions are drawn from a model of Gaussian classes, whose exact posterior is known: with
+sharpness 1 a run is calibrated, above 1 over-confident. Everything else (metrics, reports, spectra)
+is computed from them by the code that real runs use.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from backend.artifacts import ArtifactStore, publish_artifact
+from backend.store import Store
+from calift_core.calibration import evaluate_all
+from calift_core.predictions import Predictions, PredictionsMetadata, write_predictions
+from calift_core.schema import records as r
+from calift_core.schema.report import EvaluationReport, Report, Summary
+from calift_core.schema.spec import parse_spec
+from calift_core.schema.wire import Progress
+from calift_core.spectrum import Covariance, spectrum_report
+
+CLASSES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A method's believable behaviour: class distance on ID data, sharpness, spread of features."""
+
+    method: dict[str, Any]
+    distance: float
+    sharpness: float
+    spread: float
+
+
+KINDS = {
+    "zero-shot": Kind({"kind": "zero_shot"}, 2.35, 0.9, 0.55),
+    "fine-tuning": Kind({"kind": "finetune"}, 3.35, 1.75, 0.35),
+    "FLYP": Kind({"kind": "flyp"}, 3.4, 1.5, 0.4),
+    "CaRot": Kind({"kind": "carot"}, 3.45, 1.12, 0.8),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is made: samples per set, resamples, corruptions and severities, steps."""
+
+    n: int
+    n_resamples: int
+    corruptions: tuple[str, ...]
+    severities: tuple[int, ...]
+    steps: int
+
+
+SMALL = Size(400, 20, ("gaussian_noise", "jpeg_compression"), (1, 5), 40)
+LARGE = Size(
+    3000, 100,
+    ("brightness", "contrast", "defocus_blur", "fog", "gaussian_noise", "jpeg_compression"),
+    (1, 3, 5), 600,
+)  # fmt: skip
+
+
+def predictions(
+    kind: Kind, dataset: str, role: str, *, n: int, harm: float, seed: int
+) -> Predictions:
+    """Logits of one run on one set; the labels and half of the noise belong to the set alone."""
+    own = np.random.default_rng(zlib.crc32(dataset.encode()))
+    labels = own.integers(len(CLASSES), size=n)
+    shared = own.normal(size=(n, len(CLASSES)))
+    mine = np.random.default_rng(seed + zlib.crc32(dataset.encode()) % 997).normal(
+        size=shared.shape
+    )
+    distance = kind.distance * (1 - harm)
+    features = distance * np.eye(len(CLASSES))[labels] + 0.8 * shared + 0.6 * mine
+    # distance * features is the posterior's logit; a model does not know how much it was harmed.
+    logits = kind.sharpness * kind.distance * (1 - 0.5 * harm) * features
+    ids = np.array([f"{dataset}/{i:05d}" for i in range(n)])
+    return Predictions(
+        ids=ids,
+        labels=labels,
+        logits=logits.astype(np.float32),
+        metadata=PredictionsMetadata(
+            dataset=dataset,
+            role=role,  # type: ignore[arg-type]
+            class_names=CLASSES,
+            logit_scale=1.0,
+            templates=("a photo of a {}.",),
+        ),
+        clusters=ids if role == "corruption" else None,
+    )
+
+
+def spectrum(spread: float, seed: int, progress: float = 1.0) -> Any:
+    """The spectrum of features whose variances fall more slowly the larger the spread is."""
+    rng = np.random.default_rng(seed)
+    d = 48
+    mixing = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    power = np.exp(-np.arange(d) / (d * (0.05 + 0.25 * spread * (0.5 + 0.5 * progress))))
+    covariance = Covariance(d)
+    covariance.add(rng.normal(size=(600, d)) * power @ mixing)
+    projection = np.linalg.qr(rng.normal(size=(64, d)))[0] * (1 + 0.1 * (1 - spread))
+    return spectrum_report(covariance, projection=projection, features="validation")
+
+
+def _sets(size: Size) -> list[tuple[str, str, float, str | None, int | None]]:
+    sets: list[tuple[str, str, float, str | None, int | None]] = [
+        ("fashion-mnist/test", "id", 0.0, None, None),
+        ("inverted", "shift", 0.3, None, None),
+        ("on-texture", "shift", 0.45, None, None),
+        ("sketch", "shift", 0.2, None, None),
+    ]
+    for index, name in enumerate(size.corruptions):
+        for severity in size.severities:
+            harm = (0.05 + 0.03 * index) * severity**0.8
+            sets.append((f"{name}/{severity}", "corruption", min(harm, 0.7), name, severity))
+    return sets
+
+
+def _summary(reports: Sequence[EvaluationReport], sigma_min: float | None) -> Summary:
+    first = next(e for e in reports if e.role == "id")
+    shifts = [e for e in reports if e.role == "shift"]
+    worst = min(shifts, key=lambda e: e.accuracy)
+    return Summary(
+        id_accuracy=first.accuracy,
+        ood_accuracy=fmean(e.accuracy for e in shifts),
+        id_ece=first.ece.value,
+        ood_ece=fmean(e.ece.value for e in shifts),
+        id_ece_floor=first.ece.null_mean,
+        ood_ece_floor=fmean(e.ece.null_mean for e in shifts),
+        id_nll=first.nll,
+        ood_nll=fmean(e.nll for e in shifts),
+        sigma_min=sigma_min,
+        worst_shift=worst.dataset,
+        worst_shift_accuracy=worst.accuracy,
+    )
+
+
+def _spec(name: str, kind: Kind, seed: int, **more: Any) -> Any:
+    return parse_spec(
+        {
+            "name": name,
+            "method": kind.method,
+            "suite": {"corruptions": {"names": ["gaussian_noise"]}},
+            "train": {"epochs": 4, "batch_size": 256, "seed": seed},
+            **more,
+        }
+    )
+
+
+def metric_records(kind: Kind, *, steps: int, seed: int, until: int | None = None) -> list[Any]:
+    """Curves that fall as losses do; terms by the method's name."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for step in range(1, (until or steps) + 1):
+        x = step / steps
+        contrastive = 0.35 + 1.6 * np.exp(-5 * x) + 0.04 * rng.normal()
+        values = {"contrastive": contrastive, "lr": 1e-5 * 0.5 * (1 + np.cos(np.pi * x))}
+        if kind.method["kind"] == "carot":
+            values["orthogonality"] = 2.4 * np.exp(-3 * x) + 0.3 + 0.02 * rng.normal()
+            values["distillation"] = 0.12 * (1 - np.exp(-6 * x)) + 0.01 * rng.normal()
+            values["loss"] = (
+                contrastive + 0.2 * values["orthogonality"] + 1.5 * values["distillation"]
+            )
+        else:
+            values["loss"] = contrastive
+        out.append(
+            r.MetricsRecord(step=step, epoch=4 * x, values={k: float(v) for k, v in values.items()})
+        )
+    return out
+
+
+def finished(
+    store: Store,
+    artifacts: ArtifactStore,
+    *,
+    name: str,
+    kind: Kind,
+    size: Size = SMALL,
+    seed: int = 0,
+    **spec: Any,
+) -> str:
+    """A run that succeeded, with curves, spectra, predictions, a report and a log."""
+    run_spec = _spec(name, kind, seed, **spec)
+    run_id = store.submit(run_spec)
+    claim = store.claim(run_id, worker_id="worker-1", ttl_s=3600)
+    assert claim is not None
+    said: list[Any] = [
+        r.LogRecord(message="weights loaded"),
+        r.PhaseRecord(phase="training"),
+    ]
+    if kind.method["kind"] != "zero_shot":
+        said += metric_records(kind, steps=size.steps, seed=seed)
+        for quarter in range(1, 5):
+            at = spectrum(kind.spread, seed + 1, quarter / 4)
+            said.append(r.SpectrumRecord(step=size.steps * quarter // 4, spectrum=at))
+    said.append(r.PhaseRecord(phase="evaluating"))
+    reports = []
+    with tempfile.TemporaryDirectory() as folder:
+        for dataset, role, harm, corruption, severity in _sets(size):
+            made = predictions(kind, dataset, role, n=size.n, harm=harm, seed=seed)
+            path = Path(folder) / f"{dataset.replace('/', '_')}.parquet"
+            digest = write_predictions(path, made)
+            evaluation = EvaluationReport.model_validate(
+                evaluate_all(made.probs(), made.labels, n_resamples=size.n_resamples)
+                | {
+                    "dataset": dataset,
+                    "role": role,
+                    "n_classes": len(CLASSES),
+                    "corruption": corruption,
+                    "severity": severity,
+                    "predictions_sha256": digest,
+                }
+            )
+            publish_artifact(
+                store, artifacts, run_id, claim.attempt,
+                name=f"predictions/{path.name}", kind="predictions", path=path,
+            )  # fmt: skip
+            reports.append(evaluation)
+            said.append(
+                r.EvaluationRecord(evaluation=evaluation, predictions=f"predictions/{path.name}")
+            )
+    said.append(r.PhaseRecord(phase="spectrum"))
+    final = spectrum(kind.spread, seed + 2)
+    said.append(r.SpectrumRecord(step=size.steps, spectrum=final))
+    summary = _summary(reports, final.sigma_min)
+    said.append(r.LogRecord(message="every data set is evaluated"))
+    said.append(r.DoneRecord(summary=summary, steps=size.steps))
+    assert store.record(run_id, claim.attempt, said)
+    report = Report(
+        run_id=run_id,
+        name=name,
+        spec=run_spec.model_dump(mode="json"),
+        spec_sha256=run_spec.content_hash(),
+        resolved={"lr": 1e-5, "weight_decay": 0.1, "warmup_steps": 60, "precision": "fp32"},
+        summary=summary,
+        evaluations=reports,
+        spectrum=final,
+        selection={"selected_on": "last_step"},
+        model={},
+        data={},
+        timings_s={"training": 12.0},
+        environment={"python": "3.11", "device": "cpu", "packages": {"numpy": np.__version__}},
+    )
+    assert store.finish(
+        run_id, claim.attempt, phase="SUCCEEDED", report=report.model_dump(mode="json")
+    )
+    return run_id
+
+
+def failed(store: Store, *, name: str, kind: Kind) -> str:
+    """A run that ran out of memory."""
+    run_id = store.submit(_spec(name, kind, 0))
+    claim = store.claim(run_id, worker_id="worker-1", ttl_s=3600)
+    assert claim is not None
+    assert store.record(run_id, claim.attempt, [r.LogRecord(message="weights loaded")])
+    assert store.finish(
+        run_id,
+        claim.attempt,
+        phase="FAILED",
+        reason="OOM",
+        message="the device ran out of memory in the first step with a batch of 512.",
+        hint="Lower train.batch_size or raise train.accumulation_steps.",
+    )
+    return run_id
+
+
+def running(store: Store, *, name: str, kind: Kind, steps: int = 600) -> str:
+    """A run in the middle of its training, on a worker that lives."""
+    run_id = store.submit(_spec(name, kind, 1))
+    claim = store.claim(run_id, worker_id="worker-1", ttl_s=3600)
+    assert claim is not None
+    done = steps * 2 // 5
+    said = [
+        r.PhaseRecord(phase="training"),
+        *metric_records(kind, steps=steps, seed=3, until=done),
+        r.SpectrumRecord(step=done, spectrum=spectrum(kind.spread, 9, 0.4)),
+    ]
+    assert store.record(run_id, claim.attempt, said)
+    store.heartbeat(
+        run_id,
+        claim.attempt,
+        ttl_s=3600,
+        progress=Progress(
+            phase="training", detail="epoch 2 of 4", step=done, total_steps=steps,
+            samples_per_s=812.0, eta_s=114.0,
+        ),
+    )  # fmt: skip
+    store.worker_seen(
+        "worker-1", host="bench-01", queues=["cpu"], device="CPU, 8 cores", run_id=run_id
+    )
+    return run_id
+
+
+def fill(store: Store, artifacts: ArtifactStore, size: Size = SMALL) -> dict[str, str]:
+    """Runs in every state; their ids by name."""
+    ids = {}
+    for seed, (name, kind) in enumerate(KINDS.items()):
+        ids[name] = finished(
+            store,
+            artifacts,
+            name=f"{name} on fashion-mnist",
+            kind=kind,
+            size=size,
+            seed=seed,
+            tags=["baseline"] if name == "zero-shot" else ["sweep-1"],
+        )
+    ids["failed"] = failed(store, name="CaRot with a large batch", kind=KINDS["CaRot"])
+    ids["running"] = running(store, name="CaRot (second seed)", kind=KINDS["CaRot"])
+    ids["queued"] = store.submit(_spec("FLYP (second seed)", KINDS["FLYP"], 1))
+    return ids

@@ -1,0 +1,120 @@
+"""A runner that behaves like the real one without training: `python standin_runner.py JOB_DIR`.
+
+What it does is a JSON object in the spec's notes:
+`steps` (default 10), `checkpoint_every` (5), `wait_at`/`wait_for` (at that step, until that file is
+there), `end`: one of the functions at the bottom.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from calift_core.files import atomic_write_bytes, atomic_write_json
+from calift_core.schema import records as r
+from calift_core.schema.report import Report, Summary
+
+folder = Path(sys.argv[1])
+job = r.JobFile.model_validate_json((folder / "job.json").read_bytes())
+spec = json.loads((folder / "spec.json").read_text())
+plan = json.loads(spec["notes"] or "{}")
+steps = plan.get("steps", 10)
+stopping = False
+
+
+def on_signal(*_):
+    global stopping
+    stopping = True
+
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if plan.get("deaf") else on_signal)
+records = (folder / "records.jsonl").open("a", encoding="utf-8")
+metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+
+
+def say(record):
+    records.write(record.model_dump_json() + "\n")
+    records.flush()
+
+
+def result(outcome, **more):
+    body = r.JobResult(outcome=outcome, **more).model_dump(mode="json")
+    atomic_write_json(folder / "result.json", body)
+
+
+def checkpoint(step):
+    path = folder / "checkpoint" / "steps" / f"{step:08d}"
+    atomic_write_json(path / "state.json", {"step": step})
+    atomic_write_json(path / "manifest.json", {"state.json": ""})
+    say(r.CheckpointRecord(step=step, path=str(path), size_bytes=1, sha256="0" * 64))
+
+
+def end_well():
+    atomic_write_bytes(
+        folder / "predictions" / "id.parquet", b"predictions of " + spec["name"].encode()
+    )
+    atomic_write_bytes(folder / "checkpoint" / "model.safetensors", b"weights")
+    summary = Summary(id_accuracy=0.5)
+    report = Report(
+        run_id=job.run_id,
+        name=spec["name"],
+        spec=spec,
+        spec_sha256="0" * 64,
+        resolved={},
+        summary=summary,
+        evaluations=[],
+        spectrum=None,
+        selection={},
+        model={},
+        data={"attempt": job.attempt},
+        timings_s={},
+        environment={"variables": sorted(os.environ)},
+    )
+    atomic_write_json(folder / "report.json", report.model_dump(mode="json"))
+    say(r.DoneRecord(summary=summary, steps=steps))
+    result("succeeded")
+
+
+def end_badly():
+    result("failed", code="NAN_LOSS", message="the loss is not finite", hint="Lower train.lr.")
+    sys.exit(1)
+
+
+def end_by_crash():
+    sys.stdout.write("these are its last words\n")
+    sys.exit(3)
+
+
+def end_by_kill():
+    # A torn record: killed in the middle of a write.
+    records.write('{"kind":"metrics","step":999,"epo')
+    records.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+ENDS = {"well": end_well, "badly": end_badly, "crash": end_by_crash, "kill": end_by_kill}
+
+sys.stdout.write(f"hello from attempt {job.attempt}\n")
+say(r.PhaseRecord(phase="loading", detail="nothing"))
+start = 0
+if job.resume_from:
+    found = sorted((Path(job.resume_from) / "checkpoint" / "steps").glob("*/state.json"))
+    start = json.loads(found[-1].read_text())["step"]
+    say(r.ResumedRecord(step=start))
+say(r.PhaseRecord(phase="training"))
+for step in range(start + 1, steps + 1):
+    say(r.MetricsRecord(step=step, epoch=step / 10, values={"loss": 1 / step}))
+    metrics.write(json.dumps({"step": step, "loss": 1 / step}) + "\n")
+    say(r.ProgressRecord(phase="training", step=step, total_steps=steps))
+    if step % plan.get("checkpoint_every", 5) == 0:
+        checkpoint(step)
+    while step == plan.get("wait_at") and not Path(plan["wait_for"]).exists() and not stopping:
+        time.sleep(0.01)
+    if stopping:
+        checkpoint(step)
+        result("interrupted", code="INTERRUPTED", message="stopped on request")
+        sys.exit(r.EXIT_INTERRUPTED)
+ends = plan.get("ends", [plan.get("end", "well")])
+ENDS[ends[min(job.attempt, len(ends)) - 1]]()

@@ -1,0 +1,366 @@
+"""One supervised attempt: real store, real runner processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from backend.artifacts import ArtifactStore
+from backend.store import Claim, Store, open_engine, writing
+from tests.conftest import spec_of, until
+from worker.supervisor import Limits, Outcome, job_dir, runner_environment, supervise
+
+pytestmark = pytest.mark.service
+
+STANDIN = [sys.executable, str(Path(__file__).with_name("standin_runner.py"))]
+LIMITS = Limits(
+    ttl_s=30, heartbeat_s=0.2, cancel_poll_s=0.05, group_s=0.05, grace_s=20, tick_s=0.02
+)
+
+
+class Bench:
+    """A store, an artifact store and a folder of jobs."""
+
+    def __init__(self, store: Store, root: Path) -> None:
+        self.store = store
+        self.artifacts = ArtifactStore(root / "artifacts")
+        self.jobs = root / "jobs"
+        self.limits = LIMITS
+        self.draining = False
+
+    def submit(self, *, max_attempts: int = 3, **plan: Any) -> str:
+        return self.store.submit(spec_of(notes=json.dumps(plan)), max_attempts=max_attempts)
+
+    def claim(self, run_id: str) -> Claim:
+        claim = self.store.claim(run_id, worker_id="w", ttl_s=self.limits.ttl_s)
+        assert claim is not None
+        return claim
+
+    def supervise(self, claim: Claim, **changes: Any) -> Outcome:
+        return supervise(
+            self.store,
+            self.artifacts,
+            claim,
+            jobs=self.jobs,
+            limits=dataclasses.replace(self.limits, **changes),
+            claimed_at=time.monotonic(),
+            draining=lambda: self.draining,
+            runner_argv=STANDIN,
+        )
+
+    def attempt(self, run_id: str, **changes: Any) -> Outcome:
+        return self.supervise(self.claim(run_id), **changes)
+
+    @contextmanager
+    def attempting(self, claim: Claim, **changes: Any) -> Iterator[Callable[[], Outcome]]:
+        """Supervise in a thread; call what is given to wait for the outcome."""
+        outcomes: list[Outcome] = []
+        thread = threading.Thread(
+            target=lambda: outcomes.append(self.supervise(claim, **changes)), daemon=True
+        )
+        thread.start()
+
+        def outcome() -> Outcome:
+            thread.join(30)
+            assert not thread.is_alive(), "the supervisor does not end"
+            return outcomes[0]
+
+        yield outcome
+        outcome()
+
+    def folder(self, run_id: str, attempt: int = 1) -> Path:
+        return job_dir(self.jobs, run_id, attempt)
+
+    def steps(self, run_id: str) -> list[int]:
+        series = {s.name: s.steps for s in self.store.metrics(run_id).series}
+        return series.get("loss", [])
+
+    def events(self, run_id: str, kind: str = "state") -> list[dict[str, Any]]:
+        return [e.data for e in self.store.events_after(run_id, 0)[0] if e.kind == kind]
+
+    def reaches(self, run_id: str, step: int) -> None:
+        until(lambda: step in self.steps(run_id), what=f"step {step}")
+
+    def runner_pid(self, run_id: str, attempt: int = 1) -> int:
+        found = [pid for pid, argv in processes() if str(self.folder(run_id, attempt)) in argv]
+        assert len(found) == 1, found
+        return found[0]
+
+
+def processes() -> list[tuple[int, list[str]]]:
+    """What runs, zombies left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            found.append((int(entry.name), argv))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def both(store: Store, home: Path) -> Bench:
+    """A bench on SQLite and on Postgres."""
+    return Bench(store, home)
+
+
+@pytest.fixture
+def bench(sqlite_url: str, home: Path) -> Iterator[Bench]:
+    """A bench on SQLite, where the kind of database does not matter."""
+    store = Store(open_engine(sqlite_url))
+    yield Bench(store, home)
+    store.close()
+
+
+def test_supervise__success_stores_everything_and_cleans_up(
+    both: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_DATABASE_URL", "postgresql://u:secret@h/d")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run_id = both.submit()
+    assert both.attempt(run_id) == "succeeded"
+    run = both.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("SUCCEEDED", None)
+    assert run.summary is not None
+    assert run.summary.id_accuracy == 0.5
+    assert both.steps(run_id) == list(range(1, 11))
+    stored = {a.name: a for a in both.store.artifacts(run_id)}
+    assert {n: a.kind for n, a in stored.items()} == {
+        "report.json": "report",
+        "metrics.jsonl": "metrics",
+        "runner.log": "log",
+        "predictions/id.parquet": "predictions",
+        "checkpoint/model.safetensors": "checkpoint",
+    }
+    content = both.artifacts.verified(stored["predictions/id.parquet"].sha256).read_bytes()
+    assert content == b"predictions of a run"
+    assert "hello from attempt 1" in both.store.logs(run_id).text
+    seen = both.store.report(run_id)["environment"]["variables"]
+    assert "OMP_NUM_THREADS" in seen
+    assert "CALIFT_HOME" in seen
+    assert "CALIFT_DATABASE_URL" not in seen
+    assert not both.folder(run_id).parent.exists()
+
+
+def test_supervise__a_deliberate_failure_keeps_its_reason_and_its_folder(bench: Bench) -> None:
+    run_id = bench.submit(end="badly")
+    assert bench.attempt(run_id) == "failed"
+    run = bench.store.get_run(run_id)
+    assert (run.phase, run.reason, run.hint) == ("FAILED", "NAN_LOSS", "Lower train.lr.")
+    assert run.message == "the loss is not finite"
+    assert (bench.folder(run_id) / "runner.log").exists()
+    assert bench.store.artifacts(run_id) == []
+
+
+def test_supervise__a_crash_tells_the_last_words(bench: Bench) -> None:
+    run_id = bench.submit(end="crash")
+    assert bench.attempt(run_id) == "failed"
+    run = bench.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("FAILED", "RUNNER_CRASHED")
+    assert "exit status 3" in (run.message or "")
+    assert "these are its last words" in (run.message or "")
+    assert "these are its last words" in bench.store.logs(run_id).text
+
+
+def test_supervise__a_killed_runner_is_a_loss_and_the_next_attempt_goes_on(both: Bench) -> None:
+    run_id = both.submit(ends=["kill", "well"], steps=12)
+    assert both.attempt(run_id) == "requeued"
+    run = both.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("QUEUED", "RUNNER_LOST")
+    assert both.steps(run_id) == list(range(1, 13))  # and not the torn record's step
+    assert both.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in both.events(run_id, "resumed")] == [10]
+    assert both.steps(run_id) == list(range(1, 13))
+    assert both.store.report(run_id)["data"] == {"attempt": 2}
+
+
+def test_supervise__losses_are_bounded_by_max_attempts(bench: Bench) -> None:
+    run_id = bench.submit(end="kill", max_attempts=2)
+    bench.attempt(run_id)
+    bench.attempt(run_id)
+    run = bench.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("FAILED", "RUNNER_LOST")
+    assert "memory" in run.hint
+    assert bench.store.claim(run_id, worker_id="w", ttl_s=9) is None
+
+
+def test_supervise__a_newer_checkpoint_supersedes_the_older_attempts(
+    bench: Bench, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run_id = bench.submit(ends=["kill", "well"], steps=20, wait_at=18, wait_for=str(gate))
+    gate.touch()
+    bench.attempt(run_id)
+    assert bench.folder(run_id, 1).exists()
+    gate.unlink()
+    # The second attempt goes on from 20 at once; make it one that has steps left to do.
+    newest = bench.folder(run_id, 1) / "checkpoint" / "steps"
+    for step in ("00000015", "00000020"):
+        (newest / step / "manifest.json").unlink()
+        (newest / step / "state.json").unlink()
+        (newest / step).rmdir()
+    with bench.attempting(bench.claim(run_id)) as outcome:
+        until(lambda: not bench.folder(run_id, 1).exists(), what="the old attempt's folder to go")
+        assert (bench.folder(run_id, 2) / "checkpoint" / "steps" / "00000015").exists()
+        gate.touch()
+        assert outcome() == "succeeded"
+
+
+def test_supervise__cancel_saves_a_checkpoint_and_a_retry_goes_on(
+    both: Bench, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run_id = both.submit(wait_at=7, wait_for=str(gate))
+    with both.attempting(both.claim(run_id)) as outcome:
+        both.reaches(run_id, 7)
+        assert both.store.request_cancel(run_id).phase == "CANCELLING"
+        assert outcome() == "cancelled"
+    run = both.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("CANCELLED", "USER_CANCELLED")
+    assert (both.folder(run_id) / "checkpoint/steps/00000007/manifest.json").exists()
+    gate.touch()
+    both.store.retry(run_id)
+    assert both.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in both.events(run_id, "resumed")] == [7]
+
+
+def test_supervise__a_runner_deaf_to_cancel_is_killed_after_the_grace(
+    bench: Bench, tmp_path: Path
+) -> None:
+    run_id = bench.submit(deaf=True, wait_at=3, wait_for=str(tmp_path / "never"))
+    with bench.attempting(bench.claim(run_id), grace_s=0.2) as outcome:
+        bench.reaches(run_id, 3)
+        pid = bench.runner_pid(run_id)
+        bench.store.request_cancel(run_id)
+        assert outcome() == "cancelled"
+    assert not alive(pid)
+
+
+def test_supervise__a_cancel_before_the_runner_starts_starts_none(bench: Bench) -> None:
+    run_id = bench.submit()
+    claim = dataclasses.replace(bench.claim(run_id), cancel_requested=True)
+    assert bench.supervise(claim) == "cancelled"
+    assert not bench.folder(run_id).exists()
+
+
+def test_supervise__drain_queues_again_without_counting_a_loss(both: Bench, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    run_id = both.submit(wait_at=8, wait_for=str(gate), max_attempts=1)
+    with both.attempting(both.claim(run_id)) as outcome:
+        both.reaches(run_id, 8)
+        both.draining = True
+        assert outcome() == "requeued"
+    both.draining = False
+    run = both.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("QUEUED", "WORKER_DRAINED")
+    gate.touch()
+    assert both.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in both.events(run_id, "resumed")] == [8]
+    assert both.steps(run_id) == list(range(1, 11))
+
+
+def test_supervise__a_silent_runner_is_taken_for_hung(bench: Bench, tmp_path: Path) -> None:
+    run_id = bench.submit(deaf=True, wait_at=4, wait_for=str(tmp_path / "never"), max_attempts=1)
+    with bench.attempting(bench.claim(run_id), hang_timeout_s=1.0) as outcome:
+        bench.reaches(run_id, 4)
+        pid = bench.runner_pid(run_id)
+        assert outcome() == "requeued"
+    assert not alive(pid)
+    run = bench.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("FAILED", "RUNNER_HUNG")
+
+
+def test_supervise__another_attempt_fences_this_one_off(both: Bench, tmp_path: Path) -> None:
+    run_id = both.submit(wait_at=6, wait_for=str(tmp_path / "never"))
+    with both.attempting(both.claim(run_id)) as outcome:
+        both.reaches(run_id, 6)
+        pid = both.runner_pid(run_id)
+        with writing(both.store.engine) as connection:
+            # As the sweeper and another worker would do when this one had been frozen.
+            connection.execute(
+                text("UPDATE runs SET attempt = attempt + 1, owner = 'other' WHERE id = :i"),
+                {"i": run_id},
+            )
+        assert outcome() == "fenced"
+    assert not alive(pid)
+    run = both.store.get_run(run_id)
+    assert (run.phase, run.attempt, run.worker) == ("RUNNING", 2, "other")
+
+
+def test_supervise__an_unreachable_database_ends_the_attempt_before_the_lease(
+    bench: Bench, tmp_path: Path
+) -> None:
+    run_id = bench.submit(wait_at=6, wait_for=str(tmp_path / "never"))
+    bench.limits = dataclasses.replace(bench.limits, ttl_s=3.0)
+    with bench.attempting(bench.claim(run_id)) as outcome:
+        bench.reaches(run_id, 6)
+        pid = bench.runner_pid(run_id)
+        with writing(bench.store.engine):  # nobody else can write now
+            locked_at = time.monotonic()
+            until(lambda: not alive(pid), timeout_s=3.0, what="the runner to be killed")
+            assert time.monotonic() - locked_at < 3.0
+        assert outcome() == "fenced"
+    assert bench.store.get_run(run_id).phase == "RUNNING"  # the sweeper's to settle
+
+
+def test_supervise__a_full_disk_is_a_clear_failure_and_names_no_half_artifact(
+    bench: Bench,
+) -> None:
+    bench.artifacts = ArtifactStore(bench.jobs.parent / "full", free_space_floor_bytes=1 << 60)
+    run_id = bench.submit()
+    assert bench.attempt(run_id) == "failed"
+    run = bench.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("FAILED", "DISK_FULL")
+    assert bench.store.artifacts(run_id) == []
+    assert list(bench.artifacts.walk()) == []
+
+
+def test_supervise__a_folder_that_cannot_be_made_is_a_clear_failure(bench: Bench) -> None:
+    bench.jobs.parent.mkdir(exist_ok=True)
+    bench.jobs.write_text("in the way")
+    run_id = bench.submit()
+    assert bench.attempt(run_id) == "failed"
+    assert bench.store.get_run(run_id).reason == "STORAGE_FAILED"
+
+
+@pytest.mark.parametrize("run_id", ["", ".", "..", "a/b", "../x", "a\0b", "-x", "x" * 65])
+def test_job_dir__a_run_id_cannot_lead_elsewhere(run_id: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a run id"):
+        job_dir(tmp_path, run_id, 1)
+
+
+@given(st.dictionaries(st.text(max_size=30), st.text(max_size=5), max_size=10))
+def test_runner_environment__passes_only_what_is_named(environment: dict[str, str]) -> None:
+    secrets = {
+        "CALIFT_TOKEN": "t",
+        "CALIFT_DATABASE_URL": "d",
+        "CALIFT_BROKER_URL": "b",
+        "POSTGRES_PASSWORD": "p",
+        "AWS_SECRET_ACCESS_KEY": "k",
+        "LD_PRELOAD": "x",
+    }
+    passed = runner_environment(environment | secrets | {"PATH": "/bin", "LC_ALL": "C"})
+    assert not secrets.keys() & passed.keys()
+    assert passed["PATH"] == "/bin"
+    assert passed["LC_ALL"] == "C"

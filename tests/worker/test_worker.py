@@ -1,0 +1,189 @@
+"""Whole workers: Celery, broker, database and runner are real, and are killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from backend.queue import make_celery, publish
+from backend.settings import Settings
+from backend.store import Store
+from tests.conftest import spec_of, until
+from tests.worker.conftest import Broker, Worker
+from tests.worker.test_supervisor import alive, processes
+
+pytestmark = pytest.mark.service
+
+Start = Callable[..., Worker]
+
+
+def submit(store: Store, **plan: Any) -> str:
+    return store.submit(spec_of(notes=json.dumps(plan)))
+
+
+def ends(store: Store, run_id: str, phase: str = "SUCCEEDED") -> None:
+    until(lambda: store.phase(run_id) == phase, what=f"{run_id} to be {phase}")
+
+
+def steps(store: Store, run_id: str) -> list[int]:
+    return next((s.steps for s in store.metrics(run_id).series if s.name == "loss"), [])
+
+
+def states(store: Store, run_id: str) -> list[str]:
+    events, *_ = store.events_after(run_id, 0)
+    return [e.data["phase"] for e in events if e.kind == "state"]
+
+
+def runner_of(home: Path, run_id: str) -> int:
+    marks = [f"{home}/jobs/{run_id}/attempt-{n}" for n in range(1, 9)]
+    found = [pid for pid, argv in processes() if set(marks) & set(argv)]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_worker__a_submitted_run_is_rung_claimed_and_finished_once(
+    store: Store, database_url: str, start_worker: Start, broker: Broker, home: Path
+) -> None:
+    worker = start_worker(database_url)
+    first = submit(store)
+    ends(store, first)
+    app = make_celery(Settings(home=home, broker_url=broker.url))
+    for _ in range(3):
+        publish(app, first)  # duplicates, after the end
+    second = submit(store)
+    for _ in range(3):
+        publish(app, second)  # and perhaps before the relay's own
+    ends(store, second)
+    third = submit(store)
+    ends(store, third)
+    for run_id in (first, second, third):
+        assert states(store, run_id) == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
+    assert [w.alive for w in store.workers()] == [True]
+    assert worker.drain() == 0
+    assert store.workers() == []
+
+
+def test_worker__sigkill_takes_the_runner_along_and_another_worker_finishes(
+    store: Store, database_url: str, start_worker: Start, home: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run_id = submit(store, wait_at=7, wait_for=str(gate))
+    first = start_worker(database_url)
+    until(lambda: 7 in steps(store, run_id), what="step 7")
+    runner = runner_of(home, run_id)
+    first.kill_hard()
+    until(lambda: not alive(runner), what="the runner to die with its worker")
+    gate.touch()
+    start_worker(database_url)
+    ends(store, run_id)
+    assert states(store, run_id) == [
+        "QUEUED", "STARTING", "RUNNING", "QUEUED", "STARTING", "RUNNING", "SUCCEEDED",
+    ]  # fmt: skip
+    assert store.get_run(run_id).attempt == 2
+    assert steps(store, run_id) == list(range(1, 11))
+    # The first attempt has no say any more.
+    assert store.append_log(run_id, 1, "too late") is False
+    assert store.finish(run_id, 1, phase="FAILED") is False
+    assert store.phase(run_id) == "SUCCEEDED"
+
+
+def test_worker__a_frozen_worker_that_wakes_up_is_fenced_off(
+    sqlite_url: str, start_worker: Start, home: Path, tmp_path: Path
+) -> None:
+    import os
+    import signal
+
+    from backend.store import open_engine
+
+    store = Store(open_engine(sqlite_url))
+    gate = tmp_path / "gate"
+    run_id = submit(store, wait_at=7, wait_for=str(gate))
+    first = start_worker(sqlite_url)
+    until(lambda: 7 in steps(store, run_id), what="step 7")
+    runner = runner_of(home, run_id)
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        start_worker(sqlite_url)
+        until(lambda: store.get_run(run_id).attempt == 2, what="a second attempt")
+        until(lambda: store.phase(run_id) == "RUNNING", what="the second attempt to run")
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    until(lambda: not alive(runner), what="the first attempt's runner to be killed")
+    gate.touch()
+    ends(store, run_id)
+    assert store.report(run_id)["data"] == {"attempt": 2}
+    store.close()
+
+
+def test_worker__sigterm_drains_and_the_next_worker_goes_on(
+    store: Store, database_url: str, start_worker: Start, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run_id = submit(store, wait_at=7, wait_for=str(gate))
+    first = start_worker(database_url)
+    until(lambda: 7 in steps(store, run_id), what="step 7")
+    assert first.drain() == 0
+    run = store.get_run(run_id)
+    assert (run.phase, run.reason) == ("QUEUED", "WORKER_DRAINED")
+    gate.touch()
+    start_worker(database_url)
+    ends(store, run_id)
+    resumed = [e.data for e in store.events_after(run_id, 0)[0] if e.kind == "resumed"]
+    assert [d["step"] for d in resumed] == [7]
+    assert steps(store, run_id) == list(range(1, 11))
+
+
+def test_worker__a_cancel_reaches_the_runner(
+    store: Store, database_url: str, start_worker: Start, tmp_path: Path
+) -> None:
+    run_id = submit(store, wait_at=7, wait_for=str(tmp_path / "never"))
+    start_worker(database_url)
+    until(lambda: 7 in steps(store, run_id), what="step 7")
+    store.request_cancel(run_id)
+    ends(store, run_id, "CANCELLED")
+    assert store.get_run(run_id).reason == "USER_CANCELLED"
+
+
+def test_worker__runs_survive_an_emptied_broker(
+    sqlite_url: str, start_worker: Start, broker: Broker, home: Path
+) -> None:
+    from backend.queue import relay_once
+    from backend.store import open_engine
+
+    store = Store(open_engine(sqlite_url))
+    waiting = [submit(store) for _ in range(3)]
+    app = make_celery(Settings(home=home, broker_url=broker.url))
+    assert relay_once(store, app) == 3
+    with redis.Redis(unix_socket_path=str(broker.socket)) as connection:
+        assert connection.llen("cpu") or connection.keys("cpu*")
+        connection.flushall()
+    assert store.unsent_outbox() == []  # as far as the database knows, all were rung
+    start_worker(sqlite_url)
+    for run_id in waiting:
+        ends(store, run_id)
+    store.close()
+
+
+def test_worker__a_broker_that_dies_and_returns_delays_and_loses_nothing(
+    sqlite_url: str, start_worker: Start, broker: Broker, tmp_path: Path
+) -> None:
+    from backend.store import open_engine
+
+    store = Store(open_engine(sqlite_url))
+    gate = tmp_path / "gate"
+    working = submit(store, wait_at=7, wait_for=str(gate))
+    start_worker(sqlite_url)
+    until(lambda: 7 in steps(store, working), what="step 7")
+    broker.kill()
+    while_down = submit(store)
+    gate.touch()
+    ends(store, working)  # a run needs the database alone
+    broker.start()
+    ends(store, while_down)
+    assert states(store, while_down)[-1] == "SUCCEEDED"
+    store.close()

@@ -1,0 +1,113 @@
+"""Which device this worker's runners get: one GPU per worker, held by a lock. Torch-free."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import logging
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+log = logging.getLogger(__name__)
+
+_QUERY = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as the driver names it."""
+
+    index: str
+    uuid: str
+    name: str
+    memory_mib: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a worker computes on.
+
+    Attributes:
+        label: for people.
+        queues: what it may serve.
+        environment: what its runners get on top, `CUDA_VISIBLE_DEVICES` above all.
+        lock: keeps other workers of this machine off the GPU while it is open.
+    """
+
+    label: str
+    queues: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    lock: IO[str] | None = None
+
+
+def parse_gpus(text: str) -> list[Gpu]:
+    """GPUs from `nvidia-smi --query-gpu=index,uuid,name,memory.total --format=csv,noheader`."""
+    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    return [Gpu(*row) for row in rows if len(row) == 4 and row[1].startswith("GPU-")]
+
+
+def visible_gpus(gpus: list[Gpu], visible: str | None) -> list[Gpu]:
+    """Those that `CUDA_VISIBLE_DEVICES` leaves; None leaves all, and an unknown entry ends it."""
+    if visible is None:
+        return gpus
+    found: list[Gpu] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        match = next(
+            (g for g in gpus if g.index == entry or (entry and g.uuid.startswith(entry))), None
+        )
+        if match is None:
+            break
+        found.append(match)
+    return found
+
+
+def take_device(locks: Path, environment: Mapping[str, str]) -> Device:
+    """Take the first free GPU, else the CPU.
+
+    Args:
+        locks: folder of the lock files, shared by the workers of this machine.
+        environment: `PATH` finds `nvidia-smi`, `CUDA_VISIBLE_DEVICES` narrows the choice.
+    """
+    gpus = visible_gpus(_gpus(environment), environment.get("CUDA_VISIBLE_DEVICES"))
+    for gpu in gpus:
+        lock = _try_lock(locks / f"{gpu.uuid}.lock")
+        if lock is not None:
+            return Device(
+                label=f"cuda: {gpu.name} ({gpu.memory_mib} MiB)",
+                queues=("gpu", "cpu"),
+                environment={"CUDA_VISIBLE_DEVICES": gpu.uuid},
+                lock=lock,
+            )
+    if not gpus:
+        return Device(label="cpu", queues=("cpu",))
+    log.warning("other workers hold all %d GPUs; this one computes on the CPU", len(gpus))
+    return Device(label="cpu", queues=("cpu",), environment={"CUDA_VISIBLE_DEVICES": ""})
+
+
+def _gpus(environment: Mapping[str, str]) -> list[Gpu]:
+    program = shutil.which("nvidia-smi", path=environment.get("PATH"))
+    if program is None:
+        return []
+    try:
+        done = subprocess.run(
+            [program, *_QUERY], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("nvidia-smi does not answer, so no GPU is used: %s", error)
+        return []
+    return parse_gpus(done.stdout)
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file

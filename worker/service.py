@@ -1,0 +1,192 @@
+"""What a worker process is beside Celery: the store, its presence, its device, its drain."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from backend import migrations
+from backend.artifacts import ArtifactStore
+from backend.settings import Settings
+from backend.store import NotFoundError, Store, open_engine
+from calift_core.schema.wire import TERMINAL_PHASES
+from worker.devices import Device, take_device
+from worker.supervisor import RUNNER_ARGV, Limits, Outcome, database_away, supervise
+
+log = logging.getLogger(__name__)
+
+_PRESENCE_S = 10.0
+_TIDY_S = 3600.0
+#: A folder is looked at for removal only after it was left alone for so long.
+_ORPHAN_S = 3600.0
+_KEEP_ENDED_S = 7 * 86_400.0
+_CLAIM_PATIENCE_S = 60.0
+
+
+class WorkerService:
+    """Claims and supervises runs, one at a time, and tells the database that it is there.
+
+    Args:
+        settings: of the service.
+        limits: times of an attempt; None takes them from the settings.
+        runner_argv: the command of a runner.
+        device: None takes the first free one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        limits: Limits | None = None,
+        runner_argv: Sequence[str] = RUNNER_ARGV,
+        device: Device | None = None,
+    ) -> None:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.settings = settings
+        self.store = Store(open_engine(settings.database_url))
+        self.artifacts = ArtifactStore(
+            settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
+        )
+        self.device = device or take_device(settings.home / "run", os.environ)
+        self.host = socket.gethostname()
+        self.id = f"{self.host}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.queues: tuple[str, ...] = self.device.queues
+        #: A plain flag and no lock: a signal handler sets it.
+        self.draining = False
+        self._limits = limits or Limits(
+            ttl_s=settings.lease_ttl_s, heartbeat_s=settings.heartbeat_s
+        )
+        self._runner_argv = runner_argv
+        self._run_id: str | None = None
+        self._stopping = threading.Event()
+        self._changed = threading.Event()
+        self._presence = threading.Thread(target=self._report_in, name="presence", daemon=True)
+
+    def wait_for_database(self, *, timeout_s: float = 300.0) -> None:
+        """Bring the tables up to date, waiting for a database that is still starting.
+
+        Raises:
+            SQLAlchemyError: the database did not answer in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                migrations.upgrade(self.store.engine)
+            except Exception as error:
+                if not database_away(error) or time.monotonic() > deadline:
+                    raise
+                log.warning("waiting for the database: %s", error)
+                time.sleep(1.0)
+            else:
+                return
+
+    def start(self) -> None:
+        """Report in from now on."""
+        self._presence.start()
+
+    def stop(self) -> None:
+        """Leave in good order."""
+        self._stopping.set()
+        self._changed.set()
+        if self._presence.is_alive():
+            self._presence.join(timeout=15.0)
+        try:
+            self.store.worker_gone(self.id)
+        except Exception as error:  # the database may be what is gone
+            log.warning("cannot say goodbye: %s", error)
+        self.store.close()
+
+    def run(self, run_id: str) -> Outcome | None:
+        """Take a run if it still waits, and see it through. None: there was nothing to do."""
+        claimed_at = time.monotonic()
+        deadline = claimed_at + _CLAIM_PATIENCE_S
+        while True:
+            try:
+                claimed_at = time.monotonic()
+                claim = self.store.claim(run_id, worker_id=self.id, ttl_s=self._limits.ttl_s)
+                break
+            except Exception as error:
+                # The doorbell is gone by now, but the sweeper will ring again.
+                if not database_away(error) or time.monotonic() > deadline or self.draining:
+                    raise
+                log.warning("run %s: the database is away: %s", run_id, error)
+                time.sleep(1.0)
+        if claim is None:
+            log.info("run %s does not wait any more", run_id)
+            return None
+        log.info("run %s attempt %d starts", run_id, claim.attempt)
+        self._be(run_id)
+        try:
+            outcome = supervise(
+                self.store,
+                self.artifacts,
+                claim,
+                jobs=self.settings.jobs_dir,
+                limits=self._limits,
+                claimed_at=claimed_at,
+                draining=lambda: self.draining,
+                environment={**os.environ, **self.device.environment}
+                | {"CALIFT_HOME": str(self.settings.home)},
+                runner_argv=self._runner_argv,
+            )
+        finally:
+            self._be(None)
+        log.info("run %s attempt %d: %s", run_id, claim.attempt, outcome)
+        return outcome
+
+    def _be(self, run_id: str | None) -> None:
+        self._run_id = run_id
+        self._changed.set()
+
+    def _report_in(self) -> None:
+        tidy_at = 0.0
+        while not self._stopping.is_set():
+            self._changed.clear()
+            self._quietly(self._say_seen)
+            if time.monotonic() >= tidy_at:
+                self._quietly(self._tidy)
+                tidy_at = time.monotonic() + _TIDY_S
+            self._changed.wait(_PRESENCE_S)
+
+    def _say_seen(self) -> None:
+        self.store.worker_seen(
+            self.id,
+            host=self.host,
+            queues=self.queues,
+            device=self.device.label,
+            run_id=self._run_id,
+        )
+
+    def _quietly(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # presence outlives every outage
+            log.warning("presence: %s", error)
+
+    def _tidy(self) -> None:
+        """Remove the job folders of deleted runs, and of runs that ended long ago."""
+        jobs = self.settings.jobs_dir
+        for folder in sorted(jobs.iterdir()) if jobs.is_dir() else []:
+            idle_s = time.time() - _touched_at(folder)
+            if folder.is_symlink() or not folder.is_dir() or idle_s < _ORPHAN_S:
+                continue
+            try:
+                over = self.store.phase(folder.name) in TERMINAL_PHASES and idle_s > _KEEP_ENDED_S
+            except NotFoundError:
+                over = True
+            if over:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _touched_at(folder: Path) -> float:
+    """When anything in a job's folder, or in its attempts, last changed."""
+    times = [folder.stat().st_mtime]
+    times += [path.stat().st_mtime for path in folder.iterdir()] if folder.is_dir() else []
+    return max(times)

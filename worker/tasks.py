@@ -1,0 +1,92 @@
+"""The one task, and what surrounds it in a worker process.
+
+A task is a view: an id comes in, and the database says whether there is something to do.
+
+The pool is `solo`: a run is a process of its own (see `worker.supervisor`), so a pool process would
+only stand between it and us. The task runs in the main thread: the runner's tie to its parent is a
+tie to that thread, and a SIGTERM is noticed there while the run is supervised.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery, signals
+from kombu.entity import Exchange, Queue
+
+from backend.queue import TASK_NAME, Housekeeper, publish
+from backend.settings import Settings
+from worker.service import WorkerService
+
+log = logging.getLogger(__name__)
+
+
+class _Process:
+    """What lives as long as the worker process does."""
+
+    def __init__(self, app: Celery, settings: Settings, options: dict[str, Any]) -> None:
+        self.app, self.settings, self.options = app, settings, options
+        self.service: WorkerService | None = None
+        self.housekeeper: Housekeeper | None = None
+
+    def initialise(self, **_: Any) -> None:
+        service = WorkerService(self.settings, **self.options)
+        service.wait_for_database()
+        # Relay and sweeper run in every worker and in the API; conditional updates keep them apart.
+        self.housekeeper = Housekeeper(service.store, self.app, service.artifacts, self.settings)
+        # What -Q does not say, the device does.
+        self.app.conf.task_queues = [
+            Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
+            for name in service.queues
+        ]
+        self.service = service
+
+    def ready(self, **_: Any) -> None:
+        if self.service is None or self.housekeeper is None:
+            return
+        self.service.queues = tuple(self.app.amqp.queues.consume_from)
+        self.service.start()
+        self.housekeeper.start()
+        log.info(
+            "worker %s serves %s on %s",
+            self.service.id,
+            ", ".join(self.service.queues),
+            self.service.device.label,
+        )
+
+    def shutting_down(self, **_: Any) -> None:
+        # In a signal handler: set a flag, touch no lock.
+        if self.service is not None:
+            self.service.draining = True
+
+    def shutdown(self, **_: Any) -> None:
+        if self.housekeeper is not None:
+            self.housekeeper.stop()
+        if self.service is not None:
+            self.service.stop()
+
+    def run(self, run_id: str) -> None:
+        assert self.service is not None
+        if self.service.draining:
+            publish(self.app, run_id, queue=self.service.queues[0])  # for the next worker
+            return
+        self.service.run(run_id)
+
+
+def install(app: Celery, settings: Settings, **options: Any) -> None:
+    """Make a Celery application a worker's: its pool, its task, its life.
+
+    Args:
+        app: from `backend.queue.make_celery`.
+        settings: of the service.
+        options: for `WorkerService`.
+    """
+    app.conf.update(worker_pool="solo", worker_concurrency=1)
+    process = _Process(app, settings, options)
+    app.task(name=TASK_NAME, ignore_result=True)(process.run)
+    # Strong references: nothing else holds the bound methods.
+    signals.worker_init.connect(process.initialise, weak=False)
+    signals.worker_ready.connect(process.ready, weak=False)
+    signals.worker_shutting_down.connect(process.shutting_down, weak=False)
+    signals.worker_shutdown.connect(process.shutdown, weak=False)
