@@ -1,0 +1,85 @@
+# From a bare checkout: `make demo` shows the whole path on real data, `make test` runs every test.
+# Each makes its own .venv and installs what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_ARGS ?=
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
+CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
+
+.PHONY: help demo up test lint format bench results clean
+
+help:
+	@echo "make demo     pre-train, fine-tune and compare four methods on real data (about 8 minutes)"
+	@echo "make up       start the service and the dashboard"
+	@echo "make test     run every test"
+	@echo "make lint     ruff, mypy, import contracts"
+	@echo "make format   format the code"
+	@echo "make bench    run the benchmarks"
+	@echo "make clean    remove .venv and caches"
+
+demo: $(VENV)/.embedded
+	@$(MAKE) --no-print-directory .data .chrome
+	@$(BIN)/calift demo
+
+up: $(VENV)/.embedded
+	@$(BIN)/calift up
+
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory .data .chrome
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/method_study.py --seeds 3
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache *.egg-info
+
+# ------------------------------------------------------------------ what the targets above need
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "calift needs Python 3.11 or newer, $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  rm -rf $(VENV); \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    $(APT) update && $(APT) install -y python3-venv >/dev/null; fi; \
+	  $(PYTHON) -m venv $(VENV) || { echo "Python cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }; }
+
+# An extra is installed once, and again when pyproject.toml changes.
+$(VENV)/.embedded $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	@echo "Installing calift[$*] into $(VENV); this takes some minutes the first time."
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[$*]'
+	@touch $@
+
+# Fashion-MNIST: Debian's package where we may install it; torchvision downloads it elsewhere.
+.PHONY: .data .chrome
+.data:
+	@if [ ! -d /usr/share/datasets/fashion-mnist ] && [ -z "$$CALIFT_FASHION_MNIST" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Debian's dataset-fashion-mnist."; \
+	    $(APT) update && $(APT) install -y dataset-fashion-mnist >/dev/null || true; \
+	  else \
+	    echo "Fashion-MNIST is not installed as a package (on Debian: apt-get install dataset-fashion-mnist); it will be downloaded."; \
+	  fi; fi
+
+# Chromium draws the report's SVG figures and is what the browser tests drive.
+.chrome:
+	@for name in $(CHROME_NAMES); do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing Debian's chromium."; \
+	  $(APT) update && $(APT) install -y chromium >/dev/null || true; \
+	else \
+	  echo "No Chrome or Chromium is installed: there will be no SVG figures, and browser tests are skipped."; \
+	fi
