@@ -56,6 +56,7 @@ norms: st.SearchStrategy[cal.Norm] = st.sampled_from(["l1", "l2", "max"])
 # Bins
 
 
+@settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
 def test_bins__cover_zero_to_one_and_keep_every_sample(
     case: Case, n_bins: int, scheme: cal.Scheme
@@ -72,6 +73,7 @@ def test_bins__cover_zero_to_one_and_keep_every_sample(
     assert np.bincount(index, minlength=len(edges) - 1).sum() == len(confidences)
 
 
+@settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
 def test_bins__ties_never_straddle(case: Case, n_bins: int, scheme: cal.Scheme) -> None:
     confidences, _ = cal.top_label(*case)
@@ -80,6 +82,7 @@ def test_bins__ties_never_straddle(case: Case, n_bins: int, scheme: cal.Scheme) 
         assert len(np.unique(index[confidences == value])) == 1
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(1, 300),
@@ -111,6 +114,7 @@ def test_bins__all_equal_confidences_make_one_bin() -> None:
 # Measures: relations
 
 
+@settings(deadline=None)
 @given(case=cases(), seed=st.integers(0, 99), n_bins=n_bins, scheme=schemes)
 def test_measures__do_not_depend_on_the_order_of_the_samples(
     case: Case, seed: int, n_bins: int, scheme: cal.Scheme
@@ -139,6 +143,7 @@ def test_measures__do_not_depend_on_the_order_of_the_samples(
     )
 
 
+@settings(deadline=None)
 @given(case=cases(), temperature=st.floats(0.05, 20))
 def test_softmax__temperature_keeps_the_argmax_and_the_rows_sum_to_one(
     case: Case, temperature: float
@@ -150,6 +155,7 @@ def test_softmax__temperature_keeps_the_argmax_and_the_rows_sum_to_one(
     assert (probs[rows, logits.argmax(axis=1)] == probs.max(axis=1)).all()
 
 
+@settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
 def test_reliability_curve__its_weighted_gaps_are_the_ece(
     case: Case, n_bins: int, scheme: cal.Scheme
@@ -170,6 +176,7 @@ def test_reliability_curve__its_weighted_gaps_are_the_ece(
     json.dumps(curve.to_dict(), allow_nan=False)
 
 
+@settings(deadline=None)
 @given(case=cases(), batch_size=st.integers(1, 60), n_bins=n_bins)
 def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(
     case: Case, batch_size: int, n_bins: int
@@ -185,6 +192,7 @@ def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(
     assert whole <= weighted + 1e-12
 
 
+@settings(deadline=None)
 @given(case=cases(), n_bins=n_bins)
 def test_ece_batch_averaged__one_batch_is_the_whole_set(case: Case, n_bins: int) -> None:
     assert cal.ece_batch_averaged(*case, batch_size=len(case[1]), n_bins=n_bins) == pytest.approx(
@@ -192,6 +200,7 @@ def test_ece_batch_averaged__one_batch_is_the_whole_set(case: Case, n_bins: int)
     )
 
 
+@settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
 def test_ece__norms_are_ordered_and_the_split_adds_up(
     case: Case, n_bins: int, scheme: cal.Scheme
@@ -209,6 +218,7 @@ def test_ece__norms_are_ordered_and_the_split_adds_up(
     assert l1 >= abs(mean_gap) - 1e-9
 
 
+@settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
 def test_brier_decomposition__parts_add_up(case: Case, n_bins: int, scheme: cal.Scheme) -> None:
     parts = cal.brier_decomposition(*case, n_bins=n_bins, scheme=scheme)
@@ -230,6 +240,7 @@ def test_brier_decomposition__nothing_is_within_bins_of_one_value_each() -> None
     assert parts["resolution"] == pytest.approx(2 * 0.1**2)
 
 
+@settings(deadline=None)
 @given(case=cases(), k=st.integers(1, 7))
 def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case: Case, k: int) -> None:
     probs, labels = case
@@ -243,12 +254,14 @@ def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case: Case, k: int)
     )
 
 
+@settings(deadline=None)
 @given(case=cases())
 def test_risk_at_coverage__full_coverage_is_the_error_rate(case: Case) -> None:
     assert cal.risk_at_coverage(*case, coverage=1.0) == pytest.approx(1 - cal.accuracy(*case))
     assert 0 <= cal.aurc(*case) <= 1
 
 
+@settings(deadline=None)
 @given(case=cases(max_n=60), n_bins=st.integers(1, 12), scheme=schemes, norm=norms)
 def test_classwise_ece__equals_one_binary_problem_per_class(
     case: Case, n_bins: int, scheme: cal.Scheme, norm: cal.Norm
@@ -480,7 +493,7 @@ def test_smooth_reliability_curve__density_integrates_to_one_and_json_is_clean()
     json.dumps(curve.to_dict(), allow_nan=False)
 
 
-@settings(max_examples=20)
+@settings(deadline=None, max_examples=20)
 @given(case=cases(max_n=80))
 def test_evaluate_all__is_json_and_agrees_with_the_single_measures(case: Case) -> None:
     probs, labels = case

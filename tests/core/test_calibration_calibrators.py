@@ -42,7 +42,7 @@ def test_calibrators__repair_an_overconfident_model_on_fresh_data(kind: str) -> 
     assert cal.nll(after, labels) < cal.nll(before, labels)
 
 
-@settings(max_examples=15)
+@settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 60), n_classes=st.integers(2, 6))
 @pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
 def test_calibrators__give_probabilities_on_any_logits(
@@ -110,7 +110,7 @@ def test_calibrator_from_dict__unknown_and_incomplete_ones_are_named() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), factor=st.floats(0.3, 3))
-@settings(max_examples=20)
+@settings(deadline=None, max_examples=20)
 def test_temperature__follows_the_scale_of_the_logits(seed: int, factor: float) -> None:
     logits, labels = overconfident(600, seed)
     once = cal.fit_temperature(logits, labels)

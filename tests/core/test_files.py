@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calift_core.errors import DiskFullError, StorageError
@@ -21,6 +21,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@settings(deadline=None)
 @given(first=st.binary(max_size=64), second=st.binary(max_size=64))
 def test_atomic_write_bytes__last_write_wins_and_leaves_one_file(
     tmp_path_factory: pytest.TempPathFactory, first: bytes, second: bytes

@@ -69,7 +69,7 @@ def same(a: Predictions, b: Predictions) -> bool:
 # Round trip
 
 
-@settings(max_examples=25)
+@settings(deadline=None, max_examples=25)
 @given(
     n=st.integers(1, 40),
     n_classes=st.integers(1, 9),
@@ -160,7 +160,7 @@ def test_metadata__names_the_split_behind_a_role(
 # Damage
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_read_predictions__a_flipped_bit_is_found_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
