@@ -14,6 +14,7 @@ from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.wire import DatasetInfo, MethodInfo, ModelInfo
 
 TINY = "calift-tiny"
+_SMALL = "fashion-mnist"
 
 #: Common open_clip architectures and tags, with the hub repository that their weights come from.
 #: Any other open_clip name works as well; this list only spares people from knowing them.
@@ -68,13 +69,13 @@ def datasets() -> list[DatasetInfo]:
     return available_suites()
 
 
-def models(folder: Path) -> list[ModelInfo]:
+def models(home: Path) -> list[ModelInfo]:
     """Our own small model first, then the common open_clip ones.
 
     Args:
-        folder: where calift keeps the weights that it makes.
+        home: `CALIFT_HOME`, whose `models/` holds the weights that calift makes.
     """
-    found = _tiny_models(folder)
+    found = _tiny_models(home)
     for (name, tag), hub in OPEN_CLIP.items():
         weights = cached_weights(name, tag)
         found.append(
@@ -91,20 +92,20 @@ def models(folder: Path) -> list[ModelInfo]:
     return found
 
 
-def _tiny_models(folder: Path) -> list[ModelInfo]:
-    made = sorted(index.stem for index in (folder / TINY).glob("*.json"))
-    suites = dict.fromkeys([*(info.id for info in available_suites()), *made])
-    return [_tiny_model(folder, suite) for suite in suites]
+def _tiny_models(home: Path) -> list[ModelInfo]:
+    here = [info.id for info in available_suites() if info.available]
+    made = sorted(index.stem for index in (home / "models" / TINY).glob("*.json"))
+    return [_tiny_model(home, suite) for suite in dict.fromkeys([_SMALL, *here, *made])]
 
 
-def _tiny_model(folder: Path, suite: str) -> ModelInfo:
-    weights = tiny_weights(folder, suite)
+def _tiny_model(home: Path, suite: str) -> ModelInfo:
+    weights = tiny_weights(home, suite)
     if weights is None:
         return ModelInfo(
             name=TINY,
             pretrained=suite,
             available=False,
-            detail=f"not pre-trained here yet; `calift pretrain --suite {suite}` makes it",
+            detail="not pre-trained here yet; the first run that names it does that",
         )
     information = weights.stat()
     return ModelInfo(
@@ -125,9 +126,9 @@ def _hash_of(path: str, _mtime_ns: int) -> str | None:
         return None
 
 
-def tiny_weights(folder: Path, suite: str) -> Path | None:
+def tiny_weights(home: Path, suite: str) -> Path | None:
     """The weights of `calift-tiny` that were pre-trained here on a suite, if any."""
-    index = folder / TINY / f"{suite}.json"
+    index = home / "models" / TINY / f"{suite}.json"
     try:
         entry = json.loads(index.read_text(encoding="utf-8"))
         weights = index.parent / str(entry["folder"]) / "model.safetensors"

@@ -116,18 +116,17 @@ def get_principal(request: Request) -> Principal:
     return cast("Principal", request.state.principal)
 
 
-def _check_key(key: Annotated[str | None, Header(alias="Idempotency-Key")] = None) -> str | None:
-    if key is not None and not (0 < len(key) <= 200 and key.isascii() and key.isprintable()):
-        raise HttpError(
-            400, "BAD_IDEMPOTENCY_KEY", "an Idempotency-Key has 1 to 200 printable characters."
-        )
-    return key
-
-
 ServicesDep = Annotated[Services, Depends(get_services)]
 StoreDep = Annotated[Store, Depends(get_store)]
 PrincipalDep = Annotated[Principal, Depends(get_principal)]
-IdempotencyKey = Annotated[str | None, Depends(_check_key)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern="^[!-~]{1,200}$",
+        description="The same key and body give the same run again; another body is a 409",
+    ),
+]
 RunId = Annotated[str, Path(max_length=64, description="A run's id")]
 EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
 Cursor = Annotated[

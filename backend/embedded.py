@@ -38,6 +38,8 @@ from types import FrameType
 from typing import IO, Any, Self
 from urllib.parse import quote
 
+from pydantic import ValidationError
+
 from backend.process import Child
 from backend.settings import Settings
 from calift_core.errors import ServiceError, SpecError, StorageError
@@ -126,6 +128,20 @@ class EmbeddedStack:
         self._written: dict[str, Any] = {}
 
     # -- for callers
+
+    @staticmethod
+    def running(home: Path) -> dict[str, str] | None:
+        """Where the stack that is up on a home answers, or None when none is."""
+        run = home.expanduser().absolute() / "run"
+        try:
+            with (run / "stack.lock").open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            state = _read_json(run / "stack.json")
+            return dict(state["urls"]) if state else None
+        except OSError:
+            pass
+        return None
 
     @property
     def urls(self) -> dict[str, str]:
@@ -305,7 +321,10 @@ class EmbeddedStack:
             argv += ["--server.headless", "true", "--server.fileWatcherType", "none"]
             argv += ["--browser.gatherUsageStats", "false"]
             services.append(_Service("dashboard", argv, self._dashboard_ready, needs=("api",)))
-        settings = Settings(home=self.home, host=HOST, port=self._ports["api"])
+        try:
+            settings = Settings(home=self.home, host=HOST, port=self._ports["api"])
+        except ValidationError as error:
+            raise SpecError(f"a CALIFT_ setting is wrong: {error}") from error
         self._token = settings.admin_token()
         self._environment, self._services = environment, services
 

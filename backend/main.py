@@ -22,6 +22,7 @@ from backend.settings import Settings, load_settings
 from backend.store import Store, open_engine
 from backend.submission import Submission
 from calift_core import __version__
+from calift_core.schema.spec import RunSpec
 
 PREFIX = "/api/v1"
 
@@ -97,6 +98,15 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
+def _name_the_spec(document: dict[str, Any]) -> None:
+    """Say that a submitted `spec` is a RunSpec, which the server checks itself to point at faults."""
+    schema = RunSpec.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = document["components"]["schemas"]
+    schemas |= schema.pop("$defs", {})
+    schemas["RunSpec"] = schema
+    schemas["RunSubmit"]["properties"]["spec"] = {"$ref": "#/components/schemas/RunSpec"}
+
+
 def _describe(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -110,6 +120,7 @@ def _describe(app: FastAPI) -> None:
                 "token": {"type": "http", "scheme": "bearer"}
             }
             document["security"] = [{"token": []}]
+            _name_the_spec(document)
             problems.declare(document)
             app.openapi_schema = document
         return app.openapi_schema

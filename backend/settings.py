@@ -137,11 +137,6 @@ class Settings(BaseSettings):
         """Working folders of runners: `RUN/ATTEMPT/`."""
         return self.home / "jobs"
 
-    @property
-    def models_dir(self) -> Path:
-        """Weights that calift pre-trained here."""
-        return self.home / "models"
-
     def check_exposure(self) -> None:
         """Refuse to serve other machines without an explicit token and host names.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,13 +175,11 @@ class Submission:
         self._model_missing(spec, missing)
         if not any(worker.alive for worker in self._store.workers()):
             missing.append("No worker has reported in; the run will wait. `calift up` starts one.")
-        train = parts.get("train")
-        test = parts.get("test")
+        train = parts.get("pretrain" if spec.method.kind == "pretrain" else "train")
         steps = None
         if train is not None and spec.method.trains:
-            per_epoch = max(1, math.ceil(train / spec.train.batch_size))
-            steps = spec.train.epochs * per_epoch
-        evaluation = self._evaluation_images(spec, test)
+            steps = spec.train.epochs * max(1, train // spec.train.batch_size)
+        evaluation = self._evaluation_images(spec, parts)
         seconds = None
         pace = self._store.pace(model=model_label(spec), method=spec.method.kind)
         if pace and train is not None and spec.method.trains:
@@ -241,10 +238,11 @@ class Submission:
         limits: Mapping[str, int] = {str(k): v for k, v in spec.suite.limits.items()}
         return {name: min(n, limits.get(name, n)) for name, n in parts.items()}
 
-    def _evaluation_images(self, spec: RunSpec, test: int | None) -> int | None:
-        if test is None:
+    def _evaluation_images(self, spec: RunSpec, parts: Mapping[str, int]) -> int | None:
+        if "test" not in parts:
             return None
-        total = test
+        test = parts["test"]
+        total = test + parts.get("validation", 0) + parts.get("calibration", 0)
         for uri in spec.suite.shifts.values():
             if uri.startswith("folder:"):
                 root = _folder(uri)
@@ -264,12 +262,6 @@ class Submission:
         if weights.endswith(_WEIGHT_SUFFIXES):
             if not Path(weights).expanduser().is_file():
                 missing.append(f"There is no weights file {weights}.")
-        elif name == catalogue.TINY:
-            if catalogue.tiny_weights(self._settings.models_dir, weights) is None:
-                missing.append(
-                    f"calift-tiny has not been pre-trained on {weights} here; "
-                    f"`calift pretrain --suite {weights}` does it."
-                )
         elif (name, weights) in catalogue.OPEN_CLIP and (
             catalogue.cached_weights(name, weights) is None
         ):

@@ -1,11 +1,11 @@
-"""Does CaRot lower OOD calibration error, does L_OC raise σ_min? Methods side by side on small suites.
+"""Does CaRot lower OOD calibration error, does L_OC raise σ_min? Methods side by side, small suites.
 
     python benchmarks/method_study.py --seeds 3
-    python benchmarks/method_study.py --seeds 3 --folder PATH/TO/cifar10   # train/ and test/ folders
+    python benchmarks/method_study.py --seeds 3 --folder PATH/TO/cifar10   # has train/ and test/
 
-First the learning rate of each method is chosen on the ID *validation* split, from one grid, on a seed
-that is not used again. Then every method is run with the chosen rate on `--seeds` seeds and judged on
-the ID test split and on corruptions of it. Nothing is chosen on a shift, no seed is dropped.
+First the learning rate of each method is chosen on the ID *validation* split, from one grid, on a
+seed that is not used again. Then every method is run with the chosen rate on `--seeds` seeds and
+judged on the ID test split and on corruptions of it. Nothing is chosen on a shift, no seed is dropped.
 
 A run that is finished is not run again: the study can be interrupted and started at any time.
 """
@@ -33,10 +33,17 @@ from calift_core.run import run_in_folder
 from calift_core.schema.records import ProgressRecord
 from calift_core.schema.spec import RunSpec, parse_spec
 
-GRID = (1e-4, 3e-4, 1e-3)
+GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 GRID_SEED = 100
 EPOCHS, BATCH_SIZE = 5, 256
-CORRUPTIONS = ["gaussian_noise", "gaussian_blur", "contrast", "brightness", "pixelate", "jpeg_compression"]
+CORRUPTIONS = [
+    "gaussian_noise",
+    "gaussian_blur",
+    "contrast",
+    "brightness",
+    "pixelate",
+    "jpeg_compression",
+]
 SEVERITIES = [1, 3, 5]
 CORRUPTION_LIMIT = 4000
 
@@ -80,7 +87,7 @@ def fashion() -> Bench:
 
 
 def folder_bench(folder: Path, out: Path, epochs: int) -> Bench:
-    """A folder suite: the embedded architecture is pre-trained on 70 % of its training images first."""
+    """A folder suite; the embedded architecture is pre-trained on 70 % of its training images."""
     suite = {
         "id": f"folder:{folder.absolute()}",
         "templates": "plain",
@@ -162,7 +169,10 @@ def slug(text: str) -> str:
 
 
 def choose_rates(bench: Bench, out: Path) -> dict[str, dict[str, Any]]:
-    """The rate of each method with the best ID validation accuracy, and the whole grid."""
+    """The rate of each method with the best ID validation accuracy, and the grid as far as it went.
+
+    The grid is walked upwards until the accuracy falls: the best rate has a worse one above it.
+    """
     chosen: dict[str, dict[str, Any]] = {}
     for contender in CONTENDERS:
         if contender.label != contender.rate_of:
@@ -173,6 +183,8 @@ def choose_rates(bench: Bench, out: Path) -> dict[str, dict[str, Any]]:
             report = finish(spec, out / "grid" / f"{slug(contender.label)}-{lr:g}")
             validation = report["selection"]["validation"]
             grid[lr] = {k: validation[k] for k in ("val_accuracy", "val_nll", "val_ece")}
+            if grid[lr]["val_accuracy"] < max(g["val_accuracy"] for g in grid.values()):
+                break
         best = max(grid, key=lambda lr: grid[lr]["val_accuracy"])
         chosen[contender.label] = {"lr": best, "grid": grid}
     return chosen
@@ -223,14 +235,16 @@ def paired(
     *,
     n_resamples: int = 100,
 ) -> dict[str, Any]:
-    """a − b, mean over seeds, with a bootstrap over source images and seeds together.
+    """A − b, mean over seeds, with a bootstrap over source images and seeds together.
 
     Each resample draws source images (each with all its corruptions: a cluster) and seeds, with
     replacement, and uses the same draw for both methods.
     """
     n = a[0].correct.shape[1]
     everything = np.arange(n)
-    per_seed = [statistic(x, everything) - statistic(y, everything) for x, y in zip(a, b, strict=True)]
+    per_seed = [
+        statistic(x, everything) - statistic(y, everything) for x, y in zip(a, b, strict=True)
+    ]
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(n_resamples):
@@ -319,7 +333,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"### {result['suite']}",
         "",
-        "| method | lr | ID acc | ID ECE (floor) | OOD acc | OOD ECE (floor) | OOD NLL | σ_min | min |",
+        "| method | lr | ID acc | ID ECE (floor) | OOD acc | OOD ECE (floor) | OOD NLL | σ_min "
+        "| minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
 
@@ -338,7 +353,11 @@ def table(result: dict[str, Any]) -> str:
             f"{spread(row, 'ood_nll', 1, 2)} | {spread(row, 'sigma_min', 1e4, 2)}e-4 | "
             f"{row['minutes']:.1f} |"
         )
-    lines += ["", "| paired difference | OOD ECE, points | OOD accuracy, points | σ_min ratio |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| paired difference | OOD ECE, points | OOD accuracy, points | σ_min ratio |",
+        "|---|---|---|---|",
+    ]
     for label, d in result["differences"].items():
         cells = []
         for key in ("ood_ece", "ood_accuracy"):

@@ -188,7 +188,15 @@ def load_state(path: Path) -> TrainState:
             scaler=body["scaler"],
             rng=load_file(path / "rng.safetensors"),
         )
-    except (OSError, StorageError, ValueError, KeyError, SafetensorError) as error:
+    except (
+        OSError,
+        StorageError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         raise CheckpointError(f"the checkpoint {path.name} cannot be read: {error}") from error
 
 

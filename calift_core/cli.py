@@ -48,8 +48,19 @@ app = typer.Typer(
 runs_app = typer.Typer(no_args_is_help=True, help="Runs of the service.")
 app.add_typer(runs_app, name="runs")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+#: Columns of tables that go to a file or a pipe, where there is no terminal to fit.
+_PIPE_WIDTH = 160
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
+    return console
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 SpecFile = Annotated[Path, typer.Argument(help="A RunSpec, YAML or JSON.")]
@@ -488,7 +499,8 @@ def runs_table(runs: Sequence[RunSummary], title: str | None = None) -> Table:
     """Runs side by side: the comparison that `calift runs list` and the demo print."""
     table = Table(title=title, title_justify="left")
     for name in ("id", "name", "phase", "ID acc", "OOD acc", "ID ECE", "OOD ECE", "σ_min"):
-        table.add_column(name, justify="left" if name in ("id", "name", "phase") else "right")
+        left = name in ("id", "name", "phase")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "name")
     for run in runs:
         s = run.summary
         numbers = (

@@ -465,27 +465,22 @@ def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]
         description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
         tensors = load_file(checkpoint / "classifier.safetensors")
         config = description["config"]
+        name = description["name"]
+        described = {key: description[key] for key in ("image_size", "mean", "std", "pretrained")}
     except FileNotFoundError:
         raise CheckpointError(f"{str(folder)!r} holds no finished run") from None
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
     if config is not None:
         net, tokenizer = _build(config, None), _tokenizer(config)
     else:
-        hub = load_clip(description["name"], None)
+        hub = load_clip(name, None)
         net, tokenizer = hub.net, hub.tokenizer
-    load_weights(net, checkpoint / "model.safetensors")
-    clip = Clip(
-        net,
-        tokenizer,
-        image_size=description["image_size"],
-        mean=description["mean"],
-        std=description["std"],
-        name=description["name"],
-        pretrained=description["pretrained"],
-        config=config,
-    )
-    return clip, tensors, description
+    try:
+        load_weights(net, checkpoint / "model.safetensors")
+    except ModelError as error:
+        raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
+    return Clip(net, tokenizer, name=name, config=config, **described), tensors, description
 
 
 def weights_sha256(net: nn.Module) -> str:

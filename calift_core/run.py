@@ -54,7 +54,12 @@ from calift_core.errors import (
     StorageError,
 )
 from calift_core.evaluate import as_predictions, evaluation_report, predict, store, summarise
-from calift_core.files import atomic_write_bytes, atomic_write_json, sha256_file
+from calift_core.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    sha256_file,
+    storage_error,
+)
 from calift_core.home import models_dir
 from calift_core.methods import Classifier, Method, RunLength, make_method
 from calift_core.methods.base import zero_shot_classifier
@@ -233,7 +238,7 @@ class _Job:
             suite,
             templates,
             plan.precision,
-            steps=plan.total_steps,
+            steps=plan.total_steps if spec.method.trains else 0,
             start_hash=start_hash,
             resolved=self._resolved(plan, method) if spec.method.trains else {},
         )
@@ -558,9 +563,11 @@ def evaluate_finished(
         CheckpointError: the folder holds no finished model.
         DataError: the suite has other classes than the model.
     """
+    if (folder / "spec.json").exists():
+        raise SpecError(
+            f"the evaluation needs a folder of its own, {str(folder)!r} holds a run already"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() == finished.resolve():
-        raise SpecError("the evaluation needs a folder of its own, got the run's")
     _demand_space(folder)
     yield from _Job(spec, folder, run_id, None, stop).judge(finished)
 
@@ -690,23 +697,27 @@ def run_in_folder(
         after: Callable[[], None] | None = _publisher(spec, folder)
     else:
         after = None
-    with (folder / "records.jsonl").open("a", encoding="utf-8") as file:
-        metrics = MetricsFile(folder / "metrics.jsonl")
-        try:
-            for record in run_job(spec, folder, run_id=run_id, resume_from=resume_from, stop=stop):
-                if isinstance(record, ResumedRecord):
-                    metrics.keep_until(record.step)
-                elif isinstance(record, MetricsRecord):
-                    metrics.add(record)
-                elif isinstance(record, CheckpointRecord):
-                    metrics.flush()
-                elif isinstance(record, DoneRecord) and after is not None:
-                    after()
-                file.write(record.model_dump_json() + "\n")
-                file.flush()
-                yield record
-        finally:
-            metrics.close()
+    curve = folder / "metrics.jsonl"
+    if resume_from is not None and not curve.is_file():
+        _copy_if_there(resume_from / curve.name, curve)
+    with _Lines(folder / "records.jsonl") as records, _Lines(curve) as metrics:
+        begun = False
+        for record in run_job(spec, folder, run_id=run_id, resume_from=resume_from, stop=stop):
+            if isinstance(record, ResumedRecord):
+                _keep_until(metrics, record.step)
+                begun = True
+            elif isinstance(record, MetricsRecord):
+                if not begun:  # an earlier attempt ended before its first checkpoint
+                    _keep_until(metrics, 0)
+                    begun = True
+                line = {"step": record.step, "epoch": record.epoch, **record.values}
+                metrics.add(json.dumps(line))
+            elif isinstance(record, CheckpointRecord):
+                metrics.sync()
+            elif isinstance(record, DoneRecord) and after is not None:
+                after()
+            records.add(record.model_dump_json())
+            yield record
 
 
 def _publisher(spec: RunSpec, folder: Path) -> Callable[[], None] | None:
@@ -722,41 +733,67 @@ def _publisher(spec: RunSpec, folder: Path) -> Callable[[], None] | None:
     return publish
 
 
-class MetricsFile:
-    """`metrics.jsonl`: one JSON object a step, in order, no step twice."""
+class _Lines:
+    """A JSONL file that is appended to, whole line by whole line.
+
+    Nothing is buffered here, so that an error shows where it happens and only once.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = path.open("a", encoding="utf-8")
-        self.started = path.stat().st_size > 0
+        self._open()
 
-    def add(self, record: MetricsRecord) -> None:
-        """Append a line."""
-        line = {"step": record.step, "epoch": record.epoch, **record.values}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+    def _open(self) -> None:
+        try:
+            self.file = self.path.open("ab+", buffering=0)
+            self.file.seek(0)
+            whole = self.file.read()
+            self.file.truncate(whole.rfind(b"\n") + 1)  # a killed process may leave half a line
+        except OSError as error:
+            raise storage_error(error, self.path, "open") from error
 
-    def keep_until(self, step: int) -> None:
-        """Drop what an interrupted attempt logged after the checkpoint that it is resumed from."""
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.file.close()
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):
-                continue  # a torn last line
-        atomic_write_bytes(self.path, "".join(kept).encode())
-        self.file = self.path.open("a", encoding="utf-8")
 
-    def flush(self) -> None:
+    def add(self, line: str) -> None:
+        """Append one line.
+
+        Raises:
+            DiskFullError: no space is left.
+            StorageError: the file cannot be written.
+        """
+        data = memoryview((line + "\n").encode())
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError as error:
+            raise storage_error(error, self.path, "write") from error
+
+    def sync(self) -> None:
         """Force to disk."""
-        self.file.flush()
         os.fsync(self.file.fileno())
 
-    def close(self) -> None:
-        """Flush and close."""
+    def replace(self, lines: list[str]) -> None:
+        """Put these lines in the place of all."""
         self.file.close()
+        atomic_write_bytes(self.path, "".join(line + "\n" for line in lines).encode())
+        self._open()
+
+
+def _keep_until(metrics: _Lines, step: int) -> None:
+    """Drop from the curves what an earlier attempt logged after the step that is gone on from."""
+    lines = metrics.path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    if len(kept) < len(lines):
+        metrics.replace(kept)
+
+
+def _copy_if_there(source: Path, target: Path) -> None:
+    if source.is_file():
+        atomic_write_bytes(target, source.read_bytes())
 
 
 def main(argv: list[str]) -> int:

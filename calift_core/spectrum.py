@@ -17,10 +17,14 @@ _CONSTANT = 1e-7
 
 
 class Covariance:
-    """Streaming mean and Gram of features, in float64."""
+    """Streaming mean and Gram of features, in float64.
+
+    Sums are taken about the first sample: about zero, a large mean would swamp a small variance.
+    """
 
     def __init__(self, n_features: int) -> None:
         self.n = 0
+        self.origin: NDArray[np.float64] | None = None
         self.total = np.zeros(n_features)
         self.gram = np.zeros((n_features, n_features))
 
@@ -33,6 +37,9 @@ class Covariance:
         x = np.asarray(features, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] != len(self.total):
             raise SpecError(f"features must be (B, {len(self.total)}), got {x.shape}")
+        if self.origin is None and len(x):
+            self.origin = x[0].copy()
+        x = x if self.origin is None else x - self.origin
         self.n += len(x)
         self.total += x.sum(axis=0)
         self.gram += x.T @ x

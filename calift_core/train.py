@@ -155,8 +155,6 @@ def train(
 
     method.clip.train()
     began, seen = time.monotonic(), 0
-    last_saved = start
-    extra: dict[str, float] = {}
     for step, batch in enumerate(batches(start), start=start + 1):
         rate = learning_rate(
             step - 1,
@@ -174,14 +172,19 @@ def train(
                 f"the device ran out of memory at step {step}: {str(error).splitlines()[0]}",
                 hint="Lower train.batch_size, or raise train.accumulation_steps.",
             ) from None
-        extra = method.after_step(step) or extra
+        extra = method.after_step(step)
         seen += len(batch.labels)
         is_last = step == plan.total_steps
-        save_now = step % plan.checkpoint_every_steps == 0 and not is_last
+        # The last step's checkpoint lets a run that is stopped while it is evaluated go on there.
+        save_now = step % plan.checkpoint_every_steps == 0 or is_last
         stopping = stop()
-        if step % plan.log_every_steps == 0 or is_last or save_now or stopping:
+        log_now = step % plan.log_every_steps == 0 or save_now
+        if log_now or stopping:
             numbers = {name: float(value) for name, value in values.items()}
             _refuse_nan(numbers, step)
+        if save_now or stopping:
+            _refuse_nan_weights(method, step)
+        if log_now:  # a stop logs nothing of its own: the curve is that of a run left alone
             numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale.detach())} | extra
             if norm is not None:
                 numbers["grad_norm"] = float(norm)
@@ -197,13 +200,11 @@ def train(
         if step % plan.steps_per_epoch == 0 or is_last:
             yield from at_epoch_end(step)
             method.clip.train()
-        if save_now or (stopping and not is_last):
+        if save_now or stopping:
             yield checkpoint(step)
-            last_saved = step
         if stopping and not is_last:
             raise InterruptedRunError(
-                f"stopped at step {step} of {plan.total_steps}; "
-                f"checkpoint of step {last_saved} saved"
+                f"stopped at step {step} of {plan.total_steps}; its checkpoint is saved"
             )
 
 
@@ -215,17 +216,21 @@ def _step(
     plan: Plan,
     device: torch.device,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """One optimiser step. Returns the loss, each term (un-weighted), and the gradient's norm."""
+    """One optimiser step. Returns the loss, each term (un-weighted), and the gradient's norm.
+
+    A part counts by its share of the batch: the last one may be smaller.
+    """
     parts = plan.accumulation_steps
     totals: dict[str, Tensor] = {}
     for part in _split(batch, parts):
+        share = len(part.labels) / len(batch.labels)
         with autocast(device, plan.precision):
             terms = method.terms(part)
         weighted = [method.weights[name] * term for name, term in terms.items()]
         loss = torch.stack(weighted).sum()
-        scaler.scale(loss / parts).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": loss, **terms}.items():
-            totals[name] = totals.get(name, 0) + value.detach() / parts
+            totals[name] = totals.get(name, 0) + value.detach() * share
     norm = None
     if plan.clip_grad_norm is not None:
         scaler.unscale_(optimizer)
@@ -258,6 +263,18 @@ def _refuse_nan(values: dict[str, float], step: int) -> None:
             + ", ".join(f"{name} = {value}" for name, value in bad.items()),
             hint="Lower the learning rate, lengthen the warm-up, clip gradients or train in fp32.",
         )
+
+
+def _refuse_nan_weights(method: Method, step: int) -> None:
+    """A finite loss can have an infinite gradient, which the loss shows only a step later."""
+    for module in method.trainable().values():
+        for name, parameter in module.named_parameters():
+            if not parameter.isfinite().all():
+                raise NanLossError(
+                    f"after step {step} the weights of {name} are not finite",
+                    hint="Lower the learning rate, lengthen the warm-up, clip gradients or train "
+                    "in fp32.",
+                )
 
 
 def _capture(

@@ -64,7 +64,8 @@ pages = {
     ],
 }
 page = st.navigation(pages)
+st.logo(HERE / "logo.svg", size="large", link=None)
 with st.sidebar:
-    st.caption(f"calift {__version__}")
+    st.caption(f"Version {__version__}")
 ui.show_flash()
 page.run()

@@ -60,14 +60,15 @@ DASHES = (
     "2px 6px",
     "10px 3px 2px 3px",
 )
+#: Widest bar of a reliability diagram's gap, as a share of the axis.
+GAP_WIDTH = 0.08
 #: Points above which lines are drawn by WebGL.
 WEBGL_POINTS = 4000
+#: Light enough at its dark end for ink to stay readable on it.
 SEQUENTIAL = (
-    (0.0, "#f3f7fa"),
-    (0.25, "#c9dcea"),
-    (0.5, "#8db7d5"),
-    (0.75, "#3f86b3"),
-    (1.0, "#0b4f79"),
+    (0.0, "#f6f9fc"),
+    (0.5, "#b9d5e8"),
+    (1.0, "#6ba6d0"),
 )
 
 
@@ -128,11 +129,14 @@ def _figure(
     *, title: str, alt: str, height: int, subtitle: Sequence[str] = (), legend: bool = True
 ) -> go.Figure:
     """An empty figure in calift's look. `subtitle` lines stand under the title, one a line."""
-    head = f"<b>{text.esc(title)}</b>" + "".join(
-        f'<br><span style="font-size:12px;color:{MUTED}">{text.esc(line)}</span>'
-        for line in subtitle
-    )
-    top = (34 if title else 12) + 17 * len(subtitle)
+    lines = [f"<b>{text.esc(title)}</b>"] if title else []
+    lines += [
+        f'<span style="font-size:12px;color:{MUTED}">{text.esc(line)}</span>' for line in subtitle
+    ]
+    head = "<br>".join(lines)
+    # The first line of several is drawn higher by plotly than a line alone.
+    pad = 6 if len(lines) == 1 else 18
+    top = (34 if title else 8) + (20 * len(subtitle) + 6 if subtitle else 0)
     figure = go.Figure()
     figure.update_layout(
         title={
@@ -143,7 +147,7 @@ def _figure(
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"l": 4, "t": 6},
+            "pad": {"l": 4, "t": pad},
             "font": {"size": 15, "color": INK},
         },
         meta={"alt": alt},
@@ -167,13 +171,25 @@ def _figure(
             "y": -0.16,
             "yanchor": "top",
             "font": {"size": 12},
-            "itemsizing": "constant",
+            "itemwidth": 36,
             "bgcolor": "rgba(0,0,0,0)",
         },
         bargap=0,
         dragmode=False,
     )
     return figure
+
+
+def _legend_below(figure: go.Figure, rows: int) -> None:
+    """Put the legend under the x axis's title and make room for `rows` lines of it."""
+    axis, bottom = 50, 54 + 21 * rows
+    plot = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    figure.update_layout(
+        showlegend=True,
+        height=plot + figure.layout.margin.t + bottom,
+        margin={"b": bottom},
+        legend={"y": -axis / plot, "yanchor": "top"},
+    )
 
 
 def _axis(**changes: Any) -> dict[str, Any]:
@@ -276,17 +292,15 @@ def reliability_diagram(
         title=heading,
         subtitle=reliability_facts(diagram),
         alt=reliability_alt(diagram),
-        height=side + 190,
+        height=round(1.3 * side) + 46,
     )
     _draw_reliability(
         figure, diagram.bins, colour=colour or own.colour, symbol=symbol, band=band, axes=("", "2")
     )
     _reliability_axes(figure, x=(0.0, 1.0), y=(0.0, 1.0), axes=("", "2"))
-    figure.update_layout(
-        legend={"y": -0.1, "traceorder": "normal"},
-        margin={"l": 60, "b": 96},
-        barmode="overlay",
-    )
+    figure.update_layout(legend={"traceorder": "normal"}, margin={"l": 60}, barmode="overlay")
+    # Five entries: two a line where the figure is wide, one where it is narrow.
+    _legend_below(figure, 3 if side >= 350 else 5)
     return figure
 
 
@@ -333,7 +347,8 @@ def reliability_grid(
             x=left, y=bottom + cell, xref="paper", yref="paper", xanchor="left", yanchor="top",
             align="left", showarrow=False, font={"size": 12},
         )  # fmt: skip
-    figure.update_layout(barmode="overlay", legend={"y": -0.12 / rows}, margin={"b": 90})
+    figure.update_layout(barmode="overlay")
+    _legend_below(figure, 2)
     return figure
 
 
@@ -356,7 +371,7 @@ def reliability_overlay(
             f"{text.NORMS[first.norm]} · T = {first.temperature:.3g}",
         ],
         alt=" ".join(reliability_alt(d) for d in diagrams),
-        height=side + 170 + 22 * len(diagrams),
+        height=round(1.3 * side) + 46,
     )
     figure.add_trace(_identity("", ""))
     for diagram in diagrams:
@@ -393,10 +408,8 @@ def reliability_overlay(
             )
         )
     _reliability_axes(figure, x=(0.0, 1.0), y=(0.0, 1.0), axes=("", "2"))
-    figure.update_layout(
-        legend={"orientation": "v", "y": -0.13},
-        margin={"l": 60, "b": 70 + 22 * len(diagrams)},
-    )
+    figure.update_layout(legend={"orientation": "v"}, margin={"l": 60})
+    _legend_below(figure, len(diagrams) + 1)
     return figure
 
 
@@ -458,10 +471,10 @@ def _draw_reliability(
     ):
         figure.add_trace(
             go.Bar(
-                x=[(b.lower + b.upper) / 2 for b in chosen],
+                x=[sum(_gap_span(b)) / 2 for b in chosen],
                 y=[abs(b.mean_confidence - b.accuracy) for b in chosen],
                 base=[min(b.mean_confidence, b.accuracy) for b in chosen],
-                width=[b.upper - b.lower for b in chosen],
+                width=[_gap_span(b)[1] - _gap_span(b)[0] for b in chosen],
                 name=name,
                 legendgroup=name,
                 marker={
@@ -521,6 +534,17 @@ def _draw_reliability(
     )
 
 
+def _gap_span(b: ReliabilityBin) -> tuple[float, float]:
+    """Where the gap's bar stands: in its bin, around the mean confidence, not wider than needed.
+
+    An equal-mass bin can reach over most of the axis with all its samples at one end; a bar of its
+    whole width would look like most of the data.
+    """
+    half = GAP_WIDTH / 2
+    low = max(b.lower, min(b.mean_confidence - half, b.upper - GAP_WIDTH))
+    return low, min(b.upper, low + GAP_WIDTH)
+
+
 def _identity(x_axis: str, y_axis: str, *, legend: bool = True) -> go.Scatter:
     return go.Scatter(
         x=[0, 1],
@@ -574,7 +598,6 @@ def _reliability_axes(
                 anchor=f"y{axes[1]}",
                 constrain="domain",
                 constraintoward="left",
-                fixedrange=True,
                 **ticks,
             ),
             f"yaxis{axes[0]}": _axis(
@@ -586,7 +609,6 @@ def _reliability_axes(
                 scaleratio=1,
                 constrain="domain",
                 constraintoward="bottom",
-                fixedrange=True,
                 **ticks,
             ),
             f"yaxis{axes[1]}": _axis(
@@ -595,7 +617,6 @@ def _reliability_axes(
                 anchor=f"x{x_axis}",
                 rangemode="tozero",
                 nticks=3,
-                fixedrange=True,
             ),
         }
     )
@@ -758,10 +779,10 @@ def accuracy_by_shift(
             showline=False,
             tickfont={"size": 13, "color": INK},
         ),
-        showlegend=len(runs) > 1,
-        legend={"y": -60 / max(120, figure.layout.height - 100)},
-        margin={"b": 60 + (24 * math.ceil(len(runs) / 2) if len(runs) > 1 else 0)},
+        showlegend=False,
     )
+    if len(runs) > 1:
+        _legend_below(figure, math.ceil(len(runs) / 3))
     for index in range(1, len(names)):
         roles = {row.dataset: row.role for _, rows in rows_of for row in rows}
         if roles[names[index]] != roles[names[index - 1]]:
@@ -817,7 +838,7 @@ def shift_heatmap(
         _heatmap(z, words, columns=names, rows=[run.label for run, _ in runs], metric=metric)
     )
     figure.update_layout(
-        xaxis=_axis(side="top", tickangle=-40 if len(names) > 5 else 0, showgrid=False, ticks="",
+        xaxis=_axis(tickangle=-40 if len(names) > 5 else 0, showgrid=False, ticks="",
                     showline=False, tickfont={"size": 12, "color": INK}),
         yaxis=_axis(autorange="reversed", showgrid=False, ticks="", showline=False,
                     type="category", tickfont={"size": 12, "color": INK}),
@@ -856,7 +877,7 @@ def _heatmap(
         y=labels,
         text=words,
         texttemplate="%{text}",
-        textfont={"size": 12},
+        textfont={"size": 12, "color": INK},
         colorscale=[list(stop) for stop in SEQUENTIAL],
         xgap=2,
         ygap=2,
@@ -918,7 +939,7 @@ def corruption_heatmap(
         )
     )
     figure.update_layout(
-        xaxis=_axis(side="top", type="category", showgrid=False, ticks="", showline=False,
+        xaxis=_axis(type="category", showgrid=False, ticks="", showline=False,
                     tickfont={"size": 12, "color": INK}),
         yaxis=_axis(autorange="reversed", type="category", showgrid=False, ticks="",
                     showline=False, tickfont={"size": 12, "color": INK}),
@@ -987,9 +1008,10 @@ def corruption_severity(
         meta={"alt": f"{heading}. " + "; ".join(said) + "."},
         xaxis=_axis(name="Severity (0: clean)", dtick=1),
         yaxis=_values_axis(metric, rangemode="tozero" if look.better == "low" else "normal"),
-        showlegend=len(said) > 1,
-        legend={"y": -0.2},
+        showlegend=False,
     )
+    if len(said) > 1:
+        _legend_below(figure, math.ceil(len(said) / 3))
     return figure
 
 
@@ -1052,10 +1074,17 @@ def singular_values(
     figure.update_layout(
         meta={"alt": f"{title}, {len(spectra)} spectra on a logarithmic axis. {'; '.join(said)}."},
         xaxis=_axis(name="Index", rangemode="tozero"),
-        yaxis=_axis(name="Singular value", type="log", exponentformat="power", dtick=1),
-        legend={"y": -0.18},
-        margin={"b": 60 + 12 * len(spectra)},
+        yaxis=_axis(
+            name="Singular value",
+            type="log",
+            exponentformat="power",
+            dtick=1,
+            tickfont={"size": 10, "color": MUTED},
+        ),
+        showlegend=False,
     )
+    if len(spectra) > 1:
+        _legend_below(figure, math.ceil(len(spectra) / 3))
     return figure
 
 
@@ -1136,9 +1165,10 @@ def sigma_over_steps(
         meta={"alt": f"{heading}. {'; '.join(said)}. Rings are the finished models."},
         xaxis=_axis(name="Step", rangemode="tozero"),
         yaxis=_axis(name=names[quantity], exponentformat="power"),
-        showlegend=len(said) > 1,
-        legend={"y": -0.22},
+        showlegend=False,
     )
+    if len(said) > 1:
+        _legend_below(figure, math.ceil(len(said) / 2))
     return figure
 
 
@@ -1198,9 +1228,10 @@ def curves(
             type="log" if log_y else "linear", exponentformat="power", dtick=1 if log_y else None
         ),
         hovermode="x unified",
-        showlegend=len(wanted) > 1,
-        legend={"y": -0.24},
+        showlegend=False,
     )
+    if len(wanted) > 1:
+        _legend_below(figure, math.ceil(len(wanted) / 5))
     return figure
 
 
@@ -1211,18 +1242,22 @@ def paired_differences(
     comparison: Comparison,
     *,
     metric: str = "accuracy",
+    roles: Sequence[str] = ("id", "shift", "corruption"),
     styles: Mapping[str, RunStyle] | None = None,
     title: str | None = None,
 ) -> go.Figure:
     """Each run minus the baseline on the same samples, with the paired-bootstrap interval.
 
-    A filled mark is a difference whose interval excludes zero, an open one could be noise.
+    A filled mark is a difference whose interval excludes zero, an open one could be noise. `roles`
+    says which data sets are shown.
     """
     look = text.METRICS.get(metric, text.Metric(metric, "high", True))
     others = [c for c in comparison.runs if c.run.id != comparison.baseline]
     base = next((c.run.name for c in comparison.runs if c.run.id == comparison.baseline), "?")
     heading = title if title is not None else f"{look.title}: difference to {base}"
-    chosen = [(c, [d for d in c.differences if d.metric == metric]) for c in others]
+    chosen = [
+        (c, [d for d in c.differences if d.metric == metric and d.role in roles]) for c in others
+    ]
     order = {"id": 0, "shift": 1, "corruption": 2}
     names = sorted(
         {(order[d.role], d.dataset) for _, ds in chosen for d in ds}
@@ -1295,10 +1330,10 @@ def paired_differences(
             showline=False,
             tickfont={"size": 13, "color": INK},
         ),
-        showlegend=len(others) > 1,
-        legend={"y": -60 / max(120, figure.layout.height - 100)},
-        margin={"b": 60 + (24 * math.ceil(len(others) / 2) if len(others) > 1 else 0)},
+        showlegend=False,
     )
+    if len(others) > 1:
+        _legend_below(figure, math.ceil(len(others) / 3))
     return figure
 
 
@@ -1373,8 +1408,8 @@ def accuracy_calibration_scatter(
         meta={"alt": f"{title}. {'; '.join(said)}."},
         xaxis=_axis(name="Accuracy", tickformat=".0%"),
         yaxis=_axis(name="ECE", tickformat=".0%", rangemode="tozero"),
-        legend={"y": -0.2},
     )
+    _legend_below(figure, math.ceil(len(points) / 3))
     return figure
 
 
@@ -1404,7 +1439,6 @@ CONFIG: dict[str, Any] = {
         "autoScale2d",
         "zoomIn2d",
         "zoomOut2d",
-        "pan2d",
     ],
     "toImageButtonOptions": {"format": "svg", "scale": 1},
 }

@@ -368,6 +368,12 @@ def _number_box(
     )
 
 
+def hint_of(field: Field) -> str:
+    """What an empty field means, from `none: …` in its description."""
+    _, none, meaning = field.help.partition("none: ")
+    return meaning.partition(" [")[0].strip() if none and field.nullable else ""
+
+
 def _step(default: Any) -> float:
     """A tenth of the default's leading digit: 0.2 moves by 0.01, 1e-8 by 1e-9."""
     if not isinstance(default, int | float) or default == 0:

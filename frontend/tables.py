@@ -358,7 +358,11 @@ def curves(metrics: Metrics, names: Sequence[str] | None = None) -> Table:
     return Table(columns, [by_step[step] for step in sorted(by_step)])
 
 
-def paired(comparison: Comparison, metric: str | None = None) -> Table:
+def paired(
+    comparison: Comparison,
+    metric: str | None = None,
+    roles: Sequence[str] = ("id", "shift", "corruption"),
+) -> Table:
     """One row per run, data set and metric: run minus baseline on the same samples."""
     rows = [
         {
@@ -375,7 +379,7 @@ def paired(comparison: Comparison, metric: str | None = None) -> Table:
         }
         for column in comparison.runs
         for d in column.differences
-        if metric is None or d.metric == metric
+        if (metric is None or d.metric == metric) and d.role in roles
     ]
     fraction = metric in text.METRICS and text.METRICS[metric].fraction
     plain, signed = ("percent", "points") if fraction else ("number", "number")
@@ -401,7 +405,7 @@ def parameters(comparison: Comparison) -> Table:
     rows = [
         {
             "parameter": pointer.strip("/").replace("/", " › "),
-            **{str(i): text.plain(v) for i, v in enumerate(values)},
+            **{str(i): None if v is None else text.plain(v) for i, v in enumerate(values)},
         }
         for pointer, values in comparison.parameters.items()
     ]

@@ -24,8 +24,8 @@ def points(value: float | None, digits: int = 1) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`digits` significant digits; none is a dash."""
-    return DASH if value is None else _minus(f"{value:.{digits}g}")
+    """`digits` significant digits, zeros kept: `0.130`; none is a dash."""
+    return DASH if value is None else _minus(f"{value:#.{digits}g}".removesuffix("."))
 
 
 def count(value: int | None) -> str:
@@ -155,6 +155,21 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=@&/])")
 def md(value: object) -> str:
     """Escape what somebody typed for Markdown, so that it reads as typed and formats nothing."""
     return _MARKDOWN.sub(r"\\\1", str(value)).replace("\n", " ")
+
+
+_CODE = re.compile(r"`([^`\n]+)`")
+
+
+def md_prose(sentence: str) -> str:
+    """A sentence of the service for Markdown: what stands in backticks is code, the rest plain."""
+    parts = _CODE.split(sentence)
+    return "".join(f"`{part}`" if i % 2 else md(part) for i, part in enumerate(parts))
+
+
+def html_prose(sentence: str) -> str:
+    """The same for HTML."""
+    parts = _CODE.split(sentence)
+    return "".join(f"<code>{esc(p)}</code>" if i % 2 else esc(p) for i, p in enumerate(parts))
 
 
 def esc(value: object) -> str:

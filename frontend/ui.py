@@ -52,9 +52,9 @@ def problem(error: CaliftError, what: str, *, kept: str = "") -> None:
         what: the action in words, such as `load the runs`.
         kept: when what is still shown was received.
     """
-    lines = [f"**Could not {text.md(what)}.** {text.md(error.message)}"]
+    lines = [f"**Could not {text.md(what)}.** {text.md_prose(error.message)}"]
     if error.hint:
-        lines.append(text.md(error.hint))
+        lines.append(text.md_prose(error.hint))
     where = [f"API {text.md(getattr(client(), 'base_url', ''))}"]
     if isinstance(error, ServiceError):
         if error.status:
@@ -64,7 +64,9 @@ def problem(error: CaliftError, what: str, *, kept: str = "") -> None:
         if body.get("request_id"):
             where.append(f"request id {text.md(body['request_id'])}")
         for fault in _faults(body):
-            lines.append(f"- {text.md(fault.get('pointer', ''))}: {text.md(fault['message'])}")
+            lines.append(
+                f"- {text.md(fault.get('pointer', ''))}: {text.md_prose(fault.get('message', ''))}"
+            )
     if isinstance(error, ServiceUnavailableError):
         lines.append("Start the service with `calift up`, or set `CALIFT_API_URL`.")
     if kept:

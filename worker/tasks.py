@@ -2,9 +2,11 @@
 
 A task is a view: an id comes in, and the database says whether there is something to do.
 
-The pool is `solo`: a run is a process of its own (see `worker.supervisor`), so a pool process would
-only stand between it and us. The task runs in the main thread: the runner's tie to its parent is a
-tie to that thread, and a SIGTERM is noticed there while the run is supervised.
+The pool is one thread. A run is a process of its own (see `worker.supervisor`), so a pool process
+would only stand between it and us. The `solo` pool would run the task inside Celery's own loop: the
+acknowledgement then goes out *after* the run, and when it fails, because the broker restarted
+meanwhile, the worker never takes a message again (Celery 5.7). The runner's tie to its parent is a
+tie to the pool's thread, which lives until the worker has drained.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def install(app: Celery, settings: Settings, **options: Any) -> None:
         settings: of the service.
         options: for `WorkerService`.
     """
-    app.conf.update(worker_pool="solo", worker_concurrency=1)
+    app.conf.update(worker_pool="threads", worker_concurrency=1)
     process = _Process(app, settings, options)
     app.task(name=TASK_NAME, ignore_result=True)(process.run)
     # Strong references: nothing else holds the bound methods.

@@ -50,7 +50,7 @@ def list_methods() -> list[MethodInfo]:
 @allow("read")
 def list_models(services: ServicesDep) -> list[ModelInfo]:
     """Models that are known by name; any other open_clip name works as well."""
-    return catalogue.models(services.settings.models_dir)
+    return catalogue.models(services.settings.home)
 
 
 @router.get("/datasets")

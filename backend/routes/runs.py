@@ -73,7 +73,7 @@ def submit_run(
     response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
-    key: IdempotencyKey,
+    key: IdempotencyKey = None,
 ) -> RunDetail:
     """Queue a run. The same `Idempotency-Key` and body give the same run again."""
     spec = services.submission.parse(body.spec)
@@ -191,7 +191,7 @@ def clone_run(
     response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
-    key: IdempotencyKey,
+    key: IdempotencyKey = None,
 ) -> RunDetail:
     """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
     source = services.store.get_run(run_id)

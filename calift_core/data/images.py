@@ -198,6 +198,7 @@ def decode(path: Path) -> Pixels:
     """
     with _open(path) as image:
         try:
+            image.load()  # before the tag is read: Pillow turns TIFFs upright here, tag and all
             orientation = image.getexif().get(0x0112, 1)
             rgb = image.convert("RGB")
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
@@ -312,7 +313,7 @@ def cached(images: ImageSet, *, folder: Path | None = None) -> ImageSet:
             np.save(file, array)
     try:
         array = np.load(path, mmap_mode="r")
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         raise DataError(
             f"the cached images {path.name} are damaged: {error}", hint="Delete the file."
         ) from None

@@ -6,7 +6,7 @@ the order, the number of workers or the step at which a run was resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from calift_core.data.images import ImageSet, random_resized_crop, resize_crop
 from calift_core.data.styles import STYLES
+from calift_core.errors import UnreadableImageError
 from calift_core.methods.base import Batch
 
 Sample = tuple[NDArray[np.uint8], int, int]
+Collated = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class EvalView(Dataset[Sample]):
         return resize_crop(self.images.image(index), self.size), int(self.images.labels[index]), 0
 
 
-def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+def collate(samples: Sequence[Sample]) -> Collated:
     """Stack to images (B, S, S, 3) uint8, labels (B,), captions (B,)."""
     pixels, labels, captions = zip(*samples, strict=True)
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels), torch.tensor(captions)
@@ -122,6 +124,15 @@ class Normalise:
         return ((images - mean) / std).contiguous()
 
 
+def _plainly(loader: Iterable[Collated]) -> Iterator[Collated]:
+    """A loader's batches; an error from a worker process loses the traceback in its sentence."""
+    try:
+        yield from loader
+    except UnreadableImageError as error:
+        sentence = error.message.strip().rpartition(f"{UnreadableImageError.__name__}: ")[2]
+        raise UnreadableImageError(sentence) from error
+
+
 def train_batches(
     view: TrainView,
     *,
@@ -152,8 +163,11 @@ def train_batches(
         collate_fn=collate,
         pin_memory=normalise.device.type == "cuda",
         prefetch_factor=4 if workers else None,
+        # Without one of its own a loader draws from the global generator, and the dropout of a
+        # resumed run would differ.
+        generator=torch.Generator(),
     )
-    for pixels, labels, captions in loader:
+    for pixels, labels, captions in _plainly(loader):
         yield Batch(
             normalise(pixels),
             labels.to(normalise.device, non_blocking=True),
@@ -171,6 +185,7 @@ def eval_batches(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=normalise.device.type == "cuda",
+        generator=torch.Generator(),
     )
-    for pixels, _, _ in loader:
+    for pixels, _, _ in _plainly(loader):
         yield normalise(pixels)

@@ -263,7 +263,12 @@ def _scan(root: Path, classes: Sequence[str], name: str, prefix: str) -> ImageSe
     ids: list[str] = []
     labels: list[int] = []
     for label, folder in enumerate(classes):
-        found = sorted(p for p in (root / folder).rglob("*") if p.suffix.lower() in EXTENSIONS)
+        found = sorted(
+            p
+            for p in (root / folder).rglob("*")
+            # Hidden files such as macOS's `._photo.jpg` are no images.
+            if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")
+        )
         if not found:
             raise DataError(f"{name}: the class folder {folder!r} in {str(root)!r} has no images")
         paths += found
@@ -296,13 +301,13 @@ def _demand_classes(root: Path, classes: Sequence[str], what: str) -> None:
 def _folder_suite(uri: str, fractions: FractionSpec) -> Loaded:
     root = _folder(uri)
     present = [part for part in PARTS if (root / part).is_dir()]
+    if (root / "val").is_dir() and "validation" not in present:
+        present.append("val")
     if present and "train" not in present:
         raise DataError(
             f"{str(root)!r} has the part folders {present} but no train folder",
             hint="A suite is either class folders, or train/ (and val/ …) folders of them.",
         )
-    if (root / "val").is_dir() and "validation" not in present:
-        present.append("val")
     train_root = root / "train" if "train" in present else root
     classes = tuple(_class_folders(train_root))
     if len(classes) < 2:

@@ -160,8 +160,9 @@ class CaRot(Stateless):
 
     def after_step(self, step: int) -> dict[str, float]:
         """Move the teacher."""
-        if self.teacher is None or not self.teacher.maybe_update(self.clip, step):
+        if self.teacher is None:
             return {}
+        self.teacher.maybe_update(self.clip, step)
         return {"teacher_momentum": self.teacher.momentum(step)}
 
     def classifier(self) -> Classifier:

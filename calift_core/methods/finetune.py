@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from calift_core.clip import Captions, Clip
 from calift_core.methods.base import Batch, Classifier, RunLength, Stateless, zero_shot_classifier
-from calift_core.methods.terms import cross_entropy
+from calift_core.methods.terms import cross_entropy, matmul
 from calift_core.schema.methods import FineTune as FineTuneSpec
 
 
@@ -27,7 +27,7 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) → (B, C)."""
-        logits = features @ self.weight.T
+        logits = matmul(features, self.weight.T)
         if self.log_scale is not None:
             logits = self.log_scale.exp() * logits
         return logits + self.bias

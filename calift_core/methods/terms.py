@@ -13,8 +13,27 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 
+def full(tensor: Tensor) -> Tensor:
+    """At least float32: half types are widened, float64 stays."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """A @ B in at least float32, under autocast too: half types have steps of 0.25 at logits of 50.
+
+    Args:
+        a: (N, K).
+        b: (K, M).
+
+    Returns:
+        (N, M).
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        return full(a) @ full(b)
+
+
 def similarity(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Z = s · I Tᵀ, in float32.
+    """Z = s · I Tᵀ, in at least float32 whatever autocast says.
 
     Args:
         images: I, (B, D).
@@ -24,7 +43,7 @@ def similarity(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     Returns:
         (B, B) or (B, C).
     """
-    return scale * images.float() @ texts.float().T
+    return scale * matmul(images, texts.T)
 
 
 def info_nce(z: Tensor) -> Tensor:
@@ -49,7 +68,7 @@ def multi_positive_info_nce(z: Tensor, groups: Tensor) -> Tensor:
         z: (B, B).
         groups: (B,) ids; equal ids are positives of each other.
     """
-    same = (groups[:, None] == groups[None, :]).float()
+    same = (groups[:, None] == groups[None, :]).to(z.dtype)
     targets = same / same.sum(dim=1, keepdim=True)
     return (F.cross_entropy(z, targets) + F.cross_entropy(z.T, targets)) / 2
 
@@ -65,8 +84,8 @@ def orthogonality(weight: Tensor, form: Literal["norm", "squared"]) -> Tensor:
         weight: W, (width, D).
         form: `norm` or `squared`.
     """
-    weight = weight.float()
-    gap = weight.T @ weight - torch.eye(weight.shape[1], device=weight.device)  # (D, D)
+    gram = matmul(weight.T, weight)  # (D, D)
+    gap = gram - torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
     return frobenius(gap) if form == "norm" else gap.square().sum()
 
 
@@ -77,7 +96,7 @@ def cross_tower(image_projection: Tensor, text_projection: Tensor) -> Tensor:
         image_projection: W_v, (width_v, D).
         text_projection: W_t, (width_t, D).
     """
-    return frobenius(image_projection.float() @ text_projection.float().T)
+    return frobenius(matmul(image_projection, text_projection.T))
 
 
 def frobenius(matrix: Tensor) -> Tensor:
@@ -115,4 +134,4 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, C).
         labels: (B,).
     """
-    return F.cross_entropy(logits.float(), labels)
+    return F.cross_entropy(full(logits), labels)

@@ -1,4 +1,4 @@
-"""Calibration: the reliability diagram with its counts, its floor and other estimators beside it."""
+"""Calibration: the reliability diagram with counts, floor and other estimators beside it."""
 
 from __future__ import annotations
 
@@ -137,13 +137,23 @@ def _lean(gap: float) -> str:
 def _several(diagrams: list[Reliability], overlay: bool, dataset: str) -> None:
     styles = state.styles([d.run_id for d in diagrams])
     together = json.dumps([d.model_dump(mode="json") for d in diagrams], ensure_ascii=False)
+    summary = tables.reliability_summary(diagrams)
     if overlay:
-        ui.chart(
-            charts.reliability_overlay(diagrams, styles=styles, title=f"Reliability on {dataset}"),
-            tables.reliability(diagrams),
-            name="reliability-overlay",
-            data=lambda: together,
-        )
+        left, right = st.columns([6, 5], gap="large")
+        with left:
+            ui.chart(
+                charts.reliability_overlay(
+                    diagrams, styles=styles, title=f"Reliability on {dataset}"
+                ),
+                tables.reliability(diagrams),
+                name="reliability-overlay",
+                data=lambda: together,
+            )
+        with right:
+            ui.table(summary, caption="Calibration of the chosen runs")
+            for d in diagrams:
+                said = ui.verdict(d.ece, d.null_mean, d.null_q95)
+                st.caption(f"**{text.md(d.run_name)}.** {said}")
     else:
         across = 2 if len(diagrams) in (2, 4) else 3
         for start in range(0, len(diagrams), across):
@@ -164,7 +174,7 @@ def _several(diagrams: list[Reliability], overlay: bool, dataset: str) -> None:
                         name=f"reliability-{diagram.run_id}",
                         data=diagram.model_dump_json,
                     )
-    ui.table(tables.reliability_summary(diagrams), caption="Calibration of the chosen runs")
+        ui.table(summary, caption="Calibration of the chosen runs")
 
 
 def main() -> None:

@@ -54,9 +54,9 @@ def _floored(value: float | None, floor: float | None) -> Markup | None:
     return Markup(f"{text.percent(value)}<small>floor {text.percent(floor)}</small>")
 
 
-def _paired(comparison: Comparison, metric: str) -> Table:
+def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Table:
     """For people: differences with intervals, and in words whether they can be told from noise."""
-    base = tables.paired(comparison, metric)
+    base = tables.paired(comparison, metric, roles)
     fraction = metric in text.METRICS and text.METRICS[metric].fraction
     show = text.percent if fraction else text.number
     signed = text.points if fraction else text.number
@@ -135,7 +135,7 @@ def main() -> None:
         }
     )
     for warning in comparison.warnings:
-        st.warning(text.md(warning), icon=":material/warning:")
+        st.warning(text.md_prose(warning), icon=":material/warning:")
     ui.table(_table(comparison, labels), caption="Headline numbers of the compared runs")
 
     st.subheader("What differs", anchor=False)
@@ -173,13 +173,26 @@ def main() -> None:
         format_func=lambda m: text.METRICS[m].title if m in text.METRICS else m,
         required=True,
     )
+    groups = {"main": ("id", "shift"), "corruption": ("id", "corruption")}
+    roles: tuple[str, ...] = ("id", "shift", "corruption")
+    if {d.role for c in comparison.runs for d in c.differences} >= {"shift", "corruption"}:
+        roles = groups[
+            state.choice(
+                st.segmented_control,
+                "Data",
+                name="sets",
+                options=list(groups),
+                format_func={"main": "ID and shifts", "corruption": "ID and corruptions"}.get,
+                required=True,
+            )
+        ]
     ui.chart(
-        charts.paired_differences(comparison, metric=metric, styles=styles),
-        tables.paired(comparison, metric),
+        charts.paired_differences(comparison, metric=metric, roles=roles, styles=styles),
+        tables.paired(comparison, metric, roles),
         name=f"paired-{metric}",
         data=comparison.model_dump_json,
     )
-    ui.table(_paired(comparison, metric), caption="Paired differences to the baseline")
+    ui.table(_paired(comparison, metric, roles), caption="Paired differences to the baseline")
 
 
 main()

@@ -18,7 +18,7 @@ def _state(available: bool) -> Markup:
 
 
 def _detail(words: str) -> Markup:
-    return Markup(f'<div class="wrap">{text.esc(words)}</div>')
+    return Markup(f'<div class="wrap">{text.html_prose(words)}</div>')
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
             ),
             "state": _state(m.available),
             "size": Markup(text.esc(text.size(m.size_bytes))),
-            "sha": Markup(f"<code>{text.esc((m.sha256 or '')[:12])}</code>" if m.sha256 else ""),
+            "sha": Markup(f"<code>{text.esc(m.sha256[:12])}</code>") if m.sha256 else None,
             "detail": _detail(m.detail),
         }
         for m in sorted(models, key=lambda m: not m.available)

@@ -98,12 +98,12 @@ def _grid(
                     field,
                     forms.get(document, field.path, field.default),
                     key=f"new-{mark}-{'.'.join(field.path)}",
-                    placeholder=(hints or {}).get(field.path, ""),
+                    placeholder=(hints or {}).get(field.path, forms.hint_of(field)),
                     choices=(choices or {}).get(field.path),
                     step=(steps or {}).get(field.path),
                 )
             except SpecError as error:
-                st.error(text.md(error.message))
+                st.error(text.md_prose(error.message))
                 values[field.path] = field.default
     return values
 
@@ -185,9 +185,12 @@ def main() -> None:
             values |= _grid(own, kept, f"{mark}-{kind}")
     with st.container(border=True):
         st.markdown("**Data and model**")
-        known_models = {m.name: "" if m.available else "not here" for m in models}
+        here = {m.name for m in models if m.available}
+        known_models = {m.name: "" if m.name in here else "not here yet" for m in models}
         known_weights = {
-            m.pretrained: "" if m.available else "not here" for m in models if m.pretrained
+            m.pretrained: f"{m.name}" + ("" if m.available else ", not here yet")
+            for m in reversed(models)
+            if m.pretrained
         }
         first = [f for f in by_section["suite"] if f.path == ("suite", "id")]
         values |= _grid(
@@ -202,8 +205,9 @@ def main() -> None:
             },
             hints={("model", "pretrained"): "random weights"},
         )  # fmt: skip
-        shift_names = {("suite", "shifts"), ("suite", "corruptions", "names"),
-                       ("suite", "corruptions", "severities"), ("suite", "corruptions", "limit")}  # fmt: skip
+        corruptions = ("suite", "corruptions")
+        shift_names = {("suite", "shifts")}
+        shift_names |= {(*corruptions, part) for part in ("names", "severities", "limit")}
         values |= _grid(
             [f for f in by_section["suite"] if f.path in shift_names],
             document,
@@ -271,7 +275,7 @@ def _submit(spec: dict[str, Any], titles: dict[str, str]) -> None:
     elif validation is not None:
         _estimate(validation)
         for sentence in validation.missing:
-            st.warning(text.md(sentence), icon=":material/inventory_2:")
+            st.warning(text.md_prose(sentence), icon=":material/inventory_2:")
     with st.container(horizontal=True, vertical_alignment="center"):
         ready = validation is not None and validation.valid
         if st.button(
@@ -279,7 +283,7 @@ def _submit(spec: dict[str, Any], titles: dict[str, str]) -> None:
         ) and (run := ui.act("submit the run", lambda: ui.client().submit(spec))):
             ui.flash(f"{run.name} is queued")
             st.switch_page("views/run.py", query_params={"id": run.id})
-    document = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
+    document = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, default_flow_style=None)
     with st.expander("As a file for `calift train` and `calift submit`"):
         st.code(document, language="yaml", wrap_lines=True)
         st.download_button(

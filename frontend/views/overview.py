@@ -65,7 +65,7 @@ def _failed(runs: list[RunSummary]) -> None:
             "name": ui.link(run.name, "run", id=run.id, note=text.age(run.finished_at)),
             "phase": ui.pill(run.phase),
             "why": Markup(
-                f'<div class="wrap">{text.esc(run.message or "no message was left")}'
+                f'<div class="wrap">{text.html_prose(run.message or "no message was left")}'
                 f"<small>{text.esc(run.reason or '')}</small></div>"
             ),
         }
@@ -112,8 +112,7 @@ def live() -> None:
         base = ui.zero_shot_of(newest)
         st.html(
             f'<div class="calift-meta">{ui.pill(newest.phase)}'
-            f'<span class="calift-table" style="border:0;overflow:visible">'
-            f"{ui.link(newest.name, 'run', id=newest.id)}</span>"
+            f"{ui.link(newest.name, 'run', id=newest.id)}"
             f"<span>{text.esc(newest.method)} · {text.esc(newest.model)} · "
             f"{text.esc(newest.suite)}</span><span>{text.age(newest.finished_at)}</span></div>"
         )
@@ -134,7 +133,7 @@ def live() -> None:
                 "state": "alive" if w.alive else "silent",
                 "device": w.device,
                 "queues": ", ".join(w.queues),
-                "run": ui.link("a run", "run", id=w.run_id) if w.run_id else "idle",
+                "run": ui.link(w.run_id, "run", id=w.run_id) if w.run_id else "idle",
                 "seen": text.age(w.seen_at),
             }
             for w in stats.workers

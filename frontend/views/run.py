@@ -27,21 +27,21 @@ def _load(run_id: str) -> RunDetail:
 def _actions(run: RunDetail) -> None:
     working = ui.is_working(run.phase)
     with st.container(horizontal=True, key="run-actions"):
-        if working and st.button(
+        stop = working and st.button(
             "Cancel",
             icon=":material/stop_circle:",
             disabled=run.phase == "CANCELLING",
             help="The run saves a checkpoint and stops",
-        ):
-            if ui.act("cancel the run", lambda: ui.client().cancel(run.id)):
-                ui.flash("Asked the run to stop; it saves a checkpoint first")
-                st.rerun()
-        if run.phase in ("FAILED", "CANCELLED", "LOST") and st.button(
+        )
+        if stop and ui.act("cancel the run", lambda: ui.client().cancel(run.id)):
+            ui.flash("Asked the run to stop; it saves a checkpoint first")
+            st.rerun()
+        again = run.phase in ("FAILED", "CANCELLED", "LOST") and st.button(
             "Retry", icon=":material/replay:", help="Queues this run again, from its checkpoint"
-        ):
-            if ui.act("retry the run", lambda: ui.client().retry(run.id)):
-                ui.flash("Queued again")
-                st.rerun()
+        )
+        if again and ui.act("retry the run", lambda: ui.client().retry(run.id)):
+            ui.flash("Queued again")
+            st.rerun()
         if st.button(
             "Clone", icon=":material/content_copy:", help="Opens the form with these settings"
         ):
@@ -98,12 +98,14 @@ def _status(run: RunDetail) -> None:
         + "</div>"
     )
     if run.phase in ("FAILED", "LOST"):
-        lines = [f"**{text.md(run.reason or 'FAILED')}**: {text.md(run.message or 'no message')}"]
+        lines = [
+            f"**{text.md(run.reason or 'FAILED')}**: {text.md_prose(run.message or 'no message')}"
+        ]
         if run.hint:
-            lines.append(text.md(run.hint))
+            lines.append(text.md_prose(run.hint))
         st.error("\n\n".join(lines), icon=":material/error:")
     elif run.phase == "CANCELLED":
-        st.info(text.md(run.message or "Cancelled on request."), icon=":material/cancel:")
+        st.info(text.md_prose(run.message or "Cancelled on request."), icon=":material/cancel:")
     elif ui.is_working(run.phase):
         _progress(run)
     if run.summary is not None:
@@ -298,15 +300,13 @@ def _spectrum(run: RunDetail) -> None:
              if final.n_constant_features else "no constant feature"),
         ]
     )  # fmt: skip
-    left, right = st.columns(2)
-    with left:
-        ui.chart(
-            charts.singular_values([(me, final)], styles=styles),
-            tables.singular_values([(me, final)]),
-            name="singular-values",
-        )
-    with right:
-        for quantity in ("sigma_min", "effective_rank"):
+    ui.chart(
+        charts.singular_values([(me, final)], styles=styles),
+        tables.singular_values([(me, final)]),
+        name="singular-values",
+    )
+    for place, quantity in zip(st.columns(2), ("sigma_min", "effective_rank"), strict=True):
+        with place:
             ui.chart(
                 charts.sigma_over_steps([(me, spectra)], quantity=quantity, styles=styles),
                 tables.spectra([(me, spectra)]),
@@ -318,7 +318,9 @@ def _config(run: RunDetail) -> None:
     left, right = st.columns(2)
     with left:
         st.markdown("**RunSpec**")
-        document = yaml.safe_dump(run.spec, sort_keys=False, allow_unicode=True)
+        document = yaml.safe_dump(
+            run.spec, sort_keys=False, allow_unicode=True, default_flow_style=None
+        )
         st.code(document, language="yaml", wrap_lines=True)
         st.download_button(
             "RunSpec, YAML",

@@ -1,0 +1,243 @@
+"""The embedded stack: real processes, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.embedded import EmbeddedStack, broker_pings, socket_path
+from calift_core.client import Client
+from calift_core.errors import ServiceError, SpecError, StorageError
+from tests.conftest import until
+
+pytestmark = pytest.mark.service
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+    """One whole stack for the tests that leave it up."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("CALIFT_"):
+                patch.delenv(name)
+        patch.setenv("CALIFT_FREE_SPACE_FLOOR_BYTES", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        home = tmp_path_factory.mktemp("h")
+        with EmbeddedStack(home, api_port=0, dashboard_port=0) as made:
+            made.wait_ready(timeout_s=120)
+            yield made
+
+
+def test_stack__every_part_works(stack: EmbeddedStack) -> None:
+    assert set(stack.pids) == {"broker", "api", "worker", "dashboard"}
+    assert answers(f"{stack.urls['dashboard']}/_stcore/health")
+    token = (stack.home / "token").read_text().strip()
+    with Client(stack.urls["api"], token) as client:
+        stats = client.stats()
+        assert stats.broker_ok
+        assert [w.alive for w in stats.workers] == [True]
+    state = json.loads((stack.home / "run" / "stack.json").read_text())
+    assert state["pids"] == stack.pids
+    assert state["urls"] == stack.urls
+
+
+def test_stack__only_the_owner_can_reach_the_broker(stack: EmbeddedStack) -> None:
+    path = socket_path(stack.home)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    owner = stack.pids["broker"]
+    listening = Path(f"/proc/{owner}/net/tcp").read_text().splitlines()[1:]
+    inodes = {os.readlink(f) for f in Path(f"/proc/{owner}/fd").iterdir() if f.is_symlink()}
+    assert not [line for line in listening if f"socket:[{line.split()[9]}]" in inodes]
+
+
+def test_stack__a_second_one_on_the_same_home_refuses_and_says_where_the_first_is(
+    stack: EmbeddedStack,
+) -> None:
+    before = stack.pids
+    second = EmbeddedStack(stack.home, api_port=0, dashboard=False)
+    with pytest.raises(ServiceError) as caught:
+        second.start()
+    assert str(os.getpid()) in str(caught.value)
+    assert stack.urls["api"] in str(caught.value)
+    assert "CALIFT_HOME" in caught.value.hint
+    second.stop()
+    assert stack.pids == before
+    assert answers(f"{stack.urls['api']}/api/v1/health")
+
+
+@pytest.mark.parametrize("name", ["broker", "api", "worker", "dashboard"])
+def test_stack__what_dies_is_started_again(stack: EmbeddedStack, name: str) -> None:
+    before = stack.pids
+    os.kill(before[name], signal.SIGKILL)
+    until(
+        lambda: stack.pids.get(name, before[name]) != before[name],
+        what=f"the {name} to be started again",
+    )
+    until(lambda: broker_pings(socket_path(stack.home)), what="the broker to answer")
+    until(lambda: answers(f"{stack.urls['api']}/api/v1/health"), what="the API to answer")
+    others = {k: v for k, v in stack.pids.items() if k != name}
+    assert others == {k: v for k, v in before.items() if k != name}
+
+
+@pytest.mark.parametrize(
+    ("taken", "flag", "variable"),
+    [
+        ("api_port", "--api-port", "CALIFT_PORT"),
+        ("dashboard_port", "--dashboard-port", "CALIFT_DASHBOARD_PORT"),
+    ],
+)
+def test_stack__a_taken_port_is_named_with_the_way_to_change_it(
+    home: Path, taken: str, flag: str, variable: str
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        ports: dict[str, Any] = {"api_port": 0, "dashboard_port": 0, taken: port}
+        stack = EmbeddedStack(home, **ports)
+        with pytest.raises(SpecError) as caught:
+            stack.start()
+    assert str(port) in caught.value.message
+    assert flag in caught.value.hint
+    assert variable in caught.value.hint
+    assert stack.pids == {}
+    # The failed start holds nothing: the lock can be taken again.
+    with EmbeddedStack(home, api_port=0, dashboard=False, worker=False):
+        pass
+
+
+def test_stack__a_part_that_cannot_start_is_told_with_its_last_words(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_DATABASE_URL", "mysql://nobody@127.0.0.1/x")
+    with (
+        EmbeddedStack(home, api_port=0, dashboard=False, worker=False) as stack,
+        pytest.raises(ServiceError, match="database_url must be sqlite or postgresql"),
+    ):
+        stack.wait_ready(timeout_s=60)
+
+
+def test_stack__a_wrong_setting_is_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALIFT_LEASE_TTL_S", "soon")
+    with pytest.raises(SpecError, match="lease_ttl_s"):
+        EmbeddedStack(home, api_port=0, dashboard=False).start()
+
+
+def test_stack__unreadable_broker_files_are_moved_aside(home: Path) -> None:
+    data = home / "run" / "broker" / "appendonlydir"
+    data.mkdir(parents=True)
+    (data / "appendonly.aof.manifest").write_text("this is no manifest\n")
+    with EmbeddedStack(home, api_port=0, dashboard=False, worker=False) as stack:
+        until(lambda: "broker" in stack.pids and broker_pings(socket_path(home)), what="a broker")
+    assert list((home / "run").glob("broker.unreadable-*"))
+
+
+def test_stack__a_foreign_broker_replaces_the_embedded_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_BROKER_URL", "redis://127.0.0.1:1/0")
+    with EmbeddedStack(home, api_port=0, dashboard=False, worker=False) as stack:
+        stack.wait_ready(timeout_s=60)
+        assert set(stack.pids) == {"api"}
+
+
+class Held:
+    """A stack held up by a process of its own."""
+
+    def __init__(self, home: Path, log: Path) -> None:
+        (home / "ready").unlink(missing_ok=True)
+        root = Path(__file__).resolve().parents[2]
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("stack_process.py")), str(home)],
+                env=os.environ | {"PYTHONPATH": str(root), "CALIFT_HOME": str(home)},
+                stdout=file,
+                stderr=file,
+            )
+        try:
+            until(
+                lambda: (home / "ready").exists() or self.process.poll() is not None,
+                timeout_s=120,
+                what="the stack to be ready",
+            )
+            assert self.process.poll() is None, log.read_text()
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.pids: dict[str, int] = json.loads((home / "run" / "stack.json").read_text())["pids"]
+
+
+def test_stack__sigkill_of_the_supervisor_leaves_nothing_and_the_next_one_starts(
+    home: Path, tmp_path: Path
+) -> None:
+    first = Held(home, tmp_path / "log")
+    assert set(first.pids) == {"broker", "api", "worker", "dashboard"}
+    first.process.kill()
+    first.process.wait()
+    for name, pid in first.pids.items():
+        until(lambda pid=pid: not alive(pid), what=f"the {name} to die with its supervisor")
+    assert (home / "run" / "stack.json").exists()  # nobody was there to clean up
+    second = Held(home, tmp_path / "log")
+    assert not set(second.pids.values()) & set(first.pids.values())
+    second.process.terminate()
+    assert second.process.wait(60) == 0
+    assert not [pid for pid in second.pids.values() if alive(pid)]
+    assert not (home / "run" / "stack.json").exists()
+    assert not socket_path(home).exists()
+
+
+def test_socket_path__a_long_home_gets_a_short_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    home = tmp_path / ("x" * 120)
+    path = socket_path(home)
+    assert len(os.fsencode(path)) <= len(os.fsencode(tmp_path)) + 50
+    assert path == socket_path(home)
+    assert path != socket_path(tmp_path / ("y" * 120))
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    path.parent.chmod(0o755)
+    with pytest.raises(StorageError, match="nobody else"):
+        socket_path(home)
+
+
+def test_socket_path__a_link_in_the_shared_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    home = tmp_path / ("x" * 120)
+    folder = socket_path(home).parent
+    folder.rmdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    folder.symlink_to(elsewhere)
+    with pytest.raises(StorageError, match="nobody else"):
+        socket_path(home)
