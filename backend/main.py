@@ -99,7 +99,7 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _name_the_spec(document: dict[str, Any]) -> None:
-    """Say that a submitted `spec` is a RunSpec, which the server checks itself to point at faults."""
+    """Say that a submitted `spec` is a RunSpec; the server checks that itself, with pointers."""
     schema = RunSpec.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas = document["components"]["schemas"]
     schemas |= schema.pop("$defs", {})

@@ -33,6 +33,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 proxy_headers=False,
+                access_log=False,
                 timeout_graceful_shutdown=5,
             )
         )

@@ -1,4 +1,4 @@
-"""Does CaRot lower OOD calibration error, does L_OC raise σ_min? Methods side by side, small suites.
+"""Does CaRot lower OOD calibration error, does L_OC raise σ_min? Methods side by side, in small.
 
     python benchmarks/method_study.py --seeds 3
     python benchmarks/method_study.py --seeds 3 --folder PATH/TO/cifar10   # has train/ and test/

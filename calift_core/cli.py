@@ -77,9 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _State.as_json = "--json" in arguments
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         app(args=arguments, prog_name="calift", standalone_mode=True)
     except InterruptedRunError as error:
+        if _State.as_json:
+            _print_error(error)
         err.print(f"Stopped: {error.message}. The same command goes on from there.", markup=False)
         sys.exit(130)
     except KeyboardInterrupt:
@@ -94,13 +97,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _fail(error: CaliftError) -> NoReturn:
     if _State.as_json:
-        body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
-        print_json(body)
+        _print_error(error)
     else:
         err.print(f"error: {error.message}", style="bold red", markup=False)
         if error.hint:
             err.print(f"  {error.hint}", markup=False)
     sys.exit(1)
+
+
+def _print_error(error: CaliftError) -> None:
+    print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
 
 
 def print_json(value: Any) -> None:
@@ -150,6 +156,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the spec, estimate the cost, run nothing.")
     ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Whether --dry-run times a few steps.")
+    ] = True,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Drop what the folder holds and start anew.")
     ] = False,
@@ -159,7 +168,7 @@ def train(
     spec = load_spec(spec_file)
     _need_torch()
     if dry_run:
-        _dry_run(spec, as_json)
+        _dry_run(spec, as_json, measure=measure)
         return
     folder = folder or Path("runs") / _file_name(spec.name)
     if overwrite and (folder / "spec.json").is_file():
@@ -334,10 +343,10 @@ def _show_report(report: Report, as_json: bool) -> None:
     )
 
 
-def _dry_run(spec: RunSpec, as_json: bool) -> None:
+def _dry_run(spec: RunSpec, as_json: bool, *, measure: bool) -> None:
     from calift_core.estimate import validate
 
-    result = validate(spec)
+    result = validate(spec, measure=measure)
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:

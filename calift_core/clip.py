@@ -11,14 +11,19 @@ import copy
 import hashlib
 import json
 import pickle
+import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import open_clip
 import torch
+from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, VisionTransformer
@@ -363,6 +368,8 @@ def _from_registry(name: str, pretrained: str | None, generator: torch.Generator
                 if weights_file.suffix:
                     raise ModelUnavailableError(f"no weights file at {pretrained!r}")
                 raise UnknownNameError(f"weights of {name}", pretrained, tags)
+    if weights_file is None and (is_hub or pretrained is not None):
+        _demand_hub(name, pretrained)
     with torch.random.fork_rng(devices=[]):
         if generator is not None:
             torch.manual_seed(generator.initial_seed())
@@ -374,8 +381,7 @@ def _from_registry(name: str, pretrained: str | None, generator: torch.Generator
             raise ModelUnavailableError(
                 f"the weights {pretrained or ''} of {name} are not on this machine and could not "
                 f"be downloaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}).",
-                hint="With a network they are fetched by themselves; without, give `pretrained` "
-                "the path of a .safetensors file.",
+                hint=_NO_WEIGHTS_HINT,
             ) from error
     if weights_file is not None:
         load_weights(net, weights_file)
@@ -391,6 +397,52 @@ def _from_registry(name: str, pretrained: str | None, generator: torch.Generator
         pretrained=pretrained,
         config=None if is_hub else open_clip.get_model_config(name),
     )
+
+
+_NO_WEIGHTS_HINT = (
+    "With a network they are fetched by themselves; without, give `pretrained` the path of a "
+    ".safetensors file."
+)
+
+
+def hub_repository(name: str, pretrained: str | None) -> str:
+    """The hub repository that a model's weights come from, empty when it is another place."""
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:").split("@")[0]
+    config = open_clip.get_pretrained_cfg(name, pretrained) or {}
+    return str(config.get("hf_hub") or "").rstrip("/")
+
+
+def in_hub_cache(repository: str) -> bool:
+    """Whether a hub repository with more than a config in it is in the local cache."""
+    try:
+        return any(
+            r.repo_id == repository and r.size_on_disk > 2**20 for r in scan_cache_dir().repos
+        )
+    except CacheNotFound:
+        return False
+
+
+def _demand_hub(name: str, pretrained: str | None) -> None:
+    """Fail at once where a download would retry for a minute: no cache, no network, no proxy.
+
+    Raises:
+        ModelUnavailableError: the weights cannot be had.
+    """
+    repository = hub_repository(name, pretrained)
+    if not repository or in_hub_cache(repository) or getproxies():
+        return
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        socket.create_connection((host, 443), timeout=10).close()
+    except OSError as error:
+        raise ModelUnavailableError(
+            f"the weights {pretrained or ''} of {name} are not on this machine, and {host} cannot "
+            f"be reached to download them ({error}).",
+            hint=_NO_WEIGHTS_HINT,
+        ) from None
 
 
 def load_weights(net: nn.Module, path: Path) -> None:

@@ -32,6 +32,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: Longer lists of known names are cut to those near the one that was given.
+_MOST_NAMES = 25
+
 
 class CaliftError(Exception):
     """Base of every deliberate error."""
@@ -62,9 +65,12 @@ class UnknownNameError(SpecError):
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=1)
         guess = f" Did you mean {close[0]!r}?" if close else ""
-        super().__init__(
-            f"unknown {kind} {name!r}.{guess} Known: {', '.join(names) or 'none'}.", hint=hint
-        )
+        if len(names) > _MOST_NAMES:  # a screenful of names hides the one that was meant
+            near = difflib.get_close_matches(name, names, n=8, cutoff=0.3)
+            listed = f"{len(names)} names, the nearest are {', '.join(near or names[:8])}"
+        else:
+            listed = ", ".join(names) or "none"
+        super().__init__(f"unknown {kind} {name!r}.{guess} Known: {listed}.", hint=hint)
 
 
 class DataError(CaliftError):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from huggingface_hub import constants
 
-from calift_core.clip import TINY, Captions, Clip, load_clip
+from calift_core.clip import TINY, Captions, Clip, hub_repository, in_hub_cache, load_clip
 from calift_core.data.catalogue import SUITES, SuiteEntry
 from calift_core.data.images import ArraySource, ImageSet
 from calift_core.data.loader import Normalise, TrainView, steps_per_epoch, train_batches
@@ -38,15 +39,8 @@ def missing_weights(model: ModelSpec) -> list[str]:
     config = open_clip.get_pretrained_cfg(name, pretrained)
     if not config:
         return []  # an unknown name or tag: loading says so with what is known
-    from huggingface_hub import constants, scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    repository = str(config.get("hf_hub", "")).rstrip("/")
-    try:
-        cached = {r.repo_id for r in scan_cache_dir().repos if r.size_on_disk > 2**20}
-    except CacheNotFound:
-        cached = set()
-    if repository and repository in cached:
+    repository = hub_repository(name, pretrained)
+    if repository and in_hub_cache(repository):
         return []
     where = f"hf-hub:{repository}" if repository else config.get("url", "")
     return [

@@ -247,6 +247,8 @@ class TrainSpec(Frozen):
             )
         if self.batch_size // self.accumulation_steps < 2:
             raise ValueError("each accumulation part needs at least 2 samples to be contrasted")
+        if self.lr is not None and self.min_lr > self.lr:
+            raise ValueError(f"min_lr must be ≤ lr, got {self.min_lr} and {self.lr}")
         return self
 
 

@@ -1,0 +1,219 @@
+"""A tiny CLIP, a tiny folder suite and the specs that put them together."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from calift_core.clip import Captions, Clip, load_clip
+from calift_core.methods import Batch
+from calift_core.schema.spec import RunSpec, parse_spec
+
+#: The real tokenizer has 49,408 tokens, so the vocabulary stays whole.
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+VIT = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 16,
+        "layers": 2,
+        "width": 32,
+        "head_width": 16,
+        "patch_size": 8,
+    },
+    "text_cfg": TEXT,
+}
+RESNET = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+    "text_cfg": TEXT,
+}
+TIMM = {
+    "embed_dim": 16,
+    "custom_text": True,
+    "vision_cfg": {
+        "timm_model_name": "resnet10t",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 32,
+    },
+    "text_cfg": TEXT,
+}
+CONFIGS: dict[str, dict[str, Any]] = {"vit": VIT, "resnet": RESNET, "timm": TIMM}
+
+COLOURS = {"blue_thing": (40, 60, 200), "green_thing": (50, 190, 60), "red_thing": (200, 50, 50)}
+CLASSES = tuple(COLOURS)
+PHOTO = ("a photo of a {}.", "a picture of the {}.", "one {}.")
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> None:
+    """The order of additions, and so every bit, depends on the number of threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def configs(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, Path]:
+    """Config files of the tiny models by name."""
+    folder = tmp_path_factory.mktemp("configs")
+    paths = {}
+    for name, config in CONFIGS.items():
+        paths[name] = folder / f"{name}.json"
+        paths[name].write_text(json.dumps(config))
+    return paths
+
+
+@pytest.fixture(scope="session")
+def originals(configs: dict[str, Path]) -> dict[str, Clip]:
+    """One model of each kind with fixed random weights: not to be changed."""
+    return {
+        name: load_clip(str(path), None, generator=torch.Generator().manual_seed(7))
+        for name, path in configs.items()
+    }
+
+
+@pytest.fixture
+def vit(originals: dict[str, Clip]) -> Clip:
+    return copy.deepcopy(originals["vit"])
+
+
+@pytest.fixture
+def resnet(originals: dict[str, Clip]) -> Clip:
+    return copy.deepcopy(originals["resnet"])
+
+
+@pytest.fixture(params=["vit", "resnet"])
+def clip(request: pytest.FixtureRequest, originals: dict[str, Clip]) -> Clip:
+    """Each kind of tower in turn."""
+    return copy.deepcopy(originals[request.param])
+
+
+@pytest.fixture(scope="session")
+def captions(originals: dict[str, Clip]) -> Captions:
+    names = [name.replace("_", " ") for name in CLASSES]
+    return Captions.make(names, PHOTO, originals["vit"].tokenizer)
+
+
+def random_batch(clip: Clip, n: int = 8, seed: int = 0) -> Batch:
+    """Random pixels with labels and captions of three classes and three templates."""
+    generator = torch.Generator().manual_seed(seed)
+    side = clip.image_size
+    labels = torch.randint(3, (n,), generator=generator)
+    templates = torch.randint(3, (n,), generator=generator)
+    images = torch.randn(n, 3, side, side, generator=generator)
+    return Batch(images, labels, labels * 3 + templates)
+
+
+# ------------------------------------------------------------------------------------ data
+
+
+def write_classes(
+    root: Path, classes: Sequence[str] = CLASSES, *, n: int = 40, seed: int = 0, gain: float = 1.0
+) -> Path:
+    """One folder a class, each with n noisy PNGs of the class's colour."""
+    rng = np.random.default_rng(seed)
+    for position, name in enumerate(classes):
+        colour = COLOURS.get(name, (60 * position % 256, 128, 90))
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            noise = rng.normal(0, 40, size=(20, 18, 3))
+            pixels = np.clip((np.array(colour) + noise) * gain, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 images of three classes: not to be changed."""
+    return write_classes(tmp_path_factory.mktemp("suite") / "photos")
+
+
+@pytest.fixture(scope="session")
+def paintings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same classes, darker: a shift. Not to be changed."""
+    return write_classes(tmp_path_factory.mktemp("shift") / "paintings", n=8, seed=1, gain=0.5)
+
+
+@pytest.fixture
+def run_spec(configs: dict[str, Path], photos: Path) -> Any:
+    """Make a RunSpec of a tiny model on the tiny suite; `train`, `suite` and `method` are merged.
+
+    72 of the 120 images are trained on or so: 9 steps in two epochs at a batch size of 16.
+    """
+
+    def make(
+        kind: str = "carot",
+        *,
+        tower: str = "vit",
+        method: dict[str, Any] | None = None,
+        suite: dict[str, Any] | None = None,
+        train: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> RunSpec:
+        return parse_spec(
+            {
+                "name": f"tiny {kind}",
+                "model": {"name": str(configs[tower]), "pretrained": None},
+                "method": {"kind": kind} | (method or {}),
+                "suite": {"id": f"folder:{photos}", "templates": list(PHOTO)} | (suite or {}),
+                "train": {
+                    "epochs": 2,
+                    "batch_size": 16,
+                    "lr": 1e-3,
+                    "device": "cpu",
+                    "log_every_steps": 1,
+                }
+                | (train or {}),
+                "evaluation": {"n_resamples": 20, "batch_size": 64},
+            }
+            | changes
+        )
+
+    return make
+
+
+# ------------------------------------------------------------------------------- processes
+
+
+def environment(home: Path, **changes: str) -> dict[str, str]:
+    """A child's environment: no calift setting from outside, one thread, no network of hubs."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
+    return (
+        kept
+        | {
+            "CALIFT_HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+        }
+        | changes
+    )
+
+
+def python(*arguments: str, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(home),
+        **options,
+    )
+
+
+def calift(*arguments: str, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    return python("-m", "calift_core.cli", *arguments, home=home, **options)

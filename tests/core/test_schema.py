@@ -1,0 +1,254 @@
+"""RunSpec and its neighbours: what is accepted, what is refused and in which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from calift_core.errors import SpecError
+from calift_core.schema.methods import METHOD_SPECS, CaRot, Flyp, MethodSpec
+from calift_core.schema.records import RECORD, LogRecord, MetricsRecord, ResumedRecord
+from calift_core.schema.spec import FractionSpec, RunSpec, load_spec, parse_spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def spec(**changes: Any) -> RunSpec:
+    return parse_spec({"name": "a run", "method": {"kind": "carot"}} | changes)
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        spec(**changes)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------ round trips
+
+specs = st.builds(
+    lambda kind, name, seed, epochs, lr, tags: spec(
+        name=name,
+        method={"kind": kind},
+        train={"seed": seed, "epochs": epochs, "lr": lr},
+        tags=tags,
+    ),
+    st.sampled_from(sorted(METHOD_SPECS)),
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 ._:+()/-]{0,20}", fullmatch=True),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 10_000),
+    st.floats(1e-8, 1.0),
+    st.lists(st.text(min_size=1, max_size=40), max_size=5),
+)
+
+
+@given(specs)
+def test_spec__json_round_trip_is_the_same_spec_with_the_same_hash(one: RunSpec) -> None:
+    again = parse_spec(json.loads(one.model_dump_json()))
+    assert again == one
+    assert again.content_hash() == one.content_hash()
+    assert again.canonical_json() == one.canonical_json()
+
+
+@given(specs)
+def test_spec__yaml_file_round_trip_is_the_same_spec(
+    tmp_path_factory: pytest.TempPathFactory, one: RunSpec
+) -> None:
+    path = tmp_path_factory.mktemp("spec") / "run.yaml"
+    path.write_text(yaml.safe_dump(one.model_dump(mode="json"), allow_unicode=True))
+    assert load_spec(path) == one
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.name)
+def test_examples__are_valid(path: Path) -> None:
+    assert load_spec(path).method.kind == "carot"
+
+
+# ------------------------------------------------------------------------------ content hash
+
+
+def test_content_hash__ignores_what_does_not_decide_the_result() -> None:
+    plain = spec()
+    for change in ({"name": "another"}, {"tags": ["a"]}, {"notes": "why"}):
+        assert spec(**change).content_hash() == plain.content_hash()
+        assert spec(**change).canonical_json() != plain.canonical_json()
+
+
+def test_content_hash__a_default_written_out_is_the_same_run() -> None:
+    written = spec(method={"kind": "carot", "lambda_oc": 0.2, "lambda_sd": 1.5})
+    assert written.content_hash() == spec().content_hash()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": {"kind": "carot", "lambda_oc": 0.21}},
+        {"method": {"kind": "flyp"}},
+        {"train": {"seed": 1}},
+        {"train": {"precision": "fp32"}},
+        {"suite": {"templates": "simple"}},
+        {"model": {"pretrained": None}},
+        {"evaluation": {"n_bins": 10}},
+    ],
+    ids=str,
+)
+def test_content_hash__changes_with_what_decides_the_result(change: dict[str, Any]) -> None:
+    assert spec(**change).content_hash() != spec().content_hash()
+
+
+# -------------------------------------------------------------------------------- refusals
+
+
+def test_spec__is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        spec().name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"trian": {}}, ("#/trian", "Extra inputs")),
+        ({"train": {"epoch": 3}}, ("#/train/epoch", "Extra inputs")),
+        ({"train": {"lr": 0}}, ("#/train/lr", "greater than 0", "got 0")),
+        ({"train": {"lr": float("nan")}}, ("#/train/lr",)),
+        ({"train": {"lr": 1e-5, "min_lr": 1e-3}}, ("min_lr must be ≤ lr", "0.001")),
+        ({"train": {"batch_size": 10, "accumulation_steps": 3}}, ("multiple", "10 and 3")),
+        ({"train": {"batch_size": 4, "accumulation_steps": 4}}, ("at least 2 samples",)),
+        ({"train": {"crop_scale": [0.9, 0.5]}}, ("(low, high)", "(0.9, 0.5)")),
+        ({"train": {"device": "gpu"}}, ("#/train/device", "'gpu'")),
+        ({"suite": {"shifts": {"a b": "folder:x"}}}, ("shift's name", "'a b'")),
+        ({"suite": {"shifts": {"test": "folder:x"}}}, ("'test' names an ID split",)),
+        ({"suite": {"templates": ["a photo"]}}, ("exactly one {}", "'a photo'")),
+        ({"suite": {"templates": []}}, ("at least one sentence",)),
+        ({"suite": {"corruptions": {"severities": [1, 6]}}}, ("#/suite/corruptions", "got 6")),
+        ({"suite": {"corruptions": {"severities": [2, 2]}}}, ("distinct", "[2, 2]")),
+        ({"suite": {"fractions": {"validation": 0.6, "test": 0.5}}}, ("sum to 1.2",)),
+        ({"suite": {"limits": {"exam": 3}}}, ("#/suite/limits",)),
+        ({"name": "-a"}, ("starts with a letter or digit", "'-a'")),
+        ({"method": {"kind": "carrot"}}, ("unknown method 'carrot'", "Did you mean 'carot'?")),
+        ({"method": {"kind": "carot", "lambda_oc": -1}}, ("#/method/lambda_oc", "got -1")),
+        (
+            {"method": {"kind": "carot", "teacher_momentum_start": 0.95}},
+            ("must not fall", "0.95 > end 0.9"),
+        ),
+        ({"method": {"kind": "flyp", "lambda_oc": 1}}, ("#/method/lambda_oc", "Extra inputs")),
+        (
+            {"method": {"kind": "pretrain"}, "suite": {"shifts": {"a": "folder:x"}}},
+            ("shifts belong to fine-tuning",),
+        ),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_spec__refuses_with_the_place_and_what_came(
+    change: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    sentence = refusal(**change)
+    for word in words:
+        assert word in sentence
+
+
+def test_spec__names_every_fault_at_once() -> None:
+    sentence = refusal(name="", train={"epochs": 0, "lr": 2}, colour="red")
+    for place in ("#/name", "#/train/epochs", "#/train/lr", "#/colour"):
+        assert place in sentence
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 3])
+def test_parse_spec__refuses_what_is_no_mapping(document: Any) -> None:
+    with pytest.raises(SpecError, match="is a mapping of fields, got"):
+        parse_spec(document)
+
+
+def test_load_spec__says_which_file_and_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="nothing.yaml"):
+        load_spec(tmp_path / "nothing.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [")
+    with pytest.raises(SpecError, match="neither YAML nor JSON"):
+        load_spec(broken)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match="cannot read"):
+        load_spec(binary)
+
+
+def test_load_spec__never_builds_objects_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    path.write_text("name: !!python/object/apply:os.getcwd []\nmethod: {kind: flyp}\n")
+    with pytest.raises(SpecError, match="could not determine a constructor"):
+        load_spec(path)
+
+
+def test_load_spec__reads_numbers_as_people_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: a\nmethod: {kind: flyp}\ntrain: {lr: 1e-5, eps: 1E-8}\n")
+    assert load_spec(path).train.lr == 1e-5
+    assert load_spec(path).train.eps == 1e-8
+
+
+# ----------------------------------------------------------------------------------- methods
+
+
+def test_methods__every_kind_has_what_a_form_and_a_list_need() -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(MethodSpec)
+    for kind, model in METHOD_SPECS.items():
+        made = adapter.validate_python({"kind": kind})
+        assert type(made) is model
+        assert model.title
+        assert model.summary
+        assert model.source
+        assert bool(model.terms) == model.trains
+        for name, field in model.model_json_schema()["properties"].items():
+            if name != "kind":
+                assert field["title"]
+                assert field["description"]
+
+
+def test_methods__published_coefficients_are_the_defaults() -> None:
+    carot = CaRot()
+    assert (carot.lambda_oc, carot.lambda_sd, carot.lambda_x) == (0.2, 1.5, 0.0)
+    assert (carot.teacher_momentum_start, carot.teacher_momentum_end) == (0.05, 0.9)
+    assert carot.teacher_ramp_fraction == 0.2
+    assert carot.orthogonality_form == "norm"
+    assert (Flyp.default_lr, Flyp.default_weight_decay) == (1e-5, 0.1)
+    assert METHOD_SPECS["finetune"].default_lr == 3e-5
+    assert METHOD_SPECS["finetune"].default_clip_grad_norm == 1.0
+
+
+def test_schema__every_field_of_a_run_spec_has_a_title() -> None:
+    schema = RunSpec.model_json_schema()
+    for group in ("TrainSpec", "SuiteSpec", "EvaluationSpec", "ModelSpec"):
+        for name, field in schema["$defs"][group]["properties"].items():
+            assert field.get("title") or "$ref" in field, (group, name)
+
+
+@given(st.lists(st.floats(0, 0.24), min_size=4, max_size=4))
+def test_fractions__that_leave_training_images_are_accepted(shares: list[float]) -> None:
+    names = ("pretrain", "validation", "calibration", "test")
+    assert FractionSpec(**dict(zip(names, shares, strict=True)))
+
+
+# ----------------------------------------------------------------------------------- records
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        MetricsRecord(step=3, epoch=0.1, values={"loss": 1 / 3}),
+        ResumedRecord(step=5),
+        LogRecord(level="warning", message="größer"),
+    ],
+)
+def test_records__a_line_reads_back_as_the_same_record(record: Any) -> None:
+    assert RECORD.validate_json(record.model_dump_json()) == record
+
+
+def test_records__a_number_that_json_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        MetricsRecord(step=1, epoch=0.1, values={"loss": float("nan")})

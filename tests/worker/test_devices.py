@@ -1,0 +1,88 @@
+"""Which GPU a worker takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.devices import Gpu, parse_gpus, take_device, visible_gpus
+
+LISTING = """\
+0, GPU-aaaa1111-0000-0000-0000-000000000000, NVIDIA H100 80GB HBM3, 81559
+1, GPU-bbbb2222-0000-0000-0000-000000000000, NVIDIA H100 80GB HBM3, 81559
+"""
+GPUS = parse_gpus(LISTING)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> dict[str, str]:
+    """A PATH on which `nvidia-smi` knows two GPUs."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{LISTING}END\n")
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:/usr/bin:/bin"}
+
+
+def test_parse_gpus__reads_what_the_driver_lists() -> None:
+    assert GPUS[0] == Gpu(
+        "0", "GPU-aaaa1111-0000-0000-0000-000000000000", "NVIDIA H100 80GB HBM3", "81559"
+    )
+    assert [g.index for g in GPUS] == ["0", "1"]
+
+
+@given(st.text(max_size=80))
+def test_parse_gpus__anything_else_is_no_gpu(text: str) -> None:
+    assert parse_gpus(f"{text}\nNo devices were found\n") == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [
+        (None, ["0", "1"]),
+        ("", []),
+        ("1", ["1"]),
+        ("1,0", ["1", "0"]),
+        ("GPU-bbbb2222", ["1"]),
+        ("0,7,1", ["0"]),  # as CUDA does: what follows an unknown entry is not seen
+        ("-1", []),
+    ],
+)
+def test_visible_gpus__follows_the_variable_as_cuda_does(
+    visible: str | None, indices: list[str]
+) -> None:
+    assert [g.index for g in visible_gpus(GPUS, visible)] == indices
+
+
+def test_take_device__every_worker_gets_a_gpu_of_its_own(
+    machine: dict[str, str], tmp_path: Path
+) -> None:
+    taken = [take_device(tmp_path / "run", machine) for _ in range(3)]
+    assert [d.environment["CUDA_VISIBLE_DEVICES"] for d in taken] == [
+        GPUS[0].uuid,
+        GPUS[1].uuid,
+        "",
+    ]
+    assert [d.queues for d in taken] == [("gpu", "cpu"), ("gpu", "cpu"), ("cpu",)]
+    assert "H100" in taken[0].label
+    lock = taken[0].lock
+    assert lock is not None
+    lock.close()  # its worker has ended
+    again = take_device(tmp_path / "run", machine)
+    assert again.environment["CUDA_VISIBLE_DEVICES"] == GPUS[0].uuid
+    for device in (again, taken[1]):
+        assert device.lock is not None
+        device.lock.close()
+
+
+def test_take_device__without_a_driver_it_is_the_cpu(tmp_path: Path) -> None:
+    device = take_device(tmp_path / "run", {"PATH": str(tmp_path)})
+    assert (device.label, device.queues, dict(device.environment)) == ("cpu", ("cpu",), {})
+
+
+def test_take_device__a_failing_driver_is_no_gpu(machine: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert take_device(tmp_path / "run", machine).queues == ("cpu",)
