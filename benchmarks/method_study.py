@@ -31,7 +31,7 @@ from calift_core.errors import CaliftError
 from calift_core.predictions import read_predictions
 from calift_core.run import run_in_folder
 from calift_core.schema.records import ProgressRecord
-from calift_core.schema.spec import RunSpec, parse_spec
+from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 GRID_SEED = 100
@@ -152,7 +152,10 @@ def finish(spec: RunSpec, folder: Path) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads(report.read_text())
         if stored["spec_sha256"] == spec.content_hash():
             return stored
-        shutil.rmtree(folder)
+    if (folder / "spec.json").is_file():
+        unfinished = load_spec(folder / "spec.json").content_hash() == spec.content_hash()
+        if report.is_file() or not unfinished:
+            shutil.rmtree(folder)  # of other settings
     began = time.monotonic()
     for record in run_in_folder(spec, folder):
         if isinstance(record, ProgressRecord) and sys.stderr.isatty():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import pickle
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from calift_core.errors import (
     ModelError,
     ModelUnavailableError,
     UnknownNameError,
+    reason_of,
 )
 from calift_core.errors import UnsupportedTowerError as Unsupported
 from calift_core.home import models_dir
@@ -379,8 +379,8 @@ def _from_registry(name: str, pretrained: str | None, generator: torch.Generator
             )
         except Exception as error:  # hub, network and file errors come as a dozen types
             raise ModelUnavailableError(
-                f"the weights {pretrained or ''} of {name} are not on this machine and could not "
-                f"be downloaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}).",
+                f"the {_weights_of(name, pretrained)} are not on this machine and could not be "
+                f"downloaded ({type(error).__name__}: {reason_of(error)}).",
                 hint=_NO_WEIGHTS_HINT,
             ) from error
     if weights_file is not None:
@@ -403,6 +403,10 @@ _NO_WEIGHTS_HINT = (
     "With a network they are fetched by themselves; without, give `pretrained` the path of a "
     ".safetensors file."
 )
+
+
+def _weights_of(name: str, pretrained: str | None) -> str:
+    return f"weights {pretrained} of {name}" if pretrained else f"weights of {name}"
 
 
 def hub_repository(name: str, pretrained: str | None) -> str:
@@ -439,8 +443,8 @@ def _demand_hub(name: str, pretrained: str | None) -> None:
         socket.create_connection((host, 443), timeout=10).close()
     except OSError as error:
         raise ModelUnavailableError(
-            f"the weights {pretrained or ''} of {name} are not on this machine, and {host} cannot "
-            f"be reached to download them ({error}).",
+            f"the {_weights_of(name, pretrained)} are not on this machine, and {host} cannot be "
+            f"reached to download them ({error}).",
             hint=_NO_WEIGHTS_HINT,
         ) from None
 
@@ -466,9 +470,9 @@ def load_weights(net: nn.Module, path: Path) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged file makes decoders raise a dozen types
         raise ModelError(
-            f"{str(path)!r} cannot be read as plain weights: {str(error).splitlines()[0][:200]}",
+            f"{str(path)!r} cannot be read as plain weights: {reason_of(error)}",
             hint="Only tensors are loaded, never pickled objects: save a state dict, best as "
             ".safetensors.",
         ) from None

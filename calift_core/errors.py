@@ -190,3 +190,9 @@ class ServiceUnavailableError(ServiceError):
     """No API answers at the address."""
 
     code = "SERVICE_UNAVAILABLE"
+
+
+def reason_of(error: BaseException, limit: int = 200) -> str:
+    """The first line of a foreign error's text, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:limit] if lines else type(error).__name__

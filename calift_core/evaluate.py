@@ -14,7 +14,7 @@ from calift_core.calibration import evaluate_all, softmax
 from calift_core.clip import Clip
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, eval_batches
-from calift_core.errors import OutOfMemoryError
+from calift_core.errors import OutOfMemoryError, reason_of
 from calift_core.methods.base import Classifier
 from calift_core.predictions import Predictions, PredictionsMetadata, Role, write_predictions
 from calift_core.schema.report import EvaluationReport, Summary
@@ -82,8 +82,7 @@ def predict(
             progress(done)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
-            f"the device ran out of memory while evaluating {images.name}: "
-            f"{str(error).splitlines()[0]}",
+            f"the device ran out of memory while evaluating {images.name}: {reason_of(error)}",
             hint="Lower evaluation.batch_size.",
         ) from None
     finally:

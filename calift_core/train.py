@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from calift_core.checkpoint import TrainState, save_state
-from calift_core.errors import InterruptedRunError, NanLossError, OutOfMemoryError
+from calift_core.errors import InterruptedRunError, NanLossError, OutOfMemoryError, reason_of
 from calift_core.files import sha256_file
 from calift_core.methods.base import Batch, Method
 from calift_core.schedule import learning_rate
@@ -169,7 +169,7 @@ def train(
             values, norm = _step(method, batch, optimizer, scaler, plan, device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
-                f"the device ran out of memory at step {step}: {str(error).splitlines()[0]}",
+                f"the device ran out of memory at step {step}: {reason_of(error)}",
                 hint="Lower train.batch_size, or raise train.accumulation_steps.",
             ) from None
         extra = method.after_step(step)

@@ -465,13 +465,14 @@ def _draw_reliability(
                 **place,
             )
         )
+    # A side without bins keeps its place in the legend, so that diagrams stay equally large.
     for name, tint, hatch, chosen in (
         ("over-confident", OVER, "/", [b for b in bins if b.mean_confidence > b.accuracy]),
         ("under-confident", UNDER, ".", [b for b in bins if b.mean_confidence < b.accuracy]),
     ):
         figure.add_trace(
             go.Bar(
-                x=[sum(_gap_span(b)) / 2 for b in chosen],
+                x=[sum(_gap_span(b)) / 2 for b in chosen] or [None],
                 y=[abs(b.mean_confidence - b.accuracy) for b in chosen],
                 base=[min(b.mean_confidence, b.accuracy) for b in chosen],
                 width=[_gap_span(b)[1] - _gap_span(b)[0] for b in chosen],
@@ -863,6 +864,7 @@ def _heatmap(
     columns: Sequence[str],
     rows: Sequence[str],
     metric: str,
+    limits: tuple[float, float] | None = None,
 ) -> go.Heatmap:
     """A heat-map with its numbers in the cells; labels that repeat are kept apart by blanks."""
     fraction = text.METRICS[metric].fraction
@@ -879,6 +881,8 @@ def _heatmap(
         texttemplate="%{text}",
         textfont={"size": 12, "color": INK},
         colorscale=[list(stop) for stop in SEQUENTIAL],
+        zmin=limits[0] if limits else None,
+        zmax=limits[1] if limits else None,
         xgap=2,
         ygap=2,
         hoverongaps=False,
@@ -896,9 +900,16 @@ def _heatmap(
 
 
 def corruption_heatmap(
-    evaluations: Sequence[EvaluationReport], *, metric: str = "accuracy", title: str | None = None
+    evaluations: Sequence[EvaluationReport],
+    *,
+    metric: str = "accuracy",
+    title: str | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """One run: corruptions down, severities across."""
+    """One run: corruptions down, severities across.
+
+    `limits` are the values at the ends of the colours, to be shared by figures side by side.
+    """
     look = text.METRICS[metric]
     heading = title if title is not None else f"{look.title}: corruption × severity"
     cells = {(e.corruption, e.severity): e for e in evaluations if e.corruption is not None}
@@ -936,6 +947,7 @@ def corruption_heatmap(
             columns=[f"severity {s}" if len(severities) < 4 else str(s) for s in severities],
             rows=[name.replace("_", " ") for name in names],
             metric=metric,
+            limits=limits,
         )
     )
     figure.update_layout(
@@ -1318,7 +1330,7 @@ def paired_differences(
     figure.update_layout(
         meta={"alt": f"{heading}. {'; '.join(said)}."},
         xaxis=_axis(
-            name="Difference" + (" (percentage points)" if look.fraction else ""),
+            name="Run minus baseline",
             tickformat="+.1%" if look.fraction else None,
         ),
         yaxis=_axis(

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -128,9 +129,14 @@ def head(title: str, lead: str = "") -> None:
 def pill(phase: str) -> Markup:
     """A run's phase as symbol, word and colour."""
     look = text.phase_look(phase)
+    return mark(look.colour, look.symbol, look.word)
+
+
+def mark(colour: str, symbol: str, word: str) -> Markup:
+    """A word with a symbol on a coloured ground; the symbol is not read out."""
     return Markup(
-        f'<span class="calift-pill {look.colour}"><span aria-hidden="true">{look.symbol}</span>'
-        f"{text.esc(look.word)}</span>"
+        f'<span class="calift-pill {text.esc(colour)}"><span aria-hidden="true">'
+        f"{text.esc(symbol)}</span>{text.esc(word)}</span>"
     )
 
 
@@ -199,7 +205,12 @@ def show_flash() -> None:
 
 
 def chart(
-    figure: go.Figure, twin: Table, *, name: str, data: Callable[[], str] | None = None
+    figure: go.Figure,
+    twin: Table,
+    *,
+    name: str,
+    data: Callable[[], str] | None = None,
+    wide: bool = False,
 ) -> None:
     """Show a figure with its description, its table and its exports.
 
@@ -208,15 +219,17 @@ def chart(
         twin: the same numbers as a table.
         name: of the exported files and of the widgets; unique on the page.
         data: JSON for the export; default: the twin's rows.
+        wide: on a narrow screen, scroll the figure sideways rather than squeeze it.
     """
     alt = charts.alt_text(figure)
     config = {
         **charts.CONFIG,
         "toImageButtonOptions": {**charts.CONFIG["toImageButtonOptions"], "filename": name},
     }
-    st.plotly_chart(
-        figure, theme=None, width="stretch", key=f"chart-{name}", config=config, alt=alt
-    )
+    with st.container(key=f"wide-{name}") if wide else nullcontext():
+        st.plotly_chart(
+            figure, theme=None, width="stretch", key=f"chart-{name}", config=config, alt=alt
+        )
     with st.container(horizontal=True, gap="small", key=f"below-{name}"):
         with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{name}"):
             table(twin, caption=alt or name, limit=100)

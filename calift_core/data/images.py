@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from calift_core.data.corruptions import corrupt, image_seed
-from calift_core.errors import DataError, UnreadableImageError
+from calift_core.errors import DataError, UnreadableImageError, reason_of
 from calift_core.files import atomic_path
 from calift_core.home import cache_dir
 
@@ -180,7 +180,7 @@ def _open(path: Path) -> Image.Image:
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(
             f"{str(path)!r} is not an image that can be read "
-            f"({', '.join(FORMATS)}): {str(error).splitlines()[0][:160]}"
+            f"({', '.join(FORMATS)}): {reason_of(error)}"
         ) from None
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImageError(
@@ -202,9 +202,7 @@ def decode(path: Path) -> Pixels:
             orientation = image.getexif().get(0x0112, 1)
             rgb = image.convert("RGB")
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(
-                f"{str(path)!r} is damaged: {str(error).splitlines()[0][:160]}"
-            ) from None
+            raise UnreadableImageError(f"{str(path)!r} is damaged: {reason_of(error)}") from None
     pixels = np.asarray(rgb)
     if orientation != 1:
         pixels = np.ascontiguousarray(_upright(pixels, orientation))

@@ -36,7 +36,13 @@ from calift_core.data.images import (
     corrupted,
     split_by_hash,
 )
-from calift_core.errors import DataError, DataUnavailableError, SpecError, UnknownNameError
+from calift_core.errors import (
+    DataError,
+    DataUnavailableError,
+    SpecError,
+    UnknownNameError,
+    reason_of,
+)
 from calift_core.home import cache_dir
 from calift_core.schema.report import Role
 from calift_core.schema.spec import FractionSpec, SuiteSpec
@@ -193,7 +199,7 @@ def _download_fashion_mnist() -> Path:
     except Exception as error:  # network and checksum errors come as many types
         raise DataUnavailableError(
             "Fashion-MNIST is not on this machine and could not be downloaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:160]}).",
+            f"({type(error).__name__}: {reason_of(error)}).",
             hint=SUITES["fashion-mnist"].how_to_get,
         ) from None
     return root / "FashionMNIST" / "raw"

@@ -8,7 +8,7 @@ import streamlit as st
 
 from calift_core.schema.wire import Evaluation, Reliability
 from frontend import charts, state, tables, text, ui
-from frontend.tables import Column, Table
+from frontend.tables import Column, Markup, Table
 
 LAYOUTS = {"0": "side by side", "1": "overlaid"}
 
@@ -98,14 +98,17 @@ def _other_estimators(evaluation: Evaluation) -> Table:
         Column("value", "Value", "percent"),
         Column("note", "Reads"),
     ]
-    return Table(columns, rows)
+    wrapped = [
+        {**row, "note": Markup(f'<div class="wrap">{text.esc(row["note"])}</div>')} for row in rows
+    ]
+    return Table(columns, wrapped)
 
 
 def _one(diagram: Reliability, evaluation: Evaluation, look: charts.RunStyle) -> None:
     left, right = st.columns([6, 5], gap="large")
     with left:
         ui.chart(
-            charts.reliability_diagram(diagram, colour=look.colour, symbol=look.symbol),
+            charts.reliability_diagram(diagram, colour=look.colour, symbol=look.symbol, side=440),
             tables.reliability([diagram]),
             name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
             data=diagram.model_dump_json,

@@ -75,10 +75,7 @@ def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Tabl
                 "value": show(row["value"]),
                 "difference": signed(row["difference"]),
                 "interval": f"{signed(row['low'])} to {signed(row['high'])}",
-                "verdict": Markup(
-                    f'<span class="calift-pill {tone}"><span aria-hidden="true">{mark}</span>'
-                    f"{word}</span>"
-                ),
+                "verdict": ui.mark(tone, mark, word),
                 "n": row["n"],
             }
         )

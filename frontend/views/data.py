@@ -11,10 +11,7 @@ from frontend.tables import Column, Markup, Table
 
 
 def _state(available: bool) -> Markup:
-    tone, mark, word = ("green", "✓", "here") if available else ("gray", "○", "not here")
-    return Markup(
-        f'<span class="calift-pill {tone}"><span aria-hidden="true">{mark}</span>{word}</span>'
-    )
+    return ui.mark("green", "✓", "here") if available else ui.mark("gray", "○", "not here")
 
 
 def _detail(words: str) -> Markup:

@@ -130,7 +130,9 @@ def live() -> None:
         rows = [
             {
                 "id": w.host,
-                "state": "alive" if w.alive else "silent",
+                "state": ui.mark("green", "✓", "alive")
+                if w.alive
+                else ui.mark("gray", "○", "silent"),
                 "device": w.device,
                 "queues": ", ".join(w.queues),
                 "run": ui.link(w.run_id, "run", id=w.run_id) if w.run_id else "idle",

@@ -458,7 +458,12 @@ def _logs(run: RunDetail) -> None:
     lines = body.splitlines()
     if len(lines) > 500:
         st.caption(f"The last 500 of {len(lines):,} lines")
-    st.code("\n".join(lines[-500:]), language=None, height=460, wrap_lines=True)
+    st.code(
+        "\n".join(lines[-500:]),
+        language=None,
+        height=min(460, 40 + 21 * len(lines)),
+        wrap_lines=True,
+    )
     st.download_button(
         "Log, text",
         body,
@@ -491,7 +496,8 @@ def main() -> None:
 
     status()
     _actions(run)
-    opened = st.tabs(TABS, key="tab", bind="query-params", on_change="rerun")
+    first = "Logs" if run.phase in ("FAILED", "LOST") else "Curves"
+    opened = st.tabs(TABS, default=first, key="tab", bind="query-params", on_change="rerun")
     bodies = [_curves, _shifts, _calibration, _spectrum, _config, _artifacts, _logs]
     for tab, name, body in zip(opened, TABS, bodies, strict=True):
         if not tab.open:

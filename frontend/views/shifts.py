@@ -36,6 +36,7 @@ def main() -> None:
         charts.shift_heatmap(found, metric=metric),
         tables.shifts(found, metric),
         name=f"shift-heatmap-{metric}",
+        wide=True,
     )
     _diagram_links(found)
     ui.chart(
@@ -66,6 +67,7 @@ def main() -> None:
         name=f"severity-{metric}-{which}",
     )
     across = st.columns(2)
+    values = [text.metric_value(e, metric) for _, es in found for e in es if e.corruption]
     for index, (run, evaluations) in enumerate(found):
         if any(e.corruption for e in evaluations):
             with across[index % 2]:
@@ -74,6 +76,7 @@ def main() -> None:
                         evaluations,
                         metric=metric,
                         title=f"{run.label}: {text.METRICS[metric].title}",
+                        limits=(min(values), max(values)),
                     ),
                     tables.corruptions([(run, evaluations)], metric),
                     name=f"corruption-{metric}-{run.id}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import stat
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,7 @@ class Held:
 
     def __init__(self, home: Path, log: Path) -> None:
         (home / "ready").unlink(missing_ok=True)
+        self.pids: dict[str, int] = {}
         root = Path(__file__).resolve().parents[2]
         with log.open("ab") as file:
             self.process = subprocess.Popen(
@@ -188,24 +190,45 @@ class Held:
                 what="the stack to be ready",
             )
             assert self.process.poll() is None, log.read_text()
+            self.pids = json.loads((home / "run" / "stack.json").read_text())["pids"]
         except BaseException:
-            self.process.kill()
-            self.process.wait()
+            self.end()
             raise
-        self.pids: dict[str, int] = json.loads((home / "run" / "stack.json").read_text())["pids"]
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever the test found."""
+        self.process.kill()
+        self.process.wait()
+        for pid in self.pids.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def hold(home: Path, tmp_path: Path) -> Iterator[Callable[[], Held]]:
+    """Start stacks in processes of their own, all on one home."""
+    started: list[Held] = []
+
+    def start() -> Held:
+        started.append(Held(home, tmp_path / "log"))
+        return started[-1]
+
+    yield start
+    for held in started:
+        held.end()
 
 
 def test_stack__sigkill_of_the_supervisor_leaves_nothing_and_the_next_one_starts(
-    home: Path, tmp_path: Path
+    home: Path, hold: Callable[[], Held]
 ) -> None:
-    first = Held(home, tmp_path / "log")
+    first = hold()
     assert set(first.pids) == {"broker", "api", "worker", "dashboard"}
     first.process.kill()
     first.process.wait()
     for name, pid in first.pids.items():
         until(lambda pid=pid: not alive(pid), what=f"the {name} to die with its supervisor")
     assert (home / "run" / "stack.json").exists()  # nobody was there to clean up
-    second = Held(home, tmp_path / "log")
+    second = hold()
     assert not set(second.pids.values()) & set(first.pids.values())
     second.process.terminate()
     assert second.process.wait(60) == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from starlette.testclient import TestClient
 
 from backend.main import create_app
 from backend.settings import Settings, check_token, load_settings, new_token, read_or_make_token
@@ -118,3 +119,30 @@ def test_main__exposed_bind_says_why_it_does_not_start(home: Path) -> None:
     assert done.returncode == 2
     assert "can be reached from other machines" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_main__tokens_are_made_shown_and_revoked(home: Path, sqlite_url: str) -> None:
+    def token(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "backend", "token", *arguments],
+            env=os.environ | {"CALIFT_DATABASE_URL": sqlite_url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    made = token("add", "ci", "--scope", "read", "--days", "1").stdout.strip()
+    identity, _, secret = made.partition(".")
+    settings = Settings(database_url=sqlite_url, broker_url="memory://")
+    with TestClient(create_app(settings, housekeeping=False), base_url="http://localhost") as api:
+        headers = {"Authorization": f"Bearer {made}"}
+        assert api.get("/api/v1/runs", headers=headers).status_code == 200
+        assert api.post("/api/v1/runs", headers=headers, json={"spec": {}}).status_code == 403
+        listed = token("list").stdout
+        assert listed == f"{identity}\tread\tvalid\tci\n"
+        assert secret not in listed
+        assert token("revoke", identity).returncode == 0
+        assert api.get("/api/v1/runs", headers=headers).status_code == 401
+    again = token("revoke", identity)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "no token" in again.stderr

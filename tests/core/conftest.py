@@ -14,11 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from calift_core.clip import Captions, Clip, load_clip
 from calift_core.methods import Batch
 from calift_core.schema.spec import RunSpec, parse_spec
+
+# Hypothesis' deadline is a timed assertion, which a busy machine breaks.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 #: The real tokenizer has 49,408 tokens, so the vocabulary stays whole.
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

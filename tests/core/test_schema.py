@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -17,6 +17,7 @@ from calift_core.schema.methods import METHOD_SPECS, CaRot, Flyp, MethodSpec
 from calift_core.schema.records import RECORD, LogRecord, MetricsRecord, ResumedRecord
 from calift_core.schema.spec import FractionSpec, RunSpec, load_spec, parse_spec
 
+few = settings(max_examples=40, deadline=None)
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -48,6 +49,7 @@ specs = st.builds(
 )
 
 
+@few
 @given(specs)
 def test_spec__json_round_trip_is_the_same_spec_with_the_same_hash(one: RunSpec) -> None:
     again = parse_spec(json.loads(one.model_dump_json()))
@@ -56,6 +58,7 @@ def test_spec__json_round_trip_is_the_same_spec_with_the_same_hash(one: RunSpec)
     assert again.canonical_json() == one.canonical_json()
 
 
+@few
 @given(specs)
 def test_spec__yaml_file_round_trip_is_the_same_spec(
     tmp_path_factory: pytest.TempPathFactory, one: RunSpec
@@ -228,6 +231,7 @@ def test_schema__every_field_of_a_run_spec_has_a_title() -> None:
             assert field.get("title") or "$ref" in field, (group, name)
 
 
+@few
 @given(st.lists(st.floats(0, 0.24), min_size=4, max_size=4))
 def test_fractions__that_leave_training_images_are_accepted(shares: list[float]) -> None:
     names = ("pretrain", "validation", "calibration", "test")
