@@ -275,10 +275,6 @@ def _reliability(
     curve = calibration.reliability_curve_from_confidence(
         confidences, correct, n_bins=n_bins, scheme=scheme, n_resamples=n_resamples, seed=seed
     )
-    debiased = report["debiased"]
-    if debiased is None:
-        # No estimator of the largest gap is unbiased; what its floor's mean explains is taken off.
-        debiased = report["value"] - report["null_mean"]
     return {
         "n": len(confidences),
         "n_bins": n_bins,
@@ -293,7 +289,7 @@ def _reliability(
         "null_mean": report["null_mean"],
         "null_q95": report["null_q95"],
         "interval": tuple(report["interval"]),
-        "debiased": debiased,
+        "debiased": report["debiased"],
         "bins": [
             ReliabilityBin(
                 lower=float(curve.lower[k]),

@@ -235,7 +235,13 @@ def open_engine(url: str) -> Engine:
             parsed,
             # A connection that a restarted server forgot is replaced before it is used.
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 5, "keepalives_idle": 30, "keepalives_interval": 10},
+            connect_args={
+                "connect_timeout": 5,
+                "keepalives_idle": 30,
+                "keepalives_interval": 10,
+                # Of a database in SQL_ASCII, psycopg would hand out bytes for text.
+                "client_encoding": "utf8",
+            },
         )
     if backend_name != "sqlite":
         raise SpecError(f"database_url must be sqlite or postgresql, got {backend_name!r}")

@@ -30,6 +30,13 @@ from calift_core.errors import CheckpointError, DiskFullError, StorageError
 from calift_core.files import atomic_path, atomic_write_json, sha256_file
 
 FORMAT = 1
+_FILES = {
+    "model.safetensors",
+    "method.safetensors",
+    "optimizer.safetensors",
+    "rng.safetensors",
+    "state.json",
+}
 
 
 @dataclass
@@ -165,6 +172,10 @@ def load_state(path: Path) -> TrainState:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
+        if set(manifest) != _FILES:
+            raise CheckpointError(
+                f"{path.name}/manifest.json names {sorted(manifest)}, expected {sorted(_FILES)}"
+            )
         for name, expected in manifest.items():
             if sha256_file(path / name) != expected:
                 raise CheckpointError(f"{path.name}/{name} does not match its checksum")
@@ -178,7 +189,8 @@ def load_state(path: Path) -> TrainState:
         entries: dict[int, dict[str, Tensor]] = {}
         for name, tensor in load_file(path / "optimizer.safetensors").items():
             index, _, key = name.partition(".")
-            entries.setdefault(int(index), {})[key] = tensor
+            # A copy: the optimiser keeps these very tensors, and would keep the mapped file too.
+            entries.setdefault(int(index), {})[key] = tensor.clone()
         return TrainState(
             step=body["step"],
             spec_sha256=body["spec_sha256"],

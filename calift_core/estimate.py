@@ -89,7 +89,11 @@ def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
             if n_train == 0:
                 errors.append({"pointer": "#/suite", "message": f"no images in {train_part}"})
         evaluation_images = count_evaluation_images(suite)
-    estimate = Estimate(train_images=n_train, evaluation_images=evaluation_images)
+    estimate = Estimate(
+        train_images=n_train,
+        steps=_steps(spec, n_train) if n_train else None,
+        evaluation_images=evaluation_images,
+    )
     try:
         clip = load_clip(spec.model.name, _loadable(spec.model))
         resolve_templates(spec.suite.templates)
@@ -110,6 +114,10 @@ def _loadable(model: ModelSpec) -> str | None:
         spec = pretraining_spec(pretrained)
         return pretrained if tiny_is_current(spec, load_suite(spec.suite)) else None
     return pretrained
+
+
+def _steps(spec: RunSpec, n_train: int) -> int:
+    return steps_per_epoch(n_train, spec.train.batch_size) * spec.train.epochs
 
 
 def count_evaluation_images(suite: Suite) -> int:
@@ -151,7 +159,7 @@ def measure_cost(
         per_trained, per_update = _time_step(spec, clip, size, n_train or spec.train.batch_size)
         per_trained += per_update / spec.train.batch_size
     if n_train and per_trained is not None:
-        steps = steps_per_epoch(n_train, spec.train.batch_size) * spec.train.epochs
+        steps = _steps(spec, n_train)
         seconds = (seconds or 0.0) + per_trained * steps * spec.train.batch_size
     return Estimate(
         train_images=n_train,

@@ -27,7 +27,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -410,12 +410,7 @@ class _Job:
             styles=self.is_pretraining,
         )
         normalise = Normalise(method.clip.mean, method.clip.std, self.device)
-        state = None
-        for record_or_state in self._find_state():
-            if isinstance(record_or_state, TrainState):
-                state = record_or_state
-            else:
-                yield record_or_state
+        state = yield from self._find_state()
 
         def batches(start: int) -> Any:
             return train_batches(
@@ -433,7 +428,7 @@ class _Job:
             if every and epoch % every == 0 and len(suite.parts.get("validation", ())):
                 yield from self._validate(method, suite, captions, plan, step)
 
-        yield from train(
+        records = train(
             method,
             batches,
             plan,
@@ -443,9 +438,11 @@ class _Job:
             stop=self.stop,
             at_epoch_end=at_epoch_end,
         )
+        del state  # `train` lets it go once it is restored
+        yield from records
 
-    def _find_state(self) -> Iterator[Record | TrainState]:
-        """The checkpoint to go on from, if any, and a warning for each that is damaged."""
+    def _find_state(self) -> Generator[Record, None, TrainState | None]:
+        """Yields a warning for each damaged checkpoint; returns the one to go on from, if any."""
         sha256 = self.spec.content_hash()
         folders = [self.folder] + ([self.resume_from] if self.resume_from else [])
         for folder in folders:
@@ -455,12 +452,12 @@ class _Job:
                     level="warning", message=f"A damaged checkpoint is passed over: {problem}."
                 )
             if state is not None:
-                yield state
-                return
+                return state
             if problems:
                 yield LogRecord(
                     level="warning", message="No checkpoint is usable: training starts anew."
                 )
+        return None
 
     def _validate(
         self, method: Method, suite: Suite, captions: Captions, plan: Plan, step: int

@@ -141,6 +141,7 @@ def train(
     if resume is not None:
         _restore(method, optimizer, scaler, resume)
         start = resume.step
+        resume = None  # it is as large as the model and its moments, and maps a file
         yield ResumedRecord(step=start)
 
     def checkpoint(step: int) -> CheckpointRecord:
@@ -177,17 +178,20 @@ def train(
         is_last = step == plan.total_steps
         # The last step's checkpoint lets a run that is stopped while it is evaluated go on there.
         save_now = step % plan.checkpoint_every_steps == 0 or is_last
+        epoch_ends = step % plan.steps_per_epoch == 0 or is_last
         stopping = stop()
         log_now = step % plan.log_every_steps == 0 or save_now
-        if log_now or stopping:
+        if log_now or epoch_ends or stopping:
             numbers = {name: float(value) for name, value in values.items()}
+            numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale.detach())}
+            # Under fp16 the scaler skips steps whose gradient overflows, to find its scale.
+            if norm is not None and (norm.isfinite() or not scaler.is_enabled()):
+                numbers["grad_norm"] = float(norm)
             _refuse_nan(numbers, step)
-        if save_now or stopping:
+        if save_now or epoch_ends or stopping:
             _refuse_nan_weights(method, step)
         if log_now:  # a stop logs nothing of its own: the curve is that of a run left alone
-            numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale.detach())} | extra
-            if norm is not None:
-                numbers["grad_norm"] = float(norm)
+            numbers |= extra
             yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=numbers)
             speed = seen / (time.monotonic() - began)
             yield ProgressRecord(
@@ -197,7 +201,7 @@ def train(
                 samples_per_s=speed,
                 eta_s=(plan.total_steps - step) * len(batch.labels) / speed,
             )
-        if step % plan.steps_per_epoch == 0 or is_last:
+        if epoch_ends:
             yield from at_epoch_end(step)
             method.clip.train()
         if save_now or stopping:

@@ -13,7 +13,8 @@ HERE = Path(__file__).parent
 
 st.set_page_config(
     page_title="calift",
-    page_icon=":material/target:",
+    # A file of ours: an icon by name would be fetched from a public font server.
+    page_icon=str(HERE / "icon.svg"),
     layout="wide",
     initial_sidebar_state="auto",
     menu_items={"About": f"calift {__version__}: calibration explorer and training backend."},

@@ -325,7 +325,7 @@ def reliability_grid(
     for index, diagram in enumerate(diagrams):
         row, column = divmod(index, columns)
         left = column * (width + gap_x)
-        bottom = 1 - (row + 1) * cell - row * gap_y
+        bottom = max(0.0, 1 - (row + 1) * cell - row * gap_y)  # rounding may fall below zero
         x_id = "" if index == 0 else str(index + 1)
         names = ("" if index == 0 else str(2 * index + 1), str(2 * index + 2))
         look = styles[diagram.run_id]
@@ -334,7 +334,7 @@ def reliability_grid(
             axes=names, x_axis=x_id, legend=index == 0, own_name="accuracy, 95 % interval",
         )  # fmt: skip
         _reliability_axes(
-            figure, x=(left, left + width), y=(bottom, bottom + cell * 0.9), axes=names,
+            figure, x=(left, min(1.0, left + width)), y=(bottom, bottom + cell * 0.9), axes=names,
             x_axis=x_id, names=(row == rows - 1, column == 0),
         )  # fmt: skip
         label = titles[index] if titles else f"{diagram.run_name} on {diagram.dataset}"

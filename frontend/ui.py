@@ -18,6 +18,7 @@ import streamlit as st
 
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
+from calift_core.home import calift_home
 from calift_core.schema.wire import TERMINAL_PHASES, Evaluation, Reliability, RunSummary
 from frontend import charts, state, tables, text
 from frontend.tables import Markup, Table
@@ -32,14 +33,20 @@ MAX_RUNS = len(charts.PALETTE)
 LIVE_S = 2.0
 
 
-@st.cache_resource(show_spinner=False)
-def _client(_url: str | None, _home: str | None) -> Client:
+@st.cache_resource(show_spinner=False, max_entries=4, on_release=Client.close)
+def _client(url: str | None, token: str | None, file: str, written: int) -> Client:
     return Client()
 
 
 def client() -> Client:
-    """The typed client of the API, one for all sessions."""
-    return _client(os.environ.get("CALIFT_API_URL"), os.environ.get("CALIFT_HOME"))
+    """The typed client of the API, one for all sessions; a new one when address or token change."""
+    file = calift_home() / "token"
+    try:
+        written = file.stat().st_mtime_ns
+    except OSError:
+        written = 0
+    environ = os.environ
+    return _client(environ.get("CALIFT_API_URL"), environ.get("CALIFT_TOKEN"), str(file), written)
 
 
 # ---- Errors ------------------------------------------------------------------------------------
@@ -94,8 +101,6 @@ def fetch(what: str, call: Callable[[], T], *, key: str) -> T:
     try:
         value = call()
     except CaliftError as error:
-        if isinstance(error, ServiceError) and error.status in (401, 403):
-            _client.clear()  # The token may have been made or changed after the client was.
         if key in kept and getattr(error, "status", 0) != 404:
             at, value = kept[key]
             problem(error, what, kept=at)

@@ -20,8 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 CI = bool(os.environ.get("CI"))
+
+# A loaded machine is no failure: examples have no time limit of their own, the test has.
+hypothesis_settings.register_profile("calift", deadline=None)
+hypothesis_settings.load_profile("calift")
 
 
 def unavailable(reason: str) -> None:

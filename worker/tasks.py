@@ -33,16 +33,24 @@ class _Process:
         self.housekeeper: Housekeeper | None = None
 
     def initialise(self, **_: Any) -> None:
+        try:
+            self.service = self._make_service()
+        except Exception as error:
+            # Celery drops what a signal handler raises, and would go on without a service.
+            log.exception("the worker cannot start")
+            raise SystemExit(1) from error
+        # What -Q does not say, the device does.
+        self.app.conf.task_queues = [
+            Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
+            for name in self.service.queues
+        ]
+
+    def _make_service(self) -> WorkerService:
         service = WorkerService(self.settings, **self.options)
         service.wait_for_database()
         # Relay and sweeper run in every worker and in the API; conditional updates keep them apart.
         self.housekeeper = Housekeeper(service.store, self.app, service.artifacts, self.settings)
-        # What -Q does not say, the device does.
-        self.app.conf.task_queues = [
-            Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
-            for name in service.queues
-        ]
-        self.service = service
+        return service
 
     def ready(self, **_: Any) -> None:
         if self.service is None or self.housekeeper is None:

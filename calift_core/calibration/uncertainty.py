@@ -177,7 +177,8 @@ def interval(
     observed gaps by t ≥ 0 (t = 0 is perfect calibration, t = 1 the observed gaps), right
     predictions are drawn from each truth, and those t stay whose draws make the observed error an
     ordinary one. The interval spans the errors of the truths that stay; it may lie wholly below the
-    plug-in value, and its low end is 0 where perfect calibration cannot be ruled out.
+    plug-in value, and its low end is 0 where perfect calibration cannot be ruled out. Its high end
+    is never less than a calibrated model usually gets, however small the observed error.
 
     Args:
         probs: (N, C), rows sum to one.
@@ -219,7 +220,10 @@ def _invert(
     lower = float(np.interp(observed, high, truth)) if high[0] < observed else 0.0
     truth, errors = _family(full, _evened(full), observed, norm, n_resamples, rng)
     low = np.maximum.accumulate(np.quantile(errors, tail, axis=0))
-    upper = float(np.interp(observed, low, truth)) if low[0] < observed else 0.0
+    # An observed error below what a calibrated model usually shows is luck, not knowledge: the high
+    # end is never less than the usual one (a power-constrained limit, Cowan et al. 2011).
+    usual = float(np.median(errors[:, 0]))
+    upper = float(np.interp(max(observed, usual), low, truth))
     return lower, max(lower, upper)
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.errors import DataError, UnreadableImageError, reason_of
@@ -177,12 +177,13 @@ class FileSource:
 def _open(path: Path) -> Image.Image:
     try:
         image = Image.open(path, formats=FORMATS)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes decoders raise a dozen types
         raise UnreadableImageError(
             f"{str(path)!r} is not an image that can be read "
             f"({', '.join(FORMATS)}): {reason_of(error)}"
         ) from None
     if image.width * image.height > MAX_PIXELS:
+        image.close()
         raise UnreadableImageError(
             f"{str(path)!r} has {image.width} × {image.height} pixels, "
             f"at most {MAX_PIXELS:,} are read"
@@ -201,7 +202,7 @@ def decode(path: Path) -> Pixels:
             image.load()  # before the tag is read: Pillow turns TIFFs upright here, tag and all
             orientation = image.getexif().get(0x0112, 1)
             rgb = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except Exception as error:
             raise UnreadableImageError(f"{str(path)!r} is damaged: {reason_of(error)}") from None
     pixels = np.asarray(rgb)
     if orientation != 1:

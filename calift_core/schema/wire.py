@@ -278,7 +278,10 @@ class ReliabilityBin(Frozen):
 
 
 class Reliability(Frozen):
-    """A reliability diagram as numbers, with the error it goes with and that error's floor."""
+    """A reliability diagram as numbers, with the error it goes with and that error's floor.
+
+    `debiased` is null for the max norm, which has no debiased estimate.
+    """
 
     evaluation_id: str
     run_id: str
@@ -299,7 +302,7 @@ class Reliability(Frozen):
     null_mean: float
     null_q95: float
     interval: tuple[float, float]
-    debiased: float
+    debiased: float | None
     bins: list[ReliabilityBin]
 
 

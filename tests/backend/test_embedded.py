@@ -174,6 +174,7 @@ class Held:
 
     def __init__(self, home: Path, log: Path) -> None:
         (home / "ready").unlink(missing_ok=True)
+        self.home = home
         self.pids: dict[str, int] = {}
         root = Path(__file__).resolve().parents[2]
         with log.open("ab") as file:
@@ -200,8 +201,13 @@ class Held:
         self.process.kill()
         self.process.wait()
         for pid in self.pids.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                # Only what is still ours: the number may be somebody else's by now.
+                if (
+                    f"CALIFT_HOME={self.home}\0".encode()
+                    in Path(f"/proc/{pid}/environ").read_bytes()
+                ):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

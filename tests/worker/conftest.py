@@ -73,6 +73,11 @@ class Worker:
         assert self._child.wait(20), self.output.read_text()
         return self._child.reap()
 
+    def ends(self) -> int:
+        """Wait until it has ended by itself; its exit status."""
+        assert self._child.wait(20), self.output.read_text()
+        return self._child.reap()
+
     def end(self) -> None:
         self._child.reap()
 

@@ -187,3 +187,9 @@ def test_worker__a_broker_that_dies_and_returns_delays_and_loses_nothing(
     ends(store, while_down)
     assert states(store, while_down)[-1] == "SUCCEEDED"
     store.close()
+
+
+def test_worker__one_that_cannot_start_says_why_and_ends(start_worker: Start) -> None:
+    worker = start_worker("mysql://nobody@127.0.0.1/x")
+    assert worker.ends() != 0
+    assert "database_url must be sqlite or postgresql" in worker.output.read_text()

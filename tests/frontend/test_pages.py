@@ -1,0 +1,269 @@
+"""Every page against a real API: it draws, keeps its state in the URL, and says what fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.conftest import free_port
+from tests.frontend.conftest import Service, pointed_at
+
+APP = Path(__file__).parents[2] / "frontend" / "app.py"
+TABS = ("Curves", "Shifts", "Calibration", "Spectrum", "Config", "Artifacts", "Logs")
+
+
+def page(name: str, **params: str) -> AppTest:
+    """Run a page by its file, with query parameters."""
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    for key, value in params.items():
+        app.query_params[key] = value
+    app.switch_page(f"views/{name}.py")
+    app.run()
+    assert not app.exception, [e.value for e in app.exception]
+    return app
+
+
+def words(app: AppTest) -> str:
+    """All that the page says."""
+    kinds = ("html", "markdown", "caption", "error", "warning", "info", "subheader", "code")
+    return " ".join(str(e.value if kind != "html" else e.proto.body)
+                    for kind in kinds for e in app.get(kind))  # fmt: skip
+
+
+def charts_of(app: AppTest) -> list[str]:
+    """The descriptions of the charts on the page."""
+    return [element.proto.alt for element in app.get("plotly_chart")]
+
+
+def three(service: Service) -> str:
+    return ",".join(service.ids[name] for name in ("zero-shot", "FLYP", "CaRot"))
+
+
+def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) -> None:
+    said = words(page("overview"))
+    for name in ("CaRot (second seed)", "CaRot with a large batch", "CaRot on fashion-mnist"):
+        assert name in said
+    assert "out of memory" in said
+    assert "pp to zero-shot" in said
+
+
+def test_runs__lists_every_run_with_its_floor(dashboard: Service) -> None:
+    said = words(page("runs"))
+    assert said.count("<tr>") == 1 + len(dashboard.ids)
+    assert "floor" in said
+    assert f'href="run?id={dashboard.ids["CaRot"]}"' in said
+
+
+def test_runs__filters_come_from_the_url_and_go_back_to_it(dashboard: Service) -> None:
+    app = page("runs", status="FAILED")
+    assert words(app).count("<tr>") == 2
+    app.multiselect(key="url-status").set_value(["SUCCEEDED", "FAILED"]).run()
+    assert words(app).count("<tr>") == 6
+    assert app.query_params["status"] == "SUCCEEDED,FAILED"
+    app.text_input(key="url-q").input("nothing is called so").run()
+    assert "No run matches" in words(app)
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_run__each_tab_of_a_finished_run(dashboard: Service, tab: str) -> None:
+    app = page("run", id=dashboard.ids["CaRot"], tab=tab)
+    assert "CaRot on fashion-mnist" in words(app)
+    expected = {"Curves": 2, "Shifts": 2, "Calibration": 2, "Spectrum": 3}
+    assert len(charts_of(app)) == expected.get(tab, 0)
+
+
+@pytest.mark.parametrize("name", ["running", "queued", "failed", "zero-shot"])
+@pytest.mark.parametrize("tab", TABS)
+def test_run__every_state_has_something_to_say(dashboard: Service, name: str, tab: str) -> None:
+    app = page("run", id=dashboard.ids[name], tab=tab)
+    assert len(words(app)) > 100
+
+
+def test_run__a_failure_says_why_and_what_to_do(dashboard: Service) -> None:
+    said = re.sub(r"\\", "", words(page("run", id=dashboard.ids["failed"])))
+    assert "OOM" in said
+    assert "Lower train.batch_size" in said
+
+
+def test_run__an_unknown_id_is_an_error_with_its_request_id(dashboard: Service) -> None:
+    app = page("run", id="000000000000")
+    assert len(app.error) == 1
+    assert "request id" in app.error[0].value
+    assert "404" in app.error[0].value
+
+
+def test_run__without_an_id_the_next_step_is_shown(dashboard: Service) -> None:
+    assert "No run is named" in words(page("run"))
+
+
+def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
+    base = dashboard.ids["zero-shot"]
+    app = page("compare", ids=three(dashboard), baseline=base)
+    said = words(app)
+    assert "What differs" in said
+    assert "method › kind" in said
+    assert any("difference to zero-shot" in alt for alt in charts_of(app))
+    app.selectbox(key="url-baseline").select(dashboard.ids["FLYP"]).run()
+    assert not app.exception
+    assert app.query_params["baseline"] == dashboard.ids["FLYP"]
+    assert any("difference to FLYP" in alt for alt in charts_of(app))
+
+
+def test_compare__one_run_is_too_few(dashboard: Service) -> None:
+    assert "at least two" in words(page("compare", ids=dashboard.ids["CaRot"]))
+
+
+def test_calibration__the_url_restores_the_view(dashboard: Service) -> None:
+    app = page(
+        "calibration", run=dashboard.ids["FLYP"], dataset="sketch", bins="7", scheme="equal_width",
+        temperature="1.5",
+    )  # fmt: skip
+    assert app.number_input(key="url-bins").value == 7
+    assert app.selectbox(key="url-dataset").value == "sketch"
+    assert app.slider(key="url-temperature").value == 1.5
+    assert "on sketch" in charts_of(app)[0]
+    title = app.get("plotly_chart")[0].proto.spec
+    assert "7 bins, equal width" in title
+    assert "T = 1.5" in title
+
+
+def test_calibration__changes_go_to_the_url_and_defaults_stay_out(dashboard: Service) -> None:
+    app = page("calibration", run=dashboard.ids["FLYP"])
+    assert "bins" not in app.query_params
+    app.number_input(key="url-bins").set_value(5).run()
+    assert app.query_params["bins"] == "5"
+    app.number_input(key="url-bins").set_value(15).run()
+    assert "bins" not in app.query_params
+
+
+@pytest.mark.parametrize("nonsense", ["0", "-3", "many", "1e9"])
+def test_calibration__nonsense_in_the_url_is_the_default(dashboard: Service, nonsense: str) -> None:
+    app = page("calibration", run=dashboard.ids["FLYP"], bins=nonsense, dataset=nonsense,
+               scheme=nonsense, temperature=nonsense)  # fmt: skip
+    assert app.number_input(key="url-bins").value == 15
+    assert app.slider(key="url-temperature").value == 1.0 or nonsense == "1e9"
+
+
+def test_calibration__several_runs_side_by_side_and_overlaid(dashboard: Service) -> None:
+    apart = page("calibration", run=three(dashboard))
+    assert len(charts_of(apart)) == 3
+    together = page("calibration", run=three(dashboard), overlay="1")
+    assert len(charts_of(together)) == 1
+
+
+def test_temperature__moves_confidence_and_never_accuracy(dashboard: Service) -> None:
+    def card(temperature: str, label: str) -> str:
+        app = page("calibration", run=dashboard.ids["FLYP"], temperature=temperature)
+        found = re.search(rf"<dt>{label}</dt><dd>([^<]+)", words(app))
+        assert found is not None
+        return found[1]
+
+    assert card("0.5", "Accuracy") == card("2", "Accuracy")
+    assert card("0.5", "Confidence") != card("2", "Confidence")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "ece", "nll"])
+def test_shifts__heat_map_dots_and_corruptions(dashboard: Service, metric: str) -> None:
+    app = page("shifts", run=three(dashboard), metric=metric)
+    assert len(charts_of(app)) == 6
+    assert all(charts_of(app))
+
+
+def test_spectra__the_step_is_part_of_the_url(dashboard: Service) -> None:
+    app = page("spectra", run=three(dashboard), step="20")
+    assert "(step 20)" in charts_of(app)[0]
+    assert "zero-shot" in words(app)  # it has no such step, and the page says so
+    assert len(charts_of(app)) == 3
+
+
+def test_data__lists_suites_and_models(dashboard: Service) -> None:
+    said = words(page("data"))
+    assert "fashion-mnist" in said
+    assert "ViT-B-16" in said
+
+
+@pytest.mark.parametrize("kind", ["zero_shot", "finetune", "flyp", "carot", "pretrain"])
+def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service, kind: str) -> None:
+    app = page("new", method=kind)
+    assert not app.error
+    assert "Training images" in words(app)
+    assert f"kind: {kind}" in words(app)
+
+
+def test_new__a_fault_is_named_by_its_field_and_cannot_be_submitted(dashboard: Service) -> None:
+    app = page("new")
+    app.number_input(key="new-quick-train.batch_size").set_value(256).run()
+    app.number_input(key="new-quick-train.accumulation_steps").set_value(3).run()
+    assert "must be a multiple of accumulation" in re.sub(r"\\", "", app.error[0].value)
+    submit = next(b for b in app.button if b.label == "Submit")
+    assert submit.disabled
+
+
+def test_new__a_clone_begins_with_the_runs_settings(dashboard: Service) -> None:
+    app = page("new", clone=dashboard.ids["CaRot"])
+    key = f"new-clone-{dashboard.ids['CaRot']}-train.epochs"
+    assert app.number_input(key=key).value == 4
+    assert "CaRot on fashion-mnist copy" in words(app)
+
+
+@pytest.mark.parametrize(
+    "name", ["overview", "runs", "compare", "calibration", "shifts", "spectra", "new", "data"]
+)
+def test_empty__every_page_says_what_to_do(
+    bare: Service, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with pointed_at(monkeypatch, bare.url, bare.home):
+        app = page(name)
+    assert not app.error
+    if name not in ("new", "data"):
+        assert re.search("No finished run yet|No run yet|Nothing has run", words(app))
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with pointed_at(monkeypatch, f"http://127.0.0.1:{free_port()}", tmp_path):
+        yield
+
+
+@pytest.mark.parametrize("name", ["overview", "runs", "calibration", "new", "data"])
+def test_unreachable__every_page_says_where_it_looked(nowhere: None, name: str) -> None:
+    app = page(name)
+    assert "127" in app.error[0].value
+    assert "calift up" in app.error[0].value
+
+
+def test_unreachable__the_last_good_answer_stays_with_a_word(
+    dashboard: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = page("runs")
+    before = words(app).count("<tr>")
+    monkeypatch.setenv("CALIFT_API_URL", f"http://127.0.0.1:{free_port()}")
+    app.run()
+    assert not app.exception
+    assert words(app).count("<tr>") == before
+    assert "received at" in app.warning[0].value
+
+
+def test_names__what_people_typed_is_shown_and_not_run(
+    bare: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calift_core.client import Client
+
+    with pointed_at(monkeypatch, bare.url, bare.home), Client() as client:
+        notes = "<img src=x onerror=alert(1)> [link](javascript:alert(1))"
+        made = client.submit(
+            {"name": "a (plain) name", "method": {"kind": "flyp"}, "tags": ["<b>"],
+             "notes": notes}
+        )  # fmt: skip
+        listed = words(page("runs"))
+        opened = page("run", id=made.id, tab="Config")
+        client.cancel(made.id)
+        client.delete(made.id)
+    assert "<b>" not in listed
+    assert "&lt;b&gt;" in listed
+    assert "<img" not in "".join(e.proto.body for e in opened.get("html"))
+    assert opened.text[0].value == notes  # plain text, not Markdown
