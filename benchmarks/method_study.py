@@ -5,7 +5,8 @@
 
 First the learning rate of each method is chosen on the ID *validation* split, from one grid, on a
 seed that is not used again. Then every method is run with the chosen rate on `--seeds` seeds and
-judged on the ID test split and on corruptions of it. Nothing is chosen on a shift, no seed is dropped.
+judged on the ID test split and on corruptions of it. Nothing is chosen on a shift and no seed is
+dropped.
 
 A run that is finished is not run again: the study can be interrupted and started at any time.
 """

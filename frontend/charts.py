@@ -334,8 +334,10 @@ def reliability_grid(
             axes=names, x_axis=x_id, legend=index == 0, own_name="accuracy, 95 % interval",
         )  # fmt: skip
         _reliability_axes(
-            figure, x=(left, min(1.0, left + width)), y=(bottom, bottom + cell * 0.9), axes=names,
-            x_axis=x_id, names=(row == rows - 1, column == 0),
+            figure, x=(left, min(1.0, left + width)), axes=names, x_axis=x_id,
+            # Three lines of words stand above each square.
+            y=(bottom, bottom + cell - 58 / (rows * 430)),
+            names=(row == rows - 1, column == 0),
         )  # fmt: skip
         label = titles[index] if titles else f"{diagram.run_name} on {diagram.dataset}"
         figure.add_annotation(

@@ -207,18 +207,14 @@ def environment(home: Path, **changes: str) -> dict[str, str]:
     )
 
 
-def python(*arguments: str, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter to its end."""
+def calift(*arguments: str, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, in a process of its own, to its end."""
     return subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-m", "calift_core.cli", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
         env=environment(home),
+        check=False,
         **options,
     )
-
-
-def calift(*arguments: str, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
-    return python("-m", "calift_core.cli", *arguments, home=home, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from calift_core import __version__
 from calift_core.cli import main
 from calift_core.data.catalogue import fashion_mnist_folder
 from calift_core.schema.report import Report
@@ -329,8 +331,6 @@ def test_train__json_is_one_document_on_stdout(trained: Any, say: Callable[..., 
 def test_train__another_spec_in_the_same_folder_is_refused_unless_overwritten(
     trained: Any, say: Callable[..., Said], tmp_path: Path
 ) -> None:
-    import shutil
-
     file, folder, _ = trained
     mine = shutil.copytree(folder, tmp_path / "mine")
     other = tmp_path / "other.yaml"
@@ -489,6 +489,4 @@ def test_service__none_that_answers_is_a_sentence(
 
 
 def test_version__is_the_packages(say: Callable[..., Said]) -> None:
-    from calift_core import __version__
-
     assert say("version").stdout.strip() == __version__

@@ -63,8 +63,8 @@ def test_spec__json_round_trip_is_the_same_spec_with_the_same_hash(one: RunSpec)
 def test_spec__yaml_file_round_trip_is_the_same_spec(
     tmp_path_factory: pytest.TempPathFactory, one: RunSpec
 ) -> None:
-    path = tmp_path_factory.mktemp("spec") / "run.yaml"
-    path.write_text(yaml.safe_dump(one.model_dump(mode="json"), allow_unicode=True))
+    path = tmp_path_factory.getbasetemp() / "round-trip.yaml"
+    path.write_text(yaml.safe_dump(one.model_dump(mode="json")))
     assert load_spec(path) == one
 
 

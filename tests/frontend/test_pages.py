@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from calift_core.schema.methods import METHOD_SPECS
 from tests.conftest import free_port
 from tests.frontend.conftest import Service, pointed_at
 
@@ -186,7 +187,7 @@ def test_data__lists_suites_and_models(dashboard: Service) -> None:
     assert "ViT-B-16" in said
 
 
-@pytest.mark.parametrize("kind", ["zero_shot", "finetune", "flyp", "carot", "pretrain"])
+@pytest.mark.parametrize("kind", METHOD_SPECS)
 def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service, kind: str) -> None:
     app = page("new", method=kind)
     assert not app.error

@@ -1,0 +1,103 @@
+"""Who may import whom: the contracts, and what is really loaded."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import calift_core
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "torchvision", "open_clip", "safetensors", "timm")
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=kept,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def loaded_by(module: str, suspects: tuple[str, ...]) -> list[str]:
+    """Which of the suspects importing a module loads, in a fresh interpreter."""
+    code = (
+        "import importlib, sys\nimportlib.import_module(sys.argv[1])\n"
+        "print(*(m for m in sys.argv[2:] if m in sys.modules))"
+    )
+    done = run(code, module, *suspects)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_loaded_by__sees_what_is_loaded() -> None:
+    assert loaded_by("calift_core.methods.terms", ("torch", "sqlalchemy")) == ["torch"]
+
+
+def test_package__loads_nothing_heavy() -> None:
+    suspects = (*HEAVY, "numpy", "scipy", "pydantic", "pyarrow", "httpx", "typer", "rich", "yaml")
+    assert loaded_by("calift_core", suspects) == []
+
+
+@pytest.mark.parametrize(
+    "module", ["backend.main", "worker.app", "worker.tasks", "frontend.charts", "frontend.report"]
+)
+def test_services__load_no_torch(module: str) -> None:
+    assert loaded_by(module, HEAVY) == []
+
+
+def torch_free_modules() -> list[str]:
+    found = ["errors", "predictions", "client", "files", "home", "cli", "data.catalogue"]
+    for package in ("schema", "calibration"):
+        folder = Path(calift_core.__file__).parent / package
+        found += [package, *(f"{package}.{m.name}" for m in pkgutil.iter_modules([str(folder)]))]
+    return [f"calift_core.{name}" for name in found]
+
+
+def test_what_crosses_a_process__imports_where_torch_is_not_installed() -> None:
+    code = """
+import importlib, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+BLOCKED = set(sys.argv[1].split(","))
+sys.meta_path.insert(0, Missing())
+try:
+    import torch
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit("torch was not blocked")
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+print(len(sys.argv[2:]))
+"""
+    modules = torch_free_modules()
+    assert "calift_core.calibration.bins" in modules
+    done = run(code, ",".join(HEAVY), *modules)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(len(modules))]
+
+
+def test_contracts__hold() -> None:
+    command = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
+    if command is None:
+        pytest.skip("import-linter is not installed")
+    done = subprocess.run(
+        [command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
