@@ -65,8 +65,16 @@ CONTENDERS = (
     Contender("FLYP + L_OC", {"kind": "carot", "lambda_sd": 0.0}, "FLYP"),
     Contender("FLYP + L_SD", {"kind": "carot", "lambda_oc": 0.0}, "FLYP"),
     Contender("CaRot", {"kind": "carot"}, "CaRot"),
+    # The rates that validation chooses may differ: this row tells the method from the rate.
+    Contender("FLYP at CaRot's rate", {"kind": "flyp"}, "CaRot"),
 )
-PAIRS = (("CaRot", "FLYP"), ("CaRot", "FT"), ("FLYP + L_OC", "FLYP"), ("FLYP + L_SD", "FLYP"))
+PAIRS = (
+    ("CaRot", "FLYP"),
+    ("CaRot", "FT"),
+    ("CaRot", "FLYP at CaRot's rate"),
+    ("FLYP + L_OC", "FLYP"),
+    ("FLYP + L_SD", "FLYP"),
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ def make_spec(
         }
     return parse_spec(
         {
-            "name": f"{contender.label} lr {lr} seed {seed}".replace("_", " "),
+            "name": f"{slug(contender.label)} lr {lr} seed {seed}",
             "model": bench.model,
             "method": contender.method,
             "suite": suite,
@@ -169,7 +177,7 @@ def finish(spec: RunSpec, folder: Path) -> dict[str, Any]:
 
 def slug(text: str) -> str:
     """A folder name."""
-    return text.lower().replace(" + ", "-").replace("_", "").replace(" ", "-")
+    return text.lower().replace(" + ", "-").replace("_", "").replace("'", "").replace(" ", "-")
 
 
 def choose_rates(bench: Bench, out: Path) -> dict[str, dict[str, Any]]:

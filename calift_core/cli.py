@@ -723,7 +723,7 @@ def doctor(as_json: JsonFlag = False) -> None:
             mark, style = {"ok": ("ok  ", "green"), "warn": ("note", "yellow")}.get(
                 check.state, ("FAIL", "bold red")
             )
-            out.print(f"{mark}  {check.name:<22}", style=style, end="")
+            out.print(f"{mark}  {check.name:<22}", style=style, end="", markup=False)
             out.print(check.detail, markup=False)
             if check.hint:
                 out.print(f"      {'':<22}{check.hint}", style="dim", markup=False)

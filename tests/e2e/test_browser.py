@@ -85,6 +85,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
             url = f"http://127.0.0.1:{port}"
             until(
                 lambda: answers(f"{url}/_stcore/health") or process.poll() is not None,
+                timeout_s=60,
                 what="the dashboard to start",
             )
             assert process.poll() is None, (folder / "streamlit.log").read_text()
@@ -109,7 +110,7 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture
 def tab(chromium: Any) -> Iterator[Any]:
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(45_000)
     yield context.new_page()
     context.close()
 
@@ -135,7 +136,7 @@ def test_runs__a_click_opens_the_run_and_its_tab_is_in_the_address(
     assert tab.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
     tab.get_by_role("tab", name="Spectrum").click()
     tab.get_by_text("Effective rank over training").wait_for()
-    until(lambda: "tab=Spectrum" in query(tab), what="the tab in the address")
+    until(lambda: "tab=Spectrum" in query(tab), timeout_s=45, what="the tab in the address")
     tab.reload()
     tab.get_by_text("Effective rank over training").wait_for()
     assert tab.get_by_role("tab", name="Spectrum").get_attribute("aria-selected") == "true"
@@ -151,7 +152,7 @@ def test_calibration__reload_and_a_copied_address_keep_the_view(
     bins.fill("6")
     bins.press("Enter")
     tab.get_by_text("6 bins, equal mass").wait_for()
-    until(lambda: "bins=6" in query(tab), what="the bins in the address")
+    until(lambda: "bins=6" in query(tab), timeout_s=45, what="the bins in the address")
     address = tab.evaluate("() => location.href")
     assert len(address) < 200
     tab.reload()
@@ -170,7 +171,9 @@ def test_calibration__a_run_chosen_on_one_page_is_chosen_on_the_next(
     settle(tab)
     tab.get_by_role("link", name="Shifts").click()
     tab.wait_for_url(re.compile("/shifts"))
-    until(lambda: f"run={dashboard.service.ids['FLYP']}" in query(tab), what="the run")
+    until(
+        lambda: f"run={dashboard.service.ids['FLYP']}" in query(tab), timeout_s=45, what="the run"
+    )
 
 
 def test_new__a_run_is_submitted_watched_and_cancelled(dashboard: Dashboard, tab: Any) -> None:
@@ -194,7 +197,7 @@ def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
     dashboard: Dashboard, chromium: Any
 ) -> None:
     context = chromium.new_context(viewport={"width": 390, "height": 844})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(45_000)
     tab = context.new_page()
     faults: list[str] = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
@@ -204,7 +207,11 @@ def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
             settle(tab)
             plots = tab.locator("[data-testid=stPlotlyChart]")
             twins = tab.get_by_role("button", name="Table")
-            until(lambda p=plots, t=twins: p.count() == t.count(), what=f"the charts of {place}")
+            until(
+                lambda p=plots, t=twins: p.count() == t.count(),
+                timeout_s=45,
+                what=f"the charts of {place}",
+            )
             for index in range(plots.count()):
                 told = plots.nth(index).evaluate(DESCRIPTION)
                 assert told, f"chart {index} of {place} has no description"
