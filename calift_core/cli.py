@@ -396,7 +396,7 @@ def submit(
     as_json: JsonFlag = False,
 ) -> None:
     """Queue a run. With --wait a failed run is exit status 1."""
-    spec = load_spec(spec_file)
+    spec = with_absolute_paths(load_spec(spec_file))
     with _client() as client:
         run = client.submit(spec, priority=priority)
         if wait:
@@ -405,6 +405,26 @@ def submit(
             print_json(run.model_dump(mode="json"))
         else:
             out.print(f"{run.id}  {run.name}  {run.phase}", markup=False)
+
+
+def with_absolute_paths(spec: RunSpec) -> RunSpec:
+    """The same spec for a service whose working folder is another one.
+
+    Relative `folder:` data, and config and weights files that are found from here, become absolute.
+    """
+    data = spec.model_dump(mode="json")
+
+    def folder(uri: str) -> str:
+        path = uri.removeprefix("folder:")
+        return uri if path == uri else f"folder:{Path(path).expanduser().absolute()}"
+
+    suite, model = data["suite"], data["model"]
+    suite["id"] = folder(suite["id"])
+    suite["shifts"] = {name: folder(uri) for name, uri in suite["shifts"].items()}
+    for key in ("name", "pretrained"):
+        if model[key] is not None and Path(model[key]).is_file():
+            model[key] = str(Path(model[key]).absolute())
+    return parse_spec(data)
 
 
 def _wait(client: Client, run_id: str, as_json: bool) -> None:

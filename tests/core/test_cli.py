@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from calift_core import __version__
+from calift_core import __version__, cli
 from calift_core.cli import main
 from calift_core.data.catalogue import fashion_mnist_folder
 from calift_core.schema.report import Report
+from calift_core.schema.spec import parse_spec
 from calift_core.schema.wire import Validation
 from tests.conftest import until
 from tests.core.conftest import CLASSES, calift, environment, write_classes
@@ -490,3 +491,22 @@ def test_service__none_that_answers_is_a_sentence(
 
 def test_version__is_the_packages(say: Callable[..., Said]) -> None:
     assert say("version").stdout.strip() == __version__
+
+
+def test_submit__relative_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    spec = parse_spec(
+        {
+            "name": "a",
+            "model": {"name": "config.json", "pretrained": "openai"},
+            "method": {"kind": "flyp"},
+            "suite": {"id": "folder:photos", "shifts": {"art": "folder:/data/art"}},
+        }
+    )
+    made = cli.with_absolute_paths(spec)
+    assert made.model.name == str(tmp_path / "config.json")
+    assert made.model.pretrained == "openai"
+    assert made.suite.id == f"folder:{tmp_path / 'photos'}"
+    assert made.suite.shifts == {"art": "folder:/data/art"}
+    assert cli.with_absolute_paths(made) == made

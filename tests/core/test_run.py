@@ -293,7 +293,7 @@ def test_stop__in_training_then_again_is_a_run_left_alone(
 def test_stop__in_evaluation_then_again_trains_no_step_twice(
     run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
 ) -> None:
-    spec = run_spec("carot")
+    spec = run_spec("carot", train={"checkpoint_every_steps": 100})
     go_until(spec, tmp_path / "run", evaluating)
     records = go(spec, tmp_path / "run")
     (resumed,) = [r for r in records if r.kind == "resumed"]

@@ -107,17 +107,16 @@ def test_spectrum__two_correlated_features_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
-@pytest.mark.parametrize("constant", [0.0, 0.5, 0.1, 1e3])
+@pytest.mark.parametrize("constant", [0.0, 0.1, 0.3, 1 / 3, 0.7, 1000.1])
 def test_spectrum__constant_features_are_counted_and_left_out(
     constant: float, scale: float
 ) -> None:
-    x = scale * np.random.default_rng(0).normal(size=(50, 3))
+    x = scale * np.random.default_rng(0).normal(size=(700, 3))
     with_constant = np.insert(x, 1, constant, axis=1)
-    report = report_of(with_constant.astype(np.float32), batch=7)
+    report = report_of(with_constant, batch=7)
     assert report.n_constant_features == 1
     assert report.n_features == 4
-    expected = report_of(x.astype(np.float32)).singular_values
-    np.testing.assert_allclose(report.singular_values, expected, atol=1e-9)
+    np.testing.assert_allclose(report.singular_values, report_of(x).singular_values, atol=1e-9)
 
 
 def test_spectrum__small_variance_about_a_large_mean_is_not_lost() -> None:
