@@ -17,7 +17,14 @@ TABS = ["Curves", "Shifts", "Calibration", "Spectrum", "Config", "Artifacts", "L
 MAX_POINTS = 800
 LOG_BYTES = 65_536
 #: Curves that are no part of the loss and have another scale.
-ASIDE = ("lr", "learning_rate", "grad_norm", "epoch", "logit_scale", "samples_per_s", "seconds")
+ASIDE = (
+    "lr",
+    "grad_norm",
+    "logit_scale",
+    "sigma_min",
+    "effective_rank",
+)
+TITLES = {"Lr": "Learning rate", "Grad norm": "Gradient norm", "Sigma min": "σ_min (validation)"}
 
 
 def _load(run_id: str) -> RunDetail:
@@ -170,7 +177,7 @@ def _curves(run: RunDetail) -> None:
     columns = st.columns(2)
     for index, (title, some) in enumerate(rest):
         with columns[index % 2]:
-            _curve(metrics, some, title.replace("Lr", "Learning rate"), some[0], log_y)
+            _curve(metrics, some, TITLES.get(title, title), some[0], log_y)
 
 
 def _curve(metrics: Metrics, names: list[str], title: str, key: str, log_y: bool) -> None:
