@@ -68,6 +68,7 @@ CONTENDERS = (
     # The rates that validation chooses may differ: this row tells the method from the rate.
     Contender("FLYP at CaRot's rate", {"kind": "flyp"}, "CaRot"),
 )
+MATCHED = CONTENDERS[-1].label
 PAIRS = (
     ("CaRot", "FLYP"),
     ("CaRot", "FT"),
@@ -285,6 +286,8 @@ def study(bench: Bench, out: Path, seeds: int) -> dict[str, Any]:
     for contender in CONTENDERS:
         trains = contender.rate_of != ""
         lr = rates[contender.rate_of]["lr"] if trains else None
+        if contender.label == MATCHED and lr == rates["FLYP"]["lr"]:
+            continue  # the same runs as FLYP's
         reports = []
         for seed in range(seeds if trains else 1):
             folder = out / "runs" / f"{slug(contender.label)}-seed{seed}"
@@ -318,6 +321,7 @@ def study(bench: Bench, out: Path, seeds: int) -> dict[str, Any]:
             ],
         }
         for a, b in PAIRS
+        if a in rows and b in rows
     }
     result = {
         "suite": bench.name,

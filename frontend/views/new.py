@@ -19,7 +19,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "quick": (
         "Quick look: built-in data, two epochs",
         {
-            # The published rates are for large models; this is the small one's, see docs/results.md.
+            # The published rates are for large models; this is the small one's (docs/results.md).
             "train": {"epochs": 2, "batch_size": 256, "lr": 1e-3},
             "suite": {"templates": "plain",
                       "corruptions": {"names": ["gaussian_noise", "jpeg_compression"],
