@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from calift_core.errors import CheckpointError, DiskFullError, StorageError
-from calift_core.files import atomic_path, atomic_write_json, sha256_file
+from calift_core.files import atomic_path, atomic_write_json, sha256_file, sync_folder
 
 FORMAT = 1
 _FILES = {
@@ -124,7 +124,7 @@ def save_state(folder: Path, state: TrainState, *, keep: int) -> Path:
         atomic_write_json(temporary / "manifest.json", hashes)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        _fsync_folder(steps)
+        sync_folder(steps)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -139,14 +139,6 @@ def save_state(folder: Path, state: TrainState, *, keep: int) -> Path:
     for old in _step_folders(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _step_folders(folder: Path) -> list[Path]:

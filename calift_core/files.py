@@ -70,7 +70,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             # After the rename nothing of that name is left, so this only clears a failed attempt.
             temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise storage_error(error, target, "write") from error
 
@@ -122,7 +122,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     if os.name == "nt":  # Windows has no handle on a folder that could be flushed.
         return
     descriptor = os.open(folder, os.O_RDONLY)
