@@ -123,6 +123,7 @@ def _sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to disk, where the file system can: a rename is durable then."""
     if os.name == "nt":  # Windows has no handle on a folder that could be flushed.
         return
     descriptor = os.open(folder, os.O_RDONLY)
