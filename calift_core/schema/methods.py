@@ -12,11 +12,20 @@ from pydantic import Field, model_validator
 
 from calift_core.schema.base import Frozen
 
+#: `supervised` methods train a linear head on image features, `contrastive` ones both towers and
+#: take a classifier made of prompts, `merge` ones combine the weights of finished runs.
+Family = Literal["none", "supervised", "contrastive", "merge"]
+
+#: The options of `train.confidence`, by the names that `MethodBase.accepts` uses.
+_SUPERVISED = frozenset({"label_smoothing", "focal", "mixup", "zero_shot_kd", "mmce"})
+_CONTRASTIVE = frozenset({"label_smoothing", "zero_shot_kd"})
+
 
 class MethodBase(Frozen):
     """What every method's options share.
 
-    Class attributes say how the run is trained when the spec leaves it open.
+    Class attributes say how the run is trained when the spec leaves it open, which family it
+    belongs to, and which training-time calibration options go with it.
     """
 
     title: ClassVar[str]
@@ -27,6 +36,14 @@ class MethodBase(Frozen):
     default_weight_decay: ClassVar[float] = 0.1
     default_clip_grad_norm: ClassVar[float | None] = None
     terms: ClassVar[tuple[str, ...]] = ()
+    family: ClassVar[Family] = "none"
+    #: What of `train.confidence` makes sense with this method.
+    accepts: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def input_runs(self) -> tuple[str, ...]:
+        """Finished runs that this one is made from: ids of a service's runs, or their folders."""
+        return ()
 
 
 class ZeroShot(MethodBase):
@@ -49,6 +66,8 @@ class FineTune(MethodBase):
     default_lr: ClassVar[float] = 3e-5
     default_clip_grad_norm: ClassVar[float | None] = 1.0
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
     kind: Literal["finetune"] = "finetune"
     head_scale: Literal["fixed", "learned"] = Field(
@@ -59,6 +78,132 @@ class FineTune(MethodBase):
     )
 
 
+class LinearProbe(MethodBase):
+    """Cross-entropy on a linear head; the image tower is frozen and its features are cached."""
+
+    title: ClassVar[str] = "Linear probe (LP)"
+    summary: ClassVar[str] = "A linear head on the frozen image tower's features."
+    source: ClassVar[str] = "Radford et al. 2021, section 3.2; Kumar et al. 2022"
+    default_lr: ClassVar[float] = 1e-3
+    default_weight_decay: ClassVar[float] = 0.0
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED - {"mixup"}
+
+    kind: Literal["linear_probe"] = "linear_probe"
+    solver: Literal["adamw", "lbfgs"] = Field(
+        default="adamw",
+        title="Solver",
+        description="adamw: the training loop on cached features; lbfgs: logistic regression to "
+        "its optimum for each strength in the grid, the best by NLL on the ID validation split "
+        "[Radford et al. 2021 use L-BFGS]",
+    )
+    head_start: Literal["zero_shot", "zeros"] = Field(
+        default="zero_shot",
+        title="Head starts from",
+        description="zero_shot: the prompt classifier; zeros: nothing known. lbfgs starts there "
+        "too but its optimum does not depend on it [calift]",
+    )
+    strengths: tuple[Annotated[float, Field(gt=0, le=1e9)], ...] = Field(
+        default=(0.01, 0.1, 1.0, 10.0, 100.0, 1000.0),
+        min_length=1,
+        max_length=100,
+        title="Inverse strengths C",
+        description="lbfgs only: the L2 penalty is ‖W‖²/(2·C·N) beside the mean cross-entropy, as "
+        "scikit-learn's C; chosen on the ID validation split, never on the test split [calift]",
+    )
+    max_iterations: int = Field(
+        default=1000, ge=1, le=100_000, title="L-BFGS iterations", description="At most, for each C"
+    )
+
+
+class LpFt(MethodBase):
+    """A linear probe first, then fine-tuning of tower and head from there."""
+
+    title: ClassVar[str] = "LP-FT"
+    summary: ClassVar[str] = "Linear probe, then fine-tuning that starts from its head."
+    source: ClassVar[str] = "Kumar et al. 2022, section 3.4"
+    default_lr: ClassVar[float] = 3e-5
+    default_clip_grad_norm: ClassVar[float | None] = 1.0
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED
+
+    kind: Literal["lp_ft"] = "lp_ft"
+    lp_epochs: int = Field(
+        default=5,
+        ge=1,
+        le=10_000,
+        title="LP epochs",
+        description="Epochs of the linear probe, on cached features, before fine-tuning [code]",
+    )
+    lp_lr: float = Field(
+        default=1e-3, gt=0, le=1, title="LP learning rate", description="Of the probe [calift]"
+    )
+    head_start: Literal["zero_shot", "zeros"] = Field(
+        default="zero_shot", title="Head starts from", description="Before the probe [calift]"
+    )
+
+
+class LipsumFt(MethodBase):
+    """Cross-entropy and the energy gap to the initial tower over random texts."""
+
+    title: ClassVar[str] = "LipSum-FT"
+    summary: ClassVar[str] = (
+        "Fine-tuning that keeps the image tower's energies to random texts near the initial ones."
+    )
+    source: ClassVar[str] = "Nam et al. 2024"
+    default_lr: ClassVar[float] = 1e-5
+    default_weight_decay: ClassVar[float] = 0.0
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "energy_gap")
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED
+
+    kind: Literal["lipsum_ft"] = "lipsum_ft"
+    lambda_energy: float = Field(
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="λ",
+        description="Weight of the energy gap; 0 turns it off [paper]",
+    )
+    n_texts: int = Field(
+        default=80, ge=1, le=10_000, title="Random texts M", description="Drawn anew each step"
+    )
+    text_length: int = Field(
+        default=8,
+        ge=1,
+        le=75,
+        title="Random tokens in a text",
+        description="Uniform over the vocabulary, between start and end token [paper]",
+    )
+
+
+class CarFt(MethodBase):
+    """Cross-entropy and the divergence of context distributions from the initial tower's."""
+
+    title: ClassVar[str] = "CAR-FT"
+    summary: ClassVar[str] = (
+        "Fine-tuning that keeps what the image tower says about the context (which template fits)."
+    )
+    source: ClassVar[str] = "Mao et al. 2024"
+    default_lr: ClassVar[float] = 3e-5
+    default_clip_grad_norm: ClassVar[float | None] = 1.0
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "context")
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED
+
+    kind: Literal["car_ft"] = "car_ft"
+    alpha: float = Field(
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="α",
+        description="Weight of KL(c⁰ ‖ c) over the templates; 0 turns it off. 1 is not read from "
+        "the paper but recalled [calift]",
+    )
+
+
 class Flyp(MethodBase):
     """Contrastive fine-tuning with the pre-training loss on class captions."""
 
@@ -66,6 +211,8 @@ class Flyp(MethodBase):
     summary: ClassVar[str] = "Fine-tune like you pre-train: the contrastive loss on class captions."
     source: ClassVar[str] = "Goyal et al. 2023"
     terms: ClassVar[tuple[str, ...]] = ("contrastive",)
+    family: ClassVar[Family] = "contrastive"
+    accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["flyp"] = "flyp"
 
@@ -85,6 +232,8 @@ class CaRot(MethodBase):
         "distillation",
         "cross_tower",
     )
+    family: ClassVar[Family] = "contrastive"
+    accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["carot"] = "carot"
     lambda_oc: float = Field(
@@ -150,6 +299,227 @@ class CaRot(MethodBase):
         return self
 
 
+class Tracer(MethodBase):
+    """Contrastive loss and four kinds of distillation from the trajectory's weighted average."""
+
+    title: ClassVar[str] = "TRACER"
+    summary: ClassVar[str] = (
+        "FLYP's loss with feature, relational, interactive and cross distillation from a teacher "
+        "that averages the whole trajectory, its ends weighted most."
+    )
+    source: ClassVar[str] = "TRACER, ICML 2026"
+    terms: ClassVar[tuple[str, ...]] = (
+        "contrastive",
+        "cross_tower",
+        "feature",
+        "relational",
+        "interactive",
+        "cross_distillation",
+    )
+    family: ClassVar[Family] = "contrastive"
+    accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
+
+    kind: Literal["tracer"] = "tracer"
+    lambda_sd: float = Field(
+        default=0.9,
+        ge=0,
+        le=1000,
+        title="λ_SD",
+        description="Weight of all distillation together; 0 turns the teacher off [code]",
+    )
+    lambda_x: float = Field(
+        default=0.05,
+        ge=0,
+        le=1000,
+        title="λ_X",
+        description="Weight of the cross-tower penalty ‖W_v W_tᵀ‖_F [code]",
+    )
+    preset: Literal["code", "paper"] = Field(
+        default="code",
+        title="α_FD preset",
+        description="code: α_FD = 2000, as the scripts have it; paper: 1, as its algorithm writes",
+    )
+    alpha_fd: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        title="α_FD",
+        description="Weight of feature distillation within λ_SD; none: the preset's",
+    )
+    alpha_crd: float = Field(
+        default=1.0, ge=0, le=1000, title="α_CRD", description="Contrastive relational [code]"
+    )
+    alpha_icl: float = Field(
+        default=1.0, ge=0, le=1000, title="α_ICL", description="Interactive contrastive [code]"
+    )
+    alpha_cross: float = Field(
+        default=1.0, ge=0, le=1000, title="α_X", description="Cross distillation [code]"
+    )
+    teacher_beta: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        title="Teacher β",
+        description="Iterates are weighted by the density of Beta(β, β): below 1, the ends of the "
+        "trajectory weigh most [paper; 0.2 is its best ablation]",
+    )
+    teacher_buffers: bool = Field(
+        default=True,
+        title="Teacher follows BatchNorm statistics",
+        description="Copy the student's buffers at each teacher update [calift]",
+    )
+
+    @property
+    def feature_weight(self) -> float:
+        """α_FD with the preset filled in."""
+        if self.alpha_fd is not None:
+            return self.alpha_fd
+        return 2000.0 if self.preset == "code" else 1.0
+
+
+class CarotPlus(MethodBase):
+    """CaRot with the parts that are known to help; which are on was decided by an ablation."""
+
+    title: ClassVar[str] = "CaRot+"
+    summary: ClassVar[str] = (
+        "CaRot with multi-positive targets, a trajectory-averaged teacher, feature distillation "
+        "and weight averaging, each of which can be turned on and off."
+    )
+    source: ClassVar[str] = "calift; parts from CaRot, TRACER, Khosla et al. 2020, Wortsman et al."
+    terms: ClassVar[tuple[str, ...]] = (
+        "contrastive",
+        "orthogonality",
+        "distillation",
+        "feature",
+    )
+    family: ClassVar[Family] = "contrastive"
+    accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
+
+    kind: Literal["carot_plus"] = "carot_plus"
+    lambda_oc: float = Field(
+        default=0.2, ge=0, le=1000, title="λ_OC", description="As CaRot's; 0 turns it off"
+    )
+    lambda_sd: float = Field(
+        default=1.5,
+        ge=0,
+        le=1000,
+        title="λ_SD",
+        description="Weight of the divergence from the teacher's similarities; 0 turns it off",
+    )
+    lambda_fd: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        title="λ_FD",
+        description="Weight of the squared distance to the teacher's features; 0 turns it off",
+    )
+    multi_positive: bool = Field(
+        default=True,
+        title="Share targets within a class",
+        description="Pairs of one class in a batch are positives of each other instead of "
+        "negatives [Khosla et al. 2020]",
+    )
+    teacher: Literal["ema", "trajectory"] = Field(
+        default="trajectory",
+        title="Teacher",
+        description="ema: CaRot's moving average; trajectory: TRACER's Beta-weighted average of "
+        "every iterate",
+    )
+    teacher_beta: float = Field(
+        default=0.5, gt=0, le=1, title="Teacher β", description="Of the trajectory teacher"
+    )
+    final_average: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        title="Final weight averaging",
+        description="Share of the teacher in the finished weights: 0 keeps the student, 1 takes "
+        "the teacher, between them both are interpolated",
+    )
+
+    @model_validator(mode="after")
+    def _teacher_is_there(self) -> CarotPlus:
+        if self.final_average and not (self.lambda_sd or self.lambda_fd):
+            raise ValueError(
+                "final_average takes the teacher's weights, and there is no teacher with "
+                "lambda_sd = lambda_fd = 0"
+            )
+        return self
+
+
+class WiseFt(MethodBase):
+    """Weights between the zero-shot model and a finished run's; nothing is trained."""
+
+    title: ClassVar[str] = "WiSE-FT"
+    summary: ClassVar[str] = (
+        "Interpolates the weights of the zero-shot model and of a finished run, and shows the "
+        "whole path between them."
+    )
+    source: ClassVar[str] = "Wortsman et al. 2022"
+    trains: ClassVar[bool] = False
+    family: ClassVar[Family] = "merge"
+
+    kind: Literal["wise_ft"] = "wise_ft"
+    run: str = Field(
+        min_length=1,
+        max_length=4096,
+        title="Fine-tuned run",
+        description="A finished run that started from this spec's model: its id in the service, "
+        "or its folder for `calift train`",
+    )
+    alpha: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        title="α",
+        description="(1 − α)·zero-shot + α·fine-tuned, tower and head [paper: 0.5]",
+    )
+    sweep: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        max_length=101,
+        title="Path",
+        description="The α at which the frontier is measured; empty: only α itself",
+    )
+
+    @property
+    def input_runs(self) -> tuple[str, ...]:
+        """The fine-tuned run."""
+        return (self.run,)
+
+
+class ModelStock(MethodBase):
+    """Per tensor, the point between the mean of fine-tuned weights and the initial ones."""
+
+    title: ClassVar[str] = "Model Stock"
+    summary: ClassVar[str] = (
+        "Merges a few finished runs: the angle between their weight changes says how far to go "
+        "from the initial weights towards their mean."
+    )
+    source: ClassVar[str] = "Jang et al. 2024"
+    trains: ClassVar[bool] = False
+    family: ClassVar[Family] = "merge"
+
+    kind: Literal["model_stock"] = "model_stock"
+    runs: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
+        min_length=2,
+        max_length=64,
+        title="Fine-tuned runs",
+        description="Two or more finished runs that started from this spec's model and differ in "
+        "seed or settings [paper: 2]: ids in the service, or folders for `calift train`",
+    )
+
+    @property
+    def input_runs(self) -> tuple[str, ...]:
+        """The fine-tuned runs."""
+        return self.runs
+
+    @model_validator(mode="after")
+    def _different(self) -> ModelStock:
+        if len(set(self.runs)) < len(self.runs):
+            raise ValueError(f"the runs must differ, got {list(self.runs)}")
+        return self
+
+
 class Pretrain(MethodBase):
     """Contrastive pre-training of a small CLIP on one data set seen in many named styles."""
 
@@ -161,6 +531,7 @@ class Pretrain(MethodBase):
     source: ClassVar[str] = "Radford et al. 2021; the styles are calift's"
     default_lr: ClassVar[float] = 1e-3
     terms: ClassVar[tuple[str, ...]] = ("contrastive",)
+    family: ClassVar[Family] = "contrastive"
 
     kind: Literal["pretrain"] = "pretrain"
     multi_positive: bool = Field(
@@ -172,10 +543,33 @@ class Pretrain(MethodBase):
 
 METHOD_SPECS: dict[str, type[MethodBase]] = {
     "zero_shot": ZeroShot,
+    "linear_probe": LinearProbe,
     "finetune": FineTune,
+    "lp_ft": LpFt,
     "flyp": Flyp,
     "carot": CaRot,
+    "wise_ft": WiseFt,
+    "lipsum_ft": LipsumFt,
+    "car_ft": CarFt,
+    "model_stock": ModelStock,
+    "tracer": Tracer,
+    "carot_plus": CarotPlus,
     "pretrain": Pretrain,
 }
 
-MethodSpec = Annotated[ZeroShot | FineTune | Flyp | CaRot | Pretrain, Field(discriminator="kind")]
+MethodSpec = Annotated[
+    ZeroShot
+    | LinearProbe
+    | FineTune
+    | LpFt
+    | Flyp
+    | CaRot
+    | WiseFt
+    | LipsumFt
+    | CarFt
+    | ModelStock
+    | Tracer
+    | CarotPlus
+    | Pretrain,
+    Field(discriminator="kind"),
+]

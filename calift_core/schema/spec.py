@@ -24,7 +24,7 @@ from pydantic import (
 
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.base import Frozen
-from calift_core.schema.methods import METHOD_SPECS, MethodSpec, Pretrain
+from calift_core.schema.methods import METHOD_SPECS, LinearProbe, MethodSpec, Pretrain
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:+()/-]{0,119}")
 _SHIFT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -157,6 +157,93 @@ class SuiteSpec(Frozen):
         return templates
 
 
+class ConfidenceSpec(Frozen):
+    """Training-time calibration: what is added to a method's loss against over-confidence.
+
+    All off by default. Which of them go with which method is a matter of the method
+    (`MethodBase.accepts`).
+    """
+
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Label smoothing ε",
+        description="(1 − ε)·NLL + ε·mean(−log p); 0 turns it off. In a contrastive loss the "
+        "classes are the batch's other pairs [Szegedy et al. 2016]",
+    )
+    focal: Literal["off", "constant", "flsd53"] = Field(
+        default="off",
+        title="Focal loss",
+        description="constant: −(1 − p)^γ log p with one γ [Lin et al. 2017]; flsd53: γ = 5 where "
+        "p < 0.2, else 3 [Mukhoti et al. 2020]",
+    )
+    focal_gamma: float = Field(
+        default=3.0, gt=0, le=20, title="Focal γ", description="Of the constant focal loss"
+    )
+    mixup_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        title="Mixup α",
+        description="Images and labels mixed with weight λ ~ Beta(α, α) in each batch; 0 turns it "
+        "off [Zhang et al. 2018]",
+    )
+    zero_shot_kd: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        title="Distillation from zero-shot",
+        description="Weight of the divergence of the model's class probabilities from the "
+        "zero-shot model's (of its similarities, in a contrastive method); 0 turns it off",
+    )
+    zero_shot_kd_temperature: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        title="Temperature of that distillation",
+        description="Both sides' logits are divided by it and the divergence multiplied by its "
+        "square [Hinton et al. 2015]",
+    )
+    mmce: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        title="MMCE weight",
+        description="Weight of the kernel calibration error of a batch; 0 turns it off "
+        "[Kumar et al. 2018]",
+    )
+
+    def active(self) -> set[str]:
+        """Names of the options that are on, as in `MethodBase.accepts`."""
+        return {
+            name
+            for name, is_on in (
+                ("label_smoothing", self.label_smoothing > 0),
+                ("focal", self.focal != "off"),
+                ("mixup", self.mixup_alpha > 0),
+                ("zero_shot_kd", self.zero_shot_kd > 0),
+                ("mmce", self.mmce > 0),
+            )
+            if is_on
+        }
+
+    @model_validator(mode="after")
+    def _go_together(self) -> ConfidenceSpec:
+        on = self.active()
+        if "focal" in on and on & {"label_smoothing", "mixup"}:
+            raise ValueError(
+                "the focal loss is defined by the probability of one true class, and "
+                f"{' and '.join(sorted(on & {'label_smoothing', 'mixup'}))} spread the target over "
+                "several"
+            )
+        if {"mmce", "mixup"} <= on:
+            raise ValueError(
+                "mmce asks whether a prediction is correct; a mixed image has no answer"
+            )
+        return self
+
+
 class TrainSpec(Frozen):
     """Optimisation; fields left out take the method's default, which the report records."""
 
@@ -219,6 +306,28 @@ class TrainSpec(Frozen):
     horizontal_flip: bool = Field(default=False, title="Random horizontal flip")
     workers: int = Field(
         default=0, ge=0, le=128, title="Loader workers", description="Processes that decode images"
+    )
+    cache_images: bool = Field(
+        default=False,
+        title="Cache decoded images",
+        description="Keep decoded training images in memory after the first epoch, for sets that "
+        "fit; the result is the same",
+    )
+    compile: bool = Field(
+        default=False,
+        title="torch.compile",
+        description="Compile both towers; takes a minute at the start, and sums may be taken in "
+        "another order",
+    )
+    batch_norm: Literal["train", "frozen"] = Field(
+        default="train",
+        title="BatchNorm",
+        description="train: batch statistics while training, as published; frozen: the "
+        "pre-trained running ones, so that student and teacher see the same. Towers without "
+        "BatchNorm (ViT) do not differ [calift]",
+    )
+    confidence: ConfidenceSpec = Field(
+        default_factory=ConfidenceSpec, title="Training-time calibration"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, title="Seed")
     log_every_steps: int = Field(default=10, ge=1, title="Log every (steps)")
@@ -292,7 +401,32 @@ class RunSpec(Frozen):
     def _makes_sense(self) -> RunSpec:
         if isinstance(self.method, Pretrain) and self.suite.shifts:
             raise ValueError("pretrain uses the ID data alone; shifts belong to fine-tuning runs")
+        self._demand_sense()
         return self
+
+    def _demand_sense(self) -> None:
+        """Training-time calibration only where the method has a place for it."""
+        method, on = self.method, self.train.confidence.active()
+        if isinstance(method, LinearProbe) and method.solver == "lbfgs" and on:
+            raise ValueError(
+                f"train.confidence ({', '.join(sorted(on))}) needs the training loop, and the "
+                "linear probe's lbfgs solver minimises plain cross-entropy; take solver: adamw"
+            )
+        refused = sorted(on - method.accepts)
+        if not refused:
+            return
+        reason = {
+            "none": "it has no loss that this could change",
+            "merge": "it trains nothing; give the option to the runs that it merges",
+            "supervised": "its features are computed once, before any image could be mixed",
+            "contrastive": "its loss compares images with captions and has no class probabilities",
+        }[method.family]
+        if isinstance(method, Pretrain):
+            reason = "it makes the model that others are compared with"
+        raise ValueError(
+            f"train.confidence: {method.kind} does not go with {', '.join(refused)}: {reason}; "
+            f"it goes with {', '.join(sorted(method.accepts)) or 'none of these options'}"
+        )
 
     def canonical_json(self) -> str:
         """The spec with every default filled in, keys sorted: what hashes are taken of."""
