@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from calift_core.calibration import evaluate_all, softmax
 from calift_core.clip import Clip
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, eval_batches
-from calift_core.errors import OutOfMemoryError, reason_of
+from calift_core.errors import InterruptedRunError, OutOfMemoryError, reason_of
 from calift_core.methods.base import Classifier
 from calift_core.predictions import Predictions, PredictionsMetadata, Role, write_predictions
 from calift_core.schema.report import EvaluationReport, Summary
@@ -90,6 +91,53 @@ def predict(
     return np.concatenate(parts)
 
 
+@torch.no_grad()
+def encode(
+    clip: Clip,
+    images: ImageSet,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    precision: Precision,
+    stop: Callable[[], bool] = lambda: False,
+) -> torch.Tensor:
+    """L2-normalised features of a set, in its order, in eval mode, without augmentation.
+
+    Returns:
+        (N, D), float32, on the device.
+
+    Raises:
+        InterruptedRunError: `stop` returned true between two batches.
+        UnreadableImageError: a file cannot be decoded.
+    """
+    was_training = clip.training
+    clip.eval()
+    parts: list[torch.Tensor] = []
+    try:
+        for batch in eval_batches(
+            images,
+            size=clip.image_size,
+            batch_size=batch_size,
+            workers=workers,
+            normalise=Normalise(clip.mean, clip.std, device),
+        ):
+            if stop():
+                raise InterruptedRunError(f"stopped while encoding {images.name}")
+            with autocast(device, precision):
+                parts.append(clip.encode_image(batch))
+    finally:
+        clip.train(was_training)
+    return torch.cat(parts)
+
+
+def labels_in_logits(images: ImageSet) -> NDArray[np.int64]:
+    """Labels (N,) as columns of the logits that `predict` returns for the set."""
+    if images.classes is None:
+        return images.labels
+    return np.searchsorted(np.array(images.classes), images.labels)
+
+
 def as_predictions(
     logits: NDArray[np.float32],
     images: ImageSet,
@@ -102,9 +150,8 @@ def as_predictions(
     source_dataset: str | None = None,
 ) -> Predictions:
     """Put logits together with ids, labels and where they come from."""
-    labels = images.labels
+    labels = labels_in_logits(images)
     if images.classes is not None:
-        labels = np.searchsorted(np.array(images.classes), labels)
         class_names = [class_names[c] for c in images.classes]
     ids = np.array(images.ids)
     return Predictions(
@@ -164,25 +211,57 @@ def store(folder: Path, predictions: Predictions) -> tuple[str, str]:
     return relative, write_predictions(folder / relative, predictions)
 
 
+class Judged(Protocol):
+    """What the numbers of one data set are grouped by."""
+
+    @property
+    def dataset(self) -> str:
+        """Its name."""
+
+    @property
+    def role(self) -> str:
+        """`id`, `shift` or `corruption`."""
+
+    @property
+    def corruption(self) -> str | None:
+        """The corruption's name, where it is one."""
+
+
+J = TypeVar("J", bound=Judged)
+
+
+def ood_groups(evaluations: Iterable[J]) -> dict[str, list[J]]:
+    """What an OOD mean is taken over: the shifts, or the corruptions where there are no shifts.
+
+    A corruption's severities are one group, so that a mean of means counts each name once.
+    """
+    found = list(evaluations)
+    chosen = [e for e in found if e.role == "shift"] or [e for e in found if e.role == "corruption"]
+    groups: dict[str, list[J]] = {}
+    for evaluation in chosen:
+        groups.setdefault(evaluation.corruption or evaluation.dataset, []).append(evaluation)
+    return groups
+
+
+def group_mean(groups: Mapping[str, Sequence[J]], value: Callable[[J], float]) -> float | None:
+    """Unweighted mean over the groups of the means within them; None without groups."""
+    if not groups:
+        return None
+    return float(np.mean([np.mean([value(e) for e in group]) for group in groups.values()]))
+
+
 def summarise(evaluations: Sequence[EvaluationReport], sigma_min: float | None) -> Summary:
     """The headline numbers.
 
     OOD values are unweighted means over the shifts; where a suite has none, over the corruptions
     (each name a mean over its severities first).
     """
-    by_role: dict[str, list[EvaluationReport]] = {"id": [], "shift": [], "corruption": []}
-    for evaluation in evaluations:
-        by_role[evaluation.role].append(evaluation)
-    groups: dict[str, list[EvaluationReport]] = {}
-    for evaluation in by_role["shift"] or by_role["corruption"]:
-        groups.setdefault(evaluation.corruption or evaluation.dataset, []).append(evaluation)
+    groups = ood_groups(evaluations)
+    in_distribution = next((e for e in evaluations if e.role == "id"), None)
 
     def mean(value: Callable[[EvaluationReport], float]) -> float | None:
-        if not groups:
-            return None
-        return float(np.mean([np.mean([value(e) for e in group]) for group in groups.values()]))
+        return group_mean(groups, value)
 
-    in_distribution = by_role["id"][0] if by_role["id"] else None
     accuracies = {
         name: float(np.mean([e.accuracy for e in group])) for name, group in groups.items()
     }

@@ -29,16 +29,24 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from calift_core.calibration import accuracy, ece, nll, softmax
 from calift_core.checkpoint import TrainState, drop_states, newest_state, save_final
 from calift_core.clip import TINY, Captions, Clip, load_clip, load_finished, weights_sha256
 from calift_core.data.images import ImageSet
-from calift_core.data.loader import Normalise, TrainView, steps_per_epoch, train_batches
+from calift_core.data.loader import (
+    Normalise,
+    TrainView,
+    feature_batches,
+    steps_per_epoch,
+    train_batches,
+)
 from calift_core.data.suites import Suite, load_suite
 from calift_core.environment import environment
 from calift_core.errors import (
@@ -53,7 +61,14 @@ from calift_core.errors import (
     SpecError,
     StorageError,
 )
-from calift_core.evaluate import as_predictions, evaluation_report, predict, store, summarise
+from calift_core.evaluate import (
+    as_predictions,
+    encode,
+    evaluation_report,
+    predict,
+    store,
+    summarise,
+)
 from calift_core.files import (
     atomic_write_bytes,
     atomic_write_json,
@@ -61,8 +76,9 @@ from calift_core.files import (
     storage_error,
 )
 from calift_core.home import models_dir
-from calift_core.methods import Classifier, Method, RunLength, make_method
-from calift_core.methods.base import zero_shot_classifier
+from calift_core.methods import Batch, Classifier, Method, RunLength, make_method
+from calift_core.methods.base import Features, zero_shot_classifier
+from calift_core.methods.confidence import mix
 from calift_core.predictions import Role as PredictedRole
 from calift_core.schedule import default_warmup
 from calift_core.schema.methods import Pretrain
@@ -122,7 +138,7 @@ def make_plan(spec: RunSpec, n_train: int, device: torch.device) -> Plan:
     """Fill in what the spec leaves open."""
     t, method = spec.train, spec.method
     per_epoch = steps_per_epoch(n_train, t.batch_size)
-    total = per_epoch * t.epochs
+    total = 0 if method.solved_at_once else per_epoch * t.epochs
     return Plan(
         total_steps=total,
         steps_per_epoch=per_epoch,
@@ -220,7 +236,11 @@ class _Job:
         plan = make_plan(spec, n_train, self.device)
         torch.manual_seed(spec.train.seed)  # dropout and stochastic depth, where a tower has them
         method = make_method(
-            spec.method, clip, learned, length=RunLength(total_steps=plan.total_steps)
+            spec.method,
+            clip,
+            learned,
+            length=RunLength(total_steps=plan.total_steps, seed=spec.train.seed),
+            confidence=spec.train.confidence,
         )
         self._lap("loading_s")
         if spec.method.trains:
@@ -229,6 +249,7 @@ class _Job:
                 detail=f"{plan.total_steps} steps on {n_train:,} images, {self.device}",
             )
             yield from self._train(method, suite, train_part, captions, plan)
+            method.finish()
             self._lap("training_s")
         classifier = self._classifier(method, captions)
         self._save_model(clip, classifier, suite)
@@ -411,16 +432,23 @@ class _Job:
         )
         normalise = Normalise(method.clip.mean, method.clip.std, self.device)
         state = yield from self._find_state()
+        features = self._features(method.clip, suite, plan.precision)
+        if state is None:
+            yield from method.prepare(features)
 
-        def batches(start: int) -> Any:
-            return train_batches(
-                view,
-                batch_size=spec.train.batch_size,
-                start_step=start,
-                total_steps=plan.total_steps,
-                workers=spec.train.workers,
-                normalise=normalise,
+        def batches(start: int) -> Iterator[Batch]:
+            schedule: dict[str, int] = {
+                "batch_size": spec.train.batch_size,
+                "start_step": start,
+                "total_steps": plan.total_steps,
+            }
+            if spec.method.on_features:
+                x, y = features("train")
+                return feature_batches(x, y, seed=spec.train.seed, **schedule)
+            loaded = train_batches(
+                view, workers=spec.train.workers, normalise=normalise, **schedule
             )
+            return self._mixed(loaded, start) if spec.train.confidence.mixup_alpha else loaded
 
         def at_epoch_end(step: int) -> Iterator[Record]:
             every = spec.train.spectrum_every_epochs
@@ -440,6 +468,34 @@ class _Job:
         )
         del state  # `train` lets it go once it is restored
         yield from records
+
+    def _features(self, clip: Clip, suite: Suite, precision: Precision) -> Features:
+        """Features of the image tower as it is now; a part is encoded when it is first asked for.
+
+        Only methods that leave the tower as it is ask later than before the first step.
+        """
+
+        @cache
+        def features(part: Literal["train", "validation"]) -> tuple[Tensor, Tensor]:
+            images = suite.part(part)
+            encoded = encode(
+                clip,
+                images,
+                batch_size=self.spec.evaluation.batch_size,
+                workers=self.spec.train.workers,
+                device=self.device,
+                precision=precision,
+                stop=self.stop,
+            )
+            return encoded, torch.as_tensor(images.labels, device=self.device)
+
+        return features
+
+    def _mixed(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+        """Mixup; the draw of a step depends on the seed and the step alone."""
+        for step, batch in enumerate(batches, start=start):
+            generator = torch.Generator().manual_seed(self.spec.train.seed * 1_000_003 + step)
+            yield mix(batch, self.spec.train.confidence.mixup_alpha, generator)
 
     def _find_state(self) -> Generator[Record, None, TrainState | None]:
         """Yields a warning for each damaged checkpoint; returns the one to go on from, if any."""

@@ -175,6 +175,35 @@ def train_batches(
         )
 
 
+def feature_batches(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int,
+    total_steps: int,
+) -> Iterator[Batch]:
+    """`train_batches` over features that are encoded already, in the same order.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+        seed: of the run.
+        batch_size: features in a step.
+        start_step: the first step.
+        total_steps: the step after the last one.
+    """
+    per_epoch = steps_per_epoch(len(features), batch_size)
+    for epoch in range(start_step // per_epoch, -(-total_steps // per_epoch)):
+        order = torch.tensor(epoch_order(len(features), seed=seed, epoch=epoch))
+        order = order.to(features.device)
+        for position in range(per_epoch):
+            if start_step <= epoch * per_epoch + position < total_steps:
+                rows = order[position * batch_size : (position + 1) * batch_size]
+                yield Batch(features[rows], labels[rows], torch.zeros_like(rows))
+
+
 def eval_batches(
     images: ImageSet, *, size: int, batch_size: int, workers: int, normalise: Normalise
 ) -> Iterator[Tensor]:

@@ -5,26 +5,48 @@ from __future__ import annotations
 from typing import Any
 
 from calift_core.clip import Captions, Clip
+from calift_core.errors import ModelError
 from calift_core.methods.base import Batch, Classifier, Method, RunLength
+from calift_core.methods.car_ft import CarFt
 from calift_core.methods.carot import CaRot
+from calift_core.methods.carot_plus import CarotPlus
 from calift_core.methods.finetune import FineTune
 from calift_core.methods.flyp import Flyp
+from calift_core.methods.linear_probe import LinearProbe
+from calift_core.methods.lipsum_ft import LipsumFt
+from calift_core.methods.lp_ft import LpFt
 from calift_core.methods.pretrain import Pretrain
+from calift_core.methods.tracer import Tracer
 from calift_core.methods.zero_shot import ZeroShot
 from calift_core.schema.methods import MethodBase
+from calift_core.schema.spec import ConfidenceSpec
 
+#: Kind → class. `wise_ft` and `model_stock` train nothing: see `merge`.
 METHODS: dict[str, Any] = {
     "zero_shot": ZeroShot,
+    "linear_probe": LinearProbe,
     "finetune": FineTune,
+    "lp_ft": LpFt,
     "flyp": Flyp,
     "carot": CaRot,
+    "lipsum_ft": LipsumFt,
+    "car_ft": CarFt,
+    "tracer": Tracer,
+    "carot_plus": CarotPlus,
     "pretrain": Pretrain,
 }
 
 __all__ = ["METHODS", "Batch", "Classifier", "Method", "RunLength", "make_method"]
 
 
-def make_method(spec: MethodBase, clip: Clip, captions: Captions, *, length: RunLength) -> Method:
+def make_method(
+    spec: MethodBase,
+    clip: Clip,
+    captions: Captions,
+    *,
+    length: RunLength,
+    confidence: ConfidenceSpec | None = None,
+) -> Method:
     """Build the method that a spec names, around a model.
 
     Args:
@@ -32,9 +54,14 @@ def make_method(spec: MethodBase, clip: Clip, captions: Captions, *, length: Run
         clip: the student, on its device; the method trains it in place.
         captions: class names × templates.
         length: how long the run is.
+        confidence: training-time calibration; none: all off.
 
     Raises:
         ModelError: the method is not defined for this model; the message says why.
     """
-    method: Method = METHODS[spec.kind](clip, captions, spec, length)  # type: ignore[attr-defined]
+    kind: str = spec.kind  # type: ignore[attr-defined]
+    if kind not in METHODS:
+        raise ModelError(f"{kind} trains no model of its own: it merges finished runs")
+    options = confidence or ConfidenceSpec()
+    method: Method = METHODS[kind](clip, captions, spec, length, options)
     return method

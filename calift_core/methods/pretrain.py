@@ -14,11 +14,12 @@ from calift_core.methods.base import (
     RunLength,
     Stateless,
     encode_captions,
+    refuse_sigmoid,
     zero_shot_classifier,
 )
-from calift_core.methods.flyp import refuse_sigmoid
 from calift_core.methods.terms import info_nce, multi_positive_info_nce, similarity
 from calift_core.schema.methods import Pretrain as PretrainSpec
+from calift_core.schema.spec import ConfidenceSpec
 
 #: open_clip's and OpenAI's bound on the logit scale.
 MAX_SCALE = 100.0
@@ -32,7 +33,12 @@ class Pretrain(Stateless):
     """
 
     def __init__(
-        self, clip: Clip, captions: Captions, spec: PretrainSpec, length: RunLength
+        self,
+        clip: Clip,
+        captions: Captions,
+        spec: PretrainSpec,
+        length: RunLength,
+        confidence: ConfidenceSpec,
     ) -> None:
         refuse_sigmoid(clip, "pretrain")
         self.clip, self.captions, self.spec = clip, captions, spec

@@ -46,19 +46,35 @@ def similarity(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return scale * matmul(images, texts.T)
 
 
-def info_nce(z: Tensor) -> Tensor:
+def info_nce(z: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """L_MCL: the mean of the cross-entropies of Z and Zᵀ against the diagonal.
 
     Radford et al. 2021, figure 3. Other samples of the same class count as negatives.
 
     Args:
         z: (B, B).
+        smoothing: ε of label smoothing over the batch's pairs.
     """
     targets = torch.arange(len(z), device=z.device)
-    return (F.cross_entropy(z, targets) + F.cross_entropy(z.T, targets)) / 2
+    rows = F.cross_entropy(z, targets, label_smoothing=smoothing)
+    return (rows + F.cross_entropy(z.T, targets, label_smoothing=smoothing)) / 2
 
 
-def multi_positive_info_nce(z: Tensor, groups: Tensor) -> Tensor:
+def sigmoid_pairs(z: Tensor, bias: Tensor) -> Tensor:
+    """The pairwise sigmoid loss: every pair of the batch is asked whether it belongs together.
+
+    `−(1/B) Σ_ij log σ(t_ij (Z_ij + b))` with t = 1 on the diagonal and −1 elsewhere. Zhai et al.
+    2023, equation 1: what a model with a logit bias was pre-trained with.
+
+    Args:
+        z: Z = s · I Tᵀ, (B, B).
+        bias: b, a scalar.
+    """
+    signs = 2 * torch.eye(len(z), device=z.device, dtype=z.dtype) - 1
+    return -F.logsigmoid(signs * (z + bias)).sum() / len(z)
+
+
+def multi_positive_info_nce(z: Tensor, groups: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """InfoNCE whose positives are all pairs of one group, with equal shares.
 
     Khosla et al. 2020 (equation 2, out-of-log) in the two-tower setting; with all groups distinct
@@ -67,10 +83,12 @@ def multi_positive_info_nce(z: Tensor, groups: Tensor) -> Tensor:
     Args:
         z: (B, B).
         groups: (B,) ids; equal ids are positives of each other.
+        smoothing: ε of label smoothing over the batch's pairs.
     """
     same = (groups[:, None] == groups[None, :]).to(z.dtype)
     targets = same / same.sum(dim=1, keepdim=True)
-    return (F.cross_entropy(z, targets) + F.cross_entropy(z.T, targets)) / 2
+    rows = F.cross_entropy(z, targets, label_smoothing=smoothing)
+    return (rows + F.cross_entropy(z.T, targets, label_smoothing=smoothing)) / 2
 
 
 def orthogonality(weight: Tensor, form: Literal["norm", "squared"]) -> Tensor:
@@ -107,7 +125,7 @@ def frobenius(matrix: Tensor) -> Tensor:
     return torch.where(is_zero, torch.zeros_like(squares), root)
 
 
-def distillation(student: Tensor, teacher: Tensor) -> Tensor:
+def distillation(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     """L_SD: KL from the teacher's to the student's rows, plus the same for columns.
 
     Oh et al. 2024, equation 6. The two directions are summed and each is a mean over the batch, as
@@ -117,21 +135,159 @@ def distillation(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: Z of the student, (B, B).
         teacher: Z of the teacher with its own scale, (B, B); no gradient flows into it.
+        temperature: τ, see `kl`.
     """
-    teacher = teacher.detach()
-    return _kl(student, teacher) + _kl(student.T, teacher.T)
+    rows = kl(student, teacher, temperature=temperature)
+    return rows + kl(student.T, teacher.T, temperature=temperature)
 
 
-def _kl(student: Tensor, teacher: Tensor) -> Tensor:
-    log_p, log_q = F.log_softmax(teacher, dim=-1), F.log_softmax(student, dim=-1)
-    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+def kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """KL(teacher ‖ student) of the row softmaxes, mean over rows.
+
+    Args:
+        student: logits, (B, C).
+        teacher: logits, (B, C); no gradient flows into it.
+        temperature: τ; both are divided by it and the result multiplied by τ², so that gradients
+            keep their size (Hinton et al. 2015, section 2).
+    """
+    log_p = F.log_softmax(teacher.detach() / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy.
+def feature_distance(
+    images: Tensor, texts: Tensor, teacher_images: Tensor, teacher_texts: Tensor
+) -> Tensor:
+    """FD: mean((I_s − I_t)²) + mean((T_s − T_t)²), means over all B·D elements.
+
+    TRACER, its feature distillation.
+
+    Args:
+        images: I_s, (B, D).
+        texts: T_s, (B, D).
+        teacher_images: I_t, (B, D).
+        teacher_texts: T_t, (B, D).
+    """
+    return F.mse_loss(images, teacher_images.detach()) + F.mse_loss(texts, teacher_texts.detach())
+
+
+def interactive(
+    images: Tensor, texts: Tensor, teacher_images: Tensor, teacher_texts: Tensor, scale: Tensor
+) -> Tensor:
+    """ICL: ½ [CE(s·I_s T_tᵀ, y) + CE(s·T_s I_tᵀ, y)], each tower against the teacher's other one.
+
+    TRACER, its interactive contrastive loss; y is the diagonal.
+
+    Args:
+        images: I_s, (B, D).
+        texts: T_s, (B, D).
+        teacher_images: I_t, (B, D).
+        teacher_texts: T_t, (B, D).
+        scale: s of the student.
+    """
+    y = torch.arange(len(images), device=images.device)
+    by_image = F.cross_entropy(similarity(images, teacher_texts.detach(), scale), y)
+    by_text = F.cross_entropy(similarity(texts, teacher_images.detach(), scale), y)
+    return (by_image + by_text) / 2
+
+
+def cross_distillation(
+    images: Tensor,
+    texts: Tensor,
+    teacher_images: Tensor,
+    teacher_texts: Tensor,
+    scale: Tensor,
+    teacher_z: Tensor,
+) -> Tensor:
+    """CrossKD: ½ [KL(p(Z_t) ‖ p(s·I_s T_tᵀ)) + KL(p(Z_tᵀ) ‖ p(s·T_s I_tᵀ))].
+
+    TRACER.
+
+    Args:
+        images: I_s, (B, D).
+        texts: T_s, (B, D).
+        teacher_images: I_t, (B, D).
+        teacher_texts: T_t, (B, D).
+        scale: s of the student.
+        teacher_z: Z_t with the teacher's scale, (B, B).
+    """
+    by_image = kl(similarity(images, teacher_texts.detach(), scale), teacher_z)
+    by_text = kl(similarity(texts, teacher_images.detach(), scale), teacher_z.T)
+    return (by_image + by_text) / 2
+
+
+def energy_gap(energies: Tensor, initial: Tensor) -> Tensor:
+    """LipSum-FT's term: `(1/B) Σ_i (1/2M) Σ_m (e_im − e⁰_im)²`.
+
+    Nam et al. 2024, equation 5.
+
+    Args:
+        energies: e, (B, M): s·⟨I_i, T_m⟩ of the tuned image tower and M random texts.
+        initial: e⁰, (B, M), of the initial image tower.
+    """
+    return F.mse_loss(energies, initial.detach()) / 2
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    mixed_with: Tensor | None = None,
+    share: float = 1.0,
+) -> Tensor:
+    """Mean cross-entropy, `(1 − ε)·NLL + ε·mean(−log p)`, on mixed images the mean of two labels'.
+
+    Szegedy et al. 2016 (ε), Zhang et al. 2018 (mixing).
 
     Args:
         logits: (B, C).
         labels: (B,).
+        smoothing: ε.
+        mixed_with: (B,) label of the other image in each mixture.
+        share: λ, the weight of `labels`.
     """
-    return F.cross_entropy(full(logits), labels)
+    logits = full(logits)
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    if mixed_with is None:
+        return loss
+    other = F.cross_entropy(logits, mixed_with, label_smoothing=smoothing)
+    return share * loss + (1 - share) * other
+
+
+def focal(logits: Tensor, labels: Tensor, gamma: float | None) -> Tensor:
+    """`−(1 − p)^γ log p`, mean over the batch; p is the probability of the true class.
+
+    Lin et al. 2017. Without γ it is FLSD-53 (Mukhoti et al. 2020): γ = 5 where p < 0.2, else 3.
+
+    Args:
+        logits: (B, C).
+        labels: (B,).
+        gamma: γ ≥ 0, or None for FLSD-53.
+    """
+    log_p = -F.cross_entropy(full(logits), labels, reduction="none")  # (B,)
+    p = log_p.exp()
+    exponent: Tensor | float = torch.where(p < 0.2, 5.0, 3.0) if gamma is None else gamma
+    # 1 − p from log p: exact where p is next to 1, and its power has a finite gradient there.
+    return -((-torch.expm1(log_p)).clamp_min(torch.finfo(p.dtype).tiny) ** exponent * log_p).mean()
+
+
+def mmce(logits: Tensor, labels: Tensor, *, width: float = 0.4) -> Tensor:
+    """Maximum mean calibration error of a batch, with a Laplacian kernel.
+
+    `sqrt((1/B²) Σ_ij (c_i − r_i)(c_j − r_j) exp(−|r_i − r_j| / width))`: r the confidence, c
+    whether the prediction is correct. Kumar, Sarawagi & Jain 2018, equation 4. c is a constant
+    under the gradient; the root's gradient is 0 where the sum is.
+
+    Args:
+        logits: (B, C).
+        labels: (B,).
+        width: of the kernel.
+    """
+    confidences, predictions = full(logits).softmax(dim=-1).max(dim=-1)
+    gaps = (predictions == labels).to(confidences.dtype) - confidences  # (B,)
+    kernel = (-(confidences[:, None] - confidences[None, :]).abs() / width).exp()  # (B, B)
+    squared = (gaps[:, None] * gaps[None, :] * kernel).mean()
+    is_zero = squared <= 0
+    root = torch.where(is_zero, torch.ones_like(squared), squared).sqrt()
+    return torch.where(is_zero, torch.zeros_like(squared), root)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from calift_core.clip import Captions, Clip
 from calift_core.methods.base import Batch, Classifier, RunLength, Stateless, zero_shot_classifier
 from calift_core.schema.methods import ZeroShot as ZeroShotSpec
+from calift_core.schema.spec import ConfidenceSpec
 
 
 class ZeroShot(Stateless):
@@ -16,7 +17,12 @@ class ZeroShot(Stateless):
     """
 
     def __init__(
-        self, clip: Clip, captions: Captions, spec: ZeroShotSpec, length: RunLength
+        self,
+        clip: Clip,
+        captions: Captions,
+        spec: ZeroShotSpec,
+        length: RunLength,
+        confidence: ConfidenceSpec,
     ) -> None:
         self.clip, self.captions = clip, captions
         self.weights = {}

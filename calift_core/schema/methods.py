@@ -45,6 +45,16 @@ class MethodBase(Frozen):
         """Finished runs that this one is made from: ids of a service's runs, or their folders."""
         return ()
 
+    @property
+    def on_features(self) -> bool:
+        """Whether it trains on cached features instead of images."""
+        return False
+
+    @property
+    def solved_at_once(self) -> bool:
+        """Whether a solver finds the optimum before the first step, and there are no steps."""
+        return False
+
 
 class ZeroShot(MethodBase):
     """No training: the classifier is the mean of prompt embeddings per class."""
@@ -115,6 +125,16 @@ class LinearProbe(MethodBase):
     max_iterations: int = Field(
         default=1000, ge=1, le=100_000, title="L-BFGS iterations", description="At most, for each C"
     )
+
+    @property
+    def on_features(self) -> bool:
+        """The tower never changes."""
+        return True
+
+    @property
+    def solved_at_once(self) -> bool:
+        """With `lbfgs`."""
+        return self.solver == "lbfgs"
 
 
 class LpFt(MethodBase):

@@ -131,11 +131,13 @@ class JobFile(Frozen):
         run_id: names the run in reports.
         attempt: counts from 1.
         resume_from: folder of an earlier attempt whose newest good checkpoint is to be used.
+        inputs: folders of the finished runs that the method names, by the names it uses.
     """
 
     run_id: str
     attempt: int = 1
     resume_from: str | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
 
 
 #: Exit status of a runner that stopped on request after it saved a checkpoint (EX_TEMPFAIL).

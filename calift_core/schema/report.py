@@ -98,8 +98,45 @@ class Summary(Frozen):
     worst_shift_accuracy: float | None = None
 
 
+class FrontierSet(Frozen):
+    """One point of the path between two models, on one data set."""
+
+    dataset: str
+    role: Role
+    n: int
+    accuracy: float
+    ece: float
+    ece_floor: float = Field(description="What ECE would read if this model were calibrated")
+    nll: float
+    corruption: str | None = None
+    severity: int | None = None
+
+
+class FrontierPoint(Frozen):
+    """One model on the path between the zero-shot (α = 0) and the fine-tuned one (α = 1).
+
+    OOD values are means as in `Summary`; `val` is the ID validation split, the only one that an α
+    may be chosen on.
+    """
+
+    alpha: float
+    id_accuracy: float
+    id_ece: float
+    id_ece_floor: float
+    id_nll: float
+    ood_accuracy: float | None = None
+    ood_ece: float | None = None
+    ood_ece_floor: float | None = None
+    ood_nll: float | None = None
+    val_accuracy: float | None = None
+    val_ece: float | None = None
+    val_ece_floor: float | None = None
+    val_nll: float | None = None
+    datasets: list[FrontierSet] = Field(description="The ID test split, shifts and corruptions")
+
+
 class Report(Frozen):
-    """The whole `report.json`."""
+    """The whole `report.json`. `frontier` is the path of a WiSE-FT run, null for other runs."""
 
     format_version: Literal[1] = 1
     run_id: str
@@ -115,3 +152,4 @@ class Report(Frozen):
     data: dict[str, Any]
     timings_s: dict[str, float]
     environment: dict[str, Any]
+    frontier: list[FrontierPoint] | None = None

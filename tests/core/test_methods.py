@@ -15,7 +15,8 @@ from calift_core.clip import Captions, Clip, load_clip, weights_sha256
 from calift_core.errors import ModelError, UnsupportedTowerError
 from calift_core.methods import METHODS, Batch, Method, RunLength, make_method
 from calift_core.methods.base import zero_shot_classifier
-from calift_core.methods.carot import CaRot, Teacher
+from calift_core.methods.carot import CaRot
+from calift_core.methods.teacher import EmaTeacher
 from calift_core.methods.terms import similarity
 from calift_core.schema.methods import METHOD_SPECS, MethodBase
 from calift_core.schema.methods import CaRot as CaRotSpec
@@ -251,7 +252,7 @@ def test_finetune__classifier_gives_the_heads_logits(vit: Clip, captions: Captio
 # ----------------------------------------------------------------------------------- teacher
 
 
-def teacher_of(clip: Clip, captions: Captions, **changes: Any) -> Teacher:
+def teacher_of(clip: Clip, captions: Captions, **changes: Any) -> EmaTeacher:
     settings: dict[str, Any] = {
         "update_every": 1,
         "momentum_start": 0.05,
@@ -259,7 +260,7 @@ def teacher_of(clip: Clip, captions: Captions, **changes: Any) -> Teacher:
         "ramp_steps": 4.0,
         "follow_buffers": True,
     }
-    return Teacher(clip, captions, **(settings | changes))
+    return EmaTeacher(clip, captions, **(settings | changes))
 
 
 def test_teacher__equal_to_the_student_distils_nothing(vit: Clip, captions: Captions) -> None:
@@ -307,7 +308,7 @@ def test_teacher__average_worked_by_hand(vit: Clip, captions: Captions) -> None:
         with torch.no_grad():
             for parameter in vit.net.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        did = teacher.maybe_update(vit, step)
+        did = teacher.update(vit, step)
         assert did == (step % 2 == 0)
         if did:
             m = {2: 0.05 + 0.85 * 0.5, 4: 0.9, 6: 0.9}[step]
@@ -337,7 +338,7 @@ def test_teacher__buffers_follow_the_student_and_only_if_asked(
     resnet.train()
     resnet.encode_image(random_batch(resnet).images)
     for teacher in (follows, stays):
-        teacher.maybe_update(resnet, 1)
+        teacher.update(resnet, 1)
     changed = 0
     for name, buffer in resnet.net.named_buffers():
         assert torch.equal(follows.clip.net.get_buffer(name), buffer), name

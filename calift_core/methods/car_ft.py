@@ -1,0 +1,77 @@
+"""CAR-FT: cross-entropy, and what the image tower says about the context kept as it was."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from calift_core.clip import Captions, Clip
+from calift_core.errors import ModelError
+from calift_core.methods.base import Batch, RunLength
+from calift_core.methods.finetune import Supervised
+from calift_core.methods.terms import kl, similarity
+from calift_core.schema.methods import CarFt as CarFtSpec
+from calift_core.schema.spec import ConfidenceSpec
+
+
+class CarFt(Supervised):
+    """L = CE + α · KL(c⁰ ‖ c), with c = softmax(s · I Aᵀ) over the P templates.
+
+    Mao et al. 2024, section 3. Row A_p is the normalised mean over classes of template p's text
+    embeddings; c⁰ is the initial image tower's. Text tower and scale are frozen.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        captions: Captions,
+        spec: CarFtSpec,
+        length: RunLength,
+        confidence: ConfidenceSpec,
+    ) -> None:
+        if spec.alpha and len(captions.templates) < 2:
+            raise ModelError(
+                "car_ft keeps the distribution over prompt templates, and there is one template: "
+                "it is 1 whatever the image",
+                hint="Take suite.templates: openai_imagenet, or list two or more.",
+            )
+        super().__init__(clip, captions, confidence, keep_initial=spec.alpha > 0)
+        self.spec = spec
+        self.weights["context"] = spec.alpha
+        self.scale = clip.logit_scale.detach().clone()
+        self.contexts = context_weights(clip, captions) if spec.alpha else None  # (P, D)
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The head's loss and the divergence of contexts."""
+        images = self.clip.encode_image(batch.images)
+        if self.contexts is None or self.initial is None:
+            return self.loss.terms(self.head(images), batch)
+        initial = self.initial(batch.images)
+        terms = self.loss.terms(self.head(images), batch, initial_features=initial)
+        terms["context"] = kl(
+            similarity(images, self.contexts, self.scale),
+            similarity(initial, self.contexts, self.scale),
+        )
+        return terms
+
+
+@torch.no_grad()
+def context_weights(clip: Clip, captions: Captions, *, batch_size: int = 512) -> Tensor:
+    """A: per template, the normalised mean over classes of the normalised embeddings.
+
+    Args:
+        clip: the model, used in eval mode and left in the mode it came in.
+        captions: C classes × P templates.
+        batch_size: captions encoded at once.
+
+    Returns:
+        (P, D).
+    """
+    was_training = clip.training
+    clip.eval()
+    tokens = captions.tokens.to(next(clip.parameters()).device)
+    parts = [clip.encode_text(part) for part in torch.split(tokens, batch_size)]
+    clip.train(was_training)
+    shape = (len(captions.class_names), len(captions.templates), -1)
+    return F.normalize(torch.cat(parts).view(shape).mean(dim=0), dim=-1)

@@ -1,0 +1,130 @@
+"""CaRot+: CaRot with the parts that an ablation on ID criteria kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from calift_core.clip import Captions, Clip
+from calift_core.methods.base import (
+    Batch,
+    Classifier,
+    RunLength,
+    Stateless,
+    encode_captions,
+    refuse_sigmoid,
+    zero_shot_classifier,
+)
+from calift_core.methods.carot import UPDATES_PER_RUN
+from calift_core.methods.confidence import PairLoss
+from calift_core.methods.teacher import EmaTeacher, Teacher, TrajectoryTeacher
+from calift_core.methods.terms import (
+    distillation,
+    feature_distance,
+    info_nce,
+    multi_positive_info_nce,
+    orthogonality,
+    similarity,
+)
+from calift_core.schema.methods import CarotPlus as CarotPlusSpec
+from calift_core.schema.spec import ConfidenceSpec
+
+
+class CarotPlus(Stateless):
+    """L = L_MCL' + λ_OC · L_OC + λ_SD · L_SD + λ_FD · FD.
+
+    L_MCL' shares its targets among the pairs of a class; the teacher averages the trajectory;
+    the finished weights may take a share of the teacher's. With all of that off it is CaRot, step
+    for step. Every part is published (see `source`), their choice is calift's.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        captions: Captions,
+        spec: CarotPlusSpec,
+        length: RunLength,
+        confidence: ConfidenceSpec,
+    ) -> None:
+        refuse_sigmoid(clip, "carot_plus")
+        self.clip, self.captions, self.spec = clip, captions, spec
+        self.extra = PairLoss(confidence, clip, captions)
+        self.weights = {
+            "contrastive": 1.0,
+            "orthogonality": spec.lambda_oc,
+            "distillation": spec.lambda_sd,
+            "feature": spec.lambda_fd,
+            **self.extra.weights,
+        }
+        if spec.lambda_oc:
+            clip.image_projection()
+        self.teacher: Teacher | None = None
+        if spec.lambda_sd or spec.lambda_fd:
+            self.teacher = (
+                TrajectoryTeacher(
+                    clip,
+                    captions,
+                    total_steps=length.total_steps,
+                    beta=spec.teacher_beta,
+                    follow_buffers=True,
+                )
+                if spec.teacher == "trajectory"
+                else EmaTeacher(
+                    clip,
+                    captions,
+                    update_every=max(1, length.total_steps // UPDATES_PER_RUN),
+                    momentum_start=0.05,
+                    momentum_end=0.9,
+                    ramp_steps=0.2 * length.total_steps,
+                    follow_buffers=True,
+                )
+            )
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Every term whose coefficient is not 0."""
+        images = self.clip.encode_image(batch.images)
+        texts = encode_captions(self.clip, self.captions, batch.captions)
+        z = similarity(images, texts, self.clip.logit_scale)
+        smoothing = self.extra.smoothing
+        terms = {
+            "contrastive": multi_positive_info_nce(z, batch.labels, smoothing=smoothing)
+            if self.spec.multi_positive
+            else info_nce(z, smoothing=smoothing)
+        }
+        if self.spec.lambda_oc:
+            terms["orthogonality"] = orthogonality(self.clip.image_projection(), "norm")
+        if self.teacher is not None:
+            images_t, texts_t = self.teacher.embed(batch)
+            if self.spec.lambda_sd:
+                z_t = similarity(images_t, texts_t, self.teacher.clip.logit_scale)
+                terms["distillation"] = distillation(z, z_t)
+            if self.spec.lambda_fd:
+                terms["feature"] = feature_distance(images, texts, images_t, texts_t)
+        return terms | self.extra.terms(z, batch)
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Move the teacher."""
+        if self.teacher is not None:
+            self.teacher.update(self.clip, step)
+        return {}
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Average the teacher into the weights."""
+        if self.teacher is None or not self.spec.final_average:
+            return
+        mine: list[Tensor] = list(self.clip.parameters())
+        torch._foreach_lerp_(mine, list(self.teacher.clip.parameters()), self.spec.final_average)
+
+    def classifier(self) -> Classifier:
+        """The prompt ensemble."""
+        return zero_shot_classifier(self.clip, self.captions)
+
+    def state(self) -> dict[str, Tensor]:
+        """The teacher."""
+        return {} if self.teacher is None else self.teacher.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take the teacher back."""
+        if self.teacher is not None:
+            self.teacher.load_state(state)

@@ -1,0 +1,94 @@
+"""LipSum-FT: cross-entropy, and energies to random texts kept near the initial tower's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from calift_core.clip import Captions, Clip
+from calift_core.errors import ModelError
+from calift_core.methods.base import Batch, RunLength
+from calift_core.methods.finetune import Supervised
+from calift_core.methods.terms import energy_gap, similarity
+from calift_core.schema.methods import LipsumFt as LipsumFtSpec
+from calift_core.schema.spec import ConfidenceSpec
+
+
+class LipsumFt(Supervised):
+    """L = CE + λ · (1/B) Σ_i (1/2M) Σ_m (e_im − e⁰_im)² over M random texts, new ones each step.
+
+    Nam et al. 2024, section 4. Text tower and logit scale are frozen; the head starts zero-shot and
+    is trained. `e_im = s·⟨I_i, T_m⟩`.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        captions: Captions,
+        spec: LipsumFtSpec,
+        length: RunLength,
+        confidence: ConfidenceSpec,
+    ) -> None:
+        super().__init__(clip, captions, confidence, keep_initial=spec.lambda_energy > 0)
+        self.spec = spec
+        self.weights["energy_gap"] = spec.lambda_energy
+        self.generator = torch.Generator().manual_seed(length.seed)
+        if spec.lambda_energy:
+            self.start, self.end, self.words, self.context = _vocabulary(clip, captions)
+            if spec.text_length + 2 > self.context:
+                raise ModelError(
+                    f"lipsum_ft: start token, {spec.text_length} random tokens and end token do "
+                    f"not fit in the {self.context} positions of {clip.name}'s text tower"
+                )
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The head's loss and the energy gap."""
+        images = self.clip.encode_image(batch.images)
+        if not self.spec.lambda_energy or self.initial is None:
+            return self.loss.terms(self.head(images), batch)
+        initial = self.initial(batch.images)
+        terms = self.loss.terms(self.head(images), batch, initial_features=initial)
+        with torch.no_grad():
+            texts = self.clip.encode_text(self.random_texts().to(images.device))  # (M, D)
+            scale = self.clip.logit_scale.detach()
+        terms["energy_gap"] = energy_gap(
+            similarity(images, texts, scale), similarity(initial, texts, scale)
+        )
+        return terms
+
+    def random_texts(self) -> Tensor:
+        """(M, L) tokens: start, uniform words, end, padding."""
+        shape = (self.spec.n_texts, self.spec.text_length)
+        words = self.words[torch.randint(len(self.words), shape, generator=self.generator)]
+        tokens = torch.zeros(self.spec.n_texts, self.context, dtype=torch.long)
+        tokens[:, 0] = self.start
+        tokens[:, 1 : self.spec.text_length + 1] = words
+        tokens[:, self.spec.text_length + 1] = self.end
+        return tokens
+
+    def state(self) -> dict[str, Tensor]:
+        """Where the random texts are."""
+        return {"texts_generator": self.generator.get_state()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on there."""
+        self.generator.set_state(state["texts_generator"])
+
+
+def _vocabulary(clip: Clip, captions: Captions) -> tuple[int, int, Tensor, int]:
+    """Start token, end token, every other token, and the context length.
+
+    Raises:
+        ModelError: the tokenizer marks no start and end.
+    """
+    start = getattr(clip.tokenizer, "sot_token_id", None)
+    end = getattr(clip.tokenizer, "eot_token_id", None)
+    if start is None or end is None:
+        raise ModelError(
+            "lipsum_ft draws random texts between a start and an end token, and the tokenizer of "
+            f"{clip.name} has none",
+            hint="Take car_ft or finetune with this model.",
+        )
+    words = torch.arange(int(clip.tokenizer.vocab_size))  # type: ignore[attr-defined]
+    words = words[(words != start) & (words != end)]
+    return int(start), int(end), words, captions.tokens.shape[1]

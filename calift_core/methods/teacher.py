@@ -1,0 +1,144 @@
+"""Frozen models beside the student: the initial one, a moving average, a trajectory average."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calift_core.clip import Captions, Clip
+from calift_core.methods.base import Batch, encode_captions
+from calift_core.methods.terms import similarity
+
+
+class Teacher:
+    """A copy of the student as it was at the start: frozen, in eval mode.
+
+    Text embeddings change only when the teacher does and captions are a finite set, so each caption
+    is encoded at most once between two updates.
+
+    Args:
+        student: what is copied.
+        captions: the finite caption set.
+    """
+
+    def __init__(self, student: Clip, captions: Captions) -> None:
+        self.clip = copy.deepcopy(student).eval().requires_grad_(False)
+        self.captions = captions
+        device = next(student.parameters()).device
+        self.texts = torch.zeros(len(captions), student.embed_dim, device=device)  # (C·P, D)
+        self.known = torch.zeros(len(captions), dtype=torch.bool, device=device)
+
+    def update(self, student: Clip, step: int) -> bool:
+        """Take the student in after optimiser step `step` (from 1); true if the teacher moved."""
+        return False
+
+    @torch.no_grad()
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """I and T of the teacher: (B, D) each."""
+        distinct = torch.unique(batch.captions)
+        fresh = distinct[~self.known[distinct]]
+        if len(fresh):
+            self.texts[fresh] = encode_captions(self.clip, self.captions, fresh)
+            self.known[fresh] = True
+        return self.clip.encode_image(batch.images), self.texts[batch.captions]
+
+    @torch.no_grad()
+    def similarity(self, batch: Batch) -> Tensor:
+        """Z of the teacher, with its own scale: (B, B)."""
+        images, texts = self.embed(batch)
+        return similarity(images, texts, self.clip.logit_scale)
+
+    @torch.no_grad()
+    def _average(self, student: Clip, share: float, *, follow_buffers: bool) -> None:
+        """`ψ ← ψ + share · (θ − ψ)`, over parameters, the log of the logit scale among them."""
+        mine: list[Tensor] = list(self.clip.parameters())
+        theirs: list[Tensor] = list(student.parameters())
+        torch._foreach_lerp_(mine, theirs, share)
+        if follow_buffers:
+            for buffer, source in zip(self.clip.buffers(), student.buffers(), strict=True):
+                buffer.copy_(source)
+        self.known.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, buffers and encoded captions."""
+        tensors = {f"net.{name}": t for name, t in self.clip.net.state_dict().items()}
+        return tensors | {"texts": self.texts, "known": self.known}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take `state` back."""
+        prefix = "net."
+        net = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        self.clip.net.load_state_dict(net)
+        self.texts.copy_(state["texts"])
+        self.known.copy_(state["known"])
+
+
+class EmaTeacher(Teacher):
+    """A moving average of the student: `ψ ← m ψ + (1 − m) θ`, every `update_every` steps.
+
+    Buffers (BatchNorm statistics) are copied from the student when `follow_buffers` is on. Oh et
+    al. 2024, section 4.2; the momentum rises linearly and then stays.
+    """
+
+    def __init__(
+        self,
+        student: Clip,
+        captions: Captions,
+        *,
+        update_every: int,
+        momentum_start: float,
+        momentum_end: float,
+        ramp_steps: float,
+        follow_buffers: bool,
+    ) -> None:
+        super().__init__(student, captions)
+        self.update_every = update_every
+        self.momentum_start, self.momentum_end = momentum_start, momentum_end
+        self.ramp_steps = ramp_steps
+        self.follow_buffers = follow_buffers
+
+    def momentum(self, step: int) -> float:
+        """M at a step: linear from start to end over the ramp, then constant."""
+        share = 1.0 if self.ramp_steps <= 0 else min(1.0, step / self.ramp_steps)
+        return self.momentum_start + (self.momentum_end - self.momentum_start) * share
+
+    def update(self, student: Clip, step: int) -> bool:
+        """Average the student in if this is one of the update steps."""
+        if step % self.update_every:
+            return False
+        self._average(student, 1 - self.momentum(step), follow_buffers=self.follow_buffers)
+        return True
+
+
+class TrajectoryTeacher(Teacher):
+    """A weighted mean of every student iterate, the initial model among them.
+
+    `ψ ← (ψ + r·θ)/(1 + r)` with `r = w_k / Σ_{j<k} w_j` after step k, and `w_k` the density of
+    Beta(β, β) at `(k + ½)/(K + 1)`: after step k the teacher is `Σ_{j≤k} w_j θ_j / Σ_{j≤k} w_j`.
+    With β < 1 the first and the last iterates weigh most, so the zero-shot anchor stays. TRACER.
+    """
+
+    def __init__(
+        self,
+        student: Clip,
+        captions: Captions,
+        *,
+        total_steps: int,
+        beta: float,
+        follow_buffers: bool,
+    ) -> None:
+        super().__init__(student, captions)
+        self.follow_buffers = follow_buffers
+        at = (np.arange(total_steps + 1) + 0.5) / (total_steps + 1)
+        # The density without its constant: only ratios count.
+        self.iterate_weights = (at * (1 - at)) ** (beta - 1)  # (K + 1,)
+        self.sums = np.cumsum(self.iterate_weights)
+
+    def update(self, student: Clip, step: int) -> bool:
+        """Average the iterate of step k in; r/(1 + r) is `w_k / Σ_{j≤k} w_j`."""
+        share = float(self.iterate_weights[step] / self.sums[step])
+        self._average(student, share, follow_buffers=self.follow_buffers)
+        return True
