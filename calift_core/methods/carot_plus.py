@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from calift_core.clip import Captions, Clip
@@ -17,7 +16,7 @@ from calift_core.methods.base import (
 )
 from calift_core.methods.carot import UPDATES_PER_RUN
 from calift_core.methods.confidence import PairLoss
-from calift_core.methods.teacher import EmaTeacher, Teacher, TrajectoryTeacher
+from calift_core.methods.teacher import EmaTeacher, Teacher, TrajectoryTeacher, average_into
 from calift_core.methods.terms import (
     distillation,
     feature_distance,
@@ -108,13 +107,11 @@ class CarotPlus(Stateless):
             self.teacher.update(self.clip, step)
         return {}
 
-    @torch.no_grad()
     def finish(self) -> None:
-        """Average the teacher into the weights."""
-        if self.teacher is None or not self.spec.final_average:
-            return
-        mine: list[Tensor] = list(self.clip.parameters())
-        torch._foreach_lerp_(mine, list(self.teacher.clip.parameters()), self.spec.final_average)
+        """Average the teacher into the weights, BatchNorm statistics among them."""
+        share = self.spec.final_average
+        if self.teacher is not None and share:
+            average_into(self.clip, self.teacher.clip, share, buffer_share=share)
 
     def classifier(self) -> Classifier:
         """The prompt ensemble."""

@@ -116,7 +116,7 @@ def model_stock(
         # Not every accelerator has float64.
         origin = start.detach().cpu().double()
         deltas = torch.stack([end.cpu().double() for end in ends]) - origin
-        ratio = _ratio(deltas.flatten(start_dim=1))
+        ratio = _ratio(deltas.reshape(len(ends), -1))
         if ratio is None:
             merged[name] = start.detach().clone()
             continue

@@ -13,6 +13,28 @@ from calift_core.methods.base import Batch, encode_captions
 from calift_core.methods.terms import similarity
 
 
+@torch.no_grad()
+def average_into(target: Clip, source: Clip, share: float, *, buffer_share: float) -> None:
+    """`target ← target + share · (source − target)`, over parameters and, separately, buffers.
+
+    Integer buffers (counts of batches) are copied, unless buffers are left alone.
+
+    Args:
+        target: changed in place.
+        source: of the same architecture.
+        share: of the source's parameters.
+        buffer_share: of its buffers.
+    """
+    mine: list[Tensor] = list(target.parameters())
+    torch._foreach_lerp_(mine, list(source.parameters()), share)
+    if buffer_share:
+        for buffer, other in zip(target.buffers(), source.buffers(), strict=True):
+            if buffer.is_floating_point() and buffer_share < 1:
+                buffer.lerp_(other, buffer_share)
+            else:
+                buffer.copy_(other)
+
+
 class Teacher:
     """A copy of the student as it was at the start: frozen, in eval mode.
 
@@ -52,14 +74,15 @@ class Teacher:
         return similarity(images, texts, self.clip.logit_scale)
 
     @torch.no_grad()
-    def _average(self, student: Clip, share: float, *, follow_buffers: bool) -> None:
-        """`ψ ← ψ + share · (θ − ψ)`, over parameters, the log of the logit scale among them."""
-        mine: list[Tensor] = list(self.clip.parameters())
-        theirs: list[Tensor] = list(student.parameters())
-        torch._foreach_lerp_(mine, theirs, share)
-        if follow_buffers:
-            for buffer, source in zip(self.clip.buffers(), student.buffers(), strict=True):
-                buffer.copy_(source)
+    def _average(self, student: Clip, share: float, *, buffer_share: float) -> None:
+        """`ψ ← ψ + share · (θ − ψ)`, over parameters, the log of the logit scale among them.
+
+        Args:
+            student: θ.
+            share: of the student.
+            buffer_share: the same for buffers: 1 copies them, 0 leaves them.
+        """
+        average_into(self.clip, student, share, buffer_share=buffer_share)
         self.known.zero_()
 
     def state(self) -> dict[str, Tensor]:
@@ -109,7 +132,9 @@ class EmaTeacher(Teacher):
         """Average the student in if this is one of the update steps."""
         if step % self.update_every:
             return False
-        self._average(student, 1 - self.momentum(step), follow_buffers=self.follow_buffers)
+        self._average(
+            student, 1 - self.momentum(step), buffer_share=1.0 if self.follow_buffers else 0.0
+        )
         return True
 
 
@@ -119,6 +144,8 @@ class TrajectoryTeacher(Teacher):
     `ψ ← (ψ + r·θ)/(1 + r)` with `r = w_k / Σ_{j<k} w_j` after step k, and `w_k` the density of
     Beta(β, β) at `(k + ½)/(K + 1)`: after step k the teacher is `Σ_{j≤k} w_j θ_j / Σ_{j≤k} w_j`.
     With β < 1 the first and the last iterates weigh most, so the zero-shot anchor stays. TRACER.
+
+    BatchNorm statistics are part of an iterate and are averaged with its weights.
     """
 
     def __init__(
@@ -140,5 +167,5 @@ class TrajectoryTeacher(Teacher):
     def update(self, student: Clip, step: int) -> bool:
         """Average the iterate of step k in; r/(1 + r) is `w_k / Σ_{j≤k} w_j`."""
         share = float(self.iterate_weights[step] / self.sums[step])
-        self._average(student, share, follow_buffers=self.follow_buffers)
+        self._average(student, share, buffer_share=share if self.follow_buffers else 0.0)
         return True

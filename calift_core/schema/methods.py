@@ -385,8 +385,8 @@ class Tracer(MethodBase):
     )
     teacher_buffers: bool = Field(
         default=True,
-        title="Teacher follows BatchNorm statistics",
-        description="Copy the student's buffers at each teacher update [calift]",
+        title="Teacher averages BatchNorm statistics",
+        description="With the weights of the iterates; off: they stay the initial ones [calift]",
     )
 
     @property
