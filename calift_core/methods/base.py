@@ -19,12 +19,13 @@ from calift_core.zeroshot import zero_shot_weights
 
 @dataclass(frozen=True)
 class Batch:
-    """One optimiser step's samples, on the device.
+    """One optimiser step's samples, on the device but for the captions.
 
     Attributes:
         images: (B, 3, S, S), normalised; or (B, D) features where a method trains on those.
         labels: (B,) class of each image.
-        captions: (B,) caption of each image, as a position in the method's `Captions`.
+        captions: (B,) caption of each image, as a position in the method's `Captions`. They stay
+            on the CPU, where finding the distinct ones waits for no device.
         mixed_with: (B,) class of the other image, where images are mixtures of two.
         share: λ, the weight of the image that `labels` names.
     """
@@ -154,14 +155,14 @@ def encode_captions(clip: Clip, captions: Captions, ids: Tensor) -> Tensor:
     Args:
         clip: the model.
         captions: the finite caption set.
-        ids: (B,) positions in it.
+        ids: (B,) positions in it, best on the CPU.
 
     Returns:
-        (B, D).
+        (B, D), on the model's device.
     """
-    distinct, back = torch.unique(ids, return_inverse=True)
-    tokens = captions.tokens.to(ids.device)[distinct]
-    return clip.encode_text(tokens)[back]
+    distinct, back = torch.unique(ids.cpu(), return_inverse=True)
+    texts = clip.encode_text(captions.tokens[distinct])
+    return texts[back.to(texts.device, non_blocking=True)]
 
 
 def zero_shot_classifier(clip: Clip, captions: Captions) -> Classifier:

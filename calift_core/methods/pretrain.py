@@ -50,7 +50,7 @@ class Pretrain(Stateless):
         texts = encode_captions(self.clip, self.captions, batch.captions)
         z = similarity(images, texts, self.clip.logit_scale)
         if self.spec.multi_positive:
-            return {"contrastive": multi_positive_info_nce(z, batch.captions)}
+            return {"contrastive": multi_positive_info_nce(z, batch.captions.to(z.device))}
         return {"contrastive": info_nce(z)}
 
     @torch.no_grad()

@@ -17,7 +17,8 @@ from calift_core.methods.terms import similarity
 def average_into(target: Clip, source: Clip, share: float, *, buffer_share: float) -> None:
     """`target ← target + share · (source − target)`, over parameters and, separately, buffers.
 
-    Integer buffers (counts of batches) are copied, unless buffers are left alone.
+    Buffers are those that a checkpoint holds (an attention mask is none of them); integer ones
+    (counts of batches) are copied, unless buffers are left alone.
 
     Args:
         target: changed in place.
@@ -30,7 +31,9 @@ def average_into(target: Clip, source: Clip, share: float, *, buffer_share: floa
     if buffer_share:
         for buffer, other in zip(target.buffers(), source.buffers(), strict=True):
             if buffer.is_floating_point() and buffer_share < 1:
-                buffer.lerp_(other, buffer_share)
+                # Equal entries stay: there is no number between two −∞ of an attention mask.
+                between = torch.lerp(buffer, other, buffer_share)
+                buffer.copy_(torch.where(buffer == other, buffer, between))
             else:
                 buffer.copy_(other)
 
@@ -51,7 +54,7 @@ class Teacher:
         self.captions = captions
         device = next(student.parameters()).device
         self.texts = torch.zeros(len(captions), student.embed_dim, device=device)  # (C·P, D)
-        self.known = torch.zeros(len(captions), dtype=torch.bool, device=device)
+        self.known = torch.zeros(len(captions), dtype=torch.bool)  # on the CPU: it is branched on
 
     def update(self, student: Clip, step: int) -> bool:
         """Take the student in after optimiser step `step` (from 1); true if the teacher moved."""
@@ -60,12 +63,15 @@ class Teacher:
     @torch.no_grad()
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """I and T of the teacher: (B, D) each."""
-        distinct = torch.unique(batch.captions)
+        ids = batch.captions.cpu()
+        distinct = torch.unique(ids)
         fresh = distinct[~self.known[distinct]]
+        device = self.texts.device
         if len(fresh):
-            self.texts[fresh] = encode_captions(self.clip, self.captions, fresh)
+            self.texts[fresh.to(device)] = encode_captions(self.clip, self.captions, fresh)
             self.known[fresh] = True
-        return self.clip.encode_image(batch.images), self.texts[batch.captions]
+        texts = self.texts[ids.to(device, non_blocking=True)]
+        return self.clip.encode_image(batch.images), texts
 
     @torch.no_grad()
     def similarity(self, batch: Batch) -> Tensor:
