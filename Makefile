@@ -16,7 +16,8 @@ help:
 	@echo "make test     run every test"
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make format   format the code"
-	@echo "make bench    run the benchmarks"
+	@echo "make bench    time a training step"
+	@echo "make results  run the study of every method and put its tables into docs/results.md"
 	@echo "make clean    remove .venv and caches"
 
 demo: $(VENV)/.embedded
@@ -41,7 +42,13 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/method_study.py --seeds 3
+	$(BIN)/python benchmarks/train_step.py
+
+# RESULTS_ARGS: such as --plan, --ablation, --cifar10 FOLDER, --jobs 8.
+RESULTS_ARGS ?=
+results: $(VENV)/.dev
+	@$(MAKE) --no-print-directory .data
+	@$(BIN)/python benchmarks/results.py --out results $(RESULTS_ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache *.egg-info

@@ -201,6 +201,30 @@ class ArtifactStore:
                 self._verified.popitem(last=False)
         return path
 
+    def place(self, sha256: str, target: Path) -> None:
+        """Put a stored content at a path, without a copy where the file system allows it.
+
+        The file may be the stored one itself: read it, do not write to it.
+
+        Raises:
+            NotFoundError: the content is not here.
+            DiskFullError: no space is left for a copy.
+            StorageError: the content is damaged, or the path cannot be written.
+        """
+        source = self.verified(sha256)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, target, follow_symlinks=False)
+            except FileNotFoundError:
+                raise
+            except OSError:  # another device, or a file system without links
+                shutil.copyfile(source, target)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"the stored file {sha256[:12]}… was deleted meanwhile.") from error
+        except OSError as error:
+            raise storage_error(error, target, "write") from error
+
     def walk(self) -> Iterator[tuple[str, float]]:
         """Every stored content with its age in seconds."""
         base = self.root / "sha256"

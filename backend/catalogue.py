@@ -56,7 +56,8 @@ def methods() -> tuple[MethodInfo, ...]:
                 "lr": spec.default_lr,
                 "weight_decay": spec.default_weight_decay,
                 "clip_grad_norm": spec.default_clip_grad_norm,
-                **spec().model_dump(mode="json", exclude={"kind"}),
+                # Not validated: what a method requires has no default.
+                **spec.model_construct().model_dump(mode="json", exclude={"kind"}),
             },
             spec_schema=spec.model_json_schema(),
         )

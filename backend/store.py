@@ -90,6 +90,7 @@ from calift_core.schema.wire import (
     TERMINAL_PHASES,
     Artifact,
     Evaluation,
+    Frontier,
     LogPage,
     Metrics,
     MetricSeries,
@@ -1657,6 +1658,28 @@ class Store:
                 hint="A report comes with success.",
             )
         return cast("dict[str, Any]", body)
+
+    def frontier(self, run_id: str) -> Frontier:
+        """The path between zero-shot and fine-tuned that a run measured.
+
+        Raises:
+            NotFoundError: no such run, it has no report yet, or it measured no path.
+        """
+        body = self.report(run_id)
+        method = body["spec"]["method"]
+        points = body.get("frontier")
+        if points is None:
+            raise NotFoundError(
+                f"run {run_id} has no frontier; its method is {method['kind']}.",
+                hint="A run of the method wise_ft measures one.",
+            )
+        return Frontier(
+            run_id=run_id,
+            run_name=body["name"],
+            input_run=method["run"],
+            alpha=method["alpha"],
+            points=points,
+        )
 
     def artifacts(self, run_id: str, *, kind: str | None = None) -> list[Artifact]:
         """A run's files by name.

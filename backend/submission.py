@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from pydantic import ValidationError
 from backend import catalogue
 from backend.problems import HttpError
 from backend.settings import Settings
-from backend.store import Store, model_label
+from backend.store import NotFoundError, Store, model_label
+from calift_core.schema.methods import MethodBase, ModelStock
 from calift_core.schema.spec import RunSpec, problems_of
 from calift_core.schema.wire import Estimate, RunSubmit, Validation
 
 _IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 _SCAN_CAP = 200_000
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _CORRUPTIONS = {"all": 19, "benchmark": 15}
 
 
@@ -119,6 +122,7 @@ class Submission:
 
     def _refusals(self, spec: RunSpec) -> Iterator[tuple[str, str]]:
         """What the spec asks of this machine that it may not have."""
+        yield from self._input_refusals(spec.method)
         folders = {"suite/id": spec.suite.id} | {
             f"suite/shifts/{name}": uri for name, uri in spec.suite.shifts.items()
         }
@@ -141,6 +145,26 @@ class Submission:
                 f"weights are a tag or a path that ends in {', '.join(_WEIGHT_SUFFIXES)}, "
                 f"got {weights!r}",
             )
+
+    def _input_refusals(self, method: MethodBase) -> Iterator[tuple[str, str]]:
+        """Runs that a merging method names and that are not finished ones of this service."""
+        many = isinstance(method, ModelStock)
+        for index, run_id in enumerate(method.input_runs):
+            place = f"method/runs/{index}" if many else "method/run"
+            if not _RUN_ID.fullmatch(run_id):
+                yield (
+                    place,
+                    f"a finished run is named by its id here, got {run_id!r}; folders are for "
+                    "`calift train`",
+                )
+                continue
+            try:
+                phase = self._store.phase(run_id)
+            except NotFoundError:
+                yield place, f"there is no run {run_id!r}"
+                continue
+            if phase != "SUCCEEDED":
+                yield place, f"the run {run_id} must have SUCCEEDED, it is {phase}"
 
     def _path_refusals(self, place: str, text: str) -> Iterator[tuple[str, str]]:
         roots = self._settings.data_roots

@@ -42,6 +42,7 @@ from calift_core.schema.wire import (
     DatasetInfo,
     Evaluation,
     EvaluationPage,
+    Frontier,
     Health,
     LogPage,
     MethodInfo,
@@ -483,6 +484,14 @@ class Client:
     def report(self, run_id: str) -> Report:
         """`report.json` of a finished run."""
         return self._get(_at("/runs", run_id, "report"), Report)
+
+    def frontier(self, run_id: str) -> Frontier:
+        """The path of a WiSE-FT run between the zero-shot model and the fine-tuned one.
+
+        Raises:
+            ServiceError: with status 404 when the run measured none.
+        """
+        return self._get(_at("/runs", run_id, "frontier"), Frontier)
 
     # -- results ------------------------------------------------------------------------------
 

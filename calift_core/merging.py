@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -130,7 +130,7 @@ def merge_runs(
             {
                 "run": item.name,
                 "name": item.report.name,
-                "method": item.report.spec["method"]["kind"],
+                "method": _method_of(item),
                 "sha256": item.report.model["sha256"],
             }
             for item in found
@@ -141,13 +141,10 @@ def merge_runs(
     if isinstance(method, ModelStock):
         return _stock(clip, captions, found, resolved)
     assert isinstance(method, WiseFt)
-    path = Path_(clip, found[0].clip.to(device), captions, _on(found[0], device))
-    alphas = sorted({*method.sweep, method.alpha})
-    if method.sweep:
-        yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models between the two")
+    path = WeightPath(clip, found[0].clip.to(device), found[0].classifier, found[0].head, captions)
     frontier = yield from sweep(
         path,
-        alphas,
+        sorted({*method.sweep, method.alpha}),
         suite,
         spec.evaluation,
         workers=spec.train.workers,
@@ -155,5 +152,377 @@ def merge_runs(
         precision=precision,
         stop=stop,
     )
-    classifier = path.finish(method.alpha)
+    classifier = path.settle(method.alpha)
     return Merged(classifier, {"alpha": method.alpha, **resolved}, frontier)
+
+
+# ------------------------------------------------------------------------------------ inputs
+
+
+def _load(name: str, folder: Path, spec: RunSpec, suite: Suite, start_sha256: str) -> _Input:
+    clip, tensors, description = load_finished(folder)
+    try:
+        report = Report.model_validate_json((folder / "report.json").read_bytes())
+        kind = str(report.spec["method"]["kind"])
+        started, ended = str(report.model["start_sha256"]), str(report.model["sha256"])
+    except FileNotFoundError:
+        raise CheckpointError(f"{str(folder)!r} holds no finished run: no report.json") from None
+    except (OSError, ValidationError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the report in {str(folder)!r} is damaged: {reason_of(error)}"
+        ) from None
+    if started != start_sha256:
+        model, theirs = spec.model, report.spec.get("model", {})
+        hint = f"Name the model that the run was started from: {theirs}."
+        if model.pretrained is None:
+            hint = "Random weights depend on train.seed: it must be that of the run as well."
+        elif theirs == model.model_dump(mode="json"):
+            hint = "Other weights go by that name today: fine-tune again from them."
+        raise ModelError(
+            f"the run {name!r} ({report.name}) must have started from {model.name} with the "
+            f"weights {model.pretrained} (SHA-256 {start_sha256[:12]}…), it started from others "
+            f"({started[:12]}…)",
+            hint=hint,
+        )
+    found = weights_sha256(clip.net)
+    if found != ended:
+        raise CheckpointError(
+            f"the weights in {str(folder)!r} must be those of its report (SHA-256 {ended[:12]}…), "
+            f"they are others ({found[:12]}…)"
+        )
+    if list(suite.classes) != description["classes"]:
+        raise DataError(
+            f"the run {name!r} was trained on the classes {description['classes']}, the suite "
+            f"{suite.name!r} has {list(suite.classes)}",
+            hint="A classifier can only be judged on the classes that it has.",
+        )
+    classifier = Classifier(
+        tensors["weights"], float(description["logit_scale"]), tensors.get("bias")
+    )
+    return _Input(name, clip, classifier, _head_of(name, kind, report), report)
+
+
+def _head_of(name: str, kind: str, report: Report) -> Head:
+    family = METHOD_SPECS[kind].family if kind in METHOD_SPECS else None
+    head = report.resolved.get("head") if family == "merge" else None
+    if family == "supervised" or head == "linear":
+        return "linear"
+    if family in ("contrastive", "none") or head == "prompts":
+        return "prompts"
+    raise CheckpointError(f"the run {name!r} is of a method that cannot be merged: {kind!r}")
+
+
+def _method_of(item: _Input) -> str:
+    return str(item.report.spec["method"]["kind"])
+
+
+def _folded(classifier: Classifier) -> dict[str, Tensor]:
+    """The weights that give the same logits with a scale of 1, and a bias."""
+    weights = classifier.scale * classifier.weights.float()
+    bias = classifier.bias
+    return {
+        "weight": weights,  # (C, D)
+        "bias": weights.new_zeros(len(weights)) if bias is None else bias.float(),
+    }
+
+
+def _unfolded(head: Mapping[str, Tensor]) -> Classifier:
+    return Classifier(head["weight"], 1.0, head["bias"])
+
+
+# ------------------------------------------------------------------------------- Model Stock
+
+
+def _stock(
+    clip: Clip, captions: Captions, found: Sequence[_Input], resolved: dict[str, Any]
+) -> Merged:
+    heads = {item.head for item in found}
+    if len(heads) > 1:
+        listed = ", ".join(f"{item.name} ({_method_of(item)})" for item in found)
+        raise SpecError(
+            "model_stock merges classifiers of one kind, and these runs have both: those that "
+            f"are made of prompts and trained heads: {listed}",
+            hint="Merge contrastive runs with contrastive ones, supervised with supervised ones.",
+        )
+    start = zero_shot_classifier(clip, captions)
+    state, ratios = model_stock(
+        clip.net.state_dict(), [item.clip.net.state_dict() for item in found]
+    )
+    clip.net.load_state_dict(state)
+    if found[0].head == "linear":
+        head, head_ratios = model_stock(
+            _folded(start), [_folded(item.classifier) for item in found]
+        )
+        classifier = _unfolded(head)
+        ratios |= {f"head.{name}": ratio for name, ratio in head_ratios.items()}
+    else:
+        classifier = zero_shot_classifier(clip, captions)
+    values = list(ratios.values())
+    means = {
+        "t_mean": float(np.mean(values)) if values else None,
+        "t_min": min(values, default=None),
+        "t_max": max(values, default=None),
+        "tensors_changed": len(values),
+    }
+    return Merged(classifier, {**means, **resolved})
+
+
+# ----------------------------------------------------------------------------------- WiSE-FT
+
+
+class WeightPath:
+    """The models between two: both ends and one working copy, on one device.
+
+    Args:
+        initial: θ₀; `settle` changes it.
+        tuned: θ₁ of the same architecture.
+        end: the classifier of `tuned`.
+        head: whether `end` was made of prompts.
+        captions: class names × templates; they make the classifier of θ₀, and every one where
+            classifiers are made of prompts.
+
+    Raises:
+        ModelError: the two are not of one architecture.
+    """
+
+    def __init__(
+        self, initial: Clip, tuned: Clip, end: Classifier, head: Head, captions: Captions
+    ) -> None:
+        self.initial, self.tuned, self.head, self.captions = initial, tuned, head, captions
+        self.working = copy.deepcopy(initial).eval()
+        ends = initial.net.state_dict(), tuned.net.state_dict()
+        check_alike(*ends)
+        self._all = self._triples(*ends, prefix="")
+        self._tower = self._triples(*ends, prefix="visual.")
+        device = initial.logit_scale.device
+        self._start = zero_shot_classifier(initial, captions)
+        self._end = Classifier(
+            end.weights.to(device), end.scale, None if end.bias is None else end.bias.to(device)
+        )
+
+    def _triples(
+        self, start: Mapping[str, Tensor], end: Mapping[str, Tensor], *, prefix: str
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Start, end and working tensors of equal names; counters have no part in a forward."""
+        here = self.working.net.state_dict()
+        names = [
+            name
+            for name, tensor in start.items()
+            if name.startswith(prefix) and tensor.is_floating_point()
+        ]
+        return [start[n] for n in names], [end[n] for n in names], [here[n] for n in names]
+
+    @torch.no_grad()
+    def move(self, alpha: float, *, tower_only: bool = False) -> Clip:
+        """Put the working copy at α; with `tower_only`, the image tower alone."""
+        start, end, here = self._tower if tower_only else self._all
+        # Not in place: tied weights stand in these lists more than once.
+        torch._foreach_copy_(here, torch._foreach_lerp(start, end, alpha))
+        return self.working
+
+    def classifier(self, alpha: float) -> Classifier:
+        """The classifier at α. At 0 it is the zero-shot one, at 1 that of the finished run."""
+        if self.head == "prompts":
+            return zero_shot_classifier(self.move(alpha), self.captions)
+        if alpha in (0, 1):
+            return self._end if alpha else self._start
+        return _unfolded(interpolate(_folded(self._start), _folded(self._end), alpha))
+
+    def settle(self, alpha: float) -> Classifier:
+        """Give the initial model the weights at α; its classifier. The path ends here."""
+        state = interpolate(self.initial.net.state_dict(), self.tuned.net.state_dict(), alpha)
+        self.initial.net.load_state_dict(state)
+        if self.head == "prompts":
+            return zero_shot_classifier(self.initial, self.captions)
+        return self.classifier(alpha)
+
+
+@dataclass
+class _Tally:
+    """What the numbers of one model on one set are computed from."""
+
+    confidences: list[NDArray[np.float64]] = field(default_factory=list)
+    correct: list[NDArray[np.bool_]] = field(default_factory=list)
+    nll_sum: float = 0.0
+
+    def add(self, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        probs = softmax(logits)
+        confidences, correct = top_label(probs, labels)
+        self.confidences.append(confidences)
+        self.correct.append(correct)
+        self.nll_sum += nll(probs, labels) * len(labels)
+
+    def numbers(self, spec: EvaluationSpec) -> dict[str, float]:
+        confidences, correct = np.concatenate(self.confidences), np.concatenate(self.correct)
+        floor = null_floor_from_confidence(
+            confidences,
+            n_bins=spec.n_bins,
+            scheme=spec.scheme,
+            n_resamples=spec.n_resamples,
+            seed=spec.seed,
+        )
+        return {
+            "accuracy": float(correct.mean()),
+            "ece": ece_from_confidence(
+                confidences, correct, n_bins=spec.n_bins, scheme=spec.scheme
+            ),
+            "ece_floor": floor.mean,
+            "nll": self.nll_sum / len(correct),
+        }
+
+
+def sweep(
+    path: WeightPath,
+    alphas: Sequence[float],
+    suite: Suite,
+    spec: EvaluationSpec,
+    *,
+    workers: int,
+    device: torch.device,
+    precision: Precision,
+    stop: Callable[[], bool],
+) -> Generator[Record, None, list[FrontierPoint]]:
+    """Measure models along the path; every image is decoded and corrupted once for all of them.
+
+    What the shifts show is for looking at. An α is chosen before, as the spec does, or on the ID
+    validation split (`val_…` of each point), never on a shift.
+
+    Args:
+        path: the models.
+        alphas: where to measure, ascending.
+        suite: ID validation and test split, shifts and corruptions.
+        spec: bins, resamples and batch size, as for a run's own evaluation.
+        workers: processes that decode.
+        device: where the models are.
+        precision: of the forward passes; logits are float32 always.
+        stop: asked between batches.
+
+    Returns:
+        One point per α, in order.
+
+    Raises:
+        InterruptedRunError: `stop` returned true.
+        OutOfMemoryError: the device has no memory left.
+        UnreadableImageError: a file cannot be decoded.
+    """
+    yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models between the two")
+    classifiers = [path.classifier(alpha) for alpha in alphas]
+    sets: list[tuple[ImageSet, str, str | None, int | None]] = list(suite.evaluations())
+    validation = suite.parts.get("validation")
+    if validation is not None and len(validation):
+        sets.insert(0, (validation, "validation", None, None))
+    total = len(alphas) * sum(len(images) for images, *_ in sets)
+    selection: list[dict[str, float]] = [{} for _ in alphas]
+    judged: list[list[FrontierSet]] = [[] for _ in alphas]
+    began = said = time.monotonic()
+    done = 0
+    for images, role, corruption, severity in sets:
+        tallies = [_Tally() for _ in alphas]
+        seen = 0
+        for n in _predict_all(
+            path,
+            alphas,
+            classifiers,
+            images,
+            tallies,
+            batch_size=spec.batch_size,
+            workers=workers,
+            device=device,
+            precision=precision,
+        ):
+            seen += n
+            done += n * len(alphas)
+            now = time.monotonic()
+            if stop():
+                raise InterruptedRunError(f"stopped while sweeping α on {images.name}")
+            if now - said > _SAY_EVERY_S or seen == len(images):
+                said = now
+                speed = done / max(now - began, 1e-9)
+                yield ProgressRecord(
+                    phase="evaluating",
+                    step=done,
+                    total_steps=total,
+                    samples_per_s=speed,
+                    eta_s=(total - done) / speed,
+                    detail=f"{images.name}, every α",
+                )
+        for index, tally in enumerate(tallies):
+            numbers = tally.numbers(spec)
+            if role == "validation":
+                selection[index] = {f"val_{name}": value for name, value in numbers.items()}
+            else:
+                judged[index].append(
+                    FrontierSet.model_validate(
+                        {
+                            "dataset": images.name,
+                            "role": role,
+                            "n": len(images),
+                            "corruption": corruption,
+                            "severity": severity,
+                            **numbers,
+                        }
+                    )
+                )
+    return [_point(alpha, selection[index], judged[index]) for index, alpha in enumerate(alphas)]
+
+
+def _predict_all(
+    path: WeightPath,
+    alphas: Sequence[float],
+    classifiers: Sequence[Classifier],
+    images: ImageSet,
+    tallies: Sequence[_Tally],
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    precision: Precision,
+) -> Iterator[int]:
+    """One pass over a set for every α; yields how many images each batch had."""
+    labels = labels_in_logits(images)
+    normalise = Normalise(path.working.mean, path.working.std, device)
+    at = 0
+    try:
+        for batch in eval_batches(
+            images,
+            size=path.working.image_size,
+            batch_size=batch_size,
+            workers=workers,
+            normalise=normalise,
+        ):
+            for alpha, classifier, tally in zip(alphas, classifiers, tallies, strict=True):
+                model = path.move(alpha, tower_only=True)
+                with torch.inference_mode():
+                    with autocast(device, precision):
+                        features = model.encode_image(batch)  # (B, D)
+                    logits = classifier.logits(features)  # (B, C)
+                    if images.classes is not None:
+                        logits = logits[:, list(images.classes)]
+                    tally.add(logits.cpu().numpy(), labels[at : at + len(batch)])
+            at += len(batch)
+            yield len(batch)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"the device ran out of memory while sweeping α on {images.name}: {reason_of(error)}",
+            hint="Lower evaluation.batch_size.",
+        ) from None
+
+
+def _point(
+    alpha: float, selection: Mapping[str, float], judged: Sequence[FrontierSet]
+) -> FrontierPoint:
+    own = next(item for item in judged if item.role == "id")
+    groups = ood_groups(judged)
+    return FrontierPoint(
+        alpha=alpha,
+        id_accuracy=own.accuracy,
+        id_ece=own.ece,
+        id_ece_floor=own.ece_floor,
+        id_nll=own.nll,
+        ood_accuracy=group_mean(groups, lambda item: item.accuracy),
+        ood_ece=group_mean(groups, lambda item: item.ece),
+        ood_ece_floor=group_mean(groups, lambda item: item.ece_floor),
+        ood_nll=group_mean(groups, lambda item: item.nll),
+        datasets=list(judged),
+        **selection,
+    )

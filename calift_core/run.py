@@ -27,7 +27,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -39,7 +39,7 @@ from torch import Tensor
 from calift_core.calibration import accuracy, ece, nll, softmax
 from calift_core.checkpoint import TrainState, drop_states, newest_state, save_final
 from calift_core.clip import TINY, Captions, Clip, load_clip, load_finished, weights_sha256
-from calift_core.data.images import ImageSet
+from calift_core.data.images import ImageSet, kept_in_memory
 from calift_core.data.loader import (
     Normalise,
     TrainView,
@@ -76,6 +76,7 @@ from calift_core.files import (
     storage_error,
 )
 from calift_core.home import models_dir
+from calift_core.merging import merge_runs
 from calift_core.methods import Batch, Classifier, Method, RunLength, make_method
 from calift_core.methods.base import Features, zero_shot_classifier
 from calift_core.methods.confidence import mix
@@ -97,7 +98,7 @@ from calift_core.schema.records import (
     ResumedRecord,
     SpectrumRecord,
 )
-from calift_core.schema.report import EvaluationReport, Report, SpectrumReport
+from calift_core.schema.report import EvaluationReport, FrontierPoint, Report, SpectrumReport
 from calift_core.schema.spec import ModelSpec, RunSpec, SuiteSpec, TrainSpec, load_spec
 from calift_core.spectrum import Covariance, spectrum_report
 from calift_core.train import Plan, Precision, resolve_device, resolve_precision, train
@@ -157,6 +158,7 @@ def make_plan(spec: RunSpec, n_train: int, device: torch.device) -> Plan:
         checkpoint_every_steps=t.checkpoint_every_steps or per_epoch,
         keep_checkpoints=t.keep_checkpoints,
         spec_sha256=spec.content_hash(),
+        freeze_batch_norm=t.batch_norm == "frozen",
     )
 
 
@@ -166,6 +168,7 @@ def run_job(
     *,
     run_id: str = "local",
     resume_from: Path | None = None,
+    inputs: Mapping[str, Path] | None = None,
     stop: Stop = never,
 ) -> Iterator[Record]:
     """Train, evaluate, report. Yields what happens; the folder holds the result.
@@ -177,6 +180,8 @@ def run_job(
         folder: the run's own folder; made if need be.
         run_id: names the run in the report.
         resume_from: folder of an earlier attempt to go on from, if this one has no checkpoint.
+        inputs: folders of the finished runs that a merging method names, by those names; one that
+            is absent is a folder itself.
         stop: true to save a checkpoint and stop.
 
     Raises:
@@ -191,7 +196,7 @@ def run_job(
         and not isinstance(spec.method, Pretrain)
     ):
         yield from ensure_tiny(spec.model.pretrained, stop=stop)
-    job = _Job(spec, folder, run_id, resume_from, stop)
+    job = _Job(spec, folder, run_id, resume_from, stop, inputs)
     yield from job.run()
 
 
@@ -209,10 +214,16 @@ class _Job:
     """The state of one run while it works."""
 
     def __init__(
-        self, spec: RunSpec, folder: Path, run_id: str, resume_from: Path | None, stop: Stop
+        self,
+        spec: RunSpec,
+        folder: Path,
+        run_id: str,
+        resume_from: Path | None,
+        stop: Stop,
+        inputs: Mapping[str, Path] | None = None,
     ) -> None:
         self.spec, self.folder, self.run_id, self.stop = spec, folder, run_id, stop
-        self.resume_from = resume_from
+        self.resume_from, self.inputs = resume_from, inputs
         self.device = resolve_device(spec.train.device)
         self.timings: dict[str, float] = {}
         self.began = time.monotonic()
@@ -225,10 +236,15 @@ class _Job:
         generator = torch.Generator().manual_seed(spec.train.seed)
         clip = load_clip(spec.model.name, spec.model.pretrained, generator=generator)
         clip.to(self.device)
+        if spec.train.compile and spec.method.trains:
+            clip.compile_towers()
         start_hash = weights_sha256(clip.net)
         train_part = "pretrain" if self.is_pretraining else "train"
         templates = resolve_templates(spec.suite.templates)
         captions = Captions.make(suite.class_names, templates, clip.tokenizer)
+        if spec.method.family == "merge":
+            yield from self._merge(clip, captions, suite, templates, start_hash)
+            return
         learned = captions
         if self.is_pretraining:
             learned = Captions.make(suite.class_names, resolve_templates("styles"), clip.tokenizer)
@@ -262,6 +278,41 @@ class _Job:
             steps=plan.total_steps if spec.method.trains else 0,
             start_hash=start_hash,
             resolved=self._resolved(plan, method) if spec.method.trains else {},
+        )
+
+    def _merge(
+        self,
+        clip: Clip,
+        captions: Captions,
+        suite: Suite,
+        templates: tuple[str, ...],
+        start_hash: str,
+    ) -> Iterator[Record]:
+        """Make the model of finished runs, and judge it like any other."""
+        precision = resolve_precision(self.spec.train.precision, self.device)
+        merged = yield from merge_runs(
+            self.spec,
+            clip,
+            captions,
+            suite,
+            start_sha256=start_hash,
+            inputs=self.inputs,
+            device=self.device,
+            precision=precision,
+            stop=self.stop,
+        )
+        self._lap("merging_s")
+        self._save_model(clip, merged.classifier, suite)
+        yield from self._judge(
+            clip,
+            merged.classifier,
+            suite,
+            templates,
+            precision,
+            steps=0,
+            start_hash=start_hash,
+            resolved=merged.resolved,
+            frontier=merged.frontier,
         )
 
     def judge(self, finished: Path) -> Iterator[Record]:
@@ -303,6 +354,7 @@ class _Job:
         steps: int,
         start_hash: str,
         resolved: dict[str, Any],
+        frontier: list[FrontierPoint] | None = None,
     ) -> Iterator[Record]:
         """Predict every data set once, compute every number, write the report."""
         spec = self.spec
@@ -406,6 +458,7 @@ class _Job:
             },
             timings_s={**self.timings, "total_s": time.monotonic() - self.began},
             environment=environment(self.device, precision),
+            frontier=frontier,
         )
         atomic_write_json(self.folder / "report.json", report.model_dump(mode="json"))
         drop_states(self.folder / "checkpoint")
@@ -419,8 +472,9 @@ class _Job:
         self, method: Method, suite: Suite, part: str, captions: Captions, plan: Plan
     ) -> Iterator[Record]:
         spec = self.spec
+        images = suite.part(part)
         view = TrainView(
-            images=suite.part(part),
+            images=kept_in_memory(images) if spec.train.cache_images else images,
             size=method.clip.image_size,
             n_templates=len(
                 resolve_templates("styles" if self.is_pretraining else spec.suite.templates)
@@ -725,6 +779,7 @@ def run_in_folder(
     *,
     run_id: str = "local",
     resume_from: Path | None = None,
+    inputs: Mapping[str, Path] | None = None,
     stop: Stop = never,
 ) -> Iterator[Record]:
     """`run_job`, with `records.jsonl` and `metrics.jsonl` written as it goes.
@@ -755,7 +810,9 @@ def run_in_folder(
         _copy_if_there(resume_from / curve.name, curve)
     with _Lines(folder / "records.jsonl") as records, _Lines(curve) as metrics:
         begun = False
-        for record in run_job(spec, folder, run_id=run_id, resume_from=resume_from, stop=stop):
+        for record in run_job(
+            spec, folder, run_id=run_id, resume_from=resume_from, inputs=inputs, stop=stop
+        ):
             if isinstance(record, ResumedRecord):
                 _keep_until(metrics, record.step)
                 begun = True
@@ -881,6 +938,7 @@ def main(argv: list[str]) -> int:
             folder,
             run_id=job.run_id,
             resume_from=resume_from,
+            inputs={name: Path(given) for name, given in job.inputs.items()},
             stop=lambda: asked_to_stop,
         ):
             pass

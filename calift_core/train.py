@@ -5,11 +5,12 @@ To cancel is to stop iterating, or to let `stop()` return true, which saves a ch
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +45,7 @@ class Plan:
         steps_per_epoch: of them, in an epoch.
         accumulation_steps: parts that each batch is split in.
         checkpoint_every_steps: a checkpoint after every so many steps.
+        freeze_batch_norm: normalise by the running statistics of the start, which then stay.
     """
 
     total_steps: int
@@ -61,6 +63,7 @@ class Plan:
     checkpoint_every_steps: int
     keep_checkpoints: int
     spec_sha256: str
+    freeze_batch_norm: bool = False
 
 
 def resolve_device(name: str) -> torch.device:
@@ -154,7 +157,7 @@ def train(
             sha256=sha256_file(path / "manifest.json"),
         )
 
-    method.clip.train()
+    _train_mode(method, plan)
     began, seen = time.monotonic(), 0
     for step, batch in enumerate(batches(start), start=start + 1):
         rate = learning_rate(
@@ -203,13 +206,21 @@ def train(
             )
         if epoch_ends:
             yield from at_epoch_end(step)
-            method.clip.train()
+            _train_mode(method, plan)
         if save_now or stopping:
             yield checkpoint(step)
         if stopping and not is_last:
             raise InterruptedRunError(
                 f"stopped at step {step} of {plan.total_steps}; its checkpoint is saved"
             )
+
+
+def _train_mode(method: Method, plan: Plan) -> None:
+    method.clip.train()
+    if plan.freeze_batch_norm:
+        for module in method.clip.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def _step(
@@ -250,13 +261,15 @@ def _split(batch: Batch, parts: int) -> Iterator[Batch]:
     if parts == 1:
         yield batch
         return
-    for images, labels, captions in zip(
+    mixed = batch.mixed_with
+    for images, labels, captions, mixed_with in zip(
         batch.images.chunk(parts),
         batch.labels.chunk(parts),
         batch.captions.chunk(parts),
-        strict=True,
+        itertools.repeat(None) if mixed is None else mixed.chunk(parts),
+        strict=mixed is not None,
     ):
-        yield Batch(images, labels, captions)
+        yield replace(batch, images=images, labels=labels, captions=captions, mixed_with=mixed_with)
 
 
 def _refuse_nan(values: dict[str, float], step: int) -> None:
@@ -312,6 +325,11 @@ def _restore(
         module.load_state_dict(state.modules[name])
     method.load_state(state.method)
     optimizer.load_state_dict(state.optimizer)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            # A file holds no strides, and AdamW's fused form needs those of the parameter.
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     if state.scaler:
         scaler.load_state_dict(state.scaler)
     torch.set_rng_state(state.rng["cpu"])

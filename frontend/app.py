@@ -53,6 +53,12 @@ pages = {
             icon=":material/target:",
             url_path="calibration",
         ),
+        st.Page(
+            "views/frontier.py",
+            title="Frontier",
+            icon=":material/scatter_plot:",
+            url_path="frontier",
+        ),
         st.Page("views/shifts.py", title="Shifts", icon=":material/grid_on:", url_path="shifts"),
         st.Page(
             "views/spectra.py", title="Spectra", icon=":material/show_chart:", url_path="spectra"

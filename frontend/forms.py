@@ -7,6 +7,7 @@ a JSON value and what a widget holds, `draw` shows the widget, `build` makes the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +31,9 @@ class Field:
         title: for people.
         help: what it means, its unit and what `none` means.
         kind: `integer`, `number`, `boolean`, `choice`, `text`, `notes`, `lines` (a text or a list
-            of texts, one a line), `texts` (a list), `numbers` (choices of small integers), `pair`
-            (two numbers), `map` (text to text), `counts` (number per known key).
+            of texts, one a line), `texts` (a list), `numbers` (choices of small integers), `values`
+            (a list of numbers), `pair` (two numbers), `map` (text to text), `counts` (number per
+            known key).
         default: as JSON; `required` fields have none.
         nullable: empty means null.
         minimum: inclusive bound, or none.
@@ -138,6 +140,8 @@ def _array(part: dict[str, Any], root: Schema, common: dict[str, Any]) -> Field:
     if items.get("type") == "integer" and {"minimum", "maximum"} <= set(items):
         options = tuple(range(items["minimum"], items["maximum"] + 1))
         return Field(kind="numbers", options=options, **common)
+    if items.get("type") in ("integer", "number"):
+        return Field(kind="values", **_bounds(items), **common)
     return Field(kind="texts", **common)
 
 
@@ -169,11 +173,16 @@ def get(document: Mapping[str, Any], path: Path, default: Any = None) -> Any:
 
 
 def build(values: Mapping[Path, Any], fields: Iterable[Field], *, full: bool = False) -> dict:
-    """The nested document of the values; what equals its default is left out unless `full`."""
+    """The nested document of the values; what equals its default is left out unless `full`.
+
+    What is required and still empty is left out too, so that validation says that it is missing.
+    """
     document: dict[str, Any] = {}
     for field in fields:
         value = values.get(field.path, field.default)
         if not full and not field.required and value == field.default:
+            continue
+        if field.required and value in ("", [], None):
             continue
         here = document
         for key in field.path[:-1]:
@@ -197,6 +206,8 @@ def to_widget(field: Field, value: Any) -> Any:
             return "\n".join(value or ())
         case "numbers":
             return [int(v) for v in value or ()]
+        case "values":
+            return ", ".join(str(v) for v in value or ())
         case "pair":
             return (float(value[0]), float(value[1]))
         case "map":
@@ -210,7 +221,7 @@ def from_widget(field: Field, held: Any) -> Any:
     """The JSON value of what the widget holds.
 
     Raises:
-        SpecError: a line of a map has no `name: value`.
+        SpecError: a line of a map has no `name: value`, or a list of numbers holds another word.
     """
     match field.kind:
         case "text" | "notes":
@@ -223,7 +234,9 @@ def from_widget(field: Field, held: Any) -> Any:
                 return lines[0]
             return lines
         case "texts":
-            return _lines(held)
+            return _lines(held) if isinstance(held, str) else [str(v) for v in held or ()]
+        case "values":
+            return [_number_of(field, part) for part in re.split(r"[,;\s]+", held or "") if part]
         case "numbers":
             return sorted(int(v) for v in held or ())
         case "pair":
@@ -239,6 +252,16 @@ def from_widget(field: Field, held: Any) -> Any:
 
 def _lines(held: str | None) -> list[str]:
     return [line.strip() for line in (held or "").splitlines() if line.strip()]
+
+
+def _number_of(field: Field, word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SpecError(f"{field.title}: expected numbers with commas, got {word!r}")
+    return value
 
 
 def _pair_of(field: Field, line: str) -> tuple[str, str]:
@@ -281,7 +304,7 @@ def draw(
                                format_func=lambda v: str(v).replace("_", " "), **words)  # fmt: skip
         case "integer" | "number":
             out = _number(field, held, placeholder, step, words)
-        case "text" if choices:
+        case "text" | "notes" if choices:
             known = dict.fromkeys([*([held] if held else []), *choices])
             out = st.selectbox(
                 field.title,
@@ -292,7 +315,18 @@ def draw(
                 format_func=lambda v: f"{v} · {choices[v]}" if choices.get(v) else str(v),
                 **words,
             )
-        case "text":
+        case "texts" if choices:
+            given = [str(v) for v in value or ()]
+            out = st.multiselect(
+                field.title,
+                list(dict.fromkeys([*given, *choices])),
+                default=given,
+                accept_new_options=True,
+                placeholder=placeholder or "none",
+                format_func=lambda v: f"{v} · {choices[v]}" if choices.get(v) else str(v),
+                **words,
+            )
+        case "text" | "values":
             out = st.text_input(field.title, held, max_chars=field.max_length,
                                 placeholder=placeholder or None, **words)  # fmt: skip
         case "notes" | "lines" | "texts" | "map":

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from calift_core.schema.report import EvaluationReport, Summary
-from calift_core.schema.wire import Comparison, Metrics, Reliability, Spectrum
+from calift_core.schema.wire import Comparison, Frontier, Metrics, Reliability, Spectrum
 from frontend import text
-from frontend.charts import Run, RunEvaluations, shift_points
+from frontend.charts import Run, RunEvaluations, frontier_marks, shift_points
 
 Row = Mapping[str, Any]
 
@@ -428,4 +428,58 @@ def summaries(runs: Sequence[tuple[Run, Summary]]) -> Table:
             Column("sigma_min", "σ_min", "number"),
         ],
         [{"run": run.label, **s.model_dump()} for run, s in runs],
+    )
+
+
+def frontier(
+    runs: Sequence[tuple[Run, Summary]], paths: Mapping[str, Frontier], *, x: str, y: str
+) -> Table:
+    """One row per model of `charts.frontier`: a run, or an α of its path."""
+    columns = [
+        Column("run", "Run"),
+        Column("alpha", "α"),
+        Column("kept", "The run's own", "yes"),
+        Column(x, text.HEADLINES[x].title, "percent"),
+        Column(y, text.HEADLINES[y].title, "percent"),
+    ]
+    marks = frontier_marks(runs, paths, x=x, y=y)
+    if any(mark.floor is not None for mark in marks):
+        columns.append(Column("floor", "floor", "percent"))
+    columns.append(Column("best", "On the Pareto front", "yes"))
+    return Table(
+        columns,
+        [
+            {
+                "run": mark.run.label,
+                "alpha": "" if mark.alpha is None else mark.alpha,
+                "kept": mark.kept,
+                x: mark.x,
+                y: mark.y,
+                "floor": mark.floor,
+                "best": mark.best,
+            }
+            for mark in marks
+        ],
+    )
+
+
+def path(frontier: Frontier) -> Table:
+    """One row per α of a path, with the validation values that an α may be chosen on."""
+    return Table(
+        [
+            Column("alpha", "α"),
+            Column("id_accuracy", "ID accuracy", "percent"),
+            Column("ood_accuracy", "OOD accuracy", "percent"),
+            Column("id_ece", "ID ECE", "percent"),
+            Column("id_ece_floor", "floor", "percent"),
+            Column("ood_ece", "OOD ECE", "percent"),
+            Column("ood_ece_floor", "floor", "percent"),
+            Column("id_nll", "ID NLL", "number"),
+            Column("ood_nll", "OOD NLL", "number"),
+            Column("val_accuracy", "Validation accuracy", "percent"),
+            Column("val_ece", "Validation ECE", "percent"),
+            Column("val_ece_floor", "floor", "percent"),
+            Column("val_nll", "Validation NLL", "number"),
+        ],
+        [point.model_dump(exclude={"datasets"}) for point in frontier.points],
     )

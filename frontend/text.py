@@ -218,6 +218,15 @@ METRICS: dict[str, Metric] = {
 }
 
 
+#: Axes of the frontier: names that `Summary` and `FrontierPoint` share.
+HEADLINES: dict[str, Metric] = {
+    "id_accuracy": Metric("ID accuracy", "high", True),
+    "ood_accuracy": Metric("OOD accuracy", "high", True),
+    "id_ece": Metric("ID ECE", "low", True),
+    "ood_ece": Metric("OOD ECE", "low", True),
+}
+
+
 def metric_value(evaluation: EvaluationReport, metric: str) -> float:
     """A metric of an evaluation, as a fraction where it is one."""
     value = getattr(evaluation, metric)

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
@@ -37,8 +38,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from backend.artifacts import ArtifactKind, ArtifactStore, publish_artifact
 from backend.process import Child
-from backend.store import Claim, Store
-from calift_core.errors import CaliftError, StorageError
+from backend.store import Claim, NotFoundError, Store
+from calift_core.errors import CaliftError, ModelUnavailableError, StorageError
 from calift_core.files import atomic_write_json, storage_error
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
@@ -51,6 +52,7 @@ from calift_core.schema.records import (
     Record,
 )
 from calift_core.schema.report import Report
+from calift_core.schema.spec import parse_spec
 from calift_core.schema.wire import Progress
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,9 @@ RUNNER_ARGV: tuple[str, ...] = (sys.executable, "-m", "calift_core.run")
 
 Outcome = Literal["succeeded", "failed", "cancelled", "requeued", "fenced"]
 StopReason = Literal["", "cancel", "drain", "hang"]
+
+#: Folder in a job's folder that finished runs are laid out in.
+_INPUTS = "inputs"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ATTEMPT = re.compile(r"attempt-([1-9]\d{0,8})")
@@ -251,6 +256,8 @@ class _Attempt:
             returncode = self._follow(self._runner)
         finally:
             self._kill()
+            # Linked contents would outlive the runs that they belong to.
+            shutil.rmtree(self._folder / _INPUTS, ignore_errors=True)
         return self._conclude(returncode, _read_result(self._folder))
 
     # -- before
@@ -260,6 +267,7 @@ class _Attempt:
 
         Raises:
             DiskFullError, StorageError: it cannot be written.
+            ModelUnavailableError: a finished run that the method names is gone.
         """
         try:
             if self._folder.exists():
@@ -272,9 +280,39 @@ class _Attempt:
             run_id=self._run_id,
             attempt=self._number,
             resume_from=None if source is None else str(source),
+            inputs={name: str(path) for name, path in self._inputs().items()},
         )
         atomic_write_json(self._folder / "spec.json", self._claim.spec)
         atomic_write_json(self._folder / "job.json", job.model_dump(mode="json"))
+
+    def _inputs(self) -> dict[str, Path]:
+        """Lay out the finished runs that the method names, each as its runner left it.
+
+        The spec keeps the ids; the runner is told the folders.
+        """
+        found: dict[str, Path] = {}
+        for index, run_id in enumerate(parse_spec(self._claim.spec).method.input_runs):
+            folder = self._folder / _INPUTS / str(index)
+            try:
+                stored = self._insist(partial(self._store.artifacts, run_id))
+                needed = {
+                    item.name: item.sha256
+                    for item in stored
+                    if item.kind == "checkpoint" or item.name == "report.json"
+                }
+                missing = {"report.json", "checkpoint/model.json"} - set(needed)
+                if missing:
+                    raise NotFoundError(f"run {run_id} has no file {min(missing)!r}.")
+                for name, sha256 in needed.items():
+                    self._artifacts.place(sha256, folder / name)
+            except NotFoundError as error:
+                raise ModelUnavailableError(
+                    f"the finished run {run_id} that this one is made from is gone: "
+                    f"{error.message}",
+                    hint="It was deleted after this run was submitted, or it stored no model.",
+                ) from error
+            found[run_id] = folder
+        return found
 
     def _earlier(self) -> list[Path]:
         """Folders of earlier attempts on this machine, newest first."""

@@ -29,6 +29,7 @@ from calift_core.schema.wire import (
     TERMINAL_PHASES,
     Artifact,
     Evaluation,
+    Frontier,
     LogPage,
     Metrics,
     RunClone,
@@ -151,9 +152,10 @@ def patch_run(run_id: RunId, body: RunPatch, services: ServicesDep) -> RunDetail
     current = services.store.get_run(run_id)
     labels = {key: value for key, value in changes.items() if key != "archived"}
     if labels:
-        # The labels obey the rules of a RunSpec, whose own copy stays as it was submitted.
+        # The labels obey the rules of a RunSpec, whose own copy stays as it was submitted; what
+        # its method names may be gone by now.
         services.submission.parse(
-            {"name": current.name, "method": current.spec["method"], **labels}, prefix="#"
+            {"name": current.name, "method": {"kind": "zero_shot"}, **labels}, prefix="#"
         )
     return services.store.patch_run(run_id, **changes)
 
@@ -365,3 +367,14 @@ def list_spectra(run_id: RunId, store: StoreDep) -> list[Spectrum]:
 def get_report(run_id: RunId, store: StoreDep) -> Report:
     """`report.json` of a finished run."""
     return Report.model_validate(store.report(run_id))
+
+
+@router.get("/runs/{run_id}/frontier")
+@allow("read")
+def get_frontier(run_id: RunId, store: StoreDep) -> Frontier:
+    """The path of a WiSE-FT run: accuracy, ECE, its floor and NLL at every α.
+
+    404 when the run measured none. What the shifts show is for looking at: choose an α on the
+    validation values.
+    """
+    return store.frontier(run_id)

@@ -171,7 +171,7 @@ def train_batches(
         yield Batch(
             normalise(pixels),
             labels.to(normalise.device, non_blocking=True),
-            captions.to(normalise.device, non_blocking=True),
+            captions,
         )
 
 
@@ -201,7 +201,7 @@ def feature_batches(
         for position in range(per_epoch):
             if start_step <= epoch * per_epoch + position < total_steps:
                 rows = order[position * batch_size : (position + 1) * batch_size]
-                yield Batch(features[rows], labels[rows], torch.zeros_like(rows))
+                yield Batch(features[rows], labels[rows], torch.zeros(len(rows), dtype=torch.long))
 
 
 def eval_batches(

@@ -78,6 +78,8 @@ class PairLoss:
     def __init__(self, options: ConfidenceSpec, clip: Clip, captions: Captions) -> None:
         self.options = options
         self.initial = Teacher(clip, captions) if options.zero_shot_kd else None
+        if self.initial is not None:
+            self.initial.encode_all()  # it is not saved, so a resumed run must find the same bits
         self.weights: dict[str, float] = (
             {"zero_shot_distillation": options.zero_shot_kd} if options.zero_shot_kd else {}
         )
@@ -110,9 +112,11 @@ def mix(batch: Batch, alpha: float, generator: torch.Generator) -> Batch:
         alpha: α > 0.
         generator: source of the draw, on the CPU.
     """
-    # Beta(α, α) from two gamma draws, which take a generator.
-    pair = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator)
-    share = float(pair[0] / pair.sum()) if pair.sum() > 0 else 1.0
+    # Beta(α, α) is G/(G + G') of two Gamma(α) draws, and Gamma(α) is Gamma(α + 1)·U^(1/α): their
+    # logs stay finite where a small α makes both draws round to 0.
+    pair = torch._standard_gamma(torch.full((2,), alpha + 1, dtype=torch.float64), generator)
+    logs = pair.log() + torch.rand(2, dtype=torch.float64, generator=generator).log() / alpha
+    share = float(torch.sigmoid(logs[0] - logs[1]))
     other = torch.randperm(len(batch.labels), generator=generator).to(batch.labels.device)
     images = share * batch.images + (1 - share) * batch.images[other]
     return Batch(images, batch.labels, batch.captions, batch.labels[other], share)

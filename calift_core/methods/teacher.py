@@ -61,6 +61,14 @@ class Teacher:
         return False
 
     @torch.no_grad()
+    def encode_all(self, *, batch_size: int = 512) -> None:
+        """Encode every caption now: which ones share a forward pass changes the last bits."""
+        every = torch.arange(len(self.captions), device=self.texts.device)
+        for ids in torch.split(every, batch_size):
+            self.texts[ids] = encode_captions(self.clip, self.captions, ids)
+        self.known.fill_(True)
+
+    @torch.no_grad()
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """I and T of the teacher: (B, D) each."""
         ids = batch.captions.cpu()

@@ -25,6 +25,7 @@ GET          /runs/{id}/logs                           offset, limit → LogPage
 GET          /runs/{id}/evaluations                    → list[Evaluation]
 GET          /runs/{id}/spectra                        → list[Spectrum]
 GET          /runs/{id}/report                         → Report
+GET          /runs/{id}/frontier                       → Frontier (404: the run measured none)
 GET          /evaluations                              run_id, dataset, role → EvaluationPage
 GET          /evaluations/{id}                         → Evaluation
 GET          /evaluations/{id}/reliability             n_bins, scheme, norm … → Reliability
@@ -45,7 +46,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from calift_core.schema.base import Frozen
-from calift_core.schema.report import EvaluationReport, Role, SpectrumReport, Summary
+from calift_core.schema.report import (
+    EvaluationReport,
+    FrontierPoint,
+    Role,
+    SpectrumReport,
+    Summary,
+)
 
 RunPhase = Literal[
     "QUEUED", "STARTING", "RUNNING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED", "LOST"
@@ -261,6 +268,19 @@ class Spectrum(SpectrumReport):
     run_id: str
     step: int
     final: bool
+
+
+class Frontier(Frozen):
+    """The models between the zero-shot one and a finished run: what WiSE-FT looks at.
+
+    `alpha` is the one that the run kept; points are in ascending order of α.
+    """
+
+    run_id: str
+    run_name: str
+    input_run: str
+    alpha: float
+    points: list[FrontierPoint]
 
 
 class ReliabilityBin(Frozen):

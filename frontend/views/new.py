@@ -46,6 +46,9 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "blank": ("Everything at its default", {}),
 }  # fmt: skip
 
+#: Fields of a method that name finished runs of this service.
+RUN_FIELDS = ("run", "runs")
+
 #: Fields of Training that most people set; the rest is folded away.
 TRAIN_FIRST = ("epochs", "batch_size", "lr", "weight_decay", "warmup_steps", "seed")
 
@@ -57,9 +60,16 @@ def _start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
         run = ui.fetch(f"load the run {clone}", lambda: ui.client().run(clone), key=f"run-{clone}")
         document = copy.deepcopy(dict(run.spec))
         document["name"] = f"{run.name} copy"[:120]
+        alpha = _share(state.param("alpha"))
+        if alpha is not None and "alpha" in document["method"]:
+            document["method"]["alpha"] = alpha
+            document["name"] = f"{run.name[:100]} at {alpha:g}"
         st.caption(f"A copy of {text.md(run.name)}, to be changed.")
         st.page_link("views/new.py", label="Start from a preset instead", icon=":material/undo:")
-        return document, f"clone-{clone}"
+        return document, f"clone-{clone}{'' if alpha is None else f'-{alpha:g}'}"
+    source = state.param("input")
+    if source:
+        return _made_from(source)
     preset = state.choice(
         st.selectbox,
         "Start from",
@@ -71,6 +81,47 @@ def _start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
     kind = "carot" if "carot" in methods else next(iter(methods))
     document.setdefault("method", {"kind": kind})
     return document, preset
+
+
+def _share(given: str | None) -> float | None:
+    """A number from 0 to 1 of the URL."""
+    try:
+        value = float(given or "")
+    except ValueError:
+        return None
+    return value if 0 <= value <= 1 else None
+
+
+def _made_from(run_id: str) -> tuple[dict[str, Any], str]:
+    """A merge of a finished run: its model and data, and a method that names it."""
+    run = ui.fetch(f"load the run {run_id}", lambda: ui.client().run(run_id), key=f"run-{run_id}")
+    document = copy.deepcopy(dict(run.spec))
+    kind = state.param("method")
+    document["method"] = (
+        {"kind": "model_stock", "runs": [run_id]}
+        if kind == "model_stock"
+        else {"kind": "wise_ft", "run": run_id}
+    )
+    document.get("train", {}).pop("confidence", None)  # nothing is trained
+    document["name"] = f"{document['method']['kind'].replace('_', '-')} of {run.name}"[:120]
+    st.caption(f"On the model and the data of {text.md(run.name)}.")
+    st.page_link("views/new.py", label="Start from a preset instead", icon=":material/undo:")
+    return document, f"input-{run_id}-{document['method']['kind']}"
+
+
+def _finished_runs(fields: list[Field]) -> dict[Path, dict[str, str]]:
+    """What fields that name finished runs offer; other ids may still be typed."""
+    wanted = [field.path for field in fields if field.path[-1] in RUN_FIELDS]
+    if not wanted:
+        return {}
+    found = ui.candidates()
+    names = ui.labels(list(found.values()))
+    offered = {
+        run_id: f"{names[run_id]} · {run.method}"
+        for run_id, run in found.items()
+        if run.method != "zero_shot"
+    }
+    return dict.fromkeys(wanted, offered)
 
 
 def _grid(
@@ -87,7 +138,10 @@ def _grid(
     values: dict[Path, Any] = {}
     row: list[Any] = []
     for field in fields:
-        wide = field.kind in ("notes", "map", "counts", "lines", "texts")
+        chosen = (choices or {}).get(field.path)
+        wide = field.kind in ("map", "counts", "lines", "texts") or (
+            field.kind == "notes" and chosen is None
+        )
         if wide:
             place = st.container()
             row = []
@@ -102,7 +156,7 @@ def _grid(
                     forms.get(document, field.path, field.default),
                     key=f"new-{mark}-{'.'.join(field.path)}",
                     placeholder=(hints or {}).get(field.path, forms.hint_of(field)),
-                    choices=(choices or {}).get(field.path),
+                    choices=chosen,
                     step=(steps or {}).get(field.path),
                 )
             except SpecError as error:
@@ -185,7 +239,14 @@ def main() -> None:
         with st.container(border=True):
             st.markdown(f"**{text.md(method.title)}**")
             kept = document if given == kind else {}
-            values |= _grid(own, kept, f"{mark}-{kind}")
+            offered = _finished_runs(own)
+            values |= _grid(
+                own,
+                kept,
+                f"{mark}-{kind}",
+                choices=offered,
+                hints=dict.fromkeys(offered, "choose finished runs, or type an id"),
+            )
     with st.container(border=True):
         st.markdown("**Data and model**")
         here = {m.name for m in models if m.available}

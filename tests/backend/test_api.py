@@ -99,7 +99,7 @@ SCOPES = {
     [
         "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
         "list_artifacts", "download_artifact", "get_logs", "list_run_evaluations", "list_spectra",
-        "get_report", "list_evaluations", "get_evaluation", "get_reliability",
+        "get_report", "get_frontier", "list_evaluations", "get_evaluation", "get_reliability",
         "download_predictions", "compare_runs", "get_stats", "list_methods", "list_models",
         "list_datasets", "list_workers", "get_openapi",
     ],
@@ -785,6 +785,107 @@ def test_report__is_what_the_runner_wrote(
 
 
 # --------------------------------------------------------------------------------- catalogue
+
+
+def _point(alpha: float) -> dict[str, Any]:
+    numbers = {"accuracy": 0.5 + alpha / 4, "ece": 0.1, "ece_floor": 0.02, "nll": 1.0}
+    sets = [
+        {"dataset": name, "role": role, "n": 10} | numbers
+        for name, role in (("id", "id"), ("art", "shift"))
+    ]
+    flat = {f"{place}_{k}": v for place in ("id", "ood", "val") for k, v in numbers.items()}
+    return {"alpha": alpha, **flat, "datasets": sets}
+
+
+def with_frontier(services: Any, run: str, alpha: float = 0.5) -> str:
+    """A finished WiSE-FT run of another run."""
+    store = services.store
+    spec = spec_of(name="between", method={"kind": "wise_ft", "run": run, "alpha": alpha})
+    run_id: str = store.submit(spec)
+    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    body = store.report(run) | {
+        "run_id": run_id,
+        "name": spec.name,
+        "spec": spec.model_dump(mode="json"),
+        "frontier": [_point(a) for a in (0.0, 0.5, 1.0)],
+    }
+    assert store.finish(run_id, 1, phase="SUCCEEDED", report=body)
+    return run_id
+
+
+def test_frontier__is_what_the_runner_measured(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    tuned = finished_run(services.store, services.artifacts)
+    run_id = with_frontier(services, tuned, alpha=0.25)
+    response = api.get(f"/api/v1/runs/{run_id}/frontier")
+    assert response.status_code == 200, response.text
+    found = response.json()
+    assert (found["run_id"], found["input_run"], found["alpha"]) == (run_id, tuned, 0.25)
+    assert [p["alpha"] for p in found["points"]] == [0.0, 0.5, 1.0]
+    assert found["points"] == api.get(f"/api/v1/runs/{run_id}/report").json()["frontier"]
+    # Its label may change when what it was made from is gone.
+    assert api.delete(f"/api/v1/runs/{tuned}").status_code == 204
+    assert api.patch(f"/api/v1/runs/{run_id}", json={"name": "kept"}).is_success
+
+
+def test_frontier__of_another_method_or_an_unfinished_run_is_404(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    other = finished_run(services.store, services.artifacts)
+    missing = problem(api.get(f"/api/v1/runs/{other}/frontier"), 404, "NOT_FOUND")
+    assert "its method is carot" in missing.detail
+    assert "wise_ft" in missing.hint
+    waiting = submit(api)["id"]
+    assert "QUEUED" in problem(
+        api.get(f"/api/v1/runs/{waiting}/frontier"), 404, "NOT_FOUND"
+    ).detail  # fmt: skip
+
+
+def test_submit__merges_name_finished_runs_by_their_ids(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    done = [finished_run(services.store, services.artifacts, seed=seed) for seed in (0, 1)]
+    waiting = submit(api)["id"]
+
+    def ask(method: dict[str, Any], status: int = 422) -> list[dict[str, str]]:
+        body = {"spec": SPEC | {"method": method}}
+        if status == 202:
+            assert api.post("/api/v1/runs", json=body).status_code == 202
+            return []
+        errors = problem(api.post("/api/v1/runs", json=body), 422, "INVALID_SPEC").errors
+        dry = api.post("/api/v1/runs/validate", json=body).json()
+        assert dry["errors"] == errors
+        return errors
+
+    for name, said in (
+        ("nobody", "there is no run"),
+        (waiting, "must have SUCCEEDED, it is QUEUED"),
+        ("/srv/runs/tuned", "folders are for"),
+        ("runs/../../tuned", "folders are for"),
+        ("..", "folders are for"),
+    ):
+        (error,) = ask({"kind": "wise_ft", "run": name})
+        assert error["pointer"] == "#/spec/method/run"
+        assert said in error["message"]
+    errors = ask({"kind": "model_stock", "runs": [done[0], "nobody", waiting]})
+    assert [e["pointer"] for e in errors] == ["#/spec/method/runs/1", "#/spec/method/runs/2"]
+    ask({"kind": "wise_ft", "run": done[0]}, 202)
+    ask({"kind": "model_stock", "runs": done}, 202)
+
+
+def test_clone__of_a_merge_checks_its_runs_again(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    tuned = finished_run(services.store, services.artifacts)
+    run_id = with_frontier(services, tuned)
+    body = {"changes": {"method": {"alpha": 0.75}}}
+    cloned = api.post(f"/api/v1/runs/{run_id}/clone", json=body)
+    assert cloned.status_code == 202, cloned.text
+    assert cloned.json()["spec"]["method"]["run"] == tuned
+    api.delete(f"/api/v1/runs/{tuned}")
+    refused = problem(api.post(f"/api/v1/runs/{run_id}/clone", json=body), 422, "INVALID_SPEC")
+    assert refused.errors[0]["pointer"] == "#/changes/method/run"
 
 
 def test_catalogue__methods_models_datasets(api: TestClient) -> None:

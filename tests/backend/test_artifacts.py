@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -87,6 +88,32 @@ def test_put__no_space_left_is_a_disk_full_error(
         artifacts.put_file(source)
     monkeypatch.undo()
     assert files(artifacts) == []
+
+
+def test_place__gives_the_content_and_outlives_its_collection(
+    artifacts: ArtifactStore, one_store: Store, tmp_path: Path
+) -> None:
+    blob = artifacts.put_bytes(b"weights")
+    target = tmp_path / "job" / "inputs" / "model"
+    artifacts.place(blob.sha256, target)
+    assert target.read_bytes() == b"weights"
+    assert artifacts.collect(one_store, grace_s=0) == [blob.sha256]
+    assert target.read_bytes() == b"weights"
+    with pytest.raises(NotFoundError):
+        artifacts.place(blob.sha256, tmp_path / "other")
+
+
+def test_place__copies_where_links_do_not_work(
+    artifacts: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def another_device(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", another_device)
+    blob = artifacts.put_bytes(b"weights")
+    artifacts.place(blob.sha256, tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == b"weights"
+    assert (tmp_path / "model").stat().st_ino != artifacts.path(blob.sha256).stat().st_ino
 
 
 def test_put__links_and_folders_are_refused(artifacts: ArtifactStore, tmp_path: Path) -> None:

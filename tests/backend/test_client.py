@@ -65,6 +65,9 @@ def test_client__every_method_against_the_service(
     assert (read_predictions(saved).logits == example_predictions(0).logits).all()
     assert [s.final for s in client.spectra(run_id)] == [False, True]
     assert client.report(run_id).summary == client.run(run_id).summary
+    with pytest.raises(ServiceError, match="no frontier") as none:
+        client.frontier(run_id)
+    assert none.value.status == 404
     assert client.compare(done).parameters == {}
     assert client.methods()
     assert client.models()

@@ -130,6 +130,37 @@ def test_encode_captions__gradients_of_repeats_add_up(vit: Clip, captions: Capti
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
+def text_gradients(clip: Clip, encoded: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    named = {
+        name: p
+        for name, p in clip.net.named_parameters()
+        if not name.startswith(("visual", "logit"))
+    }
+    gradients = torch.autograd.grad((encoded * weight).sum(), list(named.values()))
+    return dict(zip(named, gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", ["vit", "timm"])
+@settings(max_examples=8)
+@given(ids=st.lists(st.integers(0, 8), min_size=1, max_size=12))
+def test_encode_captions__every_text_parameter_gets_the_gradient_of_the_plain_path(
+    originals: dict[str, Clip], captions: Captions, name: str, ids: list[int]
+) -> None:
+    """Each caption once over a short context, against every one over the whole context."""
+    clip = originals[name]
+    weight = torch.randn(len(ids), 16, generator=torch.Generator().manual_seed(len(ids)))
+    once = encode_captions(clip, captions, torch.tensor(ids))
+    plain = F.normalize(clip.net.encode_text(captions.tokens[ids]), dim=-1)
+    torch.testing.assert_close(once, plain, atol=1e-5, rtol=1e-4)
+    mine, theirs = (text_gradients(clip, encoded, weight) for encoded in (once, plain))
+    assert len(mine) > 10
+    for parameter, gradient in theirs.items():
+        largest = float(gradient.abs().max())
+        torch.testing.assert_close(
+            mine[parameter], gradient, atol=1e-4 * largest + 1e-6, rtol=1e-3, msg=parameter
+        )
+
+
 def test_captions__are_class_times_template_in_that_order(captions: Captions) -> None:
     assert len(captions) == 9
     tokenizer = open_clip.SimpleTokenizer(context_length=16)

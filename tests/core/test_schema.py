@@ -13,12 +13,24 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from calift_core.errors import SpecError
-from calift_core.schema.methods import METHOD_SPECS, CaRot, Flyp, MethodSpec
+from calift_core.schema.methods import METHOD_SPECS, MethodSpec, Tracer
 from calift_core.schema.records import RECORD, LogRecord, MetricsRecord, ResumedRecord
-from calift_core.schema.spec import FractionSpec, RunSpec, load_spec, parse_spec
+from calift_core.schema.spec import (
+    ConfidenceSpec,
+    FractionSpec,
+    RunSpec,
+    load_spec,
+    parse_spec,
+)
 
 few = settings(max_examples=40, deadline=None)
 EXAMPLES = Path(__file__).parents[2] / "examples"
+#: What the kinds that have no default for everything are given.
+REQUIRED: dict[str, dict[str, Any]] = {
+    "wise_ft": {"run": "a run"},
+    "model_stock": {"runs": ["a run", "another"]},
+}
+KINDS = sorted(METHOD_SPECS)
 
 
 def spec(**changes: Any) -> RunSpec:
@@ -36,11 +48,11 @@ def refusal(**changes: Any) -> str:
 specs = st.builds(
     lambda kind, name, seed, epochs, lr, tags: spec(
         name=name,
-        method={"kind": kind},
+        method={"kind": kind, **REQUIRED.get(kind, {})},
         train={"seed": seed, "epochs": epochs, "lr": lr},
         tags=tags,
     ),
-    st.sampled_from(sorted(METHOD_SPECS)),
+    st.sampled_from(KINDS),
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 ._:+()/-]{0,20}", fullmatch=True),
     st.integers(0, 2**32 - 1),
     st.integers(1, 10_000),
@@ -141,6 +153,34 @@ def test_spec__is_frozen() -> None:
             ("must not fall", "0.95 > end 0.9"),
         ),
         ({"method": {"kind": "flyp", "lambda_oc": 1}}, ("#/method/lambda_oc", "Extra inputs")),
+        ({"method": {"kind": "wise_ft"}}, ("#/method/run", "Field required")),
+        ({"method": {"kind": "wise_ft", "run": "a", "alpha": 1.1}}, ("#/method/alpha", "got 1.1")),
+        ({"method": {"kind": "wise_ft", "run": "a", "sweep": [0, 2]}}, ("#/method/sweep/1",)),
+        ({"method": {"kind": "model_stock", "runs": ["a"]}}, ("#/method/runs", "at least 2")),
+        (
+            {"method": {"kind": "model_stock", "runs": ["a", "b", "a"]}},
+            ("the runs must differ", "['a', 'b', 'a']"),
+        ),
+        (
+            {
+                "method": {
+                    "kind": "carot_plus",
+                    "final_average": 0.5,
+                    "lambda_sd": 0,
+                }
+            },
+            ("final_average takes the teacher's weights", "there is no teacher"),
+        ),
+        ({"method": {"kind": "tracer", "teacher_beta": 0}}, ("#/method/teacher_beta", "got 0")),
+        ({"method": {"kind": "tracer", "preset": "mine"}}, ("#/method/preset", "'mine'")),
+        ({"method": {"kind": "linear_probe", "strengths": []}}, ("#/method/strengths",)),
+        ({"method": {"kind": "linear_probe", "strengths": [0.0]}}, ("#/method/strengths/0",)),
+        ({"method": {"kind": "lipsum_ft", "n_texts": 0}}, ("#/method/n_texts", "got 0")),
+        ({"method": {"kind": "lp_ft", "lp_epochs": 0}}, ("#/method/lp_epochs", "got 0")),
+        (
+            {"train": {"confidence": {"label_smoothing": 1.0}}},
+            ("#/train/confidence/label_smoothing", "less than 1", "got 1.0"),
+        ),
         (
             {"method": {"kind": "pretrain"}, "suite": {"shifts": {"a": "folder:x"}}},
             ("shifts belong to fine-tuning",),
@@ -198,30 +238,134 @@ def test_load_spec__reads_numbers_as_people_write_them(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------- methods
 
 
-def test_methods__every_kind_has_what_a_form_and_a_list_need() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_methods__every_kind_has_what_a_form_and_a_list_need(kind: str) -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(MethodSpec)
-    for kind, model in METHOD_SPECS.items():
-        made = adapter.validate_python({"kind": kind})
-        assert type(made) is model
-        assert model.title
-        assert model.summary
-        assert model.source
-        assert bool(model.terms) == model.trains
-        for name, field in model.model_json_schema()["properties"].items():
-            if name != "kind":
-                assert field["title"]
-                assert field["description"]
+    model = METHOD_SPECS[kind]
+    made = adapter.validate_python({"kind": kind, **REQUIRED.get(kind, {})})
+    assert type(made) is model
+    assert model.title
+    assert model.summary.endswith(".")
+    assert model.source
+    assert bool(model.terms) == model.trains
+    assert (model.family in ("supervised", "contrastive")) == model.trains
+    runs = {"wise_ft": ("a run",), "model_stock": ("a run", "another")}
+    assert made.input_runs == runs.get(kind, ())
 
 
-def test_methods__published_coefficients_are_the_defaults() -> None:
-    carot = CaRot()
-    assert (carot.lambda_oc, carot.lambda_sd, carot.lambda_x) == (0.2, 1.5, 0.0)
-    assert (carot.teacher_momentum_start, carot.teacher_momentum_end) == (0.05, 0.9)
-    assert carot.teacher_ramp_fraction == 0.2
-    assert carot.orthogonality_form == "norm"
-    assert (Flyp.default_lr, Flyp.default_weight_decay) == (1e-5, 0.1)
-    assert METHOD_SPECS["finetune"].default_lr == 3e-5
-    assert METHOD_SPECS["finetune"].default_clip_grad_norm == 1.0
+def test_methods__titles_and_kinds_are_distinct() -> None:
+    assert len({model.title for model in METHOD_SPECS.values()}) == len(METHOD_SPECS)
+    assert all(model(**REQUIRED.get(k, {})).kind == k for k, model in METHOD_SPECS.items())  # type: ignore[attr-defined]
+
+
+def numbers_of(field: dict[str, Any]) -> list[dict[str, Any]]:
+    """The numbers in a field's schema: itself, its alternatives, its items."""
+    if field.get("type") in ("number", "integer"):
+        return [field]
+    inner = [*field.get("anyOf", []), *([field["items"]] if "items" in field else [])]
+    return [number for one in inner for number in numbers_of(one)]
+
+
+COEFFICIENTS = [
+    (kind, name, field)
+    for kind in KINDS
+    for name, field in METHOD_SPECS[kind].model_json_schema()["properties"].items()
+    if name != "kind"
+] + [
+    ("confidence", name, field)
+    for name, field in ConfidenceSpec.model_json_schema()["properties"].items()
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "field"), COEFFICIENTS, ids=[f"{k}-{n}" for k, n, _ in COEFFICIENTS]
+)
+def test_methods__every_option_says_what_it_is_where_from_and_in_which_range(
+    kind: str, name: str, field: dict[str, Any]
+) -> None:
+    assert field["title"]
+    described = field["description"]
+    assert "[" in described or len(described.split()) >= 3, described
+    for number in numbers_of(field):
+        assert {"minimum", "exclusiveMinimum"} & set(number), name
+        if number["type"] == "number":
+            assert {"maximum", "exclusiveMaximum"} & set(number), name
+
+
+#: What is published, or written down as the choice made where nothing is.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "zero_shot": {},
+    "linear_probe": {"solver": "adamw", "head_start": "zero_shot"},
+    "finetune": {"head_scale": "fixed"},
+    "lp_ft": {"lp_epochs": 5, "head_start": "zero_shot"},
+    "flyp": {},
+    "carot": {
+        "lambda_oc": 0.2,
+        "lambda_sd": 1.5,
+        "lambda_x": 0.0,
+        "orthogonality_form": "norm",
+        "teacher_update_every": None,
+        "teacher_momentum_start": 0.05,
+        "teacher_momentum_end": 0.9,
+        "teacher_ramp_fraction": 0.2,
+        "teacher_buffers": True,
+    },
+    "wise_ft": {"alpha": 0.5, "sweep": tuple(a / 10 for a in range(11))},
+    "lipsum_ft": {"lambda_energy": 1.0, "n_texts": 80, "text_length": 8},
+    "car_ft": {"alpha": 1.0},
+    "model_stock": {},
+    "tracer": {
+        "lambda_sd": 0.9,
+        "lambda_x": 0.05,
+        "preset": "code",
+        "alpha_fd": None,
+        "alpha_crd": 1.0,
+        "alpha_icl": 1.0,
+        "alpha_cross": 1.0,
+        "teacher_beta": 0.5,
+    },
+    "carot_plus": {"lambda_oc": 0.2, "lambda_sd": 1.5, "teacher_beta": 0.5},
+    "pretrain": {"multi_positive": True},
+}
+#: Learning rate, weight decay, gradient clip.
+OPTIMISATION = {
+    "linear_probe": (1e-3, 0.0, None),
+    "finetune": (3e-5, 0.1, 1.0),
+    "lp_ft": (3e-5, 0.1, 1.0),
+    "flyp": (1e-5, 0.1, None),
+    "carot": (1e-5, 0.1, None),
+    "lipsum_ft": (1e-5, 0.0, None),
+    "car_ft": (3e-5, 0.1, 1.0),
+    "tracer": (1e-5, 0.1, None),
+    "carot_plus": (1e-5, 0.1, None),
+    "pretrain": (1e-3, 0.1, None),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_methods__published_coefficients_are_the_defaults(kind: str) -> None:
+    model = METHOD_SPECS[kind]
+    made = model(**REQUIRED.get(kind, {}))
+    for name, value in DEFAULTS[kind].items():
+        assert getattr(made, name) == value, name
+    if model.trains:
+        assert OPTIMISATION[kind] == (
+            model.default_lr,
+            model.default_weight_decay,
+            model.default_clip_grad_norm,
+        )
+
+
+def test_tracer__preset_gives_the_weight_of_feature_distillation_unless_one_is_named() -> None:
+    assert Tracer().feature_weight == 2000
+    assert Tracer(preset="paper").feature_weight == 1
+    assert Tracer(preset="paper", alpha_fd=7).feature_weight == 7
+    assert Tracer(alpha_fd=0).feature_weight == 0
+
+
+def test_confidence__everything_is_off_unless_asked_for() -> None:
+    assert ConfidenceSpec().active() == set()
+    assert spec().train.confidence == ConfidenceSpec()
 
 
 def test_schema__every_field_of_a_run_spec_has_a_title() -> None:

@@ -178,9 +178,8 @@ def test_train__every_method_learns_and_repeats_itself_bit_for_bit(
     assert sum(losses[-4:]) < sum(losses[:4])
     assert first.metrics() == second.metrics()
     assert first.digest() == second.digest()
-    assert set(first.metrics()[0].values) >= {"loss", "lr", "logit_scale", "contrastive"} - (
-        {"contrastive"} if kind == "finetune" else set()
-    )
+    main = "cross_entropy" if spec.family == "supervised" else "contrastive"
+    assert set(first.metrics()[0].values) >= {"loss", "lr", "logit_scale", main}
 
 
 def test_train__loader_processes_change_no_bit(

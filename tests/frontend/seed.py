@@ -22,7 +22,13 @@ from backend.store import Store
 from calift_core.calibration import evaluate_all
 from calift_core.predictions import Predictions, PredictionsMetadata, write_predictions
 from calift_core.schema import records as r
-from calift_core.schema.report import EvaluationReport, Report, Summary
+from calift_core.schema.report import (
+    EvaluationReport,
+    FrontierPoint,
+    FrontierSet,
+    Report,
+    Summary,
+)
 from calift_core.schema.spec import parse_spec
 from calift_core.schema.wire import Progress
 from calift_core.spectrum import Covariance, spectrum_report
@@ -48,6 +54,18 @@ KINDS = {
     "FLYP": Kind({"kind": "flyp"}, 3.4, 1.5, 0.4),
     "CaRot": Kind({"kind": "carot"}, 3.45, 1.12, 0.8),
 }
+
+
+def between(alpha: float, run_id: str = "", kept: float = 0.5) -> Kind:
+    """A model on the way from zero-shot to FLYP, whose middle is better than the straight line."""
+    start, end = KINDS["zero-shot"], KINDS["FLYP"]
+    bump = alpha * (1 - alpha)
+    return Kind(
+        {"kind": "wise_ft", "run": run_id, "alpha": kept},
+        (1 - alpha) * start.distance + alpha * end.distance + 0.6 * bump,
+        (1 - alpha) * start.sharpness + alpha * end.sharpness - 0.2 * bump,
+        (1 - alpha) * start.spread + alpha * end.spread,
+    )
 
 
 @dataclass(frozen=True)
@@ -186,6 +204,7 @@ def finished(
     kind: Kind,
     size: Size = SMALL,
     seed: int = 0,
+    frontier: list[FrontierPoint] | None = None,
     **spec: Any,
 ) -> str:
     """A run that succeeded, with curves, spectra, predictions, a report and a log."""
@@ -197,7 +216,7 @@ def finished(
         r.LogRecord(message="weights loaded"),
         r.PhaseRecord(phase="training"),
     ]
-    if kind.method["kind"] != "zero_shot":
+    if kind.method["kind"] not in ("zero_shot", "wise_ft"):
         said += metric_records(kind, steps=size.steps, seed=seed)
         for quarter in range(1, 5):
             at = spectrum(kind.spread, seed + 1, quarter / 4)
@@ -249,11 +268,44 @@ def finished(
         data={},
         timings_s={"training": 12.0},
         environment={"python": "3.11", "device": "cpu", "packages": {"numpy": np.__version__}},
+        frontier=frontier,
     )
     assert store.finish(
         run_id, claim.attempt, phase="SUCCEEDED", report=report.model_dump(mode="json")
     )
     return run_id
+
+
+def path_points(size: Size, seed: int) -> list[FrontierPoint]:
+    """The path from zero-shot to FLYP, measured as a run measures it."""
+    points = []
+    for alpha in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        sets = []
+        validation = ("validation", "validation", 0.0, None, None)
+        for dataset, role, harm, corruption, severity in [validation, *_sets(size)]:
+            made = predictions(between(alpha), dataset, role, n=size.n, harm=harm, seed=seed)
+            numbers: Any = evaluate_all(made.probs(), made.labels, n_resamples=size.n_resamples)
+            sets.append(
+                FrontierSet(
+                    dataset=dataset,
+                    role="id" if role == "validation" else role,  # type: ignore[arg-type]
+                    n=size.n,
+                    accuracy=numbers["accuracy"],
+                    ece=numbers["ece"]["value"],
+                    ece_floor=numbers["ece"]["null_mean"],
+                    nll=numbers["nll"],
+                    corruption=corruption,
+                    severity=severity,
+                )
+            )
+        chosen, own, shifts = sets[0], sets[1], [s for s in sets if s.role == "shift"]
+        flat: dict[str, Any] = {}
+        for name in ("accuracy", "ece", "ece_floor", "nll"):
+            flat[f"val_{name}"] = getattr(chosen, name)
+            flat[f"id_{name}"] = getattr(own, name)
+            flat[f"ood_{name}"] = fmean(getattr(s, name) for s in shifts)
+        points.append(FrontierPoint(alpha=alpha, datasets=sets[1:], **flat))
+    return points
 
 
 def failed(store: Store, *, name: str, kind: Kind) -> str:
@@ -313,6 +365,16 @@ def fill(store: Store, artifacts: ArtifactStore, size: Size = SMALL) -> dict[str
             seed=seed,
             tags=["baseline"] if name == "zero-shot" else ["sweep-1"],
         )
+        if name == "FLYP":  # not last: the newest result is a trained one
+            ids["WiSE-FT"] = finished(
+                store,
+                artifacts,
+                name="WiSE-FT of FLYP",
+                kind=between(0.5, ids[name]),
+                size=size,
+                seed=seed,
+                frontier=path_points(size, seed),
+            )
     ids["failed"] = failed(store, name="CaRot with a large batch", kind=KINDS["CaRot"])
     ids["running"] = running(store, name="CaRot (second seed)", kind=KINDS["CaRot"])
     ids["queued"] = store.submit(_spec("FLYP (second seed)", KINDS["FLYP"], 1))

@@ -24,6 +24,13 @@ METHOD_FIELDS = {
 }
 
 
+#: What a method cannot do without: runs that a person chooses.
+NEEDED: dict[str, dict[str, Any]] = {
+    "wise_ft": {"run": "one"},
+    "model_stock": {"runs": ["one", "two"]},
+}
+
+
 def leaves(model: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
     """Paths of a model's fields, without a method's tag and the method itself."""
     found = set()
@@ -64,8 +71,9 @@ def test_values__defaults_survive_their_widgets(kind: str) -> None:
 def test_build__defaults_alone_are_the_shortest_spec(kind: str) -> None:
     document = forms.build({("name",): "a run"}, [*FIELDS, *METHOD_FIELDS[kind]])
     assert document == {"name": "a run"}
-    spec = RunSpec.model_validate(document | {"method": {"kind": kind}})
-    assert spec == RunSpec.model_validate({"name": "a run", "method": {"kind": kind}})
+    method = {"kind": kind} | NEEDED.get(kind, {})
+    spec = RunSpec.model_validate(document | {"method": method})
+    assert spec == RunSpec.model_validate({"name": "a run", "method": method})
 
 
 words = st.text(alphabet="abcdefg _-", min_size=1, max_size=8).map(str.strip).filter(bool)
@@ -91,6 +99,8 @@ def values_for(field: Field) -> st.SearchStrategy[Any]:
             made = one | st.lists(words.map(lambda w: f"{w} {{}}"), min_size=1, max_size=3)
         case "texts":
             made = st.lists(words, max_size=3)
+        case "values":
+            made = st.lists(st.floats(low, high, allow_nan=False), max_size=3)
         case "numbers":
             made = st.sets(st.sampled_from(field.options), min_size=1).map(sorted)
         case "pair":
@@ -174,7 +184,55 @@ def test_draw__every_field_is_a_widget_and_the_form_is_a_valid_spec(kind: str) -
     app.text_input(key="name").input("typed").run()
     document = app.session_state["document"]
     assert document == {"name": "typed"}
-    RunSpec.model_validate(document | {"method": {"kind": kind}})
+    RunSpec.model_validate(document | {"method": {"kind": kind} | NEEDED.get(kind, {})})
+
+
+def test_values__numbers_are_read_with_commas_and_others_are_named() -> None:
+    sweep = next(f for f in METHOD_FIELDS["wise_ft"] if f.path == ("method", "sweep"))
+    assert (sweep.kind, sweep.minimum, sweep.maximum) == ("values", 0, 1)
+    assert forms.to_widget(sweep, [0.0, 0.25, 1.0]) == "0.0, 0.25, 1.0"
+    assert forms.from_widget(sweep, " 0,.5;1\n") == [0.0, 0.5, 1.0]
+    assert forms.from_widget(sweep, "") == []
+    for word in ("half", "nan", "inf"):
+        with pytest.raises(SpecError, match=f"Path: expected numbers with commas, got '{word}'"):
+            forms.from_widget(sweep, f"0, {word}")
+
+
+def test_build__what_is_required_and_empty_is_left_to_validation() -> None:
+    fields = METHOD_FIELDS["model_stock"]
+    assert forms.build({("method", "runs"): []}, fields) == {}
+    built = forms.build({("method", "runs"): ["a", "b"]}, fields)
+    assert built == {"method": {"runs": ["a", "b"]}}
+
+
+def run_form(kind: str) -> None:
+    """A page with a merging method's fields, for which runs are offered."""
+    import streamlit as st
+
+    from calift_core.schema.methods import METHOD_SPECS
+    from frontend import forms
+
+    fields = forms.fields_of(METHOD_SPECS[kind].model_json_schema(), path=("method",))
+    offered = {"aaa": "first", "bbb": "second"}
+    values = {
+        f.path: forms.draw(
+            f, f.default, key=".".join(f.path), choices=offered if f.required else None
+        )
+        for f in fields
+    }
+    st.session_state["document"] = forms.build(values, fields)
+
+
+def test_draw__known_values_are_offered_and_others_can_be_typed() -> None:
+    one = AppTest.from_function(run_form, kwargs={"kind": "wise_ft"}, default_timeout=30).run()
+    assert one.session_state["document"] == {}
+    assert one.selectbox(key="method.run").options == ["aaa · first", "bbb · second"]
+    one.selectbox(key="method.run").set_value("bbb").run()
+    assert one.session_state["document"] == {"method": {"run": "bbb"}}
+    two = AppTest.from_function(run_form, kwargs={"kind": "model_stock"}, default_timeout=30).run()
+    two.multiselect(key="method.runs").set_value(["bbb", "aaa"]).run()
+    assert not two.exception
+    assert two.session_state["document"] == {"method": {"runs": ["bbb", "aaa"]}}
 
 
 def test_draw__what_is_typed_reaches_the_spec() -> None:

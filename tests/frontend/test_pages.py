@@ -63,7 +63,7 @@ def test_runs__filters_come_from_the_url_and_go_back_to_it(dashboard: Service) -
     app = page("runs", status="FAILED")
     assert words(app).count("<tr>") == 2
     app.multiselect(key="url-status").set_value(["SUCCEEDED", "FAILED"]).run()
-    assert words(app).count("<tr>") == 6
+    assert words(app).count("<tr>") == 7
     assert app.query_params["status"] == "SUCCEEDED,FAILED"
     app.text_input(key="url-q").input("nothing is called so").run()
     assert "No run matches" in words(app)
@@ -181,6 +181,51 @@ def test_spectra__the_step_is_part_of_the_url(dashboard: Service) -> None:
     assert len(charts_of(app)) == 3
 
 
+def frontier(service: Service, **params: str) -> AppTest:
+    chosen = ",".join(service.ids[n] for n in ("zero-shot", "FLYP", "CaRot", "WiSE-FT"))
+    return page("frontier", run=chosen, **params)
+
+
+def test_frontier__both_charts_name_the_front_and_the_path(dashboard: Service) -> None:
+    app = frontier(dashboard)
+    robust, calibrated = charts_of(app)
+    assert robust.startswith("OOD accuracy against ID accuracy")
+    assert calibrated.startswith("OOD ECE against OOD accuracy")
+    for alt in (robust, calibrated):
+        assert "WiSE-FT of FLYP at α = 0.5" in alt
+        assert "On the Pareto front" in alt
+    said = words(app)
+    assert "WiSE-FT of FLYP" in said
+    assert "the NLL is lowest at" in said
+    assert said.count("<td") > 11 * 10  # the path as a table
+    assert "Launch WiSE-FT" not in said
+
+
+def test_frontier__its_choices_are_in_the_url(dashboard: Service) -> None:
+    wise = dashboard.ids["WiSE-FT"]
+    app = frontier(dashboard, **{"on": "id", f"alpha-{wise}": "0.3"})
+    assert "ID ECE against ID accuracy" in charts_of(app)[1]
+    assert app.select_slider(key=f"url-alpha-{wise}").value == "0.3"
+    links = {p.proto.label: p.proto.query_string for p in app.get("page_link")}
+    assert links["Keep the model at α = 0.3"] == f"clone={wise}&alpha=0.3"
+    app.select_slider(key=f"url-alpha-{wise}").set_value("0.5").run()
+    assert f"alpha-{wise}" not in app.query_params
+    app.button_group(key="url-on").set_value("ood").run()
+    assert "on" not in app.query_params
+
+
+def test_frontier__without_a_path_the_next_step_is_a_link(dashboard: Service) -> None:
+    flyp = dashboard.ids["FLYP"]
+    app = page("frontier", run=f"{dashboard.ids['zero-shot']},{flyp}")
+    assert "No path between two models" in words(app)
+    assert len(charts_of(app)) == 2
+    (link,) = [p.proto for p in app.get("page_link") if "WiSE" in p.proto.label]
+    assert link.query_string == f"method=wise_ft&input={flyp}"
+    alone = page("frontier", run=dashboard.ids["zero-shot"])
+    (link,) = [p.proto for p in alone.get("page_link") if "WiSE" in p.proto.label]
+    assert link.query_string == "method=wise_ft"
+
+
 def test_data__lists_suites_and_models(dashboard: Service) -> None:
     said = words(page("data"))
     assert "fashion-mnist" in said
@@ -190,9 +235,42 @@ def test_data__lists_suites_and_models(dashboard: Service) -> None:
 @pytest.mark.parametrize("kind", METHOD_SPECS)
 def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service, kind: str) -> None:
     app = page("new", method=kind)
+    if kind in ("wise_ft", "model_stock"):  # somebody has to choose the runs
+        assert "Field required" in app.error[0].value
+        ids = [dashboard.ids["FLYP"], dashboard.ids["CaRot"]]
+        key = f"new-quick-{kind}-method.run"
+        if kind == "wise_ft":
+            app.selectbox(key=key).set_value(ids[0]).run()
+        else:
+            app.multiselect(key=f"{key}s").set_value(ids).run()
     assert not app.error
     assert "Training images" in words(app)
     assert f"kind: {kind}" in words(app)
+
+
+def test_new__a_merge_of_a_run_takes_its_model_and_data(dashboard: Service) -> None:
+    flyp = dashboard.ids["FLYP"]
+    app = page("new", method="wise_ft", input=flyp)
+    assert not app.error
+    assert app.selectbox(key=f"new-input-{flyp}-wise_ft-wise_ft-method.run").value == flyp
+    assert app.text_input(key=f"new-input-{flyp}-wise_ft-wise_ft-name").value == (
+        "wise-ft of FLYP on fashion-mnist"
+    )
+    assert "gaussian_noise" in words(app)  # the run's own corruptions
+    stock = page("new", method="model_stock", input=flyp)
+    assert stock.multiselect(key=f"new-input-{flyp}-model_stock-model_stock-method.runs").value == [
+        flyp
+    ]
+    assert "at least 2" in stock.error[0].value
+
+
+def test_new__a_clone_takes_the_alpha_of_the_link(dashboard: Service) -> None:
+    wise = dashboard.ids["WiSE-FT"]
+    app = page("new", clone=wise, alpha="0.3")
+    assert "alpha: 0.3" in words(app)
+    assert "WiSE-FT of FLYP at 0.3" in words(app)
+    for nonsense in ("2", "many", ""):
+        assert "alpha" not in words(page("new", clone=wise, alpha=nonsense)).split("sweep")[0]
 
 
 def test_new__a_fault_is_named_by_its_field_and_cannot_be_submitted(dashboard: Service) -> None:
@@ -212,7 +290,8 @@ def test_new__a_clone_begins_with_the_runs_settings(dashboard: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["overview", "runs", "compare", "calibration", "shifts", "spectra", "new", "data"]
+    "name",
+    ["overview", "runs", "compare", "calibration", "frontier", "shifts", "spectra", "new", "data"],
 )
 def test_empty__every_page_says_what_to_do(
     bare: Service, monkeypatch: pytest.MonkeyPatch, name: str

@@ -1,8 +1,8 @@
 """A runner that behaves like the real one without training: `python standin_runner.py JOB_DIR`.
 
 What it does is a JSON object in the spec's notes:
-`steps` (default 10), `checkpoint_every` (5), `wait_at`/`wait_for` (at that step, until that file is
-there), `end`: one of the functions at the bottom.
+`steps` (default 10), `checkpoint_every` (5), `model` (leave a `model.json`), `wait_at`/`wait_for`
+(at that step, until that file is there), `end`: one of the functions at the bottom.
 """
 
 import json
@@ -56,6 +56,8 @@ def end_well():
         folder / "predictions" / "id.parquet", b"predictions of " + spec["name"].encode()
     )
     atomic_write_bytes(folder / "checkpoint" / "model.safetensors", b"weights")
+    if plan.get("model"):
+        atomic_write_json(folder / "checkpoint" / "model.json", {})
     summary = Summary(id_accuracy=0.5)
     report = Report(
         run_id=job.run_id,

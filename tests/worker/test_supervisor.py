@@ -20,7 +20,8 @@ from sqlalchemy import text
 from backend.artifacts import ArtifactStore
 from backend.store import Claim, Store, open_engine, writing
 from tests.conftest import spec_of, until
-from worker.supervisor import Limits, Outcome, job_dir, runner_environment, supervise
+from tests.core.conftest import VIT, write_classes
+from worker.supervisor import RUNNER_ARGV, Limits, Outcome, job_dir, runner_environment, supervise
 
 pytestmark = pytest.mark.service
 
@@ -38,6 +39,7 @@ class Bench:
         self.artifacts = ArtifactStore(root / "artifacts")
         self.jobs = root / "jobs"
         self.limits = LIMITS
+        self.argv = STANDIN
         self.draining = False
 
     def submit(self, *, max_attempts: int = 3, **plan: Any) -> str:
@@ -57,7 +59,7 @@ class Bench:
             limits=dataclasses.replace(self.limits, **changes),
             claimed_at=time.monotonic(),
             draining=lambda: self.draining,
-            runner_argv=STANDIN,
+            runner_argv=self.argv,
         )
 
     def attempt(self, run_id: str, **changes: Any) -> Outcome:
@@ -342,6 +344,72 @@ def test_supervise__a_folder_that_cannot_be_made_is_a_clear_failure(bench: Bench
     run_id = bench.submit()
     assert bench.attempt(run_id) == "failed"
     assert bench.store.get_run(run_id).reason == "STORAGE_FAILED"
+
+
+def test_supervise__a_run_made_from_another_gets_its_model(bench: Bench, tmp_path: Path) -> None:
+    bench.argv = list(RUNNER_ARGV)
+    (tmp_path / "vit.json").write_text(json.dumps(VIT))
+    photos = write_classes(tmp_path / "photos", n=12)
+    common = {
+        "model": {"name": str(tmp_path / "vit.json"), "pretrained": None},
+        "suite": {"id": f"folder:{photos}", "templates": "photo"},
+        "train": {"epochs": 1, "batch_size": 8, "device": "cpu"},
+        "evaluation": {"n_resamples": 20},
+    }
+    tuned = bench.store.submit(spec_of(method={"kind": "finetune"}, **common))
+    assert bench.attempt(tuned) == "succeeded", bench.store.get_run(tuned).message
+    method = {"kind": "wise_ft", "run": tuned, "alpha": 1.0, "sweep": [0.0, 1.0]}
+    between = bench.store.submit(spec_of(method=method, **common))
+    assert bench.attempt(between) == "succeeded", bench.store.get_run(between).message
+    frontier = bench.store.frontier(between)
+    assert (frontier.input_run, frontier.alpha) == (tuned, 1.0)
+    assert [point.alpha for point in frontier.points] == [0.0, 1.0]
+    # The stored spec keeps the id, and at α = 1 the model is the one that it names.
+    assert bench.store.report(between)["spec"]["method"]["run"] == tuned
+    ends = [bench.store.get_artifact(i, "checkpoint/model.safetensors") for i in (tuned, between)]
+    assert ends[0].sha256 == ends[1].sha256
+    assert not any(a.name.startswith("inputs") for a in bench.store.artifacts(between))
+    bench.artifacts.verified(ends[0].sha256)  # the link was not written to
+
+
+def test_supervise__a_run_whose_input_is_gone_fails_with_its_name(bench: Bench) -> None:
+    tuned = bench.submit()
+    assert bench.attempt(tuned) == "succeeded"
+    method = {"kind": "model_stock", "runs": [tuned, "deadbeef"]}
+    for expected in ("model.json", "there is no run"):
+        run_id = bench.store.submit(spec_of(method=method))
+        assert bench.attempt(run_id) == "failed"
+        run = bench.store.get_run(run_id)
+        assert run.reason == "MODEL_UNAVAILABLE"
+        assert tuned in (run.message or "")
+        assert expected in (run.message or "")
+        if expected == "model.json":  # the stand-in leaves none
+            bench.store.delete_run(tuned)
+
+
+def test_supervise__linked_inputs_go_with_the_attempt(bench: Bench, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    tuned = bench.submit(model=True)
+    assert bench.attempt(tuned) == "succeeded"
+    spec = spec_of(
+        method={"kind": "wise_ft", "run": tuned},
+        notes=json.dumps({"wait_at": 3, "wait_for": str(gate), "end": "badly"}),
+    )
+    run_id = bench.store.submit(spec)
+    with bench.attempting(bench.claim(run_id)) as outcome:
+        bench.reaches(run_id, 3)
+        job = json.loads((bench.folder(run_id) / "job.json").read_text())
+        folder = Path(job["inputs"][tuned])
+        assert (folder / "checkpoint" / "model.safetensors").read_bytes() == b"weights"
+        assert (folder / "report.json").is_file()
+        # A run that is deleted now takes nothing away from the one that works.
+        digests = bench.store.delete_run(tuned)
+        bench.artifacts.collect(bench.store, grace_s=0, digests=digests)
+        assert (folder / "checkpoint" / "model.safetensors").read_bytes() == b"weights"
+        gate.touch()
+        assert outcome() == "failed"
+    assert bench.folder(run_id).is_dir()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("run_id", ["", ".", "..", "a/b", "../x", "a\0b", "-x", "x" * 65])

@@ -1,0 +1,148 @@
+"""Frontier: what accuracy costs in robustness and calibration, and the path between two models."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from calift_core.errors import ServiceError
+from calift_core.schema.report import FrontierPoint
+from calift_core.schema.wire import Frontier, RunSummary
+from frontend import charts, state, tables, text, ui
+
+#: Methods whose runs are an end of a path already, or a point of one.
+NOT_TUNED = ("zero_shot", "wise_ft", "model_stock", "pretrain")
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def _stored_frontier(run_id: str, attempt: int, _finished: str) -> Frontier | None:
+    try:
+        return ui.client().frontier(run_id)
+    except ServiceError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _paths(chosen: dict[str, RunSummary]) -> dict[str, Frontier]:
+    """The paths of the chosen WiSE-FT runs; those of a finished attempt never change."""
+    found = {}
+    for run in chosen.values():
+        if run.method != "wise_ft":
+            continue
+        path = ui.fetch(
+            f"load the path of {run.name}",
+            lambda run=run: _stored_frontier(run.id, run.attempt, str(run.finished_at)),
+            key=f"frontier-{run.id}",
+        )
+        if path is not None:
+            found[run.id] = path
+    return found
+
+
+def _no_path(chosen: dict[str, RunSummary]) -> None:
+    ui.empty(
+        "No path between two models",
+        "None of the chosen runs is WiSE-FT, which measures every model between the zero-shot "
+        "one and a finished run. It trains nothing and takes as long as evaluating each of them.",
+    )
+    tuned = next((run for run in chosen.values() if run.method not in NOT_TUNED), None)
+    query = {"method": "wise_ft"} | ({"input": tuned.id} if tuned else {})
+    words = f"Launch WiSE-FT on {text.md(tuned.name)}" if tuned else "Launch WiSE-FT"
+    st.page_link("views/new.py", label=words, icon=":material/add:", query_params=query)
+
+
+def _cards(point: FrontierPoint) -> list[tuple[str, str, str]]:
+    def floor(value: float | None) -> str:
+        return "" if value is None else f"floor {text.percent(value)}"
+
+    return [
+        ("ID accuracy", text.percent(point.id_accuracy), ""),
+        ("OOD accuracy", text.percent(point.ood_accuracy), ""),
+        ("ID ECE", text.percent(point.id_ece), floor(point.id_ece_floor)),
+        ("OOD ECE", text.percent(point.ood_ece), floor(point.ood_ece_floor)),
+        ("Validation accuracy", text.percent(point.val_accuracy), ""),
+        ("Validation NLL", text.number(point.val_nll), ""),
+    ]
+
+
+def _walk(path: Frontier, label: str) -> None:
+    """One path, α by α."""
+    st.subheader(label, anchor=False)
+    alphas = [f"{point.alpha:g}" for point in path.points]
+    at = f"{path.alpha:g}"
+    if len(alphas) > 1:
+        at = state.choice(
+            st.select_slider,
+            "α",
+            name=f"alpha-{path.run_id}",
+            options=alphas,
+            default=at,
+            help="0 is the zero-shot model, 1 the fine-tuned one",
+        )
+    ui.stats(_cards(path.points[alphas.index(at)]))
+    judged = [p for p in path.points if p.val_nll is not None]
+    if judged:
+        best = min(judged, key=lambda p: p.val_nll)
+        st.caption(
+            f"The run kept α = {path.alpha:g}. On ID validation the NLL is lowest at "
+            f"α = {best.alpha:g}. An α that was chosen by what a shift shows would no longer be "
+            "tested by that shift."
+        )
+    with st.container(horizontal=True):
+        if at != f"{path.alpha:g}":
+            st.page_link(
+                "views/new.py",
+                label=f"Keep the model at α = {at}",
+                icon=":material/add:",
+                query_params={"clone": path.run_id, "alpha": at},
+            )
+        st.page_link(
+            "views/run.py", label="Open the run", icon=":material/science:",
+            query_params={"id": path.run_id},
+        )  # fmt: skip
+        st.page_link(
+            "views/run.py", label="Open its fine-tuned run", icon=":material/science:",
+            query_params={"id": path.input_run},
+        )  # fmt: skip
+    ui.table(tables.path(path), caption=f"The path of {label}, α by α")
+
+
+def main() -> None:
+    """Draw the page."""
+    ui.head(
+        "Frontier",
+        "What a gain costs: ID accuracy against accuracy under shift, and accuracy against "
+        "calibration.",
+    )
+    chosen = ui.pick_runs("run")
+    runs = ui.as_runs(chosen)
+    styles = state.styles(list(chosen))
+    paths = _paths(chosen)
+    points = [(run, s) for run in runs if (s := chosen[run.id].summary) is not None]
+    side = state.choice(
+        st.segmented_control,
+        "Calibration on",
+        name="on",
+        options=("ood", "id"),
+        format_func={"ood": "shifted data", "id": "ID data"}.get,
+        required=True,
+    )
+    left, right = st.columns(2)
+    for place, x, y in (
+        (left, "id_accuracy", "ood_accuracy"),
+        (right, f"{side}_accuracy", f"{side}_ece"),
+    ):
+        with place:
+            ui.chart(
+                charts.frontier(points, paths, x=x, y=y, styles=styles),
+                tables.frontier(points, paths, x=x, y=y),
+                name=f"frontier-{x}-{y}",
+            )
+    if not paths:
+        _no_path(chosen)
+    labels = {run.id: run.label for run in runs}
+    for run_id, path in paths.items():
+        _walk(path, labels[run_id])
+
+
+main()
