@@ -33,7 +33,8 @@ FLAGS = [
     "--disable-sync",
 ]
 PAGES = ("", "runs", "run?id={CaRot}", "new", "data", "compare?ids={all}",
-         "calibration?run={CaRot}", "shifts?run={all}&metric=ece", "spectra?run={all}")  # fmt: skip
+         "calibration?run={CaRot}", "shifts?run={all}&metric=ece", "spectra?run={all}",
+         "frontier?run={all},{WiSE-FT}")  # fmt: skip
 
 DESCRIPTION = """e => (e.closest('[aria-label]') || e.querySelector('[aria-label]'))
   ?.getAttribute('aria-label')"""

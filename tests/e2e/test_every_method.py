@@ -1,0 +1,119 @@
+"""Every method through the API of a real stack: launched with its own options, curves by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from backend.embedded import EmbeddedStack
+from calift_core.client import Client
+from calift_core.schema.methods import METHOD_SPECS
+from tests.core.conftest import PHOTO, VIT, write_classes
+
+#: One option of each method that is not its default, to see that it arrives.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "zero_shot": {},
+    "linear_probe": {"head_start": "zeros"},
+    "finetune": {"head_scale": "learned"},
+    "lp_ft": {"lp_epochs": 2},
+    "flyp": {},
+    "carot": {"lambda_x": 0.05, "teacher_update_every": 2},
+    "lipsum_ft": {"n_texts": 7},
+    "car_ft": {"alpha": 0.5},
+    "tracer": {"preset": "paper"},
+    "carot_plus": {"lambda_fd": 10.0},
+    "wise_ft": {"alpha": 0.25, "sweep": [0.0, 0.5, 1.0]},
+    "model_stock": {},
+    "pretrain": {"multi_positive": False},
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("CALIFT_"):
+                patch.delenv(name)
+        patch.setenv("CALIFT_FREE_SPACE_FLOOR_BYTES", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        home = tmp_path_factory.mktemp("h")
+        with EmbeddedStack(home, api_port=0, dashboard_port=0) as made:
+            made.wait_ready(timeout_s=120)
+            yield made
+
+
+@pytest.fixture(scope="module")
+def finished(
+    stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Client, dict[str, str]]]:
+    """A run of every kind, submitted together; merges once what they merge is there."""
+    folder = tmp_path_factory.mktemp("data")
+    photos = write_classes(folder / "photos", n=30)
+    dark = write_classes(folder / "dark", n=8, seed=1, gain=0.5)
+    config = folder / "vit.json"
+    config.write_text(json.dumps(VIT))
+
+    def spec(kind: str, **method: Any) -> dict[str, Any]:
+        suite: dict[str, Any] = {"id": f"folder:{photos}", "templates": list(PHOTO)}
+        if kind == "pretrain":
+            suite["fractions"] = {"pretrain": 0.3}
+        else:
+            suite["shifts"] = {"dark": f"folder:{dark}"}
+        return {
+            "name": f"tiny {kind}",
+            "model": {"name": str(config), "pretrained": None},
+            "method": {"kind": kind, **OPTIONS[kind], **method},
+            "suite": suite,
+            "train": {"epochs": 1, "batch_size": 16, "lr": 1e-3, "log_every_steps": 1},
+            "evaluation": {"n_resamples": 20, "batch_size": 64},
+        }
+
+    token = (stack.home / "token").read_text().strip()
+    with Client(stack.urls["api"], token) as client:
+        ids = {
+            kind: client.submit(spec(kind)).id
+            for kind, method in METHOD_SPECS.items()
+            if method.family != "merge"
+        }
+        second = spec("finetune")
+        second["train"]["seed"] = 1
+        other = client.submit(second).id
+        for run_id in (*ids.values(), other):
+            client.wait(run_id, timeout_s=300)
+        ids["wise_ft"] = client.submit(spec("wise_ft", run=ids["finetune"])).id
+        ids["model_stock"] = client.submit(spec("model_stock", runs=[ids["finetune"], other])).id
+        for kind in ("wise_ft", "model_stock"):
+            client.wait(ids[kind], timeout_s=120)
+        yield client, ids
+
+
+@pytest.mark.parametrize("kind", sorted(METHOD_SPECS))
+def test_method__launched_through_the_api_succeeds_with_its_options_and_its_own_curves(
+    finished: tuple[Client, dict[str, str]], kind: str
+) -> None:
+    client, ids = finished
+    run = client.run(ids[kind])
+    assert run.phase == "SUCCEEDED", (run.reason, run.message)
+    stored = run.spec["method"]
+    assert {name: stored[name] for name in OPTIONS[kind]} == OPTIONS[kind]
+    names = set(client.metrics(ids[kind]).series)
+    spec = METHOD_SPECS[kind]
+    assert set(spec.terms) <= names
+    assert ("loss" in names) == spec.trains
+    summary = client.report(ids[kind]).summary
+    assert summary.id_accuracy is not None
+    assert (summary.ood_ece is None) == (kind == "pretrain")
+
+
+def test_frontier__has_a_point_for_every_alpha(
+    finished: tuple[Client, dict[str, str]],
+) -> None:
+    client, ids = finished
+    points = client.frontier(ids["wise_ft"]).points
+    assert [p.alpha for p in points] == [0.0, 0.25, 0.5, 1.0]
+    assert points[-1].id_accuracy == client.report(ids["finetune"]).summary.id_accuracy
+    assert points[0].id_accuracy == client.report(ids["zero_shot"]).summary.id_accuracy
