@@ -23,7 +23,7 @@ from calift_core.home import calift_home
 from calift_core.schema.spec import RunSpec, parse_spec
 from calift_core.schema.wire import RunDetail
 
-#: Learning rates chosen on the ID validation split by `benchmarks/method_study.py`; see
+#: Learning rates chosen on the ID validation split by `benchmarks/results.py`; see
 #: docs/results.md. No shift was looked at.
 RATES = {"finetune": 3e-3, "flyp": 3e-3, "carot": 1e-3}
 

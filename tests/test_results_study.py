@@ -539,7 +539,7 @@ def test_study__when_stopped_leaves_no_child_and_goes_on_later(
     bench: results.Bench, tmp_path: Path
 ) -> None:
     out, home = tmp_path / "results", tmp_path / "home"
-    process = drive(bench, out, home, ["FT"], grid=[1e-3], epochs=60)
+    process = drive(bench, out, home, ["FT"], grid=[1e-3], epochs=40)
     deadline = time.monotonic() + 120
     workers: list[int] = []
     while not any((out / "photos" / "runs").glob("*/metrics.jsonl")):
@@ -555,7 +555,7 @@ def test_study__when_stopped_leaves_no_child_and_goes_on_later(
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     states = list((out / "photos" / "runs").glob("*/checkpoint/*"))
     assert states  # the run that was under way saved where it was
-    again = drive(bench, out, home, ["FT"], grid=[1e-3], epochs=60)
+    again = drive(bench, out, home, ["FT"], grid=[1e-3], epochs=40)
     text, _ = again.communicate(timeout=240)
     assert again.returncode == 0, text
     records = [p.read_text() for p in (out / "photos" / "runs").glob("*/records.jsonl")]
