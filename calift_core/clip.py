@@ -80,7 +80,7 @@ class Clip(nn.Module):
         self.name = name
         self.pretrained = pretrained
         self.config = dict(config) if config is not None else None
-        self.is_compiled = False
+        self.compiled_with: str | None = None
         #: Convolutions are up to twice as fast on images whose channels lie together. A ViT has
         #: one, which does not matter; MPS is left alone.
         self.channels_last = _is_convolutional(net) and not torch.backends.mps.is_available()
@@ -100,26 +100,30 @@ class Clip(nn.Module):
             config=self.config,
         )
         clone.train(self.training)
-        if self.is_compiled:
-            clone.compile_towers()
+        if self.compiled_with is not None:
+            clone._compile(self.compiled_with)
         return clone
 
-    def compile_towers(self) -> None:
+    def compile_towers(self, *, backend: str = "inductor") -> None:
         """Compile both towers in place: names and values of the weights stay as they are.
 
-        Copies made later are compiled as well.
+        Copies made later are compiled as well. The work is done when a tower is first run.
+
+        Args:
+            backend: of `torch.compile`.
 
         Raises:
             ModelError: nothing can be compiled on this machine.
         """
-        _demand_compiler(self.net.logit_scale.device)
-        self.net.visual.compile()
-        text = getattr(self.net, "transformer", None)
-        if text is None:
-            self.net.text.compile(dynamic=True)
-        else:  # a batch's distinct captions and the longest of them change from step to step
-            text.compile(dynamic=True)
-        self.is_compiled = True
+        _demand_compiler(self.net.logit_scale.device, backend)
+        self._compile(backend)
+
+    def _compile(self, backend: str) -> None:
+        self.net.visual.compile(backend=backend)
+        # A batch's distinct captions and the longest of them change from step to step.
+        text = getattr(self.net, "transformer", None) or self.net.text
+        text.compile(backend=backend, dynamic=True)
+        self.compiled_with = backend
 
     @property
     def logit_scale(self) -> Tensor:
@@ -197,19 +201,20 @@ def _is_convolutional(net: Any) -> bool:
     return sum(isinstance(m, nn.Conv2d) for m in net.visual.modules()) > 1
 
 
-def _demand_compiler(device: torch.device) -> None:
+def _demand_compiler(device: torch.device, backend: str) -> None:
     """Compile something small.
 
     Raises:
         ModelError: that failed; says why.
     """
     try:
-        torch.compile(lambda x: (x + 1).square())(torch.zeros(64, device=device))
+        small = torch.compile(lambda x: (x + 1).square(), backend=backend)
+        small(torch.zeros(64, device=device))
     except Exception as error:  # the compiler's own, the C++ compiler's, Triton's: a dozen types
         raise ModelError(
             f"the towers cannot be compiled for {device} on this machine: "
             f"{type(error).__name__}: {reason_of(error)}",
-            hint="torch.compile needs a C++ compiler (g++), on a GPU Triton too. Set "
+            hint="torch.compile needs a C++ compiler (g++), on a GPU Triton too; without them set "
             "train.compile to false.",
         ) from error
 

@@ -200,8 +200,6 @@ def test_options__that_contradict_each_other_are_refused(
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option__lbfgs_takes_none(option: str) -> None:
     words = f"train.confidence .*{option}.*lbfgs solver minimises plain cross-entropy.*adamw"
-    if option == "mixup":
-        words = "lbfgs|linear_probe"
     with pytest.raises(SpecError, match=words):
         parse_spec(
             {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import pickle
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from PIL import Image, ImageOps
 from calift_core.data.catalogue import SUITES, available_suites, fashion_mnist_folder
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.images import (
+    CACHE_SHARE,
     ArraySource,
+    FileSource,
     ImageSet,
     cached,
     check_headers,
     corrupted,
     decode,
+    kept_in_memory,
     random_resized_crop,
     resize_crop,
     split_by_hash,
@@ -34,6 +39,7 @@ from calift_core.data.loader import (
     TrainView,
     epoch_order,
     eval_batches,
+    feature_batches,
     steps_per_epoch,
     train_batches,
 )
@@ -462,6 +468,85 @@ def test_cached__images_of_mixed_sizes_are_read_as_they_are(tmp_path: Path) -> N
     assert not (tmp_path / "images").exists()
 
 
+# ------------------------------------------------------------------------------- in memory
+
+
+def photos_of_many_sizes(folder: Path, n: int = 10) -> ImageSet:
+    """PNGs and JPEGs of different sizes, one of them on its side."""
+    folder.mkdir()
+    paths = []
+    for i in range(n):
+        image = Image.fromarray(noise(9 + i, 14 - i // 2, seed=i))
+        exif = Image.Exif()
+        if i == 1:
+            exif[0x0112] = 6
+        paths.append(folder / f"{i}.{'jpg' if i % 2 else 'png'}")
+        image.save(paths[-1], exif=exif)
+    positions = np.arange(n)
+    source = FileSource(tuple(paths))
+    return ImageSet("photos", source, tuple(map(str, range(n))), positions % 3, positions)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_in_memory__batches_are_the_same_and_the_second_epoch_reads_no_file(
+    tmp_path: Path, workers: int
+) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos").take([7, 0, 1, 2, 9, 4, 5, 3], "some")
+    plain = batches(view_of(images), total=4)
+    view = view_of(kept_in_memory(images))
+    first = batches(view, total=2, workers=workers)
+    shutil.rmtree(tmp_path / "photos")
+    second = batches(view, start=2, total=4, workers=workers)
+    assert all(equal(a, b) for a, b in zip(plain, first + second, strict=True))
+
+
+def test_kept_in_memory__what_was_not_asked_for_is_not_there(tmp_path: Path) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos")
+    kept = kept_in_memory(images)
+    assert np.array_equal(kept.image(3), images.image(3))
+    assert kept.image(1).shape == (14, 10, 3)  # 10 × 14 pixels, turned upright
+    expected = images.image(3)
+    shutil.rmtree(tmp_path / "photos")
+    assert np.array_equal(kept.image(3), expected)
+    with pytest.raises(UnreadableImageError):
+        kept.image(4)
+
+
+def test_kept_in_memory__a_file_that_changes_its_size_is_read_and_not_kept(tmp_path: Path) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos")
+    kept = kept_in_memory(images)
+    larger = noise(40, 50)
+    Image.fromarray(larger).save(tmp_path / "photos" / "0.png")
+    for _ in range(2):
+        assert np.array_equal(kept.image(0), larger)
+    assert np.array_equal(kept.image(2), images.image(2))
+
+
+def test_kept_in_memory__another_process_that_is_started_afresh_has_the_same_images(
+    tmp_path: Path,
+) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos")
+    kept = kept_in_memory(images)
+    again = pickle.loads(pickle.dumps(kept))
+    assert again.sha256 == kept.sha256
+    for i in (0, 1, 1):
+        assert np.array_equal(again.image(i), images.image(i))
+
+
+def test_kept_in_memory__what_does_not_fit_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos")
+    needed = sum(images.image(i).nbytes for i in range(len(images)))
+    assert kept_in_memory(images, available=int(needed / CACHE_SHARE) + 2) is not images
+    with pytest.raises(DataError, match=r"10 images of photos take about .* MiB .* at most") as e:
+        kept_in_memory(images, available=int(needed / CACHE_SHARE) - 2)
+    assert "cache_images" in e.value.hint
+
+
+def test_kept_in_memory__arrays_and_empty_sets_stay_as_they_are(tmp_path: Path) -> None:
+    for images in (array_set(3), photos_of_many_sizes(tmp_path / "photos").take([], "none")):
+        assert kept_in_memory(images, available=0) is images
+
+
 # ------------------------------------------------------------------------------------ batches
 
 
@@ -504,6 +589,26 @@ def test_train_batches__from_any_step_on_are_those_of_the_whole_run(start: int, 
     assert len(whole) == start + more
     assert len(rest) == more
     assert all(equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+@few
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 9), st.integers(1, 9))
+def test_feature_batches__have_the_order_of_train_batches(
+    n: int, batch_size: int, start: int, more: int
+) -> None:
+    images = replace(array_set(n), labels=np.arange(n))
+    features = torch.arange(n).float()[:, None] * torch.tensor([1.0, 10.0])  # (N, 2)
+    schedule: dict[str, int] = {
+        "batch_size": batch_size,
+        "start_step": start,
+        "total_steps": start + more,
+    }
+    of_images = train_batches(view_of(images), workers=0, normalise=PLAIN, **schedule)
+    of_features = feature_batches(features, torch.arange(n), seed=3, **schedule)
+    for one, other in zip(of_images, of_features, strict=True):
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(other.images, features[one.labels])
+        assert torch.equal(other.captions, torch.zeros_like(one.labels))
 
 
 def test_train_batches__worker_processes_change_nothing() -> None:

@@ -30,14 +30,23 @@ from calift_core.errors import (
     CheckpointError,
     DiskFullError,
     InterruptedRunError,
+    ModelError,
     NanLossError,
     OutOfMemoryError,
     StorageError,
 )
 from calift_core.methods import Batch, Method, RunLength, make_method
+from calift_core.methods.confidence import mix
 from calift_core.schema.methods import METHOD_SPECS, CaRot, FineTune, MethodBase
 from calift_core.schema.records import MetricsRecord, Record
-from calift_core.train import Plan, resolve_device, resolve_precision, train
+from calift_core.train import (
+    Plan,
+    _restore,
+    make_optimizer,
+    resolve_device,
+    resolve_precision,
+    train,
+)
 from tests.core.conftest import VIT
 
 CPU = torch.device("cpu")
@@ -668,3 +677,166 @@ def test_clip__an_infinite_gradient_in_full_precision_is_told_at_its_step(
     run.clip.net.visual.proj.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NanLossError, match="at step 1 these are not finite: grad_norm"):
         run.go()
+
+
+# ---------------------------------------------------------------------------------- efficiency
+
+
+def running_statistics(clip: Clip) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in clip.net.named_buffers() if "running_" in name}
+
+
+@pytest.mark.parametrize("tower", ["resnet", "timm"])
+def test_batch_norm__frozen_statistics_keep_every_bit_while_the_weights_move(
+    originals: dict[str, Clip], captions: Captions, tmp_path: Path, tower: str
+) -> None:
+    before = running_statistics(originals[tower])
+    assert before
+    still = plan(freeze_batch_norm=True)
+    # FT trains the image tower of any model; the epoch's end leaves everything in training mode.
+    run = Run(FineTune(), originals[tower], captions, tmp_path / "a", the_plan=still)
+    run.go(at_epoch_end=lambda step: run.clip.train() and ())
+    after = running_statistics(run.clip)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    weights = dict(run.clip.net.visual.named_parameters())
+    moved = dict(originals[tower].net.visual.named_parameters())
+    assert any(not torch.equal(weights[name], moved[name]) for name in weights)
+    usual = Run(FineTune(), originals[tower], captions, tmp_path / "b").go()
+    moving = running_statistics(usual.clip)
+    assert all(not torch.equal(moving[name], before[name]) for name in before if "var" in name)
+
+
+def test_batch_norm__frozen_changes_no_bit_of_a_tower_without_it(
+    vit: Clip, captions: Captions, tmp_path: Path
+) -> None:
+    still = Run(CAROT, vit, captions, tmp_path / "a", the_plan=plan(freeze_batch_norm=True)).go()
+    usual = Run(CAROT, vit, captions, tmp_path / "b").go()
+    assert still.metrics() == usual.metrics()
+    assert still.digest() == usual.digest()
+
+
+def test_batch_norm__frozen_makes_teacher_and_student_agree_at_the_start(
+    resnet: Clip, captions: Captions, tmp_path: Path
+) -> None:
+    first = plan(total_steps=1, steps_per_epoch=1, freeze_batch_norm=True)
+    run = Run(CAROT, resnet, captions, tmp_path / "a", the_plan=first).go()
+    assert abs(run.metrics()[0].values["distillation"]) < 1e-5
+    usual = Run(CAROT, resnet, captions, tmp_path / "b", the_plan=plan(total_steps=1)).go()
+    assert usual.metrics()[0].values["distillation"] > 1e-3
+
+
+def test_channels_last__is_for_convolutions_and_changes_no_more_than_rounding(
+    originals: dict[str, Clip],
+) -> None:
+    assert not originals["vit"].channels_last
+    for tower in ("resnet", "timm"):
+        fast = copy.deepcopy(originals[tower]).double().train()
+        assert fast.channels_last
+        plain = copy.deepcopy(fast)
+        plain.channels_last = False
+        for parameter in plain.net.visual.parameters():
+            parameter.data = parameter.data.contiguous()
+        images = torch.randn(
+            4, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+        for clip in (fast, plain):
+            features = clip.net.encode_image(
+                images.contiguous(
+                    memory_format=torch.channels_last
+                    if clip.channels_last
+                    else torch.contiguous_format
+                )
+            )
+            features.square().mean().backward()
+        for (name, one), other in zip(
+            fast.net.visual.named_parameters(), plain.net.visual.parameters(), strict=True
+        ):
+            assert one.grad is not None, name
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_resume__moments_get_back_the_strides_of_their_weights(
+    resnet: Clip, captions: Captions, tmp_path: Path
+) -> None:
+    """AdamW's fused form walks weights, gradients and moments in the order of their memory."""
+    with pytest.raises(InterruptedRunError):
+        Run(FineTune(), resnet, captions, tmp_path).go(stop=stop_at(2))
+    state, _ = newest_state(tmp_path / "checkpoint", spec_sha256=SPEC_SHA)
+    assert state is not None
+    again = Run(FineTune(), resnet, captions, tmp_path)
+    optimizer = make_optimizer(again.method, again.plan)
+    _restore(again.method, optimizer, torch.amp.GradScaler("cpu", enabled=False), state)
+    kernels = 0
+    for parameter, values in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert values[name].stride() == parameter.stride()
+        kernels += parameter.ndim == 4 and not parameter.is_contiguous()
+    assert kernels > 0
+
+
+def test_accumulation__of_mixed_images_keeps_what_they_are_mixed_with(
+    vit: Clip, captions: Captions, tmp_path: Path
+) -> None:
+    def mixed(start: int) -> Iterator[Batch]:
+        for step, batch in enumerate(Run(FineTune(), vit, captions, tmp_path).batches(start)):
+            yield mix(batch, 1.0, torch.Generator().manual_seed(step))
+
+    whole = Run(FineTune(), vit, captions, tmp_path / "a", the_plan=plan(eps=0.01))
+    halves = plan(eps=0.01, accumulation_steps=2)
+    split = Run(FineTune(), vit, captions, tmp_path / "b", the_plan=halves)
+    assert split.go(batches=mixed).losses() == pytest.approx(
+        whole.go(batches=mixed).losses(), rel=1e-5
+    )
+
+
+#: What PyTorch warns itself of while it compiles.
+OWN_WARNINGS = (
+    "ignore:.*torch.jit.script_method. is deprecated:DeprecationWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
+)
+
+
+@pytest.mark.filterwarnings(*OWN_WARNINGS)
+def test_compile__changes_neither_the_weights_names_nor_the_losses(
+    vit: Clip, captions: Captions, tmp_path: Path
+) -> None:
+    """With the back end that traces and differentiates but writes no C++, which takes long."""
+    short = plan(total_steps=3, checkpoint_every_steps=100)
+    usual = Run(CAROT, vit, captions, tmp_path / "a", the_plan=short)
+    fast = Run(CAROT, vit, captions, tmp_path / "b", the_plan=short)
+    fast.clip.compile_towers(backend="aot_eager")
+    length = RunLength(total_steps=3)
+    fast.method = make_method(CAROT, fast.clip, captions, length=length)
+    assert fast.method.teacher.clip.compiled_with == "aot_eager"  # type: ignore[attr-defined]
+    assert list(fast.clip.net.state_dict()) == list(usual.clip.net.state_dict())
+    assert fast.go().losses() == pytest.approx(usual.go().losses(), rel=1e-4)
+
+
+@pytest.mark.filterwarnings(*OWN_WARNINGS)
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler (g++) on this machine")
+def test_compile__with_the_real_compiler_encodes_the_same(tmp_path: Path) -> None:
+    vision = {**VIT["vision_cfg"], "layers": 1}  # type: ignore[dict-item]
+    path = tmp_path / "one_layer.json"
+    path.write_text(json.dumps({**VIT, "vision_cfg": vision}))
+    clip = load_clip(str(path), None, generator=torch.Generator().manual_seed(1)).eval()
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = clip.encode_image(images)
+        clip.compile_towers()
+        torch.testing.assert_close(clip.encode_image(images), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings(*OWN_WARNINGS)
+def test_compile__without_a_compiler_is_refused_in_a_sentence(vit: Clip) -> None:
+    import torch._inductor.config as settings_of_inductor
+
+    torch.compiler.reset()
+    absent = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    with (
+        settings_of_inductor.patch(absent),
+        pytest.raises(ModelError, match="cannot be compiled for cpu on this machine") as caught,
+    ):
+        vit.compile_towers()
+    assert "C++ compiler" in caught.value.hint
+    assert vit.compiled_with is None
+    assert vit.net.visual._compiled_call_impl is None
