@@ -103,8 +103,11 @@ class CarotPlus(Stateless):
 
     def after_step(self, step: int) -> dict[str, float]:
         """Move the teacher."""
-        if self.teacher is not None:
-            self.teacher.update(self.clip, step)
+        if self.teacher is None:
+            return {}
+        self.teacher.update(self.clip, step)
+        if isinstance(self.teacher, EmaTeacher):
+            return {"teacher_momentum": self.teacher.momentum(step)}
         return {}
 
     def finish(self) -> None:
@@ -125,3 +128,10 @@ class CarotPlus(Stateless):
         """Take the teacher back."""
         if self.teacher is not None:
             self.teacher.load_state(state)
+
+    def resolved(self) -> dict[str, object]:
+        """The teacher's interval."""
+        if self.teacher is None:
+            return {"teacher_update_every": None}
+        every = self.teacher.update_every if isinstance(self.teacher, EmaTeacher) else 1
+        return {"teacher_update_every": every}
