@@ -398,12 +398,12 @@ class Tracer(MethodBase):
 
 
 class CarotPlus(MethodBase):
-    """CaRot with the parts that are known to help; which are on was decided by an ablation."""
+    """CaRot and parts that are known to help; which are on was decided by an ablation."""
 
     title: ClassVar[str] = "CaRot+"
     summary: ClassVar[str] = (
-        "CaRot with multi-positive targets, a trajectory-averaged teacher, feature distillation "
-        "and weight averaging, each of which can be turned on and off."
+        "Multi-positive targets and self-distillation from a trajectory-averaged teacher; "
+        "orthogonality, feature distillation and weight averaging can be turned on."
     )
     source: ClassVar[str] = "calift; parts from CaRot, TRACER, Khosla et al. 2020, Wortsman et al."
     terms: ClassVar[tuple[str, ...]] = (
@@ -417,7 +417,11 @@ class CarotPlus(MethodBase):
 
     kind: Literal["carot_plus"] = "carot_plus"
     lambda_oc: float = Field(
-        default=0.2, ge=0, le=1000, title="λ_OC", description="As CaRot's; 0 turns it off"
+        default=0.0,
+        ge=0,
+        le=1000,
+        title="λ_OC",
+        description="As CaRot's, which has 0.2; off by the ablation [calift]",
     )
     lambda_sd: float = Field(
         default=1.5,

@@ -25,7 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lipsum_ft": {"n_texts": 7},
     "car_ft": {"alpha": 0.5},
     "tracer": {"preset": "paper"},
-    "carot_plus": {"lambda_fd": 10.0},
+    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 10.0},
     "wise_ft": {"alpha": 0.25, "sweep": [0.0, 0.5, 1.0]},
     "model_stock": {},
     "pretrain": {"multi_positive": False},
