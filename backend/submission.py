@@ -203,7 +203,11 @@ class Submission:
         steps = None
         if train is not None and spec.method.trains:
             steps = spec.train.epochs * max(1, train // spec.train.batch_size)
+            if spec.method.solved_at_once:
+                steps = 0
         evaluation = self._evaluation_images(spec, parts)
+        if evaluation is not None:
+            evaluation *= spec.method.judged_models
         seconds = None
         pace = self._store.pace(model=model_label(spec), method=spec.method.kind)
         if pace and train is not None and spec.method.trains:

@@ -553,7 +553,7 @@ def ablation_block(ablation: Mapping[str, Any]) -> str:
         f"λ_FD by the same criterion: {ablation['lambda_fd']:g}. With one seed, small differences "
         "are no ranking.",
     ]
-    if edges:
+    if edges and len(ablation["rates"]) > 1:
         lines += ["", f"Best at the edge of these rates: {'; '.join(edges)}."]
     return "\n".join(lines)
 

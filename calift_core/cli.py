@@ -239,7 +239,22 @@ def evaluate(
 def _is_finished(folder: Path, spec: RunSpec) -> bool:
     if not ((folder / "report.json").is_file() and (folder / "spec.json").is_file()):
         return False
-    return load_spec(folder / "spec.json").content_hash() == spec.content_hash()
+    if load_spec(folder / "spec.json").content_hash() != spec.content_hash():
+        return False
+    return not spec.method.input_runs or _merged_these(folder, spec)
+
+
+def _merged_these(folder: Path, spec: RunSpec) -> bool:
+    """Whether a merge in a folder was made of its inputs as they are now, if they still are."""
+    merged = {
+        item["run"]: item["sha256"]
+        for item in _read_report(folder / "report.json").resolved.get("inputs", [])
+    }
+    for name in spec.method.input_runs:
+        report = Path(name).expanduser() / "report.json"
+        if report.is_file() and _read_report(report).model.get("sha256") != merged.get(name):
+            return False
+    return True
 
 
 def _need_torch() -> None:

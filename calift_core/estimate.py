@@ -51,6 +51,19 @@ def missing_weights(model: ModelSpec) -> list[str]:
     ]
 
 
+def missing_inputs(spec: RunSpec) -> list[str]:
+    """Sentences on finished runs that a merge names and that are not there."""
+    return [
+        f"run: {name!r} is no folder of a finished run (it has no report.json and "
+        "checkpoint/model.json)"
+        for name in spec.method.input_runs
+        if not all(
+            (Path(name).expanduser() / part).is_file()
+            for part in ("report.json", "checkpoint/model.json")
+        )
+    ]
+
+
 def _short(path: str) -> str:
     home = str(Path.home())
     return path.replace(home, "~", 1) if path.startswith(home) else path
@@ -80,6 +93,7 @@ def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
         else:
             errors.append({"pointer": "#/suite", "message": str(error)})
     missing += missing_weights(spec.model)
+    missing += missing_inputs(spec)
     train_part = "pretrain" if spec.method.kind == "pretrain" else "train"
     n_train = known.train if known and spec.method.trains else None
     evaluation_images = known.evaluated if known else None
@@ -88,7 +102,7 @@ def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
             n_train = len(suite.parts.get(train_part, ()))
             if n_train == 0:
                 errors.append({"pointer": "#/suite", "message": f"no images in {train_part}"})
-        evaluation_images = count_evaluation_images(suite)
+        evaluation_images = count_evaluation_images(suite) * spec.method.judged_models
     estimate = Estimate(
         train_images=n_train,
         steps=_steps(spec, n_train) if n_train else None,
@@ -117,6 +131,8 @@ def _loadable(model: ModelSpec) -> str | None:
 
 
 def _steps(spec: RunSpec, n_train: int) -> int:
+    if spec.method.solved_at_once:
+        return 0
     return steps_per_epoch(n_train, spec.train.batch_size) * spec.train.epochs
 
 
@@ -155,7 +171,10 @@ def measure_cost(
     per_evaluated = (time.monotonic() - began) / size
     seconds = per_evaluated * evaluation_images if evaluation_images is not None else None
     steps = per_trained = None
-    if spec.method.trains:
+    if spec.method.on_features and n_train:
+        seconds = (seconds or 0.0) + per_evaluated * n_train  # a step on features costs nothing
+        steps = _steps(spec, n_train)
+    elif spec.method.trains:
         per_trained, per_update = _time_step(spec, clip, size, n_train or spec.train.batch_size)
         per_trained += per_update / spec.train.batch_size
     if n_train and per_trained is not None:

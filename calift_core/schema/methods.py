@@ -46,6 +46,11 @@ class MethodBase(Frozen):
         return ()
 
     @property
+    def judged_models(self) -> int:
+        """How many models a run of it evaluates: its own, and what else it measures."""
+        return 1
+
+    @property
     def on_features(self) -> bool:
         """Whether it trains on cached features instead of images."""
         return False
@@ -509,6 +514,11 @@ class WiseFt(MethodBase):
     def input_runs(self) -> tuple[str, ...]:
         """The fine-tuned run."""
         return (self.run,)
+
+    @property
+    def judged_models(self) -> int:
+        """Its own and every one on the path."""
+        return 1 + len({*self.sweep, self.alpha})
 
 
 class ModelStock(MethodBase):

@@ -322,6 +322,58 @@ def test_train__again_says_that_it_is_finished_and_changes_nothing(
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
+def test_train__a_merge_is_made_again_once_its_run_was_trained_anew(
+    trained: Any, say: Callable[..., Said], tmp_path: Path
+) -> None:
+    file, folder, _ = trained
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    data = yaml.safe_load(file.read_text())
+    merge = {
+        **data,
+        "name": "merge",
+        "method": {"kind": "wise_ft", "run": str(run), "sweep": [0.5, 1.0]},
+    }
+    spec = tmp_path / "merge.yaml"
+    spec.write_text(yaml.safe_dump(merge))
+    out = tmp_path / "out"
+    assert say("train", spec, "--out", out).status == 0
+    first = json.loads((out / "report.json").read_text())
+    assert [point["alpha"] for point in first["frontier"]] == [0.5, 1.0]
+    assert "finished already" in say("train", spec, "--out", out).text
+
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(yaml.safe_dump({**data, "train": {**data["train"], "epochs": 2}}))
+    assert say("train", longer, "--out", run, "--overwrite").status == 0
+    assert "finished already" not in say("train", spec, "--out", out).text
+    second = json.loads((out / "report.json").read_text())
+    assert second["model"]["sha256"] != first["model"]["sha256"]
+
+    shutil.rmtree(run)  # what is finished stays finished
+    assert "finished already" in say("train", spec, "--out", out).text
+
+
+def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(
+    trained: Any, say: Callable[..., Said], tmp_path: Path
+) -> None:
+    file, folder, _ = trained
+    data = yaml.safe_load(file.read_text())
+
+    def estimate(method: dict[str, Any]) -> Validation:
+        spec = tmp_path / "merge.yaml"
+        spec.write_text(yaml.safe_dump({**data, "method": method}))
+        said = say("train", spec, "--dry-run", "--no-measure", "--json")
+        return Validation.model_validate_json(said.stdout)
+
+    own = estimate({"kind": "zero_shot"}).estimate.evaluation_images
+    path = {"kind": "wise_ft", "run": str(folder), "alpha": 0.5, "sweep": [0.5, 1.0]}
+    known = estimate(path)
+    assert known.missing == []
+    assert known.estimate.evaluation_images == 3 * own
+    gone = estimate({**path, "run": str(tmp_path / "nowhere")})
+    assert ["no folder of a finished run" in text for text in gone.missing] == [True]
+
+
 def test_train__json_is_one_document_on_stdout(trained: Any, say: Callable[..., Said]) -> None:
     file, folder, _ = trained
     said = say("train", file, "--out", folder, "--json")
