@@ -117,7 +117,8 @@ def _chosen(label: str, kind: str) -> Row:
     return Row(label, {"kind": kind}, rate_of=label)
 
 
-MATCHED = "FLYP at CaRot's rate"
+#: Rows at CaRot's rate of methods that may have chosen another one: they tell method from rate.
+MATCHED = {f"{label} at CaRot's rate": label for label in ("FLYP", "TRACER", "CaRot+")}
 ROWS = (
     Row("zero-shot", {"kind": "zero_shot"}),
     _chosen("LP", "linear_probe"),
@@ -133,18 +134,24 @@ ROWS = (
     _chosen("CaRot", "carot"),
     _chosen("TRACER", "tracer"),
     _chosen("CaRot+", "carot_plus"),
-    # The rates that validation chooses may differ: this row tells the method from the rate.
-    Row(MATCHED, {"kind": "flyp"}, rate_of="CaRot"),
-    # With BatchNorm the student sees batch statistics and the teacher running ones; these two rows
-    # tell what distillation owes to that.
+    Row("FLYP at CaRot's rate", {"kind": "flyp"}, rate_of="CaRot"),
+    Row("TRACER at CaRot's rate", {"kind": "tracer"}, rate_of="CaRot"),
+    Row("CaRot+ at CaRot's rate", {"kind": "carot_plus"}, rate_of="CaRot"),
+    # With BatchNorm the student sees batch statistics and the teacher running ones; these rows tell
+    # what distillation owes to that.
     Row("FLYP, BatchNorm frozen", {"kind": "flyp"}, "CaRot", {"batch_norm": "frozen"}),
     Row("CaRot, BatchNorm frozen", {"kind": "carot"}, "CaRot", {"batch_norm": "frozen"}),
+    Row("TRACER, BatchNorm frozen", {"kind": "tracer"}, "CaRot", {"batch_norm": "frozen"}),
+    Row("CaRot+, BatchNorm frozen", {"kind": "carot_plus"}, "CaRot", {"batch_norm": "frozen"}),
 )
 PAIRS = (
-    ("CaRot", MATCHED),
+    ("CaRot", "FLYP at CaRot's rate"),
     ("CaRot, BatchNorm frozen", "FLYP, BatchNorm frozen"),
     ("CaRot+", "CaRot"),
     ("CaRot+", "TRACER"),
+    ("CaRot+ at CaRot's rate", "CaRot"),
+    ("CaRot+, BatchNorm frozen", "CaRot, BatchNorm frozen"),
+    ("CaRot+, BatchNorm frozen", "TRACER, BatchNorm frozen"),
 )
 
 #: Variants of CaRot+ for the ablation: title and method. H is made from what E shows.
@@ -539,10 +546,10 @@ class Study:
         return _choose(found, self.settings.grid, "val_accuracy", highest=True)
 
     def is_repeat(self, row: Row) -> bool:
-        """Whether a row's runs are FLYP's own, because the rates agree."""
-        if row.label != MATCHED:
+        """Whether a row's runs are its method's own, because the rates agree."""
+        if row.label not in MATCHED:
             return False
-        rates = [self.rate("FLYP"), self.rate("CaRot")]
+        rates = [self.rate(MATCHED[row.label]), self.rate("CaRot")]
         return rates[0] is not None and rates[1] is not None and rates[0]["lr"] == rates[1]["lr"]
 
     def judged(self, row: Row, seed: int) -> Need:

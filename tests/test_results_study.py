@@ -338,17 +338,18 @@ def test_rows__that_share_a_rate_take_it(bench: results.Bench, tmp_path: Path) -
         return task.spec.train.lr
 
     assert rate("FLYP + L_OC") == rate("FLYP + L_SD") == rate("FLYP") == 3e-3
-    assert rate(results.MATCHED) == rate("CaRot, BatchNorm frozen") == rate("CaRot") == 1e-3
+    matched = "FLYP at CaRot's rate"
+    assert rate(matched) == rate("CaRot, BatchNorm frozen") == rate("CaRot") == 1e-3
     frozen = study.judged(by_label["FLYP, BatchNorm frozen"], 0).task
     assert frozen is not None
     assert frozen.spec.train.batch_norm == "frozen"
-    assert not study.is_repeat(by_label[results.MATCHED])
+    assert not study.is_repeat(by_label[matched])
 
 
 def test_rows__equal_rates_need_no_row_of_their_own(bench: results.Bench, tmp_path: Path) -> None:
     study = results.Study(bench, tmp_path, SMALL)
     settle_rates(study, {"FLYP": 3e-3, "CaRot": 3e-3})
-    assert study.is_repeat(next(row for row in study.rows if row.label == results.MATCHED))
+    assert study.is_repeat(next(row for row in study.rows if row.label == "FLYP at CaRot's rate"))
 
 
 def test_merges__are_made_from_the_runs_of_their_seed_and_the_next(
