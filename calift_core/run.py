@@ -227,6 +227,7 @@ class _Job:
         self.device = resolve_device(spec.train.device)
         self.timings: dict[str, float] = {}
         self.began = time.monotonic()
+        self.processor_s: dict[str, float] = {}
         self.is_pretraining = isinstance(spec.method, Pretrain)
 
     def run(self) -> Iterator[Record]:
@@ -264,9 +265,11 @@ class _Job:
                 phase="pretraining" if self.is_pretraining else "training",
                 detail=f"{plan.total_steps} steps on {n_train:,} images, {self.device}",
             )
+            processor_began = time.process_time()
             yield from self._train(method, suite, train_part, captions, plan)
             method.finish()
             self._lap("training_s")
+            self.processor_s["training_cpu_s"] = time.process_time() - processor_began
         classifier = self._classifier(method, captions)
         self._save_model(clip, classifier, suite)
         yield from self._judge(
@@ -456,7 +459,11 @@ class _Job:
                 "shifts": {name: len(images) for name, images in suite.shifts.items()},
                 "test_sha256": suite.part("test").sha256,
             },
-            timings_s={**self.timings, "total_s": time.monotonic() - self.began},
+            timings_s={
+                **self.timings,
+                **self.processor_s,
+                "total_s": time.monotonic() - self.began,
+            },
             environment=environment(self.device, precision),
             frontier=frontier,
         )
