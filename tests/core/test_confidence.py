@@ -69,7 +69,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "wise_ft": {"run": "a"},
     "model_stock": {"runs": ["a", "b"]},
     "carot": {"lambda_x": 0.05},
-    "carot_plus": {"lambda_fd": 1.0},
+    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
 }
 TOGETHER = [
     pair

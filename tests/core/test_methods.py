@@ -45,7 +45,7 @@ TRAINED = sorted(kind for kind, spec in METHOD_SPECS.items() if spec.trains)
 #: With these, every term that a method promises is there.
 EVERY_TERM: dict[str, dict[str, Any]] = {
     "carot": {"lambda_x": 0.05, "teacher_update_every": 2},
-    "carot_plus": {"lambda_fd": 1.0},
+    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
 }
 
 
@@ -283,7 +283,7 @@ def test_is_sigmoid__is_read_from_the_config(tmp_path: Path) -> None:
     [
         CaRotSpec(),
         CaRotSpec(lambda_oc=0.0, lambda_x=0.1),
-        CarotPlusSpec(),
+        CarotPlusSpec(lambda_oc=0.2),
         TracerSpec(),
     ],
     ids=["carot", "carot cross-tower", "carot_plus", "tracer"],
@@ -1141,12 +1141,12 @@ RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "carot_plus": (
         "carot_plus",
         {"final_average": 0.5},
-        {"contrastive", "orthogonality", "distillation"},
+        {"contrastive", "distillation"},
     ),
     "carot_plus with all": (
         "carot_plus",
-        {"lambda_fd": 1.0, "teacher": "ema"},
-        {"contrastive", "orthogonality", "distillation", "feature"},
+        {"lambda_oc": 0.2, "lambda_fd": 1.0, "teacher": "ema"},
+        {"contrastive", "orthogonality", "distillation", "feature", "teacher_momentum"},
     ),
 }
 EVERY_CURVE = {"step", "epoch", "loss", "lr", "logit_scale"}

@@ -324,7 +324,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "alpha_cross": 1.0,
         "teacher_beta": 0.5,
     },
-    "carot_plus": {"lambda_oc": 0.2, "lambda_sd": 1.5, "teacher_beta": 0.5},
+    "carot_plus": {"lambda_oc": 0.0, "lambda_sd": 1.5, "teacher_beta": 0.5},
     "pretrain": {"multi_positive": True},
 }
 #: Learning rate, weight decay, gradient clip.
