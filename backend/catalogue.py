@@ -94,7 +94,7 @@ def models(home: Path) -> list[ModelInfo]:
 
 
 def _tiny_models(home: Path) -> list[ModelInfo]:
-    here = [info.id for info in available_suites() if info.available]
+    here = [info.id for info in available_suites() if info.available and "pretrain" in info.parts]
     made = sorted(index.stem for index in (home / "models" / TINY).glob("*.json"))
     return [_tiny_model(home, suite) for suite in dict.fromkeys([_SMALL, *here, *made])]
 

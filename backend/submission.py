@@ -16,6 +16,14 @@ from backend import catalogue
 from backend.problems import HttpError
 from backend.settings import Settings
 from backend.store import NotFoundError, Store, model_label
+from calift_core.data.catalogue import (
+    SUITES,
+    SuiteId,
+    domain_folders,
+    domain_name,
+    parse_suite_id,
+)
+from calift_core.errors import SpecError
 from calift_core.schema.methods import MethodBase, ModelStock
 from calift_core.schema.spec import RunSpec, problems_of
 from calift_core.schema.wire import Estimate, RunSubmit, Validation
@@ -127,8 +135,9 @@ class Submission:
             f"suite/shifts/{name}": uri for name, uri in spec.suite.shifts.items()
         }
         for place, uri in folders.items():
-            if uri.startswith("folder:"):
-                yield from self._path_refusals(place, uri.removeprefix("folder:"))
+            path = _path_of(uri)
+            if path is not None:
+                yield from self._path_refusals(place, path)
         if spec.model.name.startswith("hf-hub:") and not self._settings.allow_remote_models:
             yield (
                 "model/name",
@@ -165,6 +174,8 @@ class Submission:
                 continue
             if phase != "SUCCEEDED":
                 yield place, f"the run {run_id} must have SUCCEEDED, it is {phase}"
+            elif self._store.get_run(run_id).method == "imported":
+                yield place, f"the run {run_id} is imported predictions and has no weights"
 
     def _path_refusals(self, place: str, text: str) -> Iterator[tuple[str, str]]:
         roots = self._settings.data_roots
@@ -232,15 +243,31 @@ class Submission:
                 return {}, "unknown: the data is not here"
             return self._folder_parts(spec, root)
         known = {info.id: info for info in catalogue.datasets()}
-        info = known.get(spec.suite.id)
-        if info is None:
-            missing.append(
-                f"There is no suite {spec.suite.id!r}; there are {', '.join(known)}, folder:PATH."
-            )
+        try:
+            suite = parse_suite_id(spec.suite.id)
+        except SpecError as error:
+            missing.append(f"There is no suite {spec.suite.id!r}: {error}")
             return {}, "unknown: no such suite"
-        if not info.available:
+        if suite.name == "domains":
+            return self._domain_parts(spec, suite, missing)
+        info = known[suite.name]
+        if suite.path is None and not info.available:
             missing.append(f"{info.title} is not on this machine. {info.detail}")
+        elif suite.path is not None and (lacking := SUITES[suite.name].missing(suite.path)):
+            missing.append(f"{info.title} is not complete there: {'; '.join(lacking[:8])}.")
         return self._limited(spec, dict(info.parts)), "sizes from the suite's description"
+
+    def _domain_parts(
+        self, spec: RunSpec, suite: SuiteId, missing: list[str]
+    ) -> tuple[dict[str, int], str]:
+        assert suite.path is not None
+        assert suite.domain is not None
+        folders = domain_folders(suite.path) if suite.path.is_dir() else {}
+        own = folders.get(domain_name(suite.domain))
+        if own is None:
+            missing.append(f"There is no folder {suite.path / suite.domain}.")
+            return {}, "unknown: the data is not here"
+        return self._folder_parts(spec, suite.path / own)
 
     def _folder_parts(self, spec: RunSpec, root: Path) -> tuple[dict[str, int], str]:
         shares = spec.suite.fractions.model_dump()
@@ -297,6 +324,17 @@ class Submission:
                 f"The weights of {name}/{weights} are not in the local cache; the worker will "
                 "fetch them, which needs a network."
             )
+
+
+def _path_of(uri: str) -> str | None:
+    """The path that a suite or a shift is read from, where its name holds one."""
+    if uri.startswith("folder:"):
+        return uri.removeprefix("folder:")
+    try:
+        path = parse_suite_id(uri).path
+    except SpecError:
+        return None  # nothing is read by a name that no suite has
+    return None if path is None else str(path)
 
 
 def _folder(uri: str) -> Path:

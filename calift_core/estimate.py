@@ -89,7 +89,7 @@ def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
     except CaliftError as error:
         if error.code == "DATA_UNAVAILABLE":
             missing.append(f"data: {error}")
-            known = SUITES.get(spec.suite.id)
+            known = SUITES.get(spec.suite.id.partition(":")[0])
         else:
             errors.append({"pointer": "#/suite", "message": str(error)})
     missing += missing_weights(spec.model)

@@ -7,6 +7,7 @@ worker processes and nothing is held that need not be.
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import os
 from collections.abc import Sequence
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calift_core.data.corruptions import corrupt, image_seed
-from calift_core.errors import DataError, UnreadableImageError, reason_of
-from calift_core.files import atomic_path
+from calift_core.errors import DataError, StorageError, UnreadableImageError, reason_of
+from calift_core.files import atomic_path, atomic_write_bytes
 from calift_core.home import cache_dir
+
+log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
@@ -43,8 +46,21 @@ class PixelSource(Protocol):
     def image(self, index: int) -> Pixels:
         """(H, W, 3) uint8."""
 
-    def fingerprint(self) -> str:
-        """Changes whenever any pixel may have changed."""
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
+        """What the images at these positions hold: equal for copies, other for other pixels."""
+
+
+@dataclass(frozen=True)
+class MergedClasses:
+    """Classes of a set that each stand for one or more of the suite's (ObjectNet).
+
+    Attributes:
+        names: K names, for people.
+        groups: K groups of positions in the suite's class list; no position is in two of them.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,9 @@ class ImageSet:
         labels: (N,) int64, positions in the suite's class list.
         indices: (N,) positions in `source`.
         classes: positions of the suite's classes that this set has, or None for all. A set with
-            fewer classes is judged on those logits only (the ImageNet-R and -A protocol).
+            fewer classes is judged on those logits only (the ImageNet-R and -A protocol); one with
+            merged classes on the largest logit of each group (the ObjectNet protocol). A label is
+            then any member of its group.
     """
 
     name: str
@@ -66,10 +84,52 @@ class ImageSet:
     ids: tuple[str, ...]
     labels: NDArray[np.int64]
     indices: NDArray[np.int64]
-    classes: tuple[int, ...] | None = None
+    classes: tuple[int, ...] | MergedClasses | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def columns(self) -> NDArray[np.int64] | None:
+        """Which of the suite's C logits each of the set's K classes is read from, or None for all.
+
+        (K, M): class k has the largest logit of row k, where shorter groups repeat a member.
+        """
+        if self.classes is None:
+            return None
+        if not isinstance(self.classes, MergedClasses):
+            return np.array(self.classes, dtype=np.int64)[:, None]
+        widest = max(map(len, self.classes.groups))
+        rows = [group + group[:1] * (widest - len(group)) for group in self.classes.groups]
+        return np.array(rows, dtype=np.int64)
+
+    @cached_property
+    def own_labels(self) -> NDArray[np.int64]:
+        """Labels (N,) among the set's own K classes.
+
+        Raises:
+            DataError: a label is of no class that the set has.
+        """
+        columns = self.columns
+        if columns is None:
+            return self.labels
+        row_of = np.full(max(columns.max(), self.labels.max(initial=0)) + 1, -1, dtype=np.int64)
+        row_of[columns] = np.arange(len(columns))[:, None]
+        own = row_of[self.labels]
+        if (own < 0).any():
+            strange = sorted(set(self.labels[own < 0].tolist()))[:5]
+            raise DataError(
+                f"{self.name}: labels must be among the classes of the set, got {strange}"
+            )
+        return own
+
+    def own_names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names of the set's own K classes, given those of the suite's C."""
+        if self.classes is None:
+            return tuple(names)
+        if isinstance(self.classes, MergedClasses):
+            return self.classes.names
+        return tuple(names[c] for c in self.classes)
 
     def image(self, index: int) -> Pixels:
         """Pixels of image `index`: (H, W, 3) uint8.
@@ -100,7 +160,7 @@ class ImageSet:
     @cached_property
     def sha256(self) -> str:
         """Hash (hex) of what the set holds: pixel source, ids and labels."""
-        digest = hashlib.sha256(self.source.fingerprint().encode())
+        digest = hashlib.sha256(self.source.fingerprint(self.indices).encode())
         digest.update("\n".join(self.ids).encode())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
@@ -149,31 +209,174 @@ class ArraySource:
             return np.repeat(pixels[:, :, None], 3, axis=2)
         return pixels
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
         """The key the array was given: a hash of its content."""
         return self.key
 
 
 @dataclass(frozen=True)
-class FileSource:
-    """Images in files."""
+class NpySource:
+    """Images in one NumPy file (N, H, W, 3) uint8, mapped into memory when first asked for.
 
-    paths: tuple[Path, ...]
+    Attributes:
+        path: the file.
+        start: its position that counts as 0.
+    """
+
+    path: Path
+    start: int = 0
+
+    @cached_property
+    def array(self) -> Pixels:
+        """The memory map.
+
+        Raises:
+            DataError: it is no such file.
+        """
+        return _mapped(self.path)
+
+    def __reduce__(self) -> tuple[type[NpySource], tuple[Path, int]]:
+        return NpySource, (self.path, self.start)  # a memory map would travel as a whole array
+
+    def __len__(self) -> int:
+        return len(self.array) - self.start
+
+    def image(self, index: int) -> Pixels:
+        """(H, W, 3) uint8."""
+        return np.asarray(self.array[self.start + index])
+
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
+        """Hash of the whole file and of which of its images are taken."""
+        digest = hashlib.sha256(content_key([self.path], whole=True).encode())
+        digest.update((np.asarray(indices, dtype="<i8") + self.start).tobytes())
+        return digest.hexdigest()
+
+
+def _mapped(path: Path) -> Pixels:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{str(path)!r} is not a readable NumPy file: {reason_of(error)}") from None
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+        raise DataError(
+            f"{str(path)!r} must hold (N, H, W, 3) uint8, it holds {array.shape} {array.dtype}"
+        )
+    return array  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Images in files.
+
+    Attributes:
+        paths: one per image, absolute or below `root`. Sets of the same file names under several
+            roots share one tuple.
+        root: what relative paths start from.
+        border: pixels cut off at each side: data sets mark their test images with a frame.
+    """
+
+    paths: tuple[Path | str, ...]
+    root: Path = Path()
+    border: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def image(self, index: int) -> Pixels:
-        """Decode one file to (H, W, 3) uint8, turned upright by its EXIF orientation."""
-        return decode(self.paths[index])
+    def path(self, index: int) -> Path:
+        """Where image `index` is."""
+        return self.root / self.paths[index]
 
-    def fingerprint(self) -> str:
-        """Hash of paths, sizes and modification times."""
-        digest = hashlib.sha256()
-        for path in self.paths:
+    def image(self, index: int) -> Pixels:
+        """Decode one file to (H, W, 3) uint8, upright by its EXIF orientation, without its border.
+
+        Raises:
+            UnreadableImageError: it cannot be decoded, or is all border.
+        """
+        pixels = decode(self.path(index))
+        if self.border == 0:
+            return pixels
+        if min(pixels.shape[:2]) <= 2 * self.border:
+            raise UnreadableImageError(
+                f"{str(self.path(index))!r} must be larger than its border of {self.border} "
+                f"pixels at each side, it has {pixels.shape[1]} × {pixels.shape[0]}"
+            )
+        inside = slice(self.border, -self.border)
+        return pixels[inside, inside]
+
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
+        """Hash of what the files hold, and of the border; see `content_key`."""
+        key = content_key([self.path(int(i)) for i in indices])
+        return key if self.border == 0 else f"{key}:border {self.border}"
+
+
+#: Files up to this many bytes are hashed whole; of longer ones three pieces that add up to it.
+_HASHED_BYTES = 48 * 1024
+#: Where more bytes than these are to be hashed, the result is kept in the cache folder.
+_UNCACHED_BYTES = 16 * 2**20
+
+
+def content_key(paths: Sequence[Path], *, whole: bool = False, folder: Path | None = None) -> str:
+    """SHA-256 (hex) of what files hold, in their order; the same for copies of them elsewhere.
+
+    Each file counts with its size and its bytes: all of them up to 48 KiB, else 16 KiB each from
+    the start, the middle and the end. So an encoded image that was changed between these, to
+    exactly as many bytes, is not told from the original. The key of a large set is kept under the
+    names, sizes and times of its files: the next time only these are looked at.
+
+    Args:
+        paths: the files.
+        whole: hash all bytes of every file: arrays are not encoded.
+        folder: of the cache; `CALIFT_HOME/cache` if left out.
+
+    Raises:
+        UnreadableImageError: a file is gone or cannot be opened.
+    """
+    state, to_read = hashlib.sha256(str(whole).encode()), 0
+    try:
+        for path in paths:
             stat = path.stat()
-            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
-        return digest.hexdigest()
+            state.update(f"{path}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+            to_read += stat.st_size if whole else min(stat.st_size, _HASHED_BYTES)
+        if to_read <= _UNCACHED_BYTES:
+            return _hash_of_files(paths, whole)
+        kept = (folder or cache_dir()) / "fingerprints" / state.hexdigest()
+        if kept.is_file() and len(key := kept.read_text("ascii")) == 64:
+            return key
+        key = _hash_of_files(paths, whole)
+    except OSError as error:
+        raise UnreadableImageError(f"{error.filename!r} cannot be read: {error.strerror}") from None
+    try:
+        atomic_write_bytes(kept, key.encode("ascii"))
+    except StorageError as error:
+        log.info("the key of %d files is not kept: %s", len(paths), error)
+    return key
+
+
+def _hash_of_files(paths: Sequence[Path], whole: bool) -> str:
+    def one(path: Path) -> bytes:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.blake2b(size.to_bytes(8, "big"))
+            if whole:
+                while block := file.read(2**20):
+                    digest.update(block)
+            elif size <= _HASHED_BYTES:
+                digest.update(file.read())
+            else:
+                piece = _HASHED_BYTES // 3
+                for at in (0, (size - piece) // 2, size - piece):
+                    file.seek(at)
+                    digest.update(file.read(piece))
+            return digest.digest()
+
+    def several(start: int) -> bytes:
+        return b"".join(map(one, paths[start : start + 256]))
+
+    total = hashlib.sha256()
+    with ThreadPoolExecutor(4) as pool:
+        for part in pool.map(several, range(0, len(paths), 256)):
+            total.update(part)
+    return total.hexdigest()
 
 
 def _open(path: Path) -> Image.Image:
@@ -223,8 +426,12 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
+#: Larger sets have this many of their files looked at, evenly spread.
+_HEADERS_READ = 5_000
+
+
 def check_headers(images: ImageSet) -> None:
-    """Open every file of a folder set and read its header, so that a bad one is named at the start.
+    """Open the files of a folder set and read their headers: a bad one is named at the start.
 
     Raises:
         UnreadableImageError: names the first files that are no images, and counts the rest.
@@ -239,7 +446,8 @@ def check_headers(images: ImageSet) -> None:
             return error.message
         return None
 
-    paths = [images.source.paths[i] for i in images.indices]
+    step = -(-len(images) // _HEADERS_READ) or 1
+    paths = [images.source.path(int(i)) for i in images.indices[::step]]
     with ThreadPoolExecutor(4) as pool:
         bad = [message for message in pool.map(problem, paths) if message]
     if bad:
@@ -264,14 +472,14 @@ class CorruptedSource:
         seed = image_seed(self.seed, self.base.ids[index], self.name, self.severity)
         return corrupt(self.base.image(index), self.name, self.severity, seed=seed)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
         """Hash of the base and the corruption."""
         text = f"{self.base.sha256}:{self.name}:{self.severity}:{self.seed}:{CORRUPTION_VERSION}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 #: Changes when the pixels of any corruption change, so that cached ones are made anew.
-CORRUPTION_VERSION = 1
+CORRUPTION_VERSION = 2
 
 
 def corrupted(base: ImageSet, name: str, severity: int, *, seed: int) -> ImageSet:
@@ -320,7 +528,7 @@ def cached(images: ImageSet, *, folder: Path | None = None) -> ImageSet:
         ) from None
     return replace(
         images,
-        source=ArraySource(array, images.source.fingerprint()),
+        source=ArraySource(array, images.source.fingerprint(images.indices)),
         indices=np.arange(len(images), dtype=np.int64),
     )
 
@@ -364,9 +572,9 @@ class MemorySource:
             self.shapes[index] = pixels.shape[:2]  # last: it says that the pixels are there
         return pixels
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
         """That of the files."""
-        return self.files.fingerprint()
+        return self.files.fingerprint(indices)
 
 
 #: Share of the memory that is free which decoded images may take: the run needs some itself.
@@ -390,24 +598,30 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
     """
     if not isinstance(images.source, FileSource) or len(images) == 0:
         return images
-    paths = tuple(images.source.paths[int(i)] for i in images.indices)
+    files = replace(images.source, paths=tuple(images.source.paths[int(i)] for i in images.indices))
+    paths = [files.path(i) for i in range(len(files))]
+    border = files.border
+
+    def size(path: Path) -> int:
+        return _decoded_size(path, border)
+
     room = int((available_memory() if available is None else available) * CACHE_SHARE)
     step = max(1, len(paths) // _SIZE_SAMPLE)
-    some = [_decoded_size(path) for path in paths[::step]]
+    some = [size(path) for path in paths[::step]]
     _demand_room(images, sum(some) * len(paths) // len(some), room)  # before all files are opened
     with ThreadPoolExecutor(4) as pool:
-        sizes = np.fromiter(pool.map(_decoded_size, paths), dtype=np.int64, count=len(paths))
+        sizes = np.fromiter(pool.map(size, paths), dtype=np.int64, count=len(paths))
     _demand_room(images, int(sizes.sum()), room)
     return replace(
         images,
-        source=MemorySource(FileSource(paths), sizes),
+        source=MemorySource(files, sizes),
         indices=np.arange(len(images), dtype=np.int64),
     )
 
 
-def _decoded_size(path: Path) -> int:
+def _decoded_size(path: Path, border: int) -> int:
     with _open(path) as image:
-        return 3 * image.width * image.height
+        return 3 * max(0, image.width - 2 * border) * max(0, image.height - 2 * border)
 
 
 def _demand_room(images: ImageSet, needed: int, room: int) -> None:

@@ -110,18 +110,30 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class Normalise:
-    """uint8 pixels (B, S, S, 3) → the model's input (B, 3, S, S) on its device."""
+    """uint8 pixels (B, S, S, 3) → the model's input (B, 3, S, S) on its device.
+
+    Attributes:
+        mean: per channel.
+        std: per channel.
+        device: where the model is.
+        channels_last: leave the channels of a pixel together, as convolutions like them and as
+            decoded images have them already.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
+    channels_last: bool = False
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Scale to [0, 1], subtract the mean, divide by the deviation."""
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
         mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
-        return ((images - mean) / std).contiguous()
+        images = (images - mean) / std
+        if self.channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous()
 
 
 def _plainly(loader: Iterable[Collated]) -> Iterator[Collated]:
@@ -205,15 +217,32 @@ def feature_batches(
 
 
 def eval_batches(
-    images: ImageSet, *, size: int, batch_size: int, workers: int, normalise: Normalise
+    images: ImageSet,
+    *,
+    size: int,
+    batch_size: int,
+    workers: int,
+    normalise: Normalise,
+    start: int = 0,
 ) -> Iterator[Tensor]:
-    """Inputs (B, 3, S, S) of a set, in its order."""
+    """Inputs (B, 3, S, S) of a set, in its order.
+
+    Args:
+        images: the set.
+        size: S in pixels.
+        batch_size: images at once; the last batch may be smaller.
+        workers: processes that decode ahead.
+        normalise: makes inputs of pixels.
+        start: the first image; a multiple of `batch_size` leaves all batches as they are.
+    """
     loader: DataLoader[Sample] = DataLoader(
         EvalView(images, size),
+        sampler=range(start, len(images)),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=normalise.device.type == "cuda",
+        prefetch_factor=4 if workers else None,
         generator=torch.Generator(),
     )
     for pixels, _, _ in _plainly(loader):

@@ -9,28 +9,55 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calift_core.data.catalogue import (
+    DOMAIN_SUITES,
     FASHION_FILES,
-    IMAGENET_FOLDERS,
+    IMAGENET,
+    IMAGENET_SHIFTS,
+    SEVERITIES,
+    STORED_CORRUPTIONS,
     SUITES,
+    SuiteId,
+    cifar_c_folder,
+    cifar_folder,
+    class_folders,
+    domain_folders,
+    domain_name,
     fashion_mnist_folder,
+    imagenet_c_folder,
+    imagenet_c_part,
     imagenet_folder,
     imagenet_missing,
+    parse_suite_id,
+    suite_folder,
 )
+from calift_core.data.cifar import CIFAR, Batch, find_batches, read_batch
+from calift_core.data.class_names import resolve_class_names
 from calift_core.data.corruptions import corruption_names
+from calift_core.data.imagenet import (
+    OBJECTNET_BORDER,
+    imagenet_labels,
+    imagenet_wnids,
+    objectnet_classes,
+)
 from calift_core.data.images import (
     EXTENSIONS,
     ArraySource,
     FileSource,
     ImageSet,
+    MergedClasses,
+    NpySource,
+    PixelSource,
     cached,
     check_headers,
     corrupted,
@@ -45,9 +72,14 @@ from calift_core.errors import (
 )
 from calift_core.home import cache_dir
 from calift_core.schema.report import Role
-from calift_core.schema.spec import FractionSpec, SuiteSpec
+from calift_core.schema.spec import CorruptionSpec, FractionSpec, SuiteSpec
 
 PARTS = ("pretrain", "train", "validation", "calibration", "test")
+#: The value in `suite.shifts` that leaves out a shift which the suite has by itself.
+OFF = "none"
+
+#: (corruption, severity) → the test part's images under it, at the positions of its own source.
+Stored = Mapping[tuple[str, int], PixelSource]
 
 
 @dataclass(frozen=True)
@@ -63,6 +95,7 @@ class Suite:
         corruption_plan: (name, severity) pairs to apply to the test images.
         corruption_limit: use at most this many test images for them.
         corruption_seed: seed of the corruptions.
+        stored: the corruptions of the plan that were published as images and are not computed.
     """
 
     name: str
@@ -73,6 +106,7 @@ class Suite:
     corruption_plan: tuple[tuple[str, int], ...] = ()
     corruption_limit: int | None = None
     corruption_seed: int = 0
+    stored: Stored = field(default_factory=dict)
 
     def part(self, name: str) -> ImageSet:
         """A part that must be there and hold images.
@@ -96,67 +130,133 @@ class Suite:
         base = self.part("test").limited(self.corruption_limit) if self.corruption_plan else None
         for name, severity in self.corruption_plan:
             assert base is not None
-            images = corrupted(base, name, severity, seed=self.corruption_seed)
-            yield cached(images), "corruption", name, severity
+            source = self.stored.get((name, severity))
+            if source is not None:
+                images = replace(base, name=f"{name}/{severity}", source=source)
+            else:
+                images = cached(corrupted(base, name, severity, seed=self.corruption_seed))
+            yield images, "corruption", name, severity
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a loader finds, before the spec's own names, limits and shifts.
+
+    Attributes:
+        name: the ID data's name.
+        classes: C class folders or labels, in label order.
+        class_names: what they are called where the spec does not say.
+        parts: part → images.
+        shifts: the suite's own shifts.
+        stored: corruptions that are on disk.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    parts: dict[str, ImageSet]
+    shifts: dict[str, ImageSet] = field(default_factory=dict)
+    stored: Stored = field(default_factory=dict)
 
 
 def load_suite(spec: SuiteSpec) -> Suite:
     """Find a suite's data on this machine and split it.
 
     Raises:
-        UnknownNameError: no suite has this name.
+        UnknownNameError: no suite, domain or set of class names has this name.
+        SpecError: the spec names classes or shifts that the suite does not have.
         DataUnavailableError: the data is not here; the hint says how to get it.
         DataError: folders do not agree on classes, or a part is empty.
         UnreadableImageError: a file is not an image.
     """
-    shifts: dict[str, ImageSet] = {}
-    if spec.id == "imagenet":
-        (name, classes, default_names, parts), shifts = _imagenet(spec)
-    elif spec.id.startswith("folder:"):
-        name, classes, default_names, parts = _folder_suite(spec.id, spec.fractions)
-    elif spec.id in LOADERS:
-        name, classes, default_names, parts = LOADERS[spec.id](spec)
-    else:
-        raise UnknownNameError("suite", spec.id, [*SUITES, "folder:PATH"])
-    unknown = sorted(set(spec.class_names) - set(classes))
-    if unknown:
-        raise SpecError(
-            f"class_names names {unknown}, which the suite does not have; "
-            f"it has {list(classes)[:20]}"
-        )
-    names = tuple(
-        spec.class_names.get(folder, default)
-        for folder, default in zip(classes, default_names, strict=True)
-    )
+    turned_off = {name for name, uri in spec.shifts.items() if uri == OFF}
+    found = _load(parse_suite_id(spec.id), spec.fractions, turned_off)
     parts = {
         part: images.limited(spec.limits.get(part), part)  # type: ignore[call-overload]
-        for part, images in parts.items()
+        for part, images in found.parts.items()
     }
-    shifts |= {shift: _folder_shift(shift, uri, classes) for shift, uri in spec.shifts.items()}
-    plan = tuple(
-        (corruption, severity)
-        for corruption in corruption_names(
-            spec.corruptions.names
-            if isinstance(spec.corruptions.names, str)
-            else list(spec.corruptions.names)
-        )
-        for severity in spec.corruptions.severities
-    )
+    shifts = found.shifts | {
+        shift: _folder_shift(shift, uri, found.classes)
+        for shift, uri in spec.shifts.items()
+        if uri != OFF
+    }
     for images in (*(parts[p] for p in parts if p != "pretrain"), *shifts.values()):
         check_headers(images)
     return Suite(
-        name=name,
-        classes=classes,
-        class_names=names,
+        name=found.name,
+        classes=found.classes,
+        class_names=resolve_class_names(spec.class_names, found.classes, found.class_names),
         parts=parts,
         shifts=shifts,
-        corruption_plan=plan,
+        corruption_plan=_plan(spec.corruptions, found.stored),
         corruption_limit=spec.corruptions.limit,
         corruption_seed=spec.corruptions.seed,
+        stored=found.stored,
     )
 
 
-Loaded = tuple[str, tuple[str, ...], tuple[str, ...], dict[str, ImageSet]]
+def _load(suite: SuiteId, fractions: FractionSpec, turned_off: set[str]) -> Loaded:
+    if suite.name in (*DOMAIN_SUITES, "domains"):
+        return _domains(suite, fractions, turned_off)
+    _demand_known_shifts(suite, turned_off, IMAGENET_SHIFTS if suite.name == "imagenet" else ())
+    match suite.name:
+        case "fashion-mnist":
+            return _fashion_mnist()
+        case "imagenet":
+            wanted = [name for name in IMAGENET_SHIFTS if name not in turned_off]
+            return _imagenet(suite.path, fractions, wanted)
+        case "imagenet-c":
+            return _imagenet_c(suite.path, fractions)
+        case "cifar10" | "cifar100":
+            return _cifar(suite.name, suite.path, fractions)
+        case "cifar10-c" | "cifar100-c":
+            return _cifar_c(suite.name, suite.path, fractions)
+    assert suite.name == "folder"
+    assert suite.path is not None
+    return _folder_suite(suite.path, fractions)
+
+
+def _demand_known_shifts(suite: SuiteId, names: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for name in sorted(names):
+        if name not in known:
+            raise UnknownNameError(f"shift of {suite.name}", name, known)
+
+
+def _plan(spec: CorruptionSpec, stored: Stored) -> tuple[tuple[str, int], ...]:
+    """(name, severity) pairs; all that the benchmark averages where they are stored."""
+    if stored and not spec.names:
+        return tuple((name, s) for name in STORED_CORRUPTIONS for s in SEVERITIES)
+    names = corruption_names(spec.names if isinstance(spec.names, str) else list(spec.names))
+    plan = tuple((name, severity) for name in names for severity in spec.severities)
+    absent = sorted({name for name, severity in plan if stored and (name, severity) not in stored})
+    if absent:
+        raise DataUnavailableError(
+            f"the stored corruptions {', '.join(absent)} are not on this machine.",
+            hint="Name others in corruptions.names, or take the suite without -c: calift computes "
+            "them.",
+        )
+    return plan
+
+
+def _demand_nothing_missing(suite: str, path: Path | None, problems: Sequence[str]) -> None:
+    if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        place = f" in {str(path)!r}" if path is not None else ""
+        raise DataUnavailableError(
+            f"{suite} is not complete on this machine{place} ({'; '.join(problems[:8])}{more}).",
+            hint=SUITES[suite].how_to_get,
+        )
+
+
+def _shares(fractions: FractionSpec, present: Iterable[str]) -> dict[str, float]:
+    """Part → share of the training images, of the parts that are to be split off."""
+    return {
+        part: share
+        for part, share in fractions.model_dump().items()
+        if part not in present and share > 0
+    }
+
 
 # ------------------------------------------------------------------------------ Fashion-MNIST
 
@@ -205,7 +305,7 @@ def _download_fashion_mnist() -> Path:
     return root / "FashionMNIST" / "raw"
 
 
-def _fashion_mnist(spec: SuiteSpec) -> Loaded:
+def _fashion_mnist() -> Loaded:
     folder = fashion_mnist_folder() or _download_fashion_mnist()
     arrays = {}
     for key, stem in FASHION_FILES.items():
@@ -229,7 +329,7 @@ def _fashion_mnist(spec: SuiteSpec) -> Loaded:
         parts[part] = whole.take(np.sort(order[start : start + size]), part)
         start += size
     parts["test"] = _array_set("test", arrays["test_images"], arrays["test_labels"], keys["test"])
-    return "fashion-mnist", FASHION_CLASSES, FASHION_CLASSES, parts
+    return Loaded("fashion-mnist", FASHION_CLASSES, FASHION_CLASSES, parts)
 
 
 def _array_set(
@@ -247,10 +347,7 @@ def _array_set(
 # ------------------------------------------------------------------------------------ folders
 
 
-def _folder(uri: str) -> Path:
-    if not uri.startswith("folder:"):
-        raise SpecError(f"expected folder:PATH, got {uri!r}")
-    path = Path(uri.removeprefix("folder:")).expanduser()
+def _demand_folder(path: Path) -> Path:
     if not path.is_dir():
         raise DataUnavailableError(
             f"there is no folder {str(path)!r}.",
@@ -259,38 +356,44 @@ def _folder(uri: str) -> Path:
     return path
 
 
-def _class_folders(root: Path) -> list[str]:
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _scan(root: Path, classes: Sequence[str], name: str, prefix: str) -> ImageSet:
+def _scan(
+    root: Path, classes: Sequence[str], name: str, prefix: str, *, border: int = 0
+) -> ImageSet:
     """The images of a tree of class folders; ids are paths relative to `root` under `prefix`."""
-    paths: list[Path] = []
-    ids: list[str] = []
+    paths: list[str] = []
     labels: list[int] = []
     for label, folder in enumerate(classes):
-        found = sorted(
-            p
-            for p in (root / folder).rglob("*")
-            # Hidden files such as macOS's `._photo.jpg` are no images.
-            if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")
-        )
+        found = images_below(root / folder)
         if not found:
             raise DataError(f"{name}: the class folder {folder!r} in {str(root)!r} has no images")
-        paths += found
-        ids += [f"{prefix}{p.relative_to(root).as_posix()}" for p in found]
+        paths += [f"{folder}/{path}" for path in found]
         labels += [label] * len(found)
     return ImageSet(
         name=name,
-        source=FileSource(tuple(paths)),
-        ids=tuple(ids),
+        source=FileSource(tuple(paths), root, border),
+        ids=tuple(prefix + path for path in paths),
         labels=np.array(labels, dtype=np.int64),
-        indices=np.arange(len(ids), dtype=np.int64),
+        indices=np.arange(len(paths), dtype=np.int64),
     )
 
 
+def images_below(folder: Path) -> list[str]:
+    """Image files of a folder and those in it, relative to it, folder by folder."""
+    top = os.fspath(folder)
+    found: list[tuple[str, ...]] = []
+    for where, _, files in os.walk(top):
+        inner = tuple(where[len(top) :].split(os.sep)[1:])
+        found += [
+            (*inner, file)
+            for file in files
+            # Hidden files such as macOS's `._photo.jpg` are no images.
+            if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
+        ]
+    return ["/".join(parts) for parts in sorted(found)]
+
+
 def _demand_classes(root: Path, classes: Sequence[str], what: str) -> None:
-    have = set(_class_folders(root))
+    have = set(class_folders(root))
     missing, extra = sorted(set(classes) - have), sorted(have - set(classes))
     if missing or extra:
         parts = []
@@ -304,8 +407,8 @@ def _demand_classes(root: Path, classes: Sequence[str], what: str) -> None:
         )
 
 
-def _folder_suite(uri: str, fractions: FractionSpec) -> Loaded:
-    root = _folder(uri)
+def _folder_suite(root: Path, fractions: FractionSpec) -> Loaded:
+    _demand_folder(root)
     present = [part for part in PARTS if (root / part).is_dir()]
     if (root / "val").is_dir() and "validation" not in present:
         present.append("val")
@@ -315,7 +418,7 @@ def _folder_suite(uri: str, fractions: FractionSpec) -> Loaded:
             hint="A suite is either class folders, or train/ (and val/ …) folders of them.",
         )
     train_root = root / "train" if "train" in present else root
-    classes = tuple(_class_folders(train_root))
+    classes = tuple(class_folders(train_root))
     if len(classes) < 2:
         raise DataError(
             f"{str(train_root)!r} must hold at least 2 class folders, it has {list(classes)}"
@@ -328,18 +431,19 @@ def _folder_suite(uri: str, fractions: FractionSpec) -> Loaded:
         _demand_classes(root / part, classes, f"the {part} part")
         name = "validation" if part == "val" else part
         parts[name] = _scan(root / part, classes, name, f"{part}/")
-    shares = {
-        part: share
-        for part, share in fractions.model_dump().items()
-        if part not in parts and share > 0
-    }
     whole = _scan(train_root, classes, "train", prefix)
-    parts |= split_by_hash(whole, shares, "train")
-    return root.name, classes, tuple(c.replace("_", " ") for c in classes), parts
+    parts |= split_by_hash(whole, _shares(fractions, parts), "train")
+    return Loaded(root.name, classes, tuple(c.replace("_", " ") for c in classes), parts)
 
 
 def _folder_shift(name: str, uri: str, classes: Sequence[str]) -> ImageSet:
-    root = _folder(uri)
+    if not uri.startswith("folder:"):
+        raise SpecError(f"expected folder:PATH, got {uri!r}")
+    root = _demand_folder(Path(uri.removeprefix("folder:")).expanduser())
+    return _shift_in(name, root, classes)
+
+
+def _shift_in(name: str, root: Path, classes: Sequence[str]) -> ImageSet:
     test = root / "test"
     if test.is_dir() and (root / "train").is_dir():
         root = test
@@ -347,44 +451,209 @@ def _folder_shift(name: str, uri: str, classes: Sequence[str]) -> ImageSet:
     return _scan(root, classes, name, f"{name}/")
 
 
+# ------------------------------------------------------------------------------------ domains
+
+
+def _domains(suite: SuiteId, fractions: FractionSpec, turned_off: set[str]) -> Loaded:
+    """One domain is the ID data, every other one a shift."""
+    known = DOMAIN_SUITES.get(suite.name)
+    if known is None:
+        assert suite.path is not None
+        root = _demand_folder(suite.path)
+        folders = domain_folders(root)
+    else:
+        root = suite_folder(suite.name, suite.path)
+        _demand_nothing_missing(suite.name, root, SUITES[suite.name].missing(suite.path))
+        found_there = domain_folders(root, known.images)
+        folders = {domain: found_there[domain] for domain in known.images}
+    own = domain_name(suite.domain or (known.id_domain if known else ""))
+    if own not in folders:
+        raise UnknownNameError("domain", suite.domain or own, folders)
+    others = [name for name in folders if name != own]
+    _demand_known_shifts(suite, turned_off, others)
+    where = root / folders[own]
+    found = _folder_suite(where, fractions)
+    listed = _listed_test(root, folders[own])
+    if listed is not None and not (where / "train").is_dir():
+        whole = _scan(where, found.classes, "train", "")
+        is_test = _among(whole, listed, "")
+        parts = {"test": whole.take(np.flatnonzero(is_test), "test")}
+        rest = whole.take(np.flatnonzero(~is_test), "train")
+        found = replace(
+            found, parts=parts | split_by_hash(rest, _shares(fractions, parts), "train")
+        )
+    shifts = {}
+    for name in others:
+        if name in turned_off:
+            continue
+        images = _shift_in(name, root / folders[name], found.classes)
+        listed = _listed_test(root, folders[name])
+        if listed is not None:
+            images = images.take(np.flatnonzero(_among(images, listed, f"{name}/")), name)
+        shifts[name] = images
+    return replace(found, name=f"{suite.name}-{own}" if known else own, shifts=shifts)
+
+
+def _among(images: ImageSet, listed: set[str], prefix: str) -> NDArray[np.bool_]:
+    """Which images (N,) a list file names."""
+    mask = np.array([image_id.removeprefix(prefix) in listed for image_id in images.ids])
+    if not mask.any():
+        raise DataError(
+            f"{images.name}: the list of its test images names none of the {len(images)} images"
+        )
+    return mask
+
+
+def _listed_test(root: Path, folder: str) -> set[str] | None:
+    """The images, below a domain's folder, that its list file (DomainNet's) says are for testing.
+
+    A line is `clipart/zebra/clipart_344_000001.jpg 344`.
+    """
+    path = root / f"{folder}_test.txt"
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {line.rsplit(" ", 1)[0].split("/", 1)[-1] for line in lines if line.strip()}
+
+
+# -------------------------------------------------------------------------------------- CIFAR
+
+
+def _cifar(name: str, path: Path | None, fractions: FractionSpec) -> Loaded:
+    """Batches or class folders; validation and calibration images come off the 50,000."""
+    cifar, root = CIFAR[name], cifar_folder(name, path)
+    problems = SUITES[name].missing(path)
+    if problems and root == cache_dir() / "torchvision":
+        _download_cifar(name, root)
+        problems = SUITES[name].missing(path)
+    _demand_nothing_missing(name, root, problems)
+    batches = find_batches(cifar, root)
+    if batches is None:
+        train, test = (
+            _cifar_folders(root / part, cifar.classes, part) for part in ("train", "test")
+        )
+    else:
+        folder, files = batches
+        train = _cifar_set("train", [read_batch(folder / file, cifar) for file in files[:-1]])
+        test = _cifar_set("test", [read_batch(folder / files[-1], cifar)])
+    parts = {**split_by_hash(train, _shares(fractions, ("test",)), "train"), "test": test}
+    return Loaded(name, cifar.classes, cifar.classes, parts)
+
+
+def _cifar_set(part: str, batches: Sequence[Batch]) -> ImageSet:
+    images = np.concatenate([images for images, _ in batches])
+    labels = np.concatenate([labels for _, labels in batches])
+    return _array_set(part, images, labels, hashlib.sha256(images.tobytes()).hexdigest())
+
+
+def _cifar_folders(root: Path, classes: Sequence[str], part: str) -> ImageSet:
+    """Class folders in label order; `aquarium fish` may be called `aquarium_fish`."""
+    folder_of = {folder.lower().replace("_", " "): folder for folder in class_folders(root)}
+    absent = [c for c in classes if c not in folder_of]
+    if absent:
+        raise DataError(f"{str(root)!r} has no class folders {', '.join(absent[:5])}")
+    return _scan(root, [folder_of[c] for c in classes], part, f"{part}/")
+
+
+def _download_cifar(name: str, root: Path) -> None:
+    """Torchvision's own download, for machines with a network."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    kind: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    try:
+        download_and_extract_archive(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
+    except Exception as error:  # network and checksum errors come as many types
+        raise DataUnavailableError(
+            f"{name} is not on this machine and could not be downloaded "
+            f"({type(error).__name__}: {reason_of(error)}).",
+            hint=SUITES[name].how_to_get,
+        ) from None
+
+
+def _cifar_c(name: str, path: Path | None, fractions: FractionSpec) -> Loaded:
+    """Each file holds the test images five times, severity after severity."""
+    clean = _cifar(name.removesuffix("-c"), None, fractions)
+    root = cifar_c_folder(name, path)
+    _demand_nothing_missing(name, root, SUITES[name].missing(path))
+    test = clean.parts["test"]
+    labels = _npy_labels(root / "labels.npy")
+    expected = np.tile(test.labels, len(SEVERITIES))
+    if not np.array_equal(labels, expected):
+        raise DataError(
+            f"labels.npy of {name} must hold the {len(test)} test labels of {clean.name} "
+            f"{len(SEVERITIES)} times, it holds {len(labels)} others"
+        )
+    stored: dict[tuple[str, int], PixelSource] = {}
+    for file in sorted(root.glob("*.npy")):
+        if file.stem == "labels":
+            continue
+        if len(NpySource(file)) != len(expected):
+            raise DataError(
+                f"{file.name} of {name} must hold {len(expected)} images, "
+                f"it holds {len(NpySource(file))}"
+            )
+        for severity in SEVERITIES:
+            stored[file.stem, severity] = NpySource(file, (severity - 1) * len(test))
+    return replace(clean, name=name, stored=stored)
+
+
+def _npy_labels(path: Path) -> NDArray[np.int64]:
+    try:
+        return np.load(path, allow_pickle=False).astype(np.int64)  # type: ignore[no-any-return]
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path.name} is not a readable NumPy file: {reason_of(error)}") from None
+
+
 # ----------------------------------------------------------------------------------- ImageNet
 
 
-def _imagenet(spec: SuiteSpec) -> tuple[Loaded, dict[str, ImageSet]]:
-    """ILSVRC-2012 by WordNet id, V2 by class number, R, A and Sketch by WordNet id.
+def _imagenet(path: Path | None, fractions: FractionSpec, shifts: Sequence[str]) -> Loaded:
+    """ILSVRC-2012 by WordNet id, V2 by class number, R, A and Sketch by WordNet id, ObjectNet.
 
-    R and A have 200 of the classes; they are judged on those logits only.
+    R and A have 200 of the classes and are judged on those logits; ObjectNet has 113 objects, each
+    judged on the largest logit of the ImageNet classes that it covers.
     """
+    root = imagenet_folder(path)
+    _demand_nothing_missing("imagenet", path, imagenet_missing(root, ("train", "test", *shifts)))
+    where = {name: tree.find(root) or root for name, tree in IMAGENET.items()}
+    classes = imagenet_wnids()
+    for part in ("train", "test"):
+        _demand_wnids(where[part], part)
+    train = _scan(where["train"], classes, "train", "train/")
+    test = _scan(where["test"], classes, "test", "val/")
+    parts = {**split_by_hash(train, _shares(fractions, ("test",)), "train"), "test": test}
+    found: dict[str, ImageSet] = {}
+    for name in shifts:
+        match name:
+            case "imagenet-v2":
+                numbers = [str(i) for i in range(len(classes))]
+                found[name] = _scan(where[name], numbers, name, f"{name}/")
+            case "objectnet":
+                found[name] = _objectnet(where[name])
+            case _:
+                found[name] = _subset_shift(where[name], classes, name)
+    return Loaded("imagenet", classes, _openai_names(), parts, found)
+
+
+def _openai_names() -> tuple[str, ...]:
     from open_clip import IMAGENET_CLASSNAMES
 
-    problems = imagenet_missing()
-    if problems:
-        raise DataUnavailableError(
-            f"ImageNet is not complete on this machine ({'; '.join(problems)}).",
-            hint=SUITES["imagenet"].how_to_get,
+    return tuple(IMAGENET_CLASSNAMES)
+
+
+def _demand_wnids(root: Path, what: str) -> None:
+    strange = sorted(set(class_folders(root)) - set(imagenet_wnids()))
+    if strange:
+        raise DataError(
+            f"{what}: the class folders {strange[:5]} are not among the {len(imagenet_labels())} "
+            "WordNet ids of ILSVRC-2012"
         )
-    root = imagenet_folder()
-    classes = tuple(_class_folders(root / "train"))  # sorted WordNet ids: the standard label order
-    train = _scan(root / "train", classes, "train", "train/")
-    test = _scan(root / "val", classes, "test", "val/")
-    shares = {
-        part: share
-        for part, share in spec.fractions.model_dump().items()
-        if part in ("validation", "calibration") and share > 0
-    }
-    parts = {**split_by_hash(train, shares, "train"), "test": test}
-    numbers = [str(i) for i in range(len(classes))]
-    v2_root = root / IMAGENET_FOLDERS["imagenet-v2"][0]
-    shifts = {"imagenet-v2": _scan(v2_root, numbers, "imagenet-v2", "imagenet-v2/")}
-    for name in ("imagenet-r", "imagenet-a", "imagenet-sketch"):
-        folder = root / IMAGENET_FOLDERS[name][0]
-        shifts[name] = _subset_shift(folder, classes, name)
-    return ("imagenet", classes, tuple(IMAGENET_CLASSNAMES), parts), shifts
 
 
 def _subset_shift(root: Path, classes: Sequence[str], name: str) -> ImageSet:
     """A shift that has some of the ID classes: labels are ID labels, the others are masked out."""
-    have = _class_folders(root)
+    have = class_folders(root)
     unknown = sorted(set(have) - set(classes))
     if unknown:
         raise DataError(f"{name}: the class folders {unknown[:5]} are not among the ID classes")
@@ -399,4 +668,38 @@ def _subset_shift(root: Path, classes: Sequence[str], name: str) -> ImageSet:
     )
 
 
-LOADERS: dict[str, Callable[[SuiteSpec], Loaded]] = {"fashion-mnist": _fashion_mnist}
+def _objectnet(root: Path) -> ImageSet:
+    """The objects that ImageNet has too, without the frame around each image."""
+    objects = objectnet_classes(root.parent / "mappings")
+    images = _scan(
+        root, [o.folder for o in objects], "objectnet", "objectnet/", border=OBJECTNET_BORDER
+    )
+    first = np.array([o.indices[0] for o in objects], dtype=np.int64)
+    return replace(
+        images,
+        labels=first[images.labels],
+        classes=MergedClasses(tuple(o.label for o in objects), tuple(o.indices for o in objects)),
+    )
+
+
+def _imagenet_c(path: Path | None, fractions: FractionSpec) -> Loaded:
+    """The test images' names again, below CORRUPTION/SEVERITY/."""
+    clean = _imagenet(None, fractions, ())
+    root = imagenet_c_folder(path)
+    _demand_nothing_missing("imagenet-c", root, SUITES["imagenet-c"].missing(path))
+    source = clean.parts["test"].source
+    assert isinstance(source, FileSource)
+    stored: dict[tuple[str, int], PixelSource] = {}
+    for name in corruption_names("all"):
+        for severity in SEVERITIES:
+            folder = imagenet_c_part(root, name, severity)
+            if folder is None:
+                continue
+            for example in (source.paths[0], source.paths[-1]):
+                if not (folder / example).is_file():
+                    raise DataError(
+                        f"{name}/{severity} must hold the test images under their own names, "
+                        f"there is no {example} in {str(folder)!r}"
+                    )
+            stored[name, severity] = replace(source, root=folder)
+    return replace(clean, name="imagenet-c", stored=stored)
