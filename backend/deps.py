@@ -14,7 +14,8 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
-from backend.gate import Principal
+from backend.gate import UPLOAD_TYPE, Principal, takes_uploads
+from backend.imports import Imports
 from backend.problems import HttpError, unauthenticated
 from backend.queue import Housekeeper
 from backend.settings import Settings
@@ -56,6 +57,7 @@ class Services:
     housekeeper: Housekeeper
     analysis: Analysis
     submission: Submission
+    imports: Imports
     streams: Counter = field(default_factory=Counter)
     stopping: threading.Event = field(default_factory=threading.Event)
     broker: Recent = field(default_factory=lambda: Recent(2.0))
@@ -80,13 +82,21 @@ def scope_of(endpoint: Any) -> Literal["open", "read", "submit", "admin"]:
     return found
 
 
+def uploads(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route takes a Parquet file as its body, and nothing else."""
+    endpoint.calift_uploads = True  # type: ignore[attr-defined]
+    return endpoint
+
+
 async def guard(request: Request) -> None:
     """Depended on by the whole application: let a request through to its route, or not.
 
     Raises:
-        HttpError: 401 without a good token, 403 when its scope is too small.
+        HttpError: 401 without a good token, 403 when its scope is too small, 415 when its body is
+            an upload and the route takes none, or the other way round.
     """
-    needed = scope_of(request.scope.get("endpoint"))
+    endpoint = request.scope.get("endpoint")
+    needed = scope_of(endpoint)
     principal: Principal | None = request.state.principal
     if needed != "open":
         if principal is None:
@@ -98,6 +108,9 @@ async def guard(request: Request) -> None:
                 f"this needs a token of scope {needed}, yours has {principal.scope}.",
                 hint="Ask whoever runs the service for another token.",
             )
+    if request.state.upload not in (None, takes_uploads(endpoint)):  # None: there is no body
+        wanted = UPLOAD_TYPE if takes_uploads(endpoint) else "application/json"
+        raise HttpError(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be {wanted}.")
     request.state.authorised = True
 
 

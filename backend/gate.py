@@ -26,6 +26,9 @@ from backend.problems import HttpError, as_response, from_exception, internal, u
 from backend.settings import Settings
 from backend.store import Store
 
+#: The one body that is not JSON, taken only where a route says so (`backend.deps.uploads`).
+UPLOAD_TYPE = "application/vnd.apache.parquet"
+
 TokenScope = Literal["read", "submit", "admin"]
 
 _log = logging.getLogger(__name__)
@@ -90,6 +93,11 @@ class Authenticator:
         return Principal(known.id, known.scope)  # type: ignore[arg-type]
 
 
+def takes_uploads(endpoint: object) -> bool:
+    """Whether a route was marked with `backend.deps.uploads`."""
+    return getattr(endpoint, "calift_uploads", False) is True
+
+
 class _Buckets:
     """A token bucket per key: `rate` per second on average, `burst` at once."""
 
@@ -131,7 +139,7 @@ class Gate:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
-        state.update(request_id=request_id, principal=None, authorised=False)
+        state.update(request_id=request_id, principal=None, authorised=False, upload=None)
         started = False
 
         async def send_out(message: Message) -> None:
@@ -148,7 +156,7 @@ class Gate:
 
         try:
             await self._check(scope, headers, state)
-            await self._app(scope, self._capped(receive), send_out)
+            await self._app(scope, self._capped(scope, receive), send_out)
         except Exception as error:
             found = from_exception(error)
             if found is None or found.status >= 500:
@@ -185,7 +193,7 @@ class Gate:
         if has_body:
             if problem is not None:
                 raise problem  # no open route takes a body; do not read it
-            self._check_body(headers, length)
+            state["upload"] = self._check_body(headers, length)
 
     def _check_host(self, headers: Headers) -> None:
         host = headers.get("host", "").lower()
@@ -199,37 +207,46 @@ class Gate:
                 hint=f"Use one of {', '.join(allowed)}, or add it to CALIFT_ALLOWED_HOSTS.",
             )
 
-    def _check_body(self, headers: Headers, length: str) -> None:
-        if length and (not length.isdecimal() or int(length) > self._settings.max_body_bytes):
-            raise self._too_large()
+    def _check_body(self, headers: Headers, length: str) -> bool:
+        """Whether the body is an upload; which routes take one is only known further in."""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json" and not (
-            kind.startswith("application/") and kind.endswith("+json")
+        upload = kind == UPLOAD_TYPE
+        if length and (not length.isdecimal() or int(length) > self._limit(upload)):
+            raise self._too_large(upload)
+        if (
+            not upload
+            and kind != "application/json"
+            and not (kind.startswith("application/") and kind.endswith("+json"))
         ):
             raise HttpError(
                 415,
                 "UNSUPPORTED_MEDIA_TYPE",
                 f"the body must be application/json, got {kind or 'no Content-Type'!r}.",
             )
+        return upload
 
-    def _too_large(self) -> HttpError:
+    def _limit(self, upload: bool) -> int:
+        return self._settings.max_upload_bytes if upload else self._settings.max_body_bytes
+
+    def _too_large(self, upload: bool) -> HttpError:
         return HttpError(
-            413,
-            "BODY_TOO_LARGE",
-            f"a request body has at most {self._settings.max_body_bytes} bytes.",
+            413, "BODY_TOO_LARGE", f"a request body has at most {self._limit(upload)} bytes."
         )
 
-    def _capped(self, receive: Receive) -> Receive:
+    def _capped(self, scope: Scope, receive: Receive) -> Receive:
         taken = 0
 
         async def receive_capped() -> Message:
             nonlocal taken
+            upload = scope["state"]["upload"]
+            # Starlette's own type: FastAPI turns any other into "bad JSON" while it reads.
+            if upload and not takes_uploads(scope.get("endpoint")):
+                raise HTTPException(415, f"the body must be application/json, got {UPLOAD_TYPE!r}.")
             message = await receive()
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
-                if taken > self._settings.max_body_bytes:
-                    # Starlette's own type: FastAPI turns any other into "bad JSON" while it reads.
-                    raise HTTPException(413, self._too_large().message)
+                if taken > self._limit(upload):
+                    raise HTTPException(413, self._too_large(upload).message)
             return message
 
         return receive_capped

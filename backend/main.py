@@ -16,8 +16,9 @@ from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
 from backend.deps import Services, guard
 from backend.gate import Authenticator, Gate
+from backend.imports import Imports
 from backend.queue import Housekeeper, make_celery
-from backend.routes import catalogue, results, runs
+from backend.routes import catalogue, predictions, results, runs
 from backend.settings import Settings, load_settings
 from backend.store import Store, open_engine
 from backend.submission import Submission
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         housekeeper=Housekeeper(store, celery, artifacts, settings),
         analysis=Analysis(store, artifacts),
         submission=Submission(settings, store),
+        imports=Imports(settings, store, artifacts),
     )
 
     @asynccontextmanager
@@ -84,7 +86,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         redoc_url=None,
     )
     app.state.services = services
-    for module in (runs, results, catalogue):
+    for module in (runs, results, predictions, catalogue):
         app.include_router(module.router, prefix=PREFIX)
     problems.install(app)
     app.add_middleware(

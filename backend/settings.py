@@ -42,7 +42,10 @@ class Settings(BaseSettings):
         sweep_s: how often expired leases are looked for.
         relay_s: how often unsent doorbells are looked for when nothing wakes the relay.
         redispatch_s: age after which the doorbell of a queued run is rung again.
-        max_body_bytes: largest request body.
+        max_body_bytes: largest request body of JSON.
+        max_upload_bytes: largest predictions file that is taken in.
+        import_memory_bytes: address space of the process that checks an upload.
+        import_timeout_s: how long that check may take.
         max_queued: runs that may wait per token.
         requests_per_minute: requests per token, averaged; bursts of a quarter are allowed.
         max_streams: event streams open at once.
@@ -70,6 +73,9 @@ class Settings(BaseSettings):
     relay_s: float = Field(default=1.0, gt=0)
     redispatch_s: float = Field(default=120.0, gt=0)
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    max_upload_bytes: int = Field(default=512 << 20, ge=1024)
+    import_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
+    import_timeout_s: float = Field(default=300.0, gt=0)
     max_queued: int = Field(default=1000, ge=1)
     requests_per_minute: int = Field(default=3000, ge=1)
     max_streams: int = Field(default=64, ge=1)
@@ -131,6 +137,11 @@ class Settings(BaseSettings):
     def artifacts_dir(self) -> Path:
         """Where the content-addressed files lie."""
         return self.home / "artifacts"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where uploads lie while they are checked."""
+        return self.home / "uploads"
 
     @property
     def jobs_dir(self) -> Path:

@@ -23,7 +23,7 @@ import binascii
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,6 +74,7 @@ from backend.models import (
     Worker,
 )
 from calift_core.errors import CaliftError, SpecError
+from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.records import (
     DoneRecord,
     EvaluationRecord,
@@ -85,6 +86,7 @@ from calift_core.schema.records import (
     ResumedRecord,
     SpectrumRecord,
 )
+from calift_core.schema.report import EvaluationReport, Report
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire import (
     TERMINAL_PHASES,
@@ -213,6 +215,21 @@ class StoredPredictions:
 
     sha256: str
     name: str
+
+
+@dataclass(frozen=True)
+class ImportedPredictions:
+    """A stored predictions file that becomes part of a run; calibration parts are not judged."""
+
+    dataset: str
+    name: str
+    sha256: str
+    size_bytes: int
+    evaluation: EvaluationReport | None
+
+
+#: Run id, spec and evaluations → the run's report.
+MakeReport = Callable[[str, ImportedSpec, Sequence[EvaluationReport]], Report]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -479,6 +496,178 @@ class Store:
         self._add_state_event(connection, run_id, 1, 0, "QUEUED", now)
         self._ring(connection, run_id, values["priority"], now)
         return run_id
+
+    # -- imported predictions -----------------------------------------------------------------
+
+    def earlier_request(self, token_id: str, key: str, body_hash: str) -> str | None:
+        """The run that a request with this key made before, if any.
+
+        Raises:
+            IdempotencyError: the key came with another body then.
+        """
+        with self.engine.connect() as connection:
+            return self._earlier(connection, token_id, key, body_hash)
+
+    def check_imported(self, run_id: str) -> None:
+        """Raise unless a run takes further imported predictions.
+
+        Raises:
+            NotFoundError: no such run.
+            ConflictError: the run was not imported.
+        """
+        with self.engine.connect() as connection:
+            self._must_be_imported(connection, run_id)
+
+    def _must_be_imported(self, connection: Connection, run_id: str) -> None:
+        method = connection.execute(
+            select(Run.method).where(Run.id == run_id).with_for_update()
+        ).scalar()
+        if method is None:
+            raise NotFoundError(f"there is no run {run_id!r}.")
+        if method != "imported":
+            raise ConflictError(
+                f"run {run_id} must be an imported one, its method is {method}.",
+                hint="Import without naming a run; the new one is compared with any other.",
+            )
+
+    def import_run(
+        self,
+        spec: ImportedSpec,
+        predictions: ImportedPredictions,
+        *,
+        report: MakeReport,
+        token_id: str | None = None,
+        idempotency_key: str | None = None,
+        body_hash: str | None = None,
+    ) -> str:
+        """Make a finished run of predictions that were made elsewhere, and return its id.
+
+        Args:
+            spec: what stands for a RunSpec.
+            predictions: the stored file and what was measured of it.
+            report: makes the `report.json` of a run from its id, spec and evaluations.
+            token_id: who asks.
+            idempotency_key: names this request among those of the token.
+            body_hash: of the whole request; the key must come back with the same.
+
+        Raises:
+            IdempotencyError: the key came with another body before.
+        """
+        token_id = token_id or ""
+        for _ in range(2):
+            try:
+                with writing(self.engine) as connection:
+                    if idempotency_key is not None:
+                        earlier = self._earlier(connection, token_id, idempotency_key, body_hash)
+                        if earlier is not None:
+                            return earlier
+                    run_id = new_id()
+                    now = connection.execute(select(self._now)).scalar_one()
+                    connection.execute(
+                        insert(Run).values(
+                            id=run_id,
+                            name=spec.name,
+                            notes=spec.notes,
+                            tags=list(spec.tags),
+                            spec=spec.model_dump(mode="json"),
+                            spec_sha256=spec.content_hash(),
+                            method=spec.method.kind,
+                            model=spec.model.name,
+                            suite=spec.suite.id,
+                            seed=0,
+                            queue="cpu",
+                            phase="SUCCEEDED",
+                            attempt=1,
+                            created_at=now,
+                            queued_at=now,
+                            started_at=now,
+                            finished_at=now,
+                            token_id=token_id,
+                            idempotency_key=idempotency_key,
+                            body_hash=body_hash,
+                            event_seq=1,
+                        )
+                    )
+                    self._set_tags(connection, run_id, spec.tags)
+                    self._add_state_event(connection, run_id, 1, 1, "SUCCEEDED", now)
+                    self._add_import(connection, run_id, predictions, report)
+                    return run_id
+            except IntegrityError:
+                if idempotency_key is None:
+                    raise
+        raise ConflictError(f"the idempotency key {idempotency_key!r} is being used right now.")
+
+    def extend_import(
+        self, run_id: str, predictions: ImportedPredictions, *, report: MakeReport
+    ) -> None:
+        """Add a data set to an imported run. The same file once more changes nothing.
+
+        Raises:
+            NotFoundError: no such run.
+            ConflictError: the run was not imported, or has other predictions of this data set.
+        """
+        with writing(self.engine) as connection:
+            self._must_be_imported(connection, run_id)
+            there = connection.execute(
+                select(ArtifactRow.sha256).where(
+                    ArtifactRow.run_id == run_id, ArtifactRow.name == predictions.name
+                )
+            ).scalar()
+            if there == predictions.sha256:
+                return
+            if there is not None:
+                raise ConflictError(
+                    f"run {run_id} has other predictions of {predictions.dataset!r} already.",
+                    hint="Name the data set otherwise, or import them as a run of their own.",
+                )
+            self._add_import(connection, run_id, predictions, report)
+
+    def _add_import(
+        self,
+        connection: Connection,
+        run_id: str,
+        predictions: ImportedPredictions,
+        report: MakeReport,
+    ) -> None:
+        row = connection.execute(
+            select(Run.spec, Run.event_seq, Run.log_bytes, self._now.label("now")).where(
+                Run.id == run_id
+            )
+        ).one()
+        connection.execute(
+            insert(ArtifactRow).values(
+                run_id=run_id,
+                name=predictions.name,
+                kind="predictions",
+                sha256=predictions.sha256,
+                size_bytes=predictions.size_bytes,
+                attempt=1,
+                created_at=row.now,
+            )
+        )
+        batch = _Batch(run_id, 1, "", row.now)
+        batch.take(
+            LogRecord(level="info", message=f"imported predictions of {predictions.dataset}")
+        )
+        if predictions.evaluation is not None:
+            batch.take(
+                EvaluationRecord(evaluation=predictions.evaluation, predictions=predictions.name)
+            )
+        self._flush(connection, batch, row.event_seq, row.log_bytes)
+        bodies = connection.execute(
+            select(EvaluationRow.report)
+            .where(EvaluationRow.run_id == run_id)
+            .order_by(EvaluationRow.position)
+        ).scalars()
+        made = report(
+            run_id,
+            ImportedSpec.model_validate(row.spec),
+            [EvaluationReport.model_validate(body) for body in bodies],
+        ).model_dump(mode="json")
+        connection.execute(
+            update(Run).where(Run.id == run_id).values(**_summary_values(made["summary"]))
+        )
+        self._store_report(connection, run_id, 1, made)
 
     def _set_tags(self, connection: Connection, run_id: str, tags: Sequence[str]) -> None:
         connection.execute(delete(RunTag).where(RunTag.run_id == run_id))

@@ -4,6 +4,12 @@ One Parquet file per model and data set, readable by any Parquet reader. Columns
 the samples: `id` (string, unique), `label` (int32), `logits` (fixed-size list of C float32) and,
 where samples share a source, `cluster` (string). The schema metadata holds one JSON object under
 the key `calift`, the fields of `PredictionsMetadata`. Pages carry checksums and are verified.
+
+Format 2 has a second storage, `top_k`, for sets whose N · C logits would be too many: `classes` and
+`logits` (fixed-size lists of k int32 and k float32) hold the k largest logits, the largest first,
+and `label_logit` (float32), `label_rank` (int32), `log_sum_exp` and `sum_squares` (float64) what
+the scores of a sample need of all C. It is read by `read_top_k`, and by `read_scores` and
+`read_index` like any other. Files of format 1 are read too.
 """
 
 from __future__ import annotations
@@ -11,26 +17,44 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, BinaryIO, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from calift_core import __version__
-from calift_core.calibration import softmax
-from calift_core.calibration.bins import Floats, check_labels, check_logits
-from calift_core.errors import PredictionsError, UnknownNameError
+from calift_core.calibration import SampleScores, score_samples, softmax
+from calift_core.calibration.bins import (
+    Doubles,
+    Floats,
+    check_labels,
+    check_logits,
+    check_temperature,
+    rank_of_label,
+)
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 from calift_core.files import atomic_path, sha256_file, storage_error
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+#: With `keep="auto"` all logits of a set are stored up to this many (400 MB before compression):
+#: ImageNet's 50,000 × 1,000 stay whole. Beyond, the `AUTO_K` largest of each sample.
+FULL_CELLS = 100_000_000
+AUTO_K = 20
+MAX_TEXT = 1024  # characters of an id
 _KEY = b"calift"
 _CELLS_PER_GROUP = 4_000_000
+_CELLS_AT_ONCE = 1_000_000
+#: As in `calibration.scores`: keeps the NLL finite where a probability rounds to zero.
+_LARGEST_NLL = -math.log(float(np.finfo(np.float32).tiny))
 
+Keep = Literal["auto", "full"] | int
+Storage = Literal["full", "top_k"]
 Role = Literal["id", "shift", "corruption", "calibration", "validation"]
 Strings = npt.NDArray[np.str_]
 
@@ -50,7 +74,10 @@ class PredictionsMetadata:
         model_sha256: of the weights that predicted, where known.
         dataset_sha256: of the list of samples, where known.
         created_by: program and version that wrote the file.
-        format_version: of the file; 1 stores all C logits.
+        provenance: how the logits came about when no run of calift made them, else empty.
+        storage: `full` keeps all C logits of a sample, `top_k` the k largest.
+        k: how many `top_k` keeps, None for `full`.
+        format_version: of the file.
     """
 
     dataset: str
@@ -63,6 +90,9 @@ class PredictionsMetadata:
     model_sha256: str | None = None
     dataset_sha256: str | None = None
     created_by: str = field(default_factory=lambda: f"calift {__version__}")
+    provenance: str = ""
+    storage: Storage = "full"
+    k: int | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -96,6 +126,18 @@ class PredictionsMetadata:
             if not (math.isfinite(value) and value > 0):
                 raise PredictionsError(f"{name} must be positive and finite, got {value!r}")
             object.__setattr__(self, name, float(value))
+        if not isinstance(self.provenance, str):
+            raise PredictionsError(f"provenance must be a string, got {self.provenance!r}")
+        if self.storage not in get_args(Storage):
+            raise UnknownNameError("storage", str(self.storage), get_args(Storage))
+        if self.storage == "full" and self.k is not None:
+            raise PredictionsError(f"k must be None where all logits are stored, got {self.k!r}")
+        if self.storage == "top_k" and (
+            not isinstance(self.k, int) or not 1 <= self.k <= len(self.class_names)
+        ):
+            raise PredictionsError(
+                f"k must lie in [1, {len(self.class_names)}], the number of classes, got {self.k!r}"
+            )
 
     @property
     def split(self) -> str:
@@ -132,6 +174,10 @@ class Predictions:
         Raises:
             PredictionsError: the arrays do not fit each other or the class names.
         """
+        if self.metadata.storage != "full":
+            raise PredictionsError(
+                f"Predictions hold all logits, got metadata of storage {self.metadata.storage!r}"
+            )
         logits = np.ascontiguousarray(check_logits(self.logits), dtype=np.float32)
         n, n_classes = logits.shape
         if not np.isfinite(logits).all():
@@ -160,6 +206,138 @@ class Predictions:
         return softmax(self.logits, temperature)
 
 
+@dataclass(frozen=True, eq=False)
+class TopKPredictions:
+    """What a `top_k` file keeps of N samples: k of C logits each, and what their scores need.
+
+    At temperature 1 the scores are those of all C logits; other temperatures, calibrators and
+    class-wise measures need the logits that are not here.
+
+    Attributes:
+        ids: (N,) unique names of the samples.
+        labels: (N,) int64 in [0, C).
+        classes: (N, k) int32, by descending logit; of tied ones the lower class first.
+        logits: (N, k) float32 logits of those classes.
+        label_logits: (N,) float32.
+        label_ranks: (N,) int64 number of classes before the label's; of tied ones as above.
+        log_sum_exps: (N,) float64 log Σ_c exp(logit), over all C.
+        sum_squares: (N,) float64 Σ_c p_c², over all C.
+        metadata: what the file says about itself.
+        clusters: (N,) name of each sample's source image, or None when samples are independent.
+    """
+
+    ids: Strings
+    labels: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.int32]
+    logits: npt.NDArray[np.float32]
+    label_logits: npt.NDArray[np.float32]
+    label_ranks: npt.NDArray[np.int64]
+    log_sum_exps: Doubles
+    sum_squares: Doubles
+    metadata: PredictionsMetadata
+    clusters: Strings | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other.
+
+        Raises:
+            PredictionsError: they do not.
+        """
+        k, n_classes = self.metadata.k, len(self.metadata.class_names)
+        n = len(self.ids)
+        object.__setattr__(self, "labels", check_labels(self.labels, n, n_classes))
+        object.__setattr__(self, "ids", _strings("ids", self.ids, n))
+        if self.clusters is not None:
+            object.__setattr__(self, "clusters", _strings("clusters", self.clusters, n))
+        for name, value, shape in (
+            ("logits", check_logits(self.logits), (n, k)),
+            ("classes", self.classes, (n, k)),
+            ("label_logits", self.label_logits, (n,)),
+            ("label_ranks", self.label_ranks, (n,)),
+            ("log_sum_exps", self.log_sum_exps, (n,)),
+            ("sum_squares", self.sum_squares, (n,)),
+        ):
+            if value.shape != shape:
+                raise PredictionsError(f"{name} must have shape {shape}, got {value.shape}")
+            if not np.isfinite(value).all():
+                raise PredictionsError(f"{name} must be finite, got NaN or infinity")
+        if self.classes.min() < 0 or self.classes.max() >= n_classes:
+            raise PredictionsError(
+                f"classes must lie in [0, {n_classes - 1}], got {self.classes.min()} to "
+                f"{self.classes.max()}"
+            )
+        if (np.diff(self.logits, axis=1) > 0).any():
+            raise PredictionsError("the kept logits must not rise, got one above the one before it")
+        # Within what float32 leaves of the sum; a file that claims otherwise is made up.
+        if (self.log_sum_exps < self.logits[:, 0] - 1e-3).any() or (
+            self.log_sum_exps < self.label_logits - 1e-3
+        ).any():
+            raise PredictionsError("log_sum_exp must be at least each logit, got less")
+        if (self.label_ranks < 0).any() or (self.label_ranks >= n_classes).any():
+            raise PredictionsError(f"label_rank must lie in [0, {n_classes - 1}]")
+        if ((self.classes[:, 0] == self.labels) & (self.label_ranks > 0)).any():
+            raise PredictionsError("label_rank must be 0 where the label is the first class")
+        if (self.sum_squares < 0).any() or (self.sum_squares > 1 + 1e-3).any():
+            raise PredictionsError("sum_squares must lie in [0, 1]")
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.labels)
+
+    def scores(self) -> SampleScores:
+        """Score the samples as all C logits would, to the rounding of float32."""
+        predicted = self.classes[:, 0].astype(np.int64)
+        own = np.minimum(self.label_logits - self.log_sum_exps, 0.0)
+        return SampleScores(
+            labels=self.labels,
+            predicted=predicted,
+            confidences=np.exp(np.minimum(self.logits[:, 0] - self.log_sum_exps, 0.0)),
+            correct=predicted == self.labels,
+            nll=np.minimum(-own, _LARGEST_NLL),
+            brier=self.sum_squares - 2 * np.exp(own) + 1,
+            rank=self.label_ranks,
+        )
+
+
+def top_k(predictions: Predictions, k: int) -> TopKPredictions:
+    """Keep the k largest logits of each sample, and what its scores need of the others.
+
+    Raises:
+        PredictionsError: k is not in [1, C].
+    """
+    n, n_classes = predictions.logits.shape
+    metadata = replace(predictions.metadata, storage="top_k", k=k)
+    at = np.arange(n)
+    classes = np.empty((n, k), np.int32)
+    log_sum_exps, sum_squares = np.empty(n), np.empty(n)
+    ranks = np.empty(n, np.int64)
+    own_logits = predictions.logits[at, predictions.labels]
+    rows = max(1, _CELLS_AT_ONCE // n_classes)
+    for start in range(0, n, rows):
+        here = slice(start, start + rows)
+        z = predictions.logits[here]
+        # A stable sort puts the lower class first among ties, as argmax does.
+        classes[here] = np.argsort(-z, axis=1, kind="stable")[:, :k]
+        ranks[here] = rank_of_label(z, predictions.labels[here])
+        top = z.max(axis=1, keepdims=True)
+        exps = np.exp((z - top).astype(np.float64))
+        total = exps.sum(axis=1)
+        log_sum_exps[here] = np.log(total) + top[:, 0]
+        sum_squares[here] = np.square(exps / total[:, None]).sum(axis=1)
+    return TopKPredictions(
+        ids=predictions.ids,
+        labels=predictions.labels,
+        classes=classes,
+        logits=np.take_along_axis(predictions.logits, classes, axis=1),
+        label_logits=own_logits,
+        label_ranks=ranks,
+        log_sum_exps=log_sum_exps,
+        sum_squares=sum_squares,
+        metadata=metadata,
+        clusters=predictions.clusters,
+    )
+
+
 def _strings(name: str, values: Any, n: int) -> Strings:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "UO" or len(array) != n:
@@ -179,47 +357,131 @@ def _check_unique(ids: Strings) -> None:
         )
 
 
-def write_predictions(path: str | os.PathLike[str], predictions: Predictions) -> str:
+def write_predictions(
+    path: str | os.PathLike[str],
+    predictions: Predictions | TopKPredictions,
+    *,
+    keep: Keep = "auto",
+) -> str:
     """Write a predictions file durably: the old file or the new one, never a part.
 
     Args:
         path: final name, by custom ending in `.parquet`.
         predictions: N samples.
+        keep: `full` stores all logits, a number k the k largest of each sample; `auto` is `full` up
+            to `FULL_CELLS` logits and `AUTO_K` beyond. What holds k logits already keeps them.
 
     Returns:
         SHA-256 of the file, 64 hex digits.
 
     Raises:
-        PredictionsError: ids are not unique.
+        PredictionsError: ids are not unique, or k < 1.
         DiskFullError: no space is left; a former file at `path` is intact.
         StorageError: the file system refuses otherwise.
     """
     _check_unique(predictions.ids)
-    n, n_classes = predictions.logits.shape
+    if keep == "auto":
+        keep = "full" if predictions.logits.size <= FULL_CELLS else AUTO_K
+    return write_chunks(path, [predictions], keep=keep)
+
+
+def write_chunks(
+    path: str | os.PathLike[str],
+    chunks: Iterable[Predictions | TopKPredictions],
+    *,
+    keep: Literal["full"] | int = "full",
+) -> str:
+    """Write a predictions file from pieces that need not be in memory together.
+
+    Args:
+        path: final name, by custom ending in `.parquet`.
+        chunks: pieces of one set, in order, that agree in their metadata.
+        keep: `full` stores all logits, a number k the k largest of each sample.
+
+    Returns:
+        SHA-256 of the file, 64 hex digits.
+
+    Raises:
+        PredictionsError: there is no chunk, their metadata differ, ids are not unique, or k < 1.
+        DiskFullError: no space is left; a former file at `path` is intact.
+        StorageError: the file system refuses otherwise.
+    """
+    if keep != "full" and keep < 1:
+        raise PredictionsError(f"keep must be ≥ 1, got {keep}")
+    ids: list[Strings] = []
+    writer: pq.ParquetWriter | None = None
+    described: PredictionsMetadata | None = None
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        try:
+            for chunk in chunks:
+                given = chunk.metadata
+                if (
+                    isinstance(chunk, Predictions)
+                    and keep != "full"
+                    and keep < len(given.class_names)
+                ):
+                    chunk = top_k(chunk, keep)
+                if described is not None and given != described:
+                    raise PredictionsError(
+                        "chunks must agree in their metadata, got two that differ"
+                    )
+                described = given
+                ids.append(chunk.ids)
+                table = _table(chunk)
+                if writer is None:
+                    writer = _writer(file, table.schema)
+                elif table.schema != writer.schema:
+                    raise PredictionsError(
+                        "either all chunks have clusters or none has, got both kinds"
+                    )
+                writer.write_table(
+                    table, row_group_size=max(1, _CELLS_PER_GROUP // chunk.logits.shape[1])
+                )
+        finally:
+            if writer is not None:
+                writer.close()
+        if not ids:
+            raise PredictionsError("predictions must hold at least one sample, got none")
+        if len(ids) > 1:
+            _check_unique(np.concatenate(ids))
+        file.flush()
+        return sha256_file(temporary)
+
+
+def _table(predictions: Predictions | TopKPredictions) -> pa.Table:
+    def lists(values: npt.NDArray[Any]) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
     columns: dict[str, pa.Array] = {
         "id": pa.array(predictions.ids.tolist(), pa.string()),
         "label": pa.array(predictions.labels.astype(np.int32)),
-        "logits": pa.FixedSizeListArray.from_arrays(
-            pa.array(predictions.logits.reshape(-1)), n_classes
-        ),
+        "logits": lists(predictions.logits),
     }
+    if isinstance(predictions, TopKPredictions):
+        columns |= {
+            "classes": lists(predictions.classes),
+            "label_logit": pa.array(predictions.label_logits),
+            "label_rank": pa.array(predictions.label_ranks.astype(np.int32)),
+            "log_sum_exp": pa.array(predictions.log_sum_exps),
+            "sum_squares": pa.array(predictions.sum_squares),
+        }
     if predictions.clusters is not None:
         columns["cluster"] = pa.array(predictions.clusters.tolist(), pa.string())
-    described = json.dumps(asdict(predictions.metadata), ensure_ascii=False, allow_nan=False)
-    table = pa.table(columns).replace_schema_metadata({_KEY: described.encode()})
-    with atomic_path(path) as temporary:
-        with open(temporary, "wb") as file:
-            pq.write_table(
-                table,
-                file,
-                row_group_size=max(1, _CELLS_PER_GROUP // n_classes),
-                compression="zstd",
-                use_dictionary=["cluster"],
-                # Grouping the bytes of floats by significance is what lets them compress.
-                use_byte_stream_split=["logits.list.element"],
-                write_page_checksum=True,
-            )
-        return sha256_file(temporary)
+    metadata = asdict(replace(predictions.metadata, format_version=FORMAT_VERSION))
+    described = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+    return pa.table(columns).replace_schema_metadata({_KEY: described.encode()})
+
+
+def _writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        use_dictionary=["cluster"],
+        # Grouping the bytes of floats by significance is what lets them compress.
+        use_byte_stream_split=["logits.list.element"],
+        write_page_checksum=True,
+    )
 
 
 @contextmanager
@@ -233,6 +495,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[pq.ParquetFile, Pred
         try:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             yield parquet, _metadata(parquet)
+        except MemoryError:  # pyarrow's own is one of its exceptions too
+            raise
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise storage_error(error, path, "read") from error
@@ -257,11 +521,13 @@ def _metadata(parquet: pq.ParquetFile) -> PredictionsMetadata:
     if not isinstance(stored, dict):
         raise PredictionsError(f"calift metadata must be an object, got {type(stored).__name__}")
     version = stored.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise PredictionsError(
-            f"format_version must be {FORMAT_VERSION}, got {version!r}.",
+            f"format_version must be 1 or {FORMAT_VERSION}, got {version!r}.",
             hint="A newer calift wrote this file; update to read it.",
         )
+    if version == 1:  # knew one storage
+        stored |= {"storage": "full", "k": None}
     known = {item.name for item in fields(PredictionsMetadata)}
     try:
         metadata = PredictionsMetadata(**{k: v for k, v in stored.items() if k in known})
@@ -270,8 +536,16 @@ def _metadata(parquet: pq.ParquetFile) -> PredictionsMetadata:
     expected = {
         "id": pa.string(),
         "label": pa.int32(),
-        "logits": pa.list_(pa.float32(), len(metadata.class_names)),
+        "logits": pa.list_(pa.float32(), metadata.k or len(metadata.class_names)),
     }
+    if metadata.storage == "top_k":
+        expected |= {
+            "classes": pa.list_(pa.int32(), metadata.k),
+            "label_logit": pa.float32(),
+            "label_rank": pa.int32(),
+            "log_sum_exp": pa.float64(),
+            "sum_squares": pa.float64(),
+        }
     if "cluster" in schema.names:
         expected["cluster"] = pa.string()
     for name, kind in expected.items():
@@ -298,65 +572,231 @@ def iter_chunks(path: str | os.PathLike[str], rows: int) -> Iterator[Predictions
     """Read a predictions file in order, at most `rows` samples at a time.
 
     Raises:
-        PredictionsError: the file is damaged, cut short, foreign or of a newer format, or
-            `rows` < 1. Chunks before the damage have been yielded by then.
+        PredictionsError: the file is damaged, cut short, foreign, of a newer format or keeps only
+            the largest logits, or `rows` < 1. Chunks before the damage have been yielded by then.
         StorageError: the file cannot be opened.
     """
     if rows < 1:
         raise PredictionsError(f"rows must be ≥ 1, got {rows}")
     with _opened(path) as (parquet, metadata):
+        if metadata.storage == "top_k":
+            raise PredictionsError(
+                f"{os.fspath(path)} must hold all logits for this, got the {metadata.k} largest of "
+                f"{len(metadata.class_names):,} of each sample.",
+                hint="read_scores and read_top_k read such a file; for all logits, write it anew "
+                'with keep="full".',
+            )
         names = ["id", "label", "logits", "cluster"]
-        columns = [name for name in names if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(batch_size=rows, columns=columns):
-            yield _chunk(batch, metadata)
+        for batch in _batches(parquet, names, rows):
+            yield Predictions(
+                ids=_as_strings("id", batch.column("id")),
+                labels=batch.column("label").to_numpy().astype(np.int64),
+                logits=_as_matrix(batch.column("logits")),
+                metadata=metadata,
+                clusters=_clusters(batch),
+            )
 
 
-def _chunk(batch: pa.RecordBatch, metadata: PredictionsMetadata) -> Predictions:
-    for name in batch.schema.names:
-        column = batch.column(name)
-        inner = column.flatten() if name == "logits" else column
-        if column.null_count or inner.null_count:
-            raise PredictionsError(f"column {name} must have a value in every row, got nulls")
-    return Predictions(
-        ids=np.array(batch.column("id").to_pylist(), dtype=np.str_),
-        labels=batch.column("label").to_numpy().astype(np.int64),
-        logits=batch.column("logits").flatten().to_numpy().reshape(batch.num_rows, -1),
-        metadata=metadata,
-        clusters=(
-            np.array(batch.column("cluster").to_pylist(), dtype=np.str_)
-            if "cluster" in batch.schema.names
-            else None
-        ),
-    )
+def _iter_top_k(path: str | os.PathLike[str], rows: int) -> Iterator[TopKPredictions]:
+    with _opened(path) as (parquet, metadata):
+        if metadata.storage != "top_k":
+            raise PredictionsError(
+                f"{os.fspath(path)} must keep the largest logits alone, got all of them.",
+                hint="read_predictions reads such a file.",
+            )
+        for batch in _batches(parquet, parquet.schema_arrow.names, rows):
+            yield TopKPredictions(
+                ids=_as_strings("id", batch.column("id")),
+                labels=batch.column("label").to_numpy().astype(np.int64),
+                classes=_as_matrix(batch.column("classes")),
+                logits=_as_matrix(batch.column("logits")),
+                label_logits=batch.column("label_logit").to_numpy(),
+                label_ranks=batch.column("label_rank").to_numpy().astype(np.int64),
+                log_sum_exps=batch.column("log_sum_exp").to_numpy(),
+                sum_squares=batch.column("sum_squares").to_numpy(),
+                metadata=metadata,
+                clusters=_clusters(batch),
+            )
+
+
+def _batches(parquet: pq.ParquetFile, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    columns = [name for name in names if name in parquet.schema_arrow.names]
+    for batch in parquet.iter_batches(batch_size=rows, columns=columns):
+        for name in columns:
+            _check_complete(name, batch.column(name))
+        yield batch
+
+
+def _check_complete(name: str, column: pa.Array | pa.ChunkedArray) -> None:
+    inner = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+    if column.null_count or inner.null_count:
+        raise PredictionsError(f"column {name} must have a value in every row, got nulls")
+
+
+def _as_matrix(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
+    # `flatten` and not `values`: it keeps to the rows of a slice.
+    matrix: npt.NDArray[Any] = column.flatten().to_numpy().reshape(len(column), -1)
+    return matrix
+
+
+def _as_strings(name: str, column: pa.Array | pa.ChunkedArray) -> Strings:
+    # NumPy gives every string the room of the longest: one long id could take all memory.
+    longest = pc.max(pc.utf8_length(column)).as_py() or 0
+    if longest > MAX_TEXT:
+        raise PredictionsError(
+            f"column {name} must hold at most {MAX_TEXT} characters a row, got {longest}"
+        )
+    return np.array(column.to_pylist(), dtype=np.str_)
+
+
+def _clusters(batch: pa.RecordBatch) -> Strings | None:
+    if "cluster" not in batch.schema.names:
+        return None
+    return _as_strings("cluster", batch.column("cluster"))
+
+
+def _empty(path: str | os.PathLike[str]) -> PredictionsError:
+    return PredictionsError(f"{os.fspath(path)} must hold at least one sample, got none")
 
 
 def read_predictions(path: str | os.PathLike[str]) -> Predictions:
     """Read and check a whole predictions file.
 
     Raises:
-        PredictionsError: the file is damaged, cut short, foreign, empty or of a newer format.
+        PredictionsError: the file is damaged, cut short, foreign, empty, of a newer format or keeps
+            only the largest logits.
         StorageError: the file cannot be opened.
     """
     metadata = read_metadata(path)
     rows = max(1, _CELLS_PER_GROUP // len(metadata.class_names))
     chunks = list(iter_chunks(path, rows))
     if not chunks:
-        raise PredictionsError(f"{os.fspath(path)} must hold at least one sample, got none")
-    clusters = [chunk.clusters for chunk in chunks if chunk.clusters is not None]
+        raise _empty(path)
     predictions = Predictions(
         ids=np.concatenate([chunk.ids for chunk in chunks]),
         labels=np.concatenate([chunk.labels for chunk in chunks]),
         logits=np.concatenate([chunk.logits for chunk in chunks]),
         metadata=metadata,
-        clusters=np.concatenate(clusters) if clusters else None,
+        clusters=_joined([chunk.clusters for chunk in chunks]),
     )
     _check_unique(predictions.ids)
     return predictions
 
 
-def shared_samples(
-    a: Predictions, b: Predictions
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _joined(parts: Sequence[Strings | None]) -> Strings | None:
+    given = [part for part in parts if part is not None]
+    return np.concatenate(given) if given else None
+
+
+def read_top_k(path: str | os.PathLike[str]) -> TopKPredictions:
+    """Read and check a whole file that keeps the k largest logits of each sample.
+
+    Raises:
+        PredictionsError: the file is damaged, cut short, foreign, empty, of a newer format or holds
+            all logits.
+        StorageError: the file cannot be opened.
+    """
+    metadata = read_metadata(path)
+    chunks = list(_iter_top_k(path, max(1, _CELLS_PER_GROUP // (metadata.k or 1))))
+    if not chunks:
+        raise _empty(path)
+    arrays = {
+        item.name: np.concatenate([getattr(chunk, item.name) for chunk in chunks])
+        for item in fields(TopKPredictions)
+        if item.name not in ("metadata", "clusters")
+    }
+    clusters = _joined([chunk.clusters for chunk in chunks])
+    predictions = TopKPredictions(**arrays, metadata=metadata, clusters=clusters)
+    _check_unique(predictions.ids)
+    return predictions
+
+
+def read_index(
+    path: str | os.PathLike[str],
+) -> tuple[Strings, npt.NDArray[np.int64], Strings | None]:
+    """Read whose predictions a file holds, without the predictions.
+
+    Returns:
+        ids (N,), labels (N,) int64 and clusters (N,), or None when samples are independent; in
+        stored order.
+
+    Raises:
+        PredictionsError: the file is damaged, cut short, foreign, empty or of a newer format.
+        StorageError: the file cannot be opened.
+    """
+    ids: list[Strings] = []
+    labels: list[npt.NDArray[np.int64]] = []
+    clusters: list[Strings | None] = []
+    with _opened(path) as (parquet, metadata):
+        for batch in _batches(parquet, ["id", "label", "cluster"], _CELLS_AT_ONCE):
+            ids.append(_as_strings("id", batch.column("id")))
+            labels.append(batch.column("label").to_numpy().astype(np.int64))
+            clusters.append(_clusters(batch))
+    if not ids:
+        raise _empty(path)
+    names = np.concatenate(ids)
+    _check_unique(names)
+    classes = check_labels(np.concatenate(labels), len(names), len(metadata.class_names))
+    return names, classes, _joined(clusters)
+
+
+def read_scores(path: str | os.PathLike[str], temperature: float = 1.0) -> SampleScores:
+    """Score a predictions file in one pass, holding a few rows of logits at a time.
+
+    Args:
+        path: N samples.
+        temperature: positive divisor of the stored logits.
+
+    Returns:
+        Seven numbers a sample, in stored order; see `SampleScores`.
+
+    Raises:
+        SpecError: the temperature is not a positive finite number, or it is not 1 and the file
+            keeps only the largest logits.
+        PredictionsError: the file is damaged, cut short, foreign, empty or of a newer format.
+        StorageError: the file cannot be opened.
+    """
+    check_temperature(temperature)
+    metadata = read_metadata(path)
+    if metadata.storage == "top_k":
+        if temperature != 1.0:
+            raise SpecError(
+                f"temperature must be 1 for {metadata.dataset}, whose file keeps the {metadata.k} "
+                f"largest of {len(metadata.class_names):,} logits of each sample, got "
+                f"{temperature:g}.",
+                hint="Another temperature needs all logits: write or import the predictions with "
+                "all of them.",
+            )
+        return read_top_k(path).scores()
+    rows = max(1, _CELLS_AT_ONCE // len(metadata.class_names))
+    parts = [
+        score_samples(chunk.logits, chunk.labels, temperature) for chunk in iter_chunks(path, rows)
+    ]
+    if not parts:
+        raise _empty(path)
+    return SampleScores.concatenate(parts)
+
+
+class Indexed(Protocol):
+    """What tells whose predictions these are: those themselves, or a file's index."""
+
+    @property
+    def metadata(self) -> PredictionsMetadata:
+        """What the file says about itself."""
+
+    @property
+    def ids(self) -> Strings:
+        """(N,) unique names of the samples."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(N,) true classes."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+
+def shared_samples(a: Indexed, b: Indexed) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Find the samples that two models were both evaluated on, for a paired comparison.
 
     Returns:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calift_core.calibration import softmax
-from calift_core.errors import PredictionsError, StorageError
+from calift_core.calibration import SampleScores, score_samples, softmax
+from calift_core.errors import PredictionsError, SpecError, StorageError
 from calift_core.files import sha256_file
 from calift_core.predictions import (
     FORMAT_VERSION,
     Predictions,
     PredictionsMetadata,
     iter_chunks,
+    read_index,
     read_metadata,
     read_predictions,
+    read_scores,
+    read_top_k,
     shared_samples,
+    top_k,
+    write_chunks,
     write_predictions,
 )
+
+FIELDS = [field.name for field in fields(SampleScores)]
 
 
 def metadata(n_classes: int = 3, **changes: object) -> PredictionsMetadata:
@@ -157,6 +165,217 @@ def test_metadata__names_the_split_behind_a_role(
     assert (found.split, found.in_distribution) == (split, in_distribution)
 
 
+# Scores and index without the logits in memory
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    n=st.integers(1, 40),
+    n_classes=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+    temperature=st.floats(0.05, 20),
+    clustered=st.booleans(),
+)
+def test_read_scores__are_those_of_the_logits_and_the_index_is_theirs(
+    tmp_path_factory: pytest.TempPathFactory,
+    n: int,
+    n_classes: int,
+    seed: int,
+    temperature: float,
+    clustered: bool,
+) -> None:
+    path = tmp_path_factory.mktemp("scores") / "x.parquet"
+    written = make(n, n_classes, seed, clustered=clustered)
+    write_predictions(path, written)
+    found = read_scores(path, temperature)
+    expected = score_samples(written.logits, written.labels, temperature)
+    assert all(np.array_equal(getattr(found, f), getattr(expected, f)) for f in FIELDS)
+    ids, labels, clusters = read_index(path)
+    assert ids.tolist() == written.ids.tolist()
+    assert labels.tolist() == written.labels.tolist()
+    assert (clusters is None) == (written.clusters is None)
+    assert clusters is None or clusters.tolist() == written.clusters.tolist()  # type: ignore[union-attr]
+
+
+def test_read_scores__whole_is_what_the_chunks_say(tmp_path: Path) -> None:
+    written = make(5000, 700)  # several chunks and row groups
+    write_predictions(tmp_path / "x.parquet", written)
+    found = read_scores(tmp_path / "x.parquet")
+    assert np.array_equal(found.nll, score_samples(written.logits, written.labels).nll)
+    assert np.array_equal(read_index(tmp_path / "x.parquet")[1], written.labels)
+
+
+def test_read_scores__bad_files_and_temperatures_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_predictions(path, make())
+    with pytest.raises(SpecError, match="temperature must be positive"):
+        read_scores(path, 0.0)
+    table, described = table_of(make(2)), asdict(metadata())
+    store(path, table.slice(0, 0), described)
+    for read in (read_scores, read_index):
+        with pytest.raises(PredictionsError, match="at least one sample, got none"):
+            read(path)
+    store(path, table.set_column(0, "id", [["a", "a"]]), described)
+    with pytest.raises(PredictionsError, match="ids must be unique"):
+        read_index(path)
+    store(path, table.set_column(0, "id", [["a", "b" * 2000]]), described)
+    with pytest.raises(PredictionsError, match="at most 1024 characters a row, got 2000"):
+        read_index(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's peak of memory")
+def test_read_scores__fifty_thousand_by_a_thousand_stay_far_below_a_gigabyte(
+    tmp_path: Path,
+) -> None:
+    n, n_classes, at_once = 50_000, 1000, 5000
+    described = metadata(n_classes, role="shift")
+    # Few distinct logits compress to little, so that writing them takes no time here.
+    rng = np.random.default_rng(0)
+    block = rng.normal(size=(100, n_classes)).astype(np.float32).repeat(at_once // 100, axis=0)
+
+    def chunks() -> Iterator[Predictions]:
+        for start in range(0, n, at_once):
+            ids = np.array([f"val/{i}" for i in range(start, start + at_once)])
+            yield Predictions(ids, rng.integers(n_classes, size=at_once), block, described)
+
+    path = tmp_path / "x.parquet"
+    write_chunks(path, chunks())
+    script = (
+        "import re, sys\n"
+        "from calift_core.predictions import read_index, read_scores\n"
+        "scores, index = read_scores(sys.argv[1]), read_index(sys.argv[1])\n"
+        "assert len(scores) == len(index[0]) == 50_000\n"
+        # Not getrusage: its peak is that of the parent before the exec, if that was higher.
+        "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, path], check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) * 1024 < 512 << 20, done.stdout
+
+
+# The largest logits alone
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n=st.integers(1, 30),
+    n_classes=st.integers(2, 12),
+    k=st.integers(1, 12),
+    seed=st.integers(0, 2**32 - 1),
+    levels=st.sampled_from([0.0, 1.0]),
+)
+def test_top_k__scores_at_temperature_one_are_those_of_all_logits(
+    tmp_path_factory: pytest.TempPathFactory,
+    n: int,
+    n_classes: int,
+    k: int,
+    seed: int,
+    levels: float,
+) -> None:
+    k = min(k, n_classes)
+    path = tmp_path_factory.mktemp("top") / "x.parquet"
+    written = make(n, n_classes, seed)
+    if levels:  # whole numbers tie
+        written = replace(written, logits=np.round(written.logits / 10))
+    write_predictions(path, top_k(written, k))
+    found, expected = read_scores(path), score_samples(written.logits, written.labels)
+    for name in ("labels", "predicted", "correct", "rank"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    for name in ("confidences", "nll", "brier"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-6, err_msg=name
+        )
+    back = read_top_k(path)
+    ordered = -np.sort(-written.logits, axis=1)[:, :k]
+    assert np.array_equal(back.logits, ordered)
+    assert np.array_equal(np.take_along_axis(written.logits, back.classes, axis=1), ordered)
+    assert (back.metadata.storage, back.metadata.k) == ("top_k", k)
+    assert read_index(path)[0].tolist() == written.ids.tolist()
+
+
+def test_top_k__what_needs_all_logits_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_predictions(path, make(20, 9), keep=4)
+    with pytest.raises(SpecError, match="temperature must be 1 .* 4 largest of 9 logits.*got 2"):
+        read_scores(path, 2.0)
+    for read in (read_predictions, lambda p: list(iter_chunks(p, 3))):
+        with pytest.raises(PredictionsError, match="the 4 largest of 9 of each.*read_scores"):
+            read(path)
+    write_predictions(path, make(20, 9), keep="full")
+    with pytest.raises(PredictionsError, match="read_predictions reads such a file"):
+        read_top_k(path)
+
+
+def test_write_predictions__keeps_all_logits_unless_asked_or_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calift_core import predictions
+
+    path = tmp_path / "x.parquet"
+    assert predictions.FULL_CELLS >= 50_000 * 1000
+    written = make(10, 40)
+    write_predictions(path, written)
+    assert read_metadata(path).storage == "full"
+    write_predictions(path, written, keep=40)  # all there are
+    assert read_metadata(path).storage == "full"
+    monkeypatch.setattr(predictions, "FULL_CELLS", 399)
+    write_predictions(path, written)
+    assert read_metadata(path).k == predictions.AUTO_K
+    write_predictions(path, written, keep="full")
+    assert same(read_predictions(path), written)
+    with pytest.raises(PredictionsError, match="keep must be ≥ 1, got 0"):
+        write_predictions(path, written, keep=0)
+
+
+def test_write_chunks__are_the_file_that_the_whole_makes(tmp_path: Path) -> None:
+    written = make(100, 5, clustered=True)
+    write_predictions(tmp_path / "x.parquet", written)
+    write_chunks(tmp_path / "y.parquet", iter_chunks(tmp_path / "x.parquet", 30))
+    assert same(read_predictions(tmp_path / "y.parquet"), written)
+    with pytest.raises(PredictionsError, match="ids must be unique, got .* 2 times"):
+        write_chunks(tmp_path / "z.parquet", [written, written])
+    with pytest.raises(PredictionsError, match="all chunks have clusters or none has"):
+        write_chunks(tmp_path / "z.parquet", [written, make(3, 5)])
+    with pytest.raises(PredictionsError, match="chunks must agree in their metadata"):
+        write_chunks(tmp_path / "z.parquet", [make(3, 5), make(3, 4)])
+    with pytest.raises(PredictionsError, match="at least one sample"):
+        write_chunks(tmp_path / "z.parquet", [])
+    assert not (tmp_path / "z.parquet").exists()
+
+
+def test_read_top_k__numbers_that_contradict_each_other_are_named() -> None:
+    good = top_k(make(6, 5), 2)
+    for changes, message in (
+        ({"logits": good.logits[:, ::-1]}, "must not rise"),
+        ({"logits": good.logits[:, :1]}, r"logits must have shape \(6, 2\), got \(6, 1\)"),
+        ({"classes": good.classes + 5}, r"classes must lie in \[0, 4\]"),
+        ({"log_sum_exps": good.log_sum_exps - 100}, "log_sum_exp must be at least each logit"),
+        ({"log_sum_exps": good.log_sum_exps * np.nan}, "log_sum_exps must be finite"),
+        ({"sum_squares": good.sum_squares + 2}, r"sum_squares must lie in \[0, 1\]"),
+        ({"label_ranks": good.label_ranks + 5}, r"label_rank must lie in \[0, 4\]"),
+    ):
+        with pytest.raises(PredictionsError, match=message):
+            replace(good, **changes)  # type: ignore[arg-type]
+    with pytest.raises(PredictionsError, match=r"k must lie in \[1, 5\]"):
+        top_k(make(6, 5), 6)
+    with pytest.raises(PredictionsError, match="Predictions hold all logits"):
+        replace(make(), metadata=metadata(storage="top_k", k=2))
+
+
+def test_read_predictions__files_of_format_one_are_read(tmp_path: Path) -> None:
+    written = make(5)
+    described = asdict(written.metadata) | {"format_version": 1}
+    for name in ("storage", "k", "provenance"):
+        del described[name]
+    store(tmp_path / "x.parquet", table_of(written), described)
+    found = read_predictions(tmp_path / "x.parquet")
+    assert (found.metadata.format_version, found.metadata.storage) == (1, "full")
+    assert same(replace(found, metadata=written.metadata), written)
+    write_predictions(tmp_path / "y.parquet", found)  # written anew, it is of today's format
+    assert read_metadata(tmp_path / "y.parquet") == written.metadata
+
+
 # Damage
 
 
@@ -234,8 +453,8 @@ def test_read_predictions__another_writer_is_welcome(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version must be 1, got 2"),
-        ({"format_version": None}, "format_version must be 1, got None"),
+        ({"format_version": 3}, "format_version must be 1 or 2, got 3"),
+        ({"format_version": None}, "format_version must be 1 or 2, got None"),
         ({"role": "train"}, "unknown role 'train'"),
         ({"logit_scale": -1}, "logit_scale must be positive and finite, got -1"),
         ({"logit_scale": "100"}, "logit_scale must be a number, got '100'"),

@@ -1,0 +1,61 @@
+"""Predictions that were made elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from backend.deps import IdempotencyKey, PrincipalDep, ServicesDep, allow, uploads
+from backend.gate import UPLOAD_TYPE
+from calift_core.predictions import Role
+from calift_core.schema.wire import RunDetail
+
+router = APIRouter(tags=["predictions"])
+
+
+@router.post(
+    "/predictions",
+    status_code=201,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "A predictions file of calift, or a Parquet table with labels and probs "
+            "or logits",
+            "content": {UPLOAD_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+@allow("submit")
+@uploads
+async def import_predictions(
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    name: Annotated[
+        str | None, Query(min_length=1, max_length=120, description="Of the run to make")
+    ] = None,
+    dataset: Annotated[
+        str | None, Query(min_length=1, max_length=200, description="None: what the file says")
+    ] = None,
+    role: Annotated[Role | None, Query(description="None: what the file says, else `id`")] = None,
+    run: Annotated[
+        str | None, Query(max_length=64, description="The imported run to add to; none: a new one")
+    ] = None,
+    key: IdempotencyKey = None,
+) -> RunDetail:
+    """Make a finished run of predictions that were made elsewhere, or add a data set to one.
+
+    The file is checked and measured before anything is stored; a file that breaks its contract is
+    a 422 that says where. Adding the same file once more changes nothing.
+    """
+    async with services.imports.receive(request.stream()) as received:
+        upload = replace(received, name=name, dataset=dataset, role=role, run_id=run)
+        run_id = await run_in_threadpool(
+            services.imports.take, upload, token_id=principal.token_id, idempotency_key=key
+        )
+    response.headers["Location"] = f"/api/v1/runs/{run_id}"
+    return await run_in_threadpool(services.store.get_run, run_id)

@@ -1,0 +1,97 @@
+"""Every page with an imported run: what is missing is said, and nothing breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.conftest import example_predictions
+from tests.frontend.conftest import Service, pointed_at, service
+from tests.frontend.test_pages import TABS, charts_of, page, words
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """An API with two imported models of the same samples, the first on a shift too."""
+    from calift_core.client import Client
+
+    folder = tmp_path_factory.mktemp("imported")
+    ids = {}
+    with service(folder / "home", filled=False) as made:
+        token = (made.home / "token").read_text().strip()
+        with Client(made.url, token) as client:
+            for seed, name in enumerate(("first", "second")):
+                given = example_predictions(0, n=200)
+                noise = np.random.default_rng(seed).normal(size=given.logits.shape) * seed
+                file = folder / f"{name}.npz"
+                np.savez(
+                    file, labels=given.labels, logits=(given.logits + noise).astype(np.float32)
+                )
+                ids[name] = client.import_predictions(file, dataset="theirs").id
+            given = example_predictions(5, n=200)
+            np.savez(folder / "x.npz", labels=given.labels, probs=given.probs())
+            client.import_predictions(
+                folder / "x.npz", dataset="sketch", role="shift", run=ids["first"]
+            )
+        yield Service(made.url, made.home, ids)
+
+
+@pytest.fixture
+def dashboard(imported: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    with pointed_at(monkeypatch, imported.url, imported.home):
+        yield imported
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_run__each_tab_of_an_imported_run(dashboard: Service, tab: str) -> None:
+    app = page("run", id=dashboard.ids["first"], tab=tab)
+    said = words(app)
+    assert not app.error
+    assert "imported on theirs" in said
+    assert "seed" not in said or tab == "Config"
+    assert "Clone" not in [button.label for button in app.button]
+    expected = {"Shifts": 1, "Calibration": 2}
+    assert len(charts_of(app)) == expected.get(tab, 0)
+    missing = {"Curves": "made elsewhere", "Spectrum": "needs the model's features"}
+    assert missing.get(tab, "") in said.replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize("name", ["overview", "runs"])
+def test_lists__show_imported_runs(dashboard: Service, name: str) -> None:
+    app = page(name)
+    assert not app.error
+    assert "first" in words(app) or "second" in words(app)
+    assert "imported" in words(app)
+
+
+def test_runs__can_be_filtered_by_imported(dashboard: Service) -> None:
+    assert words(page("runs", method="imported")).count("<tr>") == 3
+    assert "No run matches" in words(page("runs", method="carot"))
+
+
+@pytest.mark.parametrize("name", ["calibration", "shifts", "frontier", "spectra"])
+def test_pages__draw_an_imported_run(dashboard: Service, name: str) -> None:
+    app = page(name, run=dashboard.ids["first"])
+    assert not app.error
+    assert len(words(app)) > 100
+
+
+def test_compare__pairs_imported_runs_by_their_samples(dashboard: Service) -> None:
+    ids = dashboard.ids
+    app = page("compare", ids=f"{ids['first']},{ids['second']}", baseline=ids["first"])
+    assert not app.error
+    assert any("difference to first" in alt for alt in charts_of(app))
+
+
+@pytest.mark.parametrize("name", ["clone", "input"])
+def test_new__an_imported_run_cannot_be_run_again(dashboard: Service, name: str) -> None:
+    app = page("new", **{name: dashboard.ids["first"]})
+    assert not app.error
+    assert "Nothing to run again" in words(app)
+    assert app.selectbox(key="url-preset")
+
+
+def test_imported__no_upload_is_left(imported: Service) -> None:
+    assert list((imported.home / "uploads").iterdir()) == []
