@@ -559,6 +559,31 @@ def load_weights(net: nn.Module, path: Path) -> None:
     net.load_state_dict(state)
 
 
+def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What goes with the weights of a finished run, without building the model.
+
+    Args:
+        folder: the run's folder, which holds `checkpoint/model.json`.
+
+    Returns:
+        Its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and `model.json`.
+
+    Raises:
+        CheckpointError: there is no finished model, or it is damaged.
+    """
+    checkpoint = folder / "checkpoint"
+    try:
+        description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
+        tensors = load_file(checkpoint / "classifier.safetensors")
+        for key in ("config", "name", "image_size", "mean", "std", "pretrained"):
+            description[key]
+    except FileNotFoundError:
+        raise CheckpointError(f"{str(folder)!r} holds no finished run") from None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
+    return tensors, description
+
+
 def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]]:
     """The model of a finished run.
 
@@ -572,24 +597,16 @@ def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]
     Raises:
         CheckpointError: there is no finished model, or it is damaged.
     """
-    checkpoint = folder / "checkpoint"
-    try:
-        description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
-        tensors = load_file(checkpoint / "classifier.safetensors")
-        config = description["config"]
-        name = description["name"]
-        described = {key: description[key] for key in ("image_size", "mean", "std", "pretrained")}
-    except FileNotFoundError:
-        raise CheckpointError(f"{str(folder)!r} holds no finished run") from None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
+    tensors, description = read_finished(folder)
+    config, name = description["config"], description["name"]
+    described = {key: description[key] for key in ("image_size", "mean", "std", "pretrained")}
     if config is not None:
         net, tokenizer = _build(config, None), _tokenizer(config)
     else:
         hub = load_clip(name, None)
         net, tokenizer = hub.net, hub.tokenizer
     try:
-        load_weights(net, checkpoint / "model.safetensors")
+        load_weights(net, folder / "checkpoint" / "model.safetensors")
     except ModelError as error:
         raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
     return Clip(net, tokenizer, name=name, config=config, **described), tensors, description
@@ -597,8 +614,13 @@ def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]
 
 def weights_sha256(net: nn.Module) -> str:
     """SHA-256 (hex) of a model's tensors in name order: equal for equal weights."""
+    return tensors_sha256(net.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of tensors in name order, with their names, types and shapes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         array = tensor.detach().cpu().contiguous()
         digest.update(f"{name}:{array.dtype}:{tuple(array.shape)};".encode())
         digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -613,20 +635,27 @@ class Captions:
         class_names: C names.
         templates: P sentences with one `{}`.
         tokens: (C·P, L); caption `c * P + p` is template p with class c.
+        cache: folder that keeps the classifiers made of these captions, None to keep none.
     """
 
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     tokens: Tensor = field(repr=False)
+    cache: Path | None = None
 
     @classmethod
     def make(
-        cls, class_names: Sequence[str], templates: Sequence[str], tokenizer: Tokenizer
+        cls,
+        class_names: Sequence[str],
+        templates: Sequence[str],
+        tokenizer: Tokenizer,
+        *,
+        cache: Path | None = None,
     ) -> Captions:
         """Tokenise every template with every class name."""
         texts = [template.format(name) for name in class_names for template in templates]
         tokens = torch.cat([tokenizer(texts[i : i + 1024]) for i in range(0, len(texts), 1024)])
-        return cls(tuple(class_names), tuple(templates), tokens)
+        return cls(tuple(class_names), tuple(templates), tokens, cache)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -2,29 +2,153 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from calift_core.calibration import evaluate_all, softmax
+from calift_core.calibration import accuracy, ece, nll, softmax
 from calift_core.clip import Clip
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, eval_batches
 from calift_core.errors import InterruptedRunError, OutOfMemoryError, reason_of
 from calift_core.methods.base import Classifier
 from calift_core.predictions import Predictions, PredictionsMetadata, Role, write_predictions
-from calift_core.schema.report import EvaluationReport, Summary
+from calift_core.reporting import evaluation_report as evaluation_report
 from calift_core.schema.spec import EvaluationSpec
 from calift_core.spectrum import Covariance
 from calift_core.train import Precision, autocast
 
 
+@dataclass(frozen=True)
+class Placed:
+    """One of the models that a pass pushes every batch through.
+
+    Attributes:
+        place: puts its weights in place and returns the model. The models of a pass may share one
+            network whose weights are exchanged.
+        classifier: C classes on its features.
+    """
+
+    place: Callable[[], Clip]
+    classifier: Classifier
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one model says of one batch.
+
+    Attributes:
+        model: position of the model in the pass.
+        start: position of the batch's first image in the set.
+        logits: (B, C) float32, scale included.
+        features: (B, D) float32, L2-normalised, if they were asked for.
+    """
+
+    model: int
+    start: int
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+
+
+def forward_all(
+    models: Sequence[Placed],
+    images: ImageSet,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    precision: Precision,
+    starts: Sequence[int] | None = None,
+    features: bool = False,
+) -> Iterator[Forward]:
+    """One pass over a set for all models, in its order, in eval mode: each image is decoded once.
+
+    On an accelerator a batch's results are fetched when the next one is under way, so that the
+    device does not wait for the copy.
+
+    Args:
+        models: of one architecture and preprocessing.
+        images: N images. Where they have other classes than the classifier, the logits are those of
+            their own classes (`ImageSet.classes`).
+        batch_size: images at once.
+        workers: processes that decode ahead.
+        device: where the models are.
+        precision: of the forward passes; logits are float32 always.
+        starts: for each model, how many images it has seen already: a multiple of `batch_size`, or
+            N. What all have seen is not decoded.
+        features: whether features are wanted too.
+
+    Yields:
+        Batch after batch, for each model in turn.
+
+    Raises:
+        OutOfMemoryError: the device has no memory left.
+        UnreadableImageError: a file cannot be decoded.
+    """
+    seen = list(starts) if starts is not None else [0] * len(models)
+    at = min(seen)
+    if at >= len(images):
+        return
+    clip = models[seen.index(at)].place()
+    waiting: deque[tuple[int, int, Tensor, Tensor | None]] = deque()
+    behind = 0 if device.type == "cpu" else 1
+    try:
+        for batch in eval_batches(
+            images,
+            size=clip.image_size,
+            batch_size=batch_size,
+            workers=workers,
+            normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
+            start=at,
+        ):
+            for index, model in enumerate(models):
+                if seen[index] > at:
+                    continue
+                tensors = _forward(model, batch, images, device=device, precision=precision)
+                waiting.append((index, at, tensors[0], tensors[1] if features else None))
+                while len(waiting) > behind:
+                    yield _fetched(*waiting.popleft())
+            at += len(batch)
+        while waiting:
+            yield _fetched(*waiting.popleft())
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"the device ran out of memory while evaluating {images.name}: {reason_of(error)}",
+            hint="Lower evaluation.batch_size.",
+        ) from None
+
+
 @torch.inference_mode()
+def _forward(
+    model: Placed, batch: Tensor, images: ImageSet, *, device: torch.device, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, C) and features (B, D) on the device."""
+    clip = model.place()
+    with autocast(device, precision):
+        features = clip.encode_image(batch)
+    return own_logits(model.classifier.logits(features), images), features
+
+
+def own_logits(logits: Tensor, images: ImageSet) -> Tensor:
+    """Logits (N, K) of the classes that a set has, given those of the suite's (N, C)."""
+    if images.columns is None:
+        return logits
+    columns = torch.as_tensor(images.columns, device=logits.device)  # (K, M)
+    return logits[:, columns].amax(dim=-1)
+
+
+def _fetched(index: int, start: int, logits: Tensor, features: Tensor | None) -> Forward:
+    return Forward(
+        index, start, logits.cpu().numpy(), None if features is None else features.cpu().numpy()
+    )
+
+
 def predict(
     clip: Clip,
     classifier: Classifier,
@@ -35,21 +159,18 @@ def predict(
     device: torch.device,
     precision: Precision,
     covariance: Covariance | None = None,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> NDArray[np.float32]:
-    """One pass over a set, in its order, in eval mode.
+    """`forward_all` for one model, its logits in one array.
 
     Args:
-        clip: the model.
+        clip: the model; left in the mode it came in.
         classifier: C classes on its features.
-        images: N images. Where they have fewer classes than the classifier, only those columns are
-            returned (the ImageNet-R and -A protocol: select logits, then softmax).
+        images: N images.
         batch_size: images at once.
-        workers: processes that decode.
+        workers: processes that decode ahead.
         device: where the model is.
-        precision: of the forward pass; logits are float32 always.
+        precision: of the forward pass.
         covariance: takes in the L2-normalised features if given.
-        progress: called with the number of images done.
 
     Returns:
         Logits (N, C), scale included.
@@ -60,32 +181,20 @@ def predict(
     """
     was_training = clip.training
     clip.eval()
-    normalise = Normalise(clip.mean, clip.std, device)
     parts: list[NDArray[np.float32]] = []
-    done = 0
     try:
-        for batch in eval_batches(
+        for batch in forward_all(
+            [Placed(lambda: clip, classifier)],
             images,
-            size=clip.image_size,
             batch_size=batch_size,
             workers=workers,
-            normalise=normalise,
+            device=device,
+            precision=precision,
+            features=covariance is not None,
         ):
-            with autocast(device, precision):
-                features = clip.encode_image(batch)  # (B, D)
-            logits = classifier.logits(features)  # (B, C)
-            if images.classes is not None:
-                logits = logits[:, list(images.classes)]
-            if covariance is not None:
-                covariance.add(features.cpu().numpy())
-            parts.append(logits.cpu().numpy())
-            done += len(batch)
-            progress(done)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"the device ran out of memory while evaluating {images.name}: {reason_of(error)}",
-            hint="Lower evaluation.batch_size.",
-        ) from None
+            parts.append(batch.logits)
+            if covariance is not None and batch.features is not None:
+                covariance.add(batch.features)
     finally:
         clip.train(was_training)
     return np.concatenate(parts)
@@ -101,7 +210,7 @@ def encode(
     device: torch.device,
     precision: Precision,
     stop: Callable[[], bool] = lambda: False,
-) -> torch.Tensor:
+) -> Tensor:
     """L2-normalised features of a set, in its order, in eval mode, without augmentation.
 
     Returns:
@@ -113,14 +222,14 @@ def encode(
     """
     was_training = clip.training
     clip.eval()
-    parts: list[torch.Tensor] = []
+    parts: list[Tensor] = []
     try:
         for batch in eval_batches(
             images,
             size=clip.image_size,
             batch_size=batch_size,
             workers=workers,
-            normalise=Normalise(clip.mean, clip.std, device),
+            normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
         ):
             if stop():
                 raise InterruptedRunError(f"stopped while encoding {images.name}")
@@ -129,13 +238,6 @@ def encode(
     finally:
         clip.train(was_training)
     return torch.cat(parts)
-
-
-def labels_in_logits(images: ImageSet) -> NDArray[np.int64]:
-    """Labels (N,) as columns of the logits that `predict` returns for the set."""
-    if images.classes is None:
-        return images.labels
-    return np.searchsorted(np.array(images.classes), images.labels)
 
 
 def as_predictions(
@@ -150,58 +252,35 @@ def as_predictions(
     source_dataset: str | None = None,
 ) -> Predictions:
     """Put logits together with ids, labels and where they come from."""
-    labels = labels_in_logits(images)
-    if images.classes is not None:
-        class_names = [class_names[c] for c in images.classes]
     ids = np.array(images.ids)
     return Predictions(
         ids=ids,
-        labels=labels,
+        labels=images.own_labels,
         logits=logits,
         metadata=PredictionsMetadata(
             dataset=images.name,
             role=role,
-            class_names=tuple(class_names),
+            class_names=images.own_names(class_names),
             logit_scale=classifier.scale,
             templates=tuple(templates),
             source_dataset=source_dataset,
             model_sha256=model_sha256,
             dataset_sha256=images.sha256,
         ),
-        clusters=ids if role == "corruption" else None,
+        clusters=ids if role == "corruption" or source_dataset is not None else None,
     )
 
 
-def evaluation_report(
-    predictions: Predictions,
-    spec: EvaluationSpec,
-    *,
-    corruption: str | None = None,
-    severity: int | None = None,
-    sha256: str = "",
-    began: float | None = None,
-) -> EvaluationReport:
-    """Every number of one data set, from its predictions alone."""
-    numbers = evaluate_all(
-        softmax(predictions.logits),
-        predictions.labels,
-        n_bins=spec.n_bins,
-        scheme=spec.scheme,
-        seed=spec.seed,
-        n_resamples=spec.n_resamples,
-    )
-    return EvaluationReport.model_validate(
-        {
-            **numbers,
-            "dataset": predictions.metadata.dataset,
-            "role": predictions.metadata.role,
-            "n_classes": predictions.logits.shape[1],
-            "corruption": corruption,
-            "severity": severity,
-            "predictions_sha256": sha256,
-            "seconds": 0.0 if began is None else time.monotonic() - began,
-        }
-    )
+def validation_values(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], spec: EvaluationSpec
+) -> dict[str, float]:
+    """The few numbers of an ID part that settings are chosen on."""
+    probs = softmax(logits)
+    return {
+        "val_accuracy": accuracy(probs, labels),
+        "val_nll": nll(probs, labels),
+        "val_ece": ece(probs, labels, n_bins=spec.n_bins, scheme=spec.scheme),
+    }
 
 
 def store(folder: Path, predictions: Predictions) -> tuple[str, str]:
@@ -209,73 +288,3 @@ def store(folder: Path, predictions: Predictions) -> tuple[str, str]:
     name = predictions.metadata.dataset.replace("/", "_")
     relative = f"predictions/{name}.parquet"
     return relative, write_predictions(folder / relative, predictions)
-
-
-class Judged(Protocol):
-    """What the numbers of one data set are grouped by."""
-
-    @property
-    def dataset(self) -> str:
-        """Its name."""
-
-    @property
-    def role(self) -> str:
-        """`id`, `shift` or `corruption`."""
-
-    @property
-    def corruption(self) -> str | None:
-        """The corruption's name, where it is one."""
-
-
-J = TypeVar("J", bound=Judged)
-
-
-def ood_groups(evaluations: Iterable[J]) -> dict[str, list[J]]:
-    """What an OOD mean is taken over: the shifts, or the corruptions where there are no shifts.
-
-    A corruption's severities are one group, so that a mean of means counts each name once.
-    """
-    found = list(evaluations)
-    chosen = [e for e in found if e.role == "shift"] or [e for e in found if e.role == "corruption"]
-    groups: dict[str, list[J]] = {}
-    for evaluation in chosen:
-        groups.setdefault(evaluation.corruption or evaluation.dataset, []).append(evaluation)
-    return groups
-
-
-def group_mean(groups: Mapping[str, Sequence[J]], value: Callable[[J], float]) -> float | None:
-    """Unweighted mean over the groups of the means within them; None without groups."""
-    if not groups:
-        return None
-    return float(np.mean([np.mean([value(e) for e in group]) for group in groups.values()]))
-
-
-def summarise(evaluations: Sequence[EvaluationReport], sigma_min: float | None) -> Summary:
-    """The headline numbers.
-
-    OOD values are unweighted means over the shifts; where a suite has none, over the corruptions
-    (each name a mean over its severities first).
-    """
-    groups = ood_groups(evaluations)
-    in_distribution = next((e for e in evaluations if e.role == "id"), None)
-
-    def mean(value: Callable[[EvaluationReport], float]) -> float | None:
-        return group_mean(groups, value)
-
-    accuracies = {
-        name: float(np.mean([e.accuracy for e in group])) for name, group in groups.items()
-    }
-    worst = min(accuracies, key=lambda name: accuracies[name]) if accuracies else None
-    return Summary(
-        id_accuracy=in_distribution.accuracy if in_distribution else None,
-        id_ece=in_distribution.ece.value if in_distribution else None,
-        id_ece_floor=in_distribution.ece.null_mean if in_distribution else None,
-        id_nll=in_distribution.nll if in_distribution else None,
-        ood_accuracy=mean(lambda e: e.accuracy),
-        ood_ece=mean(lambda e: e.ece.value),
-        ood_ece_floor=mean(lambda e: e.ece.null_mean),
-        ood_nll=mean(lambda e: e.nll),
-        sigma_min=sigma_min,
-        worst_shift=worst,
-        worst_shift_accuracy=accuracies[worst] if worst else None,
-    )

@@ -8,9 +8,9 @@ any other weight, with the zero-shot classifier (no bias) as its initial value.
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,31 +29,36 @@ from calift_core.calibration import (
 )
 from calift_core.clip import Captions, Clip, load_finished, weights_sha256
 from calift_core.data.images import ImageSet
-from calift_core.data.loader import Normalise, eval_batches
 from calift_core.data.suites import Suite
 from calift_core.errors import (
     CheckpointError,
     DataError,
     InterruptedRunError,
     ModelError,
-    OutOfMemoryError,
     SpecError,
     reason_of,
 )
-from calift_core.evaluate import group_mean, labels_in_logits, ood_groups
+from calift_core.evaluate import Forward, Placed, forward_all
+from calift_core.judging import (
+    SHARD_BATCHES,
+    Progress,
+    classifier_sha256,
+    items_of,
+    n_images_of,
+    pass_key,
+)
 from calift_core.methods.base import Classifier, zero_shot_classifier
 from calift_core.methods.merge import check_alike, interpolate, model_stock
+from calift_core.reporting import group_mean, ood_groups
 from calift_core.schema.methods import METHOD_SPECS, ModelStock, WiseFt
-from calift_core.schema.records import PhaseRecord, ProgressRecord, Record
+from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.report import FrontierPoint, FrontierSet, Report
 from calift_core.schema.spec import EvaluationSpec, RunSpec
-from calift_core.train import Precision, autocast
+from calift_core.shards import Shards
+from calift_core.train import Precision
 
 #: `prompts`: made of prompts by the text tower; `linear`: trained weights.
 Head = Literal["prompts", "linear"]
-
-#: Seconds between two signs of life within a data set.
-_SAY_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ def merge_runs(
     *,
     start_sha256: str,
     inputs: Mapping[str, Path] | None,
+    folder: Path,
     device: torch.device,
     precision: Precision,
     stop: Callable[[], bool],
@@ -104,6 +110,7 @@ def merge_runs(
         start_sha256: of the initial weights.
         inputs: folders of the finished runs by the names that the method uses; a name that is
             absent is a folder itself.
+        folder: of the run that is made; keeps what was measured of a path.
         device: where the model is.
         precision: of forward passes.
         stop: true to stop.
@@ -113,15 +120,15 @@ def merge_runs(
         ModelError: a run started from other weights.
         DataError: a run has other classes than the suite.
         SpecError: Model Stock is given runs with different kinds of classifiers.
-        InterruptedRunError: `stop` said so; nothing is kept of a path.
+        InterruptedRunError: `stop` said so; what was measured of a path is kept.
     """
     method = spec.method
     names = method.input_runs
     yield PhaseRecord(phase="loading", detail=f"{len(names)} finished run(s)")
     found = []
     for name in names:
-        folder = (inputs or {}).get(name) or Path(name).expanduser()
-        found.append(_load(name, folder, spec, suite, start_sha256))
+        at = (inputs or {}).get(name) or Path(name).expanduser()
+        found.append(_load(name, at, spec, suite, start_sha256))
         if stop():
             raise InterruptedRunError("stopped while loading finished runs")
     resolved: dict[str, Any] = {
@@ -147,6 +154,7 @@ def merge_runs(
         sorted({*method.sweep, method.alpha}),
         suite,
         spec.evaluation,
+        folder=folder,
         workers=spec.train.workers,
         device=device,
         precision=precision,
@@ -371,12 +379,66 @@ class _Tally:
         }
 
 
+class _Sweep:
+    """The path's models on one set, while they are measured.
+
+    Attributes:
+        numbers: of each model, if the set was finished by an earlier attempt.
+        position: images done by all models.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, Any], n_models: int) -> None:
+        self.shards = Shards(folder, key)
+        self.tallies = [_Tally() for _ in range(n_models)]
+        finished = self.shards.finished()
+        self.numbers: list[dict[str, float]] | None = finished["numbers"] if finished else None
+        self.position = self.saved = self.saved_batches = 0
+        for shard in self.shards.load() if self.numbers is None else ():
+            self.position = self.saved = shard.stop
+            self.saved_batches += 1
+            for index, tally in enumerate(self.tallies):
+                tally.confidences.append(shard.tensors["confidences"][index].numpy())
+                tally.correct.append(shard.tensors["correct"][index].numpy())
+                tally.nll_sum = float(shard.tensors["nll_sum"][index])
+
+    @property
+    def n_unsaved(self) -> int:
+        """Batches that no shard holds."""
+        return len(self.tallies[0].confidences) - self.saved_batches
+
+    def save(self) -> None:
+        """Keep what was done since the last shard; every model must have seen the same batches."""
+        if not self.n_unsaved:
+            return
+        new = slice(self.saved_batches, None)
+        confidences = np.stack([np.concatenate(t.confidences[new]) for t in self.tallies])
+        correct = np.stack([np.concatenate(t.correct[new]) for t in self.tallies])
+        self.shards.save(
+            self.saved,
+            self.position,
+            {
+                "confidences": torch.from_numpy(confidences),  # (A, n)
+                "correct": torch.from_numpy(correct),  # (A, n)
+                "nll_sum": torch.tensor([t.nll_sum for t in self.tallies], dtype=torch.float64),
+            },
+        )
+        self.saved, self.saved_batches = self.position, len(self.tallies[0].confidences)
+
+    def finish(self, spec: EvaluationSpec) -> list[dict[str, float]]:
+        """The numbers of each model."""
+        if self.numbers is None:
+            self.numbers = [tally.numbers(spec) for tally in self.tallies]
+            self.shards.finish({"numbers": self.numbers})
+        return self.numbers
+
+
 def sweep(
     path: WeightPath,
     alphas: Sequence[float],
     suite: Suite,
     spec: EvaluationSpec,
     *,
+    folder: Path,
     workers: int,
     device: torch.device,
     precision: Precision,
@@ -392,7 +454,8 @@ def sweep(
         alphas: where to measure, ascending.
         suite: ID validation and test split, shifts and corruptions.
         spec: bins, resamples and batch size, as for a run's own evaluation.
-        workers: processes that decode.
+        folder: of the run; keeps what was measured, so that a stopped sweep goes on.
+        workers: processes that decode ahead.
         device: where the models are.
         precision: of the forward passes; logits are float32 always.
         stop: asked between batches.
@@ -401,111 +464,81 @@ def sweep(
         One point per α, in order.
 
     Raises:
-        InterruptedRunError: `stop` returned true.
+        InterruptedRunError: `stop` returned true; what was measured is kept.
         OutOfMemoryError: the device has no memory left.
         UnreadableImageError: a file cannot be decoded.
     """
     yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models between the two")
-    classifiers = [path.classifier(alpha) for alpha in alphas]
-    sets: list[tuple[ImageSet, str, str | None, int | None]] = list(suite.evaluations())
-    validation = suite.parts.get("validation")
-    if validation is not None and len(validation):
-        sets.insert(0, (validation, "validation", None, None))
-    total = len(alphas) * sum(len(images) for images, *_ in sets)
+    models = [
+        Placed(partial(path.move, alpha, tower_only=True), path.classifier(alpha))
+        for alpha in alphas
+    ]
+    described = {
+        "sweep": list(alphas),
+        "models": [weights_sha256(path.initial.net), weights_sha256(path.tuned.net)],
+        "classifiers": [classifier_sha256(model.classifier) for model in models],
+    }
     selection: list[dict[str, float]] = [{} for _ in alphas]
     judged: list[list[FrontierSet]] = [[] for _ in alphas]
-    began = said = time.monotonic()
-    done = 0
-    for images, role, corruption, severity in sets:
-        tallies = [_Tally() for _ in alphas]
-        seen = 0
-        for n in _predict_all(
-            path,
-            alphas,
-            classifiers,
-            images,
-            tallies,
-            batch_size=spec.batch_size,
-            workers=workers,
-            device=device,
-            precision=precision,
-        ):
-            seen += n
-            done += n * len(alphas)
-            now = time.monotonic()
-            if stop():
-                raise InterruptedRunError(f"stopped while sweeping α on {images.name}")
-            if now - said > _SAY_EVERY_S or seen == len(images):
-                said = now
-                speed = done / max(now - began, 1e-9)
-                yield ProgressRecord(
-                    phase="evaluating",
-                    step=done,
-                    total_steps=total,
-                    samples_per_s=speed,
-                    eta_s=(total - done) / speed,
-                    detail=f"{images.name}, every α",
-                )
-        for index, tally in enumerate(tallies):
-            numbers = tally.numbers(spec)
-            if role == "validation":
+    progress = Progress(len(alphas) * n_images_of(suite, ("validation",)))
+    for item in items_of(suite, ("validation",)):
+        images = item.images
+        key = pass_key(path.working, item, spec, precision=precision, device=device)
+        swept = _Sweep(folder, described | key, len(alphas))
+        done = swept.position if swept.numbers is None else len(images)
+        progress.skip(len(alphas) * done)
+        batches: Iterable[Forward] = ()
+        if swept.numbers is None:
+            _stop_if_asked(swept, images, stop)
+            batches = forward_all(
+                models,
+                images,
+                batch_size=spec.batch_size,
+                workers=workers,
+                device=device,
+                precision=precision,
+                starts=[swept.position] * len(models),
+            )
+        for batch in batches:
+            end = batch.start + len(batch.logits)
+            swept.tallies[batch.model].add(batch.logits, images.own_labels[batch.start : end])
+            progress.add(len(batch.logits))
+            if batch.model < len(models) - 1:
+                continue
+            swept.position = end
+            if end < len(images):
+                if swept.n_unsaved >= SHARD_BATCHES:
+                    swept.save()
+                _stop_if_asked(swept, images, stop)
+            if progress.is_due():
+                yield progress.record(f"{images.name}, every α")
+        for index, numbers in enumerate(swept.finish(spec)):
+            if item.role == "validation":
                 selection[index] = {f"val_{name}": value for name, value in numbers.items()}
             else:
                 judged[index].append(
                     FrontierSet.model_validate(
                         {
                             "dataset": images.name,
-                            "role": role,
+                            "role": item.role,
                             "n": len(images),
-                            "corruption": corruption,
-                            "severity": severity,
+                            "corruption": item.corruption,
+                            "severity": item.severity,
                             **numbers,
                         }
                     )
                 )
+        yield progress.record(f"{images.name}, every α")
     return [_point(alpha, selection[index], judged[index]) for index, alpha in enumerate(alphas)]
 
 
-def _predict_all(
-    path: WeightPath,
-    alphas: Sequence[float],
-    classifiers: Sequence[Classifier],
-    images: ImageSet,
-    tallies: Sequence[_Tally],
-    *,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-    precision: Precision,
-) -> Iterator[int]:
-    """One pass over a set for every α; yields how many images each batch had."""
-    labels = labels_in_logits(images)
-    normalise = Normalise(path.working.mean, path.working.std, device)
-    at = 0
-    try:
-        for batch in eval_batches(
-            images,
-            size=path.working.image_size,
-            batch_size=batch_size,
-            workers=workers,
-            normalise=normalise,
-        ):
-            for alpha, classifier, tally in zip(alphas, classifiers, tallies, strict=True):
-                model = path.move(alpha, tower_only=True)
-                with torch.inference_mode():
-                    with autocast(device, precision):
-                        features = model.encode_image(batch)  # (B, D)
-                    logits = classifier.logits(features)  # (B, C)
-                    if images.classes is not None:
-                        logits = logits[:, list(images.classes)]
-                    tally.add(logits.cpu().numpy(), labels[at : at + len(batch)])
-            at += len(batch)
-            yield len(batch)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"the device ran out of memory while sweeping α on {images.name}: {reason_of(error)}",
-            hint="Lower evaluation.batch_size.",
-        ) from None
+def _stop_if_asked(swept: _Sweep, images: ImageSet, stop: Callable[[], bool]) -> None:
+    if stop():
+        swept.save()
+        raise InterruptedRunError(
+            f"stopped while sweeping α on {images.name}, after {swept.position:,} of its "
+            f"{len(images):,} images; they are kept"
+        )
 
 
 def _point(

@@ -7,6 +7,7 @@ The folder of a run::
     metrics.jsonl                the curves: one line per logged step, none twice
     checkpoint/                  where a stopped run goes on; the finished model at the end
     predictions/*.parquet        per-sample predictions, one file per data set
+    evaluating/                  where a stopped evaluation goes on; gone at the end
     report.json                  the numbers; written last
     result.json                  how the runner ended
 
@@ -29,6 +30,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -36,10 +38,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calift_core.calibration import accuracy, ece, nll, softmax
 from calift_core.checkpoint import TrainState, drop_states, newest_state, save_final
-from calift_core.clip import TINY, Captions, Clip, load_clip, load_finished, weights_sha256
-from calift_core.data.images import ImageSet, kept_in_memory
+from calift_core.clip import TINY, Captions, Clip, load_clip, weights_sha256
+from calift_core.data.images import kept_in_memory
 from calift_core.data.loader import (
     Normalise,
     TrainView,
@@ -52,42 +53,35 @@ from calift_core.environment import environment
 from calift_core.errors import (
     CaliftError,
     CheckpointError,
-    DataError,
     DiskFullError,
     InterruptedRunError,
-    ModelError,
     ModelUnavailableError,
     OutOfMemoryError,
     SpecError,
     StorageError,
 )
-from calift_core.evaluate import (
-    as_predictions,
-    encode,
-    evaluation_report,
-    predict,
-    store,
-    summarise,
-)
+from calift_core.evaluate import Placed, encode, predict, validation_values
 from calift_core.files import (
     atomic_write_bytes,
     atomic_write_json,
     sha256_file,
     storage_error,
 )
+from calift_core.finished import Judged, Turns, load_judged, load_like
+from calift_core.heads import heads_dir
 from calift_core.home import models_dir
+from calift_core.judging import Settings, Subject, Verdict, judge, spectrum_of
 from calift_core.merging import merge_runs
 from calift_core.methods import Batch, Classifier, Method, RunLength, make_method
 from calift_core.methods.base import Features, zero_shot_classifier
 from calift_core.methods.confidence import mix
-from calift_core.predictions import Role as PredictedRole
+from calift_core.reporting import summarise
 from calift_core.schedule import default_warmup
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
     CheckpointRecord,
     DoneRecord,
-    EvaluationRecord,
     JobFile,
     JobResult,
     LogRecord,
@@ -98,9 +92,10 @@ from calift_core.schema.records import (
     ResumedRecord,
     SpectrumRecord,
 )
-from calift_core.schema.report import EvaluationReport, FrontierPoint, Report, SpectrumReport
+from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import ModelSpec, RunSpec, SuiteSpec, TrainSpec, load_spec
-from calift_core.spectrum import Covariance, spectrum_report
+from calift_core.shards import adopt_shards, drop_shards, link_tree
+from calift_core.spectrum import Covariance
 from calift_core.train import Plan, Precision, resolve_device, resolve_precision, train
 from calift_core.zeroshot import resolve_templates
 
@@ -225,6 +220,10 @@ class _Job:
         self.spec, self.folder, self.run_id, self.stop = spec, folder, run_id, stop
         self.resume_from, self.inputs = resume_from, inputs
         self.device = resolve_device(spec.train.device)
+        asked = spec.evaluation.precision
+        self.evaluation_precision = resolve_precision(
+            spec.train.precision if asked == "train" else asked, self.device
+        )
         self.timings: dict[str, float] = {}
         self.began = time.monotonic()
         self.processor_s: dict[str, float] = {}
@@ -242,9 +241,9 @@ class _Job:
         start_hash = weights_sha256(clip.net)
         train_part = "pretrain" if self.is_pretraining else "train"
         templates = resolve_templates(spec.suite.templates)
-        captions = Captions.make(suite.class_names, templates, clip.tokenizer)
+        captions = Captions.make(suite.class_names, templates, clip.tokenizer, cache=heads_dir())
         if spec.method.family == "merge":
-            yield from self._merge(clip, captions, suite, templates, start_hash)
+            yield from self._merge(clip, captions, suite, start_hash)
             return
         learned = captions
         if self.is_pretraining:
@@ -276,23 +275,17 @@ class _Job:
             clip,
             classifier,
             suite,
-            templates,
-            plan.precision,
             steps=plan.total_steps if spec.method.trains else 0,
             start_hash=start_hash,
             resolved=self._resolved(plan, method) if spec.method.trains else {},
         )
 
     def _merge(
-        self,
-        clip: Clip,
-        captions: Captions,
-        suite: Suite,
-        templates: tuple[str, ...],
-        start_hash: str,
+        self, clip: Clip, captions: Captions, suite: Suite, start_hash: str
     ) -> Iterator[Record]:
         """Make the model of finished runs, and judge it like any other."""
-        precision = resolve_precision(self.spec.train.precision, self.device)
+        if self.resume_from is not None:
+            adopt_shards(self.resume_from, self.folder)
         merged = yield from merge_runs(
             self.spec,
             clip,
@@ -300,8 +293,9 @@ class _Job:
             suite,
             start_sha256=start_hash,
             inputs=self.inputs,
+            folder=self.folder,
             device=self.device,
-            precision=precision,
+            precision=self.evaluation_precision,
             stop=self.stop,
         )
         self._lap("merging_s")
@@ -310,8 +304,6 @@ class _Job:
             clip,
             merged.classifier,
             suite,
-            templates,
-            precision,
             steps=0,
             start_hash=start_hash,
             resolved=merged.resolved,
@@ -322,28 +314,26 @@ class _Job:
         """Evaluate a finished model as it is; see `evaluate_finished`."""
         yield PhaseRecord(phase="loading", detail=f"the model in {finished}")
         suite = load_suite(self.spec.suite)
-        clip, tensors, description = load_finished(finished)
-        if list(suite.classes) != description["classes"]:
-            raise DataError(
-                f"the model was trained on the classes {description['classes']}, the suite "
-                f"{suite.name!r} has {list(suite.classes)}",
-                hint="A classifier can only be judged on the classes that it has.",
-            )
-        clip.to(self.device)
-        classifier = Classifier(
-            tensors["weights"].to(self.device),
-            float(description["logit_scale"]),
-            tensors["bias"].to(self.device) if "bias" in tensors else None,
-        )
+        model = load_judged(finished, suite, self.device)
         yield from self._judge(
-            clip,
-            classifier,
+            model.clip,
+            model.classifier,
             suite,
-            resolve_templates(self.spec.suite.templates),
-            resolve_precision(self.spec.train.precision, self.device),
             steps=0,
-            start_hash=weights_sha256(clip.net),
+            start_hash=model.sha256,
             resolved={"evaluated_from": str(finished)},
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """How models are judged, beside the suite's class names."""
+        return Settings(
+            spec=self.spec.evaluation,
+            templates=resolve_templates(self.spec.suite.templates),
+            workers=self.spec.train.workers,
+            device=self.device,
+            precision=self.evaluation_precision,
+            stop=self.stop,
         )
 
     def _judge(
@@ -351,8 +341,6 @@ class _Job:
         clip: Clip,
         classifier: Classifier,
         suite: Suite,
-        templates: tuple[str, ...],
-        precision: Precision,
         *,
         steps: int,
         start_hash: str,
@@ -360,101 +348,64 @@ class _Job:
         frontier: list[FrontierPoint] | None = None,
     ) -> Iterator[Record]:
         """Predict every data set once, compute every number, write the report."""
-        spec = self.spec
-        final_hash = weights_sha256(clip.net)
         yield PhaseRecord(phase="evaluating", detail="predictions once per data set")
-        items = list(suite.evaluations())
-        id_parts: tuple[Literal["validation", "calibration"], ...] = ("validation", "calibration")
-        parts: list[tuple[ImageSet, PredictedRole, None, None]] = [
-            (suite.parts[part], part, None, None)
-            for part in id_parts
-            if len(suite.parts.get(part, ()))
-        ]
-        covariance = Covariance(classifier.weights.shape[1])
-        selection: dict[str, Any] = {}
-        evaluations: list[EvaluationReport] = []
-        total = sum(len(images) for images, *_ in (*parts, *items))
-        done, began_all = 0, time.monotonic()
-        for images, role, corruption, severity in (*parts, *items):
-            if self.stop():
-                raise InterruptedRunError(f"stopped while evaluating {images.name}")
-            began = time.monotonic()
-            logits = predict(
-                clip,
-                classifier,
-                images,
-                batch_size=spec.evaluation.batch_size,
-                workers=spec.train.workers,
-                device=self.device,
-                precision=precision,
-                covariance=covariance if role == "id" else None,
-            )
-            predictions = as_predictions(
-                logits,
-                images,
-                role=role,
-                class_names=suite.class_names,
-                templates=templates,
-                classifier=classifier,
-                model_sha256=final_hash,
-                source_dataset=f"{suite.name}/test" if role == "corruption" else None,
-            )
-            path, sha256 = store(self.folder, predictions)
-            if role in ("validation", "calibration"):
-                selection[role] = {
-                    "n": len(images),
-                    "predictions": path,
-                    "predictions_sha256": sha256,
-                    **_validation_values(logits, images.labels, spec),
-                }
-            else:
-                evaluation = evaluation_report(
-                    predictions,
-                    spec.evaluation,
-                    corruption=corruption,
-                    severity=severity,
-                    sha256=sha256,
-                    began=began,
-                )
-                evaluations.append(evaluation)
-                yield EvaluationRecord(evaluation=evaluation, predictions=path)
-            done += len(images)
-            speed = done / (time.monotonic() - began_all)
-            yield ProgressRecord(
-                phase="evaluating",
-                step=done,
-                total_steps=total,
-                samples_per_s=speed,
-                eta_s=(total - done) / speed,
-                detail=images.name,
-            )
+        if self.resume_from is not None:
+            adopt_shards(self.resume_from, self.folder)
+        clip.eval()
+        subject = Subject(Placed(lambda: clip, classifier), weights_sha256(clip.net), self.folder)
+        (verdict,) = yield from judge([subject], suite, self.settings)
         self._lap("evaluation_s")
-        spectrum = self._spectrum(clip, covariance, f"{suite.name}/test")
+        yield from self.report(
+            clip,
+            subject.sha256,
+            verdict,
+            suite,
+            steps=steps,
+            start_hash=start_hash,
+            resolved=resolved,
+            frontier=frontier,
+        )
+
+    def report(
+        self,
+        clip: Clip,
+        sha256: str,
+        verdict: Verdict,
+        suite: Suite,
+        *,
+        steps: int,
+        start_hash: str,
+        resolved: dict[str, Any],
+        frontier: list[FrontierPoint] | None = None,
+    ) -> Iterator[Record]:
+        """Write the report, and remove what only an unfinished run needs."""
+        spec, spectrum = self.spec, verdict.spectrum
         if spectrum is not None:
             yield SpectrumRecord(step=steps, spectrum=spectrum)
         yield PhaseRecord(phase="saving")
+        training_precision = resolve_precision(spec.train.precision, self.device)
         report = Report(
             run_id=self.run_id,
             name=spec.name,
             spec=spec.model_dump(mode="json"),
             spec_sha256=spec.content_hash(),
             resolved=resolved,
-            summary=summarise(evaluations, spectrum.sigma_min if spectrum else None),
-            evaluations=evaluations,
+            summary=summarise(verdict.evaluations, spectrum.sigma_min if spectrum else None),
+            evaluations=verdict.evaluations,
             spectrum=spectrum,
-            selection={"selected_on": "id_val", **selection},
+            selection={"selected_on": "id_val", **verdict.selection},
             model={
                 "name": clip.name,
                 "pretrained": clip.pretrained,
                 "parameters": sum(p.numel() for p in clip.net.parameters()),
                 "vision_parameters": sum(p.numel() for p in clip.net.visual.parameters()),
                 "start_sha256": start_hash,
-                "sha256": final_hash,
+                "sha256": sha256,
             },
             data={
                 "suite": suite.name,
                 "classes": list(suite.classes),
-                "templates": list(templates),
+                "templates": list(resolve_templates(spec.suite.templates)),
                 "parts": {part: len(images) for part, images in suite.parts.items()},
                 "shifts": {name: len(images) for name, images in suite.shifts.items()},
                 "test_sha256": suite.part("test").sha256,
@@ -464,11 +415,15 @@ class _Job:
                 **self.processor_s,
                 "total_s": time.monotonic() - self.began,
             },
-            environment=environment(self.device, precision),
+            environment={
+                **environment(self.device, training_precision),
+                "evaluation_precision": self.evaluation_precision,
+            },
             frontier=frontier,
         )
         atomic_write_json(self.folder / "report.json", report.model_dump(mode="json"))
         drop_states(self.folder / "checkpoint")
+        drop_shards(self.folder)
         yield DoneRecord(summary=report.summary, steps=steps)
 
     def _lap(self, name: str) -> None:
@@ -569,6 +524,10 @@ class _Job:
                     level="warning", message=f"A damaged checkpoint is passed over: {problem}."
                 )
             if state is not None:
+                if folder != self.folder:  # so that a third attempt finds it in the second
+                    at = Path("checkpoint") / "steps" / f"{state.step:08d}"
+                    (self.folder / at.parent).mkdir(parents=True, exist_ok=True)
+                    link_tree(folder / at, self.folder / at)
                 return state
             if problems:
                 yield LogRecord(
@@ -593,23 +552,14 @@ class _Job:
             precision=plan.precision,
             covariance=covariance,
         )
-        values = _validation_values(logits, images.labels, self.spec)
-        spectrum = self._spectrum(method.clip, covariance, f"{suite.name}/validation")
+        values = validation_values(logits, images.labels, self.spec.evaluation)
+        spectrum = spectrum_of(method.clip, covariance, f"{suite.name}/validation")
         if spectrum is not None:
             if spectrum.sigma_min is not None:
                 values["sigma_min"] = spectrum.sigma_min
             values["effective_rank"] = spectrum.effective_rank
             yield SpectrumRecord(step=step, spectrum=spectrum)
         yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
-
-    def _spectrum(self, clip: Clip, covariance: Covariance, features: str) -> SpectrumReport | None:
-        if covariance.n < 2:
-            return None
-        try:
-            projection = clip.image_projection().detach().float().cpu().numpy()
-        except ModelError:
-            projection = None
-        return spectrum_report(covariance, projection=projection, features=features)
 
     def _classifier(self, method: Method, captions: Captions) -> Classifier:
         if self.is_pretraining:  # learned on style captions, judged with the suite's templates
@@ -652,15 +602,6 @@ class _Job:
         }
 
 
-def _validation_values(logits: Any, labels: Any, spec: RunSpec) -> dict[str, float]:
-    probs = softmax(logits)
-    return {
-        "val_accuracy": accuracy(probs, labels),
-        "val_nll": nll(probs, labels),
-        "val_ece": ece(probs, labels, n_bins=spec.evaluation.n_bins, scheme=spec.evaluation.scheme),
-    }
-
-
 def evaluate_finished(
     spec: RunSpec, finished: Path, folder: Path, *, run_id: str = "local", stop: Stop = never
 ) -> Iterator[Record]:
@@ -684,6 +625,103 @@ def evaluate_finished(
     folder.mkdir(parents=True, exist_ok=True)
     _demand_space(folder)
     yield from _Job(spec, folder, run_id, None, stop).judge(finished)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model that `evaluate_many` judges.
+
+    Attributes:
+        path: folder of a finished run, or a checkpoint: `RUN/checkpoint/steps/STEP`.
+        spec: whose `suite`, `evaluation` and `train` (device, precision, workers) are used.
+    """
+
+    path: Path
+    spec: RunSpec
+
+
+def evaluate_many(
+    models: Mapping[str, Evaluated], folder: Path, *, stop: Stop = never
+) -> Iterator[Record]:
+    """Judge several models in one pass over the data: each image is decoded once for all of them.
+
+    The results are those of `evaluate_finished`, model by model, bit for bit.
+
+    Args:
+        models: by the names of the folders that they get.
+        folder: receives `NAME/predictions/` and `NAME/report.json`.
+        stop: true to stop between batches; the same call then goes on from there.
+
+    Raises:
+        SpecError: the models are not to be judged on the same data in the same way.
+        ModelError: they differ in architecture or preprocessing.
+        CheckpointError: a folder holds no model.
+        DataError: the suite has other classes than a model.
+    """
+    names = list(models)
+    first = models[names[0]].spec
+    for name in names[1:]:
+        _demand_same_pass(names[0], first, name, models[name].spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    _demand_space(folder)
+    jobs = {name: _Job(models[name].spec, folder / name, name, None, stop) for name in names}
+    yield PhaseRecord(phase="loading", detail=f"{len(names)} models")
+    suite = load_suite(first.suite)
+    first_model: Judged | None = None
+    subjects, loaded = [], []
+    for name in names:
+        if stop():
+            raise InterruptedRunError("stopped while loading models")
+        if (folder / name / "spec.json").exists():
+            raise SpecError(
+                "the evaluation needs a folder of its own, "
+                f"{str(folder / name)!r} holds a run already"
+            )
+        path = models[name].path
+        if first_model is None:
+            model = first_model = load_judged(path, suite, jobs[name].device)
+            turns = Turns(model.clip)
+        else:
+            model = load_like(path, first_model, (names[0], name), suite)
+        placed = Placed(turns.add(model), model.classifier)
+        subjects.append(Subject(placed, model.sha256, folder / name, name))
+        loaded.append((model.name, model.pretrained))
+    yield PhaseRecord(
+        phase="evaluating", detail=f"{len(names)} models, each image decoded once for all"
+    )
+    verdicts = yield from judge(subjects, suite, jobs[names[0]].settings)
+    for name, subject, verdict, origin in zip(names, subjects, verdicts, loaded, strict=True):
+        turns.clip.name, turns.clip.pretrained = origin
+        jobs[name]._lap("evaluation_s")
+        yield from jobs[name].report(
+            turns.clip,
+            subject.sha256,
+            verdict,
+            suite,
+            steps=0,
+            start_hash=subject.sha256,
+            resolved={"evaluated_from": str(models[name].path)},
+        )
+
+
+def _demand_same_pass(one_name: str, one: RunSpec, other_name: str, other: RunSpec) -> None:
+    differs = [
+        what
+        for what, a, b in (
+            ("suite", one.suite, other.suite),
+            ("evaluation", one.evaluation, other.evaluation),
+            ("train.device", one.train.device, other.train.device),
+            ("train.precision", one.train.precision, other.train.precision),
+            ("train.workers", one.train.workers, other.train.workers),
+        )
+        if a != b
+    ]
+    if differs:
+        raise SpecError(
+            f"models judged in one pass must have the same {', '.join(differs)}, those of "
+            f"{one_name!r} and {other_name!r} differ",
+            hint="Name one RunSpec for all of them (--suite), or evaluate them by a command each.",
+        )
 
 
 # ------------------------------------------------------------------------- calift-tiny's weights
@@ -839,7 +877,7 @@ def run_in_folder(
 
 def _publisher(spec: RunSpec, folder: Path) -> Callable[[], None] | None:
     """Publishes a submitted pre-training if it is the one that `calift-tiny` stands for."""
-    standard = pretraining_spec(spec.suite.id) if not spec.suite.id.startswith("folder:") else None
+    standard = pretraining_spec(spec.suite.id) if ":" not in spec.suite.id else None
     if standard is None or standard.content_hash() != spec.content_hash():
         return None
 

@@ -6,6 +6,8 @@ zero mean and unit variance over the N ID samples; its smallest singular value e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +45,18 @@ class Covariance:
         self.n += len(x)
         self.total += x.sum(axis=0)
         self.gram += x.T @ x
+
+    def state(self) -> dict[str, NDArray[np.float64]]:
+        """Everything taken in so far, as arrays."""
+        origin = np.zeros(0) if self.origin is None else self.origin
+        n = np.array([self.n], dtype=np.float64)
+        return {"n": n, "origin": origin, "total": self.total, "gram": self.gram}
+
+    def load_state(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """Take `state` back; what is added from here on gives the same as without a break."""
+        self.n = int(state["n"][0])
+        self.origin = state["origin"].copy() if len(state["origin"]) else None
+        self.total, self.gram = state["total"].copy(), state["gram"].copy()
 
     def correlation(self) -> tuple[NDArray[np.float64], int]:
         """The covariance of the standardised features, and how many were constant and left out."""

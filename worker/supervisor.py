@@ -715,8 +715,14 @@ def _status_words(returncode: int) -> str:
 
 
 def _has_checkpoint(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from: its manifest is written last."""
-    return any((folder / "checkpoint" / "steps").glob("[0-9]*/manifest.json"))
+    """Whether there is something to go on from.
+
+    That is a checkpoint, whose manifest is written last, or parts of an evaluation: a run that
+    trained leaves those beside its checkpoint only.
+    """
+    return any((folder / "checkpoint" / "steps").glob("[0-9]*/manifest.json")) or any(
+        (folder / "evaluating").glob("*/[!.]*")
+    )
 
 
 def _read_result(folder: Path) -> JobResult | None:

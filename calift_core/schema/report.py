@@ -55,7 +55,9 @@ class EvaluationReport(Frozen):
     ece_batch_averaged: float
     mce: float
     smooth_ece: float
-    classwise_ece: float
+    classwise_ece: float | None = Field(
+        default=None, description="Null where only the largest logits are stored"
+    )
     ks_error: float
     aurc: float
     corruption: str | None = None

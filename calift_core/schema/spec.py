@@ -51,6 +51,16 @@ class ModelSpec(Frozen):
     )
 
 
+def plain_name(name: str) -> str:
+    """Return the name of a run if it is one, else raise ValueError."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            "a name has 1 to 120 letters, digits, spaces or . _ : + ( ) / - and starts with a "
+            f"letter or digit, got {name!r}"
+        )
+    return name
+
+
 def _shift_names(shifts: dict[str, str]) -> dict[str, str]:
     for name in shifts:
         if not _SHIFT_NAME.fullmatch(name):
@@ -117,23 +127,27 @@ class SuiteSpec(Frozen):
         default="fashion-mnist",
         min_length=1,
         title="ID data",
-        description="A named suite (fashion-mnist, …) or folder:PATH with class folders",
+        description="A named suite (fashion-mnist, imagenet, pacs:photo, …), NAME:PATH where it "
+        "lies elsewhere, folder:PATH with class folders, or domains:PATH#DOMAIN",
     )
     shifts: Annotated[dict[str, str], AfterValidator(_shift_names)] = Field(
         default_factory=dict,
         title="Shifts",
-        description="name → folder:PATH of the same classes under another distribution",
+        description="name → folder:PATH of the same classes under another distribution; none: "
+        "do without a shift that the suite has itself",
     )
     corruptions: CorruptionSpec = Field(default_factory=CorruptionSpec, title="Corruptions")
     class_names: dict[str, str] = Field(
         default_factory=dict,
         title="Class names",
-        description="Folder name → the words the text tower should read",
+        description="Folder name → the words the text tower should read; * → a named set for all "
+        "(suite, folder, openai_imagenet, wordnet)",
     )
     templates: str | tuple[str, ...] = Field(
         default="openai_imagenet",
         title="Prompt templates",
-        description="A named set (openai_imagenet, simple, photo, suite) or sentences with {}",
+        description="A named set (openai_imagenet, simple, cifar, photo, plain, styles) or "
+        "sentences with {}",
     )
     fractions: FractionSpec = Field(default_factory=FractionSpec, title="Splits")
     limits: dict[
@@ -144,6 +158,11 @@ class SuiteSpec(Frozen):
         title="Limits",
         description="At most this many images of a part, a fixed subset by path hash",
     )
+
+    @field_validator("class_names", mode="before")
+    @classmethod
+    def _named_set(cls, names: Any) -> Any:
+        return {"*": names} if isinstance(names, str) else names
 
     @field_validator("templates")
     @classmethod
@@ -371,6 +390,25 @@ class EvaluationSpec(Frozen):
     )
     batch_size: int = Field(default=500, ge=1, le=65_536, title="Evaluation batch size")
     seed: int = Field(default=0, ge=0, lt=2**32, title="Resampling seed")
+    precision: Literal["train", "auto", "fp32", "fp16", "bf16"] = Field(
+        default="train",
+        title="Precision",
+        description="Of the forward passes; logits are float32 always. train: that of training; "
+        "auto: bf16 or fp16 where the device has fast units for it, else fp32",
+    )
+    perturbed_calibration: bool = Field(
+        default=False,
+        title="Perturbed calibration copies",
+        description="Also predict copies of the ID calibration split under Gaussian noise, at "
+        "levels where accuracy falls in equal steps down to chance: what the calibrator tsp is "
+        "fitted on. The levels are searched on at most 512 images, in about 100 passes",
+    )
+
+
+#: Fields that came after runs had been stored: at these values a spec's hash is as it was before.
+_ADDED_LATER: dict[str, dict[str, Any]] = {
+    "evaluation": {"precision": "train", "perturbed_calibration": False}
+}
 
 
 class RunSpec(Frozen):
@@ -390,12 +428,7 @@ class RunSpec(Frozen):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError(
-                "a name has 1 to 120 letters, digits, spaces or . _ : + ( ) / - and starts with a "
-                f"letter or digit, got {name!r}"
-            )
-        return name
+        return plain_name(name)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> RunSpec:
@@ -435,6 +468,10 @@ class RunSpec(Frozen):
     def content_hash(self) -> str:
         """SHA-256 (hex) of what determines the result: the spec without name, tags and notes."""
         body = self.model_dump(mode="json", exclude={"name", "tags", "notes"})
+        for group, fields in _ADDED_LATER.items():
+            for field, default in fields.items():
+                if body[group][field] == default:
+                    del body[group][field]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -452,7 +489,12 @@ def problems_of(error: ValidationError) -> list[dict[str, str]]:
             message += f", got {item['input']!r}"
         if item["type"] == "union_tag_invalid":
             given = item["input"].get("kind") if isinstance(item["input"], dict) else item["input"]
-            message = UnknownNameError("method", str(given), METHOD_SPECS).message
+            message = (
+                "imported predictions are not a job: `calift import-predictions FILE` brings them "
+                "in, and there is nothing to run"
+                if given == "imported"
+                else UnknownNameError("method", str(given), METHOD_SPECS).message
+            )
         problems.append({"pointer": "#/" + "/".join(parts), "message": message})
     return problems
 

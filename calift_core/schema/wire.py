@@ -28,8 +28,16 @@ GET          /runs/{id}/report                         → Report
 GET          /runs/{id}/frontier                       → Frontier (404: the run measured none)
 GET          /evaluations                              run_id, dataset, role → EvaluationPage
 GET          /evaluations/{id}                         → Evaluation
-GET          /evaluations/{id}/reliability             n_bins, scheme, norm … → Reliability
+GET          /evaluations/{id}/reliability             n_bins, calibrator … → Reliability
+GET          /evaluations/{id}/metrics                 n_bins, scheme, norm … → MeasureSet
+GET          /evaluations/{id}/audit                   temperature → MeasureSet
+GET          /evaluations/{id}/slices                  by, where, sort … → SlicePage
+GET          /evaluations/{id}/calibrators             kind, fit_on, oracle → CalibratorEffect
+GET          /evaluations/{id}/budget                  difference, metric → Budget
+GET          /runs/{id}/slices                         where, role … → SlicePage
+GET          /runs/{id}/calibrators/transfer           kind, dataset → TransferMatrix
 GET          /evaluations/{id}/predictions             → the Parquet file
+POST         /predictions                              Parquet; name, dataset … → 201 RunDetail
 GET          /compare                                  run_id …, baseline → Comparison
 GET          /methods                                  → list[MethodInfo]
 GET          /models                                   → list[ModelInfo]
@@ -57,6 +65,8 @@ from calift_core.schema.report import (
 RunPhase = Literal[
     "QUEUED", "STARTING", "RUNNING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED", "LOST"
 ]
+#: Roles of predictions: those of evaluations, and the ID parts that calibrators are fitted on.
+PredictedRole = Literal["id", "shift", "corruption", "calibration", "validation"]
 TERMINAL_PHASES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "LOST"})
 
 SortKey = Literal[
@@ -297,10 +307,43 @@ class ReliabilityBin(Frozen):
     band_high: float
 
 
+class SmoothCurve(Frozen):
+    """Accuracy as a kernel regression on confidence, at the smooth ECE's own bandwidth.
+
+    `accuracy` is null where practically no sample is near; `density` integrates to one.
+    """
+
+    confidence: list[float]
+    accuracy: list[float | None]
+    density: list[float]
+    bandwidth: float
+    smooth_ece: float
+
+
+class FittedOn(Frozen):
+    """What a calibrator was fitted on; `evaluation_id` is null for the ID calibration split."""
+
+    dataset: str
+    split: str
+    role: PredictedRole
+    n: int
+    evaluation_id: str | None = None
+
+
+class FittedCalibrator(Frozen):
+    """A fitted calibrator. An `oracle` saw data that no one has before the shift happens."""
+
+    kind: str
+    oracle: bool
+    fitted_on: FittedOn
+    parameters: dict[str, Any]
+
+
 class Reliability(Frozen):
     """A reliability diagram as numbers, with the error it goes with and that error's floor.
 
-    `debiased` is null for the max norm, which has no debiased estimate.
+    `debiased` is null for the max norm, which has no debiased estimate. `calibrator` says what the
+    confidences went through, null when nothing; `temperature` then is of the logits before it.
     """
 
     evaluation_id: str
@@ -308,7 +351,7 @@ class Reliability(Frozen):
     run_name: str
     method: str
     dataset: str
-    role: Role
+    role: PredictedRole
     n: int
     n_bins: int
     scheme: Literal["equal_mass", "equal_width"]
@@ -324,6 +367,186 @@ class Reliability(Frozen):
     interval: tuple[float, float]
     debiased: float | None
     bins: list[ReliabilityBin]
+    smooth: SmoothCurve | None = None
+    calibrator: FittedCalibrator | None = None
+
+
+class Source(Frozen):
+    """Which predictions numbers are of.
+
+    The ids are null for a file outside a service, `dataset` and `role` for a whole run.
+    """
+
+    evaluation_id: str | None = None
+    run_id: str | None = None
+    run_name: str = ""
+    method: str = ""
+    dataset: str | None = None
+    role: PredictedRole | None = None
+
+
+class Measure(Frozen):
+    """One number of a set of predictions, with what is needed to judge it.
+
+    `unit` is `fraction`, `nats`, or `score` (Brier, in [0, 2]). `null_mean` and `null_q95` are what
+    a perfectly calibrated model would show on these samples (labels drawn from its own
+    confidences); null where that says nothing. `interval` is a 95 % one, null where none is known
+    to cover. `n_bins` and `scheme` are null for a measure without bins.
+    """
+
+    name: str
+    title: str
+    unit: Literal["fraction", "nats", "score"]
+    value: float | None
+    null_mean: float | None = None
+    null_q95: float | None = None
+    interval: tuple[float, float] | None = None
+    debiased: float | None = None
+    n_bins: int | None = None
+    scheme: Literal["equal_mass", "equal_width"] | None = None
+    batch_size: int | None = None
+    note: str = ""
+
+
+class MeasureSet(Frozen):
+    """Many measures of the same predictions."""
+
+    source: Source
+    n: int
+    n_classes: int
+    temperature: float
+    n_resamples: int
+    seed: int
+    measures: list[Measure]
+
+
+class Slice(Frozen):
+    """Samples that share something. `gap` is confidence − accuracy: positive when over-confident.
+
+    Below `min_n` samples (`too_small`) a calibration error would be noise: it and the gap's
+    interval are null. `n_bins` is at most the asked number, and leaves ten samples a bin.
+    """
+
+    key: str
+    title: str
+    n: int
+    share: float
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    mean_confidence: float
+    gap: float
+    gap_interval: tuple[float, float] | None
+    nll: float
+    too_small: bool
+    n_bins: int | None
+    ece: float | None
+    null_mean: float | None
+    null_q95: float | None
+    interval: tuple[float, float] | None
+    debiased: float | None
+    evaluation_id: str | None = None
+    role: PredictedRole | None = None
+
+
+class SlicePage(Frozen):
+    """A page of slices: `total` of them hold the `n_matching` of `n` samples that match `where`.
+
+    One in twenty calibrated slices exceeds its `null_q95` by chance: of many slices some always do.
+    """
+
+    source: Source
+    by: str
+    where: str
+    sort: str
+    descending: bool
+    min_n: int
+    scheme: Literal["equal_mass", "equal_width"]
+    norm: Literal["l1", "l2", "max"]
+    temperature: float
+    n: int
+    n_matching: int
+    total: int
+    offset: int
+    items: list[Slice]
+
+
+class CalibratorEffect(Frozen):
+    """One calibrator on one evaluation: the diagram before and after."""
+
+    calibrator: FittedCalibrator
+    before: Reliability
+    after: Reliability
+
+
+class TransferCell(Frozen):
+    """A calibrator's numbers on one data set; `gain` is the ECE before it minus after it."""
+
+    dataset: str
+    role: PredictedRole
+    evaluation_id: str | None = None
+    n: int
+    accuracy: float
+    mean_confidence: float
+    nll: float
+    ece: float
+    null_mean: float
+    null_q95: float
+    gain: float
+
+
+class TransferRow(Frozen):
+    """One calibrator on every data set; the row without one is of the predictions as they are."""
+
+    calibrator: FittedCalibrator | None
+    cells: list[TransferCell]
+
+
+class TransferMatrix(Frozen):
+    """Fitted on A (rows), tested on B (columns, the cells' order).
+
+    The row of the ID calibration split is the honest one; every other fit saw what it is judged
+    by, or what nobody has in time, and is an `oracle`.
+    """
+
+    source: Source
+    kind: str
+    n_bins: int
+    scheme: Literal["equal_mass", "equal_width"]
+    norm: Literal["l1", "l2", "max"]
+    rows: list[TransferRow]
+    notes: list[str] = Field(default_factory=list)
+
+
+class Budget(Frozen):
+    """How many samples show a difference of a metric, from the noise of what is stored.
+
+    `detectable` is the difference that the stored `n` samples show with this power. `paired`: on
+    the very same samples as `against`; else both models on samples of their own.
+    """
+
+    source: Source
+    against: Source | None
+    metric: str
+    paired: bool
+    difference: float
+    observed: float | None
+    level: float
+    power: float
+    n: int
+    standard_error: float
+    needed: int
+    enough: bool
+    detectable: float
+
+
+class RunGroups(Frozen):
+    """Runs that the data do not tell apart, best group first, best run first in each."""
+
+    dataset: str
+    role: Role
+    metric: str
+    n: int
+    groups: list[list[str]]
 
 
 class PairedDifference(Frozen):
@@ -355,6 +578,7 @@ class Comparison(Frozen):
     baseline: str
     runs: list[ComparedRun]
     parameters: dict[str, list[Any]]
+    groups: list[RunGroups] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
 
 

@@ -24,9 +24,9 @@ from calift_core.errors import (
     ModelError,
     SpecError,
 )
-from calift_core.evaluate import summarise
 from calift_core.methods.merge import interpolate, model_stock
 from calift_core.predictions import read_predictions
+from calift_core.reporting import summarise
 from calift_core.run import run_in_folder
 from calift_core.schema.records import Record
 from calift_core.schema.report import FrontierPoint, Report

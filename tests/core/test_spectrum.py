@@ -14,10 +14,11 @@ from calift_core.calibration import evaluate_all, softmax
 from calift_core.clip import Captions, Clip
 from calift_core.data.images import ArraySource, ImageSet
 from calift_core.errors import SpecError
-from calift_core.evaluate import as_predictions, evaluation_report, predict, store, summarise
+from calift_core.evaluate import as_predictions, predict, store
 from calift_core.methods import Classifier
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.predictions import read_predictions
+from calift_core.reporting import evaluation_report, summarise
 from calift_core.schema.report import EvaluationReport, SpectrumReport
 from calift_core.schema.spec import EvaluationSpec
 from calift_core.spectrum import Covariance, effective_rank, spectrum_report

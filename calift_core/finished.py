@@ -1,0 +1,290 @@
+"""Models of finished runs and of checkpoints, loaded to be judged: one, or many in one network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from calift_core.checkpoint import load_state
+from calift_core.clip import (
+    Captions,
+    Clip,
+    load_clip,
+    load_finished,
+    read_finished,
+    tensors_sha256,
+    weights_sha256,
+)
+from calift_core.data.suites import Suite
+from calift_core.errors import CheckpointError, DataError, ModelError
+from calift_core.heads import heads_dir
+from calift_core.methods import Classifier, RunLength, make_method
+from calift_core.schema.methods import Pretrain
+from calift_core.schema.spec import load_spec
+from calift_core.zeroshot import resolve_templates
+
+#: Share of an accelerator's free memory that waiting image towers may take.
+_RESIDENT_SHARE = 0.5
+_MAKE = ("name", "config", "image_size", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Make:
+    """What models must share to be judged in one pass."""
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    architecture: str
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str,
+        config: Mapping[str, Any] | None,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> Make:
+        """That of a described model."""
+        architecture = name if config is None else json.dumps(config, sort_keys=True)
+        return cls(image_size, tuple(mean), tuple(std), architecture)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model as it was trained.
+
+    Attributes:
+        clip: the model on its device, or, of `load_like`, another one of the same make.
+        classifier: C classes on its features, on the device.
+        sha256: of the model's weights.
+        make: what it must share with others that are judged with it.
+        name: of the architecture.
+        pretrained: what it was started from.
+        weights: file that holds the weights, or None where no file has all of them.
+    """
+
+    clip: Clip
+    classifier: Classifier
+    sha256: str
+    make: Make
+    name: str
+    pretrained: str | None
+    weights: Path | None = None
+
+
+def run_folder_of(path: Path) -> Path:
+    """The run that a path belongs to: itself, or of `RUN/checkpoint/steps/STEP` the RUN."""
+    is_step = path.parent.name == "steps" and path.parent.parent.name == "checkpoint"
+    return path.parents[2] if is_step else path
+
+
+def name_of(path: Path) -> str:
+    """What the model at a path is called: `RUN`, or `RUN-step-120`."""
+    run = run_folder_of(path)
+    return run.name if run == path else f"{run.name}-step-{int(path.name)}"
+
+
+def load_judged(path: Path, suite: Suite, device: torch.device) -> Judged:
+    """The model at a path.
+
+    Args:
+        path: folder of a finished run, or a checkpoint of one under way: `RUN/checkpoint/steps/…`.
+        suite: what it will be judged on.
+        device: where it goes.
+
+    Raises:
+        CheckpointError: there is no model, or it is damaged.
+        DataError: the suite has other classes than the model.
+    """
+    if run_folder_of(path) != path:
+        return _of_checkpoint(path, suite, device)
+    clip, tensors, description = load_finished(path)
+    clip.to(device)
+    return _judged(path, clip, tensors, description, suite, device, sha256=weights_sha256(clip.net))
+
+
+def load_like(path: Path, first: Judged, names: tuple[str, str], suite: Suite) -> Judged:
+    """The model at a path, which is of the make of another one; no network is built for it.
+
+    Args:
+        path: as for `load_judged`.
+        first: a model that is loaded already.
+        names: what the two are called.
+        suite: what it will be judged on.
+
+    Raises:
+        ModelError: it is of another make.
+        CheckpointError, DataError: as for `load_judged`.
+    """
+    device = first.clip.net.logit_scale.device
+    if run_folder_of(path) != path:
+        model = load_judged(path, suite, device)
+        demand_alike(first.make, names[0], model.make, names[1])
+        return model
+    tensors, description = read_finished(path)
+    demand_alike(first.make, names[0], _make_of(description), names[1])
+    file = path / "checkpoint" / "model.safetensors"
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"the model in {str(path)!r} is damaged: {error}") from None
+    expected = {name: t.shape for name, t in first.clip.net.state_dict().items()}
+    if {name: t.shape for name, t in state.items()} != expected:
+        raise CheckpointError(
+            f"the model in {str(path)!r} is damaged: its weights must have the names and shapes of "
+            "its architecture, they have others"
+        )
+    return _judged(
+        path, first.clip, tensors, description, suite, device, sha256=tensors_sha256(state)
+    )
+
+
+def _make_of(description: Mapping[str, Any]) -> Make:
+    return Make.of(**{key: description[key] for key in _MAKE})
+
+
+def _judged(
+    path: Path,
+    clip: Clip,
+    tensors: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    suite: Suite,
+    device: torch.device,
+    *,
+    sha256: str,
+) -> Judged:
+    if list(suite.classes) != description["classes"]:
+        raise DataError(
+            f"the model was trained on the classes {description['classes']}, the suite "
+            f"{suite.name!r} has {list(suite.classes)}",
+            hint="A classifier can only be judged on the classes that it has.",
+        )
+    classifier = Classifier(
+        tensors["weights"].to(device),
+        float(description["logit_scale"]),
+        tensors["bias"].to(device) if "bias" in tensors else None,
+    )
+    return Judged(
+        clip,
+        classifier,
+        sha256,
+        _make_of(description),
+        description["name"],
+        description["pretrained"],
+        path / "checkpoint" / "model.safetensors",
+    )
+
+
+def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> Judged:
+    """The model as if the run had ended at the checkpoint, with the classifier of that moment."""
+    run = run_folder_of(path)
+    state = load_state(path)
+    spec = load_spec(run / "spec.json")
+    if state.spec_sha256 != spec.content_hash():
+        raise CheckpointError(
+            f"{str(path)!r} must belong to the RunSpec in {str(run)!r}, it does not"
+        )
+    generator = torch.Generator().manual_seed(spec.train.seed)
+    clip = load_clip(spec.model.name, spec.model.pretrained, generator=generator).to(device)
+    name = "styles" if isinstance(spec.method, Pretrain) else spec.suite.templates
+    captions = Captions.make(
+        suite.class_names, resolve_templates(name), clip.tokenizer, cache=heads_dir()
+    )
+    method = make_method(
+        spec.method,
+        clip,
+        captions,
+        length=RunLength(total_steps=max(1, state.step), seed=spec.train.seed),
+        confidence=spec.train.confidence,
+    )
+    try:
+        for module_name, module in method.trainable().items():
+            module.load_state_dict(state.modules[module_name])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{str(path)!r} holds other weights than {spec.method.kind} trains, or a head of "
+            f"other classes than the {len(suite.classes)} of {suite.name}: {error}"
+        ) from None
+    method.load_state(state.method)
+    method.finish()
+    classifier = method.classifier()
+    make = Make.of(**{key: getattr(clip, key) for key in _MAKE})
+    sha256 = weights_sha256(clip.net)
+    return Judged(clip, classifier, sha256, make, clip.name, clip.pretrained)
+
+
+class Turns:
+    """Image towers of one architecture that take turns in one network.
+
+    Towers wait on an accelerator while they fit, else on the CPU, where those of finished runs are
+    mapped from their files: memory holds one network, however many models there are.
+
+    Args:
+        clip: the network; its own weights take part only if it is added.
+    """
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip = clip.eval()
+        self.slots: list[Tensor] = list(clip.net.visual.state_dict().values())
+        self.names = list(clip.net.visual.state_dict())
+        self.current = -1
+        self.towers: list[list[Tensor]] = []
+        device = self.slots[0].device
+        self.room = 0
+        if device.type == "cuda":
+            self.room = int(torch.cuda.mem_get_info(device)[0] * _RESIDENT_SHARE)
+
+    def add(self, model: Judged) -> Callable[[], Clip]:
+        """Let a model take part; returns what puts its tower in place."""
+        visual: Mapping[str, Tensor]
+        if model.weights is not None:
+            stored = load_file(model.weights)  # mapped: read when it is copied
+            visual = {name: stored[f"visual.{name}"] for name in self.names}
+        else:
+            visual = {n: t.cpu().clone() for n, t in model.clip.net.visual.state_dict().items()}
+        tower = [visual[name] for name in self.names]
+        size = sum(t.nbytes for t in tower)
+        if size <= self.room:
+            self.room -= size
+            tower = [t.to(self.slots[0].device) for t in tower]
+        self.towers.append(tower)
+        index = len(self.towers) - 1
+        return lambda: self._place(index)
+
+    @torch.no_grad()
+    def _place(self, index: int) -> Clip:
+        if index != self.current:
+            for slot, tensor in zip(self.slots, self.towers[index], strict=True):
+                slot.copy_(tensor, non_blocking=True)
+            self.current = index
+        return self.clip
+
+
+def demand_alike(one: Make, one_name: str, other: Make, other_name: str) -> None:
+    """Two models can share a pass if architecture and preprocessing are the same.
+
+    Raises:
+        ModelError: they are not; says in what they differ.
+    """
+    differs = [
+        f"{field.name.replace('_', ' ')} ({a} and {b})"
+        for field in fields(Make)
+        if (a := getattr(one, field.name)) != (b := getattr(other, field.name))
+    ]
+    if differs:
+        raise ModelError(
+            f"{one_name} and {other_name} cannot be judged in one pass, they differ in "
+            + ", ".join(differs),
+            hint="Evaluate them by a command each.",
+        )
