@@ -16,7 +16,7 @@ help:
 	@echo "make test     run every test"
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make format   format the code"
-	@echo "make bench    time a training step"
+	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation and the API"
 	@echo "make results  run the study of every method and put its tables into docs/results.md"
 	@echo "make clean    remove .venv and caches"
 
@@ -43,6 +43,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/corruptions.py
+	$(BIN)/python benchmarks/evaluate.py
+	$(BIN)/python benchmarks/api.py
 
 # RESULTS_ARGS: such as --plan, --ablation, --cifar10 FOLDER, --jobs 8.
 RESULTS_ARGS ?=

@@ -1,7 +1,8 @@
 """Numbers that are computed from stored predictions when somebody asks. Torch-free.
 
 Everything here is a function of the predictions' bytes and of the parameters, and is remembered by
-those two: a permalink costs once.
+those two: a permalink costs once. What is kept of a file is seven numbers a sample per temperature
+or calibrator, never its logits: those are passed over in chunks where a calibrator needs them.
 """
 
 from __future__ import annotations
@@ -9,35 +10,68 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from backend.artifacts import ArtifactStore
 from backend.problems import pointer_of
 from backend.store import NotFoundError, Store
-from calift_core import calibration
-from calift_core.calibration import measures
-from calift_core.errors import CaliftError, PredictionsError, SpecError
-from calift_core.predictions import Predictions, read_predictions, shared_samples
+from calift_core import analysis, calibration
+from calift_core.analysis import Binning
+from calift_core.calibration.calibrators import Calibrator
+from calift_core.calibration.scores import SampleScores
+from calift_core.errors import (
+    CaliftError,
+    LeakageError,
+    PredictionsError,
+    SpecError,
+    UnknownNameError,
+)
+from calift_core.predictions import (
+    PredictionsMetadata,
+    read_index,
+    read_metadata,
+    read_scores,
+    shared_samples,
+)
+from calift_core.schema.report import Role
 from calift_core.schema.wire import (
+    Budget,
+    CalibratorEffect,
     ComparedRun,
     Comparison,
     Evaluation,
+    FittedCalibrator,
+    Measure,
+    MeasureSet,
     PairedDifference,
     Reliability,
-    ReliabilityBin,
+    RunGroups,
     RunSummary,
+    Slice,
+    SlicePage,
+    Source,
+    TransferCell,
+    TransferMatrix,
+    TransferRow,
 )
+from calift_core.slices import By, Samples, Sort
 
 Scheme = Literal["equal_mass", "equal_width"]
 Norm = Literal["l1", "l2", "max"]
 
 _RESULTS = 2000
-_PREDICTION_BYTES = 512 << 20
+_SCORE_BYTES = 192 << 20
+_INDEX_BYTES = 96 << 20
 #: Resamples times samples of one paired interval: bounds its time, and stays above 200 resamples.
 _DRAWS = 2_000_000
 _METRICS = ("accuracy", "ece", "nll", "brier")
+#: Data sets of a transfer matrix: each is fitted on, and each fit is tested on all.
+_MOST_SETS = 12
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -68,34 +102,94 @@ class _Remembered(Generic[_K, _V]):
                 self._total -= self._weight(self._items.popitem(last=False)[1])
 
 
-def _size_of(predictions: Predictions) -> int:
-    return int(predictions.logits.nbytes + predictions.ids.nbytes + predictions.labels.nbytes)
+@dataclass(frozen=True, eq=False)
+class _File:
+    """A verified predictions file and what is small of it."""
+
+    digest: str
+    path: Path
+    metadata: PredictionsMetadata
+    ids: npt.NDArray[np.str_]
+    labels: npt.NDArray[np.int64]
+    clusters: npt.NDArray[np.str_] | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def nbytes(self) -> int:
+        clusters = 0 if self.clusters is None else self.clusters.nbytes
+        return self.ids.nbytes + self.labels.nbytes + clusters
+
+
+#: What scores of a file depend on besides its bytes: a temperature, or a calibrator's own key.
+_Scored = float | tuple[str, ...]
 
 
 class Analysis:
-    """Reliability and comparison of stored evaluations."""
+    """Reliability, measures, slices, calibrators and comparison of stored evaluations."""
 
     def __init__(self, store: Store, artifacts: ArtifactStore) -> None:
         self._store, self._artifacts = store, artifacts
-        self._curves: _Remembered[tuple[Any, ...], dict[str, Any]] = _Remembered(_RESULTS)
-        self._pairs: _Remembered[tuple[Any, ...], dict[str, Any]] = _Remembered(10 * _RESULTS)
-        self._loaded: _Remembered[str, Predictions] = _Remembered(_PREDICTION_BYTES, _size_of)
-        # Heavy work one at a time: the event loop and small requests keep a core.
-        self._turn = threading.Lock()
+        self._results: _Remembered[tuple[Any, ...], Any] = _Remembered(_RESULTS)
+        self._pairs: _Remembered[tuple[Any, ...], Any] = _Remembered(10 * _RESULTS)
+        self._files: _Remembered[str, _File] = _Remembered(_INDEX_BYTES, lambda f: f.nbytes)
+        self._scores: _Remembered[tuple[str, _Scored], SampleScores] = _Remembered(
+            _SCORE_BYTES, lambda s: s.nbytes
+        )
+        self._fits: _Remembered[tuple[str, ...], tuple[Calibrator, FittedCalibrator]] = _Remembered(
+            _RESULTS
+        )
+        # Heavy work one at a time: the event loop and small requests keep a core. What takes
+        # seconds (fits, class-wise errors) waits in a line of its own. Who has the long turn may
+        # take the short one, never the other way round, or two requests wait for each other.
+        self._turn = threading.RLock()
+        self._long_turn = threading.RLock()
 
-    def predictions(self, sha256: str) -> Predictions:
-        """Read a stored predictions file.
+    def _remember(
+        self, memory: _Remembered[_K, _V], key: _K, make: Callable[[], _V], *, long: bool = False
+    ) -> _V:
+        known = memory.get(key)
+        if known is None:
+            with self._long_turn if long else self._turn:
+                known = memory.get(key)
+                if known is None:
+                    known = make()
+                    memory.put(key, known)
+        return known
+
+    # -- what is stored -----------------------------------------------------------------------
+
+    def _file(self, digest: str) -> _File:
+        """Open a stored predictions file.
 
         Raises:
             NotFoundError: it is not on this machine.
             StorageError: its bytes are damaged.
             PredictionsError: it is no predictions file.
         """
-        known = self._loaded.get(sha256)
-        if known is None:
-            known = read_predictions(self._artifacts.verified(sha256))
-            self._loaded.put(sha256, known)
-        return known
+
+        def read() -> _File:
+            path = self._artifacts.verified(digest)
+            return _File(digest, path, read_metadata(path), *read_index(path))
+
+        return self._remember(self._files, digest, read)
+
+    def _file_of(self, evaluation: Evaluation) -> _File:
+        return self._file(self._store.predictions_of(evaluation.id).sha256)
+
+    def _scored(self, file: _File, temperature: float) -> SampleScores:
+        return self._remember(
+            self._scores, (file.digest, temperature), lambda: read_scores(file.path, temperature)
+        )
+
+    def _samples(self, file: _File, temperature: float) -> Samples:
+        return Samples(
+            scores=self._scored(file, temperature),
+            ids=file.ids,
+            class_names=file.metadata.class_names,
+            clusters=file.clusters,
+        )
 
     # -- reliability --------------------------------------------------------------------------
 
@@ -107,43 +201,550 @@ class Analysis:
         scheme: Scheme | None = None,
         norm: Norm = "l1",
         temperature: float | None = None,
+        calibrator: str | None = None,
+        fit_on: str | None = None,
+        oracle: bool = False,
     ) -> Reliability:
         """The reliability diagram of an evaluation at any binning and temperature.
 
-        Parameters that are None are the evaluation's own.
+        Parameters that are None are the evaluation's own. With a calibrator, the diagram is of
+        what it makes of the stored logits; see `calibrate` for the last three.
+
+        Raises:
+            NotFoundError: its predictions are not stored.
+            PredictionsError: they cannot be read.
+            SpecError: a calibrator together with a temperature.
+            LeakageError: the calibrator's data are not the ID calibration split, without `oracle`.
+        """
+        file = self._file_of(evaluation)
+        binning = binning_of(evaluation, n_bins, scheme, norm)
+        if calibrator is None:
+            degrees = temperature if temperature is not None else evaluation.temperature
+            return self._diagram(
+                evaluation, file, binning, degrees, degrees, lambda: self._scored(file, degrees)
+            )
+        _need_logits(file)
+        if temperature is not None:
+            raise SpecError(
+                f"calibrator {calibrator!r} must stand alone, got a temperature ({temperature:g})"
+                " as well.",
+                hint="A calibrator is fitted on the stored logits; leave temperature out.",
+            )
+        key, fitted, told = self._calibrator(evaluation, calibrator, fit_on, oracle)
+        return self._diagram(
+            evaluation, file, binning, key, 1.0, lambda: self._calibrated(file, key, fitted)
+        ).model_copy(update={"calibrator": told})
+
+    def _diagram(
+        self,
+        evaluation: Evaluation,
+        file: _File,
+        binning: Binning,
+        scored: _Scored,
+        temperature: float,
+        scores: Callable[[], SampleScores],
+    ) -> Reliability:
+        def make() -> Reliability:
+            found = scores()
+            smooth = self._remember(
+                self._results,
+                ("smooth", file.digest, scored),
+                lambda: analysis.smooth_curve(found),
+            )
+            return Reliability(
+                evaluation_id=evaluation.id,
+                run_id=evaluation.run_id,
+                run_name="",
+                method=evaluation.method,
+                dataset=evaluation.dataset,
+                role=evaluation.role,
+                temperature=temperature,
+                **analysis.reliability_numbers(found, binning, smooth=smooth),
+            )
+
+        key = ("diagram", evaluation.id, file.digest, binning, scored)
+        # A run's name may change; what is remembered must not say the old one.
+        found: Reliability = self._remember(
+            self._results, key, make, long=not isinstance(scored, float)
+        )
+        return found.model_copy(update={"run_name": evaluation.run_name})
+
+    # -- measures -----------------------------------------------------------------------------
+
+    def measures(
+        self,
+        evaluation: Evaluation,
+        *,
+        n_bins: int | None = None,
+        scheme: Scheme | None = None,
+        norm: Norm = "l1",
+        temperature: float | None = None,
+        classwise: bool = True,
+    ) -> MeasureSet:
+        """Every measure of an evaluation at any binning and temperature; None: its own.
+
+        The class-wise error is left out where not all logits are stored.
 
         Raises:
             NotFoundError: its predictions are not stored.
             PredictionsError: they cannot be read.
         """
-        digest = self._store.predictions_of(evaluation.id).sha256
-        bins = n_bins if n_bins is not None else evaluation.ece.n_bins
-        chosen: Scheme = scheme if scheme is not None else evaluation.ece.scheme
+        file = self._file_of(evaluation)
+        binning = binning_of(evaluation, n_bins, scheme, norm)
         degrees = temperature if temperature is not None else evaluation.temperature
-        resamples, seed = evaluation.ece.n_resamples, evaluation.ece.seed
-        key = (digest, bins, chosen, norm, degrees, resamples, seed)
-        body = self._curves.get(key)
-        if body is None:
-            with self._turn:
-                body = self._curves.get(key) or _reliability(
-                    self.predictions(digest),
-                    n_bins=bins,
-                    scheme=chosen,
-                    norm=norm,
-                    temperature=degrees,
-                    n_resamples=resamples,
-                    seed=seed,
-                )
-                self._curves.put(key, body)
-        return Reliability(
-            evaluation_id=evaluation.id,
-            run_id=evaluation.run_id,
-            run_name=evaluation.run_name,
-            method=evaluation.method,
-            dataset=evaluation.dataset,
-            role=evaluation.role,
-            **body,
+        classwise = classwise and file.metadata.storage == "full"
+        extra = self._classwise(file, degrees, binning) if classwise else None
+        found: list[Measure] = self._remember(
+            self._results,
+            ("measures", file.digest, binning, degrees, classwise),
+            lambda: analysis.measures_of(
+                self._scored(file, degrees),
+                binning,
+                n_classes=len(file.metadata.class_names),
+                classwise=extra,
+            ),
         )
+        return _measure_set(evaluation, file, binning, degrees, found)
+
+    def audit(self, evaluation: Evaluation, *, temperature: float | None = None) -> MeasureSet:
+        """The same predictions under the estimators in use; see `calift_core.analysis.audit_of`.
+
+        The class-wise errors are left out where not all logits are stored.
+
+        Raises:
+            NotFoundError: its predictions are not stored.
+            PredictionsError: they cannot be read.
+        """
+        file = self._file_of(evaluation)
+        degrees = temperature if temperature is not None else evaluation.temperature
+        binning = binning_of(evaluation, 15, "equal_mass", "l1")
+        extra = [
+            self._classwise(file, degrees, binning_of(evaluation, 15, scheme, "l1"))
+            for scheme in ("equal_width", "equal_mass")
+            if file.metadata.storage == "full"
+        ]
+        found: list[Measure] = self._remember(
+            self._results,
+            ("audit", file.digest, binning, degrees),
+            lambda: analysis.audit_of(
+                self._scored(file, degrees),
+                n_resamples=binning.n_resamples,
+                seed=binning.seed,
+                classwise=extra,
+            ),
+        )
+        return _measure_set(evaluation, file, binning, degrees, found)
+
+    def _classwise(self, file: _File, temperature: float, binning: Binning) -> Measure:
+        found: Measure = self._remember(
+            self._results,
+            ("classwise", file.digest, temperature, binning),
+            lambda: analysis.classwise_measure(file.path, temperature=temperature, binning=binning),
+            long=True,
+        )
+        return found
+
+    # -- slices -------------------------------------------------------------------------------
+
+    def slices(
+        self,
+        evaluation: Evaluation,
+        *,
+        by: By = "class",
+        where: str | None = None,
+        sort: Sort = "key",
+        descending: bool = False,
+        min_n: int = 30,
+        n_bins: int | None = None,
+        scheme: Scheme | None = None,
+        norm: Norm = "l1",
+        temperature: float | None = None,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> SlicePage:
+        """A page of slices of an evaluation; see `calift_core.analysis.slice_page`.
+
+        Raises:
+            NotFoundError: its predictions are not stored.
+            PredictionsError: they cannot be read.
+            SpecError: the condition or the grouping is not valid.
+        """
+        file = self._file_of(evaluation)
+        binning = binning_of(evaluation, n_bins, scheme, norm)
+        degrees = temperature if temperature is not None else evaluation.temperature
+        asked = (by, where, sort, descending, min_n, offset, limit)
+        found: SlicePage = self._remember(
+            self._results,
+            ("slices", evaluation.id, file.digest, binning, degrees, *asked),
+            lambda: analysis.slice_page(
+                self._samples(file, degrees),
+                source_of(evaluation),
+                binning,
+                by=by,
+                where=where,
+                sort=sort,
+                descending=descending,
+                min_n=min_n,
+                offset=offset,
+                limit=limit,
+                temperature=degrees,
+            ),
+        )
+        return found.model_copy(update={"source": source_of(evaluation)})
+
+    def run_slices(
+        self,
+        run_id: str,
+        *,
+        where: str | None = None,
+        roles: Sequence[Role] = (),
+        min_n: int = 30,
+        n_bins: int | None = None,
+        scheme: Scheme | None = None,
+        norm: Norm = "l1",
+        temperature: float | None = None,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> SlicePage:
+        """One slice per data set of a run: the samples that meet a condition on every shift.
+
+        Data sets without such a sample are left out of the items.
+
+        Raises:
+            NotFoundError: no such run, or predictions are not stored.
+            PredictionsError: they cannot be read.
+            SpecError: the condition is not valid.
+        """
+        run = self._store.summaries([run_id])[0]
+        evaluations = [
+            e for e in self._store.run_evaluations(run_id) if not roles or e.role in roles
+        ]
+        items, first = [], evaluations[0] if evaluations else None
+        for evaluation in evaluations[offset : offset + limit]:
+            file = self._file_of(evaluation)
+            binning = binning_of(evaluation, n_bins, scheme, norm)
+            degrees = temperature if temperature is not None else evaluation.temperature
+            found: list[Slice] = self._remember(
+                self._results,
+                ("set", file.digest, evaluation.dataset, binning, degrees, where, min_n),
+                lambda e=evaluation, f=file, b=binning, t=degrees: [  # type: ignore[misc]
+                    one
+                    for one in [
+                        analysis.slice_of_set(
+                            self._samples(f, t), b, title=e.dataset, where=where, min_n=min_n
+                        )
+                    ]
+                    if one is not None
+                ],
+            )
+            items += [
+                one.model_copy(update={"evaluation_id": evaluation.id, "role": evaluation.role})
+                for one in found
+            ]
+        chosen = binning_of(first, n_bins, scheme, norm) if first else Binning(norm=norm)
+        return SlicePage(
+            source=Source(run_id=run.id, run_name=run.name, method=run.method),
+            by="dataset",
+            where=where or "",
+            sort="key",
+            descending=False,
+            min_n=min_n,
+            scheme=chosen.scheme,
+            norm=norm,
+            temperature=temperature if temperature is not None else 1.0,
+            n=sum(e.n for e in evaluations[offset : offset + limit]),
+            n_matching=sum(one.n for one in items),
+            total=len(evaluations),
+            offset=offset,
+            items=items,
+        )
+
+    # -- calibrators --------------------------------------------------------------------------
+
+    def calibrate(
+        self,
+        evaluation: Evaluation,
+        kind: str,
+        *,
+        fit_on: str | None = None,
+        oracle: bool = False,
+        n_bins: int | None = None,
+        scheme: Scheme | None = None,
+        norm: Norm = "l1",
+    ) -> CalibratorEffect:
+        """Fit a calibrator and show an evaluation before and after it.
+
+        Args:
+            evaluation: what it is applied to.
+            kind: a name in `CALIBRATORS`.
+            fit_on: an evaluation of the same run; None is the run's ID calibration split.
+            oracle: allow `fit_on`, and mark the calibrator as an oracle.
+            n_bins: of the diagrams; None is the evaluation's own.
+            scheme: of the diagrams; None is the evaluation's own.
+            norm: of the error.
+
+        Raises:
+            NotFoundError: predictions are not stored.
+            LeakageError: `fit_on` without `oracle`.
+            SpecError: the kind does not exist, or cannot be fitted on this; not all logits are
+                stored.
+            PredictionsError: files cannot be read.
+        """
+        binned: dict[str, Any] = {"n_bins": n_bins, "scheme": scheme, "norm": norm}
+        after = self.reliability(
+            evaluation, calibrator=kind, fit_on=fit_on, oracle=oracle, **binned
+        )
+        assert after.calibrator is not None
+        return CalibratorEffect(
+            calibrator=after.calibrator,
+            before=self.reliability(evaluation, temperature=1.0, **binned),
+            after=after,
+        )
+
+    def _calibrator(
+        self, evaluation: Evaluation, kind: str, fit_on: str | None, oracle: bool
+    ) -> tuple[tuple[str, ...], Calibrator, FittedCalibrator]:
+        if kind not in calibration.CALIBRATORS:
+            raise UnknownNameError("calibrator", kind, calibration.CALIBRATORS)
+        if fit_on is None:
+            files = self._calibration_files(evaluation.run_id)
+            if kind != "tsp":
+                files = files[:1]
+        else:
+            other = self._store.get_evaluation(fit_on)
+            if other.run_id != evaluation.run_id:
+                raise SpecError(
+                    f"fit_on must be an evaluation of run {evaluation.run_id}, got one of run "
+                    f"{other.run_id}"
+                )
+            files = [self._file_of(other)]
+        for file in files:
+            _need_logits(file)
+        key = (kind, fit_on or "", *(file.digest for file in files))
+
+        def fit() -> tuple[Calibrator, FittedCalibrator]:
+            return analysis.fit_calibrator(
+                kind,
+                [analysis.read_to_fit(f.path, n_files=len(files)) for f in files],
+                oracle=oracle,
+                evaluation_id=fit_on,
+            )
+
+        # The guard comes before what is remembered: an oracle of an earlier request lets none in.
+        if fit_on is not None and not oracle:
+            raise LeakageError(
+                "a calibrator must be fitted on the run's ID calibration split, got evaluation "
+                f"{fit_on} on {files[0].metadata.dataset!r}.",
+                hint="Pass oracle=true to fit it all the same; it then counts as an oracle.",
+            )
+        return (key, *self._remember(self._fits, key, fit, long=True))
+
+    def _calibration_files(self, run_id: str) -> list[_File]:
+        """A run's predictions of its ID calibration split, then of its perturbed copies.
+
+        Raises:
+            NotFoundError: the run has stored none.
+        """
+        judged = {e.predictions_sha256 for e in self._store.run_evaluations(run_id)}
+        found = []
+        for artifact in self._store.artifacts(run_id, kind="predictions"):
+            if artifact.sha256 not in judged:
+                file = self._file(artifact.sha256)
+                if file.metadata.role == "calibration":
+                    found.append(file)
+        found.sort(key=lambda f: (analysis.is_perturbed(f.metadata), f.metadata.dataset))
+        if not found or analysis.is_perturbed(found[0].metadata):
+            raise NotFoundError(
+                f"run {run_id} stores no predictions of an ID calibration split.",
+                hint="Fit on an evaluation with fit_on and oracle=true, or add a calibration part "
+                "to the suite.",
+            )
+        return found
+
+    def _calibrated(
+        self, file: _File, key: tuple[str, ...], calibrator: Calibrator
+    ) -> SampleScores:
+        return self._remember(
+            self._scores,
+            (file.digest, key),
+            lambda: analysis.calibrated_scores(file.path, [calibrator])[0],
+            long=True,
+        )
+
+    def transfer(
+        self,
+        run_id: str,
+        kind: str,
+        *,
+        datasets: Sequence[str] = (),
+        n_bins: int | None = None,
+        scheme: Scheme | None = None,
+        norm: Norm = "l1",
+    ) -> TransferMatrix:
+        """Fit a calibrator on every data set of a run and test each on all.
+
+        Args:
+            run_id: a run with evaluations.
+            kind: a name in `CALIBRATORS`.
+            datasets: names of evaluations; none: the ID data and the shifts.
+            n_bins: None is the evaluations' own.
+            scheme: None is the evaluations' own.
+            norm: of the error.
+
+        Raises:
+            NotFoundError: no such run, or predictions are not stored.
+            SpecError: the kind or a data set does not exist, there are more than 12 of them, or
+                not all logits of one are stored.
+            PredictionsError: files cannot be read.
+        """
+        if kind not in calibration.CALIBRATORS:
+            raise UnknownNameError("calibrator", kind, calibration.CALIBRATORS)
+        run = self._store.summaries([run_id])[0]
+        every = self._store.run_evaluations(run_id)
+        by_name = {e.dataset: e for e in every}
+        for name in datasets:
+            if name not in by_name:
+                raise UnknownNameError("data set of this run", name, by_name)
+        chosen = [by_name[name] for name in dict.fromkeys(datasets)] or [
+            e for e in every if e.role != "corruption"
+        ]
+        notes = []
+        if not datasets:
+            left = len(every) - len(chosen)
+            if left:
+                notes.append(f"{left} corruptions are left out; `dataset` can name them.")
+        if len(chosen) > _MOST_SETS:
+            raise SpecError(
+                f"a transfer matrix takes at most {_MOST_SETS} data sets, got {len(chosen)}",
+                hint="Name those that matter with dataset=….",
+            )
+        fits: list[tuple[tuple[str, ...], Calibrator, FittedCalibrator]] = []
+        origins: list[str | None] = [None]
+        if kind != "tsp":
+            origins += [e.id for e in chosen]
+        for origin in origins:
+            try:
+                fits.append(self._calibrator(chosen[0], kind, origin, oracle=origin is not None))
+            except NotFoundError as error:
+                if origin is not None:
+                    raise
+                notes.append(f"{error.message} Every row here is an oracle.")
+        columns = [
+            self._transfer_column(e, fits, binning_of(e, n_bins, scheme, norm)) for e in chosen
+        ]
+        binning = binning_of(chosen[0], n_bins, scheme, norm) if chosen else Binning(norm=norm)
+        told = [None, *(fitted for _, _, fitted in fits)]
+        return TransferMatrix(
+            source=Source(run_id=run.id, run_name=run.name, method=run.method),
+            kind=kind,
+            n_bins=binning.n_bins,
+            scheme=binning.scheme,
+            norm=norm,
+            rows=[
+                TransferRow(calibrator=fitted, cells=[column[i] for column in columns])
+                for i, fitted in enumerate(told)
+            ],
+            notes=notes,
+        )
+
+    def _transfer_column(
+        self,
+        evaluation: Evaluation,
+        fits: Sequence[tuple[tuple[str, ...], Calibrator, FittedCalibrator]],
+        binning: Binning,
+    ) -> list[TransferCell]:
+        """One data set without a calibrator and through each, in one pass over its logits."""
+        file = self._file_of(evaluation)
+        _need_logits(file)
+        with self._long_turn:
+            missing = [
+                (key, calibrator)
+                for key, calibrator, _ in fits
+                if self._scores.get((file.digest, key)) is None
+                and self._results.get(("cell", file.digest, binning, key)) is None
+            ]
+            if missing:
+                found = analysis.calibrated_scores(file.path, [c for _, c in missing])
+                for (key, _), scores in zip(missing, found, strict=True):
+                    self._results.put(
+                        ("cell", file.digest, binning, key),
+                        analysis.transfer_numbers(scores, binning),
+                    )
+            plain: dict[str, float] = self._remember(
+                self._results,
+                ("cell", file.digest, binning, 1.0),
+                lambda: analysis.transfer_numbers(self._scored(file, 1.0), binning),
+            )
+            numbers = [plain] + [
+                self._remember(
+                    self._results,
+                    ("cell", file.digest, binning, key),
+                    lambda k=key, c=calibrator: analysis.transfer_numbers(
+                        self._calibrated(file, k, c), binning
+                    ),  # type: ignore[misc]
+                    long=True,
+                )
+                for key, calibrator, _ in fits
+            ]
+        return [
+            TransferCell(
+                dataset=evaluation.dataset,
+                role=evaluation.role,
+                evaluation_id=evaluation.id,
+                n=evaluation.n,
+                gain=plain["ece"] - one["ece"],
+                **one,
+            )
+            for one in numbers
+        ]
+
+    # -- planning -----------------------------------------------------------------------------
+
+    def budget(
+        self,
+        evaluation: Evaluation,
+        *,
+        difference: float,
+        metric: str = "ece",
+        against: str | None = None,
+        level: float = 0.95,
+        power: float = 0.8,
+    ) -> Budget:
+        """How many samples show a difference; see `calift_core.analysis.budget_of`.
+
+        Raises:
+            NotFoundError: no such evaluation, or predictions are not stored.
+            PredictionsError: they cannot be read, or the two share no samples.
+            SpecError: an argument is not valid.
+        """
+        other = self._store.get_evaluation(against) if against is not None else None
+        file = self._file_of(evaluation)
+        beside = self._file_of(other) if other is not None else None
+        scores = self._scored(file, evaluation.temperature)
+        clusters, paired = file.clusters, None
+        if other is not None and beside is not None:
+            in_a, in_b = shared_samples(file, beside)
+            scores = scores.take(in_a)
+            paired = self._scored(beside, other.temperature).take(in_b)
+            clusters = None if clusters is None else clusters[in_a]
+        asked = (metric, difference, level, power)
+        found: Budget = self._remember(
+            self._results,
+            ("budget", evaluation.id, file.digest, against, beside and beside.digest, *asked),
+            lambda: analysis.budget_of(
+                scores,
+                source_of(evaluation),
+                metric=metric,
+                difference=difference,
+                against=paired,
+                against_source=source_of(other) if other is not None else None,
+                clusters=clusters,
+                level=level,
+                power=power,
+                n_resamples=_resamples(len(scores)),
+            ),
+        )
+        return found
 
     # -- comparison ---------------------------------------------------------------------------
 
@@ -185,6 +786,7 @@ class Analysis:
             baseline=reference,
             runs=compared,
             parameters=differing(specs),
+            groups=self._groups(evaluations),
             warnings=warnings,
         )
 
@@ -192,16 +794,12 @@ class Analysis:
         self, run: RunSummary, own: Evaluation, base: Evaluation, warnings: list[str]
     ) -> list[PairedDifference]:
         try:
-            digests = (
-                self._store.predictions_of(own.id).sha256,
-                self._store.predictions_of(base.id).sha256,
+            a, b = self._file_of(own), self._file_of(base)
+            found: dict[str, Any] = self._remember(
+                self._pairs,
+                (a.digest, b.digest, own.temperature, base.temperature),
+                lambda: self._pair(a, b, own.temperature, base.temperature),
             )
-            key = (*digests, own.temperature, base.temperature)
-            found = self._pairs.get(key)
-            if found is None:
-                with self._turn:
-                    found = self._pairs.get(key) or self._pair(*digests, own, base)
-                    self._pairs.put(key, found)
         except (NotFoundError, PredictionsError) as error:
             warnings.append(f"{run.name}, {own.dataset}: no paired difference, {error.message}")
             return []
@@ -218,24 +816,17 @@ class Analysis:
             for row in found["rows"]
         ]
 
-    def _pair(
-        self, own_digest: str, base_digest: str, own: Evaluation, base: Evaluation
-    ) -> dict[str, Any]:
-        a, b = self.predictions(own_digest), self.predictions(base_digest)
+    def _pair(self, a: _File, b: _File, own: float, base: float) -> dict[str, Any]:
         in_a, in_b = shared_samples(a, b)
-        labels = a.labels[in_a]
-        probs_a = calibration.softmax(a.logits[in_a], own.temperature)
-        probs_b = calibration.softmax(b.logits[in_b], base.temperature)
+        scores_a, scores_b = self._scored(a, own).take(in_a), self._scored(b, base).take(in_b)
         clusters = None if a.clusters is None else a.clusters[in_a]
-        resamples = int(min(1000, max(200, _DRAWS // len(labels))))
         rows = []
         for metric in _METRICS:
-            found = calibration.paired_difference(
-                probs_a,
-                probs_b,
-                labels,
+            found = calibration.paired_difference_of_scores(
+                scores_a,
+                scores_b,
                 metric=metric,
-                n_resamples=resamples,
+                n_resamples=_resamples(len(in_a)),
                 clusters=clusters,
             )
             rows.append(
@@ -248,63 +839,123 @@ class Analysis:
                     "distinguishable": found.distinguishable,
                 }
             )
-        return {"n": len(labels), "rows": rows}
+        return {"n": len(in_a), "rows": rows}
 
+    def _groups(self, evaluations: Mapping[str, Sequence[Evaluation]]) -> list[RunGroups]:
+        """Runs that cannot be told apart, on the ID data and each shift that all were tested on."""
+        by_run = {run_id: {e.dataset: e for e in found} for run_id, found in evaluations.items()}
+        first = next(iter(evaluations.values()))
+        groups = []
+        for e in first:
+            if e.role != "corruption" and all(e.dataset in found for found in by_run.values()):
+                same = {run_id: found[e.dataset] for run_id, found in by_run.items()}
+                try:
+                    groups += self._groups_on(same)
+                except CaliftError:
+                    continue  # the differences' warnings have said why
+        return groups
 
-def _reliability(
-    predictions: Predictions,
-    *,
-    n_bins: int,
-    scheme: Scheme,
-    norm: Norm,
-    temperature: float,
-    n_resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    probs = predictions.probs(temperature)
-    confidences, correct = calibration.top_label(probs, predictions.labels)
-    report: dict[str, Any] = calibration.ece_report_from_confidence(
-        confidences,
-        correct,
-        n_bins=n_bins,
-        scheme=scheme,
-        norm=norm,
-        n_resamples=n_resamples,
-        seed=seed,
-    )
-    curve = calibration.reliability_curve_from_confidence(
-        confidences, correct, n_bins=n_bins, scheme=scheme, n_resamples=n_resamples, seed=seed
-    )
-    return {
-        "n": len(confidences),
-        "n_bins": n_bins,
-        "scheme": scheme,
-        "norm": norm,
-        "temperature": temperature,
-        "accuracy": float(correct.mean()),
-        "mean_confidence": float(confidences.mean()),
-        "nll": measures.nll(probs, predictions.labels),
-        "brier": measures.brier(probs, predictions.labels),
-        "ece": report["value"],
-        "null_mean": report["null_mean"],
-        "null_q95": report["null_q95"],
-        "interval": tuple(report["interval"]),
-        "debiased": report["debiased"],
-        "bins": [
-            ReliabilityBin(
-                lower=float(curve.lower[k]),
-                upper=float(curve.upper[k]),
-                count=int(curve.count[k]),
-                mean_confidence=float(curve.mean_confidence[k]),
-                accuracy=float(curve.accuracy[k]),
-                interval_low=float(curve.interval_low[k]),
-                interval_high=float(curve.interval_high[k]),
-                band_low=float(curve.band_low[k]),
-                band_high=float(curve.band_high[k]),
+    def _groups_on(self, evaluations: Mapping[str, Evaluation]) -> list[RunGroups]:
+        files = {run_id: self._file_of(e) for run_id, e in evaluations.items()}
+        e = next(iter(evaluations.values()))
+
+        def make() -> dict[str, Any]:
+            scores, clusters = self._aligned(files, evaluations)
+            n = len(next(iter(scores.values())))
+            return {
+                "n": n,
+                "groups": {
+                    metric: calibration.group_indistinguishable_of_scores(
+                        scores, metric=metric, clusters=clusters, n_resamples=_resamples(n)
+                    )
+                    for metric in _METRICS
+                },
+            }
+
+        key = tuple((r, files[r].digest, evaluations[r].temperature) for r in sorted(files))
+        found: dict[str, Any] = self._remember(self._pairs, key, make)
+        return [
+            RunGroups(
+                dataset=e.dataset,
+                role=e.role,
+                metric=metric,
+                n=found["n"],
+                groups=found["groups"][metric],
             )
-            for k in np.flatnonzero(curve.count)
-        ],
-    }
+            for metric in _METRICS
+        ]
+
+    def _aligned(
+        self, files: Mapping[str, _File], evaluations: Mapping[str, Evaluation]
+    ) -> tuple[dict[str, SampleScores], npt.NDArray[np.str_] | None]:
+        """Scores of the samples that all files share, in the order of the first."""
+        first = next(iter(files.values()))
+        kept = np.arange(len(first))
+        for file in files.values():
+            kept = np.intersect1d(kept, shared_samples(first, file)[0])
+        scores = {}
+        for run_id, file in files.items():
+            in_first, in_own = shared_samples(first, file)
+            scores[run_id] = self._scored(file, evaluations[run_id].temperature).take(
+                in_own[np.isin(in_first, kept)]
+            )
+        return scores, None if first.clusters is None else first.clusters[kept]
+
+
+def _resamples(n: int) -> int:
+    return int(min(1000, max(200, _DRAWS // n)))
+
+
+def _need_logits(file: _File) -> None:
+    if file.metadata.storage != "full":
+        raise SpecError(
+            f"a calibrator must have all logits of {file.metadata.dataset}, whose stored "
+            f"predictions keep the {file.metadata.k} largest of each sample.",
+            hint="Import or evaluate it again with all logits.",
+        )
+
+
+def source_of(evaluation: Evaluation) -> Source:
+    """Which predictions an evaluation's numbers are of."""
+    return Source(
+        evaluation_id=evaluation.id,
+        run_id=evaluation.run_id,
+        run_name=evaluation.run_name,
+        method=evaluation.method,
+        dataset=evaluation.dataset,
+        role=evaluation.role,
+    )
+
+
+def binning_of(
+    evaluation: Evaluation, n_bins: int | None, scheme: Scheme | None, norm: Norm
+) -> Binning:
+    """How an error is measured: as the evaluation did it, but for what is asked."""
+    return Binning(
+        n_bins=n_bins if n_bins is not None else evaluation.ece.n_bins,
+        scheme=scheme if scheme is not None else evaluation.ece.scheme,
+        norm=norm,
+        n_resamples=evaluation.ece.n_resamples,
+        seed=evaluation.ece.seed,
+    )
+
+
+def _measure_set(
+    evaluation: Evaluation,
+    file: _File,
+    binning: Binning,
+    temperature: float,
+    measures: list[Measure],
+) -> MeasureSet:
+    return MeasureSet(
+        source=source_of(evaluation),
+        n=len(file),
+        n_classes=len(file.metadata.class_names),
+        temperature=temperature,
+        n_resamples=binning.n_resamples,
+        seed=binning.seed,
+        measures=measures,
+    )
 
 
 def differing(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

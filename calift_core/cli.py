@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from calift_core import __version__
+from calift_core import __version__, cli_predictions
+from calift_core.cli_analysis import analyse_app
 from calift_core.errors import (
     CaliftError,
     DataError,
@@ -51,6 +52,8 @@ runs_app = typer.Typer(no_args_is_help=True, help="Runs of the service.")
 app.add_typer(runs_app, name="runs")
 study_app = typer.Typer(no_args_is_help=True, help="Studies of what the methods claim.")
 app.add_typer(study_app, name="study")
+app.add_typer(analyse_app, name="analyse")
+cli_predictions.add_to(app)
 
 #: Columns of tables that go to a file or a pipe, where there is no terminal to fit.
 _PIPE_WIDTH = 160
@@ -194,8 +197,18 @@ def train(
 
 @app.command()
 def evaluate(
-    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    folder: Annotated[Path, typer.Option("--out", help="Folder for the new report.")],
+    run_folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders of finished runs, or checkpoints of a run: RUN/checkpoint/steps/STEP. "
+            "Several are judged in one pass over the data.",
+        ),
+    ],
+    folder: Annotated[
+        Path,
+        typer.Option("--out", help="Folder for the new report; of several, for a folder each."),
+    ],
     spec_file: Annotated[
         Path | None,
         typer.Option("--suite", help="A RunSpec whose suite and evaluation are used instead."),
@@ -208,32 +221,94 @@ def evaluate(
         str | None, typer.Option(help="all, benchmark or names separated by commas.")
     ] = None,
     severities: Annotated[str, typer.Option(help="Severities, separated by commas.")] = "1,3,5",
+    precision: Annotated[
+        str | None, typer.Option(help="train, auto, fp32, fp16 or bf16: of the forward passes.")
+    ] = None,
+    perturbed_calibration: Annotated[
+        bool,
+        typer.Option(
+            "--perturbed-calibration", help="Also predict the noisy copies that tsp is fitted on."
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Judge a finished model on other data, without training."""
-    source = spec_file or run_folder / "spec.json"
-    if spec_file is None and not source.is_file():
-        raise SpecError(f"{str(run_folder)!r} holds no run (there is no spec.json in it)")
-    data = load_spec(source).model_dump(mode="json")
-    for item in shift or ():
+    """Judge finished models on other data, without training. Goes on where it was stopped."""
+    _need_torch()
+    from calift_core.finished import name_of, run_folder_of
+    from calift_core.run import Evaluated, evaluate_finished, evaluate_many
+
+    changes: dict[str, Any] = {"shifts": _shifts(shift or ()), "corruptions": {}, "evaluation": {}}
+    if corruptions:
+        names: Any = corruptions if corruptions in ("all", "benchmark") else corruptions.split(",")
+        changes["corruptions"] = {"names": names, "severities": _severities(severities)}
+    if precision is not None:
+        changes["evaluation"]["precision"] = precision
+    if perturbed_calibration:
+        changes["evaluation"]["perturbed_calibration"] = True
+    specs = []
+    for path in run_folders:
+        source = spec_file or run_folder_of(path) / "spec.json"
+        if spec_file is None and not source.is_file():
+            raise SpecError(f"{str(path)!r} holds no run (there is no spec.json in it)")
+        specs.append(_judged_on(load_spec(source), changes))
+    with _stop_on_signal() as stop:
+        if len(run_folders) == 1:
+            records = evaluate_finished(specs[0], run_folders[0], folder, stop=stop)
+            _follow_records(records, quiet=as_json)
+            _show_report(_read_report(folder / "report.json"), as_json)
+            return
+        models = {
+            name: Evaluated(path, spec)
+            for name, path, spec in zip(
+                _distinct([name_of(p) for p in run_folders]), run_folders, specs, strict=True
+            )
+        }
+        _follow_records(evaluate_many(models, folder, stop=stop), quiet=as_json)
+    reports = {name: _read_report(folder / name / "report.json") for name in models}
+    if as_json:
+        print_json({name: report.model_dump(mode="json") for name, report in reports.items()})
+        return
+    for name, report in reports.items():
+        _show_report(report, as_json)
+        out.print(f"This is in {folder / name}.\n", markup=False)
+
+
+def _shifts(items: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for item in items:
         name, separator, uri = item.partition("=")
         if not separator:
             raise SpecError(f"--shift takes NAME=folder:PATH, got {item!r}")
-        data["suite"]["shifts"][name] = uri
-    if corruptions:
-        names: Any = corruptions if corruptions in ("all", "benchmark") else corruptions.split(",")
-        try:
-            chosen = [int(s) for s in severities.split(",")]
-        except ValueError:
-            raise SpecError(f"--severities takes numbers from 1 to 5, got {severities!r}") from None
-        data["suite"]["corruptions"] |= {"names": names, "severities": chosen}
-    spec = parse_spec(data)
-    _need_torch()
-    from calift_core.run import evaluate_finished
+        found[name] = uri
+    return found
 
-    with _stop_on_signal() as stop:
-        _follow_records(evaluate_finished(spec, run_folder, folder, stop=stop), quiet=as_json)
-    _show_report(_read_report(folder / "report.json"), as_json)
+
+def _severities(text: str) -> list[int]:
+    try:
+        return [int(s) for s in text.split(",")]
+    except ValueError:
+        raise SpecError(f"--severities takes numbers from 1 to 5, got {text!r}") from None
+
+
+def _judged_on(spec: RunSpec, changes: dict[str, Any]) -> RunSpec:
+    """A spec with what the options of `calift evaluate` add to its suite and evaluation."""
+    data = spec.model_dump(mode="json")
+    data["suite"]["shifts"] |= changes["shifts"]
+    data["suite"]["corruptions"] |= changes["corruptions"]
+    data["evaluation"] |= changes["evaluation"]
+    return parse_spec(data)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The same names, numbered where one occurs more than once."""
+    result: list[str] = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate in result or (number > 1 and candidate in names):
+            number += 1
+            candidate = f"{name}-{number}"
+        result.append(candidate)
+    return result
 
 
 def _is_finished(folder: Path, spec: RunSpec) -> bool:
@@ -861,11 +936,21 @@ def _catalogue(what: str) -> list[Any]:
 
 
 @app.command()
-def doctor(as_json: JsonFlag = False) -> None:
+def doctor(
+    suite: Annotated[
+        str, typer.Option(help="Check this suite's data instead, as a spec names it.")
+    ] = "",
+    as_json: JsonFlag = False,
+) -> None:
     """What of calift works on this machine, and what to do about the rest."""
     from calift_core.doctor import examine
 
-    checks = examine()
+    if suite:
+        from calift_core.data.inspection import examine_suite
+
+        checks = examine_suite(suite)
+    else:
+        checks = examine()
     if as_json:
         print_json([c.as_dict() for c in checks])
     else:

@@ -18,12 +18,18 @@ import plotly.graph_objects as go
 
 from calift_core.schema.report import EvaluationReport, Summary
 from calift_core.schema.wire import (
+    CalibratorEffect,
     Comparison,
+    FittedCalibrator,
     Frontier,
+    MeasureSet,
     Metrics,
     Reliability,
     ReliabilityBin,
+    SlicePage,
+    SmoothCurve,
     Spectrum,
+    TransferMatrix,
 )
 from frontend import text
 
@@ -276,6 +282,7 @@ def reliability_diagram(
     colour: str | None = None,
     symbol: str = "circle",
     band: bool = True,
+    smooth: bool = False,
     side: int = 380,
 ) -> go.Figure:
     """Accuracy against confidence, with the counts below on the same axis.
@@ -291,6 +298,7 @@ def reliability_diagram(
         colour: of the points; default: the run's own.
         symbol: of the points.
         band: draw the consistency band.
+        smooth: draw the kernel curve of the smooth ECE as well.
         side: of the square, in pixels, where there is room.
     """
     own = run_styles([diagram.run_id])[diagram.run_id]
@@ -304,11 +312,27 @@ def reliability_diagram(
     _draw_reliability(
         figure, diagram.bins, colour=colour or own.colour, symbol=symbol, band=band, axes=("", "2")
     )
+    drawn = smooth and diagram.smooth is not None
+    if drawn and diagram.smooth is not None:
+        figure.add_trace(_smooth_line(diagram.smooth, colour or own.colour))
     _reliability_axes(figure, x=(0.0, 1.0), y=(0.0, 1.0), axes=("", "2"))
     figure.update_layout(legend={"traceorder": "normal"}, margin={"l": 60}, barmode="overlay")
-    # Five entries: two a line where the figure is wide, one where it is narrow.
-    _legend_below(figure, 3 if side >= 350 else 5)
+    # Five or six entries: two a line where the figure is wide, one where it is narrow.
+    _legend_below(figure, 3 if side >= 350 else 5 + drawn)
     return figure
+
+
+def _smooth_line(curve: SmoothCurve, colour: str) -> go.Scatter:
+    """The kernel regression of correctness on confidence; gaps where no sample is near."""
+    return go.Scatter(
+        x=curve.confidence,
+        y=curve.accuracy,
+        mode="lines",
+        name=f"smooth curve, smooth ECE {text.percent(curve.smooth_ece)}",
+        line={"color": colour, "width": 2, "dash": "dot"},
+        connectgaps=False,
+        hovertemplate="confidence %{x:.1%}<br>smoothed accuracy %{y:.1%}<extra></extra>",
+    )
 
 
 def reliability_grid(
@@ -1634,6 +1658,347 @@ def _frontier_alt(
         if m.best
     )
     return f"{heading}. {own}. On the Pareto front: {front}."
+
+
+# ---- Slices, calibrators, estimators -----------------------------------------------------------
+
+#: Slices that one chart shows; a table shows the rest of a page.
+MOST_SLICES = 40
+
+
+def slice_gaps(
+    pages: Sequence[tuple[Run, SlicePage]],
+    *,
+    styles: Mapping[str, RunStyle] | None = None,
+    title: str = "Gap of each slice",
+) -> go.Figure:
+    """Confidence minus accuracy of each slice with its 95 % interval, a mark per run.
+
+    The slices are those of the first page, in its order. A filled mark is a slice whose ECE is
+    above its floor, an open one could be noise; a slice that is too small has a small open mark
+    without an interval.
+    """
+    names = [(s.key, s.title) for s in pages[0][1].items[:MOST_SLICES]] if pages else []
+    if not names:
+        return _nothing(title, "no sample meets the condition")
+    place = {key: i for i, (key, _) in enumerate(names)}
+    styles = styles or run_styles(run.id for run, _ in pages)
+    first = pages[0][1]
+    condition = f" · where {first.where}" if first.where else ""
+    figure = _figure(
+        title=title,
+        subtitle=[
+            f"T = {first.temperature:.3g}{condition}",
+            "right of zero: over-confident · filled: above the floor",
+            "small marks: too few samples for an error",
+        ],
+        alt="",
+        height=80 + max(20 * len(names), 12 * len(names) * len(pages)),
+    )
+    spread = 0.0 if len(pages) < 2 else min(0.22, 0.6 / (len(pages) - 1))
+    said = []
+    for index, (run, page) in enumerate(pages):
+        own = styles[run.id]
+        shift = (index - (len(pages) - 1) / 2) * spread
+        shown = [s for s in page.items if s.key in place]
+        above = [s.ece is not None and s.null_q95 is not None and s.ece > s.null_q95 for s in shown]
+        figure.add_trace(
+            go.Scatter(
+                x=[s.gap for s in shown],
+                y=[place[s.key] + shift for s in shown],
+                mode="markers",
+                name=text.esc(run.label),
+                marker={
+                    "color": own.colour,
+                    "size": [6 if s.too_small else 10 for s in shown],
+                    "symbol": [own.symbol if a else f"{own.symbol}-open" for a in above],
+                    "line": {"width": 1.5, "color": own.colour},
+                },
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [s.gap_interval[1] - s.gap if s.gap_interval else 0 for s in shown],
+                    "arrayminus": [
+                        s.gap - s.gap_interval[0] if s.gap_interval else 0 for s in shown
+                    ],
+                    "color": own.colour,
+                    "thickness": 1.25,
+                    "width": 0,
+                },
+                customdata=[
+                    [text.esc(s.title), text.count(s.n), text.percent(s.accuracy),
+                     text.percent(s.mean_confidence),
+                     "too small for an ECE" if s.too_small
+                     else f"ECE {text.ece_with_floor(s.ece, s.null_mean)}"]
+                    for s in shown
+                ],
+                hovertemplate="%{customdata[0]}: gap %{x:+.1%}<br>accuracy %{customdata[2]}, "
+                "confidence %{customdata[3]}<br>%{customdata[4]}<br>n = %{customdata[1]}<extra>"
+                + text.esc(run.label)
+                + "</extra>",
+            )
+        )  # fmt: skip
+        widest = max(shown, key=lambda s: abs(s.gap), default=None)
+        worst = "" if widest is None else (
+            f", the widest gap is {text.points(widest.gap)} at {widest.title}"
+        )  # fmt: skip
+        said.append(f"{run.label}: {sum(above)} of {len(shown)} slices above their floor{worst}")
+    figure.add_vline(x=0, line={"color": MUTED, "width": 1.25, "dash": "dash"})
+    figure.update_layout(
+        meta={"alt": f"{title}, {len(names)} slices. {'; '.join(said)}."},
+        xaxis=_axis(name="Confidence minus accuracy", tickformat="+.0%"),
+        yaxis=_axis(
+            tickmode="array",
+            tickvals=list(range(len(names))),
+            ticktext=[text.esc(name.replace("_", " ")) for _, name in names],
+            range=[len(names) - 0.5, -0.5],
+            ticks="",
+            showline=False,
+            tickfont={"size": 12, "color": INK},
+        ),
+        showlegend=False,
+    )
+    if len(pages) > 1:
+        _legend_below(figure, math.ceil(len(pages) / 3))
+    return figure
+
+
+def fitted_words(calibrator: FittedCalibrator) -> str:
+    """What a calibrator was fitted on, and whether that makes it an oracle."""
+    on = f"{calibrator.fitted_on.dataset}, n = {text.count(calibrator.fitted_on.n)}"
+    return f"ORACLE: fitted on {on}" if calibrator.oracle else f"fitted on {on}"
+
+
+def calibrator_overlay(
+    effect: CalibratorEffect,
+    *,
+    style: RunStyle | None = None,
+    title: str | None = None,
+    side: int = 420,
+) -> go.Figure:
+    """One run before and after a calibrator on one pair of axes.
+
+    Before is grey with open marks, after has the run's colour; an oracle's line is dotted and says
+    what it is.
+    """
+    own = style or run_styles([effect.after.run_id])[effect.after.run_id]
+    before, after, c = effect.before, effect.after, effect.calibrator
+    heading = title if title is not None else f"{c.kind} on {after.dataset}"
+    figure = _figure(
+        title=heading,
+        subtitle=[
+            fitted_words(c),
+            f"{after.n_bins} bins, {text.SCHEMES[after.scheme]} · {text.NORMS[after.norm]} · "
+            f"n = {text.count(after.n)}",
+        ],
+        alt=f"Reliability of {after.run_name} on {after.dataset} before and after {c.kind} "
+        f"({fitted_words(c)}). {diagram_error_name(before)} {text.percent(before.ece)} before, "
+        f"{text.percent(after.ece)} after, floor {text.percent(after.null_mean)}.",
+        height=round(1.3 * side) + 46,
+    )
+    figure.add_trace(_identity("", ""))
+    looks = (
+        ("before", before, MUTED, f"{own.symbol}-open", "dash"),
+        ("after, oracle" if c.oracle else "after", after, own.colour, own.symbol,
+         "dot" if c.oracle else "solid"),
+    )  # fmt: skip
+    for name, diagram, colour, symbol, dash in looks:
+        xs = [b.mean_confidence for b in diagram.bins]
+        figure.add_trace(
+            go.Scatter(
+                x=xs,
+                y=[b.accuracy for b in diagram.bins],
+                error_y=_error_bars(diagram.bins, colour),
+                mode="lines+markers",
+                name=f"{name}: {diagram_error_name(diagram)} "
+                f"{text.ece_with_floor(diagram.ece, diagram.null_mean)}",
+                line={"color": colour, "dash": dash, "width": 2},
+                marker={"color": colour, "symbol": symbol, "size": 8},
+                customdata=[[b.count] for b in diagram.bins],
+                hovertemplate="confidence %{x:.1%}<br>accuracy %{y:.1%}"
+                "<br>%{customdata[0]:,} samples<extra>" + name + "</extra>",
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=xs,
+                y=[b.count for b in diagram.bins],
+                yaxis="y2",
+                mode="lines+markers",
+                line={"color": colour, "dash": dash, "width": 1.5},
+                marker={"color": colour, "symbol": symbol, "size": 5},
+                showlegend=False,
+                hovertemplate="%{y:,} samples at %{x:.1%}<extra>" + name + "</extra>",
+            )
+        )
+    _reliability_axes(figure, x=(0.0, 1.0), y=(0.0, 1.0), axes=("", "2"))
+    figure.update_layout(legend={"orientation": "v"}, margin={"l": 60})
+    _legend_below(figure, 3)
+    return figure
+
+
+def transfer_names(matrix: TransferMatrix) -> list[str]:
+    """A name per row: what was fitted on, oracles marked."""
+    names = []
+    for row in matrix.rows:
+        c = row.calibrator
+        if c is None:
+            names.append("no calibrator")
+        else:
+            names.append(f"◇ oracle: {c.fitted_on.dataset}" if c.oracle else c.fitted_on.dataset)
+    return names
+
+
+def transfer_heatmap(matrix: TransferMatrix, *, title: str | None = None) -> go.Figure:
+    """A calibrator fitted on the row and tested on the column: the error in each cell.
+
+    Rows of oracles carry a ◇ and a dotted frame, the honest row a solid one. A number in brackets
+    is not above its floor.
+    """
+    heading = title if title is not None else f"{matrix.kind}: fitted on A, tested on B"
+    if not matrix.rows or not matrix.rows[0].cells:
+        return _nothing(heading, "the run was evaluated on nothing that this can be tested on")
+    names = transfer_names(matrix)
+    columns = [cell.dataset for cell in matrix.rows[0].cells]
+    z: list[list[float | None]] = [[cell.ece for cell in row.cells] for row in matrix.rows]
+    words = [
+        [f"({100 * c.ece:.1f})" if c.ece <= c.null_q95 else f"{100 * c.ece:.1f}" for c in row.cells]
+        for row in matrix.rows
+    ]
+    honest = [r for r in matrix.rows if r.calibrator is not None and not r.calibrator.oracle]
+    oracles = len(matrix.rows) - 1 - len(honest)
+    said = [
+        f"{name}: " + ", ".join(
+            f"{text.percent(c.ece)} on {c.dataset}" for c in row.cells
+        )
+        for name, row in zip(names, matrix.rows, strict=True)
+        if row.calibrator is None or not row.calibrator.oracle
+    ]  # fmt: skip
+    figure = _figure(
+        title=heading,
+        subtitle=[
+            f"{'MCE' if matrix.norm == 'max' else 'ECE'} in %, darker is worse · (in brackets): "
+            "not above the floor",
+            f"{matrix.n_bins} bins, {text.SCHEMES[matrix.scheme]} · {text.NORMS[matrix.norm]} · "
+            "solid frame: honest · ◇ dotted: oracle",
+        ],
+        alt=f"{heading}. {'; '.join(said)}. {oracles} further rows are oracles.",
+        height=110 + 40 * len(names) + 6 * max(map(len, columns)),
+        legend=False,
+    )
+    figure.add_trace(_heatmap(z, words, columns=columns, rows=names, metric="ece"))
+    for index, row in enumerate(matrix.rows):
+        if row.calibrator is not None:
+            figure.add_shape(
+                type="rect", x0=-0.48, x1=len(columns) - 0.52, y0=index - 0.44, y1=index + 0.44,
+                line={"color": INK if not row.calibrator.oracle else MUTED,
+                      "width": 2 if not row.calibrator.oracle else 1.25,
+                      "dash": "solid" if not row.calibrator.oracle else "dot"},
+            )  # fmt: skip
+    figure.update_layout(
+        xaxis=_axis(name="Tested on", tickangle=-40 if len(columns) > 5 else 0, showgrid=False,
+                    ticks="", showline=False, type="category",
+                    tickfont={"size": 12, "color": INK}),
+        yaxis=_axis(name="Fitted on", autorange="reversed", showgrid=False, ticks="",
+                    showline=False, type="category", tickfont={"size": 12, "color": INK}),
+        margin={"b": 12},
+    )  # fmt: skip
+    return figure
+
+
+def estimators(
+    sets: Sequence[tuple[Run, MeasureSet]],
+    *,
+    styles: Mapping[str, RunStyle] | None = None,
+    title: str = "The same predictions under other estimators",
+) -> go.Figure:
+    """One row per estimator, a mark per run: its value, and in grey what chance alone shows.
+
+    The grey bar under a mark reaches from the mean of that run's floor to its 95 % quantile. A
+    filled mark is above it.
+    """
+    names = [(m.name, m.title) for m in sets[0][1].measures] if sets else []
+    if not names:
+        return _nothing(title, "no evaluation is chosen")
+    place = {name: i for i, (name, _) in enumerate(names)}
+    styles = styles or run_styles(run.id for run, _ in sets)
+    first = sets[0][1]
+    figure = _figure(
+        title=title,
+        subtitle=[
+            f"n = {text.count(first.n)} · T = {first.temperature:.3g} · grey: a calibrated model, "
+            "mean to 95 %",
+            "filled: above what a calibrated model shows · open: could be chance",
+        ],
+        alt="",
+        height=80 + max(26 * len(names), 12 * len(names) * len(sets)),
+    )
+    spread = 0.0 if len(sets) < 2 else min(0.22, 0.6 / (len(sets) - 1))
+    said = []
+    for index, (run, found) in enumerate(sets):
+        own = styles[run.id]
+        shift = (index - (len(sets) - 1) / 2) * spread
+        floors = [m for m in found.measures if m.name in place and m.null_mean is not None]
+        figure.add_trace(
+            go.Bar(
+                x=[(m.null_q95 or 0.0) - (m.null_mean or 0.0) for m in floors],
+                base=[m.null_mean for m in floors],
+                y=[place[m.name] + shift for m in floors],
+                width=0.9 * spread or 0.6,
+                orientation="h",
+                name="calibrated at this n, mean to 95 %",
+                legendgroup="floor",
+                showlegend=not index,
+                marker={"color": BAR, "line": {"color": RULE, "width": 1}},
+                customdata=[[text.percent(m.null_mean), text.percent(m.null_q95)] for m in floors],
+                hovertemplate="floor %{customdata[0]} to %{customdata[1]}<extra>"
+                + text.esc(run.label)
+                + "</extra>",
+            )
+        )
+        shown = [m for m in found.measures if m.name in place and m.value is not None]
+        values = [m.value or 0.0 for m in shown]
+        above = [
+            m.null_q95 is None or value > m.null_q95 for m, value in zip(shown, values, strict=True)
+        ]
+        figure.add_trace(
+            go.Scatter(
+                x=values,
+                y=[place[m.name] + shift for m in shown],
+                mode="markers",
+                name=text.esc(run.label),
+                marker={
+                    "color": own.colour,
+                    "size": 10,
+                    "symbol": [own.symbol if a else f"{own.symbol}-open" for a in above],
+                    "line": {"width": 1.5, "color": own.colour},
+                },
+                customdata=[[text.esc(m.title), text.percent(m.null_mean)] for m in shown],
+                hovertemplate="%{customdata[0]}: %{x:.2%}<br>floor %{customdata[1]}<extra>"
+                + text.esc(run.label)
+                + "</extra>",
+            )
+        )
+        said.append(
+            f"{run.label}: from {text.percent(min(values))} to {text.percent(max(values))}, "
+            f"{sum(above)} of {len(shown)} above what a calibrated model shows"
+        )
+    figure.update_layout(
+        barmode="overlay",
+        meta={"alt": f"{title}, {len(names)} estimators. {'; '.join(said)}."},
+        xaxis=_axis(name="Calibration error", tickformat=".0%"),
+        yaxis=_axis(
+            tickmode="array",
+            tickvals=list(range(len(names))),
+            ticktext=[text.esc(name) for _, name in names],
+            range=[len(names) - 0.5, -0.5],
+            ticks="",
+            showline=False,
+            tickfont={"size": 12, "color": INK},
+        ),
+    )
+    _legend_below(figure, math.ceil((len(sets) + 1) / 2))
+    return figure
 
 
 # ---- Exports -----------------------------------------------------------------------------------

@@ -14,9 +14,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from calift_core.schema.report import EvaluationReport, Summary
-from calift_core.schema.wire import Comparison, Frontier, Metrics, Reliability, Spectrum
+from calift_core.schema.wire import (
+    CalibratorEffect,
+    Comparison,
+    Frontier,
+    MeasureSet,
+    Metrics,
+    Reliability,
+    SlicePage,
+    Spectrum,
+    TransferMatrix,
+)
 from frontend import text
-from frontend.charts import Run, RunEvaluations, frontier_marks, shift_points
+from frontend.charts import (
+    Run,
+    RunEvaluations,
+    frontier_marks,
+    shift_points,
+    transfer_names,
+)
 
 Row = Mapping[str, Any]
 
@@ -482,4 +498,165 @@ def path(frontier: Frontier) -> Table:
             Column("val_nll", "Validation NLL", "number"),
         ],
         [point.model_dump(exclude={"datasets"}) for point in frontier.points],
+    )
+
+
+def slices(pages: Sequence[tuple[Run, SlicePage]]) -> Table:
+    """One row per run and slice; a slice that is too small says so and has no error."""
+    rows = [
+        {
+            "run": run.label,
+            **s.model_dump(exclude={"gap_interval", "interval", "accuracy_interval"}),
+            "gap_low": s.gap_interval[0] if s.gap_interval else None,
+            "gap_high": s.gap_interval[1] if s.gap_interval else None,
+            "low": s.interval[0] if s.interval else None,
+            "high": s.interval[1] if s.interval else None,
+            "verdict": _slice_verdict(s.ece, s.null_q95),
+        }
+        for run, page in pages
+        for s in page.items
+    ]
+    columns = [
+        Column("title", "Slice"),
+        Column("n", "n", "count"),
+        Column("accuracy", "Accuracy", "percent"),
+        Column("mean_confidence", "Confidence", "percent"),
+        Column("gap", "Gap", "points"),
+        Column("gap_low", "95 % low", "points"),
+        Column("gap_high", "95 % high", "points"),
+        Column("ece", "ECE", "percent"),
+        Column("null_mean", "Floor", "percent"),
+        Column("null_q95", "Floor, 95 %", "percent"),
+        Column("low", "95 % low", "percent"),
+        Column("high", "95 % high", "percent"),
+        Column("n_bins", "Bins", "count"),
+        Column("verdict", "Reads"),
+    ]
+    if len(pages) > 1:
+        columns.insert(0, Column("run", "Run"))
+    return Table(columns, rows)
+
+
+def _slice_verdict(ece: float | None, null_q95: float | None) -> str:
+    if ece is None or null_q95 is None:
+        return "too small"
+    return "above the floor" if ece > null_q95 else "not above the floor"
+
+
+def calibrator(effect: CalibratorEffect) -> Table:
+    """Before and after a calibrator, one row each."""
+    rows = [
+        {
+            "state": name,
+            "accuracy": d.accuracy,
+            "mean_confidence": d.mean_confidence,
+            "ece": d.ece,
+            "null_mean": d.null_mean,
+            "low": d.interval[0],
+            "high": d.interval[1],
+            "nll": d.nll,
+            "brier": d.brier,
+            "oracle": effect.calibrator.oracle if name == "after" else None,
+        }
+        for name, d in (("before", effect.before), ("after", effect.after))
+    ]
+    return Table(
+        [
+            Column("state", "Predictions"),
+            Column("accuracy", "Accuracy", "percent"),
+            Column("mean_confidence", "Confidence", "percent"),
+            Column("ece", "MCE" if effect.after.norm == "max" else "ECE", "percent"),
+            Column("null_mean", "Floor", "percent"),
+            Column("low", "95 % low", "percent"),
+            Column("high", "95 % high", "percent"),
+            Column("nll", "NLL", "number"),
+            Column("brier", "Brier", "number"),
+            Column("oracle", "Oracle", "yes"),
+        ],
+        rows,
+    )
+
+
+def transfer(matrix: TransferMatrix) -> Table:
+    """One row per fit and data set that it was tested on."""
+    rows = [
+        {
+            "fitted_on": name,
+            "oracle": row.calibrator.oracle if row.calibrator else None,
+            **cell.model_dump(),
+        }
+        for name, row in zip(transfer_names(matrix), matrix.rows, strict=True)
+        for cell in row.cells
+    ]
+    return Table(
+        [
+            Column("fitted_on", "Fitted on"),
+            Column("oracle", "Oracle", "yes"),
+            Column("dataset", "Tested on"),
+            Column("ece", "MCE" if matrix.norm == "max" else "ECE", "percent"),
+            Column("null_mean", "Floor", "percent"),
+            Column("null_q95", "Floor, 95 %", "percent"),
+            Column("gain", "Gain", "points"),
+            Column("accuracy", "Accuracy", "percent"),
+            Column("nll", "NLL", "number"),
+            Column("n", "n", "count"),
+        ],
+        rows,
+    )
+
+
+def estimators(sets: Sequence[tuple[Run, MeasureSet]]) -> Table:
+    """One row per run and estimator, with its floor and how it reads."""
+    rows = [
+        {
+            "run": run.label,
+            "name": m.name,
+            "title": m.title,
+            "value": m.value,
+            "null_mean": m.null_mean,
+            "null_q95": m.null_q95,
+            "low": m.interval[0] if m.interval else None,
+            "high": m.interval[1] if m.interval else None,
+            "debiased": m.debiased,
+            "note": m.note,
+        }
+        for run, found in sets
+        for m in found.measures
+    ]
+    columns = [
+        Column("title", "Estimator"),
+        Column("value", "Value", "percent"),
+        Column("null_mean", "Floor", "percent"),
+        Column("null_q95", "Floor, 95 %", "percent"),
+        Column("low", "95 % low", "percent"),
+        Column("high", "95 % high", "percent"),
+        Column("debiased", "Debiased", "percent"),
+        Column("note", "Reads"),
+    ]
+    if len(sets) > 1:
+        columns.insert(0, Column("run", "Run"))
+    return Table(columns, rows)
+
+
+def groups(comparison: Comparison, metric: str) -> Table:
+    """One row per data set: its groups of runs that cannot be told apart, best group first."""
+    names = {c.run.id: c.run.name for c in comparison.runs}
+    found = [g for g in comparison.groups if g.metric == metric]
+    most = max((len(g.groups) for g in found), default=0)
+    rows = [
+        {
+            "dataset": g.dataset,
+            **{str(i): " ≈ ".join(names[run] for run in members)
+               for i, members in enumerate(g.groups)},
+            "n": g.n,
+        }
+        for g in found
+    ]  # fmt: skip
+    return Table(
+        [
+            Column("dataset", "Data"),
+            *(Column(str(i), "Best group" if i == 0 else f"Group {i + 1}") for i in range(most)),
+            Column("n", "n", "count"),
+        ],
+        rows,
     )

@@ -469,7 +469,7 @@ def against(run: RunSummary, base: RunSummary | None) -> list[tuple[str, str, st
 
 def zero_shot_of(run: RunSummary) -> RunSummary | None:
     """The newest finished zero-shot run on the same model and data, none where there is none."""
-    if run.method == "zero_shot":
+    if run.method in ("zero_shot", "imported"):
         return None
     page = fetch(
         "look for the zero-shot run",

@@ -1,21 +1,97 @@
-"""Calibration: the reliability diagram with counts, floor and other estimators beside it."""
+"""Calibration: the reliability diagram, slices, calibrators, and what other estimators read."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import streamlit as st
 
-from calift_core.schema.wire import Evaluation, Reliability
+from calift_core.schema.wire import (
+    CalibratorEffect,
+    Evaluation,
+    MeasureSet,
+    Reliability,
+    RunSummary,
+    SlicePage,
+    TransferMatrix,
+)
 from frontend import charts, state, tables, text, ui
+from frontend.charts import Run
 from frontend.tables import Column, Markup, Table
 
 LAYOUTS = {"0": "side by side", "1": "overlaid"}
+VIEWS = {
+    "diagram": "Diagram",
+    "slices": "Slices",
+    "calibrators": "Calibrators",
+    "audit": "Estimator audit",
+}
+GROUPINGS = {
+    "class": "true class",
+    "predicted": "predicted class",
+    "confidence": "confidence",
+    "dataset": "data set",
+    "cluster": "source image",
+}
+ORDERS = {
+    "key": "as they come",
+    "-gap": "most over-confident",
+    "gap": "most under-confident",
+    "-ece": "largest ECE",
+    "accuracy": "lowest accuracy",
+    "-n": "most samples",
+}
+CALIBRATORS = {
+    "temperature": "temperature (one number)",
+    "vector": "vector (scale and offset per class)",
+    "histogram": "histogram binning of the top label",
+    "isotonic": "isotonic regression of the top label",
+    "tsp": "temperature on perturbed copies (TS-P)",
+}
+#: Logits of all data sets above which a transfer matrix waits to be asked for.
+MATRIX_CELLS = 20_000_000
 
 
-def _controls() -> tuple[int, str, str, float]:
+class Asked(NamedTuple):
+    """How an error is measured."""
+
+    n_bins: int
+    scheme: str
+    norm: str
+    temperature: float
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def _slices(evaluation_id: str, _digest: str, **asked: Any) -> SlicePage:
+    return ui.client().slices(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def _run_slices(run_id: str, attempt: int, **asked: Any) -> SlicePage:
+    return ui.client().run_slices(run_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def _effect(evaluation_id: str, _digest: str, **asked: Any) -> CalibratorEffect:
+    return ui.client().calibrate(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def _matrix(run_id: str, attempt: int, **asked: Any) -> TransferMatrix:
+    return ui.client().transfer(run_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def _audit(evaluation_id: str, _digest: str, temperature: float) -> MeasureSet:
+    return ui.client().audit(evaluation_id, temperature=temperature)
+
+
+def _controls(*, with_temperature: bool = True) -> Asked:
     with st.container(border=True, key="diagram-controls"):
-        columns = st.columns([2, 2, 2, 3])
+        columns = st.columns([2, 2, 2, 3] if with_temperature else [2, 2, 2])
+        temperature = 1.0
         with columns[0]:
             n_bins = state.bound(
                 st.number_input,
@@ -48,21 +124,26 @@ def _controls() -> tuple[int, str, str, float]:
                 options=list(text.NORMS),
                 format_func=lambda n: {"l1": "L1 (ECE)", "l2": "L2", "max": "largest gap (MCE)"}[n],
             )
-        with columns[3]:
-            temperature = state.bound(
-                st.slider,
-                "Temperature",
-                name="temperature",
-                default=1.0,
-                decode=_temperature,
-                encode=lambda t: f"{t:g}",
-                min_value=0.25,
-                max_value=4.0,
-                step=0.05,
-                help="Divides the logits. It moves confidence and never accuracy: what training "
-                "did beyond it is what stays different between runs.",
-            )
-    return n_bins, scheme, norm, round(temperature, 4)
+        if with_temperature:
+            with columns[3]:
+                temperature = _temperature_slider()
+    return Asked(n_bins, scheme, norm, round(temperature, 4))
+
+
+def _temperature_slider() -> float:
+    return state.bound(
+        st.slider,
+        "Temperature",
+        name="temperature",
+        default=1.0,
+        decode=_temperature,
+        encode=lambda t: f"{t:g}",
+        min_value=0.25,
+        max_value=4.0,
+        step=0.05,
+        help="Divides the logits. It moves confidence and never accuracy: what training "
+        "did beyond it is what stays different between runs.",
+    )
 
 
 def _temperature(given: str) -> float | None:
@@ -107,8 +188,19 @@ def _other_estimators(evaluation: Evaluation) -> Table:
 def _one(diagram: Reliability, evaluation: Evaluation, look: charts.RunStyle) -> None:
     left, right = st.columns([6, 5], gap="large")
     with left:
+        smooth = state.bound(
+            st.toggle,
+            "Smooth curve",
+            name="smooth",
+            default=False,
+            decode=lambda given: {"1": True, "0": False}.get(given),
+            encode=lambda on: "1" if on else "0",
+            help="A kernel regression of correctness on confidence: no bins to choose",
+        )
         ui.chart(
-            charts.reliability_diagram(diagram, colour=look.colour, symbol=look.symbol, side=440),
+            charts.reliability_diagram(
+                diagram, colour=look.colour, symbol=look.symbol, smooth=smooth, side=440
+            ),
             tables.reliability([diagram]),
             name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
             data=diagram.model_dump_json,
@@ -180,6 +272,264 @@ def _several(diagrams: list[Reliability], overlay: bool, dataset: str) -> None:
         ui.table(summary, caption="Calibration of the chosen runs")
 
 
+# ---- Slices ------------------------------------------------------------------------------------
+
+
+def _show_slices(
+    found: Mapping[str, Evaluation], runs: Mapping[str, RunSummary], labels: Mapping[str, str]
+) -> None:
+    columns = st.columns([2, 2, 5])
+    with columns[0]:
+        by = state.choice(
+            st.selectbox,
+            "Slices by",
+            name="by",
+            options=list(GROUPINGS),
+            format_func=GROUPINGS.__getitem__,
+        )
+    with columns[1]:
+        order = state.choice(
+            st.selectbox,
+            "Order",
+            name="order",
+            options=list(ORDERS),
+            format_func=ORDERS.__getitem__,
+            disabled=by == "dataset",
+        )
+    with columns[2]:
+        where = state.bound(
+            st.text_input,
+            "Only samples where",
+            name="where",
+            default="",
+            decode=lambda given: given[:500],
+            max_chars=500,
+            placeholder="confidence >= 0.9 and not correct",
+            help="Columns: confidence, correct, label, predicted, rank, nll, brier, id, cluster. "
+            'Comparisons joined by and, or, not; `label in (3, "shirt")`.',
+        )
+    asked = _controls()
+    pages: list[tuple[Run, SlicePage]] = []
+    for run_id, evaluation in found.items():
+        page = _page_of(evaluation, runs[run_id], by, order, where, asked, first=not pages)
+        pages.append((Run(run_id, labels[run_id]), page))
+    if not pages[0][1].items:
+        ui.empty("No slice", "No sample meets the condition.")
+        return
+    noun = GROUPINGS[by]
+    ui.chart(
+        charts.slice_gaps(pages, styles=state.styles(list(found)), title=f"Gap by {noun}"),
+        tables.slices(pages),
+        name=f"slices-{by}",
+        data=lambda: json.dumps([page.model_dump(mode="json") for _, page in pages]),
+    )
+    for run, page in pages:
+        st.caption(
+            f"**{text.md(run.label)}.** {text.count(page.n_matching)} of {text.count(page.n)} "
+            f"samples, {text.count(page.total)} slices; the first {len(page.items)} are loaded. "
+            "One in twenty calibrated slices is above its floor by chance."
+        )
+    ui.table(tables.slices(pages[:1]), caption=f"Slices of {pages[0][0].label}", limit=50)
+
+
+def _page_of(
+    evaluation: Evaluation,
+    run: RunSummary,
+    by: str,
+    order: str,
+    where: str,
+    asked: Asked,
+    *,
+    first: bool,
+) -> SlicePage:
+    """The slices of one run; those after the first are matched to its keys, so all are loaded."""
+    condition = where.strip() or None
+    if by == "dataset":
+        return ui.fetch(
+            f"slice {run.name} by data set",
+            lambda: _run_slices(
+                run.id, run.attempt, where=condition, temperature=asked.temperature, limit=200
+            ),
+            key=f"run-slices-{run.id}-{condition}-{asked.temperature}",
+        )
+    options: dict[str, Any] = {
+        **asked._asdict(),
+        "by": by,
+        "where": condition,
+        "sort": order.removeprefix("-") if first else "key",
+        "descending": first and order.startswith("-"),
+        "limit": charts.MOST_SLICES if first else 200,
+    }
+    return ui.fetch(
+        f"slice {run.name} on {evaluation.dataset}",
+        lambda: _slices(evaluation.id, evaluation.predictions_sha256, **options),
+        key=f"slices-{evaluation.id}-{sorted(options.items(), key=str)}",
+    )
+
+
+# ---- Calibrators -------------------------------------------------------------------------------
+
+
+def _show_calibrators(
+    found: Mapping[str, Evaluation],
+    runs: Mapping[str, RunSummary],
+    evaluations: Mapping[str, Sequence[Evaluation]],
+    labels: Mapping[str, str],
+) -> None:
+    columns = st.columns([3, 3, 3])
+    with columns[0]:
+        run_id = state.choice(
+            st.selectbox, "Run", name="of", options=list(found), format_func=labels.__getitem__
+        )
+    with columns[1]:
+        kind = state.choice(
+            st.selectbox,
+            "Calibrator",
+            name="kind",
+            options=list(CALIBRATORS),
+            format_func=CALIBRATORS.__getitem__,
+        )
+    own = {e.dataset: e for e in evaluations[run_id]}
+    with columns[2]:
+        fit_on = state.choice(
+            st.selectbox,
+            "Fitted on",
+            name="fit",
+            options=["calibration", *own],
+            format_func=lambda name: (
+                "ID calibration split" if name == "calibration" else f"◇ oracle: {name}"
+            ),
+            help="Only the ID calibration split is there before a shift happens. What is fitted on "
+            "anything else is an oracle: a bound on what is possible, not a result.",
+        )
+    # A calibrator starts from the stored logits, so there is no temperature to choose.
+    asked = _controls(with_temperature=False)
+    evaluation, run = found[run_id], runs[run_id]
+    binning: dict[str, Any] = {
+        "n_bins": asked.n_bins, "scheme": asked.scheme, "norm": asked.norm, "kind": kind,
+    }  # fmt: skip
+    oracle: dict[str, Any] = (
+        {} if fit_on == "calibration" else {"fit_on": own[fit_on].id, "oracle": True}
+    )
+    effect = ui.fetch(
+        f"calibrate {run.name} on {evaluation.dataset}",
+        lambda: _effect(evaluation.id, evaluation.predictions_sha256, **binning, **oracle),
+        key=f"calibrator-{evaluation.id}-{binning}-{oracle}",
+    )
+    look = state.styles([run_id])[run_id]
+    left, right = st.columns([6, 5], gap="large")
+    with left:
+        ui.chart(
+            charts.calibrator_overlay(
+                effect, style=look, title=f"{labels[run_id]}: {kind} on {evaluation.dataset}"
+            ),
+            tables.calibrator(effect),
+            name=f"calibrator-{kind}",
+            data=effect.model_dump_json,
+        )
+    with right:
+        _effect_words(effect)
+        ui.table(tables.calibrator(effect), caption=f"Before and after {kind}")
+    _show_matrix(run, evaluations[run_id], binning, labels[run_id])
+
+
+def _effect_words(effect: CalibratorEffect) -> None:
+    before, after = effect.before, effect.after
+    error, floor = charts.diagram_error_name(after), text.percent(before.null_mean)
+    ui.stats(
+        [
+            (f"{error} before", text.percent(before.ece), f"floor {floor}"),
+            (f"{error} after", text.percent(after.ece), f"floor {text.percent(after.null_mean)}"),
+            ("NLL", text.number(after.nll), f"before {text.number(before.nll)}"),
+        ]
+    )
+    if effect.calibrator.oracle:
+        st.warning(
+            f"**Oracle.** {text.md(charts.fitted_words(effect.calibrator))}. Nobody has these "
+            "labels before the shift happens: read it as a bound, not as a result.",
+            icon=":material/visibility:",
+        )
+    st.caption(ui.verdict(after.ece, after.null_mean, after.null_q95))
+    temperature = effect.calibrator.parameters.get("temperature")
+    if isinstance(temperature, float):
+        said = "softer" if temperature > 1 else "sharper"
+        st.caption(f"Fitted T = {temperature:.3g}: the calibrated model is {said}.")
+
+
+def _show_matrix(
+    run: RunSummary, evaluations: Sequence[Evaluation], binning: dict[str, Any], label: str
+) -> None:
+    st.subheader("Fitted on A, tested on B", anchor=False)
+    cells = sum(e.n * e.n_classes for e in evaluations if e.role != "corruption")
+    if cells > MATRIX_CELLS and not st.session_state.get(f"matrix-{run.id}"):
+        st.caption(
+            f"{cells / 1e6:,.0f} million logits are passed over once for each of the fits: this "
+            "takes a while the first time."
+        )
+        if not st.button("Compute the matrix", key=f"ask-matrix-{run.id}"):
+            return
+        st.session_state[f"matrix-{run.id}"] = True
+    with st.spinner("Fitting and testing on every data set"):
+        matrix = ui.fetch(
+            f"compute the transfer matrix of {run.name}",
+            lambda: _matrix(run.id, run.attempt, **binning),
+            key=f"transfer-{run.id}-{binning}",
+        )
+    ui.chart(
+        charts.transfer_heatmap(matrix, title=f"{label}: {matrix.kind}, fitted on A, tested on B"),
+        tables.transfer(matrix),
+        name=f"transfer-{matrix.kind}",
+        data=matrix.model_dump_json,
+        wide=True,
+    )
+    for note in matrix.notes:
+        st.caption(text.md(note))
+
+
+# ---- Estimators --------------------------------------------------------------------------------
+
+
+def _show_audit(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
+    with st.container(border=True, key="audit-controls"):
+        temperature = round(_temperature_slider(), 4)
+    sets: list[tuple[Run, MeasureSet]] = []
+    for run_id, evaluation in found.items():
+        with st.spinner(f"Auditing {labels[run_id]}"):
+            audited = ui.fetch(
+                f"audit {labels[run_id]} on {evaluation.dataset}",
+                lambda e=evaluation: _audit(e.id, e.predictions_sha256, temperature),  # type: ignore[misc]
+                key=f"audit-{evaluation.id}-{temperature}",
+            )
+        sets.append((Run(run_id, labels[run_id]), audited))
+    ui.chart(
+        charts.estimators(sets, styles=state.styles(list(found))),
+        tables.estimators(sets),
+        name="estimators",
+        data=lambda: json.dumps([audited.model_dump(mode="json") for _, audited in sets]),
+    )
+    for run, audited in sets:
+        by_name = {m.name: m for m in audited.measures}
+        batched = [m for m in audited.measures if m.batch_size is not None]
+        whole = by_name["ece_l1_10_equal_width"]
+        if batched:
+            st.caption(
+                f"**{text.md(run.label)}.** The same 10 equal-width bins read "
+                f"{text.percent(whole.value)} over the whole set and "
+                f"{text.percent(batched[0].value)} averaged over batches of "
+                f"{batched[0].batch_size}, where a calibrated model reads "
+                f"{text.percent(batched[0].null_mean)}."
+            )
+        wrapped = tables.estimators([(run, audited)])
+        rows = [
+            {**row, "note": Markup(f'<div class="wrap">{text.esc(row["note"])}</div>')}
+            for row in wrapped.rows
+        ]
+        ui.table(Table(wrapped.columns, rows), caption=f"Estimators on {run.label}")
+
+
+# ---- The page ----------------------------------------------------------------------------------
+
+
 def main() -> None:
     """Draw the page."""
     ui.head(
@@ -203,6 +553,14 @@ def main() -> None:
             "the end of its training.",
         )
         return
+    view = state.choice(
+        st.segmented_control,
+        "Show",
+        name="view",
+        options=list(VIEWS),
+        format_func=VIEWS.__getitem__,
+        required=True,
+    )
     top = st.columns([3, 2])
     with top[0]:
         dataset = state.choice(
@@ -215,7 +573,7 @@ def main() -> None:
         )
     with top[1]:
         layout = "0"
-        if len(chosen) > 1:
+        if len(chosen) > 1 and view == "diagram":
             layout = state.choice(
                 st.segmented_control,
                 "Several runs",
@@ -224,25 +582,39 @@ def main() -> None:
                 format_func=LAYOUTS.__getitem__,
                 required=True,
             )
-    n_bins, scheme, norm, temperature = _controls()
-    diagrams, evaluations = [], []
+    matches: dict[str, Evaluation] = {}
     for run_id in chosen:
         match = next((e for e in found[run_id] if e.dataset == dataset), None)
         if match is None:
             st.caption(f"{text.md(runs[run_id].label)} was not evaluated on {text.md(dataset)}.")
-            continue
-        diagram = ui.reliability(
-            match, n_bins=n_bins, scheme=scheme, norm=norm, temperature=temperature
-        )
-        diagrams.append(diagram.model_copy(update={"run_name": runs[run_id].label}))
-        evaluations.append(match)
-    if not diagrams:
+        else:
+            matches[run_id] = match
+    if not matches:
         return
-    if len(diagrams) == 1:
-        styles = state.styles([diagrams[0].run_id])
-        _one(diagrams[0], evaluations[0], styles[diagrams[0].run_id])
+    labels = {run_id: run.label for run_id, run in runs.items()}
+    if view == "slices":
+        _show_slices(matches, chosen, labels)
+    elif view == "calibrators":
+        _show_calibrators(matches, chosen, found, labels)
+    elif view == "audit":
+        _show_audit(matches, labels)
     else:
-        _several(diagrams, layout == "1", titles[dataset])
+        _show_diagrams(matches, labels, layout == "1", titles[dataset])
+
+
+def _show_diagrams(
+    matches: Mapping[str, Evaluation], labels: Mapping[str, str], overlay: bool, title: str
+) -> None:
+    asked = _controls()
+    diagrams = [
+        ui.reliability(match, **asked._asdict()).model_copy(update={"run_name": labels[run_id]})
+        for run_id, match in matches.items()
+    ]
+    if len(diagrams) == 1:
+        (run_id,) = matches
+        _one(diagrams[0], matches[run_id], state.styles([run_id])[run_id])
+    else:
+        _several(diagrams, overlay, title)
 
 
 main()

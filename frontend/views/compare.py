@@ -190,6 +190,21 @@ def main() -> None:
         data=comparison.model_dump_json,
     )
     ui.table(_paired(comparison, metric, roles), caption="Paired differences to the baseline")
+    _show_groups(comparison, metric)
+
+
+def _show_groups(comparison: Comparison, metric: str) -> None:
+    """Runs that the data do not tell apart, with the best group first."""
+    shown = tables.groups(comparison, metric)
+    if not shown.rows:
+        return
+    title = text.METRICS[metric].title if metric in text.METRICS else metric
+    st.subheader(f"Groups by {title}", anchor=False)
+    st.caption(
+        "Runs in one group are not distinguishable from the group's first: their paired interval "
+        "holds zero. The best group comes first."
+    )
+    ui.table(shown, caption=f"Groups of runs that cannot be told apart by {title}")
 
 
 main()

@@ -10,7 +10,7 @@ from calift_core.schema.wire import Frontier, RunSummary
 from frontend import charts, state, tables, text, ui
 
 #: Methods whose runs are an end of a path already, or a point of one.
-NOT_TUNED = ("zero_shot", "wise_ft", "model_stock", "pretrain")
+NOT_TUNED = ("zero_shot", "wise_ft", "model_stock", "pretrain", "imported")
 
 
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)

@@ -55,7 +55,10 @@ TRAIN_FIRST = ("epochs", "batch_size", "lr", "weight_decay", "warmup_steps", "se
 
 def _start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
     """The document to begin with and a mark that changes with it."""
-    clone = state.param("clone")
+    clone, source = state.param("clone"), state.param("input")
+    given = clone or source
+    if given and _is_imported(given):
+        clone = source = None
     if clone:
         run = ui.fetch(f"load the run {clone}", lambda: ui.client().run(clone), key=f"run-{clone}")
         document = copy.deepcopy(dict(run.spec))
@@ -67,7 +70,6 @@ def _start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
         st.caption(f"A copy of {text.md(run.name)}, to be changed.")
         st.page_link("views/new.py", label="Start from a preset instead", icon=":material/undo:")
         return document, f"clone-{clone}{'' if alpha is None else f'-{alpha:g}'}"
-    source = state.param("input")
     if source:
         return _made_from(source)
     preset = state.choice(
@@ -81,6 +83,18 @@ def _start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
     kind = "carot" if "carot" in methods else next(iter(methods))
     document.setdefault("method", {"kind": kind})
     return document, preset
+
+
+def _is_imported(run_id: str) -> bool:
+    """Whether a run has nothing to begin from, and a word about it if so."""
+    run = ui.fetch(f"load the run {run_id}", lambda: ui.client().run(run_id), key=f"run-{run_id}")
+    if run.method != "imported":
+        return False
+    ui.empty(
+        "Nothing to run again",
+        f"The predictions of {run.name} were imported; no model and no settings came with them.",
+    )
+    return True
 
 
 def _share(given: str | None) -> float | None:
@@ -119,7 +133,7 @@ def _finished_runs(fields: list[Field]) -> dict[Path, dict[str, str]]:
     offered = {
         run_id: f"{names[run_id]} · {run.method}"
         for run_id, run in found.items()
-        if run.method != "zero_shot"
+        if run.method not in ("zero_shot", "imported")
     }
     return dict.fromkeys(wanted, offered)
 

@@ -49,7 +49,7 @@ def _actions(run: RunDetail) -> None:
         if again and ui.act("retry the run", lambda: ui.client().retry(run.id)):
             ui.flash("Queued again")
             st.rerun()
-        if st.button(
+        if run.method != "imported" and st.button(
             "Clone", icon=":material/content_copy:", help="Opens the form with these settings"
         ):
             st.switch_page("views/new.py", query_params={"clone": run.id})
@@ -93,8 +93,8 @@ def _status(run: RunDetail) -> None:
     facts = [
         f"{run.method} on {run.suite}",
         run.model,
-        f"seed {run.seed}",
-        f"took {text.duration(took)}" if run.finished_at and took is not None else "",
+        f"seed {run.seed}" if run.method != "imported" else "",
+        f"took {text.duration(took)}" if run.finished_at and took else "",
         text.age(run.finished_at or run.started_at or run.created_at),
         f"attempt {run.attempt} of {run.max_attempts}" if run.attempt > 1 else "",
     ]
@@ -152,6 +152,8 @@ def _curves(run: RunDetail) -> None:
     if not metrics.series:
         if run.method == "zero_shot":
             ui.empty("No curves", "A zero-shot model is not trained. Its results are under Shifts.")
+        elif run.method == "imported":
+            ui.empty("No curves", "The predictions were made elsewhere. See Calibration.")
         elif ui.is_working(run.phase):
             ui.empty("No point yet", "The first one appears when training has begun.")
         else:
@@ -288,7 +290,10 @@ def _spectrum(run: RunDetail) -> None:
         "load the spectra", lambda: ui.client().spectra(run.id), key=f"spectra-{run.id}"
     )
     if not spectra:
-        _not_yet(run, "measured")
+        if run.method == "imported":
+            ui.empty("No spectrum", "It needs the model's features; predictions were imported.")
+        else:
+            _not_yet(run, "measured")
         return
     me = charts.Run(run.id, run.name)
     styles = state.styles([run.id])
@@ -504,6 +509,8 @@ def main() -> None:
     status()
     _actions(run)
     first = "Logs" if run.phase in ("FAILED", "LOST") else "Curves"
+    if run.method == "imported":
+        first = "Calibration"
     opened = st.tabs(TABS, default=first, key="tab", bind="query-params", on_change="rerun")
     bodies = [_curves, _shifts, _calibration, _spectrum, _config, _artifacts, _logs]
     for tab, name, body in zip(opened, TABS, bodies, strict=True):

@@ -25,6 +25,7 @@ SORTS = {
 
 def _filters() -> dict[str, Any]:
     methods = [m.kind for m in ui.fetch("list the methods", ui.client().methods, key="methods")]
+    methods.append("imported")
     top = st.columns([3, 2, 2, 2])
     with top[0]:
         words = state.bound(

@@ -95,11 +95,14 @@ SCOPES = {
     "retry_run": "submit",
     "clone_run": "submit",
     "delete_run": "admin",
+    "import_predictions": "submit",
 } | dict.fromkeys(
     [
         "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
         "list_artifacts", "download_artifact", "get_logs", "list_run_evaluations", "list_spectra",
         "get_report", "get_frontier", "list_evaluations", "get_evaluation", "get_reliability",
+        "get_measures", "get_audit", "list_slices", "list_run_slices", "get_calibrator",
+        "get_transfer", "get_budget",
         "download_predictions", "compare_runs", "get_stats", "list_methods", "list_models",
         "list_datasets", "list_workers", "get_openapi",
     ],
@@ -445,6 +448,9 @@ def test_submit__exposed_service_reads_only_its_roots(
         assert faults(suite={"id": f"folder:{root}/photos"}) == []
         for path in (f"{root}/../secret", f"{root}/out/etc", "/etc", "photos", f"{root}x", "~"):
             assert faults(suite={"id": f"folder:{path}"}) == ["#/spec/suite/id"], path
+            named = "./photos" if path == "photos" else path  # a bare word is a domain of pacs
+            for uri in (f"pacs:{named}", f"imagenet:{path}#", f"domains:{path}#photos"):
+                assert faults(suite={"id": uri}) == ["#/spec/suite/id"], uri
             assert faults(suite={"shifts": {"s": f"folder:{path}"}}) == ["#/spec/suite/shifts/s"]
             model = {"name": "ViT-B-16", "pretrained": f"{path}/w.pt"}
             assert faults(model=model) == ["#/spec/model/pretrained"], path

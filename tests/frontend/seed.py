@@ -224,6 +224,16 @@ def finished(
     said.append(r.PhaseRecord(phase="evaluating"))
     reports = []
     with tempfile.TemporaryDirectory() as folder:
+        # No evaluation, but what calibrators are fitted on.
+        split = predictions(
+            kind, "fashion-mnist/calibration", "calibration", n=size.n, harm=0.0, seed=seed
+        )
+        path = Path(folder) / "fashion-mnist_calibration.parquet"
+        write_predictions(path, split)
+        publish_artifact(
+            store, artifacts, run_id, claim.attempt,
+            name=f"predictions/{path.name}", kind="predictions", path=path,
+        )  # fmt: skip
         for dataset, role, harm, corruption, severity in _sets(size):
             made = predictions(kind, dataset, role, n=size.n, harm=harm, seed=seed)
             path = Path(folder) / f"{dataset.replace('/', '_')}.parquet"

@@ -1,0 +1,764 @@
+"""What is computed of stored predictions when somebody asks: a file's scores in, numbers out.
+
+The service remembers what it computed and the command reads a file directly; both call these
+functions, which know neither. Scores (`SampleScores`) are enough for all of them but the class-wise
+error and the calibrators, which pass over the logits of a file in chunks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm as normal
+
+from calift_core import calibration
+from calift_core.calibration.bins import (
+    Bools,
+    Doubles,
+    Floats,
+    Ints,
+    Norm,
+    Scheme,
+    error_of_gaps,
+    gather,
+)
+from calift_core.calibration.calibrators import CALIBRATORS, Calibrator, Histogram, Isotonic
+from calift_core.calibration.scores import SampleScores, score_probs
+from calift_core.calibration.uncertainty import null_correct_sums
+from calift_core.errors import SpecError, UnknownNameError
+from calift_core.predictions import (
+    Predictions,
+    PredictionsMetadata,
+    iter_chunks,
+    read_index,
+    read_metadata,
+    read_predictions,
+)
+from calift_core.schema.wire import (
+    Budget,
+    FittedCalibrator,
+    FittedOn,
+    Measure,
+    Slice,
+    SlicePage,
+    SmoothCurve,
+    Source,
+)
+from calift_core.slices import By, Samples, Sort, groups_by, matching, slice_of, sorted_groups
+
+PathLike = str | os.PathLike[str]
+Unit = Literal["fraction", "nats", "score"]
+
+BATCH_SIZES = (64, 128, 256, 512)
+_CELLS_AT_ONCE = 4_000_000
+#: Label draws behind the floor of a measure other than the binned top-label error.
+_OTHER_DRAWS = 100
+#: Logits that a calibrator is fitted on at most: 10,000 samples of 1,000 classes.
+FIT_CELLS = 10_000_000
+#: Label draws behind the class-wise floor, each of which touches every class.
+_CLASSWISE_DRAWS = 40
+_Z95 = float(normal.ppf(0.975))
+
+
+@dataclass(frozen=True)
+class Binning:
+    """How a binned calibration error is measured, and how often labels are drawn for its floor."""
+
+    n_bins: int = 15
+    scheme: Scheme = "equal_mass"
+    norm: Norm = "l1"
+    n_resamples: int = 200
+    seed: int = 0
+
+
+# ---- The reliability diagram -------------------------------------------------------------------
+
+
+def reliability_numbers(
+    scores: SampleScores, binning: Binning, *, smooth: SmoothCurve | None = None
+) -> dict[str, Any]:
+    """Return the fields of a `Reliability` that come from the samples.
+
+    Args:
+        scores: N samples.
+        binning: of the error and of the diagram alike.
+        smooth: from `smooth_curve`, which no binning changes; None leaves it out.
+    """
+    confidences, correct = scores.confidences, scores.correct
+    asked: dict[str, Any] = {"n_bins": binning.n_bins, "scheme": binning.scheme}
+    binned = gather(confidences, correct, binning.n_bins, binning.scheme)
+    # One set of draws is both the floor of the error and the band of the diagram.
+    drawn = null_correct_sums(
+        confidences, binned.edges, binning.n_resamples, np.random.default_rng(binning.seed)
+    )
+    filled, full = binned.count > 0, binned.filled()
+    rates = drawn[:, filled] / full.count  # (R, K)
+    null = error_of_gaps(full.mean_confidence - rates, full.weights, binning.norm)
+    low, high = calibration.wilson_interval(full.correct_sum, full.count)
+    band = np.quantile(rates, [0.025, 0.975], axis=0)
+    columns = {
+        "lower": binned.edges[:-1][filled],
+        "upper": binned.edges[1:][filled],
+        "count": full.count.astype(np.int64),
+        "mean_confidence": full.mean_confidence,
+        "accuracy": full.accuracy,
+        "interval_low": low,
+        "interval_high": high,
+        "band_low": band[0],
+        "band_high": band[1],
+    }
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return {
+        "n": len(scores),
+        **asked,
+        "norm": binning.norm,
+        "accuracy": float(correct.mean()),
+        "mean_confidence": float(confidences.mean()),
+        "nll": float(scores.nll.mean()),
+        "brier": float(scores.brier.mean()),
+        "ece": float(error_of_gaps(full.gap, full.weights, binning.norm)),
+        "null_mean": float(null.mean()),
+        "null_q95": float(np.quantile(null, 0.95)),
+        "interval": calibration.interval_from_confidence(
+            confidences, correct, norm=binning.norm, n_resamples=binning.n_resamples,
+            seed=binning.seed, **asked,
+        ),
+        "debiased": (
+            None
+            if binning.norm == "max"
+            else calibration.debiased_calibration_error_from_confidence(
+                confidences, correct, norm=binning.norm, **asked
+            )
+        ),
+        "bins": [dict(zip(columns, row, strict=True)) for row in rows],
+        "smooth": smooth,
+    }  # fmt: skip
+
+
+def smooth_curve(scores: SampleScores, n_points: int = 101) -> SmoothCurve:
+    """Return the kernel diagram that belongs to the smooth calibration error."""
+    found = calibration.smooth_reliability_curve_from_confidence(
+        scores.confidences, scores.correct, n_points=n_points
+    )
+    return SmoothCurve(
+        confidence=found.confidence.tolist(),
+        accuracy=[None if np.isnan(a) else a for a in found.accuracy.tolist()],
+        density=found.density.tolist(),
+        bandwidth=found.bandwidth,
+        smooth_ece=found.smooth_ece,
+    )
+
+
+# ---- Measures ----------------------------------------------------------------------------------
+
+_Estimator = Callable[[Doubles, Bools], float]
+
+
+def _null_of(
+    estimators: Mapping[str, _Estimator], confidences: Doubles, *, n_resamples: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Mean and 95 % quantile of estimators under labels drawn from the confidences (N,)."""
+    rng = np.random.default_rng(seed)
+    narrow = confidences.astype(np.float32)
+    values: dict[str, list[float]] = {name: [] for name in estimators}
+    for _ in range(n_resamples):
+        correct = rng.random(len(narrow), dtype=np.float32) < narrow
+        for name, estimator in estimators.items():
+            values[name].append(estimator(confidences, correct))
+    return {
+        name: (float(np.mean(found)), float(np.quantile(found, 0.95)))
+        for name, found in values.items()
+    }
+
+
+def _batch_averaged(confidences: Doubles, batch_size: int) -> _Estimator:
+    """`calibration.ece_batch_averaged` for many draws on the same confidences, without its loop."""
+    edges = calibration.bin_edges(confidences, 10, "equal_width")
+    batch = np.arange(len(confidences)) // batch_size
+    cell = batch * 10 + calibration.assign_bins(confidences, edges)
+    sizes = np.bincount(batch)
+
+    def estimate(values: Doubles, correct: Bools) -> float:
+        sums = np.bincount(cell, weights=values - correct, minlength=10 * len(sizes))
+        return float((np.abs(sums).reshape(-1, 10).sum(axis=1) / sizes).mean())
+
+    return estimate
+
+
+def _mean_measure(name: str, title: str, unit: Unit, values: Doubles) -> Measure:
+    value = float(values.mean())
+    half = _Z95 * float(values.std()) / len(values) ** 0.5
+    return Measure(
+        name=name, title=title, unit=unit, value=value, interval=(value - half, value + half)
+    )
+
+
+def _share_measure(name: str, title: str, hits: Bools) -> Measure:
+    n = float(len(hits))
+    low, high = calibration.wilson_interval(np.array([float(hits.sum())]), np.array([n]))
+    return Measure(
+        name=name, title=title, unit="fraction", value=float(hits.mean()),
+        interval=(float(low[0]), float(high[0])),
+    )  # fmt: skip
+
+
+def _binned_measure(
+    scores: SampleScores, binning: Binning, *, name: str, title: str, note: str = ""
+) -> Measure:
+    report: dict[str, Any] = calibration.ece_report_from_confidence(
+        scores.confidences, scores.correct, n_bins=binning.n_bins, scheme=binning.scheme,
+        norm=binning.norm, n_resamples=binning.n_resamples, seed=binning.seed,
+    )  # fmt: skip
+    return Measure(
+        name=name, title=title, unit="fraction", value=report["value"],
+        null_mean=report["null_mean"], null_q95=report["null_q95"],
+        interval=tuple(report["interval"]), debiased=report["debiased"],
+        n_bins=binning.n_bins, scheme=binning.scheme, note=note,
+    )  # fmt: skip
+
+
+_NORM_TITLES: dict[Norm, tuple[str, str]] = {
+    "l1": ("ece", "ECE"),
+    "l2": ("ece_l2", "ECE, L2"),
+    "max": ("mce", "MCE"),
+}
+
+
+def measures_of(
+    scores: SampleScores, binning: Binning, *, n_classes: int, classwise: Measure | None = None
+) -> list[Measure]:
+    """Every measure of N samples at one binning.
+
+    Args:
+        scores: N samples in stored order.
+        binning: of every binned measure; the first of them is at its norm.
+        n_classes: C; top-5 accuracy exists above 5.
+        classwise: from `classwise_measure`, where it was asked for.
+    """
+    confidences, correct = scores.confidences, scores.correct
+    bins: dict[str, Any] = {"n_bins": binning.n_bins, "scheme": binning.scheme}
+    name, title = _NORM_TITLES[binning.norm]
+    others: dict[str, tuple[str, _Estimator]] = {
+        "mce": (
+            "MCE",
+            lambda c, hits: calibration.mce_from_confidence(c, hits, **bins),
+        ),
+        "debiased_l2": (
+            "Debiased calibration error, L2",
+            lambda c, hits: calibration.debiased_calibration_error_from_confidence(
+                c, hits, norm="l2", **bins
+            ),
+        ),
+        "smooth_ece": ("Smooth ECE", calibration.smooth_ece_from_confidence),
+        "ks_error": ("KS calibration error", calibration.ks_error_from_confidence),
+    }
+    others.pop(name, None)
+    draws = min(binning.n_resamples, _OTHER_DRAWS)
+    null = _null_of(
+        {key: estimator for key, (_, estimator) in others.items()},
+        confidences, n_resamples=draws, seed=binning.seed,
+    )  # fmt: skip
+    over, under = calibration.over_under_confidence_from_confidence(confidences, correct, **bins)
+    per_class = np.bincount(scores.labels, weights=correct)
+    counts = np.bincount(scores.labels)
+    plain: list[tuple[str, str, float]] = [
+        ("mean_per_class_accuracy", "Mean per-class accuracy",
+         float((per_class[counts > 0] / counts[counts > 0]).mean())),
+        ("aurc", "AURC", calibration.aurc_from_confidence(confidences, correct)),
+        ("risk_at_coverage_80", "Error rate at 80 % coverage",
+         calibration.risk_at_coverage_from_confidence(confidences, correct, coverage=0.8)),
+        ("overconfidence", "Over-confident part of the ECE", over),
+        ("underconfidence", "Under-confident part of the ECE", under),
+    ]  # fmt: skip
+    binned_plain = {"overconfidence", "underconfidence"}
+    return [
+        _share_measure("accuracy", "Accuracy", correct),
+        *([_share_measure("top5_accuracy", "Top-5 accuracy", scores.rank < 5)]
+          if n_classes > 5 else []),
+        _mean_measure("mean_confidence", "Mean confidence", "fraction", confidences),
+        _mean_measure("nll", "NLL", "nats", scores.nll),
+        _mean_measure("brier", "Brier score", "score", scores.brier),
+        _binned_measure(scores, binning, name=name, title=title),
+        *(
+            Measure(
+                name=key, title=words, unit="fraction", value=estimator(confidences, correct),
+                null_mean=null[key][0], null_q95=null[key][1],
+                **(bins if key in ("mce", "debiased_l2") else {}),
+            )
+            for key, (words, estimator) in others.items()
+        ),
+        *([classwise] if classwise is not None else []),
+        *(
+            Measure(name=key, title=words, unit="fraction", value=value,
+                    **(bins if key in binned_plain else {}))
+            for key, words, value in plain
+        ),
+    ]  # fmt: skip
+
+
+def audit_of(
+    scores: SampleScores,
+    *,
+    n_resamples: int = 200,
+    seed: int = 0,
+    classwise: Sequence[Measure] = (),
+) -> list[Measure]:
+    """The same predictions under the estimators in use: why published numbers differ.
+
+    Args:
+        scores: N samples in stored order, which the batch-averaged values depend on.
+        n_resamples: label draws behind each ECE's floor and interval; other floors take at most
+            100.
+        seed: of the draws.
+        classwise: rows from `classwise_measure`, put before the last.
+    """
+    confidences, correct = scores.confidences, scores.correct
+    sizes = [size for size in BATCH_SIZES if size < len(scores)]
+    estimators: dict[str, _Estimator] = {
+        f"ece_batch_averaged_{size}": _batch_averaged(confidences, size) for size in sizes
+    }
+    estimators |= {
+        "mce_equal_width": lambda c, hits: calibration.mce_from_confidence(
+            c, hits, scheme="equal_width"
+        ),
+        "mce": calibration.mce_from_confidence,
+        "debiased_l2": lambda c, hits: calibration.debiased_calibration_error_from_confidence(
+            c, hits, norm="l2"
+        ),
+        "smooth_ece": calibration.smooth_ece_from_confidence,
+        "ks_error": calibration.ks_error_from_confidence,
+    }
+    null = _null_of(estimators, confidences, n_resamples=min(n_resamples, _OTHER_DRAWS), seed=seed)
+
+    def row(name: str, title: str, note: str, **more: Any) -> Measure:
+        return Measure(
+            name=name, title=title, unit="fraction", value=estimators[name](confidences, correct),
+            null_mean=null[name][0], null_q95=null[name][1], note=note, **more,
+        )  # fmt: skip
+
+    def binned(n_bins: int, scheme: Scheme, norm: Norm, title: str, note: str) -> Measure:
+        return _binned_measure(
+            scores, Binning(n_bins, scheme, norm, n_resamples, seed),
+            name=f"ece_{norm}_{n_bins}_{scheme}", title=title, note=note,
+        )  # fmt: skip
+
+    return [
+        *(
+            row(
+                f"ece_batch_averaged_{size}", f"Batch-averaged ECE, batches of {size}",
+                "paper-compatible: averages the noise of batches, never ranked on",
+                n_bins=10, scheme="equal_width", batch_size=size,
+            )
+            for size in sizes
+        ),
+        binned(10, "equal_width", "l1", "ECE, 10 equal-width bins",
+               "the whole set at once, with the papers' bins"),
+        binned(15, "equal_width", "l1", "ECE, 15 equal-width bins", "nearly empty bins add noise"),
+        binned(15, "equal_mass", "l1", "ECE, 15 equal-mass bins", "the default here"),
+        binned(15, "equal_mass", "l2", "ECE, L2, 15 equal-mass bins",
+               "weighs large gaps more, so it is never below L1"),
+        row("debiased_l2", "Debiased calibration error, L2",
+            "noise taken out; negative says: below the noise", n_bins=15, scheme="equal_mass"),
+        row("mce_equal_width", "MCE, 15 equal-width bins", "one nearly empty bin decides it",
+            n_bins=15, scheme="equal_width"),
+        row("mce", "MCE, 15 equal-mass bins", "the largest gap", n_bins=15, scheme="equal_mass"),
+        row("smooth_ece", "Smooth ECE", "no bins; it has a floor too"),
+        *classwise,
+        row("ks_error", "KS calibration error", "no bins; gaps of opposite sign cancel"),
+    ]  # fmt: skip
+
+
+def classwise_measure(
+    path: PathLike, *, temperature: float = 1.0, binning: Binning | None = None
+) -> Measure:
+    """The class-wise calibration error of a file with its floor, which needs all N·C probabilities.
+
+    The floor draws every sample's label from its own row of probabilities, at most 40 times.
+
+    Args:
+        path: a predictions file that stores all logits.
+        temperature: positive divisor of the logits.
+        binning: default: 15 equal-mass bins, l1.
+
+    Raises:
+        SpecError: the temperature is not valid.
+        PredictionsError: the file breaks its contract or does not hold all logits.
+    """
+    binning = binning or Binning()
+    probs, labels = _probabilities(path, temperature)
+    draws = min(binning.n_resamples, _CLASSWISE_DRAWS)
+    drawn = _draw_labels(probs, draws, np.random.default_rng(binning.seed))
+    errors = _classwise_errors(probs, np.concatenate([labels[None], drawn]), binning)
+    return Measure(
+        name=f"classwise_ece_{binning.scheme}",
+        title=f"Class-wise ECE, {binning.n_bins} {binning.scheme.replace('_', '-')} bins",
+        unit="fraction",
+        value=float(errors[0]),
+        null_mean=float(errors[1:].mean()),
+        null_q95=float(np.quantile(errors[1:], 0.95)),
+        n_bins=binning.n_bins,
+        scheme=binning.scheme,
+        note="mean over classes of every class's own probability",
+    )
+
+
+def _probabilities(path: PathLike, temperature: float) -> tuple[Floats, npt.NDArray[np.int64]]:
+    labels = read_index(path)[1]
+    probs = np.empty((len(labels), len(read_metadata(path).class_names)), dtype=np.float32)
+    start = 0
+    for chunk in _chunks(path):
+        probs[start : start + len(chunk)] = calibration.softmax(chunk.logits, temperature)
+        start += len(chunk)
+    return probs, labels
+
+
+def _chunks(path: PathLike) -> Iterator[Predictions]:
+    rows = max(1, _CELLS_AT_ONCE // len(read_metadata(path).class_names))
+    return iter_chunks(path, rows)
+
+
+def _draw_labels(
+    probs: Floats, n_resamples: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Draw a label for each row of probabilities (N, C), R times; (R, N)."""
+    n, n_classes = probs.shape
+    drawn = np.empty((n_resamples, n), dtype=np.int64)
+    rows = max(1, _CELLS_AT_ONCE // n_classes)
+    for start in range(0, n, rows):
+        below = np.cumsum(probs[start : start + rows], axis=1, dtype=np.float64)
+        below /= below[:, -1:]
+        at = np.arange(len(below))
+        # One ascending sequence for all rows: row i lies in [i, i + 1].
+        flat = (below + at[:, None]).ravel()
+        points = rng.random((n_resamples, len(below))) + at
+        found = np.searchsorted(flat, points.ravel(), side="right").reshape(points.shape)
+        drawn[:, start : start + rows] = np.clip(found - at * n_classes, 0, n_classes - 1)
+    return drawn
+
+
+def _classwise_errors(probs: Floats, labels: Ints, binning: Binning) -> Doubles:
+    """Class-wise errors (S,) of S label vectors (S, N) on the same probabilities (N, C)."""
+    n_sets, n = labels.shape
+    n_classes = probs.shape[1]
+    order = np.argsort(labels.ravel(), kind="stable")
+    starts = np.searchsorted(labels.ravel()[order], np.arange(n_classes + 1))
+    errors = np.empty((n_classes, n_sets))
+    for c in range(n_classes):
+        column = np.minimum(probs[:, c], 1).astype(np.float64)
+        edges = calibration.bin_edges(column, binning.n_bins, binning.scheme)
+        of, size = calibration.assign_bins(column, edges), len(edges) - 1
+        count = np.bincount(of, minlength=size)
+        total = np.bincount(of, weights=column, minlength=size)
+        members = order[starts[c] : starts[c + 1]]
+        cell = members // n * size + of[members % n]
+        hits = np.bincount(cell, minlength=n_sets * size).reshape(n_sets, size)
+        filled = count > 0
+        gap = (total - hits)[:, filled] / count[filled]
+        errors[c] = error_of_gaps(gap, count[filled] / n, binning.norm)
+    if binning.norm == "l2":
+        return np.asarray(np.sqrt(np.square(errors).mean(axis=0)))
+    return np.asarray(errors.mean(axis=0) if binning.norm == "l1" else errors.max(axis=0))
+
+
+# ---- Slices ------------------------------------------------------------------------------------
+
+
+def slice_page(
+    samples: Samples,
+    source: Source,
+    binning: Binning,
+    *,
+    by: By = "class",
+    where: str | None = None,
+    sort: Sort = "key",
+    descending: bool = False,
+    min_n: int = 30,
+    offset: int = 0,
+    limit: int = 50,
+    temperature: float = 1.0,
+) -> SlicePage:
+    """One page of slices of an evaluation.
+
+    Args:
+        samples: N of them.
+        source: what they are of.
+        binning: of each slice's error, and of `by="confidence"`.
+        by: what makes a slice.
+        where: a condition that samples must meet; see `calift_core.slices`.
+        sort: of the slices; `key` is the order of classes, bins or names.
+        descending: largest first.
+        min_n: fewest samples that a calibration error is given for.
+        offset: slices before the page.
+        limit: slices on the page.
+        temperature: that the samples were scored at.
+
+    Raises:
+        SpecError: the condition or the grouping is not valid.
+    """
+    index = np.flatnonzero(matching(samples, where))
+    groups = groups_by(samples, by, index, n_bins=binning.n_bins, scheme=binning.scheme)
+    groups = sorted_groups(
+        samples, groups, sort, descending=descending, n_bins=binning.n_bins,
+        scheme=binning.scheme, norm=binning.norm,
+    )  # fmt: skip
+    items = [
+        _measured(samples.scores.take(group.positions), binning, key=group.key, title=group.title,
+                  n_total=len(samples.scores), min_n=min_n)
+        for group in groups[offset : offset + limit]
+    ]  # fmt: skip
+    return SlicePage(
+        source=source,
+        by=by,
+        where=where or "",
+        sort=sort,
+        descending=descending,
+        min_n=min_n,
+        scheme=binning.scheme,
+        norm=binning.norm,
+        temperature=temperature,
+        n=len(samples.scores),
+        n_matching=len(index),
+        total=len(groups),
+        offset=offset,
+        items=items,
+    )
+
+
+def _measured(
+    scores: SampleScores, binning: Binning, *, key: str, title: str, n_total: int, min_n: int
+) -> Slice:
+    return slice_of(
+        scores, key=key, title=title, n_total=n_total, min_n=min_n, n_bins=binning.n_bins,
+        scheme=binning.scheme, norm=binning.norm, n_resamples=binning.n_resamples,
+        seed=binning.seed,
+    )  # fmt: skip
+
+
+def slice_of_set(
+    samples: Samples, binning: Binning, *, title: str, where: str | None, min_n: int
+) -> Slice | None:
+    """The samples of one data set that meet a condition, as one slice; None where none does."""
+    index = np.flatnonzero(matching(samples, where))
+    if not len(index):
+        return None
+    return _measured(
+        samples.scores.take(index), binning, key=title, title=title,
+        n_total=len(samples.scores), min_n=min_n,
+    )  # fmt: skip
+
+
+# ---- Calibrators -------------------------------------------------------------------------------
+
+
+def is_perturbed(metadata: PredictionsMetadata) -> bool:
+    """Whether these are predictions of perturbed copies of the ID calibration split, for TS-P."""
+    return metadata.role == "calibration" and metadata.source_dataset is not None
+
+
+def read_to_fit(path: PathLike, *, n_files: int = 1) -> Predictions:
+    """Read what a calibrator is fitted on: all samples, or as many as `FIT_CELLS` logits hold.
+
+    Of a larger file samples are taken at equal distances in stored order.
+
+    Args:
+        path: a predictions file that stores all logits.
+        n_files: files that the calibrator is fitted on together, which share the logits.
+
+    Raises:
+        PredictionsError: the file breaks its contract or does not hold all logits.
+    """
+    labels, metadata = read_index(path)[1], read_metadata(path)
+    most = max(1, FIT_CELLS // (n_files * len(metadata.class_names)))
+    if len(labels) <= most:
+        return read_predictions(path)
+    kept = np.linspace(0, len(labels) - 1, most).round().astype(np.int64)
+    parts, start = [], 0
+    for chunk in _chunks(path):
+        inside = kept[(kept >= start) & (kept < start + len(chunk))] - start
+        parts.append((chunk.ids[inside], chunk.labels[inside], chunk.logits[inside]))
+        start += len(chunk)
+    ids, own, logits = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Predictions(ids=ids, labels=own, logits=logits, metadata=metadata)
+
+
+def fit_calibrator(
+    kind: str, parts: Sequence[Predictions], *, oracle: bool, evaluation_id: str | None = None
+) -> tuple[Calibrator, FittedCalibrator]:
+    """Fit a calibrator on stored predictions, under the leakage guard.
+
+    Args:
+        kind: a name in `CALIBRATORS`.
+        parts: one set of predictions, from `read_to_fit`; for `tsp` the ID calibration split and
+            its perturbed copies.
+        oracle: allow data other than the ID calibration split.
+        evaluation_id: of the part, where it is an evaluation of a service.
+
+    Returns:
+        The calibrator, and what is told of it.
+
+    Raises:
+        UnknownNameError: the kind does not exist.
+        LeakageError: the data are not the ID calibration split and `oracle` is false.
+        SpecError: `tsp` without perturbed copies.
+        PredictionsError: the files do not hold all logits.
+    """
+    if kind not in CALIBRATORS:
+        raise UnknownNameError("calibrator", kind, CALIBRATORS)
+    first = parts[0].metadata
+    role = "id" if first.in_distribution else first.role
+    if kind == "tsp" and len(parts) < 2 and not oracle:
+        raise SpecError(
+            "tsp must have predictions of perturbed copies of the calibration split, got none.",
+            hint="Evaluate the run with perturbed calibration copies, or use temperature.",
+        )
+    calibrator = CALIBRATORS[kind]()
+    calibrator.fit(
+        np.concatenate([part.logits for part in parts]) if len(parts) > 1 else parts[0].logits,
+        np.concatenate([part.labels for part in parts]),
+        split=first.split,
+        role=role,
+        oracle=oracle,
+    )
+    stored: dict[str, Any] = calibrator.to_dict()
+    return calibrator, FittedCalibrator(
+        kind=kind,
+        oracle=calibrator.oracle,
+        fitted_on=FittedOn(
+            dataset=first.dataset,
+            split=first.split,
+            role=first.role,
+            n=sum(len(part) for part in parts),
+            evaluation_id=evaluation_id,
+        ),
+        parameters=stored["parameters"],
+    )
+
+
+def calibrated_scores(path: PathLike, calibrators: Sequence[Calibrator]) -> list[SampleScores]:
+    """Score a file through each calibrator in one pass over its logits, a few rows at a time.
+
+    A calibrator of the top label keeps the class that was predicted, with its new confidence; NLL
+    and Brier score are those of all its probabilities.
+
+    Raises:
+        SpecError: a calibrator was fitted for another number of classes.
+        PredictionsError: the file breaks its contract or does not hold all logits.
+    """
+    parts: list[list[SampleScores]] = [[] for _ in calibrators]
+    for chunk in _chunks(path):
+        for found, calibrator in zip(parts, calibrators, strict=True):
+            scores = score_probs(calibrator.transform(chunk.logits), chunk.labels)
+            if isinstance(calibrator, Histogram | Isotonic):
+                predicted = chunk.logits.argmax(axis=1).astype(np.int64)
+                scores = replace(
+                    scores,
+                    predicted=predicted,
+                    confidences=calibrator.confidences(chunk.logits),
+                    correct=predicted == chunk.labels,
+                )
+            found.append(scores)
+    return [SampleScores.concatenate(found) for found in parts]
+
+
+def transfer_numbers(scores: SampleScores, binning: Binning) -> dict[str, float]:
+    """The numbers of a `TransferCell` that come from the samples."""
+    bins: dict[str, Any] = {
+        "n_bins": binning.n_bins,
+        "scheme": binning.scheme,
+        "norm": binning.norm,
+    }
+    floor = calibration.null_floor_from_confidence(
+        scores.confidences, n_resamples=binning.n_resamples, seed=binning.seed, **bins
+    )
+    return {
+        "accuracy": float(scores.correct.mean()),
+        "mean_confidence": float(scores.confidences.mean()),
+        "nll": float(scores.nll.mean()),
+        "ece": calibration.ece_from_confidence(scores.confidences, scores.correct, **bins),
+        "null_mean": floor.mean,
+        "null_q95": floor.q95,
+    }
+
+
+# ---- Planning ----------------------------------------------------------------------------------
+
+
+def budget_of(
+    scores: SampleScores,
+    source: Source,
+    *,
+    metric: str,
+    difference: float,
+    against: SampleScores | None = None,
+    against_source: Source | None = None,
+    clusters: npt.NDArray[Any] | None = None,
+    level: float = 0.95,
+    power: float = 0.8,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Budget:
+    """How many samples show a difference of a metric.
+
+    Against another model on the same samples the noise is that of the paired difference. Without
+    one, both models are thought to be evaluated on samples of their own, each as noisy as this one.
+
+    Args:
+        scores: N samples.
+        source: what they are of.
+        metric: a name in `calibration.METRICS`.
+        difference: to be shown, in the metric's unit; not 0.
+        against: the other model on the same samples.
+        against_source: what those are of.
+        clusters: (N,) as in `calibration.paired_difference`.
+        level: of the two-sided test.
+        power: chance to show the difference when it is real.
+        n_resamples: behind the standard error.
+        seed: of the draws.
+
+    Raises:
+        UnknownNameError: the metric does not exist.
+        SpecError: the difference is 0, or level or power is out of range.
+    """
+    found = calibration.paired_difference_of_scores(
+        scores, against if against is not None else _certain(scores), metric=metric, level=level,
+        clusters=clusters, n_resamples=n_resamples, seed=seed,
+    )  # fmt: skip
+    error = found.standard_error * (1.0 if against is not None else 2.0**0.5)
+    needed = calibration.samples_needed(
+        replace(found, standard_error=error), difference=difference, level=level, power=power
+    )
+    z = float(normal.ppf((1 + level) / 2) + normal.ppf(power))
+    return Budget(
+        source=source,
+        against=against_source,
+        metric=metric,
+        paired=against is not None,
+        difference=abs(difference),
+        observed=found.difference if against is not None else None,
+        level=level,
+        power=power,
+        n=len(scores),
+        standard_error=error,
+        needed=needed,
+        enough=needed <= len(scores),
+        detectable=z * error,
+    )
+
+
+def _certain(scores: SampleScores) -> SampleScores:
+    """A model that is right and sure of it: every metric of it is a constant, without noise."""
+    n = len(scores)
+    return SampleScores(
+        labels=scores.labels,
+        predicted=scores.labels,
+        confidences=np.ones(n),
+        correct=np.ones(n, dtype=np.bool_),
+        nll=np.zeros(n),
+        brier=np.zeros(n),
+        rank=np.zeros(n, dtype=np.int64),
+    )

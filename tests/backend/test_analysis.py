@@ -1,0 +1,634 @@
+"""What the API computes of stored predictions: relations between its answers, and the guard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from backend.artifacts import publish_artifact
+from calift_core import calibration
+from calift_core.predictions import read_predictions, write_predictions
+from calift_core.schema import records as r
+from calift_core.schema.report import Report, Summary
+from calift_core.slices import Samples, matching
+from tests.conftest import example_evaluation, example_predictions, spec_of
+
+SETS = (("id", "id"), ("sketch", "shift"), ("noise/3", "corruption"))
+
+
+@pytest.fixture
+def services(app: Any) -> Any:
+    return app.state.services
+
+
+@pytest.fixture
+def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
+    """A finished run with predictions of its evaluations and of its ID calibration split."""
+
+    def make(
+        *,
+        seed: int = 0,
+        calibration_split: bool = True,
+        perturbed: int = 0,
+        keep: Any = "full",
+    ) -> str:
+        store, artifacts = services.store, services.artifacts
+        run_id: str = store.submit(spec_of(name=f"run {seed}"))
+        claim = store.claim(run_id, worker_id="worker-1", ttl_s=60)
+        assert claim is not None
+        folder = tmp_path / "made" / run_id
+        said: list[Any] = [r.PhaseRecord(phase="evaluating")]
+        reports = []
+
+        def stored(name: str, predictions: Any) -> str:
+            digest = write_predictions(folder / f"{name}.parquet", predictions, keep=keep)
+            assert publish_artifact(
+                store, artifacts, run_id, 1, name=f"predictions/{name}.parquet",
+                kind="predictions", path=folder / f"{name}.parquet",
+            )  # fmt: skip
+            return digest
+
+        for index, (dataset, role) in enumerate(SETS):
+            made = example_predictions(index, dataset=dataset, role=role)
+            rng = np.random.default_rng(100 + seed)
+            moved = made.logits + seed * rng.normal(size=made.logits.shape).astype(np.float32)
+            made = type(made)(
+                ids=made.ids, labels=made.labels, logits=moved, metadata=made.metadata,
+                clusters=np.array([f"source {i % 30}" for i in range(len(made))])
+                if role == "corruption" else None,
+            )  # fmt: skip
+            name = dataset.replace("/", "_")
+            reports.append(example_evaluation(made, stored(name, made)))
+            said.append(
+                r.EvaluationRecord(
+                    evaluation=reports[-1], predictions=f"predictions/{name}.parquet"
+                )
+            )
+        if calibration_split:
+            stored("cal", example_predictions(50, dataset="suite/calibration", role="calibration"))
+            stored("val", example_predictions(51, dataset="suite/validation", role="validation"))
+        for level in range(perturbed):
+            stored(
+                f"noisy{level}",
+                example_predictions(
+                    60 + level, dataset=f"suite/calibration+noise/{level}", role="calibration",
+                    source_dataset="suite/calibration",
+                ),
+            )  # fmt: skip
+        said.append(r.DoneRecord(summary=Summary(), steps=1))
+        assert store.record(run_id, 1, said)
+        report = Report(
+            run_id=run_id, name="a run", spec={}, spec_sha256="", resolved={}, summary=Summary(),
+            evaluations=reports, spectrum=None, selection={}, model={}, data={}, timings_s={},
+            environment={},
+        )  # fmt: skip
+        assert store.finish(run_id, 1, phase="SUCCEEDED", report=report.model_dump(mode="json"))
+        return run_id
+
+    return make
+
+
+def evaluations(api: TestClient, run_id: str) -> dict[str, Any]:
+    found = api.get(f"/api/v1/runs/{run_id}/evaluations").json()
+    return {e["dataset"]: e for e in found}
+
+
+def get(api: TestClient, path: str, **params: Any) -> Any:
+    response = api.get(f"/api/v1{path}", params=params)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def refused(api: TestClient, path: str, status: int, code: str, **params: Any) -> dict[str, Any]:
+    response = api.get(f"/api/v1{path}", params=params)
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body["code"]) == (status, code), body
+    return body
+
+
+@pytest.fixture
+def one(api: TestClient, make_run: Callable[..., str]) -> Iterator[dict[str, Any]]:
+    """A run's evaluations by data set."""
+    return evaluations(api, make_run())
+
+
+# ---- Reliability and measures ------------------------------------------------------------------
+
+
+def test_reliability__agrees_with_the_stored_report(api: TestClient, one: dict[str, Any]) -> None:
+    for e in one.values():
+        diagram = get(api, f"/evaluations/{e['id']}/reliability")
+        for name in ("value", "null_mean", "null_q95", "debiased"):
+            got = diagram["ece" if name == "value" else name]
+            assert got == pytest.approx(e["ece"][name], abs=1e-5)
+        assert diagram["interval"] == pytest.approx(e["ece"]["interval"], abs=1e-5)
+        assert diagram["smooth"]["smooth_ece"] == pytest.approx(e["smooth_ece"], abs=1e-5)
+        x, density = diagram["smooth"]["confidence"], diagram["smooth"]["density"]
+        assert np.trapezoid(density, x) == pytest.approx(1, abs=0.05)
+
+
+def test_measures__are_those_of_the_report_and_each_has_its_floor(
+    api: TestClient, one: dict[str, Any]
+) -> None:
+    e = one["id"]
+    found = get(api, f"/evaluations/{e['id']}/metrics")
+    by_name = {m["name"]: m for m in found["measures"]}
+    assert (found["n"], found["n_classes"]) == (e["n"], e["n_classes"])
+    for name in (
+        "accuracy", "mean_confidence", "nll", "brier", "mce", "smooth_ece", "ks_error", "aurc",
+        "overconfidence", "underconfidence", "mean_per_class_accuracy",
+    ):  # fmt: skip
+        assert by_name[name]["value"] == pytest.approx(e[name], abs=1e-6), name
+    assert by_name["classwise_ece_equal_mass"]["value"] == pytest.approx(e["classwise_ece"])
+    assert "top5_accuracy" not in by_name  # five classes
+    for name in ("ece", "mce", "smooth_ece", "ks_error", "classwise_ece_equal_mass"):
+        assert 0 < by_name[name]["null_mean"] < by_name[name]["null_q95"], name
+    for name in ("ece", "accuracy", "nll", "brier", "mean_confidence"):
+        low, high = by_name[name]["interval"]
+        assert low < high, name
+
+
+@pytest.mark.parametrize(("norm", "name"), [("l2", "ece_l2"), ("max", "mce")])
+def test_measures__norm_and_temperature_are_those_asked_for(
+    api: TestClient, one: dict[str, Any], norm: str, name: str
+) -> None:
+    path = f"/evaluations/{one['id']['id']}"
+    asked = {"norm": norm, "n_bins": 8, "scheme": "equal_width", "temperature": 1.7}
+    found = get(api, f"{path}/metrics", classwise=False, **asked)
+    (row,) = [m for m in found["measures"] if m["name"] == name]
+    diagram = get(api, f"{path}/reliability", **asked)
+    assert row["value"] == pytest.approx(diagram["ece"])
+    assert row["null_q95"] == pytest.approx(diagram["null_q95"])
+    assert not [m for m in found["measures"] if m["name"].startswith("classwise")]
+    assert len({m["name"] for m in found["measures"]}) == len(found["measures"])
+
+
+def test_audit__batches_read_higher_the_smaller_they_are(
+    api: TestClient, one: dict[str, Any]
+) -> None:
+    e = one["id"]
+    rows = {m["name"]: m for m in get(api, f"/evaluations/{e['id']}/audit")["measures"]}
+    sizes = [64, 128, 256]  # of 300 samples
+    for key in ("value", "null_mean"):
+        values = [rows[f"ece_batch_averaged_{size}"][key] for size in sizes]
+        assert values == sorted(values, reverse=True), key
+    assert rows["ece_batch_averaged_256"]["batch_size"] == 256
+    assert "ece_batch_averaged_512" not in rows
+    # Whole-set ECE is never above the mean of its batches'.
+    assert rows["ece_l1_10_equal_width"]["value"] <= rows["ece_batch_averaged_256"]["value"] + 0.02
+    assert rows["ece_l1_15_equal_mass"]["value"] == pytest.approx(e["ece"]["value"])
+    assert rows["ece_l1_15_equal_width"]["value"] == pytest.approx(e["ece_equal_width"]["value"])
+    assert rows["ece_l2_15_equal_mass"]["value"] >= rows["ece_l1_15_equal_mass"]["value"]
+    assert rows["debiased_l2"]["null_mean"] < rows["ece_l2_15_equal_mass"]["null_mean"]
+    for row in rows.values():
+        assert row["null_mean"] is not None
+        assert row["note"]
+
+
+# ---- Slices ------------------------------------------------------------------------------------
+
+
+def test_slices__classes_make_up_the_whole(api: TestClient, one: dict[str, Any]) -> None:
+    e = one["id"]
+    path = f"/evaluations/{e['id']}/slices"
+    page = get(api, path)
+    assert page["total"] == 5
+    assert [s["title"] for s in page["items"]] == [f"class {c}" for c in range(5)]
+    assert sum(s["n"] for s in page["items"]) == e["n"] == page["n"] == page["n_matching"]
+    mean = sum(s["n"] * s["accuracy"] for s in page["items"]) / e["n"]
+    assert mean == pytest.approx(e["accuracy"])
+    (whole,) = get(api, path, by="all")["items"]
+    assert whole["ece"] == pytest.approx(e["ece"]["value"])
+    assert whole["interval"] == pytest.approx(e["ece"]["interval"])
+    assert whole["gap"] == pytest.approx(e["mean_confidence"] - e["accuracy"])
+
+
+def test_slices__by_confidence_are_the_bins_of_the_diagram(
+    api: TestClient, one: dict[str, Any]
+) -> None:
+    e = one["id"]
+    bins = get(api, f"/evaluations/{e['id']}/reliability", n_bins=6)["bins"]
+    items = get(api, f"/evaluations/{e['id']}/slices", by="confidence", n_bins=6)["items"]
+    assert [s["n"] for s in items] == [b["count"] for b in bins]
+    assert [s["accuracy"] for s in items] == pytest.approx([b["accuracy"] for b in bins])
+
+
+def test_slices__too_small_ones_say_so_and_give_no_error(
+    api: TestClient, one: dict[str, Any]
+) -> None:
+    e = one["noise/3"]
+    page = get(api, f"/evaluations/{e['id']}/slices", by="cluster", min_n=11)
+    assert page["total"] == 30
+    for item in page["items"]:
+        assert item["n"] == 10
+        assert item["too_small"]
+        assert item["ece"] is None
+        assert item["gap_interval"] is None
+        assert item["accuracy_interval"][0] <= item["accuracy"] <= item["accuracy_interval"][1]
+    large = get(api, f"/evaluations/{e['id']}/slices", by="cluster", min_n=10)
+    assert not any(item["too_small"] for item in large["items"])
+    assert {item["n_bins"] for item in large["items"]} == {1}
+    refused(api, f"/evaluations/{one['id']['id']}/slices", 422, "INVALID_SPEC", by="cluster")
+
+
+def test_slices__pages_and_orders(api: TestClient, one: dict[str, Any]) -> None:
+    path = f"/evaluations/{one['id']['id']}/slices"
+    whole = get(api, path)["items"]
+    walked = [s for at in range(0, 6, 2) for s in get(api, path, offset=at, limit=2)["items"]]
+    assert walked == whole
+    for key in ("n", "accuracy", "gap", "ece"):
+        rising = [s[key] for s in get(api, path, sort=key)["items"]]
+        assert rising == sorted(rising)
+        falling = [s[key] for s in get(api, path, sort=key, descending=True)["items"]]
+        assert falling == sorted(rising, reverse=True)
+    assert get(api, path, offset=99)["items"] == []
+
+
+def test_slices__condition_and_its_opposite_share_the_samples(
+    api: TestClient, one: dict[str, Any]
+) -> None:
+    path = f"/evaluations/{one['id']['id']}/slices"
+    condition = "confidence >= 0.8 and (not correct or label in ('class 1', 3))"
+    some = get(api, path, by="all", where=condition)
+    rest = get(api, path, by="all", where=f"not ({condition})")
+    assert some["n_matching"] + rest["n_matching"] == some["n"]
+    wrong = get(api, path, by="all", where="correct == false and rank >= 1")
+    assert wrong["items"][0]["accuracy"] == 0
+    assert get(api, path, where="confidence > 1")["items"] == []
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "__import__('os')", "confidence", "confidence >", "confidence > 'high'", "speed > 3",
+        "correct > true", "label == 'no such class'", "confidence > 0.5 or", "(correct",
+        "correct)", "label in ()", "label in 3", "confidence >= 1e999999", "not", "id < 'a'",
+        "confidence == 0.5.5", "correct; correct", "(" * 60 + "correct" + ")" * 60,
+    ],
+)  # fmt: skip
+def test_slices__what_is_no_condition_is_refused_with_the_place(
+    api: TestClient, one: dict[str, Any], where: str
+) -> None:
+    path = f"/evaluations/{one['id']['id']}/slices"
+    response = api.get(f"/api/v1{path}", params={"where": where})
+    assert response.status_code == 422, response.text
+    assert response.json()["code"] in ("INVALID_SPEC", "UNKNOWN_NAME")
+
+
+def test_run_slices__one_condition_on_every_data_set(api: TestClient, one: dict[str, Any]) -> None:
+    run_id = one["id"]["run_id"]
+    page = get(api, f"/runs/{run_id}/slices", where="confidence >= 0.9")
+    assert [s["key"] for s in page["items"]] == [name for name, _ in SETS]
+    for item in page["items"]:
+        alone = get(
+            api, f"/evaluations/{item['evaluation_id']}/slices", by="all", where="confidence >= 0.9"
+        )["items"][0]
+        for name in ("n", "accuracy", "ece", "interval", "null_q95"):
+            assert item[name] == alone[name]
+    shifts = get(api, f"/runs/{run_id}/slices", role="shift")
+    assert [s["role"] for s in shifts["items"]] == ["shift"]
+    refused(api, "/runs/none/slices", 404, "NOT_FOUND")
+
+
+# ---- The condition's grammar -------------------------------------------------------------------
+
+_LEAVES = st.one_of(
+    st.tuples(st.just("confidence"), st.sampled_from(["<", "<=", ">", ">="]), st.floats(0, 1)).map(
+        lambda t: f"{t[0]} {t[1]} {t[2]!r}"
+    ),
+    st.sampled_from(["correct", "correct == false", "label == 2", "predicted != 'class 0'"]),
+    st.lists(st.integers(0, 4), min_size=1, max_size=3).map(
+        lambda v: f"label in ({', '.join(map(str, v))})"
+    ),
+    st.lists(st.integers(0, 4), min_size=1, max_size=2).map(
+        lambda v: f"predicted not in ({', '.join(map(str, v))})"
+    ),
+)
+CONDITIONS = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map(lambda t: f"({t[0]}) and ({t[1]})"),
+        st.tuples(inner, inner).map(lambda t: f"({t[0]}) or ({t[1]})"),
+        inner.map(lambda c: f"not ({c})"),
+    ),
+    max_leaves=4,
+)
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    predictions = example_predictions(0)
+    return Samples(
+        scores=calibration.score_samples(predictions.logits, predictions.labels),
+        ids=predictions.ids,
+        class_names=predictions.metadata.class_names,
+    )
+
+
+@given(a=CONDITIONS, b=CONDITIONS)
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+def test_condition__follows_the_laws_of_logic(samples: Samples, a: str, b: str) -> None:
+    def of(condition: str) -> Any:
+        return matching(samples, condition)
+
+    if max(len(a), len(b)) > 200:
+        return
+    assert ((of(a) & of(b)) == of(f"({a}) and ({b})")).all()
+    assert ((of(a) | of(b)) == of(f"({a}) or ({b})")).all()
+    assert (of(f"not ({a}) and not ({b})") == of(f"not (({a}) or ({b}))")).all()
+    # `and` binds tighter than `or`.
+    assert (of(f"({a}) or ({a}) and ({b})") == of(a)).all()
+
+
+@given(text=st.text(max_size=60))
+@hypothesis_settings(max_examples=100)
+def test_condition__any_text_is_a_condition_or_refused(samples: Samples, text: str) -> None:
+    from calift_core.errors import SpecError
+
+    try:
+        found = matching(samples, text)
+    except SpecError:
+        return
+    assert found.shape == (len(samples.scores),)
+    assert found.dtype == np.bool_
+
+
+def test_condition__by_hand(samples: Samples) -> None:
+    scores = samples.scores
+    assert matching(samples, None).all()
+    assert matching(samples, " ").all()
+    named = matching(samples, "id in ('image 3', \"image 7\")")
+    assert np.flatnonzero(named).tolist() == [3, 7]
+    assert (matching(samples, "label == 'class 2'") == (scores.labels == 2)).all()
+    odd = matching(samples, "confidence >= .5 and correct == false or rank > 2")
+    assert (odd == (scores.confidences >= 0.5) & ~scores.correct | (scores.rank > 2)).all()
+
+
+# ---- Calibrators -------------------------------------------------------------------------------
+
+KINDS = ("temperature", "vector", "histogram", "isotonic")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calibrator__is_fitted_on_the_runs_own_calibration_split(
+    api: TestClient, services: Any, one: dict[str, Any], kind: str
+) -> None:
+    e = one["sketch"]
+    effect = get(api, f"/evaluations/{e['id']}/calibrators", kind=kind)
+    told = effect["calibrator"]
+    assert told["kind"] == kind
+    assert not told["oracle"]
+    assert told["fitted_on"] == {
+        "dataset": "suite/calibration", "split": "calibration", "role": "calibration", "n": 300,
+        "evaluation_id": None,
+    }  # fmt: skip
+    split = example_predictions(50, dataset="suite/calibration", role="calibration")
+    expected = calibration.CALIBRATORS[kind]().fit(
+        split.logits, split.labels, split="calibration", role="id"
+    )
+    stored = read_predictions(
+        services.artifacts.path(services.store.predictions_of(e["id"]).sha256)
+    )
+    probs = expected.transform(stored.logits)
+    assert effect["after"]["nll"] == pytest.approx(calibration.nll(probs, stored.labels), rel=1e-5)
+    if kind in ("histogram", "isotonic"):  # of the top label: the predicted class stays
+        confidences = expected.confidences(stored.logits)  # type: ignore[attr-defined]
+        correct = stored.logits.argmax(axis=1) == stored.labels
+        assert effect["after"]["accuracy"] == effect["before"]["accuracy"]
+    else:
+        confidences, correct = calibration.top_label(probs, stored.labels)
+    error = calibration.ece_from_confidence(confidences, correct, n_bins=e["ece"]["n_bins"])
+    assert effect["after"]["ece"] == pytest.approx(error, abs=1e-6)
+    assert effect["before"] == get(api, f"/evaluations/{e['id']}/reliability")
+    overlay = get(api, f"/evaluations/{e['id']}/reliability", calibrator=kind)
+    assert overlay == effect["after"]
+    if kind == "temperature":
+        assert effect["after"]["accuracy"] == effect["before"]["accuracy"]
+        warmer = get(
+            api, f"/evaluations/{e['id']}/reliability",
+            temperature=told["parameters"]["temperature"],
+        )  # fmt: skip
+        assert warmer["ece"] == pytest.approx(effect["after"]["ece"], abs=1e-6)
+
+
+def test_calibrator__other_data_need_to_be_called_an_oracle(
+    api: TestClient, one: dict[str, Any]
+) -> None:
+    e, shift = one["id"], one["sketch"]
+    path = f"/evaluations/{e['id']}/calibrators"
+    for _ in range(2):  # also after an oracle was fitted and remembered
+        body = refused(api, path, 422, "LEAKAGE", fit_on=shift["id"])
+        assert "oracle=true" in body["hint"]
+        refused(
+            api, f"/evaluations/{e['id']}/reliability", 422, "LEAKAGE",
+            calibrator="temperature", fit_on=e["id"],
+        )  # fmt: skip
+        effect = get(api, path, fit_on=shift["id"], oracle=True)
+        assert effect["calibrator"]["oracle"]
+        assert effect["after"]["calibrator"]["oracle"]
+        assert effect["calibrator"]["fitted_on"]["role"] == "shift"
+        assert effect["calibrator"]["fitted_on"]["evaluation_id"] == shift["id"]
+    # The word alone makes no oracle of the honest split.
+    assert not get(api, path, oracle=True)["calibrator"]["oracle"]
+    # A fit on what it is judged by cannot do worse there by the fit's own measure.
+    own = get(api, path, fit_on=e["id"], oracle=True)
+    honest = get(api, path)
+    assert own["after"]["nll"] <= honest["after"]["nll"] + 1e-9
+
+
+def test_calibrator__what_cannot_be_fitted_is_named(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    alone = evaluations(api, make_run(calibration_split=False))["id"]
+    path = f"/evaluations/{alone['id']}"
+    refused(api, f"{path}/calibrators", 404, "NOT_FOUND")
+    assert get(api, f"{path}/calibrators", fit_on=alone["id"], oracle=True)["calibrator"]["oracle"]
+    refused(api, f"{path}/calibrators", 422, "INVALID_REQUEST", kind="magic")
+    refused(
+        api, f"{path}/reliability", 422, "INVALID_SPEC", calibrator="temperature", temperature=2
+    )
+    other = evaluations(api, make_run(seed=1))["id"]
+    refused(api, f"{path}/calibrators", 422, "INVALID_SPEC", fit_on=other["id"], oracle=True)
+    refused(api, f"/evaluations/{other['id']}/calibrators", 422, "INVALID_SPEC", kind="tsp")
+
+
+def test_calibrator__tsp_takes_the_perturbed_copies(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    e = evaluations(api, make_run(perturbed=2))["id"]
+    effect = get(api, f"/evaluations/{e['id']}/calibrators", kind="tsp")
+    assert effect["calibrator"]["fitted_on"]["n"] == 900
+    assert not effect["calibrator"]["oracle"]
+    plain = get(api, f"/evaluations/{e['id']}/calibrators", kind="temperature")
+    assert plain["calibrator"]["fitted_on"]["n"] == 300
+
+
+def test_transfer__one_honest_row_and_the_diagonal_is_the_best_fit(
+    api: TestClient, one: dict[str, Any]
+) -> None:
+    run_id = one["id"]["run_id"]
+    matrix = get(api, f"/runs/{run_id}/calibrators/transfer", dataset=[name for name, _ in SETS])
+    assert matrix["notes"] == []
+    plain, honest, *oracles = matrix["rows"]
+    assert plain["calibrator"] is None
+    assert not honest["calibrator"]["oracle"]
+    assert all(row["calibrator"]["oracle"] for row in oracles)
+    assert [row["calibrator"]["fitted_on"]["dataset"] for row in oracles] == [s for s, _ in SETS]
+    for column, (dataset, _) in enumerate(SETS):
+        cells = [row["cells"][column] for row in matrix["rows"]]
+        assert {cell["dataset"] for cell in cells} == {dataset}
+        # A temperature fitted by NLL on a set has the least NLL there.
+        best = oracles[column]["cells"][column]
+        assert best["nll"] <= min(cell["nll"] for cell in cells) + 1e-6
+        assert cells[0]["gain"] == 0
+        for cell in cells:
+            assert cell["gain"] == pytest.approx(cells[0]["ece"] - cell["ece"])
+            assert cell["accuracy"] == cells[0]["accuracy"]
+        effect = get(api, f"/evaluations/{one[dataset]['id']}/calibrators")
+        assert honest["cells"][column]["ece"] == pytest.approx(effect["after"]["ece"])
+        assert plain["cells"][column]["ece"] == pytest.approx(effect["before"]["ece"])
+    shown = get(api, f"/runs/{run_id}/calibrators/transfer")
+    assert [c["dataset"] for c in shown["rows"][0]["cells"]] == ["id", "sketch"]
+    assert "1 corruptions are left out" in shown["notes"][0]
+    refused(api, f"/runs/{run_id}/calibrators/transfer", 422, "UNKNOWN_NAME", dataset="x")
+
+
+def test_transfer__without_a_calibration_split_every_row_is_an_oracle(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    matrix = get(api, f"/runs/{make_run(calibration_split=False)}/calibrators/transfer")
+    assert all(row["calibrator"]["oracle"] for row in matrix["rows"][1:])
+    assert any("Every row here is an oracle" in note for note in matrix["notes"])
+
+
+# ---- Planning and groups -----------------------------------------------------------------------
+
+
+def test_budget__falls_with_the_square_of_the_difference(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    a, b = evaluations(api, make_run(seed=0))["id"], evaluations(api, make_run(seed=1))["id"]
+    path = f"/evaluations/{a['id']}/budget"
+    for metric in ("accuracy", "ece", "nll"):
+        one = get(api, path, difference=0.02, metric=metric)
+        half = get(api, path, difference=0.01, metric=metric)
+        assert half["needed"] == pytest.approx(4 * one["needed"], rel=0.01)
+        assert one["enough"] == (one["needed"] <= one["n"])
+        at_limit = get(api, path, difference=one["detectable"], metric=metric)
+        assert at_limit["needed"] == pytest.approx(one["n"], abs=1)
+        paired = get(api, path, difference=0.02, metric=metric, against=b["id"])
+        assert paired["paired"]
+        assert paired["against"]["evaluation_id"] == b["id"]
+        values = [e["ece"]["value"] if metric == "ece" else e[metric] for e in (a, b)]
+        assert paired["observed"] == pytest.approx(values[0] - values[1], abs=1e-5)
+    own = get(api, path, difference=0.02, metric="accuracy")
+    spread = math.sqrt(2 * a["accuracy"] * (1 - a["accuracy"]) / a["n"])
+    assert own["standard_error"] == pytest.approx(spread, rel=0.1)
+    refused(api, path, 422, "INVALID_REQUEST", difference=0)
+    refused(api, path, 422, "INVALID_REQUEST")
+
+
+def test_compare__groups_hold_every_run_once(api: TestClient, make_run: Callable[..., str]) -> None:
+    ids = [make_run(seed=s) for s in (0, 1, 4)]
+    comparison = api.get("/api/v1/compare", params={"run_id": ids}).json()
+    assert {(g["dataset"], g["metric"]) for g in comparison["groups"]} == {
+        (dataset, metric)
+        for dataset in ("id", "sketch")
+        for metric in ("accuracy", "ece", "nll", "brier")
+    }
+    for found in comparison["groups"]:
+        assert sorted(run for group in found["groups"] for run in group) == sorted(ids)
+        assert found["n"] == 300
+    (by_accuracy,) = [
+        g for g in comparison["groups"] if (g["dataset"], g["metric"]) == ("id", "accuracy")
+    ]
+    # Noise of four logits makes the last run worse beyond doubt.
+    assert ids[2] not in by_accuracy["groups"][0]
+    assert by_accuracy["groups"][-1] == [ids[2]]
+
+
+# ---- The service around it ---------------------------------------------------------------------
+
+
+def test_memory__a_new_name_shows_in_what_is_remembered(
+    api: TestClient, one: dict[str, Any]
+) -> None:
+    e = one["id"]
+    paths = [f"/evaluations/{e['id']}/{what}" for what in ("reliability", "slices", "metrics")]
+    before = [get(api, path) for path in paths]
+    api.patch(f"/api/v1/runs/{e['run_id']}", json={"name": "another name"})
+    after = [get(api, path) for path in paths]
+    assert after[0]["run_name"] == "another name"
+    assert {body["source"]["run_name"] for body in after[1:]} == {"another name"}
+    assert after[0] | {"run_name": ""} == before[0] | {"run_name": ""}
+    assert after[1]["items"] == before[1]["items"]
+
+
+def test_turns__fits_and_diagrams_at_once_never_wait_for_each_other(
+    api: TestClient, one: dict[str, Any]
+) -> None:
+    e, run_id = one["id"], one["id"]["run_id"]
+    asked: list[tuple[str, dict[str, Any]]] = [
+        (f"/runs/{run_id}/calibrators/transfer", {"kind": "isotonic"}),
+        (f"/evaluations/{e['id']}/reliability", {"calibrator": "isotonic", "n_bins": 9}),
+        (f"/evaluations/{e['id']}/reliability", {"n_bins": 9}),
+        (f"/evaluations/{one['sketch']['id']}/calibrators", {"kind": "isotonic"}),
+        (f"/evaluations/{e['id']}/audit", {}),
+        (f"/runs/{run_id}/calibrators/transfer", {"kind": "vector"}),
+        (f"/evaluations/{e['id']}/metrics", {}),
+        (f"/evaluations/{e['id']}/slices", {}),
+    ]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(lambda question: get(api, question[0], **question[1]), asked))
+    alone = [get(api, path, **params) for path, params in asked]
+    assert together == alone
+
+
+def test_client__asks_what_the_routes_take(
+    client: Any, api: TestClient, make_run: Callable[..., str]
+) -> None:
+    from calift_core.errors import ServiceError
+
+    run_id = make_run()
+    e, shift = client.run_evaluations(run_id)[:2]
+    assert client.reliability(e.id, calibrator="temperature").calibrator.oracle is False
+    assert client.measures(e.id, n_bins=8, norm="l2", classwise=False).measures
+    assert client.audit(e.id, temperature=2.0).temperature == 2
+    page = client.slices(e.id, by="confidence", where="correct", n_bins=4, sort="n", limit=2)
+    assert (page.total, len(page.items), page.where) == (4, 2, "correct")
+    assert client.run_slices(run_id, where="correct", role=["shift"]).total == 1
+    effect = client.calibrate(e.id, "isotonic", fit_on=shift.id, oracle=True)
+    assert effect.calibrator.oracle
+    with pytest.raises(ServiceError) as refusal:
+        client.calibrate(e.id, fit_on=shift.id)
+    assert refusal.value.problem["code"] == "LEAKAGE"
+    assert len(client.transfer(run_id, dataset=["id"]).rows) == 3
+    assert client.budget(e.id, 0.05, metric="accuracy", power=0.9).power == 0.9
+
+
+def test_top_k__what_needs_all_logits_says_so(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    e = evaluations(api, make_run(keep=2))["id"]
+    assert get(api, f"/evaluations/{e['id']}/reliability")["ece"] == pytest.approx(
+        e["ece"]["value"], abs=1e-5
+    )
+    for what in ("metrics", "audit"):
+        names = [m["name"] for m in get(api, f"/evaluations/{e['id']}/{what}")["measures"]]
+        assert "ks_error" in names
+        assert not [name for name in names if name.startswith("classwise")]
+    body = refused(api, f"/evaluations/{e['id']}/calibrators", 422, "INVALID_SPEC")
+    assert "2 largest" in body["detail"]
+    refused(api, f"/runs/{e['run_id']}/calibrators/transfer", 422, "INVALID_SPEC")
+    refused(api, f"/evaluations/{e['id']}/slices", 422, "INVALID_SPEC", temperature=2)
