@@ -39,6 +39,8 @@ class MethodBase(Frozen):
     family: ClassVar[Family] = "none"
     #: What of `train.confidence` makes sense with this method.
     accepts: ClassVar[frozenset[str]] = frozenset()
+    #: Whether forms and lists offer it; one that is not serves an ablation and stays runnable.
+    offered: ClassVar[bool] = True
 
     @property
     def input_runs(self) -> tuple[str, ...]:
@@ -403,7 +405,10 @@ class Tracer(MethodBase):
 
 
 class CarotPlus(MethodBase):
-    """CaRot and parts that are known to help; which are on was decided by an ablation."""
+    """CaRot and parts that are known to help; which are on was decided by an ablation.
+
+    Better than CaRot and not than TRACER, it is not offered: docs/results.md has the tables.
+    """
 
     title: ClassVar[str] = "CaRot+"
     summary: ClassVar[str] = (
@@ -419,6 +424,7 @@ class CarotPlus(MethodBase):
     )
     family: ClassVar[Family] = "contrastive"
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
+    offered: ClassVar[bool] = False
 
     kind: Literal["carot_plus"] = "carot_plus"
     lambda_oc: float = Field(

@@ -226,7 +226,7 @@ def main() -> None:
             st.selectbox,
             "Method",
             name="method",
-            options=list(methods),
+            options=[k for k, m in methods.items() if m.offered or k == given],
             default=given,
             format_func=lambda k: methods[k].title,
         )

@@ -309,7 +309,7 @@ def test_data__lists_suites_and_models(dashboard: Service) -> None:
     assert "ViT-B-16" in said
 
 
-@pytest.mark.parametrize("kind", METHOD_SPECS)
+@pytest.mark.parametrize("kind", [kind for kind, spec in METHOD_SPECS.items() if spec.offered])
 def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service, kind: str) -> None:
     app = page("new", method=kind)
     if kind in ("wise_ft", "model_stock"):  # somebody has to choose the runs
@@ -323,6 +323,12 @@ def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service,
     assert not app.error
     assert "Training images" in words(app)
     assert f"kind: {kind}" in words(app)
+
+
+def test_new__a_method_that_lost_its_ablation_is_not_offered(dashboard: Service) -> None:
+    chooser = page("new").selectbox(key="url-method")
+    assert "CaRot" in chooser.options
+    assert "CaRot+" not in chooser.options
 
 
 def test_new__a_merge_of_a_run_takes_its_model_and_data(dashboard: Service) -> None:
