@@ -15,6 +15,7 @@ from calift_core.calibration.bins import (
 from calift_core.calibration.calibrators import (
     CALIBRATORS,
     Calibrator,
+    PerturbedTemperature,
     calibrator_from_dict,
     fit_temperature,
     perturbation_levels,
@@ -62,6 +63,7 @@ from calift_core.calibration.measures import (
     risk_at_coverage,
     risk_at_coverage_from_confidence,
     smooth_ece,
+    smooth_ece_at_from_confidence,
     smooth_ece_from_confidence,
     top_k_accuracy,
 )
@@ -69,6 +71,7 @@ from calift_core.calibration.report import (
     ece_report,
     ece_report_from_confidence,
     evaluate_all,
+    evaluate_scores,
 )
 from calift_core.calibration.scores import SampleScores, score_probs, score_samples
 from calift_core.calibration.uncertainty import (
@@ -86,6 +89,7 @@ __all__ = [
     "Norm",
     "NullFloor",
     "PairedDifference",
+    "PerturbedTemperature",
     "ReliabilityCurve",
     "SampleScores",
     "Scheme",
@@ -109,6 +113,7 @@ __all__ = [
     "ece_report",
     "ece_report_from_confidence",
     "evaluate_all",
+    "evaluate_scores",
     "fit_temperature",
     "group_indistinguishable",
     "group_indistinguishable_of_scores",
@@ -135,6 +140,7 @@ __all__ = [
     "score_probs",
     "score_samples",
     "smooth_ece",
+    "smooth_ece_at_from_confidence",
     "smooth_ece_from_confidence",
     "smooth_reliability_curve",
     "smooth_reliability_curve_from_confidence",

@@ -22,6 +22,8 @@ Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 
 ROW_SUM_TOLERANCE = 1e-3
+#: Smallest normal float32: keeps the NLL finite where a probability rounds to zero.
+SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
@@ -94,7 +96,10 @@ def check_probs(probs: Floats) -> Floats:
         raise PredictionsError(
             f"probs must be floats of shape (N, C), got {array.dtype} of shape {array.shape}"
         )
-    sums = array.sum(axis=1, dtype=np.float64)  # NaN and infinities survive the sum.
+    wide = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+    # NaN and infinities survive the sum; as a matrix product it is the fastest.
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = wide @ np.ones(wide.shape[1], dtype=wide.dtype)
     if not np.isfinite(sums).all():
         raise PredictionsError("probs must be finite, got NaN or infinity")
     low = float(array.min())
@@ -153,6 +158,23 @@ def top_label(probs: Floats, labels: Ints) -> tuple[Doubles, Bools]:
     predicted = checked.argmax(axis=1)
     confidences = checked[np.arange(len(checked)), predicted]
     return check_confidences(confidences, predicted == targets)
+
+
+def rank_of_label(values: Floats, labels: Ints) -> npt.NDArray[np.int64]:
+    """Return how many classes come before each label, (N,); 0 is first.
+
+    Args:
+        values: (N, C) logits or probabilities; of tied classes the smaller index comes first, as in
+            `argmax`.
+        labels: (N,) integers in [0, C).
+    """
+    own = values[np.arange(len(values)), labels][:, None]  # (N, 1)
+    rank: npt.NDArray[np.int64] = np.count_nonzero(values > own, axis=1).astype(np.int64)
+    tied = np.flatnonzero(np.count_nonzero(values == own, axis=1) > 1)
+    if tied.size:
+        before = np.arange(values.shape[1]) < labels[tied, None]
+        rank[tied] += np.count_nonzero((values[tied] == own[tied]) & before, axis=1)
+    return rank
 
 
 def check_bins(n_bins: int, scheme: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import chi2
 from scipy.stats import norm as normal
 
-from calift_core.calibration import measures
 from calift_core.calibration.bins import (
     Doubles,
     Floats,
@@ -20,50 +20,118 @@ from calift_core.calibration.bins import (
     bin_edges,
     check_labels,
     check_probs,
-    top_label,
 )
+from calift_core.calibration.scores import SampleScores, score_probs
 from calift_core.calibration.uncertainty import check_resampling
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
 Metric = Callable[[Floats, Ints], float]
-# Maps how often each sample was drawn, (R, N), to R values of a metric.
-_Resampled = Callable[[Doubles], Doubles]
 
 _CELLS_AT_ONCE = 4_000_000
+#: Standard errors by which the evenness of gaps is taken beyond its estimate.
+_EVEN_MARGIN = 0.4
 
 
-def _mean_of(values: Doubles) -> _Resampled:
-    return lambda drawn: (drawn @ values) / drawn.sum(axis=1)
+class _Statistic(Protocol):
+    """What a metric needs for a bootstrap over N samples."""
+
+    def parts(self, drawn: Doubles) -> Doubles:
+        """Map how often each sample was drawn, (R, N), to parts (R, K) of the metric."""
+
+    def fold(self, parts: Doubles) -> Doubles:
+        """Fold parts (..., K) into values (...) of the metric."""
+
+    def truths(self, parts: Doubles, spread: Doubles) -> Doubles:
+        """Return parts (3, K) that the population may have, under three assumptions.
+
+        Args:
+            parts: (K,) observed.
+            spread: (K,) standard deviation of each over draws.
+        """
 
 
-def _accuracy(probs: Floats, labels: Ints) -> _Resampled:
-    return _mean_of(top_label(probs, labels)[1].astype(np.float64))
+class _Single:
+    """A metric of one part, whose noise is the same whatever the truth."""
+
+    def fold(self, parts: Doubles) -> Doubles:
+        return parts[..., 0]
+
+    def truths(self, parts: Doubles, spread: Doubles) -> Doubles:
+        return np.stack([parts] * 3)
 
 
-def _nll(probs: Floats, labels: Ints) -> _Resampled:
-    own = probs[np.arange(len(probs)), labels].astype(np.float64)
-    return _mean_of(-np.log(np.maximum(own, measures.SMALLEST_PROBABILITY)))
+@dataclass(frozen=True)
+class _Mean(_Single):
+    values: Doubles  # (N,)
+
+    def parts(self, drawn: Doubles) -> Doubles:
+        mean: Doubles = (drawn @ self.values) / drawn.sum(axis=1)
+        return mean[:, None]
 
 
-def _brier(probs: Floats, labels: Ints) -> _Resampled:
-    own = probs[np.arange(len(probs)), labels].astype(np.float64)
-    squares = np.einsum("nc,nc->n", probs, probs, dtype=np.float64)
-    return _mean_of(squares - 2 * own + 1)
+@dataclass(frozen=True)
+class _General(_Single):
+    metric: Metric
+    probs: Floats
+    labels: Ints
+
+    def parts(self, drawn: Doubles) -> Doubles:
+        at = np.arange(len(self.labels))
+        rows = [np.repeat(at, times.astype(np.int64)) for times in drawn]
+        return np.array([[self.metric(self.probs[i], self.labels[i])] for i in rows])
 
 
-def _ece(probs: Floats, labels: Ints) -> _Resampled:
-    confidences, correct = top_label(probs, labels)
-    edges = bin_edges(confidences)
-    member = np.zeros((len(confidences), len(edges) - 1))  # (N, K): residual in its own bin
-    member[np.arange(len(confidences)), assign_bins(confidences, edges)] = confidences - correct
-    return lambda drawn: np.abs(drawn @ member).sum(axis=1) / drawn.sum(axis=1)
+class _Ece:
+    """ECE in bins cut once: Σ_k |mean over all samples of the residuals in bin k|."""
+
+    def __init__(self, scores: SampleScores) -> None:
+        edges = bin_edges(scores.confidences)
+        self.member = np.zeros((len(scores), len(edges) - 1))  # (N, K): residual in its own bin
+        index = assign_bins(scores.confidences, edges)
+        self.member[np.arange(len(scores)), index] = scores.confidences - scores.correct
+        variance = scores.confidences * (1 - scores.confidences)
+        total = np.bincount(index, weights=variance, minlength=len(edges) - 1)
+        # A bin without a single error has no spread over draws, but it is not known exactly.
+        self.least_spread = np.sqrt(total) / len(scores)
+
+    def parts(self, drawn: Doubles) -> Doubles:
+        mean: Doubles = (drawn @ self.member) / drawn.sum(axis=1, keepdims=True)
+        return mean
+
+    def fold(self, parts: Doubles) -> Doubles:
+        return np.asarray(np.abs(parts).sum(axis=-1))
+
+    def truths(self, parts: Doubles, spread: Doubles) -> Doubles:
+        """Return true gaps (3, K): none, few and large ones, and even ones.
+
+        The observed Σ (gap / spread)² less its noise is what few and even gaps share. Noise adds
+        most to an error that is made of fine bins, and little to one that all bins have a part in.
+        """
+        spread = np.maximum(spread, self.least_spread)
+        square = np.divide(np.square(parts), np.square(spread), out=np.zeros_like(parts),
+                           where=spread > 0)  # fmt: skip
+        noisy = max(1, int(np.count_nonzero(spread)))
+        size = max(0.0, float(square.sum()) / noisy - 1)
+        few = np.maximum(square - 1, 0.0)
+        if few.any():
+            few *= size * noisy / float(few.sum())
+        margin = _EVEN_MARGIN * math.sqrt((2 + 4 * size) / noisy)
+        # How far noise explains that the squares differ decides between even and few.
+        noise = float((2 + 4 * np.maximum(square - 1, 0.0)).sum())
+        scatter = float(np.square(square - 1 - size).sum())
+        share = min(1.0, noise / max(scatter, 1e-12))
+        even = share * (size + margin) + (1 - share) * few
+        none = np.zeros_like(few) if square.sum() <= chi2.ppf(0.99, noisy) else few
+        gaps: Doubles = np.sign(parts) * np.sqrt(np.stack([none, few, even])) * spread
+        return gaps
 
 
-METRICS: dict[str, Callable[[Floats, Ints], _Resampled]] = {
-    "accuracy": _accuracy,
-    "brier": _brier,
-    "ece": _ece,
-    "nll": _nll,
+METRICS: dict[str, Callable[[SampleScores], _Statistic]] = {
+    "accuracy": lambda scores: _Mean(scores.correct.astype(np.float64)),
+    "brier": lambda scores: _Mean(scores.brier),
+    "confidence": lambda scores: _Mean(scores.confidences),
+    "ece": _Ece,
+    "nll": lambda scores: _Mean(scores.nll),
 }
 HIGHER_IS_BETTER = frozenset({"accuracy"})
 
@@ -123,10 +191,12 @@ def paired_difference(
 ) -> PairedDifference:
     """Compare two models by a paired bootstrap over samples, or over clusters of samples.
 
-    Both models keep the same draw, so what is hard for both cancels. The draws are re-centred on
-    the observed difference before the interval is read off (basic bootstrap): resampling inflates
-    a calibration error, by nearly the same amount for both. Bins of `ece` (15, equal-mass, l1) are
-    cut once per model.
+    Both models keep the same draw, so what is hard for both cancels. The interval is that of a
+    basic bootstrap. For `ece` (15 equal-mass bins cut once per model, l1) it is freed of what noise
+    adds to each model's error: most to a calibrated one, little to one that is far off, so that the
+    plain difference of the two is too small. How much depends on how the true gaps are spread over
+    the bins; it is taken for no gaps, few large ones and even ones, and the interval spans all
+    that the data allow. It need not be centred on the plain difference.
 
     Args:
         a: (N, C) probabilities of the first model.
@@ -143,7 +213,7 @@ def paired_difference(
         SpecError: an argument is not valid; UnknownNameError for a metric's name.
         PredictionsError: probs, labels or clusters break their contract or differ in length.
     """
-    check_resampling(n_resamples, level)
+    _check_metric(metric)
     a, b = check_probs(a), check_probs(b)
     if a.shape != b.shape:
         raise PredictionsError(
@@ -151,18 +221,102 @@ def paired_difference(
             hint="Both models must be evaluated on the same samples and classes.",
         )
     labels = check_labels(labels, *a.shape)
-    unit, n_units = _units(clusters, len(labels))
+    return _paired(
+        _of_probs(metric, a, labels),
+        _of_probs(metric, b, labels),
+        len(labels),
+        n_resamples=n_resamples,
+        level=level,
+        clusters=clusters,
+        seed=seed,
+    )
+
+
+def paired_difference_of_scores(
+    a: SampleScores,
+    b: SampleScores,
+    *,
+    metric: str = "ece",
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    clusters: npt.NDArray[Any] | None = None,
+    seed: int = 0,
+) -> PairedDifference:
+    """Compare two models by their scores of the same N samples in the same order.
+
+    The same numbers as `paired_difference`, without the probabilities.
+
+    Args:
+        a: scores of the first model.
+        b: scores of the second model.
+        metric: a name in `METRICS`.
+        n_resamples: R.
+        level: nominal coverage.
+        clusters: as in `paired_difference`.
+        seed: of the draws.
+
+    Raises:
+        SpecError: an argument is not valid; UnknownNameError for a metric's name.
+        PredictionsError: the labels of the two differ, or clusters do not fit them.
+    """
+    _check_metric(metric)
+    _check_paired(a, b)
+    return _paired(
+        METRICS[metric](a),
+        METRICS[metric](b),
+        len(a),
+        n_resamples=n_resamples,
+        level=level,
+        clusters=clusters,
+        seed=seed,
+    )
+
+
+def _check_metric(metric: str | Metric) -> None:
+    if isinstance(metric, str) and metric not in METRICS:
+        raise UnknownNameError("metric", metric, METRICS)
+
+
+def _check_paired(a: SampleScores, b: SampleScores) -> None:
+    if len(a) != len(b):
+        raise PredictionsError(
+            f"paired scores must have one length, got {len(a)} and {len(b)}",
+            hint="Both models must be evaluated on the same samples.",
+        )
+    differing = np.flatnonzero(a.labels != b.labels)
+    if differing.size:
+        at = differing[0]
+        raise PredictionsError(
+            f"paired scores must have the same labels, got {a.labels[at]} and {b.labels[at]} "
+            f"for sample {at}",
+            hint="Both models must be evaluated on the same samples in the same order.",
+        )
+
+
+def _of_probs(metric: str | Metric, probs: Floats, labels: Ints) -> _Statistic:
     if isinstance(metric, str):
-        if metric not in METRICS:
-            raise UnknownNameError("metric", metric, METRICS)
-        of_a, of_b = METRICS[metric](a, labels), METRICS[metric](b, labels)
-    else:
-        of_a, of_b = _general(metric, a, labels), _general(metric, b, labels)
-    once = np.ones((1, len(labels)))
-    value_a, value_b = float(of_a(once)[0]), float(of_b(once)[0])
+        return METRICS[metric](score_probs(probs, labels))
+    return _General(metric, probs, labels)
+
+
+def _paired(
+    of_a: _Statistic,
+    of_b: _Statistic,
+    n: int,
+    *,
+    n_resamples: int,
+    level: float,
+    clusters: npt.NDArray[Any] | None,
+    seed: int,
+) -> PairedDifference:
+    check_resampling(n_resamples, level)
+    unit, n_units = _units(clusters, n)
+    once = np.ones((1, n))
+    parts_a, parts_b = of_a.parts(once), of_b.parts(once)
     rng = np.random.default_rng(seed)
-    drawn = np.empty(n_resamples)
-    rows = max(1, _CELLS_AT_ONCE // len(labels))
+    drawn_a = np.empty((n_resamples, parts_a.shape[1]))
+    drawn_b = np.empty((n_resamples, parts_b.shape[1]))
+    rows = max(1, _CELLS_AT_ONCE // n)
     for start in range(0, n_resamples, rows):
         stop = min(start + rows, n_resamples)
         times = np.stack(
@@ -171,27 +325,55 @@ def paired_difference(
                 for _ in range(start, stop)
             ]
         ).astype(np.float64)
-        drawn[start:stop] = of_a(times) - of_b(times)
+        drawn_a[start:stop], drawn_b[start:stop] = of_a.parts(times), of_b.parts(times)
+    value_a, value_b = float(of_a.fold(parts_a)[0]), float(of_b.fold(parts_b)[0])
     difference = value_a - value_b
-    noise = drawn - drawn.mean()
+    # Noise around what the population may be, not around the samples: a calibration error near zero
+    # has other noise, and more bias, than the one that was observed.
+    noise_a, noise_b = drawn_a - drawn_a.mean(axis=0), drawn_b - drawn_b.mean(axis=0)
+    spread_a, spread_b = noise_a.std(axis=0), noise_b.std(axis=0)
     tail = (1 - level) / 2
-    below, above = np.quantile(noise, [tail, 1 - tail])
-    # Rounding must not turn two equal models into a difference.
-    beyond = np.count_nonzero(np.abs(noise) >= abs(difference) - 1e-12)
+    found = np.empty((4, 3, 3))  # low, high, draws beyond and standard error by the two truths
+    for i, truth_a in enumerate(of_a.truths(parts_a[0], spread_a)):
+        added = of_a.fold(truth_a + noise_a) - of_a.fold(truth_a)
+        for j, truth_b in enumerate(of_b.truths(parts_b[0], spread_b)):
+            noise = added - (of_b.fold(truth_b + noise_b) - of_b.fold(truth_b))
+            below, above = np.quantile(noise, [tail, 1 - tail], method="weibull")
+            # Rounding must not turn two equal models into a difference.
+            beyond = min(
+                np.count_nonzero(noise >= difference - 1e-12),
+                np.count_nonzero(noise <= difference + 1e-12),
+            )
+            found[:, i, j] = difference - above, difference - below, beyond, noise.std()
+    lows, highs, beyonds, errors = found
+    # Models of nearly the same gaps have the same kind of truth, others may differ in it too.
+    apart = _apart(parts_a[0], parts_b[0], spread_a, spread_b)
+    low = (1 - apart) * lows.diagonal().min() + apart * lows.min()
+    high = (1 - apart) * highs.diagonal().max() + apart * highs.max()
+    beyond = (1 - apart) * beyonds.diagonal().max() + apart * beyonds.max()
     return PairedDifference(
         difference=difference,
-        low=float(difference - above),
-        high=float(difference - below),
-        p_value=(1 + int(beyond)) / (1 + n_resamples),
-        standard_error=float(noise.std()),
+        low=float(low),
+        high=float(high),
+        p_value=min(1.0, float(2 * (1 + beyond) / (1 + n_resamples))),
+        standard_error=float(errors.diagonal().max()),
         a=value_a,
         b=value_b,
-        n=len(labels),
+        n=n,
         n_clusters=n_units,
         n_resamples=n_resamples,
         level=level,
         seed=seed,
     )
+
+
+def _apart(a: Doubles, b: Doubles, spread_a: Doubles, spread_b: Doubles) -> float:
+    """Return how far apart two models' parts (K,) are in units of their spread, at most 1."""
+    if a.shape != b.shape:
+        return 1.0
+    spread = (spread_a + spread_b) / 2
+    ratio = np.divide(a - b, spread, out=np.zeros_like(a), where=spread > 0)
+    return min(1.0, math.sqrt(float(np.square(ratio).mean())))
 
 
 def _units(clusters: npt.NDArray[Any] | None, n: int) -> tuple[npt.NDArray[np.int64], int]:
@@ -202,14 +384,6 @@ def _units(clusters: npt.NDArray[Any] | None, n: int) -> tuple[npt.NDArray[np.in
         raise PredictionsError(f"clusters must have shape ({n},), got {groups.shape}")
     distinct, index = np.unique(groups, return_inverse=True)
     return index.astype(np.int64), len(distinct)
-
-
-def _general(metric: Metric, probs: Floats, labels: Ints) -> _Resampled:
-    def values(drawn: Doubles) -> Doubles:
-        rows = [np.repeat(np.arange(len(labels)), times.astype(np.int64)) for times in drawn]
-        return np.array([metric(probs[index], labels[index]) for index in rows])
-
-    return values
 
 
 def group_indistinguishable(
@@ -242,27 +416,92 @@ def group_indistinguishable(
 
     Returns:
         Groups of names, best group first, best model first in each.
+
+    Raises:
+        SpecError: an argument is not valid; UnknownNameError for a metric's name.
+        PredictionsError: probs, labels or clusters break their contract or differ in length.
     """
-    if higher_is_better is None:
-        higher_is_better = isinstance(metric, str) and metric in HIGHER_IS_BETTER
+    _check_metric(metric)
+    checked = {name: check_probs(probs) for name, probs in models.items()}
+    shapes = {probs.shape for probs in checked.values()}
+    if len(shapes) > 1:
+        raise PredictionsError(
+            f"paired probs must have one shape, got {' and '.join(map(str, sorted(shapes)))}",
+            hint="All models must be evaluated on the same samples and classes.",
+        )
+    for shape in shapes:
+        labels = check_labels(labels, *shape)
+    return _grouped(
+        {name: _of_probs(metric, probs, labels) for name, probs in checked.items()},
+        len(labels),
+        higher_is_better=_higher_is_better(metric)
+        if higher_is_better is None
+        else higher_is_better,
+        n_resamples=n_resamples,
+        level=level,
+        clusters=clusters,
+        seed=seed,
+    )
+
+
+def group_indistinguishable_of_scores(
+    models: Mapping[str, SampleScores],
+    *,
+    metric: str = "ece",
+    higher_is_better: bool | None = None,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    clusters: npt.NDArray[Any] | None = None,
+    seed: int = 0,
+) -> list[list[str]]:
+    """Group models by their scores of the same samples; see `group_indistinguishable`.
+
+    Raises:
+        SpecError: an argument is not valid; UnknownNameError for a metric's name.
+        PredictionsError: the labels of two models differ, or clusters do not fit them.
+    """
+    _check_metric(metric)
     if not models:
         return []
-    first = next(iter(models))
-    value = {first: 0.0}
-    for name in models:
-        if name != first:
-            value[name] = paired_difference(
-                models[name], models[first], labels, metric=metric, n_resamples=1
-            ).difference
-    ranked = sorted(models, key=lambda name: -value[name] if higher_is_better else value[name])
+    first = next(iter(models.values()))
+    for scores in models.values():
+        _check_paired(first, scores)
+    return _grouped(
+        {name: METRICS[metric](scores) for name, scores in models.items()},
+        len(first),
+        higher_is_better=_higher_is_better(metric)
+        if higher_is_better is None
+        else higher_is_better,
+        n_resamples=n_resamples,
+        level=level,
+        clusters=clusters,
+        seed=seed,
+    )
+
+
+def _higher_is_better(metric: str | Metric) -> bool:
+    return isinstance(metric, str) and metric in HIGHER_IS_BETTER
+
+
+def _grouped(
+    models: Mapping[str, _Statistic],
+    n: int,
+    *,
+    higher_is_better: bool,
+    n_resamples: int,
+    level: float,
+    clusters: npt.NDArray[Any] | None,
+    seed: int,
+) -> list[list[str]]:
+    once = np.ones((1, n))
+    value = {name: float(of.fold(of.parts(once))[0]) for name, of in models.items()}
     groups: list[list[str]] = []
-    for name in ranked:
+    for name in sorted(models, key=lambda name: -value[name] if higher_is_better else value[name]):
         if groups:
-            found = paired_difference(
+            found = _paired(
                 models[name],
                 models[groups[-1][0]],
-                labels,
-                metric=metric,
+                n,
                 n_resamples=n_resamples,
                 level=level,
                 clusters=clusters,

@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 from scipy.fft import dct, idct
+from scipy.optimize import brentq
 
 from calift_core.calibration.bins import (
     Binned,
@@ -29,12 +30,13 @@ from calift_core.calibration.bins import (
     edges_of_sorted,
     error_of_gaps,
     gather,
+    rank_of_label,
     sum_by,
     top_label,
 )
+from calift_core.calibration.scores import brier_of_rows, nll_of_rows
 from calift_core.errors import SpecError
 
-SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 SMOOTH_GRID = 4096
 
 
@@ -55,12 +57,7 @@ def top_k_accuracy(probs: Floats, labels: Ints, *, k: int = 5) -> float:
     labels = check_labels(labels, *probs.shape)
     if not 1 <= k <= probs.shape[1]:
         raise SpecError(f"k must lie in [1, {probs.shape[1]}], got {k}")
-    own = probs[np.arange(len(probs)), labels][:, None]  # (N, 1)
-    rank = (probs > own).sum(axis=1)
-    tied = np.flatnonzero((probs == own).sum(axis=1) > 1)
-    before = np.arange(probs.shape[1]) < labels[tied, None]
-    rank[tied] += ((probs[tied] == own[tied]) & before).sum(axis=1)
-    return float((rank < k).mean())
+    return float((rank_of_label(probs, labels) < k).mean())
 
 
 def mean_per_class_accuracy(probs: Floats, labels: Ints) -> float:
@@ -78,18 +75,13 @@ def nll(probs: Floats, labels: Ints) -> float:
     finite and does not depend on the precision of `probs`.
     """
     probs = check_probs(probs)
-    labels = check_labels(labels, *probs.shape)
-    own = probs[np.arange(len(probs)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(own, SMALLEST_PROBABILITY)).mean())
+    return float(nll_of_rows(probs, check_labels(labels, *probs.shape)).mean())
 
 
 def brier(probs: Floats, labels: Ints) -> float:
     """Return the multi-class Brier score, mean of Σ_c (p_c − 1[y = c])², in [0, 2]."""
     probs = check_probs(probs)
-    labels = check_labels(labels, *probs.shape)
-    own = probs[np.arange(len(probs)), labels].astype(np.float64)
-    squares = np.einsum("nc,nc->n", probs, probs, dtype=np.float64)
-    return float((squares - 2 * own + 1).mean())
+    return float(brier_of_rows(probs, check_labels(labels, *probs.shape)).mean())
 
 
 def brier_decomposition(
@@ -176,6 +168,22 @@ def ece(
     return ece_from_confidence(*top_label(probs, labels), n_bins=n_bins, scheme=scheme, norm=norm)
 
 
+def mce_from_confidence(
+    confidences: Floats,
+    correct: Bools,
+    *,
+    n_bins: int = 15,
+    scheme: Scheme = "equal_mass",
+    min_count: int = 1,
+) -> float:
+    """Return the largest gap of confidences (N,) against correct (N,) bool; see `mce`."""
+    if min_count < 1:
+        raise SpecError(f"min_count must be ≥ 1, got {min_count}")
+    binned = gather(*check_confidences(confidences, correct), n_bins, scheme)
+    gap = np.abs(binned.gap[binned.count >= min_count])
+    return float(gap.max()) if gap.size else float("nan")
+
+
 def mce(
     probs: Floats,
     labels: Ints,
@@ -199,11 +207,34 @@ def mce(
     Returns:
         A fraction; NaN when no bin has `min_count` samples.
     """
-    if min_count < 1:
-        raise SpecError(f"min_count must be ≥ 1, got {min_count}")
-    binned = gather(*top_label(probs, labels), n_bins, scheme)
-    gap = np.abs(binned.gap[binned.count >= min_count])
-    return float(gap.max()) if gap.size else float("nan")
+    return mce_from_confidence(
+        *top_label(probs, labels), n_bins=n_bins, scheme=scheme, min_count=min_count
+    )
+
+
+def ece_batch_averaged_from_confidence(
+    confidences: Floats, correct: Bools, *, batch_size: int = 512, n_bins: int = 10
+) -> float:
+    """Return the paper-compatible ECE of confidences (N,) in stored order against correct (N,).
+
+    See `ece_batch_averaged`.
+    """
+    if batch_size < 1:
+        raise SpecError(f"batch_size must be ≥ 1, got {batch_size}")
+    values, hits = check_confidences(confidences, correct)
+    return float(
+        np.mean(
+            [
+                ece_from_confidence(
+                    values[start : start + batch_size],
+                    hits[start : start + batch_size],
+                    n_bins=n_bins,
+                    scheme="equal_width",
+                )
+                for start in range(0, len(values), batch_size)
+            ]
+        )
+    )
 
 
 def ece_batch_averaged(
@@ -215,19 +246,9 @@ def ece_batch_averaged(
     evaluation code. It measures batch noise more than calibration (3 % for a perfect model at 512
     samples a batch) and is there for comparison with published numbers only: never rank on it.
     """
-    if batch_size < 1:
-        raise SpecError(f"batch_size must be ≥ 1, got {batch_size}")
-    confidences, correct = top_label(probs, labels)
-    values = [
-        ece_from_confidence(
-            confidences[start : start + batch_size],
-            correct[start : start + batch_size],
-            n_bins=n_bins,
-            scheme="equal_width",
-        )
-        for start in range(0, len(confidences), batch_size)
-    ]
-    return float(np.mean(values))
+    return ece_batch_averaged_from_confidence(
+        *top_label(probs, labels), batch_size=batch_size, n_bins=n_bins
+    )
 
 
 def classwise_ece(
@@ -395,20 +416,33 @@ def _tie_totals(values: Doubles, hits: Bools) -> tuple[Doubles, Doubles]:
 
 def smooth_ece_from_confidence(confidences: Floats, correct: Bools) -> float:
     """Return the smooth calibration error of confidences (N,) against correct (N,); see below."""
-    values, hits = check_confidences(confidences, correct)
-    spectrum = dct(_on_grid(values, values - hits) / len(values), norm="ortho")
+    spectrum = _residual_spectrum(*check_confidences(confidences, correct))
 
-    def smoothed(bandwidth: float) -> float:
-        return float(np.abs(idct(spectrum * _damping(bandwidth), norm="ortho")).sum())
+    def excess(bandwidth: float) -> float:
+        return _smoothed(spectrum, bandwidth) - bandwidth
 
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        if smoothed(middle) > middle:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    # It falls with the bandwidth; rounding decides nothing at the ends.
+    if excess(0.0) <= 1e-12:
+        return 0.0
+    if excess(1.0) >= -1e-12:
+        return 1.0
+    return float(brentq(excess, 0.0, 1.0, xtol=1e-10))
+
+
+def smooth_ece_at_from_confidence(
+    confidences: Floats, correct: Bools, *, bandwidth: float
+) -> float:
+    """Return the residuals of confidences (N,) smoothed at a given bandwidth, integrated in size.
+
+    The inner step of `smooth_ece`: ∫ |1/N Σ (confidence − correct) · K(t, confidence)| dt over
+    [0, 1], K the reflected Gaussian of that standard deviation.
+
+    Raises:
+        SpecError: bandwidth is not in (0, 1].
+    """
+    if not 0 < bandwidth <= 1:
+        raise SpecError(f"bandwidth must lie in (0, 1], got {bandwidth}")
+    return _smoothed(_residual_spectrum(*check_confidences(confidences, correct)), bandwidth)
 
 
 def smooth_ece(probs: Floats, labels: Ints) -> float:
@@ -417,15 +451,31 @@ def smooth_ece(probs: Floats, labels: Ints) -> float:
     The residuals confidence − correct are smoothed with a Gaussian kernel that is reflected at 0
     and 1, and the absolute value is integrated over [0, 1]. The bandwidth σ is the one at which the
     result equals σ; it exists and is unique because the integral falls as σ grows. Residuals are
-    put on a grid of 4,096 cells, and the reflected kernel is a product in cosine space. The value
-    has a floor of its own: about 1.9 % at 2,000 samples for a perfect model.
+    shared out on a grid of 4,096 cells, and the reflected kernel is a product in cosine space. The
+    value has a floor of its own: about 1.9 % at 2,000 samples for a perfect model.
     """
     return smooth_ece_from_confidence(*top_label(probs, labels))
 
 
+def _residual_spectrum(values: Doubles, hits: Bools) -> Doubles:
+    """Return the cosine modes (4096,) of the mean residual confidence − correct."""
+    return cast(Doubles, dct(_on_grid(values, values - hits) / len(values), norm="ortho"))
+
+
+def _smoothed(spectrum: Doubles, bandwidth: float) -> float:
+    return float(np.abs(idct(spectrum * _damping(bandwidth), norm="ortho")).sum())
+
+
 def _on_grid(values: Doubles, weights: Doubles) -> Doubles:
-    cell = np.minimum((values * SMOOTH_GRID).astype(np.int64), SMOOTH_GRID - 1)
-    return sum_by(cell, weights, SMOOTH_GRID)
+    """Share weights out to the two nearest cell centres, which leaves their mean place exact."""
+    place = values * SMOOTH_GRID - 0.5
+    left = np.floor(place)
+    share = place - left
+    cell = left.astype(np.int64)
+    last = SMOOTH_GRID - 1
+    return sum_by(np.maximum(cell, 0), weights * (1 - share), SMOOTH_GRID) + sum_by(
+        np.minimum(cell + 1, last), weights * share, SMOOTH_GRID
+    )
 
 
 def _damping(bandwidth: float) -> Doubles:
@@ -462,14 +512,21 @@ def aurc(probs: Floats, labels: Ints) -> float:
     return aurc_from_confidence(*top_label(probs, labels))
 
 
+def risk_at_coverage_from_confidence(
+    confidences: Floats, correct: Bools, *, coverage: float
+) -> float:
+    """Return the error rate among the most confident of confidences (N,); see below."""
+    if not 0 < coverage <= 1:
+        raise SpecError(f"coverage must lie in (0, 1], got {coverage}")
+    curve = _risk_curve(*check_confidences(confidences, correct))
+    kept = max(1, int(np.ceil(round(coverage * len(curve), 9))))
+    return float(curve[kept - 1])
+
+
 def risk_at_coverage(probs: Floats, labels: Ints, *, coverage: float) -> float:
     """Return the error rate among the most confident share `coverage` of the samples.
 
     Raises:
         SpecError: coverage is not in (0, 1].
     """
-    if not 0 < coverage <= 1:
-        raise SpecError(f"coverage must lie in (0, 1], got {coverage}")
-    curve = _risk_curve(*top_label(probs, labels))
-    kept = max(1, int(np.ceil(round(coverage * len(curve), 9))))
-    return float(curve[kept - 1])
+    return risk_at_coverage_from_confidence(*top_label(probs, labels), coverage=coverage)

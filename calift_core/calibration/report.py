@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from calift_core.calibration import measures
 from calift_core.calibration.bins import Bools, Doubles, Floats, Ints, Norm, Scheme, top_label
+from calift_core.calibration.scores import SampleScores, score_probs
 from calift_core.calibration.uncertainty import (
     interval_from_confidence,
     null_floor_from_confidence,
@@ -109,7 +112,31 @@ def evaluate_all(
         SpecError: an argument is not valid.
         PredictionsError: probs or labels break their contract.
     """
-    confidences, correct = top_label(probs, labels)
+    return evaluate_scores(
+        score_probs(probs, labels),
+        probs.shape[1],
+        n_bins=n_bins,
+        scheme=scheme,
+        seed=seed,
+        n_resamples=n_resamples,
+    ) | {"classwise_ece": measures.classwise_ece(probs, labels, n_bins=n_bins, scheme=scheme)}
+
+
+def evaluate_scores(
+    scores: SampleScores,
+    n_classes: int,
+    *,
+    n_bins: int = 15,
+    scheme: Scheme = "equal_mass",
+    seed: int = 0,
+    n_resamples: int = 200,
+) -> dict[str, object]:
+    """Return what `evaluate_all` does from the scores of the samples, all but `classwise_ece`.
+
+    Raises:
+        SpecError: an argument is not valid.
+    """
+    confidences, correct = scores.confidences, scores.correct
     over, under = measures.over_under_confidence_from_confidence(
         confidences, correct, n_bins=n_bins, scheme=scheme
     )
@@ -119,25 +146,25 @@ def evaluate_all(
             confidences, correct, n_bins=n_bins, scheme=chosen, n_resamples=n_resamples, seed=seed
         )
 
-    many = probs.shape[1] > 5
+    counts = np.bincount(scores.labels)
+    hits = np.bincount(scores.labels, weights=correct)
     return {
-        "n": len(confidences),
+        "n": len(scores),
         "accuracy": float(correct.mean()),
-        "nll": measures.nll(probs, labels),
-        "brier": measures.brier(probs, labels),
+        "nll": float(scores.nll.mean()),
+        "brier": float(scores.brier.mean()),
         "ece": report(scheme),
         "ece_equal_width": report("equal_width"),
-        "ece_batch_averaged": measures.ece_batch_averaged(probs, labels),
+        "ece_batch_averaged": measures.ece_batch_averaged_from_confidence(confidences, correct),
         "mce": measures.ece_from_confidence(
             confidences, correct, n_bins=n_bins, scheme=scheme, norm="max"
         ),
         "smooth_ece": measures.smooth_ece_from_confidence(confidences, correct),
-        "classwise_ece": measures.classwise_ece(probs, labels, n_bins=n_bins, scheme=scheme),
         "ks_error": measures.ks_error_from_confidence(confidences, correct),
         "aurc": measures.aurc_from_confidence(confidences, correct),
         "mean_confidence": float(confidences.mean()),
-        "mean_per_class_accuracy": measures.mean_per_class_accuracy(probs, labels),
-        "top5_accuracy": measures.top_k_accuracy(probs, labels, k=5) if many else None,
+        "mean_per_class_accuracy": float((hits[counts > 0] / counts[counts > 0]).mean()),
+        "top5_accuracy": float((scores.rank < 5).mean()) if n_classes > 5 else None,
         "overconfidence": over,
         "underconfidence": under,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import betaincinv
 
 from calift_core.calibration.bins import (
     Binned,
@@ -21,12 +22,15 @@ from calift_core.calibration.bins import (
     check_probs,
     error_of_gaps,
     gather,
+    sum_by,
     top_label,
 )
 from calift_core.errors import SpecError
 
 _DRAWS_AT_ONCE = 2_000_000
 _GRID = 48
+#: Variance of a number of right predictions from which a skewed normal stands in for it.
+_NORMAL_FROM = 9.0
 
 
 @dataclass(frozen=True)
@@ -58,22 +62,30 @@ def null_correct_sums(
     """Draw the number of right predictions per bin, (R, K), were confidences the truth.
 
     Every sample is right with probability equal to its own confidence, which is what drawing its
-    label from the model's own probabilities means for the predicted class.
+    label from the model's own probabilities means for the predicted class. The number in a bin is
+    drawn at once where its variance lets a normal with the skewness put in stand for it (see
+    `_draw_shares`), else sample by sample.
     """
-    ordered = np.sort(confidences)
-    inner = np.searchsorted(ordered, edges[1:-1], side="right")
-    bounds = np.concatenate([[0], inner, [len(ordered)]])
-    filled = np.flatnonzero(np.diff(bounds) > 0)
-    sums = np.zeros((n_resamples, len(bounds) - 1))
-    narrow = ordered.astype(np.float32)
-    rows = max(1, _DRAWS_AT_ONCE // len(ordered))
-    for start in range(0, n_resamples, rows):
-        stop = min(start + rows, n_resamples)
-        right = rng.random((stop - start, len(ordered)), dtype=np.float32) < narrow
-        for index in filled:
-            sums[start:stop, index] = np.count_nonzero(
-                right[:, bounds[index] : bounds[index + 1]], axis=1
-            )
+    index = assign_bins(confidences, edges)
+    size = len(edges) - 1
+    variances = confidences * (1 - confidences)
+    mean, variance = sum_by(index, confidences, size), sum_by(index, variances, size)
+    skew = sum_by(index, variances * (1 - 2 * confidences), size)
+    count = sum_by(index, np.ones(len(index)), size)
+    sums = np.empty((n_resamples, size))
+    smooth = variance >= _NORMAL_FROM
+    z = rng.standard_normal((n_resamples, int(smooth.sum())))
+    skewed = (
+        z * np.sqrt(variance[smooth]) + (np.square(z) - 1) * (skew / 6)[smooth] / (variance[smooth])
+    )
+    sums[:, smooth] = np.clip(np.rint(mean[smooth] + skewed), 0, count[smooth])
+    for k in np.flatnonzero(~smooth):
+        own = confidences[index == k]
+        rows = max(1, _DRAWS_AT_ONCE // max(1, len(own)))
+        for start in range(0, n_resamples, rows):
+            stop = min(start + rows, n_resamples)
+            right = rng.random((stop - start, len(own))) < own
+            sums[start:stop, k] = np.count_nonzero(right, axis=1)
     return sums
 
 
@@ -180,6 +192,9 @@ def interval(
     plug-in value, and its low end is 0 where perfect calibration cannot be ruled out. Its high end
     is never less than a calibrated model usually gets, however small the observed error.
 
+    The largest gap (`max`) is bounded by intervals of each bin instead, without draws: a bin of few
+    samples may hide a large gap, and then the high end says so.
+
     Args:
         probs: (N, C), rows sum to one.
         labels: (N,) integers in [0, C).
@@ -211,20 +226,45 @@ def interval(
 def _invert(
     full: Binned, norm: Norm, n_resamples: int, level: float, rng: np.random.Generator
 ) -> tuple[float, float]:
+    if norm == "max":
+        return _largest_gap(full, level)
     observed = float(error_of_gaps(full.gap, full.weights, norm))
     tail = (1 - level) / 2
     # The more unequal the true gaps, the more of an observed error is noise from bins that are
     # fine: sharpened gaps bound the truth from below, evened ones from above.
     truth, errors = _family(full, _sharpened(full), observed, norm, n_resamples, rng)
-    high = np.maximum.accumulate(np.quantile(errors, 1 - tail, axis=0))
+    high = np.maximum.accumulate(_quantile(errors, 1 - tail))
     lower = float(np.interp(observed, high, truth)) if high[0] < observed else 0.0
     truth, errors = _family(full, _evened(full), observed, norm, n_resamples, rng)
-    low = np.maximum.accumulate(np.quantile(errors, tail, axis=0))
+    low = np.maximum.accumulate(_quantile(errors, tail))
     # An observed error below what a calibrated model usually shows is luck, not knowledge: the high
     # end is never less than the usual one (a power-constrained limit, Cowan et al. 2011).
     usual = float(np.median(errors[:, 0]))
     upper = float(np.interp(max(observed, usual), low, truth))
     return lower, max(lower, upper)
+
+
+def _largest_gap(full: Binned, level: float) -> tuple[float, float]:
+    """Return (low, high) of the largest |gap| from Jeffreys intervals of each bin's accuracy.
+
+    The high end needs no allowance for the number of bins: it fails only if the bin with the
+    largest true gap fails. The low end does: it fails if any bin does.
+    """
+    tail = (1 - level) / 2
+    wrong = full.count - full.correct_sum
+
+    def accuracy(share: float) -> Doubles:
+        return np.asarray(betaincinv(full.correct_sum + 0.5, wrong + 0.5, share))
+
+    mean, each = full.mean_confidence, tail / (2 * len(full.count))
+    nearest = np.maximum(mean - accuracy(1 - each), accuracy(each) - mean)
+    farthest = np.maximum(mean - accuracy(tail), accuracy(1 - tail) - mean)
+    return max(0.0, float(nearest.max())), float(farthest.max())
+
+
+def _quantile(errors: Doubles, share: float) -> Doubles:
+    """(G,) quantile over draws (R, G) that a further draw stays below with chance `share`."""
+    return np.asarray(np.quantile(errors, share, axis=0, method="weibull"))
 
 
 def _spread(full: Binned) -> Doubles:
@@ -239,16 +279,19 @@ def _sharpened(full: Binned) -> Doubles:
 
 
 def _evened(full: Binned) -> Doubles:
-    """(K,) gaps whose squares are drawn to their mean as far as noise explains that they differ."""
-    variance = np.square(_spread(full))
-    square = np.square(full.gap)
+    """(K,) gaps drawn to equal multiples of their noise as far as noise explains that they differ.
+
+    At equal multiples the noise adds least to an l1 error of a given size.
+    """
+    spread = _spread(full)
+    square = np.square(full.gap / spread)
     mean = float(square @ full.weights)
     scatter = float(np.square(square - mean) @ full.weights)
-    excess = np.maximum(square - variance, 0.0)
-    noise = float((2 * np.square(variance) + 4 * variance * excess) @ full.weights)
+    noise = float((2 + 4 * np.maximum(square - 1, 0.0)) @ full.weights)
     # Twice, because the scatter of a dozen bins is itself poorly known.
     share = 1.0 if scatter <= 2 * noise else 2 * noise / scatter
-    return np.where(full.gap < 0, -1.0, 1.0) * np.sqrt(share * mean + (1 - share) * square)
+    size = np.sqrt(share * mean + (1 - share) * square)
+    return np.where(full.gap < 0, -1.0, 1.0) * spread * size
 
 
 def _family(
@@ -269,6 +312,26 @@ def _family(
     scale = np.linspace(0.0, reach, _GRID)
     rate = np.clip(mean - scale[:, None] * shape, 0.0, 1.0)  # (G, K)
     truth = error_of_gaps(mean - rate, weights, norm)  # (G,)
-    counts = full.count.astype(np.int64)
-    drawn = rng.binomial(counts, rate, size=(n_resamples, *rate.shape)) / counts  # (R, G, K)
+    drawn = _draw_shares(full.count, rate, n_resamples, rng)  # (R, G, K)
     return truth, error_of_gaps(mean - drawn, weights, norm)
+
+
+def _draw_shares(
+    count: Doubles, rate: Doubles, n_resamples: int, rng: np.random.Generator
+) -> Doubles:
+    """Draw shares of right predictions (R, G, K) for rates (G, K) and counts (K,).
+
+    Where a rate leaves enough variance, a binomial is its normal with the skewness put in (Cornish
+    & Fisher 1938), one draw for all G rates: neighbouring truths then differ by what is true and
+    not by luck. Others are drawn as binomials.
+    """
+    variance = count * rate * (1 - rate)  # (G, K)
+    z = rng.standard_normal((n_resamples, 1, len(count)))
+    skewed = z * np.sqrt(variance) + (1 - 2 * rate) * (np.square(z) - 1) / 6
+    drawn: Doubles = rate + skewed / count
+    row, column = np.nonzero(variance < _NORMAL_FROM)
+    if row.size:
+        trials = count[column].astype(np.int64)
+        few = rng.binomial(trials, rate[row, column], size=(n_resamples, row.size))
+        drawn[:, row, column] = few / trials
+    return drawn

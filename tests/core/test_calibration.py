@@ -193,6 +193,26 @@ def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(
 
 
 @settings(deadline=None)
+@given(case=cases(), n_bins=n_bins, coverage=st.floats(0.01, 1))
+def test_measures__both_forms_agree(case: Case, n_bins: int, coverage: float) -> None:
+    top = cal.top_label(*case)
+    bins = {"n_bins": n_bins}
+    for name, options in {
+        "ece": bins,
+        "mce": bins,
+        "debiased_calibration_error": bins,
+        "over_under_confidence": bins,
+        "ece_batch_averaged": {"batch_size": 7, **bins},
+        "risk_at_coverage": {"coverage": coverage},
+        "smooth_ece": {},
+        "ks_error": {},
+        "aurc": {},
+    }.items():
+        whole, twin = getattr(cal, name), getattr(cal, f"{name}_from_confidence")
+        assert whole(*case, **options) == twin(*top, **options)
+
+
+@settings(deadline=None)
 @given(case=cases(), n_bins=n_bins)
 def test_ece_batch_averaged__one_batch_is_the_whole_set(case: Case, n_bins: int) -> None:
     assert cal.ece_batch_averaged(*case, batch_size=len(case[1]), n_bins=n_bins) == pytest.approx(
@@ -415,7 +435,7 @@ def test_softmax__widens_half_precision_and_survives_large_logits() -> None:
     assert probs.tolist() == [[1.0, 0.0]]
 
 
-# Parity with independent libraries
+# Parity with independent libraries, and each known disagreement
 
 
 def parity_case(seed: int) -> Case:
@@ -435,34 +455,128 @@ def test_ece__agrees_with_torchmetrics_off_the_edges(bins: int) -> None:
         assert ours == pytest.approx(theirs, abs=1e-6)
 
 
+def test_mce__torchmetrics_gives_confidence_one_a_bin_of_its_own() -> None:
+    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    confidences = np.array([0.92, 0.94, 0.96, 1.0])
+    correct = np.array([False, False, False, True])
+    theirs = functional.binary_calibration_error(
+        torch.tensor(confidences), torch.tensor(correct.astype(int)), n_bins=10, norm="max"
+    ).item()
+    assert theirs == pytest.approx(0.94)  # of three samples; 1.0 stands apart with a gap of 0
+    assert cal.mce_from_confidence(
+        confidences, correct, n_bins=10, scheme="equal_width"
+    ) == pytest.approx(0.955 - 0.25)
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_ece__agrees_with_netcal_off_the_edges() -> None:
+@pytest.mark.parametrize("bins", [5, 10, 15])
+def test_ece__agrees_with_netcal_off_the_edges(bins: int) -> None:
     metrics = pytest.importorskip("netcal.metrics")
-    probs, labels = parity_case(1)
-    assert cal.ece(probs, labels, n_bins=10, scheme="equal_width") == pytest.approx(
-        metrics.ECE(10).measure(probs, labels), abs=1e-6
+    probs, labels = parity_case(bins + 1)
+    assert cal.ece(probs, labels, n_bins=bins, scheme="equal_width") == pytest.approx(
+        metrics.ECE(bins).measure(probs, labels), abs=1e-6
     )
-    assert cal.mce(probs, labels, n_bins=10, scheme="equal_width") == pytest.approx(
-        metrics.MCE(10).measure(probs, labels), abs=1e-6
+    assert cal.mce(probs, labels, n_bins=bins, scheme="equal_width") == pytest.approx(
+        metrics.MCE(bins).measure(probs, labels), abs=1e-6
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ece__an_inner_edge_belongs_to_the_lower_bin_here_and_to_the_upper_in_netcal() -> None:
+    metrics = pytest.importorskip("netcal.metrics")
+    # 0.75 is an edge of four bins and exact in binary; (0.5, 0.75] or [0.75, 1).
+    confidences, correct = np.array([0.625, 0.75, 0.875]), np.array([False, True, True])
+    options = {"n_bins": 4, "scheme": "equal_width"}
+    lower = (0.625 + 0.75 - 1 + 1 - 0.875) / 3
+    upper = (0.625 + 2 - 0.75 - 0.875) / 3
+    assert lower != upper
+    assert cal.ece_from_confidence(confidences, correct, **options) == pytest.approx(lower)
+    assert metrics.ECE(4).measure(confidences, correct.astype(int)) == pytest.approx(upper)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_reliability_curve__empty_bins_are_not_drawn_at_their_midpoints_as_netcal_draws_them() -> (
+    None
+):
+    presentation = pytest.importorskip("netcal.presentation")
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    confidences, correct = np.full(10, 0.95), np.array([True] * 5 + [False] * 5)
+    figure = presentation.ReliabilityDiagram(10).plot(confidences, correct.astype(int))
+    heights = [[round(bar.get_height(), 6) for bar in axis.patches] for axis in figure.axes]
+    plt.close(figure)
+    midpoints = [0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85]
+    assert any(bars[:9] == midpoints for bars in heights)
+    curve = cal.reliability_curve_from_confidence(
+        confidences, correct, n_bins=10, scheme="equal_width"
+    )
+    assert np.isnan(curve.accuracy[:-1]).all()
+    assert curve.accuracy[-1] == 0.5
+
+
+def smoothed_exactly(
+    confidences: Floats, correct: npt.NDArray[np.bool_], bandwidth: float
+) -> float:
+    """The definition by dense quadrature: every image of every sample, 20,000 points."""
+    t = (np.arange(20_000) + 0.5) / 20_000
+    total = np.zeros_like(t)
+    for value, residual in zip(confidences, confidences - correct, strict=True):
+        for shift in (-2, 0, 2):
+            for image in (value + shift, -value + shift):
+                if -8 * bandwidth < image < 1 + 8 * bandwidth:
+                    total += residual * np.exp(-0.5 * ((t - image) / bandwidth) ** 2)
+    return float(np.abs(total).mean() / (bandwidth * np.sqrt(2 * np.pi) * len(confidences)))
+
+
+@pytest.mark.parametrize(("n", "temperature"), [(50, 1.0), (200, 3.0), (200, 0.5)])
+def test_smooth_ece__is_the_fixed_point_of_the_exact_definition(n: int, temperature: float) -> None:
+    confidences, correct = cal.top_label(*simulate(n, 5, n, true_temperature=temperature))
+    for bandwidth in (0.02, 0.1):
+        assert cal.smooth_ece_at_from_confidence(
+            confidences, correct, bandwidth=bandwidth
+        ) == pytest.approx(smoothed_exactly(confidences, correct, bandwidth), abs=1e-6)
+    found = cal.smooth_ece_from_confidence(confidences, correct)
+    # The integral falls with the bandwidth, so the fixed point is no farther off than this.
+    assert smoothed_exactly(confidences, correct, found) == pytest.approx(found, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_smooth_ece__relplot_comes_to_it_as_its_own_mesh_gets_finer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = pytest.importorskip("relplot.config")
+    theirs = pytest.importorskip("relplot.metrics")
+    confidences, correct = cal.top_label(*simulate(2000, 5, 11, true_temperature=3.0))
+    exact = cal.smooth_ece_at_from_confidence(confidences, correct, bandwidth=0.05)
+    off = []
+    for points in (200, 20_001):  # 200 is its default: a sum over 200 points, ends in full
+        monkeypatch.setattr(config, "smECE_mesh_pts", points)
+        read = theirs.smECE_sigma(confidences, correct.astype(np.float64), sigma=0.05)
+        off.append(abs(read - exact))
+    assert off[1] < off[0]
+    assert off[1] < 2e-5
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("n", "temperature"), [(500, 1.0), (2000, 3.0), (5000, 0.6)])
-def test_smooth_ece__agrees_with_relplot(n: int, temperature: float) -> None:
+def test_smooth_ece__relplot_stops_within_its_bandwidth_step(n: int, temperature: float) -> None:
     relplot = pytest.importorskip("relplot")
     confidences, correct = cal.top_label(*simulate(n, 5, n, true_temperature=temperature))
-    theirs = relplot.smECE(f=confidences, y=correct.astype(np.float64))
-    assert cal.smooth_ece_from_confidence(confidences, correct) == pytest.approx(theirs, abs=1e-3)
+    ours = cal.smooth_ece_from_confidence(confidences, correct)
+    theirs, width = relplot.smECE(f=confidences, y=correct.astype(np.float64), return_width=True)
+    # Ten halvings of [0, 1] end at the next multiple of 1/1,024 above the fixed point, where the
+    # integral is smaller: its value is not the width that it is meant to equal.
+    assert theirs == pytest.approx(ours, abs=1 / 1024)
+    assert ours - 1e-4 <= width <= ours + 1 / 1024 + 1e-4
 
 
 def test_scores__agree_with_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     probs, labels = parity_case(3)
-    assert cal.nll(probs, labels) == pytest.approx(metrics.log_loss(labels, probs))
-    onehot = np.eye(5)[labels]
+    assert cal.nll(probs, labels) == pytest.approx(metrics.log_loss(labels, probs), abs=1e-6)
     assert cal.brier(probs, labels) == pytest.approx(
-        sum(metrics.mean_squared_error(onehot[:, c], probs[:, c]) for c in range(5))
+        metrics.brier_score_loss(labels, probs, scale_by_half=False), abs=1e-6
     )
     assert cal.mean_per_class_accuracy(probs, labels) == pytest.approx(
         metrics.balanced_accuracy_score(labels, probs.argmax(axis=1))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 
 from calift_core import calibration as cal
 from calift_core.errors import LeakageError, SpecError, UnknownNameError
@@ -65,6 +66,7 @@ def test_calibrators__give_probabilities_on_any_logits(
     again = cal.calibrator_from_dict(stored)
     assert again.to_dict() == calibrator.to_dict()
     assert (again.transform(logits) == probs).all()
+    assert again.oracle is False
 
 
 # Leakage
@@ -85,7 +87,12 @@ def test_calibrators__refuse_all_but_id_calibration_data_unless_oracle(
     calibrator.fit(logits, labels, split=split, role=role, oracle=True)
     assert calibrator.oracle
     assert calibrator.fitted_on == {"split": split, "role": role, "n": 200}
-    assert calibrator.to_dict()["oracle"] is True
+    stored = json.loads(json.dumps(calibrator.to_dict()))
+    for _ in range(2):  # the mark survives however often it is stored and read
+        again = cal.calibrator_from_dict(stored)
+        assert again.oracle
+        assert again.fitted_on == calibrator.fitted_on
+        stored = again.to_dict()
 
 
 def test_calibrators__permission_alone_does_not_make_an_oracle() -> None:
@@ -124,6 +131,19 @@ def test_temperature__is_where_the_likelihood_peaks_and_near_the_truth() -> None
     at = cal.nll(cal.softmax(logits, best), labels)
     for nearby in (0.98 * best, 1.02 * best):
         assert cal.nll(cal.softmax(logits, nearby), labels) > at
+
+
+def test_temperature__is_the_optimum_that_scipy_finds() -> None:
+    for seed in range(3):
+        logits, labels = overconfident(800, seed)
+
+        def loss(log_t: float, z: Doubles = logits, y: Ints = labels) -> float:
+            return cal.nll(cal.softmax(z, float(np.exp(log_t))), y)
+
+        theirs = minimize_scalar(loss, bounds=(-2, 3), method="bounded", options={"xatol": 1e-9})
+        ours = cal.fit_temperature(logits, labels)
+        assert loss(float(np.log(ours))) == pytest.approx(theirs.fun, abs=1e-9)
+        assert ours == pytest.approx(np.exp(theirs.x), abs=1e-6)
 
 
 def test_temperature__never_changes_a_prediction() -> None:
@@ -227,3 +247,53 @@ def test_perturbation_levels__accuracy_falls_in_equal_steps_to_chance() -> None:
     np.testing.assert_allclose(reached, [0.9, 0.7, 0.5, 0.3, 0.1], atol=1e-3)
     with pytest.raises(SpecError, match="n_levels must be ≥ 2, got 1"):
         cal.perturbation_levels(accuracy_at, n_classes=10, n_levels=1)
+
+
+class Toy:
+    """A small model of two-dimensional inputs that is over-confident, more so under noise."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.labels = rng.integers(3, size=n)
+        angle = 2 * np.pi * np.arange(3) / 3
+        self.weights = np.stack([np.cos(angle), np.sin(angle)])  # (2, C)
+        self.inputs = self.weights.T[self.labels] + 0.5 * rng.normal(size=(n, 2))
+        self.noise = rng.normal(size=(n, 2))
+        self.asked: list[float] = []
+
+    def __call__(self, level: float) -> Doubles:
+        self.asked.append(level)
+        return 6 * np.tanh(self.inputs + level * self.noise) @ self.weights
+
+
+def test_tsp__fits_the_union_of_perturbed_copies() -> None:
+    toy = Toy(2000, 0)
+    tsp = cal.PerturbedTemperature().fit_perturbed(toy, toy.labels, **ID, n_levels=5, n_steps=12)
+    assert len(tsp.levels) == 5
+    assert tsp.levels[0] == 0
+    assert tsp.levels == sorted(tsp.levels)
+    union = np.concatenate([toy(level) for level in tsp.levels])
+    again = cal.PerturbedTemperature().fit(union, np.tile(toy.labels, 5), **ID)
+    assert tsp.temperature == again.temperature
+    assert tsp.fitted_on == {"split": "calibration", "role": "id", "n": 10_000}
+    plain = cal.CALIBRATORS["temperature"]().fit(toy(0.0), toy.labels, **ID)
+    fresh = Toy(2000, 1)
+    shifted = [fresh(level) for level in tsp.levels]
+    assert np.mean([cal.nll(tsp.transform(z), fresh.labels) for z in shifted]) < np.mean(
+        [cal.nll(plain.transform(z), fresh.labels) for z in shifted]
+    )
+    stored = cal.calibrator_from_dict(json.loads(json.dumps(tsp.to_dict())))
+    assert isinstance(stored, cal.PerturbedTemperature)
+    assert (stored.levels, stored.temperature) == (tsp.levels, tsp.temperature)
+
+
+def test_tsp__perturbed_copies_of_another_split_are_refused_before_anything_is_computed() -> None:
+    toy = Toy(100, 0)
+    with pytest.raises(LeakageError, match="split 'test' of role 'id'"):
+        cal.PerturbedTemperature().fit_perturbed(toy, toy.labels, split="test", role="id")
+    assert toy.asked == []
+    marked = cal.PerturbedTemperature().fit_perturbed(
+        toy, toy.labels, split="test", role="shift", oracle=True, n_levels=2, n_steps=3
+    )
+    assert marked.oracle
+    assert marked.to_dict()["oracle"] is True

@@ -117,17 +117,18 @@ def test_debiased_calibration_error__is_centred_on_the_truth() -> None:
 
 def covers(truth: Truth, n: int, scheme: cal.Scheme, repeats: int, norm: cal.Norm = "l1") -> float:
     rng = np.random.default_rng(n)
-    population = confident(rng, 100_000)
+    population = np.sort(confident(rng, 100_000))
+    totals = np.concatenate([[0.0], np.cumsum(population - truth(population))])
     hits = 0
     for repeat in range(repeats):
         confidences = confident(rng, n)
         correct = rng.random(n) < truth(confidences)
         edges = cal.bin_edges(confidences, 15, scheme)
         used = np.bincount(cal.assign_bins(confidences, edges), minlength=len(edges) - 1) > 0
-        index = cal.assign_bins(population, edges)
-        share = np.bincount(index, minlength=len(edges) - 1) / len(population)
-        off = np.bincount(index, weights=population - truth(population), minlength=len(edges) - 1)
-        gap = np.abs(off[used] / len(population) / share[used])
+        inner = np.searchsorted(population, edges[1:-1], side="right")
+        bounds = np.concatenate([[0], inner, [len(population)]])
+        share = np.diff(bounds) / len(population)
+        gap = np.abs(np.diff(totals[bounds])[used] / np.diff(bounds)[used])
         target = gap @ share[used] if norm == "l1" else np.sqrt(gap**2 @ share[used])
         low, high = cal.interval_from_confidence(
             confidences, correct, scheme=scheme, norm=norm, n_resamples=120, seed=repeat
@@ -228,6 +229,15 @@ def pair(n: int, seed: int) -> tuple[Doubles, Doubles, npt.NDArray[np.int64]]:
     return probs, cal.softmax(logits, 0.4), labels
 
 
+MEASURES: dict[str, Callable[[Doubles, npt.NDArray[np.int64]], float]] = {
+    "accuracy": cal.accuracy,
+    "brier": cal.brier,
+    "confidence": lambda probs, labels: float(probs.max(axis=1).mean()),
+    "ece": cal.ece,
+    "nll": cal.nll,
+}
+
+
 @pytest.mark.parametrize("metric", sorted(cal.METRICS))
 def test_paired_difference__a_model_never_differs_from_itself(metric: str) -> None:
     probs, _, labels = pair(200, 0)
@@ -242,7 +252,7 @@ def test_paired_difference__names_agree_with_their_measures_and_are_antisymmetri
     metric: str,
 ) -> None:
     a, b, labels = pair(300, 1)
-    measure = {"accuracy": cal.accuracy, "brier": cal.brier, "ece": cal.ece, "nll": cal.nll}[metric]
+    measure = MEASURES[metric]
     found = cal.paired_difference(a, b, labels, metric=metric, n_resamples=60, seed=3)
     back = cal.paired_difference(b, a, labels, metric=metric, n_resamples=60, seed=3)
     assert found.a == pytest.approx(measure(a, labels))
@@ -306,7 +316,7 @@ def test_paired_difference__inputs_that_do_not_pair_are_named() -> None:
         cal.paired_difference(a, b[1:], labels)
     with pytest.raises(PredictionsError, match=r"clusters must have shape \(20,\), got \(3,\)"):
         cal.paired_difference(a, b, labels, clusters=np.arange(3))
-    with pytest.raises(UnknownNameError, match="accuracy, brier, ece, nll"):
+    with pytest.raises(UnknownNameError, match="accuracy, brier, confidence, ece, nll"):
         cal.paired_difference(a, b, labels, metric="f1")
 
 

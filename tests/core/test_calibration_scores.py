@@ -1,0 +1,194 @@
+"""Scores per sample: what they keep of the probabilities, and comparisons from them alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calift_core import calibration as cal
+from calift_core.calibration import scores as scores_module
+from calift_core.calibration.bins import SMALLEST_PROBABILITY
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError
+
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+FIELDS = ("labels", "predicted", "confidences", "correct", "nll", "brier", "rank")
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Doubles, Ints]:
+    n, n_classes = draw(st.integers(1, 80)), draw(st.integers(1, 9))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    logits = rng.normal(size=(n, n_classes)) * draw(st.sampled_from([0.1, 1.0, 20.0]))
+    if draw(st.booleans()):
+        logits = np.round(logits)  # ties
+    return logits, rng.integers(n_classes, size=n)
+
+
+def pair(n: int, seed: int) -> tuple[Doubles, Doubles, Ints]:
+    """Probabilities of a calibrated model and of an over-confident, slightly other one, labels."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, 4)) * 1.5
+    probs = cal.softmax(logits)
+    labels = (probs.cumsum(axis=1)[:, :-1] < rng.random((n, 1))).sum(axis=1)
+    return probs, cal.softmax(logits + 0.3 * rng.normal(size=(n, 4)), 0.6), labels
+
+
+@given(case=cases(), temperature=st.floats(0.05, 20))
+def test_score_samples__its_means_are_the_measures_of_the_softmax(
+    case: tuple[Doubles, Ints], temperature: float
+) -> None:
+    logits, labels = case
+    scores = cal.score_samples(logits, labels, temperature)
+    probs = cal.softmax(logits, temperature)
+    assert len(scores) == len(labels)
+    assert scores.correct.mean() == cal.accuracy(cal.softmax(logits), labels)
+    assert scores.nll.mean() == pytest.approx(cal.nll(probs, labels), abs=1e-9)
+    assert scores.brier.mean() == pytest.approx(cal.brier(probs, labels), abs=1e-12)
+    np.testing.assert_allclose(scores.confidences, probs.max(axis=1), rtol=1e-12)
+    assert (scores.confidences <= 1).all()
+    for k in range(1, logits.shape[1] + 1):
+        assert (scores.rank < k).mean() == cal.top_k_accuracy(cal.softmax(logits), labels, k=k)
+
+
+@given(case=cases(), temperature=st.floats(0.05, 20))
+def test_score_samples__temperature_moves_neither_prediction_nor_rank(
+    case: tuple[Doubles, Ints], temperature: float
+) -> None:
+    cold, warm = cal.score_samples(*case), cal.score_samples(*case, temperature)
+    assert (cold.predicted == warm.predicted).all()
+    assert (cold.rank == warm.rank).all()
+    assert (cold.correct == (cold.rank == 0)).all()
+
+
+@given(case=cases(), seed=st.integers(0, 99), rows=st.integers(1, 30))
+def test_score_samples__follow_the_order_of_the_samples_and_no_chunk_shows(
+    case: tuple[Doubles, Ints], seed: int, rows: int
+) -> None:
+    logits, labels = case
+    order = np.random.default_rng(seed).permutation(len(labels))
+    whole = cal.score_samples(logits, labels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores_module, "_CELLS_AT_ONCE", rows * logits.shape[1])
+        shuffled = cal.score_samples(logits[order], labels[order])
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(whole.take(order), name), getattr(shuffled, name))
+
+
+@given(case=cases())
+def test_score_probs__agree_with_the_scores_of_logits(case: tuple[Doubles, Ints]) -> None:
+    logits, labels = case
+    of_logits = cal.score_samples(logits, labels)
+    of_probs = cal.score_probs(cal.softmax(logits), labels)
+    for name in ("labels", "predicted", "correct"):
+        np.testing.assert_array_equal(getattr(of_probs, name), getattr(of_logits, name))
+    for name in ("confidences", "nll", "brier"):
+        np.testing.assert_allclose(getattr(of_probs, name), getattr(of_logits, name), atol=1e-9)
+
+
+def test_score_samples__of_tied_classes_the_smaller_index_comes_first() -> None:
+    logits = np.array([[1.0, 2.0, 2.0, 0.0]] * 4)
+    scores = cal.score_samples(logits, np.array([0, 1, 2, 3]))
+    assert scores.predicted.tolist() == [1, 1, 1, 1]
+    assert scores.rank.tolist() == [2, 0, 1, 3]
+    assert cal.score_probs(cal.softmax(logits), np.array([0, 1, 2, 3])).rank.tolist() == [
+        2,
+        0,
+        1,
+        3,
+    ]
+
+
+def test_score_samples__a_vanishing_probability_has_one_finite_nll() -> None:
+    logits, labels = np.array([[0.0, -500.0]]), np.array([1])
+    found = cal.score_samples(logits, labels).nll[0]
+    assert found == -np.log(SMALLEST_PROBABILITY)
+    assert cal.score_probs(cal.softmax(logits), labels).nll[0] == found
+
+
+def test_sample_scores__parts_are_taken_and_joined() -> None:
+    probs, _, labels = pair(30, 0)
+    scores = cal.score_probs(probs, labels)
+    half = np.arange(30) < 15
+    joined = cal.SampleScores.concatenate([scores.take(half), scores.take(~half)])
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(joined, name), getattr(scores, name))
+    assert joined.nbytes == sum(getattr(scores, name).nbytes for name in FIELDS)
+    with pytest.raises(PredictionsError, match="at least one sample, got none"):
+        cal.SampleScores.concatenate([])
+
+
+def test_score_samples__inputs_that_break_the_contract_are_named() -> None:
+    with pytest.raises(SpecError, match="temperature must be positive and finite, got 0"):
+        cal.score_samples(np.zeros((2, 2)), np.zeros(2, dtype=int), 0)
+    with pytest.raises(PredictionsError, match="finite, got NaN"):
+        cal.score_samples(np.full((2, 2), np.nan), np.zeros(2, dtype=int))
+    with pytest.raises(PredictionsError, match=r"lie in \[0, 1\], got 2 to 2"):
+        cal.score_probs(np.full((1, 2), 0.5), np.array([2]))
+
+
+# Comparisons from scores
+
+
+@pytest.mark.parametrize("metric", sorted(cal.METRICS))
+def test_paired_difference_of_scores__gives_the_numbers_of_the_probabilities(metric: str) -> None:
+    a, b, labels = pair(200, 1)
+    clusters = np.arange(200) // 2
+    options = {"metric": metric, "n_resamples": 40, "seed": 5, "clusters": clusters, "level": 0.9}
+    of_probs = cal.paired_difference(a, b, labels, **options)
+    of_scores = cal.paired_difference_of_scores(
+        cal.score_probs(a, labels), cal.score_probs(b, labels), **options
+    )
+    assert of_scores == of_probs
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 60))
+@pytest.mark.parametrize("metric", sorted(cal.METRICS))
+def test_paired_difference_of_scores__is_ordered_and_antisymmetric(
+    metric: str, seed: int, n: int
+) -> None:
+    a, b, labels = pair(n, seed)
+    one, other = cal.score_probs(a, labels), cal.score_probs(b, labels)
+    options = {"metric": metric, "n_resamples": 25, "seed": seed}
+    found = cal.paired_difference_of_scores(one, other, **options)
+    back = cal.paired_difference_of_scores(other, one, **options)
+    assert found.low <= found.high
+    assert 0 < found.p_value <= 1
+    assert found.standard_error >= 0
+    assert (found.low, found.high) == pytest.approx((-back.high, -back.low), abs=1e-12)
+    assert found.p_value == pytest.approx(back.p_value)
+
+
+def test_paired_difference_of_scores__samples_that_do_not_pair_are_named() -> None:
+    a, b, labels = pair(20, 2)
+    one, other = cal.score_probs(a, labels), cal.score_probs(b, labels)
+    with pytest.raises(PredictionsError, match="one length, got 20 and 19"):
+        cal.paired_difference_of_scores(one, other.take(np.arange(19)))
+    with pytest.raises(PredictionsError, match=r"same labels, got \d and \d for sample \d+"):
+        cal.paired_difference_of_scores(one, other.take(np.arange(20)[::-1]))
+    with pytest.raises(UnknownNameError, match="accuracy, brier, confidence, ece, nll"):
+        cal.paired_difference_of_scores(one, other, metric="f1")
+    with pytest.raises(PredictionsError, match=r"clusters must have shape \(20,\), got \(3,\)"):
+        cal.paired_difference_of_scores(one, other, clusters=np.arange(3))
+
+
+def test_group_indistinguishable_of_scores__groups_as_the_probabilities_do() -> None:
+    a, b, labels = pair(1200, 3)
+    models = {"other": b, "calibrated": a, "twin": a.copy()}
+    scores = {name: cal.score_probs(probs, labels) for name, probs in models.items()}
+    for metric in ("ece", "nll", "accuracy"):
+        options = {"metric": metric, "n_resamples": 100}
+        groups = cal.group_indistinguishable_of_scores(scores, **options)
+        assert groups == cal.group_indistinguishable(models, labels, **options)
+        assert sorted(name for group in groups for name in group) == sorted(models)
+    assert groups[0][0] in models
+    assert cal.group_indistinguishable_of_scores({}) == []
+    assert cal.group_indistinguishable_of_scores(scores, metric="nll", n_resamples=100) == [
+        ["calibrated", "twin"],
+        ["other"],
+    ]
