@@ -1,9 +1,9 @@
 """Statistics and tables of the results study: stored predictions and reports in, Markdown out.
 
 **Intervals.** Two rows are compared in pairs, on the same images and seeds, by a bootstrap over
-source images (each with all its corruptions: a cluster) and seeds together. Bins are cut once per
-run and set, and the draws are re-centred on the observed difference (basic bootstrap), as in
-`calift_core.calibration.paired_difference`. Drawing S seeds with replacement understates their
+source images (each with all its corruptions: a cluster) and seeds together (basic bootstrap). Bins
+are cut once per run and set, and the difference of two ECEs is freed of what noise adds to each, as
+in `calift_core.calibration.paired_difference`. Drawing S seeds with replacement understates their
 spread by (S − 1)/S, so seed draws are stretched by √(S/(S − 1)). Intervals are plain 95 %
 intervals, not corrected for how many there are.
 """
@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.calibration import assign_bins, bin_edges, top_label
+from calift_core.calibration import top_label
+from calift_core.calibration.compare import EceParts, Noise, noise_of, spanned
 from calift_core.predictions import read_predictions
 
 Doubles = NDArray[np.float64]
 
 #: The rows that every row is compared with.
 YARDSTICKS = ("FT", "FLYP", "CaRot")
-LEVEL_TAILS = (0.025, 0.975)
+LEVEL = 0.95
 
 # ---------------------------------------------------------------------------------- statistics
 
@@ -93,43 +94,68 @@ def load_judged(folder: Path, sets: Sequence[str]) -> Judged:
     return Judged(ids, np.array(confidences), np.array(correct))
 
 
-def resampled(judged: Judged, images: Doubles) -> tuple[Doubles, Doubles]:
+def resampled(judged: Judged, images: Doubles) -> tuple[Doubles, Doubles, Noise]:
     """Mean over sets of the 15-bin equal-mass ECE, and mean accuracy, for each draw: (R + 1,) each.
 
-    Bins are cut once, on the data as they are.
+    Bins are cut once, on the data as they are. The third is what noise adds to the mean ECE.
     """
-    member: list[Doubles] = []  # (N, bins): an image's residual, in its own bin
-    widths = []
+    values, noises = [], []
     for confidences, correct in zip(judged.confidences, judged.correct, strict=True):
-        edges = bin_edges(confidences)
-        m = np.zeros((len(confidences), len(edges) - 1))
-        m[np.arange(len(confidences)), assign_bins(confidences, edges)] = confidences - correct
-        member.append(m)
-        widths.append(m.shape[1])
-    starts = np.cumsum([0, *widths[:-1]])
-    gaps = np.abs(images @ np.concatenate(member, axis=1))  # (R + 1, all bins)
-    n = images.sum(axis=1)
-    ece = np.add.reduceat(gaps, starts, axis=1).mean(axis=1) / n
-    accuracy = images @ judged.correct.mean(axis=0) / n
-    return ece, accuracy
+        statistic = EceParts(confidences, correct)
+        parts = statistic.parts(images)  # (R + 1, bins)
+        values.append(statistic.fold(parts))
+        noises.append(noise_of(statistic, parts[0], parts[1:]))
+    noise = Noise(
+        np.mean([each.added for each in noises], axis=0),
+        np.concatenate([each.parts for each in noises]),
+        np.concatenate([each.spread for each in noises]),
+    )
+    accuracy = images @ judged.correct.mean(axis=0) / images.sum(axis=1)
+    return np.mean(values, axis=0), accuracy, noise
 
 
-def difference(a: Doubles, b: Doubles, seeds: Doubles) -> dict[str, Any]:
+def difference(
+    a: Doubles,
+    b: Doubles,
+    seeds: Doubles,
+    noise: tuple[Sequence[Noise], Sequence[Noise]] | None = None,
+) -> dict[str, Any]:
     """A − b with its 95 % interval; a and b are (S, R + 1), or (1, R + 1) where nothing is random.
+
+    Args:
+        a: values of the first row; the first column is the data as they are.
+        b: values of the second row.
+        seeds: (R + 1, S) weight of each seed.
+        noise: what noise adds to each run of a and of b, for errors that it is added to; None where
+            the draws vary around the truth as the data do.
 
     Returns:
         difference, low, high and per_seed, in the unit of a and b.
     """
     per_seed = a - b  # (S, R + 1)
-    n_seeds = seeds.shape[1] if per_seed.shape[0] > 1 else 1
-    drawn = (per_seed.T * seeds).sum(axis=1) if n_seeds > 1 else per_seed[0]
-    noise = drawn[1:] - drawn[1:].mean()
-    below, above = np.quantile(noise, LEVEL_TAILS)
-    point = float(drawn[0])
+    is_random = per_seed.shape[0] > 1
+
+    def folded(values: Doubles) -> Doubles:
+        return (values.T * seeds[1:]).sum(axis=1) if is_random else values[0]
+
+    point = float(per_seed[:, 0].mean())
+    if noise is None:
+        drawn = folded(per_seed[:, 1:])
+        spans = spanned(point, lambda i, j: drawn - drawn.mean(), apart=0.0, level=LEVEL)
+    else:
+        added_a, added_b = (np.stack([run.added for run in runs]) for runs in noise)
+        at = per_seed[:, :1]
+        runs = [(x, y) for x in noise[0] for y in noise[1]]
+        spans = spanned(
+            point,
+            lambda i, j: folded(at + added_a[:, i] - added_b[:, j]) - point,
+            apart=float(np.mean([x.apart_from(y) for x, y in runs])),
+            level=LEVEL,
+        )
     return {
         "difference": point,
-        "low": point - float(above),
-        "high": point - float(below),
+        "low": spans.low,
+        "high": spans.high,
         "per_seed": per_seed[:, 0].tolist(),
     }
 
@@ -165,6 +191,7 @@ def compare(
     draws: Draws | None = None
     ids: NDArray[np.str_] | None = None
     values: dict[str, dict[str, Doubles]] = {}
+    noises: dict[str, list[Noise]] = {}
     for label, folders in rows.items():
         if len(folders) not in (1, n_seeds):
             raise ValueError(f"{label} has {len(folders)} runs, expected 1 or {n_seeds}")
@@ -178,14 +205,19 @@ def compare(
                 raise ValueError(f"{folder.name} was judged on other images than the first run")
             found.append(resampled(judged, draws.images))
         values[label] = {
-            "ood_ece": np.stack([ece for ece, _ in found]),
-            "ood_accuracy": np.stack([accuracy for _, accuracy in found]),
+            "ood_ece": np.stack([ece for ece, _, _ in found]),
+            "ood_accuracy": np.stack([accuracy for _, accuracy, _ in found]),
         }
+        noises[label] = [noise for _, _, noise in found]
     assert draws is not None
     seeds = draws.seeds
 
+    def of(key: str, a: str, b: str) -> dict[str, Any]:
+        noise = (noises[a], noises[b]) if key == "ood_ece" else None
+        return difference(values[a][key], values[b][key], seeds, noise)
+
     def between(a: str, b: str) -> dict[str, Any]:
-        return {key: difference(values[a][key], values[b][key], seeds) for key in values[a]}
+        return {key: of(key, a, b) for key in values[a]}
 
     wanted = [(a, b) for a in rows for b in YARDSTICKS if b in rows and a != b]
     wanted += [(a, b) for a, b in pairs if a in rows and b in rows]
@@ -198,12 +230,7 @@ def compare(
         for group in ("all", "changed"):
             labels = [a for a in rows if group == "all" or a != "zero-shot"]
             first = min(labels, key=lambda a: sign * float(values[a][key][:, 0].mean()))
-            others = [
-                a
-                for a in labels
-                if a != first
-                and not is_clear(difference(values[a][key], values[first][key], seeds))
-            ]
+            others = [a for a in labels if a != first and not is_clear(of(key, a, first))]
             best[key][group] = {"label": first, "not_distinguishable": others}
     return {"differences": differences, "best": best, "n_resamples": n_resamples}
 

@@ -44,7 +44,7 @@ def judged_set(seed: int, n: int = 300, sets: int = 3, shift: float = 0.0) -> ta
 def test_resampled__the_first_row_is_the_data_as_they_are() -> None:
     judged = judged_set(0, shift=0.1)
     draws = tables.make_draws(300, 3, n_resamples=4)
-    ece, accuracy = tables.resampled(judged, draws.images)
+    ece, accuracy, _ = tables.resampled(judged, draws.images)
     expected = np.mean(
         [ece_from_confidence(c, r) for c, r in zip(judged.confidences, judged.correct, strict=True)]
     )
@@ -122,11 +122,13 @@ def test_difference__agrees_with_the_paired_difference_of_the_library() -> None:
     draws = tables.make_draws(n, 1, n_resamples=2000)
     ids = np.array([str(i) for i in range(n)])
 
-    def ece(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    def ece(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[Any]]:
         judged = tables.Judged(ids, p.max(axis=1)[None], (p.argmax(axis=1) == labels)[None])
-        return tables.resampled(judged, draws.images)[0][None]
+        values, _, noise = tables.resampled(judged, draws.images)
+        return values[None], [noise]
 
-    found = tables.difference(ece(a), ece(b), draws.seeds)
+    (of_a, noise_a), (of_b, noise_b) = ece(a), ece(b)
+    found = tables.difference(of_a, of_b, draws.seeds, (noise_a, noise_b))
     assert found["difference"] == pytest.approx(expected.difference, abs=1e-9)
     width = expected.high - expected.low
     assert found["low"] == pytest.approx(expected.low, abs=0.1 * width)

@@ -13,6 +13,7 @@ from scipy.stats import chi2
 from scipy.stats import norm as normal
 
 from calift_core.calibration.bins import (
+    Bools,
     Doubles,
     Floats,
     Ints,
@@ -81,24 +82,32 @@ class _General(_Single):
         return np.array([[self.metric(self.probs[i], self.labels[i])] for i in rows])
 
 
-class _Ece:
-    """ECE in bins cut once: Σ_k |mean over all samples of the residuals in bin k|."""
+class EceParts:
+    """ECE in bins cut once: Σ_k |mean over all samples of the residuals in bin k|.
 
-    def __init__(self, scores: SampleScores) -> None:
-        edges = bin_edges(scores.confidences)
-        self.member = np.zeros((len(scores), len(edges) - 1))  # (N, K): residual in its own bin
-        index = assign_bins(scores.confidences, edges)
-        self.member[np.arange(len(scores)), index] = scores.confidences - scores.correct
-        variance = scores.confidences * (1 - scores.confidences)
+    Args:
+        confidences: (N,) of the predicted class.
+        correct: (N,) bool.
+    """
+
+    def __init__(self, confidences: Doubles, correct: Bools) -> None:
+        n = len(confidences)
+        edges = bin_edges(confidences)
+        self.member = np.zeros((n, len(edges) - 1))  # (N, K): residual in its own bin
+        index = assign_bins(confidences, edges)
+        self.member[np.arange(n), index] = confidences - correct
+        variance = confidences * (1 - confidences)
         total = np.bincount(index, weights=variance, minlength=len(edges) - 1)
         # A bin without a single error has no spread over draws, but it is not known exactly.
-        self.least_spread = np.sqrt(total) / len(scores)
+        self.least_spread = np.sqrt(total) / n
 
     def parts(self, drawn: Doubles) -> Doubles:
+        """Map how often each sample was drawn, (R, N), to gaps times shares of bins (R, K)."""
         mean: Doubles = (drawn @ self.member) / drawn.sum(axis=1, keepdims=True)
         return mean
 
     def fold(self, parts: Doubles) -> Doubles:
+        """Fold parts (..., K) into errors (...)."""
         return np.asarray(np.abs(parts).sum(axis=-1))
 
     def truths(self, parts: Doubles, spread: Doubles) -> Doubles:
@@ -130,7 +139,7 @@ METRICS: dict[str, Callable[[SampleScores], _Statistic]] = {
     "accuracy": lambda scores: _Mean(scores.correct.astype(np.float64)),
     "brier": lambda scores: _Mean(scores.brier),
     "confidence": lambda scores: _Mean(scores.confidences),
-    "ece": _Ece,
+    "ece": lambda scores: EceParts(scores.confidences, scores.correct),
     "nll": lambda scores: _Mean(scores.nll),
 }
 HIGHER_IS_BETTER = frozenset({"accuracy"})
@@ -328,35 +337,20 @@ def _paired(
         drawn_a[start:stop], drawn_b[start:stop] = of_a.parts(times), of_b.parts(times)
     value_a, value_b = float(of_a.fold(parts_a)[0]), float(of_b.fold(parts_b)[0])
     difference = value_a - value_b
-    # Noise around what the population may be, not around the samples: a calibration error near zero
-    # has other noise, and more bias, than the one that was observed.
-    noise_a, noise_b = drawn_a - drawn_a.mean(axis=0), drawn_b - drawn_b.mean(axis=0)
-    spread_a, spread_b = noise_a.std(axis=0), noise_b.std(axis=0)
-    tail = (1 - level) / 2
-    found = np.empty((4, 3, 3))  # low, high, draws beyond and standard error by the two truths
-    for i, truth_a in enumerate(of_a.truths(parts_a[0], spread_a)):
-        added = of_a.fold(truth_a + noise_a) - of_a.fold(truth_a)
-        for j, truth_b in enumerate(of_b.truths(parts_b[0], spread_b)):
-            noise = added - (of_b.fold(truth_b + noise_b) - of_b.fold(truth_b))
-            below, above = np.quantile(noise, [tail, 1 - tail], method="weibull")
-            # Rounding must not turn two equal models into a difference.
-            beyond = min(
-                np.count_nonzero(noise >= difference - 1e-12),
-                np.count_nonzero(noise <= difference + 1e-12),
-            )
-            found[:, i, j] = difference - above, difference - below, beyond, noise.std()
-    lows, highs, beyonds, errors = found
-    # Models of nearly the same gaps have the same kind of truth, others may differ in it too.
-    apart = _apart(parts_a[0], parts_b[0], spread_a, spread_b)
-    low = (1 - apart) * lows.diagonal().min() + apart * lows.min()
-    high = (1 - apart) * highs.diagonal().max() + apart * highs.max()
-    beyond = (1 - apart) * beyonds.diagonal().max() + apart * beyonds.max()
+    noise_a = noise_of(of_a, parts_a[0], drawn_a)
+    noise_b = noise_of(of_b, parts_b[0], drawn_b)
+    span = spanned(
+        difference,
+        lambda i, j: noise_a.added[i] - noise_b.added[j],
+        apart=noise_a.apart_from(noise_b),
+        level=level,
+    )
     return PairedDifference(
         difference=difference,
-        low=float(low),
-        high=float(high),
-        p_value=min(1.0, float(2 * (1 + beyond) / (1 + n_resamples))),
-        standard_error=float(errors.diagonal().max()),
+        low=span.low,
+        high=span.high,
+        p_value=min(1.0, 2 * (1 + span.beyond) / (1 + n_resamples)),
+        standard_error=span.standard_error,
         a=value_a,
         b=value_b,
         n=n,
@@ -367,13 +361,95 @@ def _paired(
     )
 
 
-def _apart(a: Doubles, b: Doubles, spread_a: Doubles, spread_b: Doubles) -> float:
-    """Return how far apart two models' parts (K,) are in units of their spread, at most 1."""
-    if a.shape != b.shape:
-        return 1.0
-    spread = (spread_a + spread_b) / 2
-    ratio = np.divide(a - b, spread, out=np.zeros_like(a), where=spread > 0)
-    return min(1.0, math.sqrt(float(np.square(ratio).mean())))
+@dataclass(frozen=True)
+class Noise:
+    """What sampling adds to a metric, under each of three assumptions about the population.
+
+    Attributes:
+        added: (3, R) metric of a draw less the metric of the assumed truth.
+        parts: (K,) observed parts of the metric.
+        spread: (K,) standard deviation of each over draws.
+    """
+
+    added: Doubles
+    parts: Doubles
+    spread: Doubles
+
+    def apart_from(self, other: Noise) -> float:
+        """Return how far apart two models' parts are in units of their spread, at most 1."""
+        if self.parts.shape != other.parts.shape:
+            return 1.0
+        spread = (self.spread + other.spread) / 2
+        gap = self.parts - other.parts
+        ratio = np.divide(gap, spread, out=np.zeros_like(gap), where=spread > 0)
+        return min(1.0, math.sqrt(float(np.square(ratio).mean())))
+
+
+def noise_of(statistic: _Statistic, parts: Doubles, drawn: Doubles) -> Noise:
+    """Return the noise around what the population may be, not around the samples.
+
+    A calibration error near zero has other noise, and more bias, than the one that was observed.
+
+    Args:
+        statistic: of N samples.
+        parts: (K,) of the samples as they are.
+        drawn: (R, K) of the draws.
+    """
+    noise = drawn - drawn.mean(axis=0)
+    spread = noise.std(axis=0)
+    truths = statistic.truths(parts, spread)
+    added = np.stack([statistic.fold(t + noise) - statistic.fold(t) for t in truths])
+    return Noise(added, parts, spread)
+
+
+@dataclass(frozen=True)
+class Span:
+    """An interval that spans those of every pair of assumptions that the data allow.
+
+    Attributes:
+        low: lower end.
+        high: upper end.
+        beyond: draws on the far side of no difference, out of R.
+        standard_error: over draws.
+    """
+
+    low: float
+    high: float
+    beyond: float
+    standard_error: float
+
+
+def spanned(
+    difference: float, noise: Callable[[int, int], Doubles], *, apart: float, level: float
+) -> Span:
+    """Return the interval of a difference whose noise depends on what is assumed of both models.
+
+    Args:
+        difference: observed.
+        noise: (R,) of the difference, by the assumption about the first and about the second model.
+        apart: how much the two may differ in kind, in [0, 1]: models of nearly the same gaps have
+            the same kind of truth.
+        level: nominal coverage.
+    """
+    tail = (1 - level) / 2
+    found = np.empty((4, 3, 3))  # low, high, draws beyond and standard error by the assumptions
+    for i in range(3):
+        for j in range(3):
+            drawn = noise(i, j)
+            below, above = np.quantile(drawn, [tail, 1 - tail], method="weibull")
+            # Rounding must not turn two equal models into a difference.
+            beyond = min(
+                np.count_nonzero(drawn >= difference - 1e-12),
+                np.count_nonzero(drawn <= difference + 1e-12),
+            )
+            found[:, i, j] = difference - above, difference - below, beyond, drawn.std()
+    lows, highs, beyonds, errors = found
+    return Span(
+        low=float((1 - apart) * lows.diagonal().min() + apart * lows.min()),
+        high=float((1 - apart) * highs.diagonal().max() + apart * highs.max()),
+        beyond=float((1 - apart) * beyonds.diagonal().max() + apart * beyonds.max()),
+        standard_error=float(errors.diagonal().max()),
+    )
 
 
 def _units(clusters: npt.NDArray[Any] | None, n: int) -> tuple[npt.NDArray[np.int64], int]:
