@@ -470,9 +470,24 @@ class Store:
             )
 
     def _insert_run(self, connection: Connection, spec: RunSpec, **values: Any) -> str:
-        run_id = new_id()
-        # `SELECT now` once: created_at and queued_at of a new run are the same moment.
         now = connection.execute(select(self._now)).scalar_one()
+        run_id = self._insert_row(
+            connection,
+            spec,
+            now,
+            model=model_label(spec),
+            seed=spec.train.seed,
+            queue=queue_of(spec),
+            **values,
+        )
+        self._add_state_event(connection, run_id, 1, 0, "QUEUED", now)
+        self._ring(connection, run_id, values["priority"], now)
+        return run_id
+
+    def _insert_row(
+        self, connection: Connection, spec: RunSpec | ImportedSpec, now: float, **values: Any
+    ) -> str:
+        run_id = new_id()
         connection.execute(
             insert(Run).values(
                 id=run_id,
@@ -482,10 +497,8 @@ class Store:
                 spec=spec.model_dump(mode="json"),
                 spec_sha256=spec.content_hash(),
                 method=spec.method.kind,
-                model=model_label(spec),
                 suite=spec.suite.id,
-                seed=spec.train.seed,
-                queue=queue_of(spec),
+                # One moment: created_at and queued_at of a new run are the same.
                 created_at=now,
                 queued_at=now,
                 event_seq=1,
@@ -493,8 +506,6 @@ class Store:
             )
         )
         self._set_tags(connection, run_id, spec.tags)
-        self._add_state_event(connection, run_id, 1, 0, "QUEUED", now)
-        self._ring(connection, run_id, values["priority"], now)
         return run_id
 
     # -- imported predictions -----------------------------------------------------------------
@@ -561,34 +572,22 @@ class Store:
                         earlier = self._earlier(connection, token_id, idempotency_key, body_hash)
                         if earlier is not None:
                             return earlier
-                    run_id = new_id()
                     now = connection.execute(select(self._now)).scalar_one()
-                    connection.execute(
-                        insert(Run).values(
-                            id=run_id,
-                            name=spec.name,
-                            notes=spec.notes,
-                            tags=list(spec.tags),
-                            spec=spec.model_dump(mode="json"),
-                            spec_sha256=spec.content_hash(),
-                            method=spec.method.kind,
-                            model=spec.model.name,
-                            suite=spec.suite.id,
-                            seed=0,
-                            queue="cpu",
-                            phase="SUCCEEDED",
-                            attempt=1,
-                            created_at=now,
-                            queued_at=now,
-                            started_at=now,
-                            finished_at=now,
-                            token_id=token_id,
-                            idempotency_key=idempotency_key,
-                            body_hash=body_hash,
-                            event_seq=1,
-                        )
+                    run_id = self._insert_row(
+                        connection,
+                        spec,
+                        now,
+                        model=spec.model.name,
+                        seed=0,
+                        queue="cpu",
+                        phase="SUCCEEDED",
+                        attempt=1,
+                        started_at=now,
+                        finished_at=now,
+                        token_id=token_id,
+                        idempotency_key=idempotency_key,
+                        body_hash=body_hash,
                     )
-                    self._set_tags(connection, run_id, spec.tags)
                     self._add_state_event(connection, run_id, 1, 1, "SUCCEEDED", now)
                     self._add_import(connection, run_id, predictions, report)
                     return run_id

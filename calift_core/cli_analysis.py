@@ -347,6 +347,11 @@ def _read(path: str, temperature: float) -> tuple[Samples, Source, PredictionsMe
 
     if Path(path).is_dir():
         raise DataError(f"{path!r} must be a predictions file, got a folder.")
+    if Path(path).suffix.lower() in (".npz", ".csv"):
+        raise DataError(
+            f"{path!r} must be a predictions file of calift (Parquet), got {Path(path).suffix}.",
+            hint=f"`calift import-predictions {path} --out FOLDER` makes one of it.",
+        )
     metadata = read_metadata(path)
     ids, _, clusters = read_index(path)
     samples = Samples(
