@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm as normal
+from scipy.special import ndtri
 
 from calift_core import calibration
 from calift_core.calibration.bins import (
@@ -62,7 +62,7 @@ _OTHER_DRAWS = 100
 FIT_CELLS = 10_000_000
 #: Label draws behind the class-wise floor, each of which touches every class.
 _CLASSWISE_DRAWS = 40
-_Z95 = float(normal.ppf(0.975))
+_Z95 = float(ndtri(0.975))
 
 
 @dataclass(frozen=True)
@@ -732,7 +732,7 @@ def budget_of(
     needed = calibration.samples_needed(
         replace(found, standard_error=error), difference=difference, level=level, power=power
     )
-    z = float(normal.ppf((1 + level) / 2) + normal.ppf(power))
+    z = float(ndtri((1 + level) / 2) + ndtri(power))
     return Budget(
         source=source,
         against=against_source,

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm as normal
+from scipy.special import ndtri
 
 from calift_core import calibration
 from calift_core.calibration.bins import Bools, Ints, Norm, Scheme
@@ -39,7 +39,7 @@ Strings = npt.NDArray[np.str_]
 
 MAX_CONDITION = 500
 _MAX_DEPTH = 20
-_Z95 = float(normal.ppf(0.975))
+_Z95 = float(ndtri(0.975))
 
 
 @dataclass(frozen=True, eq=False)

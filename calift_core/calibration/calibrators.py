@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.optimize import isotonic_regression, minimize
 
 from calift_core.calibration.bins import (
     Bools,
@@ -333,6 +332,8 @@ class Vector(Calibrator):
             gradient = np.concatenate([np.einsum("nc,nc->c", z, centred), z.sum(axis=0)]) / n
             return value, gradient
 
+        from scipy.optimize import minimize  # half a second that only a fit needs
+
         found = minimize(
             loss,
             np.concatenate([np.full(n_classes, start), start * centre]),
@@ -453,6 +454,8 @@ class Isotonic(_TopLabel):
     def _fit_map(self, confidences: Doubles, correct: Bools) -> None:
         distinct, index, counts = np.unique(confidences, return_inverse=True, return_counts=True)
         rate = np.bincount(index, weights=correct) / counts
+        from scipy.optimize import isotonic_regression
+
         fitted = np.asarray(isotonic_regression(rate, weights=counts).x)
         # Only the ends of each level matter to the interpolation.
         level = np.flatnonzero(np.diff(fitted) != 0)

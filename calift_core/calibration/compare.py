@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2
-from scipy.stats import norm as normal
+from scipy.special import chdtri, ndtri
 
 from calift_core.calibration.bins import (
     Bools,
@@ -130,7 +129,7 @@ class EceParts:
         scatter = float(np.square(square - 1 - size).sum())
         share = min(1.0, noise / max(scatter, 1e-12))
         even = share * (size + margin) + (1 - share) * few
-        none = np.zeros_like(few) if square.sum() <= chi2.ppf(0.99, noisy) else few
+        none = np.zeros_like(few) if square.sum() <= chdtri(noisy, 0.01) else few
         gaps: Doubles = np.sign(parts) * np.sqrt(np.stack([none, few, even])) * spread
         return gaps
 
@@ -617,5 +616,5 @@ def samples_needed(
     wanted = abs(found.difference if difference is None else difference)
     if not wanted > 0:
         raise SpecError(f"difference must not be 0, got {wanted}")
-    z = float(normal.ppf((1 + level) / 2) + normal.ppf(power))
+    z = float(ndtri((1 + level) / 2) + ndtri(power))
     return max(1, math.ceil(found.n * (z * found.standard_error / wanted) ** 2))

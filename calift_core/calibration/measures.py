@@ -12,7 +12,6 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 from scipy.fft import dct, idct
-from scipy.optimize import brentq
 
 from calift_core.calibration.bins import (
     Binned,
@@ -426,6 +425,8 @@ def smooth_ece_from_confidence(confidences: Floats, correct: Bools) -> float:
         return 0.0
     if excess(1.0) >= -1e-12:
         return 1.0
+    from scipy.optimize import brentq  # half a second that most imports do without
+
     return float(brentq(excess, 0.0, 1.0, xtol=1e-10))
 
 
