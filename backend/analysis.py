@@ -612,7 +612,7 @@ class Analysis:
         if not datasets:
             left = len(every) - len(chosen)
             if left:
-                notes.append(f"{left} corruptions are left out; `dataset` can name them.")
+                notes.append(f"{left} corruptions are left out: they are taken in by name.")
         if len(chosen) > _MOST_SETS:
             raise SpecError(
                 f"a transfer matrix takes at most {_MOST_SETS} data sets, got {len(chosen)}",

@@ -50,6 +50,8 @@ CALIBRATORS = {
     "isotonic": "isotonic regression of the top label",
     "tsp": "temperature on perturbed copies (TS-P)",
 }
+#: Data sets that a transfer matrix takes at most.
+MATRIX_SETS = 12
 #: Logits of all data sets above which a transfer matrix waits to be asked for.
 MATRIX_CELLS = 20_000_000
 
@@ -460,7 +462,19 @@ def _show_matrix(
     run: RunSummary, evaluations: Sequence[Evaluation], binning: dict[str, Any], label: str
 ) -> None:
     st.subheader("Fitted on A, tested on B", anchor=False)
-    cells = sum(e.n * e.n_classes for e in evaluations if e.role != "corruption")
+    titles = {e.dataset: text.evaluation_title(e) for e in evaluations if e.role == "corruption"}
+    named = [e.dataset for e in evaluations if e.role != "corruption"]
+    if titles and len(named) < MATRIX_SETS:
+        named += state.several(
+            st.multiselect,
+            "Corruptions in the matrix",
+            name="with",
+            options=list(titles),
+            format_func=titles.__getitem__,
+            max_selections=MATRIX_SETS - len(named),
+            placeholder="none",
+        )
+    cells = sum(e.n * e.n_classes for e in evaluations if e.dataset in named)
     if cells > MATRIX_CELLS and not st.session_state.get(f"matrix-{run.id}"):
         st.caption(
             f"{cells / 1e6:,.0f} million logits are passed over once for each of the fits: this "
@@ -472,8 +486,13 @@ def _show_matrix(
     with st.spinner("Fitting and testing on every data set"):
         matrix = ui.fetch(
             f"compute the transfer matrix of {run.name}",
-            lambda: _matrix(run.id, run.attempt, **binning),
-            key=f"transfer-{run.id}-{binning}",
+            lambda: _matrix(
+                run.id,
+                run.attempt,
+                dataset=named if any(name in titles for name in named) else [],
+                **binning,
+            ),
+            key=f"transfer-{run.id}-{binning}-{named}",
         )
     ui.chart(
         charts.transfer_heatmap(matrix, title=f"{label}: {matrix.kind}, fitted on A, tested on B"),

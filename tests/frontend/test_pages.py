@@ -204,6 +204,14 @@ def test_calibrators__before_after_and_the_matrix(dashboard: Service) -> None:
     app.selectbox(key="url-kind").set_value("isotonic").run()
     assert app.query_params["kind"] == "isotonic"
     assert "isotonic" in charts_of(app)[1]
+    left_out = app.multiselect(key="url-with")
+    assert "gaussian noise, severity" in left_out.options[0]
+    assert "gaussian_noise" not in charts_of(app)[1]
+    left_out.set_value(["gaussian_noise/5"]).run()
+    assert not app.exception
+    assert app.query_params["with"] == "gaussian_noise/5"
+    assert "gaussian_noise/5" in charts_of(app)[1]
+    assert "5 further rows are oracles" in charts_of(app)[1]
 
 
 def test_calibrators__tsp_without_perturbed_copies_says_what_is_missing(
