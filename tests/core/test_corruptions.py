@@ -868,9 +868,14 @@ def test_corrupt_tta__noise_has_the_same_mean_and_spread_at_every_brightness(nam
         theirs = tta(picture, name, severity).astype(float)
         for low in range(0, 256, 64):
             band = (picture >= low) & (picture < low + 64)
-            error = np.hypot(ours[band].std(), theirs[band].std()) / np.sqrt(band.sum())
-            assert ours[band].mean() == pytest.approx(theirs[band].mean(), abs=5 * error + 0.5)
-            assert ours[band].std() == pytest.approx(theirs[band].std(), rel=0.06)
+            one, other = ours[band], theirs[band]
+            error = np.hypot(one.std(), other.std()) / np.sqrt(band.sum())
+            assert one.mean() == pytest.approx(other.mean(), abs=5 * error + 0.5)
+            # Rare jumps to black and white make the variance of a band uncertain, and impulse noise
+            # is drawn without a seed there: five standard errors of the squares it is a mean of.
+            squares = [np.square(values - values.mean()) for values in (one, other)]
+            error = np.hypot(*(each.std() for each in squares)) / np.sqrt(band.sum())
+            assert one.var() == pytest.approx(other.var(), abs=5 * error + 0.02 * other.var())
 
 
 @functools.cache
