@@ -40,6 +40,7 @@ from calift_core.predictions import (
 )
 from calift_core.schema.report import Role
 from calift_core.schema.wire import (
+    TRANSFER_SETS,
     Budget,
     CalibratorEffect,
     ComparedRun,
@@ -70,8 +71,6 @@ _INDEX_BYTES = 96 << 20
 #: Resamples times samples of one paired interval: bounds its time, and stays above 200 resamples.
 _DRAWS = 2_000_000
 _METRICS = ("accuracy", "ece", "nll", "brier")
-#: Data sets of a transfer matrix: each is fitted on, and each fit is tested on all.
-_MOST_SETS = 12
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -613,9 +612,9 @@ class Analysis:
             left = len(every) - len(chosen)
             if left:
                 notes.append(f"{left} corruptions are left out: they are taken in by name.")
-        if len(chosen) > _MOST_SETS:
+        if len(chosen) > TRANSFER_SETS:
             raise SpecError(
-                f"a transfer matrix takes at most {_MOST_SETS} data sets, got {len(chosen)}",
+                f"a transfer matrix takes at most {TRANSFER_SETS} data sets, got {len(chosen)}",
                 hint="Name those that matter with dataset=….",
             )
         fits: list[tuple[tuple[str, ...], Calibrator, FittedCalibrator]] = []

@@ -12,6 +12,7 @@ from backend.deps import Cursor, EvaluationId, Limit, RunId, ServicesDep, StoreD
 from backend.routes.runs import file_response
 from calift_core.schema.report import Role
 from calift_core.schema.wire import (
+    TRANSFER_SETS,
     Budget,
     CalibratorEffect,
     Comparison,
@@ -281,7 +282,8 @@ def get_transfer(
     services: ServicesDep,
     kind: Kind = "temperature",
     dataset: Annotated[
-        list[str], Query(max_length=12, description="Any of these; none: ID data and shifts")
+        list[str],
+        Query(max_length=TRANSFER_SETS, description="Any of these; none: ID data and shifts"),
     ] = [],  # noqa: B006
     n_bins: Bins = None,
     scheme: Binning = None,

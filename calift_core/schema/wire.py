@@ -67,6 +67,8 @@ RunPhase = Literal[
 ]
 #: Roles of predictions: those of evaluations, and the ID parts that calibrators are fitted on.
 PredictedRole = Literal["id", "shift", "corruption", "calibration", "validation"]
+#: Data sets that a calibrator's transfer matrix takes at most.
+TRANSFER_SETS = 12
 TERMINAL_PHASES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "LOST"})
 
 SortKey = Literal[

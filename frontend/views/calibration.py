@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import streamlit as st
 
 from calift_core.schema.wire import (
+    TRANSFER_SETS,
     CalibratorEffect,
     Evaluation,
     MeasureSet,
@@ -50,8 +51,6 @@ CALIBRATORS = {
     "isotonic": "isotonic regression of the top label",
     "tsp": "temperature on perturbed copies (TS-P)",
 }
-#: Data sets that a transfer matrix takes at most.
-MATRIX_SETS = 12
 #: Logits of all data sets above which a transfer matrix waits to be asked for.
 MATRIX_CELLS = 20_000_000
 
@@ -464,14 +463,14 @@ def _show_matrix(
     st.subheader("Fitted on A, tested on B", anchor=False)
     titles = {e.dataset: text.evaluation_title(e) for e in evaluations if e.role == "corruption"}
     named = [e.dataset for e in evaluations if e.role != "corruption"]
-    if titles and len(named) < MATRIX_SETS:
+    if titles and len(named) < TRANSFER_SETS:
         named += state.several(
             st.multiselect,
             "Corruptions in the matrix",
             name="with",
             options=list(titles),
             format_func=titles.__getitem__,
-            max_selections=MATRIX_SETS - len(named),
+            max_selections=TRANSFER_SETS - len(named),
             placeholder="none",
         )
     cells = sum(e.n * e.n_classes for e in evaluations if e.dataset in named)
