@@ -27,9 +27,11 @@ demo: $(VENV)/.embedded
 up: $(VENV)/.embedded
 	@$(BIN)/calift up
 
+# One process a core; a file's tests stay together, because they share what is costly to make.
+PYTEST_ARGS ?= -n logical --dist loadfile $(if $(CI),--durations=20)
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .data .chrome
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -24,6 +24,10 @@ from hypothesis import settings as hypothesis_settings
 
 CI = bool(os.environ.get("CI"))
 
+# Tests run one process a core, so threads of their own would only wait for each other; what a
+# test starts inherits this. It is set before anything loads torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A loaded machine is no failure: examples have no time limit of their own, the test has.
 hypothesis_settings.register_profile("calift", deadline=None)
 hypothesis_settings.load_profile("calift")
