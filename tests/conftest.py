@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -101,28 +101,30 @@ def _own_postgres() -> Iterator[str]:
     assert binaries is not None
     # Not under pytest's own folder: the server runs as another user, who must get there.
     folder = Path(tempfile.mkdtemp(prefix="calift-pg-"))
-    run: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "check": True}
-    if os.geteuid() == 0:
-        account = pwd.getpwnam("nobody")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        run |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    run["env"] = {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
-    data = folder / "data"
-    options = f"-c listen_addresses= -c fsync=off -c max_connections=200 -k {folder}"
-    control = [str(binaries / "pg_ctl"), "-D", str(data), "-w", "-s"]
-    try:
-        subprocess.run(
-            [str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
-            + ["--no-sync", "-E", "UTF8"],
-            **run,
+    log = folder.with_suffix(".log")
+    # A process of its own, out of reach of Ctrl-C: pytest may be ended before it could clean up.
+    with log.open("wb") as output:
+        keeper = subprocess.Popen(
+            [sys.executable, "-I", str(Path(__file__).with_name("postgres_keeper.py"))]
+            + [str(folder), str(binaries), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
-        subprocess.run([*control, "-l", str(folder / "log"), "-o", options, "start"], **run)
-        try:
-            yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], **run)
+    try:
+        until(
+            lambda: (folder / "ready").exists() or keeper.poll() is not None,
+            timeout_s=60,
+            what="Postgres to start",
+        )
+        assert keeper.poll() is None, log.read_text(errors="replace")
+        log.unlink()
+        yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        keeper.terminate()
+        keeper.wait(30)
+        log.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
