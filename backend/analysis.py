@@ -607,6 +607,11 @@ class Analysis:
         chosen = [by_name[name] for name in dict.fromkeys(datasets)] or [
             e for e in every if e.role != "corruption"
         ]
+        if not chosen:
+            raise NotFoundError(
+                f"run {run_id} has no evaluations to compare; it is {run.phase}.",
+                hint="They come with the end of a run; corruptions are named with dataset=….",
+            )
         notes = []
         if not datasets:
             left = len(every) - len(chosen)
@@ -631,7 +636,7 @@ class Analysis:
         columns = [
             self._transfer_column(e, fits, binning_of(e, n_bins, scheme, norm)) for e in chosen
         ]
-        binning = binning_of(chosen[0], n_bins, scheme, norm) if chosen else Binning(norm=norm)
+        binning = binning_of(chosen[0], n_bins, scheme, norm)
         told = [None, *(fitted for _, _, fitted in fits)]
         return TransferMatrix(
             source=Source(run_id=run.id, run_name=run.name, method=run.method),
@@ -713,7 +718,8 @@ class Analysis:
 
         Raises:
             NotFoundError: no such evaluation, or predictions are not stored.
-            PredictionsError: they cannot be read, or the two share no samples.
+            PredictionsError: they cannot be read.
+            UnpairedError: the two share no samples.
             SpecError: an argument is not valid.
         """
         other = self._store.get_evaluation(against) if against is not None else None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
 
 from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
@@ -82,6 +83,16 @@ def scope_of(endpoint: Any) -> Literal["open", "read", "submit", "admin"]:
     return found
 
 
+def of_anybody(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route which writes leaves the run that its path names as it is."""
+    endpoint.calift_of_anybody = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def _is_of_anybody(endpoint: Any) -> bool:
+    return getattr(endpoint, "calift_of_anybody", False) is True
+
+
 def uploads(endpoint: _Endpoint) -> _Endpoint:
     """Say that a route takes a Parquet file as its body, and nothing else."""
     endpoint.calift_uploads = True  # type: ignore[attr-defined]
@@ -92,8 +103,10 @@ async def guard(request: Request) -> None:
     """Depended on by the whole application: let a request through to its route, or not.
 
     Raises:
-        HttpError: 401 without a good token, 403 when its scope is too small, 415 when its body is
-            an upload and the route takes none, or the other way round.
+        HttpError: 401 without a good token, 403 when its scope is too small or the run is
+            another's, 415 when its body is an upload and the route takes none, or the other way
+            round.
+        NotFoundError: the run that would be changed does not exist.
     """
     endpoint = request.scope.get("endpoint")
     needed = scope_of(endpoint)
@@ -111,7 +124,32 @@ async def guard(request: Request) -> None:
     if request.state.upload not in (None, takes_uploads(endpoint)):  # None: there is no body
         wanted = UPLOAD_TYPE if takes_uploads(endpoint) else "application/json"
         raise HttpError(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be {wanted}.")
+    run_id = request.path_params.get("run_id")
+    if needed in ("submit", "admin") and run_id is not None and not _is_of_anybody(endpoint):
+        services = get_services(request)
+        await run_in_threadpool(check_owner, services, get_principal(request), str(run_id))
     request.state.authorised = True
+
+
+def check_owner(services: Services, principal: Principal, run_id: str) -> None:
+    """Raise unless the principal may change a run.
+
+    Raises:
+        NotFoundError: no such run.
+        HttpError: 403, it is another's.
+    """
+    if principal.scope == "admin":
+        return
+    owner = services.store.submitter(run_id)
+    if not principal.owns(owner):
+        whose = f"belongs to {owner}" if owner else "has no owner"
+        raise HttpError(
+            403,
+            "NOT_YOURS",
+            f"run {run_id} {whose}, and you are {principal.name}: a token of scope submit changes "
+            "its own runs alone.",
+            hint="Clone it to make a run of yours, or ask an admin.",
+        )
 
 
 def get_services(request: Request) -> Services:

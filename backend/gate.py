@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.problems import HttpError, as_response, from_exception, internal, unauthenticated
 from backend.settings import Settings
-from backend.store import Store
+from backend.store import ADMIN_NAME, Store
 
 #: The one body that is not JSON, taken only where a route says so (`backend.deps.uploads`).
 UPLOAD_TYPE = "application/vnd.apache.parquet"
@@ -43,15 +43,20 @@ def hash_token(token: str) -> str:
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks, and up to which scope."""
+    """Who asks, and up to which scope. Runs belong to the `name`."""
 
     token_id: str
     scope: TokenScope
+    name: str
 
     def may(self, scope: TokenScope) -> bool:
         """Whether the scope is covered: admin covers submit, submit covers read."""
         ranks = get_args(TokenScope)
         return ranks.index(self.scope) >= ranks.index(scope)
+
+    def owns(self, submitted_by: str | None) -> bool:
+        """Whether a run of this owner may be changed: an admin changes anybody's."""
+        return self.scope == "admin" or (self.scope == "submit" and self.name == submitted_by)
 
 
 class Authenticator:
@@ -76,7 +81,7 @@ class Authenticator:
             raise unauthenticated("the Authorization header must be `Bearer TOKEN`.")
         given = hash_token(token)
         if hmac.compare_digest(given, self._admin_hash):
-            return Principal(self._admin_id, "admin")
+            return Principal(self._admin_id, "admin", ADMIN_NAME)
         token_id = token.partition(".")[0]
         known = (
             await run_in_threadpool(self._store.get_token, token_id)
@@ -90,7 +95,9 @@ class Authenticator:
         if known.expired:
             raise unauthenticated("the token has expired.", "TOKEN_EXPIRED")
         assert known.scope in get_args(TokenScope)
-        return Principal(known.id, known.scope)  # type: ignore[arg-type]
+        # Tokens from before names were checked may lack one, or have taken the administrator's.
+        own = known.name.strip() and (known.name != ADMIN_NAME or known.scope == "admin")
+        return Principal(known.id, known.scope, known.name if own else known.id)  # type: ignore[arg-type]
 
 
 def takes_uploads(endpoint: object) -> bool:

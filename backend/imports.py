@@ -130,7 +130,14 @@ class Imports:
         except OSError as error:
             raise storage_error(error, path, "write") from error
 
-    def take(self, upload: Upload, *, token_id: str, idempotency_key: str | None = None) -> str:
+    def take(
+        self,
+        upload: Upload,
+        *,
+        token_id: str,
+        submitted_by: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
         """Check an upload and make it a run, or a data set of one. Returns the run's id.
 
         Raises:
@@ -179,6 +186,7 @@ class Imports:
                 predictions,
                 report=imported_report,
                 token_id=token_id,
+                submitted_by=submitted_by,
                 idempotency_key=idempotency_key,
                 body_hash=meaning,
             )

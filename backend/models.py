@@ -57,6 +57,8 @@ class Run(Base):
     `attempt` is the fence: it rises at each claim and never falls. `losses` counts attempts that
     vanished (expired leases) and is what `max_attempts` bounds; `drains` counts orderly stops of a
     worker and `failures` the run's own errors, which are never retried without being asked.
+    `owner` is the worker that holds the lease; `submitted_by` the person whose run it is, null for
+    runs from before that was kept.
     """
 
     __tablename__ = "runs"
@@ -78,6 +80,7 @@ class Run(Base):
     archived: Mapped[bool] = mapped_column(Boolean, default=False)
     cloned_from: Mapped[str | None] = mapped_column(String(32))
     token_id: Mapped[str] = mapped_column(String(64), default="")
+    submitted_by: Mapped[str | None] = mapped_column(String(120))
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     body_hash: Mapped[str | None] = mapped_column(String(64))
 
@@ -180,6 +183,7 @@ class EvaluationRow(Base):
     __table_args__ = (
         UniqueConstraint("run_id", "dataset"),
         Index("ix_evaluations_dataset", "dataset", "role"),
+        Index("ix_evaluations_created", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)

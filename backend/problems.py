@@ -23,6 +23,7 @@ from calift_core.errors import (
     LeakageError,
     ModelError,
     SpecError,
+    UnpairedError,
 )
 from calift_core.schema.wire import Problem
 
@@ -39,6 +40,7 @@ STATUS: dict[type[CaliftError], int] = {
     DataError: 422,
     ModelError: 422,
     LeakageError: 422,
+    UnpairedError: 422,
     DiskFullError: 507,
 }
 

@@ -113,6 +113,11 @@ RETRYABLE_PHASES = ("FAILED", "CANCELLED", "LOST")
 LOG_CAP_BYTES = 16 << 20
 _LOG_CHUNK_BYTES = 64 << 10
 
+#: The owner of runs that the service's own token submits.
+ADMIN_NAME = "admin"
+
+_LONGEST_TOKEN_S = 36_500 * 86_400.0
+
 #: A worker that was silent for this many seconds is shown as gone.
 WORKER_ALIVE_S = 60.0
 
@@ -398,6 +403,7 @@ class Store:
         body_hash: str | None = None,
         cloned_from: str | None = None,
         token_id: str | None = None,
+        submitted_by: str | None = None,
         max_queued: int | None = None,
     ) -> str:
         """Queue a run and return its id, or the id that the same key and body gave before.
@@ -410,6 +416,7 @@ class Store:
             body_hash: of the whole request; the key must come back with the same.
             cloned_from: the run that the spec was copied from.
             token_id: who asks.
+            submitted_by: whose run it is: the name of the token.
             max_queued: how many runs the token may have waiting.
 
         Raises:
@@ -435,6 +442,7 @@ class Store:
                         body_hash=body_hash,
                         cloned_from=cloned_from,
                         token_id=token_id,
+                        submitted_by=submitted_by,
                     )
             except IntegrityError:
                 # Two requests with one key at the same moment: the loser reads the winner's row.
@@ -548,6 +556,7 @@ class Store:
         *,
         report: MakeReport,
         token_id: str | None = None,
+        submitted_by: str | None = None,
         idempotency_key: str | None = None,
         body_hash: str | None = None,
     ) -> str:
@@ -558,6 +567,7 @@ class Store:
             predictions: the stored file and what was measured of it.
             report: makes the `report.json` of a run from its id, spec and evaluations.
             token_id: who asks.
+            submitted_by: whose run it is: the name of the token.
             idempotency_key: names this request among those of the token.
             body_hash: of the whole request; the key must come back with the same.
 
@@ -585,6 +595,7 @@ class Store:
                         started_at=now,
                         finished_at=now,
                         token_id=token_id,
+                        submitted_by=submitted_by,
                         idempotency_key=idempotency_key,
                         body_hash=body_hash,
                     )
@@ -1468,6 +1479,18 @@ class Store:
         with self.engine.connect() as connection:
             return self._detail(connection, run_id)
 
+    def submitter(self, run_id: str) -> str | None:
+        """Whose run it is; None: it is from before that was kept.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with self.engine.connect() as connection:
+            row = connection.execute(select(Run.submitted_by).where(Run.id == run_id)).first()
+        if row is None:
+            raise NotFoundError(f"there is no run {run_id!r}.")
+        return cast("str | None", row.submitted_by)
+
     def phase(self, run_id: str) -> RunPhase:
         """The run's phase.
 
@@ -1950,7 +1973,32 @@ class Store:
         secret_sha256: str,
         ttl_s: float | None = None,
     ) -> None:
-        """Store a token's hash."""
+        """Store a token's hash.
+
+        Args:
+            token_id: the token's public half.
+            name: whose it is. Runs belong to the name, so that a new token of the same person may
+                go on with them.
+            scope: what it may do.
+            secret_sha256: hash of the whole token.
+            ttl_s: seconds until it expires; None: never.
+
+        Raises:
+            SpecError: there is no name, it is the administrator's, or the time is not positive or
+                longer than a hundred years.
+        """
+        if not name.strip() or len(name) > 120 or not name.isprintable():
+            raise SpecError(f"a token's name must have 1 to 120 printable characters, got {name!r}")
+        if name == ADMIN_NAME and scope != "admin":
+            raise SpecError(
+                f"the name {ADMIN_NAME!r} must have the scope admin, got {scope}.",
+                hint="Runs belong to names, and this one is the service's own token's.",
+            )
+        if ttl_s is not None and not 0 < ttl_s <= _LONGEST_TOKEN_S:
+            raise SpecError(
+                f"a token must expire after more than 0 and at most {_LONGEST_TOKEN_S / 86_400:g} "
+                f"days, got {ttl_s / 86_400:g}"
+            )
         with writing(self.engine) as connection:
             connection.execute(
                 insert(Token).values(
@@ -2184,6 +2232,7 @@ def _summary_fields(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
         "priority": row.priority,
         "attempt": row.attempt,
         "max_attempts": row.max_attempts,
+        "owner": row.submitted_by,
         "created_at": _moment(row.created_at),
         "started_at": _when(row.started_at),
         "finished_at": _when(row.finished_at),

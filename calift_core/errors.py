@@ -13,6 +13,7 @@
     │   └── UnsupportedTowerError  TOWER_UNSUPPORTED no projection layer is known for this tower
     ├── CheckpointError            CHECKPOINT_CORRUPT a checkpoint fails its checksum or its spec
     ├── PredictionsError           PREDICTIONS_INVALID a predictions file breaks its own contract
+    │   └── UnpairedError          NOT_PAIRED        two files are not of the same samples
     ├── LeakageError               LEAKAGE           fitted on the data it is judged by
     ├── TrainingError              TRAINING_FAILED   training cannot go on
     │   ├── NanLossError           NAN_LOSS          the loss is not finite
@@ -119,6 +120,12 @@ class PredictionsError(CaliftError):
     """A predictions file breaks the contract of the format."""
 
     code = "PREDICTIONS_INVALID"
+
+
+class UnpairedError(PredictionsError):
+    """Two predictions files cannot be compared sample by sample."""
+
+    code = "NOT_PAIRED"
 
 
 class LeakageError(CaliftError):

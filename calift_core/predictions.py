@@ -38,7 +38,7 @@ from calift_core.calibration.bins import (
     check_temperature,
     rank_of_label,
 )
-from calift_core.errors import PredictionsError, SpecError, UnknownNameError
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError, UnpairedError
 from calift_core.files import atomic_path, sha256_file, storage_error
 
 FORMAT_VERSION = 2
@@ -803,24 +803,25 @@ def shared_samples(a: Indexed, b: Indexed) -> tuple[npt.NDArray[np.int64], npt.N
         Indices (M,) into `a` and (M,) into `b` of the same samples, in the order of `a`.
 
     Raises:
-        PredictionsError: the class names differ, no sample is shared, or a shared sample carries
+        UnpairedError: the class names differ, no sample is shared, or a shared sample carries
             two labels.
     """
     if a.metadata.class_names != b.metadata.class_names:
-        raise PredictionsError(
+        raise UnpairedError(
             "paired predictions must have the same class names, got "
             f"{len(a.metadata.class_names)} and {len(b.metadata.class_names)} that differ"
         )
     shared, in_a, in_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
     if not len(shared):
-        raise PredictionsError(
-            f"paired predictions must share samples, got {len(a)} and {len(b)} with no common id"
+        raise UnpairedError(
+            f"paired predictions must share samples, got {len(a)} and {len(b)} with no common id",
+            hint="Compare evaluations of the same data set, made from the same files.",
         )
     order = np.argsort(in_a)
     in_a, in_b = in_a[order].astype(np.int64), in_b[order].astype(np.int64)
     clash = np.flatnonzero(a.labels[in_a] != b.labels[in_b])
     if len(clash):
-        raise PredictionsError(
+        raise UnpairedError(
             f"sample {str(a.ids[in_a[clash[0]]])!r} must have one label, got "
             f"{a.labels[in_a[clash[0]]]} and {b.labels[in_b[clash[0]]]}"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
 from calift_core.errors import StorageError
@@ -27,6 +28,11 @@ def current_revision(engine: Engine) -> str | None:
     """The revision that the database is at; None: no table has been made."""
     with engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
+
+
+def newest_revision() -> str | None:
+    """The revision that this version of calift needs."""
+    return ScriptDirectory.from_config(config()).get_current_head()
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from backend.deps import IdempotencyKey, PrincipalDep, ServicesDep, allow, uploads
+from backend.deps import IdempotencyKey, PrincipalDep, ServicesDep, allow, check_owner, uploads
 from backend.gate import UPLOAD_TYPE
 from calift_core.predictions import Role
 from calift_core.schema.wire import RunDetail
@@ -52,10 +52,16 @@ async def import_predictions(
     The file is checked and measured before anything is stored; a file that breaks its contract is
     a 422 that says where. Adding the same file once more changes nothing.
     """
+    if run is not None:
+        await run_in_threadpool(check_owner, services, principal, run)
     async with services.imports.receive(request.stream()) as received:
         upload = replace(received, name=name, dataset=dataset, role=role, run_id=run)
         run_id = await run_in_threadpool(
-            services.imports.take, upload, token_id=principal.token_id, idempotency_key=key
+            services.imports.take,
+            upload,
+            token_id=principal.token_id,
+            submitted_by=principal.name,
+            idempotency_key=key,
         )
     response.headers["Location"] = f"/api/v1/runs/{run_id}"
     return await run_in_threadpool(services.store.get_run, run_id)

@@ -20,6 +20,7 @@ from backend.deps import (
     ServicesDep,
     StoreDep,
     allow,
+    of_anybody,
 )
 from backend.problems import HttpError
 from backend.store import RunFilters
@@ -85,6 +86,7 @@ def submit_run(
         idempotency_key=key,
         body_hash=body_hash("submit", body.model_dump(mode="json")),
         token_id=principal.token_id,
+        submitted_by=principal.name,
         max_queued=services.settings.max_queued,
     )
     return _accepted(services, response, services.store.get_run(run_id))
@@ -187,6 +189,7 @@ def retry_run(run_id: RunId, response: Response, services: ServicesDep) -> RunDe
 
 @router.post("/runs/{run_id}/clone", status_code=202)
 @allow("submit")
+@of_anybody
 def clone_run(
     run_id: RunId,
     body: RunClone,
@@ -214,6 +217,7 @@ def clone_run(
         body_hash=body_hash(f"clone {run_id}", body.model_dump(mode="json")),
         cloned_from=run_id,
         token_id=principal.token_id,
+        submitted_by=principal.name,
         max_queued=services.settings.max_queued,
     )
     return _accepted(services, response, services.store.get_run(new_id))

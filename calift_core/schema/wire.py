@@ -146,7 +146,11 @@ class Progress(Frozen):
 
 
 class RunSummary(Frozen):
-    """One row of the run list. `reason` is for machines, `message` a sentence for people."""
+    """One row of the run list. `reason` is for machines, `message` a sentence for people.
+
+    `owner` is the name of the token that submitted it; null where that was not kept yet. The owner
+    and admins may change a run.
+    """
 
     id: str
     name: str
@@ -162,6 +166,7 @@ class RunSummary(Frozen):
     priority: int = 0
     attempt: int = 0
     max_attempts: int = 3
+    owner: str | None = None
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

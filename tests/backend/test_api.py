@@ -130,9 +130,12 @@ def tokens(services: Any) -> dict[str, str | None]:
             name=name,
             scope="admin",
             secret_sha256=hash_token(made[name]),
-            ttl_s=-1.0 if name == "expired" else None,
         )
     services.store.revoke_token("clft_revoked")
+    with writing(services.store.engine) as connection:
+        connection.execute(
+            text("UPDATE tokens SET expires_at = created_at - 1 WHERE id = 'clft_expired'")
+        )
     admin = services.settings.admin_token()
     return {
         "none": None,

@@ -1,0 +1,239 @@
+"""Whose a run is: its owner and admins may change it, everybody who may read may read it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from fastapi import APIRouter
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from backend.deps import allow
+from backend.gate import hash_token
+from backend.main import create_app
+from backend.store import writing
+from tests.conftest import spec_of
+
+SPEC = {"name": "a run", "method": {"kind": "carot"}}
+
+#: Operations that change a run which is named in the path; others of scope submit make new ones.
+CHANGES = {"patch_run", "cancel_run", "retry_run"}
+
+
+@pytest.fixture
+def settings(make_settings: Any, database_url: str) -> Any:
+    """Both kinds of database."""
+    return make_settings(database_url=database_url)
+
+
+@pytest.fixture
+def services(app: Any) -> Any:
+    return app.state.services
+
+
+def add_token(services: Any, token_id: str, name: str, scope: str) -> dict[str, str]:
+    """A header of a new token."""
+    token = f"{token_id}.{'s' * 32}"
+    services.store.add_token(token_id, name=name, scope=scope, secret_sha256=hash_token(token))
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def people(api: TestClient, services: Any) -> dict[str, dict[str, str]]:
+    """A header for each kind of credential; `ann` has two tokens."""
+    return {
+        "none": {"Authorization": ""},
+        "ann": add_token(services, "t_ann", "ann", "submit"),
+        "ann, another token": add_token(services, "t_ann2", "ann", "submit"),
+        "ann, reading": add_token(services, "t_ann3", "ann", "read"),
+        "bob": add_token(services, "t_bob", "bob", "submit"),
+        "an admin": add_token(services, "t_eve", "eve", "admin"),
+        "the file's token": {"Authorization": api.headers["Authorization"]},
+    }
+
+
+def submitted_by(api: TestClient, headers: dict[str, str]) -> str:
+    response = api.post("/api/v1/runs", json={"spec": SPEC}, headers=headers)
+    assert response.status_code == 202, response.text
+    return str(response.json()["id"])
+
+
+def test_owner__is_the_name_of_the_token_that_submitted(
+    api: TestClient, people: dict[str, dict[str, str]]
+) -> None:
+    for who, owner in (("ann", "ann"), ("ann, another token", "ann"), ("an admin", "eve"),
+                       ("the file's token", "admin")):  # fmt: skip
+        run_id = submitted_by(api, people[who])
+        for path in (f"/api/v1/runs/{run_id}",):
+            assert api.get(path).json()["owner"] == owner, who
+    assert {run["owner"] for run in api.get("/api/v1/runs").json()["items"]} == {
+        "ann",
+        "eve",
+        "admin",
+    }
+
+
+def test_owner__of_a_clone_is_who_cloned(
+    api: TestClient, people: dict[str, dict[str, str]]
+) -> None:
+    run_id = submitted_by(api, people["ann"])
+    cloned = api.post(f"/api/v1/runs/{run_id}/clone", json={}, headers=people["bob"])
+    assert cloned.status_code == 202, cloned.text
+    assert cloned.json()["owner"] == "bob"
+
+
+def test_owner__matrix_of_every_route_every_credential_and_every_owner(
+    app: Any, api: TestClient, services: Any, people: dict[str, dict[str, str]]
+) -> None:
+    from tests.backend.test_api import SCOPES
+
+    ranks = ["read", "submit", "admin"]
+    scope_of_person = dict.fromkeys(people, "submit") | {
+        "none": "",
+        "ann, reading": "read",
+        "an admin": "admin",
+        "the file's token": "admin",
+    }
+    owned = {
+        "ann": submitted_by(api, people["ann"]),
+        "eve": submitted_by(api, people["an admin"]),
+        None: services.store.submit(spec_of()),  # from before runs had owners
+    }
+    operations = [
+        (method.upper(), path, item["operationId"])
+        for path, methods in app.openapi()["paths"].items()
+        for method, item in methods.items()
+        if "{run_id}" in path and method.upper() != "DELETE"
+    ]
+    assert {name for _, _, name in operations} >= CHANGES
+    pairs = 0
+    for owner, run_id in owned.items():
+        for who, headers in people.items():
+            for method, path, name in operations:
+                filled = re.sub(r"\{[^}]+\}", "abc", path.replace("{run_id}", run_id))
+                # An event stream of a run that waits has no end: its scope alone is asked for.
+                if name == "stream_events":
+                    filled += "?after=x"
+                response = api.request(method, filled, headers=headers)
+                place = (who, owner, method, path, response.status_code)
+                pairs += 1
+                scope = scope_of_person[who]
+                if not scope:
+                    assert response.status_code == 401, place
+                elif ranks.index(scope) < ranks.index(SCOPES[name]):
+                    assert response.status_code == 403, place
+                    assert response.json()["code"] == "FORBIDDEN", place
+                elif name in CHANGES and scope != "admin" and not who.startswith(f"{owner}"):
+                    assert response.status_code == 403, place
+                    assert response.json()["code"] == "NOT_YOURS", place
+                else:
+                    assert response.status_code in (200, 202, 404, 409, 422), place
+    assert pairs == len(owned) * len(people) * len(operations)
+
+
+def test_owner__what_another_refused_has_not_changed(
+    api: TestClient, people: dict[str, dict[str, str]]
+) -> None:
+    run_id = submitted_by(api, people["ann"])
+    path = f"/api/v1/runs/{run_id}"
+    before = api.get(path).json()
+    refused = api.patch(path, json={"name": "mine"}, headers=people["bob"])
+    assert refused.status_code == 403
+    assert "ann" in refused.json()["detail"]
+    assert api.post(f"{path}/cancel", headers=people["bob"]).status_code == 403
+    assert api.get(path).json() == before
+    assert api.post(f"{path}/cancel", headers=people["ann, another token"]).status_code == 202
+    assert api.post(f"{path}/retry", headers=people["an admin"]).status_code == 202
+    missing = api.post("/api/v1/runs/abc/cancel", headers=people["bob"])
+    assert missing.status_code == 404
+
+
+def test_owner__data_sets_are_added_to_ones_own_imports_alone(
+    api: TestClient, people: dict[str, dict[str, str]], tmp_path: Any
+) -> None:
+    from calift_core.predictions import write_predictions
+    from tests.conftest import example_predictions
+
+    def upload(who: str, dataset: str, **params: str) -> Any:
+        file = tmp_path / f"{dataset}.parquet"
+        write_predictions(file, example_predictions(1, n=60, dataset=dataset, role="id"))
+        return api.post(
+            "/api/v1/predictions",
+            params=params,
+            content=file.read_bytes(),
+            headers=people[who] | {"Content-Type": "application/vnd.apache.parquet"},
+        )
+
+    made = upload("ann", "one")
+    assert made.status_code == 201, made.text
+    run_id = made.json()["id"]
+    assert made.json()["owner"] == "ann"
+    refused = upload("bob", "two", run=run_id)
+    assert (refused.status_code, refused.json()["code"]) == (403, "NOT_YOURS")
+    assert len(api.get(f"/api/v1/runs/{run_id}/evaluations").json()) == 1
+    assert upload("ann", "two", run=run_id).status_code == 201
+    assert upload("bob", "two", run="nobody").status_code == 404
+
+
+def test_owner__route_that_forgets_to_say_is_for_owners(settings: Any, spec_of: Any) -> None:
+    app = create_app(settings, housekeeping=False)
+    router = APIRouter()
+
+    @router.post("/api/v1/runs/{run_id}/forgotten")
+    @allow("submit")
+    def forgotten(run_id: str) -> str:
+        return run_id
+
+    app.include_router(router)
+    with TestClient(app, base_url="http://127.0.0.1") as caller:
+        services = app.state.services
+        bob = add_token(services, "t_bob", "bob", "submit")
+        run_id = services.store.submit(spec_of())
+        refused = caller.post(f"/api/v1/runs/{run_id}/forgotten", headers=bob)
+        assert refused.json()["code"] == "NOT_YOURS"
+
+
+def test_owner__nobody_is_called_admin(services: Any, api: TestClient) -> None:
+    from calift_core.errors import SpecError
+
+    with pytest.raises(SpecError, match="admin"):
+        add_token(services, "t_x", "admin", "submit")
+    with pytest.raises(SpecError, match="name"):
+        add_token(services, "t_y", "  ", "submit")
+
+
+def test_owner__runs_from_before_belong_to_the_token_that_made_them_where_it_is_known(
+    tmp_path: Any,
+) -> None:
+    from backend import migrations
+    from backend.store import Store, open_engine
+
+    engine = open_engine(f"sqlite:///{tmp_path / 'old.db'}")
+    migrations.upgrade(engine, "0001")
+    columns = "id name notes tags archived token_id spec spec_sha256 method model suite seed phase"
+    columns += " hint priority queue attempt max_attempts losses drains failures cancel_requested"
+    columns += " created_at queued_at event_seq log_bytes stage"
+    names = columns.split()
+    with writing(engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO tokens (id, name, secret_sha256, scope, created_at)"
+                " VALUES ('t_ann', 'ann', 'x', 'submit', 0)"
+            )
+        )
+        for run_id, token in (("a", "t_ann"), ("b", "t_gone"), ("c", "")):
+            values = dict.fromkeys(names, 0) | {
+                "id": run_id, "name": "old", "notes": "", "tags": "[]", "token_id": token,
+                "spec": "{}", "spec_sha256": "", "method": "carot", "model": "", "suite": "",
+                "phase": "FAILED", "hint": "", "queue": "cpu", "stage": "",
+            }  # fmt: skip
+            connection.execute(
+                text(f"INSERT INTO runs ({', '.join(names)}) VALUES (:{', :'.join(names)})"),
+                values,
+            )
+    migrations.upgrade(engine)
+    store = Store(engine)
+    assert [store.get_run(run_id).owner for run_id in "abc"] == ["ann", None, None]
+    store.close()
