@@ -15,6 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
+from backend.cursors import MAX_CURSOR
 from backend.gate import UPLOAD_TYPE, Principal, takes_uploads
 from backend.imports import Imports
 from backend.problems import HttpError, unauthenticated
@@ -181,6 +182,6 @@ IdempotencyKey = Annotated[
 RunId = Annotated[str, Path(max_length=64, description="A run's id")]
 EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
 Cursor = Annotated[
-    str | None, Query(max_length=1000, description="`next_cursor` of the page before")
+    str | None, Query(max_length=MAX_CURSOR, description="`next_cursor` of the page before")
 ]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page")]

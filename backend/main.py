@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     """
     settings = settings or load_settings()
     settings.check_exposure()
-    store = Store(open_engine(settings.database_url))
+    store = Store(open_engine(settings.database_url), cursor_key=settings.derived_key("cursor"))
     artifacts = ArtifactStore(
         settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
     )

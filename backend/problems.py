@@ -11,10 +11,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from backend.database_errors import fault_of
 from backend.store import ConflictError, NotFoundError, QueueFullError
 from calift_core.errors import (
     CaliftError,
@@ -118,14 +119,9 @@ def from_exception(error: Exception) -> HttpError | None:
     if isinstance(error, CaliftError):
         status = next((s for kind, s in STATUS.items() if isinstance(error, kind)), 500)
         return HttpError(status, error.code, error.message, hint=error.hint)
-    if isinstance(error, DBAPIError):
-        return HttpError(
-            503,
-            "DATABASE_UNAVAILABLE",
-            "the database does not answer.",
-            hint="Runs that work go on; try again in a moment.",
-            headers={"Retry-After": "5"},
-        )
+    if isinstance(error, SQLAlchemyError) and (fault := fault_of(error)) is not None:
+        headers = {"Retry-After": "5"} if fault.passes else {}
+        return HttpError(fault.status, fault.code, fault.message, hint=fault.hint, headers=headers)
     return None
 
 
@@ -218,7 +214,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(CaliftError, on_known)
-    app.add_exception_handler(DBAPIError, on_known)
+    app.add_exception_handler(SQLAlchemyError, on_known)
 
 
 def declare(document: dict[str, Any]) -> None:

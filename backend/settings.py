@@ -7,6 +7,7 @@ to another address is refused until tokens and host names are given.
 from __future__ import annotations
 
 import contextlib
+import hmac
 import ipaddress
 import os
 import secrets
@@ -179,6 +180,14 @@ class Settings(BaseSettings):
             return check_token(self.token.get_secret_value(), "CALIFT_TOKEN")
         assert self.token_file is not None
         return read_or_make_token(self.token_file)
+
+    def derived_key(self, purpose: str) -> bytes:
+        """A secret of 32 bytes for one purpose; every process with the same admin token has it.
+
+        Raises:
+            SpecError, StorageError: as `admin_token`.
+        """
+        return hmac.digest(self.admin_token().encode(), f"calift.{purpose}".encode(), "sha256")
 
 
 def load_settings() -> Settings:

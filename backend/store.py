@@ -18,10 +18,7 @@ transaction that turns into a writer fails with "locked" whatever the timeout.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,6 +55,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
+from backend.cursors import Cursors
 from backend.models import (
     ArtifactRow,
     Base,
@@ -258,6 +256,7 @@ def open_engine(url: str) -> Engine:
             parsed,
             # A connection that a restarted server forgot is replaced before it is used.
             pool_pre_ping=True,
+            hide_parameters=True,  # errors are logged, and people's notes need not be
             connect_args={
                 "connect_timeout": 5,
                 "keepalives_idle": 30,
@@ -268,7 +267,7 @@ def open_engine(url: str) -> Engine:
         )
     if backend_name != "sqlite":
         raise SpecError(f"database_url must be sqlite or postgresql, got {backend_name!r}")
-    engine = create_engine(parsed, connect_args={"timeout": 10})
+    engine = create_engine(parsed, connect_args={"timeout": 10}, hide_parameters=True)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -292,10 +291,38 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection to read over; fetch every answer whole before the next statement."""
+    with engine.connect() as connection, _thrown_away_if_broken(connection):
+        yield connection
+
+
+@contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write from its first statement on."""
-    with engine.connect().execution_options(calift_writes=True) as connection, connection.begin():
+    with (
+        engine.connect().execution_options(calift_writes=True) as connection,
+        _thrown_away_if_broken(connection),
+        connection.begin(),
+    ):
         yield connection
+
+
+@contextmanager
+def _thrown_away_if_broken(connection: Connection) -> Iterator[None]:
+    """Keep a connection out of the pool once anything unexpected has happened over it.
+
+    On SQLite a half-read answer holds its snapshot through the rollback for as long as something,
+    such as a logged traceback, refers to it: whoever got the connection next would read old rows
+    and could not write.
+    """
+    try:
+        yield
+    except (CaliftError, IntegrityError):
+        raise
+    except BaseException as error:
+        connection.invalidate(error)
+        raise
 
 
 def _when(seconds: float | None) -> datetime | None:
@@ -328,31 +355,6 @@ def queue_of(spec: RunSpec) -> str:
 # Cursors
 
 
-def _encode_cursor(scope: str, values: Sequence[Any]) -> str:
-    raw = json.dumps([scope, *values], separators=(",", ":")).encode()
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def _decode_cursor(cursor: str, scope: str, types: Sequence[type | tuple[type, ...]]) -> list[Any]:
-    try:
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        values = json.loads(raw)
-        good = (
-            isinstance(values, list)
-            and len(values) == len(types) + 1
-            and values[0] == scope
-            and all(isinstance(v, t) for v, t in zip(values[1:], types, strict=True))
-        )
-    except (binascii.Error, ValueError, RecursionError):
-        good = False
-    if not good:
-        raise SpecError(
-            "the cursor does not belong to this list.",
-            hint="Take it from next_cursor of the same filters and order, or leave it out.",
-        )
-    return cast("list[Any]", values[1:])
-
-
 def _scope_of(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -362,10 +364,16 @@ def _scope_of(*parts: Any) -> str:
 
 
 class Store:
-    """All reads and writes. Safe to share between threads; not across a fork."""
+    """All reads and writes. Safe to share between threads; not across a fork.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: of `open_engine`.
+        cursor_key: signs cursors; None: a key of this store alone.
+    """
+
+    def __init__(self, engine: Engine, *, cursor_key: bytes | None = None) -> None:
         self.engine = engine
+        self._cursors = Cursors(cursor_key or secrets.token_bytes(32))
         self._postgres = engine.dialect.name == "postgresql"
         # Both are wall-clock seconds at this statement, whoever's machine the caller runs on.
         self._now: ColumnElement[float] = (
@@ -388,7 +396,7 @@ class Store:
 
     def now(self) -> float:
         """The database's clock, seconds since the epoch."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return float(connection.execute(select(self._now)).scalar_one())
 
     # -- submitting ---------------------------------------------------------------------------
@@ -524,7 +532,7 @@ class Store:
         Raises:
             IdempotencyError: the key came with another body then.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return self._earlier(connection, token_id, key, body_hash)
 
     def check_imported(self, run_id: str) -> None:
@@ -534,7 +542,7 @@ class Store:
             NotFoundError: no such run.
             ConflictError: the run was not imported.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             self._must_be_imported(connection, run_id)
 
     def _must_be_imported(self, connection: Connection, run_id: str) -> None:
@@ -711,7 +719,7 @@ class Store:
 
     def unsent_outbox(self, limit: int = 100) -> list[OutboxRow]:
         """Doorbells to ring, the most urgent first, without those of runs that wait no more."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             gpu = self._gpu_worker_lives(connection)
             rows = connection.execute(
                 select(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
@@ -727,10 +735,10 @@ class Store:
         ]
 
     def _gpu_worker_lives(self, connection: Connection) -> bool:
-        rows = connection.execute(
+        found = connection.execute(
             select(Worker.queues).where(Worker.seen_at > self._now - WORKER_ALIVE_S)
-        )
-        return any("gpu" in queues for (queues,) in rows)
+        ).scalars()
+        return any("gpu" in queues for queues in found.all())
 
     def mark_sent(self, outbox_id: int) -> None:
         """The broker took the message."""
@@ -1126,7 +1134,7 @@ class Store:
                 answer and the messages would only pile up.
         """
         done: list[Swept] = []
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             expired = connection.execute(
                 select(Run.id, Run.attempt).where(
                     Run.phase.in_(WORKING_PHASES), Run.lease_expires < self._now
@@ -1206,7 +1214,7 @@ class Store:
             return "failed" if row.phase == "FAILED" else "cancelled"
 
     def _redispatch(self, redispatch_s: float) -> list[Swept]:
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             idle = connection.execute(
                 select(
                     exists().where(
@@ -1281,7 +1289,7 @@ class Store:
     def workers(self) -> list[WorkerInfo]:
         """The workers that have reported in during the last day, the newest first."""
         alive = (Worker.seen_at > self._now - WORKER_ALIVE_S).label("alive")
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             rows = connection.execute(
                 select(*Worker.__table__.columns, alive).order_by(Worker.seen_at.desc(), Worker.id)
             ).all()
@@ -1476,7 +1484,7 @@ class Store:
         Raises:
             NotFoundError: no such run.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return self._detail(connection, run_id)
 
     def submitter(self, run_id: str) -> str | None:
@@ -1485,7 +1493,7 @@ class Store:
         Raises:
             NotFoundError: no such run.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             row = connection.execute(select(Run.submitted_by).where(Run.id == run_id)).first()
         if row is None:
             raise NotFoundError(f"there is no run {run_id!r}.")
@@ -1497,7 +1505,7 @@ class Store:
         Raises:
             NotFoundError: no such run.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             phase = connection.execute(select(Run.phase).where(Run.id == run_id)).scalar()
         if phase is None:
             raise NotFoundError(f"there is no run {run_id!r}.")
@@ -1509,7 +1517,7 @@ class Store:
         Raises:
             NotFoundError: one of them does not exist.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             rows = {
                 row.id: row
                 for row in connection.execute(
@@ -1532,7 +1540,7 @@ class Store:
         """A page of runs, the cursor of the next one, and how many match. Nulls come last.
 
         Raises:
-            SpecError: the cursor is of another list.
+            CursorError: the cursor is of another list.
         """
         filters = filters or RunFilters()
         where = self._run_conditions(filters)
@@ -1540,26 +1548,26 @@ class Store:
         key, down = self._sort_key(sort)
         position: ColumnElement[bool] = literal(True)
         if cursor is not None:
-            kind = str if sort.lstrip("-") == "name" else (int, float)
-            value, last_id = _decode_cursor(cursor, scope, [kind, str])
+            value, last_id = self._cursors.read(cursor, scope)
             here = tuple_(key, Run.id)
             there = tuple_(literal(value), literal(last_id))
             position = here < there if down else here > there
         order = (key.desc(), Run.id.desc()) if down else (key.asc(), Run.id.asc())
-        with self.engine.connect() as connection:
-            total = connection.execute(select(func.count()).select_from(Run).where(*where))
+        with reading(self.engine) as connection:
+            total = connection.execute(
+                select(func.count()).select_from(Run).where(*where)
+            ).scalar_one()
             rows = connection.execute(
                 select(*self._LIST_COLUMNS, key.label("sort_key"))
                 .where(*where, position)
                 .order_by(*order)
                 .limit(limit + 1)
             ).all()
-            count = int(total.scalar_one())
         next_cursor = None
         if len(rows) > limit:
             rows = rows[:limit]
-            next_cursor = _encode_cursor(scope, [rows[-1].sort_key, rows[-1].id])
-        return [RunSummary(**_summary_fields(row)) for row in rows], next_cursor, count
+            next_cursor = self._cursors.write(scope, [rows[-1].sort_key, rows[-1].id])
+        return [RunSummary(**_summary_fields(row)) for row in rows], next_cursor, int(total)
 
     def _sort_key(self, sort: SortKey) -> tuple[ColumnElement[Any], bool]:
         down = sort.startswith("-")
@@ -1620,7 +1628,7 @@ class Store:
         )
         if names:
             query = query.where(Metric.name.in_(list(names)))
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             self._must_exist(connection, run_id)
             newest = connection.execute(
                 select(func.max(Metric.step)).where(Metric.run_id == run_id)
@@ -1659,7 +1667,7 @@ class Store:
         Raises:
             NotFoundError: no such run.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             phase = cast("RunPhase", self._must_exist(connection, run_id).phase)
             rows = connection.execute(
                 select(*Event.__table__.columns)
@@ -1679,7 +1687,7 @@ class Store:
         Raises:
             NotFoundError: no such run.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             run = self._must_exist(connection, run_id)
             start = max(0, run.log_bytes + offset) if offset < 0 else min(offset, run.log_bytes)
             first = (
@@ -1734,7 +1742,7 @@ class Store:
         Raises:
             NotFoundError: no such run.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             self._must_exist(connection, run_id)
             rows = connection.execute(
                 self._evaluation_query()
@@ -1749,7 +1757,7 @@ class Store:
         Raises:
             NotFoundError: no such evaluation.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             row = connection.execute(
                 self._evaluation_query().where(EvaluationRow.id == evaluation_id)
             ).first()
@@ -1769,7 +1777,7 @@ class Store:
         """A page of evaluations, newest first, the next cursor, and how many match.
 
         Raises:
-            SpecError: the cursor is of another list.
+            CursorError: the cursor is of another list.
         """
         where: list[ColumnElement[bool]] = []
         for column, values in (
@@ -1782,11 +1790,11 @@ class Store:
         scope = _scope_of(sorted(run_ids), sorted(datasets), sorted(roles))
         position: ColumnElement[bool] = literal(True)
         if cursor is not None:
-            created, last_id = _decode_cursor(cursor, scope, [(int, float), str])
+            created, last_id = self._cursors.read(cursor, scope)
             position = tuple_(EvaluationRow.created_at, EvaluationRow.id) < tuple_(
                 literal(created, Double), literal(last_id)
             )
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             total = connection.execute(
                 select(func.count()).select_from(EvaluationRow).where(*where)
             ).scalar_one()
@@ -1799,7 +1807,7 @@ class Store:
         next_cursor = None
         if len(rows) > limit:
             rows = rows[:limit]
-            next_cursor = _encode_cursor(scope, [rows[-1].created_at, rows[-1].id])
+            next_cursor = self._cursors.write(scope, [rows[-1].created_at, rows[-1].id])
         return [_evaluation(row) for row in rows], next_cursor, int(total)
 
     def predictions_of(self, evaluation_id: str) -> StoredPredictions:
@@ -1808,7 +1816,7 @@ class Store:
         Raises:
             NotFoundError: no such evaluation, or its predictions were not stored.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             row = connection.execute(
                 select(
                     EvaluationRow.predictions,
@@ -1840,7 +1848,7 @@ class Store:
         Raises:
             NotFoundError: no such run.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             self._must_exist(connection, run_id)
             rows = connection.execute(
                 select(*SpectrumRow.__table__.columns)
@@ -1858,7 +1866,7 @@ class Store:
         Raises:
             NotFoundError: no such run, or it has no report yet.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             phase = self._must_exist(connection, run_id).phase
             body = connection.execute(
                 select(ReportRow.body).where(ReportRow.run_id == run_id)
@@ -1901,7 +1909,7 @@ class Store:
         query = select(*ArtifactRow.__table__.columns).where(ArtifactRow.run_id == run_id)
         if kind is not None:
             query = query.where(ArtifactRow.kind == kind)
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             self._must_exist(connection, run_id)
             rows = connection.execute(query.order_by(ArtifactRow.name)).all()
         return [_artifact(row) for row in rows]
@@ -1912,7 +1920,7 @@ class Store:
         Raises:
             NotFoundError: no such run or file.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             self._must_exist(connection, run_id)
             row = connection.execute(
                 select(*ArtifactRow.__table__.columns).where(
@@ -1926,7 +1934,7 @@ class Store:
     def referenced(self, digests: Sequence[str]) -> set[str]:
         """Which of these SHA-256s a run still names."""
         found: set[str] = set()
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             for at in range(0, len(digests), 500):
                 piece = list(digests[at : at + 500])
                 found.update(
@@ -1938,13 +1946,13 @@ class Store:
 
     def runs_by_phase(self) -> dict[str, int]:
         """How many runs are in each phase that has any."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             rows = connection.execute(select(Run.phase, func.count()).group_by(Run.phase)).all()
         return {phase: int(count) for phase, count in rows}
 
     def oldest_queued_s(self) -> float | None:
         """How long the run that waits longest has waited, in seconds."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             age = connection.execute(
                 select(self._now - func.min(Run.queued_at)).where(Run.phase == "QUEUED")
             ).scalar()
@@ -1952,7 +1960,7 @@ class Store:
 
     def pace(self, *, model: str, method: str) -> float | None:
         """Median training samples per second of the last successful runs of this kind, if any."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             bodies = connection.execute(
                 select(Run.progress)
                 .where(Run.model == model, Run.method == method, Run.phase == "SUCCEEDED")
@@ -2027,7 +2035,7 @@ class Store:
     def get_token(self, token_id: str) -> StoredToken | None:
         """A token by its public half."""
         expired = func.coalesce(Token.expires_at <= self._now, False).label("expired")
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             row = connection.execute(
                 select(*Token.__table__.columns, expired).where(Token.id == token_id)
             ).first()
@@ -2036,7 +2044,7 @@ class Store:
     def tokens(self) -> list[StoredToken]:
         """Every token, the oldest first."""
         expired = func.coalesce(Token.expires_at <= self._now, False).label("expired")
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             rows = connection.execute(
                 select(*Token.__table__.columns, expired).order_by(Token.created_at, Token.id)
             ).all()

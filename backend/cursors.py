@@ -1,0 +1,65 @@
+"""Cursors of paged lists: where a page ended, signed, so that nobody else's values come back.
+
+A cursor goes into SQL as values. Whoever could write one could send numbers and texts that a
+database driver chokes on; so only what this service signed is read at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from itsdangerous import BadData, URLSafeSerializer
+
+from calift_core.errors import SpecError
+
+#: Longest cursor that is looked at; the longest name makes one of half of that.
+MAX_CURSOR = 1000
+
+
+class CursorError(SpecError):
+    """A cursor that this list did not give."""
+
+    code = "INVALID_CURSOR"
+
+
+class Cursors:
+    """Writes and reads cursors.
+
+    Args:
+        key: secret; processes that share it read each other's cursors.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def _signed(self, scope: str) -> URLSafeSerializer:
+        return URLSafeSerializer(
+            self._key,
+            # A cursor of another list has another salt, so its signature is wrong here.
+            salt=f"calift.cursor.{scope}",
+            signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
+        )
+
+    def write(self, scope: str, values: Sequence[Any]) -> str:
+        """The cursor behind the row with these sort values, of the list called `scope`."""
+        written = self._signed(scope).dumps(list(values))
+        return written if isinstance(written, str) else written.decode()
+
+    def read(self, cursor: str, scope: str) -> list[Any]:
+        """The values that were written.
+
+        Raises:
+            CursorError: it is longer than any of ours, or was not signed by us for this list.
+        """
+        try:
+            if len(cursor) > MAX_CURSOR or not cursor.isascii():
+                raise BadData("not one of ours")
+            found: list[Any] = self._signed(scope).loads(cursor)
+        except BadData as error:
+            raise CursorError(
+                "the cursor does not belong to this list.",
+                hint="Take it from next_cursor of the same filters and order, or leave it out.",
+            ) from error
+        return found
