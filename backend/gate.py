@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from fastapi.concurrency import run_in_threadpool
@@ -24,12 +24,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.problems import HttpError, as_response, from_exception, internal, unauthenticated
 from backend.settings import Settings
-from backend.store import ADMIN_NAME, Store
+from backend.store import ADMIN_NAME, Store, StoredSession
 
 #: The one body that is not JSON, taken only where a route says so (`backend.deps.uploads`).
 UPLOAD_TYPE = "application/vnd.apache.parquet"
 
 TokenScope = Literal["read", "submit", "admin"]
+
+#: What the ids of sessions and of links that become one begin with; tokens begin otherwise.
+SESSION_PREFIX, LINK_PREFIX = "clfs", "clfl"
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -43,11 +46,21 @@ def hash_token(token: str) -> str:
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks, and up to which scope. Runs belong to the `name`."""
+    """Who asks, and up to which scope. Runs belong to the `name`.
+
+    Attributes:
+        token_id: of the token, also where a session made with it asks.
+        scope: what it may do.
+        name: whose token it is.
+        token_sha256: of the token.
+        session: the log-in, or the link that becomes one, that asks in the token's place.
+    """
 
     token_id: str
     scope: TokenScope
     name: str
+    token_sha256: str = field(default="", repr=False)
+    session: StoredSession | None = field(default=None, repr=False)
 
     def may(self, scope: TokenScope) -> bool:
         """Whether the scope is covered: admin covers submit, submit covers read."""
@@ -81,13 +94,16 @@ class Authenticator:
             raise unauthenticated("the Authorization header must be `Bearer TOKEN`.")
         given = hash_token(token)
         if hmac.compare_digest(given, self._admin_hash):
-            return Principal(self._admin_id, "admin", ADMIN_NAME)
+            return Principal(self._admin_id, "admin", ADMIN_NAME, given)
         token_id = token.partition(".")[0]
-        known = (
-            await run_in_threadpool(self._store.get_token, token_id)
-            if token_id.isascii() and token_id.isprintable() and len(token_id) <= 64
-            else None
-        )
+        if not (token_id.isascii() and token_id.isprintable() and len(token_id) <= 64):
+            token_id = ""
+        if token_id.partition("_")[0] in (SESSION_PREFIX, LINK_PREFIX):
+            return await run_in_threadpool(self._of_session, token_id, given)
+        return await run_in_threadpool(self._of_token, token_id, given)
+
+    def _of_token(self, token_id: str, given: str) -> Principal:
+        known = self._store.get_token(token_id)
         # The comparison is made in any case, so that time does not tell which ids exist.
         right = hmac.compare_digest(given, known.secret_sha256 if known else "0" * 64)
         if known is None or not right or known.revoked:
@@ -97,7 +113,30 @@ class Authenticator:
         assert known.scope in get_args(TokenScope)
         # Tokens from before names were checked may lack one, or have taken the administrator's.
         own = known.name.strip() and (known.name != ADMIN_NAME or known.scope == "admin")
-        return Principal(known.id, known.scope, known.name if own else known.id)  # type: ignore[arg-type]
+        name = known.name if own else known.id
+        return Principal(known.id, known.scope, name, given)  # type: ignore[arg-type]
+
+    def _of_session(self, session_id: str, given: str) -> Principal:
+        """A session can do what its token can, for as long as the token can."""
+        known = self._store.get_session(session_id)
+        right = hmac.compare_digest(given, known.secret_sha256 if known else "0" * 64)
+        if known is None or not right or not known.valid:
+            raise _session_ended(session_id)
+        if hmac.compare_digest(known.token_sha256, self._admin_hash):
+            return Principal(self._admin_id, "admin", ADMIN_NAME, self._admin_hash, known)
+        try:
+            return replace(self._of_token(known.token_id, known.token_sha256), session=known)
+        except HttpError as error:
+            raise _session_ended(session_id) from error
+
+
+def _session_ended(session_id: str) -> HttpError:
+    if session_id.startswith(LINK_PREFIX):
+        message = "this link was used before, or is too old."
+        return unauthenticated(message, "LINK_USED", hint="`calift link` prints a new one.")
+    return unauthenticated(
+        "the session has ended.", "SESSION_ENDED", hint="Log in to the dashboard again."
+    )
 
 
 def takes_uploads(endpoint: object) -> bool:

@@ -18,7 +18,7 @@ from backend.deps import Services, guard
 from backend.gate import Authenticator, Gate
 from backend.imports import Imports
 from backend.queue import Housekeeper, make_celery
-from backend.routes import catalogue, predictions, results, runs
+from backend.routes import catalogue, predictions, results, runs, sessions
 from backend.settings import Settings, load_settings
 from backend.store import Store, open_engine
 from backend.submission import Submission
@@ -86,7 +86,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         redoc_url=None,
     )
     app.state.services = services
-    for module in (runs, results, predictions, catalogue):
+    for module in (runs, results, predictions, catalogue, sessions):
         app.include_router(module.router, prefix=PREFIX)
     problems.install(app)
     app.add_middleware(

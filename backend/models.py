@@ -271,3 +271,25 @@ class Token(Base):
     created_at: Mapped[float] = mapped_column(Double)
     expires_at: Mapped[float | None] = mapped_column(Double)
     revoked_at: Mapped[float | None] = mapped_column(Double)
+
+
+class Session(Base):
+    """A person's log-in to the dashboard, or a link that becomes one; only hashes are kept.
+
+    Attributes:
+        kind: `session` or `link`.
+        token_id: the token it was made with; it can do what that one can, while that one can.
+        token_sha256: of that token, so that it ends when the token is replaced under its id.
+        ended_at: when it was logged out, or a link was used.
+    """
+
+    __tablename__ = "sessions"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    token_id: Mapped[str] = mapped_column(String(64))
+    token_sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float] = mapped_column(Double)
+    expires_at: Mapped[float] = mapped_column(Double)
+    ended_at: Mapped[float | None] = mapped_column(Double)

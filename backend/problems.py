@@ -72,13 +72,18 @@ class HttpError(CaliftError):
         self.headers = dict(headers or {})
 
 
-def unauthenticated(message: str, code: str = "UNAUTHENTICATED") -> HttpError:
+def unauthenticated(
+    message: str,
+    code: str = "UNAUTHENTICATED",
+    *,
+    hint: str = "Send `Authorization: Bearer TOKEN`; `calift up` keeps it in CALIFT_HOME/token.",
+) -> HttpError:
     """401 with the challenge that the standard asks for."""
     return HttpError(
         401,
         code,
         message,
-        hint="Send `Authorization: Bearer TOKEN`; `calift up` keeps it in CALIFT_HOME/token.",
+        hint=hint,
         headers={"WWW-Authenticate": "Bearer"},
     )
 

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
         sweep_s: how often expired leases are looked for.
         relay_s: how often unsent doorbells are looked for when nothing wakes the relay.
         redispatch_s: age after which the doorbell of a queued run is rung again.
+        session_ttl_s: how long a log-in to the dashboard lasts.
+        link_ttl_s: how long a link that logs in may wait to be opened.
         max_body_bytes: largest request body of JSON.
         max_upload_bytes: largest predictions file that is taken in.
         import_memory_bytes: address space of the process that checks an upload.
@@ -73,6 +75,8 @@ class Settings(BaseSettings):
     sweep_s: float = Field(default=5.0, gt=0)
     relay_s: float = Field(default=1.0, gt=0)
     redispatch_s: float = Field(default=120.0, gt=0)
+    session_ttl_s: float = Field(default=7 * 86_400.0, gt=0)
+    link_ttl_s: float = Field(default=900.0, gt=0)
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     max_upload_bytes: int = Field(default=512 << 20, ge=1024)
     import_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)

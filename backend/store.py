@@ -67,6 +67,7 @@ from backend.models import (
     ReportRow,
     Run,
     RunTag,
+    Session,
     SpectrumRow,
     Token,
     Worker,
@@ -210,6 +211,26 @@ class StoredToken:
     secret_sha256: str
     expired: bool
     revoked: bool
+
+
+@dataclass(frozen=True)
+class StoredSession:
+    """A log-in, or a link that becomes one, as the database knows it.
+
+    Attributes:
+        kind: `session` or `link`.
+        token_id: the token it was made with.
+        token_sha256: of that token.
+        valid: neither ended, used nor too old; what the token may still do is not looked at.
+    """
+
+    id: str
+    kind: str
+    secret_sha256: str
+    token_id: str
+    token_sha256: str
+    expires_at: datetime
+    valid: bool
 
 
 @dataclass(frozen=True)
@@ -2049,6 +2070,90 @@ class Store:
                 select(*Token.__table__.columns, expired).order_by(Token.created_at, Token.id)
             ).all()
         return [_token(row) for row in rows]
+
+    # -- sessions -----------------------------------------------------------------------------
+
+    def add_session(
+        self,
+        session_id: str,
+        *,
+        kind: Literal["session", "link"],
+        secret_sha256: str,
+        token_id: str,
+        token_sha256: str,
+        ttl_s: float,
+        link_id: str | None = None,
+    ) -> StoredSession | None:
+        """Store a log-in's hash, and forget those that are too old.
+
+        Args:
+            session_id: its public half.
+            kind: a `session`, or a `link` that can become one once.
+            secret_sha256: of the whole of it.
+            token_id: the token that it acts for.
+            token_sha256: of that token.
+            ttl_s: how long it lives.
+            link_id: the link that it is made of, used up in the same step.
+
+        Returns:
+            None when that link was used before, or is too old; then nothing is stored.
+        """
+        with writing(self.engine) as connection:
+            if link_id is not None:
+                used = connection.execute(
+                    update(Session)
+                    .where(
+                        Session.id == link_id,
+                        Session.kind == "link",
+                        Session.ended_at.is_(None),
+                        Session.expires_at > self._now,
+                    )
+                    .values(ended_at=self._now)
+                )
+                if cast("CursorResult[Any]", used).rowcount != 1:
+                    return None
+            # A used link is kept for a day, so that it is told from one that never was.
+            connection.execute(delete(Session).where(Session.expires_at < self._now - 86_400.0))
+            connection.execute(
+                insert(Session).values(
+                    id=session_id,
+                    kind=kind,
+                    secret_sha256=secret_sha256,
+                    token_id=token_id,
+                    token_sha256=token_sha256,
+                    created_at=self._now,
+                    expires_at=self._now + ttl_s,
+                )
+            )
+        return self.get_session(session_id)
+
+    def get_session(self, session_id: str) -> StoredSession | None:
+        """A log-in or link by its public half."""
+        valid = and_(Session.ended_at.is_(None), Session.expires_at > self._now).label("valid")
+        with self.engine.connect() as connection:
+            row = connection.execute(
+                select(*Session.__table__.columns, valid).where(Session.id == session_id)
+            ).first()
+        if row is None:
+            return None
+        return StoredSession(
+            id=row.id,
+            kind=row.kind,
+            secret_sha256=row.secret_sha256,
+            token_id=row.token_id,
+            token_sha256=row.token_sha256,
+            expires_at=_moment(row.expires_at),
+            valid=bool(row.valid),
+        )
+
+    def end_session(self, session_id: str) -> None:
+        """Log out; repeatable."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                update(Session)
+                .where(Session.id == session_id, Session.ended_at.is_(None))
+                .values(ended_at=self._now)
+            )
 
 
 # ---------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ from calift_core.schema.wire import (
     MethodInfo,
     Metrics,
     ModelInfo,
+    Opened,
     Reliability,
     RunClone,
     RunDetail,
@@ -66,6 +67,7 @@ from calift_core.schema.wire import (
     Stats,
     TransferMatrix,
     Validation,
+    Visitor,
     WorkerInfo,
 )
 
@@ -837,6 +839,24 @@ class Client:
     def stats(self) -> Stats:
         """The overview's numbers."""
         return self._get("/stats", Stats)
+
+    # -- log-ins ------------------------------------------------------------------------------
+
+    def visitor(self) -> Visitor:
+        """Whose token or session this client has, and what it may do."""
+        return self._get("/sessions/current", Visitor)
+
+    def open_session(self) -> Opened:
+        """Log in: a session with this client's token, or with a link's code, which is used up."""
+        return self._read(self._send("POST", "/sessions"), Opened)
+
+    def end_session(self) -> None:
+        """Log out."""
+        self._send("DELETE", "/sessions/current")
+
+    def make_link(self) -> Opened:
+        """A code that logs in to the dashboard once, at `/enter?code=…`."""
+        return self._read(self._send("POST", "/sessions/links"), Opened)
 
     def health(self) -> Health:
         """Whether the service answers; needs no token."""

@@ -109,6 +109,27 @@ class Health(Frozen):
     version: str
 
 
+class Opened(Frozen):
+    """A session, or a link that becomes one once. `token` is shown this time only."""
+
+    token: str
+    expires_at: datetime
+
+
+class Visitor(Frozen):
+    """Who asks.
+
+    Attributes:
+        name: whose token it is.
+        scope: what it may do: `admin` covers `submit`, which covers `read`.
+        expires_at: when the session ends; null for a token.
+    """
+
+    name: str
+    scope: Literal["read", "submit", "admin"]
+    expires_at: datetime | None = None
+
+
 class RunSubmit(Frozen):
     """A run to be queued. `spec` is a RunSpec; it is validated before anything is stored."""
 

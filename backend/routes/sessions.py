@@ -1,0 +1,101 @@
+"""Log-ins of the dashboard: a token, or a link that works once, becomes a session that ends."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+
+from backend.deps import PrincipalDep, ServicesDep, StoreDep, allow, takes_links
+from backend.gate import LINK_PREFIX, SESSION_PREFIX, Principal, hash_token
+from backend.problems import HttpError, unauthenticated
+from backend.settings import new_token
+from backend.store import Store
+from calift_core.schema.wire import Opened, Visitor
+
+router = APIRouter(prefix="/sessions", tags=["sessions"])
+
+
+@router.post("", status_code=201)
+@allow("read")
+@takes_links
+def open_session(services: ServicesDep, principal: PrincipalDep) -> Opened:
+    """Log in: a session that can do what the token can. A link is used up by this."""
+    link = principal.session if principal.session and principal.session.kind == "link" else None
+    if principal.session is not None and link is None:
+        raise _only_of_tokens()
+    opened = _open(
+        services.store,
+        principal,
+        "session",
+        ttl_s=services.settings.session_ttl_s,
+        link_id=link.id if link else None,
+    )
+    if opened is None:
+        raise unauthenticated("this link was used before, or is too old.", "LINK_USED")
+    return opened
+
+
+@router.post("/links", status_code=201)
+@allow("read")
+def make_link(services: ServicesDep, principal: PrincipalDep) -> Opened:
+    """A link that logs in once: the dashboard's address and `/enter?code=` before it."""
+    if principal.session is not None:
+        raise _only_of_tokens()
+    opened = _open(services.store, principal, "link", ttl_s=services.settings.link_ttl_s)
+    assert opened is not None
+    return opened
+
+
+@router.get("/current")
+@allow("read")
+def get_visitor(principal: PrincipalDep) -> Visitor:
+    """Who asks, and what they may do."""
+    session = principal.session
+    return Visitor(
+        name=principal.name,
+        scope=principal.scope,
+        expires_at=session.expires_at if session else None,
+    )
+
+
+@router.delete("/current", status_code=204)
+@allow("read")
+def end_session(store: StoreDep, principal: PrincipalDep) -> Response:
+    """Log out."""
+    if principal.session is None:
+        raise HttpError(
+            409,
+            "NO_SESSION",
+            "this is a token and no session.",
+            hint="`python -m backend token revoke ID` makes a token worthless.",
+        )
+    store.end_session(principal.session.id)
+    return Response(status_code=204)
+
+
+def _only_of_tokens() -> HttpError:
+    return HttpError(
+        403, "FORBIDDEN", "a session opens no other one.", hint="Use the token it was opened with."
+    )
+
+
+def _open(
+    store: Store,
+    principal: Principal,
+    kind: Literal["session", "link"],
+    *,
+    ttl_s: float,
+    link_id: str | None = None,
+) -> Opened | None:
+    token = new_token(SESSION_PREFIX if kind == "session" else LINK_PREFIX)
+    stored = store.add_session(
+        token.partition(".")[0],
+        kind=kind,
+        secret_sha256=hash_token(token),
+        token_id=principal.token_id,
+        token_sha256=principal.token_sha256,
+        ttl_s=ttl_s,
+        link_id=link_id,
+    )
+    return None if stored is None else Opened(token=token, expires_at=stored.expires_at)

@@ -1,0 +1,202 @@
+"""Sessions: what a dashboard's visitor holds instead of the token, and links that work once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from backend.gate import hash_token
+from backend.main import create_app
+
+BASE = "/api/v1/sessions"
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def services(app: Any) -> Any:
+    return app.state.services
+
+
+@pytest.fixture
+def bare(app: Any) -> Iterator[TestClient]:
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
+        yield caller
+
+
+@pytest.fixture
+def reader(services: Any) -> str:
+    token = f"clft_reader.{'s' * 32}"
+    services.store.add_token(
+        "clft_reader", name="Ada", scope="read", secret_sha256=hash_token(token)
+    )
+    return token
+
+
+def opened(bare: TestClient, token: str) -> str:
+    response = bare.post(BASE, headers=bearer(token))
+    assert response.status_code == 201, response.text
+    return str(response.json()["token"])
+
+
+def refused(response: Any, status: int, code: str) -> None:
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+
+
+def test_session__can_do_what_its_token_can_and_no_more(bare: TestClient, reader: str) -> None:
+    session = opened(bare, reader)
+    me = bare.get(f"{BASE}/current", headers=bearer(session)).json()
+    assert me["scope"] == "read"
+    assert me["expires_at"]
+    assert bare.get("/api/v1/runs", headers=bearer(session)).is_success
+    refused(bare.post("/api/v1/runs/abc/cancel", headers=bearer(session)), 403, "FORBIDDEN")
+    assert bare.get(f"{BASE}/current", headers=bearer(reader)).json()["expires_at"] is None
+
+
+def test_session__acts_for_its_token(bare: TestClient, services: Any, reader: str) -> None:
+    """Queue caps, repeated requests and owners go by the token, however it asks."""
+    session = opened(bare, reader)
+    names = {
+        bare.get(f"{BASE}/current", headers=bearer(t)).json()["name"] for t in (reader, session)
+    }
+    assert names == {"Ada"}
+
+
+def test_session__ends_with_logout_and_the_token_stays(bare: TestClient, reader: str) -> None:
+    session, other = opened(bare, reader), opened(bare, reader)
+    assert bare.delete(f"{BASE}/current", headers=bearer(session)).status_code == 204
+    refused(bare.get("/api/v1/runs", headers=bearer(session)), 401, "SESSION_ENDED")
+    assert bare.get("/api/v1/runs", headers=bearer(other)).is_success
+    refused(bare.delete(f"{BASE}/current", headers=bearer(reader)), 409, "NO_SESSION")
+
+
+def test_session__ends_when_its_token_is_revoked(
+    bare: TestClient, services: Any, reader: str
+) -> None:
+    session = opened(bare, reader)
+    services.store.revoke_token("clft_reader")
+    refused(bare.get("/api/v1/runs", headers=bearer(session)), 401, "SESSION_ENDED")
+
+
+def test_session__ends_when_the_admin_token_is_replaced(
+    bare: TestClient, settings: Any, services: Any
+) -> None:
+    session = opened(bare, settings.admin_token())
+    assert settings.token_file is not None
+    identity = settings.admin_token().partition(".")[0]
+    # The same id with another secret, as somebody who rotates CALIFT_TOKEN may choose.
+    settings.token_file.write_text(f"{identity}.{'r' * 40}\n")
+    with TestClient(
+        create_app(settings, housekeeping=False), base_url="http://127.0.0.1"
+    ) as restarted:
+        refused(restarted.get("/api/v1/runs", headers=bearer(session)), 401, "SESSION_ENDED")
+
+
+def test_session__of_another_secret_is_refused(bare: TestClient, reader: str) -> None:
+    session = opened(bare, reader)
+    forged = f"{session.partition('.')[0]}.{'x' * 43}"
+    refused(bare.get("/api/v1/runs", headers=bearer(forged)), 401, "SESSION_ENDED")
+    refused(
+        bare.get("/api/v1/runs", headers=bearer("clfs_nobody." + "x" * 43)), 401, "SESSION_ENDED"
+    )
+
+
+def test_session__too_old_is_refused_and_forgotten(services: Any, bare: TestClient) -> None:
+    token = "clfs_old." + "o" * 43
+    admin = services.settings.admin_token()
+    common = {
+        "kind": "session",
+        "token_id": admin.partition(".")[0],
+        "token_sha256": hash_token(admin),
+    }
+    services.store.add_session("clfs_old", secret_sha256=hash_token(token), ttl_s=-1.0, **common)
+    refused(bare.get("/api/v1/runs", headers=bearer(token)), 401, "SESSION_ENDED")
+    services.store.add_session("clfs_gone", secret_sha256="g" * 64, ttl_s=-90_000.0, **common)
+    services.store.add_session("clfs_new", secret_sha256="n" * 64, ttl_s=60.0, **common)
+    assert services.store.get_session("clfs_gone") is None
+    assert services.store.get_session("clfs_old") is not None
+
+
+def test_session__opens_no_other_one(bare: TestClient, reader: str) -> None:
+    session = opened(bare, reader)
+    for path in (BASE, f"{BASE}/links"):
+        refused(bare.post(path, headers=bearer(session)), 403, "FORBIDDEN")
+
+
+def link(bare: TestClient, token: str) -> str:
+    response = bare.post(f"{BASE}/links", headers=bearer(token))
+    assert response.status_code == 201, response.text
+    return str(response.json()["token"])
+
+
+def test_link__opens_one_session(bare: TestClient, reader: str) -> None:
+    code = link(bare, reader)
+    session = opened(bare, code)
+    assert bare.get("/api/v1/runs", headers=bearer(session)).is_success
+    refused(bare.post(BASE, headers=bearer(code)), 401, "LINK_USED")
+
+
+def test_link__opened_many_times_at_once_opens_one_session(
+    services: Any, bare: TestClient, reader: str
+) -> None:
+    code = link(bare, reader)
+
+    def open_it(number: int) -> bool:
+        return (
+            services.store.add_session(
+                f"clfs_{number}",
+                kind="session",
+                secret_sha256="a" * 64,
+                token_id="clft_reader",
+                token_sha256=hash_token(reader),
+                ttl_s=60.0,
+                link_id=code.partition(".")[0],
+            )
+            is not None
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(open_it, range(16))) == 1
+
+
+def test_link__does_nothing_else(bare: TestClient, reader: str) -> None:
+    code = link(bare, reader)
+    for method, path in (
+        ("GET", "/api/v1/runs"),
+        ("GET", f"{BASE}/current"),
+        ("DELETE", f"{BASE}/current"),
+        ("POST", f"{BASE}/links"),
+        ("GET", "/api/v1/openapi.json"),
+    ):
+        refused(bare.request(method, path, headers=bearer(code)), 401, "LINK_ONLY")
+    assert opened(bare, code)
+
+
+def test_link__that_waited_too_long_is_refused(services: Any, bare: TestClient) -> None:
+    admin = services.settings.admin_token()
+    code = "clfl_late." + "l" * 43
+    services.store.add_session(
+        "clfl_late",
+        kind="link",
+        secret_sha256=hash_token(code),
+        token_id=admin.partition(".")[0],
+        token_sha256=hash_token(admin),
+        ttl_s=-1.0,
+    )
+    refused(bare.post(BASE, headers=bearer(code)), 401, "LINK_USED")
+
+
+def test_sessions__no_secret_is_stored(bare: TestClient, services: Any, reader: str) -> None:
+    from sqlalchemy import text
+
+    made = [opened(bare, reader), link(bare, reader)]
+    with services.store.engine.connect() as connection:
+        rows = str(connection.execute(text("SELECT * FROM sessions")).all())
+    for token in made:
+        assert token.partition(".")[2] not in rows
