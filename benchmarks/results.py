@@ -129,8 +129,8 @@ ROWS = (
     Row("WiSE-FT", {"kind": "wise_ft", "alpha": 0.5}),
     Row("Model Stock", {"kind": "model_stock"}),
     _chosen("FLYP", "flyp"),
-    Row("FLYP + L_OC", {"kind": "carot", "lambda_sd": 0.0}, rate_of="FLYP"),
-    Row("FLYP + L_SD", {"kind": "carot", "lambda_oc": 0.0}, rate_of="FLYP"),
+    Row("FLYP + L_OC", {"kind": "carot", "lambda_sd": 0.0, "lambda_x": 0.0}, rate_of="FLYP"),
+    Row("FLYP + L_SD", {"kind": "carot", "lambda_oc": 0.0, "lambda_x": 0.0}, rate_of="FLYP"),
     _chosen("CaRot", "carot"),
     _chosen("TRACER", "tracer"),
     _chosen("CaRot+", "carot_plus"),
@@ -167,8 +167,8 @@ _D: dict[str, Any] = {
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "A": ("CaRot as published", _A),
-    "B": ("A + multi-positive", {**_D, "teacher": "ema"}),
-    "C": ("A, trajectory teacher", {**_D, "multi_positive": False}),
+    "B": ("A without L_X + multi-positive", {**_D, "teacher": "ema"}),
+    "C": ("A without L_X, trajectory teacher", {**_D, "multi_positive": False}),
     "D": ("B and C", _D),
     "E100": ("D + λ_FD 100", {**_D, "lambda_fd": 100.0}),
     "E1000": ("D + λ_FD 1000", {**_D, "lambda_fd": 1000.0}),

@@ -137,9 +137,21 @@ class Clip(nn.Module):
         return getattr(self.net, "logit_bias", None) is not None
 
     @property
+    def is_convolutional(self) -> bool:
+        """Whether the image tower is made of convolutions, beyond the one that cuts patches."""
+        return _is_convolutional(self.net)
+
+    @property
     def embed_dim(self) -> int:
         """D, the width of the shared space."""
-        return int(self.text_projection().shape[1])
+        try:
+            return int(self.text_projection().shape[1])
+        except Unsupported:  # a text tower that ends without a linear map
+            was_training = self.training
+            with torch.no_grad():
+                width = self.eval().encode_text(self.tokenizer(["a"])).shape[1]
+            self.train(was_training)
+            return int(width)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """L2-normalised image embeddings, float32.

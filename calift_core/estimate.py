@@ -203,7 +203,7 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
         "styles" if spec.method.kind == "pretrain" else spec.suite.templates
     )
     captions = Captions.make(names, templates, clip.tokenizer)
-    plan = make_plan(spec, n_train, device)
+    plan = make_plan(spec, n_train, device, clip)
     method = make_method(
         spec.method, clip, captions, length=RunLength(total_steps=plan.total_steps)
     )

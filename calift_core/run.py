@@ -72,7 +72,7 @@ from calift_core.heads import heads_dir
 from calift_core.home import models_dir
 from calift_core.judging import Settings, Subject, Verdict, judge, spectrum_of
 from calift_core.merging import merge_runs
-from calift_core.methods import Batch, Classifier, Method, RunLength, make_method
+from calift_core.methods import Batch, Classifier, Method, RunLength, fitted, make_method
 from calift_core.methods.base import Features, zero_shot_classifier
 from calift_core.methods.confidence import mix
 from calift_core.reporting import summarise
@@ -130,17 +130,17 @@ def pretraining_spec(suite: str = "fashion-mnist") -> RunSpec:
     )
 
 
-def make_plan(spec: RunSpec, n_train: int, device: torch.device) -> Plan:
+def make_plan(spec: RunSpec, n_train: int, device: torch.device, clip: Clip) -> Plan:
     """Fill in what the spec leaves open."""
-    t, method = spec.train, spec.method
+    t, method = spec.train, fitted(spec.method, clip)
     per_epoch = steps_per_epoch(n_train, t.batch_size)
     total = 0 if method.solved_at_once else per_epoch * t.epochs
     return Plan(
         total_steps=total,
         steps_per_epoch=per_epoch,
-        lr=method.default_lr if t.lr is None else t.lr,
+        lr=method.rate if t.lr is None else t.lr,
         min_lr=t.min_lr,
-        weight_decay=method.default_weight_decay if t.weight_decay is None else t.weight_decay,
+        weight_decay=method.decay if t.weight_decay is None else t.weight_decay,
         betas=t.betas,
         eps=t.eps,
         warmup_steps=default_warmup(total) if t.warmup_steps is None else t.warmup_steps,
@@ -249,7 +249,7 @@ class _Job:
         if self.is_pretraining:
             learned = Captions.make(suite.class_names, resolve_templates("styles"), clip.tokenizer)
         n_train = len(suite.part(train_part)) if spec.method.trains else 0
-        plan = make_plan(spec, n_train, self.device)
+        plan = make_plan(spec, n_train, self.device, clip)
         torch.manual_seed(spec.train.seed)  # dropout and stochastic depth, where a tower has them
         method = make_method(
             spec.method,

@@ -18,7 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from calift_core.checkpoint import TrainState, save_state
-from calift_core.errors import InterruptedRunError, NanLossError, OutOfMemoryError, reason_of
+from calift_core.errors import (
+    CheckpointError,
+    InterruptedRunError,
+    NanLossError,
+    OutOfMemoryError,
+    reason_of,
+)
 from calift_core.files import sha256_file
 from calift_core.methods.base import Batch, Method
 from calift_core.schedule import learning_rate
@@ -321,8 +327,15 @@ def _restore(
     scaler: torch.amp.GradScaler,
     state: TrainState,
 ) -> None:
-    for name, module in method.trainable().items():
-        module.load_state_dict(state.modules[name])
+    try:
+        for name, module in method.trainable().items():
+            module.load_state_dict(state.modules[name])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the checkpoint of step {state.step} does not fit this version's make of the method: "
+            + " ".join(str(error).split())[:300],
+            hint="Start the run anew, in a new folder.",
+        ) from None
     method.load_state(state.method)
     optimizer.load_state_dict(state.optimizer)
     for parameter, values in optimizer.state.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 from calift_core.clip import Captions, Clip
 from calift_core.errors import ModelError
+from calift_core.methods import tracer
 from calift_core.methods.base import Batch, Classifier, Method, RunLength
 from calift_core.methods.car_ft import CarFt
 from calift_core.methods.carot import CaRot
@@ -16,9 +17,9 @@ from calift_core.methods.linear_probe import LinearProbe
 from calift_core.methods.lipsum_ft import LipsumFt
 from calift_core.methods.lp_ft import LpFt
 from calift_core.methods.pretrain import Pretrain
-from calift_core.methods.tracer import Tracer
 from calift_core.methods.zero_shot import ZeroShot
 from calift_core.schema.methods import MethodBase
+from calift_core.schema.methods import Tracer as TracerSpec
 from calift_core.schema.spec import ConfidenceSpec
 
 #: Kind → class. `wise_ft` and `model_stock` train nothing: see `merge`.
@@ -31,12 +32,17 @@ METHODS: dict[str, Any] = {
     "carot": CaRot,
     "lipsum_ft": LipsumFt,
     "car_ft": CarFt,
-    "tracer": Tracer,
+    "tracer": tracer.Tracer,
     "carot_plus": CarotPlus,
     "pretrain": Pretrain,
 }
 
-__all__ = ["METHODS", "Batch", "Classifier", "Method", "RunLength", "make_method"]
+__all__ = ["METHODS", "Batch", "Classifier", "Method", "RunLength", "fitted", "make_method"]
+
+
+def fitted(spec: MethodBase, clip: Clip) -> MethodBase:
+    """A method's options with what depends on the model filled in."""
+    return tracer.fitted(spec, clip) if isinstance(spec, TracerSpec) else spec
 
 
 def make_method(

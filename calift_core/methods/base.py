@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -28,6 +28,7 @@ class Batch:
             on the CPU, where finding the distinct ones waits for no device.
         mixed_with: (B,) class of the other image, where images are mixtures of two.
         share: λ, the weight of the image that `labels` names.
+        parts: parts that frozen towers take the images and captions in, to save memory.
     """
 
     images: Tensor
@@ -35,6 +36,25 @@ class Batch:
     captions: Tensor
     mixed_with: Tensor | None = None
     share: float = 1.0
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What the trained towers make of a batch.
+
+    Attributes:
+        images: I, (B, D), L2-normalised.
+        texts: T of the captions, (B, D), L2-normalised; None where no text tower takes part.
+    """
+
+    images: Tensor
+    texts: Tensor | None = None
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """I and T, of a method whose `encode` makes both."""
+        assert self.texts is not None
+        return self.images, self.texts
 
 
 @dataclass(frozen=True)
@@ -82,11 +102,17 @@ class Method(Protocol):
 
     Attributes:
         clip: the student.
+        captions: what its texts are taken from.
         weights: term name → coefficient in the loss. A term with coefficient 0 is not computed.
     """
 
     clip: Clip
+    captions: Captions
     weights: dict[str, float]
+
+    @property
+    def couples(self) -> bool:
+        """Whether a term looks at a batch's samples together: its parts' do not add up to it."""
 
     def trainable(self) -> dict[str, nn.Module]:
         """Modules whose parameters the optimiser owns, by name."""
@@ -94,8 +120,14 @@ class Method(Protocol):
     def prepare(self, features: Features) -> Iterator[Record]:
         """Called once before a run's first step, not when it is gone on with."""
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
+    def encode(self, batch: Batch) -> Embedded:
+        """The batch through the towers that are trained."""
+
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """Each term of the loss, un-weighted, by name: scalars."""
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """`terms_of` what `encode` gives."""
 
     def after_step(self, step: int) -> dict[str, float]:
         """Called after optimiser step `step` (from 1). Returns what is worth logging."""
@@ -120,11 +152,29 @@ class Stateless:
     """Default parts of `Method` for those that keep nothing but their modules."""
 
     clip: Clip
+    captions: Captions
     weights: dict[str, float]
+
+    @property
+    def couples(self) -> bool:
+        """Each sample stands for itself."""
+        return False
 
     def trainable(self) -> dict[str, nn.Module]:
         """Both towers and the logit scale."""
         return {"clip": self.clip.net}
+
+    def encode(self, batch: Batch) -> Embedded:
+        """The images alone."""
+        return Embedded(self.clip.encode_image(batch.images))
+
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
+        """No loss."""
+        return {}
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """`terms_of` what `encode` gives."""
+        return self.terms_of(self.encode(batch), batch)
 
     def prepare(self, features: Features) -> Iterator[Record]:
         """Nothing to do."""
@@ -165,6 +215,13 @@ def encode_captions(clip: Clip, captions: Captions, ids: Tensor) -> Tensor:
     return texts[back.to(texts.device, non_blocking=True)]
 
 
+def in_parts(encode: Callable[[Tensor], Tensor], rows: Tensor, parts: int) -> Tensor:
+    """`encode(rows)`, at most `parts` parts of it one after the other."""
+    if parts == 1:
+        return encode(rows)
+    return torch.cat([encode(part) for part in rows.chunk(parts)])
+
+
 def zero_shot_classifier(clip: Clip, captions: Captions) -> Classifier:
     """The prompt-ensemble classifier of the model as it stands."""
     return Classifier(zero_shot_weights(clip, captions), float(clip.logit_scale.detach()))
@@ -177,9 +234,9 @@ class InitialTower:
         self.visual = copy.deepcopy(clip.net.visual).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """L2-normalised features (B, D) of images (B, 3, S, S)."""
-        features: Tensor = self.visual(images)
+    def __call__(self, batch: Batch) -> Tensor:
+        """L2-normalised features (B, D) of a batch's images (B, 3, S, S)."""
+        features = in_parts(self.visual, batch.images, batch.parts)
         return F.normalize(features.float(), dim=-1)
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from calift_core.clip import Captions, Clip
 from calift_core.errors import ModelError
-from calift_core.methods.base import Batch, RunLength
+from calift_core.methods.base import Batch, Embedded, RunLength
 from calift_core.methods.finetune import Supervised
 from calift_core.methods.terms import kl, similarity
 from calift_core.schema.methods import CarFt as CarFtSpec
@@ -42,12 +42,12 @@ class CarFt(Supervised):
         self.scale = clip.logit_scale.detach().clone()
         self.contexts = context_weights(clip, captions) if spec.alpha else None  # (P, D)
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The head's loss and the divergence of contexts."""
-        images = self.clip.encode_image(batch.images)
+        images = embedded.images
         if self.contexts is None or self.initial is None:
             return self.loss.terms(self.head(images), batch)
-        initial = self.initial(batch.images)
+        initial = self.initial(batch)
         terms = self.loss.terms(self.head(images), batch, initial_features=initial)
         terms["context"] = kl(
             similarity(images, self.contexts, self.scale),

@@ -5,16 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from calift_core.clip import Captions, Clip
-from calift_core.methods.base import (
-    Batch,
-    Classifier,
-    RunLength,
-    Stateless,
-    encode_captions,
-    refuse_sigmoid,
-    zero_shot_classifier,
-)
-from calift_core.methods.confidence import PairLoss
+from calift_core.methods.base import Batch, Embedded, RunLength, refuse_sigmoid
+from calift_core.methods.contrastive import Contrastive, demand_cross_tower
 from calift_core.methods.teacher import EmaTeacher
 from calift_core.methods.terms import cross_tower, distillation, info_nce, orthogonality, similarity
 from calift_core.schema.methods import CaRot as CaRotSpec
@@ -24,11 +16,12 @@ from calift_core.schema.spec import ConfidenceSpec
 UPDATES_PER_RUN = 50
 
 
-class CaRot(Stateless):
+class CaRot(Contrastive):
     """L = L_MCL + λ_OC · L_OC + λ_SD · L_SD + λ_X · L_X.
 
     Oh, Lim et al. 2024, section 4. The student is evaluated, with a classifier built afresh from
-    its own text tower. With every λ = 0 it is FLYP, step for step.
+    its own text tower. With every λ = 0 it is FLYP, step for step. L_X is not in the paper's
+    equation but in its released scripts and in the command of its main result, with λ_X = 0.05.
 
     Differs from the reference code: W_v of a ModifiedResNet is oriented so that its Gram is (D, D);
     BatchNorm statistics of the teacher follow the student; the teacher's text embeddings are
@@ -44,8 +37,8 @@ class CaRot(Stateless):
         confidence: ConfidenceSpec,
     ) -> None:
         refuse_sigmoid(clip, "carot")
-        self.clip, self.captions, self.spec = clip, captions, spec
-        self.extra = PairLoss(confidence, clip, captions)
+        super().__init__(clip, captions, confidence)
+        self.spec = spec
         self.weights = {
             "contrastive": 1.0,
             "orthogonality": spec.lambda_oc,
@@ -53,12 +46,12 @@ class CaRot(Stateless):
             "cross_tower": spec.lambda_x,
             **self.extra.weights,
         }
-        if spec.lambda_oc or spec.lambda_x:
+        if spec.lambda_oc:
             clip.image_projection()  # refuses here, before anything is trained
         if spec.lambda_x:
-            clip.text_projection()
+            demand_cross_tower(clip)
         update_every = spec.teacher_update_every or max(1, length.total_steps // UPDATES_PER_RUN)
-        self.teacher = (
+        self.teacher: EmaTeacher | None = (
             EmaTeacher(
                 clip,
                 captions,
@@ -72,11 +65,9 @@ class CaRot(Stateless):
             else None
         )
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """Every term whose coefficient is not 0."""
-        images = self.clip.encode_image(batch.images)
-        texts = encode_captions(self.clip, self.captions, batch.captions)
-        z = similarity(images, texts, self.clip.logit_scale)
+        z = similarity(*embedded.pairs(), self.clip.logit_scale)
         terms = {"contrastive": info_nce(z, smoothing=self.extra.smoothing)}
         if self.spec.lambda_oc:
             terms["orthogonality"] = orthogonality(
@@ -96,19 +87,6 @@ class CaRot(Stateless):
             return {}
         self.teacher.update(self.clip, step)
         return {"teacher_momentum": self.teacher.momentum(step)}
-
-    def classifier(self) -> Classifier:
-        """The prompt ensemble of the student."""
-        return zero_shot_classifier(self.clip, self.captions)
-
-    def state(self) -> dict[str, Tensor]:
-        """The teacher."""
-        return {} if self.teacher is None else self.teacher.state()
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take the teacher back."""
-        if self.teacher is not None:
-            self.teacher.load_state(state)
 
     def resolved(self) -> dict[str, object]:
         """The teacher's interval."""

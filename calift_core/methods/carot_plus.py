@@ -5,18 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from calift_core.clip import Captions, Clip
-from calift_core.methods.base import (
-    Batch,
-    Classifier,
-    RunLength,
-    Stateless,
-    encode_captions,
-    refuse_sigmoid,
-    zero_shot_classifier,
-)
+from calift_core.methods.base import Batch, Embedded, RunLength, refuse_sigmoid
 from calift_core.methods.carot import UPDATES_PER_RUN
-from calift_core.methods.confidence import PairLoss
-from calift_core.methods.teacher import EmaTeacher, Teacher, TrajectoryTeacher, average_into
+from calift_core.methods.contrastive import Contrastive
+from calift_core.methods.teacher import EmaTeacher, TrajectoryTeacher, average_into
 from calift_core.methods.terms import (
     distillation,
     feature_distance,
@@ -29,7 +21,7 @@ from calift_core.schema.methods import CarotPlus as CarotPlusSpec
 from calift_core.schema.spec import ConfidenceSpec
 
 
-class CarotPlus(Stateless):
+class CarotPlus(Contrastive):
     """L = L_MCL' + λ_OC · L_OC + λ_SD · L_SD + λ_FD · FD.
 
     L_MCL' shares its targets among the pairs of a class; the teacher averages the trajectory;
@@ -46,8 +38,8 @@ class CarotPlus(Stateless):
         confidence: ConfidenceSpec,
     ) -> None:
         refuse_sigmoid(clip, "carot_plus")
-        self.clip, self.captions, self.spec = clip, captions, spec
-        self.extra = PairLoss(confidence, clip, captions)
+        super().__init__(clip, captions, confidence)
+        self.spec = spec
         self.weights = {
             "contrastive": 1.0,
             "orthogonality": spec.lambda_oc,
@@ -57,7 +49,6 @@ class CarotPlus(Stateless):
         }
         if spec.lambda_oc:
             clip.image_projection()
-        self.teacher: Teacher | None = None
         if spec.lambda_sd or spec.lambda_fd:
             self.teacher = (
                 TrajectoryTeacher(
@@ -79,10 +70,9 @@ class CarotPlus(Stateless):
                 )
             )
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """Every term whose coefficient is not 0."""
-        images = self.clip.encode_image(batch.images)
-        texts = encode_captions(self.clip, self.captions, batch.captions)
+        images, texts = embedded.pairs()
         z = similarity(images, texts, self.clip.logit_scale)
         smoothing = self.extra.smoothing
         terms = {
@@ -103,9 +93,7 @@ class CarotPlus(Stateless):
 
     def after_step(self, step: int) -> dict[str, float]:
         """Move the teacher."""
-        if self.teacher is None:
-            return {}
-        self.teacher.update(self.clip, step)
+        super().after_step(step)
         if isinstance(self.teacher, EmaTeacher):
             return {"teacher_momentum": self.teacher.momentum(step)}
         return {}
@@ -115,19 +103,6 @@ class CarotPlus(Stateless):
         share = self.spec.final_average
         if self.teacher is not None and share:
             average_into(self.clip, self.teacher.clip, share, buffer_share=share)
-
-    def classifier(self) -> Classifier:
-        """The prompt ensemble."""
-        return zero_shot_classifier(self.clip, self.captions)
-
-    def state(self) -> dict[str, Tensor]:
-        """The teacher."""
-        return {} if self.teacher is None else self.teacher.state()
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take the teacher back."""
-        if self.teacher is not None:
-            self.teacher.load_state(state)
 
     def resolved(self) -> dict[str, object]:
         """The teacher's interval."""

@@ -60,7 +60,7 @@ class ClassLoss:
         terms = {"cross_entropy": main}
         if options.zero_shot_kd and self.zero_shot is not None:
             if initial_features is None and self.initial is not None:
-                initial_features = self.initial(batch.images)
+                initial_features = self.initial(batch)
             if initial_features is not None:
                 terms["zero_shot_distillation"] = kl(
                     logits,

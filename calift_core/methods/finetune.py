@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from calift_core.clip import Captions, Clip
 from calift_core.methods.base import (
     Batch,
     Classifier,
+    Embedded,
     InitialTower,
     RunLength,
     Stateless,
@@ -19,35 +22,59 @@ from calift_core.methods.terms import matmul
 from calift_core.schema.methods import FineTune as FineTuneSpec
 from calift_core.schema.spec import ConfidenceSpec
 
+#: Where a head's logit scale is: folded into its weights, a parameter of its own, or a constant.
+HeadScale = Literal["folded", "learned", "outside"]
+
 
 class Head(nn.Module):
-    """A linear layer on L2-normalised features, with a scale that is learned or folded in.
+    """A linear layer on L2-normalised features.
+
+    Where the scale is folded into the weights, an optimiser whose steps have a size of their own,
+    like Adam's, moves the logits s times less than where it stands outside.
 
     Args:
         start: the classifier it begins as.
-        learn_scale: make the scale a parameter of its own.
+        scale: where the scale is; see `HeadScale`.
+        bias: whether there is a bias, which begins as 0.
         zeros: begin with zero weights instead.
     """
 
     def __init__(
-        self, start: Classifier, *, learn_scale: bool = False, zeros: bool = False
+        self,
+        start: Classifier,
+        *,
+        scale: HeadScale = "folded",
+        bias: bool = True,
+        zeros: bool = False,
     ) -> None:
         super().__init__()
-        factor = 0.0 if zeros else 1.0 if learn_scale else start.scale
+        device = start.weights.device
+        factor = 0.0 if zeros else start.scale if scale == "folded" else 1.0
         self.weight = nn.Parameter(start.weights.clone() * factor)  # (C, D)
-        self.bias = nn.Parameter(torch.zeros(len(start.weights), device=start.weights.device))
+        self.bias = nn.Parameter(torch.zeros(len(start.weights), device=device)) if bias else None
         self.log_scale = (
-            nn.Parameter(torch.tensor(start.scale, device=start.weights.device).log())
-            if learn_scale
+            nn.Parameter(torch.tensor(start.scale, device=device).log())
+            if scale == "learned"
             else None
         )
+        self.constant = start.scale if scale == "outside" else 1.0
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) → (B, C)."""
         logits = matmul(features, self.weight.T)
         if self.log_scale is not None:
             logits = self.log_scale.exp() * logits
-        return logits + self.bias
+        elif self.constant != 1:
+            logits = self.constant * logits
+        return logits if self.bias is None else logits + self.bias
+
+    def classifier(self) -> Classifier:
+        """The head as it stands."""
+        scale = self.constant
+        if self.log_scale is not None:
+            scale = float(self.log_scale.detach().exp())
+        bias = None if self.bias is None else self.bias.detach()
+        return Classifier(self.weight.detach(), scale, bias)
 
 
 class Supervised(Stateless):
@@ -57,7 +84,8 @@ class Supervised(Stateless):
         clip: the student.
         captions: class names × templates.
         confidence: training-time calibration.
-        learn_scale: see `Head`.
+        scale: see `Head`.
+        bias: see `Head`.
         zeros: see `Head`.
         keep_initial: keep the initial image tower even if nothing in `confidence` asks for it.
     """
@@ -68,13 +96,14 @@ class Supervised(Stateless):
         captions: Captions,
         confidence: ConfidenceSpec,
         *,
-        learn_scale: bool = False,
+        scale: HeadScale = "folded",
+        bias: bool = True,
         zeros: bool = False,
         keep_initial: bool = False,
     ) -> None:
         self.clip, self.captions = clip, captions
         zero_shot = zero_shot_classifier(clip, captions)
-        self.head = Head(zero_shot, learn_scale=learn_scale, zeros=zeros)
+        self.head = Head(zero_shot, scale=scale, bias=bias, zeros=zeros)
         self.initial = InitialTower(clip) if keep_initial or confidence.zero_shot_kd else None
         self.loss = ClassLoss(confidence, initial=self.initial, zero_shot=zero_shot)
         self.weights = dict(self.loss.weights)
@@ -83,14 +112,18 @@ class Supervised(Stateless):
         """The image tower and the head."""
         return {"visual": self.clip.net.visual, "head": self.head}
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
+    @property
+    def couples(self) -> bool:
+        """MMCE compares the samples of a batch with each other."""
+        return "mmce" in self.weights
+
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The loss of the head's logits."""
-        return self.loss.terms(self.head(self.clip.encode_image(batch.images)), batch)
+        return self.loss.terms(self.head(embedded.images), batch)
 
     def classifier(self) -> Classifier:
         """The trained head."""
-        scale = 1.0 if self.head.log_scale is None else float(self.head.log_scale.detach().exp())
-        return Classifier(self.head.weight.detach(), scale, self.head.bias.detach())
+        return self.head.classifier()
 
 
 class FineTune(Supervised):
@@ -108,4 +141,5 @@ class FineTune(Supervised):
         length: RunLength,
         confidence: ConfidenceSpec,
     ) -> None:
-        super().__init__(clip, captions, confidence, learn_scale=spec.head_scale == "learned")
+        scale: HeadScale = "learned" if spec.head_scale == "learned" else "folded"
+        super().__init__(clip, captions, confidence, scale=scale)

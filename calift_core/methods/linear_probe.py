@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, Features, RunLength
+from calift_core.methods.base import Batch, Embedded, Features, RunLength, in_parts
 from calift_core.methods.finetune import Head, Supervised
 from calift_core.schema.methods import LinearProbe as LinearProbeSpec
 from calift_core.schema.records import MetricsRecord, Record
@@ -42,13 +42,17 @@ class LinearProbe(Supervised):
         """The head alone."""
         return {"head": self.head}
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of the head's logits, from features (B, D) or through the frozen tower."""
-        features = batch.images
-        if features.ndim != 2:
-            self.clip.eval()
-            with torch.no_grad():
-                features = self.clip.encode_image(batch.images)
+    def encode(self, batch: Batch) -> Embedded:
+        """The features (B, D) that the batch holds, or images through the frozen tower."""
+        if batch.images.ndim == 2:
+            return Embedded(batch.images)
+        self.clip.eval()
+        with torch.no_grad():
+            return Embedded(in_parts(self.clip.encode_image, batch.images, batch.parts))
+
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
+        """The loss of the head's logits."""
+        features = embedded.images
         return self.loss.terms(self.head(features), batch, initial_features=features)
 
     def prepare(self, features: Features) -> Iterator[Record]:
@@ -101,6 +105,7 @@ def fit_logistic(
     """
     x = features.double()
     weight = head.weight.detach().double().requires_grad_(True)
+    assert head.bias is not None
     bias = head.bias.detach().double().requires_grad_(True)
     penalty = 1 / (2 * strength * len(x))
     optimizer = torch.optim.LBFGS(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from calift_core.clip import Captions, Clip
 from calift_core.errors import ModelError
-from calift_core.methods.base import Batch, RunLength
+from calift_core.methods.base import Batch, Embedded, RunLength
 from calift_core.methods.finetune import Supervised
 from calift_core.methods.terms import energy_gap, similarity
 from calift_core.schema.methods import LipsumFt as LipsumFtSpec
@@ -18,7 +18,8 @@ class LipsumFt(Supervised):
     """L = CE + λ · (1/B) Σ_i (1/2M) Σ_m (e_im − e⁰_im)² over M random texts, new ones each step.
 
     Nam et al. 2024, section 4. Text tower and logit scale are frozen; the head starts zero-shot and
-    is trained. `e_im = s·⟨I_i, T_m⟩`.
+    is trained. `e_im = s·⟨I_i, T_m⟩`, and the head's logits are `s·⟨I_i, w_c⟩`: the weights start
+    with unit norm, the constant scale stands outside of them, and there is no bias.
     """
 
     def __init__(
@@ -29,7 +30,14 @@ class LipsumFt(Supervised):
         length: RunLength,
         confidence: ConfidenceSpec,
     ) -> None:
-        super().__init__(clip, captions, confidence, keep_initial=spec.lambda_energy > 0)
+        super().__init__(
+            clip,
+            captions,
+            confidence,
+            scale="outside",
+            bias=False,
+            keep_initial=spec.lambda_energy > 0,
+        )
         self.spec = spec
         self.weights["energy_gap"] = spec.lambda_energy
         self.generator = torch.Generator().manual_seed(length.seed)
@@ -41,12 +49,12 @@ class LipsumFt(Supervised):
                     f"not fit in the {self.context} positions of {clip.name}'s text tower"
                 )
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The head's loss and the energy gap."""
-        images = self.clip.encode_image(batch.images)
+        images = embedded.images
         if not self.spec.lambda_energy or self.initial is None:
             return self.loss.terms(self.head(images), batch)
-        initial = self.initial(batch.images)
+        initial = self.initial(batch)
         terms = self.loss.terms(self.head(images), batch, initial_features=initial)
         with torch.no_grad():
             texts = self.clip.encode_text(self.random_texts().to(images.device))  # (M, D)

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 
 from calift_core.clip import Captions, Clip
-from calift_core.methods.base import (
-    Batch,
-    Classifier,
-    RunLength,
-    Stateless,
-    encode_captions,
-    refuse_sigmoid,
-    zero_shot_classifier,
-)
+from calift_core.methods.base import Batch, Embedded, RunLength, refuse_sigmoid
+from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.terms import info_nce, multi_positive_info_nce, similarity
 from calift_core.schema.methods import Pretrain as PretrainSpec
 from calift_core.schema.spec import ConfidenceSpec
@@ -25,7 +18,7 @@ from calift_core.schema.spec import ConfidenceSpec
 MAX_SCALE = 100.0
 
 
-class Pretrain(Stateless):
+class Pretrain(Contrastive):
     """L = L_MCL over images in random styles and the captions that tell class and style.
 
     A batch of few classes holds equal captions many times; `multi_positive` makes those pairs
@@ -41,14 +34,13 @@ class Pretrain(Stateless):
         confidence: ConfidenceSpec,
     ) -> None:
         refuse_sigmoid(clip, "pretrain")
-        self.clip, self.captions, self.spec = clip, captions, spec
+        super().__init__(clip, captions, confidence)
+        self.spec = spec
         self.weights = {"contrastive": 1.0}
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The contrastive loss."""
-        images = self.clip.encode_image(batch.images)
-        texts = encode_captions(self.clip, self.captions, batch.captions)
-        z = similarity(images, texts, self.clip.logit_scale)
+        z = similarity(*embedded.pairs(), self.clip.logit_scale)
         if self.spec.multi_positive:
             return {"contrastive": multi_positive_info_nce(z, batch.captions.to(z.device))}
         return {"contrastive": info_nce(z)}
@@ -58,7 +50,3 @@ class Pretrain(Stateless):
         """Keep the logit scale within its bound."""
         self.clip.net.logit_scale.clamp_(0, math.log(MAX_SCALE))
         return {}
-
-    def classifier(self) -> Classifier:
-        """The prompt ensemble."""
-        return zero_shot_classifier(self.clip, self.captions)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, encode_captions
+from calift_core.methods.base import Batch, encode_captions, in_parts
 from calift_core.methods.terms import similarity
 
 
@@ -75,11 +75,11 @@ class Teacher:
         distinct = torch.unique(ids)
         fresh = distinct[~self.known[distinct]]
         device = self.texts.device
-        if len(fresh):
-            self.texts[fresh.to(device)] = encode_captions(self.clip, self.captions, fresh)
-            self.known[fresh] = True
+        for part in fresh.chunk(batch.parts) if len(fresh) else ():
+            self.texts[part.to(device)] = encode_captions(self.clip, self.captions, part)
+            self.known[part] = True
         texts = self.texts[ids.to(device, non_blocking=True)]
-        return self.clip.encode_image(batch.images), texts
+        return in_parts(self.clip.encode_image, batch.images, batch.parts), texts
 
     @torch.no_grad()
     def similarity(self, batch: Batch) -> Tensor:

@@ -5,16 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from calift_core.clip import Captions, Clip
-from calift_core.methods.base import (
-    Batch,
-    Classifier,
-    RunLength,
-    Stateless,
-    encode_captions,
-    refuse_sigmoid,
-    zero_shot_classifier,
-)
-from calift_core.methods.confidence import PairLoss
+from calift_core.methods.base import Batch, Embedded, RunLength, refuse_sigmoid
+from calift_core.methods.contrastive import Contrastive, demand_cross_tower
 from calift_core.methods.teacher import TrajectoryTeacher
 from calift_core.methods.terms import (
     cross_distillation,
@@ -25,16 +17,23 @@ from calift_core.methods.terms import (
     interactive,
     similarity,
 )
+from calift_core.schema.methods import Tower
 from calift_core.schema.methods import Tracer as TracerSpec
 from calift_core.schema.spec import ConfidenceSpec
 
+#: Width of ViT-L; ViT-B has 768.
+LARGE_WIDTH = 1024
 
-class Tracer(Stateless):
+
+class Tracer(Contrastive):
     """L = L_MCL + λ_X·L_X + λ_SD·(α_FD·FD + α_CRD·CRD + α_ICL·ICL + α_X·CrossKD).
 
     TRACER, ICML 2026. The teacher is the Beta(β, β)-weighted average of the trajectory, updated
-    every step; CRD is half of CaRot's L_SD. The student is evaluated. Its code has α_FD = 2000
-    where its algorithm writes 1: `preset` says which is on.
+    every step; CRD is half of CaRot's L_SD. The student is evaluated. Its scripts have a setting
+    for each tower, and α_FD = 2000 where its algorithm writes 1: `preset` says which is on.
+
+    Differs from the reference code: α_FD grows with the embedding width, over which FD is a mean,
+    so that the published pull is the same at any width; at the published towers nothing changes.
     """
 
     def __init__(
@@ -46,20 +45,20 @@ class Tracer(Stateless):
         confidence: ConfidenceSpec,
     ) -> None:
         refuse_sigmoid(clip, "tracer")
-        self.clip, self.captions, self.spec = clip, captions, spec
-        self.extra = PairLoss(confidence, clip, captions)
+        super().__init__(clip, captions, confidence)
+        self.spec = spec = fitted(spec, clip)
+        lambda_sd, lambda_x, alpha_fd = spec.lambda_sd or 0.0, spec.lambda_x or 0.0, spec.alpha_fd
         self.weights = {
             "contrastive": 1.0,
-            "cross_tower": spec.lambda_x,
-            "feature": spec.lambda_sd * spec.feature_weight,
-            "relational": spec.lambda_sd * spec.alpha_crd,
-            "interactive": spec.lambda_sd * spec.alpha_icl,
-            "cross_distillation": spec.lambda_sd * spec.alpha_cross,
+            "cross_tower": lambda_x,
+            "feature": lambda_sd * (alpha_fd or 0.0),
+            "relational": lambda_sd * spec.alpha_crd,
+            "interactive": lambda_sd * spec.alpha_icl,
+            "cross_distillation": lambda_sd * spec.alpha_cross,
             **self.extra.weights,
         }
-        if spec.lambda_x:
-            clip.image_projection()
-            clip.text_projection()
+        if lambda_x:
+            demand_cross_tower(clip)
         distils = any(
             self.weights[name]
             for name in ("feature", "relational", "interactive", "cross_distillation")
@@ -76,11 +75,10 @@ class Tracer(Stateless):
             else None
         )
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """Every term whose coefficient is not 0."""
         scale = self.clip.logit_scale
-        images = self.clip.encode_image(batch.images)
-        texts = encode_captions(self.clip, self.captions, batch.captions)
+        images, texts = embedded.pairs()
         z = similarity(images, texts, scale)
         terms = {"contrastive": info_nce(z, smoothing=self.extra.smoothing)}
         if self.weights["cross_tower"]:
@@ -102,25 +100,22 @@ class Tracer(Stateless):
                 )
         return terms | self.extra.terms(z, batch)
 
-    def after_step(self, step: int) -> dict[str, float]:
-        """Take the iterate into the teacher."""
-        if self.teacher is not None:
-            self.teacher.update(self.clip, step)
-        return {}
-
-    def classifier(self) -> Classifier:
-        """The prompt ensemble of the student."""
-        return zero_shot_classifier(self.clip, self.captions)
-
-    def state(self) -> dict[str, Tensor]:
-        """The teacher."""
-        return {} if self.teacher is None else self.teacher.state()
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take the teacher back."""
-        if self.teacher is not None:
-            self.teacher.load_state(state)
-
     def resolved(self) -> dict[str, object]:
-        """α_FD as the preset gives it."""
-        return {"alpha_fd": self.spec.feature_weight}
+        """The preset and what it gave."""
+        names = ("preset", "lambda_sd", "lambda_x", "alpha_fd")
+        return {name: getattr(self.spec, name) for name in names}
+
+
+def fitted(spec: TracerSpec, clip: Clip) -> TracerSpec:
+    """The options with the preset filled in that fits a model."""
+    return spec.fitted(_nearest(clip), clip.embed_dim)
+
+
+def _nearest(clip: Clip) -> Tower:
+    """The published tower that a model's image tower is nearest to."""
+    if clip.is_convolutional:
+        return "RN50"
+    visual = clip.net.visual
+    trunk = getattr(visual, "trunk", None)  # timm
+    width = visual.conv1.out_channels if trunk is None else trunk.num_features
+    return "ViT-L-14" if width >= LARGE_WIDTH else "ViT-B-16"

@@ -6,7 +6,8 @@ two differ, [calift] a choice made here.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +16,9 @@ from calift_core.schema.base import Frozen
 #: `supervised` methods train a linear head on image features, `contrastive` ones both towers and
 #: take a classifier made of prompts, `merge` ones combine the weights of finished runs.
 Family = Literal["none", "supervised", "contrastive", "merge"]
+
+#: Image towers that published settings are known for, by open_clip's names.
+Tower = Literal["ViT-B-16", "RN50", "ViT-L-14"]
 
 #: The options of `train.confidence`, by the names that `MethodBase.accepts` uses.
 _SUPERVISED = frozenset({"label_smoothing", "focal", "mixup", "zero_shot_kd", "mmce"})
@@ -41,6 +45,16 @@ class MethodBase(Frozen):
     accepts: ClassVar[frozenset[str]] = frozenset()
     #: Whether forms and lists offer it; one that is not serves an ablation and stays runnable.
     offered: ClassVar[bool] = True
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of a run that names none."""
+        return self.default_lr
+
+    @property
+    def decay(self) -> float:
+        """The weight decay of a run that names none."""
+        return self.default_weight_decay
 
     @property
     def input_runs(self) -> tuple[str, ...]:
@@ -278,11 +292,12 @@ class CaRot(MethodBase):
         description="Weight of the self-distillation term; 0 turns the teacher off [code]",
     )
     lambda_x: float = Field(
-        default=0.0,
+        default=0.05,
         ge=0,
         le=1000,
         title="λ_X",
-        description="Weight of the cross-tower penalty ‖W_v W_tᵀ‖_F; the released scripts use 0.05",
+        description="Weight of the cross-tower penalty ‖W_v W_tᵀ‖_F [code: 0.05 in the scripts and "
+        "in the main result's command; the paper's equation has no such term: 0 leaves it out]",
     )
     orthogonality_form: Literal["norm", "squared"] = Field(
         default="norm",
@@ -326,6 +341,31 @@ class CaRot(MethodBase):
         return self
 
 
+@dataclass(frozen=True)
+class TracerPreset:
+    """A published setting of TRACER.
+
+    Attributes:
+        embed_dim: D that `alpha_fd` belongs to; None where α_FD is not scaled.
+    """
+
+    lambda_sd: float
+    alpha_fd: float
+    lambda_x: float
+    lr: float
+    weight_decay: float
+    embed_dim: int | None
+
+
+#: The released scripts by tower, and the α_FD of the paper's algorithm.
+TRACER_PRESETS: dict[str, TracerPreset] = {
+    "ViT-B-16": TracerPreset(0.9, 2000.0, 0.05, 1e-5, 0.1, 512),
+    "RN50": TracerPreset(0.01, 200.0, 0.01, 9e-6, 0.02, 1024),
+    "ViT-L-14": TracerPreset(1.1, 2000.0, 0.04, 8e-6, 0.05, 768),
+    "paper": TracerPreset(0.9, 1.0, 0.05, 1e-5, 0.1, None),
+}
+
+
 class Tracer(MethodBase):
     """Contrastive loss and four kinds of distillation from the trajectory's weighted average."""
 
@@ -347,31 +387,37 @@ class Tracer(MethodBase):
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["tracer"] = "tracer"
-    lambda_sd: float = Field(
-        default=0.9,
+    preset: Literal["auto", "ViT-B-16", "RN50", "ViT-L-14", "paper"] = Field(
+        default="auto",
+        title="Preset by tower",
+        description="Whose published λ_SD, λ_X, α_FD, learning rate and weight decay are taken "
+        "where none is named [code]. auto: RN50 for a convolutional image tower, ViT-L-14 for one "
+        "of width 1024 or more, else ViT-B-16. paper: ViT-B-16's with α_FD = 1, as the paper's "
+        "algorithm writes",
+    )
+    lambda_sd: float | None = Field(
+        default=None,
         ge=0,
         le=1000,
         title="λ_SD",
-        description="Weight of all distillation together; 0 turns the teacher off [code]",
+        description="Weight of all distillation together; 0 turns the teacher off; none: the "
+        "preset's",
     )
-    lambda_x: float = Field(
-        default=0.05,
+    lambda_x: float | None = Field(
+        default=None,
         ge=0,
         le=1000,
         title="λ_X",
-        description="Weight of the cross-tower penalty ‖W_v W_tᵀ‖_F [code]",
-    )
-    preset: Literal["code", "paper"] = Field(
-        default="code",
-        title="α_FD preset",
-        description="code: α_FD = 2000, as the scripts have it; paper: 1, as its algorithm writes",
+        description="Weight of the cross-tower penalty ‖W_v W_tᵀ‖_F; none: the preset's",
     )
     alpha_fd: float | None = Field(
         default=None,
         ge=0,
         le=1e6,
         title="α_FD",
-        description="Weight of feature distillation within λ_SD; none: the preset's",
+        description="Weight of feature distillation within λ_SD, taken as it is; none: the "
+        "preset's, scaled by the model's embedding width over the preset's tower's, so that a "
+        "feature is pulled as hard as there",
     )
     alpha_crd: float = Field(
         default=1.0, ge=0, le=1000, title="α_CRD", description="Contrastive relational [code]"
@@ -396,12 +442,41 @@ class Tracer(MethodBase):
         description="With the weights of the iterates; off: they stay the initial ones [calift]",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _first_presets(cls, value: Any) -> Any:
+        """Specs from before there were presets by tower: `code` had α_FD = 2000 at any width."""
+        if not isinstance(value, dict) or value.get("preset") != "code":
+            return value
+        alpha = value.get("alpha_fd")
+        return value | {"preset": "ViT-B-16", "alpha_fd": 2000.0 if alpha is None else alpha}
+
+    def fitted(self, tower: Tower, embed_dim: int) -> Tracer:
+        """These options with the preset filled in.
+
+        Args:
+            tower: the published tower that the model's is nearest to.
+            embed_dim: D of the model.
+        """
+        name = tower if self.preset == "auto" else self.preset
+        published = TRACER_PRESETS[name]
+        alpha = published.alpha_fd
+        if published.embed_dim is not None:
+            alpha *= embed_dim / published.embed_dim
+        filled = {"lambda_sd": published.lambda_sd, "lambda_x": published.lambda_x}
+        filled["alpha_fd"] = alpha
+        open_ones = {k: v for k, v in filled.items() if getattr(self, k) is None}
+        return self.model_copy(update={"preset": name, **open_ones})
+
     @property
-    def feature_weight(self) -> float:
-        """α_FD with the preset filled in."""
-        if self.alpha_fd is not None:
-            return self.alpha_fd
-        return 2000.0 if self.preset == "code" else 1.0
+    def rate(self) -> float:
+        """The preset's, ViT-B/16's while it is open."""
+        return TRACER_PRESETS["ViT-B-16" if self.preset == "auto" else self.preset].lr
+
+    @property
+    def decay(self) -> float:
+        """The preset's, ViT-B/16's while it is open."""
+        return TRACER_PRESETS["ViT-B-16" if self.preset == "auto" else self.preset].weight_decay
 
 
 class CarotPlus(MethodBase):

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from calift_core.clip import Captions, Clip, load_clip, load_finished, weights_sha256
 from calift_core.errors import ModelError, UnsupportedTowerError
-from calift_core.methods import METHODS, Batch, Method, RunLength, make_method
+from calift_core.methods import METHODS, Batch, Method, RunLength, fitted, make_method
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.methods.car_ft import context_weights
 from calift_core.methods.carot import CaRot
 from calift_core.methods.linear_probe import fit_logistic
 from calift_core.methods.teacher import EmaTeacher, Teacher, TrajectoryTeacher
-from calift_core.methods.terms import similarity
-from calift_core.schema.methods import METHOD_SPECS, MethodBase
+from calift_core.methods.terms import feature_distance, similarity
+from calift_core.schema.methods import METHOD_SPECS, TRACER_PRESETS, MethodBase
 from calift_core.schema.methods import CarFt as CarFtSpec
 from calift_core.schema.methods import CaRot as CaRotSpec
 from calift_core.schema.methods import CarotPlus as CarotPlusSpec
@@ -44,7 +44,7 @@ from tests.core.test_run import assert_equal_runs, at_step, evaluating, go, go_u
 TRAINED = sorted(kind for kind, spec in METHOD_SPECS.items() if spec.trains)
 #: With these, every term that a method promises is there.
 EVERY_TERM: dict[str, dict[str, Any]] = {
-    "carot": {"lambda_x": 0.05, "teacher_update_every": 2},
+    "carot": {"teacher_update_every": 2},
     "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
 }
 
@@ -329,8 +329,9 @@ def test_carot_plus__with_its_parts_off_is_carot_bit_for_bit_teacher_included(
     clip: Clip, captions: Captions
 ) -> None:
     coefficients = {"lambda_oc": 0.3, "lambda_sd": 1.2}
+    carot = CaRotSpec(lambda_x=0, **coefficients)
     plus = CarotPlusSpec(multi_positive=False, teacher="ema", **coefficients)
-    runs = [make(spec, copy.deepcopy(clip), captions) for spec in (CaRotSpec(**coefficients), plus)]
+    runs = [make(spec, copy.deepcopy(clip), captions) for spec in (carot, plus)]
     batches = batches_of(clip, 4)
     assert steps(runs[0], batches) == steps(runs[1], batches)
     for method in runs:
@@ -354,7 +355,7 @@ def test_carot_plus__each_part_alone_changes_the_run(
 ) -> None:
     off = {"multi_positive": False, "teacher": "ema"}
     plus = make(CarotPlusSpec(**(off | change)), copy.deepcopy(vit), captions)
-    carot = make(CaRotSpec(), copy.deepcopy(vit), captions)
+    carot = make(CaRotSpec(lambda_oc=0, lambda_x=0), copy.deepcopy(vit), captions)
     assert steps(plus, batches_of(vit, 3)) != steps(carot, batches_of(vit, 3))
 
 
@@ -388,9 +389,59 @@ def test_tracer__each_distillation_can_be_turned_off_and_is_then_not_computed(
 
 
 @pytest.mark.parametrize(
-    "spec",
-    [LipsumFtSpec(lambda_energy=0), CarFtSpec(alpha=0), LpFtSpec()],
-    ids=["lipsum_ft", "car_ft", "lp_ft without its probe"],
+    ("tower", "preset"), [("vit", "ViT-B-16"), ("resnet", "RN50"), ("timm", "RN50")]
+)
+def test_tracer__preset_follows_the_tower_and_is_named(
+    originals: dict[str, Clip], captions: Captions, tower: str, preset: str
+) -> None:
+    method = make(TracerSpec(), copy.deepcopy(originals[tower]), captions)
+    script = TRACER_PRESETS[preset]
+    alpha = script.alpha_fd * 16 / script.embed_dim
+    assert method.resolved() == {
+        "preset": preset,
+        "lambda_sd": script.lambda_sd,
+        "lambda_x": script.lambda_x,
+        "alpha_fd": pytest.approx(alpha),
+    }
+    assert method.weights["feature"] == pytest.approx(script.lambda_sd * alpha)
+    assert method.weights["cross_tower"] == script.lambda_x
+    other = make(TracerSpec(preset="paper"), copy.deepcopy(originals[tower]), captions)
+    assert other.resolved()["preset"] == "paper"
+    assert other.resolved()["alpha_fd"] == 1
+
+
+@pytest.mark.parametrize(("width", "preset"), [(1008, "ViT-B-16"), (1024, "ViT-L-14")])
+def test_tracer__a_wide_transformer_takes_the_large_ones_preset(
+    tmp_path: Path, width: int, preset: str
+) -> None:
+    path = tmp_path / "wide.json"
+    vision = {**VIT["vision_cfg"], "width": width, "layers": 1}  # type: ignore[dict-item]
+    path.write_text(json.dumps({**VIT, "vision_cfg": vision}))
+    assert fitted(TracerSpec(), load_clip(str(path), None)).preset == preset  # type: ignore[attr-defined]
+
+
+def test_tracer__pulls_a_feature_as_hard_whatever_the_width_it_lies_in(
+    vit: Clip, captions: Captions
+) -> None:
+    """Zeros behind every embedding move nothing: the weighted term must not notice them."""
+    method = make(TracerSpec(), vit, captions)
+    steps(method, batches_of(vit, 3), lr=1e-2)
+    batch = random_batch(vit)
+    images, texts = vit.encode_image(batch.images), vit.encode_text(captions.tokens[batch.captions])
+    ours = (images, texts, *method.teacher.embed(batch))
+    padded = [torch.cat([e, torch.zeros_like(e), torch.zeros_like(e)], dim=1) for e in ours]
+    wide = TracerSpec().fitted("ViT-B-16", 48)
+    assert wide.lambda_sd is not None
+    assert wide.alpha_fd is not None
+    torch.testing.assert_close(
+        wide.lambda_sd * wide.alpha_fd * feature_distance(*padded),
+        method.weights["feature"] * feature_distance(*ours),
+    )
+    assert float(method.terms(batch)["feature"].detach()) > 1e-5
+
+
+@pytest.mark.parametrize(
+    "spec", [CarFtSpec(alpha=0), LpFtSpec()], ids=["car_ft", "lp_ft without its probe"]
 )
 def test_supervised_methods__without_their_own_term_are_finetune_step_for_step(
     clip: Clip, captions: Captions, spec: MethodBase
@@ -409,6 +460,53 @@ def test_supervised_methods__with_their_own_term_are_not(
     method = make(spec, copy.deepcopy(vit), captions)
     plain = make(FineTuneSpec(), copy.deepcopy(vit), captions)
     assert steps(method, batches_of(vit, 3)) != steps(plain, batches_of(vit, 3))
+
+
+def test_lipsum_ft__without_its_energies_is_finetune_with_the_scale_outside_and_no_bias(
+    clip: Clip, captions: Captions
+) -> None:
+    method = make(LipsumFtSpec(lambda_energy=0), copy.deepcopy(clip), captions)
+    plain = make(FineTuneSpec(head_scale="learned"), copy.deepcopy(clip), captions)
+    plain.head.bias.requires_grad_(False)
+    plain.head.log_scale.requires_grad_(False)
+    batches = batches_of(clip, 3)
+    assert steps(method, batches) == pytest.approx(steps(plain, batches), rel=1e-4)
+    assert [name for name, _ in method.head.named_parameters()] == ["weight"]
+    torch.testing.assert_close(method.head.weight, plain.head.weight, atol=1e-5, rtol=1e-4)
+
+
+def test_lipsum_ft__head_starts_unit_and_its_scale_stays_outside(
+    vit: Clip, captions: Captions
+) -> None:
+    scale = float(vit.logit_scale.detach())
+    method = make(LipsumFtSpec(n_texts=4), vit, captions)
+    torch.testing.assert_close(method.head.weight.norm(dim=1), torch.ones(3))
+    steps(method, batches_of(vit, 3), lr=1e-2)
+    classifier = method.classifier()
+    assert classifier.scale == pytest.approx(scale)
+    assert classifier.bias is None
+    features = vit.encode_image(random_batch(vit).images).detach()
+    torch.testing.assert_close(classifier.logits(features), method.head(features).detach())
+
+
+def test_lipsum_ft__a_step_of_its_head_moves_the_logits_s_times_as_far_as_a_folded_one(
+    vit: Clip, captions: Captions
+) -> None:
+    """The first step of AdamW is the rate times the sign of the gradient, whatever its size."""
+    features = vit.encode_image(random_batch(vit, 32).images).detach()
+    labels = torch.arange(32) % 3
+    moved = {}
+    for spec in (LipsumFtSpec(lambda_energy=0), FineTuneSpec()):
+        head = make(spec, vit, captions).head
+        before = head(features).detach()
+        weight = head.weight.detach().clone()
+        optimizer = torch.optim.AdamW([head.weight], lr=1e-4, eps=1e-30, weight_decay=0)
+        torch.nn.functional.cross_entropy(head(features), labels).backward()
+        optimizer.step()
+        assert float((head.weight - weight).abs().mean().detach()) == pytest.approx(1e-4, rel=1e-3)
+        moved[spec.kind] = (head(features).detach() - before).norm()
+    ratio = float(moved["lipsum_ft"] / moved["finetune"])
+    assert ratio == pytest.approx(float(vit.logit_scale.detach()), rel=0.01)
 
 
 def test_pretrain__without_shared_targets_is_flyp_step_for_step(
@@ -629,6 +727,17 @@ def test_carot__state_brings_the_teacher_back_bit_for_bit(clip: Clip, captions: 
     assert torch.equal(other.teacher.similarity(batch), method.teacher.similarity(batch))
     for name, tensor in method.state().items():
         assert torch.equal(other.state()[name], tensor), name
+
+
+def test_carot__a_text_tower_without_projection_is_refused_with_the_way_out(
+    vit: Clip, captions: Captions
+) -> None:
+    vit.net.text_projection = None
+    with pytest.raises(UnsupportedTowerError, match="text tower") as caught:
+        make(CaRotSpec(), vit, captions)
+    assert "lambda_x" in caught.value.hint
+    made = make(CaRotSpec(lambda_x=0, lambda_oc=0), vit, captions)
+    assert loss_of(made, random_batch(vit)).isfinite()
 
 
 def test_teacher__equal_to_the_student_gives_tracer_only_its_interactive_term(
@@ -1214,6 +1323,19 @@ def test_run__lbfgs_is_solved_before_the_first_step_and_again_after_a_stop(
     go_until(spec, stopped, evaluating)
     go(spec, stopped)
     assert_equal_runs(stopped, alone)
+
+
+@pytest.mark.parametrize(("tower", "preset"), [("vit", "ViT-B-16"), ("resnet", "RN50")])
+def test_run__tracer_without_a_rate_takes_its_presets_and_the_report_names_it(
+    run_spec: Any, home: Path, tmp_path: Path, tower: str, preset: str
+) -> None:
+    train_changes = {"epochs": 1, "lr": None, "weight_decay": None}
+    go(run_spec("tracer", tower=tower, train=train_changes), tmp_path / "run")
+    resolved = report_in(tmp_path / "run").resolved
+    script = TRACER_PRESETS[preset]
+    assert resolved["preset"] == preset
+    assert (resolved["lr"], resolved["weight_decay"]) == (script.lr, script.weight_decay)
+    assert resolved["alpha_fd"] == pytest.approx(script.alpha_fd * 16 / script.embed_dim)
 
 
 def test_run__carot_plus_with_all_of_the_teacher_is_judged_as_the_teacher(

@@ -302,7 +302,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "carot": {
         "lambda_oc": 0.2,
         "lambda_sd": 1.5,
-        "lambda_x": 0.0,
+        "lambda_x": 0.05,
         "orthogonality_form": "norm",
         "teacher_update_every": None,
         "teacher_momentum_start": 0.05,
@@ -315,9 +315,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "car_ft": {"alpha": 1.0},
     "model_stock": {},
     "tracer": {
-        "lambda_sd": 0.9,
-        "lambda_x": 0.05,
-        "preset": "code",
+        "preset": "auto",
+        "lambda_sd": None,
+        "lambda_x": None,
         "alpha_fd": None,
         "alpha_crd": 1.0,
         "alpha_icl": 1.0,
@@ -356,11 +356,65 @@ def test_methods__published_coefficients_are_the_defaults(kind: str) -> None:
         )
 
 
-def test_tracer__preset_gives_the_weight_of_feature_distillation_unless_one_is_named() -> None:
-    assert Tracer().feature_weight == 2000
-    assert Tracer(preset="paper").feature_weight == 1
-    assert Tracer(preset="paper", alpha_fd=7).feature_weight == 7
-    assert Tracer(alpha_fd=0).feature_weight == 0
+#: TRACER's released scripts: D of the tower, λ_SD, α_FD, λ_X, learning rate, weight decay.
+TRACER_SCRIPTS = {
+    "ViT-B-16": (512, 0.9, 2000, 0.05, 1e-5, 0.1),
+    "RN50": (1024, 0.01, 200, 0.01, 9e-6, 0.02),
+    "ViT-L-14": (768, 1.1, 2000, 0.04, 8e-6, 0.05),
+}
+
+
+@pytest.mark.parametrize("tower", TRACER_SCRIPTS)
+@pytest.mark.parametrize("asked", ["auto", "itself"])
+def test_tracer__at_a_published_tower_every_number_is_that_of_its_script(
+    tower: Any, asked: str
+) -> None:
+    preset = tower if asked == "itself" else "auto"
+    embed_dim, *numbers = TRACER_SCRIPTS[tower]
+    made = Tracer(preset=preset).fitted(tower, embed_dim)
+    assert made.preset == tower
+    values = (made.lambda_sd, made.alpha_fd, made.lambda_x, made.rate, made.decay)
+    assert values == pytest.approx(numbers)
+    assert made.fitted("RN50", 7) == made
+
+
+@pytest.mark.parametrize("tower", TRACER_SCRIPTS)
+def test_tracer__alpha_fd_grows_with_the_width_so_that_the_pull_stays(tower: Any) -> None:
+    """FD is a mean over the width: D times it is what a vector of any width has moved."""
+    published = TRACER_SCRIPTS[tower]
+    for embed_dim in (128, 512, 2048):
+        alpha = Tracer().fitted(tower, embed_dim).alpha_fd
+        assert alpha is not None
+        assert alpha / embed_dim == pytest.approx(published[2] / published[0])
+
+
+def test_tracer__what_is_named_beats_the_preset_and_is_taken_as_it_is() -> None:
+    named = Tracer(preset="RN50", lambda_sd=0.5, lambda_x=0.0, alpha_fd=7.0).fitted("ViT-B-16", 128)
+    assert (named.preset, named.lambda_sd, named.lambda_x) == ("RN50", 0.5, 0.0)
+    assert named.alpha_fd == 7
+    assert Tracer(alpha_fd=0).fitted("ViT-B-16", 512).alpha_fd == 0
+    paper = Tracer(preset="paper").fitted("RN50", 128)
+    assert (paper.preset, paper.alpha_fd, paper.lambda_sd, paper.lambda_x) == (
+        "paper",
+        1,
+        0.9,
+        0.05,
+    )
+
+
+def test_tracer__a_stored_spec_of_the_first_preset_means_what_it_meant() -> None:
+    """`code` was the ViT-B/16 script with α_FD = 2000 at every width."""
+    stored = {"kind": "tracer", "preset": "code", "lambda_sd": 0.9, "lambda_x": 0.05}
+    for alpha, expected in ((None, 2000), (30.0, 30)):
+        made = Tracer.model_validate(stored | {"alpha_fd": alpha}).fitted("RN50", 128)
+        assert (made.alpha_fd, made.lambda_sd, made.lambda_x) == (expected, 0.9, 0.05)
+        assert (made.preset, made.rate, made.decay) == ("ViT-B-16", 1e-5, 0.1)
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIMISATION))
+def test_methods__rate_and_decay_are_the_defaults_unless_a_preset_has_its_own(kind: str) -> None:
+    made = METHOD_SPECS[kind](**REQUIRED.get(kind, {}))
+    assert (made.rate, made.decay) == OPTIMISATION[kind][:2]
 
 
 def test_confidence__everything_is_off_unless_asked_for() -> None:

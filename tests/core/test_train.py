@@ -774,6 +774,22 @@ def test_resume__moments_get_back_the_strides_of_their_weights(
     assert kernels > 0
 
 
+def test_restore__a_state_of_another_make_of_the_method_is_refused_in_a_sentence(
+    vit: Clip, captions: Captions, tmp_path: Path
+) -> None:
+    with pytest.raises(InterruptedRunError):
+        Run(FineTune(), vit, captions, tmp_path).go(stop=stop_at(2))
+    state, _ = newest_state(tmp_path / "checkpoint", spec_sha256=SPEC_SHA)
+    assert state is not None
+    del state.modules["head"]["bias"]
+    again = Run(FineTune(), vit, captions, tmp_path / "b")
+    optimizer = make_optimizer(again.method, again.plan)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    with pytest.raises(CheckpointError, match="step 2 does not fit.*bias") as caught:
+        _restore(again.method, optimizer, scaler, state)
+    assert "new folder" in caught.value.hint
+
+
 def test_accumulation__of_mixed_images_keeps_what_they_are_mixed_with(
     vit: Clip, captions: Captions, tmp_path: Path
 ) -> None:
