@@ -31,7 +31,12 @@ from calift_core.files import atomic_path, sha256_file, storage_error
 ArtifactKind = Literal["report", "predictions", "checkpoint", "metrics", "log", "other"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+#: What a process that was killed leaves beside the contents: a copy not yet renamed (see
+#: `calift_core.files.atomic_path`), a content on its way out (see `_delete`).
+_LEFT_BEHIND = re.compile(r"\.([0-9a-f]{64})\.[0-9a-f]+\.(tmp|gone)")
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]*")
+#: Whoever writes a file writes to it more often than that.
+_LEFT_S = 600.0
 _COPY_BYTES = 1 << 20
 _REMEMBERED = 4096
 
@@ -246,10 +251,30 @@ class ArtifactStore:
             grace_s: younger contents stay: their row may still be on its way.
             digests: look at these alone; None: at every stored content.
         """
+        if digests is None:
+            self._clear(store)
         ages = dict(self.walk()) if digests is None else dict(self._ages(digests))
         old = [digest for digest, age in ages.items() if age >= grace_s]
         named = store.referenced(old)
         return [d for d in old if d not in named and self._delete(store, d)]
+
+    def _clear(self, store: Store) -> None:
+        """Remove what killed processes left, once nobody has written to it for long."""
+        for path in (self.root / "sha256").glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/.*"):
+            match = _LEFT_BEHIND.fullmatch(path.name)
+            if match is None:
+                continue
+            try:
+                if time.time() - path.stat(follow_symlinks=False).st_mtime < _LEFT_S:
+                    continue
+                if match[2] == "gone" and store.referenced([match[1]]):
+                    os.replace(path, self.path(match[1]))
+                else:
+                    path.unlink()
+            except FileNotFoundError:
+                continue  # somebody else's turn
+            except OSError as error:
+                raise storage_error(error, path, "delete") from error
 
     def _ages(self, digests: Sequence[str]) -> Iterator[tuple[str, float]]:
         for digest in digests:
@@ -265,6 +290,7 @@ class ArtifactStore:
         aside = path.with_name(f".{digest}.{secrets.token_hex(4)}.gone")
         try:
             os.replace(path, aside)
+            os.utime(aside)  # it is ours for the moment, and not left behind by anybody
             if store.referenced([digest]):
                 os.replace(aside, path)
                 return False

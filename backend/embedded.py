@@ -7,10 +7,11 @@
         │             worker     celery -A worker.app worker ──> runner of the current run
         └───────────> dashboard  streamlit run frontend/app.py
 
-What dies is started again, ever more slowly while it keeps dying. Everything is taken down
-together, and dies together with the supervisor even when that is killed with SIGKILL. One stack per
-`CALIFT_HOME`, held by a lock. `CALIFT_BROKER_URL` and `CALIFT_DATABASE_URL` replace the embedded
-broker and database.
+What dies is started again, ever more slowly while it keeps dying, and what hangs is killed: the
+worker moves a file's time, the others are asked. Everything is taken down together, and dies
+together with the supervisor even when that is killed with SIGKILL. One stack per `CALIFT_HOME`,
+held by a lock. `CALIFT_BROKER_URL` and `CALIFT_DATABASE_URL` replace the embedded broker and
+database.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from backend.process import Child
+from backend.process import Child, pulse_path
 from backend.settings import Settings
 from calift_core.errors import ServiceError, SpecError, StorageError
 from calift_core.files import atomic_write_json, storage_error
@@ -56,8 +57,10 @@ _LOG_BYTES = 10 << 20
 _TICK_S = 0.1
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
-#: A service that lived so long has recovered.
-_RECOVERED_S = 60.0
+#: A service that did its work for so long has recovered.
+_RECOVERED_S = 10.0
+#: A service that gave no sign of life for so long hangs. Long, because a busy machine is slow.
+_HANG_S = 60.0
 #: Deaths before it was ever ready, after which `wait_ready` gives up.
 _HOPELESS = 3
 #: The runner gets 30 s to save its checkpoint.
@@ -72,9 +75,13 @@ class _Service:
     Attributes:
         name: of the log file too.
         argv: the command.
-        ready: whether it does its work; asked until it once did.
+        ready: whether it does its work; asked until it does, after every start.
         needs: services that must be ready before it starts.
         stop_s: how long it may take to stop.
+        sign: what changes as long as it lives; None: `ready` is asked instead.
+        is_ready: whether it ever did its work.
+        well_at: when this process first did.
+        silent_s: for how long it has given no sign of life while we looked.
     """
 
     name: str
@@ -82,13 +89,30 @@ class _Service:
     ready: Callable[[_Service], bool]
     needs: tuple[str, ...] = ()
     stop_s: float = _STOP_S
+    sign: Callable[[_Service], object] | None = None
     child: Child | None = None
     is_ready: bool = False
+    well_at: float | None = None
+    last_sign: object = None
+    silent_s: float = 0.0
+    looked_at: float = 0.0
     attached: bool = False
     started_at: float = 0.0
     start_at: float = 0.0
     deaths: int = 0
     last_status: int | None = field(default=None)
+
+    def died(self, now: float) -> float:
+        """Plan the next start after a death; the delay in seconds.
+
+        It doubles from death to death, and begins anew after a life that was worth the name.
+        """
+        if self.well_at is not None and now - self.well_at >= _RECOVERED_S:
+            self.deaths = 0
+        delay = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0**self.deaths)
+        self.deaths += 1
+        self.start_at = now + delay
+        return delay
 
 
 class EmbeddedStack:
@@ -100,6 +124,7 @@ class EmbeddedStack:
         dashboard_port: of the dashboard; 0 takes a free one.
         dashboard: whether to run the dashboard.
         worker: whether to run a worker.
+        hang_s: a part that gives no sign of life for so long is killed and started again.
     """
 
     def __init__(
@@ -110,7 +135,9 @@ class EmbeddedStack:
         dashboard_port: int = 8501,
         dashboard: bool = True,
         worker: bool = True,
+        hang_s: float = _HANG_S,
     ) -> None:
+        self._hang_s = hang_s
         self.home = home.expanduser().absolute()
         self._ports = {"api": api_port} | ({"dashboard": dashboard_port} if dashboard else {})
         self._with_worker = worker
@@ -242,6 +269,8 @@ class EmbeddedStack:
             for folder in (self.home, self._run, self._logs):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._run.chmod(0o700)
+            for left in self._run.glob("*.pulse"):  # of a stack that was killed
+                left.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(error, self.home, "make") from error
 
@@ -313,7 +342,14 @@ class EmbeddedStack:
             argv = [*python, "celery", "-A", "worker.app", "worker", "--loglevel=INFO"]
             argv += ["--without-gossip", "--without-mingle"]
             services.append(
-                _Service("worker", argv, self._worker_ready, needs=("api",), stop_s=_DRAIN_S)
+                _Service(
+                    "worker",
+                    argv,
+                    self._worker_ready,
+                    needs=("api",),
+                    stop_s=_DRAIN_S,
+                    sign=self._worker_sign,
+                )
             )
         if "dashboard" in self._ports:
             argv = [*python, "streamlit", "run", str(_frontend_app())]
@@ -347,6 +383,13 @@ class EmbeddedStack:
         mark = f"-{service.child.pid}-"
         return any(w["alive"] and mark in w["id"] for w in json.loads(body))
 
+    def _worker_sign(self, service: _Service) -> object:
+        # Not what the API says of it: a worker whose database is away or full works on.
+        assert service.child is not None
+        with contextlib.suppress(OSError):
+            return pulse_path(self.home, service.child.pid).stat().st_mtime_ns
+        return object()  # it has not begun, or cannot write: nothing is known
+
     def _get(self, url: str) -> bytes | None:
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {self._token}"})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -378,25 +421,45 @@ class EmbeddedStack:
             if service.attached:
                 return
         if service.child is not None and service.child.ended():
+            pulse_path(self.home, service.child.pid).unlink(missing_ok=True)
             service.last_status = service.child.reap()
             service.child = None
-            if now - service.started_at > _RECOVERED_S:
-                service.deaths = 0
-            delay = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**service.deaths)
-            service.deaths += 1
-            service.start_at = now + delay
             log.warning(
                 "the %s ended with status %d; it starts again in %.1f s",
                 service.name,
                 service.last_status,
-                delay,
+                service.died(now),
             )
         if service.child is None:
             service.is_ready = service.is_ready and service.name != "broker"
             if now >= service.start_at and self._needs_met(service):
                 self._start(service)
-        elif not service.is_ready:
-            service.is_ready = service.ready(service)
+        elif service.well_at is None:
+            if service.ready(service):
+                service.is_ready = True
+                service.well_at = service.looked_at = time.monotonic()
+                service.silent_s = 0.0
+        elif now - service.looked_at >= self._hang_s / 12:
+            self._look_for_life(service, now)
+
+    def _look_for_life(self, service: _Service, now: float) -> None:
+        # Added up in small steps: time in which we were stopped ourselves is no evidence.
+        passed = min(now - service.looked_at, self._hang_s / 6)
+        if service.sign is None:
+            lives = service.ready(service)
+        else:
+            sign = service.sign(service)
+            lives = sign != service.last_sign
+            service.last_sign = sign
+        service.looked_at = time.monotonic()
+        service.silent_s = 0.0 if lives else service.silent_s + passed
+        if service.silent_s >= self._hang_s and service.child is not None:
+            log.warning(
+                "the %s gave no sign of life for %.0f s and is killed",
+                service.name,
+                service.silent_s,
+            )
+            service.child.kill()
 
     def _needs_met(self, service: _Service) -> bool:
         return all(s.is_ready for s in self._services if s.name in service.needs)
@@ -405,6 +468,7 @@ class EmbeddedStack:
         if service.name == "broker" and self._attach(service):
             return
         service.started_at = time.monotonic()
+        service.well_at, service.silent_s, service.last_sign = None, 0.0, None
         path = self._log_path(service)
         try:
             if path.exists() and path.stat().st_size > _LOG_BYTES:

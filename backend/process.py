@@ -43,6 +43,48 @@ def tied(argv: Sequence[str], *, oom_score_adj: int | None = None) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), score, *argv]
 
 
+def pulse_path(home: Path, pid: int) -> Path:
+    """The file whose time a process of a home moves as long as it lives."""
+    return home / "run" / f"{pid}.pulse"
+
+
+class Pulse:
+    """Moves the time of a file every few seconds, from a thread that does nothing else.
+
+    A process that is stopped, or whose threads cannot run, falls silent; one that waits for a
+    database or a full disk does not.
+
+    Args:
+        path: the file; see `pulse_path`.
+        every_s: time between two beats.
+    """
+
+    def __init__(self, path: Path, *, every_s: float = 1.0) -> None:
+        self._path, self._every_s = path, every_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and remove the file."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):  # a full disk may refuse a new file
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._path.touch()
+            if self._over.wait(self._every_s):
+                return
+
+
 class Child:
     """A process in a session of its own, tied to us; its output goes to a file, never to a pipe.
 

@@ -354,6 +354,16 @@ def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+def _plain(text: str | None) -> str | None:
+    """A text as both databases take it: Postgres knows no NUL, and UTF-8 no half surrogates.
+
+    What a runner said last may hold either.
+    """
+    if text is None:
+        return None
+    return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()
+
+
 def new_id() -> str:
     """A fresh run id: 12 hex digits, short enough to read out."""
     return secrets.token_hex(6)
@@ -729,7 +739,7 @@ class Store:
         reason: str | None = None,
         message: str | None = None,
     ) -> None:
-        data = {"phase": phase, "reason": reason, "message": message}
+        data = {"phase": phase, "reason": _plain(reason), "message": _plain(message)}
         connection.execute(
             insert(Event).values(
                 run_id=run_id, id=event_id, attempt=attempt, kind="state", at=now, data=data
@@ -1034,9 +1044,9 @@ class Store:
             raise ValueError(f"phase must be one of {sorted(TERMINAL_PHASES)}, got {phase!r}")
         values: dict[str, Any] = {
             "phase": phase,
-            "reason": reason,
-            "message": message,
-            "hint": hint,
+            "reason": _plain(reason),
+            "message": _plain(message),
+            "hint": _plain(hint),
             "lease_expires": None,
             "heartbeat_at": self._now,
             "finished_at": self._now,
@@ -1107,6 +1117,7 @@ class Store:
             lost: the attempt's process vanished. Only this counts against `max_attempts`, and the
                 run fails when it has lost as many; an orderly stop may happen any number of times.
         """
+        message, hint = _plain(message), _plain(hint) or ""
         spent = (Run.losses + 1 >= Run.max_attempts) if lost else false()
         ends = or_(Run.cancel_requested, spent)
         count: dict[str, Any] = {"losses": Run.losses + 1} if lost else {"drains": Run.drains + 1}
@@ -2243,7 +2254,8 @@ class _Batch:
                 self._event(record.kind, data)
 
     def _take_metrics(self, record: MetricsRecord) -> None:
-        for name, value in record.values.items():
+        for given, value in record.values.items():
+            name = _plain(given) or ""
             self.metrics[name, record.step] = {
                 "run_id": self.run_id,
                 "name": name,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from backend import migrations
 from backend.artifacts import ArtifactStore
+from backend.process import Pulse, pulse_path
 from backend.settings import Settings
 from backend.store import NotFoundError, Store, open_engine
 from calift_core.schema.wire import TERMINAL_PHASES
@@ -68,6 +69,7 @@ class WorkerService:
         self._stopping = threading.Event()
         self._changed = threading.Event()
         self._presence = threading.Thread(target=self._report_in, name="presence", daemon=True)
+        self._pulse = Pulse(pulse_path(settings.home, os.getpid()))
 
     def wait_for_database(self, *, timeout_s: float = 300.0) -> None:
         """Bring the tables up to date, waiting for a database that is still starting.
@@ -89,12 +91,14 @@ class WorkerService:
 
     def start(self) -> None:
         """Report in from now on."""
+        self._pulse.start()
         self._presence.start()
 
     def stop(self) -> None:
         """Leave in good order."""
         self._stopping.set()
         self._changed.set()
+        self._pulse.stop()
         if self._presence.is_alive():
             self._presence.join(timeout=15.0)
         try:

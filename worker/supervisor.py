@@ -39,7 +39,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from backend.artifacts import ArtifactKind, ArtifactStore, publish_artifact
 from backend.process import Child
 from backend.store import Claim, NotFoundError, Store
-from calift_core.errors import CaliftError, ModelUnavailableError, StorageError
+from calift_core.errors import CaliftError, ModelUnavailableError, StorageError, reason_of
 from calift_core.files import atomic_write_json, storage_error
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
@@ -233,7 +233,7 @@ class _Attempt:
                     log.exception("run %s attempt %d: worker error", self._run_id, self._number)
                     return self._lost(
                         "WORKER_ERROR",
-                        f"the worker failed: {type(error).__name__}: {error}",
+                        f"the worker failed: {_words_of(error)}",
                         "The traceback is in the worker's log.",
                     )
             except _Fenced:
@@ -708,6 +708,13 @@ class _Lines:
 
 #: Ends by SIGHUP, SIGINT, SIGKILL and SIGTERM come from outside: a user's mistake does not kill.
 _LOST_STATUSES = frozenset({-1, -2, -9, -15})
+
+
+def _words_of(error: Exception) -> str:
+    # A database error's text holds the statement and its values, which are nobody's business.
+    if isinstance(error, SQLAlchemyError):
+        return f"the database refused what it was given ({type(error).__name__})"
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 def _status_words(returncode: int) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,3 +216,54 @@ def test_collect__storing_again_renews_the_grace(
     assert artifacts.collect(one_store, grace_s=60) == []
     os.utime(artifacts.path(digest), (1, 1))
     assert artifacts.collect(one_store, grace_s=60) == [digest]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_collect__what_a_killed_process_left(
+    one_store: Store, artifacts: ArtifactStore, tmp_path: Path, named: bool
+) -> None:
+    source = tmp_path / "file"
+    source.write_bytes(b"content")
+    run_id = one_store.submit(spec_of())
+    assert one_store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    assert publish_artifact(
+        one_store, artifacts, run_id, 1, name="checkpoint/a", kind="checkpoint", path=source
+    )
+    # Killed while it stored the next file: the real names, made by a real kill.
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(artifacts.root), str(source)],
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    # Killed while it deleted one.
+    path = artifacts.path(hashlib.sha256(b"content").hexdigest())
+    gone = path.with_name(f".{path.name}.0a1b2c3d.gone")
+    path.rename(gone)
+    if not named:
+        assert one_store.remove_artifact(run_id, 1, name="checkpoint/a")
+    left = [p for p in files(artifacts) if p.name.startswith(".")]
+    assert len(left) == 2
+    artifacts.collect(one_store, grace_s=0.0)
+    assert [p for p in files(artifacts) if p.name.startswith(".")] == left, "it may be in use"
+    for found in left:
+        os.utime(found, (1.0, 1.0))
+    artifacts.collect(one_store, grace_s=0.0)
+    assert files(artifacts) == ([path] if named else [])
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from backend import artifacts
+
+class Digest:
+    def update(self, piece):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store = artifacts.ArtifactStore(Path(sys.argv[1]))
+source = Path(sys.argv[2]).with_name("other")
+source.write_bytes(b"another content")
+artifacts.hashlib.sha256 = Digest
+store.put_file(source)
+"""

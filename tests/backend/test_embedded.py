@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from backend.embedded import EmbeddedStack, broker_pings, socket_path
+from backend.embedded import EmbeddedStack, _Service, broker_pings, socket_path
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError, StorageError
 from tests.conftest import until
@@ -105,6 +105,31 @@ def test_stack__what_dies_is_started_again(stack: EmbeddedStack, name: str) -> N
     until(lambda: answers(f"{stack.urls['api']}/api/v1/health"), what="the API to answer")
     others = {k: v for k, v in stack.pids.items() if k != name}
     assert others == {k: v for k, v in before.items() if k != name}
+
+
+def test_stack__what_hangs_is_killed_and_started_again(home: Path) -> None:
+    with EmbeddedStack(home, api_port=0, dashboard=False, hang_s=6.0) as stack:
+        stack.wait_ready(timeout_s=120)
+        for name in ("worker", "api", "broker"):
+            before = stack.pids[name]
+            os.kill(before, signal.SIGSTOP)
+            until(
+                lambda name=name, before=before: stack.pids.get(name, before) != before,
+                timeout_s=60,
+                what=f"the {name} to be started again",
+            )
+            assert not alive(before)
+
+
+def test_service__a_life_that_did_its_work_forgets_earlier_deaths() -> None:
+    crashing = _Service("worker", [], lambda _: True)
+    delays = [crashing.died(now=float(n)) for n in range(9)]
+    assert delays == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    for n in range(9):  # killed from outside, again and again
+        crashing.well_at = 100.0 * n
+        assert crashing.died(now=100.0 * n + 20.0) == delays[0]
+    crashing.well_at = 5000.0
+    assert crashing.died(now=5000.1) == delays[1]
 
 
 @pytest.mark.parametrize(

@@ -537,6 +537,25 @@ def test_finish__evaluations_that_the_report_does_not_know_are_dropped(store: St
     assert summary.id_ece == 0.1
 
 
+@pytest.mark.parametrize("words", ["a\0b", "\ud800", "ü\0\udfff"])
+def test_finish__a_runners_last_words_may_be_anything(store: Store, words: str) -> None:
+    ends: list[Callable[[str], bool]] = [
+        lambda i: store.finish(i, 1, phase="FAILED", reason=words, message=words, hint=words),
+        lambda i: store.requeue(i, 1, reason="RUNNER_LOST", message=words, hint=words, lost=True),
+        lambda i: store.record(i, 1, [metric(1, name=words), r.LogRecord(message=words)]),
+        lambda i: store.record(i, 1, [r.PhaseRecord(phase="training", detail=words)]),
+        lambda i: store.append_log(i, 1, words),
+    ]
+    for end in ends:
+        run_id = store.submit(spec_of(), max_attempts=1)
+        assert store.claim(run_id, **WORKER) is not None
+        assert end(run_id)
+        run = store.get_run(run_id)
+        assert "\0" not in f"{run.message}{run.hint}{run.reason}"
+        store.events_after(run_id, 0)
+        store.logs(run_id)
+
+
 # ------------------------------------------------------------------------------------ lists
 
 

@@ -85,7 +85,7 @@ def end_badly():
 
 
 def end_by_crash():
-    sys.stdout.write("these are its last words\n")
+    sys.stdout.write(plan.get("words", "these are its last words") + "\n")
     sys.exit(3)
 
 

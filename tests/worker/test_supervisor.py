@@ -185,6 +185,30 @@ def test_supervise__a_crash_tells_the_last_words(bench: Bench) -> None:
     assert "these are its last words" in bench.store.logs(run_id).text
 
 
+def test_supervise__last_words_that_no_database_takes_still_end_the_run(both: Bench) -> None:
+    run_id = both.submit(end="crash", words="before\0after")
+    assert both.attempt(run_id) == "failed"
+    run = both.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("FAILED", "RUNNER_CRASHED")
+    assert "before\N{SYMBOL FOR NULL}after" in (run.message or "")
+
+
+def test_supervise__no_sql_reaches_a_user(bench: Bench) -> None:
+    run_id = bench.submit(max_attempts=1)
+    with writing(bench.store.engine) as connection:  # a database that refuses the report
+        connection.execute(
+            text(
+                "CREATE TRIGGER refuses BEFORE INSERT ON reports "
+                "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        )
+    assert bench.attempt(run_id) == "requeued"
+    run = bench.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("FAILED", "WORKER_ERROR")
+    assert "INSERT" not in (run.message or "")
+    assert "SQL:" not in (run.message or "")
+
+
 def test_supervise__a_killed_runner_is_a_loss_and_the_next_attempt_goes_on(both: Bench) -> None:
     run_id = both.submit(ends=["kill", "well"], steps=12)
     assert both.attempt(run_id) == "requeued"
