@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
 from backend.cursors import MAX_CURSOR
-from backend.gate import UPLOAD_TYPE, Principal, takes_uploads
+from backend.gate import UPLOAD_TYPE, Authenticator, Principal, takes_uploads
 from backend.imports import Imports
 from backend.problems import HttpError, unauthenticated
 from backend.queue import Housekeeper
@@ -53,6 +53,7 @@ class Services:
     """What one application holds, made once in `create_app`."""
 
     settings: Settings
+    authenticator: Authenticator
     store: Store
     artifacts: ArtifactStore
     celery: Celery
@@ -187,6 +188,9 @@ IdempotencyKey = Annotated[
         pattern="^[!-~]{1,200}$",
         description="The same key and body give the same run again; another body is a 409",
     ),
+]
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", max_length=4000, description="ETags of copies")
 ]
 RunId = Annotated[str, Path(max_length=64, description="A run's id")]
 EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]

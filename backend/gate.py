@@ -22,7 +22,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend.problems import HttpError, as_response, from_exception, internal, unauthenticated
+from backend.problems import (
+    HttpError,
+    as_response,
+    from_exception,
+    internal,
+    log_error,
+    unauthenticated,
+)
 from backend.settings import Settings
 from backend.store import ADMIN_NAME, Store, StoredSession
 
@@ -138,6 +145,13 @@ def _session_ended(session_id: str) -> HttpError:
         "the session has ended.", "SESSION_ENDED", hint="Log in to the dashboard again."
     )
 
+    async def holds(self, principal: Principal) -> bool:
+        """Whether the token that a request came with is still good."""
+        if principal.token_id == self._admin_id:
+            return True
+        known = await run_in_threadpool(self._store.get_token, principal.token_id)
+        return known is not None and not known.revoked and not known.expired
+
 
 def takes_uploads(endpoint: object) -> bool:
     """Whether a route was marked with `backend.deps.uploads`."""
@@ -164,6 +178,13 @@ class _Buckets:
         return 0.0 if taken else (1 - level) / self._rate
 
 
+class _CutOffError(OSError):
+    """Tells a response that goes on after its headers that nobody listens: its request was HEAD.
+
+    An OSError, which is what a server raises when the client has gone.
+    """
+
+
 class Gate:
     """The middleware."""
 
@@ -181,15 +202,21 @@ class Gate:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        # A HEAD is answered as the GET of the same address and cut off before its body.
+        head = scope["method"] == "HEAD"
+        if head:
+            scope = {**scope, "method": "GET"}
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, principal=None, authorised=False, upload=None)
-        started = False
+        started = finished = False
 
         async def send_out(message: Message) -> None:
-            nonlocal started
+            nonlocal started, finished
+            if finished:
+                raise _CutOffError
             if message["type"] == "http.response.start":
                 if message["status"] < 400 and not state["authorised"]:
                     raise RuntimeError("a route answered without its scope having been checked")
@@ -198,15 +225,21 @@ class Gate:
                 out["X-Request-ID"] = request_id
                 out.setdefault("X-Content-Type-Options", "nosniff")
                 out.setdefault("Cache-Control", "no-store")
-            await send(message)
+            if not head:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                finished = True
 
         try:
             await self._check(scope, headers, state)
             await self._app(scope, self._capped(scope, receive), send_out)
         except Exception as error:
+            if finished:
+                return  # whatever it is, it is about a body that nobody asked for
             found = from_exception(error)
-            if found is None or found.status >= 500:
-                _log.exception("request %s: %s %s", request_id, scope["method"], scope["path"])
+            log_error(error, found, request_id, f"{scope['method']} {scope['path']}")
             if started:
                 raise
             response = as_response(found or internal(request_id), request_id)

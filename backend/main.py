@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     celery = make_celery(settings)
     services = Services(
         settings=settings,
+        authenticator=Authenticator(settings.admin_token(), store),
         store=store,
         artifacts=artifacts,
         celery=celery,
@@ -84,14 +85,14 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        # A redirect would answer before the scope of anything has been looked at.
+        redirect_slashes=False,
     )
     app.state.services = services
     for module in (runs, results, predictions, catalogue, sessions):
         app.include_router(module.router, prefix=PREFIX)
     problems.install(app)
-    app.add_middleware(
-        Gate, settings=settings, authenticator=Authenticator(settings.admin_token(), store)
-    )
+    app.add_middleware(Gate, settings=settings, authenticator=services.authenticator)
     _describe(app)
     return app
 

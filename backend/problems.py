@@ -130,6 +130,15 @@ def from_exception(error: Exception) -> HttpError | None:
     return None
 
 
+def log_error(error: Exception, found: HttpError | None, request_id: str, what: str) -> None:
+    """Log what is not the caller's fault; with a traceback where nobody meant it."""
+    if isinstance(error, HttpError):
+        if error.status >= 500:
+            _log.warning("request %s: %s: %s", request_id, what, error.message)
+    elif found is None or found.status >= 500:
+        _log.error("request %s: %s", request_id, what, exc_info=error)
+
+
 def pointer_of(location: Sequence[int | str]) -> str:
     """A JSON pointer (RFC 6901, as a URI fragment) to a place in the request body."""
     return "#/" + "/".join(str(p).replace("~", "~0").replace("/", "~1") for p in location)
@@ -171,27 +180,33 @@ def _of_http(request: Request, error: HTTPException) -> HttpError:
     if error.status_code in (404, 405) and getattr(request.state, "principal", None) is None:
         # Deny by default: without a token nothing is said about which paths exist.
         return unauthenticated("this needs a token.")
+    hint = ""
     code = _CODES.get(error.status_code, http.HTTPStatus(error.status_code).name)
     detail = str(error.detail)
     if error.status_code == 404:
-        detail = f"there is nothing at {request.url.path}."
+        path = request.url.path
+        detail = f"there is nothing at {path}."
+        if path.endswith("/") and _methods_at(request, path.rstrip("/")):
+            hint = f"{path.rstrip('/')} has no slash at its end."
     elif error.status_code == 405:
         detail = f"{request.method} is not possible at {request.url.path}."
     elif error.status_code == 400 and "parsing the body" in detail:
         code, detail = "BAD_JSON", "the body is not JSON that can be read."
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(_methods_at(request))  # the router names one route's alone
-    return HttpError(error.status_code, code, detail, headers=headers)
+        # The router names the methods of one route alone.
+        headers["Allow"] = ", ".join(_methods_at(request, request.url.path))
+    return HttpError(error.status_code, code, detail, hint=hint, headers=headers)
 
 
-def _methods_at(request: Request) -> list[str]:
-    routes = request.app.router.routes
-    return [
+def _methods_at(request: Request, path: str) -> list[str]:
+    routes, scope = request.app.router.routes, {**request.scope, "path": path}
+    found = [
         method
         for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
-        if any(r.matches({**request.scope, "method": method})[0] is Match.FULL for r in routes)
+        if any(r.matches({**scope, "method": method})[0] is Match.FULL for r in routes)
     ]
+    return sorted([*found, "HEAD"]) if "GET" in found else found
 
 
 def install(app: FastAPI) -> None:
@@ -209,12 +224,9 @@ def install(app: FastAPI) -> None:
         return as_response(_of_validation(error), _id(request))
 
     async def on_known(request: Request, error: Exception) -> JSONResponse:
-        found = from_exception(error) or internal(_id(request))
-        if found.status >= 500:
-            _log.error(
-                "request %s: %s %s", _id(request), request.method, request.url.path, exc_info=error
-            )
-        return as_response(found, _id(request))
+        found = from_exception(error)
+        log_error(error, found, _id(request), f"{request.method} {request.url.path}")
+        return as_response(found or internal(_id(request)), _id(request))
 
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)

@@ -19,11 +19,14 @@ transaction that turns into a writer fails with "locked" whatever the timeout.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -73,6 +76,7 @@ from backend.models import (
     Worker,
 )
 from calift_core.errors import CaliftError, SpecError
+from calift_core.files import storage_error
 from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.records import (
     DoneRecord,
@@ -289,9 +293,31 @@ def open_engine(url: str) -> Engine:
     if backend_name != "sqlite":
         raise SpecError(f"database_url must be sqlite or postgresql, got {backend_name!r}")
     engine = create_engine(parsed, connect_args={"timeout": 10}, hide_parameters=True)
+    name = parsed.database or ":memory:"
+    if not name.startswith((":memory:", "file:")):
+        event.listen(engine, "do_connect", lambda *_: _keep_private(Path(name)))
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _keep_private(path: Path) -> None:
+    """Make the file 0600, whatever the umask; SQLite gives its companions the same rights.
+
+    A file that its group may write is shared on purpose and stays so.
+
+    Raises:
+        StorageError: it cannot be opened or made.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+            with suppress(FileNotFoundError, PermissionError):
+                mode = stat.S_IMODE(file.stat().st_mode)
+                if mode & 0o077 and not mode & 0o020:
+                    file.chmod(0o600)
+    except OSError as error:
+        raise storage_error(error, path, "open") from error
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
 from backend.analysis import Norm, Scheme
-from backend.deps import Cursor, EvaluationId, Limit, RunId, ServicesDep, StoreDep, allow
+from backend.deps import (
+    Cursor,
+    EvaluationId,
+    IfNoneMatch,
+    Limit,
+    RunId,
+    ServicesDep,
+    StoreDep,
+    allow,
+)
 from backend.routes.runs import file_response
 from calift_core.schema.report import Role
 from calift_core.schema.wire import (
@@ -301,13 +310,18 @@ def get_transfer(
 @router.get(
     "/evaluations/{evaluation_id}/predictions",
     response_class=FileResponse,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "Parquet"}},
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "Parquet"},
+        304: {"description": "The copy with this ETag is still the file"},
+    },
 )
 @allow("read")
-def download_predictions(evaluation_id: EvaluationId, services: ServicesDep) -> FileResponse:
+def download_predictions(
+    evaluation_id: EvaluationId, services: ServicesDep, known: IfNoneMatch = None
+) -> Response:
     """The per-sample predictions as Parquet."""
     found = services.store.predictions_of(evaluation_id)
-    return file_response(services, found.sha256, found.name or f"{evaluation_id}.parquet")
+    return file_response(services, found.sha256, found.name or f"{evaluation_id}.parquet", known)
 
 
 @router.get("/compare")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from backend.deps import (
     Cursor,
     IdempotencyKey,
+    IfNoneMatch,
     Limit,
     PrincipalDep,
     RunId,
@@ -48,6 +50,8 @@ from calift_core.schema.wire import (
 router = APIRouter(tags=["runs"])
 
 _POLL_S = 0.5
+#: How long a stream may outlive its token.
+_RECHECK_S = 2.0
 _BATCH = 500
 _STEP_MAX = 2**53
 
@@ -238,56 +242,64 @@ def get_metrics(
     return store.metrics(run_id, names=names, since_step=since_step, max_points=max_points)
 
 
-def _start_of_stream(
+async def _place_in_line(
     run_id: RunId,
     services: ServicesDep,
     last_event_id: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=_STEP_MAX)] = None,
     after: Annotated[
         int, Query(ge=0, le=_STEP_MAX, description="Events after this id; the header wins")
     ] = 0,
-) -> int:
+) -> AsyncIterator[int]:
+    """Hold one of the places for streams; the id to start after."""
     # Errors must come before the stream begins; after that there is no status to set.
-    services.store.phase(run_id)
+    await run_in_threadpool(services.store.phase, run_id)
     if services.streams.value >= services.settings.max_streams:
         raise HttpError(
             503,
             "TOO_MANY_STREAMS",
-            f"{services.settings.max_streams} event streams are open.",
+            f"{services.settings.max_streams} event streams are open, and no more may be.",
             hint="Close one, or poll /events/history.",
             headers={"Retry-After": "10"},
         )
-    return after if last_event_id is None else last_event_id
+    services.streams.value += 1
+    try:
+        yield after if last_event_id is None else last_event_id
+    finally:
+        services.streams.value -= 1
 
 
 @router.get("/runs/{run_id}/events", response_class=EventSourceResponse)
 @allow("read")
 async def stream_events(
-    run_id: RunId, services: ServicesDep, start: Annotated[int, Depends(_start_of_stream)]
+    run_id: RunId,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    start: Annotated[int, Depends(_place_in_line)],
 ) -> AsyncIterator[ServerSentEvent]:
     """Events as they happen (SSE). Ids grow; `Last-Event-ID` resumes; `end` closes the stream.
 
-    Each message's data is a RunEvent; that of `end` is `{"phase": …}`.
+    Each message's data is a RunEvent; that of `end` is `{"phase": …}`. Without an `end` the run
+    goes on: ask again, which tells why the stream was closed (its token has expired, the service
+    restarts).
     """
-    last = start
-    services.streams.value += 1
-    try:
-        while not services.stopping.is_set():
-            events, phase = await run_in_threadpool(
-                services.store.events_after, run_id, last, _BATCH
-            )
-            for event in events:
-                yield ServerSentEvent(
-                    data=event.model_dump(mode="json"), event=event.kind, id=str(event.id)
-                )
-                last = event.id
-            if events:
-                continue
-            if phase in TERMINAL_PHASES:
-                yield ServerSentEvent(data={"phase": phase}, event="end")
+    last, checked = start, time.monotonic()
+    while not services.stopping.is_set():
+        if time.monotonic() - checked > _RECHECK_S:
+            if not await services.authenticator.holds(principal):
                 return
-            await anyio.sleep(_POLL_S)
-    finally:
-        services.streams.value -= 1
+            checked = time.monotonic()
+        events, phase = await run_in_threadpool(services.store.events_after, run_id, last, _BATCH)
+        for event in events:
+            yield ServerSentEvent(
+                data=event.model_dump(mode="json"), event=event.kind, id=str(event.id)
+            )
+            last = event.id
+        if events:
+            continue
+        if phase in TERMINAL_PHASES:
+            yield ServerSentEvent(data={"phase": phase}, event="end")
+            return
+        await anyio.sleep(_POLL_S)
 
 
 @router.get("/runs/{run_id}/events/history")
@@ -319,23 +331,45 @@ def list_artifacts(run_id: RunId, store: StoreDep) -> list[Artifact]:
 @router.get(
     "/runs/{run_id}/artifacts/{name:path}",
     response_class=FileResponse,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "The file"}},
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+        304: {"description": "The copy with this ETag is still the file"},
+    },
 )
 @allow("read")
-def download_artifact(run_id: RunId, name: str, services: ServicesDep) -> FileResponse:
+def download_artifact(
+    run_id: RunId, name: str, services: ServicesDep, known: IfNoneMatch = None
+) -> Response:
     """A stored file; its bytes are checked against its SHA-256, which is the ETag."""
     artifact = services.store.get_artifact(run_id, name)
-    return file_response(services, artifact.sha256, artifact.name)
+    return file_response(services, artifact.sha256, artifact.name, known)
 
 
-def file_response(services: ServicesDep, sha256: str, name: str) -> FileResponse:
-    """A stored content as a download; never something that a browser would run."""
+def file_response(services: ServicesDep, sha256: str, name: str, known: str | None) -> Response:
+    """A stored content as a download; never something that a browser would run.
+
+    Args:
+        services: of the application.
+        sha256: of the content.
+        name: of the file.
+        known: the request's `If-None-Match`; 304 where it holds the content's ETag.
+    """
+    # A name may come to stand for another content, so a copy is to be asked about before its use.
+    headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, no-cache"}
+    if known is not None and _knows(known, sha256):
+        return Response(status_code=304, headers=headers)
     return FileResponse(
         services.artifacts.verified(sha256),
         media_type="application/octet-stream",
         filename=name.rsplit("/", 1)[-1],
-        headers={"ETag": f'"{sha256}"', "Cache-Control": "private, max-age=31536000, immutable"},
+        headers=headers,
     )
+
+
+def _knows(if_none_match: str, sha256: str) -> bool:
+    """Whether a list of ETags holds this one, by the weak comparison of RFC 9110 (8.8.3.2)."""
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return if_none_match.strip() == "*" or f'"{sha256}"' in tags
 
 
 @router.get("/runs/{run_id}/logs")

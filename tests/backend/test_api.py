@@ -247,7 +247,7 @@ def test_problem__of_every_kind(api: TestClient, services: Any, finished_run: An
     problem(get("/api/v1/evaluations/nobody"), 404, "NOT_FOUND")
     refused = api.put("/api/v1/runs")
     problem(refused, 405, "METHOD_NOT_ALLOWED")
-    assert refused.headers["allow"] == "GET, POST"
+    assert refused.headers["allow"] == "GET, HEAD, POST"
     problem(post("/api/v1/runs", content="x", headers={"content-type": "text/plain"}), 415,
             "UNSUPPORTED_MEDIA_TYPE")  # fmt: skip
     as_json = {"content-type": "application/json"}

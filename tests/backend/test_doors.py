@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
+from backend import migrations
 from backend.__main__ import main
+from backend.gate import hash_token
+from backend.main import create_app
+from backend.store import Store, open_engine, writing
+from calift_core.errors import StorageError
 from tests.backend.test_api import problem, submit
+from tests.conftest import serving, spec_of, until
 
 
 @pytest.fixture
@@ -68,3 +81,201 @@ def test_token__days_must_be_positive_and_finite(
     monkeypatch.setattr(sys, "argv", ["backend", "token", "list"])
     assert main() == 0
     assert capsys.readouterr().out == ""
+
+
+# ------------------------------------------------------------------------------- addresses
+
+
+@pytest.fixture
+def stranger(app: Any) -> Iterator[TestClient]:
+    """Without a token; server errors come as answers and redirects are not followed."""
+    with TestClient(
+        app,
+        base_url="http://127.0.0.1",
+        raise_server_exceptions=False,
+        follow_redirects=False,
+    ) as caller:
+        yield caller
+
+
+def test_slash__at_the_end_is_404_that_says_so(
+    stranger: TestClient, settings: Any, app: Any
+) -> None:
+    token = {"Authorization": f"Bearer {settings.admin_token()}"}
+    paths = [re.sub(r"\{[^}]+\}", "abc", path) for path in app.openapi()["paths"]]
+    for path in [*paths, "/api/v1/openapi.json", "/api/v1", "//api/v1/runs"]:
+        for method in ("GET", "POST", "HEAD"):
+            without = stranger.request(method, f"{path}/")
+            assert without.status_code == 401, (method, path)
+            answer = stranger.request(method, f"{path}/", headers=token)
+            # The name of a file may be anything, so its address takes a slash.
+            assert answer.status_code in (404, 405), (method, path)
+    found = problem(stranger.get("/api/v1/runs/", headers=token), 404, "NOT_FOUND")
+    assert "/api/v1/runs" in found.hint
+    assert not problem(stranger.get("/api/v1/x/", headers=token), 404, "NOT_FOUND").hint
+
+
+def test_head__is_get_without_a_body_everywhere(
+    api: TestClient, app: Any, services: Any, finished_run: Any
+) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+    evaluation = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]["id"]
+    ids = {"run_id": run_id, "evaluation_id": evaluation, "name": "predictions/id.parquet"}
+    seen = 0
+    for path, item in app.openapi()["paths"].items():
+        if "get" not in item:
+            refused = api.head(path.format(**ids))
+            assert refused.status_code in (404, 405)
+            assert refused.content == b""
+            continue
+        filled = path.format(**ids)
+        query = {"difference": "0.1"} if filled.endswith("/budget") else {}
+        if filled.endswith("/compare"):
+            query = {"run_id": [run_id, submit(api)["id"]]}
+        got = api.get(filled, params=query)
+        head = api.head(filled, params=query)
+        assert head.status_code == got.status_code, filled
+        assert head.content == b""
+        assert head.headers["content-type"] == got.headers["content-type"]
+        if not filled.endswith("/stats"):  # which are others every time
+            assert head.headers.get("content-length") == got.headers.get("content-length"), filled
+        assert head.headers.get("etag") == got.headers.get("etag")
+        seen += got.status_code == 200
+    assert seen > 25
+    refused = api.put("/api/v1/runs")
+    assert refused.headers["allow"] == "GET, HEAD, POST"
+
+
+def test_head__of_an_endless_stream_ends(served: str, settings: Any, app: Any) -> None:
+    run_id = app.state.services.store.submit(spec_of())
+    with httpx.Client(headers={"Authorization": f"Bearer {settings.admin_token()}"}) as caller:
+        for _ in range(3):
+            answer = caller.head(f"{served}/api/v1/runs/{run_id}/events", timeout=10)
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+    until(lambda: app.state.services.streams.value == 0, what="the streams to be given back")
+
+
+def test_etag__that_is_known_is_304(api: TestClient, services: Any, finished_run: Any) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+    evaluation = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]["id"]
+    for path in (
+        f"/api/v1/runs/{run_id}/artifacts/predictions/id.parquet",
+        f"/api/v1/evaluations/{evaluation}/predictions",
+    ):
+        first = api.get(path)
+        etag = first.headers["etag"]
+        for known in (etag, f"W/{etag}", f'"other", {etag}', "*", f'W/"x",{etag}'):
+            for method in ("GET", "HEAD"):
+                again = api.request(method, path, headers={"If-None-Match": known})
+                assert again.status_code == 304, known
+                assert again.content == b""
+                assert again.headers["etag"] == etag
+        for other in ('"other"', etag.strip('"'), "", '"*"', f"{etag}x"):
+            assert api.get(path, headers={"If-None-Match": other}).status_code == 200, other
+        # The name may come to stand for another file, so the copy must be asked about.
+        assert "no-cache" in first.headers["cache-control"]
+        assert "immutable" not in first.headers["cache-control"]
+        part = api.get(path, headers={"Range": "bytes=0-3", "If-Range": etag})
+        assert (part.status_code, part.content) == (206, first.content[:4])
+
+
+# --------------------------------------------------------------------------------- streams
+
+
+@contextmanager
+def opened(served: str, run_id: str, token: str) -> Iterator[Any]:
+    with (
+        httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=30) as caller,
+        caller.stream("GET", f"{served}/api/v1/runs/{run_id}/events") as response,
+    ):
+        yield response
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired", "removed"])
+def test_stream__ends_with_its_token(
+    served: str, app: Any, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr("backend.routes.runs._RECHECK_S", 0.05)
+    store = app.state.services.store
+    run_id = store.submit(spec_of())
+    token = f"clft_r.{'s' * 32}"
+    store.add_token("clft_r", name="r", scope="read", secret_sha256=hash_token(token))
+    with opened(served, run_id, token) as response:
+        lines = response.iter_lines()
+        assert next(line for line in lines if line.startswith("event")) == "event: state"
+        if end == "revoked":
+            store.revoke_token("clft_r")
+        else:
+            change = "DELETE FROM tokens" if end == "removed" else "UPDATE tokens SET expires_at=1"
+            with writing(store.engine) as connection:
+                connection.execute(text(change))
+        assert "event: end" not in list(lines), "the run has not ended"
+    with opened(served, run_id, token) as response:
+        assert response.status_code == 401
+
+
+def test_stream__of_the_services_own_token_stays(
+    served: str, app: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.routes.runs._RECHECK_S", 0.0)
+    store = app.state.services.store
+    run_id = store.submit(spec_of())
+    with opened(served, run_id, settings.admin_token()) as response:
+        lines = response.iter_lines()
+        next(line for line in lines if line.startswith("event"))
+        store.request_cancel(run_id)
+        assert "event: end" in list(lines)
+
+
+def test_stream__one_too_many_is_503_without_a_traceback(
+    make_settings: Any, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings(database_url=sqlite_url, max_streams=2)
+    app = create_app(settings, housekeeping=False)
+    token = settings.admin_token()
+    with serving(app) as served:
+        run_id = app.state.services.store.submit(spec_of())
+        with opened(served, run_id, token) as first, opened(served, run_id, token) as second:
+            assert (first.status_code, second.status_code) == (200, 200)
+            for _ in range(3):
+                with opened(served, run_id, token) as third:
+                    third.read()
+                    found = problem(third, 503, "TOO_MANY_STREAMS")
+                    assert "2" in found.detail
+                    assert int(third.headers["retry-after"]) >= 1
+        assert [r for r in caplog.records if r.exc_info] == []
+        until(lambda: app.state.services.streams.value == 0, what="the streams to close")
+        with opened(served, run_id, token) as again:
+            assert again.status_code == 200
+
+
+# ----------------------------------------------------------------------------------- files
+
+
+def test_database_file__is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    before = os.umask(0o022)
+    try:
+        store = Store(open_engine(f"sqlite:///{home / 'calift.db'}"))
+        migrations.upgrade(store.engine)
+        store.submit(spec_of())
+        files = sorted(home.iterdir())
+        assert [f.name for f in files] == ["calift.db", "calift.db-shm", "calift.db-wal"]
+        assert {stat.S_IMODE(f.stat().st_mode) for f in files} == {0o600}
+        store.close()
+        # One that an earlier version made is closed when it is opened next.
+        (home / "calift.db").chmod(0o644)
+        store = Store(open_engine(f"sqlite:///{home / 'calift.db'}"))
+        assert store.runs_by_phase() == {"QUEUED": 1}
+        assert {stat.S_IMODE(f.stat().st_mode) for f in home.iterdir()} == {0o600}
+        store.close()
+    finally:
+        os.umask(before)
+
+
+def test_database_file__in_a_missing_folder_is_a_sentence(tmp_path: Path) -> None:
+    store = Store(open_engine(f"sqlite:///{tmp_path / 'no' / 'where' / 'calift.db'}"))
+    with pytest.raises(StorageError, match="no/where"):
+        store.runs_by_phase()
