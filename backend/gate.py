@@ -136,6 +136,18 @@ class Authenticator:
         except HttpError as error:
             raise _session_ended(session_id) from error
 
+    async def holds(self, principal: Principal) -> bool:
+        """Whether what a request came with, token or session, is still good."""
+        session = principal.session
+        try:
+            if session is not None:
+                await run_in_threadpool(self._of_session, session.id, session.secret_sha256)
+            elif not hmac.compare_digest(principal.token_sha256, self._admin_hash):
+                await run_in_threadpool(self._of_token, principal.token_id, principal.token_sha256)
+        except HttpError:
+            return False
+        return True
+
 
 def _session_ended(session_id: str) -> HttpError:
     if session_id.startswith(LINK_PREFIX):
@@ -144,13 +156,6 @@ def _session_ended(session_id: str) -> HttpError:
     return unauthenticated(
         "the session has ended.", "SESSION_ENDED", hint="Log in to the dashboard again."
     )
-
-    async def holds(self, principal: Principal) -> bool:
-        """Whether the token that a request came with is still good."""
-        if principal.token_id == self._admin_id:
-            return True
-        known = await run_in_threadpool(self._store.get_token, principal.token_id)
-        return known is not None and not known.revoked and not known.expired
 
 
 def takes_uploads(endpoint: object) -> bool:

@@ -2167,7 +2167,7 @@ class Store:
     def get_session(self, session_id: str) -> StoredSession | None:
         """A log-in or link by its public half."""
         valid = and_(Session.ended_at.is_(None), Session.expires_at > self._now).label("valid")
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             row = connection.execute(
                 select(*Session.__table__.columns, valid).where(Session.id == session_id)
             ).first()

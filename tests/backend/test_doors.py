@@ -21,6 +21,7 @@ from backend.__main__ import main
 from backend.gate import hash_token
 from backend.main import create_app
 from backend.store import Store, open_engine, writing
+from calift_core.client import Client
 from calift_core.errors import StorageError
 from tests.backend.test_api import problem, submit
 from tests.conftest import serving, spec_of, until
@@ -192,7 +193,7 @@ def opened(served: str, run_id: str, token: str) -> Iterator[Any]:
         yield response
 
 
-@pytest.mark.parametrize("end", ["revoked", "expired", "removed"])
+@pytest.mark.parametrize("end", ["revoked", "expired", "removed", "replaced", "logged out"])
 def test_stream__ends_with_its_token(
     served: str, app: Any, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
@@ -201,13 +202,22 @@ def test_stream__ends_with_its_token(
     run_id = store.submit(spec_of())
     token = f"clft_r.{'s' * 32}"
     store.add_token("clft_r", name="r", scope="read", secret_sha256=hash_token(token))
+    if end == "logged out":
+        with Client(served, token) as client:
+            token = client.open_session().token
     with opened(served, run_id, token) as response:
         lines = response.iter_lines()
         assert next(line for line in lines if line.startswith("event")) == "event: state"
         if end == "revoked":
             store.revoke_token("clft_r")
+        elif end == "logged out":
+            store.end_session(token.partition(".")[0])
         else:
-            change = "DELETE FROM tokens" if end == "removed" else "UPDATE tokens SET expires_at=1"
+            change = {
+                "removed": "DELETE FROM tokens",
+                "expired": "UPDATE tokens SET expires_at=1",
+                "replaced": "UPDATE tokens SET secret_sha256='x'",
+            }[end]
             with writing(store.engine) as connection:
                 connection.execute(text(change))
         assert "event: end" not in list(lines), "the run has not ended"
