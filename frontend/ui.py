@@ -10,17 +10,23 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlencode
+from typing import Any, Literal, NoReturn, TypeVar
+from urllib.parse import urlencode, urlsplit
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
-from calift_core.home import calift_home
-from calift_core.schema.wire import TERMINAL_PHASES, Evaluation, Reliability, RunSummary
+from calift_core.schema.wire import (
+    TERMINAL_PHASES,
+    Evaluation,
+    Reliability,
+    RunSummary,
+    Visitor,
+)
 from frontend import charts, state, tables, text
+from frontend.door import cookie_name
 from frontend.tables import Markup, Table
 
 T = TypeVar("T")
@@ -33,20 +39,64 @@ MAX_RUNS = len(charts.PALETTE)
 LIVE_S = 2.0
 
 
-@st.cache_resource(show_spinner=False, max_entries=4, on_release=Client.close)
-def _client(url: str | None, token: str | None, file: str, written: int) -> Client:
-    return Client()
+@st.cache_resource(show_spinner=False, max_entries=256, on_release=Client.close)
+def _client(url: str | None, token: str) -> Client:
+    return Client(url, token)
+
+
+def session_token() -> str | None:
+    """The session that the visitor's browser brought along; see `frontend.door`."""
+    return st.context.cookies.get(cookie_name(st.context.headers.get("Host") or "")) or None
 
 
 def client() -> Client:
-    """The typed client of the API, one for all sessions; a new one when address or token change."""
-    file = calift_home() / "token"
+    """The typed client of the API, with the visitor's own session; the page ends without one."""
+    token = session_token()
+    if token is None:
+        _log_in("You are not logged in.")
+    return _client(os.environ.get("CALIFT_API_URL"), token)
+
+
+def visitor() -> Visitor:
+    """Who looks at the page, as the API knows them now; the page ends for anybody else."""
+    token, state = session_token(), st.session_state
+    if token is None:
+        _log_in("You are not logged in.")
+    if state.get("session") != token:
+        # What an earlier visitor saw in this browser is not for this one.
+        state.clear()
+        state["session"] = token
     try:
-        written = file.stat().st_mtime_ns
-    except OSError:
-        written = 0
-    environ = os.environ
-    return _client(environ.get("CALIFT_API_URL"), environ.get("CALIFT_TOKEN"), str(file), written)
+        state["visitor"] = client().visitor()
+    except CaliftError as error:
+        if getattr(error, "status", 0) in (401, 403):
+            _log_in("Your session has ended.")
+        # One who was known before keeps seeing what was received, with a word on that.
+        if "visitor" not in state:
+            problem(error, "ask the API who you are")
+            st.stop()
+    found: Visitor = state["visitor"]
+    return found
+
+
+def locked(scope: Literal["submit", "admin"]) -> str:
+    """Why the visitor may not do what needs a scope; empty where they may."""
+    held = (st.session_state.get("visitor") or visitor()).scope
+    if held in ("admin", scope):
+        return ""
+    return f"This needs a token of scope {scope}; yours has {held}."
+
+
+def _log_in(why: str) -> NoReturn:
+    place = urlsplit(str(st.context.url or ""))
+    query = urlencode(dict(st.query_params), safe=",")
+    here = (place.path or "/") + (f"?{query}" if query else "")
+    st.html(
+        f'<div class="calift-empty"><strong>{text.esc(why)}</strong>'
+        f'<a href="/login?{text.esc(urlencode({"next": here}))}" target="_self">Log in</a> to go '
+        "on here.</div>"
+    )
+    st.stop()
 
 
 # ---- Errors ------------------------------------------------------------------------------------
@@ -60,6 +110,8 @@ def problem(error: CaliftError, what: str, *, kept: str = "") -> None:
         what: the action in words, such as `load the runs`.
         kept: when what is still shown was received.
     """
+    if getattr(error, "status", 0) == 401:
+        _log_in("Your session has ended.")
     lines = [f"**Could not {text.md(what)}.** {text.md_prose(error.message)}"]
     if error.hint:
         lines.append(text.md_prose(error.hint))

@@ -347,7 +347,10 @@ def _train_hints(method: MethodInfo) -> tuple[dict[Path, str], dict[Path, float]
 
 def _submit(spec: dict[str, Any], titles: dict[str, str]) -> None:
     st.subheader("Check and submit", anchor=False)
-    validation = ui.act("check the run", lambda: _validate(spec))
+    locked = ui.locked("submit")
+    if locked:
+        st.info(locked, icon=":material/lock:")
+    validation = None if locked else ui.act("check the run", lambda: _validate(spec))
     if validation is not None and not validation.valid:
         _faults(validation, titles)
     elif validation is not None:

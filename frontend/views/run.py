@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 import yaml
 
+from calift_core.client import Client
 from calift_core.schema.wire import TERMINAL_PHASES, Metrics, RunDetail
 from frontend import charts, state, tables, text, ui
 from frontend.tables import Column, Markup, Table
@@ -32,19 +34,22 @@ def _load(run_id: str) -> RunDetail:
 
 
 def _actions(run: RunDetail) -> None:
-    working = ui.is_working(run.phase)
+    working, locked = ui.is_working(run.phase), ui.locked("submit")
     with st.container(horizontal=True, key="run-actions"):
         stop = working and st.button(
             "Cancel",
             icon=":material/stop_circle:",
-            disabled=run.phase == "CANCELLING",
-            help="The run saves a checkpoint and stops",
+            disabled=run.phase == "CANCELLING" or bool(locked),
+            help=locked or "The run saves a checkpoint and stops",
         )
         if stop and ui.act("cancel the run", lambda: ui.client().cancel(run.id)):
             ui.flash("Asked the run to stop; it saves a checkpoint first")
             st.rerun()
         again = run.phase in ("FAILED", "CANCELLED", "LOST") and st.button(
-            "Retry", icon=":material/replay:", help="Queues this run again, from its checkpoint"
+            "Retry",
+            icon=":material/replay:",
+            disabled=bool(locked),
+            help=locked or "Queues this run again, from its checkpoint",
         )
         if again and ui.act("retry the run", lambda: ui.client().retry(run.id)):
             ui.flash("Queued again")
@@ -60,8 +65,9 @@ def _actions(run: RunDetail) -> None:
                 base = ui.zero_shot_of(run)
                 some = [run.id] + ([base.id] if base else [])
                 st.switch_page("views/compare.py", query_params={"ids": ",".join(some)})
-        with st.popover("Edit", icon=":material/edit:"):
-            _edit(run)
+        if not locked:
+            with st.popover("Edit", icon=":material/edit:"):
+                _edit(run)
 
 
 def _edit(run: RunDetail) -> None:
@@ -79,7 +85,13 @@ def _edit(run: RunDetail) -> None:
     ) and ui.act("archive the run", lambda: ui.client().patch(run.id, archived=not run.archived)):
         st.rerun()
     if not ui.is_working(run.phase):
-        sure = st.checkbox("Delete the run with all its files", key=f"sure-{run.id}")
+        kept = ui.locked("admin")
+        sure = st.checkbox(
+            "Delete the run with all its files",
+            key=f"sure-{run.id}",
+            disabled=bool(kept),
+            help=kept or None,
+        )
         if st.button("Delete", icon=":material/delete:", disabled=not sure) and (
             ui.act("delete the run", lambda: ui.client().delete(run.id) or True)
         ):
@@ -426,7 +438,8 @@ def _artifacts(run: RunDetail) -> None:
         )
         st.download_button(
             "Get the file",
-            lambda: _content(run.id, name),
+            # Called when somebody clicks, outside of any visitor's page: so with this one's client.
+            partial(_content, ui.client(), run.id, name),
             Path(name).name,
             "application/octet-stream",
             icon=":material/download:",
@@ -435,10 +448,10 @@ def _artifacts(run: RunDetail) -> None:
         )
 
 
-def _content(run_id: str, name: str) -> bytes:
+def _content(client: Client, run_id: str, name: str) -> bytes:
     """The verified bytes of a stored file."""
     with tempfile.TemporaryDirectory() as folder:
-        return ui.client().download_artifact(run_id, name, Path(folder) / "file").read_bytes()
+        return client.download_artifact(run_id, name, Path(folder) / "file").read_bytes()
 
 
 def _logs(run: RunDetail) -> None:

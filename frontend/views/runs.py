@@ -182,8 +182,12 @@ def _bulk(runs: list[RunSummary]) -> None:
                 st.switch_page(
                     "views/calibration.py", query_params={"run": ",".join(r.id for r in done)}
                 )
+            locked = ui.locked("submit")
             if st.button(
-                "Cancel", icon=":material/cancel:", disabled=not open_, help="Runs that still work"
+                "Cancel",
+                icon=":material/cancel:",
+                disabled=not open_ or bool(locked),
+                help=locked or "Runs that still work",
             ):
                 for run in open_:
                     ui.act(f"cancel {run.name}", lambda run=run: ui.client().cancel(run.id))
@@ -193,8 +197,8 @@ def _bulk(runs: list[RunSummary]) -> None:
             if st.button(
                 "Archive" if hide else "Take out of the archive",
                 icon=":material/archive:",
-                disabled=not some,
-                help="Archived runs keep everything and leave this list",
+                disabled=not some or bool(locked),
+                help=locked or "Archived runs keep everything and leave this list",
             ):
                 for run in some:
                     ui.act(

@@ -59,8 +59,13 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @contextmanager
-def pointed_at(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> Iterator[None]:
-    """Let the dashboard in this process talk to an API, and forget what it knew of another."""
+def pointed_at(
+    monkeypatch: pytest.MonkeyPatch, url: str, home: Path, *, visitor: str = ""
+) -> Iterator[None]:
+    """Let the dashboard in this process talk to an API, and forget what it knew of another.
+
+    The visitor holds `visitor`, else the token of the home.
+    """
     import streamlit as st
 
     for name in list(os.environ):
@@ -68,6 +73,10 @@ def pointed_at(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> Iterato
             monkeypatch.delenv(name)
     monkeypatch.setenv("CALIFT_API_URL", url)
     monkeypatch.setenv("CALIFT_HOME", str(home))
+    file = home / "token"
+    # Pages that run in this process have no browser that could bring a cookie along.
+    session = visitor or (file.read_text().strip() if file.exists() else "nobody.knows")
+    monkeypatch.setattr("frontend.ui.session_token", lambda: session)
     st.cache_data.clear()
     st.cache_resource.clear()
     yield

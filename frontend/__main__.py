@@ -1,0 +1,96 @@
+"""`python -m frontend` serves the dashboard behind its log-in.
+
+Settings: `CALIFT_API_URL`, `CALIFT_DASHBOARD_HOST` (127.0.0.1), `CALIFT_DASHBOARD_PORT` (8501) and
+`CALIFT_ALLOWED_HOSTS`, the names people reach it by, which an address that other machines reach
+cannot do without.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from pathlib import Path
+
+import streamlit as st
+from starlette.middleware import Middleware
+
+from calift_core.errors import CaliftError, SpecError
+from frontend.door import Door, Sessions, names, routes
+
+HERE = Path(__file__).parent
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+
+
+def allowed_hosts(address: str) -> tuple[str, ...]:
+    """Names that requests may give.
+
+    Raises:
+        SpecError: other machines reach the address, and no name was given.
+    """
+    given = os.environ.get("CALIFT_ALLOWED_HOSTS", "")
+    hosts = tuple(host.strip() for host in given.split(",") if host.strip())
+    if hosts:
+        return hosts
+    try:
+        loopback = address == "localhost" or ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise SpecError(
+            f"the dashboard at {address!r} can be reached from other machines, and that needs "
+            "CALIFT_ALLOWED_HOSTS (the names people reach it by).",
+            hint="Set it, or bind to 127.0.0.1.",
+        )
+    return LOOPBACK_HOSTS
+
+
+def port() -> int:
+    """The port to listen on.
+
+    Raises:
+        SpecError: it is not a port.
+    """
+    given = os.environ.get("CALIFT_DASHBOARD_PORT", "8501")
+    if not given.isdecimal() or not 0 <= int(given) <= 65_535:
+        raise SpecError(f"CALIFT_DASHBOARD_PORT must be a port, got {given!r}")
+    return int(given)
+
+
+def main() -> int:
+    """Serve until a signal comes."""
+    address = os.environ.get("CALIFT_DASHBOARD_HOST", "127.0.0.1")
+    # What asks for a visitor acts with the visitor's session; nothing here may fall back to more.
+    os.environ.pop("CALIFT_TOKEN", None)
+    try:
+        hosts, at = allowed_hosts(address), port()
+    except CaliftError as error:
+        sys.stderr.write(f"{error}\n{error.hint}\n")
+        return 2
+    sessions = Sessions()
+    index = Path(st.__file__).parent / "static" / "index.html"
+    app = st.App(
+        HERE / "app.py",
+        routes=routes(sessions),
+        middleware=[
+            Middleware(Door, hosts=hosts, sessions=sessions, index=index.read_text("utf-8"))
+        ],
+    )
+    app.run(
+        config={
+            "server.address": address,
+            "server.port": at,
+            "server.headless": True,
+            "server.fileWatcherType": "none",
+            "server.allowedHosts": names(hosts),
+            "server.enableCORS": True,
+            "server.enableXsrfProtection": True,
+            "server.xsrfCookieSameSite": "strict",
+            "browser.gatherUsageStats": False,
+        }
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

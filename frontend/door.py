@@ -1,0 +1,417 @@
+"""What every request to the dashboard passes first: host, origin, session; and the log-in itself.
+
+::
+
+    browser ──> Door ──> /login, /enter, /logout      a token, or a link, becomes a session cookie
+                  └────> Streamlit                    only with a session; pages ask the API with it
+
+The dashboard has no token of its own: what a page shows and does is what the API gives to the
+session of its visitor. The cookie holds that session, which the API ends at log-out, with its
+token, or after its time; never the token.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request, cookie_parser
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from calift_core.client import Client
+from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
+
+HERE = Path(__file__).parent
+
+#: What is served to everybody: the log-in, Streamlit's own scripts and fonts, and whether it lives.
+_OPEN = ("/login", "/enter", "/logout", "/_stcore/health", "/favicon.png")
+_OPEN_FOLDER = "/static/"
+#: A session that the API vouched for is not asked about again for so long.
+_TRUST_S = 5.0
+_FORM_BYTES = 8192
+_KNOWN = 1000
+
+_POLICY = {
+    "default-src": "'self'",
+    "script-src": "'self'",
+    # Streamlit styles its elements as it draws them.
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "connect-src": "'self' data: blob:",
+    "worker-src": "'self' blob:",
+    "object-src": "'none'",
+    "frame-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+}
+
+
+def policy(page: str = "") -> str:
+    """The content security policy of a page: no script but its own files and its inline ones.
+
+    Args:
+        page: HTML that is served as it stands, whose inline scripts are allowed by their hash.
+    """
+    found = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in found]
+    allowed = dict(_POLICY)
+    allowed["script-src"] += "".join(f" 'sha256-{digest}'" for digest in hashes)
+    return "; ".join(f"{name} {value}" for name, value in allowed.items())
+
+
+def cookie_name(host: str) -> str:
+    """The session's cookie at a `Host`. Cookies do not know ports, so its name does."""
+    port = urlsplit(f"//{host}").netloc.rpartition(":")[2]
+    return f"calift_session_{port}" if port.isdecimal() else "calift_session"
+
+
+def safe_path(given: str | None) -> str:
+    """A place on this dashboard to go on to, `/` for anything that could lead elsewhere."""
+    if not given or not given.startswith("/") or given[1:2] in ("/", "\\"):
+        return "/"
+    if not given.isprintable() or given.partition("?")[0] in _OPEN:
+        return "/"
+    return given
+
+
+class Sessions:
+    """Asks the API about sessions. Holds no token."""
+
+    def __init__(self, api_url: str | None = None) -> None:
+        self._api_url = api_url
+        self._known: dict[str, float] = {}
+
+    async def holds(self, token: str) -> bool | None:
+        """Whether a session is valid; None when the API does not say."""
+        key = hashlib.sha256(token.encode()).hexdigest()
+        now = time.monotonic()
+        if self._known.get(key, 0.0) > now:
+            return True
+        try:
+            await run_in_threadpool(self._ask, token)
+        except ServiceError as error:
+            if error.status in (401, 403):
+                return False
+            return None
+        except CaliftError:
+            return None
+        while len(self._known) >= _KNOWN:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = now + _TRUST_S
+        return True
+
+    async def open(self, credential: str) -> str:
+        """A session with a token or a link's code.
+
+        Raises:
+            ServiceError: the API refuses it, or does not answer.
+        """
+        return await run_in_threadpool(self._open, credential)
+
+    async def end(self, token: str) -> None:
+        """Log out, as far as the API can be reached."""
+        self._known.pop(hashlib.sha256(token.encode()).hexdigest(), None)
+        await run_in_threadpool(self._end, token)
+
+    def _client(self, credential: str) -> Client:
+        return Client(self._api_url, credential, timeout_s=10.0)
+
+    def _ask(self, token: str) -> None:
+        with self._client(token) as client:
+            client.visitor()
+
+    def _open(self, credential: str) -> str:
+        with self._client(credential) as client:
+            return client.open_session().token
+
+    def _end(self, token: str) -> None:
+        with self._client(token) as client:
+            client.end_session()
+
+
+class Door:
+    """The middleware around Streamlit."""
+
+    def __init__(
+        self, app: ASGIApp, *, hosts: Sequence[str], sessions: Sessions, index: str
+    ) -> None:
+        """Guard an application.
+
+        Args:
+            app: Streamlit's.
+            hosts: names, without port, that requests may give.
+            sessions: who knows them.
+            index: Streamlit's own page, for its inline scripts.
+        """
+        self._app = app
+        self._hosts = {host.lower() for host in hosts}
+        self._sessions = sessions
+        self._headers = {
+            "Content-Security-Policy": policy(index),
+            "X-Frame-Options": "DENY",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",
+            # Not even as an image or a script in a page of another port.
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cross-Origin-Opener-Policy": "same-origin",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = self._refusal(scope, headers)
+        if scope["type"] == "websocket":
+            # Also where the API does not answer: the page then says so, and shows nothing new.
+            if refusal is not None or await self._holds(headers) is False:
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self._app(scope, receive, send)
+            return
+
+        async def send_out(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                out = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    out[name] = value
+                for name in ("Access-Control-Allow-Origin", "Access-Control-Allow-Credentials"):
+                    if name in out:
+                        del out[name]
+            await send(message)
+
+        response = refusal or await self._to_login(scope, headers)
+        await (response or self._app)(scope, receive, send_out)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        """The answer to a request of a foreign host name or a foreign page."""
+        host = headers.get("host", "").lower()
+        name = re.sub(r":\d+$", "", host)
+        if "*" not in self._hosts and name not in self._hosts:
+            return PlainTextResponse(
+                f"The host name {name[:200]!r} is not served here. Use one of "
+                f"{', '.join(sorted(self._hosts))}, or add it to CALIFT_ALLOWED_HOSTS.\n",
+                400,
+            )
+        origin = headers.get("origin")
+        reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
+        if origin is None and reads:
+            return None
+        # With the port: a page on another port of this machine is a stranger too.
+        if origin is None or _netloc(origin) != _netloc(f"{urlsplit(origin).scheme}://{host}"):
+            return PlainTextResponse("Only the dashboard's own pages may ask this.\n", 403)
+        return None
+
+    async def _holds(self, headers: Headers) -> bool | None:
+        token = _session_of(headers)
+        return False if token is None else await self._sessions.holds(token)
+
+    async def _to_login(self, scope: Scope, headers: Headers) -> Response | None:
+        """The answer to somebody who has no session; none where it needs or has one."""
+        path: str = scope["path"]
+        if path in _OPEN or path.startswith(_OPEN_FOLDER):
+            return None
+        holds = await self._holds(headers)
+        if holds:
+            return None
+        if "text/html" not in headers.get("accept", ""):
+            if holds is None:
+                return PlainTextResponse("The API does not answer.\n", 503)
+            return PlainTextResponse("Log in first.\n", 401)
+        if holds is None:
+            return None  # the page itself is no secret, and says that the API does not answer
+        here = quote(path) + (f"?{q.decode()}" if (q := scope["query_string"]) else "")
+        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] == "GET":
+            # A strict cookie is not sent along with a link that was followed from elsewhere.
+            # The page that asks again is ours, so that then it is.
+            return _page("One moment", f'<p><a href="{html.escape(here)}">Go on</a></p>', again="")
+        place = "/login" if here == "/" else f"/login?{urlencode({'next': here})}"
+        return RedirectResponse(place, 303)
+
+
+def routes(sessions: Sessions) -> list[Route]:
+    """The log-in's own pages."""
+
+    async def login(request: Request) -> Response:
+        if request.method == "POST":
+            return await _log_in(request, sessions)
+        place = safe_path(request.query_params.get("next"))
+        if (token := _session_of(request.headers)) and await sessions.holds(token):
+            return RedirectResponse(place, 303)
+        said = "You are logged out." if "out" in request.query_params else ""
+        return _form(place, said)
+
+    async def enter(request: Request) -> Response:
+        place = safe_path(request.query_params.get("next"))
+        code = request.query_params.get("code", "")
+        token = _session_of(request.headers)
+        try:
+            if not code:
+                return _form(place, "This link has no code.", status=400)
+            opened = await sessions.open(code)
+        except CaliftError as error:
+            if token is not None and await sessions.holds(token):
+                return RedirectResponse(place, 303)  # logged in already: nothing is amiss
+            return _refused(error, place)
+        if token is not None:
+            await _end(sessions, token)
+        return _with_cookie(RedirectResponse(place, 303), request, opened)
+
+    async def logout(request: Request) -> Response:
+        # A link of ours logs out at once; one from elsewhere only asks.
+        own = request.headers.get("sec-fetch-site") == "same-origin" or request.method == "POST"
+        if not own:
+            return _page(
+                "Log out?", '<form method="post" action="/logout"><button>Log out</button></form>'
+            )
+        if (token := _session_of(request.headers)) is not None:
+            await _end(sessions, token)
+        response = RedirectResponse("/login?out=1", 303)
+        response.delete_cookie(
+            cookie_name(request.headers.get("host", "")), httponly=True, samesite="strict"
+        )
+        return response
+
+    return [
+        Route("/login", login, methods=["GET", "POST"]),
+        Route("/enter", enter, methods=["GET"]),
+        Route("/logout", logout, methods=["GET", "POST"]),
+    ]
+
+
+async def _log_in(request: Request, sessions: Sessions) -> Response:
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _FORM_BYTES:
+            return PlainTextResponse("This is no log-in form.\n", 413)
+    fields = parse_qs(body.decode(errors="replace"))
+    place = safe_path(fields.get("next", ["/"])[0])
+    token = fields.get("token", [""])[0].strip()
+    if not token or not token.isascii() or not token.isprintable():
+        return _form(place, "This is not a token: it looks like id.secret.", status=400)
+    try:
+        opened = await sessions.open(token)
+    except CaliftError as error:
+        return _refused(error, place)
+    if (before := _session_of(request.headers)) is not None:
+        await _end(sessions, before)
+    return _with_cookie(RedirectResponse(place, 303), request, opened)
+
+
+async def _end(sessions: Sessions, token: str) -> None:
+    try:
+        await sessions.end(token)
+    except CaliftError:
+        return  # ended before, or the API is away: then it ends with its time
+
+
+def _with_cookie(response: Response, request: Request, session: str) -> Response:
+    headers = request.headers
+    schemes = (
+        request.url.scheme,
+        urlsplit(headers.get("origin", "")).scheme,
+        headers.get("x-forwarded-proto", "").partition(",")[0].strip(),
+    )
+    response.set_cookie(
+        cookie_name(headers.get("host", "")),
+        session,
+        httponly=True,
+        samesite="strict",
+        secure="https" in schemes,
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _session_of(headers: Headers) -> str | None:
+    cookies = cookie_parser(headers.get("cookie", ""))
+    found = cookies.get(cookie_name(headers.get("host", "")))
+    return found if found and found.isascii() and found.isprintable() else None
+
+
+def _netloc(origin: str) -> str:
+    """`host:port` of an origin, without the port that its scheme means anyway."""
+    parts = urlsplit(origin)
+    default = {"http": ":80", "https": ":443"}.get(parts.scheme, ":")
+    return parts.netloc.lower().removesuffix(default)
+
+
+def _refused(error: CaliftError, place: str) -> Response:
+    if isinstance(error, ServiceUnavailableError):
+        return _form(place, "The API does not answer; try again in a moment.", status=503)
+    said = f"{error.message[:1].upper()}{error.message[1:]}"
+    code = error.problem.get("code") if isinstance(error, ServiceError) else None
+    hint = error.hint if code == "LINK_USED" else ""
+    status = getattr(error, "status", 0)
+    return _form(place, f"{said} {hint}".strip(), status=429 if status == 429 else 403)
+
+
+_STYLE = """
+:root{color-scheme:light}
+body{font:16px/1.5 system-ui,sans-serif;color:#1c2733;background:#f5f7f9;margin:0}
+main{max-width:26rem;margin:12vh auto;padding:2rem;background:#fff;border:1px solid #e1e6eb;
+border-radius:.5rem}
+img{height:2rem}h1{font-size:1.25rem;margin:1rem 0 .5rem}p{margin:.5rem 0;color:#4a5763}
+label{display:block;font-weight:600;margin-top:1rem}
+input{width:100%;box-sizing:border-box;font:inherit;padding:.5rem;margin:.25rem 0 1rem;
+border:1px solid #8a97a3;border-radius:.4rem}
+button{font:inherit;font-weight:600;color:#fff;background:#0b6394;border:0;border-radius:.4rem;
+padding:.5rem 1.25rem;cursor:pointer}
+a{color:#0b6394}code{background:#f0f3f6;padding:0 .25rem;border-radius:.25rem}
+p.said{color:#8a1c1c;font-weight:600}
+"""
+
+
+def _form(place: str, said: str = "", *, status: int = 200) -> Response:
+    told = f'<p class="said" role="alert">{html.escape(said)}</p>' if said else ""
+    body = (
+        f'{told}<form method="post" action="/login">'
+        f'<input type="hidden" name="next" value="{html.escape(place)}">'
+        # For password managers, which want a name.
+        '<input type="text" name="username" value="calift" autocomplete="username" hidden>'
+        '<label for="token">Token</label>'
+        '<input id="token" name="token" type="password" autocomplete="current-password" '
+        "required autofocus>"
+        "<button>Log in</button></form>"
+        "<p>On the machine that runs <code>calift up</code>, <code>calift link</code> prints a "
+        "link that logs you in without a token. Elsewhere, use the token that whoever runs the "
+        "service gave you. It is exchanged for a session and not kept.</p>"
+    )
+    return _page("Log in", body, status=status)
+
+
+def _page(title: str, body: str, *, status: int = 200, again: str | None = None) -> Response:
+    logo, icon = (
+        "data:image/svg+xml;base64," + base64.b64encode((HERE / name).read_bytes()).decode()
+        for name in ("logo.svg", "icon.svg")
+    )
+    refresh = "" if again is None else '<meta http-equiv="refresh" content="0">'
+    return HTMLResponse(
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'{refresh}<title>{html.escape(title)} · calift</title><link rel="icon" href="{icon}">'
+        f"<style>{_STYLE}</style></head>"
+        f'<body><main><img alt="calift" src="{logo}">'
+        f"<h1>{html.escape(title)}</h1>{body}</main></body></html>",
+        status,
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def names(hosts: Iterable[str]) -> list[str]:
+    """Host names as Streamlit's own check spells them."""
+    return [host.strip("[]") for host in hosts]
