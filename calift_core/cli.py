@@ -998,10 +998,48 @@ def up(
         stack.run_forever()
 
 
+def dashboard_link(client: Client, dashboard: str) -> str:
+    """A link that logs in to a dashboard once, in the next minutes."""
+    return f"{dashboard.rstrip('/')}/enter?code={client.make_link().token}"
+
+
 def _say_where(urls: dict[str, str]) -> None:
-    out.print(f"dashboard  {urls['dashboard']}", markup=False)
+    from calift_core.client import Client
+
+    with Client(urls["api"]) as client:
+        link = dashboard_link(client, urls["dashboard"])
+    out.print(f"dashboard  {link}", markup=False, soft_wrap=True)
+    out.print("           (logs you in once; `calift link` prints another)", markup=False)
     out.print(f"API        {urls['api']}  (token in {calift_home() / 'token'})", markup=False)
     out.print("Ctrl-C stops everything.")
+
+
+@app.command("link")
+def link(
+    dashboard: Annotated[
+        str,
+        typer.Option(
+            help="Address of the dashboard (default: that of the stack that is up here).",
+            envvar="CALIFT_DASHBOARD_URL",
+        ),
+    ] = "",
+) -> None:
+    """Print a link that logs in to the dashboard, once, as whoever the token is."""
+    from calift_core.client import Client
+
+    running = None
+    if not dashboard:
+        from backend.embedded import EmbeddedStack
+
+        running = EmbeddedStack.running(calift_home())
+        if running is None or "dashboard" not in running:
+            raise ServiceUnavailableError(
+                f"no calift stack is up on {calift_home()}.",
+                hint="Start one with `calift up`, or name another dashboard with --dashboard.",
+            )
+    with Client(running["api"] if running else None) as client:
+        made = dashboard_link(client, running["dashboard"] if running else dashboard)
+    out.print(made, markup=False, soft_wrap=True)
 
 
 @app.command()

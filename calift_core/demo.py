@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.table import Table
 
 from calift_core import __version__
-from calift_core.cli import err, follow_runs, out, runs_table
+from calift_core.cli import dashboard_link, err, follow_runs, out, runs_table
 from calift_core.client import Client
 from calift_core.errors import CaliftError
 from calift_core.home import calift_home
@@ -106,7 +106,11 @@ def run_demo(folder: Path, *, headless: bool, api_port: int, dashboard_port: int
 
     with _stack(api_port, dashboard_port) as (client, urls, keep_up):
         lap("starting the stack")
-        err.print(f"The dashboard is at {urls['dashboard']} while the runs go on.", markup=False)
+        err.print(
+            f"The dashboard while the runs go on: {dashboard_link(client, urls['dashboard'])}",
+            markup=False,
+            soft_wrap=True,
+        )
         runs, reused = _finish_runs(client, timings, lap)
         out.print(runs_table(runs, title="Fashion-MNIST, calift-tiny, seed 0"))
         out.print(NOTE, style="dim", markup=False)
@@ -126,7 +130,8 @@ def run_demo(folder: Path, *, headless: bool, api_port: int, dashboard_port: int
         _show_timings(timings, reused)
         out.print(f"Report: {page}", markup=False)
         if not headless:
-            out.print(f"Dashboard: {urls['dashboard']}", markup=False)
+            where = dashboard_link(client, urls["dashboard"])
+            out.print(f"Dashboard: {where}", markup=False, soft_wrap=True)
             out.print("Ctrl-C stops everything.")
             keep_up()
 

@@ -17,7 +17,7 @@ import hashlib
 import html
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -33,8 +33,15 @@ from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableErro
 
 HERE = Path(__file__).parent
 
-#: What is served to everybody: the log-in, Streamlit's own scripts and fonts, and whether it lives.
-_OPEN = ("/login", "/enter", "/logout", "/_stcore/health", "/favicon.png")
+#: What is served to everybody: the log-in, Streamlit's own scripts, fonts and settings.
+_OPEN = (
+    "/login",
+    "/enter",
+    "/logout",
+    "/favicon.png",
+    "/_stcore/health",
+    "/_stcore/host-config",
+)
 _OPEN_FOLDER = "/static/"
 #: A session that the API vouched for is not asked about again for so long.
 _TRUST_S = 5.0
@@ -255,6 +262,8 @@ def routes(sessions: Sessions) -> list[Route]:
         return _form(place, said)
 
     async def enter(request: Request) -> Response:
+        if request.method != "GET":
+            return Response(status_code=405, headers={"Allow": "GET"})  # only opening it uses it up
         place = safe_path(request.query_params.get("next"))
         code = request.query_params.get("code", "")
         token = _session_of(request.headers)
@@ -272,7 +281,8 @@ def routes(sessions: Sessions) -> list[Route]:
 
     async def logout(request: Request) -> Response:
         # A link of ours logs out at once; one from elsewhere only asks.
-        own = request.headers.get("sec-fetch-site") == "same-origin" or request.method == "POST"
+        site = request.headers.get("sec-fetch-site")
+        own = request.method == "POST" or (request.method == "GET" and site == "same-origin")
         if not own:
             return _page(
                 "Log out?", '<form method="post" action="/logout"><button>Log out</button></form>'
@@ -337,10 +347,14 @@ def _with_cookie(response: Response, request: Request, session: str) -> Response
     return response
 
 
+def session_of(cookies: Mapping[str, str], host: str) -> str | None:
+    """The session among a browser's cookies; a token is not taken for one."""
+    found = cookies.get(cookie_name(host), "")
+    return found if re.fullmatch(r"clfs_[A-Za-z0-9_.-]{1,200}", found) else None
+
+
 def _session_of(headers: Headers) -> str | None:
-    cookies = cookie_parser(headers.get("cookie", ""))
-    found = cookies.get(cookie_name(headers.get("host", "")))
-    return found if found and found.isascii() and found.isprintable() else None
+    return session_of(cookie_parser(headers.get("cookie", "")), headers.get("host", ""))
 
 
 def _netloc(origin: str) -> str:

@@ -26,7 +26,7 @@ from calift_core.schema.wire import (
     Visitor,
 )
 from frontend import charts, state, tables, text
-from frontend.door import cookie_name
+from frontend.door import session_of
 from frontend.tables import Markup, Table
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def _client(url: str | None, token: str) -> Client:
 
 def session_token() -> str | None:
     """The session that the visitor's browser brought along; see `frontend.door`."""
-    return st.context.cookies.get(cookie_name(st.context.headers.get("Host") or "")) or None
+    return session_of(st.context.cookies, st.context.headers.get("Host") or "")
 
 
 def client() -> Client:

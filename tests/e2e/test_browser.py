@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import free_port, unavailable, until
-from tests.frontend.conftest import Service, service
+from tests.conftest import until
+from tests.e2e.conftest import Dashboard, query, settle
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).parents[2]
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGES = ("", "runs", "run?id={CaRot}", "new", "data", "compare?ids={all}",
          "calibration?run={CaRot}", "shifts?run={all}&metric=ece", "spectra?run={all}",
          "frontier?run={all},{WiSE-FT}")  # fmt: skip
@@ -43,89 +23,6 @@ OVERFLOW = """() => {
   const page = document.documentElement;
   return Math.max(main.scrollWidth - main.clientWidth, page.scrollWidth - innerWidth);
 }"""
-
-
-@dataclass(frozen=True)
-class Dashboard:
-    """A running dashboard on a seeded API."""
-
-    url: str
-    service: Service
-
-    def at(self, place: str) -> str:
-        """The address of a page; `{CaRot}` is that run's id, `{all}` those of three runs."""
-        ids = self.service.ids
-        three = ",".join(ids[name] for name in ("zero-shot", "FLYP", "CaRot"))
-        return f"{self.url}/{place.format(**ids, all=three)}"
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-@pytest.fixture(scope="module")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    folder = tmp_path_factory.mktemp("browser")
-    with service(folder / "home", filled=True) as api:
-        port = free_port()
-        environ = {
-            k: v for k, v in os.environ.items() if not k.startswith(("CALIFT_", "STREAMLIT_"))
-        }
-        environ |= {"CALIFT_API_URL": api.url, "CALIFT_HOME": str(api.home)}
-        command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "frontend" / "app.py"),
-                   "--server.address", "127.0.0.1", "--server.port", str(port)]  # fmt: skip
-        with (folder / "streamlit.log").open("wb") as log:
-            process = subprocess.Popen(
-                command, cwd=folder, env=environ, stdout=log, stderr=subprocess.STDOUT
-            )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            until(
-                lambda: answers(f"{url}/_stcore/health") or process.poll() is not None,
-                timeout_s=60,
-                what="the dashboard to start",
-            )
-            assert process.poll() is None, (folder / "streamlit.log").read_text()
-            yield Dashboard(url, api)
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        unavailable("no chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(chromium: Any) -> Iterator[Any]:
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(45_000)
-    yield context.new_page()
-    context.close()
-
-
-def settle(tab: Any) -> None:
-    """Wait until the page has drawn and nothing runs."""
-    tab.wait_for_selector(".calift-head")
-    tab.wait_for_function(
-        "() => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')"
-    )
-
-
-def query(tab: Any) -> str:
-    return str(tab.evaluate("() => decodeURIComponent(location.search)"))
 
 
 def test_runs__a_click_opens_the_run_and_its_tab_is_in_the_address(
@@ -195,9 +92,9 @@ def test_new__a_run_is_submitted_watched_and_cancelled(dashboard: Dashboard, tab
 
 
 def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
-    dashboard: Dashboard, chromium: Any
+    dashboard: Dashboard, chromium: Any, logged_in: Any
 ) -> None:
-    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, storage_state=logged_in)
     context.set_default_timeout(45_000)
     tab = context.new_page()
     faults: list[str] = []

@@ -1,0 +1,118 @@
+"""The log-in's pieces that need no server: where it goes on to, cookies, the page's policy."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+import streamlit as st
+from hypothesis import given
+from hypothesis import strategies as some
+from streamlit.testing.v1 import AppTest
+
+from calift_core.client import Client
+from frontend.door import cookie_name, policy, safe_path, session_of
+from tests.frontend.conftest import Service, pointed_at
+
+HERE = "http://127.0.0.1:8501/login"
+ROOT = Path(__file__).parents[2]
+
+
+@given(
+    some.text(max_size=30)
+    | some.text(alphabet="/\\.:@?#%\t\n" + string.ascii_letters, max_size=12)
+    | some.sampled_from(
+        ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)"]
+    )
+)
+def test_next__never_leads_elsewhere(given: str) -> None:
+    found = urlsplit(urljoin(HERE, safe_path(given)))
+    assert (found.scheme, found.netloc) == ("http", "127.0.0.1:8501")
+    assert safe_path(given).startswith("/")
+    assert not safe_path(given).startswith(("//", "/\\"))
+
+
+def test_next__keeps_a_permalink_and_drops_the_log_in_itself() -> None:
+    assert safe_path("/run?id=abc&tab=Logs") == "/run?id=abc&tab=Logs"
+    for path in ("", None, "run", "/logout", "/login?next=/runs", "/enter?code=x"):
+        assert safe_path(path) == "/"
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("127.0.0.1:8501", "calift_session_8501"),
+        ("[::1]:8502", "calift_session_8502"),
+        ("[::1]", "calift_session"),
+        ("calift.example", "calift_session"),
+        ("", "calift_session"),
+    ],
+)
+def test_cookie__has_the_port_in_its_name(host: str, name: str) -> None:
+    assert cookie_name(host) == name
+
+
+def test_session__is_no_token() -> None:
+    host = "127.0.0.1:8501"
+    for value in ("clft_abc.secret", "admin.0123456789abcdef", "clfl_abc.secret", "clfs_a b", ""):
+        assert session_of({cookie_name(host): value}, host) is None
+    assert session_of({cookie_name(host): "clfs_a.b-c_d"}, host) == "clfs_a.b-c_d"
+    assert session_of({"calift_session_1": "clfs_a.b"}, host) is None
+
+
+def test_policy__allows_streamlits_inline_scripts_by_their_hash_alone() -> None:
+    index = (Path(st.__file__).parent / "static" / "index.html").read_text()
+    assert "unsafe" not in policy(index).split("script-src")[1].split(";")[0]
+    assert policy(index).count("sha256-") == index.count("<script>") == 1
+    # Of the standard's own example.
+    assert "sha256-qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng=" in policy(
+        "<script>alert('Hello, world.');</script>"
+    )
+
+
+def _run_page(service: Service) -> AppTest:
+    at = AppTest.from_file(str(ROOT / "frontend" / "views" / "run.py"), default_timeout=60)
+    at.query_params["id"] = service.ids["running"]
+    return at
+
+
+def test_scope__page_that_believes_too_much_changes_nothing(
+    seeded: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buttons are a courtesy: it is the API that refuses, by the visitor's own session."""
+    from backend.gate import hash_token
+    from backend.settings import Settings
+    from backend.store import Store, open_engine
+    from calift_core.schema.wire import Visitor
+
+    token = f"clft_door.{'d' * 32}"
+    store = Store(open_engine(Settings(home=seeded.home).database_url))
+    store.add_token("clft_door", name="Eve", scope="read", secret_sha256=hash_token(token))
+    store.close()
+    with pointed_at(monkeypatch, seeded.url, seeded.home, visitor=token):
+        at = _run_page(seeded).run()
+        (cancel,) = [b for b in at.button if b.label == "Cancel"]
+        assert cancel.disabled
+        at.session_state["visitor"] = Visitor(name="admin", scope="admin")
+        at.run()
+        (cancel,) = [b for b in at.button if b.label == "Cancel"]
+        assert not cancel.disabled
+        cancel.click().run()
+        assert "scope submit, yours has read" in at.error[0].value
+    with Client(seeded.url, (seeded.home / "token").read_text().strip()) as client:
+        assert client.run(seeded.ids["running"]).phase == "RUNNING"
+
+
+def test_page__without_a_session_shows_nothing(
+    seeded: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pointed_at(monkeypatch, seeded.url, seeded.home):
+        monkeypatch.setenv("CALIFT_TOKEN", (seeded.home / "token").read_text().strip())
+        monkeypatch.setattr("frontend.ui.session_token", lambda: None)
+        at = _run_page(seeded).run()
+        assert not at.exception
+        shown = " ".join(e.proto.body for e in at.get("html")) + str(at.main)
+        assert "You are not logged in." in shown
+        assert "CaRot" not in shown
