@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ import pytest
 from backend.embedded import EmbeddedStack, _Service, broker_pings, socket_path
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError, StorageError
-from tests.conftest import until
+from tests.conftest import free_port, until
 
 pytestmark = pytest.mark.service
 
@@ -295,3 +297,63 @@ def test_socket_path__a_link_in_the_shared_folder_is_refused(
     folder.symlink_to(elsewhere)
     with pytest.raises(StorageError, match="nobody else"):
         socket_path(home)
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follow nothing: an answer is looked at as it came."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def opened(link: str) -> tuple[int, str]:
+    """The status and the cookie that a link gives."""
+    try:
+        with urllib.request.build_opener(_Stay()).open(link, timeout=10) as answer:
+            return answer.status, answer.headers["Set-Cookie"] or ""
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Set-Cookie"] or ""
+
+
+def test_up__prints_a_link_that_logs_in_and_the_dashboard_has_no_token(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_TOKEN", "admin.0123456789abcdef0123")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, "-m", "calift_core.cli"]
+    said = tmp_path / "said"
+    ports = [f"--{name}-port={free_port()}" for name in ("api", "dashboard")]
+    with said.open("wb") as output:
+        process = subprocess.Popen([*command, "up", *ports], stdout=output, stderr=output)
+    try:
+        until(
+            lambda: b"Ctrl-C" in said.read_bytes() or process.poll() is not None,
+            timeout_s=120,
+            what="the stack to be up",
+        )
+        found = re.search(r"http://127\.0\.0\.1:\d+/enter\?code=\S+", said.read_text())
+        assert found, said.read_text()
+        status, cookie = opened(found[0])
+        assert (status, "calift_session_" in cookie) == (303, True)
+        assert opened(found[0]) == (403, "")
+        another = subprocess.run(
+            [*command, "link"], capture_output=True, text=True, timeout=60, check=True
+        ).stdout.strip()
+        assert another != found[0]
+        assert opened(another)[0] == 303
+        pid = json.loads((home / "run" / "stack.json").read_text())["pids"]["dashboard"]
+        if Path("/proc/self/environ").exists():
+            seen = Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"CALIFT_API_URL" in seen
+            assert b"CALIFT_TOKEN" not in seen
+            assert b"0123456789abcdef0123" not in seen
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (0, 130), said.read_text()
+    none = subprocess.run(
+        [*command, "link"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert none.returncode == 1
+    assert "calift up" in none.stderr
+    assert "Traceback" not in none.stderr
