@@ -17,7 +17,7 @@ from calift_core.client import Client
 from calift_core.errors import StorageError
 from calift_core.files import atomic_write_bytes, atomic_write_json
 from calift_core.schema.wire import Evaluation, Reliability, RunDetail, Spectrum
-from frontend import charts
+from frontend import charts, pictures
 from frontend.charts import Run
 
 Say = Callable[[str], None]
@@ -287,20 +287,18 @@ def _write_pictures(figures: dict[str, go.Figure], folder: Path, say: Say) -> No
     """SVG files where an installed Chrome can draw them, a sentence where not."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        import kaleido  # noqa: F401
+        drawn = pictures.draw(figures)
     except ImportError:
         say("No SVG figures: `kaleido` is not installed. The HTML page has them all.")
         return
-    for name, figure in figures.items():
-        try:
-            picture = figure.to_image(format="svg", width=1000, height=figure.layout.height or 480)
-        except Exception as error:  # kaleido and the browser fail in many types
-            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
-            say(
-                "No SVG figures: they need an installed Chrome or Chromium "
-                f"({type(error).__name__}: {reason}). The HTML page has them all."
-            )
-            return
+    except Exception as error:  # kaleido and the browser fail in many types
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
+        say(
+            "No SVG figures: they need an installed Chrome or Chromium "
+            f"({type(error).__name__}: {reason}). The HTML page has them all."
+        )
+        return
+    for name, picture in drawn.items():
         atomic_write_bytes(folder / f"{name}.svg", picture)
 
 

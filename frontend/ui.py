@@ -25,7 +25,7 @@ from calift_core.schema.wire import (
     RunSummary,
     Visitor,
 )
-from frontend import charts, state, tables, text
+from frontend import charts, pictures, state, tables, text
 from frontend.door import session_of
 from frontend.tables import Markup, Table
 
@@ -315,7 +315,7 @@ def _exports(figure: go.Figure, twin: Table, name: str, data: Callable[[], str] 
         for kind, mime in (("svg", "image/svg+xml"), ("pdf", "application/pdf")):
             save(
                 f"Figure, {kind.upper()}",
-                partial(figure.to_image, format=kind),
+                partial(pictures.one, figure, kind),
                 f"{name}.{kind}",
                 mime,
                 key=f"{kind}-{name}",

@@ -1,0 +1,79 @@
+"""Figures as SVG or PDF, drawn by an installed Chrome; the only place that knows how."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+WIDTH, HEIGHT = 1000, 480
+#: A browser takes a few hundred megabytes, and `quiet` changes what the whole process logs.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to themselves what the drawing libraries log: what fails is raised, and told then.
+
+    When Chrome ends, the reader of its pipe takes the last word of the pipe's other end for a
+    message that is no JSON, ignores it, and logs a traceback that looks like a failure.
+    """
+    loggers = [logging.getLogger(name) for name in ("choreographer", "kaleido", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def draw(figures: Mapping[str, go.Figure], kind: str = "svg") -> dict[str, bytes]:
+    """Pictures of figures, by the same names, all drawn by one browser.
+
+    Args:
+        figures: what to draw, by a name that can be a file's.
+        kind: `svg`, `pdf` or `png`.
+
+    Raises:
+        ImportError: kaleido is not installed.
+        Exception: kaleido and the browser fail in many types.
+    """
+    import kaleido
+
+    if not figures:
+        return {}
+    with (
+        _ONE_AT_A_TIME,
+        tempfile.TemporaryDirectory(prefix="calift-pictures-") as folder,
+        quiet(),
+    ):
+        wanted = [
+            {
+                "fig": figure,
+                "path": Path(folder) / f"{number}.{kind}",
+                "opts": {
+                    "format": kind,
+                    "width": figure.layout.width or WIDTH,
+                    "height": figure.layout.height or HEIGHT,
+                },
+            }
+            for number, figure in enumerate(figures.values())
+        ]
+        # Its fonts for formulas would come from another machine, and no figure has formulas.
+        kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False})
+        return {
+            name: (Path(folder) / f"{number}.{kind}").read_bytes()
+            for number, name in enumerate(figures)
+        }
+
+
+def one(figure: go.Figure, kind: str) -> bytes:
+    """One picture."""
+    return draw({"figure": figure}, kind)["figure"]
