@@ -8,7 +8,7 @@ PIP_ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: help demo up test lint format bench results clean
+.PHONY: help demo up test lint format bench results pictures clean
 
 help:
 	@echo "make demo     pre-train, fine-tune and compare four methods on real data (about 8 minutes)"
@@ -18,6 +18,7 @@ help:
 	@echo "make format   format the code"
 	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation and the API"
 	@echo "make results  run the study of every method and put its tables into docs/results.md"
+	@echo "make pictures take the pictures of docs/img anew, from the runs of make demo"
 	@echo "make clean    remove .venv and caches"
 
 demo: $(VENV)/.embedded
@@ -55,6 +56,10 @@ RESULTS_ARGS ?=
 results: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .data
 	@$(BIN)/python benchmarks/results.py --out results $(RESULTS_ARGS)
+
+pictures: $(VENV)/.dev
+	@$(MAKE) --no-print-directory .chrome
+	@$(BIN)/python docs/pictures.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache *.egg-info

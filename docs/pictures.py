@@ -1,0 +1,358 @@
+"""Take the pictures of docs/img from a running dashboard: `make pictures`.
+
+It uses the stack that is up on `CALIFT_HOME`, or starts one, and the runs of `calift demo`; the
+path of the Frontier page is a WiSE-FT run that it submits if there is none. A page that shows a
+dialog, an error, a warning, an empty state, nothing, or that says something to the browser's
+console, ends it with status 1, and no picture is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode, urlsplit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page, Response
+
+    from calift_core.client import Client
+
+HERE = Path(__file__).parent
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+]
+#: Width and height of the window, and the height that a picture is cut at.
+SIZES = {1440: (900, 2400), 390: (844, 3000)}
+PATIENCE_MS = 120_000
+
+#: Streamlit asks below a page's own address first whether it is served from there.
+_PROBE = re.compile(r"^/[^/]+/_stcore/(health|host-config)$")
+
+#: What must not be seen, by what it is called in the fault.
+UNWANTED = {
+    "a dialog": "[role=dialog], [data-testid=stDialog], [data-testid=stModal]",
+    "an exception": "[data-testid=stException]",
+    "an error": "[data-testid=stAlertContentError]",
+    "a warning": "[data-testid=stAlertContentWarning]",
+    "an empty state": ".calift-empty",
+    "an empty chart": "[data-testid=stPlotlyChart]:not(:has(.main-svg))",
+}
+
+
+class PictureError(Exception):
+    """A page that must not be shown to anybody, with all that is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One page.
+
+    Attributes:
+        name: of the files: `NAME-WIDTH.png`.
+        path: of the page.
+        title: its heading, which tells it from any other page.
+        query: its parameters; `{CaRot}` is that run's id.
+        charts: how many charts it has at least.
+    """
+
+    name: str
+    path: str
+    title: str
+    query: Mapping[str, str]
+    charts: int = 0
+
+    def address(self, ids: Mapping[str, str]) -> str:
+        """Path and query."""
+        query = urlencode({k: v.format(**ids) for k, v in self.query.items()}, safe=",/")
+        return f"/{self.path}" + (f"?{query}" if query else "")
+
+
+_FOUR = "{Zero-shot},{FT},{FLYP},{CaRot}"
+_THREE = "{Zero-shot},{FLYP},{CaRot}"
+SHOTS = (
+    Shot("overview", "overview", "Overview", {}),
+    Shot("runs", "runs", "Runs", {}),
+    Shot("run", "run", "CaRot", {"id": "{CaRot}"}, charts=1),
+    Shot("new", "new", "New run", {}),
+    Shot("data", "data", "Data and models", {}),
+    Shot("compare", "compare", "Compare", {"ids": _FOUR, "baseline": "{Zero-shot}"}, charts=2),
+    Shot(
+        "calibration",
+        "calibration",
+        "Calibration",
+        {"run": _THREE, "dataset": "contrast/5"},
+        charts=3,
+    ),
+    Shot(
+        "slices",
+        "calibration",
+        "Calibration",
+        {"run": "{CaRot}", "view": "slices", "dataset": "fashion-mnist/test"},
+        charts=1,
+    ),
+    Shot(
+        "calibrators",
+        "calibration",
+        "Calibration",
+        {
+            "run": "{CaRot}",
+            "view": "calibrators",
+            "dataset": "contrast/5",
+            "with": "contrast/1,contrast/3,contrast/5,gaussian_noise/3,jpeg_compression/5",
+        },
+        charts=2,
+    ),
+    Shot(
+        "audit",
+        "calibration",
+        "Calibration",
+        {"run": "{FLYP},{CaRot}", "view": "audit", "dataset": "fashion-mnist/test"},
+        charts=1,
+    ),
+    Shot("frontier", "frontier", "Frontier", {"run": _FOUR + ",{WiSE-FT}"}, charts=2),
+    Shot("shifts", "shifts", "Shifts", {"run": _FOUR, "metric": "ece"}, charts=2),
+    Shot("spectra", "spectra", "Spectra", {"run": _FOUR}, charts=2),
+)
+
+_SETTLED = """() => document.querySelector('.calift-head h1')
+  && !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')
+  && document.fonts.status === 'loaded'"""
+_HEIGHT = """() => {
+  const main = document.querySelector('[data-testid=stMain]');
+  const last = document.querySelector('[data-testid=stMainBlockContainer]');
+  return Math.ceil(Math.max(main.clientHeight, last ? last.scrollHeight : 0, main.scrollHeight));
+}"""
+_OVER = """() => {
+  const main = document.querySelector('[data-testid=stMain]');
+  return Math.max(main.scrollWidth - main.clientWidth,
+                  document.documentElement.scrollWidth - innerWidth);
+}"""
+
+
+def take(
+    browser: Browser, base: str, shot: Shot, ids: Mapping[str, str], width: int, *, cookies: Any
+) -> bytes:
+    """A picture of a page, as PNG.
+
+    Args:
+        browser: a Chromium of playwright's.
+        base: the dashboard's address.
+        shot: the page.
+        ids: of the runs by their names.
+        width: of the window in pixels; one of `SIZES`.
+        cookies: of somebody who is logged in.
+
+    Raises:
+        PictureError: the page is not fit to be shown.
+    """
+    height, most = SIZES[width]
+    context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(PATIENCE_MS)
+    context.add_cookies(cookies)
+    try:
+        tab = context.new_page()
+        said = _listen(tab)
+        tab.goto(base + shot.address(ids))
+        try:
+            _settle(tab, shot)
+            # Streamlit scrolls inside the page: a window as high as its content shows it all.
+            content = int(tab.evaluate(_HEIGHT))
+            tab.set_viewport_size({"width": width, "height": min(max(content, height), most)})
+            _settle(tab, shot)
+        except Exception as error:
+            # Whatever kept it from being drawn is the better explanation.
+            found = faults(tab, shot, said)
+            if not found and "Timeout" not in type(error).__name__:
+                raise
+            found = found or [f"it was not drawn in {PATIENCE_MS // 1000} s"]
+        else:
+            found = faults(tab, shot, said)
+        if found:
+            lines = "".join(f"\n  - {fault}" for fault in found)
+            raise PictureError(f"{shot.name} at {width} px ({shot.address(ids)}):{lines}")
+        return tab.screenshot()
+    finally:
+        context.close()
+
+
+def _listen(tab: Page) -> list[str]:
+    said: list[str] = []
+
+    def on_console(message: ConsoleMessage) -> None:
+        place = urlsplit(str(message.location.get("url", ""))).path
+        if message.type in ("error", "warning") and not _PROBE.match(place):
+            said.append(f"the console says: {message.text[:300]}")
+
+    def on_response(response: Response) -> None:
+        if response.status >= 400 and not _PROBE.match(urlsplit(response.url).path):
+            said.append(f"{response.url} answered {response.status}")
+
+    tab.on("console", on_console)
+    tab.on("response", on_response)
+    tab.on("pageerror", lambda error: said.append(f"a script failed: {str(error)[:300]}"))
+    return said
+
+
+def _settle(tab: Page, shot: Shot) -> None:
+    """Wait until the page has drawn what it has, or shows what it must not."""
+    unwanted = ", ".join(s for n, s in UNWANTED.items() if n != "an empty chart")
+    tab.wait_for_function(
+        "([unwanted, charts]) => document.querySelector(unwanted) || (("
+        + _SETTLED
+        + ")() && document.querySelectorAll("
+        "'[data-testid=stPlotlyChart] .main-svg').length >= charts)",
+        arg=[unwanted, shot.charts],
+    )
+
+
+def faults(tab: Page, shot: Shot, said: Sequence[str]) -> list[str]:
+    """All that is wrong with a page that was drawn, in sentences."""
+    found = []
+    for name, selector in UNWANTED.items():
+        for element in tab.locator(selector).all():
+            if element.is_visible():
+                words = " ".join((element.inner_text() or "").split())
+                found.append(f"it shows {name}: {words[:200]}")
+    heading = tab.locator(".calift-head h1")
+    title = heading.first.inner_text() if heading.count() else ""
+    if title != shot.title:
+        found.append(f"its heading is {title!r} instead of {shot.title!r}")
+    drawn = tab.locator("[data-testid=stPlotlyChart]:has(.main-svg)").count()
+    if drawn < shot.charts:
+        found.append(f"it has {drawn} charts, and at least {shot.charts} were expected")
+    if heading.count() and (over := int(tab.evaluate(_OVER))) > 0:
+        found.append(f"it is {over} px too wide")
+    return found + list(dict.fromkeys(said))
+
+
+def log_in(browser: Browser, link: str) -> Any:
+    """The cookies that a link of `calift link` gives."""
+    context = browser.new_context()
+    try:
+        answer = context.request.get(link, max_redirects=0)
+        if answer.status != 303:
+            raise PictureError(f"the link does not log in: status {answer.status}")
+        return context.cookies()
+    finally:
+        context.close()
+
+
+# ------------------------------------------------------------------------------ what is shown
+
+
+def demo_runs(client: Client) -> dict[str, str]:
+    """The ids of the demo's runs by their names, and of a path between two of them.
+
+    Raises:
+        PictureError: the demo has not been run.
+    """
+    from calift_core.demo import demo_specs
+
+    ids = {}
+    for spec in demo_specs():
+        found = client.runs(tag=["demo"], phase=["SUCCEEDED"], q=spec.name, limit=50).items
+        named = [run for run in found if run.name == spec.name]
+        if not named:
+            raise PictureError(f"there is no finished run {spec.name!r} of the demo: `make demo`")
+        ids[spec.name] = named[0].id
+    ids["WiSE-FT"] = _path_of(client, ids["FLYP"])
+    return ids
+
+
+def _path_of(client: Client, tuned: str) -> str:
+    spec = client.run(tuned).spec.model_dump(mode="json")
+    for run in client.all_runs(method=["wise_ft"], phase=["SUCCEEDED"]):
+        method = client.run(run.id).spec.method
+        if getattr(method, "run", None) == tuned:
+            return run.id
+    spec |= {"name": "WiSE-FT", "method": {"kind": "wise_ft", "run": tuned}, "tags": ["demo"]}
+    sys.stderr.write("Measuring the path between Zero-shot and FLYP; this takes some minutes.\n")
+    done = client.wait(client.submit(spec).id)
+    if done.phase != "SUCCEEDED":
+        raise PictureError(f"the path's run ended {done.phase}: {done.message}")
+    return done.id
+
+
+@contextmanager
+def _stack() -> Iterator[tuple[Client, str]]:
+    """The stack that is up on this home, else one of our own, and the dashboard's address."""
+    from backend.embedded import EmbeddedStack
+    from calift_core.client import Client
+    from calift_core.home import calift_home
+
+    running = EmbeddedStack.running(calift_home())
+    if running is not None:
+        with Client(running["api"]) as client:
+            yield client, running["dashboard"]
+        return
+    with EmbeddedStack(calift_home(), api_port=0, dashboard_port=0) as stack:
+        stack.wait_ready()
+        with Client(stack.urls["api"]) as client:
+            yield client, stack.urls["dashboard"]
+
+
+def main() -> int:
+    """Take them all, then replace the old ones."""
+    from playwright.sync_api import sync_playwright
+
+    from calift_core.cli import dashboard_link
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=HERE / "img")
+    parser.add_argument("--only", nargs="*", choices=[shot.name for shot in SHOTS])
+    options = parser.parse_args()
+    chosen = [shot for shot in SHOTS if not options.only or shot.name in options.only]
+    chrome = os.environ.get("BROWSER_PATH") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    failed = 0
+    with (
+        _stack() as (client, base),
+        tempfile.TemporaryDirectory() as folder,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=chrome, args=FLAGS)
+        try:
+            ids = demo_runs(client)
+            cookies = log_in(browser, dashboard_link(client, base))
+            for shot in chosen:
+                for width in SIZES:
+                    try:
+                        picture = take(browser, base, shot, ids, width, cookies=cookies)
+                    except PictureError as error:
+                        failed += 1
+                        sys.stderr.write(f"{error}\n")
+                        continue
+                    (Path(folder) / f"{shot.name}-{width}.png").write_bytes(picture)
+                    sys.stdout.write(f"{shot.name}-{width}.png\n")
+                    sys.stdout.flush()
+        except PictureError as error:
+            failed += 1
+            sys.stderr.write(f"{error}\n")
+        finally:
+            browser.close()
+        if not failed:
+            options.out.mkdir(parents=True, exist_ok=True)
+            for file in sorted(Path(folder).iterdir()):
+                shutil.copyfile(file, options.out / file.name)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
