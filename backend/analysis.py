@@ -45,17 +45,18 @@ from calift_core.schema.wire import (
     CalibratorEffect,
     ComparedRun,
     Comparison,
+    ConfidenceSet,
     Evaluation,
     FittedCalibrator,
     Measure,
     MeasureSet,
     PairedDifference,
     Reliability,
-    RunGroups,
     RunSummary,
     Slice,
     SlicePage,
     Source,
+    SquaredErrors,
     TransferCell,
     TransferMatrix,
     TransferRow,
@@ -71,6 +72,8 @@ _INDEX_BYTES = 96 << 20
 #: Resamples times samples of one paired interval: bounds its time, and stays above 200 resamples.
 _DRAWS = 2_000_000
 _METRICS = ("accuracy", "ece", "nll", "brier")
+#: What a metric's differences are decided on, where that is not the metric itself.
+_DECIDES = {"ece": "squared_ece"}
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -232,7 +235,7 @@ class Analysis:
         key, fitted, told = self._calibrator(evaluation, calibrator, fit_on, oracle)
         return self._diagram(
             evaluation, file, binning, key, 1.0, lambda: self._calibrated(file, key, fitted)
-        ).model_copy(update={"calibrator": told})
+        ).model_copy(update={"calibrator": told, "in_sample": file.digest in key})
 
     def _diagram(
         self,
@@ -696,10 +699,11 @@ class Analysis:
                 role=evaluation.role,
                 evaluation_id=evaluation.id,
                 n=evaluation.n,
-                gain=plain["ece"] - one["ece"],
+                in_sample=key is not None and file.digest in key,
+                **analysis.gains(plain, one),
                 **one,
             )
-            for one in numbers
+            for key, one in zip([None, *(key for key, _, _ in fits)], numbers, strict=True)
         ]
 
     # -- planning -----------------------------------------------------------------------------
@@ -791,7 +795,7 @@ class Analysis:
             baseline=reference,
             runs=compared,
             parameters=differing(specs),
-            groups=self._groups(evaluations),
+            confidence_sets=self._confidence_sets(evaluations),
             warnings=warnings,
         )
 
@@ -825,69 +829,80 @@ class Analysis:
         in_a, in_b = shared_samples(a, b)
         scores_a, scores_b = self._scored(a, own).take(in_a), self._scored(b, base).take(in_b)
         clusters = None if a.clusters is None else a.clusters[in_a]
+        asked: dict[str, Any] = {"n_resamples": _resamples(len(in_a)), "clusters": clusters}
         rows = []
         for metric in _METRICS:
             found = calibration.paired_difference_of_scores(
-                scores_a,
-                scores_b,
-                metric=metric,
-                n_resamples=_resamples(len(in_a)),
-                clusters=clusters,
+                scores_a, scores_b, metric=_DECIDES.get(metric, metric), **asked
             )
-            rows.append(
-                {
-                    "metric": metric,
-                    "baseline": found.b,
-                    "value": found.a,
-                    "difference": found.difference,
-                    "interval": (found.low, found.high),
-                    "distinguishable": found.distinguishable,
-                }
-            )
+            row: dict[str, Any] = {
+                "metric": metric,
+                "baseline": found.b,
+                "value": found.a,
+                "difference": found.difference,
+                "interval": (found.low, found.high),
+                "distinguishable": found.distinguishable,
+            }
+            if metric == "ece":
+                value, baseline = (
+                    calibration.ece_from_confidence(s.confidences, s.correct)
+                    for s in (scores_a, scores_b)
+                )
+                squared = SquaredErrors.model_validate(
+                    {k: row[k] for k in ("baseline", "value", "difference", "interval")}
+                )
+                row |= {"baseline": baseline, "value": value, "difference": value - baseline,
+                        "interval": None, "squared": squared}  # fmt: skip
+            rows.append(row)
         return {"n": len(in_a), "rows": rows}
 
-    def _groups(self, evaluations: Mapping[str, Sequence[Evaluation]]) -> list[RunGroups]:
-        """Runs that cannot be told apart, on the ID data and each shift that all were tested on."""
+    def _confidence_sets(
+        self, evaluations: Mapping[str, Sequence[Evaluation]]
+    ) -> list[ConfidenceSet]:
+        """Which run may be the best, on the ID data and each shift that all were tested on."""
         by_run = {run_id: {e.dataset: e for e in found} for run_id, found in evaluations.items()}
         first = next(iter(evaluations.values()))
-        groups = []
+        found: list[ConfidenceSet] = []
         for e in first:
-            if e.role != "corruption" and all(e.dataset in found for found in by_run.values()):
-                same = {run_id: found[e.dataset] for run_id, found in by_run.items()}
+            if e.role != "corruption" and all(e.dataset in own for own in by_run.values()):
+                same = {run_id: own[e.dataset] for run_id, own in by_run.items()}
                 try:
-                    groups += self._groups_on(same)
+                    found += self._confidence_sets_on(same)
                 except CaliftError:
                     continue  # the differences' warnings have said why
-        return groups
+        return found
 
-    def _groups_on(self, evaluations: Mapping[str, Evaluation]) -> list[RunGroups]:
+    def _confidence_sets_on(self, evaluations: Mapping[str, Evaluation]) -> list[ConfidenceSet]:
         files = {run_id: self._file_of(e) for run_id, e in evaluations.items()}
         e = next(iter(evaluations.values()))
 
-        def make() -> dict[str, Any]:
+        def make() -> dict[str, calibration.ConfidenceSet]:
             scores, clusters = self._aligned(files, evaluations)
             n = len(next(iter(scores.values())))
             return {
-                "n": n,
-                "groups": {
-                    metric: calibration.group_indistinguishable_of_scores(
-                        scores, metric=metric, clusters=clusters, n_resamples=_resamples(n)
-                    )
-                    for metric in _METRICS
-                },
+                metric: calibration.model_confidence_set_of_scores(
+                    scores,
+                    metric=_DECIDES.get(metric, metric),
+                    clusters=clusters,
+                    n_resamples=_resamples(n),
+                )
+                for metric in _METRICS
             }
 
         key = tuple((r, files[r].digest, evaluations[r].temperature) for r in sorted(files))
-        found: dict[str, Any] = self._remember(self._pairs, key, make)
+        sets: dict[str, calibration.ConfidenceSet] = self._remember(self._pairs, key, make)
         return [
-            RunGroups(
+            ConfidenceSet(
                 dataset=e.dataset,
                 role=e.role,
                 metric=metric,
-                n=found["n"],
-                groups=found["groups"][metric],
+                n=found.n,
+                level=found.level,
+                members=list(found.members),
+                excluded=list(found.excluded),
+                p_values=found.p_values,
             )
-            for metric in _METRICS
+            for metric, found in sets.items()
         ]
 
     def _aligned(

@@ -6,8 +6,9 @@
 
 A simulated model is a distribution of confidences and a truth: the chance to be right at each
 confidence. The population's own binned errors are computed from 100,000 further samples in the very
-bins that an estimate used. Everything is seeded. Each table goes between the markers
-`<!-- simulation:NAME -->` and `<!-- /simulation:NAME -->` of docs/calibration.md.
+bins that an estimate used. Everything is seeded. Where a rule has replaced an earlier one
+(`calibration_first_rules.py`), both are tried on the same samples. Each table goes between the
+markers `<!-- simulation:NAME -->` and `<!-- /simulation:NAME -->` of docs/calibration.md.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import calibration_first_rules as first_rules
 import numpy as np
 from numpy.typing import NDArray
 
 from calift_core import calibration as cal
+from calift_core.calibration.calibrators import CALIBRATORS
 
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -50,7 +54,9 @@ SAYS: dict[str, Truth] = {
     "calibrated": lambda q: q,
     "over-confident": lambda q: q**0.6,
     "under-confident": lambda q: q**1.3,
+    "0.02 too sure": lambda q: np.minimum(q + 0.02, 1),
     "0.04 too sure": lambda q: np.minimum(q + 0.04, 1),
+    "0.09 too sure": lambda q: np.minimum(q + 0.09, 1),
     "wavy": lambda q: np.clip(q + 0.05 * np.sin(12 * q), 0, 1),
 }
 #: Two models, and whether they predict alike (as one model at two temperatures does).
@@ -61,6 +67,7 @@ PAIRS: tuple[tuple[str, str, bool], ...] = (
     ("calibrated", "over-confident", False),
     ("calibrated", "0.04 too sure", True),
     ("calibrated", "wavy", False),
+    ("0.04 too sure", "0.09 too sure", True),
     ("over-confident", "0.04 too sure", True),
     ("over-confident", "under-confident", False),
 )
@@ -173,31 +180,290 @@ def pair_coverage(
     pair: tuple[str, str, bool],
     n: int,
     *,
-    metric: str = "ece",
+    metric: str = "squared_ece",
+    first_rule: bool = False,
     repeats: int,
     n_resamples: int = 200,
     seed: int = 0,
 ) -> tuple[Coverage, float]:
-    """How often `paired_difference` holds the truth, and how often it calls models different."""
+    """How often a paired interval holds the truth, and how often it calls models different.
+
+    Args:
+        pair: what two models say, and whether they predict alike.
+        n: samples.
+        metric: `squared_ece` or `accuracy`.
+        first_rule: the earlier rule for the difference of two ECEs instead.
+        repeats: of the comparison.
+        n_resamples: where samples are drawn.
+        seed: of everything.
+    """
     rng = np.random.default_rng([seed, n])
     q, (said_a, _), (said_b, _) = _outcomes(rng, POPULATION, pair)
     of_a, of_b = Population(said_a, said_a - q), Population(said_b, said_b - q)
     low, high, targets, called = [], [], [], 0
     for repeat in range(repeats):
         _, a, b = _outcomes(rng, n, pair)
-        found = cal.paired_difference_of_scores(
-            scores_of(*a), scores_of(*b), metric=metric, n_resamples=n_resamples, seed=repeat
+        scores = scores_of(*a), scores_of(*b)
+        found = (
+            first_rules.ece_difference(*scores, n_resamples=n_resamples, seed=repeat)
+            if first_rule
+            else cal.paired_difference_of_scores(
+                *scores, metric=metric, n_resamples=n_resamples, seed=repeat
+            )
         )
         truth = 0.0
-        if metric == "ece":
+        if metric != "accuracy":
             for sign, population, values in ((1, of_a, a[0]), (-1, of_b, b[0])):
                 gap, share = population.means(cal.bin_edges(values))
-                truth += sign * float(np.abs(gap) @ share)
+                truth += sign * float((np.abs(gap) if first_rule else gap**2) @ share)
         low.append(found.low)
         high.append(found.high)
         targets.append(truth)
         called += found.distinguishable
     return _coverage(low, high, targets), called / repeats
+
+
+def saturated_coverage(
+    accuracy: float,
+    n: int,
+    *,
+    norm: cal.Norm = "l1",
+    sure: float = 1.0,
+    first_rule: bool = False,
+    repeats: int,
+    seed: int = 0,
+) -> Coverage:
+    """How often `interval` holds the error of a model that is sure: confidence about 0.999.
+
+    Args:
+        accuracy: of what it is sure of.
+        n: samples.
+        norm: l1 or l2.
+        sure: share of samples that it is sure of; of the others it is calibrated.
+        first_rule: the earlier noise of a bin instead.
+        repeats: of the interval.
+        seed: of everything.
+    """
+    rng = np.random.default_rng([seed, n, round(1000 * accuracy)])
+
+    def draw(size: int) -> tuple[Doubles, Doubles]:
+        values = 1 - 0.002 * rng.random(size)
+        hesitant = rng.random(size) >= sure
+        values = np.where(hesitant, 0.998 * rng.beta(4, 1.2, size), values)
+        return values, np.where(hesitant, values, accuracy)
+
+    drawn, rate = draw(POPULATION)
+    population = Population(drawn, drawn - rate)
+    low, high, targets = [], [], []
+    for repeat in range(repeats):
+        values, rate = draw(n)
+        correct = rng.random(n) < rate
+        gap, share = population.means(cal.bin_edges(values))
+        gap, share = gap[share > 0], share[share > 0]
+        targets.append(float(np.abs(gap) @ share if norm == "l1" else np.sqrt(gap**2 @ share)))
+        with first_rules.first_interval() if first_rule else nullcontext():
+            ends = cal.interval_from_confidence(values, correct, norm=norm, seed=repeat)
+        low.append(ends[0])
+        high.append(ends[1])
+    return _coverage(low, high, targets)
+
+
+def rivals(
+    rng: np.random.Generator, n: int, *, n_models: int = 10, lead: float = 0.0, off: float = 0.0
+) -> dict[str, cal.SampleScores]:
+    """Models on the same samples, equally good but for the first.
+
+    Args:
+        rng: of the draws.
+        n: samples.
+        n_models: of them.
+        lead: accuracy that the first has before the others.
+        off: what the others say too much; the first is calibrated.
+    """
+    q, luck = rng.beta(4, 1.2, n), rng.random(n)
+    models = {}
+    for j in range(n_models):
+        own = np.where(rng.random(n) < 0.6, luck, rng.random(n))
+        rate = np.minimum(q + lead, 1) if j == 0 else q
+        says = rate if j == 0 else np.minimum(rate + off, 1)
+        models[f"model {j}"] = scores_of(says, own < rate)
+    return models
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What became of rival models in many repeats.
+
+    Attributes:
+        split: share of repeats in which a model was told from the best.
+        kept: share in which the first model was among the best.
+        alone: share in which it was the only one.
+        size: mean number of models that may be the best.
+    """
+
+    split: float
+    kept: float
+    alone: float
+    size: float
+
+
+def best_models(
+    n: int,
+    metric: str,
+    *,
+    lead: float = 0.0,
+    off: float = 0.0,
+    first_rule: bool = False,
+    repeats: int,
+    n_resamples: int = 300,
+    seed: int = 0,
+) -> Sets:
+    """How often rival models are told apart by the confidence set, or by the earlier groups."""
+    best = []
+    for repeat in range(repeats):
+        models = rivals(np.random.default_rng([seed, n, repeat]), n, lead=lead, off=off)
+        if first_rule:
+            groups = first_rules.groups(models, metric=metric, n_resamples=n_resamples, seed=repeat)
+            best.append(groups[0])
+        else:
+            found = cal.model_confidence_set_of_scores(
+                models, metric="squared_ece" if metric == "ece" else metric,
+                n_resamples=n_resamples, seed=repeat,
+            )  # fmt: skip
+            best.append(list(found.members))
+    return Sets(
+        float(np.mean([len(names) < 10 for names in best])),
+        float(np.mean(["model 0" in names for names in best])),
+        float(np.mean([names == ["model 0"] for names in best])),
+        float(np.mean([len(names) for names in best])),
+    )
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a first look at few samples promised, and what came of it.
+
+    Attributes:
+        needed: median number of samples promised for a power of 80 %.
+        power: share of comparisons at the promised numbers that called the models different.
+    """
+
+    needed: int
+    power: float
+
+
+def promised_power(
+    pair: tuple[str, str, bool],
+    n: int,
+    *,
+    first_rule: bool = False,
+    pilots: int,
+    repeats: int,
+    seed: int = 0,
+) -> Promise:
+    """How many samples a pilot of n samples promises to be enough, and the power that they have.
+
+    The first model is the worse one; the difference asked for is the true one of the L2 errors.
+
+    Args:
+        pair: what two models say, and whether they predict alike.
+        n: samples of a pilot.
+        first_rule: the earlier promise and the earlier comparison instead.
+        pilots: first looks, each with a promise of its own.
+        repeats: comparisons at each promised number.
+        seed: of everything.
+    """
+    rng = np.random.default_rng([seed, n])
+    q, (said_a, _), (said_b, _) = _outcomes(rng, POPULATION, pair)
+    sizes = []
+    for said in (said_a, said_b):
+        gap, share = Population(said, said - q).means(cal.bin_edges(said))
+        sizes.append(float(np.sqrt(gap**2 @ share)))
+    difference = sizes[0] - sizes[1]
+    promises, called = [], 0
+    for pilot in range(pilots):
+        _, a, b = _outcomes(rng, n, pair)
+        if first_rule:
+            found = first_rules.ece_difference(
+                scores_of(*a), scores_of(*b), n_resamples=200, seed=pilot
+            )
+            promises.append(first_rules.samples_needed(found, difference))
+        else:
+            plan = cal.SquaredPlan(cal.SquaredError(*a), cal.SquaredError(*b))
+            promises.append(plan.needed(difference))
+        for repeat in range(repeats):
+            _, a, b = _outcomes(rng, promises[-1], pair)
+            scores = scores_of(*a), scores_of(*b)
+            if first_rule:
+                called += first_rules.ece_difference(*scores, n_resamples=200, seed=repeat).low > 0
+            else:
+                called += cal.paired_difference_of_scores(*scores).low > 0
+    return Promise(int(np.median(promises)), called / (pilots * repeats))
+
+
+@dataclass(frozen=True)
+class Debiased:
+    """The debiased error of a perfectly calibrated model.
+
+    Attributes:
+        negative: share of repeats below zero.
+        median: of the l1 form, a fraction.
+        mean: of the l1 form.
+        squared_mean: of the squared l2 form, in units of its standard error over repeats.
+    """
+
+    negative: float
+    median: float
+    mean: float
+    squared_mean: float
+
+
+def debiased(n: int, *, repeats: int, seed: int = 0) -> Debiased:
+    """What is left of the error of a perfectly calibrated model when the noise is taken out."""
+    rng = np.random.default_rng([seed, n])
+    squared, plain = np.empty(repeats), np.empty(repeats)
+    for repeat in range(repeats):
+        values = rng.beta(5, 1.0, n)
+        correct = rng.random(n) < values
+        squared[repeat] = cal.debiased_squared_error_from_confidence(values, correct)
+        plain[repeat] = cal.debiased_calibration_error_from_confidence(values, correct)
+    return Debiased(
+        float((squared < 0).mean()),
+        float(np.median(plain)),
+        float(plain.mean()),
+        float(squared.mean() / (squared.std() / np.sqrt(repeats))),
+    )
+
+
+def calibrated_views(kind: str, n: int, *, repeats: int, seed: int = 0) -> dict[str, float]:
+    """Mean ECE after a calibrator on n samples, and what a calibrated model would show.
+
+    The model is over-confident, two classes. Keys: `in_sample` and `in_sample_floor` (fitted on the
+    very samples), `elsewhere` and `elsewhere_floor` (fitted on as many others).
+    """
+    rng = np.random.default_rng([seed, n])
+
+    def draw() -> tuple[Doubles, NDArray[np.int64]]:
+        q = rng.beta(2, 1, n)
+        logits = 2.5 * np.log(np.maximum(q, 1e-6) / np.maximum(1 - q, 1e-6))
+        labels = (rng.random(n) >= q).astype(np.int64)
+        return np.stack([logits / 2, -logits / 2], axis=1), labels
+
+    found: dict[str, list[float]] = {}
+    for repeat in range(repeats):
+        fitted, tested = draw(), draw()
+        calibrator = CALIBRATORS[kind]()
+        calibrator.fit(*fitted, split="calibration", role="id")
+        for name, (logits, labels) in (("in_sample", fitted), ("elsewhere", tested)):
+            if hasattr(calibrator, "confidences"):
+                confidences = calibrator.confidences(logits)
+            else:
+                confidences = calibrator.transform(logits).max(axis=1)
+            correct = logits.argmax(axis=1) == labels
+            floor = cal.null_floor_from_confidence(confidences, n_resamples=50, seed=repeat)
+            found.setdefault(name, []).append(cal.ece_from_confidence(confidences, correct))
+            found.setdefault(f"{name}_floor", []).append(floor.mean)
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def bin_coverage(
@@ -290,7 +556,7 @@ def batch_table(scale: float) -> str:
 
 def interval_table(scale: float) -> str:
     """Coverage of the interval by norm, model, truth, n and scheme."""
-    repeats = max(20, int(400 * scale))
+    repeats = max(20, int(100 * scale))
     rows = []
     for n, scheme in ((500, "equal_mass"), (2000, "equal_mass"), (10_000, "equal_mass"),
                       (2000, "equal_width")):  # fmt: skip
@@ -308,31 +574,143 @@ def interval_table(scale: float) -> str:
     )
 
 
+def saturated_table(scale: float) -> str:
+    """Coverage for models that are sure of everything, or of half of it."""
+    repeats = max(20, int(200 * scale))
+    rows = []
+    for sure, accuracy in ((1.0, 0.9), (1.0, 0.97), (1.0, 0.99), (0.5, 0.97)):
+        for n in (200, 500, 2000, 10_000):
+            cells = []
+            for norm in ("l1", "l2"):
+                for first_rule in (True, False):
+                    found = saturated_coverage(
+                        accuracy, n, norm=norm, sure=sure, first_rule=first_rule, repeats=repeats
+                    )
+                    cells.append(f"{_percent(found.covered, 1)} ({_percent(found.width, 1)})")
+            rows.append([f"{accuracy:g}", f"{sure:.0%}".replace("%", " %"), f"{n:,}", *cells])
+    head = ["accuracy where sure", "sure of", "n", "l1, before", "l1, now", "l2, before", "l2, now"]
+    return _table(head, rows) + (
+        f"\n\nConfidence is about 0.999 where the model is sure. Coverage at nominal 95 % (mean "
+        f"width), {repeats} repeats each."
+    )
+
+
 def pair_table(scale: float) -> str:
-    """Coverage of the paired difference in ECE, and how often it calls two models different."""
-    repeats = max(20, int(300 * scale))
+    """Coverage of the paired difference, and how often it calls two models different."""
+    repeats = max(20, int(200 * scale))
     rows = []
     for n in (500, 2000, 8000):
         for pair in PAIRS:
-            found, called = pair_coverage(pair, n, repeats=repeats)
+            before, called_before = pair_coverage(pair, n, first_rule=True, repeats=repeats)
+            now, called = pair_coverage(pair, n, repeats=repeats)
             rows.append(
                 [
                     f"{n:,}",
                     pair[0],
                     pair[1],
                     "yes" if pair[2] else "no",
-                    _percent(found.covered, 1),
-                    _percent(found.above, 1),
-                    _percent(found.below, 1),
-                    _percent(found.width, 1),
+                    _percent(before.covered, 1),
+                    _percent(called_before, 1),
+                    _percent(now.covered, 1),
+                    _percent(now.above, 1),
+                    _percent(now.below, 1),
                     _percent(called, 1),
                 ]
             )
-    head = ["n", "model a", "model b", "predict alike", "covered", "too high", "too low", "width"]
+    head = ["n", "model a", "model b", "predict alike", "before: covered", "before: different"]
     return (
-        _table([*head, "called different"], rows)
-        + f"\n\nNominal 95 %, {repeats} repeats each. Two models of the same kind have no true "
-        "difference: there, “called different” is the false-positive rate."
+        _table([*head, "covered", "too high", "too low", "different"], rows)
+        + f"\n\nNominal 95 %, {repeats} repeats each, the same samples for both rules. Two models "
+        "of the same kind have no true difference: there, “different” is the false-positive rate."
+    )
+
+
+def set_table(scale: float) -> str:
+    """Equal models and one better model, by groups and by confidence sets."""
+    repeats = max(20, int(200 * scale))
+    rows = []
+    cases: tuple[tuple[str, str, dict[str, float]], ...] = (
+        ("ten equal models", "accuracy", {}),
+        ("ten equal models", "nll", {}),
+        ("ten equal models", "ece", {}),
+        ("one has 5 points more accuracy", "accuracy", {"lead": 0.05}),
+        ("one has 5 points more accuracy", "nll", {"lead": 0.05}),
+        ("nine are 0.05 too sure", "ece", {"off": 0.05}),
+        ("nine are 0.10 too sure", "ece", {"off": 0.10}),
+    )
+    for n in (500, 2000):
+        for title, metric, what in cases:
+            before = best_models(n, metric, first_rule=True, repeats=repeats, **what)
+            now = best_models(n, metric, repeats=repeats, **what)
+            rows.append(
+                [f"{n:,}", title, metric.upper() if metric != "accuracy" else metric,
+                 *(_percent(v, 1) for v in (before.split, before.kept, before.alone)),
+                 *(_percent(v, 1) for v in (now.split, now.kept, now.alone)), f"{now.size:.1f}"]
+            )  # fmt: skip
+    head = ["n", "models", "metric"]
+    for rule in ("groups", "set"):
+        head += [f"{rule}: split", f"{rule}: best kept", f"{rule}: best alone"]
+    return (
+        _table([*head, "mean size of the set"], rows)
+        + f"\n\n{repeats} repeats each. “Split”: some model is told from the best; for equal "
+        "models that is the rate of false claims, nominally 5 %."
+    )
+
+
+def power_table(scale: float) -> str:
+    """What is promised for a power of 80 %, and the power it has."""
+    pilots, repeats = max(4, int(16 * scale)), 20
+    rows = []
+    for n in (500, 2000, 8000):
+        for pair in (
+            ("0.04 too sure", "calibrated", True),
+            ("0.04 too sure", "calibrated", False),
+            ("0.02 too sure", "calibrated", False),
+            ("over-confident", "calibrated", True),
+            ("0.09 too sure", "0.04 too sure", True),
+            ("0.09 too sure", "0.04 too sure", False),
+        ):
+            before = promised_power(pair, n, first_rule=True, pilots=pilots, repeats=repeats)
+            now = promised_power(pair, n, pilots=pilots, repeats=repeats)
+            rows.append(
+                [f"{n:,}", pair[0], pair[1], "yes" if pair[2] else "no",
+                 f"{before.needed:,}", _percent(before.power, 0),
+                 f"{now.needed:,}", _percent(now.power, 0)]
+            )  # fmt: skip
+    head = ["first look, n", "model a", "model b", "predict alike", "before: promised"]
+    return (
+        _table([*head, "before: power", "promised", "power"], rows)
+        + f"\n\nMedian promise of {pilots} first looks for the true difference at a power of 80 %, "
+        f"and the power of {repeats} comparisons at each promised number."
+    )
+
+
+def debiased_table(scale: float) -> str:
+    """The debiased error of a perfect model."""
+    rows = []
+    for n in (500, 2000, 10_000):
+        repeats = max(40, int(scale * min(2000, 10_000_000 // n)))
+        found = debiased(n, repeats=repeats)
+        rows.append(
+            [f"{n:,}", _percent(found.negative, 0), _percent(found.median), _percent(found.mean),
+             f"{found.squared_mean:+.1f}", str(repeats)]
+        )  # fmt: skip
+    head = ["n", "reads negative", "median, l1", "mean, l1", "mean, squared, in standard errors"]
+    return _table([*head, "repeats"], rows)
+
+
+def view_table(scale: float) -> str:
+    """ECE after a calibrator, on the samples it was fitted on and on others."""
+    repeats = max(10, int(100 * scale))
+    rows = []
+    for kind in ("temperature", "histogram", "isotonic"):
+        for n in (500, 2000, 10_000):
+            found = calibrated_views(kind, n, repeats=repeats)
+            rows.append([kind, f"{n:,}", *(_percent(value) for value in found.values())])
+    head = ["calibrator", "n", "in-sample ECE", "its floor", "ECE on other samples", "its floor"]
+    return (
+        _table(head, rows) + f"\n\nMeans of {repeats} repeats; fitted on n samples, shown on the "
+        "same and on n others."
     )
 
 
@@ -354,8 +732,13 @@ TABLES: dict[str, Callable[[float], str]] = {
     "floors": floor_table,
     "batches": batch_table,
     "bins": bin_table,
+    "debiased": debiased_table,
     "intervals": interval_table,
+    "saturated": saturated_table,
     "pairs": pair_table,
+    "sets": set_table,
+    "power": power_table,
+    "views": view_table,
 }
 
 

@@ -2,10 +2,11 @@
 
 **Intervals.** Two rows are compared in pairs, on the same images and seeds, by a bootstrap over
 source images (each with all its corruptions: a cluster) and seeds together (basic bootstrap). Bins
-are cut once per run and set, and the difference of two ECEs is freed of what noise adds to each, as
-in `calift_core.calibration.paired_difference`. Drawing S seeds with replacement understates their
-spread by (S − 1)/S, so seed draws are stretched by √(S/(S − 1)). Intervals are plain 95 %
-intervals, not corrected for how many there are.
+are cut once per run and set. OOD ECE is shown, and decided on the debiased squared L2 error, whose
+bias is known (`calift_core.calibration.compare.SquaredError`). Drawing S seeds with replacement
+understates their spread by (S − 1)/S, so seed draws are stretched by √(S/(S − 1)). Intervals of
+pairs are plain 95 % intervals, not corrected for how many there are. The sets of rows any of which
+may be the best are: they are model confidence sets, on the same draws.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.calibration import top_label
-from calift_core.calibration.compare import EceParts, Noise, noise_of, spanned
+from calift_core.calibration import SquaredError, ece_from_confidence, top_label
+from calift_core.calibration.compare import eliminate
 from calift_core.predictions import read_predictions
 
 Doubles = NDArray[np.float64]
@@ -94,75 +95,94 @@ def load_judged(folder: Path, sets: Sequence[str]) -> Judged:
     return Judged(ids, np.array(confidences), np.array(correct))
 
 
-def resampled(judged: Judged, images: Doubles) -> tuple[Doubles, Doubles, Noise]:
-    """Mean over sets of the 15-bin equal-mass ECE, and mean accuracy, for each draw: (R + 1,) each.
+@dataclass(frozen=True)
+class Resampled:
+    """One run's numbers on the OOD sets, means over the sets.
 
-    Bins are cut once, on the data as they are. The third is what noise adds to the mean ECE.
+    Attributes:
+        ece: 15-bin equal-mass ECE of the data as they are.
+        accuracy: (R + 1,) for each draw; the first is the data as they are.
+        squared: (R + 1,) debiased squared L2 error; the first is the data as they are, the others
+            vary around it as the error varies around the truth.
     """
-    values, noises = [], []
+
+    ece: float
+    accuracy: Doubles
+    squared: Doubles
+
+
+def resampled(judged: Judged, images: Doubles) -> Resampled:
+    """What the draws make of a run; bins are cut once, on the data as they are."""
+    eces, squared = [], []
     for confidences, correct in zip(judged.confidences, judged.correct, strict=True):
-        statistic = EceParts(confidences, correct)
-        parts = statistic.parts(images)  # (R + 1, bins)
-        values.append(statistic.fold(parts))
-        noises.append(noise_of(statistic, parts[0], parts[1:]))
-    noise = Noise(
-        np.mean([each.added for each in noises], axis=0),
-        np.concatenate([each.parts for each in noises]),
-        np.concatenate([each.spread for each in noises]),
+        eces.append(ece_from_confidence(confidences, correct))
+        error = SquaredError(confidences, correct)
+        noise = error.noise(images[1:])
+        squared.append(error.value + np.concatenate([[0.0], noise - noise.mean()]))
+    return Resampled(
+        float(np.mean(eces)),
+        images @ judged.correct.mean(axis=0) / images.sum(axis=1),
+        np.mean(squared, axis=0),
     )
-    accuracy = images @ judged.correct.mean(axis=0) / images.sum(axis=1)
-    return np.mean(values, axis=0), accuracy, noise
 
 
-def difference(
-    a: Doubles,
-    b: Doubles,
-    seeds: Doubles,
-    noise: tuple[Sequence[Noise], Sequence[Noise]] | None = None,
-) -> dict[str, Any]:
+def _folded(values: Doubles, seeds: Doubles) -> Doubles:
+    """Fold values (S, R + 1) of a row's seeds into (R,) draws; (1, R + 1): nothing is random."""
+    drawn = values[:, 1:]
+    return np.asarray((drawn.T * seeds[1:]).sum(axis=1) if len(values) > 1 else drawn[0])
+
+
+def difference(a: Doubles, b: Doubles, seeds: Doubles) -> dict[str, Any]:
     """A − b with its 95 % interval; a and b are (S, R + 1), or (1, R + 1) where nothing is random.
 
     Args:
         a: values of the first row; the first column is the data as they are.
         b: values of the second row.
         seeds: (R + 1, S) weight of each seed.
-        noise: what noise adds to each run of a and of b, for errors that it is added to; None where
-            the draws vary around the truth as the data do.
 
     Returns:
         difference, low, high and per_seed, in the unit of a and b.
     """
     per_seed = a - b  # (S, R + 1)
-    is_random = per_seed.shape[0] > 1
-
-    def folded(values: Doubles) -> Doubles:
-        return (values.T * seeds[1:]).sum(axis=1) if is_random else values[0]
-
     point = float(per_seed[:, 0].mean())
-    if noise is None:
-        drawn = folded(per_seed[:, 1:])
-        spans = spanned(point, lambda i, j: drawn - drawn.mean(), apart=0.0, level=LEVEL)
-    else:
-        added_a, added_b = (np.stack([run.added for run in runs]) for runs in noise)
-        at = per_seed[:, :1]
-        runs = [(x, y) for x in noise[0] for y in noise[1]]
-        spans = spanned(
-            point,
-            lambda i, j: folded(at + added_a[:, i] - added_b[:, j]) - point,
-            apart=float(np.mean([x.apart_from(y) for x, y in runs])),
-            level=LEVEL,
-        )
+    drawn = _folded(per_seed, seeds)
+    tail = (1 - LEVEL) / 2
+    below, above = np.quantile(drawn - drawn.mean(), [tail, 1 - tail], method="weibull")
     return {
         "difference": point,
-        "low": spans.low,
-        "high": spans.high,
+        "low": point - float(above),
+        "high": point - float(below),
         "per_seed": per_seed[:, 0].tolist(),
     }
 
 
 def is_clear(found: Mapping[str, Any]) -> bool:
-    """Whether an interval leaves 0 out."""
-    return bool(found["low"] > 0 or found["high"] < 0)
+    """Whether an interval leaves 0 out; of an ECE, that of the squared errors."""
+    decided = found.get("squared", found)
+    return bool(decided["low"] > 0 or decided["high"] < 0)
+
+
+def best_rows(
+    values: Mapping[str, Doubles], seeds: Doubles, *, higher_is_better: bool
+) -> dict[str, Any]:
+    """Return the best row and the rows any of which may be the best: a model confidence set.
+
+    Args:
+        values: label → (S, R + 1) or (1, R + 1).
+        seeds: (R + 1, S) weight of each seed.
+        higher_is_better: of the values.
+    """
+    sign = -1 if higher_is_better else 1
+    losses = {label: sign * float(v[:, 0].mean()) for label, v in values.items()}
+    noise = np.stack([_folded(v, seeds) for v in values.values()], axis=1)
+    p_values = eliminate(np.array(list(losses.values())), noise)
+    p_value = dict(zip(values, p_values.tolist(), strict=True))
+    order = sorted(values, key=losses.__getitem__)
+    return {
+        "label": order[0],
+        "set": [label for label in order if p_value[label] >= 1 - LEVEL],
+        "p_values": p_value,
+    }
 
 
 def compare(
@@ -181,8 +201,9 @@ def compare(
         n_resamples: R.
 
     Returns:
-        `differences`: a → b → {ood_ece, ood_accuracy}; `best`: metric → {all, changed} → the best
-        label and those whose interval to it holds 0 (`changed` leaves zero-shot out).
+        `differences`: a → b → {ood_ece, ood_accuracy}, of which `ood_ece` has no interval of its
+        own but `squared`; `best`: metric → {all, changed} → see `best_rows` (`changed` leaves
+        zero-shot out).
 
     Raises:
         ValueError: runs were judged on different images, or have different numbers of seeds.
@@ -190,12 +211,11 @@ def compare(
     n_seeds = max(len(folders) for folders in rows.values())
     draws: Draws | None = None
     ids: NDArray[np.str_] | None = None
-    values: dict[str, dict[str, Doubles]] = {}
-    noises: dict[str, list[Noise]] = {}
+    found: dict[str, list[Resampled]] = {}
     for label, folders in rows.items():
         if len(folders) not in (1, n_seeds):
             raise ValueError(f"{label} has {len(folders)} runs, expected 1 or {n_seeds}")
-        found = []
+        found[label] = []
         for folder in folders:
             judged = load_judged(folder, sets)
             if draws is None or ids is None:
@@ -203,21 +223,23 @@ def compare(
                 draws = make_draws(len(ids), n_seeds, n_resamples=n_resamples)
             if not np.array_equal(ids, judged.ids):
                 raise ValueError(f"{folder.name} was judged on other images than the first run")
-            found.append(resampled(judged, draws.images))
-        values[label] = {
-            "ood_ece": np.stack([ece for ece, _, _ in found]),
-            "ood_accuracy": np.stack([accuracy for _, accuracy, _ in found]),
-        }
-        noises[label] = [noise for _, _, noise in found]
+            found[label].append(resampled(judged, draws.images))
     assert draws is not None
     seeds = draws.seeds
-
-    def of(key: str, a: str, b: str) -> dict[str, Any]:
-        noise = (noises[a], noises[b]) if key == "ood_ece" else None
-        return difference(values[a][key], values[b][key], seeds, noise)
+    squared = {label: np.stack([run.squared for run in runs]) for label, runs in found.items()}
+    accuracy = {label: np.stack([run.accuracy for run in runs]) for label, runs in found.items()}
 
     def between(a: str, b: str) -> dict[str, Any]:
-        return {key: of(key, a, b) for key in values[a]}
+        eces = [np.array([run.ece for run in found[label]]) for label in (a, b)]
+        per_seed = eces[0] - eces[1]
+        return {
+            "ood_ece": {
+                "difference": float(per_seed.mean()),
+                "per_seed": per_seed.tolist(),
+                "squared": difference(squared[a], squared[b], seeds),
+            },
+            "ood_accuracy": difference(accuracy[a], accuracy[b], seeds),
+        }
 
     wanted = [(a, b) for a in rows for b in YARDSTICKS if b in rows and a != b]
     wanted += [(a, b) for a, b in pairs if a in rows and b in rows]
@@ -225,13 +247,15 @@ def compare(
     for a, b in dict.fromkeys(wanted):
         differences.setdefault(a, {})[b] = between(a, b)
     best: dict[str, Any] = {}
-    for key, sign in (("ood_ece", 1), ("ood_accuracy", -1)):
-        best[key] = {}
-        for group in ("all", "changed"):
-            labels = [a for a in rows if group == "all" or a != "zero-shot"]
-            first = min(labels, key=lambda a: sign * float(values[a][key][:, 0].mean()))
-            others = [a for a in labels if a != first and not is_clear(of(key, a, first))]
-            best[key][group] = {"label": first, "not_distinguishable": others}
+    for key, values in (("ood_ece", squared), ("ood_accuracy", accuracy)):
+        best[key] = {
+            group: best_rows(
+                {a: v for a, v in values.items() if group == "all" or a != "zero-shot"},
+                seeds,
+                higher_is_better=key == "ood_accuracy",
+            )
+            for group in ("all", "changed")
+        }
     return {"differences": differences, "best": best, "n_resamples": n_resamples}
 
 
@@ -244,9 +268,9 @@ RIVALS = ("CaRot", "TRACER")
 def verdict(studies: Mapping[str, Any]) -> dict[str, Any]:
     """Whether CaRot+ beats CaRot and TRACER, by the criterion that was set before the study.
 
-    Against each rival: OOD ECE is lower in the mean over suites; its interval is clear below zero
-    on at least one suite and clear above zero on none; the interval of OOD accuracy is clear below
-    zero on none. It needs at least two suites.
+    Against each rival: OOD ECE is lower in the mean over suites; the interval (of the squared
+    errors) is clear below zero on at least one suite and clear above zero on none; the interval of
+    OOD accuracy is clear below zero on none. It needs at least two suites.
 
     Args:
         studies: suite → its study, with `differences`.
@@ -265,11 +289,12 @@ def verdict(studies: Mapping[str, Any]) -> dict[str, Any]:
             rivals[rival] = {"holds": None, "suites": list(found)}
             continue
         ece = [d["ood_ece"] for d in found.values()]
+        squared = [d["squared"] for d in ece]
         accuracy = [d["ood_accuracy"] for d in found.values()]
         conditions = {
             "lower_mean_ood_ece": float(np.mean([d["difference"] for d in ece])) < 0,
-            "clearly_lower_ood_ece_somewhere": any(d["high"] < 0 for d in ece),
-            "clearly_higher_ood_ece_nowhere": not any(d["low"] > 0 for d in ece),
+            "clearly_lower_ood_ece_somewhere": any(d["high"] < 0 for d in squared),
+            "clearly_higher_ood_ece_nowhere": not any(d["low"] > 0 for d in squared),
             "clearly_lower_ood_accuracy_nowhere": not any(d["high"] < 0 for d in accuracy),
         }
         rivals[rival] = {
@@ -304,10 +329,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _interval(found: Mapping[str, Any]) -> str:
-    """Points, in bold where the interval leaves 0 out."""
+    """Points, in bold where the interval leaves 0 out; of an ECE, that of the squared errors."""
     text = f"{found['difference'] * 100:+.2f}"
-    low, high = found["low"] * 100, found["high"] * 100
-    return f"{f'**{text}**' if is_clear(found) else text} [{low:+.2f}, {high:+.2f}]"
+    if is_clear(found):
+        text = f"**{text}**"
+    if "squared" in found:
+        squared = found["squared"]
+        low, high = (1e4 * squared[end] for end in ("low", "high"))
+        return f"{text} (² {1e4 * squared['difference']:+.1f} [{low:+.1f}, {high:+.1f}])"
+    return f"{text} [{found['low'] * 100:+.2f}, {found['high'] * 100:+.2f}]"
 
 
 def _rate(lr: float | None) -> str:
@@ -359,7 +389,8 @@ def suite_block(study: Mapping[str, Any]) -> str:
         *_best_words(study),
         "",
         "Paired differences in points, row minus column, with 95 % intervals; bold where an "
-        "interval leaves zero out.",
+        "interval leaves zero out. OOD ECE: in brackets (²) the difference of the squared L2 "
+        "errors with the noise taken out and its interval, in squared points, which decides.",
         "",
     ]
     for key, name in (("ood_ece", "OOD ECE"), ("ood_accuracy", "OOD accuracy")):
@@ -404,16 +435,19 @@ def _how(study: Mapping[str, Any]) -> str:
 
 def _best_words(study: Mapping[str, Any]) -> list[str]:
     lines = []
-    for key, word in (("ood_ece", "Lowest OOD ECE"), ("ood_accuracy", "Highest OOD accuracy")):
+    for key, word in (
+        ("ood_ece", "Lowest OOD calibration error (squared L2)"),
+        ("ood_accuracy", "Highest OOD accuracy"),
+    ):
         groups = study["best"][key]
         for group in ("all", "changed"):
             found = groups[group]
-            if group == "changed" and found["label"] == groups["all"]["label"]:
+            if group == "changed" and found["set"] == groups["all"]["set"]:
                 continue
             where = " of the models that were changed" if group == "changed" else ""
-            same = ", ".join(found["not_distinguishable"])
-            tail = f"; not distinguishable from it: {same}" if same else "; clear of every other"
-            lines.append(f"- {word}{where}: {found['label']}{tail}.")
+            others = [label for label in found["set"] if label != found["label"]]
+            tail = f"; {', '.join(others)} may be it as well" if others else ", clear of all others"
+            lines.append(f"- {word}{where}: {found['label']}{tail} (95 % model confidence set).")
     return lines
 
 

@@ -28,6 +28,8 @@ from calift_core.calibration.bins import (
     gather,
 )
 from calift_core.calibration.calibrators import CALIBRATORS, Calibrator, Histogram, Isotonic
+from calift_core.calibration.compare import Units, check_paired
+from calift_core.calibration.measures import batch_cells
 from calift_core.calibration.scores import SampleScores, score_probs
 from calift_core.calibration.uncertainty import null_correct_sums
 from calift_core.errors import SpecError, UnknownNameError
@@ -177,15 +179,12 @@ def _null_of(
 
 
 def _batch_averaged(confidences: Doubles, batch_size: int) -> _Estimator:
-    """`calibration.ece_batch_averaged` for many draws on the same confidences, without its loop."""
-    edges = calibration.bin_edges(confidences, 10, "equal_width")
-    batch = np.arange(len(confidences)) // batch_size
-    cell = batch * 10 + calibration.assign_bins(confidences, edges)
-    sizes = np.bincount(batch)
+    """`calibration.ece_batch_averaged` for many draws on the same confidences."""
+    cell, n_cells = batch_cells(confidences, batch_size=batch_size, n_bins=10)
 
     def estimate(values: Doubles, correct: Bools) -> float:
-        sums = np.bincount(cell, weights=values - correct, minlength=10 * len(sizes))
-        return float((np.abs(sums).reshape(-1, 10).sum(axis=1) / sizes).mean())
+        sums = np.bincount(cell, weights=values - correct, minlength=n_cells)
+        return float(np.abs(sums).sum() / len(values))
 
     return estimate
 
@@ -363,7 +362,8 @@ def audit_of(
         binned(15, "equal_mass", "l2", "ECE, L2, 15 equal-mass bins",
                "weighs large gaps more, so it is never below L1"),
         row("debiased_l2", "Debiased calibration error, L2",
-            "noise taken out; negative says: below the noise", n_bins=15, scheme="equal_mass"),
+            "noise taken out; of perfect models more than half read negative", n_bins=15,
+            scheme="equal_mass"),
         row("mce_equal_width", "MCE, 15 equal-width bins", "one nearly empty bin decides it",
             n_bins=15, scheme="equal_width"),
         row("mce", "MCE, 15 equal-mass bins", "the largest gap", n_bins=15, scheme="equal_mass"),
@@ -679,9 +679,19 @@ def transfer_numbers(scores: SampleScores, binning: Binning) -> dict[str, float]
         "accuracy": float(scores.correct.mean()),
         "mean_confidence": float(scores.confidences.mean()),
         "nll": float(scores.nll.mean()),
+        "brier": float(scores.brier.mean()),
         "ece": calibration.ece_from_confidence(scores.confidences, scores.correct, **bins),
         "null_mean": floor.mean,
         "null_q95": floor.q95,
+    }
+
+
+def gains(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """What a calibrator takes off ECE, NLL and Brier score; both from `transfer_numbers`."""
+    return {
+        "gain": before["ece"] - after["ece"],
+        "nll_gain": before["nll"] - after["nll"],
+        "brier_gain": before["brier"] - after["brier"],
     }
 
 
@@ -706,12 +716,13 @@ def budget_of(
 
     Against another model on the same samples the noise is that of the paired difference. Without
     one, both models are thought to be evaluated on samples of their own, each as noisy as this one.
+    For `ece` the comparison itself is played through, see `calibration.SquaredPlan`.
 
     Args:
         scores: N samples.
         source: what they are of.
-        metric: a name in `calibration.METRICS`.
-        difference: to be shown, in the metric's unit; not 0.
+        metric: `accuracy`, `brier`, `confidence`, `nll`, or `ece`.
+        difference: to be shown, in the metric's unit (for `ece` of L2 errors, a fraction); not 0.
         against: the other model on the same samples.
         against_source: what those are of.
         clusters: (N,) as in `calibration.paired_difference`.
@@ -724,30 +735,59 @@ def budget_of(
         UnknownNameError: the metric does not exist.
         SpecError: the difference is 0, or level or power is out of range.
     """
-    found = calibration.paired_difference_of_scores(
-        scores, against if against is not None else _certain(scores), metric=metric, level=level,
-        clusters=clusters, n_resamples=n_resamples, seed=seed,
-    )  # fmt: skip
-    error = found.standard_error * (1.0 if against is not None else 2.0**0.5)
-    needed = calibration.samples_needed(
-        replace(found, standard_error=error), difference=difference, level=level, power=power
-    )
-    z = float(ndtri((1 + level) / 2) + ndtri(power))
+    paired = against is not None
+    error: float | None
+    detectable: float | None
+    observed: float | None
+    if metric == "ece":
+        plan, observed = _squared_plan(scores, against, clusters, seed)
+        error = None
+        needed = plan.needed(difference, level=level, power=power)
+        detectable = plan.detectable(level=level, power=power)
+    else:
+        found = calibration.paired_difference_of_scores(
+            scores, against if against is not None else _certain(scores), metric=metric,
+            level=level, clusters=clusters, n_resamples=n_resamples, seed=seed,
+        )  # fmt: skip
+        error = found.standard_error * (1.0 if paired else 2.0**0.5)
+        needed = calibration.samples_needed(
+            replace(found, standard_error=error), difference=difference, level=level, power=power
+        )
+        observed = found.difference if paired else None
+        detectable = float(ndtri((1 + level) / 2) + ndtri(power)) * error
     return Budget(
         source=source,
         against=against_source,
         metric=metric,
-        paired=against is not None,
+        paired=paired,
         difference=abs(difference),
-        observed=found.difference if against is not None else None,
+        observed=observed,
         level=level,
         power=power,
         n=len(scores),
         standard_error=error,
         needed=needed,
         enough=needed <= len(scores),
-        detectable=z * error,
+        detectable=detectable,
     )
+
+
+def _squared_plan(
+    scores: SampleScores,
+    against: SampleScores | None,
+    clusters: npt.NDArray[Any] | None,
+    seed: int,
+) -> tuple[calibration.SquaredPlan, float | None]:
+    """The plan for two calibration errors, and the observed difference where there are two."""
+    units = Units(clusters, len(scores))
+    own = calibration.SquaredError(scores.confidences, scores.correct, units)
+    if against is None:
+        return calibration.SquaredPlan(own, own, paired=False, seed=seed), None
+    check_paired(scores, against)
+    other = calibration.SquaredError(against.confidences, against.correct, units)
+    worse, better = (own, other) if own.value >= other.value else (other, own)
+    sizes = [max(0.0, each.value) ** 0.5 for each in (own, other)]
+    return calibration.SquaredPlan(worse, better, seed=seed), sizes[0] - sizes[1]
 
 
 def _certain(scores: SampleScores) -> SampleScores:

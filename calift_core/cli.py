@@ -763,18 +763,45 @@ def compare(
     for compared in comparison.runs:
         for d in compared.differences:
             scale, unit = (1.0, "") if d.metric == "nll" else (100.0, " pt")
-            low, high = (scale * v for v in d.interval)
+            interval = d.interval
+            if d.squared is not None:
+                scale, unit, interval = 1e4, " pt²", d.squared.interval
+                table.add_row(
+                    _plain(compared.run.name), d.dataset, "ece", f"{100 * d.difference:+.2f} pt",
+                    "", "decided on its square:",
+                )  # fmt: skip
             table.add_row(
                 _plain(compared.run.name),
                 d.dataset,
-                d.metric,
-                f"{scale * d.difference:+.2f}{unit}",
-                f"{low:+.2f} … {high:+.2f}",
+                "squared ece" if d.squared else d.metric,
+                f"{scale * (d.squared or d).difference:+.2f}{unit}",
+                " … ".join(f"{scale * v:+.2f}" for v in interval or ()),
                 "" if d.distinguishable else "not distinguishable",
             )
     out.print(table)
+    if comparison.confidence_sets:
+        table = Table(title="Any of these may be the best run (95 %)", title_justify="left")
+        for name in ("data set", "metric", "best first", "ruled out (p)"):
+            table.add_column(name)
+        for found in comparison.confidence_sets:
+            ruled_out = [f"{names[i]} ({_p_value(found.p_values[i])})" for i in found.excluded]
+            table.add_row(
+                found.dataset,
+                found.metric,
+                _plain(", ".join(names[i] for i in found.members)),
+                _plain(", ".join(ruled_out)),
+            )
+        out.print(table)
+        out.print(
+            "A model confidence set: it allows for how many runs are compared, so a run that the "
+            "interval above tells from another may still be in it."
+        )
     for warning in comparison.warnings:
         err.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def _p_value(p: float) -> str:
+    return "< 0.01" if p < 0.01 else f"{p:.2f}"
 
 
 @study_app.callback()

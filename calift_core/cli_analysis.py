@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -189,8 +189,8 @@ def analyse_slices(
                 )  # fmt: skip
             else:
                 page = client.run_slices(
-                    target, where=where, min_n=min_n, temperature=temperature, offset=offset,
-                    limit=limit,
+                    target, where=where, min_n=min_n, n_bins=n_bins, scheme=scheme, norm=norm,
+                    temperature=temperature, offset=offset, limit=limit,
                 )  # fmt: skip
     else:
         from calift_core import analysis
@@ -248,7 +248,9 @@ def analyse_calibrators(
         effect = CalibratorEffect(
             calibrator=fitted,
             before=_reliability(samples.scores, source, binning, None),
-            after=_reliability(after, source, binning, fitted),
+            after=_reliability(
+                after, source, binning, fitted, in_sample=_among(Path(target), given)
+            ),
         )
     _show_effect(effect, as_json)
 
@@ -421,8 +423,18 @@ def _fit(kind: str, paths: Sequence[str], *, oracle: bool) -> tuple[Calibrator, 
         ) from error
 
 
+def _among(path: Path, paths: Sequence[str]) -> bool:
+    """Whether a file is one of some files, however it is named."""
+    return any(path.resolve() == Path(other).resolve() for other in paths)
+
+
 def _reliability(
-    scores: SampleScores, source: Source, binning: Binning, fitted: FittedCalibrator | None
+    scores: SampleScores,
+    source: Source,
+    binning: Binning,
+    fitted: FittedCalibrator | None,
+    *,
+    in_sample: bool = False,
 ) -> Reliability:
     from calift_core import analysis
 
@@ -437,6 +449,7 @@ def _reliability(
         role=source.role,
         temperature=1.0,
         calibrator=fitted,
+        in_sample=in_sample,
         **analysis.reliability_numbers(scores, binning, smooth=analysis.smooth_curve(scores)),
     )
 
@@ -498,14 +511,18 @@ def _transfer_of_folder(
     ]
     notes: list[str] = []
     fits: list[tuple[Calibrator, FittedCalibrator]] = []
+    seen: list[list[str]] = [[]]  # what each row was fitted on
     try:
-        fits.append(_fit(kind, _calibration_files(folder, kind), oracle=False))
+        fitted_on = _calibration_files(folder, kind)
+        fits.append(_fit(kind, fitted_on, oracle=False))
+        seen.append(fitted_on)
     except SpecError as error:
         if kind == "tsp":
             raise
         notes.append(f"{error.message} Every row here is an oracle.")
     if kind != "tsp":
         fits += [_fit(kind, [str(path)], oracle=True) for path, _ in chosen]
+        seen += [[str(path)] for path, _ in chosen]
     columns: list[list[TransferCell]] = []
     for path, metadata in chosen:
         every = [read_scores(path)]
@@ -517,10 +534,11 @@ def _transfer_of_folder(
                     dataset=metadata.dataset,
                     role=metadata.role,
                     n=len(every[0]),
-                    gain=numbers[0]["ece"] - one["ece"],
+                    in_sample=_among(path, files),
+                    **analysis.gains(numbers[0], one),
                     **one,
                 )
-                for one in numbers
+                for files, one in zip(seen, numbers, strict=True)
             ]
         )
     told: list[FittedCalibrator | None] = [None, *(fitted for _, fitted in fits)]
@@ -639,15 +657,28 @@ def _show_effect(effect: CalibratorEffect, as_json: bool) -> None:
     for name, d in (("before", effect.before), ("after", effect.after)):
         table.add_row(
             name, _percent(d.accuracy), _percent(d.mean_confidence), _percent(d.ece),
-            _percent(d.null_mean), _range(d.interval), f"{d.nll:.4f}", f"{d.brier:.4f}",
+            "in-sample" if d.in_sample else _percent(d.null_mean),
+            "–" if d.in_sample else _range(d.interval), f"{d.nll:.4f}", f"{d.brier:.4f}",
         )  # fmt: skip
     _say(table)
+    before, after = effect.before, effect.after
+    _say(
+        f"Taken off by it: NLL {before.nll - after.nll:+.4f}, Brier "
+        f"{before.brier - after.brier:+.4f}. {_PROPER}"
+    )
+    if after.in_sample:
+        _say(_IN_SAMPLE)
     if "temperature" in c.parameters:
         _say(f"T = {c.parameters['temperature']:.4f}")
     if c.oracle:
         _say(_ORACLE)
 
 
+_PROPER = "Judge a calibrator by these two: an ECE also falls where confidence says less."
+_IN_SAMPLE = (
+    "in-sample: fitted on the very samples it is shown on. Its error reads too low, about 0 after "
+    "isotonic or histogram, so that floor and interval do not hold."
+)
 _ORACLE = (
     "oracle: fitted on data other than the ID calibration split, which nobody has before the shift."
 )
@@ -662,16 +693,25 @@ def _show_transfer(matrix: TransferMatrix, as_json: bool) -> None:
         _print_json(matrix.model_dump(mode="json"))
         return
     datasets = [cell.dataset for cell in matrix.rows[0].cells]
-    table = _table(
-        f"{matrix.kind}: ECE (floor) of {matrix.source.run_name}, fitted on the row, tested on the "
-        "column",
-        "fitted on", *datasets,
+    name = matrix.source.run_name
+    shown: tuple[tuple[str, Callable[[TransferCell], str]], ...] = (
+        ("ECE (floor)", lambda c: f"{_percent(c.ece)} "
+         f"({'in-sample' if c.in_sample else f'{100 * c.null_mean:.2f}'})"),
+        ("NLL (taken off)", lambda c: f"{c.nll:.4f} ({c.nll_gain:+.4f})"),
+        ("Brier (taken off)", lambda c: f"{c.brier:.4f} ({c.brier_gain:+.4f})"),
     )  # fmt: skip
-    for row in matrix.rows:
-        name = "nothing" if row.calibrator is None else _fitted_on(row.calibrator)
-        cells = [f"{_percent(c.ece)} ({100 * c.null_mean:.2f})" for c in row.cells]
-        table.add_row(Text(name), *cells)
-    _say(table)
+    for title, say in shown:
+        table = _table(
+            f"{matrix.kind}: {title} of {name}, fitted on the row, tested on the column",
+            "fitted on", *datasets,
+        )  # fmt: skip
+        for row in matrix.rows:
+            fitted = "nothing" if row.calibrator is None else _fitted_on(row.calibrator)
+            table.add_row(Text(fitted), *(say(cell) for cell in row.cells))
+        _say(table)
+    _say(_PROPER)
+    if any(cell.in_sample for row in matrix.rows for cell in row.cells):
+        _say(_IN_SAMPLE)
     for note in matrix.notes:
         _say(note)
     if any(row.calibrator is not None and row.calibrator.oracle for row in matrix.rows):
@@ -683,11 +723,17 @@ def _show_budget(found: Budget, as_json: bool) -> None:
         _print_json(found.model_dump(mode="json"))
         return
     kind = "in pairs, on the same samples" if found.paired else "each model on samples of its own"
+    squared = found.metric == "ece"
+    what = "L2 calibration error" if squared else found.metric
     _say(
-        f"{_of(found.source)}: a difference of {found.difference:g} in {found.metric} takes "
+        f"{_of(found.source)}: a difference of {found.difference:g} in {what} takes "
         f"{found.needed:,} samples ({kind}; level {found.level:g}, power {found.power:g})."
     )
     said = "enough" if found.enough else "too few"
-    _say(f"There are {found.n:,}: {said}. They show a difference of {found.detectable:.4g}.")
+    least = "none" if found.detectable is None else f"{found.detectable:.4g}"
+    _say(f"There are {found.n:,}: {said}. They show a difference of {least}.")
     if found.observed is not None:
         _say(f"Observed: {found.observed:+.4g}.")
+    if squared:
+        _say("Two models' calibration is compared by their debiased squared L2 errors; this is how "
+             "many samples that takes.")  # fmt: skip

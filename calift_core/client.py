@@ -643,17 +643,26 @@ class Client:
         where: str | None = None,
         role: Sequence[Role] = (),
         min_n: int = 30,
+        n_bins: int | None = None,
+        scheme: Literal["equal_mass", "equal_width"] | None = None,
+        norm: Literal["l1", "l2", "max"] = "l1",
         temperature: float | None = None,
         offset: int = 0,
         limit: int = 50,
     ) -> SlicePage:
-        """The samples that meet a condition on every data set of a run: one slice each."""
+        """The samples that meet a condition on every data set of a run: one slice each.
+
+        Arguments are those of `slices`.
+        """
         return self._get(
             _at("/runs", run_id, "slices"),
             SlicePage,
             where=where,
             role=list(role),
             min_n=min_n,
+            n_bins=n_bins,
+            scheme=scheme,
+            norm=norm,
             temperature=temperature,
             offset=offset,
             limit=limit,
@@ -730,7 +739,7 @@ class Client:
 
         Args:
             evaluation_id: whose noise counts.
-            difference: to be shown, in the metric's unit.
+            difference: to be shown, in the metric's unit; for ece of L2 errors, a fraction.
             metric: accuracy, ece, nll, brier or confidence.
             against: another model's evaluation on the same samples; None: samples of its own.
             level: of the two-sided test.

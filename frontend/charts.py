@@ -12,7 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import plotly.graph_objects as go
 
@@ -24,11 +24,13 @@ from calift_core.schema.wire import (
     Frontier,
     MeasureSet,
     Metrics,
+    PairedDifference,
     Reliability,
     ReliabilityBin,
     SlicePage,
     SmoothCurve,
     Spectrum,
+    TransferCell,
     TransferMatrix,
 )
 from frontend import text
@@ -250,8 +252,8 @@ def reliability_facts(diagram: Reliability) -> list[str]:
     return [
         f"{text.percent(diagram.accuracy)} accuracy at {text.percent(diagram.mean_confidence)} "
         "mean confidence",
-        f"{diagram_error_name(diagram)} {text.ece_with_floor(diagram.ece, diagram.null_mean)}, "
-        f"95{text.NBSP}% {text.interval(*diagram.interval)}",
+        f"{_error_words(diagram)}"
+        + ("" if diagram.in_sample else f", 95{text.NBSP}% {text.interval(*diagram.interval)}"),
         f"n = {text.count(diagram.n)} · {diagram.n_bins} bins, {text.SCHEMES[diagram.scheme]} · "
         f"{text.NORMS[diagram.norm]} · T = {diagram.temperature:.3g}",
     ]
@@ -260,6 +262,13 @@ def reliability_facts(diagram: Reliability) -> list[str]:
 def diagram_error_name(diagram: Reliability) -> str:
     """What the error of a norm is called: the largest gap is MCE, not ECE."""
     return "MCE" if diagram.norm == "max" else "ECE"
+
+
+def _error_words(diagram: Reliability) -> str:
+    """The error with its floor, or with the reason why it has none."""
+    if diagram.in_sample:
+        return f"{diagram_error_name(diagram)} {text.percent(diagram.ece)} (in-sample: no floor)"
+    return f"{diagram_error_name(diagram)} {text.ece_with_floor(diagram.ece, diagram.null_mean)}"
 
 
 def reliability_alt(diagram: Reliability) -> str:
@@ -1283,6 +1292,15 @@ def curves(
 # ---- Comparison --------------------------------------------------------------------------------
 
 
+def _decided(found: PairedDifference) -> tuple[float, float, float]:
+    """The difference that is decided on and its interval; squared errors in pp²."""
+    if found.squared is not None:
+        low, high = found.squared.interval
+        return 1e4 * found.squared.difference, 1e4 * low, 1e4 * high
+    low, high = found.interval or (found.difference, found.difference)
+    return found.difference, low, high
+
+
 def paired_differences(
     comparison: Comparison,
     *,
@@ -1291,12 +1309,14 @@ def paired_differences(
     styles: Mapping[str, RunStyle] | None = None,
     title: str | None = None,
 ) -> go.Figure:
-    """Each run minus the baseline on the same samples, with the paired-bootstrap interval.
+    """Each run minus the baseline on the same samples, with its paired interval.
 
-    A filled mark is a difference whose interval excludes zero, an open one could be noise. `roles`
-    says which data sets are shown.
+    A filled mark is a difference whose interval excludes zero, an open one could be noise. For the
+    ECE the difference of squared errors is drawn, which is what is decided on. `roles` says which
+    data sets are shown.
     """
     look = text.METRICS.get(metric, text.Metric(metric, "high", True))
+    squared = any(d.squared for c in comparison.runs for d in c.differences if d.metric == metric)
     others = [c for c in comparison.runs if c.run.id != comparison.baseline]
     base = next((c.run.name for c in comparison.runs if c.run.id == comparison.baseline), "?")
     heading = title if title is not None else f"{look.title}: difference to {base}"
@@ -1314,7 +1334,10 @@ def paired_differences(
     better = "right" if look.better == "high" else "left"
     figure = _figure(
         title=heading,
-        subtitle=[f"{better} of zero is better · filled: 95 % interval excludes zero"],
+        subtitle=[
+            *(["squared L2 error with the noise taken out: what is decided on"] if squared else []),
+            f"{better} of zero is better · filled: 95 % interval excludes zero",
+        ],
         alt="",
         height=80 + max(26 * len(labels), 16 * len(labels) * len(others) // 2),
     )
@@ -1323,9 +1346,10 @@ def paired_differences(
     for index, (column, differences) in enumerate(chosen):
         own = styles[column.run.id]
         shift = (index - (len(others) - 1) / 2) * spread
+        drawn = [_decided(d) for d in differences]
         figure.add_trace(
             go.Scatter(
-                x=[d.difference for d in differences],
+                x=[value for value, _, _ in drawn],
                 y=[labels.index(d.dataset) + shift for d in differences],
                 mode="markers",
                 name=text.esc(column.run.name),
@@ -1341,15 +1365,24 @@ def paired_differences(
                 error_x={
                     "type": "data",
                     "symmetric": False,
-                    "array": [max(0.0, d.interval[1] - d.difference) for d in differences],
-                    "arrayminus": [max(0.0, d.difference - d.interval[0]) for d in differences],
+                    "array": [max(0.0, high - value) for value, _, high in drawn],
+                    "arrayminus": [max(0.0, value - low) for value, low, _ in drawn],
                     "color": own.colour,
                     "thickness": 1.25,
                     "width": 0,
                 },
-                customdata=[[text.esc(d.dataset), text.count(d.n)] for d in differences],
+                customdata=[
+                    [text.esc(d.dataset), text.count(d.n), text.points(d.difference)]
+                    for d in differences
+                ],
                 hovertemplate="%{customdata[0]}: "
-                + ("%{x:+.2%}" if look.fraction else "%{x:+.4g}")
+                + (
+                    "%{x:+.2f} pp² (ECE %{customdata[2]})"
+                    if squared
+                    else "%{x:+.2%}"
+                    if look.fraction
+                    else "%{x:+.4g}"
+                )
                 + "<br>n = %{customdata[1]}<extra>"
                 + text.esc(column.run.name)
                 + "</extra>",
@@ -1363,8 +1396,8 @@ def paired_differences(
     figure.update_layout(
         meta={"alt": f"{heading}. {'; '.join(said)}."},
         xaxis=_axis(
-            name="Run minus baseline",
-            tickformat="+.1%" if look.fraction else None,
+            name="Run minus baseline, pp²" if squared else "Run minus baseline",
+            tickformat="+.1%" if look.fraction and not squared else None,
         ),
         yaxis=_axis(
             tickmode="array",
@@ -1793,7 +1826,12 @@ def calibrator_overlay(
         ],
         alt=f"Reliability of {after.run_name} on {after.dataset} before and after {c.kind} "
         f"({fitted_words(c)}). {diagram_error_name(before)} {text.percent(before.ece)} before, "
-        f"{text.percent(after.ece)} after, floor {text.percent(after.null_mean)}.",
+        f"{text.percent(after.ece)} after, "
+        + (
+            "in-sample, so that no floor holds."
+            if after.in_sample
+            else f"floor {text.percent(after.null_mean)}."
+        ),
         height=round(1.3 * side) + 46,
     )
     figure.add_trace(_identity("", ""))
@@ -1810,8 +1848,7 @@ def calibrator_overlay(
                 y=[b.accuracy for b in diagram.bins],
                 error_y=_error_bars(diagram.bins, colour),
                 mode="lines+markers",
-                name=f"{name}: {diagram_error_name(diagram)} "
-                f"{text.ece_with_floor(diagram.ece, diagram.null_mean)}",
+                name=f"{name}: {_error_words(diagram)}",
                 line={"color": colour, "dash": dash, "width": 2},
                 marker={"color": colour, "symbol": symbol, "size": 8},
                 customdata=[[b.count] for b in diagram.bins],
@@ -1849,44 +1886,62 @@ def transfer_names(matrix: TransferMatrix) -> list[str]:
     return names
 
 
-def transfer_heatmap(matrix: TransferMatrix, *, title: str | None = None) -> go.Figure:
-    """A calibrator fitted on the row and tested on the column: the error in each cell.
+def _transfer_word(cell: TransferCell, by: str) -> str:
+    if by != "ece":
+        worse = "▲" if getattr(cell, f"{by}_gain") < 0 else ""
+        return f"{worse}{text.number(getattr(cell, by))}"
+    percent = f"{100 * cell.ece:.1f}"
+    if cell.in_sample:
+        return f"{percent}*"
+    return f"({percent})" if cell.ece <= cell.null_q95 else percent
 
-    Rows of oracles carry a ◇ and a dotted frame, the honest row a solid one. A number in brackets
-    is not above its floor.
+
+def transfer_heatmap(
+    matrix: TransferMatrix,
+    *,
+    by: Literal["ece", "nll", "brier"] = "ece",
+    title: str | None = None,
+) -> go.Figure:
+    """A calibrator fitted on the row and tested on the column: an error or score in each cell.
+
+    Rows of oracles carry a ◇ and a dotted frame, the honest row a solid one. An ECE in brackets is
+    not above its floor, one with a star is in-sample and has none; an NLL or Brier score with a ▲
+    is worse than without a calibrator.
     """
     heading = title if title is not None else f"{matrix.kind}: fitted on A, tested on B"
     if not matrix.rows or not matrix.rows[0].cells:
         return _nothing(heading, "the run was evaluated on nothing that this can be tested on")
     names = transfer_names(matrix)
     columns = [cell.dataset for cell in matrix.rows[0].cells]
-    z: list[list[float | None]] = [[cell.ece for cell in row.cells] for row in matrix.rows]
-    words = [
-        [f"({100 * c.ece:.1f})" if c.ece <= c.null_q95 else f"{100 * c.ece:.1f}" for c in row.cells]
-        for row in matrix.rows
-    ]
+    z: list[list[float | None]] = [[getattr(c, by) for c in row.cells] for row in matrix.rows]
+    words = [[_transfer_word(c, by) for c in row.cells] for row in matrix.rows]
     honest = [r for r in matrix.rows if r.calibrator is not None and not r.calibrator.oracle]
     oracles = len(matrix.rows) - 1 - len(honest)
     said = [
         f"{name}: " + ", ".join(
-            f"{text.percent(c.ece)} on {c.dataset}" for c in row.cells
+            f"{text.metric_text(getattr(c, by), by)} on {c.dataset}" for c in row.cells
         )
         for name, row in zip(names, matrix.rows, strict=True)
         if row.calibrator is None or not row.calibrator.oracle
     ]  # fmt: skip
+    marks = {
+        "ece": f"{'MCE' if matrix.norm == 'max' else 'ECE'} in %, darker is worse · (in brackets): "
+        "not above the floor · *: in-sample",
+        "nll": "NLL in nats, darker is worse · ▲: worse than without a calibrator",
+        "brier": "Brier score, darker is worse · ▲: worse than without a calibrator",
+    }
+    binned = f"{matrix.n_bins} bins, {text.SCHEMES[matrix.scheme]} · {text.NORMS[matrix.norm]} · "
     figure = _figure(
         title=heading,
         subtitle=[
-            f"{'MCE' if matrix.norm == 'max' else 'ECE'} in %, darker is worse · (in brackets): "
-            "not above the floor",
-            f"{matrix.n_bins} bins, {text.SCHEMES[matrix.scheme]} · {text.NORMS[matrix.norm]} · "
-            "solid frame: honest · ◇ dotted: oracle",
+            marks[by],
+            f"{binned if by == 'ece' else ''}solid frame: honest · ◇ dotted: oracle",
         ],
         alt=f"{heading}. {'; '.join(said)}. {oracles} further rows are oracles.",
         height=110 + 40 * len(names) + 6 * max(map(len, columns)),
         legend=False,
     )
-    figure.add_trace(_heatmap(z, words, columns=columns, rows=names, metric="ece"))
+    figure.add_trace(_heatmap(z, words, columns=columns, rows=names, metric=by))
     for index, row in enumerate(matrix.rows):
         if row.calibrator is not None:
             figure.add_shape(

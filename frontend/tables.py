@@ -46,7 +46,7 @@ class Markup(str):
 class Column(NamedTuple):
     """One column: the rows' key, its heading, and how its values read.
 
-    Kinds: `text`, `percent`, `points`, `number`, `count`, `yes`.
+    Kinds: `text`, `percent`, `points`, `square_points`, `number`, `count`, `yes`.
     """
 
     name: str
@@ -58,6 +58,7 @@ _SAYS: dict[str, Callable[[Any], str]] = {
     "text": text.plain,
     "percent": text.percent,
     "points": text.points,
+    "square_points": text.square_points,
     "number": text.number,
     "count": text.count,
     "yes": lambda value: "yes" if value else "no",
@@ -83,7 +84,7 @@ def to_html(
         classes: more CSS classes.
         stick: keep the first column in sight while the rest scrolls.
     """
-    numeric = {"percent", "points", "number", "count"}
+    numeric = {"percent", "points", "square_points", "number", "count"}
     head = "".join(
         f'<th scope="col" class="{"num" if c.kind in numeric else ""}">{text.esc(c.label)}</th>'
         for c in table.columns
@@ -379,26 +380,38 @@ def paired(
     metric: str | None = None,
     roles: Sequence[str] = ("id", "shift", "corruption"),
 ) -> Table:
-    """One row per run, data set and metric: run minus baseline on the same samples."""
-    rows = [
-        {
-            "run": column.run.name,
-            "dataset": d.dataset,
-            "metric": text.METRICS[d.metric].title if d.metric in text.METRICS else d.metric,
-            "baseline": d.baseline,
-            "value": d.value,
-            "difference": d.difference,
-            "low": d.interval[0],
-            "high": d.interval[1],
-            "distinguishable": d.distinguishable,
-            "n": d.n,
-        }
+    """One row per run, data set and metric: run minus baseline on the same samples.
+
+    An ECE has a column more: the difference of the squared errors, which is what is decided on.
+    """
+    chosen = [
+        (column.run.name, d)
         for column in comparison.runs
         for d in column.differences
         if (metric is None or d.metric == metric) and d.role in roles
     ]
+    rows = []
+    for run, d in chosen:
+        low, high = (d.squared.interval if d.squared else d.interval) or (None, None)
+        rows.append(
+            {
+                "run": run,
+                "dataset": d.dataset,
+                "metric": text.METRICS[d.metric].title if d.metric in text.METRICS else d.metric,
+                "baseline": d.baseline,
+                "value": d.value,
+                "difference": d.difference,
+                "squared": d.squared.difference if d.squared else None,
+                "low": low,
+                "high": high,
+                "distinguishable": d.distinguishable,
+                "n": d.n,
+            }
+        )
     fraction = metric in text.METRICS and text.METRICS[metric].fraction
     plain, signed = ("percent", "points") if fraction else ("number", "number")
+    squared = any(d.squared for _, d in chosen)
+    ends = "square_points" if squared and metric is not None else signed
     return Table(
         [
             Column("run", "Run"),
@@ -406,8 +419,9 @@ def paired(
             Column("baseline", "Baseline", plain),
             Column("value", "Run's value", plain),
             Column("difference", "Difference", signed),
-            Column("low", "95 % low", signed),
-            Column("high", "95 % high", signed),
+            *([Column("squared", "Squared L2, difference", "square_points")] if squared else []),
+            Column("low", "95 % low", ends),
+            Column("high", "95 % high", ends),
             Column("distinguishable", "Distinguishable", "yes"),
             Column("n", "n", "count"),
         ],
@@ -551,11 +565,12 @@ def calibrator(effect: CalibratorEffect) -> Table:
             "accuracy": d.accuracy,
             "mean_confidence": d.mean_confidence,
             "ece": d.ece,
-            "null_mean": d.null_mean,
-            "low": d.interval[0],
-            "high": d.interval[1],
+            "null_mean": None if d.in_sample else d.null_mean,
+            "low": None if d.in_sample else d.interval[0],
+            "high": None if d.in_sample else d.interval[1],
             "nll": d.nll,
             "brier": d.brier,
+            "in_sample": d.in_sample,
             "oracle": effect.calibrator.oracle if name == "after" else None,
         }
         for name, d in (("before", effect.before), ("after", effect.after))
@@ -572,6 +587,7 @@ def calibrator(effect: CalibratorEffect) -> Table:
             Column("nll", "NLL", "number"),
             Column("brier", "Brier", "number"),
             Column("oracle", "Oracle", "yes"),
+            Column("in_sample", "In-sample", "yes"),
         ],
         rows,
     )
@@ -584,6 +600,7 @@ def transfer(matrix: TransferMatrix) -> Table:
             "fitted_on": name,
             "oracle": row.calibrator.oracle if row.calibrator else None,
             **cell.model_dump(),
+            **({"null_mean": None, "null_q95": None} if cell.in_sample else {}),
         }
         for name, row in zip(transfer_names(matrix), matrix.rows, strict=True)
         for cell in row.cells
@@ -596,9 +613,13 @@ def transfer(matrix: TransferMatrix) -> Table:
             Column("ece", "MCE" if matrix.norm == "max" else "ECE", "percent"),
             Column("null_mean", "Floor", "percent"),
             Column("null_q95", "Floor, 95 %", "percent"),
-            Column("gain", "Gain", "points"),
-            Column("accuracy", "Accuracy", "percent"),
+            Column("gain", "Taken off the ECE", "points"),
             Column("nll", "NLL", "number"),
+            Column("nll_gain", "Taken off", "number"),
+            Column("brier", "Brier", "number"),
+            Column("brier_gain", "Taken off", "number"),
+            Column("in_sample", "In-sample", "yes"),
+            Column("accuracy", "Accuracy", "percent"),
             Column("n", "n", "count"),
         ],
         rows,
@@ -638,24 +659,26 @@ def estimators(sets: Sequence[tuple[Run, MeasureSet]]) -> Table:
     return Table(columns, rows)
 
 
-def groups(comparison: Comparison, metric: str) -> Table:
-    """One row per data set: its groups of runs that cannot be told apart, best group first."""
+def confidence_sets(comparison: Comparison, metric: str) -> Table:
+    """One row per data set: the runs that may be the best, and those ruled out with how surely."""
     names = {c.run.id: c.run.name for c in comparison.runs}
-    found = [g for g in comparison.groups if g.metric == metric]
-    most = max((len(g.groups) for g in found), default=0)
     rows = [
         {
-            "dataset": g.dataset,
-            **{str(i): " ≈ ".join(names[run] for run in members)
-               for i, members in enumerate(g.groups)},
-            "n": g.n,
+            "dataset": found.dataset,
+            "members": ", ".join(names[run] for run in found.members),
+            "excluded": ", ".join(
+                f"{names[run]} ({text.p_value(found.p_values[run])})" for run in found.excluded
+            ),
+            "n": found.n,
         }
-        for g in found
-    ]  # fmt: skip
+        for found in comparison.confidence_sets
+        if found.metric == metric
+    ]
     return Table(
         [
             Column("dataset", "Data"),
-            *(Column(str(i), "Best group" if i == 0 else f"Group {i + 1}") for i in range(most)),
+            Column("members", "May be the best"),
+            Column("excluded", "Ruled out"),
             Column("n", "n", "count"),
         ],
         rows,

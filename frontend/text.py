@@ -23,9 +23,19 @@ def points(value: float | None, digits: int = 1) -> str:
     return DASH if value is None else f"{_minus(f'{100 * value:+.{digits}f}')}{NBSP}pp"
 
 
+def square_points(value: float | None, digits: int = 1) -> str:
+    """Turn a difference of squared fractions into squared percentage points: `+12.5 pp²`."""
+    return DASH if value is None else f"{_minus(f'{1e4 * value:+.{digits}f}')}{NBSP}pp²"
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """`digits` significant digits, zeros kept: `0.130`; none is a dash."""
     return DASH if value is None else _minus(f"{value:#.{digits}g}".removesuffix("."))
+
+
+def p_value(value: float) -> str:
+    """`p = 0.03`, or `p < 0.01`."""
+    return "p < 0.01" if value < 0.01 else f"p = {value:.2f}"
 
 
 def count(value: int | None) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from calift_core.calibration import ece_from_confidence, paired_difference
+from calift_core.calibration import SquaredError, ece_from_confidence, paired_difference
 from calift_core.clip import load_clip
 from calift_core.errors import CaliftError, DataUnavailableError
 
@@ -44,18 +44,19 @@ def judged_set(seed: int, n: int = 300, sets: int = 3, shift: float = 0.0) -> ta
 def test_resampled__the_first_row_is_the_data_as_they_are() -> None:
     judged = judged_set(0, shift=0.1)
     draws = tables.make_draws(300, 3, n_resamples=4)
-    ece, accuracy, _ = tables.resampled(judged, draws.images)
-    expected = np.mean(
-        [ece_from_confidence(c, r) for c, r in zip(judged.confidences, judged.correct, strict=True)]
-    )
-    assert ece[0] == pytest.approx(expected, abs=1e-12)
-    assert accuracy[0] == pytest.approx(judged.correct.mean(), abs=1e-12)
+    found = tables.resampled(judged, draws.images)
+    each = list(zip(judged.confidences, judged.correct, strict=True))
+    eces = [ece_from_confidence(c, r) for c, r in each]
+    assert found.ece == pytest.approx(np.mean(eces), abs=1e-12)
+    assert found.accuracy[0] == pytest.approx(judged.correct.mean(), abs=1e-12)
+    assert found.squared[0] == pytest.approx(np.mean([SquaredError(*e).value for e in each]))
+    assert found.squared[1:].mean() == pytest.approx(found.squared[0])
 
 
 def test_resampled__a_draw_counts_images_as_often_as_they_were_drawn() -> None:
     judged = judged_set(1, n=40)
     draws = tables.make_draws(40, 1, n_resamples=3, seed=5)
-    accuracy = tables.resampled(judged, draws.images)[1]
+    accuracy = tables.resampled(judged, draws.images).accuracy
     for row, found in zip(draws.images, accuracy, strict=True):
         repeated = np.repeat(judged.correct, row.astype(int), axis=1)
         assert repeated.shape[1] == 40
@@ -77,9 +78,15 @@ def test_draws__the_spread_of_a_mean_over_seeds_is_the_unbiased_one() -> None:
     assert (draws.seeds[1:] @ values).var() == pytest.approx(values.var(ddof=1) / 3, rel=0.05)
 
 
+def squared_of(draws: tables.Draws, n_seeds: int, shift: float = 0.0) -> NDArray[np.float64]:
+    """(S, R + 1) squared errors of a row."""
+    runs = (judged_set(s, shift=shift) for s in range(n_seeds))
+    return np.stack([tables.resampled(run, draws.images).squared for run in runs])
+
+
 def test_difference__of_a_row_and_itself_is_nothing() -> None:
     draws = tables.make_draws(300, 2, n_resamples=50)
-    a = np.stack([tables.resampled(judged_set(s), draws.images)[0] for s in range(2)])
+    a = squared_of(draws, 2)
     found = tables.difference(a, a, draws.seeds)
     assert (found["difference"], found["low"], found["high"]) == (0, 0, 0)
     assert not tables.is_clear(found)
@@ -87,10 +94,7 @@ def test_difference__of_a_row_and_itself_is_nothing() -> None:
 
 def test_difference__changes_sign_with_the_order() -> None:
     draws = tables.make_draws(300, 2, n_resamples=60)
-    a, b = (
-        np.stack([tables.resampled(judged_set(s, shift=x), draws.images)[0] for s in range(2)])
-        for x in (0.0, 0.2)
-    )
+    a, b = (squared_of(draws, 2, shift) for shift in (0.0, 0.2))
     one, other = tables.difference(a, b, draws.seeds), tables.difference(b, a, draws.seeds)
     assert one["difference"] == pytest.approx(-other["difference"])
     assert one["low"] == pytest.approx(-other["high"])
@@ -100,14 +104,14 @@ def test_difference__changes_sign_with_the_order() -> None:
 
 def test_difference__a_row_without_seeds_stands_against_each_seed() -> None:
     draws = tables.make_draws(300, 3, n_resamples=20)
-    many = np.stack([tables.resampled(judged_set(s), draws.images)[1] for s in range(3)])
-    one = tables.resampled(judged_set(9), draws.images)[1][None]
+    many = np.stack([tables.resampled(judged_set(s), draws.images).accuracy for s in range(3)])
+    one = tables.resampled(judged_set(9), draws.images).accuracy[None]
     found = tables.difference(many, one, draws.seeds)
     np.testing.assert_allclose(found["per_seed"], many[:, 0] - one[0, 0])
 
 
 def test_difference__agrees_with_the_paired_difference_of_the_library() -> None:
-    """One seed and one set: the same bootstrap but for its draws."""
+    """One seed and one set: draws where the library has a formula."""
     rng = np.random.default_rng(3)
     n = 2000
     labels = rng.integers(2, size=n)
@@ -118,28 +122,45 @@ def test_difference__agrees_with_the_paired_difference_of_the_library() -> None:
         return np.stack([1 - p, p], axis=1)
 
     a, b = probs(4.0), probs(1.5)
-    expected = paired_difference(a, b, labels, n_resamples=2000)
+    expected = paired_difference(a, b, labels)
     draws = tables.make_draws(n, 1, n_resamples=2000)
     ids = np.array([str(i) for i in range(n)])
-
-    def ece(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[Any]]:
-        judged = tables.Judged(ids, p.max(axis=1)[None], (p.argmax(axis=1) == labels)[None])
-        values, _, noise = tables.resampled(judged, draws.images)
-        return values[None], [noise]
-
-    (of_a, noise_a), (of_b, noise_b) = ece(a), ece(b)
-    found = tables.difference(of_a, of_b, draws.seeds, (noise_a, noise_b))
+    of_a, of_b = (
+        tables.resampled(
+            tables.Judged(ids, p.max(axis=1)[None], (p.argmax(axis=1) == labels)[None]),
+            draws.images,
+        ).squared[None]
+        for p in (a, b)
+    )
+    found = tables.difference(of_a, of_b, draws.seeds)
     assert found["difference"] == pytest.approx(expected.difference, abs=1e-9)
     width = expected.high - expected.low
     assert found["low"] == pytest.approx(expected.low, abs=0.1 * width)
     assert found["high"] == pytest.approx(expected.high, abs=0.1 * width)
 
 
+def test_best_rows__hold_equal_rows_and_leave_a_worse_one_out() -> None:
+    draws = tables.make_draws(300, 2, n_resamples=200)
+    values = {
+        "far off": squared_of(draws, 2, 0.3),
+        "twin": squared_of(draws, 2),
+        "calibrated": squared_of(draws, 2),
+        "fixed": squared_of(draws, 1, 0.02),
+    }
+    found = tables.best_rows(values, draws.seeds, higher_is_better=False)
+    assert {"twin", "calibrated"} <= set(found["set"])
+    assert "far off" not in found["set"]
+    assert found["label"] == found["set"][0]
+    worst = tables.best_rows(values, draws.seeds, higher_is_better=True)
+    assert worst["set"] == ["far off"]
+
+
 # ------------------------------------------------------------------------------ words and blocks
 
 
-def interval(low: float, high: float) -> dict[str, float]:
-    return {"difference": (low + high) / 2, "low": low, "high": high}
+def interval(low: float, high: float) -> dict[str, Any]:
+    ends = {"difference": (low + high) / 2, "low": low, "high": high}
+    return ends | {"squared": ends}
 
 
 BETTER, SAME, WORSE = interval(-0.03, -0.01), interval(-0.01, 0.008), interval(0.01, 0.03)

@@ -22,12 +22,14 @@ from calift_core.calibration.calibrators import (
 )
 from calift_core.calibration.compare import (
     METRICS,
+    ConfidenceSet,
     PairedDifference,
-    group_indistinguishable,
-    group_indistinguishable_of_scores,
+    SquaredDifference,
+    SquaredError,
+    model_confidence_set,
+    model_confidence_set_of_scores,
     paired_difference,
     paired_difference_of_scores,
-    samples_needed,
 )
 from calift_core.calibration.diagrams import (
     ReliabilityCurve,
@@ -67,6 +69,7 @@ from calift_core.calibration.measures import (
     smooth_ece_from_confidence,
     top_k_accuracy,
 )
+from calift_core.calibration.planning import SquaredPlan, samples_needed
 from calift_core.calibration.report import (
     ece_report,
     ece_report_from_confidence,
@@ -85,6 +88,7 @@ from calift_core.calibration.uncertainty import (
 __all__ = [
     "CALIBRATORS",
     "Calibrator",
+    "ConfidenceSet",
     "METRICS",
     "Norm",
     "NullFloor",
@@ -93,6 +97,9 @@ __all__ = [
     "ReliabilityCurve",
     "SampleScores",
     "Scheme",
+    "SquaredDifference",
+    "SquaredError",
+    "SquaredPlan",
     "SmoothReliabilityCurve",
     "accuracy",
     "assign_bins",
@@ -115,8 +122,6 @@ __all__ = [
     "evaluate_all",
     "evaluate_scores",
     "fit_temperature",
-    "group_indistinguishable",
-    "group_indistinguishable_of_scores",
     "interval",
     "interval_from_confidence",
     "ks_error",
@@ -124,6 +129,8 @@ __all__ = [
     "mce",
     "mce_from_confidence",
     "mean_per_class_accuracy",
+    "model_confidence_set",
+    "model_confidence_set_of_scores",
     "nll",
     "null_floor",
     "null_floor_from_confidence",

@@ -1,15 +1,22 @@
-"""Comparisons in pairs: two models on the very same samples."""
+"""Comparisons on the very same samples: of two models in pairs, and of many at once.
+
+Accuracy, NLL, Brier score and confidence are means over samples and are compared by a bootstrap.
+A calibration error is no mean: noise adds to an ECE, most where a model is calibrated, so that the
+difference of two plug-in errors is too small by an amount that nobody knows. Its square is another
+matter, because the noise in a mean square can be taken out exactly. The calibration of two models
+is therefore decided on the debiased squared L2 error, `squared_ece`; the ECE is there to be shown.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtri, ndtri
+from scipy.special import ndtr, ndtri
 
 from calift_core.calibration.bins import (
     Bools,
@@ -20,126 +27,237 @@ from calift_core.calibration.bins import (
     bin_edges,
     check_labels,
     check_probs,
+    sum_by,
 )
 from calift_core.calibration.scores import SampleScores, score_probs
 from calift_core.calibration.uncertainty import check_resampling
-from calift_core.errors import PredictionsError, SpecError, UnknownNameError
+from calift_core.errors import PredictionsError, UnknownNameError
 
 Metric = Callable[[Floats, Ints], float]
 
 _CELLS_AT_ONCE = 4_000_000
-#: Standard errors by which the evenness of gaps is taken beyond its estimate.
-_EVEN_MARGIN = 0.4
+#: Differences below this are rounding, which must not turn two equal models into a difference.
+_ROUNDING = 1e-12
+
+
+class Units:
+    """What is independent of each other: clusters of samples, or the samples themselves.
+
+    Attributes:
+        of: (N,) unit of each sample.
+        sizes: (G,) samples in each.
+    """
+
+    def __init__(self, clusters: npt.NDArray[Any] | None, n: int) -> None:
+        if clusters is None:
+            self.of, self.sizes = np.arange(n), np.ones(n)
+            return
+        groups = np.asarray(clusters)
+        if groups.shape != (n,):
+            raise PredictionsError(f"clusters must have shape ({n},), got {groups.shape}")
+        index = np.unique(groups, return_inverse=True)[1]
+        self.of, self.sizes = index.astype(np.int64), np.bincount(index).astype(np.float64)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def totals(self, values: Doubles) -> Doubles:
+        """Sum values (N,) over each unit; (G,)."""
+        return sum_by(self.of, values, len(self))
+
+    def draws(self, n_resamples: int, seed: int) -> Iterator[Doubles]:
+        """Draw units with replacement: how often each came, (r, G) at a time, R rows in all."""
+        rng, size = np.random.default_rng(seed), len(self)
+        rows = max(1, _CELLS_AT_ONCE // size)
+        for start in range(0, n_resamples, rows):
+            yield np.stack(
+                [
+                    np.bincount(rng.integers(size, size=size), minlength=size)
+                    for _ in range(start, min(start + rows, n_resamples))
+                ]
+            ).astype(np.float64)
 
 
 class _Statistic(Protocol):
-    """What a metric needs for a bootstrap over N samples."""
+    """A metric of one model on N samples."""
 
-    def parts(self, drawn: Doubles) -> Doubles:
-        """Map how often each sample was drawn, (R, N), to parts (R, K) of the metric."""
+    @property
+    def value(self) -> float:
+        """On the samples as they are."""
 
-    def fold(self, parts: Doubles) -> Doubles:
-        """Fold parts (..., K) into values (...) of the metric."""
+    def noise(self, times: Doubles) -> Doubles:
+        """Map how often each unit was drawn, (r, G), to values (r,) that vary as the metric does.
 
-    def truths(self, parts: Doubles, spread: Doubles) -> Doubles:
-        """Return parts (3, K) that the population may have, under three assumptions.
-
-        Args:
-            parts: (K,) observed.
-            spread: (K,) standard deviation of each over draws.
+        Their mean is of no account.
         """
 
 
-class _Single:
-    """A metric of one part, whose noise is the same whatever the truth."""
+class _Mean:
+    def __init__(self, values: Doubles, units: Units) -> None:
+        self.value = float(values.mean())
+        self._totals, self._sizes = units.totals(values), units.sizes
 
-    def fold(self, parts: Doubles) -> Doubles:
-        return parts[..., 0]
-
-    def truths(self, parts: Doubles, spread: Doubles) -> Doubles:
-        return np.stack([parts] * 3)
-
-
-@dataclass(frozen=True)
-class _Mean(_Single):
-    values: Doubles  # (N,)
-
-    def parts(self, drawn: Doubles) -> Doubles:
-        mean: Doubles = (drawn @ self.values) / drawn.sum(axis=1)
-        return mean[:, None]
+    def noise(self, times: Doubles) -> Doubles:
+        return np.asarray((times @ self._totals) / (times @ self._sizes))
 
 
-@dataclass(frozen=True)
-class _General(_Single):
-    metric: Metric
-    probs: Floats
-    labels: Ints
+class _General:
+    def __init__(self, metric: Metric, probs: Floats, labels: Ints, units: Units) -> None:
+        self.value = float(metric(probs, labels))
+        self._metric, self._probs, self._labels, self._units = metric, probs, labels, units
 
-    def parts(self, drawn: Doubles) -> Doubles:
-        at = np.arange(len(self.labels))
-        rows = [np.repeat(at, times.astype(np.int64)) for times in drawn]
-        return np.array([[self.metric(self.probs[i], self.labels[i])] for i in rows])
+    def noise(self, times: Doubles) -> Doubles:
+        at = np.arange(len(self._labels))
+        rows = [np.repeat(at, drawn[self._units.of].astype(np.int64)) for drawn in times]
+        return np.array([self._metric(self._probs[i], self._labels[i]) for i in rows])
 
 
-class EceParts:
-    """ECE in bins cut once: Σ_k |mean over all samples of the residuals in bin k|.
+class SquaredError:
+    """The debiased squared L2 calibration error of one model, in bins that are cut once.
+
+    Σ_k m_k²/w_k less what noise adds to it; m_k is the mean over *all* samples of confidence −
+    correct in bin k (0 elsewhere) and w_k the bin's share. Unbiased, so negative about every other
+    time where a model is calibrated.
+
+    How far it is known is another matter where a bin holds hardly an error: what its samples show
+    of their noise is then too little. The variance of correct is taken for no less than p̃(1 − p̃),
+    p̃ = (k + ½)/(n + 1) for k right of n.
 
     Args:
         confidences: (N,) of the predicted class.
         correct: (N,) bool.
+        units: that are independent of each other; None takes every sample for one.
+
+    Attributes:
+        means: (K,) m.
+        shares: (K,) w.
+        bins: (N,) bin of each sample.
+        covariance: (K, K) of the means.
+        value: the error; its unit is a fraction squared.
     """
 
-    def __init__(self, confidences: Doubles, correct: Bools) -> None:
+    def __init__(self, confidences: Doubles, correct: Bools, units: Units | None = None) -> None:
         n = len(confidences)
+        self.units = units = units or Units(None, n)
         edges = bin_edges(confidences)
-        self.member = np.zeros((n, len(edges) - 1))  # (N, K): residual in its own bin
-        index = assign_bins(confidences, edges)
-        self.member[np.arange(n), index] = confidences - correct
-        variance = confidences * (1 - confidences)
-        total = np.bincount(index, weights=variance, minlength=len(edges) - 1)
-        # A bin without a single error has no spread over draws, but it is not known exactly.
-        self.least_spread = np.sqrt(total) / n
+        self.bins, size = assign_bins(confidences, edges), len(edges) - 1
+        residual = confidences - correct
+        count = sum_by(self.bins, np.ones(n), size)
+        total = sum_by(self.bins, residual, size)
+        self.means, self.shares = total / n, count / n
+        # Units that reach into a bin. One alone says nothing of a variance, and may be all noise.
+        reach = np.bincount(np.unique(units.of * size + self.bins) % size, minlength=size)
+        alone = reach == 1
+        scale = np.sqrt(np.where(alone, 1.0, reach / np.maximum(reach - 1, 1)))
+        own = np.where(alone, 0.0, total / count)[self.bins]
+        shown = (residual - own) * scale[self.bins] / n
+        noise = self._squares(shown, self, shown)
+        self._added = float((noise.diagonal() / self.shares).sum())
+        self.value = float((np.square(self.means) / self.shares).sum()) - self._added
+        self._shrink = self._shrinkage(noise)
+        # By how much the variance of a sample is less than its bin's accuracy allows for.
+        rate = (sum_by(self.bins, correct, size) / count * reach + 0.5) / (reach + 1)
+        lacking = rate * (1 - rate) - sum_by(self.bins, np.square(n * shown), size) / count
+        # `shown` sums to 0 in a bin, so what is added to all of it alike adds to its variance.
+        self._noise = shown + np.sqrt(np.maximum(lacking, 0.0))[self.bins] / n
+        self.covariance = self.covariance_with(self)
 
-    def parts(self, drawn: Doubles) -> Doubles:
-        """Map how often each sample was drawn, (R, N), to gaps times shares of bins (R, K)."""
-        mean: Doubles = (drawn @ self.member) / drawn.sum(axis=1, keepdims=True)
-        return mean
+    def covariance_with(self, other: SquaredError) -> Doubles:
+        """Return the covariance (K, L) of the means of two models on the same samples."""
+        return self._squares(self._noise, other, other._noise)
 
-    def fold(self, parts: Doubles) -> Doubles:
-        """Fold parts (..., K) into errors (...)."""
-        return np.asarray(np.abs(parts).sum(axis=-1))
+    def _squares(self, mine: Doubles, other: SquaredError, theirs: Doubles) -> Doubles:
+        """Sum products of two columns (N,) over units, by bin of both models; (K, L)."""
+        shape = (len(self.shares), len(other.shares))
+        if len(self.units) == len(self.bins):
+            cell = self.bins * shape[1] + other.bins
+            return sum_by(cell, mine * theirs, shape[0] * shape[1]).reshape(shape)
+        return np.asarray(self._by_unit(mine).T @ other._by_unit(theirs))
 
-    def truths(self, parts: Doubles, spread: Doubles) -> Doubles:
-        """Return true gaps (3, K): none, few and large ones, and even ones.
+    def _by_unit(self, values: Doubles) -> Doubles:
+        size = len(self.shares)
+        cell = self.units.of * size + self.bins
+        return sum_by(cell, values, len(self.units) * size).reshape(-1, size)
 
-        The observed Σ (gap / spread)² less its noise is what few and even gaps share. Noise adds
-        most to an error that is made of fine bins, and little to one that all bins have a part in.
+    def _shrinkage(self, covariance: Doubles) -> float:
+        """By what factor to shrink the means that noise is taken around.
+
+        What varies with the truth, 4 mᵀMΣMm, then has the size that it has without the noise in m.
         """
-        spread = np.maximum(spread, self.least_spread)
-        square = np.divide(np.square(parts), np.square(spread), out=np.zeros_like(parts),
-                           where=spread > 0)  # fmt: skip
-        noisy = max(1, int(np.count_nonzero(spread)))
-        size = max(0.0, float(square.sum()) / noisy - 1)
-        few = np.maximum(square - 1, 0.0)
-        if few.any():
-            few *= size * noisy / float(few.sum())
-        margin = _EVEN_MARGIN * math.sqrt((2 + 4 * size) / noisy)
-        # How far noise explains that the squares differ decides between even and few.
-        noise = float((2 + 4 * np.maximum(square - 1, 0.0)).sum())
-        scatter = float(np.square(square - 1 - size).sum())
-        share = min(1.0, noise / max(scatter, 1e-12))
-        even = share * (size + margin) + (1 - share) * few
-        none = np.zeros_like(few) if square.sum() <= chdtri(noisy, 0.01) else few
-        gaps: Doubles = np.sign(parts) * np.sqrt(np.stack([none, few, even])) * spread
-        return gaps
+        slope = self.means / self.shares
+        size = float(slope @ covariance @ slope)
+        scaled = covariance / self.shares
+        noise = float((scaled * scaled.T).sum())
+        return math.sqrt(max(0.0, 1 - noise / size)) if size > 0 else 1.0
+
+    def noise(self, times: Doubles) -> Doubles:
+        """Map how often each unit was drawn, (r, G), to what sampling adds to the value, (r,).
+
+        Up to a constant.
+        """
+        n, size = len(self.bins), len(self.shares)
+        if len(self.units) < n:
+            by_unit = self._by_unit(self._noise)
+            totals = times @ by_unit - by_unit.sum(axis=0)
+        else:
+            once = times - 1
+            totals = np.stack(
+                [np.bincount(self.bins, row * self._noise, minlength=size) for row in once]
+            )
+        errors = totals * (n / (times @ self.units.sizes))[:, None]  # (r, K) of the means
+        slope = 2 * self._shrink * self.means / self.shares
+        return np.asarray(errors @ slope + np.square(errors) @ (1 / self.shares))
 
 
-METRICS: dict[str, Callable[[SampleScores], _Statistic]] = {
-    "accuracy": lambda scores: _Mean(scores.correct.astype(np.float64)),
-    "brier": lambda scores: _Mean(scores.brier),
-    "confidence": lambda scores: _Mean(scores.confidences),
-    "ece": lambda scores: EceParts(scores.confidences, scores.correct),
-    "nll": lambda scores: _Mean(scores.nll),
+@dataclass(frozen=True)
+class SquaredDifference:
+    """The difference of two models' squared errors as a quadratic form of their bins' means.
+
+    With the stacked means m, their covariance Σ and M = diag(1/w_a, −1/w_b): T = mᵀMm − tr(MΣ) and
+    Var T = max(4 mᵀMΣMm − 2 tr((MΣ)²), 2 tr((MΣ)²)), in the spirit of Sun et al. 2024
+    (arXiv 2408.08998). A model's T against itself is 0 and so is its variance. In T, Σ is what the
+    samples show; in its variance no less than `SquaredError` allows for.
+
+    Attributes:
+        means: (K + L,) m.
+        form: (K + L,) diagonal of M.
+        covariance: (K + L, K + L) Σ.
+        value: T.
+        variance: of T.
+    """
+
+    means: Doubles
+    form: Doubles
+    covariance: Doubles
+    value: float
+    variance: float
+
+    @classmethod
+    def of(cls, a: SquaredError, b: SquaredError, *, paired: bool = True) -> SquaredDifference:
+        """Compare two models on the same samples, or, not paired, on as many of its own each."""
+        means = np.concatenate([a.means, b.means])
+        form = np.concatenate([1 / a.shares, -1 / b.shares])
+        across = a.covariance_with(b) if paired else np.zeros((len(a.means), len(b.means)))
+        covariance = np.block([[a.covariance, across], [across.T, b.covariance]])
+        slope = form * means
+        scaled = form[:, None] * covariance
+        square = float((scaled * scaled.T).sum())  # tr((MΣ)²)
+        linear = float(slope @ covariance @ slope)
+        variance = max(4 * linear - 2 * square, 2 * square)
+        # What is left of two equal models is rounding.
+        terms = float(np.square(slope) @ covariance.diagonal()) + float(np.square(scaled).sum())
+        return cls(
+            means, form, covariance, a.value - b.value,
+            variance if variance > _ROUNDING * terms else 0.0,
+        )  # fmt: skip
+
+
+METRICS: dict[str, Callable[[SampleScores, Units], _Statistic]] = {
+    "accuracy": lambda scores, units: _Mean(scores.correct.astype(np.float64), units),
+    "brier": lambda scores, units: _Mean(scores.brier, units),
+    "confidence": lambda scores, units: _Mean(scores.confidences, units),
+    "nll": lambda scores, units: _Mean(scores.nll, units),
+    "squared_ece": lambda scores, units: SquaredError(scores.confidences, scores.correct, units),
 }
 HIGHER_IS_BETTER = frozenset({"accuracy"})
 
@@ -153,12 +271,12 @@ class PairedDifference:
         low: lower end of the interval.
         high: upper end of the interval.
         p_value: two-sided, of "no difference".
-        standard_error: over resamples.
+        standard_error: of the difference.
         a: metric of the first model.
         b: metric of the second model.
         n: samples.
-        n_clusters: independent units that were drawn; n when nothing is clustered.
-        n_resamples: R.
+        n_clusters: independent units; n when nothing is clustered.
+        n_resamples: R; 0 where the interval comes from a formula.
         level: nominal coverage of the interval.
         seed: of the draws.
     """
@@ -191,27 +309,25 @@ def paired_difference(
     b: Floats,
     labels: Ints,
     *,
-    metric: str | Metric = "ece",
+    metric: str | Metric = "squared_ece",
     n_resamples: int = 1000,
     level: float = 0.95,
     clusters: npt.NDArray[Any] | None = None,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compare two models by a paired bootstrap over samples, or over clusters of samples.
+    """Compare two models on the same samples, so that what is hard for both cancels.
 
-    Both models keep the same draw, so what is hard for both cancels. The interval is that of a
-    basic bootstrap. For `ece` (15 equal-mass bins cut once per model, l1) it is freed of what noise
-    adds to each model's error: most to a calibrated one, little to one that is far off, so that the
-    plain difference of the two is too small. How much depends on how the true gaps are spread over
-    the bins; it is taken for no gaps, few large ones and even ones, and the interval spans all
-    that the data allow. It need not be centred on the plain difference.
+    `accuracy`, `brier`, `confidence`, `nll` and functions: the interval of a basic bootstrap over
+    samples, or over clusters of them, with the same draws for both models. `squared_ece`, the
+    debiased squared L2 calibration error (15 equal-mass bins, cut once per model): the interval of
+    `SquaredDifference`. There is no interval for the difference of two ECEs that could be trusted.
 
     Args:
         a: (N, C) probabilities of the first model.
         b: (N, C) probabilities of the second model on the same samples in the same order.
         labels: (N,) integers in [0, C).
         metric: a name in `METRICS`, or a function of (probs, labels), which is slower.
-        n_resamples: R.
+        n_resamples: R, where samples are drawn.
         level: nominal coverage.
         clusters: (N,) group of each sample, such as the source image of a corruption; whole groups
             are drawn. None draws single samples.
@@ -222,20 +338,15 @@ def paired_difference(
         PredictionsError: probs, labels or clusters break their contract or differ in length.
     """
     _check_metric(metric)
-    a, b = check_probs(a), check_probs(b)
-    if a.shape != b.shape:
-        raise PredictionsError(
-            f"paired probs must have one shape, got {a.shape} and {b.shape}",
-            hint="Both models must be evaluated on the same samples and classes.",
-        )
-    labels = check_labels(labels, *a.shape)
+    models = _checked({"a": a, "b": b}, labels, "Both models")
+    units = Units(clusters, len(labels))
+    labels = check_labels(labels, *models["a"].shape)
     return _paired(
-        _of_probs(metric, a, labels),
-        _of_probs(metric, b, labels),
-        len(labels),
+        _of_probs(metric, models["a"], labels, units),
+        _of_probs(metric, models["b"], labels, units),
+        units,
         n_resamples=n_resamples,
         level=level,
-        clusters=clusters,
         seed=seed,
     )
 
@@ -244,7 +355,7 @@ def paired_difference_of_scores(
     a: SampleScores,
     b: SampleScores,
     *,
-    metric: str = "ece",
+    metric: str = "squared_ece",
     n_resamples: int = 1000,
     level: float = 0.95,
     clusters: npt.NDArray[Any] | None = None,
@@ -258,7 +369,7 @@ def paired_difference_of_scores(
         a: scores of the first model.
         b: scores of the second model.
         metric: a name in `METRICS`.
-        n_resamples: R.
+        n_resamples: R, where samples are drawn.
         level: nominal coverage.
         clusters: as in `paired_difference`.
         seed: of the draws.
@@ -268,14 +379,14 @@ def paired_difference_of_scores(
         PredictionsError: the labels of the two differ, or clusters do not fit them.
     """
     _check_metric(metric)
-    _check_paired(a, b)
+    check_paired(a, b)
+    units = Units(clusters, len(a))
     return _paired(
-        METRICS[metric](a),
-        METRICS[metric](b),
-        len(a),
+        METRICS[metric](a, units),
+        METRICS[metric](b, units),
+        units,
         n_resamples=n_resamples,
         level=level,
-        clusters=clusters,
         seed=seed,
     )
 
@@ -285,7 +396,8 @@ def _check_metric(metric: str | Metric) -> None:
         raise UnknownNameError("metric", metric, METRICS)
 
 
-def _check_paired(a: SampleScores, b: SampleScores) -> None:
+def check_paired(a: SampleScores, b: SampleScores) -> None:
+    """Raise PredictionsError unless the scores are of as many samples with the same labels."""
     if len(a) != len(b):
         raise PredictionsError(
             f"paired scores must have one length, got {len(a)} and {len(b)}",
@@ -301,182 +413,113 @@ def _check_paired(a: SampleScores, b: SampleScores) -> None:
         )
 
 
-def _of_probs(metric: str | Metric, probs: Floats, labels: Ints) -> _Statistic:
+def _checked(models: Mapping[str, Floats], labels: Ints, who: str) -> dict[str, Floats]:
+    checked = {name: check_probs(probs) for name, probs in models.items()}
+    shapes = list(dict.fromkeys(probs.shape for probs in checked.values()))
+    if len(shapes) > 1:
+        raise PredictionsError(
+            f"paired probs must have one shape, got {' and '.join(map(str, shapes))}",
+            hint=f"{who} must be evaluated on the same samples and classes.",
+        )
+    for shape in shapes:
+        check_labels(labels, *shape)
+    return checked
+
+
+def _of_probs(metric: str | Metric, probs: Floats, labels: Ints, units: Units) -> _Statistic:
     if isinstance(metric, str):
-        return METRICS[metric](score_probs(probs, labels))
-    return _General(metric, probs, labels)
+        return METRICS[metric](score_probs(probs, labels), units)
+    return _General(metric, probs, labels, units)
 
 
 def _paired(
-    of_a: _Statistic,
-    of_b: _Statistic,
-    n: int,
-    *,
-    n_resamples: int,
-    level: float,
-    clusters: npt.NDArray[Any] | None,
-    seed: int,
+    of_a: _Statistic, of_b: _Statistic, units: Units, *, n_resamples: int, level: float, seed: int
 ) -> PairedDifference:
     check_resampling(n_resamples, level)
-    unit, n_units = _units(clusters, n)
-    once = np.ones((1, n))
-    parts_a, parts_b = of_a.parts(once), of_b.parts(once)
-    rng = np.random.default_rng(seed)
-    drawn_a = np.empty((n_resamples, parts_a.shape[1]))
-    drawn_b = np.empty((n_resamples, parts_b.shape[1]))
-    rows = max(1, _CELLS_AT_ONCE // n)
-    for start in range(0, n_resamples, rows):
-        stop = min(start + rows, n_resamples)
-        times = np.stack(
-            [
-                np.bincount(rng.integers(n_units, size=n_units), minlength=n_units)[unit]
-                for _ in range(start, stop)
-            ]
-        ).astype(np.float64)
-        drawn_a[start:stop], drawn_b[start:stop] = of_a.parts(times), of_b.parts(times)
-    value_a, value_b = float(of_a.fold(parts_a)[0]), float(of_b.fold(parts_b)[0])
-    difference = value_a - value_b
-    noise_a = noise_of(of_a, parts_a[0], drawn_a)
-    noise_b = noise_of(of_b, parts_b[0], drawn_b)
-    span = spanned(
-        difference,
-        lambda i, j: noise_a.added[i] - noise_b.added[j],
-        apart=noise_a.apart_from(noise_b),
-        level=level,
-    )
+    difference = of_a.value - of_b.value
+    if isinstance(of_a, SquaredError) and isinstance(of_b, SquaredError):
+        n_resamples = 0
+        error = math.sqrt(SquaredDifference.of(of_a, of_b).variance)
+        reach = float(ndtri((1 + level) / 2)) * error
+        low, high = difference - reach, difference + reach
+        far = abs(difference) > _ROUNDING
+        p_value = 2 * float(ndtr(-abs(difference) / error)) if error > 0 else float(not far)
+    else:
+        drawn = np.concatenate(
+            [of_a.noise(times) - of_b.noise(times) for times in units.draws(n_resamples, seed)]
+        )
+        drawn -= drawn.mean()
+        tail = (1 - level) / 2
+        below, above = np.quantile(drawn, [tail, 1 - tail], method="weibull")
+        low, high, error = difference - above, difference - below, float(drawn.std())
+        beyond = min(
+            np.count_nonzero(drawn >= difference - _ROUNDING),
+            np.count_nonzero(drawn <= difference + _ROUNDING),
+        )
+        p_value = min(1.0, 2 * (1 + beyond) / (1 + n_resamples))
     return PairedDifference(
         difference=difference,
-        low=span.low,
-        high=span.high,
-        p_value=min(1.0, 2 * (1 + span.beyond) / (1 + n_resamples)),
-        standard_error=span.standard_error,
-        a=value_a,
-        b=value_b,
-        n=n,
-        n_clusters=n_units,
+        low=float(low),
+        high=float(high),
+        p_value=p_value,
+        standard_error=error,
+        a=of_a.value,
+        b=of_b.value,
+        n=len(units.of),
+        n_clusters=len(units),
         n_resamples=n_resamples,
         level=level,
         seed=seed,
     )
 
 
-@dataclass(frozen=True)
-class Noise:
-    """What sampling adds to a metric, under each of three assumptions about the population.
-
-    Attributes:
-        added: (3, R) metric of a draw less the metric of the assumed truth.
-        parts: (K,) observed parts of the metric.
-        spread: (K,) standard deviation of each over draws.
-    """
-
-    added: Doubles
-    parts: Doubles
-    spread: Doubles
-
-    def apart_from(self, other: Noise) -> float:
-        """Return how far apart two models' parts are in units of their spread, at most 1."""
-        if self.parts.shape != other.parts.shape:
-            return 1.0
-        spread = (self.spread + other.spread) / 2
-        gap = self.parts - other.parts
-        ratio = np.divide(gap, spread, out=np.zeros_like(gap), where=spread > 0)
-        return min(1.0, math.sqrt(float(np.square(ratio).mean())))
-
-
-def noise_of(statistic: _Statistic, parts: Doubles, drawn: Doubles) -> Noise:
-    """Return the noise around what the population may be, not around the samples.
-
-    A calibration error near zero has other noise, and more bias, than the one that was observed.
-
-    Args:
-        statistic: of N samples.
-        parts: (K,) of the samples as they are.
-        drawn: (R, K) of the draws.
-    """
-    noise = drawn - drawn.mean(axis=0)
-    spread = noise.std(axis=0)
-    truths = statistic.truths(parts, spread)
-    added = np.stack([statistic.fold(t + noise) - statistic.fold(t) for t in truths])
-    return Noise(added, parts, spread)
+# ---- Many models at once -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Span:
-    """An interval that spans those of every pair of assumptions that the data allow.
+class ConfidenceSet:
+    """The models any of which may be the best one: a model confidence set.
 
     Attributes:
-        low: lower end.
-        high: upper end.
-        beyond: draws on the far side of no difference, out of R.
-        standard_error: over draws.
-    """
-
-    low: float
-    high: float
-    beyond: float
-    standard_error: float
-
-
-def spanned(
-    difference: float, noise: Callable[[int, int], Doubles], *, apart: float, level: float
-) -> Span:
-    """Return the interval of a difference whose noise depends on what is assumed of both models.
-
-    Args:
-        difference: observed.
-        noise: (R,) of the difference, by the assumption about the first and about the second model.
-        apart: how much the two may differ in kind, in [0, 1]: models of nearly the same gaps have
-            the same kind of truth.
+        members: names, best first. The set holds the best model in at least `level` of repeats.
+        excluded: names of the others, best first.
+        values: name → the metric on the samples as they are.
+        p_values: name → the largest level of doubt (1 − level) at which it is still a member.
+        n: samples.
+        n_clusters: independent units; n when nothing is clustered.
+        n_resamples: R.
         level: nominal coverage.
+        seed: of the draws.
     """
-    tail = (1 - level) / 2
-    found = np.empty((4, 3, 3))  # low, high, draws beyond and standard error by the assumptions
-    for i in range(3):
-        for j in range(3):
-            drawn = noise(i, j)
-            below, above = np.quantile(drawn, [tail, 1 - tail], method="weibull")
-            # Rounding must not turn two equal models into a difference.
-            beyond = min(
-                np.count_nonzero(drawn >= difference - 1e-12),
-                np.count_nonzero(drawn <= difference + 1e-12),
-            )
-            found[:, i, j] = difference - above, difference - below, beyond, drawn.std()
-    lows, highs, beyonds, errors = found
-    return Span(
-        low=float((1 - apart) * lows.diagonal().min() + apart * lows.min()),
-        high=float((1 - apart) * highs.diagonal().max() + apart * highs.max()),
-        beyond=float((1 - apart) * beyonds.diagonal().max() + apart * beyonds.max()),
-        standard_error=float(errors.diagonal().max()),
-    )
+
+    members: tuple[str, ...]
+    excluded: tuple[str, ...]
+    values: dict[str, float]
+    p_values: dict[str, float]
+    n: int
+    n_clusters: int
+    n_resamples: int
+    level: float
+    seed: int
 
 
-def _units(clusters: npt.NDArray[Any] | None, n: int) -> tuple[npt.NDArray[np.int64], int]:
-    if clusters is None:
-        return np.arange(n), n
-    groups = np.asarray(clusters)
-    if groups.shape != (n,):
-        raise PredictionsError(f"clusters must have shape ({n},), got {groups.shape}")
-    distinct, index = np.unique(groups, return_inverse=True)
-    return index.astype(np.int64), len(distinct)
-
-
-def group_indistinguishable(
+def model_confidence_set(
     models: Mapping[str, Floats],
     labels: Ints,
     *,
-    metric: str | Metric = "ece",
+    metric: str | Metric = "squared_ece",
     higher_is_better: bool | None = None,
     n_resamples: int = 1000,
     level: float = 0.95,
     clusters: npt.NDArray[Any] | None = None,
     seed: int = 0,
-) -> list[list[str]]:
-    """Group models, best first, so that no group claims a difference that the data do not show.
+) -> ConfidenceSet:
+    """Return the models that the data cannot rule out as the best one (Hansen et al. 2011).
 
-    The best model opens a group; the next ones, in order, join while the paired interval between
-    them and the group's first model holds 0; the first that does not opens the next group. Each
-    pair is judged at `level`, without a correction for the number of models.
+    While the largest studentised difference between two models of the set is more than it would be
+    were all equally good, the model that is worst against another is left out. How large it would
+    be comes from draws that all models share, so the number of models and what they have in common
+    are allowed for. Of equally good models all stay, except once in 1 / (1 − level) repeats.
 
     Args:
         models: name → (N, C) probabilities on the same samples in the same order.
@@ -485,136 +528,127 @@ def group_indistinguishable(
         higher_is_better: of the metric; None takes it from the metric's name, and a function then
             counts as an error, lower being better.
         n_resamples: R.
-        level: nominal coverage of each pair.
+        level: chance that the best model is in the set.
         clusters: as in `paired_difference`.
         seed: of the draws.
-
-    Returns:
-        Groups of names, best group first, best model first in each.
 
     Raises:
         SpecError: an argument is not valid; UnknownNameError for a metric's name.
         PredictionsError: probs, labels or clusters break their contract or differ in length.
     """
     _check_metric(metric)
-    checked = {name: check_probs(probs) for name, probs in models.items()}
-    shapes = {probs.shape for probs in checked.values()}
-    if len(shapes) > 1:
-        raise PredictionsError(
-            f"paired probs must have one shape, got {' and '.join(map(str, sorted(shapes)))}",
-            hint="All models must be evaluated on the same samples and classes.",
-        )
-    for shape in shapes:
-        labels = check_labels(labels, *shape)
-    return _grouped(
-        {name: _of_probs(metric, probs, labels) for name, probs in checked.items()},
-        len(labels),
-        higher_is_better=_higher_is_better(metric)
-        if higher_is_better is None
-        else higher_is_better,
+    checked = _checked(models, labels, "All models")
+    units = Units(clusters, len(labels))
+    labels = np.asarray(labels)
+    return _confidence_set(
+        {name: _of_probs(metric, probs, labels, units) for name, probs in checked.items()},
+        units,
+        higher_is_better=_higher_is_better(metric, higher_is_better),
         n_resamples=n_resamples,
         level=level,
-        clusters=clusters,
         seed=seed,
     )
 
 
-def group_indistinguishable_of_scores(
+def model_confidence_set_of_scores(
     models: Mapping[str, SampleScores],
     *,
-    metric: str = "ece",
+    metric: str = "squared_ece",
     higher_is_better: bool | None = None,
     n_resamples: int = 1000,
     level: float = 0.95,
     clusters: npt.NDArray[Any] | None = None,
     seed: int = 0,
-) -> list[list[str]]:
-    """Group models by their scores of the same samples; see `group_indistinguishable`.
+) -> ConfidenceSet:
+    """Return the models that may be the best by their scores; see `model_confidence_set`.
 
     Raises:
         SpecError: an argument is not valid; UnknownNameError for a metric's name.
         PredictionsError: the labels of two models differ, or clusters do not fit them.
     """
     _check_metric(metric)
-    if not models:
-        return []
-    first = next(iter(models.values()))
-    for scores in models.values():
-        _check_paired(first, scores)
-    return _grouped(
-        {name: METRICS[metric](scores) for name, scores in models.items()},
-        len(first),
-        higher_is_better=_higher_is_better(metric)
-        if higher_is_better is None
-        else higher_is_better,
+    scores = list(models.values())
+    for other in scores[1:]:
+        check_paired(scores[0], other)
+    units = Units(clusters, len(scores[0]) if scores else 0)
+    return _confidence_set(
+        {name: METRICS[metric](found, units) for name, found in models.items()},
+        units,
+        higher_is_better=_higher_is_better(metric, higher_is_better),
         n_resamples=n_resamples,
         level=level,
-        clusters=clusters,
         seed=seed,
     )
 
 
-def _higher_is_better(metric: str | Metric) -> bool:
-    return isinstance(metric, str) and metric in HIGHER_IS_BETTER
+def _higher_is_better(metric: str | Metric, told: bool | None) -> bool:
+    return isinstance(metric, str) and metric in HIGHER_IS_BETTER if told is None else told
 
 
-def _grouped(
+def _confidence_set(
     models: Mapping[str, _Statistic],
-    n: int,
+    units: Units,
     *,
     higher_is_better: bool,
     n_resamples: int,
     level: float,
-    clusters: npt.NDArray[Any] | None,
     seed: int,
-) -> list[list[str]]:
-    once = np.ones((1, n))
-    value = {name: float(of.fold(of.parts(once))[0]) for name, of in models.items()}
-    groups: list[list[str]] = []
-    for name in sorted(models, key=lambda name: -value[name] if higher_is_better else value[name]):
-        if groups:
-            found = _paired(
-                models[name],
-                models[groups[-1][0]],
-                n,
-                n_resamples=n_resamples,
-                level=level,
-                clusters=clusters,
-                seed=seed,
-            )
-            if not found.distinguishable:
-                groups[-1].append(name)
-                continue
-        groups.append([name])
-    return groups
+) -> ConfidenceSet:
+    check_resampling(n_resamples, level)
+    names = list(models)
+    values = {name: of.value for name, of in models.items()}
+    noise = np.empty((n_resamples, len(names)))
+    if len(names) > 1:
+        start = 0
+        for times in units.draws(n_resamples, seed):
+            for at, of in enumerate(models.values()):
+                noise[start : start + len(times), at] = of.noise(times)
+            start += len(times)
+    p_values = eliminate(
+        np.array([values[name] for name in names]) * (-1 if higher_is_better else 1), noise
+    )
+    by_name = dict(zip(names, p_values.tolist(), strict=True))
+    order = sorted(names, key=lambda name: -values[name] if higher_is_better else values[name])
+    return ConfidenceSet(
+        members=tuple(name for name in order if by_name[name] >= 1 - level),
+        excluded=tuple(name for name in order if by_name[name] < 1 - level),
+        values=values,
+        p_values=by_name,
+        n=len(units.of),
+        n_clusters=len(units),
+        n_resamples=n_resamples,
+        level=level,
+        seed=seed,
+    )
 
 
-def samples_needed(
-    found: PairedDifference,
-    *,
-    difference: float | None = None,
-    level: float = 0.95,
-    power: float = 0.8,
-) -> int:
-    """Return how many samples would show a difference, from the noise of a first comparison.
-
-    n · ((z_level + z_power) · standard_error / difference)², because the standard error falls with
-    the root of n; for clustered samples the clusters must grow in step.
+def eliminate(losses: Doubles, noise: Doubles) -> Doubles:
+    """Return the p-value (J,) of each model's membership in the model confidence set.
 
     Args:
-        found: a paired comparison on n samples.
-        difference: the one to show, in the metric's unit; None takes the observed one.
-        level: of the two-sided test.
-        power: chance to show it when it is real.
-
-    Raises:
-        SpecError: level or power is not in (0, 1), or the difference is 0, which no sample shows.
+        losses: (J,) lower is better.
+        noise: (R, J) values of shared draws, which vary as the losses do; their mean and sign are
+            of no account.
     """
-    check_resampling(1, level)
-    if not 0 < power < 1:
-        raise SpecError(f"power must lie in (0, 1), got {power}")
-    wanted = abs(found.difference if difference is None else difference)
-    if not wanted > 0:
-        raise SpecError(f"difference must not be 0, got {wanted}")
-    z = float(ndtri((1 + level) / 2) + ndtri(power))
-    return max(1, math.ceil(found.n * (z * found.standard_error / wanted) ** 2))
+    n_models = len(losses)
+    p_values = np.ones(n_models)
+    noise = noise - noise.mean(axis=0) if n_models > 1 else noise
+    apart = losses[:, None] - losses  # (J, J)
+    drawn = np.abs(noise[:, :, None] - noise[:, None, :])  # (R, J, J)
+    error = np.sqrt(np.square(drawn).mean(axis=0))
+    sure = error <= _ROUNDING
+    np.divide(drawn, error, out=drawn, where=~sure)
+    drawn[:, sure] = 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        far = np.where(np.abs(apart) > _ROUNDING, apart / np.where(sure, 0.0, error), 0.0)
+    left, largest = np.arange(n_models), 0.0
+    while len(left) > 1:
+        inside = np.ix_(left, left)
+        observed = far[inside]
+        most = drawn[:, left[:, None], left].max(axis=(1, 2))
+        beyond = np.count_nonzero(most >= observed.max())
+        largest = max(largest, (1 + beyond) / (1 + len(noise)))
+        worst = int(observed.max(axis=1).argmax())
+        p_values[left[worst]] = largest
+        left = np.delete(left, worst)
+    return p_values

@@ -220,30 +220,38 @@ def ece_batch_averaged_from_confidence(
     """
     if batch_size < 1:
         raise SpecError(f"batch_size must be ≥ 1, got {batch_size}")
+    check_bins(n_bins, "equal_width")
     values, hits = check_confidences(confidences, correct)
-    return float(
-        np.mean(
-            [
-                ece_from_confidence(
-                    values[start : start + batch_size],
-                    hits[start : start + batch_size],
-                    n_bins=n_bins,
-                    scheme="equal_width",
-                )
-                for start in range(0, len(values), batch_size)
-            ]
-        )
-    )
+    cell, n_cells = batch_cells(values, batch_size=batch_size, n_bins=n_bins)
+    return float(np.abs(sum_by(cell, values - hits, n_cells)).sum() / len(values))
+
+
+def batch_cells(
+    confidences: Doubles, *, batch_size: int, n_bins: int
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the bin of its batch that each of confidences (N,) falls in, (N,), and their number.
+
+    Bins as in the published code: `[lower, upper)`, and confidence 1 in one of its own.
+    """
+    edges = np.arange(n_bins + 1) / n_bins
+    batch = np.arange(len(confidences)) // batch_size
+    within = np.searchsorted(edges, confidences, side="right") - 1  # (N,) in [0, n_bins]
+    return batch * (n_bins + 1) + within, (int(batch[-1]) + 1) * (n_bins + 1)
 
 
 def ece_batch_averaged(
     probs: Floats, labels: Ints, *, batch_size: int = 512, n_bins: int = 10
 ) -> float:
-    """Return the paper-compatible ECE: per batch in stored order, then the plain mean of batches.
+    """Return the paper-compatible ECE: per batch in stored order, then their mean by size.
 
-    Equal-width bins, l1, a last short batch counts as much as a full one, as in the published
-    evaluation code. It measures batch noise more than calibration (3 % for a perfect model at 512
-    samples a batch) and is there for comparison with published numbers only: never rank on it.
+    As in the published evaluation code: l1, equal-width bins `[lower, upper)` with confidence 1 in
+    a bin of its own, and batches weighted by their samples. It measures batch noise more than
+    calibration (3 % for a perfect model at 512 samples a batch) and is there for comparison with
+    published numbers only: never rank on it.
+
+    Raises:
+        SpecError: batch_size or n_bins is less than 1.
+        PredictionsError: probs or labels break their contract.
     """
     return ece_batch_averaged_from_confidence(
         *top_label(probs, labels), batch_size=batch_size, n_bins=n_bins

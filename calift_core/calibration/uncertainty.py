@@ -241,7 +241,17 @@ def _invert(
     # end is never less than the usual one (a power-constrained limit, Cowan et al. 2011).
     usual = float(np.median(errors[:, 0]))
     upper = float(np.interp(max(observed, usual), low, truth))
-    return lower, max(lower, upper)
+    # No error is less than the gap over all samples, which a few wrong ones among thousands show
+    # more of than their bins do.
+    return lower, max(lower, upper, _overall_gap(full, tail))
+
+
+def _overall_gap(full: Binned, tail: float) -> float:
+    """Return the largest |confidence − accuracy| of all samples that the data allow (Jeffreys)."""
+    right, count = float(full.correct_sum.sum()), float(full.count.sum())
+    mean = float(full.confidence_sum.sum()) / count
+    ends = betaincinv(right + 0.5, count - right + 0.5, [tail, 1 - tail])
+    return float(np.abs(mean - ends).max())
 
 
 def _largest_gap(full: Binned, level: float) -> tuple[float, float]:
@@ -268,9 +278,15 @@ def _quantile(errors: Doubles, share: float) -> Doubles:
 
 
 def _spread(full: Binned) -> Doubles:
-    """(K,) standard deviation of each bin's accuracy were the model calibrated."""
+    """(K,) standard deviation of each bin's accuracy, were the model calibrated or as observed.
+
+    The larger of the two: a model that is sure of everything says that its accuracy has next to no
+    noise, which is wrong as soon as it errs more often than it says. The observed rate is taken
+    half a sample off 0 and 1 (Jeffreys' prior): a bin without an error is not known exactly.
+    """
     mean = full.mean_confidence
-    return np.sqrt(np.maximum(mean * (1 - mean), 1e-12) / full.count)
+    rate = (full.correct_sum + 0.5) / (full.count + 1)
+    return np.sqrt(np.maximum(mean * (1 - mean), rate * (1 - rate)) / full.count)
 
 
 def _sharpened(full: Binned) -> Doubles:

@@ -372,6 +372,8 @@ class Reliability(Frozen):
 
     `debiased` is null for the max norm, which has no debiased estimate. `calibrator` says what the
     confidences went through, null when nothing; `temperature` then is of the logits before it.
+    `in_sample`: the calibrator was fitted on these very samples. Its error then reads too
+    low (about 0 after an isotonic or histogram fit), and neither floor nor interval holds.
     """
 
     evaluation_id: str
@@ -397,6 +399,7 @@ class Reliability(Frozen):
     bins: list[ReliabilityBin]
     smooth: SmoothCurve | None = None
     calibrator: FittedCalibrator | None = None
+    in_sample: bool = False
 
 
 class Source(Frozen):
@@ -507,7 +510,12 @@ class CalibratorEffect(Frozen):
 
 
 class TransferCell(Frozen):
-    """A calibrator's numbers on one data set; `gain` is the ECE before it minus after it."""
+    """A calibrator's numbers on one data set.
+
+    `gain`, `nll_gain` and `brier_gain` are ECE, NLL and Brier score before it minus after it. The
+    two proper scores judge a calibrator: an ECE can also fall because confidence says less.
+    `in_sample`: it was fitted on these very samples, and the floor does not hold.
+    """
 
     dataset: str
     role: PredictedRole
@@ -516,10 +524,14 @@ class TransferCell(Frozen):
     accuracy: float
     mean_confidence: float
     nll: float
+    brier: float
     ece: float
     null_mean: float
     null_q95: float
     gain: float
+    nll_gain: float
+    brier_gain: float
+    in_sample: bool = False
 
 
 class TransferRow(Frozen):
@@ -546,10 +558,12 @@ class TransferMatrix(Frozen):
 
 
 class Budget(Frozen):
-    """How many samples show a difference of a metric, from the noise of what is stored.
+    """How many samples show a difference of a metric, by the rule that a comparison decides with.
 
-    `detectable` is the difference that the stored `n` samples show with this power. `paired`: on
-    the very same samples as `against`; else both models on samples of their own.
+    `detectable` is the difference that the stored `n` samples show with this power, null where none
+    would be. `paired`: on the very same samples as `against`; else both models on samples of their
+    own. For `ece`, differences are those of debiased L2 errors (root mean square gaps), and
+    `standard_error` is null: their noise depends on the errors themselves.
     """
 
     source: Source
@@ -561,24 +575,45 @@ class Budget(Frozen):
     level: float
     power: float
     n: int
-    standard_error: float
+    standard_error: float | None
     needed: int
     enough: bool
-    detectable: float
+    detectable: float | None
 
 
-class RunGroups(Frozen):
-    """Runs that the data do not tell apart, best group first, best run first in each."""
+class ConfidenceSet(Frozen):
+    """The runs any of which may be the best one (model confidence set, Hansen et al. 2011).
+
+    `members` and `excluded` are run ids, best first. The set holds the best run with probability
+    `level`, however many runs are compared; a run stays in it down to that level of doubt which is
+    its p-value. For `ece` it is decided on the debiased squared L2 error.
+    """
 
     dataset: str
     role: Role
     metric: str
     n: int
-    groups: list[list[str]]
+    level: float
+    members: list[str]
+    excluded: list[str]
+    p_values: dict[str, float]
+
+
+class SquaredErrors(Frozen):
+    """Debiased squared L2 calibration errors (a fraction squared) and their paired difference."""
+
+    baseline: float
+    value: float
+    difference: float
+    interval: tuple[float, float]
 
 
 class PairedDifference(Frozen):
-    """Run minus baseline on the same samples, with a paired-bootstrap interval."""
+    """Run minus baseline on the same samples, and whether that is more than noise.
+
+    `interval` is a paired 95 % one. It is null for `ece`, for whose difference no interval is known
+    to cover: there `squared` decides, null for every other metric.
+    """
 
     dataset: str
     role: Role
@@ -586,7 +621,8 @@ class PairedDifference(Frozen):
     baseline: float
     value: float
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
+    squared: SquaredErrors | None = None
     distinguishable: bool
     n: int
 
@@ -606,7 +642,7 @@ class Comparison(Frozen):
     baseline: str
     runs: list[ComparedRun]
     parameters: dict[str, list[Any]]
-    groups: list[RunGroups] = Field(default_factory=list)
+    confidence_sets: list[ConfidenceSet] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import streamlit as st
 
@@ -50,6 +50,12 @@ CALIBRATORS = {
     "histogram": "histogram binning of the top label",
     "isotonic": "isotonic regression of the top label",
     "tsp": "temperature on perturbed copies (TS-P)",
+}
+#: What a calibrator is judged by: the proper scores first.
+SCORES: dict[Literal["ece", "nll", "brier"], str] = {
+    "nll": "NLL",
+    "brier": "Brier score",
+    "ece": "ECE",
 }
 #: Logits of all data sets above which a transfer matrix waits to be asked for.
 MATRIX_CELLS = 20_000_000
@@ -348,10 +354,8 @@ def _page_of(
     if by == "dataset":
         return ui.fetch(
             f"slice {run.name} by data set",
-            lambda: _run_slices(
-                run.id, run.attempt, where=condition, temperature=asked.temperature, limit=200
-            ),
-            key=f"run-slices-{run.id}-{condition}-{asked.temperature}",
+            lambda: _run_slices(run.id, run.attempt, where=condition, limit=200, **asked._asdict()),
+            key=f"run-slices-{run.id}-{condition}-{asked}",
         )
     options: dict[str, Any] = {
         **asked._asdict(),
@@ -436,13 +440,22 @@ def _show_calibrators(
 
 def _effect_words(effect: CalibratorEffect) -> None:
     before, after = effect.before, effect.after
-    error, floor = charts.diagram_error_name(after), text.percent(before.null_mean)
+    error = charts.diagram_error_name(after)
+
+    def floor(diagram: Reliability) -> str:
+        return "in-sample" if diagram.in_sample else f"floor {text.percent(diagram.null_mean)}"
+
     ui.stats(
         [
-            (f"{error} before", text.percent(before.ece), f"floor {floor}"),
-            (f"{error} after", text.percent(after.ece), f"floor {text.percent(after.null_mean)}"),
+            (f"{error} before", text.percent(before.ece), floor(before)),
+            (f"{error} after", text.percent(after.ece), floor(after)),
             ("NLL", text.number(after.nll), f"before {text.number(before.nll)}"),
+            ("Brier", text.number(after.brier), f"before {text.number(before.brier)}"),
         ]
+    )
+    st.caption(
+        "Judge a calibrator by NLL and Brier score: an ECE also falls where confidence only says "
+        "less."
     )
     if effect.calibrator.oracle:
         st.warning(
@@ -450,7 +463,14 @@ def _effect_words(effect: CalibratorEffect) -> None:
             "labels before the shift happens: read it as a bound, not as a result.",
             icon=":material/visibility:",
         )
-    st.caption(ui.verdict(after.ece, after.null_mean, after.null_q95))
+    if after.in_sample:
+        st.warning(
+            "**In-sample.** It was fitted on the very samples it is shown on. Its error reads too "
+            "low, about 0 after an isotonic or histogram fit, so neither floor nor interval holds.",
+            icon=":material/replay:",
+        )
+    if not after.in_sample:
+        st.caption(ui.verdict(after.ece, after.null_mean, after.null_q95))
     temperature = effect.calibrator.parameters.get("temperature")
     if isinstance(temperature, float):
         said = "softer" if temperature > 1 else "sharper"
@@ -493,10 +513,20 @@ def _show_matrix(
             ),
             key=f"transfer-{run.id}-{binning}-{named}",
         )
+    by = state.choice(
+        st.segmented_control,
+        "Judged by",
+        name="judged",
+        options=list(SCORES),
+        format_func=SCORES.__getitem__,
+        required=True,
+    )
     ui.chart(
-        charts.transfer_heatmap(matrix, title=f"{label}: {matrix.kind}, fitted on A, tested on B"),
+        charts.transfer_heatmap(
+            matrix, by=by, title=f"{label}: {matrix.kind}, fitted on A, tested on B"
+        ),
         tables.transfer(matrix),
-        name=f"transfer-{matrix.kind}",
+        name=f"transfer-{matrix.kind}-{by}",
         data=matrix.model_dump_json,
         wide=True,
     )

@@ -61,12 +61,15 @@ def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Tabl
     show = text.percent if fraction else text.number
     signed = text.points if fraction else text.number
     better = text.METRICS[metric].better if metric in text.METRICS else "high"
+    squared = any(column.name == "squared" for column in base.columns)
+    ends = text.square_points if squared else signed
     rows = []
     for row in base.rows:
-        good = (row["difference"] > 0) == (better == "high")
+        decided = row["squared"] if squared else row["difference"]
+        good = (decided > 0) == (better == "high")
         word = ("better" if good else "worse") if row["distinguishable"] else "not distinguishable"
         tone = ("green" if good else "red") if row["distinguishable"] else "gray"
-        mark = ("▲" if row["difference"] > 0 else "▼") if row["distinguishable"] else "≈"
+        mark = ("▲" if decided > 0 else "▼") if row["distinguishable"] else "≈"
         rows.append(
             {
                 "dataset": str(row["dataset"]).replace("_", " "),
@@ -74,7 +77,8 @@ def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Tabl
                 "baseline": show(row["baseline"]),
                 "value": show(row["value"]),
                 "difference": signed(row["difference"]),
-                "interval": f"{signed(row['low'])} to {signed(row['high'])}",
+                "squared": ends(row["squared"]) if squared else None,
+                "interval": f"{ends(row['low'])} to {ends(row['high'])}",
                 "verdict": ui.mark(tone, mark, word),
                 "n": row["n"],
             }
@@ -85,7 +89,8 @@ def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Tabl
         Column("baseline", "Baseline", "text"),
         Column("value", "Run's value", "text"),
         Column("difference", "Difference", "text"),
-        Column("interval", "95 % interval", "text"),
+        *([Column("squared", "Squared L2, difference", "text")] if squared else []),
+        Column("interval", "95 % interval of it" if squared else "95 % interval", "text"),
         Column("verdict", "Verdict"),
         Column("n", "n", "count"),
     ]
@@ -189,22 +194,29 @@ def main() -> None:
         name=f"paired-{metric}",
         data=comparison.model_dump_json,
     )
+    if metric == "ece":
+        st.caption(
+            "Noise adds to an ECE, most where a model is calibrated, so the difference of two ECEs "
+            "is shown and not judged. Decided is on the squared L2 error with the noise taken out, "
+            "in squared percentage points."
+        )
     ui.table(_paired(comparison, metric, roles), caption="Paired differences to the baseline")
-    _show_groups(comparison, metric)
+    _show_confidence_sets(comparison, metric)
 
 
-def _show_groups(comparison: Comparison, metric: str) -> None:
-    """Runs that the data do not tell apart, with the best group first."""
-    shown = tables.groups(comparison, metric)
+def _show_confidence_sets(comparison: Comparison, metric: str) -> None:
+    """Which runs may be the best, all of them at once."""
+    shown = tables.confidence_sets(comparison, metric)
     if not shown.rows:
         return
     title = text.METRICS[metric].title if metric in text.METRICS else metric
-    st.subheader(f"Groups by {title}", anchor=False)
+    st.subheader(f"Which run is best by {title}?", anchor=False)
     st.caption(
-        "Runs in one group are not distinguishable from the group's first: their paired interval "
-        "holds zero. The best group comes first."
+        "Any run of the set may be the best; the others are ruled out. The set holds the best run "
+        "in 95 of 100 repeats, however many runs are compared, so it can keep runs that a pair "
+        "above tells apart (a model confidence set)."
     )
-    ui.table(shown, caption=f"Groups of runs that cannot be told apart by {title}")
+    ui.table(shown, caption=f"Runs that may be the best by {title}")
 
 
 main()

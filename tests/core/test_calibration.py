@@ -213,10 +213,22 @@ def test_measures__both_forms_agree(case: Case, n_bins: int, coverage: float) ->
 
 
 @settings(deadline=None)
-@given(case=cases(), n_bins=n_bins)
-def test_ece_batch_averaged__one_batch_is_the_whole_set(case: Case, n_bins: int) -> None:
-    assert cal.ece_batch_averaged(*case, batch_size=len(case[1]), n_bins=n_bins) == pytest.approx(
-        cal.ece(*case, n_bins=n_bins, scheme="equal_width")
+@given(case=cases(), n_bins=n_bins, batch_size=st.integers(1, 50))
+def test_ece_batch_averaged__weighs_batches_by_size_and_bins_by_their_lower_edge(
+    case: Case, n_bins: int, batch_size: int
+) -> None:
+    confidences, correct = cal.top_label(*case)
+    edges = np.arange(1, n_bins + 1) / n_bins
+    total = 0.0
+    for start in range(0, len(correct), batch_size):
+        gaps: dict[int, float] = {}
+        batch = slice(start, start + batch_size)
+        for confidence, hit in zip(confidences[batch], correct[batch], strict=True):
+            below = sum(float(edge) <= confidence for edge in edges)  # n_bins at confidence 1
+            gaps[below] = gaps.get(below, 0.0) + confidence - hit
+        total += sum(abs(gap) for gap in gaps.values())
+    assert cal.ece_batch_averaged(*case, batch_size=batch_size, n_bins=n_bins) == pytest.approx(
+        total / len(correct), abs=1e-12
     )
 
 
@@ -453,6 +465,26 @@ def test_ece__agrees_with_torchmetrics_off_the_edges(bins: int) -> None:
         theirs = metric(torch.tensor(probs, dtype=torch.float64), torch.tensor(labels)).item()
         ours = cal.ece(probs, labels, n_bins=bins, scheme="equal_width", norm=norm)
         assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_ece_batch_averaged__agrees_with_torchmetrics_batch_by_batch_with_confidence_one() -> None:
+    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    rng = np.random.default_rng(11)
+    confidences = rng.beta(5, 0.6, 1300).astype(np.float32)
+    confidences[rng.random(1300) < 0.1] = 1.0
+    confidences[rng.random(1300) < 0.05] = 0.5
+    correct = rng.random(1300) < confidences**1.5
+    total = 0.0
+    for start in range(0, 1300, 512):
+        batch = slice(start, start + 512)
+        found = functional.binary_calibration_error(
+            torch.from_numpy(confidences[batch]), torch.from_numpy(correct[batch]).int(), n_bins=10
+        )
+        total += float(found) * len(confidences[batch])
+    assert cal.ece_batch_averaged_from_confidence(confidences, correct) == pytest.approx(
+        total / 1300, abs=1e-6
+    )
 
 
 def test_mce__torchmetrics_gives_confidence_one_a_bin_of_its_own() -> None:

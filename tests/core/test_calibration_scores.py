@@ -171,24 +171,23 @@ def test_paired_difference_of_scores__samples_that_do_not_pair_are_named() -> No
         cal.paired_difference_of_scores(one, other.take(np.arange(19)))
     with pytest.raises(PredictionsError, match=r"same labels, got \d and \d for sample \d+"):
         cal.paired_difference_of_scores(one, other.take(np.arange(20)[::-1]))
-    with pytest.raises(UnknownNameError, match="accuracy, brier, confidence, ece, nll"):
+    with pytest.raises(UnknownNameError, match="accuracy, brier, confidence, nll, squared_ece"):
         cal.paired_difference_of_scores(one, other, metric="f1")
     with pytest.raises(PredictionsError, match=r"clusters must have shape \(20,\), got \(3,\)"):
         cal.paired_difference_of_scores(one, other, clusters=np.arange(3))
 
 
-def test_group_indistinguishable_of_scores__groups_as_the_probabilities_do() -> None:
+def test_model_confidence_set_of_scores__gives_the_numbers_of_the_probabilities() -> None:
     a, b, labels = pair(1200, 3)
     models = {"other": b, "calibrated": a, "twin": a.copy()}
     scores = {name: cal.score_probs(probs, labels) for name, probs in models.items()}
-    for metric in ("ece", "nll", "accuracy"):
-        options = {"metric": metric, "n_resamples": 100}
-        groups = cal.group_indistinguishable_of_scores(scores, **options)
-        assert groups == cal.group_indistinguishable(models, labels, **options)
-        assert sorted(name for group in groups for name in group) == sorted(models)
-    assert groups[0][0] in models
-    assert cal.group_indistinguishable_of_scores({}) == []
-    assert cal.group_indistinguishable_of_scores(scores, metric="nll", n_resamples=100) == [
-        ["calibrated", "twin"],
-        ["other"],
-    ]
+    for metric in ("squared_ece", "accuracy", "nll"):
+        options = {"metric": metric, "n_resamples": 100, "clusters": np.arange(1200) // 3}
+        found = cal.model_confidence_set_of_scores(scores, **options)
+        assert found == cal.model_confidence_set(models, labels, **options)
+    assert found.members == ("calibrated", "twin")
+    assert cal.model_confidence_set_of_scores({}).members == ()
+    with pytest.raises(PredictionsError, match="same labels"):
+        cal.model_confidence_set_of_scores(
+            {**scores, "shuffled": scores["other"].take(np.arange(1200)[::-1])}
+        )

@@ -233,9 +233,21 @@ MEASURES: dict[str, Callable[[Doubles, npt.NDArray[np.int64]], float]] = {
     "accuracy": cal.accuracy,
     "brier": cal.brier,
     "confidence": lambda probs, labels: float(probs.max(axis=1).mean()),
-    "ece": cal.ece,
     "nll": cal.nll,
+    "squared_ece": lambda probs, labels: squared_error(*cal.top_label(probs, labels)),
 }
+
+
+def squared_error(confidences: Doubles, correct: npt.NDArray[np.bool_]) -> float:
+    """Σ w (mean² − variance of the mean) of the residuals of each bin."""
+    index = cal.assign_bins(confidences, cal.bin_edges(confidences))
+    residual = confidences - correct
+    total = 0.0
+    for k in np.unique(index):
+        own = residual[index == k]
+        noise = own.var(ddof=1) / len(own) if len(own) > 1 else own.mean() ** 2
+        total += len(own) / len(residual) * (own.mean() ** 2 - noise)
+    return total
 
 
 @pytest.mark.parametrize("metric", sorted(cal.METRICS))
@@ -258,14 +270,14 @@ def test_paired_difference__names_agree_with_their_measures_and_are_antisymmetri
     assert found.a == pytest.approx(measure(a, labels))
     assert found.b == pytest.approx(measure(b, labels))
     assert (found.low, found.high) == pytest.approx((-back.high, -back.low))
-    if metric != "ece":  # a function re-cuts the bins of the ECE in every resample
+    if metric != "squared_ece":  # which has a formula; a function re-cuts bins in every draw
         general = cal.paired_difference(a, b, labels, metric=measure, n_resamples=60, seed=3)
         assert (general.low, general.high) == pytest.approx((found.low, found.high))
 
 
 def test_paired_difference__sees_overconfidence_that_leaves_accuracy_alone() -> None:
     a, b, labels = pair(1500, 2)
-    error = cal.paired_difference(a, b, labels, metric="ece", n_resamples=200)
+    error = cal.paired_difference(a, b, labels, metric="squared_ece")
     assert error.high < 0
     assert error.p_value < 0.02
     same = cal.paired_difference(a, b, labels, metric="accuracy", n_resamples=200)
@@ -299,6 +311,56 @@ def test_paired_difference__copies_of_one_image_are_not_new_evidence() -> None:
     assert fooled.standard_error < 0.5 * single.standard_error
 
 
+def test_paired_difference__of_calibration_does_not_see_that_samples_were_copied() -> None:
+    a, b, labels = pair(150, 5)
+    many = (np.tile(a, (4, 1)), np.tile(b, (4, 1)), np.tile(labels, 4))
+    single = cal.paired_difference(a, b, labels)
+    clustered = cal.paired_difference(*many, clusters=np.tile(np.arange(150), 4))
+    fooled = cal.paired_difference(*many)
+    for name in ("a", "b", "low", "high", "p_value"):
+        assert getattr(clustered, name) == pytest.approx(getattr(single, name), rel=1e-6)
+    assert fooled.standard_error < 0.7 * single.standard_error
+
+
+def test_squared_difference__is_the_formula_over_stacked_bins() -> None:
+    rng = np.random.default_rng(12)
+    confidences = rng.uniform(0.4, 0.6, 300), rng.uniform(0.3, 0.5, 300)
+    # Errors abound, so that no bin lacks noise; in each, right ones are the less sure ones.
+    correct = rng.random(300) < 0.5, rng.random(300) < 0.5
+    models = [cal.SquaredError(*each) for each in zip(confidences, correct, strict=True)]
+    found = cal.SquaredDifference.of(*models)
+    member = np.zeros((300, len(found.means)))
+    start = 0
+    for values, hits in zip(confidences, correct, strict=True):
+        index = cal.assign_bins(values, cal.bin_edges(values))
+        for k in np.unique(index):
+            own = (values - hits)[index == k]
+            scale = np.sqrt(len(own) / (len(own) - 1))
+            member[index == k, start + k] = scale * (own - own.mean()) / 300
+        start += len(np.unique(index))
+    sigma = member.T @ member
+    m, form = found.means, np.diag(found.form)
+    assert found.value == pytest.approx(m @ form @ m - np.trace(form @ sigma))
+    # p̃ is drawn to a half, which leaves the least variance a little larger than the shown one.
+    np.testing.assert_allclose(found.covariance, sigma, rtol=0.1, atol=1e-5)
+    assert (np.diag(found.covariance) >= np.diag(sigma) - 1e-15).all()
+    scaled = form @ found.covariance
+    square = np.trace(scaled @ scaled)
+    linear = m @ form @ found.covariance @ form @ m
+    assert found.variance == pytest.approx(max(4 * linear - 2 * square, 2 * square))
+
+
+def test_paired_difference__two_models_without_an_error_cannot_be_told_apart() -> None:
+    labels = np.zeros(60, dtype=np.int64)
+    rng = np.random.default_rng(1)
+    sure, surer = (two_class(c + 0.005 * rng.random(60), labels == 0)[0] for c in (0.96, 0.99))
+    found = cal.paired_difference(sure, surer, labels)
+    assert found.difference > 0
+    assert not found.distinguishable
+    both = cal.model_confidence_set({"sure": sure, "surer": surer}, labels, n_resamples=200)
+    assert set(both.members) == {"sure", "surer"}
+
+
 def test_paired_difference__covers_the_true_difference() -> None:
     rng = np.random.default_rng(6)
     hits = 0
@@ -316,23 +378,91 @@ def test_paired_difference__inputs_that_do_not_pair_are_named() -> None:
         cal.paired_difference(a, b[1:], labels)
     with pytest.raises(PredictionsError, match=r"clusters must have shape \(20,\), got \(3,\)"):
         cal.paired_difference(a, b, labels, clusters=np.arange(3))
-    with pytest.raises(UnknownNameError, match="accuracy, brier, confidence, ece, nll"):
+    with pytest.raises(UnknownNameError, match="accuracy, brier, confidence, nll, squared_ece"):
         cal.paired_difference(a, b, labels, metric="f1")
 
 
-def test_group_indistinguishable__equal_models_share_a_group_and_order_is_best_first() -> None:
+# Confidence sets
+
+
+def test_model_confidence_set__keeps_equal_models_and_leaves_a_worse_one_out() -> None:
     a, b, labels = pair(1500, 8)
     models = {"sharp": b, "calibrated": a, "twin": a.copy()}
-    groups = cal.group_indistinguishable(models, labels, metric="ece", n_resamples=100)
-    assert groups == [["calibrated", "twin"], ["sharp"]]
-    assert cal.group_indistinguishable(models, labels, metric="accuracy", n_resamples=20) == [
-        ["sharp", "calibrated", "twin"]
-    ]
-    assert cal.group_indistinguishable({}, labels) == []
-    worst_first = cal.group_indistinguishable(
+    found = cal.model_confidence_set(models, labels, n_resamples=100)
+    assert found.members == ("calibrated", "twin")
+    assert found.excluded == ("sharp",)
+    assert found.p_values["sharp"] < 0.05
+    assert found.p_values["calibrated"] == found.p_values["twin"] == 1
+    assert found.values["calibrated"] == pytest.approx(squared_error(*cal.top_label(a, labels)))
+    same = cal.model_confidence_set(models, labels, metric="accuracy", n_resamples=20)
+    assert same.members == ("sharp", "calibrated", "twin")
+    assert cal.model_confidence_set({}, labels).members == ()
+    assert cal.model_confidence_set({"sharp": b}, labels).members == ("sharp",)
+    worst = cal.model_confidence_set(
         models, labels, metric=cal.nll, higher_is_better=True, n_resamples=20
     )
-    assert worst_first[0] == ["sharp"]
+    assert worst.members == ("sharp",)
+
+
+@pytest.mark.parametrize("metric", sorted(cal.METRICS))
+def test_model_confidence_set__does_not_depend_on_the_order_of_the_models(metric: str) -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(3, size=300)
+    logits = 2 * np.eye(3)[labels] + rng.normal(size=(300, 3))
+    models = {
+        f"{k}": cal.softmax(logits + 0.2 * k * rng.normal(size=(300, 3)), 1 / (1 + k))
+        for k in range(5)
+    }
+    found = cal.model_confidence_set(models, labels, metric=metric, n_resamples=80)
+    back = cal.model_confidence_set(
+        dict(reversed(models.items())), labels, metric=metric, n_resamples=80
+    )
+    assert found.p_values == pytest.approx(back.p_values)
+    assert set(found.members) == set(back.members)
+    assert max(found.p_values.values()) == 1
+    assert set(found.members) | set(found.excluded) == set(models)
+    assert all(found.p_values[name] >= 0.05 for name in found.members)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "nll", "squared_ece"])
+def test_model_confidence_set__of_two_models_decides_as_their_pair_does(metric: str) -> None:
+    agreed = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        a, b, labels = pair(400, seed)
+        b = cal.softmax(np.log(b + 1e-12) + rng.normal(size=b.shape), 0.4 + seed / 8)
+        found = cal.model_confidence_set({"a": a, "b": b}, labels, metric=metric, n_resamples=400)
+        pairwise = cal.paired_difference(a, b, labels, metric=metric, n_resamples=400)
+        agreed += (len(found.members) == 1) == pairwise.distinguishable
+    assert agreed >= 18
+
+
+def test_model_confidence_set__copies_of_one_image_are_not_new_evidence() -> None:
+    a, b, labels = pair(60, 3)
+    models = {"a": a, "b": cal.softmax(np.log(b + 1e-12), 1.6)}
+    many = {name: np.tile(probs, (30, 1)) for name, probs in models.items()}
+    clusters = np.tile(np.arange(60), 30)
+    plain = cal.model_confidence_set(models, labels, metric="nll", n_resamples=400)
+    found = cal.model_confidence_set(
+        many, np.tile(labels, 30), metric="nll", n_resamples=400, clusters=clusters
+    )
+    assert found.n_clusters == 60
+    assert found.p_values == pytest.approx(plain.p_values, abs=0.1)
+    fooled = cal.model_confidence_set(many, np.tile(labels, 30), metric="nll", n_resamples=400)
+    assert min(fooled.p_values.values()) < min(found.p_values.values())
+
+
+def test_model_confidence_set__inputs_that_do_not_pair_are_named() -> None:
+    a, b, labels = pair(20, 7)
+    with pytest.raises(PredictionsError, match=r"one shape, got \(20, 3\) and \(19, 3\)"):
+        cal.model_confidence_set({"a": a, "b": b[1:]}, labels)
+    with pytest.raises(UnknownNameError, match="squared_ece"):
+        cal.model_confidence_set({"a": a}, labels, metric="ece")
+    with pytest.raises(SpecError, match="level must lie"):
+        cal.model_confidence_set({"a": a}, labels, level=1.0)
+
+
+# Planning
 
 
 def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None:
@@ -346,3 +476,31 @@ def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None
     assert cal.samples_needed(found) == pytest.approx(400 * ratio, abs=2)
     with pytest.raises(SpecError, match="difference must not be 0"):
         cal.samples_needed(found, difference=0.0)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_squared_plan__what_n_samples_show_takes_n_samples(paired: bool) -> None:
+    a, b, labels = pair(3000, 10)
+    one, other = (cal.SquaredError(*cal.top_label(probs, labels)) for probs in (b, a))
+    plan = cal.SquaredPlan(one, other, paired=paired)
+    shown = plan.detectable()
+    assert shown is not None
+    assert 0.005 < shown < 0.2
+    assert plan.needed(shown) == pytest.approx(3000, rel=0.02)
+    assert plan.needed(-shown) == plan.needed(shown)
+    assert plan.needed(shown / 2) > 2 * plan.needed(shown)
+    assert plan.needed(shown, power=0.95) > plan.needed(shown) > plan.needed(shown, power=0.5)
+    assert plan.needed(shown, level=0.99) > plan.needed(shown)
+    assert plan.needed(0.9) == 150
+
+
+def test_squared_plan__bad_arguments_are_named() -> None:
+    a, _, labels = pair(100, 11)
+    own = cal.SquaredError(*cal.top_label(a, labels))
+    plan = cal.SquaredPlan(own, own, paired=False)
+    with pytest.raises(SpecError, match="difference must not be 0"):
+        plan.needed(0.0)
+    with pytest.raises(SpecError, match=r"power must lie in \(0, 1\), got 1"):
+        plan.needed(0.1, power=1)
+    with pytest.raises(SpecError, match="at most 1,000,000,000,000 samples"):
+        plan.needed(1e-9)

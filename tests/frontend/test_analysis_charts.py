@@ -92,7 +92,8 @@ def matrix_of(**changes: Any) -> TransferMatrix:
         return [
             TransferCell(
                 dataset=dataset, role="shift", n=600, accuracy=0.7, mean_confidence=0.8, nll=1.0,
-                ece=ece, null_mean=0.02, null_q95=0.03, gain=0.1 - ece,
+                brier=0.5, ece=ece, null_mean=0.02, null_q95=0.03, gain=0.1 - ece,
+                nll_gain=0.0, brier_gain=0.0,
             )
             for dataset, ece in zip(("test", "sketch"), errors, strict=True)
         ]  # fmt: skip
@@ -174,6 +175,43 @@ def test_transfer__oracle_rows_are_framed_and_named_as_such() -> None:
     twin = tables.transfer(matrix).rows
     assert [row["ece"] for row in twin] == [c.ece for row in matrix.rows for c in row.cells]
     assert [row["oracle"] for row in twin] == [None, None, False, False, True, True]
+
+
+def test_transfer__is_judged_by_proper_scores_and_in_sample_cells_have_no_floor() -> None:
+    matrix = matrix_of()
+    rows = [
+        row.model_copy(
+            update={
+                "cells": [
+                    c.model_copy(
+                        update={"nll": 1 + 0.1 * i, "nll_gain": -0.1 * i, "in_sample": i == 2}
+                    )
+                    for c in row.cells
+                ]
+            }
+        )
+        for i, row in enumerate(matrix.rows)
+    ]
+    matrix = matrix_of(rows=rows)
+    heat = charts.transfer_heatmap(matrix, by="nll").data[0]
+    assert np.array(heat.z).tolist() == [[c.nll for c in row.cells] for row in matrix.rows]
+    assert [list(row) for row in heat.text] == [["1.00"] * 2, ["▲1.10"] * 2, ["▲1.20"] * 2]
+    assert list(charts.transfer_heatmap(matrix).data[0].text[2]) == ["4.0*", "2.0*"]
+    twin = tables.transfer(matrix).rows
+    assert [row["null_mean"] for row in twin] == [0.02] * 4 + [None] * 2
+
+
+def test_calibrator__an_in_sample_view_has_no_floor_and_no_interval() -> None:
+    effect = effect_of(oracle=False)
+    after = effect.after.model_copy(update={"in_sample": True})
+    effect = effect.model_copy(update={"after": after})
+    figure = charts.calibrator_overlay(effect)
+    names = [t.name for t in figure.data if t.name and t.name.startswith(("before", "after"))]
+    assert "floor" in names[0]
+    assert "in-sample: no floor" in names[1]
+    assert "no floor holds" in charts.alt_text(figure)
+    assert [row["high"] is None for row in tables.calibrator(effect).rows] == [False, True]
+    assert not any("95" in fact for fact in charts.reliability_facts(after)[:2])
 
 
 def test_transfer__nothing_to_test_on_is_said() -> None:

@@ -108,8 +108,14 @@ def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
     assert "What differs" in said
     assert "method › kind" in said
     assert any("difference to zero-shot" in alt for alt in charts_of(app))
-    assert "Groups of runs that cannot be told apart" in said
-    assert "Best group" in said
+    assert "Which run is best by Accuracy?" in said
+    assert "May be the best" in said
+    app.session_state["url-metric"] = "ece"
+    app.run()
+    assert not app.exception
+    said = words(app)
+    assert "Decided is on the squared L2 error" in said
+    assert "pp²" in said
     app.selectbox(key="url-baseline").select(dashboard.ids["FLYP"]).run()
     assert not app.exception
     assert app.query_params["baseline"] == dashboard.ids["FLYP"]
@@ -200,6 +206,7 @@ def test_calibrators__before_after_and_the_matrix(dashboard: Service) -> None:
     assert not app.exception
     assert app.query_params["fit"] == "sketch"
     assert "Oracle" in app.warning[0].value
+    assert "In-sample" in app.warning[1].value
     assert "ORACLE" in charts_of(app)[0]
     app.selectbox(key="url-kind").set_value("isotonic").run()
     assert app.query_params["kind"] == "isotonic"
