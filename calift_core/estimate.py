@@ -20,7 +20,14 @@ from calift_core.methods import RunLength, make_method
 from calift_core.run import make_plan, pretraining_spec, tiny_is_current
 from calift_core.schema.spec import ModelSpec, RunSpec
 from calift_core.schema.wire import Estimate, Validation
-from calift_core.train import autocast, make_optimizer, resolve_device, resolve_precision
+from calift_core.train import (
+    add_gradient,
+    autocast,
+    make_optimizer,
+    make_ready,
+    resolve_device,
+    resolve_precision,
+)
 from calift_core.zeroshot import resolve_templates
 
 
@@ -115,6 +122,8 @@ def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
             estimate = measure_cost(spec, clip, n_train, evaluation_images)
     except CaliftError as error:
         pointer = "#/suite/templates" if "template" in error.message else "#/model"
+        if "accumulation_steps" in error.message:
+            pointer = "#/train/accumulation_steps"
         errors.append({"pointer": pointer, "message": str(error)})
     return Validation(valid=not errors, errors=errors, missing=missing, estimate=estimate)
 
@@ -208,7 +217,8 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
         spec.method, clip, captions, length=RunLength(total_steps=plan.total_steps)
     )
     optimizer = make_optimizer(method, plan)
-    clip.train()
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
+    list(make_ready(method, plan))
     side = clip.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), dtype=np.uint8)
     images = ImageSet(
@@ -229,11 +239,7 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
         normalise=Normalise(clip.mean, clip.std, device),
     ):
         began = time.monotonic()
-        with autocast(device, plan.precision):
-            terms = method.terms(batch)
-        loss = torch.stack([method.weights[k] * v for k, v in terms.items()]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        float(loss.detach())
+        float(add_gradient(method, batch, scaler, plan, device)["loss"])
         passes.append(time.monotonic() - began)
         optimizer.step()
         optimizer.zero_grad()

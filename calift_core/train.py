@@ -23,13 +23,16 @@ from calift_core.errors import (
     InterruptedRunError,
     NanLossError,
     OutOfMemoryError,
+    SpecError,
     reason_of,
 )
 from calift_core.files import sha256_file
+from calift_core.gradcache import backward_whole
 from calift_core.methods.base import Batch, Method
 from calift_core.schedule import learning_rate
 from calift_core.schema.records import (
     CheckpointRecord,
+    LogRecord,
     MetricsRecord,
     ProgressRecord,
     Record,
@@ -49,7 +52,7 @@ class Plan:
     Attributes:
         total_steps: optimiser steps in the run.
         steps_per_epoch: of them, in an epoch.
-        accumulation_steps: parts that each batch is split in.
+        accumulation_steps: parts that each batch is taken in; the loss stays that of the batch.
         checkpoint_every_steps: a checkpoint after every so many steps.
         freeze_batch_norm: normalise by the running statistics of the start, which then stay.
     """
@@ -122,6 +125,7 @@ def train(
     resume: TrainState | None = None,
     stop: Callable[[], bool] = lambda: False,
     at_epoch_end: Callable[[int], Iterable[Record]] = lambda step: (),
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Record]:
     """Train a method and yield what happens.
 
@@ -134,11 +138,14 @@ def train(
         resume: state to go on from.
         stop: asked after every step; true saves a checkpoint and raises `InterruptedRunError`.
         at_epoch_end: called with the steps done after each epoch, its records are passed on.
+        clock: seconds, from any origin.
 
     Yields:
-        MetricsRecord, ProgressRecord, CheckpointRecord, ResumedRecord.
+        MetricsRecord, ProgressRecord, CheckpointRecord, ResumedRecord, LogRecord. The speed counts
+        the steps and their batches alone; the time that is left counts all that stands between.
 
     Raises:
+        SpecError: parts of a batch are not what the method's loss can be made of.
         NanLossError: the loss is not finite; no later checkpoint is written.
         OutOfMemoryError: the device has no memory left.
         InterruptedRunError: `stop` returned true; a checkpoint of that step is saved.
@@ -163,8 +170,9 @@ def train(
             sha256=sha256_file(path / "manifest.json"),
         )
 
-    _train_mode(method, plan)
-    began, seen = time.monotonic(), 0
+    yield from make_ready(method, plan)
+    began = resumed_at = clock()
+    working, seen = 0.0, 0
     for step, batch in enumerate(batches(start), start=start + 1):
         rate = learning_rate(
             step - 1,
@@ -180,7 +188,7 @@ def train(
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"the device ran out of memory at step {step}: {reason_of(error)}",
-                hint="Lower train.batch_size, or raise train.accumulation_steps.",
+                hint=_memory_hint(method),
             ) from None
         extra = method.after_step(step)
         seen += len(batch.labels)
@@ -199,16 +207,17 @@ def train(
             _refuse_nan(numbers, step)
         if save_now or epoch_ends or stopping:
             _refuse_nan_weights(method, step)
+        now = clock()  # the numbers above have waited for the device
+        working += now - resumed_at
         if log_now:  # a stop logs nothing of its own: the curve is that of a run left alone
             numbers |= extra
             yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=numbers)
-            speed = seen / (time.monotonic() - began)
             yield ProgressRecord(
                 phase="training",
                 step=step,
                 total_steps=plan.total_steps,
-                samples_per_s=speed,
-                eta_s=(plan.total_steps - step) * len(batch.labels) / speed,
+                samples_per_s=seen / working if working else None,
+                eta_s=(plan.total_steps - step) * (now - began) / (step - start),
             )
         if epoch_ends:
             yield from at_epoch_end(step)
@@ -219,6 +228,50 @@ def train(
             raise InterruptedRunError(
                 f"stopped at step {step} of {plan.total_steps}; its checkpoint is saved"
             )
+        resumed_at = clock() if log_now or epoch_ends else now
+
+
+def make_ready(method: Method, plan: Plan) -> Iterator[Record]:
+    """Put the model in the mode it is trained in.
+
+    Yields:
+        A warning where BatchNorm sees parts of a batch instead of the batch.
+
+    Raises:
+        SpecError: it does, and the method's loss is of the whole batch.
+    """
+    _train_mode(method, plan)
+    if plan.accumulation_steps == 1 or not any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        for owned in method.trainable().values()
+        for module in owned.modules()
+    ):
+        return
+    told = (
+        f"with train.accumulation_steps = {plan.accumulation_steps}, BatchNorm normalises each "
+        "part of a batch by that part's own statistics"
+    )
+    if method.couples:
+        raise SpecError(
+            f"{told}, so the loss of the whole batch, which this method compares samples over, "
+            "cannot be had",
+            hint="Set train.batch_norm: frozen, which makes the parts equal to the batch, or "
+            "train.accumulation_steps: 1.",
+        )
+    yield LogRecord(
+        level="warning",
+        message=f"{told}: not quite the run of a whole batch, which train.batch_norm: frozen is.",
+    )
+
+
+def _memory_hint(method: Method) -> str:
+    """What to do when the device's memory is too small."""
+    if not method.couples:
+        return "Raise train.accumulation_steps, or lower train.batch_size."
+    return (
+        "Raise train.accumulation_steps: it takes the batch in parts and keeps the loss of the "
+        "whole batch. A tower with BatchNorm needs train.batch_norm: frozen for that."
+    )
 
 
 def _train_mode(method: Method, plan: Plan) -> None:
@@ -237,21 +290,8 @@ def _step(
     plan: Plan,
     device: torch.device,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """One optimiser step. Returns the loss, each term (un-weighted), and the gradient's norm.
-
-    A part counts by its share of the batch: the last one may be smaller.
-    """
-    parts = plan.accumulation_steps
-    totals: dict[str, Tensor] = {}
-    for part in _split(batch, parts):
-        share = len(part.labels) / len(batch.labels)
-        with autocast(device, plan.precision):
-            terms = method.terms(part)
-        weighted = [method.weights[name] * term for name, term in terms.items()]
-        loss = torch.stack(weighted).sum()
-        scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
-        for name, value in {"loss": loss, **terms}.items():
-            totals[name] = totals.get(name, 0) + value.detach() * share
+    """One optimiser step. Returns the loss, each term (un-weighted), and the gradient's norm."""
+    totals = add_gradient(method, batch, scaler, plan, device)
     norm = None
     if plan.clip_grad_norm is not None:
         scaler.unscale_(optimizer)
@@ -261,6 +301,66 @@ def _step(
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return totals, norm
+
+
+def add_gradient(
+    method: Method,
+    batch: Batch,
+    scaler: torch.amp.GradScaler,
+    plan: Plan,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Add the gradient of a batch's loss, scaled, to the parameters. Returns loss and terms."""
+    if method.couples and plan.accumulation_steps > 1:
+        return _whole(method, batch, scaler, plan, device)
+    return _summed(method, batch, scaler, plan, device)
+
+
+def _summed(
+    method: Method,
+    batch: Batch,
+    scaler: torch.amp.GradScaler,
+    plan: Plan,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Add up the gradients of a batch's parts. Returns loss and terms.
+
+    A part counts by its share of the batch: the last one may be smaller.
+    """
+    totals: dict[str, Tensor] = {}
+    for part in _split(batch, plan.accumulation_steps):
+        share = len(part.labels) / len(batch.labels)
+        with autocast(device, plan.precision):
+            terms = method.terms(part)
+        loss = torch.stack([method.weights[name] * term for name, term in terms.items()]).sum()
+        scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
+        for name, value in {"loss": loss, **terms}.items():
+            totals[name] = totals.get(name, 0) + value.detach() * share
+    return totals
+
+
+def _whole(
+    method: Method,
+    batch: Batch,
+    scaler: torch.amp.GradScaler,
+    plan: Plan,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The gradient of a loss that compares the samples of a batch. Returns loss and terms."""
+    losses: list[Tensor] = []
+
+    def backward(loss: Tensor) -> None:
+        losses.append(loss.detach())
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    terms = backward_whole(
+        method,
+        batch,
+        plan.accumulation_steps,
+        backward=backward,
+        autocast=lambda: autocast(device, plan.precision),
+    )
+    return {"loss": losses[0]} | {name: term.detach() for name, term in terms.items()}
 
 
 def _split(batch: Batch, parts: int) -> Iterator[Batch]:

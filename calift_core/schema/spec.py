@@ -278,8 +278,10 @@ class TrainSpec(Frozen):
         default=1,
         ge=1,
         title="Gradient accumulation",
-        description="Split each batch in this many parts. Contrastive terms then see only the "
-        "negatives of their own part",
+        description="Take each batch in this many parts, which saves memory. The loss and its "
+        "gradient stay those of the whole batch: contrastive methods, and mmce, encode twice for "
+        "that (GradCache), and need batch_norm: frozen where the tower has BatchNorm [Gao et al. "
+        "2021]",
     )
     lr: float | None = Field(
         default=None, gt=0, le=1, title="Learning rate", description="none: the method's default"
@@ -373,8 +375,6 @@ class TrainSpec(Frozen):
                 f"batch_size must be a multiple of accumulation_steps, got {self.batch_size} and "
                 f"{self.accumulation_steps}"
             )
-        if self.batch_size // self.accumulation_steps < 2:
-            raise ValueError("each accumulation part needs at least 2 samples to be contrasted")
         if self.lr is not None and self.min_lr > self.lr:
             raise ValueError(f"min_lr must be ≤ lr, got {self.min_lr} and {self.lr}")
         return self

@@ -134,7 +134,7 @@ def test_spec__is_frozen() -> None:
         ({"train": {"lr": float("nan")}}, ("#/train/lr",)),
         ({"train": {"lr": 1e-5, "min_lr": 1e-3}}, ("min_lr must be ≤ lr", "0.001")),
         ({"train": {"batch_size": 10, "accumulation_steps": 3}}, ("multiple", "10 and 3")),
-        ({"train": {"batch_size": 4, "accumulation_steps": 4}}, ("at least 2 samples",)),
+        ({"train": {"batch_size": 4, "accumulation_steps": 8}}, ("multiple", "4 and 8")),
         ({"train": {"crop_scale": [0.9, 0.5]}}, ("(low, high)", "(0.9, 0.5)")),
         ({"train": {"device": "gpu"}}, ("#/train/device", "'gpu'")),
         ({"suite": {"shifts": {"a b": "folder:x"}}}, ("shift's name", "'a b'")),

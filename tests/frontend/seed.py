@@ -330,7 +330,7 @@ def failed(store: Store, *, name: str, kind: Kind) -> str:
         phase="FAILED",
         reason="OOM",
         message="the device ran out of memory in the first step with a batch of 512.",
-        hint="Lower train.batch_size or raise train.accumulation_steps.",
+        hint="Raise train.accumulation_steps: it keeps the loss of the whole batch.",
     )
     return run_id
 
