@@ -907,8 +907,8 @@ class Store:
                 self._add_state_event(
                     connection, run_id, started.event_seq, attempt, "RUNNING", started.now
                 )
-            # The row is locked from here on. Reading `stage` first tells training spectra from the
-            # final one; the counters are advanced once, when the number of events is known.
+            # The row is locked from here on. The counters are advanced once, when the number of
+            # events is known.
             row = self._fenced(connection, run_id, attempt, attempt=attempt)
             if row is None:
                 return False
@@ -1091,8 +1091,6 @@ class Store:
             )
             if report is not None:
                 self._store_report(connection, run_id, attempt, report)
-            if phase == "SUCCEEDED":
-                self._settle_final_spectrum(connection, run_id)
             return True
 
     def _store_report(
@@ -1109,18 +1107,6 @@ class Store:
                 EvaluationRow.run_id == run_id, EvaluationRow.dataset.not_in(known)
             )
         )
-
-    def _settle_final_spectrum(self, connection: Connection, run_id: str) -> None:
-        has_final = connection.execute(
-            select(exists().where(SpectrumRow.run_id == run_id, SpectrumRow.final.is_(True)))
-        ).scalar_one()
-        if not has_final:
-            last = select(func.max(SpectrumRow.step)).where(SpectrumRow.run_id == run_id)
-            connection.execute(
-                update(SpectrumRow)
-                .where(SpectrumRow.run_id == run_id, SpectrumRow.step == last.scalar_subquery())
-                .values(final=True)
-            )
 
     def requeue(
         self,
@@ -2251,11 +2237,10 @@ class _Batch:
                 self._take_resumed(record.step)
                 self._event("resumed", data)
             case SpectrumRecord():
-                final = self.stage == "spectrum"
-                self.spectra[record.step, final] = {
+                self.spectra[record.step, record.final] = {
                     "run_id": self.run_id,
                     "step": record.step,
-                    "final": final,
+                    "final": record.final,
                     "attempt": self.attempt,
                     "spectrum": data["spectrum"],
                 }
@@ -2263,7 +2248,7 @@ class _Batch:
                     "spectrum",
                     {
                         "step": record.step,
-                        "final": final,
+                        "final": record.final,
                         "sigma_min": record.spectrum.sigma_min,
                         "effective_rank": record.spectrum.effective_rank,
                     },

@@ -89,7 +89,9 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_state(folder: Path, state: TrainState, *, keep: int) -> Path:
-    """Save a state under `folder/steps` and drop the oldest beyond `keep`.
+    """Save a state under `folder/steps`; drop the oldest beyond `keep`, and all of later steps.
+
+    What is there of a later step was found damaged when this run went on from an earlier one.
 
     Returns:
         The checkpoint's folder.
@@ -136,8 +138,10 @@ def save_state(folder: Path, state: TrainState, *, keep: int) -> Path:
     except (DiskFullError, StorageError):
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in _step_folders(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    there = _step_folders(folder)
+    until_now = [path for path in there if int(path.name) <= state.step]
+    for stale in {*there} - {*until_now[-keep:]}:
+        shutil.rmtree(stale, ignore_errors=True)
     return final
 
 

@@ -381,7 +381,7 @@ class _Job:
         """Write the report, and remove what only an unfinished run needs."""
         spec, spectrum = self.spec, verdict.spectrum
         if spectrum is not None:
-            yield SpectrumRecord(step=steps, spectrum=spectrum)
+            yield SpectrumRecord(step=steps, spectrum=spectrum, final=True)
         yield PhaseRecord(phase="saving")
         training_precision = resolve_precision(spec.train.precision, self.device)
         report = Report(

@@ -13,9 +13,7 @@ from pydantic import Field, TypeAdapter
 from calift_core.schema.base import Frozen
 from calift_core.schema.report import EvaluationReport, SpectrumReport, Summary
 
-Phase = Literal[
-    "loading", "pretraining", "training", "evaluating", "spectrum", "saving", "finished"
-]
+Phase = Literal["loading", "pretraining", "training", "evaluating", "saving"]
 
 
 class PhaseRecord(Frozen):
@@ -65,11 +63,15 @@ class ResumedRecord(Frozen):
 
 
 class SpectrumRecord(Frozen):
-    """Singular values of the ID features at a step; the last one is the finished model's."""
+    """Singular values of the ID features: in training, or (`final`) of the finished model.
+
+    The two are of other images, validation and test, so both can be there at the last step.
+    """
 
     kind: Literal["spectrum"] = "spectrum"
     step: int
     spectrum: SpectrumReport
+    final: bool = False
 
 
 class EvaluationRecord(Frozen):

@@ -360,11 +360,12 @@ def test_resume__passes_over_a_damaged_checkpoint_to_an_older_one(
     assert_equal_runs(tmp_path / "run", left_alone(spec))
 
 
+@pytest.mark.parametrize("step", [3, 7])  # before and after an epoch's end
 def test_resume__with_no_good_checkpoint_starts_anew_and_says_so(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
+    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any, step: int
 ) -> None:
     spec = run_spec("carot")
-    go_until(spec, tmp_path / "run", at_step(3))
+    go_until(spec, tmp_path / "run", at_step(step))
     damage(tmp_path / "run", slice(None))
     records = go(spec, tmp_path / "run")
     warnings = [r.message for r in records if r.kind == "log" and r.level == "warning"]
