@@ -115,7 +115,6 @@ class Run(Base):
 
     event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
     log_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
-    stage: Mapped[str] = mapped_column(String(32), default="")
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
     summary: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))

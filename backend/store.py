@@ -720,7 +720,7 @@ class Store:
                 created_at=row.now,
             )
         )
-        batch = _Batch(run_id, 1, "", row.now)
+        batch = _Batch(run_id, 1, row.now)
         batch.take(
             LogRecord(level="info", message=f"imported predictions of {predictions.dataset}")
         )
@@ -831,7 +831,6 @@ class Store:
                     reason=None,
                     message=None,
                     hint="",
-                    stage="",
                     progress=None,
                     event_seq=Run.event_seq + 1,
                 )
@@ -868,7 +867,6 @@ class Store:
                 Run.event_seq,
                 Run.log_bytes,
                 Run.phase,
-                Run.stage,
                 Run.priority,
                 Run.cancel_requested,
                 self._now.label("now"),
@@ -912,7 +910,7 @@ class Store:
             row = self._fenced(connection, run_id, attempt, attempt=attempt)
             if row is None:
                 return False
-            batch = _Batch(run_id, attempt, row.stage, row.now)
+            batch = _Batch(run_id, attempt, row.now)
             for item in records:
                 batch.take(item)
             self._flush(connection, batch, row.event_seq, row.log_bytes)
@@ -968,7 +966,7 @@ class Store:
                 [{**row, "id": seq + index} for index, row in enumerate(batch.events, start=1)],
             )
         text = "".join(batch.log).encode("utf-8", "replace")
-        values: dict[str, Any] = {"event_seq": seq + len(batch.events), "stage": batch.stage}
+        values: dict[str, Any] = {"event_seq": seq + len(batch.events)}
         values["log_bytes"] = self._write_log(connection, run_id, batch.attempt, log_bytes, text)
         if batch.progress is not None:
             values["progress"] = batch.progress.model_dump(mode="json")
@@ -2186,8 +2184,8 @@ class Store:
 class _Batch:
     """Records turned into rows, in order. A later record of the same key wins."""
 
-    def __init__(self, run_id: str, attempt: int, stage: str, now: float) -> None:
-        self.run_id, self.attempt, self.stage, self.now = run_id, attempt, stage, now
+    def __init__(self, run_id: str, attempt: int, now: float) -> None:
+        self.run_id, self.attempt, self.now = run_id, attempt, now
         self.metrics: dict[tuple[str, int], dict[str, Any]] = {}
         self.spectra: dict[tuple[int, bool], dict[str, Any]] = {}
         self.evaluations: dict[str, dict[str, Any]] = {}
@@ -2228,7 +2226,6 @@ class _Batch:
                     updated_at=_moment(self.now),
                 )
             case PhaseRecord():
-                self.stage = record.phase
                 self.progress = Progress(
                     phase=record.phase, detail=record.detail, updated_at=_moment(self.now)
                 )

@@ -395,6 +395,8 @@ def example_spectrum(scale: float = 1.0) -> Any:
         n=100,
         n_features=4,
         n_constant_features=0,
+        projection_gram_distance=1.0,
+        features="test",
     )
 
 
@@ -412,21 +414,22 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
     ) -> str:
         from backend.artifacts import publish_artifact
         from calift_core.predictions import write_predictions
-        from calift_core.schema import records as r
-        from calift_core.schema.report import Report, Summary
+        from calift_core.reporting import summarise
+        from calift_core.schema.report import Report
+        from tests.support import said
 
         run_spec = spec_of(**spec)
         run_id: str = store.submit(run_spec)
         claim = store.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
-        said: list[Any] = [r.PhaseRecord(phase="training")]
-        said += [
-            r.MetricsRecord(step=s, epoch=s / 10, values={"loss": 1 / s, "lr": 1e-5})
-            for s in range(1, 21)
-        ]
-        said.append(r.SpectrumRecord(step=20, spectrum=example_spectrum()))
-        said.append(r.PhaseRecord(phase="evaluating"))
-        reports = []
+        told = said.training(
+            20,
+            lambda step: {"loss": 1 / step, "lr": 1e-5},
+            spectra={20: example_spectrum()},
+            epochs=2,
+        )
+        reports: list[Any] = []
+        named = []
         for index, (dataset, role) in enumerate(datasets):
             predictions = example_predictions(seed * 10 + index, dataset=dataset, role=role)
             file = tmp_path / "made" / run_id / f"{dataset}.parquet"
@@ -436,18 +439,11 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
                 store, artifacts, run_id, 1, name=name, kind="predictions", path=file
             )
             reports.append(example_evaluation(predictions, digest))
-            said.append(r.EvaluationRecord(evaluation=reports[-1], predictions=name))
-        summary = Summary(
-            id_accuracy=reports[0].accuracy,
-            id_ece=reports[0].ece.value,
-            ood_accuracy=reports[-1].accuracy,
-            ood_ece=reports[-1].ece.value,
-            sigma_min=0.3,
-        )
-        said.append(r.PhaseRecord(phase="spectrum"))
-        said.append(r.SpectrumRecord(step=20, spectrum=example_spectrum(1.2)))
-        said.append(r.DoneRecord(summary=summary, steps=20))
-        assert store.record(run_id, 1, said)
+            named.append((reports[-1], name))
+        summary = summarise(reports, 0.3)
+        told += said.evaluating(named)
+        told += said.ending(example_spectrum(1.2), summary, steps=20)
+        assert store.record(run_id, 1, said.as_said(told))
         assert store.append_log(run_id, 1, "all went well\n")
         report = Report(
             run_id=run_id,

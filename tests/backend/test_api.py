@@ -601,7 +601,9 @@ def test_events__stream_equals_polling_and_ends(
     assert "id" not in end, "resuming after the end must not skip anything"
     assert polled[-1]["data"]["phase"] == "SUCCEEDED"
     kinds = {p["kind"] for p in polled}
-    assert kinds == {"state", "phase", "metrics", "spectrum", "evaluation", "done"}
+    assert kinds == {
+        "state", "phase", "metrics", "spectrum", "checkpoint", "evaluation", "done"
+    }  # fmt: skip
     middle = polled[len(polled) // 2]["id"]
     resumed = messages(api.get(path, headers={"Last-Event-ID": str(middle)}).text)
     assert [json.loads(e["data"]) for e in resumed[:-1]] == [p for p in polled if p["id"] > middle]

@@ -504,21 +504,11 @@ def test_record__event_ids_have_no_gap(store: Store) -> None:
     assert store.events_after(run_id, 3)[0] == events[3:]
 
 
-def test_record__spectrum_after_training_is_final(store: Store) -> None:
-    run_id = claimed(store).run_id
-    spectrum = r.SpectrumRecord(step=7, spectrum=example_spectrum())
-    store.record(run_id, 1, [r.PhaseRecord(phase="training"), spectrum])
-    store.record(run_id, 1, [r.PhaseRecord(phase="spectrum")])
-    store.record(run_id, 1, [spectrum])
-    store.finish(run_id, 1, phase="SUCCEEDED")
-    assert [(s.step, s.final) for s in store.spectra(run_id)] == [(7, False), (7, True)]
-
-
-def test_finish__last_spectrum_is_final_where_no_phase_said_so(store: Store) -> None:
+def test_finish__names_no_spectrum_final_that_did_not_say_so(store: Store) -> None:
     run_id = claimed(store).run_id
     store.record(run_id, 1, [r.SpectrumRecord(step=s, spectrum=example_spectrum()) for s in (1, 2)])
     store.finish(run_id, 1, phase="SUCCEEDED")
-    assert [(s.step, s.final) for s in store.spectra(run_id)] == [(1, False), (2, True)]
+    assert [(s.step, s.final) for s in store.spectra(run_id)] == [(1, False), (2, False)]
 
 
 def test_finish__evaluations_that_the_report_does_not_know_are_dropped(store: Store) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,17 +20,17 @@ from backend.artifacts import ArtifactStore, publish_artifact
 from backend.store import Store
 from calift_core.calibration import evaluate_all
 from calift_core.predictions import Predictions, PredictionsMetadata, write_predictions
-from calift_core.schema import records as r
+from calift_core.reporting import summarise
 from calift_core.schema.report import (
     EvaluationReport,
     FrontierPoint,
     FrontierSet,
     Report,
-    Summary,
 )
 from calift_core.schema.spec import parse_spec
 from calift_core.schema.wire import Progress
 from calift_core.spectrum import Covariance, spectrum_report
+from tests.support import said
 
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
@@ -143,25 +142,6 @@ def _sets(size: Size) -> list[tuple[str, str, float, str | None, int | None]]:
     return sets
 
 
-def _summary(reports: Sequence[EvaluationReport], sigma_min: float | None) -> Summary:
-    first = next(e for e in reports if e.role == "id")
-    shifts = [e for e in reports if e.role == "shift"]
-    worst = min(shifts, key=lambda e: e.accuracy)
-    return Summary(
-        id_accuracy=first.accuracy,
-        ood_accuracy=fmean(e.accuracy for e in shifts),
-        id_ece=first.ece.value,
-        ood_ece=fmean(e.ece.value for e in shifts),
-        id_ece_floor=first.ece.null_mean,
-        ood_ece_floor=fmean(e.ece.null_mean for e in shifts),
-        id_nll=first.nll,
-        ood_nll=fmean(e.nll for e in shifts),
-        sigma_min=sigma_min,
-        worst_shift=worst.dataset,
-        worst_shift_accuracy=worst.accuracy,
-    )
-
-
 def _spec(name: str, kind: Kind, seed: int, **more: Any) -> Any:
     return parse_spec(
         {
@@ -174,26 +154,29 @@ def _spec(name: str, kind: Kind, seed: int, **more: Any) -> Any:
     )
 
 
-def metric_records(kind: Kind, *, steps: int, seed: int, until: int | None = None) -> list[Any]:
-    """Curves that fall as losses do; terms by the method's name."""
+def told_training(kind: Kind, *, steps: int, seed: int, until: int | None = None) -> list[Any]:
+    """Curves that fall as losses do, terms by the method's name; four epochs, their spectra."""
     rng = np.random.default_rng(seed)
-    out = []
-    for step in range(1, (until or steps) + 1):
+
+    def values(step: int) -> dict[str, float]:
         x = step / steps
         contrastive = 0.35 + 1.6 * np.exp(-5 * x) + 0.04 * rng.normal()
-        values = {"contrastive": contrastive, "lr": 1e-5 * 0.5 * (1 + np.cos(np.pi * x))}
+        numbers = {"contrastive": contrastive, "lr": 1e-5 * 0.5 * (1 + np.cos(np.pi * x))}
         if kind.method["kind"] == "carot":
-            values["orthogonality"] = 2.4 * np.exp(-3 * x) + 0.3 + 0.02 * rng.normal()
-            values["distillation"] = 0.12 * (1 - np.exp(-6 * x)) + 0.01 * rng.normal()
-            values["loss"] = (
-                contrastive + 0.2 * values["orthogonality"] + 1.5 * values["distillation"]
+            numbers["orthogonality"] = 2.4 * np.exp(-3 * x) + 0.3 + 0.02 * rng.normal()
+            numbers["distillation"] = 0.12 * (1 - np.exp(-6 * x)) + 0.01 * rng.normal()
+            numbers["loss"] = (
+                contrastive + 0.2 * numbers["orthogonality"] + 1.5 * numbers["distillation"]
             )
         else:
-            values["loss"] = contrastive
-        out.append(
-            r.MetricsRecord(step=step, epoch=4 * x, values={k: float(v) for k, v in values.items()})
-        )
-    return out
+            numbers["loss"] = contrastive
+        return {name: float(value) for name, value in numbers.items()}
+
+    spectra = {
+        steps * quarter // 4: spectrum(kind.spread, seed + 1, quarter / 4)
+        for quarter in range(1, 5)
+    }
+    return said.training(steps, values, spectra=spectra, epochs=4, until=until)
 
 
 def finished(
@@ -212,16 +195,9 @@ def finished(
     run_id = store.submit(run_spec)
     claim = store.claim(run_id, worker_id="worker-1", ttl_s=3600)
     assert claim is not None
-    said: list[Any] = [
-        r.LogRecord(message="weights loaded"),
-        r.PhaseRecord(phase="training"),
-    ]
-    if kind.method["kind"] not in ("zero_shot", "wise_ft"):
-        said += metric_records(kind, steps=size.steps, seed=seed)
-        for quarter in range(1, 5):
-            at = spectrum(kind.spread, seed + 1, quarter / 4)
-            said.append(r.SpectrumRecord(step=size.steps * quarter // 4, spectrum=at))
-    said.append(r.PhaseRecord(phase="evaluating"))
+    trains = kind.method["kind"] not in ("zero_shot", "wise_ft")
+    told = told_training(kind, steps=size.steps, seed=seed) if trains else [said.phase("loading")]
+    named = []
     reports = []
     with tempfile.TemporaryDirectory() as folder:
         # No evaluation, but what calibrators are fitted on.
@@ -254,16 +230,13 @@ def finished(
                 name=f"predictions/{path.name}", kind="predictions", path=path,
             )  # fmt: skip
             reports.append(evaluation)
-            said.append(
-                r.EvaluationRecord(evaluation=evaluation, predictions=f"predictions/{path.name}")
-            )
-    said.append(r.PhaseRecord(phase="spectrum"))
+            named.append((evaluation, f"predictions/{path.name}"))
     final = spectrum(kind.spread, seed + 2)
-    said.append(r.SpectrumRecord(step=size.steps, spectrum=final))
-    summary = _summary(reports, final.sigma_min)
-    said.append(r.LogRecord(message="every data set is evaluated"))
-    said.append(r.DoneRecord(summary=summary, steps=size.steps))
-    assert store.record(run_id, claim.attempt, said)
+    summary = summarise(reports, final.sigma_min)
+    told += said.evaluating(named)
+    told += said.ending(final, summary, steps=size.steps if trains else 0)
+    assert store.record(run_id, claim.attempt, said.as_said(told))
+    assert store.append_log(run_id, claim.attempt, "INFO:calift_core.run:weights are loaded\n")
     report = Report(
         run_id=run_id,
         name=name,
@@ -323,7 +296,8 @@ def failed(store: Store, *, name: str, kind: Kind) -> str:
     run_id = store.submit(_spec(name, kind, 0))
     claim = store.claim(run_id, worker_id="worker-1", ttl_s=3600)
     assert claim is not None
-    assert store.record(run_id, claim.attempt, [r.LogRecord(message="weights loaded")])
+    begun = [said.phase("loading"), said.phase("training")]
+    assert store.record(run_id, claim.attempt, said.as_said(begun))
     assert store.finish(
         run_id,
         claim.attempt,
@@ -341,12 +315,8 @@ def running(store: Store, *, name: str, kind: Kind, steps: int = 600) -> str:
     claim = store.claim(run_id, worker_id="worker-1", ttl_s=3600)
     assert claim is not None
     done = steps * 2 // 5
-    said = [
-        r.PhaseRecord(phase="training"),
-        *metric_records(kind, steps=steps, seed=3, until=done),
-        r.SpectrumRecord(step=done, spectrum=spectrum(kind.spread, 9, 0.4)),
-    ]
-    assert store.record(run_id, claim.attempt, said)
+    told = told_training(kind, steps=steps, seed=3, until=done)
+    assert store.record(run_id, claim.attempt, said.as_said(told))
     store.heartbeat(
         run_id,
         claim.attempt,

@@ -53,10 +53,17 @@ def shapes(records: Iterable[r.Record]) -> dict[Place, set[str]]:
 
 
 def always(records: Iterable[r.Record]) -> dict[Place, set[str]]:
-    """By place, the names that every record there has, the contents of metrics aside."""
+    """By place, the names that every record there has.
+
+    Methods and suites decide what metrics and summaries hold, so these are not looked into.
+    """
     found: dict[Place, set[str]] = {}
     for place, record in placed(records):
-        names = {n for n in _named(record.model_dump(mode="json")) if not n.startswith(".values.")}
+        names = {
+            n
+            for n in _named(record.model_dump(mode="json"))
+            if not n.startswith((".values.", ".summary."))
+        }
         found[place] = found.get(place, names) & names
     return found
 

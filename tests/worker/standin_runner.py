@@ -1,6 +1,6 @@
 """A runner that behaves like the real one without training: `python standin_runner.py JOB_DIR`.
 
-What it does is a JSON object in the spec's notes:
+Its words are those of the recorded real run. What it does is a JSON object in the spec's notes:
 `steps` (default 10), `checkpoint_every` (5), `model` (leave a `model.json`), `wait_at`/`wait_for`
 (at that step, until that file is there), `end`: one of the functions at the bottom.
 """
@@ -14,7 +14,10 @@ from pathlib import Path
 
 from calift_core.files import atomic_write_bytes, atomic_write_json
 from calift_core.schema import records as r
-from calift_core.schema.report import Report, Summary
+from calift_core.schema.report import Report
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support import said
 
 folder = Path(sys.argv[1])
 job = r.JobFile.model_validate_json((folder / "job.json").read_bytes())
@@ -32,11 +35,16 @@ def on_signal(*_):
 signal.signal(signal.SIGTERM, signal.SIG_IGN if plan.get("deaf") else on_signal)
 records = (folder / "records.jsonl").open("a", encoding="utf-8")
 metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+stage = []
 
 
-def say(record):
-    records.write(record.model_dump_json() + "\n")
-    records.flush()
+def say(*told):
+    for record in told:
+        said.as_said([*stage, record])
+        if isinstance(record, r.PhaseRecord):
+            stage[:] = [record]
+        records.write(record.model_dump_json() + "\n")
+        records.flush()
 
 
 def result(outcome, **more):
@@ -48,7 +56,7 @@ def checkpoint(step):
     path = folder / "checkpoint" / "steps" / f"{step:08d}"
     atomic_write_json(path / "state.json", {"step": step})
     atomic_write_json(path / "manifest.json", {"state.json": ""})
-    say(r.CheckpointRecord(step=step, path=str(path), size_bytes=1, sha256="0" * 64))
+    say(said.checkpoint(step))
 
 
 def end_well():
@@ -58,7 +66,9 @@ def end_well():
     atomic_write_bytes(folder / "checkpoint" / "model.safetensors", b"weights")
     if plan.get("model"):
         atomic_write_json(folder / "checkpoint" / "model.json", {})
-    summary = Summary(id_accuracy=0.5)
+    say(said.phase("evaluating"))
+    *_, final = (record for record in said.RECORDED if isinstance(record, r.SpectrumRecord))
+    summary = said.RECORDED[-1].summary
     report = Report(
         run_id=job.run_id,
         name=spec["name"],
@@ -67,7 +77,7 @@ def end_well():
         resolved={},
         summary=summary,
         evaluations=[],
-        spectrum=None,
+        spectrum=final.spectrum,
         selection={},
         model={},
         data={"attempt": job.attempt},
@@ -75,7 +85,7 @@ def end_well():
         environment={"variables": sorted(os.environ)},
     )
     atomic_write_json(folder / "report.json", report.model_dump(mode="json"))
-    say(r.DoneRecord(summary=summary, steps=steps))
+    say(*said.ending(final.spectrum, summary, steps=steps))
     result("succeeded")
 
 
@@ -99,17 +109,18 @@ def end_by_kill():
 ENDS = {"well": end_well, "badly": end_badly, "crash": end_by_crash, "kill": end_by_kill}
 
 sys.stdout.write(f"hello from attempt {job.attempt}\n")
-say(r.PhaseRecord(phase="loading", detail="nothing"))
+say(said.phase("loading"))
 start = 0
+resumed = []
 if job.resume_from:
     found = sorted((Path(job.resume_from) / "checkpoint" / "steps").glob("*/state.json"))
     start = json.loads(found[-1].read_text())["step"]
-    say(r.ResumedRecord(step=start))
-say(r.PhaseRecord(phase="training"))
+    resumed = [said.resumed(start)]
+say(said.phase("training"), *resumed)
 for step in range(start + 1, steps + 1):
-    say(r.MetricsRecord(step=step, epoch=step / 10, values={"loss": 1 / step}))
+    say(said.metrics(step, step / 10, loss=1 / step))
     metrics.write(json.dumps({"step": step, "loss": 1 / step}) + "\n")
-    say(r.ProgressRecord(phase="training", step=step, total_steps=steps))
+    say(said.progress(step, steps))
     if step % plan.get("checkpoint_every", 5) == 0:
         checkpoint(step)
     while step == plan.get("wait_at") and not Path(plan["wait_for"]).exists() and not stopping:
