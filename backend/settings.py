@@ -55,7 +55,8 @@ class Settings(BaseSettings):
         free_space_floor_bytes: no file is stored that would leave less than this.
         artifact_grace_s: an unreferenced file younger than this is not collected.
         data_roots: folders that an exposed service may read data and weights from.
-        allow_remote_models: whether runs may name `hf-hub:` models.
+        allow_remote_models: whether runs may name `hf-hub:` models and open_clip tags that are
+            not on this machine yet.
     """
 
     model_config = SettingsConfigDict(

@@ -25,12 +25,17 @@ from calift_core.data.catalogue import (
 )
 from calift_core.errors import SpecError
 from calift_core.schema.methods import MethodBase, ModelStock
-from calift_core.schema.spec import RunSpec, problems_of
+from calift_core.schema.spec import ModelSpec, RunSpec, problems_of
 from calift_core.schema.wire import Estimate, RunSubmit, Validation
 
 _IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 _SCAN_CAP = 200_000
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_LOCAL_DIR = "local-dir:"
+_REMOTE_IS_OFF = (
+    "Downloads of models are off here: CALIFT_ALLOW_REMOTE_MODELS=1 allows them, or put the files "
+    "into a folder that this service may read and name it local-dir:FOLDER."
+)
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _CORRUPTIONS = {"all": 19, "benchmark": 15}
 
@@ -138,13 +143,11 @@ class Submission:
             path = _path_of(uri)
             if path is not None:
                 yield from self._path_refusals(place, path)
-        if spec.model.name.startswith("hf-hub:") and not self._settings.allow_remote_models:
-            yield (
-                "model/name",
-                "remote models are off here; CALIFT_ALLOW_REMOTE_MODELS=1 allows them",
-            )
+        yield from self._remote_refusals(spec.model)
         if spec.model.name.endswith(".json"):
             yield from self._path_refusals("model/name", spec.model.name)
+        elif spec.model.name.startswith(_LOCAL_DIR):
+            yield from self._path_refusals("model/name", spec.model.name.removeprefix(_LOCAL_DIR))
         weights = spec.model.pretrained
         if weights is not None and weights.endswith(_WEIGHT_SUFFIXES):
             yield from self._path_refusals("model/pretrained", weights)
@@ -153,6 +156,28 @@ class Submission:
                 "model/pretrained",
                 f"weights are a tag or a path that ends in {', '.join(_WEIGHT_SUFFIXES)}, "
                 f"got {weights!r}",
+            )
+
+    def _remote_refusals(self, model: ModelSpec) -> Iterator[tuple[str, str]]:
+        """A model that would be downloaded, where this service may not."""
+        if self._settings.allow_remote_models:
+            return
+        name, weights = model.name, model.pretrained
+        if name.startswith("hf-hub:"):
+            yield "model/name", f"{name} is a remote model. {_REMOTE_IS_OFF}"
+        elif (
+            weights is not None
+            and not weights.endswith(_WEIGHT_SUFFIXES)
+            and "/" not in weights  # refused as no tag at all
+            and name != catalogue.TINY
+            and not name.startswith(_LOCAL_DIR)
+            and not name.endswith(".json")
+            and catalogue.cached_weights(name, weights) is None
+        ):
+            yield (
+                "model/pretrained",
+                f"the weights {weights} of {name} are not among those that this service has, so "
+                f"they would be downloaded. {_REMOTE_IS_OFF}",
             )
 
     def _input_refusals(self, method: MethodBase) -> Iterator[tuple[str, str]]:
@@ -312,6 +337,10 @@ class Submission:
         name, weights = spec.model.name, spec.model.pretrained
         if name.endswith(".json") and not Path(name).expanduser().is_file():
             missing.append(f"There is no model config {name}.")
+        if name.startswith(_LOCAL_DIR):
+            folder = Path(name.removeprefix(_LOCAL_DIR)).expanduser()
+            if not folder.is_dir():
+                missing.append(f"There is no folder {folder}.")
         if weights is None or spec.method.kind == "pretrain":
             return
         if weights.endswith(_WEIGHT_SUFFIXES):

@@ -36,6 +36,7 @@ from calift_core.clip import TINY_CONFIG
 from calift_core.data.loader import Normalise, eval_batches
 from calift_core.data.suites import load_suite
 from calift_core.environment import environment
+from calift_core.preprocess import Preprocess
 from calift_core.run import Evaluated, evaluate_finished, evaluate_many, run_in_folder
 from calift_core.schema.spec import RunSpec, parse_spec
 from calift_core.train import resolve_device, resolve_precision
@@ -115,14 +116,14 @@ def demand_equal(runs: Sequence[Path], photos: Path, root: Path) -> None:
     shutil.rmtree(root / "b")
 
 
-def decode_s(spec: RunSpec, image_size: int, device: torch.device) -> float:
+def decode_s(spec: RunSpec, preprocess: Preprocess, device: torch.device) -> float:
     """Seconds of loading and decoding alone."""
     images = load_suite(spec.suite).shifts["photos"]
     normalise = Normalise((0.5,) * 3, (0.5,) * 3, device)
     began = time.perf_counter()
     for _ in eval_batches(
         images,
-        size=image_size,
+        preprocess=preprocess,
         batch_size=spec.evaluation.batch_size,
         workers=spec.train.workers,
         normalise=normalise,
@@ -155,9 +156,10 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
     }
     alone: list[float] = []
     decoding: list[float] = []
-    size = json.loads((runs[0] / "checkpoint" / "model.json").read_text())["image_size"]
+    described = json.loads((runs[0] / "checkpoint" / "model.json").read_text())
+    preprocess = Preprocess.of(described["preprocess"])
     for _ in range(args.rounds):
-        decoding.append(decode_s(judged, size, device))
+        decoding.append(decode_s(judged, preprocess, device))
         alone.append(timed(separate, runs[:1], root / "photos", root))
         for k in args.models:
             for contender in (shared, separate):

@@ -680,7 +680,7 @@ def measure_data(setting: Setting, *, n: int, epochs: int = 3) -> list[dict[str,
         images = write_photos(Path(folder), n)
         for workers, is_cached in itertools.product((0, 1, 2), (False, True)):
             used = kept_in_memory(images) if is_cached else images
-            view = TrainView(used, clip.image_size, setting.templates, 0, (0.9, 1.0), False)
+            view = TrainView(used, clip.preprocess, setting.templates, 0, (0.9, 1.0), False)
             per_epoch = n // setting.batch_size
             loaded: Iterator[Batch] = train_batches(
                 view,

@@ -51,6 +51,8 @@ class TrainState:
         optimizer: `torch.optim.Optimizer.state_dict()`.
         scaler: `GradScaler.state_dict()`, empty without one.
         rng: random generator states by device.
+        made: how the model is made beside its weights (`clip.Made.described()`); None in states
+            of versions that did not say it.
     """
 
     step: int
@@ -60,6 +62,7 @@ class TrainState:
     optimizer: dict[str, Any]
     scaler: dict[str, Any] = field(default_factory=dict)
     rng: dict[str, Tensor] = field(default_factory=dict)
+    made: dict[str, Any] | None = None
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,6 +120,7 @@ def save_state(folder: Path, state: TrainState, *, keep: int) -> Path:
             "spec_sha256": state.spec_sha256,
             "param_groups": groups,
             "scaler": state.scaler,
+            "made": state.made,
         }
         (temporary / "state.json").write_text(json.dumps(body))
         for path in temporary.iterdir():
@@ -195,6 +199,7 @@ def load_state(path: Path) -> TrainState:
             optimizer={"state": entries, "param_groups": body["param_groups"]},
             scaler=body["scaler"],
             rng=load_file(path / "rng.safetensors"),
+            made=body.get("made"),
         )
     except (
         OSError,

@@ -504,7 +504,8 @@ def submit(
 def with_absolute_paths(spec: RunSpec) -> RunSpec:
     """The same spec for a service whose working folder is another one.
 
-    Relative `folder:` data, and config and weights files that are found from here, become absolute.
+    Relative `folder:` data, `local-dir:` models, and config and weights files that are found from
+    here become absolute.
     """
     data = spec.model_dump(mode="json")
 
@@ -518,6 +519,9 @@ def with_absolute_paths(spec: RunSpec) -> RunSpec:
     for key in ("name", "pretrained"):
         if model[key] is not None and Path(model[key]).is_file():
             model[key] = str(Path(model[key]).absolute())
+    place = model["name"].removeprefix("local-dir:")
+    if place != model["name"]:
+        model["name"] = f"local-dir:{Path(place).expanduser().absolute()}"
     return parse_spec(data)
 
 

@@ -1,8 +1,13 @@
 """Load CLIP-like models, encode with them, find their projections. Nothing else knows open_clip.
 
-A model is named in three ways: an open_clip architecture with a pretrained tag,
-`hf-hub:org/model`, or an open_clip config JSON with a weights file (safetensors, or a plain state
-dict read with `weights_only=True`: nothing is ever unpickled).
+A model is named in four ways: an open_clip architecture with a pretrained tag, `hf-hub:org/model`,
+`local-dir:FOLDER` with the same files, or an open_clip config JSON with a weights file
+(safetensors, or a plain state dict read with `weights_only=True`: nothing is ever unpickled).
+
+What decides a model's outputs beside its weights is resolved first (`resolve`): the activation and
+the preprocessing come from the weights' own configuration, as open_clip publishes it. open_clip
+builds the network from that, and only warns where activation and weights do not belong together;
+here the weights decide, and what was decided is stored with every model and checkpoint.
 """
 
 from __future__ import annotations
@@ -10,12 +15,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import socket
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -24,7 +33,9 @@ import torch
 from huggingface_hub import constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.timm_model import TimmModel
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import TextTransformer, VisionTransformer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -35,51 +46,72 @@ from calift_core.errors import (
     CheckpointError,
     ModelError,
     ModelUnavailableError,
+    SpecError,
     UnknownNameError,
     reason_of,
 )
 from calift_core.errors import UnsupportedTowerError as Unsupported
 from calift_core.home import models_dir
+from calift_core.preprocess import Preprocess
 
 TINY = "calift-tiny"
 TINY_CONFIG = Path(__file__).parent / "configs" / "calift_tiny.json"
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
+Activation = Literal["gelu", "quick_gelu"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What decides a model's outputs beside its weights.
+
+    Attributes:
+        config: open_clip's `model_cfg`, enough to build the architecture again.
+        preprocess: how images become its input.
+        note: a sentence for people where the weights do not say all of it, else empty.
+    """
+
+    config: Mapping[str, Any]
+    preprocess: Preprocess
+    note: str = field(default="", compare=False)
+
+    @property
+    def activation(self) -> Activation:
+        """Of the towers that open_clip builds itself; timm's have their own."""
+        return "quick_gelu" if self.config.get("quick_gelu") else "gelu"
+
+    def described(self) -> dict[str, Any]:
+        """As JSON, for checkpoints and reports."""
+        return {"activation": self.activation, "preprocess": self.preprocess.described()}
 
 
 class Clip(nn.Module):
     """An image tower, a text tower and a logit scale.
 
-    Attributes:
+    Args:
         net: the open_clip model.
-        tokenizer: captions → token ids (B, L).
-        image_size: side of the square input in pixels.
-        mean: per-channel mean that inputs are normalised with.
-        std: per-channel standard deviation.
-        config: the open_clip config, enough to build the architecture again; null for hub models.
+        tokenizer: makes the tokenizer when it is first asked for: a finished model is judged
+            without one, and that of some models has to be fetched.
+        made: how the network is built and what its images go through.
+        name: as a RunSpec names it.
+        pretrained: as a RunSpec names it.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        tokenizer: Tokenizer,
+        tokenizer: Callable[[], Tokenizer],
         *,
-        image_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        made: Made,
         name: str,
         pretrained: str | None,
-        config: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
         self.net: Any = net
-        self.tokenizer = tokenizer
-        self.image_size = image_size
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self._make_tokenizer = tokenizer
+        self.made = made
         self.name = name
         self.pretrained = pretrained
-        self.config = dict(config) if config is not None else None
         self.compiled_with: str | None = None
         #: Convolutions are up to twice as fast on images whose channels lie together. A ViT has
         #: one, which does not matter; MPS is left alone.
@@ -91,18 +123,49 @@ class Clip(nn.Module):
         """A copy with its own weights; the tokenizer, which has no state, is shared."""
         clone = Clip(
             copy.deepcopy(self.net, memo),
-            self.tokenizer,
-            image_size=self.image_size,
-            mean=self.mean,
-            std=self.std,
+            lambda: self.tokenizer,
+            made=self.made,
             name=self.name,
             pretrained=self.pretrained,
-            config=self.config,
         )
         clone.train(self.training)
         if self.compiled_with is not None:
             clone._compile(self.compiled_with)
         return clone
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Captions → token ids (B, L).
+
+        Raises:
+            ModelUnavailableError: its files or its package are not here.
+        """
+        return self._make_tokenizer()
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """open_clip's `model_cfg`."""
+        return self.made.config
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images become the model's input."""
+        return self.made.preprocess
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.preprocess.size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per-channel mean that inputs are normalised with."""
+        return self.preprocess.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per-channel standard deviation that inputs are normalised with."""
+        return self.preprocess.std
 
     def compile_towers(self, *, backend: str = "inductor") -> None:
         """Compile both towers in place: names and values of the weights stay as they are.
@@ -309,29 +372,179 @@ def load_clip(
     *,
     generator: torch.Generator | None = None,
     models: Path | None = None,
+    weights: bool = True,
+    legacy: bool = False,
 ) -> Clip:
     """Build a model and load its weights, on the CPU in float32.
 
     Args:
-        name: open_clip architecture, `hf-hub:org/model`, a config JSON path, or `calift-tiny`.
+        name: open_clip architecture, `hf-hub:org/model`, `local-dir:FOLDER`, a config JSON path, or
+            `calift-tiny`.
         pretrained: open_clip tag, a weights path, for `calift-tiny` the name of its pre-training
-            suite; None for random weights.
-        generator: source of random weights; only used when `pretrained` is None.
+            suite; None for random weights. What is in a hub repository or a folder brings its own.
+        generator: source of random weights; only used where none are loaded.
         models: folder of weights that calift made itself (default: `CALIFT_HOME/models`).
+        weights: false to build what the weights belong to with random ones in their place.
+        legacy: build it as calift did before checkpoints said how, see `resolve`.
 
     Raises:
         UnknownNameError: the architecture or the tag does not exist.
         ModelUnavailableError: the weights are neither here nor reachable.
         ModelError: the config or the weights file cannot be used.
     """
+    made = resolve(name, pretrained, legacy=legacy)
+    if _is_folder(name):
+        pretrained = None
+    if weights and _is_folder(name):
+        net = _from_folder(name, generator)
+    else:
+        net = _construct(made, generator)
+        if weights and pretrained is not None:
+            tag = open_clip.get_pretrained_cfg(name, pretrained)
+            if name == TINY:
+                load_weights(net, tiny_weights(pretrained, models=models))
+            elif tag:
+                _load_tag(net, name, pretrained, tag)
+            else:
+                load_weights(net, Path(pretrained))
+    found = Preprocess.of(open_clip.get_model_preprocess_cfg(net))
+    if found != made.preprocess and not legacy:
+        raise ModelError(
+            f"{name} must be preprocessed by {made.preprocess}, open_clip has made it for {found}"
+        )
+    return Clip(net, _tokenizer_of(name, made), made=made, name=name, pretrained=pretrained)
+
+
+def resolve(name: str, pretrained: str | None, *, legacy: bool = False) -> Made:
+    """How a model is built and what its images go through, without building it.
+
+    A tag's own configuration decides activation, mean, deviation, interpolation and resize mode;
+    so does that of a hub repository, a folder and a config JSON. Weights in a file under the name
+    of an architecture say nothing: there it is the architecture's activation and open_clip's
+    defaults, with a note where published weights of that name need something else.
+
+    Args:
+        name: as for `load_clip`.
+        pretrained: as for `load_clip`.
+        legacy: as calift did before checkpoints said how. Tags had the architecture's activation;
+            all was resized to the shorter side and bicubic; `preprocess_cfg` of a config JSON was
+            not read.
+
+    Raises:
+        UnknownNameError, ModelUnavailableError, ModelError: as for `load_clip`.
+    """
     if name == TINY:
-        weights = None if pretrained is None else str(tiny_weights(pretrained, models=models))
-        clip = _from_config(TINY_CONFIG, weights, generator)
-        clip.name, clip.pretrained = name, pretrained
-        return clip
+        return _made(*_read_config(TINY_CONFIG))
     if name.endswith(".json"):
-        return _from_config(Path(name), pretrained, generator)
-    return _from_registry(name, pretrained, generator)
+        config, preprocess = _read_config(Path(name))
+        unknown = [key for key in preprocess if key not in _PREPROCESS_KEYS]
+        if unknown:
+            raise ModelError(
+                f"preprocess_cfg in {name!r} must have keys among {', '.join(_PREPROCESS_KEYS)}, "
+                f"got {', '.join(map(repr, unknown))}"
+            )
+        return _made(config, {} if legacy else preprocess)
+    if _is_folder(name):
+        if pretrained not in (None, _UNSAID):
+            raise ModelError(
+                f"{name} brings its own weights: model.pretrained must be null, got {pretrained!r}"
+            )
+        made = _made(*_read_config(_config_file(name)))
+        return replace(made, preprocess=_as_before(made.preprocess)) if legacy else made
+    return _registered(name, pretrained, legacy)
+
+
+#: What specs of earlier versions say of weights where nothing was said.
+_UNSAID = "fashion-mnist"
+_PREPROCESS_KEYS = (
+    "size",
+    "mode",
+    "mean",
+    "std",
+    "interpolation",
+    "resize_mode",
+    "fill_color",
+)
+_CONFIG_NAME = "open_clip_config.json"
+_HUB, _FOLDER = "hf-hub:", "local-dir:"
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a name stands for a folder that holds config and weights, here or on the hub."""
+    return name.startswith((_HUB, _FOLDER))
+
+
+def _made(config: Mapping[str, Any], preprocess: Mapping[str, Any], note: str = "") -> Made:
+    # open_clip takes the size from the network that it has built.
+    vision = config["vision_cfg"]
+    size = vision.get("image_size", 224) if isinstance(vision, dict) else 224
+    return Made(config, Preprocess.of({**preprocess, "size": size}), note)
+
+
+def _as_before(preprocess: Preprocess) -> Preprocess:
+    return replace(preprocess, interpolation="bicubic", resize_mode="shortest", fill_color=0)
+
+
+def _registered(name: str, pretrained: str | None, legacy: bool) -> Made:
+    """A model of open_clip's own list."""
+    config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
+    if config is None:
+        raise UnknownNameError(
+            "model",
+            name,
+            [TINY, *open_clip.list_models()],
+            hint="A model is an open_clip name, hf-hub:org/model, local-dir:FOLDER or a config "
+            "JSON path.",
+        )
+    if pretrained is None:
+        return _made(config, {})
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    if not tag:
+        if not Path(pretrained).is_file():
+            if Path(pretrained).suffix:
+                raise ModelUnavailableError(f"no weights file at {pretrained!r}")
+            known = open_clip.list_pretrained_tags_by_model(name)
+            raise UnknownNameError(f"weights of {name}", pretrained, known)
+        return _made(config, {}, "" if legacy else _note_on_file(name, config))
+    if legacy:
+        made = _made(config, tag)
+        return replace(made, preprocess=_as_before(made.preprocess))
+    # A tag that says nothing has the activation of its architecture.
+    if tag.get("quick_gelu", config.get("quick_gelu", False)):
+        config["quick_gelu"] = True
+    elif config.get("quick_gelu"):
+        raise ModelError(
+            f"the weights {pretrained} were trained with GELU, and {name} is built with QuickGELU",
+            hint="Name the architecture without -quickgelu.",
+        )
+    return _made(config, tag)
+
+
+def _note_on_file(name: str, config: Mapping[str, Any]) -> str:
+    """What a file under an architecture's name leaves open, by that name's published weights."""
+    own, plain = bool(config.get("quick_gelu")), Preprocess(1)
+    other_activation, other_images = [], []
+    for tag in open_clip.list_pretrained_tags_by_model(name):
+        published = open_clip.get_pretrained_cfg(name, tag)
+        if bool(published.get("quick_gelu", own)) != own:
+            other_activation.append(tag)
+        if Preprocess.of({**published, "size": 1}) != plain:
+            other_images.append(tag)
+    if not other_activation and not other_images:
+        return ""
+    parts = []
+    if other_activation:
+        other = f"{name}-quickgelu"
+        named = f" (name it {other})" if other in open_clip.list_models() else ""
+        parts.append(f"QuickGELU{named} is what {', '.join(other_activation)} need")
+    if other_images:
+        parts.append(f"another preprocessing is what {', '.join(other_images)} need")
+    return (
+        f"Weights in a file do not say how they were trained: {name} is built with "
+        f"{'QuickGELU' if own else 'GELU'} and open_clip's default preprocessing. "
+        f"{'; '.join(parts)}. A folder that holds the weights and {_CONFIG_NAME} says it by "
+        f"itself: local-dir:FOLDER."
+    )
 
 
 def tiny_weights(pretrained: str, *, models: Path | None = None) -> Path:
@@ -356,120 +569,167 @@ def tiny_weights(pretrained: str, *, models: Path | None = None) -> Path:
     return weights
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`model_cfg` and `preprocess_cfg` of an open_clip config; the former may stand alone."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelUnavailableError(
             f"cannot read the model config {str(path)!r}: {error}"
         ) from None
     except ValueError as error:
         raise ModelError(f"the model config {str(path)!r} is not JSON: {error}") from None
-    config = config.get("model_cfg", config) if isinstance(config, dict) else config
+    whole = content if isinstance(content, dict) else {}
+    preprocess = whole.pop("preprocess_cfg", None) or {}
+    config = whole.get("model_cfg", whole)
     needed = {"embed_dim", "vision_cfg", "text_cfg"}
     if not isinstance(config, dict) or not needed <= set(config):
         raise ModelError(
             f"an open_clip config holds embed_dim, vision_cfg and text_cfg, {str(path)!r} does not"
         )
-    return dict(config)
+    if not isinstance(preprocess, dict):
+        raise ModelError(f"preprocess_cfg in {str(path)!r} must be a mapping, got {preprocess!r}")
+    return dict(config), preprocess
 
 
-def _build(config: Mapping[str, Any], generator: torch.Generator | None) -> nn.Module:
-    body = {key: value for key, value in config.items() if key != "custom_text"}
-    custom = config.get("custom_text") or "hf_model_name" in config["text_cfg"]
-    constructor = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+def _config_file(name: str) -> Path:
+    """The config of a folder, or of a hub repository: fetched if need be."""
+    if name.startswith(_FOLDER):
+        return Path(name.removeprefix(_FOLDER)).expanduser() / _CONFIG_NAME
+    _demand_hub(name, None)
+    repository = name.removeprefix(_HUB)
+    try:
+        return Path(download_pretrained_from_hf(repository, filename=_CONFIG_NAME))
+    except Exception as error:  # hub, network and file errors come as a dozen types
+        raise _unavailable(name, None, error) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep what open_clip tells the root logger to itself: the caller says it in its own words."""
+
+    def not_open_clip(record: logging.LogRecord) -> bool:
+        return "open_clip" not in Path(record.pathname).parts
+
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)  # or its first words would set up a handler of their own
+    root.addFilter(not_open_clip)
+    try:
+        with warnings.catch_warnings():
+            # A tag that is silent about the activation has its architecture's.
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            yield
+    finally:
+        root.removeFilter(not_open_clip)
+        root.removeHandler(silent)
+
+
+@contextmanager
+def _seeded(generator: torch.Generator | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         if generator is not None:
             torch.manual_seed(generator.initial_seed())
+        yield
+
+
+def _construct(made: Made, generator: torch.Generator | None) -> nn.Module:
+    """The network that open_clip builds, with random weights."""
+    described = {"model_cfg": dict(made.config), "preprocess_cfg": made.preprocess.described()}
+    with tempfile.TemporaryDirectory() as folder, _seeded(generator), _quietly():
+        (Path(folder) / _CONFIG_NAME).write_text(json.dumps(described), encoding="utf-8")
         try:
-            net: nn.Module = constructor(**copy.deepcopy(body))
-        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-            raise ModelError(f"open_clip cannot build this config: {error}") from error
+            net: nn.Module = open_clip.create_model(
+                f"{_FOLDER}{folder}", load_weights=False, pretrained_text=False
+            )
+        except Exception as error:  # a config of any content: open_clip and timm raise what comes
+            raise ModelError(f"open_clip cannot build this config: {reason_of(error)}") from error
     return net
 
 
-def _tokenizer(config: Mapping[str, Any]) -> Tokenizer:
-    text = config["text_cfg"]
-    length = text.get("context_length", 77)
-    name = text.get("hf_tokenizer_name")
-    tokenizer: Tokenizer = (
-        open_clip.HFTokenizer(name, context_length=length)
-        if name
-        else open_clip.SimpleTokenizer(context_length=length)
-    )
-    return tokenizer
-
-
-def _from_config(path: Path, weights: str | None, generator: torch.Generator | None) -> Clip:
-    config = _read_config(path)
-    net = _build(config, generator)
-    if weights is not None:
-        load_weights(net, Path(weights))
-    size = config["vision_cfg"].get("image_size", 224)
-    return Clip(
-        net,
-        _tokenizer(config),
-        image_size=size if isinstance(size, int) else int(size[0]),
-        mean=open_clip.OPENAI_DATASET_MEAN,
-        std=open_clip.OPENAI_DATASET_STD,
-        name=str(path),
-        pretrained=weights,
-        config=config,
-    )
-
-
-def _from_registry(name: str, pretrained: str | None, generator: torch.Generator | None) -> Clip:
-    is_hub = name.startswith("hf-hub:")
-    weights_file: Path | None = None
-    if not is_hub:
-        if name not in open_clip.list_models():
-            raise UnknownNameError(
-                "model",
-                name,
-                [TINY, *open_clip.list_models()],
-                hint="A model is an open_clip name, hf-hub:org/model or a config JSON path.",
-            )
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        if pretrained is not None and pretrained not in tags:
-            weights_file = Path(pretrained)
-            if not weights_file.is_file():
-                if weights_file.suffix:
-                    raise ModelUnavailableError(f"no weights file at {pretrained!r}")
-                raise UnknownNameError(f"weights of {name}", pretrained, tags)
-    if weights_file is None and (is_hub or pretrained is not None):
-        _demand_hub(name, pretrained)
-    with torch.random.fork_rng(devices=[]):
-        if generator is not None:
-            torch.manual_seed(generator.initial_seed())
+def _from_folder(name: str, generator: torch.Generator | None) -> nn.Module:
+    """The model in a folder, or in a hub repository."""
+    if name.startswith(_HUB):
         try:
-            net = open_clip.create_model(
-                name, pretrained=None if weights_file or is_hub else pretrained
+            download_pretrained_from_hf(name.removeprefix(_HUB))
+        except Exception as error:  # hub, network and file errors come as a dozen types
+            raise _unavailable(name, None, error) from error
+    else:
+        name = f"{_FOLDER}{Path(name.removeprefix(_FOLDER)).expanduser()}"
+    with _seeded(generator), _quietly():
+        try:
+            net: nn.Module = open_clip.create_model(name, require_pretrained=True)
+        except Exception as error:  # a damaged file makes decoders raise a dozen types
+            raise ModelError(
+                f"open_clip cannot load the model in {name}: {reason_of(error)}"
+            ) from error
+    return net
+
+
+def _load_tag(net: nn.Module, name: str, pretrained: str, tag: Mapping[str, Any]) -> None:
+    """Load published weights by open_clip's own functions, from the cache or the hub."""
+    _demand_hub(name, pretrained)
+    with _quietly():
+        try:
+            path = open_clip.download_pretrained(dict(tag))
+        except Exception as error:  # hub, network and file errors come as a dozen types
+            raise _unavailable(name, pretrained, error) from error
+        try:
+            open_clip.load_checkpoint(net, path)
+        except Exception as error:  # a damaged file makes decoders raise a dozen types
+            raise ModelError(
+                f"the {_weights_of(name, pretrained)} in {path!r} cannot be loaded: "
+                f"{reason_of(error)}"
+            ) from error
+
+
+def _unavailable(name: str, pretrained: str | None, error: Exception) -> ModelUnavailableError:
+    return ModelUnavailableError(
+        f"the {_weights_of(name, pretrained)} are not on this machine and could not be "
+        f"downloaded ({type(error).__name__}: {reason_of(error)}).",
+        hint=_NO_WEIGHTS_HINT,
+    )
+
+
+def _tokenizer_of(name: str, made: Made) -> Callable[[], Tokenizer]:
+    """Makes a model's tokenizer, by open_clip's own function where it knows the name."""
+    text = made.config["text_cfg"]
+    fetched = text.get("hf_tokenizer_name", "")
+    listed = name in open_clip.list_models()
+
+    def make() -> Tokenizer:
+        try:
+            if (fetched and (listed or _is_folder(name))) or (listed and "siglip" in name.lower()):
+                found: Tokenizer = open_clip.get_tokenizer(name)
+                return found
+            length, more = text.get("context_length", 77), dict(text.get("tokenizer_kwargs", {}))
+            if not fetched:
+                plain: Tokenizer = open_clip.SimpleTokenizer(context_length=length, **more)
+                return plain
+            mode = text.get("tokenizer_mode")
+            own: Tokenizer = HFTokenizer(
+                fetched, context_length=length, tokenizer_mode=mode, **more
             )
+            return own
+        except ImportError as error:
+            raise ModelUnavailableError(
+                f"the tokenizer of {name} ({fetched}) needs a package that is not installed "
+                f"({error}).",
+                hint="pip install 'transformers>=5'",
+            ) from error
         except Exception as error:  # hub, network and file errors come as a dozen types
             raise ModelUnavailableError(
-                f"the {_weights_of(name, pretrained)} are not on this machine and could not be "
-                f"downloaded ({type(error).__name__}: {reason_of(error)}).",
-                hint=_NO_WEIGHTS_HINT,
+                f"the tokenizer of {name} ({fetched or 'by its name'}) is not on this machine and "
+                f"could not be downloaded ({type(error).__name__}: {reason_of(error)}).",
+                hint="It is kept in the hub's cache, as the weights are.",
             ) from error
-    if weights_file is not None:
-        load_weights(net, weights_file)
-    preprocess = open_clip.get_model_preprocess_cfg(net)
-    size = preprocess.get("size", 224)
-    return Clip(
-        net,
-        open_clip.get_tokenizer(name),
-        image_size=size if isinstance(size, int) else int(size[0]),
-        mean=preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN,
-        std=preprocess.get("std") or open_clip.OPENAI_DATASET_STD,
-        name=name,
-        pretrained=pretrained,
-        config=None if is_hub else open_clip.get_model_config(name),
-    )
+
+    return make
 
 
 _NO_WEIGHTS_HINT = (
-    "With a network they are fetched by themselves; without, give `pretrained` the path of a "
-    ".safetensors file."
+    "With a network they are fetched by themselves; without, copy the repository's files "
+    "(open_clip_config.json and a .safetensors) into a folder and name it local-dir:FOLDER, with "
+    "`pretrained: null`."
 )
 
 
@@ -502,7 +762,9 @@ def _demand_hub(name: str, pretrained: str | None) -> None:
         ModelUnavailableError: the weights cannot be had.
     """
     repository = hub_repository(name, pretrained)
-    if not repository or in_hub_cache(repository) or getproxies():
+    if not repository or in_hub_cache(repository):
+        return
+    if getproxies() and not constants.HF_HUB_OFFLINE:
         return
     host = urlsplit(constants.ENDPOINT).hostname or ""
     try:
@@ -578,7 +840,8 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         folder: the run's folder, which holds `checkpoint/model.json`.
 
     Returns:
-        Its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and `model.json`.
+        Its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and `model.json`, that of
+        an earlier version as the present one writes it.
 
     Raises:
         CheckpointError: there is no finished model, or it is damaged.
@@ -587,7 +850,9 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
         tensors = load_file(checkpoint / "classifier.safetensors")
-        for key in ("config", "name", "image_size", "mean", "std", "pretrained"):
+        if description["format"] == 1:
+            description = _from_format_1(description)
+        for key in ("config", "name", "pretrained", "activation", "preprocess"):
             description[key]
     except FileNotFoundError:
         raise CheckpointError(f"{str(folder)!r} holds no finished run") from None
@@ -596,8 +861,45 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, description
 
 
+def _from_format_1(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description without a preprocessing: what the version that wrote it did.
+
+    Whatever its weights needed, the model was trained with the activation of its config, and on
+    images that were resized to the shorter side by bicubic interpolation.
+    """
+    config, past = description["config"], dict(description)
+    said = {"size": past.pop("image_size"), "mean": past.pop("mean"), "std": past.pop("std")}
+    if config is None:  # of a hub model, whose own config was not kept; it was followed
+        config = dict(resolve(description["name"], None).config)
+    return {
+        **past,
+        "config": config,
+        "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
+        "preprocess": Preprocess.of(said).described(),
+    }
+
+
+def made_of(description: Mapping[str, Any]) -> Made:
+    """How the model of a `model.json` is built.
+
+    Raises:
+        CheckpointError: what it says does not go together.
+    """
+    try:
+        made = Made(description["config"], Preprocess.of(description["preprocess"]))
+        activation, size = made.activation, _made(made.config, {}).preprocess.size
+    except (ModelError, AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the description of the model is damaged: {error}") from None
+    if (activation, size) != (description["activation"], made.preprocess.size):
+        raise CheckpointError(
+            f"the model must be one of {description['activation']} and {made.preprocess.size} "
+            f"pixels, its config is one of {activation} and {size} pixels"
+        )
+    return made
+
+
 def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]]:
-    """The model of a finished run.
+    """The model of a finished run, built as it was when it was trained.
 
     Args:
         folder: the run's folder, which holds `checkpoint/model.json`.
@@ -610,18 +912,63 @@ def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]
         CheckpointError: there is no finished model, or it is damaged.
     """
     tensors, description = read_finished(folder)
-    config, name = description["config"], description["name"]
-    described = {key: description[key] for key in ("image_size", "mean", "std", "pretrained")}
-    if config is not None:
-        net, tokenizer = _build(config, None), _tokenizer(config)
-    else:
-        hub = load_clip(name, None)
-        net, tokenizer = hub.net, hub.tokenizer
+    made, name = made_of(description), description["name"]
+    net = _construct(made, None)
     try:
         load_weights(net, folder / "checkpoint" / "model.safetensors")
     except ModelError as error:
         raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
-    return Clip(net, tokenizer, name=name, config=config, **described), tensors, description
+    clip = Clip(
+        net,
+        _tokenizer_of(name, made),
+        made=made,
+        name=name,
+        pretrained=description["pretrained"],
+    )
+    return clip, tensors, description
+
+
+def outdated(name: str, pretrained: str | None, made: Made) -> str:
+    """Say in what a model differs from what its name stands for today.
+
+    Args:
+        name: of the model, as its RunSpec has it.
+        pretrained: as its RunSpec has it.
+        made: how it was made.
+
+    Returns:
+        A sentence, of models that an earlier version made; empty where nothing differs, or where
+        what the model started from is not here any more.
+    """
+    try:
+        differs = differences(made, resolve(name, pretrained))
+    except (ModelError, SpecError):
+        return ""
+    if not differs:
+        return ""
+    return (
+        f"This model was made by an earlier version of calift, otherwise than {name} with the "
+        f"weights {pretrained} is made today: {differs}. It is gone on with and judged as it was "
+        "made; train it anew for what the weights need."
+    )
+
+
+_NAMES = {"gelu": "GELU", "quick_gelu": "QuickGELU"}
+
+
+def differences(one: Made, other: Made) -> str:
+    """In what two models are made differently, for people: `GELU and QuickGELU`, ….
+
+    The architecture apart from the activation is not looked at: weights fit only one.
+    """
+    parts = []
+    if one.activation != other.activation:
+        parts.append(f"activation ({_NAMES[one.activation]} and {_NAMES[other.activation]})")
+    mine, theirs = one.preprocess.described(), other.preprocess.described()
+    for key, value in mine.items():
+        if value != theirs[key]:
+            parts.append(f"{key.replace('_', ' ')} ({value} and {theirs[key]})")
+    return ", ".join(parts)
 
 
 def weights_sha256(net: nn.Module) -> str:

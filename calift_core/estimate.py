@@ -38,23 +38,29 @@ def missing_weights(model: ModelSpec) -> list[str]:
         CaliftError: the model cannot be named like this at all.
     """
     name, pretrained = model.name, model.pretrained
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:")).expanduser()
+        return [] if folder.is_dir() else [f"weights: there is no folder {str(folder)!r}"]
+    if name.startswith("hf-hub:"):
+        pretrained = "its own"
     if pretrained is None or (name == TINY and "/" not in pretrained):
         return []
     if Path(pretrained).suffix in (".safetensors", ".pt", ".pth", ".bin"):
         found = Path(pretrained).is_file()
         return [] if found else [f"weights: there is no file {pretrained!r}"]
-    config = open_clip.get_pretrained_cfg(name, pretrained)
-    if not config:
-        return []  # an unknown name or tag: loading says so with what is known
     repository = hub_repository(name, pretrained)
+    config = open_clip.get_pretrained_cfg(name, pretrained)
+    if not config and not repository:
+        return []  # an unknown name or tag: loading says so with what is known
     if repository and in_hub_cache(repository):
         return []
     where = f"hf-hub:{repository}" if repository else config.get("url", "")
+    what = where if name.startswith("hf-hub:") else f"{name} {pretrained!r} ({where})"
     return [
-        f"weights: {name} {pretrained!r} ({where}) are not in the local cache. With a network the "
+        f"weights: {what} are not in the local cache. With a network the "
         "run downloads them by itself; without, copy the repository into "
-        f"{_short(constants.HF_HUB_CACHE)} from a machine that has it, or set model.pretrained to "
-        "the path of a .safetensors file."
+        f"{_short(constants.HF_HUB_CACHE)} from a machine that has it, or its files into a folder, "
+        "and name that: model: {name: local-dir:FOLDER, pretrained: null}."
     ]
 
 
@@ -116,7 +122,8 @@ def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
         evaluation_images=evaluation_images,
     )
     try:
-        clip = load_clip(spec.model.name, _loadable(spec.model))
+        model = spec.model
+        clip = load_clip(model.name, model.pretrained, weights=_weights_are_here(model))
         resolve_templates(spec.suite.templates)
         if measure:
             estimate = measure_cost(spec, clip, n_train, evaluation_images)
@@ -128,15 +135,14 @@ def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
     return Validation(valid=not errors, errors=errors, missing=missing, estimate=estimate)
 
 
-def _loadable(model: ModelSpec) -> str | None:
-    """Weights that can be loaded without a download, else none: cost does not depend on them."""
-    pretrained = model.pretrained
-    if pretrained is None or missing_weights(model):
-        return None
-    if model.name == TINY and "/" not in pretrained:
-        spec = pretraining_spec(pretrained)
-        return pretrained if tiny_is_current(spec, load_suite(spec.suite)) else None
-    return pretrained
+def _weights_are_here(model: ModelSpec) -> bool:
+    """Whether weights load without a download; what a run costs does not depend on them."""
+    if missing_weights(model):
+        return False
+    if model.name == TINY and model.pretrained and "/" not in model.pretrained:
+        spec = pretraining_spec(model.pretrained)
+        return tiny_is_current(spec, load_suite(spec.suite))
+    return True
 
 
 def _steps(spec: RunSpec, n_train: int) -> int:
@@ -228,7 +234,7 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
         np.arange(size) % 2,
         np.arange(size),
     )
-    view = TrainView(images, side, len(templates), 0, (1.0, 1.0), False)
+    view = TrainView(images, clip.preprocess, len(templates), 0, (1.0, 1.0), False)
     passes, updates = [], []
     for batch in train_batches(
         view,

@@ -101,7 +101,7 @@ def forward_all(
     try:
         for batch in eval_batches(
             images,
-            size=clip.image_size,
+            preprocess=clip.preprocess,
             batch_size=batch_size,
             workers=workers,
             normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
@@ -226,7 +226,7 @@ def encode(
     try:
         for batch in eval_batches(
             images,
-            size=clip.image_size,
+            preprocess=clip.preprocess,
             batch_size=batch_size,
             workers=workers,
             normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),

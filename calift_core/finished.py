@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from calift_core.checkpoint import load_state
+from calift_core.checkpoint import TrainState, load_state
 from calift_core.clip import (
     Captions,
     Clip,
+    Made,
+    differences,
     load_clip,
     load_finished,
+    made_of,
+    outdated,
     read_finished,
     tensors_sha256,
     weights_sha256,
@@ -27,13 +31,13 @@ from calift_core.data.suites import Suite
 from calift_core.errors import CheckpointError, DataError, ModelError
 from calift_core.heads import heads_dir
 from calift_core.methods import Classifier, RunLength, make_method
+from calift_core.preprocess import Preprocess
 from calift_core.schema.methods import Pretrain
-from calift_core.schema.spec import load_spec
+from calift_core.schema.spec import ModelSpec, load_spec
 from calift_core.zeroshot import resolve_templates
 
 #: Share of an accelerator's free memory that waiting image towers may take.
 _RESIDENT_SHARE = 0.5
-_MAKE = ("name", "config", "image_size", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,27 @@ class Make:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str
+    resize_mode: str
+    fill_color: int
+    activation: str
     architecture: str
 
     @classmethod
-    def of(
-        cls,
-        *,
-        name: str,
-        config: Mapping[str, Any] | None,
-        image_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> Make:
-        """That of a described model."""
-        architecture = name if config is None else json.dumps(config, sort_keys=True)
-        return cls(image_size, tuple(mean), tuple(std), architecture)
+    def of(cls, made: Made) -> Make:
+        """That of a model."""
+        config = {key: value for key, value in made.config.items() if key != "quick_gelu"}
+        p = made.preprocess
+        return cls(
+            p.size,
+            p.mean,
+            p.std,
+            p.interpolation,
+            p.resize_mode,
+            p.fill_color,
+            made.activation,
+            json.dumps(config, sort_keys=True),
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class Judged:
         name: of the architecture.
         pretrained: what it was started from.
         weights: file that holds the weights, or None where no file has all of them.
+        note: a sentence where it is not made as its name would be today, else empty.
     """
 
     clip: Clip
@@ -81,6 +92,7 @@ class Judged:
     name: str
     pretrained: str | None
     weights: Path | None = None
+    note: str = ""
 
 
 def run_folder_of(path: Path) -> Path:
@@ -133,7 +145,7 @@ def load_like(path: Path, first: Judged, names: tuple[str, str], suite: Suite) -
         demand_alike(first.make, names[0], model.make, names[1])
         return model
     tensors, description = read_finished(path)
-    demand_alike(first.make, names[0], _make_of(description), names[1])
+    demand_alike(first.make, names[0], Make.of(made_of(description)), names[1])
     file = path / "checkpoint" / "model.safetensors"
     try:
         state = load_file(file)
@@ -148,10 +160,6 @@ def load_like(path: Path, first: Judged, names: tuple[str, str], suite: Suite) -
     return _judged(
         path, first.clip, tensors, description, suite, device, sha256=tensors_sha256(state)
     )
-
-
-def _make_of(description: Mapping[str, Any]) -> Make:
-    return Make.of(**{key: description[key] for key in _MAKE})
 
 
 def _judged(
@@ -175,14 +183,16 @@ def _judged(
         float(description["logit_scale"]),
         tensors["bias"].to(device) if "bias" in tensors else None,
     )
+    made, name, pretrained = made_of(description), description["name"], description["pretrained"]
     return Judged(
         clip,
         classifier,
         sha256,
-        _make_of(description),
-        description["name"],
-        description["pretrained"],
+        Make.of(made),
+        name,
+        pretrained,
         path / "checkpoint" / "model.safetensors",
+        outdated(name, pretrained, made) if description["format"] == 1 else "",
     )
 
 
@@ -196,7 +206,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> Judged:
             f"{str(path)!r} must belong to the RunSpec in {str(run)!r}, it does not"
         )
     generator = torch.Generator().manual_seed(spec.train.seed)
-    clip = load_clip(spec.model.name, spec.model.pretrained, generator=generator).to(device)
+    clip = load_begun(spec.model, state, generator).to(device)
     name = "styles" if isinstance(spec.method, Pretrain) else spec.suite.templates
     captions = Captions.make(
         suite.class_names, resolve_templates(name), clip.tokenizer, cache=heads_dir()
@@ -219,9 +229,37 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> Judged:
     method.load_state(state.method)
     method.finish()
     classifier = method.classifier()
-    make = Make.of(**{key: getattr(clip, key) for key in _MAKE})
+    make = Make.of(clip.made)
     sha256 = weights_sha256(clip.net)
-    return Judged(clip, classifier, sha256, make, clip.name, clip.pretrained)
+    note = "" if state.made else outdated(spec.model.name, spec.model.pretrained, clip.made)
+    return Judged(clip, classifier, sha256, make, clip.name, clip.pretrained, note=note)
+
+
+def load_begun(model: ModelSpec, state: TrainState | None, generator: torch.Generator) -> Clip:
+    """The model that a run starts from, or that it started from if it is gone on with.
+
+    Args:
+        model: which, as the RunSpec has it.
+        state: what the run is gone on from, if it is.
+        generator: source of random weights.
+
+    Raises:
+        CheckpointError: the model's name stands for something else than when the run began.
+        ModelError: as `load_clip`.
+    """
+    legacy = state is not None and state.made is None
+    clip = load_clip(model.name, model.pretrained, generator=generator, legacy=legacy)
+    if state is None or state.made is None or state.made == clip.made.described():
+        return clip
+    then = Made(
+        {"quick_gelu": state.made["activation"] == "quick_gelu"},
+        Preprocess.of(state.made["preprocess"]),
+    )
+    raise CheckpointError(
+        f"the checkpoint of step {state.step} is of another model than {model.name} with the "
+        f"weights {model.pretrained} stands for today: {differences(then, clip.made)}",
+        hint="Bring back what the model was then, or start the run anew (--overwrite).",
+    )
 
 
 class Turns:

@@ -443,7 +443,7 @@ def pass_key(
     held = {"source", "ids", "labels", "indices"}  # in the set's own hash
     return {
         "format": _FORMAT,
-        "input": [clip.image_size, clip.mean, clip.std],
+        "input": clip.made.described(),
         "data": images.sha256,
         "set": {f.name: getattr(images, f.name) for f in fields(images) if f.name not in held},
         "role": [item.role, item.corruption, item.severity, item.source, item.noise],
@@ -481,8 +481,8 @@ def _noise_levels(
     earlier = kept.finished()
     if earlier is not None:
         return [float(level) for level in earlier["levels"]]
-    size = subject.placed.place().image_size
-    some = shrunk(clean.images.limited(NOISE_IMAGES), size)
+    preprocess = subject.placed.place().preprocess
+    some = shrunk(clean.images.limited(NOISE_IMAGES), preprocess)
     known: dict[float, float] = {}
     progress = Progress((1 + (NOISE_LEVELS - 1) * NOISE_STEPS) * len(some))
     while True:
@@ -497,7 +497,9 @@ def _noise_levels(
             break
         except KeyError as unknown:  # the search is gone through again with one accuracy more
             sigma = float(unknown.args[0])
-        images = perturbed(some, size=size, sigma=sigma, seed=settings.spec.seed, name="noise")
+        images = perturbed(
+            some, preprocess=preprocess, sigma=sigma, seed=settings.spec.seed, name="noise"
+        )
         known[sigma] = _accuracy(subject, images, settings)
         progress.add(len(images))
         if progress.is_due():
@@ -527,7 +529,7 @@ def _accuracy(subject: Subject, images: ImageSet, settings: Settings) -> float:
 def _copy_of(clean: Item, sigma: float, subject: Subject, settings: Settings) -> Item:
     images = perturbed(
         clean.images,
-        size=subject.placed.place().image_size,
+        preprocess=subject.placed.place().preprocess,
         sigma=sigma,
         seed=settings.spec.seed,
         name=f"{clean.images.name}+noise/{sigma:.4f}",

@@ -27,7 +27,7 @@ from calift_core.calibration import (
     softmax,
     top_label,
 )
-from calift_core.clip import Captions, Clip, load_finished, weights_sha256
+from calift_core.clip import Captions, Clip, differences, load_finished, weights_sha256
 from calift_core.data.images import ImageSet
 from calift_core.data.suites import Suite
 from calift_core.errors import (
@@ -128,7 +128,7 @@ def merge_runs(
     found = []
     for name in names:
         at = (inputs or {}).get(name) or Path(name).expanduser()
-        found.append(_load(name, at, spec, suite, start_sha256))
+        found.append(_load(name, at, spec, suite, clip, start_sha256))
         if stop():
             raise InterruptedRunError("stopped while loading finished runs")
     resolved: dict[str, Any] = {
@@ -167,7 +167,9 @@ def merge_runs(
 # ------------------------------------------------------------------------------------ inputs
 
 
-def _load(name: str, folder: Path, spec: RunSpec, suite: Suite, start_sha256: str) -> _Input:
+def _load(
+    name: str, folder: Path, spec: RunSpec, suite: Suite, start: Clip, start_sha256: str
+) -> _Input:
     clip, tensors, description = load_finished(folder)
     try:
         report = Report.model_validate_json((folder / "report.json").read_bytes())
@@ -191,6 +193,13 @@ def _load(name: str, folder: Path, spec: RunSpec, suite: Suite, start_sha256: st
             f"weights {model.pretrained} (SHA-256 {start_sha256[:12]}…), it started from others "
             f"({started[:12]}…)",
             hint=hint,
+        )
+    differs = differences(clip.made, start.made)
+    if differs:
+        raise ModelError(
+            f"the run {name!r} ({report.name}) and {spec.model.name} with the weights "
+            f"{spec.model.pretrained} must be made alike to be merged, they differ in {differs}",
+            hint="Models of earlier versions keep what they were trained with: fine-tune again.",
         )
     found = weights_sha256(clip.net)
     if found != ended:

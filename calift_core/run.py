@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from calift_core.checkpoint import TrainState, drop_states, newest_state, save_final
-from calift_core.clip import TINY, Captions, Clip, load_clip, weights_sha256
+from calift_core.clip import TINY, Captions, Clip, outdated, weights_sha256
 from calift_core.data.images import kept_in_memory
 from calift_core.data.loader import (
     Normalise,
@@ -67,7 +67,7 @@ from calift_core.files import (
     sha256_file,
     storage_error,
 )
-from calift_core.finished import Judged, Turns, load_judged, load_like
+from calift_core.finished import Judged, Turns, load_begun, load_judged, load_like
 from calift_core.heads import heads_dir
 from calift_core.home import models_dir
 from calift_core.judging import Settings, Subject, Verdict, judge, spectrum_of
@@ -205,6 +205,11 @@ def _demand_space(folder: Path) -> None:
         )
 
 
+def _told(note: str) -> Iterator[Record]:
+    if note:
+        yield LogRecord(level="warning", message=note)
+
+
 class _Job:
     """The state of one run while it works."""
 
@@ -234,7 +239,9 @@ class _Job:
         yield PhaseRecord(phase="loading", detail=f"{spec.model.name} and {spec.suite.id}")
         suite = load_suite(spec.suite)
         generator = torch.Generator().manual_seed(spec.train.seed)
-        clip = load_clip(spec.model.name, spec.model.pretrained, generator=generator)
+        state = (yield from self._find_state()) if spec.method.trains else None
+        clip = load_begun(spec.model, state, generator)
+        yield from _told(self._note_on(clip, state))
         clip.to(self.device)
         if spec.train.compile and spec.method.trains:
             clip.compile_towers()
@@ -265,7 +272,7 @@ class _Job:
                 detail=f"{plan.total_steps} steps on {n_train:,} images, {self.device}",
             )
             processor_began = time.process_time()
-            yield from self._train(method, suite, train_part, captions, plan)
+            yield from self._train(method, suite, train_part, captions, plan, state)
             method.finish()
             self._lap("training_s")
             self.processor_s["training_cpu_s"] = time.process_time() - processor_began
@@ -279,6 +286,12 @@ class _Job:
             start_hash=start_hash,
             resolved=self._resolved(plan, method) if spec.method.trains else {},
         )
+
+    def _note_on(self, clip: Clip, state: TrainState | None) -> str:
+        """What a person should know of how the model is made."""
+        if state is not None and state.made is None:
+            return outdated(self.spec.model.name, self.spec.model.pretrained, clip.made)
+        return clip.made.note
 
     def _merge(
         self, clip: Clip, captions: Captions, suite: Suite, start_hash: str
@@ -315,6 +328,7 @@ class _Job:
         yield PhaseRecord(phase="loading", detail=f"the model in {finished}")
         suite = load_suite(self.spec.suite)
         model = load_judged(finished, suite, self.device)
+        yield from _told(model.note)
         yield from self._judge(
             model.clip,
             model.classifier,
@@ -397,6 +411,7 @@ class _Job:
             model={
                 "name": clip.name,
                 "pretrained": clip.pretrained,
+                **clip.made.described(),
                 "parameters": sum(p.numel() for p in clip.net.parameters()),
                 "vision_parameters": sum(p.numel() for p in clip.net.visual.parameters()),
                 "start_sha256": start_hash,
@@ -431,13 +446,19 @@ class _Job:
         self.timings[name] = now - self.began - sum(self.timings.values())
 
     def _train(
-        self, method: Method, suite: Suite, part: str, captions: Captions, plan: Plan
+        self,
+        method: Method,
+        suite: Suite,
+        part: str,
+        captions: Captions,
+        plan: Plan,
+        state: TrainState | None,
     ) -> Iterator[Record]:
         spec = self.spec
         images = suite.part(part)
         view = TrainView(
             images=kept_in_memory(images) if spec.train.cache_images else images,
-            size=method.clip.image_size,
+            preprocess=method.clip.preprocess,
             n_templates=len(
                 resolve_templates("styles" if self.is_pretraining else spec.suite.templates)
             ),
@@ -447,7 +468,6 @@ class _Job:
             styles=self.is_pretraining,
         )
         normalise = Normalise(method.clip.mean, method.clip.std, self.device)
-        state = yield from self._find_state()
         features = self._features(method.clip, suite, plan.precision)
         if state is None:
             yield from method.prepare(features)
@@ -575,16 +595,14 @@ class _Job:
             clip.net,
             tensors,
             {
-                "format": 1,
+                "format": 2,
                 "name": clip.name,
                 "pretrained": clip.pretrained,
-                "config": clip.config,
+                "config": dict(clip.config),
+                **clip.made.described(),
                 "classes": list(suite.classes),
                 "class_names": list(suite.class_names),
                 "logit_scale": classifier.scale,
-                "image_size": clip.image_size,
-                "mean": list(clip.mean),
-                "std": list(clip.std),
             },
         )
 
@@ -683,6 +701,7 @@ def evaluate_many(
             turns = Turns(model.clip)
         else:
             model = load_like(path, first_model, (names[0], name), suite)
+        yield from _told(f"{name}: {model.note}" if model.note else "")
         placed = Placed(turns.add(model), model.classifier)
         subjects.append(Subject(placed, model.sha256, folder / name, name))
         loaded.append((model.name, model.pretrained))

@@ -418,6 +418,7 @@ def _capture(
         optimizer=optimizer.state_dict(),
         scaler=scaler.state_dict(),
         rng=rng,
+        made=method.clip.made.described(),
     )
 
 

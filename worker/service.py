@@ -31,6 +31,13 @@ _KEEP_ENDED_S = 7 * 86_400.0
 _CLAIM_PATIENCE_S = 60.0
 
 
+def environment_for(settings: Settings, device: Device) -> dict[str, str]:
+    """What a worker adds to its own environment for its runners, and that."""
+    mine = {**os.environ, **device.environment, "CALIFT_HOME": str(settings.home)}
+    # The API has refused what it could tell; nothing else is downloaded either.
+    return mine if settings.allow_remote_models else mine | {"HF_HUB_OFFLINE": "1"}
+
+
 class WorkerService:
     """Claims and supervises runs, one at a time, and tells the database that it is there.
 
@@ -136,8 +143,7 @@ class WorkerService:
                 limits=self._limits,
                 claimed_at=claimed_at,
                 draining=lambda: self.draining,
-                environment={**os.environ, **self.device.environment}
-                | {"CALIFT_HOME": str(self.settings.home)},
+                environment=environment_for(self.settings, self.device),
                 runner_argv=self._runner_argv,
             )
         finally:

@@ -25,6 +25,7 @@ from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.errors import DataError, StorageError, UnreadableImageError, reason_of
 from calift_core.files import atomic_path, atomic_write_bytes
 from calift_core.home import cache_dir
+from calift_core.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 
@@ -393,6 +394,12 @@ def _open(path: Path) -> Image.Image:
             f"{str(path)!r} has {image.width} × {image.height} pixels, "
             f"at most {MAX_PIXELS:,} are read"
         )
+    if image.mode in ("I", "F") and not _is_16_bit(image):
+        image.close()
+        raise UnreadableImageError(
+            f"{str(path)!r} has grey levels of 32 bits, and nothing tells which of them is white",
+            hint="Save it with 8 or 16 bits.",
+        )
     return image
 
 
@@ -406,13 +413,30 @@ def decode(path: Path) -> Pixels:
         try:
             image.load()  # before the tag is read: Pillow turns TIFFs upright here, tag and all
             orientation = image.getexif().get(0x0112, 1)
-            rgb = image.convert("RGB")
+            rgb = _rgb(image)
         except Exception as error:
             raise UnreadableImageError(f"{str(path)!r} is damaged: {reason_of(error)}") from None
     pixels = np.asarray(rgb)
     if orientation != 1:
         pixels = np.ascontiguousarray(_upright(pixels, orientation))
     return pixels
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Three channels of 8 bits.
+
+    `Image.convert` would cut 16-bit grey levels off at 255 and leave nearly all of a picture white.
+    Colours of 16 bits are scaled to 8 by Pillow itself when it reads a file.
+    """
+    if _is_16_bit(image):
+        levels = np.rint(np.asarray(image) / np.float32(257)).astype(np.uint8)
+        return Image.fromarray(levels).convert("RGB")
+    return image.convert("RGB")
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Whether grey levels reach from 0 to 65,535."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -652,38 +676,23 @@ def available_memory() -> int:
     return max(0, min(free))
 
 
-def resize_crop(pixels: Pixels, size: int) -> Pixels:
-    """Shorter side to `size` by antialiased bicubic interpolation, then the central square.
-
-    Args:
-        pixels: (H, W, 3) uint8.
-        size: S in pixels.
-
-    Returns:
-        (S, S, 3) uint8.
-    """
-    height, width = pixels.shape[:2]
-    if height == width == size:
-        return pixels
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    return _resize(pixels, (left, top, left + side, top + side), size)
-
-
 def random_resized_crop(
     pixels: Pixels,
-    size: int,
+    preprocess: Preprocess,
     *,
     rng: np.random.Generator,
     scale: tuple[float, float],
     flip: bool = False,
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Pixels:
-    """A random part of the image, resized by antialiased bicubic interpolation.
+    """A random part of the image, resized to the model's input by its own interpolation.
+
+    Where no part is chosen (`scale` of 1) or none fits in ten trials, it is the image as an
+    evaluation sees it.
 
     Args:
         pixels: (H, W, 3) uint8.
-        size: S in pixels.
+        preprocess: of the model.
         rng: source of randomness.
         scale: range of the part's share of the area.
         flip: mirror half of the images.
@@ -694,7 +703,7 @@ def random_resized_crop(
     """
     height, width = pixels.shape[:2]
     if scale == (1.0, 1.0):
-        out = resize_crop(pixels, size)
+        out = preprocess.fit(pixels)
     else:
         for _ in range(10):
             area = height * width * rng.uniform(*scale)
@@ -702,15 +711,17 @@ def random_resized_crop(
             w, h = (area * aspect) ** 0.5, (area / aspect) ** 0.5
             if w <= width and h <= height:
                 left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
-                out = _resize(pixels, (left, top, left + w, top + h), size)
+                out = _resize(pixels, (left, top, left + w, top + h), preprocess)
                 break
         else:
-            out = resize_crop(pixels, size)
+            out = preprocess.fit(pixels)
     if flip and rng.random() < 0.5:
         out = np.ascontiguousarray(out[:, ::-1])
     return out
 
 
-def _resize(pixels: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+def _resize(
+    pixels: Pixels, box: tuple[float, float, float, float], preprocess: Preprocess
+) -> Pixels:
+    side = (preprocess.size, preprocess.size)
+    return np.asarray(Image.fromarray(pixels).resize(side, preprocess.resample, box=box))

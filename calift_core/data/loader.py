@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from calift_core.data.images import ImageSet, random_resized_crop, resize_crop
+from calift_core.data.images import ImageSet, random_resized_crop
 from calift_core.data.styles import STYLES
 from calift_core.errors import UnreadableImageError
 from calift_core.methods.base import Batch
+from calift_core.preprocess import Preprocess
 
 Sample = tuple[NDArray[np.uint8], int, int]
 Collated = tuple[Tensor, Tensor, Tensor]
@@ -31,7 +32,7 @@ class TrainView(Dataset[Sample]):
 
     Attributes:
         images: the images.
-        size: side of the model's input in pixels.
+        preprocess: of the model.
         n_templates: P; caption `c * P + p` is template p with class c.
         seed: of the run.
         crop_scale: area range of the random crop.
@@ -41,7 +42,7 @@ class TrainView(Dataset[Sample]):
     """
 
     images: ImageSet
-    size: int
+    preprocess: Preprocess
     n_templates: int
     seed: int
     crop_scale: tuple[float, float]
@@ -57,7 +58,7 @@ class TrainView(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, epoch, index))
         pixels, label = self.images.image(index), int(self.images.labels[index])
         pixels = random_resized_crop(
-            pixels, self.size, rng=rng, scale=self.crop_scale, flip=self.flip
+            pixels, self.preprocess, rng=rng, scale=self.crop_scale, flip=self.flip
         )
         if self.styles:
             pixels, template = _styled(pixels, rng)
@@ -81,14 +82,15 @@ class EvalView(Dataset[Sample]):
     """Images as an evaluation sees them: resized and cropped, nothing random."""
 
     images: ImageSet
-    size: int
+    preprocess: Preprocess
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
         """Image (S, S, 3) uint8, label, 0."""
-        return resize_crop(self.images.image(index), self.size), int(self.images.labels[index]), 0
+        pixels = self.preprocess.fit(self.images.image(index))
+        return pixels, int(self.images.labels[index]), 0
 
 
 def collate(samples: Sequence[Sample]) -> Collated:
@@ -219,7 +221,7 @@ def feature_batches(
 def eval_batches(
     images: ImageSet,
     *,
-    size: int,
+    preprocess: Preprocess,
     batch_size: int,
     workers: int,
     normalise: Normalise,
@@ -229,14 +231,14 @@ def eval_batches(
 
     Args:
         images: the set.
-        size: S in pixels.
+        preprocess: of the model.
         batch_size: images at once; the last batch may be smaller.
         workers: processes that decode ahead.
         normalise: makes inputs of pixels.
         start: the first image; a multiple of `batch_size` leaves all batches as they are.
     """
     loader: DataLoader[Sample] = DataLoader(
-        EvalView(images, size),
+        EvalView(images, preprocess),
         sampler=range(start, len(images)),
         batch_size=batch_size,
         num_workers=workers,

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.images import ArraySource, ImageSet, Pixels, resize_crop
+from calift_core.data.images import ArraySource, ImageSet, Pixels
 from calift_core.errors import SpecError
+from calift_core.preprocess import Preprocess
 
 #: Changes when the pixels of any perturbed image change.
-NOISE_VERSION = 1
+NOISE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class NoisySource:
 
     Attributes:
         base: N images.
-        size: side of the model's input in pixels.
+        preprocess: of the model; its size and geometry.
         sigma: standard deviation, as a share of the range of a pixel.
         seed: of the noise. An image's noise at another σ is the same field, scaled.
     """
 
     base: ImageSet
-    size: int
+    preprocess: Preprocess
     sigma: float
     seed: int
 
@@ -40,7 +41,7 @@ class NoisySource:
 
     def image(self, index: int) -> Pixels:
         """The noisy image (S, S, 3), clipped to the range of a pixel."""
-        pixels = resize_crop(self.base.image(index), self.size)
+        pixels = self.preprocess.fit(self.base.image(index))
         if self.sigma == 0:
             return pixels
         digest = hashlib.blake2b(self.base.ids[index].encode(), digest_size=8).digest()
@@ -51,17 +52,20 @@ class NoisySource:
 
     def fingerprint(self, indices: NDArray[np.int64]) -> str:
         """Hash of the base, the noise and the positions."""
-        text = f"{self.base.sha256}:{self.size}:{self.sigma!r}:{self.seed}:{NOISE_VERSION}:"
+        geometry = self.preprocess.geometry
+        text = f"{self.base.sha256}:{geometry}:{self.sigma!r}:{self.seed}:{NOISE_VERSION}:"
         text += hashlib.sha256(indices.tobytes()).hexdigest()
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def perturbed(base: ImageSet, *, size: int, sigma: float, seed: int, name: str) -> ImageSet:
+def perturbed(
+    base: ImageSet, *, preprocess: Preprocess, sigma: float, seed: int, name: str
+) -> ImageSet:
     """`base` under Gaussian noise, lazily.
 
     Args:
         base: N images.
-        size: side of the model's input in pixels.
+        preprocess: of the model.
         sigma: standard deviation as a share of the range of a pixel.
         seed: of the noise.
         name: of the new set.
@@ -71,13 +75,14 @@ def perturbed(base: ImageSet, *, size: int, sigma: float, seed: int, name: str) 
     """
     if not sigma >= 0:
         raise SpecError(f"sigma must be ≥ 0, got {sigma}")
-    return _like(base, NoisySource(base, size, sigma, seed), name)
+    return _like(base, NoisySource(base, preprocess, sigma, seed), name)
 
 
-def shrunk(images: ImageSet, size: int) -> ImageSet:
+def shrunk(images: ImageSet, preprocess: Preprocess) -> ImageSet:
     """The same set in memory, resized and cropped to the model's input size."""
-    array = np.stack([resize_crop(images.image(i), size) for i in range(len(images))])
-    return _like(images, ArraySource(array, f"{images.sha256}:{size}"), images.name)
+    array = np.stack([preprocess.fit(images.image(i)) for i in range(len(images))])
+    key = f"{images.sha256}:{preprocess.geometry}"
+    return _like(images, ArraySource(array, key), images.name)
 
 
 def _like(images: ImageSet, source: NoisySource | ArraySource, name: str) -> ImageSet:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,22 +34,33 @@ _SHIFT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class ModelSpec(Frozen):
     """Which CLIP-like model to start from.
 
-    `name` is an open_clip architecture (`ViT-B-16`), `hf-hub:org/model`, a path to an open_clip
-    config JSON, or `calift-tiny`. `pretrained` is an open_clip tag, a path to weights (safetensors
-    or a plain state dict), or for `calift-tiny` the suite it was pre-trained on.
+    `name` is an open_clip architecture (`ViT-B-16`), `hf-hub:org/model`, `local-dir:FOLDER` with
+    the same files, a path to an open_clip config JSON, or `calift-tiny`. `pretrained` is an
+    open_clip tag, a path to weights (safetensors or a plain state dict), for `calift-tiny` the
+    suite it was pre-trained on, and null for a hub repository or a folder, which bring their own.
     """
 
     name: str = Field(
         default="calift-tiny",
         min_length=1,
         title="Model",
-        description="open_clip architecture, hf-hub:org/model, a config JSON path, or calift-tiny",
+        description="open_clip architecture, hf-hub:org/model, local-dir:FOLDER, a config JSON "
+        "path, or calift-tiny",
     )
     pretrained: str | None = Field(
         default="fashion-mnist",
         title="Weights",
         description="open_clip tag, a .safetensors or .pt path, or none for random weights",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _brings_its_own(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "pretrained" not in value:
+            name = value.get("name")
+            if isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
+                return {**value, "pretrained": None}
+        return value
 
 
 def plain_name(name: str) -> str:

@@ -448,10 +448,46 @@ def test_submit__exposed_service_reads_only_its_roots(
             model = {"name": "ViT-B-16", "pretrained": f"{path}/w.pt"}
             assert faults(model=model) == ["#/spec/model/pretrained"], path
         assert faults(model={"name": "hf-hub:org/model"}) == ["#/spec/model/name"]
+        assert faults(model={"name": "local-dir:/etc"}) == ["#/spec/model/name"]
+        assert faults(model={"name": f"local-dir:{root}/models"}) == []
         assert faults(model={"name": "/etc/x.json", "pretrained": None}) == ["#/spec/model/name"]
         assert faults(model={"name": "ViT-B-16", "pretrained": "../../x"}) == [
             "#/spec/model/pretrained"
         ]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_remote_models__what_would_be_downloaded_is_refused_where_that_is_off(
+    make_settings: Any, sqlite_url: str, home: Path, monkeypatch: Any, allowed: bool
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(home / "hub"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    token = "ci." + "s" * 32
+    settings = make_settings(database_url=sqlite_url, allow_remote_models=allowed, token=token)
+    app = create_app(settings, housekeeping=False)
+    with TestClient(app, base_url="http://127.0.0.1") as caller:
+        caller.headers["Authorization"] = f"Bearer {token}"
+
+        def faults(name: str, pretrained: str | None = None) -> list[str]:
+            spec = SPEC | {"model": {"name": name, "pretrained": pretrained}}
+            answer = caller.post("/api/v1/runs/validate", json={"spec": spec}).json()
+            for error in answer["errors"]:
+                assert "CALIFT_ALLOW_REMOTE_MODELS=1 allows them" in error["message"]
+                assert "local-dir:FOLDER" in error["message"]
+            return [e["pointer"].removeprefix("#/spec/model/") for e in answer["errors"]]
+
+        assert faults("hf-hub:org/model") == ([] if allowed else ["name"])
+        for name, tag in (("ViT-B-16", "openai"), ("ViT-B-16", "metaclip_400m"), ("No", "such")):
+            assert faults(name, tag) == ([] if allowed else ["pretrained"])
+        assert faults("ViT-B-16") == []  # random weights
+        assert faults("calift-tiny", "fashion-mnist") == []
+        assert faults("ViT-B-16", f"{home}/weights.safetensors") == []
+        assert faults(f"local-dir:{home}/model") == []
+        repository = "models--timm--vit_base_patch16_clip_224.openai"
+        snapshot = home / "hub" / "hub" / repository / "snapshots" / "0123"
+        snapshot.mkdir(parents=True)
+        (snapshot / "open_clip_model.safetensors").write_bytes(b"here")
+        assert faults("ViT-B-16", "openai") == []
 
 
 def test_patch__changes_only_what_was_given(api: TestClient) -> None:

@@ -7,14 +7,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from hypothesis import settings
+from open_clip import factory
 from PIL import Image
 
 from calift_core.clip import Captions, Clip, load_clip
@@ -108,6 +111,18 @@ def clip(request: pytest.FixtureRequest, originals: dict[str, Clip]) -> Clip:
 def captions(originals: dict[str, Clip]) -> Captions:
     names = [name.replace("_", " ") for name in CLASSES]
     return Captions.make(names, PHOTO, originals["vit"].tokenizer)
+
+
+@contextmanager
+def known_to_open_clip(folder: Path) -> Iterator[None]:
+    """The config files of a folder are open_clip's own architectures of these names."""
+    open_clip.add_model_config(folder)
+    try:
+        yield
+    finally:
+        factory._MODEL_CONFIG_PATHS.remove(folder)
+        factory._MODEL_CONFIGS.clear()
+        factory._rescan_model_configs()
 
 
 def random_batch(clip: Clip, n: int = 8, seed: int = 0) -> Batch:

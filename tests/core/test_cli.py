@@ -20,7 +20,7 @@ from calift_core import __version__, cli
 from calift_core.cli import main
 from calift_core.data.catalogue import fashion_mnist_folder
 from calift_core.schema.report import Report
-from calift_core.schema.spec import parse_spec
+from calift_core.schema.spec import ModelSpec, parse_spec
 from calift_core.schema.wire import Validation
 from tests.conftest import until
 from tests.core.conftest import CLASSES, calift, environment, write_classes
@@ -562,3 +562,5 @@ def test_submit__relative_paths_become_absolute_and_names_stay(tmp_path, monkeyp
     assert made.suite.id == f"folder:{tmp_path / 'photos'}"
     assert made.suite.shifts == {"art": "folder:/data/art"}
     assert cli.with_absolute_paths(made) == made
+    mine = spec.model_copy(update={"model": ModelSpec(name="local-dir:model")})
+    assert cli.with_absolute_paths(mine).model.name == f"local-dir:{tmp_path / 'model'}"

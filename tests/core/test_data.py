@@ -30,7 +30,6 @@ from calift_core.data.images import (
     decode,
     kept_in_memory,
     random_resized_crop,
-    resize_crop,
     split_by_hash,
 )
 from calift_core.data.loader import (
@@ -52,6 +51,7 @@ from calift_core.errors import (
     UnknownNameError,
     UnreadableImageError,
 )
+from calift_core.preprocess import Preprocess
 from calift_core.schema.spec import SuiteSpec
 from tests.core.conftest import CLASSES, write_classes
 
@@ -372,21 +372,6 @@ def test_array_source__grey_images_have_three_equal_channels() -> None:
 
 
 @few
-@given(st.integers(3, 40), st.integers(3, 40), st.integers(1, 40), st.integers(0, 99))
-def test_resize_crop__equals_pils_centred_fit(h: int, w: int, size: int, seed: int) -> None:
-    pixels = noise(h, w, seed)
-    fitted = ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BICUBIC)
-    assert np.array_equal(resize_crop(pixels, size), np.asarray(fitted))
-
-
-def test_resize_crop__equals_resizing_then_cropping_where_nothing_is_rounded() -> None:
-    pixels = noise(48, 64)
-    resized = Image.fromarray(pixels).resize((32, 24), Image.Resampling.BICUBIC)
-    expected = np.asarray(resized.crop((4, 0, 28, 24))).astype(int)
-    assert np.abs(resize_crop(pixels, 24).astype(int) - expected).max() <= 1
-
-
-@few
 @given(
     st.integers(2, 40),
     st.integers(2, 40),
@@ -399,7 +384,9 @@ def test_random_crop__has_the_size_and_depends_on_the_generator_alone(
 ) -> None:
     pixels, scale = noise(h, w), (min(scale), max(scale))
     made = [
-        random_resized_crop(pixels, size, rng=np.random.default_rng(seed), scale=scale, flip=True)
+        random_resized_crop(
+            pixels, Preprocess(size), rng=np.random.default_rng(seed), scale=scale, flip=True
+        )
         for _ in range(2)
     ]
     assert made[0].shape == (size, size, 3)
@@ -411,7 +398,7 @@ def test_random_crop__of_the_whole_image_is_the_plain_one_or_its_mirror() -> Non
     seen = set()
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        out = random_resized_crop(pixels, 16, rng=rng, scale=(1.0, 1.0), flip=True)
+        out = random_resized_crop(pixels, Preprocess(16), rng=rng, scale=(1.0, 1.0), flip=True)
         seen.add(
             "plain"
             if np.array_equal(out, pixels)
@@ -552,7 +539,7 @@ def test_kept_in_memory__arrays_and_empty_sets_stay_as_they_are(tmp_path: Path) 
 
 def view_of(images: ImageSet, **changes: Any) -> TrainView:
     settings_ = {
-        "size": 8,
+        "preprocess": Preprocess(8),
         "n_templates": 4,
         "seed": 3,
         "crop_scale": (0.5, 1.0),
@@ -620,7 +607,11 @@ def test_train_batches__worker_processes_change_nothing() -> None:
 def test_train_batches__leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     batches(view_of(array_set(10)))
-    list(eval_batches(array_set(4), size=8, batch_size=2, workers=0, normalise=PLAIN))
+    list(
+        eval_batches(
+            array_set(4), preprocess=Preprocess(8), batch_size=2, workers=0, normalise=PLAIN
+        )
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -659,7 +650,7 @@ def test_batches__a_damaged_image_is_one_sentence(tmp_path: Path, kind: str, wor
     made = (
         train_batches(view_of(images), start_step=0, total_steps=1, **options)
         if kind == "train"
-        else eval_batches(images, size=8, **options)
+        else eval_batches(images, preprocess=Preprocess(8), **options)
     )
     with pytest.raises(UnreadableImageError) as caught:
         list(made)
@@ -682,7 +673,7 @@ def test_normalise__worked_by_hand() -> None:
 
 
 def test_eval_view__is_not_random() -> None:
-    view = EvalView(array_set(3, side=11), 8)
+    view = EvalView(array_set(3, side=11), Preprocess(8))
     assert np.array_equal(view[1][0], view[1][0])
     assert view[1][0].shape == (8, 8, 3)
     assert view[1][1] == 1

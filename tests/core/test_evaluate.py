@@ -37,6 +37,7 @@ from calift_core.evaluate import Placed, forward_all, own_logits, predict
 from calift_core.finished import Turns, load_judged, load_like, name_of, run_folder_of
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.predictions import read_predictions
+from calift_core.preprocess import Preprocess
 from calift_core.run import Evaluated, evaluate_finished, evaluate_many, run_in_folder
 from calift_core.schema.records import ProgressRecord, Record
 from calift_core.schema.report import Report
@@ -91,7 +92,12 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("start", [0, 4, 8, 10])
 def test_eval_batches__from_a_start_on_are_the_tail_of_all(start: int) -> None:
     normalise = Normalise((0.5,) * 3, (0.5,) * 3, CPU)
-    options: dict[str, Any] = {"size": 8, "batch_size": 4, "workers": 0, "normalise": normalise}
+    options: dict[str, Any] = {
+        "preprocess": Preprocess(8),
+        "batch_size": 4,
+        "workers": 0,
+        "normalise": normalise,
+    }
     whole = list(eval_batches(images_of(), **options))
     tail = list(eval_batches(images_of(), start=start, **options))
     assert len(tail) == len(whole) - -(-start // 4)
@@ -904,8 +910,10 @@ def test_noise__is_gaussian_of_the_image_alone_and_clipped(
     sigma: float, seed: int, index: int
 ) -> None:
     base = images_of(5, side=16)
-    images = perturbed(base, size=16, sigma=sigma, seed=seed, name="n")
-    swapped = perturbed(base.take([index], "s"), size=16, sigma=sigma, seed=seed, name="n")
+    images = perturbed(base, preprocess=Preprocess(16), sigma=sigma, seed=seed, name="n")
+    swapped = perturbed(
+        base.take([index], "s"), preprocess=Preprocess(16), sigma=sigma, seed=seed, name="n"
+    )
     np.testing.assert_array_equal(images.image(index), swapped.image(0))
     if sigma == 0:
         np.testing.assert_array_equal(images.image(index), base.image(index))
@@ -915,20 +923,25 @@ def test_noise__is_gaussian_of_the_image_alone_and_clipped(
 def test_noise__has_the_standard_deviation_it_says() -> None:
     grey = np.full((4, 64, 64, 3), 128, dtype=np.uint8)
     base = ImageSet("g", ArraySource(grey, "g"), tuple("abcd"), np.zeros(4, int), np.arange(4))
-    noisy = perturbed(base, size=64, sigma=0.05, seed=0, name="n")
+    noisy = perturbed(base, preprocess=Preprocess(64), sigma=0.05, seed=0, name="n")
     values = np.stack([noisy.image(i) for i in range(4)]).astype(float) - 128
     # 49,152 values: the standard deviation's own is 0.3 %; rounding adds 1/12 to the variance.
     assert values.std() == pytest.approx(255 * 0.05, rel=0.02)
     assert abs(values.mean()) < 0.3
-    double = perturbed(base, size=64, sigma=0.1, seed=0, name="n").image(0).astype(float) - 128
+    double = (
+        perturbed(base, preprocess=Preprocess(64), sigma=0.1, seed=0, name="n")
+        .image(0)
+        .astype(float)
+        - 128
+    )
     assert np.corrcoef(double.ravel(), values[0].ravel())[0, 1] > 0.99
     assert not np.array_equal(noisy.image(0), noisy.image(1))
     with pytest.raises(SpecError, match="sigma must be ≥ 0, got -1"):
-        perturbed(base, size=64, sigma=-1, seed=0, name="n")
+        perturbed(base, preprocess=Preprocess(64), sigma=-1, seed=0, name="n")
 
 
 def test_shrunk__holds_the_images_as_the_model_sees_them() -> None:
-    small = shrunk(images_of(3, side=20), 8)
+    small = shrunk(images_of(3, side=20), Preprocess(8))
     assert small.image(2).shape == (8, 8, 3)
     assert small.sha256 != images_of(3, side=20).sha256
 

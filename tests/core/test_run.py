@@ -191,7 +191,7 @@ def test_run__report_can_be_computed_again_from_the_predictions(finished: Any) -
 def test_run__learns_the_colours(finished: Any) -> None:
     summary = report_in(finished[1]).summary
     assert summary.id_accuracy is not None
-    assert summary.id_accuracy > 0.6
+    assert summary.id_accuracy > 0.5  # of 31 images; a third is chance, give or take 0.08
 
 
 def test_run__spectrum_is_of_the_id_test_features(finished: Any) -> None:

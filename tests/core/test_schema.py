@@ -18,6 +18,7 @@ from calift_core.schema.records import RECORD, LogRecord, MetricsRecord, Resumed
 from calift_core.schema.spec import (
     ConfidenceSpec,
     FractionSpec,
+    ModelSpec,
     RunSpec,
     load_spec,
     parse_spec,
@@ -454,3 +455,11 @@ def test_records__a_line_reads_back_as_the_same_record(record: Any) -> None:
 def test_records__a_number_that_json_cannot_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         MetricsRecord(step=1, epoch=0.1, values={"loss": float("nan")})
+
+
+def test_model_spec__a_folder_or_a_repository_brings_its_weights() -> None:
+    for name in ("hf-hub:org/model", "local-dir:/data/model"):
+        assert ModelSpec.model_validate({"name": name}).pretrained is None
+        said = {"name": name, "pretrained": "fashion-mnist"}  # specs of earlier versions do
+        assert ModelSpec.model_validate(said).pretrained == "fashion-mnist"
+    assert ModelSpec.model_validate({"name": "calift-tiny"}).pretrained == "fashion-mnist"

@@ -63,6 +63,7 @@ from calift_core.errors import (
 )
 from calift_core.evaluate import own_logits
 from calift_core.predictions import read_predictions
+from calift_core.preprocess import Preprocess
 from calift_core.run import run_job
 from calift_core.schema.spec import SuiteSpec
 from calift_core.zeroshot import TEMPLATES
@@ -670,7 +671,15 @@ def test_cifar_c__loader_processes_read_the_same(cifar10_c: Path) -> None:
     plain = Normalise((0.0,) * 3, (1.0,) * 3, torch.device("cpu"))
     batches = {
         workers: torch.cat(
-            list(eval_batches(images, size=32, batch_size=5, workers=workers, normalise=plain))
+            list(
+                eval_batches(
+                    images,
+                    preprocess=Preprocess(32),
+                    batch_size=5,
+                    workers=workers,
+                    normalise=plain,
+                )
+            )
         )
         for workers in (0, 2)
     }

@@ -87,7 +87,7 @@ def view_for(clip: Clip, n: int = 32, seed: int = 0) -> TrainView:
         labels.numpy(),
         torch.arange(n).numpy(),
     )
-    return TrainView(images, clip.image_size, 3, seed, (0.6, 1.0), True)
+    return TrainView(images, clip.preprocess, 3, seed, (0.6, 1.0), True)
 
 
 class Run:

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.devices import Gpu, parse_gpus, take_device, visible_gpus
+from backend.settings import Settings
+from worker.devices import Device, Gpu, parse_gpus, take_device, visible_gpus
+from worker.service import environment_for
+from worker.supervisor import runner_environment
 
 LISTING = """\
 0, GPU-aaaa1111-0000-0000-0000-000000000000, NVIDIA H100 80GB HBM3, 81559
@@ -86,3 +89,16 @@ def test_take_device__without_a_driver_it_is_the_cpu(tmp_path: Path) -> None:
 def test_take_device__a_failing_driver_is_no_gpu(machine: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
     assert take_device(tmp_path / "run", machine).queues == ("cpu",)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_environment_for__runners_reach_the_hub_where_remote_models_are_allowed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    settings = Settings(home=home, allow_remote_models=allowed)
+    device = Device("GPU 1", ("cuda",), {"CUDA_VISIBLE_DEVICES": "1"})
+    passed = runner_environment(environment_for(settings, device))
+    assert passed.get("HF_HUB_OFFLINE") == (None if allowed else "1")
+    assert passed["CUDA_VISIBLE_DEVICES"] == "1"
+    assert passed["CALIFT_HOME"] == str(home)
