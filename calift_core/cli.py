@@ -35,7 +35,13 @@ from calift_core.errors import (
 from calift_core.home import calift_home
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
-from calift_core.schema.wire import TERMINAL_PHASES, RunDetail, RunSummary, Validation
+from calift_core.schema.wire import (
+    TERMINAL_PHASES,
+    Comparison,
+    RunDetail,
+    RunSummary,
+    Validation,
+)
 
 if TYPE_CHECKING:
     from calift_core.client import Client
@@ -751,6 +757,11 @@ def compare(
     if as_json:
         print_json(comparison.model_dump(mode="json"))
         return
+    show_comparison(comparison)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Write a comparison for people."""
     out.print(runs_table([c.run for c in comparison.runs]))
     if comparison.parameters:
         table = Table(title="What differs", title_justify="left")
@@ -767,22 +778,24 @@ def compare(
     for compared in comparison.runs:
         for d in compared.differences:
             scale, unit = (1.0, "") if d.metric == "nll" else (100.0, " pt")
-            interval = d.interval
+            interval = " … ".join(f"{scale * v:+.2f}" for v in d.interval or ())
             if d.squared is not None:
-                scale, unit, interval = 1e4, " pt²", d.squared.interval
-                table.add_row(
-                    _plain(compared.run.name), d.dataset, "ece", f"{100 * d.difference:+.2f} pt",
-                    "", "decided on its square:",
-                )  # fmt: skip
+                ends = " … ".join(f"{1e4 * v:+.1f}" for v in d.squared.interval)
+                interval = f"² {1e4 * d.squared.difference:+.1f} ({ends})"
             table.add_row(
                 _plain(compared.run.name),
                 d.dataset,
-                "squared ece" if d.squared else d.metric,
-                f"{scale * (d.squared or d).difference:+.2f}{unit}",
-                " … ".join(f"{scale * v:+.2f}" for v in interval or ()),
+                d.metric,
+                f"{scale * d.difference:+.2f}{unit}",
+                interval,
                 "" if d.distinguishable else "not distinguishable",
             )
     out.print(table)
+    if any(d.squared for compared in comparison.runs for d in compared.differences):
+        out.print(
+            "²: the difference of the squared L2 errors with the noise taken out, in squared "
+            "points. It decides; no interval of a difference of ECEs can be trusted."
+        )
     if comparison.confidence_sets:
         table = Table(title="Any of these may be the best run (95 %)", title_justify="left")
         for name in ("data set", "metric", "best first", "ruled out (p)"):

@@ -197,8 +197,8 @@ def main() -> None:
     if metric == "ece":
         st.caption(
             "Noise adds to an ECE, most where a model is calibrated, so the difference of two ECEs "
-            "is shown and not judged. Decided is on the squared L2 error with the noise taken out, "
-            "in squared percentage points."
+            "is shown and not judged. What decides is the squared L2 error with the noise taken "
+            "out, in squared percentage points (pp²)."
         )
     ui.table(_paired(comparison, metric, roles), caption="Paired differences to the baseline")
     _show_confidence_sets(comparison, metric)

@@ -608,6 +608,25 @@ def test_compare__an_ece_is_shown_and_its_square_decides(
         assert squared["difference"] == pytest.approx(squared["value"] - squared["baseline"])
 
 
+def test_compare__is_written_for_people(
+    client: Any, make_run: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from calift_core.cli import show_comparison
+
+    ids = [make_run(seed=s) for s in (0, 4)]
+    comparison = client.compare(ids)
+    show_comparison(comparison)
+    said = capsys.readouterr().out
+    (found,) = (d for d in comparison.runs[1].differences if (d.dataset, d.metric) == ("id", "ece"))
+    row = next(line for line in said.splitlines() if " ece " in line and " id " in line)
+    assert f"{100 * found.difference:+.2f} pt" in row
+    assert f"² {1e4 * found.squared.difference:+.1f} (" in row
+    assert ("not distinguishable" in row) is not found.distinguishable
+    assert "no interval of a difference of ECEs can be trusted" in said
+    assert "Any of these may be the best run" in said
+    assert "run 4 (< 0.01)" in said
+
+
 # ---- The service around it ---------------------------------------------------------------------
 
 

@@ -114,7 +114,7 @@ def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
     app.run()
     assert not app.exception
     said = words(app)
-    assert "Decided is on the squared L2 error" in said
+    assert "What decides is the squared L2 error" in said
     assert "pp²" in said
     app.selectbox(key="url-baseline").select(dashboard.ids["FLYP"]).run()
     assert not app.exception
