@@ -380,7 +380,7 @@ class EmbeddedStack:
         return self._socket is not None and broker_pings(self._socket)
 
     def _api_ready(self, _: _Service) -> bool:
-        return self._get(f"{self.urls['api']}/api/v1/health") is not None
+        return self._get(f"{self.urls['api']}/api/v1/readyz") is not None
 
     def _dashboard_ready(self, _: _Service) -> bool:
         return self._get(f"{self.urls['dashboard']}/_stcore/health") is not None

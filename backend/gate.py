@@ -262,6 +262,7 @@ class Gate:
             state["principal"] = principal
             key = f"token {principal.token_id}"
         except HttpError as error:
+            error.hint = error.hint or self._settings.token_hint
             state["problem"] = problem = error
         wait_s = self._buckets.wait_s(key)
         if wait_s:

@@ -24,6 +24,7 @@ from backend.store import Store, open_engine
 from backend.submission import Submission
 from calift_core import __version__
 from calift_core.schema.spec import RunSpec
+from calift_core.schema.wire import RunSubmit
 
 PREFIX = "/api/v1"
 
@@ -91,6 +92,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     app.state.services = services
     for module in (runs, results, predictions, catalogue, sessions):
         app.include_router(module.router, prefix=PREFIX)
+    app.include_router(catalogue.pages)
     problems.install(app)
     app.add_middleware(Gate, settings=settings, authenticator=services.authenticator)
     _describe(app)
@@ -102,12 +104,18 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _name_the_spec(document: dict[str, Any]) -> None:
-    """Say that a submitted `spec` is a RunSpec; the server checks that itself, with pointers."""
+    """Say what a submission is; the server checks that itself, with pointers into the body."""
     schema = RunSpec.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas = document["components"]["schemas"]
     schemas |= schema.pop("$defs", {})
     schemas["RunSpec"] = schema
-    schemas["RunSubmit"]["properties"]["spec"] = {"$ref": "#/components/schemas/RunSpec"}
+    submit = RunSubmit.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas["RunSubmit"] = submit
+    submit["properties"]["spec"] = {"$ref": "#/components/schemas/RunSpec"}
+    either = [{"$ref": f"#/components/schemas/{name}"} for name in ("RunSpec", "RunSubmit")]
+    for path in ("runs", "runs/validate"):
+        body = document["paths"][f"{PREFIX}/{path}"]["post"]["requestBody"]
+        body["content"]["application/json"]["schema"] = {"anyOf": either}
 
 
 def _describe(app: FastAPI) -> None:

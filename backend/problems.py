@@ -72,13 +72,11 @@ class HttpError(CaliftError):
         self.headers = dict(headers or {})
 
 
-def unauthenticated(
-    message: str,
-    code: str = "UNAUTHENTICATED",
-    *,
-    hint: str = "Send `Authorization: Bearer TOKEN`; `calift up` keeps it in CALIFT_HOME/token.",
-) -> HttpError:
-    """401 with the challenge that the standard asks for."""
+def unauthenticated(message: str, code: str = "UNAUTHENTICATED", *, hint: str = "") -> HttpError:
+    """401 with the challenge that the standard asks for.
+
+    Without a hint of its own it gets that of the deployment (`Settings.token_hint`).
+    """
     return HttpError(
         401,
         code,
@@ -141,12 +139,19 @@ def log_error(error: Exception, found: HttpError | None, request_id: str, what: 
 
 def pointer_of(location: Sequence[int | str]) -> str:
     """A JSON pointer (RFC 6901, as a URI fragment) to a place in the request body."""
+    if not location:
+        return "#"
     return "#/" + "/".join(str(p).replace("~", "~0").replace("/", "~1") for p in location)
 
 
 def _of_validation(error: RequestValidationError) -> HttpError:
+    return of_faults(error.errors())
+
+
+def of_faults(faults: Sequence[Any]) -> HttpError:
+    """422 of what pydantic says of a request, each place beginning with `body`, `query` …."""
     errors = []
-    for item in error.errors():
+    for item in faults:
         where, *location = item["loc"]
         message = str(item["msg"]).removeprefix("Value error, ")
         if item["type"] == "json_invalid":
@@ -179,7 +184,8 @@ _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
 def _of_http(request: Request, error: HTTPException) -> HttpError:
     if error.status_code in (404, 405) and getattr(request.state, "principal", None) is None:
         # Deny by default: without a token nothing is said about which paths exist.
-        return unauthenticated("this needs a token.")
+        problem: HttpError | None = getattr(request.state, "problem", None)
+        return problem or unauthenticated("this needs a token.")
     hint = ""
     code = _CODES.get(error.status_code, http.HTTPStatus(error.status_code).name)
     detail = str(error.detail)
@@ -250,7 +256,7 @@ def declare(document: dict[str, Any]) -> None:
             if method in ("post", "delete"):
                 statuses |= {409}
             if operation.get("security") == []:
-                statuses = {400, 429, 500}
+                statuses = {400, 429, 500} | ({503} & {int(s) for s in operation["responses"]})
             operation["responses"].pop("422", None)
             for status in sorted(statuses):
                 operation["responses"][str(status)] = {

@@ -154,6 +154,20 @@ class Settings(BaseSettings):
         """Working folders of runners: `RUN/ATTEMPT/`."""
         return self.home / "jobs"
 
+    @property
+    def token_hint(self) -> str:
+        """Where people who lack a token find one, in this deployment."""
+        if self.token is None:
+            return (
+                "Send `Authorization: Bearer TOKEN`; `calift up` keeps it in CALIFT_HOME/token, "
+                "where the command finds it."
+            )
+        return (
+            "Send `Authorization: Bearer TOKEN`: the CALIFT_TOKEN that the service was started "
+            "with (in `.env` with compose), or one of your own that "
+            "`python -m backend token add NAME` prints where the service runs."
+        )
+
     def check_exposure(self) -> None:
         """Refuse to serve other machines without an explicit token and host names.
 

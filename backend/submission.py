@@ -221,9 +221,14 @@ class Submission:
                 f"{text!r} is outside the folders that this service may read (CALIFT_DATA_ROOTS)",
             )
 
-    def validate(self, body: RunSubmit) -> Validation:
-        """A dry run: faults, what is not on this machine, what it will cost."""
-        errors, spec = self.errors_of(body.spec)
+    def validate(self, body: RunSubmit, *, prefix: str = "#/spec") -> Validation:
+        """A dry run: faults, what is not on this machine, what it will cost.
+
+        Args:
+            body: what would be submitted.
+            prefix: pointer to the spec in the request body.
+        """
+        errors, spec = self.errors_of(body.spec, prefix=prefix)
         if spec is None:
             return Validation(valid=False, errors=errors)
         missing, estimate = self._look(spec)

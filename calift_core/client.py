@@ -7,8 +7,8 @@
         run = calift.wait(run.id)
         print(run.summary.ood_ece)
 
-It finds the service by `CALIFT_API_URL` (else the embedded one on this machine) and the token in
-`CALIFT_TOKEN` (else in `CALIFT_HOME/token`).
+It finds the service by `CALIFT_API_URL`, else the stack that runs on `CALIFT_HOME`, else on this
+machine's port `CALIFT_PORT`; and the token in `CALIFT_TOKEN`, else in `CALIFT_HOME/token`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import httpx2 as httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from calift_core import __version__
-from calift_core.errors import ServiceError, ServiceUnavailableError, StorageError
+from calift_core.errors import ServiceError, ServiceUnavailableError, SpecError, StorageError
 from calift_core.files import atomic_path
-from calift_core.home import calift_home
+from calift_core.home import calift_home, stack_file
 from calift_core.schema.report import Report, Role
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire import (
@@ -53,6 +53,7 @@ from calift_core.schema.wire import (
     Metrics,
     ModelInfo,
     Opened,
+    Ready,
     Reliability,
     RunClone,
     RunDetail,
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
     from calift_core.predictions import Keep
     from calift_core.predictions import Role as PredictedRole
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_PORT = 8000
 _PREFIX = "/api/v1"
 #: How long `wait` and `events` bear a service that does not answer, such as one that restarts.
 _PATIENCE_S = 60.0
@@ -91,19 +92,63 @@ def _spec_body(spec: Spec) -> dict[str, Any]:
     return spec.model_dump(mode="json") if isinstance(spec, RunSpec) else dict(spec)
 
 
-def _find_token() -> str | None:
+def _find_token() -> tuple[str | None, str]:
+    """The token, and where it was found."""
     given = os.environ.get("CALIFT_TOKEN")
     if given:
-        return given.strip()
+        return given.strip(), "from CALIFT_TOKEN"
+    path = calift_home() / "token"
     try:
-        return (calift_home() / "token").read_text(encoding="ascii").strip() or None
+        return path.read_text(encoding="ascii").strip() or None, f"from {path}"
     except (OSError, UnicodeDecodeError):
+        return None, ""
+
+
+def _find_url() -> tuple[str, str]:
+    """The service's address, and why it is that one."""
+    given = os.environ.get("CALIFT_API_URL")
+    if given:
+        return given, "CALIFT_API_URL says so"
+    running = running_stack()
+    if running is not None:
+        return running, f"the stack that runs on {calift_home()} says so"
+    port = os.environ.get("CALIFT_PORT") or str(DEFAULT_PORT)
+    why = "CALIFT_PORT says so" if os.environ.get("CALIFT_PORT") else "nothing says otherwise"
+    return f"http://127.0.0.1:{port}", why
+
+
+def running_stack() -> str | None:
+    """The API's address of the stack that `calift up` keeps on `CALIFT_HOME`, if one is up."""
+    try:
+        state = json.loads(stack_file().read_text(encoding="utf-8"))
+        # A stack that was killed leaves its file behind.
+        return str(state["urls"]["api"]) if _lives(int(state["pid"])) else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+def _lives(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # where asking would end the process
     try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # it is another user's
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        return ""
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
@@ -113,9 +158,12 @@ class Client:
     """A connection to a calift service. Close it, or use it as a context manager.
 
     Args:
-        base_url: where the service is; None: `CALIFT_API_URL`, else the embedded one.
+        base_url: where the service is; None: `CALIFT_API_URL`, else the stack that runs here.
         token: None: `CALIFT_TOKEN`, else the embedded one's token file.
         timeout_s: for one answer to begin; downloads and event streams may take longer.
+
+    Raises:
+        SpecError: the address or the token cannot be used.
 
     Every method raises ServiceUnavailableError when nothing answers, and ServiceError, with the
     server's sentence and hint, when the answer is an error.
@@ -129,20 +177,31 @@ class Client:
         *,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        url = (base_url or os.environ.get("CALIFT_API_URL") or DEFAULT_URL).rstrip("/")
-        self.base_url = url.removesuffix(_PREFIX)
-        token = token or _find_token()
+        url, self._why_url = (base_url, "") if base_url else _find_url()
+        self.base_url = url.rstrip("/").removesuffix(_PREFIX)
+        if _scheme(self.base_url) not in ("http", "https"):
+            raise SpecError(
+                f"a service's address must be one of http:// or https://, got {url!r}.",
+                hint="Such as CALIFT_API_URL=http://127.0.0.1:8000",
+            )
+        token, self._token_from = (token, "") if token else _find_token()
         headers = {"User-Agent": f"calift/{__version__}", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        self._http = httpx.Client(
-            base_url=self.base_url + _PREFIX,
-            headers=headers,
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0)),
-            follow_redirects=False,  # the token goes to the named host alone
-            trust_env=not _is_loopback(self.base_url),  # no proxy between us and ourselves
-            transport=transport,
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self.base_url + _PREFIX,
+                headers=headers,
+                timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0)),
+                follow_redirects=False,  # the token goes to the named host alone
+                trust_env=not _is_loopback(self.base_url),  # no proxy between us and ourselves
+                transport=transport,
+            )
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            what = "the token" if isinstance(error, UnicodeEncodeError) else repr(url)
+            raise SpecError(
+                f"{what} cannot be used: {error}", hint=self._asked_there().strip()
+            ) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -189,7 +248,8 @@ class Client:
     def _unavailable(self, error: Exception) -> ServiceUnavailableError:
         return ServiceUnavailableError(
             f"no calift service answers at {self.base_url} ({error or type(error).__name__}).",
-            hint="Start one with `calift up`, or name another in CALIFT_API_URL.",
+            hint=f"{self._asked_there()}Start one with `calift up`, or name another in "
+            "CALIFT_API_URL.",
         )
 
     def _error(self, response: httpx.Response) -> ServiceError:
@@ -201,9 +261,15 @@ class Client:
             return ServiceError(
                 f"{self.base_url} answered {response.status_code}, and not as calift does.",
                 status=response.status_code,
-                hint="Is CALIFT_API_URL the address of a calift service?",
+                hint=f"{self._asked_there()}Is that the address of a calift service? "
+                "CALIFT_API_URL names another.",
             )
         message = str(problem["detail"])
+        hint = str(problem.get("hint") or "")
+        if response.status_code == 401:
+            message = f"{self.base_url} says: {message}"
+            sent = f"The token came {self._token_from}. " if self._token_from else ""
+            hint = f"{sent}{self._asked_there()}{hint}"
         errors = [e for e in problem.get("errors") or [] if isinstance(e, dict)]
         if len(errors) > 1:
             lines = [
@@ -215,8 +281,11 @@ class Client:
             message,
             status=response.status_code,
             problem=problem,
-            hint=str(problem.get("hint") or ""),
+            hint=hint,
         )
+
+    def _asked_there(self) -> str:
+        return f"This address was asked because {self._why_url}. " if self._why_url else ""
 
     def _read(self, response: httpx.Response, into: type[_T]) -> _T:
         try:
@@ -868,8 +937,16 @@ class Client:
         return self._read(self._send("POST", "/sessions/links"), Opened)
 
     def health(self) -> Health:
-        """Whether the service answers; needs no token."""
+        """Whether the service lives; needs no token."""
         return self._get("/health", Health)
+
+    def ready(self) -> Ready:
+        """Whether database, tables, broker and artifact store answer; needs no token.
+
+        Raises:
+            ServiceError: with status 503 and what does not answer.
+        """
+        return self._get("/readyz", Ready)
 
 
 def _at(*parts: str) -> str:

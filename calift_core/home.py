@@ -28,6 +28,11 @@ def calift_home() -> Path:
     return Path(platformdirs.user_data_dir("calift", appauthor=False))
 
 
+def stack_file() -> Path:
+    """Where a stack that is up says its process, its addresses and its logs."""
+    return calift_home() / "run" / "stack.json"
+
+
 def cache_dir() -> Path:
     """Files that can be made again."""
     return calift_home() / "cache"

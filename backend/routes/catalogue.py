@@ -5,13 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
-from backend import catalogue
-from backend.deps import ServicesDep, StoreDep, allow
+from backend import catalogue, readiness
+from backend.deps import ServicesDep, StoreDep, allow, open_on_loopback
+from backend.docs_page import docs_page
+from backend.problems import HttpError
 from backend.queue import broker_answers
 from calift_core import __version__
-from calift_core.schema.wire import DatasetInfo, Health, MethodInfo, ModelInfo, Stats, WorkerInfo
+from calift_core.schema.wire import (
+    DatasetInfo,
+    Health,
+    MethodInfo,
+    ModelInfo,
+    Ready,
+    Stats,
+    WorkerInfo,
+)
 
 router = APIRouter(tags=["catalogue"])
 
@@ -19,8 +29,30 @@ router = APIRouter(tags=["catalogue"])
 @router.get("/health", openapi_extra={"security": []})
 @allow("open")
 async def get_health() -> Health:
-    """Whether the service answers. The only route without a token."""
+    """Whether the process lives; nothing else is asked. Restart it when it does not answer."""
     return Health(version=__version__)
+
+
+@router.get("/readyz", openapi_extra={"security": []}, responses={503: {}})
+@allow("open")
+def get_readiness(services: ServicesDep) -> Ready:
+    """Whether database, tables, broker and artifact store answer; 503 says which do not.
+
+    Send work elsewhere, or wait, while it is 503. Looked at every two seconds at most.
+    """
+    found = services.ready.ask(
+        lambda: readiness.lacking(services.store, services.celery, services.artifacts)
+    )
+    if found:
+        raise HttpError(
+            503,
+            "NOT_READY",
+            f"the service is not ready: {' '.join(found.values())}",
+            hint="Runs that work go on; the service's log says more.",
+            errors=[{"check": check, "message": message} for check, message in found.items()],
+            headers={"Retry-After": "2"},
+        )
+    return Ready(checks=list(readiness.CHECKS))
 
 
 @router.get("/stats")
@@ -69,7 +101,20 @@ def list_workers(store: StoreDep) -> list[WorkerInfo]:
 
 @router.get("/openapi.json", include_in_schema=False)
 @allow("read")
+@open_on_loopback
 def get_openapi(request: Request) -> JSONResponse:
     """This API's description."""
     document: dict[str, Any] = request.app.openapi()
     return JSONResponse(document)
+
+
+pages = APIRouter(include_in_schema=False)
+
+
+@pages.get("/docs")
+@allow("read")
+@open_on_loopback
+def get_docs(request: Request) -> HTMLResponse:
+    """This API's description as a page."""
+    page, policy = docs_page(request.app.openapi(), str(request.base_url).rstrip("/"))
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import ValidationError
 
 from backend.deps import (
     Cursor,
@@ -24,7 +26,7 @@ from backend.deps import (
     allow,
     of_anybody,
 )
-from backend.problems import HttpError
+from backend.problems import HttpError, of_faults
 from backend.store import RunFilters
 from backend.submission import body_hash, check_text, invalid_spec, merge_patch
 from calift_core.schema.report import Report
@@ -68,21 +70,58 @@ _SUBMIT_EXAMPLES = {
             },
             "priority": 0,
         },
-    }
+    },
+    "bare": {
+        "summary": "A RunSpec and nothing around it",
+        "value": {
+            "name": "zero-shot-fashion",
+            "method": {"kind": "zero_shot"},
+            "suite": {"id": "fashion-mnist"},
+        },
+    },
 }
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """What a submission asks for, and where its spec is in the body that was sent."""
+
+    wanted: RunSubmit
+    pointer: str
+
+
+def _read_submission(
+    body: Annotated[dict[str, Any], Body(openapi_examples=_SUBMIT_EXAMPLES)],
+) -> _Submitted:
+    """A RunSpec, bare or as the `spec` of a RunSubmit; no RunSpec has a field of that name."""
+    if "spec" not in body:
+        return _Submitted(RunSubmit(spec=body), "#")
+    try:
+        return _Submitted(RunSubmit.model_validate(body), "#/spec")
+    except ValidationError as error:
+        raise of_faults(
+            [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+        ) from error
+
+
+SubmissionDep = Annotated[_Submitted, Depends(_read_submission)]
 
 
 @router.post("/runs", status_code=202)
 @allow("submit")
 def submit_run(
-    body: Annotated[RunSubmit, Body(openapi_examples=_SUBMIT_EXAMPLES)],
+    submitted: SubmissionDep,
     response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
     key: IdempotencyKey = None,
 ) -> RunDetail:
-    """Queue a run. The same `Idempotency-Key` and body give the same run again."""
-    spec = services.submission.parse(body.spec)
+    """Queue a run: a RunSpec, bare or as `spec` beside `priority` and `max_attempts`.
+
+    The same `Idempotency-Key` and body give the same run again.
+    """
+    body = submitted.wanted
+    spec = services.submission.parse(body.spec, prefix=submitted.pointer)
     run_id = services.store.submit(
         spec,
         priority=body.priority,
@@ -104,12 +143,9 @@ def _accepted(services: ServicesDep, response: Response, run: RunDetail) -> RunD
 
 @router.post("/runs/validate")
 @allow("submit")
-def validate_run(
-    body: Annotated[RunSubmit, Body(openapi_examples=_SUBMIT_EXAMPLES)],
-    services: ServicesDep,
-) -> Validation:
+def validate_run(submitted: SubmissionDep, services: ServicesDep) -> Validation:
     """A dry run: what is wrong with a spec, what is missing here, what it will cost."""
-    return services.submission.validate(body)
+    return services.submission.validate(submitted.wanted, prefix=submitted.pointer)
 
 
 @router.get("/runs")

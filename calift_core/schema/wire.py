@@ -5,7 +5,8 @@ All under `/api/v1`, JSON, `Authorization: Bearer TOKEN`; every error is `applic
 ===========  ========================================  =======================================
 method       path                                      takes → gives
 ===========  ========================================  =======================================
-GET          /health                                   → Health (open, says nothing private)
+GET          /health                                   → Health (open): the process lives
+GET          /readyz                                   → Ready (open); 503 says what is missing
 GET          /stats                                    → Stats
 POST         /runs                                     RunSubmit → 202 RunDetail, Location
 POST         /runs/validate                            RunSubmit → Validation
@@ -128,6 +129,13 @@ class Visitor(Frozen):
     name: str
     scope: Literal["read", "submit", "admin"]
     expires_at: datetime | None = None
+
+
+class Ready(Frozen):
+    """What was looked at, and answered."""
+
+    status: Literal["ready"] = "ready"
+    checks: list[Literal["database", "schema", "broker", "artifacts"]]
 
 
 class RunSubmit(Frozen):

@@ -76,7 +76,11 @@ def operations(app: Any) -> list[tuple[str, str]]:
         for path, item in app.openapi()["paths"].items()
         for method in item
     ]
-    return [*found, ("GET", "/api/v1/openapi.json")]
+    return [*found, *OPEN_ON_LOOPBACK]
+
+
+#: Descriptions: they take a token only where others than this machine reach the service.
+OPEN_ON_LOOPBACK = [("GET", "/api/v1/openapi.json"), ("GET", "/docs")]
 
 
 def flat(routes: Any, prefix: str = "") -> Iterator[Any]:
@@ -88,6 +92,7 @@ def flat(routes: Any, prefix: str = "") -> Iterator[Any]:
 #: What a route asks for. A route that is not here must be added on purpose.
 SCOPES = {
     "get_health": "open",
+    "get_readiness": "open",
     "submit_run": "submit",
     "validate_run": "submit",
     "patch_run": "submit",
@@ -104,7 +109,8 @@ SCOPES = {
         "get_measures", "get_audit", "list_slices", "list_run_slices", "get_calibrator",
         "get_transfer", "get_budget",
         "download_predictions", "compare_runs", "get_stats", "list_methods", "list_models",
-        "list_datasets", "list_workers", "get_openapi", "open_session", "make_link", "get_visitor",
+        "list_datasets", "list_workers", "get_openapi", "get_docs",
+        "open_session", "make_link", "get_visitor",
         "end_session",
     ],
     "read",
@@ -158,7 +164,7 @@ def test_auth__matrix_of_every_route_and_every_kind_of_token(
         (method, re.sub(r"\{[^}]+\}", "abc", path)): SCOPES[item["operationId"]]
         for path, methods in app.openapi()["paths"].items()
         for method, item in ((m.upper(), i) for m, i in methods.items())
-    } | {("GET", "/api/v1/openapi.json"): "read"}
+    } | dict.fromkeys(OPEN_ON_LOOPBACK, "open")
     seen = set()
     for kind, header in tokens(services).items():
         for method, path in operations(app):
@@ -228,7 +234,7 @@ def test_auth__route_added_later_is_closed(settings: Any, home: Path) -> None:
 
 
 def test_auth__unknown_paths_say_nothing_without_a_token(bare: TestClient) -> None:
-    for method, path in (("GET", "/"), ("GET", "/docs"), ("PUT", "/api/v1/runs"), ("GET", "/x/y")):
+    for method, path in (("GET", "/"), ("GET", "/doc"), ("PUT", "/api/v1/runs"), ("GET", "/x/y")):
         problem(bare.request(method, path), 401, "UNAUTHENTICATED")
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +17,13 @@ import pytest
 
 from backend.main import create_app
 from calift_core.client import Client
-from calift_core.errors import ServiceError, ServiceUnavailableError, SpecError, StorageError
+from calift_core.errors import (
+    CaliftError,
+    ServiceError,
+    ServiceUnavailableError,
+    SpecError,
+    StorageError,
+)
 from calift_core.predictions import read_predictions
 from calift_core.schema import records as r
 from tests.conftest import example_predictions, free_port, serving, spec_of, until
@@ -274,3 +284,111 @@ def test_spec_error__is_not_raised_for_a_mapping(client: Client) -> None:
         client.submit({"name": "x"})
     with pytest.raises(SpecError):
         spec_of(method={"kind": "none"})
+
+
+# --------------------------------------------------------------------- which service is asked
+
+
+@pytest.fixture
+def no_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home and nothing that names a service."""
+    for name in ("CALIFT_API_URL", "CALIFT_PORT", "CALIFT_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+def say_running(home: Path, url: str, pid: int) -> None:
+    (home / "run").mkdir(exist_ok=True)
+    state = {"pid": pid, "urls": {"api": url}, "pids": {}, "logs": ""}
+    (home / "run" / "stack.json").write_text(json.dumps(state))
+
+
+def test_client__follows_the_stack_that_runs(
+    served: str, settings: Any, no_address: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say_running(no_address, served, os.getpid())
+    settings.admin_token()
+    with Client() as client:
+        assert client.base_url == served
+        assert client.runs().total == 0
+    # The stack that runs is asked, whatever port one would be started on next.
+    monkeypatch.setenv("CALIFT_PORT", "1")
+    with Client() as client:
+        assert client.base_url == served
+    monkeypatch.setenv("CALIFT_API_URL", "http://calift.example")
+    with Client() as client:
+        assert client.base_url == "http://calift.example"
+
+
+def test_client__port_of_the_environment_where_no_stack_runs(
+    served: str, settings: Any, no_address: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    say_running(no_address, "http://127.0.0.1:1", gone.pid)
+    with Client() as client:
+        assert client.base_url == "http://127.0.0.1:8000", "a stack that was killed is not asked"
+    monkeypatch.setenv("CALIFT_PORT", served.rpartition(":")[2])
+    settings.admin_token()
+    with Client() as client:
+        assert client.base_url == served
+        assert client.runs().total == 0
+    for broken in ("", "[]", '{"pid": 1e400}', '{"pid": "x", "urls": {}}', "\x00"):
+        (no_address / "run" / "stack.json").write_text(broken)
+        with Client() as client:
+            assert client.base_url == served
+
+
+def test_client__token_that_is_refused_names_the_address_and_where_both_came_from(
+    served: str, no_address: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (no_address / "token").write_text("x.yyyyyyyyyyyyyyyyyyyyyyy")
+    monkeypatch.setenv("CALIFT_PORT", served.rpartition(":")[2])
+    with Client() as client, pytest.raises(ServiceError) as caught:
+        client.runs()
+    assert caught.value.message == f"{served} says: the token is not valid."
+    assert str(no_address / "token") in caught.value.hint
+    assert "CALIFT_PORT" in caught.value.hint
+    monkeypatch.setenv("CALIFT_API_URL", served)
+    monkeypatch.setenv("CALIFT_TOKEN", "z.yyyyyyyyyyyyyyyyyyyyyyy")
+    with Client() as client, pytest.raises(ServiceError) as caught:
+        client.runs()
+    assert "CALIFT_API_URL" in caught.value.hint
+    assert "from CALIFT_TOKEN" in caught.value.hint
+
+
+def test_client__no_answer_says_why_that_address_was_asked(
+    no_address: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("CALIFT_PORT", str(port))
+    with Client() as client, pytest.raises(ServiceUnavailableError) as caught:
+        client.health()
+    assert f"127.0.0.1:{port}" in caught.value.message
+    assert "CALIFT_PORT" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("url", "token"),
+    [
+        ("localhost:8000", "a.b"),
+        ("ftp://127.0.0.1", "a.b"),
+        ("http://127.0.0.1:port", "a.b"),
+        ("http://[::1", "a.b"),
+        ("", "a.b"),
+        ("http://127.0.0.1:1", "ü.ö"),
+        ("http://127.0.0.1:1", "a.b\nc"),
+    ],
+)
+def test_client__address_or_token_that_cannot_be_used_is_a_sentence(
+    no_address: Path, monkeypatch: pytest.MonkeyPatch, url: str, token: str
+) -> None:
+    monkeypatch.setenv("CALIFT_API_URL", url)
+    monkeypatch.setenv("CALIFT_TOKEN", token)
+    monkeypatch.setenv("CALIFT_PORT", str(free_port()))
+    with pytest.raises(CaliftError), Client() as client:
+        client.health()
+
+
+def test_client__ready(client: Client) -> None:
+    assert client.ready().checks == ["database", "schema", "broker", "artifacts"]

@@ -1,0 +1,111 @@
+"""Two questions: does the process live, and can it do its work?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from backend import migrations
+from backend.deps import Recent
+from backend.main import create_app
+from backend.store import open_engine, writing
+from tests.backend.test_api import problem
+from tests.conftest import free_port
+
+
+@pytest.fixture
+def settings(make_settings: Any, database_url: str) -> Any:
+    """Both kinds of database."""
+    return make_settings(database_url=database_url)
+
+
+@pytest.fixture
+def stranger(app: Any) -> Iterator[TestClient]:
+    """Without a token; server errors come as answers."""
+    object.__setattr__(app.state.services, "ready", Recent(-1.0))
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
+        yield caller
+
+
+def lacking(response: Any) -> dict[str, str]:
+    found = problem(response, 503, "NOT_READY")
+    assert int(response.headers["retry-after"]) >= 1
+    return {error["check"]: error["message"] for error in found.errors}
+
+
+def test_ready__when_everything_answers(stranger: TestClient) -> None:
+    response = stranger.get("/api/v1/readyz")
+    assert response.status_code == 200, response.text
+    assert response.json() == {
+        "status": "ready",
+        "checks": ["database", "schema", "broker", "artifacts"],
+    }
+    assert stranger.head("/api/v1/readyz").status_code == 200
+
+
+def test_ready__not_without_the_database(stranger: TestClient, app: Any) -> None:
+    store = app.state.services.store
+    there, gone = store.engine, open_engine(f"postgresql://x:hunter2@127.0.0.1:{free_port()}/x")
+    store.engine = gone
+    assert lacking(stranger.get("/api/v1/readyz")) == {"database": "the database does not answer."}
+    assert "hunter2" not in stranger.get("/api/v1/readyz").text
+    # The process lives, which is all that this asks for.
+    assert stranger.get("/api/v1/health").status_code == 200
+    store.engine = there
+    assert stranger.get("/api/v1/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("revision", ["0001", "9999"])
+def test_ready__not_with_tables_of_another_version(
+    stranger: TestClient, app: Any, revision: str
+) -> None:
+    engine = app.state.services.store.engine
+    newest = migrations.newest_revision()
+    with writing(engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+    try:
+        assert set(lacking(stranger.get("/api/v1/readyz"))) == {"schema"}
+    finally:
+        with writing(engine) as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": newest})
+    assert stranger.get("/api/v1/readyz").status_code == 200
+
+
+def test_ready__not_without_the_broker(make_settings: Any, sqlite_url: str) -> None:
+    settings = make_settings(
+        database_url=sqlite_url, broker_url=f"redis://:hunter2@127.0.0.1:{free_port()}/0"
+    )
+    app = create_app(settings, housekeeping=False)
+    with TestClient(app, base_url="http://127.0.0.1") as caller:
+        response = caller.get("/api/v1/readyz")
+        assert lacking(response) == {"broker": "the broker does not answer."}
+        assert "hunter2" not in response.text
+
+
+def test_ready__not_without_the_artifact_store(
+    stranger: TestClient, app: Any, settings: Any
+) -> None:
+    settings.artifacts_dir.parent.mkdir(exist_ok=True)
+    settings.artifacts_dir.write_text("no folder")
+    response = stranger.get("/api/v1/readyz")
+    assert set(lacking(response)) == {"artifacts"}
+    assert str(settings.home) not in response.text
+    settings.artifacts_dir.unlink()
+    assert stranger.get("/api/v1/readyz").status_code == 200
+
+
+def test_ready__is_asked_once_in_a_while_however_often_strangers_ask(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    store = app.state.services.store
+    now = store.now
+    monkeypatch.setattr(store, "now", lambda: (asked.append(1), now())[1])
+    with TestClient(app, base_url="http://127.0.0.1") as caller:
+        for _ in range(20):
+            assert caller.get("/api/v1/readyz").status_code == 200
+    assert len(asked) < 5
