@@ -19,6 +19,7 @@ from backend.gate import UPLOAD_TYPE, Authenticator, Principal, takes_uploads
 from backend.imports import Imports
 from backend.problems import HttpError, unauthenticated
 from backend.queue import Housekeeper
+from backend.readiness import Readiness
 from backend.settings import Settings
 from backend.store import Store
 from backend.submission import Submission
@@ -43,12 +44,21 @@ class Recent(Generic[_Answer]):
         self._lock = threading.Lock()
 
     def ask(self, question: Callable[[], _Answer]) -> _Answer:
-        """Return the answer, a fresh one when the last is too old."""
-        with self._lock:
-            if self._last is None or time.monotonic() - self._last[0] > self._ttl_s:
-                answer = question()
-                self._last = time.monotonic(), answer
+        """Return the answer, a fresh one when the last is too old and nobody asks already."""
+        last = self._last
+        if last is not None and time.monotonic() - last[0] <= self._ttl_s:
+            return last[1]
+        # Whoever comes while a slow question is asked gets the last answer and keeps no thread.
+        if not self._lock.acquire(blocking=last is None):
+            assert last is not None
+            return last[1]
+        try:
+            if self._last is last:
+                self._last = time.monotonic(), question()
+            assert self._last is not None
             return self._last[1]
+        finally:
+            self._lock.release()
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Services:
     analysis: Analysis
     submission: Submission
     imports: Imports
+    readiness: Readiness
     streams: Counter = field(default_factory=Counter)
     stopping: threading.Event = field(default_factory=threading.Event)
     broker: Recent[bool] = field(default_factory=lambda: Recent(2.0))

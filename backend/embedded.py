@@ -78,7 +78,9 @@ class _Service:
         ready: whether it does its work; asked until it does, after every start.
         needs: services that must be ready before it starts.
         stop_s: how long it may take to stop.
-        sign: what changes as long as it lives; None: `ready` is asked instead.
+        lives: whether it gives a sign of life, though others may keep it from its work; None:
+            `ready` is asked instead.
+        sign: what changes as long as it lives; asked in place of `lives`.
         is_ready: whether it ever did its work.
         well_at: when this process first did.
         silent_s: for how long it has given no sign of life while we looked.
@@ -90,6 +92,7 @@ class _Service:
     ready: Callable[[_Service], bool]
     needs: tuple[str, ...] = ()
     stop_s: float = _STOP_S
+    lives: Callable[[_Service], bool] | None = None
     sign: Callable[[_Service], object] | None = None
     without: tuple[str, ...] = ()
     child: Child | None = None
@@ -339,7 +342,15 @@ class EmbeddedStack:
             argv = broker_argv(self._socket, self._run / "broker")
             services.append(_Service("broker", argv, self._broker_ready))
         brokers = tuple(s.name for s in services)
-        services.append(_Service("api", [*python, "backend"], self._api_ready, needs=brokers))
+        services.append(
+            _Service(
+                "api",
+                [*python, "backend"],
+                self._api_ready,
+                needs=brokers,
+                lives=self._api_lives,
+            )
+        )
         if self._with_worker:
             argv = [*python, "celery", "-A", "worker.app", "worker", "--loglevel=INFO"]
             argv += ["--without-gossip", "--without-mingle"]
@@ -381,6 +392,10 @@ class EmbeddedStack:
 
     def _api_ready(self, _: _Service) -> bool:
         return self._get(f"{self.urls['api']}/api/v1/readyz") is not None
+
+    def _api_lives(self, _: _Service) -> bool:
+        # A restart would not bring back a database or a broker that is away.
+        return self._get(f"{self.urls['api']}/api/v1/health") is not None
 
     def _dashboard_ready(self, _: _Service) -> bool:
         return self._get(f"{self.urls['dashboard']}/_stcore/health") is not None
@@ -456,7 +471,7 @@ class EmbeddedStack:
         # Added up in small steps: time in which we were stopped ourselves is no evidence.
         passed = min(now - service.looked_at, self._hang_s / 6)
         if service.sign is None:
-            lives = service.ready(service)
+            lives = (service.lives or service.ready)(service)
         else:
             sign = service.sign(service)
             lives = sign != service.last_sign

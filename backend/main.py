@@ -18,6 +18,7 @@ from backend.deps import Services, guard
 from backend.gate import Authenticator, Gate
 from backend.imports import Imports
 from backend.queue import Housekeeper, make_celery
+from backend.readiness import Readiness
 from backend.routes import catalogue, predictions, results, runs, sessions
 from backend.settings import Settings, load_settings
 from backend.store import Store, open_engine
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         analysis=Analysis(store, artifacts),
         submission=Submission(settings, store),
         imports=Imports(settings, store, artifacts),
+        readiness=Readiness(store, celery, artifacts),
     )
 
     @asynccontextmanager

@@ -20,41 +20,52 @@ CHECKS = ("database", "schema", "broker", "artifacts")
 _log = logging.getLogger(__name__)
 
 
-def lacking(store: Store, celery: Celery, artifacts: ArtifactStore) -> dict[str, str]:
-    """Look at everything: check → a sentence for strangers, of those that fail."""
-    found: dict[str, str] = {}
+class Readiness:
+    """Looks at everything, and logs what changes."""
 
-    def look(check: str, question: Callable[[], str]) -> None:
-        try:
-            answer = question()
-        except SQLAlchemyError as error:
-            answer = (fault_of(error) or UNAVAILABLE).message
-            _log.warning("%s: %s", check, error)
-        except CaliftError as error:
-            # Its own sentence names paths, which are for the log.
-            answer = f"the {check} cannot be used."
-            _log.warning("%s: %s", check, error)
-        if answer:
-            found[check] = answer
+    def __init__(self, store: Store, celery: Celery, artifacts: ArtifactStore) -> None:
+        self._store, self._celery, self._artifacts = store, celery, artifacts
+        self._failing: dict[str, str] = {}
 
-    look("database", lambda: _database(store))
-    if "database" not in found:
-        look("schema", lambda: _schema(store))
-    look("broker", lambda: "" if broker_answers(celery) else "the broker does not answer.")
-    look("artifacts", lambda: _artifacts(artifacts))
-    return found
+    def lacking(self) -> dict[str, str]:
+        """Check → a sentence for strangers, of those that fail now."""
+        found: dict[str, str] = {}
+        details: dict[str, str] = {}
 
+        def look(check: str, question: Callable[[], str]) -> None:
+            try:
+                answer = detail = question()
+            except SQLAlchemyError as error:
+                answer, detail = (fault_of(error) or UNAVAILABLE).message, str(error)
+            except CaliftError as error:
+                # Its own sentence names paths, which are for the log.
+                answer, detail = f"the {check} cannot be used.", str(error)
+            if answer:
+                found[check], details[check] = answer, detail
 
-def _database(store: Store) -> str:
-    store.now()
-    return ""
+        look("database", self._database)
+        if "database" not in found:
+            look("schema", self._schema)
+        look("broker", self._broker)
+        look("artifacts", self._free_space)
+        for check in details.keys() - self._failing.keys():
+            _log.warning("not ready, %s: %s", check, details[check])
+        for check in self._failing.keys() - details.keys():
+            _log.info("ready again: %s", check)
+        self._failing = details
+        return found
 
+    def _database(self) -> str:
+        self._store.now()
+        return ""
 
-def _schema(store: Store) -> str:
-    current = migrations.current_revision(store.engine) == migrations.newest_revision()
-    return "" if current else OTHER_SCHEMA.message
+    def _schema(self) -> str:
+        current = self._store.schema_revision() == migrations.newest_revision()
+        return "" if current else OTHER_SCHEMA.message
 
+    def _broker(self) -> str:
+        return "" if broker_answers(self._celery) else "the broker does not answer."
 
-def _artifacts(artifacts: ArtifactStore) -> str:
-    artifacts.free_bytes()
-    return ""
+    def _free_space(self) -> str:
+        self._artifacts.free_bytes()
+        return ""

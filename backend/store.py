@@ -456,6 +456,12 @@ class Store:
         with reading(self.engine) as connection:
             return float(connection.execute(select(self._now)).scalar_one())
 
+    def schema_revision(self) -> str | None:
+        """The revision that the tables say they have."""
+        with reading(self.engine) as connection:
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        return cast("str | None", found)
+
     # -- submitting ---------------------------------------------------------------------------
 
     def submit(

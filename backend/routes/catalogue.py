@@ -7,11 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from backend import catalogue, readiness
+from backend import catalogue
 from backend.deps import ServicesDep, StoreDep, allow, open_on_loopback
 from backend.docs_page import docs_page
-from backend.problems import HttpError
+from backend.problems import HttpError, as_response
 from backend.queue import broker_answers
+from backend.readiness import CHECKS
 from calift_core import __version__
 from calift_core.schema.wire import (
     DatasetInfo,
@@ -35,24 +36,24 @@ async def get_health() -> Health:
 
 @router.get("/readyz", openapi_extra={"security": []}, responses={503: {}})
 @allow("open")
-def get_readiness(services: ServicesDep) -> Ready:
+def get_readiness(request: Request, services: ServicesDep) -> Ready:
     """Whether database, tables, broker and artifact store answer; 503 says which do not.
 
     Send work elsewhere, or wait, while it is 503. Looked at every two seconds at most.
     """
-    found = services.ready.ask(
-        lambda: readiness.lacking(services.store, services.celery, services.artifacts)
+    found = services.ready.ask(services.readiness.lacking)
+    if not found:
+        return Ready(checks=list(CHECKS))
+    error = HttpError(
+        503,
+        "NOT_READY",
+        f"the service is not ready: {' '.join(found.values())}",
+        hint="Runs that work go on; the service's log says more.",
+        errors=[{"check": check, "message": message} for check, message in found.items()],
+        headers={"Retry-After": "2"},
     )
-    if found:
-        raise HttpError(
-            503,
-            "NOT_READY",
-            f"the service is not ready: {' '.join(found.values())}",
-            hint="Runs that work go on; the service's log says more.",
-            errors=[{"check": check, "message": message} for check, message in found.items()],
-            headers={"Retry-After": "2"},
-        )
-    return Ready(checks=list(readiness.CHECKS))
+    # Not raised: asked ten times a second, it would fill the log.
+    return as_response(error, request.state.request_id)  # type: ignore[return-value]
 
 
 @router.get("/stats")

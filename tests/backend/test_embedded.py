@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from backend.embedded import EmbeddedStack, _Service, broker_pings, socket_path
+from backend.embedded import EmbeddedStack, _Service, broker_argv, broker_pings, socket_path
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError, StorageError
 from tests.conftest import free_port, until
@@ -123,6 +123,38 @@ def test_stack__what_hangs_is_killed_and_started_again(home: Path) -> None:
             assert not alive(before)
 
 
+def test_stack__api_that_lives_is_not_killed_because_its_broker_is_away(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = socket_path(tmp_path / "b")
+    path.parent.mkdir(parents=True, mode=0o700)
+    broker = subprocess.Popen(
+        broker_argv(path, tmp_path / "data"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: broker_pings(path), what="the broker to answer")
+        monkeypatch.setenv("CALIFT_BROKER_URL", f"redis+socket://{path}?virtual_host=0")
+        with EmbeddedStack(home, api_port=0, dashboard=False, worker=False, hang_s=3.0) as stack:
+            stack.wait_ready(timeout_s=120)
+            api, before = stack.urls["api"], stack.pids
+            assert set(before) == {"api"}
+            assert answers(f"{api}/api/v1/readyz")
+            broker.kill()
+            broker.wait()
+            until(lambda: not answers(f"{api}/api/v1/readyz"), what="the API to notice")
+            service = next(s for s in stack._services if s.name == "api")
+            looked = service.looked_at
+            until(lambda: service.looked_at > looked + 4.0, what="the API to be looked at")
+            assert stack.pids == before
+            assert service.silent_s == 0
+            assert answers(f"{api}/api/v1/health")
+    finally:
+        broker.kill()
+        broker.wait()
+
+
 def test_service__a_life_that_did_its_work_forgets_earlier_deaths() -> None:
     crashing = _Service("worker", [], lambda _: True)
     delays = [crashing.died(now=float(n)) for n in range(9)]
@@ -192,8 +224,11 @@ def test_stack__a_foreign_broker_replaces_the_embedded_one(
 ) -> None:
     monkeypatch.setenv("CALIFT_BROKER_URL", "redis://127.0.0.1:1/0")
     with EmbeddedStack(home, api_port=0, dashboard=False, worker=False) as stack:
-        stack.wait_ready(timeout_s=60)
+        until(lambda: answers(f"{stack.urls['api']}/api/v1/health"), timeout_s=60)
         assert set(stack.pids) == {"api"}
+        # Nothing answers there: the stack is not ready, and says why.
+        with pytest.raises(ServiceError, match="not ready, broker: the broker does not answer"):
+            stack.wait_ready(timeout_s=3)
 
 
 class Held:

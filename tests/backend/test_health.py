@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,6 +97,25 @@ def test_ready__not_without_the_artifact_store(
     assert str(settings.home) not in response.text
     settings.artifacts_dir.unlink()
     assert stranger.get("/api/v1/readyz").status_code == 200
+
+
+def test_ready__slow_question_keeps_nobody_else(until: Any) -> None:
+    recent: Recent[int] = Recent(-1.0)
+    assert recent.ask(lambda: 1) == 1
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        begun.set()
+        assert go_on.wait(20)
+        return 2
+
+    asker = threading.Thread(target=lambda: recent.ask(slow))
+    asker.start()
+    assert begun.wait(20)
+    assert recent.ask(lambda: 3) == 1, "the last answer, at once"
+    go_on.set()
+    asker.join(20)
+    assert recent.ask(lambda: 4) == 4
 
 
 def test_ready__is_asked_once_in_a_while_however_often_strangers_ask(

@@ -172,7 +172,7 @@ def test_link__does_nothing_else(bare: TestClient, reader: str) -> None:
         ("GET", f"{BASE}/current"),
         ("DELETE", f"{BASE}/current"),
         ("POST", f"{BASE}/links"),
-        ("GET", "/api/v1/openapi.json"),
+        ("GET", "/api/v1/stats"),
     ):
         refused(bare.request(method, path, headers=bearer(code)), 401, "LINK_ONLY")
     assert opened(bare, code)
