@@ -21,11 +21,11 @@ help:
 	@echo "make pictures take the pictures of docs/img anew, from the runs of make demo"
 	@echo "make clean    remove .venv and caches"
 
-demo: $(VENV)/.embedded
+demo: .ports $(VENV)/.embedded
 	@$(MAKE) --no-print-directory .data .chrome
 	@$(BIN)/calift demo
 
-up: $(VENV)/.embedded
+up: .ports $(VENV)/.embedded
 	@$(BIN)/calift up
 
 # One process a core; a file's tests stay together, because they share what is costly to make.
@@ -74,6 +74,11 @@ $(BIN)/python:
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    $(APT) update && $(APT) install -y python3-venv >/dev/null; fi; \
 	  $(PYTHON) -m venv $(VENV) || { echo "Python cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }; }
+
+# Before an installation that takes minutes. The bare Python will do.
+.PHONY: .ports
+.ports:
+	@$(PYTHON) backend/ports.py
 
 # An extra is installed once, and again when pyproject.toml changes.
 $(VENV)/.embedded $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python

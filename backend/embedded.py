@@ -41,14 +41,13 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from backend.ports import HOST, bind_once
 from backend.process import Child, pulse_path
 from backend.settings import Settings
 from calift_core.errors import ServiceError, SpecError, StorageError
 from calift_core.files import atomic_write_json, storage_error
 
 log = logging.getLogger(__name__)
-
-HOST = "127.0.0.1"
 
 #: A unix socket's path has at most 107 bytes on Linux and 103 elsewhere.
 _SOCKET_PATH_BYTES = 103
@@ -307,7 +306,7 @@ class EmbeddedStack:
         }
         for name, port in self._ports.items():
             deadline = time.monotonic() + patience
-            while (taken := _bind_once(port)) is None:
+            while (taken := bind_once(port)) is None:
                 if time.monotonic() >= deadline:
                     raise SpecError(
                         f"port {port} of {HOST}, for the {name}, is taken by another program.",
@@ -642,18 +641,6 @@ def broker_pings(path: Path) -> bool:
             return connection.recv(64).startswith(b"+PONG")
     except OSError:
         return False
-
-
-def _bind_once(port: int) -> int | None:
-    """The port if it can be bound now (a free one for 0), else None."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-            probe.listen(1)
-        except OSError:
-            return None
-        return int(probe.getsockname()[1])
 
 
 def _find_dashboard() -> None:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from calift_core import __version__, cli_predictions
@@ -45,7 +46,8 @@ from calift_core.schema.wire import (
 
 if TYPE_CHECKING:
     from calift_core.client import Client
-    from calift_core.schema.records import Record
+    from calift_core.schema.records import ProgressRecord, Record
+    from calift_core.schema.wire import Progress
     from calift_core.study import Analysis, BoundPoint
 
 app = typer.Typer(
@@ -61,6 +63,8 @@ app.add_typer(study_app, name="study")
 app.add_typer(analyse_app, name="analyse")
 cli_predictions.add_to(app)
 
+#: Without a terminal for bars, a line says how far a run is, at most so often.
+_SAY_EVERY_S = 10.0
 #: Columns of tables that go to a file or a pipe, where there is no terminal to fit.
 _PIPE_WIDTH = 160
 
@@ -385,10 +389,10 @@ def _follow_records(records: Iterator[Record], *, quiet: bool) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as bars:
+    with Bars(*columns, console=err, disable=quiet or not err.is_terminal) as bars:
         task: Any = None
-        phase = ""
-        loss = ""
+        phase = loss = ""
+        said_at = 0.0
         for record in records:
             if record.kind == "phase":
                 phase = record.phase
@@ -403,6 +407,10 @@ def _follow_records(records: Iterator[Record], *, quiet: bool) -> None:
                     total=record.total_steps,
                     note=" · ".join(p for p in (speed, loss, record.detail) if p),
                 )
+                plain = not bars.live.is_started and not quiet
+                if plain and time.monotonic() - said_at >= _SAY_EVERY_S:
+                    said_at = time.monotonic()
+                    err.print(f"{phase}{_how_far(record)}", markup=False)
             elif record.kind == "metrics" and "loss" in record.values:
                 loss = f"loss {record.values['loss']:.3f}"
             elif record.kind == "log":
@@ -556,8 +564,8 @@ def follow_runs(client: Client, run_ids: Sequence[str], *, quiet: bool = False) 
         TextColumn("{task.fields[note]}"),
     )
     plain = not quiet and not err.is_terminal
-    said: dict[str, str] = {}
-    with Progress(*columns, console=err, disable=quiet or plain) as bars:
+    said: dict[str, tuple[str, str, float]] = {}
+    with Bars(*columns, console=err, disable=quiet or plain) as bars:
         tasks: dict[str, Any] = {}
         while len(ended) < len(run_ids):
             for run_id in run_ids:
@@ -577,15 +585,28 @@ def follow_runs(client: Client, run_ids: Sequence[str], *, quiet: bool = False) 
                     total=p.total_steps if p and p.total_steps else None,
                     note=note,
                 )
-                state = f"{run.name}: {run.phase.lower()} {p.phase if p else ''}".strip()
-                if plain and said.get(run_id) != state:
-                    said[run_id] = state
-                    err.print(state, markup=False)
+                if plain:
+                    state = f"{run.name}: {run.phase.lower()} {p.phase if p else ''}".strip()
+                    line = state + (_how_far(p) if p and run.phase not in TERMINAL_PHASES else "")
+                    before, last, at = said.get(run_id, ("", "", 0.0))
+                    late = time.monotonic() - at >= _SAY_EVERY_S
+                    if state != before or (line != last and late):
+                        said[run_id] = (state, line, time.monotonic())
+                        err.print(line, markup=False)
                 if run.phase in TERMINAL_PHASES:
                     ended[run_id] = run
                     bars.update(tasks[run_id], note=run.message or "", completed=1, total=1)
             time.sleep(0.5)
     return [ended[run_id] for run_id in run_ids]
+
+
+def _how_far(p: Progress | ProgressRecord) -> str:
+    """Step, rest of the phase and speed of a run that works, to go behind the phase's name."""
+    parts = [f"step {p.step:,} of {p.total_steps:,}"] if p.total_steps else []
+    parts += [p.detail] if p.detail else []
+    parts += [f"{_duration(p.eta_s)} left"] if p.eta_s is not None else []
+    parts += [f"{p.samples_per_s:,.0f} images/s"] if p.samples_per_s else []
+    return ", ".join(["", *parts]) if parts else ""
 
 
 def _show_run(run: RunDetail) -> None:
@@ -908,7 +929,7 @@ def _synthetic_study(*, quick: bool, seed: int, quiet: bool) -> Analysis:
     )
     if not quiet and not err.is_terminal:
         err.print(f"Training {len(plan.settings())} synthetic models.")
-    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as bars:
+    with Bars(*columns, console=err, disable=quiet or not err.is_terminal) as bars:
         task = bars.add_task("synthetic", total=len(plan.settings()))
         for point in synthetic_points(plan, seed=seed):
             points.append(point)
