@@ -315,7 +315,7 @@ def best_models(
     off: float = 0.0,
     first_rule: bool = False,
     repeats: int,
-    n_resamples: int = 300,
+    n_resamples: int = 200,
     seed: int = 0,
 ) -> Sets:
     """How often rival models are told apart by the confidence set, or by the earlier groups."""
@@ -576,7 +576,7 @@ def interval_table(scale: float) -> str:
 
 def saturated_table(scale: float) -> str:
     """Coverage for models that are sure of everything, or of half of it."""
-    repeats = max(20, int(200 * scale))
+    repeats = max(20, int(100 * scale))
     rows = []
     for sure, accuracy in ((1.0, 0.9), (1.0, 0.97), (1.0, 0.99), (0.5, 0.97)):
         for n in (200, 500, 2000, 10_000):
@@ -597,7 +597,7 @@ def saturated_table(scale: float) -> str:
 
 def pair_table(scale: float) -> str:
     """Coverage of the paired difference, and how often it calls two models different."""
-    repeats = max(20, int(200 * scale))
+    repeats = max(20, int(150 * scale))
     rows = []
     for n in (500, 2000, 8000):
         for pair in PAIRS:
@@ -627,7 +627,7 @@ def pair_table(scale: float) -> str:
 
 def set_table(scale: float) -> str:
     """Equal models and one better model, by groups and by confidence sets."""
-    repeats = max(20, int(200 * scale))
+    repeats = max(20, int(100 * scale))
     rows = []
     cases: tuple[tuple[str, str, dict[str, float]], ...] = (
         ("ten equal models", "accuracy", {}),
@@ -659,7 +659,7 @@ def set_table(scale: float) -> str:
 
 def power_table(scale: float) -> str:
     """What is promised for a power of 80 %, and the power it has."""
-    pilots, repeats = max(4, int(16 * scale)), 20
+    pilots, repeats = max(4, int(10 * scale)), 20
     rows = []
     for n in (500, 2000, 8000):
         for pair in (
@@ -701,7 +701,7 @@ def debiased_table(scale: float) -> str:
 
 def view_table(scale: float) -> str:
     """ECE after a calibrator, on the samples it was fitted on and on others."""
-    repeats = max(10, int(100 * scale))
+    repeats = max(10, int(50 * scale))
     rows = []
     for kind in ("temperature", "histogram", "isotonic"):
         for n in (500, 2000, 10_000):

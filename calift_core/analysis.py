@@ -29,7 +29,7 @@ from calift_core.calibration.bins import (
 )
 from calift_core.calibration.calibrators import CALIBRATORS, Calibrator, Histogram, Isotonic
 from calift_core.calibration.compare import Units, check_paired
-from calift_core.calibration.measures import batch_cells
+from calift_core.calibration.measures import LowerBound, batch_cells
 from calift_core.calibration.scores import SampleScores, score_probs
 from calift_core.calibration.uncertainty import null_correct_sums
 from calift_core.errors import SpecError, UnknownNameError
@@ -300,6 +300,12 @@ def measures_of(
     ]  # fmt: skip
 
 
+def _lower_bound(confidences: Doubles) -> _Estimator:
+    """`calibration.ece_lower_bound` for many draws on the same confidences."""
+    bound = LowerBound(confidences)
+    return lambda _, correct: bound(correct)
+
+
 def audit_of(
     scores: SampleScores,
     *,
@@ -332,6 +338,7 @@ def audit_of(
         "smooth_ece": calibration.smooth_ece_from_confidence,
         "ks_error": calibration.ks_error_from_confidence,
     }
+    estimators["ece_lower_bound"] = _lower_bound(confidences)
     null = _null_of(estimators, confidences, n_resamples=min(n_resamples, _OTHER_DRAWS), seed=seed)
 
     def row(name: str, title: str, note: str, **more: Any) -> Measure:
@@ -368,6 +375,8 @@ def audit_of(
             n_bins=15, scheme="equal_width"),
         row("mce", "MCE, 15 equal-mass bins", "the largest gap", n_bins=15, scheme="equal_mass"),
         row("smooth_ece", "Smooth ECE", "no bins; it has a floor too"),
+        row("ece_lower_bound", "Lower bound, L1 (variational)",
+            "no bins; in the mean never above the error, negative: no fault found"),
         *classwise,
         row("ks_error", "KS calibration error", "no bins; gaps of opposite sign cancel"),
     ]  # fmt: skip

@@ -399,6 +399,63 @@ def over_under_confidence(
     )
 
 
+class LowerBound:
+    """A lower bound of the l1 calibration error, for many outcomes on the same confidences.
+
+    E|E[r | c]|, r = confidence − correct, is the largest E[r · s(c)] over functions s of the
+    confidence c in [−1, 1] (the variational form, Berta, Braun, Holzmüller et al. 2026, arXiv
+    2602.24230). Here s(c) is the sign of c − ĝ(c), ĝ an isotonic regression of correct on c from
+    the other folds: no sample has a say in how it is judged, so that over repeats the mean is the
+    error or less, 0 for a perfect model, where an ECE is the error or more.
+
+    Args:
+        confidences: (N,) fractions.
+        n_folds: parts that ĝ is fitted without, by rank of the confidence in turn.
+    """
+
+    def __init__(self, confidences: Doubles, n_folds: int = 5) -> None:
+        self._confidences = confidences
+        fold = np.empty(len(confidences), dtype=np.int64)
+        fold[np.argsort(confidences, kind="stable")] = np.arange(len(confidences)) % n_folds
+        self._folds = []
+        for k in range(min(n_folds, len(confidences))):
+            own, others = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
+            if not len(others):
+                continue  # a single sample has nobody to be judged by
+            levels, index, counts = np.unique(
+                confidences[others], return_inverse=True, return_counts=True
+            )
+            self._folds.append((own, others, levels, index, counts))
+
+    def __call__(self, correct: Bools) -> float:
+        """Return the bound for correct (N,) bool; may be negative."""
+        from scipy.optimize import isotonic_regression
+
+        total = 0.0
+        for own, others, levels, index, counts in self._folds:
+            rate = sum_by(index, correct[others], len(levels)) / counts
+            fitted = np.asarray(isotonic_regression(rate, weights=counts).x)
+            said = self._confidences[own]
+            side = np.sign(said - np.interp(said, levels, fitted))
+            total += float(side @ (said - correct[own]))
+        return total / len(self._confidences)
+
+
+def ece_lower_bound_from_confidence(confidences: Floats, correct: Bools) -> float:
+    """Return a lower bound of the error of confidences (N,) against correct (N,); see below."""
+    values, hits = check_confidences(confidences, correct)
+    return LowerBound(values)(hits)
+
+
+def ece_lower_bound(probs: Floats, labels: Ints) -> float:
+    """Return a variational lower bound of the l1 calibration error; see `LowerBound`.
+
+    No bins, and no bias upwards: the mean over repeats is the error or less. Negative values say
+    that no fault was found.
+    """
+    return ece_lower_bound_from_confidence(*top_label(probs, labels))
+
+
 def ks_error_from_confidence(confidences: Floats, correct: Bools) -> float:
     """Return max over t of |mean((confidence − correct) · 1[confidence ≤ t])|; see `ks_error`."""
     values, hits = check_confidences(confidences, correct)

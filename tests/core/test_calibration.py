@@ -207,6 +207,7 @@ def test_measures__both_forms_agree(case: Case, n_bins: int, coverage: float) ->
         "smooth_ece": {},
         "ks_error": {},
         "aurc": {},
+        "ece_lower_bound": {},
     }.items():
         whole, twin = getattr(cal, name), getattr(cal, f"{name}_from_confidence")
         assert whole(*case, **options) == twin(*top, **options)

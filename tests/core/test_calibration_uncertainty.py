@@ -112,6 +112,28 @@ def test_debiased_calibration_error__is_centred_on_the_truth() -> None:
         cal.debiased_calibration_error_from_confidence(confidences, correct, norm="max")
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.02, 0.1])
+def test_ece_lower_bound__is_the_error_or_less_in_the_mean(shift: float) -> None:
+    rng = np.random.default_rng(7)
+    found = []
+    for _ in range(100):
+        confidences = 0.3 + 0.6 * rng.random(1000)
+        correct = rng.random(1000) < confidences - shift
+        found.append(cal.ece_lower_bound_from_confidence(confidences, correct))
+        assert found[-1] <= cal.ece_from_confidence(confidences, correct, n_bins=1000) + 1e-12
+    noise = 4 * np.std(found) / np.sqrt(len(found))
+    assert np.mean(found) <= shift + noise
+    assert np.mean(found) >= {0.0: -0.005, 0.02: 0.0, 0.1: 0.09}[shift] - noise
+
+
+def test_ece_lower_bound__hand_worked() -> None:
+    # Each sample is judged by the others: 0.9 said and all wrong, whoever is left out.
+    assert cal.ece_lower_bound_from_confidence(
+        np.full(10, 0.9), np.zeros(10, dtype=np.bool_)
+    ) == pytest.approx(0.9)
+    assert cal.ece_lower_bound_from_confidence(np.array([0.9]), np.array([True])) == 0
+
+
 # The interval
 
 

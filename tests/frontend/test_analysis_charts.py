@@ -230,7 +230,7 @@ def test_estimators__each_mark_has_its_own_floor(
             assert base + length == pytest.approx(m.null_q95)
         assert list(trace.x) == [m.value for m in found.measures]
         assert list(trace.y) == list(bar.y)
-    assert "of 13 above what a calibrated model shows" in charts.alt_text(figure)
+    assert "of 14 above what a calibrated model shows" in charts.alt_text(figure)
     twin = tables.estimators(sets)
     assert len(twin.rows) == 2 * len(first)
     assert twin.columns[0].name == "run"
