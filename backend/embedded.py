@@ -17,7 +17,6 @@ database.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -36,9 +35,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Self
+from typing import Any, Self
 from urllib.parse import quote
 
+from filelock import BaseFileLock
 from pydantic import ValidationError
 
 from backend.ports import HOST, bind_once
@@ -46,6 +46,7 @@ from backend.process import Child, pulse_path
 from backend.settings import Settings
 from calift_core.errors import ServiceError, SpecError, StorageError
 from calift_core.files import atomic_write_json, storage_error
+from calift_core.locks import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class EmbeddedStack:
         self._services: list[_Service] = []
         self._environment: dict[str, str] = {}
         self._token = ""
-        self._lock: IO[str] | None = None
+        self._lock: BaseFileLock | None = None
         self._socket: Path | None = None
         self._stopping = threading.Event()
         self._hurry = threading.Event()
@@ -164,14 +165,17 @@ class EmbeddedStack:
     def running(home: Path) -> dict[str, str] | None:
         """Where the stack that is up on a home answers, or None when none is."""
         run = home.expanduser().absolute() / "run"
+        if not (run / "stack.lock").is_file():
+            return None
         try:
-            with (run / "stack.lock").open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Others who ask hold it for an instant.
+            lock = try_lock(run / "stack.lock", patience_s=0.02)
+        except StorageError:
+            return None
+        if lock is None:
             state = _read_json(run / "stack.json")
             return dict(state["urls"]) if state else None
-        except OSError:
-            pass
+        lock.release()
         return None
 
     @property
@@ -192,6 +196,11 @@ class EmbeddedStack:
             SpecError: a port is taken.
             StorageError: the home cannot be written.
         """
+        if sys.platform == "win32":
+            raise ServiceError(
+                "the embedded stack needs Linux or macOS: its broker listens on a unix socket.",
+                hint="Run it in WSL, or use docker compose.",
+            )
         self._make_folders()
         self._take_lock()
         try:
@@ -279,22 +288,19 @@ class EmbeddedStack:
             raise storage_error(error, self.home, "make") from error
 
     def _take_lock(self) -> None:
-        file = (self._run / "stack.lock").open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+        # Whoever asks whether a stack runs holds it for an instant.
+        self._lock = try_lock(self._run / "stack.lock", patience_s=0.5)
+        if self._lock is None:
             running = _read_json(self._run / "stack.json")
             where = f" (process {running['pid']}, {running['urls']})" if running else ""
             raise ServiceError(
                 f"a calift stack runs on {self.home} already{where}.",
                 hint="Use it, stop it, or give this one another CALIFT_HOME.",
-            ) from None
-        self._lock = file
+            )
 
     def _release_lock(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def _take_ports(self) -> None:

@@ -18,7 +18,6 @@ The folder of a run::
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import json
 import logging
@@ -71,6 +70,7 @@ from calift_core.finished import Judged, Turns, load_begun, load_judged, load_li
 from calift_core.heads import heads_dir
 from calift_core.home import models_dir
 from calift_core.judging import Settings, Subject, Verdict, judge, spectrum_of
+from calift_core.locks import try_lock
 from calift_core.merging import merge_runs
 from calift_core.methods import Batch, Classifier, Method, RunLength, fitted, make_method
 from calift_core.methods.base import Features, zero_shot_classifier
@@ -822,16 +822,13 @@ def publish_tiny(work: Path, suite_id: str, key: str) -> None:
 @contextmanager
 def _exclusive(path: Path, stop: Stop) -> Iterator[None]:
     """Hold a lock file; wait for whoever has it, until `stop`."""
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if stop():
-                    raise InterruptedRunError("stopped while another run pre-trains") from None
-                time.sleep(0.2)
+    while (lock := try_lock(path, patience_s=0.5)) is None:
+        if stop():
+            raise InterruptedRunError("stopped while another run pre-trains")
+    try:
         yield
+    finally:
+        lock.release()
 
 
 # --------------------------------------------------------------------------------- on disk

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import logging
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+
+from filelock import BaseFileLock
+
+from calift_core.locks import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +37,13 @@ class Device:
         label: for people.
         queues: what it may serve.
         environment: what its runners get on top, `CUDA_VISIBLE_DEVICES` above all.
-        lock: keeps other workers of this machine off the GPU while it is open.
+        lock: keeps other workers of this machine off the GPU while it is held.
     """
 
     label: str
     queues: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    lock: IO[str] | None = None
+    lock: BaseFileLock | None = None
 
 
 def parse_gpus(text: str) -> list[Gpu]:
@@ -73,8 +75,9 @@ def take_device(locks: Path, environment: Mapping[str, str]) -> Device:
         environment: `PATH` finds `nvidia-smi`, `CUDA_VISIBLE_DEVICES` narrows the choice.
     """
     gpus = visible_gpus(_gpus(environment), environment.get("CUDA_VISIBLE_DEVICES"))
+    locks.mkdir(parents=True, exist_ok=True, mode=0o700)
     for gpu in gpus:
-        lock = _try_lock(locks / f"{gpu.uuid}.lock")
+        lock = try_lock(locks / f"{gpu.uuid}.lock")
         if lock is not None:
             return Device(
                 label=f"cuda: {gpu.name} ({gpu.memory_mib} MiB)",
@@ -100,14 +103,3 @@ def _gpus(environment: Mapping[str, str]) -> list[Gpu]:
         log.warning("nvidia-smi does not answer, so no GPU is used: %s", error)
         return []
     return parse_gpus(done.stdout)
-
-
-def _try_lock(path: Path) -> IO[str] | None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file

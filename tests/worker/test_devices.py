@@ -73,12 +73,12 @@ def test_take_device__every_worker_gets_a_gpu_of_its_own(
     assert "H100" in taken[0].label
     lock = taken[0].lock
     assert lock is not None
-    lock.close()  # its worker has ended
+    lock.release()  # its worker has ended
     again = take_device(tmp_path / "run", machine)
     assert again.environment["CUDA_VISIBLE_DEVICES"] == GPUS[0].uuid
     for device in (again, taken[1]):
         assert device.lock is not None
-        device.lock.close()
+        device.lock.release()
 
 
 def test_take_device__without_a_driver_it_is_the_cpu(tmp_path: Path) -> None:

