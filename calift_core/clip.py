@@ -397,16 +397,20 @@ def load_clip(
         pretrained = None
     if weights and _is_folder(name):
         net = _from_folder(name, generator)
+    elif weights and pretrained is not None:
+        tag = open_clip.get_pretrained_cfg(name, pretrained)
+        # Found before the network is built, which takes a while.
+        if name == TINY:
+            file = tiny_weights(pretrained, models=models)
+        else:
+            file = _fetched(name, pretrained, tag) if tag else Path(pretrained)
+        net = _construct(made, generator)
+        if tag:
+            _load_published(net, file, _weights_of(name, pretrained))
+        else:
+            load_weights(net, file)
     else:
         net = _construct(made, generator)
-        if weights and pretrained is not None:
-            tag = open_clip.get_pretrained_cfg(name, pretrained)
-            if name == TINY:
-                load_weights(net, tiny_weights(pretrained, models=models))
-            elif tag:
-                _load_tag(net, name, pretrained, tag)
-            else:
-                load_weights(net, Path(pretrained))
     found = Preprocess.of(open_clip.get_model_preprocess_cfg(net))
     if found != made.preprocess and not legacy:
         raise ModelError(
@@ -665,20 +669,24 @@ def _from_folder(name: str, generator: torch.Generator | None) -> nn.Module:
     return net
 
 
-def _load_tag(net: nn.Module, name: str, pretrained: str, tag: Mapping[str, Any]) -> None:
-    """Load published weights by open_clip's own functions, from the cache or the hub."""
+def _fetched(name: str, pretrained: str, tag: Mapping[str, Any]) -> Path:
+    """The file of published weights, from the cache or the hub."""
     _demand_hub(name, pretrained)
     with _quietly():
         try:
-            path = open_clip.download_pretrained(dict(tag))
+            return Path(open_clip.download_pretrained(dict(tag)))
         except Exception as error:  # hub, network and file errors come as a dozen types
             raise _unavailable(name, pretrained, error) from error
+
+
+def _load_published(net: nn.Module, path: Path, what: str) -> None:
+    """Load weights by open_clip's own function, which knows the forms that they come in."""
+    with _quietly():
         try:
-            open_clip.load_checkpoint(net, path)
+            open_clip.load_checkpoint(net, str(path))
         except Exception as error:  # a damaged file makes decoders raise a dozen types
             raise ModelError(
-                f"the {_weights_of(name, pretrained)} in {path!r} cannot be loaded: "
-                f"{reason_of(error)}"
+                f"the {what} in {str(path)!r} cannot be loaded: {reason_of(error)}"
             ) from error
 
 
@@ -946,10 +954,11 @@ def outdated(name: str, pretrained: str | None, made: Made) -> str:
         return ""
     if not differs:
         return ""
+    what = f"{name} with the weights {pretrained}" if pretrained else name
     return (
-        f"This model was made by an earlier version of calift, otherwise than {name} with the "
-        f"weights {pretrained} is made today: {differs}. It is gone on with and judged as it was "
-        "made; train it anew for what the weights need."
+        f"This model was made by an earlier version of calift, otherwise than {what} is made "
+        f"today: {differs}. It is gone on with and judged as it was made; train it anew for what "
+        "the weights need."
     )
 
 

@@ -256,8 +256,8 @@ def load_begun(model: ModelSpec, state: TrainState | None, generator: torch.Gene
         Preprocess.of(state.made["preprocess"]),
     )
     raise CheckpointError(
-        f"the checkpoint of step {state.step} is of another model than {model.name} with the "
-        f"weights {model.pretrained} stands for today: {differences(then, clip.made)}",
+        f"the checkpoint of step {state.step} is of another model than {model.name} "
+        f"({model.pretrained}) stands for today: {differences(then, clip.made)}",
         hint="Bring back what the model was then, or start the run anew (--overwrite).",
     )
 
