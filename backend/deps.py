@@ -116,9 +116,9 @@ def _is_of_anybody(endpoint: Any) -> bool:
     return getattr(endpoint, "calift_of_anybody", False) is True
 
 
-def takes_links(endpoint: _Endpoint) -> _Endpoint:
-    """Say that a route also answers to a link that becomes a session. No other route does."""
-    endpoint.calift_takes_links = True  # type: ignore[attr-defined]
+def logs_in(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route also answers to what is good for opening a session alone."""
+    endpoint.calift_logs_in = True  # type: ignore[attr-defined]
     return endpoint
 
 
@@ -148,9 +148,8 @@ async def guard(request: Request) -> None:
     if needed != "open":
         if principal is None:
             raise getattr(request.state, "problem", None) or unauthenticated("this needs a token.")
-        is_link = principal.session is not None and principal.session.kind == "link"
-        if is_link and not getattr(endpoint, "calift_takes_links", False):
-            raise unauthenticated("a link only opens a session.", "LINK_ONLY")
+        if principal.only_logs_in and not getattr(endpoint, "calift_logs_in", False):
+            raise unauthenticated("this only opens a session.", "LOG_IN_ONLY")
         if not principal.may(needed):
             raise HttpError(
                 403,

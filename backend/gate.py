@@ -22,6 +22,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.oidc import IdentityError, Provider
 from backend.problems import (
     HttpError,
     as_response,
@@ -61,6 +62,7 @@ class Principal:
         name: whose token it is.
         token_sha256: of the token.
         session: the log-in, or the link that becomes one, that asks in the token's place.
+        only_logs_in: whether it is good for opening a session and for nothing else.
     """
 
     token_id: str
@@ -68,6 +70,7 @@ class Principal:
     name: str
     token_sha256: str = field(default="", repr=False)
     session: StoredSession | None = field(default=None, repr=False)
+    only_logs_in: bool = False
 
     def may(self, scope: TokenScope) -> bool:
         """Whether the scope is covered: admin covers submit, submit covers read."""
@@ -82,7 +85,8 @@ class Principal:
 class Authenticator:
     """Tells who a bearer token belongs to."""
 
-    def __init__(self, admin_token: str, store: Store) -> None:
+    def __init__(self, admin_token: str, store: Store, provider: Provider | None = None) -> None:
+        self._provider = provider
         self._admin_id = admin_token.partition(".")[0]
         self._admin_hash = hash_token(admin_token)
         self._store = store
@@ -99,6 +103,8 @@ class Authenticator:
         token = token.strip()
         if kind.lower() != "bearer" or not token:
             raise unauthenticated("the Authorization header must be `Bearer TOKEN`.")
+        if self._provider is not None and token.startswith("ey") and token.count(".") == 2:
+            return await run_in_threadpool(self._of_id_token, self._provider, token)
         given = hash_token(token)
         if hmac.compare_digest(given, self._admin_hash):
             return Principal(self._admin_id, "admin", ADMIN_NAME, given)
@@ -129,12 +135,26 @@ class Authenticator:
         right = hmac.compare_digest(given, known.secret_sha256 if known else "0" * 64)
         if known is None or not right or not known.valid:
             raise _session_ended(session_id)
+        is_link = known.kind == "link"
         if hmac.compare_digest(known.token_sha256, self._admin_hash):
-            return Principal(self._admin_id, "admin", ADMIN_NAME, self._admin_hash, known)
+            return Principal(self._admin_id, "admin", ADMIN_NAME, self._admin_hash, known, is_link)
         try:
-            return replace(self._of_token(known.token_id, known.token_sha256), session=known)
-        except HttpError as error:
+            if known.subject is None:
+                found = self._of_token(known.token_id, known.token_sha256)
+            elif self._provider and known.token_sha256 == self._provider.fingerprint:
+                found = _of_person(self._provider, known.token_id, known.subject)
+            else:
+                raise _session_ended(session_id)
+        except (HttpError, IdentityError) as error:
             raise _session_ended(session_id) from error
+        return replace(found, session=known, only_logs_in=is_link)
+
+    def _of_id_token(self, provider: Provider, token: str) -> Principal:
+        try:
+            person = provider.person(token)
+            return replace(_of_person(provider, person.id, person.name), only_logs_in=True)
+        except IdentityError as error:
+            raise unauthenticated(error.message, error.code, hint=error.hint) from error
 
     async def holds(self, principal: Principal) -> bool:
         """Whether what a request came with, token or session, is still good."""
@@ -147,6 +167,11 @@ class Authenticator:
         except HttpError:
             return False
         return True
+
+
+def _of_person(provider: Provider, person_id: str, name: str) -> Principal:
+    person = provider.known(person_id, name)
+    return Principal(person.id, person.scope, person.name, provider.fingerprint)
 
 
 def _session_ended(session_id: str) -> HttpError:

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from backend import migrations, problems
+from backend import migrations, oidc, problems
 from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
 from backend.deps import Services, guard
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     celery = make_celery(settings)
     services = Services(
         settings=settings,
-        authenticator=Authenticator(settings.admin_token(), store),
+        authenticator=Authenticator(settings.admin_token(), store, oidc.provider(settings)),
         store=store,
         artifacts=artifacts,
         celery=celery,

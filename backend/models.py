@@ -279,6 +279,7 @@ class Session(Base):
         kind: `session` or `link`.
         token_id: the token it was made with; it can do what that one can, while that one can.
         token_sha256: of that token, so that it ends when the token is replaced under its id.
+        subject: the name of the person whom an OpenID provider vouched for, without any token.
         ended_at: when it was logged out, or a link was used.
     """
 
@@ -291,4 +292,5 @@ class Session(Base):
     token_sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[float] = mapped_column(Double)
     expires_at: Mapped[float] = mapped_column(Double)
+    subject: Mapped[str | None] = mapped_column(String(120))
     ended_at: Mapped[float | None] = mapped_column(Double)

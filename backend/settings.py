@@ -45,6 +45,11 @@ class Settings(BaseSettings):
         redispatch_s: age after which the doorbell of a queued run is rung again.
         session_ttl_s: how long a log-in to the dashboard lasts.
         link_ttl_s: how long a link that logs in may wait to be opened.
+        oidc_issuer: the OpenID provider that people log in to the dashboard with; none: tokens.
+        oidc_client_id: of the dashboard at that provider.
+        oidc_readers: who may read: addresses, `@example.org` for a domain, `*` for everybody.
+        oidc_submitters: who may submit runs too.
+        oidc_admins: who may do everything.
         max_body_bytes: largest request body of JSON.
         max_upload_bytes: largest predictions file that is taken in.
         import_memory_bytes: address space of the process that checks an upload.
@@ -78,6 +83,11 @@ class Settings(BaseSettings):
     redispatch_s: float = Field(default=120.0, gt=0)
     session_ttl_s: float = Field(default=7 * 86_400.0, gt=0)
     link_ttl_s: float = Field(default=900.0, gt=0)
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_readers: Annotated[tuple[str, ...], NoDecode] = ()
+    oidc_submitters: Annotated[tuple[str, ...], NoDecode] = ()
+    oidc_admins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     max_upload_bytes: int = Field(default=512 << 20, ge=1024)
     import_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
@@ -90,7 +100,9 @@ class Settings(BaseSettings):
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     allow_remote_models: bool | None = None
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator(
+        "allowed_hosts", "oidc_readers", "oidc_submitters", "oidc_admins", mode="before"
+    )
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return (

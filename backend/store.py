@@ -225,6 +225,7 @@ class StoredSession:
         kind: `session` or `link`.
         token_id: the token it was made with.
         token_sha256: of that token.
+        subject: the name of a person who logged in without any token.
         valid: neither ended, used nor too old; what the token may still do is not looked at.
     """
 
@@ -234,6 +235,7 @@ class StoredSession:
     token_id: str
     token_sha256: str
     expires_at: datetime
+    subject: str | None
     valid: bool
 
 
@@ -2110,6 +2112,7 @@ class Store:
         token_sha256: str,
         ttl_s: float,
         link_id: str | None = None,
+        subject: str | None = None,
     ) -> StoredSession | None:
         """Store a log-in's hash, and forget those that are too old.
 
@@ -2121,6 +2124,7 @@ class Store:
             token_sha256: of that token.
             ttl_s: how long it lives.
             link_id: the link that it is made of, used up in the same step.
+            subject: the name of a person who logs in without any token.
 
         Returns:
             None when that link was used before, or is too old; then nothing is stored.
@@ -2150,6 +2154,7 @@ class Store:
                     token_sha256=token_sha256,
                     created_at=self._now,
                     expires_at=self._now + ttl_s,
+                    subject=subject,
                 )
             )
         return self.get_session(session_id)
@@ -2170,6 +2175,7 @@ class Store:
             token_id=row.token_id,
             token_sha256=row.token_sha256,
             expires_at=_moment(row.expires_at),
+            subject=row.subject,
             valid=bool(row.valid),
         )
 

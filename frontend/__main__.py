@@ -2,11 +2,13 @@
 
 Settings: `CALIFT_API_URL`, `CALIFT_DASHBOARD_HOST` (127.0.0.1), `CALIFT_DASHBOARD_PORT` (8501) and
 `CALIFT_ALLOWED_HOSTS`, the names people reach it by, which an address that other machines reach
-cannot do without.
+cannot do without. With `CALIFT_OIDC_ISSUER`, `_CLIENT_ID`, `_CLIENT_SECRET` and
+`CALIFT_DASHBOARD_URL`, people may log in with their organisation.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import sys
@@ -16,7 +18,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from calift_core.errors import CaliftError, SpecError
-from frontend.door import Door, Sessions, names, routes
+from frontend.door import Door, Organisation, Sessions, names, routes
 
 HERE = Path(__file__).parent
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -57,21 +59,42 @@ def port() -> int:
     return int(given)
 
 
+def organisation() -> Organisation | None:
+    """The OpenID provider of the settings, if there is one.
+
+    Raises:
+        SpecError: half of it is set, or its library is missing.
+    """
+    if not os.environ.get("CALIFT_OIDC_ISSUER"):
+        return None
+    named = ("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET", "DASHBOARD_URL")
+    given = [os.environ.get(f"CALIFT_{name}", "") for name in named]
+    missing = [f"CALIFT_{name}" for name, value in zip(named, given, strict=True) if not value]
+    if missing:
+        raise SpecError(f"CALIFT_OIDC_ISSUER needs {' and '.join(missing)}.")
+    if importlib.util.find_spec("authlib") is None or importlib.util.find_spec("httpx") is None:
+        raise SpecError(
+            "CALIFT_OIDC_ISSUER needs authlib and httpx, not installed.",
+            hint="pip install 'calift[oidc]'",
+        )
+    return Organisation(*given)
+
+
 def main() -> int:
     """Serve until a signal comes."""
     address = os.environ.get("CALIFT_DASHBOARD_HOST", "127.0.0.1")
     # What asks for a visitor acts with the visitor's session; nothing here may fall back to more.
     os.environ.pop("CALIFT_TOKEN", None)
     try:
-        hosts, at = allowed_hosts(address), port()
+        hosts, at, known = allowed_hosts(address), port(), organisation()
     except CaliftError as error:
-        sys.stderr.write(f"{error}\n{error.hint}\n")
+        sys.stderr.write(f"{error}\n")
         return 2
     sessions = Sessions()
     index = Path(st.__file__).parent / "static" / "index.html"
     app = st.App(
         HERE / "app.py",
-        routes=routes(sessions),
+        routes=routes(sessions, known),
         middleware=[
             Middleware(Door, hosts=hosts, sessions=sessions, index=index.read_text("utf-8"))
         ],

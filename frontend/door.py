@@ -2,8 +2,8 @@
 
 ::
 
-    browser ──> Door ──> /login, /enter, /logout      a token, or a link, becomes a session cookie
-                  └────> Streamlit                    only with a session; pages ask the API with it
+    browser ──> Door ──> /login, /enter, /oidc, /logout    what one brings becomes a session cookie
+                  └────> Streamlit                         only with it; pages ask the API with it
 
 The dashboard has no token of its own: what a page shows and does is what the API gives to the
 session of its visitor. The cookie holds that session, which the API ends at log-out, with its
@@ -15,9 +15,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import logging
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -32,12 +34,15 @@ from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
 
 HERE = Path(__file__).parent
+log = logging.getLogger(__name__)
 
 #: What is served to everybody: the log-in, Streamlit's own scripts, fonts and settings.
 _OPEN = (
     "/login",
     "/enter",
     "/logout",
+    "/oidc/start",
+    "/oidc/callback",
     "/favicon.png",
     "/_stcore/health",
     "/_stcore/host-config",
@@ -249,7 +254,29 @@ class Door:
         return RedirectResponse(place, 303)
 
 
-def routes(sessions: Sessions) -> list[Route]:
+@dataclass(frozen=True)
+class Organisation:
+    """The OpenID provider that people may log in with, instead of bringing a token.
+
+    Attributes:
+        issuer: its address.
+        client_id: of this dashboard there.
+        client_secret: of this dashboard there.
+        dashboard: the address that people reach the dashboard by, which the provider knows too.
+    """
+
+    issuer: str
+    client_id: str
+    client_secret: str
+    dashboard: str
+
+    @property
+    def callback(self) -> str:
+        """Where the provider sends people back to."""
+        return f"{self.dashboard.rstrip('/')}/oidc/callback"
+
+
+def routes(sessions: Sessions, organisation: Organisation | None = None) -> list[Route]:
     """The log-in's own pages."""
 
     async def login(request: Request) -> Response:
@@ -259,7 +286,7 @@ def routes(sessions: Sessions) -> list[Route]:
         if (token := _session_of(request.headers)) and await sessions.holds(token):
             return RedirectResponse(place, 303)
         said = "You are logged out." if "out" in request.query_params else ""
-        return _form(place, said)
+        return _form(place, said, offered=organisation is not None)
 
     async def enter(request: Request) -> Response:
         if request.method != "GET":
@@ -295,10 +322,55 @@ def routes(sessions: Sessions) -> list[Route]:
         )
         return response
 
+    own = _organisation_routes(sessions, organisation) if organisation else []
     return [
+        *own,
         Route("/login", login, methods=["GET", "POST"]),
         Route("/enter", enter, methods=["GET"]),
         Route("/logout", logout, methods=["GET", "POST"]),
+    ]
+
+
+def _organisation_routes(sessions: Sessions, organisation: Organisation) -> list[Route]:
+    from authlib.integrations.starlette_client import OAuth
+
+    oauth = OAuth()
+    oauth.register(
+        "organisation",
+        client_id=organisation.client_id,
+        client_secret=organisation.client_secret,
+        server_metadata_url=f"{organisation.issuer.rstrip('/')}/.well-known/openid-configuration",
+        client_kwargs={"scope": "openid email", "code_challenge_method": "S256"},
+    )
+
+    async def start(request: Request) -> Response:
+        request.session["next"] = safe_path(request.query_params.get("next"))
+        try:
+            answer: Response = await oauth.organisation.authorize_redirect(
+                request, organisation.callback
+            )
+        except Exception:  # of the provider, the network, and two libraries
+            log.exception("the identity provider could not be asked")
+            return _form("/", "The identity provider does not answer.", status=503, offered=True)
+        return answer
+
+    async def callback(request: Request) -> Response:
+        place = safe_path(request.session.pop("next", None))
+        try:
+            got = await oauth.organisation.authorize_access_token(request)
+            id_token = str(got["id_token"])
+        except Exception:
+            log.exception("the identity provider did not log anybody in")
+            return _form(place, "The log-in did not succeed.", status=403, offered=True)
+        try:
+            opened = await sessions.open(id_token)
+        except CaliftError as error:
+            return _refused(error, place, offered=True)
+        return _with_cookie(RedirectResponse(place, 303), request, opened)
+
+    return [
+        Route("/oidc/start", start, methods=["GET"]),
+        Route("/oidc/callback", callback, methods=["GET"]),
     ]
 
 
@@ -364,14 +436,15 @@ def _netloc(origin: str) -> str:
     return parts.netloc.lower().removesuffix(default)
 
 
-def _refused(error: CaliftError, place: str) -> Response:
+def _refused(error: CaliftError, place: str, *, offered: bool = False) -> Response:
     if isinstance(error, ServiceUnavailableError):
-        return _form(place, "The API does not answer; try again in a moment.", status=503)
+        said = "The API does not answer; try again in a moment."
+        return _form(place, said, status=503, offered=offered)
     said = f"{error.message[:1].upper()}{error.message[1:]}"
     code = error.problem.get("code") if isinstance(error, ServiceError) else None
-    hint = error.hint if code == "LINK_USED" else ""
-    status = getattr(error, "status", 0)
-    return _form(place, f"{said} {hint}".strip(), status=429 if status == 429 else 403)
+    hint = error.hint if code in ("LINK_USED", "IDENTITY") else ""
+    status = 429 if getattr(error, "status", 0) == 429 else 403
+    return _form(place, f"{said} {hint}".strip(), status=status, offered=offered)
 
 
 _STYLE = """
@@ -383,17 +456,19 @@ img{height:2rem}h1{font-size:1.25rem;margin:1rem 0 .5rem}p{margin:.5rem 0;color:
 label{display:block;font-weight:600;margin-top:1rem}
 input{width:100%;box-sizing:border-box;font:inherit;padding:.5rem;margin:.25rem 0 1rem;
 border:1px solid #8a97a3;border-radius:.4rem}
-button{font:inherit;font-weight:600;color:#fff;background:#0b6394;border:0;border-radius:.4rem;
+button,a.button{font:inherit;display:inline-block;text-decoration:none;font-weight:600;color:#fff;background:#0b6394;border:0;border-radius:.4rem;
 padding:.5rem 1.25rem;cursor:pointer}
-a{color:#0b6394}code{background:#f0f3f6;padding:0 .25rem;border-radius:.25rem}
+a:not(.button){color:#0b6394}code{background:#f0f3f6;padding:0 .25rem;border-radius:.25rem}
 p.said{color:#8a1c1c;font-weight:600}
 """
 
 
-def _form(place: str, said: str = "", *, status: int = 200) -> Response:
+def _form(place: str, said: str = "", *, status: int = 200, offered: bool = False) -> Response:
+    start = html.escape(f"/oidc/start?{urlencode({'next': place})}")
+    other = f'<p><a class="button" href="{start}">Log in with your organisation</a></p>'
     told = f'<p class="said" role="alert">{html.escape(said)}</p>' if said else ""
     body = (
-        f'{told}<form method="post" action="/login">'
+        f'{told}{other if offered else ""}<form method="post" action="/login">'
         f'<input type="hidden" name="next" value="{html.escape(place)}">'
         # For password managers, which want a name.
         '<input type="text" name="username" value="calift" autocomplete="username" hidden>'

@@ -6,8 +6,9 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 
-from backend.deps import PrincipalDep, ServicesDep, StoreDep, allow, takes_links
+from backend.deps import PrincipalDep, ServicesDep, StoreDep, allow, logs_in
 from backend.gate import LINK_PREFIX, SESSION_PREFIX, Principal, hash_token
+from backend.oidc import SUBJECT_PREFIX
 from backend.problems import HttpError, unauthenticated
 from backend.settings import new_token
 from backend.store import Store
@@ -18,11 +19,14 @@ router = APIRouter(prefix="/sessions", tags=["sessions"])
 
 @router.post("", status_code=201)
 @allow("read")
-@takes_links
+@logs_in
 def open_session(services: ServicesDep, principal: PrincipalDep) -> Opened:
-    """Log in: a session that can do what the token can. A link is used up by this."""
-    link = principal.session if principal.session and principal.session.kind == "link" else None
-    if principal.session is not None and link is None:
+    """Log in: a session that can do what the token can. A link is used up by this.
+
+    With an OpenID provider in the settings, its ID tokens open sessions here too.
+    """
+    link = principal.session
+    if link is not None and not principal.only_logs_in:
         raise _only_of_tokens()
     opened = _open(
         services.store,
@@ -97,5 +101,6 @@ def _open(
         token_sha256=principal.token_sha256,
         ttl_s=ttl_s,
         link_id=link_id,
+        subject=principal.name if principal.token_id.startswith(SUBJECT_PREFIX) else None,
     )
     return None if stored is None else Opened(token=token, expires_at=stored.expires_at)

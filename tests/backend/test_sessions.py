@@ -174,7 +174,7 @@ def test_link__does_nothing_else(bare: TestClient, reader: str) -> None:
         ("POST", f"{BASE}/links"),
         ("GET", "/api/v1/stats"),
     ):
-        refused(bare.request(method, path, headers=bearer(code)), 401, "LINK_ONLY")
+        refused(bare.request(method, path, headers=bearer(code)), 401, "LOG_IN_ONLY")
     assert opened(bare, code)
 
 

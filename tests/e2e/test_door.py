@@ -405,3 +405,47 @@ def test_two_dashboards__on_one_host_do_not_log_each_other_out(
         tab.goto(other.link("/login"))
         assert len({c["name"] for c in context.cookies() if c["name"].startswith("calift")}) == 2
     context.close()
+
+
+def test_organisation__logs_people_in_with_their_own_scope(chromium: Any, tmp_path: Path) -> None:
+    from tests.frontend.conftest import service
+    from tests.identity_provider import identity_provider
+
+    with identity_provider() as idp:
+        granted = {
+            "oidc_issuer": idp.issuer,
+            "oidc_client_id": idp.client_id,
+            "oidc_readers": ("@example.org",),
+        }
+        port = free_port()
+        variables = {
+            "CALIFT_OIDC_ISSUER": idp.issuer,
+            "CALIFT_OIDC_CLIENT_ID": idp.client_id,
+            "CALIFT_OIDC_CLIENT_SECRET": idp.client_secret,
+            # The provider is on another site than the dashboard, as it would be.
+            "CALIFT_DASHBOARD_URL": f"http://localhost:{port}",
+        }
+        with (
+            service(tmp_path / "home", filled=True, **granted) as api,
+            serving_dashboard(api, tmp_path, port=port, variables=variables) as made,
+        ):
+            context = chromium.new_context()
+            context.set_default_timeout(45_000)
+            tab = context.new_page()
+            tab.goto(f"http://localhost:{port}/run?id={api.ids['CaRot']}")
+            tab.get_by_role("link", name="Log in with your organisation").click()
+            settle(tab)
+            assert urlsplit(tab.url).path == "/run"
+            assert tab.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
+            tab.get_by_text("ada@example.org · read").wait_for(state="attached")
+            tab.get_by_role("link", name="Log out").click()
+            tab.get_by_text("You are logged out").wait_for()
+            idp.claims["email"] = "eve@evil.example"
+            tab.get_by_role("link", name="Log in with your organisation").click()
+            tab.get_by_role("alert").get_by_text("eve@evil.example may not use").wait_for()
+            # An answer that this browser did not ask for logs nobody in.
+            forged = tab.goto(f"http://localhost:{port}/oidc/callback?code=x&state=y")
+            assert forged.status == 403
+            assert not [c for c in context.cookies() if c["name"].startswith("calift_session")]
+            context.close()
+            assert made.service is api

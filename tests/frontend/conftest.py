@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ class Service:
 
 
 @contextmanager
-def service(home: Path, *, filled: bool) -> Iterator[Service]:
+def service(home: Path, *, filled: bool, **more: Any) -> Iterator[Service]:
     """Serve the API on a home of its own."""
     from backend.artifacts import ArtifactStore
     from backend.main import create_app
@@ -32,7 +33,7 @@ def service(home: Path, *, filled: bool) -> Iterator[Service]:
     from backend.settings import Settings
     from backend.store import Store, open_engine
 
-    settings = Settings(home=home, broker_url="memory://", free_space_floor_bytes=0)
+    settings = Settings(home=home, broker_url="memory://", free_space_floor_bytes=0, **more)
     settings.admin_token()
     ids = {}
     if filled:
