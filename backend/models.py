@@ -56,7 +56,9 @@ class Run(Base):
 
     `attempt` is the fence: it rises at each claim and never falls. `losses` counts attempts that
     vanished (expired leases) and is what `max_attempts` bounds; `drains` counts orderly stops of a
-    worker and `failures` the run's own errors, which are never retried without being asked.
+    worker, `setbacks` the times that a machine could not store what the run made, and `failures`
+    the run's own errors, which are never retried without being asked. `line_at` is its place in
+    line, which it keeps when it is given back.
     `owner` is the worker that holds the lease; `submitted_by` the person whose run it is, null for
     runs from before that was kept.
     """
@@ -101,6 +103,7 @@ class Run(Base):
     max_attempts: Mapped[int] = mapped_column(Integer, default=3)
     losses: Mapped[int] = mapped_column(Integer, default=0)
     drains: Mapped[int] = mapped_column(Integer, default=0)
+    setbacks: Mapped[int] = mapped_column(Integer, default=0)
     failures: Mapped[int] = mapped_column(Integer, default=0)
     owner: Mapped[str | None] = mapped_column(String(200))
     lease_expires: Mapped[float | None] = mapped_column(Double)
@@ -108,6 +111,7 @@ class Run(Base):
 
     created_at: Mapped[float] = mapped_column(Double)
     queued_at: Mapped[float] = mapped_column(Double)
+    line_at: Mapped[float] = mapped_column(Double)
     dispatched_at: Mapped[float | None] = mapped_column(Double)
     started_at: Mapped[float | None] = mapped_column(Double)
     finished_at: Mapped[float | None] = mapped_column(Double)
@@ -135,7 +139,10 @@ class RunTag(Base):
 
 
 class Outbox(Base):
-    """Doorbells to ring. Written in the transaction that queues the run."""
+    """Doorbells to ring. Written in the transaction that queues the run.
+
+    A relay that rings holds them for a while (`held_until`), so that no other rings them too.
+    """
 
     __tablename__ = "outbox"
     __table_args__ = (Index("ix_outbox_unsent", "sent_at", "priority", "id"),)
@@ -147,6 +154,7 @@ class Outbox(Base):
     priority: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[float] = mapped_column(Double)
     sent_at: Mapped[float | None] = mapped_column(Double)
+    held_until: Mapped[float | None] = mapped_column(Double)
 
 
 class Event(Base):
@@ -245,7 +253,7 @@ class LogChunk(Base):
 
 
 class Worker(Base):
-    """A worker that has reported in."""
+    """A worker that has reported in. `trouble` says why it takes no run; empty: it is well."""
 
     __tablename__ = "workers"
 
@@ -254,6 +262,7 @@ class Worker(Base):
     queues: Mapped[list[str]] = mapped_column(JSON)
     device: Mapped[str] = mapped_column(String(255))
     run_id: Mapped[str | None] = mapped_column(String(32))
+    trouble: Mapped[str] = mapped_column(Text, default="")
     started_at: Mapped[float] = mapped_column(Double)
     seen_at: Mapped[float] = mapped_column(Double)
 

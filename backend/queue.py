@@ -1,7 +1,7 @@
 """The doorbell: Celery messages that say "look at this run", and the loop that rings them.
 
-A message holds a run's id and nothing else. Losing one costs time, not a run; a second one finds
-the run taken.
+A message holds a run's id and nothing else. It wakes a worker, which takes the first run in line.
+Losing one costs time, not a run; one too many finds nothing to do.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 #: The one task. A worker registers it under this name; it takes a run's id.
 TASK_NAME = "calift.run"
 
-#: What a worker may listen to. `auto` runs go to `gpu` while a worker listens there, else to `cpu`.
-QUEUES = ("cpu", "gpu", "gpu-multi")
+#: What a worker may listen to; see `backend.line`.
+QUEUES = ("cpu", "gpu", "mps", "gpu-multi")
 
 _GC_EVERY_S = 600.0
 
@@ -125,20 +125,26 @@ def publish(app: Celery, run_id: str, *, queue: str = "cpu", priority: int = 0) 
 
 
 def relay_once(store: Store, app: Celery, *, limit: int = 100) -> int:
-    """Ring for the unsent outbox entries and mark them; how many.
+    """Ring for unsent outbox entries that no other relay rings for, and mark them; how many.
 
     A crash between the two rings twice, which is harmless.
 
     Raises:
         kombu.exceptions.OperationalError: the broker does not answer; the rest stays unsent.
     """
-    rows = store.unsent_outbox(limit)
+    rows = store.take_outbox(limit)
     if not rows:
         return 0
-    with _Line(app) as line:
-        for row in rows:
-            line.ring(row.run_id, row.queue, row.priority)
-            store.mark_sent(row.id)
+    rung = 0
+    try:
+        with _Line(app) as line:
+            for row in rows:
+                line.ring(row.run_id, row.queue, row.priority)
+                store.mark_sent(row.id)
+                rung += 1
+    finally:
+        if rung < len(rows):
+            store.give_back_outbox([row.id for row in rows[rung:]])
     return len(rows)
 
 

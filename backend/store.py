@@ -4,7 +4,8 @@ A run's row is the truth; the message in the broker is a doorbell that may be lo
 
 * **Submit** writes the row and an outbox entry in one transaction; a relay rings.
 * **Claim** is one conditional UPDATE that raises `attempt` and sets a lease by the
-  database's clock.
+  database's clock. A bell wakes a worker, and the worker takes the first run in line: by priority,
+  then by `line_at`, so that a run that was given back goes before those submitted after it.
 * **Fence**: every later write of a worker carries the attempt. When the run went to another attempt
   or ended, nothing is written and the caller learns that it must stop.
 * **Sweep** queues runs with an expired lease again, or fails them at `max_attempts`.
@@ -59,6 +60,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.cursors import Cursors
+from backend.line import Live, queue_for, why_waits
 from backend.models import (
     ArtifactRow,
     Base,
@@ -124,8 +126,11 @@ _LONGEST_TOKEN_S = 36_500 * 86_400.0
 #: A worker that was silent for this many seconds is shown as gone.
 WORKER_ALIVE_S = 60.0
 
-#: Without an idle worker a doorbell is rung again this seldom: nobody could answer it.
-_REDISPATCH_BUSY_S = 1800.0
+#: So long a relay keeps doorbells to itself; one that died meanwhile has them rung by another.
+_HOLD_S = 60.0
+
+#: A run fails after it could not be stored where it ran so many times: there is no room for it.
+MAX_SETBACKS = 5
 
 _SUMMARY_COLUMNS = ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece", "sigma_min")
 
@@ -175,7 +180,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class OutboxRow:
-    """A doorbell to ring. `queue` is `cpu`, `gpu` or `gpu-multi`; higher `priority` first."""
+    """A doorbell to ring. `queue` is one of `backend.queue.QUEUES`; higher `priority` first."""
 
     id: int
     run_id: str
@@ -403,11 +408,9 @@ def evaluation_id(run_id: str, dataset: str) -> str:
 
 
 def queue_of(spec: RunSpec) -> str:
-    """`cpu` or `gpu` where the spec names a device, else `auto`."""
+    """`cpu`, `gpu` or `mps` where the spec names a device, else `auto`."""
     device = spec.train.device
-    if device == "auto":
-        return "auto"
-    return "cpu" if device == "cpu" else "gpu"
+    return device if device in ("auto", "cpu", "mps") else "gpu"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -582,6 +585,7 @@ class Store:
                 # One moment: created_at and queued_at of a new run are the same.
                 created_at=now,
                 queued_at=now,
+                line_at=now,
                 event_seq=1,
                 **values,
             )
@@ -783,27 +787,68 @@ class Store:
     # -- the outbox ---------------------------------------------------------------------------
 
     def unsent_outbox(self, limit: int = 100) -> list[OutboxRow]:
-        """Doorbells to ring, the most urgent first, without those of runs that wait no more."""
-        with reading(self.engine) as connection:
-            gpu = self._gpu_worker_lives(connection)
-            rows = connection.execute(
-                select(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
-                .join(Run, Run.id == Outbox.run_id)
-                .where(Outbox.sent_at.is_(None), Run.phase == "QUEUED")
-                .order_by(Outbox.priority.desc(), Outbox.id)
-                .limit(limit)
-            ).all()
-        auto = "gpu" if gpu else "cpu"
-        return [
-            OutboxRow(r.id, r.run_id, auto if r.queue == "auto" else r.queue, r.priority)
-            for r in rows
-        ]
+        """Doorbells that are not rung yet, the most urgent first, held or not.
 
-    def _gpu_worker_lives(self, connection: Connection) -> bool:
-        found = connection.execute(
-            select(Worker.queues).where(Worker.seen_at > self._now - WORKER_ALIVE_S)
-        ).scalars()
-        return any("gpu" in queues for queues in found.all())
+        Those of runs that wait no more are left out.
+        """
+        with reading(self.engine) as connection:
+            return self._outbox_rows(connection, [], limit)
+
+    def take_outbox(self, limit: int = 100) -> list[OutboxRow]:
+        """Doorbells for the caller alone to ring, the most urgent first.
+
+        Nobody else is given them for a minute; mark each when it is rung, or give them back.
+        """
+        free = [or_(Outbox.held_until.is_(None), Outbox.held_until < self._now)]
+        with reading(self.engine) as connection:
+            if not self._outbox_rows(connection, free, 1):
+                return []  # the usual case, which need not keep writers waiting
+        with writing(self.engine) as connection:
+            wanted = self._outbox_query(free).limit(limit)
+            if self._postgres:
+                wanted = wanted.with_for_update(skip_locked=True, of=Outbox)
+            rows = connection.execute(wanted).all()
+            if rows:
+                connection.execute(
+                    update(Outbox)
+                    .where(Outbox.id.in_([r.id for r in rows]))
+                    .values(held_until=self._now + _HOLD_S)
+                )
+            live = self._live(connection)
+        return [OutboxRow(r.id, r.run_id, queue_for(r.queue, live), r.priority) for r in rows]
+
+    def give_back_outbox(self, outbox_ids: Sequence[int]) -> None:
+        """The broker did not take these: anybody may ring them now."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                update(Outbox)
+                .where(Outbox.id.in_(list(outbox_ids)), Outbox.sent_at.is_(None))
+                .values(held_until=None)
+            )
+
+    def _outbox_query(self, conditions: Sequence[ColumnElement[bool]]) -> Select[*tuple[Any, ...]]:
+        return (
+            select(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
+            .join(Run, Run.id == Outbox.run_id)
+            .where(Outbox.sent_at.is_(None), Run.phase == "QUEUED", *conditions)
+            .order_by(Outbox.priority.desc(), Run.line_at, Outbox.id)
+        )
+
+    def _outbox_rows(
+        self, connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int
+    ) -> list[OutboxRow]:
+        rows = connection.execute(self._outbox_query(conditions).limit(limit)).all()
+        live = self._live(connection) if rows else []
+        return [OutboxRow(r.id, r.run_id, queue_for(r.queue, live), r.priority) for r in rows]
+
+    def _live(self, connection: Connection) -> list[Live]:
+        """The workers that are there, in trouble or not."""
+        rows = connection.execute(
+            select(Worker.host, Worker.queues, Worker.run_id, Worker.trouble).where(
+                Worker.seen_at > self._now - WORKER_ALIVE_S
+            )
+        ).all()
+        return [Live(r.host, tuple(r.queues), r.run_id is not None, r.trouble) for r in rows]
 
     def mark_sent(self, outbox_id: int) -> None:
         """The broker took the message."""
@@ -824,40 +869,104 @@ class Store:
     # -- the worker's side --------------------------------------------------------------------
 
     def claim(self, run_id: str, *, worker_id: str, ttl_s: float) -> Claim | None:
-        """Take a queued run. None: somebody else has it, or it waits no more; do nothing."""
+        """Take this queued run. None: somebody else has it, or it waits no more; do nothing."""
         with writing(self.engine) as connection:
-            row = connection.execute(
-                update(Run)
-                .where(Run.id == run_id, Run.phase == "QUEUED")
-                .values(
-                    phase="STARTING",
-                    attempt=Run.attempt + 1,
-                    owner=worker_id,
-                    lease_expires=self._now + ttl_s,
-                    heartbeat_at=self._now,
-                    started_at=func.coalesce(Run.started_at, self._now),
-                    reason=None,
-                    message=None,
-                    hint="",
-                    progress=None,
-                    event_seq=Run.event_seq + 1,
-                )
-                .returning(
-                    Run.attempt, Run.spec, Run.cancel_requested, Run.event_seq, Run.heartbeat_at
-                )
-            ).first()
+            return self._claim(connection, run_id, worker_id, ttl_s)
+
+    def claim_next(
+        self, queues: Sequence[str], *, bell: str | None, worker_id: str, ttl_s: float
+    ) -> Claim | None:
+        """Take the first run in line that a worker may take. None: none waits for it.
+
+        Args:
+            queues: what the worker serves.
+            bell: the run whose bell woke the worker; it may take that one too. None: it comes by
+                itself.
+            worker_id: who asks.
+            ttl_s: how long the claim lives without a heartbeat.
+        """
+        with writing(self.engine) as connection:
+            live = self._live(connection)
+            served = [*queues, *(["auto"] if queue_for("auto", live) in queues else [])]
+            first = (
+                select(Run.id, Run.queue)
+                .where(Run.phase == "QUEUED", or_(Run.queue.in_(served), Run.id == bell))
+                .order_by(Run.priority.desc(), Run.line_at, Run.id)
+                .limit(1)
+            )
+            if self._postgres:
+                first = first.with_for_update(skip_locked=True)
+            row = connection.execute(first).first()
             if row is None:
                 return None
-            self._add_state_event(
-                connection, run_id, row.event_seq, row.attempt, "STARTING", row.heartbeat_at
+            claim = self._claim(connection, row.id, worker_id, ttl_s)
+            if claim is not None and bell is not None and bell != row.id:
+                self._pass_on_bell(connection, bell, row, live)
+            return claim
+
+    def _pass_on_bell(
+        self,
+        connection: Connection,
+        bell: str,
+        taken: Row[*tuple[Any, ...]],
+        live: Sequence[Live],
+    ) -> None:
+        """Keep a bell for every waiting run, after one run's bell took another run out of line."""
+        run = connection.execute(
+            select(Run.queue, Run.priority, self._now.label("now")).where(
+                Run.id == bell, Run.phase == "QUEUED"
             )
-            return Claim(
-                run_id=run_id,
-                attempt=row.attempt,
-                spec=row.spec,
-                previous_attempts=list(range(1, row.attempt)),
-                cancel_requested=bool(row.cancel_requested),
+        ).first()
+        if run is None:
+            return
+        unrung = and_(Outbox.sent_at.is_(None), Outbox.held_until.is_(None))
+        # Not yet rung for the run that was taken: rung for the other one instead.
+        moved = connection.execute(
+            update(Outbox)
+            .where(Outbox.run_id == taken.id, unrung)
+            .values(run_id=bell, priority=run.priority)
+            .returning(Outbox.id)
+        ).all()
+        if moved or queue_for(run.queue, live) == queue_for(taken.queue, live):
+            return  # else the bell of the run that was taken wakes who could take this one
+        if not connection.execute(
+            select(exists().where(Outbox.run_id == bell, Outbox.sent_at.is_(None)))
+        ).scalar_one():
+            self._ring(connection, bell, run.priority, run.now)
+
+    def _claim(
+        self, connection: Connection, run_id: str, worker_id: str, ttl_s: float
+    ) -> Claim | None:
+        row = connection.execute(
+            update(Run)
+            .where(Run.id == run_id, Run.phase == "QUEUED")
+            .values(
+                phase="STARTING",
+                attempt=Run.attempt + 1,
+                owner=worker_id,
+                lease_expires=self._now + ttl_s,
+                heartbeat_at=self._now,
+                started_at=func.coalesce(Run.started_at, self._now),
+                reason=None,
+                message=None,
+                hint="",
+                progress=None,
+                event_seq=Run.event_seq + 1,
             )
+            .returning(Run.attempt, Run.spec, Run.cancel_requested, Run.event_seq, Run.heartbeat_at)
+        ).first()
+        if row is None:
+            return None
+        self._add_state_event(
+            connection, run_id, row.event_seq, row.attempt, "STARTING", row.heartbeat_at
+        )
+        return Claim(
+            run_id=run_id,
+            attempt=row.attempt,
+            spec=row.spec,
+            previous_attempts=list(range(1, row.attempt)),
+            cancel_requested=bool(row.cancel_requested),
+        )
 
     def _fenced(
         self, connection: Connection, run_id: str, attempt: int, /, **values: Any
@@ -1123,8 +1232,11 @@ class Store:
         message: str | None = None,
         hint: str = "",
         lost: bool = False,
+        setback: bool = False,
     ) -> bool:
         """Give a run back: queued again, or cancelled if that was asked. False: fenced off.
+
+        It keeps its place in line, before the runs that were submitted after it.
 
         Args:
             run_id: the run.
@@ -1134,11 +1246,17 @@ class Store:
             hint: what to do about it, kept where the run fails.
             lost: the attempt's process vanished. Only this counts against `max_attempts`, and the
                 run fails when it has lost as many; an orderly stop may happen any number of times.
+            setback: the machine could not store what the run made. The run fails after
+                `MAX_SETBACKS` of these, which costs it no attempt.
         """
         message, hint = _plain(message), _plain(hint) or ""
-        spent = (Run.losses + 1 >= Run.max_attempts) if lost else false()
+        spent: ColumnElement[bool] = false()
+        count: dict[str, Any] = {"drains": Run.drains + 1}
+        if lost:
+            spent, count = Run.losses + 1 >= Run.max_attempts, {"losses": Run.losses + 1}
+        elif setback:
+            spent, count = Run.setbacks + 1 >= MAX_SETBACKS, {"setbacks": Run.setbacks + 1}
         ends = or_(Run.cancel_requested, spent)
-        count: dict[str, Any] = {"losses": Run.losses + 1} if lost else {"drains": Run.drains + 1}
         with writing(self.engine) as connection:
             row = self._fenced(
                 connection,
@@ -1179,9 +1297,9 @@ class Store:
         """Put right what a vanished worker or a lost message left; run it in a loop, anywhere.
 
         Args:
-            redispatch_s: age at which the doorbell of a queued run is rung again while a worker is
-                idle. With every worker busy or gone it is rung far less often, since nobody would
-                answer and the messages would only pile up.
+            redispatch_s: when nothing was rung in a queue for so long, though runs wait there and a
+                worker that could take them is idle, as many bells are rung as workers are idle. A
+                worker that is awake goes on by itself.
         """
         done: list[Swept] = []
         with reading(self.engine) as connection:
@@ -1264,38 +1382,53 @@ class Store:
             return "failed" if row.phase == "FAILED" else "cancelled"
 
     def _redispatch(self, redispatch_s: float) -> list[Swept]:
+        rung_at = func.coalesce(Run.dispatched_at, Run.queued_at)
         with reading(self.engine) as connection:
-            idle = connection.execute(
-                select(
-                    exists().where(
-                        Worker.seen_at > self._now - WORKER_ALIVE_S, Worker.run_id.is_(None)
-                    )
-                )
-            ).scalar_one()
-            age = redispatch_s if idle else max(redispatch_s, _REDISPATCH_BUSY_S)
-            stale = and_(
-                Run.phase == "QUEUED",
-                func.coalesce(Run.dispatched_at, Run.queued_at) < self._now - age,
-                ~exists().where(Outbox.run_id == Run.id, Outbox.sent_at.is_(None)),
-            )
-            candidates = connection.execute(select(Run.id).where(stale)).scalars().all()
+            live = self._live(connection)
+            waiting = connection.execute(
+                select(Run.queue, (self._now - func.max(rung_at)).label("quiet_s"))
+                .where(Run.phase == "QUEUED")
+                .group_by(Run.queue)
+            ).all()
             leftovers = connection.execute(
                 select(exists().where(self._finished_outbox()))
             ).scalar_one()
-        done = []
-        if candidates or leftovers:
+        done: list[Swept] = []
+        for queue in {queue_for(row.queue, live) for row in waiting}:
+            idle = sum(queue in w.queues and not w.busy and not w.trouble for w in live)
+            here = [row for row in waiting if queue_for(row.queue, live) == queue]
+            if idle and min(row.quiet_s for row in here) >= redispatch_s:
+                done += self._ring_again([row.queue for row in here], redispatch_s, idle)
+        if leftovers:
             with writing(self.engine) as connection:
-                for run_id in candidates:
-                    row = connection.execute(
-                        update(Run)
-                        .where(Run.id == run_id, stale)
-                        .values(dispatched_at=self._now)
-                        .returning(Run.attempt, Run.priority, self._now.label("now"))
-                    ).first()
-                    if row is not None:
-                        self._ring(connection, run_id, row.priority, row.now)
-                        done.append(Swept(run_id, row.attempt, "redispatched"))
                 connection.execute(delete(Outbox).where(self._finished_outbox()))
+        return done
+
+    def _ring_again(self, queues: Sequence[str], age_s: float, limit: int) -> list[Swept]:
+        stale = and_(
+            Run.phase == "QUEUED",
+            Run.queue.in_(list(queues)),
+            func.coalesce(Run.dispatched_at, Run.queued_at) < self._now - age_s,
+            ~exists().where(Outbox.run_id == Run.id, Outbox.sent_at.is_(None)),
+        )
+        done = []
+        with writing(self.engine) as connection:
+            candidates = connection.execute(
+                select(Run.id)
+                .where(stale)
+                .order_by(Run.priority.desc(), Run.line_at, Run.id)
+                .limit(limit)
+            ).scalars()
+            for run_id in candidates.all():
+                row = connection.execute(
+                    update(Run)
+                    .where(Run.id == run_id, stale)
+                    .values(dispatched_at=self._now)
+                    .returning(Run.attempt, Run.priority, self._now.label("now"))
+                ).first()
+                if row is not None:
+                    self._ring(connection, run_id, row.priority, row.now)
+                    done.append(Swept(run_id, row.attempt, "redispatched"))
         return done
 
     def _finished_outbox(self) -> ColumnElement[bool]:
@@ -1312,18 +1445,25 @@ class Store:
         queues: Sequence[str],
         device: str,
         run_id: str | None = None,
+        trouble: str = "",
     ) -> None:
-        """A worker reports in; call it at start, when it takes or leaves a run, and in between."""
+        """A worker reports in; call it at start, when it takes or leaves a run, and in between.
+
+        `trouble` says why it takes no run for the time being.
+        """
         with writing(self.engine) as connection:
             now = connection.execute(select(self._now)).scalar_one()
             connection.execute(
-                self._upsert(Worker, ("id",), ("host", "queues", "device", "run_id", "seen_at")),
+                self._upsert(
+                    Worker, ("id",), ("host", "queues", "device", "run_id", "trouble", "seen_at")
+                ),
                 {
                     "id": worker_id,
                     "host": host,
                     "queues": list(queues),
                     "device": device,
                     "run_id": run_id,
+                    "trouble": _plain(trouble),
                     "started_at": now,
                     "seen_at": now,
                 },
@@ -1335,6 +1475,11 @@ class Store:
         """A worker leaves in good order."""
         with writing(self.engine) as connection:
             connection.execute(delete(Worker).where(Worker.id == worker_id))
+
+    def why_waits(self, spec: RunSpec) -> str:
+        """What a run of this spec would wait for; empty when a worker would take it at once."""
+        with reading(self.engine) as connection:
+            return why_waits(queue_of(spec), self._live(connection))
 
     def workers(self) -> list[WorkerInfo]:
         """The workers that have reported in during the last day, the newest first."""
@@ -1350,6 +1495,7 @@ class Store:
                 queues=r.queues,
                 device=r.device,
                 run_id=r.run_id,
+                trouble=r.trouble,
                 started_at=_moment(r.started_at),
                 seen_at=_moment(r.seen_at),
                 alive=bool(r.alive),
@@ -1429,7 +1575,9 @@ class Store:
                         hint="",
                         cancel_requested=False,
                         losses=0,
+                        setbacks=0,
                         queued_at=self._now,
+                        line_at=self._now,
                         dispatched_at=None,
                         finished_at=None,
                         owner=None,
@@ -1523,6 +1671,7 @@ class Store:
             notes=row.notes,
             hint=row.hint,
             worker=row.owner,
+            waiting=why_waits(row.queue, self._live(connection)) if row.phase == "QUEUED" else "",
             cloned_from=row.cloned_from,
             environment=report.get("environment") or {},
             resolved=report.get("resolved") or {},
@@ -2377,6 +2526,9 @@ def _summary_fields(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
         "priority": row.priority,
         "attempt": row.attempt,
         "max_attempts": row.max_attempts,
+        "losses": row.losses,
+        "drains": row.drains,
+        "setbacks": row.setbacks,
         "owner": row.submitted_by,
         "created_at": _moment(row.created_at),
         "started_at": _when(row.started_at),

@@ -238,8 +238,8 @@ class Submission:
         missing: list[str] = []
         parts, basis = self._parts(spec, missing)
         self._model_missing(spec, missing)
-        if not any(worker.alive for worker in self._store.workers()):
-            missing.append("No worker has reported in; the run will wait. `calift up` starts one.")
+        if waits := self._store.why_waits(spec):
+            missing.append(waits)
         train = parts.get("pretrain" if spec.method.kind == "pretrain" else "train")
         steps = None
         if train is not None and spec.method.trains:

@@ -622,7 +622,8 @@ def _show_run(run: RunDetail) -> None:
         ("model", run.model),
         ("data", run.suite),
         ("seed", str(run.seed)),
-        ("attempt", f"{run.attempt} of {run.max_attempts}"),
+        ("waits", run.waiting or None),
+        ("attempt", run.attempts),
         ("created", run.created_at.isoformat(timespec="seconds")),
         ("finished", run.finished_at.isoformat(timespec="seconds") if run.finished_at else None),
     ]

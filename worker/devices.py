@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import logging
+import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +70,7 @@ def visible_gpus(gpus: list[Gpu], visible: str | None) -> list[Gpu]:
 
 
 def take_device(locks: Path, environment: Mapping[str, str]) -> Device:
-    """Take the first free GPU, else the CPU.
+    """Take the first free GPU, else an Apple GPU, else the CPU.
 
     Args:
         locks: folder of the lock files, shared by the workers of this machine.
@@ -86,6 +88,8 @@ def take_device(locks: Path, environment: Mapping[str, str]) -> Device:
                 lock=lock,
             )
     if not gpus:
+        if sys.platform == "darwin" and platform.machine() == "arm64":
+            return Device(label="mps: Apple GPU", queues=("mps", "cpu"))
         return Device(label="cpu", queues=("cpu",))
     log.warning("other workers hold all %d GPUs; this one computes on the CPU", len(gpus))
     return Device(label="cpu", queues=("cpu",), environment={"CUDA_VISIBLE_DEVICES": ""})

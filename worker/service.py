@@ -114,24 +114,38 @@ class WorkerService:
             log.warning("cannot say goodbye: %s", error)
         self.store.close()
 
-    def run(self, run_id: str) -> Outcome | None:
-        """Take a run if it still waits, and see it through. None: there was nothing to do."""
+    def answer(self, bell: str) -> None:
+        """Take the runs that wait, one after the other, until none is left that we may take.
+
+        So a message that was lost delays no run for longer than somebody is at work.
+
+        Args:
+            bell: the run whose bell woke us; it waits still, or another took it.
+        """
+        rung: str | None = bell
+        while not self.draining and self._see_one_through(rung) is not None:
+            rung = None
+
+    def _see_one_through(self, bell: str | None) -> Outcome | None:
         claimed_at = time.monotonic()
         deadline = claimed_at + _CLAIM_PATIENCE_S
         while True:
             try:
                 claimed_at = time.monotonic()
-                claim = self.store.claim(run_id, worker_id=self.id, ttl_s=self._limits.ttl_s)
+                claim = self.store.claim_next(
+                    self.queues, bell=bell, worker_id=self.id, ttl_s=self._limits.ttl_s
+                )
                 break
             except Exception as error:
                 # The doorbell is gone by now, but the sweeper will ring again.
                 if not database_away(error) or time.monotonic() > deadline or self.draining:
                     raise
-                log.warning("run %s: the database is away: %s", run_id, error)
+                log.warning("no run can be taken, the database is away: %s", error)
                 time.sleep(1.0)
         if claim is None:
-            log.info("run %s does not wait any more", run_id)
+            log.info("nothing waits that this worker may take")
             return None
+        run_id = claim.run_id
         log.info("run %s attempt %d starts", run_id, claim.attempt)
         self._be(run_id)
         try:

@@ -76,12 +76,12 @@ class _Process:
         if self.service is not None:
             self.service.stop()
 
-    def run(self, run_id: str) -> None:
+    def run(self, run_id: str, queue: str) -> None:
         assert self.service is not None
         if self.service.draining:
-            publish(self.app, run_id, queue=self.service.queues[0])  # for the next worker
+            publish(self.app, run_id, queue=queue)  # for the next worker
             return
-        self.service.run(run_id)
+        self.service.answer(run_id)
 
 
 def install(app: Celery, settings: Settings, **options: Any) -> None:
@@ -94,7 +94,11 @@ def install(app: Celery, settings: Settings, **options: Any) -> None:
     """
     app.conf.update(worker_pool="threads", worker_concurrency=1)
     process = _Process(app, settings, options)
-    app.task(name=TASK_NAME, ignore_result=True)(process.run)
+
+    def run(task: Any, run_id: str) -> None:
+        process.run(run_id, queue=task.request.delivery_info["routing_key"])
+
+    app.task(name=TASK_NAME, ignore_result=True, bind=True)(run)
     # Strong references: nothing else holds the bound methods.
     signals.worker_init.connect(process.initialise, weak=False)
     signals.worker_ready.connect(process.ready, weak=False)

@@ -179,6 +179,10 @@ class RunSummary(Frozen):
 
     `owner` is the name of the token that submitted it; null where that was not kept yet. The owner
     and admins may change a run.
+
+    `attempt` counts starts. `losses` counts those whose process vanished, and only they are bounded
+    by `max_attempts`; `drains` counts orderly stops of a worker, `setbacks` the times that a
+    machine had no room for what the run made.
     """
 
     id: str
@@ -195,6 +199,9 @@ class RunSummary(Frozen):
     priority: int = 0
     attempt: int = 0
     max_attempts: int = 3
+    losses: int = 0
+    drains: int = 0
+    setbacks: int = 0
     owner: str | None = None
     created_at: datetime
     started_at: datetime | None = None
@@ -203,15 +210,33 @@ class RunSummary(Frozen):
     progress: Progress | None = None
     summary: Summary | None = None
 
+    @property
+    def attempts(self) -> str:
+        """`2 of 3`: the attempt among those that may be lost, and what else stopped the run."""
+        words = f"{min(self.losses + 1, self.max_attempts)} of {self.max_attempts}"
+        if self.drains:
+            words += f", stopped with its worker {_times(self.drains)}"
+        if self.setbacks:
+            words += f", put back for lack of room {_times(self.setbacks)}"
+        return words
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
 
 class RunDetail(RunSummary):
-    """A run with its spec. `hint` says what to do about a failure."""
+    """A run with its spec.
+
+    `hint` says what to do about a failure, `waiting` why a queued run has not started.
+    """
 
     spec: dict[str, Any]
     spec_sha256: str
     notes: str = ""
     hint: str = ""
     worker: str | None = None
+    waiting: str = ""
     cloned_from: str | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
     resolved: dict[str, Any] = Field(default_factory=dict)
@@ -693,13 +718,14 @@ class DatasetInfo(Frozen):
 
 
 class WorkerInfo(Frozen):
-    """A worker that has reported in."""
+    """A worker that has reported in. `trouble` says why it takes no run; empty: it is well."""
 
     id: str
     host: str
     queues: list[str]
     device: str
     run_id: str | None = None
+    trouble: str = ""
     started_at: datetime
     seen_at: datetime
     alive: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire import RunSummary, Stats
+from calift_core.schema.wire import RunSummary, Stats, WorkerInfo
 from frontend import tables, text, ui
 from frontend.tables import Column, Markup, Table
 
@@ -130,9 +130,7 @@ def live() -> None:
         rows = [
             {
                 "id": w.host,
-                "state": ui.mark("green", "✓", "alive")
-                if w.alive
-                else ui.mark("gray", "○", "silent"),
+                "state": _worker_state(w),
                 "device": w.device,
                 "queues": ", ".join(w.queues),
                 "run": ui.link(w.run_id, "run", id=w.run_id) if w.run_id else "idle",
@@ -149,6 +147,14 @@ def live() -> None:
             Column("seen", "Last heartbeat"),
         ]
         st.html(tables.to_html(Table(columns, rows), caption="Workers that have reported in"))
+
+
+def _worker_state(worker: WorkerInfo) -> Markup:
+    if not worker.alive:
+        return ui.mark("gray", "○", "silent")
+    if worker.trouble:
+        return ui.mark("orange", "▲", f"out: {worker.trouble}")
+    return ui.mark("green", "✓", "alive")
 
 
 def main() -> None:

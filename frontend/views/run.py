@@ -108,7 +108,7 @@ def _status(run: RunDetail) -> None:
         f"seed {run.seed}" if run.method != "imported" else "",
         f"took {text.duration(took)}" if run.finished_at and took else "",
         text.age(run.finished_at or run.started_at or run.created_at),
-        f"attempt {run.attempt} of {run.max_attempts}" if run.attempt > 1 else "",
+        f"attempt {run.attempts}" if run.attempt > 1 else "",
     ]
     spans = "".join(f"<span>{text.esc(fact)}</span>" for fact in facts if fact)
     st.html(
@@ -137,7 +137,9 @@ def _progress(run: RunDetail) -> None:
     if p is None:
         waiting = run.phase == "QUEUED"
         st.info(
-            "Waits for a worker." if waiting else "A worker has taken the run and is loading.",
+            text.md_prose(run.waiting or "Waits for a worker.")
+            if waiting
+            else "A worker has taken the run and is loading.",
             icon=":material/schedule:" if waiting else ":material/hourglass_top:",
         )
         return

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -21,6 +24,7 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 
 from backend.store import (
+    MAX_SETBACKS,
     WORKING_PHASES,
     Claim,
     ConflictError,
@@ -277,15 +281,245 @@ def test_sweep__rings_again_for_a_forgotten_run_while_a_worker_is_idle(store: St
     assert store.sweep() == []
 
 
-def test_sweep__does_not_flood_the_broker_while_every_worker_is_busy(store: Store) -> None:
-    store.submit(spec_of())
-    for row in store.unsent_outbox():
+def ring_all(store: Store) -> None:
+    for row in store.unsent_outbox(1000):
         store.mark_sent(row.id)
-    store.worker_seen("w", host="h", queues=["cpu"], device="cpu", run_id="other")
-    age_queue(store, 130)
+
+
+def test_sweep__rings_for_nobody_who_could_not_come(store: Store) -> None:
+    gpu = store.submit(spec_of(train={"device": "cuda"}))
+    apple = store.submit(spec_of(train={"device": "mps"}))
+    ring_all(store)
+    store.worker_seen("idle", host="h", queues=["cpu"], device="cpu")
+    store.worker_seen("busy", host="h", queues=["gpu", "cpu"], device="cuda", run_id="other")
+    store.worker_seen("out", host="h", queues=["gpu", "mps"], device="cuda", trouble="no room")
+    age_queue(store, 100_000)
     assert store.sweep() == []
-    age_queue(store, 3600)
-    assert [s.action for s in store.sweep()] == ["redispatched"]
+    store.worker_seen("free", host="h", queues=["gpu", "cpu"], device="cuda")
+    assert [(s.run_id, s.action) for s in store.sweep()] == [(gpu, "redispatched")]
+    store.worker_seen("mac", host="m", queues=["mps", "cpu"], device="mps")
+    assert [(s.run_id, s.action) for s in store.sweep()] == [(apple, "redispatched")]
+
+
+def test_sweep__one_bell_for_each_idle_worker_is_enough(store: Store) -> None:
+    runs = [store.submit(spec_of()) for _ in range(20)]
+    ring_all(store)
+    for name in ("a", "b"):
+        store.worker_seen(name, host="h", queues=["cpu"], device="cpu")
+    age_queue(store, 130)
+    # The messages were lost; however many look, two wake the two.
+    assert [s.run_id for _ in range(5) for s in store.sweep()] == runs[:2]
+    ring_all(store)
+    assert store.sweep() == []
+
+
+# ------------------------------------------------------------------------------------- line
+
+
+def test_line__higher_priority_first_then_who_came_first(store: Store) -> None:
+    late = [store.submit(spec_of(), priority=p) for p in (0, 3, 0, -2, 3)]
+    order = [late[1], late[4], late[0], late[2], late[3]]
+    taken = [store.claim_next(["cpu"], bell=None, **WORKER) for _ in range(6)]
+    assert [c.run_id for c in taken if c] == order
+    assert taken[-1] is None
+
+
+@pytest.mark.parametrize("how", ["drained", "lost", "swept", "no room"])
+def test_line__a_run_that_was_given_back_goes_before_those_submitted_after_it(
+    store: Store, how: str
+) -> None:
+    before = store.submit(spec_of())
+    assert store.claim(before, **WORKER) is not None
+    behind = [store.submit(spec_of()) for _ in range(3)]
+    ring_all(store)
+    if how == "swept":
+        expire(store, before)
+        store.sweep()
+    else:
+        assert store.requeue(before, 1, lost=how == "lost", setback=how == "no room")
+    # Its bell rings last, and the first one wakes a worker for it.
+    claim = store.claim_next(["cpu"], bell=behind[0], **WORKER)
+    assert claim is not None
+    assert (claim.run_id, claim.attempt) == (before, 2)
+    again = store.claim_next(["cpu"], bell=behind[1], **WORKER)
+    assert again is not None
+    assert again.run_id == behind[0]
+
+
+def test_line__a_retried_run_goes_to_the_end(store: Store) -> None:
+    first = claimed(store).run_id
+    second = store.submit(spec_of())
+    store.finish(first, 1, phase="FAILED", reason="OOM")
+    store.retry(first)
+    taken = [store.claim_next(["cpu"], bell=None, **WORKER) for _ in range(2)]
+    assert [c.run_id for c in taken if c] == [second, first]
+
+
+def test_line__who_may_take_what(store: Store) -> None:
+    runs = {
+        device: store.submit(spec_of(train={"device": device}))
+        for device in ("cuda", "mps", "auto", "cpu")
+    }
+
+    def takes(queues: list[str], bell: str | None = None) -> str | None:
+        claim = store.claim_next(queues, bell=bell, **WORKER)
+        if claim is None:
+            return None
+        assert store.requeue(claim.run_id, claim.attempt)
+        return next(device for device, run_id in runs.items() if run_id == claim.run_id)
+
+    assert takes(["gpu"]) == "cuda"
+    assert takes(["mps", "cpu"]) == "mps"
+    assert takes(["cpu"]) == "auto"
+    store.worker_seen("w", host="h", queues=["gpu", "cpu"], device="a GPU")
+    assert takes(["cpu"]) == "cpu"
+    assert takes(["cpu"], bell=runs["auto"]) == "auto"  # it was sent when there was no GPU
+    store.worker_seen("w", host="h", queues=["gpu", "cpu"], device="a GPU", trouble="no room")
+    assert takes(["cpu"]) == "auto"
+    assert takes(["gpu-multi"]) is None
+
+
+@settings(max_examples=100 if CI else 30, suppress_health_check=list(HealthCheck))
+@given(
+    devices=st.lists(st.sampled_from(["cpu", "cuda", "auto"]), min_size=1, max_size=6),
+    moves=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(["gpu", "cpu"]), st.integers(0, 99)),
+        max_size=30,
+    ),
+)
+def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
+    sqlite_template: Path, devices: list[str], moves: list[tuple[int, str, int]]
+) -> None:
+    """Whatever order bells are rung and heard in, and whoever answers them."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(sqlite_template, Path(folder) / "line.db")
+        store = Store(open_engine(f"sqlite:///{folder}/line.db"))
+        serves = {"gpu": ["gpu", "cpu"], "cpu": ["cpu"]}
+        for name, queues in serves.items():
+            store.worker_seen(name, host="h", queues=queues, device=name)
+        broker: dict[str, list[str]] = {"gpu": [], "cpu": []}
+        work: dict[str, Claim | None] = {"gpu": None, "cpu": None}
+
+        def relay() -> None:
+            for row in store.take_outbox():
+                broker[row.queue].append(row.run_id)
+                store.mark_sent(row.id)
+
+        def hear(worker: str, choice: int = 0) -> bool:
+            """An idle worker takes a message, if one is there for it, and perhaps a run."""
+            bells = [(q, i) for q in serves[worker] for i in range(len(broker[q]))]
+            if work[worker] is not None or not bells:
+                return False
+            queue, at = bells[choice % len(bells)]
+            bell = broker[queue].pop(at)
+            work[worker] = store.claim_next(serves[worker], bell=bell, **WORKER)
+            return True
+
+        def end(worker: str, well: bool) -> None:
+            claim = work[worker]
+            if claim is None:
+                return
+            if well:
+                assert store.finish(claim.run_id, claim.attempt, phase="SUCCEEDED")
+            else:
+                assert store.requeue(claim.run_id, claim.attempt, lost=True)
+            work[worker] = store.claim_next(serves[worker], bell=None, **WORKER)
+
+        for index, device in enumerate(devices):
+            store.submit(spec_of(train={"device": device}), priority=index % 2)
+        relay()
+        for move, worker, choice in moves:
+            if move == 0:
+                device = ("cpu", "cuda", "auto")[choice % 3]
+                store.submit(spec_of(train={"device": device}), priority=choice % 2)
+            elif move == 1:
+                relay()
+            elif move == 2:
+                hear(worker, choice)
+            else:
+                end(worker, well=choice % 2 == 0)
+        relay()
+        while hear("cpu") or hear("gpu"):
+            relay()
+        for worker, claim in work.items():
+            if claim is None:
+                assert store.claim_next(serves[worker], bell=None, **WORKER) is None
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "first_is_rung", "left"),
+    [
+        ("cpu", True, ["cpu"]),  # CPU workers heard nothing
+        ("cpu", False, ["cpu"]),
+        ("cuda", False, ["gpu"]),
+        ("cuda", True, []),  # the first run's bell wakes a worker for the second
+    ],
+)
+def test_line__a_bell_that_woke_a_worker_for_another_run_is_not_lost(
+    store: Store, device: str, first_is_rung: bool, left: list[str]
+) -> None:
+    first = store.submit(spec_of(train={"device": "cuda"}))
+    second = store.submit(spec_of(train={"device": device}))
+    for row in store.unsent_outbox():
+        if first_is_rung or row.run_id == second:
+            store.mark_sent(row.id)
+    claim = store.claim_next(["gpu", "cpu"], bell=second, **WORKER)
+    assert claim is not None
+    assert claim.run_id == first
+    assert [(row.run_id, row.queue) for row in store.unsent_outbox()] == [(second, q) for q in left]
+
+
+def test_waiting__says_what_a_run_waits_for(store: Store) -> None:
+    runs = {
+        device: store.submit(spec_of(train={"device": device}))
+        for device in ("cuda", "mps", "auto", "cpu")
+    }
+
+    def waiting() -> dict[str, str]:
+        return {device: store.get_run(run_id).waiting for device, run_id in runs.items()}
+
+    assert all("No worker has reported in" in words for words in waiting().values())
+    store.worker_seen("w", host="box", queues=["cpu"], device="cpu")
+    words = waiting()
+    assert "CUDA device" in words["cuda"]
+    assert "none has reported in" in words["cuda"]
+    assert "Apple GPU" in words["mps"]
+    assert words["auto"] == words["cpu"] == ""
+    assert store.why_waits(spec_of(train={"device": "cuda"})) == words["cuda"]
+    store.worker_seen("w", host="box", queues=["cpu"], device="cpu", run_id="other")
+    assert "busy" in waiting()["auto"]
+    store.worker_seen("w", host="box", queues=["cpu"], device="cpu", trouble="1 MiB is free")
+    assert "box: 1 MiB is free" in waiting()["cpu"]
+    assert store.claim(runs["cpu"], **WORKER) is not None
+    assert store.get_run(runs["cpu"]).waiting == ""
+
+
+def test_attempts__drains_and_setbacks_cost_none(store: Store) -> None:
+    run_id = store.submit(spec_of(), max_attempts=3)
+    for attempt in (1, 2, 3):
+        assert store.claim(run_id, **WORKER) is not None
+        assert store.requeue(run_id, attempt, setback=attempt == 3, reason="DISK_FULL")
+    assert store.claim(run_id, **WORKER) is not None
+    run = store.get_run(run_id)
+    assert (run.attempt, run.losses, run.drains, run.setbacks) == (4, 0, 2, 1)
+    assert run.attempts.startswith("1 of 3, stopped with its worker twice")
+    assert store.requeue(run_id, 4, lost=True)
+    assert store.get_run(run_id).attempts.startswith("2 of 3")
+
+
+def test_attempts__a_run_that_fits_nowhere_fails_at_last(store: Store) -> None:
+    run_id = store.submit(spec_of(), max_attempts=20)
+    for attempt in range(1, MAX_SETBACKS + 1):
+        assert store.claim(run_id, **WORKER) is not None
+        assert store.requeue(
+            run_id, attempt, setback=True, reason="DISK_FULL", message="full", hint="Free some."
+        )
+    run = store.get_run(run_id)
+    assert (run.phase, run.reason, run.message, run.hint) == (
+        "FAILED", "DISK_FULL", "full", "Free some.",
+    )  # fmt: skip
+    assert store.retry(run_id).setbacks == 0
 
 
 def test_outbox__forgets_runs_that_wait_no_more(store: Store) -> None:
@@ -308,6 +542,21 @@ def test_outbox__urgent_first_and_devices_have_their_queues(store: Store) -> Non
     store.worker_seen("w", host="h", queues=["gpu", "cpu"], device="a GPU")
     assert [row.queue for row in store.unsent_outbox()] == ["gpu", "cpu", "gpu"]
     assert [row.run_id for row in store.unsent_outbox(limit=1)] == [gpu]
+
+
+def test_outbox__one_relay_holds_what_it_rings_and_a_dead_one_loses_it(store: Store) -> None:
+    runs = [store.submit(spec_of()) for _ in range(3)]
+    held = store.take_outbox(2)
+    assert [row.run_id for row in held] == runs[:2]
+    (rest,) = store.take_outbox()
+    assert rest.run_id == runs[2]
+    assert store.take_outbox() == []
+    store.mark_sent(held[0].id)
+    store.give_back_outbox([held[0].id, rest.id])  # the broker went away
+    assert [row.run_id for row in store.take_outbox()] == [runs[2]]
+    with writing(store.engine) as connection:  # the relay died, and a minute went by
+        connection.execute(text("UPDATE outbox SET held_until = held_until - 61"))
+    assert [row.run_id for row in store.take_outbox()] == runs[1:]
 
 
 # ------------------------------------------------------------------- cancel, retry, delete

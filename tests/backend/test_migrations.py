@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,34 @@ def test_upgrade__that_breaks_sqlite_rows_is_rolled_back(
     with engine.connect() as connection:
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
     engine.dispose()
+
+
+def test_upgrade__waiting_runs_keep_their_place_and_apple_runs_get_a_queue(empty: Engine) -> None:
+    migrations.upgrade(empty, "0005")
+    with writing(empty) as connection:
+        for run_id, device, created, queued, drains in (
+            ("drained", "cpu", 10.0, 90.0, 1),
+            ("retried", "cpu", 20.0, 80.0, 0),
+            ("waits", "mps", 30.0, 30.0, 0),
+        ):
+            columns = inspect(connection).get_columns("runs")
+            row = {c["name"]: 0 for c in columns if not c["nullable"] and c["name"] != "id"}
+            for name in ("name", "notes", "token_id", "spec_sha256", "method", "model", "suite"):
+                row[name] = "x"
+            row |= {"id": run_id, "phase": "QUEUED", "queue": "gpu", "hint": "", "tags": "[]"}
+            row |= {"created_at": created, "queued_at": queued, "drains": drains}
+            row |= {"archived": False, "cancel_requested": False, "max_attempts": 3}
+            row["spec"] = json.dumps(spec_of(train={"device": device}).model_dump(mode="json"))
+            names = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO runs ({names}) VALUES ({values})"), row)
+    migrations.upgrade(empty)
+    store = Store(empty)
+    taken = [store.claim_next(["gpu", "mps"], bell=None, worker_id="w", ttl_s=60) for _ in range(3)]
+    assert [claim.run_id for claim in taken if claim] == ["drained", "waits", "retried"]
+    with empty.connect() as connection:
+        queues = connection.execute(text("SELECT queue FROM runs ORDER BY id")).scalars().all()
+    assert queues == ["gpu", "gpu", "mps"]
 
 
 def test_downgrade__leaves_nothing(empty: Engine) -> None:

@@ -122,6 +122,29 @@ def test_relay__rings_once_for_each_run_in_order_of_priority(
     assert broker.messages() == [("gpu", high), ("cpu", middle), ("cpu", low)]
 
 
+def test_relay__of_several_one_rings_for_each_run(
+    broker: Broker, database_url: str, parts: tuple[Any, ...]
+) -> None:
+    settings, celery, artifacts = parts
+    store = Store(open_engine(database_url))
+    for _ in range(200):
+        store.submit(spec_of())
+    stores = [Store(open_engine(database_url)) for _ in range(5)]
+    keepers = [Housekeeper(s, celery, artifacts, settings) for s in stores]
+    try:
+        for keeper in keepers:
+            keeper.start()
+        until(lambda: not store.unsent_outbox(), timeout_s=60, what="all to be rung for")
+    finally:
+        for keeper in keepers:
+            keeper.stop()
+        for one in [store, *stores]:
+            one.close()
+    rung = [run_id for _, run_id in broker.messages()]
+    assert len(set(rung)) == 200
+    assert len(rung) == 200, "messages for 200 runs"
+
+
 def test_relay__broker_away_keeps_the_run_and_rings_later(
     broker: Broker, one_store: Store, parts: tuple[Any, ...]
 ) -> None:

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from calift_core.schema.methods import METHOD_SPECS
 from tests.conftest import free_port
-from tests.frontend.conftest import Service, pointed_at
+from tests.frontend.conftest import Service, pointed_at, service
 
 APP = Path(__file__).parents[2] / "frontend" / "app.py"
 TABS = ("Curves", "Shifts", "Calibration", "Spectrum", "Config", "Artifacts", "Logs")
@@ -82,6 +82,28 @@ def test_run__each_tab_of_a_finished_run(dashboard: Service, tab: str) -> None:
 def test_run__every_state_has_something_to_say(dashboard: Service, name: str, tab: str) -> None:
     app = page("run", id=dashboard.ids[name], tab=tab)
     assert len(words(app)) > 100
+
+
+def test_run__a_waiting_run_says_what_it_waits_for(dashboard: Service) -> None:
+    assert "could take it is busy" in words(page("run", id=dashboard.ids["queued"]))
+
+
+def test_overview__a_worker_that_is_out_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backend.store import Store, open_engine
+    from tests.conftest import spec_of
+
+    with service(tmp_path, filled=False) as made, pointed_at(monkeypatch, made.url, made.home):
+        store = Store(open_engine(f"sqlite:///{made.home / 'calift.db'}"))
+        store.worker_seen(
+            "w", host="box", queues=["cpu"], device="cpu", trouble="1 MiB is free in /data"
+        )
+        run_id = store.submit(spec_of())
+        store.close()
+        assert "out: 1 MiB is free in /data" in words(page("overview"))
+        said = words(page("run", id=run_id)).replace("\\", "")  # escaped for Markdown
+        assert "box: 1 MiB is free in /data" in said
 
 
 def test_run__a_failure_says_why_and_what_to_do(dashboard: Service) -> None:

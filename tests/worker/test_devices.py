@@ -102,3 +102,12 @@ def test_environment_for__runners_reach_the_hub_where_remote_models_are_allowed(
     assert passed.get("HF_HUB_OFFLINE") == (None if allowed else "1")
     assert passed["CUDA_VISIBLE_DEVICES"] == "1"
     assert passed["CALIFT_HOME"] == str(home)
+
+
+def test_take_device__an_apple_gpu_has_a_queue_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    for machine, queues in (("arm64", ("mps", "cpu")), ("x86_64", ("cpu",))):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        assert take_device(tmp_path / "run", {"PATH": str(tmp_path)}).queues == queues

@@ -1,0 +1,77 @@
+"""Which worker may take which run, and what a waiting run waits for. No SQL here.
+
+A run's queue is `cpu`, `gpu`, `mps` or `gpu-multi`, or `auto`: then it is `gpu` as long as a worker
+that serves `gpu` is there and well, else `cpu`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Live:
+    """A worker that is there.
+
+    Attributes:
+        host: its machine.
+        queues: what it serves.
+        busy: whether it works on a run.
+        trouble: why it takes none; empty when it is well.
+    """
+
+    host: str
+    queues: Sequence[str]
+    busy: bool = False
+    trouble: str = ""
+
+
+_NEEDS = {
+    "gpu": "a worker with a CUDA device (train.device: cuda)",
+    "mps": "a worker on an Apple GPU (train.device: mps)",
+    "cpu": "a worker that serves CPU runs",
+    "gpu-multi": "a worker with several GPUs",
+}
+
+
+def queue_for(queue: str, workers: Sequence[Live]) -> str:
+    """The queue that a run of this kind is rung for in.
+
+    Args:
+        queue: of the run.
+        workers: those that are there.
+    """
+    if queue != "auto":
+        return queue
+    return "gpu" if any("gpu" in w.queues and not w.trouble for w in workers) else "cpu"
+
+
+def why_waits(queue: str, workers: Sequence[Live]) -> str:
+    """What a queued run waits for; empty when a worker is about to take it.
+
+    Args:
+        queue: of the run.
+        workers: those that are there.
+    """
+    if not workers:
+        return "No worker has reported in lately; `calift up` starts one."
+    wanted = queue_for(queue, workers)
+    able = [w for w in workers if wanted in w.queues]
+    if not able:
+        return (
+            f"It needs {_NEEDS.get(wanted, f'a worker of {wanted!r}')}, and none has reported in. "
+            "Start one, or submit the run with train.device: auto."
+        )
+    well = [w for w in able if not w.trouble]
+    if not well:
+        return "Every worker that could take it is out. " + " ".join(
+            f"{w.host}: {w.trouble}" for w in able
+        )
+    if any(not w.busy for w in well):
+        return ""
+    return (
+        "The worker that could take it is busy."
+        if len(well) == 1
+        else (f"All {len(well)} workers that could take it are busy.")
+    )
