@@ -77,6 +77,7 @@ from backend.models import (
     Token,
     Worker,
 )
+from calift_core.data.workload import Pace
 from calift_core.errors import CaliftError, SpecError
 from calift_core.files import storage_error
 from calift_core.schema.imported import ImportedSpec
@@ -123,6 +124,8 @@ ADMIN_NAME = "admin"
 
 _LONGEST_TOKEN_S = 36_500 * 86_400.0
 
+#: Runs that a pace is the median of.
+_PACE_RUNS = 10
 #: A worker that was silent for this many seconds is shown as gone.
 WORKER_ALIVE_S = 60.0
 
@@ -2157,17 +2160,44 @@ class Store:
             ).scalar()
         return None if age is None else max(0.0, float(age))
 
-    def pace(self, *, model: str, method: str) -> float | None:
-        """Median training samples per second of the last successful runs of this kind, if any."""
+    def pace(self, *, model: str, method: str, device: str = "auto") -> Pace | None:
+        """Median pace of the last successful runs of this model and method, if there are any.
+
+        Args:
+            model: label of the model; see `model_label`.
+            method: kind of the method.
+            device: that the run asks for; `auto`: whatever those runs used.
+        """
         with reading(self.engine) as connection:
-            bodies = connection.execute(
-                select(Run.progress)
-                .where(Run.model == model, Run.method == method, Run.phase == "SUCCEEDED")
-                .order_by(Run.finished_at.desc())
-                .limit(20)
-            ).scalars()
-            rates = [b["samples_per_s"] for b in bodies if b and b.get("samples_per_s")]
-        return float(np.median(rates)) if rates else None
+            bodies: list[dict[str, Any]] = list(
+                connection.execute(
+                    select(ReportRow.body)
+                    .join(Run, Run.id == ReportRow.run_id)
+                    .where(
+                        Run.model == model,
+                        Run.method == method,
+                        Run.phase == "SUCCEEDED",
+                        # Of a resumed run only the last attempt's time is told.
+                        Run.attempt == 1,
+                    )
+                    .order_by(Run.finished_at.desc())
+                    .limit(_PACE_RUNS)
+                ).scalars()
+            )
+        kind = device.partition(":")[0]
+        used = [str(body["environment"].get("device", "")).partition(":")[0] for body in bodies]
+        alike = [body for body, of in zip(bodies, used, strict=True) if kind in ("auto", of)]
+        if not alike:
+            return None
+        trained = [_trained_per_s(body) for body in alike]
+        evaluated = [_evaluated_per_s(body) for body in alike]
+        devices = " and ".join(sorted(set(used if kind == "auto" else [kind]) - {""}))
+        return Pace(
+            trained_per_s=_median(trained),
+            evaluated_per_s=_median(evaluated),
+            basis=f"the median pace of the last {len(alike)} runs of this model and method"
+            + (f" ({devices})" if devices else ""),
+        )
 
     # -- tokens -------------------------------------------------------------------------------
 
@@ -2464,6 +2494,26 @@ class _Batch:
                 "ece": e.ece.value,
             },
         )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v]
+    return float(np.median(known)) if known else None
+
+
+def _trained_per_s(report: Mapping[str, Any]) -> float | None:
+    """Training images a second that a report tells of."""
+    seconds = report["timings_s"].get("training_s")
+    steps = report["resolved"].get("total_steps")
+    if not seconds or not steps:
+        return None
+    return float(steps * report["spec"]["train"]["batch_size"] / seconds)
+
+
+def _evaluated_per_s(report: Mapping[str, Any]) -> float | None:
+    """Images a second that a report's evaluations took."""
+    seconds = sum(e.get("seconds", 0.0) for e in report["evaluations"])
+    return float(sum(e["n"] for e in report["evaluations"]) / seconds) if seconds else None
 
 
 def model_label(spec: RunSpec) -> str:

@@ -16,20 +16,14 @@ from backend import catalogue
 from backend.problems import HttpError
 from backend.settings import Settings
 from backend.store import NotFoundError, Store, model_label
-from calift_core.data.catalogue import (
-    SUITES,
-    SuiteId,
-    domain_folders,
-    domain_name,
-    parse_suite_id,
-)
+from calift_core.data.catalogue import parse_suite_id
+from calift_core.data.listing import Budget
+from calift_core.data.workload import count_images
 from calift_core.errors import SpecError
 from calift_core.schema.methods import MethodBase, ModelStock
 from calift_core.schema.spec import ModelSpec, RunSpec, problems_of
 from calift_core.schema.wire import Estimate, RunSubmit, Validation
 
-_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
-_SCAN_CAP = 200_000
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _LOCAL_DIR = "local-dir:"
 _REMOTE_IS_OFF = (
@@ -37,7 +31,8 @@ _REMOTE_IS_OFF = (
     "into a folder that this service may read and name it local-dir:FOLDER."
 )
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_CORRUPTIONS = {"all": 19, "benchmark": 15}
+#: How much of a disk a dry run looks at; larger suites have their published sizes, folders none.
+_SCAN_ENTRIES, _SCAN_SECONDS = 500_000, 3.0
 
 
 def invalid_spec(errors: list[dict[str, str]]) -> HttpError:
@@ -231,112 +226,46 @@ class Submission:
         errors, spec = self.errors_of(body.spec, prefix=prefix)
         if spec is None:
             return Validation(valid=False, errors=errors)
-        missing, estimate = self._look(spec)
-        return Validation(valid=True, missing=missing, estimate=estimate)
+        return self._look(spec, prefix)
 
-    def _look(self, spec: RunSpec) -> tuple[list[str], Estimate]:
-        missing: list[str] = []
-        parts, basis = self._parts(spec, missing)
+    def _look(self, spec: RunSpec, prefix: str) -> Validation:
+        work = count_images(spec, Budget(entries=_SCAN_ENTRIES, seconds=_SCAN_SECONDS))
+        if work.problems:
+            return Validation(
+                valid=False,
+                errors=[
+                    {"pointer": prefix + pointer.removeprefix("#"), "message": message}
+                    for pointer, message in work.problems
+                ],
+            )
+        blocking = [a.message for a in work.counts.absent if not a.fetched]
+        missing = [*work.missing]
         self._model_missing(spec, missing)
         if waits := self._store.why_waits(spec):
             missing.append(waits)
-        train = parts.get("pretrain" if spec.method.kind == "pretrain" else "train")
-        steps = None
-        if train is not None and spec.method.trains:
-            steps = spec.train.epochs * max(1, train // spec.train.batch_size)
-            if spec.method.solved_at_once:
-                steps = 0
-        evaluation = self._evaluation_images(spec, parts)
-        if evaluation is not None:
-            evaluation *= spec.method.judged_models
+        basis = f"images: {work.counts.basis}"
         seconds = None
-        pace = self._store.pace(model=model_label(spec), method=spec.method.kind)
-        if pace and train is not None and spec.method.trains:
-            seconds = spec.train.epochs * train / pace
-            basis += "; training time at the median pace of earlier runs of this kind"
-        return missing, Estimate(
-            train_images=train,
-            steps=steps,
-            evaluation_images=evaluation,
-            seconds=seconds,
-            basis=basis,
+        pace = self._store.pace(
+            model=model_label(spec), method=spec.method.kind, device=spec.train.device
         )
-
-    def _parts(self, spec: RunSpec, missing: list[str]) -> tuple[dict[str, int], str]:
-        for name, uri in spec.suite.shifts.items():
-            if uri.startswith("folder:") and not _folder(uri).is_dir():
-                missing.append(f"The shift {name!r} needs the folder {_folder(uri)}.")
-        if spec.suite.id.startswith("folder:"):
-            root = _folder(spec.suite.id)
-            if not root.is_dir():
-                missing.append(f"There is no folder {root}.")
-                return {}, "unknown: the data is not here"
-            return self._folder_parts(spec, root)
-        known = {info.id: info for info in catalogue.datasets()}
-        try:
-            suite = parse_suite_id(spec.suite.id)
-        except SpecError as error:
-            missing.append(f"There is no suite {spec.suite.id!r}: {error}")
-            return {}, "unknown: no such suite"
-        if suite.name == "domains":
-            return self._domain_parts(spec, suite, missing)
-        info = known[suite.name]
-        if suite.path is None and not info.available:
-            missing.append(f"{info.title} is not on this machine. {info.detail}")
-        elif suite.path is not None and (lacking := SUITES[suite.name].missing(suite.path)):
-            missing.append(f"{info.title} is not complete there: {'; '.join(lacking[:8])}.")
-        return self._limited(spec, dict(info.parts)), "sizes from the suite's description"
-
-    def _domain_parts(
-        self, spec: RunSpec, suite: SuiteId, missing: list[str]
-    ) -> tuple[dict[str, int], str]:
-        assert suite.path is not None
-        assert suite.domain is not None
-        folders = domain_folders(suite.path) if suite.path.is_dir() else {}
-        own = folders.get(domain_name(suite.domain))
-        if own is None:
-            missing.append(f"There is no folder {suite.path / suite.domain}.")
-            return {}, "unknown: the data is not here"
-        return self._folder_parts(spec, suite.path / own)
-
-    def _folder_parts(self, spec: RunSpec, root: Path) -> tuple[dict[str, int], str]:
-        shares = spec.suite.fractions.model_dump()
-        parts: dict[str, int] = {}
-        if (root / "train").is_dir():
-            for name in ("test", "validation", "val", "calibration", "pretrain"):
-                if (root / name).is_dir():
-                    parts["validation" if name == "val" else name] = count_images(root / name)
-            whole = count_images(root / "train")
-        else:
-            whole = count_images(root)
-        if whole >= _SCAN_CAP:
-            return {}, f"unknown: more than {_SCAN_CAP} images"
-        left = whole
-        for name, share in shares.items():
-            if name not in parts:
-                parts[name] = round(whole * share)
-                left -= parts[name]
-        parts["train"] = left
-        return self._limited(spec, parts), "images counted now, split by the spec's shares"
-
-    def _limited(self, spec: RunSpec, parts: dict[str, int]) -> dict[str, int]:
-        limits: Mapping[str, int] = {str(k): v for k, v in spec.suite.limits.items()}
-        return {name: min(n, limits.get(name, n)) for name, n in parts.items()}
-
-    def _evaluation_images(self, spec: RunSpec, parts: Mapping[str, int]) -> int | None:
-        if "test" not in parts:
-            return None
-        test = parts["test"]
-        total = test + parts.get("validation", 0) + parts.get("calibration", 0)
-        for uri in spec.suite.shifts.values():
-            if uri.startswith("folder:"):
-                root = _folder(uri)
-                inner = root / "test" if (root / "test").is_dir() else root
-                total += count_images(inner) if inner.is_dir() else 0
-        chosen = spec.suite.corruptions
-        names = _CORRUPTIONS[chosen.names] if isinstance(chosen.names, str) else len(chosen.names)
-        per = min(test, chosen.limit) if chosen.limit else test
-        return total + names * len(chosen.severities) * per
+        if pace is not None:
+            seconds = work.seconds(pace)
+            basis += f"; time: {pace.basis}" if seconds is not None else ""
+        return Validation(
+            valid=True,
+            missing=missing,
+            blocking=blocking,
+            estimate=Estimate(
+                train_images=work.train_images,
+                steps=work.steps,
+                evaluation_images=work.evaluation_images,
+                seconds=seconds,
+                train_seconds_per_1000=1000 / pace.trained_per_s
+                if pace is not None and pace.trained_per_s
+                else None,
+                basis=basis,
+            ),
+        )
 
     def _model_missing(self, spec: RunSpec, missing: list[str]) -> None:
         name, weights = spec.model.name, spec.model.pretrained
@@ -369,21 +298,3 @@ def _path_of(uri: str) -> str | None:
     except SpecError:
         return None  # nothing is read by a name that no suite has
     return None if path is None else str(path)
-
-
-def _folder(uri: str) -> Path:
-    return Path(uri.removeprefix("folder:")).expanduser()
-
-
-def count_images(root: Path) -> int:
-    """Images under a folder, by their endings; counting stops at 200,000."""
-    count = 0
-    try:
-        for path in root.rglob("*"):
-            if path.suffix.lower() in _IMAGE_SUFFIXES:
-                count += 1
-                if count >= _SCAN_CAP:
-                    break
-    except OSError:
-        return count
-    return count

@@ -459,7 +459,7 @@ def _dry_run(spec: RunSpec, as_json: bool, *, measure: bool) -> None:
         print_json(result.model_dump(mode="json"))
     else:
         _show_validation(spec, result)
-    if not result.valid:
+    if not result.valid or result.missing:
         sys.exit(1)
 
 

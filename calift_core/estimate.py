@@ -11,10 +11,10 @@ import torch
 from huggingface_hub import constants
 
 from calift_core.clip import TINY, Captions, Clip, hub_repository, in_hub_cache, load_clip
-from calift_core.data.catalogue import SUITES, SuiteEntry
 from calift_core.data.images import ArraySource, ImageSet
-from calift_core.data.loader import Normalise, TrainView, steps_per_epoch, train_batches
-from calift_core.data.suites import Suite, load_suite
+from calift_core.data.loader import Normalise, TrainView, train_batches
+from calift_core.data.suites import load_suite
+from calift_core.data.workload import Pace, Workload, count_images
 from calift_core.errors import CaliftError
 from calift_core.methods import RunLength, make_method
 from calift_core.run import make_plan, pretraining_spec, tiny_is_current
@@ -93,40 +93,23 @@ def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
         `valid` is false when something in the spec is wrong; `missing` lists what this machine
         lacks. The estimate's `basis` says how it was made.
     """
-    missing: list[str] = []
-    errors: list[dict[str, str]] = []
-    suite: Suite | None = None
-    known: SuiteEntry | None = None
-    try:
-        suite = load_suite(spec.suite)
-    except CaliftError as error:
-        if error.code == "DATA_UNAVAILABLE":
-            missing.append(f"data: {error}")
-            known = SUITES.get(spec.suite.id.partition(":")[0])
-        else:
-            errors.append({"pointer": "#/suite", "message": str(error)})
+    work = count_images(spec)
+    missing = [f"data: {sentence}" for sentence in work.missing]
     missing += missing_weights(spec.model)
     missing += missing_inputs(spec)
-    train_part = "pretrain" if spec.method.kind == "pretrain" else "train"
-    n_train = known.train if known and spec.method.trains else None
-    evaluation_images = known.evaluated if known else None
-    if suite is not None:
-        if spec.method.trains:
-            n_train = len(suite.parts.get(train_part, ()))
-            if n_train == 0:
-                errors.append({"pointer": "#/suite", "message": f"no images in {train_part}"})
-        evaluation_images = count_evaluation_images(suite) * spec.method.judged_models
+    errors = [{"pointer": pointer, "message": message} for pointer, message in work.problems]
     estimate = Estimate(
-        train_images=n_train,
-        steps=_steps(spec, n_train) if n_train else None,
-        evaluation_images=evaluation_images,
+        train_images=work.train_images,
+        steps=work.steps,
+        evaluation_images=work.evaluation_images,
+        basis=f"images: {work.counts.basis}",
     )
     try:
         model = spec.model
         clip = load_clip(model.name, model.pretrained, weights=_weights_are_here(model))
         resolve_templates(spec.suite.templates)
         if measure:
-            estimate = measure_cost(spec, clip, n_train, evaluation_images)
+            estimate = measure_cost(spec, clip, work)
     except CaliftError as error:
         pointer = "#/suite/templates" if "template" in error.message else "#/model"
         if "accumulation_steps" in error.message:
@@ -145,28 +128,11 @@ def _weights_are_here(model: ModelSpec) -> bool:
     return True
 
 
-def _steps(spec: RunSpec, n_train: int) -> int:
-    if spec.method.solved_at_once:
-        return 0
-    return steps_per_epoch(n_train, spec.train.batch_size) * spec.train.epochs
-
-
-def count_evaluation_images(suite: Suite) -> int:
-    """Images that a finished model is judged on."""
-    total = sum(len(images) for images in suite.shifts.values())
-    total += sum(len(suite.parts.get(p, ())) for p in ("test", "validation", "calibration"))
-    test = len(suite.parts.get("test", ()))
-    per_corruption = min(test, suite.corruption_limit or test)
-    return total + per_corruption * len(suite.corruption_plan)
-
-
 #: Micro-batch and seconds that the timing of a step may take.
 _PROBE_BATCH, _PROBE_SECONDS = 8, 20.0
 
 
-def measure_cost(
-    spec: RunSpec, clip: Clip, n_train: int | None, evaluation_images: int | None
-) -> Estimate:
+def measure_cost(spec: RunSpec, clip: Clip, work: Workload) -> Estimate:
     """Time training and evaluation on a few random images, on the device of the spec."""
     device = resolve_device(spec.train.device)
     precision = resolve_precision(spec.train.precision, device)
@@ -183,30 +149,29 @@ def measure_cost(
         clip.encode_image(images)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    per_evaluated = (time.monotonic() - began) / size
-    seconds = per_evaluated * evaluation_images if evaluation_images is not None else None
-    steps = per_trained = None
-    if spec.method.on_features and n_train:
-        seconds = (seconds or 0.0) + per_evaluated * n_train  # a step on features costs nothing
-        steps = _steps(spec, n_train)
-    elif spec.method.trains:
-        per_trained, per_update = _time_step(spec, clip, size, n_train or spec.train.batch_size)
+    evaluated_per_s = size / (time.monotonic() - began)
+    per_trained = None
+    if spec.method.trains and not spec.method.on_features:
+        n_train = work.train_images or spec.train.batch_size
+        per_trained, per_update = _time_step(spec, clip, size, n_train)
         per_trained += per_update / spec.train.batch_size
-    if n_train and per_trained is not None:
-        steps = _steps(spec, n_train)
-        seconds = (seconds or 0.0) + per_trained * steps * spec.train.batch_size
-    return Estimate(
-        train_images=n_train,
-        steps=steps,
-        evaluation_images=evaluation_images,
-        parameters=parameters,
-        seconds=seconds,
-        train_seconds_per_1000=None if per_trained is None else 1000 * per_trained,
+    pace = Pace(
+        trained_per_s=None if per_trained is None else 1 / per_trained,
+        evaluated_per_s=evaluated_per_s,
         basis=(
             f"timed on this machine ({device}, {precision}, {torch.get_num_threads()} threads): "
             f"batches of {size} at {clip.image_size} px; loading and decoding are not in it"
             + ("" if first < _PROBE_SECONDS else "; the first pass was slow")
         ),
+    )
+    return Estimate(
+        train_images=work.train_images,
+        steps=work.steps,
+        evaluation_images=work.evaluation_images,
+        parameters=parameters,
+        seconds=work.seconds(pace),
+        train_seconds_per_1000=None if per_trained is None else 1000 * per_trained,
+        basis=f"images: {work.counts.basis}; {pace.basis}",
     )
 
 
@@ -220,7 +185,11 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
     captions = Captions.make(names, templates, clip.tokenizer)
     plan = make_plan(spec, n_train, device, clip)
     method = make_method(
-        spec.method, clip, captions, length=RunLength(total_steps=plan.total_steps)
+        spec.method,
+        clip,
+        captions,
+        length=RunLength(total_steps=plan.total_steps),
+        confidence=spec.train.confidence,
     )
     optimizer = make_optimizer(method, plan)
     scaler = torch.amp.GradScaler(device.type, enabled=False)

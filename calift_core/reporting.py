@@ -108,10 +108,8 @@ def summarise(evaluations: Sequence[EvaluationReport], sigma_min: float | None) 
     def mean(value: Callable[[EvaluationReport], float]) -> float | None:
         return group_mean(groups, value)
 
-    accuracies = {
-        name: float(np.mean([e.accuracy for e in group])) for name, group in groups.items()
-    }
-    worst = min(accuracies, key=lambda name: accuracies[name]) if accuracies else None
+    judged = [evaluation for group in groups.values() for evaluation in group]
+    worst = min(judged, key=lambda e: e.accuracy, default=None)
     return Summary(
         id_accuracy=in_distribution.accuracy if in_distribution else None,
         id_ece=in_distribution.ece.value if in_distribution else None,
@@ -122,6 +120,7 @@ def summarise(evaluations: Sequence[EvaluationReport], sigma_min: float | None) 
         ood_ece_floor=mean(lambda e: e.ece.null_mean),
         ood_nll=mean(lambda e: e.nll),
         sigma_min=sigma_min,
-        worst_shift=worst,
-        worst_shift_accuracy=accuracies[worst] if worst else None,
+        worst_shift=(worst.corruption or worst.dataset) if worst else None,
+        worst_shift_accuracy=worst.accuracy if worst else None,
+        worst_severity=worst.severity if worst else None,
     )

@@ -40,11 +40,11 @@ from torch import Tensor
 from calift_core.checkpoint import TrainState, drop_states, newest_state, save_final
 from calift_core.clip import TINY, Captions, Clip, outdated, weights_sha256
 from calift_core.data.images import kept_in_memory
+from calift_core.data.listing import steps_per_epoch
 from calift_core.data.loader import (
     Normalise,
     TrainView,
     feature_batches,
-    steps_per_epoch,
     train_batches,
 )
 from calift_core.data.suites import Suite, load_suite
@@ -82,6 +82,7 @@ from calift_core.schema.records import (
     EXIT_INTERRUPTED,
     CheckpointRecord,
     DoneRecord,
+    EvaluationRecord,
     JobFile,
     JobResult,
     LogRecord,
@@ -101,6 +102,8 @@ from calift_core.zeroshot import resolve_templates
 
 log = logging.getLogger(__name__)
 
+#: Seconds between two lines of progress in a run's log.
+LINE_EVERY_S = 10.0
 #: Bytes that must be free before a run starts: less is certain not to hold its checkpoints.
 FREE_SPACE_FLOOR = 256 * 2**20
 
@@ -980,8 +983,11 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("usage: python -m calift_core.run FOLDER\n")
         return 2
     _die_with_parent()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
     folder = Path(argv[0])
+    next_line = 0.0
     asked_to_stop = False
 
     def on_signal(signum: int, frame: object) -> None:
@@ -994,7 +1000,7 @@ def main(argv: list[str]) -> int:
         job = JobFile.model_validate_json((folder / "job.json").read_bytes())
         spec = load_spec(folder / "spec.json")
         resume_from = Path(job.resume_from) if job.resume_from else None
-        for _ in run_in_folder(
+        for record in run_in_folder(
             spec,
             folder,
             run_id=job.run_id,
@@ -1002,7 +1008,13 @@ def main(argv: list[str]) -> int:
             inputs={name: Path(given) for name, given in job.inputs.items()},
             stop=lambda: asked_to_stop,
         ):
-            pass
+            if record.kind == "progress":
+                if time.monotonic() < next_line:
+                    continue
+                next_line = time.monotonic() + LINE_EVERY_S
+            words = line_of(record)
+            if words:
+                log.info("%s", words)
         result, status = JobResult(outcome="succeeded"), 0
     except InterruptedRunError as error:
         result = JobResult(outcome="interrupted", code=error.code, message=error.message)
@@ -1029,6 +1041,27 @@ def main(argv: list[str]) -> int:
         status = 1
     atomic_write_json(folder / "result.json", result.model_dump(mode="json"))
     return status
+
+
+def line_of(record: Record) -> str | None:
+    """A record as a line of the run's log; None for what only charts need."""
+    match record:
+        case PhaseRecord():
+            return f"{record.phase}: {record.detail}" if record.detail else record.phase
+        case ProgressRecord():
+            speed = f", {record.samples_per_s:,.0f} images/s" if record.samples_per_s else ""
+            detail = f", {record.detail}" if record.detail else ""
+            return f"{record.phase}: {record.step:,} of {record.total_steps:,}{detail}{speed}"
+        case EvaluationRecord(evaluation=e):
+            return (
+                f"{e.dataset}: accuracy {e.accuracy:.4f}, ECE {e.ece.value:.4f} "
+                f"(floor {e.ece.null_mean:.4f}), n = {e.n:,}"
+            )
+        case ResumedRecord():
+            return f"going on from the checkpoint of step {record.step:,}"
+        case DoneRecord():
+            return "done"
+    return None
 
 
 def _die_with_parent() -> None:

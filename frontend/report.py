@@ -134,6 +134,7 @@ _RUN_COLUMNS = (
     "ood_nll",
     "sigma_min",
     "worst_shift",
+    "worst_severity",
     "worst_shift_accuracy",
 )
 

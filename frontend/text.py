@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from calift_core.schema.report import EceReport, EvaluationReport
+from calift_core.schema.report import EceReport, EvaluationReport, Summary
 
 DASH = "–"
 NBSP = "\u00a0"
@@ -65,6 +65,11 @@ def ece(report: EceReport, *, with_interval: bool = True) -> str:
 def above_floor(report: EceReport) -> bool:
     """Whether a calibrated model would show so high an error in fewer than 5 % of samples."""
     return report.value > report.null_q95
+
+
+def plural(n: int, word: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
 def size(n_bytes: int | None) -> str:
@@ -249,6 +254,16 @@ def metric_text(value: float | None, metric: str) -> str:
         return DASH
     look = METRICS.get(metric)
     return percent(value) if look is None or look.fraction else number(value)
+
+
+def worst_shift(summary: Summary) -> str:
+    """Where accuracy is lowest: `art`, or `contrast, severity 5`."""
+    if summary.worst_shift is None:
+        return ""
+    name = summary.worst_shift.replace("_", " ")
+    if summary.worst_severity is not None:
+        return f"{name}, severity {summary.worst_severity}"
+    return name
 
 
 def evaluation_title(evaluation: EvaluationReport) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NoReturn, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -22,6 +22,7 @@ from calift_core.schema.wire import (
     TERMINAL_PHASES,
     Evaluation,
     Reliability,
+    RunPage,
     RunSummary,
     Visitor,
 )
@@ -34,6 +35,8 @@ T = TypeVar("T")
 #: How many runs a picker offers; older ones are reached by their link or by searching.
 PICKER_LIMIT = 200
 #: Runs that fit one chart: as many as there are colours that can be told apart.
+#: The choice of runs on any data.
+_EVERY_SUITE = "*"
 MAX_RUNS = len(charts.PALETTE)
 #: Seconds between two looks at a run that works.
 LIVE_S = 2.0
@@ -344,6 +347,12 @@ def is_working(phase: str) -> bool:
     return phase not in TERMINAL_PHASES
 
 
+def short_suite(suite: str) -> str:
+    """A suite's name without the folders that it lies in."""
+    head, _, path = suite.rpartition(":")
+    return f"{head or 'folder'}: …/{PurePath(path).name}" if "/" in path else suite
+
+
 def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
     """A name per run id; equal names are told apart by seed, else by the id's beginning."""
     names = Counter(run.name for run in runs)
@@ -359,50 +368,100 @@ def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
     return out
 
 
-def candidates(linked: Sequence[str] = ()) -> dict[str, RunSummary]:
-    """Finished runs, newest first, and the runs that a link names."""
-    page = fetch(
+def candidates(suite: str = "", words: str = "") -> RunPage:
+    """Finished runs, newest first: the server searches all of them, the first page is offered.
+
+    Args:
+        suite: of these runs; empty: any.
+        words: in name, notes or id.
+    """
+    return fetch(
         "list the finished runs",
-        lambda: client().runs(phase=["SUCCEEDED"], sort="-created", limit=PICKER_LIMIT),
-        key="candidates",
+        lambda: client().runs(
+            phase=["SUCCEEDED"],
+            suite=[suite] if suite else [],
+            q=words,
+            sort="-created",
+            limit=PICKER_LIMIT,
+        ),
+        key=f"candidates-{suite}-{words}",
     )
-    found = {run.id: run for run in page.items}
-    for run_id in linked:
-        if run_id not in found:
-            try:
-                found[run_id] = client().run(run_id)
-            except CaliftError as error:
-                problem(error, f"load the run {run_id} that the link names")
+
+
+def _named(run_ids: Sequence[str], known: Mapping[str, RunSummary]) -> dict[str, RunSummary]:
+    """Runs that a link or an earlier choice names, whatever is searched for now."""
+    found: dict[str, RunSummary] = {}
+    for run_id in run_ids:
+        try:
+            found[run_id] = known.get(run_id) or client().run(run_id)
+        except CaliftError as error:
+            problem(error, f"load the run {run_id} that the link names")
     return found
 
 
 def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[str, RunSummary]:
     """A picker of finished runs, kept in the URL; the page ends here when there is none.
 
-    The default is what was chosen last, else the newest three.
+    The default is what was chosen last, else the newest three runs of the newest run's suite. All
+    runs of the service can be found: by suite, and by words that the server looks for.
     """
-    linked = state.ids(name)
-    found = candidates(linked)
-    if not found:
+    newest = candidates()
+    if not newest.items:
         empty(
             "No finished run yet",
             "This page compares results, and no run has succeeded so far.",
         )
         st.page_link("views/new.py", label="Start a run", icon=":material/add:")
         st.stop()
+    known = {run.id: run for run in newest.items}
+    kept = _named(state.ids(name) or state.remembered_runs(), known)
+    home = next(iter(kept.values()), newest.items[0]).suite
+    suites = list(dict.fromkeys(run.suite for run in [*kept.values(), *newest.items]))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        suite = (
+            state.choice(
+                st.selectbox,
+                "Runs on",
+                name="suite",
+                options=[*suites, _EVERY_SUITE],
+                default=home,
+                format_func=lambda s: "every data set" if s == _EVERY_SUITE else short_suite(s),
+                width=240,
+            )
+            if len(suites) > 1
+            else _EVERY_SUITE
+        )
+        words = state.bound(
+            st.text_input,
+            "Find",
+            name="find",
+            default="",
+            decode=str,
+            placeholder="in names, notes and ids",
+            icon=":material/search:",
+            width=240,
+        ).strip()
+    page = candidates("" if suite == _EVERY_SUITE else suite, words)
+    found = kept | {run.id: run for run in page.items}
     names = labels(list(found.values()))
-    remembered = [r for r in state.remembered_runs() if r in found]
     chosen = state.several(
         st.multiselect,
         label,
         name=name,
         options=list(found),
-        default=(remembered or list(found)[:3])[:most],
+        default=(list(kept) or [r.id for r in page.items[:3]])[:most],
         always=True,
         format_func=lambda run_id: f"{names[run_id]} · {found[run_id].method}",
         max_selections=most,
         placeholder="Choose runs",
     )
+    if page.total is not None and page.total > len(page.items):
+        st.caption(
+            f"The newest {len(page.items)} of {page.total:,} runs are offered; "
+            "type into Find to reach the others."
+        )
+    elif words and not page.items:
+        st.caption(f"No finished run has {text.md(words)} in its name, notes or id.")
     if not chosen:
         empty("No run is chosen", "Choose at least one run above.")
         st.stop()
@@ -511,8 +570,7 @@ def against(run: RunSummary, base: RunSummary | None) -> list[tuple[str, str, st
          floored(s.id_ece_floor, note(s.id_ece, z.id_ece if z else None, "low"))),
         ("OOD ECE", text.percent(s.ood_ece),
          floored(s.ood_ece_floor, note(s.ood_ece, z.ood_ece if z else None, "low"))),
-        ("Worst shift", text.percent(s.worst_shift_accuracy),
-         (s.worst_shift or "").replace("_", " ")),
+        ("Worst shift", text.percent(s.worst_shift_accuracy), text.worst_shift(s)),
     ]  # fmt: skip
     if s.sigma_min is not None:
         cards.append(("σ_min", text.number(s.sigma_min), "smallest singular value"))

@@ -11,6 +11,7 @@ from calift_core.data.cifar import CIFAR, find_batches
 from calift_core.data.imagenet import OBJECTNET_MAPPINGS, imagenet_labels
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.home import cache_dir
+from calift_core.schema.spec import BENCHMARK_CORRUPTIONS
 from calift_core.schema.wire import DatasetInfo
 
 FASHION_FILES = {
@@ -21,24 +22,8 @@ FASHION_FILES = {
 }
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
-#: The 15 corruptions that ImageNet-C and CIFAR-C are averaged over.
-STORED_CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
+#: The corruptions that ImageNet-C and CIFAR-C hold.
+STORED_CORRUPTIONS = BENCHMARK_CORRUPTIONS
 SEVERITIES = (1, 2, 3, 4, 5)
 
 

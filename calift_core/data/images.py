@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calift_core.data.corruptions import corrupt, image_seed
+from calift_core.data.listing import split_names, unit_hash
 from calift_core.errors import DataError, StorageError, UnreadableImageError, reason_of
 from calift_core.files import atomic_path, atomic_write_bytes
 from calift_core.home import cache_dir
@@ -33,7 +34,6 @@ Pixels = NDArray[np.uint8]
 
 #: What an image file may be. Everything else is refused before a decoder sees it.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 #: Larger pictures are refused: a small file can decode to gigabytes.
 MAX_PIXELS = 100_000_000
 
@@ -155,7 +155,7 @@ class ImageSet:
         """At most `limit` images: those whose ids hash lowest, so more images keep the fewer."""
         if limit is None or limit >= len(self):
             return self
-        order = sorted(range(len(self)), key=lambda i: _unit_hash("limit", self.ids[i]))
+        order = sorted(range(len(self)), key=lambda i: unit_hash("limit", self.ids[i]))
         return self.take(sorted(order[:limit]), name or self.name)
 
     @cached_property
@@ -165,12 +165,6 @@ class ImageSet:
         digest.update("\n".join(self.ids).encode())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
-
-
-def _unit_hash(salt: str, text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    digest = hashlib.blake2b(f"{salt}:{text}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def split_by_hash(images: ImageSet, fractions: dict[str, float], rest: str) -> dict[str, ImageSet]:
@@ -184,13 +178,10 @@ def split_by_hash(images: ImageSet, fractions: dict[str, float], rest: str) -> d
         fractions: part → share in [0, 1), in the order in which they are cut.
         rest: the part that receives what is left.
     """
-    edges = np.cumsum([0.0, *fractions.values()])
-    units = np.array([_unit_hash("split", image_id) for image_id in images.ids])
-    parts: dict[str, ImageSet] = {}
-    for part, low, high in zip(fractions, edges[:-1], edges[1:], strict=True):
-        parts[part] = images.take(np.flatnonzero((units >= low) & (units < high)), part)
-    parts[rest] = images.take(np.flatnonzero(units >= edges[-1]), rest)
-    return parts
+    return {
+        part: images.take(np.array(positions, dtype=np.int64), part)
+        for part, positions in split_names(images.ids, fractions, rest).items()
+    }
 
 
 @dataclass(frozen=True)

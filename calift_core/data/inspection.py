@@ -29,7 +29,8 @@ from calift_core.data.catalogue import (
 from calift_core.data.cifar import CIFAR, find_batches
 from calift_core.data.imagenet import imagenet_subset, imagenet_wnids, objectnet_classes
 from calift_core.data.images import NpySource, decode
-from calift_core.data.suites import images_below, load_suite
+from calift_core.data.listing import images_below
+from calift_core.data.suites import load_suite
 from calift_core.doctor import Check
 from calift_core.errors import CaliftError
 from calift_core.schema.spec import SuiteSpec

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from calift_core.data.images import ImageSet, random_resized_crop
+from calift_core.data.listing import steps_per_epoch
 from calift_core.data.styles import STYLES
 from calift_core.errors import UnreadableImageError
 from calift_core.methods.base import Batch
@@ -103,11 +104,6 @@ def epoch_order(n: int, *, seed: int, epoch: int) -> list[int]:
     """A permutation of n that depends on seed and epoch alone."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(n, generator=generator).tolist()
-
-
-def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Full batches in an epoch; a set smaller than a batch is one batch."""
-    return max(1, n // batch_size)
 
 
 @dataclass(frozen=True)

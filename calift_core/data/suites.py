@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,6 @@ from calift_core.data.catalogue import (
     IMAGENET,
     IMAGENET_SHIFTS,
     SEVERITIES,
-    STORED_CORRUPTIONS,
     SUITES,
     SuiteId,
     cifar_c_folder,
@@ -44,6 +42,7 @@ from calift_core.data.catalogue import (
 from calift_core.data.cifar import CIFAR, Batch, find_batches, read_batch
 from calift_core.data.class_names import resolve_class_names
 from calift_core.data.corruptions import corruption_names
+from calift_core.data.counting import OFF
 from calift_core.data.imagenet import (
     OBJECTNET_BORDER,
     imagenet_labels,
@@ -51,7 +50,6 @@ from calift_core.data.imagenet import (
     objectnet_classes,
 )
 from calift_core.data.images import (
-    EXTENSIONS,
     ArraySource,
     FileSource,
     ImageSet,
@@ -63,6 +61,17 @@ from calift_core.data.images import (
     corrupted,
     split_by_hash,
 )
+from calift_core.data.listing import (
+    FASHION_SPLIT,
+    corruption_plan,
+    demand_classes,
+    demand_folder,
+    folder_layout,
+    images_by_class,
+    listed_test,
+    shares_of,
+    shift_folder,
+)
 from calift_core.errors import (
     DataError,
     DataUnavailableError,
@@ -72,11 +81,7 @@ from calift_core.errors import (
 )
 from calift_core.home import cache_dir
 from calift_core.schema.report import Role
-from calift_core.schema.spec import CorruptionSpec, FractionSpec, SuiteSpec
-
-PARTS = ("pretrain", "train", "validation", "calibration", "test")
-#: The value in `suite.shifts` that leaves out a shift which the suite has by itself.
-OFF = "none"
+from calift_core.schema.spec import FractionSpec, SuiteSpec
 
 #: (corruption, severity) → the test part's images under it, at the positions of its own source.
 Stored = Mapping[tuple[str, int], PixelSource]
@@ -188,7 +193,7 @@ def load_suite(spec: SuiteSpec) -> Suite:
         class_names=resolve_class_names(spec.class_names, found.classes, found.class_names),
         parts=parts,
         shifts=shifts,
-        corruption_plan=_plan(spec.corruptions, found.stored),
+        corruption_plan=corruption_plan(spec.corruptions, found.stored),
         corruption_limit=spec.corruptions.limit,
         corruption_seed=spec.corruptions.seed,
         stored=found.stored,
@@ -223,22 +228,6 @@ def _demand_known_shifts(suite: SuiteId, names: Iterable[str], known: Iterable[s
             raise UnknownNameError(f"shift of {suite.name}", name, known)
 
 
-def _plan(spec: CorruptionSpec, stored: Stored) -> tuple[tuple[str, int], ...]:
-    """(name, severity) pairs; all that the benchmark averages where they are stored."""
-    if stored and not spec.names:
-        return tuple((name, s) for name in STORED_CORRUPTIONS for s in SEVERITIES)
-    names = corruption_names(spec.names if isinstance(spec.names, str) else list(spec.names))
-    plan = tuple((name, severity) for name in names for severity in spec.severities)
-    absent = sorted({name for name, severity in plan if stored and (name, severity) not in stored})
-    if absent:
-        raise DataUnavailableError(
-            f"the stored corruptions {', '.join(absent)} are not on this machine.",
-            hint="Name others in corruptions.names, or take the suite without -c: calift computes "
-            "them.",
-        )
-    return plan
-
-
 def _demand_nothing_missing(suite: str, path: Path | None, problems: Sequence[str]) -> None:
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
@@ -247,15 +236,6 @@ def _demand_nothing_missing(suite: str, path: Path | None, problems: Sequence[st
             f"{suite} is not complete on this machine{place} ({'; '.join(problems[:8])}{more}).",
             hint=SUITES[suite].how_to_get,
         )
-
-
-def _shares(fractions: FractionSpec, present: Iterable[str]) -> dict[str, float]:
-    """Part → share of the training images, of the parts that are to be split off."""
-    return {
-        part: share
-        for part, share in fractions.model_dump().items()
-        if part not in present and share > 0
-    }
 
 
 # ------------------------------------------------------------------------------ Fashion-MNIST
@@ -273,9 +253,6 @@ FASHION_CLASSES = (
     "ankle boot",
 )
 
-#: Sizes of the parts that the 60,000 training images are split into, once and for all, by a fixed
-#: permutation: no image is in two of them. `test` is the data set's own 10,000.
-FASHION_SPLIT = {"pretrain": 40_000, "train": 10_000, "validation": 5_000, "calibration": 5_000}
 _FASHION_SEED = 20_241_115
 
 
@@ -347,27 +324,11 @@ def _array_set(
 # ------------------------------------------------------------------------------------ folders
 
 
-def _demand_folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise DataUnavailableError(
-            f"there is no folder {str(path)!r}.",
-            hint="Put one folder of images per class there, or name another folder in the suite.",
-        )
-    return path
-
-
 def _scan(
     root: Path, classes: Sequence[str], name: str, prefix: str, *, border: int = 0
 ) -> ImageSet:
     """The images of a tree of class folders; ids are paths relative to `root` under `prefix`."""
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, folder in enumerate(classes):
-        found = images_below(root / folder)
-        if not found:
-            raise DataError(f"{name}: the class folder {folder!r} in {str(root)!r} has no images")
-        paths += [f"{folder}/{path}" for path in found]
-        labels += [label] * len(found)
+    paths, labels = images_by_class(root, classes, name)
     return ImageSet(
         name=name,
         source=FileSource(tuple(paths), root, border),
@@ -377,77 +338,28 @@ def _scan(
     )
 
 
-def images_below(folder: Path) -> list[str]:
-    """Image files of a folder and those in it, relative to it, folder by folder."""
-    top = os.fspath(folder)
-    found: list[tuple[str, ...]] = []
-    for where, _, files in os.walk(top):
-        inner = tuple(where[len(top) :].split(os.sep)[1:])
-        found += [
-            (*inner, file)
-            for file in files
-            # Hidden files such as macOS's `._photo.jpg` are no images.
-            if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-        ]
-    return ["/".join(parts) for parts in sorted(found)]
-
-
-def _demand_classes(root: Path, classes: Sequence[str], what: str) -> None:
-    have = set(class_folders(root))
-    missing, extra = sorted(set(classes) - have), sorted(have - set(classes))
-    if missing or extra:
-        parts = []
-        if missing:
-            parts.append(f"lacks the class folders {', '.join(missing)}")
-        if extra:
-            parts.append(f"has {', '.join(extra)}, which the ID data does not")
-        raise DataError(
-            f"{what} ({str(root)!r}) {' and '.join(parts)}.",
-            hint="Every part and shift must hold the same class folders as the ID training data.",
-        )
-
-
 def _folder_suite(root: Path, fractions: FractionSpec) -> Loaded:
-    _demand_folder(root)
-    present = [part for part in PARTS if (root / part).is_dir()]
-    if (root / "val").is_dir() and "validation" not in present:
-        present.append("val")
-    if present and "train" not in present:
-        raise DataError(
-            f"{str(root)!r} has the part folders {present} but no train folder",
-            hint="A suite is either class folders, or train/ (and val/ …) folders of them.",
-        )
-    train_root = root / "train" if "train" in present else root
-    classes = tuple(class_folders(train_root))
-    if len(classes) < 2:
-        raise DataError(
-            f"{str(train_root)!r} must hold at least 2 class folders, it has {list(classes)}"
-        )
-    prefix = "train/" if "train" in present else ""
+    train, classes, others = folder_layout(root)
+    prefix = "" if train == root else "train/"
     parts: dict[str, ImageSet] = {}
-    for part in present:
-        if part == "train":
-            continue
-        _demand_classes(root / part, classes, f"the {part} part")
+    for part, where in others.items():
         name = "validation" if part == "val" else part
-        parts[name] = _scan(root / part, classes, name, f"{part}/")
-    whole = _scan(train_root, classes, "train", prefix)
-    parts |= split_by_hash(whole, _shares(fractions, parts), "train")
+        parts[name] = _scan(where, classes, name, f"{part}/")
+    whole = _scan(train, classes, "train", prefix)
+    parts |= split_by_hash(whole, shares_of(fractions, parts), "train")
     return Loaded(root.name, classes, tuple(c.replace("_", " ") for c in classes), parts)
 
 
 def _folder_shift(name: str, uri: str, classes: Sequence[str]) -> ImageSet:
     if not uri.startswith("folder:"):
         raise SpecError(f"expected folder:PATH, got {uri!r}")
-    root = _demand_folder(Path(uri.removeprefix("folder:")).expanduser())
+    root = demand_folder(Path(uri.removeprefix("folder:")).expanduser())
     return _shift_in(name, root, classes)
 
 
 def _shift_in(name: str, root: Path, classes: Sequence[str]) -> ImageSet:
-    test = root / "test"
-    if test.is_dir() and (root / "train").is_dir():
-        root = test
-    _demand_classes(root, classes, f"the shift {name!r}")
+    root = shift_folder(root)
+    demand_classes(root, classes, f"the shift {name!r}")
     return _scan(root, classes, name, f"{name}/")
 
 
@@ -459,7 +371,7 @@ def _domains(suite: SuiteId, fractions: FractionSpec, turned_off: set[str]) -> L
     known = DOMAIN_SUITES.get(suite.name)
     if known is None:
         assert suite.path is not None
-        root = _demand_folder(suite.path)
+        root = demand_folder(suite.path)
         folders = domain_folders(root)
     else:
         root = suite_folder(suite.name, suite.path)
@@ -473,21 +385,21 @@ def _domains(suite: SuiteId, fractions: FractionSpec, turned_off: set[str]) -> L
     _demand_known_shifts(suite, turned_off, others)
     where = root / folders[own]
     found = _folder_suite(where, fractions)
-    listed = _listed_test(root, folders[own])
+    listed = listed_test(root, folders[own])
     if listed is not None and not (where / "train").is_dir():
         whole = _scan(where, found.classes, "train", "")
         is_test = _among(whole, listed, "")
         parts = {"test": whole.take(np.flatnonzero(is_test), "test")}
         rest = whole.take(np.flatnonzero(~is_test), "train")
         found = replace(
-            found, parts=parts | split_by_hash(rest, _shares(fractions, parts), "train")
+            found, parts=parts | split_by_hash(rest, shares_of(fractions, parts), "train")
         )
     shifts = {}
     for name in others:
         if name in turned_off:
             continue
         images = _shift_in(name, root / folders[name], found.classes)
-        listed = _listed_test(root, folders[name])
+        listed = listed_test(root, folders[name])
         if listed is not None:
             images = images.take(np.flatnonzero(_among(images, listed, f"{name}/")), name)
         shifts[name] = images
@@ -502,18 +414,6 @@ def _among(images: ImageSet, listed: set[str], prefix: str) -> NDArray[np.bool_]
             f"{images.name}: the list of its test images names none of the {len(images)} images"
         )
     return mask
-
-
-def _listed_test(root: Path, folder: str) -> set[str] | None:
-    """The images, below a domain's folder, that its list file (DomainNet's) says are for testing.
-
-    A line is `clipart/zebra/clipart_344_000001.jpg 344`.
-    """
-    path = root / f"{folder}_test.txt"
-    if not path.is_file():
-        return None
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {line.rsplit(" ", 1)[0].split("/", 1)[-1] for line in lines if line.strip()}
 
 
 # -------------------------------------------------------------------------------------- CIFAR
@@ -536,7 +436,7 @@ def _cifar(name: str, path: Path | None, fractions: FractionSpec) -> Loaded:
         folder, files = batches
         train = _cifar_set("train", [read_batch(folder / file, cifar) for file in files[:-1]])
         test = _cifar_set("test", [read_batch(folder / files[-1], cifar)])
-    parts = {**split_by_hash(train, _shares(fractions, ("test",)), "train"), "test": test}
+    parts = {**split_by_hash(train, shares_of(fractions, ("test",)), "train"), "test": test}
     return Loaded(name, cifar.classes, cifar.classes, parts)
 
 
@@ -622,7 +522,7 @@ def _imagenet(path: Path | None, fractions: FractionSpec, shifts: Sequence[str])
         _demand_wnids(where[part], part)
     train = _scan(where["train"], classes, "train", "train/")
     test = _scan(where["test"], classes, "test", "val/")
-    parts = {**split_by_hash(train, _shares(fractions, ("test",)), "train"), "test": test}
+    parts = {**split_by_hash(train, shares_of(fractions, ("test",)), "train"), "test": test}
     found: dict[str, ImageSet] = {}
     for name in shifts:
         match name:

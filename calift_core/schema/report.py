@@ -98,6 +98,8 @@ class Summary(Frozen):
     sigma_min: float | None = None
     worst_shift: str | None = None
     worst_shift_accuracy: float | None = None
+    #: Of a corruption; runs from before it was kept have the mean over severities instead.
+    worst_severity: int | None = None
 
 
 class FrontierSet(Frozen):

@@ -73,6 +73,14 @@ def plain_name(name: str) -> str:
     return name
 
 
+_BARE_PATH = re.compile(r"^(/|~|\.{1,2}/|[A-Za-z]:[\\/])")
+
+
+def _as_uri(value: str) -> str:
+    """A bare path is a folder's."""
+    return f"folder:{value}" if _BARE_PATH.match(value) else value
+
+
 def _shift_names(shifts: dict[str, str]) -> dict[str, str]:
     for name in shifts:
         if not _SHIFT_NAME.fullmatch(name):
@@ -81,7 +89,28 @@ def _shift_names(shifts: dict[str, str]) -> dict[str, str]:
             )
         if name in ("id", "train", "validation", "calibration", "test"):
             raise ValueError(f"{name!r} names an ID split and cannot name a shift")
-    return shifts
+    return {name: _as_uri(uri) for name, uri in shifts.items()}
+
+
+#: The 15 corruptions that ImageNet-C and CIFAR-C are averaged over, and the 4 that came with them.
+BENCHMARK_CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 
 
 class CorruptionSpec(Frozen):
@@ -102,6 +131,26 @@ class CorruptionSpec(Frozen):
         description="Use at most this many test images (a fixed, seeded subset); none: all",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, title="Corruption seed")
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        known = (*BENCHMARK_CORRUPTIONS, *EXTRA_CORRUPTIONS)
+        for name in names if isinstance(names, tuple) else ():
+            if name in ("all", "benchmark"):
+                raise ValueError(f"{name!r} stands for several corruptions and goes without others")
+            if name not in known:
+                raise ValueError(UnknownNameError("corruption", name, known).message)
+        return names
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The corruptions by name, each once; a set's in the order of the paper."""
+        if self.names == "benchmark":
+            return BENCHMARK_CORRUPTIONS
+        if self.names == "all":
+            return (*BENCHMARK_CORRUPTIONS, *EXTRA_CORRUPTIONS)
+        return tuple(dict.fromkeys(self.names))
 
     @field_validator("severities")
     @classmethod
@@ -135,7 +184,7 @@ class FractionSpec(Frozen):
 class SuiteSpec(Frozen):
     """The ID data, its shifts, and how classes are named to the text tower."""
 
-    id: str = Field(
+    id: Annotated[str, AfterValidator(_as_uri)] = Field(
         default="fashion-mnist",
         min_length=1,
         title="ID data",

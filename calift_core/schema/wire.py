@@ -263,11 +263,16 @@ class Estimate(Frozen):
 
 
 class Validation(Frozen):
-    """The answer to a dry run."""
+    """The answer to a dry run.
+
+    `missing` says what is not on this machine; `blocking` holds those sentences of it that no
+    worker can mend by itself, such as a folder that is not there.
+    """
 
     valid: bool
     errors: list[dict[str, str]] = Field(default_factory=list)
     missing: list[str] = Field(default_factory=list)
+    blocking: list[str] = Field(default_factory=list)
     estimate: Estimate = Field(default_factory=Estimate)
 
 

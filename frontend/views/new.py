@@ -49,6 +49,9 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 #: Fields of a method that name finished runs of this service.
 RUN_FIELDS = ("run", "runs")
 
+#: Fewer steps of training than this are warned of.
+FEW_STEPS = 20
+
 #: Fields of Training that most people set; the rest is folded away.
 TRAIN_FIRST = ("epochs", "batch_size", "lr", "weight_decay", "warmup_steps", "seed")
 
@@ -128,7 +131,7 @@ def _finished_runs(fields: list[Field]) -> dict[Path, dict[str, str]]:
     wanted = [field.path for field in fields if field.path[-1] in RUN_FIELDS]
     if not wanted:
         return {}
-    found = ui.candidates()
+    found = {run.id: run for run in ui.candidates().items}
     names = ui.labels(list(found.values()))
     offered = {
         run_id: f"{names[run_id]} · {run.method}"
@@ -231,15 +234,7 @@ def main() -> None:
             format_func=lambda k: methods[k].title,
         )
     method = methods[kind]
-    with top[1]:
-        name = st.text_input(
-            "Name",
-            document.get("name")
-            or f"{kind.replace('_', '-')} on "
-            f"{forms.get(document, ('suite', 'id'), 'fashion-mnist').split(':')[0]}",
-            max_chars=120,
-            key=f"new-{mark}-{kind}-name",
-        )
+    name_place = top[1].container()
     st.caption(f"{text.md(method.summary)} Source: {text.md(method.source)}.")
 
     schema = RunSpec.model_json_schema()
@@ -324,6 +319,8 @@ def main() -> None:
         last = [f for f in fields if f.path in (("tags",), ("notes",))]
         values |= _grid(last, document, mark)
 
+    with name_place:
+        name = _name(document, kind, values.get(("suite", "id")), mark)
     spec = {"name": name.strip(), "method": {"kind": kind}}
     built = forms.build(values, [*fields, *own])
     built.pop("name", None)
@@ -331,6 +328,17 @@ def main() -> None:
         spec[key] = {**spec.get(key, {}), **part} if isinstance(part, dict) else part
 
     _submit(spec, {f.pointer: f.title for f in [*fields, *own]})
+
+
+def _name(document: dict[str, Any], kind: str, data: Any, mark: str) -> str:
+    """The run's name: it follows method and data until somebody writes another."""
+    words = ui.short_suite(str(data or "fashion-mnist")).replace("folder: …/", "")
+    proposed = document.get("name") or f"{kind.replace('_', '-')} on {words}"[:120]
+    key, last = f"new-{mark}-name", f"new-{mark}-name-proposed"
+    if key not in st.session_state or st.session_state[key] == st.session_state.get(last):
+        st.session_state[key] = proposed
+    st.session_state[last] = proposed
+    return st.text_input("Name", max_chars=120, key=key)
 
 
 def _train_hints(method: MethodInfo) -> tuple[dict[Path, str], dict[Path, float]]:
@@ -356,9 +364,17 @@ def _submit(spec: dict[str, Any], titles: dict[str, str]) -> None:
     elif validation is not None:
         _estimate(validation)
         for sentence in validation.missing:
-            st.warning(text.md_prose(sentence), icon=":material/inventory_2:")
+            show = st.error if sentence in validation.blocking else st.warning
+            show(text.md_prose(sentence), icon=":material/inventory_2:")
+        steps = validation.estimate.steps
+        if steps is not None and 0 < steps < FEW_STEPS:
+            st.warning(
+                f"Only {text.plural(steps, 'step')} of training: the model will hardly change. "
+                "More epochs or a smaller batch give more.",
+                icon=":material/timer:",
+            )
     with st.container(horizontal=True, vertical_alignment="center"):
-        ready = validation is not None and validation.valid
+        ready = validation is not None and validation.valid and not validation.blocking
         if st.button(
             "Submit", type="primary", icon=":material/play_arrow:", disabled=not ready
         ) and (run := ui.act("submit the run", lambda: ui.client().submit(spec))):

@@ -99,8 +99,7 @@ def _row(run: RunSummary) -> dict[str, Any]:
     worst = None
     if s is not None and s.worst_shift is not None:
         worst = Markup(
-            f"{text.percent(s.worst_shift_accuracy)}"
-            f"<small>{text.esc(s.worst_shift.replace('_', ' '))}</small>"
+            f"{text.percent(s.worst_shift_accuracy)}<small>{text.esc(text.worst_shift(s))}</small>"
         )
 
     def error(value: float | None, floor: float | None) -> Markup | None:

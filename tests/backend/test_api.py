@@ -23,7 +23,9 @@ from backend.main import create_app
 from backend.problems import MEDIA_TYPE
 from backend.store import writing
 from calift_core import calibration
+from calift_core.data.suites import load_suite
 from calift_core.schema import records as r
+from calift_core.schema.spec import SuiteSpec
 from calift_core.schema.wire import Problem
 from tests.conftest import example_predictions, example_spectrum, spec_of
 
@@ -413,10 +415,18 @@ def test_validate__tells_faults_and_costs_without_storing(api: TestClient, tmp_p
     }
     answer = api.post("/api/v1/runs/validate", json={"spec": spec}).json()
     assert answer["valid"]
-    # 50 training images less a tenth each for validation and calibration.
-    assert answer["estimate"]["train_images"] == 40
-    assert answer["estimate"]["steps"] == 3 * (40 // 16)
-    assert answer["estimate"]["evaluation_images"] == 10 + 5 + 5 + 10 + 4 * 5
+    # 50 training images less a tenth each, by hash, for validation and calibration.
+    parts = load_suite(SuiteSpec(id=f"folder:{tmp_path / 'data'}")).parts
+    n = len(parts["train"])
+    assert n < 50
+    assert answer["estimate"]["train_images"] == n
+    assert answer["estimate"]["steps"] == 3 * (n // 16)
+    assert answer["estimate"]["evaluation_images"] is None  # of the shift that is gone
+    assert [sentence for sentence in answer["blocking"] if "'gone'" in sentence]
+    del spec["suite"]["shifts"]["gone"]
+    whole = api.post("/api/v1/runs/validate", json={"spec": spec}).json()
+    assert whole["estimate"]["evaluation_images"] == 10 + (50 - n) + 10 + 4 * 5
+    assert whole["blocking"] == []
     assert any("'gone'" in sentence for sentence in answer["missing"])
     assert any("No worker" in sentence for sentence in answer["missing"])
     assert api.get("/api/v1/runs").json()["total"] == 0
@@ -426,7 +436,9 @@ def test_submit__exposed_service_reads_only_its_roots(
     make_settings: Any, sqlite_url: str, tmp_path: Path
 ) -> None:
     root = tmp_path / "data"
-    (root / "photos").mkdir(parents=True)
+    for name in ("cat/1.png", "dog/2.png"):
+        (root / "photos" / name).parent.mkdir(parents=True)
+        (root / "photos" / name).touch()
     (root / "out").symlink_to("/")
     token = "ci." + "s" * 32
     settings = make_settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +90,33 @@ def test_new__a_run_is_submitted_watched_and_cancelled(dashboard: Dashboard, tab
     tab.get_by_text("Waits for a worker").wait_for()
     tab.get_by_role("button", name="Cancel").click()
     tab.locator(".calift-pill", has_text="Cancelled").wait_for()
+
+
+def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_submitted(
+    dashboard: Dashboard, tab: Any, tmp_path: Path
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "birds" / name).mkdir(parents=True)
+        for index in range(30):
+            (tmp_path / "birds" / name / f"{index}.png").touch()
+    tab.goto(dashboard.at("new?preset=quick&method=flyp"))
+    settle(tab)
+    name = tab.get_by_label("Name", exact=True)
+    submit = tab.get_by_role("button", name="Submit")
+    data = tab.get_by_role("combobox", name="ID data")
+
+    def type_data(folder: Path) -> None:
+        data.click()
+        data.fill(str(folder))
+        data.press("Enter")
+        until(lambda: name.input_value() == f"flyp on {folder.name}", what="the name to follow")
+
+    type_data(tmp_path / "nowhere")
+    tab.get_by_text(f"there is no folder '{tmp_path / 'nowhere'}'").wait_for()
+    assert submit.is_disabled()
+    type_data(tmp_path / "birds")
+    tab.get_by_text("steps of training: the model will hardly change").wait_for()
+    until(submit.is_enabled, what="the button to be enabled")
 
 
 def test_phone__pages_fit_and_charts_have_descriptions_and_tables(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -26,6 +27,11 @@ def page(name: str, **params: str) -> AppTest:
     app.run()
     assert not app.exception, [e.value for e in app.exception]
     return app
+
+
+def submit_of(app: AppTest) -> Any:
+    """The form's button."""
+    return next(b for b in app.button if b.label == "Submit")
 
 
 def words(app: AppTest) -> str:
@@ -109,7 +115,7 @@ def test_overview__a_worker_that_is_out_says_why(
 def test_run__a_failure_says_why_and_what_to_do(dashboard: Service) -> None:
     said = re.sub(r"\\", "", words(page("run", id=dashboard.ids["failed"])))
     assert "OOM" in said
-    assert "Lower train.batch_size" in said
+    assert "Raise train.accumulation_steps" in said
 
 
 def test_run__an_unknown_id_is_an_error_with_its_request_id(dashboard: Service) -> None:
@@ -373,7 +379,7 @@ def test_new__a_merge_of_a_run_takes_its_model_and_data(dashboard: Service) -> N
     app = page("new", method="wise_ft", input=flyp)
     assert not app.error
     assert app.selectbox(key=f"new-input-{flyp}-wise_ft-wise_ft-method.run").value == flyp
-    assert app.text_input(key=f"new-input-{flyp}-wise_ft-wise_ft-name").value == (
+    assert app.text_input(key=f"new-input-{flyp}-wise_ft-name").value == (
         "wise-ft of FLYP on fashion-mnist"
     )
     assert "gaussian_noise" in words(app)  # the run's own corruptions
@@ -393,12 +399,39 @@ def test_new__a_clone_takes_the_alpha_of_the_link(dashboard: Service) -> None:
         assert "alpha" not in words(page("new", clone=wise, alpha=nonsense)).split("sweep")[0]
 
 
+def test_new__the_name_follows_the_method_until_it_is_edited(dashboard: Service) -> None:
+    app = page("new")
+    name = "new-quick-name"
+    assert app.text_input(key=name).value == "carot on fashion-mnist"
+    app.selectbox(key="url-method").set_value("flyp").run()
+    assert app.text_input(key=name).value == "flyp on fashion-mnist"
+    app.text_input(key=name).set_value("mine").run()
+    app.selectbox(key="url-method").set_value("carot").run()
+    assert app.text_input(key=name).value == "mine"
+
+
+def test_new__a_misspelt_corruption_is_refused_with_the_nearest(dashboard: Service) -> None:
+    app = page("new")
+    app.text_area(key="new-quick-suite.corruptions.names").set_value("gausian_noise").run()
+    assert "Did you mean 'gaussian\\_noise'" in app.error[0].value
+    assert submit_of(app).disabled
+
+
+def test_pickers__find_any_run_on_the_server_and_keep_the_chosen(dashboard: Service) -> None:
+    app = page("shifts", run=dashboard.ids["FLYP"])
+    app.text_input(key="url-find").set_value("zero").run()
+    options = app.multiselect(key="url-run").options
+    assert any("zero-shot" in option for option in options)
+    assert not any(option.startswith("CaRot") for option in options)
+    assert app.multiselect(key="url-run").value == [dashboard.ids["FLYP"]]
+
+
 def test_new__a_fault_is_named_by_its_field_and_cannot_be_submitted(dashboard: Service) -> None:
     app = page("new")
     app.number_input(key="new-quick-train.batch_size").set_value(256).run()
     app.number_input(key="new-quick-train.accumulation_steps").set_value(3).run()
     assert "must be a multiple of accumulation" in re.sub(r"\\", "", app.error[0].value)
-    submit = next(b for b in app.button if b.label == "Submit")
+    submit = submit_of(app)
     assert submit.disabled
 
 

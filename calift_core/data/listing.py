@@ -1,0 +1,240 @@
+"""Which image files a folder holds and which part each belongs to, without opening one. Torch-free.
+
+What loads a suite and what counts it share these, so that both see the same images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from calift_core.data.catalogue import SEVERITIES, STORED_CORRUPTIONS, class_folders
+from calift_core.errors import CaliftError, DataError, DataUnavailableError
+from calift_core.schema.spec import CorruptionSpec, FractionSpec
+
+PARTS = ("pretrain", "train", "validation", "calibration", "test")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+
+#: Sizes of the parts that Fashion-MNIST's 60,000 training images are split into, once and for all,
+#: by a fixed permutation: no image is in two of them. `test` is the data set's own 10,000.
+FASHION_SPLIT = {"pretrain": 40_000, "train": 10_000, "validation": 5_000, "calibration": 5_000}
+
+
+class TooManyFilesError(CaliftError):
+    """A folder holds more than may be looked at."""
+
+    code = "TOO_MANY_FILES"
+
+
+class Budget:
+    """How much of a disk may be looked at; the default is all of it.
+
+    Args:
+        entries: files and folders.
+        seconds: time from now on.
+    """
+
+    def __init__(self, entries: float = float("inf"), seconds: float = float("inf")) -> None:
+        self.entries, self.left = entries, entries
+        self.seconds, self.deadline = seconds, time.monotonic() + seconds
+
+    def take(self, n: int) -> None:
+        """Account for entries that were seen.
+
+        Raises:
+            TooManyFilesError: that was more than there was left.
+        """
+        self.left -= n
+        if self.left < 0:
+            raise TooManyFilesError(f"more than {self.entries:,.0f} files")
+        if time.monotonic() > self.deadline:
+            raise TooManyFilesError(f"more files than can be counted in {self.seconds:g} s")
+
+
+def images_below(folder: Path, budget: Budget | None = None) -> list[str]:
+    """Image files of a folder and those in it, relative to it, folder by folder.
+
+    Raises:
+        TooManyFilesError: the budget is spent.
+    """
+    top = os.fspath(folder)
+    found: list[tuple[str, ...]] = []
+    for where, folders, files in os.walk(top):
+        if budget is not None:
+            budget.take(1 + len(folders) + len(files))
+        inner = tuple(where[len(top) :].split(os.sep)[1:])
+        found += [
+            (*inner, file)
+            for file in files
+            # Hidden files such as macOS's `._photo.jpg` are no images.
+            if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
+        ]
+    return ["/".join(parts) for parts in sorted(found)]
+
+
+def images_by_class(
+    root: Path, classes: Sequence[str], name: str, budget: Budget | None = None
+) -> tuple[list[str], list[int]]:
+    """Paths of a tree of class folders relative to it, and the label of each.
+
+    Raises:
+        DataError: a class folder has no images.
+        TooManyFilesError: the budget is spent.
+    """
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, folder in enumerate(classes):
+        found = images_below(root / folder, budget)
+        if not found:
+            raise DataError(f"{name}: the class folder {folder!r} in {str(root)!r} has no images")
+        paths += [f"{folder}/{path}" for path in found]
+        labels += [label] * len(found)
+    return paths, labels
+
+
+def demand_folder(path: Path) -> Path:
+    """The path, if it is a folder.
+
+    Raises:
+        DataUnavailableError: it is not.
+    """
+    if not path.is_dir():
+        raise DataUnavailableError(
+            f"there is no folder {str(path)!r}.",
+            hint="Put one folder of images per class there, or name another folder in the suite.",
+        )
+    return path
+
+
+def demand_classes(root: Path, classes: Sequence[str], what: str) -> None:
+    """See that a part or shift has the class folders of the ID training data and no others.
+
+    Raises:
+        DataError: it has not.
+    """
+    have = set(class_folders(root))
+    missing, extra = sorted(set(classes) - have), sorted(have - set(classes))
+    if missing or extra:
+        parts = []
+        if missing:
+            parts.append(f"lacks the class folders {', '.join(missing)}")
+        if extra:
+            parts.append(f"has {', '.join(extra)}, which the ID data does not")
+        raise DataError(
+            f"{what} ({str(root)!r}) {' and '.join(parts)}.",
+            hint="Every part and shift must hold the same class folders as the ID training data.",
+        )
+
+
+def folder_layout(root: Path) -> tuple[Path, tuple[str, ...], dict[str, Path]]:
+    """How a folder is a suite: where its training images are, its classes, its other parts.
+
+    Raises:
+        DataUnavailableError: there is no such folder.
+        DataError: it is neither class folders nor part folders of them.
+    """
+    demand_folder(root)
+    present = [part for part in PARTS if (root / part).is_dir()]
+    if (root / "val").is_dir() and "validation" not in present:
+        present.append("val")
+    if present and "train" not in present:
+        raise DataError(
+            f"{str(root)!r} has the part folders {present} but no train folder",
+            hint="A suite is either class folders, or train/ (and val/ …) folders of them.",
+        )
+    train = root / "train" if present else root
+    classes = tuple(class_folders(train))
+    if len(classes) < 2:
+        raise DataError(
+            f"{str(train)!r} must hold at least 2 class folders, it has {list(classes)}"
+        )
+    others = {part: root / part for part in present if part != "train"}
+    for part, where in others.items():
+        demand_classes(where, classes, f"the {part} part")
+    return train, classes, others
+
+
+def shift_folder(root: Path) -> Path:
+    """Where the images of a shift are: in its test part, if it has parts."""
+    test = root / "test"
+    return test if test.is_dir() and (root / "train").is_dir() else root
+
+
+def listed_test(root: Path, folder: str) -> set[str] | None:
+    """The images, below a domain's folder, that its list file (DomainNet's) says are for testing.
+
+    A line is `clipart/zebra/clipart_344_000001.jpg 344`.
+    """
+    path = root / f"{folder}_test.txt"
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {line.rsplit(" ", 1)[0].split("/", 1)[-1] for line in lines if line.strip()}
+
+
+# ------------------------------------------------------------------------------------- parts
+
+
+def unit_hash(salt: str, text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    digest = hashlib.blake2b(f"{salt}:{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def shares_of(fractions: FractionSpec, present: Iterable[str]) -> dict[str, float]:
+    """Part → share of the training images, of the parts that are to be split off."""
+    present = set(present)
+    return {
+        part: share
+        for part, share in fractions.model_dump().items()
+        if part not in present and share > 0
+    }
+
+
+def split_names(
+    ids: Iterable[str], fractions: Mapping[str, float], rest: str
+) -> dict[str, list[int]]:
+    """Positions of each part; an id's part depends on the id alone.
+
+    Args:
+        ids: names of the images.
+        fractions: part → share in [0, 1), in the order in which they are cut.
+        rest: the part that receives what is left.
+    """
+    edges = list(accumulate(fractions.values()))
+    names = [*fractions, rest]
+    parts: dict[str, list[int]] = {name: [] for name in names}
+    for position, image_id in enumerate(ids):
+        parts[names[bisect_right(edges, unit_hash("split", image_id))]].append(position)
+    return parts
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Full batches in an epoch; a set smaller than a batch is one batch."""
+    return max(1, n // batch_size)
+
+
+def corruption_plan(
+    spec: CorruptionSpec, stored: Collection[tuple[str, int]]
+) -> tuple[tuple[str, int], ...]:
+    """(name, severity) pairs; all that the benchmark averages where they are stored.
+
+    Raises:
+        DataUnavailableError: some corruptions are stored, and these are not among them.
+    """
+    if stored and not spec.names:
+        return tuple((name, s) for name in STORED_CORRUPTIONS for s in SEVERITIES)
+    plan = tuple((name, severity) for name in spec.chosen for severity in spec.severities)
+    absent = sorted({name for name, severity in plan if stored and (name, severity) not in stored})
+    if absent:
+        raise DataUnavailableError(
+            f"the stored corruptions {', '.join(absent)} are not on this machine.",
+            hint="Name others in corruptions.names, or take the suite without -c: calift computes "
+            "them.",
+        )
+    return plan
