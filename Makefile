@@ -16,7 +16,7 @@ help:
 	@echo "make test     run every test"
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make format   format the code"
-	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation and the API"
+	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation, the API and threads"
 	@echo "make results  run the study of every method and put its tables into docs/results.md"
 	@echo "make pictures take the pictures of docs/img anew, from the runs of make demo"
 	@echo "make clean    remove .venv and caches"
@@ -50,6 +50,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/corruptions.py
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/api.py
+	$(BIN)/python benchmarks/threads.py
 
 # RESULTS_ARGS: such as --plan, --ablation, --cifar10 FOLDER, --jobs 8.
 RESULTS_ARGS ?=

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from calift_core import __version__, cli_predictions
+from calift_core import __version__, cli_predictions, threads
 from calift_core.cli_analysis import analyse_app
 from calift_core.errors import (
     CaliftError,
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _State.as_json = "--json" in arguments
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    threads.settle()
     try:
         app(args=arguments, prog_name="calift", standalone_mode=True)
     except InterruptedRunError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from typing import Literal
 from calift_core.data.catalogue import available_suites
 from calift_core.errors import ServiceError, ServiceUnavailableError
 from calift_core.home import calift_home
+from calift_core.threads import usable_cores
 
 State = Literal["ok", "warn", "fail"]
 
@@ -85,7 +85,7 @@ def _device() -> list[Check]:
         return [Check("device", "ok", f"CUDA: {', '.join(names)} (torch {version})")]
     if torch.backends.mps.is_available():
         return [Check("device", "ok", f"Apple GPU (torch {version})")]
-    detail = f"CPU only, {os.cpu_count()} cores (torch {version})"
+    detail = f"CPU only, {usable_cores()} cores (torch {version})"
     return [
         Check("device", "warn", detail, "Small models train in minutes; large ones need a GPU.")
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from calift_core import __version__
+from calift_core.threads import SETTINGS, usable_cores
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "scipy", "pillow", "safetensors")
 
@@ -29,7 +30,9 @@ def environment(device: torch.device, precision: str) -> dict[str, object]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cpu_count": os.cpu_count(),
+        "usable_cores": usable_cores(),
         "threads": torch.get_num_threads(),
+        "openmp": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "precision": precision,

@@ -54,6 +54,7 @@ from calift_core.schema.records import (
 from calift_core.schema.report import Report
 from calift_core.schema.spec import parse_spec
 from calift_core.schema.wire import Progress
+from calift_core.threads import openmp_environment
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ _PASSED_ON = re.compile(
     r"""PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|PYTHONPATH|LD_LIBRARY_PATH
     |CALIFT_HOME|CALIFT_FASHION_MNIST
     |SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy)
-    |(?:LC|XDG|OMP|MKL|OPENBLAS|CUDA|NVIDIA|NCCL|TORCH|TORCHINDUCTOR|PYTORCH|HF)_\w+""",
+    |(?:LC|XDG|OMP|GOMP|KMP|MKL|OPENBLAS|CUDA|NVIDIA|NCCL|TORCH|TORCHINDUCTOR|PYTORCH|HF)_\w+""",
     re.VERBOSE,
 )
 
@@ -114,8 +115,12 @@ class Limits:
 
 
 def runner_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of the worker's environment that a runner gets, unbuffered and with fault traces."""
+    """The part of the worker's environment that a runner gets, unbuffered and with fault traces.
+
+    How its threads wait and how many they are is set too, unless the worker's environment says.
+    """
     passed = {name: value for name, value in environment.items() if _PASSED_ON.fullmatch(name)}
+    passed |= openmp_environment(passed)
     return passed | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
