@@ -214,6 +214,8 @@ IdempotencyKey = Annotated[
         description="The same key and body give the same run again; another body is a 409",
     ),
 ]
+#: Values that one filter takes at most; SQL has limits of its own, and answers worse.
+MAX_CHOICES = 200
 IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", max_length=4000, description="ETags of copies")
 ]

@@ -24,11 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.oidc import IdentityError, Provider
 from backend.problems import (
+    MEDIA_TYPE,
     HttpError,
     as_response,
     from_exception,
     internal,
     log_error,
+    of_status,
     unauthenticated,
 )
 from backend.settings import Settings
@@ -241,39 +243,63 @@ class Gate:
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, principal=None, authorised=False, upload=None)
-        started = finished = False
+        started = finished = replaced = False
 
-        async def send_out(message: Message) -> None:
-            nonlocal started, finished
+        async def emit(message: Message) -> None:
+            nonlocal finished
             if finished:
                 raise _CutOffError
+            try:
+                if not head:
+                    await send(message)
+                elif message["type"] == "http.response.start":
+                    await send(message)
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    finished = True
+            except RuntimeError:
+                raise  # the server's word for an answer of ours that breaks the protocol
+            except Exception as error:
+                # The caller broke it, or went away: nothing of ours is at fault.
+                _log.debug("request %s: the answer cannot be sent: %s", request_id, error)
+                finished = True
+                raise
+
+        async def send_out(message: Message) -> None:
+            nonlocal started, replaced
+            if replaced:
+                return
             if message["type"] == "http.response.start":
                 if message["status"] < 400 and not state["authorised"]:
                     raise RuntimeError("a route answered without its scope having been checked")
-                started = True
                 out = MutableHeaders(scope=message)
+                if message["status"] >= 400 and out.get("content-type") != MEDIA_TYPE:
+                    # An error that a library answered by itself, such as a wrong Range.
+                    problem = as_response(of_status(message["status"], out), request_id)
+                    await problem(scope, receive, send_out)
+                    replaced = True
+                    return
+                started = True
                 out["X-Request-ID"] = request_id
                 out.setdefault("X-Content-Type-Options", "nosniff")
                 out.setdefault("Cache-Control", "no-store")
-            if not head:
-                await send(message)
-            elif message["type"] == "http.response.start":
-                await send(message)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                finished = True
+            await emit(message)
 
         try:
             await self._check(scope, headers, state)
             await self._app(scope, self._capped(scope, receive), send_out)
         except Exception as error:
             if finished:
-                return  # whatever it is, it is about a body that nobody asked for
+                return  # it is about a body that nobody asked for, or nobody takes
             found = from_exception(error)
             log_error(error, found, request_id, f"{scope['method']} {scope['path']}")
             if started:
                 raise
             response = as_response(found or internal(request_id), request_id)
-            await response(scope, receive, send_out)
+            try:
+                await response(scope, receive, send_out)
+            except Exception:
+                if not finished:
+                    raise
 
     async def _check(self, scope: Scope, headers: Headers, state: dict[str, object]) -> None:
         self._check_host(headers)

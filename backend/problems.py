@@ -115,6 +115,15 @@ def internal(request_id: str) -> HttpError:
     )
 
 
+def of_status(status: int, headers: Mapping[str, str]) -> HttpError:
+    """The error for an answer that has a status alone; its headers stay, but for the body's."""
+    kept = {k: v for k, v in headers.items() if not k.lower().startswith("content-")}
+    if "content-range" in headers:
+        kept["Content-Range"] = headers["content-range"]
+    code = _CODES.get(status, http.HTTPStatus(status).name)
+    return HttpError(status, code, f"{phrase(status).lower()}.", headers=kept)
+
+
 def from_exception(error: Exception) -> HttpError | None:
     """Name an exception for HTTP; None when it is not one that is known."""
     if isinstance(error, HttpError):
@@ -170,7 +179,7 @@ def of_faults(faults: Sequence[Any]) -> HttpError:
 
 
 #: Names that newer versions of Python spell otherwise; ours stay.
-_PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
+_PHRASES = {413: "Content Too Large", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 
 
 def phrase(status: int) -> str:
@@ -178,7 +187,12 @@ def phrase(status: int) -> str:
     return _PHRASES.get(status) or http.HTTPStatus(status).phrase
 
 
-_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
+_CODES = {
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    413: "BODY_TOO_LARGE",
+    416: "RANGE_NOT_SATISFIABLE",
+}
 
 
 def _of_http(request: Request, error: HTTPException) -> HttpError:

@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse
 
 from backend.analysis import Norm, Scheme
 from backend.deps import (
+    MAX_CHOICES,
     Cursor,
     EvaluationId,
     IfNoneMatch,
@@ -76,9 +77,9 @@ Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Slices before th
 @allow("read")
 def list_evaluations(
     store: StoreDep,
-    run_id: Annotated[list[str], Query(description="Any of these")] = [],  # noqa: B006
-    dataset: Annotated[list[str], Query(description="Any of these")] = [],  # noqa: B006
-    role: Annotated[list[Role], Query(description="Any of these")] = [],  # noqa: B006
+    run_id: Annotated[list[str], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
+    dataset: Annotated[list[str], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
+    role: Annotated[list[Role], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> EvaluationPage:
@@ -260,7 +261,7 @@ def list_run_slices(
     run_id: RunId,
     services: ServicesDep,
     where: Where = None,
-    role: Annotated[list[Role], Query(description="Any of these")] = [],  # noqa: B006
+    role: Annotated[list[Role], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
     min_n: MinSamples = 30,
     n_bins: Bins = None,
     scheme: Binning = None,

@@ -15,6 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 
 from backend.deps import (
+    MAX_CHOICES,
     Cursor,
     IdempotencyKey,
     IfNoneMatch,
@@ -152,11 +153,15 @@ def validate_run(submitted: SubmissionDep, services: ServicesDep) -> Validation:
 @allow("read")
 def list_runs(
     store: StoreDep,
-    phase: Annotated[list[RunPhase], Query(description="Any of these")] = [],  # noqa: B006
-    method: Annotated[list[str], Query(description="Any of these")] = [],  # noqa: B006
-    model: Annotated[list[str], Query(description="`name/weights`, any of these")] = [],  # noqa: B006
-    suite: Annotated[list[str], Query(description="Any of these")] = [],  # noqa: B006
-    tag: Annotated[list[str], Query(description="All of these")] = [],  # noqa: B006
+    phase: Annotated[
+        list[RunPhase], Query(max_length=MAX_CHOICES, description="Any of these")
+    ] = [],  # noqa: B006
+    method: Annotated[list[str], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
+    model: Annotated[
+        list[str], Query(max_length=MAX_CHOICES, description="`name/weights`, any of these")
+    ] = [],  # noqa: B006
+    suite: Annotated[list[str], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
+    tag: Annotated[list[str], Query(max_length=20, description="All of these")] = [],  # noqa: B006
     q: Annotated[str, Query(max_length=200, description="Words in name, notes or id")] = "",
     archived: Annotated[
         Literal["false", "true", "any"], Query(description="Whether archived ones are shown")
@@ -268,7 +273,9 @@ def clone_run(
 def get_metrics(
     run_id: RunId,
     store: StoreDep,
-    names: Annotated[list[str], Query(description="These curves; none: all")] = [],  # noqa: B006
+    names: Annotated[
+        list[str], Query(max_length=MAX_CHOICES, description="These curves; none: all")
+    ] = [],  # noqa: B006
     since_step: Annotated[int, Query(ge=-1, le=_STEP_MAX, description="Only later steps")] = -1,
     max_points: Annotated[
         int | None, Query(ge=1, le=100_000, description="Points per curve, extremes kept")

@@ -289,3 +289,23 @@ def test_database_file__in_a_missing_folder_is_a_sentence(tmp_path: Path) -> Non
     store = Store(open_engine(f"sqlite:///{tmp_path / 'no' / 'where' / 'calift.db'}"))
     with pytest.raises(StorageError, match="no/where"):
         store.runs_by_phase()
+
+
+def test_error__that_a_library_answers_is_a_problem_too(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+    path = f"/api/v1/runs/{run_id}/artifacts/predictions/id.parquet"
+    size = len(api.get(path).content)
+    problem(api.get(path, headers={"Range": "bytes=5-1"}), 400, "BAD_REQUEST")
+    beyond = api.get(path, headers={"Range": f"bytes={size}-"})
+    problem(beyond, 416, "RANGE_NOT_SATISFIABLE")
+    assert beyond.headers["content-range"] == f"bytes */{size}"
+
+
+def test_filter__takes_a_bounded_number_of_values(api: TestClient) -> None:
+    for name in ("phase", "method", "model", "suite", "tag"):
+        value = "QUEUED" if name == "phase" else "a"
+        response = api.get("/api/v1/runs", params={name: [value] * 5000})
+        found = problem(response, 422, "INVALID_REQUEST")
+        assert found.errors[0]["parameter"] == name
