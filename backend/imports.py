@@ -34,10 +34,10 @@ from calift_core.importing import (
     Checked,
     imported_report,
     imported_spec,
-    predictions_name,
     read_check,
     run_name,
 )
+from calift_core.predictions import predictions_name
 from calift_core.schema.imported import ImportedSpec, ImportedSuite
 
 _WRITE_BYTES = 4 << 20

@@ -18,7 +18,13 @@ from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, eval_batches
 from calift_core.errors import InterruptedRunError, OutOfMemoryError, reason_of
 from calift_core.methods.base import Classifier
-from calift_core.predictions import Predictions, PredictionsMetadata, Role, write_predictions
+from calift_core.predictions import (
+    Predictions,
+    PredictionsMetadata,
+    Role,
+    predictions_name,
+    write_predictions,
+)
 from calift_core.reporting import evaluation_report as evaluation_report
 from calift_core.schema.spec import EvaluationSpec
 from calift_core.spectrum import Covariance
@@ -285,6 +291,5 @@ def validation_values(
 
 def store(folder: Path, predictions: Predictions) -> tuple[str, str]:
     """Write predictions under `folder/predictions`. Returns the relative path and the SHA-256."""
-    name = predictions.metadata.dataset.replace("/", "_")
-    relative = f"predictions/{name}.parquet"
+    relative = predictions_name(predictions.metadata.dataset)
     return relative, write_predictions(folder / relative, predictions)

@@ -46,6 +46,7 @@ from calift_core.predictions import (
     PredictionsMetadata,
     Role,
     TopKPredictions,
+    predictions_name,
     read_metadata,
     read_predictions,
     read_top_k,
@@ -63,7 +64,6 @@ _HEADER_BYTES = 16 << 20
 _FLOOR = float(np.finfo(np.float32).tiny)
 _SINGULAR = {"labels": "label", "ids": "id", "clusters": "cluster"}
 _FORMATS = (".parquet", ".csv", ".npz")
-_PLAIN = re.compile(r"[^A-Za-z0-9._+=@-]")
 
 Array = npt.NDArray[Any]
 Kind = Literal["probs", "logits"]
@@ -695,15 +695,6 @@ def run_name(text: str) -> str:
     """A text such as a file's stem, made a run's name."""
     plain = re.sub(r"[^A-Za-z0-9 ._:+()/-]", "-", text)[:120].lstrip(" ._:+()/-")
     return plain or "imported predictions"
-
-
-def predictions_name(dataset: str) -> str:
-    """Where a data set's predictions lie in a run: `predictions/NAME.parquet`, plain characters."""
-    plain = _PLAIN.sub("_", dataset)
-    if plain != dataset.replace("/", "_") or not plain[0].isalnum() or len(plain) > 200:
-        # Two names that differ in what was replaced must not meet.
-        plain = f"d{plain[:180]}-{zlib.crc32(dataset.encode()):08x}"
-    return f"predictions/{plain}.parquet"
 
 
 def judged(

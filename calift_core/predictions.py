@@ -14,9 +14,11 @@ the scores of a sample need of all C. It is read by `read_top_k`, and by `read_s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -355,6 +357,27 @@ def _check_unique(ids: Strings) -> None:
         raise PredictionsError(
             f"ids must be unique, got {str(distinct[counts.argmax()])!r} {counts.max()} times"
         )
+
+
+def predictions_name(dataset: str) -> str:
+    """Where a data set's predictions lie in a run: `predictions/NAME.parquet`, plain characters.
+
+    Different sets have different files. The last `_` of a name stands for the set's `/`
+    (`photo/test` is `photo_test.parquet`); a set that could not be told from its name by that rule,
+    such as a shift called `photo_test`, has a hash behind its name.
+    """
+    plain = _NOT_PLAIN.sub("_", dataset)
+    first, joint, last = plain.rpartition("_")
+    told = f"{first}/{last}" if joint else plain
+    if told != dataset or not plain[0].isalnum() or len(plain) > 200 or _HASHED.search(plain):
+        digest = hashlib.sha256(dataset.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        start = "" if plain[0].isalnum() else "d"
+        plain = f"{start}{plain[:180]}-{digest}"
+    return f"predictions/{plain}.parquet"
+
+
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9._+=@-]")
+_HASHED = re.compile(r"-[0-9a-f]{12}$")
 
 
 def write_predictions(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from calift_core.calibration import softmax
@@ -26,11 +26,11 @@ from calift_core.importing import (
     export_predictions,
     import_into_folder,
     load_predictions,
-    predictions_name,
 )
 from calift_core.predictions import (
     Predictions,
     TopKPredictions,
+    predictions_name,
     read_predictions,
     read_top_k,
     top_k,
@@ -529,12 +529,28 @@ def test_import_into_folder__another_run_is_left_alone(tmp_path: Path) -> None:
         import_into_folder(make(50), tmp_path)
 
 
-@given(a=st.text(min_size=1, max_size=12), b=st.text(min_size=1, max_size=12))
+_NAMES = st.text(min_size=1, max_size=12) | st.text("ab/_-", min_size=1, max_size=5)
+
+
+@given(a=_NAMES, b=_NAMES)
+@example("photo/test", "photo_test")
+@example("photo_test", predictions_name("photo_test").split("/")[1].removesuffix(".parquet"))
+@example("é", predictions_name("é").split("/")[1].removesuffix(".parquet"))
 def test_predictions_name__is_plain_and_different_for_different_sets(a: str, b: str) -> None:
     from backend.artifacts import check_name
 
     assert check_name(predictions_name(a)) == predictions_name(a)
     assert (predictions_name(a) == predictions_name(b)) == (a == b)
+
+
+def test_predictions_name__of_parts_severities_and_plain_shifts_is_what_it_always_was() -> None:
+    for dataset, name in (
+        ("photos/test", "photos_test"),
+        ("my_photos/calibration", "my_photos_calibration"),
+        ("gaussian_noise/5", "gaussian_noise_5"),
+        ("on-texture", "on-texture"),
+    ):
+        assert predictions_name(dataset) == f"predictions/{name}.parquet"
 
 
 @pytest.mark.parametrize("writer", WRITERS)

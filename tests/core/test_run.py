@@ -29,6 +29,7 @@ from calift_core.errors import (
     NanLossError,
     SpecError,
 )
+from calift_core.files import sha256_file
 from calift_core.predictions import read_predictions
 from calift_core.run import (
     ensure_tiny,
@@ -172,6 +173,19 @@ def test_run__leaves_what_the_contract_names(finished: Any) -> None:
     assert report.selection["selected_on"] == "id_val"
     assert report.environment["device"] == "cpu"
     assert report.data["parts"]["test"] == report.evaluations[0].n
+
+
+def test_run__a_shift_named_like_the_test_set_has_a_file_of_its_own(
+    run_spec: Any, paintings: Path, home: Path, tmp_path: Path
+) -> None:
+    spec = run_spec("zero_shot", suite={"shifts": {"photos_test": f"folder:{paintings}"}})
+    records = go(spec, tmp_path / "run")
+    files = {r.evaluation.dataset: r.predictions for r in records if r.kind == "evaluation"}
+    assert files["photos/test"] == "predictions/photos_test.parquet"
+    for evaluation in report_in(tmp_path / "run").evaluations:
+        path = tmp_path / "run" / files[evaluation.dataset]
+        assert sha256_file(path) == evaluation.predictions_sha256
+        assert read_predictions(path).metadata.dataset == evaluation.dataset
 
 
 def test_run__report_can_be_computed_again_from_the_predictions(finished: Any) -> None:
