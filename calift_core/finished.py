@@ -30,7 +30,9 @@ from calift_core.clip import (
 from calift_core.data.suites import Suite
 from calift_core.errors import CheckpointError, DataError, ModelError
 from calift_core.heads import heads_dir
-from calift_core.methods import Classifier, RunLength, make_method
+from calift_core.methods import Classifier, Method, RunLength, make_method
+from calift_core.methods.base import zero_shot_classifier
+from calift_core.methods.pretrain import Pretrain as Pretraining
 from calift_core.preprocess import Preprocess
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.spec import ModelSpec, load_spec
@@ -207,14 +209,18 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> Judged:
         )
     generator = torch.Generator().manual_seed(spec.train.seed)
     clip = load_begun(spec.model, state, generator).to(device)
-    name = "styles" if isinstance(spec.method, Pretrain) else spec.suite.templates
-    captions = Captions.make(
-        suite.class_names, resolve_templates(name), clip.tokenizer, cache=heads_dir()
+    captions = learned = Captions.make(
+        suite.class_names,
+        resolve_templates(spec.suite.templates),
+        clip.tokenizer,
+        cache=heads_dir(),
     )
+    if isinstance(spec.method, Pretrain):
+        learned = Captions.make(suite.class_names, resolve_templates("styles"), clip.tokenizer)
     method = make_method(
         spec.method,
         clip,
-        captions,
+        learned,
         length=RunLength(total_steps=max(1, state.step), seed=spec.train.seed),
         confidence=spec.train.confidence,
     )
@@ -228,11 +234,24 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> Judged:
         ) from None
     method.load_state(state.method)
     method.finish()
-    classifier = method.classifier()
+    classifier = classifier_of(method, captions)
     make = Make.of(clip.made)
     sha256 = weights_sha256(clip.net)
     note = "" if state.made else outdated(spec.model.name, spec.model.pretrained, clip.made)
     return Judged(clip, classifier, sha256, make, clip.name, clip.pretrained, note=note)
+
+
+def classifier_of(method: Method, captions: Captions) -> Classifier:
+    """What the model of a method is judged with, at any point of its training.
+
+    Args:
+        method: as it is now.
+        captions: of the suite's templates. Pre-training learns on captions in styles and is judged
+            with these, as any model is.
+    """
+    if isinstance(method, Pretraining):
+        return zero_shot_classifier(method.clip, captions)
+    return method.classifier()
 
 
 def load_begun(model: ModelSpec, state: TrainState | None, generator: torch.Generator) -> Clip:

@@ -66,14 +66,14 @@ from calift_core.files import (
     sha256_file,
     storage_error,
 )
-from calift_core.finished import Judged, Turns, load_begun, load_judged, load_like
+from calift_core.finished import Judged, Turns, classifier_of, load_begun, load_judged, load_like
 from calift_core.heads import heads_dir
 from calift_core.home import models_dir
 from calift_core.judging import Settings, Subject, Verdict, judge, spectrum_of
 from calift_core.locks import try_lock
 from calift_core.merging import merge_runs
 from calift_core.methods import Batch, Classifier, Method, RunLength, fitted, make_method
-from calift_core.methods.base import Features, zero_shot_classifier
+from calift_core.methods.base import Features
 from calift_core.methods.confidence import mix
 from calift_core.reporting import summarise
 from calift_core.schedule import default_warmup
@@ -279,7 +279,7 @@ class _Job:
             method.finish()
             self._lap("training_s")
             self.processor_s["training_cpu_s"] = time.process_time() - processor_began
-        classifier = self._classifier(method, captions)
+        classifier = classifier_of(method, captions)
         self._save_model(clip, classifier, suite)
         yield from self._judge(
             clip,
@@ -563,7 +563,7 @@ class _Job:
     ) -> Iterator[Record]:
         """ID validation during training: accuracy, NLL, ECE and the spectrum."""
         images = suite.part("validation")
-        classifier = self._classifier(method, captions)
+        classifier = classifier_of(method, captions)
         covariance = Covariance(classifier.weights.shape[1])
         logits = predict(
             method.clip,
@@ -583,11 +583,6 @@ class _Job:
             values["effective_rank"] = spectrum.effective_rank
             yield SpectrumRecord(step=step, spectrum=spectrum)
         yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
-
-    def _classifier(self, method: Method, captions: Captions) -> Classifier:
-        if self.is_pretraining:  # learned on style captions, judged with the suite's templates
-            return zero_shot_classifier(method.clip, captions)
-        return method.classifier()
 
     def _save_model(self, clip: Clip, classifier: Classifier, suite: Suite) -> None:
         tensors = {"weights": classifier.weights}

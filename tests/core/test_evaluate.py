@@ -852,17 +852,23 @@ def test_many__refuses_other_architectures_suites_and_ways(
         go(evaluate_many(models, tmp_path / "own"))
 
 
+@pytest.mark.parametrize("kind", ["carot", "pretrain"])
 def test_many__checkpoints_of_one_run_and_the_last_is_the_finished_model(
-    run_spec: Any, home: Path, tmp_path: Path
+    run_spec: Any, home: Path, tmp_path: Path, kind: str
 ) -> None:
-    spec = run_spec("carot", train={"checkpoint_every_steps": 4, "keep_checkpoints": 9})
+    spec = run_spec(
+        kind,
+        suite={"fractions": {"pretrain": 0.5}} if kind == "pretrain" else {},
+        train={"checkpoint_every_steps": 4, "keep_checkpoints": 9},
+    )
     source = run_in_folder(spec, tmp_path / "run")
     for record in source:
         if record.kind == "phase" and record.phase == "evaluating":
             break
     source.close()
     steps = sorted((tmp_path / "run" / "checkpoint" / "steps").iterdir())
-    assert [name_of(p) for p in steps] == ["run-step-4", "run-step-8"]
+    last = 6 if kind == "pretrain" else 8
+    assert [name_of(p) for p in steps] == ["run-step-4", f"run-step-{last}"]
     assert {run_folder_of(p) for p in steps} == {tmp_path / "run"}
     models = {name_of(p): Evaluated(p, spec) for p in steps}
     assert go(evaluate_many(models, tmp_path / "out"))
@@ -870,11 +876,11 @@ def test_many__checkpoints_of_one_run_and_the_last_is_the_finished_model(
     hashes = [report_in(tmp_path / "out" / name).model["sha256"] for name in models]
     assert hashes[0] != hashes[1] == report_in(tmp_path / "run").model["sha256"]
     for name in ("photos_test", "validation"):
-        last, own = (
+        evaluated, own = (
             f / "predictions" / f"{name}.parquet"
-            for f in (tmp_path / "out" / "run-step-8", tmp_path / "run")
+            for f in (tmp_path / "out" / f"run-step-{last}", tmp_path / "run")
         )
-        assert last.read_bytes() == own.read_bytes()
+        assert evaluated.read_bytes() == own.read_bytes()
 
 
 def test_sweep__stopped_again_and_again_measures_the_same_path(
