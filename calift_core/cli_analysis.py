@@ -9,14 +9,22 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from calift_core.errors import DataError, LeakageError, SpecError, UnknownNameError
+from calift_core.errors import (
+    DataError,
+    LeakageError,
+    ServiceError,
+    SpecError,
+    UnknownNameError,
+)
 from calift_core.schema.wire import (
     Budget,
     CalibratorEffect,
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
     from calift_core.calibration.scores import SampleScores
     from calift_core.client import Client
     from calift_core.predictions import PredictionsMetadata
+    from calift_core.schema.report import EvaluationReport
     from calift_core.slices import Samples
 
 analyse_app = typer.Typer(
@@ -48,17 +57,30 @@ analyse_app = typer.Typer(
 SchemeName = Literal["equal_mass", "equal_width"]
 NormName = Literal["l1", "l2", "max"]
 
+_AS_EVALUATED = "as evaluated"
+
 Target = Annotated[
     str, typer.Argument(help="A predictions file (.parquet), or an EVALUATION_ID of the service.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
-Bins = Annotated[int, typer.Option("--bins", min=1, max=1000, help="Bins of every binned error.")]
-SchemeOption = Annotated[SchemeName, typer.Option("--scheme", help="How bins are cut.")]
+Bins = Annotated[
+    int | None,
+    typer.Option(
+        "--bins", min=1, max=1000, help="Bins of every binned error.", show_default=_AS_EVALUATED
+    ),
+]
+SchemeOption = Annotated[
+    SchemeName | None,
+    typer.Option("--scheme", help="How bins are cut.", show_default=_AS_EVALUATED),
+]
 NormOption = Annotated[
     NormName, typer.Option("--norm", help="Mean gap, root mean square, largest.")
 ]
 Temperature = Annotated[
-    float, typer.Option("--temperature", min=0.01, max=100, help="Divides the logits.")
+    float | None,
+    typer.Option(
+        "--temperature", min=0.01, max=100, help="Divides the logits.", show_default=_AS_EVALUATED
+    ),
 ]
 Where = Annotated[
     str | None,
@@ -78,10 +100,10 @@ Oracle = Annotated[
 @analyse_app.command("metrics")
 def analyse_metrics(
     target: Target,
-    n_bins: Bins = 15,
-    scheme: SchemeOption = "equal_mass",
+    n_bins: Bins = None,
+    scheme: SchemeOption = None,
     norm: NormOption = "l1",
-    temperature: Temperature = 1.0,
+    temperature: Temperature = None,
     classwise: Annotated[
         bool, typer.Option(help="With the class-wise error, which takes all logits.")
     ] = True,
@@ -91,17 +113,17 @@ def analyse_metrics(
     if _is_local(target):
         from calift_core import analysis
 
-        samples, source, metadata = _read(target, temperature)
-        binning = analysis.Binning(n_bins, scheme, norm)
+        binning, degrees = _evaluated(Path(target), n_bins, scheme, norm, temperature)
+        samples, source, metadata = _read(target, degrees)
         extra = (
-            analysis.classwise_measure(target, temperature=temperature, binning=binning)
+            analysis.classwise_measure(target, temperature=degrees, binning=binning)
             if classwise and metadata.storage == "full"
             else None
         )
         found = _measure_set(
             source,
             samples,
-            temperature,
+            degrees,
             binning,
             analysis.measures_of(
                 samples.scores,
@@ -121,17 +143,18 @@ def analyse_metrics(
 
 @analyse_app.command("audit")
 def analyse_audit(
-    target: Target, temperature: Temperature = 1.0, as_json: JsonFlag = False
+    target: Target, temperature: Temperature = None, as_json: JsonFlag = False
 ) -> None:
     """The same predictions under the estimators in use: why published numbers differ."""
     if _is_local(target):
         from calift_core import analysis
 
-        samples, source, metadata = _read(target, temperature)
+        _, degrees = _evaluated(Path(target), temperature=temperature)
+        samples, source, metadata = _read(target, degrees)
         schemes: tuple[SchemeName, ...] = ("equal_width", "equal_mass")
         classwise = [
             analysis.classwise_measure(
-                target, temperature=temperature, binning=analysis.Binning(scheme=scheme)
+                target, temperature=degrees, binning=analysis.Binning(scheme=scheme)
             )
             for scheme in schemes
             if metadata.storage == "full"
@@ -139,7 +162,7 @@ def analyse_audit(
         found = _measure_set(
             source,
             samples,
-            temperature,
+            degrees,
             analysis.Binning(),
             analysis.audit_of(samples.scores, classwise=classwise),
         )
@@ -170,10 +193,10 @@ def analyse_slices(
     min_n: Annotated[
         int, typer.Option("--min-n", min=10, help="Fewest samples that an ECE is given for.")
     ] = 30,
-    n_bins: Bins = 15,
-    scheme: SchemeOption = "equal_mass",
+    n_bins: Bins = None,
+    scheme: SchemeOption = None,
     norm: NormOption = "l1",
-    temperature: Temperature = 1.0,
+    temperature: Temperature = None,
     offset: Annotated[int, typer.Option(min=0, help="Slices left out at the front.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Most slices shown.")] = 50,
     as_json: JsonFlag = False,
@@ -181,31 +204,36 @@ def analyse_slices(
     """Calibration by class, confidence, source or data set, of samples that meet a condition."""
     if not _is_local(target):
         with _client() as client:
-            if "-" in target:
-                page = client.slices(
+            page = _slices_of_id(
+                target,
+                lambda: client.slices(
                     target, by=by, where=where, sort=sort, descending=descending, min_n=min_n,
                     n_bins=n_bins, scheme=scheme, norm=norm, temperature=temperature,
                     offset=offset, limit=limit,
-                )  # fmt: skip
-            else:
-                page = client.run_slices(
+                ),
+                lambda: client.run_slices(
                     target, where=where, min_n=min_n, n_bins=n_bins, scheme=scheme, norm=norm,
                     temperature=temperature, offset=offset, limit=limit,
-                )  # fmt: skip
+                ),
+            )  # fmt: skip
+    elif Path(target).is_dir():
+        page = _slices_of_folder(
+            Path(target),
+            lambda path: _evaluated(path, n_bins, scheme, norm, temperature),
+            where,
+            min_n,
+            offset,
+            limit,
+        )
     else:
         from calift_core import analysis
 
-        binning = analysis.Binning(n_bins, scheme, norm)
-        if Path(target).is_dir():
-            page = _slices_of_folder(
-                Path(target), binning, where, min_n, temperature, offset, limit
-            )
-        else:
-            samples, source, _ = _read(target, temperature)
-            page = analysis.slice_page(
-                samples, source, binning, by=by, where=where, sort=sort, descending=descending,
-                min_n=min_n, offset=offset, limit=limit, temperature=temperature,
-            )  # fmt: skip
+        binning, degrees = _evaluated(Path(target), n_bins, scheme, norm, temperature)
+        samples, source, _ = _read(target, degrees)
+        page = analysis.slice_page(
+            samples, source, binning, by=by, where=where, sort=sort, descending=descending,
+            min_n=min_n, offset=offset, limit=limit, temperature=degrees,
+        )  # fmt: skip
     _show_slices(page, as_json)
 
 
@@ -222,8 +250,8 @@ def analyse_calibrators(
         ),
     ] = None,
     oracle: Oracle = False,
-    n_bins: Bins = 15,
-    scheme: SchemeOption = "equal_mass",
+    n_bins: Bins = None,
+    scheme: SchemeOption = None,
     norm: NormOption = "l1",
     as_json: JsonFlag = False,
 ) -> None:
@@ -241,7 +269,7 @@ def analyse_calibrators(
         from calift_core import analysis
 
         given = given or _calibration_files(Path(target).parent, kind)
-        binning = analysis.Binning(n_bins, scheme, norm)
+        binning, _ = _evaluated(Path(target), n_bins, scheme, norm)
         calibrator, fitted = _fit(kind, given, oracle=oracle)
         samples, source, _ = _read(target, 1.0)
         (after,) = analysis.calibrated_scores(target, [calibrator])
@@ -265,17 +293,18 @@ def analyse_transfer(
         list[str] | None,
         typer.Option("--dataset", help="Only these; none: the ID data and the shifts."),
     ] = None,
-    n_bins: Bins = 15,
-    scheme: SchemeOption = "equal_mass",
+    n_bins: Bins = None,
+    scheme: SchemeOption = None,
     norm: NormOption = "l1",
     as_json: JsonFlag = False,
 ) -> None:
     """A calibrator fitted on A and tested on B, for every pair of data sets."""
     if _is_local(target):
-        from calift_core import analysis
-
         matrix = _transfer_of_folder(
-            Path(target), kind, list(dataset or ()), analysis.Binning(n_bins, scheme, norm)
+            Path(target),
+            kind,
+            list(dataset or ()),
+            lambda path: _evaluated(path, n_bins, scheme, norm)[0],
         )
     else:
         with _client() as client:
@@ -343,17 +372,20 @@ def _is_local(target: str) -> bool:
     return False
 
 
+def _demand_file(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"{str(path)!r} must be a predictions file, got a folder.")
+    if path.suffix.lower() in (".npz", ".csv"):
+        raise DataError(
+            f"{str(path)!r} must be a predictions file of calift (Parquet), got {path.suffix}.",
+            hint=f"`calift import-predictions {path} --out FOLDER` makes one of it.",
+        )
+
+
 def _read(path: str, temperature: float) -> tuple[Samples, Source, PredictionsMetadata]:
     from calift_core.predictions import read_index, read_metadata, read_scores
     from calift_core.slices import Samples
 
-    if Path(path).is_dir():
-        raise DataError(f"{path!r} must be a predictions file, got a folder.")
-    if Path(path).suffix.lower() in (".npz", ".csv"):
-        raise DataError(
-            f"{path!r} must be a predictions file of calift (Parquet), got {Path(path).suffix}.",
-            hint=f"`calift import-predictions {path} --out FOLDER` makes one of it.",
-        )
     metadata = read_metadata(path)
     ids, _, clusters = read_index(path)
     samples = Samples(
@@ -364,6 +396,65 @@ def _read(path: str, temperature: float) -> tuple[Samples, Source, PredictionsMe
     )
     source = Source(run_name=Path(path).name, dataset=metadata.dataset, role=metadata.role)
     return samples, source, metadata
+
+
+def _evaluated(
+    path: Path,
+    n_bins: int | None = None,
+    scheme: SchemeName | None = None,
+    norm: NormName = "l1",
+    temperature: float | None = None,
+) -> tuple[Binning, float]:
+    """How a file's errors are measured, and at which temperature: what is None is as evaluated.
+
+    That is what the run's report says, where the file lies in a run's folder.
+    """
+    from calift_core.analysis import Binning
+    from calift_core.predictions import read_metadata
+
+    _demand_file(path)
+    metadata = read_metadata(path)
+    own = _reported(path, metadata.dataset)
+    default = Binning() if own is None else Binning(
+        own.ece.n_bins, own.ece.scheme, n_resamples=own.ece.n_resamples, seed=own.ece.seed
+    )  # fmt: skip
+    degrees = metadata.temperature if own is None else own.temperature
+    binning = replace(
+        default,
+        n_bins=default.n_bins if n_bins is None else n_bins,
+        scheme=default.scheme if scheme is None else scheme,
+        norm=norm,
+    )
+    return binning, degrees if temperature is None else temperature
+
+
+def _reported(path: Path, dataset: str) -> EvaluationReport | None:
+    """What the report of the run that a predictions file lies in says of its data set."""
+    from calift_core.schema.report import Report
+
+    try:
+        text = (path.resolve().parent.parent / "report.json").read_bytes()
+        report = Report.model_validate_json(text)
+    except (OSError, ValidationError):
+        return None
+    return next((e for e in report.evaluations if e.dataset == dataset), None)
+
+
+def _slices_of_id(
+    target: str, of_evaluation: Callable[[], SlicePage], of_run: Callable[[], SlicePage]
+) -> SlicePage:
+    """Ask the service what an id is of, rather than guess it from how it is written."""
+    for ask in (of_evaluation, of_run):
+        try:
+            return ask()
+        except ServiceError as error:
+            if error.status != 404 or error.problem.get("code") != "NOT_FOUND":
+                raise
+    raise ServiceError(
+        f"there is no evaluation and no run {target!r}.",
+        status=404,
+        hint="`calift runs list` shows the runs.",
+    )
 
 
 def _measure_set(
@@ -456,18 +547,19 @@ def _reliability(
 
 def _slices_of_folder(
     folder: Path,
-    binning: Binning,
+    evaluated: Callable[[Path], tuple[Binning, float]],
     where: str | None,
     min_n: int,
-    temperature: float,
     offset: int,
     limit: int,
 ) -> SlicePage:
     from calift_core import analysis
 
     files = [f for f in _files(folder) if f[1].role not in ("calibration", "validation")]
+    first, degrees = evaluated(files[0][0]) if files else (analysis.Binning(), 1.0)
     items, n = [], 0
     for path, metadata in files[offset : offset + limit]:
+        binning, temperature = evaluated(path)
         samples, _, _ = _read(str(path), temperature)
         n += len(samples.scores)
         one = analysis.slice_of_set(
@@ -482,9 +574,9 @@ def _slices_of_folder(
         sort="key",
         descending=False,
         min_n=min_n,
-        scheme=binning.scheme,
-        norm=binning.norm,
-        temperature=temperature,
+        scheme=first.scheme,
+        norm=first.norm,
+        temperature=degrees,
         n=n,
         n_matching=sum(one.n for one in items),
         total=len(files),
@@ -494,7 +586,7 @@ def _slices_of_folder(
 
 
 def _transfer_of_folder(
-    folder: Path, kind: str, datasets: list[str], binning: Binning
+    folder: Path, kind: str, datasets: list[str], evaluated: Callable[[Path], Binning]
 ) -> TransferMatrix:
     from calift_core import analysis
     from calift_core.predictions import read_scores
@@ -509,6 +601,7 @@ def _transfer_of_folder(
         for path, m in tested
         if (m.dataset in datasets if datasets else m.role != "corruption")
     ]
+    binning = evaluated(chosen[0][0]) if chosen else analysis.Binning()
     notes: list[str] = []
     fits: list[tuple[Calibrator, FittedCalibrator]] = []
     seen: list[list[str]] = [[]]  # what each row was fitted on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,10 @@ from starlette.testclient import TestClient
 from backend.artifacts import publish_artifact
 from calift_core import calibration
 from calift_core.predictions import read_predictions, write_predictions
-from calift_core.schema import records as r
 from calift_core.schema.report import Report, Summary
 from calift_core.slices import Samples, matching
-from tests.conftest import example_evaluation, example_predictions, spec_of
+from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
+from tests.support import said
 
 SETS = (("id", "id"), ("sketch", "shift"), ("noise/3", "corruption"))
 
@@ -47,8 +48,7 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
         claim = store.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
         folder = tmp_path / "made" / run_id
-        said: list[Any] = [r.PhaseRecord(phase="evaluating")]
-        reports = []
+        reports, named = [], []
 
         def stored(name: str, predictions: Any) -> str:
             digest = write_predictions(folder / f"{name}.parquet", predictions, keep=keep)
@@ -69,11 +69,7 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
             )  # fmt: skip
             name = dataset.replace("/", "_")
             reports.append(example_evaluation(made, stored(name, made)))
-            said.append(
-                r.EvaluationRecord(
-                    evaluation=reports[-1], predictions=f"predictions/{name}.parquet"
-                )
-            )
+            named.append((reports[-1], f"predictions/{name}.parquet"))
         if calibration_split:
             stored("cal", example_predictions(50, dataset="suite/calibration", role="calibration"))
             stored("val", example_predictions(51, dataset="suite/validation", role="validation"))
@@ -85,8 +81,9 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
                     source_dataset="suite/calibration",
                 ),
             )  # fmt: skip
-        said.append(r.DoneRecord(summary=Summary(), steps=1))
-        assert store.record(run_id, 1, said)
+        told = [said.phase("loading"), *said.evaluating(named)]
+        told += said.ending(example_spectrum(), Summary(), steps=0)
+        assert store.record(run_id, 1, said.as_said(told))
         report = Report(
             run_id=run_id, name="a run", spec={}, spec_sha256="", resolved={}, summary=Summary(),
             evaluations=reports, spectrum=None, selection={}, model={}, data={}, timings_s={},
@@ -703,3 +700,44 @@ def test_top_k__what_needs_all_logits_says_so(
     assert "2 largest" in body["detail"]
     refused(api, f"/runs/{e['run_id']}/calibrators/transfer", 422, "INVALID_SPEC")
     refused(api, f"/evaluations/{e['id']}/slices", 422, "INVALID_SPEC", temperature=2)
+
+
+# ---- The command, asking the service -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings_of_the_command", [(), ("--bins", "4")])
+def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
+    served: str,
+    settings: Any,
+    make_run: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    settings_of_the_command: tuple[str, ...],
+) -> None:
+    from calift_core.cli import main
+    from calift_core.client import Client
+
+    settings.admin_token()
+    monkeypatch.setenv("CALIFT_API_URL", served)
+    run_id = make_run()
+    with Client(served, settings.admin_token()) as client:
+        by_set = {e.dataset: e for e in client.evaluations(run_id=[run_id]).items}
+
+    def slices(target: str) -> tuple[int, Any]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["analyse", "slices", target, "--json", *settings_of_the_command])
+        told = capsys.readouterr()
+        return ended.value.code, json.loads(told.out) if told.out else told.err
+
+    status, of_run = slices(run_id)
+    assert status == 0
+    assert of_run["by"] == "dataset"
+    assert of_run["items"][0]["n_bins"] == (4 if settings_of_the_command else 15)
+    status, of_evaluation = slices(by_set["sketch"].id)
+    assert status == 0
+    assert (of_evaluation["by"], of_evaluation["source"]["dataset"]) == ("class", "sketch")
+    for gone in ("0123456789ab", "0123456789ab-01234567", "a-b"):
+        status, told = slices(gone)
+        assert status == 1
+        assert f"no evaluation and no run '{gone}'" in told["error"]["message"]

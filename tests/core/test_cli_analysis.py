@@ -14,6 +14,9 @@ from calift_core import analysis, calibration
 from calift_core.calibration import score_samples
 from calift_core.cli import main
 from calift_core.predictions import write_predictions
+from calift_core.reporting import evaluation_report
+from calift_core.schema.report import Report, Summary
+from calift_core.schema.spec import EvaluationSpec
 from tests.conftest import example_predictions
 
 SETS = (
@@ -168,6 +171,34 @@ def test_targets__that_are_not_there(analyse: Callable[..., tuple[int, str]]) ->
     status, said = analyse("metrics", "0123456789ab-01234567")  # an id: the service is asked
     assert status == 1
     assert "no calift service answers" in said
+
+
+def test_analyse__asks_as_evaluated_unless_told_otherwise(
+    ask: Callable[..., Any], tmp_path: Path
+) -> None:
+    made = example_predictions(1, n=400, dataset="sketch", role="shift")
+    write_predictions(tmp_path / "predictions" / "sketch.parquet", made)
+    own = EvaluationSpec(n_bins=6, scheme="equal_width", n_resamples=40, seed=3)
+    evaluation = evaluation_report(made, own).model_copy(update={"temperature": 1.5})
+    report = Report(
+        run_id="x", name="a run", spec={}, spec_sha256="", resolved={}, summary=Summary(),
+        evaluations=[evaluation], spectrum=None, selection={}, model={}, data={}, timings_s={},
+        environment={},
+    )  # fmt: skip
+    (tmp_path / "report.json").write_text(report.model_dump_json())
+    file = tmp_path / "predictions" / "sketch.parquet"
+    explicit = ("--bins", 6, "--scheme", "equal_width", "--temperature", 1.5)
+    for command in (("metrics", file), ("slices", file), ("slices", tmp_path)):
+        assert ask(*command) == ask(*command, *explicit)
+        assert ask(*command)["temperature"] == 1.5
+        assert ask(*command, "--bins", 9) != ask(*command)
+    assert ask("audit", file) == ask("audit", file, "--temperature", 1.5)
+    assert ask("metrics", file)["n_resamples"] == 40
+    assert ask("metrics", file)["seed"] == 3
+    on_itself = ("calibrators", file, "--fit-on", file, "--oracle")
+    assert ask(*on_itself)["before"]["n_bins"] == 6
+    matrix = ask("transfer", tmp_path)
+    assert (matrix["n_bins"], matrix["scheme"]) == (6, "equal_width")
 
 
 # ---- The functions behind it -------------------------------------------------------------------
