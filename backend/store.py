@@ -77,7 +77,7 @@ from backend.models import (
     Token,
     Worker,
 )
-from calift_core.data.workload import Pace
+from calift_core.data.workload import Pace, recorded_pace
 from calift_core.errors import CaliftError, SpecError
 from calift_core.files import storage_error
 from calift_core.schema.imported import ImportedSpec
@@ -124,8 +124,8 @@ ADMIN_NAME = "admin"
 
 _LONGEST_TOKEN_S = 36_500 * 86_400.0
 
-#: Runs that a pace is the median of.
-_PACE_RUNS = 10
+#: Reports of a model that are looked at for the pace of a run.
+_PACE_REPORTS = 50
 #: A worker that was silent for this many seconds is shown as gone.
 WORKER_ALIVE_S = 60.0
 
@@ -2160,44 +2160,19 @@ class Store:
             ).scalar()
         return None if age is None else max(0.0, float(age))
 
-    def pace(self, *, model: str, method: str, device: str = "auto") -> Pace | None:
-        """Median pace of the last successful runs of this model and method, if there are any.
-
-        Args:
-            model: label of the model; see `model_label`.
-            method: kind of the method.
-            device: that the run asks for; `auto`: whatever those runs used.
-        """
+    def pace(self, spec: RunSpec) -> Pace | None:
+        """How fast finished runs say that a run like this one is, if any do."""
+        body = ReportRow.body
+        parts = ("spec", "environment", "speeds")
         with reading(self.engine) as connection:
-            bodies: list[dict[str, Any]] = list(
-                connection.execute(
-                    select(ReportRow.body)
-                    .join(Run, Run.id == ReportRow.run_id)
-                    .where(
-                        Run.model == model,
-                        Run.method == method,
-                        Run.phase == "SUCCEEDED",
-                        # Of a resumed run only the last attempt's time is told.
-                        Run.attempt == 1,
-                    )
-                    .order_by(Run.finished_at.desc())
-                    .limit(_PACE_RUNS)
-                ).scalars()
-            )
-        kind = device.partition(":")[0]
-        used = [str(body["environment"].get("device", "")).partition(":")[0] for body in bodies]
-        alike = [body for body, of in zip(bodies, used, strict=True) if kind in ("auto", of)]
-        if not alike:
-            return None
-        trained = [_trained_per_s(body) for body in alike]
-        evaluated = [_evaluated_per_s(body) for body in alike]
-        devices = " and ".join(sorted(set(used if kind == "auto" else [kind]) - {""}))
-        return Pace(
-            trained_per_s=_median(trained),
-            evaluated_per_s=_median(evaluated),
-            basis=f"the median pace of the last {len(alike)} runs of this model and method"
-            + (f" ({devices})" if devices else ""),
-        )
+            rows = connection.execute(
+                select(*(body[part].label(part) for part in parts))
+                .join(Run, Run.id == ReportRow.run_id)
+                .where(Run.model == model_label(spec), Run.phase == "SUCCEEDED")
+                .order_by(Run.finished_at.desc())
+                .limit(_PACE_REPORTS)
+            ).all()
+        return recorded_pace([row._asdict() for row in rows], spec)
 
     # -- tokens -------------------------------------------------------------------------------
 
@@ -2494,26 +2469,6 @@ class _Batch:
                 "ece": e.ece.value,
             },
         )
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v]
-    return float(np.median(known)) if known else None
-
-
-def _trained_per_s(report: Mapping[str, Any]) -> float | None:
-    """Training images a second that a report tells of."""
-    seconds = report["timings_s"].get("training_s")
-    steps = report["resolved"].get("total_steps")
-    if not seconds or not steps:
-        return None
-    return float(steps * report["spec"]["train"]["batch_size"] / seconds)
-
-
-def _evaluated_per_s(report: Mapping[str, Any]) -> float | None:
-    """Images a second that a report's evaluations took."""
-    seconds = sum(e.get("seconds", 0.0) for e in report["evaluations"])
-    return float(sum(e["n"] for e in report["evaluations"]) / seconds) if seconds else None
 
 
 def model_label(spec: RunSpec) -> str:

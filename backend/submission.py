@@ -15,14 +15,14 @@ from pydantic import ValidationError
 from backend import catalogue
 from backend.problems import HttpError
 from backend.settings import Settings
-from backend.store import NotFoundError, Store, model_label
+from backend.store import NotFoundError, Store
 from calift_core.data.catalogue import parse_suite_id
 from calift_core.data.listing import Budget
 from calift_core.data.workload import count_images
 from calift_core.errors import SpecError
 from calift_core.schema.methods import MethodBase, ModelStock
 from calift_core.schema.spec import ModelSpec, RunSpec, problems_of
-from calift_core.schema.wire import Estimate, RunSubmit, Validation
+from calift_core.schema.wire import RunSubmit, Validation
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _LOCAL_DIR = "local-dir:"
@@ -238,54 +238,42 @@ class Submission:
                     for pointer, message in work.problems
                 ],
             )
-        blocking = [a.message for a in work.counts.absent if not a.fetched]
-        missing = [*work.missing]
-        self._model_missing(spec, missing)
+        missing, blocking = work.missing, work.blocking
+        for sentence, is_fetched in self._model_missing(spec):
+            missing.append(sentence)
+            if not is_fetched:
+                blocking.append(sentence)
         if waits := self._store.why_waits(spec):
             missing.append(waits)
-        basis = f"images: {work.counts.basis}"
-        seconds = None
-        pace = self._store.pace(
-            model=model_label(spec), method=spec.method.kind, device=spec.train.device
-        )
-        if pace is not None:
-            seconds = work.seconds(pace)
-            basis += f"; time: {pace.basis}" if seconds is not None else ""
         return Validation(
             valid=True,
             missing=missing,
             blocking=blocking,
-            estimate=Estimate(
-                train_images=work.train_images,
-                steps=work.steps,
-                evaluation_images=work.evaluation_images,
-                seconds=seconds,
-                train_seconds_per_1000=1000 / pace.trained_per_s
-                if pace is not None and pace.trained_per_s
-                else None,
-                basis=basis,
-            ),
+            warnings=list(work.warnings),
+            estimate=work.estimate(self._store.pace(spec)),
         )
 
-    def _model_missing(self, spec: RunSpec, missing: list[str]) -> None:
+    def _model_missing(self, spec: RunSpec) -> Iterator[tuple[str, bool]]:
+        """What of the model is not here, and whether a run gets it by itself."""
         name, weights = spec.model.name, spec.model.pretrained
         if name.endswith(".json") and not Path(name).expanduser().is_file():
-            missing.append(f"There is no model config {name}.")
+            yield f"There is no model config {name}.", False
         if name.startswith(_LOCAL_DIR):
             folder = Path(name.removeprefix(_LOCAL_DIR)).expanduser()
             if not folder.is_dir():
-                missing.append(f"There is no folder {folder}.")
+                yield f"There is no folder {folder}.", False
         if weights is None or spec.method.kind == "pretrain":
             return
         if weights.endswith(_WEIGHT_SUFFIXES):
             if not Path(weights).expanduser().is_file():
-                missing.append(f"There is no weights file {weights}.")
+                yield f"There is no weights file {weights}.", False
         elif (name, weights) in catalogue.OPEN_CLIP and (
             catalogue.cached_weights(name, weights) is None
         ):
-            missing.append(
+            yield (
                 f"The weights of {name}/{weights} are not in the local cache; the worker will "
-                "fetch them, which needs a network."
+                "fetch them, which needs a network.",
+                True,
             )
 
 

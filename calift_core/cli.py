@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -186,7 +186,7 @@ def train(
     spec = load_spec(spec_file)
     _need_torch()
     if dry_run:
-        _dry_run(spec, as_json, measure=measure)
+        _dry_run(spec, as_json, folder=folder, measure=measure)
         return
     folder = folder or Path("runs") / _file_name(spec.name)
     if overwrite and (folder / "spec.json").is_file():
@@ -452,10 +452,21 @@ def _show_report(report: Report, as_json: bool) -> None:
     )
 
 
-def _dry_run(spec: RunSpec, as_json: bool, *, measure: bool) -> None:
+def _reports_near(folder: Path | None) -> list[dict[str, Any]]:
+    """Reports of the runs that lie where the new one would, the newest first."""
+    place = Path("runs") if folder is None else folder.parent
+    found = []
+    for path in place.glob("*/report.json"):
+        with suppress(OSError, ValueError):
+            report = Report.model_validate_json(path.read_bytes())
+            found.append((path.stat().st_mtime, str(path), report.model_dump(mode="json")))
+    return [report for *_, report in sorted(found, reverse=True)]
+
+
+def _dry_run(spec: RunSpec, as_json: bool, *, folder: Path | None, measure: bool) -> None:
     from calift_core.estimate import validate
 
-    result = validate(spec, measure=measure)
+    result = validate(spec, measure=measure, reports=_reports_near(folder))
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:
@@ -471,12 +482,15 @@ def _show_validation(spec: RunSpec, result: Validation) -> None:
         err.print(f"error: {problem['pointer']}: {problem['message']}", style="red", markup=False)
     for sentence in result.missing:
         out.print(f"missing here: {sentence}", style="yellow", markup=False)
+    for sentence in result.warnings:
+        out.print(f"warning: {sentence}", style="yellow", markup=False)
     e = result.estimate
     rows = [
         ("parameters", f"{e.parameters:,}" if e.parameters else None),
         ("training images", f"{e.train_images:,}" if e.train_images else None),
         ("optimiser steps", f"{e.steps:,}" if e.steps else None),
         ("evaluated images", f"{e.evaluation_images:,}" if e.evaluation_images else None),
+        ("for selection", f"{e.selection_images:,}" if e.selection_images else None),
         ("estimated time", _duration(e.seconds) if e.seconds else None),
         (
             "per 1,000 images",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -14,12 +16,13 @@ from calift_core.clip import TINY, Captions, Clip, hub_repository, in_hub_cache,
 from calift_core.data.images import ArraySource, ImageSet
 from calift_core.data.loader import Normalise, TrainView, train_batches
 from calift_core.data.suites import load_suite
-from calift_core.data.workload import Pace, Workload, count_images
+from calift_core.data.workload import Pace, Workload, count_images, recorded_pace
 from calift_core.errors import CaliftError
 from calift_core.methods import RunLength, make_method
+from calift_core.methods.confidence import mix
 from calift_core.run import make_plan, pretraining_spec, tiny_is_current
 from calift_core.schema.spec import ModelSpec, RunSpec
-from calift_core.schema.wire import Estimate, Validation
+from calift_core.schema.wire import Validation
 from calift_core.train import (
     add_gradient,
     autocast,
@@ -82,40 +85,52 @@ def _short(path: str) -> str:
     return path.replace(home, "~", 1) if path.startswith(home) else path
 
 
-def validate(spec: RunSpec, *, measure: bool = True) -> Validation:
+def validate(
+    spec: RunSpec, *, measure: bool = True, reports: Iterable[Mapping[str, Any]] = ()
+) -> Validation:
     """Check a spec against this machine and estimate its cost.
 
     Args:
         spec: a valid RunSpec.
-        measure: time a few training steps of the real model on random pixels.
+        measure: time a few training steps of the real model on random pixels, where no report
+            tells a pace.
+        reports: of finished runs on this machine, the newest first.
 
     Returns:
         `valid` is false when something in the spec is wrong; `missing` lists what this machine
         lacks. The estimate's `basis` says how it was made.
     """
     work = count_images(spec)
-    missing = [f"data: {sentence}" for sentence in work.missing]
-    missing += missing_weights(spec.model)
-    missing += missing_inputs(spec)
+    inputs = missing_inputs(spec)
     errors = [{"pointer": pointer, "message": message} for pointer, message in work.problems]
-    estimate = Estimate(
-        train_images=work.train_images,
-        steps=work.steps,
-        evaluation_images=work.evaluation_images,
-        basis=f"images: {work.counts.basis}",
-    )
+    if not errors and not work.missing:
+        try:
+            load_suite(spec.suite)  # reads headers, and looks for class names
+        except CaliftError as error:
+            errors.append({"pointer": "#/suite", "message": str(error)})
+    pace = recorded_pace(reports, spec)
+    estimate = work.estimate(pace)
     try:
         model = spec.model
         clip = load_clip(model.name, model.pretrained, weights=_weights_are_here(model))
         resolve_templates(spec.suite.templates)
-        if measure:
-            estimate = measure_cost(spec, clip, work)
+        parameters = sum(p.numel() for p in clip.net.parameters())
+        if measure and estimate.seconds is None:
+            pace = measure_pace(spec, clip, work)
+        estimate = work.estimate(pace, parameters=parameters)
     except CaliftError as error:
         pointer = "#/suite/templates" if "template" in error.message else "#/model"
         if "accumulation_steps" in error.message:
             pointer = "#/train/accumulation_steps"
         errors.append({"pointer": pointer, "message": str(error)})
-    return Validation(valid=not errors, errors=errors, missing=missing, estimate=estimate)
+    return Validation(
+        valid=not errors,
+        errors=errors,
+        missing=[*(f"data: {s}" for s in work.missing), *missing_weights(spec.model), *inputs],
+        blocking=[*(f"data: {s}" for s in work.blocking), *inputs],
+        warnings=list(work.warnings),
+        estimate=estimate,
+    )
 
 
 def _weights_are_here(model: ModelSpec) -> bool:
@@ -130,10 +145,12 @@ def _weights_are_here(model: ModelSpec) -> bool:
 
 #: Micro-batch and seconds that the timing of a step may take.
 _PROBE_BATCH, _PROBE_SECONDS = 8, 20.0
+#: Steps of a head on features take next to no time beside the tower that made them.
+_FEATURES_PER_S = 1e6
 
 
-def measure_cost(spec: RunSpec, clip: Clip, work: Workload) -> Estimate:
-    """Time training and evaluation on a few random images, on the device of the spec."""
+def measure_pace(spec: RunSpec, clip: Clip, work: Workload) -> Pace:
+    """Time training and prediction on a few random images, on the device of the spec."""
     device = resolve_device(spec.train.device)
     precision = resolve_precision(spec.train.precision, device)
     parameters = sum(p.numel() for p in clip.net.parameters())
@@ -149,29 +166,20 @@ def measure_cost(spec: RunSpec, clip: Clip, work: Workload) -> Estimate:
         clip.encode_image(images)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    evaluated_per_s = size / (time.monotonic() - began)
-    per_trained = None
-    if spec.method.trains and not spec.method.on_features:
+    predicted_per_s = size / (time.monotonic() - began)
+    trained_per_s = None
+    if spec.method.on_features:
+        trained_per_s = _FEATURES_PER_S
+    elif spec.method.trains:
         n_train = work.train_images or spec.train.batch_size
         per_trained, per_update = _time_step(spec, clip, size, n_train)
-        per_trained += per_update / spec.train.batch_size
-    pace = Pace(
-        trained_per_s=None if per_trained is None else 1 / per_trained,
-        evaluated_per_s=evaluated_per_s,
-        basis=(
-            f"timed on this machine ({device}, {precision}, {torch.get_num_threads()} threads): "
-            f"batches of {size} at {clip.image_size} px; loading and decoding are not in it"
-            + ("" if first < _PROBE_SECONDS else "; the first pass was slow")
-        ),
-    )
-    return Estimate(
-        train_images=work.train_images,
-        steps=work.steps,
-        evaluation_images=work.evaluation_images,
-        parameters=parameters,
-        seconds=work.seconds(pace),
-        train_seconds_per_1000=None if per_trained is None else 1000 * per_trained,
-        basis=f"images: {work.counts.basis}; {pace.basis}",
+        trained_per_s = 1 / (per_trained + per_update / spec.train.batch_size)
+    return Pace(
+        trained_per_s,
+        predicted_per_s,
+        f"a few steps on this machine ({device}, {precision}, {torch.get_num_threads()} threads), "
+        f"in batches of {size} at {clip.image_size} px; loading and decoding are not in it"
+        + ("" if first < _PROBE_SECONDS else "; the first pass was slow"),
     )
 
 
@@ -204,6 +212,7 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
         np.arange(size),
     )
     view = TrainView(images, clip.preprocess, len(templates), 0, (1.0, 1.0), False)
+    generator = torch.Generator().manual_seed(0)
     passes, updates = [], []
     for batch in train_batches(
         view,
@@ -214,6 +223,8 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
         normalise=Normalise(clip.mean, clip.std, device),
     ):
         began = time.monotonic()
+        if spec.train.confidence.mixup_alpha:
+            batch = mix(batch, spec.train.confidence.mixup_alpha, generator)
         float(add_gradient(method, batch, scaler, plan, device)["loss"])
         passes.append(time.monotonic() - began)
         optimizer.step()

@@ -22,6 +22,7 @@ from calift_core.clip import Clip
 from calift_core.data.images import ImageSet
 from calift_core.data.noise import perturbed, shrunk
 from calift_core.data.suites import Suite
+from calift_core.data.workload import NOISE_IMAGES, NOISE_LEVELS, NOISE_STEPS
 from calift_core.errors import InterruptedRunError, ModelError, StorageError
 from calift_core.evaluate import (
     Forward,
@@ -46,8 +47,6 @@ from calift_core.train import Precision
 SHARD_BATCHES = 8
 #: Seconds between two signs of life within a data set.
 SAY_EVERY_S = 2.0
-#: TS-P: levels including the clean one, as published; images and bisections that find them.
-NOISE_LEVELS, NOISE_IMAGES, NOISE_STEPS = 10, 512, 10
 #: Largest noise tried, as a share of the range of a pixel: little but black and white is left.
 MAX_NOISE = 4.0
 _FORMAT = 1

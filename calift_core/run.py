@@ -195,7 +195,9 @@ def run_job(
     ):
         yield from ensure_tiny(spec.model.pretrained, stop=stop)
     job = _Job(spec, folder, run_id, resume_from, stop, inputs)
-    yield from job.run()
+    for record in job.run():
+        job.hear(record)
+        yield record
 
 
 def _demand_space(folder: Path) -> None:
@@ -233,9 +235,15 @@ class _Job:
             spec.train.precision if asked == "train" else asked, self.device
         )
         self.timings: dict[str, float] = {}
+        self.speeds: dict[str, float] = {}
         self.began = time.monotonic()
         self.processor_s: dict[str, float] = {}
         self.is_pretraining = isinstance(spec.method, Pretrain)
+
+    def hear(self, record: Record) -> None:
+        """Keep how fast a stage was last said to be."""
+        if isinstance(record, ProgressRecord) and record.samples_per_s:
+            self.speeds[record.phase] = record.samples_per_s
 
     def run(self) -> Iterator[Record]:
         spec = self.spec
@@ -437,6 +445,7 @@ class _Job:
                 **environment(self.device, training_precision),
                 "evaluation_precision": self.evaluation_precision,
             },
+            speeds=self.speeds,
             frontier=frontier,
         )
         atomic_write_json(self.folder / "report.json", report.model_dump(mode="json"))

@@ -5,12 +5,23 @@ The form, the API and the command ask here, so that they say the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
 from calift_core.data.counting import SuiteCounts, count_suite
 from calift_core.data.listing import Budget, steps_per_epoch
 from calift_core.errors import CaliftError
-from calift_core.schema.spec import RunSpec
+from calift_core.schema.spec import ConfidenceSpec, RunSpec
+from calift_core.schema.wire import Estimate
+
+#: TS-P: levels including the clean one, as published; images and bisections that find them.
+NOISE_LEVELS, NOISE_IMAGES, NOISE_STEPS = 10, 512, 10
+#: Fewer steps of training than this are warned of.
+FEW_STEPS = 20
+#: Finished runs that a pace is the median of, at most.
+PACE_RUNS = 10
 
 
 @dataclass(frozen=True)
@@ -18,52 +29,90 @@ class Pace:
     """How fast a machine is at a kind of run.
 
     Attributes:
-        trained_per_s: training images a second, forward, backward and update.
-        evaluated_per_s: images a second that a finished model predicts.
-        basis: where the figures come from, as the end of a sentence.
+        trained_per_s: images a second in training steps: forward, backward and update.
+        predicted_per_s: images a second that a model predicts.
+        basis: what the figures are of, as a part of a sentence.
     """
 
     trained_per_s: float | None
-    evaluated_per_s: float | None
+    predicted_per_s: float | None
     basis: str
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run has to do.
+    """What a run has to do; None where it cannot be known here.
 
     Attributes:
         counts: images of the suite by what they are for.
-        train_images: images that are trained on, None where unknown or nothing is trained.
+        train_images: images that are trained on, None too where nothing is trained.
         steps: optimiser steps.
-        evaluation_images: images predicted by finished models, each as often as it is.
-        passes: training images times the epochs that they are seen in.
-        missing: sentences about data that is not here.
+        trained: images in all the steps together.
+        evaluation_images: test, shifts and corruptions, once for each model that is judged.
+        selection_images: ID validation and calibration, once for each model that is judged.
+        other_images: predicted besides: at the ends of epochs, before the first step, noisy copies.
         problems: pointer and sentence of what is here and cannot be used.
+        warnings: sentences on what is valid and hardly meant.
     """
 
     counts: SuiteCounts
     train_images: int | None = None
     steps: int | None = None
+    trained: int = 0
     evaluation_images: int | None = None
-    passes: int = 0
-    on_features: bool = False
-    missing: tuple[str, ...] = ()
+    selection_images: int | None = None
+    other_images: int = 0
     problems: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """Sentences on data that is not here."""
+        return [item.message for item in self.counts.absent]
+
+    @property
+    def blocking(self) -> list[str]:
+        """Those of `missing` that no run gets by itself."""
+        return [item.message for item in self.counts.absent if not item.fetched]
 
     def seconds(self, pace: Pace) -> float | None:
-        """Time of training and evaluation; None where a part of it is unknown."""
-        if self.evaluation_images is None:
+        """Time of training and predicting; None where a part of it is unknown."""
+        if self.evaluation_images is None or self.selection_images is None:
             return None
+        predicted = self.evaluation_images + self.selection_images + self.other_images
         total = 0.0
         for images, per_s in (
-            (self.evaluation_images, pace.evaluated_per_s),
-            (self.passes, pace.evaluated_per_s if self.on_features else pace.trained_per_s),
+            (self.trained, pace.trained_per_s),
+            (predicted, pace.predicted_per_s),
         ):
             if images and not per_s:
                 return None
             total += images / per_s if per_s else 0.0
         return total
+
+    def estimate(self, pace: Pace | None = None, **more: Any) -> Estimate:
+        """The cost in numbers, with the time if a pace is known.
+
+        Args:
+            pace: of runs like this one.
+            **more: other fields.
+        """
+        seconds = None if pace is None else self.seconds(pace)
+        trained_per_s = None if pace is None or not self.trained else pace.trained_per_s
+        told = "" if pace is None or seconds is None else f"; time: {pace.basis}"
+        return Estimate(
+            train_images=self.train_images,
+            steps=self.steps,
+            evaluation_images=self.evaluation_images,
+            selection_images=self.selection_images,
+            parts=dict(self.counts.parts),
+            shifts=dict(self.counts.shifts),
+            corrupted_images=self.counts.corrupted,
+            seconds=seconds,
+            train_seconds_per_1000=1000 / trained_per_s if trained_per_s else None,
+            basis=f"images: {self.counts.basis}{told}",
+            **more,
+        )
 
 
 def count_images(spec: RunSpec, budget: Budget | None = None) -> Workload:
@@ -78,29 +127,101 @@ def count_images(spec: RunSpec, budget: Budget | None = None) -> Workload:
     except CaliftError as error:
         return Workload(SuiteCounts(basis="unknown"), problems=(("#/suite/id", str(error)),))
     problems = [(absent.pointer, absent.message) for absent in counts.problems]
-    method = spec.method
-    train = steps = None
-    passes = 0
+    method, train = spec.method, spec.train
+    n_validation = counts.parts.get("validation", 0)
+    n_train = steps = None
+    trained = other = 0
+    warnings: list[str] = []
     if method.trains and counts.parts:
         part = "pretrain" if method.kind == "pretrain" else "train"
-        train = counts.parts.get(part, 0)
-        if train == 0:
+        n_train = counts.parts.get(part, 0)
+        if n_train == 0:
             problems.append(("#/suite", f"no images in {part}"))
-        else:
-            per_epoch = steps_per_epoch(train, spec.train.batch_size)
-            steps = 0 if method.solved_at_once else spec.train.epochs * per_epoch
-            # On features every image is encoded once; the steps on them cost next to nothing.
-            passes = train if method.on_features else steps * spec.train.batch_size
-    evaluated = None
-    if counts.evaluated is not None and counts.selection is not None:
-        evaluated = (counts.evaluated + counts.selection) * method.judged_models
+        per_epoch = steps_per_epoch(n_train, train.batch_size)
+        steps = 0 if method.solved_at_once or n_train == 0 else train.epochs * per_epoch
+        trained = steps * min(train.batch_size, n_train)
+        if method.encodes_first:
+            other += n_train + (n_validation if method.solved_at_once else 0)
+        if steps and train.spectrum_every_epochs:
+            other += n_validation * (train.epochs // train.spectrum_every_epochs)
+        if 0 < steps < FEW_STEPS:
+            warnings.append(_few(steps, n_train, spec))
+    if spec.evaluation.perturbed_calibration:
+        n = counts.parts.get("calibration", 0)
+        searched = min(n, NOISE_IMAGES) * (1 + (NOISE_LEVELS - 1) * NOISE_STEPS)
+        other += n * (NOISE_LEVELS - 1) + searched
+    judged = method.judged_models
+    selection = None
+    if counts.selection is not None:  # a path is not measured on the calibration images
+        selection = counts.selection + (judged - 1) * n_validation
     return Workload(
         counts,
-        train_images=train,
+        train_images=n_train,
         steps=steps,
-        evaluation_images=evaluated,
-        passes=passes,
-        on_features=method.on_features,
-        missing=tuple(absent.message for absent in counts.absent),
+        trained=trained,
+        evaluation_images=None if counts.evaluated is None else counts.evaluated * judged,
+        selection_images=selection,
+        other_images=other,
         problems=tuple(problems),
+        warnings=tuple(warnings),
+    )
+
+
+def _few(steps: int, n_train: int, spec: RunSpec) -> str:
+    batch, epochs = spec.train.batch_size, spec.train.epochs
+    words = f"{steps} step{'' if steps == 1 else 's'} of training"
+    at = f"{n_train:,} images in batches of {batch:,}"
+    return (
+        f"Only {words} ({at}, {epochs} epoch{'' if epochs == 1 else 's'}): the model will hardly "
+        "change. A smaller batch or more epochs give more."
+    )
+
+
+def recorded_pace(reports: Iterable[Mapping[str, Any]], spec: RunSpec) -> Pace | None:
+    """The pace that finished runs tell, for a run like them.
+
+    Predicting is as fast as in any run of the same model on the same kind of device; training, as
+    in those of the same method with the same options of `train.confidence` too.
+
+    Args:
+        reports: `report.json` of finished runs or the parts `spec`, `environment` and `speeds` of
+            it, the newest first.
+        spec: the run to be. Where its device is `auto`, that of the newest run like it is taken.
+    """
+    model = spec.model.model_dump(mode="json")
+    alike = [r for r in reports if r.get("speeds") and r["spec"].get("model") == model]
+    if spec.train.precision != "auto":
+        alike = [r for r in alike if r["environment"].get("precision") == spec.train.precision]
+    if not alike:
+        return None
+    kind = spec.train.device.partition(":")[0]
+    if kind == "auto":
+        kind = _device(alike[0])
+    alike = [r for r in alike if _device(r) == kind]
+    same = [r for r in alike if _trains_as(r, spec)]
+    trained = [r["speeds"]["training"] for r in same if r["speeds"].get("training")][:PACE_RUNS]
+    predicted = [r["speeds"]["evaluating"] for r in alike if r["speeds"].get("evaluating")]
+    predicted = predicted[:PACE_RUNS]
+    if not trained and not predicted:
+        return None
+    n = len(trained) if spec.method.trains else len(predicted)
+    of = f"{spec.model.name} with {spec.method.kind}" if spec.method.trains else spec.model.name
+    runs = f"of {n} finished runs" if n > 1 else "of a finished run"
+    return Pace(
+        median(trained) if trained else None,
+        median(predicted) if predicted else None,
+        f"{'the median ' if n > 1 else 'the pace '}{runs} of {of} on {kind}",
+    )
+
+
+def _device(report: Mapping[str, Any]) -> str:
+    return str(report["environment"].get("device", "")).partition(":")[0]
+
+
+def _trains_as(report: Mapping[str, Any], spec: RunSpec) -> bool:
+    theirs = report["spec"]
+    options = ConfidenceSpec.model_validate(theirs.get("train", {}).get("confidence") or {})
+    return (
+        theirs.get("method", {}).get("kind") == spec.method.kind
+        and options.active() == spec.train.confidence.active()
     )

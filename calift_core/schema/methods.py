@@ -72,6 +72,11 @@ class MethodBase(Frozen):
         return False
 
     @property
+    def encodes_first(self) -> bool:
+        """Whether features of the training images are computed before the first step."""
+        return self.on_features
+
+    @property
     def solved_at_once(self) -> bool:
         """Whether a solver finds the optimum before the first step, and there are no steps."""
         return False
@@ -184,6 +189,11 @@ class LpFt(MethodBase):
     head_start: Literal["zero_shot", "zeros"] = Field(
         default="zero_shot", title="Head starts from", description="Before the probe [calift]"
     )
+
+    @property
+    def encodes_first(self) -> bool:
+        """For the probe."""
+        return True
 
 
 class LipsumFt(MethodBase):

@@ -156,4 +156,8 @@ class Report(Frozen):
     data: dict[str, Any]
     timings_s: dict[str, float]
     environment: dict[str, Any]
+    speeds: dict[str, float] = Field(
+        default_factory=dict,
+        description="Images a second while training (the steps alone) and while evaluating",
+    )
     frontier: list[FrontierPoint] | None = None

@@ -251,11 +251,21 @@ class RunPage(Frozen):
 
 
 class Estimate(Frozen):
-    """What a run will cost, before it is run; null where it cannot be known here."""
+    """What a run will cost, before it is run; null where it cannot be known here.
+
+    `evaluation_images` are those that models are judged on: test, shifts and corruptions.
+    `selection_images` are predicted as well: ID validation and calibration, for choosing settings
+    and fitting calibrators. Both count an image once for each model that is judged. `parts` and
+    `shifts` count it once, as does `corrupted_images`, which adds up names and severities.
+    """
 
     train_images: int | None = None
     steps: int | None = None
     evaluation_images: int | None = None
+    selection_images: int | None = None
+    parts: dict[str, int] = Field(default_factory=dict)
+    shifts: dict[str, int | None] = Field(default_factory=dict)
+    corrupted_images: int = 0
     parameters: int | None = None
     seconds: float | None = None
     train_seconds_per_1000: float | None = None
@@ -266,13 +276,15 @@ class Validation(Frozen):
     """The answer to a dry run.
 
     `missing` says what is not on this machine; `blocking` holds those sentences of it that no
-    worker can mend by itself, such as a folder that is not there.
+    worker can mend by itself, such as a folder that is not there. `warnings` are of what is valid
+    and hardly meant.
     """
 
     valid: bool
     errors: list[dict[str, str]] = Field(default_factory=list)
     missing: list[str] = Field(default_factory=list)
     blocking: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
     estimate: Estimate = Field(default_factory=Estimate)
 
 

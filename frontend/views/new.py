@@ -49,9 +49,6 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 #: Fields of a method that name finished runs of this service.
 RUN_FIELDS = ("run", "runs")
 
-#: Fewer steps of training than this are warned of.
-FEW_STEPS = 20
-
 #: Fields of Training that most people set; the rest is folded away.
 TRAIN_FIRST = ("epochs", "batch_size", "lr", "weight_decay", "warmup_steps", "seed")
 
@@ -366,13 +363,8 @@ def _submit(spec: dict[str, Any], titles: dict[str, str]) -> None:
         for sentence in validation.missing:
             show = st.error if sentence in validation.blocking else st.warning
             show(text.md_prose(sentence), icon=":material/inventory_2:")
-        steps = validation.estimate.steps
-        if steps is not None and 0 < steps < FEW_STEPS:
-            st.warning(
-                f"Only {text.plural(steps, 'step')} of training: the model will hardly change. "
-                "More epochs or a smaller batch give more.",
-                icon=":material/timer:",
-            )
+        for sentence in validation.warnings:
+            st.warning(text.md_prose(sentence), icon=":material/timer:")
     with st.container(horizontal=True, vertical_alignment="center"):
         ready = validation is not None and validation.valid and not validation.blocking
         if st.button(

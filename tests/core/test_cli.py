@@ -214,8 +214,10 @@ def test_dry_run__of_the_examples_says_what_is_missing(
     if not missing:
         assert result.missing == []
     if name == "imagenet-vit-b-16.yaml":
-        assert result.estimate.train_images == 1_281_167
-        assert result.estimate.steps == 25_020
+        assert result.estimate.train_images == 1_281_167 - 2 * 12_812
+        assert result.estimate.steps == 24_520
+        assert result.estimate.evaluation_images == 166_963
+        assert result.estimate.selection_images == 2 * 12_812
 
 
 def test_dry_run__measures_and_leaves_nothing_behind(

@@ -1,0 +1,190 @@
+"""The dry run: the API, the command and the loaders say the same; a run that ended tells a pace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from backend.store import Store
+from calift_core import estimate
+from calift_core.data.suites import load_suite
+from calift_core.judging import n_images_of
+from calift_core.schema import records as r
+from calift_core.schema.report import Report
+from calift_core.schema.spec import RunSpec, load_spec, parse_spec
+from calift_core.schema.wire import Estimate, Validation
+from tests.conftest import spec_of
+from tests.core.conftest import VIT, write_classes
+from tests.core.test_suites import PACS, cifar10_c, pacs  # noqa: F401 - fixtures
+from tests.support import record_run
+
+#: What of an estimate does not depend on who asks.
+NUMBERS = {
+    "train_images",
+    "steps",
+    "evaluation_images",
+    "selection_images",
+    "parts",
+    "shifts",
+    "corrupted_images",
+}
+
+
+def ask(api: TestClient, spec: RunSpec) -> Validation:
+    body = {"spec": spec.model_dump(mode="json")}
+    return Validation.model_validate(api.post("/api/v1/runs/validate", json=body).json())
+
+
+def numbers(of: Estimate) -> dict[str, Any]:
+    return of.model_dump(include=NUMBERS)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "tiny.json").write_text(json.dumps(VIT))
+    return {"name": str(tmp_path / "tiny.json"), "pretrained": None}
+
+
+@pytest.mark.parametrize(
+    ("suite", "train", "evaluated"),
+    [
+        ("cifar10", 39_859, 10_000),
+        ("cifar10-c", 39_859, 760_000),
+        ("imagenet", 1_024_934, 166_963),
+        ("imagenet-c", 1_024_934, 3_800_000),
+        ("pacs", 1_002, 8_655),
+        ("office-home", 2_614, 12_102),
+    ],
+)
+def test_dry_run__published_suites_have_the_same_numbers_by_api_and_command(
+    api: TestClient, tiny: dict[str, Any], suite: str, train: int, evaluated: int
+) -> None:
+    spec = spec_of(model=tiny, suite={"id": suite, "templates": "plain"})
+    by_api, by_command = ask(api, spec), estimate.validate(spec, measure=False)
+    assert numbers(by_api.estimate) == numbers(by_command.estimate)
+    assert by_api.estimate.evaluation_images == evaluated
+    assert by_api.estimate.train_images == pytest.approx(train, abs=1)
+    assert by_api.blocking == ([] if suite == "cifar10" else by_api.missing[:1])
+    assert len(by_command.blocking) == len(by_api.blocking)
+
+
+@pytest.mark.parametrize("suite", ["pacs", "folder", "cifar10-c"])
+def test_dry_run__suites_that_are_here_have_the_numbers_of_the_loaders(
+    api: TestClient, tiny: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path,
+    suite: str,
+) -> None:  # fmt: skip
+    where = request.getfixturevalue({"cifar10-c": "cifar10_c"}.get(suite, "pacs"))
+    data: dict[str, Any] = {"id": f"{suite}:{where}", "templates": "plain"}
+    if suite == "folder":
+        data |= {
+            "id": f"folder:{where}/photo",
+            "shifts": {"art": f"folder:{where}/art_painting"},
+            "corruptions": {"names": "benchmark", "severities": [2, 4], "limit": 3},
+        }
+    spec = spec_of(model=tiny, suite=data, train={"batch_size": 8})
+    loaded = load_suite(spec.suite)
+    by_api, by_command = ask(api, spec), estimate.validate(spec, measure=False)
+    assert by_command.valid, by_command.errors
+    assert numbers(by_api.estimate) == numbers(by_command.estimate)
+    assert by_api.estimate.train_images == len(loaded.parts["train"])
+    told = by_api.estimate
+    assert (told.evaluation_images or 0) + (told.selection_images or 0) == n_images_of(loaded)
+    assert by_api.blocking == by_command.missing == []
+
+
+def test_dry_run__folders_that_do_not_fit_are_refused_by_both(
+    api: TestClient, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "photos", PACS, n=3)
+    write_classes(tmp_path / "art", PACS[:3], n=3)
+    suite = {"id": f"folder:{tmp_path}/photos", "shifts": {"art": f"folder:{tmp_path}/art"}}
+    spec = spec_of(model=tiny, suite=suite)
+    by_api, by_command = ask(api, spec), estimate.validate(spec, measure=False)
+    assert [e["pointer"] for e in by_api.errors] == ["#/spec/suite/shifts/art"]
+    assert [e["pointer"] for e in by_command.errors] == ["#/suite/shifts/art"]
+    assert by_api.errors[0]["message"] == by_command.errors[0]["message"]
+
+
+def test_dry_run__two_steps_are_warned_of_and_a_bare_path_is_a_folder(
+    api: TestClient, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "photos", PACS, n=12)
+    spec = spec_of(model=tiny, suite={"id": str(tmp_path / "photos")}, train={"epochs": 2})
+    assert spec.suite.id == f"folder:{tmp_path}/photos"
+    told = ask(api, spec)
+    assert told.estimate.steps == 2
+    assert "Only 2 steps of training" in told.warnings[0]
+    assert told.valid
+    assert not told.blocking
+
+
+def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(
+    store: Store, tmp_path: Path
+) -> None:
+    lines = record_run.record(tmp_path)
+    report = Report.model_validate_json((tmp_path / "run" / "report.json").read_bytes())
+    spec = load_spec(tmp_path / "run" / "spec.json")
+    assert store.pace(spec) is None
+    run_id = store.submit(spec)
+    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    said = [r.RECORD.validate_json(line) for line in lines]
+    for record in said:
+        assert store.record(run_id, 1, [record])
+    assert store.pace(spec) is None, "no run has ended yet"
+    assert store.finish(run_id, 1, phase="SUCCEEDED", report=report.model_dump(mode="json"))
+    speeds = {
+        record.phase: record.samples_per_s
+        for record in said
+        if isinstance(record, r.ProgressRecord) and record.samples_per_s
+    }
+    pace = store.pace(spec)
+    assert pace is not None
+    assert (pace.trained_per_s, pace.predicted_per_s) == (
+        speeds["training"],
+        speeds["evaluating"],
+    )
+
+    def like(**changes: Any) -> RunSpec:
+        data = spec.model_dump(mode="json")
+        return parse_spec(
+            {k: {**v, **changes.get(k, {})} if isinstance(v, dict) else v for k, v in data.items()}
+            | ({"method": changes["method"]} if "method" in changes else {})
+        )
+
+    longer = store.pace(like(train={"epochs": 9}))
+    assert longer == pace
+    other_method = store.pace(like(method={"kind": "flyp"}))
+    assert other_method is not None
+    assert other_method.trained_per_s is None
+    assert other_method.predicted_per_s == pace.predicted_per_s
+    assert store.pace(like(train={"device": "cuda"})) is None
+    assert store.pace(like(model={"name": "ViT-B-32"})) is None
+
+
+def test_pace__the_dry_run_knows_a_time_once_a_run_like_it_has_ended(
+    api: TestClient, app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = record_run.record(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    spec = load_spec(tmp_path / "run" / "spec.json")
+    before = ask(api, spec)
+    assert before.estimate.steps == 18
+    assert before.estimate.seconds is None
+    store = app.state.services.store
+    run_id = store.submit(spec)
+    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    assert store.record(run_id, 1, [r.RECORD.validate_json(line) for line in lines])
+    report = json.loads((tmp_path / "run" / "report.json").read_bytes())
+    assert store.finish(run_id, 1, phase="SUCCEEDED", report=report)
+    after = ask(api, spec)
+    assert numbers(after.estimate) == numbers(before.estimate)
+    assert after.estimate.seconds is not None
+    assert after.estimate.seconds > 0
+    assert "the pace of a finished run of tiny.json with carot on cpu" in after.estimate.basis
+    by_command = estimate.validate(spec, measure=False, reports=[report])
+    assert by_command.estimate.seconds == pytest.approx(after.estimate.seconds)
+    assert numbers(by_command.estimate) == numbers(after.estimate)
