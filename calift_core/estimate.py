@@ -177,8 +177,8 @@ def measure_pace(spec: RunSpec, clip: Clip, work: Workload) -> Pace:
     return Pace(
         trained_per_s,
         predicted_per_s,
-        f"a few steps on this machine ({device}, {precision}, {torch.get_num_threads()} threads), "
-        f"in batches of {size} at {clip.image_size} px; loading and decoding are not in it"
+        f"timed on this machine ({device}, {precision}, {torch.get_num_threads()} threads), "
+        f"a few steps in batches of {size} at {clip.image_size} px; without loading and decoding"
         + ("" if first < _PROBE_SECONDS else "; the first pass was slow"),
     )
 

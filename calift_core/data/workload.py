@@ -99,7 +99,7 @@ class Workload:
         """
         seconds = None if pace is None else self.seconds(pace)
         trained_per_s = None if pace is None or not self.trained else pace.trained_per_s
-        told = "" if pace is None or seconds is None else f"; time: {pace.basis}"
+        told = "" if pace is None or seconds is None else f"; time {pace.basis}"
         return Estimate(
             train_images=self.train_images,
             steps=self.steps,
@@ -210,7 +210,7 @@ def recorded_pace(reports: Iterable[Mapping[str, Any]], spec: RunSpec) -> Pace |
     return Pace(
         median(trained) if trained else None,
         median(predicted) if predicted else None,
-        f"{'the median ' if n > 1 else 'the pace '}{runs} of {of} on {kind}",
+        f"at the {'median ' if n > 1 else ''}pace {runs} of {of} on {kind}",
     )
 
 

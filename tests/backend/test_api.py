@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -401,10 +402,11 @@ def test_validate__tells_faults_and_costs_without_storing(api: TestClient, tmp_p
     answer = api.post("/api/v1/runs/validate", json={"spec": SPEC | {"train": {"lr": -1}}}).json()
     assert not answer["valid"]
     assert [e["pointer"] for e in answer["errors"]] == ["#/spec/train/lr"]
+    pixel = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
     for part, count in (("train/a", 30), ("train/b", 20), ("test/a", 4), ("test/b", 6)):
         (tmp_path / "data" / part).mkdir(parents=True)
         for index in range(count):
-            (tmp_path / "data" / part / f"{index}.png").touch()
+            (tmp_path / "data" / part / f"{index}.gif").write_bytes(pixel)
     spec = SPEC | {
         "suite": {
             "id": f"folder:{tmp_path / 'data'}",
@@ -425,7 +427,8 @@ def test_validate__tells_faults_and_costs_without_storing(api: TestClient, tmp_p
     assert [sentence for sentence in answer["blocking"] if "'gone'" in sentence]
     del spec["suite"]["shifts"]["gone"]
     whole = api.post("/api/v1/runs/validate", json={"spec": spec}).json()
-    assert whole["estimate"]["evaluation_images"] == 10 + (50 - n) + 10 + 4 * 5
+    assert whole["estimate"]["evaluation_images"] == 10 + 10 + 4 * 5
+    assert whole["estimate"]["selection_images"] == 50 - n
     assert whole["blocking"] == []
     assert any("'gone'" in sentence for sentence in answer["missing"])
     assert any("No worker" in sentence for sentence in answer["missing"])
@@ -436,9 +439,10 @@ def test_submit__exposed_service_reads_only_its_roots(
     make_settings: Any, sqlite_url: str, tmp_path: Path
 ) -> None:
     root = tmp_path / "data"
-    for name in ("cat/1.png", "dog/2.png"):
-        (root / "photos" / name).parent.mkdir(parents=True)
-        (root / "photos" / name).touch()
+    for name in ("cat", "dog"):
+        (root / "photos" / name).mkdir(parents=True)
+        for index in range(20):
+            (root / "photos" / name / f"{index}.png").touch()
     (root / "out").symlink_to("/")
     token = "ci." + "s" * 32
     settings = make_settings(

@@ -141,7 +141,7 @@ def test_pace__is_the_median_of_runs_of_the_same_kind() -> None:
     assert pace is not None
     assert pace.trained_per_s == 100.0
     assert pace.predicted_per_s == 950.0  # predicting does not depend on the method
-    assert pace.basis == "the median of 3 finished runs of calift-tiny with carot on cpu"
+    assert pace.basis == "at the median pace of 3 finished runs of calift-tiny with carot on cpu"
 
 
 def test_pace__of_another_method_is_good_for_predicting_only() -> None:
@@ -178,7 +178,7 @@ def test_pace__of_any_device_is_that_of_the_newest_run_alone() -> None:
     pace = recorded_pace(reports, cifar())
     assert pace is not None
     assert pace.trained_per_s == 5000.0
-    assert pace.basis == "the pace of a finished run of calift-tiny with carot on cuda"
+    assert pace.basis == "at the pace of a finished run of calift-tiny with carot on cuda"
     on_cpu = recorded_pace(reports, cifar(device="cpu"))
     assert on_cpu is not None
     assert on_cpu.trained_per_s == 10.0

@@ -112,7 +112,7 @@ def phase(name: str) -> r.PhaseRecord:
 
 def warning() -> r.LogRecord:
     """A sentence for people."""
-    return _first(r.LogRecord, "training")
+    return _first(r.LogRecord, "loading")
 
 
 def resumed(step: int) -> r.ResumedRecord:
