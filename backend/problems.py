@@ -263,12 +263,15 @@ def declare(document: dict[str, Any]) -> None:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             statuses = {400, 401, 403, 429, 500, 503}
-            statuses |= {404} if "{" in path else set()
+            named = "{" in path or "404" in operation["responses"]
+            statuses |= {404} if named else set()
             statuses |= {422} if operation.get("parameters") else set()
             if "requestBody" in operation:
                 statuses |= {413, 415, 422}
             if method in ("post", "delete"):
                 statuses |= {409}
+            if method in ("post", "patch"):
+                statuses |= {507}
             if operation.get("security") == []:
                 statuses = {400, 429, 500} | ({503} & {int(s) for s in operation["responses"]})
             operation["responses"].pop("422", None)

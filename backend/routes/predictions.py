@@ -19,6 +19,7 @@ router = APIRouter(tags=["predictions"])
 @router.post(
     "/predictions",
     status_code=201,
+    responses={404: {}},
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -325,7 +325,7 @@ def download_predictions(
     return file_response(services, found.sha256, found.name or f"{evaluation_id}.parquet", known)
 
 
-@router.get("/compare")
+@router.get("/compare", responses={404: {}})
 @allow("read")
 def compare_runs(
     services: ServicesDep,

@@ -51,12 +51,21 @@ def samples_needed(
         power: chance to show it when it is real.
 
     Raises:
-        SpecError: level or power is not in (0, 1), or the difference is 0, which no sample shows.
+        SpecError: level or power is not in (0, 1), or the difference is 0, which no sample shows,
+            or so small that too many would be needed.
     """
     wanted = found.difference if difference is None else difference
     check_power(level, power, wanted)
     z = float(ndtri((1 + level) / 2) + ndtri(power))
+    if z * found.standard_error > abs(wanted) * math.sqrt(_MOST / found.n):
+        raise _too_small(wanted)
     return max(1, math.ceil(found.n * (z * found.standard_error / wanted) ** 2))
+
+
+def _too_small(difference: float) -> SpecError:
+    return SpecError(
+        f"a difference of {difference:g} must need at most {_MOST:,} samples, got more"
+    )
 
 
 @dataclass(frozen=True)
@@ -101,9 +110,7 @@ class SquaredPlan:
         while draws.power(high, level) < power:
             low, high = high, 2 * high
             if high > _MOST:
-                raise SpecError(
-                    f"a difference of {difference:g} must need at most {_MOST:,} samples, got more"
-                )
+                raise _too_small(difference)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if draws.power(middle, level) >= power else (middle, high)

@@ -487,6 +487,14 @@ def test_model_confidence_set__inputs_that_do_not_pair_are_named() -> None:
 # Planning
 
 
+@pytest.mark.parametrize("difference", [5e-324, 1e-200, -1e-12])
+def test_samples_needed__of_next_to_no_difference_is_refused(difference: float) -> None:
+    a, b, labels = pair(400, 9)
+    found = cal.paired_difference(a, b, labels, metric="nll", n_resamples=200)
+    with pytest.raises(SpecError, match="at most 1,000,000,000,000 samples"):
+        cal.samples_needed(found, difference=difference)
+
+
 def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None:
     a, b, labels = pair(400, 9)
     found = cal.paired_difference(a, b, labels, metric="nll", n_resamples=200)

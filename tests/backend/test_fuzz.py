@@ -1,0 +1,192 @@
+"""Generated calls of every operation, as its description says and as it does not: 0 server errors.
+
+Each call goes to a service on SQLite and to one on Postgres, which must answer alike. The calls are
+the same every time; `CALIFT_FUZZ_EXAMPLES=1000` makes a long night of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from backend.gate import UPLOAD_TYPE
+from backend.main import create_app
+from tests.conftest import fresh_postgres, serving, spec_of
+
+EXAMPLES = int(os.environ.get("CALIFT_FUZZ_EXAMPLES", "10"))
+#: Each of these starts a process that reads the upload.
+SLOW = {"import_predictions"}
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+@schemathesis.serializer(UPLOAD_TYPE)
+def _as_bytes(_context: Any, value: Any) -> Any:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+@dataclass
+class Side:
+    """A service on one kind of database, and what is there to be named: the same on each."""
+
+    name: str
+    app: Any
+    address: str
+    caller: requests.Session
+    known: dict[str, list[Any]]
+
+
+def _known(store: Any, finished: list[str]) -> dict[str, list[Any]]:
+    waiting, cancelled = store.submit(spec_of()), store.submit(spec_of())
+    store.request_cancel(cancelled)
+    evaluations = [e.id for run_id in finished for e in store.run_evaluations(run_id)]
+    return {
+        "run_id": [*finished, waiting, cancelled],
+        "evaluation_id": evaluations,
+        "name": ["predictions/id.parquet", "predictions/nothing.parquet"],
+        "fit_on": evaluations,
+        "against": evaluations,
+        "baseline": finished,
+        "run": [*finished, waiting],
+        "cursor": [
+            store.list_runs(limit=1)[1],
+            store.list_runs(limit=1, sort="name")[1],
+            store.list_evaluations(limit=1)[1],
+        ],
+        "dataset": ["id", "sketch"],
+    }
+
+
+@pytest.fixture
+def sides(
+    make_settings: Any, sqlite_url: str, postgres: Any, finished_run: Callable[..., str]
+) -> Iterator[list[Side]]:
+    with ExitStack() as stack:
+        urls = {"sqlite": sqlite_url, "postgres": stack.enter_context(fresh_postgres(postgres))}
+        made = []
+        for name, url in urls.items():
+            settings = make_settings(
+                database_url=url, requests_per_minute=10_000_000, max_queued=1_000_000
+            )
+            app = create_app(settings, housekeeping=False)
+            address = stack.enter_context(serving(app))
+            services = app.state.services
+            finished = [
+                finished_run(services.store, services.artifacts, seed=seed) for seed in (0, 1)
+            ]
+            caller = stack.enter_context(requests.Session())
+            caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
+            made.append(Side(name, app, address, caller, _known(services.store, finished)))
+        yield made
+
+
+def test_fuzz__every_operation(sides: list[Side], caplog: pytest.LogCaptureFixture) -> None:
+    document = sides[0].app.openapi()
+    schema = schemathesis.openapi.from_dict(document)
+    asked: dict[str, int] = {}
+    faults: list[str] = []
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        for mode in GenerationMode:
+            count = _fuzz(operation, mode, sides, faults)
+            asked[operation.label] = asked.get(operation.label, 0) + count
+    assert faults == [], "\n\n".join(faults[:20])
+    assert len(asked) == sum(len(item) for item in document["paths"].values())
+    assert all(asked.values()), asked
+    assert sum(asked.values()) > 30 * EXAMPLES
+    for side in sides:
+        _check_alive(side)
+    assert [r for r in caplog.records if r.exc_info and r.levelno >= logging.ERROR] == []
+
+
+def _fuzz(operation: Any, mode: GenerationMode, sides: list[Side], faults: list[str]) -> int:
+    """Call one operation with generated requests; how many there were."""
+    name = operation.definition.raw["operationId"]
+    count = 0
+
+    @hypothesis_settings(
+        max_examples=min(EXAMPLES, 3) if name in SLOW else EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
+    def call(case: Any, data: Any) -> None:
+        nonlocal count
+        count += 1
+        chosen = _choose(name, case, data)
+        statuses = {}
+        for side in sides:
+            for values, key, index in chosen:
+                one = side.known[key][index]
+                values[key] = [one] if isinstance(values[key], list) else one
+            response = case.call(base_url=side.address, session=side.caller, timeout=60)
+            statuses[side.name] = response.status_code
+            try:
+                case.validate_response(response, checks=CHECKS)
+            except FailureGroup as error:
+                told = "; ".join(str(one) for one in error.exceptions)
+                faults.append(f"{side.name} {case.as_curl_command()[:1500]}\n{told[:3000]}")
+        if len(set(statuses.values())) > 1:
+            faults.append(f"{case.as_curl_command()[:1500]}\nanswers {statuses}")
+
+    try:
+        call()
+    except Unsatisfiable:
+        assert mode is GenerationMode.NEGATIVE, "there is always a right call"
+        return 0
+    return count
+
+
+def _choose(name: str, case: Any, data: Any) -> list[tuple[Any, str, int]]:
+    """Where the call names something that exists, and which: behind it lie the deeper paths."""
+    if name == "delete_run":
+        return []  # what is deleted is missed by everything after it
+    sizes = {"run_id": 4, "evaluation_id": 4, "name": 2, "fit_on": 4, "against": 4}
+    sizes |= {"baseline": 2, "run": 3, "cursor": 3, "dataset": 2}
+    if name == "stream_events":
+        sizes["run_id"] = 2  # the stream of a run that waits has no end
+    return [
+        (values, key, data.draw(st.integers(0, sizes[key] - 1)))
+        for values in (case.path_parameters, case.query)
+        for key in list(values or {})
+        if key in sizes and data.draw(st.booleans())
+    ]
+
+
+def _check_alive(side: Side) -> None:
+    """Submits answer, and what was stored is still there."""
+    for _ in range(8):
+        body = {"name": "alive", "method": {"kind": "zero_shot"}}
+        submitted = side.caller.post(f"{side.address}/api/v1/runs", json=body)
+        assert submitted.status_code == 202
+        where = side.address + submitted.headers["location"]
+        assert side.caller.get(where).status_code == 200
+    for run_id in side.known["run_id"][:2]:
+        assert side.caller.get(f"{side.address}/api/v1/runs/{run_id}/report").status_code == 200
