@@ -1,16 +1,19 @@
 """`calift demo`: the whole path on real data, through the real service.
 
-A run is used again only if its spec, calift's source and the images are the very same: each is part
-of a key that the run carries as a tag. So old and new results never stand in one table.
+A run is used again only if its spec, the source that decides its numbers, the images and the
+weights that it starts from are the very same: each is part of a key that the run carries as a tag.
+So old and new results never stand in one table.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from rich.table import Table
@@ -74,20 +77,82 @@ def demo_specs() -> list[RunSpec]:
     ]
 
 
-def source_key() -> str:
-    """Hash of calift's own source, as far as it decides numbers."""
+#: Libraries whose arithmetic is in every number.
+_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "numpy", "scipy", "pillow")
+
+
+def source_key(root: Path | None = None) -> str:
+    """Hash of the source that decides a run's numbers, and of the libraries behind it.
+
+    That is what a runner can load: `calift_core.run` and all that it imports, inside functions too,
+    and the data files beside them. Comments, docstrings and layout do not count.
+
+    Args:
+        root: the package's folder; none: that of this package.
+    """
+    root = root or Path(__file__).parent
     digest = hashlib.sha256(__version__.encode())
-    root = Path(__file__).parent
-    for path in sorted((*root.rglob("*.py"), *root.rglob("*.json"))):
-        if path.name in ("cli.py", "demo.py", "client.py", "doctor.py"):
-            continue
+    for library in _LIBRARIES:
+        digest.update(f"{library} {metadata.version(library)}\n".encode())
+    for path, tree in sorted(deciding_files(root).items()):
+        digest.update(f"{path.relative_to(root).as_posix()}\n{ast.dump(tree)}\n".encode())
+    for path in sorted(root.rglob("*.json")):
         digest.update(path.relative_to(root).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
+#: Imported for the names of what the API answers; no number comes from there.
+_ANSWERS = "schema.wire"
+
+
+def deciding_files(root: Path) -> dict[Path, ast.Module]:
+    """The files that `calift_core.run` imports, itself among them, without their docstrings."""
+    found: dict[Path, ast.Module] = {}
+    names = ["run"]
+    while names:
+        name = names.pop()
+        if name.startswith(_ANSWERS):
+            continue
+        # A module's packages are run before it.
+        names += {name.rpartition(".")[0]} - {"", name}
+        folder = root.joinpath(*name.split("."))
+        for path in (folder.with_suffix(".py"), folder / "__init__.py"):
+            if path not in found and path.is_file():
+                found[path] = tree = ast.parse(path.read_text(encoding="utf-8"))
+                names += _imports(tree)
+                _drop_docstrings(tree)
+    return found
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Names within `calift_core` that a file imports; some of them are not modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (n.removeprefix("calift_core.") for n in names if n.startswith("calift_core."))
+
+
+def _drop_docstrings(tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:]
+
+
 def demo_tag(spec: RunSpec, source: str, data: str) -> str:
-    """The key of a run: equal only where the result must be equal."""
+    """The key of a run: equal only where the result must be equal.
+
+    Args:
+        spec: what is asked.
+        source: from `source_key`.
+        data: hashes of the images and of the weights that the run starts from.
+    """
     text = f"{spec.content_hash()}:{source}:{data}"
     return f"demo-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -153,12 +218,12 @@ def _finish_runs(
 ) -> tuple[list[RunDetail], int]:
     """Submit what is not finished, follow it, and return the finished runs in order."""
     from calift_core.data.suites import load_suite
-    from calift_core.run import pretraining_spec, tiny_is_current
+    from calift_core.run import pretraining_spec, tiny_is_current, tiny_sha256
 
     specs = demo_specs()
     pretraining = pretraining_spec("fashion-mnist")
     suite = load_suite(pretraining.suite)
-    data = ":".join(suite.parts[part].sha256 for part in sorted(suite.parts))
+    images = ":".join(suite.parts[part].sha256 for part in sorted(suite.parts))
     source = source_key()
     lap("finding the data")
     if tiny_is_current(pretraining, suite):
@@ -167,6 +232,7 @@ def _finish_runs(
         run = client.submit(pretraining, priority=10)
         _demand_success(follow_runs(client, [run.id]))
         lap("pre-training calift-tiny")
+    data = f"{images}:{tiny_sha256('fashion-mnist')}"
     ids: list[str] = []
     submitted: list[str] = []
     for spec in specs:

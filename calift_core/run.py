@@ -807,6 +807,21 @@ def tiny_is_current(spec: RunSpec, suite: Suite) -> bool:
         return False
 
 
+def tiny_sha256(suite_id: str) -> str:
+    """SHA-256 of the weights that `calift-tiny` loads for a suite, pre-trained here before.
+
+    Raises:
+        ModelUnavailableError: it has not been.
+    """
+    try:
+        entry = json.loads((models_dir() / TINY / f"{suite_id}.json").read_text())
+        return str(entry["sha256"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelUnavailableError(
+            f"calift-tiny must be pre-trained on {suite_id} here, it is not: {error}"
+        ) from error
+
+
 def publish_tiny(work: Path, suite_id: str, key: str) -> None:
     """Make a finished pre-training's weights the ones that `calift-tiny` loads for a suite."""
     folder = models_dir() / TINY
