@@ -8,12 +8,13 @@ PIP_ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: help demo up test lint format bench results pictures clean
+.PHONY: help demo up test soak lint format bench results pictures clean
 
 help:
 	@echo "make demo     pre-train, fine-tune and compare four methods on real data (about 8 minutes)"
 	@echo "make up       start the service and the dashboard"
 	@echo "make test     run every test"
+	@echo "make soak     kill thirty times on each kind of database and look for holes in the curves"
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make format   format the code"
 	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation, the API and threads"
@@ -33,6 +34,11 @@ PYTEST_ARGS ?= -n logical --dist loadfile $(if $(CI),--durations=20)
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .data .chrome
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# CALIFT_CHAOS_SEED chooses other moments.
+SOAK_KILLS ?= 30
+soak: $(VENV)/.dev
+	@CALIFT_CHAOS_KILLS=$(SOAK_KILLS) $(BIN)/python -m pytest tests/worker/test_chaos.py --log-cli-level=INFO
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

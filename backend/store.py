@@ -132,6 +132,9 @@ WORKER_ALIVE_S = 60.0
 #: So long a relay keeps doorbells to itself; one that died meanwhile has them rung by another.
 _HOLD_S = 60.0
 
+#: Points of curves that are put back in one transaction: other writers wait meanwhile.
+_RESTORED_AT_ONCE = 1000
+
 #: A run fails after it could not be stored where it ran so many times: there is no room for it.
 MAX_SETBACKS = 5
 
@@ -1036,6 +1039,35 @@ class Store:
             self._flush(connection, batch, row.event_seq, row.log_bytes)
             return True
 
+    def restore(self, run_id: str, attempt: int, points: Sequence[Record]) -> bool:
+        """Put points of curves back that earlier attempts measured. False: fenced off.
+
+        Idempotent by (name, step), and by step for spectra. Nothing is deleted, and nobody is told:
+        it happened before.
+        """
+        for at in range(0, max(1, len(points)), _RESTORED_AT_ONCE):
+            with writing(self.engine) as connection:
+                row = self._fenced(connection, run_id, attempt, attempt=attempt)
+                if row is None:
+                    return False
+                batch = _Batch(run_id, attempt, row.now)
+                for item in points[at : at + _RESTORED_AT_ONCE]:
+                    batch.take(item)
+                self._put_points(connection, batch)
+        return True
+
+    def _put_points(self, connection: Connection, batch: _Batch) -> None:
+        if batch.metrics:
+            connection.execute(
+                self._upsert(Metric, ("run_id", "name", "step"), ("value", "epoch", "attempt")),
+                list(batch.metrics.values()),
+            )
+        if batch.spectra:
+            connection.execute(
+                self._upsert(SpectrumRow, ("run_id", "step", "final"), ("attempt", "spectrum")),
+                list(batch.spectra.values()),
+            )
+
     def _flush(self, connection: Connection, batch: _Batch, seq: int, log_bytes: int) -> None:
         run_id = batch.run_id
         if batch.resumed_step is not None:
@@ -1051,15 +1083,7 @@ class Store:
                     Metric.run_id == run_id, Metric.attempt < batch.attempt, Metric.step >= first
                 )
             )
-            connection.execute(
-                self._upsert(Metric, ("run_id", "name", "step"), ("value", "epoch", "attempt")),
-                list(batch.metrics.values()),
-            )
-        if batch.spectra:
-            connection.execute(
-                self._upsert(SpectrumRow, ("run_id", "step", "final"), ("attempt", "spectrum")),
-                list(batch.spectra.values()),
-            )
+        self._put_points(connection, batch)
         if batch.evaluations:
             connection.execute(
                 self._upsert(

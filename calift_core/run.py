@@ -4,7 +4,7 @@ The folder of a run::
 
     spec.json  job.json          what is asked (job.json only under a worker)
     records.jsonl                everything that happened, in order, over all attempts
-    metrics.jsonl                the curves: one line per logged step, none twice
+    metrics.jsonl spectra.jsonl  the curves: one line per logged step, none twice
     checkpoint/                  where a stopped run goes on; the finished model at the end
     predictions/*.parquet        per-sample predictions, one file per data set
     evaluating/                  where a stopped evaluation goes on; gone at the end
@@ -21,7 +21,6 @@ import ctypes
 import hashlib
 import json
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -39,6 +38,7 @@ from torch import Tensor
 
 from calift_core.checkpoint import TrainState, drop_states, newest_state, save_final
 from calift_core.clip import TINY, Captions, Clip, outdated, weights_sha256
+from calift_core.curves import Curves, Lines
 from calift_core.data.images import kept_in_memory
 from calift_core.data.listing import steps_per_epoch
 from calift_core.data.loader import (
@@ -64,7 +64,6 @@ from calift_core.files import (
     atomic_write_bytes,
     atomic_write_json,
     sha256_file,
-    storage_error,
 )
 from calift_core.finished import Judged, Turns, classifier_of, load_begun, load_judged, load_like
 from calift_core.heads import heads_dir
@@ -80,7 +79,6 @@ from calift_core.schedule import default_warmup
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
-    CheckpointRecord,
     DoneRecord,
     EvaluationRecord,
     JobFile,
@@ -168,6 +166,7 @@ def run_job(
     resume_from: Path | None = None,
     inputs: Mapping[str, Path] | None = None,
     stop: Stop = never,
+    keep_states: bool = False,
 ) -> Iterator[Record]:
     """Train, evaluate, report. Yields what happens; the folder holds the result.
 
@@ -181,6 +180,8 @@ def run_job(
         inputs: folders of the finished runs that a merging method names, by those names; one that
             is absent is a folder itself.
         stop: true to save a checkpoint and stop.
+        keep_states: leave behind what only an unfinished run needs: the caller removes it when the
+            result is safe elsewhere.
 
     Raises:
         CaliftError: whatever stands in the way, in a sentence.
@@ -194,7 +195,7 @@ def run_job(
         and not isinstance(spec.method, Pretrain)
     ):
         yield from ensure_tiny(spec.model.pretrained, stop=stop)
-    job = _Job(spec, folder, run_id, resume_from, stop, inputs)
+    job = _Job(spec, folder, run_id, resume_from, stop, inputs, keep_states)
     for record in job.run():
         job.hear(record)
         yield record
@@ -226,7 +227,9 @@ class _Job:
         resume_from: Path | None,
         stop: Stop,
         inputs: Mapping[str, Path] | None = None,
+        keep_states: bool = False,
     ) -> None:
+        self.keep_states = keep_states
         self.spec, self.folder, self.run_id, self.stop = spec, folder, run_id, stop
         self.resume_from, self.inputs = resume_from, inputs
         self.device = resolve_device(spec.train.device)
@@ -403,7 +406,7 @@ class _Job:
         resolved: dict[str, Any],
         frontier: list[FrontierPoint] | None = None,
     ) -> Iterator[Record]:
-        """Write the report, and remove what only an unfinished run needs."""
+        """Write the report, and remove what only an unfinished run needs, unless it is to stay."""
         spec, spectrum = self.spec, verdict.spectrum
         if spectrum is not None:
             yield SpectrumRecord(step=steps, spectrum=spectrum, final=True)
@@ -449,8 +452,9 @@ class _Job:
             frontier=frontier,
         )
         atomic_write_json(self.folder / "report.json", report.model_dump(mode="json"))
-        drop_states(self.folder / "checkpoint")
-        drop_shards(self.folder)
+        if not self.keep_states:
+            drop_states(self.folder / "checkpoint")
+            drop_shards(self.folder)
         yield DoneRecord(summary=report.summary, steps=steps)
 
     def _lap(self, name: str) -> None:
@@ -864,8 +868,9 @@ def run_in_folder(
     resume_from: Path | None = None,
     inputs: Mapping[str, Path] | None = None,
     stop: Stop = never,
+    keep_states: bool = False,
 ) -> Iterator[Record]:
-    """`run_job`, with `records.jsonl` and `metrics.jsonl` written as it goes.
+    """`run_job`, with `records.jsonl` and the curves written as it goes.
 
     Raises:
         CheckpointError: the folder holds another spec's run.
@@ -888,26 +893,18 @@ def run_in_folder(
         after: Callable[[], None] | None = _publisher(spec, folder)
     else:
         after = None
-    curve = folder / "metrics.jsonl"
-    if resume_from is not None and not curve.is_file():
-        _copy_if_there(resume_from / curve.name, curve)
-    with _Lines(folder / "records.jsonl") as records, _Lines(curve) as metrics:
-        begun = False
+    with Curves(folder, resume_from) as curves, Lines(folder / "records.jsonl") as records:
         for record in run_job(
-            spec, folder, run_id=run_id, resume_from=resume_from, inputs=inputs, stop=stop
+            spec,
+            folder,
+            run_id=run_id,
+            resume_from=resume_from,
+            inputs=inputs,
+            stop=stop,
+            keep_states=keep_states,
         ):
-            if isinstance(record, ResumedRecord):
-                _keep_until(metrics, record.step)
-                begun = True
-            elif isinstance(record, MetricsRecord):
-                if not begun:  # an earlier attempt ended before its first checkpoint
-                    _keep_until(metrics, 0)
-                    begun = True
-                line = {"step": record.step, "epoch": record.epoch, **record.values}
-                metrics.add(json.dumps(line))
-            elif isinstance(record, CheckpointRecord):
-                metrics.sync()
-            elif isinstance(record, DoneRecord) and after is not None:
+            curves.take(record)
+            if isinstance(record, DoneRecord) and after is not None:
                 after()
             records.add(record.model_dump_json())
             yield record
@@ -924,69 +921,6 @@ def _publisher(spec: RunSpec, folder: Path) -> Callable[[], None] | None:
         publish_tiny(folder, spec.suite.id, key)
 
     return publish
-
-
-class _Lines:
-    """A JSONL file that is appended to, whole line by whole line.
-
-    Nothing is buffered here, so that an error shows where it happens and only once.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._open()
-
-    def _open(self) -> None:
-        try:
-            self.file = self.path.open("ab+", buffering=0)
-            self.file.seek(0)
-            whole = self.file.read()
-            self.file.truncate(whole.rfind(b"\n") + 1)  # a killed process may leave half a line
-        except OSError as error:
-            raise storage_error(error, self.path, "open") from error
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def add(self, line: str) -> None:
-        """Append one line.
-
-        Raises:
-            DiskFullError: no space is left.
-            StorageError: the file cannot be written.
-        """
-        data = memoryview((line + "\n").encode())
-        try:
-            while data:
-                data = data[self.file.write(data) :]
-        except OSError as error:
-            raise storage_error(error, self.path, "write") from error
-
-    def sync(self) -> None:
-        """Force to disk."""
-        os.fsync(self.file.fileno())
-
-    def replace(self, lines: list[str]) -> None:
-        """Put these lines in the place of all."""
-        self.file.close()
-        atomic_write_bytes(self.path, "".join(line + "\n" for line in lines).encode())
-        self._open()
-
-
-def _keep_until(metrics: _Lines, step: int) -> None:
-    """Drop from the curves what an earlier attempt logged after the step that is gone on from."""
-    lines = metrics.path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    if len(kept) < len(lines):
-        metrics.replace(kept)
-
-
-def _copy_if_there(source: Path, target: Path) -> None:
-    if source.is_file():
-        atomic_write_bytes(target, source.read_bytes())
 
 
 def main(argv: list[str]) -> int:
@@ -1026,6 +960,7 @@ def main(argv: list[str]) -> int:
             resume_from=resume_from,
             inputs={name: Path(given) for name, given in job.inputs.items()},
             stop=lambda: asked_to_stop,
+            keep_states=True,  # the worker may die before it has stored the result
         ):
             if record.kind == "progress":
                 if time.monotonic() < next_line:

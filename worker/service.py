@@ -195,14 +195,16 @@ class WorkerService:
             log.warning("presence: %s", error)
 
     def _tidy(self) -> None:
-        """Remove the job folders of deleted runs, and of runs that ended long ago."""
+        """Remove the job folders of deleted and succeeded runs, and of runs that ended long ago."""
         jobs = self.settings.jobs_dir
         for folder in sorted(jobs.iterdir()) if jobs.is_dir() else []:
             idle_s = time.time() - _touched_at(folder)
             if folder.is_symlink() or not folder.is_dir() or idle_s < _ORPHAN_S:
                 continue
             try:
-                over = self.store.phase(folder.name) in TERMINAL_PHASES and idle_s > _KEEP_ENDED_S
+                phase = self.store.phase(folder.name)
+                # All of a run that succeeded is stored; a worker died before it could clean up.
+                over = phase == "SUCCEEDED" or (phase in TERMINAL_PHASES and idle_s > _KEEP_ENDED_S)
             except NotFoundError:
                 over = True
             if over:

@@ -39,17 +39,23 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from backend.artifacts import ArtifactKind, ArtifactStore, publish_artifact
 from backend.process import Child
 from backend.store import Claim, NotFoundError, Store
+from calift_core.curves import read_curves
 from calift_core.errors import CaliftError, ModelUnavailableError, StorageError, reason_of
 from calift_core.files import atomic_write_json, storage_error
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
     RECORD,
     CheckpointRecord,
+    DoneRecord,
+    EvaluationRecord,
     JobFile,
     JobResult,
+    LogRecord,
     PhaseRecord,
     ProgressRecord,
     Record,
+    ResumedRecord,
+    SpectrumRecord,
 )
 from calift_core.schema.report import Report
 from calift_core.schema.spec import parse_spec
@@ -222,6 +228,7 @@ class _Attempt:
         self._logged_bytes = 0
         self._write_at = 0.0
         self._superseded = False
+        self._resumed_at: int | None = None
 
     def run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Outcome:
         """Supervise the attempt; see `supervise`."""
@@ -250,6 +257,9 @@ class _Attempt:
     def _run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Outcome:
         if self._claim.cancel_requested:
             return self._cancelled()
+        left = self._finished_earlier()
+        if left is not None:
+            return self._adopt(left)
         self._prepare()
         self._runner = Child(
             [*argv, str(self._folder)],
@@ -266,6 +276,40 @@ class _Attempt:
         return self._conclude(returncode, _read_result(self._folder))
 
     # -- before
+
+    def _finished_earlier(self) -> Path | None:
+        """An earlier attempt here that was finished, but whose worker died before it said so."""
+        for folder in self._earlier():
+            result = _read_result(folder)
+            if result is not None and result.outcome == "succeeded":
+                try:
+                    report = Report.model_validate_json((folder / "report.json").read_bytes())
+                except (OSError, ValidationError) as error:
+                    log.warning("%s is not readable: %s", folder / "report.json", error)
+                    continue
+                if report.run_id == self._run_id:
+                    return folder
+        return None
+
+    def _adopt(self, folder: Path) -> Outcome:
+        """Store what an earlier attempt made, and all that it said and nobody may have heard."""
+        self._folder = folder
+        message = f"{folder.name} had finished everything; its result is stored now."
+        said: list[Record] = [LogRecord(message=message)]
+        for line in _Lines(folder / "records.jsonl").rest():
+            record = self._parse(line)
+            if isinstance(record, EvaluationRecord | DoneRecord) or (
+                isinstance(record, SpectrumRecord) and record.final
+            ):
+                said.append(record)
+        self._held(lambda: self._store.record(self._run_id, self._number, said))
+        self._restore(sys.maxsize)
+        return self._succeeded()
+
+    def _restore(self, until: int) -> None:
+        """Write the points of the curves again, up to a step: some may not have been stored."""
+        points = read_curves(self._folder, until=until)
+        self._held(lambda: self._store.restore(self._run_id, self._number, points))
 
     def _prepare(self) -> None:
         """Make the job's folder.
@@ -322,7 +366,8 @@ class _Attempt:
     def _earlier(self) -> list[Path]:
         """Folders of earlier attempts on this machine, newest first."""
         found = []
-        for path in self._folder.parent.iterdir():
+        jobs = self._folder.parent
+        for path in jobs.iterdir() if jobs.is_dir() else ():
             match = _ATTEMPT.fullmatch(path.name)
             if match and int(match[1]) < self._number and not path.is_symlink():
                 found.append((int(match[1]), path))
@@ -402,6 +447,8 @@ class _Attempt:
                 self._lease.progress = Progress(
                     **record.model_dump(exclude={"kind"}), updated_at=datetime.now(UTC)
                 )
+            elif isinstance(record, ResumedRecord):
+                self._resumed_at = record.step
             elif isinstance(record, CheckpointRecord) and not self._superseded:
                 # A newer one is complete on disk, so nobody will go on from the older ones.
                 self._remove(self._earlier())
@@ -422,6 +469,12 @@ class _Attempt:
         ):
             return False
         self._records = []
+        if self._resumed_at is not None:
+            # Later than the record that deletes what came after: nothing of this is deleted.
+            points = read_curves(self._folder, until=self._resumed_at)
+            if not self._stored(lambda: self._store.restore(self._run_id, self._number, points)):
+                return False
+            self._resumed_at = None
         if text and not self._stored(
             lambda: self._store.append_log(self._run_id, self._number, text)
         ):
@@ -681,7 +734,7 @@ class _Tail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = 0
+        self.offset = 0
 
     def read(self, limit: int) -> bytes:
         """At most `limit` new bytes."""
@@ -689,11 +742,11 @@ class _Tail:
             return b""
         try:
             with self._path.open("rb") as file:
-                file.seek(self._offset)
+                file.seek(self.offset)
                 data = file.read(limit)
         except FileNotFoundError:
             return b""
-        self._offset += len(data)
+        self.offset += len(data)
         return data
 
 
@@ -709,6 +762,14 @@ class _Lines:
         data = self._rest + self._tail.read(1 << 20)
         *lines, self._rest = data.split(b"\n")
         return (line for line in lines if line.strip())
+
+    def rest(self) -> Iterator[bytes]:
+        """All lines up to the end of a file that nobody writes any more."""
+        while True:
+            before = self._tail.offset
+            yield from self.read()
+            if self._tail.offset == before:
+                return
 
 
 #: Ends by SIGHUP, SIGINT, SIGKILL and SIGTERM come from outside: a user's mistake does not kill.

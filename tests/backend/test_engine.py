@@ -153,6 +153,7 @@ def test_claim__of_unknown_or_ended_run_gives_nothing(store: Store) -> None:
 
 
 OLD_WRITES: dict[str, Callable[[Store, str, int], Any]] = {
+    "old points": lambda s, i, a: s.restore(i, a, [metric(3)]),
     "heartbeat": lambda s, i, a: s.heartbeat(i, a, ttl_s=60, progress=Progress(step=1)).held,
     "metrics": lambda s, i, a: s.record(i, a, [metric(3)]),
     "resumed": lambda s, i, a: s.record(i, a, [r.ResumedRecord(step=0)]),
@@ -717,6 +718,28 @@ def test_record__attempt_that_starts_over_leaves_no_old_points(store: Store) -> 
     store.claim(run_id, **WORKER)
     store.record(run_id, 2, [metric(10, 2.0)])
     assert steps(store, run_id) == [10]
+
+
+def test_restore__fills_holes_and_touches_nothing_else(store: Store) -> None:
+    run_id = claimed(store).run_id
+    store.record(run_id, 1, [metric(s, 1.0) for s in (1, 2, 5)])
+    expire(store, run_id)
+    store.sweep()
+    assert store.claim(run_id, **WORKER) is not None
+    store.record(run_id, 2, [r.ResumedRecord(step=5), metric(6, 2.0)])
+    events = len(store.events_after(run_id)[0])
+    measured: list[r.Record] = [metric(s, 1.0) for s in range(1, 6)]
+    measured.append(r.SpectrumRecord(step=5, spectrum=example_spectrum()))
+    for _ in range(2):
+        assert store.restore(run_id, 2, measured)
+    assert steps(store, run_id) == [1, 2, 3, 4, 5, 6]
+    assert store.metrics(run_id).series[0].values == [1.0] * 5 + [2.0]
+    assert [s.step for s in store.spectra(run_id)] == [5]
+    assert len(store.events_after(run_id)[0]) == events
+    assert not store.restore(run_id, 1, measured)
+    assert not store.restore(run_id, 1, [])
+    assert store.restore(run_id, 2, [metric(s, 1.0) for s in range(1, 2500)])
+    assert len(steps(store, run_id)) == 2499
 
 
 def test_record__repeating_a_batch_changes_no_number(store: Store) -> None:

@@ -1,8 +1,9 @@
 """A runner that behaves like the real one without training: `python standin_runner.py JOB_DIR`.
 
 Its words are those of the recorded real run. What it does is a JSON object in the spec's notes:
-`steps` (default 10), `checkpoint_every` (5), `model` (leave a `model.json`), `wait_at`/`wait_for`
-(at that step, until that file is there), `end`: one of the functions at the bottom.
+`steps` (default 10), `step_s` (how long each takes, 0), `checkpoint_every` (5), `model` (leave a
+`model.json`), `wait_at`/`wait_for` (at that step, until that file is there), `end`: one of the
+functions at the bottom.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from calift_core.curves import Curves
 from calift_core.files import atomic_write_bytes, atomic_write_json
 from calift_core.schema import records as r
 from calift_core.schema.report import Report
@@ -34,7 +36,7 @@ def on_signal(*_):
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN if plan.get("deaf") else on_signal)
 records = (folder / "records.jsonl").open("a", encoding="utf-8")
-metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+curves = Curves(folder, Path(job.resume_from) if job.resume_from else None)
 stage = []
 
 
@@ -43,6 +45,7 @@ def say(*told):
         said.as_said([*stage, record])
         if isinstance(record, r.PhaseRecord):
             stage[:] = [record]
+        curves.take(record)
         records.write(record.model_dump_json() + "\n")
         records.flush()
 
@@ -106,7 +109,18 @@ def end_by_kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-ENDS = {"well": end_well, "badly": end_badly, "crash": end_by_crash, "kill": end_by_kill}
+def end_with_the_worker():
+    end_well()
+    os.kill(os.getppid(), signal.SIGKILL)
+
+
+ENDS = {
+    "well": end_well,
+    "with the worker": end_with_the_worker,
+    "badly": end_badly,
+    "crash": end_by_crash,
+    "kill": end_by_kill,
+}
 
 sys.stdout.write(f"hello from attempt {job.attempt}\n")
 say(said.phase("loading"))
@@ -119,8 +133,8 @@ if job.resume_from:
 say(said.phase("training"), *resumed)
 for step in range(start + 1, steps + 1):
     say(said.metrics(step, step / 10, loss=1 / step))
-    metrics.write(json.dumps({"step": step, "loss": 1 / step}) + "\n")
     say(said.progress(step, steps))
+    time.sleep(plan.get("step_s", 0))
     if step % plan.get("checkpoint_every", 5) == 0:
         checkpoint(step)
     while step == plan.get("wait_at") and not Path(plan["wait_for"]).exists() and not stopping:

@@ -309,7 +309,7 @@ def test_supervise__drain_queues_again_without_counting_a_loss(both: Bench, tmp_
 
 def test_supervise__a_silent_runner_is_taken_for_hung(bench: Bench, tmp_path: Path) -> None:
     run_id = bench.submit(deaf=True, wait_at=4, wait_for=str(tmp_path / "never"), max_attempts=1)
-    with bench.attempting(bench.claim(run_id), hang_timeout_s=1.0) as outcome:
+    with bench.attempting(bench.claim(run_id), hang_timeout_s=6.0) as outcome:
         bench.reaches(run_id, 4)
         pid = bench.runner_pid(run_id)
         assert outcome() == "requeued"

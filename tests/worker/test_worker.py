@@ -138,6 +138,24 @@ def test_worker__sigterm_drains_and_the_next_worker_goes_on(
     assert steps(store, run_id) == list(range(1, 11))
 
 
+def test_worker__what_an_attempt_finished_is_stored_though_its_worker_died(
+    store: Store, database_url: str, start_worker: Start
+) -> None:
+    run_id = submit(store, ends=["with the worker", "badly"], steps=12)
+    first = start_worker(database_url, group_s=30.0)  # hardly a record is stored before the end
+    assert first.ends() != 0
+    start_worker(database_url)
+    ends(store, run_id)
+    assert store.report(run_id)["data"] == {"attempt": 1}
+    assert store.get_run(run_id).attempt == 2
+    log = store.logs(run_id).text
+    assert "hello from attempt 2" not in log
+    assert "attempt-1 had finished everything" in log
+    assert steps(store, run_id) == list(range(1, 13))
+    assert [s.final for s in store.spectra(run_id)] == [True]
+    assert "done" in {e.kind for e in store.events_after(run_id, 0)[0]}
+
+
 def test_worker__a_cancel_reaches_the_runner(
     store: Store, database_url: str, start_worker: Start, tmp_path: Path
 ) -> None:
