@@ -639,6 +639,7 @@ def _show_run(run: RunDetail) -> None:
         ("seed", str(run.seed)),
         ("waits", run.waiting or None),
         ("attempt", run.attempts),
+        ("owner", run.owner),
         ("created", run.created_at.isoformat(timespec="seconds")),
         ("finished", run.finished_at.isoformat(timespec="seconds") if run.finished_at else None),
     ]

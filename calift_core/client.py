@@ -181,7 +181,7 @@ class Client:
         self.base_url = url.rstrip("/").removesuffix(_PREFIX)
         if _scheme(self.base_url) not in ("http", "https"):
             raise SpecError(
-                f"a service's address must be one of http:// or https://, got {url!r}.",
+                f"a service's address must begin with http:// or https://, got {url!r}.",
                 hint="Such as CALIFT_API_URL=http://127.0.0.1:8000",
             )
         token, self._token_from = (token, "") if token else _find_token()

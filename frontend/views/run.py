@@ -363,6 +363,7 @@ def _config(run: RunDetail) -> None:
             "submitted": text.moment(run.created_at),
             "started": text.moment(run.started_at),
             "finished": text.moment(run.finished_at),
+            "owner": run.owner,
             "worker": run.worker,
             "priority": run.priority,
             "cloned from": ui.link(run.cloned_from, "run", id=run.cloned_from)

@@ -23,7 +23,7 @@ from backend.main import create_app
 from backend.store import Store, open_engine, writing
 from calift_core.client import Client
 from calift_core.errors import StorageError
-from tests.backend.test_api import problem, submit
+from tests.backend.test_api import SPEC, problem, submit
 from tests.conftest import serving, spec_of, until
 
 
@@ -309,3 +309,20 @@ def test_filter__takes_a_bounded_number_of_values(api: TestClient) -> None:
         response = api.get("/api/v1/runs", params={name: [value] * 5000})
         found = problem(response, 422, "INVALID_REQUEST")
         assert found.errors[0]["parameter"] == name
+
+
+def test_validate__of_a_whole_disk_looks_at_a_part_of_it(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.submission._SCAN_ENTRIES", 2000)
+    looked, scandir = [], os.scandir
+
+    def counted(*place: Any) -> Any:
+        looked.append(place)
+        return scandir(*place)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    spec = SPEC | {"suite": {"id": "pacs:/no/where", "shifts": {"all": "folder:/"}}}
+    found = api.post("/api/v1/runs/validate", json={"spec": spec}).json()
+    assert "more than 2,000 files" in found["estimate"]["basis"]
+    assert 1 < len(looked) < 2500
