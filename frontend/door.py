@@ -51,6 +51,8 @@ _OPEN_FOLDER = "/static/"
 #: A session that the API vouched for is not asked about again for so long.
 _TRUST_S = 5.0
 _FORM_BYTES = 8192
+#: How a browser marks a link that was followed from another page than one of ours.
+_FOREIGN = ("cross-site", "same-site")
 _KNOWN = 1000
 
 _POLICY = {
@@ -289,14 +291,19 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
         return _form(place, said, offered=organisation is not None)
 
     async def enter(request: Request) -> Response:
-        if request.method != "GET":
-            return Response(status_code=405, headers={"Allow": "GET"})  # only opening it uses it up
-        place = safe_path(request.query_params.get("next"))
-        code = request.query_params.get("code", "")
+        if request.method not in ("GET", "POST"):
+            return Response(
+                status_code=405, headers={"Allow": "GET, POST"}
+            )  # a look uses it not up
+        given = await _fields(request) if request.method == "POST" else request.query_params
+        place, code = safe_path(given.get("next")), given.get("code", "")
+        if not code or not code.isascii() or not code.isprintable():
+            return _form(place, "This link has no code.", status=400)
         token = _session_of(request.headers)
+        if request.method == "GET" and request.headers.get("sec-fetch-site") in _FOREIGN:
+            # A page of somebody else's must not log anybody in as somebody else unasked.
+            return _page("Log in?", _button("/enter", "Log in", code=code, next=place))
         try:
-            if not code:
-                return _form(place, "This link has no code.", status=400)
             opened = await sessions.open(code)
         except CaliftError as error:
             if token is not None and await sessions.holds(token):
@@ -311,9 +318,7 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
         site = request.headers.get("sec-fetch-site")
         own = request.method == "POST" or (request.method == "GET" and site == "same-origin")
         if not own:
-            return _page(
-                "Log out?", '<form method="post" action="/logout"><button>Log out</button></form>'
-            )
+            return _page("Log out?", _button("/logout", "Log out"))
         if (token := _session_of(request.headers)) is not None:
             await _end(sessions, token)
         response = RedirectResponse("/login?out=1", 303)
@@ -326,7 +331,7 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
     return [
         *own,
         Route("/login", login, methods=["GET", "POST"]),
-        Route("/enter", enter, methods=["GET"]),
+        Route("/enter", enter, methods=["GET", "POST"]),
         Route("/logout", logout, methods=["GET", "POST"]),
     ]
 
@@ -375,14 +380,8 @@ def _organisation_routes(sessions: Sessions, organisation: Organisation) -> list
 
 
 async def _log_in(request: Request, sessions: Sessions) -> Response:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _FORM_BYTES:
-            return PlainTextResponse("This is no log-in form.\n", 413)
-    fields = parse_qs(body.decode(errors="replace"))
-    place = safe_path(fields.get("next", ["/"])[0])
-    token = fields.get("token", [""])[0].strip()
+    fields = await _fields(request)
+    place, token = safe_path(fields.get("next")), fields.get("token", "").strip()
     if not token or not token.isascii() or not token.isprintable():
         return _form(place, "This is not a token: it looks like id.secret.", status=400)
     try:
@@ -392,6 +391,16 @@ async def _log_in(request: Request, sessions: Sessions) -> Response:
     if (before := _session_of(request.headers)) is not None:
         await _end(sessions, before)
     return _with_cookie(RedirectResponse(place, 303), request, opened)
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """What a form of ours sent; nothing of one that is too long to be ours."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _FORM_BYTES:
+            return {}
+    return {name: values[0] for name, values in parse_qs(body.decode(errors="replace")).items()}
 
 
 async def _end(sessions: Sessions, token: str) -> None:
@@ -461,6 +470,15 @@ padding:.5rem 1.25rem;cursor:pointer}
 a:not(.button){color:#0b6394}code{background:#f0f3f6;padding:0 .25rem;border-radius:.25rem}
 p.said{color:#8a1c1c;font-weight:600}
 """
+
+
+def _button(action: str, words: str, **fields: str) -> str:
+    hidden = "".join(
+        f'<input type="hidden" name="{html.escape(name)}" value="{html.escape(value)}">'
+        for name, value in fields.items()
+    )
+    button = f"<button>{html.escape(words)}</button>"
+    return f'<form method="post" action="{action}">{hidden}{button}</form>'
 
 
 def _form(place: str, said: str = "", *, status: int = 200, offered: bool = False) -> Response:

@@ -249,6 +249,20 @@ def test_link__logs_in_once_then_no_more(
     assert status == 405
 
 
+def test_link__on_a_page_of_somebody_elses_only_asks(dashboard: Dashboard, stranger: Any) -> None:
+    """Else it would make people work as somebody whom they do not know."""
+    link = dashboard.link("/runs")
+    for host in ("127.0.0.1", "localhost"):
+        with foreign_page(f'<!doctype html><title>theirs</title><a href="{link}">x</a>') as theirs:
+            stranger.goto(theirs.replace("127.0.0.1", host))
+            stranger.get_by_role("link", name="x").click()
+            stranger.get_by_role("heading", name="Log in?").wait_for()
+            assert not [c for c in stranger.context.cookies() if c["name"].startswith("calift")]
+    stranger.get_by_role("button", name="Log in").click()
+    settle(stranger)
+    assert stranger.url == f"{dashboard.url}/runs"
+
+
 def test_permalink__from_another_site_finds_who_is_logged_in(
     dashboard: Dashboard, tab: Any
 ) -> None:
