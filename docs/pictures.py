@@ -276,10 +276,9 @@ def demo_runs(client: Client) -> dict[str, str]:
 
 
 def _path_of(client: Client, tuned: str) -> str:
-    spec = client.run(tuned).spec.model_dump(mode="json")
+    spec = dict(client.run(tuned).spec)
     for run in client.all_runs(method=["wise_ft"], phase=["SUCCEEDED"]):
-        method = client.run(run.id).spec.method
-        if getattr(method, "run", None) == tuned:
+        if client.run(run.id).spec["method"].get("run") == tuned:
             return run.id
     spec |= {"name": "WiSE-FT", "method": {"kind": "wise_ft", "run": tuned}, "tags": ["demo"]}
     sys.stderr.write("Measuring the path between Zero-shot and FLYP; this takes some minutes.\n")
@@ -355,4 +354,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from calift_core.errors import CaliftError
+
+    try:
+        sys.exit(main())
+    except CaliftError as error:
+        sys.exit(str(error))
