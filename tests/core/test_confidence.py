@@ -68,7 +68,7 @@ REASONS = {
 NEEDED: dict[str, dict[str, Any]] = {
     "wise_ft": {"run": "a"},
     "model_stock": {"runs": ["a", "b"]},
-    "carot": {"lambda_x": 0.05},
+    "carot": {},
     "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
 }
 TOGETHER = [

@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "finetune": {"head_scale": "learned"},
     "lp_ft": {"lp_epochs": 2},
     "flyp": {},
-    "carot": {"lambda_x": 0.05, "teacher_update_every": 2},
+    "carot": {"lambda_x": 0.01, "teacher_update_every": 2},
     "lipsum_ft": {"n_texts": 7},
     "car_ft": {"alpha": 0.5},
     "tracer": {"preset": "paper"},
