@@ -109,6 +109,7 @@ from calift_core.schema.wire import (
     RunSummary,
     SortKey,
     Spectrum,
+    SuiteRuns,
     WorkerInfo,
 )
 
@@ -1795,6 +1796,20 @@ class Store:
             next_cursor = self._cursors.write(scope, [rows[-1].sort_key, rows[-1].id])
         return [RunSummary(**_summary_fields(row)) for row in rows], next_cursor, int(total)
 
+    def suites(self, phases: Sequence[RunPhase] = (), *, limit: int = 200) -> list[SuiteRuns]:
+        """The suites of runs that are not archived, that of the newest run first."""
+        where = self._run_conditions(RunFilters(phases=tuple(phases), archived=False))
+        newest = func.max(Run.created_at)
+        with reading(self.engine) as connection:
+            rows = connection.execute(
+                select(Run.suite, func.count(), newest)
+                .where(*where)
+                .group_by(Run.suite)
+                .order_by(newest.desc(), Run.suite)
+                .limit(limit)
+            ).all()
+        return [SuiteRuns(suite=s, runs=n, newest_at=_moment(at)) for s, n, at in rows]
+
     def _sort_key(self, sort: SortKey) -> tuple[ColumnElement[Any], bool]:
         down = sort.startswith("-")
         name = sort.lstrip("-")
@@ -1907,12 +1922,22 @@ class Store:
         ]
         return events, phase
 
-    def logs(self, run_id: str, *, offset: int = 0, limit: int = 65_536) -> LogPage:
+    def logs(
+        self, run_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None
+    ) -> LogPage:
         """A piece of the log from a byte offset (negative: from the end), cut between characters.
+
+        Args:
+            run_id: the run.
+            offset: byte; without meaning beside `tail`.
+            limit: bytes at most.
+            tail: the last lines, as far as they are within `limit`.
 
         Raises:
             NotFoundError: no such run.
         """
+        if tail is not None:
+            offset = -limit
         with reading(self.engine) as connection:
             run = self._must_exist(connection, run_id)
             start = max(0, run.log_bytes + offset) if offset < 0 else min(offset, run.log_bytes)
@@ -1941,9 +1966,14 @@ class Store:
         finished = run.phase in TERMINAL_PHASES and end >= run.log_bytes
         if not finished:
             raw = raw[: _whole_characters(raw)]
+        if tail is not None:
+            lines = raw[lead:].splitlines(keepends=True)
+            lead = len(raw) - sum(map(len, lines[-tail:] if tail else []))
         return LogPage(
             text=raw[lead:].decode("utf-8", "replace"),
+            offset=start + lead,
             next_offset=start + len(raw),
+            size_bytes=run.log_bytes,
             complete=finished,
         )
 

@@ -65,6 +65,8 @@ cli_predictions.add_to(app)
 
 #: Without a terminal for bars, a line says how far a run is, at most so often.
 _SAY_EVERY_S = 10.0
+#: Seconds between two looks at a log that is followed.
+_LOG_POLL_S = 1.0
 #: Columns of tables that go to a file or a pipe, where there is no terminal to fit.
 _PIPE_WIDTH = 160
 
@@ -752,20 +754,36 @@ def runs_retry(run_id: str, as_json: JsonFlag = False) -> None:
 
 
 @runs_app.command("logs")
-def runs_logs(run_id: str, as_json: JsonFlag = False) -> None:
+def runs_logs(
+    run_id: str,
+    tail: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Only the last so many lines.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as lines come, until the run has ended.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
     """The log of a run."""
     with _client() as client:
-        offset, text = 0, []
-        while True:
-            page = client.logs(run_id, offset=offset)
-            text.append(page.text)
-            if page.next_offset == offset or not page.text:
-                break
-            offset = page.next_offset
-    if as_json:
-        print_json({"run_id": run_id, "text": "".join(text)})
-    else:
-        sys.stdout.write("".join(text))
+        pieces = _log_pieces(client, run_id, tail=tail, follow=follow)
+        if as_json:
+            print_json({"run_id": run_id, "text": "".join(pieces)})
+            return
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+
+def _log_pieces(client: Client, run_id: str, *, tail: int | None, follow: bool) -> Iterator[str]:
+    page = client.logs(run_id, limit=1 << 20, tail=tail)
+    while True:
+        yield page.text
+        if page.complete or not (page.text or follow):
+            return
+        if not page.text:
+            time.sleep(_LOG_POLL_S)
+        page = client.logs(run_id, offset=page.next_offset, limit=1 << 20)
 
 
 @runs_app.command("delete")

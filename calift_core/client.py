@@ -66,6 +66,7 @@ from calift_core.schema.wire import (
     SortKey,
     Spectrum,
     Stats,
+    SuiteRuns,
     TransferMatrix,
     Validation,
     Visitor,
@@ -552,9 +553,16 @@ class Client:
         """
         return self._download(_at("/runs", run_id, "artifacts", *name.split("/")), path)
 
-    def logs(self, run_id: str, *, offset: int = 0, limit: int = 65_536) -> LogPage:
-        """A piece of the log from a byte offset; a negative one counts from the end."""
-        return self._get(_at("/runs", run_id, "logs"), LogPage, offset=offset, limit=limit)
+    def logs(
+        self, run_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None
+    ) -> LogPage:
+        """A piece of the log from a byte offset; a negative one counts from the end.
+
+        With `tail`, the last so many lines instead, as far as they are within `limit` bytes.
+        """
+        return self._get(
+            _at("/runs", run_id, "logs"), LogPage, offset=offset, limit=limit, tail=tail
+        )
 
     def run_evaluations(self, run_id: str) -> list[Evaluation]:
         """A run's evaluations in the order they were made."""
@@ -909,6 +917,10 @@ class Client:
     def datasets(self) -> list[DatasetInfo]:
         """Suites, and which of them are on the service's machine."""
         return self._get("/datasets", list[DatasetInfo])
+
+    def suites(self, *, phase: Sequence[str] = ()) -> list[SuiteRuns]:
+        """The suites of the runs in any of these phases, that of the newest run first."""
+        return self._get("/suites", list[SuiteRuns], phase=list(phase))
 
     def workers(self) -> list[WorkerInfo]:
         """Workers that have reported in."""

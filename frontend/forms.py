@@ -228,7 +228,7 @@ def from_widget(field: Field, held: Any) -> Any:
             words = str(held or "").strip()
             return None if field.nullable and not words else words
         case "lines":
-            lines = _lines(held)
+            lines = _lines(held) if isinstance(held, str) else [str(v) for v in held or ()]
             alone = len(lines) == 1 and "{}" not in lines[0]
             if alone and (not field.options or lines[0] in field.options):
                 return lines[0]
@@ -315,8 +315,8 @@ def draw(
                 format_func=lambda v: f"{v} · {choices[v]}" if choices.get(v) else str(v),
                 **words,
             )
-        case "texts" if choices:
-            given = [str(v) for v in value or ()]
+        case "texts" | "lines" if choices:
+            given = [value] if isinstance(value, str) else [str(v) for v in value or ()]
             out = st.multiselect(
                 field.title,
                 list(dict.fromkeys([*given, *choices])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from calift_core.schema.report import EceReport, EvaluationReport, Summary
@@ -65,11 +66,6 @@ def ece(report: EceReport, *, with_interval: bool = True) -> str:
 def above_floor(report: EceReport) -> bool:
     """Whether a calibrated model would show so high an error in fewer than 5 % of samples."""
     return report.value > report.null_q95
-
-
-def plural(n: int, word: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
 def size(n_bytes: int | None) -> str:
@@ -254,6 +250,18 @@ def metric_text(value: float | None, metric: str) -> str:
         return DASH
     look = METRICS.get(metric)
     return percent(value) if look is None or look.fraction else number(value)
+
+
+def run_name(kind: str, suite: str) -> str:
+    """`carot on pacs sketch`, `carot on photos` of a folder; only what a run's name may have."""
+    name, _, rest = suite.partition(":")
+    place, _, domain = rest.partition("#")
+    if name in ("folder", "domains"):
+        name = PurePath(place).name or name
+    elif "/" not in place and not domain:
+        domain = place
+    words = f"{kind.replace('_', '-')} on {name} {domain}".strip()
+    return re.sub(r"[^A-Za-z0-9 ._:+()/-]+", "-", words)[:120]
 
 
 def worst_shift(summary: Summary) -> str:

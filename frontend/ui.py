@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import plotly.graph_objects as go
@@ -22,7 +23,6 @@ from calift_core.schema.wire import (
     TERMINAL_PHASES,
     Evaluation,
     Reliability,
-    RunPage,
     RunSummary,
     Visitor,
 )
@@ -34,9 +34,11 @@ T = TypeVar("T")
 
 #: How many runs a picker offers; older ones are reached by their link or by searching.
 PICKER_LIMIT = 200
-#: Runs that fit one chart: as many as there are colours that can be told apart.
 #: The choice of runs on any data.
 _EVERY_SUITE = "*"
+#: Seconds that a run which a link names is kept.
+_NAMED_S = 60.0
+#: Runs that fit one chart: as many as there are colours that can be told apart.
 MAX_RUNS = len(charts.PALETTE)
 #: Seconds between two looks at a run that works.
 LIVE_S = 2.0
@@ -348,9 +350,10 @@ def is_working(phase: str) -> bool:
 
 
 def short_suite(suite: str) -> str:
-    """A suite's name without the folders that it lies in."""
-    head, _, path = suite.rpartition(":")
-    return f"{head or 'folder'}: …/{PurePath(path).name}" if "/" in path else suite
+    """A suite's name with the last two folders of where it lies."""
+    head, _, path = suite.partition(":")
+    parts = PurePath(path).parts
+    return f"{head}:…/{'/'.join(parts[-2:])}" if len(parts) > 2 else suite
 
 
 def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
@@ -368,68 +371,34 @@ def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
     return out
 
 
-def candidates(suite: str = "", words: str = "") -> RunPage:
-    """Finished runs, newest first: the server searches all of them, the first page is offered.
+def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
+    """Widgets that search all finished runs on the server, and the newest of those that match.
 
     Args:
-        suite: of these runs; empty: any.
-        words: in name, notes or id.
+        kept: runs that are chosen already; the data of the first is where the search begins, else
+            that of the newest run.
+        own: a suite that comes first, where nothing is chosen.
     """
-    return fetch(
-        "list the finished runs",
-        lambda: client().runs(
-            phase=["SUCCEEDED"],
-            suite=[suite] if suite else [],
-            q=words,
-            sort="-created",
-            limit=PICKER_LIMIT,
-        ),
-        key=f"candidates-{suite}-{words}",
+    suites = fetch(
+        "list the suites", lambda: client().suites(phase=["SUCCEEDED"]), key="finished-suites"
     )
-
-
-def _named(run_ids: Sequence[str], known: Mapping[str, RunSummary]) -> dict[str, RunSummary]:
-    """Runs that a link or an earlier choice names, whatever is searched for now."""
-    found: dict[str, RunSummary] = {}
-    for run_id in run_ids:
-        try:
-            found[run_id] = known.get(run_id) or client().run(run_id)
-        except CaliftError as error:
-            problem(error, f"load the run {run_id} that the link names")
-    return found
-
-
-def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[str, RunSummary]:
-    """A picker of finished runs, kept in the URL; the page ends here when there is none.
-
-    The default is what was chosen last, else the newest three runs of the newest run's suite. All
-    runs of the service can be found: by suite, and by words that the server looks for.
-    """
-    newest = candidates()
-    if not newest.items:
-        empty(
-            "No finished run yet",
-            "This page compares results, and no run has succeeded so far.",
-        )
-        st.page_link("views/new.py", label="Start a run", icon=":material/add:")
-        st.stop()
-    known = {run.id: run for run in newest.items}
-    kept = _named(state.ids(name) or state.remembered_runs(), known)
-    home = next(iter(kept.values()), newest.items[0]).suite
-    suites = list(dict.fromkeys(run.suite for run in [*kept.values(), *newest.items]))
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        suite = (
-            state.choice(
-                st.selectbox,
-                "Runs on",
-                name="suite",
-                options=[*suites, _EVERY_SUITE],
-                default=home,
-                format_func=lambda s: "every data set" if s == _EVERY_SUITE else short_suite(s),
-                width=240,
-            )
-            if len(suites) > 1
-            else _EVERY_SUITE
+    counts = {s.suite: s.runs for s in suites}
+    homes = list(dict.fromkeys(run.suite for run in kept)) or [own or next(iter(counts), "")]
+    offered = list(dict.fromkeys([*homes, *counts]))
+    every = f"all data ({sum(counts.values()):,})"
+    with st.container(horizontal=True, vertical_alignment="bottom", key="find-runs"):
+        suite = state.choice(
+            st.selectbox,
+            "Runs on",
+            name="suite",
+            options=[*offered, _EVERY_SUITE],
+            # What a link names may be on several suites, and nothing of it should seem left out.
+            default=homes[0] if len(homes) == 1 else _EVERY_SUITE,
+            format_func=lambda s: (
+                every if s == _EVERY_SUITE else f"{short_suite(s)} ({counts.get(s, 0):,})"
+            ),
+            help="Pages show runs on the same data; 'all data' shows every run",
+            width=300,
         )
         words = state.bound(
             st.text_input,
@@ -439,29 +408,99 @@ def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[s
             decode=str,
             placeholder="in names, notes and ids",
             icon=":material/search:",
-            width=240,
+            width=300,
         ).strip()
-    page = candidates("" if suite == _EVERY_SUITE else suite, words)
-    found = kept | {run.id: run for run in page.items}
+    page = fetch(
+        "list the finished runs",
+        lambda: client().runs(
+            phase=["SUCCEEDED"],
+            suite=[] if suite == _EVERY_SUITE else [suite],
+            q=words[:200],
+            sort="-created",
+            limit=PICKER_LIMIT,
+        ),
+        key=f"finished-{suite}-{words}",
+    )
+    if page.total > len(page.items):
+        st.caption(
+            f"The newest {len(page.items)} of {page.total:,} runs are offered. Find looks through "
+            "all of them."
+        )
+    elif not page.items and (words or counts):
+        where = "" if suite == _EVERY_SUITE else f" on {text.md(short_suite(suite))}"
+        what = f" with {text.md(words)} in its name, notes or id" if words else ""
+        st.caption(f"There is no finished run{where}{what}.")
+    return Found(page.items, sum(counts.values()))
+
+
+class Found(NamedTuple):
+    """Finished runs that a search offers, and how many there are on all data."""
+
+    runs: list[RunSummary]
+    total: int
+
+
+def named_runs(run_ids: Sequence[str], *, quiet: bool = False) -> list[RunSummary]:
+    """Runs that a link or an earlier choice names, whatever is searched for now.
+
+    Args:
+        run_ids: of the runs.
+        quiet: say nothing of one that cannot be loaded.
+    """
+    found: list[RunSummary] = []
+    for run_id in run_ids:
+        try:
+            found.append(_named_run(run_id))
+        except CaliftError as error:
+            if not quiet:
+                problem(error, f"load the run {run_id} that the link names")
+    return found
+
+
+def _named_run(run_id: str) -> RunSummary:
+    """A finished run is asked for once a minute at most: a page is drawn for every click."""
+    kept: dict[str, tuple[float, RunSummary]] = st.session_state.setdefault("named-runs", {})
+    at, run = kept.get(run_id, (0.0, None))
+    if run is None or is_working(run.phase) or time.monotonic() - at > _NAMED_S:
+        run = client().run(run_id)
+        kept[run_id] = (time.monotonic(), run)
+    return run
+
+
+def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[str, RunSummary]:
+    """A picker of finished runs, kept in the URL; the page ends here when there is none.
+
+    The default is what was chosen last, else the newest three runs on the newest run's data.
+    """
+    kept = named_runs(state.ids(name) or state.remembered_runs())
+    page = find_runs(kept)
+    if not page.total and not kept:
+        empty(
+            "No finished run yet",
+            "This page compares results, and no run has succeeded so far.",
+        )
+        st.page_link("views/new.py", label="Start a run", icon=":material/add:")
+        st.stop()
+    found = {run.id: run for run in [*kept, *page.runs]}
     names = labels(list(found.values()))
+    several = len({run.suite for run in found.values()}) > 1
+
+    def words(run_id: str) -> str:
+        run = found[run_id]
+        on = f" · {short_suite(run.suite)}" if several else ""
+        return f"{names[run_id]} · {run.method}{on}"
+
     chosen = state.several(
         st.multiselect,
         label,
         name=name,
         options=list(found),
-        default=(list(kept) or [r.id for r in page.items[:3]])[:most],
+        default=([run.id for run in kept] or [run.id for run in page.runs[:3]])[:most],
         always=True,
-        format_func=lambda run_id: f"{names[run_id]} · {found[run_id].method}",
+        format_func=words,
         max_selections=most,
         placeholder="Choose runs",
     )
-    if page.total is not None and page.total > len(page.items):
-        st.caption(
-            f"The newest {len(page.items)} of {page.total:,} runs are offered; "
-            "type into Find to reach the others."
-        )
-    elif words and not page.items:
-        st.caption(f"No finished run has {text.md(words)} in its name, notes or id.")
     if not chosen:
         empty("No run is chosen", "Choose at least one run above.")
         st.stop()

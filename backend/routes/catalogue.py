@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from backend import catalogue
@@ -20,7 +20,9 @@ from calift_core.schema.wire import (
     MethodInfo,
     ModelInfo,
     Ready,
+    RunPhase,
     Stats,
+    SuiteRuns,
     WorkerInfo,
 )
 
@@ -91,6 +93,16 @@ def list_models(services: ServicesDep) -> list[ModelInfo]:
 def list_datasets() -> list[DatasetInfo]:
     """Suites, which are here, and how to get the others."""
     return catalogue.datasets()
+
+
+@router.get("/suites")
+@allow("read")
+def list_suites(
+    store: StoreDep,
+    phase: Annotated[list[RunPhase], Query(description="Any of these; none: all")] = [],  # noqa: B006
+) -> list[SuiteRuns]:
+    """The suites of the runs that are not archived, at most 200, that of the newest run first."""
+    return store.suites(phase)
 
 
 @router.get("/workers")

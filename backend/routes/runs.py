@@ -424,9 +424,13 @@ def get_logs(
         int, Query(ge=-_STEP_MAX, le=_STEP_MAX, description="Byte; negative: from the end")
     ] = 0,
     limit: Annotated[int, Query(ge=4, le=1 << 20, description="Bytes")] = 65_536,
+    tail: Annotated[
+        int | None,
+        Query(ge=1, le=100_000, description="The last lines within `limit`; `offset` is ignored"),
+    ] = None,
 ) -> LogPage:
-    """A piece of the run's log."""
-    return store.logs(run_id, offset=offset, limit=limit)
+    """A piece of the run's log. To follow it: `tail` first, then `offset` from `next_offset` on."""
+    return store.logs(run_id, offset=offset, limit=limit, tail=tail)
 
 
 @router.get("/runs/{run_id}/evaluations")

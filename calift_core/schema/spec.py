@@ -76,8 +76,8 @@ def plain_name(name: str) -> str:
 _BARE_PATH = re.compile(r"^(/|~|\.{1,2}/|[A-Za-z]:[\\/])")
 
 
-def _as_uri(value: str) -> str:
-    """A bare path is a folder's."""
+def as_uri(value: str) -> str:
+    """`folder:PATH` for a bare path: what begins with `/`, `~`, `./`, `../` or a drive's letter."""
     return f"folder:{value}" if _BARE_PATH.match(value) else value
 
 
@@ -89,7 +89,7 @@ def _shift_names(shifts: dict[str, str]) -> dict[str, str]:
             )
         if name in ("id", "train", "validation", "calibration", "test"):
             raise ValueError(f"{name!r} names an ID split and cannot name a shift")
-    return {name: _as_uri(uri) for name, uri in shifts.items()}
+    return {name: as_uri(uri) for name, uri in shifts.items()}
 
 
 #: The 15 corruptions that ImageNet-C and CIFAR-C are averaged over, and the 4 that came with them.
@@ -184,7 +184,7 @@ class FractionSpec(Frozen):
 class SuiteSpec(Frozen):
     """The ID data, its shifts, and how classes are named to the text tower."""
 
-    id: Annotated[str, AfterValidator(_as_uri)] = Field(
+    id: Annotated[str, AfterValidator(as_uri)] = Field(
         default="fashion-mnist",
         min_length=1,
         title="ID data",

@@ -22,7 +22,7 @@ GET          /runs/{id}/events                         SSE of RunEvent; Last-Eve
 GET          /runs/{id}/checkpoints                    → list[Artifact]
 GET          /runs/{id}/artifacts                      → list[Artifact]
 GET          /runs/{id}/artifacts/{name:path}          → the file
-GET          /runs/{id}/logs                           offset, limit → LogPage
+GET          /runs/{id}/logs                           offset, limit, tail → LogPage
 GET          /runs/{id}/evaluations                    → list[Evaluation]
 GET          /runs/{id}/spectra                        → list[Spectrum]
 GET          /runs/{id}/report                         → Report
@@ -43,6 +43,7 @@ GET          /compare                                  run_id …, baseline → 
 GET          /methods                                  → list[MethodInfo]
 GET          /models                                   → list[ModelInfo]
 GET          /datasets                                 → list[DatasetInfo]
+GET          /suites                                   phase → list[SuiteRuns], newest run first
 GET          /workers                                  → list[WorkerInfo]
 ===========  ========================================  =======================================
 """
@@ -325,10 +326,15 @@ class Artifact(Frozen):
 
 
 class LogPage(Frozen):
-    """A piece of a run's log. Pass `next_offset` (bytes) to read on."""
+    """A piece of a run's log from the byte `offset` on. Pass `next_offset` to read on.
+
+    `size_bytes` is what there is by now; `complete` says that the run has ended and that was all.
+    """
 
     text: str
+    offset: int = 0
     next_offset: int
+    size_bytes: int = 0
     complete: bool
 
 
@@ -746,6 +752,14 @@ class WorkerInfo(Frozen):
     started_at: datetime
     seen_at: datetime
     alive: bool
+
+
+class SuiteRuns(Frozen):
+    """A suite as runs name it, and the runs on it that were asked for."""
+
+    suite: str
+    runs: int
+    newest_at: datetime
 
 
 class Stats(Frozen):

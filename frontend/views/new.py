@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import streamlit as st
 import yaml
 
 from calift_core.errors import SpecError
-from calift_core.schema.spec import RunSpec
+from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, RunSpec, as_uri
 from calift_core.schema.wire import MethodInfo, Validation
 from frontend import forms, state, text, ui
 from frontend.forms import Field, Path
@@ -48,6 +49,13 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 
 #: Fields of a method that name finished runs of this service.
 RUN_FIELDS = ("run", "runs")
+
+#: What the field for corruptions offers.
+CORRUPTIONS: dict[str, str] = {
+    "benchmark": f"the {len(BENCHMARK_CORRUPTIONS)} of ImageNet-C",
+    "all": f"those and {len(EXTRA_CORRUPTIONS)} more",
+    **dict.fromkeys((*BENCHMARK_CORRUPTIONS, *EXTRA_CORRUPTIONS), ""),
+}
 
 #: Fields of Training that most people set; the rest is folded away.
 TRAIN_FIRST = ("epochs", "batch_size", "lr", "weight_decay", "warmup_steps", "seed")
@@ -123,12 +131,20 @@ def _made_from(run_id: str) -> tuple[dict[str, Any], str]:
     return document, f"input-{run_id}-{document['method']['kind']}"
 
 
-def _finished_runs(fields: list[Field]) -> dict[Path, dict[str, str]]:
+def _finished_runs(
+    fields: list[Field], document: dict[str, Any], mark: str
+) -> dict[Path, dict[str, str]]:
     """What fields that name finished runs offer; other ids may still be typed."""
     wanted = [field.path for field in fields if field.path[-1] in RUN_FIELDS]
     if not wanted:
         return {}
-    found = {run.id: run for run in ui.candidates().items}
+    chosen: list[str] = []
+    for path in wanted:
+        value = st.session_state.get(_key(mark, path), forms.get(document, path))
+        chosen += [value] if isinstance(value, str) else list(value or ())
+    kept = ui.named_runs([run_id for run_id in chosen if run_id.isalnum()], quiet=True)
+    own = str(forms.get(document, ("suite", "id"), ""))
+    found = {run.id: run for run in [*kept, *ui.find_runs(kept, own=own).runs]}
     names = ui.labels(list(found.values()))
     offered = {
         run_id: f"{names[run_id]} · {run.method}"
@@ -136,6 +152,11 @@ def _finished_runs(fields: list[Field]) -> dict[Path, dict[str, str]]:
         if run.method not in ("zero_shot", "imported")
     }
     return dict.fromkeys(wanted, offered)
+
+
+def _key(mark: str, path: Path) -> str:
+    """Of a field's widget."""
+    return f"new-{mark}-{'.'.join(path)}"
 
 
 def _grid(
@@ -147,8 +168,12 @@ def _grid(
     hints: dict[Path, str] | None = None,
     choices: dict[Path, dict[str, str]] | None = None,
     steps: dict[Path, float] | None = None,
+    slots: dict[str, Any],
 ) -> dict[Path, Any]:
-    """Draw fields side by side; wide ones take a line of their own."""
+    """Draw fields side by side; wide ones take a line of their own.
+
+    A place below each, for what is wrong with it, goes into `slots` by the field's pointer.
+    """
     values: dict[Path, Any] = {}
     row: list[Any] = []
     for field in fields:
@@ -168,7 +193,7 @@ def _grid(
                 values[field.path] = forms.draw(
                     field,
                     forms.get(document, field.path, field.default),
-                    key=f"new-{mark}-{'.'.join(field.path)}",
+                    key=_key(mark, field.path),
                     placeholder=(hints or {}).get(field.path, forms.hint_of(field)),
                     choices=chosen,
                     step=(steps or {}).get(field.path),
@@ -176,6 +201,7 @@ def _grid(
             except SpecError as error:
                 st.error(text.md_prose(error.message))
                 values[field.path] = field.default
+            slots[field.pointer] = st.empty()
     return values
 
 
@@ -184,21 +210,35 @@ def _validate(document: dict[str, Any]) -> Validation:
     return ui.client().validate(document)
 
 
-def _faults(validation: Validation, titles: dict[str, str]) -> None:
+def _faults(validation: Validation, titles: dict[str, str], slots: dict[str, Any]) -> None:
+    """Every fault above the button, and once more below the field that it is of."""
     lines = []
     for fault in validation.errors:
         pointer = fault.get("pointer", "").replace("#/spec/", "#/")
+        message = text.md_prose(fault.get("message", ""))
         place = titles.get(pointer) or pointer.removeprefix("#/").replace("/", " › ")
-        lines.append(f"- **{text.md(place)}**: {text.md(fault.get('message', ''))}")
+        lines.append(f"- **{text.md(place)}**: {message}")
+        while pointer and pointer not in slots:
+            pointer = pointer.rpartition("/")[0]
+        if pointer:
+            slots[pointer].markdown(f":red[:material/error: {message}]")
     st.error("Not valid yet:\n\n" + "\n".join(lines), icon=":material/rule:")
 
 
 def _estimate(validation: Validation) -> None:
     e = validation.estimate
+    shifts = [n for n in e.shifts.values() if n is not None]
+    judged = [("test", e.parts.get("test")), ("shifts", sum(shifts)),
+              ("corruptions", e.corrupted_images)]  # fmt: skip
     cards = [
         ("Training images", text.count(e.train_images), ""),
         ("Steps", text.count(e.steps), ""),
-        ("Images to evaluate", text.count(e.evaluation_images), ""),
+        (
+            "Images to evaluate",
+            text.count(e.evaluation_images),
+            ", ".join(f"{name} {n:,}" for name, n in judged if n) if len(e.parts) else "",
+        ),
+        ("To choose and calibrate on", text.count(e.selection_images), "ID images, predicted too"),
         ("Time", text.duration(e.seconds), "" if e.seconds else "known after a first run like it"),
     ]
     if e.parameters:
@@ -240,13 +280,15 @@ def main() -> None:
                   for s in ("model", "suite", "train", "evaluation")}  # fmt: skip
     own = forms.fields_of(method.spec_schema, path=("method",))
     values: dict[Path, Any] = {}
+    slots: dict[str, Any] = {}
+    draw = partial(_grid, slots=slots)
 
     if own:
         with st.container(border=True):
             st.markdown(f"**{text.md(method.title)}**")
             kept = document if given == kind else {}
-            offered = _finished_runs(own)
-            values |= _grid(
+            offered = _finished_runs(own, kept, f"{mark}-{kind}")
+            values |= draw(
                 own,
                 kept,
                 f"{mark}-{kind}",
@@ -263,7 +305,7 @@ def main() -> None:
             if m.pretrained
         }
         first = [f for f in by_section["suite"] if f.path == ("suite", "id")]
-        values |= _grid(
+        values |= draw(
             first + by_section["model"],
             document,
             mark,
@@ -278,20 +320,20 @@ def main() -> None:
         corruptions = ("suite", "corruptions")
         shift_names = {("suite", "shifts")}
         shift_names |= {(*corruptions, part) for part in ("names", "severities", "limit")}
-        values |= _grid(
+        values |= draw(
             [f for f in by_section["suite"] if f.path in shift_names],
             document,
             mark,
             columns=2,
+            choices={("suite", "corruptions", "names"): CORRUPTIONS},
             hints={
-                ("suite", "shifts"): "art: folder:/path/to/art",
-                ("suite", "corruptions", "names"): "none; or all, benchmark, or names one a line",
+                ("suite", "shifts"): "art: /path/to/art",
                 ("suite", "corruptions", "limit"): "all",
             },
         )
         with st.expander("Prompts, class names, splits and limits"):
             rest = [f for f in by_section["suite"] if f.path not in shift_names | {("suite", "id")}]
-            values |= _grid(
+            values |= draw(
                 rest, document, mark, hints={("suite", "class_names"): "guitar: acoustic guitar"}
             )
     with st.container(border=True):
@@ -302,9 +344,9 @@ def main() -> None:
             st.caption("This method does not train; seed, device and precision still count.")
         main_fields = [f for f in train if f.path[-1] in TRAIN_FIRST]
         main_fields.sort(key=lambda f: TRAIN_FIRST.index(f.path[-1]))
-        values |= _grid(main_fields, document, mark, hints=hints, steps=steps)
+        values |= draw(main_fields, document, mark, hints=hints, steps=steps)
         with st.expander("More training settings"):
-            values |= _grid(
+            values |= draw(
                 [f for f in train if f.path[-1] not in TRAIN_FIRST],
                 document,
                 mark,
@@ -312,30 +354,38 @@ def main() -> None:
                 steps=steps,
             )
     with st.expander("Evaluation, tags and notes"):
-        values |= _grid(by_section["evaluation"], document, mark)
+        values |= draw(by_section["evaluation"], document, mark)
         last = [f for f in fields if f.path in (("tags",), ("notes",))]
-        values |= _grid(last, document, mark)
+        values |= draw(last, document, mark)
 
+    data, shifts = ("suite", "id"), ("suite", "shifts")
+    values[data] = as_uri(values[data] or "")
+    values[shifts] = {name: as_uri(uri) for name, uri in values[shifts].items()}
     with name_place:
-        name = _name(document, kind, values.get(("suite", "id")), mark)
+        name = _name(document, kind, values[data], mark)
     spec = {"name": name.strip(), "method": {"kind": kind}}
     built = forms.build(values, [*fields, *own])
     built.pop("name", None)
     for key, part in built.items():
         spec[key] = {**spec.get(key, {}), **part} if isinstance(part, dict) else part
 
-    _submit(spec, {f.pointer: f.title for f in [*fields, *own]})
+    _submit(spec, {f.pointer: f.title for f in [*fields, *own]}, slots)
 
 
 def _name(document: dict[str, Any], kind: str, data: Any, mark: str) -> str:
     """The run's name: it follows method and data until somebody writes another."""
-    words = ui.short_suite(str(data or "fashion-mnist")).replace("folder: …/", "")
-    proposed = document.get("name") or f"{kind.replace('_', '-')} on {words}"[:120]
+    proposed = document.get("name") or text.run_name(kind, str(data or "fashion-mnist"))
     key, last = f"new-{mark}-name", f"new-{mark}-name-proposed"
-    if key not in st.session_state or st.session_state[key] == st.session_state.get(last):
+    held = st.session_state.get(key, "")
+    if not held.strip() or held == st.session_state.get(last):
         st.session_state[key] = proposed
     st.session_state[last] = proposed
-    return st.text_input("Name", max_chars=120, key=key)
+    return st.text_input(
+        "Name",
+        max_chars=120,
+        key=key,
+        help="Follows method and data until you write another; empty it to have that again",
+    )
 
 
 def _train_hints(method: MethodInfo) -> tuple[dict[Path, str], dict[Path, float]]:
@@ -350,14 +400,14 @@ def _train_hints(method: MethodInfo) -> tuple[dict[Path, str], dict[Path, float]
     return hints, steps
 
 
-def _submit(spec: dict[str, Any], titles: dict[str, str]) -> None:
+def _submit(spec: dict[str, Any], titles: dict[str, str], slots: dict[str, Any]) -> None:
     st.subheader("Check and submit", anchor=False)
     locked = ui.locked("submit")
     if locked:
         st.info(locked, icon=":material/lock:")
     validation = None if locked else ui.act("check the run", lambda: _validate(spec))
     if validation is not None and not validation.valid:
-        _faults(validation, titles)
+        _faults(validation, titles, slots)
     elif validation is not None:
         _estimate(validation)
         for sentence in validation.missing:
@@ -368,7 +418,11 @@ def _submit(spec: dict[str, Any], titles: dict[str, str]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         ready = validation is not None and validation.valid and not validation.blocking
         if st.button(
-            "Submit", type="primary", icon=":material/play_arrow:", disabled=not ready
+            "Submit",
+            type="primary",
+            icon=":material/play_arrow:",
+            disabled=not ready,
+            help=None if ready else "What is red above has to be mended first",
         ) and (run := ui.act("submit the run", lambda: ui.client().submit(spec))):
             ui.flash(f"{run.name} is queued")
             st.switch_page("views/run.py", query_params={"id": run.id})

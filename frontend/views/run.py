@@ -11,13 +11,15 @@ import streamlit as st
 import yaml
 
 from calift_core.client import Client
-from calift_core.schema.wire import TERMINAL_PHASES, Metrics, RunDetail
+from calift_core.schema.wire import TERMINAL_PHASES, LogPage, Metrics, RunDetail
 from frontend import charts, state, tables, text, ui
 from frontend.tables import Column, Markup, Table
 
 TABS = ["Curves", "Shifts", "Calibration", "Spectrum", "Config", "Artifacts", "Logs"]
 MAX_POINTS = 800
 LOG_BYTES = 65_536
+#: Lines of a log that are shown.
+LOG_LINES = 500
 #: Curves that are no part of the loss and have another scale.
 ASIDE = (
     "lr",
@@ -458,13 +460,7 @@ def _content(client: Client, run_id: str, name: str) -> bytes:
 
 
 def _logs(run: RunDetail) -> None:
-    # What people want of a log is its end; the file has the rest.
-    page = ui.fetch(
-        "read the log",
-        lambda: ui.client().logs(run.id, offset=-LOG_BYTES, limit=LOG_BYTES),
-        key=f"logs-{run.id}",
-    )
-    body = page.text
+    body, begins_at = _log_end(run)
     if not body.strip():
         ui.empty(
             "The log is empty",
@@ -473,15 +469,14 @@ def _logs(run: RunDetail) -> None:
             else "The run left no line.",
         )
         return
-    lines = body.splitlines()
-    if len(lines) > 500:
-        st.caption(f"The last 500 of {len(lines):,} lines")
-    st.code(
-        "\n".join(lines[-500:]),
-        language=None,
-        height=min(460, 40 + 21 * len(lines)),
-        wrap_lines=True,
-    )
+    lines = body.splitlines()[-LOG_LINES:]
+    if begins_at or len(lines) == LOG_LINES:
+        st.caption(f"The last {len(lines):,} lines; the file has all.")
+    # It stays at its end as lines come, until somebody scrolls up.
+    with st.container(
+        height=min(480, 60 + 21 * len(lines)), autoscroll=True, border=False, key="log-end"
+    ):
+        st.code("\n".join(lines), language=None, wrap_lines=True)
     st.download_button(
         "Log, text",
         # Called when somebody clicks, outside of any visitor's page: so with this one's client.
@@ -491,6 +486,32 @@ def _logs(run: RunDetail) -> None:
         icon=":material/download:",
         on_click="ignore",
     )
+
+
+def _log_end(run: RunDetail) -> tuple[str, int]:
+    """The end of the log, and the byte that it begins at; only what is new is asked for."""
+    kept: dict[str, LogPage] = st.session_state.setdefault("log-ends", {})
+    known = kept.get(run.id)
+
+    def read(start: int) -> LogPage:
+        return ui.fetch(
+            "read the log",
+            lambda: ui.client().logs(run.id, offset=start, limit=LOG_BYTES),
+            key=f"logs-{run.id}",
+        )
+
+    page = read(-LOG_BYTES if known is None else known.next_offset)
+    if page.size_bytes - page.next_offset >= LOG_BYTES:  # much has come since: to the end at once
+        page, known = read(-LOG_BYTES), None
+    if known is None:
+        known = page
+    elif page.offset == known.next_offset:  # what an earlier look gave is not added again
+        body = known.text + page.text
+        more = {"text": body[-2 * LOG_BYTES :], "next_offset": page.next_offset}
+        known = known.model_copy(update=more)
+    kept.clear()  # of one run: the one that is looked at
+    kept[run.id] = known
+    return known.text, known.offset
 
 
 def _whole_log(client: Client, run_id: str) -> str:

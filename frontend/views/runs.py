@@ -54,9 +54,21 @@ def _filters() -> dict[str, Any]:
         sort = state.choice(
             st.selectbox, "Order", name="sort", options=list(SORTS), format_func=SORTS.__getitem__
         )
-    with st.expander("More filters", expanded=bool(state.param("tag") or state.param("archived"))):
-        low = st.columns([3, 2])
+    opened = any(state.param(name) for name in ("tag", "archived", "suite"))
+    with st.expander("More filters", expanded=opened):
+        low = st.columns([3, 3, 2])
         with low[0]:
+            suites = state.several(
+                st.multiselect,
+                "Data",
+                name="suite",
+                options=[
+                    s.suite for s in ui.fetch("list the suites", ui.client().suites, key="suites")
+                ],
+                format_func=ui.short_suite,
+                placeholder="any",
+            )
+        with low[1]:
             tag_words = state.bound(
                 st.text_input,
                 "Tags",
@@ -65,7 +77,7 @@ def _filters() -> dict[str, Any]:
                 decode=str,
                 placeholder="comma-separated; a run must have all of them",
             )
-        with low[1]:
+        with low[2]:
             archived = state.bound(
                 st.toggle,
                 "Show archived runs",
@@ -78,6 +90,7 @@ def _filters() -> dict[str, Any]:
         "q": words.strip(),
         "phase": phases,
         "method": kinds,
+        "suite": suites,
         "tag": state.split(tag_words),
         "archived": None if archived else False,
         "sort": sort,

@@ -112,7 +112,7 @@ SCOPES = {
         "get_measures", "get_audit", "list_slices", "list_run_slices", "get_calibrator",
         "get_transfer", "get_budget",
         "download_predictions", "compare_runs", "get_stats", "list_methods", "list_models",
-        "list_datasets", "list_workers", "get_openapi", "get_docs",
+        "list_datasets", "list_suites", "list_workers", "get_openapi", "get_docs",
         "open_session", "make_link", "get_visitor",
         "end_session",
     ],
@@ -676,8 +676,41 @@ def test_events__stream_equals_polling_and_ends(
 def test_logs__over_the_api(api: TestClient, services: Any, working: str) -> None:
     services.store.append_log(working, 1, "hello ü\n")
     page = api.get(f"/api/v1/runs/{working}/logs").json()
-    assert page == {"text": "hello ü\n", "next_offset": 9, "complete": False}
+    assert page == {
+        "text": "hello ü\n", "offset": 0, "next_offset": 9, "size_bytes": 9, "complete": False,
+    }  # fmt: skip
     assert api.get(f"/api/v1/runs/{working}/logs?offset=-3").json()["text"] == "ü\n"
+    services.store.append_log(working, 1, "two\nthree\nfour")
+    end = api.get(f"/api/v1/runs/{working}/logs?tail=2&offset=5").json()
+    assert (end["text"], end["offset"], end["next_offset"]) == ("three\nfour", 13, 23)
+    on = api.get(f"/api/v1/runs/{working}/logs?offset={end['next_offset']}").json()
+    assert (on["text"], on["next_offset"], on["size_bytes"]) == ("", 23, 23)
+    short = api.get(f"/api/v1/runs/{working}/logs?tail=9&limit=6").json()
+    assert short["text"] == "e\nfour"
+    assert api.get(f"/api/v1/runs/{working}/logs?tail=0").status_code == 422
+
+
+def test_suites__are_those_of_runs_in_these_phases_the_newest_first(
+    api: TestClient, services: Any
+) -> None:
+    store = services.store
+
+    def run(suite: str, *, ends: bool) -> str:
+        run_id = store.submit(spec_of(suite={"id": suite}))
+        if ends:
+            assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
+            assert store.finish(run_id, 1, phase="SUCCEEDED")
+        return str(run_id)
+
+    assert api.get("/api/v1/suites").json() == []
+    for suite, ends in (("pacs", True), ("cifar10", True), ("pacs", True), ("vlcs", False)):
+        last = run(suite, ends=ends)
+    every = api.get("/api/v1/suites").json()
+    assert [(s["suite"], s["runs"]) for s in every] == [("vlcs", 1), ("pacs", 2), ("cifar10", 1)]
+    done = api.get("/api/v1/suites?phase=SUCCEEDED").json()
+    assert [(s["suite"], s["runs"]) for s in done] == [("pacs", 2), ("cifar10", 1)]
+    store.patch_run(last, archived=True)
+    assert len(api.get("/api/v1/suites").json()) == 2
 
 
 def test_checkpoints__are_the_artifacts_of_that_kind(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -511,6 +512,26 @@ def test_runner__asked_to_stop_saves_and_says_so_and_goes_on(
     go(spec, folder, run_id="run 1")
     assert_equal_runs(folder, left_alone(spec))
     assert report_in(folder).run_id == "run 1"
+
+
+def test_runner__its_log_tells_the_course_of_the_run(
+    run_spec: Any, home: Path, paintings: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    write_job(folder, run_spec("carot", suite={"shifts": {"art": f"folder:{paintings}"}}))
+    with child("-m", "calift_core.run", str(folder), home=home) as process:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0
+    lines = said.splitlines()
+    told = [line.split(" INFO ", 1)[1] for line in lines if " INFO " in line]
+    phases = [words for words in told if words.startswith(("loading: ", "training: 8 steps on"))]
+    assert len(phases) == 2
+    assert any(re.fullmatch(r"training: \d of 8, [\d,]+ images/s", words) for words in told)
+    report = report_in(folder)
+    for e in report.evaluations:
+        wanted = f"{e.dataset}: accuracy {e.accuracy:.4f}, ECE {e.ece.value:.4f}"
+        assert any(words.startswith(wanted) for words in told), e.dataset
+    assert told[-1] == "done"
 
 
 def test_runner__failure_is_a_code_and_a_sentence(

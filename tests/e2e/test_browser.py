@@ -87,7 +87,7 @@ def test_new__a_run_is_submitted_watched_and_cancelled(dashboard: Dashboard, tab
     tab.get_by_text("name: from the browser").wait_for(state="attached")
     tab.get_by_role("button", name="Submit").click()
     tab.wait_for_url(re.compile(r"/run\?id="))
-    tab.get_by_text("Waits for a worker").wait_for()
+    tab.locator(".calift-pill", has_text="Queued").wait_for()
     tab.get_by_role("button", name="Cancel").click()
     tab.locator(".calift-pill", has_text="Cancelled").wait_for()
 
@@ -115,8 +115,14 @@ def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_s
     tab.get_by_text(f"there is no folder '{tmp_path / 'nowhere'}'").wait_for()
     assert submit.is_disabled()
     type_data(tmp_path / "birds")
-    tab.get_by_text("steps of training: the model will hardly change").wait_for()
+    tab.get_by_text(re.compile("Only . steps? of training")).wait_for()
     until(submit.is_enabled, what="the button to be enabled")
+    box = tab.get_by_role("combobox", name="Corruptions")
+    box.click()
+    box.fill("gausian_noise")
+    box.press("Enter")
+    tab.get_by_text("Did you mean 'gaussian_noise'").first.wait_for()
+    until(submit.is_disabled, what="the button to be disabled")
 
 
 def test_phone__pages_fit_and_charts_have_descriptions_and_tables(

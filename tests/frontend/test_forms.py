@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from calift_core.errors import SpecError
 from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.spec import RunSpec
-from frontend import forms
+from frontend import forms, text
 from frontend.forms import Field
 
 SCHEMA = RunSpec.model_json_schema()
@@ -260,3 +260,21 @@ def test_draw__what_is_typed_reaches_the_spec() -> None:
     assert spec.suite.corruptions.severities == (2, 5)
     assert spec.suite.limits == {"train": 100}
     assert spec.tags == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("suite", "name"),
+    [
+        ("fashion-mnist", "lp-ft on fashion-mnist"),
+        ("pacs:sketch", "lp-ft on pacs sketch"),
+        ("pacs:/data/PACS#art_painting", "lp-ft on pacs art_painting"),
+        ("imagenet:/data/imagenet", "lp-ft on imagenet"),
+        ("folder:/data/my birds/", "lp-ft on my birds"),
+        ("folder:/data/Vögel & co", "lp-ft on V-gel - co"),
+        ("domains:/data/streets#night", "lp-ft on streets night"),
+        ("folder:/", "lp-ft on folder"),
+    ],
+)
+def test_run_name__is_of_method_and_data_and_always_allowed(suite: str, name: str) -> None:
+    assert text.run_name("lp_ft", suite) == name
+    RunSpec.model_validate({"name": name, "method": {"kind": "flyp"}})

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from calift_core.schema.methods import METHOD_SPECS
 from tests.conftest import free_port
+from tests.core.conftest import write_classes
 from tests.frontend.conftest import Service, pointed_at, service
 
 APP = Path(__file__).parents[2] / "frontend" / "app.py"
@@ -416,14 +417,65 @@ def test_new__the_name_follows_the_method_until_it_is_edited(dashboard: Service)
     assert app.text_input(key=name).value == "flyp on fashion-mnist"
     app.text_input(key=name).set_value("mine").run()
     app.selectbox(key="url-method").set_value("carot").run()
+    app.selectbox(key="new-quick-suite.id").set_value("pacs").run()
     assert app.text_input(key=name).value == "mine"
+    app.text_input(key=name).set_value(" ").run()
+    assert app.text_input(key=name).value == "carot on pacs"
 
 
 def test_new__a_misspelt_corruption_is_refused_with_the_nearest(dashboard: Service) -> None:
     app = page("new")
-    app.text_area(key="new-quick-suite.corruptions.names").set_value("gausian_noise").run()
+    field = app.multiselect(key="new-quick-suite.corruptions.names")
+    assert field.value == ["gaussian_noise", "jpeg_compression"]
+    field.set_value(["fog", "gausian_noise"]).run()
     assert "Did you mean 'gaussian\\_noise'" in app.error[0].value
+    below = [m.value for m in app.markdown if m.value.startswith(":red[")]
+    assert len(below) == 1, "beside the field itself"
+    assert "gausian" in below[0]
     assert submit_of(app).disabled
+    app.multiselect(key="new-quick-suite.corruptions.names").set_value(["benchmark"]).run()
+    assert not app.error
+    assert "names: benchmark" in words(app)
+    assert not submit_of(app).disabled
+
+
+def test_new__what_is_not_there_cannot_be_submitted_and_a_bare_path_is_a_folder(
+    bare: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from calift_core.client import Client
+
+    write_classes(tmp_path / "birds", ("cat", "dog"), n=30)
+    spec = {"name": "a run", "method": {"kind": "flyp"}, "train": {"epochs": 2}}
+
+    def form(folder: str, **shifts: str) -> AppTest:
+        """The form of a run on this folder: a box for typed values takes none here."""
+        made = client.submit(spec | {"suite": {"id": str(tmp_path / folder), "shifts": shifts}})
+        app = page("new", clone=made.id)
+        client.cancel(made.id)
+        client.delete(made.id)
+        return app
+
+    with pointed_at(monkeypatch, bare.url, bare.home), Client() as client:
+        gone = form("nowhere")
+        assert f"there is no folder '{tmp_path}/nowhere'" in gone.error[0].value.replace("\\", "")
+        assert submit_of(gone).disabled
+        here = form("birds")
+        assert not here.error
+        assert not submit_of(here).disabled
+        assert f"folder:{tmp_path}/birds" in words(here)
+        assert "Only 2 steps of training" in words(here)
+        shift = form("birds", art=str(tmp_path / "art"))
+        assert "the shift 'art': there is no folder" in shift.error[0].value.replace("\\", "")
+        assert submit_of(shift).disabled
+
+
+def test_new__says_what_is_evaluated_and_what_is_chosen_on(dashboard: Service) -> None:
+    app = page("new", preset="blank")
+    app.selectbox(key="new-blank-suite.id").set_value("cifar10-c").run()
+    said = words(app)
+    for figure in ("760,000", "test 10,000, corruptions 750,000", "39,859"):
+        assert figure in said, figure
+    assert submit_of(app).disabled  # nobody downloads it
 
 
 def test_pickers__find_any_run_on_the_server_and_keep_the_chosen(dashboard: Service) -> None:

@@ -1,0 +1,181 @@
+"""Choosing runs among many: the server searches them, pages begin with one suite; live logs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import serving, spec_of
+from tests.frontend.conftest import pointed_at
+from tests.frontend.test_pages import page, words
+
+#: More than a picker offers at once.
+MANY = 230
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """A service with many runs: its store, and ids by name."""
+
+    store: Any
+    ids: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def crowd_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Crowd]]:
+    from backend.main import create_app
+    from backend.migrations import upgrade
+    from backend.settings import Settings
+    from backend.store import Store, open_engine
+
+    home = tmp_path_factory.mktemp("crowd")
+    settings = Settings(home=home, broker_url="memory://", free_space_floor_bytes=0)
+    settings.admin_token()
+    store = Store(open_engine(settings.database_url))
+    upgrade(store.engine)
+    ids = {}
+
+    def add(name: str, suite: str, **changes: Any) -> None:
+        ids[name] = store.submit(spec_of(name=name, suite={"id": suite}, **changes))
+        assert store.claim(ids[name], worker_id="w", ttl_s=600) is not None
+        assert store.finish(ids[name], 1, phase="SUCCEEDED")
+
+    add("the very first", "pacs:sketch")
+    for index in range(MANY):
+        add(f"sketch {index}", "pacs:sketch")
+    for name in ("one", "two", "three", "four"):
+        add(f"photo {name}", "pacs:photo", method={"kind": "flyp"})
+    ids["working"] = store.submit(spec_of(name="working"))
+    assert store.claim(ids["working"], worker_id="w", ttl_s=600) is not None
+    with serving(create_app(settings, housekeeping=False)) as url:
+        yield url, home, Crowd(store, ids)
+    store.close()
+
+
+@pytest.fixture
+def crowd(
+    crowd_service: tuple[str, Path, Crowd], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Crowd]:
+    url, home, made = crowd_service
+    with pointed_at(monkeypatch, url, home):
+        yield made
+
+
+def chosen(app: Any, key: str = "url-run") -> list[str]:
+    return list(app.multiselect(key=key).value)
+
+
+def test_pages__begin_with_the_newest_runs_suite_and_widen(crowd: Crowd) -> None:
+    app = page("shifts")
+    suites = app.selectbox(key="url-suite")
+    assert suites.value == "pacs:photo"
+    assert suites.options == [
+        "pacs:photo (4)",
+        f"pacs:sketch ({MANY + 1})",
+        f"all data ({MANY + 5})",
+    ]
+    offered = app.multiselect(key="url-run").options
+    assert len(offered) == 4
+    assert all("photo" in words_ for words_ in offered)
+    assert chosen(app) == [crowd.ids[f"photo {n}"] for n in ("four", "three", "two")]
+    suites.set_value("*").run()
+    assert app.query_params["suite"] == "*"
+    assert len(app.multiselect(key="url-run").options) == 200
+    assert "pacs:sketch" in app.multiselect(key="url-run").options[-1]
+    assert f"The newest 200 of {MANY + 5} runs" in words(app)
+    assert chosen(app) == [crowd.ids[f"photo {n}"] for n in ("four", "three", "two")]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("shifts", "url-run"), ("compare", "url-ids"), ("spectra", "url-run"),
+                      ("calibration", "url-run"), ("frontier", "url-run")],
+)  # fmt: skip
+def test_find__reaches_the_oldest_of_many_runs_on_every_page(
+    crowd: Crowd, name: str, key: str
+) -> None:
+    app = page(name)
+    app.selectbox(key="url-suite").set_value("pacs:sketch").run()
+    assert not any("very first" in o for o in app.multiselect(key=key).options)
+    app.text_input(key="url-find").set_value("very first").run()
+    assert not app.exception
+    assert any("the very first" in o for o in app.multiselect(key=key).options)
+    kept = chosen(app, key)
+    app.multiselect(key=key).set_value([*kept, crowd.ids["the very first"]]).run()
+    assert crowd.ids["the very first"] in app.query_params[key.removeprefix("url-")]
+    app.text_input(key="url-find").set_value("nothing is called so").run()
+    assert chosen(app, key) == [*kept, crowd.ids["the very first"]]
+    assert "There is no finished run" in words(app)
+
+
+def test_link__its_own_runs_say_where_to_look(crowd: Crowd) -> None:
+    app = page("shifts", run=crowd.ids["the very first"])
+    assert app.selectbox(key="url-suite").value == "pacs:sketch"
+    assert chosen(app) == [crowd.ids["the very first"]]
+    both = f"{crowd.ids['the very first']},{crowd.ids['photo one']}"
+    mixed = page("shifts", run=both)
+    assert mixed.selectbox(key="url-suite").value == "*"
+    assert chosen(mixed) == both.split(",")
+
+
+def test_new__a_merge_finds_any_finished_run(crowd: Crowd) -> None:
+    app = page("new", method="wise_ft", preset="blank")
+    field = "new-blank-wise_ft-method.run"
+    assert not any("very first" in o for o in app.selectbox(key=field).options)
+    app.selectbox(key="url-suite").set_value("*").run()
+    app.text_input(key="url-find").set_value("very first").run()
+    assert not app.exception
+    assert [o for o in app.selectbox(key=field).options if "very first" in o]
+    app.selectbox(key=field).set_value(crowd.ids["the very first"]).run()
+    app.text_input(key="url-find").set_value("").run()
+    assert app.selectbox(key=field).value == crowd.ids["the very first"]
+    assert f"run: {crowd.ids['the very first']}" in words(app)
+
+
+def test_runs__are_filtered_by_their_data(crowd: Crowd) -> None:
+    app = page("runs")
+    assert f"{MANY + 6} runs" in words(app)
+    app.multiselect(key="url-suite").set_value(["pacs:photo"]).run()
+    assert app.query_params["suite"] == "pacs:photo"
+    assert "4 runs" in words(app)
+    assert words(app).count("<tr>") == 5
+
+
+def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(
+    crowd: Crowd, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = crowd.ids["working"]
+
+    def asked() -> list[str]:
+        found = re.findall(rf"/runs/{run_id}/logs\?([^ ]*)", caplog.text)
+        caplog.clear()
+        return found
+
+    def shown(app: Any) -> str:
+        return "\n".join(c.value for c in app.code)
+
+    with caplog.at_level(logging.INFO, logger="uvicorn.access"):
+        app = page("run", id=run_id, tab="Logs")
+        assert "The log is empty" in words(app)
+        caplog.clear()
+        crowd.store.append_log(run_id, 1, "".join(f"line {i}\n" for i in range(20_000)))
+        app.run()
+        assert "line 19999" in shown(app)
+        assert "line 19400" not in shown(app)
+        asked()
+        before = crowd.store.logs(run_id).size_bytes
+        for index in range(3):
+            crowd.store.append_log(run_id, 1, f"news {index} ü\n")
+            app.run()
+            assert shown(app).endswith(f"news {index} ü")
+            assert shown(app).count(f"news {index} ü") == 1
+        app.run()
+        assert shown(app).count("news 2 ü") == 1
+        offsets = [int(re.findall(r"offset=(-?\d+)", query)[0]) for query in asked()]
+    news = len("news 0 ü\n".encode())
+    assert offsets == [before, before + news, before + 2 * news, before + 3 * news]
