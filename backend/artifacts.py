@@ -95,8 +95,13 @@ class ArtifactStore:
         except OSError as error:
             raise storage_error(error, self.root, "read") from error
 
-    def put_file(self, source: str | os.PathLike[str]) -> Blob:
+    def put_file(self, source: str | os.PathLike[str], *, link: bool = False) -> Blob:
         """Store a file's content; storing the same content again costs no space.
+
+        Args:
+            source: the file.
+            link: nobody will change the file in place, so that the stored content may be the file
+                itself, where the file system can do that.
 
         Raises:
             DiskFullError: no space, or less than the floor, would be left; nothing is torn.
@@ -112,6 +117,8 @@ class ArtifactStore:
         blob = Blob(sha256_file(source), information.st_size)
         target = self.path(blob.sha256)
         if self._renew(target, blob.size_bytes):
+            return blob
+        if link and self._link(source, target):
             return blob
         self._check_space(blob.size_bytes)
         digest, size = hashlib.sha256(), 0
@@ -146,6 +153,15 @@ class ArtifactStore:
             with atomic_path(target) as temporary:
                 temporary.write_bytes(data)
         return blob
+
+    def _link(self, source: Path, target: Path) -> bool:
+        try:
+            with atomic_path(target) as temporary:
+                os.link(source, temporary, follow_symlinks=False)
+                os.utime(temporary)  # its age in the store begins now
+        except StorageError:  # another device, or a file system without links
+            return False
+        return True
 
     def _renew(self, target: Path, size: int) -> bool:
         """Whether the content is here already; its age starts anew, so that it is not collected."""

@@ -26,6 +26,8 @@ TASK_NAME = "calift.run"
 QUEUES = ("cpu", "gpu", "mps", "gpu-multi")
 
 _GC_EVERY_S = 600.0
+#: A run that failed or was cancelled can be retried from its checkpoint for so long.
+_KEEP_STATES_S = 7 * 86_400.0
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -223,6 +225,7 @@ class Housekeeper:
             _log.warning("run %s attempt %d: %s", swept.run_id, swept.attempt, swept.action)
 
     def _collect(self) -> None:
+        self._store.drop_old_states(age_s=_KEEP_STATES_S)
         gone = self._artifacts.collect(self._store, grace_s=self._settings.artifact_grace_s)
         if gone:
             _log.info("collected %d unreferenced files", len(gone))

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
 
     Attributes:
         home: folder that holds all that the embedded stack keeps.
+        artifacts_dir: folder of the content-addressed files, which the API and all workers share.
         database_url: SQLAlchemy URL; SQLite (local disk only) or Postgres.
         broker_url: Celery URL of the Redis or Valkey server.
         host: address the API binds to.
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(default_factory=calift_home)
+    artifacts_dir: Path = Path()
     database_url: str = ""
     broker_url: str = ""
     host: str = "127.0.0.1"
@@ -124,6 +126,9 @@ class Settings(BaseSettings):
         home = self.home.expanduser().absolute()
         fill = {
             "home": home,
+            "artifacts_dir": home / "artifacts"
+            if self.artifacts_dir == Path()
+            else self.artifacts_dir.expanduser().absolute(),
             "database_url": self.database_url or f"sqlite:///{home / 'calift.db'}",
             "broker_url": self.broker_url
             or f"redis+socket://{home / 'run' / 'broker.sock'}?virtual_host=0",
@@ -150,11 +155,6 @@ class Settings(BaseSettings):
     def hosts(self) -> tuple[str, ...]:
         """Host names that a request may name, without port."""
         return self.allowed_hosts or (LOOPBACK_HOSTS if self.is_loopback else ())
-
-    @property
-    def artifacts_dir(self) -> Path:
-        """Where the content-addressed files lie."""
-        return self.home / "artifacts"
 
     @property
     def uploads_dir(self) -> Path:

@@ -1187,6 +1187,75 @@ class Store:
             )
             return True
 
+    def put_state(
+        self,
+        run_id: str,
+        attempt: int,
+        step: int,
+        files: Mapping[str, tuple[str, int]],
+        *,
+        keep: int = 2,
+    ) -> list[str] | None:
+        """Name a checkpoint as what a later attempt goes on from, whole; older ones are forgotten.
+
+        Args:
+            run_id: the run.
+            attempt: the attempt that made it.
+            step: of the checkpoint.
+            files: name → SHA-256 and size of the stored content.
+            keep: how many are kept, this one included.
+
+        Returns:
+            The SHA-256s of what is forgotten; None: fenced off.
+        """
+        with writing(self.engine) as connection:
+            row = self._fenced(connection, run_id, attempt, attempt=attempt)
+            if row is None:
+                return None
+            mine = f"states/{step:08d}/"
+            stored = connection.execute(
+                select(ArtifactRow.name, ArtifactRow.sha256, ArtifactRow.created_at)
+                .where(ArtifactRow.run_id == run_id, ArtifactRow.kind == "state")
+                .order_by(ArtifactRow.created_at.desc(), ArtifactRow.name.desc())
+            ).all()
+            steps = dict.fromkeys([mine, *(r.name[: r.name.rindex("/") + 1] for r in stored)])
+            kept = tuple(steps)[:keep]
+            old = [r for r in stored if not r.name.startswith(kept) or r.name.startswith(mine)]
+            connection.execute(
+                delete(ArtifactRow).where(
+                    ArtifactRow.run_id == run_id, ArtifactRow.name.in_([r.name for r in old])
+                )
+            )
+            connection.execute(
+                insert(ArtifactRow),
+                [
+                    {
+                        "run_id": run_id,
+                        "name": mine + name,
+                        "kind": "state",
+                        "sha256": sha256,
+                        "size_bytes": size_bytes,
+                        "attempt": attempt,
+                        "created_at": row.now,
+                    }
+                    for name, (sha256, size_bytes) in files.items()
+                ],
+            )
+            return [r.sha256 for r in old]
+
+    def drop_old_states(self, *, age_s: float) -> int:
+        """Forget the checkpoints of runs that ended so long ago; how many files that were."""
+        ended = select(Run.id).where(
+            Run.phase.in_(tuple(TERMINAL_PHASES)), Run.finished_at < self._now - age_s
+        )
+        with writing(self.engine) as connection:
+            result = connection.execute(
+                delete(ArtifactRow).where(
+                    ArtifactRow.kind == "state", ArtifactRow.run_id.in_(ended)
+                )
+            )
+            return int(cast("CursorResult[Any]", result).rowcount)
+
     def finish(
         self,
         run_id: str,
@@ -1234,6 +1303,12 @@ class Store:
             )
             if report is not None:
                 self._store_report(connection, run_id, attempt, report)
+            if phase == "SUCCEEDED":  # nobody goes on from them any more
+                connection.execute(
+                    delete(ArtifactRow).where(
+                        ArtifactRow.run_id == run_id, ArtifactRow.kind == "state"
+                    )
+                )
             return True
 
     def _store_report(
@@ -2157,14 +2232,15 @@ class Store:
         )
 
     def artifacts(self, run_id: str, *, kind: str | None = None) -> list[Artifact]:
-        """A run's files by name.
+        """A run's files by name, of one kind or of all but `state`: those are no result.
 
         Raises:
             NotFoundError: no such run.
         """
         query = select(*ArtifactRow.__table__.columns).where(ArtifactRow.run_id == run_id)
-        if kind is not None:
-            query = query.where(ArtifactRow.kind == kind)
+        query = query.where(
+            ArtifactRow.kind != "state" if kind is None else ArtifactRow.kind == kind
+        )
         with reading(self.engine) as connection:
             self._must_exist(connection, run_id)
             rows = connection.execute(query.order_by(ArtifactRow.name)).all()

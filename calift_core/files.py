@@ -18,6 +18,9 @@ from pathlib import Path
 
 from calift_core.errors import DiskFullError, StorageError
 
+#: Bytes that must be free where a run is to start: less is certain not to hold its checkpoints.
+FREE_SPACE_FLOOR = 256 * 2**20
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FOLDER_SYNC_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 

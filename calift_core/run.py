@@ -61,6 +61,7 @@ from calift_core.errors import (
 )
 from calift_core.evaluate import Placed, encode, predict, validation_values
 from calift_core.files import (
+    FREE_SPACE_FLOOR,
     atomic_write_bytes,
     atomic_write_json,
     sha256_file,
@@ -102,8 +103,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two lines of progress in a run's log.
 LINE_EVERY_S = 10.0
-#: Bytes that must be free before a run starts: less is certain not to hold its checkpoints.
-FREE_SPACE_FLOOR = 256 * 2**20
 
 Stop = Callable[[], bool]
 

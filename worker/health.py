@@ -1,4 +1,4 @@
-"""`python -m worker.health`: exit status 0 when a worker of this host has reported in lately."""
+"""`python -m worker.health`: exit status 0 when a worker of this host is there and takes runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from backend.store import Store, open_engine
 def main() -> int:
     """Ask the database, which is what the API believes too."""
     store = Store(open_engine(load_settings().database_url))
+    host = socket.gethostname()
     try:
-        host = socket.gethostname()
-        alive = any(w.alive and w.host == host for w in store.workers())
+        here = [w for w in store.workers() if w.alive and w.host == host]
     finally:
         store.close()
-    if not alive:
+    if any(not w.trouble for w in here):
+        return 0
+    for worker in here:
+        sys.stderr.write(f"{worker.id} takes no run: {worker.trouble}\n")
+    if not here:
         sys.stderr.write(f"no worker of {host} has reported in lately\n")
-    return 0 if alive else 1
+    return 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from backend import migrations
@@ -17,8 +18,10 @@ from backend.artifacts import ArtifactStore
 from backend.process import Pulse, pulse_path
 from backend.settings import Settings
 from backend.store import NotFoundError, Store, open_engine
+from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.schema.wire import TERMINAL_PHASES
 from worker.devices import Device, take_device
+from worker.storage import Storage
 from worker.supervisor import RUNNER_ARGV, Limits, Outcome, database_away, supervise
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class WorkerService:
         limits: times of an attempt; None takes them from the settings.
         runner_argv: the command of a runner.
         device: None takes the first free one.
+        give_back: rings for a run again, for other workers.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class WorkerService:
         limits: Limits | None = None,
         runner_argv: Sequence[str] = RUNNER_ARGV,
         device: Device | None = None,
+        give_back: Callable[[str], None] = lambda bell: None,
     ) -> None:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.settings = settings
@@ -72,6 +77,12 @@ class WorkerService:
             ttl_s=settings.lease_ttl_s, heartbeat_s=settings.heartbeat_s
         )
         self._runner_argv = runner_argv
+        self._give_back = give_back
+        floor = settings.free_space_floor_bytes
+        self.storage = Storage(
+            {settings.jobs_dir: max(floor, FREE_SPACE_FLOOR), settings.artifacts_dir: floor}
+        )
+        self._trouble = ""
         self._run_id: str | None = None
         self._stopping = threading.Event()
         self._changed = threading.Event()
@@ -123,8 +134,28 @@ class WorkerService:
             bell: the run whose bell woke us; it waits still, or another took it.
         """
         rung: str | None = bell
-        while not self.draining and self._see_one_through(rung) is not None:
+        while not self.draining:
+            if self._look_for_room():
+                if self._see_one_through(rung) is None:
+                    return
+            elif rung is not None:
+                self._quietly(partial(self._give_back, rung))
+            else:
+                # Out: while this waits, no message is taken from the broker.
+                time.sleep(1.0)
             rung = None
+
+    def _look_for_room(self) -> bool:
+        """Whether anything can be stored here; a change is told at once."""
+        trouble = self.storage.trouble()
+        if bool(trouble) != bool(self._trouble):
+            if trouble:
+                log.warning("this worker takes no run: %s", trouble)
+            else:
+                log.info("there is room again")
+            self._changed.set()
+        self._trouble = trouble
+        return not trouble
 
     def _see_one_through(self, bell: str | None) -> Outcome | None:
         claimed_at = time.monotonic()
@@ -156,6 +187,7 @@ class WorkerService:
                 jobs=self.settings.jobs_dir,
                 limits=self._limits,
                 claimed_at=claimed_at,
+                storage=self.storage,
                 draining=lambda: self.draining,
                 environment=environment_for(self.settings, self.device),
                 runner_argv=self._runner_argv,
@@ -173,6 +205,7 @@ class WorkerService:
         tidy_at = 0.0
         while not self._stopping.is_set():
             self._changed.clear()
+            self._quietly(self._look_for_room)
             self._quietly(self._say_seen)
             if time.monotonic() >= tidy_at:
                 self._quietly(self._tidy)
@@ -186,13 +219,14 @@ class WorkerService:
             queues=self.queues,
             device=self.device.label,
             run_id=self._run_id,
+            trouble=self._trouble,
         )
 
-    def _quietly(self, action: Callable[[], None]) -> None:
+    def _quietly(self, action: Callable[[], object]) -> None:
         try:
             action()
         except Exception as error:  # presence outlives every outage
-            log.warning("presence: %s", error)
+            log.warning("%s", error)
 
     def _tidy(self) -> None:
         """Remove the job folders of deleted and succeeded runs, and of runs that ended long ago."""

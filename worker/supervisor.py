@@ -40,7 +40,13 @@ from backend.artifacts import ArtifactKind, ArtifactStore, publish_artifact
 from backend.process import Child
 from backend.store import Claim, NotFoundError, Store
 from calift_core.curves import read_curves
-from calift_core.errors import CaliftError, ModelUnavailableError, StorageError, reason_of
+from calift_core.errors import (
+    CaliftError,
+    DiskFullError,
+    ModelUnavailableError,
+    StorageError,
+    reason_of,
+)
 from calift_core.files import atomic_write_json, storage_error
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
@@ -61,6 +67,8 @@ from calift_core.schema.report import Report
 from calift_core.schema.spec import parse_spec
 from calift_core.schema.wire import Progress
 from calift_core.threads import openmp_environment
+from worker.states import StateKeeper, lay_out, newest_stored
+from worker.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +81,16 @@ StopReason = Literal["", "cancel", "drain", "hang"]
 #: Folder in a job's folder that finished runs are laid out in.
 _INPUTS = "inputs"
 
+#: Folder in a job's folder that stored checkpoints are laid out in.
+_FETCHED = "fetched"
+
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ATTEMPT = re.compile(r"attempt-([1-9]\d{0,8})")
 
 #: Part of the lease after which an attempt that cannot reach the database gives itself up.
 _SELF_FENCE = 0.8
+
+_NO_ROOM_HINT = "Free some space on the worker's machine, then retry the run."
 
 #: When memory runs out the kernel should take the runner and leave the one that reports it.
 _OOM_SCORE_ADJ = 500
@@ -108,6 +121,8 @@ class Limits:
         hang_timeout_s: a runner that says nothing for so long is killed.
         tick_s: how often the runner and its files are looked at.
         log_limit_bytes: this much of an attempt's log goes to the database; the file keeps all.
+        state_s: how long the end of an attempt that another goes on from waits for its last
+            checkpoint to be stored.
     """
 
     ttl_s: float = 60.0
@@ -118,6 +133,7 @@ class Limits:
     hang_timeout_s: float = 1800.0
     tick_s: float = 0.1
     log_limit_bytes: int = 8 << 20
+    state_s: float = 10.0
 
 
 def runner_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -149,6 +165,7 @@ def supervise(
     jobs: Path,
     limits: Limits,
     claimed_at: float,
+    storage: Storage | None = None,
     draining: Callable[[], bool] = lambda: False,
     environment: Mapping[str, str] | None = None,
     runner_argv: Sequence[str] = RUNNER_ARGV,
@@ -164,6 +181,7 @@ def supervise(
         jobs: the folder of job folders.
         limits: times.
         claimed_at: `time.monotonic()` from *before* the claim was asked for.
+        storage: says whether this machine can store anything; None: it looks at `jobs` alone.
         draining: turns true when the worker is to stop; the run is then queued again.
         environment: filtered by `runner_environment`; the process's own when None.
         runner_argv: the command that the job's folder is appended to.
@@ -180,6 +198,7 @@ def supervise(
         folder=job_dir(jobs, claim.run_id, claim.attempt),
         limits=limits,
         claimed_at=claimed_at,
+        storage=storage or Storage({jobs: 0}),
         draining=draining,
     )
     return attempt.run(
@@ -210,8 +229,10 @@ class _Attempt:
         folder: Path,
         limits: Limits,
         claimed_at: float,
+        storage: Storage,
         draining: Callable[[], bool],
     ) -> None:
+        self._storage = storage
         self._store = store
         self._artifacts = artifacts
         self._claim = claim
@@ -229,6 +250,7 @@ class _Attempt:
         self._write_at = 0.0
         self._superseded = False
         self._resumed_at: int | None = None
+        self._states: StateKeeper | None = None
 
     def run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Outcome:
         """Supervise the attempt; see `supervise`."""
@@ -237,7 +259,7 @@ class _Attempt:
                 try:
                     return self._run(argv, environment)
                 except CaliftError as error:
-                    return self._failed(error.code, error.message, error.hint)
+                    return self._failed_or_set_back(error.code, error.message, error.hint)
                 except _Fenced:
                     raise
                 except Exception as error:
@@ -267,13 +289,22 @@ class _Attempt:
             environment=environment,
             oom_score_adj=_OOM_SCORE_ADJ,
         )
+        self._states = StateKeeper(
+            self._store, self._artifacts, self._run_id, self._number, self._folder
+        )
+        wait_s = 0.0
         try:
             returncode = self._follow(self._runner)
+            result = _read_result(self._folder)
+            if result is None or result.outcome != "succeeded":
+                wait_s = self._limits.state_s
         finally:
             self._kill()
+            self._states.close(wait_s)
             # Linked contents would outlive the runs that they belong to.
-            shutil.rmtree(self._folder / _INPUTS, ignore_errors=True)
-        return self._conclude(returncode, _read_result(self._folder))
+            for name in (_INPUTS, _FETCHED):
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+        return self._conclude(returncode, result)
 
     # -- before
 
@@ -374,7 +405,17 @@ class _Attempt:
         return [path for _, path in sorted(found, reverse=True)]
 
     def _resume_source(self) -> Path | None:
-        """The newest earlier attempt that left a checkpoint here."""
+        """What to go on from: the last checkpoint, here or in the artifact store."""
+        here = self._newest_here()
+        stored = self._insist(partial(self._store.artifacts, self._run_id, kind="state"))
+        if stored and newest_stored(stored) > _newest_in(here):
+            fetched = self._folder / _FETCHED
+            if lay_out(stored, self._artifacts, fetched):
+                return fetched
+        return here
+
+    def _newest_here(self) -> Path | None:
+        """The newest earlier attempt that left a checkpoint on this machine."""
         return next((path for path in self._earlier() if _has_checkpoint(path)), None)
 
     # -- while it runs
@@ -449,10 +490,13 @@ class _Attempt:
                 )
             elif isinstance(record, ResumedRecord):
                 self._resumed_at = record.step
-            elif isinstance(record, CheckpointRecord) and not self._superseded:
-                # A newer one is complete on disk, so nobody will go on from the older ones.
-                self._remove(self._earlier())
-                self._superseded = True
+            elif isinstance(record, CheckpointRecord):
+                if self._states is not None:
+                    self._states.offer(record.step)
+                if not self._superseded:
+                    # A newer one is complete on disk: nobody will go on from the older ones.
+                    self._remove(self._earlier())
+                    self._superseded = True
 
     def _write_pending(self) -> bool:
         """Store the records and the log read so far, or leave them for later.
@@ -506,7 +550,7 @@ class _Attempt:
         if self._stop_reason == "cancel" or self._lease.cancel:
             return self._cancelled()
         if result is not None and result.outcome == "failed":
-            return self._failed(result.code, result.message, result.hint)
+            return self._failed_or_set_back(result.code, result.message, result.hint)
         if self._stop_reason == "hang":
             return self._lost(
                 "RUNNER_HUNG",
@@ -524,6 +568,11 @@ class _Attempt:
                 f"the runner was ended from outside by {_status_words(returncode)}",
                 "Most often this is a machine that ran out of memory: lower train.batch_size or "
                 "train.workers, or free some.",
+            )
+        if trouble := self._storage.trouble():
+            # On a full disk a runner cannot even say so.
+            return self._set_back(
+                DiskFullError.code, f"the runner left no result: {trouble}", _NO_ROOM_HINT
             )
         return self._failed(
             "RUNNER_CRASHED",
@@ -563,6 +612,28 @@ class _Attempt:
                 path=self._folder / name,
             )
         )
+
+    def _failed_or_set_back(self, code: str, message: str, hint: str) -> Outcome:
+        if self._storage.is_to_blame(code):
+            return self._set_back(code, message, hint or _NO_ROOM_HINT)
+        return self._failed(code, message, hint)
+
+    def _set_back(self, code: str, message: str, hint: str) -> Outcome:
+        """This machine has no room for the run: queue it again, at no cost."""
+        self._held(
+            lambda: self._store.requeue(
+                self._run_id,
+                self._number,
+                reason=code,
+                message=message,
+                hint=hint,
+                setback=True,
+            )
+        )
+        # What nobody goes on from takes up room.
+        source = next((p for p in [self._folder, *self._earlier()] if _is_worth_keeping(p)), None)
+        self._remove([p for p in [self._folder, *self._earlier()] if p != source and p.exists()])
+        return "requeued"
 
     def _failed(self, code: str, message: str, hint: str) -> Outcome:
         self._finish("FAILED", reason=code, message=message, hint=hint)
@@ -629,7 +700,7 @@ class _Attempt:
         """Of a run that ended badly, keep this attempt and what it would be resumed from."""
         if not self._folder.exists():
             return
-        source = self._folder if _has_checkpoint(self._folder) else self._resume_source()
+        source = self._folder if _has_checkpoint(self._folder) else self._newest_here()
         self._remove([path for path in self._earlier() if path != source])
 
     def _remove(self, folders: Sequence[Path]) -> None:
@@ -787,6 +858,15 @@ def _status_words(returncode: int) -> str:
     return f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
 
 
+def _newest_in(folder: Path | None) -> tuple[int, int]:
+    """Attempt and step of the newest checkpoint in an attempt's folder; (0, -1) without one."""
+    match = None if folder is None else _ATTEMPT.fullmatch(folder.name)
+    if folder is None or match is None:
+        return (0, -1)
+    found = (folder / "checkpoint" / "steps").glob("[0-9]*/manifest.json")
+    return int(match[1]), max((int(path.parent.name) for path in found), default=-1)
+
+
 def _has_checkpoint(folder: Path) -> bool:
     """Whether there is something to go on from.
 
@@ -796,6 +876,11 @@ def _has_checkpoint(folder: Path) -> bool:
     return any((folder / "checkpoint" / "steps").glob("[0-9]*/manifest.json")) or any(
         (folder / "evaluating").glob("*/[!.]*")
     )
+
+
+def _is_worth_keeping(folder: Path) -> bool:
+    result = _read_result(folder)
+    return _has_checkpoint(folder) or (result is not None and result.outcome == "succeeded")
 
 
 def _read_result(folder: Path) -> JobResult | None:

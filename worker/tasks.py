@@ -31,6 +31,8 @@ class _Process:
         self.app, self.settings, self.options = app, settings, options
         self.service: WorkerService | None = None
         self.housekeeper: Housekeeper | None = None
+        #: The one that the last message came from.
+        self.queue = "cpu"
 
     def initialise(self, **_: Any) -> None:
         try:
@@ -46,7 +48,7 @@ class _Process:
         ]
 
     def _make_service(self) -> WorkerService:
-        service = WorkerService(self.settings, **self.options)
+        service = WorkerService(self.settings, give_back=self.ring_again, **self.options)
         service.wait_for_database()
         # Relay and sweeper run in every worker and in the API; conditional updates keep them apart.
         self.housekeeper = Housekeeper(service.store, self.app, service.artifacts, self.settings)
@@ -78,10 +80,14 @@ class _Process:
 
     def run(self, run_id: str, queue: str) -> None:
         assert self.service is not None
+        self.queue = queue
         if self.service.draining:
-            publish(self.app, run_id, queue=queue)  # for the next worker
-            return
-        self.service.answer(run_id)
+            self.ring_again(run_id)  # for the next worker
+        else:
+            self.service.answer(run_id)
+
+    def ring_again(self, run_id: str) -> None:
+        publish(self.app, run_id, queue=self.queue)
 
 
 def install(app: Celery, settings: Settings, **options: Any) -> None:

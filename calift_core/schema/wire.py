@@ -315,10 +315,10 @@ class RunEvent(Frozen):
 
 
 class Artifact(Frozen):
-    """A stored file of a run."""
+    """A stored file of a run; a `state` is what an unfinished one goes on from."""
 
     name: str
-    kind: Literal["report", "predictions", "checkpoint", "metrics", "log", "other"]
+    kind: Literal["report", "predictions", "checkpoint", "metrics", "log", "state", "other"]
     size_bytes: int
     sha256: str
     attempt: int

@@ -30,6 +30,13 @@ def test_settings__defaults_live_in_the_home(home: Path) -> None:
     settings.check_exposure()
 
 
+def test_settings__artifacts_may_lie_elsewhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALIFT_ARTIFACTS_DIR", "/mnt/shared")
+    settings = load_settings()
+    assert settings.artifacts_dir == Path("/mnt/shared")
+    assert settings.jobs_dir == home / "jobs"
+
+
 def test_settings__come_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALIFT_PORT", "9000")
     monkeypatch.setenv("CALIFT_ALLOWED_HOSTS", "a.example, b.example")

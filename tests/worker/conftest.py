@@ -84,10 +84,14 @@ class Worker:
 
 @pytest.fixture
 def start_worker(home: Path, broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    """Start workers on a database; `limits` replaces times of the lease."""
+    """Start workers on a database; `limits` replaces times of the lease.
+
+    `host` is the home of a worker on another machine, which shares nothing but the database, the
+    broker and the artifacts.
+    """
     started: list[Worker] = []
 
-    def start(database_url: str, **limits: Any) -> Worker:
+    def start(database_url: str, *, host: Path | None = None, **limits: Any) -> Worker:
         output = tmp_path / f"worker-{len(started)}.log"
         times = {"ttl_s": 3.0, "heartbeat_s": 0.3, "cancel_poll_s": 0.1, "group_s": 0.05}
         child = Child(
@@ -99,7 +103,8 @@ def start_worker(home: Path, broker: Broker, tmp_path: Path) -> Iterator[Callabl
             output=output,
             environment=os.environ
             | {
-                "CALIFT_HOME": str(home),
+                "CALIFT_HOME": str(host or home),
+                "CALIFT_ARTIFACTS_DIR": str(home / "artifacts"),
                 "CALIFT_DATABASE_URL": database_url,
                 "CALIFT_BROKER_URL": broker.url,
                 "CALIFT_SWEEP_S": "0.2",

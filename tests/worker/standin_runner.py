@@ -2,10 +2,11 @@
 
 Its words are those of the recorded real run. What it does is a JSON object in the spec's notes:
 `steps` (default 10), `step_s` (how long each takes, 0), `checkpoint_every` (5), `model` (leave a
-`model.json`), `wait_at`/`wait_for` (at that step, until that file is there), `end`: one of the
-functions at the bottom.
+`model.json`), `wait_at`/`wait_for` (at that step or those, until that file is there), `end`: one of
+the functions at the bottom, by attempt in `ends`.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 from calift_core.curves import Curves
+from calift_core.errors import CaliftError
 from calift_core.files import atomic_write_bytes, atomic_write_json
 from calift_core.schema import records as r
 from calift_core.schema.report import Report
@@ -26,6 +28,9 @@ job = r.JobFile.model_validate_json((folder / "job.json").read_bytes())
 spec = json.loads((folder / "spec.json").read_text())
 plan = json.loads(spec["notes"] or "{}")
 steps = plan.get("steps", 10)
+waits = [(plan.get("wait_at"), plan.get("wait_for"))]
+if isinstance(plan.get("wait_at"), list):
+    waits = list(zip(plan["wait_at"], plan["wait_for"], strict=True))
 stopping = False
 
 
@@ -93,7 +98,12 @@ def end_well():
 
 
 def end_badly():
-    result("failed", code="NAN_LOSS", message="the loss is not finite", hint="Lower train.lr.")
+    result(
+        "failed",
+        code=plan.get("code", "NAN_LOSS"),
+        message="the loss is not finite",
+        hint="Lower train.lr.",
+    )
     sys.exit(1)
 
 
@@ -109,6 +119,18 @@ def end_by_kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def end_by_filling_the_disk():
+    # Somebody else's file, which stays; then what a real runner says when it cannot write.
+    with open(plan["fill"], "wb") as file, contextlib.suppress(OSError):
+        while file.write(bytes(1 << 20)):
+            file.flush()
+    try:
+        atomic_write_bytes(folder / "checkpoint" / "model.safetensors", bytes(1 << 22))
+    except CaliftError as error:
+        result("failed", code=error.code, message=error.message, hint=error.hint)
+    sys.exit(1)
+
+
 def end_with_the_worker():
     end_well()
     os.kill(os.getppid(), signal.SIGKILL)
@@ -117,6 +139,7 @@ def end_with_the_worker():
 ENDS = {
     "well": end_well,
     "with the worker": end_with_the_worker,
+    "by filling the disk": end_by_filling_the_disk,
     "badly": end_badly,
     "crash": end_by_crash,
     "kill": end_by_kill,
@@ -137,8 +160,9 @@ for step in range(start + 1, steps + 1):
     time.sleep(plan.get("step_s", 0))
     if step % plan.get("checkpoint_every", 5) == 0:
         checkpoint(step)
-    while step == plan.get("wait_at") and not Path(plan["wait_for"]).exists() and not stopping:
-        time.sleep(0.01)
+    for at, gate in waits:
+        while step == at and not Path(gate).exists() and not stopping:
+            time.sleep(0.01)
     if stopping:
         checkpoint(step)
         result("interrupted", code="INTERRUPTED", message="stopped on request")

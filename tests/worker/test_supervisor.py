@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
+import signal
 import sys
 import threading
 import time
@@ -18,7 +21,8 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from backend.artifacts import ArtifactStore
-from backend.store import Claim, Store, open_engine, writing
+from backend.store import MAX_SETBACKS, Claim, Store, open_engine, writing
+from calift_core.errors import DiskFullError
 from tests.conftest import spec_of, until
 from tests.core.conftest import VIT, write_classes
 from tests.support import said
@@ -92,6 +96,10 @@ class Bench:
 
     def events(self, run_id: str, kind: str = "state") -> list[dict[str, Any]]:
         return [e.data for e in self.store.events_after(run_id, 0)[0] if e.kind == kind]
+
+    def stored_steps(self, run_id: str) -> list[int]:
+        names = [a.name for a in self.store.artifacts(run_id, kind="state")]
+        return [int(name.split("/")[1]) for name in names if name.endswith("manifest.json")]
 
     def reaches(self, run_id: str, step: int) -> None:
         until(lambda: step in self.steps(run_id), what=f"step {step}")
@@ -351,24 +359,142 @@ def test_supervise__an_unreachable_database_ends_the_attempt_before_the_lease(
     assert bench.store.get_run(run_id).phase == "RUNNING"  # the sweeper's to settle
 
 
-def test_supervise__a_full_disk_is_a_clear_failure_and_names_no_half_artifact(
+def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(
     bench: Bench,
 ) -> None:
-    bench.artifacts = ArtifactStore(bench.jobs.parent / "full", free_space_floor_bytes=1 << 60)
-    run_id = bench.submit()
-    assert bench.attempt(run_id) == "failed"
+    full = ArtifactStore(bench.jobs.parent / "full", free_space_floor_bytes=1 << 60)
+    bench.artifacts, good = full, bench.artifacts
+    run_id = bench.submit(max_attempts=1)
+    assert bench.attempt(run_id) == "requeued"
     run = bench.store.get_run(run_id)
-    assert (run.phase, run.reason) == ("FAILED", "DISK_FULL")
+    assert (run.phase, run.reason, run.setbacks) == ("QUEUED", "DISK_FULL", 1)
     assert bench.store.artifacts(run_id) == []
-    assert list(bench.artifacts.walk()) == []
+    assert "report.json" not in {path.name for path in full.root.rglob("*")}
+    bench.artifacts = good  # there is room again: what was finished is stored
+    assert bench.attempt(run_id) == "succeeded"
+    assert bench.store.report(run_id)["data"] == {"attempt": 1}
 
 
-def test_supervise__a_folder_that_cannot_be_made_is_a_clear_failure(bench: Bench) -> None:
+def test_supervise__a_folder_that_cannot_be_made_sets_the_run_back(bench: Bench) -> None:
     bench.jobs.parent.mkdir(exist_ok=True)
     bench.jobs.write_text("in the way")
-    run_id = bench.submit()
+    run_id = bench.submit(max_attempts=1)
+    assert bench.attempt(run_id) == "requeued"
+    run = bench.store.get_run(run_id)
+    assert (run.phase, run.reason, run.losses) == ("QUEUED", "STORAGE_FAILED", 0)
+
+
+def test_supervise__a_file_of_the_run_that_cannot_be_read_is_its_own_fault(bench: Bench) -> None:
+    run_id = bench.submit(end="badly", code="STORAGE_FAILED")
     assert bench.attempt(run_id) == "failed"
     assert bench.store.get_run(run_id).reason == "STORAGE_FAILED"
+
+
+def test_supervise__a_run_that_fills_every_disk_fails_at_last_and_leaves_room(bench: Bench) -> None:
+    run_id = bench.submit(end="badly", code="DISK_FULL", checkpoint_every=99)
+    for _ in range(MAX_SETBACKS):
+        assert bench.attempt(run_id) == "requeued"
+        assert not any(bench.folder(run_id).parent.iterdir()), "nobody goes on from that"
+    run = bench.store.get_run(run_id)
+    assert (run.phase, run.reason) == ("FAILED", "DISK_FULL")
+    assert run.hint
+
+
+def test_supervise__checkpoints_are_stored_as_they_are_made_and_used_where_they_are_better(
+    both: Bench, tmp_path: Path
+) -> None:
+    gates = [tmp_path / "gate-1", tmp_path / "gate-2"]
+    run_id = both.submit(wait_at=[7, 12], wait_for=[str(g) for g in gates], steps=20, ends=["well"])
+
+    def drain_at(step: int) -> None:
+        with both.attempting(both.claim(run_id)) as outcome:
+            both.reaches(run_id, step)
+            both.draining = True
+            assert outcome() == "requeued"
+        both.draining = False
+
+    here, there = both.jobs, both.jobs.with_name("elsewhere")
+    drain_at(7)
+    assert both.stored_steps(run_id) == [5, 7]
+    both.jobs = there  # another machine: it has nothing but what is stored
+    gates[0].touch()
+    drain_at(12)
+    assert both.stored_steps(run_id) == [10, 12]
+    both.jobs = here  # back on the first, whose own checkpoint is older now
+    gates[1].touch()
+    assert both.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in both.events(run_id, "resumed")] == [7, 12]
+    assert both.steps(run_id) == list(range(1, 21))
+    assert both.stored_steps(run_id) == []
+
+
+def test_supervise__a_real_run_ends_on_another_machine_as_it_would_have_on_one(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.argv = list(RUNNER_ARGV)
+    bench.limits = dataclasses.replace(bench.limits, group_s=1.0)
+    (tmp_path / "vit.json").write_text(json.dumps(VIT))
+    photos = write_classes(tmp_path / "photos", n=40)
+    spec = spec_of(
+        method={"kind": "finetune"},
+        model={"name": str(tmp_path / "vit.json"), "pretrained": None},
+        suite={"id": f"folder:{photos}", "templates": "photo"},
+        train={"epochs": 3, "batch_size": 8, "device": "cpu", "checkpoint_every_steps": 2}
+        | {"log_every_steps": 1},
+        evaluation={"n_resamples": 20},
+    )
+    alone = bench.store.submit(spec)
+    assert bench.attempt(alone) == "succeeded", bench.store.get_run(alone).message
+    moved = bench.store.submit(spec)
+    with bench.attempting(bench.claim(moved)) as outcome:
+        until(lambda: bench.stored_steps(moved), what="a stored checkpoint")
+        os.kill(bench.runner_pid(moved), signal.SIGKILL)
+        assert outcome() == "requeued"
+    shutil.rmtree(bench.jobs)
+    bench.jobs = bench.jobs.with_name("elsewhere")
+    assert bench.attempt(moved) == "succeeded", bench.store.get_run(moved).message
+    assert bench.events(moved, "resumed")
+    curves = [
+        {s.name: (s.steps, s.values) for s in bench.store.metrics(i).series} for i in (alone, moved)
+    ]
+    assert curves[0] == curves[1]
+    spectra = [[(s.step, s.final) for s in bench.store.spectra(i)] for i in (alone, moved)]
+    assert spectra[0] == spectra[1]
+    models = [bench.store.get_artifact(i, "checkpoint/model.safetensors") for i in (alone, moved)]
+    assert models[0].sha256 == models[1].sha256
+
+
+def test_supervise__a_stored_checkpoint_that_is_damaged_is_passed_over(
+    bench: Bench, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run_id = bench.submit(wait_at=12, wait_for=str(gate), steps=14)
+    with bench.attempting(bench.claim(run_id)) as outcome:
+        bench.reaches(run_id, 12)
+        bench.draining = True
+        assert outcome() == "requeued"
+    bench.draining = False
+    bench.jobs = bench.jobs.with_name("elsewhere")
+    gate.touch()
+    stored = bench.store.artifacts(run_id, kind="state")
+    newest = next(a for a in stored if a.name == "states/00000012/state.json")
+    bench.artifacts.path(newest.sha256).write_bytes(b"damaged")
+    assert bench.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in bench.events(run_id, "resumed")] == [10]
+    assert bench.steps(run_id) == list(range(1, 15))
+
+
+def test_supervise__checkpoints_that_cannot_be_stored_do_not_stop_the_run(bench: Bench) -> None:
+    class Full(ArtifactStore):
+        def put_file(self, source: Any, *, link: bool = False) -> Any:
+            if link:
+                raise DiskFullError("no room for checkpoints")
+            return super().put_file(source)
+
+    bench.artifacts = Full(bench.artifacts.root)
+    run_id = bench.submit()
+    assert bench.attempt(run_id) == "succeeded"
+    assert bench.store.get_run(run_id).setbacks == 0
 
 
 def test_supervise__a_run_made_from_another_gets_its_model(bench: Bench, tmp_path: Path) -> None:

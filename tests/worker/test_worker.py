@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from backend.artifacts import ArtifactStore
 from backend.queue import make_celery, publish
 from backend.settings import Settings
 from backend.store import Store
@@ -154,6 +159,105 @@ def test_worker__what_an_attempt_finished_is_stored_though_its_worker_died(
     assert steps(store, run_id) == list(range(1, 13))
     assert [s.final for s in store.spectra(run_id)] == [True]
     assert "done" in {e.kind for e in store.events_after(run_id, 0)[0]}
+
+
+def test_worker__another_host_goes_on_from_the_stored_checkpoint(
+    store: Store, database_url: str, start_worker: Start, tmp_path: Path, home: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run_id = submit(store, wait_at=17, wait_for=str(gate), steps=20)
+    hosts = [tmp_path / "host-1", tmp_path / "host-2"]
+    first = start_worker(database_url, host=hosts[0], group_s=0.3)
+    until(lambda: 17 in steps(store, run_id), what="step 17")
+    kept = until(lambda: stored_steps(store, run_id, newest=15), what="the checkpoint to be stored")
+    assert len(kept) <= 2  # the newest two that it had the time for
+    first.kill_hard()
+    shutil.rmtree(hosts[0])  # that machine is gone
+    gate.touch()
+    start_worker(database_url, host=hosts[1])
+    ends(store, run_id)
+    resumed = [e.data for e in store.events_after(run_id, 0)[0] if e.kind == "resumed"]
+    assert [d["step"] for d in resumed] == [15]
+    assert steps(store, run_id) == list(range(1, 21))
+    artifacts = ArtifactStore(home / "artifacts")
+    curve = artifacts.verified(store.get_artifact(run_id, "metrics.jsonl").sha256).read_text()
+    assert [json.loads(line)["step"] for line in curve.splitlines()] == list(range(1, 21))
+    # Nobody goes on from a finished run.
+    assert store.artifacts(run_id, kind="state") == []
+    artifacts.collect(store, grace_s=0.0)
+    named = {a.sha256 for a in store.artifacts(run_id)}
+    assert {digest for digest, _ in artifacts.walk()} == named
+
+
+def stored_steps(store: Store, run_id: str, *, newest: int) -> list[int]:
+    names = [a.name for a in store.artifacts(run_id, kind="state")]
+    found = sorted({int(name.split("/")[1]) for name in names if name.endswith("manifest.json")})
+    return found if found[-1:] == [newest] else []
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, mib: int) -> Iterator[Path]:
+    """A real file system of its own that is soon full."""
+    folder.mkdir()
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "calift-test", str(folder)],
+        check=False,
+        capture_output=True,
+    )
+    if not mounted or mounted.returncode != 0:
+        pytest.skip("a small file system of its own needs root and the right to mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_worker__a_full_disk_takes_the_worker_out_and_fails_no_run(
+    store: Store, database_url: str, start_worker: Start, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", mib=300) as disk:
+        host = disk / "home"
+        ballast = disk / "ballast"
+        first = submit(store, ends=["by filling the disk", "well"], fill=str(ballast))
+        small = start_worker(database_url, host=host)
+        trouble = until(lambda: store.workers() and store.workers()[0].trouble, what="trouble")
+        assert "MiB are free" in trouble
+        run = store.get_run(first)
+        assert (run.phase, run.reason, run.setbacks, run.losses) == ("QUEUED", "DISK_FULL", 1, 0)
+        assert trouble in run.waiting
+        others = [submit(store) for _ in range(4)]
+        large = start_worker(database_url, host=tmp_path / "large")
+        for run_id in (first, *others):
+            ends(store, run_id)
+        assert [store.get_run(run_id).attempt for run_id in (first, *others)] == [2, 1, 1, 1, 1]
+        assert [bool(w.trouble) for w in sorted(store.workers(), key=lambda w: w.started_at)] == [
+            True,
+            False,
+        ]
+        assert large.drain() == 0
+        last = submit(store)
+        assert "MiB are free" in store.get_run(last).waiting
+        ballast.unlink()
+        ends(store, last)
+        assert [w.trouble for w in store.workers()] == [""]
+        assert small.drain() == 0
+
+
+def test_worker__one_that_is_out_can_be_stopped(
+    sqlite_url: str, start_worker: Start, tmp_path: Path
+) -> None:
+    from backend.store import open_engine
+
+    store = Store(open_engine(sqlite_url))
+    with small_disk(tmp_path / "disk", mib=100) as disk:
+        run_id = submit(store)
+        worker = start_worker(sqlite_url, host=disk / "home")
+        until(lambda: store.workers() and store.workers()[0].trouble, what="trouble")
+        assert store.get_run(run_id).attempt == 0
+        assert worker.drain() == 0
+        start_worker(sqlite_url)
+        ends(store, run_id)
+    store.close()
 
 
 def test_worker__a_cancel_reaches_the_runner(
