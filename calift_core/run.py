@@ -130,6 +130,15 @@ def pretraining_spec(suite: str = "fashion-mnist") -> RunSpec:
     )
 
 
+def _checkpoint_every(spec: RunSpec, steps_per_epoch: int) -> int:
+    """Steps between checkpoints where the spec leaves them open.
+
+    Four an epoch when a small model is pre-trained: somebody's first run waits for it, and what is
+    written is little.
+    """
+    return max(1, steps_per_epoch // 4) if isinstance(spec.method, Pretrain) else steps_per_epoch
+
+
 def make_plan(spec: RunSpec, n_train: int, device: torch.device, clip: Clip) -> Plan:
     """Fill in what the spec leaves open."""
     t, method = spec.train, fitted(spec.method, clip)
@@ -150,7 +159,7 @@ def make_plan(spec: RunSpec, n_train: int, device: torch.device, clip: Clip) -> 
         accumulation_steps=t.accumulation_steps,
         precision=resolve_precision(t.precision, device),
         log_every_steps=t.log_every_steps,
-        checkpoint_every_steps=t.checkpoint_every_steps or per_epoch,
+        checkpoint_every_steps=t.checkpoint_every_steps or _checkpoint_every(spec, per_epoch),
         keep_checkpoints=t.keep_checkpoints,
         spec_sha256=spec.content_hash(),
         freeze_batch_norm=t.batch_norm == "frozen",
@@ -795,6 +804,8 @@ def ensure_tiny(suite_id: str, *, stop: Stop = never) -> Iterator[Record]:
         for record in run_job(spec, work, run_id=f"pretrain-{key}", stop=stop):
             if isinstance(record, PhaseRecord | ProgressRecord):
                 yield record.model_copy(update={"phase": "pretraining"})
+            elif isinstance(record, ResumedRecord):
+                yield LogRecord(message=f"It goes on from step {record.step} of an earlier start.")
         publish_tiny(work, suite_id, key)
 
 

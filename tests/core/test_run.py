@@ -641,6 +641,31 @@ def test_tiny__a_submitted_pre_training_publishes_its_weights(
     assert (tmp_path / "run" / "report.json").is_file()
 
 
+_KILLED_AFTER_SEVEN_STEPS = """
+import itertools, os, signal
+from calift_core.run import ensure_tiny
+asked = itertools.count(1)
+list(ensure_tiny(
+    "fashion-mnist", stop=lambda: next(asked) == 7 and os.kill(os.getpid(), signal.SIGKILL)
+))
+"""
+
+
+def test_tiny__a_pre_training_that_was_killed_in_its_first_epoch_goes_on(
+    small_fashion: Path, home: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2560, 28, 28), dtype=np.uint8)  # 10 steps an epoch
+    write_idx(small_fashion / "train-images-idx3-ubyte", images)
+    write_idx(small_fashion / "train-labels-idx1-ubyte", (np.arange(2560) % 10).astype(np.uint8))
+    killed = subprocess.run([sys.executable, "-c", _KILLED_AFTER_SEVEN_STEPS], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    again = list(ensure_tiny("fashion-mnist"))
+    (told,) = [r.message for r in again if r.kind == "log" and "goes on" in r.message]
+    assert "from step 6 of an earlier start" in told
+    assert tiny_is_current(pretraining_spec(), load_suite(pretraining_spec().suite))
+
+
 def test_tiny__whoever_comes_second_waits_and_can_be_stopped(small_fashion: Path) -> None:
     first = ensure_tiny("fashion-mnist")
     assert next(first).kind == "log"
