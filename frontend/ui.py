@@ -19,6 +19,7 @@ import streamlit as st
 
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
+from calift_core.installed import as_typed
 from calift_core.schema.wire import (
     TERMINAL_PHASES,
     Evaluation,
@@ -133,7 +134,7 @@ def problem(error: CaliftError, what: str, *, kept: str = "") -> None:
                 f"- {text.md(fault.get('pointer', ''))}: {text.md_prose(fault.get('message', ''))}"
             )
     if isinstance(error, ServiceUnavailableError):
-        lines.append("Start the service with `calift up`, or set `CALIFT_API_URL`.")
+        lines.append(as_typed("Start the service with `calift up`, or set `CALIFT_API_URL`."))
     if kept:
         lines.append(f"What is shown below was received at {kept}.")
     lines.append(f":small[{' · '.join(where)}]")

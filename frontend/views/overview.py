@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from calift_core.installed import as_typed
 from calift_core.schema.wire import RunSummary, Stats, WorkerInfo
 from frontend import tables, text, ui
 from frontend.tables import Column, Markup, Table
@@ -35,7 +36,7 @@ def _numbers(stats: Stats) -> None:
         )
     if stats.queue_depth and not alive:
         st.warning(
-            "Runs wait, and no worker reports in. `calift up` starts one.",
+            as_typed("Runs wait, and no worker reports in. `calift up` starts one."),
             icon=":material/warning:",
         )
 

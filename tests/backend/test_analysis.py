@@ -723,10 +723,10 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
     with Client(served, settings.admin_token()) as client:
         by_set = {e.dataset: e for e in client.evaluations(run_id=[run_id]).items}
 
-    def slices(target: str) -> tuple[int, Any]:
+    def slices(target: str, command: str = "slices") -> tuple[int, Any]:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            main(["analyse", "slices", target, "--json", *settings_of_the_command])
+            main(["analyse", command, target, "--json", *settings_of_the_command])
         told = capsys.readouterr()
         return ended.value.code, json.loads(told.out) if told.out else told.err
 
@@ -741,3 +741,7 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
         status, told = slices(gone)
         assert status == 1
         assert f"no evaluation and no run '{gone}'" in told["error"]["message"]
+    status, told = slices(run_id, "metrics")
+    assert status == 1
+    assert "is a run" in told["error"]["message"]
+    assert f"{by_set['sketch'].id} (sketch)" in told["error"]["hint"]

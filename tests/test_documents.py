@@ -1,0 +1,222 @@
+"""What README and the documents tell people to type exists, and so does what they link."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from backend.settings import check_token
+from calift_core.cli import app
+from calift_core.schema.spec import parse_spec
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=\S*")
+
+
+def typed(text: str) -> Iterator[str]:
+    """Command lines of a document: of its shell blocks and in its sentences."""
+    blocks = _BLOCK.findall(text)
+    for language, body in blocks:
+        if language == "sh":
+            yield from body.replace("\\\n", " ").splitlines()
+    yield from _SPAN.findall(_BLOCK.sub("", text))
+
+
+def words_of(line: str) -> list[str]:
+    """A command line without its comment and what is set before it."""
+    words = shlex.split(line, comments=True) if "'" not in line or line.count("'") % 2 == 0 else []
+    while words and _VARIABLE.fullmatch(words[0]):
+        words.pop(0)
+    return words
+
+
+def command_lines(path: Path, *names: str) -> list[list[str]]:
+    """Command lines in a document that begin with one of some names."""
+    found = [words_of(line) for line in typed(path.read_text(encoding="utf-8"))]
+    return [words for words in found if words and words[0] in names]
+
+
+def fault_of(words: list[str]) -> str:
+    """What is wrong with the words after `calift`, or nothing."""
+    command: Any = typer.main.get_command(app)
+    words = list(words)
+    while hasattr(command, "commands"):
+        if not words:
+            return ""
+        name = words.pop(0)
+        if name.startswith("-"):
+            known = {o for p in command.params for o in p.opts}
+            return "" if name in known | {"--help"} else f"no option {name}"
+        # Several at once: `metrics|audit`.
+        subs = [command.commands.get(part) for part in name.split("|")]
+        if None in subs:
+            return f"no command {name!r}"
+        command = subs[0]
+    known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+    for word in words:
+        option = word.split("=")[0]
+        if option.startswith("--") and option not in known:
+            return f"no option {option}"
+    return ""
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_documents__every_command_line_of_calift_exists(path: Path) -> None:
+    lines = command_lines(path, "calift", ".venv/bin/calift")
+    faults = {" ".join(words): fault for words in lines if (fault := fault_of(words[1:]))}
+    assert faults == {}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.name)
+def test_examples__say_how_they_are_started_and_are_valid(example: Path) -> None:
+    text = example.read_text(encoding="utf-8")
+    lines = re.findall(r"^#\s+(calift .*)$", text, re.MULTILINE)
+    assert lines
+    for line in lines:
+        words = words_of(line)
+        assert fault_of(words[1:]) == ""
+        assert any((ROOT / word).is_file() for word in words), f"{line!r} names no file"
+    parse_spec(yaml.safe_load(text))
+
+
+def test_fault_of__finds_what_is_not_there() -> None:
+    assert fault_of(["train", "x.yaml", "--out", "y"]) == ""
+    assert fault_of(["analyse", "metrics|audit", "X"]) == ""
+    assert "no option" in fault_of(["train", "x.yaml", "--ouch"])
+    assert "no command" in fault_of(["analyse", "metrics|nothing"])
+    assert "no command" in fault_of(["trian"])
+
+
+def test_readme__has_lines_of_every_kind() -> None:
+    readme = ROOT / "README.md"
+    assert len(command_lines(readme, "calift")) >= 8
+    assert len(command_lines(readme, ".venv/bin/calift")) >= 1
+    assert len(command_lines(readme, "make")) >= 5
+    assert len(command_lines(readme, "docker")) >= 1
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_documents__every_target_of_make_exists(path: Path) -> None:
+    rules = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {t for line in re.findall(r"^([\w. -]+):(?!=)", rules, re.M) for t in line.split()}
+    for words in command_lines(path, "make"):
+        asked = [w for w in words[1:] if not w.startswith("-") and "=" not in w]
+        assert set(asked) <= targets, f"make {' '.join(asked)}: the Makefile has no such target"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_documents__every_script_that_is_run_exists(path: Path) -> None:
+    for words in command_lines(path, "python", ".venv/bin/python"):
+        if words[1:2] == ["-m"]:
+            place = ROOT.joinpath(*words[2].split("."))
+            known = place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
+            assert known or words[2] in ("pip", "pytest"), words
+        elif words[1:] and words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file(), words
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_documents__every_linked_file_and_heading_exists(path: Path) -> None:
+    for link in _LINK.findall(_BLOCK.sub("", path.read_text(encoding="utf-8"))):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        name, _, heading = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), f"{link} of {path.name} is not there"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", t.lower()).strip().replace(" ", "-") for t in titles}
+            assert heading in slugs, f"{link} of {path.name}: no such heading"
+
+
+def test_readme__its_spec_is_valid() -> None:
+    blocks = _BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (spec,) = (yaml.safe_load(body) for language, body in blocks if language == "yaml")
+    assert parse_spec(spec).method.kind == "carot"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_documents__what_pip_is_to_install_is_not_looked_for_in_an_index(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"pip install[^\n`]*[ '\"]calift\b(?! @)", text), "no index has calift"
+    assert not re.search(r"^\|[^\n]*`calift\[", text, re.MULTILINE)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for named in re.findall(r"'\.\[([\w,]+)\]'", text):
+        assert set(named.split(",")) <= set(extras["optional-dependencies"])
+
+
+# ---- What docker compose reads -----------------------------------------------------------------
+
+
+def compose_file() -> str:
+    return (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+
+
+def interpolated(text: str, variables: dict[str, str]) -> Any:
+    """The compose file as compose reads it: `${NAME:?message}`, `${NAME:-default}`, `${NAME}`."""
+
+    def value(match: re.Match[str]) -> str:
+        name, how, more = match[1], match[2], match[3] or ""
+        if variables.get(name):
+            return variables[name]
+        if how == ":?":
+            raise KeyError(f"{name} {more}")
+        return more
+
+    return yaml.safe_load(re.sub(r"\$\{(\w+)(:[?-])?([^}]*)\}", value, text))
+
+
+@pytest.fixture
+def env_file(tmp_path: Path) -> Path:
+    """The `.env` that `make .env` makes in a folder with the checkout's files."""
+    for name in ("Makefile", ".env.example"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"))
+    subprocess.run(["make", ".env"], cwd=tmp_path, check=True, capture_output=True, timeout=30)
+    return tmp_path / ".env"
+
+
+def variables_of(path: Path) -> dict[str, str]:
+    lines = (line for line in path.read_text().splitlines() if line and not line.startswith("#"))
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_compose__starts_with_what_make_env_makes_and_not_without(env_file: Path) -> None:
+    with pytest.raises(KeyError, match="is not set; make .env"):
+        interpolated(compose_file(), {})
+    made = variables_of(env_file)
+    services = interpolated(compose_file(), made)["services"]
+    assert set(services) == {"postgres", "redis", "api", "worker", "dashboard"}
+    url = services["api"]["environment"]["CALIFT_DATABASE_URL"]
+    assert f"calift:{made['POSTGRES_PASSWORD']}@" in url
+    assert check_token(services["api"]["environment"]["CALIFT_TOKEN"], "CALIFT_TOKEN")
+    for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD"):
+        assert re.fullmatch(r"[0-9a-f]{48}", made[name])
+    assert env_file.stat().st_mode & 0o077 == 0
+    again = env_file.read_bytes()
+    subprocess.run(["make", ".env"], cwd=env_file.parent, check=True, capture_output=True)
+    assert env_file.read_bytes() == again, "databases keep the passwords that they were made with"
+
+
+def test_compose__every_variable_is_told_in_the_example() -> None:
+    used = set(re.findall(r"\$\{(\w+)", compose_file()))
+    gpu = (ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8")
+    used |= set(re.findall(r"\$\{(\w+)", gpu))
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    told = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]*)=", text, re.MULTILINE))
+    assert used == told
