@@ -36,7 +36,7 @@ install: $(VENV)/.embedded
 	@echo "calift is $(BIN)/calift. In the shell that 'make shell' opens it is calift."
 
 shell: $(VENV)/.embedded
-	@. $(BIN)/activate && exec "$${SHELL:-/bin/sh}"
+	@. $(BIN)/activate && { "$${SHELL:-/bin/sh}" || true; }
 
 # One process a core; a file's tests stay together, because they share what is costly to make.
 PYTEST_ARGS ?= -n logical --dist loadfile $(if $(CI),--durations=20)

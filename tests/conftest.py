@@ -40,7 +40,7 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason)
 
 
-def until(condition: Callable[[], Any], *, timeout_s: float = 20.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "") -> Any:
     """Poll until a condition holds, and return what it gave."""
     deadline = time.monotonic() + timeout_s
     while True:

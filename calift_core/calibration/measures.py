@@ -361,7 +361,8 @@ def debiased_calibration_error(
     l2: the signed root of Kumar 2019's unbiased squared error
     (`debiased_squared_error_from_confidence`). l1: no unbiased estimator of |gap| exists, so the
     plug-in ECE is scaled by the ratio of the debiased to the plug-in l2 error. Far from calibration
-    it meets the plug-in ECE, at perfect calibration its mean is zero.
+    it meets the plug-in ECE. Of a perfect model more than half of the values are negative, and so
+    is their mean, because a root is taken: average squares, not these.
 
     Raises:
         SpecError: norm is `max`, which has no debiased form, or another argument is not valid.

@@ -121,6 +121,7 @@ def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_s
     box.click()
     box.fill("gausian_noise")
     box.press("Enter")
+    box.press("Escape")  # an open list hides the rest of the page from roles
     tab.get_by_text("Did you mean 'gaussian_noise'").first.wait_for()
     until(submit.is_disabled, what="the button to be disabled")
 

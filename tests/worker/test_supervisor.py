@@ -243,22 +243,21 @@ def test_supervise__losses_are_bounded_by_max_attempts(bench: Bench) -> None:
 def test_supervise__a_newer_checkpoint_supersedes_the_older_attempts(
     bench: Bench, tmp_path: Path
 ) -> None:
-    gate = tmp_path / "gate"
-    run_id = bench.submit(ends=["kill", "well"], steps=20, wait_at=18, wait_for=str(gate))
-    gate.touch()
-    bench.attempt(run_id)
+    gates = [tmp_path / "gate-1", tmp_path / "gate-2"]
+    run_id = bench.submit(
+        wait_at=[12, 18], wait_for=[str(g) for g in gates], steps=20, ends=["well"]
+    )
+    with bench.attempting(bench.claim(run_id)) as outcome:
+        bench.reaches(run_id, 12)
+        bench.draining = True
+        assert outcome() == "requeued"
+    bench.draining = False
     assert bench.folder(run_id, 1).exists()
-    gate.unlink()
-    # The second attempt goes on from 20 at once; make it one that has steps left to do.
-    newest = bench.folder(run_id, 1) / "checkpoint" / "steps"
-    for step in ("00000015", "00000020"):
-        (newest / step / "manifest.json").unlink()
-        (newest / step / "state.json").unlink()
-        (newest / step).rmdir()
+    gates[0].touch()
     with bench.attempting(bench.claim(run_id)) as outcome:
         until(lambda: not bench.folder(run_id, 1).exists(), what="the old attempt's folder to go")
         assert (bench.folder(run_id, 2) / "checkpoint" / "steps" / "00000015").exists()
-        gate.touch()
+        gates[1].touch()
         assert outcome() == "succeeded"
 
 
