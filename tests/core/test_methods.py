@@ -587,7 +587,7 @@ def test_teacher__equal_to_the_student_distils_nothing(vit: Clip, captions: Capt
     value.backward()
     assert float(value.detach()) == pytest.approx(0, abs=1e-6)
     largest = max(float(p.grad.abs().max()) for p in vit.net.parameters() if p.grad is not None)
-    assert largest < 1e-5
+    assert largest < 5e-5  # float32; the terms next to it give 1e-1 and more
 
 
 def test_teacher__that_differs_from_the_student_distils_something(

@@ -114,7 +114,7 @@ def test_worker__a_frozen_worker_that_wakes_up_is_fenced_off(
     os.kill(first.pid, signal.SIGSTOP)
     try:
         start_worker(sqlite_url)
-        until(lambda: store.get_run(run_id).attempt == 2, what="a second attempt")
+        until(lambda: store.get_run(run_id).attempt == 2, timeout_s=120, what="a second attempt")
         until(lambda: store.phase(run_id) == "RUNNING", what="the second attempt to run")
     finally:
         os.kill(first.pid, signal.SIGCONT)
