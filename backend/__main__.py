@@ -20,7 +20,9 @@ from backend import migrations
 from backend.gate import hash_token
 from backend.server import serve
 from backend.settings import load_settings, new_token
-from backend.store import NotFoundError, Store, open_engine
+from backend.store.engine import open_engine
+from backend.store.errors import NotFoundError
+from backend.store.stores import Stores
 from calift_core.errors import CaliftError
 
 
@@ -42,12 +44,12 @@ def _parser() -> argparse.ArgumentParser:
 def _tokens(options: argparse.Namespace) -> None:
     settings = load_settings()
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store = Store(open_engine(settings.database_url))
+    store = Stores.on(open_engine(settings.database_url))
     try:
         migrations.upgrade(store.engine)
         if options.action == "add":
             token = new_token()
-            store.add_token(
+            store.tokens.add(
                 token.partition(".")[0],
                 name=options.name[:120],
                 scope=options.scope,
@@ -56,12 +58,12 @@ def _tokens(options: argparse.Namespace) -> None:
             )
             sys.stdout.write(f"{token}\n")
         elif options.action == "revoke":
-            if not store.revoke_token(options.id):
+            if not store.tokens.revoke(options.id):
                 raise NotFoundError(
                     f"there is no token {options.id!r} that is not revoked already."
                 )
         else:
-            for known in store.tokens():
+            for known in store.tokens.all():
                 state = "revoked" if known.revoked else "expired" if known.expired else "valid"
                 sys.stdout.write(f"{known.id}\t{known.scope}\t{state}\t{known.name}\n")
     finally:

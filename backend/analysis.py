@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from backend.artifacts import ArtifactStore
 from backend.problems import pointer_of
-from backend.store import NotFoundError, Store
+from backend.store.errors import NotFoundError
+from backend.store.stores import Stores
 from calift_core import analysis, calibration
 from calift_core.analysis import Binning
 from calift_core.calibration.calibrators import Calibrator
@@ -131,7 +132,7 @@ _Scored = float | tuple[str, ...]
 class Analysis:
     """Reliability, measures, slices, calibrators and comparison of stored evaluations."""
 
-    def __init__(self, store: Store, artifacts: ArtifactStore) -> None:
+    def __init__(self, store: Stores, artifacts: ArtifactStore) -> None:
         self._store, self._artifacts = store, artifacts
         self._results: _Remembered[tuple[Any, ...], Any] = _Remembered(_RESULTS)
         self._pairs: _Remembered[tuple[Any, ...], Any] = _Remembered(10 * _RESULTS)
@@ -178,7 +179,7 @@ class Analysis:
         return self._remember(self._files, digest, read)
 
     def _file_of(self, evaluation: Evaluation) -> _File:
-        return self._file(self._store.predictions_of(evaluation.id).sha256)
+        return self._file(self._store.results.predictions_of(evaluation.id).sha256)
 
     def _scored(self, file: _File, temperature: float) -> SampleScores:
         return self._remember(
@@ -417,9 +418,9 @@ class Analysis:
             PredictionsError: they cannot be read.
             SpecError: the condition is not valid.
         """
-        run = self._store.summaries([run_id])[0]
+        run = self._store.runs.summaries([run_id])[0]
         evaluations = [
-            e for e in self._store.run_evaluations(run_id) if not roles or e.role in roles
+            e for e in self._store.results.run_evaluations(run_id) if not roles or e.role in roles
         ]
         items, first = [], evaluations[0] if evaluations else None
         for evaluation in evaluations[offset : offset + limit]:
@@ -513,7 +514,7 @@ class Analysis:
             if kind != "tsp":
                 files = files[:1]
         else:
-            other = self._store.get_evaluation(fit_on)
+            other = self._store.results.get_evaluation(fit_on)
             if other.run_id != evaluation.run_id:
                 raise SpecError(
                     f"fit_on must be an evaluation of run {evaluation.run_id}, got one of run "
@@ -547,9 +548,9 @@ class Analysis:
         Raises:
             NotFoundError: the run has stored none.
         """
-        judged = {e.predictions_sha256 for e in self._store.run_evaluations(run_id)}
+        judged = {e.predictions_sha256 for e in self._store.results.run_evaluations(run_id)}
         found = []
-        for artifact in self._store.artifacts(run_id, kind="predictions"):
+        for artifact in self._store.files.of_run(run_id, kind="predictions"):
             if artifact.sha256 not in judged:
                 file = self._file(artifact.sha256)
                 if file.metadata.role == "calibration":
@@ -601,8 +602,8 @@ class Analysis:
         """
         if kind not in calibration.CALIBRATORS:
             raise UnknownNameError("calibrator", kind, calibration.CALIBRATORS)
-        run = self._store.summaries([run_id])[0]
-        every = self._store.run_evaluations(run_id)
+        run = self._store.runs.summaries([run_id])[0]
+        every = self._store.results.run_evaluations(run_id)
         by_name = {e.dataset: e for e in every}
         for name in datasets:
             if name not in by_name:
@@ -726,7 +727,7 @@ class Analysis:
             UnpairedError: the two share no samples.
             SpecError: an argument is not valid.
         """
-        other = self._store.get_evaluation(against) if against is not None else None
+        other = self._store.results.get_evaluation(against) if against is not None else None
         file = self._file_of(evaluation)
         beside = self._file_of(other) if other is not None else None
         scores = self._scored(file, evaluation.temperature)
@@ -770,9 +771,9 @@ class Analysis:
         reference = baseline or ids[0]
         if reference not in ids:
             raise SpecError(f"the baseline must be one of the compared runs, got {reference!r}")
-        runs = self._store.summaries(ids)
-        specs = [self._store.get_run(run_id).spec for run_id in ids]
-        evaluations = {run_id: self._store.run_evaluations(run_id) for run_id in ids}
+        runs = self._store.runs.summaries(ids)
+        specs = [self._store.runs.get(run_id).spec for run_id in ids]
+        evaluations = {run_id: self._store.results.run_evaluations(run_id) for run_id in ids}
         warnings = _warnings(runs, evaluations)
         base = {e.dataset: e for e in evaluations[reference]}
         compared = []

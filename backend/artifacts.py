@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from backend.store import NotFoundError, Store
+from backend.store.errors import NotFoundError
+from backend.store.files import Files
 from calift_core.errors import DiskFullError, SpecError, StorageError
 from calift_core.files import atomic_path, sha256_file, storage_error
 
@@ -258,23 +259,23 @@ class ArtifactStore:
                     continue  # collected by somebody else
 
     def collect(
-        self, store: Store, *, grace_s: float, digests: Sequence[str] | None = None
+        self, files: Files, *, grace_s: float, digests: Sequence[str] | None = None
     ) -> list[str]:
         """Delete the contents that no run names; the deleted ones.
 
         Args:
-            store: knows what is named.
+            files: know what is named.
             grace_s: younger contents stay: their row may still be on its way.
             digests: look at these alone; None: at every stored content.
         """
         if digests is None:
-            self._clear(store)
+            self._clear(files)
         ages = dict(self.walk()) if digests is None else dict(self._ages(digests))
         old = [digest for digest, age in ages.items() if age >= grace_s]
-        named = store.referenced(old)
-        return [d for d in old if d not in named and self._delete(store, d)]
+        named = files.referenced(old)
+        return [d for d in old if d not in named and self._delete(files, d)]
 
-    def _clear(self, store: Store) -> None:
+    def _clear(self, files: Files) -> None:
         """Remove what killed processes left, once nobody has written to it for long."""
         for path in (self.root / "sha256").glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/.*"):
             match = _LEFT_BEHIND.fullmatch(path.name)
@@ -283,7 +284,7 @@ class ArtifactStore:
             try:
                 if time.time() - path.stat(follow_symlinks=False).st_mtime < _LEFT_S:
                     continue
-                if match[2] == "gone" and store.referenced([match[1]]):
+                if match[2] == "gone" and files.referenced([match[1]]):
                     os.replace(path, self.path(match[1]))
                 else:
                     path.unlink()
@@ -299,7 +300,7 @@ class ArtifactStore:
             except FileNotFoundError:
                 continue
 
-    def _delete(self, store: Store, digest: str) -> bool:
+    def _delete(self, files: Files, digest: str) -> bool:
         # Moved aside first and looked up once more: a run that named the content meanwhile gets
         # it back.
         path = self.path(digest)
@@ -307,7 +308,7 @@ class ArtifactStore:
         try:
             os.replace(path, aside)
             os.utime(aside)  # it is ours for the moment, and not left behind by anybody
-            if store.referenced([digest]):
+            if files.referenced([digest]):
                 os.replace(aside, path)
                 return False
             aside.unlink()
@@ -319,7 +320,7 @@ class ArtifactStore:
 
 
 def publish_artifact(
-    store: Store,
+    files: Files,
     artifacts: ArtifactStore,
     run_id: str,
     attempt: int,
@@ -337,7 +338,7 @@ def publish_artifact(
     """
     check_name(name)
     blob = artifacts.put_file(path)
-    named = store.add_artifact(
+    named = files.add(
         run_id, attempt, name=name, kind=kind, sha256=blob.sha256, size_bytes=blob.size_bytes
     )
     if named and not artifacts.path(blob.sha256).exists():

@@ -14,14 +14,14 @@ from fastapi.concurrency import run_in_threadpool
 
 from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
-from backend.cursors import MAX_CURSOR
 from backend.gate import UPLOAD_TYPE, Authenticator, Principal, takes_uploads
 from backend.imports import Imports
 from backend.problems import HttpError, unauthenticated
 from backend.queue import Housekeeper
 from backend.readiness import Readiness
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.cursors import MAX_CURSOR
+from backend.store.stores import Stores
 from backend.submission import Submission
 
 
@@ -67,7 +67,7 @@ class Services:
 
     settings: Settings
     authenticator: Authenticator
-    store: Store
+    store: Stores
     artifacts: ArtifactStore
     celery: Celery
     housekeeper: Housekeeper
@@ -176,7 +176,7 @@ def check_owner(services: Services, principal: Principal, run_id: str) -> None:
     """
     if principal.scope == "admin":
         return
-    owner = services.store.submitter(run_id)
+    owner = services.store.runs.submitter(run_id)
     if not principal.owns(owner):
         whose = f"belongs to {owner}" if owner else "has no owner"
         raise HttpError(
@@ -193,7 +193,7 @@ def get_services(request: Request) -> Services:
     return cast("Services", request.app.state.services)
 
 
-def get_store(request: Request) -> Store:
+def get_store(request: Request) -> Stores:
     """The store."""
     return get_services(request).store
 
@@ -204,7 +204,7 @@ def get_principal(request: Request) -> Principal:
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
-StoreDep = Annotated[Store, Depends(get_store)]
+StoreDep = Annotated[Stores, Depends(get_store)]
 PrincipalDep = Annotated[Principal, Depends(get_principal)]
 IdempotencyKey = Annotated[
     str | None,

@@ -34,7 +34,9 @@ from backend.problems import (
     unauthenticated,
 )
 from backend.settings import Settings
-from backend.store import ADMIN_NAME, Store, StoredSession
+from backend.store.sessions import StoredSession
+from backend.store.stores import Stores
+from backend.store.tokens import ADMIN_NAME
 
 #: The one body that is not JSON, taken only where a route says so (`backend.deps.uploads`).
 UPLOAD_TYPE = "application/vnd.apache.parquet"
@@ -87,7 +89,7 @@ class Principal:
 class Authenticator:
     """Tells who a bearer token belongs to."""
 
-    def __init__(self, admin_token: str, store: Store, provider: Provider | None = None) -> None:
+    def __init__(self, admin_token: str, store: Stores, provider: Provider | None = None) -> None:
         self._provider = provider
         self._admin_id = admin_token.partition(".")[0]
         self._admin_hash = hash_token(admin_token)
@@ -118,7 +120,7 @@ class Authenticator:
         return await run_in_threadpool(self._of_token, token_id, given)
 
     def _of_token(self, token_id: str, given: str) -> Principal:
-        known = self._store.get_token(token_id)
+        known = self._store.tokens.get(token_id)
         # The comparison is made in any case, so that time does not tell which ids exist.
         right = hmac.compare_digest(given, known.secret_sha256 if known else "0" * 64)
         if known is None or not right or known.revoked:
@@ -133,7 +135,7 @@ class Authenticator:
 
     def _of_session(self, session_id: str, given: str) -> Principal:
         """A session can do what its token can, for as long as the token can."""
-        known = self._store.get_session(session_id)
+        known = self._store.sessions.get(session_id)
         right = hmac.compare_digest(given, known.secret_sha256 if known else "0" * 64)
         if known is None or not right or not known.valid:
             raise _session_ended(session_id)

@@ -26,7 +26,8 @@ from backend.artifacts import ArtifactStore
 from backend.problems import HttpError
 from backend.process import Child
 from backend.settings import Settings
-from backend.store import ImportedPredictions, Store
+from backend.store.imports import ImportedPredictions
+from backend.store.stores import Stores
 from backend.submission import body_hash
 from calift_core.errors import DiskFullError, PredictionsError, StorageError
 from calift_core.files import storage_error
@@ -71,7 +72,7 @@ class Upload:
 class Imports:
     """Takes predictions in, one check at a time."""
 
-    def __init__(self, settings: Settings, store: Store, artifacts: ArtifactStore) -> None:
+    def __init__(self, settings: Settings, store: Stores, artifacts: ArtifactStore) -> None:
         self._settings, self._store, self._artifacts = settings, store, artifacts
         self._turn = threading.Lock()
 
@@ -151,11 +152,11 @@ class Imports:
         meaning = body_hash("import", meant)
         # What can be told without the file is told first.
         if upload.run_id is not None:
-            self._store.check_imported(upload.run_id)
+            self._store.imports.check(upload.run_id)
         elif upload.name is not None:
             ImportedSpec.checked(name=upload.name, suite=ImportedSuite(id="any"))
         if upload.run_id is None and idempotency_key is not None:
-            earlier = self._store.earlier_request(token_id, idempotency_key, meaning)
+            earlier = self._store.imports.earlier_request(token_id, idempotency_key, meaning)
             if earlier is not None:
                 return earlier
         with self._turn:
@@ -178,10 +179,10 @@ class Imports:
         )
         if spec is None:
             assert upload.run_id is not None
-            self._store.extend_import(upload.run_id, predictions, report=imported_report)
+            self._store.imports.extend(upload.run_id, predictions, report=imported_report)
             run_id = upload.run_id
         else:
-            run_id = self._store.import_run(
+            run_id = self._store.imports.add_run(
                 spec,
                 predictions,
                 report=imported_report,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from calift_core.schema.spec import RunSpec
+
 
 @dataclass(frozen=True)
 class Live:
@@ -33,6 +35,12 @@ _NEEDS = {
     "cpu": "a worker that serves CPU runs",
     "gpu-multi": "a worker with several GPUs",
 }
+
+
+def queue_of(spec: RunSpec) -> str:
+    """`cpu`, `gpu` or `mps` where the spec names a device, else `auto`."""
+    device = spec.train.device
+    return device if device in ("auto", "cpu", "mps") else "gpu"
 
 
 def queue_for(queue: str, workers: Sequence[Live]) -> str:

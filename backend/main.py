@@ -21,7 +21,8 @@ from backend.queue import Housekeeper, make_celery
 from backend.readiness import Readiness
 from backend.routes import catalogue, predictions, results, runs, sessions
 from backend.settings import Settings, load_settings
-from backend.store import Store, open_engine
+from backend.store.engine import open_engine
+from backend.store.stores import Stores
 from backend.submission import Submission
 from calift_core import __version__
 from calift_core.schema.spec import RunSpec
@@ -47,7 +48,8 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     """
     settings = settings or load_settings()
     settings.check_exposure()
-    store = Store(open_engine(settings.database_url), cursor_key=settings.derived_key("cursor"))
+    engine = open_engine(settings.database_url)
+    store = Stores.on(engine, cursor_key=settings.derived_key("cursor"))
     artifacts = ArtifactStore(
         settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
     )
@@ -58,17 +60,17 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         store=store,
         artifacts=artifacts,
         celery=celery,
-        housekeeper=Housekeeper(store, celery, artifacts, settings),
+        housekeeper=Housekeeper(engine, celery, artifacts, settings),
         analysis=Analysis(store, artifacts),
         submission=Submission(settings, store),
         imports=Imports(settings, store, artifacts),
-        readiness=Readiness(store, celery, artifacts),
+        readiness=Readiness(engine, celery, artifacts),
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await run_in_threadpool(migrations.upgrade, store.engine)
+        await run_in_threadpool(migrations.upgrade, engine)
         if housekeeping:
             services.housekeeper.start()
         try:

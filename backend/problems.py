@@ -15,8 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from backend.database_errors import fault_of
-from backend.store import ConflictError, NotFoundError, QueueFullError
+from backend.store.errors import ConflictError, NotFoundError, QueueFullError, fault_of
 from calift_core.errors import (
     CaliftError,
     DataError,

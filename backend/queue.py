@@ -12,10 +12,13 @@ import time
 from typing import Any
 
 from celery import Celery
+from sqlalchemy import Engine
 
 from backend.artifacts import ArtifactStore
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.files import Files
+from backend.store.outbox import Doorbells
+from backend.store.sweeper import Sweeper
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +129,7 @@ def publish(app: Celery, run_id: str, *, queue: str = "cpu", priority: int = 0) 
         line.ring(run_id, queue, priority)
 
 
-def relay_once(store: Store, app: Celery, *, limit: int = 100) -> int:
+def relay_once(doorbells: Doorbells, app: Celery, *, limit: int = 100) -> int:
     """Ring for unsent outbox entries that no other relay rings for, and mark them; how many.
 
     A crash between the two rings twice, which is harmless.
@@ -134,7 +137,7 @@ def relay_once(store: Store, app: Celery, *, limit: int = 100) -> int:
     Raises:
         kombu.exceptions.OperationalError: the broker does not answer; the rest stays unsent.
     """
-    rows = store.take_outbox(limit)
+    rows = doorbells.take(limit)
     if not rows:
         return 0
     rung = 0
@@ -142,11 +145,11 @@ def relay_once(store: Store, app: Celery, *, limit: int = 100) -> int:
         with _Line(app) as line:
             for row in rows:
                 line.ring(row.run_id, row.queue, row.priority)
-                store.mark_sent(row.id)
+                doorbells.mark_sent(row.id)
                 rung += 1
     finally:
         if rung < len(rows):
-            store.give_back_outbox([row.id for row in rows[rung:]])
+            doorbells.give_back([row.id for row in rows[rung:]])
     return len(rows)
 
 
@@ -164,9 +167,11 @@ class Housekeeper:
     """The relay, the sweeper and the file collector in one thread. Any number may run at once."""
 
     def __init__(
-        self, store: Store, app: Celery, artifacts: ArtifactStore, settings: Settings
+        self, engine: Engine, app: Celery, artifacts: ArtifactStore, settings: Settings
     ) -> None:
-        self._store, self._app, self._artifacts = store, app, artifacts
+        self._app, self._artifacts = app, artifacts
+        self._doorbells, self._sweeper = Doorbells(engine), Sweeper(engine)
+        self._files = Files(engine)
         self._settings = settings
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -217,15 +222,15 @@ class Housekeeper:
                 _log.info("the %s works again", name)
 
     def _relay(self) -> None:
-        while relay_once(self._store, self._app) and not self._stopping.is_set():
+        while relay_once(self._doorbells, self._app) and not self._stopping.is_set():
             pass
 
     def _sweep(self) -> None:
-        for swept in self._store.sweep(redispatch_s=self._settings.redispatch_s):
+        for swept in self._sweeper.sweep(redispatch_s=self._settings.redispatch_s):
             _log.warning("run %s attempt %d: %s", swept.run_id, swept.attempt, swept.action)
 
     def _collect(self) -> None:
-        self._store.drop_old_states(age_s=_KEEP_STATES_S)
-        gone = self._artifacts.collect(self._store, grace_s=self._settings.artifact_grace_s)
+        self._files.drop_old_states(age_s=_KEEP_STATES_S)
+        gone = self._artifacts.collect(self._files, grace_s=self._settings.artifact_grace_s)
         if gone:
             _log.info("collected %d unreferenced files", len(gone))

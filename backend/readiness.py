@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable
 
 from celery import Celery
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend import migrations
 from backend.artifacts import ArtifactStore
-from backend.database_errors import OTHER_SCHEMA, UNAVAILABLE, fault_of
 from backend.queue import broker_answers
-from backend.store import Store
+from backend.store.engine import schema_revision, seconds_now
+from backend.store.errors import OTHER_SCHEMA, UNAVAILABLE, fault_of
 from calift_core.errors import CaliftError
 
 CHECKS = ("database", "schema", "broker", "artifacts")
@@ -23,8 +24,8 @@ _log = logging.getLogger(__name__)
 class Readiness:
     """Looks at everything, and logs what changes."""
 
-    def __init__(self, store: Store, celery: Celery, artifacts: ArtifactStore) -> None:
-        self._store, self._celery, self._artifacts = store, celery, artifacts
+    def __init__(self, engine: Engine, celery: Celery, artifacts: ArtifactStore) -> None:
+        self._engine, self._celery, self._artifacts = engine, celery, artifacts
         self._failing: dict[str, str] = {}
 
     def lacking(self) -> dict[str, str]:
@@ -56,11 +57,11 @@ class Readiness:
         return found
 
     def _database(self) -> str:
-        self._store.now()
+        seconds_now(self._engine)
         return ""
 
     def _schema(self) -> str:
-        current = self._store.schema_revision() == migrations.newest_revision()
+        current = schema_revision(self._engine) == migrations.newest_revision()
         return "" if current else OTHER_SCHEMA.message
 
     def _broker(self) -> str:

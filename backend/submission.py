@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from backend import catalogue
 from backend.problems import HttpError
 from backend.settings import Settings
-from backend.store import NotFoundError, Store
+from backend.store.errors import NotFoundError
+from backend.store.stores import Stores
 from calift_core.data.catalogue import parse_suite_id
 from calift_core.data.listing import Budget
 from calift_core.data.workload import count_images
@@ -89,7 +90,7 @@ class Submission:
         store: knows how fast earlier runs were, and which workers live.
     """
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Stores) -> None:
         self._settings = settings
         self._store = store
 
@@ -188,13 +189,13 @@ class Submission:
                 )
                 continue
             try:
-                phase = self._store.phase(run_id)
+                phase = self._store.claims.phase(run_id)
             except NotFoundError:
                 yield place, f"there is no run {run_id!r}"
                 continue
             if phase != "SUCCEEDED":
                 yield place, f"the run {run_id} must have SUCCEEDED, it is {phase}"
-            elif self._store.get_run(run_id).method == "imported":
+            elif self._store.runs.get(run_id).method == "imported":
                 yield place, f"the run {run_id} is imported predictions and has no weights"
 
     def _path_refusals(self, place: str, text: str) -> Iterator[tuple[str, str]]:
@@ -243,14 +244,14 @@ class Submission:
             missing.append(sentence)
             if not is_fetched:
                 blocking.append(sentence)
-        if waits := self._store.why_waits(spec):
+        if waits := self._store.workers.why_waits(spec):
             missing.append(waits)
         return Validation(
             valid=True,
             missing=missing,
             blocking=blocking,
             warnings=list(work.warnings),
-            estimate=work.estimate(self._store.pace(spec)),
+            estimate=work.estimate(self._store.results.pace(spec)),
         )
 
     def _model_missing(self, spec: RunSpec) -> Iterator[tuple[str, bool]]:

@@ -40,7 +40,8 @@ import numpy as np
 from backend.artifacts import ArtifactStore, publish_artifact
 from backend.migrations import upgrade
 from backend.settings import Settings
-from backend.store import Store, open_engine
+from backend.store.engine import open_engine
+from backend.store.stores import Stores
 from calift_core import __version__
 from calift_core.calibration import evaluate_all
 from calift_core.client import Client
@@ -76,12 +77,12 @@ def fill(settings: Settings, folder: Path, *, n: int, n_classes: int) -> tuple[s
     Returns:
         The run's id and that of its ID evaluation.
     """
-    store = Store(open_engine(settings.database_url))
+    store = Stores.on(open_engine(settings.database_url))
     upgrade(store.engine)
     artifacts = ArtifactStore(settings.artifacts_dir)
     spec = parse_spec({"name": "simulated", "method": {"kind": "flyp"}})
-    run_id = store.submit(spec)
-    claim = store.claim(run_id, worker_id="benchmark", ttl_s=3600)
+    run_id = store.runs.submit(spec)
+    claim = store.claims.claim(run_id, worker_id="benchmark", ttl_s=3600)
     assert claim is not None
     said: list[Any] = [r.PhaseRecord(phase="evaluating")]
     reports = []
@@ -95,7 +96,7 @@ def fill(settings: Settings, folder: Path, *, n: int, n_classes: int) -> tuple[s
         path = folder / f"{name}.parquet"
         digest = write_predictions(path, made)
         assert publish_artifact(
-            store, artifacts, run_id, claim.attempt,
+            store.files, artifacts, run_id, claim.attempt,
             name=f"predictions/{path.name}", kind="predictions", path=path,
         )  # fmt: skip
         if role != "calibration":
@@ -115,15 +116,15 @@ def fill(settings: Settings, folder: Path, *, n: int, n_classes: int) -> tuple[s
             )
         path.unlink()
     said.append(r.DoneRecord(summary=Summary(), steps=1))
-    assert store.record(run_id, claim.attempt, said)
+    assert store.records.record(run_id, claim.attempt, said)
     report = Report(
         run_id=run_id, name="simulated", spec={}, spec_sha256="", resolved={}, summary=Summary(),
         evaluations=reports, spectrum=None, selection={}, model={}, data={}, timings_s={},
         environment={},
     )  # fmt: skip
     body = report.model_dump(mode="json")
-    assert store.finish(run_id, claim.attempt, phase="SUCCEEDED", report=body)
-    evaluation = store.run_evaluations(run_id)[0]
+    assert store.claims.finish(run_id, claim.attempt, phase="SUCCEEDED", report=body)
+    evaluation = store.results.run_evaluations(run_id)[0]
     store.close()
     return run_id, evaluation.id
 

@@ -151,7 +151,7 @@ def postgres() -> Iterator[_Server]:
     from sqlalchemy import make_url
 
     from backend.migrations import upgrade
-    from backend.store import open_engine
+    from backend.store.engine import open_engine
 
     given = os.environ.get("CALIFT_TEST_DATABASE_URL")
 
@@ -182,7 +182,7 @@ def postgres() -> Iterator[_Server]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file to copy."""
     from backend.migrations import upgrade
-    from backend.store import open_engine
+    from backend.store.engine import open_engine
 
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     engine = open_engine(f"sqlite:///{path}")
@@ -243,9 +243,10 @@ def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
 @pytest.fixture
 def store(database_url: str) -> Iterator[Any]:
     """A store on each kind of database."""
-    from backend.store import Store, open_engine
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
 
-    made = Store(open_engine(database_url))
+    made = Stores.on(open_engine(database_url))
     yield made
     made.close()
 
@@ -419,8 +420,8 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         from tests.support import said
 
         run_spec = spec_of(**spec)
-        run_id: str = store.submit(run_spec)
-        claim = store.claim(run_id, worker_id="worker-1", ttl_s=60)
+        run_id: str = store.runs.submit(run_spec)
+        claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
         told = said.training(
             20,
@@ -436,15 +437,15 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
             digest = write_predictions(file, predictions)
             name = f"predictions/{dataset}.parquet"
             assert publish_artifact(
-                store, artifacts, run_id, 1, name=name, kind="predictions", path=file
+                store.files, artifacts, run_id, 1, name=name, kind="predictions", path=file
             )
             reports.append(example_evaluation(predictions, digest))
             named.append((reports[-1], name))
         summary = summarise(reports, 0.3)
         told += said.evaluating(named)
         told += said.ending(example_spectrum(1.2), summary, steps=20)
-        assert store.record(run_id, 1, said.as_said(told))
-        assert store.append_log(run_id, 1, "all went well\n")
+        assert store.records.record(run_id, 1, said.as_said(told))
+        assert store.records.append_log(run_id, 1, "all went well\n")
         report = Report(
             run_id=run_id,
             name=run_spec.name,
@@ -460,7 +461,7 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
             timings_s={"training": 1.0},
             environment={"python": "3"},
         ).model_dump(mode="json")
-        assert store.finish(run_id, 1, phase="SUCCEEDED", report=report)
+        assert store.claims.finish(run_id, 1, phase="SUCCEEDED", report=report)
         return run_id
 
     return make

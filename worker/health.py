@@ -6,17 +6,18 @@ import socket
 import sys
 
 from backend.settings import load_settings
-from backend.store import Store, open_engine
+from backend.store.engine import open_engine
+from backend.store.workers import Workers
 
 
 def main() -> int:
     """Ask the database, which is what the API believes too."""
-    store = Store(open_engine(load_settings().database_url))
+    engine = open_engine(load_settings().database_url)
     host = socket.gethostname()
     try:
-        here = [w for w in store.workers() if w.alive and w.host == host]
+        here = [w for w in Workers(engine).recent() if w.alive and w.host == host]
     finally:
-        store.close()
+        engine.dispose()
     if any(not w.trouble for w in here):
         return 0
     for worker in here:

@@ -1,4 +1,4 @@
-"""What a worker process is beside Celery: the store, its presence, its device, its drain."""
+"""What a worker process is beside Celery: its presence, its device, its drain."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from backend import migrations
 from backend.artifacts import ArtifactStore
 from backend.process import Pulse, pulse_path
 from backend.settings import Settings
-from backend.store import NotFoundError, Store, open_engine
+from backend.store.claims import Claims
+from backend.store.engine import open_engine
+from backend.store.errors import NotFoundError, database_away
+from backend.store.workers import Workers
 from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.schema.wire import TERMINAL_PHASES
 from worker.devices import Device, take_device
+from worker.limits import Limits
+from worker.runner import RUNNER_ARGV
 from worker.storage import Storage
-from worker.supervisor import RUNNER_ARGV, Limits, Outcome, database_away, supervise
+from worker.supervisor import Outcome, supervise
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +68,8 @@ class WorkerService:
     ) -> None:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.settings = settings
-        self.store = Store(open_engine(settings.database_url))
+        self.engine = open_engine(settings.database_url)
+        self._claims, self._presences = Claims(self.engine), Workers(self.engine)
         self.artifacts = ArtifactStore(
             settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
         )
@@ -98,7 +104,7 @@ class WorkerService:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                migrations.upgrade(self.store.engine)
+                migrations.upgrade(self.engine)
             except Exception as error:
                 if not database_away(error) or time.monotonic() > deadline:
                     raise
@@ -120,10 +126,10 @@ class WorkerService:
         if self._presence.is_alive():
             self._presence.join(timeout=15.0)
         try:
-            self.store.worker_gone(self.id)
+            self._presences.gone(self.id)
         except Exception as error:  # the database may be what is gone
             log.warning("cannot say goodbye: %s", error)
-        self.store.close()
+        self.engine.dispose()
 
     def answer(self, bell: str) -> None:
         """Take the runs that wait, one after the other, until none is left that we may take.
@@ -163,7 +169,7 @@ class WorkerService:
         while True:
             try:
                 claimed_at = time.monotonic()
-                claim = self.store.claim_next(
+                claim = self._claims.claim_next(
                     self.queues, bell=bell, worker_id=self.id, ttl_s=self._limits.ttl_s
                 )
                 break
@@ -181,7 +187,7 @@ class WorkerService:
         self._be(run_id)
         try:
             outcome = supervise(
-                self.store,
+                self.engine,
                 self.artifacts,
                 claim,
                 jobs=self.settings.jobs_dir,
@@ -213,7 +219,7 @@ class WorkerService:
             self._changed.wait(_PRESENCE_S)
 
     def _say_seen(self) -> None:
-        self.store.worker_seen(
+        self._presences.seen(
             self.id,
             host=self.host,
             queues=self.queues,
@@ -236,7 +242,7 @@ class WorkerService:
             if folder.is_symlink() or not folder.is_dir() or idle_s < _ORPHAN_S:
                 continue
             try:
-                phase = self.store.phase(folder.name)
+                phase = self._claims.phase(folder.name)
                 # All of a run that succeeded is stored; a worker died before it could clean up.
                 over = phase == "SUCCEEDED" or (phase in TERMINAL_PHASES and idle_s > _KEEP_ENDED_S)
             except NotFoundError:

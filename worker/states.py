@@ -18,7 +18,8 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.artifacts import ArtifactStore, Blob
-from backend.store import NotFoundError, Store
+from backend.store.errors import NotFoundError
+from backend.store.files import Files
 from calift_core.curves import FILES
 from calift_core.errors import CaliftError
 from calift_core.files import storage_error
@@ -30,10 +31,10 @@ _NAME = re.compile(r"states/(\d{8,})/([^/]+)")
 
 
 class StateKeeper:
-    """Stores the checkpoints of an attempt in a thread of its own, the newest one first.
+    """Store the checkpoints of an attempt in a thread of its own, the newest one first.
 
     Args:
-        store: names them.
+        files: name them.
         artifacts: holds their files.
         run_id: the run.
         attempt: the attempt that makes them.
@@ -41,9 +42,9 @@ class StateKeeper:
     """
 
     def __init__(
-        self, store: Store, artifacts: ArtifactStore, run_id: str, attempt: int, folder: Path
+        self, files: Files, artifacts: ArtifactStore, run_id: str, attempt: int, folder: Path
     ) -> None:
-        self._store, self._artifacts = store, artifacts
+        self._names, self._artifacts = files, artifacts
         self._run_id, self._attempt, self._folder = run_id, attempt, folder
         self._outgoing = folder / "outgoing"
         self._wanted = threading.Condition()
@@ -112,7 +113,7 @@ class StateKeeper:
         files = sorted(path for path in folder.iterdir() if path.is_file())
         files += [path for name in FILES if (path := self._folder / name).is_file()]
         blobs = {path.name: self._put(path) for path in files}
-        gone = self._store.put_state(
+        gone = self._names.put_state(
             self._run_id,
             self._attempt,
             step,
@@ -123,7 +124,7 @@ class StateKeeper:
         for path in files:
             if not self._artifacts.path(blobs[path.name].sha256).exists():
                 self._put(path)  # collected just before it was named
-        self._artifacts.collect(self._store, grace_s=0.0, digests=gone)
+        self._artifacts.collect(self._names, grace_s=0.0, digests=gone)
 
     def _put(self, path: Path) -> Blob:
         if path.name in FILES:  # it grows while it is read

@@ -51,7 +51,7 @@ class _Process:
         service = WorkerService(self.settings, give_back=self.ring_again, **self.options)
         service.wait_for_database()
         # Relay and sweeper run in every worker and in the API; conditional updates keep them apart.
-        self.housekeeper = Housekeeper(service.store, self.app, service.artifacts, self.settings)
+        self.housekeeper = Housekeeper(service.engine, self.app, service.artifacts, self.settings)
         return service
 
     def ready(self, **_: Any) -> None:

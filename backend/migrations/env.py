@@ -26,7 +26,7 @@ def main() -> None:
         _run(connection)
         return
     from backend.settings import load_settings
-    from backend.store import open_engine, writing
+    from backend.store.engine import open_engine, writing
 
     engine = open_engine(load_settings().database_url)
     try:

@@ -63,12 +63,12 @@ def get_readiness(request: Request, services: ServicesDep) -> Ready:
 def get_stats(services: ServicesDep) -> Stats:
     """The overview's numbers."""
     store = services.store
-    phases = store.runs_by_phase()
+    phases = store.runs.by_phase()
     return Stats(
         runs_by_phase=phases,
         queue_depth=phases.get("QUEUED", 0),
-        oldest_queued_s=store.oldest_queued_s(),
-        workers=store.workers(),
+        oldest_queued_s=store.runs.oldest_queued_s(),
+        workers=store.workers.recent(),
         broker_ok=services.broker.ask(lambda: broker_answers(services.celery)),
         free_bytes=services.artifacts.free_bytes(),
     )
@@ -102,14 +102,14 @@ def list_suites(
     phase: Annotated[list[RunPhase], Query(description="Any of these; none: all")] = [],  # noqa: B006
 ) -> list[SuiteRuns]:
     """The suites of the runs that are not archived, at most 200, that of the newest run first."""
-    return store.suites(phase)
+    return store.runs.suites(phase)
 
 
 @router.get("/workers")
 @allow("read")
 def list_workers(store: StoreDep) -> list[WorkerInfo]:
     """Workers that have reported in during the last day."""
-    return store.workers()
+    return store.workers.recent()
 
 
 @router.get("/openapi.json", include_in_schema=False)

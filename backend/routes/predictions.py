@@ -65,4 +65,4 @@ async def import_predictions(
             idempotency_key=key,
         )
     response.headers["Location"] = f"/api/v1/runs/{run_id}"
-    return await run_in_threadpool(services.store.get_run, run_id)
+    return await run_in_threadpool(services.store.runs.get, run_id)

@@ -84,7 +84,7 @@ def list_evaluations(
     limit: Limit = 50,
 ) -> EvaluationPage:
     """Evaluations of all runs, newest first."""
-    items, next_cursor, total = store.list_evaluations(
+    items, next_cursor, total = store.results.list_evaluations(
         run_ids=run_id, datasets=dataset, roles=role, cursor=cursor, limit=limit
     )
     return EvaluationPage(items=items, next_cursor=next_cursor, total=total)
@@ -94,7 +94,7 @@ def list_evaluations(
 @allow("read")
 def get_evaluation(evaluation_id: EvaluationId, store: StoreDep) -> Evaluation:
     """One evaluation. Accuracy and every ECE are fractions."""
-    return store.get_evaluation(evaluation_id)
+    return store.results.get_evaluation(evaluation_id)
 
 
 @router.get("/evaluations/{evaluation_id}/reliability")
@@ -118,7 +118,7 @@ def get_reliability(
     `ece` is a fraction; `null_mean` and `null_q95` are what it would read for a perfectly
     calibrated model of this size. `smooth` is the kernel curve of the smooth calibration error.
     """
-    evaluation = services.store.get_evaluation(evaluation_id)
+    evaluation = services.store.results.get_evaluation(evaluation_id)
     return services.analysis.reliability(
         evaluation,
         n_bins=n_bins,
@@ -145,7 +145,7 @@ def get_measures(
     ] = True,
 ) -> MeasureSet:
     """Every measure at the chosen binning, norm and temperature, with floor and interval."""
-    evaluation = services.store.get_evaluation(evaluation_id)
+    evaluation = services.store.results.get_evaluation(evaluation_id)
     return services.analysis.measures(
         evaluation,
         n_bins=n_bins,
@@ -166,7 +166,7 @@ def get_audit(
     Batch-averaged at several batch sizes, 10 and 15 bins of equal width and mass, debiased, smooth,
     class-wise, KS; each with what it would read for a perfectly calibrated model.
     """
-    evaluation = services.store.get_evaluation(evaluation_id)
+    evaluation = services.store.results.get_evaluation(evaluation_id)
     return services.analysis.audit(evaluation, temperature=temperature)
 
 
@@ -188,7 +188,7 @@ def list_slices(
     limit: Limit = 50,
 ) -> SlicePage:
     """Calibration by class, confidence or source, of the samples that meet a condition."""
-    evaluation = services.store.get_evaluation(evaluation_id)
+    evaluation = services.store.results.get_evaluation(evaluation_id)
     return services.analysis.slices(
         evaluation,
         by=by,
@@ -222,7 +222,7 @@ def get_calibrator(
     It is fitted on the run's ID calibration split. Any other data is refused with the code
     `LEAKAGE`, unless `oracle=true`; what is fitted so says `oracle` for good.
     """
-    evaluation = services.store.get_evaluation(evaluation_id)
+    evaluation = services.store.results.get_evaluation(evaluation_id)
     return services.analysis.calibrate(
         evaluation, kind, fit_on=fit_on, oracle=oracle, n_bins=n_bins, scheme=scheme, norm=norm
     )
@@ -249,7 +249,7 @@ def get_budget(
     power: Annotated[float, Query(gt=0.1, lt=1)] = 0.8,
 ) -> Budget:
     """How many samples are needed to show a difference, from the noise of these."""
-    evaluation = services.store.get_evaluation(evaluation_id)
+    evaluation = services.store.results.get_evaluation(evaluation_id)
     return services.analysis.budget(
         evaluation, difference=difference, metric=metric, against=against, level=level, power=power
     )
@@ -321,7 +321,7 @@ def download_predictions(
     evaluation_id: EvaluationId, services: ServicesDep, known: IfNoneMatch = None
 ) -> Response:
     """The per-sample predictions as Parquet."""
-    found = services.store.predictions_of(evaluation_id)
+    found = services.store.results.predictions_of(evaluation_id)
     return file_response(services, found.sha256, found.name or f"{evaluation_id}.parquet", known)
 
 

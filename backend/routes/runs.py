@@ -28,7 +28,7 @@ from backend.deps import (
     of_anybody,
 )
 from backend.problems import HttpError, of_faults
-from backend.store import RunFilters
+from backend.store.runs import RunFilters
 from backend.submission import body_hash, check_text, invalid_spec, merge_patch
 from calift_core.schema.report import Report
 from calift_core.schema.wire import (
@@ -123,7 +123,7 @@ def submit_run(
     """
     body = submitted.wanted
     spec = services.submission.parse(body.spec, prefix=submitted.pointer)
-    run_id = services.store.submit(
+    run_id = services.store.runs.submit(
         spec,
         priority=body.priority,
         max_attempts=body.max_attempts,
@@ -133,7 +133,7 @@ def submit_run(
         submitted_by=principal.name,
         max_queued=services.settings.max_queued,
     )
-    return _accepted(services, response, services.store.get_run(run_id))
+    return _accepted(services, response, services.store.runs.get(run_id))
 
 
 def _accepted(services: ServicesDep, response: Response, run: RunDetail) -> RunDetail:
@@ -180,7 +180,7 @@ def list_runs(
         text=q,
         archived=None if archived == "any" else archived == "true",
     )
-    items, next_cursor, total = store.list_runs(filters, sort=sort, cursor=cursor, limit=limit)
+    items, next_cursor, total = store.runs.page(filters, sort=sort, cursor=cursor, limit=limit)
     return RunPage(items=items, next_cursor=next_cursor, total=total)
 
 
@@ -188,7 +188,7 @@ def list_runs(
 @allow("read")
 def get_run(run_id: RunId, store: StoreDep) -> RunDetail:
     """One run with its spec."""
-    return store.get_run(run_id)
+    return store.runs.get(run_id)
 
 
 @router.patch("/runs/{run_id}")
@@ -196,7 +196,7 @@ def get_run(run_id: RunId, store: StoreDep) -> RunDetail:
 def patch_run(run_id: RunId, body: RunPatch, services: ServicesDep) -> RunDetail:
     """Change name, notes, tags or the archived flag; what is left out stays."""
     changes = body.model_dump(exclude_none=True)
-    current = services.store.get_run(run_id)
+    current = services.store.runs.get(run_id)
     labels = {key: value for key, value in changes.items() if key != "archived"}
     if labels:
         # The labels obey the rules of a RunSpec, whose own copy stays as it was submitted; what
@@ -204,16 +204,16 @@ def patch_run(run_id: RunId, body: RunPatch, services: ServicesDep) -> RunDetail
         services.submission.parse(
             {"name": current.name, "method": {"kind": "zero_shot"}, **labels}, prefix="#"
         )
-    return services.store.patch_run(run_id, **changes)
+    return services.store.runs.patch(run_id, **changes)
 
 
 @router.delete("/runs/{run_id}", status_code=204)
 @allow("admin")
 def delete_run(run_id: RunId, services: ServicesDep) -> None:
     """Delete a run, its rows and the files that no other run names. Not while it works."""
-    digests = services.store.delete_run(run_id)
+    digests = services.store.runs.delete(run_id)
     services.artifacts.collect(
-        services.store, grace_s=services.settings.artifact_grace_s, digests=digests
+        services.store.files, grace_s=services.settings.artifact_grace_s, digests=digests
     )
 
 
@@ -221,14 +221,14 @@ def delete_run(run_id: RunId, services: ServicesDep) -> None:
 @allow("submit")
 def cancel_run(run_id: RunId, response: Response, services: ServicesDep) -> RunDetail:
     """Ask a run to stop; repeatable. A working run is CANCELLING until its checkpoint is safe."""
-    return _accepted(services, response, services.store.request_cancel(run_id))
+    return _accepted(services, response, services.store.runs.request_cancel(run_id))
 
 
 @router.post("/runs/{run_id}/retry", status_code=202)
 @allow("submit")
 def retry_run(run_id: RunId, response: Response, services: ServicesDep) -> RunDetail:
     """Queue a failed or cancelled run again; it goes on from its newest checkpoint."""
-    run = services.store.retry(run_id, max_queued=services.settings.max_queued)
+    run = services.store.runs.retry(run_id, max_queued=services.settings.max_queued)
     return _accepted(services, response, run)
 
 
@@ -244,7 +244,7 @@ def clone_run(
     key: IdempotencyKey = None,
 ) -> RunDetail:
     """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
-    source = services.store.get_run(run_id)
+    source = services.store.runs.get(run_id)
     faults = check_text(body.changes, "#/changes")
     if faults:
         raise invalid_spec(faults)
@@ -254,7 +254,7 @@ def clone_run(
     elif "name" not in body.changes:
         changed["name"] = f"{source.name[:112]} (copy)"
     spec = services.submission.parse(changed, prefix="#/changes")
-    new_id = services.store.submit(
+    new_id = services.store.runs.submit(
         spec,
         priority=source.priority,
         max_attempts=source.max_attempts,
@@ -265,7 +265,7 @@ def clone_run(
         submitted_by=principal.name,
         max_queued=services.settings.max_queued,
     )
-    return _accepted(services, response, services.store.get_run(new_id))
+    return _accepted(services, response, services.store.runs.get(new_id))
 
 
 @router.get("/runs/{run_id}/metrics")
@@ -282,7 +282,7 @@ def get_metrics(
     ] = None,
 ) -> Metrics:
     """Curves. Poll with `since_step` set to the last answer's `last_step`."""
-    return store.metrics(run_id, names=names, since_step=since_step, max_points=max_points)
+    return store.history.metrics(run_id, names=names, since_step=since_step, max_points=max_points)
 
 
 async def _place_in_line(
@@ -295,7 +295,7 @@ async def _place_in_line(
 ) -> AsyncIterator[int]:
     """Hold one of the places for streams; the id to start after."""
     # Errors must come before the stream begins; after that there is no status to set.
-    await run_in_threadpool(services.store.phase, run_id)
+    await run_in_threadpool(services.store.claims.phase, run_id)
     if services.streams.value >= services.settings.max_streams:
         raise HttpError(
             503,
@@ -331,7 +331,9 @@ async def stream_events(
             if not await services.authenticator.holds(principal):
                 return
             checked = time.monotonic()
-        events, phase = await run_in_threadpool(services.store.events_after, run_id, last, _BATCH)
+        events, phase = await run_in_threadpool(
+            services.store.history.events_after, run_id, last, _BATCH
+        )
         for event in events:
             yield ServerSentEvent(
                 data=event.model_dump(mode="json"), event=event.kind, id=str(event.id)
@@ -354,21 +356,21 @@ def list_events(
     limit: Limit = 200,
 ) -> list[RunEvent]:
     """The same events by polling."""
-    return store.events_after(run_id, after, limit)[0]
+    return store.history.events_after(run_id, after, limit)[0]
 
 
 @router.get("/runs/{run_id}/checkpoints")
 @allow("read")
 def list_checkpoints(run_id: RunId, store: StoreDep) -> list[Artifact]:
     """Stored checkpoints of a run."""
-    return store.artifacts(run_id, kind="checkpoint")
+    return store.files.of_run(run_id, kind="checkpoint")
 
 
 @router.get("/runs/{run_id}/artifacts")
 @allow("read")
 def list_artifacts(run_id: RunId, store: StoreDep) -> list[Artifact]:
     """Stored files of a run."""
-    return store.artifacts(run_id)
+    return store.files.of_run(run_id)
 
 
 @router.get(
@@ -384,7 +386,7 @@ def download_artifact(
     run_id: RunId, name: str, services: ServicesDep, known: IfNoneMatch = None
 ) -> Response:
     """A stored file; its bytes are checked against its SHA-256, which is the ETag."""
-    artifact = services.store.get_artifact(run_id, name)
+    artifact = services.store.files.get(run_id, name)
     return file_response(services, artifact.sha256, artifact.name, known)
 
 
@@ -430,28 +432,28 @@ def get_logs(
     ] = None,
 ) -> LogPage:
     """A piece of the run's log. To follow it: `tail` first, then `offset` from `next_offset` on."""
-    return store.logs(run_id, offset=offset, limit=limit, tail=tail)
+    return store.history.logs(run_id, offset=offset, limit=limit, tail=tail)
 
 
 @router.get("/runs/{run_id}/evaluations")
 @allow("read")
 def list_run_evaluations(run_id: RunId, store: StoreDep) -> list[Evaluation]:
     """A run's evaluations in the order they were made."""
-    return store.run_evaluations(run_id)
+    return store.results.run_evaluations(run_id)
 
 
 @router.get("/runs/{run_id}/spectra")
 @allow("read")
 def list_spectra(run_id: RunId, store: StoreDep) -> list[Spectrum]:
     """Singular values by step; the finished model's last."""
-    return store.spectra(run_id)
+    return store.history.spectra(run_id)
 
 
 @router.get("/runs/{run_id}/report")
 @allow("read")
 def get_report(run_id: RunId, store: StoreDep) -> Report:
     """`report.json` of a finished run."""
-    return Report.model_validate(store.report(run_id))
+    return Report.model_validate(store.results.report(run_id))
 
 
 @router.get("/runs/{run_id}/frontier")
@@ -462,4 +464,4 @@ def get_frontier(run_id: RunId, store: StoreDep) -> Frontier:
     404 when the run measured none. What the shifts show is for looking at: choose an α on the
     validation values.
     """
-    return store.frontier(run_id)
+    return store.results.frontier(run_id)

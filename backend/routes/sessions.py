@@ -11,7 +11,7 @@ from backend.gate import LINK_PREFIX, SESSION_PREFIX, Principal, hash_token
 from backend.oidc import SUBJECT_PREFIX
 from backend.problems import HttpError, unauthenticated
 from backend.settings import new_token
-from backend.store import Store
+from backend.store.stores import Stores
 from calift_core.schema.wire import Opened, Visitor
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
@@ -74,7 +74,7 @@ def end_session(store: StoreDep, principal: PrincipalDep) -> Response:
             "this is a token and no session.",
             hint="`python -m backend token revoke ID` makes a token worthless.",
         )
-    store.end_session(principal.session.id)
+    store.sessions.end(principal.session.id)
     return Response(status_code=204)
 
 
@@ -85,7 +85,7 @@ def _only_of_tokens() -> HttpError:
 
 
 def _open(
-    store: Store,
+    store: Stores,
     principal: Principal,
     kind: Literal["session", "link"],
     *,
@@ -93,7 +93,7 @@ def _open(
     link_id: str | None = None,
 ) -> Opened | None:
     token = new_token(SESSION_PREFIX if kind == "session" else LINK_PREFIX)
-    stored = store.add_session(
+    stored = store.sessions.add(
         token.partition(".")[0],
         kind=kind,
         secret_sha256=hash_token(token),

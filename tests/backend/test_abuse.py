@@ -113,8 +113,8 @@ class Service:
         self.app, self.address, self.caller = app, address, caller
         self.finished = finished
         self.store = app.state.services.store
-        self.evaluation = self.store.run_evaluations(finished)[0].id
-        self.waiting = self.store.submit(spec_of())
+        self.evaluation = self.store.results.run_evaluations(finished)[0].id
+        self.waiting = self.store.runs.submit(spec_of())
         self._turn = self.store.engine.dialect.name == "sqlite"
 
     def path(self, path: str) -> str:

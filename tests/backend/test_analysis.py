@@ -44,8 +44,8 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
         keep: Any = "full",
     ) -> str:
         store, artifacts = services.store, services.artifacts
-        run_id: str = store.submit(spec_of(name=f"run {seed}"))
-        claim = store.claim(run_id, worker_id="worker-1", ttl_s=60)
+        run_id: str = store.runs.submit(spec_of(name=f"run {seed}"))
+        claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
         folder = tmp_path / "made" / run_id
         reports, named = [], []
@@ -53,7 +53,7 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
         def stored(name: str, predictions: Any) -> str:
             digest = write_predictions(folder / f"{name}.parquet", predictions, keep=keep)
             assert publish_artifact(
-                store, artifacts, run_id, 1, name=f"predictions/{name}.parquet",
+                store.files, artifacts, run_id, 1, name=f"predictions/{name}.parquet",
                 kind="predictions", path=folder / f"{name}.parquet",
             )  # fmt: skip
             return digest
@@ -83,13 +83,15 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
             )  # fmt: skip
         told = [said.phase("loading"), *said.evaluating(named)]
         told += said.ending(example_spectrum(), Summary(), steps=0)
-        assert store.record(run_id, 1, said.as_said(told))
+        assert store.records.record(run_id, 1, said.as_said(told))
         report = Report(
             run_id=run_id, name="a run", spec={}, spec_sha256="", resolved={}, summary=Summary(),
             evaluations=reports, spectrum=None, selection={}, model={}, data={}, timings_s={},
             environment={},
         )  # fmt: skip
-        assert store.finish(run_id, 1, phase="SUCCEEDED", report=report.model_dump(mode="json"))
+        assert store.claims.finish(
+            run_id, 1, phase="SUCCEEDED", report=report.model_dump(mode="json")
+        )
         return run_id
 
     return make
@@ -402,7 +404,7 @@ def test_calibrator__is_fitted_on_the_runs_own_calibration_split(
         split.logits, split.labels, split="calibration", role="id"
     )
     stored = read_predictions(
-        services.artifacts.path(services.store.predictions_of(e["id"]).sha256)
+        services.artifacts.path(services.store.results.predictions_of(e["id"]).sha256)
     )
     probs = expected.transform(stored.logits)
     assert effect["after"]["nll"] == pytest.approx(calibration.nll(probs, stored.labels), rel=1e-5)

@@ -22,7 +22,7 @@ from backend.deps import allow, scope_of
 from backend.gate import hash_token
 from backend.main import create_app
 from backend.problems import MEDIA_TYPE
-from backend.store import writing
+from backend.store.engine import writing
 from calift_core import calibration
 from calift_core.data.suites import load_suite
 from calift_core.schema import records as r
@@ -130,18 +130,18 @@ def tokens(services: Any) -> dict[str, str | None]:
     made = {}
     for scope in ("read", "submit", "admin"):
         made[scope] = f"clft_{scope}.{'s' * 32}"
-        services.store.add_token(
+        services.store.tokens.add(
             f"clft_{scope}", name=scope, scope=scope, secret_sha256=hash_token(made[scope])
         )
     for name in ("expired", "revoked"):
         made[name] = f"clft_{name}.{'s' * 32}"
-        services.store.add_token(
+        services.store.tokens.add(
             f"clft_{name}",
             name=name,
             scope="admin",
             secret_sha256=hash_token(made[name]),
         )
-    services.store.revoke_token("clft_revoked")
+    services.store.tokens.revoke("clft_revoked")
     with writing(services.store.engine) as connection:
         connection.execute(
             text("UPDATE tokens SET expires_at = created_at - 1 WHERE id = 'clft_expired'")
@@ -224,7 +224,7 @@ def test_auth__route_added_later_is_closed(settings: Any, home: Path) -> None:
     app.router.routes.append(Mount("/mounted", routes=[Route("/", raw)]))
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
         read = f"clft_r.{'s' * 32}"
-        app.state.services.store.add_token(
+        app.state.services.store.tokens.add(
             "clft_r", name="r", scope="read", secret_sha256=hash_token(read)
         )
         for path in ("/api/v1/forgotten", "/loose"):
@@ -281,7 +281,7 @@ def test_problem__of_every_kind(api: TestClient, services: Any, finished_run: An
     problem(get(f"/api/v1/compare?run_id={run_id}&run_id={run_id}"), 422, "INVALID_SPEC")
     queued = submit(api)["id"]
     problem(get(f"/api/v1/runs/{queued}/report"), 404, "NOT_FOUND")
-    services.store.claim(queued, worker_id="w", ttl_s=60)
+    services.store.claims.claim(queued, worker_id="w", ttl_s=60)
     problem(api.delete(f"/api/v1/runs/{queued}"), 409, "CONFLICT")
 
 
@@ -337,7 +337,7 @@ def test_problem__unexpected_error_shows_nothing_of_itself(
     def broken() -> Any:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr(services.store, "workers", broken)
+    monkeypatch.setattr(services.store.workers, "recent", broken)
     headers = {"Authorization": f"Bearer {settings.admin_token()}", "X-Request-ID": "my-request-1"}
     response = bare.get("/api/v1/workers", headers=headers)
     assert problem(response, 500, "INTERNAL").request_id == "my-request-1"
@@ -596,15 +596,15 @@ def test_list__pages_make_up_the_whole_list(api: TestClient) -> None:
 
 @pytest.fixture
 def working(services: Any, api: TestClient) -> str:
-    run_id: str = services.store.submit(spec_of())
-    assert services.store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    run_id: str = services.store.runs.submit(spec_of())
+    assert services.store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
     return run_id
 
 
 def test_metrics__since_step_and_max_points(api: TestClient, services: Any, working: str) -> None:
     values = [float(v) for v in np.random.default_rng(0).normal(size=500)]
     values[123] = 99.0
-    services.store.record(
+    services.store.records.record(
         working,
         1,
         [
@@ -674,13 +674,13 @@ def test_events__stream_equals_polling_and_ends(
 
 
 def test_logs__over_the_api(api: TestClient, services: Any, working: str) -> None:
-    services.store.append_log(working, 1, "hello ü\n")
+    services.store.records.append_log(working, 1, "hello ü\n")
     page = api.get(f"/api/v1/runs/{working}/logs").json()
     assert page == {
         "text": "hello ü\n", "offset": 0, "next_offset": 9, "size_bytes": 9, "complete": False,
     }  # fmt: skip
     assert api.get(f"/api/v1/runs/{working}/logs?offset=-3").json()["text"] == "ü\n"
-    services.store.append_log(working, 1, "two\nthree\nfour")
+    services.store.records.append_log(working, 1, "two\nthree\nfour")
     end = api.get(f"/api/v1/runs/{working}/logs?tail=2&offset=5").json()
     assert (end["text"], end["offset"], end["next_offset"]) == ("three\nfour", 13, 23)
     on = api.get(f"/api/v1/runs/{working}/logs?offset={end['next_offset']}").json()
@@ -696,10 +696,10 @@ def test_suites__are_those_of_runs_in_these_phases_the_newest_first(
     store = services.store
 
     def run(suite: str, *, ends: bool) -> str:
-        run_id = store.submit(spec_of(suite={"id": suite}))
+        run_id = store.runs.submit(spec_of(suite={"id": suite}))
         if ends:
-            assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
-            assert store.finish(run_id, 1, phase="SUCCEEDED")
+            assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
+            assert store.claims.finish(run_id, 1, phase="SUCCEEDED")
         return str(run_id)
 
     assert api.get("/api/v1/suites").json() == []
@@ -709,7 +709,7 @@ def test_suites__are_those_of_runs_in_these_phases_the_newest_first(
     assert [(s["suite"], s["runs"]) for s in every] == [("vlcs", 1), ("pacs", 2), ("cifar10", 1)]
     done = api.get("/api/v1/suites?phase=SUCCEEDED").json()
     assert [(s["suite"], s["runs"]) for s in done] == [("pacs", 2), ("cifar10", 1)]
-    store.patch_run(last, archived=True)
+    store.runs.patch(last, archived=True)
     assert len(api.get("/api/v1/suites").json()) == 2
 
 
@@ -718,9 +718,7 @@ def test_checkpoints__are_the_artifacts_of_that_kind(
 ) -> None:
     blob = services.artifacts.put_bytes(b"weights")
     for name, kind in (("checkpoint/5.safetensors", "checkpoint"), ("report.json", "report")):
-        services.store.add_artifact(
-            working, 1, name=name, kind=kind, sha256=blob.sha256, size_bytes=7
-        )
+        services.store.files.add(working, 1, name=name, kind=kind, sha256=blob.sha256, size_bytes=7)
     listed = api.get(f"/api/v1/runs/{working}/artifacts").json()
     assert [a["name"] for a in listed] == ["checkpoint/5.safetensors", "report.json"]
     assert api.get(f"/api/v1/runs/{working}/checkpoints").json() == listed[:1]
@@ -810,7 +808,9 @@ def test_reliability__lost_or_damaged_predictions_are_named(
 ) -> None:
     run_id = finished_run(services.store, services.artifacts)
     own = api.get(f"/api/v1/runs/{run_id}/evaluations").json()
-    paths = [services.artifacts.path(services.store.predictions_of(e["id"]).sha256) for e in own]
+    paths = [
+        services.artifacts.path(services.store.results.predictions_of(e["id"]).sha256) for e in own
+    ]
     paths[0].unlink()
     paths[1].write_bytes(b"x")
     for evaluation, status, code in ((own[0], 404, "NOT_FOUND"), (own[1], 500, "STORAGE_FAILED")):
@@ -893,15 +893,15 @@ def with_frontier(services: Any, run: str, alpha: float = 0.5) -> str:
     """A finished WiSE-FT run of another run."""
     store = services.store
     spec = spec_of(name="between", method={"kind": "wise_ft", "run": run, "alpha": alpha})
-    run_id: str = store.submit(spec)
-    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
-    body = store.report(run) | {
+    run_id: str = store.runs.submit(spec)
+    assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
+    body = store.results.report(run) | {
         "run_id": run_id,
         "name": spec.name,
         "spec": spec.model_dump(mode="json"),
         "frontier": [_point(a) for a in (0.0, 0.5, 1.0)],
     }
-    assert store.finish(run_id, 1, phase="SUCCEEDED", report=body)
+    assert store.claims.finish(run_id, 1, phase="SUCCEEDED", report=body)
     return run_id
 
 
@@ -1009,7 +1009,7 @@ def test_catalogue__own_weights_are_found(api: TestClient, home: Path) -> None:
 
 def test_stats__count_what_is_there(api: TestClient, services: Any) -> None:
     submit(api)
-    services.store.worker_seen("w-1", host="h", queues=["cpu"], device="cpu", run_id=None)
+    services.store.workers.seen("w-1", host="h", queues=["cpu"], device="cpu", run_id=None)
     stats = api.get("/api/v1/stats").json()
     assert stats["runs_by_phase"] == {"QUEUED": 1}
     assert stats["queue_depth"] == 1

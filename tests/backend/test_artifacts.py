@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from backend.artifacts import ArtifactStore, check_name, publish_artifact
-from backend.store import NotFoundError, Store, open_engine
+from backend.store.engine import open_engine, writing
+from backend.store.errors import NotFoundError
+from backend.store.stores import Stores
 from calift_core.errors import DiskFullError, SpecError, StorageError
 from tests.conftest import spec_of
 
@@ -27,7 +30,7 @@ def artifacts(tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 def one_store(sqlite_url: str):
-    store = Store(open_engine(sqlite_url))
+    store = Stores.on(open_engine(sqlite_url))
     yield store
     store.close()
 
@@ -94,13 +97,13 @@ def test_put__no_space_left_is_a_disk_full_error(
 
 
 def test_place__gives_the_content_and_outlives_its_collection(
-    artifacts: ArtifactStore, one_store: Store, tmp_path: Path
+    artifacts: ArtifactStore, one_store: Stores, tmp_path: Path
 ) -> None:
     blob = artifacts.put_bytes(b"weights")
     target = tmp_path / "job" / "inputs" / "model"
     artifacts.place(blob.sha256, target)
     assert target.read_bytes() == b"weights"
-    assert artifacts.collect(one_store, grace_s=0) == [blob.sha256]
+    assert artifacts.collect(one_store.files, grace_s=0) == [blob.sha256]
     assert target.read_bytes() == b"weights"
     with pytest.raises(NotFoundError):
         artifacts.place(blob.sha256, tmp_path / "other")
@@ -171,63 +174,63 @@ def test_name__that_is_allowed(name: str) -> None:
     assert check_name(name) == name
 
 
-def run_with(store: Store, artifacts: ArtifactStore, source: Path, name: str = "a") -> str:
-    run_id = store.submit(spec_of())
-    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
-    assert publish_artifact(store, artifacts, run_id, 1, name=name, kind="other", path=source)
-    assert store.finish(run_id, 1, phase="SUCCEEDED")
+def run_with(store: Stores, artifacts: ArtifactStore, source: Path, name: str = "a") -> str:
+    run_id = store.runs.submit(spec_of())
+    assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
+    assert publish_artifact(store.files, artifacts, run_id, 1, name=name, kind="other", path=source)
+    assert store.claims.finish(run_id, 1, phase="SUCCEEDED")
     return run_id
 
 
 def test_publish__fenced_off_attempt_names_nothing(
-    one_store: Store, artifacts: ArtifactStore, tmp_path: Path
+    one_store: Stores, artifacts: ArtifactStore, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("x")
     run_id = run_with(one_store, artifacts, tmp_path / "file")
     assert not publish_artifact(
-        one_store, artifacts, run_id, 1, name="late", kind="other", path=tmp_path / "file"
+        one_store.files, artifacts, run_id, 1, name="late", kind="other", path=tmp_path / "file"
     )
-    assert [a.name for a in one_store.artifacts(run_id)] == ["a"]
+    assert [a.name for a in one_store.files.of_run(run_id)] == ["a"]
 
 
-def test_collect__by_reference(one_store: Store, artifacts: ArtifactStore, tmp_path: Path) -> None:
+def test_collect__by_reference(one_store: Stores, artifacts: ArtifactStore, tmp_path: Path) -> None:
     for name in ("shared", "own"):
         (tmp_path / name).write_text(name)
     first = run_with(one_store, artifacts, tmp_path / "shared")
     second = run_with(one_store, artifacts, tmp_path / "shared")
     lone = run_with(one_store, artifacts, tmp_path / "own")
     stray = artifacts.put_bytes(b"stray").sha256
-    assert artifacts.collect(one_store, grace_s=3600) == []
-    assert artifacts.collect(one_store, grace_s=0) == [stray]
-    assert artifacts.collect(one_store, grace_s=0, digests=one_store.delete_run(first)) == []
-    gone = one_store.delete_run(lone)
-    assert artifacts.collect(one_store, grace_s=0, digests=gone) == gone
-    shared = one_store.delete_run(second)
-    assert artifacts.collect(one_store, grace_s=0, digests=shared) == shared
+    assert artifacts.collect(one_store.files, grace_s=3600) == []
+    assert artifacts.collect(one_store.files, grace_s=0) == [stray]
+    assert artifacts.collect(one_store.files, grace_s=0, digests=one_store.runs.delete(first)) == []
+    gone = one_store.runs.delete(lone)
+    assert artifacts.collect(one_store.files, grace_s=0, digests=gone) == gone
+    shared = one_store.runs.delete(second)
+    assert artifacts.collect(one_store.files, grace_s=0, digests=shared) == shared
     assert files(artifacts) == []
 
 
 def test_collect__storing_again_renews_the_grace(
-    one_store: Store, artifacts: ArtifactStore
+    one_store: Stores, artifacts: ArtifactStore
 ) -> None:
     digest = artifacts.put_bytes(b"x").sha256
     os.utime(artifacts.path(digest), (1, 1))
     artifacts.put_bytes(b"x")
-    assert artifacts.collect(one_store, grace_s=60) == []
+    assert artifacts.collect(one_store.files, grace_s=60) == []
     os.utime(artifacts.path(digest), (1, 1))
-    assert artifacts.collect(one_store, grace_s=60) == [digest]
+    assert artifacts.collect(one_store.files, grace_s=60) == [digest]
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_collect__what_a_killed_process_left(
-    one_store: Store, artifacts: ArtifactStore, tmp_path: Path, named: bool
+    one_store: Stores, artifacts: ArtifactStore, tmp_path: Path, named: bool
 ) -> None:
     source = tmp_path / "file"
     source.write_bytes(b"content")
-    run_id = one_store.submit(spec_of())
-    assert one_store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    run_id = one_store.runs.submit(spec_of())
+    assert one_store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
     assert publish_artifact(
-        one_store, artifacts, run_id, 1, name="checkpoint/a", kind="checkpoint", path=source
+        one_store.files, artifacts, run_id, 1, name="checkpoint/a", kind="checkpoint", path=source
     )
     # Killed while it stored the next file: the real names, made by a real kill.
     killed = subprocess.run(
@@ -241,14 +244,15 @@ def test_collect__what_a_killed_process_left(
     gone = path.with_name(f".{path.name}.0a1b2c3d.gone")
     path.rename(gone)
     if not named:
-        assert one_store.remove_artifact(run_id, 1, name="checkpoint/a")
+        with writing(one_store.engine) as connection:
+            connection.execute(text("DELETE FROM artifacts"))
     left = [p for p in files(artifacts) if p.name.startswith(".")]
     assert len(left) == 2
-    artifacts.collect(one_store, grace_s=0.0)
+    artifacts.collect(one_store.files, grace_s=0.0)
     assert [p for p in files(artifacts) if p.name.startswith(".")] == left, "it may be in use"
     for found in left:
         os.utime(found, (1.0, 1.0))
-    artifacts.collect(one_store, grace_s=0.0)
+    artifacts.collect(one_store.files, grace_s=0.0)
     assert files(artifacts) == ([path] if named else [])
 
 

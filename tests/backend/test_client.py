@@ -90,14 +90,18 @@ def test_client__every_method_against_the_service(
 def test_client__follows_a_run_while_it_works(client: Client, services: Any) -> None:
     store = services.store
     run_id = client.submit(spec_of()).id
-    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
     seen: list[Any] = []
     follower = threading.Thread(target=lambda: seen.extend(client.events(run_id)))
     follower.start()
     until(lambda: services.streams.value == 1, what="the stream to open")
     for step in (1, 2, 3):
-        store.record(run_id, 1, [r.MetricsRecord(step=step, epoch=0.1, values={"loss": 1.0})])
-    store.finish(run_id, 1, phase="FAILED", reason="OOM", message="no memory left", hint="less")
+        store.records.record(
+            run_id, 1, [r.MetricsRecord(step=step, epoch=0.1, values={"loss": 1.0})]
+        )
+    store.claims.finish(
+        run_id, 1, phase="FAILED", reason="OOM", message="no memory left", hint="less"
+    )
     assert client.wait(run_id, 0.05, timeout_s=10).reason == "OOM"
     follower.join(20)
     assert not follower.is_alive()
@@ -113,13 +117,13 @@ def test_client__stream_survives_a_service_that_restarts(settings: Any) -> None:
         with serving(first, port):
             store = first.state.services.store
             run_id = client.submit(spec_of()).id
-            store.claim(run_id, worker_id="w", ttl_s=60)
+            store.claims.claim(run_id, worker_id="w", ttl_s=60)
             follower = threading.Thread(target=lambda: seen.extend(client.events(run_id)))
             follower.start()
             until(lambda: len(seen) == 2, what="the first events")
         assert follower.is_alive(), "an ended stream is not an ended run"
         with serving(second, port):
-            second.state.services.store.finish(run_id, 1, phase="SUCCEEDED")
+            second.state.services.store.claims.finish(run_id, 1, phase="SUCCEEDED")
             follower.join(30)
             assert not follower.is_alive()
             assert seen == client.events_after(run_id)

@@ -17,9 +17,12 @@ from sqlalchemy.exc import DBAPIError
 from starlette.testclient import TestClient
 
 import backend
-from backend.cursors import MAX_CURSOR, CursorError, Cursors
 from backend.main import create_app
-from backend.store import NotFoundError, RunFilters, Store, _scope_of, reading, writing
+from backend.store.cursors import MAX_CURSOR, CursorError, Cursors, scope_of
+from backend.store.engine import reading, writing
+from backend.store.errors import NotFoundError
+from backend.store.runs import RunFilters
+from backend.store.stores import Stores
 from tests.backend.test_api import problem, submit
 from tests.conftest import spec_of
 
@@ -47,7 +50,7 @@ def forged(*values: Any) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def two_connections(store: Store) -> None:
+def two_connections(store: Stores) -> None:
     """Fill the pool, which hands its connections out in turn."""
     with reading(store.engine), reading(store.engine):
         pass
@@ -57,7 +60,7 @@ def two_connections(store: Store) -> None:
 def test_cursor__tampered_is_422_and_submits_go_on_answering(
     app: Any, bare: TestClient, value: Any
 ) -> None:
-    scope = _scope_of(RunFilters(), "-created")
+    scope = scope_of(RunFilters(), "-created")
     for _ in range(3):
         submit(bare)
     two_connections(app.state.services.store)
@@ -127,12 +130,12 @@ def test_cursor__several_api_processes_read_each_others(settings: Any) -> None:
     stores = [app.state.services.store for app in (first, second)]
     with TestClient(first, base_url="http://127.0.0.1"):
         for _ in range(3):
-            stores[0].submit(spec_of())
-        _, cursor, _ = stores[0].list_runs(limit=1)
-        assert stores[1].list_runs(limit=1, cursor=cursor)[0]
-        stranger = Store(stores[0].engine)
+            stores[0].runs.submit(spec_of())
+        _, cursor, _ = stores[0].runs.page(limit=1)
+        assert stores[1].runs.page(limit=1, cursor=cursor)[0]
+        stranger = Stores.on(stores[0].engine)
         with pytest.raises(CursorError):
-            stranger.list_runs(limit=1, cursor=cursor)
+            stranger.runs.page(limit=1, cursor=cursor)
         stores[1].close()
 
 
@@ -145,26 +148,26 @@ def test_cursor__key_is_not_the_token(settings: Any) -> None:
     assert token.partition(".")[2] not in written
 
 
-def test_store__connection_that_saw_an_error_is_thrown_away(store: Store) -> None:
+def test_store__connection_that_saw_an_error_is_thrown_away(store: Stores) -> None:
     """Even values that we signed ourselves, were they wrong, would leave no stale snapshot."""
     for _ in range(3):
-        store.submit(spec_of())
+        store.runs.submit(spec_of())
     two_connections(store)
     value = 10**30 if store.engine.dialect.name == "sqlite" else "no number"
-    cursor = store._cursors.write(_scope_of(RunFilters(), "-created"), [value, "x"])
+    cursor = store.cursors.write(scope_of(RunFilters(), "-created"), [value, "x"])
     held = []  # as a logged traceback does
     for _ in range(3):
         with pytest.raises((OverflowError, DBAPIError)) as caught:
-            store.list_runs(limit=1, cursor=cursor)
+            store.runs.page(limit=1, cursor=cursor)
         held.append(caught.value)
     for _ in range(6):
-        run_id = store.submit(spec_of())
+        run_id = store.runs.submit(spec_of())
         for _ in range(2):
-            assert store.get_run(run_id).id == run_id
+            assert store.runs.get(run_id).id == run_id
 
 
-def test_store__half_read_answer_holds_no_snapshot(store: Store) -> None:
-    store.submit(spec_of())
+def test_store__half_read_answer_holds_no_snapshot(store: Stores) -> None:
+    store.runs.submit(spec_of())
     two_connections(store)
     held: list[Any] = []
 
@@ -179,18 +182,18 @@ def test_store__half_read_answer_holds_no_snapshot(store: Store) -> None:
         with pytest.raises(ZeroDivisionError):
             half()
     for _ in range(6):
-        run_id = store.submit(spec_of())
-        assert store.get_run(run_id).id == run_id
+        run_id = store.runs.submit(spec_of())
+        assert store.runs.get(run_id).id == run_id
 
 
-def test_store__expected_errors_keep_their_connection(store: Store) -> None:
-    store.submit(spec_of())
+def test_store__expected_errors_keep_their_connection(store: Stores) -> None:
+    store.runs.submit(spec_of())
     before = store.engine.pool.checkedin()  # type: ignore[attr-defined]
     for _ in range(3):
         with pytest.raises(NotFoundError):
-            store.get_run("nobody")
+            store.runs.get("nobody")
         with pytest.raises(NotFoundError):
-            store.request_cancel("nobody")
+            store.runs.request_cancel("nobody")
     assert store.engine.pool.checkedin() == before  # type: ignore[attr-defined]
     with pytest.raises(ZeroDivisionError), writing(store.engine):
         raise ZeroDivisionError
@@ -206,8 +209,9 @@ def test_backend__connections_are_opened_in_two_places_alone() -> None:
         if (text := path.read_text(encoding="utf-8"))
         and re.search(r"engine\.(?:connect|begin)\(\)", text)
     }
-    assert set(found) == {"store.py", "migrations/__init__.py"}
+    assert set(found) == {"store/engine.py", "migrations/__init__.py"}
     opened = re.findall(
-        r"engine\.(?:connect|begin)\(\)", (folder / "store.py").read_text(encoding="utf-8")
+        r"engine\.(?:connect|begin)\(\)",
+        (folder / "store" / "engine.py").read_text(encoding="utf-8"),
     )
     assert len(opened) == 2

@@ -16,9 +16,10 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.testclient import TestClient
 
-from backend.database_errors import fault_of
 from backend.main import create_app
-from backend.store import open_engine, reading, writing
+from backend.store.engine import open_engine, reading, writing
+from backend.store.errors import fault_of
+from backend.store.stores import Stores
 from tests.backend.test_api import SPEC, problem, submit
 from tests.conftest import free_port
 
@@ -122,7 +123,7 @@ def test_fault__damaged(bare: TestClient, engine: Any, tmp_path: Path) -> None:
 
 def test_fault__no_server_answers(bare: TestClient, app: Any, tmp_path: Path) -> None:
     dead = open_engine(f"postgresql://calift:hunter2@127.0.0.1:{free_port()}/calift")
-    app.state.services.store.engine = dead
+    object.__setattr__(app.state.services, "store", Stores.on(dead))
     response = bare.get("/api/v1/runs")
     found = problem(response, 503, "DATABASE_UNAVAILABLE")
     assert response.headers["retry-after"]
@@ -177,7 +178,7 @@ def test_fault__mistake_of_ours_is_500_without_the_statement(
         with reading(app.state.services.store.engine) as connection:
             connection.execute(text("SELEKT a secret"))
 
-    monkeypatch.setattr(app.state.services.store, "workers", wrong)
+    monkeypatch.setattr(app.state.services.store.workers, "recent", wrong)
     response = bare.get("/api/v1/workers")
     problem(response, 500, "INTERNAL")
     assert "SELEKT" not in response.text

@@ -20,7 +20,8 @@ from backend import migrations
 from backend.__main__ import main
 from backend.gate import hash_token
 from backend.main import create_app
-from backend.store import Store, open_engine, writing
+from backend.store.engine import open_engine, writing
+from backend.store.stores import Stores
 from calift_core.client import Client
 from calift_core.errors import StorageError
 from tests.backend.test_api import SPEC, problem, submit
@@ -148,7 +149,7 @@ def test_head__is_get_without_a_body_everywhere(
 
 
 def test_head__of_an_endless_stream_ends(served: str, settings: Any, app: Any) -> None:
-    run_id = app.state.services.store.submit(spec_of())
+    run_id = app.state.services.store.runs.submit(spec_of())
     with httpx.Client(headers={"Authorization": f"Bearer {settings.admin_token()}"}) as caller:
         for _ in range(3):
             answer = caller.head(f"{served}/api/v1/runs/{run_id}/events", timeout=10)
@@ -199,9 +200,9 @@ def test_stream__ends_with_its_token(
 ) -> None:
     monkeypatch.setattr("backend.routes.runs._RECHECK_S", 0.05)
     store = app.state.services.store
-    run_id = store.submit(spec_of())
+    run_id = store.runs.submit(spec_of())
     token = f"clft_r.{'s' * 32}"
-    store.add_token("clft_r", name="r", scope="read", secret_sha256=hash_token(token))
+    store.tokens.add("clft_r", name="r", scope="read", secret_sha256=hash_token(token))
     if end == "logged out":
         with Client(served, token) as client:
             token = client.open_session().token
@@ -209,9 +210,9 @@ def test_stream__ends_with_its_token(
         lines = response.iter_lines()
         assert next(line for line in lines if line.startswith("event")) == "event: state"
         if end == "revoked":
-            store.revoke_token("clft_r")
+            store.tokens.revoke("clft_r")
         elif end == "logged out":
-            store.end_session(token.partition(".")[0])
+            store.sessions.end(token.partition(".")[0])
         else:
             change = {
                 "removed": "DELETE FROM tokens",
@@ -230,11 +231,11 @@ def test_stream__of_the_services_own_token_stays(
 ) -> None:
     monkeypatch.setattr("backend.routes.runs._RECHECK_S", 0.0)
     store = app.state.services.store
-    run_id = store.submit(spec_of())
+    run_id = store.runs.submit(spec_of())
     with opened(served, run_id, settings.admin_token()) as response:
         lines = response.iter_lines()
         next(line for line in lines if line.startswith("event"))
-        store.request_cancel(run_id)
+        store.runs.request_cancel(run_id)
         assert "event: end" in list(lines)
 
 
@@ -245,7 +246,7 @@ def test_stream__one_too_many_is_503_without_a_traceback(
     app = create_app(settings, housekeeping=False)
     token = settings.admin_token()
     with serving(app) as served:
-        run_id = app.state.services.store.submit(spec_of())
+        run_id = app.state.services.store.runs.submit(spec_of())
         with opened(served, run_id, token) as first, opened(served, run_id, token) as second:
             assert (first.status_code, second.status_code) == (200, 200)
             for _ in range(3):
@@ -268,17 +269,17 @@ def test_database_file__is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     home.mkdir(mode=0o755)
     before = os.umask(0o022)
     try:
-        store = Store(open_engine(f"sqlite:///{home / 'calift.db'}"))
+        store = Stores.on(open_engine(f"sqlite:///{home / 'calift.db'}"))
         migrations.upgrade(store.engine)
-        store.submit(spec_of())
+        store.runs.submit(spec_of())
         files = sorted(home.iterdir())
         assert [f.name for f in files] == ["calift.db", "calift.db-shm", "calift.db-wal"]
         assert {stat.S_IMODE(f.stat().st_mode) for f in files} == {0o600}
         store.close()
         # One that an earlier version made is closed when it is opened next.
         (home / "calift.db").chmod(0o644)
-        store = Store(open_engine(f"sqlite:///{home / 'calift.db'}"))
-        assert store.runs_by_phase() == {"QUEUED": 1}
+        store = Stores.on(open_engine(f"sqlite:///{home / 'calift.db'}"))
+        assert store.runs.by_phase() == {"QUEUED": 1}
         assert {stat.S_IMODE(f.stat().st_mode) for f in home.iterdir()} == {0o600}
         store.close()
     finally:
@@ -286,9 +287,9 @@ def test_database_file__is_readable_by_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_database_file__in_a_missing_folder_is_a_sentence(tmp_path: Path) -> None:
-    store = Store(open_engine(f"sqlite:///{tmp_path / 'no' / 'where' / 'calift.db'}"))
+    store = Stores.on(open_engine(f"sqlite:///{tmp_path / 'no' / 'where' / 'calift.db'}"))
     with pytest.raises(StorageError, match="no/where"):
-        store.runs_by_phase()
+        store.runs.by_phase()
 
 
 def test_error__that_a_library_answers_is_a_problem_too(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from backend.store import Store
+from backend.store.stores import Stores
 from calift_core import estimate
 from calift_core.data.suites import load_suite
 from calift_core.judging import n_images_of
@@ -123,25 +123,25 @@ def test_dry_run__two_steps_are_warned_of_and_a_bare_path_is_a_folder(
 
 
 def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(
-    store: Store, tmp_path: Path
+    store: Stores, tmp_path: Path
 ) -> None:
     lines = record_run.record(tmp_path)
     report = Report.model_validate_json((tmp_path / "run" / "report.json").read_bytes())
     spec = load_spec(tmp_path / "run" / "spec.json")
-    assert store.pace(spec) is None
-    run_id = store.submit(spec)
-    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
+    assert store.results.pace(spec) is None
+    run_id = store.runs.submit(spec)
+    assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
     said = [r.RECORD.validate_json(line) for line in lines]
     for record in said:
-        assert store.record(run_id, 1, [record])
-    assert store.pace(spec) is None, "no run has ended yet"
-    assert store.finish(run_id, 1, phase="SUCCEEDED", report=report.model_dump(mode="json"))
+        assert store.records.record(run_id, 1, [record])
+    assert store.results.pace(spec) is None, "no run has ended yet"
+    assert store.claims.finish(run_id, 1, phase="SUCCEEDED", report=report.model_dump(mode="json"))
     speeds = {
         record.phase: record.samples_per_s
         for record in said
         if isinstance(record, r.ProgressRecord) and record.samples_per_s
     }
-    pace = store.pace(spec)
+    pace = store.results.pace(spec)
     assert pace is not None
     assert (pace.trained_per_s, pace.predicted_per_s) == (
         speeds["training"],
@@ -155,14 +155,14 @@ def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(
             | ({"method": changes["method"]} if "method" in changes else {})
         )
 
-    longer = store.pace(like(train={"epochs": 9}))
+    longer = store.results.pace(like(train={"epochs": 9}))
     assert longer == pace
-    other_method = store.pace(like(method={"kind": "flyp"}))
+    other_method = store.results.pace(like(method={"kind": "flyp"}))
     assert other_method is not None
     assert other_method.trained_per_s is None
     assert other_method.predicted_per_s == pace.predicted_per_s
-    assert store.pace(like(train={"device": "cuda"})) is None
-    assert store.pace(like(model={"name": "ViT-B-32"})) is None
+    assert store.results.pace(like(train={"device": "cuda"})) is None
+    assert store.results.pace(like(model={"name": "ViT-B-32"})) is None
 
 
 def test_pace__the_dry_run_knows_a_time_once_a_run_like_it_has_ended(
@@ -175,11 +175,11 @@ def test_pace__the_dry_run_knows_a_time_once_a_run_like_it_has_ended(
     assert before.estimate.steps == 18
     assert before.estimate.seconds is None
     store = app.state.services.store
-    run_id = store.submit(spec)
-    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
-    assert store.record(run_id, 1, [r.RECORD.validate_json(line) for line in lines])
+    run_id = store.runs.submit(spec)
+    assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
+    assert store.records.record(run_id, 1, [r.RECORD.validate_json(line) for line in lines])
     report = json.loads((tmp_path / "run" / "report.json").read_bytes())
-    assert store.finish(run_id, 1, phase="SUCCEEDED", report=report)
+    assert store.claims.finish(run_id, 1, phase="SUCCEEDED", report=report)
     after = ask(api, spec)
     assert numbers(after.estimate) == numbers(before.estimate)
     assert after.estimate.seconds is not None

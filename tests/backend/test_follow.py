@@ -36,14 +36,14 @@ def test_follow__says_step_and_rest_without_a_terminal(
 
     follower.start()
     until(lambda: hears("mine: queued"), what="the queue")
-    store.claim(run_id, worker_id="w", ttl_s=60)
+    store.claims.claim(run_id, worker_id="w", ttl_s=60)
     for step, eta_s in ((120, 90.0), (240, 45.0)):
         record = r.ProgressRecord(
             phase="training", step=step, total_steps=780, samples_per_s=1234.5, eta_s=eta_s
         )
-        store.record(run_id, 1, [record])
+        store.records.record(run_id, 1, [record])
         until(lambda step=step: hears(f"step {step} of 780"), what="the step")
-    store.finish(run_id, 1, phase="SUCCEEDED")
+    store.claims.finish(run_id, 1, phase="SUCCEEDED")
     follower.join(30)
     assert [run.phase for run in ended] == ["SUCCEEDED"]
     lines = "".join(said).splitlines()
@@ -58,15 +58,15 @@ def test_follow__is_not_chatty(
     """Between two phases a line comes at most every ten seconds."""
     store = services.store
     run_id = client.submit(spec_of(name="mine")).id
-    store.claim(run_id, worker_id="w", ttl_s=60)
+    store.claims.claim(run_id, worker_id="w", ttl_s=60)
     done = threading.Event()
 
     def work() -> None:
         for step in range(1, 40):
             record = r.ProgressRecord(phase="training", step=step, total_steps=40)
-            store.record(run_id, 1, [record])
+            store.records.record(run_id, 1, [record])
             done.wait(0.05)
-        store.finish(run_id, 1, phase="SUCCEEDED")
+        store.claims.finish(run_id, 1, phase="SUCCEEDED")
 
     worker = threading.Thread(target=work)
     worker.start()

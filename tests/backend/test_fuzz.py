@@ -61,9 +61,9 @@ class Side:
 
 
 def _known(store: Any, finished: list[str]) -> dict[str, list[Any]]:
-    waiting, cancelled = store.submit(spec_of()), store.submit(spec_of())
-    store.request_cancel(cancelled)
-    evaluations = [e.id for run_id in finished for e in store.run_evaluations(run_id)]
+    waiting, cancelled = store.runs.submit(spec_of()), store.runs.submit(spec_of())
+    store.runs.request_cancel(cancelled)
+    evaluations = [e.id for run_id in finished for e in store.results.run_evaluations(run_id)]
     return {
         "run_id": [*finished, waiting, cancelled],
         "evaluation_id": evaluations,
@@ -73,9 +73,9 @@ def _known(store: Any, finished: list[str]) -> dict[str, list[Any]]:
         "baseline": finished,
         "run": [*finished, waiting],
         "cursor": [
-            store.list_runs(limit=1)[1],
-            store.list_runs(limit=1, sort="name")[1],
-            store.list_evaluations(limit=1)[1],
+            store.runs.page(limit=1)[1],
+            store.runs.page(limit=1, sort="name")[1],
+            store.results.list_evaluations(limit=1)[1],
         ],
         "dataset": ["id", "sketch"],
     }

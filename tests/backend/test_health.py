@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from backend import migrations
 from backend.deps import Recent
 from backend.main import create_app
-from backend.store import open_engine, writing
+from backend.store.engine import open_engine, seconds_now, writing
 from tests.backend.test_api import problem
 from tests.conftest import free_port
 
@@ -49,14 +49,14 @@ def test_ready__when_everything_answers(stranger: TestClient) -> None:
 
 
 def test_ready__not_without_the_database(stranger: TestClient, app: Any) -> None:
-    store = app.state.services.store
-    there, gone = store.engine, open_engine(f"postgresql://x:hunter2@127.0.0.1:{free_port()}/x")
-    store.engine = gone
+    readiness = app.state.services.readiness
+    there = app.state.services.store.engine
+    readiness._engine = open_engine(f"postgresql://x:hunter2@127.0.0.1:{free_port()}/x")
     assert lacking(stranger.get("/api/v1/readyz")) == {"database": "the database does not answer."}
     assert "hunter2" not in stranger.get("/api/v1/readyz").text
     # The process lives, which is all that this asks for.
     assert stranger.get("/api/v1/health").status_code == 200
-    store.engine = there
+    readiness._engine = there
     assert stranger.get("/api/v1/readyz").status_code == 200
 
 
@@ -122,9 +122,9 @@ def test_ready__is_asked_once_in_a_while_however_often_strangers_ask(
     app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    store = app.state.services.store
-    now = store.now
-    monkeypatch.setattr(store, "now", lambda: (asked.append(1), now())[1])
+    monkeypatch.setattr(
+        "backend.readiness.seconds_now", lambda engine: (asked.append(1), seconds_now(engine))[1]
+    )
     with TestClient(app, base_url="http://127.0.0.1") as caller:
         for _ in range(20):
             assert caller.get("/api/v1/readyz").status_code == 200

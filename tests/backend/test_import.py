@@ -18,7 +18,8 @@ from starlette.testclient import TestClient
 
 from backend.artifacts import check_name
 from backend.gate import UPLOAD_TYPE, hash_token
-from backend.store import ConflictError, IdempotencyError, ImportedPredictions
+from backend.store.errors import ConflictError, IdempotencyError
+from backend.store.imports import ImportedPredictions
 from calift_core import calibration
 from calift_core.client import Client
 from calift_core.errors import PredictionsError, ServiceError
@@ -338,7 +339,7 @@ def test_upload__needs_the_scope_to_submit(bare: TestClient, services: Any, tmp_
     body = parquet_of(example_predictions(), tmp_path)
     for scope, status in (("read", 403), ("submit", 201), ("admin", 201)):
         token = f"clft_{scope}.{'s' * 32}"
-        services.store.add_token(
+        services.store.tokens.add(
             f"clft_{scope}", name=scope, scope=scope, secret_sha256=hash_token(token)
         )
         response = bare.post(
@@ -418,25 +419,29 @@ def test_store__an_import_is_a_finished_run_that_takes_further_sets(store: Any) 
     first, second = stored(clean, "a" * 64), stored(night, "b" * 64)
     spec = imported_spec("mine", clean.metadata)
     asked = {"token_id": "t", "idempotency_key": "k", "body_hash": "h"}
-    run_id = store.import_run(spec, first, report=imported_report, **asked)
-    assert store.import_run(spec, first, report=imported_report, **asked) == run_id
+    run_id = store.imports.add_run(spec, first, report=imported_report, **asked)
+    assert store.imports.add_run(spec, first, report=imported_report, **asked) == run_id
     with pytest.raises(IdempotencyError):
-        store.import_run(spec, first, report=imported_report, **{**asked, "body_hash": "another"})
+        store.imports.add_run(
+            spec, first, report=imported_report, **{**asked, "body_hash": "another"}
+        )
     for _ in range(2):  # the same file once more changes nothing
-        store.extend_import(run_id, second, report=imported_report)
+        store.imports.extend(run_id, second, report=imported_report)
     with pytest.raises(ConflictError, match="other predictions of 'night'"):
-        store.extend_import(run_id, stored(night, "c" * 64), report=imported_report)
-    run = store.get_run(run_id)
+        store.imports.extend(run_id, stored(night, "c" * 64), report=imported_report)
+    run = store.runs.get(run_id)
     assert (run.phase, run.method) == ("SUCCEEDED", "imported")
-    evaluations = store.run_evaluations(run_id)
+    evaluations = store.results.run_evaluations(run_id)
     assert [e.dataset for e in evaluations] == ["clean", "night"]
     assert run.summary.id_accuracy == first.evaluation.accuracy
     assert run.summary.ood_accuracy == second.evaluation.accuracy
-    assert store.predictions_of(evaluations[1].id).sha256 == "b" * 64
-    assert {artifact.sha256 for artifact in store.artifacts(run_id)} >= {"a" * 64, "b" * 64}
+    assert store.results.predictions_of(evaluations[1].id).sha256 == "b" * 64
+    assert {artifact.sha256 for artifact in store.files.of_run(run_id)} >= {"a" * 64, "b" * 64}
 
 
 def test_store__a_run_that_was_not_imported_takes_no_import(store: Any) -> None:
-    run_id = store.submit(spec_of())
+    run_id = store.runs.submit(spec_of())
     with pytest.raises(ConflictError, match="must be an imported one"):
-        store.extend_import(run_id, stored(example_predictions(), "a" * 64), report=imported_report)
+        store.imports.extend(
+            run_id, stored(example_predictions(), "a" * 64), report=imported_report
+        )

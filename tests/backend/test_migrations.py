@@ -16,7 +16,8 @@ from sqlalchemy import Engine, inspect, text
 
 from backend import migrations
 from backend.models import Base
-from backend.store import Store, open_engine, writing
+from backend.store.engine import open_engine, writing
+from backend.store.stores import Stores
 from calift_core.errors import StorageError
 from tests.conftest import fresh_postgres, spec_of
 
@@ -80,10 +81,10 @@ def test_upgrade__twice_and_at_once_is_once(empty_url: str) -> None:
 
 def test_upgrade__keeps_rows_and_leaves_foreign_keys_on(empty: Engine) -> None:
     migrations.upgrade(empty)
-    store = Store(empty)
-    run_id = store.submit(spec_of(tags=["t"]))
+    store = Stores.on(empty)
+    run_id = store.runs.submit(spec_of(tags=["t"]))
     migrations.upgrade(empty)
-    assert store.get_run(run_id).tags == ["t"]
+    assert store.runs.get(run_id).tags == ["t"]
     if empty.dialect.name == "sqlite":
         with empty.connect() as connection:
             assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
@@ -98,8 +99,8 @@ def test_upgrade__that_breaks_sqlite_rows_is_rolled_back(
 ) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}")
     migrations.upgrade(engine)
-    store = Store(engine)
-    run_id = store.submit(spec_of(tags=["t"]))
+    store = Stores.on(engine)
+    run_id = store.runs.submit(spec_of(tags=["t"]))
 
     def revision(configuration: object, _target: str) -> None:
         context = MigrationContext.configure(
@@ -124,7 +125,7 @@ def test_upgrade__that_breaks_sqlite_rows_is_rolled_back(
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT run_id, tag FROM run_tags")).all()
     assert [tuple(row) for row in rows] == [(run_id, "t")]
-    assert [e.kind for e in store.events_after(run_id)[0]] == ["state"]
+    assert [e.kind for e in store.history.events_after(run_id)[0]] == ["state"]
     with engine.connect() as connection:
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
     engine.dispose()
@@ -150,8 +151,11 @@ def test_upgrade__waiting_runs_keep_their_place_and_apple_runs_get_a_queue(empty
             values = ", ".join(f":{name}" for name in row)
             connection.execute(text(f"INSERT INTO runs ({names}) VALUES ({values})"), row)
     migrations.upgrade(empty)
-    store = Store(empty)
-    taken = [store.claim_next(["gpu", "mps"], bell=None, worker_id="w", ttl_s=60) for _ in range(3)]
+    store = Stores.on(empty)
+    taken = [
+        store.claims.claim_next(["gpu", "mps"], bell=None, worker_id="w", ttl_s=60)
+        for _ in range(3)
+    ]
     assert [claim.run_id for claim in taken if claim] == ["drained", "waits", "retried"]
     with empty.connect() as connection:
         queues = connection.execute(text("SELECT queue FROM runs ORDER BY id")).scalars().all()

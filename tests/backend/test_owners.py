@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from backend.deps import allow
 from backend.gate import hash_token
 from backend.main import create_app
-from backend.store import writing
+from backend.store.engine import writing
 from tests.conftest import spec_of
 
 SPEC = {"name": "a run", "method": {"kind": "carot"}}
@@ -36,7 +36,7 @@ def services(app: Any) -> Any:
 def add_token(services: Any, token_id: str, name: str, scope: str) -> dict[str, str]:
     """A header of a new token."""
     token = f"{token_id}.{'s' * 32}"
-    services.store.add_token(token_id, name=name, scope=scope, secret_sha256=hash_token(token))
+    services.store.tokens.add(token_id, name=name, scope=scope, secret_sha256=hash_token(token))
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -99,7 +99,7 @@ def test_owner__matrix_of_every_route_every_credential_and_every_owner(
     owned = {
         "ann": submitted_by(api, people["ann"]),
         "eve": submitted_by(api, people["an admin"]),
-        None: services.store.submit(spec_of()),  # from before runs had owners
+        None: services.store.runs.submit(spec_of()),  # from before runs had owners
     }
     operations = [
         (method.upper(), path, item["operationId"])
@@ -190,7 +190,7 @@ def test_owner__route_that_forgets_to_say_is_for_owners(settings: Any, spec_of: 
     with TestClient(app, base_url="http://127.0.0.1") as caller:
         services = app.state.services
         bob = add_token(services, "t_bob", "bob", "submit")
-        run_id = services.store.submit(spec_of())
+        run_id = services.store.runs.submit(spec_of())
         refused = caller.post(f"/api/v1/runs/{run_id}/forgotten", headers=bob)
         assert refused.json()["code"] == "NOT_YOURS"
 
@@ -208,7 +208,8 @@ def test_owner__runs_from_before_belong_to_the_token_that_made_them_where_it_is_
     tmp_path: Any,
 ) -> None:
     from backend import migrations
-    from backend.store import Store, open_engine
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
 
     engine = open_engine(f"sqlite:///{tmp_path / 'old.db'}")
     migrations.upgrade(engine, "0001")
@@ -234,6 +235,6 @@ def test_owner__runs_from_before_belong_to_the_token_that_made_them_where_it_is_
                 values,
             )
     migrations.upgrade(engine)
-    store = Store(engine)
-    assert [store.get_run(run_id).owner for run_id in "abc"] == ["ann", None, None]
+    store = Stores.on(engine)
+    assert [store.runs.get(run_id).owner for run_id in "abc"] == ["ann", None, None]
     store.close()

@@ -26,7 +26,9 @@ from backend.queue import (
     publish,
     relay_once,
 )
-from backend.store import Store, open_engine
+from backend.store.engine import open_engine
+from backend.store.stores import Stores
+from backend.store.sweeper import Sweeper
 from tests.conftest import spec_of, unavailable, until
 
 pytestmark = pytest.mark.service
@@ -98,27 +100,27 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def one_store(sqlite_url: str) -> Iterator[Store]:
-    store = Store(open_engine(sqlite_url))
+def one_store(sqlite_url: str) -> Iterator[Stores]:
+    store = Stores.on(open_engine(sqlite_url))
     yield store
     store.close()
 
 
 @pytest.fixture
-def parts(broker: Broker, one_store: Store, make_settings: Any) -> tuple[Any, ...]:
+def parts(broker: Broker, one_store: Stores, make_settings: Any) -> tuple[Any, ...]:
     settings = make_settings(broker_url=broker.url, relay_s=0.05, sweep_s=0.05)
     return settings, make_celery(settings), ArtifactStore(settings.artifacts_dir)
 
 
 def test_relay__rings_once_for_each_run_in_order_of_priority(
-    broker: Broker, one_store: Store, parts: tuple[Any, ...]
+    broker: Broker, one_store: Stores, parts: tuple[Any, ...]
 ) -> None:
     _, celery, _ = parts
-    low = one_store.submit(spec_of(), priority=-10)
-    high = one_store.submit(spec_of(train={"device": "cuda"}), priority=10)
-    middle = one_store.submit(spec_of())
-    assert relay_once(one_store, celery) == 3
-    assert relay_once(one_store, celery) == 0
+    low = one_store.runs.submit(spec_of(), priority=-10)
+    high = one_store.runs.submit(spec_of(train={"device": "cuda"}), priority=10)
+    middle = one_store.runs.submit(spec_of())
+    assert relay_once(one_store.doorbells, celery) == 3
+    assert relay_once(one_store.doorbells, celery) == 0
     assert broker.messages() == [("gpu", high), ("cpu", middle), ("cpu", low)]
 
 
@@ -126,15 +128,15 @@ def test_relay__of_several_one_rings_for_each_run(
     broker: Broker, database_url: str, parts: tuple[Any, ...]
 ) -> None:
     settings, celery, artifacts = parts
-    store = Store(open_engine(database_url))
+    store = Stores.on(open_engine(database_url))
     for _ in range(200):
-        store.submit(spec_of())
-    stores = [Store(open_engine(database_url)) for _ in range(5)]
-    keepers = [Housekeeper(s, celery, artifacts, settings) for s in stores]
+        store.runs.submit(spec_of())
+    stores = [Stores.on(open_engine(database_url)) for _ in range(5)]
+    keepers = [Housekeeper(s.engine, celery, artifacts, settings) for s in stores]
     try:
         for keeper in keepers:
             keeper.start()
-        until(lambda: not store.unsent_outbox(), timeout_s=60, what="all to be rung for")
+        until(lambda: not store.doorbells.unsent(), timeout_s=60, what="all to be rung for")
     finally:
         for keeper in keepers:
             keeper.stop()
@@ -146,38 +148,38 @@ def test_relay__of_several_one_rings_for_each_run(
 
 
 def test_relay__broker_away_keeps_the_run_and_rings_later(
-    broker: Broker, one_store: Store, parts: tuple[Any, ...]
+    broker: Broker, one_store: Stores, parts: tuple[Any, ...]
 ) -> None:
     settings, celery, artifacts = parts
     assert broker_answers(celery)
     broker.kill()
     assert not broker_answers(celery)
-    run_id = one_store.submit(spec_of())
+    run_id = one_store.runs.submit(spec_of())
     with pytest.raises(OperationalError):
-        relay_once(one_store, celery)
+        relay_once(one_store.doorbells, celery)
     with pytest.raises(OperationalError):
         publish(celery, run_id)
-    assert [row.run_id for row in one_store.unsent_outbox()] == [run_id]
-    keeper = Housekeeper(one_store, celery, artifacts, settings)
+    assert [row.run_id for row in one_store.doorbells.unsent()] == [run_id]
+    keeper = Housekeeper(one_store.engine, celery, artifacts, settings)
     keeper.start()
     try:
         broker.start()
-        until(lambda: not one_store.unsent_outbox(), what="the relay to ring")
+        until(lambda: not one_store.doorbells.unsent(), what="the relay to ring")
         assert broker.messages() == [("cpu", run_id)]
     finally:
         keeper.stop()
 
 
 def test_housekeeper__rings_again_after_the_broker_lost_everything(
-    broker: Broker, one_store: Store, parts: tuple[Any, ...]
+    broker: Broker, one_store: Stores, parts: tuple[Any, ...]
 ) -> None:
     settings, celery, artifacts = parts
     settings = settings.model_copy(update={"redispatch_s": 0.2})
-    one_store.worker_seen("w", host="h", queues=["cpu"], device="cpu")
-    keeper = Housekeeper(one_store, celery, artifacts, settings)
+    one_store.workers.seen("w", host="h", queues=["cpu"], device="cpu")
+    keeper = Housekeeper(one_store.engine, celery, artifacts, settings)
     keeper.start()
     try:
-        run_id = one_store.submit(spec_of())
+        run_id = one_store.runs.submit(spec_of())
         keeper.wake()
         until(broker.messages, what="the first message")
         broker.flush()
@@ -188,23 +190,23 @@ def test_housekeeper__rings_again_after_the_broker_lost_everything(
 
 
 def test_housekeeper__outlives_a_database_that_fails(
-    broker: Broker, one_store: Store, parts: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    broker: Broker, one_store: Stores, parts: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, celery, artifacts = parts
     failed = threading.Event()
-    sweep = one_store.sweep
+    sweep = Sweeper.sweep
 
-    def broken(**_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         failed.set()
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(one_store, "sweep", broken)
-    keeper = Housekeeper(one_store, celery, artifacts, settings)
+    monkeypatch.setattr(Sweeper, "sweep", broken)
+    keeper = Housekeeper(one_store.engine, celery, artifacts, settings)
     keeper.start()
     try:
         assert failed.wait(10)
-        monkeypatch.setattr(one_store, "sweep", sweep)
-        one_store.submit(spec_of())
+        monkeypatch.setattr(Sweeper, "sweep", sweep)
+        one_store.runs.submit(spec_of())
         until(broker.messages, what="the relay to work all the same")
     finally:
         keeper.stop()

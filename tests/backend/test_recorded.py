@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.store import Store
+from backend.store.stores import Stores
 from calift_core.schema import records as r
 from tests.conftest import spec_of
 from tests.support import record_run, said
@@ -21,13 +21,13 @@ def test_recorded__the_real_runner_still_says_it(tmp_path: Path) -> None:
     assert "/tmp" not in text, "no path of the recording machine"
 
 
-def test_recorded__every_validation_spectrum_is_kept_beside_the_final_one(store: Store) -> None:
-    run_id = store.submit(spec_of())
-    assert store.claim(run_id, worker_id="w", ttl_s=60) is not None
+def test_recorded__every_validation_spectrum_is_kept_beside_the_final_one(store: Stores) -> None:
+    run_id = store.runs.submit(spec_of())
+    assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
     for record in said.RECORDED:
-        assert store.record(run_id, 1, [record])
-    assert store.finish(run_id, 1, phase="SUCCEEDED")
-    spectra = store.spectra(run_id)
+        assert store.records.record(run_id, 1, [record])
+    assert store.claims.finish(run_id, 1, phase="SUCCEEDED")
+    spectra = store.history.spectra(run_id)
     assert [s.final for s in spectra] == [False, False, False, True]
     assert [s.features for s in spectra] == ["photos/validation"] * 3 + ["photos/test"]
     assert spectra[-1].step == spectra[-2].step

@@ -33,7 +33,7 @@ def bare(app: Any) -> Iterator[TestClient]:
 @pytest.fixture
 def reader(services: Any) -> str:
     token = f"clft_reader.{'s' * 32}"
-    services.store.add_token(
+    services.store.tokens.add(
         "clft_reader", name="Ada", scope="read", secret_sha256=hash_token(token)
     )
     return token
@@ -80,7 +80,7 @@ def test_session__ends_when_its_token_is_revoked(
     bare: TestClient, services: Any, reader: str
 ) -> None:
     session = opened(bare, reader)
-    services.store.revoke_token("clft_reader")
+    services.store.tokens.revoke("clft_reader")
     refused(bare.get("/api/v1/runs", headers=bearer(session)), 401, "SESSION_ENDED")
 
 
@@ -115,12 +115,12 @@ def test_session__too_old_is_refused_and_forgotten(services: Any, bare: TestClie
         "token_id": admin.partition(".")[0],
         "token_sha256": hash_token(admin),
     }
-    services.store.add_session("clfs_old", secret_sha256=hash_token(token), ttl_s=-1.0, **common)
+    services.store.sessions.add("clfs_old", secret_sha256=hash_token(token), ttl_s=-1.0, **common)
     refused(bare.get("/api/v1/runs", headers=bearer(token)), 401, "SESSION_ENDED")
-    services.store.add_session("clfs_gone", secret_sha256="g" * 64, ttl_s=-90_000.0, **common)
-    services.store.add_session("clfs_new", secret_sha256="n" * 64, ttl_s=60.0, **common)
-    assert services.store.get_session("clfs_gone") is None
-    assert services.store.get_session("clfs_old") is not None
+    services.store.sessions.add("clfs_gone", secret_sha256="g" * 64, ttl_s=-90_000.0, **common)
+    services.store.sessions.add("clfs_new", secret_sha256="n" * 64, ttl_s=60.0, **common)
+    assert services.store.sessions.get("clfs_gone") is None
+    assert services.store.sessions.get("clfs_old") is not None
 
 
 def test_session__opens_no_other_one(bare: TestClient, reader: str) -> None:
@@ -149,7 +149,7 @@ def test_link__opened_many_times_at_once_opens_one_session(
 
     def open_it(number: int) -> bool:
         return (
-            services.store.add_session(
+            services.store.sessions.add(
                 f"clfs_{number}",
                 kind="session",
                 secret_sha256="a" * 64,
@@ -181,7 +181,7 @@ def test_link__does_nothing_else(bare: TestClient, reader: str) -> None:
 def test_link__that_waited_too_long_is_refused(services: Any, bare: TestClient) -> None:
     admin = services.settings.admin_token()
     code = "clfl_late." + "l" * 43
-    services.store.add_session(
+    services.store.sessions.add(
         "clfl_late",
         kind="link",
         secret_sha256=hash_token(code),

@@ -16,7 +16,7 @@ from calift_core.files import atomic_write_json
 from calift_core.schema.report import Report
 from calift_core.threads import SETTINGS, openmp_environment, usable_cores
 from tests.core.conftest import calift, environment
-from worker.supervisor import RUNNER_ARGV, runner_environment
+from worker.runner import RUNNER_ARGV, runner_environment
 
 Tree = Callable[..., Path]
 

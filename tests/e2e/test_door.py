@@ -328,12 +328,13 @@ def test_restart__of_the_dashboard_needs_no_new_log_in(
 
 def reader_token(service: Service) -> str:
     from backend.settings import Settings
-    from backend.store import Store, open_engine
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
 
     token = f"clft_reader.{'r' * 32}"
-    store = Store(open_engine(Settings(home=service.home).database_url))
-    if store.get_token("clft_reader") is None:
-        store.add_token("clft_reader", name="Ada", scope="read", secret_sha256=hash_token(token))
+    store = Stores.on(open_engine(Settings(home=service.home).database_url))
+    if store.tokens.get("clft_reader") is None:
+        store.tokens.add("clft_reader", name="Ada", scope="read", secret_sha256=hash_token(token))
     store.close()
     return token
 

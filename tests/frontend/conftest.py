@@ -31,13 +31,14 @@ def service(home: Path, *, filled: bool, **more: Any) -> Iterator[Service]:
     from backend.main import create_app
     from backend.migrations import upgrade
     from backend.settings import Settings
-    from backend.store import Store, open_engine
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
 
     settings = Settings(home=home, broker_url="memory://", free_space_floor_bytes=0, **more)
     settings.admin_token()
     ids = {}
     if filled:
-        store = Store(open_engine(settings.database_url))
+        store = Stores.on(open_engine(settings.database_url))
         upgrade(store.engine)
         ids = seed.fill(store, ArtifactStore(settings.artifacts_dir))
         store.close()

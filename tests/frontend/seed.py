@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from backend.artifacts import ArtifactStore, publish_artifact
-from backend.store import Store
+from backend.store.stores import Stores
 from calift_core.calibration import evaluate_all
 from calift_core.predictions import Predictions, PredictionsMetadata, write_predictions
 from calift_core.reporting import summarise
@@ -180,7 +180,7 @@ def told_training(kind: Kind, *, steps: int, seed: int, until: int | None = None
 
 
 def finished(
-    store: Store,
+    store: Stores,
     artifacts: ArtifactStore,
     *,
     name: str,
@@ -192,8 +192,8 @@ def finished(
 ) -> str:
     """A run that succeeded, with curves, spectra, predictions, a report and a log."""
     run_spec = _spec(name, kind, seed, **spec)
-    run_id = store.submit(run_spec)
-    claim = store.claim(run_id, worker_id="worker-1", ttl_s=3600)
+    run_id = store.runs.submit(run_spec)
+    claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
     assert claim is not None
     trains = kind.method["kind"] not in ("zero_shot", "wise_ft")
     told = told_training(kind, steps=size.steps, seed=seed) if trains else [said.phase("loading")]
@@ -207,7 +207,7 @@ def finished(
         path = Path(folder) / "fashion-mnist_calibration.parquet"
         write_predictions(path, split)
         publish_artifact(
-            store, artifacts, run_id, claim.attempt,
+            store.files, artifacts, run_id, claim.attempt,
             name=f"predictions/{path.name}", kind="predictions", path=path,
         )  # fmt: skip
         for dataset, role, harm, corruption, severity in _sets(size):
@@ -226,7 +226,7 @@ def finished(
                 }
             )
             publish_artifact(
-                store, artifacts, run_id, claim.attempt,
+                store.files, artifacts, run_id, claim.attempt,
                 name=f"predictions/{path.name}", kind="predictions", path=path,
             )  # fmt: skip
             reports.append(evaluation)
@@ -235,8 +235,10 @@ def finished(
     summary = summarise(reports, final.sigma_min)
     told += said.evaluating(named)
     told += said.ending(final, summary, steps=size.steps if trains else 0)
-    assert store.record(run_id, claim.attempt, said.as_said(told))
-    assert store.append_log(run_id, claim.attempt, "INFO:calift_core.run:weights are loaded\n")
+    assert store.records.record(run_id, claim.attempt, said.as_said(told))
+    assert store.records.append_log(
+        run_id, claim.attempt, "INFO:calift_core.run:weights are loaded\n"
+    )
     report = Report(
         run_id=run_id,
         name=name,
@@ -253,7 +255,7 @@ def finished(
         environment={"python": "3.11", "device": "cpu", "packages": {"numpy": np.__version__}},
         frontier=frontier,
     )
-    assert store.finish(
+    assert store.claims.finish(
         run_id, claim.attempt, phase="SUCCEEDED", report=report.model_dump(mode="json")
     )
     return run_id
@@ -291,14 +293,14 @@ def path_points(size: Size, seed: int) -> list[FrontierPoint]:
     return points
 
 
-def failed(store: Store, *, name: str, kind: Kind) -> str:
+def failed(store: Stores, *, name: str, kind: Kind) -> str:
     """A run that ran out of memory."""
-    run_id = store.submit(_spec(name, kind, 0))
-    claim = store.claim(run_id, worker_id="worker-1", ttl_s=3600)
+    run_id = store.runs.submit(_spec(name, kind, 0))
+    claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
     assert claim is not None
     begun = [said.phase("loading"), said.phase("training")]
-    assert store.record(run_id, claim.attempt, said.as_said(begun))
-    assert store.finish(
+    assert store.records.record(run_id, claim.attempt, said.as_said(begun))
+    assert store.claims.finish(
         run_id,
         claim.attempt,
         phase="FAILED",
@@ -309,15 +311,15 @@ def failed(store: Store, *, name: str, kind: Kind) -> str:
     return run_id
 
 
-def running(store: Store, *, name: str, kind: Kind, steps: int = 600) -> str:
+def running(store: Stores, *, name: str, kind: Kind, steps: int = 600) -> str:
     """A run in the middle of its training, on a worker that lives."""
-    run_id = store.submit(_spec(name, kind, 1))
-    claim = store.claim(run_id, worker_id="worker-1", ttl_s=3600)
+    run_id = store.runs.submit(_spec(name, kind, 1))
+    claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
     assert claim is not None
     done = steps * 2 // 5
     told = told_training(kind, steps=steps, seed=3, until=done)
-    assert store.record(run_id, claim.attempt, said.as_said(told))
-    store.heartbeat(
+    assert store.records.record(run_id, claim.attempt, said.as_said(told))
+    store.claims.heartbeat(
         run_id,
         claim.attempt,
         ttl_s=3600,
@@ -326,13 +328,13 @@ def running(store: Store, *, name: str, kind: Kind, steps: int = 600) -> str:
             samples_per_s=812.0, eta_s=114.0,
         ),
     )  # fmt: skip
-    store.worker_seen(
+    store.workers.seen(
         "worker-1", host="bench-01", queues=["cpu"], device="CPU, 8 cores", run_id=run_id
     )
     return run_id
 
 
-def fill(store: Store, artifacts: ArtifactStore, size: Size = SMALL) -> dict[str, str]:
+def fill(store: Stores, artifacts: ArtifactStore, size: Size = SMALL) -> dict[str, str]:
     """Runs in every state; their ids by name."""
     ids = {}
     for seed, (name, kind) in enumerate(KINDS.items()):
@@ -357,5 +359,5 @@ def fill(store: Store, artifacts: ArtifactStore, size: Size = SMALL) -> dict[str
             )
     ids["failed"] = failed(store, name="CaRot with a large batch", kind=KINDS["CaRot"])
     ids["running"] = running(store, name="CaRot (second seed)", kind=KINDS["CaRot"])
-    ids["queued"] = store.submit(_spec("FLYP (second seed)", KINDS["FLYP"], 1))
+    ids["queued"] = store.runs.submit(_spec("FLYP (second seed)", KINDS["FLYP"], 1))
     return ids

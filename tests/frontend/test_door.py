@@ -84,12 +84,13 @@ def test_scope__page_that_believes_too_much_changes_nothing(
     """Buttons are a courtesy: it is the API that refuses, by the visitor's own session."""
     from backend.gate import hash_token
     from backend.settings import Settings
-    from backend.store import Store, open_engine
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
     from calift_core.schema.wire import Visitor
 
     token = f"clft_door.{'d' * 32}"
-    store = Store(open_engine(Settings(home=seeded.home).database_url))
-    store.add_token("clft_door", name="Eve", scope="read", secret_sha256=hash_token(token))
+    store = Stores.on(open_engine(Settings(home=seeded.home).database_url))
+    store.tokens.add("clft_door", name="Eve", scope="read", secret_sha256=hash_token(token))
     store.close()
     with pointed_at(monkeypatch, seeded.url, seeded.home, visitor=token):
         at = _run_page(seeded).run()

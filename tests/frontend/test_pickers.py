@@ -32,27 +32,28 @@ def crowd_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[st
     from backend.main import create_app
     from backend.migrations import upgrade
     from backend.settings import Settings
-    from backend.store import Store, open_engine
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
 
     home = tmp_path_factory.mktemp("crowd")
     settings = Settings(home=home, broker_url="memory://", free_space_floor_bytes=0)
     settings.admin_token()
-    store = Store(open_engine(settings.database_url))
+    store = Stores.on(open_engine(settings.database_url))
     upgrade(store.engine)
     ids = {}
 
     def add(name: str, suite: str, **changes: Any) -> None:
-        ids[name] = store.submit(spec_of(name=name, suite={"id": suite}, **changes))
-        assert store.claim(ids[name], worker_id="w", ttl_s=600) is not None
-        assert store.finish(ids[name], 1, phase="SUCCEEDED")
+        ids[name] = store.runs.submit(spec_of(name=name, suite={"id": suite}, **changes))
+        assert store.claims.claim(ids[name], worker_id="w", ttl_s=600) is not None
+        assert store.claims.finish(ids[name], 1, phase="SUCCEEDED")
 
     add("the very first", "pacs:sketch")
     for index in range(MANY):
         add(f"sketch {index}", "pacs:sketch")
     for name in ("one", "two", "three", "four"):
         add(f"photo {name}", "pacs:photo", method={"kind": "flyp"})
-    ids["working"] = store.submit(spec_of(name="working"))
-    assert store.claim(ids["working"], worker_id="w", ttl_s=600) is not None
+    ids["working"] = store.runs.submit(spec_of(name="working"))
+    assert store.claims.claim(ids["working"], worker_id="w", ttl_s=600) is not None
     with serving(create_app(settings, housekeeping=False)) as url:
         yield url, home, Crowd(store, ids)
     store.close()
@@ -163,14 +164,14 @@ def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(
         app = page("run", id=run_id, tab="Logs")
         assert "The log is empty" in words(app)
         caplog.clear()
-        crowd.store.append_log(run_id, 1, "".join(f"line {i}\n" for i in range(20_000)))
+        crowd.store.records.append_log(run_id, 1, "".join(f"line {i}\n" for i in range(20_000)))
         app.run()
         assert "line 19999" in shown(app)
         assert "line 19400" not in shown(app)
         asked()
-        before = crowd.store.logs(run_id).size_bytes
+        before = crowd.store.history.logs(run_id).size_bytes
         for index in range(3):
-            crowd.store.append_log(run_id, 1, f"news {index} ü\n")
+            crowd.store.records.append_log(run_id, 1, f"news {index} ü\n")
             app.run()
             assert shown(app).endswith(f"news {index} ü")
             assert shown(app).count(f"news {index} ü") == 1

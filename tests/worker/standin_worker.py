@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backend.queue import make_celery
 from backend.settings import load_settings
-from worker.supervisor import Limits
+from worker.limits import Limits
 from worker.tasks import install
 
 settings = load_settings()

@@ -20,7 +20,8 @@ import pytest
 from sqlalchemy import text
 
 from backend.artifacts import ArtifactStore
-from backend.store import Store, writing
+from backend.store.engine import writing
+from backend.store.stores import Stores
 from tests.conftest import spec_of, until
 from tests.support import said
 from tests.worker.conftest import Worker
@@ -39,7 +40,7 @@ GROUP_S = 0.7
 
 
 @contextlib.contextmanager
-def frozen(store: Store) -> Iterator[None]:
+def frozen(store: Stores) -> Iterator[None]:
     """Nobody else can write, or even read on Postgres, as when the server hangs."""
     with writing(store.engine) as connection:
         if store.engine.dialect.name == "postgresql":
@@ -51,7 +52,7 @@ class Chaos:
     """One run after another on one worker, and what is killed meanwhile."""
 
     def __init__(
-        self, store: Store, home: Path, start: Callable[[], Worker], rng: random.Random
+        self, store: Stores, home: Path, start: Callable[[], Worker], rng: random.Random
     ) -> None:
         self.store, self.home, self.start, self.rng = store, home, start, rng
         self.worker = start()
@@ -60,7 +61,7 @@ class Chaos:
 
     def submit(self) -> str:
         plan = {"steps": STEPS, "step_s": 0.02, "checkpoint_every": CHECKPOINT_EVERY}
-        run_id = self.store.submit(spec_of(notes=json.dumps(plan)), max_attempts=1000)
+        run_id = self.store.runs.submit(spec_of(notes=json.dumps(plan)), max_attempts=1000)
         self.runs.append(run_id)
         return run_id
 
@@ -89,7 +90,7 @@ class Chaos:
 
     def work(self) -> int | None:
         """The process of a runner that has got going; the next run is submitted if need be."""
-        if not self.runs or self.store.phase(self.runs[-1]) == "SUCCEEDED":
+        if not self.runs or self.store.claims.phase(self.runs[-1]) == "SUCCEEDED":
             self.submit()
         jobs = self.home / "jobs" / self.runs[-1]
         attempts = sorted(jobs.glob("attempt-*/records.jsonl"), key=lambda p: p.stat().st_mtime)
@@ -99,7 +100,7 @@ class Chaos:
 
 
 def test_chaos__no_point_of_a_curve_is_lost_or_there_twice(
-    store: Store,
+    store: Stores,
     database_url: str,
     start_worker: Callable[..., Worker],
     home: Path,
@@ -112,7 +113,9 @@ def test_chaos__no_point_of_a_curve_is_lost_or_there_twice(
         chaos.hurt(kinds[index] if index < 3 else rng.choice(kinds))
     for run_id in chaos.runs:
         until(
-            lambda i=run_id: store.phase(i) == "SUCCEEDED", timeout_s=120, what=f"{run_id} to end"
+            lambda i=run_id: store.claims.phase(i) == "SUCCEEDED",
+            timeout_s=120,
+            what=f"{run_id} to end",
         )
     artifacts = ArtifactStore(home / "artifacts")
     holes: list[tuple[str, str, int]] = []
@@ -120,8 +123,8 @@ def test_chaos__no_point_of_a_curve_is_lost_or_there_twice(
     repeated: list[tuple[str, int]] = []
     for run_id in chaos.runs:
         series = {s.name: dict(zip(s.steps, s.values, strict=True))
-                  for s in store.metrics(run_id).series}  # fmt: skip
-        counted = {s.name: len(s.steps) for s in store.metrics(run_id).series}
+                  for s in store.history.metrics(run_id).series}  # fmt: skip
+        counted = {s.name: len(s.steps) for s in store.history.metrics(run_id).series}
         for step in range(1, STEPS + 1):
             expected = said.metrics(step, step / 10, loss=1 / step).values
             for name, value in expected.items():
@@ -131,11 +134,11 @@ def test_chaos__no_point_of_a_curve_is_lost_or_there_twice(
                 elif found != value:
                     wrong.append((run_id, name, step))
         assert all(count <= STEPS for count in counted.values()), counted
-        stored = artifacts.verified(store.get_artifact(run_id, "metrics.jsonl").sha256)
+        stored = artifacts.verified(store.files.get(run_id, "metrics.jsonl").sha256)
         lines = [json.loads(line)["step"] for line in stored.read_text().splitlines()]
         repeated += [(run_id, step) for step in sorted(set(lines)) if lines.count(step) > 1]
         assert sorted(set(lines)) == list(range(1, STEPS + 1))
-    attempts = sum(store.get_run(run_id).attempt for run_id in chaos.runs)
+    attempts = sum(store.runs.get(run_id).attempt for run_id in chaos.runs)
     figures = (
         f"{chaos.done}, {len(chaos.runs)} runs, {attempts} attempts: "
         f"{len(holes)} holes, {len(repeated)} repeated, {len(wrong)} wrong"

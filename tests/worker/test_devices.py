@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from backend.settings import Settings
 from worker.devices import Device, Gpu, parse_gpus, take_device, visible_gpus
+from worker.runner import runner_environment
 from worker.service import environment_for
-from worker.supervisor import runner_environment
 
 LISTING = """\
 0, GPU-aaaa1111-0000-0000-0000-000000000000, NVIDIA H100 80GB HBM3, 81559

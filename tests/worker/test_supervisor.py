@@ -21,12 +21,17 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from backend.artifacts import ArtifactStore
-from backend.store import MAX_SETBACKS, Claim, Store, open_engine, writing
+from backend.store.claims import MAX_SETBACKS, Claim
+from backend.store.engine import open_engine, writing
+from backend.store.stores import Stores
 from calift_core.errors import DiskFullError
 from tests.conftest import spec_of, until
 from tests.core.conftest import VIT, write_classes
 from tests.support import said
-from worker.supervisor import RUNNER_ARGV, Limits, Outcome, job_dir, runner_environment, supervise
+from worker.folders import job_dir
+from worker.limits import Limits
+from worker.runner import RUNNER_ARGV, runner_environment
+from worker.supervisor import Outcome, supervise
 
 pytestmark = pytest.mark.service
 
@@ -39,7 +44,7 @@ LIMITS = Limits(
 class Bench:
     """A store, an artifact store and a folder of jobs."""
 
-    def __init__(self, store: Store, root: Path) -> None:
+    def __init__(self, store: Stores, root: Path) -> None:
         self.store = store
         self.artifacts = ArtifactStore(root / "artifacts")
         self.jobs = root / "jobs"
@@ -48,16 +53,16 @@ class Bench:
         self.draining = False
 
     def submit(self, *, max_attempts: int = 3, **plan: Any) -> str:
-        return self.store.submit(spec_of(notes=json.dumps(plan)), max_attempts=max_attempts)
+        return self.store.runs.submit(spec_of(notes=json.dumps(plan)), max_attempts=max_attempts)
 
     def claim(self, run_id: str) -> Claim:
-        claim = self.store.claim(run_id, worker_id="w", ttl_s=self.limits.ttl_s)
+        claim = self.store.claims.claim(run_id, worker_id="w", ttl_s=self.limits.ttl_s)
         assert claim is not None
         return claim
 
     def supervise(self, claim: Claim, **changes: Any) -> Outcome:
         return supervise(
-            self.store,
+            self.store.engine,
             self.artifacts,
             claim,
             jobs=self.jobs,
@@ -91,14 +96,14 @@ class Bench:
         return job_dir(self.jobs, run_id, attempt)
 
     def steps(self, run_id: str) -> list[int]:
-        series = {s.name: s.steps for s in self.store.metrics(run_id).series}
+        series = {s.name: s.steps for s in self.store.history.metrics(run_id).series}
         return series.get("loss", [])
 
     def events(self, run_id: str, kind: str = "state") -> list[dict[str, Any]]:
-        return [e.data for e in self.store.events_after(run_id, 0)[0] if e.kind == kind]
+        return [e.data for e in self.store.history.events_after(run_id, 0)[0] if e.kind == kind]
 
     def stored_steps(self, run_id: str) -> list[int]:
-        names = [a.name for a in self.store.artifacts(run_id, kind="state")]
+        names = [a.name for a in self.store.files.of_run(run_id, kind="state")]
         return [int(name.split("/")[1]) for name in names if name.endswith("manifest.json")]
 
     def reaches(self, run_id: str, step: int) -> None:
@@ -131,7 +136,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def both(store: Store, home: Path) -> Bench:
+def both(store: Stores, home: Path) -> Bench:
     """A bench on SQLite and on Postgres."""
     return Bench(store, home)
 
@@ -139,7 +144,7 @@ def both(store: Store, home: Path) -> Bench:
 @pytest.fixture
 def bench(sqlite_url: str, home: Path) -> Iterator[Bench]:
     """A bench on SQLite, where the kind of database does not matter."""
-    store = Store(open_engine(sqlite_url))
+    store = Stores.on(open_engine(sqlite_url))
     yield Bench(store, home)
     store.close()
 
@@ -151,12 +156,12 @@ def test_supervise__success_stores_everything_and_cleans_up(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run_id = both.submit()
     assert both.attempt(run_id) == "succeeded"
-    run = both.store.get_run(run_id)
+    run = both.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("SUCCEEDED", None)
     assert run.summary is not None
     assert run.summary == said.RECORDED[-1].summary
     assert both.steps(run_id) == list(range(1, 11))
-    stored = {a.name: a for a in both.store.artifacts(run_id)}
+    stored = {a.name: a for a in both.store.files.of_run(run_id)}
     assert {n: a.kind for n, a in stored.items()} == {
         "report.json": "report",
         "metrics.jsonl": "metrics",
@@ -166,8 +171,8 @@ def test_supervise__success_stores_everything_and_cleans_up(
     }
     content = both.artifacts.verified(stored["predictions/id.parquet"].sha256).read_bytes()
     assert content == b"predictions of a run"
-    assert "hello from attempt 1" in both.store.logs(run_id).text
-    seen = both.store.report(run_id)["environment"]["variables"]
+    assert "hello from attempt 1" in both.store.history.logs(run_id).text
+    seen = both.store.results.report(run_id)["environment"]["variables"]
     assert "OMP_NUM_THREADS" in seen
     assert "CALIFT_HOME" in seen
     assert "CALIFT_DATABASE_URL" not in seen
@@ -177,27 +182,27 @@ def test_supervise__success_stores_everything_and_cleans_up(
 def test_supervise__a_deliberate_failure_keeps_its_reason_and_its_folder(bench: Bench) -> None:
     run_id = bench.submit(end="badly")
     assert bench.attempt(run_id) == "failed"
-    run = bench.store.get_run(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason, run.hint) == ("FAILED", "NAN_LOSS", "Lower train.lr.")
     assert run.message == "the loss is not finite"
     assert (bench.folder(run_id) / "runner.log").exists()
-    assert bench.store.artifacts(run_id) == []
+    assert bench.store.files.of_run(run_id) == []
 
 
 def test_supervise__a_crash_tells_the_last_words(bench: Bench) -> None:
     run_id = bench.submit(end="crash")
     assert bench.attempt(run_id) == "failed"
-    run = bench.store.get_run(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("FAILED", "RUNNER_CRASHED")
     assert "exit status 3" in (run.message or "")
     assert "these are its last words" in (run.message or "")
-    assert "these are its last words" in bench.store.logs(run_id).text
+    assert "these are its last words" in bench.store.history.logs(run_id).text
 
 
 def test_supervise__last_words_that_no_database_takes_still_end_the_run(both: Bench) -> None:
     run_id = both.submit(end="crash", words="before\0after")
     assert both.attempt(run_id) == "failed"
-    run = both.store.get_run(run_id)
+    run = both.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("FAILED", "RUNNER_CRASHED")
     assert "before\N{SYMBOL FOR NULL}after" in (run.message or "")
 
@@ -212,7 +217,7 @@ def test_supervise__no_sql_reaches_a_user(bench: Bench) -> None:
             )
         )
     assert bench.attempt(run_id) == "requeued"
-    run = bench.store.get_run(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("FAILED", "WORKER_ERROR")
     assert "INSERT" not in (run.message or "")
     assert "SQL:" not in (run.message or "")
@@ -221,23 +226,23 @@ def test_supervise__no_sql_reaches_a_user(bench: Bench) -> None:
 def test_supervise__a_killed_runner_is_a_loss_and_the_next_attempt_goes_on(both: Bench) -> None:
     run_id = both.submit(ends=["kill", "well"], steps=12)
     assert both.attempt(run_id) == "requeued"
-    run = both.store.get_run(run_id)
+    run = both.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("QUEUED", "RUNNER_LOST")
     assert both.steps(run_id) == list(range(1, 13))  # and not the torn record's step
     assert both.attempt(run_id) == "succeeded"
     assert [e["step"] for e in both.events(run_id, "resumed")] == [10]
     assert both.steps(run_id) == list(range(1, 13))
-    assert both.store.report(run_id)["data"] == {"attempt": 2}
+    assert both.store.results.report(run_id)["data"] == {"attempt": 2}
 
 
 def test_supervise__losses_are_bounded_by_max_attempts(bench: Bench) -> None:
     run_id = bench.submit(end="kill", max_attempts=2)
     bench.attempt(run_id)
     bench.attempt(run_id)
-    run = bench.store.get_run(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("FAILED", "RUNNER_LOST")
     assert "memory" in run.hint
-    assert bench.store.claim(run_id, worker_id="w", ttl_s=9) is None
+    assert bench.store.claims.claim(run_id, worker_id="w", ttl_s=9) is None
 
 
 def test_supervise__a_newer_checkpoint_supersedes_the_older_attempts(
@@ -268,13 +273,13 @@ def test_supervise__cancel_saves_a_checkpoint_and_a_retry_goes_on(
     run_id = both.submit(wait_at=7, wait_for=str(gate))
     with both.attempting(both.claim(run_id)) as outcome:
         both.reaches(run_id, 7)
-        assert both.store.request_cancel(run_id).phase == "CANCELLING"
+        assert both.store.runs.request_cancel(run_id).phase == "CANCELLING"
         assert outcome() == "cancelled"
-    run = both.store.get_run(run_id)
+    run = both.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("CANCELLED", "USER_CANCELLED")
     assert (both.folder(run_id) / "checkpoint/steps/00000007/manifest.json").exists()
     gate.touch()
-    both.store.retry(run_id)
+    both.store.runs.retry(run_id)
     assert both.attempt(run_id) == "succeeded"
     assert [e["step"] for e in both.events(run_id, "resumed")] == [7]
 
@@ -286,7 +291,7 @@ def test_supervise__a_runner_deaf_to_cancel_is_killed_after_the_grace(
     with bench.attempting(bench.claim(run_id), grace_s=0.2) as outcome:
         bench.reaches(run_id, 3)
         pid = bench.runner_pid(run_id)
-        bench.store.request_cancel(run_id)
+        bench.store.runs.request_cancel(run_id)
         assert outcome() == "cancelled"
     assert not alive(pid)
 
@@ -306,7 +311,7 @@ def test_supervise__drain_queues_again_without_counting_a_loss(both: Bench, tmp_
         both.draining = True
         assert outcome() == "requeued"
     both.draining = False
-    run = both.store.get_run(run_id)
+    run = both.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("QUEUED", "WORKER_DRAINED")
     gate.touch()
     assert both.attempt(run_id) == "succeeded"
@@ -321,7 +326,7 @@ def test_supervise__a_silent_runner_is_taken_for_hung(bench: Bench, tmp_path: Pa
         pid = bench.runner_pid(run_id)
         assert outcome() == "requeued"
     assert not alive(pid)
-    run = bench.store.get_run(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("FAILED", "RUNNER_HUNG")
 
 
@@ -338,7 +343,7 @@ def test_supervise__another_attempt_fences_this_one_off(both: Bench, tmp_path: P
             )
         assert outcome() == "fenced"
     assert not alive(pid)
-    run = both.store.get_run(run_id)
+    run = both.store.runs.get(run_id)
     assert (run.phase, run.attempt, run.worker) == ("RUNNING", 2, "other")
 
 
@@ -355,7 +360,7 @@ def test_supervise__an_unreachable_database_ends_the_attempt_before_the_lease(
             until(lambda: not alive(pid), timeout_s=3.0, what="the runner to be killed")
             assert time.monotonic() - locked_at < 3.0
         assert outcome() == "fenced"
-    assert bench.store.get_run(run_id).phase == "RUNNING"  # the sweeper's to settle
+    assert bench.store.runs.get(run_id).phase == "RUNNING"  # the sweeper's to settle
 
 
 def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(
@@ -365,13 +370,13 @@ def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(
     bench.artifacts, good = full, bench.artifacts
     run_id = bench.submit(max_attempts=1)
     assert bench.attempt(run_id) == "requeued"
-    run = bench.store.get_run(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason, run.setbacks) == ("QUEUED", "DISK_FULL", 1)
-    assert bench.store.artifacts(run_id) == []
+    assert bench.store.files.of_run(run_id) == []
     assert "report.json" not in {path.name for path in full.root.rglob("*")}
     bench.artifacts = good  # there is room again: what was finished is stored
     assert bench.attempt(run_id) == "succeeded"
-    assert bench.store.report(run_id)["data"] == {"attempt": 1}
+    assert bench.store.results.report(run_id)["data"] == {"attempt": 1}
 
 
 def test_supervise__a_folder_that_cannot_be_made_sets_the_run_back(bench: Bench) -> None:
@@ -379,14 +384,14 @@ def test_supervise__a_folder_that_cannot_be_made_sets_the_run_back(bench: Bench)
     bench.jobs.write_text("in the way")
     run_id = bench.submit(max_attempts=1)
     assert bench.attempt(run_id) == "requeued"
-    run = bench.store.get_run(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason, run.losses) == ("QUEUED", "STORAGE_FAILED", 0)
 
 
 def test_supervise__a_file_of_the_run_that_cannot_be_read_is_its_own_fault(bench: Bench) -> None:
     run_id = bench.submit(end="badly", code="STORAGE_FAILED")
     assert bench.attempt(run_id) == "failed"
-    assert bench.store.get_run(run_id).reason == "STORAGE_FAILED"
+    assert bench.store.runs.get(run_id).reason == "STORAGE_FAILED"
 
 
 def test_supervise__a_run_that_fills_every_disk_fails_at_last_and_leaves_room(bench: Bench) -> None:
@@ -394,7 +399,7 @@ def test_supervise__a_run_that_fills_every_disk_fails_at_last_and_leaves_room(be
     for _ in range(MAX_SETBACKS):
         assert bench.attempt(run_id) == "requeued"
         assert not any(bench.folder(run_id).parent.iterdir()), "nobody goes on from that"
-    run = bench.store.get_run(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("FAILED", "DISK_FULL")
     assert run.hint
 
@@ -442,24 +447,25 @@ def test_supervise__a_real_run_ends_on_another_machine_as_it_would_have_on_one(
         | {"log_every_steps": 1},
         evaluation={"n_resamples": 20},
     )
-    alone = bench.store.submit(spec)
-    assert bench.attempt(alone) == "succeeded", bench.store.get_run(alone).message
-    moved = bench.store.submit(spec)
+    alone = bench.store.runs.submit(spec)
+    assert bench.attempt(alone) == "succeeded", bench.store.runs.get(alone).message
+    moved = bench.store.runs.submit(spec)
     with bench.attempting(bench.claim(moved)) as outcome:
         until(lambda: bench.stored_steps(moved), what="a stored checkpoint")
         os.kill(bench.runner_pid(moved), signal.SIGKILL)
         assert outcome() == "requeued"
     shutil.rmtree(bench.jobs)
     bench.jobs = bench.jobs.with_name("elsewhere")
-    assert bench.attempt(moved) == "succeeded", bench.store.get_run(moved).message
+    assert bench.attempt(moved) == "succeeded", bench.store.runs.get(moved).message
     assert bench.events(moved, "resumed")
     curves = [
-        {s.name: (s.steps, s.values) for s in bench.store.metrics(i).series} for i in (alone, moved)
+        {s.name: (s.steps, s.values) for s in bench.store.history.metrics(i).series}
+        for i in (alone, moved)
     ]
     assert curves[0] == curves[1]
-    spectra = [[(s.step, s.final) for s in bench.store.spectra(i)] for i in (alone, moved)]
+    spectra = [[(s.step, s.final) for s in bench.store.history.spectra(i)] for i in (alone, moved)]
     assert spectra[0] == spectra[1]
-    models = [bench.store.get_artifact(i, "checkpoint/model.safetensors") for i in (alone, moved)]
+    models = [bench.store.files.get(i, "checkpoint/model.safetensors") for i in (alone, moved)]
     assert models[0].sha256 == models[1].sha256
 
 
@@ -475,7 +481,7 @@ def test_supervise__a_stored_checkpoint_that_is_damaged_is_passed_over(
     bench.draining = False
     bench.jobs = bench.jobs.with_name("elsewhere")
     gate.touch()
-    stored = bench.store.artifacts(run_id, kind="state")
+    stored = bench.store.files.of_run(run_id, kind="state")
     newest = next(a for a in stored if a.name == "states/00000012/state.json")
     bench.artifacts.path(newest.sha256).write_bytes(b"damaged")
     assert bench.attempt(run_id) == "succeeded"
@@ -493,7 +499,7 @@ def test_supervise__checkpoints_that_cannot_be_stored_do_not_stop_the_run(bench:
     bench.artifacts = Full(bench.artifacts.root)
     run_id = bench.submit()
     assert bench.attempt(run_id) == "succeeded"
-    assert bench.store.get_run(run_id).setbacks == 0
+    assert bench.store.runs.get(run_id).setbacks == 0
 
 
 def test_supervise__a_run_made_from_another_gets_its_model(bench: Bench, tmp_path: Path) -> None:
@@ -506,19 +512,19 @@ def test_supervise__a_run_made_from_another_gets_its_model(bench: Bench, tmp_pat
         "train": {"epochs": 1, "batch_size": 8, "device": "cpu"},
         "evaluation": {"n_resamples": 20},
     }
-    tuned = bench.store.submit(spec_of(method={"kind": "finetune"}, **common))
-    assert bench.attempt(tuned) == "succeeded", bench.store.get_run(tuned).message
+    tuned = bench.store.runs.submit(spec_of(method={"kind": "finetune"}, **common))
+    assert bench.attempt(tuned) == "succeeded", bench.store.runs.get(tuned).message
     method = {"kind": "wise_ft", "run": tuned, "alpha": 1.0, "sweep": [0.0, 1.0]}
-    between = bench.store.submit(spec_of(method=method, **common))
-    assert bench.attempt(between) == "succeeded", bench.store.get_run(between).message
-    frontier = bench.store.frontier(between)
+    between = bench.store.runs.submit(spec_of(method=method, **common))
+    assert bench.attempt(between) == "succeeded", bench.store.runs.get(between).message
+    frontier = bench.store.results.frontier(between)
     assert (frontier.input_run, frontier.alpha) == (tuned, 1.0)
     assert [point.alpha for point in frontier.points] == [0.0, 1.0]
     # The stored spec keeps the id, and at α = 1 the model is the one that it names.
-    assert bench.store.report(between)["spec"]["method"]["run"] == tuned
-    ends = [bench.store.get_artifact(i, "checkpoint/model.safetensors") for i in (tuned, between)]
+    assert bench.store.results.report(between)["spec"]["method"]["run"] == tuned
+    ends = [bench.store.files.get(i, "checkpoint/model.safetensors") for i in (tuned, between)]
     assert ends[0].sha256 == ends[1].sha256
-    assert not any(a.name.startswith("inputs") for a in bench.store.artifacts(between))
+    assert not any(a.name.startswith("inputs") for a in bench.store.files.of_run(between))
     bench.artifacts.verified(ends[0].sha256)  # the link was not written to
 
 
@@ -527,14 +533,14 @@ def test_supervise__a_run_whose_input_is_gone_fails_with_its_name(bench: Bench) 
     assert bench.attempt(tuned) == "succeeded"
     method = {"kind": "model_stock", "runs": [tuned, "deadbeef"]}
     for expected in ("model.json", "there is no run"):
-        run_id = bench.store.submit(spec_of(method=method))
+        run_id = bench.store.runs.submit(spec_of(method=method))
         assert bench.attempt(run_id) == "failed"
-        run = bench.store.get_run(run_id)
+        run = bench.store.runs.get(run_id)
         assert run.reason == "MODEL_UNAVAILABLE"
         assert tuned in (run.message or "")
         assert expected in (run.message or "")
         if expected == "model.json":  # the stand-in leaves none
-            bench.store.delete_run(tuned)
+            bench.store.runs.delete(tuned)
 
 
 def test_supervise__linked_inputs_go_with_the_attempt(bench: Bench, tmp_path: Path) -> None:
@@ -545,7 +551,7 @@ def test_supervise__linked_inputs_go_with_the_attempt(bench: Bench, tmp_path: Pa
         method={"kind": "wise_ft", "run": tuned},
         notes=json.dumps({"wait_at": 3, "wait_for": str(gate), "end": "badly"}),
     )
-    run_id = bench.store.submit(spec)
+    run_id = bench.store.runs.submit(spec)
     with bench.attempting(bench.claim(run_id)) as outcome:
         bench.reaches(run_id, 3)
         job = json.loads((bench.folder(run_id) / "job.json").read_text())
@@ -553,8 +559,8 @@ def test_supervise__linked_inputs_go_with_the_attempt(bench: Bench, tmp_path: Pa
         assert (folder / "checkpoint" / "model.safetensors").read_bytes() == b"weights"
         assert (folder / "report.json").is_file()
         # A run that is deleted now takes nothing away from the one that works.
-        digests = bench.store.delete_run(tuned)
-        bench.artifacts.collect(bench.store, grace_s=0, digests=digests)
+        digests = bench.store.runs.delete(tuned)
+        bench.artifacts.collect(bench.store.files, grace_s=0, digests=digests)
         assert (folder / "checkpoint" / "model.safetensors").read_bytes() == b"weights"
         gate.touch()
         assert outcome() == "failed"

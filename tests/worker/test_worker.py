@@ -17,7 +17,7 @@ import redis
 from backend.artifacts import ArtifactStore
 from backend.queue import make_celery, publish
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.stores import Stores
 from tests.conftest import spec_of, until
 from tests.worker.conftest import Broker, Worker
 from tests.worker.test_supervisor import alive, processes
@@ -27,20 +27,20 @@ pytestmark = pytest.mark.service
 Start = Callable[..., Worker]
 
 
-def submit(store: Store, **plan: Any) -> str:
-    return store.submit(spec_of(notes=json.dumps(plan)))
+def submit(store: Stores, **plan: Any) -> str:
+    return store.runs.submit(spec_of(notes=json.dumps(plan)))
 
 
-def ends(store: Store, run_id: str, phase: str = "SUCCEEDED") -> None:
-    until(lambda: store.phase(run_id) == phase, what=f"{run_id} to be {phase}")
+def ends(store: Stores, run_id: str, phase: str = "SUCCEEDED") -> None:
+    until(lambda: store.claims.phase(run_id) == phase, what=f"{run_id} to be {phase}")
 
 
-def steps(store: Store, run_id: str) -> list[int]:
-    return next((s.steps for s in store.metrics(run_id).series if s.name == "loss"), [])
+def steps(store: Stores, run_id: str) -> list[int]:
+    return next((s.steps for s in store.history.metrics(run_id).series if s.name == "loss"), [])
 
 
-def states(store: Store, run_id: str) -> list[str]:
-    events, *_ = store.events_after(run_id, 0)
+def states(store: Stores, run_id: str) -> list[str]:
+    events, *_ = store.history.events_after(run_id, 0)
     return [e.data["phase"] for e in events if e.kind == "state"]
 
 
@@ -52,7 +52,7 @@ def runner_of(home: Path, run_id: str) -> int:
 
 
 def test_worker__a_submitted_run_is_rung_claimed_and_finished_once(
-    store: Store, database_url: str, start_worker: Start, broker: Broker, home: Path
+    store: Stores, database_url: str, start_worker: Start, broker: Broker, home: Path
 ) -> None:
     worker = start_worker(database_url)
     first = submit(store)
@@ -68,13 +68,13 @@ def test_worker__a_submitted_run_is_rung_claimed_and_finished_once(
     ends(store, third)
     for run_id in (first, second, third):
         assert states(store, run_id) == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
-    assert [w.alive for w in store.workers()] == [True]
+    assert [w.alive for w in store.workers.recent()] == [True]
     assert worker.drain() == 0
-    assert store.workers() == []
+    assert store.workers.recent() == []
 
 
 def test_worker__sigkill_takes_the_runner_along_and_another_worker_finishes(
-    store: Store, database_url: str, start_worker: Start, home: Path, tmp_path: Path
+    store: Stores, database_url: str, start_worker: Start, home: Path, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     run_id = submit(store, wait_at=7, wait_for=str(gate))
@@ -89,12 +89,12 @@ def test_worker__sigkill_takes_the_runner_along_and_another_worker_finishes(
     assert states(store, run_id) == [
         "QUEUED", "STARTING", "RUNNING", "QUEUED", "STARTING", "RUNNING", "SUCCEEDED",
     ]  # fmt: skip
-    assert store.get_run(run_id).attempt == 2
+    assert store.runs.get(run_id).attempt == 2
     assert steps(store, run_id) == list(range(1, 11))
     # The first attempt has no say any more.
-    assert store.append_log(run_id, 1, "too late") is False
-    assert store.finish(run_id, 1, phase="FAILED") is False
-    assert store.phase(run_id) == "SUCCEEDED"
+    assert store.records.append_log(run_id, 1, "too late") is False
+    assert store.claims.finish(run_id, 1, phase="FAILED") is False
+    assert store.claims.phase(run_id) == "SUCCEEDED"
 
 
 def test_worker__a_frozen_worker_that_wakes_up_is_fenced_off(
@@ -103,9 +103,9 @@ def test_worker__a_frozen_worker_that_wakes_up_is_fenced_off(
     import os
     import signal
 
-    from backend.store import open_engine
+    from backend.store.engine import open_engine
 
-    store = Store(open_engine(sqlite_url))
+    store = Stores.on(open_engine(sqlite_url))
     gate = tmp_path / "gate"
     run_id = submit(store, wait_at=7, wait_for=str(gate))
     first = start_worker(sqlite_url)
@@ -114,55 +114,55 @@ def test_worker__a_frozen_worker_that_wakes_up_is_fenced_off(
     os.kill(first.pid, signal.SIGSTOP)
     try:
         start_worker(sqlite_url)
-        until(lambda: store.get_run(run_id).attempt == 2, timeout_s=120, what="a second attempt")
-        until(lambda: store.phase(run_id) == "RUNNING", what="the second attempt to run")
+        until(lambda: store.runs.get(run_id).attempt == 2, timeout_s=120, what="a second attempt")
+        until(lambda: store.claims.phase(run_id) == "RUNNING", what="the second attempt to run")
     finally:
         os.kill(first.pid, signal.SIGCONT)
     until(lambda: not alive(runner), what="the first attempt's runner to be killed")
     gate.touch()
     ends(store, run_id)
-    assert store.report(run_id)["data"] == {"attempt": 2}
+    assert store.results.report(run_id)["data"] == {"attempt": 2}
     store.close()
 
 
 def test_worker__sigterm_drains_and_the_next_worker_goes_on(
-    store: Store, database_url: str, start_worker: Start, tmp_path: Path
+    store: Stores, database_url: str, start_worker: Start, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     run_id = submit(store, wait_at=7, wait_for=str(gate))
     first = start_worker(database_url)
     until(lambda: 7 in steps(store, run_id), what="step 7")
     assert first.drain() == 0
-    run = store.get_run(run_id)
+    run = store.runs.get(run_id)
     assert (run.phase, run.reason) == ("QUEUED", "WORKER_DRAINED")
     gate.touch()
     start_worker(database_url)
     ends(store, run_id)
-    resumed = [e.data for e in store.events_after(run_id, 0)[0] if e.kind == "resumed"]
+    resumed = [e.data for e in store.history.events_after(run_id, 0)[0] if e.kind == "resumed"]
     assert [d["step"] for d in resumed] == [7]
     assert steps(store, run_id) == list(range(1, 11))
 
 
 def test_worker__what_an_attempt_finished_is_stored_though_its_worker_died(
-    store: Store, database_url: str, start_worker: Start
+    store: Stores, database_url: str, start_worker: Start
 ) -> None:
     run_id = submit(store, ends=["with the worker", "badly"], steps=12)
     first = start_worker(database_url, group_s=30.0)  # hardly a record is stored before the end
     assert first.ends() != 0
     start_worker(database_url)
     ends(store, run_id)
-    assert store.report(run_id)["data"] == {"attempt": 1}
-    assert store.get_run(run_id).attempt == 2
-    log = store.logs(run_id).text
+    assert store.results.report(run_id)["data"] == {"attempt": 1}
+    assert store.runs.get(run_id).attempt == 2
+    log = store.history.logs(run_id).text
     assert "hello from attempt 2" not in log
     assert "attempt-1 had finished everything" in log
     assert steps(store, run_id) == list(range(1, 13))
-    assert [s.final for s in store.spectra(run_id)] == [True]
-    assert "done" in {e.kind for e in store.events_after(run_id, 0)[0]}
+    assert [s.final for s in store.history.spectra(run_id)] == [True]
+    assert "done" in {e.kind for e in store.history.events_after(run_id, 0)[0]}
 
 
 def test_worker__another_host_goes_on_from_the_stored_checkpoint(
-    store: Store, database_url: str, start_worker: Start, tmp_path: Path, home: Path
+    store: Stores, database_url: str, start_worker: Start, tmp_path: Path, home: Path
 ) -> None:
     gate = tmp_path / "gate"
     run_id = submit(store, wait_at=17, wait_for=str(gate), steps=20)
@@ -176,21 +176,21 @@ def test_worker__another_host_goes_on_from_the_stored_checkpoint(
     gate.touch()
     start_worker(database_url, host=hosts[1])
     ends(store, run_id)
-    resumed = [e.data for e in store.events_after(run_id, 0)[0] if e.kind == "resumed"]
+    resumed = [e.data for e in store.history.events_after(run_id, 0)[0] if e.kind == "resumed"]
     assert [d["step"] for d in resumed] == [15]
     assert steps(store, run_id) == list(range(1, 21))
     artifacts = ArtifactStore(home / "artifacts")
-    curve = artifacts.verified(store.get_artifact(run_id, "metrics.jsonl").sha256).read_text()
+    curve = artifacts.verified(store.files.get(run_id, "metrics.jsonl").sha256).read_text()
     assert [json.loads(line)["step"] for line in curve.splitlines()] == list(range(1, 21))
     # Nobody goes on from a finished run.
-    assert store.artifacts(run_id, kind="state") == []
-    artifacts.collect(store, grace_s=0.0)
-    named = {a.sha256 for a in store.artifacts(run_id)}
+    assert store.files.of_run(run_id, kind="state") == []
+    artifacts.collect(store.files, grace_s=0.0)
+    named = {a.sha256 for a in store.files.of_run(run_id)}
     assert {digest for digest, _ in artifacts.walk()} == named
 
 
-def stored_steps(store: Store, run_id: str, *, newest: int) -> list[int]:
-    names = [a.name for a in store.artifacts(run_id, kind="state")]
+def stored_steps(store: Stores, run_id: str, *, newest: int) -> list[int]:
+    names = [a.name for a in store.files.of_run(run_id, kind="state")]
     found = sorted({int(name.split("/")[1]) for name in names if name.endswith("manifest.json")})
     return found if found[-1:] == [newest] else []
 
@@ -213,47 +213,51 @@ def small_disk(folder: Path, mib: int) -> Iterator[Path]:
 
 
 def test_worker__a_full_disk_takes_the_worker_out_and_fails_no_run(
-    store: Store, database_url: str, start_worker: Start, tmp_path: Path
+    store: Stores, database_url: str, start_worker: Start, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", mib=300) as disk:
         host = disk / "home"
         ballast = disk / "ballast"
         first = submit(store, ends=["by filling the disk", "well"], fill=str(ballast))
         small = start_worker(database_url, host=host)
-        trouble = until(lambda: store.workers() and store.workers()[0].trouble, what="trouble")
+        trouble = until(
+            lambda: store.workers.recent() and store.workers.recent()[0].trouble, what="trouble"
+        )
         assert "MiB are free" in trouble
-        run = store.get_run(first)
+        run = store.runs.get(first)
         assert (run.phase, run.reason, run.setbacks, run.losses) == ("QUEUED", "DISK_FULL", 1, 0)
         assert trouble in run.waiting
         others = [submit(store) for _ in range(4)]
         large = start_worker(database_url, host=tmp_path / "large")
         for run_id in (first, *others):
             ends(store, run_id)
-        assert [store.get_run(run_id).attempt for run_id in (first, *others)] == [2, 1, 1, 1, 1]
-        assert [bool(w.trouble) for w in sorted(store.workers(), key=lambda w: w.started_at)] == [
+        assert [store.runs.get(run_id).attempt for run_id in (first, *others)] == [2, 1, 1, 1, 1]
+        assert [
+            bool(w.trouble) for w in sorted(store.workers.recent(), key=lambda w: w.started_at)
+        ] == [
             True,
             False,
         ]
         assert large.drain() == 0
         last = submit(store)
-        assert "MiB are free" in store.get_run(last).waiting
+        assert "MiB are free" in store.runs.get(last).waiting
         ballast.unlink()
         ends(store, last)
-        assert [w.trouble for w in store.workers()] == [""]
+        assert [w.trouble for w in store.workers.recent()] == [""]
         assert small.drain() == 0
 
 
 def test_worker__one_that_is_out_can_be_stopped(
     sqlite_url: str, start_worker: Start, tmp_path: Path
 ) -> None:
-    from backend.store import open_engine
+    from backend.store.engine import open_engine
 
-    store = Store(open_engine(sqlite_url))
+    store = Stores.on(open_engine(sqlite_url))
     with small_disk(tmp_path / "disk", mib=100) as disk:
         run_id = submit(store)
         worker = start_worker(sqlite_url, host=disk / "home")
-        until(lambda: store.workers() and store.workers()[0].trouble, what="trouble")
-        assert store.get_run(run_id).attempt == 0
+        until(lambda: store.workers.recent() and store.workers.recent()[0].trouble, what="trouble")
+        assert store.runs.get(run_id).attempt == 0
         assert worker.drain() == 0
         start_worker(sqlite_url)
         ends(store, run_id)
@@ -261,30 +265,30 @@ def test_worker__one_that_is_out_can_be_stopped(
 
 
 def test_worker__a_cancel_reaches_the_runner(
-    store: Store, database_url: str, start_worker: Start, tmp_path: Path
+    store: Stores, database_url: str, start_worker: Start, tmp_path: Path
 ) -> None:
     run_id = submit(store, wait_at=7, wait_for=str(tmp_path / "never"))
     start_worker(database_url)
     until(lambda: 7 in steps(store, run_id), what="step 7")
-    store.request_cancel(run_id)
+    store.runs.request_cancel(run_id)
     ends(store, run_id, "CANCELLED")
-    assert store.get_run(run_id).reason == "USER_CANCELLED"
+    assert store.runs.get(run_id).reason == "USER_CANCELLED"
 
 
 def test_worker__runs_survive_an_emptied_broker(
     sqlite_url: str, start_worker: Start, broker: Broker, home: Path
 ) -> None:
     from backend.queue import relay_once
-    from backend.store import open_engine
+    from backend.store.engine import open_engine
 
-    store = Store(open_engine(sqlite_url))
+    store = Stores.on(open_engine(sqlite_url))
     waiting = [submit(store) for _ in range(3)]
     app = make_celery(Settings(home=home, broker_url=broker.url))
-    assert relay_once(store, app) == 3
+    assert relay_once(store.doorbells, app) == 3
     with redis.Redis(unix_socket_path=str(broker.socket)) as connection:
         assert connection.llen("cpu") or connection.keys("cpu*")
         connection.flushall()
-    assert store.unsent_outbox() == []  # as far as the database knows, all were rung
+    assert store.doorbells.unsent() == []  # as far as the database knows, all were rung
     start_worker(sqlite_url)
     for run_id in waiting:
         ends(store, run_id)
@@ -294,9 +298,9 @@ def test_worker__runs_survive_an_emptied_broker(
 def test_worker__a_broker_that_dies_and_returns_delays_and_loses_nothing(
     sqlite_url: str, start_worker: Start, broker: Broker, tmp_path: Path
 ) -> None:
-    from backend.store import open_engine
+    from backend.store.engine import open_engine
 
-    store = Store(open_engine(sqlite_url))
+    store = Stores.on(open_engine(sqlite_url))
     gate = tmp_path / "gate"
     working = submit(store, wait_at=7, wait_for=str(gate))
     start_worker(sqlite_url)

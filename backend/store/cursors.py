@@ -63,3 +63,8 @@ class Cursors:
                 hint="Take it from next_cursor of the same filters and order, or leave it out.",
             ) from error
         return found
+
+
+def scope_of(*parts: Any) -> str:
+    """What a list is asked for, as the scope that its cursors are signed for."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

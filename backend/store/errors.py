@@ -1,4 +1,4 @@
-"""What a database error means for people: whose fault it is, and what to do; never its SQL."""
+"""What the store refuses, and what a database error means for people; never its SQL."""
 
 from __future__ import annotations
 
@@ -6,8 +6,41 @@ import sqlite3
 from dataclasses import dataclass
 
 import psycopg
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from calift_core.errors import CaliftError
+
+
+class NotFoundError(CaliftError):
+    """No such run, evaluation or file."""
+
+    code = "NOT_FOUND"
+
+
+class ConflictError(CaliftError):
+    """The request does not fit the state that the thing is in."""
+
+    code = "CONFLICT"
+
+
+class IdempotencyError(ConflictError):
+    """An idempotency key came back with another body."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+
+class QueueFullError(CaliftError):
+    """The token has as many queued runs as it may have."""
+
+    code = "QUEUE_FULL"
+
+
+def database_away(error: Exception) -> bool:
+    """Whether a database error says that it is worth asking again."""
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
+        return True
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,201 @@
+"""Finished runs of predictions that were made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from backend.models import ArtifactRow, EvaluationRow, Run
+from backend.store.engine import NOW, reading, writing
+from backend.store.errors import ConflictError, NotFoundError
+from backend.store.rows import Batch, flush, store_report, summary_values
+from backend.store.states import add_state_event
+from backend.store.submitting import at_most_once, earlier_request, insert_row
+from calift_core.schema.imported import ImportedSpec
+from calift_core.schema.records import EvaluationRecord, LogRecord
+from calift_core.schema.report import EvaluationReport, Report
+
+
+@dataclass(frozen=True)
+class ImportedPredictions:
+    """A stored predictions file that becomes part of a run; calibration parts are not judged."""
+
+    dataset: str
+    name: str
+    sha256: str
+    size_bytes: int
+    evaluation: EvaluationReport | None
+
+
+#: Run id, spec and evaluations → the run's report.
+MakeReport = Callable[[str, ImportedSpec, Sequence[EvaluationReport]], Report]
+
+
+class ImportedRuns:
+    """Runs that are imported.
+
+    Args:
+        engine: of `open_engine`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def earlier_request(self, token_id: str, key: str, body_hash: str) -> str | None:
+        """The run that a request with this key made before, if any.
+
+        Raises:
+            IdempotencyError: the key came with another body then.
+        """
+        with reading(self._engine) as connection:
+            return earlier_request(connection, token_id, key, body_hash)
+
+    def check(self, run_id: str) -> None:
+        """Raise unless a run takes further imported predictions.
+
+        Raises:
+            NotFoundError: no such run.
+            ConflictError: the run was not imported.
+        """
+        with reading(self._engine) as connection:
+            _must_be_imported(connection, run_id)
+
+    def add_run(
+        self,
+        spec: ImportedSpec,
+        predictions: ImportedPredictions,
+        *,
+        report: MakeReport,
+        token_id: str | None = None,
+        submitted_by: str | None = None,
+        idempotency_key: str | None = None,
+        body_hash: str | None = None,
+    ) -> str:
+        """Make a finished run of predictions that were made elsewhere, and return its id.
+
+        Args:
+            spec: what stands for a RunSpec.
+            predictions: the stored file and what was measured of it.
+            report: makes the `report.json` of a run from its id, spec and evaluations.
+            token_id: who asks.
+            submitted_by: whose run it is: the name of the token.
+            idempotency_key: names this request among those of the token.
+            body_hash: of the whole request; the key must come back with the same.
+
+        Raises:
+            IdempotencyError: the key came with another body before.
+        """
+        request = {
+            "token_id": token_id or "",
+            "idempotency_key": idempotency_key,
+            "body_hash": body_hash,
+        }
+
+        def make(connection: Connection) -> str:
+            now = connection.execute(select(NOW)).scalar_one()
+            run_id = insert_row(
+                connection,
+                spec,
+                now,
+                model=spec.model.name,
+                seed=0,
+                queue="cpu",
+                phase="SUCCEEDED",
+                attempt=1,
+                started_at=now,
+                finished_at=now,
+                submitted_by=submitted_by,
+                **request,
+            )
+            add_state_event(connection, run_id, 1, 1, "SUCCEEDED", now)
+            _add_import(connection, run_id, predictions, report)
+            return run_id
+
+        return at_most_once(
+            self._engine,
+            make,
+            token_id=token_id or "",
+            idempotency_key=idempotency_key,
+            body_hash=body_hash,
+        )
+
+    def extend(self, run_id: str, predictions: ImportedPredictions, *, report: MakeReport) -> None:
+        """Add a data set to an imported run. The same file once more changes nothing.
+
+        Raises:
+            NotFoundError: no such run.
+            ConflictError: the run was not imported, or has other predictions of this data set.
+        """
+        with writing(self._engine) as connection:
+            _must_be_imported(connection, run_id)
+            there = connection.execute(
+                select(ArtifactRow.sha256).where(
+                    ArtifactRow.run_id == run_id, ArtifactRow.name == predictions.name
+                )
+            ).scalar()
+            if there == predictions.sha256:
+                return
+            if there is not None:
+                raise ConflictError(
+                    f"run {run_id} has other predictions of {predictions.dataset!r} already.",
+                    hint="Name the data set otherwise, or import them as a run of their own.",
+                )
+            _add_import(connection, run_id, predictions, report)
+
+
+def _must_be_imported(connection: Connection, run_id: str) -> None:
+    method = connection.execute(
+        select(Run.method).where(Run.id == run_id).with_for_update()
+    ).scalar()
+    if method is None:
+        raise NotFoundError(f"there is no run {run_id!r}.")
+    if method != "imported":
+        raise ConflictError(
+            f"run {run_id} must be an imported one, its method is {method}.",
+            hint="Import without naming a run; the new one is compared with any other.",
+        )
+
+
+def _add_import(
+    connection: Connection,
+    run_id: str,
+    predictions: ImportedPredictions,
+    report: MakeReport,
+) -> None:
+    row = connection.execute(
+        select(Run.spec, Run.event_seq, Run.log_bytes, NOW.label("now")).where(Run.id == run_id)
+    ).one()
+    connection.execute(
+        insert(ArtifactRow).values(
+            run_id=run_id,
+            name=predictions.name,
+            kind="predictions",
+            sha256=predictions.sha256,
+            size_bytes=predictions.size_bytes,
+            attempt=1,
+            created_at=row.now,
+        )
+    )
+    batch = Batch(run_id, 1, row.now)
+    batch.take(LogRecord(level="info", message=f"imported predictions of {predictions.dataset}"))
+    if predictions.evaluation is not None:
+        batch.take(
+            EvaluationRecord(evaluation=predictions.evaluation, predictions=predictions.name)
+        )
+    flush(connection, batch, row.event_seq, row.log_bytes)
+    bodies = connection.execute(
+        select(EvaluationRow.report)
+        .where(EvaluationRow.run_id == run_id)
+        .order_by(EvaluationRow.position)
+    ).scalars()
+    made = report(
+        run_id,
+        ImportedSpec.model_validate(row.spec),
+        [EvaluationReport.model_validate(body) for body in bodies],
+    ).model_dump(mode="json")
+    connection.execute(
+        update(Run).where(Run.id == run_id).values(**summary_values(made["summary"]))
+    )
+    store_report(connection, run_id, 1, made)

@@ -1,0 +1,228 @@
+"""What runs found out: evaluations, their predictions, reports, and how fast it went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sqlalchemy import Double, Engine, Row, Select, and_, func, literal, select, tuple_
+from sqlalchemy.sql.elements import ColumnElement
+
+from backend.models import ArtifactRow, EvaluationRow, ReportRow, Run
+from backend.store.cursors import Cursors, scope_of
+from backend.store.engine import moment, reading
+from backend.store.errors import NotFoundError
+from backend.store.states import must_exist
+from backend.store.submitting import model_label
+from calift_core.data.workload import Pace, recorded_pace
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.wire import Evaluation, Frontier
+
+#: Reports of a model that are looked at for the pace of a run.
+_PACE_REPORTS = 50
+
+
+@dataclass(frozen=True)
+class StoredPredictions:
+    """Where an evaluation's predictions lie in the content-addressed store."""
+
+    sha256: str
+    name: str
+
+
+class Results:
+    """Results of runs.
+
+    Args:
+        engine: of `open_engine`.
+        cursors: of the lists.
+    """
+
+    def __init__(self, engine: Engine, cursors: Cursors) -> None:
+        self._engine = engine
+        self._cursors = cursors
+
+    def run_evaluations(self, run_id: str) -> list[Evaluation]:
+        """A run's evaluations in the order they were made.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with reading(self._engine) as connection:
+            must_exist(connection, run_id)
+            rows = connection.execute(
+                _query()
+                .where(EvaluationRow.run_id == run_id)
+                .order_by(EvaluationRow.position, EvaluationRow.id)
+            ).all()
+        return [_evaluation(row) for row in rows]
+
+    def get_evaluation(self, evaluation_id: str) -> Evaluation:
+        """One evaluation.
+
+        Raises:
+            NotFoundError: no such evaluation.
+        """
+        with reading(self._engine) as connection:
+            row = connection.execute(_query().where(EvaluationRow.id == evaluation_id)).first()
+        if row is None:
+            raise NotFoundError(f"there is no evaluation {evaluation_id!r}.")
+        return _evaluation(row)
+
+    def list_evaluations(
+        self,
+        *,
+        run_ids: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        roles: Sequence[str] = (),
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> tuple[list[Evaluation], str | None, int]:
+        """A page of evaluations, newest first, the next cursor, and how many match.
+
+        Raises:
+            CursorError: the cursor is of another list.
+        """
+        where: list[ColumnElement[bool]] = []
+        for column, values in (
+            (EvaluationRow.run_id, run_ids),
+            (EvaluationRow.dataset, datasets),
+            (EvaluationRow.role, roles),
+        ):
+            if values:
+                where.append(column.in_(list(values)))
+        scope = scope_of(sorted(run_ids), sorted(datasets), sorted(roles))
+        position: ColumnElement[bool] = literal(True)
+        if cursor is not None:
+            created, last_id = self._cursors.read(cursor, scope)
+            position = tuple_(EvaluationRow.created_at, EvaluationRow.id) < tuple_(
+                literal(created, Double), literal(last_id)
+            )
+        with reading(self._engine) as connection:
+            total = connection.execute(
+                select(func.count()).select_from(EvaluationRow).where(*where)
+            ).scalar_one()
+            rows = connection.execute(
+                _query()
+                .where(*where, position)
+                .order_by(EvaluationRow.created_at.desc(), EvaluationRow.id.desc())
+                .limit(limit + 1)
+            ).all()
+        next_cursor = None
+        if len(rows) > limit:
+            rows = rows[:limit]
+            next_cursor = self._cursors.write(scope, [rows[-1].created_at, rows[-1].id])
+        return [_evaluation(row) for row in rows], next_cursor, int(total)
+
+    def predictions_of(self, evaluation_id: str) -> StoredPredictions:
+        """Where an evaluation's predictions are.
+
+        Raises:
+            NotFoundError: no such evaluation, or its predictions were not stored.
+        """
+        with reading(self._engine) as connection:
+            row = connection.execute(
+                select(
+                    EvaluationRow.predictions,
+                    EvaluationRow.predictions_sha256,
+                    ArtifactRow.sha256,
+                )
+                .outerjoin(
+                    ArtifactRow,
+                    and_(
+                        ArtifactRow.run_id == EvaluationRow.run_id,
+                        ArtifactRow.name == EvaluationRow.predictions,
+                    ),
+                )
+                .where(EvaluationRow.id == evaluation_id)
+            ).first()
+        if row is None:
+            raise NotFoundError(f"there is no evaluation {evaluation_id!r}.")
+        digest = row.sha256 or row.predictions_sha256
+        if not digest:
+            raise NotFoundError(
+                f"the predictions of evaluation {evaluation_id} are not stored yet.",
+                hint="They arrive with the end of the evaluation.",
+            )
+        return StoredPredictions(sha256=digest, name=row.predictions)
+
+    def report(self, run_id: str) -> dict[str, Any]:
+        """The run's `report.json`.
+
+        Raises:
+            NotFoundError: no such run, or it has no report yet.
+        """
+        with reading(self._engine) as connection:
+            phase = must_exist(connection, run_id).phase
+            body = connection.execute(
+                select(ReportRow.body).where(ReportRow.run_id == run_id)
+            ).scalar()
+        if body is None:
+            raise NotFoundError(
+                f"run {run_id} has no report; it is {phase}.",
+                hint="A report comes with success.",
+            )
+        return cast("dict[str, Any]", body)
+
+    def frontier(self, run_id: str) -> Frontier:
+        """The path between zero-shot and fine-tuned that a run measured.
+
+        Raises:
+            NotFoundError: no such run, it has no report yet, or it measured no path.
+        """
+        body = self.report(run_id)
+        method = body["spec"]["method"]
+        points = body.get("frontier")
+        if points is None:
+            raise NotFoundError(
+                f"run {run_id} has no frontier; its method is {method['kind']}.",
+                hint="A run of the method wise_ft measures one.",
+            )
+        return Frontier(
+            run_id=run_id,
+            run_name=body["name"],
+            input_run=method["run"],
+            alpha=method["alpha"],
+            points=points,
+        )
+
+    def pace(self, spec: RunSpec) -> Pace | None:
+        """How fast finished runs say that a run like this one is, if any do."""
+        body = ReportRow.body
+        parts = ("spec", "environment", "speeds")
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(*(body[part].label(part) for part in parts))
+                .join(Run, Run.id == ReportRow.run_id)
+                .where(Run.model == model_label(spec), Run.phase == "SUCCEEDED")
+                .order_by(Run.finished_at.desc())
+                .limit(_PACE_REPORTS)
+            ).all()
+        return recorded_pace([row._asdict() for row in rows], spec)
+
+
+_EVALUATION_COLUMNS = (
+    EvaluationRow.id,
+    EvaluationRow.run_id,
+    EvaluationRow.created_at,
+    EvaluationRow.report,
+    EvaluationRow.position,
+    Run.name.label("run_name"),
+    Run.method,
+)
+
+
+def _query() -> Select[Any]:
+    return select(*_EVALUATION_COLUMNS).join(Run, Run.id == EvaluationRow.run_id)
+
+
+def _evaluation(row: Row[*tuple[Any, ...]]) -> Evaluation:
+    return Evaluation(
+        **row.report,
+        id=row.id,
+        run_id=row.run_id,
+        run_name=row.run_name,
+        method=row.method,
+        created_at=moment(row.created_at),
+    )

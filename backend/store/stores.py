@@ -1,0 +1,73 @@
+"""Every role on one engine, for those who may touch everything: the API and the tests."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Self
+
+from sqlalchemy import Engine
+
+from backend.store.claims import Claims
+from backend.store.cursors import Cursors
+from backend.store.files import Files
+from backend.store.history import History
+from backend.store.imports import ImportedRuns
+from backend.store.outbox import Doorbells
+from backend.store.records import Records
+from backend.store.results import Results
+from backend.store.runs import Runs
+from backend.store.sessions import Sessions
+from backend.store.sweeper import Sweeper
+from backend.store.tokens import Tokens
+from backend.store.workers import Workers
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The roles. Safe to share between threads; not across a fork."""
+
+    engine: Engine
+    cursors: Cursors
+    claims: Claims
+    doorbells: Doorbells
+    files: Files
+    history: History
+    imports: ImportedRuns
+    records: Records
+    results: Results
+    runs: Runs
+    sessions: Sessions
+    sweeper: Sweeper
+    tokens: Tokens
+    workers: Workers
+
+    @classmethod
+    def on(cls, engine: Engine, *, cursor_key: bytes | None = None) -> Self:
+        """Every role on an engine of `open_engine`.
+
+        Args:
+            engine: of the database.
+            cursor_key: signs cursors; None: a key of these stores alone.
+        """
+        cursors = Cursors(cursor_key or secrets.token_bytes(32))
+        return cls(
+            engine=engine,
+            cursors=cursors,
+            claims=Claims(engine),
+            doorbells=Doorbells(engine),
+            files=Files(engine),
+            history=History(engine),
+            imports=ImportedRuns(engine),
+            records=Records(engine),
+            results=Results(engine, cursors),
+            runs=Runs(engine, cursors),
+            sessions=Sessions(engine),
+            sweeper=Sweeper(engine),
+            tokens=Tokens(engine),
+            workers=Workers(engine),
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()

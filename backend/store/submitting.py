@@ -1,0 +1,136 @@
+"""How a run's row comes to be: one per request, and no more than may wait."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from backend.models import Run, RunTag
+from backend.store.engine import writing
+from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
+from calift_core.schema.imported import ImportedSpec
+from calift_core.schema.spec import RunSpec
+
+
+def at_most_once(
+    engine: Engine,
+    make: Callable[[Connection], str],
+    *,
+    token_id: str,
+    idempotency_key: str | None,
+    body_hash: str | None,
+) -> str:
+    """Make a run and return its id, or the id that the same key and body gave before.
+
+    Args:
+        engine: of the database.
+        make: makes the run in a transaction.
+        token_id: who asks.
+        idempotency_key: names this request among those of the token; None: made in any case.
+        body_hash: of the whole request; the key must come back with the same.
+
+    Raises:
+        IdempotencyError: the key came with another body before.
+    """
+    for _ in range(2):
+        try:
+            with writing(engine) as connection:
+                if idempotency_key is not None:
+                    earlier = earlier_request(connection, token_id, idempotency_key, body_hash)
+                    if earlier is not None:
+                        return earlier
+                return make(connection)
+        except IntegrityError:
+            # Two requests with one key at the same moment: the loser reads the winner's row.
+            if idempotency_key is None:
+                raise
+    raise ConflictError(f"the idempotency key {idempotency_key!r} is being used right now.")
+
+
+def earlier_request(
+    connection: Connection, token_id: str, key: str, body_hash: str | None
+) -> str | None:
+    """The run that a request with this key made before, if any.
+
+    Raises:
+        IdempotencyError: the key came with another body then.
+    """
+    row = connection.execute(
+        select(Run.id, Run.body_hash).where(Run.token_id == token_id, Run.idempotency_key == key)
+    ).first()
+    if row is None:
+        return None
+    if row.body_hash != body_hash:
+        raise IdempotencyError(
+            f"the idempotency key {key!r} was used with another request before.",
+            hint="Use a new key for a new request.",
+        )
+    return str(row.id)
+
+
+def check_queue(connection: Connection, token_id: str, limit: int) -> None:
+    """Raise unless a token may have one more run waiting.
+
+    Raises:
+        QueueFullError: it may not.
+    """
+    waiting = connection.execute(
+        select(func.count()).where(Run.token_id == token_id, Run.phase == "QUEUED")
+    ).scalar_one()
+    if waiting >= limit:
+        raise QueueFullError(
+            f"{waiting} of your runs are waiting, and {limit} may.",
+            hint="Wait for some to start, or cancel some.",
+        )
+
+
+def insert_row(
+    connection: Connection, spec: RunSpec | ImportedSpec, now: float, **values: Any
+) -> str:
+    """Insert a run and its tags; its id. What the spec does not say comes as `values`."""
+    run_id = new_id()
+    connection.execute(
+        insert(Run).values(
+            id=run_id,
+            name=spec.name,
+            notes=spec.notes,
+            tags=list(spec.tags),
+            spec=spec.model_dump(mode="json"),
+            spec_sha256=spec.content_hash(),
+            method=spec.method.kind,
+            suite=spec.suite.id,
+            # One moment: created_at and queued_at of a new run are the same.
+            created_at=now,
+            queued_at=now,
+            line_at=now,
+            event_seq=1,
+            **values,
+        )
+    )
+    set_tags(connection, run_id, spec.tags)
+    return run_id
+
+
+def set_tags(connection: Connection, run_id: str, tags: Sequence[str]) -> None:
+    """Replace the tags that runs are filtered by."""
+    connection.execute(delete(RunTag).where(RunTag.run_id == run_id))
+    if tags:
+        connection.execute(
+            insert(RunTag), [{"run_id": run_id, "tag": t} for t in dict.fromkeys(tags)]
+        )
+
+
+def new_id() -> str:
+    """A fresh run id: 12 hex digits, short enough to read out."""
+    return secrets.token_hex(6)
+
+
+def model_label(spec: RunSpec) -> str:
+    """`ViT-B-16/openai`: the model as one word."""
+    return (
+        f"{spec.model.name}/{spec.model.pretrained}" if spec.model.pretrained else spec.model.name
+    )

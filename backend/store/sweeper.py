@@ -1,0 +1,178 @@
+"""Puts right what a vanished worker or a lost message left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Engine, and_, case, delete, exists, func, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from backend.line import queue_for
+from backend.models import Outbox, Run
+from backend.store.engine import NOW, reading, writing
+from backend.store.outbox import ring
+from backend.store.states import WORKING_PHASES, add_state_event
+from backend.store.workers import live_workers
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What the sweeper did to a run."""
+
+    run_id: str
+    attempt: int
+    action: Literal["requeued", "failed", "cancelled", "redispatched"]
+
+
+class Sweeper:
+    """Queues runs with an expired lease again, or fails them at `max_attempts`.
+
+    Args:
+        engine: of `open_engine`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def sweep(self, *, redispatch_s: float = 120.0) -> list[Swept]:
+        """Put right what a vanished worker or a lost message left; run it in a loop, anywhere.
+
+        Args:
+            redispatch_s: when nothing was rung in a queue for so long, though runs wait there and a
+                worker that could take them is idle, as many bells are rung as workers are idle. A
+                worker that is awake goes on by itself.
+        """
+        done: list[Swept] = []
+        with reading(self._engine) as connection:
+            expired = connection.execute(
+                select(Run.id, Run.attempt).where(
+                    Run.phase.in_(WORKING_PHASES), Run.lease_expires < NOW
+                )
+            ).all()
+        for run_id, attempt in expired:
+            action = self._expire(run_id, attempt)
+            if action is not None:
+                done.append(Swept(run_id, attempt, action))
+        done += self._redispatch(redispatch_s)
+        return done
+
+    def _expire(
+        self, run_id: str, attempt: int
+    ) -> Literal["requeued", "failed", "cancelled"] | None:
+        spent = Run.losses + 1 >= Run.max_attempts
+        lost = "the worker stopped answering"
+        with writing(self._engine) as connection:
+            # The lease is looked at again: a heartbeat may have come since it was read.
+            row = connection.execute(
+                update(Run)
+                .where(
+                    Run.id == run_id,
+                    Run.attempt == attempt,
+                    Run.phase.in_(WORKING_PHASES),
+                    Run.lease_expires < NOW,
+                )
+                .values(
+                    phase=case(
+                        (Run.cancel_requested, "CANCELLED"), (spent, "FAILED"), else_="QUEUED"
+                    ),
+                    reason=case((Run.cancel_requested, "USER_CANCELLED"), else_="WORKER_LOST"),
+                    message=case(
+                        (Run.cancel_requested, f"cancelled on request; {lost}"),
+                        (spent, f"{lost}, in as many attempts as the run may lose"),
+                        else_=f"{lost}; queued again",
+                    ),
+                    hint=case(
+                        (
+                            and_(spent, ~Run.cancel_requested),
+                            "Look at the worker's log (memory?), then retry the run.",
+                        ),
+                        else_="",
+                    ),
+                    finished_at=case((or_(Run.cancel_requested, spent), NOW), else_=None),
+                    losses=Run.losses + 1,
+                    queued_at=NOW,
+                    dispatched_at=None,
+                    owner=None,
+                    lease_expires=None,
+                    event_seq=Run.event_seq + 1,
+                )
+                .returning(
+                    Run.phase,
+                    Run.reason,
+                    Run.message,
+                    Run.priority,
+                    Run.event_seq,
+                    NOW.label("now"),
+                )
+            ).first()
+            if row is None:
+                return None
+            add_state_event(
+                connection,
+                run_id,
+                row.event_seq,
+                attempt,
+                row.phase,
+                row.now,
+                row.reason,
+                row.message,
+            )
+            if row.phase == "QUEUED":
+                ring(connection, run_id, row.priority, row.now)
+                return "requeued"
+            return "failed" if row.phase == "FAILED" else "cancelled"
+
+    def _redispatch(self, redispatch_s: float) -> list[Swept]:
+        rung_at = func.coalesce(Run.dispatched_at, Run.queued_at)
+        with reading(self._engine) as connection:
+            live = live_workers(connection)
+            waiting = connection.execute(
+                select(Run.queue, (NOW - func.max(rung_at)).label("quiet_s"))
+                .where(Run.phase == "QUEUED")
+                .group_by(Run.queue)
+            ).all()
+            leftovers = connection.execute(select(exists().where(_finished_outbox()))).scalar_one()
+        done: list[Swept] = []
+        for queue in {queue_for(row.queue, live) for row in waiting}:
+            idle = sum(queue in w.queues and not w.busy and not w.trouble for w in live)
+            here = [row for row in waiting if queue_for(row.queue, live) == queue]
+            if idle and min(row.quiet_s for row in here) >= redispatch_s:
+                done += self._ring_again([row.queue for row in here], redispatch_s, idle)
+        if leftovers:
+            with writing(self._engine) as connection:
+                connection.execute(delete(Outbox).where(_finished_outbox()))
+        return done
+
+    def _ring_again(self, queues: Sequence[str], age_s: float, limit: int) -> list[Swept]:
+        stale = and_(
+            Run.phase == "QUEUED",
+            Run.queue.in_(list(queues)),
+            func.coalesce(Run.dispatched_at, Run.queued_at) < NOW - age_s,
+            ~exists().where(Outbox.run_id == Run.id, Outbox.sent_at.is_(None)),
+        )
+        done = []
+        with writing(self._engine) as connection:
+            candidates = connection.execute(
+                select(Run.id)
+                .where(stale)
+                .order_by(Run.priority.desc(), Run.line_at, Run.id)
+                .limit(limit)
+            ).scalars()
+            for run_id in candidates.all():
+                row = connection.execute(
+                    update(Run)
+                    .where(Run.id == run_id, stale)
+                    .values(dispatched_at=NOW)
+                    .returning(Run.attempt, Run.priority, NOW.label("now"))
+                ).first()
+                if row is not None:
+                    ring(connection, run_id, row.priority, row.now)
+                    done.append(Swept(run_id, row.attempt, "redispatched"))
+        return done
+
+
+def _finished_outbox() -> ColumnElement[bool]:
+    waits = exists().where(Run.id == Outbox.run_id, Run.phase == "QUEUED")
+    return or_(Outbox.sent_at < NOW - 3600.0, and_(Outbox.sent_at.is_(None), ~waits))

@@ -1,0 +1,106 @@
+"""Which workers are there, and what a waiting run waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine, delete, select
+
+from backend.line import Live, queue_of, why_waits
+from backend.models import Worker
+from backend.store.engine import NOW, moment, plain, reading, upsert, writing
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.wire import WorkerInfo
+
+#: A worker that was silent for this many seconds is shown as gone.
+WORKER_ALIVE_S = 60.0
+
+
+class Workers:
+    """The workers that report in.
+
+    Args:
+        engine: of `open_engine`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def seen(
+        self,
+        worker_id: str,
+        *,
+        host: str,
+        queues: Sequence[str],
+        device: str,
+        run_id: str | None = None,
+        trouble: str = "",
+    ) -> None:
+        """A worker reports in; call it at start, when it takes or leaves a run, and in between.
+
+        `trouble` says why it takes no run for the time being.
+        """
+        with writing(self._engine) as connection:
+            now = connection.execute(select(NOW)).scalar_one()
+            connection.execute(
+                upsert(
+                    connection,
+                    Worker,
+                    ("id",),
+                    ("host", "queues", "device", "run_id", "trouble", "seen_at"),
+                ),
+                {
+                    "id": worker_id,
+                    "host": host,
+                    "queues": list(queues),
+                    "device": device,
+                    "run_id": run_id,
+                    "trouble": plain(trouble),
+                    "started_at": now,
+                    "seen_at": now,
+                },
+            )
+            # Workers that left without a word are forgotten after a day.
+            connection.execute(delete(Worker).where(Worker.seen_at < NOW - 86_400.0))
+
+    def gone(self, worker_id: str) -> None:
+        """A worker leaves in good order."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(Worker).where(Worker.id == worker_id))
+
+    def why_waits(self, spec: RunSpec) -> str:
+        """What a run of this spec would wait for; empty when a worker would take it at once."""
+        with reading(self._engine) as connection:
+            return why_waits(queue_of(spec), live_workers(connection))
+
+    def recent(self) -> list[WorkerInfo]:
+        """The workers that have reported in during the last day, the newest first."""
+        alive = (Worker.seen_at > NOW - WORKER_ALIVE_S).label("alive")
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(*Worker.__table__.columns, alive).order_by(Worker.seen_at.desc(), Worker.id)
+            ).all()
+        return [
+            WorkerInfo(
+                id=r.id,
+                host=r.host,
+                queues=r.queues,
+                device=r.device,
+                run_id=r.run_id,
+                trouble=r.trouble,
+                started_at=moment(r.started_at),
+                seen_at=moment(r.seen_at),
+                alive=bool(r.alive),
+            )
+            for r in rows
+        ]
+
+
+def live_workers(connection: Connection) -> list[Live]:
+    """The workers that are there, in trouble or not."""
+    rows = connection.execute(
+        select(Worker.host, Worker.queues, Worker.run_id, Worker.trouble).where(
+            Worker.seen_at > NOW - WORKER_ALIVE_S
+        )
+    ).all()
+    return [Live(r.host, tuple(r.queues), r.run_id is not None, r.trouble) for r in rows]

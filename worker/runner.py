@@ -1,0 +1,37 @@
+"""How a runner is started: its command, and what it may see of our environment."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+
+from calift_core.threads import openmp_environment
+
+#: How the runner is started: fixed words and the job's folder, never a shell.
+RUNNER_ARGV: tuple[str, ...] = (sys.executable, "-m", "calift_core.run")
+
+
+#: When memory runs out the kernel should take the runner and leave the one that reports it.
+OOM_SCORE_ADJ = 500
+
+
+#: What a runner may see of the worker's environment. Database and broker URLs and API tokens are
+#: not its business: it runs the libraries that open people's files.
+_PASSED_ON = re.compile(
+    r"""PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|PYTHONPATH|LD_LIBRARY_PATH
+    |CALIFT_HOME|CALIFT_FASHION_MNIST
+    |SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy)
+    |(?:LC|XDG|OMP|GOMP|KMP|MKL|OPENBLAS|CUDA|NVIDIA|NCCL|TORCH|TORCHINDUCTOR|PYTORCH|HF)_\w+""",
+    re.VERBOSE,
+)
+
+
+def runner_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of the worker's environment that a runner gets, unbuffered and with fault traces.
+
+    How its threads wait and how many they are is set too, unless the worker's environment says.
+    """
+    passed = {name: value for name, value in environment.items() if _PASSED_ON.fullmatch(name)}
+    passed |= openmp_environment(passed)
+    return passed | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}

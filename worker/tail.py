@@ -1,0 +1,213 @@
+"""Follows what a runner writes, its records and its log, and brings it to the database."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend.store.claims import Claim
+from backend.store.errors import database_away
+from backend.store.records import Records
+from calift_core.curves import read_curves
+from calift_core.schema.records import (
+    RECORD,
+    CheckpointRecord,
+    PhaseRecord,
+    ProgressRecord,
+    Record,
+    ResumedRecord,
+)
+from calift_core.schema.wire import Progress
+from worker.lease import FencedError, LeaseKeeper
+from worker.limits import Limits
+
+log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Reads on in a runner's files, and stores what is new in groups.
+
+    Args:
+        store: takes what is read.
+        claim: the attempt.
+        folder: the attempt's.
+        lease: of the claim; told the progress.
+        limits: times and sizes.
+        on_checkpoint: called with the step of each checkpoint that is complete.
+
+    Attributes:
+        heard_at: when the runner last said something, by the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        store: Records,
+        claim: Claim,
+        folder: Path,
+        *,
+        lease: LeaseKeeper,
+        limits: Limits,
+        on_checkpoint: Callable[[int], None],
+    ) -> None:
+        self.heard_at = time.monotonic()
+        self._store = store
+        self._run_id, self._number = claim.run_id, claim.attempt
+        self._folder = folder
+        self._lease = lease
+        self._limits = limits
+        self._on_checkpoint = on_checkpoint
+        self._lines = Lines(folder / "records.jsonl")
+        self._output = Tail(folder / "runner.log")
+        self._records: list[Record] = []
+        self._log = b""
+        self._logged_bytes = 0
+        self._write_at = 0.0
+        self._resumed_at: int | None = None
+
+    def read_on(self, now: float, *, ended: bool) -> bool:
+        """Read what is new, and store it when it is time; whether anything was.
+
+        Args:
+            now: by the monotonic clock.
+            ended: whether the runner has; then it is always time.
+
+        Raises:
+            FencedError: the database says that the attempt is not ours.
+        """
+        read = (parse_record(line, self._run_id, self._number) for line in self._lines.read())
+        new = [record for record in read if record is not None]
+        if new:
+            self.heard_at = now
+            self._take(new)
+        room = min(1 << 18, self._limits.log_limit_bytes - self._logged_bytes)
+        chunk = self._output.read(room - len(self._log))
+        self._log += chunk
+        if ended or now >= self._write_at:
+            self._write_pending()
+            self._write_at = now + self._limits.group_s
+        return bool(new or chunk)
+
+    def store_the_rest(self) -> None:
+        """Store all that was read, however long the database takes.
+
+        Raises:
+            FencedError: the attempt is not ours.
+        """
+        self._lease.insist(self._write_pending)
+
+    def _take(self, records: list[Record]) -> None:
+        self._records += records
+        for record in records:
+            if isinstance(record, PhaseRecord):
+                self._lease.progress = Progress(
+                    phase=record.phase, detail=record.detail, updated_at=datetime.now(UTC)
+                )
+            elif isinstance(record, ProgressRecord):
+                self._lease.progress = Progress(
+                    **record.model_dump(exclude={"kind"}), updated_at=datetime.now(UTC)
+                )
+            elif isinstance(record, ResumedRecord):
+                self._resumed_at = record.step
+            elif isinstance(record, CheckpointRecord):
+                self._on_checkpoint(record.step)
+
+    def _write_pending(self) -> bool:
+        """Store the records and the log read so far, or leave them for later.
+
+        Returns:
+            Whether all was stored; False when the database is away.
+
+        Raises:
+            FencedError: the database says that the attempt is not ours.
+        """
+        records, text = self._records, self._log
+        if records and not self._stored(
+            lambda: self._store.record(self._run_id, self._number, records)
+        ):
+            return False
+        self._records = []
+        if self._resumed_at is not None:
+            # Later than the record that deletes what came after: nothing of this is deleted.
+            points = read_curves(self._folder, until=self._resumed_at)
+            if not self._stored(lambda: self._store.restore(self._run_id, self._number, points)):
+                return False
+            self._resumed_at = None
+        if text and not self._stored(
+            lambda: self._store.append_log(self._run_id, self._number, text)
+        ):
+            return False
+        self._log = b""
+        self._logged_bytes += len(text)
+        return True
+
+    def _stored(self, write: Callable[[], bool]) -> bool:
+        try:
+            held = write()
+        except SQLAlchemyError as error:
+            if database_away(error):
+                log.warning("run %s: the database is away: %s", self._run_id, error)
+                return False
+            # One group that the database will never take must not hold up the run.
+            log.exception("run %s attempt %d: records dropped", self._run_id, self._number)
+            return True
+        if not held:
+            raise FencedError
+        return True
+
+
+class Tail:
+    """Reads what is appended to a file that may not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.offset = 0
+
+    def read(self, limit: int) -> bytes:
+        """At most `limit` new bytes."""
+        if limit <= 0:
+            return b""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(limit)
+        except FileNotFoundError:
+            return b""
+        self.offset += len(data)
+        return data
+
+
+class Lines:
+    """Complete lines only: a runner killed in mid-write leaves a torn last one."""
+
+    def __init__(self, path: Path) -> None:
+        self._tail = Tail(path)
+        self._rest = b""
+
+    def read(self) -> Iterator[bytes]:
+        """New lines without their ends."""
+        data = self._rest + self._tail.read(1 << 20)
+        *lines, self._rest = data.split(b"\n")
+        return (line for line in lines if line.strip())
+
+    def rest(self) -> Iterator[bytes]:
+        """All lines up to the end of a file that nobody writes any more."""
+        while True:
+            before = self._tail.offset
+            yield from self.read()
+            if self._tail.offset == before:
+                return
+
+
+def parse_record(line: bytes, run_id: str, attempt: int) -> Record | None:
+    """A line of `records.jsonl`; None, and a word in the log, for one that is no record."""
+    try:
+        return RECORD.validate_json(line)
+    except ValidationError:
+        log.warning("run %s attempt %d: bad record %r", run_id, attempt, line[:500])
+        return None
