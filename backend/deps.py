@@ -12,7 +12,7 @@ from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
-from backend.analysis import Analysis
+from backend.analysis import Analysis, Scheme
 from backend.artifacts import ArtifactStore
 from backend.gate import UPLOAD_TYPE, Authenticator, Principal, takes_uploads
 from backend.imports import Imports
@@ -23,6 +23,7 @@ from backend.settings import Settings
 from backend.store.cursors import MAX_CURSOR
 from backend.store.stores import Stores
 from backend.submission import Submission
+from calift_core.slices import MAX_CONDITION
 
 
 @dataclass
@@ -225,3 +226,38 @@ Cursor = Annotated[
     str | None, Query(max_length=MAX_CURSOR, description="`next_cursor` of the page before")
 ]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page")]
+
+Bins = Annotated[int | None, Query(ge=1, le=1000, description="None: as evaluated")]
+BinScheme = Annotated[Scheme | None, Query(description="None: as evaluated")]
+Temperature = Annotated[float | None, Query(ge=0.01, le=100, description="None: as evaluated")]
+CalibratorKind = Annotated[
+    Literal["temperature", "vector", "histogram", "isotonic", "tsp"],
+    Query(description="What is fitted"),
+]
+FitOn = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        description="An evaluation of the same run, with `oracle=true`; none: the run's ID "
+        "calibration split",
+    ),
+]
+Oracle = Annotated[
+    bool, Query(description="Allow `fit_on`: the calibrator then counts as an oracle")
+]
+Condition = Annotated[
+    str | None,
+    Query(
+        max_length=MAX_CONDITION,
+        description="A condition on confidence, correct, label, predicted, rank, nll, brier, id "
+        "and cluster",
+        openapi_examples={
+            "confident errors": {"value": "confidence >= 0.9 and not correct"},
+            "two classes": {"value": 'label in ("shirt", "coat") or predicted == 3'},
+        },
+    ),
+]
+MinSamples = Annotated[
+    int, Query(ge=10, le=100_000, description="Fewest samples that a slice's ECE is given for")
+]
+Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Slices before the page")]

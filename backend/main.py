@@ -19,7 +19,18 @@ from backend.gate import Authenticator, Gate
 from backend.imports import Imports
 from backend.queue import Housekeeper, make_celery
 from backend.readiness import Readiness
-from backend.routes import catalogue, predictions, results, runs, sessions
+from backend.routes import (
+    calibrators,
+    catalogue,
+    compare,
+    evaluations,
+    events,
+    files,
+    predictions,
+    reports,
+    runs,
+    sessions,
+)
 from backend.settings import Settings, load_settings
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
@@ -29,6 +40,19 @@ from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire import RunSubmit
 
 PREFIX = "/api/v1"
+
+_ROUTES = (
+    runs,
+    events,
+    files,
+    reports,
+    evaluations,
+    calibrators,
+    compare,
+    predictions,
+    catalogue,
+    sessions,
+)
 
 _DESCRIPTION = """Fine-tune vision-language models and measure how far their confidence can be
 trusted. Accuracy and calibration errors are fractions, never percent. Times are UTC. Every error
@@ -94,7 +118,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         redirect_slashes=False,
     )
     app.state.services = services
-    for module in (runs, results, predictions, catalogue, sessions):
+    for module in _ROUTES:
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(catalogue.pages)
     problems.install(app)

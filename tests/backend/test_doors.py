@@ -198,7 +198,7 @@ def opened(served: str, run_id: str, token: str) -> Iterator[Any]:
 def test_stream__ends_with_its_token(
     served: str, app: Any, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr("backend.routes.runs._RECHECK_S", 0.05)
+    monkeypatch.setattr("backend.routes.events._RECHECK_S", 0.05)
     store = app.state.services.store
     run_id = store.runs.submit(spec_of())
     token = f"clft_r.{'s' * 32}"
@@ -229,7 +229,7 @@ def test_stream__ends_with_its_token(
 def test_stream__of_the_services_own_token_stays(
     served: str, app: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.routes.runs._RECHECK_S", 0.0)
+    monkeypatch.setattr("backend.routes.events._RECHECK_S", 0.0)
     store = app.state.services.store
     run_id = store.runs.submit(spec_of())
     with opened(served, run_id, settings.admin_token()) as response:

@@ -1,4 +1,4 @@
-"""Evaluations across runs, what is recomputed from their predictions, and comparisons."""
+"""Evaluations across runs, and what is recomputed from their predictions."""
 
 from __future__ import annotations
 
@@ -7,70 +7,39 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
-from backend.analysis import Norm, Scheme
+from backend.analysis import Norm
 from backend.deps import (
     MAX_CHOICES,
+    Bins,
+    BinScheme,
+    Condition,
     Cursor,
     EvaluationId,
+    FitOn,
     IfNoneMatch,
     Limit,
+    MinSamples,
+    Offset,
+    Oracle,
     RunId,
     ServicesDep,
     StoreDep,
+    Temperature,
     allow,
 )
-from backend.routes.runs import file_response
+from backend.routes.files import file_response
 from calift_core.schema.report import Role
 from calift_core.schema.wire import (
-    TRANSFER_SETS,
     Budget,
-    CalibratorEffect,
-    Comparison,
     Evaluation,
     EvaluationPage,
     MeasureSet,
     Reliability,
     SlicePage,
-    TransferMatrix,
 )
-from calift_core.slices import MAX_CONDITION, By, Sort
+from calift_core.slices import By, Sort
 
 router = APIRouter(tags=["results"])
-
-Bins = Annotated[int | None, Query(ge=1, le=1000, description="None: as evaluated")]
-Binning = Annotated[Scheme | None, Query(description="None: as evaluated")]
-Temperature = Annotated[float | None, Query(ge=0.01, le=100, description="None: as evaluated")]
-Kind = Annotated[
-    Literal["temperature", "vector", "histogram", "isotonic", "tsp"],
-    Query(description="What is fitted"),
-]
-FitOn = Annotated[
-    str | None,
-    Query(
-        max_length=64,
-        description="An evaluation of the same run, with `oracle=true`; none: the run's ID "
-        "calibration split",
-    ),
-]
-Oracle = Annotated[
-    bool, Query(description="Allow `fit_on`: the calibrator then counts as an oracle")
-]
-Where = Annotated[
-    str | None,
-    Query(
-        max_length=MAX_CONDITION,
-        description="A condition on confidence, correct, label, predicted, rank, nll, brier, id "
-        "and cluster",
-        openapi_examples={
-            "confident errors": {"value": "confidence >= 0.9 and not correct"},
-            "two classes": {"value": 'label in ("shirt", "coat") or predicted == 3'},
-        },
-    ),
-]
-MinSamples = Annotated[
-    int, Query(ge=10, le=100_000, description="Fewest samples that a slice's ECE is given for")
-]
-Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Slices before the page")]
 
 
 @router.get("/evaluations")
@@ -103,7 +72,7 @@ def get_reliability(
     evaluation_id: EvaluationId,
     services: ServicesDep,
     n_bins: Bins = None,
-    scheme: Binning = None,
+    scheme: BinScheme = None,
     norm: Norm = "l1",
     temperature: Temperature = None,
     calibrator: Annotated[
@@ -137,7 +106,7 @@ def get_measures(
     evaluation_id: EvaluationId,
     services: ServicesDep,
     n_bins: Bins = None,
-    scheme: Binning = None,
+    scheme: BinScheme = None,
     norm: Norm = "l1",
     temperature: Temperature = None,
     classwise: Annotated[
@@ -176,12 +145,12 @@ def list_slices(
     evaluation_id: EvaluationId,
     services: ServicesDep,
     by: Annotated[By, Query(description="What makes a slice")] = "class",
-    where: Where = None,
+    where: Condition = None,
     sort: Annotated[Sort, Query(description="`key` is the order of classes or bins")] = "key",
     descending: bool = False,
     min_n: MinSamples = 30,
     n_bins: Bins = None,
-    scheme: Binning = None,
+    scheme: BinScheme = None,
     norm: Norm = "l1",
     temperature: Temperature = None,
     offset: Offset = 0,
@@ -202,29 +171,6 @@ def list_slices(
         temperature=temperature,
         offset=offset,
         limit=limit,
-    )
-
-
-@router.get("/evaluations/{evaluation_id}/calibrators")
-@allow("read")
-def get_calibrator(
-    evaluation_id: EvaluationId,
-    services: ServicesDep,
-    kind: Kind = "temperature",
-    fit_on: FitOn = None,
-    oracle: Oracle = False,
-    n_bins: Bins = None,
-    scheme: Binning = None,
-    norm: Norm = "l1",
-) -> CalibratorEffect:
-    """Fit a calibrator, and the diagram before and after it.
-
-    It is fitted on the run's ID calibration split. Any other data is refused with the code
-    `LEAKAGE`, unless `oracle=true`; what is fitted so says `oracle` for good.
-    """
-    evaluation = services.store.results.get_evaluation(evaluation_id)
-    return services.analysis.calibrate(
-        evaluation, kind, fit_on=fit_on, oracle=oracle, n_bins=n_bins, scheme=scheme, norm=norm
     )
 
 
@@ -260,11 +206,11 @@ def get_budget(
 def list_run_slices(
     run_id: RunId,
     services: ServicesDep,
-    where: Where = None,
+    where: Condition = None,
     role: Annotated[list[Role], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
     min_n: MinSamples = 30,
     n_bins: Bins = None,
-    scheme: Binning = None,
+    scheme: BinScheme = None,
     norm: Norm = "l1",
     temperature: Temperature = None,
     offset: Offset = 0,
@@ -285,29 +231,6 @@ def list_run_slices(
     )
 
 
-@router.get("/runs/{run_id}/calibrators/transfer")
-@allow("read")
-def get_transfer(
-    run_id: RunId,
-    services: ServicesDep,
-    kind: Kind = "temperature",
-    dataset: Annotated[
-        list[str],
-        Query(max_length=TRANSFER_SETS, description="Any of these; none: ID data and shifts"),
-    ] = [],  # noqa: B006
-    n_bins: Bins = None,
-    scheme: Binning = None,
-    norm: Norm = "l1",
-) -> TransferMatrix:
-    """A calibrator fitted on A and tested on B, for every pair of a run's data sets.
-
-    The row of the ID calibration split is the honest one; every other row is an `oracle`.
-    """
-    return services.analysis.transfer(
-        run_id, kind, datasets=dataset, n_bins=n_bins, scheme=scheme, norm=norm
-    )
-
-
 @router.get(
     "/evaluations/{evaluation_id}/predictions",
     response_class=FileResponse,
@@ -323,16 +246,3 @@ def download_predictions(
     """The per-sample predictions as Parquet."""
     found = services.store.results.predictions_of(evaluation_id)
     return file_response(services, found.sha256, found.name or f"{evaluation_id}.parquet", known)
-
-
-@router.get("/compare", responses={404: {}})
-@allow("read")
-def compare_runs(
-    services: ServicesDep,
-    run_id: Annotated[list[str], Query(min_length=2, max_length=10, description="The runs")],
-    baseline: Annotated[
-        str | None, Query(max_length=64, description="One of the runs; none: the first")
-    ] = None,
-) -> Comparison:
-    """Runs side by side: parameters that differ, and paired differences with their intervals."""
-    return services.analysis.compare(run_id, baseline)

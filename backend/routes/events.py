@@ -1,0 +1,146 @@
+"""What a run says, to follow it: curves, events, log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from backend.deps import (
+    MAX_CHOICES,
+    Limit,
+    PrincipalDep,
+    RunId,
+    ServicesDep,
+    StoreDep,
+    allow,
+)
+from backend.problems import HttpError
+from calift_core.schema.wire import (
+    TERMINAL_PHASES,
+    LogPage,
+    Metrics,
+    RunEvent,
+)
+
+router = APIRouter(tags=["runs"])
+
+_POLL_S = 0.5
+#: How long a stream may outlive its token.
+_RECHECK_S = 2.0
+_BATCH = 500
+_STEP_MAX = 2**53
+
+
+@router.get("/runs/{run_id}/metrics")
+@allow("read")
+def get_metrics(
+    run_id: RunId,
+    store: StoreDep,
+    names: Annotated[
+        list[str], Query(max_length=MAX_CHOICES, description="These curves; none: all")
+    ] = [],  # noqa: B006
+    since_step: Annotated[int, Query(ge=-1, le=_STEP_MAX, description="Only later steps")] = -1,
+    max_points: Annotated[
+        int | None, Query(ge=1, le=100_000, description="Points per curve, extremes kept")
+    ] = None,
+) -> Metrics:
+    """Curves. Poll with `since_step` set to the last answer's `last_step`."""
+    return store.history.metrics(run_id, names=names, since_step=since_step, max_points=max_points)
+
+
+async def _place_in_line(
+    run_id: RunId,
+    services: ServicesDep,
+    last_event_id: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=_STEP_MAX)] = None,
+    after: Annotated[
+        int, Query(ge=0, le=_STEP_MAX, description="Events after this id; the header wins")
+    ] = 0,
+) -> AsyncIterator[int]:
+    """Hold one of the places for streams; the id to start after."""
+    # Errors must come before the stream begins; after that there is no status to set.
+    await run_in_threadpool(services.store.claims.phase, run_id)
+    if services.streams.value >= services.settings.max_streams:
+        raise HttpError(
+            503,
+            "TOO_MANY_STREAMS",
+            f"{services.settings.max_streams} event streams are open, and no more may be.",
+            hint="Close one, or poll /events/history.",
+            headers={"Retry-After": "10"},
+        )
+    services.streams.value += 1
+    try:
+        yield after if last_event_id is None else last_event_id
+    finally:
+        services.streams.value -= 1
+
+
+@router.get("/runs/{run_id}/events", response_class=EventSourceResponse)
+@allow("read")
+async def stream_events(
+    run_id: RunId,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    start: Annotated[int, Depends(_place_in_line)],
+) -> AsyncIterator[ServerSentEvent]:
+    """Events as they happen (SSE). Ids grow; `Last-Event-ID` resumes; `end` closes the stream.
+
+    Each message's data is a RunEvent; that of `end` is `{"phase": …}`. Without an `end` the run
+    goes on: ask again, which tells why the stream was closed (its token has expired, the service
+    restarts).
+    """
+    last, checked = start, time.monotonic()
+    while not services.stopping.is_set():
+        if time.monotonic() - checked > _RECHECK_S:
+            if not await services.authenticator.holds(principal):
+                return
+            checked = time.monotonic()
+        events, phase = await run_in_threadpool(
+            services.store.history.events_after, run_id, last, _BATCH
+        )
+        for event in events:
+            yield ServerSentEvent(
+                data=event.model_dump(mode="json"), event=event.kind, id=str(event.id)
+            )
+            last = event.id
+        if events:
+            continue
+        if phase in TERMINAL_PHASES:
+            yield ServerSentEvent(data={"phase": phase}, event="end")
+            return
+        await anyio.sleep(_POLL_S)
+
+
+@router.get("/runs/{run_id}/events/history")
+@allow("read")
+def list_events(
+    run_id: RunId,
+    store: StoreDep,
+    after: Annotated[int, Query(ge=0, le=_STEP_MAX, description="Events after this id")] = 0,
+    limit: Limit = 200,
+) -> list[RunEvent]:
+    """The same events by polling."""
+    return store.history.events_after(run_id, after, limit)[0]
+
+
+@router.get("/runs/{run_id}/logs")
+@allow("read")
+def get_logs(
+    run_id: RunId,
+    store: StoreDep,
+    offset: Annotated[
+        int, Query(ge=-_STEP_MAX, le=_STEP_MAX, description="Byte; negative: from the end")
+    ] = 0,
+    limit: Annotated[int, Query(ge=4, le=1 << 20, description="Bytes")] = 65_536,
+    tail: Annotated[
+        int | None,
+        Query(ge=1, le=100_000, description="The last lines within `limit`; `offset` is ignored"),
+    ] = None,
+) -> LogPage:
+    """A piece of the run's log. To follow it: `tail` first, then `offset` from `next_offset` on."""
+    return store.history.logs(run_id, offset=offset, limit=limit, tail=tail)

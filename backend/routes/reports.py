@@ -1,0 +1,51 @@
+"""What a run found out: evaluations, spectra, report, frontier."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from backend.deps import (
+    RunId,
+    StoreDep,
+    allow,
+)
+from calift_core.schema.report import Report
+from calift_core.schema.wire import (
+    Evaluation,
+    Frontier,
+    Spectrum,
+)
+
+router = APIRouter(tags=["runs"])
+
+
+@router.get("/runs/{run_id}/evaluations")
+@allow("read")
+def list_run_evaluations(run_id: RunId, store: StoreDep) -> list[Evaluation]:
+    """A run's evaluations in the order they were made."""
+    return store.results.run_evaluations(run_id)
+
+
+@router.get("/runs/{run_id}/spectra")
+@allow("read")
+def list_spectra(run_id: RunId, store: StoreDep) -> list[Spectrum]:
+    """Singular values by step; the finished model's last."""
+    return store.history.spectra(run_id)
+
+
+@router.get("/runs/{run_id}/report")
+@allow("read")
+def get_report(run_id: RunId, store: StoreDep) -> Report:
+    """`report.json` of a finished run."""
+    return Report.model_validate(store.results.report(run_id))
+
+
+@router.get("/runs/{run_id}/frontier")
+@allow("read")
+def get_frontier(run_id: RunId, store: StoreDep) -> Frontier:
+    """The path of a WiSE-FT run: accuracy, ECE, its floor and NLL at every α.
+
+    404 when the run measured none. What the shifts show is for looking at: choose an α on the
+    validation values.
+    """
+    return store.results.frontier(run_id)
