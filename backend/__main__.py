@@ -17,7 +17,7 @@ import sys
 from pydantic import ValidationError
 
 from backend import migrations
-from backend.gate import hash_token
+from backend.authentication import hash_token
 from backend.server import serve
 from backend.settings import load_settings, new_token
 from backend.store.engine import open_engine

@@ -8,7 +8,6 @@ or calibrator, never its logits: those are passed over in chunks where a calibra
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from backend.artifacts import ArtifactStore
 from backend.problems import pointer_of
@@ -84,25 +84,17 @@ class _Remembered(Generic[_K, _V]):
     """A bounded least-recently-used memory, by weight. Safe between threads."""
 
     def __init__(self, capacity: int, weight: Callable[[_V], int] = lambda _: 1) -> None:
-        self._capacity, self._weight, self._total = capacity, weight, 0
-        self._items: OrderedDict[_K, _V] = OrderedDict()
+        # What alone is heavier than all that may be kept takes the whole place, for once.
+        self._items: LRUCache[_K, _V] = LRUCache(capacity, lambda v: min(capacity, weight(v)))
         self._lock = threading.Lock()
 
     def get(self, key: _K) -> _V | None:
         with self._lock:
-            if key not in self._items:
-                return None
-            self._items.move_to_end(key)
-            return self._items[key]
+            return self._items.get(key)
 
     def put(self, key: _K, value: _V) -> None:
         with self._lock:
-            if key in self._items:
-                self._total -= self._weight(self._items.pop(key))
             self._items[key] = value
-            self._total += self._weight(value)
-            while self._total > self._capacity and len(self._items) > 1:
-                self._total -= self._weight(self._items.popitem(last=False)[1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,11 +18,12 @@ import shutil
 import stat
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from cachetools import LRUCache
 
 from backend.store.errors import NotFoundError
 from backend.store.files import Files
@@ -75,7 +76,7 @@ class ArtifactStore:
     def __init__(self, root: Path, *, free_space_floor_bytes: int = 0) -> None:
         self.root = root
         self._floor = free_space_floor_bytes
-        self._verified: OrderedDict[tuple[str, int, int], None] = OrderedDict()
+        self._verified: LRUCache[tuple[str, int, int], bool] = LRUCache(_REMEMBERED)
         self._lock = threading.Lock()
 
     def path(self, sha256: str) -> Path:
@@ -208,8 +209,7 @@ class ArtifactStore:
             raise StorageError(f"{path} is not a regular file of the artifact store.")
         key = (sha256, information.st_size, information.st_mtime_ns)
         with self._lock:
-            if key in self._verified:
-                self._verified.move_to_end(key)
+            if self._verified.get(key):
                 return path
         found = sha256_file(path)
         if found != sha256:
@@ -218,9 +218,7 @@ class ArtifactStore:
                 hint="Run it again, or restore the file from a copy.",
             )
         with self._lock:
-            self._verified[key] = None
-            while len(self._verified) > _REMEMBERED:
-                self._verified.popitem(last=False)
+            self._verified[key] = True
         return path
 
     def place(self, sha256: str, target: Path) -> None:

@@ -14,8 +14,9 @@ from fastapi.concurrency import run_in_threadpool
 
 from backend.analysis import Analysis, Scheme
 from backend.artifacts import ArtifactStore
-from backend.gate import UPLOAD_TYPE, Authenticator, Principal, takes_uploads
+from backend.authentication import Authenticator, Principal
 from backend.imports import Imports
+from backend.middleware import UPLOAD_TYPE, takes_uploads
 from backend.problems import HttpError, unauthenticated
 from backend.queue import Housekeeper
 from backend.readiness import Readiness

@@ -14,9 +14,10 @@ from fastapi.routing import APIRoute
 from backend import migrations, oidc, problems
 from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
+from backend.authentication import Authenticator
 from backend.deps import Services, guard
-from backend.gate import Authenticator, Gate
 from backend.imports import Imports
+from backend.middleware import Gate
 from backend.queue import Housekeeper, make_celery
 from backend.readiness import Readiness
 from backend.routes import (

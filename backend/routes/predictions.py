@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from backend.deps import IdempotencyKey, PrincipalDep, ServicesDep, allow, check_owner, uploads
-from backend.gate import UPLOAD_TYPE
+from backend.middleware import UPLOAD_TYPE
 from calift_core.predictions import Role
 from calift_core.schema.wire import RunDetail
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 
+from backend.authentication import LINK_PREFIX, SESSION_PREFIX, Principal, hash_token
 from backend.deps import PrincipalDep, ServicesDep, StoreDep, allow, logs_in
-from backend.gate import LINK_PREFIX, SESSION_PREFIX, Principal, hash_token
 from backend.oidc import SUBJECT_PREFIX
 from backend.problems import HttpError, unauthenticated
 from backend.settings import new_token

@@ -18,8 +18,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
+from backend.authentication import hash_token
 from backend.deps import allow, scope_of
-from backend.gate import hash_token
 from backend.main import create_app
 from backend.problems import MEDIA_TYPE
 from backend.store.engine import writing

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from backend import migrations
 from backend.__main__ import main
-from backend.gate import hash_token
+from backend.authentication import hash_token
 from backend.main import create_app
 from backend.store.engine import open_engine, writing
 from backend.store.stores import Stores

@@ -29,8 +29,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from backend.gate import UPLOAD_TYPE
 from backend.main import create_app
+from backend.middleware import UPLOAD_TYPE
 from tests.conftest import fresh_postgres, serving, spec_of
 
 EXAMPLES = int(os.environ.get("CALIFT_FUZZ_EXAMPLES", "10"))

@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from starlette.testclient import TestClient
 
 from backend.artifacts import check_name
-from backend.gate import UPLOAD_TYPE, hash_token
+from backend.authentication import hash_token
+from backend.middleware import UPLOAD_TYPE
 from backend.store.errors import ConflictError, IdempotencyError
 from backend.store.imports import ImportedPredictions
 from calift_core import calibration

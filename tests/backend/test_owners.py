@@ -10,8 +10,8 @@ from fastapi import APIRouter
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
+from backend.authentication import hash_token
 from backend.deps import allow
-from backend.gate import hash_token
 from backend.main import create_app
 from backend.store.engine import writing
 from tests.conftest import spec_of
