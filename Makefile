@@ -94,7 +94,7 @@ $(BIN)/python:
 # Before an installation that takes minutes. The bare Python will do.
 .PHONY: .ports
 .ports:
-	@$(PYTHON) backend/ports.py
+	@$(PYTHON) backend/stack/ports.py
 
 # An extra is installed once, and again when pyproject.toml changes.
 $(VENV)/.embedded $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python

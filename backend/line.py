@@ -1,7 +1,7 @@
 """Which worker may take which run, and what a waiting run waits for. No SQL here.
 
-A run's queue is `cpu`, `gpu`, `mps` or `gpu-multi`, or `auto`: then it is `gpu` as long as a worker
-that serves `gpu` is there and well, else `cpu`.
+A run's queue is `cpu`, `gpu` or `mps`, or `auto`: then it is `gpu` as long as a worker that serves
+`gpu` is there and well, else `cpu`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ _NEEDS = {
     "gpu": "a worker with a CUDA device (train.device: cuda)",
     "mps": "a worker on an Apple GPU (train.device: mps)",
     "cpu": "a worker that serves CPU runs",
-    "gpu-multi": "a worker with several GPUs",
 }
 
 

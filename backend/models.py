@@ -66,6 +66,7 @@ class Run(Base):
     __tablename__ = "runs"
     __table_args__ = (
         UniqueConstraint("token_id", "idempotency_key"),
+        # `LOST` has never been written; the check is what stands in databases that exist.
         CheckConstraint(
             "phase IN ('QUEUED','STARTING','RUNNING','CANCELLING',"
             "'SUCCEEDED','FAILED','CANCELLED','LOST')",

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 TASK_NAME = "calift.run"
 
 #: What a worker may listen to; see `backend.line`.
-QUEUES = ("cpu", "gpu", "mps", "gpu-multi")
+QUEUES = ("cpu", "gpu", "mps")
 
 _GC_EVERY_S = 600.0
 #: A run that failed or was cancelled can be retried from its checkpoint for so long.

@@ -1119,7 +1119,7 @@ def up(
 ) -> None:
     """Start the whole embedded stack and keep it up until Ctrl-C."""
     _need_embedded()
-    from backend.embedded import EmbeddedStack
+    from backend.stack import EmbeddedStack
 
     stack = EmbeddedStack(calift_home(), api_port=api_port, dashboard_port=dashboard_port)
     with stack:
@@ -1159,7 +1159,7 @@ def link(
 
     running = None
     if not dashboard:
-        from backend.embedded import EmbeddedStack
+        from backend.stack import EmbeddedStack
 
         running = EmbeddedStack.running(calift_home())
         if running is None or "dashboard" not in running:

@@ -270,7 +270,7 @@ def _stack(
     api_port: int, dashboard_port: int
 ) -> Iterator[tuple[Client, dict[str, str], Callable[[], None]]]:
     """The embedded stack: the one that is up already for this home, else a new one."""
-    from backend.embedded import EmbeddedStack
+    from backend.stack import EmbeddedStack
 
     home = calift_home()
     home.mkdir(parents=True, exist_ok=True)

@@ -291,7 +291,7 @@ def _path_of(client: Client, tuned: str) -> str:
 @contextmanager
 def _stack() -> Iterator[tuple[Client, str]]:
     """The stack that is up on this home, else one of our own, and the dashboard's address."""
-    from backend.embedded import EmbeddedStack
+    from backend.stack import EmbeddedStack
     from calift_core.client import Client
     from calift_core.home import calift_home
 

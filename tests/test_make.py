@@ -29,9 +29,9 @@ def make(checkout: Path, *arguments: str, **variables: str) -> subprocess.Comple
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """What `make` looks at first, without a .venv. Anything after that fails at once."""
-    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "stack").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", tmp_path)
-    shutil.copy(ROOT / "backend" / "ports.py", tmp_path / "backend")
+    shutil.copy(ROOT / "backend" / "stack" / "ports.py", tmp_path / "backend" / "stack")
     return tmp_path
 
 
@@ -58,7 +58,7 @@ def test_ports__are_no_reason_against_a_calift_that_is_up(served: str) -> None:
     """`calift demo` uses the stack that is up, and says what else stands in the way."""
     port = served.rpartition(":")[2]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "backend" / "ports.py")],
+        [sys.executable, str(ROOT / "backend" / "stack" / "ports.py")],
         env={"CALIFT_PORT": port, "CALIFT_DASHBOARD_PORT": port},
         capture_output=True,
         text=True,
@@ -70,7 +70,7 @@ def test_ports__are_no_reason_against_a_calift_that_is_up(served: str) -> None:
 
 def test_ports__that_are_none_are_named() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "backend" / "ports.py")],
+        [sys.executable, str(ROOT / "backend" / "stack" / "ports.py")],
         env={"CALIFT_PORT": "eight"},
         capture_output=True,
         text=True,

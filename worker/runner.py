@@ -1,4 +1,4 @@
-"""How a runner is started: its command, and what it may see of our environment."""
+"""How a runner is started, what it may see of our environment, and what its exit status means."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ _PASSED_ON = re.compile(
 )
 
 
+#: Ends by SIGHUP, SIGINT, SIGKILL and SIGTERM come from outside: a user's mistake does not kill.
+LOST_STATUSES = frozenset({-1, -2, -9, -15})
+
+
 def runner_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The part of the worker's environment that a runner gets, unbuffered and with fault traces.
 
@@ -35,3 +39,8 @@ def runner_environment(environment: Mapping[str, str]) -> dict[str, str]:
     passed = {name: value for name, value in environment.items() if _PASSED_ON.fullmatch(name)}
     passed |= openmp_environment(passed)
     return passed | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+
+
+def status_words(returncode: int) -> str:
+    """How a runner ended."""
+    return f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"

@@ -26,21 +26,18 @@ from typing import Literal
 
 from pydantic import ValidationError
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from backend.artifacts import ArtifactKind, ArtifactStore, publish_artifact
 from backend.process import Child
 from backend.store.claims import Claim, Claims
-from backend.store.errors import NotFoundError
+from backend.store.errors import words_of
 from backend.store.files import Files
 from backend.store.records import Records
 from calift_core.curves import read_curves
 from calift_core.errors import (
     CaliftError,
     DiskFullError,
-    ModelUnavailableError,
     StorageError,
-    reason_of,
 )
 from calift_core.files import atomic_write_json, storage_error
 from calift_core.schema.records import (
@@ -67,9 +64,16 @@ from worker.folders import (
     read_result,
     remove,
 )
+from worker.inputs import lay_out_inputs
 from worker.lease import FencedError, LeaseKeeper
 from worker.limits import Limits
-from worker.runner import OOM_SCORE_ADJ, RUNNER_ARGV, runner_environment
+from worker.runner import (
+    LOST_STATUSES,
+    OOM_SCORE_ADJ,
+    RUNNER_ARGV,
+    runner_environment,
+    status_words,
+)
 from worker.states import StateKeeper, lay_out, newest_stored
 from worker.storage import Storage
 from worker.tail import Follower, Lines, parse_record
@@ -186,7 +190,7 @@ class _Attempt:
                     log.exception("run %s attempt %d: worker error", self._run_id, self._number)
                     return self._lost(
                         "WORKER_ERROR",
-                        f"the worker failed: {_words_of(error)}",
+                        f"the worker failed: {words_of(error)}",
                         "The traceback is in the worker's log.",
                     )
             except FencedError:
@@ -261,43 +265,18 @@ class _Attempt:
         except OSError as error:
             raise storage_error(error, self._folder, "make") from error
         source = self._resume_source()
+        wanted = parse_spec(self._claim.spec).method.input_runs
+        inputs = lay_out_inputs(
+            wanted, self._files, self._artifacts, self._lease, self._folder / _INPUTS
+        )
         job = JobFile(
             run_id=self._run_id,
             attempt=self._number,
             resume_from=None if source is None else str(source),
-            inputs={name: str(path) for name, path in self._inputs().items()},
+            inputs={name: str(path) for name, path in inputs.items()},
         )
         atomic_write_json(self._folder / "spec.json", self._claim.spec)
         atomic_write_json(self._folder / "job.json", job.model_dump(mode="json"))
-
-    def _inputs(self) -> dict[str, Path]:
-        """Lay out the finished runs that the method names, each as its runner left it.
-
-        The spec keeps the ids; the runner is told the folders.
-        """
-        found: dict[str, Path] = {}
-        for index, run_id in enumerate(parse_spec(self._claim.spec).method.input_runs):
-            folder = self._folder / _INPUTS / str(index)
-            try:
-                stored = self._lease.insist(partial(self._files.of_run, run_id))
-                needed = {
-                    item.name: item.sha256
-                    for item in stored
-                    if item.kind == "checkpoint" or item.name == "report.json"
-                }
-                missing = {"report.json", "checkpoint/model.json"} - set(needed)
-                if missing:
-                    raise NotFoundError(f"run {run_id} has no file {min(missing)!r}.")
-                for name, sha256 in needed.items():
-                    self._artifacts.place(sha256, folder / name)
-            except NotFoundError as error:
-                raise ModelUnavailableError(
-                    f"the finished run {run_id} that this one is made from is gone: "
-                    f"{error.message}",
-                    hint="It was deleted after this run was submitted, or it stored no model.",
-                ) from error
-            found[run_id] = folder
-        return found
 
     def _resume_source(self) -> Path | None:
         """What to go on from: the last checkpoint, here or in the artifact store."""
@@ -394,10 +373,10 @@ class _Attempt:
         if returncode == EXIT_INTERRUPTED:
             # Somebody else asked it to stop, as a service manager does that signals all at once.
             return self._requeued("RUNNER_INTERRUPTED")
-        if returncode in _LOST_STATUSES:
+        if returncode in LOST_STATUSES:
             return self._lost(
                 "RUNNER_LOST",
-                f"the runner was ended from outside by {_status_words(returncode)}",
+                f"the runner was ended from outside by {status_words(returncode)}",
                 "Most often this is a machine that ran out of memory: lower train.batch_size or "
                 "train.workers, or free some.",
             )
@@ -408,7 +387,7 @@ class _Attempt:
             )
         return self._failed(
             "RUNNER_CRASHED",
-            f"the runner ended with {_status_words(returncode)} and left no result. "
+            f"the runner ended with {status_words(returncode)} and left no result. "
             f"Its last words:\n{last_lines(self._folder / 'runner.log')}",
             "The whole output is in the run's log.",
         )
@@ -494,21 +473,13 @@ class _Attempt:
         self,
         phase: Literal["SUCCEEDED", "FAILED", "CANCELLED"],
         *,
-        reason: str | None = None,
-        message: str | None = None,
-        hint: str = "",
         report: Report | None = None,
+        **words: str,
     ) -> None:
         body = None if report is None else report.model_dump(mode="json")
         self._lease.hold(
             lambda: self._claims.finish(
-                self._run_id,
-                self._number,
-                phase=phase,
-                reason=reason,
-                message=message,
-                hint=hint,
-                report=body,
+                self._run_id, self._number, phase=phase, report=body, **words
             )
         )
 
@@ -524,18 +495,3 @@ class _Attempt:
             self._runner.kill()
             if self._runner.wait(5.0):
                 self._runner.reap()
-
-
-#: Ends by SIGHUP, SIGINT, SIGKILL and SIGTERM come from outside: a user's mistake does not kill.
-_LOST_STATUSES = frozenset({-1, -2, -9, -15})
-
-
-def _words_of(error: Exception) -> str:
-    # A database error's text holds the statement and its values, which are nobody's business.
-    if isinstance(error, SQLAlchemyError):
-        return f"the database refused what it was given ({type(error).__name__})"
-    return f"{type(error).__name__}: {reason_of(error)}"
-
-
-def _status_words(returncode: int) -> str:
-    return f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"

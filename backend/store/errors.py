@@ -9,7 +9,7 @@ import psycopg
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from calift_core.errors import CaliftError
+from calift_core.errors import CaliftError, reason_of
 
 
 class NotFoundError(CaliftError):
@@ -41,6 +41,14 @@ def database_away(error: Exception) -> bool:
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
         return True
     return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def words_of(error: Exception) -> str:
+    """An unexpected error in words that anybody may read."""
+    # A database error's text holds the statement and its values, which are nobody's business.
+    if isinstance(error, SQLAlchemyError):
+        return f"the database refused what it was given ({type(error).__name__})"
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from backend.store.workers import live_workers
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire import RunDetail, RunPhase, RunSummary, SortKey, SuiteRuns
 
-RETRYABLE_PHASES = ("FAILED", "CANCELLED", "LOST")
+RETRYABLE_PHASES = ("FAILED", "CANCELLED")
 
 
 @dataclass(frozen=True)

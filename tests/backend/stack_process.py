@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from backend.embedded import EmbeddedStack
+from backend.stack import EmbeddedStack
 
 with EmbeddedStack(Path(sys.argv[1]), api_port=0, dashboard_port=0) as stack:
     stack.wait_ready()

@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
-from backend.embedded import EmbeddedStack, _Service, broker_argv, broker_pings, socket_path
+from backend.stack import EmbeddedStack
+from backend.stack.broker import broker_argv, broker_pings, socket_path
+from backend.stack.services import Service
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError, StorageError
 from tests.conftest import free_port, until
@@ -144,7 +146,7 @@ def test_stack__api_that_lives_is_not_killed_because_its_broker_is_away(
             broker.kill()
             broker.wait()
             until(lambda: not answers(f"{api}/api/v1/readyz"), what="the API to notice")
-            service = next(s for s in stack._services if s.name == "api")
+            service = next(s for s in stack._supervisor.services if s.name == "api")
             looked = service.looked_at
             until(lambda: service.looked_at > looked + 4.0, what="the API to be looked at")
             assert stack.pids == before
@@ -156,7 +158,7 @@ def test_stack__api_that_lives_is_not_killed_because_its_broker_is_away(
 
 
 def test_service__a_life_that_did_its_work_forgets_earlier_deaths() -> None:
-    crashing = _Service("worker", [], lambda _: True)
+    crashing = Service("worker", [], lambda _: True)
     delays = [crashing.died(now=float(n)) for n in range(9)]
     assert delays == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
     for n in range(9):  # killed from outside, again and again

@@ -216,8 +216,8 @@ def test_publish__takes_a_run_id_and_nothing_that_could_be_unpickled(
     broker: Broker, parts: tuple[Any, ...]
 ) -> None:
     _, celery, _ = parts
-    publish(celery, "abc", queue="gpu-multi", priority=0)
-    assert broker.messages() == [("gpu-multi", "abc")]
+    publish(celery, "abc", queue="mps", priority=0)
+    assert broker.messages() == [("mps", "abc")]
     assert celery.conf.accept_content == ["json"]
     assert celery.conf.task_acks_late is False
     assert celery.conf.worker_enable_remote_control is False

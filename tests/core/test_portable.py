@@ -75,7 +75,7 @@ print(len(sys.argv[1:]))
 """
     modules = ["cli", "demo", "importing", "locks", "client", "doctor"]
     names = [f"calift_core.{name}" for name in modules]
-    names += ["backend.embedded", "backend.main", "worker.devices", "worker.supervisor"]
+    names += ["backend.stack", "backend.main", "worker.devices", "worker.supervisor"]
     assert without(code, *names, home=home).split() == [str(len(names))]
 
 

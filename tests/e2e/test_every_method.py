@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backend.embedded import EmbeddedStack
+from backend.stack import EmbeddedStack
 from calift_core.client import Client
 from calift_core.schema.methods import METHOD_SPECS
 from tests.core.conftest import PHOTO, VIT, write_classes

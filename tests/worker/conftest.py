@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from backend.embedded import broker_argv, broker_pings
 from backend.process import Child
+from backend.stack.broker import broker_argv, broker_pings
 from tests.conftest import until
 
 

@@ -1,7 +1,7 @@
 """Whether ports are free, told before anything long is begun.
 
-Also run by `make` with a bare Python, before anything is installed: `python backend/ports.py`. So
-this imports nothing but the standard library.
+Also run by `make` with a bare Python, before anything is installed:
+`python backend/stack/ports.py`. So this imports nothing but the standard library.
 """
 
 from __future__ import annotations
