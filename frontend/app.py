@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
+from streamlit.navigation.page import StreamlitPage
 
 from calift_core import __version__
-from frontend import text, ui
+from frontend import api, page, text
 
 HERE = Path(__file__).parent
+
+
+def view(name: str, title: str, icon: str, **more: Any) -> StreamlitPage:
+    """The page of `views/NAME.py`, at the address NAME, with an icon of Material Symbols."""
+    address = more.pop("url_path", name)
+    icon = f":material/{icon}:"
+    return st.Page(f"views/{name}.py", title=title, icon=icon, url_path=address, **more)
+
+
+#: A new page is its file in views/ and its line here.
+PAGES = {
+    "Runs": [
+        view("overview", "Overview", "home", url_path="", default=True),
+        # Where links of people and machines say it by its name.
+        view("overview", "Overview", "home", visibility="hidden"),
+        view("runs", "Runs", "list"),
+        view("new", "New run", "add_circle"),
+        view("run", "Run", "science", visibility="hidden"),
+    ],
+    "Explore": [
+        view("compare", "Compare", "compare_arrows"),
+        view("calibration", "Calibration", "target"),
+        view("frontier", "Frontier", "scatter_plot"),
+        view("shifts", "Shifts", "grid_on"),
+        view("spectra", "Spectra", "show_chart"),
+    ],
+    "Machine": [view("data", "Data and models", "database")],
+}
 
 st.set_page_config(
     page_title="calift",
@@ -20,67 +50,9 @@ st.set_page_config(
     menu_items={"About": f"calift {__version__}: calibration explorer and training backend."},
 )
 st.html(HERE / "style.css")
-
-pages = {
-    "Runs": [
-        st.Page(
-            "views/overview.py",
-            title="Overview",
-            icon=":material/home:",
-            url_path="",
-            default=True,
-        ),
-        # Where links of people and machines say it by its name.
-        st.Page(
-            "views/overview.py",
-            title="Overview",
-            icon=":material/home:",
-            url_path="overview",
-            visibility="hidden",
-        ),
-        st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs"),
-        st.Page("views/new.py", title="New run", icon=":material/add_circle:", url_path="new"),
-        st.Page(
-            "views/run.py",
-            title="Run",
-            icon=":material/science:",
-            url_path="run",
-            visibility="hidden",
-        ),
-    ],
-    "Explore": [
-        st.Page(
-            "views/compare.py",
-            title="Compare",
-            icon=":material/compare_arrows:",
-            url_path="compare",
-        ),
-        st.Page(
-            "views/calibration.py",
-            title="Calibration",
-            icon=":material/target:",
-            url_path="calibration",
-        ),
-        st.Page(
-            "views/frontier.py",
-            title="Frontier",
-            icon=":material/scatter_plot:",
-            url_path="frontier",
-        ),
-        st.Page("views/shifts.py", title="Shifts", icon=":material/grid_on:", url_path="shifts"),
-        st.Page(
-            "views/spectra.py", title="Spectra", icon=":material/show_chart:", url_path="spectra"
-        ),
-    ],
-    "Machine": [
-        st.Page(
-            "views/data.py", title="Data and models", icon=":material/database:", url_path="data"
-        ),
-    ],
-}
-page = st.navigation(pages)
+opened = st.navigation(PAGES)
 st.logo(HERE / "logo.svg", size="large", link=None)
-me = ui.visitor()
+me = api.visitor()
 who = me.name if me.name == me.scope else f"{me.name} · {me.scope}"
 with st.sidebar:
     st.html(
@@ -88,5 +60,5 @@ with st.sidebar:
         '<a href="/logout" target="_self">Log out</a></div>'
     )
     st.caption(f"Version {__version__}")
-ui.show_flash()
-page.run()
+page.show_flash()
+opened.run()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from calift_core.client import Client
 from calift_core.errors import StorageError
 from calift_core.files import atomic_write_bytes, atomic_write_json
 from calift_core.schema.wire import Evaluation, Reliability, RunDetail, Spectrum
-from frontend import charts, pictures
-from frontend.charts import Run
+from frontend import figures, pictures, tables, text
+from frontend.figures import style
+from frontend.figures.style import Run
 
 Say = Callable[[str], None]
 
@@ -97,42 +97,34 @@ def _figures(
     diagrams: Sequence[str],
 ) -> dict[str, go.Figure]:
     data = list(zip(labels, evaluations, strict=True))
-    figures = {}
+    drawn = {}
     for dataset in diagrams:
         grid: list[Reliability] = []
         for found in evaluations:
             grid += [client.reliability(e.id) for e in found if e.dataset == dataset]
         if grid:
             name = f"reliability-{dataset.replace('/', '-')}"
-            figures[name] = charts.reliability_grid(
+            drawn[name] = figures.reliability.grid(
                 grid, columns=2, titles=[f"{d.run_name} · {d.dataset}" for d in grid]
             )
-    figures["accuracy-by-shift"] = charts.accuracy_by_shift(data, metric="accuracy")
-    figures["ece-by-shift"] = charts.accuracy_by_shift(data, metric="ece")
-    figures["ece-heatmap"] = charts.shift_heatmap(data, metric="ece")
-    figures["ece-by-severity"] = charts.corruption_severity(data, metric="ece")
+    drawn["accuracy-by-shift"] = figures.shifts.dots(data, metric="accuracy")
+    drawn["ece-by-shift"] = figures.shifts.dots(data, metric="ece")
+    drawn["ece-heatmap"] = figures.shifts.by_run(data, metric="ece")
+    drawn["ece-by-severity"] = figures.shifts.severity_lines(data, metric="ece")
     last = [
         (label, final[-1])
         for label, series in zip(labels, spectra, strict=True)
         if (final := [s for s in series if s.final])
     ]
-    figures["singular-values"] = charts.singular_values(last)
-    figures["sigma-min-over-training"] = charts.sigma_over_steps(
+    drawn["singular-values"] = figures.spectra.singular_values(last)
+    drawn["sigma-min-over-training"] = figures.spectra.over_steps(
         [(label, s) for label, s in zip(labels, spectra, strict=True) if len(s) > 1]
     )
-    return figures
+    return drawn
 
 
 _RUN_COLUMNS = (
-    "id_accuracy",
-    "ood_accuracy",
-    "id_ece",
-    "id_ece_floor",
-    "ood_ece",
-    "ood_ece_floor",
-    "id_nll",
-    "ood_nll",
-    "sigma_min",
+    *(column.name for column in tables.headline(floors=True)),
     "worst_shift",
     "worst_severity",
     "worst_shift_accuracy",
@@ -209,12 +201,10 @@ def _evaluations_csv(labels: Sequence[Run], evaluations: Sequence[list[Evaluatio
     return out.getvalue()
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
 def _with_floor(value: float | None, floor: float | None) -> str:
-    return "–" if value is None or floor is None else f"{100 * value:.1f} % ({100 * floor:.1f})"
+    if value is None or floor is None:
+        return text.DASH
+    return f"{text.percent(value)} ({100 * floor:.1f})"
 
 
 _STYLE = """
@@ -240,14 +230,14 @@ def _page(
         s = run.summary
         cells = (
             [
-                _percent(s.id_accuracy),
-                _percent(s.ood_accuracy),
+                text.percent(s.id_accuracy),
+                text.percent(s.ood_accuracy),
                 _with_floor(s.id_ece, s.id_ece_floor),
                 _with_floor(s.ood_ece, s.ood_ece_floor),
-                "–" if s.sigma_min is None else f"{s.sigma_min:.2e}",
+                text.DASH if s.sigma_min is None else f"{s.sigma_min:.2e}",
             ]
             if s
-            else ["–"] * 5
+            else [text.DASH] * 5
         )
         rows.append(
             f"<tr><td>{html.escape(run.name)}</td>"
@@ -267,8 +257,8 @@ def _page(
         f'<p class="note">{html.escape(note)}</p>',
     ]
     for name, figure in figures.items():
-        alt = html.escape(charts.alt_text(figure))
-        inner = figure.to_html(full_html=False, include_plotlyjs=False, config=charts.CONFIG)
+        alt = html.escape(style.alt_text(figure))
+        inner = figure.to_html(full_html=False, include_plotlyjs=False, config=style.CONFIG)
         heading = html.escape(name.replace("-", " "))
         parts.append(
             f'<h2>{heading}</h2><figure role="img" aria-label="{alt}">{inner}</figure>'
@@ -301,9 +291,3 @@ def _write_pictures(figures: dict[str, go.Figure], folder: Path, say: Say) -> No
         return
     for name, picture in drawn.items():
         atomic_write_bytes(folder / f"{name}.svg", picture)
-
-
-def load_report(folder: Path) -> dict[str, object]:
-    """The JSON that `write_report` wrote."""
-    body: dict[str, object] = json.loads((folder / "report.json").read_text())
-    return body

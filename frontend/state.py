@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from frontend import charts
+from frontend.figures import style
 
 T = TypeVar("T")
 _UNSEEN = object()
@@ -148,10 +148,10 @@ def remembered_runs() -> list[str]:
     return list(st.session_state.get("chosen-runs", []))
 
 
-def styles(run_ids: Sequence[str]) -> dict[str, charts.RunStyle]:
+def styles(run_ids: Sequence[str]) -> dict[str, style.RunStyle]:
     """The looks of these runs; a run keeps its own through the session."""
     known: dict[str, int] = st.session_state.setdefault("run-slots", {})
-    slots = charts.run_slots(run_ids, known)
+    slots = style.run_slots(run_ids, known)
     for run_id, slot in slots.items():
         known.setdefault(run_id, slot)
-    return {run_id: charts.style_of_slot(slot) for run_id, slot in slots.items()}
+    return {run_id: style.style_of_slot(slot) for run_id, slot in slots.items()}

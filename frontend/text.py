@@ -130,34 +130,40 @@ def _minus(text: str) -> str:
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
-class PhaseLook(NamedTuple):
-    """How a run's phase is shown: a word, an icon and a colour, never the colour alone."""
+class Mark(NamedTuple):
+    """A state in a word, a symbol and a colour, never the colour alone."""
 
     word: str
-    icon: str
     symbol: str
     colour: str
 
 
-PHASES: dict[str, PhaseLook] = {
-    "QUEUED": PhaseLook("Queued", "schedule", "◷", "gray"),
-    "STARTING": PhaseLook("Starting", "hourglass_top", "◔", "blue"),
-    "RUNNING": PhaseLook("Running", "play_circle", "▶", "blue"),
-    "CANCELLING": PhaseLook("Cancelling", "stop_circle", "◼", "orange"),
-    "SUCCEEDED": PhaseLook("Succeeded", "check_circle", "✓", "green"),
-    "FAILED": PhaseLook("Failed", "error", "✕", "red"),
-    "CANCELLED": PhaseLook("Cancelled", "cancel", "⊘", "gray"),
-    "LOST": PhaseLook("Lost", "heart_broken", "?", "red"),
+PHASES: dict[str, Mark] = {
+    "QUEUED": Mark("Queued", "◷", "gray"),
+    "STARTING": Mark("Starting", "◔", "blue"),
+    "RUNNING": Mark("Running", "▶", "blue"),
+    "CANCELLING": Mark("Cancelling", "◼", "orange"),
+    "SUCCEEDED": Mark("Succeeded", "✓", "green"),
+    "FAILED": Mark("Failed", "✕", "red"),
+    "CANCELLED": Mark("Cancelled", "⊘", "gray"),
+    "LOST": Mark("Lost", "?", "red"),
 }
 
 ROLES: dict[str, str] = {"id": "in distribution", "shift": "shift", "corruption": "corruption"}
+
+
+def role_order(role: str) -> int:
+    """Where evaluations of a role stand: in distribution first, then shifts, then corruptions."""
+    return list(ROLES).index(role)
+
+
 SCHEMES: dict[str, str] = {"equal_mass": "equal mass", "equal_width": "equal width"}
 NORMS: dict[str, str] = {"l1": "L1", "l2": "L2", "max": "max"}
 
 
-def phase_look(phase: str) -> PhaseLook:
-    """The look of a phase; an unknown one is shown by its name."""
-    return PHASES.get(phase, PhaseLook(phase.capitalize(), "help", "?", "gray"))
+def phase_mark(phase: str) -> Mark:
+    """How a run's phase is shown; an unknown one by its name."""
+    return PHASES.get(phase, Mark(phase.capitalize(), "?", "gray"))
 
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=@&/])")
@@ -228,13 +234,16 @@ METRICS: dict[str, Metric] = {
     "ece_batch_averaged": Metric("Batch-averaged ECE (paper-compatible)", "low", True),
 }
 
-
-#: Axes of the frontier: names that `Summary` and `FrontierPoint` share.
+#: Numbers of a whole run, in the order that every table and page shows them: names that `Summary`
+#: and `FrontierPoint` have. An error's floor stands under the same name with `_floor`.
 HEADLINES: dict[str, Metric] = {
     "id_accuracy": Metric("ID accuracy", "high", True),
     "ood_accuracy": Metric("OOD accuracy", "high", True),
     "id_ece": Metric("ID ECE", "low", True),
     "ood_ece": Metric("OOD ECE", "low", True),
+    "id_nll": Metric("ID NLL", "low", False),
+    "ood_nll": Metric("OOD NLL", "low", False),
+    "sigma_min": Metric("σ_min", "high", False),
 }
 
 
@@ -279,3 +288,29 @@ def evaluation_title(evaluation: EvaluationReport) -> str:
     if evaluation.corruption is not None:
         return f"{evaluation.corruption.replace('_', ' ')}, severity {evaluation.severity}"
     return evaluation.dataset
+
+
+def short_suite(suite: str) -> str:
+    """A suite's name with the last two folders of where it lies."""
+    head, _, path = suite.partition(":")
+    parts = PurePath(path).parts
+    return f"{head}:…/{'/'.join(parts[-2:])}" if len(parts) > 2 else suite
+
+
+def verdict(value: float, null_mean: float, null_q95: float) -> str:
+    """What the floor says about an error, in a sentence."""
+    if value <= null_q95:
+        return (
+            f"Not above the floor: a perfectly calibrated model would show up to "
+            f"{percent(null_q95)} at this n."
+        )
+    return (
+        f"Above the floor: a perfectly calibrated model would show {percent(null_mean)} on "
+        f"average and more than {percent(null_q95)} only once in twenty."
+    )
+
+
+def evaluation_order(evaluation: EvaluationReport) -> tuple[int, str, int]:
+    """Sorts evaluations: by role, then by name, then by severity."""
+    e = evaluation
+    return role_order(e.role), e.corruption or e.dataset, e.severity or 0

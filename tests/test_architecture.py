@@ -51,7 +51,7 @@ def test_package__loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["backend.main", "worker.app", "worker.tasks", "frontend.charts", "frontend.report"]
+    "module", ["backend.main", "worker.app", "worker.tasks", "frontend.figures", "frontend.report"]
 )
 def test_services__load_no_torch(module: str) -> None:
     assert loaded_by(module, HEAVY) == []

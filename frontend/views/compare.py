@@ -5,58 +5,34 @@ from __future__ import annotations
 import streamlit as st
 
 from calift_core.schema.wire import Comparison
-from frontend import charts, state, tables, text, ui
-from frontend.tables import Column, Markup, Table
+from frontend import api, figures, page, pickers, state, tables, text
+from frontend.tables import Column, Table
 
 MOST = 8
 
 
-def _table(comparison: Comparison, labels: dict[str, str]) -> Table:
-    """The headline per run; a difference to the baseline stands under each number."""
-    rows = []
-    for column in comparison.runs:
-        s = column.run.summary
-        base = column.run.id == comparison.baseline
-        name = ui.link(
-            labels[column.run.id],
-            "run",
-            id=column.run.id,
-            note=f"{column.run.method}{' · baseline' if base else ''}",
-        )
-        rows.append(
-            {
-                "name": name,
-                "id_accuracy": s.id_accuracy if s else None,
-                "ood_accuracy": s.ood_accuracy if s else None,
-                "id_ece": _floored(s.id_ece, s.id_ece_floor) if s else None,
-                "ood_ece": _floored(s.ood_ece, s.ood_ece_floor) if s else None,
-                "id_nll": s.id_nll if s else None,
-                "ood_nll": s.ood_nll if s else None,
-                "sigma_min": s.sigma_min if s else None,
-            }
-        )
-    columns = [
-        Column("name", "Run"),
-        Column("id_accuracy", "ID accuracy", "percent"),
-        Column("ood_accuracy", "OOD accuracy", "percent"),
-        Column("id_ece", "ID ECE", "percent"),
-        Column("ood_ece", "OOD ECE", "percent"),
-        Column("id_nll", "ID NLL", "number"),
-        Column("ood_nll", "OOD NLL", "number"),
-        Column("sigma_min", "σ_min", "number"),
+def _headline(comparison: Comparison, labels: dict[str, str]) -> Table:
+    """The headline per run, the baseline marked."""
+    rows = [
+        {
+            **(column.run.summary.model_dump() if column.run.summary is not None else {}),
+            "name": labels[column.run.id],
+            "method": column.run.method,
+            "baseline": "baseline" if column.run.id == comparison.baseline else "",
+        }
+        for column in comparison.runs
     ]
-    return Table(columns, rows)
-
-
-def _floored(value: float | None, floor: float | None) -> Markup | None:
-    if value is None:
-        return None
-    return Markup(f"{text.percent(value)}<small>floor {text.percent(floor)}</small>")
+    columns = [
+        Column("name", "Run", "open"),
+        Column("method", "Method"),
+        Column("baseline", "Role"),
+    ]
+    return Table([*columns, *tables.headline(floors=True)], rows)
 
 
 def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Table:
     """For people: differences with intervals, and in words whether they can be told from noise."""
-    base = tables.paired(comparison, metric, roles)
+    base = figures.compare.differences_table(comparison, metric, roles)
     fraction = metric in text.METRICS and text.METRICS[metric].fraction
     show = text.percent if fraction else text.number
     signed = text.points if fraction else text.number
@@ -79,7 +55,7 @@ def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Tabl
                 "difference": signed(row["difference"]),
                 "squared": ends(row["squared"]) if squared else None,
                 "interval": f"{ends(row['low'])} to {ends(row['high'])}",
-                "verdict": ui.mark(tone, mark, word),
+                "verdict": page.mark(text.Mark(word, mark, tone)),
                 "n": row["n"],
             }
         )
@@ -99,15 +75,15 @@ def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Tabl
 
 def main() -> None:
     """Draw the page."""
-    ui.head(
+    page.head(
         "Compare",
         "Runs on the same samples, in pairs: a difference counts when its interval excludes zero.",
     )
-    chosen = ui.pick_runs("ids", most=MOST)
-    runs = ui.as_runs(chosen)
+    chosen = pickers.pick_runs("ids", most=MOST)
+    runs = pickers.as_runs(chosen)
     labels = {run.id: run.label for run in runs}
     if len(chosen) < 2:
-        ui.empty("One run is chosen", "Choose at least two runs above to set them side by side.")
+        page.empty("One run is chosen", "Choose at least two runs above to set them side by side.")
         return
     zero_shot = next((r.id for r in chosen.values() if r.method == "zero_shot"), None)
     baseline = state.choice(
@@ -120,9 +96,9 @@ def main() -> None:
         always=True,
         help="Every difference below is a run minus this one",
     )
-    comparison = ui.fetch(
+    comparison = api.fetch(
         "compare the runs",
-        lambda: ui.client().compare(list(chosen), baseline=baseline),
+        lambda: api.client().compare(list(chosen), baseline=baseline),
         key=f"compare-{sorted(chosen)}-{baseline}",
     )
     # The names shown tell equal names apart, which the stored ones do not.
@@ -138,31 +114,40 @@ def main() -> None:
     )
     for warning in comparison.warnings:
         st.warning(text.md_prose(warning), icon=":material/warning:")
-    ui.table(_table(comparison, labels), caption="Headline numbers of the compared runs")
+    opened, _ = page.grid(
+        _headline(comparison, labels),
+        key=f"headline-{baseline}",
+        caption="Headline numbers of the compared runs",
+    )
+    if opened is not None:
+        st.switch_page("views/run.py", query_params={"id": comparison.runs[opened].run.id})
 
     st.subheader("What differs", anchor=False)
     if comparison.parameters:
-        ui.table(tables.parameters(comparison), caption="Settings that differ between the runs")
+        page.table(
+            figures.compare.parameters_table(comparison),
+            caption="Settings that differ between the runs",
+        )
     else:
         st.caption("The runs have the same settings.")
 
     styles = state.styles(list(chosen))
     st.subheader("Accuracy against calibration", anchor=False)
     points = [
-        (charts.Run(c.run.id, c.run.name), c.run.summary)
+        (figures.style.Run(c.run.id, c.run.name), c.run.summary)
         for c in comparison.runs
         if c.run.summary is not None
     ]
-    ui.chart(
-        charts.accuracy_calibration_scatter(points, styles=styles, title=""),
-        tables.summaries(points),
+    page.chart(
+        figures.compare.scatter(points, styles=styles, title=""),
+        figures.compare.scatter_table(points),
         name="accuracy-calibration",
     )
 
     st.subheader("Paired differences", anchor=False)
     offered = list(dict.fromkeys(d.metric for c in comparison.runs for d in c.differences))
     if not offered:
-        ui.empty(
+        page.empty(
             "Nothing to pair",
             "The runs share no data set with stored predictions, so no paired test can be made.",
         )
@@ -188,9 +173,9 @@ def main() -> None:
                 required=True,
             )
         ]
-    ui.chart(
-        charts.paired_differences(comparison, metric=metric, roles=roles, styles=styles),
-        tables.paired(comparison, metric, roles),
+    page.chart(
+        figures.compare.differences(comparison, metric=metric, roles=roles, styles=styles),
+        figures.compare.differences_table(comparison, metric, roles),
         name=f"paired-{metric}",
         data=comparison.model_dump_json,
     )
@@ -200,13 +185,13 @@ def main() -> None:
             "is shown and not judged. What decides is the squared L2 error with the noise taken "
             "out, in squared percentage points (pp²)."
         )
-    ui.table(_paired(comparison, metric, roles), caption="Paired differences to the baseline")
+    page.table(_paired(comparison, metric, roles), caption="Paired differences to the baseline")
     _show_confidence_sets(comparison, metric)
 
 
 def _show_confidence_sets(comparison: Comparison, metric: str) -> None:
     """Which runs may be the best, all of them at once."""
-    shown = tables.confidence_sets(comparison, metric)
+    shown = figures.compare.confidence_sets_table(comparison, metric)
     if not shown.rows:
         return
     title = text.METRICS[metric].title if metric in text.METRICS else metric
@@ -216,7 +201,7 @@ def _show_confidence_sets(comparison: Comparison, metric: str) -> None:
         "in 95 of 100 repeats, however many runs are compared, so it can keep runs that a pair "
         "above tells apart (a model confidence set)."
     )
-    ui.table(shown, caption=f"Runs that may be the best by {title}")
+    page.table(shown, caption=f"Runs that may be the best by {title}")
 
 
 main()

@@ -6,12 +6,14 @@ from typing import Any
 
 import streamlit as st
 
-from frontend import text, ui
+from frontend import api, page, text
 from frontend.tables import Column, Markup, Table
 
 
 def _state(available: bool) -> Markup:
-    return ui.mark("green", "✓", "here") if available else ui.mark("gray", "○", "not here")
+    return page.mark(
+        text.Mark("here", "✓", "green") if available else text.Mark("not here", "○", "gray")
+    )
 
 
 def _detail(words: str) -> Markup:
@@ -20,9 +22,9 @@ def _detail(words: str) -> Markup:
 
 def main() -> None:
     """Draw the page."""
-    ui.head("Data and models", "What a run can name on this machine, and how to get the rest.")
-    datasets = ui.fetch("list the data", ui.client().datasets, key="datasets")
-    models = ui.fetch("list the models", ui.client().models, key="models")
+    page.head("Data and models", "What a run can name on this machine, and how to get the rest.")
+    datasets = api.fetch("list the data", api.client().datasets, key="datasets")
+    models = api.fetch("list the models", api.client().models, key="models")
     st.subheader("Data", anchor=False)
     rows: list[dict[str, Any]] = [
         {
@@ -34,7 +36,7 @@ def main() -> None:
         }
         for d in datasets
     ]
-    ui.table(
+    page.table(
         Table(
             [
                 Column("title", "Suite"),
@@ -64,7 +66,7 @@ def main() -> None:
         }
         for m in sorted(models, key=lambda m: not m.available)
     ]
-    ui.table(
+    page.table(
         Table(
             [
                 Column("name", "Model"),

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.errors import ServiceError
 from calift_core.schema.report import FrontierPoint
 from calift_core.schema.wire import Frontier, RunSummary
-from frontend import charts, state, tables, text, ui
+from frontend import api, figures, page, pickers, state, text
 
 #: Methods whose runs are an end of a path already, or a point of one.
 NOT_TUNED = ("zero_shot", "wise_ft", "model_stock", "pretrain", "imported")
-
-
-@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
-def _stored_frontier(run_id: str, attempt: int, _finished: str) -> Frontier | None:
-    try:
-        return ui.client().frontier(run_id)
-    except ServiceError as error:
-        if error.status == 404:
-            return None
-        raise
 
 
 def _paths(chosen: dict[str, RunSummary]) -> dict[str, Frontier]:
@@ -29,9 +18,9 @@ def _paths(chosen: dict[str, RunSummary]) -> dict[str, Frontier]:
     for run in chosen.values():
         if run.method != "wise_ft":
             continue
-        path = ui.fetch(
+        path = api.fetch(
             f"load the path of {run.name}",
-            lambda run=run: _stored_frontier(run.id, run.attempt, str(run.finished_at)),
+            lambda run=run: api.frontier(run.id, run.attempt, str(run.finished_at)),
             key=f"frontier-{run.id}",
         )
         if path is not None:
@@ -40,7 +29,7 @@ def _paths(chosen: dict[str, RunSummary]) -> dict[str, Frontier]:
 
 
 def _no_path(chosen: dict[str, RunSummary]) -> None:
-    ui.empty(
+    page.empty(
         "No path between two models",
         "None of the chosen runs is WiSE-FT, which measures every model between the zero-shot "
         "one and a finished run. It trains nothing and takes as long as evaluating each of them.",
@@ -52,14 +41,13 @@ def _no_path(chosen: dict[str, RunSummary]) -> None:
 
 
 def _cards(point: FrontierPoint) -> list[tuple[str, str, str]]:
-    def floor(value: float | None) -> str:
+    def floor(name: str) -> str:
+        value = getattr(point, f"{name}_floor", None)
         return "" if value is None else f"floor {text.percent(value)}"
 
+    shown = ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece")
     return [
-        ("ID accuracy", text.percent(point.id_accuracy), ""),
-        ("OOD accuracy", text.percent(point.ood_accuracy), ""),
-        ("ID ECE", text.percent(point.id_ece), floor(point.id_ece_floor)),
-        ("OOD ECE", text.percent(point.ood_ece), floor(point.ood_ece_floor)),
+        *((text.HEADLINES[n].title, text.percent(getattr(point, n)), floor(n)) for n in shown),
         ("Validation accuracy", text.percent(point.val_accuracy), ""),
         ("Validation NLL", text.number(point.val_nll), ""),
     ]
@@ -79,7 +67,7 @@ def _walk(path: Frontier, label: str) -> None:
             default=at,
             help="0 is the zero-shot model, 1 the fine-tuned one",
         )
-    ui.stats(_cards(path.points[alphas.index(at)]))
+    page.stats(_cards(path.points[alphas.index(at)]))
     judged = [p for p in path.points if p.val_nll is not None]
     if judged:
         best = min(judged, key=lambda p: p.val_nll)
@@ -104,18 +92,18 @@ def _walk(path: Frontier, label: str) -> None:
             "views/run.py", label="Open its fine-tuned run", icon=":material/science:",
             query_params={"id": path.input_run},
         )  # fmt: skip
-    ui.table(tables.path(path), caption=f"The path of {label}, α by α")
+    page.table(figures.frontier.path_table(path), caption=f"The path of {label}, α by α")
 
 
 def main() -> None:
     """Draw the page."""
-    ui.head(
+    page.head(
         "Frontier",
         "What a gain costs: ID accuracy against accuracy under shift, and accuracy against "
         "calibration.",
     )
-    chosen = ui.pick_runs("run")
-    runs = ui.as_runs(chosen)
+    chosen = pickers.pick_runs("run")
+    runs = pickers.as_runs(chosen)
     styles = state.styles(list(chosen))
     paths = _paths(chosen)
     points = [(run, s) for run in runs if (s := chosen[run.id].summary) is not None]
@@ -133,9 +121,9 @@ def main() -> None:
         (right, f"{side}_accuracy", f"{side}_ece"),
     ):
         with place:
-            ui.chart(
-                charts.frontier(points, paths, x=x, y=y, styles=styles),
-                tables.frontier(points, paths, x=x, y=y),
+            page.chart(
+                figures.frontier.figure(points, paths, x=x, y=y, styles=styles),
+                figures.frontier.table(points, paths, x=x, y=y),
                 name=f"frontier-{x}-{y}",
             )
     if not paths:

@@ -6,8 +6,8 @@ import streamlit as st
 
 from calift_core.installed import as_typed
 from calift_core.schema.wire import RunSummary, Stats, WorkerInfo
-from frontend import tables, text, ui
-from frontend.tables import Column, Markup, Table
+from frontend import api, page, text
+from frontend.tables import Column, Table
 
 WORKING = ["QUEUED", "STARTING", "RUNNING", "CANCELLING"]
 
@@ -19,7 +19,7 @@ def _numbers(stats: Stats) -> None:
     alive = [w for w in stats.workers if w.alive]
     busy = sum(w.run_id is not None for w in alive)
     waited = f"oldest waits {text.duration(stats.oldest_queued_s)}" if stats.queue_depth else ""
-    ui.stats(
+    page.stats(
         [
             ("Running", text.count(running), ""),
             ("Queued", text.count(stats.queue_depth), waited or "nothing waits"),
@@ -44,45 +44,93 @@ def _numbers(stats: Stats) -> None:
 def _working(runs: list[RunSummary]) -> None:
     rows = [
         {
-            "name": ui.link(run.name, "run", id=run.id, note=run.method),
-            "phase": ui.pill(run.phase),
-            "progress": ui.progress_cell(run),
+            "name": run.name,
+            "method": run.method,
+            "phase": text.phase_mark(run.phase),
+            "share": page.progress_share(run),
+            "progress": page.progress_words(run),
             "age": text.age(run.started_at or run.created_at),
         }
         for run in runs
     ]
     columns = [
-        Column("name", "Run"),
-        Column("phase", "Status"),
+        Column("name", "Run", "open"),
+        Column("method", "Method"),
+        Column("phase", "Status", "mark"),
+        Column("share", "Done", "share"),
         Column("progress", "Progress"),
         Column("age", "Since"),
     ]
-    ui.table(Table(columns, rows), caption="Working and queued runs")
+    opened, _ = page.grid(Table(columns, rows), key="working", caption="Working and queued runs")
+    if opened is not None:
+        st.switch_page("views/run.py", query_params={"id": runs[opened].id})
 
 
 def _failed(runs: list[RunSummary]) -> None:
+    for run in runs:
+        with st.container(border=True, gap="xsmall"):
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.page_link("views/run.py", label=text.md(run.name), query_params={"id": run.id})
+                st.html(
+                    f'<div class="calift-meta">{page.pill(run.phase)}'
+                    f"<span>{text.esc(run.reason or '')}</span>"
+                    f"<span>{text.age(run.finished_at)}</span></div>"
+                )
+            st.markdown(text.md_prose(run.message or "no message was left"))
+
+
+def _newest(run: RunSummary) -> None:
+    st.subheader("Newest result", anchor=False)
+    base = api.zero_shot_of(run)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.page_link("views/run.py", label=text.md(run.name), query_params={"id": run.id})
+        st.html(
+            f'<div class="calift-meta">{page.pill(run.phase)}'
+            f"<span>{text.esc(run.method)} · {text.esc(run.model)} · "
+            f"{text.esc(run.suite)}</span><span>{text.age(run.finished_at)}</span></div>"
+        )
+    page.stats(page.headline_cards(run, base))
+    if base is None and run.method != "zero_shot":
+        st.caption(
+            "No zero-shot run of this model and data is stored, so there is nothing to set "
+            "it against."
+        )
+
+
+def _workers(workers: list[WorkerInfo]) -> None:
     rows = [
         {
-            "name": ui.link(run.name, "run", id=run.id, note=text.age(run.finished_at)),
-            "phase": ui.pill(run.phase),
-            "why": Markup(
-                f'<div class="wrap">{text.html_prose(run.message or "no message was left")}'
-                f"<small>{text.esc(run.reason or '')}</small></div>"
-            ),
+            "id": w.host,
+            "state": _worker_state(w),
+            "device": w.device,
+            "queues": ", ".join(w.queues),
+            "run": w.run_id,
+            "seen": text.age(w.seen_at),
         }
-        for run in runs
+        for w in workers
     ]
-    columns = [Column("name", "Run"), Column("phase", "Status"), Column("why", "Why")]
-    ui.table(Table(columns, rows), caption="Runs that failed")
+    columns = [
+        Column("id", "Host"),
+        Column("state", "State", "mark"),
+        Column("device", "Device"),
+        Column("queues", "Queues"),
+        Column("run", "Works on", "open"),
+        Column("seen", "Last heartbeat"),
+    ]
+    opened, _ = page.grid(
+        Table(columns, rows), key="workers", caption="Workers that have reported in"
+    )
+    if opened is not None and workers[opened].run_id:
+        st.switch_page("views/run.py", query_params={"id": workers[opened].run_id})
 
 
 @st.fragment(run_every=5.0)
 def live() -> None:
     """The part of the page that keeps itself up to date."""
-    api = ui.client()
-    stats = ui.fetch("load the overview", api.stats, key="stats")
+    client = api.client()
+    stats = api.fetch("load the overview", client.stats, key="stats")
     if not stats.runs_by_phase:
-        ui.empty(
+        page.empty(
             "Nothing has run here yet",
             "Train a first model with CaRot, or measure the zero-shot one: it takes minutes on "
             "the built-in data.",
@@ -90,15 +138,15 @@ def live() -> None:
         st.page_link("views/new.py", label="Start a first run", icon=":material/add_circle:")
         return
     _numbers(stats)
-    working = ui.fetch(
-        "list the working runs", lambda: api.runs(phase=WORKING, limit=10), key="working"
+    working = api.fetch(
+        "list the working runs", lambda: client.runs(phase=WORKING, limit=10), key="working"
     )
-    failed = ui.fetch(
-        "list the failed runs", lambda: api.runs(phase=["FAILED", "LOST"], limit=5), key="failed"
+    failed = api.fetch(
+        "list the failed runs", lambda: client.runs(phase=["FAILED", "LOST"], limit=5), key="failed"
     )
-    done = ui.fetch(
+    done = api.fetch(
         "load the newest result",
-        lambda: api.runs(phase=["SUCCEEDED"], sort="-created", limit=5),
+        lambda: client.runs(phase=["SUCCEEDED"], sort="-created", limit=5),
         key="newest",
     )
     if working.items:
@@ -109,58 +157,26 @@ def live() -> None:
     trained = [r for r in done.items if r.summary is not None and r.method != "zero_shot"]
     newest = trained[0] if trained else next((r for r in done.items if r.summary), None)
     if newest is not None:
-        st.subheader("Newest result", anchor=False)
-        base = ui.zero_shot_of(newest)
-        st.html(
-            f'<div class="calift-meta">{ui.pill(newest.phase)}'
-            f"{ui.link(newest.name, 'run', id=newest.id)}"
-            f"<span>{text.esc(newest.method)} · {text.esc(newest.model)} · "
-            f"{text.esc(newest.suite)}</span><span>{text.age(newest.finished_at)}</span></div>"
-        )
-        ui.stats(ui.against(newest, base))
-        if base is None and newest.method != "zero_shot":
-            st.caption(
-                "No zero-shot run of this model and data is stored, so there is nothing to set "
-                "it against."
-            )
+        _newest(newest)
     if failed.items:
         st.subheader("Failed", anchor=False)
         _failed(failed.items)
     if stats.workers:
         st.subheader("Workers", anchor=False)
-        rows = [
-            {
-                "id": w.host,
-                "state": _worker_state(w),
-                "device": w.device,
-                "queues": ", ".join(w.queues),
-                "run": ui.link(w.run_id, "run", id=w.run_id) if w.run_id else "idle",
-                "seen": text.age(w.seen_at),
-            }
-            for w in stats.workers
-        ]
-        columns = [
-            Column("id", "Host"),
-            Column("state", "State"),
-            Column("device", "Device"),
-            Column("queues", "Queues"),
-            Column("run", "Works on"),
-            Column("seen", "Last heartbeat"),
-        ]
-        st.html(tables.to_html(Table(columns, rows), caption="Workers that have reported in"))
+        _workers(stats.workers)
 
 
-def _worker_state(worker: WorkerInfo) -> Markup:
+def _worker_state(worker: WorkerInfo) -> text.Mark:
     if not worker.alive:
-        return ui.mark("gray", "○", "silent")
+        return text.Mark("silent", "○", "gray")
     if worker.trouble:
-        return ui.mark("orange", "▲", f"out: {worker.trouble}")
-    return ui.mark("green", "✓", "alive")
+        return text.Mark(f"out: {worker.trouble}", "▲", "orange")
+    return text.Mark("alive", "✓", "green")
 
 
 def main() -> None:
     """Draw the page."""
-    ui.head("Overview", "What works, what waits, what came out last.")
+    page.head("Overview", "What works, what waits, what came out last.")
     with st.container(horizontal=True):
         st.page_link("views/new.py", label="New run", icon=":material/add_circle:")
         st.page_link("views/runs.py", label="All runs", icon=":material/list:")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
 from calift_core.schema.wire import TERMINAL_PHASES, RunSummary
-from frontend import state, text, ui
-from frontend.tables import Column, Markup, Table
+from frontend import api, page, state, tables, text
+from frontend.tables import Column, Table
 
 PAGE = 25
 SORTS = {
@@ -24,7 +26,7 @@ SORTS = {
 
 
 def _filters() -> dict[str, Any]:
-    methods = [m.kind for m in ui.fetch("list the methods", ui.client().methods, key="methods")]
+    methods = [m.kind for m in api.fetch("list the methods", api.client().methods, key="methods")]
     methods.append("imported")
     top = st.columns([3, 2, 2, 2])
     with top[0]:
@@ -43,7 +45,7 @@ def _filters() -> dict[str, Any]:
             "Status",
             name="status",
             options=list(text.PHASES),
-            format_func=lambda p: text.phase_look(p).word,
+            format_func=lambda p: text.phase_mark(p).word,
             placeholder="any",
         )
     with top[2]:
@@ -63,9 +65,9 @@ def _filters() -> dict[str, Any]:
                 "Data",
                 name="suite",
                 options=[
-                    s.suite for s in ui.fetch("list the suites", ui.client().suites, key="suites")
+                    s.suite for s in api.fetch("list the suites", api.client().suites, key="suites")
                 ],
-                format_func=ui.short_suite,
+                format_func=text.short_suite,
                 placeholder="any",
             )
         with low[1]:
@@ -98,52 +100,40 @@ def _filters() -> dict[str, Any]:
 
 
 def _row(run: RunSummary) -> dict[str, Any]:
-    s = run.summary
-    when = text.age(run.finished_at or run.started_at or run.created_at)
-    name = Markup(
-        ui.link(run.name, "run", id=run.id)
-        + (f"<small>{ui.tags(run.tags)}</small>" if run.tags else "")
-    )
-    status = ui.pill(run.phase)
+    summary = run.summary.model_dump() if run.summary is not None else {}
+    status = "" if run.phase == "SUCCEEDED" else run.reason or ""
     if run.phase in ("STARTING", "RUNNING", "CANCELLING"):
-        status = Markup(status + ui.progress_cell(run))
-    elif run.reason:
-        status = Markup(f"{status}<small>{text.esc(run.reason)}</small>")
-    worst = None
-    if s is not None and s.worst_shift is not None:
-        worst = Markup(
-            f"{text.percent(s.worst_shift_accuracy)}<small>{text.esc(text.worst_shift(s))}</small>"
-        )
-
-    def error(value: float | None, floor: float | None) -> Markup | None:
-        if value is None:
-            return None
-        return Markup(f"{text.percent(value)}<small>floor {text.percent(floor)}</small>")
-
+        status = page.progress_words(run)
     return {
-        "name": name,
+        **summary,
+        "name": run.name,
+        "phase": text.phase_mark(run.phase),
         "status": status,
-        "method": Markup(f"{text.esc(run.method)}<small>{text.esc(run.suite)}</small>"),
-        "id_accuracy": s.id_accuracy if s else None,
-        "ood_accuracy": s.ood_accuracy if s else None,
-        "worst": worst,
-        "id_ece": error(s.id_ece, s.id_ece_floor) if s else None,
-        "ood_ece": error(s.ood_ece, s.ood_ece_floor) if s else None,
-        "age": when,
+        "method": run.method,
+        "suite": text.short_suite(run.suite),
+        "worst": text.worst_shift(run.summary) if run.summary is not None else None,
+        "tags": ", ".join(run.tags),
+        "age": text.age(run.finished_at or run.started_at or run.created_at),
     }
 
 
-COLUMNS = [
-    Column("name", "Run"),
-    Column("status", "Status"),
-    Column("method", "Method"),
-    Column("id_accuracy", "ID accuracy", "percent"),
-    Column("ood_accuracy", "OOD accuracy", "percent"),
-    Column("worst", "Worst shift", "percent"),
-    Column("id_ece", "ECE, ID", "percent"),
-    Column("ood_ece", "ECE, OOD", "percent"),
-    Column("age", "Age"),
-]
+def _columns(runs: Sequence[RunSummary]) -> list[Column]:
+    """What is empty for all of these runs is left out."""
+    columns = [
+        Column("name", "Run", "open"),
+        Column("phase", "Status", "mark"),
+        Column("status", "Why, or how far"),
+        Column("method", "Method"),
+        Column("suite", "Data"),
+        *tables.headline(("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"), floors=True),
+        Column("worst_shift_accuracy", "Worst shift", "percent"),
+        Column("worst", "It is"),
+        Column("tags", "Tags"),
+        Column("age", "Age"),
+    ]
+    rows = [_row(run) for run in runs]
+    may_miss = ("status", "worst", "worst_shift_accuracy", "tags")
+    return [c for c in columns if c.name not in may_miss or any(row.get(c.name) for row in rows)]
 
 
 def _pager(total: int, shown: int, next_cursor: str | None) -> None:
@@ -163,18 +153,13 @@ def _pager(total: int, shown: int, next_cursor: str | None) -> None:
             st.rerun()
 
 
-def _bulk(runs: list[RunSummary]) -> None:
-    names = ui.labels(runs)
-    by_id = {run.id: run for run in runs}
+def _bulk(some: list[RunSummary]) -> None:
+    """What can be done with the runs that are chosen in the table."""
     with st.container(border=True):
-        chosen = st.multiselect(
-            "With several of these runs",
-            list(by_id),
-            format_func=names.__getitem__,
-            placeholder="Choose runs to compare, cancel or archive",
-            key="bulk",
-        )
-        some = [by_id[run_id] for run_id in chosen if run_id in by_id]
+        if not some:
+            st.caption("Choose runs in the table to compare, cancel or archive them.")
+        else:
+            st.caption(f"With the {len(some)} chosen:" if len(some) > 1 else "With the chosen run:")
         done = [r for r in some if r.summary is not None]
         open_ = [r for r in some if r.phase not in TERMINAL_PHASES]
         with st.container(horizontal=True):
@@ -194,7 +179,7 @@ def _bulk(runs: list[RunSummary]) -> None:
                 st.switch_page(
                     "views/calibration.py", query_params={"run": ",".join(r.id for r in done)}
                 )
-            locked = ui.locked("submit")
+            locked = api.locked("submit")
             if st.button(
                 "Cancel",
                 icon=":material/cancel:",
@@ -202,8 +187,8 @@ def _bulk(runs: list[RunSummary]) -> None:
                 help=locked or "Runs that still work",
             ):
                 for run in open_:
-                    ui.act(f"cancel {run.name}", lambda run=run: ui.client().cancel(run.id))
-                ui.flash(f"Asked {len(open_)} runs to stop")
+                    api.act(f"cancel {run.name}", lambda run=run: api.client().cancel(run.id))
+                page.flash(f"Asked {len(open_)} runs to stop")
                 st.rerun()
             hide = not some or not all(r.archived for r in some)
             if st.button(
@@ -213,17 +198,17 @@ def _bulk(runs: list[RunSummary]) -> None:
                 help=locked or "Archived runs keep everything and leave this list",
             ):
                 for run in some:
-                    ui.act(
+                    api.act(
                         f"archive {run.name}",
-                        lambda run=run: ui.client().patch(run.id, archived=hide),
+                        lambda run=run: api.client().patch(run.id, archived=hide),
                     )
-                ui.flash(f"{len(some)} runs {'archived' if hide else 'are back in the list'}")
+                page.flash(f"{len(some)} runs {'archived' if hide else 'are back in the list'}")
                 st.rerun()
 
 
 def main() -> None:
     """Draw the page."""
-    ui.head(
+    page.head(
         "Runs", "Every run, with its calibration error beside the floor it must be read against."
     )
     filters = _filters()
@@ -235,34 +220,39 @@ def main() -> None:
     every = 5.0 if st.session_state.get("runs-working") else None
 
     def ask() -> Any:
-        return ui.fetch(
+        return api.fetch(
             "list the runs",
-            lambda: ui.client().runs(**filters, limit=PAGE, cursor=trail[-1] if trail else None),
+            lambda: api.client().runs(**filters, limit=PAGE, cursor=trail[-1] if trail else None),
             key=f"runs-{mark}-{len(trail)}",
         )
 
     @st.fragment(run_every=every)
     def listing() -> None:
-        page = ask()
-        if not page.items:
+        found = ask()
+        if not found.items:
             if any(v for k, v in filters.items() if k not in ("sort", "archived")):
-                ui.empty("No run matches", "Loosen the filters above, or show archived runs.")
+                page.empty("No run matches", "Loosen the filters above, or show archived runs.")
             else:
-                ui.empty("No run yet", "Nothing has been submitted to this service so far.")
+                page.empty("No run yet", "Nothing has been submitted to this service so far.")
                 st.page_link("views/new.py", label="Start a run", icon=":material/add_circle:")
             return
-        ui.table(Table(COLUMNS, [_row(run) for run in page.items]), caption="Runs", classes="tall")
-        working = any(ui.is_working(run.phase) for run in page.items)
+        opened, rows = page.grid(
+            Table(_columns(found.items), [_row(run) for run in found.items]),
+            # Other runs are another table: what was chosen by its place is chosen no more.
+            key=f"runs-{zlib.crc32(''.join(run.id for run in found.items).encode())}",
+            caption="Runs",
+            several=True,
+        )
+        if opened is not None:
+            st.switch_page("views/run.py", query_params={"id": found.items[opened].id})
+        working = any(api.is_working(run.phase) for run in found.items)
         if working != bool(st.session_state.get("runs-working")):
             st.session_state["runs-working"] = working
             st.rerun()
-        st.session_state["runs-page"] = page
+        _pager(found.total, len(found.items), found.next_cursor)
+        _bulk([found.items[index] for index in rows])
 
     listing()
-    page = st.session_state.get("runs-page")
-    if page is not None and page.items:
-        _pager(page.total, len(page.items), page.next_cursor)
-        _bulk(page.items)
 
 
 main()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from frontend import charts, state, tables, text, ui
-from frontend.tables import Markup
+from frontend import api, figures, page, pickers, state, text
 
 SHOWN = ("accuracy", "ece", "nll", "brier", "smooth_ece", "mean_confidence", "aurc")
 
 
 def main() -> None:
     """Draw the page."""
-    ui.head("Shifts", "Every run on every data set: in distribution, shifted, and corrupted.")
-    chosen = ui.pick_runs("run")
-    runs = ui.as_runs(chosen)
-    found = [(run, ui.evaluations(chosen[run.id])) for run in runs]
+    page.head("Shifts", "Every run on every data set: in distribution, shifted, and corrupted.")
+    chosen = pickers.pick_runs("run")
+    runs = pickers.as_runs(chosen)
+    found = [(run, api.evaluations(chosen[run.id])) for run in runs]
     metric = state.choice(
         st.segmented_control,
         "Metric",
@@ -25,23 +24,19 @@ def main() -> None:
         required=True,
     )
     if not any(evaluations for _, evaluations in found):
-        ui.empty(
-            "No evaluation is stored",
-            "The chosen runs have not been evaluated yet: evaluations appear as a run reaches "
-            "the end of its training.",
-        )
+        pickers.nothing_evaluated()
         return
     styles = state.styles(list(chosen))
-    ui.chart(
-        charts.shift_heatmap(found, metric=metric),
-        tables.shifts(found, metric),
+    page.chart(
+        figures.shifts.by_run(found, metric=metric),
+        figures.shifts.table(found, metric),
         name=f"shift-heatmap-{metric}",
         wide=True,
     )
     _diagram_links(found)
-    ui.chart(
-        charts.accuracy_by_shift(found, metric=metric, styles=styles),
-        tables.shifts(found, metric),
+    page.chart(
+        figures.shifts.dots(found, metric=metric, styles=styles),
+        figures.shifts.table(found, metric),
         name=f"by-shift-{metric}",
     )
     corruptions = sorted({e.corruption for _, es in found for e in es if e.corruption})
@@ -59,11 +54,11 @@ def main() -> None:
         options=["mean", *corruptions],
         format_func=lambda c: "mean of all" if c == "mean" else c.replace("_", " "),
     )
-    ui.chart(
-        charts.corruption_severity(
+    page.chart(
+        figures.shifts.severity_lines(
             found, metric=metric, corruption=None if which == "mean" else which, styles=styles
         ),
-        tables.corruptions(found, metric),
+        figures.shifts.corruptions_table(found, metric),
         name=f"severity-{metric}-{which}",
     )
     across = st.columns(2)
@@ -71,38 +66,34 @@ def main() -> None:
     for index, (run, evaluations) in enumerate(found):
         if any(e.corruption for e in evaluations):
             with across[index % 2]:
-                ui.chart(
-                    charts.corruption_heatmap(
+                page.chart(
+                    figures.shifts.by_severity(
                         evaluations,
                         metric=metric,
                         title=f"{run.label}: {text.METRICS[metric].title}",
                         limits=(min(values), max(values)),
                     ),
-                    tables.corruptions([(run, evaluations)], metric),
+                    figures.shifts.corruptions_table([(run, evaluations)], metric),
                     name=f"corruption-{metric}-{run.id}",
                 )
 
 
-def _diagram_links(found: charts.RunEvaluations) -> None:
-    """One link per data set to its reliability diagrams."""
+def _diagram_links(found: figures.shifts.RunEvaluations) -> None:
+    """One link per data set to its reliability diagrams; of a corruption, to its first severity."""
     ids = ",".join(run.id for run, _ in found)
-    order = {"id": 0, "shift": 1, "corruption": 2}
-    first: dict[str, tuple[int, str]] = {}
+    first: dict[tuple[int, str], str] = {}
     for _, evaluations in found:
         for e in evaluations:
-            name = e.corruption or e.dataset
-            first.setdefault(name, (order[e.role], e.dataset))
-    links = [
-        Markup(
-            f'<span class="calift-tag">'
-            f"{ui.link(name.replace('_', ' '), 'calibration', run=ids, dataset=dataset)}</span>"
-        )
-        for name, (_, dataset) in sorted(first.items(), key=lambda item: (item[1][0], item[0]))
-    ]
-    st.html(
-        f'<div class="calift-meta"><span>Reliability diagrams:</span><span>{"".join(links)}</span>'
-        "</div>"
-    )
+            first.setdefault((text.role_order(e.role), e.corruption or e.dataset), e.dataset)
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.caption("Reliability diagrams:", width="content")
+        for (_, name), dataset in sorted(first.items()):
+            st.page_link(
+                "views/calibration.py",
+                label=text.md(name.replace("_", " ")),
+                query_params={"run": ids, "dataset": dataset},
+                width="content",
+            )
 
 
 main()

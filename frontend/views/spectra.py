@@ -5,30 +5,30 @@ from __future__ import annotations
 import streamlit as st
 
 from calift_core.schema.wire import Spectrum
-from frontend import charts, state, tables, text, ui
+from frontend import api, figures, page, pickers, state, text
 
 
 def main() -> None:
     """Draw the page."""
-    ui.head(
+    page.head(
         "Spectra",
         "Singular values of the standardised ID features: the paper's bound falls as the "
         "smallest one rises.",
     )
-    chosen = ui.pick_runs("run")
-    runs = ui.as_runs(chosen)
+    chosen = pickers.pick_runs("run")
+    runs = pickers.as_runs(chosen)
     styles = state.styles(list(chosen))
-    series: list[tuple[charts.Run, list[Spectrum]]] = []
+    series: list[tuple[figures.style.Run, list[Spectrum]]] = []
     for run in runs:
-        spectra = ui.fetch(
+        spectra = api.fetch(
             f"load the spectra of {run.label}",
-            lambda run=run: ui.client().spectra(run.id),
+            lambda run=run: api.client().spectra(run.id),
             key=f"spectra-{run.id}",
         )
         series.append((run, spectra))
     steps = sorted({s.step for _, spectra in series for s in spectra if not s.final})
     if not any(spectra for _, spectra in series):
-        ui.empty(
+        page.empty(
             "No spectrum is stored",
             "The chosen runs measured none. It is measured at the end of a run, and during "
             "training with 'Spectrum every (epochs)'.",
@@ -46,9 +46,9 @@ def main() -> None:
         )
     shown = [(run, s) for run, spectra in series if (s := _at(spectra, at)) is not None]
     absent = [run.label for run, spectra in series if _at(spectra, at) is None]
-    ui.chart(
-        charts.singular_values(shown, styles=styles),
-        tables.singular_values(shown),
+    page.chart(
+        figures.spectra.singular_values(shown, styles=styles),
+        figures.spectra.singular_values_table(shown),
         name=f"singular-values-{at}",
     )
     if absent:
@@ -63,20 +63,20 @@ def main() -> None:
             )
     left, right = st.columns(2)
     with left:
-        ui.chart(
-            charts.sigma_over_steps(series, styles=styles),
-            tables.spectra(series),
+        page.chart(
+            figures.spectra.over_steps(series, styles=styles),
+            figures.spectra.table(series),
             name="sigma-over-steps",
         )
     with right:
-        ui.chart(
-            charts.sigma_over_steps(series, quantity="effective_rank", styles=styles),
-            tables.spectra(series),
+        page.chart(
+            figures.spectra.over_steps(series, quantity="effective_rank", styles=styles),
+            figures.spectra.table(series),
             name="rank-over-steps",
         )
     st.subheader("Finished models", anchor=False)
     finals = [(run, [s for s in spectra if s.final]) for run, spectra in series]
-    ui.table(tables.spectra(finals), caption="Spectra of the finished models")
+    page.table(figures.spectra.table(finals), caption="Spectra of the finished models")
 
 
 def _at(spectra: list[Spectrum], at: str) -> Spectrum | None:

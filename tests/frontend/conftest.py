@@ -78,7 +78,7 @@ def pointed_at(
     file = home / "token"
     # Pages that run in this process have no browser that could bring a cookie along.
     session = visitor or (file.read_text().strip() if file.exists() else "nobody.knows")
-    monkeypatch.setattr("frontend.ui.session_token", lambda: session)
+    monkeypatch.setattr("frontend.api.session_token", lambda: session)
     st.cache_data.clear()
     st.cache_resource.clear()
     yield

@@ -20,8 +20,8 @@ from calift_core.schema.wire import (
     TransferRow,
 )
 from calift_core.slices import Samples
-from frontend import charts, tables
-from frontend.charts import Run
+from frontend import figures
+from frontend.figures.style import Run
 from tests.frontend import seed
 
 RUNS = (Run("a1", "first"), Run("b2", "second"))
@@ -111,7 +111,7 @@ def matrix_of(**changes: Any) -> TransferMatrix:
 
 
 def test_slices__marks_are_filled_only_above_the_floor(pages: list[tuple[Run, SlicePage]]) -> None:
-    figure = charts.slice_gaps(pages)
+    figure = figures.slices.gaps(pages)
     assert [trace.name for trace in figure.data] == ["first", "second"]
     names = list(figure.layout.yaxis.ticktext)
     assert names == [s.title for s in pages[0][1].items]
@@ -126,7 +126,7 @@ def test_slices__marks_are_filled_only_above_the_floor(pages: list[tuple[Run, Sl
             assert symbol.endswith("-open") != above
     assert any(s.too_small for s in pages[0][1].items)
     assert set(figure.data[0].marker.size) == {6, 10}
-    alt = charts.alt_text(figure)
+    alt = figures.style.alt_text(figure)
     assert "first: " in alt
     assert "slices above their floor" in alt
 
@@ -135,30 +135,30 @@ def test_slices__none_is_said() -> None:
     page = analysis.slice_page(
         samples_of("CaRot"), Source(dataset="sketch", role="shift"), BINNING, where="rank > 99"
     )
-    assert "no sample" in charts.alt_text(charts.slice_gaps([(RUNS[0], page)]))
-    assert tables.slices([(RUNS[0], page)]).rows == []
+    assert "no sample" in figures.style.alt_text(figures.slices.gaps([(RUNS[0], page)]))
+    assert figures.slices.table([(RUNS[0], page)]).rows == []
 
 
 @pytest.mark.parametrize("oracle", [False, True])
 def test_calibrator__overlay_tells_before_from_after_and_an_oracle(oracle: bool) -> None:
     effect = effect_of(oracle=oracle)
     assert effect.calibrator.oracle == oracle
-    figure = charts.calibrator_overlay(effect)
+    figure = figures.calibrators.overlay(effect)
     before, after = (t for t in figure.data if t.name and t.name.startswith(("before", "after")))
     assert list(before.y) == [b.accuracy for b in effect.before.bins]
     assert list(after.x) == [b.mean_confidence for b in effect.after.bins]
     assert after.line.dash == ("dot" if oracle else "solid")
     assert before.line.color != after.line.color
     assert ("oracle" in after.name) == oracle
-    assert ("ORACLE" in charts.alt_text(figure)) == oracle
+    assert ("ORACLE" in figures.style.alt_text(figure)) == oracle
     assert ("ORACLE" in figure.layout.title.text) == oracle
-    rows = tables.calibrator(effect).rows
+    rows = figures.calibrators.overlay_table(effect).rows
     assert [row["ece"] for row in rows] == [effect.before.ece, effect.after.ece]
 
 
 def test_transfer__oracle_rows_are_framed_and_named_as_such() -> None:
     matrix = matrix_of()
-    figure = charts.transfer_heatmap(matrix)
+    figure = figures.calibrators.transfer(matrix)
     heat = figure.data[0]
     assert np.array(heat.z).tolist() == [[c.ece for c in row.cells] for row in matrix.rows]
     assert list(heat.y) == ["no calibrator", "cal", "◇ oracle: cal"]
@@ -169,10 +169,10 @@ def test_transfer__oracle_rows_are_framed_and_named_as_such() -> None:
         ["(2.5)", "8.0"],
         ["4.0", "(2.0)"],
     ]
-    alt = charts.alt_text(figure)
+    alt = figures.style.alt_text(figure)
     assert "cal: 2.5" in alt
     assert "1 further rows are oracles" in alt
-    twin = tables.transfer(matrix).rows
+    twin = figures.calibrators.transfer_table(matrix).rows
     assert [row["ece"] for row in twin] == [c.ece for row in matrix.rows for c in row.cells]
     assert [row["oracle"] for row in twin] == [None, None, False, False, True, True]
 
@@ -193,11 +193,11 @@ def test_transfer__is_judged_by_proper_scores_and_in_sample_cells_have_no_floor(
         for i, row in enumerate(matrix.rows)
     ]
     matrix = matrix_of(rows=rows)
-    heat = charts.transfer_heatmap(matrix, by="nll").data[0]
+    heat = figures.calibrators.transfer(matrix, by="nll").data[0]
     assert np.array(heat.z).tolist() == [[c.nll for c in row.cells] for row in matrix.rows]
     assert [list(row) for row in heat.text] == [["1.00"] * 2, ["▲1.10"] * 2, ["▲1.20"] * 2]
-    assert list(charts.transfer_heatmap(matrix).data[0].text[2]) == ["4.0*", "2.0*"]
-    twin = tables.transfer(matrix).rows
+    assert list(figures.calibrators.transfer(matrix).data[0].text[2]) == ["4.0*", "2.0*"]
+    twin = figures.calibrators.transfer_table(matrix).rows
     assert [row["null_mean"] for row in twin] == [0.02] * 4 + [None] * 2
 
 
@@ -205,23 +205,28 @@ def test_calibrator__an_in_sample_view_has_no_floor_and_no_interval() -> None:
     effect = effect_of(oracle=False)
     after = effect.after.model_copy(update={"in_sample": True})
     effect = effect.model_copy(update={"after": after})
-    figure = charts.calibrator_overlay(effect)
+    figure = figures.calibrators.overlay(effect)
     names = [t.name for t in figure.data if t.name and t.name.startswith(("before", "after"))]
     assert "floor" in names[0]
     assert "in-sample: no floor" in names[1]
-    assert "no floor holds" in charts.alt_text(figure)
-    assert [row["high"] is None for row in tables.calibrator(effect).rows] == [False, True]
-    assert not any("95" in fact for fact in charts.reliability_facts(after)[:2])
+    assert "no floor holds" in figures.style.alt_text(figure)
+    assert [row["high"] is None for row in figures.calibrators.overlay_table(effect).rows] == [
+        False,
+        True,
+    ]
+    assert not any("95" in fact for fact in figures.reliability.facts(after)[:2])
 
 
 def test_transfer__nothing_to_test_on_is_said() -> None:
-    assert "evaluated on nothing" in charts.alt_text(charts.transfer_heatmap(matrix_of(rows=[])))
+    assert "evaluated on nothing" in figures.style.alt_text(
+        figures.calibrators.transfer(matrix_of(rows=[]))
+    )
 
 
 def test_estimators__each_mark_has_its_own_floor(
     sets: list[tuple[Run, MeasureSet]],
 ) -> None:
-    figure = charts.estimators(sets)
+    figure = figures.estimators.figure(sets)
     first = sets[0][1].measures
     bars, marks = figure.data[::2], figure.data[1::2]
     for bar, trace, (_, found) in zip(bars, marks, sets, strict=True):
@@ -230,8 +235,8 @@ def test_estimators__each_mark_has_its_own_floor(
             assert base + length == pytest.approx(m.null_q95)
         assert list(trace.x) == [m.value for m in found.measures]
         assert list(trace.y) == list(bar.y)
-    assert "of 14 above what a calibrated model shows" in charts.alt_text(figure)
-    twin = tables.estimators(sets)
+    assert "of 14 above what a calibrated model shows" in figures.style.alt_text(figure)
+    twin = figures.estimators.table(sets)
     assert len(twin.rows) == 2 * len(first)
     assert twin.columns[0].name == "run"
 
@@ -239,7 +244,7 @@ def test_estimators__each_mark_has_its_own_floor(
 def test_smooth__curve_is_drawn_on_request_with_gaps() -> None:
     diagram = effect_of(oracle=False).before
     assert diagram.smooth is not None
-    plain, smooth = (charts.reliability_diagram(diagram, smooth=on) for on in (False, True))
+    plain, smooth = (figures.reliability.diagram(diagram, smooth=on) for on in (False, True))
     assert len(smooth.data) == len(plain.data) + 1
     line = smooth.data[-1]
     assert list(line.y) == diagram.smooth.accuracy
@@ -251,8 +256,8 @@ def test_labels__what_people_typed_is_escaped(
 ) -> None:
     evil = Run("a1", "<img src=x onerror=alert(1)>")
     for figure in (
-        charts.slice_gaps([(evil, pages[0][1])]),
-        charts.estimators([(evil, sets[0][1])]),
+        figures.slices.gaps([(evil, pages[0][1])]),
+        figures.estimators.figure([(evil, sets[0][1])]),
     ):
         layout = figure.to_plotly_json()["layout"] | {"meta": None}
         assert "<img" not in str([trace.name for trace in figure.data])

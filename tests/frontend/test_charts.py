@@ -27,8 +27,8 @@ from calift_core.schema.wire import (
     RunSummary,
     Spectrum,
 )
-from frontend import charts, tables, text
-from frontend.charts import Run
+from frontend import figures, tables, text
+from frontend.figures.style import Run
 from tests.frontend import seed
 
 
@@ -112,14 +112,14 @@ def gaps(figure: go.Figure) -> list[tuple[float, float, str]]:
 
 
 def test_reliability__accuracy_bars_stand_on_their_bins_and_are_as_high_as_accuracy() -> None:
-    bars = named(charts.reliability_diagram(make_reliability(BINS)), "accuracy")
+    bars = named(figures.reliability.diagram(make_reliability(BINS)), "accuracy")
     assert list(bars.y) == [b.accuracy for b in BINS]
     assert list(bars.width) == pytest.approx([b.upper - b.lower for b in BINS])
     assert list(bars.x) == pytest.approx([(b.lower + b.upper) / 2 for b in BINS])
 
 
 def test_reliability__gap_reaches_from_accuracy_to_confidence_on_its_side() -> None:
-    found = sorted(gaps(charts.reliability_diagram(make_reliability(BINS))))
+    found = sorted(gaps(figures.reliability.diagram(make_reliability(BINS))))
     expected = [
         (0.2, 0.35, "over-confident"),
         (0.65, 0.69, "under-confident"),
@@ -131,7 +131,7 @@ def test_reliability__gap_reaches_from_accuracy_to_confidence_on_its_side() -> N
 
 
 def test_reliability__sides_differ_in_colour_and_in_pattern() -> None:
-    figure = charts.reliability_diagram(make_reliability(BINS))
+    figure = figures.reliability.diagram(make_reliability(BINS))
     over, under = (named(figure, f"{side}-confident").marker for side in ("over", "under"))
     assert over.line.color != under.line.color
     assert over.pattern.shape != under.pattern.shape
@@ -145,14 +145,14 @@ def test_reliability__gap_bar_stays_inside_its_bin(
 ) -> None:
     upper = min(1.0, lower + width)
     b = make_bin(lower, upper, lower + share * (upper - lower), accuracy)
-    low, high = charts._gap_span(b)
+    low, high = figures.square.gap_span(b)
     assert lower <= low <= high <= upper
     assert low - 1e-9 <= b.mean_confidence <= high + 1e-9
-    assert high - low == pytest.approx(min(upper - lower, charts.GAP_WIDTH))
+    assert high - low == pytest.approx(min(upper - lower, figures.square.GAP_WIDTH))
 
 
 def test_reliability__counts_share_the_x_axis_below() -> None:
-    figure = charts.reliability_diagram(make_reliability(BINS))
+    figure = figures.reliability.diagram(make_reliability(BINS))
     counts = named(figure, "samples per bin")
     assert list(counts.y) == [b.count for b in BINS]
     assert counts.xaxis == named(figure, "accuracy").xaxis
@@ -160,7 +160,7 @@ def test_reliability__counts_share_the_x_axis_below() -> None:
 
 
 def test_reliability__axes_are_square_and_cover_the_unit_interval() -> None:
-    layout = charts.reliability_diagram(make_reliability(BINS)).layout
+    layout = figures.reliability.diagram(make_reliability(BINS)).layout
     assert (layout.yaxis.scaleanchor, layout.yaxis.scaleratio) == ("x", 1)
     for axis in (layout.xaxis, layout.yaxis):
         assert axis.range[0] <= 0
@@ -168,12 +168,12 @@ def test_reliability__axes_are_square_and_cover_the_unit_interval() -> None:
 
 
 def test_reliability__identity_line_is_the_diagonal() -> None:
-    line = named(charts.reliability_diagram(make_reliability(BINS)), "perfect calibration")
+    line = named(figures.reliability.diagram(make_reliability(BINS)), "perfect calibration")
     assert list(line.x) == list(line.y) == [0, 1]
 
 
 def test_reliability__points_sit_at_mean_confidence_with_their_interval() -> None:
-    points = named(charts.reliability_diagram(make_reliability(BINS)), "accuracy, 95 % interval")
+    points = named(figures.reliability.diagram(make_reliability(BINS)), "accuracy, 95 % interval")
     assert list(points.x) == [b.mean_confidence for b in BINS]
     assert [y + up for y, up in zip(points.y, points.error_y.array, strict=True)] == pytest.approx(
         [b.interval_high for b in BINS]
@@ -181,26 +181,26 @@ def test_reliability__points_sit_at_mean_confidence_with_their_interval() -> Non
 
 
 def test_reliability__every_bin_with_samples_is_drawn_and_no_other(real: Reliability) -> None:
-    figure = charts.reliability_diagram(real)
+    figure = figures.reliability.diagram(real)
     assert 0 < len(real.bins) < real.n_bins  # this model leaves low bins empty
     assert len(named(figure, "accuracy").y) == len(real.bins)
     assert sum(named(figure, "samples per bin").y) == real.n == 1000
 
 
 def test_reliability__band_can_be_left_out() -> None:
-    names = [t.name for t in charts.reliability_diagram(make_reliability(BINS), band=False).data]
+    names = [t.name for t in figures.reliability.diagram(make_reliability(BINS), band=False).data]
     assert "calibrated at this n (95 %)" not in names
 
 
 def test_reliability__no_bin_is_no_fault() -> None:
-    assert gaps(charts.reliability_diagram(make_reliability([], n=0))) == []
+    assert gaps(figures.reliability.diagram(make_reliability([], n=0))) == []
 
 
 def test_reliability__picture_says_what_it_shows() -> None:
-    title = charts.reliability_diagram(make_reliability(BINS)).layout.title.text
+    title = figures.reliability.diagram(make_reliability(BINS)).layout.title.text
     for fact in ("n = 30", "15 bins", "equal mass", "L1", "T = 1", "3.1\u00a0% (floor 1.2\u00a0%)"):
         assert fact in title
-    largest = charts.reliability_diagram(make_reliability(BINS, norm="max", temperature=1.5))
+    largest = figures.reliability.diagram(make_reliability(BINS, norm="max", temperature=1.5))
     assert "MCE" in largest.layout.title.text
     assert "ECE" not in largest.layout.title.text
     assert "T = 1.5" in largest.layout.title.text
@@ -208,10 +208,10 @@ def test_reliability__picture_says_what_it_shows() -> None:
 
 def test_reliability__grid_and_overlay_hold_every_run() -> None:
     many = [make_reliability(BINS, run_id=f"r{i}", run_name=f"run {i}") for i in range(5)]
-    grid = charts.reliability_grid(many)
+    grid = figures.reliability.grid(many)
     assert sum(trace.name == "accuracy" for trace in grid.data) == 5
     assert len({trace.xaxis for trace in grid.data}) == 5
-    overlay = charts.reliability_overlay(many)
+    overlay = figures.reliability.overlay(many)
     assert sum(str(t.name).startswith("run ") for t in overlay.data if t.showlegend is None) == 5
 
 
@@ -220,14 +220,16 @@ def test_reliability__grid_and_overlay_hold_every_run() -> None:
 
 @given(st.sets(st.text(min_size=1, max_size=12), min_size=1, max_size=8))
 def test_styles__up_to_eight_runs_differ_in_every_way(ids: set[str]) -> None:
-    styles = charts.run_styles(ids)
+    styles = figures.style.run_styles(ids)
     for part in zip(*styles.values(), strict=True):
         assert len(set(part)) == len(ids)
 
 
 @given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=20, unique=True), st.data())
 def test_styles__order_does_not_matter(ids: list[str], data: st.DataObject) -> None:
-    assert charts.run_styles(ids) == charts.run_styles(data.draw(st.permutations(ids)))
+    assert figures.style.run_styles(ids) == figures.style.run_styles(
+        data.draw(st.permutations(ids))
+    )
 
 
 @given(
@@ -237,8 +239,8 @@ def test_styles__order_does_not_matter(ids: list[str], data: st.DataObject) -> N
 def test_styles__a_known_run_keeps_its_own_when_others_come(
     before: list[str], more: list[str]
 ) -> None:
-    known = charts.run_slots(before)
-    now = charts.run_slots([*before, *more], known)
+    known = figures.style.run_slots(before)
+    now = figures.style.run_slots([*before, *more], known)
     assert {run: now[run] for run in before} == known
 
 
@@ -247,7 +249,7 @@ def test_styles__palette_is_okabe_ito() -> None:
         "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
         "#999999",
     }  # fmt: skip
-    assert set(charts.PALETTE) < okabe_ito
+    assert set(figures.style.PALETTE) < okabe_ito
 
 
 # ---- The other charts --------------------------------------------------------------------------
@@ -277,7 +279,7 @@ def evaluations() -> list[EvaluationReport]:
 def test_shift_points__id_first_and_severities_averaged(
     evaluations: list[EvaluationReport],
 ) -> None:
-    rows = charts.shift_points(evaluations, "accuracy")
+    rows = figures.shifts.points(evaluations, "accuracy")
     assert [row.role for row in rows] == ["id", *["shift"] * 3, *["corruption"] * 2]
     noise = next(row for row in rows if row.dataset == "gaussian noise")
     parts = [e.accuracy for e in evaluations if e.corruption == "gaussian_noise"]
@@ -285,34 +287,36 @@ def test_shift_points__id_first_and_severities_averaged(
     assert noise.low is None
 
 
-def test_wilson__agrees_with_scipy() -> None:
+def test_wilson__agrees_with_scipy(evaluations: list[EvaluationReport]) -> None:
     from scipy.stats import binomtest
 
     expected = binomtest(37, 50).proportion_ci(method="wilson")
-    assert charts.wilson(37, 50) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    evaluation = evaluations[0].model_copy(update={"accuracy": 37 / 50, "n": 50})
+    (row,) = figures.shifts.points([evaluation], "accuracy")
+    assert (row.low, row.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_accuracy_by_shift__one_mark_per_run_and_set(evaluations: list[EvaluationReport]) -> None:
     runs = [(Run("a", "one"), evaluations), (Run("b", "two"), evaluations[:3])]
-    figure = charts.accuracy_by_shift(runs)
+    figure = figures.shifts.dots(runs)
     assert len(named(figure, "one").x) == 6
     assert len(named(figure, "two").x) == 3
-    with_floor = charts.accuracy_by_shift(runs, metric="ece")
+    with_floor = figures.shifts.dots(runs, metric="ece")
     floors = [t for t in with_floor.data if t.marker.symbol == "line-ns-open"]
-    assert list(floors[0].x) == [r.floor for r in charts.shift_points(evaluations, "ece")]
+    assert list(floors[0].x) == [r.floor for r in figures.shifts.points(evaluations, "ece")]
 
 
 def test_heatmap__cells_hold_the_values_and_leave_gaps_empty(
     evaluations: list[EvaluationReport],
 ) -> None:
     runs = [(Run("a", "same name"), evaluations), (Run("b", "same name"), evaluations[:1])]
-    heat = charts.shift_heatmap(runs).data[0]
+    heat = figures.shifts.by_run(runs).data[0]
     assert len(set(heat.y)) == 2  # equal labels must not fall into one row
     assert heat.z[0][0] == evaluations[0].accuracy
     assert list(heat.z[1][1:]) == [None] * 5
-    ece = charts.shift_heatmap(runs, metric="ece").data[0]
+    ece = figures.shifts.by_run(runs, metric="ece").data[0]
     for value, words, row in zip(
-        ece.z[0], ece.text[0], charts.shift_points(evaluations, "ece"), strict=True
+        ece.z[0], ece.text[0], figures.shifts.points(evaluations, "ece"), strict=True
     ):
         assert words.strip("()") == f"{100 * value:.1f}"
         assert words.startswith("(") is (row.above_floor is False)
@@ -321,11 +325,11 @@ def test_heatmap__cells_hold_the_values_and_leave_gaps_empty(
 def test_corruptions__severity_zero_is_the_clean_test_set(
     evaluations: list[EvaluationReport],
 ) -> None:
-    figure = charts.corruption_severity([(Run("a", "one"), evaluations)])
+    figure = figures.shifts.severity_lines([(Run("a", "one"), evaluations)])
     line = named(figure, "one")
     assert list(line.x) == [0, 1, 5]
     assert line.y[0] == evaluations[0].accuracy
-    heat = charts.corruption_heatmap(evaluations).data[0]
+    heat = figures.shifts.by_severity(evaluations).data[0]
     assert (len(heat.y), len(heat.x)) == (2, 2)
 
 
@@ -346,22 +350,24 @@ def spectrum_of(values: list[float], **changes: Any) -> Spectrum:
 
 
 def test_singular_values__all_are_drawn_and_zero_is_left_out() -> None:
-    figure = charts.singular_values([(Run("a", "one"), spectrum_of([3.0, 1.0, 0.5]))])
+    figure = figures.spectra.singular_values([(Run("a", "one"), spectrum_of([3.0, 1.0, 0.5]))])
     assert list(figure.data[0].y) == [3.0, 1.0, 0.5]
     assert figure.layout.yaxis.type == "log"
-    zero = charts.singular_values([(Run("a", "one"), spectrum_of([3.0, 0.0], sigma_min=None))])
+    zero = figures.spectra.singular_values(
+        [(Run("a", "one"), spectrum_of([3.0, 0.0], sigma_min=None))]
+    )
     assert list(zero.data[0].y) == [3.0]
     assert len(zero.data) == 1  # no mark for a σ_min that says nothing
-    assert "undefined" in charts.alt_text(zero)
+    assert "undefined" in figures.style.alt_text(zero)
 
 
 def test_sigma_over_steps__undefined_is_said_and_not_plotted() -> None:
     short = spectrum_of([3.0, 0.0], sigma_min=None, n=1)
-    figure = charts.sigma_over_steps([(Run("a", "one"), [short])])
+    figure = figures.spectra.over_steps([(Run("a", "one"), [short])])
     assert not figure.data
-    assert "fewer samples than features" in charts.alt_text(figure)
+    assert "fewer samples than features" in figures.style.alt_text(figure)
     path = [spectrum_of([2.0, s / 10], step=s, final=s == 3) for s in (3, 1, 2)]
-    drawn = charts.sigma_over_steps([(Run("a", "one"), path)])
+    drawn = figures.spectra.over_steps([(Run("a", "one"), path)])
     assert list(drawn.data[0].x) == [1, 2]
     assert list(drawn.data[1].y) == [0.3]
 
@@ -372,9 +378,15 @@ def test_curves__long_series_are_drawn_by_webgl() -> None:
         series = MetricSeries(name="loss", steps=steps, values=[1 / s for s in steps])
         return Metrics(series=[series], last_step=n)
 
-    assert charts.curves(metrics(50)).data[0].type == "scatter"
-    assert charts.curves(metrics(charts.WEBGL_POINTS + 1)).data[0].type == "scattergl"
-    assert list(charts.curves(metrics(3), ["loss", "absent"]).data[0].y) == [1, 1 / 2, 1 / 3]
+    assert figures.curves.figure(metrics(50)).data[0].type == "scatter"
+    assert (
+        figures.curves.figure(metrics(figures.style.WEBGL_POINTS + 1)).data[0].type == "scattergl"
+    )
+    assert list(figures.curves.figure(metrics(3), ["loss", "absent"]).data[0].y) == [
+        1,
+        1 / 2,
+        1 / 3,
+    ]
 
 
 @pytest.fixture
@@ -407,10 +419,10 @@ def comparison() -> Comparison:
 
 
 def test_paired__open_marks_are_those_that_could_be_noise(comparison: Comparison) -> None:
-    marks = charts.paired_differences(comparison).data[0]
+    marks = figures.compare.differences(comparison).data[0]
     assert list(marks.x) == [0.005, 0.05]
     assert [symbol.endswith("-open") for symbol in marks.marker.symbol] == [True, False]
-    assert len(charts.paired_differences(comparison, roles=("id",)).data[0].x) == 1
+    assert len(figures.compare.differences(comparison, roles=("id",)).data[0].x) == 1
 
 
 def test_paired__an_ece_is_drawn_as_the_difference_of_squared_errors(
@@ -438,18 +450,18 @@ def test_paired__an_ece_is_drawn_as_the_difference_of_squared_errors(
             ],
         }
     )  # fmt: skip
-    marks = charts.paired_differences(asked, metric="ece").data[0]
+    marks = figures.compare.differences(asked, metric="ece").data[0]
     assert list(marks.x) == pytest.approx([16])
     assert list(marks.error_x.array) == pytest.approx([12])
-    table = tables.paired(asked, "ece")
+    table = figures.compare.differences_table(asked, "ece")
     assert table.rows[0]["difference"] == 0.02
     assert (table.rows[0]["low"], table.rows[0]["squared"]) == (0.0004, 0.0016)
     assert "+16.0\N{NO-BREAK SPACE}pp²" in tables.to_html(table, caption="x")
-    sets = tables.confidence_sets(asked, "ece")
+    sets = figures.compare.confidence_sets_table(asked, "ece")
     assert sets.rows == [
         {"dataset": "photo", "members": "run a", "excluded": "run b (p < 0.01)", "n": 100}
     ]
-    assert tables.confidence_sets(asked, "nll").rows == []
+    assert figures.compare.confidence_sets_table(asked, "nll").rows == []
 
 
 def test_scatter__floor_is_drawn_for_each_point() -> None:
@@ -457,10 +469,10 @@ def test_scatter__floor_is_drawn_for_each_point() -> None:
         id_accuracy=0.9, id_ece=0.03, id_ece_floor=0.01, ood_accuracy=0.6, ood_ece=0.1,
         ood_ece_floor=0.02,
     )  # fmt: skip
-    figure = charts.accuracy_calibration_scatter([(Run("a", "one"), summary)])
+    figure = figures.compare.scatter([(Run("a", "one"), summary)])
     assert list(figure.data[0].y) == [0.03, 0.1]
     assert list(figure.data[1].y) == [0.01, 0.02]
-    empty = charts.accuracy_calibration_scatter([(Run("a", "one"), Summary())])
+    empty = figures.compare.scatter([(Run("a", "one"), Summary())])
     assert not empty.data
 
 
@@ -480,7 +492,7 @@ def test_pareto__keeps_just_what_no_other_point_beats(
         gains = [s * (x - y) for s, x, y in zip(signs, a, b, strict=True)]
         return min(gains) >= 0 and max(gains) > 0
 
-    front = charts.pareto(points, better=better)
+    front = figures.frontier.pareto(points, better=better)
     assert any(front)
     for point, kept in zip(points, front, strict=True):
         assert kept == (not any(beats(other, point) for other in points))
@@ -509,26 +521,26 @@ def test_frontier__path_runs_by_alpha_and_the_front_is_marked() -> None:
     wise = Summary(id_accuracy=0.8, ood_accuracy=0.7)
     runs = [(Run("a", "tuned"), TUNED), (Run("w", "between"), wise)]
     paths = {"w": path_of("w", ROWS, 0.5)}
-    figure = charts.frontier(runs, paths)
+    figure = figures.frontier.figure(runs, paths)
     by_name = {trace.name: trace for trace in figure.data if trace.name}
     assert list(by_name["between, path"].x) == [0.6, 0.8, 0.9]
     assert list(by_name["between, path"].text) == ["0", "0.5", "1"]
     assert (list(by_name["between"].x), list(by_name["between"].y)) == ([0.8], [0.7])
     assert list(by_name["Pareto front"].x) == [0.8, 0.9]
     assert list(by_name["tuned"].y) == [0.45]
-    alt = charts.alt_text(figure)
+    alt = figures.style.alt_text(figure)
     assert "On the Pareto front: between at α = 0.5, between at α = 1." in alt
-    table = tables.frontier(runs, paths, x="id_accuracy", y="ood_accuracy")
+    table = figures.frontier.table(runs, paths, x="id_accuracy", y="ood_accuracy")
     assert [row["best"] for row in table.rows] == [False, False, True, True]
     assert [row["alpha"] for row in table.rows] == ["", 0.0, 0.5, 1.0]
     assert [row["kept"] for row in table.rows] == [True, False, True, False]
-    assert len(tables.path(paths["w"]).rows) == 3
+    assert len(figures.frontier.path_table(paths["w"]).rows) == 3
 
 
 def test_frontier__calibration_has_floors_and_low_is_better() -> None:
     runs = [(Run("a", "tuned"), TUNED), (Run("w", "between"), Summary())]
     paths = {"w": path_of("w", ROWS, 0.5)}
-    figure = charts.frontier(runs, paths, x="ood_accuracy", y="ood_ece")
+    figure = figures.frontier.figure(runs, paths, x="ood_accuracy", y="ood_ece")
     front = next(t for t in figure.data if t.name == "Pareto front")
     # (0.6, .20) is beaten by (0.7, .15); (0.5, .10) has the lowest error.
     assert sorted(zip(front.x, front.y, strict=True)) == [(0.5, 0.1), (0.7, 0.15000000000000002)]
@@ -540,7 +552,7 @@ def test_frontier__calibration_has_floors_and_low_is_better() -> None:
 
 def test_frontier__long_paths_name_some_alphas_and_always_the_kept_one() -> None:
     rows = [(i / 100, 0.5 + i / 1000, 0.6 - i / 1000) for i in range(101)]
-    figure = charts.frontier([(Run("w", "w"), Summary())], {"w": path_of("w", rows, 0.37)})
+    figure = figures.frontier.figure([(Run("w", "w"), Summary())], {"w": path_of("w", rows, 0.37)})
     path = next(t for t in figure.data if t.name == "w, path")
     named = [words for words in path.text if words]
     assert {"0", "1", "0.37"} <= set(named)
@@ -549,11 +561,11 @@ def test_frontier__long_paths_name_some_alphas_and_always_the_kept_one() -> None
 
 def test_frontier__runs_without_a_number_are_left_out() -> None:
     runs = [(Run("a", "tuned"), TUNED), (Run("b", "no shifts"), Summary(id_accuracy=0.5))]
-    figure = charts.frontier(runs, {})
+    figure = figures.frontier.figure(runs, {})
     assert "no shifts" not in {t.name for t in figure.data}
-    empty = charts.frontier(runs[1:], {})
+    empty = figures.frontier.figure(runs[1:], {})
     assert not empty.data
-    assert "no run here has both numbers" in charts.alt_text(empty)
+    assert "no run here has both numbers" in figures.style.alt_text(empty)
 
 
 def all_figures(
@@ -564,20 +576,20 @@ def all_figures(
     diagram = make_reliability(BINS, run_name=label)
     metrics = Metrics(series=[MetricSeries(name="loss", steps=[1], values=[1.0])], last_step=1)
     return [
-        charts.reliability_diagram(diagram),
-        charts.reliability_grid([diagram]),
-        charts.reliability_overlay([diagram]),
-        charts.accuracy_by_shift([(run, evaluations)], metric="ece"),
-        charts.shift_heatmap([(run, evaluations)]),
-        charts.corruption_heatmap(evaluations),
-        charts.corruption_severity([(run, evaluations)]),
-        charts.singular_values([(run, spectrum_of([2.0, 1.0]))]),
-        charts.sigma_over_steps([(run, [spectrum_of([2.0, 1.0])])]),
-        charts.curves(metrics),
-        charts.paired_differences(comparison),
-        charts.accuracy_calibration_scatter([(run, summary)]),
-        charts.frontier([(run, TUNED)], {"a": path_of("a", ROWS, 0.5)}),
-        charts.shift_heatmap([]),
+        figures.reliability.diagram(diagram),
+        figures.reliability.grid([diagram]),
+        figures.reliability.overlay([diagram]),
+        figures.shifts.dots([(run, evaluations)], metric="ece"),
+        figures.shifts.by_run([(run, evaluations)]),
+        figures.shifts.by_severity(evaluations),
+        figures.shifts.severity_lines([(run, evaluations)]),
+        figures.spectra.singular_values([(run, spectrum_of([2.0, 1.0]))]),
+        figures.spectra.over_steps([(run, [spectrum_of([2.0, 1.0])])]),
+        figures.curves.figure(metrics),
+        figures.compare.differences(comparison),
+        figures.compare.scatter([(run, summary)]),
+        figures.frontier.figure([(run, TUNED)], {"a": path_of("a", ROWS, 0.5)}),
+        figures.shifts.by_run([]),
     ]
 
 
@@ -585,7 +597,7 @@ def test_alt_text__every_figure_says_what_it_shows(
     evaluations: list[EvaluationReport], comparison: Comparison
 ) -> None:
     for figure in all_figures(evaluations, comparison):
-        assert len(charts.alt_text(figure)) > 20
+        assert len(figures.style.alt_text(figure)) > 20
 
 
 def test_labels__what_people_typed_is_escaped(
@@ -598,7 +610,7 @@ def test_labels__what_people_typed_is_escaped(
 
 
 def test_export__html_needs_no_network_and_has_its_description() -> None:
-    page = charts.to_html(charts.reliability_diagram(make_reliability(BINS)), title="a <b>")
+    page = figures.style.to_html(figures.reliability.diagram(make_reliability(BINS)), title="a <b>")
     assert not re.search(r'<(script|link)[^>]+(src|href)="https?:', page)
     assert "Reliability diagram of a run on sketch" in page
     assert "<title>a &lt;b&gt;</title>" in page
@@ -606,7 +618,7 @@ def test_export__html_needs_no_network_and_has_its_description() -> None:
 
 def test_import__charts_load_neither_streamlit_nor_torch() -> None:
     code = (
-        "import sys, frontend.charts, frontend.tables\n"
+        "import sys, frontend.figures, frontend.tables\n"
         "print(sorted({'streamlit', 'torch', 'pandas', 'fastapi'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -617,7 +629,7 @@ def test_import__charts_load_neither_streamlit_nor_torch() -> None:
 
 
 def test_table__twin_holds_the_numbers_of_the_diagram() -> None:
-    table = tables.reliability([make_reliability(BINS)])
+    table = figures.reliability.bins_table([make_reliability(BINS)])
     assert [row["accuracy"] for row in table.rows] == [b.accuracy for b in BINS]
     html = tables.to_html(table, caption="bins")
     assert html.count("<tr>") == 1 + len(BINS)

@@ -111,7 +111,7 @@ def test_page__without_a_session_shows_nothing(
 ) -> None:
     with pointed_at(monkeypatch, seeded.url, seeded.home):
         monkeypatch.setenv("CALIFT_TOKEN", (seeded.home / "token").read_text().strip())
-        monkeypatch.setattr("frontend.ui.session_token", lambda: None)
+        monkeypatch.setattr("frontend.api.session_token", lambda: None)
         at = _run_page(seeded).run()
         assert not at.exception
         shown = " ".join(e.proto.body for e in at.get("html")) + str(at.main)

@@ -38,8 +38,15 @@ def submit_of(app: AppTest) -> Any:
 def words(app: AppTest) -> str:
     """All that the page says."""
     kinds = ("html", "markdown", "caption", "error", "warning", "info", "subheader", "code")
-    return " ".join(str(e.value if kind != "html" else e.proto.body)
-                    for kind in kinds for e in app.get(kind))  # fmt: skip
+    said = [str(e.value if kind != "html" else e.proto.body)
+            for kind in kinds for e in app.get(kind)]  # fmt: skip
+    said += [re.sub(r"\\(.)", r"\1", link.proto.label) for link in app.get("page_link")]
+    return " ".join([*said, *(frame.value.to_csv() for frame in app.dataframe)])
+
+
+def listed(app: AppTest) -> list[dict[str, Any]]:
+    """The rows of the page's first table that can be opened and chosen from."""
+    return list(app.dataframe[0].value.to_dict("records")) if app.dataframe else []
 
 
 def charts_of(app: AppTest) -> list[str]:
@@ -60,17 +67,31 @@ def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) 
 
 
 def test_runs__lists_every_run_with_its_floor(dashboard: Service) -> None:
-    said = words(page("runs"))
-    assert said.count("<tr>") == 1 + len(dashboard.ids)
-    assert "floor" in said
-    assert f'href="run?id={dashboard.ids["CaRot"]}"' in said
+    rows = listed(page("runs"))
+    assert len(rows) == len(dashboard.ids)
+    carot = next(row for row in rows if row["name"] == "CaRot on fashion-mnist")
+    assert carot["id_ece_floor"] > 0
+    assert carot["ood_ece_floor"] > 0
+
+
+def test_runs__what_is_chosen_in_the_table_can_be_compared(dashboard: Service) -> None:
+    app = page("runs")
+    assert next(b for b in app.button if b.label == "Compare").disabled
+    done = [i for i, row in enumerate(listed(app)) if row["id_accuracy"] > 0][:2]
+    app.session_state[app.dataframe[0].key] = {"selection": {"rows": done, "columns": []}}
+    app.run()
+    compare = next(b for b in app.button if b.label == "Compare")
+    assert not compare.disabled
+    compare.click().run()
+    assert not app.exception
+    assert len(app.query_params["ids"].split(",")) == 2
 
 
 def test_runs__filters_come_from_the_url_and_go_back_to_it(dashboard: Service) -> None:
     app = page("runs", status="FAILED")
-    assert words(app).count("<tr>") == 2
+    assert len(listed(app)) == 1
     app.multiselect(key="url-status").set_value(["SUCCEEDED", "FAILED"]).run()
-    assert words(app).count("<tr>") == 7
+    assert len(listed(app)) == 6
     assert app.query_params["status"] == "SUCCEEDED,FAILED"
     app.text_input(key="url-q").input("nothing is called so").run()
     assert "No run matches" in words(app)
@@ -536,11 +557,12 @@ def test_unreachable__the_last_good_answer_stays_with_a_word(
     dashboard: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = page("runs")
-    before = words(app).count("<tr>")
+    before = listed(app)
+    assert before
     monkeypatch.setenv("CALIFT_API_URL", f"http://127.0.0.1:{free_port()}")
     app.run()
     assert not app.exception
-    assert words(app).count("<tr>") == before
+    assert [row["name"] for row in listed(app)] == [row["name"] for row in before]
     assert "received at" in app.warning[0].value
 
 
@@ -555,11 +577,11 @@ def test_names__what_people_typed_is_shown_and_not_run(
             {"name": "a (plain) name", "method": {"kind": "flyp"}, "tags": ["<b>"],
              "notes": notes}
         )  # fmt: skip
-        listed = words(page("runs"))
+        runs = page("runs")
         opened = page("run", id=made.id, tab="Config")
         client.cancel(made.id)
         client.delete(made.id)
-    assert "<b>" not in listed
-    assert "&lt;b&gt;" in listed
+    assert "<b>" not in "".join(e.proto.body for e in runs.get("html"))
+    assert listed(runs)[0]["tags"] == "<b>"  # a cell of text, which formats nothing
     assert "<img" not in "".join(e.proto.body for e in opened.get("html"))
     assert opened.text[0].value == notes  # plain text, not Markdown

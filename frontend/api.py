@@ -1,0 +1,271 @@
+"""The API as the pages see it: the visitor's client, answers that are kept, faults in words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, NoReturn, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+import streamlit as st
+
+from calift_core.client import Client
+from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
+from calift_core.installed import as_typed
+from calift_core.schema.wire import (
+    TERMINAL_PHASES,
+    CalibratorEffect,
+    Evaluation,
+    Frontier,
+    MeasureSet,
+    Reliability,
+    RunSummary,
+    SlicePage,
+    TransferMatrix,
+    Validation,
+    Visitor,
+)
+from frontend import text
+from frontend.door import session_of
+
+T = TypeVar("T")
+
+
+@st.cache_resource(show_spinner=False, max_entries=256, on_release=Client.close)
+def _client(url: str | None, token: str) -> Client:
+    return Client(url, token)
+
+
+def session_token() -> str | None:
+    """The session that the visitor's browser brought along; see `frontend.door`."""
+    return session_of(st.context.cookies, st.context.headers.get("Host") or "")
+
+
+def client() -> Client:
+    """The typed client of the API, with the visitor's own session; the page ends without one."""
+    token = session_token()
+    if token is None:
+        _log_in("You are not logged in.")
+    return _client(os.environ.get("CALIFT_API_URL"), token)
+
+
+def visitor() -> Visitor:
+    """Who looks at the page, as the API knows them now; the page ends for anybody else."""
+    token, state = session_token(), st.session_state
+    if token is None:
+        _log_in("You are not logged in.")
+    if state.get("session") != token:
+        # What an earlier visitor saw in this browser is not for this one.
+        state.clear()
+        state["session"] = token
+    try:
+        state["visitor"] = client().visitor()
+    except CaliftError as error:
+        if getattr(error, "status", 0) in (401, 403):
+            _log_in("Your session has ended.")
+        # One who was known before keeps seeing what was received, with a word on that.
+        if "visitor" not in state:
+            problem(error, "ask the API who you are")
+            st.stop()
+    found: Visitor = state["visitor"]
+    return found
+
+
+def locked(scope: Literal["submit", "admin"]) -> str:
+    """Why the visitor may not do what needs a scope; empty where they may."""
+    held = (st.session_state.get("visitor") or visitor()).scope
+    if held in ("admin", scope):
+        return ""
+    return f"This needs a token of scope {scope}; yours has {held}."
+
+
+def _log_in(why: str) -> NoReturn:
+    place = urlsplit(str(st.context.url or ""))
+    query = urlencode(dict(st.query_params), safe=",")
+    here = (place.path or "/") + (f"?{query}" if query else "")
+    st.html(
+        f'<div class="calift-empty"><strong>{text.esc(why)}</strong>'
+        f'<a href="/login?{text.esc(urlencode({"next": here}))}" target="_self">Log in</a> to go '
+        "on here.</div>"
+    )
+    st.stop()
+
+
+def problem(error: CaliftError, what: str, *, kept: str = "") -> None:
+    """Say what failed, where, and the request id.
+
+    Args:
+        error: what the client raised.
+        what: the action in words, such as `load the runs`.
+        kept: when what is still shown was received.
+    """
+    if getattr(error, "status", 0) == 401:
+        _log_in("Your session has ended.")
+    lines = [f"**Could not {text.md(what)}.** {text.md_prose(error.message)}"]
+    if error.hint:
+        lines.append(text.md_prose(error.hint))
+    where = [f"API {text.md(getattr(client(), 'base_url', ''))}"]
+    if isinstance(error, ServiceError):
+        if error.status:
+            where.append(f"status {error.status}")
+        body = error.problem
+        where += [f"{text.md(body[k])}" for k in ("code",) if body.get(k)]
+        if body.get("request_id"):
+            where.append(f"request id {text.md(body['request_id'])}")
+        for fault in _faults(body):
+            lines.append(
+                f"- {text.md(fault.get('pointer', ''))}: {text.md_prose(fault.get('message', ''))}"
+            )
+    if isinstance(error, ServiceUnavailableError):
+        lines.append(as_typed("Start the service with `calift up`, or set `CALIFT_API_URL`."))
+    if kept:
+        lines.append(f"What is shown below was received at {kept}.")
+    lines.append(f":small[{' · '.join(where)}]")
+    show = st.warning if kept else st.error
+    show("\n\n".join(lines), icon=":material/cloud_off:" if not kept else ":material/history:")
+
+
+def _faults(body: Mapping[str, object]) -> list[dict[str, str]]:
+    errors = body.get("errors")
+    return [e for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
+
+
+def fetch(what: str, call: Callable[[], T], *, key: str) -> T:
+    """What `call` gives; when it fails, the error and what it gave last, or the page ends here.
+
+    Args:
+        what: the action in words, for the error.
+        call: asks the API.
+        key: of the last good answer in this session.
+    """
+    kept = st.session_state.setdefault("last-good", {})
+    try:
+        value = call()
+    except CaliftError as error:
+        if key in kept and getattr(error, "status", 0) != 404:
+            at, value = kept[key]
+            problem(error, what, kept=at)
+            return value
+        problem(error, what)
+        st.stop()
+    kept[key] = (datetime.now(UTC).strftime("%H:%M:%S UTC"), value)
+    while len(kept) > 60:
+        kept.pop(next(iter(kept)))
+    return value
+
+
+def act(what: str, call: Callable[[], T]) -> T | None:
+    """Do something that changes the service; on failure show why and give none."""
+    try:
+        return call()
+    except CaliftError as error:
+        problem(error, what)
+        return None
+
+
+# ---- What is kept: answers about a finished attempt and its predictions never change ------------
+
+
+def is_working(phase: str) -> bool:
+    """Whether a run may still change by itself."""
+    return phase not in TERMINAL_PHASES
+
+
+@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
+def _stored_evaluations(run_id: str, attempt: int, _finished: str) -> list[Evaluation]:
+    return client().run_evaluations(run_id)
+
+
+def evaluations(run: RunSummary) -> list[Evaluation]:
+    """A run's evaluations; those of a finished attempt never change and are kept."""
+
+    def call() -> list[Evaluation]:
+        if is_working(run.phase):
+            return client().run_evaluations(run.id)
+        return _stored_evaluations(run.id, run.attempt, str(run.finished_at))
+
+    return fetch(f"load the evaluations of {run.name}", call, key=f"evaluations-{run.id}")
+
+
+@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
+def _stored_reliability(
+    evaluation_id: str, _digest: str, n_bins: int, scheme: str, norm: str, temperature: float
+) -> Reliability:
+    return client().reliability(
+        evaluation_id, n_bins=n_bins, scheme=scheme, norm=norm, temperature=temperature
+    )
+
+
+def reliability(
+    evaluation: Evaluation, *, n_bins: int, scheme: str, norm: str, temperature: float
+) -> Reliability:
+    """A diagram's numbers, kept by the digest of the predictions that they are made of."""
+    return fetch(
+        f"make the diagram of {evaluation.run_name} on {evaluation.dataset}",
+        lambda: _stored_reliability(
+            evaluation.id, evaluation.predictions_sha256, n_bins, scheme, norm, temperature
+        ),
+        key=f"reliability-{evaluation.id}-{n_bins}-{scheme}-{norm}-{temperature}",
+    )
+
+
+def zero_shot_of(run: RunSummary) -> RunSummary | None:
+    """The newest finished zero-shot run on the same model and data, none where there is none."""
+    if run.method in ("zero_shot", "imported"):
+        return None
+    found = fetch(
+        "look for the zero-shot run",
+        lambda: client().runs(
+            method=["zero_shot"], phase=["SUCCEEDED"], model=[run.model], suite=[run.suite], limit=1
+        ),
+        key=f"zero-shot-{run.model}-{run.suite}",
+    )
+    return found.items[0] if found.items else None
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def slices(evaluation_id: str, _digest: str, **asked: Any) -> SlicePage:
+    """Slices of an evaluation; `_digest` is that of its predictions, `asked` the client's own."""
+    return client().slices(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def run_slices(run_id: str, attempt: int, **asked: Any) -> SlicePage:
+    """Every data set of an attempt as a slice; `asked` are the client's own options."""
+    return client().run_slices(run_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def calibrated(evaluation_id: str, _digest: str, **asked: Any) -> CalibratorEffect:
+    """An evaluation before and after a calibrator; `asked` are the client's own options."""
+    return client().calibrate(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def transfer(run_id: str, attempt: int, **asked: Any) -> TransferMatrix:
+    """A calibrator fitted on each data set of an attempt and tested on every other."""
+    return client().transfer(run_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def audit(evaluation_id: str, _digest: str, temperature: float) -> MeasureSet:
+    """The predictions of an evaluation under every estimator."""
+    return client().audit(evaluation_id, temperature=temperature)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def frontier(run_id: str, attempt: int, _finished: str) -> Frontier | None:
+    """The path of a WiSE-FT run's attempt, none where it stored none."""
+    try:
+        return client().frontier(run_id)
+    except ServiceError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+@st.cache_data(ttl=30, max_entries=200, show_spinner=False)
+def validate(document: dict[str, Any]) -> Validation:
+    """What the API says of a RunSpec; kept for a short time, as runs and data come and go."""
+    return client().validate(document)

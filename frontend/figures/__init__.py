@@ -1,0 +1,30 @@
+"""Records to figures, one file a subject: each chart and, below it, its twin as a table.
+
+Pure: wire models in, `plotly.graph_objects.Figure` and `frontend.tables.Table` out; no Streamlit.
+"""
+
+from frontend.figures import (
+    calibrators,
+    compare,
+    curves,
+    estimators,
+    frontier,
+    reliability,
+    shifts,
+    slices,
+    spectra,
+    style,
+)
+
+__all__ = [
+    "calibrators",
+    "compare",
+    "curves",
+    "estimators",
+    "frontier",
+    "reliability",
+    "shifts",
+    "slices",
+    "spectra",
+    "style",
+]

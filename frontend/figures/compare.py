@@ -1,0 +1,315 @@
+"""Runs against a baseline on the same samples, and accuracy against calibration; their tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from calift_core.schema.report import Summary
+from calift_core.schema.wire import Comparison, PairedDifference
+from frontend import text
+from frontend.figures.style import (
+    MUTED,
+    Run,
+    RunStyle,
+    axis,
+    blank,
+    interval_bars,
+    legend_below,
+    names_axis,
+    nothing,
+    offset,
+    run_styles,
+)
+from frontend.tables import Column, Table, headline
+
+
+def _decided(found: PairedDifference) -> tuple[float, float, float]:
+    """The difference that is decided on and its interval; squared errors in pp²."""
+    if found.squared is not None:
+        low, high = found.squared.interval
+        return 1e4 * found.squared.difference, 1e4 * low, 1e4 * high
+    low, high = found.interval or (found.difference, found.difference)
+    return found.difference, low, high
+
+
+def differences(
+    comparison: Comparison,
+    *,
+    metric: str = "accuracy",
+    roles: Sequence[str] = ("id", "shift", "corruption"),
+    styles: Mapping[str, RunStyle] | None = None,
+    title: str | None = None,
+) -> go.Figure:
+    """Each run minus the baseline on the same samples, with its paired interval.
+
+    A filled mark is a difference whose interval excludes zero, an open one could be noise. For the
+    ECE the difference of squared errors is drawn, which is what is decided on. `roles` says which
+    data sets are shown.
+    """
+    look = text.METRICS.get(metric, text.Metric(metric, "high", True))
+    squared = any(d.squared for c in comparison.runs for d in c.differences if d.metric == metric)
+    others = [c for c in comparison.runs if c.run.id != comparison.baseline]
+    base = next((c.run.name for c in comparison.runs if c.run.id == comparison.baseline), "?")
+    heading = title if title is not None else f"{look.title}: difference to {base}"
+    chosen = [
+        (c, [d for d in c.differences if d.metric == metric and d.role in roles]) for c in others
+    ]
+    names = sorted(
+        {(text.role_order(d.role), d.dataset) for _, ds in chosen for d in ds}
+    )  # ID first, as in every chart
+    if not names:
+        return nothing(heading, "the runs share no samples of the same data set")
+    labels = [name for _, name in names]
+    styles = styles or run_styles(c.run.id for c in comparison.runs)
+    better = "right" if look.better == "high" else "left"
+    figure = blank(
+        title=heading,
+        subtitle=[
+            *(["squared L2 error with the noise taken out: what is decided on"] if squared else []),
+            f"{better} of zero is better · filled: 95 % interval excludes zero",
+        ],
+        alt="",
+        height=80 + max(26 * len(labels), 16 * len(labels) * len(others) // 2),
+    )
+    said = []
+    for index, (column, differences) in enumerate(chosen):
+        own = styles[column.run.id]
+        shift = offset(index, len(others))
+        drawn = [_decided(d) for d in differences]
+        figure.add_trace(
+            go.Scatter(
+                x=[value for value, _, _ in drawn],
+                y=[labels.index(d.dataset) + shift for d in differences],
+                mode="markers",
+                name=text.esc(column.run.name),
+                marker={
+                    "color": own.colour,
+                    "size": 10,
+                    "symbol": [
+                        own.symbol if d.distinguishable else f"{own.symbol}-open"
+                        for d in differences
+                    ],
+                    "line": {"width": 1.5, "color": own.colour},
+                },
+                error_x=interval_bars(
+                    [max(0.0, high - value) for value, _, high in drawn],
+                    [max(0.0, value - low) for value, low, _ in drawn],
+                    own.colour,
+                ),
+                customdata=[
+                    [text.esc(d.dataset), text.count(d.n), text.points(d.difference)]
+                    for d in differences
+                ],
+                hovertemplate="%{customdata[0]}: "
+                + (
+                    "%{x:+.2f} pp² (ECE %{customdata[2]})"
+                    if squared
+                    else "%{x:+.2%}"
+                    if look.fraction
+                    else "%{x:+.4g}"
+                )
+                + "<br>n = %{customdata[1]}<extra>"
+                + text.esc(column.run.name)
+                + "</extra>",
+            )
+        )
+        clear = sum(d.distinguishable for d in differences)
+        said.append(
+            f"{column.run.name}: {clear} of {len(differences)} differences are distinguishable"
+        )
+    figure.add_vline(x=0, line={"color": MUTED, "width": 1.25, "dash": "dash"})
+    figure.update_layout(
+        meta={"alt": f"{heading}. {'; '.join(said)}."},
+        xaxis=axis(
+            name="Run minus baseline, pp²" if squared else "Run minus baseline",
+            tickformat="+.1%" if look.fraction and not squared else None,
+        ),
+        yaxis=names_axis([label.replace("_", " ") for label in labels]),
+        showlegend=False,
+    )
+    if len(others) > 1:
+        legend_below(figure, math.ceil(len(others) / 3))
+    return figure
+
+
+def scatter(
+    runs: Sequence[tuple[Run, Summary]],
+    *,
+    styles: Mapping[str, RunStyle] | None = None,
+    title: str = "Accuracy against calibration",
+) -> go.Figure:
+    """Accuracy against ECE: open mark on ID data, filled mark OOD, a line between the two.
+
+    The small tick under a mark is the floor of its ECE. Down and to the right is better.
+    """
+    points = [
+        (run, s)
+        for run, s in runs
+        if (s.id_accuracy is not None and s.id_ece is not None)
+        or (s.ood_accuracy is not None and s.ood_ece is not None)
+    ]
+    if not points:
+        return nothing(title, "no run here has a result yet")
+    styles = styles or run_styles(run.id for run, _ in points)
+    figure = blank(
+        title=title,
+        subtitle=["open: ID · filled: mean OOD · tick: floor · lower right is better"],
+        alt="",
+        height=380,
+    )
+    said = []
+    for run, s in points:
+        own = styles[run.id]
+        marks = [
+            (s.id_accuracy, s.id_ece, s.id_ece_floor, f"{own.symbol}-open", "ID"),
+            (s.ood_accuracy, s.ood_ece, s.ood_ece_floor, own.symbol, "OOD"),
+        ]
+        kept = [m for m in marks if m[0] is not None and m[1] is not None]
+        figure.add_trace(
+            go.Scatter(
+                x=[m[0] for m in kept],
+                y=[m[1] for m in kept],
+                mode="lines+markers",
+                name=text.esc(run.label),
+                legendgroup=run.id,
+                line={"color": own.colour, "dash": own.dash, "width": 1.25},
+                marker={"color": own.colour, "symbol": [m[3] for m in kept], "size": 11,
+                        "line": {"width": 2, "color": own.colour}},
+                customdata=[[m[4]] for m in kept],
+                hovertemplate="%{customdata[0]}: accuracy %{x:.1%}, ECE %{y:.1%}<extra>"
+                + text.esc(run.label)
+                + "</extra>",
+            )
+        )  # fmt: skip
+        floors = [m for m in kept if m[2] is not None]
+        figure.add_trace(
+            go.Scatter(
+                x=[m[0] for m in floors],
+                y=[m[2] for m in floors],
+                mode="markers",
+                legendgroup=run.id,
+                showlegend=False,
+                marker={"symbol": "line-ew-open", "size": 12, "color": own.colour,
+                        "line": {"width": 1.5}},
+                hovertemplate="floor %{y:.2%}<extra>" + text.esc(run.label) + "</extra>",
+            )
+        )  # fmt: skip
+        said.append(
+            f"{run.label}: " + ", ".join(
+                f"{m[4]} accuracy {text.percent(m[0])} with ECE {text.percent(m[1])}" for m in kept
+            )
+        )  # fmt: skip
+    figure.update_layout(
+        meta={"alt": f"{title}. {'; '.join(said)}."},
+        xaxis=axis(name="Accuracy", tickformat=".0%"),
+        yaxis=axis(name="ECE", tickformat=".0%", rangemode="tozero"),
+    )
+    legend_below(figure, math.ceil(len(points) / 3))
+    return figure
+
+
+def differences_table(
+    comparison: Comparison,
+    metric: str | None = None,
+    roles: Sequence[str] = ("id", "shift", "corruption"),
+) -> Table:
+    """One row per run, data set and metric: run minus baseline on the same samples.
+
+    An ECE has a column more: the difference of the squared errors, which is what is decided on.
+    """
+    chosen = [
+        (column.run.name, d)
+        for column in comparison.runs
+        for d in column.differences
+        if (metric is None or d.metric == metric) and d.role in roles
+    ]
+    rows = []
+    for run, d in chosen:
+        low, high = (d.squared.interval if d.squared else d.interval) or (None, None)
+        rows.append(
+            {
+                "run": run,
+                "dataset": d.dataset,
+                "metric": text.METRICS[d.metric].title if d.metric in text.METRICS else d.metric,
+                "baseline": d.baseline,
+                "value": d.value,
+                "difference": d.difference,
+                "squared": d.squared.difference if d.squared else None,
+                "low": low,
+                "high": high,
+                "distinguishable": d.distinguishable,
+                "n": d.n,
+            }
+        )
+    fraction = metric in text.METRICS and text.METRICS[metric].fraction
+    plain, signed = ("percent", "points") if fraction else ("number", "number")
+    squared = any(d.squared for _, d in chosen)
+    ends = "square_points" if squared and metric is not None else signed
+    return Table(
+        [
+            Column("run", "Run"),
+            Column("dataset", "Data"),
+            Column("baseline", "Baseline", plain),
+            Column("value", "Run's value", plain),
+            Column("difference", "Difference", signed),
+            *([Column("squared", "Squared L2, difference", "square_points")] if squared else []),
+            Column("low", "95 % low", ends),
+            Column("high", "95 % high", ends),
+            Column("distinguishable", "Distinguishable", "yes"),
+            Column("n", "n", "count"),
+        ],
+        rows,
+    )
+
+
+def parameters_table(comparison: Comparison) -> Table:
+    """One row per setting that differs, one column per run."""
+    names = [c.run.name for c in comparison.runs]
+    rows = [
+        {
+            "parameter": pointer.strip("/").replace("/", " › "),
+            **{str(i): None if v is None else text.plain(v) for i, v in enumerate(values)},
+        }
+        for pointer, values in comparison.parameters.items()
+    ]
+    return Table(
+        [Column("parameter", "Setting"), *(Column(str(i), n) for i, n in enumerate(names))], rows
+    )
+
+
+def scatter_table(runs: Sequence[tuple[Run, Summary]]) -> Table:
+    """One row per run: the headline."""
+    names = ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece", "sigma_min")
+    return Table(
+        [Column("run", "Run"), *headline(names, floors=True)],
+        [{"run": run.label, **s.model_dump()} for run, s in runs],
+    )
+
+
+def confidence_sets_table(comparison: Comparison, metric: str) -> Table:
+    """One row per data set: the runs that may be the best, and those ruled out with how surely."""
+    names = {c.run.id: c.run.name for c in comparison.runs}
+    rows = [
+        {
+            "dataset": found.dataset,
+            "members": ", ".join(names[run] for run in found.members),
+            "excluded": ", ".join(
+                f"{names[run]} ({text.p_value(found.p_values[run])})" for run in found.excluded
+            ),
+            "n": found.n,
+        }
+        for found in comparison.confidence_sets
+        if found.metric == metric
+    ]
+    return Table(
+        [
+            Column("dataset", "Data"),
+            Column("members", "May be the best"),
+            Column("excluded", "Ruled out"),
+            Column("n", "n", "count"),
+        ],
+        rows,
+    )

@@ -1,0 +1,152 @@
+"""Confidence minus accuracy of each slice of the samples, and its table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from calift_core.schema.wire import SlicePage
+from frontend import text
+from frontend.figures.style import (
+    MUTED,
+    Run,
+    RunStyle,
+    axis,
+    blank,
+    interval_bars,
+    legend_below,
+    names_axis,
+    nothing,
+    offset,
+    run_styles,
+)
+from frontend.tables import Column, Table
+
+#: Slices that one chart shows; a table shows the rest of a page.
+MOST = 40
+
+
+def gaps(
+    pages: Sequence[tuple[Run, SlicePage]],
+    *,
+    styles: Mapping[str, RunStyle] | None = None,
+    title: str = "Gap of each slice",
+) -> go.Figure:
+    """Confidence minus accuracy of each slice with its 95 % interval, a mark per run.
+
+    The slices are those of the first page, in its order. A filled mark is a slice whose ECE is
+    above its floor, an open one could be noise; a slice that is too small has a small open mark
+    without an interval.
+    """
+    names = [(s.key, s.title) for s in pages[0][1].items[:MOST]] if pages else []
+    if not names:
+        return nothing(title, "no sample meets the condition")
+    place = {key: i for i, (key, _) in enumerate(names)}
+    styles = styles or run_styles(run.id for run, _ in pages)
+    first = pages[0][1]
+    condition = f" · where {first.where}" if first.where else ""
+    figure = blank(
+        title=title,
+        subtitle=[
+            f"T = {first.temperature:.3g}{condition}",
+            "right of zero: over-confident · filled: above the floor",
+            "small marks: too few samples for an error",
+        ],
+        alt="",
+        height=80 + max(20 * len(names), 12 * len(names) * len(pages)),
+    )
+    said = []
+    for index, (run, page) in enumerate(pages):
+        own = styles[run.id]
+        shift = offset(index, len(pages))
+        shown = [s for s in page.items if s.key in place]
+        above = [s.ece is not None and s.null_q95 is not None and s.ece > s.null_q95 for s in shown]
+        figure.add_trace(
+            go.Scatter(
+                x=[s.gap for s in shown],
+                y=[place[s.key] + shift for s in shown],
+                mode="markers",
+                name=text.esc(run.label),
+                marker={
+                    "color": own.colour,
+                    "size": [6 if s.too_small else 10 for s in shown],
+                    "symbol": [own.symbol if a else f"{own.symbol}-open" for a in above],
+                    "line": {"width": 1.5, "color": own.colour},
+                },
+                error_x=interval_bars(
+                    [s.gap_interval[1] - s.gap if s.gap_interval else 0 for s in shown],
+                    [s.gap - s.gap_interval[0] if s.gap_interval else 0 for s in shown],
+                    own.colour,
+                ),
+                customdata=[
+                    [text.esc(s.title), text.count(s.n), text.percent(s.accuracy),
+                     text.percent(s.mean_confidence),
+                     "too small for an ECE" if s.too_small
+                     else f"ECE {text.ece_with_floor(s.ece, s.null_mean)}"]
+                    for s in shown
+                ],
+                hovertemplate="%{customdata[0]}: gap %{x:+.1%}<br>accuracy %{customdata[2]}, "
+                "confidence %{customdata[3]}<br>%{customdata[4]}<br>n = %{customdata[1]}<extra>"
+                + text.esc(run.label)
+                + "</extra>",
+            )
+        )  # fmt: skip
+        widest = max(shown, key=lambda s: abs(s.gap), default=None)
+        worst = "" if widest is None else (
+            f", the widest gap is {text.points(widest.gap)} at {widest.title}"
+        )  # fmt: skip
+        said.append(f"{run.label}: {sum(above)} of {len(shown)} slices above their floor{worst}")
+    figure.add_vline(x=0, line={"color": MUTED, "width": 1.25, "dash": "dash"})
+    figure.update_layout(
+        meta={"alt": f"{title}, {len(names)} slices. {'; '.join(said)}."},
+        xaxis=axis(name="Confidence minus accuracy", tickformat="+.0%"),
+        yaxis=names_axis([name.replace("_", " ") for _, name in names], size=12),
+        showlegend=False,
+    )
+    if len(pages) > 1:
+        legend_below(figure, math.ceil(len(pages) / 3))
+    return figure
+
+
+def table(pages: Sequence[tuple[Run, SlicePage]]) -> Table:
+    """One row per run and slice; a slice that is too small says so and has no error."""
+    rows = [
+        {
+            "run": run.label,
+            **s.model_dump(exclude={"gap_interval", "interval", "accuracy_interval"}),
+            "gap_low": s.gap_interval[0] if s.gap_interval else None,
+            "gap_high": s.gap_interval[1] if s.gap_interval else None,
+            "low": s.interval[0] if s.interval else None,
+            "high": s.interval[1] if s.interval else None,
+            "verdict": _verdict(s.ece, s.null_q95),
+        }
+        for run, page in pages
+        for s in page.items
+    ]
+    columns = [
+        Column("title", "Slice"),
+        Column("n", "n", "count"),
+        Column("accuracy", "Accuracy", "percent"),
+        Column("mean_confidence", "Confidence", "percent"),
+        Column("gap", "Gap", "points"),
+        Column("gap_low", "95 % low", "points"),
+        Column("gap_high", "95 % high", "points"),
+        Column("ece", "ECE", "percent"),
+        Column("null_mean", "Floor", "percent"),
+        Column("null_q95", "Floor, 95 %", "percent"),
+        Column("low", "95 % low", "percent"),
+        Column("high", "95 % high", "percent"),
+        Column("n_bins", "Bins", "count"),
+        Column("verdict", "Reads"),
+    ]
+    if len(pages) > 1:
+        columns.insert(0, Column("run", "Run"))
+    return Table(columns, rows)
+
+
+def _verdict(ece: float | None, null_q95: float | None) -> str:
+    if ece is None or null_q95 is None:
+        return "too small"
+    return "above the floor" if ece > null_q95 else "not above the floor"

@@ -1,0 +1,291 @@
+"""The square of accuracy against confidence and the strip of counts below it, on one x axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from calift_core.schema.wire import Reliability, ReliabilityBin, SmoothCurve
+from frontend import text
+from frontend.figures.style import BAND, BAR, MUTED, OVER, UNDER, axis
+
+#: Widest bar of a reliability diagram's gap, as a share of the axis.
+GAP_WIDTH = 0.08
+
+
+def draw(
+    figure: go.Figure,
+    bins: Sequence[ReliabilityBin],
+    *,
+    colour: str,
+    symbol: str,
+    band: bool,
+    axes: tuple[str, str],
+    x_axis: str = "",
+    legend: bool = True,
+    own_name: str = "accuracy, 95 % interval",
+) -> None:
+    """Add one diagram's traces on `y{axes[0]}` and its counts on `y{axes[1]}`."""
+    place = {"xaxis": f"x{x_axis}", "yaxis": f"y{axes[0]}"}
+    centres = [(b.lower + b.upper) / 2 for b in bins]
+    widths = [b.upper - b.lower for b in bins]
+    said = [[b.lower, b.upper, b.count, b.mean_confidence, b.accuracy] for b in bins]
+    hover = (
+        "bin %{customdata[0]:.3f} to %{customdata[1]:.3f}<br>%{customdata[2]:,} samples"
+        "<br>confidence %{customdata[3]:.1%}<br>accuracy %{customdata[4]:.1%}<extra></extra>"
+    )
+    figure.add_trace(
+        go.Bar(
+            x=centres,
+            y=[b.accuracy for b in bins],
+            width=widths,
+            name="accuracy",
+            legendgroup="bar",
+            marker={"color": BAR, "line": {"color": "#ffffff", "width": 0.5}},
+            customdata=said,
+            hovertemplate=hover,
+            showlegend=False,
+            **place,
+        )
+    )
+    if band and bins:
+        xs = [b.mean_confidence for b in bins]
+        figure.add_trace(
+            go.Scatter(
+                x=xs + xs[::-1],
+                y=[b.band_low for b in bins] + [b.band_high for b in bins][::-1],
+                fill="toself",
+                fillcolor=BAND,
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                name="calibrated at this n (95 %)",
+                legendgroup="band",
+                showlegend=legend,
+                **place,
+            )
+        )
+    # A side without bins keeps its place in the legend, so that diagrams stay equally large.
+    for name, tint, hatch, chosen in (
+        ("over-confident", OVER, "/", [b for b in bins if b.mean_confidence > b.accuracy]),
+        ("under-confident", UNDER, ".", [b for b in bins if b.mean_confidence < b.accuracy]),
+    ):
+        figure.add_trace(
+            go.Bar(
+                x=[sum(gap_span(b)) / 2 for b in chosen] or [None],
+                y=[abs(b.mean_confidence - b.accuracy) for b in chosen],
+                base=[min(b.mean_confidence, b.accuracy) for b in chosen],
+                width=[gap_span(b)[1] - gap_span(b)[0] for b in chosen],
+                name=name,
+                legendgroup=name,
+                marker={
+                    "color": "rgba(255,255,255,0.55)",
+                    "line": {"color": tint, "width": 1},
+                    "pattern": {
+                        "shape": hatch,
+                        "fgcolor": tint,
+                        "bgcolor": "rgba(255,255,255,0.55)",
+                        "size": 6,
+                        "solidity": 0.3,
+                    },
+                },
+                customdata=[
+                    [b.lower, b.upper, b.count, b.mean_confidence, b.accuracy] for b in chosen
+                ],
+                hovertemplate=hover,
+                showlegend=legend,
+                **place,
+            )
+        )
+    figure.add_trace(identity(x_axis, axes[0], legend=legend))
+    figure.add_trace(
+        go.Scatter(
+            x=[b.mean_confidence for b in bins],
+            y=[b.accuracy for b in bins],
+            error_y=error_bars(bins, colour),
+            mode="markers",
+            name=own_name,
+            legendgroup="points",
+            marker={
+                "color": colour,
+                "symbol": symbol,
+                "size": 8,
+                "line": {"color": "#ffffff", "width": 1},
+            },
+            customdata=said,
+            hovertemplate=hover,
+            showlegend=legend,
+            **place,
+        )
+    )
+    figure.add_trace(
+        go.Bar(
+            x=centres,
+            y=[b.count for b in bins],
+            width=widths,
+            name="samples per bin",
+            legendgroup="count",
+            marker={"color": "#a9b5c0", "line": {"color": "#ffffff", "width": 0.5}},
+            customdata=said,
+            hovertemplate=hover,
+            showlegend=False,
+            xaxis=f"x{x_axis}",
+            yaxis=f"y{axes[1]}",
+        )
+    )
+
+
+def gap_span(b: ReliabilityBin) -> tuple[float, float]:
+    """Where the gap's bar stands: in its bin, around the mean confidence, not wider than needed.
+
+    An equal-mass bin can reach over most of the axis with all its samples at one end; a bar of its
+    whole width would look like most of the data.
+    """
+    half = GAP_WIDTH / 2
+    low = max(b.lower, min(b.mean_confidence - half, b.upper - GAP_WIDTH))
+    return low, min(b.upper, low + GAP_WIDTH)
+
+
+def smooth_line(curve: SmoothCurve, colour: str) -> go.Scatter:
+    """The kernel regression of correctness on confidence; gaps where no sample is near."""
+    return go.Scatter(
+        x=curve.confidence,
+        y=curve.accuracy,
+        mode="lines",
+        name=f"smooth curve, smooth ECE {text.percent(curve.smooth_ece)}",
+        line={"color": colour, "width": 2, "dash": "dot"},
+        connectgaps=False,
+        hovertemplate="confidence %{x:.1%}<br>smoothed accuracy %{y:.1%}<extra></extra>",
+    )
+
+
+def identity(x_axis: str = "", y_axis: str = "", *, legend: bool = True) -> go.Scatter:
+    """The diagonal, where confidence equals accuracy."""
+    return go.Scatter(
+        x=[0, 1],
+        y=[0, 1],
+        xaxis=f"x{x_axis}",
+        yaxis=f"y{y_axis}",
+        mode="lines",
+        line={"color": MUTED, "dash": "dash", "width": 1.25},
+        name="perfect calibration",
+        legendgroup="identity",
+        hoverinfo="skip",
+        showlegend=legend,
+    )
+
+
+def error_bars(bins: Sequence[ReliabilityBin], colour: str) -> dict[str, Any]:
+    """The 95 % interval of each bin's accuracy, as plotly's error bars."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(0.0, b.interval_high - b.accuracy) for b in bins],
+        "arrayminus": [max(0.0, b.accuracy - b.interval_low) for b in bins],
+        "color": colour,
+        "thickness": 1.25,
+        "width": 2,
+    }
+
+
+def add_line(
+    figure: go.Figure,
+    diagram: Reliability,
+    *,
+    legend: str,
+    label: str,
+    colour: str,
+    symbol: str,
+    dash: str,
+) -> None:
+    """Add a diagram as points at its bins' mean confidence, joined by lines, and its counts below.
+
+    Args:
+        figure: with the axes of `set_axes`.
+        diagram: what is drawn.
+        legend: its entry there, as HTML.
+        label: its name under the pointer, as HTML.
+        colour: of points and lines.
+        symbol: of the points.
+        dash: of the lines.
+    """
+    bins = diagram.bins
+    xs = [b.mean_confidence for b in bins]
+    figure.add_trace(
+        go.Scatter(
+            x=xs,
+            y=[b.accuracy for b in bins],
+            error_y=error_bars(bins, colour),
+            mode="lines+markers",
+            name=legend,
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"color": colour, "symbol": symbol, "size": 8},
+            customdata=[[b.count] for b in bins],
+            hovertemplate="confidence %{x:.1%}<br>accuracy %{y:.1%}"
+            f"<br>%{{customdata[0]:,}} samples<extra>{label}</extra>",
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=xs,
+            y=[b.count for b in bins],
+            yaxis="y2",
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 1.5},
+            marker={"color": colour, "symbol": symbol, "size": 5},
+            showlegend=False,
+            hovertemplate=f"%{{y:,}} samples at %{{x:.1%}}<extra>{label}</extra>",
+        )
+    )
+
+
+def set_axes(
+    figure: go.Figure,
+    *,
+    x: tuple[float, float],
+    y: tuple[float, float],
+    axes: tuple[str, str],
+    x_axis: str = "",
+    names: tuple[bool, bool] = (True, True),
+) -> None:
+    """Set one x axis and two stacked y axes on it: the square above, the count strip below.
+
+    One x axis serves both, so the strip stays under the square when the square shrinks to fit.
+    """
+    bottom, top = y
+    split = bottom + 0.2 * (top - bottom)
+    gap = 0.02 * (top - bottom)
+    ticks = {"tickmode": "array", "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1.0], "tickformat": ".0%"}
+    figure.update_layout(
+        {
+            f"xaxis{x_axis}": axis(
+                name="Confidence" if names[0] else None,
+                range=[-0.005, 1.005],
+                domain=list(x),
+                anchor=f"y{axes[1]}",
+                constrain="domain",
+                constraintoward="left",
+                **ticks,
+            ),
+            f"yaxis{axes[0]}": axis(
+                name="Accuracy" if names[1] else None,
+                range=[-0.005, 1.005],
+                domain=[split + gap, top],
+                anchor=f"x{x_axis}",
+                scaleanchor=f"x{x_axis}",
+                scaleratio=1,
+                constrain="domain",
+                constraintoward="bottom",
+                **ticks,
+            ),
+            f"yaxis{axes[1]}": axis(
+                name="Count" if names[1] else None,
+                domain=[bottom, split - gap],
+                anchor=f"x{x_axis}",
+                rangemode="tozero",
+                nticks=3,
+            ),
+        }
+    )

@@ -1,0 +1,349 @@
+"""How every figure looks, and the only place that gives a run its colour, symbol and dash.
+
+Fractions come in and percent is made by the axes alone. Every figure carries a description for
+people who do not see it (`alt_text`). The palette is Okabe and Ito's, without the yellow that
+vanishes on white.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+
+from frontend import text
+
+INK = "#1c2733"
+
+MUTED = "#5b6875"
+
+GRID = "#e8ecf0"
+
+RULE = "#c4ccd4"
+
+BAR = "#dfe6ed"
+
+BAND = "rgba(91,104,117,0.18)"
+
+OVER = "#D55E00"
+
+UNDER = "#0072B2"
+
+FONT = '"Source Sans", "Source Sans 3", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'
+
+PALETTE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+)
+
+SYMBOLS = (
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "cross",
+    "triangle-down",
+    "star",
+    "x",
+)
+
+DASHES = (
+    "solid",
+    "dash",
+    "dot",
+    "dashdot",
+    "longdash",
+    "longdashdot",
+    "2px 6px",
+    "10px 3px 2px 3px",
+)
+
+#: Points above which lines are drawn by WebGL.
+WEBGL_POINTS = 4000
+
+#: Light enough at its dark end for ink to stay readable on it.
+SEQUENTIAL = (
+    (0.0, "#f6f9fc"),
+    (0.5, "#b9d5e8"),
+    (1.0, "#6ba6d0"),
+)
+
+
+class RunStyle(NamedTuple):
+    """How a run is drawn everywhere."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+class Run(NamedTuple):
+    """What a chart needs to know of a run: its id gives the style, its label is read."""
+
+    id: str
+    label: str
+
+
+def run_slots(run_ids: Iterable[str], known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Give each run a slot of the palette.
+
+    A run keeps the slot in `known` unless another shown run holds it; a new run takes the slot its
+    id hashes to, or the next free one. The order of `run_ids` does not matter, and up to eight
+    runs are all different.
+    """
+    ids = sorted(set(run_ids))
+    known = known or {}
+    slots: dict[str, int] = {}
+    used: dict[int, int] = defaultdict(int)
+    for run_id in [i for i in ids if i in known] + [i for i in ids if i not in known]:
+        wish = known.get(run_id, zlib.crc32(run_id.encode()) % len(PALETTE))
+        ring = [(wish + k) % len(PALETTE) for k in range(len(PALETTE))]
+        slot = min(ring, key=lambda s: used[s])
+        slots[run_id] = slot
+        used[slot] += 1
+    return slots
+
+
+def style_of_slot(slot: int) -> RunStyle:
+    """The look that belongs to a slot."""
+    return RunStyle(PALETTE[slot], SYMBOLS[slot], DASHES[slot])
+
+
+def run_styles(
+    run_ids: Iterable[str], known: Mapping[str, int] | None = None
+) -> dict[str, RunStyle]:
+    """Colour, symbol and dash per run; see `run_slots`."""
+    return {run_id: style_of_slot(slot) for run_id, slot in run_slots(run_ids, known).items()}
+
+
+def alt_text(figure: go.Figure) -> str:
+    """The description that goes with a figure."""
+    meta = figure.layout.meta
+    return str(meta["alt"]) if meta else ""
+
+
+def blank(
+    *, title: str, alt: str, height: int, subtitle: Sequence[str] = (), legend: bool = True
+) -> go.Figure:
+    """An empty figure in calift's look. `subtitle` lines stand under the title, one a line."""
+    lines = [f"<b>{text.esc(title)}</b>"] if title else []
+    lines += [
+        f'<span style="font-size:12px;color:{MUTED}">{text.esc(line)}</span>' for line in subtitle
+    ]
+    head = "<br>".join(lines)
+    # The first line of several is drawn higher by plotly than a line alone.
+    pad = 6 if len(lines) == 1 else 18
+    top = (34 if title else 8) + (20 * len(subtitle) + 6 if subtitle else 0)
+    figure = go.Figure()
+    figure.update_layout(
+        title={
+            "text": head if title or subtitle else None,
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"l": 4, "t": pad},
+            "font": {"size": 15, "color": INK},
+        },
+        meta={"alt": alt},
+        height=height + top,
+        margin={"l": 56, "r": 14, "t": top, "b": 46, "autoexpand": True},
+        font={"family": FONT, "size": 13, "color": INK},
+        paper_bgcolor="#ffffff",
+        plot_bgcolor="#ffffff",
+        colorway=list(PALETTE),
+        hoverlabel={
+            "bgcolor": "#ffffff",
+            "bordercolor": RULE,
+            "font": {"family": FONT, "size": 13, "color": INK},
+            "align": "left",
+        },
+        showlegend=legend,
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": -0.16,
+            "yanchor": "top",
+            "font": {"size": 12},
+            "itemwidth": 36,
+            "bgcolor": "rgba(0,0,0,0)",
+        },
+        bargap=0,
+        dragmode=False,
+    )
+    return figure
+
+
+def legend_below(figure: go.Figure, rows: int) -> None:
+    """Put the legend under the x axis's title and make room for `rows` lines of it."""
+    axis, bottom = 50, 54 + 21 * rows
+    plot = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    figure.update_layout(
+        showlegend=True,
+        height=plot + figure.layout.margin.t + bottom,
+        margin={"b": bottom},
+        legend={"y": -axis / plot, "yanchor": "top"},
+    )
+
+
+def axis(**changes: Any) -> dict[str, Any]:
+    """An axis in calift's look; `name` is its title, the rest is plotly's own."""
+    look = {
+        "gridcolor": GRID,
+        "linecolor": RULE,
+        "zeroline": False,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": RULE,
+        "tickfont": {"size": 12, "color": MUTED},
+        "title": {"font": {"size": 13, "color": INK}, "standoff": 8},
+        "automargin": True,
+        "showline": True,
+    }
+    name = changes.pop("name", None)
+    if name is not None:
+        look["title"] = {**look["title"], "text": name}
+    return {**look, **changes}
+
+
+def names_axis(names: Sequence[str], size: int = 13) -> dict[str, Any]:
+    """A y axis with a row for each name, the first on top; `size` is of the letters."""
+    return axis(
+        tickmode="array",
+        tickvals=list(range(len(names))),
+        ticktext=[text.esc(name) for name in names],
+        range=[len(names) - 0.5, -0.5],
+        ticks="",
+        showline=False,
+        tickfont={"size": size, "color": INK},
+    )
+
+
+def cells_axis(**changes: Any) -> dict[str, Any]:
+    """An axis of a heat-map: names without line, ticks and grid."""
+    look = {"showgrid": False, "ticks": "", "showline": False}
+    return axis(**{**look, "tickfont": {"size": 12, "color": INK}, **changes})
+
+
+def spread(count: int) -> float:
+    """Rows of a chart that are apart by 1 hold `count` marks: how far these are from each other."""
+    return 0.0 if count < 2 else min(0.22, 0.6 / (count - 1))
+
+
+def offset(index: int, count: int) -> float:
+    """Where the mark `index` of `count` stands beside the middle of its row."""
+    return (index - (count - 1) / 2) * spread(count)
+
+
+def interval_bars(up: Sequence[float], down: Sequence[float], colour: str) -> dict[str, Any]:
+    """An interval around a mark, as plotly's error bars: lengths to its upper and lower end."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": list(up),
+        "arrayminus": list(down),
+        "color": colour,
+        "thickness": 1.25,
+        "width": 0,
+    }
+
+
+def values_axis(metric: str, **changes: Any) -> dict[str, Any]:
+    """An axis of values of one of `text.METRICS`."""
+    look = text.METRICS[metric]
+    if look.fraction:
+        changes.setdefault("tickformat", ".0%")
+    return axis(name=look.title, **changes)
+
+
+def nothing(title: str, why: str) -> go.Figure:
+    """A figure that says why it is empty."""
+    figure = blank(title=title, alt=f"{title}: {why}", height=160, legend=False)
+    figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
+    figure.add_annotation(
+        text=text.esc(why), showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper",
+        font={"color": MUTED},
+    )  # fmt: skip
+    return figure
+
+
+def heatmap(
+    z: list[list[float | None]],
+    words: list[list[str]],
+    *,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    metric: str,
+    limits: tuple[float, float] | None = None,
+) -> go.Heatmap:
+    """A heat-map with its numbers in the cells; labels that repeat are kept apart by blanks."""
+    fraction = text.METRICS[metric].fraction
+    shown: dict[str, int] = defaultdict(int)
+    labels = []
+    for row in rows:
+        labels.append(text.esc(row) + "\u200b" * shown[row])
+        shown[row] += 1
+    return go.Heatmap(
+        z=z,
+        x=[text.esc(column) for column in columns],
+        y=labels,
+        text=words,
+        texttemplate="%{text}",
+        textfont={"size": 12, "color": INK},
+        colorscale=[list(stop) for stop in SEQUENTIAL],
+        zmin=limits[0] if limits else None,
+        zmax=limits[1] if limits else None,
+        xgap=2,
+        ygap=2,
+        hoverongaps=False,
+        hovertemplate="%{y}<br>%{x}: " + ("%{z:.2%}" if fraction else "%{z:.4g}")
+        + "<extra></extra>",
+        colorbar={
+            "thickness": 8,
+            "outlinewidth": 0,
+            "tickformat": ".0%" if fraction else None,
+            "tickfont": {"size": 11, "color": MUTED},
+            "len": 1.0,
+            "nticks": 4,
+        },
+    )  # fmt: skip
+
+
+#: What the browser's chart bar offers; pictures are made in the browser, as SVG.
+CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": [
+        "select2d",
+        "lasso2d",
+        "autoScale2d",
+        "zoomIn2d",
+        "zoomOut2d",
+    ],
+    "toImageButtonOptions": {"format": "svg", "scale": 1},
+}
+
+
+def to_html(figure: go.Figure, *, title: str = "calift") -> str:
+    """A page of its own that needs no network: the figure, its script and its description."""
+    body = figure.to_html(full_html=False, include_plotlyjs=True, config=CONFIG)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{text.esc(title)}</title></head><body>"
+        f'<figure role="img" aria-label="{text.esc(alt_text(figure))}">{body}</figure>'
+        f'<p style="font-family:sans-serif;color:{MUTED}">{text.esc(alt_text(figure))}</p>'
+        "</body></html>"
+    )

@@ -1,0 +1,276 @@
+"""What pages are made of: headings, marks, cards, tables, charts with their twins and exports."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from calift_core.schema.wire import RunSummary
+from frontend import pictures, tables, text
+from frontend.figures import style
+from frontend.tables import Column, Markup, Table
+
+#: Seconds between two looks at a run that works.
+LIVE_S = 2.0
+
+
+def head(title: str, lead: str = "") -> None:
+    """A page's title and one sentence on what it is for."""
+    note = f"<p>{text.esc(lead)}</p>" if lead else ""
+    st.html(f'<div class="calift-head"><h1>{text.esc(title)}</h1>{note}</div>')
+
+
+def pill(phase: str) -> Markup:
+    """A run's phase as symbol, word and colour."""
+    return mark(text.phase_mark(phase))
+
+
+def mark(shown: text.Mark) -> Markup:
+    """A word with a symbol on a coloured ground; the symbol is not read out."""
+    return Markup(
+        f'<span class="calift-pill {text.esc(shown.colour)}"><span aria-hidden="true">'
+        f"{text.esc(shown.symbol)}</span>{text.esc(shown.word)}</span>"
+    )
+
+
+def tags(names: Sequence[str]) -> Markup:
+    """Tags in frames."""
+    return Markup("".join(f'<span class="calift-tag">{text.esc(n)}</span>' for n in names))
+
+
+def stats(items: Sequence[tuple[str, str, str]]) -> None:
+    """Cards of label, value and a small note; the note may be `Markup`."""
+    cells = "".join(
+        f"<div><dt>{text.esc(label)}</dt><dd>{text.esc(value)}"
+        f"<small>{note if isinstance(note, Markup) else text.esc(note)}</small></dd></div>"
+        for label, value, note in items
+    )
+    st.html(f'<dl class="calift-stats">{cells}</dl>')
+
+
+def empty(title: str, why: str) -> None:
+    """An empty state: what is missing and why. The next action follows as a page link."""
+    st.html(f'<div class="calift-empty"><strong>{text.esc(title)}</strong>{text.esc(why)}</div>')
+
+
+def table(shown: Table, *, caption: str, **options: Any) -> None:
+    """Show rows as an HTML table."""
+    st.html(tables.to_html(shown, caption=caption, **options))
+
+
+class Picked(NamedTuple):
+    """What somebody did in a grid: the row that they opened just now, the rows that they chose."""
+
+    opened: int | None
+    rows: list[int]
+
+
+def grid(shown: Table, *, key: str, caption: str, several: bool = False) -> Picked:
+    """Show rows that can be opened, sorted and searched, without a page being loaded anew.
+
+    Args:
+        shown: the rows; columns of the kinds `open`, `mark` and `share` are for this alone.
+        key: of the widget. Chosen rows are known by their place, so a key that stays must stand for
+            rows that stay.
+        caption: describes the table to those who do not see it.
+        several: let people choose rows.
+    """
+    found = st.dataframe(
+        [{c.name: _grid_value(c, row.get(c.name)) for c in shown.columns} for row in shown.rows],
+        key=key,
+        alt=caption,
+        hide_index=True,
+        height="content",
+        placeholder=text.DASH,
+        column_config={c.name: _grid_column(c, shown, key) for c in shown.columns},
+        on_select="rerun" if several else "ignore",
+        selection_mode="multi-row",
+    )
+    click = st.session_state.get(f"{key}-open")
+    opened = None if click is None else int(click["row"])
+    return Picked(opened, list(found["selection"]["rows"]) if several else [])
+
+
+def _grid_value(column: Column, value: Any) -> Any:
+    match column.kind:
+        case "percent":
+            return None if value is None else 100 * value
+        case "mark":
+            return [] if value is None else [f"{value.symbol} {value.word}"]
+        case "number" | "count" | "open" | "share":
+            return value
+    return None if value in (None, "") else text.plain(value)
+
+
+def _grid_column(column: Column, shown: Table, key: str) -> Any:
+    kinds = st.column_config
+    match column.kind:
+        case "open":
+            return kinds.ButtonColumn(
+                column.label, type="tertiary", alignment="left", key=f"{key}-open"
+            )
+        case "mark":
+            looks = {f"{v.symbol} {v.word}": v.colour for row in shown.rows
+                     if (v := row.get(column.name)) is not None}  # fmt: skip
+            return kinds.MultiselectColumn(
+                column.label, options=list(looks), color=list(looks.values()) or None
+            )
+        case "share":
+            return kinds.ProgressColumn(
+                column.label, min_value=0.0, max_value=1.0, format="percent"
+            )
+        case "percent":
+            return kinds.NumberColumn(column.label, format=f"%.1f{text.NBSP}%%")
+        case "number":
+            return kinds.NumberColumn(column.label, format="%.3g")
+        case "count":
+            return kinds.NumberColumn(column.label, format="localized")
+    return kinds.TextColumn(column.label)
+
+
+def flash(message: str) -> None:
+    """Say something after the next rerun."""
+    st.session_state["flash"] = message
+
+
+def show_flash() -> None:
+    """Show what `flash` left."""
+    message = st.session_state.pop("flash", None)
+    if message:
+        st.toast(text.md(message), icon=":material/check:")
+
+
+def chart(
+    figure: go.Figure,
+    twin: Table,
+    *,
+    name: str,
+    data: Callable[[], str] | None = None,
+    wide: bool = False,
+) -> None:
+    """Show a figure with its description, its table and its exports.
+
+    Args:
+        figure: from `frontend.figures`.
+        twin: the same numbers as a table.
+        name: of the exported files and of the widgets; unique on the page.
+        data: JSON for the export; default: the twin's rows.
+        wide: on a narrow screen, scroll the figure sideways rather than squeeze it.
+    """
+    alt = style.alt_text(figure)
+    config = {
+        **style.CONFIG,
+        "toImageButtonOptions": {**style.CONFIG["toImageButtonOptions"], "filename": name},
+    }
+    with st.container(key=f"wide-{name}") if wide else nullcontext():
+        st.plotly_chart(
+            figure, theme=None, width="stretch", key=f"chart-{name}", config=config, alt=alt
+        )
+    with st.container(horizontal=True, gap="small", key=f"below-{name}"):
+        with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{name}"):
+            table(twin, caption=alt or name, limit=100)
+        with st.popover("Export", icon=":material/download:", type="tertiary", key=f"exp-{name}"):
+            _exports(figure, twin, name, data)
+
+
+def _exports(figure: go.Figure, twin: Table, name: str, data: Callable[[], str] | None) -> None:
+    save = partial(st.download_button, on_click="ignore", width="stretch")
+    save("Table, CSV", partial(tables.to_csv, twin), f"{name}.csv", "text/csv", key=f"csv-{name}")
+    save(
+        "Numbers, JSON",
+        data or partial(tables.to_json, twin),
+        f"{name}.json",
+        "application/json",
+        key=f"json-{name}",
+    )
+    save(
+        "Figure, HTML",
+        partial(style.to_html, figure, title=name),
+        f"{name}.html",
+        "text/html",
+        key=f"html-{name}",
+    )
+    if importlib.util.find_spec("kaleido") and _chrome():
+        for kind, mime in (("svg", "image/svg+xml"), ("pdf", "application/pdf")):
+            save(
+                f"Figure, {kind.upper()}",
+                partial(pictures.one, figure, kind),
+                f"{name}.{kind}",
+                mime,
+                key=f"{kind}-{name}",
+            )
+    else:
+        st.caption(
+            "SVG: the camera at the chart's upper right. PDF needs Chrome and kaleido on the "
+            "dashboard's machine."
+        )
+
+
+@st.cache_resource(show_spinner=False)
+def _chrome() -> bool:
+    from shutil import which
+
+    names = ("google-chrome", "google-chrome-stable", "chromium", "chromium-browser", "chrome")
+    named = os.environ.get("BROWSER_PATH")
+    return bool(named and Path(named).exists()) or any(which(n) for n in names)
+
+
+def progress_share(run: RunSummary) -> float | None:
+    """How much of its phase a working run has done, from 0 to 1."""
+    p = run.progress
+    return (
+        None
+        if p is None or run.phase == "QUEUED" or not p.total_steps
+        else (min(1.0, max(0.0, p.step / p.total_steps)))
+    )
+
+
+def progress_words(run: RunSummary) -> str:
+    """Phase, step and rest of a working run."""
+    p = run.progress
+    if p is None or run.phase == "QUEUED":
+        return "waits for a worker" if run.phase == "QUEUED" else "starting"
+    words = p.phase or "working"
+    if p.total_steps:
+        words += f", step {p.step:,} of {p.total_steps:,}"
+    if p.eta_s is not None:
+        words += f", {text.duration(p.eta_s)} left"
+    return words
+
+
+def headline_cards(run: RunSummary, base: RunSummary | None) -> list[tuple[str, str, str]]:
+    """A run's headline as cards, with the difference to its zero-shot model where there is one."""
+    s = run.summary
+    if s is None:
+        return []
+    z = base.summary if base is not None else None
+    cards = []
+    for name in ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"):
+        look, value = text.HEADLINES[name], getattr(s, name)
+        gain = _gain(value, getattr(z, name, None), look.better)
+        if name.endswith("_ece"):
+            floor = text.esc(f"floor {text.percent(getattr(s, f'{name}_floor'))}")
+            gain = Markup(f"{floor}<br>{gain}" if gain else floor)
+        cards.append((look.title, text.percent(value), gain))
+    cards.append(("Worst shift", text.percent(s.worst_shift_accuracy), text.worst_shift(s)))
+    if s.sigma_min is not None:
+        cards.append(("σ_min", text.number(s.sigma_min), "smallest singular value"))
+    return cards
+
+
+def _gain(value: float | None, base: float | None, better: str) -> Markup:
+    """The difference to the zero-shot model in words, empty where there is none."""
+    if value is None or base is None:
+        return Markup()
+    gain = value - base if better == "high" else base - value
+    tone, judged = ("up", " (better)") if gain > 0 else ("down", " (worse)") if gain else ("", "")
+    words = f"{text.points(value - base)} to zero-shot{judged}"
+    return Markup(f'<span class="{tone}">{text.esc(words)}</span>')

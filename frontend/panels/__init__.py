@@ -1,0 +1,1 @@
+"""Parts of pages, one file each: `draw` shows one."""

@@ -1,0 +1,1 @@
+"""What the page Calibration shows: diagrams, slices, calibrators, the estimator audit."""

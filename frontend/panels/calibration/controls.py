@@ -1,0 +1,86 @@
+"""How an error is measured: bins, binning, norm and temperature, kept in the URL."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+
+from frontend import state, text
+
+
+class Asked(NamedTuple):
+    """How an error is measured."""
+
+    n_bins: int
+    scheme: str
+    norm: str
+    temperature: float
+
+
+def controls(*, with_temperature: bool = True) -> Asked:
+    """Widgets for binning, norm and, where it may be chosen, temperature."""
+    with st.container(border=True, key="diagram-controls"):
+        columns = st.columns([2, 2, 2, 3] if with_temperature else [2, 2, 2])
+        temperature = 1.0
+        with columns[0]:
+            n_bins = state.bound(
+                st.number_input,
+                "Bins",
+                name="bins",
+                default=15,
+                decode=lambda given: (
+                    int(given) if given.isdigit() and 1 <= int(given) <= 100 else None
+                ),
+                min_value=1,
+                max_value=100,
+                step=1,
+                help="How many bins the samples are put in",
+            )
+        with columns[1]:
+            scheme = state.choice(
+                st.selectbox,
+                "Binning",
+                name="scheme",
+                options=list(text.SCHEMES),
+                format_func=text.SCHEMES.__getitem__,
+                help="Equal mass: as many samples in each bin. Equal width: bins as wide as each "
+                "other, so some are nearly empty.",
+            )
+        with columns[2]:
+            norm = state.choice(
+                st.selectbox,
+                "Norm",
+                name="norm",
+                options=list(text.NORMS),
+                format_func=lambda n: {"l1": "L1 (ECE)", "l2": "L2", "max": "largest gap (MCE)"}[n],
+            )
+        if with_temperature:
+            with columns[3]:
+                temperature = temperature_slider()
+    return Asked(n_bins, scheme, norm, round(temperature, 4))
+
+
+def temperature_slider() -> float:
+    """A widget for what the logits are divided by."""
+    return state.bound(
+        st.slider,
+        "Temperature",
+        name="temperature",
+        default=1.0,
+        decode=_temperature,
+        encode=lambda t: f"{t:g}",
+        min_value=0.25,
+        max_value=4.0,
+        step=0.05,
+        help="Divides the logits. It moves confidence and never accuracy: what training "
+        "did beyond it is what stays different between runs.",
+    )
+
+
+def _temperature(given: str) -> float | None:
+    try:
+        value = float(given)
+    except ValueError:
+        return None
+    return value if 0.25 <= value <= 4 else None

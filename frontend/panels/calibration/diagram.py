@@ -1,0 +1,125 @@
+"""Reliability diagrams of the chosen runs, alone, side by side or on one pair of axes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import streamlit as st
+
+from calift_core.schema.wire import Evaluation, Reliability
+from frontend import api, figures, page, state, text
+from frontend.panels.calibration.controls import controls
+
+
+def draw(
+    matches: Mapping[str, Evaluation], labels: Mapping[str, str], overlay: bool, title: str
+) -> None:
+    """Show a diagram per run, or all on one pair of axes.
+
+    Args:
+        matches: evaluation of each run on the chosen data, by run id.
+        labels: by run id.
+        overlay: one pair of axes.
+        title: of the data.
+    """
+    asked = controls()
+    diagrams = [
+        api.reliability(match, **asked._asdict()).model_copy(update={"run_name": labels[run_id]})
+        for run_id, match in matches.items()
+    ]
+    if len(diagrams) == 1:
+        (run_id,) = matches
+        _one(diagrams[0], matches[run_id], state.styles([run_id])[run_id])
+    else:
+        _several(diagrams, overlay, title)
+
+
+def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunStyle) -> None:
+    left, right = st.columns([6, 5], gap="large")
+    with left:
+        smooth = state.bound(
+            st.toggle,
+            "Smooth curve",
+            name="smooth",
+            default=False,
+            decode=lambda given: {"1": True, "0": False}.get(given),
+            encode=lambda on: "1" if on else "0",
+            help="A kernel regression of correctness on confidence: no bins to choose",
+        )
+        page.chart(
+            figures.reliability.diagram(
+                diagram, colour=look.colour, symbol=look.symbol, smooth=smooth, side=440
+            ),
+            figures.reliability.bins_table([diagram]),
+            name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
+            data=diagram.model_dump_json,
+        )
+    with right:
+        error = figures.reliability.error_name(diagram)
+        page.stats(
+            [
+                (error, text.percent(diagram.ece),
+                 f"floor {text.percent(diagram.null_mean)}, 95{text.NBSP}% "
+                 f"{text.interval(*diagram.interval)}"),
+                ("Accuracy", text.percent(diagram.accuracy), f"n = {text.count(diagram.n)}"),
+                ("Confidence", text.percent(diagram.mean_confidence),
+                 _lean(diagram.mean_confidence - diagram.accuracy)),
+            ]
+        )  # fmt: skip
+        st.caption(text.verdict(diagram.ece, diagram.null_mean, diagram.null_q95))
+        st.markdown("**The same predictions under other estimators**")
+        st.caption(f"As stored with the run, at T = {evaluation.temperature:g}.")
+        page.table(
+            figures.estimators.stored_table(evaluation),
+            caption="Calibration error under other estimators",
+        )
+
+
+def _lean(gap: float) -> str:
+    if abs(gap) < 0.0005:
+        return "as high as accuracy"
+    return f"{text.points(gap)}: {'over' if gap > 0 else 'under'}-confident on average"
+
+
+def _several(diagrams: list[Reliability], overlay: bool, dataset: str) -> None:
+    styles = state.styles([d.run_id for d in diagrams])
+    together = json.dumps([d.model_dump(mode="json") for d in diagrams], ensure_ascii=False)
+    summary = figures.reliability.summary_table(diagrams)
+    if overlay:
+        left, right = st.columns([6, 5], gap="large")
+        with left:
+            page.chart(
+                figures.reliability.overlay(
+                    diagrams, styles=styles, title=f"Reliability on {dataset}"
+                ),
+                figures.reliability.bins_table(diagrams),
+                name="reliability-overlay",
+                data=lambda: together,
+            )
+        with right:
+            page.table(summary, caption="Calibration of the chosen runs")
+            for d in diagrams:
+                said = text.verdict(d.ece, d.null_mean, d.null_q95)
+                st.caption(f"**{text.md(d.run_name)}.** {said}")
+    else:
+        across = 2 if len(diagrams) in (2, 4) else 3
+        for start in range(0, len(diagrams), across):
+            for place, diagram in zip(
+                st.columns(across), diagrams[start : start + across], strict=False
+            ):
+                look = styles[diagram.run_id]
+                with place:
+                    page.chart(
+                        figures.reliability.diagram(
+                            diagram,
+                            title=diagram.run_name,
+                            colour=look.colour,
+                            symbol=look.symbol,
+                            side=300 if across == 3 else 380,
+                        ),
+                        figures.reliability.bins_table([diagram]),
+                        name=f"reliability-{diagram.run_id}",
+                        data=diagram.model_dump_json,
+                    )
+        page.table(summary, caption="Calibration of the chosen runs")

@@ -1,0 +1,124 @@
+"""Slices of the samples: where a run is too sure, and where not sure enough."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from calift_core.schema.wire import Evaluation, RunSummary, SlicePage
+from frontend import api, figures, page, state, text
+from frontend.figures.style import Run
+from frontend.panels.calibration.controls import Asked, controls
+
+GROUPINGS = {
+    "class": "true class",
+    "predicted": "predicted class",
+    "confidence": "confidence",
+    "dataset": "data set",
+    "cluster": "source image",
+}
+
+ORDERS = {
+    "key": "as they come",
+    "-gap": "most over-confident",
+    "gap": "most under-confident",
+    "-ece": "largest ECE",
+    "accuracy": "lowest accuracy",
+    "-n": "most samples",
+}
+
+
+def draw(
+    found: Mapping[str, Evaluation], runs: Mapping[str, RunSummary], labels: Mapping[str, str]
+) -> None:
+    """Show the gap of each slice; evaluations, runs and labels are by run id."""
+    columns = st.columns([2, 2, 5])
+    with columns[0]:
+        by = state.choice(
+            st.selectbox,
+            "Slices by",
+            name="by",
+            options=list(GROUPINGS),
+            format_func=GROUPINGS.__getitem__,
+        )
+    with columns[1]:
+        order = state.choice(
+            st.selectbox,
+            "Order",
+            name="order",
+            options=list(ORDERS),
+            format_func=ORDERS.__getitem__,
+            disabled=by == "dataset",
+        )
+    with columns[2]:
+        where = state.bound(
+            st.text_input,
+            "Only samples where",
+            name="where",
+            default="",
+            decode=lambda given: given[:500],
+            max_chars=500,
+            placeholder="confidence >= 0.9 and not correct",
+            help="Columns: confidence, correct, label, predicted, rank, nll, brier, id, cluster. "
+            'Comparisons joined by and, or, not; `label in (3, "shirt")`.',
+        )
+    asked = controls()
+    pages: list[tuple[Run, SlicePage]] = []
+    for run_id, evaluation in found.items():
+        found_here = _slices_of(evaluation, runs[run_id], by, order, where, asked, first=not pages)
+        pages.append((Run(run_id, labels[run_id]), found_here))
+    if not pages[0][1].items:
+        page.empty("No slice", "No sample meets the condition.")
+        return
+    noun = GROUPINGS[by]
+    page.chart(
+        figures.slices.gaps(pages, styles=state.styles(list(found)), title=f"Gap by {noun}"),
+        figures.slices.table(pages),
+        name=f"slices-{by}",
+        data=lambda: json.dumps([one.model_dump(mode="json") for _, one in pages]),
+    )
+    for run, one in pages:
+        st.caption(
+            f"**{text.md(run.label)}.** {text.count(one.n_matching)} of {text.count(one.n)} "
+            f"samples, {text.count(one.total)} slices; the first {len(one.items)} are loaded. "
+            "One in twenty calibrated slices is above its floor by chance."
+        )
+    page.table(figures.slices.table(pages[:1]), caption=f"Slices of {pages[0][0].label}", limit=50)
+
+
+def _slices_of(
+    evaluation: Evaluation,
+    run: RunSummary,
+    by: str,
+    order: str,
+    where: str,
+    asked: Asked,
+    *,
+    first: bool,
+) -> SlicePage:
+    """The slices of one run; those after the first are matched to its keys, so all are loaded."""
+    condition = where.strip() or None
+    if by == "dataset":
+        return api.fetch(
+            f"slice {run.name} by data set",
+            lambda: api.run_slices(
+                run.id, run.attempt, where=condition, limit=200, **asked._asdict()
+            ),
+            key=f"run-slices-{run.id}-{condition}-{asked}",
+        )
+    options: dict[str, Any] = {
+        **asked._asdict(),
+        "by": by,
+        "where": condition,
+        "sort": order.removeprefix("-") if first else "key",
+        "descending": first and order.startswith("-"),
+        "limit": figures.slices.MOST if first else 200,
+    }
+    return api.fetch(
+        f"slice {run.name} on {evaluation.dataset}",
+        lambda: api.slices(evaluation.id, evaluation.predictions_sha256, **options),
+        key=f"slices-{evaluation.id}-{sorted(options.items(), key=str)}",
+    )

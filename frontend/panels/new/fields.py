@@ -1,0 +1,238 @@
+"""The fields of a new run, drawn from the schemas, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import streamlit as st
+
+from calift_core.errors import SpecError
+from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, RunSpec
+from calift_core.schema.wire import DatasetInfo, MethodInfo, ModelInfo
+from frontend import forms, pickers, text
+from frontend.forms import Field, Path
+
+#: Fields of a method that name finished runs of this service.
+RUN_FIELDS = ("run", "runs")
+
+#: What the field for corruptions offers.
+CORRUPTIONS: dict[str, str] = {
+    "benchmark": f"the {len(BENCHMARK_CORRUPTIONS)} of ImageNet-C",
+    "all": f"those and {len(EXTRA_CORRUPTIONS)} more",
+    **dict.fromkeys((*BENCHMARK_CORRUPTIONS, *EXTRA_CORRUPTIONS), ""),
+}
+
+#: Fields of Training that most people set; the rest is folded away.
+TRAIN_FIRST = ("epochs", "batch_size", "lr", "weight_decay", "warmup_steps", "seed")
+
+
+@dataclass
+class Form:
+    """A form while it is drawn.
+
+    Attributes:
+        document: the partial RunSpec that it begins with.
+        mark: part of the widgets' keys; another beginning has another mark.
+        method: that is chosen.
+        values: what the fields hold now, as JSON, by path.
+        slots: a place below each field for what is wrong with it, by JSON pointer.
+        fields: of a RunSpec, without those of the method.
+        own: fields of the method.
+    """
+
+    document: dict[str, Any]
+    mark: str
+    method: MethodInfo
+    values: dict[Path, Any] = field(default_factory=dict)
+    slots: dict[str, Any] = field(default_factory=dict)
+    fields: list[Field] = field(
+        default_factory=lambda: forms.fields_of(RunSpec.model_json_schema())
+    )
+    own: list[Field] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.own = forms.fields_of(self.method.spec_schema, path=("method",))
+
+    def section(self, name: str) -> list[Field]:
+        """The fields of a part of the RunSpec, such as `train`."""
+        return [f for f in self.fields if f.path[0] == name and len(f.path) > 1]
+
+    def draw(
+        self,
+        fields: Sequence[Field],
+        *,
+        document: Mapping[str, Any] | None = None,
+        mark: str = "",
+        columns: int = 3,
+        hints: Mapping[Path, str] | None = None,
+        choices: Mapping[Path, dict[str, str]] | None = None,
+        steps: Mapping[Path, float] | None = None,
+    ) -> None:
+        """Draw fields side by side; wide ones take a line of their own.
+
+        Args:
+            fields: which, in order.
+            document: what they begin with; default: the form's.
+            mark: of their keys; default: the form's.
+            columns: fields a line.
+            hints: what stands in empty fields, by path.
+            choices: known values and what they are, by path.
+            steps: of the buttons of numbers, by path.
+        """
+        begun = self.document if document is None else document
+        row: list[Any] = []
+        for one in fields:
+            chosen = (choices or {}).get(one.path)
+            wide = one.kind in ("map", "counts", "lines", "texts") or (
+                one.kind == "notes" and chosen is None
+            )
+            if wide:
+                row, place = [], st.container()
+            else:
+                row = row or list(st.columns(columns))
+                place = row.pop(0)
+            with place:
+                try:
+                    self.values[one.path] = forms.draw(
+                        one,
+                        forms.get(begun, one.path, one.default),
+                        key=_key(mark or self.mark, one.path),
+                        placeholder=(hints or {}).get(one.path, forms.hint_of(one)),
+                        choices=chosen,
+                        step=(steps or {}).get(one.path),
+                    )
+                except SpecError as error:
+                    st.error(text.md_prose(error.message))
+                    self.values[one.path] = one.default
+                self.slots[one.pointer] = st.empty()
+
+
+def _key(mark: str, path: Path) -> str:
+    """Of a field's widget."""
+    return f"new-{mark}-{'.'.join(path)}"
+
+
+def of_method(form: Form) -> None:
+    """The method's own options; a method that is not the document's begins with its defaults."""
+    if not form.own:
+        return
+    kind = form.method.kind
+    kept = form.document if forms.get(form.document, ("method", "kind")) == kind else {}
+    mark = f"{form.mark}-{kind}"
+    with st.container(border=True):
+        st.markdown(f"**{text.md(form.method.title)}**")
+        offered = _finished_runs(form.own, kept, mark)
+        hints = dict.fromkeys(offered, "choose finished runs, or type an id")
+        form.draw(form.own, document=kept, mark=mark, choices=offered, hints=hints)
+
+
+def of_data_and_model(
+    form: Form, datasets: Sequence[DatasetInfo], models: Sequence[ModelInfo]
+) -> None:
+    """What is trained and evaluated on, and which model."""
+    here = {m.name for m in models if m.available}
+    suite = form.section("suite")
+    own, shifts, corruptions = ("suite", "id"), ("suite", "shifts"), ("suite", "corruptions")
+    shifted = {shifts, *((*corruptions, part) for part in ("names", "severities", "limit"))}
+    with st.container(border=True):
+        st.markdown("**Data and model**")
+        form.draw(
+            [f for f in suite if f.path == own] + form.section("model"),
+            choices={
+                own: {d.id: d.title if d.available else f"{d.title}, not here" for d in datasets},
+                ("model", "name"): {m.name: "" if m.name in here else "not here yet"
+                                    for m in models},
+                ("model", "pretrained"): {
+                    m.pretrained: m.name + ("" if m.available else ", not here yet")
+                    for m in reversed(models) if m.pretrained
+                },
+            },
+            hints={("model", "pretrained"): "random weights"},
+        )  # fmt: skip
+        form.draw(
+            [f for f in suite if f.path in shifted],
+            columns=2,
+            choices={(*corruptions, "names"): CORRUPTIONS},
+            hints={shifts: "art: /path/to/art", (*corruptions, "limit"): "all"},
+        )
+        with st.expander("Prompts, class names, splits and limits"):
+            form.draw(
+                [f for f in suite if f.path not in shifted | {own}],
+                hints={("suite", "class_names"): "guitar: acoustic guitar"},
+            )
+
+
+def of_training(form: Form) -> None:
+    """How it is trained; what few people set is folded away."""
+    train = form.section("train")
+    hints, steps = _train_hints(form.method)
+    with st.container(border=True):
+        st.markdown("**Training**")
+        if not form.method.trains:
+            st.caption("This method does not train; seed, device and precision still count.")
+        first = [f for f in train if f.path[-1] in TRAIN_FIRST]
+        first.sort(key=lambda f: TRAIN_FIRST.index(f.path[-1]))
+        form.draw(first, hints=hints, steps=steps)
+        with st.expander("More training settings"):
+            rest = [f for f in train if f.path[-1] not in TRAIN_FIRST]
+            form.draw(rest, hints=hints, steps=steps)
+
+
+def of_the_rest(form: Form) -> None:
+    """Evaluation, tags and notes."""
+    with st.expander("Evaluation, tags and notes"):
+        form.draw(form.section("evaluation"))
+        form.draw([f for f in form.fields if f.path in (("tags",), ("notes",))])
+
+
+def name_box(document: dict[str, Any], kind: str, data: Any, mark: str) -> str:
+    """The run's name: it follows method and data until somebody writes another."""
+    proposed = document.get("name") or text.run_name(kind, str(data or "fashion-mnist"))
+    key, last = f"new-{mark}-name", f"new-{mark}-name-proposed"
+    held = st.session_state.get(key, "")
+    if not held.strip() or held == st.session_state.get(last):
+        st.session_state[key] = proposed
+    st.session_state[last] = proposed
+    return st.text_input(
+        "Name",
+        max_chars=120,
+        key=key,
+        help="Follows method and data until you write another; empty it to have that again",
+    )
+
+
+def _finished_runs(
+    fields: list[Field], document: dict[str, Any], mark: str
+) -> dict[Path, dict[str, str]]:
+    """What fields that name finished runs offer; other ids may still be typed."""
+    wanted = [field.path for field in fields if field.path[-1] in RUN_FIELDS]
+    if not wanted:
+        return {}
+    chosen: list[str] = []
+    for path in wanted:
+        value = st.session_state.get(_key(mark, path), forms.get(document, path))
+        chosen += [value] if isinstance(value, str) else list(value or ())
+    kept = pickers.named_runs([run_id for run_id in chosen if run_id.isalnum()], quiet=True)
+    own = str(forms.get(document, ("suite", "id"), ""))
+    found = {run.id: run for run in [*kept, *pickers.find_runs(kept, own=own).runs]}
+    names = pickers.labels(list(found.values()))
+    offered = {
+        run_id: f"{names[run_id]} · {run.method}"
+        for run_id, run in found.items()
+        if run.method not in ("zero_shot", "imported")
+    }
+    return dict.fromkeys(wanted, offered)
+
+
+def _train_hints(method: MethodInfo) -> tuple[dict[Path, str], dict[Path, float]]:
+    """The method's own defaults, shown where a field is empty."""
+    hints: dict[Path, str] = {("train", "checkpoint_every_steps"): "once an epoch",
+                              ("train", "warmup_steps"): "500 or a tenth of the run"}  # fmt: skip
+    steps = {("train", "lr"): 1e-6, ("train", "min_lr"): 1e-7, ("train", "weight_decay"): 0.01,
+             ("train", "clip_grad_norm"): 0.1}  # fmt: skip
+    for name in ("lr", "weight_decay", "clip_grad_norm"):
+        value = method.defaults.get(name, method.defaults.get(f"default_{name}"))
+        hints["train", name] = f"{text.plain(value)} (the method's)" if value is not None else "off"
+    return hints, steps

@@ -1,0 +1,50 @@
+"""Tab Calibration: in distribution beside the shift that is worst calibrated."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from calift_core.schema.wire import RunDetail
+from frontend import api, figures, page, state, text
+from frontend.panels.run.missing import not_yet
+
+
+def draw(run: RunDetail) -> None:
+    """Show the two diagrams and a link to the rest."""
+    found = api.evaluations(run)
+    if not found:
+        not_yet(run, "evaluated")
+        return
+    ordered = sorted(found, key=lambda e: (text.role_order(e.role), e.dataset))
+    # ID beside the shift that is worst calibrated: the contrast people come for.
+    first = ordered[0]
+    rest = [e for e in ordered if e.role != "id"]
+    chosen = [first] + ([max(rest, key=lambda e: e.ece.value)] if rest else [])
+    look = state.styles([run.id])[run.id]
+    for place, evaluation in zip(st.columns(2), chosen, strict=False):
+        with place:
+            diagram = api.reliability(
+                evaluation,
+                n_bins=evaluation.ece.n_bins,
+                scheme=evaluation.ece.scheme,
+                norm="l1",
+                temperature=evaluation.temperature,
+            )
+            title = text.evaluation_title(evaluation)
+            if evaluation.role != "id":
+                title += ", the worst calibrated"
+            page.chart(
+                figures.reliability.diagram(
+                    diagram, title=title, colour=look.colour, symbol=look.symbol, side=360
+                ),
+                figures.reliability.bins_table([diagram]),
+                name=f"reliability-{evaluation.role}",
+                data=diagram.model_dump_json,
+            )
+            st.caption(text.verdict(diagram.ece, diagram.null_mean, diagram.null_q95))
+    st.page_link(
+        "views/calibration.py",
+        label="Other data, bins and temperatures",
+        icon=":material/target:",
+        query_params={"run": run.id, "dataset": first.dataset},
+    )

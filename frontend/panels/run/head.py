@@ -1,0 +1,133 @@
+"""What stands above the tabs: how the run is doing, its headline, and what can be done with it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from calift_core.schema.wire import RunDetail
+from frontend import api, page, state, text
+
+
+def status(run: RunDetail) -> None:
+    """Status with its reason, progress, and the headline."""
+    took = text.elapsed_s(run.started_at, run.finished_at)
+    facts = [
+        f"{run.method} on {run.suite}",
+        run.model,
+        f"seed {run.seed}" if run.method != "imported" else "",
+        f"took {text.duration(took)}" if run.finished_at and took else "",
+        text.age(run.finished_at or run.started_at or run.created_at),
+        f"attempt {run.attempts}" if run.attempt > 1 else "",
+    ]
+    spans = "".join(f"<span>{text.esc(fact)}</span>" for fact in facts if fact)
+    st.html(
+        f'<div class="calift-meta">{page.pill(run.phase)}{spans}{page.tags(run.tags)}'
+        + (page.tags(["archived"]) if run.archived else "")
+        + "</div>"
+    )
+    if run.phase in ("FAILED", "LOST"):
+        lines = [
+            f"**{text.md(run.reason or 'FAILED')}**: {text.md_prose(run.message or 'no message')}"
+        ]
+        if run.hint:
+            lines.append(text.md_prose(run.hint))
+        st.error("\n\n".join(lines), icon=":material/error:")
+    elif run.phase == "CANCELLED":
+        st.info(text.md_prose(run.message or "Cancelled on request."), icon=":material/cancel:")
+    elif api.is_working(run.phase):
+        _progress(run)
+    if run.summary is not None:
+        base = api.zero_shot_of(run)
+        page.stats(page.headline_cards(run, base))
+
+
+def _progress(run: RunDetail) -> None:
+    p = run.progress
+    if p is None:
+        waiting = run.phase == "QUEUED"
+        st.info(
+            text.md_prose(run.waiting or "Waits for a worker.")
+            if waiting
+            else "A worker has taken the run and is loading.",
+            icon=":material/schedule:" if waiting else ":material/hourglass_top:",
+        )
+        return
+    share = p.step / p.total_steps if p.total_steps else 0.0
+    words = [text.md(p.phase or "working")]
+    if p.detail:
+        words.append(text.md(p.detail))
+    if p.total_steps:
+        words.append(f"step {p.step:,} of {p.total_steps:,}")
+    if p.samples_per_s is not None:
+        words.append(f"{p.samples_per_s:,.0f} samples/s")
+    if p.eta_s is not None:
+        words.append(f"{text.duration(p.eta_s)} left in this phase")
+    words.append(f"last heartbeat {text.age(run.heartbeat_at or p.updated_at)}")
+    st.progress(min(1.0, max(0.0, share)), text=" · ".join(words))
+
+
+def actions(run: RunDetail) -> None:
+    """Buttons for what can be done with the run as it is."""
+    working, locked = api.is_working(run.phase), api.locked("submit")
+    with st.container(horizontal=True, key="run-actions"):
+        stop = working and st.button(
+            "Cancel",
+            icon=":material/stop_circle:",
+            disabled=run.phase == "CANCELLING" or bool(locked),
+            help=locked or "The run saves a checkpoint and stops",
+        )
+        if stop and api.act("cancel the run", lambda: api.client().cancel(run.id)):
+            page.flash("Asked the run to stop; it saves a checkpoint first")
+            st.rerun()
+        again = run.phase in ("FAILED", "CANCELLED", "LOST") and st.button(
+            "Retry",
+            icon=":material/replay:",
+            disabled=bool(locked),
+            help=locked or "Queues this run again, from its checkpoint",
+        )
+        if again and api.act("retry the run", lambda: api.client().retry(run.id)):
+            page.flash("Queued again")
+            st.rerun()
+        if run.method != "imported" and st.button(
+            "Clone", icon=":material/content_copy:", help="Opens the form with these settings"
+        ):
+            st.switch_page("views/new.py", query_params={"clone": run.id})
+        if run.summary is not None:
+            if st.button("Calibration", icon=":material/target:"):
+                st.switch_page("views/calibration.py", query_params={"run": run.id})
+            if st.button("Compare", icon=":material/compare_arrows:"):
+                base = api.zero_shot_of(run)
+                some = [run.id] + ([base.id] if base else [])
+                st.switch_page("views/compare.py", query_params={"ids": ",".join(some)})
+        if not locked:
+            with st.popover("Edit", icon=":material/edit:"):
+                _edit(run)
+
+
+def _edit(run: RunDetail) -> None:
+    with st.form(f"edit-{run.id}", border=False):
+        name = st.text_input("Name", run.name, max_chars=120)
+        tags = st.text_input("Tags", ", ".join(run.tags), help="Comma-separated")
+        notes = st.text_area("Notes", run.notes, max_chars=10_000)
+        if st.form_submit_button("Save", type="primary"):
+            wanted = {"name": name.strip(), "tags": state.split(tags), "notes": notes}
+            if api.act("save the changes", lambda: api.client().patch(run.id, **wanted)):
+                page.flash("Saved")
+                st.rerun()
+    if st.button(
+        "Take out of the archive" if run.archived else "Archive", icon=":material/archive:"
+    ) and api.act("archive the run", lambda: api.client().patch(run.id, archived=not run.archived)):
+        st.rerun()
+    if not api.is_working(run.phase):
+        kept = api.locked("admin")
+        sure = st.checkbox(
+            "Delete the run with all its files",
+            key=f"sure-{run.id}",
+            disabled=bool(kept),
+            help=kept or None,
+        )
+        if st.button("Delete", icon=":material/delete:", disabled=not sure) and (
+            api.act("delete the run", lambda: api.client().delete(run.id) or True)
+        ):
+            page.flash(f"Deleted {run.name}")
+            st.switch_page("views/runs.py")

@@ -1,0 +1,53 @@
+"""Tab Shifts: one metric on every data set that the run was evaluated on."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from calift_core.schema.wire import RunDetail
+from frontend import api, figures, page, state, text
+from frontend.panels.run.missing import not_yet
+from frontend.tables import Table
+
+
+def draw(run: RunDetail) -> None:
+    """Show the charts and every evaluation."""
+    found = api.evaluations(run)
+    if not found:
+        not_yet(run, "evaluated")
+        return
+    metric = state.choice(
+        st.segmented_control,
+        "Metric",
+        name="metric",
+        options=("accuracy", "ece", "nll", "brier"),
+        format_func=lambda m: text.METRICS[m].title,
+        required=True,
+    )
+    me = figures.style.Run(run.id, run.name)
+    styles = state.styles([run.id])
+    pairs = [(me, found)]
+    corrupted = any(e.corruption for e in found)
+    left, right = st.columns(2) if corrupted else (st.container(), None)
+    with left:
+        page.chart(
+            figures.shifts.dots(pairs, metric=metric, styles=styles),
+            figures.shifts.table(pairs, metric),
+            name=f"by-shift-{metric}",
+        )
+    if right is not None:
+        with right:
+            page.chart(
+                figures.shifts.by_severity(found, metric=metric),
+                figures.shifts.corruptions_table(pairs, metric),
+                name=f"corruptions-{metric}",
+            )
+    shown = figures.shifts.evaluations_table(found)
+    opened, _ = page.grid(
+        Table([shown.columns[0]._replace(kind="open"), *shown.columns[1:]], shown.rows),
+        key=f"evaluations-{run.id}",
+        caption="Every evaluation of the run",
+    )
+    if opened is not None:
+        query = {"run": run.id, "dataset": shown.rows[opened]["dataset"]}
+        st.switch_page("views/calibration.py", query_params=query)

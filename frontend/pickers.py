@@ -1,0 +1,194 @@
+"""Choosing finished runs: the server searches them, and the choice is kept in the URL."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import streamlit as st
+
+from calift_core.errors import CaliftError
+from calift_core.schema.wire import RunSummary
+from frontend import api, page, state, text
+from frontend.figures.style import PALETTE, Run
+
+#: How many runs a picker offers; older ones are reached by their link or by searching.
+PICKER_LIMIT = 200
+
+#: The choice of runs on any data.
+_EVERY_SUITE = "*"
+
+#: Seconds that a run which a link names is kept.
+_NAMED_S = 60.0
+
+#: Runs that fit one chart: as many as there are colours that can be told apart.
+MAX_RUNS = len(PALETTE)
+
+
+class Found(NamedTuple):
+    """Finished runs that a search offers, and how many there are on all data."""
+
+    runs: list[RunSummary]
+    total: int
+
+
+def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
+    """A name per run id; equal names are told apart by seed, else by the id's beginning."""
+    names = Counter(run.name for run in runs)
+    seeds = Counter((run.name, run.seed) for run in runs)
+    out = {}
+    for run in runs:
+        if names[run.name] == 1:
+            out[run.id] = run.name
+        elif seeds[run.name, run.seed] == 1:
+            out[run.id] = f"{run.name} (seed {run.seed})"
+        else:
+            out[run.id] = f"{run.name} ({run.id[-6:]})"
+    return out
+
+
+def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
+    """Widgets that search all finished runs on the server, and the newest of those that match.
+
+    Args:
+        kept: runs that are chosen already; the data of the first is where the search begins, else
+            that of the newest run.
+        own: a suite that comes first, where nothing is chosen.
+    """
+    suites = api.fetch(
+        "list the suites", lambda: api.client().suites(phase=["SUCCEEDED"]), key="finished-suites"
+    )
+    counts = {s.suite: s.runs for s in suites}
+    homes = list(dict.fromkeys(run.suite for run in kept)) or [own or next(iter(counts), "")]
+    offered = list(dict.fromkeys([*homes, *counts]))
+    every = f"all data ({sum(counts.values()):,})"
+    with st.container(horizontal=True, vertical_alignment="bottom", key="find-runs"):
+        suite = state.choice(
+            st.selectbox,
+            "Runs on",
+            name="suite",
+            options=[*offered, _EVERY_SUITE],
+            # What a link names may be on several suites, and nothing of it should seem left out.
+            default=homes[0] if len(homes) == 1 else _EVERY_SUITE,
+            format_func=lambda s: (
+                every if s == _EVERY_SUITE else f"{text.short_suite(s)} ({counts.get(s, 0):,})"
+            ),
+            help="Pages show runs on the same data; 'all data' shows every run",
+            width=300,
+        )
+        words = state.bound(
+            st.text_input,
+            "Find",
+            name="find",
+            default="",
+            decode=str,
+            placeholder="in names, notes and ids",
+            icon=":material/search:",
+            width=300,
+        ).strip()
+    found = api.fetch(
+        "list the finished runs",
+        lambda: api.client().runs(
+            phase=["SUCCEEDED"],
+            suite=[] if suite == _EVERY_SUITE else [suite],
+            q=words[:200],
+            sort="-created",
+            limit=PICKER_LIMIT,
+        ),
+        key=f"finished-{suite}-{words}",
+    )
+    if found.total > len(found.items):
+        st.caption(
+            f"The newest {len(found.items)} of {found.total:,} runs are offered. Find looks "
+            "through all of them."
+        )
+    elif not found.items and (words or counts):
+        where = "" if suite == _EVERY_SUITE else f" on {text.md(text.short_suite(suite))}"
+        what = f" with {text.md(words)} in its name, notes or id" if words else ""
+        st.caption(f"There is no finished run{where}{what}.")
+    return Found(found.items, sum(counts.values()))
+
+
+def named_runs(run_ids: Sequence[str], *, quiet: bool = False) -> list[RunSummary]:
+    """Runs that a link or an earlier choice names, whatever is searched for now.
+
+    Args:
+        run_ids: of the runs.
+        quiet: say nothing of one that cannot be loaded.
+    """
+    found: list[RunSummary] = []
+    for run_id in run_ids:
+        try:
+            found.append(_named_run(run_id))
+        except CaliftError as error:
+            if not quiet:
+                api.problem(error, f"load the run {run_id} that the link names")
+    return found
+
+
+def _named_run(run_id: str) -> RunSummary:
+    """A finished run is asked for once a minute at most: a page is drawn for every click."""
+    kept: dict[str, tuple[float, RunSummary]] = st.session_state.setdefault("named-runs", {})
+    at, run = kept.get(run_id, (0.0, None))
+    if run is None or api.is_working(run.phase) or time.monotonic() - at > _NAMED_S:
+        run = api.client().run(run_id)
+        kept[run_id] = (time.monotonic(), run)
+    return run
+
+
+def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[str, RunSummary]:
+    """A picker of finished runs, kept in the URL; the page ends here when there is none.
+
+    The default is what was chosen last, else the newest three runs on the newest run's data.
+    """
+    kept = named_runs(state.ids(name) or state.remembered_runs())
+    search = find_runs(kept)
+    if not search.total and not kept:
+        page.empty(
+            "No finished run yet",
+            "This page compares results, and no run has succeeded so far.",
+        )
+        st.page_link("views/new.py", label="Start a run", icon=":material/add:")
+        st.stop()
+    found = {run.id: run for run in [*kept, *search.runs]}
+    names = labels(list(found.values()))
+    several = len({run.suite for run in found.values()}) > 1
+
+    def words(run_id: str) -> str:
+        run = found[run_id]
+        on = f" · {text.short_suite(run.suite)}" if several else ""
+        return f"{names[run_id]} · {run.method}{on}"
+
+    chosen = state.several(
+        st.multiselect,
+        label,
+        name=name,
+        options=list(found),
+        default=([run.id for run in kept] or [run.id for run in search.runs[:3]])[:most],
+        always=True,
+        format_func=words,
+        max_selections=most,
+        placeholder="Choose runs",
+    )
+    if not chosen:
+        page.empty("No run is chosen", "Choose at least one run above.")
+        st.stop()
+    state.remember_runs(chosen)
+    return {run_id: found[run_id] for run_id in chosen}
+
+
+def as_runs(runs: Mapping[str, RunSummary]) -> list[Run]:
+    """Chart runs with labels that are all different."""
+    names = labels(list(runs.values()))
+    return [Run(run_id, names[run_id]) for run_id in runs]
+
+
+def nothing_evaluated() -> None:
+    """Say that none of the chosen runs was evaluated."""
+    page.empty(
+        "No evaluation is stored",
+        "The chosen runs have not been evaluated yet: evaluations appear as a run reaches "
+        "the end of its training.",
+    )
