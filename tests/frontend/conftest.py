@@ -11,8 +11,22 @@ from typing import Any
 
 import pytest
 
+from calift_core import analysis
+from calift_core.calibration import evaluate_all
+from calift_core.schema.report import EvaluationReport
+from calift_core.schema.wire import (
+    ComparedRun,
+    Comparison,
+    MeasureSet,
+    PairedDifference,
+    RunSummary,
+    SlicePage,
+    Source,
+)
+from frontend.figures.style import Run
 from tests.conftest import serving
 from tests.frontend import seed
+from tests.frontend.examples import BINNING, RUNS, samples_of
 
 
 @dataclass(frozen=True)
@@ -91,3 +105,82 @@ def dashboard(seeded: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serv
     """The dashboard in this process, on the seeded API."""
     with pointed_at(monkeypatch, seeded.url, seeded.home):
         yield seeded
+
+
+@pytest.fixture(scope="session")
+def evaluations() -> list[EvaluationReport]:
+    found = []
+    for dataset, role, harm, corruption, severity in seed._sets(seed.SMALL):
+        made = seed.predictions(seed.KINDS["FLYP"], dataset, role, n=120, harm=harm, seed=1)
+        numbers = evaluate_all(made.probs(), made.labels, n_resamples=20)
+        found.append(
+            EvaluationReport.model_validate(
+                numbers
+                | {
+                    "dataset": dataset,
+                    "role": role,
+                    "n_classes": 10,
+                    "corruption": corruption,
+                    "severity": severity,
+                }
+            )
+        )
+    return found
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    def column(run_id: str, differences: list[PairedDifference]) -> ComparedRun:
+        run = RunSummary.model_validate(
+            {
+                "id": run_id, "name": f"run {run_id}", "phase": "SUCCEEDED", "method": "flyp",
+                "model": "m", "suite": "s", "seed": 0, "tags": [],
+                "created_at": "2026-01-01T00:00:00Z",
+            }
+        )  # fmt: skip
+        return ComparedRun(run=run, evaluations=[], differences=differences)
+
+    def difference(dataset: str, role: str, value: float, clear: bool) -> PairedDifference:
+        return PairedDifference.model_validate(
+            {
+                "dataset": dataset, "role": role, "metric": "accuracy", "baseline": 0.5,
+                "value": 0.5 + value, "difference": value,
+                "interval": (value - 0.01, value + 0.01), "distinguishable": clear, "n": 100,
+            }
+        )  # fmt: skip
+
+    found = [difference("art", "shift", 0.005, False), difference("photo", "id", 0.05, True)]
+    return Comparison(
+        baseline="a",
+        runs=[column("a", []), column("b", found)],
+        parameters={"/train/seed": [0, 1]},
+    )
+
+
+@pytest.fixture(scope="session")
+def pages() -> list[tuple[Run, SlicePage]]:
+    return [
+        (
+            run,
+            analysis.slice_page(
+                samples_of(name), Source(dataset="sketch", role="shift"), BINNING,
+                sort="gap", min_n=55,
+            ),
+        )
+        for run, name in zip(RUNS, ("fine-tuning", "CaRot"), strict=True)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def sets() -> list[tuple[Run, MeasureSet]]:
+    return [
+        (
+            run,
+            MeasureSet(
+                source=Source(dataset="sketch", role="shift"), n=600, n_classes=10,
+                temperature=1.0, n_resamples=20, seed=0,
+                measures=analysis.audit_of(samples_of(name).scores, n_resamples=20),
+            ),
+        )
+        for run, name in zip(RUNS, ("fine-tuning", "CaRot"), strict=True)
+    ]  # fmt: skip

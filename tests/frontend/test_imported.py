@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import example_predictions
 from tests.frontend.conftest import Service, pointed_at, service
-from tests.frontend.test_pages import TABS, charts_of, listed, page, words
+from tests.frontend.driving import TABS, charts_of, listed, page, words
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import serving, spec_of
 from tests.frontend.conftest import pointed_at
-from tests.frontend.test_pages import listed, page, words
+from tests.frontend.driving import listed, page, words
 
 #: More than a picker offers at once.
 MANY = 230

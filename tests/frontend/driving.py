@@ -1,0 +1,55 @@
+"""Pages without a browser: opened by their address, and what they say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from streamlit.testing.v1 import AppTest
+
+from tests.frontend.conftest import Service
+
+APP = Path(__file__).parents[2] / "frontend" / "app.py"
+
+
+TABS = ("Curves", "Shifts", "Calibration", "Spectrum", "Config", "Artifacts", "Logs")
+
+
+def page(name: str, **params: str) -> AppTest:
+    """Run a page by its file, with query parameters."""
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    for key, value in params.items():
+        app.query_params[key] = value
+    app.switch_page(f"views/{name}.py")
+    app.run()
+    assert not app.exception, [e.value for e in app.exception]
+    return app
+
+
+def submit_of(app: AppTest) -> Any:
+    """The form's button."""
+    return next(b for b in app.button if b.label == "Submit")
+
+
+def words(app: AppTest) -> str:
+    """All that the page says."""
+    kinds = ("html", "markdown", "caption", "error", "warning", "info", "subheader", "code")
+    said = [str(e.value if kind != "html" else e.proto.body)
+            for kind in kinds for e in app.get(kind)]  # fmt: skip
+    said += [re.sub(r"\\(.)", r"\1", link.proto.label) for link in app.get("page_link")]
+    return " ".join([*said, *(frame.value.to_csv() for frame in app.dataframe)])
+
+
+def listed(app: AppTest) -> list[dict[str, Any]]:
+    """The rows of the page's first table that can be opened and chosen from."""
+    return list(app.dataframe[0].value.to_dict("records")) if app.dataframe else []
+
+
+def charts_of(app: AppTest) -> list[str]:
+    """The descriptions of the charts on the page."""
+    return [element.proto.alt for element in app.get("plotly_chart")]
+
+
+def three(service: Service) -> str:
+    return ",".join(service.ids[name] for name in ("zero-shot", "FLYP", "CaRot"))

@@ -1,0 +1,72 @@
+"""Runs against a baseline: what is drawn is what the numbers say."""
+
+from __future__ import annotations
+
+import pytest
+
+from calift_core.schema.report import Summary
+from calift_core.schema.wire import (
+    Comparison,
+    ConfidenceSet,
+    PairedDifference,
+)
+from frontend import figures, tables
+from frontend.figures.style import Run
+
+
+def test_paired__open_marks_are_those_that_could_be_noise(comparison: Comparison) -> None:
+    marks = figures.compare.differences(comparison).data[0]
+    assert list(marks.x) == [0.005, 0.05]
+    assert [symbol.endswith("-open") for symbol in marks.marker.symbol] == [True, False]
+    assert len(figures.compare.differences(comparison, roles=("id",)).data[0].x) == 1
+
+
+def test_paired__an_ece_is_drawn_as_the_difference_of_squared_errors(
+    comparison: Comparison,
+) -> None:
+    found = PairedDifference.model_validate(
+        {
+            "dataset": "photo", "role": "id", "metric": "ece", "baseline": 0.03, "value": 0.05,
+            "difference": 0.02, "interval": None, "distinguishable": True, "n": 100,
+            "squared": {
+                "baseline": 0.0005, "value": 0.0021, "difference": 0.0016,
+                "interval": (0.0004, 0.0028),
+            },
+        }
+    )  # fmt: skip
+    columns = [comparison.runs[0], comparison.runs[1].model_copy(update={"differences": [found]})]
+    asked = comparison.model_copy(
+        update={
+            "runs": columns,
+            "confidence_sets": [
+                ConfidenceSet(
+                    dataset="photo", role="id", metric="ece", n=100, level=0.95, members=["a"],
+                    excluded=["b"], p_values={"a": 1.0, "b": 0.004},
+                )
+            ],
+        }
+    )  # fmt: skip
+    marks = figures.compare.differences(asked, metric="ece").data[0]
+    assert list(marks.x) == pytest.approx([16])
+    assert list(marks.error_x.array) == pytest.approx([12])
+    table = figures.compare.differences_table(asked, "ece")
+    assert table.rows[0]["difference"] == 0.02
+    assert (table.rows[0]["low"], table.rows[0]["squared"]) == (0.0004, 0.0016)
+    assert "+16.0\N{NO-BREAK SPACE}pp²" in tables.to_html(table, caption="x")
+    sets = figures.compare.confidence_sets_table(asked, "ece")
+    assert sets.rows == [
+        {"dataset": "photo", "members": "run a", "excluded": "run b (p < 0.01)", "n": 100}
+    ]
+    assert figures.compare.confidence_sets_table(asked, "nll").rows == []
+
+
+def test_scatter__floor_is_drawn_for_each_point() -> None:
+    summary = Summary(
+        id_accuracy=0.9, id_ece=0.03, id_ece_floor=0.01, ood_accuracy=0.6, ood_ece=0.1,
+        ood_ece_floor=0.02,
+    )  # fmt: skip
+    figure = figures.compare.scatter([(Run("a", "one"), summary)])
+    assert list(figure.data[0].y) == [0.03, 0.1]
+    assert list(figure.data[1].y) == [0.01, 0.02]
+    empty = figures.compare.scatter([(Run("a", "one"), Summary())])
+    assert not empty.data

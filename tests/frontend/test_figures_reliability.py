@@ -1,0 +1,164 @@
+"""Reliability diagrams: what is drawn is what the numbers say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calift_core.calibration import reliability_curve, softmax
+from calift_core.schema.wire import (
+    Reliability,
+    ReliabilityBin,
+)
+from frontend import figures
+from tests.frontend import seed
+from tests.frontend.examples import BINS, effect_of, make_bin, make_reliability, named
+
+
+@pytest.fixture(scope="module")
+def real() -> Reliability:
+    """A diagram of predictions, by the code that the API uses."""
+    made = seed.predictions(seed.KINDS["fine-tuning"], "sketch", "shift", n=1000, harm=0.3, seed=1)
+    curve = reliability_curve(softmax(made.logits), made.labels, n_bins=10, scheme="equal_width")
+    numbers = curve.to_dict()
+    rows = [
+        ReliabilityBin.model_validate(
+            {name: numbers[source][k] for name, source in _sources(numbers).items()}
+        )
+        for k in range(len(curve.count))
+        if curve.count[k]
+    ]
+    return make_reliability(rows, scheme="equal_width", n_bins=10)
+
+
+def _sources(numbers: dict[str, Any]) -> dict[str, str]:
+    return {name: name for name in ReliabilityBin.model_fields if name in numbers}
+
+
+def gaps(figure: go.Figure) -> list[tuple[float, float, str]]:
+    """(bottom, top, side) of every gap bar."""
+    return [
+        (float(base), float(base) + float(height), side)
+        for side in ("over-confident", "under-confident")
+        for base, height in zip(
+            named(figure, side).base or (), named(figure, side).y or (), strict=True
+        )
+    ]
+
+
+def test_reliability__accuracy_bars_stand_on_their_bins_and_are_as_high_as_accuracy() -> None:
+    bars = named(figures.reliability.diagram(make_reliability(BINS)), "accuracy")
+    assert list(bars.y) == [b.accuracy for b in BINS]
+    assert list(bars.width) == pytest.approx([b.upper - b.lower for b in BINS])
+    assert list(bars.x) == pytest.approx([(b.lower + b.upper) / 2 for b in BINS])
+
+
+def test_reliability__gap_reaches_from_accuracy_to_confidence_on_its_side() -> None:
+    found = sorted(gaps(figures.reliability.diagram(make_reliability(BINS))))
+    expected = [
+        (0.2, 0.35, "over-confident"),
+        (0.65, 0.69, "under-confident"),
+        (0.8, 0.97, "over-confident"),
+    ]
+    for one, other in zip(found, expected, strict=True):
+        assert one[:2] == pytest.approx(other[:2])
+        assert one[2] == other[2]
+
+
+def test_reliability__sides_differ_in_colour_and_in_pattern() -> None:
+    figure = figures.reliability.diagram(make_reliability(BINS))
+    over, under = (named(figure, f"{side}-confident").marker for side in ("over", "under"))
+    assert over.line.color != under.line.color
+    assert over.pattern.shape != under.pattern.shape
+
+
+@given(
+    st.floats(0, 0.99), st.floats(0.001, 1), st.floats(0, 1), st.floats(0, 1)
+)  # fmt: skip
+def test_reliability__gap_bar_stays_inside_its_bin(
+    lower: float, width: float, share: float, accuracy: float
+) -> None:
+    upper = min(1.0, lower + width)
+    b = make_bin(lower, upper, lower + share * (upper - lower), accuracy)
+    low, high = figures.square.gap_span(b)
+    assert lower <= low <= high <= upper
+    assert low - 1e-9 <= b.mean_confidence <= high + 1e-9
+    assert high - low == pytest.approx(min(upper - lower, figures.square.GAP_WIDTH))
+
+
+def test_reliability__counts_share_the_x_axis_below() -> None:
+    figure = figures.reliability.diagram(make_reliability(BINS))
+    counts = named(figure, "samples per bin")
+    assert list(counts.y) == [b.count for b in BINS]
+    assert counts.xaxis == named(figure, "accuracy").xaxis
+    assert figure.layout.yaxis2.domain[1] < figure.layout.yaxis.domain[0]
+
+
+def test_reliability__axes_are_square_and_cover_the_unit_interval() -> None:
+    layout = figures.reliability.diagram(make_reliability(BINS)).layout
+    assert (layout.yaxis.scaleanchor, layout.yaxis.scaleratio) == ("x", 1)
+    for axis in (layout.xaxis, layout.yaxis):
+        assert axis.range[0] <= 0
+        assert axis.range[1] >= 1
+
+
+def test_reliability__identity_line_is_the_diagonal() -> None:
+    line = named(figures.reliability.diagram(make_reliability(BINS)), "perfect calibration")
+    assert list(line.x) == list(line.y) == [0, 1]
+
+
+def test_reliability__points_sit_at_mean_confidence_with_their_interval() -> None:
+    points = named(figures.reliability.diagram(make_reliability(BINS)), "accuracy, 95 % interval")
+    assert list(points.x) == [b.mean_confidence for b in BINS]
+    assert [y + up for y, up in zip(points.y, points.error_y.array, strict=True)] == pytest.approx(
+        [b.interval_high for b in BINS]
+    )
+
+
+def test_reliability__every_bin_with_samples_is_drawn_and_no_other(real: Reliability) -> None:
+    figure = figures.reliability.diagram(real)
+    assert 0 < len(real.bins) < real.n_bins  # this model leaves low bins empty
+    assert len(named(figure, "accuracy").y) == len(real.bins)
+    assert sum(named(figure, "samples per bin").y) == real.n == 1000
+
+
+def test_reliability__band_can_be_left_out() -> None:
+    names = [t.name for t in figures.reliability.diagram(make_reliability(BINS), band=False).data]
+    assert "calibrated at this n (95 %)" not in names
+
+
+def test_reliability__no_bin_is_no_fault() -> None:
+    assert gaps(figures.reliability.diagram(make_reliability([], n=0))) == []
+
+
+def test_reliability__picture_says_what_it_shows() -> None:
+    title = figures.reliability.diagram(make_reliability(BINS)).layout.title.text
+    for fact in ("n = 30", "15 bins", "equal mass", "L1", "T = 1", "3.1\u00a0% (floor 1.2\u00a0%)"):
+        assert fact in title
+    largest = figures.reliability.diagram(make_reliability(BINS, norm="max", temperature=1.5))
+    assert "MCE" in largest.layout.title.text
+    assert "ECE" not in largest.layout.title.text
+    assert "T = 1.5" in largest.layout.title.text
+
+
+def test_reliability__grid_and_overlay_hold_every_run() -> None:
+    many = [make_reliability(BINS, run_id=f"r{i}", run_name=f"run {i}") for i in range(5)]
+    grid = figures.reliability.grid(many)
+    assert sum(trace.name == "accuracy" for trace in grid.data) == 5
+    assert len({trace.xaxis for trace in grid.data}) == 5
+    overlay = figures.reliability.overlay(many)
+    assert sum(str(t.name).startswith("run ") for t in overlay.data if t.showlegend is None) == 5
+
+
+def test_smooth__curve_is_drawn_on_request_with_gaps() -> None:
+    diagram = effect_of(oracle=False).before
+    assert diagram.smooth is not None
+    plain, smooth = (figures.reliability.diagram(diagram, smooth=on) for on in (False, True))
+    assert len(smooth.data) == len(plain.data) + 1
+    line = smooth.data[-1]
+    assert list(line.y) == diagram.smooth.accuracy
+    assert not line.connectgaps

@@ -1,0 +1,41 @@
+"""Slices: what is drawn is what the numbers say."""
+
+from __future__ import annotations
+
+from calift_core import analysis
+from calift_core.schema.wire import (
+    SlicePage,
+    Source,
+)
+from frontend import figures
+from frontend.figures.style import Run
+from tests.frontend.examples import BINNING, RUNS, samples_of
+
+
+def test_slices__marks_are_filled_only_above_the_floor(pages: list[tuple[Run, SlicePage]]) -> None:
+    figure = figures.slices.gaps(pages)
+    assert [trace.name for trace in figure.data] == ["first", "second"]
+    names = list(figure.layout.yaxis.ticktext)
+    assert names == [s.title for s in pages[0][1].items]
+    assert list(figure.data[0].x) == sorted(figure.data[0].x)  # the first page's own order
+    for trace, (_, page) in zip(figure.data, pages, strict=True):
+        places = [round(y) for y in trace.y]
+        found = dict(zip(places, zip(trace.x, trace.marker.symbol, strict=True), strict=True))
+        for s in page.items:
+            x, symbol = found[names.index(s.title)]
+            assert x == s.gap
+            above = s.ece is not None and s.null_q95 is not None and s.ece > s.null_q95
+            assert symbol.endswith("-open") != above
+    assert any(s.too_small for s in pages[0][1].items)
+    assert set(figure.data[0].marker.size) == {6, 10}
+    alt = figures.style.alt_text(figure)
+    assert "first: " in alt
+    assert "slices above their floor" in alt
+
+
+def test_slices__none_is_said() -> None:
+    page = analysis.slice_page(
+        samples_of("CaRot"), Source(dataset="sketch", role="shift"), BINNING, where="rank > 99"
+    )
+    assert "no sample" in figures.style.alt_text(figures.slices.gaps([(RUNS[0], page)]))
+    assert figures.slices.table([(RUNS[0], page)]).rows == []

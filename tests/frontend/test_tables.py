@@ -1,0 +1,37 @@
+"""Tables as HTML and CSV: the numbers of the figures, escaped and with an end."""
+
+from __future__ import annotations
+
+from frontend import figures, tables
+from tests.frontend.examples import BINS, make_reliability
+
+
+def test_table__twin_holds_the_numbers_of_the_diagram() -> None:
+    table = figures.reliability.bins_table([make_reliability(BINS)])
+    assert [row["accuracy"] for row in table.rows] == [b.accuracy for b in BINS]
+    html = tables.to_html(table, caption="bins")
+    assert html.count("<tr>") == 1 + len(BINS)
+    assert "35.0\u00a0%" in html
+
+
+def test_table__html_escapes_everything_but_markup() -> None:
+    table = tables.Table(
+        [tables.Column("a", "<b>"), tables.Column("b", "B")],
+        [{"a": "<script>", "b": tables.Markup("<i>ours</i>")}],
+    )
+    html = tables.to_html(table, caption='"><x')
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert "<x" not in html
+    assert "<i>ours</i>" in html
+
+
+def test_table__csv_keeps_fractions_and_disarms_formulas() -> None:
+    columns = [tables.Column("x", "X", "percent"), tables.Column("name", "Name")]
+    table = tables.Table(columns, [{"x": -0.0312345, "name": "=1+1"}, {"x": None, "name": "a,b"}])
+    assert tables.to_csv(table) == 'x,name\n-0.0312345,\'=1+1\n,"a,b"\n'
+
+
+def test_table__long_ones_say_how_much_is_left_out() -> None:
+    table = tables.Table([tables.Column("x", "X", "count")], [{"x": i} for i in range(7)])
+    assert "and 4 more rows" in tables.to_html(table, caption="numbers", limit=3)

@@ -1,0 +1,143 @@
+"""Calibration against a real API: diagram, slices, calibrators, audit."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.frontend.conftest import Service
+from tests.frontend.driving import charts_of, page, three, words
+
+
+def test_calibration__the_url_restores_the_view(dashboard: Service) -> None:
+    app = page(
+        "calibration", run=dashboard.ids["FLYP"], dataset="sketch", bins="7", scheme="equal_width",
+        temperature="1.5",
+    )  # fmt: skip
+    assert app.number_input(key="url-bins").value == 7
+    assert app.selectbox(key="url-dataset").value == "sketch"
+    assert app.slider(key="url-temperature").value == 1.5
+    assert "on sketch" in charts_of(app)[0]
+    title = app.get("plotly_chart")[0].proto.spec
+    assert "7 bins, equal width" in title
+    assert "T = 1.5" in title
+
+
+def test_calibration__changes_go_to_the_url_and_defaults_stay_out(dashboard: Service) -> None:
+    app = page("calibration", run=dashboard.ids["FLYP"])
+    assert "bins" not in app.query_params
+    app.number_input(key="url-bins").set_value(5).run()
+    assert app.query_params["bins"] == "5"
+    app.number_input(key="url-bins").set_value(15).run()
+    assert "bins" not in app.query_params
+
+
+@pytest.mark.parametrize("nonsense", ["0", "-3", "many", "1e9"])
+def test_calibration__nonsense_in_the_url_is_the_default(dashboard: Service, nonsense: str) -> None:
+    app = page("calibration", run=dashboard.ids["FLYP"], bins=nonsense, dataset=nonsense,
+               scheme=nonsense, temperature=nonsense)  # fmt: skip
+    assert app.number_input(key="url-bins").value == 15
+    assert app.slider(key="url-temperature").value == 1.0 or nonsense == "1e9"
+
+
+def test_calibration__several_runs_side_by_side_and_overlaid(dashboard: Service) -> None:
+    apart = page("calibration", run=three(dashboard))
+    assert len(charts_of(apart)) == 3
+    together = page("calibration", run=three(dashboard), overlay="1")
+    assert len(charts_of(together)) == 1
+
+
+def test_slices__the_url_restores_condition_grouping_and_order(dashboard: Service) -> None:
+    app = page(
+        "calibration", run=three(dashboard), dataset="sketch", view="slices", by="predicted",
+        order="-gap", where="confidence >= 0.5",
+    )  # fmt: skip
+    assert app.selectbox(key="url-by").value == "predicted"
+    assert app.text_input(key="url-where").value == "confidence >= 0.5"
+    (alt,) = charts_of(app)
+    assert alt.startswith("Gap by predicted class, 10 slices")
+    for name in ("zero-shot", "FLYP", "CaRot"):
+        assert f"{name} on fashion-mnist: " in alt
+    app.text_input(key="url-where").set_value("rank >= 1").run()
+    assert app.query_params["where"] == "rank >= 1"
+    app.selectbox(key="url-by").set_value("dataset").run()
+    assert not app.exception
+    assert "Gap by data set, 8 slices" in charts_of(app)[0]
+
+
+def test_slices__a_condition_that_is_none_is_explained_and_nothing_is_lost(
+    dashboard: Service,
+) -> None:
+    app = page("calibration", run=dashboard.ids["FLYP"], view="slices", where="confidence is high")
+    assert "INVALID" in app.error[0].value
+    assert app.text_input(key="url-where").value == "confidence is high"
+    app.text_input(key="url-where").set_value("rank > 99").run()
+    assert "No sample meets the condition" in words(app)
+    app.text_input(key="url-where").set_value("").run()
+    assert "where" not in app.query_params
+    assert len(charts_of(app)) == 1
+
+
+def test_calibrators__before_after_and_the_matrix(dashboard: Service) -> None:
+    app = page("calibration", run=dashboard.ids["FLYP"], view="calibrators", dataset="sketch")
+    overlay, matrix = charts_of(app)
+    assert "before and after temperature (fitted on fashion-mnist/calibration" in overlay
+    assert "fashion-mnist/calibration: " in matrix
+    assert "4 further rows are oracles" in matrix
+    assert not app.warning
+    app.selectbox(key="url-fit").set_value("sketch").run()
+    assert not app.exception
+    assert app.query_params["fit"] == "sketch"
+    assert "Oracle" in app.warning[0].value
+    assert "In-sample" in app.warning[1].value
+    assert "ORACLE" in charts_of(app)[0]
+    app.selectbox(key="url-kind").set_value("isotonic").run()
+    assert app.query_params["kind"] == "isotonic"
+    assert "isotonic" in charts_of(app)[1]
+    left_out = app.multiselect(key="url-with")
+    assert "gaussian noise, severity" in left_out.options[0]
+    assert "gaussian_noise" not in charts_of(app)[1]
+    left_out.set_value(["gaussian_noise/5"]).run()
+    assert not app.exception
+    assert app.query_params["with"] == "gaussian_noise/5"
+    assert "gaussian_noise/5" in charts_of(app)[1]
+    assert "5 further rows are oracles" in charts_of(app)[1]
+
+
+def test_calibrators__tsp_without_perturbed_copies_says_what_is_missing(
+    dashboard: Service,
+) -> None:
+    app = page("calibration", run=dashboard.ids["FLYP"], view="calibrators", kind="tsp")
+    assert "perturbed" in app.error[0].value
+
+
+def test_audit__every_estimator_of_every_run_with_its_floor(dashboard: Service) -> None:
+    app = page("calibration", run=three(dashboard), view="audit")
+    (alt,) = charts_of(app)
+    assert "estimators" in alt
+    said = words(app)
+    for name in ("Batch-averaged ECE, batches of 64", "Smooth ECE", "Class-wise ECE"):
+        assert said.count(name) >= 3
+    assert "where a calibrated model reads" in said
+    assert "view=audit" not in said
+    assert app.query_params["view"] == "audit"
+
+
+def test_diagram__a_smooth_curve_on_request(dashboard: Service) -> None:
+    app = page("calibration", run=dashboard.ids["FLYP"])
+    assert "smooth curve" not in app.get("plotly_chart")[0].proto.spec
+    app.toggle(key="url-smooth").set_value(True).run()
+    assert app.query_params["smooth"] == "1"
+    assert "smooth curve" in app.get("plotly_chart")[0].proto.spec
+
+
+def test_temperature__moves_confidence_and_never_accuracy(dashboard: Service) -> None:
+    def card(temperature: str, label: str) -> str:
+        app = page("calibration", run=dashboard.ids["FLYP"], temperature=temperature)
+        found = re.search(rf"<dt>{label}</dt><dd>([^<]+)", words(app))
+        assert found is not None
+        return found[1]
+
+    assert card("0.5", "Accuracy") == card("2", "Accuracy")
+    assert card("0.5", "Confidence") != card("2", "Confidence")

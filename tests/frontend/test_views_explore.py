@@ -1,0 +1,108 @@
+"""Compare, Shifts, Spectra, Frontier, Data against a real API."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.frontend.conftest import Service
+from tests.frontend.driving import charts_of, page, three, words
+
+
+def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
+    base = dashboard.ids["zero-shot"]
+    app = page("compare", ids=three(dashboard), baseline=base)
+    said = words(app)
+    assert "What differs" in said
+    assert "method › kind" in said
+    assert any("difference to zero-shot" in alt for alt in charts_of(app))
+    assert "Which run is best by Accuracy?" in said
+    assert "May be the best" in said
+    app.session_state["url-metric"] = "ece"
+    app.run()
+    assert not app.exception
+    said = words(app)
+    assert "What decides is the squared L2 error" in said
+    assert "pp²" in said
+    app.selectbox(key="url-baseline").select(dashboard.ids["FLYP"]).run()
+    assert not app.exception
+    assert app.query_params["baseline"] == dashboard.ids["FLYP"]
+    assert any("difference to FLYP" in alt for alt in charts_of(app))
+
+
+def test_compare__one_run_is_too_few(dashboard: Service) -> None:
+    assert "at least two" in words(page("compare", ids=dashboard.ids["CaRot"]))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "ece", "nll"])
+def test_shifts__heat_map_dots_and_corruptions(dashboard: Service, metric: str) -> None:
+    app = page("shifts", run=three(dashboard), metric=metric)
+    assert len(charts_of(app)) == 6
+    assert all(charts_of(app))
+
+
+def test_spectra__the_step_is_part_of_the_url(dashboard: Service) -> None:
+    app = page("spectra", run=three(dashboard), step="20")
+    assert "(step 20)" in charts_of(app)[0]
+    assert "zero-shot" in words(app)  # it has no such step, and the page says so
+    assert len(charts_of(app)) == 3
+
+
+def frontier(service: Service, **params: str) -> AppTest:
+    chosen = ",".join(service.ids[n] for n in ("zero-shot", "FLYP", "CaRot", "WiSE-FT"))
+    return page("frontier", run=chosen, **params)
+
+
+def test_frontier__both_charts_name_the_front_and_the_path(dashboard: Service) -> None:
+    app = frontier(dashboard)
+    robust, calibrated = charts_of(app)
+    assert robust.startswith("OOD accuracy against ID accuracy")
+    assert calibrated.startswith("OOD ECE against OOD accuracy")
+    for alt in (robust, calibrated):
+        assert "WiSE-FT of FLYP at α = 0.5" in alt
+        assert "On the Pareto front" in alt
+    said = words(app)
+    assert "WiSE-FT of FLYP" in said
+    assert "the NLL is lowest at" in said
+    assert said.count("<td") > 11 * 10  # the path as a table
+    assert "Launch WiSE-FT" not in said
+
+
+def test_frontier__its_choices_are_in_the_url(dashboard: Service) -> None:
+    wise = dashboard.ids["WiSE-FT"]
+    app = frontier(dashboard, **{"on": "id", f"alpha-{wise}": "0.3"})
+    assert "ID ECE against ID accuracy" in charts_of(app)[1]
+    assert app.select_slider(key=f"url-alpha-{wise}").value == "0.3"
+    links = {p.proto.label: p.proto.query_string for p in app.get("page_link")}
+    assert links["Keep the model at α = 0.3"] == f"clone={wise}&alpha=0.3"
+    app.select_slider(key=f"url-alpha-{wise}").set_value("0.5").run()
+    assert f"alpha-{wise}" not in app.query_params
+    app.button_group(key="url-on").set_value("ood").run()
+    assert "on" not in app.query_params
+
+
+def test_frontier__without_a_path_the_next_step_is_a_link(dashboard: Service) -> None:
+    flyp = dashboard.ids["FLYP"]
+    app = page("frontier", run=f"{dashboard.ids['zero-shot']},{flyp}")
+    assert "No path between two models" in words(app)
+    assert len(charts_of(app)) == 2
+    (link,) = [p.proto for p in app.get("page_link") if "WiSE" in p.proto.label]
+    assert link.query_string == f"method=wise_ft&input={flyp}"
+    alone = page("frontier", run=dashboard.ids["zero-shot"])
+    (link,) = [p.proto for p in alone.get("page_link") if "WiSE" in p.proto.label]
+    assert link.query_string == "method=wise_ft"
+
+
+def test_data__lists_suites_and_models(dashboard: Service) -> None:
+    said = words(page("data"))
+    assert "fashion-mnist" in said
+    assert "ViT-B-16" in said
+
+
+def test_pickers__find_any_run_on_the_server_and_keep_the_chosen(dashboard: Service) -> None:
+    app = page("shifts", run=dashboard.ids["FLYP"])
+    app.text_input(key="url-find").set_value("zero").run()
+    options = app.multiselect(key="url-run").options
+    assert any("zero-shot" in option for option in options)
+    assert not any(option.startswith("CaRot") for option in options)
+    assert app.multiselect(key="url-run").value == [dashboard.ids["FLYP"]]

@@ -1,0 +1,74 @@
+"""Pages with nothing to show, without an API, and with what people typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port
+from tests.frontend.conftest import Service, pointed_at
+from tests.frontend.driving import listed, page, words
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["overview", "runs", "compare", "calibration", "frontier", "shifts", "spectra", "new", "data"],
+)
+def test_empty__every_page_says_what_to_do(
+    bare: Service, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with pointed_at(monkeypatch, bare.url, bare.home):
+        app = page(name)
+    assert not app.error
+    if name not in ("new", "data"):
+        assert re.search("No finished run yet|No run yet|Nothing has run", words(app))
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with pointed_at(monkeypatch, f"http://127.0.0.1:{free_port()}", tmp_path):
+        yield
+
+
+@pytest.mark.parametrize("name", ["overview", "runs", "calibration", "new", "data"])
+def test_unreachable__every_page_says_where_it_looked(nowhere: None, name: str) -> None:
+    app = page(name)
+    assert "127" in app.error[0].value
+    assert "calift up" in app.error[0].value
+
+
+def test_unreachable__the_last_good_answer_stays_with_a_word(
+    dashboard: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = page("runs")
+    before = listed(app)
+    assert before
+    monkeypatch.setenv("CALIFT_API_URL", f"http://127.0.0.1:{free_port()}")
+    app.run()
+    assert not app.exception
+    assert [row["name"] for row in listed(app)] == [row["name"] for row in before]
+    assert "received at" in app.warning[0].value
+
+
+def test_names__what_people_typed_is_shown_and_not_run(
+    bare: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calift_core.client import Client
+
+    with pointed_at(monkeypatch, bare.url, bare.home), Client() as client:
+        notes = "<img src=x onerror=alert(1)> [link](javascript:alert(1))"
+        made = client.submit(
+            {"name": "a (plain) name", "method": {"kind": "flyp"}, "tags": ["<b>"],
+             "notes": notes}
+        )  # fmt: skip
+        runs = page("runs")
+        opened = page("run", id=made.id, tab="Config")
+        client.cancel(made.id)
+        client.delete(made.id)
+    assert "<b>" not in "".join(e.proto.body for e in runs.get("html"))
+    assert listed(runs)[0]["tags"] == "<b>"  # a cell of text, which formats nothing
+    assert "<img" not in "".join(e.proto.body for e in opened.get("html"))
+    assert opened.text[0].value == notes  # plain text, not Markdown

@@ -1,0 +1,146 @@
+"""New run against a real API: a valid form, faults beside their fields, what is begun with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from calift_core.schema.methods import METHOD_SPECS
+from tests.core.conftest import write_classes
+from tests.frontend.conftest import Service, pointed_at
+from tests.frontend.driving import page, submit_of, words
+
+
+@pytest.mark.parametrize("kind", [kind for kind, spec in METHOD_SPECS.items() if spec.offered])
+def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service, kind: str) -> None:
+    app = page("new", method=kind)
+    if kind in ("wise_ft", "model_stock"):  # somebody has to choose the runs
+        assert "Field required" in app.error[0].value
+        ids = [dashboard.ids["FLYP"], dashboard.ids["CaRot"]]
+        key = f"new-quick-{kind}-method.run"
+        if kind == "wise_ft":
+            app.selectbox(key=key).set_value(ids[0]).run()
+        else:
+            app.multiselect(key=f"{key}s").set_value(ids).run()
+    assert not app.error
+    assert "Training images" in words(app)
+    assert f"kind: {kind}" in words(app)
+
+
+def test_new__a_method_that_lost_its_ablation_is_not_offered(dashboard: Service) -> None:
+    chooser = page("new").selectbox(key="url-method")
+    assert "CaRot" in chooser.options
+    assert "CaRot+" not in chooser.options
+
+
+def test_new__a_merge_of_a_run_takes_its_model_and_data(dashboard: Service) -> None:
+    flyp = dashboard.ids["FLYP"]
+    app = page("new", method="wise_ft", input=flyp)
+    assert not app.error
+    assert app.selectbox(key=f"new-input-{flyp}-wise_ft-wise_ft-method.run").value == flyp
+    assert app.text_input(key=f"new-input-{flyp}-wise_ft-name").value == (
+        "wise-ft of FLYP on fashion-mnist"
+    )
+    assert "gaussian_noise" in words(app)  # the run's own corruptions
+    stock = page("new", method="model_stock", input=flyp)
+    assert stock.multiselect(key=f"new-input-{flyp}-model_stock-model_stock-method.runs").value == [
+        flyp
+    ]
+    assert "at least 2" in stock.error[0].value
+
+
+def test_new__a_clone_takes_the_alpha_of_the_link(dashboard: Service) -> None:
+    wise = dashboard.ids["WiSE-FT"]
+    app = page("new", clone=wise, alpha="0.3")
+    assert "alpha: 0.3" in words(app)
+    assert "WiSE-FT of FLYP at 0.3" in words(app)
+    for nonsense in ("2", "many", ""):
+        assert "alpha" not in words(page("new", clone=wise, alpha=nonsense)).split("sweep")[0]
+
+
+def test_new__the_name_follows_the_method_until_it_is_edited(dashboard: Service) -> None:
+    app = page("new")
+    name = "new-quick-name"
+    assert app.text_input(key=name).value == "carot on fashion-mnist"
+    app.selectbox(key="url-method").set_value("flyp").run()
+    assert app.text_input(key=name).value == "flyp on fashion-mnist"
+    app.text_input(key=name).set_value("mine").run()
+    app.selectbox(key="url-method").set_value("carot").run()
+    app.selectbox(key="new-quick-suite.id").set_value("pacs").run()
+    assert app.text_input(key=name).value == "mine"
+    app.text_input(key=name).set_value(" ").run()
+    assert app.text_input(key=name).value == "carot on pacs"
+
+
+def test_new__a_misspelt_corruption_is_refused_with_the_nearest(dashboard: Service) -> None:
+    app = page("new")
+    field = app.multiselect(key="new-quick-suite.corruptions.names")
+    assert field.value == ["gaussian_noise", "jpeg_compression"]
+    field.set_value(["fog", "gausian_noise"]).run()
+    assert "Did you mean 'gaussian\\_noise'" in app.error[0].value
+    below = [m.value for m in app.markdown if m.value.startswith(":red[")]
+    assert len(below) == 1, "beside the field itself"
+    assert "gausian" in below[0]
+    assert submit_of(app).disabled
+    app.multiselect(key="new-quick-suite.corruptions.names").set_value(["benchmark"]).run()
+    assert not app.error
+    assert "names: benchmark" in words(app)
+    assert not submit_of(app).disabled
+
+
+def test_new__what_is_not_there_cannot_be_submitted_and_a_bare_path_is_a_folder(
+    bare: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from calift_core.client import Client
+
+    write_classes(tmp_path / "birds", ("cat", "dog"), n=30)
+    spec = {"name": "a run", "method": {"kind": "flyp"}, "train": {"epochs": 2}}
+
+    def form(folder: str, **shifts: str) -> AppTest:
+        """The form of a run on this folder: a box for typed values takes none here."""
+        made = client.submit(spec | {"suite": {"id": str(tmp_path / folder), "shifts": shifts}})
+        app = page("new", clone=made.id)
+        client.cancel(made.id)
+        client.delete(made.id)
+        return app
+
+    with pointed_at(monkeypatch, bare.url, bare.home), Client() as client:
+        gone = form("nowhere")
+        assert f"there is no folder '{tmp_path}/nowhere'" in gone.error[0].value.replace("\\", "")
+        assert submit_of(gone).disabled
+        here = form("birds")
+        assert not here.error
+        assert not submit_of(here).disabled
+        assert f"folder:{tmp_path}/birds" in words(here)
+        assert "Only 2 steps of training" in words(here)
+        shift = form("birds", art=str(tmp_path / "art"))
+        assert "the shift 'art': there is no folder" in shift.error[0].value.replace("\\", "")
+        assert submit_of(shift).disabled
+
+
+def test_new__says_what_is_evaluated_and_what_is_chosen_on(dashboard: Service) -> None:
+    app = page("new", preset="blank")
+    app.selectbox(key="new-blank-suite.id").set_value("cifar10-c").run()
+    said = words(app)
+    for figure in ("760,000", "test 10,000, corruptions 750,000", "39,859"):
+        assert figure in said, figure
+    assert submit_of(app).disabled  # nobody downloads it
+
+
+def test_new__a_fault_is_named_by_its_field_and_cannot_be_submitted(dashboard: Service) -> None:
+    app = page("new")
+    app.number_input(key="new-quick-train.batch_size").set_value(256).run()
+    app.number_input(key="new-quick-train.accumulation_steps").set_value(3).run()
+    assert "must be a multiple of accumulation" in re.sub(r"\\", "", app.error[0].value)
+    submit = submit_of(app)
+    assert submit.disabled
+
+
+def test_new__a_clone_begins_with_the_runs_settings(dashboard: Service) -> None:
+    app = page("new", clone=dashboard.ids["CaRot"])
+    key = f"new-clone-{dashboard.ids['CaRot']}-train.epochs"
+    assert app.number_input(key=key).value == 4
+    assert "CaRot on fashion-mnist copy" in words(app)

@@ -1,0 +1,113 @@
+"""Overview, Runs and Run against a real API."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.conftest import Service, pointed_at, service
+from tests.frontend.driving import TABS, charts_of, listed, page, words
+
+
+def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) -> None:
+    said = words(page("overview"))
+    for name in ("CaRot (second seed)", "CaRot with a large batch", "CaRot on fashion-mnist"):
+        assert name in said
+    assert "out of memory" in said
+    assert "pp to zero-shot" in said
+
+
+def test_runs__lists_every_run_with_its_floor(dashboard: Service) -> None:
+    rows = listed(page("runs"))
+    assert len(rows) == len(dashboard.ids)
+    carot = next(row for row in rows if row["name"] == "CaRot on fashion-mnist")
+    assert carot["id_ece_floor"] > 0
+    assert carot["ood_ece_floor"] > 0
+
+
+def test_runs__what_is_chosen_in_the_table_can_be_compared(dashboard: Service) -> None:
+    app = page("runs")
+    assert next(b for b in app.button if b.label == "Compare").disabled
+    done = [i for i, row in enumerate(listed(app)) if row["id_accuracy"] > 0][:2]
+    app.session_state[app.dataframe[0].key] = {"selection": {"rows": done, "columns": []}}
+    app.run()
+    compare = next(b for b in app.button if b.label == "Compare")
+    assert not compare.disabled
+    compare.click().run()
+    assert not app.exception
+    assert len(app.query_params["ids"].split(",")) == 2
+
+
+def test_runs__filters_come_from_the_url_and_go_back_to_it(dashboard: Service) -> None:
+    app = page("runs", status="FAILED")
+    assert len(listed(app)) == 1
+    app.multiselect(key="url-status").set_value(["SUCCEEDED", "FAILED"]).run()
+    assert len(listed(app)) == 6
+    assert app.query_params["status"] == "SUCCEEDED,FAILED"
+    app.text_input(key="url-q").input("nothing is called so").run()
+    assert "No run matches" in words(app)
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_run__each_tab_of_a_finished_run(dashboard: Service, tab: str) -> None:
+    app = page("run", id=dashboard.ids["CaRot"], tab=tab)
+    assert "CaRot on fashion-mnist" in words(app)
+    expected = {"Curves": 6, "Shifts": 2, "Calibration": 2, "Spectrum": 3}
+    assert len(charts_of(app)) == expected.get(tab, 0)
+
+
+@pytest.mark.parametrize("name", ["running", "queued", "failed", "zero-shot"])
+@pytest.mark.parametrize("tab", TABS)
+def test_run__every_state_has_something_to_say(dashboard: Service, name: str, tab: str) -> None:
+    app = page("run", id=dashboard.ids[name], tab=tab)
+    assert len(words(app)) > 100
+
+
+def test_run__a_waiting_run_says_what_it_waits_for(dashboard: Service) -> None:
+    from backend.store import Store, open_engine
+
+    # A worker that was silent for a minute counts as gone, and the service may be older than that.
+    store = Store(open_engine(f"sqlite:///{dashboard.home / 'calift.db'}"))
+    store.worker_seen(
+        "worker-1", host="bench-01", queues=["cpu"], device="CPU, 8 cores",
+        run_id=dashboard.ids["running"],
+    )  # fmt: skip
+    store.close()
+    assert "could take it is busy" in words(page("run", id=dashboard.ids["queued"]))
+
+
+def test_overview__a_worker_that_is_out_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backend.store import Store, open_engine
+    from tests.conftest import spec_of
+
+    with service(tmp_path, filled=False) as made, pointed_at(monkeypatch, made.url, made.home):
+        store = Store(open_engine(f"sqlite:///{made.home / 'calift.db'}"))
+        store.worker_seen(
+            "w", host="box", queues=["cpu"], device="cpu", trouble="1 MiB is free in /data"
+        )
+        run_id = store.submit(spec_of())
+        store.close()
+        assert "out: 1 MiB is free in /data" in words(page("overview"))
+        said = words(page("run", id=run_id)).replace("\\", "")  # escaped for Markdown
+        assert "box: 1 MiB is free in /data" in said
+
+
+def test_run__a_failure_says_why_and_what_to_do(dashboard: Service) -> None:
+    said = re.sub(r"\\", "", words(page("run", id=dashboard.ids["failed"])))
+    assert "OOM" in said
+    assert "Raise train.accumulation_steps" in said
+
+
+def test_run__an_unknown_id_is_an_error_with_its_request_id(dashboard: Service) -> None:
+    app = page("run", id="000000000000")
+    assert len(app.error) == 1
+    assert "request id" in app.error[0].value
+    assert "404" in app.error[0].value
+
+
+def test_run__without_an_id_the_next_step_is_shown(dashboard: Service) -> None:
+    assert "No run is named" in words(page("run"))
