@@ -102,7 +102,8 @@ def grid(shown: Table, *, key: str, caption: str, several: bool = False) -> Pick
 def _grid_value(column: Column, value: Any) -> Any:
     match column.kind:
         case "percent":
-            return None if value is None else 100 * value
+            # Rounded as everywhere else: a browser rounds halves another way.
+            return None if value is None else float(f"{100 * value:.1f}")
         case "mark":
             return [] if value is None else [f"{value.symbol} {value.word}"]
         case "number" | "count" | "open" | "share":
@@ -115,7 +116,7 @@ def _grid_column(column: Column, shown: Table, key: str) -> Any:
     match column.kind:
         case "open":
             return kinds.ButtonColumn(
-                column.label, type="tertiary", alignment="left", key=f"{key}-open"
+                column.label, type="secondary", alignment="left", key=f"{key}-open"
             )
         case "mark":
             looks = {f"{v.symbol} {v.word}": v.colour for row in shown.rows
