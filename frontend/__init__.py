@@ -1,6 +1,7 @@
-"""The dashboard: Streamlit pages over the REST API, and the charts they draw.
+"""The dashboard: Streamlit pages over the REST API.
 
-`charts`, `tables` and `text` are pure: wire models in, figures, rows and words out; they load no
-Streamlit. `forms` and `state` turn schemas and URLs into widgets and back; `views/` holds one file
-a page.
+`figures`, `tables` and `text` are pure: wire models in; figures, rows and words out; they load no
+Streamlit. `api` asks the service, `page` and `pickers` are what pages are made of, `forms` and
+`state` turn schemas and URLs into widgets and back. `views/` holds one file a page, `panels/` the
+parts of the larger ones. `door` stands before all of it and lets visitors in.
 """

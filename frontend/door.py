@@ -8,6 +8,8 @@
 The dashboard has no token of its own: what a page shows and does is what the API gives to the
 session of its visitor. The cookie holds that session, which the API ends at log-out, with its
 token, or after its time; never the token.
+
+It has more than 500 lines so that everything that decides who comes in is read in one place.
 """
 
 from __future__ import annotations

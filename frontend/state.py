@@ -3,6 +3,10 @@
 `bound` draws any keyed widget so. A value that equals the default is left out of the URL, which
 keeps permalinks short; choices whose default depends on what is stored (which runs) are always
 written, so that a link shows the same tomorrow.
+
+Streamlit's own `bind="query-params"` serves where a widget's words are its values, as with the tabs
+of a run. It would put labels into links where `bound` puts names ("equal mass" for `equal_mass`),
+repeat a parameter where links hold `a,b,c`, and leave out the runs that a page chose by itself.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def _alt(heading: str, marks: Sequence[Mark], across: text.Metric, up: text.Metr
 def table(
     runs: Sequence[tuple[Run, Summary]], paths: Mapping[str, Frontier], *, x: str, y: str
 ) -> Table:
-    """One row per model of `charts.frontier`: a run, or an α of its path."""
+    """One row per model of `figure`: a run, or an α of its path."""
     columns = [
         Column("run", "Run"),
         Column("alpha", "α"),

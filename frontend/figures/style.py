@@ -17,21 +17,13 @@ import plotly.graph_objects as go
 from frontend import text
 
 INK = "#1c2733"
-
 MUTED = "#5b6875"
-
 GRID = "#e8ecf0"
-
 RULE = "#c4ccd4"
-
 BAR = "#dfe6ed"
-
 BAND = "rgba(91,104,117,0.18)"
-
 OVER = "#D55E00"
-
 UNDER = "#0072B2"
-
 FONT = '"Source Sans", "Source Sans 3", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'
 
 PALETTE = (
@@ -44,7 +36,6 @@ PALETTE = (
     "#000000",
     "#999999",
 )
-
 SYMBOLS = (
     "circle",
     "square",
@@ -55,7 +46,6 @@ SYMBOLS = (
     "star",
     "x",
 )
-
 DASHES = (
     "solid",
     "dash",
