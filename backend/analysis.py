@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,8 @@ from backend.problems import pointer_of
 from backend.store.errors import NotFoundError
 from backend.store.stores import Stores
 from calift_core import analysis, calibration
-from calift_core.analysis import Binning
-from calift_core.calibration.calibrators import Calibrator
-from calift_core.calibration.scores import SampleScores
+from calift_core.analysis import Draws
+from calift_core.calibration import Binning, Calibrator, SampleScores, compare
 from calift_core.errors import (
     CaliftError,
     LeakageError,
@@ -41,7 +40,9 @@ from calift_core.predictions import (
 )
 from calift_core.schema.report import Role
 from calift_core.schema.wire import (
+    AS_EVALUATED,
     TRANSFER_SETS,
+    AskedBinning,
     Budget,
     CalibratorEffect,
     ComparedRun,
@@ -63,9 +64,6 @@ from calift_core.schema.wire import (
     TransferRow,
 )
 from calift_core.slices import By, Samples, Sort
-
-Scheme = Literal["equal_mass", "equal_width"]
-Norm = Literal["l1", "l2", "max"]
 
 _RESULTS = 2000
 _SCORE_BYTES = 192 << 20
@@ -192,9 +190,7 @@ class Analysis:
         self,
         evaluation: Evaluation,
         *,
-        n_bins: int | None = None,
-        scheme: Scheme | None = None,
-        norm: Norm = "l1",
+        binning: AskedBinning = AS_EVALUATED,
         temperature: float | None = None,
         calibrator: str | None = None,
         fit_on: str | None = None,
@@ -212,11 +208,11 @@ class Analysis:
             LeakageError: the calibrator's data are not the ID calibration split, without `oracle`.
         """
         file = self._file_of(evaluation)
-        binning = binning_of(evaluation, n_bins, scheme, norm)
+        own = binning.over(evaluation.ece)
         if calibrator is None:
             degrees = temperature if temperature is not None else evaluation.temperature
             return self._diagram(
-                evaluation, file, binning, degrees, degrees, lambda: self._scored(file, degrees)
+                evaluation, file, own, degrees, degrees, lambda: self._scored(file, degrees)
             )
         _need_logits(file)
         if temperature is not None:
@@ -227,7 +223,7 @@ class Analysis:
             )
         key, fitted, told = self._calibrator(evaluation, calibrator, fit_on, oracle)
         return self._diagram(
-            evaluation, file, binning, key, 1.0, lambda: self._calibrated(file, key, fitted)
+            evaluation, file, own, key, 1.0, lambda: self._calibrated(file, key, fitted)
         ).model_copy(update={"calibrator": told, "in_sample": file.digest in key})
 
     def _diagram(
@@ -239,6 +235,8 @@ class Analysis:
         temperature: float,
         scores: Callable[[], SampleScores],
     ) -> Reliability:
+        draws = draws_of(evaluation)
+
         def make() -> Reliability:
             found = scores()
             smooth = self._remember(
@@ -254,10 +252,10 @@ class Analysis:
                 dataset=evaluation.dataset,
                 role=evaluation.role,
                 temperature=temperature,
-                **analysis.reliability_numbers(found, binning, smooth=smooth),
+                **analysis.reliability_numbers(found, binning, draws, smooth=smooth),
             )
 
-        key = ("diagram", evaluation.id, file.digest, binning, scored)
+        key = ("diagram", evaluation.id, file.digest, binning, draws, scored)
         # A run's name may change; what is remembered must not say the old one.
         found: Reliability = self._remember(
             self._results, key, make, long=not isinstance(scored, float)
@@ -270,9 +268,7 @@ class Analysis:
         self,
         evaluation: Evaluation,
         *,
-        n_bins: int | None = None,
-        scheme: Scheme | None = None,
-        norm: Norm = "l1",
+        binning: AskedBinning = AS_EVALUATED,
         temperature: float | None = None,
         classwise: bool = True,
     ) -> MeasureSet:
@@ -285,21 +281,22 @@ class Analysis:
             PredictionsError: they cannot be read.
         """
         file = self._file_of(evaluation)
-        binning = binning_of(evaluation, n_bins, scheme, norm)
+        own, draws = binning.over(evaluation.ece), draws_of(evaluation)
         degrees = temperature if temperature is not None else evaluation.temperature
         classwise = classwise and file.metadata.storage == "full"
-        extra = self._classwise(file, degrees, binning) if classwise else None
+        extra = self._classwise(file, degrees, own, draws) if classwise else None
         found: list[Measure] = self._remember(
             self._results,
-            ("measures", file.digest, binning, degrees, classwise),
+            ("measures", file.digest, own, draws, degrees, classwise),
             lambda: analysis.measures_of(
                 self._scored(file, degrees),
-                binning,
+                own,
+                draws,
                 n_classes=len(file.metadata.class_names),
                 classwise=extra,
             ),
         )
-        return _measure_set(evaluation, file, binning, degrees, found)
+        return _measure_set(evaluation, file, degrees, found)
 
     def audit(self, evaluation: Evaluation, *, temperature: float | None = None) -> MeasureSet:
         """The same predictions under the estimators in use; see `calift_core.analysis.audit_of`.
@@ -312,29 +309,26 @@ class Analysis:
         """
         file = self._file_of(evaluation)
         degrees = temperature if temperature is not None else evaluation.temperature
-        binning = binning_of(evaluation, 15, "equal_mass", "l1")
+        draws = draws_of(evaluation)
         extra = [
-            self._classwise(file, degrees, binning_of(evaluation, 15, scheme, "l1"))
-            for scheme in ("equal_width", "equal_mass")
+            self._classwise(file, degrees, binning, draws)
+            for binning in (Binning(scheme="equal_width"), Binning(scheme="equal_mass"))
             if file.metadata.storage == "full"
         ]
         found: list[Measure] = self._remember(
             self._results,
-            ("audit", file.digest, binning, degrees),
-            lambda: analysis.audit_of(
-                self._scored(file, degrees),
-                n_resamples=binning.n_resamples,
-                seed=binning.seed,
-                classwise=extra,
-            ),
+            ("audit", file.digest, draws, degrees),
+            lambda: analysis.audit_of(self._scored(file, degrees), draws, classwise=extra),
         )
-        return _measure_set(evaluation, file, binning, degrees, found)
+        return _measure_set(evaluation, file, degrees, found)
 
-    def _classwise(self, file: _File, temperature: float, binning: Binning) -> Measure:
+    def _classwise(
+        self, file: _File, temperature: float, binning: Binning, draws: Draws
+    ) -> Measure:
         found: Measure = self._remember(
             self._results,
-            ("classwise", file.digest, temperature, binning),
-            lambda: analysis.classwise_measure(file.path, temperature=temperature, binning=binning),
+            ("classwise", file.digest, temperature, binning, draws),
+            lambda: analysis.classwise_measure(file.path, binning, draws, temperature=temperature),
             long=True,
         )
         return found
@@ -350,9 +344,7 @@ class Analysis:
         sort: Sort = "key",
         descending: bool = False,
         min_n: int = 30,
-        n_bins: int | None = None,
-        scheme: Scheme | None = None,
-        norm: Norm = "l1",
+        binning: AskedBinning = AS_EVALUATED,
         temperature: float | None = None,
         offset: int = 0,
         limit: int = 50,
@@ -365,16 +357,17 @@ class Analysis:
             SpecError: the condition or the grouping is not valid.
         """
         file = self._file_of(evaluation)
-        binning = binning_of(evaluation, n_bins, scheme, norm)
+        own, draws = binning.over(evaluation.ece), draws_of(evaluation)
         degrees = temperature if temperature is not None else evaluation.temperature
         asked = (by, where, sort, descending, min_n, offset, limit)
         found: SlicePage = self._remember(
             self._results,
-            ("slices", evaluation.id, file.digest, binning, degrees, *asked),
+            ("slices", evaluation.id, file.digest, own, draws, degrees, *asked),
             lambda: analysis.slice_page(
                 self._samples(file, degrees),
                 source_of(evaluation),
-                binning,
+                own,
+                draws,
                 by=by,
                 where=where,
                 sort=sort,
@@ -394,9 +387,7 @@ class Analysis:
         where: str | None = None,
         roles: Sequence[Role] = (),
         min_n: int = 30,
-        n_bins: int | None = None,
-        scheme: Scheme | None = None,
-        norm: Norm = "l1",
+        binning: AskedBinning = AS_EVALUATED,
         temperature: float | None = None,
         offset: int = 0,
         limit: int = 50,
@@ -417,16 +408,16 @@ class Analysis:
         items, first = [], evaluations[0] if evaluations else None
         for evaluation in evaluations[offset : offset + limit]:
             file = self._file_of(evaluation)
-            binning = binning_of(evaluation, n_bins, scheme, norm)
+            own, draws = binning.over(evaluation.ece), draws_of(evaluation)
             degrees = temperature if temperature is not None else evaluation.temperature
             found: list[Slice] = self._remember(
                 self._results,
-                ("set", file.digest, evaluation.dataset, binning, degrees, where, min_n),
-                lambda e=evaluation, f=file, b=binning, t=degrees: [  # type: ignore[misc]
+                ("set", file.digest, evaluation.dataset, own, draws, degrees, where, min_n),
+                lambda e=evaluation, f=file, b=own, d=draws, t=degrees: [  # type: ignore[misc]
                     one
                     for one in [
                         analysis.slice_of_set(
-                            self._samples(f, t), b, title=e.dataset, where=where, min_n=min_n
+                            self._samples(f, t), b, d, title=e.dataset, where=where, min_n=min_n
                         )
                     ]
                     if one is not None
@@ -436,7 +427,7 @@ class Analysis:
                 one.model_copy(update={"evaluation_id": evaluation.id, "role": evaluation.role})
                 for one in found
             ]
-        chosen = binning_of(first, n_bins, scheme, norm) if first else Binning(norm=norm)
+        chosen = binning.over(first.ece if first else None)
         return SlicePage(
             source=Source(run_id=run.id, run_name=run.name, method=run.method),
             by="dataset",
@@ -445,7 +436,7 @@ class Analysis:
             descending=False,
             min_n=min_n,
             scheme=chosen.scheme,
-            norm=norm,
+            norm=chosen.norm,
             temperature=temperature if temperature is not None else 1.0,
             n=sum(e.n for e in evaluations[offset : offset + limit]),
             n_matching=sum(one.n for one in items),
@@ -463,9 +454,7 @@ class Analysis:
         *,
         fit_on: str | None = None,
         oracle: bool = False,
-        n_bins: int | None = None,
-        scheme: Scheme | None = None,
-        norm: Norm = "l1",
+        binning: AskedBinning = AS_EVALUATED,
     ) -> CalibratorEffect:
         """Fit a calibrator and show an evaluation before and after it.
 
@@ -474,9 +463,7 @@ class Analysis:
             kind: a name in `CALIBRATORS`.
             fit_on: an evaluation of the same run; None is the run's ID calibration split.
             oracle: allow `fit_on`, and mark the calibrator as an oracle.
-            n_bins: of the diagrams; None is the evaluation's own.
-            scheme: of the diagrams; None is the evaluation's own.
-            norm: of the error.
+            binning: of the diagrams and of their errors.
 
         Raises:
             NotFoundError: predictions are not stored.
@@ -485,14 +472,13 @@ class Analysis:
                 stored.
             PredictionsError: files cannot be read.
         """
-        binned: dict[str, Any] = {"n_bins": n_bins, "scheme": scheme, "norm": norm}
         after = self.reliability(
-            evaluation, calibrator=kind, fit_on=fit_on, oracle=oracle, **binned
+            evaluation, binning=binning, calibrator=kind, fit_on=fit_on, oracle=oracle
         )
         assert after.calibrator is not None
         return CalibratorEffect(
             calibrator=after.calibrator,
-            before=self.reliability(evaluation, temperature=1.0, **binned),
+            before=self.reliability(evaluation, binning=binning, temperature=1.0),
             after=after,
         )
 
@@ -572,9 +558,7 @@ class Analysis:
         kind: str,
         *,
         datasets: Sequence[str] = (),
-        n_bins: int | None = None,
-        scheme: Scheme | None = None,
-        norm: Norm = "l1",
+        binning: AskedBinning = AS_EVALUATED,
     ) -> TransferMatrix:
         """Fit a calibrator on every data set of a run and test each on all.
 
@@ -582,9 +566,7 @@ class Analysis:
             run_id: a run with evaluations.
             kind: a name in `CALIBRATORS`.
             datasets: names of evaluations; none: the ID data and the shifts.
-            n_bins: None is the evaluations' own.
-            scheme: None is the evaluations' own.
-            norm: of the error.
+            binning: of the errors.
 
         Raises:
             NotFoundError: no such run, or predictions are not stored.
@@ -629,17 +611,15 @@ class Analysis:
                 if origin is not None:
                     raise
                 notes.append(f"{error.message} Every row here is an oracle.")
-        columns = [
-            self._transfer_column(e, fits, binning_of(e, n_bins, scheme, norm)) for e in chosen
-        ]
-        binning = binning_of(chosen[0], n_bins, scheme, norm)
+        columns = [self._transfer_column(e, fits, binning.over(e.ece), draws_of(e)) for e in chosen]
+        own = binning.over(chosen[0].ece)
         told = [None, *(fitted for _, _, fitted in fits)]
         return TransferMatrix(
             source=Source(run_id=run.id, run_name=run.name, method=run.method),
             kind=kind,
-            n_bins=binning.n_bins,
-            scheme=binning.scheme,
-            norm=norm,
+            n_bins=own.n_bins,
+            scheme=own.scheme,
+            norm=own.norm,
             rows=[
                 TransferRow(calibrator=fitted, cells=[column[i] for column in columns])
                 for i, fitted in enumerate(told)
@@ -652,6 +632,7 @@ class Analysis:
         evaluation: Evaluation,
         fits: Sequence[tuple[tuple[str, ...], Calibrator, FittedCalibrator]],
         binning: Binning,
+        draws: Draws,
     ) -> list[TransferCell]:
         """One data set without a calibrator and through each, in one pass over its logits."""
         file = self._file_of(evaluation)
@@ -661,26 +642,26 @@ class Analysis:
                 (key, calibrator)
                 for key, calibrator, _ in fits
                 if self._scores.get((file.digest, key)) is None
-                and self._results.get(("cell", file.digest, binning, key)) is None
+                and self._results.get(("cell", file.digest, binning, draws, key)) is None
             ]
             if missing:
                 found = analysis.calibrated_scores(file.path, [c for _, c in missing])
                 for (key, _), scores in zip(missing, found, strict=True):
                     self._results.put(
-                        ("cell", file.digest, binning, key),
-                        analysis.transfer_numbers(scores, binning),
+                        ("cell", file.digest, binning, draws, key),
+                        analysis.transfer_numbers(scores, binning, draws),
                     )
             plain: dict[str, float] = self._remember(
                 self._results,
-                ("cell", file.digest, binning, 1.0),
-                lambda: analysis.transfer_numbers(self._scored(file, 1.0), binning),
+                ("cell", file.digest, binning, draws, 1.0),
+                lambda: analysis.transfer_numbers(self._scored(file, 1.0), binning, draws),
             )
             numbers = [plain] + [
                 self._remember(
                     self._results,
-                    ("cell", file.digest, binning, key),
+                    ("cell", file.digest, binning, draws, key),
                     lambda k=key, c=calibrator: analysis.transfer_numbers(
-                        self._calibrated(file, k, c), binning
+                        self._calibrated(file, k, c), binning, draws
                     ),  # type: ignore[misc]
                     long=True,
                 )
@@ -825,7 +806,7 @@ class Analysis:
         asked: dict[str, Any] = {"n_resamples": _resamples(len(in_a)), "clusters": clusters}
         rows = []
         for metric in _METRICS:
-            found = calibration.paired_difference_of_scores(
+            found = calibration.paired_difference(
                 scores_a, scores_b, metric=_DECIDES.get(metric, metric), **asked
             )
             row: dict[str, Any] = {
@@ -837,10 +818,7 @@ class Analysis:
                 "distinguishable": found.distinguishable,
             }
             if metric == "ece":
-                value, baseline = (
-                    calibration.ece_from_confidence(s.confidences, s.correct)
-                    for s in (scores_a, scores_b)
-                )
+                value, baseline = (calibration.ece(s) for s in (scores_a, scores_b))
                 squared = SquaredErrors.model_validate(
                     {k: row[k] for k in ("baseline", "value", "difference", "interval")}
                 )
@@ -869,11 +847,11 @@ class Analysis:
         files = {run_id: self._file_of(e) for run_id, e in evaluations.items()}
         e = next(iter(evaluations.values()))
 
-        def make() -> dict[str, calibration.ConfidenceSet]:
+        def make() -> dict[str, compare.ConfidenceSet]:
             scores, clusters = self._aligned(files, evaluations)
             n = len(next(iter(scores.values())))
             return {
-                metric: calibration.model_confidence_set_of_scores(
+                metric: calibration.model_confidence_set(
                     scores,
                     metric=_DECIDES.get(metric, metric),
                     clusters=clusters,
@@ -883,7 +861,7 @@ class Analysis:
             }
 
         key = tuple((r, files[r].digest, evaluations[r].temperature) for r in sorted(files))
-        sets: dict[str, calibration.ConfidenceSet] = self._remember(self._pairs, key, make)
+        sets: dict[str, compare.ConfidenceSet] = self._remember(self._pairs, key, make)
         return [
             ConfidenceSet(
                 dataset=e.dataset,
@@ -940,23 +918,14 @@ def source_of(evaluation: Evaluation) -> Source:
     )
 
 
-def binning_of(
-    evaluation: Evaluation, n_bins: int | None, scheme: Scheme | None, norm: Norm
-) -> Binning:
-    """How an error is measured: as the evaluation did it, but for what is asked."""
-    return Binning(
-        n_bins=n_bins if n_bins is not None else evaluation.ece.n_bins,
-        scheme=scheme if scheme is not None else evaluation.ece.scheme,
-        norm=norm,
-        n_resamples=evaluation.ece.n_resamples,
-        seed=evaluation.ece.seed,
-    )
+def draws_of(evaluation: Evaluation) -> Draws:
+    """The draws of an evaluation's own floors and intervals."""
+    return Draws(evaluation.ece.n_resamples, evaluation.ece.seed)
 
 
 def _measure_set(
     evaluation: Evaluation,
     file: _File,
-    binning: Binning,
     temperature: float,
     measures: list[Measure],
 ) -> MeasureSet:
@@ -965,8 +934,8 @@ def _measure_set(
         n=len(file),
         n_classes=len(file.metadata.class_names),
         temperature=temperature,
-        n_resamples=binning.n_resamples,
-        seed=binning.seed,
+        n_resamples=evaluation.ece.n_resamples,
+        seed=evaluation.ece.seed,
         measures=measures,
     )
 

@@ -12,7 +12,7 @@ from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
-from backend.analysis import Analysis, Scheme
+from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator, Principal
 from backend.imports import Imports
@@ -24,6 +24,7 @@ from backend.settings import Settings
 from backend.store.cursors import MAX_CURSOR
 from backend.store.stores import Stores
 from backend.submission import Submission
+from calift_core.schema.wire import AskedBinning
 from calift_core.slices import MAX_CONDITION
 
 
@@ -228,8 +229,19 @@ Cursor = Annotated[
 ]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page")]
 
-Bins = Annotated[int | None, Query(ge=1, le=1000, description="None: as evaluated")]
-BinScheme = Annotated[Scheme | None, Query(description="None: as evaluated")]
+
+def asked_binning(
+    n_bins: Annotated[int | None, Query(ge=1, le=1000, description="None: as evaluated")] = None,
+    scheme: Annotated[
+        Literal["equal_mass", "equal_width"] | None, Query(description="None: as evaluated")
+    ] = None,
+    norm: Literal["l1", "l2", "max"] = "l1",
+) -> AskedBinning:
+    """How a binned error is to be measured."""
+    return AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
+
+
+AsEvaluated = Annotated[AskedBinning, Depends(asked_binning)]
 Temperature = Annotated[float | None, Query(ge=0.01, le=100, description="None: as evaluated")]
 CalibratorKind = Annotated[
     Literal["temperature", "vector", "histogram", "isotonic", "tsp"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,21 +17,21 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from calift_core import calibration
+from calift_core.calibration import Binning, SampleScores, TopLabel, score_probs
 from calift_core.calibration.bins import (
+    DEFAULT_BINNING,
     Bools,
     Doubles,
     Floats,
     Ints,
     Norm,
-    Scheme,
     error_of_gaps,
-    gather,
 )
 from calift_core.calibration.calibrators import CALIBRATORS, Calibrator, Histogram, Isotonic
-from calift_core.calibration.compare import Units, check_paired
-from calift_core.calibration.measures import LowerBound, batch_cells
-from calift_core.calibration.scores import SampleScores, score_probs
-from calift_core.calibration.uncertainty import null_correct_sums
+from calift_core.calibration.compare import check_paired
+from calift_core.calibration.measures import LowerBound, batch_cells, over_classes
+from calift_core.calibration.scores import Scores
+from calift_core.calibration.squared import Units
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.predictions import (
     Predictions,
@@ -56,6 +56,11 @@ from calift_core.slices import By, Samples, Sort, groups_by, matching, slice_of,
 PathLike = str | os.PathLike[str]
 Unit = Literal["fraction", "nats", "score"]
 
+#: Fields of a `ReliabilityBin`, which only filled bins have.
+_BIN_COLUMNS = (
+    "lower", "upper", "count", "mean_confidence", "accuracy", "interval_low", "interval_high",
+    "band_low", "band_high",
+)  # fmt: skip
 BATCH_SIZES = (64, 128, 256, 512)
 _CELLS_AT_ONCE = 4_000_000
 #: Label draws behind the floor of a measure other than the binned top-label error.
@@ -68,85 +73,62 @@ _Z95 = float(ndtri(0.975))
 
 
 @dataclass(frozen=True)
-class Binning:
-    """How a binned calibration error is measured, and how often labels are drawn for its floor."""
+class Draws:
+    """How often outcomes are drawn for floors and intervals, and from which seed."""
 
-    n_bins: int = 15
-    scheme: Scheme = "equal_mass"
-    norm: Norm = "l1"
     n_resamples: int = 200
     seed: int = 0
+
+
+DEFAULT_DRAWS = Draws()
 
 
 # ---- The reliability diagram -------------------------------------------------------------------
 
 
 def reliability_numbers(
-    scores: SampleScores, binning: Binning, *, smooth: SmoothCurve | None = None
+    scores: SampleScores,
+    binning: Binning,
+    draws: Draws = DEFAULT_DRAWS,
+    *,
+    smooth: SmoothCurve | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a `Reliability` that come from the samples.
 
     Args:
         scores: N samples.
         binning: of the error and of the diagram alike.
+        draws: behind floor, band and interval.
         smooth: from `smooth_curve`, which no binning changes; None leaves it out.
     """
-    confidences, correct = scores.confidences, scores.correct
-    asked: dict[str, Any] = {"n_bins": binning.n_bins, "scheme": binning.scheme}
-    binned = gather(confidences, correct, binning.n_bins, binning.scheme)
-    # One set of draws is both the floor of the error and the band of the diagram.
-    drawn = null_correct_sums(
-        confidences, binned.edges, binning.n_resamples, np.random.default_rng(binning.seed)
-    )
-    filled, full = binned.count > 0, binned.filled()
-    rates = drawn[:, filled] / full.count  # (R, K)
-    null = error_of_gaps(full.mean_confidence - rates, full.weights, binning.norm)
-    low, high = calibration.wilson_interval(full.correct_sum, full.count)
-    band = np.quantile(rates, [0.025, 0.975], axis=0)
-    columns = {
-        "lower": binned.edges[:-1][filled],
-        "upper": binned.edges[1:][filled],
-        "count": full.count.astype(np.int64),
-        "mean_confidence": full.mean_confidence,
-        "accuracy": full.accuracy,
-        "interval_low": low,
-        "interval_high": high,
-        "band_low": band[0],
-        "band_high": band[1],
-    }
-    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    curve = calibration.reliability_curve(scores, binning, **asdict(draws))
+    columns = {name: getattr(curve, name)[curve.count > 0].tolist() for name in _BIN_COLUMNS}
     return {
-        "n": len(scores),
-        **asked,
-        "norm": binning.norm,
-        "accuracy": float(correct.mean()),
-        "mean_confidence": float(confidences.mean()),
-        "nll": float(scores.nll.mean()),
-        "brier": float(scores.brier.mean()),
-        "ece": float(error_of_gaps(full.gap, full.weights, binning.norm)),
-        "null_mean": float(null.mean()),
-        "null_q95": float(np.quantile(null, 0.95)),
-        "interval": calibration.interval_from_confidence(
-            confidences, correct, norm=binning.norm, n_resamples=binning.n_resamples,
-            seed=binning.seed, **asked,
-        ),
+        "n": curve.n,
+        **asdict(binning),
+        "accuracy": calibration.accuracy(scores),
+        "mean_confidence": float(scores.confidences.mean()),
+        "nll": calibration.nll(scores),
+        "brier": calibration.brier(scores),
+        "ece": curve.ece,
+        "null_mean": curve.null_mean,
+        "null_q95": curve.null_q95,
+        "interval": calibration.interval(scores, binning, **asdict(draws)),
         "debiased": (
             None
             if binning.norm == "max"
-            else calibration.debiased_calibration_error_from_confidence(
-                confidences, correct, norm=binning.norm, **asked
-            )
+            else calibration.debiased_calibration_error(scores, binning)
         ),
-        "bins": [dict(zip(columns, row, strict=True)) for row in rows],
+        "bins": [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ],
         "smooth": smooth,
-    }  # fmt: skip
+    }
 
 
 def smooth_curve(scores: SampleScores, n_points: int = 101) -> SmoothCurve:
     """Return the kernel diagram that belongs to the smooth calibration error."""
-    found = calibration.smooth_reliability_curve_from_confidence(
-        scores.confidences, scores.correct, n_points=n_points
-    )
+    found = calibration.smooth_reliability_curve(scores, n_points=n_points)
     return SmoothCurve(
         confidence=found.confidence.tolist(),
         accuracy=[None if np.isnan(a) else a for a in found.accuracy.tolist()],
@@ -158,7 +140,7 @@ def smooth_curve(scores: SampleScores, n_points: int = 101) -> SmoothCurve:
 
 # ---- Measures ----------------------------------------------------------------------------------
 
-_Estimator = Callable[[Doubles, Bools], float]
+_Estimator = Callable[[Scores], float]
 
 
 def _null_of(
@@ -169,9 +151,9 @@ def _null_of(
     narrow = confidences.astype(np.float32)
     values: dict[str, list[float]] = {name: [] for name in estimators}
     for _ in range(n_resamples):
-        correct = rng.random(len(narrow), dtype=np.float32) < narrow
+        drawn = TopLabel(confidences, rng.random(len(narrow), dtype=np.float32) < narrow)
         for name, estimator in estimators.items():
-            values[name].append(estimator(confidences, correct))
+            values[name].append(estimator(drawn))
     return {
         name: (float(np.mean(found)), float(np.quantile(found, 0.95)))
         for name, found in values.items()
@@ -182,9 +164,10 @@ def _batch_averaged(confidences: Doubles, batch_size: int) -> _Estimator:
     """`calibration.ece_batch_averaged` for many draws on the same confidences."""
     cell, n_cells = batch_cells(confidences, batch_size=batch_size, n_bins=10)
 
-    def estimate(values: Doubles, correct: Bools) -> float:
-        sums = np.bincount(cell, weights=values - correct, minlength=n_cells)
-        return float(np.abs(sums).sum() / len(values))
+    def estimate(scores: Scores) -> float:
+        residual = scores.confidences - scores.correct
+        sums = np.bincount(cell, weights=residual, minlength=n_cells)
+        return float(np.abs(sums).sum() / len(residual))
 
     return estimate
 
@@ -207,12 +190,9 @@ def _share_measure(name: str, title: str, hits: Bools) -> Measure:
 
 
 def _binned_measure(
-    scores: SampleScores, binning: Binning, *, name: str, title: str, note: str = ""
+    scores: Scores, binning: Binning, draws: Draws, *, name: str, title: str, note: str = ""
 ) -> Measure:
-    report: dict[str, Any] = calibration.ece_report_from_confidence(
-        scores.confidences, scores.correct, n_bins=binning.n_bins, scheme=binning.scheme,
-        norm=binning.norm, n_resamples=binning.n_resamples, seed=binning.seed,
-    )  # fmt: skip
+    report: dict[str, Any] = calibration.ece_report(scores, binning, **asdict(draws))
     return Measure(
         name=name, title=title, unit="fraction", value=report["value"],
         null_mean=report["null_mean"], null_q95=report["null_q95"],
@@ -229,63 +209,60 @@ _NORM_TITLES: dict[Norm, tuple[str, str]] = {
 
 
 def measures_of(
-    scores: SampleScores, binning: Binning, *, n_classes: int, classwise: Measure | None = None
+    scores: SampleScores,
+    binning: Binning,
+    draws: Draws = DEFAULT_DRAWS,
+    *,
+    n_classes: int,
+    classwise: Measure | None = None,
 ) -> list[Measure]:
     """Every measure of N samples at one binning.
 
     Args:
         scores: N samples in stored order.
         binning: of every binned measure; the first of them is at its norm.
+        draws: behind floors and intervals; other floors than that of the ECE take at most 100.
         n_classes: C; top-5 accuracy exists above 5.
         classwise: from `classwise_measure`, where it was asked for.
     """
-    confidences, correct = scores.confidences, scores.correct
     bins: dict[str, Any] = {"n_bins": binning.n_bins, "scheme": binning.scheme}
     name, title = _NORM_TITLES[binning.norm]
     others: dict[str, tuple[str, _Estimator]] = {
-        "mce": (
-            "MCE",
-            lambda c, hits: calibration.mce_from_confidence(c, hits, **bins),
-        ),
+        "mce": ("MCE", lambda s: calibration.mce(s, binning)),
         "debiased_l2": (
             "Debiased calibration error, L2",
-            lambda c, hits: calibration.debiased_calibration_error_from_confidence(
-                c, hits, norm="l2", **bins
-            ),
+            lambda s: calibration.debiased_calibration_error(s, replace(binning, norm="l2")),
         ),
-        "smooth_ece": ("Smooth ECE", calibration.smooth_ece_from_confidence),
-        "ks_error": ("KS calibration error", calibration.ks_error_from_confidence),
+        "smooth_ece": ("Smooth ECE", calibration.smooth_ece),
+        "ks_error": ("KS calibration error", calibration.ks_error),
     }
     others.pop(name, None)
-    draws = min(binning.n_resamples, _OTHER_DRAWS)
     null = _null_of(
-        {key: estimator for key, (_, estimator) in others.items()},
-        confidences, n_resamples=draws, seed=binning.seed,
+        {key: estimator for key, (_, estimator) in others.items()}, scores.confidences,
+        n_resamples=min(draws.n_resamples, _OTHER_DRAWS), seed=draws.seed,
     )  # fmt: skip
-    over, under = calibration.over_under_confidence_from_confidence(confidences, correct, **bins)
-    per_class = np.bincount(scores.labels, weights=correct)
-    counts = np.bincount(scores.labels)
+    over, under = calibration.over_under_confidence(scores, binning)
     plain: list[tuple[str, str, float]] = [
         ("mean_per_class_accuracy", "Mean per-class accuracy",
-         float((per_class[counts > 0] / counts[counts > 0]).mean())),
-        ("aurc", "AURC", calibration.aurc_from_confidence(confidences, correct)),
+         calibration.mean_per_class_accuracy(scores)),
+        ("aurc", "AURC", calibration.aurc(scores)),
         ("risk_at_coverage_80", "Error rate at 80 % coverage",
-         calibration.risk_at_coverage_from_confidence(confidences, correct, coverage=0.8)),
+         calibration.risk_at_coverage(scores, coverage=0.8)),
         ("overconfidence", "Over-confident part of the ECE", over),
         ("underconfidence", "Under-confident part of the ECE", under),
     ]  # fmt: skip
     binned_plain = {"overconfidence", "underconfidence"}
     return [
-        _share_measure("accuracy", "Accuracy", correct),
+        _share_measure("accuracy", "Accuracy", scores.correct),
         *([_share_measure("top5_accuracy", "Top-5 accuracy", scores.rank < 5)]
           if n_classes > 5 else []),
-        _mean_measure("mean_confidence", "Mean confidence", "fraction", confidences),
+        _mean_measure("mean_confidence", "Mean confidence", "fraction", scores.confidences),
         _mean_measure("nll", "NLL", "nats", scores.nll),
         _mean_measure("brier", "Brier score", "score", scores.brier),
-        _binned_measure(scores, binning, name=name, title=title),
+        _binned_measure(scores, binning, draws, name=name, title=title),
         *(
             Measure(
-                name=key, title=words, unit="fraction", value=estimator(confidences, correct),
+                name=key, title=words, unit="fraction", value=estimator(scores),
                 null_mean=null[key][0], null_q95=null[key][1],
                 **(bins if key in ("mce", "debiased_l2") else {}),
             )
@@ -303,54 +280,50 @@ def measures_of(
 def _lower_bound(confidences: Doubles) -> _Estimator:
     """`calibration.ece_lower_bound` for many draws on the same confidences."""
     bound = LowerBound(confidences)
-    return lambda _, correct: bound(correct)
+    return lambda scores: bound(scores.correct)
 
 
 def audit_of(
     scores: SampleScores,
+    draws: Draws = DEFAULT_DRAWS,
     *,
-    n_resamples: int = 200,
-    seed: int = 0,
     classwise: Sequence[Measure] = (),
 ) -> list[Measure]:
     """The same predictions under the estimators in use: why published numbers differ.
 
     Args:
         scores: N samples in stored order, which the batch-averaged values depend on.
-        n_resamples: label draws behind each ECE's floor and interval; other floors take at most
-            100.
-        seed: of the draws.
+        draws: behind each ECE's floor and interval; other floors take at most 100.
         classwise: rows from `classwise_measure`, put before the last.
     """
-    confidences, correct = scores.confidences, scores.correct
+    confidences = scores.confidences
     sizes = [size for size in BATCH_SIZES if size < len(scores)]
     estimators: dict[str, _Estimator] = {
         f"ece_batch_averaged_{size}": _batch_averaged(confidences, size) for size in sizes
     }
     estimators |= {
-        "mce_equal_width": lambda c, hits: calibration.mce_from_confidence(
-            c, hits, scheme="equal_width"
-        ),
-        "mce": calibration.mce_from_confidence,
-        "debiased_l2": lambda c, hits: calibration.debiased_calibration_error_from_confidence(
-            c, hits, norm="l2"
-        ),
-        "smooth_ece": calibration.smooth_ece_from_confidence,
-        "ks_error": calibration.ks_error_from_confidence,
+        "mce_equal_width": lambda s: calibration.mce(s, Binning(scheme="equal_width")),
+        "mce": calibration.mce,
+        "debiased_l2": lambda s: calibration.debiased_calibration_error(s, Binning(norm="l2")),
+        "smooth_ece": calibration.smooth_ece,
+        "ks_error": calibration.ks_error,
     }
     estimators["ece_lower_bound"] = _lower_bound(confidences)
-    null = _null_of(estimators, confidences, n_resamples=min(n_resamples, _OTHER_DRAWS), seed=seed)
+    null = _null_of(
+        estimators, confidences,
+        n_resamples=min(draws.n_resamples, _OTHER_DRAWS), seed=draws.seed,
+    )  # fmt: skip
 
     def row(name: str, title: str, note: str, **more: Any) -> Measure:
         return Measure(
-            name=name, title=title, unit="fraction", value=estimators[name](confidences, correct),
+            name=name, title=title, unit="fraction", value=estimators[name](scores),
             null_mean=null[name][0], null_q95=null[name][1], note=note, **more,
         )  # fmt: skip
 
-    def binned(n_bins: int, scheme: Scheme, norm: Norm, title: str, note: str) -> Measure:
+    def binned(binning: Binning, title: str, note: str) -> Measure:
         return _binned_measure(
-            scores, Binning(n_bins, scheme, norm, n_resamples, seed),
-            name=f"ece_{norm}_{n_bins}_{scheme}", title=title, note=note,
+            scores, binning, draws, name=f"ece_{binning.norm}_{binning.n_bins}_{binning.scheme}",
+            title=title, note=note,
         )  # fmt: skip
 
     return [
@@ -362,11 +335,12 @@ def audit_of(
             )
             for size in sizes
         ),
-        binned(10, "equal_width", "l1", "ECE, 10 equal-width bins",
+        binned(Binning(10, "equal_width"), "ECE, 10 equal-width bins",
                "the whole set at once, with the papers' bins"),
-        binned(15, "equal_width", "l1", "ECE, 15 equal-width bins", "nearly empty bins add noise"),
-        binned(15, "equal_mass", "l1", "ECE, 15 equal-mass bins", "the default here"),
-        binned(15, "equal_mass", "l2", "ECE, L2, 15 equal-mass bins",
+        binned(Binning(15, "equal_width"), "ECE, 15 equal-width bins",
+               "nearly empty bins add noise"),
+        binned(Binning(15, "equal_mass"), "ECE, 15 equal-mass bins", "the default here"),
+        binned(Binning(15, "equal_mass", "l2"), "ECE, L2, 15 equal-mass bins",
                "weighs large gaps more, so it is never below L1"),
         row("debiased_l2", "Debiased calibration error, L2",
             "noise taken out; of perfect models more than half read negative", n_bins=15,
@@ -383,7 +357,11 @@ def audit_of(
 
 
 def classwise_measure(
-    path: PathLike, *, temperature: float = 1.0, binning: Binning | None = None
+    path: PathLike,
+    binning: Binning = DEFAULT_BINNING,
+    draws: Draws = DEFAULT_DRAWS,
+    *,
+    temperature: float = 1.0,
 ) -> Measure:
     """The class-wise calibration error of a file with its floor, which needs all N·C probabilities.
 
@@ -391,17 +369,17 @@ def classwise_measure(
 
     Args:
         path: a predictions file that stores all logits.
+        binning: of each class's probabilities.
+        draws: of labels, behind the floor.
         temperature: positive divisor of the logits.
-        binning: default: 15 equal-mass bins, l1.
 
     Raises:
         SpecError: the temperature is not valid.
         PredictionsError: the file breaks its contract or does not hold all logits.
     """
-    binning = binning or Binning()
     probs, labels = _probabilities(path, temperature)
-    draws = min(binning.n_resamples, _CLASSWISE_DRAWS)
-    drawn = _draw_labels(probs, draws, np.random.default_rng(binning.seed))
+    n_resamples = min(draws.n_resamples, _CLASSWISE_DRAWS)
+    drawn = _draw_labels(probs, n_resamples, np.random.default_rng(draws.seed))
     errors = _classwise_errors(probs, np.concatenate([labels[None], drawn]), binning)
     return Measure(
         name=f"classwise_ece_{binning.scheme}",
@@ -459,7 +437,7 @@ def _classwise_errors(probs: Floats, labels: Ints, binning: Binning) -> Doubles:
     errors = np.empty((n_classes, n_sets))
     for c in range(n_classes):
         column = np.minimum(probs[:, c], 1).astype(np.float64)
-        edges = calibration.bin_edges(column, binning.n_bins, binning.scheme)
+        edges = calibration.bin_edges(column, binning)
         of, size = calibration.assign_bins(column, edges), len(edges) - 1
         count = np.bincount(of, minlength=size)
         total = np.bincount(of, weights=column, minlength=size)
@@ -469,9 +447,7 @@ def _classwise_errors(probs: Floats, labels: Ints, binning: Binning) -> Doubles:
         filled = count > 0
         gap = (total - hits)[:, filled] / count[filled]
         errors[c] = error_of_gaps(gap, count[filled] / n, binning.norm)
-    if binning.norm == "l2":
-        return np.asarray(np.sqrt(np.square(errors).mean(axis=0)))
-    return np.asarray(errors.mean(axis=0) if binning.norm == "l1" else errors.max(axis=0))
+    return over_classes(errors, binning)
 
 
 # ---- Slices ------------------------------------------------------------------------------------
@@ -481,6 +457,7 @@ def slice_page(
     samples: Samples,
     source: Source,
     binning: Binning,
+    draws: Draws = DEFAULT_DRAWS,
     *,
     by: By = "class",
     where: str | None = None,
@@ -497,6 +474,7 @@ def slice_page(
         samples: N of them.
         source: what they are of.
         binning: of each slice's error, and of `by="confidence"`.
+        draws: behind each slice's floor and interval.
         by: what makes a slice.
         where: a condition that samples must meet; see `calift_core.slices`.
         sort: of the slices; `key` is the order of classes, bins or names.
@@ -510,14 +488,13 @@ def slice_page(
         SpecError: the condition or the grouping is not valid.
     """
     index = np.flatnonzero(matching(samples, where))
-    groups = groups_by(samples, by, index, n_bins=binning.n_bins, scheme=binning.scheme)
-    groups = sorted_groups(
-        samples, groups, sort, descending=descending, n_bins=binning.n_bins,
-        scheme=binning.scheme, norm=binning.norm,
-    )  # fmt: skip
+    groups = groups_by(samples, by, index, binning)
+    groups = sorted_groups(samples, groups, sort, binning, descending=descending)
     items = [
-        _measured(samples.scores.take(group.positions), binning, key=group.key, title=group.title,
-                  n_total=len(samples.scores), min_n=min_n)
+        slice_of(
+            samples.scores.take(group.positions), binning, **asdict(draws), key=group.key,
+            title=group.title, n_total=len(samples.scores), min_n=min_n,
+        )
         for group in groups[offset : offset + limit]
     ]  # fmt: skip
     return SlicePage(
@@ -538,25 +515,21 @@ def slice_page(
     )
 
 
-def _measured(
-    scores: SampleScores, binning: Binning, *, key: str, title: str, n_total: int, min_n: int
-) -> Slice:
-    return slice_of(
-        scores, key=key, title=title, n_total=n_total, min_n=min_n, n_bins=binning.n_bins,
-        scheme=binning.scheme, norm=binning.norm, n_resamples=binning.n_resamples,
-        seed=binning.seed,
-    )  # fmt: skip
-
-
 def slice_of_set(
-    samples: Samples, binning: Binning, *, title: str, where: str | None, min_n: int
+    samples: Samples,
+    binning: Binning,
+    draws: Draws = DEFAULT_DRAWS,
+    *,
+    title: str,
+    where: str | None,
+    min_n: int,
 ) -> Slice | None:
     """The samples of one data set that meet a condition, as one slice; None where none does."""
     index = np.flatnonzero(matching(samples, where))
     if not len(index):
         return None
-    return _measured(
-        samples.scores.take(index), binning, key=title, title=title,
+    return slice_of(
+        samples.scores.take(index), binning, **asdict(draws), key=title, title=title,
         n_total=len(samples.scores), min_n=min_n,
     )  # fmt: skip
 
@@ -674,22 +647,17 @@ def calibrated_scores(path: PathLike, calibrators: Sequence[Calibrator]) -> list
     return [SampleScores.concatenate(found) for found in parts]
 
 
-def transfer_numbers(scores: SampleScores, binning: Binning) -> dict[str, float]:
+def transfer_numbers(
+    scores: SampleScores, binning: Binning, draws: Draws = DEFAULT_DRAWS
+) -> dict[str, float]:
     """The numbers of a `TransferCell` that come from the samples."""
-    bins: dict[str, Any] = {
-        "n_bins": binning.n_bins,
-        "scheme": binning.scheme,
-        "norm": binning.norm,
-    }
-    floor = calibration.null_floor_from_confidence(
-        scores.confidences, n_resamples=binning.n_resamples, seed=binning.seed, **bins
-    )
+    floor = calibration.null_floor(scores, binning, **asdict(draws))
     return {
-        "accuracy": float(scores.correct.mean()),
+        "accuracy": calibration.accuracy(scores),
         "mean_confidence": float(scores.confidences.mean()),
-        "nll": float(scores.nll.mean()),
-        "brier": float(scores.brier.mean()),
-        "ece": calibration.ece_from_confidence(scores.confidences, scores.correct, **bins),
+        "nll": calibration.nll(scores),
+        "brier": calibration.brier(scores),
+        "ece": calibration.ece(scores, binning),
         "null_mean": floor.mean,
         "null_q95": floor.q95,
     }
@@ -754,7 +722,7 @@ def budget_of(
         needed = plan.needed(difference, level=level, power=power)
         detectable = plan.detectable(level=level, power=power)
     else:
-        found = calibration.paired_difference_of_scores(
+        found = calibration.paired_difference(
             scores, against if against is not None else _certain(scores), metric=metric,
             level=level, clusters=clusters, n_resamples=n_resamples, seed=seed,
         )  # fmt: skip
@@ -789,11 +757,11 @@ def _squared_plan(
 ) -> tuple[calibration.SquaredPlan, float | None]:
     """The plan for two calibration errors, and the observed difference where there are two."""
     units = Units(clusters, len(scores))
-    own = calibration.SquaredError(scores.confidences, scores.correct, units)
+    own = calibration.SquaredError(scores, units)
     if against is None:
         return calibration.SquaredPlan(own, own, paired=False, seed=seed), None
     check_paired(scores, against)
-    other = calibration.SquaredError(against.confidences, against.correct, units)
+    other = calibration.SquaredError(against, units)
     worse, better = (own, other) if own.value >= other.value else (other, own)
     sizes = [max(0.0, each.value) ** 0.5 for each in (own, other)]
     return calibration.SquaredPlan(worse, better, seed=seed), sizes[0] - sizes[1]

@@ -10,9 +10,8 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 from pydantic import ValidationError
@@ -27,6 +26,8 @@ from calift_core.errors import (
     UnknownNameError,
 )
 from calift_core.schema.wire import (
+    AS_EVALUATED,
+    AskedBinning,
     Budget,
     CalibratorEffect,
     FittedCalibrator,
@@ -41,9 +42,8 @@ from calift_core.schema.wire import (
 )
 
 if TYPE_CHECKING:
-    from calift_core.analysis import Binning
-    from calift_core.calibration.calibrators import Calibrator
-    from calift_core.calibration.scores import SampleScores
+    from calift_core.analysis import Draws
+    from calift_core.calibration import Binning, Calibrator, SampleScores
     from calift_core.client import Client
     from calift_core.predictions import PredictionsMetadata
     from calift_core.schema.report import EvaluationReport
@@ -113,13 +113,14 @@ def analyse_metrics(
     as_json: JsonFlag = False,
 ) -> None:
     """Every measure with its floor and interval."""
+    asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
     if _is_local(target):
         from calift_core import analysis
 
-        binning, degrees = _evaluated(Path(target), n_bins, scheme, norm, temperature)
+        binning, draws, degrees = _evaluated(Path(target), asked, temperature)
         samples, source, metadata = _read(target, degrees)
         extra = (
-            analysis.classwise_measure(target, temperature=degrees, binning=binning)
+            analysis.classwise_measure(target, binning, draws, temperature=degrees)
             if classwise and metadata.storage == "full"
             else None
         )
@@ -127,10 +128,11 @@ def analyse_metrics(
             source,
             samples,
             degrees,
-            binning,
+            draws,
             analysis.measures_of(
                 samples.scores,
                 binning,
+                draws,
                 n_classes=len(metadata.class_names),
                 classwise=extra,
             ),
@@ -138,7 +140,7 @@ def analyse_metrics(
     else:
         with _of_evaluation(target) as client:
             found = client.measures(
-                target, n_bins=n_bins, scheme=scheme, norm=norm, temperature=temperature,
+                target, binning=asked, temperature=temperature,
                 classwise=classwise,
             )  # fmt: skip
     _show_measures(found, as_json)
@@ -151,22 +153,20 @@ def analyse_audit(
     """The same predictions under the estimators in use: why published numbers differ."""
     if _is_local(target):
         from calift_core import analysis
+        from calift_core.calibration import Binning
 
-        _, degrees = _evaluated(Path(target), temperature=temperature)
+        degrees = _evaluated(Path(target), temperature=temperature).temperature
         samples, source, metadata = _read(target, degrees)
-        schemes: tuple[SchemeName, ...] = ("equal_width", "equal_mass")
         classwise = [
-            analysis.classwise_measure(
-                target, temperature=degrees, binning=analysis.Binning(scheme=scheme)
-            )
-            for scheme in schemes
+            analysis.classwise_measure(target, binning, temperature=degrees)
+            for binning in (Binning(scheme="equal_width"), Binning(scheme="equal_mass"))
             if metadata.storage == "full"
         ]
         found = _measure_set(
             source,
             samples,
             degrees,
-            analysis.Binning(),
+            analysis.DEFAULT_DRAWS,
             analysis.audit_of(samples.scores, classwise=classwise),
         )
     else:
@@ -205,24 +205,25 @@ def analyse_slices(
     as_json: JsonFlag = False,
 ) -> None:
     """Calibration by class, confidence, source or data set, of samples that meet a condition."""
+    asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
     if not _is_local(target):
         with _client() as client:
             page = _slices_of_id(
                 target,
                 lambda: client.slices(
                     target, by=by, where=where, sort=sort, descending=descending, min_n=min_n,
-                    n_bins=n_bins, scheme=scheme, norm=norm, temperature=temperature,
+                    binning=asked, temperature=temperature,
                     offset=offset, limit=limit,
                 ),
                 lambda: client.run_slices(
-                    target, where=where, min_n=min_n, n_bins=n_bins, scheme=scheme, norm=norm,
+                    target, where=where, min_n=min_n, binning=asked,
                     temperature=temperature, offset=offset, limit=limit,
                 ),
             )  # fmt: skip
     elif Path(target).is_dir():
         page = _slices_of_folder(
             Path(target),
-            lambda path: _evaluated(path, n_bins, scheme, norm, temperature),
+            lambda path: _evaluated(path, asked, temperature),
             where,
             min_n,
             offset,
@@ -231,10 +232,10 @@ def analyse_slices(
     else:
         from calift_core import analysis
 
-        binning, degrees = _evaluated(Path(target), n_bins, scheme, norm, temperature)
+        binning, draws, degrees = _evaluated(Path(target), asked, temperature)
         samples, source, _ = _read(target, degrees)
         page = analysis.slice_page(
-            samples, source, binning, by=by, where=where, sort=sort, descending=descending,
+            samples, source, binning, draws, by=by, where=where, sort=sort, descending=descending,
             min_n=min_n, offset=offset, limit=limit, temperature=degrees,
         )  # fmt: skip
     _show_slices(page, as_json)
@@ -259,29 +260,27 @@ def analyse_calibrators(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a calibrator and show the errors before and after it."""
+    asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
     given = list(fit_on or ())
     if not _is_local(target):
         if len(given) > 1:
             raise SpecError(f"--fit-on takes one EVALUATION_ID of the service, got {len(given)}")
         with _of_evaluation(target, *given) as client:
             effect = client.calibrate(
-                target, kind, fit_on=given[0] if given else None, oracle=oracle, n_bins=n_bins,
-                scheme=scheme, norm=norm,
+                target, kind, fit_on=given[0] if given else None, oracle=oracle, binning=asked,
             )  # fmt: skip
     else:
         from calift_core import analysis
 
         given = given or _calibration_files(Path(target).parent, kind)
-        binning, _ = _evaluated(Path(target), n_bins, scheme, norm)
+        own = _evaluated(Path(target), asked)
         calibrator, fitted = _fit(kind, given, oracle=oracle)
         samples, source, _ = _read(target, 1.0)
         (after,) = analysis.calibrated_scores(target, [calibrator])
         effect = CalibratorEffect(
             calibrator=fitted,
-            before=_reliability(samples.scores, source, binning, None),
-            after=_reliability(
-                after, source, binning, fitted, in_sample=_among(Path(target), given)
-            ),
+            before=_reliability(samples.scores, source, own, None),
+            after=_reliability(after, source, own, fitted, in_sample=_among(Path(target), given)),
         )
     _show_effect(effect, as_json)
 
@@ -302,18 +301,17 @@ def analyse_transfer(
     as_json: JsonFlag = False,
 ) -> None:
     """A calibrator fitted on A and tested on B, for every pair of data sets."""
+    asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
     if _is_local(target):
         matrix = _transfer_of_folder(
             Path(target),
             kind,
             list(dataset or ()),
-            lambda path: _evaluated(path, n_bins, scheme, norm)[0],
+            lambda path: _evaluated(path, asked),
         )
     else:
         with _client() as client:
-            matrix = client.transfer(
-                target, kind, dataset=list(dataset or ()), n_bins=n_bins, scheme=scheme, norm=norm
-            )
+            matrix = client.transfer(target, kind, dataset=list(dataset or ()), binning=asked)
     _show_transfer(matrix, as_json)
 
 
@@ -421,34 +419,33 @@ def _read(path: str, temperature: float) -> tuple[Samples, Source, PredictionsMe
     return samples, source, metadata
 
 
+class _Evaluated(NamedTuple):
+    """How a file's numbers are made."""
+
+    binning: Binning
+    draws: Draws
+    temperature: float
+
+
 def _evaluated(
-    path: Path,
-    n_bins: int | None = None,
-    scheme: SchemeName | None = None,
-    norm: NormName = "l1",
-    temperature: float | None = None,
-) -> tuple[Binning, float]:
+    path: Path, asked: AskedBinning = AS_EVALUATED, temperature: float | None = None
+) -> _Evaluated:
     """How a file's errors are measured, and at which temperature: what is None is as evaluated.
 
     That is what the run's report says, where the file lies in a run's folder.
     """
-    from calift_core.analysis import Binning
+    from calift_core.analysis import DEFAULT_DRAWS, Draws
     from calift_core.predictions import read_metadata
 
     _demand_file(path)
     metadata = read_metadata(path)
     own = _reported(path, metadata.dataset)
-    default = Binning() if own is None else Binning(
-        own.ece.n_bins, own.ece.scheme, n_resamples=own.ece.n_resamples, seed=own.ece.seed
-    )  # fmt: skip
     degrees = metadata.temperature if own is None else own.temperature
-    binning = replace(
-        default,
-        n_bins=default.n_bins if n_bins is None else n_bins,
-        scheme=default.scheme if scheme is None else scheme,
-        norm=norm,
+    return _Evaluated(
+        asked.over(None if own is None else own.ece),
+        DEFAULT_DRAWS if own is None else Draws(own.ece.n_resamples, own.ece.seed),
+        degrees if temperature is None else temperature,
     )
-    return binning, degrees if temperature is None else temperature
 
 
 def _reported(path: Path, dataset: str) -> EvaluationReport | None:
@@ -484,7 +481,7 @@ def _measure_set(
     source: Source,
     samples: Samples,
     temperature: float,
-    binning: Binning,
+    draws: Draws,
     measures: list[Measure],
 ) -> MeasureSet:
     return MeasureSet(
@@ -492,8 +489,8 @@ def _measure_set(
         n=len(samples.scores),
         n_classes=len(samples.class_names),
         temperature=temperature,
-        n_resamples=binning.n_resamples,
-        seed=binning.seed,
+        n_resamples=draws.n_resamples,
+        seed=draws.seed,
         measures=measures,
     )
 
@@ -545,7 +542,7 @@ def _among(path: Path, paths: Sequence[str]) -> bool:
 def _reliability(
     scores: SampleScores,
     source: Source,
-    binning: Binning,
+    own: _Evaluated,
     fitted: FittedCalibrator | None,
     *,
     in_sample: bool = False,
@@ -564,29 +561,33 @@ def _reliability(
         temperature=1.0,
         calibrator=fitted,
         in_sample=in_sample,
-        **analysis.reliability_numbers(scores, binning, smooth=analysis.smooth_curve(scores)),
+        **analysis.reliability_numbers(
+            scores, own.binning, own.draws, smooth=analysis.smooth_curve(scores)
+        ),
     )
 
 
 def _slices_of_folder(
     folder: Path,
-    evaluated: Callable[[Path], tuple[Binning, float]],
+    evaluated: Callable[[Path], _Evaluated],
     where: str | None,
     min_n: int,
     offset: int,
     limit: int,
 ) -> SlicePage:
     from calift_core import analysis
+    from calift_core.calibration import Binning
 
     files = [f for f in _files(folder) if f[1].role not in ("calibration", "validation")]
-    first, degrees = evaluated(files[0][0]) if files else (analysis.Binning(), 1.0)
+    nothing = _Evaluated(Binning(), analysis.DEFAULT_DRAWS, 1.0)
+    first = evaluated(files[0][0]) if files else nothing
     items, n = [], 0
     for path, metadata in files[offset : offset + limit]:
-        binning, temperature = evaluated(path)
+        binning, draws, temperature = evaluated(path)
         samples, _, _ = _read(str(path), temperature)
         n += len(samples.scores)
         one = analysis.slice_of_set(
-            samples, binning, title=metadata.dataset, where=where, min_n=min_n
+            samples, binning, draws, title=metadata.dataset, where=where, min_n=min_n
         )
         if one is not None:
             items.append(one.model_copy(update={"role": metadata.role}))
@@ -597,9 +598,9 @@ def _slices_of_folder(
         sort="key",
         descending=False,
         min_n=min_n,
-        scheme=first.scheme,
-        norm=first.norm,
-        temperature=degrees,
+        scheme=first.binning.scheme,
+        norm=first.binning.norm,
+        temperature=first.temperature,
         n=n,
         n_matching=sum(one.n for one in items),
         total=len(files),
@@ -609,9 +610,10 @@ def _slices_of_folder(
 
 
 def _transfer_of_folder(
-    folder: Path, kind: str, datasets: list[str], evaluated: Callable[[Path], Binning]
+    folder: Path, kind: str, datasets: list[str], evaluated: Callable[[Path], _Evaluated]
 ) -> TransferMatrix:
     from calift_core import analysis
+    from calift_core.calibration import Binning
     from calift_core.predictions import read_scores
 
     tested = [f for f in _files(folder) if f[1].role not in ("calibration", "validation")]
@@ -624,7 +626,8 @@ def _transfer_of_folder(
         for path, m in tested
         if (m.dataset in datasets if datasets else m.role != "corruption")
     ]
-    binning = evaluated(chosen[0][0]) if chosen else analysis.Binning()
+    nothing = _Evaluated(Binning(), analysis.DEFAULT_DRAWS, 1.0)
+    binning, draws, _ = evaluated(chosen[0][0]) if chosen else nothing
     notes: list[str] = []
     fits: list[tuple[Calibrator, FittedCalibrator]] = []
     seen: list[list[str]] = [[]]  # what each row was fitted on
@@ -643,7 +646,7 @@ def _transfer_of_folder(
     for path, metadata in chosen:
         every = [read_scores(path)]
         every += analysis.calibrated_scores(path, [calibrator for calibrator, _ in fits])
-        numbers = [analysis.transfer_numbers(scores, binning) for scores in every]
+        numbers = [analysis.transfer_numbers(scores, binning, draws) for scores in every]
         columns.append(
             [
                 TransferCell(

@@ -37,8 +37,10 @@ from calift_core.home import calift_home, stack_file
 from calift_core.schema.report import Report, Role
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire import (
+    AS_EVALUATED,
     TERMINAL_PHASES,
     Artifact,
+    AskedBinning,
     Budget,
     CalibratorEffect,
     Comparison,
@@ -614,9 +616,7 @@ class Client:
         self,
         evaluation_id: str,
         *,
-        n_bins: int | None = None,
-        scheme: Literal["equal_mass", "equal_width"] | None = None,
-        norm: Literal["l1", "l2", "max"] = "l1",
+        binning: AskedBinning = AS_EVALUATED,
         temperature: float | None = None,
         calibrator: str | None = None,
         fit_on: str | None = None,
@@ -629,9 +629,7 @@ class Client:
         return self._get(
             _at("/evaluations", evaluation_id, "reliability"),
             Reliability,
-            n_bins=n_bins,
-            scheme=scheme,
-            norm=norm,
+            **binning.model_dump(),
             temperature=temperature,
             calibrator=calibrator,
             fit_on=fit_on,
@@ -642,9 +640,7 @@ class Client:
         self,
         evaluation_id: str,
         *,
-        n_bins: int | None = None,
-        scheme: Literal["equal_mass", "equal_width"] | None = None,
-        norm: Literal["l1", "l2", "max"] = "l1",
+        binning: AskedBinning = AS_EVALUATED,
         temperature: float | None = None,
         classwise: bool = True,
     ) -> MeasureSet:
@@ -652,9 +648,7 @@ class Client:
         return self._get(
             _at("/evaluations", evaluation_id, "metrics"),
             MeasureSet,
-            n_bins=n_bins,
-            scheme=scheme,
-            norm=norm,
+            **binning.model_dump(),
             temperature=temperature,
             classwise=classwise,
         )
@@ -674,9 +668,7 @@ class Client:
         sort: Literal["key", "n", "accuracy", "gap", "ece"] = "key",
         descending: bool = False,
         min_n: int = 30,
-        n_bins: int | None = None,
-        scheme: Literal["equal_mass", "equal_width"] | None = None,
-        norm: Literal["l1", "l2", "max"] = "l1",
+        binning: AskedBinning = AS_EVALUATED,
         temperature: float | None = None,
         offset: int = 0,
         limit: int = 50,
@@ -690,9 +682,7 @@ class Client:
             sort: `key` is the order of classes, bins or names.
             descending: largest first.
             min_n: fewest samples that a slice's ECE is given for.
-            n_bins: of each slice, fewer where it is small; None is as it was evaluated.
-            scheme: None is as it was evaluated.
-            norm: of the error.
+            binning: of each slice, of fewer bins where it is small.
             temperature: None is as it was evaluated.
             offset: slices before the page.
             limit: at most 200.
@@ -705,9 +695,7 @@ class Client:
             sort=sort,
             descending=descending,
             min_n=min_n,
-            n_bins=n_bins,
-            scheme=scheme,
-            norm=norm,
+            **binning.model_dump(),
             temperature=temperature,
             offset=offset,
             limit=limit,
@@ -720,9 +708,7 @@ class Client:
         where: str | None = None,
         role: Sequence[Role] = (),
         min_n: int = 30,
-        n_bins: int | None = None,
-        scheme: Literal["equal_mass", "equal_width"] | None = None,
-        norm: Literal["l1", "l2", "max"] = "l1",
+        binning: AskedBinning = AS_EVALUATED,
         temperature: float | None = None,
         offset: int = 0,
         limit: int = 50,
@@ -737,9 +723,7 @@ class Client:
             where=where,
             role=list(role),
             min_n=min_n,
-            n_bins=n_bins,
-            scheme=scheme,
-            norm=norm,
+            **binning.model_dump(),
             temperature=temperature,
             offset=offset,
             limit=limit,
@@ -752,9 +736,7 @@ class Client:
         *,
         fit_on: str | None = None,
         oracle: bool = False,
-        n_bins: int | None = None,
-        scheme: Literal["equal_mass", "equal_width"] | None = None,
-        norm: Literal["l1", "l2", "max"] = "l1",
+        binning: AskedBinning = AS_EVALUATED,
     ) -> CalibratorEffect:
         """Fit a calibrator, and the diagram of an evaluation before and after it.
 
@@ -763,9 +745,7 @@ class Client:
             kind: temperature, vector, histogram, isotonic or tsp.
             fit_on: another evaluation of the run; None is the run's ID calibration split.
             oracle: allow `fit_on`; without it that is a ServiceError with the code `LEAKAGE`.
-            n_bins: None is as it was evaluated.
-            scheme: None is as it was evaluated.
-            norm: of the error.
+            binning: of the error and of the diagrams.
         """
         return self._get(
             _at("/evaluations", evaluation_id, "calibrators"),
@@ -773,9 +753,7 @@ class Client:
             kind=kind,
             fit_on=fit_on,
             oracle=oracle or None,
-            n_bins=n_bins,
-            scheme=scheme,
-            norm=norm,
+            **binning.model_dump(),
         )
 
     def transfer(
@@ -784,9 +762,7 @@ class Client:
         kind: str = "temperature",
         *,
         dataset: Sequence[str] = (),
-        n_bins: int | None = None,
-        scheme: Literal["equal_mass", "equal_width"] | None = None,
-        norm: Literal["l1", "l2", "max"] = "l1",
+        binning: AskedBinning = AS_EVALUATED,
     ) -> TransferMatrix:
         """A calibrator fitted on A and tested on B, for the ID data and shifts or those named.
 
@@ -797,9 +773,7 @@ class Client:
             TransferMatrix,
             kind=kind,
             dataset=list(dataset),
-            n_bins=n_bins,
-            scheme=scheme,
-            norm=norm,
+            **binning.model_dump(),
         )
 
     def budget(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calift_core.calibration import accuracy, ece, nll, softmax
+from calift_core.calibration import Binning, accuracy, ece, nll, score_probs, softmax
 from calift_core.clip import Clip
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, eval_batches
@@ -281,11 +281,11 @@ def validation_values(
     logits: NDArray[np.float32], labels: NDArray[np.int64], spec: EvaluationSpec
 ) -> dict[str, float]:
     """The few numbers of an ID part that settings are chosen on."""
-    probs = softmax(logits)
+    scores = score_probs(softmax(logits), labels)
     return {
-        "val_accuracy": accuracy(probs, labels),
-        "val_nll": nll(probs, labels),
-        "val_ece": ece(probs, labels, n_bins=spec.n_bins, scheme=spec.scheme),
+        "val_accuracy": accuracy(scores),
+        "val_nll": nll(scores),
+        "val_ece": ece(scores, Binning(spec.n_bins, spec.scheme)),
     }
 
 

@@ -21,11 +21,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from calift_core.calibration import (
-    ece_from_confidence,
+    Binning,
+    TopLabel,
+    accuracy,
+    ece,
     nll,
-    null_floor_from_confidence,
+    null_floor,
+    score_probs,
     softmax,
-    top_label,
 )
 from calift_core.clip import Captions, Clip, differences, load_finished, weights_sha256
 from calift_core.data.images import ImageSet
@@ -363,28 +366,20 @@ class _Tally:
     nll_sum: float = 0.0
 
     def add(self, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
-        probs = softmax(logits)
-        confidences, correct = top_label(probs, labels)
-        self.confidences.append(confidences)
-        self.correct.append(correct)
-        self.nll_sum += nll(probs, labels) * len(labels)
+        scores = score_probs(softmax(logits), labels)
+        self.confidences.append(scores.confidences)
+        self.correct.append(scores.correct)
+        self.nll_sum += nll(scores) * len(labels)
 
     def numbers(self, spec: EvaluationSpec) -> dict[str, float]:
-        confidences, correct = np.concatenate(self.confidences), np.concatenate(self.correct)
-        floor = null_floor_from_confidence(
-            confidences,
-            n_bins=spec.n_bins,
-            scheme=spec.scheme,
-            n_resamples=spec.n_resamples,
-            seed=spec.seed,
-        )
+        scores = TopLabel(np.concatenate(self.confidences), np.concatenate(self.correct))
+        binning = Binning(spec.n_bins, spec.scheme)
+        floor = null_floor(scores, binning, n_resamples=spec.n_resamples, seed=spec.seed)
         return {
-            "accuracy": float(correct.mean()),
-            "ece": ece_from_confidence(
-                confidences, correct, n_bins=spec.n_bins, scheme=spec.scheme
-            ),
+            "accuracy": accuracy(scores),
+            "ece": ece(scores, binning),
             "ece_floor": floor.mean,
-            "nll": self.nll_sum / len(correct),
+            "nll": self.nll_sum / len(scores.correct),
         }
 
 

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, TypedDict, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from calift_core.calibration import Scheme, evaluate_all, evaluate_scores, softmax
+from calift_core.calibration import Binning, evaluate_all, evaluate_scores, softmax
 from calift_core.predictions import Predictions, TopKPredictions
 from calift_core.schema.report import EvaluationReport, Summary
 from calift_core.schema.spec import EvaluationSpec
-
-
-class _Options(TypedDict):
-    n_bins: int
-    scheme: Scheme
-    seed: int
-    n_resamples: int
 
 
 def evaluation_report(
@@ -32,16 +25,12 @@ def evaluation_report(
 ) -> EvaluationReport:
     """Every number of one data set, from its predictions alone."""
     n_classes = len(predictions.metadata.class_names)
-    options: _Options = {
-        "n_bins": spec.n_bins,
-        "scheme": spec.scheme,
-        "seed": spec.seed,
-        "n_resamples": spec.n_resamples,
-    }
+    binning = Binning(spec.n_bins, spec.scheme)
+    draws = {"seed": spec.seed, "n_resamples": spec.n_resamples}
     numbers = (
-        evaluate_all(softmax(predictions.logits), predictions.labels, **options)
+        evaluate_all(softmax(predictions.logits), predictions.labels, binning, **draws)
         if isinstance(predictions, Predictions)
-        else evaluate_scores(predictions.scores(), n_classes, **options)
+        else evaluate_scores(predictions.scores(), n_classes, binning, **draws)
     )
     return EvaluationReport.model_validate(
         {

@@ -20,7 +20,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -28,8 +28,8 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from calift_core import calibration
-from calift_core.calibration.bins import Bools, Ints, Norm, Scheme
-from calift_core.calibration.scores import SampleScores
+from calift_core.calibration import Binning, SampleScores, TopLabel
+from calift_core.calibration.bins import Bools, Ints
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.wire import Slice
 
@@ -277,15 +277,14 @@ class Group(NamedTuple):
     positions: Ints
 
 
-def groups_by(samples: Samples, by: By, index: Ints, *, n_bins: int, scheme: Scheme) -> list[Group]:
+def groups_by(samples: Samples, by: By, index: Ints, binning: Binning) -> list[Group]:
     """Put the samples at `index` (M,) in groups; groups without samples are left out.
 
     Args:
         samples: all N of them.
         by: `all` makes one group, `confidence` the bins of a reliability diagram.
         index: positions of the samples to group.
-        n_bins: of `confidence`.
-        scheme: of `confidence`.
+        binning: of `confidence`.
 
     Raises:
         UnknownNameError: an unknown `by`.
@@ -299,7 +298,7 @@ def groups_by(samples: Samples, by: By, index: Ints, *, n_bins: int, scheme: Sch
         return [Group("all", "all samples", index)]
     if by == "confidence":
         chosen = samples.scores.confidences[index]
-        edges = calibration.bin_edges(chosen, n_bins, scheme)
+        edges = calibration.bin_edges(chosen, binning)
         of = calibration.assign_bins(chosen, edges)
         return [
             Group(str(k), f"{edges[k]:.3f} to {edges[k + 1]:.3f}", members)
@@ -318,21 +317,19 @@ def _split(of: Ints, index: Ints) -> list[tuple[int, Ints]]:
     return list(zip([int(k) for k in keys], np.split(index[order], starts[1:]), strict=True))
 
 
-def bins_for(n: int, n_bins: int) -> int:
-    """Return the bins of a slice of n samples: at most `n_bins`, and ten samples for each."""
-    return min(n_bins, max(1, n // 10))
+def binning_for(n: int, binning: Binning) -> Binning:
+    """Return how a slice of n samples is binned: as asked, but ten samples or more a bin."""
+    return replace(binning, n_bins=min(binning.n_bins, max(1, n // 10)))
 
 
 def slice_of(
     scores: SampleScores,
+    binning: Binning,
     *,
     key: str,
     title: str,
     n_total: int,
     min_n: int,
-    n_bins: int,
-    scheme: Scheme,
-    norm: Norm,
     n_resamples: int,
     seed: int,
 ) -> Slice:
@@ -340,17 +337,15 @@ def slice_of(
 
     Args:
         scores: of the slice's M ≥ 1 samples.
+        binning: of a slice that is large enough; see `binning_for`.
         key: what the samples share.
         title: the same for people.
         n_total: samples that the slice was cut from.
         min_n: fewest samples that a calibration error is given for.
-        n_bins: of a slice that is large enough; see `bins_for`.
-        scheme: of the bins.
-        norm: of the error.
         n_resamples: behind the floor and the interval.
         seed: of the draws.
     """
-    n, bins = len(scores), bins_for(len(scores), n_bins)
+    n, own = len(scores), binning_for(len(scores), binning)
     residual = scores.confidences - scores.correct
     half = _Z95 * float(residual.std()) / n**0.5
     gap = float(residual.mean())
@@ -358,10 +353,7 @@ def slice_of(
     low, high = calibration.wilson_interval(np.array([hits]), np.array([float(n)]))
     report: dict[str, Any] = {}
     if n >= min_n:
-        report = calibration.ece_report_from_confidence(
-            scores.confidences, scores.correct, n_bins=bins, scheme=scheme, norm=norm,
-            n_resamples=n_resamples, seed=seed,
-        )  # fmt: skip
+        report = calibration.ece_report(scores, own, n_resamples=n_resamples, seed=seed)
     return Slice(
         key=key,
         title=title,
@@ -374,7 +366,7 @@ def slice_of(
         gap_interval=(gap - half, gap + half) if n >= min_n else None,
         nll=float(scores.nll.mean()),
         too_small=n < min_n,
-        n_bins=bins if report else None,
+        n_bins=own.n_bins if report else None,
         ece=report.get("value"),
         null_mean=report.get("null_mean"),
         null_q95=report.get("null_q95"),
@@ -387,11 +379,9 @@ def sorted_groups(
     samples: Samples,
     groups: Sequence[Group],
     sort: Sort,
+    binning: Binning,
     *,
     descending: bool,
-    n_bins: int,
-    scheme: Scheme,
-    norm: Norm,
 ) -> list[Group]:
     """Order groups by what they show; equal ones keep the order of their keys.
 
@@ -412,12 +402,8 @@ def sorted_groups(
             return float(correct.mean())
         if sort == "gap":
             return float((confidences - correct).mean())
-        return calibration.ece_from_confidence(
-            confidences,
-            correct,
-            n_bins=bins_for(len(group.positions), n_bins),
-            scheme=scheme,
-            norm=norm,
+        return calibration.ece(
+            TopLabel(confidences, correct), binning_for(len(group.positions), binning)
         )
 
     return sorted(groups, key=lambda group: -value(group) if descending else value(group))

@@ -565,7 +565,7 @@ def _synthetic_point(
 ) -> BoundPoint:
     import torch
 
-    from calift_core.calibration import ece_from_confidence
+    from calift_core.calibration import Binning, TopLabel, ece
     from calift_core.methods.terms import orthogonality
     from calift_core.spectrum import Covariance, spectrum_report
 
@@ -623,7 +623,8 @@ def _synthetic_point(
         id_error = float((on_id - y_id).square().mean())
         ood_error = float((on_ood - y_ood).square().mean())
     spectrum = spectrum_report(covariance)
-    calibration = ece_from_confidence(on_id.numpy(), y_id.numpy() == 1, norm="l2") ** 2
+    scores = TopLabel(on_id.numpy(), y_id.numpy() == 1)
+    calibration = ece(scores, Binning(norm="l2")) ** 2
     used = plan.width - spectrum.n_constant_features
     terms = bound_terms(calibration, spectrum.sigma_min or 0.0, used)
     what = f"{setting.epochs} epochs, λ_OC {setting.lambda_oc:g}, λ_SD {setting.lambda_sd:g}"
@@ -641,7 +642,7 @@ def _synthetic_point(
         rhs=terms.rhs,
         id_error=id_error,
         ood_error=ood_error,
-        ood_ece=ece_from_confidence(on_ood.numpy(), y_ood.numpy() == 1),
+        ood_ece=ece(TopLabel(on_ood.numpy(), y_ood.numpy() == 1)),
     )
 
 

@@ -15,6 +15,7 @@ from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableErro
 from calift_core.installed import as_typed
 from calift_core.schema.wire import (
     TERMINAL_PHASES,
+    AskedBinning,
     CalibratorEffect,
     Evaluation,
     Frontier,
@@ -190,23 +191,21 @@ def evaluations(run: RunSummary) -> list[Evaluation]:
 
 @st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
 def _stored_reliability(
-    evaluation_id: str, _digest: str, n_bins: int, scheme: str, norm: str, temperature: float
+    evaluation_id: str, _digest: str, binning: AskedBinning, temperature: float
 ) -> Reliability:
-    return client().reliability(
-        evaluation_id, n_bins=n_bins, scheme=scheme, norm=norm, temperature=temperature
-    )
+    return client().reliability(evaluation_id, binning=binning, temperature=temperature)
 
 
 def reliability(
-    evaluation: Evaluation, *, n_bins: int, scheme: str, norm: str, temperature: float
+    evaluation: Evaluation, *, binning: AskedBinning, temperature: float
 ) -> Reliability:
     """A diagram's numbers, kept by the digest of the predictions that they are made of."""
     return fetch(
         f"make the diagram of {evaluation.run_name} on {evaluation.dataset}",
         lambda: _stored_reliability(
-            evaluation.id, evaluation.predictions_sha256, n_bins, scheme, norm, temperature
+            evaluation.id, evaluation.predictions_sha256, binning, temperature
         ),
-        key=f"reliability-{evaluation.id}-{n_bins}-{scheme}-{norm}-{temperature}",
+        key=f"reliability-{evaluation.id}-{binning}-{temperature}",
     )
 
 

@@ -6,10 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from backend.analysis import Norm
 from backend.deps import (
-    Bins,
-    BinScheme,
+    AsEvaluated,
     CalibratorKind,
     EvaluationId,
     FitOn,
@@ -32,12 +30,10 @@ router = APIRouter(tags=["results"])
 def get_calibrator(
     evaluation_id: EvaluationId,
     services: ServicesDep,
+    binning: AsEvaluated,
     kind: CalibratorKind = "temperature",
     fit_on: FitOn = None,
     oracle: Oracle = False,
-    n_bins: Bins = None,
-    scheme: BinScheme = None,
-    norm: Norm = "l1",
 ) -> CalibratorEffect:
     """Fit a calibrator, and the diagram before and after it.
 
@@ -46,7 +42,7 @@ def get_calibrator(
     """
     evaluation = services.store.results.get_evaluation(evaluation_id)
     return services.analysis.calibrate(
-        evaluation, kind, fit_on=fit_on, oracle=oracle, n_bins=n_bins, scheme=scheme, norm=norm
+        evaluation, kind, fit_on=fit_on, oracle=oracle, binning=binning
     )
 
 
@@ -55,19 +51,15 @@ def get_calibrator(
 def get_transfer(
     run_id: RunId,
     services: ServicesDep,
+    binning: AsEvaluated,
     kind: CalibratorKind = "temperature",
     dataset: Annotated[
         list[str],
         Query(max_length=TRANSFER_SETS, description="Any of these; none: ID data and shifts"),
     ] = [],  # noqa: B006
-    n_bins: Bins = None,
-    scheme: BinScheme = None,
-    norm: Norm = "l1",
 ) -> TransferMatrix:
     """A calibrator fitted on A and tested on B, for every pair of a run's data sets.
 
     The row of the ID calibration split is the honest one; every other row is an `oracle`.
     """
-    return services.analysis.transfer(
-        run_id, kind, datasets=dataset, n_bins=n_bins, scheme=scheme, norm=norm
-    )
+    return services.analysis.transfer(run_id, kind, datasets=dataset, binning=binning)

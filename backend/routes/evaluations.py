@@ -7,11 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
-from backend.analysis import Norm
 from backend.deps import (
     MAX_CHOICES,
-    Bins,
-    BinScheme,
+    AsEvaluated,
     Condition,
     Cursor,
     EvaluationId,
@@ -71,9 +69,7 @@ def get_evaluation(evaluation_id: EvaluationId, store: StoreDep) -> Evaluation:
 def get_reliability(
     evaluation_id: EvaluationId,
     services: ServicesDep,
-    n_bins: Bins = None,
-    scheme: BinScheme = None,
-    norm: Norm = "l1",
+    binning: AsEvaluated,
     temperature: Temperature = None,
     calibrator: Annotated[
         Literal["temperature", "vector", "histogram", "isotonic", "tsp"] | None,
@@ -90,9 +86,7 @@ def get_reliability(
     evaluation = services.store.results.get_evaluation(evaluation_id)
     return services.analysis.reliability(
         evaluation,
-        n_bins=n_bins,
-        scheme=scheme,
-        norm=norm,
+        binning=binning,
         temperature=temperature,
         calibrator=calibrator,
         fit_on=fit_on,
@@ -105,9 +99,7 @@ def get_reliability(
 def get_measures(
     evaluation_id: EvaluationId,
     services: ServicesDep,
-    n_bins: Bins = None,
-    scheme: BinScheme = None,
-    norm: Norm = "l1",
+    binning: AsEvaluated,
     temperature: Temperature = None,
     classwise: Annotated[
         bool, Query(description="With the class-wise error, which takes all logits")
@@ -117,9 +109,7 @@ def get_measures(
     evaluation = services.store.results.get_evaluation(evaluation_id)
     return services.analysis.measures(
         evaluation,
-        n_bins=n_bins,
-        scheme=scheme,
-        norm=norm,
+        binning=binning,
         temperature=temperature,
         classwise=classwise,
     )
@@ -144,14 +134,12 @@ def get_audit(
 def list_slices(
     evaluation_id: EvaluationId,
     services: ServicesDep,
+    binning: AsEvaluated,
     by: Annotated[By, Query(description="What makes a slice")] = "class",
     where: Condition = None,
     sort: Annotated[Sort, Query(description="`key` is the order of classes or bins")] = "key",
     descending: bool = False,
     min_n: MinSamples = 30,
-    n_bins: Bins = None,
-    scheme: BinScheme = None,
-    norm: Norm = "l1",
     temperature: Temperature = None,
     offset: Offset = 0,
     limit: Limit = 50,
@@ -165,9 +153,7 @@ def list_slices(
         sort=sort,
         descending=descending,
         min_n=min_n,
-        n_bins=n_bins,
-        scheme=scheme,
-        norm=norm,
+        binning=binning,
         temperature=temperature,
         offset=offset,
         limit=limit,
@@ -206,12 +192,10 @@ def get_budget(
 def list_run_slices(
     run_id: RunId,
     services: ServicesDep,
+    binning: AsEvaluated,
     where: Condition = None,
     role: Annotated[list[Role], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
     min_n: MinSamples = 30,
-    n_bins: Bins = None,
-    scheme: BinScheme = None,
-    norm: Norm = "l1",
     temperature: Temperature = None,
     offset: Offset = 0,
     limit: Limit = 50,
@@ -222,9 +206,7 @@ def list_run_slices(
         where=where,
         roles=role,
         min_n=min_n,
-        n_bins=n_bins,
-        scheme=scheme,
-        norm=norm,
+        binning=binning,
         temperature=temperature,
         offset=offset,
         limit=limit,

@@ -1,162 +1,95 @@
 """Calibration measures that can be trusted, from stored predictions alone (no torch).
 
-Inputs are `probs` (N, C) and `labels` (N,), or, in the `…_from_confidence` forms, `confidences`
-(N,) and `correct` (N,) bool. Nothing guesses whether an array holds probabilities or logits.
+`score_probs(probs, labels)` and `score_samples(logits, labels)` make scores of N samples; measures
+take scores and say how they bin with a `Binning`::
+
+    ece(score_probs(probs, labels), Binning(15, "equal_mass", "l1"))
+
+Nothing guesses whether an array holds probabilities or logits. What a function returns, such as
+`diagrams.ReliabilityCurve`, and what only tests and simulations ask for lie in the modules.
 """
 
 from calift_core.calibration.bins import (
+    Binning,
     Norm,
     Scheme,
     assign_bins,
     bin_edges,
     softmax,
-    top_label,
 )
-from calift_core.calibration.calibrators import (
-    CALIBRATORS,
-    Calibrator,
-    PerturbedTemperature,
-    calibrator_from_dict,
-    fit_temperature,
-    perturbation_levels,
-)
-from calift_core.calibration.compare import (
-    METRICS,
-    ConfidenceSet,
-    PairedDifference,
-    SquaredDifference,
-    SquaredError,
-    model_confidence_set,
-    model_confidence_set_of_scores,
-    paired_difference,
-    paired_difference_of_scores,
-)
+from calift_core.calibration.bundle import ece_report, evaluate_all, evaluate_scores
+from calift_core.calibration.calibrators import CALIBRATORS, Calibrator
+from calift_core.calibration.compare import model_confidence_set, paired_difference
 from calift_core.calibration.diagrams import (
-    ReliabilityCurve,
-    SmoothReliabilityCurve,
     reliability_curve,
-    reliability_curve_from_confidence,
     smooth_reliability_curve,
-    smooth_reliability_curve_from_confidence,
     wilson_interval,
 )
 from calift_core.calibration.measures import (
     accuracy,
     aurc,
-    aurc_from_confidence,
     brier,
-    brier_decomposition,
     classwise_ece,
     debiased_calibration_error,
-    debiased_calibration_error_from_confidence,
-    debiased_squared_error_from_confidence,
     ece,
     ece_batch_averaged,
-    ece_batch_averaged_from_confidence,
-    ece_from_confidence,
     ece_lower_bound,
-    ece_lower_bound_from_confidence,
     ks_error,
-    ks_error_from_confidence,
     mce,
-    mce_from_confidence,
     mean_per_class_accuracy,
     nll,
     over_under_confidence,
-    over_under_confidence_from_confidence,
     risk_at_coverage,
-    risk_at_coverage_from_confidence,
-    smooth_ece,
-    smooth_ece_at_from_confidence,
-    smooth_ece_from_confidence,
     top_k_accuracy,
 )
+from calift_core.calibration.perturbation import perturbation_levels
 from calift_core.calibration.planning import SquaredPlan, samples_needed
-from calift_core.calibration.report import (
-    ece_report,
-    ece_report_from_confidence,
-    evaluate_all,
-    evaluate_scores,
-)
-from calift_core.calibration.scores import SampleScores, score_probs, score_samples
-from calift_core.calibration.uncertainty import (
-    NullFloor,
-    interval,
-    interval_from_confidence,
-    null_floor,
-    null_floor_from_confidence,
-)
+from calift_core.calibration.scores import SampleScores, TopLabel, score_probs, score_samples
+from calift_core.calibration.smooth import smooth_ece
+from calift_core.calibration.squared import SquaredError
+from calift_core.calibration.uncertainty import interval, null_floor
 
 __all__ = [
+    "Binning",
     "CALIBRATORS",
     "Calibrator",
-    "ConfidenceSet",
-    "METRICS",
     "Norm",
-    "NullFloor",
-    "PairedDifference",
-    "PerturbedTemperature",
-    "ReliabilityCurve",
     "SampleScores",
     "Scheme",
-    "SquaredDifference",
     "SquaredError",
     "SquaredPlan",
-    "SmoothReliabilityCurve",
+    "TopLabel",
     "accuracy",
     "assign_bins",
     "aurc",
-    "aurc_from_confidence",
     "bin_edges",
     "brier",
-    "brier_decomposition",
-    "calibrator_from_dict",
     "classwise_ece",
     "debiased_calibration_error",
-    "debiased_calibration_error_from_confidence",
-    "debiased_squared_error_from_confidence",
     "ece",
     "ece_batch_averaged",
-    "ece_batch_averaged_from_confidence",
-    "ece_from_confidence",
     "ece_lower_bound",
-    "ece_lower_bound_from_confidence",
     "ece_report",
-    "ece_report_from_confidence",
     "evaluate_all",
     "evaluate_scores",
-    "fit_temperature",
     "interval",
-    "interval_from_confidence",
     "ks_error",
-    "ks_error_from_confidence",
     "mce",
-    "mce_from_confidence",
     "mean_per_class_accuracy",
     "model_confidence_set",
-    "model_confidence_set_of_scores",
     "nll",
     "null_floor",
-    "null_floor_from_confidence",
     "over_under_confidence",
-    "over_under_confidence_from_confidence",
     "paired_difference",
-    "paired_difference_of_scores",
     "perturbation_levels",
     "reliability_curve",
-    "reliability_curve_from_confidence",
     "risk_at_coverage",
-    "risk_at_coverage_from_confidence",
     "samples_needed",
     "score_probs",
     "score_samples",
     "smooth_ece",
-    "smooth_ece_at_from_confidence",
-    "smooth_ece_from_confidence",
     "smooth_reliability_curve",
-    "smooth_reliability_curve_from_confidence",
     "softmax",
     "top_k_accuracy",
-    "top_label",
     "wilson_interval",
 ]

@@ -1,4 +1,4 @@
-"""Checked inputs, the softmax, and the one function that makes bin edges.
+"""Checked inputs, the softmax, how errors are binned, and the one function that makes bin edges.
 
 Alphabet: N samples, C classes, K bins that came out, R resamples. Probabilities, confidences,
 edges and errors are fractions.
@@ -140,26 +140,6 @@ def check_confidences(confidences: Floats, correct: npt.NDArray[Any]) -> tuple[D
     return np.minimum(values.astype(np.float64), 1.0), hits
 
 
-def top_label(probs: Floats, labels: Ints) -> tuple[Doubles, Bools]:
-    """Return the confidence in the predicted class and whether that class is right.
-
-    Args:
-        probs: (N, C), rows sum to one.
-        labels: (N,) integers in [0, C).
-
-    Returns:
-        confidences (N,) float64 and correct (N,) bool. Of tied classes the first is predicted.
-
-    Raises:
-        PredictionsError: inputs break the contract above.
-    """
-    checked = check_probs(probs)
-    targets = check_labels(labels, len(checked), checked.shape[1])
-    predicted = checked.argmax(axis=1)
-    confidences = checked[np.arange(len(checked)), predicted]
-    return check_confidences(confidences, predicted == targets)
-
-
 def rank_of_label(values: Floats, labels: Ints) -> npt.NDArray[np.int64]:
     """Return how many classes come before each label, (N,); 0 is first.
 
@@ -177,21 +157,39 @@ def rank_of_label(values: Floats, labels: Ints) -> npt.NDArray[np.int64]:
     return rank
 
 
-def check_bins(n_bins: int, scheme: str) -> None:
-    """Raise SpecError unless there is at least one bin and the scheme is known."""
-    if n_bins < 1:
-        raise SpecError(f"n_bins must be ≥ 1, got {n_bins}")
-    if scheme not in get_args(Scheme):
-        raise UnknownNameError("binning scheme", scheme, get_args(Scheme))
+@dataclass(frozen=True)
+class Binning:
+    """How a binned calibration error is measured.
+
+    Attributes:
+        n_bins: bins asked for, at least 1; `equal_mass` gives fewer when ties or few samples make
+            it so.
+        scheme: `equal_mass` cuts at sample quantiles, `equal_width` cuts [0, 1] into equal parts.
+        norm: of the gaps: `l1` their mean, `l2` their root mean square, `max` the largest.
+
+    Raises:
+        SpecError: n_bins < 1.
+        UnknownNameError: an unknown scheme or norm.
+    """
+
+    n_bins: int = 15
+    scheme: Scheme = "equal_mass"
+    norm: Norm = "l1"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.n_bins < 1:
+            raise SpecError(f"n_bins must be ≥ 1, got {self.n_bins}")
+        if self.scheme not in get_args(Scheme):
+            raise UnknownNameError("binning scheme", self.scheme, get_args(Scheme))
+        if self.norm not in get_args(Norm):
+            raise UnknownNameError("norm", self.norm, get_args(Norm))
 
 
-def check_norm(norm: str) -> None:
-    """Raise UnknownNameError unless `norm` is l1, l2 or max."""
-    if norm not in get_args(Norm):
-        raise UnknownNameError("norm", norm, get_args(Norm))
+DEFAULT_BINNING = Binning()
 
 
-def bin_edges(confidences: Floats, n_bins: int = 15, scheme: Scheme = "equal_mass") -> Doubles:
+def bin_edges(confidences: Floats, binning: Binning = DEFAULT_BINNING) -> Doubles:
     """Make the edges that the metrics and the diagrams share.
 
     Bins are right-inclusive, `(lower, upper]`; the first also takes 0, the last ends at 1.
@@ -201,27 +199,25 @@ def bin_edges(confidences: Floats, n_bins: int = 15, scheme: Scheme = "equal_mas
 
     Args:
         confidences: (N,) fractions.
-        n_bins: bins asked for; `equal_mass` gives fewer when ties or few samples make it so.
-        scheme: `equal_mass` or `equal_width`.
+        binning: how many bins, and how they are cut; its norm plays no part.
 
     Returns:
         (K + 1,) strictly increasing edges from 0 to 1, K ≤ n_bins.
 
     Raises:
-        SpecError: n_bins < 1 or an unknown scheme.
         PredictionsError: no confidences.
     """
-    check_bins(n_bins, scheme)
     values = np.asarray(confidences, dtype=np.float64)
     if values.size == 0:
         raise PredictionsError("confidences must hold at least one sample, got none")
-    if scheme == "equal_width":
+    return edges_of_sorted(np.sort(values) if binning.scheme == "equal_mass" else values, binning)
+
+
+def edges_of_sorted(ordered: Floats, binning: Binning) -> Doubles:
+    """Return the edges (K + 1,) of ascending values (N,), N ≥ 1; see `bin_edges`."""
+    n_bins = binning.n_bins
+    if binning.scheme == "equal_width":
         return np.arange(n_bins + 1) / n_bins
-    return edges_of_sorted(np.sort(values), n_bins)
-
-
-def edges_of_sorted(ordered: Floats, n_bins: int) -> Doubles:
-    """Return the equal-mass edges of ascending values (N,); see `bin_edges`."""
     cuts = -(-np.arange(1, n_bins) * len(ordered) // n_bins) - 1  # last index of each bin
     inner = np.unique(ordered[cuts[cuts >= 0]].astype(np.float64))
     # An edge at the maximum would leave the last bin empty, one at 0 would have no width.
@@ -292,9 +288,9 @@ def _divide(numerator: Doubles, denominator: Doubles) -> Doubles:
     return out
 
 
-def gather(confidences: Doubles, correct: Bools, n_bins: int, scheme: Scheme) -> Binned:
-    """Bin checked top-label predictions; see `bin_edges` for the arguments."""
-    edges = bin_edges(confidences, n_bins, scheme)
+def gather(confidences: Doubles, correct: Bools, binning: Binning) -> Binned:
+    """Bin checked confidences (N,) and correct (N,); see `bin_edges`."""
+    edges = bin_edges(confidences, binning)
     index = assign_bins(confidences, edges)
     size = len(edges) - 1
     return Binned(

@@ -15,19 +15,20 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from calift_core.calibration.bins import (
+    DEFAULT_BINNING,
+    Binning,
     Bools,
     Doubles,
     Floats,
     Ints,
-    Scheme,
     assign_bins,
-    check_bins,
     check_labels,
     check_logits,
     gather,
     softmax,
-    top_label,
 )
+from calift_core.calibration.perturbation import perturbation_levels
+from calift_core.calibration.scores import score_probs
 from calift_core.errors import LeakageError, SpecError, UnknownNameError
 
 log = logging.getLogger(__name__)
@@ -264,46 +265,6 @@ class PerturbedTemperature(Temperature):
         self.levels = [float(level) for level in parameters.get("levels", [])]
 
 
-def perturbation_levels(
-    accuracy_at: Callable[[float], float],
-    *,
-    n_classes: int,
-    n_levels: int = 10,
-    max_noise: float = 16.0,
-    n_steps: int = 20,
-) -> list[float]:
-    """Solve for the noise levels at which accuracy falls in equal steps down to chance (TS-P).
-
-    Args:
-        accuracy_at: accuracy of the model when Gaussian noise of this standard deviation, in the
-            unit of its inputs, is added; falls as the noise grows. Called about n_levels · n_steps
-            times.
-        n_classes: C, chance is 1/C.
-        n_levels: levels including the clean one.
-        max_noise: largest standard deviation tried; a level whose accuracy is not reached by then
-            stays there.
-        n_steps: bisections per level.
-
-    Returns:
-        n_levels standard deviations, rising from 0.
-    """
-    if n_levels < 2:
-        raise SpecError(f"n_levels must be ≥ 2, got {n_levels}")
-    targets = np.linspace(accuracy_at(0.0), 1 / n_classes, n_levels)[1:]
-    levels, floor = [0.0], 0.0
-    for target in targets:
-        low, high = floor, max_noise
-        for _ in range(n_steps):
-            middle = (low + high) / 2
-            if accuracy_at(middle) > target:
-                low = middle
-            else:
-                high = middle
-        floor = high
-        levels.append(high)
-    return levels
-
-
 class Vector(Calibrator):
     """softmax(w ⊙ logits + b), w and b (C,) by NLL (Guo 2017); may change the predicted class."""
 
@@ -374,7 +335,8 @@ class _TopLabel(Calibrator):
         return self._map(softmax(logits).max(axis=1).astype(np.float64))
 
     def _fit(self, logits: Floats, labels: Ints) -> None:
-        self._fit_map(*top_label(softmax(logits), labels))
+        scores = score_probs(softmax(logits), labels)
+        self._fit_map(scores.confidences, scores.correct)
 
     def _transform(self, logits: Floats) -> Floats:
         probs = softmax(logits).astype(np.float64)
@@ -405,22 +367,19 @@ class Histogram(_TopLabel):
     A confidence becomes the accuracy of its bin; an empty bin keeps the confidence as it is.
 
     Args:
-        n_bins: bins asked for.
-        scheme: `equal_mass` or `equal_width`.
+        binning: of the confidences; its norm plays no part.
     """
 
     kind = "histogram"
     edges: Doubles
     values: Doubles
 
-    def __init__(self, n_bins: int = 15, scheme: Scheme = "equal_mass") -> None:
+    def __init__(self, binning: Binning = DEFAULT_BINNING) -> None:
         super().__init__()
-        check_bins(n_bins, scheme)
-        self.n_bins = n_bins
-        self.scheme = scheme
+        self.binning = binning
 
     def _fit_map(self, confidences: Doubles, correct: Bools) -> None:
-        binned = gather(confidences, correct, self.n_bins, self.scheme)
+        binned = gather(confidences, correct, self.binning)
         self.edges, self.values = binned.edges, binned.accuracy
 
     def _map(self, confidences: Doubles) -> Doubles:
@@ -429,14 +388,14 @@ class Histogram(_TopLabel):
 
     def _parameters(self) -> dict[str, object]:
         return {
-            "n_bins": self.n_bins,
-            "scheme": self.scheme,
+            "n_bins": self.binning.n_bins,
+            "scheme": self.binning.scheme,
             "edges": self.edges.tolist(),
             "values": [None if np.isnan(value) else value for value in self.values.tolist()],
         }
 
     def _restore(self, parameters: dict[str, Any]) -> None:
-        self.n_bins, self.scheme = int(parameters["n_bins"]), parameters["scheme"]
+        self.binning = Binning(int(parameters["n_bins"]), parameters["scheme"])
         self.edges = np.asarray(parameters["edges"], dtype=np.float64)
         self.values = np.asarray(parameters["values"], dtype=np.float64)
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from scipy.special import ndtri
 
 from calift_core.calibration.bins import (
-    Bools,
+    DEFAULT_BINNING,
+    Binning,
     Doubles,
     Floats,
     Ints,
-    Scheme,
-    check_confidences,
+    error_of_gaps,
     gather,
-    top_label,
 )
-from calift_core.calibration.measures import (
-    SMOOTH_GRID,
-    smooth_density,
-    smooth_ece_from_confidence,
-)
+from calift_core.calibration.scores import Scores, checked
+from calift_core.calibration.smooth import SMOOTH_GRID, smooth_density, smooth_ece
 from calift_core.calibration.uncertainty import check_resampling, null_correct_sums
 from calift_core.errors import SpecError
+
+#: Of the consistency band: a calibrated model's points lie in it nineteen times in twenty.
+_BAND = (0.025, 0.975)
 
 
 class _Arrays:
@@ -34,6 +33,8 @@ class _Arrays:
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
                 out[field.name] = [None if np.isnan(x) else x for x in value.tolist()]
+            elif isinstance(value, Binning):
+                out |= asdict(value)
             else:
                 out[field.name] = value
         return out
@@ -43,21 +44,24 @@ class _Arrays:
 class ReliabilityCurve(_Arrays):
     """One entry per bin, K bins; an empty bin has count 0 and NaN, never its midpoint.
 
+    Band and floor come from one set of draws.
+
     Attributes:
         lower: (K,) lower edge, excluded (the first bin takes 0).
         upper: (K,) upper edge, included.
         mean_confidence: (K,) where the point sits on the x axis.
         accuracy: (K,) where it sits on the y axis.
         count: (K,) integers.
-        interval_low: (K,) Wilson interval of the accuracy.
-        interval_high: (K,) Wilson interval of the accuracy.
+        interval_low: (K,) 95 % Wilson interval of the accuracy.
+        interval_high: (K,) upper end of the interval.
         gap: (K,) mean confidence − accuracy, positive where over-confident.
-        band_low: (K,) consistency band: accuracies that a calibrated model would show here.
+        band_low: (K,) 95 % consistency band: accuracies that a calibrated model would show here.
         band_high: (K,) upper end of the band.
         n: samples.
-        n_bins: bins asked for.
-        scheme: `equal_mass` or `equal_width`.
-        confidence_level: of the intervals and of the band.
+        binning: of the bins and of the error.
+        ece: the calibration error at that norm, a fraction.
+        null_mean: its mean if the model were perfectly calibrated.
+        null_q95: the 95 % quantile of the same.
     """
 
     lower: Doubles
@@ -71,9 +75,10 @@ class ReliabilityCurve(_Arrays):
     band_low: Doubles
     band_high: Doubles
     n: int
-    n_bins: int
-    scheme: Scheme
-    confidence_level: float
+    binning: Binning
+    ece: float
+    null_mean: float
+    null_q95: float
 
 
 @dataclass(frozen=True)
@@ -119,25 +124,39 @@ def wilson_interval(
     return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
 
 
-def reliability_curve_from_confidence(
-    confidences: Floats,
-    correct: Bools,
+def reliability_curve(
+    scores: Scores,
+    binning: Binning = DEFAULT_BINNING,
     *,
-    n_bins: int = 15,
-    scheme: Scheme = "equal_mass",
-    confidence_level: float = 0.95,
     n_resamples: int = 200,
     seed: int = 0,
 ) -> ReliabilityCurve:
-    """Return the curve of confidences (N,) against correct (N,); see `reliability_curve`."""
-    check_resampling(n_resamples, confidence_level)
-    values, hits = check_confidences(confidences, correct)
-    binned = gather(values, hits, n_bins, scheme)
-    low, high = wilson_interval(binned.correct_sum, binned.count, confidence_level)
-    sums = null_correct_sums(values, binned.edges, n_resamples, np.random.default_rng(seed))
-    tail = (1 - confidence_level) / 2
-    trials = np.where(binned.count > 0, binned.count, np.nan)
-    band_low, band_high = np.quantile(sums, [tail, 1 - tail], axis=0) / trials
+    """Return the bins of a reliability diagram, cut exactly as `ece` cuts them.
+
+    Σ count/n · |gap| over the filled bins is the l1 error at the same binning.
+
+    Args:
+        scores: of N samples.
+        binning: of the bins and of the error.
+        n_resamples: label draws behind the consistency band and the floor.
+        seed: of those draws.
+
+    Raises:
+        SpecError: n_resamples < 1.
+        PredictionsError: confidences or hits break their contract.
+    """
+    check_resampling(n_resamples)
+    top = checked(scores)
+    binned = gather(top.confidences, top.correct, binning)
+    full, filled = binned.filled(), binned.count > 0
+    drawn = null_correct_sums(
+        top.confidences, binned.edges, n_resamples, np.random.default_rng(seed)
+    )
+    rates = drawn[:, filled] / full.count  # (R, K filled)
+    null = error_of_gaps(full.mean_confidence - rates, full.weights, binning.norm)
+    band = np.full((2, len(filled)), np.nan)
+    band[:, filled] = np.quantile(rates, _BAND, axis=0)
+    low, high = wilson_interval(binned.correct_sum, binned.count)
     return ReliabilityCurve(
         lower=binned.edges[:-1],
         upper=binned.edges[1:],
@@ -147,60 +166,32 @@ def reliability_curve_from_confidence(
         interval_low=low,
         interval_high=high,
         gap=binned.gap,
-        band_low=band_low,
-        band_high=band_high,
-        n=len(values),
-        n_bins=n_bins,
-        scheme=scheme,
-        confidence_level=confidence_level,
+        band_low=band[0],
+        band_high=band[1],
+        n=len(top.correct),
+        binning=binning,
+        ece=float(error_of_gaps(full.gap, full.weights, binning.norm)),
+        null_mean=float(null.mean()),
+        null_q95=float(np.quantile(null, 0.95)),
     )
 
 
-def reliability_curve(
-    probs: Floats,
-    labels: Ints,
-    *,
-    n_bins: int = 15,
-    scheme: Scheme = "equal_mass",
-    confidence_level: float = 0.95,
-    n_resamples: int = 200,
-    seed: int = 0,
-) -> ReliabilityCurve:
-    """Return the bins of a reliability diagram, cut exactly as `ece` cuts them.
-
-    Σ count/n · |gap| over the filled bins equals `ece` at the same n_bins and scheme.
+def smooth_reliability_curve(scores: Scores, *, n_points: int = 256) -> SmoothReliabilityCurve:
+    """Return the kernel diagram that belongs to `smooth_ece` (Błasiok & Nakkiran 2023).
 
     Args:
-        probs: (N, C), rows sum to one.
-        labels: (N,) integers in [0, C).
-        n_bins: bins asked for.
-        scheme: `equal_mass` or `equal_width`.
-        confidence_level: of the Wilson intervals and of the consistency band.
-        n_resamples: label draws behind the consistency band.
-        seed: of those draws.
+        scores: of N samples.
+        n_points: G, points on [0, 1].
 
     Raises:
-        SpecError: an argument is not valid.
-        PredictionsError: probs or labels break their contract.
+        SpecError: n_points is not in [2, 4096].
+        PredictionsError: confidences or hits break their contract.
     """
-    return reliability_curve_from_confidence(
-        *top_label(probs, labels),
-        n_bins=n_bins,
-        scheme=scheme,
-        confidence_level=confidence_level,
-        n_resamples=n_resamples,
-        seed=seed,
-    )
-
-
-def smooth_reliability_curve_from_confidence(
-    confidences: Floats, correct: Bools, *, n_points: int = 256
-) -> SmoothReliabilityCurve:
-    """Return the smooth curve of confidences (N,) against correct (N,); see below."""
     if not 2 <= n_points <= SMOOTH_GRID:
         raise SpecError(f"n_points must lie in [2, {SMOOTH_GRID}], got {n_points}")
-    values, hits = check_confidences(confidences, correct)
-    bandwidth = smooth_ece_from_confidence(values, hits)
+    top = checked(scores)
+    values, hits = top.confidences, top.correct
+    bandwidth = smooth_ece(top)
     # A kernel narrower than the grid would only draw the grid.
     width = max(bandwidth, 2.0 / SMOOTH_GRID)
     density = smooth_density(values, np.ones(len(values)), width) / len(values)
@@ -218,16 +209,3 @@ def smooth_reliability_curve_from_confidence(
         smooth_ece=bandwidth,
         n=len(values),
     )
-
-
-def smooth_reliability_curve(
-    probs: Floats, labels: Ints, *, n_points: int = 256
-) -> SmoothReliabilityCurve:
-    """Return the kernel diagram that belongs to `smooth_ece` (Błasiok & Nakkiran 2023).
-
-    Args:
-        probs: (N, C), rows sum to one.
-        labels: (N,) integers in [0, C).
-        n_points: G, points on [0, 1].
-    """
-    return smooth_reliability_curve_from_confidence(*top_label(probs, labels), n_points=n_points)

@@ -9,7 +9,9 @@ import numpy as np
 from scipy.special import ndtri
 
 from calift_core.calibration.bins import Doubles
-from calift_core.calibration.compare import PairedDifference, SquaredDifference, SquaredError
+from calift_core.calibration.compare import PairedDifference
+from calift_core.calibration.scores import TopLabel
+from calift_core.calibration.squared import SquaredDifference, SquaredError
 from calift_core.calibration.uncertainty import check_resampling
 from calift_core.errors import SpecError
 
@@ -159,7 +161,7 @@ def _gaps(model: SquaredError, size: float) -> Doubles:
 def _nothing(like: SquaredError) -> SquaredError:
     """A model whose error is 0 and known."""
     n = len(like.bins)
-    return SquaredError(np.ones(n), np.ones(n, dtype=np.bool_), like.units)
+    return SquaredError(TopLabel(np.ones(n), np.ones(n, dtype=np.bool_)), like.units)
 
 
 class _Draws:

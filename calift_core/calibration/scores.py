@@ -1,14 +1,16 @@
-"""What one pass over the logits leaves of each sample: enough for every measure but the class-wise.
+"""What measures take: what one pass over logits or probabilities leaves of each sample.
 
-Seven numbers a sample instead of C: a set of 50,000 samples and 1,000 classes is explored in a few
-megabytes. N samples, C classes.
+Seven numbers a sample instead of C are enough for every measure but the class-wise: a set of 50,000
+samples and 1,000 classes is explored in a few megabytes. From probabilities `score_probs` is the
+only way, from logits `score_samples`; `TopLabel` serves where nothing but confidences is known.
+N samples, C classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from calift_core.calibration.bins import (
     Doubles,
     Floats,
     Ints,
+    check_confidences,
     check_labels,
     check_logits,
     check_probs,
@@ -28,6 +31,47 @@ from calift_core.calibration.bins import (
 from calift_core.errors import PredictionsError
 
 _CELLS_AT_ONCE = 1_000_000
+
+
+class Scores(Protocol):
+    """What a measure of top-label calibration needs of N samples."""
+
+    @property
+    def confidences(self) -> Doubles:
+        """(N,) probability of the predicted class, a fraction."""
+
+    @property
+    def correct(self) -> Bools:
+        """(N,) whether the predicted class is the label."""
+
+
+@dataclass(frozen=True, eq=False)
+class TopLabel:
+    """Confidences and hits alone, as of drawn outcomes; checked as they come in.
+
+    Attributes:
+        confidences: (N,) floats in [0, 1], N ≥ 1; kept as float64.
+        correct: (N,) bool.
+
+    Raises:
+        PredictionsError: lengths differ, nothing is there, or a value is out of range.
+    """
+
+    confidences: Doubles
+    correct: Bools
+
+    def __post_init__(self) -> None:
+        """Check and widen the fields."""
+        confidences, correct = check_confidences(self.confidences, self.correct)
+        object.__setattr__(self, "confidences", confidences)
+        object.__setattr__(self, "correct", correct)
+
+
+def checked(scores: Scores) -> TopLabel:
+    """Return confidences and hits that were checked, or raise PredictionsError."""
+    if isinstance(scores, TopLabel):
+        return scores
+    return TopLabel(scores.confidences, scores.correct)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,33 +172,37 @@ def _score_rows(logits: Floats, labels: npt.NDArray[np.int64], temperature: floa
 
 
 def score_probs(probs: Floats, labels: Ints) -> SampleScores:
-    """Score probabilities (N, C), rows summing to one, against labels (N,); see `score_samples`.
+    """Score probabilities (N, C) against labels (N,); see `score_samples`.
+
+    Args:
+        probs: (N, C), rows sum to one. Of tied classes the first is predicted.
+        labels: (N,) integers in [0, C).
 
     Raises:
         PredictionsError: probs or labels break their contract.
     """
-    checked = check_probs(probs)
-    targets = check_labels(labels, *checked.shape)
-    predicted = checked.argmax(axis=1)
-    confidences = checked[np.arange(len(checked)), predicted].astype(np.float64)
+    rows = check_probs(probs)
+    targets = check_labels(labels, *rows.shape)
+    predicted = rows.argmax(axis=1)
+    confidences = rows[np.arange(len(rows)), predicted].astype(np.float64)
     return SampleScores(
         labels=targets,
         predicted=predicted.astype(np.int64),
         confidences=np.minimum(confidences, 1.0),
         correct=predicted == targets,
-        nll=nll_of_rows(checked, targets),
-        brier=brier_of_rows(checked, targets),
-        rank=rank_of_label(checked, targets),
+        nll=_nll_of_rows(rows, targets),
+        brier=_brier_of_rows(rows, targets),
+        rank=rank_of_label(rows, targets),
     )
 
 
-def nll_of_rows(probs: Floats, labels: Ints) -> Doubles:
-    """Return −log p[label] (N,) in nats for checked probs (N, C); see `measures.nll`."""
+def _nll_of_rows(probs: Floats, labels: Ints) -> Doubles:
+    """Return −log p[label] (N,) in nats for checked probs (N, C)."""
     own = probs[np.arange(len(probs)), labels].astype(np.float64)
     return -np.log(np.maximum(own, SMALLEST_PROBABILITY))
 
 
-def brier_of_rows(probs: Floats, labels: Ints) -> Doubles:
+def _brier_of_rows(probs: Floats, labels: Ints) -> Doubles:
     """Return Σ_c (p_c − 1[label = c])² (N,) for checked probs (N, C)."""
     own = probs[np.arange(len(probs)), labels].astype(np.float64)
     squares: Doubles = np.einsum("nc,nc->n", probs, probs, dtype=np.float64)

@@ -8,23 +8,18 @@ import numpy as np
 from scipy.special import betaincinv
 
 from calift_core.calibration.bins import (
+    DEFAULT_BINNING,
     Binned,
-    Bools,
+    Binning,
     Doubles,
-    Floats,
-    Ints,
     Norm,
-    Scheme,
     assign_bins,
     bin_edges,
-    check_confidences,
-    check_norm,
-    check_probs,
     error_of_gaps,
     gather,
     sum_by,
-    top_label,
 )
+from calift_core.calibration.scores import Scores, checked
 from calift_core.errors import SpecError
 
 _DRAWS_AT_ONCE = 2_000_000
@@ -89,36 +84,10 @@ def null_correct_sums(
     return sums
 
 
-def null_floor_from_confidence(
-    confidences: Floats,
-    *,
-    n_bins: int = 15,
-    scheme: Scheme = "equal_mass",
-    norm: Norm = "l1",
-    n_resamples: int = 200,
-    seed: int = 0,
-) -> NullFloor:
-    """Return the floor for confidences (N,) in the predicted class; see `null_floor`."""
-    check_norm(norm)
-    check_resampling(n_resamples)
-    values, _ = check_confidences(confidences, np.ones(np.shape(confidences), dtype=np.bool_))
-    edges = bin_edges(values, n_bins, scheme)
-    index = assign_bins(values, edges)
-    count = np.bincount(index, minlength=len(edges) - 1)
-    filled = count > 0
-    total = np.bincount(index, weights=values, minlength=len(edges) - 1)
-    sums = null_correct_sums(values, edges, n_resamples, np.random.default_rng(seed))
-    gap = (total - sums)[:, filled] / count[filled]  # (R, K)
-    errors = error_of_gaps(gap, count[filled] / len(values), norm)
-    return NullFloor(float(errors.mean()), float(np.quantile(errors, 0.95)), errors)
-
-
 def null_floor(
-    probs: Floats,
+    scores: Scores,
+    binning: Binning = DEFAULT_BINNING,
     *,
-    n_bins: int = 15,
-    scheme: Scheme = "equal_mass",
-    norm: Norm = "l1",
     n_resamples: int = 200,
     seed: int = 0,
 ) -> NullFloor:
@@ -128,52 +97,32 @@ def null_floor(
     `q95` cannot be told from zero (consistency resampling, Bröcker & Smith 2007).
 
     Args:
-        probs: (N, C), rows sum to one. Labels play no part.
-        n_bins: bins asked for.
-        scheme: `equal_mass` or `equal_width`.
-        norm: l1, l2 or max.
+        scores: of N samples, of which only the confidences count.
+        binning: bins and norm of the error.
         n_resamples: R, times the labels are drawn.
         seed: of the draws; equal seeds give equal floors.
 
     Raises:
-        SpecError: an argument is not valid.
-        PredictionsError: probs break their contract.
+        SpecError: n_resamples < 1.
+        PredictionsError: confidences break their contract.
     """
-    return null_floor_from_confidence(
-        check_probs(probs).max(axis=1),
-        n_bins=n_bins,
-        scheme=scheme,
-        norm=norm,
-        n_resamples=n_resamples,
-        seed=seed,
-    )
-
-
-def interval_from_confidence(
-    confidences: Floats,
-    correct: Bools,
-    *,
-    n_bins: int = 15,
-    scheme: Scheme = "equal_mass",
-    norm: Norm = "l1",
-    n_resamples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return (low, high) for confidences (N,) against correct (N,); see `interval`."""
-    check_norm(norm)
-    check_resampling(n_resamples, level)
-    full = gather(*check_confidences(confidences, correct), n_bins, scheme).filled()
-    return _invert(full, norm, n_resamples, level, np.random.default_rng(seed))
+    check_resampling(n_resamples)
+    values = checked(scores).confidences
+    edges = bin_edges(values, binning)
+    index = assign_bins(values, edges)
+    count = np.bincount(index, minlength=len(edges) - 1)
+    filled = count > 0
+    total = np.bincount(index, weights=values, minlength=len(edges) - 1)
+    sums = null_correct_sums(values, edges, n_resamples, np.random.default_rng(seed))
+    gap = (total - sums)[:, filled] / count[filled]  # (R, K)
+    errors = error_of_gaps(gap, count[filled] / len(values), binning.norm)
+    return NullFloor(float(errors.mean()), float(np.quantile(errors, 0.95)), errors)
 
 
 def interval(
-    probs: Floats,
-    labels: Ints,
+    scores: Scores,
+    binning: Binning = DEFAULT_BINNING,
     *,
-    n_bins: int = 15,
-    scheme: Scheme = "equal_mass",
-    norm: Norm = "l1",
     n_resamples: int = 200,
     level: float = 0.95,
     seed: int = 0,
@@ -196,11 +145,8 @@ def interval(
     samples may hide a large gap, and then the high end says so.
 
     Args:
-        probs: (N, C), rows sum to one.
-        labels: (N,) integers in [0, C).
-        n_bins: bins asked for.
-        scheme: `equal_mass` or `equal_width`.
-        norm: l1, l2 or max.
+        scores: of N samples.
+        binning: bins and norm of the error.
         n_resamples: R, draws per truth.
         level: nominal coverage.
         seed: of the draws; equal seeds give equal intervals.
@@ -209,18 +155,13 @@ def interval(
         (low, high), fractions, 0 ≤ low ≤ high.
 
     Raises:
-        SpecError: an argument is not valid.
-        PredictionsError: probs or labels break their contract.
+        SpecError: n_resamples < 1, or level is not in (0, 1).
+        PredictionsError: confidences or hits break their contract.
     """
-    return interval_from_confidence(
-        *top_label(probs, labels),
-        n_bins=n_bins,
-        scheme=scheme,
-        norm=norm,
-        n_resamples=n_resamples,
-        level=level,
-        seed=seed,
-    )
+    check_resampling(n_resamples, level)
+    top = checked(scores)
+    full = gather(top.confidences, top.correct, binning).filled()
+    return _invert(full, binning.norm, n_resamples, level, np.random.default_rng(seed))
 
 
 def _invert(

@@ -51,18 +51,22 @@ GET          /workers                                  → list[WorkerInfo]
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from calift_core.schema.base import Frozen
 from calift_core.schema.report import (
+    EceReport,
     EvaluationReport,
     FrontierPoint,
     Role,
     SpectrumReport,
     Summary,
 )
+
+if TYPE_CHECKING:
+    from calift_core.calibration.bins import Binning
 
 RunPhase = Literal[
     "QUEUED", "STARTING", "RUNNING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED", "LOST"
@@ -375,6 +379,34 @@ class Frontier(Frozen):
     input_run: str
     alpha: float
     points: list[FrontierPoint]
+
+
+class AskedBinning(Frozen):
+    """How a binned error is to be measured: what is None is as it was evaluated."""
+
+    n_bins: int | None = None
+    scheme: Literal["equal_mass", "equal_width"] | None = None
+    norm: Literal["l1", "l2", "max"] = "l1"
+
+    def over(self, evaluated: EceReport | None) -> Binning:
+        """Lay it over what was evaluated; where nothing was, over 15 bins of equal mass.
+
+        Raises:
+            SpecError: n_bins < 1.
+        """
+        # numpy is not for those who only send the question.
+        from calift_core.calibration.bins import DEFAULT_BINNING, Binning
+
+        own = DEFAULT_BINNING if evaluated is None else evaluated
+        return Binning(
+            own.n_bins if self.n_bins is None else self.n_bins,
+            own.scheme if self.scheme is None else self.scheme,
+            self.norm,
+        )
+
+
+#: Everything as it was evaluated.
+AS_EVALUATED = AskedBinning()
 
 
 class ReliabilityBin(Frozen):

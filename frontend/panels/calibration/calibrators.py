@@ -79,9 +79,7 @@ def draw(
     # A calibrator starts from the stored logits, so there is no temperature to choose.
     asked = controls(with_temperature=False)
     evaluation, run = found[run_id], runs[run_id]
-    binning: dict[str, Any] = {
-        "n_bins": asked.n_bins, "scheme": asked.scheme, "norm": asked.norm, "kind": kind,
-    }  # fmt: skip
+    binning: dict[str, Any] = {"binning": asked.binning, "kind": kind}
     oracle: dict[str, Any] = (
         {} if fit_on == "calibration" else {"fit_on": own[fit_on].id, "oracle": True}
     )

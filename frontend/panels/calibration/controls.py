@@ -6,15 +6,14 @@ from typing import NamedTuple
 
 import streamlit as st
 
+from calift_core.schema.wire import AskedBinning
 from frontend import state, text
 
 
 class Asked(NamedTuple):
     """How an error is measured."""
 
-    n_bins: int
-    scheme: str
-    norm: str
+    binning: AskedBinning
     temperature: float
 
 
@@ -58,7 +57,8 @@ def controls(*, with_temperature: bool = True) -> Asked:
         if with_temperature:
             with columns[3]:
                 temperature = temperature_slider()
-    return Asked(n_bins, scheme, norm, round(temperature, 4))
+    binning = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
+    return Asked(binning, round(temperature, 4))
 
 
 def temperature_slider() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire import RunDetail
+from calift_core.schema.wire import AS_EVALUATED, RunDetail
 from frontend import api, figures, page, state, text
 from frontend.panels.run.missing import not_yet
 
@@ -25,9 +25,7 @@ def draw(run: RunDetail) -> None:
         with place:
             diagram = api.reliability(
                 evaluation,
-                n_bins=evaluation.ece.n_bins,
-                scheme=evaluation.ece.scheme,
-                norm="l1",
+                binning=AS_EVALUATED,
                 temperature=evaluation.temperature,
             )
             title = text.evaluation_title(evaluation)
