@@ -50,6 +50,7 @@ from calift_core.predictions import Predictions, PredictionsMetadata, write_pred
 from calift_core.schema import records as r
 from calift_core.schema.report import EvaluationReport, Report, Summary
 from calift_core.schema.spec import parse_spec
+from calift_core.schema.wire import AskedBinning
 
 
 def simulated(name: str, role: Any, *, n: int, n_classes: int, seed: int) -> Predictions:
@@ -196,9 +197,15 @@ def measure(
 
     ask("first", lambda: client.reliability(evaluation_id))
     for k in range(requests):
-        ask("new bins", lambda k=k: client.reliability(evaluation_id, n_bins=16 + k))
+        ask(
+            "new bins",
+            lambda k=k: client.reliability(evaluation_id, binning=AskedBinning(n_bins=16 + k)),
+        )
     for k in range(requests):
-        ask("remembered", lambda k=k: client.reliability(evaluation_id, n_bins=16 + k))
+        ask(
+            "remembered",
+            lambda k=k: client.reliability(evaluation_id, binning=AskedBinning(n_bins=16 + k)),
+        )
     for k in range(max(3, requests // 10)):
         ask(
             "new temperature",

@@ -58,10 +58,10 @@ def simulate(n: int, n_classes: int) -> tuple[NDArray[np.float32], NDArray[np.in
 
 def ours(probs: NDArray[Any], labels: NDArray[Any]) -> float:
     """ECE, reliability curve and interval, 200 resamples."""
-    top = cal.top_label(probs, labels)
-    cal.reliability_curve_from_confidence(*top, n_bins=BINS, n_resamples=RESAMPLES)
-    cal.interval_from_confidence(*top, n_bins=BINS, n_resamples=RESAMPLES)
-    return cal.ece_from_confidence(*top, n_bins=BINS, scheme="equal_width")
+    scores = cal.score_probs(probs, labels)
+    cal.reliability_curve(scores, cal.Binning(BINS), n_resamples=RESAMPLES)
+    cal.interval(scores, cal.Binning(BINS), n_resamples=RESAMPLES)
+    return cal.ece(scores, cal.Binning(BINS, "equal_width"))
 
 
 def by_hand(x: NDArray[Any], y: NDArray[Any], resamples: int) -> tuple[float, float]:
@@ -89,13 +89,14 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # netcal's and relplot's own
     probs, labels = simulate(arguments.n, arguments.classes)
-    confidences, correct = cal.top_label(probs, labels)
+    scores = cal.score_probs(probs, labels)
+    confidences, correct = scores.confidences, scores.correct
     hits = correct.astype(np.int64)
     mine, theirs = ours(probs, labels), ECE(BINS).measure(confidences, hits)
     if abs(mine - theirs) > 1e-6:
         raise SystemExit(f"the two ECEs must agree within 1e-6, got {mine} and {theirs}")
     values = correct.astype(np.float64)
-    cal.smooth_ece_from_confidence(confidences, correct)
+    cal.smooth_ece(scores)
     relplot.smECE(f=confidences, y=values)
     times: dict[str, list[float]] = {
         name: [] for name in ("ours", "netcal", "netcal_confidences", "smece_ours", "relplot")
@@ -107,9 +108,7 @@ def main() -> None:
         taking = seconds(lambda: (probs.max(axis=1), probs.argmax(axis=1) == labels))
         once, each = by_hand(confidences, hits, RESAMPLES)
         times["netcal_confidences"].append(taking + once + RESAMPLES * each)
-        times["smece_ours"].append(
-            seconds(lambda: cal.smooth_ece_from_confidence(confidences, correct))
-        )
+        times["smece_ours"].append(seconds(lambda: cal.smooth_ece(scores)))
         times["relplot"].append(seconds(lambda: relplot.smECE(f=confidences, y=values)))
     median = {name: statistics.median(of) for name, of in times.items()}
 

@@ -21,6 +21,7 @@ from scipy.special import chdtri, ndtri
 from calift_core import calibration as cal
 from calift_core.calibration import uncertainty
 from calift_core.calibration.bins import Binned
+from calift_core.calibration.compare import PairedDifference
 
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -120,7 +121,7 @@ def groups(
 ) -> list[list[str]]:
     """Groups, best first: a model joins while its interval to the group's first holds 0."""
     value = {
-        name: cal.ece_from_confidence(s.confidences, s.correct)
+        name: cal.ece(s)
         if metric == "ece"
         else float(getattr(s, "correct" if metric == "accuracy" else metric).mean())
         for name, s in models.items()
@@ -129,11 +130,11 @@ def groups(
     for name in sorted(models, key=lambda m: -value[m] if metric == "accuracy" else value[m]):
         if found:
             first = models[found[-1][0]]
-            pair: Difference | cal.PairedDifference
+            pair: Difference | PairedDifference
             if metric == "ece":
                 pair = ece_difference(models[name], first, n_resamples=n_resamples, seed=seed)
             else:
-                pair = cal.paired_difference_of_scores(
+                pair = cal.paired_difference(
                     models[name], first, metric=metric, n_resamples=n_resamples, seed=seed
                 )
             if not pair.distinguishable:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from calift_core import calibration as cal
 from calift_core.calibration.calibrators import CALIBRATORS
+from calift_core.calibration.measures import debiased_squared_error
 
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -137,15 +138,18 @@ def interval_coverage(
     for repeat in range(repeats):
         values = CONFIDENCES[confidences](rng, n)
         correct = rng.random(n) < TRUTHS[truth](values)
-        edges = cal.bin_edges(values, 15, scheme)
+        edges = cal.bin_edges(values, cal.Binning(15, scheme))
         gap, share = population.means(edges)
         used = np.bincount(cal.assign_bins(values, edges), minlength=len(gap)) > 0
         gap, share = np.abs(gap[used & (share > 0)]), share[used & (share > 0)]
         targets.append(
             gap @ share if norm == "l1" else np.sqrt(gap**2 @ share) if norm == "l2" else gap.max()
         )
-        ends = cal.interval_from_confidence(
-            values, correct, scheme=scheme, norm=norm, n_resamples=n_resamples, seed=repeat
+        ends = cal.interval(
+            cal.TopLabel(values, correct),
+            cal.Binning(scheme=scheme, norm=norm),
+            n_resamples=n_resamples,
+            seed=repeat,
         )
         low.append(ends[0])
         high.append(ends[1])
@@ -207,9 +211,7 @@ def pair_coverage(
         found = (
             first_rules.ece_difference(*scores, n_resamples=n_resamples, seed=repeat)
             if first_rule
-            else cal.paired_difference_of_scores(
-                *scores, metric=metric, n_resamples=n_resamples, seed=repeat
-            )
+            else cal.paired_difference(*scores, metric=metric, n_resamples=n_resamples, seed=repeat)
         )
         truth = 0.0
         if metric != "accuracy":
@@ -262,7 +264,7 @@ def saturated_coverage(
         gap, share = gap[share > 0], share[share > 0]
         targets.append(float(np.abs(gap) @ share if norm == "l1" else np.sqrt(gap**2 @ share)))
         with first_rules.first_interval() if first_rule else nullcontext():
-            ends = cal.interval_from_confidence(values, correct, norm=norm, seed=repeat)
+            ends = cal.interval(cal.TopLabel(values, correct), cal.Binning(norm=norm), seed=repeat)
         low.append(ends[0])
         high.append(ends[1])
     return _coverage(low, high, targets)
@@ -326,7 +328,7 @@ def best_models(
             groups = first_rules.groups(models, metric=metric, n_resamples=n_resamples, seed=repeat)
             best.append(groups[0])
         else:
-            found = cal.model_confidence_set_of_scores(
+            found = cal.model_confidence_set(
                 models, metric="squared_ece" if metric == "ece" else metric,
                 n_resamples=n_resamples, seed=repeat,
             )  # fmt: skip
@@ -389,7 +391,9 @@ def promised_power(
             )
             promises.append(first_rules.samples_needed(found, difference))
         else:
-            plan = cal.SquaredPlan(cal.SquaredError(*a), cal.SquaredError(*b))
+            plan = cal.SquaredPlan(
+                cal.SquaredError(cal.TopLabel(*a)), cal.SquaredError(cal.TopLabel(*b))
+            )
             promises.append(plan.needed(difference))
         for repeat in range(repeats):
             _, a, b = _outcomes(rng, promises[-1], pair)
@@ -397,7 +401,7 @@ def promised_power(
             if first_rule:
                 called += first_rules.ece_difference(*scores, n_resamples=200, seed=repeat).low > 0
             else:
-                called += cal.paired_difference_of_scores(*scores).low > 0
+                called += cal.paired_difference(*scores).low > 0
     return Promise(int(np.median(promises)), called / (pilots * repeats))
 
 
@@ -425,8 +429,9 @@ def debiased(n: int, *, repeats: int, seed: int = 0) -> Debiased:
     for repeat in range(repeats):
         values = rng.beta(5, 1.0, n)
         correct = rng.random(n) < values
-        squared[repeat] = cal.debiased_squared_error_from_confidence(values, correct)
-        plain[repeat] = cal.debiased_calibration_error_from_confidence(values, correct)
+        scores = cal.TopLabel(values, correct)
+        squared[repeat] = debiased_squared_error(scores)
+        plain[repeat] = cal.debiased_calibration_error(scores)
     return Debiased(
         float((squared < 0).mean()),
         float(np.median(plain)),
@@ -460,8 +465,9 @@ def calibrated_views(kind: str, n: int, *, repeats: int, seed: int = 0) -> dict[
             else:
                 confidences = calibrator.transform(logits).max(axis=1)
             correct = logits.argmax(axis=1) == labels
-            floor = cal.null_floor_from_confidence(confidences, n_resamples=50, seed=repeat)
-            found.setdefault(name, []).append(cal.ece_from_confidence(confidences, correct))
+            scores = cal.TopLabel(confidences, correct)
+            floor = cal.null_floor(scores, n_resamples=50, seed=repeat)
+            found.setdefault(name, []).append(cal.ece(scores))
             found.setdefault(f"{name}_floor", []).append(floor.mean)
     return {name: float(np.mean(values)) for name, values in found.items()}
 
@@ -485,8 +491,10 @@ def bin_coverage(
     held = inside = bins = 0
     for repeat in range(repeats):
         values = CONFIDENCES[confidences](rng, n)
-        curve = cal.reliability_curve_from_confidence(
-            values, rng.random(n) < TRUTHS[truth](values), scheme=scheme, seed=repeat
+        curve = cal.reliability_curve(
+            cal.TopLabel(values, rng.random(n) < TRUTHS[truth](values)),
+            cal.Binning(scheme=scheme),
+            seed=repeat,
         )
         rate, share = population.means(np.append(curve.lower, 1.0))
         used = (curve.count > 0) & (share > 0)
@@ -505,8 +513,8 @@ def floors(n: int, *, repeats: int, seed: int = 0) -> dict[str, float]:
         values = rng.beta(5, 1.0, n)
         correct = rng.random(n) < values
         for scheme in ("equal_width", "equal_mass"):
-            found[scheme].append(cal.ece_from_confidence(values, correct, scheme=scheme))
-        found["smooth_ece"].append(cal.smooth_ece_from_confidence(values, correct))
+            found[scheme].append(cal.ece(cal.TopLabel(values, correct), cal.Binning(scheme=scheme)))
+        found["smooth_ece"].append(cal.smooth_ece(cal.TopLabel(values, correct)))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
@@ -519,7 +527,7 @@ def batch_bias(n: int, sizes: Sequence[int], *, repeats: int, seed: int = 0) -> 
         correct = rng.random(n) < values
         for size in found:
             found[size].append(
-                cal.ece_batch_averaged_from_confidence(values, correct, batch_size=size or n)
+                cal.ece_batch_averaged(cal.TopLabel(values, correct), batch_size=size or n)
             )
     return {size: float(np.mean(values)) for size, values in found.items()}
 

@@ -3,7 +3,7 @@
 **Intervals.** Two rows are compared in pairs, on the same images and seeds, by a bootstrap over
 source images (each with all its corruptions: a cluster) and seeds together (basic bootstrap). Bins
 are cut once per run and set. OOD ECE is shown, and decided on the debiased squared L2 error, whose
-bias is known (`calift_core.calibration.compare.SquaredError`). Drawing S seeds with replacement
+bias is known (`calift_core.calibration.squared.SquaredError`). Drawing S seeds with replacement
 understates their spread by (S − 1)/S, so seed draws are stretched by √(S/(S − 1)). Intervals of
 pairs are plain 95 % intervals, not corrected for how many there are. The sets of rows any of which
 may be the best are: they are model confidence sets, on the same draws.
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.calibration import SquaredError, ece_from_confidence, top_label
+from calift_core.calibration import SquaredError, TopLabel, ece, score_probs
 from calift_core.calibration.compare import eliminate
 from calift_core.predictions import read_predictions
 
@@ -88,9 +88,9 @@ def load_judged(folder: Path, sets: Sequence[str]) -> Judged:
         if ids is not None and not np.array_equal(ids, p.ids[order]):
             raise ValueError(f"{folder.name}: {name} has other source images than {sets[0]}")
         ids = p.ids[order]
-        c, r = top_label(p.probs(), p.labels)
-        confidences.append(c[order])
-        correct.append(r[order])
+        scores = score_probs(p.probs(), p.labels).take(order)
+        confidences.append(scores.confidences)
+        correct.append(scores.correct)
     assert ids is not None
     return Judged(ids, np.array(confidences), np.array(correct))
 
@@ -115,8 +115,9 @@ def resampled(judged: Judged, images: Doubles) -> Resampled:
     """What the draws make of a run; bins are cut once, on the data as they are."""
     eces, squared = [], []
     for confidences, correct in zip(judged.confidences, judged.correct, strict=True):
-        eces.append(ece_from_confidence(confidences, correct))
-        error = SquaredError(confidences, correct)
+        scores = TopLabel(confidences, correct)
+        eces.append(ece(scores))
+        error = SquaredError(scores)
         noise = error.noise(images[1:])
         squared.append(error.value + np.concatenate([[0.0], noise - noise.mean()]))
     return Resampled(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from calift_core.calibration import SquaredError, ece_from_confidence, paired_difference
+from calift_core.calibration import SquaredError, TopLabel, ece, paired_difference, score_probs
 from calift_core.clip import load_clip
 from calift_core.errors import CaliftError, DataUnavailableError
 
@@ -46,10 +46,12 @@ def test_resampled__the_first_row_is_the_data_as_they_are() -> None:
     draws = tables.make_draws(300, 3, n_resamples=4)
     found = tables.resampled(judged, draws.images)
     each = list(zip(judged.confidences, judged.correct, strict=True))
-    eces = [ece_from_confidence(c, r) for c, r in each]
+    eces = [ece(TopLabel(c, r)) for c, r in each]
     assert found.ece == pytest.approx(np.mean(eces), abs=1e-12)
     assert found.accuracy[0] == pytest.approx(judged.correct.mean(), abs=1e-12)
-    assert found.squared[0] == pytest.approx(np.mean([SquaredError(*e).value for e in each]))
+    assert found.squared[0] == pytest.approx(
+        np.mean([SquaredError(TopLabel(*e)).value for e in each])
+    )
     assert found.squared[1:].mean() == pytest.approx(found.squared[0])
 
 
@@ -122,7 +124,7 @@ def test_difference__agrees_with_the_paired_difference_of_the_library() -> None:
         return np.stack([1 - p, p], axis=1)
 
     a, b = probs(4.0), probs(1.5)
-    expected = paired_difference(a, b, labels)
+    expected = paired_difference(score_probs(a, labels), score_probs(b, labels))
     draws = tables.make_draws(n, 1, n_resamples=2000)
     ids = np.array([str(i) for i in range(n)])
     of_a, of_b = (

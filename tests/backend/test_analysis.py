@@ -20,6 +20,7 @@ from backend.artifacts import publish_artifact
 from calift_core import calibration
 from calift_core.predictions import read_predictions, write_predictions
 from calift_core.schema.report import Report, Summary
+from calift_core.schema.wire import AskedBinning
 from calift_core.slices import Samples, matching
 from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
 from tests.support import said
@@ -407,14 +408,19 @@ def test_calibrator__is_fitted_on_the_runs_own_calibration_split(
         services.artifacts.path(services.store.results.predictions_of(e["id"]).sha256)
     )
     probs = expected.transform(stored.logits)
-    assert effect["after"]["nll"] == pytest.approx(calibration.nll(probs, stored.labels), rel=1e-5)
+    assert effect["after"]["nll"] == pytest.approx(
+        calibration.nll(calibration.score_probs(probs, stored.labels)), rel=1e-5
+    )
     if kind in ("histogram", "isotonic"):  # of the top label: the predicted class stays
         confidences = expected.confidences(stored.logits)  # type: ignore[attr-defined]
         correct = stored.logits.argmax(axis=1) == stored.labels
         assert effect["after"]["accuracy"] == effect["before"]["accuracy"]
     else:
-        confidences, correct = calibration.top_label(probs, stored.labels)
-    error = calibration.ece_from_confidence(confidences, correct, n_bins=e["ece"]["n_bins"])
+        scores = calibration.score_probs(probs, stored.labels)
+        confidences, correct = scores.confidences, scores.correct
+    error = calibration.ece(
+        calibration.TopLabel(confidences, correct), calibration.Binning(n_bins=e["ece"]["n_bins"])
+    )
     assert effect["after"]["ece"] == pytest.approx(error, abs=1e-6)
     assert effect["before"] == get(api, f"/evaluations/{e['id']}/reliability")
     overlay = get(api, f"/evaluations/{e['id']}/reliability", calibrator=kind)
@@ -671,12 +677,18 @@ def test_client__asks_what_the_routes_take(
     run_id = make_run()
     e, shift = client.run_evaluations(run_id)[:2]
     assert client.reliability(e.id, calibrator="temperature").calibrator.oracle is False
-    assert client.measures(e.id, n_bins=8, norm="l2", classwise=False).measures
+    assert client.measures(
+        e.id, binning=AskedBinning(n_bins=8, norm="l2"), classwise=False
+    ).measures
     assert client.audit(e.id, temperature=2.0).temperature == 2
-    page = client.slices(e.id, by="confidence", where="correct", n_bins=4, sort="n", limit=2)
+    page = client.slices(
+        e.id, by="confidence", where="correct", binning=AskedBinning(n_bins=4), sort="n", limit=2
+    )
     assert (page.total, len(page.items), page.where) == (4, 2, "correct")
     assert client.run_slices(run_id, where="correct", role=["shift"]).total == 1
-    wide = client.run_slices(run_id, n_bins=3, scheme="equal_width", norm="l2")
+    wide = client.run_slices(
+        run_id, binning=AskedBinning(n_bins=3, scheme="equal_width", norm="l2")
+    )
     assert (wide.scheme, wide.norm, {s.n_bins for s in wide.items}) == ("equal_width", "l2", {3})
     effect = client.calibrate(e.id, "isotonic", fit_on=shift.id, oracle=True)
     assert effect.calibrator.oracle

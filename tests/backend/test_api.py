@@ -790,11 +790,14 @@ def test_reliability__is_that_of_the_stored_predictions(
     ):
         got = api.get(path, params=query).json()
         expected = calibration.ece(
-            predictions.probs(float(query.get("temperature", 1.0))),
-            predictions.labels,
-            n_bins=int(query.get("n_bins", 15)),
-            scheme=query.get("scheme", "equal_mass"),  # type: ignore[arg-type]
-            norm=query.get("norm", "l1"),  # type: ignore[arg-type]
+            calibration.score_probs(
+                predictions.probs(float(query.get("temperature", 1.0))), predictions.labels
+            ),
+            calibration.Binning(
+                n_bins=int(query.get("n_bins", 15)),
+                scheme=query.get("scheme", "equal_mass"),
+                norm=query.get("norm", "l1"),
+            ),
         )
         assert got["ece"] == pytest.approx(expected), query
         assert api.get(path, params=query).json() == got

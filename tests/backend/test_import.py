@@ -32,6 +32,7 @@ from calift_core.importing import (
 )
 from calift_core.predictions import read_predictions, read_top_k, top_k, write_predictions
 from calift_core.schema.report import Report
+from calift_core.schema.wire import AskedBinning
 from tests.conftest import example_evaluation, example_predictions, spec_of
 
 PATH = "/api/v1/predictions"
@@ -95,9 +96,15 @@ def test_import__digits_of_scikit_learn_are_a_run_like_any_other(
     (evaluation,) = client.run_evaluations(run.id)
     assert evaluation.n == len(labels)
     assert evaluation.accuracy == (probs.argmax(1) == labels).mean()
-    measured = client.reliability(evaluation.id, n_bins=10, scheme="equal_width")
+    measured = client.reliability(
+        evaluation.id, binning=AskedBinning(n_bins=10, scheme="equal_width")
+    )
     assert measured.ece == pytest.approx(
-        calibration.ece(probs, labels, n_bins=10, scheme="equal_width"), abs=1e-6
+        calibration.ece(
+            calibration.score_probs(probs, labels),
+            calibration.Binning(n_bins=10, scheme="equal_width"),
+        ),
+        abs=1e-6,
     )
     assert client.reliability(evaluation.id, temperature=2.0).temperature == 2.0
     saved = read_predictions(client.download_predictions(evaluation.id, tmp_path / "p.parquet"))
@@ -187,7 +194,9 @@ def test_import__the_largest_logits_alone_give_scores_at_temperature_one(
     run = client.import_predictions(tmp_path / "x.parquet", keep=3)
     (evaluation,) = client.run_evaluations(run.id)
     assert evaluation.classwise_ece is None
-    assert evaluation.nll == pytest.approx(calibration.nll(whole.probs(), whole.labels), rel=1e-5)
+    assert evaluation.nll == pytest.approx(
+        calibration.nll(calibration.score_probs(whole.probs(), whole.labels)), rel=1e-5
+    )
     saved = read_top_k(client.download_predictions(evaluation.id, tmp_path / "y.parquet"))
     assert np.array_equal(saved.logits, top_k(whole, 3).logits)
     assert client.reliability(evaluation.id).n == len(whole)

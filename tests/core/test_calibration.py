@@ -12,6 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from calift_core import calibration as cal
+from calift_core.calibration.measures import brier_decomposition, debiased_squared_error
+from calift_core.calibration.smooth import smooth_ece_at
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
 Floats = npt.NDArray[np.floating]
@@ -28,6 +30,11 @@ def simulate(
     truth = cal.softmax(logits, true_temperature).cumsum(axis=1)
     labels = (truth < rng.random((n, 1)) * truth[:, -1:]).sum(axis=1)
     return cal.softmax(logits), labels
+
+
+def top_label(probs: Floats, labels: Ints) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    scores = cal.score_probs(probs, labels)
+    return scores.confidences, scores.correct
 
 
 @st.composite
@@ -61,8 +68,8 @@ norms: st.SearchStrategy[cal.Norm] = st.sampled_from(["l1", "l2", "max"])
 def test_bins__cover_zero_to_one_and_keep_every_sample(
     case: Case, n_bins: int, scheme: cal.Scheme
 ) -> None:
-    confidences, _ = cal.top_label(*case)
-    edges = cal.bin_edges(confidences, n_bins, scheme)
+    confidences = cal.score_probs(*case).confidences
+    edges = cal.bin_edges(confidences, cal.Binning(n_bins, scheme))
     assert edges[0] == 0
     assert edges[-1] == 1
     assert (np.diff(edges) > 0).all()
@@ -76,8 +83,8 @@ def test_bins__cover_zero_to_one_and_keep_every_sample(
 @settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
 def test_bins__ties_never_straddle(case: Case, n_bins: int, scheme: cal.Scheme) -> None:
-    confidences, _ = cal.top_label(*case)
-    index = cal.assign_bins(confidences, cal.bin_edges(confidences, n_bins, scheme))
+    confidences = cal.score_probs(*case).confidences
+    index = cal.assign_bins(confidences, cal.bin_edges(confidences, cal.Binning(n_bins, scheme)))
     for value in np.unique(confidences):
         assert len(np.unique(index[confidences == value])) == 1
 
@@ -94,7 +101,7 @@ def test_bins__equal_mass_differs_by_at_most_one_without_ties(
 ) -> None:
     confidences = np.random.default_rng(seed).random(n).astype(dtype)
     assume(len(np.unique(confidences)) == n)
-    edges = cal.bin_edges(confidences, n_bins)
+    edges = cal.bin_edges(confidences, cal.Binning(n_bins))
     counts = np.bincount(cal.assign_bins(confidences, edges), minlength=len(edges) - 1)
     assert len(counts) == min(n, n_bins)
     assert counts.max() - counts.min() <= 1
@@ -102,13 +109,13 @@ def test_bins__equal_mass_differs_by_at_most_one_without_ties(
 
 def test_bins__inner_edges_belong_to_the_lower_bin() -> None:
     confidences = np.array([0.0, 0.1, 0.2, 0.3, 0.30000000000000004, 0.7, 1.0])
-    edges = cal.bin_edges(confidences, 10, "equal_width")
+    edges = cal.bin_edges(confidences, cal.Binning(10, "equal_width"))
     assert cal.assign_bins(confidences, edges).tolist() == [0, 0, 1, 2, 3, 6, 9]
 
 
 def test_bins__all_equal_confidences_make_one_bin() -> None:
     for value in (0.25, 1.0):
-        assert cal.bin_edges(np.full(9, value), 15).tolist() == [0, 1]
+        assert cal.bin_edges(np.full(9, value), cal.Binning(15)).tolist() == [0, 1]
 
 
 # Measures: relations
@@ -124,18 +131,22 @@ def test_measures__do_not_depend_on_the_order_of_the_samples(
 
     def values(p: Floats, y: Ints) -> list[float]:
         return [
-            cal.ece(p, y, n_bins=n_bins, scheme=scheme),
-            cal.ece(p, y, n_bins=n_bins, scheme=scheme, norm="l2"),
-            cal.mce(p, y, n_bins=n_bins, scheme=scheme),
-            cal.classwise_ece(p, y, n_bins=n_bins, scheme=scheme),
-            cal.debiased_calibration_error(p, y, n_bins=n_bins, scheme=scheme),
-            cal.smooth_ece(p, y),
-            cal.ks_error(p, y),
-            cal.aurc(p, y),
-            cal.nll(p, y),
-            cal.brier(p, y),
-            cal.mean_per_class_accuracy(p, y),
-            *cal.over_under_confidence(p, y, n_bins=n_bins, scheme=scheme),
+            cal.ece(cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme)),
+            cal.ece(cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme, norm="l2")),
+            cal.mce(cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme)),
+            cal.classwise_ece(p, y, cal.Binning(n_bins=n_bins, scheme=scheme)),
+            cal.debiased_calibration_error(
+                cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme)
+            ),
+            cal.smooth_ece(cal.score_probs(p, y)),
+            cal.ks_error(cal.score_probs(p, y)),
+            cal.aurc(cal.score_probs(p, y)),
+            cal.nll(cal.score_probs(p, y)),
+            cal.brier(cal.score_probs(p, y)),
+            cal.mean_per_class_accuracy(cal.score_probs(p, y)),
+            *cal.over_under_confidence(
+                cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme)
+            ),
         ]
 
     np.testing.assert_allclose(
@@ -160,12 +171,14 @@ def test_softmax__temperature_keeps_the_argmax_and_the_rows_sum_to_one(
 def test_reliability_curve__its_weighted_gaps_are_the_ece(
     case: Case, n_bins: int, scheme: cal.Scheme
 ) -> None:
-    curve = cal.reliability_curve(*case, n_bins=n_bins, scheme=scheme, n_resamples=3)
+    curve = cal.reliability_curve(
+        cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme), n_resamples=3
+    )
     filled = curve.count > 0
     weights = curve.count[filled] / curve.n
     assert curve.count.sum() == len(case[1])
     assert np.abs(curve.gap[filled]) @ weights == pytest.approx(
-        cal.ece(*case, n_bins=n_bins, scheme=scheme)
+        cal.ece(cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme))
     )
     for points in (curve.mean_confidence, curve.accuracy, curve.interval_low, curve.band_low):
         assert np.isnan(points[~filled]).all()
@@ -182,11 +195,15 @@ def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(
     case: Case, batch_size: int, n_bins: int
 ) -> None:
     probs, labels = case
-    whole = cal.ece(probs, labels, n_bins=n_bins, scheme="equal_width")
+    whole = cal.ece(
+        cal.score_probs(probs, labels), cal.Binning(n_bins=n_bins, scheme="equal_width")
+    )
     starts = range(0, len(labels), batch_size)
     batches = [(probs[s : s + batch_size], labels[s : s + batch_size]) for s in starts]
     weighted = sum(
-        cal.ece(p, y, n_bins=n_bins, scheme="equal_width") * len(y) / len(labels)
+        cal.ece(cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme="equal_width"))
+        * len(y)
+        / len(labels)
         for p, y in batches
     )
     assert whole <= weighted + 1e-12
@@ -194,23 +211,26 @@ def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(
 
 @settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, coverage=st.floats(0.01, 1))
-def test_measures__both_forms_agree(case: Case, n_bins: int, coverage: float) -> None:
-    top = cal.top_label(*case)
-    bins = {"n_bins": n_bins}
+def test_measures__take_scores_and_top_labels_alike(
+    case: Case, n_bins: int, coverage: float
+) -> None:
+    scores = cal.score_probs(*case)
+    top = cal.TopLabel(scores.confidences, scores.correct)
+    binned = {"binning": cal.Binning(n_bins)}
     for name, options in {
-        "ece": bins,
-        "mce": bins,
-        "debiased_calibration_error": bins,
-        "over_under_confidence": bins,
-        "ece_batch_averaged": {"batch_size": 7, **bins},
+        "ece": binned,
+        "mce": binned,
+        "debiased_calibration_error": binned,
+        "over_under_confidence": binned,
+        "ece_batch_averaged": {"batch_size": 7, "n_bins": n_bins},
         "risk_at_coverage": {"coverage": coverage},
         "smooth_ece": {},
         "ks_error": {},
         "aurc": {},
         "ece_lower_bound": {},
     }.items():
-        whole, twin = getattr(cal, name), getattr(cal, f"{name}_from_confidence")
-        assert whole(*case, **options) == twin(*top, **options)
+        measure = getattr(cal, name)
+        assert measure(scores, **options) == measure(top, **options)
 
 
 @settings(deadline=None)
@@ -218,7 +238,7 @@ def test_measures__both_forms_agree(case: Case, n_bins: int, coverage: float) ->
 def test_ece_batch_averaged__weighs_batches_by_size_and_bins_by_their_lower_edge(
     case: Case, n_bins: int, batch_size: int
 ) -> None:
-    confidences, correct = cal.top_label(*case)
+    confidences, correct = top_label(*case)
     edges = np.arange(1, n_bins + 1) / n_bins
     total = 0.0
     for start in range(0, len(correct), batch_size):
@@ -228,9 +248,9 @@ def test_ece_batch_averaged__weighs_batches_by_size_and_bins_by_their_lower_edge
             below = sum(float(edge) <= confidence for edge in edges)  # n_bins at confidence 1
             gaps[below] = gaps.get(below, 0.0) + confidence - hit
         total += sum(abs(gap) for gap in gaps.values())
-    assert cal.ece_batch_averaged(*case, batch_size=batch_size, n_bins=n_bins) == pytest.approx(
-        total / len(correct), abs=1e-12
-    )
+    assert cal.ece_batch_averaged(
+        cal.score_probs(*case), batch_size=batch_size, n_bins=n_bins
+    ) == pytest.approx(total / len(correct), abs=1e-12)
 
 
 @settings(deadline=None)
@@ -239,14 +259,17 @@ def test_ece__norms_are_ordered_and_the_split_adds_up(
     case: Case, n_bins: int, scheme: cal.Scheme
 ) -> None:
     l1, l2, largest = (
-        cal.ece(*case, n_bins=n_bins, scheme=scheme, norm=norm) for norm in ("l1", "l2", "max")
+        cal.ece(cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme, norm=norm))
+        for norm in ("l1", "l2", "max")
     )
     assert 0 <= l1 <= l2 + 1e-12 <= largest + 2e-12 <= 1 + 3e-12
-    assert largest == cal.mce(*case, n_bins=n_bins, scheme=scheme)
-    over, under = cal.over_under_confidence(*case, n_bins=n_bins, scheme=scheme)
+    assert largest == cal.mce(cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme))
+    over, under = cal.over_under_confidence(
+        cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme)
+    )
     assert over + under == pytest.approx(l1)
     probs, labels = case
-    mean_gap = float(probs.max(axis=1).mean()) - cal.accuracy(probs, labels)
+    mean_gap = float(probs.max(axis=1).mean()) - cal.accuracy(cal.score_probs(probs, labels))
     assert over - under == pytest.approx(mean_gap, abs=1e-9)
     assert l1 >= abs(mean_gap) - 1e-9
 
@@ -254,8 +277,8 @@ def test_ece__norms_are_ordered_and_the_split_adds_up(
 @settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
 def test_brier_decomposition__parts_add_up(case: Case, n_bins: int, scheme: cal.Scheme) -> None:
-    parts = cal.brier_decomposition(*case, n_bins=n_bins, scheme=scheme)
-    assert parts["brier"] == pytest.approx(cal.brier(*case))
+    parts = brier_decomposition(*case, cal.Binning(n_bins=n_bins, scheme=scheme))
+    assert parts["brier"] == pytest.approx(cal.brier(cal.score_probs(*case)))
     assert parts["calibration"] + parts["refinement"] == pytest.approx(parts["brier"])
     assert parts["uncertainty"] - parts["resolution"] + parts["within_bin"] == pytest.approx(
         parts["refinement"]
@@ -266,7 +289,7 @@ def test_brier_decomposition__parts_add_up(case: Case, n_bins: int, scheme: cal.
 def test_brier_decomposition__nothing_is_within_bins_of_one_value_each() -> None:
     probs = np.repeat([[0.8, 0.2], [0.4, 0.6]], 10, axis=0)
     labels = np.array([0] * 7 + [1] * 3 + [0] * 5 + [1] * 5)
-    parts = cal.brier_decomposition(probs, labels, n_bins=10, scheme="equal_width")
+    parts = brier_decomposition(probs, labels, cal.Binning(n_bins=10, scheme="equal_width"))
     assert parts["within_bin"] == pytest.approx(0, abs=1e-12)
     assert parts["calibration"] == pytest.approx(2 * (0.5 * 0.1**2 + 0.5 * 0.1**2))
     assert parts["uncertainty"] == pytest.approx(2 * 0.6 * 0.4)
@@ -278,11 +301,15 @@ def test_brier_decomposition__nothing_is_within_bins_of_one_value_each() -> None
 def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case: Case, k: int) -> None:
     probs, labels = case
     k = min(k, probs.shape[1])
-    assert cal.top_k_accuracy(probs, labels, k=1) == cal.accuracy(probs, labels)
-    assert cal.top_k_accuracy(probs, labels, k=k) >= cal.accuracy(probs, labels)
-    assert cal.top_k_accuracy(probs, labels, k=probs.shape[1]) == 1
+    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=1) == cal.accuracy(
+        cal.score_probs(probs, labels)
+    )
+    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=k) >= cal.accuracy(
+        cal.score_probs(probs, labels)
+    )
+    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=probs.shape[1]) == 1
     order = np.argsort(-probs, axis=1, kind="stable")[:, :k]
-    assert cal.top_k_accuracy(probs, labels, k=k) == pytest.approx(
+    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=k) == pytest.approx(
         float((order == labels[:, None]).any(axis=1).mean())
     )
 
@@ -290,8 +317,10 @@ def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case: Case, k: int)
 @settings(deadline=None)
 @given(case=cases())
 def test_risk_at_coverage__full_coverage_is_the_error_rate(case: Case) -> None:
-    assert cal.risk_at_coverage(*case, coverage=1.0) == pytest.approx(1 - cal.accuracy(*case))
-    assert 0 <= cal.aurc(*case) <= 1
+    assert cal.risk_at_coverage(cal.score_probs(*case), coverage=1.0) == pytest.approx(
+        1 - cal.accuracy(cal.score_probs(*case))
+    )
+    assert 0 <= cal.aurc(cal.score_probs(*case)) <= 1
 
 
 @settings(deadline=None)
@@ -302,15 +331,16 @@ def test_classwise_ece__equals_one_binary_problem_per_class(
     probs, labels = case
     values = np.array(
         [
-            cal.ece_from_confidence(
-                probs[:, c], labels == c, n_bins=n_bins, scheme=scheme, norm=norm
+            cal.ece(
+                cal.TopLabel(probs[:, c], labels == c),
+                cal.Binning(n_bins=n_bins, scheme=scheme, norm=norm),
             )
             for c in range(probs.shape[1])
         ]
     )
     expected = {"l1": values.mean(), "l2": np.sqrt((values**2).mean()), "max": values.max()}
     assert cal.classwise_ece(
-        probs, labels, n_bins=n_bins, scheme=scheme, norm=norm
+        probs, labels, cal.Binning(n_bins=n_bins, scheme=scheme, norm=norm)
     ) == pytest.approx(expected[norm], abs=1e-12)
 
 
@@ -321,16 +351,16 @@ def test_ece__confidence_of_exactly_one_falls_in_last_bin() -> None:
     # (0.5, 1] holds 0.8 right, 1.0 and 1.0 wrong; (0, 0.5] holds 0.5 right.
     confidences = np.array([1.0, 1.0, 0.8, 0.5])
     correct = np.array([False, False, True, True])
-    curve = cal.reliability_curve_from_confidence(
-        confidences, correct, n_bins=2, scheme="equal_width"
+    curve = cal.reliability_curve(
+        cal.TopLabel(confidences, correct), cal.Binning(n_bins=2, scheme="equal_width")
     )
     assert curve.count.tolist() == [1, 3]
     np.testing.assert_allclose(curve.gap, [-0.5, 2.8 / 3 - 1 / 3])
-    assert cal.ece_from_confidence(
-        confidences, correct, n_bins=2, scheme="equal_width"
+    assert cal.ece(
+        cal.TopLabel(confidences, correct), cal.Binning(n_bins=2, scheme="equal_width")
     ) == pytest.approx(0.25 * 0.5 + 0.75 * 0.6)
-    assert cal.ece_from_confidence(
-        confidences, correct, n_bins=2, scheme="equal_width", norm="max"
+    assert cal.ece(
+        cal.TopLabel(confidences, correct), cal.Binning(n_bins=2, scheme="equal_width", norm="max")
     ) == pytest.approx(0.6)
 
 
@@ -338,8 +368,8 @@ def test_mce__a_certain_and_wrong_sample_shares_the_last_bin() -> None:
     # A bin of its own for 1.0 would report 0.9 − 0 and 1 − 1 apart instead of one gap.
     confidences = np.array([0.92, 0.94, 0.96, 1.0])
     correct = np.array([False, False, False, True])
-    value = cal.ece_from_confidence(
-        confidences, correct, n_bins=10, scheme="equal_width", norm="max"
+    value = cal.ece(
+        cal.TopLabel(confidences, correct), cal.Binning(n_bins=10, scheme="equal_width", norm="max")
     )
     assert value == pytest.approx(0.955 - 0.25)
 
@@ -347,24 +377,24 @@ def test_mce__a_certain_and_wrong_sample_shares_the_last_bin() -> None:
 def test_mce__bins_below_min_count_are_left_out() -> None:
     probs = np.array([[0.95, 0.05]] * 9 + [[0.55, 0.45]])
     labels = np.array([0] * 9 + [1])
-    options = {"n_bins": 10, "scheme": "equal_width"}
-    assert cal.mce(probs, labels, **options) == pytest.approx(0.55)
-    assert cal.mce(probs, labels, **options, min_count=2) == pytest.approx(0.05)
-    assert math.isnan(cal.mce(probs, labels, **options, min_count=10))
+    binning = cal.Binning(10, "equal_width")
+    assert cal.mce(cal.score_probs(probs, labels), binning) == pytest.approx(0.55)
+    assert cal.mce(cal.score_probs(probs, labels), binning, min_count=2) == pytest.approx(0.05)
+    assert math.isnan(cal.mce(cal.score_probs(probs, labels), binning, min_count=10))
 
 
 def test_ks_error__is_the_largest_step_of_the_cumulative_gap() -> None:
     confidences = np.array([0.9, 0.6, 0.6, 0.7])
     correct = np.array([True, False, True, False])
     # sorted: 0.6 twice (+0.6 − 0.4 = +0.2), 0.7 (+0.7 → 0.9), 0.9 right (−0.1 → 0.8)
-    assert cal.ks_error_from_confidence(confidences, correct) == pytest.approx(0.9 / 4)
+    assert cal.ks_error(cal.TopLabel(confidences, correct)) == pytest.approx(0.9 / 4)
 
 
 def test_aurc__hand_case_with_a_tie() -> None:
     confidences = np.array([0.9, 0.8, 0.8, 0.5])
     correct = np.array([True, True, False, False])
     # errors by rank 0, ½, ½, 1 → risks 0, ¼, ⅓, ½
-    assert cal.aurc_from_confidence(confidences, correct) == pytest.approx(
+    assert cal.aurc(cal.TopLabel(confidences, correct)) == pytest.approx(
         (0 + 1 / 4 + 1 / 3 + 1 / 2) / 4
     )
 
@@ -372,26 +402,33 @@ def test_aurc__hand_case_with_a_tie() -> None:
 def test_risk_at_coverage__keeps_the_most_confident() -> None:
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     labels = np.array([0, 0, 1, 1])
-    found = [cal.risk_at_coverage(probs, labels, coverage=c) for c in (0.25, 0.5, 0.75, 1.0)]
+    found = [
+        cal.risk_at_coverage(cal.score_probs(probs, labels), coverage=c)
+        for c in (0.25, 0.5, 0.75, 1.0)
+    ]
     assert found == pytest.approx([0, 0, 1 / 3, 1 / 2])
     with pytest.raises(SpecError, match=r"coverage .* got 0"):
-        cal.risk_at_coverage(probs, labels, coverage=0)
+        cal.risk_at_coverage(cal.score_probs(probs, labels), coverage=0)
 
 
 def test_nll__a_probability_of_zero_stays_finite() -> None:
     probs = np.array([[1.0, 0.0]])
-    assert cal.nll(probs, np.array([1])) == pytest.approx(-np.log(np.finfo(np.float32).tiny))
+    assert cal.nll(cal.score_probs(probs, np.array([1]))) == pytest.approx(
+        -np.log(np.finfo(np.float32).tiny)
+    )
 
 
 def test_mean_per_class_accuracy__absent_classes_do_not_count() -> None:
     probs = np.eye(3)[[0, 0, 0, 2]]
-    assert cal.mean_per_class_accuracy(probs, np.array([0, 0, 1, 2])) == pytest.approx(2 / 3)
+    assert cal.mean_per_class_accuracy(
+        cal.score_probs(probs, np.array([0, 0, 1, 2]))
+    ) == pytest.approx(2 / 3)
 
 
 def test_debiased_squared_error__hand_case() -> None:
     confidences, correct = np.full(10, 0.8), np.array([True] * 6 + [False] * 4)
-    assert cal.debiased_squared_error_from_confidence(
-        confidences, correct, n_bins=1
+    assert debiased_squared_error(
+        cal.TopLabel(confidences, correct), cal.Binning(n_bins=1)
     ) == pytest.approx(0.2**2 - 0.6 * 0.4 / 9)
 
 
@@ -423,17 +460,17 @@ def test_ece__inputs_that_break_the_contract_are_named(
     probs: Floats, labels: Ints, message: str
 ) -> None:
     with pytest.raises(PredictionsError, match=message):
-        cal.ece(probs, labels)
+        cal.ece(cal.score_probs(probs, labels))
 
 
 def test_ece__bad_options_are_named() -> None:
     probs, labels = simulate(10, 3, 0)
     with pytest.raises(SpecError, match="n_bins must be ≥ 1, got 0"):
-        cal.ece(probs, labels, n_bins=0)
+        cal.ece(cal.score_probs(probs, labels), cal.Binning(n_bins=0))
     with pytest.raises(UnknownNameError, match="equal_mass, equal_width"):
-        cal.ece(probs, labels, scheme="quantile")  # type: ignore[arg-type]
+        cal.ece(cal.score_probs(probs, labels), cal.Binning(scheme="quantile"))  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="l1, l2, max"):
-        cal.ece(probs, labels, norm="l3")  # type: ignore[arg-type]
+        cal.ece(cal.score_probs(probs, labels), cal.Binning(norm="l3"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
@@ -464,7 +501,10 @@ def test_ece__agrees_with_torchmetrics_off_the_edges(bins: int) -> None:
     for norm in ("l1", "l2", "max"):
         metric = classification.MulticlassCalibrationError(5, n_bins=bins, norm=norm)
         theirs = metric(torch.tensor(probs, dtype=torch.float64), torch.tensor(labels)).item()
-        ours = cal.ece(probs, labels, n_bins=bins, scheme="equal_width", norm=norm)
+        ours = cal.ece(
+            cal.score_probs(probs, labels),
+            cal.Binning(n_bins=bins, scheme="equal_width", norm=norm),
+        )
         assert ours == pytest.approx(theirs, abs=1e-6)
 
 
@@ -483,7 +523,7 @@ def test_ece_batch_averaged__agrees_with_torchmetrics_batch_by_batch_with_confid
             torch.from_numpy(confidences[batch]), torch.from_numpy(correct[batch]).int(), n_bins=10
         )
         total += float(found) * len(confidences[batch])
-    assert cal.ece_batch_averaged_from_confidence(confidences, correct) == pytest.approx(
+    assert cal.ece_batch_averaged(cal.TopLabel(confidences, correct)) == pytest.approx(
         total / 1300, abs=1e-6
     )
 
@@ -497,8 +537,8 @@ def test_mce__torchmetrics_gives_confidence_one_a_bin_of_its_own() -> None:
         torch.tensor(confidences), torch.tensor(correct.astype(int)), n_bins=10, norm="max"
     ).item()
     assert theirs == pytest.approx(0.94)  # of three samples; 1.0 stands apart with a gap of 0
-    assert cal.mce_from_confidence(
-        confidences, correct, n_bins=10, scheme="equal_width"
+    assert cal.mce(
+        cal.TopLabel(confidences, correct), cal.Binning(n_bins=10, scheme="equal_width")
     ) == pytest.approx(0.955 - 0.25)
 
 
@@ -507,12 +547,12 @@ def test_mce__torchmetrics_gives_confidence_one_a_bin_of_its_own() -> None:
 def test_ece__agrees_with_netcal_off_the_edges(bins: int) -> None:
     metrics = pytest.importorskip("netcal.metrics")
     probs, labels = parity_case(bins + 1)
-    assert cal.ece(probs, labels, n_bins=bins, scheme="equal_width") == pytest.approx(
-        metrics.ECE(bins).measure(probs, labels), abs=1e-6
-    )
-    assert cal.mce(probs, labels, n_bins=bins, scheme="equal_width") == pytest.approx(
-        metrics.MCE(bins).measure(probs, labels), abs=1e-6
-    )
+    assert cal.ece(
+        cal.score_probs(probs, labels), cal.Binning(n_bins=bins, scheme="equal_width")
+    ) == pytest.approx(metrics.ECE(bins).measure(probs, labels), abs=1e-6)
+    assert cal.mce(
+        cal.score_probs(probs, labels), cal.Binning(n_bins=bins, scheme="equal_width")
+    ) == pytest.approx(metrics.MCE(bins).measure(probs, labels), abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -520,11 +560,11 @@ def test_ece__an_inner_edge_belongs_to_the_lower_bin_here_and_to_the_upper_in_ne
     metrics = pytest.importorskip("netcal.metrics")
     # 0.75 is an edge of four bins and exact in binary; (0.5, 0.75] or [0.75, 1).
     confidences, correct = np.array([0.625, 0.75, 0.875]), np.array([False, True, True])
-    options = {"n_bins": 4, "scheme": "equal_width"}
+    binning = cal.Binning(4, "equal_width")
     lower = (0.625 + 0.75 - 1 + 1 - 0.875) / 3
     upper = (0.625 + 2 - 0.75 - 0.875) / 3
     assert lower != upper
-    assert cal.ece_from_confidence(confidences, correct, **options) == pytest.approx(lower)
+    assert cal.ece(cal.TopLabel(confidences, correct), binning) == pytest.approx(lower)
     assert metrics.ECE(4).measure(confidences, correct.astype(int)) == pytest.approx(upper)
 
 
@@ -541,8 +581,8 @@ def test_reliability_curve__empty_bins_are_not_drawn_at_their_midpoints_as_netca
     plt.close(figure)
     midpoints = [0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85]
     assert any(bars[:9] == midpoints for bars in heights)
-    curve = cal.reliability_curve_from_confidence(
-        confidences, correct, n_bins=10, scheme="equal_width"
+    curve = cal.reliability_curve(
+        cal.TopLabel(confidences, correct), cal.Binning(n_bins=10, scheme="equal_width")
     )
     assert np.isnan(curve.accuracy[:-1]).all()
     assert curve.accuracy[-1] == 0.5
@@ -564,12 +604,12 @@ def smoothed_exactly(
 
 @pytest.mark.parametrize(("n", "temperature"), [(50, 1.0), (200, 3.0), (200, 0.5)])
 def test_smooth_ece__is_the_fixed_point_of_the_exact_definition(n: int, temperature: float) -> None:
-    confidences, correct = cal.top_label(*simulate(n, 5, n, true_temperature=temperature))
+    confidences, correct = top_label(*simulate(n, 5, n, true_temperature=temperature))
     for bandwidth in (0.02, 0.1):
-        assert cal.smooth_ece_at_from_confidence(
-            confidences, correct, bandwidth=bandwidth
+        assert smooth_ece_at(
+            cal.TopLabel(confidences, correct), bandwidth=bandwidth
         ) == pytest.approx(smoothed_exactly(confidences, correct, bandwidth), abs=1e-6)
-    found = cal.smooth_ece_from_confidence(confidences, correct)
+    found = cal.smooth_ece(cal.TopLabel(confidences, correct))
     # The integral falls with the bandwidth, so the fixed point is no farther off than this.
     assert smoothed_exactly(confidences, correct, found) == pytest.approx(found, abs=1e-6)
 
@@ -580,8 +620,8 @@ def test_smooth_ece__relplot_comes_to_it_as_its_own_mesh_gets_finer(
 ) -> None:
     config = pytest.importorskip("relplot.config")
     theirs = pytest.importorskip("relplot.metrics")
-    confidences, correct = cal.top_label(*simulate(2000, 5, 11, true_temperature=3.0))
-    exact = cal.smooth_ece_at_from_confidence(confidences, correct, bandwidth=0.05)
+    confidences, correct = top_label(*simulate(2000, 5, 11, true_temperature=3.0))
+    exact = smooth_ece_at(cal.TopLabel(confidences, correct), bandwidth=0.05)
     off = []
     for points in (200, 20_001):  # 200 is its default: a sum over 200 points, ends in full
         monkeypatch.setattr(config, "smECE_mesh_pts", points)
@@ -595,8 +635,8 @@ def test_smooth_ece__relplot_comes_to_it_as_its_own_mesh_gets_finer(
 @pytest.mark.parametrize(("n", "temperature"), [(500, 1.0), (2000, 3.0), (5000, 0.6)])
 def test_smooth_ece__relplot_stops_within_its_bandwidth_step(n: int, temperature: float) -> None:
     relplot = pytest.importorskip("relplot")
-    confidences, correct = cal.top_label(*simulate(n, 5, n, true_temperature=temperature))
-    ours = cal.smooth_ece_from_confidence(confidences, correct)
+    confidences, correct = top_label(*simulate(n, 5, n, true_temperature=temperature))
+    ours = cal.smooth_ece(cal.TopLabel(confidences, correct))
     theirs, width = relplot.smECE(f=confidences, y=correct.astype(np.float64), return_width=True)
     # Ten halvings of [0, 1] end at the next multiple of 1/1,024 above the fixed point, where the
     # integral is smaller: its value is not the width that it is meant to equal.
@@ -607,14 +647,16 @@ def test_smooth_ece__relplot_stops_within_its_bandwidth_step(n: int, temperature
 def test_scores__agree_with_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     probs, labels = parity_case(3)
-    assert cal.nll(probs, labels) == pytest.approx(metrics.log_loss(labels, probs), abs=1e-6)
-    assert cal.brier(probs, labels) == pytest.approx(
+    assert cal.nll(cal.score_probs(probs, labels)) == pytest.approx(
+        metrics.log_loss(labels, probs), abs=1e-6
+    )
+    assert cal.brier(cal.score_probs(probs, labels)) == pytest.approx(
         metrics.brier_score_loss(labels, probs, scale_by_half=False), abs=1e-6
     )
-    assert cal.mean_per_class_accuracy(probs, labels) == pytest.approx(
+    assert cal.mean_per_class_accuracy(cal.score_probs(probs, labels)) == pytest.approx(
         metrics.balanced_accuracy_score(labels, probs.argmax(axis=1))
     )
-    assert cal.top_k_accuracy(probs, labels, k=2) == pytest.approx(
+    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=2) == pytest.approx(
         metrics.top_k_accuracy_score(labels, probs, k=2)
     )
 
@@ -624,15 +666,15 @@ def test_scores__agree_with_scikit_learn() -> None:
 
 def test_smooth_ece__known_cases() -> None:
     right = np.ones(1000, dtype=bool)
-    assert cal.smooth_ece_from_confidence(np.ones(1000), right) == pytest.approx(0, abs=1e-6)
+    assert cal.smooth_ece(cal.TopLabel(np.ones(1000), right)) == pytest.approx(0, abs=1e-6)
     # Certain and always wrong: the residuals are 1 everywhere, whatever the width.
-    assert cal.smooth_ece_from_confidence(np.ones(1000), ~right) == pytest.approx(1, abs=1e-6)
+    assert cal.smooth_ece(cal.TopLabel(np.ones(1000), ~right)) == pytest.approx(1, abs=1e-6)
 
 
 def test_smooth_reliability_curve__density_integrates_to_one_and_json_is_clean() -> None:
     probs, labels = simulate(3000, 4, 5)
-    curve = cal.smooth_reliability_curve(probs, labels)
-    assert curve.smooth_ece == pytest.approx(cal.smooth_ece(probs, labels))
+    curve = cal.smooth_reliability_curve(cal.score_probs(probs, labels))
+    assert curve.smooth_ece == pytest.approx(cal.smooth_ece(cal.score_probs(probs, labels)))
     assert np.trapezoid(curve.density, curve.confidence) == pytest.approx(1, abs=0.02)
     dense = curve.density > 0.5
     assert np.abs(curve.accuracy - curve.confidence)[dense].max() < 0.12
@@ -660,11 +702,21 @@ def test_evaluate_all__is_json_and_agrees_with_the_single_measures(case: Case) -
             *("debiased", "n_resamples", "seed"),
         }
         assert block["scheme"] == scheme
-        floor = cal.null_floor(probs, scheme=block["scheme"], n_resamples=10, seed=4)
-        assert block["value"] == cal.ece(probs, labels, scheme=block["scheme"])
+        floor = cal.null_floor(
+            cal.score_probs(probs, labels),
+            cal.Binning(scheme=block["scheme"]),
+            n_resamples=10,
+            seed=4,
+        )
+        assert block["value"] == cal.ece(
+            cal.score_probs(probs, labels), cal.Binning(scheme=block["scheme"])
+        )
         assert block["null_mean"] == floor.mean
         assert tuple(block["interval"]) == cal.interval(
-            probs, labels, scheme=block["scheme"], n_resamples=10, seed=4
+            cal.score_probs(probs, labels),
+            cal.Binning(scheme=block["scheme"]),
+            n_resamples=10,
+            seed=4,
         )
-    assert report["aurc"] == cal.aurc(probs, labels)
-    assert report["mce"] == cal.mce(probs, labels)
+    assert report["aurc"] == cal.aurc(cal.score_probs(probs, labels))
+    assert report["mce"] == cal.mce(cal.score_probs(probs, labels))

@@ -13,6 +13,11 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from calift_core import calibration as cal
+from calift_core.calibration.calibrators import (
+    PerturbedTemperature,
+    calibrator_from_dict,
+    fit_temperature,
+)
 from calift_core.errors import LeakageError, SpecError, UnknownNameError
 
 Doubles = npt.NDArray[np.float64]
@@ -38,9 +43,9 @@ def test_calibrators__repair_an_overconfident_model_on_fresh_data(kind: str) -> 
     calibrator = cal.CALIBRATORS[kind]().fit(*overconfident(4000, 0), **ID)
     logits, labels = overconfident(4000, 1)
     before, after = cal.softmax(logits), calibrator.transform(logits)
-    assert cal.ece(before, labels) > 0.1
-    assert cal.ece(after, labels) < 0.04
-    assert cal.nll(after, labels) < cal.nll(before, labels)
+    assert cal.ece(cal.score_probs(before, labels)) > 0.1
+    assert cal.ece(cal.score_probs(after, labels)) < 0.04
+    assert cal.nll(cal.score_probs(after, labels)) < cal.nll(cal.score_probs(before, labels))
 
 
 @settings(deadline=None, max_examples=15)
@@ -63,7 +68,7 @@ def test_calibrators__give_probabilities_on_any_logits(
     assert (probs >= 0).all()
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
     stored = json.loads(json.dumps(calibrator.to_dict(), allow_nan=False))
-    again = cal.calibrator_from_dict(stored)
+    again = calibrator_from_dict(stored)
     assert again.to_dict() == calibrator.to_dict()
     assert (again.transform(logits) == probs).all()
     assert again.oracle is False
@@ -89,7 +94,7 @@ def test_calibrators__refuse_all_but_id_calibration_data_unless_oracle(
     assert calibrator.fitted_on == {"split": split, "role": role, "n": 200}
     stored = json.loads(json.dumps(calibrator.to_dict()))
     for _ in range(2):  # the mark survives however often it is stored and read
-        again = cal.calibrator_from_dict(stored)
+        again = calibrator_from_dict(stored)
         assert again.oracle
         assert again.fitted_on == calibrator.fitted_on
         stored = again.to_dict()
@@ -108,9 +113,9 @@ def test_calibrators__unfitted_ones_say_so(kind: str) -> None:
 
 def test_calibrator_from_dict__unknown_and_incomplete_ones_are_named() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'temperature'"):
-        cal.calibrator_from_dict({"kind": "temprature"})
+        calibrator_from_dict({"kind": "temprature"})
     with pytest.raises(SpecError, match="must be complete"):
-        cal.calibrator_from_dict({"kind": "temperature"})
+        calibrator_from_dict({"kind": "temperature"})
 
 
 # Temperature
@@ -120,17 +125,17 @@ def test_calibrator_from_dict__unknown_and_incomplete_ones_are_named() -> None:
 @settings(deadline=None, max_examples=20)
 def test_temperature__follows_the_scale_of_the_logits(seed: int, factor: float) -> None:
     logits, labels = overconfident(600, seed)
-    once = cal.fit_temperature(logits, labels)
-    assert cal.fit_temperature(factor * logits, labels) == pytest.approx(factor * once, rel=1e-4)
+    once = fit_temperature(logits, labels)
+    assert fit_temperature(factor * logits, labels) == pytest.approx(factor * once, rel=1e-4)
 
 
 def test_temperature__is_where_the_likelihood_peaks_and_near_the_truth() -> None:
     logits, labels = overconfident(5000, 3)
-    best = cal.fit_temperature(logits, labels)
+    best = fit_temperature(logits, labels)
     assert best == pytest.approx(2, rel=0.06)
-    at = cal.nll(cal.softmax(logits, best), labels)
+    at = cal.nll(cal.score_probs(cal.softmax(logits, best), labels))
     for nearby in (0.98 * best, 1.02 * best):
-        assert cal.nll(cal.softmax(logits, nearby), labels) > at
+        assert cal.nll(cal.score_probs(cal.softmax(logits, nearby), labels)) > at
 
 
 def test_temperature__is_the_optimum_that_scipy_finds() -> None:
@@ -138,10 +143,10 @@ def test_temperature__is_the_optimum_that_scipy_finds() -> None:
         logits, labels = overconfident(800, seed)
 
         def loss(log_t: float, z: Doubles = logits, y: Ints = labels) -> float:
-            return cal.nll(cal.softmax(z, float(np.exp(log_t))), y)
+            return cal.nll(cal.score_probs(cal.softmax(z, float(np.exp(log_t))), y))
 
         theirs = minimize_scalar(loss, bounds=(-2, 3), method="bounded", options={"xatol": 1e-9})
-        ours = cal.fit_temperature(logits, labels)
+        ours = fit_temperature(logits, labels)
         assert loss(float(np.log(ours))) == pytest.approx(theirs.fun, abs=1e-9)
         assert ours == pytest.approx(np.exp(theirs.x), abs=1e-6)
 
@@ -154,8 +159,8 @@ def test_temperature__never_changes_a_prediction() -> None:
 
 def test_temperature__float32_logits_with_a_large_offset_fit_the_same() -> None:
     logits, labels = overconfident(2000, 5)
-    plain = cal.fit_temperature(logits, labels)
-    shifted = cal.fit_temperature((logits + 25).astype(np.float32), labels)
+    plain = fit_temperature(logits, labels)
+    shifted = fit_temperature((logits + 25).astype(np.float32), labels)
     assert shifted == pytest.approx(plain, rel=1e-4)
 
 
@@ -163,8 +168,8 @@ def test_temperature__without_an_optimum_stops_at_its_bound_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     logits = np.eye(3)[[0, 1, 2, 0]]
-    assert cal.fit_temperature(logits, np.array([0, 1, 2, 0])) == pytest.approx(0.01)
-    assert cal.fit_temperature(logits, np.array([1, 2, 0, 1])) == pytest.approx(100)
+    assert fit_temperature(logits, np.array([0, 1, 2, 0])) == pytest.approx(0.01)
+    assert fit_temperature(logits, np.array([1, 2, 0, 1])) == pytest.approx(100)
     assert caplog.text.count("hits its bound") == 2
 
 
@@ -178,9 +183,9 @@ def test_vector__fits_no_worse_than_temperature_and_undoes_a_bias() -> None:
     skewed = truth * [1.0, 2.0, 0.5] + [1.0, 0.0, -1.0]
     vector = cal.CALIBRATORS["vector"]().fit(skewed, labels, **ID)
     temperature = cal.CALIBRATORS["temperature"]().fit(skewed, labels, **ID)
-    fitted = cal.nll(vector.transform(skewed), labels)
-    assert fitted < cal.nll(temperature.transform(skewed), labels) - 0.01
-    assert fitted == pytest.approx(cal.nll(cal.softmax(truth), labels), abs=0.02)
+    fitted = cal.nll(cal.score_probs(vector.transform(skewed), labels))
+    assert fitted < cal.nll(cal.score_probs(temperature.transform(skewed), labels)) - 0.01
+    assert fitted == pytest.approx(cal.nll(cal.score_probs(cal.softmax(truth), labels)), abs=0.02)
     with pytest.raises(SpecError, match="fitted 3 classes, got 4"):
         vector.transform(np.zeros((1, 4)))
 
@@ -214,12 +219,14 @@ def test_top_label_calibrators__keep_the_proportions_of_the_other_classes(kind: 
 def test_isotonic__agrees_with_scikit_learn_and_never_falls() -> None:
     isotonic = pytest.importorskip("sklearn.isotonic")
     logits, labels = overconfident(800, 8)
-    confidences, correct = cal.top_label(cal.softmax(logits), labels)
-    theirs = isotonic.IsotonicRegression(out_of_bounds="clip").fit(confidences, correct)
+    scores = cal.score_probs(cal.softmax(logits), labels)
+    theirs = isotonic.IsotonicRegression(out_of_bounds="clip").fit(
+        scores.confidences, scores.correct
+    )
     calibrator = cal.CALIBRATORS["isotonic"]().fit(logits, labels, **ID)
     fresh, _ = overconfident(300, 9)
     found = calibrator.confidences(fresh)
-    given_, _ = cal.top_label(cal.softmax(fresh), np.zeros(300, dtype=int))
+    given_ = cal.score_probs(cal.softmax(fresh), np.zeros(300, dtype=int)).confidences
     np.testing.assert_allclose(found, theirs.predict(given_), atol=1e-9)
     assert (np.diff(found[np.argsort(given_)]) >= 0).all()
 
@@ -227,7 +234,7 @@ def test_isotonic__agrees_with_scikit_learn_and_never_falls() -> None:
 def test_isotonic__leaves_no_binned_error_on_its_own_data() -> None:
     logits, labels = overconfident(500, 10)
     calibrator = cal.CALIBRATORS["isotonic"]().fit(logits, labels, **ID)
-    _, correct = cal.top_label(cal.softmax(logits), labels)
+    correct = cal.score_probs(cal.softmax(logits), labels).correct
     confidences = calibrator.confidences(logits)
     for value in np.unique(confidences):
         assert correct[confidences == value].mean() == pytest.approx(value)
@@ -268,31 +275,31 @@ class Toy:
 
 def test_tsp__fits_the_union_of_perturbed_copies() -> None:
     toy = Toy(2000, 0)
-    tsp = cal.PerturbedTemperature().fit_perturbed(toy, toy.labels, **ID, n_levels=5, n_steps=12)
+    tsp = PerturbedTemperature().fit_perturbed(toy, toy.labels, **ID, n_levels=5, n_steps=12)
     assert len(tsp.levels) == 5
     assert tsp.levels[0] == 0
     assert tsp.levels == sorted(tsp.levels)
     union = np.concatenate([toy(level) for level in tsp.levels])
-    again = cal.PerturbedTemperature().fit(union, np.tile(toy.labels, 5), **ID)
+    again = PerturbedTemperature().fit(union, np.tile(toy.labels, 5), **ID)
     assert tsp.temperature == again.temperature
     assert tsp.fitted_on == {"split": "calibration", "role": "id", "n": 10_000}
     plain = cal.CALIBRATORS["temperature"]().fit(toy(0.0), toy.labels, **ID)
     fresh = Toy(2000, 1)
     shifted = [fresh(level) for level in tsp.levels]
-    assert np.mean([cal.nll(tsp.transform(z), fresh.labels) for z in shifted]) < np.mean(
-        [cal.nll(plain.transform(z), fresh.labels) for z in shifted]
-    )
-    stored = cal.calibrator_from_dict(json.loads(json.dumps(tsp.to_dict())))
-    assert isinstance(stored, cal.PerturbedTemperature)
+    assert np.mean(
+        [cal.nll(cal.score_probs(tsp.transform(z), fresh.labels)) for z in shifted]
+    ) < np.mean([cal.nll(cal.score_probs(plain.transform(z), fresh.labels)) for z in shifted])
+    stored = calibrator_from_dict(json.loads(json.dumps(tsp.to_dict())))
+    assert isinstance(stored, PerturbedTemperature)
     assert (stored.levels, stored.temperature) == (tsp.levels, tsp.temperature)
 
 
 def test_tsp__perturbed_copies_of_another_split_are_refused_before_anything_is_computed() -> None:
     toy = Toy(100, 0)
     with pytest.raises(LeakageError, match="split 'test' of role 'id'"):
-        cal.PerturbedTemperature().fit_perturbed(toy, toy.labels, split="test", role="id")
+        PerturbedTemperature().fit_perturbed(toy, toy.labels, split="test", role="id")
     assert toy.asked == []
-    marked = cal.PerturbedTemperature().fit_perturbed(
+    marked = PerturbedTemperature().fit_perturbed(
         toy, toy.labels, split="test", role="shift", oracle=True, n_levels=2, n_steps=3
     )
     assert marked.oracle

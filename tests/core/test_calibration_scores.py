@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from calift_core import calibration as cal
 from calift_core.calibration import scores as scores_module
 from calift_core.calibration.bins import SMALLEST_PROBABILITY
+from calift_core.calibration.compare import METRICS
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
 Doubles = npt.NDArray[np.float64]
@@ -46,13 +47,17 @@ def test_score_samples__its_means_are_the_measures_of_the_softmax(
     scores = cal.score_samples(logits, labels, temperature)
     probs = cal.softmax(logits, temperature)
     assert len(scores) == len(labels)
-    assert scores.correct.mean() == cal.accuracy(cal.softmax(logits), labels)
-    assert scores.nll.mean() == pytest.approx(cal.nll(probs, labels), abs=1e-9)
-    assert scores.brier.mean() == pytest.approx(cal.brier(probs, labels), abs=1e-12)
+    assert scores.correct.mean() == cal.accuracy(cal.score_probs(cal.softmax(logits), labels))
+    assert scores.nll.mean() == pytest.approx(cal.nll(cal.score_probs(probs, labels)), abs=1e-9)
+    assert scores.brier.mean() == pytest.approx(
+        cal.brier(cal.score_probs(probs, labels)), abs=1e-12
+    )
     np.testing.assert_allclose(scores.confidences, probs.max(axis=1), rtol=1e-12)
     assert (scores.confidences <= 1).all()
     for k in range(1, logits.shape[1] + 1):
-        assert (scores.rank < k).mean() == cal.top_k_accuracy(cal.softmax(logits), labels, k=k)
+        assert (scores.rank < k).mean() == cal.top_k_accuracy(
+            cal.score_probs(cal.softmax(logits), labels), k=k
+        )
 
 
 @given(case=cases(), temperature=st.floats(0.05, 20))
@@ -134,29 +139,15 @@ def test_score_samples__inputs_that_break_the_contract_are_named() -> None:
 # Comparisons from scores
 
 
-@pytest.mark.parametrize("metric", sorted(cal.METRICS))
-def test_paired_difference_of_scores__gives_the_numbers_of_the_probabilities(metric: str) -> None:
-    a, b, labels = pair(200, 1)
-    clusters = np.arange(200) // 2
-    options = {"metric": metric, "n_resamples": 40, "seed": 5, "clusters": clusters, "level": 0.9}
-    of_probs = cal.paired_difference(a, b, labels, **options)
-    of_scores = cal.paired_difference_of_scores(
-        cal.score_probs(a, labels), cal.score_probs(b, labels), **options
-    )
-    assert of_scores == of_probs
-
-
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 60))
-@pytest.mark.parametrize("metric", sorted(cal.METRICS))
-def test_paired_difference_of_scores__is_ordered_and_antisymmetric(
-    metric: str, seed: int, n: int
-) -> None:
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_paired_difference__is_ordered_and_antisymmetric(metric: str, seed: int, n: int) -> None:
     a, b, labels = pair(n, seed)
     one, other = cal.score_probs(a, labels), cal.score_probs(b, labels)
     options = {"metric": metric, "n_resamples": 25, "seed": seed}
-    found = cal.paired_difference_of_scores(one, other, **options)
-    back = cal.paired_difference_of_scores(other, one, **options)
+    found = cal.paired_difference(one, other, **options)
+    back = cal.paired_difference(other, one, **options)
     assert found.low <= found.high
     assert 0 < found.p_value <= 1
     assert found.standard_error >= 0
@@ -164,30 +155,29 @@ def test_paired_difference_of_scores__is_ordered_and_antisymmetric(
     assert found.p_value == pytest.approx(back.p_value)
 
 
-def test_paired_difference_of_scores__samples_that_do_not_pair_are_named() -> None:
+def test_paired_difference__samples_that_do_not_pair_are_named() -> None:
     a, b, labels = pair(20, 2)
     one, other = cal.score_probs(a, labels), cal.score_probs(b, labels)
     with pytest.raises(PredictionsError, match="one length, got 20 and 19"):
-        cal.paired_difference_of_scores(one, other.take(np.arange(19)))
+        cal.paired_difference(one, other.take(np.arange(19)))
     with pytest.raises(PredictionsError, match=r"same labels, got \d and \d for sample \d+"):
-        cal.paired_difference_of_scores(one, other.take(np.arange(20)[::-1]))
+        cal.paired_difference(one, other.take(np.arange(20)[::-1]))
     with pytest.raises(UnknownNameError, match="accuracy, brier, confidence, nll, squared_ece"):
-        cal.paired_difference_of_scores(one, other, metric="f1")
+        cal.paired_difference(one, other, metric="f1")
     with pytest.raises(PredictionsError, match=r"clusters must have shape \(20,\), got \(3,\)"):
-        cal.paired_difference_of_scores(one, other, clusters=np.arange(3))
+        cal.paired_difference(one, other, clusters=np.arange(3))
 
 
-def test_model_confidence_set_of_scores__gives_the_numbers_of_the_probabilities() -> None:
+def test_model_confidence_set__of_clustered_samples() -> None:
     a, b, labels = pair(1200, 3)
     models = {"other": b, "calibrated": a, "twin": a.copy()}
     scores = {name: cal.score_probs(probs, labels) for name, probs in models.items()}
     for metric in ("squared_ece", "accuracy", "nll"):
         options = {"metric": metric, "n_resamples": 100, "clusters": np.arange(1200) // 3}
-        found = cal.model_confidence_set_of_scores(scores, **options)
-        assert found == cal.model_confidence_set(models, labels, **options)
+        found = cal.model_confidence_set(scores, **options)
     assert found.members == ("calibrated", "twin")
-    assert cal.model_confidence_set_of_scores({}).members == ()
+    assert cal.model_confidence_set({}).members == ()
     with pytest.raises(PredictionsError, match="same labels"):
-        cal.model_confidence_set_of_scores(
+        cal.model_confidence_set(
             {**scores, "shuffled": scores["other"].take(np.arange(1200)[::-1])}
         )

@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calift_core import calibration as cal
+from calift_core.calibration.compare import METRICS
+from calift_core.calibration.measures import debiased_squared_error
+from calift_core.calibration.squared import SquaredDifference
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
 Doubles = npt.NDArray[np.float64]
@@ -19,6 +22,17 @@ Truth = Callable[[Doubles], Doubles]
 
 def confident(rng: np.random.Generator, n: int) -> Doubles:
     return rng.beta(4, 1.2, n)
+
+
+def certain(confidences: Doubles) -> cal.TopLabel:
+    """Scores of samples that are all right; to a floor only the confidences matter."""
+    return cal.TopLabel(confidences, np.ones(len(confidences), dtype=np.bool_))
+
+
+def scored(
+    models: dict[str, Doubles], labels: npt.NDArray[np.int64]
+) -> dict[str, cal.SampleScores]:
+    return {name: cal.score_probs(probs, labels) for name, probs in models.items()}
 
 
 def two_class(confidences: Doubles, correct: npt.NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
@@ -39,7 +53,10 @@ def test_null_floor__is_what_perfect_models_were_measured_to_show(
     # Measured once on other simulated models: the size holds, the last digit depends on them.
     confidences = np.random.default_rng(n).beta(5, 1.0, n)
     found = {
-        scheme: cal.null_floor_from_confidence(confidences, scheme=scheme).mean
+        scheme: cal.null_floor(
+            certain(confidences),
+            cal.Binning(scheme=scheme),
+        ).mean
         for scheme in ("equal_width", "equal_mass")
     }
     assert found["equal_width"] == pytest.approx(equal_width, rel=0.2)
@@ -57,8 +74,13 @@ def test_null_floor__agrees_with_fresh_labels_from_the_models_own_probabilities(
     drawn = []
     for _ in range(600):
         labels = (probs.cumsum(axis=1)[:, :-1] < rng.random((800, 1))).sum(axis=1)
-        drawn.append(cal.ece(probs, labels, scheme=scheme, norm=norm))
-    floor = cal.null_floor(probs, scheme=scheme, norm=norm, n_resamples=1000, seed=7)
+        drawn.append(cal.ece(cal.score_probs(probs, labels), cal.Binning(scheme=scheme, norm=norm)))
+    floor = cal.null_floor(
+        cal.score_probs(probs, labels),
+        cal.Binning(scheme=scheme, norm=norm),
+        n_resamples=1000,
+        seed=7,
+    )
     assert floor.mean == pytest.approx(np.mean(drawn), rel=0.06)
     assert floor.q95 == pytest.approx(np.quantile(drawn, 0.95), rel=0.12)
     assert floor.values.shape == (1000,)
@@ -66,28 +88,36 @@ def test_null_floor__agrees_with_fresh_labels_from_the_models_own_probabilities(
 
 def test_null_floor__falls_with_the_root_of_n_and_repeats_with_its_seed() -> None:
     rng = np.random.default_rng(0)
-    small = cal.null_floor_from_confidence(confident(rng, 1000))
-    large = cal.null_floor_from_confidence(confident(rng, 16_000))
+    small = cal.null_floor(certain(confident(rng, 1000)))
+    large = cal.null_floor(certain(confident(rng, 16_000)))
     assert small.mean / large.mean == pytest.approx(4, rel=0.15)
-    again = cal.null_floor_from_confidence(confident(np.random.default_rng(0), 1000))
-    other = cal.null_floor_from_confidence(confident(np.random.default_rng(0), 1000), seed=1)
+    again = cal.null_floor(certain(confident(np.random.default_rng(0), 1000)))
+    other = cal.null_floor(
+        certain(confident(np.random.default_rng(0), 1000)),
+        seed=1,
+    )
     assert (again.values == small.values).all()
     assert (other.values != small.values).any()
 
 
 def test_null_floor__certainty_leaves_no_noise() -> None:
-    assert cal.null_floor_from_confidence(np.ones(50)).q95 == 0
+    assert cal.null_floor(certain(np.ones(50))).q95 == 0
 
 
 def test_ece_batch_averaged__a_perfect_model_reads_three_percent() -> None:
     rng = np.random.default_rng(3)
     confidences = 0.5 + 0.5 * rng.beta(2, 1, 20_480)
     probs, labels = two_class(confidences, rng.random(len(confidences)) < confidences)
-    read = [cal.ece_batch_averaged(probs, labels, batch_size=size) for size in (64, 128, 512)]
+    read = [
+        cal.ece_batch_averaged(cal.score_probs(probs, labels), batch_size=size)
+        for size in (64, 128, 512)
+    ]
     assert read == sorted(read, reverse=True)
     assert read[0] > 0.06
     assert 0.02 < read[2] < 0.04
-    assert cal.ece(probs, labels, n_bins=10, scheme="equal_width") < 0.01
+    assert (
+        cal.ece(cal.score_probs(probs, labels), cal.Binning(n_bins=10, scheme="equal_width")) < 0.01
+    )
 
 
 def test_debiased_calibration_error__is_centred_on_the_truth() -> None:
@@ -97,9 +127,9 @@ def test_debiased_calibration_error__is_centred_on_the_truth() -> None:
         for _ in range(150):
             confidences = 0.2 + 0.6 * rng.random(1000)
             correct = rng.random(1000) < confidences - shift
-            squared.append(cal.debiased_squared_error_from_confidence(confidences, correct))
-            plain.append(cal.ece_from_confidence(confidences, correct))
-            debiased.append(cal.debiased_calibration_error_from_confidence(confidences, correct))
+            squared.append(debiased_squared_error(cal.TopLabel(confidences, correct)))
+            plain.append(cal.ece(cal.TopLabel(confidences, correct)))
+            debiased.append(cal.debiased_calibration_error(cal.TopLabel(confidences, correct)))
         # Four standard errors of the mean over repeats.
         noise = 4 * np.std(squared) / np.sqrt(len(squared))
         assert np.mean(squared) == pytest.approx(shift**2, abs=noise)
@@ -109,7 +139,7 @@ def test_debiased_calibration_error__is_centred_on_the_truth() -> None:
             assert min(debiased) < 0
             assert np.mean(plain) > 0.03
     with pytest.raises(SpecError, match="norm must be l1 or l2"):
-        cal.debiased_calibration_error_from_confidence(confidences, correct, norm="max")
+        cal.debiased_calibration_error(cal.TopLabel(confidences, correct), cal.Binning(norm="max"))
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.02, 0.1])
@@ -119,8 +149,11 @@ def test_ece_lower_bound__is_the_error_or_less_in_the_mean(shift: float) -> None
     for _ in range(100):
         confidences = 0.3 + 0.6 * rng.random(1000)
         correct = rng.random(1000) < confidences - shift
-        found.append(cal.ece_lower_bound_from_confidence(confidences, correct))
-        assert found[-1] <= cal.ece_from_confidence(confidences, correct, n_bins=1000) + 1e-12
+        found.append(cal.ece_lower_bound(cal.TopLabel(confidences, correct)))
+        assert (
+            found[-1]
+            <= cal.ece(cal.TopLabel(confidences, correct), cal.Binning(n_bins=1000)) + 1e-12
+        )
     noise = 4 * np.std(found) / np.sqrt(len(found))
     assert np.mean(found) <= shift + noise
     assert np.mean(found) >= {0.0: -0.005, 0.02: 0.0, 0.1: 0.09}[shift] - noise
@@ -128,10 +161,10 @@ def test_ece_lower_bound__is_the_error_or_less_in_the_mean(shift: float) -> None
 
 def test_ece_lower_bound__hand_worked() -> None:
     # Each sample is judged by the others: 0.9 said and all wrong, whoever is left out.
-    assert cal.ece_lower_bound_from_confidence(
-        np.full(10, 0.9), np.zeros(10, dtype=np.bool_)
+    assert cal.ece_lower_bound(
+        cal.TopLabel(np.full(10, 0.9), np.zeros(10, dtype=np.bool_))
     ) == pytest.approx(0.9)
-    assert cal.ece_lower_bound_from_confidence(np.array([0.9]), np.array([True])) == 0
+    assert cal.ece_lower_bound(cal.TopLabel(np.array([0.9]), np.array([True]))) == 0
 
 
 # The interval
@@ -145,15 +178,18 @@ def covers(truth: Truth, n: int, scheme: cal.Scheme, repeats: int, norm: cal.Nor
     for repeat in range(repeats):
         confidences = confident(rng, n)
         correct = rng.random(n) < truth(confidences)
-        edges = cal.bin_edges(confidences, 15, scheme)
+        edges = cal.bin_edges(confidences, cal.Binning(15, scheme))
         used = np.bincount(cal.assign_bins(confidences, edges), minlength=len(edges) - 1) > 0
         inner = np.searchsorted(population, edges[1:-1], side="right")
         bounds = np.concatenate([[0], inner, [len(population)]])
         share = np.diff(bounds) / len(population)
         gap = np.abs(np.diff(totals[bounds])[used] / np.diff(bounds)[used])
         target = gap @ share[used] if norm == "l1" else np.sqrt(gap**2 @ share[used])
-        low, high = cal.interval_from_confidence(
-            confidences, correct, scheme=scheme, norm=norm, n_resamples=120, seed=repeat
+        low, high = cal.interval(
+            cal.TopLabel(confidences, correct),
+            cal.Binning(scheme=scheme, norm=norm),
+            n_resamples=120,
+            seed=repeat,
         )
         hits += low <= target <= high
     return hits / repeats
@@ -194,9 +230,9 @@ def test_interval__a_percentile_bootstrap_would_miss_the_truth() -> None:
     resampled = []
     for _ in range(100):
         rows = rng.integers(2000, size=2000)
-        resampled.append(cal.ece_from_confidence(confidences[rows], correct[rows]))
+        resampled.append(cal.ece(cal.TopLabel(confidences[rows], correct[rows])))
     assert np.quantile(resampled, 0.025) > 0.01
-    low, high = cal.interval_from_confidence(confidences, correct)
+    low, high = cal.interval(cal.TopLabel(confidences, correct))
     assert low == 0
     assert 0 < high < 0.05
 
@@ -206,7 +242,7 @@ def test_interval__narrows_with_n_and_lies_around_a_large_error() -> None:
     widths = []
     for n in (500, 8000):
         confidences = 0.5 + 0.4 * rng.random(n)
-        low, high = cal.interval_from_confidence(confidences, rng.random(n) < confidences - 0.3)
+        low, high = cal.interval(cal.TopLabel(confidences, rng.random(n) < confidences - 0.3))
         assert low < 0.3 < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 2.5
@@ -221,8 +257,12 @@ def test_interval__is_ordered_and_within_bounds_on_any_sample(
     confidences = np.round(rng.random(n), rng.integers(0, 3))
     correct = rng.random(n) < 0.5
     for norm in ("l1", "l2", "max"):
-        low, high = cal.interval_from_confidence(
-            confidences, correct, n_resamples=20, level=level, norm=norm, seed=seed
+        low, high = cal.interval(
+            cal.TopLabel(confidences, correct),
+            cal.Binning(norm=norm),
+            n_resamples=20,
+            level=level,
+            seed=seed,
         )
         assert 0 <= low <= high <= 1
 
@@ -230,13 +270,13 @@ def test_interval__is_ordered_and_within_bounds_on_any_sample(
 def test_interval__bad_options_are_named() -> None:
     confidences, correct = np.array([0.5, 0.7]), np.array([True, False])
     with pytest.raises(SpecError, match="n_resamples must be ≥ 1, got 0"):
-        cal.interval_from_confidence(confidences, correct, n_resamples=0)
+        cal.interval(cal.TopLabel(confidences, correct), n_resamples=0)
     with pytest.raises(SpecError, match=r"level must lie in \(0, 1\), got 95"):
-        cal.interval_from_confidence(confidences, correct, level=95)
+        cal.interval(cal.TopLabel(confidences, correct), level=95)
     with pytest.raises(PredictionsError, match=r"lie in \[0, 1\], got -1"):
-        cal.interval_from_confidence(np.array([-1.0, 0.5]), correct)
+        cal.interval(cal.TopLabel(np.array([-1.0, 0.5]), correct))
     with pytest.raises(PredictionsError, match="correct must be bool"):
-        cal.interval_from_confidence(confidences, np.array([1, 0]))
+        cal.interval(cal.TopLabel(confidences, np.array([1, 0])))
 
 
 # Pairs
@@ -251,17 +291,9 @@ def pair(n: int, seed: int) -> tuple[Doubles, Doubles, npt.NDArray[np.int64]]:
     return probs, cal.softmax(logits, 0.4), labels
 
 
-MEASURES: dict[str, Callable[[Doubles, npt.NDArray[np.int64]], float]] = {
-    "accuracy": cal.accuracy,
-    "brier": cal.brier,
-    "confidence": lambda probs, labels: float(probs.max(axis=1).mean()),
-    "nll": cal.nll,
-    "squared_ece": lambda probs, labels: squared_error(*cal.top_label(probs, labels)),
-}
-
-
-def squared_error(confidences: Doubles, correct: npt.NDArray[np.bool_]) -> float:
+def squared_error(scores: cal.SampleScores) -> float:
     """Σ w (mean² − variance of the mean) of the residuals of each bin."""
+    confidences, correct = scores.confidences, scores.correct
     index = cal.assign_bins(confidences, cal.bin_edges(confidences))
     residual = confidences - correct
     total = 0.0
@@ -272,37 +304,73 @@ def squared_error(confidences: Doubles, correct: npt.NDArray[np.bool_]) -> float
     return total
 
 
-@pytest.mark.parametrize("metric", sorted(cal.METRICS))
+MEASURES: dict[str, Callable[[cal.SampleScores], float]] = {
+    "accuracy": cal.accuracy,
+    "brier": cal.brier,
+    "confidence": lambda scores: float(scores.confidences.mean()),
+    "nll": cal.nll,
+    "squared_ece": squared_error,
+}
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
 def test_paired_difference__a_model_never_differs_from_itself(metric: str) -> None:
     probs, _, labels = pair(200, 0)
-    found = cal.paired_difference(probs, probs, labels, metric=metric, n_resamples=50)
+    found = cal.paired_difference(
+        cal.score_probs(probs, labels),
+        cal.score_probs(probs, labels),
+        metric=metric,
+        n_resamples=50,
+    )
     assert found.difference == found.low == found.high == 0
     assert found.p_value == 1
     assert not found.distinguishable
 
 
-@pytest.mark.parametrize("metric", sorted(cal.METRICS))
+@pytest.mark.parametrize("metric", sorted(METRICS))
 def test_paired_difference__names_agree_with_their_measures_and_are_antisymmetric(
     metric: str,
 ) -> None:
     a, b, labels = pair(300, 1)
     measure = MEASURES[metric]
-    found = cal.paired_difference(a, b, labels, metric=metric, n_resamples=60, seed=3)
-    back = cal.paired_difference(b, a, labels, metric=metric, n_resamples=60, seed=3)
-    assert found.a == pytest.approx(measure(a, labels))
-    assert found.b == pytest.approx(measure(b, labels))
+    found = cal.paired_difference(
+        cal.score_probs(a, labels),
+        cal.score_probs(b, labels),
+        metric=metric,
+        n_resamples=60,
+        seed=3,
+    )
+    back = cal.paired_difference(
+        cal.score_probs(b, labels),
+        cal.score_probs(a, labels),
+        metric=metric,
+        n_resamples=60,
+        seed=3,
+    )
+    assert found.a == pytest.approx(measure(cal.score_probs(a, labels)))
+    assert found.b == pytest.approx(measure(cal.score_probs(b, labels)))
     assert (found.low, found.high) == pytest.approx((-back.high, -back.low))
     if metric != "squared_ece":  # which has a formula; a function re-cuts bins in every draw
-        general = cal.paired_difference(a, b, labels, metric=measure, n_resamples=60, seed=3)
+        general = cal.paired_difference(
+            cal.score_probs(a, labels),
+            cal.score_probs(b, labels),
+            metric=measure,
+            n_resamples=60,
+            seed=3,
+        )
         assert (general.low, general.high) == pytest.approx((found.low, found.high))
 
 
 def test_paired_difference__sees_overconfidence_that_leaves_accuracy_alone() -> None:
     a, b, labels = pair(1500, 2)
-    error = cal.paired_difference(a, b, labels, metric="squared_ece")
+    error = cal.paired_difference(
+        cal.score_probs(a, labels), cal.score_probs(b, labels), metric="squared_ece"
+    )
     assert error.high < 0
     assert error.p_value < 0.02
-    same = cal.paired_difference(a, b, labels, metric="accuracy", n_resamples=200)
+    same = cal.paired_difference(
+        cal.score_probs(a, labels), cal.score_probs(b, labels), metric="accuracy", n_resamples=200
+    )
     assert same.difference == 0
 
 
@@ -312,7 +380,9 @@ def test_paired_difference__pairing_sees_what_two_single_intervals_cannot() -> N
     right = rng.random(2000) < 0.7
     better = right | (rng.random(2000) < 0.02)
     a, b = (np.eye(2)[np.where(hit, labels, 1 - labels)] for hit in (better, right))
-    found = cal.paired_difference(a, b, labels, metric="accuracy", n_resamples=400)
+    found = cal.paired_difference(
+        cal.score_probs(a, labels), cal.score_probs(b, labels), metric="accuracy", n_resamples=400
+    )
     assert found.distinguishable
     single = 1.96 * np.sqrt(0.7 * 0.3 / 2000)
     assert found.difference < 2 * single
@@ -322,8 +392,10 @@ def test_paired_difference__copies_of_one_image_are_not_new_evidence() -> None:
     a, b, labels = pair(120, 5)
     copies = 9
     source = np.tile(np.arange(120), copies)
-    many = (np.tile(a, (copies, 1)), np.tile(b, (copies, 1)), np.tile(labels, copies))
-    single = cal.paired_difference(a, b, labels, metric="nll", n_resamples=300)
+    many = [cal.score_probs(np.tile(p, (copies, 1)), np.tile(labels, copies)) for p in (a, b)]
+    single = cal.paired_difference(
+        cal.score_probs(a, labels), cal.score_probs(b, labels), metric="nll", n_resamples=300
+    )
     clustered = cal.paired_difference(
         *many, metric="nll", n_resamples=300, clusters=source.astype(str)
     )
@@ -335,8 +407,8 @@ def test_paired_difference__copies_of_one_image_are_not_new_evidence() -> None:
 
 def test_paired_difference__of_calibration_does_not_see_that_samples_were_copied() -> None:
     a, b, labels = pair(150, 5)
-    many = (np.tile(a, (4, 1)), np.tile(b, (4, 1)), np.tile(labels, 4))
-    single = cal.paired_difference(a, b, labels)
+    many = [cal.score_probs(np.tile(p, (4, 1)), np.tile(labels, 4)) for p in (a, b)]
+    single = cal.paired_difference(cal.score_probs(a, labels), cal.score_probs(b, labels))
     clustered = cal.paired_difference(*many, clusters=np.tile(np.arange(150), 4))
     fooled = cal.paired_difference(*many)
     for name in ("a", "b", "low", "high", "p_value"):
@@ -349,8 +421,10 @@ def test_squared_difference__is_the_formula_over_stacked_bins() -> None:
     confidences = rng.uniform(0.4, 0.6, 300), rng.uniform(0.3, 0.5, 300)
     # Errors abound, so that no bin lacks noise; in each, right ones are the less sure ones.
     correct = rng.random(300) < 0.5, rng.random(300) < 0.5
-    models = [cal.SquaredError(*each) for each in zip(confidences, correct, strict=True)]
-    found = cal.SquaredDifference.of(*models)
+    models = [
+        cal.SquaredError(cal.TopLabel(*each)) for each in zip(confidences, correct, strict=True)
+    ]
+    found = SquaredDifference.of(*models)
     member = np.zeros((300, len(found.means)))
     start = 0
     for values, hits in zip(confidences, correct, strict=True):
@@ -376,10 +450,10 @@ def test_paired_difference__two_models_without_an_error_cannot_be_told_apart() -
     labels = np.zeros(60, dtype=np.int64)
     rng = np.random.default_rng(1)
     sure, surer = (two_class(c + 0.005 * rng.random(60), labels == 0)[0] for c in (0.96, 0.99))
-    found = cal.paired_difference(sure, surer, labels)
+    found = cal.paired_difference(cal.score_probs(sure, labels), cal.score_probs(surer, labels))
     assert found.difference > 0
     assert not found.distinguishable
-    both = cal.model_confidence_set({"sure": sure, "surer": surer}, labels, n_resamples=200)
+    both = cal.model_confidence_set(scored({"sure": sure, "surer": surer}, labels), n_resamples=200)
     assert set(both.members) == {"sure", "surer"}
 
 
@@ -389,19 +463,27 @@ def test_paired_difference__covers_the_true_difference() -> None:
     for repeat in range(60):
         labels = np.zeros(300, dtype=np.int64)
         a, b = (np.eye(2)[(rng.random(300) > rate).astype(int)] for rate in (0.75, 0.7))
-        found = cal.paired_difference(a, b, labels, metric="accuracy", n_resamples=200, seed=repeat)
+        found = cal.paired_difference(
+            cal.score_probs(a, labels),
+            cal.score_probs(b, labels),
+            metric="accuracy",
+            n_resamples=200,
+            seed=repeat,
+        )
         hits += found.low <= 0.05 <= found.high
     assert hits >= 54
 
 
 def test_paired_difference__inputs_that_do_not_pair_are_named() -> None:
     a, b, labels = pair(20, 7)
-    with pytest.raises(PredictionsError, match=r"one shape, got \(20, 3\) and \(19, 3\)"):
-        cal.paired_difference(a, b[1:], labels)
+    with pytest.raises(PredictionsError, match="one length, got 20 and 19"):
+        cal.paired_difference(cal.score_probs(a, labels), cal.score_probs(b[1:], labels[1:]))
     with pytest.raises(PredictionsError, match=r"clusters must have shape \(20,\), got \(3,\)"):
-        cal.paired_difference(a, b, labels, clusters=np.arange(3))
+        cal.paired_difference(
+            cal.score_probs(a, labels), cal.score_probs(b, labels), clusters=np.arange(3)
+        )
     with pytest.raises(UnknownNameError, match="accuracy, brier, confidence, nll, squared_ece"):
-        cal.paired_difference(a, b, labels, metric="f1")
+        cal.paired_difference(cal.score_probs(a, labels), cal.score_probs(b, labels), metric="f1")
 
 
 # Confidence sets
@@ -410,23 +492,23 @@ def test_paired_difference__inputs_that_do_not_pair_are_named() -> None:
 def test_model_confidence_set__keeps_equal_models_and_leaves_a_worse_one_out() -> None:
     a, b, labels = pair(1500, 8)
     models = {"sharp": b, "calibrated": a, "twin": a.copy()}
-    found = cal.model_confidence_set(models, labels, n_resamples=100)
+    found = cal.model_confidence_set(scored(models, labels), n_resamples=100)
     assert found.members == ("calibrated", "twin")
     assert found.excluded == ("sharp",)
     assert found.p_values["sharp"] < 0.05
     assert found.p_values["calibrated"] == found.p_values["twin"] == 1
-    assert found.values["calibrated"] == pytest.approx(squared_error(*cal.top_label(a, labels)))
-    same = cal.model_confidence_set(models, labels, metric="accuracy", n_resamples=20)
+    assert found.values["calibrated"] == pytest.approx(squared_error(cal.score_probs(a, labels)))
+    same = cal.model_confidence_set(scored(models, labels), metric="accuracy", n_resamples=20)
     assert same.members == ("sharp", "calibrated", "twin")
-    assert cal.model_confidence_set({}, labels).members == ()
-    assert cal.model_confidence_set({"sharp": b}, labels).members == ("sharp",)
+    assert cal.model_confidence_set({}).members == ()
+    assert cal.model_confidence_set(scored({"sharp": b}, labels)).members == ("sharp",)
     worst = cal.model_confidence_set(
-        models, labels, metric=cal.nll, higher_is_better=True, n_resamples=20
+        scored(models, labels), metric=cal.nll, higher_is_better=True, n_resamples=20
     )
     assert worst.members == ("sharp",)
 
 
-@pytest.mark.parametrize("metric", sorted(cal.METRICS))
+@pytest.mark.parametrize("metric", sorted(METRICS))
 def test_model_confidence_set__does_not_depend_on_the_order_of_the_models(metric: str) -> None:
     rng = np.random.default_rng(4)
     labels = rng.integers(3, size=300)
@@ -435,9 +517,9 @@ def test_model_confidence_set__does_not_depend_on_the_order_of_the_models(metric
         f"{k}": cal.softmax(logits + 0.2 * k * rng.normal(size=(300, 3)), 1 / (1 + k))
         for k in range(5)
     }
-    found = cal.model_confidence_set(models, labels, metric=metric, n_resamples=80)
+    found = cal.model_confidence_set(scored(models, labels), metric=metric, n_resamples=80)
     back = cal.model_confidence_set(
-        dict(reversed(models.items())), labels, metric=metric, n_resamples=80
+        scored(dict(reversed(models.items())), labels), metric=metric, n_resamples=80
     )
     assert found.p_values == pytest.approx(back.p_values)
     assert set(found.members) == set(back.members)
@@ -453,8 +535,12 @@ def test_model_confidence_set__of_two_models_decides_as_their_pair_does(metric: 
         rng = np.random.default_rng(seed)
         a, b, labels = pair(400, seed)
         b = cal.softmax(np.log(b + 1e-12) + rng.normal(size=b.shape), 0.4 + seed / 8)
-        found = cal.model_confidence_set({"a": a, "b": b}, labels, metric=metric, n_resamples=400)
-        pairwise = cal.paired_difference(a, b, labels, metric=metric, n_resamples=400)
+        found = cal.model_confidence_set(
+            scored({"a": a, "b": b}, labels), metric=metric, n_resamples=400
+        )
+        pairwise = cal.paired_difference(
+            cal.score_probs(a, labels), cal.score_probs(b, labels), metric=metric, n_resamples=400
+        )
         agreed += (len(found.members) == 1) == pairwise.distinguishable
     assert agreed >= 18
 
@@ -464,24 +550,28 @@ def test_model_confidence_set__copies_of_one_image_are_not_new_evidence() -> Non
     models = {"a": a, "b": cal.softmax(np.log(b + 1e-12), 1.6)}
     many = {name: np.tile(probs, (30, 1)) for name, probs in models.items()}
     clusters = np.tile(np.arange(60), 30)
-    plain = cal.model_confidence_set(models, labels, metric="nll", n_resamples=400)
+    plain = cal.model_confidence_set(scored(models, labels), metric="nll", n_resamples=400)
     found = cal.model_confidence_set(
-        many, np.tile(labels, 30), metric="nll", n_resamples=400, clusters=clusters
+        scored(many, np.tile(labels, 30)), metric="nll", n_resamples=400, clusters=clusters
     )
     assert found.n_clusters == 60
     assert found.p_values == pytest.approx(plain.p_values, abs=0.1)
-    fooled = cal.model_confidence_set(many, np.tile(labels, 30), metric="nll", n_resamples=400)
+    fooled = cal.model_confidence_set(
+        scored(many, np.tile(labels, 30)), metric="nll", n_resamples=400
+    )
     assert min(fooled.p_values.values()) < min(found.p_values.values())
 
 
 def test_model_confidence_set__inputs_that_do_not_pair_are_named() -> None:
     a, b, labels = pair(20, 7)
-    with pytest.raises(PredictionsError, match=r"one shape, got \(20, 3\) and \(19, 3\)"):
-        cal.model_confidence_set({"a": a, "b": b[1:]}, labels)
+    with pytest.raises(PredictionsError, match="one length, got 20 and 19"):
+        cal.model_confidence_set(
+            {"a": cal.score_probs(a, labels), "b": cal.score_probs(b[1:], labels[1:])}
+        )
     with pytest.raises(UnknownNameError, match="squared_ece"):
-        cal.model_confidence_set({"a": a}, labels, metric="ece")
+        cal.model_confidence_set(scored({"a": a}, labels), metric="ece")
     with pytest.raises(SpecError, match="level must lie"):
-        cal.model_confidence_set({"a": a}, labels, level=1.0)
+        cal.model_confidence_set(scored({"a": a}, labels), level=1.0)
 
 
 # Planning
@@ -490,14 +580,18 @@ def test_model_confidence_set__inputs_that_do_not_pair_are_named() -> None:
 @pytest.mark.parametrize("difference", [5e-324, 1e-200, -1e-12])
 def test_samples_needed__of_next_to_no_difference_is_refused(difference: float) -> None:
     a, b, labels = pair(400, 9)
-    found = cal.paired_difference(a, b, labels, metric="nll", n_resamples=200)
+    found = cal.paired_difference(
+        cal.score_probs(a, labels), cal.score_probs(b, labels), metric="nll", n_resamples=200
+    )
     with pytest.raises(SpecError, match="at most 1,000,000,000,000 samples"):
         cal.samples_needed(found, difference=difference)
 
 
 def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None:
     a, b, labels = pair(400, 9)
-    found = cal.paired_difference(a, b, labels, metric="nll", n_resamples=200)
+    found = cal.paired_difference(
+        cal.score_probs(a, labels), cal.score_probs(b, labels), metric="nll", n_resamples=200
+    )
     at = cal.samples_needed(found, difference=0.02)
     assert cal.samples_needed(found, difference=0.01) == pytest.approx(4 * at, rel=0.01)
     assert cal.samples_needed(found, difference=0.02, power=0.95) > at
@@ -511,7 +605,7 @@ def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None
 @pytest.mark.parametrize("paired", [True, False])
 def test_squared_plan__what_n_samples_show_takes_n_samples(paired: bool) -> None:
     a, b, labels = pair(3000, 10)
-    one, other = (cal.SquaredError(*cal.top_label(probs, labels)) for probs in (b, a))
+    one, other = (cal.SquaredError(cal.score_probs(probs, labels)) for probs in (b, a))
     plan = cal.SquaredPlan(one, other, paired=paired)
     shown = plan.detectable()
     assert shown is not None
@@ -526,7 +620,7 @@ def test_squared_plan__what_n_samples_show_takes_n_samples(paired: bool) -> None
 
 def test_squared_plan__bad_arguments_are_named() -> None:
     a, _, labels = pair(100, 11)
-    own = cal.SquaredError(*cal.top_label(a, labels))
+    own = cal.SquaredError(cal.score_probs(a, labels))
     plan = cal.SquaredPlan(own, own, paired=False)
     with pytest.raises(SpecError, match="difference must not be 0"):
         plan.needed(0.0)

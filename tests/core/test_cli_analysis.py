@@ -78,12 +78,18 @@ def test_metrics__are_those_of_the_file(ask: Callable[..., Any], run_folder: Pat
     by_name = {m["name"]: m for m in found["measures"]}
     predictions = example_predictions(1, n=400, dataset="sketch", role="shift")
     probs = predictions.probs(2)
-    assert by_name["accuracy"]["value"] == calibration.accuracy(probs, predictions.labels)
+    assert by_name["accuracy"]["value"] == calibration.accuracy(
+        calibration.score_probs(probs, predictions.labels)
+    )
     assert by_name["ece"]["value"] == pytest.approx(
-        calibration.ece(probs, predictions.labels, n_bins=7), abs=1e-6
+        calibration.ece(
+            calibration.score_probs(probs, predictions.labels), calibration.Binning(n_bins=7)
+        ),
+        abs=1e-6,
     )
     assert by_name["classwise_ece_equal_mass"]["value"] == pytest.approx(
-        calibration.classwise_ece(probs, predictions.labels, n_bins=7), abs=1e-9
+        calibration.classwise_ece(probs, predictions.labels, calibration.Binning(n_bins=7)),
+        abs=1e-9,
     )
     assert found["source"]["dataset"] == "sketch"
     assert found["source"]["evaluation_id"] is None
@@ -219,16 +225,19 @@ def test_reliability__numbers_are_those_of_the_report_and_of_the_curve(
         correct=rng.random(900) < confidences, nll=scores.nll, brier=scores.brier,
         rank=scores.rank,
     )  # fmt: skip
-    binning = analysis.Binning(9, scheme, norm, n_resamples=30, seed=5)
-    found = analysis.reliability_numbers(scores, binning)
-    asked: dict[str, Any] = {"n_bins": 9, "scheme": scheme, "n_resamples": 30, "seed": 5}
-    report = calibration.ece_report_from_confidence(confidences, scores.correct, norm=norm, **asked)
+    binning, draws = calibration.Binning(9, scheme, norm), analysis.Draws(30, seed=5)
+    found = analysis.reliability_numbers(scores, binning, draws)
+    report = calibration.ece_report(
+        calibration.TopLabel(confidences, scores.correct), binning, n_resamples=30, seed=5
+    )
     assert found["ece"] == pytest.approx(report["value"])
     assert found["null_mean"] == pytest.approx(report["null_mean"])
     assert found["null_q95"] == pytest.approx(report["null_q95"])
     assert found["interval"] == pytest.approx(report["interval"])
     assert found["debiased"] == pytest.approx(report["debiased"])
-    curve = calibration.reliability_curve_from_confidence(confidences, scores.correct, **asked)
+    curve = calibration.reliability_curve(
+        calibration.TopLabel(confidences, scores.correct), binning, n_resamples=30, seed=5
+    )
     filled = curve.count > 0
     for name in ("lower", "upper", "count", "accuracy", "interval_high", "band_low", "band_high"):
         assert [b[name] for b in found["bins"]] == pytest.approx(getattr(curve, name)[filled])
@@ -240,8 +249,12 @@ def test_audit__batch_averaged_equals_the_definition(size: int) -> None:
     confidences = rng.beta(4, 2, 1000)
     for _ in range(3):
         correct = rng.random(1000) < confidences
-        assert analysis._batch_averaged(confidences, size)(confidences, correct) == pytest.approx(
-            calibration.ece_batch_averaged_from_confidence(confidences, correct, batch_size=size)
+        assert analysis._batch_averaged(confidences, size)(
+            calibration.TopLabel(confidences, correct)
+        ) == pytest.approx(
+            calibration.ece_batch_averaged(
+                calibration.TopLabel(confidences, correct), batch_size=size
+            )
         )
 
 
@@ -254,12 +267,14 @@ def test_classwise__equals_the_definition_and_its_floor_is_that_of_drawn_labels(
     predictions = example_predictions(7, n=500, n_classes=6)
     probs = predictions.probs()
     drawn = analysis._draw_labels(probs, 40, rng)
-    binning = analysis.Binning(8, scheme, norm)
+    binning = calibration.Binning(8, scheme, norm)
     errors = analysis._classwise_errors(
         probs, np.concatenate([predictions.labels[None], drawn]), binning
     )
     expected = [
-        calibration.classwise_ece(probs, labels, n_bins=8, scheme=scheme, norm=norm)
+        calibration.classwise_ece(
+            probs, labels, calibration.Binning(n_bins=8, scheme=scheme, norm=norm)
+        )
         for labels in [predictions.labels, *drawn[:3]]
     ]
     assert errors[:4] == pytest.approx(expected, abs=1e-7)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from calift_core.calibration import accuracy, ece, nll, softmax
+from calift_core.calibration import Binning, accuracy, ece, nll, score_probs, softmax
 from calift_core.clip import load_clip, load_finished, weights_sha256
 from calift_core.errors import (
     CheckpointError,
@@ -380,9 +380,9 @@ def test_wise_ft__numbers_of_the_path_are_those_of_the_whole_set(
     stored = read_predictions(folder / "predictions" / "art.parquet")
     probs = softmax(stored.logits)
     art = next(s for s in point.datasets if s.dataset == "art")
-    assert art.accuracy == pytest.approx(accuracy(probs, stored.labels))
-    assert art.nll == pytest.approx(nll(probs, stored.labels))
-    whole = ece(probs, stored.labels, n_bins=4, scheme="equal_width")
+    assert art.accuracy == pytest.approx(accuracy(score_probs(probs, stored.labels)))
+    assert art.nll == pytest.approx(nll(score_probs(probs, stored.labels)))
+    whole = ece(score_probs(probs, stored.labels), Binning(n_bins=4, scheme="equal_width"))
     assert art.ece == pytest.approx(whole)
     assert point.ood_accuracy == art.accuracy  # shifts alone where there are any
     assert summarise(report.evaluations, None).ood_accuracy == art.accuracy

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from calift_core.calibration import ece, softmax
+from calift_core.calibration import Binning, ece, score_probs, softmax
 from calift_core.clip import load_clip, load_finished, weights_sha256
 from calift_core.data.suites import load_suite
 from calift_core.errors import (
@@ -197,7 +197,9 @@ def test_run__report_can_be_computed_again_from_the_predictions(finished: Any) -
         stored = read_predictions(folder / "predictions" / f"{name}.parquet")
         probs = softmax(stored.logits)
         assert (probs.argmax(1) == stored.labels).mean() == pytest.approx(evaluation.accuracy)
-        assert ece(probs, stored.labels, n_bins=15) == pytest.approx(evaluation.ece.value)
+        assert ece(score_probs(probs, stored.labels), Binning(n_bins=15)) == pytest.approx(
+            evaluation.ece.value
+        )
         assert stored.metadata.model_sha256 == report.model["sha256"]
     assert report.summary.id_accuracy == report.evaluations[0].accuracy
     assert report.summary.ood_accuracy == report.evaluations[1].accuracy

@@ -26,7 +26,7 @@ from calift_core.schema.wire import (
 from frontend.figures.style import Run
 from tests.conftest import serving
 from tests.frontend import seed
-from tests.frontend.examples import BINNING, RUNS, samples_of
+from tests.frontend.examples import BINNING, DRAWS, RUNS, samples_of
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def pages() -> list[tuple[Run, SlicePage]]:
         (
             run,
             analysis.slice_page(
-                samples_of(name), Source(dataset="sketch", role="shift"), BINNING,
+                samples_of(name), Source(dataset="sketch", role="shift"), BINNING, DRAWS,
                 sort="gap", min_n=55,
             ),
         )
@@ -179,7 +179,7 @@ def sets() -> list[tuple[Run, MeasureSet]]:
             MeasureSet(
                 source=Source(dataset="sketch", role="shift"), n=600, n_classes=10,
                 temperature=1.0, n_resamples=20, seed=0,
-                measures=analysis.audit_of(samples_of(name).scores, n_resamples=20),
+                measures=analysis.audit_of(samples_of(name).scores, DRAWS),
             ),
         )
         for run, name in zip(RUNS, ("fine-tuning", "CaRot"), strict=True)

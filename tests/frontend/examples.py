@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from calift_core import analysis
-from calift_core.calibration import score_samples
+from calift_core.calibration import Binning, score_samples
 from calift_core.schema.report import FrontierPoint, Summary
 from calift_core.schema.wire import (
     CalibratorEffect,
@@ -106,7 +106,7 @@ TUNED = Summary(id_accuracy=0.85, ood_accuracy=0.45, id_ece=0.1, ood_ece=0.3, oo
 RUNS = (Run("a1", "first"), Run("b2", "second"))
 
 
-BINNING = analysis.Binning(n_resamples=20)
+BINNING, DRAWS = Binning(), analysis.Draws(n_resamples=20)
 
 
 def samples_of(name: str, dataset: str = "sketch", harm: float = 0.2) -> Samples:
@@ -132,7 +132,7 @@ def effect_of(*, oracle: bool) -> CalibratorEffect:
                 evaluation_id="e1", run_id="a1", run_name="first", method="finetune",
                 dataset="sketch", role="shift", temperature=1.0,
                 **analysis.reliability_numbers(
-                    scores, BINNING, smooth=analysis.smooth_curve(scores)
+                    scores, BINNING, DRAWS, smooth=analysis.smooth_curve(scores)
                 ),
             )
         )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calift_core.calibration import reliability_curve, softmax
+from calift_core.calibration import Binning, reliability_curve, score_probs, softmax
 from calift_core.schema.wire import (
     Reliability,
     ReliabilityBin,
@@ -23,7 +23,9 @@ from tests.frontend.examples import BINS, effect_of, make_bin, make_reliability,
 def real() -> Reliability:
     """A diagram of predictions, by the code that the API uses."""
     made = seed.predictions(seed.KINDS["fine-tuning"], "sketch", "shift", n=1000, harm=0.3, seed=1)
-    curve = reliability_curve(softmax(made.logits), made.labels, n_bins=10, scheme="equal_width")
+    curve = reliability_curve(
+        score_probs(softmax(made.logits), made.labels), Binning(n_bins=10, scheme="equal_width")
+    )
     numbers = curve.to_dict()
     rows = [
         ReliabilityBin.model_validate(

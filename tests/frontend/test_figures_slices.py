@@ -9,7 +9,7 @@ from calift_core.schema.wire import (
 )
 from frontend import figures
 from frontend.figures.style import Run
-from tests.frontend.examples import BINNING, RUNS, samples_of
+from tests.frontend.examples import BINNING, DRAWS, RUNS, samples_of
 
 
 def test_slices__marks_are_filled_only_above_the_floor(pages: list[tuple[Run, SlicePage]]) -> None:
@@ -35,7 +35,11 @@ def test_slices__marks_are_filled_only_above_the_floor(pages: list[tuple[Run, Sl
 
 def test_slices__none_is_said() -> None:
     page = analysis.slice_page(
-        samples_of("CaRot"), Source(dataset="sketch", role="shift"), BINNING, where="rank > 99"
+        samples_of("CaRot"),
+        Source(dataset="sketch", role="shift"),
+        BINNING,
+        DRAWS,
+        where="rank > 99",
     )
     assert "no sample" in figures.style.alt_text(figures.slices.gaps([(RUNS[0], page)]))
     assert figures.slices.table([(RUNS[0], page)]).rows == []
