@@ -167,21 +167,7 @@ def plan(home: Path, ports: Mapping[str, int], urls: Mapping[str, str], *, worke
         SpecError: the broker or the dashboard is not installed, or a setting is wrong.
         StorageError: the broker's folder or the token file cannot be made.
     """
-    environment = dict(os.environ)
-    # The stack answers on this machine alone, under that name.
-    environment.pop("CALIFT_ALLOWED_HOSTS", None)
-    # Found wherever we were found ourselves, installed or not. `-P` and a neutral working
-    # folder keep a folder that happens to be called `backend` from being imported instead.
-    root = str(Path(__file__).resolve().parents[2])
-    path = [root, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    environment |= {
-        "CALIFT_HOME": str(home),
-        "CALIFT_HOST": HOST,
-        "CALIFT_PORT": str(ports["api"]),
-        "CALIFT_API_URL": urls["api"],
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)),
-        "PYTHONUNBUFFERED": "1",
-    }
+    environment = _environment(home, ports["api"], urls["api"])
     python = [sys.executable, "-P", "-m"]
     services: list[Service] = []
     socket = None if environment.get("CALIFT_BROKER_URL") else socket_path(home)
@@ -233,6 +219,25 @@ def plan(home: Path, ports: Mapping[str, int], urls: Mapping[str, str], *, worke
         raise SpecError(f"a CALIFT_ setting is wrong: {error}") from error
     probes.token = settings.admin_token()
     return Plan(services, environment, socket)
+
+
+def _environment(home: Path, port: int, url: str) -> dict[str, str]:
+    """What every service of the stack sees; `port` and `url` are the API's."""
+    environment = dict(os.environ)
+    # The stack answers on this machine alone, under that name.
+    environment.pop("CALIFT_ALLOWED_HOSTS", None)
+    # Found wherever we were found ourselves, installed or not. `-P` and a neutral working
+    # folder keep a folder that happens to be called `backend` from being imported instead.
+    root = str(Path(__file__).resolve().parents[2])
+    path = [root, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    return environment | {
+        "CALIFT_HOME": str(home),
+        "CALIFT_HOST": HOST,
+        "CALIFT_PORT": str(port),
+        "CALIFT_API_URL": url,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _find_dashboard() -> None:
