@@ -21,8 +21,12 @@ from backend.artifacts import ArtifactStore
 from backend.problems import pointer_of
 from backend.store.errors import NotFoundError
 from backend.store.stores import Stores
-from calift_core import analysis, calibration
-from calift_core.analysis import Draws
+from calift_core import calibration
+from calift_core.analysis import budget, calibrators, reliability, slices
+from calift_core.analysis import measures as analysis_measures
+from calift_core.analysis.condition import Samples
+from calift_core.analysis.draws import Draws
+from calift_core.analysis.slices import By, Sort
 from calift_core.calibration import Binning, Calibrator, SampleScores, compare
 from calift_core.errors import (
     CaliftError,
@@ -31,15 +35,10 @@ from calift_core.errors import (
     SpecError,
     UnknownNameError,
 )
-from calift_core.predictions import (
-    PredictionsMetadata,
-    read_index,
-    read_metadata,
-    read_scores,
-    shared_samples,
-)
+from calift_core.predictions.read import read_index, read_metadata, read_scores, shared_samples
+from calift_core.predictions.types import PredictionsMetadata
 from calift_core.schema.report import Role
-from calift_core.schema.wire import (
+from calift_core.schema.wire.results import (
     AS_EVALUATED,
     TRANSFER_SETS,
     AskedBinning,
@@ -54,7 +53,6 @@ from calift_core.schema.wire import (
     MeasureSet,
     PairedDifference,
     Reliability,
-    RunSummary,
     Slice,
     SlicePage,
     Source,
@@ -63,7 +61,7 @@ from calift_core.schema.wire import (
     TransferMatrix,
     TransferRow,
 )
-from calift_core.slices import By, Samples, Sort
+from calift_core.schema.wire.runs import RunSummary
 
 _RESULTS = 2000
 _SCORE_BYTES = 192 << 20
@@ -242,7 +240,7 @@ class Analysis:
             smooth = self._remember(
                 self._results,
                 ("smooth", file.digest, scored),
-                lambda: analysis.smooth_curve(found),
+                lambda: reliability.smooth_curve(found),
             )
             return Reliability(
                 evaluation_id=evaluation.id,
@@ -252,7 +250,7 @@ class Analysis:
                 dataset=evaluation.dataset,
                 role=evaluation.role,
                 temperature=temperature,
-                **analysis.reliability_numbers(found, binning, draws, smooth=smooth),
+                **reliability.reliability_numbers(found, binning, draws, smooth=smooth),
             )
 
         key = ("diagram", evaluation.id, file.digest, binning, draws, scored)
@@ -288,7 +286,7 @@ class Analysis:
         found: list[Measure] = self._remember(
             self._results,
             ("measures", file.digest, own, draws, degrees, classwise),
-            lambda: analysis.measures_of(
+            lambda: analysis_measures.measures_of(
                 self._scored(file, degrees),
                 own,
                 draws,
@@ -299,7 +297,7 @@ class Analysis:
         return _measure_set(evaluation, file, degrees, found)
 
     def audit(self, evaluation: Evaluation, *, temperature: float | None = None) -> MeasureSet:
-        """The same predictions under the estimators in use; see `calift_core.analysis.audit_of`.
+        """The same predictions under the estimators in use: `measures.audit_of`.
 
         The class-wise errors are left out where not all logits are stored.
 
@@ -318,7 +316,7 @@ class Analysis:
         found: list[Measure] = self._remember(
             self._results,
             ("audit", file.digest, draws, degrees),
-            lambda: analysis.audit_of(self._scored(file, degrees), draws, classwise=extra),
+            lambda: analysis_measures.audit_of(self._scored(file, degrees), draws, classwise=extra),
         )
         return _measure_set(evaluation, file, degrees, found)
 
@@ -328,7 +326,9 @@ class Analysis:
         found: Measure = self._remember(
             self._results,
             ("classwise", file.digest, temperature, binning, draws),
-            lambda: analysis.classwise_measure(file.path, binning, draws, temperature=temperature),
+            lambda: analysis_measures.classwise_measure(
+                file.path, binning, draws, temperature=temperature
+            ),
             long=True,
         )
         return found
@@ -349,7 +349,7 @@ class Analysis:
         offset: int = 0,
         limit: int = 50,
     ) -> SlicePage:
-        """A page of slices of an evaluation; see `calift_core.analysis.slice_page`.
+        """A page of slices of an evaluation; see `calift_core.analysis.slices.slice_page`.
 
         Raises:
             NotFoundError: its predictions are not stored.
@@ -363,7 +363,7 @@ class Analysis:
         found: SlicePage = self._remember(
             self._results,
             ("slices", evaluation.id, file.digest, own, draws, degrees, *asked),
-            lambda: analysis.slice_page(
+            lambda: slices.slice_page(
                 self._samples(file, degrees),
                 source_of(evaluation),
                 own,
@@ -416,7 +416,7 @@ class Analysis:
                 lambda e=evaluation, f=file, b=own, d=draws, t=degrees: [  # type: ignore[misc]
                     one
                     for one in [
-                        analysis.slice_of_set(
+                        slices.slice_of_set(
                             self._samples(f, t), b, d, title=e.dataset, where=where, min_n=min_n
                         )
                     ]
@@ -504,9 +504,9 @@ class Analysis:
         key = (kind, fit_on or "", *(file.digest for file in files))
 
         def fit() -> tuple[Calibrator, FittedCalibrator]:
-            return analysis.fit_calibrator(
+            return calibrators.fit_calibrator(
                 kind,
-                [analysis.read_to_fit(f.path, n_files=len(files)) for f in files],
+                [calibrators.read_to_fit(f.path, n_files=len(files)) for f in files],
                 oracle=oracle,
                 evaluation_id=fit_on,
             )
@@ -533,8 +533,8 @@ class Analysis:
                 file = self._file(artifact.sha256)
                 if file.metadata.role == "calibration":
                     found.append(file)
-        found.sort(key=lambda f: (analysis.is_perturbed(f.metadata), f.metadata.dataset))
-        if not found or analysis.is_perturbed(found[0].metadata):
+        found.sort(key=lambda f: (calibrators.is_perturbed(f.metadata), f.metadata.dataset))
+        if not found or calibrators.is_perturbed(found[0].metadata):
             raise NotFoundError(
                 f"run {run_id} stores no predictions of an ID calibration split.",
                 hint="Fit on an evaluation with fit_on and oracle=true, or add a calibration part "
@@ -548,7 +548,7 @@ class Analysis:
         return self._remember(
             self._scores,
             (file.digest, key),
-            lambda: analysis.calibrated_scores(file.path, [calibrator])[0],
+            lambda: calibrators.calibrated_scores(file.path, [calibrator])[0],
             long=True,
         )
 
@@ -645,22 +645,22 @@ class Analysis:
                 and self._results.get(("cell", file.digest, binning, draws, key)) is None
             ]
             if missing:
-                found = analysis.calibrated_scores(file.path, [c for _, c in missing])
+                found = calibrators.calibrated_scores(file.path, [c for _, c in missing])
                 for (key, _), scores in zip(missing, found, strict=True):
                     self._results.put(
                         ("cell", file.digest, binning, draws, key),
-                        analysis.transfer_numbers(scores, binning, draws),
+                        calibrators.transfer_numbers(scores, binning, draws),
                     )
             plain: dict[str, float] = self._remember(
                 self._results,
                 ("cell", file.digest, binning, draws, 1.0),
-                lambda: analysis.transfer_numbers(self._scored(file, 1.0), binning, draws),
+                lambda: calibrators.transfer_numbers(self._scored(file, 1.0), binning, draws),
             )
             numbers = [plain] + [
                 self._remember(
                     self._results,
                     ("cell", file.digest, binning, draws, key),
-                    lambda k=key, c=calibrator: analysis.transfer_numbers(
+                    lambda k=key, c=calibrator: calibrators.transfer_numbers(
                         self._calibrated(file, k, c), binning, draws
                     ),  # type: ignore[misc]
                     long=True,
@@ -674,7 +674,7 @@ class Analysis:
                 evaluation_id=evaluation.id,
                 n=evaluation.n,
                 in_sample=key is not None and file.digest in key,
-                **analysis.gains(plain, one),
+                **calibrators.gains(plain, one),
                 **one,
             )
             for key, one in zip([None, *(key for key, _, _ in fits)], numbers, strict=True)
@@ -692,7 +692,7 @@ class Analysis:
         level: float = 0.95,
         power: float = 0.8,
     ) -> Budget:
-        """How many samples show a difference; see `calift_core.analysis.budget_of`.
+        """How many samples show a difference; see `calift_core.analysis.budget.budget_of`.
 
         Raises:
             NotFoundError: no such evaluation, or predictions are not stored.
@@ -714,7 +714,7 @@ class Analysis:
         found: Budget = self._remember(
             self._results,
             ("budget", evaluation.id, file.digest, against, beside and beside.digest, *asked),
-            lambda: analysis.budget_of(
+            lambda: budget.budget_of(
                 scores,
                 source_of(evaluation),
                 metric=metric,

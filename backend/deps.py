@@ -24,8 +24,8 @@ from backend.settings import Settings
 from backend.store.cursors import MAX_CURSOR
 from backend.store.stores import Stores
 from backend.submission import Submission
-from calift_core.schema.wire import AskedBinning
-from calift_core.slices import MAX_CONDITION
+from calift_core.analysis.condition import MAX_CONDITION
+from calift_core.schema.wire.results import AskedBinning
 
 
 @dataclass

@@ -29,16 +29,11 @@ from backend.settings import Settings
 from backend.store.imports import ImportedPredictions
 from backend.store.stores import Stores
 from backend.submission import body_hash
+from calift_core.analysis.imported import imported_report, imported_spec, run_name
+from calift_core.analysis.upload_check import Checked, read_check
 from calift_core.errors import DiskFullError, PredictionsError, StorageError
 from calift_core.files import storage_error
-from calift_core.importing import (
-    Checked,
-    imported_report,
-    imported_spec,
-    read_check,
-    run_name,
-)
-from calift_core.predictions import predictions_name
+from calift_core.predictions.types import predictions_name
 from calift_core.schema.imported import ImportedSpec, ImportedSuite
 
 _WRITE_BYTES = 4 << 20
@@ -200,7 +195,7 @@ class Imports:
         folder = upload.folder
         job = {"dataset": upload.dataset, "role": upload.role}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        argv = [sys.executable, "-m", "calift_core.importing", str(folder)]
+        argv = [sys.executable, "-m", "calift_core.analysis.upload_check", str(folder)]
         argv.append(str(self._settings.import_memory_bytes))
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         # One thread and the system's allocator: others reserve address space that is never used.

@@ -38,7 +38,7 @@ from backend.store.stores import Stores
 from backend.submission import Submission
 from calift_core import __version__
 from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire import RunSubmit
+from calift_core.schema.wire.runs import RunSubmit
 
 PREFIX = "/api/v1"
 

@@ -25,7 +25,7 @@ from calift_core.errors import (
     SpecError,
     UnpairedError,
 )
-from calift_core.schema.wire import Problem
+from calift_core.schema.wire.service import Problem
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -46,11 +46,12 @@ from calift_core import __version__
 from calift_core.calibration import evaluate_all
 from calift_core.client import Client
 from calift_core.errors import ServiceUnavailableError
-from calift_core.predictions import Predictions, PredictionsMetadata, write_predictions
+from calift_core.predictions.types import Predictions, PredictionsMetadata
+from calift_core.predictions.write import write_predictions
 from calift_core.schema import records as r
 from calift_core.schema.report import EvaluationReport, Report, Summary
 from calift_core.schema.spec import parse_spec
-from calift_core.schema.wire import AskedBinning
+from calift_core.schema.wire.results import AskedBinning
 
 
 def simulated(name: str, role: Any, *, n: int, n_classes: int, seed: int) -> Predictions:

@@ -32,14 +32,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from calift_core.clip import TINY_CONFIG
 from calift_core.data.loader import Normalise, eval_batches
-from calift_core.data.suites import load_suite
-from calift_core.environment import environment
-from calift_core.preprocess import Preprocess
-from calift_core.run import Evaluated, evaluate_finished, evaluate_many, run_in_folder
+from calift_core.data.preprocess import Preprocess
+from calift_core.data.suites.load import load_suite
+from calift_core.jobs.environment import environment
+from calift_core.jobs.evaluate import Evaluated, evaluate_finished, evaluate_many
+from calift_core.jobs.folder import run_in_folder
+from calift_core.models.loading import TINY_CONFIG
+from calift_core.models.precision import resolve_device, resolve_precision
 from calift_core.schema.spec import RunSpec, parse_spec
-from calift_core.train import resolve_device, resolve_precision
 
 CLASSES = ("one", "two", "three", "four")
 

@@ -205,7 +205,7 @@ class Bench:
 
 def fashion_bench() -> Bench:
     """Fashion-MNIST with the embedded model."""
-    from calift_core.run import pretraining_spec
+    from calift_core.jobs.tiny import pretraining_spec
 
     return Bench(
         "fashion-mnist",
@@ -419,8 +419,8 @@ class Study:
         return need.stage == "grid" and self.diverged(need.task)
 
     def _is_current(self) -> bool:
-        from calift_core.data.suites import load_suite
-        from calift_core.run import tiny_is_current
+        from calift_core.data.suites.load import load_suite
+        from calift_core.jobs.tiny import tiny_is_current
 
         spec = self.bench.pretraining
         assert spec is not None
@@ -919,8 +919,9 @@ def measure_step_s(batch_size: int) -> float:
     """
     import torch
 
-    from calift_core.clip import Captions, load_clip
     from calift_core.methods import Batch, RunLength, make_method
+    from calift_core.models.captions import Captions
+    from calift_core.models.loading import load_clip
     from calift_core.schema.methods import Flyp
 
     threads = torch.get_num_threads()
@@ -958,7 +959,7 @@ def work() -> int:
     """Run the folders that come in, line by line; answer each with its exit status."""
     import torch
 
-    from calift_core.run import main as run
+    from calift_core.jobs.__main__ import main as run
 
     torch.set_num_threads(1)
     while line := sys.stdin.readline():
@@ -1216,7 +1217,7 @@ def make_benches(names: Sequence[str], out: Path, cifar10: str | None) -> list[B
     for name in names:
         try:
             if name == "fashion-mnist":
-                from calift_core.data.suites import load_suite
+                from calift_core.data.suites.load import load_suite
 
                 bench = fashion_bench()
                 load_suite(parse_spec(_probe(bench)).suite)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from calift_core.calibration import SquaredError, TopLabel, ece, score_probs
 from calift_core.calibration.compare import eliminate
-from calift_core.predictions import read_predictions
+from calift_core.predictions.read import read_predictions
 
 Doubles = NDArray[np.float64]
 

@@ -75,8 +75,9 @@ def child(model: str, batch_size: int) -> None:
     """
     import torch
 
-    from calift_core.clip import TINY_CONFIG, Captions, load_clip
     from calift_core.methods import Batch, RunLength, make_method
+    from calift_core.models.captions import Captions
+    from calift_core.models.loading import TINY_CONFIG, load_clip
     from calift_core.schema.methods import Flyp
 
     clip = load_clip(model or str(TINY_CONFIG), None, generator=torch.Generator().manual_seed(0))

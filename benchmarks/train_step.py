@@ -8,7 +8,7 @@
 Three contenders train the same model on the same batches in one process, in turn, round after
 round, so that a busy machine slows all of them:
 
-- **calift**: the step of `calift_core.train` with the CaRot method, as a run takes it.
+- **calift**: the step of `calift_core.training` with the CaRot method, as a run takes it.
 - **published**: the loop as the paper's released code runs it, written anew here from its
   description. The teacher encodes images and texts at every step, equal captions are encoded as
   often as they occur, each over the full context; the distillation is the cross-entropy of
@@ -50,23 +50,21 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
-from calift_core.clip import Captions, Clip, load_clip
-from calift_core.data.images import FileSource, ImageSet, kept_in_memory
+from calift_core.data.cache import kept_in_memory
+from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, train_batches
-from calift_core.environment import environment
+from calift_core.data.sources import FileSource
+from calift_core.jobs.environment import environment
 from calift_core.methods import Batch, RunLength, make_method
 from calift_core.methods.base import encode_captions
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.models.loading import load_clip
+from calift_core.models.precision import Precision, autocast, resolve_device, resolve_precision
+from calift_core.models.zeroshot import resolve_templates
 from calift_core.schema.methods import CaRot, Flyp
-from calift_core.train import (
-    Plan,
-    Precision,
-    _step,
-    autocast,
-    make_optimizer,
-    resolve_device,
-    resolve_precision,
-)
-from calift_core.zeroshot import resolve_templates
+from calift_core.training.plan import Plan
+from calift_core.training.step import make_optimizer, optimiser_step
 
 CONTENDERS = ("ours", "published", "flyp")
 LABELS = {"ours": "CaRot, calift", "published": "CaRot, published", "flyp": "FLYP, calift"}
@@ -120,7 +118,7 @@ class Setting:
 
 
 class Ours:
-    """A method in the step of `calift_core.train`."""
+    """A method in the step of `calift_core.training`."""
 
     def __init__(self, kind: str, clip: Clip, captions: Captions, setting: Setting) -> None:
         self.setting = setting
@@ -148,7 +146,9 @@ class Ours:
 
     def step(self, batch: Batch) -> Tensor:
         """One step that does not move the teacher; returns the loss."""
-        values, _ = _step(self.method, batch, self.optimizer, self.scaler, self.plan, self.device)
+        values, _ = optimiser_step(
+            self.method, batch, self.optimizer, self.scaler, self.plan, self.device
+        )
         self.steps += 1
         if self.setting.teacher_every == 1 or self.steps % self.setting.teacher_every:
             self.method.after_step(self.steps)

@@ -9,6 +9,8 @@
 
 It finds the service by `CALIFT_API_URL`, else the stack that runs on `CALIFT_HOME`, else on this
 machine's port `CALIFT_PORT`; and the token in `CALIFT_TOKEN`, else in `CALIFT_HOME/token`.
+
+Long, because one class has a method for each route and people read it from top to bottom.
 """
 
 from __future__ import annotations
@@ -36,27 +38,26 @@ from calift_core.files import atomic_path
 from calift_core.home import calift_home, stack_file
 from calift_core.schema.report import Report, Role
 from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire import (
+from calift_core.schema.wire.results import (
     AS_EVALUATED,
-    TERMINAL_PHASES,
-    Artifact,
     AskedBinning,
     Budget,
     CalibratorEffect,
     Comparison,
-    DatasetInfo,
     Evaluation,
     EvaluationPage,
     Frontier,
-    Health,
-    LogPage,
     MeasureSet,
-    MethodInfo,
-    Metrics,
-    ModelInfo,
-    Opened,
-    Ready,
     Reliability,
+    SlicePage,
+    Spectrum,
+    TransferMatrix,
+)
+from calift_core.schema.wire.runs import (
+    TERMINAL_PHASES,
+    Artifact,
+    LogPage,
+    Metrics,
     RunClone,
     RunDetail,
     RunEvent,
@@ -64,20 +65,25 @@ from calift_core.schema.wire import (
     RunPatch,
     RunSubmit,
     RunSummary,
-    SlicePage,
     SortKey,
-    Spectrum,
+    Validation,
+)
+from calift_core.schema.wire.service import (
+    DatasetInfo,
+    Health,
+    MethodInfo,
+    ModelInfo,
+    Opened,
+    Ready,
     Stats,
     SuiteRuns,
-    TransferMatrix,
-    Validation,
     Visitor,
     WorkerInfo,
 )
 
 if TYPE_CHECKING:
-    from calift_core.predictions import Keep
-    from calift_core.predictions import Role as PredictedRole
+    from calift_core.predictions.types import Role as PredictedRole
+    from calift_core.predictions.write import Keep
 
 DEFAULT_PORT = 8000
 _PREFIX = "/api/v1"
@@ -832,7 +838,7 @@ class Client:
 
         Args:
             path: NPZ, Parquet or CSV with `labels` and `probs` or `logits`; see
-                `calift_core.importing`.
+                `calift_core.predictions.foreign.load`.
             name: of the run; None: the file's.
             dataset: name of the data set; None: what the file says, else its name.
             role: `id`, `shift`, `corruption`, `calibration` or `validation`; None: what the file
@@ -845,8 +851,9 @@ class Client:
         Raises:
             PredictionsError: the file breaks its contract.
         """
-        from calift_core.importing import load_predictions, run_name
-        from calift_core.predictions import write_predictions
+        from calift_core.analysis.imported import run_name
+        from calift_core.predictions.foreign.load import load_predictions
+        from calift_core.predictions.write import write_predictions
 
         predictions = load_predictions(path, dataset=dataset, role=role, class_names=class_names)
         given = {"name": name or run_name(Path(path).stem), "run": run}

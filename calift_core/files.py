@@ -1,9 +1,4 @@
-"""Files that are either the old version or the new one, never something between.
-
-Everything durable is written by the same steps: a temporary name in the same folder, fsync, rename
-over the final name, fsync of the folder. A process killed at any point leaves at most a hidden
-`.<name>.<token>.tmp` beside an untouched target.
-"""
+"""Files that are either the old version or the new one, never something between; and locks."""
 
 from __future__ import annotations
 
@@ -15,6 +10,8 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from calift_core.errors import DiskFullError, StorageError
 
@@ -138,3 +135,32 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def try_lock(path: Path, *, patience_s: float = 0.0) -> BaseFileLock | None:
+    """Take a lock that the operating system drops when this process ends, however it ends.
+
+    Args:
+        path: the lock's file; it stays when the lock is released.
+        patience_s: how long to wait for another holder, in seconds.
+
+    Returns:
+        The lock, held until its `release` is called or nothing refers to it any more; None when
+        somebody else holds it.
+
+    Raises:
+        StorageError: the file cannot be made, or its file system knows no locks.
+    """
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=patience_s, poll_interval=0.01 if patience_s < 0.1 else 0.1)
+    except Timeout:
+        return None
+    except NotImplementedError as error:
+        raise StorageError(
+            f"{path} must lie on a file system that knows locks: {error}",
+            hint="Set CALIFT_HOME to a folder on a local disk.",
+        ) from error
+    except OSError as error:
+        raise storage_error(error, path, "lock") from error
+    return lock

@@ -13,20 +13,18 @@ import streamlit as st
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
 from calift_core.installed import as_typed
-from calift_core.schema.wire import (
-    TERMINAL_PHASES,
+from calift_core.schema.wire.results import (
     AskedBinning,
     CalibratorEffect,
     Evaluation,
     Frontier,
     MeasureSet,
     Reliability,
-    RunSummary,
     SlicePage,
     TransferMatrix,
-    Validation,
-    Visitor,
 )
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary, Validation
+from calift_core.schema.wire.service import Visitor
 from frontend import text
 from frontend.door import session_of
 

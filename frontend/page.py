@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 import streamlit as st
 
-from calift_core.schema.wire import RunSummary
+from calift_core.schema.wire.runs import RunSummary
 from frontend import pictures, tables, text
 from frontend.figures import style
 from frontend.tables import Column, Markup, Table

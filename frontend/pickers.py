@@ -10,7 +10,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from calift_core.errors import CaliftError
-from calift_core.schema.wire import RunSummary
+from calift_core.schema.wire.runs import RunSummary
 from frontend import api, page, state, text
 from frontend.figures.style import PALETTE, Run
 

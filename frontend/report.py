@@ -15,7 +15,8 @@ from calift_core import __version__
 from calift_core.client import Client
 from calift_core.errors import StorageError
 from calift_core.files import atomic_write_bytes, atomic_write_json
-from calift_core.schema.wire import Evaluation, Reliability, RunDetail, Spectrum
+from calift_core.schema.wire.results import Evaluation, Reliability, Spectrum
+from calift_core.schema.wire.runs import RunDetail
 from frontend import figures, pictures, tables, text
 from frontend.figures import style
 from frontend.figures.style import Run

@@ -348,7 +348,7 @@ def _spec_of() -> Callable[..., Any]:
 
 def example_predictions(seed: int = 0, *, n: int = 300, n_classes: int = 5, **metadata: Any) -> Any:
     """Predictions of an over-confident model."""
-    from calift_core.predictions import Predictions, PredictionsMetadata
+    from calift_core.predictions.types import Predictions, PredictionsMetadata
 
     rng = np.random.default_rng(seed)
     labels = rng.integers(n_classes, size=n)
@@ -414,8 +414,8 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         **spec: Any,
     ) -> str:
         from backend.artifacts import publish_artifact
-        from calift_core.predictions import write_predictions
-        from calift_core.reporting import summarise
+        from calift_core.analysis.report import summarise
+        from calift_core.predictions.write import write_predictions
         from calift_core.schema.report import Report
         from tests.support import said
 

@@ -48,6 +48,7 @@ def test_loaded_by__sees_what_is_loaded() -> None:
 def test_package__loads_nothing_heavy() -> None:
     suspects = (*HEAVY, "numpy", "scipy", "pydantic", "pyarrow", "httpx", "typer", "rich", "yaml")
     assert loaded_by("calift_core", suspects) == []
+    assert loaded_by("calift", suspects) == []
 
 
 @pytest.mark.parametrize(
@@ -58,12 +59,13 @@ def test_services__load_no_torch(module: str) -> None:
 
 
 def torch_free_modules() -> list[str]:
-    found = ["errors", "predictions", "importing", "client", "files", "home", "cli"]
-    found.append("data.catalogue")
-    for package in ("schema", "calibration"):
+    found = ["errors", "files", "home", "installed", "checks", "threads", "client", "catalogue"]
+    found += ["data.suites", "data.counting", "data.workload", "jobs.curves"]
+    for package in ("schema", "calibration", "predictions", "analysis"):
         folder = Path(calift_core.__file__).parent / package
-        found += [package, *(f"{package}.{m.name}" for m in pkgutil.iter_modules([str(folder)]))]
-    return [f"calift_core.{name}" for name in found]
+        inside = pkgutil.walk_packages([str(folder)], f"{package}.")
+        found += [package, *(module.name for module in inside)]
+    return ["calift", "calift.main", *(f"calift_core.{name}" for name in found)]
 
 
 def test_what_crosses_a_process__imports_where_torch_is_not_installed() -> None:

@@ -14,10 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OURS = ("calift_core", "backend", "worker", "frontend")
+OURS = ("calift", "calift_core", "backend", "worker", "frontend")
 
 #: The extras that a package's code may count on, beside the light core.
 EXTRAS = {
+    "calift": ("train",),
     "calift_core": ("train",),
     "backend": ("api",),
     "worker": ("worker",),

@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from backend.settings import check_token
-from calift_core.cli import app
+from calift.main import app
 from calift_core.schema.spec import parse_spec
 
 ROOT = Path(__file__).parents[1]

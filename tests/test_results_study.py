@@ -22,8 +22,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from calift_core.calibration import SquaredError, TopLabel, ece, paired_difference, score_probs
-from calift_core.clip import load_clip
 from calift_core.errors import CaliftError, DataUnavailableError
+from calift_core.models.loading import load_clip
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock
 
-from calift_core.locks import try_lock
+from calift_core.files import try_lock
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend.store.claims import Claim, Claims
 from backend.store.errors import database_away
-from calift_core.schema.wire import Progress
+from calift_core.schema.wire.runs import Progress
 from worker.limits import Limits
 
 log = logging.getLogger(__name__)

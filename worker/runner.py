@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from calift_core.threads import openmp_environment
 
 #: How the runner is started: fixed words and the job's folder, never a shell.
-RUNNER_ARGV: tuple[str, ...] = (sys.executable, "-m", "calift_core.run")
+RUNNER_ARGV: tuple[str, ...] = (sys.executable, "-m", "calift_core.jobs")
 
 
 #: When memory runs out the kernel should take the runner and leave the one that reports it.

@@ -22,7 +22,7 @@ from backend.store.engine import open_engine
 from backend.store.errors import NotFoundError, database_away
 from backend.store.workers import Workers
 from calift_core.files import FREE_SPACE_FLOOR
-from calift_core.schema.wire import TERMINAL_PHASES
+from calift_core.schema.wire.runs import TERMINAL_PHASES
 from worker.devices import Device, take_device
 from worker.limits import Limits
 from worker.runner import RUNNER_ARGV

@@ -20,10 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend.artifacts import ArtifactStore, Blob
 from backend.store.errors import NotFoundError
 from backend.store.files import Files
-from calift_core.curves import FILES
 from calift_core.errors import CaliftError
 from calift_core.files import storage_error
-from calift_core.schema.wire import Artifact
+from calift_core.jobs.curves import FILES
+from calift_core.schema.wire.runs import Artifact
 
 log = logging.getLogger(__name__)
 

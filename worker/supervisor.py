@@ -33,13 +33,9 @@ from backend.store.claims import Claim, Claims
 from backend.store.errors import words_of
 from backend.store.files import Files
 from backend.store.records import Records
-from calift_core.curves import read_curves
-from calift_core.errors import (
-    CaliftError,
-    DiskFullError,
-    StorageError,
-)
+from calift_core.errors import CaliftError, DiskFullError, StorageError
 from calift_core.files import atomic_write_json, storage_error
+from calift_core.jobs.curves import read_curves
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
     DoneRecord,

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend.store.claims import Claim
 from backend.store.errors import database_away
 from backend.store.records import Records
-from calift_core.curves import read_curves
+from calift_core.jobs.curves import read_curves
 from calift_core.schema.records import (
     RECORD,
     CheckpointRecord,
@@ -23,7 +23,7 @@ from calift_core.schema.records import (
     Record,
     ResumedRecord,
 )
-from calift_core.schema.wire import Progress
+from calift_core.schema.wire.runs import Progress
 from worker.lease import FencedError, LeaseKeeper
 from worker.limits import Limits
 

@@ -16,11 +16,7 @@ from backend.deps import (
     ServicesDep,
     allow,
 )
-from calift_core.schema.wire import (
-    TRANSFER_SETS,
-    CalibratorEffect,
-    TransferMatrix,
-)
+from calift_core.schema.wire.results import TRANSFER_SETS, CalibratorEffect, TransferMatrix
 
 router = APIRouter(tags=["results"])
 

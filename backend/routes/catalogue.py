@@ -7,20 +7,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from backend import catalogue
 from backend.deps import ServicesDep, StoreDep, allow, open_on_loopback
 from backend.docs_page import docs_page
 from backend.problems import HttpError, as_response
 from backend.queue import broker_answers
 from backend.readiness import CHECKS
-from calift_core import __version__
-from calift_core.schema.wire import (
+from calift_core import __version__, catalogue
+from calift_core.schema.wire.runs import RunPhase
+from calift_core.schema.wire.service import (
     DatasetInfo,
     Health,
     MethodInfo,
     ModelInfo,
     Ready,
-    RunPhase,
     Stats,
     SuiteRuns,
     WorkerInfo,

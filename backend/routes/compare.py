@@ -10,9 +10,7 @@ from backend.deps import (
     ServicesDep,
     allow,
 )
-from calift_core.schema.wire import (
-    Comparison,
-)
+from calift_core.schema.wire.results import Comparison
 
 router = APIRouter(tags=["results"])
 

@@ -26,8 +26,9 @@ from backend.deps import (
     allow,
 )
 from backend.routes.files import file_response
+from calift_core.analysis.slices import By, Sort
 from calift_core.schema.report import Role
-from calift_core.schema.wire import (
+from calift_core.schema.wire.results import (
     Budget,
     Evaluation,
     EvaluationPage,
@@ -35,7 +36,6 @@ from calift_core.schema.wire import (
     Reliability,
     SlicePage,
 )
-from calift_core.slices import By, Sort
 
 router = APIRouter(tags=["results"])
 

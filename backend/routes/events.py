@@ -21,12 +21,7 @@ from backend.deps import (
     allow,
 )
 from backend.problems import HttpError
-from calift_core.schema.wire import (
-    TERMINAL_PHASES,
-    LogPage,
-    Metrics,
-    RunEvent,
-)
+from calift_core.schema.wire.runs import TERMINAL_PHASES, LogPage, Metrics, RunEvent
 
 router = APIRouter(tags=["runs"])
 

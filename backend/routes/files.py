@@ -12,9 +12,7 @@ from backend.deps import (
     StoreDep,
     allow,
 )
-from calift_core.schema.wire import (
-    Artifact,
-)
+from calift_core.schema.wire.runs import Artifact
 
 router = APIRouter(tags=["runs"])
 

@@ -10,8 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from backend.deps import IdempotencyKey, PrincipalDep, ServicesDep, allow, check_owner, uploads
 from backend.middleware import UPLOAD_TYPE
-from calift_core.predictions import Role
-from calift_core.schema.wire import RunDetail
+from calift_core.predictions.types import Role
+from calift_core.schema.wire.runs import RunDetail
 
 router = APIRouter(tags=["predictions"])
 

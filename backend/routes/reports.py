@@ -10,11 +10,7 @@ from backend.deps import (
     allow,
 )
 from calift_core.schema.report import Report
-from calift_core.schema.wire import (
-    Evaluation,
-    Frontier,
-    Spectrum,
-)
+from calift_core.schema.wire.results import Evaluation, Frontier, Spectrum
 
 router = APIRouter(tags=["runs"])
 

@@ -23,7 +23,7 @@ from backend.deps import (
 from backend.problems import of_faults
 from backend.store.runs import RunFilters
 from backend.submission import body_hash, check_text, invalid_spec, merge_patch
-from calift_core.schema.wire import (
+from calift_core.schema.wire.runs import (
     RunClone,
     RunDetail,
     RunPage,

@@ -12,7 +12,7 @@ from backend.oidc import SUBJECT_PREFIX
 from backend.problems import HttpError, unauthenticated
 from backend.settings import new_token
 from backend.store.stores import Stores
-from calift_core.schema.wire import Opened, Visitor
+from calift_core.schema.wire.service import Opened, Visitor
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 

@@ -16,8 +16,7 @@ from backend.stack.ports import HOST, bind_once
 from backend.stack.services import plan
 from backend.stack.supervise import TICK_S, Supervisor
 from calift_core.errors import ServiceError, SpecError, StorageError
-from calift_core.files import storage_error
-from calift_core.locks import try_lock
+from calift_core.files import storage_error, try_lock
 
 #: A service that gave no sign of life for so long hangs. Long, because a busy machine is slow.
 _HANG_S = 60.0

@@ -38,7 +38,7 @@ from backend.store.outbox import ring
 from backend.store.rows import store_report, summary_values
 from backend.store.states import add_state_event, fenced
 from backend.store.workers import live_workers
-from calift_core.schema.wire import TERMINAL_PHASES, Progress, RunPhase
+from calift_core.schema.wire.runs import TERMINAL_PHASES, Progress, RunPhase
 
 #: A run fails after it could not be stored where it ran so many times: there is no room for it.
 MAX_SETBACKS = 5

@@ -11,7 +11,7 @@ from backend.models import ArtifactRow, Run
 from backend.store.engine import NOW, moment, reading, upsert, writing
 from backend.store.errors import NotFoundError
 from backend.store.states import fenced, must_exist
-from calift_core.schema.wire import TERMINAL_PHASES, Artifact
+from calift_core.schema.wire.runs import TERMINAL_PHASES, Artifact
 
 
 class Files:

@@ -11,14 +11,14 @@ from sqlalchemy import Engine, func, select
 from backend.models import Event, LogChunk, Metric, SpectrumRow
 from backend.store.engine import moment, reading
 from backend.store.states import must_exist
-from calift_core.schema.wire import (
+from calift_core.schema.wire.results import Spectrum
+from calift_core.schema.wire.runs import (
     TERMINAL_PHASES,
     LogPage,
     Metrics,
     MetricSeries,
     RunEvent,
     RunPhase,
-    Spectrum,
 )
 
 

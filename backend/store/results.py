@@ -17,7 +17,7 @@ from backend.store.states import must_exist
 from backend.store.submitting import model_label
 from calift_core.data.workload import Pace, recorded_pace
 from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire import Evaluation, Frontier
+from calift_core.schema.wire.results import Evaluation, Frontier
 
 #: Reports of a model that are looked at for the pace of a run.
 _PACE_REPORTS = 50

@@ -21,7 +21,7 @@ from calift_core.schema.records import (
     ResumedRecord,
     SpectrumRecord,
 )
-from calift_core.schema.wire import Progress
+from calift_core.schema.wire.runs import Progress
 
 #: A run's log stops growing here; the runner's own file goes on.
 LOG_CAP_BYTES = 16 << 20

@@ -42,7 +42,8 @@ from backend.store.submitting import (
 )
 from backend.store.workers import live_workers
 from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire import RunDetail, RunPhase, RunSummary, SortKey, SuiteRuns
+from calift_core.schema.wire.runs import RunDetail, RunPhase, RunSummary, SortKey
+from calift_core.schema.wire.service import SuiteRuns
 
 RETRYABLE_PHASES = ("FAILED", "CANCELLED")
 

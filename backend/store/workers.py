@@ -10,7 +10,7 @@ from backend.line import Live, queue_of, why_waits
 from backend.models import Worker
 from backend.store.engine import NOW, moment, plain, reading, upsert, writing
 from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire import WorkerInfo
+from calift_core.schema.wire.service import WorkerInfo
 
 #: A worker that was silent for this many seconds is shown as gone.
 WORKER_ALIVE_S = 60.0

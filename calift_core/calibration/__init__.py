@@ -9,14 +9,7 @@ Nothing guesses whether an array holds probabilities or logits. What a function 
 `diagrams.ReliabilityCurve`, and what only tests and simulations ask for lie in the modules.
 """
 
-from calift_core.calibration.bins import (
-    Binning,
-    Norm,
-    Scheme,
-    assign_bins,
-    bin_edges,
-    softmax,
-)
+from calift_core.calibration.bins import Binning, Norm, Scheme, assign_bins, bin_edges, softmax
 from calift_core.calibration.bundle import ece_report, evaluate_all, evaluate_scores
 from calift_core.calibration.calibrators import CALIBRATORS, Calibrator
 from calift_core.calibration.compare import model_confidence_set, paired_difference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from calift_core.data.imagenet import imagenet_labels, imagenet_wnids
+from calift_core.data.suites.imagenet import imagenet_labels, imagenet_wnids
 from calift_core.errors import SpecError, UnknownNameError
 
 #: The key of `suite.class_names` that names a set for all classes.

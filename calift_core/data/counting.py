@@ -15,34 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from calift_core.data.catalogue import (
-    DOMAIN_SUITES,
-    FASHION_FILES,
-    IMAGENET,
-    IMAGENET_SHIFTS,
+from calift_core.data.listing import (
     SEVERITIES,
     STORED_CORRUPTIONS,
-    SUITES,
-    SuiteId,
-    cifar_c_folder,
-    cifar_folder,
-    class_folders,
-    domain_folders,
-    domain_name,
-    fashion_mnist_folder,
-    imagenet_c_folder,
-    imagenet_c_part,
-    imagenet_folder,
-    imagenet_missing,
-    parse_suite_id,
-    suite_folder,
-)
-from calift_core.data.cifar import CIFAR, find_batches, read_batch
-from calift_core.data.imagenet import imagenet_wnids, objectnet_classes
-from calift_core.data.listing import (
-    FASHION_SPLIT,
     Budget,
     TooManyFilesError,
+    class_folders,
     corruption_plan,
     demand_classes,
     demand_folder,
@@ -54,12 +32,28 @@ from calift_core.data.listing import (
     shift_folder,
     split_names,
 )
-from calift_core.errors import (
-    DataError,
-    DataUnavailableError,
-    UnknownNameError,
-    reason_of,
+from calift_core.data.suites import SUITES, parse_suite_id
+from calift_core.data.suites.base import SuiteId, suite_folder
+from calift_core.data.suites.cifar import (
+    CIFAR,
+    cifar_c_folder,
+    cifar_folder,
+    find_batches,
+    read_batch,
 )
+from calift_core.data.suites.domains import DOMAIN_SUITES, domain_folders, domain_name
+from calift_core.data.suites.fashion import FASHION_FILES, FASHION_SPLIT, fashion_mnist_folder
+from calift_core.data.suites.imagenet import (
+    IMAGENET,
+    IMAGENET_SHIFTS,
+    imagenet_c_folder,
+    imagenet_c_part,
+    imagenet_folder,
+    imagenet_missing,
+    imagenet_wnids,
+    objectnet_classes,
+)
+from calift_core.errors import DataError, DataUnavailableError, UnknownNameError, reason_of
 from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, SuiteSpec
 
 #: Suites that are downloaded when they are not in the usual place.

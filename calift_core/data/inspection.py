@@ -8,30 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
-from calift_core.data.catalogue import (
-    DOMAIN_SUITES,
+from calift_core.checks import Check
+from calift_core.data.decode import decode
+from calift_core.data.listing import SEVERITIES, STORED_CORRUPTIONS, class_folders, images_below
+from calift_core.data.sources import NpySource
+from calift_core.data.suites import SUITES, parse_suite_id
+from calift_core.data.suites.base import SuiteId, suite_folder
+from calift_core.data.suites.cifar import CIFAR, cifar_c_folder, cifar_folder, find_batches
+from calift_core.data.suites.domains import DOMAIN_SUITES, domain_folders
+from calift_core.data.suites.fashion import fashion_mnist_folder
+from calift_core.data.suites.imagenet import (
     IMAGENET,
-    SEVERITIES,
-    STORED_CORRUPTIONS,
-    SUITES,
-    SuiteId,
-    cifar_c_folder,
-    cifar_folder,
-    class_folders,
-    domain_folders,
-    fashion_mnist_folder,
     imagenet_c_folder,
     imagenet_c_part,
     imagenet_folder,
-    parse_suite_id,
-    suite_folder,
+    imagenet_subset,
+    imagenet_wnids,
+    objectnet_classes,
 )
-from calift_core.data.cifar import CIFAR, find_batches
-from calift_core.data.imagenet import imagenet_subset, imagenet_wnids, objectnet_classes
-from calift_core.data.images import NpySource, decode
-from calift_core.data.listing import images_below
-from calift_core.data.suites import load_suite
-from calift_core.doctor import Check
+from calift_core.data.suites.load import load_suite
 from calift_core.errors import CaliftError
 from calift_core.schema.spec import SuiteSpec
 

@@ -13,16 +13,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from calift_core.data.catalogue import SEVERITIES, STORED_CORRUPTIONS, class_folders
 from calift_core.errors import CaliftError, DataError, DataUnavailableError
-from calift_core.schema.spec import CorruptionSpec, FractionSpec
+from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, CorruptionSpec, FractionSpec
 
 PARTS = ("pretrain", "train", "validation", "calibration", "test")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-
-#: Sizes of the parts that Fashion-MNIST's 60,000 training images are split into, once and for all,
-#: by a fixed permutation: no image is in two of them. `test` is the data set's own 10,000.
-FASHION_SPLIT = {"pretrain": 40_000, "train": 10_000, "validation": 5_000, "calibration": 5_000}
 
 
 class TooManyFilesError(CaliftError):
@@ -177,9 +172,6 @@ def listed_test(root: Path, folder: str) -> set[str] | None:
     return {line.rsplit(" ", 1)[0].split("/", 1)[-1] for line in lines if line.strip()}
 
 
-# ------------------------------------------------------------------------------------- parts
-
-
 def unit_hash(salt: str, text: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
     digest = hashlib.blake2b(f"{salt}:{text}".encode(), digest_size=8).digest()
@@ -238,3 +230,14 @@ def corruption_plan(
             "them.",
         )
     return plan
+
+
+#: The corruptions that ImageNet-C and CIFAR-C hold.
+STORED_CORRUPTIONS = BENCHMARK_CORRUPTIONS
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones are none."""
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))

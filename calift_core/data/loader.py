@@ -16,12 +16,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from calift_core.data.images import ImageSet, random_resized_crop
+from calift_core.data.batch import Batch
+from calift_core.data.crops import random_resized_crop
+from calift_core.data.images import ImageSet
 from calift_core.data.listing import steps_per_epoch
+from calift_core.data.preprocess import Preprocess
 from calift_core.data.styles import STYLES
 from calift_core.errors import UnreadableImageError
-from calift_core.methods.base import Batch
-from calift_core.preprocess import Preprocess
 
 Sample = tuple[NDArray[np.uint8], int, int]
 Collated = tuple[Tensor, Tensor, Tensor]

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.images import ArraySource, ImageSet, Pixels
+from calift_core.data.images import ImageSet, Pixels
+from calift_core.data.preprocess import Preprocess
+from calift_core.data.sources import ArraySource
 from calift_core.errors import SpecError
-from calift_core.preprocess import Preprocess
 
 #: Changes when the pixels of any perturbed image change.
 NOISE_VERSION = 2

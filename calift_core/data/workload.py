@@ -14,7 +14,7 @@ from calift_core.data.counting import SuiteCounts, count_suite
 from calift_core.data.listing import Budget, steps_per_epoch
 from calift_core.errors import CaliftError
 from calift_core.schema.spec import ConfidenceSpec, RunSpec
-from calift_core.schema.wire import Estimate
+from calift_core.schema.wire.runs import Estimate
 
 #: TS-P: levels including the clean one, as published; images and bisections that find them.
 NOISE_LEVELS, NOISE_IMAGES, NOISE_STEPS = 10, 512, 10

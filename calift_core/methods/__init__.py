@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from calift_core.clip import Captions, Clip
+from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
 from calift_core.methods import tracer
-from calift_core.methods.base import Batch, Classifier, Method, RunLength
+from calift_core.methods.base import Classifier, Method, RunLength
 from calift_core.methods.car_ft import CarFt
 from calift_core.methods.carot import CaRot
 from calift_core.methods.carot_plus import CarotPlus
@@ -18,6 +18,8 @@ from calift_core.methods.lipsum_ft import LipsumFt
 from calift_core.methods.lp_ft import LpFt
 from calift_core.methods.pretrain import Pretrain
 from calift_core.methods.zero_shot import ZeroShot
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.methods import MethodBase
 from calift_core.schema.methods import Tracer as TracerSpec
 from calift_core.schema.spec import ConfidenceSpec

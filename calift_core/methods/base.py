@@ -9,34 +9,14 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
-from calift_core.clip import Captions, Clip
+from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.models.zeroshot import zero_shot_weights
 from calift_core.schema.records import Record
-from calift_core.zeroshot import zero_shot_weights
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One optimiser step's samples, on the device but for the captions.
-
-    Attributes:
-        images: (B, 3, S, S), normalised; or (B, D) features where a method trains on those.
-        labels: (B,) class of each image.
-        captions: (B,) caption of each image, as a position in the method's `Captions`. They stay
-            on the CPU, where finding the distinct ones waits for no device.
-        mixed_with: (B,) class of the other image, where images are mixtures of two.
-        share: λ, the weight of the image that `labels` names.
-        parts: parts that frozen towers take the images and captions in, to save memory.
-    """
-
-    images: Tensor
-    labels: Tensor
-    captions: Tensor
-    mixed_with: Tensor | None = None
-    share: float = 1.0
-    parts: int = 1
 
 
 @dataclass(frozen=True)

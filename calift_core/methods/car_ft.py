@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from calift_core.clip import Captions, Clip
+from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
-from calift_core.methods.base import Batch, Embedded, RunLength
-from calift_core.methods.finetune import Supervised
+from calift_core.methods.base import Embedded, RunLength
+from calift_core.methods.supervised import Supervised
 from calift_core.methods.terms import kl, similarity
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.methods import CarFt as CarFtSpec
 from calift_core.schema.spec import ConfidenceSpec
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, Embedded, RunLength, refuse_sigmoid
+from calift_core.data.batch import Batch
+from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive, demand_cross_tower
 from calift_core.methods.teacher import EmaTeacher
 from calift_core.methods.terms import cross_tower, distillation, info_nce, orthogonality, similarity
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.methods import CaRot as CaRotSpec
 from calift_core.schema.spec import ConfidenceSpec
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, Embedded, RunLength, refuse_sigmoid
+from calift_core.data.batch import Batch
+from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
 from calift_core.methods.carot import UPDATES_PER_RUN
 from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.teacher import EmaTeacher, TrajectoryTeacher, average_into
@@ -17,6 +17,8 @@ from calift_core.methods.terms import (
     orthogonality,
     similarity,
 )
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.methods import CarotPlus as CarotPlusSpec
 from calift_core.schema.spec import ConfidenceSpec
 

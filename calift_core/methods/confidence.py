@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, Classifier, InitialTower
+from calift_core.data.batch import Batch
+from calift_core.methods.base import Classifier, InitialTower
 from calift_core.methods.teacher import Teacher
 from calift_core.methods.terms import cross_entropy, distillation, focal, kl, mmce
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.spec import ConfidenceSpec
 
 

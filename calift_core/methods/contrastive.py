@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from calift_core.clip import Captions, Clip
+from calift_core.data.batch import Batch
 from calift_core.errors import UnsupportedTowerError
 from calift_core.methods.base import (
-    Batch,
     Classifier,
     Embedded,
     Stateless,
@@ -16,6 +15,8 @@ from calift_core.methods.base import (
 )
 from calift_core.methods.confidence import PairLoss
 from calift_core.methods.teacher import Teacher
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.spec import ConfidenceSpec
 
 

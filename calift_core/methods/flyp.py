@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, Embedded, RunLength, refuse_sigmoid
+from calift_core.data.batch import Batch
+from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.terms import info_nce, sigmoid_pairs, similarity
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.methods import Flyp as FlypSpec
 from calift_core.schema.spec import ConfidenceSpec
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, Embedded, Features, RunLength, in_parts
-from calift_core.methods.finetune import Head, Supervised
+from calift_core.data.batch import Batch
+from calift_core.methods.base import Embedded, Features, RunLength, in_parts
+from calift_core.methods.supervised import Head, Supervised
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.methods import LinearProbe as LinearProbeSpec
 from calift_core.schema.records import MetricsRecord, Record
 from calift_core.schema.spec import ConfidenceSpec

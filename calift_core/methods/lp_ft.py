@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, Features, RunLength
-from calift_core.methods.finetune import Supervised
+from calift_core.data.batch import Batch
+from calift_core.methods.base import Features, RunLength
+from calift_core.methods.supervised import Supervised
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.methods import LpFt as LpFtSpec
 from calift_core.schema.records import LogRecord, Record
 from calift_core.schema.spec import ConfidenceSpec

@@ -7,10 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, Embedded, RunLength, refuse_sigmoid
+from calift_core.data.batch import Batch
+from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.terms import info_nce, multi_positive_info_nce, similarity
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.methods import Pretrain as PretrainSpec
 from calift_core.schema.spec import ConfidenceSpec
 

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, encode_captions, in_parts
+from calift_core.data.batch import Batch
+from calift_core.methods.base import encode_captions, in_parts
 from calift_core.methods.terms import similarity
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 
 
 @torch.no_grad()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from calift_core.clip import Captions, Clip
-from calift_core.methods.base import Batch, Classifier, RunLength, Stateless, zero_shot_classifier
+from calift_core.data.batch import Batch
+from calift_core.methods.base import Classifier, RunLength, Stateless, zero_shot_classifier
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
 from calift_core.schema.methods import ZeroShot as ZeroShotSpec
 from calift_core.schema.spec import ConfidenceSpec
 

@@ -2,6 +2,8 @@
 
 Sources in brackets: [paper] the method's publication, [code] its authors' released code where the
 two differ, [calift] a choice made here.
+
+Long, because the options of all methods are read side by side.
 """
 
 from __future__ import annotations

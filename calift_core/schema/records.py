@@ -1,7 +1,8 @@
 """What a run says while it works: one JSON object a line, in the order things happen.
 
-`calift_core.train.train` and `calift_core.run.run_job` yield these; the runner writes them to
-`records.jsonl`; the worker reads that file and stores them; the CLI draws progress from them.
+`calift_core.training.loop.train` and `calift_core.jobs.folder.run_job` yield these; the runner
+writes them to `records.jsonl`; the worker reads that file and stores them; the command draws
+progress from them.
 """
 
 from __future__ import annotations

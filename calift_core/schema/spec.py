@@ -3,6 +3,8 @@
 The models are torch-free, frozen and refuse unknown keys, so a typing mistake is an error and not a
 silently ignored setting. `RunSpec.model_json_schema()` carries a title, a description, bounds and
 defaults for every field: the dashboard builds its form from it and nothing else.
+
+Long, because it is one document with a sentence on each of its fields.
 """
 
 from __future__ import annotations

@@ -6,7 +6,12 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
-from calift_core.schema.wire import CalibratorEffect, FittedCalibrator, TransferCell, TransferMatrix
+from calift_core.schema.wire.results import (
+    CalibratorEffect,
+    FittedCalibrator,
+    TransferCell,
+    TransferMatrix,
+)
 from frontend import text
 from frontend.figures import reliability, square
 from frontend.figures.style import (

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from calift_core.schema.report import Summary
-from calift_core.schema.wire import Comparison, PairedDifference
+from calift_core.schema.wire.results import Comparison, PairedDifference
 from frontend import text
 from frontend.figures.style import (
     MUTED,

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from calift_core.schema.wire import Metrics
+from calift_core.schema.wire.runs import Metrics
 from frontend import text
 from frontend.figures.style import (
     DASHES,

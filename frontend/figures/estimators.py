@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from calift_core.schema.report import EvaluationReport
-from calift_core.schema.wire import MeasureSet
+from calift_core.schema.wire.results import MeasureSet
 from frontend import text
 from frontend.figures.style import (
     BAR,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from calift_core.schema.report import Summary
-from calift_core.schema.wire import Frontier
+from calift_core.schema.wire.results import Frontier
 from frontend import text
 from frontend.figures.style import (
     MUTED,

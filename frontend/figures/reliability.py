@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from calift_core.schema.wire import Reliability
+from calift_core.schema.wire.results import Reliability
 from frontend import text
 from frontend.figures import square
 from frontend.figures.style import MUTED, RunStyle, blank, legend_below, nothing, run_styles

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from calift_core.schema.wire import SlicePage
+from calift_core.schema.wire.results import SlicePage
 from frontend import text
 from frontend.figures.style import (
     MUTED,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from calift_core.schema.wire import Spectrum
+from calift_core.schema.wire.results import Spectrum
 from frontend import text
 from frontend.figures.style import (
     MUTED,

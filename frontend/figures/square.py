@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from calift_core.schema.wire import Reliability, ReliabilityBin, SmoothCurve
+from calift_core.schema.wire.results import Reliability, ReliabilityBin, SmoothCurve
 from frontend import text
 from frontend.figures.style import BAND, BAR, MUTED, OVER, UNDER, axis
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import streamlit as st
 
-from calift_core.schema.wire import Evaluation
+from calift_core.schema.wire.results import Evaluation
 from frontend import api, page, pickers, state, text
 from frontend.panels.calibration import audit, calibrators, diagram, slices
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire import Comparison
+from calift_core.schema.wire.results import Comparison
 from frontend import api, figures, page, pickers, state, tables, text
 from frontend.tables import Column, Table
 

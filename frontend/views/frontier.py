@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from calift_core.schema.report import FrontierPoint
-from calift_core.schema.wire import Frontier, RunSummary
+from calift_core.schema.wire.results import Frontier
+from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, pickers, state, text
 
 #: Methods whose runs are an end of a path already, or a point of one.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from calift_core.installed import as_typed
-from calift_core.schema.wire import RunSummary, Stats, WorkerInfo
+from calift_core.schema.wire.runs import RunSummary
+from calift_core.schema.wire.service import Stats, WorkerInfo
 from frontend import api, page, text
 from frontend.tables import Column, Table
 

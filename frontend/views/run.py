@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire import TERMINAL_PHASES, RunDetail
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail
 from frontend import api, page, state
 from frontend.panels.run import calibration, config, curves, files, head, logs, shifts, spectrum
 

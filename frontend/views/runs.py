@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from calift_core.schema.report import Summary
-from calift_core.schema.wire import TERMINAL_PHASES, RunSummary
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary
 from frontend import api, page, state, tables, text
 from frontend.tables import Column, Row, Table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire import Spectrum
+from calift_core.schema.wire.results import Spectrum
 from frontend import api, figures, page, pickers, state, text
 
 

@@ -20,7 +20,7 @@ import pytest
 from backend.main import create_app
 from backend.problems import MEDIA_TYPE
 from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire import Problem
+from calift_core.schema.wire.service import Problem
 from tests.conftest import serving, spec_of
 
 #: Sent as they are, percent-encoded where a URL needs it.

@@ -18,10 +18,11 @@ from starlette.testclient import TestClient
 
 from backend.artifacts import publish_artifact
 from calift_core import calibration
-from calift_core.predictions import read_predictions, write_predictions
+from calift_core.analysis.condition import Samples, matching
+from calift_core.predictions.read import read_predictions
+from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report, Summary
-from calift_core.schema.wire import AskedBinning
-from calift_core.slices import Samples, matching
+from calift_core.schema.wire.results import AskedBinning
 from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
 from tests.support import said
 
@@ -616,7 +617,7 @@ def test_compare__an_ece_is_shown_and_its_square_decides(
 def test_compare__is_written_for_people(
     client: Any, make_run: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from calift_core.cli import show_comparison
+    from calift.service import show_comparison
 
     ids = [make_run(seed=s) for s in (0, 4)]
     comparison = client.compare(ids)
@@ -728,7 +729,7 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
     monkeypatch: pytest.MonkeyPatch,
     settings_of_the_command: tuple[str, ...],
 ) -> None:
-    from calift_core.cli import main
+    from calift.main import main
     from calift_core.client import Client
 
     settings.admin_token()

@@ -24,10 +24,10 @@ from backend.main import create_app
 from backend.problems import MEDIA_TYPE
 from backend.store.engine import writing
 from calift_core import calibration
-from calift_core.data.suites import load_suite
+from calift_core.data.suites.load import load_suite
 from calift_core.schema import records as r
 from calift_core.schema.spec import SuiteSpec
-from calift_core.schema.wire import Problem
+from calift_core.schema.wire.service import Problem
 from tests.conftest import example_predictions, example_spectrum, spec_of
 
 SPEC = {"name": "a run", "method": {"kind": "carot"}}

@@ -24,9 +24,9 @@ from calift_core.errors import (
     SpecError,
     StorageError,
 )
-from calift_core.predictions import read_predictions
+from calift_core.predictions.read import read_predictions
 from calift_core.schema import records as r
-from calift_core.schema.wire import AskedBinning
+from calift_core.schema.wire.results import AskedBinning
 from tests.conftest import example_predictions, free_port, serving, spec_of, until
 
 

@@ -10,16 +10,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from backend.store.stores import Stores
-from calift_core import estimate
-from calift_core.data.suites import load_suite
-from calift_core.judging import n_images_of
+from calift_core.data.suites.load import load_suite
+from calift_core.evaluation.items import n_images_of
+from calift_core.jobs import estimate
 from calift_core.schema import records as r
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
-from calift_core.schema.wire import Estimate, Validation
+from calift_core.schema.wire.runs import Estimate, Validation
 from tests.conftest import spec_of
 from tests.core.conftest import VIT, write_classes
-from tests.core.test_suites import PACS, cifar10_c, pacs  # noqa: F401 - fixtures
+from tests.core.data.test_suites import PACS, cifar10_c, pacs  # noqa: F401 - fixtures
 from tests.support import record_run
 
 #: What of an estimate does not depend on who asks.

@@ -358,7 +358,7 @@ def test_up__prints_a_link_that_logs_in_and_the_dashboard_has_no_token(
 ) -> None:
     monkeypatch.setenv("CALIFT_TOKEN", "admin.0123456789abcdef0123")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = [sys.executable, "-m", "calift_core.cli"]
+    command = [sys.executable, "-m", "calift"]
     said = tmp_path / "said"
     ports = [f"--{name}-port={free_port()}" for name in ("api", "dashboard")]
     with said.open("wb") as output:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from calift_core import cli
+from calift import service
 from calift_core.client import Client
 from calift_core.schema import records as r
 from tests.conftest import spec_of, until
@@ -21,13 +21,13 @@ def services(app: Any) -> Any:
 def test_follow__says_step_and_rest_without_a_terminal(
     client: Client, services: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(cli, "_SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(service, "SAY_EVERY_S", 0.0)
     store = services.store
     run_id = client.submit(spec_of(name="mine")).id
     said: list[str] = []
     ended: list[Any] = []
     follower = threading.Thread(
-        target=lambda: ended.extend(cli.follow_runs(client, [run_id])), daemon=True
+        target=lambda: ended.extend(service.follow_runs(client, [run_id])), daemon=True
     )
 
     def hears(words: str) -> bool:
@@ -70,6 +70,6 @@ def test_follow__is_not_chatty(
 
     worker = threading.Thread(target=work)
     worker.start()
-    cli.follow_runs(client, [run_id])
+    service.follow_runs(client, [run_id])
     worker.join()
     assert capsys.readouterr().err.count("step") <= 2

@@ -22,17 +22,15 @@ from backend.middleware import UPLOAD_TYPE
 from backend.store.errors import ConflictError, IdempotencyError
 from backend.store.imports import ImportedPredictions
 from calift_core import calibration
+from calift_core.analysis.imported import imported_report, imported_spec
 from calift_core.client import Client
 from calift_core.errors import PredictionsError, ServiceError
-from calift_core.importing import (
-    imported_report,
-    imported_spec,
-    load_predictions,
-    predictions_name,
-)
-from calift_core.predictions import read_predictions, read_top_k, top_k, write_predictions
+from calift_core.predictions.foreign.load import load_predictions
+from calift_core.predictions.read import read_predictions, read_top_k
+from calift_core.predictions.types import predictions_name, top_k
+from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report
-from calift_core.schema.wire import AskedBinning
+from calift_core.schema.wire.results import AskedBinning
 from tests.conftest import example_evaluation, example_predictions, spec_of
 
 PATH = "/api/v1/predictions"

@@ -153,7 +153,7 @@ def test_owner__what_another_refused_has_not_changed(
 def test_owner__data_sets_are_added_to_ones_own_imports_alone(
     api: TestClient, people: dict[str, dict[str, str]], tmp_path: Any
 ) -> None:
-    from calift_core.predictions import write_predictions
+    from calift_core.predictions.write import write_predictions
     from tests.conftest import example_predictions
 
     def upload(who: str, dataset: str, **params: str) -> Any:

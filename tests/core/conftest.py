@@ -20,8 +20,10 @@ from hypothesis import settings
 from open_clip import factory
 from PIL import Image
 
-from calift_core.clip import Captions, Clip, load_clip
 from calift_core.methods import Batch
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.models.loading import load_clip
 from calift_core.schema.spec import RunSpec, parse_spec
 
 # Hypothesis' deadline is a timed assertion, which a busy machine breaks.
@@ -225,7 +227,7 @@ def environment(home: Path, **changes: str) -> dict[str, str]:
 def calift(*arguments: str, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "calift_core.cli", *arguments],
+        [sys.executable, "-m", "calift", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

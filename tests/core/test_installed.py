@@ -75,7 +75,7 @@ def test_install_extra__names_this_python_and_a_folder_that_pip_can_install(
 
 def test_hints__of_the_command_can_be_typed_as_they_stand(bare: None, home: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "calift_core.cli", "doctor"],
+        [sys.executable, "-m", "calift", "doctor"],
         cwd=ROOT,
         env=environment(home, PATH="/usr/bin:/bin", CALIFT_API_URL="http://127.0.0.1:9"),
         capture_output=True,
@@ -90,7 +90,7 @@ def test_hints__of_the_command_can_be_typed_as_they_stand(bare: None, home: Path
 
 def test_version__is_told(home: Path) -> None:
     for first in (str(SCRIPT), sys.executable):
-        argv = [first, *(["-m", "calift_core.cli"] if first == sys.executable else []), "--version"]
+        argv = [first, *(["-m", "calift"] if first == sys.executable else []), "--version"]
         done = subprocess.run(argv, env=environment(home), capture_output=True, text=True, cwd=ROOT,
                               timeout=60, check=True)  # fmt: skip
         assert done.stdout == f"calift {__version__}\n"

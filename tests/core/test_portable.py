@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from calift_core.locks import try_lock
+from calift_core.files import try_lock
 from tests.core.conftest import environment
 
 #: Takes from the product's modules, and from them alone (libraries know Windows by themselves),
 #: what Linux has and Windows has not.
 WITHOUT = """
 import builtins, os, signal, sys
-OURS = {"calift_core", "backend", "worker", "frontend"}
+OURS = {"calift", "calift_core", "backend", "worker", "frontend"}
 MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "syslog", "curses"}
 NAMES = {
     "fork", "getuid", "geteuid", "getpgid", "killpg", "setsid", "waitid", "sched_getaffinity",
@@ -60,7 +60,7 @@ def without(code: str, *arguments: str, home: Path) -> str:
 def test_train__needs_nothing_that_windows_lacks(run_spec: Any, home: Path, tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(run_spec("carot").model_dump(mode="json")))
-    train = "from calift_core.cli import main\nsys.argv[0] = 'calift'\nmain()"
+    train = "from calift.main import main\nsys.argv[0] = 'calift'\nmain()"
     without(train, "train", str(spec), "--out", str(tmp_path / "run"), home=home)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["summary"]["id_accuracy"] > 0.3
@@ -73,8 +73,8 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 print(len(sys.argv[1:]))
 """
-    modules = ["cli", "demo", "importing", "locks", "client", "doctor"]
-    names = [f"calift_core.{name}" for name in modules]
+    names = ["calift.main", "calift.demo", "calift.doctor", "calift_core.client"]
+    names += ["calift_core.files", "calift_core.predictions.foreign.load"]
     names += ["backend.stack", "backend.main", "worker.devices", "worker.supervisor"]
     assert without(code, *names, home=home).split() == [str(len(names))]
 
@@ -82,7 +82,7 @@ print(len(sys.argv[1:]))
 def test_lock__is_dropped_with_its_process_and_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom calift_core.locks import try_lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom calift_core.files import try_lock\n"
         "held = try_lock(Path(sys.argv[1]))\nprint(held is not None, flush=True)\ntime.sleep(60)"
     )
     root = str(Path(__file__).parents[2])

@@ -187,7 +187,7 @@ def test_command__sets_it_before_torch_is_loaded(run_spec: Any, home: Path, tmp_
     path.write_text(json.dumps(run_spec("zero_shot").model_dump(mode="json")))
     outside = environment(home)
     done = subprocess.run(
-        [sys.executable, "-m", "calift_core.cli", "train", str(path), "--out", str(tmp_path / "o")],
+        [sys.executable, "-m", "calift", "train", str(path), "--out", str(tmp_path / "o")],
         env=without_settings(CALIFT_HOME=str(home), HF_HUB_OFFLINE=outside["HF_HUB_OFFLINE"]),
         capture_output=True,
         text=True,

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from calift_core import analysis
+from calift_core.analysis import measures, slices
 from calift_core.calibration import evaluate_all
 from calift_core.schema.report import EvaluationReport
-from calift_core.schema.wire import (
+from calift_core.schema.wire.results import (
     ComparedRun,
     Comparison,
     MeasureSet,
     PairedDifference,
-    RunSummary,
     SlicePage,
     Source,
 )
+from calift_core.schema.wire.runs import RunSummary
 from frontend.figures.style import Run
 from tests.conftest import serving
 from tests.frontend import seed
@@ -162,7 +162,7 @@ def pages() -> list[tuple[Run, SlicePage]]:
     return [
         (
             run,
-            analysis.slice_page(
+            slices.slice_page(
                 samples_of(name), Source(dataset="sketch", role="shift"), BINNING, DRAWS,
                 sort="gap", min_n=55,
             ),
@@ -179,7 +179,7 @@ def sets() -> list[tuple[Run, MeasureSet]]:
             MeasureSet(
                 source=Source(dataset="sketch", role="shift"), n=600, n_classes=10,
                 temperature=1.0, n_resamples=20, seed=0,
-                measures=analysis.audit_of(samples_of(name).scores, DRAWS),
+                measures=measures.audit_of(samples_of(name).scores, DRAWS),
             ),
         )
         for run, name in zip(RUNS, ("fine-tuning", "CaRot"), strict=True)

@@ -6,17 +6,17 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from calift_core import analysis
+from calift_core.analysis import calibrators, draws, reliability
+from calift_core.analysis.condition import Samples
 from calift_core.calibration import Binning, score_samples
 from calift_core.schema.report import FrontierPoint, Summary
-from calift_core.schema.wire import (
+from calift_core.schema.wire.results import (
     CalibratorEffect,
     Frontier,
     Reliability,
     ReliabilityBin,
     Spectrum,
 )
-from calift_core.slices import Samples
 from frontend.figures.style import Run
 from tests.frontend import seed
 
@@ -106,7 +106,7 @@ TUNED = Summary(id_accuracy=0.85, ood_accuracy=0.45, id_ece=0.1, ood_ece=0.3, oo
 RUNS = (Run("a1", "first"), Run("b2", "second"))
 
 
-BINNING, DRAWS = Binning(), analysis.Draws(n_resamples=20)
+BINNING, DRAWS = Binning(), draws.Draws(n_resamples=20)
 
 
 def samples_of(name: str, dataset: str = "sketch", harm: float = 0.2) -> Samples:
@@ -122,7 +122,7 @@ def effect_of(*, oracle: bool) -> CalibratorEffect:
         seed.KINDS["fine-tuning"], "cal", "shift" if oracle else "calibration", n=600, harm=0.0,
         seed=2,
     )  # fmt: skip
-    calibrator, fitted = analysis.fit_calibrator("temperature", [made], oracle=oracle)
+    calibrator, fitted = calibrators.fit_calibrator("temperature", [made], oracle=oracle)
     test = seed.predictions(seed.KINDS["fine-tuning"], "sketch", "shift", n=600, harm=0.2, seed=1)
     diagrams = []
     for temperature in (1.0, calibrator.temperature):  # type: ignore[attr-defined]
@@ -131,8 +131,8 @@ def effect_of(*, oracle: bool) -> CalibratorEffect:
             Reliability(
                 evaluation_id="e1", run_id="a1", run_name="first", method="finetune",
                 dataset="sketch", role="shift", temperature=1.0,
-                **analysis.reliability_numbers(
-                    scores, BINNING, DRAWS, smooth=analysis.smooth_curve(scores)
+                **reliability.reliability_numbers(
+                    scores, BINNING, DRAWS, smooth=reliability.smooth_curve(scores)
                 ),
             )
         )  # fmt: skip

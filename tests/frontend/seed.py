@@ -18,18 +18,14 @@ import numpy as np
 
 from backend.artifacts import ArtifactStore, publish_artifact
 from backend.store.stores import Stores
+from calift_core.analysis.report import summarise
 from calift_core.calibration import evaluate_all
-from calift_core.predictions import Predictions, PredictionsMetadata, write_predictions
-from calift_core.reporting import summarise
-from calift_core.schema.report import (
-    EvaluationReport,
-    FrontierPoint,
-    FrontierSet,
-    Report,
-)
+from calift_core.evaluation.spectrum import Covariance, spectrum_report
+from calift_core.predictions.types import Predictions, PredictionsMetadata
+from calift_core.predictions.write import write_predictions
+from calift_core.schema.report import EvaluationReport, FrontierPoint, FrontierSet, Report
 from calift_core.schema.spec import parse_spec
-from calift_core.schema.wire import Progress
-from calift_core.spectrum import Covariance, spectrum_report
+from calift_core.schema.wire.runs import Progress
 from tests.support import said
 
 CLASSES = (
@@ -237,7 +233,7 @@ def finished(
     told += said.ending(final, summary, steps=size.steps if trains else 0)
     assert store.records.record(run_id, claim.attempt, said.as_said(told))
     assert store.records.append_log(
-        run_id, claim.attempt, "INFO:calift_core.run:weights are loaded\n"
+        run_id, claim.attempt, "INFO:calift_core.jobs:weights are loaded\n"
     )
     report = Report(
         run_id=run_id,

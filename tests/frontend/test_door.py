@@ -86,7 +86,7 @@ def test_scope__page_that_believes_too_much_changes_nothing(
     from backend.settings import Settings
     from backend.store.engine import open_engine
     from backend.store.stores import Stores
-    from calift_core.schema.wire import Visitor
+    from calift_core.schema.wire.service import Visitor
 
     token = f"clft_door.{'d' * 32}"
     store = Stores.on(open_engine(Settings(home=seeded.home).database_url))

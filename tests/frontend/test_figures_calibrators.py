@@ -7,12 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calift_core.schema.wire import (
-    Source,
-    TransferCell,
-    TransferMatrix,
-    TransferRow,
-)
+from calift_core.schema.wire.results import Source, TransferCell, TransferMatrix, TransferRow
 from frontend import figures
 from tests.frontend.examples import effect_of
 

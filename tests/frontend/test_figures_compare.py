@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calift_core.schema.report import Summary
-from calift_core.schema.wire import (
-    Comparison,
-    ConfidenceSet,
-    PairedDifference,
-)
+from calift_core.schema.wire.results import Comparison, ConfidenceSet, PairedDifference
 from frontend import figures, tables
 from frontend.figures.style import Run
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from calift_core.schema.wire import (
-    Metrics,
-    MetricSeries,
-)
+from calift_core.schema.wire.runs import Metrics, MetricSeries
 from frontend import figures
 
 

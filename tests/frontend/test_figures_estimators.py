@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calift_core.schema.wire import (
-    MeasureSet,
-)
+from calift_core.schema.wire.results import MeasureSet
 from frontend import figures
 from frontend.figures.style import Run
 

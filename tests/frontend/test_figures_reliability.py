@@ -10,10 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calift_core.calibration import Binning, reliability_curve, score_probs, softmax
-from calift_core.schema.wire import (
-    Reliability,
-    ReliabilityBin,
-)
+from calift_core.schema.wire.results import Reliability, ReliabilityBin
 from frontend import figures
 from tests.frontend import seed
 from tests.frontend.examples import BINS, effect_of, make_bin, make_reliability, named

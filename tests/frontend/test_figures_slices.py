@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from calift_core import analysis
-from calift_core.schema.wire import (
-    SlicePage,
-    Source,
-)
+from calift_core.analysis import slices
+from calift_core.schema.wire.results import SlicePage, Source
 from frontend import figures
 from frontend.figures.style import Run
 from tests.frontend.examples import BINNING, DRAWS, RUNS, samples_of
@@ -34,7 +31,7 @@ def test_slices__marks_are_filled_only_above_the_floor(pages: list[tuple[Run, Sl
 
 
 def test_slices__none_is_said() -> None:
-    page = analysis.slice_page(
+    page = slices.slice_page(
         samples_of("CaRot"),
         Source(dataset="sketch", role="shift"),
         BINNING,

@@ -11,13 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calift_core.schema.report import EvaluationReport, Summary
-from calift_core.schema.wire import (
-    Comparison,
-    MeasureSet,
-    Metrics,
-    MetricSeries,
-    SlicePage,
-)
+from calift_core.schema.wire.results import Comparison, MeasureSet, SlicePage
+from calift_core.schema.wire.runs import Metrics, MetricSeries
 from frontend import figures
 from frontend.figures.style import Run
 from tests.frontend.examples import BINS, ROWS, TUNED, make_reliability, path_of, spectrum_of

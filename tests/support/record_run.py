@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from calift_core.errors import InterruptedRunError
-from calift_core.run import run_in_folder
+from calift_core.jobs.folder import run_in_folder
 from calift_core.schema.records import CheckpointRecord
 from calift_core.schema.spec import parse_spec
 from tests.core.conftest import PHOTO, VIT, write_classes

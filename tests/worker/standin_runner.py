@@ -14,9 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from calift_core.curves import Curves
 from calift_core.errors import CaliftError
 from calift_core.files import atomic_write_bytes, atomic_write_json
+from calift_core.jobs.curves import Curves
 from calift_core.schema import records as r
 from calift_core.schema.report import Report
 

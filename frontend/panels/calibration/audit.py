@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from calift_core.schema.wire import Evaluation, MeasureSet
+from calift_core.schema.wire.results import Evaluation, MeasureSet
 from frontend import api, figures, page, state, text
 from frontend.figures.style import Run
 from frontend.panels.calibration.controls import temperature_slider

@@ -7,13 +7,8 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from calift_core.schema.wire import (
-    TRANSFER_SETS,
-    CalibratorEffect,
-    Evaluation,
-    Reliability,
-    RunSummary,
-)
+from calift_core.schema.wire.results import TRANSFER_SETS, CalibratorEffect, Evaluation, Reliability
+from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
 from frontend.panels.calibration.controls import controls
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from calift_core.schema.wire import AskedBinning
+from calift_core.schema.wire.results import AskedBinning
 from frontend import state, text
 
 

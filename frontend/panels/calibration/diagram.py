@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from calift_core.schema.wire import Evaluation, Reliability
+from calift_core.schema.wire.results import Evaluation, Reliability
 from frontend import api, figures, page, state, text
 from frontend.panels.calibration.controls import controls
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from calift_core.schema.wire import Evaluation, RunSummary, SlicePage
+from calift_core.schema.wire.results import Evaluation, SlicePage
+from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
 from frontend.figures.style import Run
 from frontend.panels.calibration.controls import Asked, controls

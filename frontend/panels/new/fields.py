@@ -10,7 +10,7 @@ import streamlit as st
 
 from calift_core.errors import SpecError
 from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, RunSpec
-from calift_core.schema.wire import DatasetInfo, MethodInfo, ModelInfo
+from calift_core.schema.wire.service import DatasetInfo, MethodInfo, ModelInfo
 from frontend import forms, pickers, text
 from frontend.forms import Field, Path
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from calift_core.schema.wire import MethodInfo
+from calift_core.schema.wire.service import MethodInfo
 from frontend import api, page, state, text
 
 #: Partial specs to begin with.

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from calift_core.schema.wire import Validation
+from calift_core.schema.wire.runs import Validation
 from frontend import api, page, text
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire import AS_EVALUATED, RunDetail
+from calift_core.schema.wire.results import AS_EVALUATED
+from calift_core.schema.wire.runs import RunDetail
 from frontend import api, figures, page, state, text
 from frontend.panels.run.missing import not_yet
 

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from calift_core.schema.wire import RunDetail
+from calift_core.schema.wire.runs import RunDetail
 from frontend import page, text
 from frontend.tables import Column, Table
 

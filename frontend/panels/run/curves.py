@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire import Metrics, RunDetail
+from calift_core.schema.wire.runs import Metrics, RunDetail
 from frontend import api, figures, page, state
 
 MAX_POINTS = 800

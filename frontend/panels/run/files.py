@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from calift_core.client import Client
-from calift_core.schema.wire import RunDetail
+from calift_core.schema.wire.runs import RunDetail
 from frontend import api, page, text
 from frontend.tables import Column, Markup, Table
 

@@ -7,7 +7,7 @@ from functools import partial
 import streamlit as st
 
 from calift_core.client import Client
-from calift_core.schema.wire import LogPage, RunDetail
+from calift_core.schema.wire.runs import LogPage, RunDetail
 from frontend import api, page
 
 LOG_BYTES = 65_536

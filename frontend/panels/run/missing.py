@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calift_core.schema.wire import RunDetail
+from calift_core.schema.wire.runs import RunDetail
 from frontend import api, page
 
 

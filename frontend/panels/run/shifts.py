@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire import RunDetail
+from calift_core.schema.wire.runs import RunDetail
 from frontend import api, figures, page, state, text
 from frontend.panels.run.missing import not_yet
 from frontend.tables import Table

@@ -17,7 +17,7 @@ from backend.store.claims import MAX_SETBACKS, Claim
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.schema import records as r
-from calift_core.schema.wire import Progress
+from calift_core.schema.wire.runs import Progress
 from tests.backend.store.helpers import (
     WORKER,
     claimed,

@@ -21,7 +21,7 @@ from backend.store.engine import writing
 from backend.store.states import WORKING_PHASES
 from backend.store.stores import Stores
 from calift_core.schema import records as r
-from calift_core.schema.wire import TERMINAL_PHASES, Progress
+from calift_core.schema.wire.runs import TERMINAL_PHASES, Progress
 from tests.backend.store.helpers import (
     WORKER,
     expire,

@@ -1,0 +1,116 @@
+"""What every command writes with: the console, JSON, and numbers for people."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from calift_core.errors import SpecError
+from calift_core.installed import as_typed, install_extra
+
+if TYPE_CHECKING:
+    from calift_core.client import Client
+    from calift_core.schema.records import ProgressRecord
+    from calift_core.schema.wire.runs import Progress
+
+#: Without a terminal for bars, a line says how far a run is, at most so often.
+SAY_EVERY_S = 10.0
+#: Columns of tables that go to a file or a pipe, where there is no terminal to fit.
+_PIPE_WIDTH = 160
+
+
+class _Console(Console):
+    """Says `` `calift … `` as it must be typed here."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(as_typed(o) if isinstance(o, str) else o for o in objects), **options)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = _Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = _Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
+    return console
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+SpecFile = Annotated[Path, typer.Argument(help="A RunSpec, YAML or JSON.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def make_client() -> Client:
+    """A client of the service that this machine is set to."""
+    from calift_core.client import Client
+
+    return Client()
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction in percent."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def ece_text(value: float | None, floor: float | None) -> str:
+    """A calibration error and its floor, both fractions, in percent."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" + ("" if floor is None else f" (floor {100 * floor:.1f})")
+
+
+def sigma_text(value: float | None) -> str:
+    """A singular value."""
+    return "–" if value is None else f"{value:.2e}"
+
+
+def duration_text(seconds: float | None) -> str:
+    """A time in seconds, in the unit that a person would use."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
+def need_torch() -> None:
+    """Make sure that models can be loaded.
+
+    Raises:
+        SpecError: torch or open_clip is not installed.
+    """
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("open_clip") is None:
+        raise SpecError(
+            "training and evaluation need torch and open_clip, which are not installed.",
+            hint=install_extra("train"),
+        )
+
+
+def how_far(p: Progress | ProgressRecord) -> str:
+    """Step, rest of the phase and speed of a run that works, to go behind the phase's name."""
+    parts = [f"step {p.step:,} of {p.total_steps:,}"] if p.total_steps else []
+    parts += [p.detail] if p.detail else []
+    parts += [f"{duration_text(p.eta_s)} left"] if p.eta_s is not None else []
+    parts += [f"{p.samples_per_s:,.0f} images/s"] if p.samples_per_s else []
+    return ", ".join(["", *parts]) if parts else ""
+
+
+def plain_text(text: str) -> Any:
+    """A text in which Rich finds no markup."""
+    from rich.text import Text
+
+    return Text(text)

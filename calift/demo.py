@@ -1,0 +1,293 @@
+"""`calift demo`: the whole path on real data, through the real service.
+
+A run is used again only if its spec, the source that decides its numbers, the images and the
+weights that it starts from are the very same: each is part of a key that the run carries as a tag.
+So old and new results never stand in one table.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+from rich.table import Table
+
+import calift_core
+from calift.console import err, out
+from calift.service import follow_runs, runs_table
+from calift.stack import dashboard_link
+from calift_core import __version__
+from calift_core.client import Client
+from calift_core.errors import CaliftError
+from calift_core.home import calift_home
+from calift_core.schema.spec import RunSpec, parse_spec
+from calift_core.schema.wire.runs import RunDetail
+
+#: Learning rates chosen on the ID validation split by `benchmarks/results.py`; see
+#: docs/results.md. No shift was looked at.
+RATES = {"finetune": 3e-3, "flyp": 3e-3, "carot": 1e-3}
+
+NOTE = (
+    "Fashion-MNIST, calift-tiny, one seed stated as one seed: differences of a point or less "
+    "between methods may be chance, and docs/results.md has three seeds with intervals. Learning "
+    "rates were chosen on the ID validation split. ECE: top label, 15 equal-mass bins, whole test "
+    "set; in brackets its floor, what a perfectly calibrated model would show at this n. OOD: mean "
+    "of six corruptions at severities 1, 3 and 5, 4,000 images each. The model's pre-training saw "
+    "the clothes in named styles that overlap in kind with these corruptions, as CLIP's web data "
+    "does; its images, the fine-tuning images and the test images are disjoint."
+)
+
+_SUITE = {
+    "id": "fashion-mnist",
+    "templates": "plain",
+    "corruptions": {
+        "names": [
+            "gaussian_noise",
+            "gaussian_blur",
+            "contrast",
+            "brightness",
+            "pixelate",
+            "jpeg_compression",
+        ],
+        "severities": [1, 3, 5],
+        "limit": 4000,
+    },
+}
+
+DIAGRAMS = ("fashion-mnist/test", "gaussian_noise/5", "contrast/5")
+
+
+def demo_specs() -> list[RunSpec]:
+    """Zero-shot, FT, FLYP and CaRot on Fashion-MNIST."""
+    named = {"zero_shot": "Zero-shot", "finetune": "FT", "flyp": "FLYP", "carot": "CaRot"}
+    return [
+        parse_spec(
+            {
+                "name": label,
+                "model": {"name": "calift-tiny", "pretrained": "fashion-mnist"},
+                "method": {"kind": kind},
+                "suite": _SUITE,
+                "train": {"epochs": 5, "batch_size": 256, "lr": RATES.get(kind), "seed": 0},
+            }
+        )
+        for kind, label in named.items()
+    ]
+
+
+#: Libraries whose arithmetic is in every number.
+_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "numpy", "scipy", "pillow")
+
+
+def source_key(root: Path | None = None) -> str:
+    """Hash of the source that decides a run's numbers, and of the libraries behind it.
+
+    That is what a runner can load: `calift_core.jobs` and what it imports, inside functions too,
+    and the data files beside them. Comments, docstrings and layout do not count.
+
+    Args:
+        root: the folder of `calift_core`; none: that of the installed one.
+    """
+    root = root or Path(calift_core.__file__).parent
+    digest = hashlib.sha256(__version__.encode())
+    for library in _LIBRARIES:
+        digest.update(f"{library} {metadata.version(library)}\n".encode())
+    for path, tree in sorted(deciding_files(root).items()):
+        digest.update(f"{path.relative_to(root).as_posix()}\n{ast.dump(tree)}\n".encode())
+    for path in sorted(root.rglob("*.json")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+#: Imported for the names of what the API answers; no number comes from there.
+_ANSWERS = "schema.wire"
+
+
+def deciding_files(root: Path) -> dict[Path, ast.Module]:
+    """The files that `calift_core.jobs` imports, itself among them, without their docstrings."""
+    found: dict[Path, ast.Module] = {}
+    names = ["jobs.__main__"]
+    while names:
+        name = names.pop()
+        if name.startswith(_ANSWERS):
+            continue
+        # A module's packages are run before it.
+        names += {name.rpartition(".")[0]} - {"", name}
+        folder = root.joinpath(*name.split("."))
+        for path in (folder.with_suffix(".py"), folder / "__init__.py"):
+            if path not in found and path.is_file():
+                found[path] = tree = ast.parse(path.read_text(encoding="utf-8"))
+                names += _imports(tree)
+                _drop_docstrings(tree)
+    return found
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Names within `calift_core` that a file imports; some of them are not modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (n.removeprefix("calift_core.") for n in names if n.startswith("calift_core."))
+
+
+def _drop_docstrings(tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:]
+
+
+def demo_tag(spec: RunSpec, source: str, data: str) -> str:
+    """The key of a run: equal only where the result must be equal.
+
+    Args:
+        spec: what is asked.
+        source: from `source_key`.
+        data: hashes of the images and of the weights that the run starts from.
+    """
+    text = f"{spec.content_hash()}:{source}:{data}"
+    return f"demo-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def run_demo(folder: Path, *, headless: bool, api_port: int, dashboard_port: int) -> None:
+    """Run the demo and write its report.
+
+    Raises:
+        CaliftError: anything that stands in the way, in a sentence.
+    """
+    timings: dict[str, float] = {}
+    began = time.monotonic()
+
+    def lap(name: str) -> None:
+        timings[name] = time.monotonic() - began - sum(timings.values())
+
+    with _stack(api_port, dashboard_port) as (client, urls, keep_up):
+        lap("starting the stack")
+        err.print(
+            f"The dashboard while the runs go on: {dashboard_link(client, urls['dashboard'])}",
+            markup=False,
+            soft_wrap=True,
+        )
+        runs, reused = _finish_runs(client, timings, lap)
+        out.print(runs_table(runs, title="Fashion-MNIST, calift-tiny, seed 0"))
+        out.print(NOTE, style="dim", markup=False)
+        from frontend.report import write_report
+
+        page = write_report(
+            client,
+            runs,
+            folder,
+            title="calift demo: four ways to adapt one model",
+            note=NOTE,
+            diagrams=DIAGRAMS,
+            timings=timings,
+            say=lambda sentence: err.print(sentence, markup=False),
+        )
+        lap("writing the report")
+        _show_timings(timings, reused)
+        out.print(f"Report: {page}", markup=False)
+        if not headless:
+            where = dashboard_link(client, urls["dashboard"])
+            out.print(f"Dashboard: {where}", markup=False, soft_wrap=True)
+            out.print("Ctrl-C stops everything.")
+            keep_up()
+
+
+def _show_timings(timings: dict[str, float], reused: int) -> None:
+    table = Table(title="What took how long", title_justify="left")
+    table.add_column("part")
+    table.add_column("seconds", justify="right")
+    for name, seconds in timings.items():
+        table.add_row(name, f"{seconds:.0f}")
+    table.add_row("all", f"{sum(timings.values()):.0f}")
+    out.print(table)
+    if reused:
+        out.print(f"{reused} runs were finished already, with the same spec, source and images.")
+
+
+def _finish_runs(
+    client: Client, timings: dict[str, float], lap: Callable[[str], None]
+) -> tuple[list[RunDetail], int]:
+    """Submit what is not finished, follow it, and return the finished runs in order."""
+    from calift_core.data.suites.load import load_suite
+    from calift_core.jobs.tiny import pretraining_spec, tiny_is_current, tiny_sha256
+
+    specs = demo_specs()
+    pretraining = pretraining_spec("fashion-mnist")
+    suite = load_suite(pretraining.suite)
+    images = ":".join(suite.parts[part].sha256 for part in sorted(suite.parts))
+    source = source_key()
+    lap("finding the data")
+    if tiny_is_current(pretraining, suite):
+        err.print("calift-tiny is pre-trained already.")
+    else:
+        run = client.submit(pretraining, priority=10)
+        _demand_success(follow_runs(client, [run.id]))
+        lap("pre-training calift-tiny")
+    data = f"{images}:{tiny_sha256('fashion-mnist')}"
+    ids: list[str] = []
+    submitted: list[str] = []
+    for spec in specs:
+        tag = demo_tag(spec, source, data)
+        found = client.runs(tag=[tag], phase=["SUCCEEDED"], limit=1).items
+        if found:
+            ids.append(found[0].id)
+            continue
+        tagged = spec.model_copy(update={"tags": ("demo", tag)})
+        run = client.submit(tagged)
+        ids.append(run.id)
+        submitted.append(run.id)
+    if submitted:
+        _demand_success(follow_runs(client, submitted))
+        for run_id in submitted:
+            run = client.run(run_id)
+            if run.started_at and run.finished_at:
+                timings[run.name] = (run.finished_at - run.started_at).total_seconds()
+        lap("queueing and waiting")
+    return [client.run(run_id) for run_id in ids], len(ids) - len(submitted)
+
+
+def _demand_success(runs: list[RunDetail]) -> None:
+    failed = [run for run in runs if run.phase != "SUCCEEDED"]
+    if failed:
+        run = failed[0]
+        raise CaliftError(
+            f"the run {run.name!r} ended {run.phase} ({run.reason}): {run.message}",
+            hint=run.hint or f"`calift runs logs {run.id}` shows its log.",
+        )
+
+
+@contextmanager
+def _stack(
+    api_port: int, dashboard_port: int
+) -> Iterator[tuple[Client, dict[str, str], Callable[[], None]]]:
+    """The embedded stack: the one that is up already for this home, else a new one."""
+    from backend.stack import EmbeddedStack
+
+    home = calift_home()
+    home.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(home).free < 2**30:
+        err.print("Less than 1 GiB is free; the demo needs about that much.", style="yellow")
+    running = EmbeddedStack.running(home)
+    if running is not None:
+        with Client(running["api"]) as client:
+            err.print(
+                f"Using the stack that is up already at {running['dashboard']}.", markup=False
+            )
+            yield client, running, lambda: None
+        return
+    with EmbeddedStack(home, api_port=api_port, dashboard_port=dashboard_port) as stack:
+        stack.wait_ready()
+        with Client(stack.urls["api"]) as client:
+            yield client, stack.urls, stack.run_forever

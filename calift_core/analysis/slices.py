@@ -1,0 +1,249 @@
+"""Slices of an evaluation: the samples that a condition holds for, in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from scipy.special import ndtri
+
+from calift_core import calibration
+from calift_core.analysis.condition import Samples, matching
+from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
+from calift_core.calibration import Binning, SampleScores, TopLabel
+from calift_core.calibration.bins import Ints
+from calift_core.errors import UnknownNameError
+from calift_core.schema.wire.results import Slice, SlicePage, Source
+
+By = Literal["all", "class", "predicted", "confidence", "cluster"]
+Sort = Literal["key", "n", "accuracy", "gap", "ece"]
+_Z95 = float(ndtri(0.975))
+
+
+# ---- The groups --------------------------------------------------------------------------------
+
+
+class Group(NamedTuple):
+    """Samples that make one slice: what they share, and their positions (M,)."""
+
+    key: str
+    title: str
+    positions: Ints
+
+
+def groups_by(samples: Samples, by: By, index: Ints, binning: Binning) -> list[Group]:
+    """Put the samples at `index` (M,) in groups; groups without samples are left out.
+
+    Args:
+        samples: all N of them.
+        by: `all` makes one group, `confidence` the bins of a reliability diagram.
+        index: positions of the samples to group.
+        binning: of `confidence`.
+
+    Raises:
+        UnknownNameError: an unknown `by`.
+        SpecError: `cluster` without such a column.
+    """
+    if by not in get_args(By):
+        raise UnknownNameError("grouping", by, get_args(By))
+    if not len(index):
+        return []
+    if by == "all":
+        return [Group("all", "all samples", index)]
+    if by == "confidence":
+        chosen = samples.scores.confidences[index]
+        edges = calibration.bin_edges(chosen, binning)
+        of = calibration.assign_bins(chosen, edges)
+        return [
+            Group(str(k), f"{edges[k]:.3f} to {edges[k + 1]:.3f}", members)
+            for k, members in _split(of, index)
+        ]
+    if by == "cluster":
+        names, of = np.unique(samples.column("cluster")[index], return_inverse=True)
+        return [Group(str(names[k]), str(names[k]), m) for k, m in _split(of, index)]
+    of = samples.column("label" if by == "class" else "predicted")[index]
+    return [Group(str(k), samples.class_names[k], members) for k, members in _split(of, index)]
+
+
+def _split(of: Ints, index: Ints) -> list[tuple[int, Ints]]:
+    order = np.argsort(of, kind="stable")
+    keys, starts = np.unique(of[order], return_index=True)
+    return list(zip([int(k) for k in keys], np.split(index[order], starts[1:]), strict=True))
+
+
+def binning_for(n: int, binning: Binning) -> Binning:
+    """Return how a slice of n samples is binned: as asked, but ten samples or more a bin."""
+    return replace(binning, n_bins=min(binning.n_bins, max(1, n // 10)))
+
+
+def slice_of(
+    scores: SampleScores,
+    binning: Binning,
+    *,
+    key: str,
+    title: str,
+    n_total: int,
+    min_n: int,
+    n_resamples: int,
+    seed: int,
+) -> Slice:
+    """Measure one slice; below `min_n` samples its calibration error is left out, and it says so.
+
+    Args:
+        scores: of the slice's M ≥ 1 samples.
+        binning: of a slice that is large enough; see `binning_for`.
+        key: what the samples share.
+        title: the same for people.
+        n_total: samples that the slice was cut from.
+        min_n: fewest samples that a calibration error is given for.
+        n_resamples: behind the floor and the interval.
+        seed: of the draws.
+    """
+    n, own = len(scores), binning_for(len(scores), binning)
+    residual = scores.confidences - scores.correct
+    half = _Z95 * float(residual.std()) / n**0.5
+    gap = float(residual.mean())
+    hits = float(scores.correct.sum())
+    low, high = calibration.wilson_interval(np.array([hits]), np.array([float(n)]))
+    report: dict[str, Any] = {}
+    if n >= min_n:
+        report = calibration.ece_report(scores, own, n_resamples=n_resamples, seed=seed)
+    return Slice(
+        key=key,
+        title=title,
+        n=n,
+        share=n / n_total,
+        accuracy=hits / n,
+        accuracy_interval=(float(low[0]), float(high[0])),
+        mean_confidence=float(scores.confidences.mean()),
+        gap=gap,
+        gap_interval=(gap - half, gap + half) if n >= min_n else None,
+        nll=float(scores.nll.mean()),
+        too_small=n < min_n,
+        n_bins=own.n_bins if report else None,
+        ece=report.get("value"),
+        null_mean=report.get("null_mean"),
+        null_q95=report.get("null_q95"),
+        interval=tuple(report["interval"]) if report else None,
+        debiased=report.get("debiased"),
+    )
+
+
+def sorted_groups(
+    samples: Samples,
+    groups: Sequence[Group],
+    sort: Sort,
+    binning: Binning,
+    *,
+    descending: bool,
+) -> list[Group]:
+    """Order groups by what they show; equal ones keep the order of their keys.
+
+    Raises:
+        UnknownNameError: an unknown `sort`.
+    """
+    if sort not in get_args(Sort):
+        raise UnknownNameError("order", sort, get_args(Sort))
+    if sort == "key":
+        return list(reversed(groups)) if descending else list(groups)
+    scores = samples.scores
+
+    def value(group: Group) -> float:
+        if sort == "n":
+            return float(len(group.positions))
+        confidences, correct = scores.confidences[group.positions], scores.correct[group.positions]
+        if sort == "accuracy":
+            return float(correct.mean())
+        if sort == "gap":
+            return float((confidences - correct).mean())
+        return calibration.ece(
+            TopLabel(confidences, correct), binning_for(len(group.positions), binning)
+        )
+
+    return sorted(groups, key=lambda group: -value(group) if descending else value(group))
+
+
+# ---- Slices ------------------------------------------------------------------------------------
+
+
+def slice_page(
+    samples: Samples,
+    source: Source,
+    binning: Binning,
+    draws: Draws = DEFAULT_DRAWS,
+    *,
+    by: By = "class",
+    where: str | None = None,
+    sort: Sort = "key",
+    descending: bool = False,
+    min_n: int = 30,
+    offset: int = 0,
+    limit: int = 50,
+    temperature: float = 1.0,
+) -> SlicePage:
+    """One page of slices of an evaluation.
+
+    Args:
+        samples: N of them.
+        source: what they are of.
+        binning: of each slice's error, and of `by="confidence"`.
+        draws: behind each slice's floor and interval.
+        by: what makes a slice.
+        where: a condition that samples must meet; see `calift_core.analysis.condition`.
+        sort: of the slices; `key` is the order of classes, bins or names.
+        descending: largest first.
+        min_n: fewest samples that a calibration error is given for.
+        offset: slices before the page.
+        limit: slices on the page.
+        temperature: that the samples were scored at.
+
+    Raises:
+        SpecError: the condition or the grouping is not valid.
+    """
+    index = np.flatnonzero(matching(samples, where))
+    groups = groups_by(samples, by, index, binning)
+    groups = sorted_groups(samples, groups, sort, binning, descending=descending)
+    items = [
+        slice_of(
+            samples.scores.take(group.positions), binning, **asdict(draws), key=group.key,
+            title=group.title, n_total=len(samples.scores), min_n=min_n,
+        )
+        for group in groups[offset : offset + limit]
+    ]  # fmt: skip
+    return SlicePage(
+        source=source,
+        by=by,
+        where=where or "",
+        sort=sort,
+        descending=descending,
+        min_n=min_n,
+        scheme=binning.scheme,
+        norm=binning.norm,
+        temperature=temperature,
+        n=len(samples.scores),
+        n_matching=len(index),
+        total=len(groups),
+        offset=offset,
+        items=items,
+    )
+
+
+def slice_of_set(
+    samples: Samples,
+    binning: Binning,
+    draws: Draws = DEFAULT_DRAWS,
+    *,
+    title: str,
+    where: str | None,
+    min_n: int,
+) -> Slice | None:
+    """The samples of one data set that meet a condition, as one slice; None where none does."""
+    index = np.flatnonzero(matching(samples, where))
+    if not len(index):
+        return None
+    return slice_of(
+        samples.scores.take(index), binning, **asdict(draws), key=title, title=title,
+        n_total=len(samples.scores), min_n=min_n,
+    )  # fmt: skip

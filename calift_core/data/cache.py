@@ -1,0 +1,176 @@
+"""Images kept decoded, on disk or in memory."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calift_core.data.decode import open_image
+from calift_core.data.images import ImageSet, Pixels
+from calift_core.data.sources import ArraySource, FileSource
+from calift_core.errors import DataError
+from calift_core.files import atomic_path
+from calift_core.home import cache_dir
+
+#: Sets that decode to no more than this are kept as one array in the cache folder.
+CACHE_LIMIT_BYTES = 256 * 2**20
+
+
+def cached(images: ImageSet, *, folder: Path | None = None) -> ImageSet:
+    """The same set, read from an array in the cache where all images have one size and are small.
+
+    The array is made on first use and found again by a hash of what it holds. A set that is too
+    large or of mixed sizes is returned as it is.
+    """
+    if isinstance(images.source, ArraySource) or len(images) == 0:
+        return images
+    first = images.image(0)
+    if first.nbytes * len(images) > CACHE_LIMIT_BYTES:
+        return images
+    path = (folder or cache_dir()) / "images" / f"{images.sha256}.npy"
+    if not path.is_file():
+        array = np.empty((len(images), *first.shape), dtype=np.uint8)
+        for i in range(len(images)):
+            pixels = images.image(i)
+            if pixels.shape != first.shape:
+                return images
+            array[i] = pixels
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, array)
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(
+            f"the cached images {path.name} are damaged: {error}", hint="Delete the file."
+        ) from None
+    return replace(
+        images,
+        source=ArraySource(array, images.source.fingerprint(images.indices)),
+        indices=np.arange(len(images), dtype=np.int64),
+    )
+
+
+class MemorySource:
+    """Images in files, each decoded once and kept in memory.
+
+    The memory is one anonymous map, which loader processes that are forked share with each other:
+    whoever decodes an image first keeps it for all. A process that is started afresh (spawned)
+    fills a map of its own.
+
+    Args:
+        files: where images come from at first.
+        sizes: (N,) bytes that each image has when it is decoded.
+    """
+
+    def __init__(self, files: FileSource, sizes: NDArray[np.int64]) -> None:
+        self.files, self.sizes = files, sizes
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        table = 2 * np.dtype(np.int64).itemsize * len(sizes)
+        shared = mmap.mmap(-1, max(1, table + int(self.starts[-1])))
+        # Height and width of each image; 0 while it is not there.
+        self.shapes = np.frombuffer(shared, np.int64, 2 * len(sizes)).reshape(-1, 2)
+        self.pixels = np.frombuffer(shared, np.uint8, int(self.starts[-1]), table)
+
+    def __reduce__(self) -> tuple[type[MemorySource], tuple[FileSource, NDArray[np.int64]]]:
+        return MemorySource, (self.files, self.sizes)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int) -> Pixels:
+        """(H, W, 3) uint8, from memory if it was asked for before."""
+        height, width = (int(n) for n in self.shapes[index])
+        slot = self.pixels[self.starts[index] : self.starts[index + 1]]
+        if height:
+            return slot.reshape(height, width, 3)
+        pixels = self.files.image(index)
+        if pixels.nbytes == len(slot):  # else the file has changed since its header was read
+            slot[:] = pixels.reshape(-1)
+            self.shapes[index] = pixels.shape[:2]  # last: it says that the pixels are there
+        return pixels
+
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
+        """That of the files."""
+        return self.files.fingerprint(indices)
+
+
+#: Share of the memory that is free which decoded images may take: the run needs some itself.
+CACHE_SHARE = 0.7
+#: Files whose headers tell about how large a set is.
+_SIZE_SAMPLE = 512
+
+
+def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSet:
+    """The same set, whose images are decoded when they are first asked for and kept.
+
+    A set that is an array already is returned as it is.
+
+    Args:
+        images: N images.
+        available: bytes of free memory; asked of the system if left out.
+
+    Raises:
+        DataError: the decoded images do not fit; says both sizes.
+        UnreadableImageError: a file is no image.
+    """
+    if not isinstance(images.source, FileSource) or len(images) == 0:
+        return images
+    files = replace(images.source, paths=tuple(images.source.paths[int(i)] for i in images.indices))
+    paths = [files.path(i) for i in range(len(files))]
+    border = files.border
+
+    def size(path: Path) -> int:
+        return _decoded_size(path, border)
+
+    room = int((available_memory() if available is None else available) * CACHE_SHARE)
+    step = max(1, len(paths) // _SIZE_SAMPLE)
+    some = [size(path) for path in paths[::step]]
+    _demand_room(images, sum(some) * len(paths) // len(some), room)  # before all files are opened
+    with ThreadPoolExecutor(4) as pool:
+        sizes = np.fromiter(pool.map(size, paths), dtype=np.int64, count=len(paths))
+    _demand_room(images, int(sizes.sum()), room)
+    return replace(
+        images,
+        source=MemorySource(files, sizes),
+        indices=np.arange(len(images), dtype=np.int64),
+    )
+
+
+def _decoded_size(path: Path, border: int) -> int:
+    with open_image(path) as image:
+        return 3 * max(0, image.width - 2 * border) * max(0, image.height - 2 * border)
+
+
+def _demand_room(images: ImageSet, needed: int, room: int) -> None:
+    if needed > room:
+        raise DataError(
+            f"the {len(images):,} images of {images.name} take about {needed / 2**20:,.0f} MiB "
+            f"when they are decoded, at most {room / 2**20:,.0f} MiB of the free memory may go "
+            "to them",
+            hint="Set train.cache_images to false.",
+        )
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of its control group."""
+    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free.append(int(line.split()[1]) * 1024)
+    except OSError:
+        pass  # not Linux
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        free.append(limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass  # no control group, or one without a limit ("max")
+    return max(0, min(free))

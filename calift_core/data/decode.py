@@ -1,0 +1,93 @@
+"""An image file's pixels, upright and in RGB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from calift_core.data.images import Pixels
+from calift_core.errors import UnreadableImageError, reason_of
+
+#: What an image file may be. Everything else is refused before a decoder sees it.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+#: Larger pictures are refused: a small file can decode to gigabytes.
+MAX_PIXELS = 100_000_000
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image file whose header has been read.
+
+    Raises:
+        UnreadableImageError: it is not an image, or too large.
+    """
+    from PIL import Image
+
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except Exception as error:  # a damaged file makes decoders raise a dozen types
+        raise UnreadableImageError(
+            f"{str(path)!r} is not an image that can be read "
+            f"({', '.join(FORMATS)}): {reason_of(error)}"
+        ) from None
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise UnreadableImageError(
+            f"{str(path)!r} has {image.width} × {image.height} pixels, "
+            f"at most {MAX_PIXELS:,} are read"
+        )
+    if image.mode in ("I", "F") and not _is_16_bit(image):
+        image.close()
+        raise UnreadableImageError(
+            f"{str(path)!r} has grey levels of 32 bits, and nothing tells which of them is white",
+            hint="Save it with 8 or 16 bits.",
+        )
+    return image
+
+
+def decode(path: Path) -> Pixels:
+    """Decode a file to (H, W, 3) uint8.
+
+    Raises:
+        UnreadableImageError: it is not an image of a known format, is cut short or too large.
+    """
+    with open_image(path) as image:
+        try:
+            image.load()  # before the tag is read: Pillow turns TIFFs upright here, tag and all
+            orientation = image.getexif().get(0x0112, 1)
+            rgb = _rgb(image)
+        except Exception as error:
+            raise UnreadableImageError(f"{str(path)!r} is damaged: {reason_of(error)}") from None
+    pixels = np.asarray(rgb)
+    if orientation != 1:
+        pixels = np.ascontiguousarray(_upright(pixels, orientation))
+    return pixels
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Three channels of 8 bits.
+
+    `Image.convert` would cut 16-bit grey levels off at 255 and leave nearly all of a picture white.
+    Colours of 16 bits are scaled to 8 by Pillow itself when it reads a file.
+    """
+    if _is_16_bit(image):
+        levels = np.rint(np.asarray(image) / np.float32(257)).astype(np.uint8)
+        return Image.fromarray(levels).convert("RGB")
+    return image.convert("RGB")
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Whether grey levels reach from 0 to 65,535."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation (2 to 8)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels

@@ -1,0 +1,252 @@
+"""Where pixels come from: arrays, NumPy files, image files."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calift_core.data.decode import decode, open_image
+from calift_core.data.images import ImageSet, Pixels
+from calift_core.errors import DataError, StorageError, UnreadableImageError, reason_of
+from calift_core.files import atomic_write_bytes
+from calift_core.home import cache_dir
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images held in one array: (N, H, W, 3), or (N, H, W) for grey ones; a memory map, perhaps."""
+
+    array: Pixels
+    key: str
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def image(self, index: int) -> Pixels:
+        """(H, W, 3) uint8; grey images get three equal channels."""
+        pixels = np.asarray(self.array[index])
+        if pixels.ndim == 2:
+            return np.repeat(pixels[:, :, None], 3, axis=2)
+        return pixels
+
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
+        """The key the array was given: a hash of its content."""
+        return self.key
+
+
+@dataclass(frozen=True)
+class NpySource:
+    """Images in one NumPy file (N, H, W, 3) uint8, mapped into memory when first asked for.
+
+    Attributes:
+        path: the file.
+        start: its position that counts as 0.
+    """
+
+    path: Path
+    start: int = 0
+
+    @cached_property
+    def array(self) -> Pixels:
+        """The memory map.
+
+        Raises:
+            DataError: it is no such file.
+        """
+        return _mapped(self.path)
+
+    def __reduce__(self) -> tuple[type[NpySource], tuple[Path, int]]:
+        return NpySource, (self.path, self.start)  # a memory map would travel as a whole array
+
+    def __len__(self) -> int:
+        return len(self.array) - self.start
+
+    def image(self, index: int) -> Pixels:
+        """(H, W, 3) uint8."""
+        return np.asarray(self.array[self.start + index])
+
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
+        """Hash of the whole file and of which of its images are taken."""
+        digest = hashlib.sha256(content_key([self.path], whole=True).encode())
+        digest.update((np.asarray(indices, dtype="<i8") + self.start).tobytes())
+        return digest.hexdigest()
+
+
+def _mapped(path: Path) -> Pixels:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{str(path)!r} is not a readable NumPy file: {reason_of(error)}") from None
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+        raise DataError(
+            f"{str(path)!r} must hold (N, H, W, 3) uint8, it holds {array.shape} {array.dtype}"
+        )
+    return array  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Images in files.
+
+    Attributes:
+        paths: one per image, absolute or below `root`. Sets of the same file names under several
+            roots share one tuple.
+        root: what relative paths start from.
+        border: pixels cut off at each side: data sets mark their test images with a frame.
+    """
+
+    paths: tuple[Path | str, ...]
+    root: Path = Path()
+    border: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> Path:
+        """Where image `index` is."""
+        return self.root / self.paths[index]
+
+    def image(self, index: int) -> Pixels:
+        """Decode one file to (H, W, 3) uint8, upright by its EXIF orientation, without its border.
+
+        Raises:
+            UnreadableImageError: it cannot be decoded, or is all border.
+        """
+        pixels = decode(self.path(index))
+        if self.border == 0:
+            return pixels
+        if min(pixels.shape[:2]) <= 2 * self.border:
+            raise UnreadableImageError(
+                f"{str(self.path(index))!r} must be larger than its border of {self.border} "
+                f"pixels at each side, it has {pixels.shape[1]} × {pixels.shape[0]}"
+            )
+        inside = slice(self.border, -self.border)
+        return pixels[inside, inside]
+
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
+        """Hash of what the files hold, and of the border; see `content_key`."""
+        key = content_key([self.path(int(i)) for i in indices])
+        return key if self.border == 0 else f"{key}:border {self.border}"
+
+
+#: Files up to this many bytes are hashed whole; of longer ones three pieces that add up to it.
+_HASHED_BYTES = 48 * 1024
+#: Where more bytes than these are to be hashed, the result is kept in the cache folder.
+_UNCACHED_BYTES = 16 * 2**20
+
+
+def content_key(paths: Sequence[Path], *, whole: bool = False, folder: Path | None = None) -> str:
+    """SHA-256 (hex) of what files hold, in their order; the same for copies of them elsewhere.
+
+    Each file counts with its size and its bytes: all of them up to 48 KiB, else 16 KiB each from
+    the start, the middle and the end. So an encoded image that was changed between these, to
+    exactly as many bytes, is not told from the original. The key of a large set is kept under the
+    names, sizes and times of its files: the next time only these are looked at.
+
+    Args:
+        paths: the files.
+        whole: hash all bytes of every file: arrays are not encoded.
+        folder: of the cache; `CALIFT_HOME/cache` if left out.
+
+    Raises:
+        UnreadableImageError: a file is gone or cannot be opened.
+    """
+    state, to_read = hashlib.sha256(str(whole).encode()), 0
+    try:
+        for path in paths:
+            stat = path.stat()
+            state.update(f"{path}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+            to_read += stat.st_size if whole else min(stat.st_size, _HASHED_BYTES)
+        if to_read <= _UNCACHED_BYTES:
+            return _hash_of_files(paths, whole)
+        kept = (folder or cache_dir()) / "fingerprints" / state.hexdigest()
+        if kept.is_file() and len(key := kept.read_text("ascii")) == 64:
+            return key
+        key = _hash_of_files(paths, whole)
+    except OSError as error:
+        raise UnreadableImageError(f"{error.filename!r} cannot be read: {error.strerror}") from None
+    try:
+        atomic_write_bytes(kept, key.encode("ascii"))
+    except StorageError as error:
+        log.info("the key of %d files is not kept: %s", len(paths), error)
+    return key
+
+
+def _hash_of_files(paths: Sequence[Path], whole: bool) -> str:
+    def one(path: Path) -> bytes:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.blake2b(size.to_bytes(8, "big"))
+            if whole:
+                while block := file.read(2**20):
+                    digest.update(block)
+            elif size <= _HASHED_BYTES:
+                digest.update(file.read())
+            else:
+                piece = _HASHED_BYTES // 3
+                for at in (0, (size - piece) // 2, size - piece):
+                    file.seek(at)
+                    digest.update(file.read(piece))
+            return digest.digest()
+
+    def several(start: int) -> bytes:
+        return b"".join(map(one, paths[start : start + 256]))
+
+    total = hashlib.sha256()
+    with ThreadPoolExecutor(4) as pool:
+        for part in pool.map(several, range(0, len(paths), 256)):
+            total.update(part)
+    return total.hexdigest()
+
+
+#: Larger sets have this many of their files looked at, evenly spread.
+_HEADERS_READ = 5_000
+
+
+def check_headers(images: ImageSet) -> None:
+    """Open the files of a folder set and read their headers: a bad one is named at the start.
+
+    Raises:
+        UnreadableImageError: names the first files that are no images, and counts the rest.
+    """
+    if not isinstance(images.source, FileSource):
+        return
+
+    def problem(path: Path) -> str | None:
+        try:
+            open_image(path).close()
+        except UnreadableImageError as error:
+            return error.message
+        return None
+
+    step = -(-len(images) // _HEADERS_READ) or 1
+    paths = [images.source.path(int(i)) for i in images.indices[::step]]
+    with ThreadPoolExecutor(4) as pool:
+        bad = [message for message in pool.map(problem, paths) if message]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise UnreadableImageError(f"{images.name}: " + "; ".join(bad[:3]) + more)
+
+
+def array_set(
+    prefix: str, images: NDArray[np.uint8], labels: NDArray[np.uint8], key: str
+) -> ImageSet:
+    """Images (N, H, W[, 3]) with their labels (N,); `key` stands for the pixels."""
+    return ImageSet(
+        name=prefix,
+        source=ArraySource(images, key),
+        ids=tuple(f"{prefix}/{i:05d}" for i in range(len(labels))),
+        labels=labels.astype(np.int64),
+        indices=np.arange(len(labels), dtype=np.int64),
+    )

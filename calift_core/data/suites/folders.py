@@ -1,0 +1,69 @@
+"""Class folders as a suite or as a shift. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from calift_core.data.images import ImageSet, split_by_hash
+from calift_core.data.listing import (
+    demand_classes,
+    demand_folder,
+    folder_layout,
+    images_by_class,
+    shares_of,
+    shift_folder,
+)
+from calift_core.data.sources import FileSource
+from calift_core.data.suites.base import Loaded
+from calift_core.errors import SpecError
+from calift_core.schema.spec import FractionSpec
+
+
+def scan(
+    root: Path, classes: Sequence[str], name: str, prefix: str, *, border: int = 0
+) -> ImageSet:
+    """The images of a tree of class folders; ids are paths relative to `root` under `prefix`."""
+    paths, labels = images_by_class(root, classes, name)
+    return ImageSet(
+        name=name,
+        source=FileSource(tuple(paths), root, border),
+        ids=tuple(prefix + path for path in paths),
+        labels=np.array(labels, dtype=np.int64),
+        indices=np.arange(len(paths), dtype=np.int64),
+    )
+
+
+def load_folder(root: Path, fractions: FractionSpec) -> Loaded:
+    """A folder of class folders, or of `train`, `val` and `test` folders of them."""
+    train, classes, others = folder_layout(root)
+    prefix = "" if train == root else "train/"
+    parts: dict[str, ImageSet] = {}
+    for part, where in others.items():
+        name = "validation" if part == "val" else part
+        parts[name] = scan(where, classes, name, f"{part}/")
+    whole = scan(train, classes, "train", prefix)
+    parts |= split_by_hash(whole, shares_of(fractions, parts), "train")
+    return Loaded(root.name, classes, tuple(c.replace("_", " ") for c in classes), parts)
+
+
+def load_shift(name: str, uri: str, classes: Sequence[str]) -> ImageSet:
+    """A shift that a spec names as `folder:PATH`.
+
+    Raises:
+        SpecError: it is named otherwise.
+        DataError: it has other classes than the suite.
+    """
+    if not uri.startswith("folder:"):
+        raise SpecError(f"expected folder:PATH, got {uri!r}")
+    root = demand_folder(Path(uri.removeprefix("folder:")).expanduser())
+    return shift_in(name, root, classes)
+
+
+def shift_in(name: str, root: Path, classes: Sequence[str]) -> ImageSet:
+    """The shift in a folder, which must have the suite's classes."""
+    root = shift_folder(root)
+    demand_classes(root, classes, f"the shift {name!r}")
+    return scan(root, classes, name, f"{name}/")

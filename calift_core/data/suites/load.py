@@ -1,0 +1,183 @@
+"""A suite as a run sees it: one ID data set in disjoint parts, its shifts and its corruptions.
+
+Parts are called `pretrain, train, validation, calibration, test`. Only `train` is trained on by a
+fine-tuning method, only `pretrain` by pre-training; settings are chosen on `validation`,
+calibrators are fitted on `calibration`, and `test` is looked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from calift_core.data.cache import cached
+from calift_core.data.class_names import resolve_class_names
+from calift_core.data.corrupted import corrupted
+from calift_core.data.counting import OFF
+from calift_core.data.images import ImageSet
+from calift_core.data.listing import corruption_plan
+from calift_core.data.sources import check_headers
+from calift_core.data.suites import SUITES, parse_suite_id
+from calift_core.data.suites.base import Loaded, Stored, SuiteId, demand_known_shifts
+from calift_core.data.suites.cifar import load_cifar, load_cifar_c
+from calift_core.data.suites.domains import DOMAIN_SUITES, load_domains
+from calift_core.data.suites.fashion import load_fashion_mnist
+from calift_core.data.suites.folders import load_folder, load_shift
+from calift_core.data.suites.imagenet import IMAGENET_SHIFTS, load_imagenet, load_imagenet_c
+from calift_core.errors import DataError, DataUnavailableError, reason_of
+from calift_core.home import cache_dir
+from calift_core.schema.report import Role
+from calift_core.schema.spec import FractionSpec, SuiteSpec
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Everything a run may look at.
+
+    Attributes:
+        name: the ID data's name.
+        classes: C class folders or labels, in label order.
+        class_names: what the text tower reads for each.
+        parts: part → images; absent parts are absent keys.
+        shifts: name → images.
+        corruption_plan: (name, severity) pairs to apply to the test images.
+        corruption_limit: use at most this many test images for them.
+        corruption_seed: seed of the corruptions.
+        stored: the corruptions of the plan that were published as images and are not computed.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    parts: dict[str, ImageSet]
+    shifts: dict[str, ImageSet] = field(default_factory=dict)
+    corruption_plan: tuple[tuple[str, int], ...] = ()
+    corruption_limit: int | None = None
+    corruption_seed: int = 0
+    stored: Stored = field(default_factory=dict)
+
+    def part(self, name: str) -> ImageSet:
+        """A part that must be there and hold images.
+
+        Raises:
+            DataError: it does not.
+        """
+        images = self.parts.get(name)
+        if images is None or len(images) == 0:
+            have = {part: len(s) for part, s in self.parts.items()}
+            raise DataError(
+                f"the suite {self.name!r} has no images in its {name} part, it has {have}"
+            )
+        return images
+
+    def evaluations(self) -> Iterable[tuple[ImageSet, Role, str | None, int | None]]:
+        """(images, role, corruption, severity) of everything a finished model is judged on."""
+        yield replace(self.part("test"), name=f"{self.name}/test"), "id", None, None
+        for images in self.shifts.values():
+            yield images, "shift", None, None
+        base = self.part("test").limited(self.corruption_limit) if self.corruption_plan else None
+        for name, severity in self.corruption_plan:
+            assert base is not None
+            source = self.stored.get((name, severity))
+            if source is not None:
+                images = replace(base, name=f"{name}/{severity}", source=source)
+            else:
+                images = cached(corrupted(base, name, severity, seed=self.corruption_seed))
+            yield images, "corruption", name, severity
+
+
+def load_suite(spec: SuiteSpec) -> Suite:
+    """Find a suite's data on this machine and split it.
+
+    Raises:
+        UnknownNameError: no suite, domain or set of class names has this name.
+        SpecError: the spec names classes or shifts that the suite does not have.
+        DataUnavailableError: the data is not here; the hint says how to get it.
+        DataError: folders do not agree on classes, or a part is empty.
+        UnreadableImageError: a file is not an image.
+    """
+    turned_off = {name for name, uri in spec.shifts.items() if uri == OFF}
+    found = _load(parse_suite_id(spec.id), spec.fractions, turned_off)
+    parts = {
+        part: images.limited(spec.limits.get(part), part)  # type: ignore[call-overload]
+        for part, images in found.parts.items()
+    }
+    shifts = found.shifts | {
+        shift: load_shift(shift, uri, found.classes)
+        for shift, uri in spec.shifts.items()
+        if uri != OFF
+    }
+    for images in (*(parts[p] for p in parts if p != "pretrain"), *shifts.values()):
+        check_headers(images)
+    return Suite(
+        name=found.name,
+        classes=found.classes,
+        class_names=resolve_class_names(spec.class_names, found.classes, found.class_names),
+        parts=parts,
+        shifts=shifts,
+        corruption_plan=corruption_plan(spec.corruptions, found.stored),
+        corruption_limit=spec.corruptions.limit,
+        corruption_seed=spec.corruptions.seed,
+        stored=found.stored,
+    )
+
+
+def _load(suite: SuiteId, fractions: FractionSpec, turned_off: set[str]) -> Loaded:
+    if suite.name in (*DOMAIN_SUITES, "domains"):
+        return load_domains(suite, fractions, turned_off)
+    demand_known_shifts(suite, turned_off, IMAGENET_SHIFTS if suite.name == "imagenet" else ())
+    match suite.name:
+        case "fashion-mnist":
+            return load_fashion_mnist(_download_fashion_mnist)
+        case "imagenet":
+            wanted = [name for name in IMAGENET_SHIFTS if name not in turned_off]
+            return load_imagenet(suite.path, fractions, wanted, _openai_names)
+        case "imagenet-c":
+            return load_imagenet_c(suite.path, fractions, _openai_names)
+        case "cifar10" | "cifar100":
+            return load_cifar(suite.name, suite.path, fractions, _download_cifar)
+        case "cifar10-c" | "cifar100-c":
+            return load_cifar_c(suite.name, suite.path, fractions, _download_cifar)
+    assert suite.name == "folder"
+    assert suite.path is not None
+    return load_folder(suite.path, fractions)
+
+
+def _download_fashion_mnist() -> Path:
+    """Torchvision's own download, for machines with a network."""
+    from torchvision.datasets import FashionMNIST
+
+    root = cache_dir() / "torchvision"
+    try:
+        FashionMNIST(str(root), train=True, download=True)
+    except Exception as error:  # network and checksum errors come as many types
+        raise DataUnavailableError(
+            "Fashion-MNIST is not on this machine and could not be downloaded "
+            f"({type(error).__name__}: {reason_of(error)}).",
+            hint=SUITES["fashion-mnist"].how_to_get,
+        ) from None
+    return root / "FashionMNIST" / "raw"
+
+
+def _download_cifar(name: str, root: Path) -> None:
+    """Torchvision's own download, for machines with a network."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    kind: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    try:
+        download_and_extract_archive(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
+    except Exception as error:  # network and checksum errors come as many types
+        raise DataUnavailableError(
+            f"{name} is not on this machine and could not be downloaded "
+            f"({type(error).__name__}: {reason_of(error)}).",
+            hint=SUITES[name].how_to_get,
+        ) from None
+
+
+def _openai_names() -> tuple[str, ...]:
+    from open_clip import IMAGENET_CLASSNAMES
+
+    return tuple(IMAGENET_CLASSNAMES)

@@ -1,0 +1,289 @@
+"""Predictions once per data set; every number is then computed from the predictions."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calift_core.calibration import Binning, accuracy, ece, nll, score_probs, softmax
+from calift_core.data.images import ImageSet
+from calift_core.data.loader import Normalise, eval_batches
+from calift_core.errors import InterruptedRunError, OutOfMemoryError, reason_of
+from calift_core.evaluation.spectrum import Covariance
+from calift_core.methods.base import Classifier
+from calift_core.models.clip import Clip
+from calift_core.models.precision import Precision, autocast
+from calift_core.predictions.types import Predictions, PredictionsMetadata, Role, predictions_name
+from calift_core.predictions.write import write_predictions
+from calift_core.schema.spec import EvaluationSpec
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One of the models that a pass pushes every batch through.
+
+    Attributes:
+        place: puts its weights in place and returns the model. The models of a pass may share one
+            network whose weights are exchanged.
+        classifier: C classes on its features.
+    """
+
+    place: Callable[[], Clip]
+    classifier: Classifier
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one model says of one batch.
+
+    Attributes:
+        model: position of the model in the pass.
+        start: position of the batch's first image in the set.
+        logits: (B, C) float32, scale included.
+        features: (B, D) float32, L2-normalised, if they were asked for.
+    """
+
+    model: int
+    start: int
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+
+
+def forward_all(
+    models: Sequence[Placed],
+    images: ImageSet,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    precision: Precision,
+    starts: Sequence[int] | None = None,
+    features: bool = False,
+) -> Iterator[Forward]:
+    """One pass over a set for all models, in its order, in eval mode: each image is decoded once.
+
+    On an accelerator a batch's results are fetched when the next one is under way, so that the
+    device does not wait for the copy.
+
+    Args:
+        models: of one architecture and preprocessing.
+        images: N images. Where they have other classes than the classifier, the logits are those of
+            their own classes (`ImageSet.classes`).
+        batch_size: images at once.
+        workers: processes that decode ahead.
+        device: where the models are.
+        precision: of the forward passes; logits are float32 always.
+        starts: for each model, how many images it has seen already: a multiple of `batch_size`, or
+            N. What all have seen is not decoded.
+        features: whether features are wanted too.
+
+    Yields:
+        Batch after batch, for each model in turn.
+
+    Raises:
+        OutOfMemoryError: the device has no memory left.
+        UnreadableImageError: a file cannot be decoded.
+    """
+    seen = list(starts) if starts is not None else [0] * len(models)
+    at = min(seen)
+    if at >= len(images):
+        return
+    clip = models[seen.index(at)].place()
+    waiting: deque[tuple[int, int, Tensor, Tensor | None]] = deque()
+    behind = 0 if device.type == "cpu" else 1
+    try:
+        for batch in eval_batches(
+            images,
+            preprocess=clip.preprocess,
+            batch_size=batch_size,
+            workers=workers,
+            normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
+            start=at,
+        ):
+            for index, model in enumerate(models):
+                if seen[index] > at:
+                    continue
+                tensors = _forward(model, batch, images, device=device, precision=precision)
+                waiting.append((index, at, tensors[0], tensors[1] if features else None))
+                while len(waiting) > behind:
+                    yield _fetched(*waiting.popleft())
+            at += len(batch)
+        while waiting:
+            yield _fetched(*waiting.popleft())
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"the device ran out of memory while evaluating {images.name}: {reason_of(error)}",
+            hint="Lower evaluation.batch_size.",
+        ) from None
+
+
+@torch.inference_mode()
+def _forward(
+    model: Placed, batch: Tensor, images: ImageSet, *, device: torch.device, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, C) and features (B, D) on the device."""
+    clip = model.place()
+    with autocast(device, precision):
+        features = clip.encode_image(batch)
+    return own_logits(model.classifier.logits(features), images), features
+
+
+def own_logits(logits: Tensor, images: ImageSet) -> Tensor:
+    """Logits (N, K) of the classes that a set has, given those of the suite's (N, C)."""
+    if images.columns is None:
+        return logits
+    columns = torch.as_tensor(images.columns, device=logits.device)  # (K, M)
+    return logits[:, columns].amax(dim=-1)
+
+
+def _fetched(index: int, start: int, logits: Tensor, features: Tensor | None) -> Forward:
+    return Forward(
+        index, start, logits.cpu().numpy(), None if features is None else features.cpu().numpy()
+    )
+
+
+def predict(
+    clip: Clip,
+    classifier: Classifier,
+    images: ImageSet,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    precision: Precision,
+    covariance: Covariance | None = None,
+) -> NDArray[np.float32]:
+    """`forward_all` for one model, its logits in one array.
+
+    Args:
+        clip: the model; left in the mode it came in.
+        classifier: C classes on its features.
+        images: N images.
+        batch_size: images at once.
+        workers: processes that decode ahead.
+        device: where the model is.
+        precision: of the forward pass.
+        covariance: takes in the L2-normalised features if given.
+
+    Returns:
+        Logits (N, C), scale included.
+
+    Raises:
+        OutOfMemoryError: the device has no memory left.
+        UnreadableImageError: a file cannot be decoded.
+    """
+    was_training = clip.training
+    clip.eval()
+    parts: list[NDArray[np.float32]] = []
+    try:
+        for batch in forward_all(
+            [Placed(lambda: clip, classifier)],
+            images,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            precision=precision,
+            features=covariance is not None,
+        ):
+            parts.append(batch.logits)
+            if covariance is not None and batch.features is not None:
+                covariance.add(batch.features)
+    finally:
+        clip.train(was_training)
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
+def encode(
+    clip: Clip,
+    images: ImageSet,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    precision: Precision,
+    stop: Callable[[], bool] = lambda: False,
+) -> Tensor:
+    """L2-normalised features of a set, in its order, in eval mode, without augmentation.
+
+    Returns:
+        (N, D), float32, on the device.
+
+    Raises:
+        InterruptedRunError: `stop` returned true between two batches.
+        UnreadableImageError: a file cannot be decoded.
+    """
+    was_training = clip.training
+    clip.eval()
+    parts: list[Tensor] = []
+    try:
+        for batch in eval_batches(
+            images,
+            preprocess=clip.preprocess,
+            batch_size=batch_size,
+            workers=workers,
+            normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
+        ):
+            if stop():
+                raise InterruptedRunError(f"stopped while encoding {images.name}")
+            with autocast(device, precision):
+                parts.append(clip.encode_image(batch))
+    finally:
+        clip.train(was_training)
+    return torch.cat(parts)
+
+
+def as_predictions(
+    logits: NDArray[np.float32],
+    images: ImageSet,
+    *,
+    role: Role,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    classifier: Classifier,
+    model_sha256: str,
+    source_dataset: str | None = None,
+) -> Predictions:
+    """Put logits together with ids, labels and where they come from."""
+    ids = np.array(images.ids)
+    return Predictions(
+        ids=ids,
+        labels=images.own_labels,
+        logits=logits,
+        metadata=PredictionsMetadata(
+            dataset=images.name,
+            role=role,
+            class_names=images.own_names(class_names),
+            logit_scale=classifier.scale,
+            templates=tuple(templates),
+            source_dataset=source_dataset,
+            model_sha256=model_sha256,
+            dataset_sha256=images.sha256,
+        ),
+        clusters=ids if role == "corruption" or source_dataset is not None else None,
+    )
+
+
+def validation_values(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], spec: EvaluationSpec
+) -> dict[str, float]:
+    """The few numbers of an ID part that settings are chosen on."""
+    scores = score_probs(softmax(logits), labels)
+    return {
+        "val_accuracy": accuracy(scores),
+        "val_nll": nll(scores),
+        "val_ece": ece(scores, Binning(spec.n_bins, spec.scheme)),
+    }
+
+
+def store(folder: Path, predictions: Predictions) -> tuple[str, str]:
+    """Write predictions under `folder/predictions`. Returns the relative path and the SHA-256."""
+    relative = predictions_name(predictions.metadata.dataset)
+    return relative, write_predictions(folder / relative, predictions)

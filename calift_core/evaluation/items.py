@@ -1,0 +1,129 @@
+"""What models are judged on, in which way, and the key that names a pass over it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from calift_core.data.images import ImageSet
+from calift_core.data.suites.load import Suite
+from calift_core.evaluation.subjects import Subject
+from calift_core.methods.base import Classifier
+from calift_core.models.clip import Clip
+from calift_core.models.precision import Precision
+from calift_core.predictions.types import Role
+from calift_core.schema.spec import EvaluationSpec
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How models are judged, the same for all of them.
+
+    Attributes:
+        spec: bins, resamples and batch size.
+        templates: that classifiers were made of, for the record.
+        workers: processes that decode ahead.
+        device: where the models are.
+        precision: of the forward passes; logits are float32 always.
+        stop: asked between batches; what is done by then is kept.
+    """
+
+    spec: EvaluationSpec
+    templates: tuple[str, ...]
+    workers: int
+    device: torch.device
+    precision: Precision
+    stop: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One data set that models are judged on.
+
+    Attributes:
+        images: the set.
+        class_names: C names of the suite's classes, for the record.
+        role: what it is for.
+        corruption: name of the corruption, where it is one.
+        severity: of the corruption.
+        source: name of the set that its images were made of, where they were.
+        noise: standard deviation of the noise, of a perturbed copy.
+    """
+
+    images: ImageSet
+    class_names: tuple[str, ...]
+    role: Role
+    corruption: str | None = None
+    severity: int | None = None
+    source: str | None = None
+    noise: float | None = None
+
+
+ID_PARTS: tuple[Role, ...] = ("validation", "calibration")
+
+
+def items_of(suite: Suite, parts: Sequence[Role] = ID_PARTS) -> Iterator[Item]:
+    """ID parts first, then what the suite judges on; corrupted sets are made when their turn is."""
+    for part in parts:
+        if len(suite.parts.get(part, ())):
+            yield Item(suite.parts[part], suite.class_names, part)
+    for images, role, corruption, severity in suite.evaluations():
+        source = f"{suite.name}/test" if role == "corruption" else None
+        yield Item(images, suite.class_names, role, corruption, severity, source)
+
+
+def n_images_of(suite: Suite, parts: Sequence[Role] = ID_PARTS) -> int:
+    """Images of all the sets of `items_of`, none of which is made for that."""
+    sets = [suite.parts.get(part, ()) for part in parts]
+    n_plain = sum(map(len, (*sets, suite.part("test"), *suite.shifts.values())))
+    n_corrupted = len(suite.part("test").limited(suite.corruption_limit))
+    return n_plain + n_corrupted * len(suite.corruption_plan)
+
+
+def key(subject: Subject, item: Item, settings: Settings) -> dict[str, Any]:
+    """Everything that decides what a pass of a model over a set gives."""
+    clip = subject.placed.place()
+    return {
+        "model": subject.sha256,
+        "classifier": classifier_sha256(subject.placed.classifier),
+        "templates": settings.templates,
+        **pass_key(clip, item, settings.spec, precision=settings.precision, device=settings.device),
+    }
+
+
+def pass_key(
+    clip: Clip, item: Item, spec: EvaluationSpec, *, precision: Precision, device: torch.device
+) -> dict[str, Any]:
+    """What decides the result of a pass beside the weights, as JSON knows it.
+
+    Batch size, precision and kind of device are in it: the same bytes are promised.
+    """
+    images = item.images
+    held = {"source", "ids", "labels", "indices"}  # in the set's own hash
+    return {
+        "format": _FORMAT,
+        "input": clip.made.described(),
+        "data": images.sha256,
+        "set": {f.name: getattr(images, f.name) for f in fields(images) if f.name not in held},
+        "role": [item.role, item.corruption, item.severity, item.source, item.noise],
+        "evaluation": spec.model_dump(mode="json"),
+        "precision": precision,
+        "device": device.type,
+        "class_names": item.class_names,
+    }
+
+
+def classifier_sha256(classifier: Classifier) -> str:
+    """SHA-256 (hex) of a classifier: weights, scale and bias."""
+    digest = hashlib.sha256(repr(classifier.scale).encode())
+    for tensor in (classifier.weights, classifier.bias):
+        if tensor is not None:
+            array = tensor.detach().float().cpu().contiguous()
+            digest.update(f"{tuple(array.shape)};".encode() + array.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,276 @@
+"""Judge finished models: every data set predicted once, every number computed from that.
+
+What a set has given so far is kept in shards, so that a killed or stopped evaluation goes on where
+it was, and ends in the same bytes as one left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calift_core.analysis.report import evaluation_report
+from calift_core.data.images import ImageSet
+from calift_core.data.suites.load import Suite
+from calift_core.errors import InterruptedRunError, StorageError
+from calift_core.evaluation.forward import (
+    Forward,
+    as_predictions,
+    forward_all,
+    store,
+    validation_values,
+)
+from calift_core.evaluation.items import Item, Settings, items_of, key, n_images_of
+from calift_core.evaluation.noise_levels import copy_of, noise_levels
+from calift_core.evaluation.partial import Shards
+from calift_core.evaluation.progress import Progress
+from calift_core.evaluation.spectrum import Covariance, spectrum_of
+from calift_core.evaluation.subjects import Subject
+from calift_core.files import sha256_file
+from calift_core.schema.records import EvaluationRecord, PhaseRecord, Record
+from calift_core.schema.report import EvaluationReport, SpectrumReport
+
+#: Batches between two shards of a set.
+SHARD_BATCHES = 8
+#: Parts of the state of a `Covariance`.
+_COVARIANCE = ("n", "origin", "total", "gram")
+
+
+@dataclass
+class Verdict:
+    """What judging gives for one model.
+
+    Attributes:
+        evaluations: the ID test split, shifts and corruptions, in order.
+        selection: the ID parts that settings are chosen and calibrators fitted on.
+        spectrum: of the ID test features.
+    """
+
+    evaluations: list[EvaluationReport] = field(default_factory=list)
+    selection: dict[str, Any] = field(default_factory=dict)
+    spectrum: SpectrumReport | None = None
+
+
+def judge(
+    subjects: Sequence[Subject], suite: Suite, settings: Settings
+) -> Generator[Record, None, list[Verdict]]:
+    """Judge models on everything that a suite has; each image is decoded once for all of them.
+
+    Args:
+        subjects: models of one architecture and preprocessing.
+        suite: ID parts, shifts and corruptions.
+        settings: how.
+
+    Returns:
+        A verdict for each, in order.
+
+    Raises:
+        InterruptedRunError: `settings.stop` returned true; what is done is kept.
+        OutOfMemoryError: the device has no memory left.
+        UnreadableImageError: a file cannot be decoded.
+        DiskFullError, StorageError: predictions or shards cannot be written.
+    """
+    verdicts = [Verdict() for _ in subjects]
+    yield from _judge_sets(subjects, verdicts, items_of(suite), n_images_of(suite), settings)
+    calibration = suite.parts.get("calibration")
+    if settings.spec.perturbed_calibration and calibration is not None and len(calibration):
+        for subject, verdict in zip(subjects, verdicts, strict=True):
+            yield PhaseRecord(phase="evaluating", detail="noise levels for TS-P")
+            clean = Item(calibration, suite.class_names, "calibration")
+            levels = yield from noise_levels(subject, clean, settings)
+            copies = [copy_of(clean, level, subject, settings) for level in levels]
+            total = len(calibration) * len(copies)
+            verdict.selection["perturbed_calibration"] = []
+            yield from _judge_sets([subject], [verdict], iter(copies), total, settings)
+    return verdicts
+
+
+def _judge_sets(
+    subjects: Sequence[Subject],
+    verdicts: Sequence[Verdict],
+    items: Iterator[Item],
+    n_images: int,
+    settings: Settings,
+) -> Iterator[Record]:
+    progress = Progress(n_images * len(subjects))
+    for item in items:
+        works = [_Work(subject, item, settings) for subject in subjects]
+        yield from _predict(works, item, settings, progress)
+        for work, verdict in zip(works, verdicts, strict=True):
+            result = work.finish()
+            evaluation = _take(result, item, verdict)
+            if evaluation is not None:
+                path = "/".join(p for p in (work.subject.name, result["predictions"]) if p)
+                yield EvaluationRecord(evaluation=evaluation, predictions=path)
+        yield progress.record(item.images.name)
+
+
+def _predict(
+    works: Sequence[_Work], item: Item, settings: Settings, progress: Progress
+) -> Iterator[Record]:
+    """Predict what is missing of a set, keeping it in shards."""
+    images = item.images
+    open_works = [work for work in works if work.result is None]
+    progress.skip(len(images) * (len(works) - len(open_works)))
+    progress.skip(sum(work.position for work in open_works))
+    if not open_works:
+        return
+    _stop_if_asked(open_works, settings, images)
+    starts = [work.position for work in open_works]
+    for batch in forward_all(
+        [work.subject.placed for work in open_works],
+        images,
+        batch_size=settings.spec.batch_size,
+        workers=settings.workers,
+        device=settings.device,
+        precision=settings.precision,
+        starts=starts,
+        features=item.role == "id",
+    ):
+        work = open_works[batch.model]
+        work.add(batch)
+        progress.add(len(batch.logits))
+        if work.position < len(images):
+            if len(work.unsaved) >= SHARD_BATCHES:
+                work.save()
+            _stop_if_asked(open_works, settings, images)
+        if progress.is_due():
+            yield progress.record(images.name)
+
+
+def _stop_if_asked(works: Sequence[_Work], settings: Settings, images: ImageSet) -> None:
+    if not settings.stop():
+        return
+    for work in works:
+        work.save()
+    done = min(work.position for work in works)
+    raise InterruptedRunError(
+        f"stopped while evaluating {images.name}, after {done:,} of its {len(images):,} images; "
+        "they are kept"
+    )
+
+
+def _take(result: Mapping[str, Any], item: Item, verdict: Verdict) -> EvaluationReport | None:
+    """Put the result of a set where it belongs; the evaluation, where it is one."""
+    if result.get("spectrum") is not None:
+        verdict.spectrum = SpectrumReport.model_validate(result["spectrum"])
+    if result.get("evaluation") is not None:
+        evaluation = EvaluationReport.model_validate(result["evaluation"])
+        verdict.evaluations.append(evaluation)
+        return evaluation
+    selection = dict(result["selection"])
+    if item.noise is not None:
+        verdict.selection["perturbed_calibration"].append(selection)
+    else:
+        verdict.selection[item.role] = selection
+    return None
+
+
+class _Work:
+    """One model on one set, while it is predicted.
+
+    Attributes:
+        result: what `finish` returns, if the set was finished by an earlier attempt.
+        position: images done.
+        unsaved: logits of the batches since the last shard.
+    """
+
+    def __init__(self, subject: Subject, item: Item, settings: Settings) -> None:
+        self.subject, self.item, self.settings = subject, item, settings
+        self.began = time.monotonic()
+        self.shards = Shards(subject.folder, key(subject, item, settings))
+        self.result = self._finished()
+        self.covariance = Covariance(subject.placed.classifier.weights.shape[1])
+        self.unsaved: list[NDArray[np.float32]] = []
+        self.position = self.saved = 0
+        shards = [] if self.result is not None else self.shards.load()
+        if shards:
+            self.position = self.saved = shards[-1].stop
+            if item.role == "id":
+                state = shards[-1].tensors
+                self.covariance.load_state({name: state[name].numpy() for name in _COVARIANCE})
+
+    def _finished(self) -> dict[str, Any] | None:
+        """An earlier attempt's result, if its predictions are still what it wrote."""
+        result = self.shards.finished()
+        if result is None:
+            return None
+        try:
+            found = sha256_file(self.subject.folder / result["predictions"])
+            return result if found == result["predictions_sha256"] else None
+        except (KeyError, StorageError):
+            return None
+
+    def add(self, batch: Forward) -> None:
+        """Take in a batch."""
+        self.unsaved.append(batch.logits)
+        if batch.features is not None:
+            self.covariance.add(batch.features)
+        self.position += len(batch.logits)
+
+    def save(self) -> None:
+        """Move what was done since the last shard to disk."""
+        if not self.unsaved:
+            return
+        tensors = {"logits": torch.from_numpy(np.concatenate(self.unsaved))}
+        if self.item.role == "id":
+            state = self.covariance.state()
+            tensors |= {name: torch.from_numpy(state[name]) for name in _COVARIANCE}
+        self.shards.save(self.saved, self.position, tensors)
+        self.saved, self.unsaved = self.position, []
+
+    def _all_logits(self) -> NDArray[np.float32]:
+        """(N, K), from disk and memory."""
+        parts = [shard.tensors["logits"].numpy() for shard in self.shards.load()]
+        logits = np.concatenate([*parts, *self.unsaved])
+        if len(logits) != len(self.item.images):
+            raise StorageError(
+                f"the shards of {self.item.images.name} must hold {self.saved:,} images, they hold "
+                f"{len(logits) - self.position + self.saved:,}: somebody changed the files in "
+                f"{str(self.shards.folder)!r}",
+                hint="Start again: what is missing is predicted anew.",
+            )
+        return logits
+
+    def finish(self) -> dict[str, Any]:
+        """Write the predictions and compute every number from them."""
+        if self.result is not None:
+            return self.result
+        subject, item, settings = self.subject, self.item, self.settings
+        predictions = as_predictions(
+            self._all_logits(),
+            item.images,
+            role=item.role,
+            class_names=item.class_names,
+            templates=settings.templates,
+            classifier=subject.placed.classifier,
+            model_sha256=subject.sha256,
+            source_dataset=item.source,
+        )
+        path, sha256 = store(subject.folder, predictions)
+        result: dict[str, Any] = {"predictions": path, "predictions_sha256": sha256}
+        if item.role in ("validation", "calibration"):
+            noise = {} if item.noise is None else {"dataset": item.images.name, "noise": item.noise}
+            values = validation_values(predictions.logits, predictions.labels, settings.spec)
+            result["selection"] = {**noise, "n": len(item.images), **result, **values}
+        else:
+            evaluation = evaluation_report(
+                predictions,
+                settings.spec,
+                corruption=item.corruption,
+                severity=item.severity,
+                sha256=sha256,
+                began=self.began,
+            )
+            result["evaluation"] = evaluation.model_dump(mode="json")
+        if item.role == "id":
+            spectrum = spectrum_of(subject.placed.place(), self.covariance, item.images.name)
+            result["spectrum"] = None if spectrum is None else spectrum.model_dump(mode="json")
+        self.shards.finish(result)
+        return result

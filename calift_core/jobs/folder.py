@@ -1,0 +1,132 @@
+"""A run in its folder.
+
+The folder of a run::
+
+    spec.json  job.json          what is asked (job.json only under a worker)
+    records.jsonl                everything that happened, in order, over all attempts
+    metrics.jsonl spectra.jsonl  the curves: one line per logged step, none twice
+    checkpoint/                  where a stopped run goes on; the finished model at the end
+    predictions/*.parquet        per-sample predictions, one file per data set
+    evaluating/                  where a stopped evaluation goes on; gone at the end
+    report.json                  the numbers; written last
+    result.json                  how the runner ended
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from calift_core.data.suites.load import load_suite
+from calift_core.errors import CheckpointError, SpecError
+from calift_core.files import atomic_write_json
+from calift_core.jobs.curves import Curves, Lines
+from calift_core.jobs.job import Job, Stop, demand_space, never, work_on
+from calift_core.jobs.tiny import ensure_tiny, pretraining_key, pretraining_spec, publish_tiny
+from calift_core.models.loading import TINY
+from calift_core.schema.methods import Pretrain
+from calift_core.schema.records import DoneRecord, Record
+from calift_core.schema.spec import RunSpec, load_spec
+
+
+def run_job(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    run_id: str = "local",
+    resume_from: Path | None = None,
+    inputs: Mapping[str, Path] | None = None,
+    stop: Stop = never,
+    keep_states: bool = False,
+) -> Iterator[Record]:
+    """Train, evaluate, report. Yields what happens; the folder holds the result.
+
+    A folder with checkpoints of the same spec is gone on with.
+
+    Args:
+        spec: what is asked.
+        folder: the run's own folder; made if need be.
+        run_id: names the run in the report.
+        resume_from: folder of an earlier attempt to go on from, if this one has no checkpoint.
+        inputs: folders of the finished runs that a merging method names, by those names; one that
+            is absent is a folder itself.
+        stop: true to save a checkpoint and stop.
+        keep_states: leave behind what only an unfinished run needs: the caller removes it when the
+            result is safe elsewhere.
+
+    Raises:
+        CaliftError: whatever stands in the way, in a sentence.
+        InterruptedRunError: `stop` said so; a checkpoint is saved.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    demand_space(folder)
+    if (
+        spec.model.name == TINY
+        and spec.model.pretrained is not None
+        and not isinstance(spec.method, Pretrain)
+    ):
+        yield from ensure_tiny(spec.model.pretrained, stop=stop)
+    yield from work_on(Job(spec, folder, run_id, resume_from, stop, inputs, keep_states))
+
+
+def run_in_folder(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    run_id: str = "local",
+    resume_from: Path | None = None,
+    inputs: Mapping[str, Path] | None = None,
+    stop: Stop = never,
+    keep_states: bool = False,
+) -> Iterator[Record]:
+    """`run_job`, with `records.jsonl` and the curves written as it goes.
+
+    Raises:
+        CheckpointError: the folder holds another spec's run.
+        CaliftError: as `run_job`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    spec_file = folder / "spec.json"
+    if spec_file.is_file():
+        try:
+            old = load_spec(spec_file)
+        except SpecError as error:
+            raise CheckpointError(f"the spec in {str(folder)!r} is damaged: {error}") from None
+        if old.content_hash() != spec.content_hash():
+            raise CheckpointError(
+                f"{str(folder)!r} holds a run of another RunSpec ({old.name!r})",
+                hint="Give another --out folder, or --overwrite to start anew.",
+            )
+    atomic_write_json(spec_file, spec.model_dump(mode="json"))
+    if isinstance(spec.method, Pretrain) and spec.model.name == TINY:
+        after: Callable[[], None] | None = _publisher(spec, folder)
+    else:
+        after = None
+    with Curves(folder, resume_from) as curves, Lines(folder / "records.jsonl") as records:
+        for record in run_job(
+            spec,
+            folder,
+            run_id=run_id,
+            resume_from=resume_from,
+            inputs=inputs,
+            stop=stop,
+            keep_states=keep_states,
+        ):
+            curves.take(record)
+            if isinstance(record, DoneRecord) and after is not None:
+                after()
+            records.add(record.model_dump_json())
+            yield record
+
+
+def _publisher(spec: RunSpec, folder: Path) -> Callable[[], None] | None:
+    """Publishes a submitted pre-training if it is the one that `calift-tiny` stands for."""
+    standard = pretraining_spec(spec.suite.id) if ":" not in spec.suite.id else None
+    if standard is None or standard.content_hash() != spec.content_hash():
+        return None
+
+    def publish() -> None:
+        key = pretraining_key(spec, load_suite(spec.suite))
+        publish_tiny(folder, spec.suite.id, key)
+
+    return publish

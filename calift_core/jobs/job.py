@@ -1,0 +1,509 @@
+"""One run while it works: load, train, save, judge, report.
+
+Long, because one class follows a run from its first step to its report.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from calift_core.analysis.report import summarise
+from calift_core.data.cache import kept_in_memory
+from calift_core.data.loader import Normalise, TrainView, feature_batches, train_batches
+from calift_core.data.suites.load import Suite, load_suite
+from calift_core.errors import DiskFullError
+from calift_core.evaluation.forward import Placed, encode, predict, validation_values
+from calift_core.evaluation.items import Settings
+from calift_core.evaluation.judge import Verdict, judge
+from calift_core.evaluation.partial import adopt_shards, drop_shards, link_tree
+from calift_core.evaluation.spectrum import Covariance, spectrum_of
+from calift_core.evaluation.subjects import Subject, classifier_of, load_begun, load_judged
+from calift_core.files import FREE_SPACE_FLOOR, atomic_write_json
+from calift_core.jobs.environment import environment
+from calift_core.jobs.merge import merge_runs
+from calift_core.methods import Batch, Classifier, Method, RunLength, make_method
+from calift_core.methods.base import Features
+from calift_core.methods.confidence import mix
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.models.finished import outdated
+from calift_core.models.loading import weights_sha256
+from calift_core.models.precision import Precision, resolve_device, resolve_precision
+from calift_core.models.zeroshot import resolve_templates
+from calift_core.models.zeroshot_cache import heads_dir
+from calift_core.schema.methods import Pretrain
+from calift_core.schema.records import (
+    DoneRecord,
+    LogRecord,
+    MetricsRecord,
+    PhaseRecord,
+    ProgressRecord,
+    Record,
+    SpectrumRecord,
+)
+from calift_core.schema.report import FrontierPoint, Report
+from calift_core.schema.spec import RunSpec
+from calift_core.training.checkpoint import TrainState, drop_states, newest_state, save_final
+from calift_core.training.loop import train
+from calift_core.training.plan import Plan, make_plan
+
+Stop = Callable[[], bool]
+
+
+def never() -> bool:
+    """The `stop` of a run that nobody may interrupt."""
+    return False
+
+
+def work_on(job: Job) -> Iterator[Record]:
+    """Train, evaluate, report: what happens, in order."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    demand_space(job.folder)
+    for record in job.run():
+        job.hear(record)
+        yield record
+
+
+def demand_space(folder: Path) -> None:
+    """Make sure that a run can be stored.
+
+    Raises:
+        DiskFullError: less is free than a run needs.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < FREE_SPACE_FLOOR:
+        raise DiskFullError(
+            f"only {free / 2**20:.0f} MiB are free where the run would be stored, "
+            f"{FREE_SPACE_FLOOR // 2**20} MiB are the least it needs",
+            hint="Free some space, or name another folder.",
+        )
+
+
+def told(note: str) -> Iterator[Record]:
+    """A warning, if there is something to say."""
+    if note:
+        yield LogRecord(level="warning", message=note)
+
+
+class Job:
+    """The state of one run while it works."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: Path,
+        run_id: str,
+        resume_from: Path | None,
+        stop: Stop,
+        inputs: Mapping[str, Path] | None = None,
+        keep_states: bool = False,
+    ) -> None:
+        self.keep_states = keep_states
+        self.spec, self.folder, self.run_id, self.stop = spec, folder, run_id, stop
+        self.resume_from, self.inputs = resume_from, inputs
+        self.device = resolve_device(spec.train.device)
+        asked = spec.evaluation.precision
+        self.evaluation_precision = resolve_precision(
+            spec.train.precision if asked == "train" else asked, self.device
+        )
+        self.timings: dict[str, float] = {}
+        self.speeds: dict[str, float] = {}
+        self.began = time.monotonic()
+        self.processor_s: dict[str, float] = {}
+        self.is_pretraining = isinstance(spec.method, Pretrain)
+
+    def hear(self, record: Record) -> None:
+        """Keep how fast a stage was last said to be."""
+        if isinstance(record, ProgressRecord) and record.samples_per_s:
+            self.speeds[record.phase] = record.samples_per_s
+
+    def run(self) -> Iterator[Record]:
+        """Train or merge, then judge and report: what happens, in order."""
+        spec = self.spec
+        yield PhaseRecord(phase="loading", detail=f"{spec.model.name} and {spec.suite.id}")
+        suite = load_suite(spec.suite)
+        generator = torch.Generator().manual_seed(spec.train.seed)
+        state = (yield from self._find_state()) if spec.method.trains else None
+        clip = load_begun(spec.model, state, generator)
+        yield from told(self._note_on(clip, state))
+        clip.to(self.device)
+        if spec.train.compile and spec.method.trains:
+            clip.compile_towers()
+        start_hash = weights_sha256(clip.net)
+        train_part = "pretrain" if self.is_pretraining else "train"
+        templates = resolve_templates(spec.suite.templates)
+        captions = Captions.make(suite.class_names, templates, clip.tokenizer, cache=heads_dir())
+        if spec.method.family == "merge":
+            yield from self._merge(clip, captions, suite, start_hash)
+            return
+        learned = captions
+        if self.is_pretraining:
+            learned = Captions.make(suite.class_names, resolve_templates("styles"), clip.tokenizer)
+        n_train = len(suite.part(train_part)) if spec.method.trains else 0
+        plan = make_plan(spec, n_train, self.device, clip)
+        torch.manual_seed(spec.train.seed)  # dropout and stochastic depth, where a tower has them
+        method = make_method(
+            spec.method,
+            clip,
+            learned,
+            length=RunLength(total_steps=plan.total_steps, seed=spec.train.seed),
+            confidence=spec.train.confidence,
+        )
+        self._lap("loading_s")
+        if spec.method.trains:
+            yield PhaseRecord(
+                phase="pretraining" if self.is_pretraining else "training",
+                detail=f"{plan.total_steps} steps on {n_train:,} images, {self.device}",
+            )
+            processor_began = time.process_time()
+            yield from self._train(method, suite, train_part, captions, plan, state)
+            method.finish()
+            self._lap("training_s")
+            self.processor_s["training_cpu_s"] = time.process_time() - processor_began
+        classifier = classifier_of(method, captions)
+        self._save_model(clip, classifier, suite)
+        yield from self._judge(
+            clip,
+            classifier,
+            suite,
+            steps=plan.total_steps if spec.method.trains else 0,
+            start_hash=start_hash,
+            resolved=self._resolved(plan, method) if spec.method.trains else {},
+        )
+
+    def _note_on(self, clip: Clip, state: TrainState | None) -> str:
+        """What a person should know of how the model is made."""
+        if state is not None and state.made is None:
+            return outdated(self.spec.model.name, self.spec.model.pretrained, clip.made)
+        return clip.made.note
+
+    def _merge(
+        self, clip: Clip, captions: Captions, suite: Suite, start_hash: str
+    ) -> Iterator[Record]:
+        """Make the model of finished runs, and judge it like any other."""
+        if self.resume_from is not None:
+            adopt_shards(self.resume_from, self.folder)
+        merged = yield from merge_runs(
+            self.spec,
+            clip,
+            captions,
+            suite,
+            start_sha256=start_hash,
+            inputs=self.inputs,
+            folder=self.folder,
+            device=self.device,
+            precision=self.evaluation_precision,
+            stop=self.stop,
+        )
+        self._lap("merging_s")
+        self._save_model(clip, merged.classifier, suite)
+        yield from self._judge(
+            clip,
+            merged.classifier,
+            suite,
+            steps=0,
+            start_hash=start_hash,
+            resolved=merged.resolved,
+            frontier=merged.frontier,
+        )
+
+    def judge(self, finished: Path) -> Iterator[Record]:
+        """Evaluate a finished model as it is; see `evaluate_finished`."""
+        yield PhaseRecord(phase="loading", detail=f"the model in {finished}")
+        suite = load_suite(self.spec.suite)
+        model = load_judged(finished, suite, self.device)
+        yield from told(model.note)
+        yield from self._judge(
+            model.clip,
+            model.classifier,
+            suite,
+            steps=0,
+            start_hash=model.sha256,
+            resolved={"evaluated_from": str(finished)},
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """How models are judged, beside the suite's class names."""
+        return Settings(
+            spec=self.spec.evaluation,
+            templates=resolve_templates(self.spec.suite.templates),
+            workers=self.spec.train.workers,
+            device=self.device,
+            precision=self.evaluation_precision,
+            stop=self.stop,
+        )
+
+    def _judge(
+        self,
+        clip: Clip,
+        classifier: Classifier,
+        suite: Suite,
+        *,
+        steps: int,
+        start_hash: str,
+        resolved: dict[str, Any],
+        frontier: list[FrontierPoint] | None = None,
+    ) -> Iterator[Record]:
+        """Predict every data set once, compute every number, write the report."""
+        yield PhaseRecord(phase="evaluating", detail="predictions once per data set")
+        if self.resume_from is not None:
+            adopt_shards(self.resume_from, self.folder)
+        clip.eval()
+        subject = Subject(Placed(lambda: clip, classifier), weights_sha256(clip.net), self.folder)
+        (verdict,) = yield from judge([subject], suite, self.settings)
+        self._lap("evaluation_s")
+        yield from self.report(
+            clip,
+            subject.sha256,
+            verdict,
+            suite,
+            steps=steps,
+            start_hash=start_hash,
+            resolved=resolved,
+            frontier=frontier,
+        )
+
+    def report(
+        self,
+        clip: Clip,
+        sha256: str,
+        verdict: Verdict,
+        suite: Suite,
+        *,
+        steps: int,
+        start_hash: str,
+        resolved: dict[str, Any],
+        frontier: list[FrontierPoint] | None = None,
+    ) -> Iterator[Record]:
+        """Write the report, and remove what only an unfinished run needs, unless it is to stay."""
+        spec, spectrum = self.spec, verdict.spectrum
+        if spectrum is not None:
+            yield SpectrumRecord(step=steps, spectrum=spectrum, final=True)
+        yield PhaseRecord(phase="saving")
+        training_precision = resolve_precision(spec.train.precision, self.device)
+        report = Report(
+            run_id=self.run_id,
+            name=spec.name,
+            spec=spec.model_dump(mode="json"),
+            spec_sha256=spec.content_hash(),
+            resolved=resolved,
+            summary=summarise(verdict.evaluations, spectrum.sigma_min if spectrum else None),
+            evaluations=verdict.evaluations,
+            spectrum=spectrum,
+            selection={"selected_on": "id_val", **verdict.selection},
+            model={
+                "name": clip.name,
+                "pretrained": clip.pretrained,
+                **clip.made.described(),
+                "parameters": sum(p.numel() for p in clip.net.parameters()),
+                "vision_parameters": sum(p.numel() for p in clip.net.visual.parameters()),
+                "start_sha256": start_hash,
+                "sha256": sha256,
+            },
+            data={
+                "suite": suite.name,
+                "classes": list(suite.classes),
+                "templates": list(resolve_templates(spec.suite.templates)),
+                "parts": {part: len(images) for part, images in suite.parts.items()},
+                "shifts": {name: len(images) for name, images in suite.shifts.items()},
+                "test_sha256": suite.part("test").sha256,
+            },
+            timings_s={
+                **self.timings,
+                **self.processor_s,
+                "total_s": time.monotonic() - self.began,
+            },
+            environment={
+                **environment(self.device, training_precision),
+                "evaluation_precision": self.evaluation_precision,
+            },
+            speeds=self.speeds,
+            frontier=frontier,
+        )
+        atomic_write_json(self.folder / "report.json", report.model_dump(mode="json"))
+        if not self.keep_states:
+            drop_states(self.folder / "checkpoint")
+            drop_shards(self.folder)
+        yield DoneRecord(summary=report.summary, steps=steps)
+
+    def _lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.timings[name] = now - self.began - sum(self.timings.values())
+
+    def _train(
+        self,
+        method: Method,
+        suite: Suite,
+        part: str,
+        captions: Captions,
+        plan: Plan,
+        state: TrainState | None,
+    ) -> Iterator[Record]:
+        spec = self.spec
+        images = suite.part(part)
+        view = TrainView(
+            images=kept_in_memory(images) if spec.train.cache_images else images,
+            preprocess=method.clip.preprocess,
+            n_templates=len(
+                resolve_templates("styles" if self.is_pretraining else spec.suite.templates)
+            ),
+            seed=spec.train.seed,
+            crop_scale=spec.train.crop_scale,
+            flip=spec.train.horizontal_flip,
+            styles=self.is_pretraining,
+        )
+        normalise = Normalise(method.clip.mean, method.clip.std, self.device)
+        features = self._features(method.clip, suite, plan.precision)
+        if state is None:
+            yield from method.prepare(features)
+
+        def batches(start: int) -> Iterator[Batch]:
+            schedule: dict[str, int] = {
+                "batch_size": spec.train.batch_size,
+                "start_step": start,
+                "total_steps": plan.total_steps,
+            }
+            if spec.method.on_features:
+                x, y = features("train")
+                return feature_batches(x, y, seed=spec.train.seed, **schedule)
+            loaded = train_batches(
+                view, workers=spec.train.workers, normalise=normalise, **schedule
+            )
+            return self._mixed(loaded, start) if spec.train.confidence.mixup_alpha else loaded
+
+        def at_epoch_end(step: int) -> Iterator[Record]:
+            every = spec.train.spectrum_every_epochs
+            epoch = step // plan.steps_per_epoch
+            if every and epoch % every == 0 and len(suite.parts.get("validation", ())):
+                yield from self._validate(method, suite, captions, plan, step)
+
+        records = train(
+            method,
+            batches,
+            plan,
+            device=self.device,
+            folder=self.folder,
+            resume=state,
+            stop=self.stop,
+            at_epoch_end=at_epoch_end,
+        )
+        del state  # `train` lets it go once it is restored
+        yield from records
+
+    def _features(self, clip: Clip, suite: Suite, precision: Precision) -> Features:
+        """Features of the image tower as it is now; a part is encoded when it is first asked for.
+
+        Only methods that leave the tower as it is ask later than before the first step.
+        """
+
+        @cache
+        def features(part: Literal["train", "validation"]) -> tuple[Tensor, Tensor]:
+            images = suite.part(part)
+            encoded = encode(
+                clip,
+                images,
+                batch_size=self.spec.evaluation.batch_size,
+                workers=self.spec.train.workers,
+                device=self.device,
+                precision=precision,
+                stop=self.stop,
+            )
+            return encoded, torch.as_tensor(images.labels, device=self.device)
+
+        return features
+
+    def _mixed(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+        """Mixup; the draw of a step depends on the seed and the step alone."""
+        for step, batch in enumerate(batches, start=start):
+            generator = torch.Generator().manual_seed(self.spec.train.seed * 1_000_003 + step)
+            yield mix(batch, self.spec.train.confidence.mixup_alpha, generator)
+
+    def _find_state(self) -> Generator[Record, None, TrainState | None]:
+        """Yields a warning for each damaged checkpoint; returns the one to go on from, if any."""
+        sha256 = self.spec.content_hash()
+        folders = [self.folder] + ([self.resume_from] if self.resume_from else [])
+        for folder in folders:
+            state, problems = newest_state(folder / "checkpoint", spec_sha256=sha256)
+            for problem in problems:
+                yield LogRecord(
+                    level="warning", message=f"A damaged checkpoint is passed over: {problem}."
+                )
+            if state is not None:
+                if folder != self.folder:  # so that a third attempt finds it in the second
+                    at = Path("checkpoint") / "steps" / f"{state.step:08d}"
+                    (self.folder / at.parent).mkdir(parents=True, exist_ok=True)
+                    link_tree(folder / at, self.folder / at)
+                return state
+            if problems:
+                yield LogRecord(
+                    level="warning", message="No checkpoint is usable: training starts anew."
+                )
+        return None
+
+    def _validate(
+        self, method: Method, suite: Suite, captions: Captions, plan: Plan, step: int
+    ) -> Iterator[Record]:
+        """ID validation during training: accuracy, NLL, ECE and the spectrum."""
+        images = suite.part("validation")
+        classifier = classifier_of(method, captions)
+        covariance = Covariance(classifier.weights.shape[1])
+        logits = predict(
+            method.clip,
+            classifier,
+            images,
+            batch_size=self.spec.evaluation.batch_size,
+            workers=self.spec.train.workers,
+            device=self.device,
+            precision=plan.precision,
+            covariance=covariance,
+        )
+        values = validation_values(logits, images.labels, self.spec.evaluation)
+        spectrum = spectrum_of(method.clip, covariance, f"{suite.name}/validation")
+        if spectrum is not None:
+            if spectrum.sigma_min is not None:
+                values["sigma_min"] = spectrum.sigma_min
+            values["effective_rank"] = spectrum.effective_rank
+            yield SpectrumRecord(step=step, spectrum=spectrum)
+        yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
+
+    def _save_model(self, clip: Clip, classifier: Classifier, suite: Suite) -> None:
+        tensors = {"weights": classifier.weights}
+        if classifier.bias is not None:
+            tensors["bias"] = classifier.bias
+        save_final(
+            self.folder / "checkpoint",
+            clip.net,
+            tensors,
+            {
+                "format": 2,
+                "name": clip.name,
+                "pretrained": clip.pretrained,
+                "config": dict(clip.config),
+                **clip.made.described(),
+                "classes": list(suite.classes),
+                "class_names": list(suite.class_names),
+                "logit_scale": classifier.scale,
+            },
+        )
+
+    def _resolved(self, plan: Plan, method: Method) -> dict[str, Any]:
+        """The values that the spec left open."""
+        return {
+            "lr": plan.lr,
+            "weight_decay": plan.weight_decay,
+            "warmup_steps": plan.warmup_steps,
+            "clip_grad_norm": plan.clip_grad_norm,
+            "total_steps": plan.total_steps,
+            "precision": plan.precision,
+            "device": str(self.device),
+            **method.resolved(),
+        }

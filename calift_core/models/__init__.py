@@ -1,0 +1,1 @@
+"""CLIP-like models: the only room that knows open_clip."""

@@ -1,0 +1,156 @@
+"""Models that calift saved itself, read back as they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from calift_core.data.preprocess import Preprocess
+from calift_core.errors import CheckpointError, ModelError, SpecError
+from calift_core.models.clip import Clip, Made
+from calift_core.models.loading import construct, load_weights, made_with, resolve, tokenizer_of
+
+
+def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What goes with the weights of a finished run, without building the model.
+
+    Args:
+        folder: the run's folder, which holds `checkpoint/model.json`.
+
+    Returns:
+        Its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and `model.json`, that of
+        an earlier version as the present one writes it.
+
+    Raises:
+        CheckpointError: there is no finished model, or it is damaged.
+    """
+    checkpoint = folder / "checkpoint"
+    try:
+        description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
+        tensors = load_file(checkpoint / "classifier.safetensors")
+        if description["format"] == 1:
+            description = _from_format_1(description)
+        for key in ("config", "name", "pretrained", "activation", "preprocess"):
+            description[key]
+    except FileNotFoundError:
+        raise CheckpointError(f"{str(folder)!r} holds no finished run") from None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
+    return tensors, description
+
+
+def _from_format_1(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description without a preprocessing: what the version that wrote it did.
+
+    Whatever its weights needed, the model was trained with the activation of its config, and on
+    images that were resized to the shorter side by bicubic interpolation.
+    """
+    config, past = description["config"], dict(description)
+    said = {"size": past.pop("image_size"), "mean": past.pop("mean"), "std": past.pop("std")}
+    if config is None:  # of a hub model, whose own config was not kept; it was followed
+        config = dict(resolve(description["name"], None).config)
+    return {
+        **past,
+        "config": config,
+        "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
+        "preprocess": Preprocess.of(said).described(),
+    }
+
+
+def made_of(description: Mapping[str, Any]) -> Made:
+    """How the model of a `model.json` is built.
+
+    Raises:
+        CheckpointError: what it says does not go together.
+    """
+    try:
+        made = Made(description["config"], Preprocess.of(description["preprocess"]))
+        activation, size = made.activation, made_with(made.config, {}).preprocess.size
+    except (ModelError, AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the description of the model is damaged: {error}") from None
+    if (activation, size) != (description["activation"], made.preprocess.size):
+        raise CheckpointError(
+            f"the model must be one of {description['activation']} and {made.preprocess.size} "
+            f"pixels, its config is one of {activation} and {size} pixels"
+        )
+    return made
+
+
+def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]]:
+    """The model of a finished run, built as it was when it was trained.
+
+    Args:
+        folder: the run's folder, which holds `checkpoint/model.json`.
+
+    Returns:
+        The model, its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and
+        `model.json`.
+
+    Raises:
+        CheckpointError: there is no finished model, or it is damaged.
+    """
+    tensors, description = read_finished(folder)
+    made, name = made_of(description), description["name"]
+    net = construct(made, None)
+    try:
+        load_weights(net, folder / "checkpoint" / "model.safetensors")
+    except ModelError as error:
+        raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
+    clip = Clip(
+        net,
+        tokenizer_of(name, made),
+        made=made,
+        name=name,
+        pretrained=description["pretrained"],
+    )
+    return clip, tensors, description
+
+
+def outdated(name: str, pretrained: str | None, made: Made) -> str:
+    """Say in what a model differs from what its name stands for today.
+
+    Args:
+        name: of the model, as its RunSpec has it.
+        pretrained: as its RunSpec has it.
+        made: how it was made.
+
+    Returns:
+        A sentence, of models that an earlier version made; empty where nothing differs, or where
+        what the model started from is not here any more.
+    """
+    try:
+        differs = differences(made, resolve(name, pretrained))
+    except (ModelError, SpecError):
+        return ""
+    if not differs:
+        return ""
+    what = f"{name} with the weights {pretrained}" if pretrained else name
+    return (
+        f"This model was made by an earlier version of calift, otherwise than {what} is made "
+        f"today: {differs}. It is gone on with and judged as it was made; train it anew for what "
+        "the weights need."
+    )
+
+
+_NAMES = {"gelu": "GELU", "quick_gelu": "QuickGELU"}
+
+
+def differences(one: Made, other: Made) -> str:
+    """In what two models are made differently, for people: `GELU and QuickGELU`, ….
+
+    The architecture apart from the activation is not looked at: weights fit only one.
+    """
+    parts = []
+    if one.activation != other.activation:
+        parts.append(f"activation ({_NAMES[one.activation]} and {_NAMES[other.activation]})")
+    mine, theirs = one.preprocess.described(), other.preprocess.described()
+    for key, value in mine.items():
+        if value != theirs[key]:
+            parts.append(f"{key.replace('_', ' ')} ({value} and {theirs[key]})")
+    return ", ".join(parts)

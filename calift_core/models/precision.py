@@ -1,0 +1,36 @@
+"""On which device, and in which number format."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "fp16", "bf16"]
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first of CUDA, MPS and CPU that is here."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """`auto` is bf16, else fp16, on a CUDA device, and fp32 elsewhere."""
+    if name != "auto":
+        return name  # type: ignore[return-value]
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Mixed precision for forward passes; nothing in fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_DTYPES[precision])

@@ -1,0 +1,1 @@
+"""Predictions that people made elsewhere: NPZ, Parquet and CSV files."""

@@ -1,0 +1,377 @@
+"""Predictions from Parquet: whole, in chunks, as scores, or which samples they are of."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from calift_core.calibration import SampleScores, score_samples
+from calift_core.calibration.bins import check_labels, check_temperature
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError, UnpairedError
+from calift_core.files import storage_error
+from calift_core.predictions.types import (
+    CELLS_AT_ONCE,
+    CELLS_PER_GROUP,
+    FORMAT_VERSION,
+    KEY,
+    MAX_TEXT,
+    Predictions,
+    PredictionsMetadata,
+    Strings,
+    TopKPredictions,
+    check_unique,
+)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[pq.ParquetFile, PredictionsMetadata]]:
+    """Open a predictions file and name whatever goes wrong while it is read."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - only failures to open are storage errors
+    except OSError as error:
+        raise storage_error(error, path, "read") from error
+    with file:
+        try:
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            yield parquet, _metadata(parquet)
+        except MemoryError:  # pyarrow's own is one of its exceptions too
+            raise
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise storage_error(error, path, "read") from error
+            raise PredictionsError(
+                f"{os.fspath(path)} must be a readable Parquet file, got: {error}",
+                hint="It is damaged, cut short or of another kind; evaluate or export it again.",
+            ) from error
+
+
+def _metadata(parquet: pq.ParquetFile) -> PredictionsMetadata:
+    schema = parquet.schema_arrow
+    raw = (schema.metadata or {}).get(KEY)
+    if raw is None:
+        raise PredictionsError(
+            "a predictions file must carry calift metadata in its schema, got a Parquet file "
+            f"without it (columns {', '.join(schema.names[:8])})"
+        )
+    try:
+        stored = json.loads(raw)
+    except ValueError as error:
+        raise PredictionsError(f"calift metadata must be JSON, got: {error}") from error
+    if not isinstance(stored, dict):
+        raise PredictionsError(f"calift metadata must be an object, got {type(stored).__name__}")
+    version = stored.get("format_version")
+    if version not in (1, FORMAT_VERSION):
+        raise PredictionsError(
+            f"format_version must be 1 or {FORMAT_VERSION}, got {version!r}.",
+            hint="A newer calift wrote this file; update to read it.",
+        )
+    if version == 1:  # knew one storage
+        stored |= {"storage": "full", "k": None}
+    known = {item.name for item in fields(PredictionsMetadata)}
+    try:
+        metadata = PredictionsMetadata(**{k: v for k, v in stored.items() if k in known})
+    except (TypeError, UnknownNameError) as error:
+        raise PredictionsError(f"calift metadata must be complete, got: {error}") from error
+    expected = {
+        "id": pa.string(),
+        "label": pa.int32(),
+        "logits": pa.list_(pa.float32(), metadata.k or len(metadata.class_names)),
+    }
+    if metadata.storage == "top_k":
+        expected |= {
+            "classes": pa.list_(pa.int32(), metadata.k),
+            "label_logit": pa.float32(),
+            "label_rank": pa.int32(),
+            "log_sum_exp": pa.float64(),
+            "sum_squares": pa.float64(),
+        }
+    if "cluster" in schema.names:
+        expected["cluster"] = pa.string()
+    for name, kind in expected.items():
+        got = schema.field(name).type if name in schema.names else "no such column"
+        # Names of list items differ between writers and mean nothing.
+        same = got.equals(kind) if isinstance(got, pa.DataType) else False
+        if not same:
+            raise PredictionsError(f"column {name} must be {kind}, got {got}")
+    return metadata
+
+
+def read_metadata(path: str | os.PathLike[str]) -> PredictionsMetadata:
+    """Read what a predictions file says about itself, without its samples.
+
+    Raises:
+        PredictionsError: the file is damaged, cut short, foreign or of a newer format.
+        StorageError: the file cannot be opened.
+    """
+    with _opened(path) as (_, metadata):
+        return metadata
+
+
+def iter_chunks(path: str | os.PathLike[str], rows: int) -> Iterator[Predictions]:
+    """Read a predictions file in order, at most `rows` samples at a time.
+
+    Raises:
+        PredictionsError: the file is damaged, cut short, foreign, of a newer format or keeps only
+            the largest logits, or `rows` < 1. Chunks before the damage have been yielded by then.
+        StorageError: the file cannot be opened.
+    """
+    if rows < 1:
+        raise PredictionsError(f"rows must be ≥ 1, got {rows}")
+    with _opened(path) as (parquet, metadata):
+        if metadata.storage == "top_k":
+            raise PredictionsError(
+                f"{os.fspath(path)} must hold all logits for this, got the {metadata.k} largest of "
+                f"{len(metadata.class_names):,} of each sample.",
+                hint="read_scores and read_top_k read such a file; for all logits, write it anew "
+                'with keep="full".',
+            )
+        names = ["id", "label", "logits", "cluster"]
+        for batch in _batches(parquet, names, rows):
+            yield Predictions(
+                ids=_as_strings("id", batch.column("id")),
+                labels=batch.column("label").to_numpy().astype(np.int64),
+                logits=_as_matrix(batch.column("logits")),
+                metadata=metadata,
+                clusters=_clusters(batch),
+            )
+
+
+def _iter_top_k(path: str | os.PathLike[str], rows: int) -> Iterator[TopKPredictions]:
+    with _opened(path) as (parquet, metadata):
+        if metadata.storage != "top_k":
+            raise PredictionsError(
+                f"{os.fspath(path)} must keep the largest logits alone, got all of them.",
+                hint="read_predictions reads such a file.",
+            )
+        for batch in _batches(parquet, parquet.schema_arrow.names, rows):
+            yield TopKPredictions(
+                ids=_as_strings("id", batch.column("id")),
+                labels=batch.column("label").to_numpy().astype(np.int64),
+                classes=_as_matrix(batch.column("classes")),
+                logits=_as_matrix(batch.column("logits")),
+                label_logits=batch.column("label_logit").to_numpy(),
+                label_ranks=batch.column("label_rank").to_numpy().astype(np.int64),
+                log_sum_exps=batch.column("log_sum_exp").to_numpy(),
+                sum_squares=batch.column("sum_squares").to_numpy(),
+                metadata=metadata,
+                clusters=_clusters(batch),
+            )
+
+
+def _batches(parquet: pq.ParquetFile, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    columns = [name for name in names if name in parquet.schema_arrow.names]
+    for batch in parquet.iter_batches(batch_size=rows, columns=columns):
+        for name in columns:
+            _check_complete(name, batch.column(name))
+        yield batch
+
+
+def _check_complete(name: str, column: pa.Array | pa.ChunkedArray) -> None:
+    inner = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+    if column.null_count or inner.null_count:
+        raise PredictionsError(f"column {name} must have a value in every row, got nulls")
+
+
+def _as_matrix(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
+    # `flatten` and not `values`: it keeps to the rows of a slice.
+    matrix: npt.NDArray[Any] = column.flatten().to_numpy().reshape(len(column), -1)
+    return matrix
+
+
+def _as_strings(name: str, column: pa.Array | pa.ChunkedArray) -> Strings:
+    # NumPy gives every string the room of the longest: one long id could take all memory.
+    longest = pc.max(pc.utf8_length(column)).as_py() or 0
+    if longest > MAX_TEXT:
+        raise PredictionsError(
+            f"column {name} must hold at most {MAX_TEXT} characters a row, got {longest}"
+        )
+    return np.array(column.to_pylist(), dtype=np.str_)
+
+
+def _clusters(batch: pa.RecordBatch) -> Strings | None:
+    if "cluster" not in batch.schema.names:
+        return None
+    return _as_strings("cluster", batch.column("cluster"))
+
+
+def _empty(path: str | os.PathLike[str]) -> PredictionsError:
+    return PredictionsError(f"{os.fspath(path)} must hold at least one sample, got none")
+
+
+def read_predictions(path: str | os.PathLike[str]) -> Predictions:
+    """Read and check a whole predictions file.
+
+    Raises:
+        PredictionsError: the file is damaged, cut short, foreign, empty, of a newer format or keeps
+            only the largest logits.
+        StorageError: the file cannot be opened.
+    """
+    metadata = read_metadata(path)
+    rows = max(1, CELLS_PER_GROUP // len(metadata.class_names))
+    chunks = list(iter_chunks(path, rows))
+    if not chunks:
+        raise _empty(path)
+    predictions = Predictions(
+        ids=np.concatenate([chunk.ids for chunk in chunks]),
+        labels=np.concatenate([chunk.labels for chunk in chunks]),
+        logits=np.concatenate([chunk.logits for chunk in chunks]),
+        metadata=metadata,
+        clusters=_joined([chunk.clusters for chunk in chunks]),
+    )
+    check_unique(predictions.ids)
+    return predictions
+
+
+def _joined(parts: Sequence[Strings | None]) -> Strings | None:
+    given = [part for part in parts if part is not None]
+    return np.concatenate(given) if given else None
+
+
+def read_top_k(path: str | os.PathLike[str]) -> TopKPredictions:
+    """Read and check a whole file that keeps the k largest logits of each sample.
+
+    Raises:
+        PredictionsError: the file is damaged, cut short, foreign, empty, of a newer format or holds
+            all logits.
+        StorageError: the file cannot be opened.
+    """
+    metadata = read_metadata(path)
+    chunks = list(_iter_top_k(path, max(1, CELLS_PER_GROUP // (metadata.k or 1))))
+    if not chunks:
+        raise _empty(path)
+    arrays = {
+        item.name: np.concatenate([getattr(chunk, item.name) for chunk in chunks])
+        for item in fields(TopKPredictions)
+        if item.name not in ("metadata", "clusters")
+    }
+    clusters = _joined([chunk.clusters for chunk in chunks])
+    predictions = TopKPredictions(**arrays, metadata=metadata, clusters=clusters)
+    check_unique(predictions.ids)
+    return predictions
+
+
+def read_index(
+    path: str | os.PathLike[str],
+) -> tuple[Strings, npt.NDArray[np.int64], Strings | None]:
+    """Read whose predictions a file holds, without the predictions.
+
+    Returns:
+        ids (N,), labels (N,) int64 and clusters (N,), or None when samples are independent; in
+        stored order.
+
+    Raises:
+        PredictionsError: the file is damaged, cut short, foreign, empty or of a newer format.
+        StorageError: the file cannot be opened.
+    """
+    ids: list[Strings] = []
+    labels: list[npt.NDArray[np.int64]] = []
+    clusters: list[Strings | None] = []
+    with _opened(path) as (parquet, metadata):
+        for batch in _batches(parquet, ["id", "label", "cluster"], CELLS_AT_ONCE):
+            ids.append(_as_strings("id", batch.column("id")))
+            labels.append(batch.column("label").to_numpy().astype(np.int64))
+            clusters.append(_clusters(batch))
+    if not ids:
+        raise _empty(path)
+    names = np.concatenate(ids)
+    check_unique(names)
+    classes = check_labels(np.concatenate(labels), len(names), len(metadata.class_names))
+    return names, classes, _joined(clusters)
+
+
+def read_scores(path: str | os.PathLike[str], temperature: float = 1.0) -> SampleScores:
+    """Score a predictions file in one pass, holding a few rows of logits at a time.
+
+    Args:
+        path: N samples.
+        temperature: positive divisor of the stored logits.
+
+    Returns:
+        Seven numbers a sample, in stored order; see `SampleScores`.
+
+    Raises:
+        SpecError: the temperature is not a positive finite number, or it is not 1 and the file
+            keeps only the largest logits.
+        PredictionsError: the file is damaged, cut short, foreign, empty or of a newer format.
+        StorageError: the file cannot be opened.
+    """
+    check_temperature(temperature)
+    metadata = read_metadata(path)
+    if metadata.storage == "top_k":
+        if temperature != 1.0:
+            raise SpecError(
+                f"temperature must be 1 for {metadata.dataset}, whose file keeps the {metadata.k} "
+                f"largest of {len(metadata.class_names):,} logits of each sample, got "
+                f"{temperature:g}.",
+                hint="Another temperature needs all logits: write or import the predictions with "
+                "all of them.",
+            )
+        return read_top_k(path).scores()
+    rows = max(1, CELLS_AT_ONCE // len(metadata.class_names))
+    parts = [
+        score_samples(chunk.logits, chunk.labels, temperature) for chunk in iter_chunks(path, rows)
+    ]
+    if not parts:
+        raise _empty(path)
+    return SampleScores.concatenate(parts)
+
+
+class Indexed(Protocol):
+    """What tells whose predictions these are: those themselves, or a file's index."""
+
+    @property
+    def metadata(self) -> PredictionsMetadata:
+        """What the file says about itself."""
+
+    @property
+    def ids(self) -> Strings:
+        """(N,) unique names of the samples."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(N,) true classes."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+
+def shared_samples(a: Indexed, b: Indexed) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Find the samples that two models were both evaluated on, for a paired comparison.
+
+    Returns:
+        Indices (M,) into `a` and (M,) into `b` of the same samples, in the order of `a`.
+
+    Raises:
+        UnpairedError: the class names differ, no sample is shared, or a shared sample carries
+            two labels.
+    """
+    if a.metadata.class_names != b.metadata.class_names:
+        raise UnpairedError(
+            "paired predictions must have the same class names, got "
+            f"{len(a.metadata.class_names)} and {len(b.metadata.class_names)} that differ"
+        )
+    shared, in_a, in_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
+    if not len(shared):
+        raise UnpairedError(
+            f"paired predictions must share samples, got {len(a)} and {len(b)} with no common id",
+            hint="Compare evaluations of the same data set, made from the same files.",
+        )
+    order = np.argsort(in_a)
+    in_a, in_b = in_a[order].astype(np.int64), in_b[order].astype(np.int64)
+    clash = np.flatnonzero(a.labels[in_a] != b.labels[in_b])
+    if len(clash):
+        raise UnpairedError(
+            f"sample {str(a.ids[in_a[clash[0]]])!r} must have one label, got "
+            f"{a.labels[in_a[clash[0]]]} and {b.labels[in_b[clash[0]]]}"
+        )
+    return in_a, in_b

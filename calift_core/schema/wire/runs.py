@@ -1,0 +1,232 @@
+"""Runs as the REST API takes and gives them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from calift_core.schema.base import Frozen
+from calift_core.schema.report import Summary
+
+RunPhase = Literal[
+    "QUEUED", "STARTING", "RUNNING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED", "LOST"
+]
+TERMINAL_PHASES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "LOST"})
+
+SortKey = Literal[
+    "created",
+    "-created",
+    "name",
+    "-name",
+    "id_accuracy",
+    "-id_accuracy",
+    "ood_accuracy",
+    "-ood_accuracy",
+    "id_ece",
+    "-id_ece",
+    "ood_ece",
+    "-ood_ece",
+    "sigma_min",
+    "-sigma_min",
+]
+
+
+class RunSubmit(Frozen):
+    """A run to be queued. `spec` is a RunSpec; it is validated before anything is stored."""
+
+    spec: dict[str, Any]
+    priority: int = Field(default=0, ge=-10, le=10)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+
+
+class RunPatch(Frozen):
+    """What people may change later; null leaves a field as it is."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=120)
+    notes: str | None = Field(default=None, max_length=10_000)
+    tags: list[str] | None = Field(default=None, max_length=20)
+    archived: bool | None = None
+
+
+class RunClone(Frozen):
+    """Changes to the copied spec, merged key by key (RFC 7396 merge patch)."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=120)
+    changes: dict[str, Any] = Field(default_factory=dict)
+
+
+class Progress(Frozen):
+    """Where a working run is."""
+
+    phase: str = ""
+    detail: str = ""
+    step: int = 0
+    total_steps: int = 0
+    samples_per_s: float | None = None
+    eta_s: float | None = None
+    updated_at: datetime | None = None
+
+
+class RunSummary(Frozen):
+    """One row of the run list. `reason` is for machines, `message` a sentence for people.
+
+    `owner` is the name of the token that submitted it; null where that was not kept yet. The owner
+    and admins may change a run.
+
+    `attempt` counts starts. `losses` counts those whose process vanished, and only they are bounded
+    by `max_attempts`; `drains` counts orderly stops of a worker, `setbacks` the times that a
+    machine had no room for what the run made.
+    """
+
+    id: str
+    name: str
+    phase: RunPhase
+    reason: str | None = None
+    message: str | None = None
+    method: str
+    model: str
+    suite: str
+    seed: int
+    tags: list[str]
+    archived: bool = False
+    priority: int = 0
+    attempt: int = 0
+    max_attempts: int = 3
+    losses: int = 0
+    drains: int = 0
+    setbacks: int = 0
+    owner: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    progress: Progress | None = None
+    summary: Summary | None = None
+
+    @property
+    def attempts(self) -> str:
+        """`2 of 3`: the attempt among those that may be lost, and what else stopped the run."""
+        words = f"{min(self.losses + 1, self.max_attempts)} of {self.max_attempts}"
+        if self.drains:
+            words += f", stopped with its worker {_times(self.drains)}"
+        if self.setbacks:
+            words += f", put back for lack of room {_times(self.setbacks)}"
+        return words
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+class RunDetail(RunSummary):
+    """A run with its spec.
+
+    `hint` says what to do about a failure, `waiting` why a queued run has not started.
+    """
+
+    spec: dict[str, Any]
+    spec_sha256: str
+    notes: str = ""
+    hint: str = ""
+    worker: str | None = None
+    waiting: str = ""
+    cloned_from: str | None = None
+    environment: dict[str, Any] = Field(default_factory=dict)
+    resolved: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunPage(Frozen):
+    """A page of runs; `total` counts every match."""
+
+    items: list[RunSummary]
+    next_cursor: str | None = None
+    total: int
+
+
+class Estimate(Frozen):
+    """What a run will cost, before it is run; null where it cannot be known here.
+
+    `evaluation_images` are those that models are judged on: test, shifts and corruptions.
+    `selection_images` are predicted as well: ID validation and calibration, for choosing settings
+    and fitting calibrators. Both count an image once for each model that is judged. `parts` and
+    `shifts` count it once, as does `corrupted_images`, which adds up names and severities.
+    """
+
+    train_images: int | None = None
+    steps: int | None = None
+    evaluation_images: int | None = None
+    selection_images: int | None = None
+    parts: dict[str, int] = Field(default_factory=dict)
+    shifts: dict[str, int | None] = Field(default_factory=dict)
+    corrupted_images: int = 0
+    parameters: int | None = None
+    seconds: float | None = None
+    train_seconds_per_1000: float | None = None
+    basis: str = ""
+
+
+class Validation(Frozen):
+    """The answer to a dry run.
+
+    `missing` says what is not on this machine; `blocking` holds those sentences of it that no
+    worker can mend by itself, such as a folder that is not there. `warnings` are of what is valid
+    and hardly meant.
+    """
+
+    valid: bool
+    errors: list[dict[str, str]] = Field(default_factory=list)
+    missing: list[str] = Field(default_factory=list)
+    blocking: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    estimate: Estimate = Field(default_factory=Estimate)
+
+
+class MetricSeries(Frozen):
+    """One named curve. `steps` and `values` have the same length."""
+
+    name: str
+    steps: list[int]
+    values: list[float]
+
+
+class Metrics(Frozen):
+    """Curves of a run; `last_step` is what to pass as `since_step` next."""
+
+    series: list[MetricSeries]
+    last_step: int
+
+
+class RunEvent(Frozen):
+    """One event of a run; `id` grows and never repeats within a run."""
+
+    id: int
+    kind: str
+    at: datetime
+    attempt: int
+    data: dict[str, Any]
+
+
+class Artifact(Frozen):
+    """A stored file of a run; a `state` is what an unfinished one goes on from."""
+
+    name: str
+    kind: Literal["report", "predictions", "checkpoint", "metrics", "log", "state", "other"]
+    size_bytes: int
+    sha256: str
+    attempt: int
+    created_at: datetime
+
+
+class LogPage(Frozen):
+    """A piece of a run's log from the byte `offset` on. Pass `next_offset` to read on.
+
+    `size_bytes` is what there is by now; `complete` says that the run has ended and that was all.
+    """
+
+    text: str
+    offset: int = 0
+    next_offset: int
+    size_bytes: int = 0
+    complete: bool

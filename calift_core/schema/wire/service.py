@@ -1,0 +1,129 @@
+"""The service itself: health, problems, visitors, what it offers and who works for it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from calift_core.schema.base import Frozen
+
+
+class Problem(Frozen):
+    """RFC 9457 problem details. `errors` points into the request body by JSON pointer."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str = ""
+    request_id: str
+    errors: list[dict[str, str]] = Field(default_factory=list)
+
+
+class Health(Frozen):
+    """Liveness."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class Opened(Frozen):
+    """A session, or a link that becomes one once. `token` is shown this time only."""
+
+    token: str
+    expires_at: datetime
+
+
+class Visitor(Frozen):
+    """Who asks.
+
+    Attributes:
+        name: whose token it is.
+        scope: what it may do: `admin` covers `submit`, which covers `read`.
+        expires_at: when the session ends; null for a token.
+    """
+
+    name: str
+    scope: Literal["read", "submit", "admin"]
+    expires_at: datetime | None = None
+
+
+class Ready(Frozen):
+    """What was looked at, and answered."""
+
+    status: Literal["ready"] = "ready"
+    checks: list[Literal["database", "schema", "broker", "artifacts"]]
+
+
+class MethodInfo(Frozen):
+    """A method with the JSON schema that a form is built from."""
+
+    kind: str
+    title: str
+    summary: str
+    source: str
+    trains: bool
+    offered: bool = Field(
+        default=True, description="False: kept for an ablation, left out of forms and lists"
+    )
+    terms: list[str]
+    defaults: dict[str, Any]
+    spec_schema: dict[str, Any]
+
+
+class ModelInfo(Frozen):
+    """A model that can be named in a RunSpec."""
+
+    name: str
+    pretrained: str | None
+    available: bool
+    detail: str
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+
+class DatasetInfo(Frozen):
+    """A suite that can be named in a RunSpec."""
+
+    id: str
+    title: str
+    available: bool
+    detail: str
+    classes: list[str] = Field(default_factory=list)
+    parts: dict[str, int] = Field(default_factory=dict)
+
+
+class WorkerInfo(Frozen):
+    """A worker that has reported in. `trouble` says why it takes no run; empty: it is well."""
+
+    id: str
+    host: str
+    queues: list[str]
+    device: str
+    run_id: str | None = None
+    trouble: str = ""
+    started_at: datetime
+    seen_at: datetime
+    alive: bool
+
+
+class SuiteRuns(Frozen):
+    """A suite as runs name it, and the runs on it that were asked for."""
+
+    suite: str
+    runs: int
+    newest_at: datetime
+
+
+class Stats(Frozen):
+    """The overview's numbers."""
+
+    runs_by_phase: dict[str, int]
+    queue_depth: int
+    oldest_queued_s: float | None = None
+    workers: list[WorkerInfo]
+    broker_ok: bool
+    free_bytes: int

@@ -1,0 +1,127 @@
+"""Whether the bound's terms rank the errors under shift."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from calift_core.errors import SpecError
+from calift_core.studies.bound.ranks import (
+    RESAMPLES,
+    SMALLEST_N,
+    RankCorrelation,
+    rank_correlation,
+    scaled_ranks,
+)
+from calift_core.studies.bound.terms import BoundPoint
+
+#: What is ranked against the errors, by name.
+TERMS: dict[str, str] = {
+    "rhs": "ε_ID + D/σ_min",
+    "id_calibration": "ε_ID",
+    "covariance_term": "D/σ_min",
+    "mean_rank": "mean rank of both",
+    "id_error": "ID error, to compare",
+}
+#: The measured errors, by name.
+ERRORS: dict[str, str] = {"ood_error": "OOD error", "ood_ece": "OOD ECE"}
+
+
+@dataclass(frozen=True)
+class Association:
+    """One row: a term against an error over a scope's points."""
+
+    scope: str
+    term: str
+    error: str
+    correlation: RankCorrelation
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The rank correlations of one part, and what was left out and why."""
+
+    part: str
+    points: tuple[BoundPoint, ...]
+    associations: tuple[Association, ...]
+    notes: tuple[str, ...]
+
+
+def analyse(
+    part: str,
+    points: Sequence[BoundPoint],
+    *,
+    scopes: Sequence[tuple[str, Sequence[BoundPoint]]] | None = None,
+    notes: Iterable[str] = (),
+    n_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Analysis:
+    """Rank correlations of every term with both errors.
+
+    Args:
+        part: `synthetic` or `runs`.
+        points: all of them.
+        scopes: named subsets; ranks are taken inside suites. None: each suite, all suites together,
+            and the widest of these without zero-shot models where there are any.
+        notes: sentences to go before those found here.
+        n_resamples: bootstrap draws of each interval.
+        seed: of the draws.
+
+    Raises:
+        SpecError: no scope has 8 points.
+    """
+    if scopes is None:
+        scopes = _default_scopes(points)
+    associations: list[Association] = []
+    said = list(notes)
+    for scope, chosen in scopes:
+        if len(chosen) < SMALLEST_N:
+            said.append(
+                f"{scope}: a rank correlation needs at least {SMALLEST_N} models, got "
+                f"{len(chosen)}; none is given."
+            )
+            continue
+        strata = [p.suite for p in chosen]
+        groups = [p.group for p in chosen]
+        columns = {name: [float(getattr(p, name)) for p in chosen] for name in _COLUMNS}
+        columns["mean_rank"] = list(
+            scaled_ranks(columns["id_calibration"], strata)
+            + scaled_ranks(columns["covariance_term"], strata)
+        )
+        for term, error in itertools.product(TERMS, ERRORS):
+            try:
+                found = rank_correlation(
+                    columns[term],
+                    columns[error],
+                    groups=groups,
+                    strata=strata,
+                    n_resamples=n_resamples,
+                    seed=seed,
+                )
+            except SpecError as problem:
+                said.append(f"{scope}, {TERMS[term]} against {ERRORS[error]}: {problem.message}.")
+                continue
+            associations.append(Association(scope, term, error, found))
+    if not associations:
+        raise SpecError(
+            f"a rank correlation needs at least {SMALLEST_N} models judged on the same data, got "
+            f"{len(points)} in {len({p.suite for p in points})} suites",
+            hint=" ".join(said),
+        )
+    return Analysis(part, tuple(points), tuple(associations), tuple(said))
+
+
+_COLUMNS = ("rhs", "id_calibration", "covariance_term", "id_error", "ood_error", "ood_ece")
+
+
+def _default_scopes(points: Sequence[BoundPoint]) -> list[tuple[str, list[BoundPoint]]]:
+    suites = list(dict.fromkeys(p.suite for p in points))
+    scopes = [(suite, [p for p in points if p.suite == suite]) for suite in suites]
+    enough = [suite for suite, chosen in scopes if len(chosen) >= SMALLEST_N]
+    if len(enough) > 1:
+        scopes.append(("all suites, ranked inside", [p for p in points if p.suite in enough]))
+    widest, chosen = scopes[-1]
+    if any(p.zero_shot for p in chosen):
+        scopes.append((f"{widest}, no zero-shot", [p for p in chosen if not p.zero_shot]))
+    return scopes

@@ -1,0 +1,176 @@
+"""Points of the study from the reports of finished runs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from calift_core.errors import DataError
+from calift_core.schema.methods import METHOD_SPECS
+from calift_core.schema.report import Report
+from calift_core.schema.spec import ConfidenceSpec
+from calift_core.studies.bound.terms import BoundPoint, bound_terms
+
+#: A report is far smaller; a larger file of an artifact store is something else.
+_LARGEST_REPORT = 16 << 20
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[BoundPoint], list[str]]:
+    """The points of all finished runs under some folders, and why others were left out.
+
+    A run counts once (by `spec_sha256`; of several reports the newest), models made by `pretrain`
+    not at all. Reports judged on other images or shifts are another suite.
+
+    Args:
+        folders: searched for `report.json`, and for the reports of an artifact store (files named
+            by their SHA-256), whose names do not say what they are.
+
+    Raises:
+        DataError: a folder is not there, or no report is found in any.
+    """
+    newest: dict[str, tuple[float, Report]] = {}
+    left_out: Counter[str] = Counter()
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {str(folder)!r}")
+        for path in _report_files(folder):
+            try:
+                report = Report.model_validate_json(path.read_bytes())
+                changed = path.stat().st_mtime
+            except (OSError, ValidationError):
+                if path.name == "report.json":
+                    left_out["its report cannot be read"] += 1
+                continue
+            known = newest.get(report.spec_sha256)
+            if known is not None:
+                left_out["the same spec again"] += 1
+            if known is None or changed > known[0]:
+                newest[report.spec_sha256] = (changed, report)
+    if not newest:
+        raise DataError(
+            "no report of a finished run was found in "
+            + ", ".join(repr(str(folder)) for folder in folders),
+            hint="Give folders that `calift train --out` or a study wrote.",
+        )
+    usable: list[Report] = []
+    for _, report in newest.values():
+        reason = _why_not(report)
+        if reason:
+            left_out[reason] += 1
+        else:
+            usable.append(report)
+    names = _suite_names(usable)
+    points = [_run_point(r, names[_judged_on(r)]) for r in usable]
+    points.sort(key=lambda p: (p.suite, p.group, p.seed, p.name, p.spec_sha256))
+    notes = [f"{count} left out: {reason}." for reason, count in sorted(left_out.items())]
+    return points, notes
+
+
+def stored_run_folders(home: Path) -> list[Path]:
+    """Where the embedded service keeps reports: its artifacts, and jobs under way."""
+    return [p for p in (home / "artifacts", home / "jobs") if p.is_dir()]
+
+
+def _report_files(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.rglob("report.json"))
+    for path in sorted(folder.rglob("sha256/??/??/*")):
+        try:
+            if path.is_file() and path.stat().st_size <= _LARGEST_REPORT:
+                with path.open("rb") as file:
+                    if file.read(1) == b"{":
+                        yield path
+        except OSError:
+            continue  # collected by the service meanwhile
+
+
+def _why_not(report: Report) -> str:
+    s = report.summary
+    if report.spec.get("method", {}).get("kind") == "pretrain":
+        return "a pre-trained model, which was tuned on nothing"
+    if None in (s.id_ece, s.id_accuracy):
+        return "no ID calibration error"
+    if None in (s.ood_accuracy, s.ood_ece):
+        return "not judged under any shift"
+    if report.spectrum is None:
+        return "no spectrum"
+    if not report.spectrum.sigma_min:
+        return "σ_min is 0 by rank or by a degenerate representation"
+    return ""
+
+
+def _judged_on(report: Report) -> str:
+    sets = sorted((e.dataset, e.role, e.n) for e in report.evaluations)
+    return json.dumps([report.data.get("suite"), report.data.get("test_sha256"), sets])
+
+
+def _suite_names(reports: Sequence[Report]) -> dict[str, str]:
+    """Names of what models were judged on, told apart by a number where suites share one."""
+    names: dict[str, str] = {}
+    used: Counter[str] = Counter()
+    for key in sorted({_judged_on(r) for r in reports}):
+        name = str(json.loads(key)[0] or "unnamed")
+        used[name] += 1
+        names[key] = name if used[name] == 1 else f"{name} ({used[name]})"
+    return names
+
+
+def _run_point(report: Report, suite: str) -> BoundPoint:
+    s, spectrum = report.summary, report.spectrum
+    assert spectrum is not None
+    id_ece, id_accuracy = float(s.id_ece or 0.0), float(s.id_accuracy or 0.0)
+    sigma = float(spectrum.sigma_min or 0.0)
+    used = spectrum.n_features - spectrum.n_constant_features
+    terms = bound_terms(id_ece, sigma, used)
+    method = method_label(report.spec)
+    return BoundPoint(
+        part="runs",
+        suite=suite,
+        group=method,
+        variant=method,
+        name=report.name,
+        seed=int(report.spec.get("train", {}).get("seed", 0)),
+        id_calibration=terms.calibration,
+        sigma_min=sigma,
+        n_features=used,
+        covariance_term=terms.covariance,
+        rhs=terms.rhs,
+        id_error=1 - id_accuracy,
+        ood_error=1 - float(s.ood_accuracy or 0.0),
+        ood_ece=float(s.ood_ece or 0.0),
+        zero_shot=report.spec.get("method", {}).get("kind") == "zero_shot",
+        spec_sha256=report.spec_sha256,
+    )
+
+
+#: Options that make no independent evidence: points of one path, or the runs a merge is made of.
+_NO_METHOD = frozenset({"alpha", "run", "runs", "teacher_update_every"})
+
+
+def method_label(spec: dict[str, Any]) -> str:
+    """A method's kind with the options that differ from its defaults; seeds and rates are not in.
+
+    Args:
+        spec: of a report; options that this version does not know are passed over.
+    """
+    kind = str(spec.get("method", {}).get("kind", "unknown"))
+    changed: list[str] = []
+    for given, model in (
+        (spec.get("method", {}), METHOD_SPECS.get(kind)),
+        (spec.get("train", {}).get("confidence") or {}, ConfidenceSpec),
+    ):
+        known = {} if model is None else model.model_fields
+        changed += [
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in sorted(given.items())
+            if name in known
+            and name not in _NO_METHOD
+            and isinstance(value, bool | int | float | str)
+            and not known[name].is_required()
+            and value != known[name].get_default(call_default_factory=True)
+        ]
+    return kind if not changed else f"{kind} ({', '.join(changed)})"

@@ -1,0 +1,1 @@
+"""Training: one readable loop, and what it needs to go on after a stop."""

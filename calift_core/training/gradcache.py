@@ -1,0 +1,122 @@
+"""The gradient of a whole batch's loss in the memory of a part of it.
+
+A loss that compares the samples of a batch with each other is not the mean of its parts' losses:
+cut in four, a contrastive loss has a quarter of the negatives. GradCache (Gao et al. 2021, section
+3.2) takes two passes instead::
+
+    1. every part through the towers without a graph; only embeddings are kept
+    2. the whole batch's loss, and its gradient with respect to the embeddings
+    3. every part through the towers again, with a graph, which takes that gradient further down
+
+By the chain rule that is the gradient of the whole batch, at the price of a second forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from calift_core.data.batch import Batch
+from calift_core.methods.base import Embedded, Method
+
+
+def backward_whole(
+    method: Method,
+    batch: Batch,
+    parts: int,
+    *,
+    backward: Callable[[Tensor], None],
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> dict[str, Tensor]:
+    """Add the gradient of a batch's loss to what the method trains, part by part.
+
+    Both passes of a part draw the same random numbers (dropout, patch dropout), and the generators
+    are left as one pass leaves them. What is frozen (teachers, the initial tower) runs once, in
+    parts too. A tower that normalises by the statistics of what it sees would see parts: that is
+    for the caller to refuse.
+
+    Args:
+        method: what is trained.
+        batch: B samples.
+        parts: at most so many; the last one may be smaller.
+        backward: called once, with the loss; differentiates it, scaled perhaps.
+        autocast: the precision of forward passes.
+
+    Returns:
+        The terms of the whole batch, un-weighted.
+    """
+    # Neighbours share captions, so that a caption is encoded in one part, or two.
+    order = batch.captions.cpu().argsort(stable=True)
+    rows = order.chunk(parts)
+    random = _Random(batch.images.device)
+    states, encoded = [], []
+    for part in rows:
+        states.append(random.state())
+        with torch.no_grad(), autocast():
+            encoded.append(method.encode(_take(batch, part)))
+    back = order.argsort().to(batch.images.device)
+    images = torch.cat([e.images for e in encoded])[back].requires_grad_()
+    texts = None
+    if encoded[0].texts is not None:
+        texts = torch.cat([e.pairs()[1] for e in encoded])[back].requires_grad_()
+    del encoded
+    with autocast():
+        terms = method.terms_of(Embedded(images, texts), replace(batch, parts=parts))
+    backward(torch.stack([method.weights[name] * term for name, term in terms.items()]).sum())
+    end = random.state()
+    for part, state in zip(rows, states, strict=True):
+        random.restore(state)
+        with autocast():
+            again = method.encode(_take(batch, part))
+        pairs = [(again.images, images.grad), (again.texts, None if texts is None else texts.grad)]
+        at = part.to(batch.images.device)
+        with_graph = [
+            (output, gradient[at])
+            for output, gradient in pairs
+            if output is not None and gradient is not None and output.requires_grad
+        ]
+        if with_graph:  # a frozen tower has none
+            outputs, gradients = zip(*with_graph, strict=True)
+            torch.autograd.backward(outputs, gradients)
+    random.restore(end)
+    return terms
+
+
+def _take(batch: Batch, rows: Tensor) -> Batch:
+    """The samples of a batch at some positions (on the CPU)."""
+    at = rows.to(batch.images.device)
+    return replace(
+        batch,
+        images=batch.images[at],
+        labels=batch.labels[at],
+        captions=batch.captions[rows],
+        mixed_with=None if batch.mixed_with is None else batch.mixed_with[at],
+    )
+
+
+class _Random:
+    """The generators that a forward pass on a device draws from."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def state(self) -> list[Tensor]:
+        """Where they are."""
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        elif self.device.type == "mps":
+            states.append(torch.mps.get_rng_state())
+        return states
+
+    def restore(self, states: list[Tensor]) -> None:
+        """Go back there."""
+        torch.set_rng_state(states[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], self.device)
+        elif self.device.type == "mps":
+            torch.mps.set_rng_state(states[1])

@@ -1,0 +1,277 @@
+"""The one training loop: a generator of records.
+
+To cancel is to stop iterating, or to let `stop()` return true, which saves a checkpoint first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from calift_core.data.batch import Batch
+from calift_core.errors import (
+    CheckpointError,
+    InterruptedRunError,
+    NanLossError,
+    OutOfMemoryError,
+    SpecError,
+    reason_of,
+)
+from calift_core.files import sha256_file
+from calift_core.methods.base import Method
+from calift_core.schema.records import (
+    CheckpointRecord,
+    LogRecord,
+    MetricsRecord,
+    ProgressRecord,
+    Record,
+    ResumedRecord,
+)
+from calift_core.training.checkpoint import TrainState, save_state
+from calift_core.training.plan import Plan
+from calift_core.training.schedule import learning_rate
+from calift_core.training.step import make_optimizer, optimiser_step
+
+
+def train(
+    method: Method,
+    batches: Callable[[int], Iterable[Batch]],
+    plan: Plan,
+    *,
+    device: torch.device,
+    folder: Path,
+    resume: TrainState | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    at_epoch_end: Callable[[int], Iterable[Record]] = lambda step: (),
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Record]:
+    """Train a method and yield what happens.
+
+    Args:
+        method: what is trained, in place.
+        batches: start step → the batches from there to the end of the run.
+        plan: optimisation settings.
+        device: where the model is.
+        folder: holds `checkpoint/`.
+        resume: state to go on from.
+        stop: asked after every step; true saves a checkpoint and raises `InterruptedRunError`.
+        at_epoch_end: called with the steps done after each epoch, its records are passed on.
+        clock: seconds, from any origin.
+
+    Yields:
+        MetricsRecord, ProgressRecord, CheckpointRecord, ResumedRecord, LogRecord. The speed counts
+        the steps and their batches alone; the time that is left counts all that stands between.
+
+    Raises:
+        SpecError: parts of a batch are not what the method's loss can be made of.
+        NanLossError: the loss is not finite; no later checkpoint is written.
+        OutOfMemoryError: the device has no memory left.
+        InterruptedRunError: `stop` returned true; a checkpoint of that step is saved.
+        DiskFullError: a checkpoint does not fit; earlier ones are untouched.
+    """
+    optimizer = make_optimizer(method, plan)
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+    start = 0
+    if resume is not None:
+        _restore(method, optimizer, scaler, resume)
+        start = resume.step
+        resume = None  # it is as large as the model and its moments, and maps a file
+        yield ResumedRecord(step=start)
+
+    def checkpoint(step: int) -> CheckpointRecord:
+        state = _capture(method, optimizer, scaler, step, plan.spec_sha256)
+        path = save_state(folder / "checkpoint", state, keep=plan.keep_checkpoints)
+        return CheckpointRecord(
+            step=step,
+            path=str(path.relative_to(folder)),
+            size_bytes=sum(f.stat().st_size for f in path.iterdir()),
+            sha256=sha256_file(path / "manifest.json"),
+        )
+
+    yield from make_ready(method, plan)
+    began = resumed_at = clock()
+    working, seen = 0.0, 0
+    for step, batch in enumerate(batches(start), start=start + 1):
+        rate = learning_rate(
+            step - 1,
+            peak=plan.lr,
+            total_steps=plan.total_steps,
+            warmup_steps=plan.warmup_steps,
+            floor=plan.min_lr,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        try:
+            values, norm = optimiser_step(method, batch, optimizer, scaler, plan, device)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"the device ran out of memory at step {step}: {reason_of(error)}",
+                hint=_memory_hint(method),
+            ) from None
+        extra = method.after_step(step)
+        seen += len(batch.labels)
+        is_last = step == plan.total_steps
+        # The last step's checkpoint lets a run that is stopped while it is evaluated go on there.
+        save_now = step % plan.checkpoint_every_steps == 0 or is_last
+        epoch_ends = step % plan.steps_per_epoch == 0 or is_last
+        stopping = stop()
+        log_now = step % plan.log_every_steps == 0 or save_now
+        if log_now or epoch_ends or stopping:
+            numbers = {name: float(value) for name, value in values.items()}
+            numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale.detach())}
+            # Under fp16 the scaler skips steps whose gradient overflows, to find its scale.
+            if norm is not None and (norm.isfinite() or not scaler.is_enabled()):
+                numbers["grad_norm"] = float(norm)
+            _refuse_nan(numbers, step)
+        if save_now or epoch_ends or stopping:
+            _refuse_nan_weights(method, step)
+        now = clock()  # the numbers above have waited for the device
+        working += now - resumed_at
+        if log_now:  # a stop logs nothing of its own: the curve is that of a run left alone
+            numbers |= extra
+            yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=numbers)
+            yield ProgressRecord(
+                phase="training",
+                step=step,
+                total_steps=plan.total_steps,
+                samples_per_s=seen / working if working else None,
+                eta_s=(plan.total_steps - step) * (now - began) / (step - start),
+            )
+        if epoch_ends:
+            yield from at_epoch_end(step)
+            _train_mode(method, plan)
+        if save_now or stopping:
+            yield checkpoint(step)
+        if stopping and not is_last:
+            raise InterruptedRunError(
+                f"stopped at step {step} of {plan.total_steps}; its checkpoint is saved"
+            )
+        resumed_at = clock() if log_now or epoch_ends else now
+
+
+def make_ready(method: Method, plan: Plan) -> Iterator[Record]:
+    """Put the model in the mode it is trained in.
+
+    Yields:
+        A warning where BatchNorm sees parts of a batch instead of the batch.
+
+    Raises:
+        SpecError: it does, and the method's loss is of the whole batch.
+    """
+    _train_mode(method, plan)
+    if plan.accumulation_steps == 1 or not any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        for owned in method.trainable().values()
+        for module in owned.modules()
+    ):
+        return
+    told = (
+        f"with train.accumulation_steps = {plan.accumulation_steps}, BatchNorm normalises each "
+        "part of a batch by that part's own statistics"
+    )
+    if method.couples:
+        raise SpecError(
+            f"{told}, so the loss of the whole batch, which this method compares samples over, "
+            "cannot be had",
+            hint="Set train.batch_norm: frozen, which makes the parts equal to the batch, or "
+            "train.accumulation_steps: 1.",
+        )
+    yield LogRecord(
+        level="warning",
+        message=f"{told}: not quite the run of a whole batch, which train.batch_norm: frozen is.",
+    )
+
+
+def _memory_hint(method: Method) -> str:
+    """What to do when the device's memory is too small."""
+    if not method.couples:
+        return "Raise train.accumulation_steps, or lower train.batch_size."
+    return (
+        "Raise train.accumulation_steps: it takes the batch in parts and keeps the loss of the "
+        "whole batch. A tower with BatchNorm needs train.batch_norm: frozen for that."
+    )
+
+
+def _train_mode(method: Method, plan: Plan) -> None:
+    method.clip.train()
+    if plan.freeze_batch_norm:
+        for module in method.clip.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _refuse_nan(values: dict[str, float], step: int) -> None:
+    bad = {name: value for name, value in values.items() if not torch.tensor(value).isfinite()}
+    if bad:
+        raise NanLossError(
+            f"at step {step} these are not finite: "
+            + ", ".join(f"{name} = {value}" for name, value in bad.items()),
+            hint="Lower the learning rate, lengthen the warm-up, clip gradients or train in fp32.",
+        )
+
+
+def _refuse_nan_weights(method: Method, step: int) -> None:
+    """A finite loss can have an infinite gradient, which the loss shows only a step later."""
+    for module in method.trainable().values():
+        for name, parameter in module.named_parameters():
+            if not parameter.isfinite().all():
+                raise NanLossError(
+                    f"after step {step} the weights of {name} are not finite",
+                    hint="Lower the learning rate, lengthen the warm-up, clip gradients or train "
+                    "in fp32.",
+                )
+
+
+def _capture(
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    step: int,
+    spec_sha256: str,
+) -> TrainState:
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state()
+    return TrainState(
+        step=step,
+        spec_sha256=spec_sha256,
+        modules={name: dict(m.state_dict()) for name, m in method.trainable().items()},
+        method=method.state(),
+        optimizer=optimizer.state_dict(),
+        scaler=scaler.state_dict(),
+        rng=rng,
+        made=method.clip.made.described(),
+    )
+
+
+def _restore(
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    state: TrainState,
+) -> None:
+    try:
+        for name, module in method.trainable().items():
+            module.load_state_dict(state.modules[name])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the checkpoint of step {state.step} does not fit this version's make of the method: "
+            + " ".join(str(error).split())[:300],
+            hint="Start the run anew, in a new folder.",
+        ) from None
+    method.load_state(state.method)
+    optimizer.load_state_dict(state.optimizer)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            # A file holds no strides, and AdamW's fused form needs those of the parameter.
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    if state.scaler:
+        scaler.load_state_dict(state.scaler)
+    torch.set_rng_state(state.rng["cpu"])
+    if "cuda" in state.rng and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state.rng["cuda"])

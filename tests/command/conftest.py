@@ -1,0 +1,16 @@
+"""The tiny models, the tiny suite and the home that the core's tests use."""
+
+from __future__ import annotations
+
+from tests.core.conftest import (  # noqa: F401
+    captions,
+    clip,
+    configs,
+    one_thread,
+    originals,
+    paintings,
+    photos,
+    resnet,
+    run_spec,
+    vit,
+)

@@ -1,0 +1,569 @@
+"""The command as people and scripts use it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from calift import service
+from calift.main import main
+from calift_core import __version__
+from calift_core.data.suites.fashion import fashion_mnist_folder
+from calift_core.schema.report import Report
+from calift_core.schema.spec import ModelSpec, parse_spec
+from calift_core.schema.wire.runs import Validation
+from tests.conftest import until
+from tests.core.conftest import CLASSES, calift, environment, write_classes
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered. `text` is both streams with line breaks as spaces."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return " ".join(f"{self.stdout} {self.stderr}".split())
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: Any) -> Callable[..., Said]:
+    """Run the command in this process, with no service to ask."""
+    monkeypatch.setenv("CALIFT_API_URL", "http://127.0.0.1:9")
+
+    def run(*arguments: str) -> Said:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        code = ended.value.code
+        captured = capsys.readouterr()
+        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+def write(path: Path, spec: Any) -> str:
+    path.write_text(yaml.safe_dump(json.loads(spec.model_dump_json())))
+    return str(path)
+
+
+# ------------------------------------------------------------------------- help, wrong usage
+
+
+def test_help__names_every_command_without_loading_torch(home: Path) -> None:
+    code = (
+        "import sys\nfrom calift.main import main\n"
+        "try:\n    main(['--help'])\n"
+        "finally:\n    sys.stderr.write(' '.join(m for m in ('torch', 'open_clip') "
+        "if m in sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for command in (
+        "train",
+        "evaluate",
+        "submit",
+        "runs",
+        "compare",
+        "list",
+        "doctor",
+        "up",
+        "demo",
+    ):
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("trian",), ("train",), ("train", "x.yaml", "--ouch"), ("runs", "nothing")]
+)
+def test_wrong_usage__is_status_2(say: Callable[..., Said], arguments: tuple[str, ...]) -> None:
+    assert say(*arguments).status == 2
+
+
+# ------------------------------------------------------------------------------------ errors
+
+
+@pytest.fixture
+def spec_text(configs: dict[str, Path], photos: Path) -> str:
+    return (
+        f"name: a\nmodel: {{name: {configs['vit']}, pretrained: null}}\n"
+        f"method: {{kind: flyp}}\nsuite: {{id: 'folder:{photos}', templates: photo}}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("kind: flyp", "kind: flip", "unknown method 'flip'. Did you mean 'flyp'?"),
+        ("method:", "methods:", "#/methods: Extra inputs are not permitted"),
+        ("name: a", "name: ''", "#/name"),
+        ("suite: {id: 'folder:", "suite: {id: 'fashion-mist', notes: '", "#/suite/notes"),
+    ],
+)
+def test_train__a_spec_that_is_wrong_is_a_sentence(
+    say: Callable[..., Said], tmp_path: Path, spec_text: str, old: str, new: str, words: str
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(spec_text.replace(old, new))
+    said = say("train", file, "--out", tmp_path / "out")
+    assert said.status == 1
+    assert said.stdout == ""
+    assert words in said.text
+    assert "Traceback" not in said.text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (("folder:", "fashion-mist#"), "UNKNOWN_NAME", "unknown suite"),
+        (("folder:", "folder:/nowhere"), "DATA_UNAVAILABLE", "there is no folder '/nowhere"),
+        (("pretrained: null", "pretrained: gone.pt"), "MODEL_UNAVAILABLE", "no weights file"),
+        (("templates: photo", "templates: foto"), "UNKNOWN_NAME", "unknown template set 'foto'"),
+    ],
+)
+def test_train__what_is_not_here_is_a_sentence_and_with_json_a_document(
+    say: Callable[..., Said],
+    tmp_path: Path,
+    spec_text: str,
+    change: tuple[str, str],
+    code: str,
+    words: str,
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(spec_text.replace(*change))
+    plain = say("train", file, "--out", tmp_path / "a")
+    assert plain.status == 1
+    assert words in plain.text
+    assert "Traceback" not in plain.text
+    machine = say("train", file, "--out", tmp_path / "b", "--json")
+    assert machine.status == 1
+    error = json.loads(machine.stdout)["error"]
+    assert error["code"] == code
+    assert words in error["message"]
+    assert set(error) == {"code", "message", "hint"}
+
+
+def test_train__an_unknown_model_is_a_sentence_with_a_suggestion(
+    say: Callable[..., Said], tmp_path: Path, photos: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"name: a\nmodel: {{name: ViT-B16, pretrained: openai}}\n"
+        f"method: {{kind: flyp}}\nsuite: {{id: 'folder:{photos}'}}\n"
+    )
+    said = say("train", file, "--out", tmp_path / "out")
+    assert said.status == 1
+    assert "unknown model 'ViT-B16'. Did you mean 'ViT-B-16'?" in said.text
+
+
+def test_list__unknown_kind_is_a_sentence(say: Callable[..., Said]) -> None:
+    said = say("list", "method")
+    assert said.status == 1
+    assert "Did you mean 'methods'?" in said.text
+
+
+# ------------------------------------------------------------------------------------ dry run
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("laptop.yaml", () if fashion_mnist_folder() else ("Fashion-MNIST",)),
+        ("pacs.yaml", ("there is no folder '/data/pacs/photo'", "ViT-B-16 'openai'")),
+        ("imagenet-vit-b-16.yaml", ("CALIFT_IMAGENET", "ViT-B-16 'openai'")),
+    ],
+)
+def test_dry_run__of_the_examples_says_what_is_missing(
+    say: Callable[..., Said], monkeypatch: Any, name: str, missing: tuple[str, ...]
+) -> None:
+    if missing == ("Fashion-MNIST",):
+        pytest.skip("Fashion-MNIST is not on this machine")
+    said = say("train", EXAMPLES / name, "--dry-run", "--no-measure", "--json")
+    assert said.status == (1 if missing else 0), said.text
+    result = Validation.model_validate_json(said.stdout)
+    assert result.valid
+    sentences = " ".join(result.missing)
+    for words in missing:
+        assert words in sentences
+    if not missing:
+        assert result.missing == []
+    if name == "imagenet-vit-b-16.yaml":
+        assert result.estimate.train_images == 1_281_167 - 2 * 12_812
+        assert result.estimate.steps == 24_520
+        assert result.estimate.evaluation_images == 166_963
+        assert result.estimate.selection_images == 2 * 12_812
+
+
+def test_dry_run__measures_and_leaves_nothing_behind(
+    say: Callable[..., Said], run_spec: Any, tmp_path: Path, home: Path
+) -> None:
+    file = write(tmp_path / "run.yaml", run_spec("carot"))
+    said = say("train", file, "--dry-run", "--out", str(tmp_path / "out"))
+    assert said.status == 0
+    assert "The RunSpec 'tiny carot' is valid." in said.text
+    for words in ("parameters", "training images", "optimiser steps", "on this machine (cpu"):
+        assert words in said.text
+    assert not (tmp_path / "out").exists()
+    assert list(home.iterdir()) == []
+
+
+def test_dry_run__what_is_wrong_is_status_1_with_its_place(
+    say: Callable[..., Said], run_spec: Any, tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "other", CLASSES[:2], n=2)
+    shifts = {"art": f"folder:{tmp_path}/other"}
+    file = write(tmp_path / "run.yaml", run_spec("carot", suite={"shifts": shifts}))
+    said = say("train", file, "--dry-run", "--json")
+    assert said.status == 1
+    result = Validation.model_validate_json(said.stdout)
+    assert not result.valid
+    (problem,) = result.errors
+    assert problem["pointer"] == "#/suite/shifts/art"
+    assert "lacks the class folders red_thing" in problem["message"]
+
+
+# -------------------------------------------------------------------------------------- train
+
+CONTRACT = {
+    "summary": {"id_accuracy", "ood_accuracy", "id_ece", "ood_ece", "sigma_min"},
+    "spectrum": {"singular_values", "sigma_min", "effective_rank"},
+    "environment": {"calift", "python", "device", "packages"},
+}
+EVALUATION = {"dataset", "role", "n", "accuracy", "nll", "brier", "ece", "ece_batch_averaged"}
+ECE = {"value", "n_bins", "scheme", "null_mean", "null_q95", "interval", "debiased"}
+
+
+def assert_contract(document: dict[str, Any]) -> None:
+    Report.model_validate(document)
+    for part, keys in CONTRACT.items():
+        assert keys <= set(document[part]), part
+    for evaluation in document["evaluations"]:
+        assert set(evaluation) >= EVALUATION
+        assert set(evaluation["ece"]) >= ECE
+        assert 0 <= evaluation["accuracy"] <= 1
+        assert 0 <= evaluation["ece"]["value"] <= 1
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+    configs: dict[str, Path],
+    photos: Path,
+    paintings: Path,
+) -> tuple[Path, Path, str]:
+    """Spec, folder and what `calift train` printed, in a process of its own."""
+    root = tmp_path_factory.mktemp("trained")
+    file = root / "run.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "name": "from the command",
+                "model": {"name": str(configs["vit"]), "pretrained": None},
+                "method": {"kind": "carot"},
+                "suite": {
+                    "id": f"folder:{photos}",
+                    "shifts": {"art": f"folder:{paintings}"},
+                    "templates": "photo",
+                },
+                "train": {"epochs": 1, "batch_size": 16, "lr": 1e-3, "device": "cpu"},
+                "evaluation": {"n_resamples": 20},
+            }
+        )
+    )
+    done = calift("train", str(file), "--out", str(root / "out"), home=root / "home", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return file, root / "out", done.stdout
+
+
+def test_train__leaves_the_contracts_files(trained: Any) -> None:
+    _, folder, printed = trained
+    for name in ("report.json", "metrics.jsonl", "checkpoint/model.safetensors"):
+        assert (folder / name).is_file()
+    assert (folder / "predictions" / "photos_test.parquet").is_file()
+    assert_contract(json.loads((folder / "report.json").read_text()))
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        assert {"step", "epoch"} <= set(json.loads(line))
+    for words in ("photos/test", "art", "accuracy", "ECE", "σ_min", str(folder)):
+        assert words in printed
+
+
+def test_train__again_says_that_it_is_finished_and_changes_nothing(
+    trained: Any, say: Callable[..., Said]
+) -> None:
+    file, folder, _ = trained
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    said = say("train", file, "--out", folder)
+    assert said.status == 0
+    assert "finished already" in said.text
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_train__a_merge_is_made_again_once_its_run_was_trained_anew(
+    trained: Any, say: Callable[..., Said], tmp_path: Path
+) -> None:
+    file, folder, _ = trained
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    data = yaml.safe_load(file.read_text())
+    merge = {
+        **data,
+        "name": "merge",
+        "method": {"kind": "wise_ft", "run": str(run), "sweep": [0.5, 1.0]},
+    }
+    spec = tmp_path / "merge.yaml"
+    spec.write_text(yaml.safe_dump(merge))
+    out = tmp_path / "out"
+    assert say("train", spec, "--out", out).status == 0
+    first = json.loads((out / "report.json").read_text())
+    assert [point["alpha"] for point in first["frontier"]] == [0.5, 1.0]
+    assert "finished already" in say("train", spec, "--out", out).text
+
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(yaml.safe_dump({**data, "train": {**data["train"], "epochs": 2}}))
+    assert say("train", longer, "--out", run, "--overwrite").status == 0
+    assert "finished already" not in say("train", spec, "--out", out).text
+    second = json.loads((out / "report.json").read_text())
+    assert second["model"]["sha256"] != first["model"]["sha256"]
+
+    shutil.rmtree(run)  # what is finished stays finished
+    assert "finished already" in say("train", spec, "--out", out).text
+
+
+def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(
+    trained: Any, say: Callable[..., Said], tmp_path: Path
+) -> None:
+    file, folder, _ = trained
+    data = yaml.safe_load(file.read_text())
+
+    def estimate(method: dict[str, Any]) -> Validation:
+        spec = tmp_path / "merge.yaml"
+        spec.write_text(yaml.safe_dump({**data, "method": method}))
+        said = say("train", spec, "--dry-run", "--no-measure", "--json")
+        return Validation.model_validate_json(said.stdout)
+
+    own = estimate({"kind": "zero_shot"}).estimate.evaluation_images
+    path = {"kind": "wise_ft", "run": str(folder), "alpha": 0.5, "sweep": [0.5, 1.0]}
+    known = estimate(path)
+    assert known.missing == []
+    assert known.estimate.evaluation_images == 3 * own
+    gone = estimate({**path, "run": str(tmp_path / "nowhere")})
+    assert ["no folder of a finished run" in text for text in gone.missing] == [True]
+
+
+def test_train__json_is_one_document_on_stdout(trained: Any, say: Callable[..., Said]) -> None:
+    file, folder, _ = trained
+    said = say("train", file, "--out", folder, "--json")
+    assert said.status == 0
+    assert json.loads(said.stdout) == json.loads((folder / "report.json").read_text())
+
+
+def test_train__another_spec_in_the_same_folder_is_refused_unless_overwritten(
+    trained: Any, say: Callable[..., Said], tmp_path: Path
+) -> None:
+    file, folder, _ = trained
+    mine = shutil.copytree(folder, tmp_path / "mine")
+    other = tmp_path / "other.yaml"
+    other.write_text(file.read_text().replace("kind: carot", "kind: zero_shot"))
+    said = say("train", other, "--out", mine)
+    assert said.status == 1
+    assert "holds a run of another RunSpec" in said.text
+    assert "--overwrite" in said.text
+    fresh = say("train", other, "--out", mine, "--overwrite", "--json")
+    assert fresh.status == 0, fresh.text
+    assert json.loads(fresh.stdout)["spec"]["method"]["kind"] == "zero_shot"
+    assert_contract(json.loads(fresh.stdout))
+
+
+def test_train__a_first_signal_saves_and_the_same_command_goes_on(
+    run_spec: Any, tmp_path: Path, home: Path, say: Callable[..., Said]
+) -> None:
+    spec = run_spec("flyp", train={"epochs": 50, "spectrum_every_epochs": 0})
+    file, folder = write(tmp_path / "run.yaml", spec), tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "calift", "train", file, "--out", str(folder), "--json"],
+        cwd=ROOT,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        curve = folder / "metrics.jsonl"
+        until(lambda: curve.is_file() and curve.stat().st_size, timeout_s=120, what="a step")
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait(60)
+    assert process.returncode == 130
+    assert json.loads(stdout)["error"]["code"] == "INTERRUPTED"
+    assert "The same command goes on from there." in stderr
+    said = say("train", file, "--out", folder)
+    assert said.status == 0
+    assert re.search(r"Going on from the checkpoint of step \d+", said.text)
+
+
+# ------------------------------------------------------------------------------------ evaluate
+
+
+def test_evaluate__judges_on_a_new_shift_and_on_corruptions(
+    trained: Any, say: Callable[..., Said], tmp_path: Path
+) -> None:
+    _, folder, _ = trained
+    write_classes(tmp_path / "dark", n=4, seed=3, gain=0.3)
+    said = say(
+        "evaluate",
+        folder,
+        "--out",
+        tmp_path / "judged",
+        "--shift",
+        f"dark=folder:{tmp_path}/dark",
+        "--corruptions",
+        "contrast",
+        "--severities",
+        "5",
+        "--json",
+    )
+    assert said.status == 0, said.text
+    document = json.loads(said.stdout)
+    assert_contract(document)
+    rows = {e["dataset"]: e for e in document["evaluations"]}
+    assert list(rows) == ["photos/test", "art", "dark", "contrast/5"]
+    first = json.loads((folder / "report.json").read_text())
+    assert rows["photos/test"]["accuracy"] == first["summary"]["id_accuracy"]
+    assert rows["dark"]["n"] == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--shift", "dark"), "--shift takes NAME=folder:PATH, got 'dark'"),
+        (("--corruptions", "fogg"), "unknown corruption 'fogg'"),
+        (("--corruptions", "fog", "--severities", "hard"), "numbers from 1 to 5, got 'hard'"),
+        (("--corruptions", "fog", "--severities", "9"), "#/suite/corruptions/severities"),
+        (("--suite", "gone.yaml"), "cannot read the RunSpec 'gone.yaml'"),
+    ],
+)
+def test_evaluate__wrong_arguments_are_sentences(
+    trained: Any,
+    say: Callable[..., Said],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    said = say("evaluate", trained[1], "--out", tmp_path / "judged", *arguments)
+    assert said.status == 1
+    assert words in said.text
+
+
+def test_evaluate__a_folder_without_a_run_is_a_sentence(
+    say: Callable[..., Said], tmp_path: Path
+) -> None:
+    said = say("evaluate", tmp_path, "--out", tmp_path / "judged")
+    assert said.status == 1
+    assert "holds no run" in said.text
+
+
+# ------------------------------------------------------------------------------ list and doctor
+
+
+@pytest.mark.parametrize("what", ["methods", "models", "datasets"])
+def test_list__without_a_service_tells_of_this_installation(
+    say: Callable[..., Said], what: str
+) -> None:
+    said = say("list", what, "--json")
+    assert said.status == 0, said.text
+    items = json.loads(said.stdout)
+    key = {"methods": "kind", "models": "name", "datasets": "id"}[what]
+    names = {item[key] for item in items}
+    assert names & {"carot", "calift-tiny", "fashion-mnist"}
+    assert say("list", what).status == 0
+
+
+def test_doctor__finds_what_is_here_and_says_what_to_do_about_the_rest(
+    say: Callable[..., Said],
+) -> None:
+    said = say("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(said.stdout)}
+    assert checks["extra [train]"]["state"] == "ok"
+    assert checks["service"]["state"] == "warn"
+    assert checks["CALIFT_HOME"]["state"] in ("ok", "warn")
+    for check in checks.values():
+        assert check["detail"]
+        assert check["state"] == "ok" or check["hint"]
+
+
+def test_doctor__a_home_that_cannot_be_written_is_a_failure(
+    say: Callable[..., Said], tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CALIFT_HOME", str(tmp_path / "file"))
+    said = say("doctor", "--json")
+    assert said.status == 1
+    (check,) = [c for c in json.loads(said.stdout) if c["name"] == "CALIFT_HOME"]
+    assert check["state"] == "fail"
+    assert "CALIFT_HOME" in check["hint"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("runs", "list"), ("submit", str(EXAMPLES / "laptop.yaml")), ("compare", "a", "b")],
+)
+def test_service__none_that_answers_is_a_sentence(
+    say: Callable[..., Said], arguments: tuple[str, ...]
+) -> None:
+    said = say(*arguments, "--json")
+    assert said.status == 1
+    assert json.loads(said.stdout)["error"]["code"] == "SERVICE_UNAVAILABLE"
+
+
+def test_version__is_the_packages(say: Callable[..., Said]) -> None:
+    assert say("version").stdout.strip() == __version__
+
+
+def test_submit__relative_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    spec = parse_spec(
+        {
+            "name": "a",
+            "model": {"name": "config.json", "pretrained": "openai"},
+            "method": {"kind": "flyp"},
+            "suite": {"id": "folder:photos", "shifts": {"art": "folder:/data/art"}},
+        }
+    )
+    made = service.with_absolute_paths(spec)
+    assert made.model.name == str(tmp_path / "config.json")
+    assert made.model.pretrained == "openai"
+    assert made.suite.id == f"folder:{tmp_path / 'photos'}"
+    assert made.suite.shifts == {"art": "folder:/data/art"}
+    assert service.with_absolute_paths(made) == made
+    mine = spec.model_copy(update={"model": ModelSpec(name="local-dir:model")})
+    assert service.with_absolute_paths(mine).model.name == f"local-dir:{tmp_path / 'model'}"

@@ -1,0 +1,293 @@
+"""Counting a suite without loading it: the numbers are those that the loaders deliver."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calift_core.data.corruptions import CORRUPTIONS
+from calift_core.data.counting import SuiteCounts, count_suite
+from calift_core.data.listing import Budget
+from calift_core.data.suites.domains import DOMAIN_SUITES
+from calift_core.data.suites.fashion import fashion_mnist_folder
+from calift_core.data.suites.load import load_suite
+from calift_core.errors import DataError, UnknownNameError
+from calift_core.evaluation.items import n_images_of
+from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, SuiteSpec
+from tests.core.conftest import write_classes
+from tests.core.data.test_suites import (  # noqa: F401 - fixtures
+    PACS,
+    _no_settings,
+    cifar10_c,
+    cifar_tree,
+    fill,
+    imagenet_c,
+    linked,
+    pacs,
+    png,
+    tree,
+)
+
+#: Splits, limits and corruptions that no default would give by chance.
+MORE: dict[str, Any] = {
+    "fractions": {"pretrain": 0.05, "validation": 0.15, "calibration": 0.07, "test": 0.3},
+    "limits": {"train": 9, "test": 7},
+}
+
+
+def as_loaded(suite: str, **more: Any) -> SuiteCounts:
+    """The counts of a suite, which must be those of the loaded one."""
+    spec = SuiteSpec.model_validate({"id": suite, **more})
+    counts, loaded = count_suite(spec), load_suite(spec)
+    assert counts.parts == {part: len(images) for part, images in loaded.parts.items()}
+    assert counts.shifts == {name: len(images) for name, images in loaded.shifts.items()}
+    assert counts.corruptions == len(loaded.corruption_plan)
+    assert counts.evaluated is not None
+    assert counts.selection is not None
+    assert counts.evaluated + counts.selection == n_images_of(loaded)
+    assert counts.basis == "counted on this machine"
+    assert not counts.absent
+    assert not counts.problems
+    return counts
+
+
+def of(suite: str, **more: Any) -> SuiteCounts:
+    return count_suite(SuiteSpec.model_validate({"id": suite, **more}))
+
+
+# --------------------------------------------------------------- as the loaders deliver them
+
+
+@pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "split"])
+def test_count__of_folders_is_what_is_loaded(tmp_path: Path, more: dict[str, Any]) -> None:
+    write_classes(tmp_path / "all", PACS, n=9, seed=1)
+    (tmp_path / "all" / "dog" / "._photo.jpg").write_bytes(b"none")
+    (tmp_path / "all" / "dog" / "notes.txt").write_bytes(b"none")
+    shutil.copytree(tmp_path / "all" / "cat" if False else tmp_path / "all" / "dog",
+                    tmp_path / "all" / "dog" / "more")  # fmt: skip
+    corruptions = {"names": ["fog", "fog", "snow"], "severities": [1, 4], "limit": 5}
+    counts = as_loaded(f"folder:{tmp_path}/all", corruptions=corruptions, **more)
+    assert counts.corrupted == 4 * 5
+    for part in ("train", "val", "test"):
+        write_classes(tmp_path / "parts" / part, PACS, n=5, seed=len(part))
+    shifts = {"art": f"folder:{tmp_path}/all", "parts": f"folder:{tmp_path}/parts"}
+    counts = as_loaded(f"folder:{tmp_path}/parts", shifts=shifts, **more)
+    assert counts.parts["validation"] == 35
+    assert counts.shifts == {"art": 72, "parts": 35}
+
+
+@pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "split"])
+def test_count__of_imagenet_is_what_is_loaded(tree: Path, more: dict[str, Any]) -> None:  # noqa: F811
+    counts = as_loaded(f"imagenet:{tree}", **more)
+    assert counts.shifts["objectnet"] == 226
+    fewer = as_loaded(f"imagenet:{tree}", shifts={"objectnet": "none"}, **more)
+    assert fewer.evaluated == (counts.evaluated or 0) - 226
+
+
+def test_count__of_imagenet_c_is_what_is_loaded(imagenet_c: Path) -> None:  # noqa: F811
+    assert as_loaded("imagenet-c").corrupted == 75_000
+    some = {"names": ["fog", "snow"], "severities": [2], "limit": 30}
+    assert as_loaded("imagenet-c", corruptions=some).corrupted == 60
+    lacking = of("imagenet-c", corruptions={"names": ["saturate"], "severities": [1, 2]})
+    assert "stored corruptions saturate" in lacking.absent[0].message
+    assert lacking.corruptions == 2
+
+
+@pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "split"])
+@pytest.mark.parametrize("kind", ["python", "binary"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_count__of_cifar_batches_is_what_is_loaded(
+    tmp_path: Path, name: str, kind: str, more: dict[str, Any]
+) -> None:
+    cifar_tree(tmp_path, name, kind)
+    as_loaded(f"{name}:{tmp_path}", **more)
+
+
+def test_count__of_cifar_in_folders_is_what_is_loaded(tmp_path: Path) -> None:
+    from calift_core.data.suites.cifar import CIFAR
+
+    images = {c: png((1, 2, 3), side=32) for c in CIFAR["cifar10"].classes}
+    fill(tmp_path / "train", images, [f"{i}.png" for i in range(6)])
+    fill(tmp_path / "test", images, ["0.png"])
+    as_loaded(f"cifar10:{tmp_path}", **MORE)
+
+
+def test_count__of_cifar_c_is_what_is_loaded(cifar10_c: Path) -> None:  # noqa: F811
+    assert as_loaded(f"cifar10-c:{cifar10_c}").corrupted == 75 * 12
+    extra = as_loaded(f"cifar10-c:{cifar10_c.parent}", corruptions={"names": ["saturate"]}, **MORE)
+    assert extra.corrupted == 3 * 7
+    np.save(cifar10_c / "fog.npy", np.zeros((59, 32, 32, 3), np.uint8))
+    (problem,) = of(f"cifar10-c:{cifar10_c}").problems
+    assert "must hold 60 images, it holds 59" in problem.message
+
+
+@pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "split"])
+def test_count__of_domains_is_what_is_loaded(pacs: Path, more: dict[str, Any]) -> None:  # noqa: F811
+    counts = as_loaded(f"pacs:{pacs}", **more)
+    assert counts.shifts == dict.fromkeys(("art_painting", "cartoon", "sketch"), 42)
+    as_loaded(f"pacs:{pacs}#Sketch", shifts={"photo": "none"}, **more)
+    shutil.rmtree(pacs / "splits")
+    as_loaded(f"domains:{pacs}#cartoon", **more)
+
+
+def test_count__of_listed_domains_is_what_is_loaded(tmp_path: Path) -> None:
+    known = DOMAIN_SUITES["domainnet"]
+    folders = [f"class_{k:03d}" for k in range(known.n_classes)]
+    for domain in known.images:
+        fill(tmp_path / domain, dict.fromkeys(folders, png((5, 5, 5))), ["0.jpg", "1.jpg"])
+        lines = [f"{domain}/{folder}/1.jpg {k}" for k, folder in enumerate(folders)]
+        (tmp_path / f"{domain}_test.txt").write_text("\n".join(lines) + "\n")
+    counts = as_loaded(f"domainnet:{tmp_path}#sketch")
+    assert counts.parts["test"] == counts.shifts["real"] == known.n_classes
+
+
+@pytest.mark.skipif(fashion_mnist_folder() is None, reason="Fashion-MNIST is not here")
+def test_count__of_fashion_mnist_is_what_is_loaded() -> None:
+    some = {"names": "benchmark", "severities": [1, 5], "limit": 100}
+    assert as_loaded("fashion-mnist", corruptions=some).corrupted == 3000
+    as_loaded("fashion-mnist", **MORE)
+
+
+def test_count__of_a_small_fashion_mnist_is_what_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_FASHION_MNIST", str(tmp_path))
+    for part, n in (("train", 50_020), ("t10k", 30)):
+        images = struct.pack(">BBBBIII", 0, 0, 8, 3, n, 2, 2) + bytes(4 * n)
+        labels = struct.pack(">BBBBI", 0, 0, 8, 1, n) + bytes(n)
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    counts = as_loaded("fashion-mnist")
+    assert counts.parts == {
+        "pretrain": 40_000, "train": 10_000, "validation": 20, "calibration": 0, "test": 30,
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------ what is not on this machine
+
+
+@pytest.mark.parametrize(
+    ("suite", "train", "evaluated"),
+    [
+        ("cifar10", 40_000, 10_000),
+        ("cifar100", 40_000, 10_000),
+        ("cifar10-c", 40_000, 760_000),
+        ("imagenet", 1_024_934, 166_963),
+        ("imagenet-c", 1_024_934, 50_000 * 76),
+        ("pacs", 1002, 334 + 2048 + 2344 + 3929),
+        ("pacs:sketch", 2357, 786 + 2048 + 2344 + 1670),
+        ("vlcs", 2026, 675 + 1415 + 2656 + 3282),
+        ("office-home", 2614, 871 + 2427 + 4365 + 4439),
+        ("domainnet", 105_196, 35_065 + 48_837 + 53_201 + 75_759 + 172_500 + 70_386),
+    ],
+)
+def test_count__published_sizes_where_the_data_is_not(
+    suite: str, train: int, evaluated: int
+) -> None:
+    counts = of(suite)
+    assert counts.absent[0].pointer == "#/suite/id"
+    assert counts.basis.startswith("published sizes")
+    # CIFAR's own names are known, so its split is; the others' is what to expect of a hash.
+    assert counts.parts["train"] == pytest.approx(train, abs=250 if "cifar" in suite else 1)
+    assert counts.evaluated == evaluated
+    n = sum(counts.parts.values())
+    assert counts.selection == pytest.approx(0.2 * (n - (0 if "test" in suite else 0)), rel=0.3)
+
+
+def test_count__only_what_cannot_be_downloaded_stands_in_the_way(tmp_path: Path) -> None:
+    assert [item.fetched for item in of("cifar10").absent] == [True]
+    assert [item.fetched for item in of(f"cifar10:{tmp_path}").absent] == [False]
+    assert [item.fetched for item in of("imagenet").absent] == [False]
+    assert [item.fetched for item in of(f"folder:{tmp_path}/none").absent] == [False]
+
+
+def test_count__of_a_folder_that_is_not_there_is_unknown(tmp_path: Path) -> None:
+    counts = of(f"folder:{tmp_path}/none", shifts={"art": f"folder:{tmp_path}/art"})
+    assert [item.pointer for item in counts.absent] == ["#/suite/id"]
+    assert (counts.parts, counts.evaluated, counts.selection) == ({}, None, None)
+
+
+def test_count__a_shift_that_is_not_there_is_named_and_the_sum_unknown(pacs: Path) -> None:  # noqa: F811
+    counts = of(f"folder:{pacs}/photo", shifts={"oil": f"folder:{pacs}/oil"})
+    (item,) = counts.absent
+    assert (item.pointer, counts.evaluated) == ("#/suite/shifts/oil", None)
+    assert "the shift 'oil': there is no folder" in item.message
+    assert sum(counts.parts.values()) == 42
+
+
+def test_count__folders_that_do_not_fit_are_problems(pacs: Path, tmp_path: Path) -> None:  # noqa: F811
+    (pacs / "art_painting" / "cat").mkdir()
+    counts = of(f"folder:{pacs}/photo", shifts={"art": f"folder:{pacs}/art_painting"})
+    (problem,) = counts.problems
+    assert problem.pointer == "#/suite/shifts/art"
+    assert "has cat, which the ID data does not" in problem.message
+    (tmp_path / "flat").mkdir()
+    (problem,) = of(f"folder:{tmp_path}/flat").problems
+    assert "at least 2 class folders" in problem.message
+
+
+def test_count__names_that_nothing_has_are_errors(pacs: Path) -> None:  # noqa: F811
+    with pytest.raises(UnknownNameError, match="unknown domain 'oil'"):
+        of("pacs:oil")
+    with pytest.raises(UnknownNameError, match="Did you mean 'objectnet'"):
+        of("imagenet", shifts={"objectnett": "none"})
+    with pytest.raises(UnknownNameError, match="Did you mean 'pacs'"):
+        of("pcas")
+
+
+# ------------------------------------------------------------------------------- how much of it
+
+
+def test_budget__a_larger_folder_is_left_alone(pacs: Path) -> None:  # noqa: F811
+    spec = SuiteSpec.model_validate({"id": f"folder:{pacs}/photo"})
+    assert count_suite(spec, Budget(entries=500)).evaluated is not None
+    counts = count_suite(spec, Budget(entries=20))
+    assert counts.evaluated is None
+    assert counts.basis == "unknown: there are more than 20 files"
+    named = count_suite(SuiteSpec(id=f"pacs:{pacs}"), Budget(entries=60))
+    assert named.evaluated == 334 + 2048 + 2344 + 3929
+    assert named.basis == "published sizes: there are more than 60 files"
+    assert not named.absent
+    slow = count_suite(spec, Budget(seconds=0))
+    assert "more files than can be counted in 0 s" in slow.basis
+
+
+def test_budget__no_more_is_looked_at_than_was_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(40):
+        (tmp_path / "deep" / "a" / f"{k}").mkdir(parents=True)
+    (tmp_path / "deep" / "b").mkdir()
+    seen = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda *path: seen.append(path) or real(*path))
+    count_suite(SuiteSpec(id=f"folder:{tmp_path}/deep"), Budget(entries=45))
+    assert 0 < len(seen) < 12
+
+
+# ------------------------------------------------------------------------------ corruptions
+
+
+def test_corruptions__the_spec_knows_the_names_that_can_be_computed() -> None:
+    assert list(CORRUPTIONS) == [*BENCHMARK_CORRUPTIONS, *EXTRA_CORRUPTIONS]
+
+
+def test_corruptions__a_misspelt_one_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match="unknown corruption 'gausian_noise'. Did you mean 'gauss"):
+        SuiteSpec.model_validate({"corruptions": {"names": ["fog", "gausian_noise"]}})
+    with pytest.raises(ValueError, match="'all' stands for several"):
+        SuiteSpec.model_validate({"corruptions": {"names": ["fog", "all"]}})
+
+
+def test_shift__a_value_that_names_no_folder_is_a_problem(pacs: Path) -> None:  # noqa: F811
+    (problem,) = of(f"folder:{pacs}/photo", shifts={"art": "art"}).problems
+    assert "expected folder:PATH, got 'art'" in problem.message
+    with pytest.raises(DataError, match="expected folder:PATH"):
+        raise DataError(problem.message)

@@ -1,0 +1,765 @@
+"""Images, splits, suites and batches."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from calift_core.catalogue import available_suites
+from calift_core.data.cache import CACHE_SHARE, cached, kept_in_memory
+from calift_core.data.corrupted import corrupted
+from calift_core.data.corruptions import corrupt, image_seed
+from calift_core.data.crops import random_resized_crop
+from calift_core.data.decode import decode
+from calift_core.data.images import ImageSet, split_by_hash
+from calift_core.data.loader import (
+    EvalView,
+    Normalise,
+    TrainView,
+    epoch_order,
+    eval_batches,
+    feature_batches,
+    steps_per_epoch,
+    train_batches,
+)
+from calift_core.data.preprocess import Preprocess
+from calift_core.data.sources import ArraySource, FileSource, check_headers
+from calift_core.data.styles import STYLES
+from calift_core.data.suites import SUITES
+from calift_core.data.suites.fashion import FASHION_SPLIT, fashion_mnist_folder
+from calift_core.data.suites.load import Suite, load_suite
+from calift_core.errors import (
+    DataError,
+    DataUnavailableError,
+    SpecError,
+    UnknownNameError,
+    UnreadableImageError,
+)
+from calift_core.schema.spec import SuiteSpec
+from tests.core.conftest import CLASSES, write_classes
+
+few = settings(max_examples=25, deadline=None)
+CPU = torch.device("cpu")
+PLAIN = Normalise((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), CPU)
+
+
+def array_set(n: int, *, side: int = 8, seed: int = 0, names: Sequence[str] | None = None) -> Any:
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    return ImageSet(
+        "set",
+        ArraySource(pixels, f"key {seed}"),
+        tuple(names or (f"{i}.png" for i in range(n))),
+        np.arange(n) % 3,
+        np.arange(n),
+    )
+
+
+def suite_of(root: Path, **more: Any) -> Suite:
+    return load_suite(SuiteSpec(id=f"folder:{root}", **more))
+
+
+def noise(height: int, width: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# ----------------------------------------------------------------------------------- splits
+
+names = st.lists(st.text("abcdef/", min_size=1, max_size=6), min_size=1, max_size=60, unique=True)
+fractions = st.fixed_dictionaries(
+    {"validation": st.floats(0, 0.3), "calibration": st.floats(0, 0.3), "test": st.floats(0, 0.3)}
+)
+
+
+@few
+@given(names, fractions)
+def test_split__parts_are_disjoint_and_cover_the_set(
+    ids: list[str], shares: dict[str, float]
+) -> None:
+    whole = array_set(len(ids), names=ids)
+    parts = split_by_hash(whole, shares, "train")
+    assert list(parts) == [*shares, "train"]
+    together = [image_id for part in parts.values() for image_id in part.ids]
+    assert sorted(together) == sorted(ids)
+    for part in parts.values():
+        for position, image_id in enumerate(part.ids):
+            at = ids.index(image_id)
+            assert part.labels[position] == whole.labels[at]
+            assert np.array_equal(part.image(position), whole.image(at))
+
+
+@few
+@given(names, fractions, st.randoms())
+def test_split__an_image_stays_where_it_is_whatever_comes_with_it_and_in_any_order(
+    ids: list[str], shares: dict[str, float], random: Any
+) -> None:
+    some = random.sample(ids, random.randint(1, len(ids)))
+    whole = split_by_hash(array_set(len(ids), names=ids), shares, "train")
+    less = split_by_hash(array_set(len(some), names=some), shares, "train")
+    for part, images in less.items():
+        assert set(images.ids) == set(whole[part].ids) & set(some)
+
+
+def test_split__shares_are_met_in_the_large() -> None:
+    parts = split_by_hash(array_set(4000, side=1), {"validation": 0.1, "test": 0.25}, "train")
+    assert len(parts["validation"]) / 4000 == pytest.approx(0.1, abs=0.02)
+    assert len(parts["test"]) / 4000 == pytest.approx(0.25, abs=0.03)
+
+
+@few
+@given(names, st.integers(1, 60), st.integers(1, 60))
+def test_limited__fewer_images_are_among_the_more(ids: list[str], one: int, other: int) -> None:
+    images = array_set(len(ids), names=ids)
+    small, large = images.limited(min(one, other)), images.limited(max(one, other))
+    assert len(small) == min(one, other, len(ids))
+    assert set(small.ids) <= set(large.ids)
+    assert [i for i in ids if i in set(small.ids)] == list(small.ids)  # order is kept
+
+
+def test_image_set__hash_changes_with_pixels_ids_and_labels() -> None:
+    base = array_set(5)
+    others = [
+        base,
+        array_set(5, seed=1),
+        array_set(5, names="abcde"),
+        base.take([0, 1, 2], "set"),
+        ImageSet("set", base.source, base.ids, base.labels[::-1].copy(), base.indices),
+    ]
+    assert len({images.sha256 for images in others}) == len(others)
+    assert array_set(5).sha256 == base.sha256
+
+
+# ---------------------------------------------------------------------------------- folders
+
+
+def test_folder_suite__parts_come_off_by_path_hash(photos: Path) -> None:
+    suite = suite_of(photos)
+    assert suite.classes == CLASSES
+    assert suite.class_names == tuple(name.replace("_", " ") for name in CLASSES)
+    assert sum(map(len, suite.parts.values())) == 120
+    for images in suite.parts.values():
+        for image_id, label in zip(images.ids, images.labels, strict=True):
+            assert image_id.startswith(CLASSES[label] + "/")
+    assert {part: s.ids for part, s in suite_of(photos).parts.items()} == {
+        part: s.ids for part, s in suite.parts.items()
+    }
+
+
+def test_folder_suite__adding_images_moves_no_other(photos: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(photos, tmp_path / "more")
+    before = suite_of(root)
+    Image.fromarray(noise(9, 9)).save(root / CLASSES[1] / "000-new.png")
+    after = suite_of(root)
+    for part, images in before.parts.items():
+        assert set(images.ids) <= set(after.parts[part].ids)
+    assert sum(map(len, after.parts.values())) == 121
+
+
+def test_folder_suite__parts_on_disk_are_taken_as_they_are(tmp_path: Path) -> None:
+    for part, n in (("train", 10), ("val", 3), ("test", 4)):
+        write_classes(tmp_path / part, n=n)
+    suite = suite_of(tmp_path)
+    sizes = {part: len(images) for part, images in suite.parts.items()}
+    assert sizes["validation"] == 9
+    assert sizes["test"] == 12
+    assert sizes["train"] + sizes["calibration"] == 30
+    assert all(image_id.startswith("val/") for image_id in suite.parts["validation"].ids)
+
+
+def test_folder_suite__limits_and_class_names_are_applied(photos: Path) -> None:
+    suite = suite_of(photos, limits={"train": 7}, class_names={"red_thing": "apple"})
+    assert len(suite.parts["train"]) == 7
+    assert suite.class_names == ("blue thing", "green thing", "apple")
+    with pytest.raises(SpecError, match="'rd_thing'.*it has"):
+        suite_of(photos, class_names={"rd_thing": "apple"})
+
+
+def test_folder_suite__hidden_files_and_other_files_are_no_images(tmp_path: Path) -> None:
+    write_classes(tmp_path, n=5)
+    (tmp_path / CLASSES[0] / "._000.png").write_bytes(b"a resource fork")
+    (tmp_path / CLASSES[0] / "notes.txt").write_text("hello")
+    (tmp_path / ".cache").mkdir()
+    assert sum(map(len, suite_of(tmp_path).parts.values())) == 15
+
+
+def test_suite__evaluations_are_id_then_shifts_then_corruptions(
+    photos: Path, paintings: Path, home: Path
+) -> None:
+    suite = suite_of(
+        photos,
+        shifts={"art": f"folder:{paintings}"},
+        corruptions={"names": ["contrast", "fog"], "severities": [1, 5], "limit": 4},
+    )
+    seen = [(images.name, role, len(images)) for images, role, *_ in suite.evaluations()]
+    n_test = len(suite.parts["test"])
+    assert seen == [
+        ("photos/test", "id", n_test),
+        ("art", "shift", 24),
+        ("contrast/1", "corruption", 4),
+        ("contrast/5", "corruption", 4),
+        ("fog/1", "corruption", 4),
+        ("fog/5", "corruption", 4),
+    ]
+
+
+def test_suite__a_shift_with_parts_is_judged_on_its_test_part(photos: Path, tmp_path: Path) -> None:
+    for part, n in (("train", 3), ("test", 2)):
+        write_classes(tmp_path / part, n=n)
+    assert len(suite_of(photos, shifts={"art": f"folder:{tmp_path}"}).shifts["art"]) == 6
+
+
+# ------------------------------------------------------------------------------- clear errors
+
+
+def test_suite__unknown_names_and_absent_folders_are_told(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown suite 'fashion-mist'.*'fashion-mnist'"):
+        load_suite(SuiteSpec(id="fashion-mist"))
+    with pytest.raises(DataUnavailableError, match="there is no folder .*gone.*one folder of"):
+        suite_of(tmp_path / "gone")
+    with pytest.raises(SpecError, match="expected folder:PATH, got 'art'"):
+        suite_of(photos, shifts={"art": "art"})
+
+
+def test_suite__a_class_that_a_shift_lacks_or_adds_is_named(photos: Path, tmp_path: Path) -> None:
+    write_classes(tmp_path, (*CLASSES[:2], "violet_thing"), n=2)
+    with pytest.raises(DataError) as caught:
+        suite_of(photos, shifts={"art": f"folder:{tmp_path}"})
+    sentence = str(caught.value)
+    assert "the shift 'art'" in sentence
+    assert "lacks the class folders red_thing" in sentence
+    assert "has violet_thing" in sentence
+
+
+def test_suite__an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    write_classes(tmp_path, n=2)
+    (tmp_path / "yellow_thing").mkdir()
+    with pytest.raises(DataError, match="class folder 'yellow_thing' in .* has no images"):
+        suite_of(tmp_path)
+
+
+def test_suite__one_class_is_too_few(tmp_path: Path) -> None:
+    write_classes(tmp_path, CLASSES[:1], n=2)
+    with pytest.raises(DataError, match="at least 2 class folders"):
+        suite_of(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["val", "validation", "test"])
+def test_suite__part_folders_without_train_are_refused(tmp_path: Path, part: str) -> None:
+    write_classes(tmp_path / part, n=2)
+    with pytest.raises(DataError, match=rf"part folders \['{part}'\] but no train folder"):
+        suite_of(tmp_path)
+
+
+def test_suite__an_absent_part_says_what_there_is(photos: Path) -> None:
+    with pytest.raises(DataError, match=r"no images in its pretrain part, it has \{'validation'"):
+        suite_of(photos).part("pretrain")
+
+
+def test_suite__unreadable_images_are_named_before_anything_starts(tmp_path: Path) -> None:
+    write_classes(tmp_path, n=5)
+    (tmp_path / CLASSES[0] / "text.jpg").write_text("I am no picture")
+    (tmp_path / CLASSES[2] / "empty.png").write_bytes(b"")
+    with pytest.raises(UnreadableImageError) as caught:
+        check_headers(suite_of_all(tmp_path))
+    assert "text.jpg" in str(caught.value)
+    assert "empty.png" in str(caught.value)
+    with pytest.raises(UnreadableImageError, match=r"is not an image that can be read \(JPEG, PNG"):
+        suite_of(tmp_path)
+
+
+def suite_of_all(root: Path) -> ImageSet:
+    from calift_core.data.suites.folders import scan
+
+    return scan(root, CLASSES, "all", "")
+
+
+@pytest.mark.parametrize("name", ["cut.jpg", "cut.png"])
+def test_decode__a_truncated_image_is_told(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    Image.fromarray(noise(64, 64)).save(path)
+    path.write_bytes(path.read_bytes()[:-600])
+    with pytest.raises(UnreadableImageError, match=f"{name}' is damaged"):
+        decode(path)
+
+
+def test_decode__a_picture_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.png"
+    Image.fromarray(noise(20, 30)).save(path)
+    monkeypatch.setattr("calift_core.data.decode.MAX_PIXELS", 599)
+    with pytest.raises(UnreadableImageError, match="has 30 × 20 pixels, at most 599"):
+        decode(path)
+
+
+def test_decode__a_format_that_is_not_on_the_list_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "page.png"
+    buffer = io.BytesIO()
+    Image.fromarray(noise(8, 8)).save(buffer, "PDF")
+    path.write_bytes(buffer.getvalue())
+    with pytest.raises(UnreadableImageError):
+        decode(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow also says what it read past
+@few
+@given(st.binary(max_size=200), st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]))
+def test_decode__damage_of_any_kind_is_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, garbage: bytes, kind: str
+) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(12, 12)).save(buffer, kind)
+    content = bytearray(buffer.getvalue())
+    at = len(garbage) % len(content)
+    content[at : at + len(garbage)] = garbage
+    path = tmp_path_factory.getbasetemp() / "garbage.img"
+    path.write_bytes(content)
+    try:
+        pixels = decode(path)
+    except UnreadableImageError as error:
+        assert "garbage.img" in error.message  # noqa: PT017 - some damage does no harm
+    else:
+        assert pixels.ndim == 3
+
+
+# ------------------------------------------------------------------------------------ pixels
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decode__exif_orientation_is_undone_as_pil_does(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    path = tmp_path / f"turned.{kind.lower()}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise(6, 10)).save(path, kind, exif=exif)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(decode(path), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
+def test_decode__every_mode_becomes_three_channels(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
+    Image.fromarray(noise(7, 5)).convert(mode).save(path)
+    pixels = decode(path)
+    assert pixels.shape == (7, 5, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_array_source__grey_images_have_three_equal_channels() -> None:
+    grey = noise(4, 4)[None, :, :, 0]
+    pixels = ArraySource(grey, "").image(0)
+    assert pixels.shape == (4, 4, 3)
+    assert (pixels == grey[0][:, :, None]).all()
+
+
+@few
+@given(
+    st.integers(2, 40),
+    st.integers(2, 40),
+    st.integers(1, 32),
+    st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)),
+    st.integers(0, 999),
+)
+def test_random_crop__has_the_size_and_depends_on_the_generator_alone(
+    h: int, w: int, size: int, scale: tuple[float, float], seed: int
+) -> None:
+    pixels, scale = noise(h, w), (min(scale), max(scale))
+    made = [
+        random_resized_crop(
+            pixels, Preprocess(size), rng=np.random.default_rng(seed), scale=scale, flip=True
+        )
+        for _ in range(2)
+    ]
+    assert made[0].shape == (size, size, 3)
+    assert np.array_equal(*made)
+
+
+def test_random_crop__of_the_whole_image_is_the_plain_one_or_its_mirror() -> None:
+    pixels = noise(16, 16)
+    seen = set()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        out = random_resized_crop(pixels, Preprocess(16), rng=rng, scale=(1.0, 1.0), flip=True)
+        seen.add(
+            "plain"
+            if np.array_equal(out, pixels)
+            else "mirror"
+            if np.array_equal(out, pixels[:, ::-1])
+            else "other"
+        )
+    assert seen == {"plain", "mirror"}
+
+
+def test_corrupted__is_the_corruption_seeded_by_each_images_name() -> None:
+    base = array_set(4, side=32)
+    images = corrupted(base.take([2, 0], "part"), "gaussian_noise", 3, seed=5)
+    assert images.name == "gaussian_noise/3"
+    for position, image_id in enumerate(("2.png", "0.png")):
+        seed = image_seed(5, image_id, "gaussian_noise", 3)
+        original = base.image(int(image_id[0]))
+        expected = corrupt(original, "gaussian_noise", 3, seed=seed)
+        assert np.array_equal(images.image(position), expected)
+        assert not np.array_equal(expected, original)
+
+
+def test_cached__has_the_same_pixels_and_is_made_once(tmp_path: Path) -> None:
+    images = corrupted(array_set(5, side=32), "shot_noise", 2, seed=0)
+    fast = cached(images, folder=tmp_path)
+    assert isinstance(fast.source, ArraySource)
+    for i in range(5):
+        assert np.array_equal(fast.image(i), images.image(i))
+    assert fast.ids == images.ids
+    assert fast.sha256 == images.sha256
+    (file,) = (tmp_path / "images").iterdir()
+    written = file.stat().st_mtime_ns
+    cached(images, folder=tmp_path)
+    assert file.stat().st_mtime_ns == written
+    cached(corrupted(array_set(5, side=32), "shot_noise", 3, seed=0), folder=tmp_path)
+    assert len(list((tmp_path / "images").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"no array", None])
+def test_cached__a_damaged_file_is_told(tmp_path: Path, damage: bytes | None) -> None:
+    images = corrupted(array_set(5, side=32), "contrast", 2, seed=0)
+    cached(images, folder=tmp_path)
+    (file,) = (tmp_path / "images").iterdir()
+    file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
+    with pytest.raises(DataError, match=r"cached images .*\.npy are damaged.*Delete the file"):
+        cached(images, folder=tmp_path)
+
+
+def test_cached__images_of_mixed_sizes_are_read_as_they_are(tmp_path: Path) -> None:
+    write_classes(tmp_path / "a", n=2)
+    Image.fromarray(noise(30, 30)).save(tmp_path / "a" / CLASSES[1] / "other.png")
+    images = suite_of_all(tmp_path / "a")
+    assert cached(images, folder=tmp_path) is images
+    assert not (tmp_path / "images").exists()
+
+
+# ------------------------------------------------------------------------------- in memory
+
+
+def photos_of_many_sizes(folder: Path, n: int = 10) -> ImageSet:
+    """PNGs and JPEGs of different sizes, one of them on its side."""
+    folder.mkdir()
+    paths = []
+    for i in range(n):
+        image = Image.fromarray(noise(9 + i, 14 - i // 2, seed=i))
+        exif = Image.Exif()
+        if i == 1:
+            exif[0x0112] = 6
+        paths.append(folder / f"{i}.{'jpg' if i % 2 else 'png'}")
+        image.save(paths[-1], exif=exif)
+    positions = np.arange(n)
+    source = FileSource(tuple(paths))
+    return ImageSet("photos", source, tuple(map(str, range(n))), positions % 3, positions)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_in_memory__batches_are_the_same_and_the_second_epoch_reads_no_file(
+    tmp_path: Path, workers: int
+) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos").take([7, 0, 1, 2, 9, 4, 5, 3], "some")
+    plain = batches(view_of(images), total=4)
+    view = view_of(kept_in_memory(images))
+    first = batches(view, total=2, workers=workers)
+    shutil.rmtree(tmp_path / "photos")
+    second = batches(view, start=2, total=4, workers=workers)
+    assert all(equal(a, b) for a, b in zip(plain, first + second, strict=True))
+
+
+def test_kept_in_memory__what_was_not_asked_for_is_not_there(tmp_path: Path) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos")
+    kept = kept_in_memory(images)
+    assert np.array_equal(kept.image(3), images.image(3))
+    assert kept.image(1).shape == (14, 10, 3)  # 10 × 14 pixels, turned upright
+    expected = images.image(3)
+    shutil.rmtree(tmp_path / "photos")
+    assert np.array_equal(kept.image(3), expected)
+    with pytest.raises(UnreadableImageError):
+        kept.image(4)
+
+
+def test_kept_in_memory__a_file_that_changes_its_size_is_read_and_not_kept(tmp_path: Path) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos")
+    kept = kept_in_memory(images)
+    larger = noise(40, 50)
+    Image.fromarray(larger).save(tmp_path / "photos" / "0.png")
+    for _ in range(2):
+        assert np.array_equal(kept.image(0), larger)
+    assert np.array_equal(kept.image(2), images.image(2))
+
+
+def test_kept_in_memory__another_process_that_is_started_afresh_has_the_same_images(
+    tmp_path: Path,
+) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos")
+    kept = kept_in_memory(images)
+    again = pickle.loads(pickle.dumps(kept))
+    assert again.sha256 == kept.sha256
+    for i in (0, 1, 1):
+        assert np.array_equal(again.image(i), images.image(i))
+
+
+def test_kept_in_memory__what_does_not_fit_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos")
+    needed = sum(images.image(i).nbytes for i in range(len(images)))
+    assert kept_in_memory(images, available=int(needed / CACHE_SHARE) + 2) is not images
+    with pytest.raises(DataError, match=r"10 images of photos take about .* MiB .* at most") as e:
+        kept_in_memory(images, available=int(needed / CACHE_SHARE) - 2)
+    assert "cache_images" in e.value.hint
+
+
+def test_kept_in_memory__arrays_and_empty_sets_stay_as_they_are(tmp_path: Path) -> None:
+    for images in (array_set(3), photos_of_many_sizes(tmp_path / "photos").take([], "none")):
+        assert kept_in_memory(images, available=0) is images
+
+
+# ------------------------------------------------------------------------------------ batches
+
+
+def view_of(images: ImageSet, **changes: Any) -> TrainView:
+    settings_ = {
+        "preprocess": Preprocess(8),
+        "n_templates": 4,
+        "seed": 3,
+        "crop_scale": (0.5, 1.0),
+        "flip": True,
+    } | changes
+    return TrainView(images, **settings_)
+
+
+def batches(view: TrainView, *, start: int = 0, total: int = 7, workers: int = 0) -> list[Any]:
+    return list(
+        train_batches(
+            view,
+            batch_size=4,
+            start_step=start,
+            total_steps=total,
+            workers=workers,
+            normalise=PLAIN,
+        )
+    )
+
+
+def equal(one: Any, other: Any) -> bool:
+    return all(
+        torch.equal(getattr(one, k), getattr(other, k)) for k in ("images", "labels", "captions")
+    )
+
+
+@few
+@given(st.integers(0, 9), st.integers(1, 9))
+def test_train_batches__from_any_step_on_are_those_of_the_whole_run(start: int, more: int) -> None:
+    view = view_of(array_set(10))
+    whole = batches(view, total=start + more)
+    rest = batches(view, start=start, total=start + more)
+    assert len(whole) == start + more
+    assert len(rest) == more
+    assert all(equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+@few
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 9), st.integers(1, 9))
+def test_feature_batches__have_the_order_of_train_batches(
+    n: int, batch_size: int, start: int, more: int
+) -> None:
+    images = replace(array_set(n), labels=np.arange(n))
+    features = torch.arange(n).float()[:, None] * torch.tensor([1.0, 10.0])  # (N, 2)
+    schedule: dict[str, int] = {
+        "batch_size": batch_size,
+        "start_step": start,
+        "total_steps": start + more,
+    }
+    of_images = train_batches(view_of(images), workers=0, normalise=PLAIN, **schedule)
+    of_features = feature_batches(features, torch.arange(n), seed=3, **schedule)
+    for one, other in zip(of_images, of_features, strict=True):
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(other.images, features[one.labels])
+        assert torch.equal(other.captions, torch.zeros_like(one.labels))
+
+
+def test_train_batches__worker_processes_change_nothing() -> None:
+    view = view_of(array_set(10))
+    for one, other in zip(batches(view), batches(view, workers=2), strict=True):
+        assert equal(one, other)
+
+
+def test_train_batches__leave_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    batches(view_of(array_set(10)))
+    list(
+        eval_batches(
+            array_set(4), preprocess=Preprocess(8), batch_size=2, workers=0, normalise=PLAIN
+        )
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_train_batches__an_epoch_sees_no_image_twice_and_epochs_differ() -> None:
+    view = view_of(array_set(12), crop_scale=(1.0, 1.0), flip=False)
+    seen = [batch.images for batch in batches(view, total=6)]
+    first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
+    assert len({image.numpy().tobytes() for image in first}) == 12
+    assert {i.numpy().tobytes() for i in first} == {i.numpy().tobytes() for i in second}
+    assert not torch.equal(first, second)
+
+
+def test_train_batches__captions_belong_to_the_class_and_vary() -> None:
+    seen = batches(view_of(array_set(12)), total=12)
+    for batch in seen:
+        assert torch.equal(batch.captions // 4, batch.labels)
+    assert len({int(c) % 4 for batch in seen for c in batch.captions}) == 4
+
+
+def test_train_batches__a_set_smaller_than_a_batch_is_one_batch() -> None:
+    assert steps_per_epoch(3, 16) == 1
+    view = view_of(array_set(3))
+    (batch,) = train_batches(
+        view, batch_size=16, start_step=0, total_steps=1, workers=0, normalise=PLAIN
+    )
+    assert len(batch.labels) == 3
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("train", 0), ("evaluation", 0), ("train", 1)])
+def test_batches__a_damaged_image_is_one_sentence(tmp_path: Path, kind: str, workers: int) -> None:
+    write_classes(tmp_path, n=2)
+    bad = tmp_path / CLASSES[1] / "000.png"
+    bad.write_bytes(bad.read_bytes()[:-400])
+    images = suite_of_all(tmp_path)
+    options: dict[str, Any] = {"batch_size": 6, "workers": workers, "normalise": PLAIN}
+    made = (
+        train_batches(view_of(images), start_step=0, total_steps=1, **options)
+        if kind == "train"
+        else eval_batches(images, preprocess=Preprocess(8), **options)
+    )
+    with pytest.raises(UnreadableImageError) as caught:
+        list(made)
+    assert caught.value.message.startswith(f"'{bad}' is damaged")
+    assert "\n" not in caught.value.message
+
+
+@given(st.integers(1, 50), st.integers(0, 2**32 - 1), st.integers(0, 100))
+@few
+def test_epoch_order__is_a_permutation_of_seed_and_epoch(n: int, seed: int, epoch: int) -> None:
+    order = epoch_order(n, seed=seed, epoch=epoch)
+    assert sorted(order) == list(range(n))
+    assert epoch_order(n, seed=seed, epoch=epoch) == order
+
+
+def test_normalise__worked_by_hand() -> None:
+    pixels = torch.tensor([[[[255, 0, 51]]]], dtype=torch.uint8)
+    out = Normalise((0.5, 0.5, 0.2), (0.5, 0.25, 1.0), CPU)(pixels)
+    torch.testing.assert_close(out, torch.tensor([1.0, -2.0, 0.0]).view(1, 3, 1, 1))
+
+
+def test_eval_view__is_not_random() -> None:
+    view = EvalView(array_set(3, side=11), Preprocess(8))
+    assert np.array_equal(view[1][0], view[1][0])
+    assert view[1][0].shape == (8, 8, 3)
+    assert view[1][1] == 1
+
+
+# ------------------------------------------------------------------------------------- styles
+
+
+@pytest.mark.parametrize("name", sorted(STYLES))
+def test_styles__keep_size_and_kind_and_change_all_but_the_plain_one(name: str) -> None:
+    picture = Image.fromarray(noise(32, 32))
+    out = STYLES[name].apply(picture, np.random.default_rng(0))
+    assert out.size == picture.size
+    assert out.mode == "RGB"
+    assert np.array_equal(np.asarray(out), np.asarray(picture)) == (name == "plain")
+    again = STYLES[name].apply(picture, np.random.default_rng(0))
+    assert np.array_equal(np.asarray(out), np.asarray(again))
+
+
+def test_train_view__in_styles_tells_the_style_in_the_caption() -> None:
+    n = sum(len(style.templates) for style in STYLES.values())
+    images = array_set(60, side=8)
+    view = view_of(images, n_templates=n, styles=True, crop_scale=(1.0, 1.0), flip=False)
+    plain = len(STYLES["plain"].templates)
+    seen = set()
+    for index in range(60):
+        pixels, label, caption = view[(0, index)]
+        template = caption - label * n
+        assert 0 <= template < n
+        is_same = np.array_equal(pixels, images.image(index))
+        assert is_same == (template < plain)
+        seen.add(template)
+    assert len(seen) > n // 2
+
+
+# ------------------------------------------------------------------------------- named suites
+
+
+def test_fashion_mnist__parts_are_disjoint_and_of_the_published_sizes() -> None:
+    if fashion_mnist_folder() is None:
+        pytest.skip("Fashion-MNIST is not on this machine")
+    suite = load_suite(SuiteSpec(id="fashion-mnist"))
+    sizes = {part: len(images) for part, images in suite.parts.items()}
+    assert sizes == {**FASHION_SPLIT, "test": 10_000}
+    assert sizes == {
+        "pretrain": 40_000,
+        "train": 10_000,
+        "validation": 5_000,
+        "calibration": 5_000,
+        "test": 10_000,
+    }
+    ids = [image_id for images in suite.parts.values() for image_id in images.ids]
+    assert len(set(ids)) == 70_000
+    assert suite.parts["test"].image(0).shape == (28, 28, 3)
+    for images in suite.parts.values():
+        counts = np.bincount(images.labels, minlength=10)
+        assert counts.min() > 0.8 * len(images) / 10
+
+
+def test_fashion_mnist__a_torn_file_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = fashion_mnist_folder()
+    if folder is None:
+        pytest.skip("Fashion-MNIST is not on this machine")
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        (tmp_path / file.name).write_bytes(
+            content[:1000] if "t10k-images" in file.name else content
+        )
+    monkeypatch.setenv("CALIFT_FASHION_MNIST", str(tmp_path))
+    with pytest.raises(DataError, match="t10k-images.* is not a readable IDX file"):
+        load_suite(SuiteSpec(id="fashion-mnist"))
+
+
+def test_imagenet__what_is_missing_is_listed_with_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_IMAGENET", str(tmp_path))
+    (tmp_path / "train" / "n01440764").mkdir(parents=True)
+    with pytest.raises(DataUnavailableError) as caught:
+        load_suite(SuiteSpec(id="imagenet"))
+    sentence = str(caught.value)
+    assert "train/ has 1 class folders, expected 1000" in sentence
+    assert "no folder imagenet-r/" in sentence
+    assert "CALIFT_IMAGENET" in sentence
+
+
+def test_available_suites__are_the_known_ones_each_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_IMAGENET", str(tmp_path))
+    found = {suite.id: suite for suite in available_suites()}
+    assert found.keys() == SUITES.keys()
+    assert not found["imagenet"].available
+    assert all(suite.detail for suite in found.values())

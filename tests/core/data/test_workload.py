@@ -1,0 +1,215 @@
+"""What a run has to do and how long it takes: one formula, and a pace that real runs told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calift_core.data.suites.load import load_suite
+from calift_core.data.workload import NOISE_IMAGES, Pace, count_images, recorded_pace
+from calift_core.evaluation.items import n_images_of
+from calift_core.jobs.folder import run_in_folder
+from calift_core.schema.records import MetricsRecord, ProgressRecord, Record
+from calift_core.schema.report import Report
+from calift_core.schema.spec import RunSpec, parse_spec
+
+PACE = Pace(100.0, 1000.0, "a pace")
+
+
+def cifar(kind: str = "carot", *, method: Any = None, suite: Any = None, **train: Any) -> RunSpec:
+    """A run on CIFAR-10, which is not on any machine of the tests: its sizes are published."""
+    return parse_spec(
+        {
+            "name": "a run",
+            "method": {"kind": kind} | (method or {}),
+            "suite": {"id": "cifar10"} | (suite or {}),
+            "train": {"batch_size": 100, "epochs": 2} | train,
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(home: Path) -> None:
+    """No suite is named from outside."""
+
+
+# ---------------------------------------------------------------------------- what there is to do
+
+
+def test_work__a_run_trains_predicts_and_validates() -> None:
+    work = count_images(cifar())
+    parts = work.counts.parts
+    steps = 2 * (parts["train"] // 100)
+    assert (work.train_images, work.steps, work.trained) == (parts["train"], steps, 100 * steps)
+    assert work.evaluation_images == 10_000
+    assert work.selection_images == parts["validation"] + parts["calibration"]
+    assert work.other_images == 2 * parts["validation"]
+    expected = steps + (10_000 + work.selection_images + work.other_images) / 1000
+    assert work.seconds(PACE) == pytest.approx(expected)
+    seldom = count_images(cifar(spectrum_every_epochs=2))
+    assert seldom.other_images == parts["validation"]
+    assert count_images(cifar(spectrum_every_epochs=0)).other_images == 0
+
+
+def test_work__corruptions_shifts_and_models_multiply(tmp_path: Path) -> None:
+    corruptions = {"names": ["fog", "snow"], "severities": [1, 5], "limit": 50}
+    one = count_images(cifar("zero_shot", suite={"corruptions": corruptions}))
+    assert one.evaluation_images == 10_000 + 4 * 50
+    assert (one.train_images, one.steps, one.trained) == (None, None, 0)
+    path = {"run": "abc", "sweep": [0.0, 0.5, 1.0], "alpha": 0.5}
+    many = count_images(cifar("wise_ft", method=path, suite={"corruptions": corruptions}))
+    assert many.evaluation_images == 4 * (one.evaluation_images or 0)
+    parts = many.counts.parts
+    assert many.selection_images == 4 * parts["validation"] + parts["calibration"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "encoded", "steps_on"),
+    [
+        ("linear_probe", {}, ("train",), True),
+        ("linear_probe", {"solver": "lbfgs"}, ("train", "validation"), False),
+        ("lp_ft", {}, ("train",), True),
+        ("flyp", {}, (), True),
+    ],
+)
+def test_work__features_are_computed_once(
+    kind: str, method: dict[str, Any], encoded: tuple[str, ...], steps_on: bool
+) -> None:
+    work = count_images(cifar(kind, method=method, spectrum_every_epochs=0))
+    assert work.other_images == sum(work.counts.parts[part] for part in encoded)
+    assert (work.trained > 0) == steps_on
+
+
+def test_work__perturbed_copies_count() -> None:
+    data = cifar().model_dump(mode="json") | {"evaluation": {"perturbed_calibration": True}}
+    plain, more = count_images(cifar()), count_images(parse_spec(data))
+    n = plain.counts.parts["calibration"]
+    assert more.other_images - plain.other_images == 9 * n + 91 * NOISE_IMAGES
+
+
+def test_work__pretraining_reads_its_own_part() -> None:
+    work = count_images(cifar("pretrain", suite={"id": "fashion-mnist"}))
+    assert work.train_images == 40_000
+    (problem,) = count_images(cifar("pretrain")).problems
+    assert problem == ("#/suite", "no images in pretrain")
+
+
+def test_work__few_steps_are_warned_of() -> None:
+    assert not count_images(cifar()).warnings
+    few = count_images(cifar(suite={"limits": {"train": 300}}, batch_size=512))
+    (warning,) = few.warnings
+    assert few.steps == 2
+    assert few.trained == 600  # a set smaller than a batch is one batch
+    assert "Only 2 steps of training (300 images in batches of 512, 2 epochs)" in warning
+
+
+def test_seconds__are_unknown_where_a_part_is(tmp_path: Path) -> None:
+    work = count_images(cifar())
+    assert work.seconds(Pace(None, 1000.0, "")) is None
+    assert work.seconds(Pace(100.0, None, "")) is None
+    assert count_images(cifar("zero_shot")).seconds(Pace(None, 1000.0, "")) is not None
+    gone = count_images(cifar(suite={"shifts": {"art": f"folder:{tmp_path}/art"}}))
+    assert gone.seconds(PACE) is None
+    assert len(gone.blocking) == 1
+    assert len(gone.missing) == 2  # torchvision downloads CIFAR by itself
+
+
+# --------------------------------------------------------------------------------- its pace
+
+
+def report(
+    kind: str = "carot", *, training: float = 100.0, device: str = "cpu", **changes: Any
+) -> dict[str, Any]:
+    """The parts of a report that tell a pace."""
+    spec = cifar(kind).model_dump(mode="json")
+    spec["model"] |= changes.get("model", {})
+    spec["train"] |= changes.get("train", {})
+    return {
+        "spec": spec,
+        "environment": {"device": device, "precision": "fp32"},
+        "speeds": {"training": training, "evaluating": 10 * training},
+    }
+
+
+def test_pace__is_the_median_of_runs_of_the_same_kind() -> None:
+    reports = [report(training=t) for t in (90.0, 200.0, 100.0)]
+    reports += [report("flyp", training=5.0), {"spec": {}, "environment": {}, "speeds": {}}]
+    pace = recorded_pace(reports, cifar())
+    assert pace is not None
+    assert pace.trained_per_s == 100.0
+    assert pace.predicted_per_s == 950.0  # predicting does not depend on the method
+    assert pace.basis == "at the median pace of 3 finished runs of calift-tiny with carot on cpu"
+
+
+def test_pace__of_another_method_is_good_for_predicting_only() -> None:
+    pace = recorded_pace([report("flyp")], cifar())
+    assert pace is not None
+    assert (pace.trained_per_s, pace.predicted_per_s) == (None, 1000.0)
+    assert count_images(cifar()).seconds(pace) is None
+    alone = recorded_pace([report("flyp")], cifar("zero_shot"))
+    assert alone is not None
+    assert count_images(cifar("zero_shot")).seconds(alone) is not None
+
+
+@pytest.mark.parametrize(
+    ("reported", "asked"),
+    [
+        ({"model": {"name": "ViT-B-32", "pretrained": "openai"}}, {}),
+        ({"device": "cuda:0"}, {"device": "cpu"}),
+        ({}, {"device": "cuda"}),
+        ({}, {"precision": "bf16"}),
+        ({}, {"confidence": {"zero_shot_kd": 1.0}}),
+        ({"train": {"confidence": {"label_smoothing": 0.1}}}, {}),
+    ],
+)
+def test_pace__of_another_model_device_or_loss_is_none_of_training(
+    reported: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    pace = recorded_pace([report(**reported)], cifar(**asked))
+    assert pace is None or pace.trained_per_s is None
+    assert count_images(cifar(**asked)).estimate(pace).seconds is None
+
+
+def test_pace__of_any_device_is_that_of_the_newest_run_alone() -> None:
+    reports = [report(training=5000.0, device="cuda:0"), report(training=10.0)]
+    pace = recorded_pace(reports, cifar())
+    assert pace is not None
+    assert pace.trained_per_s == 5000.0
+    assert pace.basis == "at the pace of a finished run of calift-tiny with carot on cuda"
+    on_cpu = recorded_pace(reports, cifar(device="cpu"))
+    assert on_cpu is not None
+    assert on_cpu.trained_per_s == 10.0
+
+
+@pytest.mark.parametrize("kind", ["carot", "linear_probe", "zero_shot"])
+def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
+    run_spec: Callable[..., RunSpec], paintings: Path, tmp_path: Path, kind: str
+) -> None:
+    corruptions = {"names": ["fog"], "severities": [1, 3]}
+    suite = {"shifts": {"art": f"folder:{paintings}"}, "corruptions": corruptions}
+    spec = run_spec(kind, suite=suite)
+    said: list[Record] = list(run_in_folder(spec, tmp_path / "run"))
+    work = count_images(spec)
+    told = Report.model_validate_json((tmp_path / "run" / "report.json").read_bytes())
+
+    trained = [r for r in said if isinstance(r, ProgressRecord) and r.phase == "training"]
+    evaluated = [r for r in said if isinstance(r, ProgressRecord) and r.phase == "evaluating"]
+    assert (trained[-1].total_steps if trained else None) == work.steps
+    assert evaluated[-1].total_steps == n_images_of(load_suite(spec.suite))
+    assert evaluated[-1].total_steps == (work.evaluation_images or 0) + (work.selection_images or 0)
+    judged = sum(e.n for e in told.evaluations)
+    assert judged == work.evaluation_images
+    checks = [r for r in said if isinstance(r, MetricsRecord) and "val_ece" in r.values]
+    features = work.train_images if kind == "linear_probe" else 0
+    assert work.other_images == len(checks) * work.counts.parts["validation"] + (features or 0)
+
+    pace = recorded_pace([told.model_dump(mode="json")], spec)
+    assert pace is not None
+    assert pace.trained_per_s == (trained[-1].samples_per_s if trained else None)
+    assert pace.predicted_per_s == evaluated[-1].samples_per_s
+    estimate = work.estimate(pace)
+    assert estimate.seconds is not None
+    assert "of a finished run of" in estimate.basis

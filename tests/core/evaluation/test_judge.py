@@ -1,0 +1,1034 @@
+"""Evaluation at scale: one pass for many models, heads made once, and no way of ending it counts.
+
+A stopped or killed evaluation, gone on with, must leave the very bytes of one left alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from calift_core.calibration import CALIBRATORS, accuracy, score_probs, softmax
+from calift_core.data.images import ImageSet, MergedClasses
+from calift_core.data.loader import Normalise, eval_batches
+from calift_core.data.noise import perturbed, shrunk
+from calift_core.data.preprocess import Preprocess
+from calift_core.data.sources import ArraySource
+from calift_core.data.suites.load import load_suite
+from calift_core.errors import CheckpointError, InterruptedRunError, ModelError, SpecError
+from calift_core.evaluation import judge, noise_levels, progress
+from calift_core.evaluation import path as weight_path
+from calift_core.evaluation.forward import Placed, forward_all, own_logits, predict
+from calift_core.evaluation.partial import EVALUATING, Shards, adopt_shards
+from calift_core.evaluation.spectrum import Covariance
+from calift_core.evaluation.subjects import Turns, load_judged, load_like, name_of, run_folder_of
+from calift_core.jobs.evaluate import Evaluated, evaluate_finished, evaluate_many
+from calift_core.jobs.folder import run_in_folder
+from calift_core.methods.base import zero_shot_classifier
+from calift_core.models import zeroshot_cache
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.models.finished import load_finished
+from calift_core.models.loading import weights_sha256
+from calift_core.models.zeroshot import zero_shot_weights
+from calift_core.predictions.read import read_predictions
+from calift_core.schema.records import ProgressRecord, Record
+from calift_core.schema.report import Report
+from calift_core.schema.spec import RunSpec
+from tests.core.conftest import PHOTO, environment
+
+ROOT = Path(__file__).parents[3]
+CPU = torch.device("cpu")
+few = settings(max_examples=25)
+
+
+def images_of(n: int = 10, *, side: int = 20, name: str = "made") -> ImageSet:
+    pixels = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    ids = tuple(f"i{i}" for i in range(n))
+    return ImageSet(name, ArraySource(pixels, "k"), ids, np.arange(n) % 3, np.arange(n))
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many images of each set were asked for, while the test runs."""
+    seen: dict[str, int] = {}
+    read = ImageSet.image
+
+    def counted(self: ImageSet, index: int) -> Any:
+        seen[self.name] = seen.get(self.name, 0) + 1
+        return read(self, index)
+
+    monkeypatch.setattr(ImageSet, "image", counted)
+    return seen
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts each call of `encode_text` had, while the test runs."""
+    calls: list[int] = []
+    encode = Clip.encode_text
+
+    def counted(self: Clip, tokens: torch.Tensor) -> torch.Tensor:
+        calls.append(len(tokens))
+        return encode(self, tokens)
+
+    monkeypatch.setattr(Clip, "encode_text", counted)
+    return calls
+
+
+# ------------------------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize("start", [0, 4, 8, 10])
+def test_eval_batches__from_a_start_on_are_the_tail_of_all(start: int) -> None:
+    normalise = Normalise((0.5,) * 3, (0.5,) * 3, CPU)
+    options: dict[str, Any] = {
+        "preprocess": Preprocess(8),
+        "batch_size": 4,
+        "workers": 0,
+        "normalise": normalise,
+    }
+    whole = list(eval_batches(images_of(), **options))
+    tail = list(eval_batches(images_of(), start=start, **options))
+    assert len(tail) == len(whole) - -(-start // 4)
+    for one, other in zip(tail, whole[-(-start // 4) :], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_normalise__channels_last_changes_the_layout_and_no_value() -> None:
+    pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    plain = Normalise((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), CPU)(pixels)
+    last = Normalise((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), CPU, channels_last=True)(pixels)
+    assert torch.equal(plain, last)
+    assert plain.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+# --------------------------------------------------------------------------------- one pass
+
+
+def shaken(clip: Clip, seed: int) -> Clip:
+    """Another model of the same architecture."""
+    other = copy.deepcopy(clip)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.net.visual.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return other.eval()
+
+
+def placed(clip: Clip, captions: Captions) -> Placed:
+    return Placed(lambda: clip, zero_shot_classifier(clip, captions))
+
+
+def one_pass(models: list[Placed], images: ImageSet, **options: Any) -> list[np.ndarray]:
+    """Logits of each model; batches must come in the set's order."""
+    given_ = {"batch_size": 4, "workers": 0, "device": CPU, "precision": "fp32"} | options
+    parts: list[list[Any]] = [[] for _ in models]
+    ends = list(options.get("starts") or [0] * len(models))
+    for batch in forward_all(models, images, **given_):
+        assert batch.start == ends[batch.model]
+        ends[batch.model] += len(batch.logits)
+        parts[batch.model].append(batch.logits)
+    assert ends == [len(images)] * len(models)
+    return [np.concatenate(p) if p else np.zeros((0, 3), np.float32) for p in parts]
+
+
+def test_forward_all__many_models_give_what_each_gives_alone_and_decode_once(
+    vit: Clip, captions: Captions, decoded: dict[str, int]
+) -> None:
+    models = [placed(shaken(vit, seed), captions) for seed in range(4)]
+    together = one_pass(models, images_of())
+    assert decoded == {"made": 10}
+    for model, logits in zip(models, together, strict=True):
+        np.testing.assert_array_equal(one_pass([model], images_of())[0], logits)
+    assert not np.array_equal(together[0], together[1])
+
+
+def test_forward_all__does_not_decode_what_all_have_seen(
+    vit: Clip, captions: Captions, decoded: dict[str, int]
+) -> None:
+    models = [placed(shaken(vit, seed), captions) for seed in range(3)]
+    whole = one_pass(models, images_of())
+    decoded.clear()
+    rest = one_pass(models, images_of(), starts=[8, 10, 4])
+    assert decoded == {"made": 6}
+    for some, all_, start in zip(rest, whole, (8, 10, 4), strict=True):
+        np.testing.assert_array_equal(some, all_[start:])
+    assert one_pass(models[:1], images_of(), starts=[10])[0].shape == (0, 3)
+    assert decoded == {"made": 6}
+
+
+def test_predict__in_bf16_logits_are_float32_and_near_those_of_fp32(
+    vit: Clip, captions: Captions
+) -> None:
+    classifier = zero_shot_classifier(vit, captions)
+    options: dict[str, Any] = {"batch_size": 4, "workers": 0, "device": CPU}
+    exact = predict(vit, classifier, images_of(), precision="fp32", **options)
+    rounded = predict(vit, classifier, images_of(), precision="bf16", **options)
+    assert rounded.dtype == np.float32
+    assert not np.array_equal(exact, rounded)
+    # A bfloat16 has 8 significant bits, and the logit scale multiplies cosines.
+    np.testing.assert_allclose(rounded, exact, atol=classifier.scale * 2**-5)
+
+
+def test_own_logits__worked_by_hand() -> None:
+
+    logits = torch.tensor([[1.0, 5.0, 2.0, 4.0]])
+    some = replace(images_of(), classes=(0, 3), labels=np.zeros(10, dtype=np.int64))
+    assert own_logits(logits, some).tolist() == [[1.0, 4.0]]
+    merged = MergedClasses(("a", "b"), ((0, 2, 1), (3,)))
+    assert own_logits(logits, replace(some, classes=merged)).tolist() == [[5.0, 4.0]]
+
+
+# ------------------------------------------------------------------------------------ shards
+
+
+@few
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 5))
+def test_shards__come_back_in_order_up_to_the_first_gap(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], missing: int
+) -> None:
+    shards = Shards(tmp_path_factory.mktemp("shards"), {"a": 1})
+    rows = torch.randn(sum(sizes), 3)
+    ends = np.cumsum([0, *sizes]).tolist()
+    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+        shards.save(start, stop, {"logits": rows[start:stop]})
+    if missing < len(sizes):
+        sorted(shards.folder.iterdir())[missing].unlink()
+    kept = ends[min(missing, len(sizes))]
+    for _ in range(2):  # what lies behind the gap is gone
+        found = shards.load()
+        assert [s.start for s in found] == ends[: len(found)]
+        got = torch.cat([torch.zeros(0, 3), *(s.tensors["logits"] for s in found)])
+        assert torch.equal(got, rows[:kept])
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "renamed", "empty"])
+def test_shards__a_damaged_one_is_not_taken(tmp_path: Path, damage: str) -> None:
+    shards = Shards(tmp_path, {"a": 1})
+    for start in (0, 2, 4):
+        shards.save(start, start + 2, {"logits": torch.full((2, 3), float(start))})
+    second = sorted(shards.folder.iterdir())[1]
+    data = bytearray(second.read_bytes())
+    if damage == "cut":
+        second.write_bytes(data[:-1])
+    elif damage == "flipped":
+        data[-1] ^= 1
+        second.write_bytes(data)
+    elif damage == "empty":
+        second.write_bytes(b"")
+    else:
+        second.rename(second.with_name(second.name.replace("00000004-", "00000003-", 1)))
+    assert [(s.start, s.stop) for s in shards.load()] == [(0, 2)]
+
+
+def test_shards__of_another_key_are_others(tmp_path: Path) -> None:
+    one, other = Shards(tmp_path, {"model": "a"}), Shards(tmp_path, {"model": "b"})
+    one.save(0, 2, {"logits": torch.zeros(2, 3)})
+    one.finish({"x": 1})
+    assert other.load() == []
+    assert other.finished() is None
+    assert Shards(tmp_path, {"model": "a"}).finished() == {"x": 1}
+    assert one.load() == []  # finished: parts are gone
+    (one.folder / "done.json").write_text("{")
+    assert one.finished() is None
+
+
+def test_adopt__takes_finished_files_and_never_over_what_is_here(tmp_path: Path) -> None:
+    source, target = tmp_path / "1", tmp_path / "2"
+    shards = Shards(source, {"a": 1})
+    shards.save(0, 2, {"logits": torch.ones(2, 3)})
+    (shards.folder / ".half.tmp").write_bytes(b"torn")
+    adopt_shards(source, target)
+    assert len(Shards(target, {"a": 1}).load()) == 1
+    assert not list(target.rglob(".half.tmp"))
+    shards.save(2, 4, {"logits": torch.ones(2, 3)})
+    adopt_shards(source, target)
+    assert len(Shards(target, {"a": 1}).load()) == 1
+    adopt_shards(tmp_path / "none", target)
+
+
+@few
+@given(st.integers(0, 6), st.integers(0, 2**32 - 1))
+def test_covariance__taken_back_in_the_middle_is_as_without_a_break(cut: int, seed: int) -> None:
+    batches = np.random.default_rng(seed).normal(5, 1, size=(6, 4, 3)).astype(np.float32)
+    whole, first, second = Covariance(3), Covariance(3), Covariance(3)
+    for batch in batches:
+        whole.add(batch)
+    for batch in batches[:cut]:
+        first.add(batch)
+    second.load_state(first.state())
+    for batch in batches[cut:]:
+        second.add(batch)
+    for name, array in whole.state().items():
+        np.testing.assert_array_equal(second.state()[name], array)
+
+
+# -------------------------------------------------------------------------------- cached heads
+
+
+def cached_captions(captions: Captions, folder: Path) -> Captions:
+    return Captions(captions.class_names, captions.templates, captions.tokens, folder)
+
+
+def test_heads__an_equal_text_tower_encodes_prompts_once(
+    vit: Clip, captions: Captions, tmp_path: Path, encoded: list[int]
+) -> None:
+    plain = zero_shot_weights(vit, captions)
+    cached = cached_captions(captions, tmp_path)
+    encoded.clear()
+    first = zero_shot_weights(vit, cached)
+    assert sum(encoded) == 9
+    encoded.clear()
+    again = zero_shot_weights(shaken(vit, 1), cached)  # another image tower
+    with torch.no_grad():
+        vit.net.logit_scale.add_(1)
+    rescaled = zero_shot_weights(vit, cached)
+    assert encoded == []
+    for weights in (first, again, rescaled):
+        assert torch.equal(weights, plain)
+
+
+def change_weights(clip: Clip, captions: Captions) -> Captions:
+    with torch.no_grad():
+        clip.net.text_projection[0, 0] += 1e-6
+    return captions
+
+
+def change_templates(clip: Clip, captions: Captions) -> Captions:
+    made = Captions.make(captions.class_names, PHOTO[:2], clip.tokenizer)
+    return cached_captions(made, captions.cache or Path())
+
+
+def change_names(clip: Clip, captions: Captions) -> Captions:
+    made = Captions.make(["cat", *captions.class_names[1:]], PHOTO, clip.tokenizer)
+    return cached_captions(made, captions.cache or Path())
+
+
+def change_tokens(clip: Clip, captions: Captions) -> Captions:
+    tokens = captions.tokens.clone()
+    tokens[0, 2] += 1
+    return Captions(captions.class_names, captions.templates, tokens, captions.cache)
+
+
+def change_activation(clip: Clip, captions: Captions) -> Captions:
+    clip.net.transformer.resblocks[0].mlp.gelu = torch.nn.ReLU()
+    return captions
+
+
+@pytest.mark.parametrize(
+    "change",
+    [change_weights, change_templates, change_names, change_tokens, change_activation],
+)
+def test_heads__whatever_decides_the_weights_is_in_the_key(
+    vit: Clip, captions: Captions, tmp_path: Path, encoded: list[int], change: Any
+) -> None:
+    cached = cached_captions(captions, tmp_path)
+    zero_shot_weights(vit, cached)
+    changed = change(vit, cached)
+    encoded.clear()
+    got = zero_shot_weights(vit, changed)
+    assert sum(encoded) == len(changed)
+    fresh = Captions(changed.class_names, changed.templates, changed.tokens)
+    assert torch.equal(got, zero_shot_weights(vit, fresh))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_heads__a_damaged_file_is_made_again(
+    vit: Clip, captions: Captions, tmp_path: Path, encoded: list[int], damage: str
+) -> None:
+    cached = cached_captions(captions, tmp_path)
+    expected = zero_shot_weights(vit, cached)
+    (file,) = tmp_path.iterdir()
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes({"cut": data[:-8], "flipped": data, "empty": b""}[damage])
+    encoded.clear()
+    assert torch.equal(zero_shot_weights(vit, cached), expected)
+    assert encoded
+    encoded.clear()
+    assert torch.equal(zero_shot_weights(vit, cached), expected)
+    assert not encoded
+
+
+def test_heads__a_cache_that_cannot_be_written_costs_time_only(
+    vit: Clip, captions: Captions, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    weights = zero_shot_weights(vit, cached_captions(captions, tmp_path / "file"))
+    assert torch.equal(weights, zero_shot_weights(vit, captions))
+
+
+def test_heads__those_used_longest_ago_go_first(
+    vit: Clip, captions: Captions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = cached_captions(captions, tmp_path)
+    zero_shot_weights(vit, cached)
+    (first,) = tmp_path.iterdir()
+    monkeypatch.setattr(zeroshot_cache, "CACHE_LIMIT_BYTES", 2 * first.stat().st_size)
+    os.utime(first, (1, 1))
+    for i in range(2):
+        with torch.no_grad():
+            vit.net.text_projection[0, 0] += 1
+        zero_shot_weights(vit, cached)
+        assert first.exists() == (i == 0)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+# -------------------------------------------------------------------------------- finished runs
+
+
+def report_in(folder: Path) -> Report:
+    return Report.model_validate_json((folder / "report.json").read_bytes())
+
+
+def timeless(folder: Path) -> dict[str, Any]:
+    """A report without what depends on the clock."""
+    report = json.loads((folder / "report.json").read_text())
+    report["timings_s"] = sorted(report["timings_s"])
+    report.pop("speeds", None)  # of what this attempt itself has done
+    for evaluation in report["evaluations"]:
+        evaluation["seconds"] = 0
+    return dict(report)
+
+
+def assert_same_bytes(one: Path, other: Path) -> None:
+    names = sorted(p.name for p in (one / "predictions").iterdir())
+    assert names == sorted(p.name for p in (other / "predictions").iterdir())
+    for name in names:
+        a, b = (folder / "predictions" / name for folder in (one, other))
+        assert a.read_bytes() == b.read_bytes(), name
+    assert timeless(one) == timeless(other)
+    assert not (one / EVALUATING).exists()
+    assert not (other / EVALUATING).exists()
+
+
+@pytest.fixture(scope="module")
+def base_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("base-home")
+
+
+@pytest.fixture
+def at_home(base_home: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of the finished runs; nothing else from outside."""
+    monkeypatch.setenv("CALIFT_HOME", str(base_home))
+    return base_home
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory,
+    configs: dict[str, Path],
+    photos: Path,
+    paintings: Path,
+    base_home: Path,
+) -> dict[str, Path]:
+    """Finished runs: three of random weights, and one with a trained head, which has a bias."""
+    root = tmp_path_factory.mktemp("runs")
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CALIFT_HOME", str(base_home))
+        for name, kind, seed in (
+            ("one", "zero_shot", 1),
+            ("two", "zero_shot", 2),
+            ("three", "zero_shot", 3),
+            ("tuned", "finetune", 1),
+        ):
+            spec = RunSpec.model_validate(
+                {
+                    "name": name,
+                    "model": {"name": str(configs["vit"]), "pretrained": None},
+                    "method": {"kind": kind},
+                    "suite": {
+                        "id": f"folder:{photos}",
+                        "shifts": {"art": f"folder:{paintings}"},
+                        "corruptions": {"names": ["contrast"], "severities": [5], "limit": 9},
+                        "templates": list(PHOTO),
+                    },
+                    "train": {"epochs": 1, "batch_size": 16, "device": "cpu", "seed": seed}
+                    | {"spectrum_every_epochs": 0},
+                    "evaluation": {"n_resamples": 20, "batch_size": 4},
+                }
+            )
+            made[name] = root / name
+            for _ in run_in_folder(spec, made[name]):
+                pass
+    return made
+
+
+def spec_of(run: Path, **evaluation: Any) -> RunSpec:
+    data = json.loads((run / "spec.json").read_text())
+    data["evaluation"] |= evaluation
+    return RunSpec.model_validate(data)
+
+
+def evaluate(run: Path, folder: Path, **evaluation: Any) -> Path:
+    for _ in evaluate_finished(spec_of(run, **evaluation), run, folder):
+        pass
+    return folder
+
+
+class Stopper:
+    """`stop` that turns true at the n-th question."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def once(decoded: dict[str, int]) -> dict[str, int]:
+    """Counts of the sets that every attempt could decode again; corrupted ones are cached."""
+    return {name: decoded[name] for name in ("validation", "calibration", "photos/test", "art")}
+
+
+def go(source: Iterator[Record]) -> bool:
+    """Whether it came to its end."""
+    try:
+        for _ in source:
+            pass
+    except InterruptedRunError:
+        return False
+    return True
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "SHARD_BATCHES", 2)
+
+
+@pytest.mark.parametrize("every", [3, 8])
+def test_stop__again_and_again_leaves_the_bytes_of_an_evaluation_left_alone(
+    runs: dict[str, Path],
+    at_home: Path,
+    tmp_path: Path,
+    small_shards: None,
+    decoded: dict[str, int],
+    every: int,
+) -> None:
+    alone = evaluate(runs["tuned"], tmp_path / "alone")
+    whole = dict(decoded)
+    decoded.clear()
+    spec, folder, attempts = spec_of(runs["tuned"]), tmp_path / "stopped", 1
+    while not go(evaluate_finished(spec, runs["tuned"], folder, stop=Stopper(every))):
+        attempts += 1
+        assert not (folder / "report.json").exists()
+        assert list((folder / EVALUATING).glob("*/*")) or attempts == 2
+    assert attempts > 2
+    assert_same_bytes(folder, alone)
+    assert once(decoded) == once(whole)
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from calift_core.evaluation import judge
+from calift_core.jobs.evaluate import evaluate_finished
+from calift_core.schema.spec import load_spec
+
+judge.SHARD_BATCHES = 2
+asked = 0
+
+def stop():
+    global asked
+    asked += 1
+    if asked == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return False
+
+run, folder = Path(sys.argv[1]), Path(sys.argv[2])
+for _ in evaluate_finished(load_spec(run / "spec.json"), run, folder, stop=stop):
+    pass
+"""
+
+
+def kill_at(question: int, run: Path, folder: Path, home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(run), str(folder), str(question)],
+        env=environment(home),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.service
+def test_kill__then_again_leaves_the_bytes_of_an_evaluation_left_alone(
+    runs: dict[str, Path],
+    at_home: Path,
+    tmp_path: Path,
+    small_shards: None,
+    decoded: dict[str, int],
+) -> None:
+    """Killed in the middle of the ID set, whose covariance must go on, and of a later one."""
+    alone = evaluate(runs["one"], tmp_path / "alone")
+    whole = dict(decoded)
+    stored = {path.stem: read_predictions(path) for path in (alone / "predictions").iterdir()}
+    batches = {name: -(-len(p) // 4) for name, p in stored.items()}
+    before = batches["validation"] + batches["calibration"]
+    folder = tmp_path / "killed"
+    # The first one leaves two batches of the ID set; finished sets ask no question.
+    for question in (before + 4, batches["photos_test"] - 2 + 4):
+        kill_at(question, runs["one"], folder, at_home)
+        assert not (folder / "report.json").exists()
+        assert list((folder / EVALUATING).glob("*/*"))
+    decoded.clear()
+    evaluate(runs["one"], folder)
+    assert_same_bytes(folder, alone)
+    assert "validation" not in decoded
+    assert "calibration" not in decoded
+    assert sum(decoded.values()) < sum(whole.values())
+
+
+def test_resume__takes_nothing_of_another_model_or_another_way(
+    runs: dict[str, Path], at_home: Path, tmp_path: Path, small_shards: None
+) -> None:
+    alone = evaluate(runs["two"], tmp_path / "alone")
+    folder = tmp_path / "mixed"
+    assert not go(evaluate_finished(spec_of(runs["one"]), runs["one"], folder, stop=Stopper(9)))
+    other = spec_of(runs["two"], batch_size=5)
+    assert not go(evaluate_finished(other, runs["two"], folder, stop=Stopper(9)))
+    evaluate(runs["two"], folder)
+    assert_same_bytes(folder, alone)
+
+
+def test_resume__predictions_that_somebody_changed_are_made_again(
+    runs: dict[str, Path], at_home: Path, tmp_path: Path, small_shards: None
+) -> None:
+    alone = evaluate(runs["one"], tmp_path / "alone")
+    folder, spec = tmp_path / "changed", spec_of(runs["one"])
+    assert not go(evaluate_finished(spec, runs["one"], folder, stop=Stopper(12)))
+    (folder / "predictions" / "validation.parquet").write_bytes(b"torn")
+    (folder / "predictions" / "calibration.parquet").unlink()
+    evaluate(runs["one"], folder)
+    assert_same_bytes(folder, alone)
+
+
+def test_attempts__each_goes_on_from_the_one_before(
+    run_spec: Any, home: Path, tmp_path: Path, small_shards: None, decoded: dict[str, int]
+) -> None:
+    """As under a worker: every attempt has a folder of its own, and may be stopped in turn."""
+    spec = run_spec("flyp", train={"epochs": 1, "spectrum_every_epochs": 0})
+    spec = spec.model_copy(
+        update={"evaluation": spec.evaluation.model_copy(update={"batch_size": 4})}
+    )
+    alone, folder = tmp_path / "alone", tmp_path / "1"
+    assert go(run_in_folder(spec, alone))
+    whole = {k: n for k, n in decoded.items() if k != "train"}
+    decoded.clear()
+    stop = _stops_after(3)
+    assert not go(_with(stop, run_in_folder(spec, folder, stop=stop)))
+    for number in (2, 3, 4):
+        before, folder = folder, tmp_path / str(number)
+        stop = _stops_after(3)
+        ended = go(_with(stop, run_in_folder(spec, folder, resume_from=before, stop=stop)))
+        assert not ended
+        assert list((folder / "checkpoint" / "steps").glob("*/manifest.json"))
+    assert go(run_in_folder(spec, tmp_path / "5", resume_from=folder))
+    assert_same_bytes(tmp_path / "5", alone)
+    model = "checkpoint/model.safetensors"
+    assert (tmp_path / "5" / model).read_bytes() == (alone / model).read_bytes()
+    assert {k: n for k, n in decoded.items() if k != "train"} == whole
+
+
+class _stops_after:  # noqa: N801 - reads as a phrase
+    """`stop` that counts questions only once the evaluation has begun."""
+
+    def __init__(self, n: int) -> None:
+        self.left, self.begun = n, False
+
+    def __call__(self) -> bool:
+        if self.begun:
+            self.left -= 1
+        return self.left < 0
+
+
+def _with(stop: _stops_after, source: Iterator[Record]) -> Iterator[Record]:
+    for record in source:
+        stop.begun |= record.kind == "phase" and record.phase == "evaluating"
+        yield record
+
+
+def test_zero_shot__a_second_run_of_the_same_tower_encodes_no_prompt(
+    run_spec: Any, home: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    assert go(run_in_folder(run_spec("zero_shot"), tmp_path / "one"))
+    assert sum(encoded) == 9
+    encoded.clear()
+    assert go(run_in_folder(run_spec("zero_shot"), tmp_path / "two"))
+    # Fine-tuning starts from the zero-shot head and leaves the text tower as it is.
+    assert go(run_in_folder(run_spec("finetune", train={"epochs": 1}), tmp_path / "three"))
+    assert encoded == []
+    assert_same_bytes(tmp_path / "one", tmp_path / "two")
+    other = run_spec("zero_shot", suite={"templates": list(PHOTO[:1])})
+    assert go(run_in_folder(other, tmp_path / "four"))
+    assert sum(encoded) == 3
+
+
+def test_progress__tells_phase_set_share_speed_and_rest(
+    runs: dict[str, Path], at_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SAY_EVERY_S", -1.0)
+    spec, folder = spec_of(runs["one"]), tmp_path / "out"
+    assert not go(evaluate_finished(spec, runs["one"], folder, stop=Stopper(12)))
+    records = list(evaluate_finished(spec, runs["one"], folder))
+    told = [r for r in records if isinstance(r, ProgressRecord)]
+    report = report_in(folder)
+    total = sum(e.n for e in report.evaluations)
+    total += sum(report.selection[part]["n"] for part in ("validation", "calibration"))
+    assert {r.total_steps for r in told} == {total}
+    steps = [r.step for r in told]
+    assert steps == sorted(steps)
+    assert steps[-1] == total
+    assert told[-1].eta_s == 0
+    assert told[-1].samples_per_s is not None
+    assert {r.detail for r in told} >= {"photos/test", "art", "contrast/5"}
+    assert len(told) > 10
+    assert told[0].samples_per_s is None  # all of it is an earlier attempt's
+    first = next(r for r in told if r.detail == "photos/test")
+    assert first.step > sum(report.selection[p]["n"] for p in ("validation", "calibration")) + 16
+
+
+def test_stop__says_where_and_that_it_is_kept(
+    runs: dict[str, Path], at_home: Path, tmp_path: Path
+) -> None:
+    source = evaluate_finished(spec_of(runs["one"]), runs["one"], tmp_path / "o", stop=Stopper(2))
+    with pytest.raises(InterruptedRunError, match=r"validation, after 8 of its \d+ images; they"):
+        list(source)
+
+
+def test_spec__new_options_at_their_defaults_leave_the_hash_of_earlier_runs() -> None:
+    plain = RunSpec.model_validate({"name": "a", "method": {"kind": "zero_shot"}})
+    body = plain.model_dump(mode="json", exclude={"name", "tags", "notes"})
+    for name in ("precision", "perturbed_calibration"):
+        del body["evaluation"][name]
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    assert plain.content_hash() == hashlib.sha256(text.encode()).hexdigest()
+    for change in ({"precision": "bf16"}, {"perturbed_calibration": True}):
+        changed = RunSpec.model_validate(
+            {"name": "a", "method": {"kind": "zero_shot"}, "evaluation": change}
+        )
+        assert changed.content_hash() != plain.content_hash()
+
+
+def test_precision__of_the_evaluation_is_its_own_and_told(
+    runs: dict[str, Path], at_home: Path, tmp_path: Path
+) -> None:
+    folder = evaluate(runs["one"], tmp_path / "bf16", precision="bf16")
+    told = report_in(folder).environment
+    assert (told["precision"], told["evaluation_precision"]) == ("fp32", "bf16")
+    rounded, exact = (
+        read_predictions(f / "predictions" / "art.parquet").logits for f in (folder, runs["one"])
+    )
+    assert not np.array_equal(rounded, exact)
+    np.testing.assert_allclose(rounded, exact, atol=1.0)
+
+
+# --------------------------------------------------------------------------------- many models
+
+
+def evaluated(runs: dict[str, Path], *names: str, **evaluation: Any) -> dict[str, Evaluated]:
+    return {name: Evaluated(runs[name], spec_of(runs[name], **evaluation)) for name in names}
+
+
+def test_many__give_what_each_gives_alone_and_decode_once(
+    runs: dict[str, Path], at_home: Path, tmp_path: Path, decoded: dict[str, int]
+) -> None:
+    alone, counts = {}, []
+    for name in runs:
+        decoded.clear()
+        alone[name] = evaluate(runs[name], tmp_path / "alone" / name)
+        counts.append(dict(decoded))
+    decoded.clear()
+    assert go(evaluate_many(evaluated(runs, *runs), tmp_path / "many"))
+    assert dict(decoded) == counts[0] == counts[-1]
+    for name in runs:
+        folder = tmp_path / "many" / name
+        one, other = timeless(folder), timeless(alone[name])
+        assert one.pop("run_id") == name
+        other.pop("run_id")
+        assert one == other
+        for path in (alone[name] / "predictions").iterdir():
+            assert (folder / "predictions" / path.name).read_bytes() == path.read_bytes()
+    assert (
+        report_in(tmp_path / "many" / "one").model["sha256"]
+        != (report_in(tmp_path / "many" / "two").model["sha256"])
+    )
+
+
+def test_many__stopped_again_and_again_end_in_the_same_bytes(
+    runs: dict[str, Path],
+    at_home: Path,
+    tmp_path: Path,
+    small_shards: None,
+    decoded: dict[str, int],
+) -> None:
+    models = evaluated(runs, "one", "tuned")
+    assert go(evaluate_many(models, tmp_path / "alone"))
+    whole = dict(decoded)
+    decoded.clear()
+    attempts = 1
+    while not go(evaluate_many(models, tmp_path / "stopped", stop=Stopper(14))):
+        attempts += 1
+    assert attempts > 2
+    for name in models:
+        assert_same_bytes(tmp_path / "stopped" / name, tmp_path / "alone" / name)
+    # One model may be a batch ahead when both are stopped; that batch is decoded for the other.
+    assert sum(decoded.values()) <= sum(whole.values()) + 4 * attempts
+
+
+def test_many__towers_that_take_turns_leave_each_other_alone(
+    runs: dict[str, Path], at_home: Path
+) -> None:
+    suite = load_suite(spec_of(runs["one"]).suite)
+    first = load_judged(runs["one"], suite, CPU)
+    models = {name: load_like(runs[name], first, ("one", name), suite) for name in runs}
+    turns = Turns(first.clip)
+    places = {name: turns.add(model) for name, model in models.items()}
+    for name in ("two", "one", "one", "tuned", "three", "two"):
+        state = places[name]().net.visual.state_dict()
+        whole, _, _ = load_finished(runs[name])
+        for key, tensor in whole.net.visual.state_dict().items():
+            assert torch.equal(state[key], tensor)
+        assert models[name].sha256 == weights_sha256(whole.net)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "gone"])
+def test_many__a_damaged_model_is_a_sentence(
+    runs: dict[str, Path], at_home: Path, tmp_path: Path, damage: str
+) -> None:
+    shutil.copytree(runs["two"], tmp_path / "two")
+    file = tmp_path / "two" / "checkpoint" / "model.safetensors"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "other":
+        save_file({"visual.x": torch.zeros(3)}, file)
+    else:
+        file.unlink()
+    models = evaluated(runs, "one") | {
+        "two": Evaluated(tmp_path / "two", spec_of(tmp_path / "two"))
+    }
+    with pytest.raises(CheckpointError, match=r"the model in '.*two' is damaged"):
+        go(evaluate_many(models, tmp_path / "out"))
+
+
+def test_many__refuses_other_architectures_suites_and_ways(
+    runs: dict[str, Path], run_spec: Any, at_home: Path, tmp_path: Path
+) -> None:
+    models = evaluated(runs, "one")
+    resnet = run_spec("zero_shot", tower="resnet")
+    assert go(run_in_folder(resnet, tmp_path / "resnet"))
+    like = resnet.model_copy(
+        update={"suite": models["one"].spec.suite, "evaluation": models["one"].spec.evaluation}
+    )
+    both = models | {"other": Evaluated(tmp_path / "resnet", like)}
+    with pytest.raises(ModelError, match=r"one and other cannot be judged .* image size \(16 and"):
+        go(evaluate_many(both, tmp_path / "out"))
+    both = models | {"other": Evaluated(runs["two"], spec_of(runs["two"], batch_size=5))}
+    with pytest.raises(SpecError, match="must have the same evaluation, those of 'one' and 'oth"):
+        go(evaluate_many(both, tmp_path / "out"))
+    suite = models["one"].spec.suite.model_copy(update={"shifts": {}})
+    other = models["one"].spec.model_copy(update={"suite": suite})
+    with pytest.raises(SpecError, match="must have the same suite"):
+        go(evaluate_many(models | {"other": Evaluated(runs["two"], other)}, tmp_path / "out"))
+    (tmp_path / "own" / "one").mkdir(parents=True)
+    (tmp_path / "own" / "one" / "spec.json").write_text("{}")
+    with pytest.raises(SpecError, match="a folder of its own"):
+        go(evaluate_many(models, tmp_path / "own"))
+
+
+@pytest.mark.parametrize("kind", ["carot", "pretrain"])
+def test_many__checkpoints_of_one_run_and_the_last_is_the_finished_model(
+    run_spec: Any, home: Path, tmp_path: Path, kind: str
+) -> None:
+    spec = run_spec(
+        kind,
+        suite={"fractions": {"pretrain": 0.5}} if kind == "pretrain" else {},
+        train={"checkpoint_every_steps": 4, "keep_checkpoints": 9},
+    )
+    source = run_in_folder(spec, tmp_path / "run")
+    for record in source:
+        if record.kind == "phase" and record.phase == "evaluating":
+            break
+    source.close()
+    steps = sorted((tmp_path / "run" / "checkpoint" / "steps").iterdir())
+    last = 6 if kind == "pretrain" else 8
+    assert [name_of(p) for p in steps] == ["run-step-4", f"run-step-{last}"]
+    assert {run_folder_of(p) for p in steps} == {tmp_path / "run"}
+    models = {name_of(p): Evaluated(p, spec) for p in steps}
+    assert go(evaluate_many(models, tmp_path / "out"))
+    assert go(run_in_folder(spec, tmp_path / "run"))
+    hashes = [report_in(tmp_path / "out" / name).model["sha256"] for name in models]
+    assert hashes[0] != hashes[1] == report_in(tmp_path / "run").model["sha256"]
+    for name in ("photos_test", "validation"):
+        evaluated, own = (
+            f / "predictions" / f"{name}.parquet"
+            for f in (tmp_path / "out" / f"run-step-{last}", tmp_path / "run")
+        )
+        assert evaluated.read_bytes() == own.read_bytes()
+
+
+def test_sweep__stopped_again_and_again_measures_the_same_path(
+    runs: dict[str, Path],
+    run_spec: Any,
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    decoded: dict[str, int],
+) -> None:
+    monkeypatch.setattr(weight_path, "SHARD_BATCHES", 2)
+    base = spec_of(runs["tuned"])
+    data = base.model_dump(mode="json")
+    data["method"] = {"kind": "wise_ft", "run": str(runs["tuned"]), "sweep": [0.0, 0.5, 1.0]}
+    spec = RunSpec.model_validate(data)
+    assert go(run_in_folder(spec, tmp_path / "alone"))
+    whole = dict(decoded)
+    decoded.clear()
+    attempts = 1
+    while not go(run_in_folder(spec, tmp_path / "stopped", stop=Stopper(8))):
+        attempts += 1
+    assert attempts > 2
+    assert_same_bytes(tmp_path / "stopped", tmp_path / "alone")
+    assert once(decoded) == once(whole)
+
+
+# ------------------------------------------------------------------------------------- TS-P
+
+
+@few
+@given(st.floats(0, 4), st.integers(0, 2**32 - 1), st.integers(0, 4))
+def test_noise__is_gaussian_of_the_image_alone_and_clipped(
+    sigma: float, seed: int, index: int
+) -> None:
+    base = images_of(5, side=16)
+    images = perturbed(base, preprocess=Preprocess(16), sigma=sigma, seed=seed, name="n")
+    swapped = perturbed(
+        base.take([index], "s"), preprocess=Preprocess(16), sigma=sigma, seed=seed, name="n"
+    )
+    np.testing.assert_array_equal(images.image(index), swapped.image(0))
+    if sigma == 0:
+        np.testing.assert_array_equal(images.image(index), base.image(index))
+    assert images.ids == base.ids
+
+
+def test_noise__has_the_standard_deviation_it_says() -> None:
+    grey = np.full((4, 64, 64, 3), 128, dtype=np.uint8)
+    base = ImageSet("g", ArraySource(grey, "g"), tuple("abcd"), np.zeros(4, int), np.arange(4))
+    noisy = perturbed(base, preprocess=Preprocess(64), sigma=0.05, seed=0, name="n")
+    values = np.stack([noisy.image(i) for i in range(4)]).astype(float) - 128
+    # 49,152 values: the standard deviation's own is 0.3 %; rounding adds 1/12 to the variance.
+    assert values.std() == pytest.approx(255 * 0.05, rel=0.02)
+    assert abs(values.mean()) < 0.3
+    double = (
+        perturbed(base, preprocess=Preprocess(64), sigma=0.1, seed=0, name="n")
+        .image(0)
+        .astype(float)
+        - 128
+    )
+    assert np.corrcoef(double.ravel(), values[0].ravel())[0, 1] > 0.99
+    assert not np.array_equal(noisy.image(0), noisy.image(1))
+    with pytest.raises(SpecError, match="sigma must be ≥ 0, got -1"):
+        perturbed(base, preprocess=Preprocess(64), sigma=-1, seed=0, name="n")
+
+
+def test_shrunk__holds_the_images_as_the_model_sees_them() -> None:
+    small = shrunk(images_of(3, side=20), Preprocess(8))
+    assert small.image(2).shape == (8, 8, 3)
+    assert small.sha256 != images_of(3, side=20).sha256
+
+
+def test_perturbed_calibration__is_stored_for_tsp_and_in_no_mean(
+    run_spec: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise_levels, "NOISE_STEPS", 6)
+    train = {"epochs": 3, "lr": 3e-3, "spectrum_every_epochs": 0}
+    evaluation = {"n_resamples": 20, "batch_size": 64}
+    spec = run_spec("finetune", train=train, evaluation=evaluation)
+    assert go(run_in_folder(spec, tmp_path / "run"))
+    noisy = spec_of(tmp_path / "run", perturbed_calibration=True)
+    assert not go(evaluate_finished(noisy, tmp_path / "run", tmp_path / "o", stop=Stopper(14)))
+    assert go(evaluate_finished(noisy, tmp_path / "run", tmp_path / "o"))
+    plain, report = report_in(tmp_path / "run"), report_in(tmp_path / "o")
+    assert report.summary == plain.summary
+    assert [e.dataset for e in report.evaluations] == [e.dataset for e in plain.evaluations]
+
+    copies = report.selection["perturbed_calibration"]
+    clean = read_predictions(tmp_path / "o" / report.selection["calibration"]["predictions"])
+    assert clean.metadata.role == "calibration"
+    assert len(copies) >= 2
+    assert [c["noise"] for c in copies] == sorted({c["noise"] for c in copies})
+    assert copies[0]["noise"] > 0
+    stored = [read_predictions(tmp_path / "o" / c["predictions"]) for c in copies]
+    for one, told in zip(stored, copies, strict=True):
+        assert one.metadata.dataset == told["dataset"] == f"calibration+noise/{told['noise']:.4f}"
+        assert one.metadata.role == "calibration"
+        assert one.metadata.source_dataset == "calibration"
+        np.testing.assert_array_equal(one.ids, clean.ids)
+        np.testing.assert_array_equal(one.clusters, clean.ids)
+        np.testing.assert_array_equal(one.labels, clean.labels)
+    falls = [accuracy(score_probs(softmax(p.logits), p.labels)) for p in (clean, *stored)]
+    assert falls[0] > 0.6
+    assert falls[-1] < falls[0]
+
+    union = np.concatenate([p.logits for p in (clean, *stored)])
+    labels = np.concatenate([p.labels for p in (clean, *stored)])
+    fitted = CALIBRATORS["tsp"]().fit(union, labels, split=clean.metadata.split, role="id")
+    assert not fitted.oracle
+
+
+# ---------------------------------------------------------------------------------- command
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], at_home: Path) -> Callable[..., tuple[int, str]]:
+    """Run the command in this process; its exit status and what it wrote to stdout."""
+    from calift import main
+
+    def run(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as caught:
+            main.main([str(a) for a in arguments])
+        return int(caught.value.code or 0), capsys.readouterr().out
+
+    return run
+
+
+def test_command__several_runs_make_a_report_each(
+    runs: dict[str, Path], say: Any, tmp_path: Path
+) -> None:
+    status, text = say(
+        "evaluate", runs["one"], runs["two"], runs["one"], "--out", tmp_path / "d", "--json"
+    )
+    assert status == 0
+    reports = json.loads(text)
+    assert list(reports) == ["one", "two", "one-2"]
+    assert reports["one"]["evaluations"][0]["accuracy"] == (
+        report_in(runs["one"]).evaluations[0].accuracy
+    )
+    for name in reports:
+        assert (tmp_path / "d" / name / "report.json").is_file()
+    status, text = say("evaluate", runs["one"], runs["two"], "--out", tmp_path / "e")
+    assert status == 0
+    assert "art" in text

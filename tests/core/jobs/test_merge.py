@@ -1,0 +1,559 @@
+"""Weight space: the ends of a path, what Model Stock keeps, and runs made from finished runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from calift_core.analysis.report import summarise
+from calift_core.calibration import Binning, accuracy, ece, nll, score_probs, softmax
+from calift_core.errors import (
+    CheckpointError,
+    DataError,
+    InterruptedRunError,
+    ModelError,
+    SpecError,
+)
+from calift_core.jobs.folder import run_in_folder
+from calift_core.methods.merge import interpolate, model_stock
+from calift_core.models.finished import load_finished
+from calift_core.models.loading import load_clip, weights_sha256
+from calift_core.predictions.read import read_predictions
+from calift_core.schema.records import Record
+from calift_core.schema.report import FrontierPoint, Report
+from calift_core.schema.spec import RunSpec
+from tests.core.conftest import write_classes
+
+# ------------------------------------------------------------------------------- pure functions
+
+numbers = st.floats(-100, 100, width=32)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def state(seed: int, *, scale: float = 1.0, count: int = 3) -> dict[str, Tensor]:
+    """Weights of two shapes, a scalar and a counter."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "conv": scale * torch.randn(4, 3, 2, generator=generator),
+        "bias": scale * torch.randn(5, generator=generator),
+        "logit_scale": scale * torch.randn((), generator=generator),
+        "num_batches_tracked": torch.tensor(count),
+    }
+
+
+def moved(origin: dict[str, Tensor], change: dict[str, Tensor], by: float) -> dict[str, Tensor]:
+    return {
+        name: tensor + by * change[name] if tensor.is_floating_point() else tensor.clone()
+        for name, tensor in origin.items()
+    }
+
+
+def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return list(one) == list(other) and all(
+        one[n].dtype == other[n].dtype and torch.equal(one[n], other[n]) for n in one
+    )
+
+
+@given(seeds, seeds)
+def test_interpolate__ends_are_the_two_states_bit_for_bit(a: int, b: int) -> None:
+    start, end = state(a, count=3), state(b, scale=7.0, count=9)
+    assert same_bits(interpolate(start, end, 0.0), start)
+    assert same_bits(interpolate(start, end, 1.0), end)
+
+
+@given(seeds, seeds, st.floats(0, 1))
+def test_interpolate__is_the_convex_combination(a: int, b: int, alpha: float) -> None:
+    start, end = state(a, count=3), state(b, scale=7.0, count=9)
+    middle = interpolate(start, end, alpha)
+    for name in ("conv", "bias", "logit_scale"):
+        expected = (1 - alpha) * start[name].double() + alpha * end[name].double()
+        torch.testing.assert_close(middle[name].double(), expected, rtol=1e-5, atol=1e-5)
+        low, high = torch.minimum(start[name], end[name]), torch.maximum(start[name], end[name])
+        assert bool(((middle[name] >= low - 1e-5) & (middle[name] <= high + 1e-5)).all())
+    if 0 < alpha < 1:
+        assert middle["num_batches_tracked"] == 9
+
+
+@given(seeds, seeds, st.floats(0, 1))
+def test_interpolate__is_the_same_path_from_either_end(a: int, b: int, alpha: float) -> None:
+    there = interpolate(state(a), state(b), alpha)
+    back = interpolate(state(b), state(a), 1 - alpha)
+    for name in there:
+        torch.testing.assert_close(there[name], back[name], rtol=1e-4, atol=1e-5)
+
+
+@given(seeds, st.floats(0, 1))
+def test_interpolate__between_equal_states_nothing_changes(seed: int, alpha: float) -> None:
+    assert same_bits(interpolate(state(seed), state(seed), alpha), state(seed))
+
+
+def test_interpolate__results_share_no_memory_with_the_states() -> None:
+    start, end = state(0), state(1)
+    for alpha in (0.0, 0.5, 1.0):
+        made = interpolate(start, end, alpha)
+        kept = interpolate(start, end, alpha)
+        for tensor in made.values():
+            tensor.zero_()
+        assert same_bits(interpolate(start, end, alpha), kept)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_interpolate__outside_of_the_path_is_refused(alpha: float) -> None:
+    with pytest.raises(SpecError, match=r"alpha must be in \[0, 1\], got"):
+        interpolate(state(0), state(1), alpha)
+
+
+def test_states__that_do_not_fit_are_refused_by_the_tensors_name() -> None:
+    start, end = state(0), state(1)
+    with pytest.raises(ModelError, match=r"conv has shape \(4, 3, 2\).* and \(4, 3\)"):
+        interpolate(start, end | {"conv": torch.zeros(4, 3)}, 0.5)
+    with pytest.raises(ModelError, match="bias is missing"):
+        interpolate(start, {k: v for k, v in end.items() if k != "bias"}, 0.5)
+    with pytest.raises(ModelError, match="the initial model has no more"):
+        model_stock(start, [end, end | {"more": torch.zeros(1)}])
+    with pytest.raises(ModelError, match=r"bias is torch\.float32 .* torch\.int64"):
+        interpolate(start, end | {"bias": torch.zeros(5, dtype=torch.int64)}, 0.5)
+    with pytest.raises(SpecError, match="at least 2 runs, got 1"):
+        model_stock(start, [end])
+
+
+@given(seeds, seeds, st.integers(2, 5))
+def test_model_stock__equal_changes_give_their_mean(a: int, b: int, n: int) -> None:
+    start = state(a)
+    end = moved(start, state(b), 0.3)
+    merged, ratios = model_stock(start, [end] * n)
+    for name in end:
+        torch.testing.assert_close(merged[name], end[name], rtol=1e-6, atol=1e-6)
+    assert set(ratios) == {"conv", "bias", "logit_scale"}
+    assert all(ratio == pytest.approx(1.0) for ratio in ratios.values())
+
+
+@given(seeds, st.lists(seeds, min_size=2, max_size=5), st.randoms(use_true_random=False))
+def test_model_stock__does_not_depend_on_the_order_of_runs(
+    a: int, runs: list[int], rng: Any
+) -> None:
+    start = state(a)
+    tuned = [state(seed, count=seed % 7) for seed in runs]
+    shuffled = list(tuned)
+    rng.shuffle(shuffled)
+    one, ratios = model_stock(start, tuned)
+    other, again = model_stock(start, shuffled)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-6, atol=1e-6)
+    assert ratios == pytest.approx(again)
+
+
+@given(seeds, st.lists(seeds, min_size=2, max_size=5), st.floats(0.01, 100))
+def test_model_stock__ratio_depends_on_angles_alone_and_is_in_the_unit_interval(
+    a: int, runs: list[int], size: float
+) -> None:
+    start = {k: v.double() if v.is_floating_point() else v for k, v in state(a).items()}
+    changes = [{k: v.double() for k, v in state(seed).items()} for seed in runs]
+    _, ratios = model_stock(start, [moved(start, change, 1.0) for change in changes])
+    _, larger = model_stock(start, [moved(start, change, size) for change in changes])
+    assert all(0 <= ratio <= 1 for ratio in ratios.values())
+    for name in ("conv", "bias"):
+        assert larger[name] == pytest.approx(ratios[name], abs=1e-6)
+
+
+@given(seeds, seeds)
+def test_model_stock__result_lies_between_the_initial_weights_and_the_mean(a: int, b: int) -> None:
+    start, runs = state(a), [state(b), state(b + 1)]
+    merged, ratios = model_stock(start, runs)
+    for name, ratio in ratios.items():
+        mean = torch.stack([run[name] for run in runs]).double().mean(dim=0)
+        expected = ratio * mean + (1 - ratio) * start[name].double()
+        torch.testing.assert_close(merged[name].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_model_stock__two_changes_at_sixty_degrees_by_hand() -> None:
+    # cosθ = 1/2, N = 2: t = 2·½ / (1 + ½) = 2/3.
+    start = {"w": torch.tensor([1.0, 1.0])}
+    tuned = [
+        {"w": torch.tensor([3.0, 1.0])},
+        {"w": torch.tensor([1.0 + 2 * 0.5, 1.0 + 2 * 3**0.5 / 2])},
+    ]
+    merged, ratios = model_stock(start, tuned)
+    assert ratios["w"] == pytest.approx(2 / 3)
+    expected = torch.tensor([1 + 2 / 3 * 1.5, 1 + 2 / 3 * 3**0.5 / 2])
+    torch.testing.assert_close(merged["w"], expected)
+
+
+def test_model_stock__three_changes_by_hand() -> None:
+    # Two equal, one at a right angle: mean cosine 1/3, t = 3·⅓ / (1 + 2·⅓) = 3/5.
+    start = {"w": torch.zeros(2)}
+    tuned = [{"w": torch.tensor(v)} for v in ([2.0, 0.0], [2.0, 0.0], [0.0, 2.0])]
+    merged, ratios = model_stock(start, tuned)
+    assert ratios["w"] == pytest.approx(3 / 5)
+    torch.testing.assert_close(merged["w"], 3 / 5 * torch.tensor([4 / 3, 2 / 3]))
+
+
+@pytest.mark.parametrize("second", [[0.0, 1.0], [-1.0, 0.0], [-1.0, 0.2]])
+def test_model_stock__right_and_obtuse_angles_stay_at_the_initial_weights(
+    second: list[float],
+) -> None:
+    start = {"w": torch.tensor([5.0, 5.0])}
+    tuned = [{"w": start["w"] + torch.tensor(d)} for d in ([1.0, 0.0], second)]
+    merged, ratios = model_stock(start, tuned)
+    assert ratios["w"] == 0.0
+    assert torch.equal(merged["w"], start["w"])
+
+
+def test_model_stock__unchanged_tensors_stay_and_have_no_ratio() -> None:
+    start = state(0)
+    frozen = {"conv": start["conv"]}
+    merged, ratios = model_stock(start, [state(1) | frozen, state(2) | frozen])
+    assert torch.equal(merged["conv"], start["conv"])
+    assert set(ratios) == {"bias", "logit_scale"}
+    none, nothing = model_stock(start, [start, start])
+    assert same_bits(none, start)
+    assert nothing == {}
+
+
+def test_model_stock__a_tensor_that_one_run_left_alone_is_finite() -> None:
+    start, tuned = state(0), state(1)
+    merged, ratios = model_stock(start, [tuned, tuned, start])
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in merged.values())
+    # Cosines 1, 0, 0: mean 1/3.
+    assert ratios["conv"] == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e15])
+def test_model_stock__tiny_and_huge_changes_keep_their_angle(size: float) -> None:
+    start = {"w": torch.zeros(2)}
+    tuned = [{"w": size * torch.tensor([1.0, 0.0])}, {"w": size * torch.tensor([1.0, 1.0])}]
+    _, ratios = model_stock(start, tuned)
+    cosine = 2**-0.5
+    assert ratios["w"] == pytest.approx(2 * cosine / (1 + cosine))
+
+
+# ---------------------------------------------------------------------------------------- runs
+
+
+def go(spec: RunSpec, folder: Path, **options: Any) -> list[Record]:
+    return list(run_in_folder(spec, folder, **options))
+
+
+def report_in(folder: Path) -> Report:
+    return Report.model_validate_json((folder / "report.json").read_bytes())
+
+
+def logits_in(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    return {
+        path.name: read_predictions(path).logits
+        for path in sorted((folder / "predictions").glob("*.parquet"))
+    }
+
+
+Make = Callable[..., RunSpec]
+
+
+@pytest.fixture
+def make(run_spec: Any, paintings: Path, home: Path) -> Make:
+    """Specs on the tiny suite with a shift and two severities of a corruption."""
+
+    def make(kind: str, **changes: Any) -> RunSpec:
+        suite = {
+            "shifts": {"art": f"folder:{paintings}"},
+            "corruptions": {"names": ["contrast"], "severities": [1, 5], "limit": 8},
+        }
+        spec: RunSpec = run_spec(kind, **({"suite": suite} | changes))
+        return spec
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished runs that tests share and leave as they are."""
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture
+def tuned(make: Make, shelf: Path) -> Callable[..., Path]:
+    """The folder of an epoch of a method with its defaults."""
+
+    def tuned(kind: str, tower: str = "vit", lr: float = 1e-3) -> Path:
+        folder = shelf / f"{kind}-{tower}-{lr}"
+        if not folder.exists():
+            go(make(kind, tower=tower, train={"epochs": 1, "lr": lr}), folder)
+        return folder
+
+    return tuned
+
+
+@pytest.mark.parametrize("kind", ["finetune", "flyp"])
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+def test_wise_ft__ends_are_the_zero_shot_model_and_the_finished_run(
+    make: Make, tuned: Any, tmp_path: Path, kind: str, tower: str
+) -> None:
+    ends = {0.0: tuned("zero_shot", tower), 1.0: tuned(kind, tower)}
+    for alpha, other in ends.items():
+        folder = tmp_path / f"wise-{alpha}"
+        method = {"run": str(ends[1.0]), "alpha": alpha, "sweep": [0.0, 0.5, 1.0]}
+        go(make("wise_ft", tower=tower, method=method), folder)
+        expected, got = logits_in(other), logits_in(folder)
+        assert expected.keys() == got.keys()
+        for name in expected:
+            assert np.array_equal(expected[name], got[name]), name
+        report, theirs = report_in(folder), report_in(other)
+        assert report.model["sha256"] == theirs.model["sha256"]
+        assert report.summary == theirs.summary
+        assert report.resolved["alpha"] == alpha
+        assert report.resolved["head"] == ("linear" if kind == "finetune" else "prompts")
+    # One path, whichever of its models is kept.
+    paths = [report_in(tmp_path / f"wise-{alpha}").frontier for alpha in ends]
+    assert paths[0] == paths[1]
+    assert paths[0] is not None
+    for alpha, other in ends.items():
+        point = next(p for p in paths[0] if p.alpha == alpha)
+        assert_point_is_the_runs(point, report_in(other))
+
+
+def assert_point_is_the_runs(point: FrontierPoint, report: Report) -> None:
+    """A point of the path says what the run that was judged on its own says."""
+    for name in ("accuracy", "ece", "ece_floor", "nll"):
+        for place in ("id", "ood"):
+            expected = getattr(report.summary, f"{place}_{name}")
+            assert getattr(point, f"{place}_{name}") == pytest.approx(expected, abs=1e-9)
+        if name != "ece_floor":
+            chosen = report.selection["validation"][f"val_{name}"]
+            assert getattr(point, f"val_{name}") == pytest.approx(chosen, abs=1e-9)
+    for one, other in zip(point.datasets, report.evaluations, strict=True):
+        assert (one.dataset, one.role, one.n) == (other.dataset, other.role, other.n)
+        assert (one.corruption, one.severity) == (other.corruption, other.severity)
+        assert one.accuracy == other.accuracy
+        assert one.ece == pytest.approx(other.ece.value)
+        assert one.ece_floor == pytest.approx(other.ece.null_mean)
+        assert one.nll == pytest.approx(other.nll)
+
+
+def test_wise_ft__a_model_between_is_judged_as_it_is_swept(
+    make: Make, tuned: Any, tmp_path: Path
+) -> None:
+    run, folder = tuned("carot"), tmp_path / "wise"
+    # The α that is kept is on the path, listed or not.
+    spec = make("wise_ft", method={"run": str(run), "alpha": 0.35, "sweep": [1.0, 0.0, 0.0]})
+    records = go(spec, folder)
+    report = report_in(folder)
+    assert report.frontier is not None
+    assert [p.alpha for p in report.frontier] == [0.0, 0.35, 1.0]
+    assert_point_is_the_runs(report.frontier[1], report)
+    # The weights that are kept are the interpolated ones.
+    start = load_clip(spec.model.name, None, generator=torch.Generator().manual_seed(0))
+    end, _, _ = load_finished(run)
+    kept, _, _ = load_finished(folder)
+    expected = interpolate(start.net.state_dict(), end.net.state_dict(), 0.35)
+    assert same_bits(dict(kept.net.state_dict()), expected)
+    assert weights_sha256(kept.net) == report.model["sha256"]
+    assert report.model["start_sha256"] == report_in(run).model["start_sha256"]
+    swept = [r for r in records if r.kind == "progress" and "every α" in r.detail]
+    images = sum(e.n for e in report.evaluations) + report.data["parts"]["validation"]
+    assert swept[-1].step == swept[-1].total_steps == 3 * images
+    assert [r.step for r in swept] == sorted({r.step for r in swept})
+    assert records[-1].kind == "done"
+    assert records[-1].steps == 0
+    assert (folder / "metrics.jsonl").read_text() == ""
+
+
+def test_wise_ft__numbers_of_the_path_are_those_of_the_whole_set(
+    make: Make, tuned: Any, tmp_path: Path
+) -> None:
+    run, folder = tuned("finetune"), tmp_path / "wise"
+    # Batches of 7 do not divide any set.
+    evaluation = {"n_resamples": 20, "batch_size": 7, "n_bins": 4, "scheme": "equal_width"}
+    spec = make("wise_ft", method={"run": str(run), "alpha": 0.5}, evaluation=evaluation)
+    go(spec, folder)
+    report = report_in(folder)
+    assert report.frontier is not None
+    assert len(report.frontier) == 11
+    point = report.frontier[5]
+    stored = read_predictions(folder / "predictions" / "art.parquet")
+    probs = softmax(stored.logits)
+    art = next(s for s in point.datasets if s.dataset == "art")
+    assert art.accuracy == pytest.approx(accuracy(score_probs(probs, stored.labels)))
+    assert art.nll == pytest.approx(nll(score_probs(probs, stored.labels)))
+    whole = ece(score_probs(probs, stored.labels), Binning(n_bins=4, scheme="equal_width"))
+    assert art.ece == pytest.approx(whole)
+    assert point.ood_accuracy == art.accuracy  # shifts alone where there are any
+    assert summarise(report.evaluations, None).ood_accuracy == art.accuracy
+
+
+def test_wise_ft__corruptions_stand_in_where_there_is_no_shift(make: Make, tmp_path: Path) -> None:
+    tuned, folder = tmp_path / "tuned", tmp_path / "wise"
+    suite = {
+        "corruptions": {"names": ["contrast", "fog"], "severities": [1, 5], "limit": 8},
+        "fractions": {"validation": 0.0},
+    }
+    go(make("flyp", suite=suite, train={"epochs": 1, "spectrum_every_epochs": 0}), tuned)
+    go(make("wise_ft", suite=suite, method={"run": str(tuned), "sweep": []}), folder)
+    report = report_in(folder)
+    assert report.frontier is not None
+    (point,) = report.frontier
+    assert point.alpha == 0.5
+    assert point.ood_accuracy == pytest.approx(report.summary.ood_accuracy)
+    assert point.val_accuracy is None
+
+
+def test_wise_ft__decodes_each_image_once_for_the_whole_path(
+    make: Make, tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calift_core.data.images import ImageSet
+
+    run = tuned("flyp")
+    seen: dict[str, int] = {}
+    read = ImageSet.image
+
+    def counted(self: ImageSet, index: int) -> Any:
+        seen[self.name] = seen.get(self.name, 0) + 1
+        return read(self, index)
+
+    monkeypatch.setattr(ImageSet, "image", counted)
+    counts = []
+    for name, sweep in (("short", [0.5]), ("long", [0.0, 0.25, 0.5, 0.75, 1.0])):
+        seen.clear()
+        go(make("wise_ft", method={"run": str(run), "sweep": sweep}), tmp_path / name)
+        counts.append(seen["art"])
+    assert counts[0] == counts[1]
+
+
+def test_wise_ft__stops_between_batches_and_starts_anew(
+    make: Make, tuned: Any, tmp_path: Path
+) -> None:
+    run, folder = tuned("flyp"), tmp_path / "wise"
+    spec = make("wise_ft", method={"run": str(run)})
+    records: list[Record] = []
+
+    def swept() -> bool:
+        return any(r.kind == "progress" for r in records)
+
+    def collect(source: Iterator[Record]) -> None:
+        for record in source:
+            records.append(record)
+
+    with pytest.raises(InterruptedRunError, match="sweeping α"):
+        collect(run_in_folder(spec, folder, stop=swept))
+    assert not (folder / "report.json").exists()
+    go(spec, folder)
+    assert report_in(folder).frontier is not None
+
+
+def test_model_stock__of_runs_that_differ(make: Make, tuned: Any, tmp_path: Path) -> None:
+    runs = [str(tuned("flyp", lr=lr)) for lr in (1e-3, 3e-3)]
+    spec = make("model_stock", method={"runs": runs})
+    go(spec, tmp_path / "stock")
+    report = report_in(tmp_path / "stock")
+    assert report.frontier is None
+    assert (
+        0 < report.resolved["t_min"] <= report.resolved["t_mean"] <= report.resolved["t_max"] <= 1
+    )
+    assert [i["run"] for i in report.resolved["inputs"]] == runs
+    assert report.resolved["head"] == "prompts"
+    start = load_clip(spec.model.name, None, generator=torch.Generator().manual_seed(0))
+    states = [load_finished(Path(run))[0].net.state_dict() for run in runs]
+    expected, ratios = model_stock(start.net.state_dict(), states)
+    kept, _, _ = load_finished(tmp_path / "stock")
+    assert same_bits(dict(kept.net.state_dict()), expected)
+    assert report.resolved["t_mean"] == pytest.approx(np.mean(list(ratios.values())))
+    # The other way round it is the same model.
+    go(make("model_stock", method={"runs": runs[::-1]}), tmp_path / "kcots")
+    for name, logits in logits_in(tmp_path / "stock").items():
+        np.testing.assert_allclose(logits_in(tmp_path / "kcots")[name], logits, atol=1e-4)
+
+
+def test_model_stock__of_equal_runs_is_that_run_head_and_all(
+    make: Make, tuned: Any, tmp_path: Path
+) -> None:
+    one = tuned("finetune", "resnet")
+    shutil.copytree(one, tmp_path / "copy")
+    runs = [str(one), str(tmp_path / "copy")]
+    go(make("model_stock", tower="resnet", method={"runs": runs}), tmp_path / "stock")
+    for name, logits in logits_in(one).items():
+        np.testing.assert_allclose(
+            logits_in(tmp_path / "stock")[name], logits, rtol=1e-4, atol=1e-4
+        )
+    assert report_in(tmp_path / "stock").resolved["t_mean"] == pytest.approx(1.0)
+
+
+def test_model_stock__learned_scales_are_folded_into_the_heads(make: Make, tmp_path: Path) -> None:
+    method = {"head_scale": "learned"}
+    go(make("finetune", method=method, train={"epochs": 1}), tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    runs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    go(make("model_stock", method={"runs": runs}), tmp_path / "stock")
+    for name, logits in logits_in(tmp_path / "a").items():
+        np.testing.assert_allclose(
+            logits_in(tmp_path / "stock")[name], logits, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_model_stock__prompts_and_heads_do_not_mix(make: Make, tuned: Any, tmp_path: Path) -> None:
+    runs = [str(tuned(kind)) for kind in ("finetune", "flyp")]
+    with pytest.raises(SpecError, match=r"one kind.*\(finetune\).*\(flyp\)"):
+        go(make("model_stock", method={"runs": runs}), tmp_path / "stock")
+
+
+def test_merge__a_merged_run_can_be_merged_again(make: Make, tuned: Any, tmp_path: Path) -> None:
+    for kind, head in (("finetune", "linear"), ("flyp", "prompts")):
+        run, half = tuned(kind), tmp_path / f"{kind}-half"
+        go(make("wise_ft", method={"run": str(run), "sweep": []}), half)
+        again = make("wise_ft", method={"run": str(half), "alpha": 0.5, "sweep": []})
+        go(again, tmp_path / f"{kind}-quarter")
+        quarter = make("wise_ft", method={"run": str(run), "alpha": 0.25, "sweep": []})
+        go(quarter, tmp_path / f"{kind}-direct")
+        assert report_in(tmp_path / f"{kind}-quarter").resolved["head"] == head
+        direct = logits_in(tmp_path / f"{kind}-direct")
+        for name, logits in logits_in(tmp_path / f"{kind}-quarter").items():
+            np.testing.assert_allclose(logits, direct[name], rtol=1e-3, atol=1e-3)
+
+
+def test_merge__inputs_by_name_are_found_in_the_folders_given(
+    make: Make, tuned: Any, tmp_path: Path
+) -> None:
+    spec = make("wise_ft", method={"run": "0123abcd", "sweep": []})
+    with pytest.raises(CheckpointError, match="'0123abcd' holds no finished run"):
+        go(spec, tmp_path / "lost")
+    go(spec, tmp_path / "found", inputs={"0123abcd": tuned("flyp")})
+    assert report_in(tmp_path / "found").spec["method"]["run"] == "0123abcd"
+
+
+def test_merge__another_start_is_refused_with_both_hashes(make: Make, tmp_path: Path) -> None:
+    go(make("flyp", train={"epochs": 1, "seed": 3}), tmp_path / "tuned")
+    theirs = report_in(tmp_path / "tuned").model["start_sha256"]
+    with pytest.raises(ModelError, match=theirs[:12]) as caught:
+        go(make("wise_ft", method={"run": str(tmp_path / "tuned")}), tmp_path / "wise")
+    assert "train.seed" in caught.value.hint
+    with pytest.raises(ModelError, match="started from others"):
+        go(make("wise_ft", tower="resnet", method={"run": str(tmp_path / "tuned")}),
+           tmp_path / "other")  # fmt: skip
+
+
+def test_merge__other_classes_are_refused(make: Make, tuned: Any, tmp_path: Path) -> None:
+    other = write_classes(tmp_path / "animals", ("cat", "dog"), n=20)
+    spec = make("wise_ft", suite={"id": f"folder:{other}"}, method={"run": str(tuned("flyp"))})
+    with pytest.raises(DataError, match="cat"):
+        go(spec, tmp_path / "wise")
+
+
+def test_merge__a_damaged_input_is_named(make: Make, tuned: Any, tmp_path: Path) -> None:
+    run = shutil.copytree(tuned("flyp"), tmp_path / "copy")
+    spec = make("wise_ft", method={"run": str(run), "sweep": []})
+    report = json.loads((run / "report.json").read_text())
+    model = report["model"]
+    for number, change in enumerate(({"model": model | {"sha256": "0" * 64}}, {"model": {}})):
+        (run / "report.json").write_text(json.dumps(report | change))
+        with pytest.raises(CheckpointError, match="they are others|is damaged"):
+            go(spec, tmp_path / f"wise-{number}")
+    (run / "report.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no report\.json"):
+        go(spec, tmp_path / "wise-without")

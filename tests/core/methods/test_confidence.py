@@ -1,0 +1,498 @@
+"""Training-time calibration: which option goes with which method, and what each does."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from calift_core.errors import ModelError, SpecError
+from calift_core.methods import Batch, Method, RunLength, make_method
+from calift_core.methods.confidence import mix
+from calift_core.methods.terms import cross_entropy, distillation, focal, kl, mmce, similarity
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.models.loading import weights_sha256
+from calift_core.models.zeroshot import zero_shot_weights
+from calift_core.schema.methods import METHOD_SPECS
+from calift_core.schema.spec import RunSpec, parse_spec
+from tests.core.conftest import random_batch
+from tests.core.jobs.test_job import assert_equal_runs, at_step, go, go_until
+
+#: Each option as a user turns it on.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "label_smoothing": {"label_smoothing": 0.1},
+    "focal": {"focal": "flsd53"},
+    "mixup": {"mixup_alpha": 0.4},
+    "zero_shot_kd": {"zero_shot_kd": 2.0, "zero_shot_kd_temperature": 1.5},
+    "mmce": {"mmce": 4.0},
+}
+#: What an option adds to a method's terms.
+ADDS = {"zero_shot_kd": {"zero_shot_distillation": 2.0}, "mmce": {"mmce": 4.0}}
+HEAD = {"label_smoothing", "focal", "mixup", "zero_shot_kd", "mmce"}
+PAIRS = {"label_smoothing", "zero_shot_kd"}
+GOES_WITH: dict[str, set[str]] = {
+    "zero_shot": set(),
+    "linear_probe": HEAD - {"mixup"},
+    "finetune": HEAD,
+    "lp_ft": HEAD,
+    "lipsum_ft": HEAD,
+    "car_ft": HEAD,
+    "flyp": PAIRS,
+    "carot": PAIRS,
+    "tracer": PAIRS,
+    "carot_plus": PAIRS,
+    "wise_ft": set(),
+    "model_stock": set(),
+    "pretrain": set(),
+}
+REASONS = {
+    "zero_shot": "no loss that this could change",
+    "linear_probe": "computed once, before any image could be mixed",
+    "flyp": "no class probabilities",
+    "carot": "no class probabilities",
+    "tracer": "no class probabilities",
+    "carot_plus": "no class probabilities",
+    "wise_ft": "it trains nothing",
+    "model_stock": "it trains nothing",
+    "pretrain": "the model that others are compared with",
+}
+NEEDED: dict[str, dict[str, Any]] = {
+    "wise_ft": {"run": "a"},
+    "model_stock": {"runs": ["a", "b"]},
+    "carot": {},
+    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
+}
+TOGETHER = [
+    pair
+    for pair in itertools.combinations(sorted(OPTIONS), 2)
+    if set(pair) not in ({"focal", "label_smoothing"}, {"focal", "mixup"}, {"mixup", "mmce"})
+]
+SUPERVISED = [kind for kind, options in GOES_WITH.items() if options == HEAD]
+
+
+def spec_of(kind: str, *options: str, **more: Any) -> RunSpec:
+    confidence = {k: v for option in options for k, v in OPTIONS[option].items()}
+    return parse_spec(
+        {
+            "name": "a run",
+            "method": {"kind": kind, **NEEDED.get(kind, {})},
+            "train": {"confidence": confidence | more},
+        }
+    )
+
+
+def make(spec: RunSpec, clip: Clip, captions: Captions) -> Any:
+    length = RunLength(total_steps=20)
+    return make_method(spec.method, clip, captions, length=length, confidence=spec.train.confidence)
+
+
+def batch_for(spec: RunSpec, clip: Clip, seed: int = 0) -> Batch:
+    batch = random_batch(clip, 6, seed)
+    alpha = spec.train.confidence.mixup_alpha
+    return mix(batch, alpha, torch.Generator().manual_seed(seed)) if alpha else batch
+
+
+def loss_of(method: Method, terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack([method.weights[name] * value for name, value in terms.items()]).sum()
+
+
+def train(method: Method, spec: RunSpec, n: int = 2, lr: float = 1e-3) -> list[dict[str, float]]:
+    parameters = [p for module in method.trainable().values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr)
+    method.clip.train()
+    curve = []
+    for step in range(1, n + 1):
+        terms = method.terms(batch_for(spec, method.clip, step))
+        loss_of(method, terms).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(step)
+        curve.append({name: float(value.detach()) for name, value in terms.items()})
+    return curve
+
+
+# ------------------------------------------------------------------- every method × every option
+
+
+def test_table__speaks_of_every_method_and_of_every_option() -> None:
+    assert GOES_WITH.keys() == METHOD_SPECS.keys()
+    everything = spec_of("finetune", *OPTIONS, focal="off", mixup_alpha=0).train.confidence
+    assert everything.active() == set(OPTIONS) - {"focal", "mixup"}
+    assert spec_of("finetune", "focal").train.confidence.active() == {"focal"}
+    assert spec_of("finetune", "mixup").train.confidence.active() == {"mixup"}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", GOES_WITH)
+def test_option__trains_with_its_terms_or_is_refused_with_the_reason(
+    vit: Clip, captions: Captions, kind: str, option: str
+) -> None:
+    if option not in GOES_WITH[kind]:
+        with pytest.raises(SpecError) as caught:
+            spec_of(kind, option)
+        sentence = caught.value.message
+        assert f"{kind} does not go with {option}" in sentence
+        assert REASONS[kind] in sentence
+        for other in GOES_WITH[kind]:
+            assert other in sentence
+        return
+    spec = spec_of(kind, option)
+    method = make(spec, vit, captions)
+    promised = set(spec.method.terms) | set(ADDS.get(option, {}))
+    for terms in train(method, spec):
+        assert set(terms) == promised
+        assert np.isfinite(list(terms.values())).all()
+    for name, weight in ADDS.get(option, {}).items():
+        assert method.weights[name] == weight
+
+
+@pytest.mark.parametrize("pair", TOGETHER, ids="+".join)
+@pytest.mark.parametrize("kind", SUPERVISED)
+def test_options__that_make_sense_together_train_together(
+    vit: Clip, captions: Captions, kind: str, pair: tuple[str, str]
+) -> None:
+    spec = spec_of(kind, *pair)
+    promised = set(spec.method.terms).union(*(ADDS.get(option, ()) for option in pair))
+    for terms in train(make(spec, vit, captions), spec, n=1):
+        assert set(terms) == promised
+        assert np.isfinite(list(terms.values())).all()
+
+
+@pytest.mark.parametrize("kind", ["flyp", "carot", "tracer", "carot_plus"])
+def test_options__both_of_a_contrastive_method_train_together(
+    clip: Clip, captions: Captions, kind: str
+) -> None:
+    spec = spec_of(kind, *sorted(PAIRS))
+    for terms in train(make(spec, clip, captions), spec):
+        assert set(terms) == {*spec.method.terms, "zero_shot_distillation"}
+        assert np.isfinite(list(terms.values())).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("focal", "mixup"), "focal loss is defined by .*one true class, and mixup spread"),
+        (("focal", "label_smoothing"), "one true class, and label_smoothing spread"),
+        (
+            ("focal", "label_smoothing", "mixup"),
+            "one true class, and label_smoothing and mixup spread",
+        ),
+        (("mmce", "mixup"), "mmce asks whether .*; a mixed image has no answer"),
+    ],
+    ids="+".join,
+)
+def test_options__that_contradict_each_other_are_refused(
+    options: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(SpecError, match=f"#/train/confidence: .*{words}"):
+        spec_of("finetune", *options)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option__lbfgs_takes_none(option: str) -> None:
+    words = f"train.confidence .*{option}.*lbfgs solver minimises plain cross-entropy.*adamw"
+    with pytest.raises(SpecError, match=words):
+        parse_spec(
+            {
+                "name": "a run",
+                "method": {"kind": "linear_probe", "solver": "lbfgs"},
+                "train": {"confidence": OPTIONS[option]},
+            }
+        )
+
+
+@pytest.mark.parametrize("kind", [k for k, spec in METHOD_SPECS.items() if spec.trains])
+def test_option__all_off_is_the_method_alone_bit_for_bit(
+    vit: Clip, captions: Captions, kind: str
+) -> None:
+    spec = spec_of(kind)
+    with_options = make(spec, copy.deepcopy(vit), captions)
+    length = RunLength(total_steps=20)
+    alone = make_method(spec.method, copy.deepcopy(vit), captions, length=length)
+    assert train(with_options, spec) == train(alone, spec)
+    assert weights_sha256(with_options.clip.net) == weights_sha256(alone.clip.net)
+
+
+@pytest.mark.parametrize("option", sorted(PAIRS))
+def test_option__with_flyps_sigmoid_form_is_refused_with_the_reason(
+    vit: Clip, captions: Captions, option: str
+) -> None:
+    vit.net.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))
+    with pytest.raises(ModelError, match="train.confidence with flyp is defined by softmax"):
+        make(spec_of("flyp", option), vit, captions)
+    make(spec_of("flyp"), vit, captions)
+    spec = spec_of("finetune", option)
+    assert train(make(spec, vit, captions), spec)
+
+
+# ------------------------------------------------------------------------- what each one does
+
+
+def logits_of(method: Any, batch: Batch) -> Tensor:
+    logits: Tensor = method.head(method.clip.encode_image(batch.images))
+    return logits.detach()
+
+
+def test_supervised__each_option_is_its_equation_on_the_heads_logits(
+    vit: Clip, captions: Captions
+) -> None:
+    def term(name: str, *options: str, **more: Any) -> tuple[Tensor, Tensor, Batch]:
+        spec = spec_of("finetune", *options, **more)
+        method = make(spec, vit, captions)
+        batch = batch_for(spec, vit)
+        return method.terms(batch)[name].detach(), logits_of(method, batch), batch
+
+    value, z, batch = term("cross_entropy", "label_smoothing")
+    torch.testing.assert_close(value, cross_entropy(z, batch.labels, smoothing=0.1))
+    value, z, batch = term("cross_entropy", "focal")
+    torch.testing.assert_close(value, focal(z, batch.labels, None))
+    value, z, batch = term("cross_entropy", focal="constant", focal_gamma=2.0)
+    torch.testing.assert_close(value, focal(z, batch.labels, 2.0))
+    value, z, batch = term("mmce", "mmce")
+    torch.testing.assert_close(value, mmce(z, batch.labels))
+    value, z, batch = term("cross_entropy", "mixup", "label_smoothing")
+    assert batch.mixed_with is not None
+    assert 0 < batch.share < 1
+    parts = [cross_entropy(z, y, smoothing=0.1) for y in (batch.labels, batch.mixed_with)]
+    torch.testing.assert_close(value, batch.share * parts[0] + (1 - batch.share) * parts[1])
+
+
+@pytest.mark.parametrize("kind", ["flyp", "carot", "tracer", "carot_plus"])
+def test_contrastive__smoothing_is_over_the_pairs_of_the_batch(
+    vit: Clip, captions: Captions, kind: str
+) -> None:
+    batch = random_batch(vit, 6)
+    sharp = make(spec_of(kind), vit, captions).terms(batch)["contrastive"]
+    soft = make(spec_of(kind, "label_smoothing"), vit, captions).terms(batch)["contrastive"]
+    texts = vit.encode_text(captions.tokens[batch.captions])
+    z = similarity(vit.encode_image(batch.images), texts, vit.logit_scale)
+    uniform = -(z.log_softmax(1).mean() + z.T.log_softmax(1).mean()) / 2
+    torch.testing.assert_close(soft, 0.9 * sharp + 0.1 * uniform)
+
+
+# ------------------------------------------------------------------- distillation from zero-shot
+
+KD_KINDS = [kind for kind, options in GOES_WITH.items() if "zero_shot_kd" in options]
+
+
+@pytest.mark.parametrize("kind", KD_KINDS)
+def test_kd__of_the_initial_model_is_zero_with_gradient_zero_and_rises_as_it_moves(
+    vit: Clip, captions: Captions, kind: str
+) -> None:
+    spec = spec_of(kind, "zero_shot_kd")
+    method = make(spec, vit, captions)
+    vit.eval()
+    batch = random_batch(vit, 6)
+    value = method.terms(batch)["zero_shot_distillation"]
+    assert float(value.detach()) == pytest.approx(0, abs=1e-6)
+    value.backward()
+    gradients = [
+        p.grad.abs().max()
+        for module in method.trainable().values()
+        for p in module.parameters()
+        if p.grad is not None
+    ]
+    assert gradients
+    assert float(torch.stack(gradients).max()) < 1e-4
+    for module in method.trainable().values():
+        module.zero_grad()
+    train(method, spec, n=4, lr=1e-2)
+    assert float(method.terms(batch)["zero_shot_distillation"].detach()) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["finetune", "lp_ft", "lipsum_ft", "car_ft", "linear_probe"])
+def test_kd__of_a_head_is_the_divergence_from_the_initial_zero_shot_model(
+    vit: Clip, captions: Captions, kind: str
+) -> None:
+    initial = copy.deepcopy(vit).eval()
+    spec = spec_of(kind, "zero_shot_kd")
+    method = make(spec, vit, captions)
+    train(method, spec, n=3, lr=1e-2)
+    batch = random_batch(vit, 6, seed=9)
+    with torch.no_grad():
+        teacher = initial.encode_image(batch.images) @ zero_shot_weights(initial, captions).T
+        expected = kl(logits_of(method, batch), initial.logit_scale * teacher, temperature=1.5)
+    value = method.terms(batch)["zero_shot_distillation"].detach()
+    torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_kd__of_pairs_is_the_distillation_from_the_initial_similarities(
+    vit: Clip, captions: Captions
+) -> None:
+    initial = copy.deepcopy(vit).eval()
+    spec = spec_of("flyp", "zero_shot_kd")
+    method = make(spec, vit, captions)
+    train(method, spec, n=3)
+    batch = random_batch(vit, 6, seed=9)
+
+    def z(clip: Clip) -> Tensor:
+        texts = clip.encode_text(captions.tokens[batch.captions])
+        return similarity(clip.encode_image(batch.images), texts, clip.logit_scale).detach()
+
+    expected = distillation(z(vit), z(initial), temperature=1.5)
+    value = method.terms(batch)["zero_shot_distillation"].detach()
+    torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6)
+    assert float(value) > 1e-4
+
+
+def test_kd__texts_of_the_initial_model_are_all_encoded_before_the_first_step(
+    vit: Clip, captions: Captions
+) -> None:
+    """Which captions share a forward pass changes last bits, and a resumed run starts elsewhere."""
+    methods = [make(spec_of("flyp", "zero_shot_kd"), vit, captions) for _ in range(2)]
+    late, early = (random_batch(vit, 6, seed) for seed in (5, 1))
+    methods[0].extra.initial.embed(early)
+    for method in methods:
+        assert method.extra.initial.known.all()
+    texts = [method.extra.initial.embed(late)[1] for method in methods]
+    assert torch.equal(*texts)
+    plain = vit.encode_text(captions.tokens[late.captions]).detach()
+    torch.testing.assert_close(texts[0], plain)
+
+
+@pytest.mark.parametrize("kind", SUPERVISED)
+def test_kd__encodes_the_batch_with_the_initial_tower_once(
+    vit: Clip, captions: Captions, kind: str
+) -> None:
+    method = make(spec_of(kind, "zero_shot_kd"), vit, captions)
+    calls = []
+    method.initial.visual.register_forward_hook(lambda *_: calls.append(1))
+    method.terms(random_batch(vit, 4))
+    assert len(calls) == 1
+
+
+def test_kd__of_cached_features_needs_no_tower(vit: Clip, captions: Captions) -> None:
+    spec = spec_of("linear_probe", "zero_shot_kd")
+    method = make(spec, vit, captions)
+    batch = random_batch(vit, 6)
+    through = method.terms(batch)
+    with torch.no_grad():
+        features = vit.eval().encode_image(batch.images)
+    towers = [vit.net.visual, *([method.initial.visual] if method.initial else [])]
+    calls = []
+    for tower in towers:
+        tower.register_forward_hook(lambda *_: calls.append(1))
+    cached = method.terms(Batch(features, batch.labels, batch.captions))
+    assert not calls
+    for name, value in through.items():
+        torch.testing.assert_close(cached[name], value)
+
+
+# ----------------------------------------------------------------------------------------- mixup
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 9), st.floats(0.05, 5), st.integers(0, 2**40))
+def test_mix__images_and_labels_are_mixed_alike_and_linearly(
+    n: int, alpha: float, seed: int
+) -> None:
+    """Image i is the i-th unit vector: what is mixed stands in it to be read."""
+    images = torch.eye(n)[:, None, None, :].expand(n, 3, 1, n).contiguous()
+    batch = Batch(images, torch.arange(n), torch.arange(n))
+    mixed = mix(batch, alpha, torch.Generator().manual_seed(seed))
+    assert mixed.mixed_with is not None
+    assert 0 <= mixed.share <= 1
+    assert sorted(mixed.mixed_with.tolist()) == list(range(n))
+    assert torch.equal(mixed.labels, batch.labels)
+    expected = mixed.share * torch.eye(n) + (1 - mixed.share) * torch.eye(n)[mixed.mixed_with]
+    for channel in range(3):
+        torch.testing.assert_close(mixed.images[:, channel, 0], expected)
+    again = mix(batch, alpha, torch.Generator().manual_seed(seed))
+    assert torch.equal(again.images, mixed.images)
+    assert again.share == mixed.share
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_mix__its_share_is_drawn_from_the_beta_distribution(alpha: float) -> None:
+    batch = Batch(torch.zeros(2, 3, 1, 1), torch.arange(2), torch.arange(2))
+    generator = torch.Generator().manual_seed(0)
+    shares = [mix(batch, alpha, generator).share for _ in range(500)]
+    assert scipy.stats.kstest(shares, scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.01
+
+
+def test_mix__a_tiny_alpha_leaves_one_image_or_the_other() -> None:
+    batch = Batch(torch.ones(2, 3, 1, 1), torch.arange(2), torch.arange(2))
+    generator = torch.Generator().manual_seed(0)
+    shares = np.array([mix(batch, 1e-4, generator).share for _ in range(50)])
+    assert ((shares < 1e-3) | (shares > 1 - 1e-3)).all()
+
+
+# ------------------------------------------------------------------- whole runs, from a folder
+
+
+def curve_of(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "mixup": (
+        "finetune",
+        {"mixup_alpha": 1.0, "zero_shot_kd": 1.0},
+        {"cross_entropy", "zero_shot_distillation"},
+    ),
+    "flyp": (
+        "flyp",
+        {"zero_shot_kd": 1.0, "label_smoothing": 0.1},
+        {"contrastive", "zero_shot_distillation"},
+    ),
+    "linear probe": (
+        "linear_probe",
+        {"zero_shot_kd": 1.0, "mmce": 1.0, "focal": "flsd53"},
+        {"cross_entropy", "zero_shot_distillation", "mmce"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run__with_options_logs_their_terms_and_a_stop_changes_no_bit(
+    run_spec: Any, home: Path, tmp_path: Path, name: str
+) -> None:
+    kind, options, terms = RUNS[name]
+    spec = run_spec(kind, train={"confidence": options})
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    go(spec, alone)
+    for line in curve_of(alone):
+        assert terms <= set(line)
+        weights = {"zero_shot_distillation": 1.0, "mmce": 1.0}
+        expected = sum(weights.get(name, 1.0) * line[name] for name in terms)
+        assert line["loss"] == pytest.approx(expected, rel=1e-5)
+    go_until(spec, stopped, at_step(2))
+    (resumed,) = [r for r in go(spec, stopped) if r.kind == "resumed"]
+    assert resumed.step == 3
+    assert_equal_runs(stopped, alone)
+
+
+def test_run__mixup_is_seen_by_the_first_step_and_drawn_from_the_seed(
+    run_spec: Any, home: Path, tmp_path: Path
+) -> None:
+    """A hair more of α gives the same draw but for a hair: nothing else was drawn from."""
+    first = {}
+    for alpha in (0.0, 1.0, 1.00001):
+        spec = run_spec("finetune", train={"epochs": 1, "confidence": {"mixup_alpha": alpha}})
+        go(spec, tmp_path / str(alpha))
+        first[alpha] = curve_of(tmp_path / str(alpha))[0]["cross_entropy"]
+    assert first[1.0] != pytest.approx(first[0.0], rel=1e-3)
+    assert first[1.00001] == pytest.approx(first[1.0], rel=1e-3)
+
+
+def test_run__mixup_and_accumulation_are_mixup(run_spec: Any, home: Path, tmp_path: Path) -> None:
+    """Each part of a batch must know what its images were mixed with."""
+    losses = []
+    for parts in (1, 2):
+        confidence = {"mixup_alpha": 4.0}
+        train_changes = {"epochs": 1, "confidence": confidence, "accumulation_steps": parts}
+        go(run_spec("finetune", train=train_changes), tmp_path / str(parts))
+        losses.append(curve_of(tmp_path / str(parts))[0]["cross_entropy"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

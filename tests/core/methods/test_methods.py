@@ -1,0 +1,1355 @@
+"""Methods on a tiny CLIP: the relations that define them, gradients, the teacher."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from calift_core.errors import ModelError, UnsupportedTowerError
+from calift_core.methods import METHODS, Batch, Method, RunLength, fitted, make_method
+from calift_core.methods.base import zero_shot_classifier
+from calift_core.methods.car_ft import context_weights
+from calift_core.methods.carot import CaRot
+from calift_core.methods.linear_probe import fit_logistic
+from calift_core.methods.teacher import EmaTeacher, Teacher, TrajectoryTeacher
+from calift_core.methods.terms import feature_distance, similarity
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.models.finished import load_finished
+from calift_core.models.loading import load_clip, weights_sha256
+from calift_core.schema.methods import METHOD_SPECS, TRACER_PRESETS, MethodBase
+from calift_core.schema.methods import CarFt as CarFtSpec
+from calift_core.schema.methods import CaRot as CaRotSpec
+from calift_core.schema.methods import CarotPlus as CarotPlusSpec
+from calift_core.schema.methods import FineTune as FineTuneSpec
+from calift_core.schema.methods import Flyp as FlypSpec
+from calift_core.schema.methods import LinearProbe as LinearProbeSpec
+from calift_core.schema.methods import LipsumFt as LipsumFtSpec
+from calift_core.schema.methods import LpFt as LpFtSpec
+from calift_core.schema.methods import Pretrain as PretrainSpec
+from calift_core.schema.methods import Tracer as TracerSpec
+from calift_core.schema.records import MetricsRecord, Record
+from calift_core.schema.report import Report
+from tests.core.conftest import CONFIGS, PHOTO, TEXT, TIMM, VIT, random_batch
+from tests.core.jobs.test_job import assert_equal_runs, at_step, evaluating, go, go_until
+
+TRAINED = sorted(kind for kind, spec in METHOD_SPECS.items() if spec.trains)
+#: With these, every term that a method promises is there.
+EVERY_TERM: dict[str, dict[str, Any]] = {
+    "carot": {"teacher_update_every": 2},
+    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
+}
+
+
+def make(spec: MethodBase, clip: Clip, captions: Captions, steps: int = 20, seed: int = 0) -> Any:
+    return make_method(spec, clip, captions, length=RunLength(total_steps=steps, seed=seed))
+
+
+def of_kind(kind: str) -> MethodBase:
+    return METHOD_SPECS[kind](**EVERY_TERM.get(kind, {}))
+
+
+def loss_of(method: Method, batch: Batch) -> Tensor:
+    terms = method.terms(batch)
+    return torch.stack([method.weights[name] * value for name, value in terms.items()]).sum()
+
+
+def steps(method: Method, batches: list[Batch], lr: float = 1e-3) -> list[float]:
+    parameters = [p for module in method.trainable().values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr)
+    method.clip.train()
+    losses = []
+    for step, batch in enumerate(batches, start=1):
+        loss = loss_of(method, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(step)
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def batches_of(clip: Clip, n: int, size: int = 8) -> list[Batch]:
+    return [random_batch(clip, size, seed) for seed in range(n)]
+
+
+# ------------------------------------------------------------------------- every method alike
+
+
+def test_registry__every_spec_but_those_that_merge_has_its_method_and_no_other_is_there() -> None:
+    assert set(METHODS) == {k for k, spec in METHOD_SPECS.items() if spec.family != "merge"}
+
+
+def test_make_method__a_kind_that_merges_is_no_way_to_train(vit: Clip, captions: Captions) -> None:
+    for spec in (
+        METHOD_SPECS["wise_ft"](run="a"),
+        METHOD_SPECS["model_stock"](runs=("a", "b")),
+    ):
+        with pytest.raises(ModelError, match=f"{spec.kind} trains no model.* merges finished"):  # type: ignore[attr-defined]
+            make(spec, vit, captions)
+
+
+@pytest.mark.parametrize("kind", sorted(METHODS))
+def test_method__terms_are_finite_scalars_of_the_promised_names(
+    clip: Clip, captions: Captions, kind: str
+) -> None:
+    spec = of_kind(kind)
+    method = make(spec, clip, captions)
+    terms = method.terms(random_batch(clip))
+    assert set(terms) == set(spec.terms)
+    assert set(terms) <= set(method.weights)
+    for value in terms.values():
+        assert value.shape == ()
+        assert value.dtype == torch.float32
+        assert value.isfinite()
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_method__gradients_arrive_at_what_it_trains_and_nowhere_else(
+    clip: Clip, captions: Captions, kind: str
+) -> None:
+    method = make(of_kind(kind), clip, captions)
+    # The residual branches of a fresh ModifiedResNet are multiplied by 0: not after two steps.
+    steps(method, batches_of(clip, 2))
+    loss_of(method, random_batch(clip)).backward()
+    owned = {id(p) for module in method.trainable().values() for p in module.parameters()}
+    for module in method.trainable().values():
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+        moved = [p for p in module.parameters() if p.grad is not None and p.grad.abs().max() > 0]
+        assert len(moved) > 0.9 * len(list(module.parameters()))
+    for name, parameter in clip.net.named_parameters():
+        if id(parameter) not in owned:
+            assert parameter.grad is None, name
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_method__loss_falls_on_a_batch_that_is_seen_again_and_again(
+    clip: Clip, captions: Captions, kind: str
+) -> None:
+    method = make(of_kind(kind), clip, captions)
+    losses = steps(method, [random_batch(clip)] * 12)
+    assert min(losses[-3:]) < losses[0]
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_method__two_runs_are_equal_bit_for_bit(clip: Clip, captions: Captions, kind: str) -> None:
+    digests = set()
+    for _ in range(2):
+        method = make(of_kind(kind), copy.deepcopy(clip), captions)
+        steps(method, batches_of(clip, 3))
+        digests.add(weights_sha256(method.clip.net))
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("kind", sorted(METHODS))
+def test_method__classifier_has_a_row_per_class_and_leaves_the_mode(
+    clip: Clip, captions: Captions, kind: str
+) -> None:
+    method = make(of_kind(kind), clip, captions)
+    clip.train()
+    classifier = method.classifier()
+    assert clip.training
+    assert classifier.weights.shape == (3, 16)
+    assert not classifier.weights.requires_grad
+    features = clip.encode_image(random_batch(clip).images).detach()
+    assert classifier.logits(features).shape == (8, 3)
+
+
+@pytest.mark.parametrize("kind", sorted(METHODS))
+def test_method__before_training_every_classifier_is_the_zero_shot_one(
+    vit: Clip, captions: Captions, kind: str
+) -> None:
+    features = vit.encode_image(random_batch(vit).images).detach()
+    expected = zero_shot_classifier(vit, captions).logits(features)
+    made = make(of_kind(kind), vit, captions).classifier().logits(features)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_method__trains_under_half_precision(clip: Clip, captions: Captions, kind: str) -> None:
+    method = make(of_kind(kind), clip, captions)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = method.terms(random_batch(clip))
+    for value in terms.values():
+        assert value.dtype == torch.float32
+        assert value.isfinite()
+
+
+# ------------------------------------------------------------------------ every method × tower
+
+#: SigLIP's text tower: sees all positions, pools the last one, projects with a bias.
+SIGLIP_TEXT = TEXT | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+SIGMOID = {"custom_text": True, "init_logit_bias": -10.0, "text_cfg": SIGLIP_TEXT}
+TOWERS: dict[str, dict[str, Any]] = {
+    **CONFIGS,
+    "sigmoid vit": VIT | SIGMOID,
+    "sigmoid timm": TIMM | SIGMOID,
+}
+SIGMOID_TOWERS = [name for name in TOWERS if name.startswith("sigmoid")]
+NEED_SOFTMAX = ("carot", "tracer", "carot_plus", "pretrain")
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory, originals: dict[str, Clip]) -> dict[str, Clip]:
+    """One model of each kind of tower with fixed random weights: not to be changed."""
+    folder = tmp_path_factory.mktemp("towers")
+    made = dict(originals)
+    for name in SIGMOID_TOWERS:
+        path = folder / f"{name.replace(' ', '_')}.json"
+        path.write_text(json.dumps(TOWERS[name]))
+        made[name] = load_clip(str(path), None, generator=torch.Generator().manual_seed(7))
+    return made
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("kind", TRAINED)
+def test_matrix__each_method_trains_each_tower_or_says_why_not(
+    towers: dict[str, Clip], captions: Captions, kind: str, tower: str
+) -> None:
+    clip = copy.deepcopy(towers[tower])
+    if tower in SIGMOID_TOWERS and kind in NEED_SOFTMAX:
+        before = weights_sha256(clip.net)
+        with pytest.raises(ModelError, match=f"^{kind} is defined by softmax.*sigmoid.*logit bias"):
+            make(of_kind(kind), clip, captions)
+        assert weights_sha256(clip.net) == before
+        return
+    method = make(of_kind(kind), clip, captions)
+    trained = {n: copy.deepcopy(m.state_dict()) for n, m in method.trainable().items()}
+    losses = steps(method, [random_batch(clip, 4)] * 2)
+    assert torch.tensor(losses).isfinite().all()
+    for name, module in method.trainable().items():
+        assert any(not torch.equal(t, trained[name][k]) for k, t in module.state_dict().items())
+    assert method.classifier().weights.shape == (3, 16)
+
+
+@pytest.mark.parametrize("tower", SIGMOID_TOWERS)
+def test_zero_shot__classifies_with_a_sigmoid_model(
+    towers: dict[str, Clip], captions: Captions, tower: str
+) -> None:
+    clip = copy.deepcopy(towers[tower])
+    assert clip.is_sigmoid
+    classifier = make(METHOD_SPECS["zero_shot"](), clip, captions).classifier()
+    torch.testing.assert_close(classifier.weights.norm(dim=1), torch.ones(3))
+
+
+@pytest.mark.parametrize("tower", SIGMOID_TOWERS)
+def test_flyp__on_a_sigmoid_model_trains_its_bias_too(
+    towers: dict[str, Clip], captions: Captions, tower: str
+) -> None:
+    method = make(FlypSpec(), copy.deepcopy(towers[tower]), captions)
+    batch = random_batch(method.clip, 6)
+    before = method.clip.net.logit_bias.detach().clone()
+    images = method.clip.encode_image(batch.images)
+    texts = method.clip.encode_text(captions.tokens[batch.captions])
+    z = method.clip.logit_scale * images @ texts.T + before
+    signs = 2 * torch.eye(6) - 1
+    expected = -torch.nn.functional.logsigmoid(signs * z).sum() / 6
+    torch.testing.assert_close(method.terms(batch)["contrastive"], expected)
+    losses = steps(method, [batch] * 6)
+    assert losses[-1] < losses[0]
+    assert not torch.equal(method.clip.net.logit_bias, before)
+
+
+def test_lipsum_ft__a_tokenizer_that_marks_no_start_and_end_is_refused_with_the_reason(
+    towers: dict[str, Clip], captions: Captions
+) -> None:
+    clip = copy.deepcopy(towers["sigmoid vit"])
+    real = clip.tokenizer
+    clip.tokenizer = lambda texts: real(texts)  # as a SentencePiece one: no token ids to read
+    with pytest.raises(ModelError, match="between a start and an end token.* has none") as caught:
+        make(LipsumFtSpec(), clip, captions)
+    assert "car_ft" in caught.value.hint
+    make(LipsumFtSpec(lambda_energy=0), clip, captions)
+
+
+def test_is_sigmoid__is_read_from_the_config(tmp_path: Path) -> None:
+    path = tmp_path / "siglip.json"
+    path.write_text(json.dumps({**CONFIGS["vit"], "init_logit_bias": -10.0}))
+    assert load_clip(str(path), None).is_sigmoid
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        CaRotSpec(),
+        CaRotSpec(lambda_oc=0.0, lambda_x=0.1),
+        CarotPlusSpec(lambda_oc=0.2),
+        TracerSpec(),
+    ],
+    ids=["carot", "carot cross-tower", "carot_plus", "tracer"],
+)
+def test_matrix__a_tower_without_projection_is_refused_before_any_training(
+    vit: Clip, captions: Captions, spec: MethodBase
+) -> None:
+    vit.net.visual.proj = None
+    with pytest.raises(UnsupportedTowerError, match="no projection"):
+        make(spec, vit, captions)
+
+
+# --------------------------------------------------------------------------------- relations
+
+
+def test_carot__with_every_lambda_zero_is_flyp_step_for_step(
+    clip: Clip, captions: Captions
+) -> None:
+    nothing = CaRotSpec(lambda_oc=0, lambda_sd=0, lambda_x=0)
+    carot = make(nothing, copy.deepcopy(clip), captions)
+    flyp = make(FlypSpec(), copy.deepcopy(clip), captions)
+    for batch in batches_of(clip, 4):
+        assert steps(carot, [batch]) == steps(flyp, [batch])
+        assert weights_sha256(carot.clip.net) == weights_sha256(flyp.clip.net)
+    assert carot.state() == {}
+
+
+@pytest.mark.parametrize(
+    "change", [{"lambda_oc": 0.1}, {"lambda_sd": 0.1}, {"lambda_x": 0.1}], ids=str
+)
+def test_carot__each_lambda_alone_changes_the_run(
+    vit: Clip, captions: Captions, change: dict[str, float]
+) -> None:
+    zero = {"lambda_oc": 0.0, "lambda_sd": 0.0, "lambda_x": 0.0, "teacher_update_every": 1}
+    carot = make(CaRotSpec(**(zero | change)), copy.deepcopy(vit), captions)
+    flyp = make(FlypSpec(), copy.deepcopy(vit), captions)
+    steps(carot, batches_of(vit, 3))
+    steps(flyp, batches_of(vit, 3))
+    assert weights_sha256(carot.clip.net) != weights_sha256(flyp.clip.net)
+
+
+def test_carot_plus__with_its_parts_off_is_carot_bit_for_bit_teacher_included(
+    clip: Clip, captions: Captions
+) -> None:
+    coefficients = {"lambda_oc": 0.3, "lambda_sd": 1.2}
+    carot = CaRotSpec(lambda_x=0, **coefficients)
+    plus = CarotPlusSpec(multi_positive=False, teacher="ema", **coefficients)
+    runs = [make(spec, copy.deepcopy(clip), captions) for spec in (carot, plus)]
+    batches = batches_of(clip, 4)
+    assert steps(runs[0], batches) == steps(runs[1], batches)
+    for method in runs:
+        method.finish()
+    assert weights_sha256(runs[0].clip.net) == weights_sha256(runs[1].clip.net)
+    states = [method.state() for method in runs]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+    moved = weights_sha256(runs[0].teacher.clip.net)
+    assert moved not in (weights_sha256(clip.net), weights_sha256(runs[0].clip.net))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"multi_positive": True}, {"teacher": "trajectory"}, {"lambda_fd": 1.0}],
+    ids=str,
+)
+def test_carot_plus__each_part_alone_changes_the_run(
+    vit: Clip, captions: Captions, change: dict[str, Any]
+) -> None:
+    off = {"multi_positive": False, "teacher": "ema"}
+    plus = make(CarotPlusSpec(**(off | change)), copy.deepcopy(vit), captions)
+    carot = make(CaRotSpec(lambda_oc=0, lambda_x=0), copy.deepcopy(vit), captions)
+    assert steps(plus, batches_of(vit, 3)) != steps(carot, batches_of(vit, 3))
+
+
+def test_tracer__without_distillation_and_penalty_is_flyp_step_for_step(
+    clip: Clip, captions: Captions
+) -> None:
+    tracer = make(TracerSpec(lambda_sd=0, lambda_x=0), copy.deepcopy(clip), captions)
+    flyp = make(FlypSpec(), copy.deepcopy(clip), captions)
+    assert tracer.teacher is None
+    assert steps(tracer, batches_of(clip, 4)) == steps(flyp, batches_of(clip, 4))
+    assert weights_sha256(tracer.clip.net) == weights_sha256(flyp.clip.net)
+
+
+@pytest.mark.parametrize("part", ["alpha_fd", "alpha_crd", "alpha_icl", "alpha_cross"])
+def test_tracer__each_distillation_can_be_turned_off_and_is_then_not_computed(
+    vit: Clip, captions: Captions, part: str
+) -> None:
+    names = {
+        "alpha_fd": "feature",
+        "alpha_crd": "relational",
+        "alpha_icl": "interactive",
+        "alpha_cross": "cross_distillation",
+    }
+    method = make(TracerSpec(**{part: 0}), vit, captions)
+    terms = set(method.terms(random_batch(vit)))
+    assert terms == set(TracerSpec.terms) - {names[part]}
+    alone = make(TracerSpec(**({other: 0 for other in names} | {part: 1.0})), vit, captions)
+    kept = {"contrastive", "cross_tower", names[part]}
+    assert set(alone.terms(random_batch(vit))) == kept
+    assert alone.weights[names[part]] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("tower", "preset"), [("vit", "ViT-B-16"), ("resnet", "RN50"), ("timm", "RN50")]
+)
+def test_tracer__preset_follows_the_tower_and_is_named(
+    originals: dict[str, Clip], captions: Captions, tower: str, preset: str
+) -> None:
+    method = make(TracerSpec(), copy.deepcopy(originals[tower]), captions)
+    script = TRACER_PRESETS[preset]
+    alpha = script.alpha_fd * 16 / script.embed_dim
+    assert method.resolved() == {
+        "preset": preset,
+        "lambda_sd": script.lambda_sd,
+        "lambda_x": script.lambda_x,
+        "alpha_fd": pytest.approx(alpha),
+    }
+    assert method.weights["feature"] == pytest.approx(script.lambda_sd * alpha)
+    assert method.weights["cross_tower"] == script.lambda_x
+    other = make(TracerSpec(preset="paper"), copy.deepcopy(originals[tower]), captions)
+    assert other.resolved()["preset"] == "paper"
+    assert other.resolved()["alpha_fd"] == 1
+
+
+@pytest.mark.parametrize(("width", "preset"), [(1008, "ViT-B-16"), (1024, "ViT-L-14")])
+def test_tracer__a_wide_transformer_takes_the_large_ones_preset(
+    tmp_path: Path, width: int, preset: str
+) -> None:
+    path = tmp_path / "wide.json"
+    vision = {**VIT["vision_cfg"], "width": width, "layers": 1}  # type: ignore[dict-item]
+    path.write_text(json.dumps({**VIT, "vision_cfg": vision}))
+    assert fitted(TracerSpec(), load_clip(str(path), None)).preset == preset  # type: ignore[attr-defined]
+
+
+def test_tracer__pulls_a_feature_as_hard_whatever_the_width_it_lies_in(
+    vit: Clip, captions: Captions
+) -> None:
+    """Zeros behind every embedding move nothing: the weighted term must not notice them."""
+    method = make(TracerSpec(), vit, captions)
+    steps(method, batches_of(vit, 3), lr=1e-2)
+    batch = random_batch(vit)
+    images, texts = vit.encode_image(batch.images), vit.encode_text(captions.tokens[batch.captions])
+    ours = (images, texts, *method.teacher.embed(batch))
+    padded = [torch.cat([e, torch.zeros_like(e), torch.zeros_like(e)], dim=1) for e in ours]
+    wide = TracerSpec().fitted("ViT-B-16", 48)
+    assert wide.lambda_sd is not None
+    assert wide.alpha_fd is not None
+    torch.testing.assert_close(
+        wide.lambda_sd * wide.alpha_fd * feature_distance(*padded),
+        method.weights["feature"] * feature_distance(*ours),
+    )
+    assert float(method.terms(batch)["feature"].detach()) > 1e-5
+
+
+@pytest.mark.parametrize(
+    "spec", [CarFtSpec(alpha=0), LpFtSpec()], ids=["car_ft", "lp_ft without its probe"]
+)
+def test_supervised_methods__without_their_own_term_are_finetune_step_for_step(
+    clip: Clip, captions: Captions, spec: MethodBase
+) -> None:
+    method = make(spec, copy.deepcopy(clip), captions)
+    plain = make(FineTuneSpec(), copy.deepcopy(clip), captions)
+    assert steps(method, batches_of(clip, 3)) == steps(plain, batches_of(clip, 3))
+    assert weights_sha256(method.clip.net) == weights_sha256(plain.clip.net)
+    assert weights_sha256(method.head) == weights_sha256(plain.head)
+
+
+@pytest.mark.parametrize("spec", [LipsumFtSpec(), CarFtSpec()], ids=["lipsum_ft", "car_ft"])
+def test_supervised_methods__with_their_own_term_are_not(
+    vit: Clip, captions: Captions, spec: MethodBase
+) -> None:
+    method = make(spec, copy.deepcopy(vit), captions)
+    plain = make(FineTuneSpec(), copy.deepcopy(vit), captions)
+    assert steps(method, batches_of(vit, 3)) != steps(plain, batches_of(vit, 3))
+
+
+def test_lipsum_ft__without_its_energies_is_finetune_with_the_scale_outside_and_no_bias(
+    clip: Clip, captions: Captions
+) -> None:
+    method = make(LipsumFtSpec(lambda_energy=0), copy.deepcopy(clip), captions)
+    plain = make(FineTuneSpec(head_scale="learned"), copy.deepcopy(clip), captions)
+    plain.head.bias.requires_grad_(False)
+    plain.head.log_scale.requires_grad_(False)
+    batches = batches_of(clip, 3)
+    assert steps(method, batches) == pytest.approx(steps(plain, batches), rel=1e-4)
+    assert [name for name, _ in method.head.named_parameters()] == ["weight"]
+    torch.testing.assert_close(method.head.weight, plain.head.weight, atol=1e-5, rtol=1e-4)
+
+
+def test_lipsum_ft__head_starts_unit_and_its_scale_stays_outside(
+    vit: Clip, captions: Captions
+) -> None:
+    scale = float(vit.logit_scale.detach())
+    method = make(LipsumFtSpec(n_texts=4), vit, captions)
+    torch.testing.assert_close(method.head.weight.norm(dim=1), torch.ones(3))
+    steps(method, batches_of(vit, 3), lr=1e-2)
+    classifier = method.classifier()
+    assert classifier.scale == pytest.approx(scale)
+    assert classifier.bias is None
+    features = vit.encode_image(random_batch(vit).images).detach()
+    torch.testing.assert_close(classifier.logits(features), method.head(features).detach())
+
+
+def test_lipsum_ft__a_step_of_its_head_moves_the_logits_s_times_as_far_as_a_folded_one(
+    vit: Clip, captions: Captions
+) -> None:
+    """The first step of AdamW is the rate times the sign of the gradient, whatever its size."""
+    features = vit.encode_image(random_batch(vit, 32).images).detach()
+    labels = torch.arange(32) % 3
+    moved = {}
+    for spec in (LipsumFtSpec(lambda_energy=0), FineTuneSpec()):
+        head = make(spec, vit, captions).head
+        before = head(features).detach()
+        weight = head.weight.detach().clone()
+        optimizer = torch.optim.AdamW([head.weight], lr=1e-4, eps=1e-30, weight_decay=0)
+        torch.nn.functional.cross_entropy(head(features), labels).backward()
+        optimizer.step()
+        assert float((head.weight - weight).abs().mean().detach()) == pytest.approx(1e-4, rel=1e-3)
+        moved[spec.kind] = (head(features).detach() - before).norm()
+    ratio = float(moved["lipsum_ft"] / moved["finetune"])
+    assert ratio == pytest.approx(float(vit.logit_scale.detach()), rel=0.01)
+
+
+def test_pretrain__without_shared_targets_is_flyp_step_for_step(
+    vit: Clip, captions: Captions
+) -> None:
+    pretrain = make(PretrainSpec(multi_positive=False), copy.deepcopy(vit), captions)
+    flyp = make(FlypSpec(), copy.deepcopy(vit), captions)
+    assert steps(pretrain, batches_of(vit, 3)) == steps(flyp, batches_of(vit, 3))
+
+
+def test_pretrain__keeps_the_logit_scale_within_its_bound(vit: Clip, captions: Captions) -> None:
+    method = make(PretrainSpec(), vit, captions)
+    with torch.no_grad():
+        vit.net.logit_scale.fill_(9.0)
+    method.after_step(1)
+    assert float(vit.logit_scale.detach()) == pytest.approx(100)
+
+
+def test_zero_shot__trains_nothing(vit: Clip, captions: Captions) -> None:
+    method = make(METHOD_SPECS["zero_shot"](), vit, captions)
+    assert method.trainable() == {}
+    assert method.terms(random_batch(vit)) == {}
+
+
+@pytest.mark.parametrize("kind", ["finetune", "lp_ft", "lipsum_ft", "car_ft"])
+def test_supervised_methods__leave_text_tower_and_scale_alone(
+    vit: Clip, captions: Captions, kind: str
+) -> None:
+    before = copy.deepcopy(vit.net)
+    steps(make(of_kind(kind), vit, captions), batches_of(vit, 2))
+    for name, parameter in vit.net.named_parameters():
+        same = torch.equal(parameter, before.get_parameter(name))
+        assert same != name.startswith("visual."), name
+
+
+def test_finetune__folded_and_learned_scale_give_the_same_logits_at_the_start(
+    vit: Clip, captions: Captions
+) -> None:
+    batch = random_batch(vit)
+    fixed = make(FineTuneSpec(), vit, captions)
+    learned = make(FineTuneSpec(head_scale="learned"), vit, captions)
+    torch.testing.assert_close(
+        fixed.terms(batch)["cross_entropy"], learned.terms(batch)["cross_entropy"]
+    )
+    assert fixed.classifier().scale == 1.0
+    assert learned.classifier().scale == pytest.approx(float(vit.logit_scale.detach()))
+    assert len(list(learned.head.parameters())) == len(list(fixed.head.parameters())) + 1
+
+
+def test_finetune__classifier_gives_the_heads_logits(vit: Clip, captions: Captions) -> None:
+    for scale in ("fixed", "learned"):
+        method = make(FineTuneSpec(head_scale=scale), vit, captions)
+        steps(method, batches_of(vit, 2), lr=1e-2)
+        features = vit.encode_image(random_batch(vit).images).detach()
+        torch.testing.assert_close(
+            method.classifier().logits(features), method.head(features).detach()
+        )
+
+
+# ----------------------------------------------------------------------------------- teacher
+
+
+def teacher_of(clip: Clip, captions: Captions, **changes: Any) -> EmaTeacher:
+    settings: dict[str, Any] = {
+        "update_every": 1,
+        "momentum_start": 0.05,
+        "momentum_end": 0.9,
+        "ramp_steps": 4.0,
+        "follow_buffers": True,
+    }
+    return EmaTeacher(clip, captions, **(settings | changes))
+
+
+def test_teacher__equal_to_the_student_distils_nothing(vit: Clip, captions: Captions) -> None:
+    method = make(CaRotSpec(), vit, captions)
+    vit.eval()
+    value = method.terms(random_batch(vit))["distillation"]
+    value.backward()
+    assert float(value.detach()) == pytest.approx(0, abs=1e-6)
+    largest = max(float(p.grad.abs().max()) for p in vit.net.parameters() if p.grad is not None)
+    assert largest < 5e-5  # float32; the terms next to it give 1e-1 and more
+
+
+def test_teacher__that_differs_from_the_student_distils_something(
+    vit: Clip, captions: Captions
+) -> None:
+    method = make(CaRotSpec(), vit, captions)
+    with torch.no_grad():
+        for parameter in vit.net.visual.parameters():
+            parameter.mul_(1.3)
+    value = method.terms(random_batch(vit))["distillation"]
+    value.backward()
+    assert float(value.detach()) > 1e-4
+    assert max(float(p.grad.abs().max()) for p in vit.net.visual.parameters()) > 1e-5
+
+
+def test_teacher__stays_frozen_and_in_eval_through_training(clip: Clip, captions: Captions) -> None:
+    method = make(CaRotSpec(teacher_update_every=2), clip, captions)
+    assert method.teacher is not None
+    steps(method, batches_of(clip, 5))
+    assert not any(module.training for module in method.teacher.clip.modules())
+    assert clip.training
+    for parameter in method.teacher.clip.parameters():
+        assert not parameter.requires_grad
+        assert parameter.grad is None
+    owned = {id(p) for module in method.trainable().values() for p in module.parameters()}
+    assert not owned & {id(p) for p in method.teacher.clip.parameters()}
+
+
+def test_teacher__average_worked_by_hand(vit: Clip, captions: Captions) -> None:
+    """Momentum 0.05 → 0.9 over four steps, updates at steps 2, 4 and 6."""
+    teacher = teacher_of(vit, captions, update_every=2)
+    expected = [p.detach().double().clone() for p in vit.net.parameters()]
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 7):
+        with torch.no_grad():
+            for parameter in vit.net.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        did = teacher.update(vit, step)
+        assert did == (step % 2 == 0)
+        if did:
+            m = {2: 0.05 + 0.85 * 0.5, 4: 0.9, 6: 0.9}[step]
+            assert teacher.momentum(step) == pytest.approx(m)
+            student = [p.detach().double() for p in vit.net.parameters()]
+            expected = [m * a + (1 - m) * b for a, b in zip(expected, student, strict=True)]
+        for mine, want in zip(teacher.clip.net.parameters(), expected, strict=True):
+            torch.testing.assert_close(mine.double(), want, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "momentum"), [(0, 0.05), (1, 0.2625), (2, 0.475), (4, 0.9), (5, 0.9), (1000, 0.9)]
+)
+def test_teacher__momentum_rises_linearly_then_stays(
+    vit: Clip, captions: Captions, step: int, momentum: float
+) -> None:
+    assert teacher_of(vit, captions).momentum(step) == pytest.approx(momentum)
+    assert teacher_of(vit, captions, ramp_steps=0.0).momentum(step) == pytest.approx(0.9)
+
+
+def test_teacher__buffers_follow_the_student_and_only_if_asked(
+    resnet: Clip, captions: Captions
+) -> None:
+    follows = teacher_of(resnet, captions)
+    stays = teacher_of(resnet, captions, follow_buffers=False)
+    before = {name: b.clone() for name, b in stays.clip.net.named_buffers()}
+    resnet.train()
+    resnet.encode_image(random_batch(resnet).images)
+    for teacher in (follows, stays):
+        teacher.update(resnet, 1)
+    changed = 0
+    for name, buffer in resnet.net.named_buffers():
+        assert torch.equal(follows.clip.net.get_buffer(name), buffer), name
+        assert torch.equal(stays.clip.net.get_buffer(name), before[name]), name
+        changed += not torch.equal(buffer, before[name])
+    assert changed > 10
+
+
+def test_teacher__cached_captions_give_the_similarity_of_encoding_anew(
+    clip: Clip, captions: Captions
+) -> None:
+    method = make(CaRotSpec(teacher_update_every=3), clip, captions)
+    teacher = method.teacher
+    assert teacher is not None
+    seen = []
+    for step, batch in enumerate(batches_of(clip, 8), start=1):
+        with torch.no_grad():
+            plain = similarity(
+                teacher.clip.encode_image(batch.images),
+                teacher.clip.encode_text(captions.tokens[batch.captions]),
+                teacher.clip.logit_scale,
+            )
+        torch.testing.assert_close(teacher.similarity(batch), plain, atol=1e-4, rtol=1e-4)
+        seen.append(int(teacher.known.sum()))
+        loss = loss_of(method, batch)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in clip.net.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(0.05 * parameter.grad)
+                parameter.grad = None
+        method.after_step(step)
+        assert (int(teacher.known.sum()) == 0) == (step % 3 == 0)
+    assert max(seen) > 4
+
+
+def test_teacher__encodes_each_caption_once_between_updates(vit: Clip, captions: Captions) -> None:
+    teacher = teacher_of(vit, captions, update_every=100)
+    encoded = 0
+    original = teacher.clip.net.token_embedding.register_forward_hook(
+        lambda module, inputs, output: count(len(inputs[0]))
+    )
+
+    def count(n: int) -> None:
+        nonlocal encoded
+        encoded += n
+
+    for batch in batches_of(vit, 6):
+        teacher.similarity(batch)
+    original.remove()
+    assert encoded == len({int(c) for b in batches_of(vit, 6) for c in b.captions})
+
+
+def test_carot__default_interval_gives_about_fifty_updates(vit: Clip, captions: Captions) -> None:
+    for total, every in ((25_030, 500), (100, 2), (20, 1), (1, 1)):
+        method = make(CaRotSpec(), vit, captions, steps=total)
+        assert method.resolved() == {"teacher_update_every": every}
+    assert make(CaRotSpec(lambda_sd=0), vit, captions).resolved() == {"teacher_update_every": None}
+
+
+def test_carot__state_brings_the_teacher_back_bit_for_bit(clip: Clip, captions: Captions) -> None:
+    spec = CaRotSpec(teacher_update_every=2)
+    method = make(spec, clip, captions)
+    steps(method, batches_of(clip, 3))
+    other: CaRot = make(spec, copy.deepcopy(clip), captions)
+    other.load_state({name: t.clone() for name, t in method.state().items()})
+    batch = random_batch(clip, seed=50)
+    assert other.teacher is not None
+    assert torch.equal(other.teacher.similarity(batch), method.teacher.similarity(batch))
+    for name, tensor in method.state().items():
+        assert torch.equal(other.state()[name], tensor), name
+
+
+def test_carot__a_text_tower_without_projection_is_refused_with_the_way_out(
+    vit: Clip, captions: Captions
+) -> None:
+    vit.net.text_projection = None
+    with pytest.raises(UnsupportedTowerError, match="text tower") as caught:
+        make(CaRotSpec(), vit, captions)
+    assert "lambda_x" in caught.value.hint
+    made = make(CaRotSpec(lambda_x=0, lambda_oc=0), vit, captions)
+    assert loss_of(made, random_batch(vit)).isfinite()
+
+
+def test_teacher__equal_to_the_student_gives_tracer_only_its_interactive_term(
+    vit: Clip, captions: Captions
+) -> None:
+    method = make(TracerSpec(lambda_x=0.0), vit, captions)
+    vit.eval()
+    terms = method.terms(random_batch(vit))
+    for name in ("feature", "relational", "cross_distillation"):
+        assert float(terms[name].detach()) == pytest.approx(0, abs=1e-6)
+        vit.zero_grad()
+        (method.weights[name] * terms[name]).backward(retain_graph=True)
+        gradients = [p.grad.abs().max() for p in vit.net.parameters() if p.grad is not None]
+        assert float(torch.stack(gradients).max()) < 1e-4, name
+    torch.testing.assert_close(terms["interactive"], terms["contrastive"])
+
+
+# ------------------------------------------------------------- teachers: cached or encoded anew
+
+
+class Anew(Teacher):
+    """Encodes every caption of every batch, with repeats, over the whole context."""
+
+    @torch.no_grad()
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        texts = self.clip.net.encode_text(self.captions.tokens[batch.captions])
+        texts = torch.nn.functional.normalize(texts, dim=-1)
+        return self.clip.encode_image(batch.images), texts
+
+
+class EmaAnew(Anew, EmaTeacher):
+    pass
+
+
+class TrajectoryAnew(Anew, TrajectoryTeacher):
+    pass
+
+
+EMA: dict[str, Any] = {
+    "update_every": 3,
+    "momentum_start": 0.05,
+    "momentum_end": 0.9,
+    "ramp_steps": 10.0,
+    "follow_buffers": True,
+}
+TRAJECTORY: dict[str, Any] = {"total_steps": 50, "beta": 0.5, "follow_buffers": True}
+
+
+@pytest.mark.parametrize("kind", ["ema", "trajectory"])
+def test_teacher__cached_and_encoded_anew_agree_over_fifty_steps(
+    clip: Clip, captions: Captions, kind: str
+) -> None:
+    """With frozen batch statistics: those of a few tiny maps would blow up any rounding."""
+    ema = kind == "ema"
+    runs = []
+    for anew in (False, True):
+        # Feature distillation sees the teacher's text embeddings themselves.
+        spec = CarotPlusSpec(teacher="ema" if ema else "trajectory", lambda_fd=50)
+        method = make(spec, copy.deepcopy(clip), captions, steps=50)
+        if ema:
+            method.teacher = (EmaAnew if anew else EmaTeacher)(method.clip, captions, **EMA)
+        elif anew:
+            method.teacher = TrajectoryAnew(method.clip, captions, **TRAJECTORY)
+        parameters = list(method.clip.parameters())
+        method.clip.eval()
+        curve = []
+        for step in range(1, 51):
+            terms = method.terms(random_batch(clip, 4, seed=step))
+            loss = torch.stack([method.weights[name] * value for name, value in terms.items()])
+            gradients = torch.autograd.grad(loss.sum(), parameters)
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter.sub_(0.003 * gradient)
+            method.after_step(step)
+            curve.append({name: float(value.detach()) for name, value in terms.items()})
+        runs.append((method, curve))
+    (cached, curve), (plain, other) = runs
+    assert int(plain.teacher.known.sum()) == 0
+    for one, two in zip(curve, other, strict=True):
+        assert one == pytest.approx(two, rel=1e-2, abs=1e-4)
+    assert curve[-1]["distillation"] > 1e-3
+    for mine, theirs in (
+        (cached.clip, plain.clip),
+        (cached.teacher.clip, plain.teacher.clip),
+    ):
+        for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("beta", [0.2, 0.5, 1.0])
+def test_trajectory_teacher__is_the_beta_weighted_mean_of_every_iterate(
+    vit: Clip, captions: Captions, beta: float
+) -> None:
+    total = 12
+    teacher = TrajectoryTeacher(vit, captions, total_steps=total, beta=beta, follow_buffers=True)
+    density = scipy.stats.beta.pdf((np.arange(total + 1) + 0.5) / (total + 1), beta, beta)
+    if beta == 1:
+        assert density == pytest.approx(np.ones(total + 1))
+    else:
+        assert density.argmin() == total // 2
+    generator = torch.Generator().manual_seed(0)
+    iterates = [torch.nn.utils.parameters_to_vector(vit.parameters()).detach().double()]
+    for step in range(1, total + 1):
+        with torch.no_grad():
+            for parameter in vit.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        assert teacher.update(vit, step)
+        iterates.append(torch.nn.utils.parameters_to_vector(vit.parameters()).detach().double())
+        shares = torch.tensor(density[: step + 1] / density[: step + 1].sum())
+        mine = torch.nn.utils.parameters_to_vector(teacher.clip.parameters()).double()
+        torch.testing.assert_close(mine, shares @ torch.stack(iterates), atol=1e-5, rtol=1e-4)
+
+
+def test_trajectory_teacher__averages_batch_statistics_with_the_weights_and_only_if_asked(
+    resnet: Clip, captions: Captions
+) -> None:
+    """Two updates with β = 1: each iterate's statistics count a third."""
+    for follows in (True, False):
+        teacher = TrajectoryTeacher(
+            resnet, captions, total_steps=3, beta=1.0, follow_buffers=follows
+        )
+        student = copy.deepcopy(resnet).train()
+        seen = [{name: b.clone() for name, b in student.named_buffers()}]
+        for step in (1, 2):
+            student.encode_image(random_batch(resnet, seed=step).images)
+            teacher.update(student, step)
+            seen.append({name: b.clone() for name, b in student.named_buffers()})
+        for name, buffer in teacher.clip.named_buffers():
+            expected = seen[0][name]
+            if follows and buffer.is_floating_point():
+                expected = torch.stack([buffers[name] for buffers in seen]).mean(dim=0)
+            elif follows:
+                expected = seen[2][name]
+            torch.testing.assert_close(buffer, expected, msg=name)
+        name = "net.visual.bn1.running_mean"
+        assert not torch.equal(seen[1][name], seen[2][name])
+        assert not torch.equal(seen[1][name], seen[0][name])
+
+
+def test_trajectory_teacher__its_text_tower_still_hides_what_comes_later(
+    vit: Clip, captions: Captions
+) -> None:
+    """An attention mask is a buffer and holds −∞, and −∞ − −∞ is no number."""
+    teacher = TrajectoryTeacher(vit, captions, total_steps=3, beta=0.5, follow_buffers=True)
+    for step in (1, 2):
+        teacher.update(vit, step)
+    assert torch.equal(teacher.clip.net.attn_mask, vit.net.attn_mask)
+    images, texts = teacher.embed(random_batch(vit))
+    assert images.isfinite().all()
+    assert texts.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [TracerSpec(), CarotPlusSpec(), CarotPlusSpec(teacher="ema", final_average=0.5)],
+    ids=["tracer", "carot_plus", "carot_plus ema"],
+)
+def test_teacher__state_brings_every_kind_back_bit_for_bit(
+    clip: Clip, captions: Captions, spec: MethodBase
+) -> None:
+    method = make(spec, clip, captions)
+    steps(method, batches_of(clip, 2))
+    other = make(spec, copy.deepcopy(clip), captions)
+    other.load_state({name: t.clone() for name, t in method.state().items()})
+    for step, batch in enumerate(batches_of(clip, 2), start=3):
+        for one, two in zip(method.teacher.embed(batch), other.teacher.embed(batch), strict=True):
+            assert torch.equal(one, two)
+        for each in (method, other):
+            each.after_step(step)
+    for name, tensor in method.state().items():
+        assert torch.equal(other.state()[name], tensor), name
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_carot_plus__final_weights_take_their_share_of_the_teacher(
+    vit: Clip, captions: Captions, share: float
+) -> None:
+    method = make(CarotPlusSpec(final_average=share), vit, captions)
+    steps(method, batches_of(vit, 3))
+    student = [p.detach().double() for p in vit.parameters()]
+    teacher = [p.detach().double() for p in method.teacher.clip.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(student, teacher, strict=True))
+    method.finish()
+    for now, a, b in zip(vit.parameters(), student, teacher, strict=True):
+        torch.testing.assert_close(now.detach().double(), (1 - share) * a + share * b)
+
+
+# ------------------------------------------------------------------------- the linear probe
+
+
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+def test_linear_probe__on_cached_features_equals_through_the_tower_step_for_step(
+    originals: dict[str, Clip], captions: Captions, tower: str
+) -> None:
+    clip = originals[tower]
+    images = batches_of(clip, 4)
+    frozen = copy.deepcopy(clip).eval()
+    with torch.no_grad():
+        cached = [Batch(frozen.encode_image(b.images), b.labels, b.captions) for b in images]
+    runs = [make(LinearProbeSpec(), copy.deepcopy(clip), captions) for _ in range(2)]
+    assert steps(runs[0], images) == steps(runs[1], cached)
+    for method in runs:
+        assert weights_sha256(method.clip.net) == weights_sha256(clip.net)
+    assert weights_sha256(runs[0].head) == weights_sha256(runs[1].head)
+
+
+def features_of(
+    n: int, seed: int, noise: float = 0.6, flip: float = 0.0, d: int = 16
+) -> tuple[Tensor, Tensor]:
+    """Unit vectors around three centres, a share of whose labels is wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(3, d, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(n) % 3
+    x = centres[labels] + noise * 4 * torch.randn(n, d, generator=generator)
+    wrong = torch.rand(n, generator=generator) < flip
+    labels = torch.where(wrong, torch.randint(3, (n,), generator=generator), labels)
+    return torch.nn.functional.normalize(x, dim=1), labels
+
+
+def scikit(x: Tensor, y: Tensor, strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, tol=1e-10, max_iter=10_000).fit(x.double(), y)
+
+
+@pytest.mark.parametrize("strength", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("start", ["zero_shot", "zeros"])
+def test_lbfgs__finds_scikit_learns_optimum_wherever_it_starts(
+    vit: Clip, captions: Captions, strength: float, start: str
+) -> None:
+    x, y = features_of(90, 0)
+    method = make(LinearProbeSpec(solver="lbfgs", head_start=start), vit, captions)
+    loss = fit_logistic(method.head, x, y, strength, max_iterations=1000)
+    theirs = scikit(x, y, strength)
+    mine = method.classifier()
+    largest = float(abs(theirs.coef_).max())
+    assert mine.weights.double().numpy() == pytest.approx(theirs.coef_, abs=1e-4 * largest)
+    probabilities = mine.logits(x).double().softmax(dim=1).numpy()
+    expected = theirs.predict_proba(x.double())
+    assert probabilities == pytest.approx(expected, abs=1e-4)
+    assert loss == pytest.approx(float(-np.log(expected[np.arange(90), y]).mean()), rel=1e-4)
+
+
+def test_lbfgs__takes_the_strength_that_is_best_on_validation_not_on_train(
+    vit: Clip, captions: Captions
+) -> None:
+    """Few, noisy, mislabelled training features: the weakest penalty fits them best."""
+    parts = {"train": features_of(30, 0, flip=0.3), "validation": features_of(300, 1)}
+    spec = LinearProbeSpec(solver="lbfgs")
+    method = make(spec, vit, captions, steps=0)
+    records = list(method.prepare(lambda part: parts[part]))
+    curve = [r.values | {"step": r.step} for r in records if isinstance(r, MetricsRecord)]
+    assert [point["strength"] for point in curve] == sorted(spec.strengths)
+    assert [point["step"] for point in curve] == list(range(1, len(curve) + 1))
+    on_train = min(curve, key=lambda point: point["cross_entropy"])["strength"]
+    x, y = parts["validation"]
+    theirs = {c: scikit(*parts["train"], c) for c in spec.strengths}
+    nll = {
+        c: float(-np.log(model.predict_proba(x.double())[np.arange(300), y]).mean())
+        for c, model in theirs.items()
+    }
+    best = min(nll, key=nll.__getitem__)
+    assert on_train == max(spec.strengths)
+    assert best < on_train
+    assert method.resolved() == {"strength": best, "selected_on": "id_val"}
+    assert {p["strength"]: p["val_nll"] for p in curve} == pytest.approx(nll, rel=1e-3)
+    made = method.classifier().logits(x).double().softmax(dim=1).numpy()
+    assert made == pytest.approx(theirs[best].predict_proba(x.double()), abs=1e-4)
+    accuracy = {p["strength"]: p["val_accuracy"] for p in curve}[best]
+    assert accuracy == pytest.approx(theirs[best].score(x.double(), y))
+
+
+def test_linear_probe__adamw_prepares_nothing(vit: Clip, captions: Captions) -> None:
+    method = make(LinearProbeSpec(), vit, captions)
+    before = weights_sha256(method.head)
+
+    def nothing(part: str) -> tuple[Tensor, Tensor]:
+        raise AssertionError(f"the features of {part} were asked for")
+
+    assert list(method.prepare(nothing)) == []
+    assert weights_sha256(method.head) == before
+    assert method.resolved() == {}
+
+
+@pytest.mark.parametrize("kind", ["linear_probe", "lp_ft"])
+def test_head_start__zeros_know_nothing(vit: Clip, captions: Captions, kind: str) -> None:
+    method = make(METHOD_SPECS[kind](head_start="zeros"), vit, captions)
+    loss = method.terms(random_batch(vit))["cross_entropy"]
+    assert float(loss.detach()) == pytest.approx(math.log(3))
+
+
+# ----------------------------------------------------------------------------------- LP-FT
+
+
+def only(features: tuple[Tensor, Tensor]) -> Callable[[str], tuple[Tensor, Tensor]]:
+    def of(part: str) -> tuple[Tensor, Tensor]:
+        assert part == "train"
+        return features
+
+    return of
+
+
+def test_lp_ft__its_probe_is_the_linear_probe_and_leaves_the_tower(
+    vit: Clip, captions: Captions
+) -> None:
+    """60 features fit in one batch of the probe, whose order then counts only in rounding."""
+    x, y = features_of(60, 0)
+    spec = LpFtSpec(lp_epochs=7, lp_lr=1e-2)
+    method = make(spec, copy.deepcopy(vit), captions)
+    (record,) = method.prepare(only((x, y)))
+    assert "7 epochs on 60 cached features" in record.message
+    assert weights_sha256(method.clip.net) == weights_sha256(vit.net)
+    probe = make(LinearProbeSpec(), copy.deepcopy(vit), captions)
+    before = probe.head.weight.detach().clone()
+    optimizer = torch.optim.AdamW(probe.head.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(7):
+        loss_of(probe, Batch(x, y, y)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(method.head.weight, probe.head.weight, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(method.head.bias, probe.head.bias, atol=1e-4, rtol=1e-4)
+    assert float((method.head.weight - before).abs().max().detach()) > 0.03
+
+
+def test_lp_ft__fine_tuning_with_a_rate_of_zero_keeps_tower_and_probe(
+    vit: Clip, captions: Captions
+) -> None:
+    method = make(LpFtSpec(), copy.deepcopy(vit), captions)
+    list(method.prepare(only(features_of(40, 0))))
+    head = weights_sha256(method.head)
+    steps(method, batches_of(vit, 3), lr=0.0)
+    assert weights_sha256(method.clip.net) == weights_sha256(vit.net)
+    assert weights_sha256(method.head) == head
+
+
+def test_lp_ft__after_its_probe_is_finetune_from_that_head(vit: Clip, captions: Captions) -> None:
+    method = make(LpFtSpec(), copy.deepcopy(vit), captions)
+    list(method.prepare(only(features_of(40, 0))))
+    plain = make(FineTuneSpec(), copy.deepcopy(vit), captions)
+    plain.head.load_state_dict(method.head.state_dict())
+    assert steps(method, batches_of(vit, 3)) == steps(plain, batches_of(vit, 3))
+    assert weights_sha256(method.clip.net) == weights_sha256(plain.clip.net)
+
+
+def test_lp_ft__its_probe_depends_on_the_seed_and_nothing_else(
+    vit: Clip, captions: Captions
+) -> None:
+    def probe(seed: int) -> str:
+        torch.manual_seed(torch.seed())
+        method = make(LpFtSpec(lp_epochs=1), copy.deepcopy(vit), captions, seed=seed)
+        list(method.prepare(only(features_of(600, 0))))
+        return weights_sha256(method.head)
+
+    assert probe(0) == probe(0)
+    assert probe(0) != probe(1)
+
+
+# ------------------------------------------------------------------------------- LipSum-FT
+
+
+def test_lipsum_ft__random_texts_stand_between_start_and_end_token(
+    vit: Clip, captions: Captions
+) -> None:
+    method = make(LipsumFtSpec(n_texts=200, text_length=5), vit, captions)
+    tokens = method.random_texts()
+    start, end = vit.tokenizer.sot_token_id, vit.tokenizer.eot_token_id  # type: ignore[attr-defined]
+    assert tokens.shape == (200, 16)
+    assert (tokens[:, 0] == start).all()
+    assert (tokens[:, 6] == end).all()
+    assert (tokens[:, 7:] == 0).all()
+    words = tokens[:, 1:6]
+    assert not ((words == start) | (words == end)).any()
+    # Uniform over 49,406 words: the mean of 1000 is within five standard errors of the middle.
+    assert abs(float(words.double().mean()) - 49405 / 2) < 5 * 49406 / math.sqrt(12 * 1000)
+    assert (tokens.argmax(dim=1) == 6).all()
+
+
+def test_lipsum_ft__texts_are_new_each_step_and_their_state_brings_them_back(
+    vit: Clip, captions: Captions
+) -> None:
+    method = make(LipsumFtSpec(n_texts=4), vit, captions, seed=3)
+    first = method.random_texts()
+    state = {name: t.clone() for name, t in method.state().items()}
+    second = method.random_texts()
+    assert not torch.equal(first, second)
+    resumed = make(LipsumFtSpec(n_texts=4), vit, captions, seed=3)
+    assert torch.equal(resumed.random_texts(), first)
+    resumed.load_state(state)
+    assert torch.equal(resumed.random_texts(), second)
+    other = make(LipsumFtSpec(n_texts=4), vit, captions, seed=4)
+    assert not torch.equal(other.random_texts(), first)
+
+
+def test_lipsum_ft__the_initial_tower_has_no_energy_gap_and_a_moved_one_has(
+    vit: Clip, captions: Captions
+) -> None:
+    method = make(LipsumFtSpec(n_texts=10), vit, captions)
+    gap = method.terms(random_batch(vit))["energy_gap"]
+    assert float(gap.detach()) == pytest.approx(0, abs=1e-9)
+    steps(method, batches_of(vit, 2), lr=1e-2)
+    assert float(method.terms(random_batch(vit))["energy_gap"].detach()) > 1e-3
+
+
+def test_lipsum_ft__energy_gap_of_a_moved_tower_computed_anew(
+    vit: Clip, captions: Captions
+) -> None:
+    initial = copy.deepcopy(vit)
+    method = make(LipsumFtSpec(n_texts=10), vit, captions)
+    steps(method, batches_of(vit, 2), lr=1e-2)
+    batch = random_batch(vit)
+    again = make(LipsumFtSpec(n_texts=10), copy.deepcopy(initial), captions)
+    again.load_state(method.state())
+    texts = initial.net.encode_text(again.random_texts())
+    texts = torch.nn.functional.normalize(texts, dim=-1)
+    gap = (vit.encode_image(batch.images) - initial.encode_image(batch.images)) @ texts.T
+    gap = float(initial.logit_scale.detach()) * gap
+    expected = (gap.square().sum(dim=1) / 20).mean()
+    torch.testing.assert_close(method.terms(batch)["energy_gap"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_lipsum_ft__texts_that_do_not_fit_in_the_context_are_refused(
+    vit: Clip, captions: Captions
+) -> None:
+    make(LipsumFtSpec(text_length=14), vit, captions)
+    with pytest.raises(ModelError, match="15 random tokens and end token do not fit in the 16"):
+        make(LipsumFtSpec(text_length=15), vit, captions)
+
+
+# ---------------------------------------------------------------------------------- CAR-FT
+
+
+def test_car_ft__contexts_are_unit_means_over_classes_per_template(
+    vit: Clip, captions: Captions
+) -> None:
+    vit.train()
+    contexts = context_weights(vit, captions, batch_size=2)
+    assert vit.training
+    for p in range(3):
+        rows = [vit.encode_text(captions.tokens[3 * c + p][None])[0] for c in range(3)]
+        mean = torch.stack(rows).mean(dim=0).detach()
+        torch.testing.assert_close(contexts[p], mean / mean.norm(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(contexts.norm(dim=1), torch.ones(3))
+    assert not contexts.requires_grad
+
+
+def test_car_ft__at_the_start_the_contexts_agree_and_later_they_do_not(
+    vit: Clip, captions: Captions
+) -> None:
+    initial = copy.deepcopy(vit)
+    method = make(CarFtSpec(), vit, captions)
+    assert float(method.terms(random_batch(vit))["context"].detach()) == pytest.approx(0, abs=1e-7)
+    steps(method, batches_of(vit, 3), lr=1e-2)
+    batch = random_batch(vit)
+    contexts = context_weights(initial, captions)
+
+    def log_contexts(clip: Clip) -> Tensor:
+        logits = clip.logit_scale * clip.encode_image(batch.images) @ contexts.T
+        return logits.log_softmax(dim=1).detach()
+
+    before, now = log_contexts(initial), log_contexts(vit)
+    expected = float((before.exp() * (before - now)).sum(dim=1).mean())
+    assert expected > 1e-5
+    value = float(method.terms(batch)["context"].detach())
+    assert value == pytest.approx(expected, rel=1e-3)
+
+
+def test_car_ft__one_template_has_no_context_and_is_refused_unless_it_does_not_count(
+    vit: Clip, captions: Captions
+) -> None:
+    one = Captions.make(captions.class_names, PHOTO[:1], vit.tokenizer)
+    with pytest.raises(ModelError, match="there is one template") as caught:
+        make(CarFtSpec(), vit, one)
+    assert "suite.templates" in caught.value.hint
+    make(CarFtSpec(alpha=0), vit, one)
+
+
+@pytest.mark.parametrize("kind", ["lipsum_ft", "car_ft"])
+def test_anchored_methods__the_initial_tower_is_frozen_and_in_eval_throughout(
+    clip: Clip, captions: Captions, kind: str
+) -> None:
+    method = make(METHOD_SPECS[kind](), clip, captions)
+    tower = method.initial.visual
+    before = weights_sha256(tower)
+    steps(method, batches_of(clip, 3))
+    assert weights_sha256(tower) == before
+    assert not any(module.training for module in tower.modules())
+    assert not any(p.requires_grad for p in tower.parameters())
+    owned = {id(p) for module in method.trainable().values() for p in module.parameters()}
+    assert not owned & {id(p) for p in tower.parameters()}
+
+
+# ------------------------------------------------------------------- whole runs, from a folder
+
+#: Kind → options, terms in the curves beside the loss.
+RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "linear_probe": ("linear_probe", {}, {"cross_entropy"}),
+    "lp_ft": ("lp_ft", {"lp_epochs": 2}, {"cross_entropy"}),
+    "lipsum_ft": ("lipsum_ft", {"n_texts": 8}, {"cross_entropy", "energy_gap"}),
+    "car_ft": ("car_ft", {}, {"cross_entropy", "context"}),
+    "tracer": (
+        "tracer",
+        {},
+        {
+            "contrastive",
+            "cross_tower",
+            "feature",
+            "relational",
+            "interactive",
+            "cross_distillation",
+        },
+    ),
+    "carot_plus": (
+        "carot_plus",
+        {"final_average": 0.5},
+        {"contrastive", "distillation"},
+    ),
+    "carot_plus with all": (
+        "carot_plus",
+        {"lambda_oc": 0.2, "lambda_fd": 1.0, "teacher": "ema"},
+        {"contrastive", "orthogonality", "distillation", "feature", "teacher_momentum"},
+    ),
+}
+EVERY_CURVE = {"step", "epoch", "loss", "lr", "logit_scale"}
+VALIDATION = {"val_accuracy", "val_nll", "val_ece", "effective_rank"}
+
+
+def lines_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def report_in(folder: Path) -> Report:
+    return Report.model_validate_json((folder / "report.json").read_bytes())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run__its_curves_hold_the_methods_terms_and_a_stop_changes_no_bit(
+    run_spec: Any, home: Path, tmp_path: Path, name: str
+) -> None:
+    kind, options, terms = RUNS[name]
+    spec = run_spec(kind, method=options)
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    records: list[Record] = go(spec, alone)
+    assert records[-1].kind == "done"
+    report = report_in(alone)
+    assert report.summary.id_accuracy is not None
+    total = report.resolved["total_steps"]
+    assert total > 4
+    curve = [line for line in lines_of(alone) if "loss" in line]
+    assert [line["step"] for line in curve] == list(range(1, total + 1))
+    for line in curve:
+        assert set(line) - {"grad_norm"} == EVERY_CURVE | terms
+    judged = [line for line in lines_of(alone) if "loss" not in line]
+    assert len(judged) == 2
+    for line in judged:
+        assert set(line) >= VALIDATION
+
+    go_until(spec, stopped, at_step(2))
+    resumed = go(spec, stopped)
+    assert [r.step for r in resumed if r.kind == "resumed"] == [3]
+    prepared = [[r for r in seen if r.kind == "log"] for seen in (records, resumed)]
+    assert [len(logs) for logs in prepared] == [kind == "lp_ft", 0]  # nothing is prepared twice
+    assert_equal_runs(stopped, alone)
+    for folder in (alone, stopped):
+        assert report_in(folder).resolved == report.resolved
+    classifier = "checkpoint/classifier.safetensors"
+    assert (alone / classifier).read_bytes() == (stopped / classifier).read_bytes()
+
+
+def test_run__lbfgs_is_solved_before_the_first_step_and_again_after_a_stop(
+    run_spec: Any, home: Path, tmp_path: Path
+) -> None:
+    strengths = [0.1, 10.0, 1000.0]
+    spec = run_spec("linear_probe", method={"solver": "lbfgs", "strengths": strengths})
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    go(spec, alone)
+    report = report_in(alone)
+    assert report.resolved["total_steps"] == 0
+    assert report.resolved["selected_on"] == "id_val"
+    curve = lines_of(alone)
+    assert [line["strength"] for line in curve] == strengths
+    best = min(curve, key=lambda line: line["val_nll"])
+    assert report.resolved["strength"] == best["strength"]
+    assert report.selection["validation"]["val_nll"] == pytest.approx(best["val_nll"], rel=1e-4)
+    assert report.model["sha256"] == report.model["start_sha256"]
+    go_until(spec, stopped, evaluating)
+    go(spec, stopped)
+    assert_equal_runs(stopped, alone)
+
+
+@pytest.mark.parametrize(("tower", "preset"), [("vit", "ViT-B-16"), ("resnet", "RN50")])
+def test_run__tracer_without_a_rate_takes_its_presets_and_the_report_names_it(
+    run_spec: Any, home: Path, tmp_path: Path, tower: str, preset: str
+) -> None:
+    train_changes = {"epochs": 1, "lr": None, "weight_decay": None}
+    go(run_spec("tracer", tower=tower, train=train_changes), tmp_path / "run")
+    resolved = report_in(tmp_path / "run").resolved
+    script = TRACER_PRESETS[preset]
+    assert resolved["preset"] == preset
+    assert (resolved["lr"], resolved["weight_decay"]) == (script.lr, script.weight_decay)
+    assert resolved["alpha_fd"] == pytest.approx(script.alpha_fd * 16 / script.embed_dim)
+
+
+def test_run__carot_plus_with_all_of_the_teacher_is_judged_as_the_teacher(
+    run_spec: Any, home: Path, tmp_path: Path
+) -> None:
+    digests = {}
+    for share in (0.0, 0.5, 1.0):
+        spec = run_spec("carot_plus", method={"final_average": share}, train={"epochs": 1})
+        go(spec, tmp_path / str(share))
+        digests[share] = load_finished(tmp_path / str(share))[0]
+    half, ends = digests[0.5], (digests[0.0], digests[1.0])
+    assert weights_sha256(ends[0].net) != weights_sha256(ends[1].net)
+    for now, a, b in zip(half.parameters(), *(e.parameters() for e in ends), strict=True):
+        torch.testing.assert_close(now, (a + b) / 2, atol=1e-6, rtol=1e-5)

@@ -1,0 +1,567 @@
+"""Models: encoders, projections, weights in and out, names that nobody knows."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from huggingface_hub import constants
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from calift_core.errors import (
+    CheckpointError,
+    ModelError,
+    ModelUnavailableError,
+    UnknownNameError,
+    UnsupportedTowerError,
+)
+from calift_core.methods.base import encode_captions
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.models.finished import load_finished
+from calift_core.models.loading import load_clip, load_weights, weights_sha256
+from calift_core.models.zeroshot import TEMPLATES, resolve_templates, zero_shot_weights
+from calift_core.training.checkpoint import save_final
+from tests.core.conftest import CONFIGS, PHOTO, TEXT, VIT, random_batch
+
+
+def built(folder: Path, config: dict[str, Any]) -> Clip:
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return load_clip(str(path), None, generator=torch.Generator().manual_seed(1))
+
+
+def vit_with(folder: Path, *, vision: Any = None, text: Any = None, **more: Any) -> Clip:
+    body = {
+        **VIT,
+        "vision_cfg": {**VIT["vision_cfg"], **(vision or {})},  # type: ignore[dict-item]
+        "text_cfg": {**TEXT, **(text or {})},
+        **more,
+    }
+    return built(folder, body)
+
+
+# -------------------------------------------------------------------------------- encoders
+
+
+def test_encoders__embeddings_are_unit_vectors_of_the_shared_width(clip: Clip) -> None:
+    clip.eval()
+    batch = random_batch(clip, 5)
+    for embeddings in (
+        clip.encode_image(batch.images),
+        clip.encode_text(clip.tokenizer(["a"] * 5)),
+    ):
+        assert embeddings.shape == (5, clip.embed_dim)
+        assert embeddings.dtype == torch.float32
+        torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(5))
+
+
+@settings(max_examples=15)
+@given(st.lists(st.sampled_from(["a", "a red thing", "one two three four five"]), min_size=1))
+def test_encode_text__short_context_equals_the_full_one(
+    originals: dict[str, Clip], texts: list[str]
+) -> None:
+    clip = originals["vit"]
+    tokens = clip.tokenizer(texts)
+    full = F.normalize(clip.net.encode_text(tokens), dim=-1)
+    torch.testing.assert_close(clip.encode_text(tokens), full, atol=1e-6, rtol=1e-5)
+
+
+def test_encode_text__a_caption_longer_than_the_context_is_cut_as_open_clip_cuts_it(
+    vit: Clip,
+) -> None:
+    tokens = vit.tokenizer(["word " * 40, "word"])
+    assert tokens.shape == (2, 16)
+    full = F.normalize(vit.net.encode_text(tokens), dim=-1)
+    torch.testing.assert_close(vit.encode_text(tokens), full, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ({}, {"custom_text": True}),
+        ({"pool_type": "last"}, {}),
+        ({"no_causal_mask": True}, {}),
+        ({"proj_bias": True}, {"custom_text": True}),
+    ],
+    ids=["custom text tower", "last token", "not causal", "projection with bias"],
+)
+def test_encode_text__other_towers_equal_open_clips_own_encoding(
+    tmp_path: Path, text: dict[str, Any], more: dict[str, Any]
+) -> None:
+    clip = vit_with(tmp_path, text=text, **more)
+    tokens = clip.tokenizer(["a red thing", "b"])
+    full = F.normalize(clip.net.encode_text(tokens), dim=-1)
+    torch.testing.assert_close(clip.encode_text(tokens), full, atol=1e-6, rtol=1e-5)
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=12))
+@settings(max_examples=15)
+def test_encode_captions__each_caption_once_equals_each_as_it_comes(
+    originals: dict[str, Clip], captions: Captions, ids: list[int]
+) -> None:
+    clip = originals["vit"]
+    plain = torch.cat([clip.encode_text(captions.tokens[i : i + 1]) for i in ids])
+    once = encode_captions(clip, captions, torch.tensor(ids))
+    torch.testing.assert_close(once, plain, atol=1e-6, rtol=1e-5)
+
+
+def test_encode_captions__gradients_of_repeats_add_up(vit: Clip, captions: Captions) -> None:
+    ids = torch.tensor([3, 3, 1])
+    weight = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for encode in (
+        lambda: encode_captions(vit, captions, ids),
+        lambda: vit.encode_text(captions.tokens[ids]),
+    ):
+        vit.zero_grad()
+        (encode() * weight).sum().backward()
+        gradients.append(vit.net.text_projection.grad.clone())
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
+def text_gradients(clip: Clip, encoded: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    named = {
+        name: p
+        for name, p in clip.net.named_parameters()
+        if not name.startswith(("visual", "logit"))
+    }
+    gradients = torch.autograd.grad((encoded * weight).sum(), list(named.values()))
+    return dict(zip(named, gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", ["vit", "timm"])
+@settings(max_examples=8)
+@given(ids=st.lists(st.integers(0, 8), min_size=1, max_size=12))
+def test_encode_captions__every_text_parameter_gets_the_gradient_of_the_plain_path(
+    originals: dict[str, Clip], captions: Captions, name: str, ids: list[int]
+) -> None:
+    """Each caption once over a short context, against every one over the whole context."""
+    clip = originals[name]
+    weight = torch.randn(len(ids), 16, generator=torch.Generator().manual_seed(len(ids)))
+    once = encode_captions(clip, captions, torch.tensor(ids))
+    plain = F.normalize(clip.net.encode_text(captions.tokens[ids]), dim=-1)
+    torch.testing.assert_close(once, plain, atol=1e-5, rtol=1e-4)
+    mine, theirs = (text_gradients(clip, encoded, weight) for encoded in (once, plain))
+    assert len(mine) > 10
+    for parameter, gradient in theirs.items():
+        largest = float(gradient.abs().max())
+        torch.testing.assert_close(
+            mine[parameter], gradient, atol=1e-4 * largest + 1e-6, rtol=1e-3, msg=parameter
+        )
+
+
+def test_captions__are_class_times_template_in_that_order(captions: Captions) -> None:
+    assert len(captions) == 9
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    assert torch.equal(captions.tokens[3 * 2 + 1], tokenizer(["a picture of the red thing."])[0])
+
+
+# ------------------------------------------------------------------------------ projections
+
+
+def pooled_by(visual: Any, last: str, images: Tensor) -> Tensor:
+    """What a tower's last layer is given."""
+    seen: list[Tensor] = []
+    handle = visual.get_submodule(last).register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
+    visual(images)
+    handle.remove()
+    return seen[0]
+
+
+def test_image_projection__of_a_vit_maps_pooled_states_to_features(vit: Clip) -> None:
+    vit.eval()
+    images = random_batch(vit).images
+    expected = vit.net.visual(images)
+    w = vit.image_projection()
+    assert w.shape == (32, 16)
+    headless = copy.deepcopy(vit.net.visual)
+    headless.proj = None
+    torch.testing.assert_close(headless(images) @ w, expected)
+
+
+def test_image_projection__of_a_resnet_maps_pooled_states_to_features(resnet: Clip) -> None:
+    resnet.eval()
+    images = random_batch(resnet, 3).images
+    layer = resnet.net.visual.attnpool.c_proj
+    w = resnet.image_projection().detach().clone()
+    expected = resnet.net.visual(images).detach()
+    assert w.shape == (256, 16)
+    hidden = []
+    with torch.no_grad():  # read the hidden states sixteen at a time through the layer itself
+        bias = layer.bias.clone()
+        layer.bias.zero_()
+        for first in range(0, 256, 16):
+            layer.weight.copy_(torch.eye(256)[first : first + 16])
+            hidden.append(resnet.net.visual(images))
+    h = torch.cat(hidden, dim=1)
+    torch.testing.assert_close(h @ w + bias, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_image_projection__of_a_timm_tower_maps_pooled_states_to_features(
+    originals: dict[str, Clip],
+) -> None:
+    clip = copy.deepcopy(originals["timm"]).eval()
+    images = random_batch(clip, 3).images
+    w = clip.image_projection()
+    assert w.shape == (512, 16)
+    h = pooled_by(clip.net.visual, "head.proj", images)
+    torch.testing.assert_close(h @ w, clip.net.visual(images))
+
+
+def test_image_projection__of_a_timm_mlp_is_its_last_layer(tmp_path: Path) -> None:
+    timm = CONFIGS["timm"]
+    clip = built(tmp_path, {**timm, "vision_cfg": {**timm["vision_cfg"], "timm_proj": "mlp"}})
+    clip.eval()
+    images = random_batch(clip, 2).images
+    h = pooled_by(clip.net.visual, "head.mlp.fc2", images)
+    torch.testing.assert_close(h @ clip.image_projection(), clip.net.visual(images))
+
+
+def test_image_projection__of_a_timm_classifier_is_that_classifier(tmp_path: Path) -> None:
+    timm = CONFIGS["timm"]
+    clip = built(tmp_path, {**timm, "vision_cfg": {**timm["vision_cfg"], "timm_proj": ""}})
+    assert clip.image_projection().shape == (512, 16)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_projections__share_their_output_width_and_carry_gradients(
+    originals: dict[str, Clip], name: str
+) -> None:
+    clip = originals[name]
+    w_v, w_t = clip.image_projection(), clip.text_projection()
+    assert (w_v.T @ w_v).shape == (16, 16)
+    assert w_t.shape == (16, 16)
+    assert w_v.requires_grad
+    assert w_t.requires_grad
+    assert clip.embed_dim == 16
+
+
+def test_image_projection__a_vit_without_one_is_refused_with_the_reason(vit: Clip) -> None:
+    vit.net.visual.proj = None
+    with pytest.raises(UnsupportedTowerError, match="visual.proj is None"):
+        vit.image_projection()
+
+
+def test_image_projection__a_timm_tower_without_one_is_refused_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    timm = CONFIGS["timm"]
+    vision = {**timm["vision_cfg"], "timm_proj": "none"}
+    clip = built(tmp_path, {**timm, "embed_dim": 512, "vision_cfg": vision})
+    with pytest.raises(UnsupportedTowerError, match="timm image tower ends without a linear"):
+        clip.image_projection()
+
+
+def test_projections__towers_of_an_unknown_kind_are_refused_by_their_type(vit: Clip) -> None:
+    vit.net.visual = nn.Flatten()
+    with pytest.raises(UnsupportedTowerError, match="type Flatten; known: VisionTransformer"):
+        vit.image_projection()
+    vit.net.text_projection = None
+    with pytest.raises(UnsupportedTowerError, match="text tower CLIP ends without"):
+        vit.text_projection()
+
+
+# ---------------------------------------------------------------------- the zero-shot classifier
+
+
+def test_zero_shot_weights__are_normalised_means_of_normalised_embeddings(
+    vit: Clip, captions: Captions
+) -> None:
+    vit.train()
+    weights = zero_shot_weights(vit, captions, batch_size=4)
+    assert vit.training
+    expected = []
+    for c in range(3):
+        rows = [vit.encode_text(captions.tokens[3 * c + p : 3 * c + p + 1])[0] for p in range(3)]
+        mean = torch.stack(rows).mean(0)
+        expected.append(mean / mean.norm())
+    torch.testing.assert_close(weights, torch.stack(expected), atol=1e-6, rtol=1e-5)
+    assert not weights.requires_grad
+
+
+def test_templates__openai_set_has_its_80_and_each_has_one_slot() -> None:
+    assert len(TEMPLATES["openai_imagenet"]) == 80
+    for sentences in TEMPLATES.values():
+        assert all(sentence.count("{}") == 1 for sentence in sentences)
+    assert resolve_templates(("a {}",)) == ("a {}",)
+    with pytest.raises(UnknownNameError, match="Did you mean 'simple'"):
+        resolve_templates("simpel")
+
+
+# ---------------------------------------------------------------------------------- building
+
+
+def test_load_clip__random_weights_depend_on_the_generator_alone(
+    configs: dict[str, Path],
+) -> None:
+    def digest(seed: int) -> str:
+        generator = torch.Generator().manual_seed(seed)
+        return weights_sha256(load_clip(str(configs["vit"]), None, generator=generator).net)
+
+    before = torch.get_rng_state()
+    first = digest(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert digest(3) == first
+    assert digest(4) != first
+
+
+def test_clip__a_copy_has_its_own_weights_and_the_mode_of_the_first(vit: Clip) -> None:
+    vit.eval()
+    clone = copy.deepcopy(vit)
+    assert not clone.training
+    assert clone.tokenizer is vit.tokenizer
+    with torch.no_grad():
+        clone.net.logit_scale.add_(1)
+    assert weights_sha256(clone.net) != weights_sha256(vit.net)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "embed_dim, vision_cfg and text_cfg"),
+        ('{"embed_dim": 4}', "embed_dim, vision_cfg and text_cfg"),
+        (
+            json.dumps({**VIT, "vision_cfg": {"image_size": 16, "widht": 3}}),
+            "open_clip cannot build this config.*widht",
+        ),
+    ],
+    ids=["torn", "list", "half", "typing mistake"],
+)
+def test_load_clip__refuses_a_config_and_says_why(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "model.json"
+    path.write_text(text)
+    with pytest.raises(ModelError, match=words):
+        load_clip(str(path), None)
+
+
+def test_load_clip__a_hub_config_with_its_wrapper_is_read(tmp_path: Path) -> None:
+    assert built(tmp_path, {"model_cfg": VIT, "preprocess_cfg": {}}).embed_dim == 16
+
+
+def test_load_clip__unknown_names_come_with_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown model 'ViT-B16'.*Did you mean 'ViT-B-16'"):
+        load_clip("ViT-B16", "openai")
+    with pytest.raises(UnknownNameError, match=r"weights of ViT-B-16 'opnai'.*mean 'openai'"):
+        load_clip("ViT-B-16", "opnai")
+    with pytest.raises(ModelUnavailableError, match=r"no weights file at .*here\.safetensors"):
+        load_clip("ViT-B-16", str(tmp_path / "here.safetensors"))
+    with pytest.raises(ModelUnavailableError, match="cannot read the model config"):
+        load_clip(str(tmp_path / "gone.json"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "words"),
+    [
+        ("ViT-B-16", "openai", "weights openai of ViT-B-16"),
+        ("hf-hub:calift/nothing", None, "weights of hf-hub:calift/nothing"),
+    ],
+)
+def test_load_clip__weights_of_a_hub_without_a_network_are_unavailable_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tag: str | None, words: str
+) -> None:
+    for variable in [v for v in os.environ if v.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("calift_core.models.hub.in_hub_cache", lambda repository: False)
+    with pytest.raises(ModelUnavailableError) as caught:
+        load_clip(name, tag)
+    assert words in caught.value.message
+    assert "not on this machine" in caught.value.message
+    assert ".safetensors" in caught.value.hint
+
+
+def test_load_clip__calift_tiny_that_was_never_pre_trained_says_how(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match="has not been pre-trained on 'fashion-mnist'"):
+        load_clip("calift-tiny", "fashion-mnist", models=tmp_path)
+    assert load_clip("calift-tiny", None).image_size == 32
+
+
+# ----------------------------------------------------------------------------------- weights
+
+
+def changed(state: dict[str, Tensor], change: str) -> dict[str, Any]:
+    state = dict(state)
+    if change == "missing":
+        del state["visual.proj"]
+    elif change == "unknown":
+        state["visual.extra"] = torch.zeros(2)
+    elif change == "shape":
+        state["visual.proj"] = torch.zeros(3, 4)
+    return state
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("wrapped", ["plain", "state_dict", "module."])
+def test_load_weights__every_form_of_a_state_dict_is_read(
+    vit: Clip, configs: dict[str, Path], tmp_path: Path, suffix: str, wrapped: str
+) -> None:
+    if suffix == ".safetensors" and wrapped == "state_dict":
+        return
+    path = tmp_path / f"weights{suffix}"
+    state = vit.net.state_dict()
+    if wrapped == "module.":
+        state = {f"module.{key}": value for key, value in state.items()}
+    if suffix == ".pt":
+        torch.save({"state_dict": state, "epoch": 3} if wrapped == "state_dict" else state, path)
+    else:
+        save_file(state, path)
+    loaded = load_clip(str(configs["vit"]), str(path))
+    assert weights_sha256(loaded.net) == weights_sha256(vit.net)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("missing", r"1 missing \(visual\.proj\)"),
+        ("unknown", r"1 unknown \(visual\.extra\)"),
+        ("shape", r"visual\.proj is \(3, 4\) and should be \(32, 16\)"),
+    ],
+)
+def test_load_weights__of_another_model_are_refused_and_nothing_is_loaded(
+    vit: Clip, tmp_path: Path, change: str, words: str
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    before = weights_sha256(vit.net)
+    state = {key: torch.zeros_like(value) for key, value in vit.net.state_dict().items()}
+    save_file(changed(state, change), path)
+    with pytest.raises(ModelError, match=f"weights of another model.*{words}"):
+        load_weights(vit.net, path)
+    assert weights_sha256(vit.net) == before
+
+
+class _Touch:
+    """Unpickling this would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mknod, (str(self.path),)
+
+
+def test_load_weights__a_pickled_object_is_refused_and_never_run(tmp_path: Path) -> None:
+    made = tmp_path / "made by the pickle"
+    net = nn.Linear(2, 2)
+    for name, content in (
+        ("object.pt", {"weight": _Touch(made)}),
+        ("module.pt", net),
+    ):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(ModelError, match="cannot be read as plain weights.*never pickled"):
+            load_weights(net, tmp_path / name)
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(_Touch(made)))
+    with pytest.raises(ModelError, match="cannot be read as plain weights"):
+        load_weights(net, tmp_path / "raw.pt")
+    assert not made.exists()
+
+
+def test_load_weights__a_list_of_tensors_is_no_state_dict(tmp_path: Path) -> None:
+    torch.save([torch.zeros(2)], tmp_path / "list.pt")
+    with pytest.raises(ModelError, match="mapping of names to tensors"):
+        load_weights(nn.Linear(2, 2), tmp_path / "list.pt")
+
+
+def _bytes_of(kind: str) -> bytes:
+    net = nn.Linear(3, 2)
+    if kind == "safetensors":
+        return save(net.state_dict())
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer, _use_new_zipfile_serialization=kind == "pt")
+    return buffer.getvalue()
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(["safetensors", "pt", "old pt"]), st.data())
+def test_load_weights__a_damaged_file_is_a_sentence_whatever_the_damage(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
+) -> None:
+    content = bytearray(_bytes_of(kind))
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        for _ in range(data.draw(st.integers(1, 6))):
+            at = data.draw(st.integers(0, min(300, len(content) - 1)))
+            content[at] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / ("x.safetensors" if kind == "safetensors" else "x.pt")
+    path.write_bytes(content)
+    try:
+        load_weights(nn.Linear(3, 2), path)
+    except ModelError as error:
+        assert str(path) in str(error)  # noqa: PT017 - some damage does no harm
+
+
+# ----------------------------------------------------------------------------- finished models
+
+
+def finish(clip: Clip, folder: Path) -> Path:
+    save_final(
+        folder / "checkpoint",
+        clip.net,
+        {"weights": torch.eye(3, 16), "bias": torch.zeros(3)},
+        {
+            "format": 1,
+            "name": "tiny",
+            "pretrained": None,
+            "config": clip.config,
+            "image_size": clip.image_size,
+            "mean": list(clip.mean),
+            "std": list(clip.std),
+        },
+    )
+    return folder
+
+
+def test_load_finished__gives_back_the_very_model(clip: Clip, tmp_path: Path) -> None:
+    again, tensors, description = load_finished(finish(clip, tmp_path))
+    assert weights_sha256(again.net) == weights_sha256(clip.net)
+    assert torch.equal(tensors["weights"], torch.eye(3, 16))
+    assert description["name"] == "tiny"
+    images = random_batch(clip).images
+    assert torch.equal(again.eval().encode_image(images), clip.eval().encode_image(images))
+    assert again.mean == clip.mean
+
+
+def test_load_finished__an_empty_folder_holds_no_run(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no finished run"):
+        load_finished(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "classifier.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "empty object", "gone"])
+def test_load_finished__damage_is_told(vit: Clip, tmp_path: Path, name: str, damage: str) -> None:
+    path = finish(vit, tmp_path) / "checkpoint" / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:40] if damage == "cut" else b"{}")
+    with pytest.raises(CheckpointError, match=r"damaged|no finished run"):
+        load_finished(tmp_path)
+
+
+def test_weights_sha256__sees_names_values_and_types() -> None:
+    net = nn.Linear(2, 2)
+    digests = {weights_sha256(net), weights_sha256(net.double()), weights_sha256(nn.Linear(2, 2))}
+    assert len(digests) == 3
+
+
+def test_prompts__the_tiny_context_holds_the_tests_captions(captions: Captions) -> None:
+    assert captions.templates == PHOTO
+    assert int(captions.tokens.argmax(dim=-1).max()) < 15

@@ -1,0 +1,465 @@
+"""RunSpec and its neighbours: what is accepted, what is refused and in which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from calift_core.errors import SpecError
+from calift_core.schema.methods import METHOD_SPECS, MethodSpec, Tracer
+from calift_core.schema.records import RECORD, LogRecord, MetricsRecord, ResumedRecord
+from calift_core.schema.spec import (
+    ConfidenceSpec,
+    FractionSpec,
+    ModelSpec,
+    RunSpec,
+    load_spec,
+    parse_spec,
+)
+
+few = settings(max_examples=40, deadline=None)
+EXAMPLES = Path(__file__).parents[3] / "examples"
+#: What the kinds that have no default for everything are given.
+REQUIRED: dict[str, dict[str, Any]] = {
+    "wise_ft": {"run": "a run"},
+    "model_stock": {"runs": ["a run", "another"]},
+}
+KINDS = sorted(METHOD_SPECS)
+
+
+def spec(**changes: Any) -> RunSpec:
+    return parse_spec({"name": "a run", "method": {"kind": "carot"}} | changes)
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        spec(**changes)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------ round trips
+
+specs = st.builds(
+    lambda kind, name, seed, epochs, lr, tags: spec(
+        name=name,
+        method={"kind": kind, **REQUIRED.get(kind, {})},
+        train={"seed": seed, "epochs": epochs, "lr": lr},
+        tags=tags,
+    ),
+    st.sampled_from(KINDS),
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 ._:+()/-]{0,20}", fullmatch=True),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 10_000),
+    st.floats(1e-8, 1.0),
+    st.lists(st.text(min_size=1, max_size=40), max_size=5),
+)
+
+
+@few
+@given(specs)
+def test_spec__json_round_trip_is_the_same_spec_with_the_same_hash(one: RunSpec) -> None:
+    again = parse_spec(json.loads(one.model_dump_json()))
+    assert again == one
+    assert again.content_hash() == one.content_hash()
+    assert again.canonical_json() == one.canonical_json()
+
+
+@few
+@given(specs)
+def test_spec__yaml_file_round_trip_is_the_same_spec(
+    tmp_path_factory: pytest.TempPathFactory, one: RunSpec
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round-trip.yaml"
+    path.write_text(yaml.safe_dump(one.model_dump(mode="json")))
+    assert load_spec(path) == one
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.name)
+def test_examples__are_valid(path: Path) -> None:
+    assert load_spec(path).method.kind == "carot"
+
+
+# ------------------------------------------------------------------------------ content hash
+
+
+def test_content_hash__ignores_what_does_not_decide_the_result() -> None:
+    plain = spec()
+    for change in ({"name": "another"}, {"tags": ["a"]}, {"notes": "why"}):
+        assert spec(**change).content_hash() == plain.content_hash()
+        assert spec(**change).canonical_json() != plain.canonical_json()
+
+
+def test_content_hash__a_default_written_out_is_the_same_run() -> None:
+    written = spec(method={"kind": "carot", "lambda_oc": 0.2, "lambda_sd": 1.5})
+    assert written.content_hash() == spec().content_hash()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": {"kind": "carot", "lambda_oc": 0.21}},
+        {"method": {"kind": "flyp"}},
+        {"train": {"seed": 1}},
+        {"train": {"precision": "fp32"}},
+        {"suite": {"templates": "simple"}},
+        {"model": {"pretrained": None}},
+        {"evaluation": {"n_bins": 10}},
+    ],
+    ids=str,
+)
+def test_content_hash__changes_with_what_decides_the_result(change: dict[str, Any]) -> None:
+    assert spec(**change).content_hash() != spec().content_hash()
+
+
+# -------------------------------------------------------------------------------- refusals
+
+
+def test_spec__is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        spec().name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"trian": {}}, ("#/trian", "Extra inputs")),
+        ({"train": {"epoch": 3}}, ("#/train/epoch", "Extra inputs")),
+        ({"train": {"lr": 0}}, ("#/train/lr", "greater than 0", "got 0")),
+        ({"train": {"lr": float("nan")}}, ("#/train/lr",)),
+        ({"train": {"lr": 1e-5, "min_lr": 1e-3}}, ("min_lr must be ≤ lr", "0.001")),
+        ({"train": {"batch_size": 10, "accumulation_steps": 3}}, ("multiple", "10 and 3")),
+        ({"train": {"batch_size": 4, "accumulation_steps": 8}}, ("multiple", "4 and 8")),
+        ({"train": {"crop_scale": [0.9, 0.5]}}, ("(low, high)", "(0.9, 0.5)")),
+        ({"train": {"device": "gpu"}}, ("#/train/device", "'gpu'")),
+        ({"suite": {"shifts": {"a b": "folder:x"}}}, ("shift's name", "'a b'")),
+        ({"suite": {"shifts": {"test": "folder:x"}}}, ("'test' names an ID split",)),
+        ({"suite": {"templates": ["a photo"]}}, ("exactly one {}", "'a photo'")),
+        ({"suite": {"templates": []}}, ("at least one sentence",)),
+        ({"suite": {"corruptions": {"severities": [1, 6]}}}, ("#/suite/corruptions", "got 6")),
+        ({"suite": {"corruptions": {"severities": [2, 2]}}}, ("distinct", "[2, 2]")),
+        ({"suite": {"fractions": {"validation": 0.6, "test": 0.5}}}, ("sum to 1.2",)),
+        ({"suite": {"limits": {"exam": 3}}}, ("#/suite/limits",)),
+        ({"name": "-a"}, ("starts with a letter or digit", "'-a'")),
+        ({"method": {"kind": "carrot"}}, ("unknown method 'carrot'", "Did you mean 'carot'?")),
+        ({"method": {"kind": "carot", "lambda_oc": -1}}, ("#/method/lambda_oc", "got -1")),
+        (
+            {"method": {"kind": "carot", "teacher_momentum_start": 0.95}},
+            ("must not fall", "0.95 > end 0.9"),
+        ),
+        ({"method": {"kind": "flyp", "lambda_oc": 1}}, ("#/method/lambda_oc", "Extra inputs")),
+        ({"method": {"kind": "wise_ft"}}, ("#/method/run", "Field required")),
+        ({"method": {"kind": "wise_ft", "run": "a", "alpha": 1.1}}, ("#/method/alpha", "got 1.1")),
+        ({"method": {"kind": "wise_ft", "run": "a", "sweep": [0, 2]}}, ("#/method/sweep/1",)),
+        ({"method": {"kind": "model_stock", "runs": ["a"]}}, ("#/method/runs", "at least 2")),
+        (
+            {"method": {"kind": "model_stock", "runs": ["a", "b", "a"]}},
+            ("the runs must differ", "['a', 'b', 'a']"),
+        ),
+        (
+            {
+                "method": {
+                    "kind": "carot_plus",
+                    "final_average": 0.5,
+                    "lambda_sd": 0,
+                }
+            },
+            ("final_average takes the teacher's weights", "there is no teacher"),
+        ),
+        ({"method": {"kind": "tracer", "teacher_beta": 0}}, ("#/method/teacher_beta", "got 0")),
+        ({"method": {"kind": "tracer", "preset": "mine"}}, ("#/method/preset", "'mine'")),
+        ({"method": {"kind": "linear_probe", "strengths": []}}, ("#/method/strengths",)),
+        ({"method": {"kind": "linear_probe", "strengths": [0.0]}}, ("#/method/strengths/0",)),
+        ({"method": {"kind": "lipsum_ft", "n_texts": 0}}, ("#/method/n_texts", "got 0")),
+        ({"method": {"kind": "lp_ft", "lp_epochs": 0}}, ("#/method/lp_epochs", "got 0")),
+        (
+            {"train": {"confidence": {"label_smoothing": 1.0}}},
+            ("#/train/confidence/label_smoothing", "less than 1", "got 1.0"),
+        ),
+        (
+            {"method": {"kind": "pretrain"}, "suite": {"shifts": {"a": "folder:x"}}},
+            ("shifts belong to fine-tuning",),
+        ),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_spec__refuses_with_the_place_and_what_came(
+    change: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    sentence = refusal(**change)
+    for word in words:
+        assert word in sentence
+
+
+def test_spec__names_every_fault_at_once() -> None:
+    sentence = refusal(name="", train={"epochs": 0, "lr": 2}, colour="red")
+    for place in ("#/name", "#/train/epochs", "#/train/lr", "#/colour"):
+        assert place in sentence
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 3])
+def test_parse_spec__refuses_what_is_no_mapping(document: Any) -> None:
+    with pytest.raises(SpecError, match="is a mapping of fields, got"):
+        parse_spec(document)
+
+
+def test_load_spec__says_which_file_and_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="nothing.yaml"):
+        load_spec(tmp_path / "nothing.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [")
+    with pytest.raises(SpecError, match="neither YAML nor JSON"):
+        load_spec(broken)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match="cannot read"):
+        load_spec(binary)
+
+
+def test_load_spec__never_builds_objects_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    path.write_text("name: !!python/object/apply:os.getcwd []\nmethod: {kind: flyp}\n")
+    with pytest.raises(SpecError, match="could not determine a constructor"):
+        load_spec(path)
+
+
+def test_load_spec__reads_numbers_as_people_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: a\nmethod: {kind: flyp}\ntrain: {lr: 1e-5, eps: 1E-8}\n")
+    assert load_spec(path).train.lr == 1e-5
+    assert load_spec(path).train.eps == 1e-8
+
+
+# ----------------------------------------------------------------------------------- methods
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_methods__every_kind_has_what_a_form_and_a_list_need(kind: str) -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(MethodSpec)
+    model = METHOD_SPECS[kind]
+    made = adapter.validate_python({"kind": kind, **REQUIRED.get(kind, {})})
+    assert type(made) is model
+    assert model.title
+    assert model.summary.endswith(".")
+    assert model.source
+    assert bool(model.terms) == model.trains
+    assert (model.family in ("supervised", "contrastive")) == model.trains
+    runs = {"wise_ft": ("a run",), "model_stock": ("a run", "another")}
+    assert made.input_runs == runs.get(kind, ())
+
+
+def test_methods__titles_and_kinds_are_distinct() -> None:
+    assert len({model.title for model in METHOD_SPECS.values()}) == len(METHOD_SPECS)
+    assert all(model(**REQUIRED.get(k, {})).kind == k for k, model in METHOD_SPECS.items())  # type: ignore[attr-defined]
+
+
+def numbers_of(field: dict[str, Any]) -> list[dict[str, Any]]:
+    """The numbers in a field's schema: itself, its alternatives, its items."""
+    if field.get("type") in ("number", "integer"):
+        return [field]
+    inner = [*field.get("anyOf", []), *([field["items"]] if "items" in field else [])]
+    return [number for one in inner for number in numbers_of(one)]
+
+
+COEFFICIENTS = [
+    (kind, name, field)
+    for kind in KINDS
+    for name, field in METHOD_SPECS[kind].model_json_schema()["properties"].items()
+    if name != "kind"
+] + [
+    ("confidence", name, field)
+    for name, field in ConfidenceSpec.model_json_schema()["properties"].items()
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "field"), COEFFICIENTS, ids=[f"{k}-{n}" for k, n, _ in COEFFICIENTS]
+)
+def test_methods__every_option_says_what_it_is_where_from_and_in_which_range(
+    kind: str, name: str, field: dict[str, Any]
+) -> None:
+    assert field["title"]
+    described = field["description"]
+    assert "[" in described or len(described.split()) >= 3, described
+    for number in numbers_of(field):
+        assert {"minimum", "exclusiveMinimum"} & set(number), name
+        if number["type"] == "number":
+            assert {"maximum", "exclusiveMaximum"} & set(number), name
+
+
+#: What is published, or written down as the choice made where nothing is.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "zero_shot": {},
+    "linear_probe": {"solver": "adamw", "head_start": "zero_shot"},
+    "finetune": {"head_scale": "fixed"},
+    "lp_ft": {"lp_epochs": 5, "head_start": "zero_shot"},
+    "flyp": {},
+    "carot": {
+        "lambda_oc": 0.2,
+        "lambda_sd": 1.5,
+        "lambda_x": 0.05,
+        "orthogonality_form": "norm",
+        "teacher_update_every": None,
+        "teacher_momentum_start": 0.05,
+        "teacher_momentum_end": 0.9,
+        "teacher_ramp_fraction": 0.2,
+        "teacher_buffers": True,
+    },
+    "wise_ft": {"alpha": 0.5, "sweep": tuple(a / 10 for a in range(11))},
+    "lipsum_ft": {"lambda_energy": 1.0, "n_texts": 80, "text_length": 8},
+    "car_ft": {"alpha": 1.0},
+    "model_stock": {},
+    "tracer": {
+        "preset": "auto",
+        "lambda_sd": None,
+        "lambda_x": None,
+        "alpha_fd": None,
+        "alpha_crd": 1.0,
+        "alpha_icl": 1.0,
+        "alpha_cross": 1.0,
+        "teacher_beta": 0.5,
+    },
+    "carot_plus": {"lambda_oc": 0.0, "lambda_sd": 1.5, "teacher_beta": 0.5},
+    "pretrain": {"multi_positive": True},
+}
+#: Learning rate, weight decay, gradient clip.
+OPTIMISATION = {
+    "linear_probe": (1e-3, 0.0, None),
+    "finetune": (3e-5, 0.1, 1.0),
+    "lp_ft": (3e-5, 0.1, 1.0),
+    "flyp": (1e-5, 0.1, None),
+    "carot": (1e-5, 0.1, None),
+    "lipsum_ft": (1e-5, 0.0, None),
+    "car_ft": (3e-5, 0.1, 1.0),
+    "tracer": (1e-5, 0.1, None),
+    "carot_plus": (1e-5, 0.1, None),
+    "pretrain": (1e-3, 0.1, None),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_methods__published_coefficients_are_the_defaults(kind: str) -> None:
+    model = METHOD_SPECS[kind]
+    made = model(**REQUIRED.get(kind, {}))
+    for name, value in DEFAULTS[kind].items():
+        assert getattr(made, name) == value, name
+    if model.trains:
+        assert OPTIMISATION[kind] == (
+            model.default_lr,
+            model.default_weight_decay,
+            model.default_clip_grad_norm,
+        )
+
+
+#: TRACER's released scripts: D of the tower, λ_SD, α_FD, λ_X, learning rate, weight decay.
+TRACER_SCRIPTS = {
+    "ViT-B-16": (512, 0.9, 2000, 0.05, 1e-5, 0.1),
+    "RN50": (1024, 0.01, 200, 0.01, 9e-6, 0.02),
+    "ViT-L-14": (768, 1.1, 2000, 0.04, 8e-6, 0.05),
+}
+
+
+@pytest.mark.parametrize("tower", TRACER_SCRIPTS)
+@pytest.mark.parametrize("asked", ["auto", "itself"])
+def test_tracer__at_a_published_tower_every_number_is_that_of_its_script(
+    tower: Any, asked: str
+) -> None:
+    preset = tower if asked == "itself" else "auto"
+    embed_dim, *numbers = TRACER_SCRIPTS[tower]
+    made = Tracer(preset=preset).fitted(tower, embed_dim)
+    assert made.preset == tower
+    values = (made.lambda_sd, made.alpha_fd, made.lambda_x, made.rate, made.decay)
+    assert values == pytest.approx(numbers)
+    assert made.fitted("RN50", 7) == made
+
+
+@pytest.mark.parametrize("tower", TRACER_SCRIPTS)
+def test_tracer__alpha_fd_grows_with_the_width_so_that_the_pull_stays(tower: Any) -> None:
+    """FD is a mean over the width: D times it is what a vector of any width has moved."""
+    published = TRACER_SCRIPTS[tower]
+    for embed_dim in (128, 512, 2048):
+        alpha = Tracer().fitted(tower, embed_dim).alpha_fd
+        assert alpha is not None
+        assert alpha / embed_dim == pytest.approx(published[2] / published[0])
+
+
+def test_tracer__what_is_named_beats_the_preset_and_is_taken_as_it_is() -> None:
+    named = Tracer(preset="RN50", lambda_sd=0.5, lambda_x=0.0, alpha_fd=7.0).fitted("ViT-B-16", 128)
+    assert (named.preset, named.lambda_sd, named.lambda_x) == ("RN50", 0.5, 0.0)
+    assert named.alpha_fd == 7
+    assert Tracer(alpha_fd=0).fitted("ViT-B-16", 512).alpha_fd == 0
+    paper = Tracer(preset="paper").fitted("RN50", 128)
+    assert (paper.preset, paper.alpha_fd, paper.lambda_sd, paper.lambda_x) == (
+        "paper",
+        1,
+        0.9,
+        0.05,
+    )
+
+
+def test_tracer__a_stored_spec_of_the_first_preset_means_what_it_meant() -> None:
+    """`code` was the ViT-B/16 script with α_FD = 2000 at every width."""
+    stored = {"kind": "tracer", "preset": "code", "lambda_sd": 0.9, "lambda_x": 0.05}
+    for alpha, expected in ((None, 2000), (30.0, 30)):
+        made = Tracer.model_validate(stored | {"alpha_fd": alpha}).fitted("RN50", 128)
+        assert (made.alpha_fd, made.lambda_sd, made.lambda_x) == (expected, 0.9, 0.05)
+        assert (made.preset, made.rate, made.decay) == ("ViT-B-16", 1e-5, 0.1)
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIMISATION))
+def test_methods__rate_and_decay_are_the_defaults_unless_a_preset_has_its_own(kind: str) -> None:
+    made = METHOD_SPECS[kind](**REQUIRED.get(kind, {}))
+    assert (made.rate, made.decay) == OPTIMISATION[kind][:2]
+
+
+def test_confidence__everything_is_off_unless_asked_for() -> None:
+    assert ConfidenceSpec().active() == set()
+    assert spec().train.confidence == ConfidenceSpec()
+
+
+def test_schema__every_field_of_a_run_spec_has_a_title() -> None:
+    schema = RunSpec.model_json_schema()
+    for group in ("TrainSpec", "SuiteSpec", "EvaluationSpec", "ModelSpec"):
+        for name, field in schema["$defs"][group]["properties"].items():
+            assert field.get("title") or "$ref" in field, (group, name)
+
+
+@few
+@given(st.lists(st.floats(0, 0.24), min_size=4, max_size=4))
+def test_fractions__that_leave_training_images_are_accepted(shares: list[float]) -> None:
+    names = ("pretrain", "validation", "calibration", "test")
+    assert FractionSpec(**dict(zip(names, shares, strict=True)))
+
+
+# ----------------------------------------------------------------------------------- records
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        MetricsRecord(step=3, epoch=0.1, values={"loss": 1 / 3}),
+        ResumedRecord(step=5),
+        LogRecord(level="warning", message="größer"),
+    ],
+)
+def test_records__a_line_reads_back_as_the_same_record(record: Any) -> None:
+    assert RECORD.validate_json(record.model_dump_json()) == record
+
+
+def test_records__a_number_that_json_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        MetricsRecord(step=1, epoch=0.1, values={"loss": float("nan")})
+
+
+def test_model_spec__a_folder_or_a_repository_brings_its_weights() -> None:
+    for name in ("hf-hub:org/model", "local-dir:/data/model"):
+        assert ModelSpec.model_validate({"name": name}).pretrained is None
+        said = {"name": name, "pretrained": "fashion-mnist"}  # specs of earlier versions do
+        assert ModelSpec.model_validate(said).pretrained == "fashion-mnist"
+    assert ModelSpec.model_validate({"name": "calift-tiny"}).pretrained == "fashion-mnist"

@@ -1,0 +1,664 @@
+"""The bound's terms, rank statistics, the synthetic experiment and the study of finished runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata, spearmanr
+
+from calift.main import main
+from calift_core.errors import DataError, SpecError
+from calift_core.schema.report import EceReport, EvaluationReport, Report, SpectrumReport, Summary
+from calift_core.studies.bound.analysis import analyse
+from calift_core.studies.bound.figure import Mark, Panel, linear_ticks, log_ticks, scatter_svg
+from calift_core.studies.bound.ranks import rank_correlation, scaled_ranks, spearman
+from calift_core.studies.bound.runs import method_label, read_runs
+from calift_core.studies.bound.synthetic import FULL, QUICK, draw_samples, synthetic_points
+from calift_core.studies.bound.terms import BoundPoint, bound_terms
+from calift_core.studies.bound.written import write_study
+
+finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
+tied = st.integers(0, 4)
+
+
+# ------------------------------------------------------------------------------- the bound's terms
+
+
+def test_bound_terms__by_hand() -> None:
+    terms = bound_terms(0.1, 0.5, 4)
+    assert terms.covariance == 8
+    assert terms.rhs == pytest.approx(8.1)
+
+
+@given(st.floats(0, 1), st.floats(1e-6, 1), st.integers(1, 4096))
+def test_bound_terms__is_never_below_the_dimension_and_falls_with_sigma(
+    calibration: float, sigma: float, n: int
+) -> None:
+    terms = bound_terms(calibration, sigma, n)
+    assert terms.rhs >= terms.covariance >= n
+    assert bound_terms(calibration, sigma / 2, n).rhs > terms.rhs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((0.1, 0.0, 4), r"sigma_min must lie in \(0, 1\], got 0.0"),
+        ((0.1, 1.5, 4), "sigma_min must lie"),
+        ((1.2, 0.5, 4), r"calibration_error must lie in \[0, 1\], got 1.2"),
+        ((0.1, 0.5, 0), "n_features must be ≥ 1, got 0"),
+        ((math.nan, 0.5, 1), "calibration_error"),
+    ],
+)
+def test_bound_terms__refuses_what_is_out_of_range(arguments: Any, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        bound_terms(*arguments)
+
+
+# --------------------------------------------------------------------------------- rank statistics
+
+
+@given(st.lists(st.tuples(tied, tied), min_size=3, max_size=40))
+def test_spearman__equals_scipy_with_ties(pairs: list[tuple[int, int]]) -> None:
+    x, y = zip(*pairs, strict=True)
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        assert math.isnan(spearman(x, y))
+    else:
+        assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+
+
+@given(st.lists(st.tuples(tied, st.sampled_from("ab")), min_size=1, max_size=30))
+def test_scaled_ranks__are_scipys_inside_each_stratum(pairs: list[tuple[int, str]]) -> None:
+    values, strata = zip(*pairs, strict=True)
+    found = scaled_ranks(values, strata)
+    for name in set(strata):
+        own = np.array(strata) == name
+        expected = (rankdata(np.array(values)[own]) - 0.5) / own.sum()
+        np.testing.assert_allclose(found[own], expected)
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=8, max_size=20, unique_by=lambda p: p[0]))
+def test_rank_correlation__knows_ranks_alone(pairs: list[tuple[float, float]]) -> None:
+    x, y = (np.array(v) for v in zip(*pairs, strict=True))
+    if len(set(y)) == 1:
+        return
+    few = {"n_resamples": 50, "n_permutations": 50}
+    found = rank_correlation(x, y, **few)
+    assert found.rho == pytest.approx(spearman(x, y))
+    assert -1 <= found.low <= found.rho <= found.high <= 1
+    assert 0 < found.p_value <= 1
+    stretched = rank_correlation(rankdata(x) ** 3, y, **few)
+    assert stretched == found
+    turned = rank_correlation(-x, y, **few)
+    assert turned.rho == pytest.approx(-found.rho)
+    assert turned.p_value == found.p_value
+
+
+def test_rank_correlation__equal_seeds_give_equal_answers() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 20))
+    assert rank_correlation(x, y, seed=3) == rank_correlation(x, y, seed=3)
+    assert rank_correlation(x, y, seed=3) != rank_correlation(x, y, seed=4)
+
+
+def test_rank_correlation__ranks_inside_strata() -> None:
+    """The second stratum lies lower in x and higher in y: pooled ranks would say the opposite."""
+    x = [*range(10, 20), *range(10)]
+    y = [*range(10), *range(20, 30)]
+    strata = ["a"] * 10 + ["b"] * 10
+    assert rank_correlation(x, y).rho < 0
+    inside = rank_correlation(x, y, strata=strata)
+    assert inside.rho == pytest.approx(1)
+    assert inside.p_value < 0.01
+
+
+def test_rank_correlation__copies_of_a_point_are_no_evidence() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=12)
+    y = x + rng.normal(size=12)
+    once = rank_correlation(x, y)
+    groups = [str(i) for i in np.repeat(np.arange(12), 6)]
+    grouped = rank_correlation(np.repeat(x, 6), np.repeat(y, 6), groups=groups)
+    blind = rank_correlation(np.repeat(x, 6), np.repeat(y, 6))
+    assert grouped.rho == pytest.approx(once.rho)
+    assert (grouped.n, grouped.n_groups) == (72, 12)
+    assert grouped.p_value == pytest.approx(once.p_value, abs=0.01)
+    assert grouped.high - grouped.low > 0.75 * (once.high - once.low)
+    assert blind.high - blind.low < 0.6 * (once.high - once.low)
+
+
+@pytest.mark.parametrize(("rho", "share"), [(0.0, 0.0), (0.7, 0.6)])
+def test_rank_correlation__interval_covers_and_p_value_holds_its_level(
+    rho: float, share: float
+) -> None:
+    """Pairs of bivariate normal points in groups; Spearman's ρ of those is known."""
+    truth = 6 / math.pi * math.asin(rho / 2)
+    mix = np.linalg.cholesky(np.array([[1, rho], [rho, 1]]))
+    rng = np.random.default_rng(5)
+    labels = [str(i) for i in np.repeat(np.arange(10), 3)]
+    covered = rejected = 0
+    n = 200
+    for seed in range(n):
+        common, own = rng.normal(size=(10, 1, 2)), rng.normal(size=(10, 3, 2))
+        points = math.sqrt(share) * common @ mix.T + math.sqrt(1 - share) * own @ mix.T
+        x, y = points.reshape(-1, 2).T
+        found = rank_correlation(
+            x, y, groups=labels, n_resamples=300, n_permutations=199, seed=seed
+        )
+        covered += found.low <= truth <= found.high
+        rejected += found.p_value <= 0.05
+    # Three binomial standard deviations about 0.95 are 0.046.
+    assert covered / n > 0.90
+    assert (rejected / n < 0.10) if rho == 0 else (rejected / n > 0.3)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "words"),
+    [
+        (range(7), range(7), {}, "at least 8 points, got 7"),
+        (range(9), range(8), {}, "of one length"),
+        ([*range(8)], [1.0] * 8, {}, "one of them is constant"),
+        ([*range(7), math.nan], range(8), {}, "finite"),
+        (range(8), range(8), {"groups": ["a"] * 8}, "at least 3 of them, got 1"),
+        (range(8), range(8), {"n_resamples": 1}, "n_resamples must be ≥ 2"),
+        (range(8), range(8), {"level": 1.0}, "level"),
+    ],
+)
+def test_rank_correlation__refuses(x: Any, y: Any, options: Any, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        rank_correlation(list(x), list(y), **options)
+
+
+# ------------------------------------------------------------------------- the synthetic experiment
+
+
+def test_draw_samples__the_shift_moves_one_mean_and_shrinks_one_scale() -> None:
+    plan = replace(QUICK, n_features=20)
+    x, y = draw_samples(plan, 40_000, np.random.default_rng(0), ood=False)
+    shifted, labels = draw_samples(plan, 40_000, np.random.default_rng(0), ood=True)
+    np.testing.assert_array_equal(y, labels)
+    np.testing.assert_allclose(shifted[:, 0], x[:, 0] + plan.mean_shift, rtol=1e-5)
+    np.testing.assert_allclose(shifted[:, 1], x[:, 1] * plan.scale, rtol=1e-5)
+    np.testing.assert_array_equal(shifted[:, 2:], x[:, 2:])
+    sign = 2 * y - 1
+    correlation = (x * sign[:, None]).mean(axis=0)
+    np.testing.assert_allclose(correlation[:2], plan.separation, atol=0.03)
+    np.testing.assert_allclose(correlation[2:], 0, atol=0.03)
+
+
+@pytest.fixture(scope="module")
+def quick_points(one_thread: None) -> list[BoundPoint]:
+    return list(synthetic_points(QUICK))
+
+
+def test_synthetic__one_point_a_setting_with_a_defined_bound(
+    quick_points: list[BoundPoint],
+) -> None:
+    assert len(quick_points) == len(QUICK.settings()) == 12
+    assert {p.variant for p in quick_points} == {"plain", "L_OC", "L_SD", "both"}
+    assert len({p.group for p in quick_points}) == 4
+    for p in quick_points:
+        assert 0 < p.sigma_min <= 1
+        assert p.covariance_term == pytest.approx(p.n_features / p.sigma_min)
+        assert p.rhs == pytest.approx(p.id_calibration + p.covariance_term)
+        assert 0 <= p.ood_ece <= 1
+        assert p.ood_error < 0.5
+
+
+def test_synthetic__the_orthogonality_term_raises_sigma_min_in_every_repeat(
+    quick_points: list[BoundPoint],
+) -> None:
+    by = {(p.variant, p.seed): p for p in quick_points}
+    for seed in QUICK.seeds:
+        assert by["L_OC", seed].sigma_min > 1.2 * by["plain", seed].sigma_min
+        assert by["both", seed].sigma_min > 1.2 * by["L_SD", seed].sigma_min
+
+
+def test_synthetic__is_deterministic_and_repeats_differ(quick_points: list[BoundPoint]) -> None:
+    plan = replace(QUICK, seeds=(1,))
+    again = list(synthetic_points(plan))
+    assert again == [p for p in quick_points if p.seed == 1]
+    assert len({p.sigma_min for p in quick_points}) == len(quick_points)
+    assert next(synthetic_points(plan, seed=1)).sigma_min != again[0].sigma_min
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"width": 40}, "width ≤ hidden"),
+        ({"n_test": 8}, "n_test > width"),
+        ({"batch_size": 99}, "multiple of batch_size 99, got 400"),
+        ({"n_features": 1}, "n_features must be ≥ 2"),
+    ],
+)
+def test_synthetic__refuses_a_plan_without_a_spectrum(change: Any, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        next(synthetic_points(replace(QUICK, **change)))
+
+
+def test_full_plan__has_1000_features_four_variants_and_three_repeats() -> None:
+    settings = FULL.settings()
+    assert FULL.n_features == 1000
+    assert {s.variant for s in settings} == {"plain", "L_OC", "L_SD", "both"}
+    assert len({s.seed for s in settings}) == 3
+    assert len(settings) == 96
+
+
+# ----------------------------------------------------------------------------------- finished runs
+
+
+def make_report(
+    kind: str = "flyp",
+    *,
+    seed: int = 0,
+    suite: str = "toys",
+    sigma: float | None = 0.1,
+    id_ece: float = 0.02,
+    ood: float | None = 0.7,
+    n: int = 100,
+    **method: Any,
+) -> Report:
+    """A report with what the study reads."""
+    error = EceReport(
+        value=id_ece,
+        n_bins=15,
+        scheme="equal_mass",
+        null_mean=0.01,
+        null_q95=0.02,
+        interval=(0.0, 0.1),
+        debiased=0.01,
+        n_resamples=1,
+        seed=0,
+    )
+    evaluation = EvaluationReport(
+        dataset=f"{suite}/test",
+        role="id",
+        n=n,
+        n_classes=3,
+        accuracy=0.8,
+        mean_per_class_accuracy=0.8,
+        nll=0.5,
+        brier=0.3,
+        mean_confidence=0.8,
+        overconfidence=0.0,
+        underconfidence=0.0,
+        ece=error,
+        ece_equal_width=error,
+        ece_batch_averaged=0.05,
+        mce=0.1,
+        smooth_ece=0.02,
+        classwise_ece=0.02,
+        ks_error=0.02,
+        aurc=0.1,
+    )
+    spec = {"method": {"kind": kind} | method, "train": {"seed": seed}, "suite": {"id": suite}}
+    text = json.dumps([spec, n])
+    return Report(
+        run_id="local",
+        name=f"{kind} seed {seed}",
+        spec=spec,
+        spec_sha256=sha256(text.encode()).hexdigest(),
+        resolved={},
+        summary=Summary(
+            id_accuracy=0.8,
+            id_ece=id_ece,
+            ood_accuracy=ood,
+            ood_ece=None if ood is None else 1 - ood,
+            sigma_min=sigma,
+        ),
+        evaluations=[evaluation],
+        spectrum=SpectrumReport(
+            singular_values=[1.0, 0.1],
+            sigma_min=sigma,
+            condition_number=None,
+            effective_rank=2.0,
+            n=n,
+            n_features=32,
+            n_constant_features=2,
+        ),
+        selection={},
+        model={},
+        data={"suite": suite, "test_sha256": "ab"},
+        timings_s={},
+        environment={},
+    )
+
+
+def keep(report: Report, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report.model_dump_json())
+    return path
+
+
+def keep_as_artifact(report: Report, home: Path) -> Path:
+    data = report.model_dump_json().encode()
+    name = sha256(data).hexdigest()
+    path = home / "artifacts" / "sha256" / name[:2] / name[2:4] / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def many_reports(folder: Path, n_methods: int = 4, n_seeds: int = 3, suite: str = "toys") -> Path:
+    """σ_min falls and the errors rise from method to method; seeds differ a little."""
+    kinds = ("carot", "flyp", "finetune", "lp_ft", "car_ft", "lipsum_ft")[:n_methods]
+    for i, kind in enumerate(kinds):
+        for seed in range(n_seeds):
+            report = make_report(
+                kind,
+                seed=seed,
+                suite=suite,
+                sigma=0.1 / (1 + i + 0.1 * seed),
+                id_ece=0.02 + 0.01 * ((2 * i + seed) % 5),
+                ood=0.8 - 0.05 * i - 0.004 * seed,
+            )
+            keep(report, folder / suite / f"{kind}-{seed}" / "report.json")
+    return folder
+
+
+def test_read_runs__takes_the_terms_from_the_report(tmp_path: Path) -> None:
+    keep(make_report("carot", sigma=0.25, id_ece=0.04), tmp_path / "a" / "b" / "report.json")
+    (point,), notes = read_runs([tmp_path])
+    assert notes == []
+    assert (point.n_features, point.covariance_term) == (30, 120)
+    assert point.rhs == pytest.approx(120.04)
+    assert point.id_error == pytest.approx(0.2)
+    assert point.ood_error == pytest.approx(0.3)
+    assert point.ood_ece == pytest.approx(0.3)
+    assert (point.suite, point.group, point.zero_shot) == ("toys", "carot", False)
+
+
+def test_read_runs__counts_a_run_once_by_its_newest_report(tmp_path: Path) -> None:
+    for name, sigma, changed in (("a", 0.5, 1_000), ("m", 0.25, 2_000), ("x", 0.125, 1_500)):
+        path = keep(make_report(sigma=sigma), tmp_path / name / "report.json")
+        os.utime(path, (changed, changed))
+    (point,), notes = read_runs([tmp_path, tmp_path])
+    assert point.sigma_min == 0.25
+    assert notes == ["5 left out: the same spec again."]
+
+
+def test_read_runs__says_what_it_leaves_out(tmp_path: Path) -> None:
+    keep(make_report("pretrain"), tmp_path / "p" / "report.json")
+    keep(make_report("flyp", ood=None), tmp_path / "g" / "report.json")
+    keep(make_report("carot", sigma=None), tmp_path / "s" / "report.json")
+    keep(make_report("zero_shot"), tmp_path / "z" / "report.json")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "report.json").write_text('{"format_version": 1')
+    points, notes = read_runs([tmp_path])
+    assert [(p.group, p.zero_shot) for p in points] == [("zero_shot", True)]
+    assert len(notes) == 4
+    assert "1 left out: a pre-trained model" in " ".join(notes)
+    assert "1 left out: not judged under any shift." in notes
+    assert "1 left out: its report cannot be read." in notes
+    assert any("σ_min is 0 by rank" in note for note in notes)
+
+
+def test_read_runs__finds_reports_in_an_artifact_store(tmp_path: Path) -> None:
+    keep_as_artifact(make_report("flyp"), tmp_path)
+    keep_as_artifact(make_report("carot"), tmp_path)
+    other = tmp_path / "artifacts" / "sha256" / "aa" / "bb" / "aabb"
+    other.parent.mkdir(parents=True)
+    other.write_text('{"not": "a report"}')
+    other.with_name("aabc").write_bytes(b"\x00\x01")
+    points, notes = read_runs([tmp_path / "artifacts"])
+    assert [p.group for p in points] == ["carot", "flyp"]
+    assert notes == []
+
+
+def test_read_runs__other_images_are_another_suite(tmp_path: Path) -> None:
+    keep(make_report("flyp"), tmp_path / "a" / "report.json")
+    keep(make_report("flyp", n=200), tmp_path / "b" / "report.json")
+    points, _ = read_runs([tmp_path])
+    assert sorted(p.suite for p in points) == ["toys", "toys (2)"]
+
+
+def test_read_runs__a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no report of a finished run"):
+        read_runs([tmp_path])
+    with pytest.raises(DataError, match="there is no folder"):
+        read_runs([tmp_path / "gone"])
+
+
+@pytest.mark.parametrize(
+    ("method", "train", "label"),
+    [
+        ({"kind": "carot", "lambda_oc": 0.2, "lambda_sd": 1.5}, {}, "carot"),
+        ({"kind": "carot", "lambda_sd": 0.0}, {"seed": 4, "lr": 1.0}, "carot (lambda_sd 0)"),
+        ({"kind": "carot", "teacher_update_every": 3}, {}, "carot"),
+        ({"kind": "wise_ft", "run": "a", "alpha": 0.3}, {}, "wise_ft"),
+        (
+            {"kind": "finetune"},
+            {"confidence": {"label_smoothing": 0.1, "focal": "off"}},
+            "finetune (label_smoothing 0.1)",
+        ),
+        ({"kind": "of the future", "x": 1}, {}, "of the future"),
+    ],
+)
+def test_method_label__names_what_is_minimised(method: Any, train: Any, label: str) -> None:
+    assert method_label({"method": method, "train": train}) == label
+
+
+def test_analyse__finds_the_order_and_names_the_units(tmp_path: Path) -> None:
+    points, _ = read_runs([many_reports(tmp_path)])
+    found = {(a.term, a.error): a.correlation for a in analyse("runs", points).associations}
+    assert found["rhs", "ood_error"].rho == pytest.approx(1)
+    assert found["covariance_term", "ood_ece"].rho == pytest.approx(1)
+    assert abs(found["id_calibration", "ood_error"].rho) < 0.9
+    assert (found["rhs", "ood_error"].n, found["rhs", "ood_error"].n_groups) == (12, 4)
+    assert ("id_error", "ood_error") not in found  # it is the same for all, and a note says so
+
+
+def test_analyse__pools_suites_by_ranks_inside_each(tmp_path: Path) -> None:
+    many_reports(tmp_path, suite="toys")
+    points, _ = read_runs([many_reports(tmp_path, suite="trees")])
+    keep(make_report("zero_shot", sigma=0.2, ood=0.9), tmp_path / "z" / "report.json")
+    points, _ = read_runs([tmp_path])
+    done = analyse("runs", points)
+    scopes = list(dict.fromkeys(a.scope for a in done.associations))
+    pooled = "all suites, ranked inside"
+    assert scopes == ["toys", "trees", pooled, f"{pooled}, no zero-shot"]
+    sizes = {a.scope: (a.correlation.n, a.correlation.n_groups) for a in done.associations}
+    assert sizes[pooled] == (25, 9)
+    assert sizes[f"{pooled}, no zero-shot"] == (24, 8)
+
+
+def test_analyse__refuses_fewer_than_8_models(tmp_path: Path) -> None:
+    points, _ = read_runs([many_reports(tmp_path, n_methods=2)])
+    with pytest.raises(SpecError, match="at least 8 models judged on the same data, got 6 in 1"):
+        analyse("runs", points)
+
+
+def test_analyse__a_small_suite_is_a_note(tmp_path: Path) -> None:
+    many_reports(tmp_path, suite="trees", n_methods=2)
+    points, _ = read_runs([many_reports(tmp_path, suite="toys")])
+    done = analyse("runs", points)
+    assert {a.scope for a in done.associations} == {"toys"}
+    assert any(note.startswith("trees: a rank correlation needs at least 8") for note in done.notes)
+
+
+# ------------------------------------------------------------------------------- files and figures
+
+
+def test_write_study__json_csv_and_figures_say_the_same(tmp_path: Path) -> None:
+    keep(make_report("zero_shot", sigma=0.2, ood=0.9), tmp_path / "z" / "report.json")
+    points, notes = read_runs([many_reports(tmp_path)])
+    written = write_study(
+        tmp_path / "out", [analyse("runs", points, notes=notes)], about={"seed": 0}
+    )
+    assert [p.name for p in written] == ["bound.json", "bound.csv", "bound.md", "runs-toys.svg"]
+    document = json.loads(written[0].read_text())
+    part = document["parts"]["runs"]
+    rows = list(csv.DictReader(written[1].read_text().splitlines()))
+    assert len(part["points"]) == len(rows) == 13
+    assert [float(r["rhs"]) for r in rows] == [p["rhs"] for p in part["points"]]
+    first = part["associations"][0]
+    assert {"scope", "term", "error", "rho", "low", "high", "p_value", "n", "n_groups"} <= set(
+        first
+    )
+    assert first["term"] in document["terms"]
+    table = written[2].read_text()
+    shown = f"{first['rho']:+.2f} [{first['low']:+.2f}, {first['high']:+.2f}]"
+    assert f"| toys | ε_ID + D/σ_min | {shown} |" in table
+    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+    text = written[3].read_text()
+    assert f"ρ = {first['rho']:+.2f}" in text
+    assert "Hollow: zero-shot." in text
+
+
+def marks_of(svg: str) -> list[ElementTree.Element]:
+    root = ElementTree.fromstring(svg)
+    return [e for e in root.iter("{http://www.w3.org/2000/svg}path") if "stroke-width" in e.attrib]
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(1e-3, 1e7), st.floats(0, 1), st.sampled_from("abcdefghij")),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_scatter_svg__is_xml_with_one_shape_a_mark(values: list[tuple[float, float, str]]) -> None:
+    marks = tuple(Mark(x, y, s) for x, y, s in values)
+    svg = scatter_svg(
+        [Panel("a < b & c", "x", "y", marks)] * 2, title="<title>", caption="long " * 60
+    )
+    assert len(marks_of(svg)) == 2 * len(marks)
+    assert "nan" not in svg
+
+
+def test_scatter_svg__zero_shot_is_hollow_and_series_differ_in_colour_and_shape() -> None:
+    marks = (Mark(1, 0.5, "a"), Mark(1, 0.5, "b"), Mark(10, 0.7, "a", hollow=True))
+    a, b, hollow = marks_of(scatter_svg([Panel("", "x", "y", marks)], title="t", caption="c"))
+    assert a.attrib["stroke"] == hollow.attrib["stroke"] != b.attrib["stroke"]
+    assert hollow.attrib["fill"] == "#ffffff"
+    assert a.attrib["d"] != b.attrib["d"]
+
+
+@pytest.mark.parametrize("marks", [(), (Mark(0.0, 0.5, "a"),)])
+def test_scatter_svg__refuses(marks: Any) -> None:
+    with pytest.raises(SpecError):
+        scatter_svg([Panel("", "x", "y", marks)], title="t", caption="c")
+
+
+@given(st.floats(-1e3, 1e3), st.floats(1e-3, 1e3))
+def test_linear_ticks__lie_inside_and_are_few(low: float, span: float) -> None:
+    ticks = linear_ticks(low, low + span)
+    assert 2 <= len(ticks) <= 12
+    assert all(low - 1e-6 * span <= t <= low + span * (1 + 1e-6) for t in ticks)
+    steps = np.diff(ticks)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+
+
+@given(st.floats(1e-3, 1e5), st.floats(1.01, 1e6))
+def test_log_ticks__lie_inside_and_are_few(low: float, factor: float) -> None:
+    ticks = log_ticks(low, low * factor)
+    assert 2 <= len(ticks) <= 12
+    assert all(low * 0.999 <= t <= low * factor * 1.001 for t in ticks)
+    assert ticks == sorted(ticks)
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+@dataclass(frozen=True)
+class Said:
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return " ".join(f"{self.stdout} {self.stderr}".split())
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], home: Path, one_thread: None) -> Callable[..., Said]:
+    def run(*arguments: object) -> Said:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["study", "bound", *map(str, arguments)])
+        code = ended.value.code
+        captured = capsys.readouterr()
+        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+def test_command__quick_synthetic_prints_a_table_and_writes_files(
+    say: Callable[..., Said], tmp_path: Path
+) -> None:
+    said = say("--synthetic", "--quick", "--out", tmp_path / "out")
+    assert said.status == 0
+    assert "Rank correlations: synthetic" in said.text
+    assert "12 (4)" in said.text
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["bound.csv", "bound.json", "bound.md", "synthetic.svg"]
+
+
+def test_command__runs_of_a_folder_as_json(say: Callable[..., Said], tmp_path: Path) -> None:
+    many_reports(tmp_path)
+    said = say("--runs", tmp_path, "--json")
+    assert said.status == 0
+    assert said.stderr == ""
+    parts = json.loads(said.stdout)["parts"]
+    assert list(parts) == ["runs"]
+    assert len(parts["runs"]["points"]) == 12
+
+
+def test_command__without_options_takes_what_the_service_kept(
+    say: Callable[..., Said], home: Path, tmp_path: Path
+) -> None:
+    many_reports(tmp_path)
+    for path in sorted(tmp_path.rglob("report.json")):
+        keep_as_artifact(Report.model_validate_json(path.read_bytes()), home)
+    said = say("--quick")
+    assert said.status == 0
+    assert "Rank correlations: synthetic" in said.text
+    assert "Rank correlations: runs" in said.text
+    shutil.rmtree(home / "artifacts")
+    said = say("--quick")
+    assert said.status == 0
+    assert "Rank correlations: runs" not in said.text
+    assert "The finished runs are left out: no service has kept a run" in said.text
+
+
+def test_command__too_few_runs_is_a_sentence(say: Callable[..., Said], tmp_path: Path) -> None:
+    many_reports(tmp_path, n_methods=2)
+    said = say(tmp_path)
+    assert said.status == 1
+    assert said.stdout == ""
+    assert "a rank correlation needs at least 8 models judged on the same data, got 6" in said.text
+    assert "Traceback" not in said.text
+    said = say(tmp_path, "--json")
+    assert json.loads(said.stdout)["error"]["code"] == "INVALID_SPEC"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("nowhere",), 1, "there is no folder 'nowhere'"),
+        (("--runs",), 1, "no service has kept a run"),
+        (("--runs", "--quick"), 1, "--quick is about the synthetic experiment"),
+        (("--seed", "-1"), 2, "--seed"),
+        (("--sinthetic",), 2, "--sinthetic"),
+    ],
+)
+def test_command__wrong_use_is_a_sentence(
+    say: Callable[..., Said], arguments: tuple[str, ...], status: int, words: str
+) -> None:
+    said = say(*arguments)
+    assert said.status == status
+    assert words in said.text
