@@ -21,9 +21,8 @@ from backend.authentication import hash_token
 from backend.server import serve
 from backend.settings import load_settings, new_token
 from backend.store.engine import open_engine
-from backend.store.errors import NotFoundError
 from backend.store.stores import Stores
-from calift_core.errors import CaliftError
+from calift_core.errors import CaliftError, NotFoundError
 
 
 def _parser() -> argparse.ArgumentParser:

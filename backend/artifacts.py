@@ -25,9 +25,8 @@ from typing import Literal
 
 from cachetools import LRUCache
 
-from backend.store.errors import NotFoundError
 from backend.store.files import Files
-from calift_core.errors import DiskFullError, SpecError, StorageError
+from calift_core.errors import DiskFullError, NotFoundError, SpecError, StorageError
 from calift_core.files import atomic_path, sha256_file, storage_error
 
 ArtifactKind = Literal["report", "predictions", "checkpoint", "metrics", "log", "other"]

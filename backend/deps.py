@@ -12,9 +12,10 @@ from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
-from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator, Principal
+from backend.explore.compare import Comparer
+from backend.explore.library import StoreLibrary
 from backend.imports import Imports
 from backend.middleware import UPLOAD_TYPE, takes_uploads
 from backend.problems import HttpError, unauthenticated
@@ -25,6 +26,7 @@ from backend.store.cursors import MAX_CURSOR
 from backend.store.stores import Stores
 from backend.submission import Submission
 from calift_core.analysis.condition import MAX_CONDITION
+from calift_core.analysis.explorer import Explorer
 from calift_core.schema.wire.results import AskedBinning
 
 
@@ -74,7 +76,9 @@ class Services:
     artifacts: ArtifactStore
     celery: Celery
     housekeeper: Housekeeper
-    analysis: Analysis
+    library: StoreLibrary
+    explorer: Explorer
+    comparer: Comparer
     submission: Submission
     imports: Imports
     readiness: Readiness

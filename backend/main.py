@@ -12,10 +12,11 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from backend import migrations, oidc, problems
-from backend.analysis import Analysis
 from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator
 from backend.deps import Services, guard
+from backend.explore.compare import Comparer
+from backend.explore.library import StoreLibrary
 from backend.imports import Imports
 from backend.middleware import Gate
 from backend.queue import Housekeeper, make_celery
@@ -37,6 +38,7 @@ from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from backend.submission import Submission
 from calift_core import __version__
+from calift_core.analysis.explorer import Explorer
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.runs import RunSubmit
 
@@ -78,6 +80,8 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     artifacts = ArtifactStore(
         settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
     )
+    library = StoreLibrary(store, artifacts)
+    explorer = Explorer(library)
     celery = make_celery(settings)
     services = Services(
         settings=settings,
@@ -86,7 +90,9 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         artifacts=artifacts,
         celery=celery,
         housekeeper=Housekeeper(engine, celery, artifacts, settings),
-        analysis=Analysis(store, artifacts),
+        library=library,
+        explorer=explorer,
+        comparer=Comparer(store, library, explorer),
         submission=Submission(settings, store),
         imports=Imports(settings, store, artifacts),
         readiness=Readiness(engine, celery, artifacts),

@@ -15,13 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from backend.store.errors import ConflictError, NotFoundError, QueueFullError, fault_of
+from backend.store.errors import ConflictError, QueueFullError, fault_of
 from calift_core.errors import (
     CaliftError,
     DataError,
     DiskFullError,
     LeakageError,
     ModelError,
+    NotFoundError,
     SpecError,
     UnpairedError,
 )

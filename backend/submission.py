@@ -14,13 +14,12 @@ from pydantic import ValidationError
 
 from backend.problems import HttpError
 from backend.settings import Settings
-from backend.store.errors import NotFoundError
 from backend.store.stores import Stores
 from calift_core import catalogue
 from calift_core.data.listing import Budget
 from calift_core.data.suites import parse_suite_id
 from calift_core.data.workload import count_images
-from calift_core.errors import SpecError
+from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema.methods import MethodBase, ModelStock
 from calift_core.schema.spec import ModelSpec, RunSpec, problems_of
 from calift_core.schema.wire.runs import RunSubmit, Validation

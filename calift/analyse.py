@@ -9,23 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from calift.analyse_files import (
-    NormName,
-    SchemeName,
-    among,
-    as_evaluated,
-    calibration_files,
-    fit,
-    measure_set,
-    read_samples,
-    reliability_of,
-    slices_of_folder,
-    transfer_of_folder,
-)
 from calift.analyse_tables import (
     show_budget,
     show_effect,
@@ -34,12 +21,12 @@ from calift.analyse_tables import (
     show_transfer,
 )
 from calift.console import JsonFlag
-from calift_core.errors import DataError, ServiceError, SpecError
-from calift_core.schema.wire.results import AskedBinning, CalibratorEffect, SlicePage
+from calift_core.errors import DataError, LeakageError, ServiceError, SpecError
+from calift_core.schema.wire.results import AskedBinning, SlicePage
 
 if TYPE_CHECKING:
-    from calift_core.analysis.draws import Draws
-    from calift_core.calibration import Binning
+    from calift_core.analysis.explorer import Explorer
+    from calift_core.analysis.folder import FolderLibrary
     from calift_core.client import Client
 
 analyse_app = typer.Typer(
@@ -47,6 +34,9 @@ analyse_app = typer.Typer(
     help="Measures, slices, estimators and calibrators of stored predictions: of a file here "
     "or of an id of the service.",
 )
+
+SchemeName = Literal["equal_mass", "equal_width"]
+NormName = Literal["l1", "l2", "max"]
 
 _AS_EVALUATED = "as evaluated"
 #: Evaluations that a hint names at most.
@@ -103,35 +93,13 @@ def analyse_metrics(
 ) -> None:
     """Every measure with its floor and interval."""
     asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
+    how: dict[str, Any] = {"temperature": temperature, "classwise": classwise}
     if _is_local(target):
-        from calift_core.analysis import measures as analysis_measures
-
-        binning, draws, degrees = as_evaluated(Path(target), asked, temperature)
-        samples, source, metadata = read_samples(target, degrees)
-        extra = (
-            analysis_measures.classwise_measure(target, binning, draws, temperature=degrees)
-            if classwise and metadata.storage == "full"
-            else None
-        )
-        found = measure_set(
-            source,
-            samples,
-            degrees,
-            draws,
-            analysis_measures.measures_of(
-                samples.scores,
-                binning,
-                draws,
-                n_classes=len(metadata.class_names),
-                classwise=extra,
-            ),
-        )
+        explorer, library = _explorer()
+        found = explorer.measures(library.subject(target), asked, **how)
     else:
         with _of_evaluation(target) as client:
-            found = client.measures(
-                target, binning=asked, temperature=temperature,
-                classwise=classwise,
-            )  # fmt: skip
+            found = client.measures(target, binning=asked, **how)
     show_measures(found, as_json)
 
 
@@ -141,24 +109,8 @@ def analyse_audit(
 ) -> None:
     """The same predictions under the estimators in use: why published numbers differ."""
     if _is_local(target):
-        from calift_core.analysis import draws as analysis_draws
-        from calift_core.analysis import measures as analysis_measures
-        from calift_core.calibration import Binning
-
-        degrees = as_evaluated(Path(target), temperature=temperature).temperature
-        samples, source, metadata = read_samples(target, degrees)
-        classwise = [
-            analysis_measures.classwise_measure(target, binning, temperature=degrees)
-            for binning in (Binning(scheme="equal_width"), Binning(scheme="equal_mass"))
-            if metadata.storage == "full"
-        ]
-        found = measure_set(
-            source,
-            samples,
-            degrees,
-            analysis_draws.DEFAULT_DRAWS,
-            analysis_measures.audit_of(samples.scores, classwise=classwise),
-        )
+        explorer, library = _explorer()
+        found = explorer.audit(library.subject(target), temperature=temperature)
     else:
         with _of_evaluation(target) as client:
             found = client.audit(target, temperature=temperature)
@@ -196,38 +148,24 @@ def analyse_slices(
 ) -> None:
     """Calibration by class, confidence, source or data set, of samples that meet a condition."""
     asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
+    of_run: dict[str, Any] = {
+        "where": where, "min_n": min_n, "temperature": temperature, "offset": offset,
+        "limit": limit,
+    }  # fmt: skip
+    of_one = of_run | {"by": by, "sort": sort, "descending": descending}
     if not _is_local(target):
         with _client() as client:
             page = _slices_of_id(
                 target,
-                lambda: client.slices(
-                    target, by=by, where=where, sort=sort, descending=descending, min_n=min_n,
-                    binning=asked, temperature=temperature,
-                    offset=offset, limit=limit,
-                ),
-                lambda: client.run_slices(
-                    target, where=where, min_n=min_n, binning=asked,
-                    temperature=temperature, offset=offset, limit=limit,
-                ),
-            )  # fmt: skip
-    elif Path(target).is_dir():
-        page = slices_of_folder(
-            Path(target),
-            lambda path: as_evaluated(path, asked, temperature),
-            where,
-            min_n,
-            offset,
-            limit,
-        )
+                lambda: client.slices(target, binning=asked, **of_one),
+                lambda: client.run_slices(target, binning=asked, **of_run),
+            )
     else:
-        from calift_core.analysis import slices
-
-        binning, draws, degrees = as_evaluated(Path(target), asked, temperature)
-        samples, source, _ = read_samples(target, degrees)
-        page = slices.slice_page(
-            samples, source, binning, draws, by=by, where=where, sort=sort, descending=descending,
-            min_n=min_n, offset=offset, limit=limit, temperature=degrees,
-        )  # fmt: skip
+        explorer, library = _explorer()
+        if Path(target).is_dir():
+            page = explorer.run_slices(target, asked, **of_run)
+        else:
+            page = explorer.slices(library.subject(target), asked, **of_one)
     show_slices(page, as_json)
 
 
@@ -257,21 +195,17 @@ def analyse_calibrators(
             raise SpecError(f"--fit-on takes one EVALUATION_ID of the service, got {len(given)}")
         with _of_evaluation(target, *given) as client:
             effect = client.calibrate(
-                target, kind, fit_on=given[0] if given else None, oracle=oracle, binning=asked,
-            )  # fmt: skip
+                target, kind, fit_on=given[0] if given else None, oracle=oracle, binning=asked
+            )
     else:
-        from calift_core.analysis import calibrators
-
-        given = given or calibration_files(Path(target).parent, kind)
-        own = as_evaluated(Path(target), asked)
-        calibrator, fitted = fit(kind, given, oracle=oracle)
-        samples, source, _ = read_samples(target, 1.0)
-        (after,) = calibrators.calibrated_scores(target, [calibrator])
-        effect = CalibratorEffect(
-            calibrator=fitted,
-            before=reliability_of(samples.scores, source, own, None),
-            after=reliability_of(after, source, own, fitted, in_sample=among(Path(target), given)),
-        )
+        explorer, library = _explorer()
+        try:
+            effect = explorer.calibrate(
+                library.subject(target), kind, asked, fit_on=given, oracle=oracle
+            )
+        except LeakageError as error:
+            hint = "Pass --oracle to fit it all the same; it then counts as an oracle."
+            raise LeakageError(error.message, hint=hint) from error
     show_effect(effect, as_json)
 
 
@@ -292,16 +226,12 @@ def analyse_transfer(
 ) -> None:
     """A calibrator fitted on A and tested on B, for every pair of data sets."""
     asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
+    named = list(dataset or ())
     if _is_local(target):
-        matrix = transfer_of_folder(
-            Path(target),
-            kind,
-            list(dataset or ()),
-            lambda path: as_evaluated(path, asked),
-        )
+        matrix = _explorer()[0].transfer(target, kind, asked, datasets=named)
     else:
         with _client() as client:
-            matrix = client.transfer(target, kind, dataset=list(dataset or ()), binning=asked)
+            matrix = client.transfer(target, kind, dataset=named, binning=asked)
     show_transfer(matrix, as_json)
 
 
@@ -323,30 +253,29 @@ def analyse_budget(
     as_json: JsonFlag = False,
 ) -> None:
     """How many samples a difference needs."""
+    how: dict[str, Any] = {"metric": metric, "level": level, "power": power}
     if _is_local(target):
-        from calift_core.analysis import budget
-        from calift_core.predictions.read import read_predictions, shared_samples
-
-        samples, source, _ = read_samples(target, 1.0)
-        scores, clusters, other, other_source = samples.scores, samples.clusters, None, None
-        if against is not None:
-            beside, other_source, _ = read_samples(against, 1.0)
-            in_a, in_b = shared_samples(read_predictions(target), read_predictions(against))
-            scores, other = scores.take(in_a), beside.scores.take(in_b)
-            clusters = None if clusters is None else clusters[in_a]
-        found = budget.budget_of(
-            scores, source, metric=metric, difference=difference, against=other,
-            against_source=other_source, clusters=clusters, level=level, power=power,
-        )  # fmt: skip
+        explorer, library = _explorer()
+        other = library.subject(against) if against is not None else None
+        found = explorer.budget(
+            library.subject(target), difference=difference, against=other, **how
+        )
     else:
         with _of_evaluation(target, *([against] if against else [])) as client:
-            found = client.budget(
-                target, difference, metric=metric, against=against, level=level, power=power
-            )
+            found = client.budget(target, difference, against=against, **how)
     show_budget(found, as_json)
 
 
-# ---- Files on this machine ---------------------------------------------------------------------
+# ---- Files here, or a service ------------------------------------------------------------------
+
+
+def _explorer() -> tuple[Explorer, FolderLibrary]:
+    """Of files on this machine."""
+    from calift_core.analysis.explorer import Explorer
+    from calift_core.analysis.folder import FolderLibrary
+
+    library = FolderLibrary()
+    return Explorer(library), library
 
 
 def _client() -> Client:
@@ -381,14 +310,6 @@ def _is_local(target: str) -> bool:
     if target.endswith(".parquet") or "/" in target:
         raise DataError(f"there is no file {target!r}.", hint="An id of the service has no '/'.")
     return False
-
-
-class Evaluated(NamedTuple):
-    """How a file's numbers are made."""
-
-    binning: Binning
-    draws: Draws
-    temperature: float
 
 
 def _slices_of_id(

@@ -21,6 +21,7 @@
     ├── StorageError               STORAGE_FAILED    a file cannot be written or read
     │   └── DiskFullError          DISK_FULL         no space is left
     ├── InterruptedRunError        INTERRUPTED       stopped on request; a checkpoint is saved
+    ├── NotFoundError              NOT_FOUND         no such run, evaluation or file
     └── ServiceError               SERVICE_ERROR     the API answered with an error
         └── ServiceUnavailableError SERVICE_UNAVAILABLE no API answers
 
@@ -49,6 +50,12 @@ class CaliftError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+class NotFoundError(CaliftError):
+    """No such run, evaluation or file."""
+
+    code = "NOT_FOUND"
 
 
 class SpecError(CaliftError):

@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from backend.artifacts import ArtifactStore
-from backend.store.errors import NotFoundError
 from backend.store.files import Files
-from calift_core.errors import ModelUnavailableError
+from calift_core.errors import ModelUnavailableError, NotFoundError
 from worker.lease import LeaseKeeper
 
 

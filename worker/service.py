@@ -19,8 +19,9 @@ from backend.process import Pulse, pulse_path
 from backend.settings import Settings
 from backend.store.claims import Claims
 from backend.store.engine import open_engine
-from backend.store.errors import NotFoundError, database_away
+from backend.store.errors import database_away
 from backend.store.workers import Workers
+from calift_core.errors import NotFoundError
 from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.schema.wire.runs import TERMINAL_PHASES
 from worker.devices import Device, take_device

@@ -18,9 +18,8 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.artifacts import ArtifactStore, Blob
-from backend.store.errors import NotFoundError
 from backend.store.files import Files
-from calift_core.errors import CaliftError
+from calift_core.errors import CaliftError, NotFoundError
 from calift_core.files import storage_error
 from calift_core.jobs.curves import FILES
 from calift_core.schema.wire.runs import Artifact

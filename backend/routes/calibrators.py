@@ -36,9 +36,12 @@ def get_calibrator(
     It is fitted on the run's ID calibration split. Any other data is refused with the code
     `LEAKAGE`, unless `oracle=true`; what is fitted so says `oracle` for good.
     """
-    evaluation = services.store.results.get_evaluation(evaluation_id)
-    return services.analysis.calibrate(
-        evaluation, kind, fit_on=fit_on, oracle=oracle, binning=binning
+    return services.explorer.calibrate(
+        services.library.subject(evaluation_id),
+        kind,
+        fit_on=[fit_on] if fit_on else [],
+        oracle=oracle,
+        binning=binning,
     )
 
 
@@ -58,4 +61,4 @@ def get_transfer(
 
     The row of the ID calibration split is the honest one; every other row is an `oracle`.
     """
-    return services.analysis.transfer(run_id, kind, datasets=dataset, binning=binning)
+    return services.explorer.transfer(run_id, kind, datasets=dataset, binning=binning)

@@ -25,4 +25,4 @@ def compare_runs(
     ] = None,
 ) -> Comparison:
     """Runs side by side: parameters that differ, and paired differences with their intervals."""
-    return services.analysis.compare(run_id, baseline)
+    return services.comparer.compare(run_id, baseline)

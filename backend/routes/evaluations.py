@@ -83,13 +83,12 @@ def get_reliability(
     `ece` is a fraction; `null_mean` and `null_q95` are what it would read for a perfectly
     calibrated model of this size. `smooth` is the kernel curve of the smooth calibration error.
     """
-    evaluation = services.store.results.get_evaluation(evaluation_id)
-    return services.analysis.reliability(
-        evaluation,
+    return services.explorer.reliability(
+        services.library.subject(evaluation_id),
         binning=binning,
         temperature=temperature,
         calibrator=calibrator,
-        fit_on=fit_on,
+        fit_on=[fit_on] if fit_on else [],
         oracle=oracle,
     )
 
@@ -106,9 +105,8 @@ def get_measures(
     ] = True,
 ) -> MeasureSet:
     """Every measure at the chosen binning, norm and temperature, with floor and interval."""
-    evaluation = services.store.results.get_evaluation(evaluation_id)
-    return services.analysis.measures(
-        evaluation,
+    return services.explorer.measures(
+        services.library.subject(evaluation_id),
         binning=binning,
         temperature=temperature,
         classwise=classwise,
@@ -125,8 +123,7 @@ def get_audit(
     Batch-averaged at several batch sizes, 10 and 15 bins of equal width and mass, debiased, smooth,
     class-wise, KS; each with what it would read for a perfectly calibrated model.
     """
-    evaluation = services.store.results.get_evaluation(evaluation_id)
-    return services.analysis.audit(evaluation, temperature=temperature)
+    return services.explorer.audit(services.library.subject(evaluation_id), temperature=temperature)
 
 
 @router.get("/evaluations/{evaluation_id}/slices")
@@ -145,9 +142,8 @@ def list_slices(
     limit: Limit = 50,
 ) -> SlicePage:
     """Calibration by class, confidence or source, of the samples that meet a condition."""
-    evaluation = services.store.results.get_evaluation(evaluation_id)
-    return services.analysis.slices(
-        evaluation,
+    return services.explorer.slices(
+        services.library.subject(evaluation_id),
         by=by,
         where=where,
         sort=sort,
@@ -181,9 +177,13 @@ def get_budget(
     power: Annotated[float, Query(gt=0.1, lt=1)] = 0.8,
 ) -> Budget:
     """How many samples are needed to show a difference, from the noise of these."""
-    evaluation = services.store.results.get_evaluation(evaluation_id)
-    return services.analysis.budget(
-        evaluation, difference=difference, metric=metric, against=against, level=level, power=power
+    return services.explorer.budget(
+        services.library.subject(evaluation_id),
+        difference=difference,
+        metric=metric,
+        against=services.library.subject(against) if against is not None else None,
+        level=level,
+        power=power,
     )
 
 
@@ -201,7 +201,7 @@ def list_run_slices(
     limit: Limit = 50,
 ) -> SlicePage:
     """The samples that meet a condition on every data set of a run: one slice each."""
-    return services.analysis.run_slices(
+    return services.explorer.run_slices(
         run_id,
         where=where,
         roles=role,

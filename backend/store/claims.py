@@ -33,11 +33,11 @@ from sqlalchemy.sql.elements import ColumnElement
 from backend.line import Live, queue_for
 from backend.models import ArtifactRow, Outbox, Run
 from backend.store.engine import NOW, plain, reading, writing
-from backend.store.errors import NotFoundError
 from backend.store.outbox import ring
 from backend.store.rows import store_report, summary_values
 from backend.store.states import add_state_event, fenced
 from backend.store.workers import live_workers
+from calift_core.errors import NotFoundError
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Progress, RunPhase
 
 #: A run fails after it could not be stored where it ran so many times: there is no room for it.

@@ -12,12 +12,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from calift_core.errors import CaliftError, reason_of
 
 
-class NotFoundError(CaliftError):
-    """No such run, evaluation or file."""
-
-    code = "NOT_FOUND"
-
-
 class ConflictError(CaliftError):
     """The request does not fit the state that the thing is in."""
 

@@ -9,8 +9,8 @@ from sqlalchemy import CursorResult, Engine, Row, delete, insert, select
 
 from backend.models import ArtifactRow, Run
 from backend.store.engine import NOW, moment, reading, upsert, writing
-from backend.store.errors import NotFoundError
 from backend.store.states import fenced, must_exist
+from calift_core.errors import NotFoundError
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Artifact
 
 

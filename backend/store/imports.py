@@ -9,10 +9,11 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from backend.models import ArtifactRow, EvaluationRow, Run
 from backend.store.engine import NOW, reading, writing
-from backend.store.errors import ConflictError, NotFoundError
+from backend.store.errors import ConflictError
 from backend.store.rows import Batch, flush, store_report, summary_values
 from backend.store.states import add_state_event
 from backend.store.submitting import at_most_once, earlier_request, insert_row
+from calift_core.errors import NotFoundError
 from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.records import EvaluationRecord, LogRecord
 from calift_core.schema.report import EvaluationReport, Report

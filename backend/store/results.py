@@ -12,10 +12,10 @@ from sqlalchemy.sql.elements import ColumnElement
 from backend.models import ArtifactRow, EvaluationRow, ReportRow, Run
 from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import moment, reading
-from backend.store.errors import NotFoundError
 from backend.store.states import must_exist
 from backend.store.submitting import model_label
 from calift_core.data.workload import Pace, recorded_pace
+from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.results import Evaluation, Frontier
 

@@ -30,7 +30,7 @@ from backend.line import queue_of, why_waits
 from backend.models import ArtifactRow, ReportRow, Run, RunTag
 from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
-from backend.store.errors import ConflictError, NotFoundError
+from backend.store.errors import ConflictError
 from backend.store.outbox import ring
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.submitting import (
@@ -41,6 +41,7 @@ from backend.store.submitting import (
     set_tags,
 )
 from backend.store.workers import live_workers
+from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.runs import RunDetail, RunPhase, RunSummary, SortKey
 from calift_core.schema.wire.service import SuiteRuns

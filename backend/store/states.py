@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from backend.models import Event, Run
 from backend.store.engine import NOW, plain
-from backend.store.errors import NotFoundError
+from calift_core.errors import NotFoundError
 
 WORKING_PHASES = ("STARTING", "RUNNING", "CANCELLING")
 

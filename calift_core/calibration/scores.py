@@ -167,7 +167,7 @@ def _score_rows(logits: Floats, labels: npt.NDArray[np.int64], temperature: floa
         correct=predicted == labels,
         nll=np.minimum(log_total - own_logit, -np.log(SMALLEST_PROBABILITY)),
         brier=squares - 2 * np.exp(own_logit - log_total) + 1,
-        rank=rank_of_label(logits, labels),
+        rank=_rank(logits, labels, predicted == labels),
     )
 
 
@@ -192,8 +192,16 @@ def score_probs(probs: Floats, labels: Ints) -> SampleScores:
         correct=predicted == targets,
         nll=_nll_of_rows(rows, targets),
         brier=_brier_of_rows(rows, targets),
-        rank=rank_of_label(rows, targets),
+        rank=_rank(rows, targets, predicted == targets),
     )
+
+
+def _rank(values: Floats, labels: Ints, correct: Bools) -> npt.NDArray[np.int64]:
+    """`rank_of_label` (N,), which only samples that are not right need be asked for."""
+    rank = np.zeros(len(labels), dtype=np.int64)
+    wrong = np.flatnonzero(~correct)
+    rank[wrong] = rank_of_label(values[wrong], labels[wrong])
+    return rank
 
 
 def _nll_of_rows(probs: Floats, labels: Ints) -> Doubles:

@@ -17,9 +17,8 @@ from sqlalchemy import text
 
 from backend.artifacts import ArtifactStore, check_name, publish_artifact
 from backend.store.engine import open_engine, writing
-from backend.store.errors import NotFoundError
 from backend.store.stores import Stores
-from calift_core.errors import DiskFullError, SpecError, StorageError
+from calift_core.errors import DiskFullError, NotFoundError, SpecError, StorageError
 from tests.conftest import spec_of
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,7 +10,6 @@ from pydantic import Field
 
 from calift_core.schema.base import Frozen
 from calift_core.schema.report import (
-    EceReport,
     EvaluationReport,
     FrontierPoint,
     Role,
@@ -19,6 +19,7 @@ from calift_core.schema.wire.runs import RunSummary
 
 if TYPE_CHECKING:
     from calift_core.calibration.bins import Binning
+
 #: Roles of predictions: those of evaluations, and the ID parts that calibrators are fitted on.
 PredictedRole = Literal["id", "shift", "corruption", "calibration", "validation"]
 #: Data sets that a calibrator's transfer matrix takes at most.
@@ -71,20 +72,17 @@ class AskedBinning(Frozen):
     scheme: Literal["equal_mass", "equal_width"] | None = None
     norm: Literal["l1", "l2", "max"] = "l1"
 
-    def over(self, evaluated: EceReport | None) -> Binning:
-        """Lay it over what was evaluated; where nothing was, over 15 bins of equal mass.
+    def over(self, evaluated: Binning) -> Binning:
+        """Lay it over what was evaluated.
 
         Raises:
             SpecError: n_bins < 1.
         """
-        # numpy is not for those who only send the question.
-        from calift_core.calibration.bins import DEFAULT_BINNING, Binning
-
-        own = DEFAULT_BINNING if evaluated is None else evaluated
-        return Binning(
-            own.n_bins if self.n_bins is None else self.n_bins,
-            own.scheme if self.scheme is None else self.scheme,
-            self.norm,
+        return replace(
+            evaluated,
+            n_bins=evaluated.n_bins if self.n_bins is None else self.n_bins,
+            scheme=evaluated.scheme if self.scheme is None else self.scheme,
+            norm=self.norm,
         )
 
 

@@ -20,9 +20,9 @@ import backend
 from backend.main import create_app
 from backend.store.cursors import MAX_CURSOR, CursorError, Cursors, scope_of
 from backend.store.engine import reading, writing
-from backend.store.errors import NotFoundError
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
+from calift_core.errors import NotFoundError
 from tests.backend.test_api import problem, submit
 from tests.conftest import spec_of
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from backend.store.errors import ConflictError, IdempotencyError, NotFoundError, QueueFullError
+from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
-from calift_core.errors import SpecError
+from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema import records as r
 from tests.backend.store.helpers import (
     WORKER,

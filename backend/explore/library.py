@@ -1,0 +1,120 @@
+"""Stored evaluations, as the explorer finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from backend.artifacts import ArtifactStore
+from backend.explore.memory import Remembered
+from backend.store.stores import Stores
+from calift_core.analysis.calibrators import is_perturbed
+from calift_core.analysis.draws import Draws
+from calift_core.analysis.library import FitSet, Memory, PredictionsFile, Subject, open_predictions
+from calift_core.calibration import Binning
+from calift_core.errors import LeakageError, NotFoundError, SpecError
+from calift_core.schema.wire.results import Evaluation, Source
+
+
+class StoreLibrary:
+    """Targets are ids of evaluations, runs are ids of runs."""
+
+    def __init__(self, store: Stores, artifacts: ArtifactStore) -> None:
+        self._store, self._artifacts = store, artifacts
+        self._memory = Remembered()
+
+    @property
+    def memory(self) -> Memory:
+        """Kept between requests."""
+        return self._memory
+
+    def subject(self, target: str) -> Subject:
+        """A stored evaluation.
+
+        Raises:
+            NotFoundError: no such evaluation; opening it: its predictions are not stored.
+            StorageError: opening it: its bytes are damaged.
+        """
+        return self.subject_of(self._store.results.get_evaluation(target))
+
+    def subject_of(self, evaluation: Evaluation) -> Subject:
+        """An evaluation that is already at hand."""
+        return Subject(
+            target=evaluation.id,
+            source=Source(
+                evaluation_id=evaluation.id,
+                run_id=evaluation.run_id,
+                run_name=evaluation.run_name,
+                method=evaluation.method,
+                dataset=evaluation.dataset,
+                role=evaluation.role,
+            ),
+            n=evaluation.n,
+            binning=Binning(evaluation.ece.n_bins, evaluation.ece.scheme),
+            draws=Draws(evaluation.ece.n_resamples, evaluation.ece.seed),
+            temperature=evaluation.temperature,
+            open=partial(self._open_evaluation, evaluation.id),
+        )
+
+    def run(self, run: str) -> Source:
+        """A run by its id.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        found = self._store.runs.summaries([run])[0]
+        return Source(run_id=found.id, run_name=found.name, method=found.method)
+
+    def tested(self, run: str) -> list[Subject]:
+        """The evaluations of a run."""
+        return [self.subject_of(e) for e in self._store.results.run_evaluations(run)]
+
+    def fit_set(
+        self, subject: Subject, kind: str, fit_on: Sequence[str], *, oracle: bool
+    ) -> FitSet:
+        """The run's ID calibration split, or with `oracle` one of its evaluations."""
+        if not fit_on:
+            files = self._calibration_files(str(subject.source.run_id))
+            return FitSet(files if kind == "tsp" else files[:1])
+        other = self._store.results.get_evaluation(fit_on[0])
+        if other.run_id != subject.source.run_id:
+            raise SpecError(
+                f"fit_on must be an evaluation of run {subject.source.run_id}, got one of run "
+                f"{other.run_id}"
+            )
+        file = self._open_evaluation(other.id)
+        # The guard comes before what is remembered: an oracle of an earlier request lets none in.
+        if not oracle:
+            raise LeakageError(
+                "a calibrator must be fitted on the run's ID calibration split, got evaluation "
+                f"{other.id} on {file.metadata.dataset!r}.",
+                hint="Pass oracle=true to fit it all the same; it then counts as an oracle.",
+            )
+        return FitSet([file], other.id)
+
+    def _open_evaluation(self, evaluation_id: str) -> PredictionsFile:
+        return self._open(self._store.results.predictions_of(evaluation_id).sha256)
+
+    def _open(self, digest: str) -> PredictionsFile:
+        return self._memory.remember(
+            "files", digest, lambda: open_predictions(self._artifacts.verified(digest), digest)
+        )
+
+    def _calibration_files(self, run_id: str) -> list[PredictionsFile]:
+        """A run's predictions of its ID calibration split, then of its perturbed copies.
+
+        Raises:
+            NotFoundError: the run has stored none.
+        """
+        judged = {e.predictions_sha256 for e in self._store.results.run_evaluations(run_id)}
+        stored = self._store.files.of_run(run_id, kind="predictions")
+        opened = [self._open(a.sha256) for a in stored if a.sha256 not in judged]
+        found = [file for file in opened if file.metadata.role == "calibration"]
+        found.sort(key=lambda f: (is_perturbed(f.metadata), f.metadata.dataset))
+        if not found or is_perturbed(found[0].metadata):
+            raise NotFoundError(
+                f"run {run_id} stores no predictions of an ID calibration split.",
+                hint="Fit on an evaluation with fit_on and oracle=true, or add a calibration part "
+                "to the suite.",
+            )
+        return found

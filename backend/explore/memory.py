@@ -1,0 +1,79 @@
+"""What was computed of stored predictions, kept between requests: a permalink costs once.
+
+What is kept of a file is seven numbers a sample per temperature or calibrator, never its logits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from cachetools import LRUCache
+
+from calift_core.analysis.library import Kind
+
+_COUNT = 2000
+_SCORE_BYTES = 192 << 20
+_INDEX_BYTES = 96 << 20
+T = TypeVar("T")
+
+
+def _one(_: Any) -> int:
+    return 1
+
+
+def _bytes(value: Any) -> int:
+    return int(value.nbytes)
+
+
+class Remembered:
+    """Bounded least-recently-used memories, one a kind, for many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[Kind, LRUCache[Hashable, Any]] = {
+            "numbers": _memory(_COUNT, _one),
+            "pairs": _memory(10 * _COUNT, _one),
+            "fits": _memory(_COUNT, _one),
+            "files": _memory(_INDEX_BYTES, _bytes),
+            "scores": _memory(_SCORE_BYTES, _bytes),
+        }
+        # Heavy work one at a time: the event loop and small requests keep a core. What takes
+        # seconds (fits, class-wise errors) waits in a line of its own. Who has the long turn may
+        # take the short one, never the other way round, or two requests wait for each other.
+        self._turn = threading.RLock()
+        self._long_turn = threading.RLock()
+
+    def get(self, kind: Kind, key: Hashable) -> Any | None:
+        """What is kept, or None."""
+        with self._lock:
+            return self._kept[kind].get(key)
+
+    def put(self, kind: Kind, key: Hashable, value: Any) -> None:
+        """Keep a value; what was not asked for longest makes room."""
+        with self._lock:
+            self._kept[kind][key] = value
+
+    def remember(
+        self, kind: Kind, key: Hashable, make: Callable[[], T], *, long: bool = False
+    ) -> T:
+        """What is kept; where nothing is, what `make` gives, made by one thread at a time."""
+        known: T | None = self.get(kind, key)
+        if known is None:
+            with self._long_turn if long else self._turn:
+                known = self.get(kind, key)
+                if known is None:
+                    known = make()
+                    self.put(kind, key, known)
+        return known
+
+    def long_turn(self) -> AbstractContextManager[Any]:
+        """Held by whoever makes several things that take seconds."""
+        return self._long_turn
+
+
+def _memory(capacity: int, weight: Callable[[Any], int]) -> LRUCache[Hashable, Any]:
+    # What alone is heavier than all that may be kept takes the whole place, for once.
+    return LRUCache(capacity, lambda value: min(capacity, weight(value)))

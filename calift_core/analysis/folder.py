@@ -1,0 +1,127 @@
+"""Predictions files of this machine, as the explorer finds them: a file, or a folder of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from calift_core.analysis.calibrators import is_perturbed
+from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
+from calift_core.analysis.library import (
+    FitSet,
+    Memory,
+    Plain,
+    PredictionsFile,
+    Subject,
+    open_predictions,
+)
+from calift_core.calibration import Binning
+from calift_core.errors import DataError, NotFoundError
+from calift_core.predictions.read import read_index, read_metadata
+from calift_core.predictions.types import PredictionsMetadata
+from calift_core.schema.report import EvaluationReport, Report
+from calift_core.schema.wire.results import Source
+
+_ORDER = ("calibration", "validation", "id", "shift", "corruption")
+
+
+class FolderLibrary:
+    """Targets are predictions files, runs are folders of them or of a run.
+
+    What was evaluated how is read from the run's report, where a file lies in a run's folder.
+    """
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Kept as long as the library."""
+        return Plain()
+
+    def subject(self, target: str) -> Subject:
+        """One predictions file.
+
+        Raises:
+            DataError: a folder, or predictions of another format.
+            PredictionsError: the file breaks its contract.
+        """
+        path = Path(target)
+        if path.is_dir():
+            raise DataError(f"{target!r} must be a predictions file, got a folder.")
+        if path.suffix.lower() in (".npz", ".csv"):
+            raise DataError(
+                f"{target!r} must be a predictions file of calift (Parquet), got {path.suffix}.",
+                hint=f"`calift import-predictions {path} --out FOLDER` makes one of it.",
+            )
+        metadata = read_metadata(path)
+        own = _reported(path, metadata.dataset)
+        return Subject(
+            target=target,
+            source=Source(run_name=path.name, dataset=metadata.dataset, role=metadata.role),
+            n=len(read_index(path)[1]),
+            binning=Binning() if own is None else Binning(own.ece.n_bins, own.ece.scheme),
+            draws=DEFAULT_DRAWS if own is None else Draws(own.ece.n_resamples, own.ece.seed),
+            temperature=metadata.temperature if own is None else own.temperature,
+            open=partial(self._open, path),
+        )
+
+    def run(self, run: str) -> Source:
+        """A folder by its name."""
+        return Source(run_name=Path(run).name)
+
+    def tested(self, run: str) -> list[Subject]:
+        """The files of a folder but those of the calibration and validation splits.
+
+        Raises:
+            DataError: the folder holds no predictions file.
+        """
+        return [
+            self.subject(str(path))
+            for path, metadata in _files(Path(run))
+            if metadata.role not in ("calibration", "validation")
+        ]
+
+    def fit_set(
+        self, subject: Subject, kind: str, fit_on: Sequence[str], *, oracle: bool
+    ) -> FitSet:
+        """The files that are named, or the ID calibration split beside the subject.
+
+        Whether named files may be fitted on is for the calibrator to say, which sees their split.
+        """
+        if fit_on:
+            return FitSet([self.subject(target).open() for target in fit_on])
+        folder = Path(subject.target).parent
+        found = [(path, m) for path, m in _files(folder) if m.role == "calibration"]
+        clean = [path for path, m in found if not is_perturbed(m)]
+        if not clean:
+            raise NotFoundError(
+                f"{str(folder)!r} holds no predictions of an ID calibration split.",
+                hint="Name a file with --fit-on; anything but that split needs --oracle.",
+            )
+        noisy = [path for path, m in found if is_perturbed(m)] if kind == "tsp" else []
+        return FitSet([self._open(path) for path in clean[:1] + noisy])
+
+    def _open(self, path: Path) -> PredictionsFile:
+        digest = str(path.resolve())
+        return self.memory.remember("files", digest, lambda: open_predictions(path, digest))
+
+
+def _files(folder: Path) -> list[tuple[Path, PredictionsMetadata]]:
+    """Predictions files of a folder or of a run's, test sets in the order of their roles."""
+    inner = folder / "predictions"
+    paths = sorted((inner if inner.is_dir() else folder).glob("*.parquet"))
+    if not paths:
+        raise DataError(f"{str(folder)!r} must hold predictions files (.parquet), got none.")
+    found = [(path, read_metadata(path)) for path in paths]
+    return sorted(found, key=lambda item: (_ORDER.index(item[1].role), item[1].dataset))
+
+
+def _reported(path: Path, dataset: str) -> EvaluationReport | None:
+    """What the report of the run that a predictions file lies in says of its data set."""
+    try:
+        text = (path.resolve().parent.parent / "report.json").read_bytes()
+        report = Report.model_validate_json(text)
+    except (OSError, ValidationError):
+        return None
+    return next((e for e in report.evaluations if e.dataset == dataset), None)

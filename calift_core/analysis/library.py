@@ -1,0 +1,188 @@
+"""Where predictions are found, how they were evaluated, and what is remembered of them.
+
+The explorer asks a `Library`: the API's looks into the store and keeps what it computed between
+requests, the command's looks into folders of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from calift_core.analysis.draws import Draws
+from calift_core.calibration import Binning
+from calift_core.predictions.read import read_index, read_metadata
+from calift_core.predictions.types import PredictionsMetadata
+from calift_core.schema.wire.results import Source
+
+#: What is remembered: numbers, paired differences, opened files, scores, fitted calibrators.
+Kind = Literal["numbers", "pairs", "files", "scores", "fits"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionsFile:
+    """A predictions file and what is small of it; N samples.
+
+    Attributes:
+        digest: what its numbers are remembered by: equal ones mean equal bytes.
+        path: where it lies.
+        metadata: its own.
+        ids: (N,) names of the samples.
+        labels: (N,) class indices.
+        clusters: (N,) names of the samples' sources, or none.
+    """
+
+    digest: str
+    path: Path
+    metadata: PredictionsMetadata
+    ids: npt.NDArray[np.str_]
+    labels: npt.NDArray[np.int64]
+    clusters: npt.NDArray[np.str_] | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        clusters = 0 if self.clusters is None else self.clusters.nbytes
+        return self.ids.nbytes + self.labels.nbytes + clusters
+
+
+def open_predictions(path: Path, digest: str) -> PredictionsFile:
+    """Read all of a predictions file but its logits.
+
+    Raises:
+        PredictionsError: it is no predictions file.
+    """
+    return PredictionsFile(digest, path, read_metadata(path), *read_index(path))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Predictions that a question is about, and how they were evaluated.
+
+    Attributes:
+        target: what the library finds them by.
+        source: what they are of.
+        n: samples.
+        binning: of their calibration error.
+        draws: behind its floor and interval.
+        temperature: that their logits were divided by.
+        open: gives the file; a set that is only listed is never read.
+    """
+
+    target: str
+    source: Source
+    n: int
+    binning: Binning
+    draws: Draws
+    temperature: float
+    open: Callable[[], PredictionsFile]
+
+
+@dataclass(frozen=True)
+class FitSet:
+    """What a calibrator is fitted on: files, and the evaluation that they are of, if any."""
+
+    files: Sequence[PredictionsFile]
+    evaluation_id: str | None = None
+
+
+class Memory(Protocol):
+    """Keeps what was computed, by a kind and a key that decides the value."""
+
+    def get(self, kind: Kind, key: Hashable) -> Any | None:
+        """What is kept, or None."""
+
+    def put(self, kind: Kind, key: Hashable, value: Any) -> None:
+        """Keep a value."""
+
+    def remember(
+        self, kind: Kind, key: Hashable, make: Callable[[], T], *, long: bool = False
+    ) -> T:
+        """What is kept; where nothing is, what `make` gives. `long`: making it takes seconds."""
+
+    def long_turn(self) -> AbstractContextManager[Any]:
+        """Held by whoever makes several things that take seconds."""
+
+
+class Plain:
+    """A memory without bounds and locks, for one person's one question."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Kind, Hashable], Any] = {}
+
+    def get(self, kind: Kind, key: Hashable) -> Any | None:
+        """What is kept, or None."""
+        return self._kept.get((kind, key))
+
+    def put(self, kind: Kind, key: Hashable, value: Any) -> None:
+        """Keep a value."""
+        self._kept[kind, key] = value
+
+    def remember(
+        self, kind: Kind, key: Hashable, make: Callable[[], T], *, long: bool = False
+    ) -> T:
+        """What is kept; where nothing is, what `make` gives."""
+        if (kind, key) not in self._kept:
+            self._kept[kind, key] = make()
+        kept: T = self._kept[kind, key]
+        return kept
+
+    def long_turn(self) -> AbstractContextManager[Any]:
+        """Nobody else waits."""
+        return nullcontext()
+
+
+class Library(Protocol):
+    """Finds predictions.
+
+    A target names one set of predictions and a run all that one model made: an evaluation and a run
+    of a service, or a file and a folder.
+    """
+
+    @property
+    def memory(self) -> Memory:
+        """What is remembered of these predictions."""
+
+    def subject(self, target: str) -> Subject:
+        """One set of predictions.
+
+        Raises:
+            CaliftError: there is none of that name.
+        """
+
+    def run(self, run: str) -> Source:
+        """What a run is called.
+
+        Raises:
+            CaliftError: there is none of that name.
+        """
+
+    def tested(self, run: str) -> Sequence[Subject]:
+        """What a run was tested on: ID data, shifts and corruptions, in this order."""
+
+    def fit_set(
+        self, subject: Subject, kind: str, fit_on: Sequence[str], *, oracle: bool
+    ) -> FitSet:
+        """What a kind of calibrator is fitted on for a subject.
+
+        Args:
+            subject: what the calibrator is for.
+            kind: a name in `CALIBRATORS`.
+            fit_on: targets; none: the ID calibration split of the subject's run, and for `tsp` its
+                perturbed copies.
+            oracle: allow other data.
+
+        Raises:
+            NotFoundError: the run has no such split.
+            LeakageError: other data without `oracle`.
+        """
