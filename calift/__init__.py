@@ -11,72 +11,53 @@ from typing import TYPE_CHECKING, Any
 from calift_core import __version__
 
 if TYPE_CHECKING:
-    from calift_core.analysis.reliability import reliability_numbers
-    from calift_core.calibration import (
-        accuracy,
-        brier,
-        ece,
-        evaluate_all,
-        nll,
-        reliability_curve,
-        smooth_ece,
-    )
+    from calift.notebook import LoadedRun, ece, evaluate, load, reliability_diagram
     from calift_core.client import Client
     from calift_core.data.suites.load import load_suite
-    from calift_core.jobs.evaluate import evaluate_finished, evaluate_many
+    from calift_core.jobs.evaluate import evaluate_finished
     from calift_core.jobs.folder import run_in_folder
     from calift_core.models.loading import load_clip
     from calift_core.predictions.export import export_predictions
     from calift_core.predictions.foreign.load import load_predictions
-    from calift_core.predictions.read import read_predictions, read_scores
+    from calift_core.predictions.read import read_predictions
     from calift_core.schema.spec import RunSpec, load_spec
 
 #: Name → the module that has it.
 _HOME = {
     "Client": "calift_core.client",
+    "LoadedRun": "calift.notebook",
     "RunSpec": "calift_core.schema.spec",
-    "accuracy": "calift_core.calibration",
-    "brier": "calift_core.calibration",
-    "ece": "calift_core.calibration",
-    "evaluate_all": "calift_core.calibration",
+    "ece": "calift.notebook",
+    "evaluate": "calift.notebook",
     "evaluate_finished": "calift_core.jobs.evaluate",
-    "evaluate_many": "calift_core.jobs.evaluate",
     "export_predictions": "calift_core.predictions.export",
+    "load": "calift.notebook",
     "load_clip": "calift_core.models.loading",
     "load_predictions": "calift_core.predictions.foreign.load",
     "load_spec": "calift_core.schema.spec",
     "load_suite": "calift_core.data.suites.load",
-    "nll": "calift_core.calibration",
     "read_predictions": "calift_core.predictions.read",
-    "read_scores": "calift_core.predictions.read",
-    "reliability_curve": "calift_core.calibration",
-    "reliability_numbers": "calift_core.analysis.reliability",
+    "reliability_diagram": "calift.notebook",
     "run_in_folder": "calift_core.jobs.folder",
-    "smooth_ece": "calift_core.calibration",
 }
 
 __all__ = [
     "Client",
+    "LoadedRun",
     "RunSpec",
     "__version__",
-    "accuracy",
-    "brier",
     "ece",
-    "evaluate_all",
+    "evaluate",
     "evaluate_finished",
-    "evaluate_many",
     "export_predictions",
+    "load",
     "load_clip",
     "load_predictions",
     "load_spec",
     "load_suite",
-    "nll",
     "read_predictions",
-    "read_scores",
-    "reliability_curve",
-    "reliability_numbers",
+    "reliability_diagram",
     "run_in_folder",
-    "smooth_ece",
 ]
 
 

@@ -1,7 +1,8 @@
 """The one explorer of stored predictions: the API and the command ask it the same questions.
 
 It knows neither a database nor folders: a `Library` does. Every answer is a function of the
-predictions' bytes and of what is asked, and is remembered by those two.
+predictions' bytes and of what is asked, and is remembered by those two. Long, because it is one
+list of questions.
 """
 
 from __future__ import annotations

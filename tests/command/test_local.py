@@ -18,8 +18,10 @@ import yaml
 
 from calift import service
 from calift.main import main
+from calift.notebook import load
 from calift_core import __version__
 from calift_core.data.suites.fashion import fashion_mnist_folder
+from calift_core.errors import DataError, UnknownNameError
 from calift_core.schema.report import Report
 from calift_core.schema.spec import ModelSpec, parse_spec
 from calift_core.schema.wire.runs import Validation
@@ -312,6 +314,17 @@ def test_train__leaves_the_contracts_files(trained: Any) -> None:
         assert {"step", "epoch"} <= set(json.loads(line))
     for words in ("photos/test", "art", "accuracy", "ECE", "σ_min", str(folder)):
         assert words in printed
+
+
+def test_load__opens_a_trained_folder_in_a_notebook(trained: Any) -> None:
+    _, folder, _ = trained
+    run = load(folder)
+    assert len(run.predictions("art")) == run.evaluations["art"].n
+    assert "art" in str(run.reliability_diagram("art").layout.title.text)
+    with pytest.raises(UnknownNameError, match="nowhere"):
+        run.predictions("nowhere")
+    with pytest.raises(DataError, match=r"report\.json"):
+        load(folder.parent)
 
 
 def test_train__again_says_that_it_is_finished_and_changes_nothing(
