@@ -22,6 +22,9 @@ class CarFt(Supervised):
 
     Mao et al. 2024, section 3. Row A_p is the normalised mean over classes of template p's text
     embeddings; c⁰ is the initial image tower's. Text tower and scale are frozen.
+
+    Differs from the reference: written from the equation, and compared with no code of its authors;
+    the default α = 1 is recalled, not read.
     """
 
     def __init__(

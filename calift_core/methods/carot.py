@@ -6,9 +6,9 @@ from torch import Tensor
 
 from calift_core.data.batch import Batch
 from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
-from calift_core.methods.contrastive import Contrastive, demand_cross_tower
+from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.teacher import EmaTeacher
-from calift_core.methods.terms import cross_tower, distillation, info_nce, orthogonality, similarity
+from calift_core.methods.terms import cross_tower, distillation, info_nce, orthogonality
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import CaRot as CaRotSpec
@@ -39,37 +39,20 @@ class CaRot(Contrastive):
         confidence: ConfidenceSpec,
     ) -> None:
         refuse_sigmoid(clip, "carot")
-        super().__init__(clip, captions, confidence)
-        self.spec = spec
-        self.weights = {
+        weights = {
             "contrastive": 1.0,
             "orthogonality": spec.lambda_oc,
             "distillation": spec.lambda_sd,
             "cross_tower": spec.lambda_x,
-            **self.extra.weights,
         }
-        if spec.lambda_oc:
-            clip.image_projection()  # refuses here, before anything is trained
-        if spec.lambda_x:
-            demand_cross_tower(clip)
-        update_every = spec.teacher_update_every or max(1, length.total_steps // UPDATES_PER_RUN)
-        self.teacher: EmaTeacher | None = (
-            EmaTeacher(
-                clip,
-                captions,
-                update_every=update_every,
-                momentum_start=spec.teacher_momentum_start,
-                momentum_end=spec.teacher_momentum_end,
-                ramp_steps=spec.teacher_ramp_fraction * length.total_steps,
-                follow_buffers=spec.teacher_buffers,
-            )
-            if spec.lambda_sd
-            else None
-        )
+        super().__init__(clip, captions, confidence, weights=weights)
+        self.spec = spec
+        if spec.lambda_sd:
+            self.teacher = ema_teacher(clip, captions, spec, length)
 
     def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """Every term whose coefficient is not 0."""
-        z = similarity(*embedded.pairs(), self.clip.logit_scale)
+        z = self.z_of(embedded)
         terms = {"contrastive": info_nce(z, smoothing=self.extra.smoothing)}
         if self.spec.lambda_oc:
             terms["orthogonality"] = orthogonality(
@@ -83,14 +66,19 @@ class CaRot(Contrastive):
             )
         return terms | self.extra.terms(z, batch)
 
-    def after_step(self, step: int) -> dict[str, float]:
-        """Move the teacher."""
-        if self.teacher is None:
-            return {}
-        self.teacher.update(self.clip, step)
-        return {"teacher_momentum": self.teacher.momentum(step)}
-
     def resolved(self) -> dict[str, object]:
-        """The teacher's interval."""
-        every = None if self.teacher is None else self.teacher.update_every
-        return {"teacher_update_every": every}
+        """The teacher's interval in steps; None without one."""
+        return {"teacher_update_every": self.teacher and self.teacher.update_every}
+
+
+def ema_teacher(clip: Clip, captions: Captions, spec: CaRotSpec, length: RunLength) -> EmaTeacher:
+    """The teacher of Oh et al. 2024, section 4.2, at the settings of `spec`."""
+    return EmaTeacher(
+        clip,
+        captions,
+        update_every=spec.teacher_update_every or max(1, length.total_steps // UPDATES_PER_RUN),
+        momentum_start=spec.teacher_momentum_start,
+        momentum_end=spec.teacher_momentum_end,
+        ramp_steps=spec.teacher_ramp_fraction * length.total_steps,
+        follow_buffers=spec.teacher_buffers,
+    )

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from calift_core.data.batch import Batch
 from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
-from calift_core.methods.carot import UPDATES_PER_RUN
+from calift_core.methods.carot import ema_teacher
 from calift_core.methods.contrastive import Contrastive
-from calift_core.methods.teacher import EmaTeacher, TrajectoryTeacher, average_into
+from calift_core.methods.teacher import TrajectoryTeacher, average_into
 from calift_core.methods.terms import (
     distillation,
     feature_distance,
@@ -19,6 +19,7 @@ from calift_core.methods.terms import (
 )
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
+from calift_core.schema.methods import CaRot as CaRotSpec
 from calift_core.schema.methods import CarotPlus as CarotPlusSpec
 from calift_core.schema.spec import ConfidenceSpec
 
@@ -28,7 +29,10 @@ class CarotPlus(Contrastive):
 
     L_MCL' shares its targets among the pairs of a class; the teacher averages the trajectory;
     the finished weights may take a share of the teacher's. With all of that off it is CaRot, step
-    for step. Every part is published (see `source`), their choice is calift's.
+    for step. L_OC and L_SD are of Oh et al. 2024, section 4; FD and the trajectory teacher of
+    TRACER; shared targets of Khosla et al. 2020; the final average of Wortsman et al. 2022.
+
+    Differs from the reference: there is none, for the choice of parts is calift's.
     """
 
     def __init__(
@@ -40,42 +44,31 @@ class CarotPlus(Contrastive):
         confidence: ConfidenceSpec,
     ) -> None:
         refuse_sigmoid(clip, "carot_plus")
-        super().__init__(clip, captions, confidence)
-        self.spec = spec
-        self.weights = {
+        weights = {
             "contrastive": 1.0,
             "orthogonality": spec.lambda_oc,
             "distillation": spec.lambda_sd,
             "feature": spec.lambda_fd,
-            **self.extra.weights,
         }
-        if spec.lambda_oc:
-            clip.image_projection()
-        if spec.lambda_sd or spec.lambda_fd:
-            self.teacher = (
-                TrajectoryTeacher(
-                    clip,
-                    captions,
-                    total_steps=length.total_steps,
-                    beta=spec.teacher_beta,
-                    follow_buffers=True,
-                )
-                if spec.teacher == "trajectory"
-                else EmaTeacher(
-                    clip,
-                    captions,
-                    update_every=max(1, length.total_steps // UPDATES_PER_RUN),
-                    momentum_start=0.05,
-                    momentum_end=0.9,
-                    ramp_steps=0.2 * length.total_steps,
-                    follow_buffers=True,
-                )
+        super().__init__(clip, captions, confidence, weights=weights)
+        self.spec = spec
+        if not (spec.lambda_sd or spec.lambda_fd):
+            return
+        if spec.teacher == "ema":
+            self.teacher = ema_teacher(clip, captions, CaRotSpec(), length)
+        else:
+            self.teacher = TrajectoryTeacher(
+                clip,
+                captions,
+                total_steps=length.total_steps,
+                beta=spec.teacher_beta,
+                follow_buffers=True,
             )
 
     def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """Every term whose coefficient is not 0."""
         images, texts = embedded.pairs()
-        z = similarity(images, texts, self.clip.logit_scale)
+        z = self.z_of(embedded)
         smoothing = self.extra.smoothing
         terms = {
             "contrastive": multi_positive_info_nce(z, batch.labels, smoothing=smoothing)
@@ -93,13 +86,6 @@ class CarotPlus(Contrastive):
                 terms["feature"] = feature_distance(images, texts, images_t, texts_t)
         return terms | self.extra.terms(z, batch)
 
-    def after_step(self, step: int) -> dict[str, float]:
-        """Move the teacher."""
-        super().after_step(step)
-        if isinstance(self.teacher, EmaTeacher):
-            return {"teacher_momentum": self.teacher.momentum(step)}
-        return {}
-
     def finish(self) -> None:
         """Average the teacher into the weights, BatchNorm statistics among them."""
         share = self.spec.final_average
@@ -107,8 +93,5 @@ class CarotPlus(Contrastive):
             average_into(self.clip, self.teacher.clip, share, buffer_share=share)
 
     def resolved(self) -> dict[str, object]:
-        """The teacher's interval."""
-        if self.teacher is None:
-            return {"teacher_update_every": None}
-        every = self.teacher.update_every if isinstance(self.teacher, EmaTeacher) else 1
-        return {"teacher_update_every": every}
+        """The teacher's interval in steps; None without one."""
+        return {"teacher_update_every": self.teacher and self.teacher.update_every}

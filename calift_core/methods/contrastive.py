@@ -15,24 +15,47 @@ from calift_core.methods.base import (
 )
 from calift_core.methods.confidence import PairLoss
 from calift_core.methods.teacher import Teacher
+from calift_core.methods.terms import similarity
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.spec import ConfidenceSpec
 
 
 class Contrastive(Stateless):
-    """Both towers are trained, and a classifier is made of prompts from the tuned text tower.
+    """Both towers are trained on Z = s · I Tᵀ; the classifier is made of prompts afterwards.
+
+    Args:
+        clip: the student.
+        captions: class names × templates.
+        confidence: training-time calibration.
+        weights: coefficients of the method's own terms, by name.
 
     Attributes:
         extra: what `train.confidence` adds.
-        teacher: a frozen model that the student is distilled from, where a method has one. It is
-            all that a resumed run needs beside the weights.
+        teacher: a frozen model that the student is distilled from; None unless the method sets it.
+            It is all that a resumed run needs beside the weights.
+
+    Raises:
+        UnsupportedTowerError: a term with a coefficient is not defined for this model. That is
+            said here, before anything is trained.
     """
 
-    def __init__(self, clip: Clip, captions: Captions, confidence: ConfidenceSpec) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        captions: Captions,
+        confidence: ConfidenceSpec,
+        *,
+        weights: dict[str, float],
+    ) -> None:
         self.clip, self.captions = clip, captions
         self.extra = PairLoss(confidence, clip, captions)
+        self.weights = weights | self.extra.weights
         self.teacher: Teacher | None = None
+        if weights.get("orthogonality"):
+            clip.image_projection()
+        if weights.get("cross_tower"):
+            demand_cross_tower(clip)
 
     @property
     def couples(self) -> bool:
@@ -44,11 +67,16 @@ class Contrastive(Stateless):
         images = self.clip.encode_image(batch.images)
         return Embedded(images, encode_captions(self.clip, self.captions, batch.captions))
 
+    def z_of(self, embedded: Embedded) -> Tensor:
+        """Z = s · I Tᵀ of the student: (B, B), images in rows, captions in columns."""
+        return similarity(*embedded.pairs(), self.clip.logit_scale)
+
     def after_step(self, step: int) -> dict[str, float]:
-        """Take the student into the teacher."""
-        if self.teacher is not None:
-            self.teacher.update(self.clip, step)
-        return {}
+        """Move the teacher towards the student."""
+        if self.teacher is None:
+            return {}
+        self.teacher.update(self.clip, step)
+        return self.teacher.logged(step)
 
     def classifier(self) -> Classifier:
         """The prompt ensemble of the student."""

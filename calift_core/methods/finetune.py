@@ -13,8 +13,9 @@ from calift_core.schema.spec import ConfidenceSpec
 class FineTune(Supervised):
     """L = CE(head(I), y); the text tower takes no part.
 
-    Wortsman et al. 2022, section 2. Differs from the reference code: gradients are clipped after
-    un-scaling under mixed precision.
+    Wortsman et al. 2022, section 2.
+
+    Differs from the reference code: gradients are clipped after un-scaling under mixed precision.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from torch import Tensor
 from calift_core.data.batch import Batch
 from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive
-from calift_core.methods.terms import info_nce, sigmoid_pairs, similarity
+from calift_core.methods.terms import info_nce, sigmoid_pairs
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import Flyp as FlypSpec
@@ -17,8 +17,11 @@ from calift_core.schema.spec import ConfidenceSpec
 class Flyp(Contrastive):
     """L = L_MCL: the symmetric contrastive loss between images and captions of their classes.
 
-    Goyal et al. 2023, section 3. The classifier is built afresh from the tuned text tower. A model
-    with a logit bias was pre-trained with the pairwise sigmoid loss, and is fine-tuned with that.
+    Goyal et al. 2023, section 3. The classifier is built afresh from the tuned text tower.
+
+    Differs from the reference code: a caption that stands in a batch several times is encoded
+    once; a model with a logit bias was pre-trained with the pairwise sigmoid loss, and is
+    fine-tuned with that.
     """
 
     def __init__(
@@ -31,12 +34,11 @@ class Flyp(Contrastive):
     ) -> None:
         if confidence.active():
             refuse_sigmoid(clip, "train.confidence with flyp")
-        super().__init__(clip, captions, confidence)
-        self.weights = {"contrastive": 1.0, **self.extra.weights}
+        super().__init__(clip, captions, confidence, weights={"contrastive": 1.0})
 
     def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The contrastive loss."""
-        z = similarity(*embedded.pairs(), self.clip.logit_scale)
+        z = self.z_of(embedded)
         if self.clip.is_sigmoid:
             return {"contrastive": sigmoid_pairs(z, self.clip.net.logit_bias)}
         terms = {"contrastive": info_nce(z, smoothing=self.extra.smoothing)}

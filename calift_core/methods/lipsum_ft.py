@@ -21,7 +21,9 @@ class LipsumFt(Supervised):
 
     Nam et al. 2024, section 4. Text tower and logit scale are frozen; the head starts zero-shot and
     is trained. `e_im = s·⟨I_i, T_m⟩`, and the head's logits are `s·⟨I_i, w_c⟩`: the weights start
-    with unit norm, the constant scale stands outside of them, and there is no bias.
+    with unit norm, the constant scale stands outside of them, and there is no bias, as in its code.
+
+    Differs from the reference code: in nothing that is known.
     """
 
     def __init__(

@@ -24,6 +24,9 @@ class LpFt(Supervised):
 
     Kumar et al. 2022, section 3.4: a head that fits already spares the features the distortion of
     the first steps.
+
+    Differs from the reference code: the probe starts from the zero-shot classifier unless told to
+    start from zeros, and its learning rate is calift's.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from torch import Tensor
 from calift_core.data.batch import Batch
 from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive
-from calift_core.methods.terms import info_nce, multi_positive_info_nce, similarity
+from calift_core.methods.terms import info_nce, multi_positive_info_nce
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import Pretrain as PretrainSpec
@@ -23,8 +23,11 @@ MAX_SCALE = 100.0
 class Pretrain(Contrastive):
     """L = L_MCL over images in random styles and the captions that tell class and style.
 
-    A batch of few classes holds equal captions many times; `multi_positive` makes those pairs
-    positives of each other instead of negatives.
+    Radford et al. 2021, section 2.3.
+
+    Differs from the reference: the captions are calift's, and a batch of few classes holds equal
+    ones many times; `multi_positive` makes those pairs positives of each other instead of
+    negatives.
     """
 
     def __init__(
@@ -36,13 +39,12 @@ class Pretrain(Contrastive):
         confidence: ConfidenceSpec,
     ) -> None:
         refuse_sigmoid(clip, "pretrain")
-        super().__init__(clip, captions, confidence)
+        super().__init__(clip, captions, confidence, weights={"contrastive": 1.0})
         self.spec = spec
-        self.weights = {"contrastive": 1.0}
 
     def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The contrastive loss."""
-        z = similarity(*embedded.pairs(), self.clip.logit_scale)
+        z = self.z_of(embedded)
         if self.spec.multi_positive:
             return {"contrastive": multi_positive_info_nce(z, batch.captions.to(z.device))}
         return {"contrastive": info_nce(z)}

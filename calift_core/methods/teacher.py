@@ -49,7 +49,12 @@ class Teacher:
     Args:
         student: what is copied.
         captions: the finite caption set.
+
+    Attributes:
+        update_every: optimiser steps from one update to the next; None: it never changes.
     """
+
+    update_every: int | None = None
 
     def __init__(self, student: Clip, captions: Captions) -> None:
         self.clip = copy.deepcopy(student).eval().requires_grad_(False)
@@ -61,6 +66,10 @@ class Teacher:
     def update(self, student: Clip, step: int) -> bool:
         """Take the student in after optimiser step `step` (from 1); true if the teacher moved."""
         return False
+
+    def logged(self, step: int) -> dict[str, float]:
+        """What a run's curves show of it after optimiser step `step`."""
+        return {}
 
     @torch.no_grad()
     def encode_all(self, *, batch_size: int = 512) -> None:
@@ -134,13 +143,13 @@ class EmaTeacher(Teacher):
         follow_buffers: bool,
     ) -> None:
         super().__init__(student, captions)
-        self.update_every = update_every
+        self.update_every: int = update_every
         self.momentum_start, self.momentum_end = momentum_start, momentum_end
         self.ramp_steps = ramp_steps
         self.follow_buffers = follow_buffers
 
     def momentum(self, step: int) -> float:
-        """M at a step: linear from start to end over the ramp, then constant."""
+        """The momentum m at a step: linear from start to end over the ramp, then constant."""
         share = 1.0 if self.ramp_steps <= 0 else min(1.0, step / self.ramp_steps)
         return self.momentum_start + (self.momentum_end - self.momentum_start) * share
 
@@ -153,6 +162,10 @@ class EmaTeacher(Teacher):
         )
         return True
 
+    def logged(self, step: int) -> dict[str, float]:
+        """The momentum."""
+        return {"teacher_momentum": self.momentum(step)}
+
 
 class TrajectoryTeacher(Teacher):
     """A weighted mean of every student iterate, the initial model among them.
@@ -163,6 +176,8 @@ class TrajectoryTeacher(Teacher):
 
     BatchNorm statistics are part of an iterate and are averaged with its weights.
     """
+
+    update_every = 1
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from calift_core.data.batch import Batch
 from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
-from calift_core.methods.contrastive import Contrastive, demand_cross_tower
+from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.teacher import TrajectoryTeacher
 from calift_core.methods.terms import (
     cross_distillation,
@@ -47,41 +47,30 @@ class Tracer(Contrastive):
         confidence: ConfidenceSpec,
     ) -> None:
         refuse_sigmoid(clip, "tracer")
-        super().__init__(clip, captions, confidence)
         self.spec = spec = fitted(spec, clip)
-        lambda_sd, lambda_x, alpha_fd = spec.lambda_sd or 0.0, spec.lambda_x or 0.0, spec.alpha_fd
-        self.weights = {
-            "contrastive": 1.0,
-            "cross_tower": lambda_x,
-            "feature": lambda_sd * (alpha_fd or 0.0),
+        lambda_sd = spec.lambda_sd or 0.0
+        distillations = {
+            "feature": lambda_sd * (spec.alpha_fd or 0.0),
             "relational": lambda_sd * spec.alpha_crd,
             "interactive": lambda_sd * spec.alpha_icl,
             "cross_distillation": lambda_sd * spec.alpha_cross,
-            **self.extra.weights,
         }
-        if lambda_x:
-            demand_cross_tower(clip)
-        distils = any(
-            self.weights[name]
-            for name in ("feature", "relational", "interactive", "cross_distillation")
-        )
-        self.teacher = (
-            TrajectoryTeacher(
+        weights = {"contrastive": 1.0, "cross_tower": spec.lambda_x or 0.0, **distillations}
+        super().__init__(clip, captions, confidence, weights=weights)
+        if any(distillations.values()):
+            self.teacher = TrajectoryTeacher(
                 clip,
                 captions,
                 total_steps=length.total_steps,
                 beta=spec.teacher_beta,
                 follow_buffers=spec.teacher_buffers,
             )
-            if distils
-            else None
-        )
 
     def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """Every term whose coefficient is not 0."""
         scale = self.clip.logit_scale
         images, texts = embedded.pairs()
-        z = similarity(images, texts, scale)
+        z = self.z_of(embedded)
         terms = {"contrastive": info_nce(z, smoothing=self.extra.smoothing)}
         if self.weights["cross_tower"]:
             terms["cross_tower"] = cross_tower(

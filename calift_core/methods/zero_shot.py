@@ -16,6 +16,8 @@ class ZeroShot(Stateless):
     """`logits = s · I Tᵀ` with T the normalised mean of each class's prompt embeddings.
 
     Radford et al. 2021, section 3.1.4. Nothing is trained.
+
+    Differs from the reference: in nothing that is known.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class ZeroShot(Stateless):
         return {}
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """There is no loss."""
+        """Nothing to train on."""
         return {}
 
     def classifier(self) -> Classifier:

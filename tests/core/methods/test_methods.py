@@ -115,6 +115,11 @@ def test_method__terms_are_finite_scalars_of_the_promised_names(
         assert value.isfinite()
 
 
+@pytest.mark.parametrize("kind", sorted(METHODS))
+def test_method__its_docstring_says_where_it_differs_from_the_reference(kind: str) -> None:
+    assert "Differs from the reference" in (METHODS[kind].__doc__ or "")
+
+
 @pytest.mark.parametrize("kind", TRAINED)
 def test_method__gradients_arrive_at_what_it_trains_and_nowhere_else(
     clip: Clip, captions: Captions, kind: str
