@@ -15,12 +15,6 @@ from calift_core.schema.report import EvaluationReport
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    app.command("import-predictions")(import_predictions)
-    app.command("export-predictions")(export_predictions)
-
-
 def import_predictions(
     file: Annotated[
         Path,

@@ -56,12 +56,15 @@ def study_bound(
     Without --synthetic, --runs or folders: both, the runs if there are enough.
     """
     from calift_core.studies.bound.analysis import analyse
+    from calift_core.studies.bound.figure import need_matplotlib
     from calift_core.studies.bound.runs import read_runs, stored_run_folders
     from calift_core.studies.bound.written import study_document, write_study
 
     everything = not (synthetic or runs or folders)
     if quick and not (synthetic or everything):
         raise SpecError("--quick is about the synthetic experiment, which --synthetic asks for")
+    if folder:
+        need_matplotlib()
     analyses: list[Analysis] = []
     missing = ""
     if runs or folders or everything:

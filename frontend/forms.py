@@ -19,8 +19,6 @@ from calift_core.errors import SpecError
 Path = tuple[str, ...]
 Schema = Mapping[str, Any]
 
-_MISSING: Any = object()
-
 
 @dataclass(frozen=True)
 class Field:

@@ -146,7 +146,6 @@ PHASES: dict[str, Mark] = {
     "SUCCEEDED": Mark("Succeeded", "✓", "green"),
     "FAILED": Mark("Failed", "✕", "red"),
     "CANCELLED": Mark("Cancelled", "⊘", "gray"),
-    "LOST": Mark("Lost", "?", "red"),
 }
 
 ROLES: dict[str, str] = {"id": "in distribution", "shift": "shift", "corruption": "corruption"}

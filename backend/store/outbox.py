@@ -42,7 +42,7 @@ class Doorbells:
         self._engine = engine
 
     def unsent(self, limit: int = 100) -> list[Doorbell]:
-        """Doorbells that are not rung yet, the most urgent first, held or not.
+        """Doorbells that are not rung yet, the most urgent first, held or not: to look at them.
 
         Those of runs that wait no more are left out.
         """

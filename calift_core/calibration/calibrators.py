@@ -442,7 +442,7 @@ CALIBRATORS: dict[str, type[Calibrator]] = {
 
 
 def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
-    """Rebuild a fitted calibrator from `Calibrator.to_dict`.
+    """Rebuild a fitted calibrator from `Calibrator.to_dict`, which is what the API gives of one.
 
     Raises:
         UnknownNameError: the kind is not in `CALIBRATORS`.

@@ -84,7 +84,8 @@ def brier_decomposition(
     For each class the probabilities are binned; per bin of weight w, mean probability p̄ and class
     share ō: calibration = Σ w(p̄ − ō)², resolution = Σ w(ō − base)², uncertainty = base(1 − base),
     and `within_bin` = Σ w(var(p) − 2 cov(p, y)) is what the binning hides (Stephenson 2008). All
-    are summed over classes; refinement = uncertainty − resolution + within_bin.
+    are summed over classes; refinement = uncertainty − resolution + within_bin. No page shows it:
+    it is for people who work in Python.
 
     Returns:
         `brier`, `calibration`, `refinement`, `resolution`, `uncertainty`, `within_bin`, with

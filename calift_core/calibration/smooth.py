@@ -45,7 +45,8 @@ def smooth_ece_at(scores: Scores, *, bandwidth: float) -> float:
     """Return the residuals smoothed at a given bandwidth, integrated in size, a fraction.
 
     The inner step of `smooth_ece`: ∫ |1/N Σ (confidence − correct) · K(t, confidence)| dt over
-    [0, 1], K the reflected Gaussian of that standard deviation.
+    [0, 1], K the reflected Gaussian of that standard deviation. Other libraries are compared at one
+    bandwidth, which is what this is for.
 
     Raises:
         SpecError: bandwidth is not in (0, 1].

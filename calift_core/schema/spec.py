@@ -524,10 +524,6 @@ class RunSpec(Frozen):
             f"it goes with {', '.join(sorted(method.accepts)) or 'none of these options'}"
         )
 
-    def canonical_json(self) -> str:
-        """The spec with every default filled in, keys sorted: what hashes are taken of."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-
     def content_hash(self) -> str:
         """SHA-256 (hex) of what determines the result: the spec without name, tags and notes."""
         body = self.model_dump(mode="json", exclude={"name", "tags", "notes"})

@@ -16,7 +16,7 @@ WORKING = ["QUEUED", "STARTING", "RUNNING", "CANCELLING"]
 def _numbers(stats: Stats) -> None:
     phases = stats.runs_by_phase
     running = sum(phases.get(p, 0) for p in ("STARTING", "RUNNING", "CANCELLING"))
-    failed = phases.get("FAILED", 0) + phases.get("LOST", 0)
+    failed = phases.get("FAILED", 0)
     alive = [w for w in stats.workers if w.alive]
     busy = sum(w.run_id is not None for w in alive)
     waited = f"oldest waits {text.duration(stats.oldest_queued_s)}" if stats.queue_depth else ""
@@ -143,7 +143,7 @@ def live() -> None:
         "list the working runs", lambda: client.runs(phase=WORKING, limit=10), key="working"
     )
     failed = api.fetch(
-        "list the failed runs", lambda: client.runs(phase=["FAILED", "LOST"], limit=5), key="failed"
+        "list the failed runs", lambda: client.runs(phase=["FAILED"], limit=5), key="failed"
     )
     done = api.fetch(
         "load the newest result",

@@ -30,7 +30,7 @@ def _load(run_id: str) -> RunDetail:
 def _first_tab(run: RunDetail) -> str:
     if run.method == "imported":
         return "Calibration"
-    return "Logs" if run.phase in ("FAILED", "LOST") else "Curves"
+    return "Logs" if run.phase == "FAILED" else "Curves"
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,26 +125,6 @@ def image_seed(global_seed: int, image_id: str, name: str, severity: int) -> int
     """
     key = json.dumps([int(global_seed), image_id, name, int(severity)]).encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
-
-
-def corruption_names(which: Literal["all", "benchmark"] | Sequence[str] = "all") -> list[str]:
-    """Names of a set of corruptions, in the order of the paper.
-
-    Args:
-        which: "all" (19), "benchmark" (the 15 of the paper's mean), or names, which are checked
-            and returned in their own order without repeats.
-
-    Raises:
-        UnknownNameError: a name that is no corruption, or another set than these two.
-    """
-    if isinstance(which, str):
-        if which not in ("all", "benchmark"):
-            raise UnknownNameError("set of corruptions", which, ("all", "benchmark"))
-        return [c.name for c in CORRUPTIONS.values() if which == "all" or not c.extra]
-    for name in which:
-        if name not in CORRUPTIONS:
-            raise UnknownNameError("corruption", name, CORRUPTIONS)
-    return list(dict.fromkeys(which))
 
 
 CORRUPTIONS: dict[str, Corruption] = {

@@ -10,6 +10,8 @@ from pydantic import Field
 from calift_core.schema.base import Frozen
 from calift_core.schema.report import Summary
 
+#: `LOST` was never written: it stays because scripts may ask for the published list of phases, and
+#: the database of an older version allows it. A run whose worker is lost ends `FAILED`.
 RunPhase = Literal[
     "QUEUED", "STARTING", "RUNNING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED", "LOST"
 ]

@@ -129,15 +129,6 @@ def rank_correlation(
     return RankCorrelation(float(rho), float(low), float(high), p_value, n, n_groups, level)
 
 
-def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Spearman's ρ of N points, ties at their mean rank; NaN if x or y is constant."""
-    a, b = (np.asarray(v, dtype=np.float64) for v in (x, y))
-    one = np.zeros(len(a), dtype=np.int64)
-    weights = np.ones((1, len(a)))
-    rho = _weighted_rho(weights, _below(a, one), _below(b, one), np.ones((len(a), len(a))))
-    return float(rho[0])
-
-
 def scaled_ranks(values: npt.ArrayLike, strata: Strings | None = None) -> Doubles:
     """Mid-ranks inside each stratum, scaled to (0, 1), with mean ½; (N,) to (N,)."""
     v = np.asarray(values, dtype=np.float64)

@@ -25,7 +25,7 @@ def status(run: RunDetail) -> None:
         + (page.tags(["archived"]) if run.archived else "")
         + "</div>"
     )
-    if run.phase in ("FAILED", "LOST"):
+    if run.phase == "FAILED":
         lines = [
             f"**{text.md(run.reason or 'FAILED')}**: {text.md_prose(run.message or 'no message')}"
         ]
@@ -79,7 +79,7 @@ def actions(run: RunDetail) -> None:
         if stop and api.act("cancel the run", lambda: api.client().cancel(run.id)):
             page.flash("Asked the run to stop; it saves a checkpoint first")
             st.rerun()
-        again = run.phase in ("FAILED", "CANCELLED", "LOST") and st.button(
+        again = run.phase in ("FAILED", "CANCELLED") and st.button(
             "Retry",
             icon=":material/replay:",
             disabled=bool(locked),

@@ -23,7 +23,6 @@ from scipy import ndimage, special, stats
 from calift_core.data.corruptions import (
     CORRUPTIONS,
     corrupt,
-    corruption_names,
     filters,
     image_seed,
     weather,
@@ -281,8 +280,9 @@ def test_image_seed__differs_wherever_an_argument_differs(a, b):
 # --- names and refusals -----------------------------------------------------------------------
 
 
-def test_corruption_names__all_is_19_and_the_benchmark_15():
-    everything, benchmark = corruption_names("all"), corruption_names("benchmark")
+def test_corruptions__all_are_19_and_the_benchmark_has_15():
+    everything = list(CORRUPTIONS)
+    benchmark = [c.name for c in CORRUPTIONS.values() if not c.extra]
     assert (len(everything), len(benchmark)) == (19, 15)
     assert set(everything) - set(benchmark) == {
         "speckle_noise",
@@ -293,14 +293,6 @@ def test_corruption_names__all_is_19_and_the_benchmark_15():
     assert [CORRUPTIONS[n].family for n in benchmark] == (
         ["noise"] * 3 + ["blur"] * 4 + ["weather"] * 4 + ["digital"] * 4
     )
-
-
-def test_corruption_names__a_list_is_checked_and_loses_repeats():
-    assert corruption_names(["snow", "fog", "snow"]) == ["snow", "fog"]
-    with pytest.raises(UnknownNameError, match="'foggy'.*Did you mean 'fog'"):
-        corruption_names(["snow", "foggy"])
-    with pytest.raises(UnknownNameError, match="benchmark"):
-        corruption_names("bench")
 
 
 def test_corruptions__each_key_is_the_name_of_its_entry():
