@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from calift_core.data.suites import SUITES
-from calift_core.data.suites.base import SuiteEntry, variable_of
+from calift_core.data.suites.base import Family, variable_of
 from calift_core.errors import StorageError
 from calift_core.files import sha256_file
 from calift_core.schema.methods import METHOD_SPECS
@@ -157,21 +157,21 @@ def cached_weights(name: str, tag: str) -> Path | None:
 
 def available_suites() -> list[DatasetInfo]:
     """Every named suite, with what is here and what to do about what is not."""
-    return [_info(name, entry) for name, entry in SUITES.items()]
+    return [_info(family) for family in SUITES.values()]
 
 
-def _info(name: str, entry: SuiteEntry) -> DatasetInfo:
-    missing = entry.missing(None)
+def _info(family: Family) -> DatasetInfo:
+    missing = family.missing(None)
     detail = "on this machine"
     if missing:
-        detail = entry.how_to_get
-        if os.environ.get(variable_of(name)):  # somebody has begun: say what is left
+        detail = family.how_to_get
+        if os.environ.get(variable_of(family.name)):  # somebody has begun: say what is left
             detail = f"Incomplete ({'; '.join(missing[:8])}). {detail}"
     return DatasetInfo(
-        id=name,
-        title=entry.title,
+        id=family.name,
+        title=family.title,
         available=not missing,
         detail=detail,
-        classes=list(entry.classes()),
-        parts=dict(entry.parts),
+        classes=list(family.classes),
+        parts=dict(family.parts),
     )

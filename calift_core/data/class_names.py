@@ -15,14 +15,14 @@ CLASS_NAME_SETS = ("suite", "folder", "openai_imagenet", "wordnet")
 
 
 def resolve_class_names(
-    chosen: Mapping[str, str], classes: Sequence[str], defaults: Sequence[str]
+    chosen: Mapping[str, str], classes: Sequence[str], defaults: Sequence[str] | str
 ) -> tuple[str, ...]:
     """The words for each class.
 
     Args:
         chosen: class folder → words, and `*` → a set of `CLASS_NAME_SETS` for all others.
         classes: C class folders or labels.
-        defaults: C names of the set `suite`.
+        defaults: C names of the set `suite`, or the set that it is the same as.
 
     Raises:
         UnknownNameError: no set has this name.
@@ -34,14 +34,16 @@ def resolve_class_names(
             f"class_names names {unknown}, which the suite does not have; "
             f"it has {list(classes)[:20]}"
         )
-    names = _named_set(chosen.get(ALL, "suite"), classes, defaults)
+    name = chosen.get(ALL, "suite")
+    if name == "suite":
+        names = _named_set(defaults, classes) if isinstance(defaults, str) else defaults
+    else:
+        names = _named_set(name, classes)
     return tuple(chosen.get(c, name) for c, name in zip(classes, names, strict=True))
 
 
-def _named_set(name: str, classes: Sequence[str], defaults: Sequence[str]) -> Sequence[str]:
+def _named_set(name: str, classes: Sequence[str]) -> Sequence[str]:
     match name:
-        case "suite":
-            return defaults
         case "folder":
             return [c.replace("_", " ") for c in classes]
         case "openai_imagenet":

@@ -206,6 +206,23 @@ def split_names(
     return parts
 
 
+def split_sizes(
+    ids: Iterable[str], fractions: FractionSpec, present: Iterable[str]
+) -> dict[str, int]:
+    """Images of each part that comes off the training images, and what is left of them."""
+    parts = split_names(ids, shares_of(fractions, present), "train")
+    return {part: len(positions) for part, positions in parts.items()}
+
+
+def expected_sizes(
+    n: int, fractions: FractionSpec, parts: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Sizes of all parts as they are on average: `n` images are split by hash, `parts` are here."""
+    parts = parts or {}
+    split = {part: round(n * share) for part, share in shares_of(fractions, parts).items()}
+    return {**split, "train": n - sum(split.values()), **parts}
+
+
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """Full batches in an epoch; a set smaller than a batch is one batch."""
     return max(1, n // batch_size)
@@ -220,7 +237,7 @@ def corruption_plan(
         DataUnavailableError: some corruptions are stored, and these are not among them.
     """
     if stored and not spec.names:
-        return tuple((name, s) for name in STORED_CORRUPTIONS for s in SEVERITIES)
+        return BENCHMARK
     plan = tuple((name, severity) for name in spec.chosen for severity in spec.severities)
     absent = sorted({name for name, severity in plan if stored and (name, severity) not in stored})
     if absent:
@@ -235,6 +252,7 @@ def corruption_plan(
 #: The corruptions that ImageNet-C and CIFAR-C hold.
 STORED_CORRUPTIONS = BENCHMARK_CORRUPTIONS
 SEVERITIES = (1, 2, 3, 4, 5)
+BENCHMARK = tuple((name, severity) for name in STORED_CORRUPTIONS for severity in SEVERITIES)
 
 
 def class_folders(root: Path) -> list[str]:

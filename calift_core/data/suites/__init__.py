@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calift_core.data.suites.base import SuiteEntry, SuiteId
-from calift_core.data.suites.cifar import CIFAR_ENTRIES
-from calift_core.data.suites.domains import DOMAIN_ENTRIES, DOMAIN_SUITES
-from calift_core.data.suites.fashion import FASHION_MNIST
-from calift_core.data.suites.imagenet import IMAGENET_ENTRIES
+from calift_core.data.listing import Budget
+from calift_core.data.suites.base import Family, SuiteId, Wanted, demand_known_shifts
+from calift_core.data.suites.cifar import Cifar, CifarC
+from calift_core.data.suites.domains import DOMAIN_SUITES, Domains
+from calift_core.data.suites.fashion import FashionMnist
+from calift_core.data.suites.folders import Folder
+from calift_core.data.suites.imagenet import ImageNet, ImageNetC
 from calift_core.errors import SpecError, UnknownNameError
+from calift_core.schema.spec import SuiteSpec
+
+#: What a catalogue lists.
+SUITES: dict[str, Family] = {
+    "fashion-mnist": FashionMnist(),
+    "imagenet": ImageNet(),
+    "imagenet-c": ImageNetC(),
+    "cifar10": Cifar("cifar10"),
+    "cifar100": Cifar("cifar100"),
+    "cifar10-c": CifarC("cifar10"),
+    "cifar100-c": CifarC("cifar100"),
+    **DOMAIN_SUITES,
+}
+#: What anybody may have, by the words before a path.
+UNNAMED: dict[str, Family] = {"folder": Folder(), "domains": Domains()}
+
+#: The value in `suite.shifts` that leaves out a shift which the suite has by itself.
+OFF = "none"
 
 
 def parse_suite_id(text: str) -> SuiteId:
@@ -24,25 +44,46 @@ def parse_suite_id(text: str) -> SuiteId:
         return SuiteId(name, _path(rest))
     if name not in SUITES and name != "domains":
         raise UnknownNameError("suite", text, [*SUITES, "folder:PATH", "domains:PATH#DOMAIN"])
+    has_domains = family_of(name).has_domains
     place, _, domain = rest.partition("#")
-    if name in DOMAIN_SUITES and place and not domain and place[0] not in "./~" and "/" not in rest:
+    if name in SUITES and has_domains and place and not domain and _is_word(rest):
         place, domain = "", place
     if name == "domains" and not (place and domain):
         raise SpecError(
             f"expected domains:PATH#DOMAIN, where DOMAIN is the ID data's folder, got {text!r}"
         )
-    if domain and name not in (*DOMAIN_SUITES, "domains"):
+    if domain and not has_domains:
         raise SpecError(f"{name} has no domains to choose the ID data from, got {text!r}")
     return SuiteId(name, _path(place) if place else None, domain or None)
+
+
+def _is_word(text: str) -> bool:
+    return text[0] not in "./~" and "/" not in text
 
 
 def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-SUITES: dict[str, SuiteEntry] = {
-    **FASHION_MNIST,
-    **IMAGENET_ENTRIES,
-    **CIFAR_ENTRIES,
-    **DOMAIN_ENTRIES,
-}
+def family_of(name: str) -> Family:
+    """The family of a parsed name."""
+    return SUITES.get(name) or UNNAMED[name]
+
+
+def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[Family, Wanted]:
+    """The family of the suite that a spec names, and what the spec asks of it.
+
+    Args:
+        spec: the suite.
+        budget: how much of the disk may be looked at.
+
+    Raises:
+        UnknownNameError: no suite, or no shift of it, has this name.
+        SpecError: a path or a domain is missing, or is not for this suite.
+    """
+    suite = parse_suite_id(spec.id)
+    family = family_of(suite.name)
+    turned_off = {name for name, uri in spec.shifts.items() if uri == OFF}
+    if family.shifts is not None:
+        demand_known_shifts(suite.name, turned_off, family.shifts)
+    return family, Wanted(suite.path, suite.domain, spec.fractions, turned_off, budget)

@@ -1,15 +1,20 @@
-"""What every family of suites shares: names, places, and what a loader finds. Torch-free."""
+"""What every family of suites shares: names, places, and what is asked of one. Torch-free."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+from calift_core.checks import Check
 from calift_core.data.images import ImageSet, PixelSource
+from calift_core.data.listing import Budget
 from calift_core.errors import DataUnavailableError, UnknownNameError
 from calift_core.home import cache_dir
+from calift_core.schema.spec import FractionSpec
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class SuiteId:
     """A suite as a RunSpec names it: `NAME`, `NAME:PATH`, `NAME:PATH#DOMAIN` or `NAME:DOMAIN`.
 
     Attributes:
-        name: a key of `SUITES`, `folder` or `domains`.
+        name: a key of `SUITES` or `UNNAMED`.
         path: where it is; None for the usual place.
         domain: the ID domain of a suite of domains; None for its default.
     """
@@ -40,55 +45,7 @@ def variable_of(name: str) -> str:
     return f"CALIFT_{name.upper().replace('-', '_')}"
 
 
-@dataclass(frozen=True)
-class SuiteEntry:
-    """What is known of a named suite.
-
-    Attributes:
-        title: for people.
-        how_to_get: a sentence for those who do not have it.
-        train: published number of training images (of the default ID domain).
-        evaluated: published number of images in its test part, shifts and stored corruptions.
-        missing: what a place (None: the usual one) lacks, one sentence each. A quick look.
-        classes: names of the classes, where they are known before the data is here.
-        parts: published numbers of images by part and shift.
-    """
-
-    title: str
-    how_to_get: str
-    train: int
-    evaluated: int
-    missing: Callable[[Path | None], list[str]]
-    classes: Callable[[], tuple[str, ...]] = tuple
-    parts: Mapping[str, int] = field(default_factory=dict)
-
-
-#: (corruption, severity) → the test part's images under it, at the positions of its own source.
-Stored = Mapping[tuple[str, int], PixelSource]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a loader finds, before the spec's own names, limits and shifts.
-
-    Attributes:
-        name: the ID data's name.
-        classes: C class folders or labels, in label order.
-        class_names: what they are called where the spec does not say.
-        parts: part → images.
-        shifts: the suite's own shifts.
-        stored: corruptions that are on disk.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    class_names: tuple[str, ...]
-    parts: dict[str, ImageSet]
-    shifts: dict[str, ImageSet] = field(default_factory=dict)
-    stored: Stored = field(default_factory=dict)
-
-
-def demand_known_shifts(suite: SuiteId, names: Iterable[str], known: Iterable[str]) -> None:
+def demand_known_shifts(suite: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Make sure that a suite has the shifts that are named.
 
     Raises:
@@ -97,21 +54,152 @@ def demand_known_shifts(suite: SuiteId, names: Iterable[str], known: Iterable[st
     known = list(known)
     for name in sorted(names):
         if name not in known:
-            raise UnknownNameError(f"shift of {suite.name}", name, known)
+            raise UnknownNameError(f"shift of {suite}", name, known)
 
 
-def demand_nothing_missing(
-    suite: str, entry: SuiteEntry, path: Path | None, problems: Sequence[str]
-) -> None:
-    """Make sure that a suite is complete.
+@dataclass(frozen=True)
+class Wanted:
+    """What a spec asks of a family.
 
-    Raises:
-        DataUnavailableError: `problems` says what is missing.
+    Attributes:
+        path: where the suite is; None for the usual place.
+        domain: the ID domain of a suite of domains; None for its default.
+        fractions: of parts that are not on disk.
+        turned_off: own shifts to do without.
+        budget: how much of the disk may be looked at.
     """
-    if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        place = f" in {str(path)!r}" if path is not None else ""
-        raise DataUnavailableError(
-            f"{suite} is not complete on this machine{place} ({'; '.join(problems[:8])}{more}).",
-            hint=entry.how_to_get,
+
+    path: Path | None
+    domain: str | None
+    fractions: FractionSpec
+    turned_off: Collection[str] = ()
+    budget: Budget | None = None
+
+
+#: (corruption, severity) → the test part's images under it, at the positions of its own source.
+Stored = Mapping[tuple[str, int], PixelSource]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a family finds, before the spec's own names, limits and shifts.
+
+    Attributes:
+        name: the ID data's name.
+        classes: C class folders or labels, in label order.
+        class_names: what they are called where the spec does not say, or the set of
+            `CLASS_NAME_SETS` that calls them so.
+        parts: part → images.
+        shifts: the suite's own shifts.
+        stored: corruptions that are on disk.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...] | str
+    parts: dict[str, ImageSet]
+    shifts: dict[str, ImageSet] = field(default_factory=dict)
+    stored: Stored = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a suite holds, in numbers of images.
+
+    Attributes:
+        parts: part → images.
+        shifts: the suite's own shifts.
+        stored: corruptions that are on disk.
+        classes: those that other folders must have; None where they are not known.
+    """
+
+    parts: dict[str, int]
+    shifts: dict[str, int] = field(default_factory=dict)
+    stored: Collection[tuple[str, int]] = ()
+    classes: tuple[str, ...] | None = None
+
+
+#: Numbers of images that a part may have, by part.
+Published = Mapping[str, Sequence[int]]
+
+
+class Family(ABC):
+    """A suite, or one of several that lie on disk in the same way.
+
+    Attributes:
+        name: as a RunSpec names it.
+        title: for people.
+        how_to_get: a sentence for those who do not have it.
+        parts: published numbers of images by part and shift.
+        shifts: names of its own shifts, any of which a spec may do without; None where only the
+            folders say, and `load` has to look.
+        has_domains: whether one of its domains is chosen as the ID data.
+    """
+
+    name: str
+    title: str = ""
+    how_to_get: str = ""
+    parts: Mapping[str, int] = MappingProxyType({})
+    shifts: tuple[str, ...] | None = ()
+    has_domains: bool = False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, where they are known before the data is here."""
+        return ()
+
+    def find(self, path: Path | None) -> Path | None:
+        """Where it is or is looked for, given the spec's path; None if that is nowhere."""
+        return suite_folder(self.name, path)
+
+    @abstractmethod
+    def missing(self, path: Path | None) -> list[str]:
+        """What that place lacks, one sentence each. A quick look."""
+
+    @abstractmethod
+    def load(self, wanted: Wanted) -> Loaded:
+        """List the images; none is decoded.
+
+        Raises:
+            UnknownNameError: it has no such domain or shift.
+            DataUnavailableError: something is missing; the hint says how to get it.
+            DataError: what is here cannot be used.
+            TooManyFilesError: the budget is spent.
+        """
+
+    def count(self, wanted: Wanted) -> Counted:
+        """The numbers of images that `load` finds; overridden where that would read pixels."""
+        found = self.load(wanted)
+        return Counted(
+            {part: len(images) for part, images in found.parts.items()},
+            {shift: len(images) for shift, images in found.shifts.items()},
+            found.stored.keys(),
+            found.classes,
         )
+
+    def published(self, wanted: Wanted) -> Counted | None:
+        """What it would hold as its authors publish it, where that is known."""
+        return None
+
+    def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
+        """Check what is on disk, part by part; `published` takes the place of published sizes."""
+        yield from ()
+
+    def fetchable(self, path: Path | None) -> str | None:
+        """The suite that has to be downloaded, and can be, for this one to be complete."""
+        return None
+
+    def demand(self, path: Path | None, problems: Sequence[str]) -> None:
+        """Make sure that the suite is complete.
+
+        Raises:
+            DataUnavailableError: `problems` says what is missing.
+        """
+        if problems:
+            more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+            place = f" in {str(path)!r}" if path is not None else ""
+            raise DataUnavailableError(
+                f"{self.name} is not complete on this machine{place} "
+                f"({'; '.join(problems[:8])}{more}).",
+                hint=self.how_to_get,
+            )

@@ -10,26 +10,39 @@ from __future__ import annotations
 import hashlib
 import os
 import pickletools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.images import ImageSet, PixelSource, split_by_hash
-from calift_core.data.listing import SEVERITIES, STORED_CORRUPTIONS, class_folders, shares_of
+from calift_core.checks import Check
+from calift_core.data.images import ImageSet, split_by_hash
+from calift_core.data.listing import (
+    BENCHMARK,
+    SEVERITIES,
+    STORED_CORRUPTIONS,
+    Budget,
+    class_folders,
+    shares_of,
+    split_sizes,
+)
 from calift_core.data.sources import NpySource, array_set
 from calift_core.data.suites.base import (
+    Counted,
+    Family,
     Loaded,
-    SuiteEntry,
-    demand_nothing_missing,
+    Published,
+    Wanted,
     suite_folder,
     variable_of,
 )
+from calift_core.data.suites.checking import check_tree
 from calift_core.data.suites.folders import scan
-from calift_core.errors import DataError, reason_of
+from calift_core.errors import CaliftError, DataError, reason_of
 from calift_core.home import cache_dir
 from calift_core.schema.spec import FractionSpec
 
@@ -37,8 +50,8 @@ _PIXELS = 3 * 32 * 32
 
 
 @dataclass(frozen=True)
-class Cifar:
-    """One of the two data sets.
+class Facts:
+    """What is published of one of the two data sets.
 
     Attributes:
         classes: C labels in label order, as CLIP's authors write them.
@@ -57,8 +70,8 @@ class Cifar:
 
 
 # fmt: off
-CIFAR: dict[str, Cifar] = {
-    "cifar10": Cifar(
+CIFAR: dict[str, Facts] = {
+    "cifar10": Facts(
         classes=(
             "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
             "truck",
@@ -78,7 +91,7 @@ CIFAR: dict[str, Cifar] = {
         label_key="labels",
         label_bytes=1,
     ),
-    "cifar100": Cifar(
+    "cifar100": Facts(
         classes=(
             "apple", "aquarium fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle",
             "bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle",
@@ -107,7 +120,7 @@ CIFAR: dict[str, Cifar] = {
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-def find_batches(cifar: Cifar, root: Path) -> tuple[Path, tuple[str, ...]] | None:
+def find_batches(cifar: Facts, root: Path) -> tuple[Path, tuple[str, ...]] | None:
     """The folder that holds all batches of one kind, and their names; the test batch is last.
 
     Looks for the Python batches first, in `root` itself and in the folder of their archive.
@@ -120,7 +133,7 @@ def find_batches(cifar: Cifar, root: Path) -> tuple[Path, tuple[str, ...]] | Non
     return None
 
 
-def read_batch(path: Path, cifar: Cifar) -> Batch:
+def read_batch(path: Path, cifar: Facts) -> Batch:
     """Images (N, 32, 32, 3) uint8 and labels (N,) of one batch.
 
     Raises:
@@ -142,7 +155,7 @@ def read_batch(path: Path, cifar: Cifar) -> Batch:
     return np.ascontiguousarray(images), labels
 
 
-def _binary(raw: bytes, cifar: Cifar) -> Batch:
+def _binary(raw: bytes, cifar: Facts) -> Batch:
     record = cifar.label_bytes + _PIXELS
     if not raw or len(raw) % record:
         raise DataError(f"expected a multiple of {record} bytes, got {len(raw)}")
@@ -150,7 +163,7 @@ def _binary(raw: bytes, cifar: Cifar) -> Batch:
     return rows[:, cifar.label_bytes :], rows[:, cifar.label_bytes - 1].astype(np.int64)
 
 
-def _python(raw: bytes, cifar: Cifar) -> Batch:
+def _python(raw: bytes, cifar: Facts) -> Batch:
     """The longest string of a batch is its pixels; the integers after the label key its labels."""
     pixels = b""
     labels: list[int] = []
@@ -191,154 +204,21 @@ def _values(raw: bytes) -> Iterator[int | bytes]:
         raise DataError(f"it is damaged: {reason_of(error)}") from None
 
 
-def cifar_folder(name: str, path: Path | None = None) -> Path:
-    """The folder of CIFAR-10 or -100: the named one, else where torchvision downloads it to."""
-    if path is not None or os.environ.get(variable_of(name)):
-        return suite_folder(name, path)
-    return cache_dir() / "torchvision"
-
-
-def cifar_missing(name: str, root: Path) -> list[str]:
-    """What is missing; nothing if the batches or class folders are there."""
-    cifar = CIFAR[name]
-    if find_batches(cifar, root) is not None:
-        return []
-    parts = [part for part in ("train", "test") if (root / part).is_dir()]
-    if not parts:
-        return [
-            f"neither the batches {cifar.python[0]}/ or {cifar.binary[0]}/ nor train/ and test/"
-        ]
-    problems = [f"{part}: no folder {part}/" for part in ("train", "test") if part not in parts]
-    for part in parts:
-        found = len(class_folders(root / part))
-        if found != len(cifar.classes):
-            problems.append(
-                f"{part}: {part}/ has {found} class folders, expected {len(cifar.classes)}"
-            )
-    return problems
-
-
-def cifar_c_folder(name: str, path: Path | None = None) -> Path:
-    """The folder of CIFAR-10-C or -100-C: its own setting, else beside the clean batches."""
-    if path is not None or os.environ.get(variable_of(name)):
-        root = suite_folder(name, path)
-    else:
-        root = cifar_folder(name.removesuffix("-c"))
-    archive = root / name.upper().replace("CIFAR", "CIFAR-")
-    return archive if archive.is_dir() else root
-
-
-def cifar_c_missing(root: Path) -> list[str]:
-    """Which of the 15 files of the benchmark and the labels are missing."""
-    files = [f"{name}.npy" for name in (*STORED_CORRUPTIONS, "labels")]
-    return [f"no file {file}" for file in files if not (root / file).is_file()]
-
-
-def _cifar_entry(name: str, title: str) -> SuiteEntry:
-    cifar = CIFAR[name]
-    return SuiteEntry(
-        f"{title} (60,000 images of 32 × 32 pixels, {len(cifar.classes)} classes)",
-        "torchvision downloads it by itself when there is a network. Or name a folder that holds "
-        f"{cifar.python[0]}/, {cifar.binary[0]}/ or train/ and test/ folders of class folders in "
-        f"{variable_of(name)} or as {name}:PATH.",
-        train=40_000,
-        evaluated=10_000,
-        missing=lambda path: cifar_missing(name, cifar_folder(name, path)),
-        classes=lambda: cifar.classes,
-        parts={"train": 50_000, "test": 10_000},
-    )
-
-
-def _cifar_c_entry(name: str, title: str) -> SuiteEntry:
-    clean = name.removesuffix("-c")
-    return SuiteEntry(
-        f"{title} (CIFAR's test images under 15 stored corruptions at 5 severities)",
-        f"Unpack the authors' archive (one .npy file for each corruption, and labels.npy) and name "
-        f"its folder in {variable_of(name)} or as {name}:PATH; the clean images come from "
-        f"{clean}. Or let calift compute them: suite {clean} with corruptions benchmark.",
-        train=40_000,
-        evaluated=10_000 * (1 + len(STORED_CORRUPTIONS) * len(SEVERITIES)),
-        missing=lambda path: (
-            cifar_missing(clean, cifar_folder(clean)) + cifar_c_missing(cifar_c_folder(name, path))
-        ),
-        classes=lambda: CIFAR[clean].classes,
-        parts={"train": 50_000, "test": 10_000, "each corruption and severity": 10_000},
-    )
-
-
-CIFAR_ENTRIES: dict[str, SuiteEntry] = {
-    "cifar10": _cifar_entry("cifar10", "CIFAR-10"),
-    "cifar100": _cifar_entry("cifar100", "CIFAR-100"),
-    "cifar10-c": _cifar_c_entry("cifar10-c", "CIFAR-10-C"),
-    "cifar100-c": _cifar_c_entry("cifar100-c", "CIFAR-100-C"),
-}
-
-
-#: Downloads the named data set into a folder.
-Fetch = Callable[[str, Path], None]
-
-
-def load_cifar(name: str, path: Path | None, fractions: FractionSpec, fetch: Fetch) -> Loaded:
-    """Batches or class folders; validation and calibration images come off the 50,000."""
-    cifar, root, entry = CIFAR[name], cifar_folder(name, path), CIFAR_ENTRIES[name]
-    problems = entry.missing(path)
-    if problems and root == cache_dir() / "torchvision":
-        fetch(name, root)
-        problems = entry.missing(path)
-    demand_nothing_missing(name, entry, root, problems)
-    batches = find_batches(cifar, root)
-    if batches is None:
-        train, test = (
-            _cifar_folders(root / part, cifar.classes, part) for part in ("train", "test")
-        )
-    else:
-        folder, files = batches
-        train = _cifar_set("train", [read_batch(folder / file, cifar) for file in files[:-1]])
-        test = _cifar_set("test", [read_batch(folder / files[-1], cifar)])
-    parts = {**split_by_hash(train, shares_of(fractions, ("test",)), "train"), "test": test}
-    return Loaded(name, cifar.classes, cifar.classes, parts)
-
-
 def _cifar_set(part: str, batches: Sequence[Batch]) -> ImageSet:
     images = np.concatenate([images for images, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
     return array_set(part, images, labels, hashlib.sha256(images.tobytes()).hexdigest())
 
 
-def _cifar_folders(root: Path, classes: Sequence[str], part: str) -> ImageSet:
+def _cifar_folders(
+    root: Path, classes: Sequence[str], part: str, budget: Budget | None
+) -> ImageSet:
     """Class folders in label order; `aquarium fish` may be called `aquarium_fish`."""
     folder_of = {folder.lower().replace("_", " "): folder for folder in class_folders(root)}
     absent = [c for c in classes if c not in folder_of]
     if absent:
         raise DataError(f"{str(root)!r} has no class folders {', '.join(absent[:5])}")
-    return scan(root, [folder_of[c] for c in classes], part, f"{part}/")
-
-
-def load_cifar_c(name: str, path: Path | None, fractions: FractionSpec, fetch: Fetch) -> Loaded:
-    """Each file holds the test images five times, severity after severity."""
-    clean = load_cifar(name.removesuffix("-c"), None, fractions, fetch)
-    root, entry = cifar_c_folder(name, path), CIFAR_ENTRIES[name]
-    demand_nothing_missing(name, entry, root, entry.missing(path))
-    test = clean.parts["test"]
-    labels = _npy_labels(root / "labels.npy")
-    expected = np.tile(test.labels, len(SEVERITIES))
-    if not np.array_equal(labels, expected):
-        raise DataError(
-            f"labels.npy of {name} must hold the {len(test)} test labels of {clean.name} "
-            f"{len(SEVERITIES)} times, it holds {len(labels)} others"
-        )
-    stored: dict[tuple[str, int], PixelSource] = {}
-    for file in sorted(root.glob("*.npy")):
-        if file.stem == "labels":
-            continue
-        if len(NpySource(file)) != len(expected):
-            raise DataError(
-                f"{file.name} of {name} must hold {len(expected)} images, "
-                f"it holds {len(NpySource(file))}"
-            )
-        for severity in SEVERITIES:
-            stored[file.stem, severity] = NpySource(file, (severity - 1) * len(test))
-    return replace(clean, name=name, stored=stored)
+    return scan(root, [folder_of[c] for c in classes], part, f"{part}/", budget=budget)
 
 
 def _npy_labels(path: Path) -> NDArray[np.int64]:
@@ -346,3 +226,245 @@ def _npy_labels(path: Path) -> NDArray[np.int64]:
         return np.load(path, allow_pickle=False).astype(np.int64)  # type: ignore[no-any-return]
     except (ValueError, EOFError, OSError) as error:
         raise DataError(f"{path.name} is not a readable NumPy file: {reason_of(error)}") from None
+
+
+@lru_cache(maxsize=64)
+def _length_of_batch(path: Path, name: str, _size: int, _mtime_ns: int) -> int:
+    return len(read_batch(path, CIFAR[name])[1])
+
+
+class Cifar(Family):
+    """CIFAR-10 or -100, as batches or as class folders.
+
+    Args:
+        name: a key of `CIFAR`.
+    """
+
+    parts: Mapping[str, int] = {"train": 50_000, "test": 10_000}
+
+    def __init__(self, name: str) -> None:
+        self.name, self.facts = name, CIFAR[name]
+        python, binary = self.facts.python[0], self.facts.binary[0]
+        self.title = (
+            f"{name.upper().replace('CIFAR', 'CIFAR-')} (60,000 images of 32 × 32 pixels, "
+            f"{len(self.classes)} classes)"
+        )
+        self.how_to_get = (
+            "torchvision downloads it by itself when there is a network. Or name a folder that "
+            f"holds {python}/, {binary}/ or train/ and test/ folders of class folders in "
+            f"{variable_of(name)} or as {name}:PATH."
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In label order."""
+        return self.facts.classes
+
+    def find(self, path: Path | None) -> Path:
+        """The named folder, else where torchvision downloads it to."""
+        if path is not None or os.environ.get(variable_of(self.name)):
+            return suite_folder(self.name, path)
+        return cache_dir() / "torchvision"
+
+    def fetchable(self, path: Path | None) -> str | None:
+        """Itself, unless it is to be somewhere else."""
+        return self.name if self.find(path) == cache_dir() / "torchvision" else None
+
+    def missing(self, path: Path | None) -> list[str]:
+        """Nothing if the batches or class folders are there."""
+        root = self.find(path)
+        if find_batches(self.facts, root) is not None:
+            return []
+        parts = [part for part in ("train", "test") if (root / part).is_dir()]
+        if not parts:
+            python, binary = self.facts.python[0], self.facts.binary[0]
+            return [f"neither the batches {python}/ or {binary}/ nor train/ and test/"]
+        problems = [f"{part}: no folder {part}/" for part in ("train", "test") if part not in parts]
+        for part in parts:
+            found = len(class_folders(root / part))
+            if found != len(self.classes):
+                problems.append(
+                    f"{part}: {part}/ has {found} class folders, expected {len(self.classes)}"
+                )
+        return problems
+
+    def _batches(self, path: Path | None) -> list[Path] | None:
+        """The batches that are here, the test batch last; None where there are class folders."""
+        root = self.find(path)
+        self.demand(root, self.missing(path))
+        found = find_batches(self.facts, root)
+        return None if found is None else [found[0] / file for file in found[1]]
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """Batches or class folders; validation and calibration images come off the 50,000."""
+        batches = self._batches(wanted.path)
+        if batches is None:
+            train, test = (
+                _cifar_folders(self.find(wanted.path) / part, self.classes, part, wanted.budget)
+                for part in ("train", "test")
+            )
+        else:
+            train = _cifar_set("train", [read_batch(file, self.facts) for file in batches[:-1]])
+            test = _cifar_set("test", [read_batch(batches[-1], self.facts)])
+        parts = {
+            **split_by_hash(train, shares_of(wanted.fractions, ("test",)), "train"),
+            "test": test,
+        }
+        return Loaded(self.name, self.classes, self.classes, parts)
+
+    def count(self, wanted: Wanted) -> Counted:
+        """Each batch is read once by a process."""
+        batches = self._batches(wanted.path)
+        if batches is None:
+            return super().count(wanted)
+        states = [(file, file.stat()) for file in batches]
+        *train, test = (
+            _length_of_batch(file, self.name, state.st_size, state.st_mtime_ns)
+            for file, state in states
+        )
+        return self._counted(sum(train), test, wanted.fractions)
+
+    def published(self, wanted: Wanted) -> Counted:
+        """The images' names are known, and so is their split."""
+        return replace(self._counted(50_000, 10_000, wanted.fractions), classes=None)
+
+    def _counted(self, train: int, test: int, fractions: FractionSpec) -> Counted:
+        ids = (f"train/{i:05d}" for i in range(train))
+        parts = split_sizes(ids, fractions, ("test",)) | {"test": test}
+        return Counted(parts, classes=self.classes)
+
+    def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
+        """Each batch by its published MD5, or both class folders."""
+        root, missing = self.find(path), self.missing(path)
+        found = find_batches(self.facts, root)
+        if found is not None:
+            for file in found[1]:
+                yield _check_batch(found[0] / file, self.facts.python[1].get(file))
+        elif not all((root / part).is_dir() for part in self.parts):
+            yield Check(self.name, "fail", "; ".join(missing))
+        else:
+            for part, count in self.parts.items():
+                wanted = published.get(part, (count,))
+                yield check_tree(part, root / part, part, len(self.classes), wanted)
+
+
+def _check_batch(path: Path, md5: str | None) -> Check:
+    size = f"{path.stat().st_size:,} bytes"
+    if md5 is None:
+        return Check(path.name, "ok", size)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5:
+        return Check(path.name, "fail", f"{size}, MD5 {found}, published is {md5}")
+    return Check(path.name, "ok", f"{size}, MD5 as published")
+
+
+class CifarC(Family):
+    """CIFAR-10-C or -100-C: each file holds the test images five times, severity after severity.
+
+    Args:
+        name: of the clean images, a key of `CIFAR`.
+    """
+
+    parts: Mapping[str, int] = {
+        "train": 50_000, "test": 10_000, "each corruption and severity": 10_000,
+    }  # fmt: skip
+
+    def __init__(self, name: str) -> None:
+        self.clean = Cifar(name)
+        self.name = f"{name}-c"
+        self.archive = self.name.upper().replace("CIFAR", "CIFAR-")
+        self.title = (
+            f"{self.archive} (CIFAR's test images under 15 stored corruptions at 5 severities)"
+        )
+        self.how_to_get = (
+            "Unpack the authors' archive (one .npy file for each corruption, and labels.npy) and "
+            f"name its folder in {variable_of(self.name)} or as {self.name}:PATH; the clean images "
+            f"come from {name}. Or let calift compute them: suite {name} with corruptions "
+            "benchmark."
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the clean images."""
+        return self.clean.classes
+
+    def find(self, path: Path | None) -> Path:
+        """The folder of the files: its own setting, else beside the clean batches."""
+        if path is not None or os.environ.get(variable_of(self.name)):
+            root = suite_folder(self.name, path)
+        else:
+            root = self.clean.find(None)
+        archive = root / self.archive
+        return archive if archive.is_dir() else root
+
+    def fetchable(self, path: Path | None) -> str | None:
+        """The clean images alone."""
+        return self.clean.fetchable(None)
+
+    def missing(self, path: Path | None) -> list[str]:
+        """What of the clean images, of the 15 files of the benchmark and of the labels."""
+        root, files = self.find(path), [f"{name}.npy" for name in (*STORED_CORRUPTIONS, "labels")]
+        absent = [f"no file {file}" for file in files if not (root / file).is_file()]
+        return self.clean.missing(None) + absent
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """The clean images, and each file as a source of its own."""
+        root = self.find(wanted.path)
+        self.demand(root, self.missing(wanted.path))
+        clean = self.clean.load(replace(wanted, path=None))
+        test = clean.parts["test"]
+        labels = _npy_labels(root / "labels.npy")
+        if not np.array_equal(labels, np.tile(test.labels, len(SEVERITIES))):
+            raise DataError(
+                f"labels.npy of {self.name} must hold the {len(test)} test labels of {clean.name} "
+                f"{len(SEVERITIES)} times, it holds {len(labels)} others"
+            )
+        return replace(clean, name=self.name, stored=self._stored(root, len(test)))
+
+    def count(self, wanted: Wanted) -> Counted:
+        """The clean images, and the length of each file."""
+        root = self.find(wanted.path)
+        self.demand(root, self.missing(wanted.path))
+        clean = self.clean.count(replace(wanted, path=None))
+        return replace(clean, stored=self._stored(root, clean.parts["test"]).keys())
+
+    def published(self, wanted: Wanted) -> Counted:
+        """The clean images and all of the benchmark."""
+        clean = self.clean.published(wanted)
+        return replace(clean, stored=BENCHMARK)
+
+    def _stored(self, root: Path, n_test: int) -> dict[tuple[str, int], NpySource]:
+        """Each corruption at each severity; its file must hold the test images five times."""
+        stored: dict[tuple[str, int], NpySource] = {}
+        for file in sorted(root.glob("*.npy")):
+            is_labels = file.stem == "labels"
+            n = len(_npy_labels(file) if is_labels else NpySource(file))
+            if n != n_test * len(SEVERITIES):
+                raise DataError(
+                    f"{file.name} of {self.name} must hold {n_test * len(SEVERITIES)} images, "
+                    f"it holds {n}"
+                )
+            for severity in () if is_labels else SEVERITIES:
+                stored[file.stem, severity] = NpySource(file, (severity - 1) * n_test)
+        return stored
+
+    def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
+        """The clean images, then each file by its length."""
+        yield from self.clean.inspect(None, published)
+        root = self.find(path)
+        expected = [n * len(SEVERITIES) for n in published.get("test", (10_000,))]
+        for name in (*STORED_CORRUPTIONS, "labels"):
+            yield _check_npy(root / f"{name}.npy", expected)
+
+
+def _check_npy(path: Path, expected: Sequence[int]) -> Check:
+    if not path.is_file():
+        return Check(path.name, "fail", f"no file {path.name}")
+    try:
+        n = len(_npy_labels(path) if path.stem == "labels" else NpySource(path))
+    except (CaliftError, ValueError, OSError) as error:
+        return Check(path.name, "fail", str(error))
+    if n in expected:
+        return Check(path.name, "ok", f"{n:,} entries")
+    return Check(path.name, "fail", f"{n:,} entries, published are {expected[0]:,}")

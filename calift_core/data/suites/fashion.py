@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calift_core.data.images import ImageSet
 from calift_core.data.sources import array_set
-from calift_core.data.suites.base import Loaded, SuiteEntry
+from calift_core.data.suites.base import Counted, Family, Loaded, Wanted
 from calift_core.errors import DataError, DataUnavailableError
 from calift_core.home import cache_dir
 
@@ -40,29 +40,6 @@ def fashion_mnist_folder() -> Path | None:
             return folder
     return None
 
-
-def _fashion_mnist_missing(_path: Path | None) -> list[str]:
-    return [] if fashion_mnist_folder() else ["no folder with the four IDX files"]
-
-
-FASHION_MNIST: dict[str, SuiteEntry] = {
-    "fashion-mnist": SuiteEntry(
-        "Fashion-MNIST (70,000 grey images of clothing, 10 classes)",
-        "On Debian or Ubuntu: `apt-get install dataset-fashion-mnist`. Elsewhere torchvision "
-        "downloads it by itself when there is a network. Or name a folder that holds the four IDX "
-        "files in CALIFT_FASHION_MNIST.",
-        train=10_000,
-        evaluated=20_000,
-        missing=_fashion_mnist_missing,
-        parts={
-            "pretrain": 40_000,
-            "train": 10_000,
-            "validation": 5_000,
-            "calibration": 5_000,
-            "test": 10_000,
-        },
-    ),
-}
 
 #: Sizes of the parts that Fashion-MNIST's 60,000 training images are split into, once and for all,
 #: by a fixed permutation: no image is in two of them. `test` is the data set's own 10,000.
@@ -95,29 +72,85 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path.name} is not a readable IDX file: {error}") from None
 
 
-def load_fashion_mnist(fetch: Callable[[], Path]) -> Loaded:
-    """The parts; `fetch` downloads the four files where they are not here."""
-    folder = fashion_mnist_folder() or fetch()
-    arrays = {}
-    for key, stem in FASHION_FILES.items():
-        candidates = [folder / f"{stem}.gz", folder / stem]
-        path = next((p for p in candidates if p.is_file()), None)
-        if path is None:
-            raise DataUnavailableError(
-                f"{stem} is missing from the Fashion-MNIST folder",
-                hint=FASHION_MNIST["fashion-mnist"].how_to_get,
-            )
-        arrays[key] = _read_idx(path)
-    keys = {
-        part: hashlib.sha256(arrays[f"{part}_images"].tobytes()).hexdigest()
-        for part in ("train", "test")
-    }
-    order = np.random.default_rng(_FASHION_SEED).permutation(len(arrays["train_labels"]))
-    parts: dict[str, ImageSet] = {}
-    start = 0
-    whole = array_set("train", arrays["train_images"], arrays["train_labels"], keys["train"])
+def _idx_file(folder: Path, stem: str) -> Path:
+    return next(p for p in (folder / f"{stem}.gz", folder / stem) if p.is_file())
+
+
+def _idx_length(path: Path) -> int:
+    """The first dimension in the header of an IDX file."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return int(struct.unpack(">I", file.read(8)[4:])[0])
+    except (OSError, EOFError, struct.error) as error:
+        raise DataError(f"{path.name} is not a readable IDX file: {error}") from None
+
+
+def _sizes(train: int, test: int) -> dict[str, int]:
+    sizes, left = {}, train
     for part, size in FASHION_SPLIT.items():
-        parts[part] = whole.take(np.sort(order[start : start + size]), part)
-        start += size
-    parts["test"] = array_set("test", arrays["test_images"], arrays["test_labels"], keys["test"])
-    return Loaded("fashion-mnist", FASHION_CLASSES, FASHION_CLASSES, parts)
+        sizes[part] = min(size, left)
+        left -= sizes[part]
+    return {**sizes, "test": test}
+
+
+class FashionMnist(Family):
+    """Fashion-MNIST."""
+
+    name = "fashion-mnist"
+    title = "Fashion-MNIST (70,000 grey images of clothing, 10 classes)"
+    how_to_get = (
+        "On Debian or Ubuntu: `apt-get install dataset-fashion-mnist`. Elsewhere torchvision "
+        "downloads it by itself when there is a network. Or name a folder that holds the four IDX "
+        "files in CALIFT_FASHION_MNIST."
+    )
+    parts: Mapping[str, int] = {**FASHION_SPLIT, "test": 10_000}
+
+    def find(self, path: Path | None) -> Path | None:
+        """The folder with the files; a path in the suite's name plays no part."""
+        return fashion_mnist_folder()
+
+    def missing(self, path: Path | None) -> list[str]:
+        """Whether the files are here."""
+        return [] if fashion_mnist_folder() else ["no folder with the four IDX files"]
+
+    def fetchable(self, path: Path | None) -> str | None:
+        """Itself."""
+        return self.name
+
+    def _files(self) -> dict[str, Path]:
+        folder = fashion_mnist_folder()
+        if folder is None:
+            raise DataUnavailableError(
+                "Fashion-MNIST is not on this machine.", hint=self.how_to_get
+            )
+        return {key: _idx_file(folder, stem) for key, stem in FASHION_FILES.items()}
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """Its own parts, whatever the fractions."""
+        arrays = {key: _read_idx(path) for key, path in self._files().items()}
+        keys = {
+            part: hashlib.sha256(arrays[f"{part}_images"].tobytes()).hexdigest()
+            for part in ("train", "test")
+        }
+        train, test = (
+            array_set(part, arrays[f"{part}_images"], arrays[f"{part}_labels"], keys[part])
+            for part in ("train", "test")
+        )
+        order = np.random.default_rng(_FASHION_SEED).permutation(len(train))
+        parts: dict[str, ImageSet] = {}
+        start = 0
+        for part, size in FASHION_SPLIT.items():
+            parts[part] = train.take(np.sort(order[start : start + size]), part)
+            start += size
+        parts["test"] = test
+        return Loaded(self.name, FASHION_CLASSES, FASHION_CLASSES, parts)
+
+    def count(self, wanted: Wanted) -> Counted:
+        """By the headers of the files."""
+        files = self._files()
+        train, test = (_idx_length(files[f"{part}_images"]) for part in ("train", "test"))
+        return Counted(_sizes(train, test), classes=FASHION_CLASSES)
+
+    def published(self, wanted: Wanted) -> Counted:
+        """Of 60,000 training images and 10,000 test images."""
+        return Counted(_sizes(60_000, 10_000))

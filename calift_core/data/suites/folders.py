@@ -9,6 +9,7 @@ import numpy as np
 
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import (
+    Budget,
     demand_classes,
     demand_folder,
     folder_layout,
@@ -17,16 +18,22 @@ from calift_core.data.listing import (
     shift_folder,
 )
 from calift_core.data.sources import FileSource
-from calift_core.data.suites.base import Loaded
+from calift_core.data.suites.base import Family, Loaded, Wanted
 from calift_core.errors import SpecError
 from calift_core.schema.spec import FractionSpec
 
 
 def scan(
-    root: Path, classes: Sequence[str], name: str, prefix: str, *, border: int = 0
+    root: Path,
+    classes: Sequence[str],
+    name: str,
+    prefix: str,
+    *,
+    border: int = 0,
+    budget: Budget | None = None,
 ) -> ImageSet:
     """The images of a tree of class folders; ids are paths relative to `root` under `prefix`."""
-    paths, labels = images_by_class(root, classes, name)
+    paths, labels = images_by_class(root, classes, name, budget)
     return ImageSet(
         name=name,
         source=FileSource(tuple(paths), root, border),
@@ -36,34 +43,54 @@ def scan(
     )
 
 
-def load_folder(root: Path, fractions: FractionSpec) -> Loaded:
+def load_folder(root: Path, fractions: FractionSpec, budget: Budget | None = None) -> Loaded:
     """A folder of class folders, or of `train`, `val` and `test` folders of them."""
     train, classes, others = folder_layout(root)
     prefix = "" if train == root else "train/"
     parts: dict[str, ImageSet] = {}
     for part, where in others.items():
         name = "validation" if part == "val" else part
-        parts[name] = scan(where, classes, name, f"{part}/")
-    whole = scan(train, classes, "train", prefix)
+        parts[name] = scan(where, classes, name, f"{part}/", budget=budget)
+    whole = scan(train, classes, "train", prefix, budget=budget)
     parts |= split_by_hash(whole, shares_of(fractions, parts), "train")
     return Loaded(root.name, classes, tuple(c.replace("_", " ") for c in classes), parts)
 
 
-def load_shift(name: str, uri: str, classes: Sequence[str]) -> ImageSet:
-    """A shift that a spec names as `folder:PATH`.
+def named_folder(name: str, uri: str) -> Path:
+    """The folder of a shift that a spec names as `folder:PATH`.
 
     Raises:
         SpecError: it is named otherwise.
-        DataError: it has other classes than the suite.
+        DataUnavailableError: it is not there.
     """
     if not uri.startswith("folder:"):
-        raise SpecError(f"expected folder:PATH, got {uri!r}")
-    root = demand_folder(Path(uri.removeprefix("folder:")).expanduser())
-    return shift_in(name, root, classes)
+        raise SpecError(f"the shift {name!r}: expected folder:PATH, got {uri!r}")
+    return demand_folder(Path(uri.removeprefix("folder:")).expanduser())
 
 
-def shift_in(name: str, root: Path, classes: Sequence[str]) -> ImageSet:
-    """The shift in a folder, which must have the suite's classes."""
+def shift_in(
+    name: str, root: Path, classes: Sequence[str], budget: Budget | None = None
+) -> ImageSet:
+    """The shift in a folder, which must have the suite's classes.
+
+    Raises:
+        DataError: it has others.
+    """
     root = shift_folder(root)
     demand_classes(root, classes, f"the shift {name!r}")
-    return scan(root, classes, name, f"{name}/")
+    return scan(root, classes, name, f"{name}/", budget=budget)
+
+
+class Folder(Family):
+    """Any folder of class folders: `folder:PATH`."""
+
+    name = "folder"
+
+    def missing(self, path: Path | None) -> list[str]:
+        """Nothing is known of it before it is loaded."""
+        return []
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """The folder's parts; what it lacks is split off."""
+        assert wanted.path is not None
+        return load_folder(wanted.path, wanted.fractions, wanted.budget)

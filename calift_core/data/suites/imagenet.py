@@ -2,16 +2,14 @@
 
 The 1,000 WordNet ids, their labels and the subsets of ImageNet-R and -A are published with the
 data sets (Russakovsky et al. 2015; Hendrycks et al. 2021a, 2021b); the labels are synonyms of
-WordNet 3.0 (© Princeton University, WordNet licence). ObjectNet's mapping to ImageNet (Barbu et al.
-2019) is read from the files that come with its images.
+WordNet 3.0 (© Princeton University, WordNet licence).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,29 +17,36 @@ from typing import Any
 
 import numpy as np
 
+from calift_core.checks import Check
 from calift_core.data.images import ImageSet, MergedClasses, PixelSource, split_by_hash
-from calift_core.data.listing import SEVERITIES, STORED_CORRUPTIONS, class_folders, shares_of
+from calift_core.data.listing import (
+    BENCHMARK,
+    SEVERITIES,
+    STORED_CORRUPTIONS,
+    Budget,
+    class_folders,
+    expected_sizes,
+    shares_of,
+)
 from calift_core.data.sources import FileSource
 from calift_core.data.suites.base import (
+    Counted,
+    Family,
     Loaded,
-    SuiteEntry,
-    demand_nothing_missing,
+    Published,
+    Wanted,
     suite_folder,
     variable_of,
 )
+from calift_core.data.suites.checking import check_tree
 from calift_core.data.suites.folders import scan
-from calift_core.errors import DataError, DataUnavailableError, reason_of
-from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, FractionSpec
-
-#: Files of ObjectNet's `mappings/` folder that say which of ImageNet's classes it has.
-OBJECTNET_MAPPINGS = (
-    "folder_to_objectnet_label.json",
-    "objectnet_to_imagenet_1k.json",
-    "pytorch_to_imagenet_2012_id.json",
-    "imagenet_to_label_2012_v2",
+from calift_core.data.suites.objectnet import (
+    OBJECTNET_BORDER,
+    OBJECTNET_MAPPINGS,
+    objectnet_classes,
 )
-#: Width in pixels of the red frame that marks every ObjectNet image as a test image.
-OBJECTNET_BORDER = 2
+from calift_core.errors import CaliftError, DataError
+from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS
 
 
 @cache
@@ -63,110 +68,6 @@ def imagenet_labels() -> tuple[str, ...]:
 def imagenet_subset(name: str) -> tuple[int, ...]:
     """Positions of the 200 classes of `imagenet-r` or `imagenet-a`, in label order."""
     return tuple(_facts()[name])
-
-
-@dataclass(frozen=True)
-class ObjectNetClass:
-    """One of the classes that ObjectNet shares with ImageNet.
-
-    Attributes:
-        folder: of its images.
-        label: ObjectNet's name for it.
-        indices: positions of the ImageNet classes that are this object, one or more.
-    """
-
-    folder: str
-    label: str
-    indices: tuple[int, ...]
-
-
-def objectnet_classes(mappings: Path) -> tuple[ObjectNetClass, ...]:
-    """The classes of ObjectNet that ImageNet has (113 as published), by folder name.
-
-    Args:
-        mappings: the `mappings/` folder that ObjectNet comes with. Its files chain folder →
-            ObjectNet label → ImageNet labels → line in ILSVRC's own order → position in the
-            order of WordNet ids, which is the label order of classifiers.
-
-    Raises:
-        DataUnavailableError: files are missing, says which.
-        DataError: the files contradict each other.
-    """
-    missing = [name for name in OBJECTNET_MAPPINGS if not (mappings / name).is_file()]
-    if missing:
-        raise DataUnavailableError(
-            f"ObjectNet's class mapping is not complete: {str(mappings)!r} lacks "
-            f"{', '.join(missing)}.",
-            hint="They come with ObjectNet, in its mappings/ folder.",
-        )
-    label_of, imagenet_of, line_of = (
-        _read_object(mappings / name) for name in OBJECTNET_MAPPINGS[:3]
-    )
-    lines = _read(mappings / OBJECTNET_MAPPINGS[3]).splitlines()
-    labels = [line.strip() for line in lines if line.strip()]
-    position_of_line = _positions(line_of, len(labels))
-    twice = {label for label, count in Counter(labels).items() if count > 1}
-    line_of_label = {label: line for line, label in enumerate(labels)}
-    folder_of = {label: folder for folder, label in label_of.items()}
-    classes = []
-    owner: dict[int, str] = {}
-    for label, joined in imagenet_of.items():
-        if label not in folder_of:
-            raise _contradiction(f"no folder is known for {label!r}")
-        indices = []
-        for part in str(joined).split(";"):
-            name = part.strip()
-            if name not in line_of_label or name in twice:
-                what = "names several classes" if name in twice else "is no label of ImageNet"
-                raise _contradiction(f"{name!r} of {label!r} {what}")
-            index = position_of_line[line_of_label[name]]
-            if index in owner:
-                raise _contradiction(f"{name!r} is both {owner[index]!r} and {label!r}")
-            owner[index] = label
-            indices.append(index)
-        classes.append(ObjectNetClass(folder_of[label], label, tuple(sorted(indices))))
-    return tuple(sorted(classes, key=lambda c: c.folder))
-
-
-def _positions(line_of: dict[str, Any], n_lines: int) -> dict[int, int]:
-    """Line number from 0 → position; the file may count lines from 0 or from 1."""
-    try:
-        found = {int(line): int(position) for position, line in line_of.items()}
-    except (TypeError, ValueError):
-        raise _contradiction(f"{OBJECTNET_MAPPINGS[2]} holds something else than numbers") from None
-    first = min(found, default=0)
-    if sorted(found) != list(range(first, first + n_lines)) or first not in (0, 1):
-        raise _contradiction(
-            f"{OBJECTNET_MAPPINGS[2]} must name each of the {n_lines} lines of "
-            f"{OBJECTNET_MAPPINGS[3]} once, it names {len(found)} from {first} on"
-        )
-    if sorted(found.values()) != list(range(n_lines)):
-        raise _contradiction(f"{OBJECTNET_MAPPINGS[2]} must number the classes 0 to {n_lines - 1}")
-    return {line - first: position for line, position in found.items()}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {reason_of(error)}") from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(_read(path))
-    except ValueError as error:
-        raise DataError(f"{str(path)!r} is not JSON: {reason_of(error)}") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{str(path)!r} must hold an object, got {type(found).__name__}")
-    return found
-
-
-def _contradiction(what: str) -> DataError:
-    return DataError(
-        f"ObjectNet's mapping files contradict each other: {what}.",
-        hint="Take the mappings/ folder as it comes with ObjectNet.",
-    )
 
 
 @dataclass(frozen=True)
@@ -236,46 +137,6 @@ IMAGENET_SHIFTS = tuple(name for name in IMAGENET if name not in ("train", "test
 _CATEGORIES = ("", "noise", "blur", "weather", "digital", "extra")
 
 
-def imagenet_folder(path: Path | None = None) -> Path:
-    """The folder that holds ImageNet and its shifts side by side; it may not exist."""
-    return suite_folder("imagenet", path)
-
-
-def imagenet_missing(root: Path, names: Iterable[str] = tuple(IMAGENET)) -> list[str]:
-    """What is missing or has the wrong number of classes, one sentence each."""
-    problems = []
-    for name in names:
-        tree = IMAGENET[name]
-        path = tree.find(root)
-        if path is None:
-            problems.append(f"{name}: no folder {tree.folders[0]}/")
-            continue
-        found = len(class_folders(path))
-        if name == "objectnet":
-            mappings = path.parent / "mappings"
-            lacking = [file for file in OBJECTNET_MAPPINGS if not (mappings / file).is_file()]
-            if lacking:
-                problems.append(f"{name}: no mappings/{', no mappings/'.join(lacking)}")
-            if found < tree.n_classes:
-                problems.append(
-                    f"{name}: {path.name}/ has {found} class folders, expected at least "
-                    f"{tree.n_classes}"
-                )
-        elif found != tree.n_classes:
-            problems.append(
-                f"{name}: {path.relative_to(root)}/ has {found} class folders, "
-                f"expected {tree.n_classes}"
-            )
-    return problems
-
-
-def imagenet_c_folder(path: Path | None = None) -> Path:
-    """The folder of ImageNet-C: its own setting, else imagenet-c/ beside ImageNet's train/."""
-    if path is not None or os.environ.get(variable_of("imagenet-c")):
-        return suite_folder("imagenet-c", path)
-    return imagenet_folder() / "imagenet-c"
-
-
 def imagenet_c_part(root: Path, corruption: str, severity: int) -> Path | None:
     """The class folders of one corruption at one severity, if they are there."""
     for category in _CATEGORIES:
@@ -283,89 +144,6 @@ def imagenet_c_part(root: Path, corruption: str, severity: int) -> Path | None:
         if path.is_dir():
             return path
     return None
-
-
-def imagenet_c_missing(root: Path) -> list[str]:
-    """Which corruptions and severities are missing, one sentence for each corruption."""
-    problems = []
-    for corruption in STORED_CORRUPTIONS:
-        lacking = [s for s in SEVERITIES if imagenet_c_part(root, corruption, s) is None]
-        if lacking:
-            which = ", ".join(f"{corruption}/{s}/" for s in lacking)
-            problems.append(f"{corruption}: no folder {which}")
-    return problems
-
-
-def _imagenet_names() -> tuple[str, ...]:
-    return tuple(label.split(",")[0] for label in imagenet_labels())
-
-
-IMAGENET_ENTRIES: dict[str, SuiteEntry] = {
-    "imagenet": SuiteEntry(
-        "ImageNet with its shifts V2, R, A, Sketch and ObjectNet",
-        "Put the data sets side by side in one folder and name it in CALIFT_IMAGENET or as "
-        "imagenet:PATH: train/ and val/ (ILSVRC-2012, 1,000 class folders; image-net.org, after "
-        "registration), imagenetv2-matched-frequency-format-val/, imagenet-r/, imagenet-a/, "
-        "sketch/ and objectnet-1.0/ (images/ and mappings/) as their authors publish them. A shift "
-        "that you do without is turned off by `shifts: {objectnet: none}`. calift never downloads "
-        "them.",
-        train=1_281_167,
-        evaluated=sum(tree.n_images for name, tree in IMAGENET.items() if name != "train"),
-        missing=lambda path: imagenet_missing(imagenet_folder(path)),
-        classes=_imagenet_names,
-        parts={name: tree.n_images for name, tree in IMAGENET.items()},
-    ),
-    "imagenet-c": SuiteEntry(
-        "ImageNet-C (ImageNet's test images under 15 stored corruptions at 5 severities)",
-        "Unpack the authors' archives so that one folder holds gaussian_noise/1/n01440764/… (with "
-        "or without noise/, blur/, weather/ and digital/ above) and name it in CALIFT_IMAGENET_C "
-        "or as imagenet-c:PATH, or put it into ImageNet's folder as imagenet-c/; train/ and val/ "
-        "come from CALIFT_IMAGENET. Or let calift compute them: suite imagenet with corruptions "
-        "benchmark.",
-        train=1_281_167,
-        evaluated=50_000 * (1 + len(STORED_CORRUPTIONS) * len(SEVERITIES)),
-        missing=lambda path: (
-            imagenet_missing(imagenet_folder(), ("train", "test"))
-            + imagenet_c_missing(imagenet_c_folder(path))
-        ),
-        classes=_imagenet_names,
-        parts={"train": 1_281_167, "test": 50_000, "each corruption and severity": 50_000},
-    ),
-}
-
-
-def load_imagenet(
-    path: Path | None,
-    fractions: FractionSpec,
-    shifts: Sequence[str],
-    names: Callable[[], tuple[str, ...]],
-) -> Loaded:
-    """ILSVRC-2012 by WordNet id, V2 by class number, R, A and Sketch by WordNet id, ObjectNet.
-
-    R and A have 200 of the classes and are judged on those logits; ObjectNet has 113 objects, each
-    judged on the largest logit of the ImageNet classes that it covers.
-    """
-    root = imagenet_folder(path)
-    problems = imagenet_missing(root, ("train", "test", *shifts))
-    demand_nothing_missing("imagenet", IMAGENET_ENTRIES["imagenet"], path, problems)
-    where = {name: tree.find(root) or root for name, tree in IMAGENET.items()}
-    classes = imagenet_wnids()
-    for part in ("train", "test"):
-        _demand_wnids(where[part], part)
-    train = scan(where["train"], classes, "train", "train/")
-    test = scan(where["test"], classes, "test", "val/")
-    parts = {**split_by_hash(train, shares_of(fractions, ("test",)), "train"), "test": test}
-    found: dict[str, ImageSet] = {}
-    for name in shifts:
-        match name:
-            case "imagenet-v2":
-                numbers = [str(i) for i in range(len(classes))]
-                found[name] = scan(where[name], numbers, name, f"{name}/")
-            case "objectnet":
-                found[name] = _objectnet(where[name])
-            case _:
-                found[name] = _subset_shift(where[name], classes, name)
-    return Loaded("imagenet", classes, names(), parts, found)
 
 
 def _demand_wnids(root: Path, what: str) -> None:
@@ -377,7 +155,7 @@ def _demand_wnids(root: Path, what: str) -> None:
         )
 
 
-def _subset_shift(root: Path, classes: Sequence[str], name: str) -> ImageSet:
+def _subset_shift(root: Path, classes: Sequence[str], name: str, budget: Budget | None) -> ImageSet:
     """A shift that has some of the ID classes: labels are ID labels, the others are masked out."""
     have = class_folders(root)
     unknown = sorted(set(have) - set(classes))
@@ -385,7 +163,7 @@ def _subset_shift(root: Path, classes: Sequence[str], name: str) -> ImageSet:
         raise DataError(f"{name}: the class folders {unknown[:5]} are not among the ID classes")
     position = {folder: i for i, folder in enumerate(classes)}
     present = np.array([position[folder] for folder in have], dtype=np.int64)
-    images = scan(root, have, name, f"{name}/")
+    images = scan(root, have, name, f"{name}/", budget=budget)
     is_all = len(have) == len(classes)
     return replace(
         images,
@@ -394,12 +172,11 @@ def _subset_shift(root: Path, classes: Sequence[str], name: str) -> ImageSet:
     )
 
 
-def _objectnet(root: Path) -> ImageSet:
+def _objectnet(root: Path, budget: Budget | None) -> ImageSet:
     """The objects that ImageNet has too, without the frame around each image."""
     objects = objectnet_classes(root.parent / "mappings")
-    images = scan(
-        root, [o.folder for o in objects], "objectnet", "objectnet/", border=OBJECTNET_BORDER
-    )
+    folders = [o.folder for o in objects]
+    images = scan(root, folders, "objectnet", "objectnet/", border=OBJECTNET_BORDER, budget=budget)
     first = np.array([o.indices[0] for o in objects], dtype=np.int64)
     return replace(
         images,
@@ -408,26 +185,215 @@ def _objectnet(root: Path) -> ImageSet:
     )
 
 
-def load_imagenet_c(
-    path: Path | None, fractions: FractionSpec, names: Callable[[], tuple[str, ...]]
-) -> Loaded:
-    """The test images' names again, below CORRUPTION/SEVERITY/."""
-    clean = load_imagenet(None, fractions, (), names)
-    root, entry = imagenet_c_folder(path), IMAGENET_ENTRIES["imagenet-c"]
-    demand_nothing_missing("imagenet-c", entry, root, entry.missing(path))
-    source = clean.parts["test"].source
-    assert isinstance(source, FileSource)
-    stored: dict[tuple[str, int], PixelSource] = {}
-    for name in (*BENCHMARK_CORRUPTIONS, *EXTRA_CORRUPTIONS):
-        for severity in SEVERITIES:
-            folder = imagenet_c_part(root, name, severity)
-            if folder is None:
-                continue
-            for example in (source.paths[0], source.paths[-1]):
-                if not (folder / example).is_file():
-                    raise DataError(
-                        f"{name}/{severity} must hold the test images under their own names, "
-                        f"there is no {example} in {str(folder)!r}"
+class ImageNet(Family):
+    """ILSVRC-2012 by WordNet id, V2 by class number, R, A and Sketch by WordNet id, ObjectNet.
+
+    R and A have 200 of the classes and are judged on those logits; ObjectNet has 113 objects, each
+    judged on the largest logit of the ImageNet classes that it covers.
+    """
+
+    name = "imagenet"
+    title = "ImageNet with its shifts V2, R, A, Sketch and ObjectNet"
+    how_to_get = (
+        "Put the data sets side by side in one folder and name it in CALIFT_IMAGENET or as "
+        "imagenet:PATH: train/ and val/ (ILSVRC-2012, 1,000 class folders; image-net.org, after "
+        "registration), imagenetv2-matched-frequency-format-val/, imagenet-r/, imagenet-a/, "
+        "sketch/ and objectnet-1.0/ (images/ and mappings/) as their authors publish them. A shift "
+        "that you do without is turned off by `shifts: {objectnet: none}`. calift never downloads "
+        "them."
+    )
+    parts: Mapping[str, int] = {name: tree.n_images for name, tree in IMAGENET.items()}
+    shifts = IMAGENET_SHIFTS
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The first of each class's synonyms."""
+        return tuple(label.split(",")[0] for label in imagenet_labels())
+
+    def missing(self, path: Path | None, names: Iterable[str] = tuple(IMAGENET)) -> list[str]:
+        """What of the parts and shifts is missing or has the wrong number of classes."""
+        root = suite_folder(self.name, path)
+        return [problem for name in names for problem in _missing(name, root)]
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """Both parts and the shifts."""
+        budget = wanted.budget
+        shifts = [name for name in IMAGENET_SHIFTS if name not in wanted.turned_off]
+        self.demand(wanted.path, self.missing(wanted.path, ("train", "test", *shifts)))
+        root = suite_folder(self.name, wanted.path)
+        where = {name: tree.find(root) or root for name, tree in IMAGENET.items()}
+        classes = imagenet_wnids()
+        for part in ("train", "test"):
+            _demand_wnids(where[part], part)
+        train = scan(where["train"], classes, "train", "train/", budget=budget)
+        test = scan(where["test"], classes, "test", "val/", budget=budget)
+        parts = {
+            **split_by_hash(train, shares_of(wanted.fractions, ("test",)), "train"),
+            "test": test,
+        }
+        found: dict[str, ImageSet] = {}
+        for name in shifts:
+            match name:
+                case "imagenet-v2":
+                    numbers = [str(i) for i in range(len(classes))]
+                    found[name] = scan(where[name], numbers, name, f"{name}/", budget=budget)
+                case "objectnet":
+                    found[name] = _objectnet(where[name], budget)
+                case _:
+                    found[name] = _subset_shift(where[name], classes, name, budget)
+        return Loaded(self.name, classes, "openai_imagenet", parts, found)
+
+    def published(self, wanted: Wanted) -> Counted:
+        """The training images are split as they are on average."""
+        shifts = {n: self.parts[n] for n in IMAGENET_SHIFTS if n not in wanted.turned_off}
+        parts = {"test": self.parts["test"]}
+        return Counted(expected_sizes(self.parts["train"], wanted.fractions, parts), shifts)
+
+    def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
+        """Both parts and every shift."""
+        root = suite_folder(self.name, path)
+        yield from (_check_part(name, root, published) for name in IMAGENET)
+
+
+def _missing(name: str, root: Path) -> Iterator[str]:
+    """What a part or shift lacks, one sentence each."""
+    tree = IMAGENET[name]
+    path = tree.find(root)
+    if path is None:
+        yield f"{name}: no folder {tree.folders[0]}/"
+        return
+    found = len(class_folders(path))
+    if name == "objectnet":
+        mappings = path.parent / "mappings"
+        lacking = [file for file in OBJECTNET_MAPPINGS if not (mappings / file).is_file()]
+        if lacking:
+            yield f"{name}: no mappings/{', no mappings/'.join(lacking)}"
+        if found < tree.n_classes:
+            yield (
+                f"{name}: {path.name}/ has {found} class folders, expected at least "
+                f"{tree.n_classes}"
+            )
+    elif found != tree.n_classes:
+        yield (
+            f"{name}: {path.relative_to(root)}/ has {found} class folders, "
+            f"expected {tree.n_classes}"
+        )
+
+
+def _check_part(name: str, root: Path, published: Published) -> Check:
+    tree = IMAGENET[name]
+    where = tree.find(root)
+    wnids = imagenet_wnids()
+    classes: Sequence[str] = wnids
+    detail = ""
+    if name == "imagenet-v2":
+        classes = [str(i) for i in range(len(wnids))]
+    elif name in ("imagenet-r", "imagenet-a"):
+        classes = [wnids[i] for i in imagenet_subset(name)]
+    elif name == "objectnet" and where is not None:
+        try:
+            objects = objectnet_classes(where.parent / "mappings")
+        except CaliftError as error:
+            return Check(name, "fail", error.message, error.hint)
+        classes = [o.folder for o in objects]
+        detail = f", from {sum(len(o.indices) for o in objects)} of ImageNet's"
+    counts = published.get(name, (tree.n_images,))
+    check = check_tree(name, where, tree.folders[0], classes, counts)
+    hint = tree.source if check.state == "fail" else ""
+    return Check(name, check.state, check.detail + detail, hint)
+
+
+class ImageNetC(Family):
+    """ImageNet-C: the test images' names again, below CORRUPTION/SEVERITY/."""
+
+    name = "imagenet-c"
+    title = "ImageNet-C (ImageNet's test images under 15 stored corruptions at 5 severities)"
+    how_to_get = (
+        "Unpack the authors' archives so that one folder holds gaussian_noise/1/n01440764/… (with "
+        "or without noise/, blur/, weather/ and digital/ above) and name it in CALIFT_IMAGENET_C "
+        "or as imagenet-c:PATH, or put it into ImageNet's folder as imagenet-c/; train/ and val/ "
+        "come from CALIFT_IMAGENET. Or let calift compute them: suite imagenet with corruptions "
+        "benchmark."
+    )
+    parts: Mapping[str, int] = {
+        "train": 1_281_167, "test": 50_000, "each corruption and severity": 50_000,
+    }  # fmt: skip
+    clean = ImageNet()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of ImageNet."""
+        return self.clean.classes
+
+    def find(self, path: Path | None) -> Path:
+        """Its own setting, else imagenet-c/ beside ImageNet's train/."""
+        if path is not None or os.environ.get(variable_of(self.name)):
+            return suite_folder(self.name, path)
+        return suite_folder("imagenet") / self.name
+
+    def missing(self, path: Path | None) -> list[str]:
+        """What of ImageNet's two parts, and of the corruptions: a sentence for each of them."""
+        root = self.find(path)
+        problems = self.clean.missing(None, ("train", "test"))
+        for corruption in STORED_CORRUPTIONS:
+            lacking = [s for s in SEVERITIES if imagenet_c_part(root, corruption, s) is None]
+            if lacking:
+                which = ", ".join(f"{corruption}/{s}/" for s in lacking)
+                problems.append(f"{corruption}: no folder {which}")
+        return problems
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """ImageNet's two parts, and the test part's files under each corruption's folder."""
+        root = self.find(wanted.path)
+        self.demand(root, self.missing(wanted.path))
+        clean = self.clean.load(replace(wanted, path=None, turned_off=IMAGENET_SHIFTS))
+        source = clean.parts["test"].source
+        assert isinstance(source, FileSource)
+        stored: dict[tuple[str, int], PixelSource] = {}
+        for name in (*BENCHMARK_CORRUPTIONS, *EXTRA_CORRUPTIONS):
+            for severity in SEVERITIES:
+                folder = imagenet_c_part(root, name, severity)
+                if folder is None:
+                    continue
+                for example in (source.paths[0], source.paths[-1]):
+                    if not (folder / example).is_file():
+                        raise DataError(
+                            f"{name}/{severity} must hold the test images under their own names, "
+                            f"there is no {example} in {str(folder)!r}"
+                        )
+                stored[name, severity] = replace(source, root=folder)
+        return replace(clean, name=self.name, stored=stored)
+
+    def published(self, wanted: Wanted) -> Counted:
+        """ImageNet's two parts and all of the benchmark."""
+        clean = self.clean.published(replace(wanted, turned_off=IMAGENET_SHIFTS))
+        return replace(clean, stored=BENCHMARK)
+
+    def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
+        """ImageNet's two parts, then each corruption."""
+        clean, root = suite_folder("imagenet"), self.find(path)
+        yield from (_check_part(name, clean, published) for name in ("train", "test"))
+        counts = published.get("test", (IMAGENET["test"].n_images,))
+        for corruption in STORED_CORRUPTIONS:
+            yield _all_of(
+                [
+                    check_tree(
+                        corruption,
+                        imagenet_c_part(root, corruption, severity),
+                        f"{corruption}/{severity}",
+                        imagenet_wnids(),
+                        counts,
                     )
-            stored[name, severity] = replace(source, root=folder)
-    return replace(clean, name="imagenet-c", stored=stored)
+                    for severity in SEVERITIES
+                ]
+            )
+
+
+def _all_of(checks: Sequence[Check]) -> Check:
+    """The severities of one corruption in one line: what is wrong with them, or all."""
+    wrong = [check for check in checks if check.state != "ok"]
+    if not wrong:
+        return Check(checks[0].name, "ok", f"{len(checks)} severities, {checks[0].detail} each")
+    details = "; ".join(dict.fromkeys(check.detail for check in wrong))
+    state = "fail" if any(check.state == "fail" for check in wrong) else "warn"
+    return Check(checks[0].name, state, details)  # type: ignore[arg-type]

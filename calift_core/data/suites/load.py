@@ -9,27 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from calift_core.data.cache import cached
 from calift_core.data.class_names import resolve_class_names
 from calift_core.data.corrupted import corrupted
-from calift_core.data.counting import OFF
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import corruption_plan
 from calift_core.data.sources import check_headers
-from calift_core.data.suites import SUITES, parse_suite_id
-from calift_core.data.suites.base import Loaded, Stored, SuiteId, demand_known_shifts
-from calift_core.data.suites.cifar import load_cifar, load_cifar_c
-from calift_core.data.suites.domains import DOMAIN_SUITES, load_domains
-from calift_core.data.suites.fashion import load_fashion_mnist
-from calift_core.data.suites.folders import load_folder, load_shift
-from calift_core.data.suites.imagenet import IMAGENET_SHIFTS, load_imagenet, load_imagenet_c
+from calift_core.data.suites import OFF, SUITES, named_suite
+from calift_core.data.suites.base import Stored
+from calift_core.data.suites.folders import named_folder, shift_in
 from calift_core.errors import DataError, DataUnavailableError, reason_of
 from calift_core.home import cache_dir
 from calift_core.schema.report import Role
-from calift_core.schema.spec import FractionSpec, SuiteSpec
+from calift_core.schema.spec import SuiteSpec
 
 
 @dataclass(frozen=True)
@@ -98,14 +92,17 @@ def load_suite(spec: SuiteSpec) -> Suite:
         DataError: folders do not agree on classes, or a part is empty.
         UnreadableImageError: a file is not an image.
     """
-    turned_off = {name for name, uri in spec.shifts.items() if uri == OFF}
-    found = _load(parse_suite_id(spec.id), spec.fractions, turned_off)
+    family, wanted = named_suite(spec)
+    absent = family.fetchable(wanted.path)
+    if absent and SUITES[absent].missing(None):
+        _download(absent)
+    found = family.load(wanted)
     parts = {
         part: images.limited(spec.limits.get(part), part)  # type: ignore[call-overload]
         for part, images in found.parts.items()
     }
     shifts = found.shifts | {
-        shift: load_shift(shift, uri, found.classes)
+        shift: shift_in(shift, named_folder(shift, uri), found.classes)
         for shift, uri in spec.shifts.items()
         if uri != OFF
     }
@@ -124,60 +121,22 @@ def load_suite(spec: SuiteSpec) -> Suite:
     )
 
 
-def _load(suite: SuiteId, fractions: FractionSpec, turned_off: set[str]) -> Loaded:
-    if suite.name in (*DOMAIN_SUITES, "domains"):
-        return load_domains(suite, fractions, turned_off)
-    demand_known_shifts(suite, turned_off, IMAGENET_SHIFTS if suite.name == "imagenet" else ())
-    match suite.name:
-        case "fashion-mnist":
-            return load_fashion_mnist(_download_fashion_mnist)
-        case "imagenet":
-            wanted = [name for name in IMAGENET_SHIFTS if name not in turned_off]
-            return load_imagenet(suite.path, fractions, wanted, _openai_names)
-        case "imagenet-c":
-            return load_imagenet_c(suite.path, fractions, _openai_names)
-        case "cifar10" | "cifar100":
-            return load_cifar(suite.name, suite.path, fractions, _download_cifar)
-        case "cifar10-c" | "cifar100-c":
-            return load_cifar_c(suite.name, suite.path, fractions, _download_cifar)
-    assert suite.name == "folder"
-    assert suite.path is not None
-    return load_folder(suite.path, fractions)
-
-
-def _download_fashion_mnist() -> Path:
-    """Torchvision's own download, for machines with a network."""
-    from torchvision.datasets import FashionMNIST
-
-    root = cache_dir() / "torchvision"
-    try:
-        FashionMNIST(str(root), train=True, download=True)
-    except Exception as error:  # network and checksum errors come as many types
-        raise DataUnavailableError(
-            "Fashion-MNIST is not on this machine and could not be downloaded "
-            f"({type(error).__name__}: {reason_of(error)}).",
-            hint=SUITES["fashion-mnist"].how_to_get,
-        ) from None
-    return root / "FashionMNIST" / "raw"
-
-
-def _download_cifar(name: str, root: Path) -> None:
-    """Torchvision's own download, for machines with a network."""
-    from torchvision.datasets import CIFAR10, CIFAR100
+def _download(name: str) -> None:
+    """Torchvision's own download into the cache, for machines with a network."""
+    from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
     from torchvision.datasets.utils import download_and_extract_archive
 
-    kind: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    root = str(cache_dir() / "torchvision")
     try:
-        download_and_extract_archive(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
+        if name == "fashion-mnist":
+            FashionMNIST(root, train=True, download=True)
+        else:
+            kind: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+            download_and_extract_archive(kind.url, root, filename=kind.filename, md5=kind.tgz_md5)
     except Exception as error:  # network and checksum errors come as many types
+        title = SUITES[name].title.split(" (")[0]
         raise DataUnavailableError(
-            f"{name} is not on this machine and could not be downloaded "
+            f"{title} is not on this machine and could not be downloaded "
             f"({type(error).__name__}: {reason_of(error)}).",
             hint=SUITES[name].how_to_get,
         ) from None
-
-
-def _openai_names() -> tuple[str, ...]:
-    from open_clip import IMAGENET_CLASSNAMES
-
-    return tuple(IMAGENET_CLASSNAMES)

@@ -39,13 +39,12 @@ from calift_core.data.suites.cifar import CIFAR, read_batch
 from calift_core.data.suites.domains import DOMAIN_SUITES
 from calift_core.data.suites.imagenet import (
     IMAGENET,
-    OBJECTNET_MAPPINGS,
     imagenet_labels,
     imagenet_subset,
     imagenet_wnids,
-    objectnet_classes,
 )
 from calift_core.data.suites.load import Suite, load_suite
+from calift_core.data.suites.objectnet import OBJECTNET_MAPPINGS, objectnet_classes
 from calift_core.errors import (
     DataError,
     DataUnavailableError,
