@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, cast
 
 from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
@@ -27,6 +27,7 @@ from backend.store.stores import Stores
 from backend.submission import Submission
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
+from calift_core.calibration import CALIBRATORS
 from calift_core.schema.wire.results import AskedBinning
 
 
@@ -247,10 +248,11 @@ def asked_binning(
 
 AsEvaluated = Annotated[AskedBinning, Depends(asked_binning)]
 Temperature = Annotated[float | None, Query(ge=0.01, le=100, description="None: as evaluated")]
-CalibratorKind = Annotated[
-    Literal["temperature", "vector", "histogram", "isotonic", "tsp"],
-    Query(description="What is fitted"),
-]
+if TYPE_CHECKING:
+    Calibrator = str
+else:
+    Calibrator = Literal[tuple(CALIBRATORS)]
+CalibratorKind = Annotated[Calibrator, Query(description="What is fitted")]
 FitOn = Annotated[
     str | None,
     Query(

@@ -59,7 +59,7 @@ def methods() -> tuple[MethodInfo, ...]:
                 "weight_decay": spec.default_weight_decay,
                 "clip_grad_norm": spec.default_clip_grad_norm,
                 # Not validated: what a method requires has no default.
-                **spec.model_construct().model_dump(mode="json", exclude={"kind"}),
+                **spec.model_construct(kind=kind).model_dump(mode="json", exclude={"kind"}),
             },
             spec_schema=spec.model_json_schema(),
         )

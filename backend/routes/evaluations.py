@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse
 from backend.deps import (
     MAX_CHOICES,
     AsEvaluated,
+    Calibrator,
     Condition,
     Cursor,
     EvaluationId,
@@ -72,7 +73,7 @@ def get_reliability(
     binning: AsEvaluated,
     temperature: Temperature = None,
     calibrator: Annotated[
-        Literal["temperature", "vector", "histogram", "isotonic", "tsp"] | None,
+        Calibrator | None,
         Query(description="Show what a fitted calibrator makes of the predictions"),
     ] = None,
     fit_on: FitOn = None,

@@ -12,7 +12,7 @@ from calift_core import calibration
 from calift_core.analysis.chunks import PathLike, logit_chunks
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.calibration import Binning, SampleScores, score_probs
-from calift_core.calibration.calibrators import CALIBRATORS, Calibrator, Histogram, Isotonic
+from calift_core.calibration.calibrators import CALIBRATORS, Calibrator, TopLabelMap
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.predictions.read import read_index, read_metadata, read_predictions
 from calift_core.predictions.types import Predictions, PredictionsMetadata
@@ -123,7 +123,7 @@ def calibrated_scores(path: PathLike, calibrators: Sequence[Calibrator]) -> list
     for chunk in logit_chunks(path):
         for found, calibrator in zip(parts, calibrators, strict=True):
             scores = score_probs(calibrator.transform(chunk.logits), chunk.labels)
-            if isinstance(calibrator, Histogram | Isotonic):
+            if isinstance(calibrator, TopLabelMap):
                 predicted = chunk.logits.argmax(axis=1).astype(np.int64)
                 scores = replace(
                     scores,

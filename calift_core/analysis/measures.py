@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -107,6 +108,58 @@ _NORM_TITLES: dict[Norm, tuple[str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A measure of a set, a fraction.
+
+    Attributes:
+        title: for people.
+        of: the value, of N samples and a binning.
+        has_floor: whether what a perfectly calibrated model would read stands beside it; `of` then
+            takes samples of which only confidences and hits are known.
+        is_binned: whether it depends on the binning.
+    """
+
+    title: str
+    of: Callable[..., float]
+    has_floor: bool = False
+    is_binned: bool = False
+
+
+#: What a set is measured by, beside its accuracies, proper scores and one binned error.
+MEASURES: dict[str, Kind] = {
+    "mce": Kind("MCE", calibration.mce, has_floor=True, is_binned=True),
+    "debiased_l2": Kind(
+        "Debiased calibration error, L2",
+        lambda s, binning: calibration.debiased_calibration_error(s, replace(binning, norm="l2")),
+        has_floor=True,
+        is_binned=True,
+    ),
+    "smooth_ece": Kind("Smooth ECE", lambda s, binning: calibration.smooth_ece(s), has_floor=True),
+    "ks_error": Kind(
+        "KS calibration error", lambda s, binning: calibration.ks_error(s), has_floor=True
+    ),
+    "mean_per_class_accuracy": Kind(
+        "Mean per-class accuracy", lambda s, binning: calibration.mean_per_class_accuracy(s)
+    ),
+    "aurc": Kind("AURC", lambda s, binning: calibration.aurc(s)),
+    "risk_at_coverage_80": Kind(
+        "Error rate at 80 % coverage",
+        lambda s, binning: calibration.risk_at_coverage(s, coverage=0.8),
+    ),
+    "overconfidence": Kind(
+        "Over-confident part of the ECE",
+        lambda s, binning: calibration.over_under_confidence(s, binning)[0],
+        is_binned=True,
+    ),
+    "underconfidence": Kind(
+        "Under-confident part of the ECE",
+        lambda s, binning: calibration.over_under_confidence(s, binning)[1],
+        is_binned=True,
+    ),
+}
+
+
 def measures_of(
     scores: SampleScores,
     binning: Binning,
@@ -124,33 +177,24 @@ def measures_of(
         n_classes: C; top-5 accuracy exists above 5.
         classwise: from `classwise_measure`, where it was asked for.
     """
-    bins: dict[str, Any] = {"n_bins": binning.n_bins, "scheme": binning.scheme}
     name, title = _NORM_TITLES[binning.norm]
-    others: dict[str, tuple[str, _Estimator]] = {
-        "mce": ("MCE", lambda s: calibration.mce(s, binning)),
-        "debiased_l2": (
-            "Debiased calibration error, L2",
-            lambda s: calibration.debiased_calibration_error(s, replace(binning, norm="l2")),
-        ),
-        "smooth_ece": ("Smooth ECE", calibration.smooth_ece),
-        "ks_error": ("KS calibration error", calibration.ks_error),
-    }
-    others.pop(name, None)
-    null = _null_of(
-        {key: estimator for key, (_, estimator) in others.items()}, scores.confidences,
-        n_resamples=min(draws.n_resamples, _OTHER_DRAWS), seed=draws.seed,
-    )  # fmt: skip
-    over, under = calibration.over_under_confidence(scores, binning)
-    plain: list[tuple[str, str, float]] = [
-        ("mean_per_class_accuracy", "Mean per-class accuracy",
-         calibration.mean_per_class_accuracy(scores)),
-        ("aurc", "AURC", calibration.aurc(scores)),
-        ("risk_at_coverage_80", "Error rate at 80 % coverage",
-         calibration.risk_at_coverage(scores, coverage=0.8)),
-        ("overconfidence", "Over-confident part of the ECE", over),
-        ("underconfidence", "Under-confident part of the ECE", under),
-    ]  # fmt: skip
-    binned_plain = {"overconfidence", "underconfidence"}
+    bins: dict[str, Any] = {"n_bins": binning.n_bins, "scheme": binning.scheme}
+    kinds = {key: kind for key, kind in MEASURES.items() if key != name}
+    floors = _null_of(
+        {key: partial(kind.of, binning=binning) for key, kind in kinds.items() if kind.has_floor},
+        scores.confidences,
+        n_resamples=min(draws.n_resamples, _OTHER_DRAWS),
+        seed=draws.seed,
+    )
+    rows = {
+        key: Measure(
+            name=key, title=kind.title, unit="fraction", value=kind.of(scores, binning=binning),
+            **(dict(zip(("null_mean", "null_q95"), floors[key], strict=True))
+               if kind.has_floor else {}),
+            **(bins if kind.is_binned else {}),
+        )
+        for key, kind in kinds.items()
+    }  # fmt: skip
     return [
         _share_measure("accuracy", "Accuracy", scores.correct),
         *([_share_measure("top5_accuracy", "Top-5 accuracy", scores.rank < 5)]
@@ -159,20 +203,9 @@ def measures_of(
         _mean_measure("nll", "NLL", "nats", scores.nll),
         _mean_measure("brier", "Brier score", "score", scores.brier),
         _binned_measure(scores, binning, draws, name=name, title=title),
-        *(
-            Measure(
-                name=key, title=words, unit="fraction", value=estimator(scores),
-                null_mean=null[key][0], null_q95=null[key][1],
-                **(bins if key in ("mce", "debiased_l2") else {}),
-            )
-            for key, (words, estimator) in others.items()
-        ),
+        *(row for key, row in rows.items() if key in floors),
         *([classwise] if classwise is not None else []),
-        *(
-            Measure(name=key, title=words, unit="fraction", value=value,
-                    **(bins if key in binned_plain else {}))
-            for key, words, value in plain
-        ),
+        *(row for key, row in rows.items() if key not in floors),
     ]  # fmt: skip
 
 

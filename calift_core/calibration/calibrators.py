@@ -320,7 +320,7 @@ class Vector(Calibrator):
         self.bias = np.asarray(parameters["bias"], dtype=np.float64)
 
 
-class _TopLabel(Calibrator):
+class TopLabelMap(Calibrator):
     """Maps the confidence in the predicted class; the other classes share the rest.
 
     The others keep their proportions. Where the new confidence is so low that another class would
@@ -361,7 +361,7 @@ class _TopLabel(Calibrator):
     def _map(self, confidences: Doubles) -> Doubles: ...
 
 
-class Histogram(_TopLabel):
+class Histogram(TopLabelMap):
     """Histogram binning of the top-label confidence (Zadrozny & Elkan 2001).
 
     A confidence becomes the accuracy of its bin; an empty bin keeps the confidence as it is.
@@ -400,7 +400,7 @@ class Histogram(_TopLabel):
         self.values = np.asarray(parameters["values"], dtype=np.float64)
 
 
-class Isotonic(_TopLabel):
+class Isotonic(TopLabelMap):
     """Isotonic regression of correctness on the top-label confidence (Zadrozny & Elkan 2002).
 
     Pool-adjacent-violators over distinct confidences, linear between them, constant beyond.
@@ -433,11 +433,11 @@ class Isotonic(_TopLabel):
 
 
 CALIBRATORS: dict[str, type[Calibrator]] = {
+    "temperature": Temperature,
+    "vector": Vector,
     "histogram": Histogram,
     "isotonic": Isotonic,
-    "temperature": Temperature,
     "tsp": PerturbedTemperature,
-    "vector": Vector,
 }
 
 

@@ -67,9 +67,8 @@ def make_method(
     Raises:
         ModelError: the method is not defined for this model; the message says why.
     """
-    kind: str = spec.kind  # type: ignore[attr-defined]
-    if kind not in METHODS:
-        raise ModelError(f"{kind} trains no model of its own: it merges finished runs")
+    if spec.kind not in METHODS:
+        raise ModelError(f"{spec.kind} trains no model of its own: it merges finished runs")
     options = confidence or ConfidenceSpec()
-    method: Method = METHODS[kind](clip, captions, spec, length, options)
+    method: Method = METHODS[spec.kind](clip, captions, spec, length, options)
     return method
