@@ -22,7 +22,7 @@ _SHAPES = ("o", "s", "D", "^", "v", "P")
 _INK, _MUTED, _GRID = "#1c2733", "#5b6875", "#e8ecf0"
 
 #: Of the whole figure: text stays text, and the same marks give the same bytes.
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "calift",
     "font.family": "sans-serif",
