@@ -141,7 +141,7 @@ class Prior(Calibrator):
     "measure": '''
 """One gap."""
 
-def gap_of_means(scores, binning):
+def gap_of_means(scores):
     """|mean confidence − accuracy|, a fraction."""
     return abs(float(scores.confidences.mean() - scores.correct.mean()))
 ''',
@@ -228,8 +228,8 @@ def test_toys__a_run_from_the_data_to_the_measures(run: Path) -> None:
     assert judged["stripes/test"].n == count_suite(SuiteSpec(id="stripes")).parts["test"]
     assert judged["posterize/5"].corruption == "posterize"
 
-    files = {read_metadata(path).dataset: path for path in (run / "predictions").glob("*.parquet")}
-    own, test = files["stripes/calibration"], files["stripes/test"]
+    files = {read_metadata(path).role: path for path in (run / "predictions").glob("*.parquet")}
+    own, test = files["calibration"], files["id"]
     calibrator, told = fit_calibrator("prior", [read_to_fit(own)], oracle=False)
     again = calibrator_from_dict(json.loads(json.dumps(calibrator.to_dict())))
     scores, same = calibrated_scores(test, [calibrator, again])

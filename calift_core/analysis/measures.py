@@ -114,9 +114,9 @@ class Kind:
 
     Attributes:
         title: for people.
-        of: the value, of N samples and a binning.
+        of: takes N samples, and a binning if `is_binned`.
         has_floor: whether what a perfectly calibrated model would read stands beside it; `of` then
-            takes samples of which only confidences and hits are known.
+            makes do with confidences and hits.
         is_binned: whether it depends on the binning.
     """
 
@@ -125,6 +125,10 @@ class Kind:
     has_floor: bool = False
     is_binned: bool = False
 
+    def value(self, scores: Scores, binning: Binning) -> float:
+        """Of N samples."""
+        return self.of(scores, binning) if self.is_binned else self.of(scores)
+
 
 #: What a set is measured by, beside its accuracies, proper scores and one binned error.
 MEASURES: dict[str, Kind] = {
@@ -132,32 +136,24 @@ MEASURES: dict[str, Kind] = {
     "debiased_l2": Kind(
         "Debiased calibration error, L2",
         lambda s, binning: calibration.debiased_calibration_error(s, replace(binning, norm="l2")),
-        has_floor=True,
-        is_binned=True,
+        has_floor=True, is_binned=True,
     ),
-    "smooth_ece": Kind("Smooth ECE", lambda s, binning: calibration.smooth_ece(s), has_floor=True),
-    "ks_error": Kind(
-        "KS calibration error", lambda s, binning: calibration.ks_error(s), has_floor=True
-    ),
-    "mean_per_class_accuracy": Kind(
-        "Mean per-class accuracy", lambda s, binning: calibration.mean_per_class_accuracy(s)
-    ),
-    "aurc": Kind("AURC", lambda s, binning: calibration.aurc(s)),
+    "smooth_ece": Kind("Smooth ECE", calibration.smooth_ece, has_floor=True),
+    "ks_error": Kind("KS calibration error", calibration.ks_error, has_floor=True),
+    "mean_per_class_accuracy": Kind("Mean per-class accuracy", calibration.mean_per_class_accuracy),
+    "aurc": Kind("AURC", calibration.aurc),
     "risk_at_coverage_80": Kind(
-        "Error rate at 80 % coverage",
-        lambda s, binning: calibration.risk_at_coverage(s, coverage=0.8),
+        "Error rate at 80 % coverage", partial(calibration.risk_at_coverage, coverage=0.8)
     ),
     "overconfidence": Kind(
         "Over-confident part of the ECE",
-        lambda s, binning: calibration.over_under_confidence(s, binning)[0],
-        is_binned=True,
+        lambda s, binning: calibration.over_under_confidence(s, binning)[0], is_binned=True,
     ),
     "underconfidence": Kind(
         "Under-confident part of the ECE",
-        lambda s, binning: calibration.over_under_confidence(s, binning)[1],
-        is_binned=True,
+        lambda s, binning: calibration.over_under_confidence(s, binning)[1], is_binned=True,
     ),
-}
+}  # fmt: skip
 
 
 def measures_of(
@@ -181,14 +177,18 @@ def measures_of(
     bins: dict[str, Any] = {"n_bins": binning.n_bins, "scheme": binning.scheme}
     kinds = {key: kind for key, kind in MEASURES.items() if key != name}
     floors = _null_of(
-        {key: partial(kind.of, binning=binning) for key, kind in kinds.items() if kind.has_floor},
+        {
+            key: partial(kind.value, binning=binning)
+            for key, kind in kinds.items()
+            if kind.has_floor
+        },
         scores.confidences,
         n_resamples=min(draws.n_resamples, _OTHER_DRAWS),
         seed=draws.seed,
     )
     rows = {
         key: Measure(
-            name=key, title=kind.title, unit="fraction", value=kind.of(scores, binning=binning),
+            name=key, title=kind.title, unit="fraction", value=kind.value(scores, binning),
             **(dict(zip(("null_mean", "null_q95"), floors[key], strict=True))
                if kind.has_floor else {}),
             **(bins if kind.is_binned else {}),
