@@ -195,7 +195,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> Judged:
     run = run_folder_of(path)
     state = load_state(path)
     spec = load_spec(run / "spec.json")
-    if state.spec_sha256 != spec.content_hash():
+    if state.spec_sha256 not in {spec.content_hash(), *spec.earlier_hashes()}:
         raise CheckpointError(
             f"{str(path)!r} must belong to the RunSpec in {str(run)!r}, it does not"
         )

@@ -15,13 +15,14 @@ The folder of a run::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, SpecError
 from calift_core.files import atomic_write_json
 from calift_core.jobs.curves import Curves, Lines
-from calift_core.jobs.job import Job, Stop, demand_space, never, work_on
+from calift_core.jobs.job import Job, Stop, demand_space, never, told, work_on
 from calift_core.jobs.tiny import ensure_tiny, pretraining_key, pretraining_spec, publish_tiny
 from calift_core.models.loading import TINY
 from calift_core.schema.methods import Pretrain
@@ -86,12 +87,13 @@ def run_in_folder(
         CaliftError: as `run_job`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    spec_file = folder / "spec.json"
+    spec_file, note = folder / "spec.json", ""
     if spec_file.is_file():
         try:
             old = load_spec(spec_file)
         except SpecError as error:
             raise CheckpointError(f"the spec in {str(folder)!r} is damaged: {error}") from None
+        spec, note = spec.as_begun(old)
         if old.content_hash() != spec.content_hash():
             raise CheckpointError(
                 f"{str(folder)!r} holds a run of another RunSpec ({old.name!r})",
@@ -103,7 +105,7 @@ def run_in_folder(
     else:
         after = None
     with Curves(folder, resume_from) as curves, Lines(folder / "records.jsonl") as records:
-        for record in run_job(
+        worked = run_job(
             spec,
             folder,
             run_id=run_id,
@@ -111,7 +113,8 @@ def run_in_folder(
             inputs=inputs,
             stop=stop,
             keep_states=keep_states,
-        ):
+        )
+        for record in chain(told(note), worked):
             curves.take(record)
             if isinstance(record, DoneRecord) and after is not None:
                 after()

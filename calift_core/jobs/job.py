@@ -429,10 +429,12 @@ class Job:
 
     def _find_state(self) -> Generator[Record, None, TrainState | None]:
         """Yields a warning for each damaged checkpoint; returns the one to go on from, if any."""
-        sha256 = self.spec.content_hash()
+        sha256, earlier = self.spec.content_hash(), self.spec.earlier_hashes()
         folders = [self.folder] + ([self.resume_from] if self.resume_from else [])
         for folder in folders:
-            state, problems = newest_state(folder / "checkpoint", spec_sha256=sha256)
+            state, problems = newest_state(
+                folder / "checkpoint", spec_sha256=sha256, earlier=earlier
+            )
             for problem in problems:
                 yield LogRecord(
                     level="warning", message=f"A damaged checkpoint is passed over: {problem}."

@@ -52,6 +52,10 @@ class MethodBase(Frozen):
 
     kind: str
 
+    def earlier_forms(self) -> list[dict[str, Any]]:
+        """How earlier versions wrote these options, where that was otherwise."""
+        return []
+
     @property
     def rate(self) -> float:
         """The learning rate of a run that names none."""
@@ -466,6 +470,13 @@ class Tracer(MethodBase):
             return value
         alpha = value.get("alpha_fd")
         return value | {"preset": "ViT-B-16", "alpha_fd": 2000.0 if alpha is None else alpha}
+
+    def earlier_forms(self) -> list[dict[str, Any]]:
+        """`_first_presets` undone."""
+        if self.preset != "ViT-B-16" or self.alpha_fd is None:
+            return []
+        body = self.model_dump(mode="json") | {"preset": "code"}
+        return [body, body | {"alpha_fd": None}] if self.alpha_fd == 2000.0 else [body]
 
     def fitted(self, tower: Tower, embed_dim: int) -> Tracer:
         """These options with the preset filled in.

@@ -526,7 +526,39 @@ class RunSpec(Frozen):
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of what determines the result: the spec without name, tags and notes."""
+        return self._hash_with(self.method.model_dump(mode="json"))
+
+    def earlier_hashes(self) -> list[str]:
+        """What `content_hash` was where an earlier version wrote the method otherwise."""
+        return [self._hash_with(form) for form in self.method.earlier_forms()]
+
+    def as_begun(self, begun: RunSpec) -> tuple[RunSpec, str]:
+        """What this spec asks of a folder whose run has begun.
+
+        An option of the method that is left open stays as it was: another version may have begun
+        the run, with other defaults.
+
+        Returns:
+            The spec, and a sentence on what differs from today's defaults; this one and nothing
+            where it asks for another run, or for the very same.
+        """
+        if begun.method.kind != self.method.kind:
+            return self, ""
+        then, now = begun.method.model_dump(), self.method.model_dump()
+        method = then | self.method.model_dump(exclude_unset=True)
+        differs = [name for name in now if now[name] != method[name]]
+        so = self.model_copy(update={"method": type(self.method)(**method)})
+        if not differs or so.content_hash() != begun.content_hash():
+            return self, ""
+        named = ", ".join(f"{name} {then[name]} ({now[name]} today)" for name in differs)
+        return so, (
+            f"The run in this folder was begun with {named}, which the RunSpec leaves open. "
+            "It goes on as it was begun; --overwrite starts anew."
+        )
+
+    def _hash_with(self, method: dict[str, Any]) -> str:
         body = self.model_dump(mode="json", exclude={"name", "tags", "notes"})
+        body["method"] = method
         for group, fields in _ADDED_LATER.items():
             for field, default in fields.items():
                 if body[group][field] == default:

@@ -16,7 +16,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,8 +213,15 @@ def load_state(path: Path) -> TrainState:
         raise CheckpointError(f"the checkpoint {path.name} cannot be read: {error}") from error
 
 
-def newest_state(folder: Path, *, spec_sha256: str) -> tuple[TrainState | None, list[str]]:
+def newest_state(
+    folder: Path, *, spec_sha256: str, earlier: Collection[str] = ()
+) -> tuple[TrainState | None, list[str]]:
     """The newest checkpoint that verifies, and a sentence for each that did not.
+
+    Args:
+        folder: holds `steps`.
+        spec_sha256: the spec's hash.
+        earlier: hashes that the same spec had in earlier versions.
 
     Raises:
         CheckpointError: a good checkpoint belongs to another spec.
@@ -226,7 +233,7 @@ def newest_state(folder: Path, *, spec_sha256: str) -> tuple[TrainState | None, 
         except CheckpointError as error:
             problems.append(error.message)
             continue
-        if state.spec_sha256 != spec_sha256:
+        if state.spec_sha256 not in {spec_sha256, *earlier}:
             raise CheckpointError(
                 f"the checkpoint of step {state.step} belongs to another RunSpec",
                 hint="Give another --out folder, or --overwrite to start anew.",

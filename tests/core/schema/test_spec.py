@@ -463,3 +463,35 @@ def test_model_spec__a_folder_or_a_repository_brings_its_weights() -> None:
         said = {"name": name, "pretrained": "fashion-mnist"}  # specs of earlier versions do
         assert ModelSpec.model_validate(said).pretrained == "fashion-mnist"
     assert ModelSpec.model_validate({"name": "calift-tiny"}).pretrained == "fashion-mnist"
+
+
+def test_as_begun__an_option_left_open_stays_as_the_folders_run_was_begun() -> None:
+    begun = parse_spec({"name": "a", "method": {"kind": "carot", "lambda_x": 0.0}})
+    given = parse_spec({"name": "b", "method": {"kind": "carot", "lambda_oc": 0.2}})
+    spec, note = given.as_begun(begun)
+    assert spec.content_hash() == begun.content_hash()
+    assert spec.name == "b"
+    assert "lambda_x 0.0 (0.05 today)" in note
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": {"kind": "carot", "lambda_x": 0.05}},
+        {"method": {"kind": "carot", "lambda_oc": 0.3}},
+        {"method": {"kind": "flyp"}},
+        {"train": {"seed": 9}},
+    ],
+)
+def test_as_begun__what_asks_for_another_run_is_left_as_it_is(changes: dict[str, Any]) -> None:
+    begun = parse_spec({"name": "a", "method": {"kind": "carot", "lambda_x": 0.0}})
+    given = parse_spec({"name": "a", "method": {"kind": "carot"}} | changes)
+    assert given.as_begun(begun) == (given, "")
+
+
+def test_earlier_hashes__of_a_tracer_are_those_of_its_first_presets() -> None:
+    method = {"kind": "tracer", "lambda_sd": 0.9, "lambda_x": 0.05, "preset": "code"}
+    spec = parse_spec({"name": "a", "method": method})
+    assert len(spec.earlier_hashes()) == 2
+    assert spec.content_hash() not in spec.earlier_hashes()
+    assert parse_spec({"name": "a", "method": {"kind": "tracer"}}).earlier_hashes() == []
