@@ -8,7 +8,7 @@ PIP_ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: help demo up install shell test soak lint format bench results pictures clean
+.PHONY: help demo up install shell test soak lint format bench results pictures docs clean
 
 help:
 	@echo "make demo     pre-train, fine-tune and compare four methods on real data (about 8 minutes)"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation, the API and threads"
 	@echo "make results  run the study of every method and put its tables into docs/results.md"
 	@echo "make pictures take the pictures of docs/img anew, from the runs of make demo"
+	@echo "make docs     make the documents and the Python API a site, site/index.html"
 	@echo "make clean    remove .venv and caches"
 
 demo: .ports $(VENV)/.embedded
@@ -77,8 +78,12 @@ pictures: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .chrome
 	@$(BIN)/python docs/pictures.py
 
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The site is site/index.html."
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache *.egg-info
 
 # ------------------------------------------------------------------ what the targets above need
 
@@ -97,7 +102,7 @@ $(BIN)/python:
 	@$(PYTHON) backend/stack/ports.py
 
 # An extra is installed once, and again when pyproject.toml changes.
-$(VENV)/.embedded $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.embedded $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "Installing calift[$*] into $(VENV); this takes some minutes the first time."
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[$*]'
 	@touch $@

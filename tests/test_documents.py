@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import html
+import importlib.util
+import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import typer
@@ -17,9 +22,10 @@ import yaml
 from backend.settings import check_token
 from calift.main import app
 from calift_core.schema.spec import parse_spec
+from tests.conftest import unavailable
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 
@@ -220,3 +226,98 @@ def test_compose__every_variable_is_told_in_the_example() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     told = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]*)=", text, re.MULTILINE))
     assert used == told
+
+
+# ---- Paths and modules that documents name ------------------------------------------------------
+
+_OURS = r"(?:calift|calift_core|backend|worker|frontend|tests|benchmarks|docs|examples)"
+_PATH = re.compile(rf"{_OURS}/[\w./-]*")
+_MODULE = re.compile(rf"{_OURS}(?:\.\w+)+")
+
+
+def named_places(text: str) -> set[str]:
+    """Paths and modules of the project in a document's backticks and its Python blocks."""
+    spans = [span.split()[0] for span in _SPAN.findall(_BLOCK.sub("", text)) if span.strip()]
+    found = {m[0].rstrip("/.") for span in spans if (m := _PATH.match(span))}
+    found |= {m[0] for span in spans if (m := _MODULE.fullmatch(span.partition("(")[0]))}
+    for language, body in _BLOCK.findall(text):
+        if language == "python":
+            imported = re.findall(rf"^from ({_OURS}[\w.]*) import (.+)$", body, re.MULTILINE)
+            found |= {f"{module}.{name.strip()}" for module, n in imported for name in n.split(",")}
+    return found
+
+
+def is_there(place: str) -> bool:
+    """Whether a path exists, or a module that has the rest of a dotted name."""
+    if "/" in place:
+        return (ROOT / place).exists()
+    folder, parts = ROOT, place.split(".")
+    while parts and (folder / parts[0]).is_dir():
+        folder /= parts.pop(0)
+    file = folder / f"{parts[0]}.py" if parts else folder
+    if parts and file.is_file():
+        parts.pop(0)
+    elif parts:
+        file = folder / "__init__.py"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return all(re.search(rf"\b{part}\b", text) for part in parts)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_documents__every_path_and_module_that_is_named_exists(path: Path) -> None:
+    places = named_places(path.read_text(encoding="utf-8"))
+    assert sorted(place for place in places if not is_there(place)) == []
+
+
+def test_is_there__finds_what_is_not() -> None:
+    text = "`backend/store.py` `calift_core/data/` `calift_core.cli` `calift_core.client.Client(x)`"
+    assert {place for place in named_places(text) if not is_there(place)} == {
+        "backend/store.py",
+        "calift_core.cli",
+    }
+
+
+def test_architecture__walks_three_ways_and_is_one_page() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert len(named_places(text)) > 40
+    assert len(text.splitlines()) < 80
+    assert "](img/architecture.svg)" in text
+    hops = re.findall(r"^\d+\. (.*)$", text, re.MULTILINE)
+    assert [hop for hop in hops if not hop.startswith("`")] == []
+
+
+# ---- The site that `make docs` makes -------------------------------------------------------------
+
+
+def test_site__is_built_and_no_link_of_a_page_leads_nowhere(tmp_path: Path) -> None:
+    if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "mkdocstrings")):
+        unavailable("mkdocs is not installed: pip install -e '.[docs]'")
+    site = tmp_path / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(site)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    assert len(pages) >= 15
+    ids = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in pages.items()}
+    dead = set()
+    for page, text in pages.items():
+        if page.name == "404.html":  # its links are absolute, for wherever the site lies
+            continue
+        for link in re.findall(r'<a\b[^>]*\bhref="([^"]+)"', text):
+            name, _, heading = html.unescape(link).partition("#")
+            if name.startswith(("http://", "https://", "mailto:", "javascript:")):
+                continue
+            target = (page.parent / unquote(name)).resolve() if name else page
+            found = target.is_file() and (not heading or heading in ids.get(target, {heading}))
+            if not found and heading != "__skip":
+                dead.add(f"{page.relative_to(site)}: {link}")
+    assert sorted(dead) == []
+    assert "calift_core.calibration.ece" in ids[site / "python" / "calibration.html"]
+    assert "calift_core.client.Client.submit" in ids[site / "python" / "client.html"]
