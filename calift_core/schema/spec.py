@@ -550,7 +550,8 @@ class RunSpec(Frozen):
         so = self.model_copy(update={"method": type(self.method)(**method)})
         if not differs or so.content_hash() != begun.content_hash():
             return self, ""
-        named = ", ".join(f"{name} {then[name]} ({now[name]} today)" for name in differs)
+        today = {name: "open" if now[name] is None else now[name] for name in differs}
+        named = ", ".join(f"{name} {then[name]} ({today[name]} today)" for name in differs)
         return so, (
             f"The run in this folder was begun with {named}, which the RunSpec leaves open. "
             "It goes on as it was begun; --overwrite starts anew."
