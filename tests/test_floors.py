@@ -153,6 +153,19 @@ def test_rooms_of_calift_core__stand_on_nine_floors_at_most_without_a_circle() -
     assert max(floors(graph).values()) <= 9, table(graph)
 
 
+def test_drawing__shows_the_floors_as_they_are() -> None:
+    drawing = (ROOT / "docs" / "img" / "architecture.svg").read_text(encoding="utf-8")
+    drawn = {
+        name: int(floor)
+        for floor, row in re.findall(r'class="l">(\d+)</text>(<text.*?</text>)', drawing)
+        for name in re.findall(r'class="[fh]">(\w+)<', row)
+    }
+    counted = floors(rooms(imports("calift_core")))
+    own = {room.rpartition(".")[2]: floor for room, floor in counted.items()}
+    assert drawn == {name: floor for name, floor in own.items() if name in drawn}
+    assert set(own) - set(drawn) <= {"calift_core"}
+
+
 if __name__ == "__main__":
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(PACKAGES)
     for name in names:
