@@ -50,7 +50,7 @@ class Recent(Generic[_Answer]):
         self._lock = threading.Lock()
 
     def ask(self, question: Callable[[], _Answer]) -> _Answer:
-        """Return the answer, a fresh one when the last is too old and nobody asks already."""
+        """Return the last answer, or ask anew where it is too old and nobody is asking already."""
         last = self._last
         if last is not None and time.monotonic() - last[0] <= self._ttl_s:
             return last[1]
@@ -115,7 +115,7 @@ def open_on_loopback(endpoint: _Endpoint) -> _Endpoint:
 
 
 def of_anybody(endpoint: _Endpoint) -> _Endpoint:
-    """Say that a route which writes leaves the run that its path names as it is."""
+    """Say that a route which writes does not change the run in its path: anybody's will do."""
     endpoint.calift_of_anybody = True  # type: ignore[attr-defined]
     return endpoint
 
@@ -137,7 +137,7 @@ def uploads(endpoint: _Endpoint) -> _Endpoint:
 
 
 async def guard(request: Request) -> None:
-    """Depended on by the whole application: let a request through to its route, or not.
+    """Let a request through to its route or refuse it; the whole application depends on this.
 
     Raises:
         HttpError: 401 without a good token, 403 when its scope is too small or the run is

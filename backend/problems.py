@@ -116,7 +116,7 @@ def internal(request_id: str) -> HttpError:
 
 
 def of_status(status: int, headers: Mapping[str, str]) -> HttpError:
-    """The error for an answer that has a status alone; its headers stay, but for the body's."""
+    """The error that stands for a bare status; headers that described the old body go."""
     kept = {k: v for k, v in headers.items() if not k.lower().startswith("content-")}
     if "content-range" in headers:
         kept["Content-Range"] = headers["content-range"]
@@ -158,7 +158,7 @@ def _of_validation(error: RequestValidationError) -> HttpError:
 
 
 def of_faults(faults: Sequence[Any]) -> HttpError:
-    """422 of what pydantic says of a request, each place beginning with `body`, `query` …."""
+    """The 422 for what pydantic says of a request; each place begins with `body`, `query` …."""
     errors = []
     for item in faults:
         where, *location = item["loc"]

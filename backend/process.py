@@ -65,11 +65,11 @@ class Pulse:
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread that moves the file's time."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and remove the file."""
+        """Stop the thread and remove the file."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
@@ -111,7 +111,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is its session's and process group's too."""
+        """The process id, which is also the id of its session and of its process group."""
         return self._process.pid
 
     def ended(self) -> bool:

@@ -16,7 +16,7 @@ def list_things(
     what: Annotated[str, typer.Argument(help="methods, models or datasets.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """What can be named in a RunSpec. Asks the service, else this installation."""
+    """List what can be named in a RunSpec. Asks the service, else this installation."""
     kinds = ("methods", "models", "datasets")
     if what not in kinds:
         raise UnknownNameError("list", what, kinds)

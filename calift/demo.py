@@ -149,7 +149,7 @@ def _drop_docstrings(tree: ast.Module) -> None:
 
 
 def demo_tag(spec: RunSpec, source: str, data: str) -> str:
-    """The key of a run: equal only where the result must be equal.
+    """The tag that the demo finds a run by: equal only where the result must be equal.
 
     Args:
         spec: what is asked.

@@ -182,7 +182,7 @@ def _judged_on(spec: RunSpec, changes: dict[str, Any]) -> RunSpec:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The same names, numbered where one occurs more than once."""
+    """The names; those that occur more than once get a number each."""
     result: list[str] = []
     for name in names:
         candidate, number = name, 1
@@ -203,7 +203,7 @@ def _is_finished(folder: Path, spec: RunSpec) -> bool:
 
 
 def _merged_these(folder: Path, spec: RunSpec) -> bool:
-    """Whether a merge in a folder was made of its inputs as they are now, if they still are."""
+    """Whether a merge's inputs have not changed since it was made, as far as they still exist."""
     merged = {
         item["run"]: item["sha256"]
         for item in _read_report(folder / "report.json").resolved.get("inputs", [])

@@ -60,7 +60,7 @@ def submit(
 
 
 def with_absolute_paths(spec: RunSpec) -> RunSpec:
-    """The same spec for a service whose working folder is another one.
+    """The spec with absolute paths, for a service that works in another folder.
 
     Relative `folder:` data, `local-dir:` models, and config and weights files that are found from
     here become absolute.

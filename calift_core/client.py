@@ -540,7 +540,7 @@ class Client:
             time.sleep(0.5)
 
     def events_after(self, run_id: str, after: int = 0, limit: int = 200) -> list[RunEvent]:
-        """The same events by polling."""
+        """The events after an id, by polling instead of one long answer."""
         return self._get(
             _at("/runs", run_id, "events", "history"), list[RunEvent], after=after, limit=limit
         )

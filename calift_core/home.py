@@ -29,7 +29,7 @@ def calift_home() -> Path:
 
 
 def stack_file() -> Path:
-    """Where a stack that is up says its process, its addresses and its logs."""
+    """The file in which a running stack names its process, its addresses and its logs."""
     return calift_home() / "run" / "stack.json"
 
 

@@ -131,7 +131,7 @@ def _faults(body: Mapping[str, object]) -> list[dict[str, str]]:
 
 
 def fetch(what: str, call: Callable[[], T], *, key: str) -> T:
-    """What `call` gives; when it fails, the error and what it gave last, or the page ends here.
+    """What `call` gives. When it fails, the error and the last answer; without one the page ends.
 
     Args:
         what: the action in words, for the error.
@@ -155,7 +155,7 @@ def fetch(what: str, call: Callable[[], T], *, key: str) -> T:
 
 
 def act(what: str, call: Callable[[], T]) -> T | None:
-    """Do something that changes the service; on failure show why and give none."""
+    """Do something that changes the service; on failure show why and return None."""
     try:
         return call()
     except CaliftError as error:

@@ -23,7 +23,7 @@ _UNSEEN = object()
 
 
 def param(name: str) -> str | None:
-    """A query parameter, none where it is absent or empty."""
+    """A query parameter; None where it is absent or empty."""
     return st.query_params.get(name) or None
 
 
@@ -104,7 +104,7 @@ def choice(
     default: str | None = None,
     **more: Any,
 ) -> str:
-    """One of `options`, by its own name in the URL. The first is the default."""
+    """Let a visitor choose one of `options`, which stands in the URL; the first is the default."""
     first = default if default in options else options[0]
     return bound(
         widget,

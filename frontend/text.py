@@ -183,7 +183,7 @@ def md_prose(sentence: str) -> str:
 
 
 def html_prose(sentence: str) -> str:
-    """The same for HTML."""
+    """A sentence of the service for HTML: what stands in backticks is code, the rest plain."""
     parts = _CODE.split(sentence)
     return "".join(f"<code>{esc(p)}</code>" if i % 2 else esc(p) for i, p in enumerate(parts))
 

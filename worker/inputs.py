@@ -19,7 +19,7 @@ def lay_out_inputs(
     lease: LeaseKeeper,
     target: Path,
 ) -> dict[str, Path]:
-    """Lay out finished runs, each in a folder of its own; run id → folder.
+    """Lay out finished runs, each in a folder of its own; returns run id → folder.
 
     The spec keeps the ids; the runner is told the folders.
 

@@ -108,7 +108,7 @@ class LeaseKeeper:
         raise FencedError
 
     def hold(self, write: Callable[[], bool]) -> None:
-        """Insist on a write that the fence must let through.
+        """Repeat a write until the database answers; the fence must let it through.
 
         Raises:
             FencedError: it did not, or the lease is over.

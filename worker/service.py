@@ -41,7 +41,7 @@ _CLAIM_PATIENCE_S = 60.0
 
 
 def environment_for(settings: Settings, device: Device) -> dict[str, str]:
-    """What a worker adds to its own environment for its runners, and that."""
+    """The environment that a worker's runners are started in: its own, with what it adds."""
     mine = {**os.environ, **device.environment, "CALIFT_HOME": str(settings.home)}
     # The API has refused what it could tell; nothing else is downloaded either.
     return mine if settings.allow_remote_models else mine | {"HF_HUB_OFFLINE": "1"}

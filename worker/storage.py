@@ -43,7 +43,7 @@ class Storage:
         return ""
 
     def is_to_blame(self, code: str) -> bool:
-        """Whether a run that ended with this code ended because of the machine and not by itself.
+        """Whether a run that ended with this code failed because of the machine.
 
         A full disk always is. Another failure of storage may be about a file that the run names, so
         the machine is only blamed when it cannot store anything of its own.

@@ -228,7 +228,7 @@ class _Attempt:
     # -- before
 
     def _adopt(self, folder: Path) -> Outcome:
-        """Store what an earlier attempt made, and all that it said and nobody may have heard."""
+        """Store the result of an earlier attempt that finished, and what it said."""
         self._folder = folder
         message = f"{folder.name} had finished everything; its result is stored now."
         said: list[Record] = [LogRecord(message=message)]
@@ -457,7 +457,7 @@ class _Attempt:
         return "requeued"
 
     def _lost(self, reason: str, message: str, hint: str) -> Outcome:
-        """The attempt came to nothing by nobody's fault: queue it again, within limits."""
+        """The runner was killed from outside: queue the run again, as often as the limits allow."""
         self._lease.hold(
             lambda: self._claims.requeue(
                 self._run_id, self._number, reason=reason, message=message, hint=hint, lost=True
@@ -480,7 +480,7 @@ class _Attempt:
         )
 
     def _prune(self) -> None:
-        """Of a run that ended badly, keep this attempt and what it would be resumed from."""
+        """Remove the folders of a run that ended badly, but this one and the one to resume from."""
         if not self._folder.exists():
             return
         source = self._folder if has_checkpoint(self._folder) else self._newest_here()

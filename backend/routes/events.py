@@ -119,7 +119,7 @@ def list_events(
     after: Annotated[int, Query(ge=0, le=_STEP_MAX, description="Events after this id")] = 0,
     limit: Limit = 200,
 ) -> list[RunEvent]:
-    """The same events by polling."""
+    """The events after an id, by polling instead of one long answer."""
     return store.history.events_after(run_id, after, limit)[0]
 
 

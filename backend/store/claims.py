@@ -297,7 +297,7 @@ def _pass_on_bell(
     taken: Row[*tuple[Any, ...]],
     live: Sequence[Live],
 ) -> None:
-    """Keep a bell for every waiting run, after one run's bell took another run out of line."""
+    """Ring for the run whose bell was used up when a worker took another run by it."""
     run = connection.execute(
         select(Run.queue, Run.priority, NOW.label("now")).where(
             Run.id == bell, Run.phase == "QUEUED"

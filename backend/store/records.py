@@ -54,7 +54,7 @@ class Records:
             return True
 
     def restore(self, run_id: str, attempt: int, points: Sequence[Record]) -> bool:
-        """Put points of curves back that earlier attempts measured. False: fenced off.
+        """Store points of curves that earlier attempts measured. False: fenced off.
 
         Idempotent by (name, step), and by step for spectra. Nothing is deleted, and nobody is told:
         it happened before.

@@ -274,7 +274,7 @@ class Runs:
             return _detail(connection, run_id)
 
     def submitter(self, run_id: str) -> str | None:
-        """Whose run it is; None: it is from before that was kept.
+        """Who submitted the run; None: it was made before that was stored.
 
         Raises:
             NotFoundError: no such run.

@@ -56,7 +56,7 @@ def add_state_event(
 
 
 def must_exist(connection: Connection, run_id: str) -> Row[*tuple[Any, ...]]:
-    """What most answers begin with.
+    """The run's row, which most answers begin with.
 
     Raises:
         NotFoundError: no such run.

@@ -25,7 +25,7 @@ ROUNDING = 1e-12
 
 
 class Units:
-    """What is independent of each other: clusters of samples, or the samples themselves.
+    """The units that are drawn independently: clusters of samples, or the samples themselves.
 
     Attributes:
         of: (N,) unit of each sample.

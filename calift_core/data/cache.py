@@ -97,7 +97,7 @@ class MemorySource:
         return pixels
 
     def fingerprint(self, indices: NDArray[np.int64]) -> str:
-        """That of the files."""
+        """The fingerprint of the files."""
         return self.files.fingerprint(indices)
 
 

@@ -72,7 +72,7 @@ class Workload:
 
     @property
     def blocking(self) -> list[str]:
-        """Those of `missing` that no run gets by itself."""
+        """Of the sentences in `missing`, those on data that no run downloads by itself."""
         return [item.message for item in self.counts.absent if not item.fetched]
 
     def seconds(self, pace: Pace) -> float | None:

@@ -157,7 +157,7 @@ def _stop_if_asked(works: Sequence[_Work], settings: Settings, images: ImageSet)
 
 
 def _take(result: Mapping[str, Any], item: Item, verdict: Verdict) -> EvaluationReport | None:
-    """Put the result of a set where it belongs; the evaluation, where it is one."""
+    """Put a set's result in the verdict; its evaluation, None of a part that is not judged."""
     if result.get("spectrum") is not None:
         verdict.spectrum = SpectrumReport.model_validate(result["spectrum"])
     if result.get("evaluation") is not None:
@@ -208,14 +208,14 @@ class _Work:
             return None
 
     def add(self, batch: Forward) -> None:
-        """Take in a batch."""
+        """Keep the logits of a batch, and add its features to the spectrum's sums."""
         self.unsaved.append(batch.logits)
         if batch.features is not None:
             self.covariance.add(batch.features)
         self.position += len(batch.logits)
 
     def save(self) -> None:
-        """Move what was done since the last shard to disk."""
+        """Write the logits since the last shard to disk, as a shard of their own."""
         if not self.unsaved:
             return
         tensors = {"logits": torch.from_numpy(np.concatenate(self.unsaved))}

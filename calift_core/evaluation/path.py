@@ -121,7 +121,7 @@ class WeightPath:
         return unfold_scale(interpolate(fold_scale(self._start), fold_scale(self._end), alpha))
 
     def settle(self, alpha: float) -> Classifier:
-        """Give the initial model the weights at α; its classifier. The path ends here."""
+        """Give the initial model the weights at α and return its classifier. The path ends here."""
         state = interpolate(self.initial.net.state_dict(), self.tuned.net.state_dict(), alpha)
         self.initial.net.load_state_dict(state)
         if self.head == "prompts":
@@ -183,7 +183,7 @@ class _Sweep:
         return len(self.tallies[0].confidences) - self.saved_batches
 
     def save(self) -> None:
-        """Keep what was done since the last shard; every model must have seen the same batches."""
+        """Write the batches since the last shard; every model must have seen the same ones."""
         if not self.n_unsaved:
             return
         new = slice(self.saved_batches, None)

@@ -32,7 +32,7 @@ class Covariance:
         self.gram = np.zeros((n_features, n_features))
 
     def add(self, features: NDArray[np.floating]) -> None:
-        """Take in a batch.
+        """Add the features of a batch to the mean and the Gram.
 
         Args:
             features: (B, D).
@@ -48,7 +48,7 @@ class Covariance:
         self.gram += x.T @ x
 
     def state(self) -> dict[str, NDArray[np.float64]]:
-        """Everything taken in so far, as arrays."""
+        """The sums over every batch so far, as arrays."""
         origin = np.zeros(0) if self.origin is None else self.origin
         n = np.array([self.n], dtype=np.float64)
         return {"n": n, "origin": origin, "total": self.total, "gram": self.gram}

@@ -49,7 +49,7 @@ class Make:
 
     @classmethod
     def of(cls, made: Made) -> Make:
-        """That of a model."""
+        """What a model must share with others to be judged in one pass with them."""
         config = {key: value for key, value in made.config.items() if key != "quick_gelu"}
         p = made.preprocess
         return cls(
@@ -65,7 +65,7 @@ class Make:
 
 
 @dataclass(frozen=True)
-class Judged:
+class TrainedModel:
     """A model as it was trained.
 
     Attributes:
@@ -101,7 +101,7 @@ def name_of(path: Path) -> str:
     return run.name if run == path else f"{run.name}-step-{int(path.name)}"
 
 
-def load_judged(path: Path, suite: Suite, device: torch.device) -> Judged:
+def load_trained(path: Path, suite: Suite, device: torch.device) -> TrainedModel:
     """The model at a path.
 
     Args:
@@ -120,22 +120,24 @@ def load_judged(path: Path, suite: Suite, device: torch.device) -> Judged:
     return _judged(path, clip, tensors, description, suite, device, sha256=weights_sha256(clip.net))
 
 
-def load_like(path: Path, first: Judged, names: tuple[str, str], suite: Suite) -> Judged:
+def load_like(
+    path: Path, first: TrainedModel, names: tuple[str, str], suite: Suite
+) -> TrainedModel:
     """The model at a path, which is of the make of another one; no network is built for it.
 
     Args:
-        path: as for `load_judged`.
+        path: as for `load_trained`.
         first: a model that is loaded already.
         names: what the two are called.
         suite: what it will be judged on.
 
     Raises:
         ModelError: it is of another make.
-        CheckpointError, DataError: as for `load_judged`.
+        CheckpointError, DataError: as for `load_trained`.
     """
     device = first.clip.net.logit_scale.device
     if run_folder_of(path) != path:
-        model = load_judged(path, suite, device)
+        model = load_trained(path, suite, device)
         demand_alike(first.make, names[0], model.make, names[1])
         return model
     tensors, description = read_finished(path)
@@ -165,7 +167,7 @@ def _judged(
     device: torch.device,
     *,
     sha256: str,
-) -> Judged:
+) -> TrainedModel:
     if list(suite.classes) != description["classes"]:
         raise DataError(
             f"the model was trained on the classes {description['classes']}, the suite "
@@ -178,7 +180,7 @@ def _judged(
         tensors["bias"].to(device) if "bias" in tensors else None,
     )
     made, name, pretrained = made_of(description), description["name"], description["pretrained"]
-    return Judged(
+    return TrainedModel(
         clip,
         classifier,
         sha256,
@@ -190,7 +192,7 @@ def _judged(
     )
 
 
-def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> Judged:
+def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedModel:
     """The model as if the run had ended at the checkpoint, with the classifier of that moment."""
     run = run_folder_of(path)
     state = load_state(path)
@@ -230,7 +232,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> Judged:
     make = Make.of(clip.made)
     sha256 = weights_sha256(clip.net)
     note = "" if state.made else outdated(spec.model.name, spec.model.pretrained, clip.made)
-    return Judged(clip, classifier, sha256, make, clip.name, clip.pretrained, note=note)
+    return TrainedModel(clip, classifier, sha256, make, clip.name, clip.pretrained, note=note)
 
 
 def classifier_of(method: Method, captions: Captions) -> Classifier:
@@ -294,7 +296,7 @@ class Turns:
         if device.type == "cuda":
             self.room = int(torch.cuda.mem_get_info(device)[0] * _RESIDENT_SHARE)
 
-    def add(self, model: Judged) -> Callable[[], Clip]:
+    def add(self, model: TrainedModel) -> Callable[[], Clip]:
         """Let a model take part; returns what puts its tower in place."""
         visual: Mapping[str, Tensor]
         if model.weights is not None:

@@ -10,7 +10,7 @@ from calift_core.data.suites.load import load_suite
 from calift_core.errors import InterruptedRunError, SpecError
 from calift_core.evaluation.forward import Placed
 from calift_core.evaluation.judge import judge
-from calift_core.evaluation.subjects import Judged, Subject, Turns, load_judged, load_like
+from calift_core.evaluation.subjects import Subject, TrainedModel, Turns, load_like, load_trained
 from calift_core.jobs.job import Job, Stop, demand_space, never, told
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.spec import RunSpec
@@ -81,7 +81,7 @@ def evaluate_many(
     jobs = {name: Job(models[name].spec, folder / name, name, None, stop) for name in names}
     yield PhaseRecord(phase="loading", detail=f"{len(names)} models")
     suite = load_suite(first.suite)
-    first_model: Judged | None = None
+    first_model: TrainedModel | None = None
     subjects, loaded = [], []
     for name in names:
         if stop():
@@ -93,7 +93,7 @@ def evaluate_many(
             )
         path = models[name].path
         if first_model is None:
-            model = first_model = load_judged(path, suite, jobs[name].device)
+            model = first_model = load_trained(path, suite, jobs[name].device)
             turns = Turns(model.clip)
         else:
             model = load_like(path, first_model, (names[0], name), suite)

@@ -25,7 +25,7 @@ from calift_core.evaluation.items import Settings
 from calift_core.evaluation.judge import Verdict, judge
 from calift_core.evaluation.partial import adopt_shards, drop_shards, link_tree
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
-from calift_core.evaluation.subjects import Subject, classifier_of, load_begun, load_judged
+from calift_core.evaluation.subjects import Subject, classifier_of, load_begun, load_trained
 from calift_core.files import FREE_SPACE_FLOOR, atomic_write_json
 from calift_core.jobs.environment import environment
 from calift_core.jobs.merge import merge_runs
@@ -121,7 +121,7 @@ class Job:
         self.is_pretraining = isinstance(spec.method, Pretrain)
 
     def hear(self, record: Record) -> None:
-        """Keep how fast a stage was last said to be."""
+        """Keep the last speed of each phase."""
         if isinstance(record, ProgressRecord) and record.samples_per_s:
             self.speeds[record.phase] = record.samples_per_s
 
@@ -219,7 +219,7 @@ class Job:
         """Evaluate a finished model as it is; see `evaluate_finished`."""
         yield PhaseRecord(phase="loading", detail=f"the model in {finished}")
         suite = load_suite(self.spec.suite)
-        model = load_judged(finished, suite, self.device)
+        model = load_trained(finished, suite, self.device)
         yield from told(model.note)
         yield from self._judge(
             model.clip,

@@ -79,11 +79,11 @@ class LipsumFt(Supervised):
         return tokens
 
     def state(self) -> dict[str, Tensor]:
-        """Where the random texts are."""
+        """How far the generator of the random texts is."""
         return {"texts_generator": self.generator.get_state()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on there."""
+        """Go on with the random texts from where they were."""
         self.generator.set_state(state["texts_generator"])
 
 

@@ -126,7 +126,7 @@ def model_stock(
 
 
 def _ratio(deltas: Tensor) -> float | None:
-    """T of the changes (N, P) of one tensor; None where there is no change at all."""
+    """The share t for the changes (N, P) of one tensor; None where nothing changed."""
     n = len(deltas)
     # Scaled first: squares of very small changes would vanish.
     largest = deltas.abs().amax() if deltas.numel() else deltas.new_zeros(())

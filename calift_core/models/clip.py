@@ -38,7 +38,7 @@ class Made:
 
     @property
     def activation(self) -> Activation:
-        """Of the towers that open_clip builds itself; timm's have their own."""
+        """The activation in towers that open_clip builds itself; a timm tower has its own."""
         return "quick_gelu" if self.config.get("quick_gelu") else "gelu"
 
     def described(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class ImportedSpec(Frozen):
 
     @classmethod
     def checked(cls, **values: object) -> ImportedSpec:
-        """Make one.
+        """The spec of these values, checked.
 
         Raises:
             SpecError: a value is not allowed.

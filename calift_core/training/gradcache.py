@@ -105,7 +105,7 @@ class _Random:
         self.device = device
 
     def state(self) -> list[Tensor]:
-        """Where they are."""
+        """The state of each generator."""
         states = [torch.get_rng_state()]
         if self.device.type == "cuda":
             states.append(torch.cuda.get_rng_state(self.device))
@@ -114,7 +114,7 @@ class _Random:
         return states
 
     def restore(self, states: list[Tensor]) -> None:
-        """Go back there."""
+        """Put each generator back to a state."""
         torch.set_rng_state(states[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(states[1], self.device)

@@ -83,7 +83,7 @@ def marks_of(
 
 
 def _labelled(marks: Sequence[Mark], most: int = 6) -> list[str]:
-    """α in words for the ends, the kept one and a few between: all of them would overlap."""
+    """The α in words at both ends, at the kept point and at a few between: more would overlap."""
     stride = max(1, math.ceil((len(marks) - 1) / (most - 1)))
     return [
         f"{mark.alpha:g}" if mark.kept or i % stride == 0 or i == len(marks) - 1 else ""

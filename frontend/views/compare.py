@@ -31,7 +31,7 @@ def _headline(comparison: Comparison, labels: dict[str, str]) -> Table:
 
 
 def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Table:
-    """For people: differences with intervals, and in words whether they can be told from noise."""
+    """Differences with intervals, and in words whether they can be told from noise."""
     base = figures.compare.differences_table(comparison, metric, roles)
     fraction = metric in text.METRICS and text.METRICS[metric].fraction
     show = text.percent if fraction else text.number

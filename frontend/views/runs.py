@@ -125,7 +125,7 @@ def _worst(summary: Summary) -> str | None:
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    """What is empty in all of these rows is left out, so that the rest fits."""
+    """The columns of the list, without those that are empty in every row: the rest must fit."""
     columns = [
         Column("name", "Run", "open"),
         Column("phase", "Status", "mark"),
@@ -142,7 +142,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def _pager(total: int, shown: int, next_cursor: str | None) -> None:
-    """Forward by the server's cursor, back by the ones that were used."""
+    """Buttons to the next page, by the server's cursor, and back, by the cursors used so far."""
     trail: list[str] = st.session_state.setdefault("cursor-trail", [])
     with st.container(horizontal=True, vertical_alignment="center"):
         start = PAGE * len(trail) + 1

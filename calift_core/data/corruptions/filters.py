@@ -69,7 +69,7 @@ def gaussian(x: Floats, sigma: float) -> Floats:
 
 
 def _gaussian_wide(x: Floats, sigma: float) -> Floats:
-    """The same by the cosine transform of the padded image, whose cost does not depend on σ."""
+    """`gaussian` by the cosine transform of the padded image, whose cost does not depend on σ."""
     height, width = x.shape[:2]
     reach = int(4 * sigma + 0.5)
     rows, columns = (fft.next_fast_len(n + 2 * reach, real=True) for n in (height, width))

@@ -218,7 +218,7 @@ def _texts(name: str, values: Array | None, n: int) -> npt.NDArray[np.str_] | No
 
 
 def _check_texts(metadata: PredictionsMetadata) -> None:
-    """What is stored and shown must be text that a database and a browser can hold."""
+    """Refuse text that a database or a browser cannot hold."""
     if len(metadata.dataset) > 200 or not metadata.dataset.isprintable():
         raise PredictionsError(
             f"dataset must be at most 200 printable characters, got {metadata.dataset[:80]!r}"

@@ -39,7 +39,7 @@ class _Columns:
 
     @property
     def all(self) -> list[str]:
-        """Their names."""
+        """The names of all of them."""
         return [self.labels, *self.values, *(c for c in (self.ids, self.clusters) if c)]
 
 

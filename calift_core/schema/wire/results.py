@@ -73,7 +73,7 @@ class AskedBinning(Frozen):
     norm: Literal["l1", "l2", "max"] = "l1"
 
     def over(self, evaluated: Binning) -> Binning:
-        """Lay it over what was evaluated.
+        """This binning with what is None filled in as evaluated.
 
         Raises:
             SpecError: n_bins < 1.

@@ -115,7 +115,7 @@ def _styles(series: Any) -> dict[str, dict[str, Any]]:
 
 
 def _draw(ax: Axes, panel: Panel, styles: dict[str, dict[str, Any]], gid: str) -> None:
-    """The marks of a panel: one group of the SVG for each, in which the mark is all there is."""
+    """Draw the marks of a panel, each as an SVG group of its own with an id."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     ax.set_title(panel.title, loc="left", fontsize=9, fontweight="bold")
@@ -146,7 +146,7 @@ def _draw(ax: Axes, panel: Panel, styles: dict[str, dict[str, Any]], gid: str) -
 def _around(
     figure: Figure, first: Axes, styles: dict[str, dict[str, Any]], title: str, caption: str
 ) -> None:
-    """Title above the panels; legend and caption, as high as they come to be, below."""
+    """Put the title above the panels, and below them the legend and then the caption."""
     from matplotlib.lines import Line2D
 
     left, right = figure.subplotpars.left, figure.subplotpars.right

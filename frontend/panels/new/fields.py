@@ -110,7 +110,7 @@ class Form:
 
 
 def _key(mark: str, path: Path) -> str:
-    """Of a field's widget."""
+    """The session's key of a field's widget; `mark` tells one form from the next."""
     return f"new-{mark}-{'.'.join(path)}"
 
 

@@ -38,7 +38,7 @@ from calift_core.evaluation import path as weight_path
 from calift_core.evaluation.forward import Placed, forward_all, own_logits, predict
 from calift_core.evaluation.partial import EVALUATING, Shards, adopt_shards
 from calift_core.evaluation.spectrum import Covariance
-from calift_core.evaluation.subjects import Turns, load_judged, load_like, name_of, run_folder_of
+from calift_core.evaluation.subjects import Turns, load_like, load_trained, name_of, run_folder_of
 from calift_core.jobs.evaluate import Evaluated, evaluate_finished, evaluate_many
 from calift_core.jobs.folder import run_in_folder
 from calift_core.methods.base import zero_shot_classifier
@@ -804,7 +804,7 @@ def test_many__towers_that_take_turns_leave_each_other_alone(
     runs: dict[str, Path], at_home: Path
 ) -> None:
     suite = load_suite(spec_of(runs["one"]).suite)
-    first = load_judged(runs["one"], suite, CPU)
+    first = load_trained(runs["one"], suite, CPU)
     models = {name: load_like(runs[name], first, ("one", name), suite) for name in runs}
     turns = Turns(first.clip)
     places = {name: turns.add(model) for name, model in models.items()}

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, ModelError
-from calift_core.evaluation.subjects import load_judged
+from calift_core.evaluation.subjects import load_trained
 from calift_core.files import sha256_file
 from calift_core.jobs.evaluate import Evaluated, evaluate_finished, evaluate_many
 from calift_core.models.finished import load_finished
@@ -134,7 +134,7 @@ def test_resume__of_an_earlier_versions_run_goes_on_as_it_was_begun_and_says_so(
     forget(tmp_path / "run")
     say(model)
     (state,) = (tmp_path / "run" / "checkpoint" / "steps").iterdir()
-    judged = load_judged(state, load_suite(spec.suite), torch.device("cpu"))
+    judged = load_trained(state, load_suite(spec.suite), torch.device("cpu"))
     assert judged.clip.preprocess == Preprocess(16)
     assert "resize mode (shortest and squash)" in judged.note
     (told,) = warnings_in(go(spec, tmp_path / "run"))

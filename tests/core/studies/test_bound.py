@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 
@@ -523,21 +523,23 @@ def test_write_study__json_csv_and_figures_say_the_same(tmp_path: Path) -> None:
 
 
 SVG = "{http://www.w3.org/2000/svg}"
+HREF = "{http://www.w3.org/1999/xlink}href"
 
 
 def marks_of(svg: str) -> list[dict[str, str]]:
     """Each mark's shape and the colours that it is drawn in."""
     root = ElementTree.fromstring(svg)
-    groups = [g for g in root.iter(f"{SVG}g") if g.attrib.get("id", "").startswith("marks-")]
+    shapes = {p.attrib["id"]: p.attrib["d"] for p in root.iter(f"{SVG}path") if "id" in p.attrib}
     marks = []
-    for group in groups:
-        (path,) = group.iter(f"{SVG}path")
-        (used,) = group.iter(f"{SVG}use")
-        style = dict(part.split(": ") for part in used.attrib["style"].split("; "))
-        marks.append({"d": path.attrib["d"]} | style)
+    for group in root.iter(f"{SVG}g"):
+        if group.attrib.get("id", "").startswith("marks-"):
+            (used,) = group.iter(f"{SVG}use")
+            style = dict(part.split(": ") for part in used.attrib["style"].split("; "))
+            marks.append({"d": shapes[used.attrib[HREF].removeprefix("#")]} | style)
     return marks
 
 
+@settings(max_examples=8)  # each draws a figure
 @given(
     st.lists(
         st.tuples(st.floats(1e-3, 1e7), st.floats(0, 1), st.sampled_from("abcdefghij")),
