@@ -6,11 +6,11 @@ To cancel is to stop iterating, or to let `stop()` return true, which saves a ch
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from calift_core.data.batch import Batch
 from calift_core.errors import (
@@ -82,16 +82,6 @@ def train(
         resume = None  # it is as large as the model and its moments, and maps a file
         yield ResumedRecord(step=start)
 
-    def checkpoint(step: int) -> CheckpointRecord:
-        state = _capture(method, optimizer, scaler, step, plan.spec_sha256)
-        path = save_state(folder / "checkpoint", state, keep=plan.keep_checkpoints)
-        return CheckpointRecord(
-            step=step,
-            path=str(path.relative_to(folder)),
-            size_bytes=sum(f.stat().st_size for f in path.iterdir()),
-            sha256=sha256_file(path / "manifest.json"),
-        )
-
     yield from make_ready(method, plan)
     began = resumed_at = clock()
     working, seen = 0.0, 0
@@ -121,11 +111,7 @@ def train(
         stopping = stop()
         log_now = step % plan.log_every_steps == 0 or save_now
         if log_now or epoch_ends or stopping:
-            numbers = {name: float(value) for name, value in values.items()}
-            numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale.detach())}
-            # Under fp16 the scaler skips steps whose gradient overflows, to find its scale.
-            if norm is not None and (norm.isfinite() or not scaler.is_enabled()):
-                numbers["grad_norm"] = float(norm)
+            numbers = _numbers(method, values, rate, norm, scaler)
             _refuse_nan(numbers, step)
         if save_now or epoch_ends or stopping:
             _refuse_nan_weights(method, step)
@@ -145,7 +131,8 @@ def train(
             yield from at_epoch_end(step)
             _train_mode(method, plan)
         if save_now or stopping:
-            yield checkpoint(step)
+            state = _capture(method, optimizer, scaler, step, plan.spec_sha256)
+            yield _saved(state, folder, plan)
         if stopping and not is_last:
             raise InterruptedRunError(
                 f"stopped at step {step} of {plan.total_steps}; its checkpoint is saved"
@@ -202,6 +189,33 @@ def _train_mode(method: Method, plan: Plan) -> None:
         for module in method.clip.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
+
+
+def _numbers(
+    method: Method,
+    values: Mapping[str, Tensor],
+    rate: float,
+    norm: Tensor | None,
+    scaler: torch.amp.GradScaler,
+) -> dict[str, float]:
+    """What the curves show of a step: loss, terms, rate, logit scale, the gradient's norm."""
+    numbers = {name: float(value) for name, value in values.items()}
+    numbers |= {"lr": rate, "logit_scale": float(method.clip.logit_scale.detach())}
+    # Under fp16 the scaler skips steps whose gradient overflows, to find its scale.
+    if norm is not None and (norm.isfinite() or not scaler.is_enabled()):
+        numbers["grad_norm"] = float(norm)
+    return numbers
+
+
+def _saved(state: TrainState, folder: Path, plan: Plan) -> CheckpointRecord:
+    """Save a state under `folder/checkpoint`; the record that says so."""
+    path = save_state(folder / "checkpoint", state, keep=plan.keep_checkpoints)
+    return CheckpointRecord(
+        step=state.step,
+        path=str(path.relative_to(folder)),
+        size_bytes=sum(f.stat().st_size for f in path.iterdir()),
+        sha256=sha256_file(path / "manifest.json"),
+    )
 
 
 def _refuse_nan(values: dict[str, float], step: int) -> None:

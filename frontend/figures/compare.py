@@ -74,48 +74,15 @@ def differences(
         alt="",
         height=80 + max(26 * len(labels), 16 * len(labels) * len(others) // 2),
     )
+    value_format = "%{x:+.2%}" if look.fraction else "%{x:+.4g}"
+    if squared:
+        value_format = "%{x:+.2f} pp² (ECE %{customdata[2]})"
     said = []
     for index, (column, differences) in enumerate(chosen):
-        own = styles[column.run.id]
         shift = offset(index, len(others))
-        drawn = [_decided(d) for d in differences]
-        figure.add_trace(
-            go.Scatter(
-                x=[value for value, _, _ in drawn],
-                y=[labels.index(d.dataset) + shift for d in differences],
-                mode="markers",
-                name=text.esc(column.run.name),
-                marker={
-                    "color": own.colour,
-                    "size": 10,
-                    "symbol": [
-                        own.symbol if d.distinguishable else f"{own.symbol}-open"
-                        for d in differences
-                    ],
-                    "line": {"width": 1.5, "color": own.colour},
-                },
-                error_x=interval_bars(
-                    [max(0.0, high - value) for value, _, high in drawn],
-                    [max(0.0, value - low) for value, low, _ in drawn],
-                    own.colour,
-                ),
-                customdata=[
-                    [text.esc(d.dataset), text.count(d.n), text.points(d.difference)]
-                    for d in differences
-                ],
-                hovertemplate="%{customdata[0]}: "
-                + (
-                    "%{x:+.2f} pp² (ECE %{customdata[2]})"
-                    if squared
-                    else "%{x:+.2%}"
-                    if look.fraction
-                    else "%{x:+.4g}"
-                )
-                + "<br>n = %{customdata[1]}<extra>"
-                + text.esc(column.run.name)
-                + "</extra>",
-            )
-        )
+        rows = [labels.index(d.dataset) + shift for d in differences]
+        own = styles[column.run.id]
+        figure.add_trace(_intervals(column.run.name, differences, rows, own, value_format))
         clear = sum(d.distinguishable for d in differences)
         said.append(
             f"{column.run.name}: {clear} of {len(differences)} differences are distinguishable"
@@ -133,6 +100,41 @@ def differences(
     if len(others) > 1:
         legend_below(figure, math.ceil(len(others) / 3))
     return figure
+
+
+def _intervals(
+    name: str,
+    differences: Sequence[PairedDifference],
+    rows: Sequence[float],
+    own: RunStyle,
+    value_format: str,
+) -> go.Scatter:
+    """A run's differences with their intervals, one in each row; open where it could be noise."""
+    drawn = [_decided(d) for d in differences]
+    return go.Scatter(
+        x=[value for value, _, _ in drawn],
+        y=rows,
+        mode="markers",
+        name=text.esc(name),
+        marker={
+            "color": own.colour,
+            "size": 10,
+            "symbol": [
+                own.symbol if d.distinguishable else f"{own.symbol}-open" for d in differences
+            ],
+            "line": {"width": 1.5, "color": own.colour},
+        },
+        error_x=interval_bars(
+            [max(0.0, high - value) for value, _, high in drawn],
+            [max(0.0, value - low) for value, low, _ in drawn],
+            own.colour,
+        ),
+        customdata=[
+            [text.esc(d.dataset), text.count(d.n), text.points(d.difference)] for d in differences
+        ],
+        hovertemplate=f"%{{customdata[0]}}: {value_format}<br>n = %{{customdata[1]}}"
+        f"<extra>{text.esc(name)}</extra>",
+    )
 
 
 def scatter(

@@ -147,50 +147,11 @@ def figure(
             continue
         steps = [m for m in mine if m.alpha is not None]
         if steps:
-            figure.add_trace(
-                go.Scatter(
-                    x=[m.x for m in steps],
-                    y=[m.y for m in steps],
-                    mode="lines+markers+text",
-                    text=_labelled(steps),
-                    textposition="top left",
-                    textfont={"size": 11, "color": MUTED},
-                    name=f"{text.esc(run.label)}, path",
-                    legendgroup=run.id,
-                    showlegend=False,
-                    line={"color": own.colour, "dash": own.dash, "width": 1.5},
-                    marker={"color": own.colour, "symbol": "circle", "size": 5},
-                    customdata=[[m.alpha] for m in steps],
-                    hovertemplate=f"α = %{{customdata[0]:g}}<br>{shown}{extra}",
-                )
-            )
-        kept = [m for m in mine if m.kept]
-        figure.add_trace(
-            go.Scatter(
-                x=[m.x for m in kept],
-                y=[m.y for m in kept],
-                mode="markers",
-                name=text.esc(run.label),
-                legendgroup=run.id,
-                marker={"color": own.colour, "symbol": own.symbol, "size": 11,
-                        "line": {"color": "#ffffff", "width": 1}},
-                hovertemplate=f"{shown}{extra}",
-            )
-        )  # fmt: skip
+            figure.add_trace(_path(run, steps, own, shown + extra))
+        figure.add_trace(_own_mark(run, [m for m in mine if m.kept], own, shown + extra))
         floors = [m for m in mine if m.floor is not None]
         if floors:
-            figure.add_trace(
-                go.Scatter(
-                    x=[m.x for m in floors],
-                    y=[m.floor for m in floors],
-                    mode="markers",
-                    legendgroup=run.id,
-                    showlegend=False,
-                    marker={"symbol": "line-ew-open", "size": 10, "color": own.colour,
-                            "line": {"width": 1.5}},
-                    hovertemplate=f"floor %{{y:.2%}}{extra}",
-                )
-            )  # fmt: skip
+            figure.add_trace(_floors(run, floors, own, extra))
     figure.update_layout(
         meta={"alt": _alt(heading, marks, across, up)},
         xaxis=axis(name=across.title, tickformat=".0%"),
@@ -202,6 +163,52 @@ def figure(
     )
     legend_below(figure, math.ceil((len(runs) + 1) / 2))
     return figure
+
+
+def _path(run: Run, steps: Sequence[Mark], own: RunStyle, shown: str) -> go.Scatter:
+    """The models of a WiSE-FT run between its two ends, joined by a line."""
+    return go.Scatter(
+        x=[m.x for m in steps],
+        y=[m.y for m in steps],
+        mode="lines+markers+text",
+        text=_labelled(steps),
+        textposition="top left",
+        textfont={"size": 11, "color": MUTED},
+        name=f"{text.esc(run.label)}, path",
+        legendgroup=run.id,
+        showlegend=False,
+        line={"color": own.colour, "dash": own.dash, "width": 1.5},
+        marker={"color": own.colour, "symbol": "circle", "size": 5},
+        customdata=[[m.alpha] for m in steps],
+        hovertemplate=f"α = %{{customdata[0]:g}}<br>{shown}",
+    )
+
+
+def _own_mark(run: Run, kept: Sequence[Mark], own: RunStyle, shown: str) -> go.Scatter:
+    """The run's own model."""
+    return go.Scatter(
+        x=[m.x for m in kept],
+        y=[m.y for m in kept],
+        mode="markers",
+        name=text.esc(run.label),
+        legendgroup=run.id,
+        marker={"color": own.colour, "symbol": own.symbol, "size": 11,
+                "line": {"color": "#ffffff", "width": 1}},
+        hovertemplate=shown,
+    )  # fmt: skip
+
+
+def _floors(run: Run, marks: Sequence[Mark], own: RunStyle, extra: str) -> go.Scatter:
+    """A tick below each model: what its calibration error would be if it were calibrated."""
+    return go.Scatter(
+        x=[m.x for m in marks],
+        y=[m.floor for m in marks],
+        mode="markers",
+        legendgroup=run.id,
+        showlegend=False,
+        marker={"symbol": "line-ew-open", "size": 10, "color": own.colour, "line": {"width": 1.5}},
+        hovertemplate=f"floor %{{y:.2%}}{extra}",
+    )
 
 
 def _alt(heading: str, marks: Sequence[Mark], across: text.Metric, up: text.Metric) -> str:

@@ -28,77 +28,16 @@ def draw(
     own_name: str = "accuracy, 95 % interval",
 ) -> None:
     """Add one diagram's traces on `y{axes[0]}` and its counts on `y{axes[1]}`."""
-    place = {"xaxis": f"x{x_axis}", "yaxis": f"y{axes[0]}"}
-    centres = [(b.lower + b.upper) / 2 for b in bins]
-    widths = [b.upper - b.lower for b in bins]
-    said = [[b.lower, b.upper, b.count, b.mean_confidence, b.accuracy] for b in bins]
-    hover = (
-        "bin %{customdata[0]:.3f} to %{customdata[1]:.3f}<br>%{customdata[2]:,} samples"
-        "<br>confidence %{customdata[3]:.1%}<br>accuracy %{customdata[4]:.1%}<extra></extra>"
-    )
-    figure.add_trace(
-        go.Bar(
-            x=centres,
-            y=[b.accuracy for b in bins],
-            width=widths,
-            name="accuracy",
-            legendgroup="bar",
-            marker={"color": BAR, "line": {"color": "#ffffff", "width": 0.5}},
-            customdata=said,
-            hovertemplate=hover,
-            showlegend=False,
-            **place,
-        )
-    )
+    square = {"xaxis": f"x{x_axis}", "yaxis": f"y{axes[0]}"}
+    strip = {"xaxis": f"x{x_axis}", "yaxis": f"y{axes[1]}"}
+    figure.add_trace(_whole_bins(bins, [b.accuracy for b in bins], "accuracy", "bar", BAR, square))
     if band and bins:
-        xs = [b.mean_confidence for b in bins]
-        figure.add_trace(
-            go.Scatter(
-                x=xs + xs[::-1],
-                y=[b.band_low for b in bins] + [b.band_high for b in bins][::-1],
-                fill="toself",
-                fillcolor=BAND,
-                line={"width": 0},
-                mode="lines",
-                hoverinfo="skip",
-                name="calibrated at this n (95 %)",
-                legendgroup="band",
-                showlegend=legend,
-                **place,
-            )
-        )
+        figure.add_trace(_band(bins, legend=legend, place=square))
     # A side without bins keeps its place in the legend, so that diagrams stay equally large.
-    for name, tint, hatch, chosen in (
-        ("over-confident", OVER, "/", [b for b in bins if b.mean_confidence > b.accuracy]),
-        ("under-confident", UNDER, ".", [b for b in bins if b.mean_confidence < b.accuracy]),
-    ):
-        figure.add_trace(
-            go.Bar(
-                x=[sum(gap_span(b)) / 2 for b in chosen] or [None],
-                y=[abs(b.mean_confidence - b.accuracy) for b in chosen],
-                base=[min(b.mean_confidence, b.accuracy) for b in chosen],
-                width=[gap_span(b)[1] - gap_span(b)[0] for b in chosen],
-                name=name,
-                legendgroup=name,
-                marker={
-                    "color": "rgba(255,255,255,0.55)",
-                    "line": {"color": tint, "width": 1},
-                    "pattern": {
-                        "shape": hatch,
-                        "fgcolor": tint,
-                        "bgcolor": "rgba(255,255,255,0.55)",
-                        "size": 6,
-                        "solidity": 0.3,
-                    },
-                },
-                customdata=[
-                    [b.lower, b.upper, b.count, b.mean_confidence, b.accuracy] for b in chosen
-                ],
-                hovertemplate=hover,
-                showlegend=legend,
-                **place,
-            )
-        )
+    over = [b for b in bins if b.mean_confidence > b.accuracy]
+    under = [b for b in bins if b.mean_confidence < b.accuracy]
+    figure.add_trace(_gap_bars(over, "over-confident", OVER, "/", legend=legend, place=square))
+    figure.add_trace(_gap_bars(under, "under-confident", UNDER, ".", legend=legend, place=square))
     figure.add_trace(identity(x_axis, axes[0], legend=legend))
     figure.add_trace(
         go.Scatter(
@@ -114,26 +53,97 @@ def draw(
                 "size": 8,
                 "line": {"color": "#ffffff", "width": 1},
             },
-            customdata=said,
-            hovertemplate=hover,
             showlegend=legend,
-            **place,
+            **_hover(bins),
+            **square,
         )
     )
-    figure.add_trace(
-        go.Bar(
-            x=centres,
-            y=[b.count for b in bins],
-            width=widths,
-            name="samples per bin",
-            legendgroup="count",
-            marker={"color": "#a9b5c0", "line": {"color": "#ffffff", "width": 0.5}},
-            customdata=said,
-            hovertemplate=hover,
-            showlegend=False,
-            xaxis=f"x{x_axis}",
-            yaxis=f"y{axes[1]}",
-        )
+    counts = [b.count for b in bins]
+    figure.add_trace(_whole_bins(bins, counts, "samples per bin", "count", "#a9b5c0", strip))
+
+
+def _hover(bins: Sequence[ReliabilityBin]) -> dict[str, Any]:
+    """What is said of a bin under the pointer."""
+    return {
+        "customdata": [[b.lower, b.upper, b.count, b.mean_confidence, b.accuracy] for b in bins],
+        "hovertemplate": "bin %{customdata[0]:.3f} to %{customdata[1]:.3f}"
+        "<br>%{customdata[2]:,} samples<br>confidence %{customdata[3]:.1%}"
+        "<br>accuracy %{customdata[4]:.1%}<extra></extra>",
+    }
+
+
+def _whole_bins(
+    bins: Sequence[ReliabilityBin],
+    heights: Sequence[float],
+    name: str,
+    group: str,
+    colour: str,
+    place: dict[str, str],
+) -> go.Bar:
+    """A bar over the whole width of each bin."""
+    return go.Bar(
+        x=[(b.lower + b.upper) / 2 for b in bins],
+        y=heights,
+        width=[b.upper - b.lower for b in bins],
+        name=name,
+        legendgroup=group,
+        marker={"color": colour, "line": {"color": "#ffffff", "width": 0.5}},
+        showlegend=False,
+        **_hover(bins),
+        **place,
+    )
+
+
+def _band(bins: Sequence[ReliabilityBin], *, legend: bool, place: dict[str, str]) -> go.Scatter:
+    """The accuracies that a calibrated model would show."""
+    xs = [b.mean_confidence for b in bins]
+    return go.Scatter(
+        x=xs + xs[::-1],
+        y=[b.band_low for b in bins] + [b.band_high for b in bins][::-1],
+        fill="toself",
+        fillcolor=BAND,
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        name="calibrated at this n (95 %)",
+        legendgroup="band",
+        showlegend=legend,
+        **place,
+    )
+
+
+def _gap_bars(
+    bins: Sequence[ReliabilityBin],
+    name: str,
+    tint: str,
+    hatch: str,
+    *,
+    legend: bool,
+    place: dict[str, str],
+) -> go.Bar:
+    """Hatched bars from the accuracy to the mean confidence of bins that lie on one side."""
+    ground = "rgba(255,255,255,0.55)"
+    return go.Bar(
+        x=[sum(gap_span(b)) / 2 for b in bins] or [None],
+        y=[abs(b.mean_confidence - b.accuracy) for b in bins],
+        base=[min(b.mean_confidence, b.accuracy) for b in bins],
+        width=[gap_span(b)[1] - gap_span(b)[0] for b in bins],
+        name=name,
+        legendgroup=name,
+        marker={
+            "color": ground,
+            "line": {"color": tint, "width": 1},
+            "pattern": {
+                "shape": hatch,
+                "fgcolor": tint,
+                "bgcolor": ground,
+                "size": 6,
+                "solidity": 0.3,
+            },
+        },
+        showlegend=legend,
+        **_hover(bins),
+        **place,
     )
 
 

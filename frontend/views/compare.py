@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from calift_core.schema.wire.results import Comparison
@@ -122,6 +124,14 @@ def main() -> None:
     if opened is not None:
         st.switch_page("views/run.py", query_params={"id": comparison.runs[opened].run.id})
 
+    styles = state.styles(list(chosen))
+    _settings(comparison)
+    _accuracy_against_calibration(comparison, styles)
+    _paired_differences(comparison, styles)
+
+
+def _settings(comparison: Comparison) -> None:
+    """Which settings differ between the runs."""
     st.subheader("What differs", anchor=False)
     if comparison.parameters:
         page.table(
@@ -131,7 +141,11 @@ def main() -> None:
     else:
         st.caption("The runs have the same settings.")
 
-    styles = state.styles(list(chosen))
+
+def _accuracy_against_calibration(
+    comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]
+) -> None:
+    """A mark for each run on its ID data and one on shifted data."""
     st.subheader("Accuracy against calibration", anchor=False)
     points = [
         (figures.style.Run(c.run.id, c.run.name), c.run.summary)
@@ -144,6 +158,11 @@ def main() -> None:
         name="accuracy-calibration",
     )
 
+
+def _paired_differences(
+    comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]
+) -> None:
+    """Each run minus the baseline by a metric, on the data sets that a visitor chooses."""
     st.subheader("Paired differences", anchor=False)
     offered = list(dict.fromkeys(d.metric for c in comparison.runs for d in c.differences))
     if not offered:
