@@ -11,7 +11,7 @@ repeat a parameter where links hold `a,b,c`, and leave out the runs that a page 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -100,21 +100,30 @@ def choice(
     label: str,
     *,
     name: str,
-    options: Sequence[str],
+    options: Sequence[str] | Mapping[str, str],
     default: str | None = None,
     **more: Any,
 ) -> str:
-    """Let a visitor choose one of `options`, which stands in the URL; the first is the default."""
-    first = default if default in options else options[0]
+    """Let a visitor choose one of `options`, which stands in the URL; the first is the default.
+
+    A mapping says how each option reads.
+    """
+    offered = list(options)
+    first = default if default in offered else offered[0]
     return bound(
         widget,
         label,
         name=name,
         default=first,
-        decode=lambda given: given if given in options else None,
-        options=list(options),
+        decode=lambda given: given if given in offered else None,
+        options=offered,
+        **_words(options),
         **more,
     )
+
+
+def _words(options: Sequence[str] | Mapping[str, str]) -> dict[str, Any]:
+    return {"format_func": options.__getitem__} if isinstance(options, Mapping) else {}
 
 
 def several(
@@ -122,12 +131,15 @@ def several(
     label: str,
     *,
     name: str,
-    options: Sequence[str],
+    options: Sequence[str] | Mapping[str, str],
     default: Sequence[str] = (),
     always: bool = False,
     **more: Any,
 ) -> list[str]:
-    """Any number of `options`, comma-separated in the URL; what is not offered is dropped."""
+    """Let a visitor choose any of `options`, which stand in the URL, comma-separated.
+
+    What the URL names and is not offered is dropped. A mapping says how each option reads.
+    """
     return bound(
         widget,
         label,
@@ -137,6 +149,7 @@ def several(
         encode=",".join,
         always=always,
         options=list(options),
+        **_words(options),
         **more,
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -107,10 +107,6 @@ class PairedDifference:
     def distinguishable(self) -> bool:
         """Whether the interval leaves 0 out."""
         return self.low > 0 or self.high < 0
-
-    def to_dict(self) -> dict[str, float | int]:
-        """Return the fields as plain numbers for JSON."""
-        return asdict(self)
 
 
 def paired_difference(

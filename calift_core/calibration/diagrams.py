@@ -27,7 +27,7 @@ _BAND = (0.025, 0.975)
 
 class _Arrays:
     def to_dict(self) -> dict[str, object]:
-        """Return plain lists and numbers for JSON, None where a number does not exist."""
+        """Return plain lists and numbers for people's own JSON, None where there is no number."""
         out: dict[str, object] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)

@@ -99,14 +99,7 @@ def forward_all(
     waiting: deque[tuple[int, int, Tensor, Tensor | None]] = deque()
     behind = 0 if device.type == "cpu" else 1
     try:
-        for batch in eval_batches(
-            images,
-            preprocess=clip.preprocess,
-            batch_size=batch_size,
-            workers=workers,
-            normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
-            start=at,
-        ):
+        for batch in _inputs(images, clip, batch_size, workers, device, start=at):
             for index, model in enumerate(models):
                 if seen[index] > at:
                     continue
@@ -122,6 +115,26 @@ def forward_all(
             f"the device ran out of memory while evaluating {images.name}: {reason_of(error)}",
             hint="Lower evaluation.batch_size.",
         ) from None
+
+
+def _inputs(
+    images: ImageSet,
+    clip: Clip,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    *,
+    start: int = 0,
+) -> Iterator[Tensor]:
+    """A set from image `start` on, as a model takes it: batches (B, 3, S, S) on its device."""
+    return eval_batches(
+        images,
+        preprocess=clip.preprocess,
+        batch_size=batch_size,
+        workers=workers,
+        normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
+        start=start,
+    )
 
 
 @torch.inference_mode()
@@ -224,13 +237,7 @@ def encode(
     clip.eval()
     parts: list[Tensor] = []
     try:
-        for batch in eval_batches(
-            images,
-            preprocess=clip.preprocess,
-            batch_size=batch_size,
-            workers=workers,
-            normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
-        ):
+        for batch in _inputs(images, clip, batch_size, workers, device):
             if stop():
                 raise InterruptedRunError(f"stopped while encoding {images.name}")
             with autocast(device, precision):

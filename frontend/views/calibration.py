@@ -34,8 +34,7 @@ def _choose(titles: Mapping[str, str], several: bool) -> tuple[str, str, bool]:
         st.segmented_control,
         "Show",
         name="view",
-        options=list(VIEWS),
-        format_func=VIEWS.__getitem__,
+        options=VIEWS,
         required=True,
     )
     left, right = st.columns([3, 2])
@@ -44,8 +43,7 @@ def _choose(titles: Mapping[str, str], several: bool) -> tuple[str, str, bool]:
             st.selectbox,
             "Data",
             name="dataset",
-            options=list(titles),
-            format_func=titles.__getitem__,
+            options=titles,
             always=True,
         )
     layout = "0"
@@ -55,8 +53,7 @@ def _choose(titles: Mapping[str, str], several: bool) -> tuple[str, str, bool]:
                 st.segmented_control,
                 "Several runs",
                 name="overlay",
-                options=list(LAYOUTS),
-                format_func=LAYOUTS.__getitem__,
+                options=LAYOUTS,
                 required=True,
             )
     return view, dataset, layout == "1"

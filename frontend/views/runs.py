@@ -55,7 +55,10 @@ def _filters() -> dict[str, Any]:
         )
     with top[3]:
         sort = state.choice(
-            st.selectbox, "Order", name="sort", options=list(SORTS), format_func=SORTS.__getitem__
+            st.selectbox,
+            "Order",
+            name="sort",
+            options=SORTS,
         )
     opened = any(state.param(name) for name in ("tag", "archived", "suite"))
     with st.expander("More filters", expanded=opened):

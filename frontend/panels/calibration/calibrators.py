@@ -55,8 +55,7 @@ def draw(
             st.selectbox,
             "Calibrator",
             name="kind",
-            options=list(CALIBRATORS),
-            format_func=CALIBRATORS.__getitem__,
+            options=CALIBRATORS,
         )
     own = {e.dataset: e for e in evaluations[run_id]}
     with columns[2]:
@@ -151,8 +150,7 @@ def _show_matrix(
             st.multiselect,
             "Corruptions in the matrix",
             name="with",
-            options=list(titles),
-            format_func=titles.__getitem__,
+            options=titles,
             max_selections=TRANSFER_SETS - len(named),
             placeholder="none",
         )
@@ -180,8 +178,7 @@ def _show_matrix(
         st.segmented_control,
         "Judged by",
         name="judged",
-        options=list(SCORES),
-        format_func=SCORES.__getitem__,
+        options=SCORES,
         required=True,
     )
     page.chart(

@@ -41,8 +41,7 @@ def controls(*, with_temperature: bool = True) -> Asked:
                 st.selectbox,
                 "Binning",
                 name="scheme",
-                options=list(text.SCHEMES),
-                format_func=text.SCHEMES.__getitem__,
+                options=text.SCHEMES,
                 help="Equal mass: as many samples in each bin. Equal width: bins as wide as each "
                 "other, so some are nearly empty.",
             )

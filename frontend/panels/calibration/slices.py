@@ -42,16 +42,14 @@ def draw(
             st.selectbox,
             "Slices by",
             name="by",
-            options=list(GROUPINGS),
-            format_func=GROUPINGS.__getitem__,
+            options=GROUPINGS,
         )
     with columns[1]:
         order = state.choice(
             st.selectbox,
             "Order",
             name="order",
-            options=list(ORDERS),
-            format_func=ORDERS.__getitem__,
+            options=ORDERS,
             disabled=by == "dataset",
         )
     with columns[2]:
