@@ -66,11 +66,12 @@ def test_run__every_state_has_something_to_say(dashboard: Service, name: str, ta
 
 
 def test_run__a_waiting_run_says_what_it_waits_for(dashboard: Service) -> None:
-    from backend.store import Store, open_engine
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
 
     # A worker that was silent for a minute counts as gone, and the service may be older than that.
-    store = Store(open_engine(f"sqlite:///{dashboard.home / 'calift.db'}"))
-    store.worker_seen(
+    store = Stores.on(open_engine(f"sqlite:///{dashboard.home / 'calift.db'}"))
+    store.workers.seen(
         "worker-1", host="bench-01", queues=["cpu"], device="CPU, 8 cores",
         run_id=dashboard.ids["running"],
     )  # fmt: skip
@@ -81,15 +82,16 @@ def test_run__a_waiting_run_says_what_it_waits_for(dashboard: Service) -> None:
 def test_overview__a_worker_that_is_out_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.store import Store, open_engine
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
     from tests.conftest import spec_of
 
     with service(tmp_path, filled=False) as made, pointed_at(monkeypatch, made.url, made.home):
-        store = Store(open_engine(f"sqlite:///{made.home / 'calift.db'}"))
-        store.worker_seen(
+        store = Stores.on(open_engine(f"sqlite:///{made.home / 'calift.db'}"))
+        store.workers.seen(
             "w", host="box", queues=["cpu"], device="cpu", trouble="1 MiB is free in /data"
         )
-        run_id = store.submit(spec_of())
+        run_id = store.runs.submit(spec_of())
         store.close()
         assert "out: 1 MiB is free in /data" in words(page("overview"))
         said = words(page("run", id=run_id)).replace("\\", "")  # escaped for Markdown
