@@ -69,6 +69,13 @@ class StoreLibrary:
         """The evaluations of a run."""
         return [self.subject_of(e) for e in self._store.results.run_evaluations(run)]
 
+    def untested(self, run: str) -> NotFoundError:
+        """A run that has not ended, or was evaluated on corruptions alone."""
+        return NotFoundError(
+            f"run {run} has no evaluations to compare; it is {self._store.runs.get(run).phase}.",
+            hint="They come with the end of a run; corruptions are named with dataset=….",
+        )
+
     def fit_set(
         self, subject: Subject, kind: str, fit_on: Sequence[str], *, oracle: bool
     ) -> FitSet:

@@ -39,7 +39,6 @@ from calift_core.schema.wire.results import (
     Reliability,
     Slice,
     SlicePage,
-    Source,
     TransferCell,
     TransferMatrix,
     TransferRow,
@@ -403,7 +402,7 @@ class Explorer:
         if kind not in CALIBRATORS:
             raise UnknownNameError("calibrator", kind, CALIBRATORS)
         source = self._library.run(run)
-        chosen, notes = self._chosen(run, source, datasets)
+        chosen, notes = self._chosen(run, datasets)
         fits, more = self._fits(chosen, kind)
         columns = [self._transfer_column(s, fits, binning.over(s.binning)) for s in chosen]
         first = binning.over(chosen[0].binning)
@@ -421,9 +420,7 @@ class Explorer:
             notes=notes + more,
         )
 
-    def _chosen(
-        self, run: str, source: Source, datasets: Sequence[str]
-    ) -> tuple[list[Subject], list[str]]:
+    def _chosen(self, run: str, datasets: Sequence[str]) -> tuple[list[Subject], list[str]]:
         """What a transfer matrix is of, and what is left out of it."""
         every = self._library.tested(run)
         by_name = {s.source.dataset: s for s in every}
@@ -434,10 +431,7 @@ class Explorer:
             s for s in every if s.source.role != "corruption"
         ]
         if not chosen:
-            raise NotFoundError(
-                f"{source.run_name} has no evaluations to compare.",
-                hint="They come with the end of a run; corruptions are named with dataset=….",
-            )
+            raise self._library.untested(run)
         if len(chosen) > TRANSFER_SETS:
             raise SpecError(
                 f"a transfer matrix takes at most {TRANSFER_SETS} data sets, got {len(chosen)}",

@@ -82,6 +82,13 @@ class FolderLibrary:
             if metadata.role not in ("calibration", "validation")
         ]
 
+    def untested(self, run: str) -> NotFoundError:
+        """A folder of corruptions alone."""
+        return NotFoundError(
+            f"{run!r} holds no predictions of ID data or a shift.",
+            hint="Corruptions are named with --dataset.",
+        )
+
     def fit_set(
         self, subject: Subject, kind: str, fit_on: Sequence[str], *, oracle: bool
     ) -> FitSet:

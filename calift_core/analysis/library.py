@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from calift_core.analysis.draws import Draws
 from calift_core.calibration import Binning
+from calift_core.errors import NotFoundError
 from calift_core.predictions.read import read_index, read_metadata
 from calift_core.predictions.types import PredictionsMetadata
 from calift_core.schema.wire.results import Source
@@ -169,6 +170,9 @@ class Library(Protocol):
 
     def tested(self, run: str) -> Sequence[Subject]:
         """What a run was tested on: ID data, shifts and corruptions, in this order."""
+
+    def untested(self, run: str) -> NotFoundError:
+        """Why a run has neither ID data nor shifts that it was tested on."""
 
     def fit_set(
         self, subject: Subject, kind: str, fit_on: Sequence[str], *, oracle: bool
