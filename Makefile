@@ -39,8 +39,9 @@ install: $(VENV)/.embedded
 shell: $(VENV)/.embedded
 	@. $(BIN)/activate && { "$${SHELL:-/bin/sh}" || true; }
 
-# One process a core; a file's tests stay together, because they share what is costly to make.
-PYTEST_ARGS ?= -n logical --dist loadfile $(if $(CI),--durations=20)
+# One process a core; a file's tests stay together, because they share what is costly to make, and
+# the files in the order of tests/conftest.py.
+PYTEST_ARGS ?= -n logical --dist loadfile --no-loadscope-reorder $(if $(CI),--durations=20)
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .data .chrome
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

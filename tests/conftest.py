@@ -29,8 +29,35 @@ CI = bool(os.environ.get("CI"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A loaded machine is no failure: examples have no time limit of their own, the test has.
-hypothesis_settings.register_profile("calift", deadline=None)
-hypothesis_settings.load_profile("calift")
+# `HYPOTHESIS_PROFILE=thorough make test` looks ten times as far.
+hypothesis_settings.register_profile("calift", deadline=None, max_examples=50)
+hypothesis_settings.register_profile("thorough", deadline=None, max_examples=500)
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "calift"))
+
+#: Files that wait for real processes for long. They begin first, so that none is left over at the
+#: end while the other cores have nothing to do.
+LONG = (
+    "tests/e2e/test_every_method.py",
+    "tests/backend/test_embedded.py",
+    "tests/worker/test_worker.py",
+    "tests/e2e/test_browser.py",
+    "tests/e2e/test_door.py",
+    "tests/core/jobs/test_job.py",
+    "tests/e2e/test_upgrade.py",
+    "tests/worker/test_supervisor.py",
+    "tests/backend/test_abuse.py",
+    "tests/worker/test_chaos.py",
+    "tests/e2e/test_pictures.py",
+    "tests/test_results_study.py",
+    "tests/core/test_portable.py",
+    "tests/core/models/test_open_clip.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; the order within a file stays."""
+    order = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
 
 
 def unavailable(reason: str) -> None:
