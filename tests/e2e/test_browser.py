@@ -64,7 +64,7 @@ def test_calibration__reload_and_a_copied_address_keep_the_view(
     tab.goto(dashboard.at("calibration?run={FLYP}&dataset=sketch"))
     settle(tab)
     bins = tab.get_by_label("Bins", exact=True)
-    assert bins.input_value() == "15"
+    until(lambda: bins.input_value() == "15", what="the bins that were evaluated with")
     bins.fill("6")
     bins.press("Enter")
     tab.get_by_text("6 bins, equal mass").wait_for()

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,12 +99,22 @@ def test_worker__sigkill_takes_the_runner_along_and_another_worker_finishes(
     assert store.claims.phase(run_id) == "SUCCEEDED"
 
 
+def freeze_between_writes(pid: int, store: Stores) -> None:
+    """SIGSTOP, but not in the middle of a write: SQLite's lock would be held by nobody awake."""
+    database = str(store.engine.url.database)
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with contextlib.closing(sqlite3.connect(database, timeout=1.0)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError:
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_worker__a_frozen_worker_that_wakes_up_is_fenced_off(
     sqlite_url: str, start_worker: Start, home: Path, tmp_path: Path
 ) -> None:
-    import os
-    import signal
-
     from backend.store.engine import open_engine
 
     store = Stores.on(open_engine(sqlite_url))
@@ -111,7 +123,7 @@ def test_worker__a_frozen_worker_that_wakes_up_is_fenced_off(
     first = start_worker(sqlite_url)
     until(lambda: 7 in steps(store, run_id), what="step 7")
     runner = runner_of(home, run_id)
-    os.kill(first.pid, signal.SIGSTOP)
+    freeze_between_writes(first.pid, store)
     try:
         start_worker(sqlite_url)
         until(lambda: store.runs.get(run_id).attempt == 2, timeout_s=120, what="a second attempt")
