@@ -40,6 +40,8 @@ FLAGS = [
 #: Width and height of the window, and the height that a picture is cut at.
 SIZES = {1440: (900, 2400), 390: (844, 3000)}
 PATIENCE_MS = 120_000
+#: Between two looks at whether a page has settled.
+_PAUSE_MS = 750
 
 #: Streamlit asks below a page's own address first whether it is served from there.
 _PROBE = re.compile(r"^/[^/]+/_stcore/(health|host-config)$")
@@ -131,7 +133,8 @@ SHOTS = (
 )
 
 _SETTLED = """() => document.querySelector('.calift-head h1')
-  && !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')
+  && !document.querySelector(
+    '[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton]')
   && document.fonts.status === 'loaded'"""
 _HEIGHT = """() => {
   const main = document.querySelector('[data-testid=stMain]');
@@ -212,13 +215,15 @@ def _listen(tab: Page) -> list[str]:
 def _settle(tab: Page, shot: Shot) -> None:
     """Wait until the page has drawn what it has, or shows what it must not."""
     unwanted = ", ".join(s for n, s in UNWANTED.items() if n != "an empty chart")
-    tab.wait_for_function(
-        "([unwanted, charts]) => document.querySelector(unwanted) || (("
-        + _SETTLED
-        + ")() && document.querySelectorAll("
-        "'[data-testid=stPlotlyChart] .main-svg').length >= charts)",
-        arg=[unwanted, shot.charts],
-    )
+    for _ in range(2):  # widgets are loaded when they are first drawn: settled twice is settled
+        tab.wait_for_function(
+            "([unwanted, charts]) => document.querySelector(unwanted) || (("
+            + _SETTLED
+            + ")() && document.querySelectorAll("
+            "'[data-testid=stPlotlyChart] .main-svg').length >= charts)",
+            arg=[unwanted, shot.charts],
+        )
+        tab.wait_for_timeout(_PAUSE_MS)
 
 
 def faults(tab: Page, shot: Shot, said: Sequence[str]) -> list[str]:
