@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from calift_core.analysis.draws import Draws
 from calift_core.analysis.explorer import Explorer
 from calift_core.analysis.folder import FolderLibrary
+from calift_core.analysis.library import Subject
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
 from calift_core.calibration import Binning, ece_report, evaluate_all, score_probs, softmax
 from calift_core.calibration.bins import Norm, Scheme
@@ -157,7 +158,7 @@ def load(run: str | Path) -> LoadedRun:
     except FileNotFoundError as error:
         raise DataError(
             f"{str(folder)!r} must be the folder of a finished run, got one without report.json.",
-            hint="`calift train` leaves one, and `calift runs download ID` fetches one.",
+            hint="`calift train SPEC --out FOLDER` makes one.",
         ) from error
     except (OSError, ValidationError) as error:
         raise DataError(f"{str(folder / 'report.json')!r} cannot be read: {error}") from error
@@ -192,7 +193,7 @@ class LoadedRun:
         """
         from calift_core.predictions.read import read_predictions
 
-        return read_predictions(self._path(dataset))
+        return read_predictions(self._subject(dataset).target)
 
     def reliability_diagram(self, dataset: str, *, smooth: bool = False) -> go.Figure:
         """The diagram of one data set as it was evaluated.
@@ -200,15 +201,14 @@ class LoadedRun:
         Raises:
             UnknownNameError: the run was not tested on it.
         """
-        subject = self._library.subject(str(self._path(dataset)))
-        diagram = Explorer(self._library).reliability(subject)
+        diagram = Explorer(self._library).reliability(self._subject(dataset))
         return _figure(diagram, f"{self.folder.name} on {dataset}", smooth=smooth)
 
-    def _path(self, dataset: str) -> Path:
-        found = {s.source.dataset: s.target for s in self._library.tested(str(self.folder))}
+    def _subject(self, dataset: str) -> Subject:
+        found = {s.source.dataset: s for s in self._library.tested(str(self.folder))}
         if dataset not in found:
             raise UnknownNameError("data set of this run", dataset, [n or "" for n in found])
-        return Path(found[dataset])
+        return found[dataset]
 
 
 def _array(values: Any) -> npt.NDArray[Any]:

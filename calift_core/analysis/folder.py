@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from calift_core.analysis.library import (
 )
 from calift_core.calibration import Binning
 from calift_core.errors import DataError, NotFoundError
-from calift_core.predictions.read import read_index, read_metadata
+from calift_core.predictions.read import read_metadata
 from calift_core.predictions.types import PredictionsMetadata
 from calift_core.schema.report import EvaluationReport, Report
 from calift_core.schema.wire.results import Source
@@ -54,16 +54,17 @@ class FolderLibrary:
                 f"{target!r} must be a predictions file of calift (Parquet), got {path.suffix}.",
                 hint=f"`calift import-predictions {path} --out FOLDER` makes one of it.",
             )
-        metadata = read_metadata(path)
+        file = self._open(path)
+        metadata = file.metadata
         own = _reported(path, metadata.dataset)
         return Subject(
             target=target,
             source=Source(run_name=path.name, dataset=metadata.dataset, role=metadata.role),
-            n=len(read_index(path)[1]),
+            n=len(file),
             binning=Binning() if own is None else Binning(own.ece.n_bins, own.ece.scheme),
             draws=DEFAULT_DRAWS if own is None else Draws(own.ece.n_resamples, own.ece.seed),
             temperature=metadata.temperature if own is None else own.temperature,
-            open=partial(self._open, path),
+            open=lambda: file,
         )
 
     def run(self, run: str) -> Source:
