@@ -93,6 +93,13 @@ def _wait(client: Client, run_id: str, as_json: bool) -> None:
         sys.exit(1)
 
 
+def _say_phase(run: RunDetail, as_json: bool) -> None:
+    if as_json:
+        print_json(run.model_dump(mode="json"))
+    else:
+        out.print(f"{run.id}  {run.phase}")
+
+
 def follow_runs(client: Client, run_ids: Sequence[str], *, quiet: bool = False) -> list[RunDetail]:
     """Show the progress of runs until every one has ended.
 
@@ -250,10 +257,7 @@ def runs_cancel(run_id: str, as_json: JsonFlag = False) -> None:
     """Ask a run to stop after saving a checkpoint."""
     with make_client() as client:
         run = client.cancel(run_id)
-    if as_json:
-        print_json(run.model_dump(mode="json"))
-    else:
-        out.print(f"{run.id}  {run.phase}")
+    _say_phase(run, as_json)
 
 
 @runs_app.command("retry")
@@ -261,10 +265,7 @@ def runs_retry(run_id: str, as_json: JsonFlag = False) -> None:
     """Queue a failed or cancelled run again; it goes on from its checkpoint."""
     with make_client() as client:
         run = client.retry(run_id)
-    if as_json:
-        print_json(run.model_dump(mode="json"))
-    else:
-        out.print(f"{run.id}  {run.phase}")
+    _say_phase(run, as_json)
 
 
 @runs_app.command("logs")
