@@ -198,15 +198,14 @@ class Comparer:
     ) -> tuple[dict[str, SampleScores], npt.NDArray[np.str_] | None]:
         """Scores of the samples that all files share, in the order of the first."""
         first = next(iter(files.values()))
+        shared = {run_id: shared_samples(first, file) for run_id, file in files.items()}
         kept = np.arange(len(first))
-        for file in files.values():
-            kept = np.intersect1d(kept, shared_samples(first, file)[0])
+        for in_first, _ in shared.values():
+            kept = np.intersect1d(kept, in_first)
         scores = {}
-        for run_id, file in files.items():
-            in_first, in_own = shared_samples(first, file)
-            scores[run_id] = self._explorer.scored(file, evaluations[run_id].temperature).take(
-                in_own[np.isin(in_first, kept)]
-            )
+        for run_id, (in_first, in_own) in shared.items():
+            own = self._explorer.scored(files[run_id], evaluations[run_id].temperature)
+            scores[run_id] = own.take(in_own[np.isin(in_first, kept)])
         return scores, None if first.clusters is None else first.clusters[kept]
 
 
