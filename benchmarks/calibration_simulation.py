@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from calift_core import calibration as cal
 from calift_core.calibration.calibrators import CALIBRATORS
 from calift_core.calibration.measures import debiased_squared_error
+from calift_core.calibration.planning import SquaredPlan
+from calift_core.calibration.squared import SquaredError
 
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -391,9 +393,7 @@ def promised_power(
             )
             promises.append(first_rules.samples_needed(found, difference))
         else:
-            plan = cal.SquaredPlan(
-                cal.SquaredError(cal.TopLabel(*a)), cal.SquaredError(cal.TopLabel(*b))
-            )
+            plan = SquaredPlan(SquaredError(cal.TopLabel(*a)), SquaredError(cal.TopLabel(*b)))
             promises.append(plan.needed(difference))
         for repeat in range(repeats):
             _, a, b = _outcomes(rng, promises[-1], pair)

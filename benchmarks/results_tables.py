@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.calibration import SquaredError, TopLabel, ece, score_probs
+from calift_core.calibration import TopLabel, ece, score_probs
 from calift_core.calibration.compare import eliminate
+from calift_core.calibration.squared import SquaredError
 from calift_core.predictions.read import read_predictions
 
 Doubles = NDArray[np.float64]

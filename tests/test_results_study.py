@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from calift_core.calibration import SquaredError, TopLabel, ece, paired_difference, score_probs
+from calift_core.calibration import TopLabel, ece, paired_difference, score_probs
+from calift_core.calibration.squared import SquaredError
 from calift_core.errors import CaliftError, DataUnavailableError
 from calift_core.models.loading import load_clip
 

@@ -12,7 +12,8 @@ from scipy.special import ndtri
 from calift_core import calibration
 from calift_core.calibration import SampleScores
 from calift_core.calibration.compare import check_paired
-from calift_core.calibration.squared import Units
+from calift_core.calibration.planning import SquaredPlan
+from calift_core.calibration.squared import SquaredError, Units
 from calift_core.schema.wire.results import Budget, Source
 
 # ---- Planning ----------------------------------------------------------------------------------
@@ -36,7 +37,7 @@ def budget_of(
 
     Against another model on the same samples the noise is that of the paired difference. Without
     one, both models are thought to be evaluated on samples of their own, each as noisy as this one.
-    For `ece` the comparison itself is played through, see `calibration.SquaredPlan`.
+    For `ece` the comparison itself is played through, see `SquaredPlan`.
 
     Args:
         scores: N samples.
@@ -97,17 +98,17 @@ def _squared_plan(
     against: SampleScores | None,
     clusters: npt.NDArray[Any] | None,
     seed: int,
-) -> tuple[calibration.SquaredPlan, float | None]:
+) -> tuple[SquaredPlan, float | None]:
     """The plan for two calibration errors, and the observed difference where there are two."""
     units = Units(clusters, len(scores))
-    own = calibration.SquaredError(scores, units)
+    own = SquaredError(scores, units)
     if against is None:
-        return calibration.SquaredPlan(own, own, paired=False, seed=seed), None
+        return SquaredPlan(own, own, paired=False, seed=seed), None
     check_paired(scores, against)
-    other = calibration.SquaredError(against, units)
+    other = SquaredError(against, units)
     worse, better = (own, other) if own.value >= other.value else (other, own)
     sizes = [max(0.0, each.value) ** 0.5 for each in (own, other)]
-    return calibration.SquaredPlan(worse, better, seed=seed), sizes[0] - sizes[1]
+    return SquaredPlan(worse, better, seed=seed), sizes[0] - sizes[1]
 
 
 def _certain(scores: SampleScores) -> SampleScores:

@@ -24,7 +24,13 @@ from calift_core.calibration.bins import (
     Norm,
     error_of_gaps,
 )
-from calift_core.calibration.measures import LowerBound, batch_cells, over_classes
+from calift_core.calibration.diagrams import wilson_interval
+from calift_core.calibration.measures import (
+    LowerBound,
+    batch_cells,
+    over_classes,
+    over_under_confidence,
+)
 from calift_core.calibration.scores import Scores
 from calift_core.predictions.read import read_index, read_metadata
 from calift_core.schema.wire.results import Measure
@@ -82,7 +88,7 @@ def _mean_measure(name: str, title: str, unit: Unit, values: Doubles) -> Measure
 
 def _share_measure(name: str, title: str, hits: Bools) -> Measure:
     n = float(len(hits))
-    low, high = calibration.wilson_interval(np.array([float(hits.sum())]), np.array([n]))
+    low, high = wilson_interval(np.array([float(hits.sum())]), np.array([n]))
     return Measure(
         name=name, title=title, unit="fraction", value=float(hits.mean()),
         interval=(float(low[0]), float(high[0])),
@@ -147,11 +153,11 @@ MEASURES: dict[str, Kind] = {
     ),
     "overconfidence": Kind(
         "Over-confident part of the ECE",
-        lambda s, binning: calibration.over_under_confidence(s, binning)[0], is_binned=True,
+        lambda s, binning: over_under_confidence(s, binning)[0], is_binned=True,
     ),
     "underconfidence": Kind(
         "Under-confident part of the ECE",
-        lambda s, binning: calibration.over_under_confidence(s, binning)[1], is_binned=True,
+        lambda s, binning: over_under_confidence(s, binning)[1], is_binned=True,
     ),
 }  # fmt: skip
 
@@ -210,7 +216,7 @@ def measures_of(
 
 
 def _lower_bound(confidences: Doubles) -> _Estimator:
-    """`calibration.ece_lower_bound` for many draws on the same confidences."""
+    """`ece_lower_bound` for many draws on the same confidences."""
     bound = LowerBound(confidences)
     return lambda scores: bound(scores.correct)
 

@@ -14,6 +14,7 @@ from calift_core.analysis.condition import Samples, matching
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.calibration import Binning, SampleScores, TopLabel
 from calift_core.calibration.bins import Ints
+from calift_core.calibration.diagrams import wilson_interval
 from calift_core.errors import UnknownNameError
 from calift_core.schema.wire.results import Slice, SlicePage, Source
 
@@ -106,7 +107,7 @@ def slice_of(
     half = _Z95 * float(residual.std()) / n**0.5
     gap = float(residual.mean())
     hits = float(scores.correct.sum())
-    low, high = calibration.wilson_interval(np.array([hits]), np.array([float(n)]))
+    low, high = wilson_interval(np.array([hits]), np.array([float(n)]))
     report: dict[str, Any] = {}
     if n >= min_n:
         report = calibration.ece_report(scores, own, n_resamples=n_resamples, seed=seed)

@@ -16,7 +16,6 @@ from calift_core.calibration.compare import model_confidence_set, paired_differe
 from calift_core.calibration.diagrams import (
     reliability_curve,
     smooth_reliability_curve,
-    wilson_interval,
 )
 from calift_core.calibration.measures import (
     accuracy,
@@ -26,20 +25,15 @@ from calift_core.calibration.measures import (
     debiased_calibration_error,
     ece,
     ece_batch_averaged,
-    ece_lower_bound,
     ks_error,
     mce,
     mean_per_class_accuracy,
     nll,
-    over_under_confidence,
     risk_at_coverage,
-    top_k_accuracy,
 )
-from calift_core.calibration.perturbation import perturbation_levels
-from calift_core.calibration.planning import SquaredPlan, samples_needed
+from calift_core.calibration.planning import samples_needed
 from calift_core.calibration.scores import SampleScores, TopLabel, score_probs, score_samples
 from calift_core.calibration.smooth import smooth_ece
-from calift_core.calibration.squared import SquaredError
 from calift_core.calibration.uncertainty import interval, null_floor
 
 __all__ = [
@@ -49,8 +43,6 @@ __all__ = [
     "Norm",
     "SampleScores",
     "Scheme",
-    "SquaredError",
-    "SquaredPlan",
     "TopLabel",
     "accuracy",
     "assign_bins",
@@ -61,7 +53,6 @@ __all__ = [
     "debiased_calibration_error",
     "ece",
     "ece_batch_averaged",
-    "ece_lower_bound",
     "ece_report",
     "evaluate_all",
     "evaluate_scores",
@@ -72,9 +63,7 @@ __all__ = [
     "model_confidence_set",
     "nll",
     "null_floor",
-    "over_under_confidence",
     "paired_difference",
-    "perturbation_levels",
     "reliability_curve",
     "risk_at_coverage",
     "samples_needed",
@@ -83,6 +72,4 @@ __all__ = [
     "smooth_ece",
     "smooth_reliability_curve",
     "softmax",
-    "top_k_accuracy",
-    "wilson_interval",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import replace
 
-from calift_core.calibration import perturbation_levels
+from calift_core.calibration.perturbation import perturbation_levels
 from calift_core.data.images import ImageSet
 from calift_core.data.noise import perturbed, shrunk
 from calift_core.data.workload import NOISE_IMAGES, NOISE_LEVELS, NOISE_STEPS

@@ -18,6 +18,7 @@ from calift_core.calibration.calibrators import (
     calibrator_from_dict,
     fit_temperature,
 )
+from calift_core.calibration.perturbation import perturbation_levels
 from calift_core.errors import LeakageError, SpecError, UnknownNameError
 
 Doubles = npt.NDArray[np.float64]
@@ -247,13 +248,13 @@ def test_perturbation_levels__accuracy_falls_in_equal_steps_to_chance() -> None:
     def accuracy_at(noise: float) -> float:
         return 0.1 + 0.8 * float(np.exp(-noise))
 
-    levels = cal.perturbation_levels(accuracy_at, n_classes=10, n_levels=5, max_noise=20.0)
+    levels = perturbation_levels(accuracy_at, n_classes=10, n_levels=5, max_noise=20.0)
     assert levels == sorted(levels)
     assert levels[0] == 0
     reached = [accuracy_at(level) for level in levels]
     np.testing.assert_allclose(reached, [0.9, 0.7, 0.5, 0.3, 0.1], atol=1e-3)
     with pytest.raises(SpecError, match="n_levels must be ≥ 2, got 1"):
-        cal.perturbation_levels(accuracy_at, n_classes=10, n_levels=1)
+        perturbation_levels(accuracy_at, n_classes=10, n_levels=1)
 
 
 class Toy:

@@ -12,7 +12,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from calift_core import calibration as cal
-from calift_core.calibration.measures import brier_decomposition, debiased_squared_error
+from calift_core.calibration.diagrams import wilson_interval
+from calift_core.calibration.measures import (
+    brier_decomposition,
+    debiased_squared_error,
+    over_under_confidence,
+    top_k_accuracy,
+)
 from calift_core.calibration.smooth import smooth_ece_at
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
@@ -144,7 +150,7 @@ def test_measures__do_not_depend_on_the_order_of_the_samples(
             cal.nll(cal.score_probs(p, y)),
             cal.brier(cal.score_probs(p, y)),
             cal.mean_per_class_accuracy(cal.score_probs(p, y)),
-            *cal.over_under_confidence(
+            *over_under_confidence(
                 cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme)
             ),
         ]
@@ -264,7 +270,7 @@ def test_ece__norms_are_ordered_and_the_split_adds_up(
     )
     assert 0 <= l1 <= l2 + 1e-12 <= largest + 2e-12 <= 1 + 3e-12
     assert largest == cal.mce(cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme))
-    over, under = cal.over_under_confidence(
+    over, under = over_under_confidence(
         cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme)
     )
     assert over + under == pytest.approx(l1)
@@ -301,15 +307,15 @@ def test_brier_decomposition__nothing_is_within_bins_of_one_value_each() -> None
 def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case: Case, k: int) -> None:
     probs, labels = case
     k = min(k, probs.shape[1])
-    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=1) == cal.accuracy(
+    assert top_k_accuracy(cal.score_probs(probs, labels), k=1) == cal.accuracy(
         cal.score_probs(probs, labels)
     )
-    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=k) >= cal.accuracy(
+    assert top_k_accuracy(cal.score_probs(probs, labels), k=k) >= cal.accuracy(
         cal.score_probs(probs, labels)
     )
-    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=probs.shape[1]) == 1
+    assert top_k_accuracy(cal.score_probs(probs, labels), k=probs.shape[1]) == 1
     order = np.argsort(-probs, axis=1, kind="stable")[:, :k]
-    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=k) == pytest.approx(
+    assert top_k_accuracy(cal.score_probs(probs, labels), k=k) == pytest.approx(
         float((order == labels[:, None]).any(axis=1).mean())
     )
 
@@ -433,7 +439,7 @@ def test_debiased_squared_error__hand_case() -> None:
 
 
 def test_wilson_interval__hand_case_and_no_trials() -> None:
-    low, high = cal.wilson_interval(np.array([9, 0, 0]), np.array([10, 5, 0]))
+    low, high = wilson_interval(np.array([9, 0, 0]), np.array([10, 5, 0]))
     np.testing.assert_allclose(low, [0.5958, 0.0, np.nan], atol=1e-4)
     np.testing.assert_allclose(high, [0.9821, 0.4345, np.nan], atol=1e-4)
 
@@ -656,7 +662,7 @@ def test_scores__agree_with_scikit_learn() -> None:
     assert cal.mean_per_class_accuracy(cal.score_probs(probs, labels)) == pytest.approx(
         metrics.balanced_accuracy_score(labels, probs.argmax(axis=1))
     )
-    assert cal.top_k_accuracy(cal.score_probs(probs, labels), k=2) == pytest.approx(
+    assert top_k_accuracy(cal.score_probs(probs, labels), k=2) == pytest.approx(
         metrics.top_k_accuracy_score(labels, probs, k=2)
     )
 

@@ -12,6 +12,7 @@ from calift_core import calibration as cal
 from calift_core.calibration import scores as scores_module
 from calift_core.calibration.bins import SMALLEST_PROBABILITY
 from calift_core.calibration.compare import METRICS
+from calift_core.calibration.measures import top_k_accuracy
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
 Doubles = npt.NDArray[np.float64]
@@ -55,7 +56,7 @@ def test_score_samples__its_means_are_the_measures_of_the_softmax(
     np.testing.assert_allclose(scores.confidences, probs.max(axis=1), rtol=1e-12)
     assert (scores.confidences <= 1).all()
     for k in range(1, logits.shape[1] + 1):
-        assert (scores.rank < k).mean() == cal.top_k_accuracy(
+        assert (scores.rank < k).mean() == top_k_accuracy(
             cal.score_probs(cal.softmax(logits), labels), k=k
         )
 

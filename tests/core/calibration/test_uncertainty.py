@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from calift_core import calibration as cal
 from calift_core.calibration.compare import METRICS
-from calift_core.calibration.measures import debiased_squared_error
-from calift_core.calibration.squared import SquaredDifference
+from calift_core.calibration.measures import debiased_squared_error, ece_lower_bound
+from calift_core.calibration.planning import SquaredPlan
+from calift_core.calibration.squared import SquaredDifference, SquaredError
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
 Doubles = npt.NDArray[np.float64]
@@ -149,7 +150,7 @@ def test_ece_lower_bound__is_the_error_or_less_in_the_mean(shift: float) -> None
     for _ in range(100):
         confidences = 0.3 + 0.6 * rng.random(1000)
         correct = rng.random(1000) < confidences - shift
-        found.append(cal.ece_lower_bound(cal.TopLabel(confidences, correct)))
+        found.append(ece_lower_bound(cal.TopLabel(confidences, correct)))
         assert (
             found[-1]
             <= cal.ece(cal.TopLabel(confidences, correct), cal.Binning(n_bins=1000)) + 1e-12
@@ -161,10 +162,10 @@ def test_ece_lower_bound__is_the_error_or_less_in_the_mean(shift: float) -> None
 
 def test_ece_lower_bound__hand_worked() -> None:
     # Each sample is judged by the others: 0.9 said and all wrong, whoever is left out.
-    assert cal.ece_lower_bound(
+    assert ece_lower_bound(
         cal.TopLabel(np.full(10, 0.9), np.zeros(10, dtype=np.bool_))
     ) == pytest.approx(0.9)
-    assert cal.ece_lower_bound(cal.TopLabel(np.array([0.9]), np.array([True]))) == 0
+    assert ece_lower_bound(cal.TopLabel(np.array([0.9]), np.array([True]))) == 0
 
 
 # The interval
@@ -421,9 +422,7 @@ def test_squared_difference__is_the_formula_over_stacked_bins() -> None:
     confidences = rng.uniform(0.4, 0.6, 300), rng.uniform(0.3, 0.5, 300)
     # Errors abound, so that no bin lacks noise; in each, right ones are the less sure ones.
     correct = rng.random(300) < 0.5, rng.random(300) < 0.5
-    models = [
-        cal.SquaredError(cal.TopLabel(*each)) for each in zip(confidences, correct, strict=True)
-    ]
+    models = [SquaredError(cal.TopLabel(*each)) for each in zip(confidences, correct, strict=True)]
     found = SquaredDifference.of(*models)
     member = np.zeros((300, len(found.means)))
     start = 0
@@ -605,8 +604,8 @@ def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None
 @pytest.mark.parametrize("paired", [True, False])
 def test_squared_plan__what_n_samples_show_takes_n_samples(paired: bool) -> None:
     a, b, labels = pair(3000, 10)
-    one, other = (cal.SquaredError(cal.score_probs(probs, labels)) for probs in (b, a))
-    plan = cal.SquaredPlan(one, other, paired=paired)
+    one, other = (SquaredError(cal.score_probs(probs, labels)) for probs in (b, a))
+    plan = SquaredPlan(one, other, paired=paired)
     shown = plan.detectable()
     assert shown is not None
     assert 0.005 < shown < 0.2
@@ -620,8 +619,8 @@ def test_squared_plan__what_n_samples_show_takes_n_samples(paired: bool) -> None
 
 def test_squared_plan__bad_arguments_are_named() -> None:
     a, _, labels = pair(100, 11)
-    own = cal.SquaredError(cal.score_probs(a, labels))
-    plan = cal.SquaredPlan(own, own, paired=False)
+    own = SquaredError(cal.score_probs(a, labels))
+    plan = SquaredPlan(own, own, paired=False)
     with pytest.raises(SpecError, match="difference must not be 0"):
         plan.needed(0.0)
     with pytest.raises(SpecError, match=r"power must lie in \(0, 1\), got 1"):
