@@ -61,7 +61,11 @@ NormOption = Annotated[
 Temperature = Annotated[
     float | None,
     typer.Option(
-        "--temperature", min=0.01, max=100, help="Divides the logits.", show_default=_AS_EVALUATED
+        "--temperature",
+        min=0.01,
+        max=100,
+        help="Number that the logits are divided by before anything is measured.",
+        show_default=_AS_EVALUATED,
     ),
 ]
 Where = Annotated[
@@ -136,14 +140,17 @@ def analyse_slices(
     ] = "key",
     descending: Annotated[bool, typer.Option("--descending", help="Largest first.")] = False,
     min_n: Annotated[
-        int, typer.Option("--min-n", min=10, help="Fewest samples that an ECE is given for.")
+        int, typer.Option("--min-n", min=10, help="A slice with fewer samples gets no ECE.")
     ] = 30,
     n_bins: Bins = None,
     scheme: SchemeOption = None,
     norm: NormOption = "l1",
     temperature: Temperature = None,
-    offset: Annotated[int, typer.Option(min=0, help="Slices left out at the front.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="Most slices shown.")] = 50,
+    offset: Annotated[
+        int,
+        typer.Option(min=0, help="How many slices to skip, to read on where the last page ended."),
+    ] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many slices to show.")] = 50,
     as_json: JsonFlag = False,
 ) -> None:
     """Calibration by class, confidence, source or data set, of samples that meet a condition."""
@@ -217,7 +224,10 @@ def analyse_transfer(
     kind: Kind = "temperature",
     dataset: Annotated[
         list[str] | None,
-        typer.Option("--dataset", help="Only these; none: the ID data and the shifts."),
+        typer.Option(
+            "--dataset",
+            help="Names of the data sets to take; without any: the ID data and the shifts.",
+        ),
     ] = None,
     n_bins: Bins = None,
     scheme: SchemeOption = None,
@@ -239,7 +249,7 @@ def analyse_transfer(
 def analyse_budget(
     target: Target,
     difference: Annotated[
-        float, typer.Option(help="To be shown, in the metric's unit: 0.01 is one point.")
+        float, typer.Option(help="Difference to be shown, in the metric's unit: 0.01 is one point.")
     ],
     metric: Annotated[
         Literal["accuracy", "ece", "nll", "brier", "confidence"], typer.Option()
@@ -248,8 +258,11 @@ def analyse_budget(
         str | None,
         typer.Option(help="Another model's predictions of the same samples, file or id."),
     ] = None,
-    level: Annotated[float, typer.Option(help="Of the two-sided test.")] = 0.95,
-    power: Annotated[float, typer.Option(help="Chance to show it when it is real.")] = 0.8,
+    level: Annotated[float, typer.Option(help="Significance level of the two-sided test.")] = 0.95,
+    power: Annotated[
+        float,
+        typer.Option(help="Power: how often the difference should be found where it is real."),
+    ] = 0.8,
     as_json: JsonFlag = False,
 ) -> None:
     """How many samples a difference needs."""

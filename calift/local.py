@@ -104,7 +104,8 @@ def evaluate(
     ] = None,
     severities: Annotated[str, typer.Option(help="Severities, separated by commas.")] = "1,3,5",
     precision: Annotated[
-        str | None, typer.Option(help="train, auto, fp32, fp16 or bf16: of the forward passes.")
+        str | None,
+        typer.Option(help="Precision of the forward passes: train, auto, fp32, fp16 or bf16."),
     ] = None,
     perturbed_calibration: Annotated[
         bool,

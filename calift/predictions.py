@@ -23,7 +23,9 @@ def import_predictions(
             "… or, in Parquet, one list column); ids and class_names are optional."
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="Of the run (default: the file's).")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run (default: the file's name).")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Name of the data set (default: what the file says).")
     ] = None,

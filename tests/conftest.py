@@ -32,7 +32,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # `HYPOTHESIS_PROFILE=thorough make test` looks ten times as far.
 hypothesis_settings.register_profile("calift", deadline=None, max_examples=50)
 hypothesis_settings.register_profile("thorough", deadline=None, max_examples=500)
-hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "calift"))
+_profile = os.environ.get("HYPOTHESIS_PROFILE", "calift")
+hypothesis_settings.load_profile(_profile)
+THOROUGH = _profile == "thorough"
 
 #: Files that wait for real processes for long. They begin first, so that none is left over at the
 #: end while the other cores have nothing to do.

@@ -159,7 +159,11 @@ class LinearProbe(MethodBase):
         "scikit-learn's C; chosen on the ID validation split, never on the test split [calift]",
     )
     max_iterations: int = Field(
-        default=1000, ge=1, le=100_000, title="L-BFGS iterations", description="At most, for each C"
+        default=1000,
+        ge=1,
+        le=100_000,
+        title="L-BFGS iterations",
+        description="Most iterations for each C of the grid",
     )
 
     @property
@@ -194,10 +198,16 @@ class LpFt(MethodBase):
         description="Epochs of the linear probe, on cached features, before fine-tuning [code]",
     )
     lp_lr: float = Field(
-        default=1e-3, gt=0, le=1, title="LP learning rate", description="Of the probe [calift]"
+        default=1e-3,
+        gt=0,
+        le=1,
+        title="LP learning rate",
+        description="Learning rate of the linear probe [calift]",
     )
     head_start: Literal["zero_shot", "zeros"] = Field(
-        default="zero_shot", title="Head starts from", description="Before the probe [calift]"
+        default="zero_shot",
+        title="Head starts from",
+        description="What the head is before the linear probe trains it [calift]",
     )
 
     @property
@@ -229,14 +239,19 @@ class LipsumFt(MethodBase):
         description="Weight of the energy gap; 0 turns it off [paper]",
     )
     n_texts: int = Field(
-        default=80, ge=1, le=10_000, title="Random texts M", description="Drawn anew each step"
+        default=80,
+        ge=1,
+        le=10_000,
+        title="Random texts M",
+        description="How many random texts a step compares; drawn anew each step",
     )
     text_length: int = Field(
         default=8,
         ge=1,
         le=75,
         title="Random tokens in a text",
-        description="Uniform over the vocabulary, between start and end token [paper]",
+        description="Each is drawn uniformly from the vocabulary and stands between start and end "
+        "token [paper]",
     )
 
 
@@ -332,10 +347,19 @@ class CaRot(MethodBase):
         description="none: about 50 updates in the run, as 500 steps give on ImageNet [calift]",
     )
     teacher_momentum_start: float = Field(
-        default=0.05, ge=0, le=1, title="Teacher momentum at the start", description="[code]"
+        default=0.05,
+        ge=0,
+        le=1,
+        title="Teacher momentum at the start",
+        description="Share of itself that the teacher keeps at its first update [code]",
     )
     teacher_momentum_end: float = Field(
-        default=0.9, ge=0, le=1, title="Teacher momentum after the ramp", description="[code]"
+        default=0.9,
+        ge=0,
+        le=1,
+        title="Teacher momentum after the ramp",
+        description="Share of itself that the teacher keeps at an update once the ramp is over "
+        "[code]",
     )
     teacher_ramp_fraction: float = Field(
         default=0.2,
@@ -440,13 +464,25 @@ class Tracer(MethodBase):
         "feature is pulled as hard as there",
     )
     alpha_crd: float = Field(
-        default=1.0, ge=0, le=1000, title="α_CRD", description="Contrastive relational [code]"
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="α_CRD",
+        description="Weight of contrastive relational distillation within λ_SD [code]",
     )
     alpha_icl: float = Field(
-        default=1.0, ge=0, le=1000, title="α_ICL", description="Interactive contrastive [code]"
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="α_ICL",
+        description="Weight of interactive contrastive learning within λ_SD [code]",
     )
     alpha_cross: float = Field(
-        default=1.0, ge=0, le=1000, title="α_X", description="Cross distillation [code]"
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="α_X",
+        description="Weight of cross distillation within λ_SD [code]",
     )
     teacher_beta: float = Field(
         default=0.5,
@@ -563,7 +599,12 @@ class CarotPlus(MethodBase):
         "every iterate",
     )
     teacher_beta: float = Field(
-        default=0.5, gt=0, le=1, title="Teacher β", description="Of the trajectory teacher"
+        default=0.5,
+        gt=0,
+        le=1,
+        title="Teacher β",
+        description="Iterates are weighted by the density of Beta(β, β); for the trajectory "
+        "teacher alone",
     )
     final_average: float = Field(
         default=0.0,

@@ -261,7 +261,7 @@ class ConfidenceSpec(Frozen):
         "p < 0.2, else 3 [Mukhoti et al. 2020]",
     )
     focal_gamma: float = Field(
-        default=3.0, gt=0, le=20, title="Focal γ", description="Of the constant focal loss"
+        default=3.0, gt=0, le=20, title="Focal γ", description="γ of the constant focal loss"
     )
     mixup_alpha: float = Field(
         default=0.0,
@@ -347,7 +347,11 @@ class TrainSpec(Frozen):
         "2021]",
     )
     lr: float | None = Field(
-        default=None, gt=0, le=1, title="Learning rate", description="none: the method's default"
+        default=None,
+        gt=0,
+        le=1,
+        title="Learning rate",
+        description="The highest, after the warm-up; none: the method's default",
     )
     weight_decay: float | None = Field(
         default=None, ge=0, le=10, title="Weight decay", description="none: the method's default"
@@ -456,7 +460,8 @@ class EvaluationSpec(Frozen):
     precision: Literal["train", "auto", "fp32", "fp16", "bf16"] = Field(
         default="train",
         title="Precision",
-        description="Of the forward passes; logits are float32 always. train: that of training; "
+        description="Precision of the forward passes; logits are float32 always. train: that of "
+        "training; "
         "auto: bf16 or fp16 where the device has fast units for it, else fp32",
     )
     perturbed_calibration: bool = Field(
