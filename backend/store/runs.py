@@ -485,6 +485,7 @@ def _summary_fields(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
         "losses": row.losses,
         "drains": row.drains,
         "setbacks": row.setbacks,
+        "revision": row.event_seq,
         "owner": row.submitted_by,
         "created_at": moment(row.created_at),
         "started_at": when(row.started_at),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,6 @@ import pytest
 
 from calift_core.errors import DataError, ModelUnavailableError
 from calift_core.files import atomic_write_json
-from calift_core.jobs.folder import run_job
 from calift_core.jobs.judging import RUNS, judge_runs
 from calift_core.predictions.types import predictions_name
 from calift_core.schema.evaluation_job import EvaluationJobSpec
@@ -28,6 +28,7 @@ from calift_core.schema.records import (
 from calift_core.schema.report import EvaluationReport, Report
 from tests.conftest import until
 from tests.core.conftest import environment, write_classes
+from tests.support.finished import run_once, small_spec
 
 CORRUPTIONS = {"names": ["gaussian_noise"], "severities": [3]}
 
@@ -63,34 +64,15 @@ def finished(
     tmp_path_factory: pytest.TempPathFactory, configs: dict[str, Path], photos: Path
 ) -> dict[str, Path]:
     """Two finished runs of one tower, one of another: not to be changed."""
-    from tests.core.conftest import PHOTO
-
     home = tmp_path_factory.mktemp("finished")
-    folders = {}
-    for name, kind, tower in (
-        ("zs", "zero_shot", "vit"),
-        ("ft", "finetune", "vit"),
-        ("other", "zero_shot", "resnet"),
-    ):
-        folders[name] = home / name
-        spec = _spec(kind, configs[tower], photos, PHOTO)
-        assert list(run_job(spec, folders[name]))[-1].kind == "done"
-    return folders
-
-
-def _spec(kind: str, tower: Path, photos: Path, templates: Any, **suite: Any) -> Any:
-    from calift_core.schema.spec import parse_spec
-
-    return parse_spec(
-        {
-            "name": kind,
-            "model": {"name": str(tower), "pretrained": None},
-            "method": {"kind": kind},
-            "suite": {"id": f"folder:{photos}", "templates": list(templates)} | suite,
-            "train": {"epochs": 1, "batch_size": 16, "lr": 1e-3, "device": "cpu"},
-            "evaluation": {"n_resamples": 20, "batch_size": 8},
-        }
-    )
+    return {
+        name: run_once(small_spec(kind, configs[tower], photos), home / name)
+        for name, kind, tower in (
+            ("zs", "zero_shot", "vit"),
+            ("ft", "finetune", "vit"),
+            ("other", "zero_shot", "resnet"),
+        )
+    }
 
 
 def job(*runs: str, **data: Any) -> EvaluationJobSpec:
@@ -101,8 +83,6 @@ def test_judge_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
     finished: dict[str, Path], paintings: Path, photos: Path, configs: dict[str, Path],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    from tests.core.conftest import PHOTO
-
     asked = job("zs", "ft", "other", shifts={"art": str(paintings)}, corruptions=CORRUPTIONS)
     records = list(judge_runs(asked, tmp_path / "job", inputs=finished))
     found = judged(records)
@@ -115,7 +95,7 @@ def test_judge_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
     suite = {"shifts": {"art": f"folder:{paintings}"}, "corruptions": CORRUPTIONS}
     for name, kind, tower in (("ft", "finetune", "vit"), ("other", "zero_shot", "resnet")):
         folder = tmp_path / f"{name} anew"
-        list(run_job(_spec(kind, configs[tower], photos, PHOTO, **suite), folder))
+        run_once(small_spec(kind, configs[tower], photos, **suite), folder)
         anew = reports(folder)
         for dataset in ("art", "gaussian_noise/3"):
             assert found[name, dataset] == anew[dataset]
@@ -130,8 +110,6 @@ def test_judge_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
 def test_judge_runs__what_was_judged_is_passed_over_and_other_images_stand_beside_it(
     finished: dict[str, Path], paintings: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     run = tmp_path / "zs"
     shutil.copytree(finished["zs"], run)
     asked = job("zs", shifts={"art": str(paintings)})
