@@ -77,7 +77,8 @@ class Run(Base):
         ),
         Index("ix_runs_phase_lease", "phase", "lease_expires"),
         Index("ix_runs_kind_phase", "kind", "phase"),
-        Index("ix_runs_kind_created", "kind", "created_at", "id"),
+        # With `archived` at its end the count of a list reads the index alone.
+        Index("ix_runs_kind_created", "kind", "created_at", "id", "archived"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)

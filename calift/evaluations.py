@@ -12,7 +12,8 @@ from rich.table import Table
 
 from calift.console import JsonFlag, ece_text, make_client, out, percent, plain_text, print_json
 from calift.follow import follow
-from calift_core.errors import SpecError
+from calift_core.errors import SpecError, UnknownNameError
+from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.spec import as_uri, read_document
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 
@@ -34,7 +35,7 @@ def job_of(what: Sequence[str], data: dict[str, Any]) -> dict[str, Any]:
             they come before those of the file.
 
     Raises:
-        SpecError: the file cannot be read.
+        SpecError: the file cannot be read, or has a field that no evaluation has.
     """
     asked: dict[str, Any] = {"runs": list(what)}
     if len(what) == 1 and what[0].endswith((".yaml", ".yml", ".json")):
@@ -45,6 +46,9 @@ def job_of(what: Sequence[str], data: dict[str, Any]) -> dict[str, Any]:
                 f"{type(found).__name__} in {what[0]!r}"
             )
         asked = found
+    for key in asked:
+        if key not in EvaluationJobSpec.model_fields:
+            raise UnknownNameError("field", str(key), EvaluationJobSpec.model_fields)
     asked = asked | {key: value for key, value in data.items() if value}
     for key in ("suites", "folders"):
         if isinstance(asked.get(key), list):
@@ -58,18 +62,16 @@ def _absolute(source: Any) -> Any:
     """A folder's source with its absolute path: the service works in another folder."""
     if not isinstance(source, str):
         return source  # said by the schema
-    path = as_uri(source).removeprefix("folder:")
-    return source if path == source else f"folder:{Path(path).expanduser().absolute()}"
+    uri = as_uri(source)
+    path = uri.removeprefix("folder:")
+    return source if path == uri else f"folder:{Path(path).expanduser().absolute()}"
 
 
 def submit_job(asked: dict[str, Any], *, priority: int, wait: bool, as_json: bool) -> None:
     """Queue a job, and wait for its end if that is wanted."""
     runs = asked.pop("runs", ())
     with make_client() as client:
-        try:
-            job = client.evaluate(runs, priority=priority, **asked)
-        except TypeError as error:
-            raise SpecError(f"an evaluation has no such field: {error}") from error
+        job = client.evaluate(runs, priority=priority, **asked)
         if wait:
             _wait(client, job.id, as_json)
         elif as_json:

@@ -11,9 +11,18 @@ from dataclasses import dataclass, field
 from calift_core.data.counting import SuiteCounts, count_shift, count_suite
 from calift_core.data.listing import Budget, TooManyFilesError
 from calift_core.data.suites import id_data
-from calift_core.errors import CaliftError
+from calift_core.errors import CaliftError, reason_of
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.spec import SuiteSpec
+
+#: What a path raises that no file system can have, or that may not be read.
+_NO_PATH = (OSError, RuntimeError, ValueError)
+
+
+def _sentence(error: Exception, source: str) -> str:
+    if isinstance(error, CaliftError):
+        return str(error)
+    return f"{source[:200]!r} cannot be looked at: {reason_of(error)}"
 
 
 @dataclass(frozen=True)
@@ -123,8 +132,8 @@ class _Counter:
             return count_shift(name, uri, classes, self.budget)
         except TooManyFilesError as error:
             self.counts.notes.append(f"the shift {name!r} is unknown: there are {error.message}")
-        except CaliftError as error:
-            self.counts.problems.append((place, str(error)))
+        except (CaliftError, *_NO_PATH) as error:
+            self.counts.problems.append((place, _sentence(error, uri)))
         return None
 
     def _suite_images(self, place: str, suite_id: str, run: Judgeable) -> int | None:
@@ -154,8 +163,8 @@ class _Counter:
     def _count(self, place: str, spec: SuiteSpec) -> SuiteCounts | None:
         try:
             counts = count_suite(spec, self.budget)
-        except CaliftError as error:
-            self.counts.problems.append((place, str(error)))
+        except (CaliftError, *_NO_PATH) as error:
+            self.counts.problems.append((place, _sentence(error, spec.id)))
             return None
         for absent in (*counts.absent, *counts.problems):
             if absent.fetched:

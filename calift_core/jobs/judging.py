@@ -124,6 +124,7 @@ def judge_runs(
             detail = f"pass {number} of {len(passes)}: {detail}"
         yield PhaseRecord(phase="evaluating", detail=detail)
         yield from one.work(folder, stop, progress)
+        one.subjects.clear()  # the next pass has the memory to itself
 
 
 @dataclass(frozen=True)

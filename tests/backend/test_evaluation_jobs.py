@@ -86,6 +86,8 @@ def test_evaluate__everything_that_cannot_be_is_a_sentence_before_anything_is_qu
     assert "is not complete on this machine" in about("#/suites/0", suites=["pacs"])
     assert "unknown corruption 'smog'" in about("#/corruptions/names", **_smog())
     assert "name what to judge the runs on" in about("#")
+    assert "cannot be looked at" in about("#/shifts/a", shifts={"a": "/" + "x" * 300})
+    assert "cannot be looked at" in about("#/suites/0", suites=["folder:~nobody-here/x"])
     assert "NUL" in about("#/shifts/a", shifts={"a": "/x\0y"})
     for artifact in services.store.files.of_run(run_id, kind="checkpoint"):
         services.artifacts.path(artifact.sha256).unlink()
@@ -221,6 +223,9 @@ def test_submit__options_of_an_evaluation_need_its_flag(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="one RunSpec, got shifts"):
         submit(["x.yaml"], shift=["a=/b"])
     file = tmp_path / "job.yaml"
+    file.write_text("run: [a]\nshifts: {b: /c}")
+    with pytest.raises(SpecError, match="unknown field 'run'. Did you mean 'runs'"):
+        job_of([str(file)], {})
     file.write_text("[]")
     with pytest.raises(SpecError, match="a mapping of fields"):
         job_of([str(file)], {})

@@ -20,7 +20,7 @@ def upgrade() -> None:
         "runs", sa.Column("kind", sa.String(16), nullable=False, server_default="training")
     )
     op.create_index("ix_runs_kind_phase", "runs", ["kind", "phase"])
-    op.create_index("ix_runs_kind_created", "runs", ["kind", "created_at", "id"])
+    op.create_index("ix_runs_kind_created", "runs", ["kind", "created_at", "id", "archived"])
     op.drop_index("ix_runs_created", "runs")
     op.add_column("evaluations", sa.Column("job_id", sa.String(32)))
     op.create_index("ix_evaluations_job", "evaluations", ["job_id"])
