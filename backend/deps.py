@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator, Principal
+from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
 from backend.imports import Imports
@@ -28,6 +29,8 @@ from backend.submission import Submission
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
 from calift_core.calibration import CALIBRATORS
+from calift_core.errors import NotFoundError
+from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.wire.results import AskedBinning
 
 
@@ -81,6 +84,7 @@ class Services:
     explorer: Explorer
     comparer: Comparer
     submission: Submission
+    evaluation_submission: EvaluationSubmission
     imports: Imports
     readiness: Readiness
     streams: Counter = field(default_factory=Counter)
@@ -168,15 +172,26 @@ async def guard(request: Request) -> None:
     if request.state.upload not in (None, takes_uploads(endpoint)):  # None: there is no body
         wanted = UPLOAD_TYPE if takes_uploads(endpoint) else "application/json"
         raise HttpError(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be {wanted}.")
-    run_id = request.path_params.get("run_id")
+    given = request.path_params
+    run_id = given.get("run_id") or given.get("job_id")
+    if run_id is not None and is_job_id(str(run_id)) != ("job_id" in given):
+        raise _of_other_kind(str(run_id))
     if needed in ("submit", "admin") and run_id is not None and not _is_of_anybody(endpoint):
         services = get_services(request)
         await run_in_threadpool(check_owner, services, get_principal(request), str(run_id))
     request.state.authorised = True
 
 
+def _of_other_kind(given: str) -> NotFoundError:
+    if is_job_id(given):
+        return NotFoundError(
+            f"{given} is an evaluation job and no run.", hint=f"It is at /evaluation-jobs/{given}."
+        )
+    return NotFoundError(f"there is no evaluation job {given!r}.")
+
+
 def check_owner(services: Services, principal: Principal, run_id: str) -> None:
-    """Raise unless the principal may change a run.
+    """Raise unless the principal may change a run or an evaluation job.
 
     Raises:
         NotFoundError: no such run.
@@ -228,6 +243,7 @@ IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", max_length=4000, description="ETags of copies")
 ]
 RunId = Annotated[str, Path(max_length=64, description="A run's id")]
+JobId = Annotated[str, Path(max_length=64, description="An evaluation job's id")]
 EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
 Cursor = Annotated[
     str | None, Query(max_length=MAX_CURSOR, description="`next_cursor` of the page before")

@@ -38,7 +38,11 @@ _NEEDS = {
 
 def queue_of(spec: RunSpec) -> str:
     """`cpu`, `gpu` or `mps` where the spec names a device, else `auto`."""
-    device = spec.train.device
+    return queue_of_device(spec.train.device)
+
+
+def queue_of_device(device: str) -> str:
+    """The queue of a job that names this device."""
     return device if device in ("auto", "cpu", "mps") else "gpu"
 
 

@@ -15,6 +15,7 @@ from backend import migrations, oidc, problems
 from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator
 from backend.deps import Services, guard
+from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
 from backend.imports import Imports
@@ -25,6 +26,7 @@ from backend.routes import (
     calibrators,
     catalogue,
     compare,
+    evaluation_jobs,
     evaluations,
     events,
     files,
@@ -50,6 +52,7 @@ _ROUTES = (
     files,
     reports,
     evaluations,
+    evaluation_jobs,
     calibrators,
     compare,
     predictions,
@@ -83,6 +86,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     library = StoreLibrary(store, artifacts)
     explorer = Explorer(library)
     celery = make_celery(settings)
+    submission = Submission(settings, store)
     services = Services(
         settings=settings,
         authenticator=Authenticator(settings.admin_token(), store, oidc.provider(settings)),
@@ -93,7 +97,8 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         library=library,
         explorer=explorer,
         comparer=Comparer(store, library, explorer),
-        submission=Submission(settings, store),
+        submission=submission,
+        evaluation_submission=EvaluationSubmission(submission, store, artifacts),
         imports=Imports(settings, store, artifacts),
         readiness=Readiness(engine, celery, artifacts),
     )

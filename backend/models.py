@@ -61,6 +61,9 @@ class Run(Base):
     line, which it keeps when it is given back.
     `owner` is the worker that holds the lease; `submitted_by` the person whose run it is, null for
     runs from before that was kept.
+
+    `kind` is `training` or `evaluation`: a job that judges finished runs lives by the same rules,
+    and has an EvaluationJobSpec for a spec. Lists of runs leave it out.
     """
 
     __tablename__ = "runs"
@@ -73,10 +76,13 @@ class Run(Base):
             name="phase",
         ),
         Index("ix_runs_phase_lease", "phase", "lease_expires"),
-        Index("ix_runs_created", "created_at", "id"),
+        Index("ix_runs_kind_phase", "kind", "phase"),
+        # With `archived` at its end the count of a list reads the index alone.
+        Index("ix_runs_kind_created", "kind", "created_at", "id", "archived"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), default="training")
     name: Mapped[str] = mapped_column(String(120))
     notes: Mapped[str] = mapped_column(Text, default="")
     tags: Mapped[list[str]] = mapped_column(JSON, default=list)
@@ -184,14 +190,31 @@ class Metric(Base):
     attempt: Mapped[int] = mapped_column(Integer)
 
 
+class JudgedRun(Base):
+    """A run that an evaluation job judges."""
+
+    __tablename__ = "judged_runs"
+
+    job_id: Mapped[str] = mapped_column(
+        String(32), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    run_id: Mapped[str] = mapped_column(
+        String(32), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
 class EvaluationRow(Base):
-    """One model on one data set: an EvaluationReport with the columns that are filtered by."""
+    """One model on one data set: an EvaluationReport with the columns that are filtered by.
+
+    `job_id` is the evaluation job that made it; null: the run judged itself.
+    """
 
     __tablename__ = "evaluations"
     __table_args__ = (
         UniqueConstraint("run_id", "dataset"),
         Index("ix_evaluations_dataset", "dataset", "role"),
         Index("ix_evaluations_created", "created_at", "id"),
+        Index("ix_evaluations_job", "job_id"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -204,6 +227,7 @@ class EvaluationRow(Base):
     predictions: Mapped[str] = mapped_column(Text)
     predictions_sha256: Mapped[str] = mapped_column(String(64))
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
+    job_id: Mapped[str | None] = mapped_column(String(32))
 
 
 class SpectrumRow(Base):

@@ -20,6 +20,7 @@ from calift_core.data.listing import Budget
 from calift_core.data.suites import parse_suite_id
 from calift_core.data.workload import count_images
 from calift_core.errors import NotFoundError, SpecError
+from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.methods import MethodBase, ModelStock
 from calift_core.schema.spec import ModelSpec, RunSpec, problems_of
 from calift_core.schema.wire.runs import RunSubmit, Validation
@@ -32,7 +33,7 @@ _REMOTE_IS_OFF = (
 )
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: How much of a disk a dry run looks at; larger suites have their published sizes, folders none.
-_SCAN_ENTRIES, _SCAN_SECONDS = 500_000, 3.0
+SCAN_ENTRIES, SCAN_SECONDS = 500_000, 3.0
 
 
 def invalid_spec(errors: list[dict[str, str]]) -> HttpError:
@@ -135,17 +136,17 @@ class Submission:
             f"suite/shifts/{name}": uri for name, uri in spec.suite.shifts.items()
         }
         for place, uri in folders.items():
-            path = _path_of(uri)
+            path = path_of(uri)
             if path is not None:
-                yield from self._path_refusals(place, path)
+                yield from self.path_refusals(place, path)
         yield from self._remote_refusals(spec.model)
         if spec.model.name.endswith(".json"):
-            yield from self._path_refusals("model/name", spec.model.name)
+            yield from self.path_refusals("model/name", spec.model.name)
         elif spec.model.name.startswith(_LOCAL_DIR):
-            yield from self._path_refusals("model/name", spec.model.name.removeprefix(_LOCAL_DIR))
+            yield from self.path_refusals("model/name", spec.model.name.removeprefix(_LOCAL_DIR))
         weights = spec.model.pretrained
         if weights is not None and weights.endswith(_WEIGHT_SUFFIXES):
-            yield from self._path_refusals("model/pretrained", weights)
+            yield from self.path_refusals("model/pretrained", weights)
         elif weights is not None and ("/" in weights or "\\" in weights):
             yield (
                 "model/pretrained",
@@ -192,12 +193,16 @@ class Submission:
             except NotFoundError:
                 yield place, f"there is no run {run_id!r}"
                 continue
+            if is_job_id(run_id):
+                yield place, f"{run_id} is an evaluation job and makes no model"
+                continue
             if phase != "SUCCEEDED":
                 yield place, f"the run {run_id} must have SUCCEEDED, it is {phase}"
             elif self._store.runs.get(run_id).method == "imported":
                 yield place, f"the run {run_id} is imported predictions and has no weights"
 
-    def _path_refusals(self, place: str, text: str) -> Iterator[tuple[str, str]]:
+    def path_refusals(self, place: str, text: str) -> Iterator[tuple[str, str]]:
+        """Why a path may not be read by this service, if it may not: its place and a sentence."""
         roots = self._settings.data_roots
         if not roots and self._settings.is_loopback:
             return  # whoever reaches a loopback bind with the token reads these files anyway
@@ -229,7 +234,7 @@ class Submission:
         return self._look(spec, prefix)
 
     def _look(self, spec: RunSpec, prefix: str) -> Validation:
-        work = count_images(spec, Budget(entries=_SCAN_ENTRIES, seconds=_SCAN_SECONDS))
+        work = count_images(spec, Budget(entries=SCAN_ENTRIES, seconds=SCAN_SECONDS))
         if work.problems:
             return Validation(
                 valid=False,
@@ -277,7 +282,7 @@ class Submission:
             )
 
 
-def _path_of(uri: str) -> str | None:
+def path_of(uri: str) -> str | None:
     """The path that a suite or a shift is read from, where its name holds one."""
     if uri.startswith("folder:"):
         return uri.removeprefix("folder:")

@@ -120,10 +120,11 @@ def evaluate(
     from calift_core.evaluation.subjects import name_of, run_folder_of
     from calift_core.jobs.evaluate import Evaluated, evaluate_finished, evaluate_many
 
-    changes: dict[str, Any] = {"shifts": _shifts(shift or ()), "corruptions": {}, "evaluation": {}}
-    if corruptions:
-        names: Any = corruptions if corruptions in ("all", "benchmark") else corruptions.split(",")
-        changes["corruptions"] = {"names": names, "severities": _severities(severities)}
+    changes: dict[str, Any] = {
+        "shifts": shifts_of(shift or ()),
+        "corruptions": corruptions_of(corruptions, severities),
+        "evaluation": {},
+    }
     if precision is not None:
         changes["evaluation"]["precision"] = precision
     if perturbed_calibration:
@@ -156,7 +157,12 @@ def evaluate(
         out.print(f"This is in {folder / name}.\n", markup=False)
 
 
-def _shifts(items: Sequence[str]) -> dict[str, str]:
+def shifts_of(items: Sequence[str]) -> dict[str, str]:
+    """Name → source of shifts that are given as NAME=folder:PATH.
+
+    Raises:
+        SpecError: one is given otherwise.
+    """
     found = {}
     for item in items:
         name, separator, uri = item.partition("=")
@@ -164,6 +170,18 @@ def _shifts(items: Sequence[str]) -> dict[str, str]:
             raise SpecError(f"--shift takes NAME=folder:PATH, got {item!r}")
         found[name] = uri
     return found
+
+
+def corruptions_of(names: str | None, severities: str) -> dict[str, Any]:
+    """Corruptions as a RunSpec has them; nothing where none are named.
+
+    Raises:
+        SpecError: the severities are no numbers.
+    """
+    if not names:
+        return {}
+    chosen: Any = names if names in ("all", "benchmark") else names.split(",")
+    return {"names": chosen, "severities": _severities(severities)}
 
 
 def _severities(text: str) -> list[int]:

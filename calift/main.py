@@ -14,7 +14,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from calift import analyse, catalogue, doctor, local, predictions, service, stack, study
+from calift import (
+    analyse,
+    catalogue,
+    doctor,
+    evaluations,
+    local,
+    predictions,
+    service,
+    stack,
+    study,
+)
 from calift.console import err, out, print_json
 from calift.stack import need_embedded
 from calift_core import __version__, threads
@@ -128,5 +138,6 @@ app.command()(stack.link)
 app.command()(demo)
 app.command()(version)
 app.add_typer(service.runs_app, name="runs")
+app.add_typer(evaluations.evaluations_app, name="evaluations")
 app.add_typer(study.study_app, name="study")
 app.add_typer(analyse.analyse_app, name="analyse")

@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from calift.console import (
-    SAY_EVERY_S,
     JsonFlag,
-    SpecFile,
     duration_text,
     ece_text,
     err,
-    how_far,
     make_client,
     out,
     percent,
@@ -29,6 +24,9 @@ from calift.console import (
     print_json,
     sigma_text,
 )
+from calift.evaluations import job_of, submit_job
+from calift.follow import follow
+from calift.local import corruptions_of, shifts_of
 from calift_core.errors import SpecError
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 from calift_core.schema.wire.results import Comparison
@@ -42,13 +40,61 @@ _LOG_POLL_S = 1.0
 
 
 def submit(
-    spec_file: SpecFile,
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SPEC|RUN...",
+            help="A RunSpec, YAML or JSON. With --evaluate: ids of finished runs, or a file that "
+            "names them under runs.",
+        ),
+    ],
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Judge finished runs on more data, in one pass.")
+    ] = False,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option("--shift", help="With --evaluate: NAME=folder:PATH; any number of times."),
+    ] = None,
+    folder: Annotated[
+        list[str] | None,
+        typer.Option("--folder", help="With --evaluate: a shift that is called as its folder."),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", help="With --evaluate: a named suite of the runs' classes."),
+    ] = None,
+    corruptions: Annotated[
+        str | None,
+        typer.Option(help="With --evaluate: all, benchmark or names separated by commas."),
+    ] = None,
+    severities: Annotated[str, typer.Option(help="Of the corruptions.")] = "1,3,5",
+    name: Annotated[str, typer.Option(help="With --evaluate: what the job is called.")] = "",
+    device: Annotated[
+        str | None, typer.Option(help="With --evaluate: auto, cpu, cuda, cuda:1 or mps.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and show it.")] = False,
     priority: Annotated[int, typer.Option(min=-10, max=10)] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Queue a run. With --wait a failed run is exit status 1."""
-    spec = with_absolute_paths(load_spec(spec_file))
+    """Queue a run, or an evaluation of finished runs. With --wait a failed job is exit status 1."""
+    data: dict[str, Any] = {
+        "shifts": shifts_of(shift or ()),
+        "folders": folder,
+        "suites": suite,
+        "corruptions": corruptions_of(corruptions, severities),
+        "name": name,
+        "device": device,
+    }
+    if evaluate:
+        submit_job(job_of(what, data), priority=priority, wait=wait, as_json=as_json)
+        return
+    given = [key for key, value in data.items() if value]
+    if given or len(what) != 1:
+        raise SpecError(
+            f"a run is submitted by one RunSpec, got {', '.join(given) or f'{len(what)} files'}",
+            hint="calift submit --evaluate judges finished runs on more data.",
+        )
+    spec = with_absolute_paths(load_spec(what[0]))
     with make_client() as client:
         run = client.submit(spec, priority=priority)
         if wait:
@@ -106,49 +152,7 @@ def follow_runs(client: Client, run_ids: Sequence[str], *, quiet: bool = False) 
     Returns:
         The runs, in the order asked.
     """
-    ended: dict[str, RunDetail] = {}
-    columns = (
-        TextColumn("{task.description:<34}"),
-        TextColumn("{task.fields[phase]:<12}"),
-        BarColumn(bar_width=24),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    plain = not quiet and not err.is_terminal
-    said: dict[str, tuple[str, str, float]] = {}
-    with Bars(*columns, console=err, disable=quiet or plain) as bars:
-        tasks: dict[str, Any] = {}
-        while len(ended) < len(run_ids):
-            for run_id in run_ids:
-                if run_id in ended:
-                    continue
-                run = client.run(run_id)
-                if run_id not in tasks:
-                    tasks[run_id] = bars.add_task(run.name, total=None, phase="", note="")
-                p = run.progress
-                note = f"{p.phase} {p.detail}".strip() if p else ""
-                if p and p.samples_per_s:
-                    note += f" · {p.samples_per_s:.0f} images/s"
-                bars.update(
-                    tasks[run_id],
-                    phase=run.phase,
-                    completed=p.step if p else 0,
-                    total=p.total_steps if p and p.total_steps else None,
-                    note=note,
-                )
-                if plain:
-                    state = f"{run.name}: {run.phase.lower()} {p.phase if p else ''}".strip()
-                    line = state + (how_far(p) if p and run.phase not in TERMINAL_PHASES else "")
-                    before, last, at = said.get(run_id, ("", "", 0.0))
-                    late = time.monotonic() - at >= SAY_EVERY_S
-                    if state != before or (line != last and late):
-                        said[run_id] = (state, line, time.monotonic())
-                        err.print(line, markup=False)
-                if run.phase in TERMINAL_PHASES:
-                    ended[run_id] = run
-                    bars.update(tasks[run_id], note=run.message or "", completed=1, total=1)
-            time.sleep(0.5)
-    return [ended[run_id] for run_id in run_ids]
+    return follow(client.run, run_ids, quiet=quiet)
 
 
 def _show_run(run: RunDetail) -> None:

@@ -22,7 +22,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +36,14 @@ from calift_core import __version__
 from calift_core.errors import ServiceError, ServiceUnavailableError, SpecError, StorageError
 from calift_core.files import atomic_path
 from calift_core.home import calift_home, stack_file
+from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.report import Report, Role
-from calift_core.schema.spec import RunSpec
+from calift_core.schema.spec import RunSpec, problems_of
+from calift_core.schema.wire.evaluation_jobs import (
+    EvaluationJob,
+    EvaluationJobPage,
+    EvaluationSubmit,
+)
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
     AskedBinning,
@@ -94,6 +100,8 @@ _IMPORT_WAIT_S = 600.0
 
 _T = TypeVar("_T")
 _Model = TypeVar("_Model", bound=BaseModel)
+#: What `wait` waits for.
+_Ends = TypeVar("_Ends", RunDetail, EvaluationJob)
 Spec = RunSpec | Mapping[str, Any]
 
 
@@ -318,13 +326,16 @@ class Client:
 
     def _post_once(self, path: str, body: BaseModel, key: str | None) -> RunDetail:
         """Post with a key, so that an answer lost on the way can be asked for again."""
-        key = key or uuid.uuid4().hex
+        return self._read(self._send_once(path, body, key), RunDetail)
+
+    def _send_once(self, path: str, body: BaseModel, key: str | None) -> httpx.Response:
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         try:
-            return self._post(path, body, idempotency_key=key)
+            return self._send("POST", path, body=body, headers=headers)
         except ServiceUnavailableError as error:
             if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout):
                 raise
-            return self._post(path, body, idempotency_key=key)
+            return self._send("POST", path, body=body, headers=headers)
 
     @contextmanager
     def _stream(
@@ -484,19 +495,24 @@ class Client:
         Raises:
             TimeoutError: `timeout_s` seconds went by.
         """
+        return self._wait(lambda: self.run(run_id), f"run {run_id}", poll_s, timeout_s)
+
+    def _wait(
+        self, ask: Callable[[], _Ends], what: str, poll_s: float, timeout_s: float | None
+    ) -> _Ends:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         answered = time.monotonic()
         while True:
             try:
-                run = self.run(run_id)
+                found = ask()
                 answered = time.monotonic()
-                if run.phase in TERMINAL_PHASES:
-                    return run
+                if found.phase in TERMINAL_PHASES:
+                    return found
             except ServiceUnavailableError:
                 if time.monotonic() - answered > _PATIENCE_S:
                     raise
             if deadline is not None and time.monotonic() + poll_s > deadline:
-                raise TimeoutError(f"run {run_id} had not ended after {timeout_s:g} s")
+                raise TimeoutError(f"{what} had not ended after {timeout_s:g} s")
             time.sleep(poll_s)
 
     def metrics(
@@ -518,11 +534,14 @@ class Client:
 
     def events(self, run_id: str, *, after: int = 0) -> Iterator[RunEvent]:
         """Events as they happen, until the run ends. A dropped connection is taken up again."""
+        return self._events(_at("/runs", run_id, "events"), after)
+
+    def _events(self, path: str, after: int) -> Iterator[RunEvent]:
         last, answered = after, time.monotonic()
         while True:
             try:
                 with self._stream(
-                    _at("/runs", run_id, "events"),
+                    path,
                     params={},
                     headers={"Accept": "text/event-stream", "Last-Event-ID": str(last)},
                     wait_s=_PATIENCE_S,
@@ -591,6 +610,123 @@ class Client:
             ServiceError: with status 404 when the run measured none.
         """
         return self._get(_at("/runs", run_id, "frontier"), Frontier)
+
+    # -- evaluation jobs ----------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        runs: Sequence[str],
+        *,
+        suites: Sequence[str] = (),
+        shifts: Mapping[str, str] | None = None,
+        folders: Sequence[str] = (),
+        corruptions: Mapping[str, Any] | None = None,
+        name: str = "",
+        batch_size: int | None = None,
+        device: str = "auto",
+        priority: int = 0,
+        max_attempts: int = 3,
+        idempotency_key: str | None = None,
+    ) -> EvaluationJob:
+        """Queue finished runs to be judged on more data; the results appear under each of them.
+
+        Args:
+            runs: ids; those whose models are alike share one pass over the data.
+            suites: named suites of the runs' classes, such as `imagenet-c`.
+            shifts: name → folder:PATH.
+            folders: folder:PATH, each a shift that is called as its folder.
+            corruptions: of the runs' own test images, as in a RunSpec: names, severities.
+            name: of the job; none: what it is on.
+            batch_size: None: that of each run.
+            device: where they are judged.
+            priority: a higher one starts earlier.
+            max_attempts: attempts that may be lost (worker gone) before the job fails.
+            idempotency_key: the same key and request give the same job.
+        """
+        body = _evaluation_body(
+            runs=tuple(runs),
+            suites=tuple(suites),
+            shifts=dict(shifts or {}),
+            folders=tuple(folders),
+            corruptions=corruptions or {},
+            name=name,
+            batch_size=batch_size,
+            device=device,
+            priority=priority,
+            max_attempts=max_attempts,
+        )
+        return self._read(self._send_once("/evaluations", body, idempotency_key), EvaluationJob)
+
+    def validate_evaluation(self, spec: EvaluationJobSpec | Mapping[str, Any]) -> Validation:
+        """A dry run of `evaluate`: what stands in the way, what it will cost."""
+        given = spec.model_dump() if isinstance(spec, EvaluationJobSpec) else spec
+        response = self._send("POST", "/evaluations/validate", body=_evaluation_body(**given))
+        return self._read(response, Validation)
+
+    def evaluation_jobs(
+        self,
+        *,
+        run_id: Sequence[str] = (),
+        phase: Sequence[str] = (),
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> EvaluationJobPage:
+        """A page of evaluation jobs, newest first: of any of the runs, in any of the phases."""
+        return self._get(
+            "/evaluation-jobs",
+            EvaluationJobPage,
+            run_id=list(run_id),
+            phase=list(phase),
+            cursor=cursor,
+            limit=limit,
+        )
+
+    def evaluation_job(self, job_id: str) -> EvaluationJob:
+        """One evaluation job."""
+        return self._get(_at("/evaluation-jobs", job_id), EvaluationJob)
+
+    def cancel_evaluation(self, job_id: str) -> EvaluationJob:
+        """Ask a job to stop; repeatable. What it has finished stays."""
+        path = _at("/evaluation-jobs", job_id, "cancel")
+        return self._read(self._send("POST", path), EvaluationJob)
+
+    def retry_evaluation(self, job_id: str) -> EvaluationJob:
+        """Queue a failed or cancelled job again; it goes on where it was."""
+        path = _at("/evaluation-jobs", job_id, "retry")
+        return self._read(self._send("POST", path), EvaluationJob)
+
+    def delete_evaluation(self, job_id: str) -> None:
+        """Delete a job that does not work; its results stay."""
+        self._send("DELETE", _at("/evaluation-jobs", job_id))
+
+    def wait_for_evaluation(
+        self, job_id: str, poll_s: float = 1.0, *, timeout_s: float | None = None
+    ) -> EvaluationJob:
+        """Wait until a job has ended, and return it, whatever its end, as `wait` does for runs.
+
+        Raises:
+            TimeoutError: `timeout_s` seconds went by.
+        """
+        what = f"evaluation job {job_id}"
+        return self._wait(lambda: self.evaluation_job(job_id), what, poll_s, timeout_s)
+
+    def job_evaluations(
+        self, job_id: str, *, cursor: str | None = None, limit: int = 200
+    ) -> EvaluationPage:
+        """The results of a job so far, newest first."""
+        path = _at("/evaluation-jobs", job_id, "evaluations")
+        return self._get(path, EvaluationPage, cursor=cursor, limit=limit)
+
+    def evaluation_events(self, job_id: str, *, after: int = 0) -> Iterator[RunEvent]:
+        """Events of a job as they happen, until it ends."""
+        return self._events(_at("/evaluation-jobs", job_id, "events"), after)
+
+    def evaluation_logs(
+        self, job_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None
+    ) -> LogPage:
+        """A piece of a job's log, as `logs`."""
+        path = _at("/evaluation-jobs", job_id, "logs")
+        return self._get(path, LogPage, offset=offset, limit=limit, tail=tail)
 
     # -- results ------------------------------------------------------------------------------
 
@@ -940,6 +1076,19 @@ class Client:
             ServiceError: with status 503 and what does not answer.
         """
         return self._get("/readyz", Ready)
+
+
+def _evaluation_body(**given: Any) -> EvaluationSubmit:
+    """The request, checked here first.
+
+    Raises:
+        SpecError: it cannot be one.
+    """
+    try:
+        return EvaluationSubmit.model_validate(given)
+    except ValidationError as error:
+        lines = "; ".join(p["pointer"] + ": " + p["message"] for p in problems_of(error))
+        raise SpecError(f"the runs cannot be judged so: {lines}") from error
 
 
 def _at(*parts: str) -> str:

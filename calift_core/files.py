@@ -97,8 +97,18 @@ def atomic_write_json(path: str | os.PathLike[str], obj: object) -> None:
         DiskFullError: no space or quota is left.
         StorageError: any other failure of the file system.
     """
+    atomic_write_bytes(path, json_bytes(obj))
+
+
+def json_bytes(obj: object) -> bytes:
+    """Indented UTF-8 JSON that ends in a newline.
+
+    Raises:
+        TypeError: `obj` holds something that JSON does not know.
+        ValueError: `obj` holds a NaN or an infinity.
+    """
     text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write_bytes(path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -163,7 +163,8 @@ def act(what: str, call: Callable[[], T]) -> T | None:
         return None
 
 
-# ---- What is kept: answers about a finished attempt and its predictions never change ------------
+# ---- What is kept: answers about predictions never change, those about a run as long as nothing
+# ---- happens to it (its `revision`): an evaluation job may add results to a finished one.
 
 
 def is_working(phase: str) -> bool:
@@ -172,17 +173,17 @@ def is_working(phase: str) -> bool:
 
 
 @st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
-def _stored_evaluations(run_id: str, attempt: int, _finished: str) -> list[Evaluation]:
+def _stored_evaluations(run_id: str, revision: int) -> list[Evaluation]:
     return client().run_evaluations(run_id)
 
 
 def evaluations(run: RunSummary) -> list[Evaluation]:
-    """A run's evaluations; those of a finished attempt never change and are kept."""
+    """A run's evaluations; those of a finished run are kept until another is added."""
 
     def call() -> list[Evaluation]:
         if is_working(run.phase):
             return client().run_evaluations(run.id)
-        return _stored_evaluations(run.id, run.attempt, str(run.finished_at))
+        return _stored_evaluations(run.id, run.revision)
 
     return fetch(f"load the evaluations of {run.name}", call, key=f"evaluations-{run.id}")
 
@@ -228,8 +229,8 @@ def slices(evaluation_id: str, _digest: str, **asked: Any) -> SlicePage:
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def run_slices(run_id: str, attempt: int, **asked: Any) -> SlicePage:
-    """Every data set of an attempt as a slice; `asked` are the client's own options."""
+def run_slices(run_id: str, revision: int, **asked: Any) -> SlicePage:
+    """Every data set of a run as a slice; `asked` are the client's own options."""
     return client().run_slices(run_id, **asked)
 
 
@@ -240,8 +241,8 @@ def calibrated(evaluation_id: str, _digest: str, **asked: Any) -> CalibratorEffe
 
 
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
-def transfer(run_id: str, attempt: int, **asked: Any) -> TransferMatrix:
-    """A calibrator fitted on each data set of an attempt and tested on every other."""
+def transfer(run_id: str, revision: int, **asked: Any) -> TransferMatrix:
+    """A calibrator fitted on each data set of a run and tested on every other."""
     return client().transfer(run_id, **asked)
 
 

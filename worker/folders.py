@@ -93,10 +93,10 @@ def has_checkpoint(folder: Path) -> bool:
     """Whether there is something to go on from.
 
     That is a checkpoint, whose manifest is written last, or parts of an evaluation: a run that
-    trained leaves those beside its checkpoint only.
+    trained leaves those beside its checkpoint only, an evaluation job in a folder for each run.
     """
     return any((folder / "checkpoint" / "steps").glob("[0-9]*/manifest.json")) or any(
-        (folder / "evaluating").glob("*/[!.]*")
+        any(folder.glob(f"{place}evaluating/*/[!.]*")) for place in ("", "runs/*/")
     )
 
 

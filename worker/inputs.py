@@ -1,8 +1,8 @@
-"""The finished runs that a run is made from, laid out as their runners left them."""
+"""The finished runs that a job is made from, laid out as their runners left them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,47 +12,66 @@ from calift_core.errors import ModelUnavailableError, NotFoundError
 from worker.lease import LeaseKeeper
 
 
-def lay_out_inputs(
-    run_ids: Sequence[str],
-    files: Files,
-    artifacts: ArtifactStore,
-    lease: LeaseKeeper,
-    target: Path,
-) -> dict[str, Path]:
-    """Lay out finished runs, each in a folder of its own; returns run id → folder.
-
-    The spec keeps the ids; the runner is told the folders.
+class Inputs:
+    """Lays out finished runs, each in a folder of its own.
 
     Args:
-        run_ids: the runs that the method names.
-        files: know their names.
-        artifacts: hold their contents.
+        files: know the names of their files.
+        artifacts: hold the contents.
         lease: bounds how long a silent database is asked.
         target: the folder of these folders.
-
-    Raises:
-        ModelUnavailableError: one of them is gone.
-        FencedError: the lease is over.
     """
-    found: dict[str, Path] = {}
-    for index, run_id in enumerate(run_ids):
-        folder = target / str(index)
-        try:
-            stored = lease.insist(partial(files.of_run, run_id))
-            needed = {
-                item.name: item.sha256
-                for item in stored
-                if item.kind == "checkpoint" or item.name == "report.json"
-            }
-            missing = {"report.json", "checkpoint/model.json"} - set(needed)
-            if missing:
-                raise NotFoundError(f"run {run_id} has no file {min(missing)!r}.")
-            for name, sha256 in needed.items():
-                artifacts.place(sha256, folder / name)
-        except NotFoundError as error:
-            raise ModelUnavailableError(
-                f"the finished run {run_id} that this one is made from is gone: {error.message}",
-                hint="It was deleted after this run was submitted, or it stored no model.",
-            ) from error
-        found[run_id] = folder
-    return found
+
+    def __init__(
+        self, files: Files, artifacts: ArtifactStore, lease: LeaseKeeper, target: Path
+    ) -> None:
+        self._files, self._artifacts = files, artifacts
+        self._lease, self._target = lease, target
+
+    def all_of(self, run_ids: Sequence[str]) -> dict[str, Path]:
+        """Run id → folder with report and model. The spec keeps the ids; the runner is told these.
+
+        Raises:
+            ModelUnavailableError: one of them is gone.
+            FencedError: the lease is over.
+        """
+        found: dict[str, Path] = {}
+        for index, run_id in enumerate(run_ids):
+            try:
+                found[run_id] = self._lay_out(index, run_id, ("checkpoint",))
+            except NotFoundError as error:
+                raise ModelUnavailableError(
+                    f"the finished run {run_id} that this one is made from is gone: "
+                    f"{error.message}",
+                    hint="It was deleted after this run was submitted, or it stored no model.",
+                ) from error
+        return found
+
+    def left_of(self, run_ids: Sequence[str]) -> dict[str, Path]:
+        """Run id → folder with report, model and predictions, of the runs that are there still.
+
+        Raises:
+            FencedError: the lease is over.
+        """
+        found: dict[str, Path] = {}
+        for index, run_id in enumerate(run_ids):
+            try:
+                found[run_id] = self._lay_out(index, run_id, ("checkpoint", "predictions"))
+            except NotFoundError:
+                continue
+        return found
+
+    def _lay_out(self, index: int, run_id: str, kinds: Collection[str]) -> Path:
+        folder = self._target / str(index)
+        stored = self._lease.insist(partial(self._files.of_run, run_id))
+        needed = {
+            item.name: item.sha256
+            for item in stored
+            if item.kind in kinds or item.name == "report.json"
+        }
+        missing = {"report.json", "checkpoint/model.json"} - set(needed)
+        if missing:
+            raise NotFoundError(f"run {run_id} has no file {min(missing)!r}.")
+        for name, sha256 in needed.items():
+            self._artifacts.place(sha256, folder / name)
+        return folder

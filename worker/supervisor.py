@@ -10,6 +10,8 @@
 
 The database row is the truth. Whoever learns that the attempt is no longer the current one
 (`worker.lease`) kills the runner and throws its work away.
+
+Long, because one class follows an attempt to each of the ends that it may come to.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ from backend.process import Child
 from backend.store.claims import Claim, Claims
 from backend.store.errors import words_of
 from backend.store.files import Files
+from backend.store.judged import JudgedRuns
 from backend.store.records import Records
-from calift_core.errors import CaliftError, DiskFullError, StorageError
+from calift_core.errors import CaliftError, DiskFullError, ModelUnavailableError, StorageError
 from calift_core.files import atomic_write_json, storage_error
 from calift_core.jobs.curves import read_curves
+from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
     DoneRecord,
@@ -60,9 +64,10 @@ from worker.folders import (
     read_result,
     remove,
 )
-from worker.inputs import lay_out_inputs
+from worker.inputs import Inputs
 from worker.lease import FencedError, LeaseKeeper
 from worker.limits import Limits
+from worker.publishing import Publisher
 from worker.runner import (
     LOST_STATUSES,
     OOM_SCORE_ADJ,
@@ -80,7 +85,7 @@ log = logging.getLogger(__name__)
 Outcome = Literal["succeeded", "failed", "cancelled", "requeued", "fenced"]
 StopReason = Literal["", "cancel", "drain", "hang"]
 
-#: Folder in a job's folder that finished runs are laid out in.
+#: Folder in a job's folder that finished runs are laid out in, which it merges or judges.
 _INPUTS = "inputs"
 
 #: Folder in a job's folder that stored checkpoints are laid out in.
@@ -170,6 +175,9 @@ class _Attempt:
         self._stop_reason: StopReason = ""
         self._superseded = False
         self._states: StateKeeper | None = None
+        self._judges = claim.kind == "evaluation"
+        self._publisher = Publisher(JudgedRuns(engine), artifacts, claim, folder)
+        self._gone: set[str] = set()
 
     def run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Outcome:
         """Supervise the attempt; see `supervise`."""
@@ -198,7 +206,7 @@ class _Attempt:
     def _run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Outcome:
         if self._claim.cancel_requested:
             return self._cancelled()
-        left = finished_earlier(self._earlier(), self._run_id)
+        left = None if self._judges else finished_earlier(self._earlier(), self._run_id)
         if left is not None:
             return self._adopt(left)
         self._prepare()
@@ -261,12 +269,16 @@ class _Attempt:
         except OSError as error:
             raise storage_error(error, self._folder, "make") from error
         source = self._resume_source()
-        wanted = parse_spec(self._claim.spec).method.input_runs
-        inputs = lay_out_inputs(
-            wanted, self._files, self._artifacts, self._lease, self._folder / _INPUTS
-        )
+        finished = Inputs(self._files, self._artifacts, self._lease, self._folder / _INPUTS)
+        if self._judges:
+            wanted = EvaluationJobSpec.model_validate(self._claim.spec).runs
+            inputs = finished.left_of(wanted)
+            self._gone = set(wanted) - set(inputs)
+        else:
+            inputs = finished.all_of(parse_spec(self._claim.spec).method.input_runs)
         job = JobFile(
             run_id=self._run_id,
+            kind=self._claim.kind,
             attempt=self._number,
             resume_from=None if source is None else str(source),
             inputs={name: str(path) for name, path in inputs.items()},
@@ -303,6 +315,7 @@ class _Attempt:
             lease=self._lease,
             limits=self._limits,
             on_checkpoint=self._checkpointed,
+            publish=self._publisher.publish,
         )
         kill_at: float | None = None
         while True:
@@ -353,7 +366,7 @@ class _Attempt:
     def _conclude(self, returncode: int, result: JobResult | None) -> Outcome:
         """Decide what an ended runner means."""
         if result is not None and result.outcome == "succeeded":
-            return self._succeeded()
+            return self._judged() if self._judges else self._succeeded()
         if self._stop_reason == "cancel" or self._lease.cancel:
             return self._cancelled()
         if result is not None and result.outcome == "failed":
@@ -404,6 +417,21 @@ class _Attempt:
         for name, kind in files_of(self._folder):
             self._publish(name, kind)
         self._finish("SUCCEEDED", report=report)
+        remove([self._folder.parent])
+        return "succeeded"
+
+    def _judged(self) -> Outcome:
+        """All results are under their runs already: publish the log, then remove the folder."""
+        self._publish("runner.log", "log")
+        gone = sorted(self._gone | self._publisher.gone)
+        if set(gone) == set(self._claim.spec["runs"]):
+            return self._failed(
+                ModelUnavailableError.code,
+                f"the {'run is' if len(gone) == 1 else 'runs are'} gone: {', '.join(gone)}",
+                "They were deleted after this job was submitted.",
+            )
+        without = f"without what is gone meanwhile: {', '.join(gone)}" if gone else None
+        self._finish("SUCCEEDED", message=without)
         remove([self._folder.parent])
         return "succeeded"
 
@@ -470,12 +498,13 @@ class _Attempt:
         phase: Literal["SUCCEEDED", "FAILED", "CANCELLED"],
         *,
         report: Report | None = None,
+        message: str | None = None,
         **words: str,
     ) -> None:
         body = None if report is None else report.model_dump(mode="json")
         self._lease.hold(
             lambda: self._claims.finish(
-                self._run_id, self._number, phase=phase, report=body, **words
+                self._run_id, self._number, phase=phase, report=body, message=message, **words
             )
         )
 

@@ -18,6 +18,7 @@ from calift_core.jobs.curves import read_curves
 from calift_core.schema.records import (
     RECORD,
     CheckpointRecord,
+    EvaluationRecord,
     PhaseRecord,
     ProgressRecord,
     Record,
@@ -40,6 +41,7 @@ class Follower:
         lease: of the claim; told the progress.
         limits: times and sizes.
         on_checkpoint: called with the step of each checkpoint that is complete.
+        publish: takes the results of other runs before they are told; may be called again.
 
     Attributes:
         heard_at: when the runner last said something, by the monotonic clock.
@@ -54,6 +56,7 @@ class Follower:
         lease: LeaseKeeper,
         limits: Limits,
         on_checkpoint: Callable[[int], None],
+        publish: Callable[[EvaluationRecord], None] | None = None,
     ) -> None:
         self.heard_at = time.monotonic()
         self._store = store
@@ -62,6 +65,8 @@ class Follower:
         self._lease = lease
         self._limits = limits
         self._on_checkpoint = on_checkpoint
+        self._publish = publish
+        self._unpublished: list[EvaluationRecord] = []
         self._lines = Lines(folder / "records.jsonl")
         self._output = Tail(folder / "runner.log")
         self._records: list[Record] = []
@@ -79,6 +84,7 @@ class Follower:
 
         Raises:
             FencedError: the database says that the attempt is not ours.
+            CaliftError: a result of another run cannot be stored.
         """
         read = (parse_record(line, self._run_id, self._number) for line in self._lines.read())
         new = [record for record in read if record is not None]
@@ -116,6 +122,8 @@ class Follower:
                 self._resumed_at = record.step
             elif isinstance(record, CheckpointRecord):
                 self._on_checkpoint(record.step)
+            elif isinstance(record, EvaluationRecord) and record.run is not None:
+                self._unpublished.append(record)
 
     def _write_pending(self) -> bool:
         """Store the records and the log read so far, or leave them for later.
@@ -126,6 +134,8 @@ class Follower:
         Raises:
             FencedError: the database says that the attempt is not ours.
         """
+        if not self._published():
+            return False
         records, text = self._records, self._log
         if records and not self._stored(
             lambda: self._store.record(self._run_id, self._number, records)
@@ -144,6 +154,19 @@ class Follower:
             return False
         self._log = b""
         self._logged_bytes += len(text)
+        return True
+
+    def _published(self) -> bool:
+        """Put what is new under other runs; False when the database is away."""
+        while self._publish is not None and self._unpublished:
+            try:
+                self._publish(self._unpublished[0])
+            except SQLAlchemyError as error:
+                if not database_away(error):
+                    raise  # a result that is dropped would be missing for ever
+                log.warning("run %s: the database is away: %s", self._run_id, error)
+                return False
+            self._unpublished.pop(0)
         return True
 
     def _stored(self, write: Callable[[], bool]) -> bool:

@@ -65,7 +65,7 @@ def get_stats(services: ServicesDep) -> Stats:
     phases = store.runs.by_phase()
     return Stats(
         runs_by_phase=phases,
-        queue_depth=phases.get("QUEUED", 0),
+        queue_depth=store.runs.queue_depth(),
         oldest_queued_s=store.runs.oldest_queued_s(),
         workers=store.workers.recent(),
         broker_ok=services.broker.ask(lambda: broker_answers(services.celery)),

@@ -11,11 +11,13 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from backend.authentication import Principal
 from backend.deps import (
     MAX_CHOICES,
     Limit,
     PrincipalDep,
     RunId,
+    Services,
     ServicesDep,
     StoreDep,
     allow,
@@ -49,30 +51,61 @@ def get_metrics(
     return store.history.metrics(run_id, names=names, since_step=since_step, max_points=max_points)
 
 
-async def _place_in_line(
-    run_id: RunId,
-    services: ServicesDep,
+def _start_after(
     last_event_id: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=_STEP_MAX)] = None,
     after: Annotated[
         int, Query(ge=0, le=_STEP_MAX, description="Events after this id; the header wins")
     ] = 0,
+) -> int:
+    return after if last_event_id is None else last_event_id
+
+
+StartAfter = Annotated[int, Depends(_start_after)]
+After = Annotated[int, Query(ge=0, le=_STEP_MAX, description="Events after this id")]
+LogOffset = Annotated[
+    int, Query(ge=-_STEP_MAX, le=_STEP_MAX, description="Byte; negative: from the end")
+]
+LogBytes = Annotated[int, Query(ge=4, le=1 << 20, description="Bytes")]
+LogTail = Annotated[
+    int | None,
+    Query(ge=1, le=100_000, description="The last lines within `limit`; `offset` is ignored"),
+]
+
+
+class Place:
+    """One of the places for event streams, held while the block runs.
+
+    Raises:
+        HttpError: 503, there is none.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def __enter__(self) -> None:
+        services = self._services
+        if services.streams.value >= services.settings.max_streams:
+            raise HttpError(
+                503,
+                "TOO_MANY_STREAMS",
+                f"{services.settings.max_streams} event streams are open, and no more may be.",
+                hint="Close one, or poll /events/history.",
+                headers={"Retry-After": "10"},
+            )
+        services.streams.value += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._services.streams.value -= 1
+
+
+async def _place_in_line(
+    run_id: RunId, services: ServicesDep, start: StartAfter
 ) -> AsyncIterator[int]:
     """Hold one of the places for streams; the id to start after."""
     # Errors must come before the stream begins; after that there is no status to set.
     await run_in_threadpool(services.store.claims.phase, run_id)
-    if services.streams.value >= services.settings.max_streams:
-        raise HttpError(
-            503,
-            "TOO_MANY_STREAMS",
-            f"{services.settings.max_streams} event streams are open, and no more may be.",
-            hint="Close one, or poll /events/history.",
-            headers={"Retry-After": "10"},
-        )
-    services.streams.value += 1
-    try:
-        yield after if last_event_id is None else last_event_id
-    finally:
-        services.streams.value -= 1
+    with Place(services):
+        yield start
 
 
 @router.get("/runs/{run_id}/events", response_class=EventSourceResponse)
@@ -89,6 +122,14 @@ async def stream_events(
     goes on: ask again, which tells why the stream was closed (its token has expired, the service
     restarts).
     """
+    async for event in follow(run_id, services, principal, start):
+        yield event
+
+
+async def follow(
+    run_id: str, services: Services, principal: Principal, start: int
+) -> AsyncIterator[ServerSentEvent]:
+    """The events of a run or job after an id, to its end, or until the token is good no more."""
     last, checked = start, time.monotonic()
     while not services.stopping.is_set():
         if time.monotonic() - checked > _RECHECK_S:
@@ -114,10 +155,7 @@ async def stream_events(
 @router.get("/runs/{run_id}/events/history")
 @allow("read")
 def list_events(
-    run_id: RunId,
-    store: StoreDep,
-    after: Annotated[int, Query(ge=0, le=_STEP_MAX, description="Events after this id")] = 0,
-    limit: Limit = 200,
+    run_id: RunId, store: StoreDep, after: After = 0, limit: Limit = 200
 ) -> list[RunEvent]:
     """The events after an id, by polling instead of one long answer."""
     return store.history.events_after(run_id, after, limit)[0]
@@ -128,14 +166,9 @@ def list_events(
 def get_logs(
     run_id: RunId,
     store: StoreDep,
-    offset: Annotated[
-        int, Query(ge=-_STEP_MAX, le=_STEP_MAX, description="Byte; negative: from the end")
-    ] = 0,
-    limit: Annotated[int, Query(ge=4, le=1 << 20, description="Bytes")] = 65_536,
-    tail: Annotated[
-        int | None,
-        Query(ge=1, le=100_000, description="The last lines within `limit`; `offset` is ignored"),
-    ] = None,
+    offset: LogOffset = 0,
+    limit: LogBytes = 65_536,
+    tail: LogTail = None,
 ) -> LogPage:
     """A piece of the run's log. To follow it: `tail` first, then `offset` from `next_offset` on."""
     return store.history.logs(run_id, offset=offset, limit=limit, tail=tail)

@@ -38,6 +38,7 @@ from backend.store.rows import store_report, summary_values
 from backend.store.states import add_state_event, fenced
 from backend.store.workers import live_workers
 from calift_core.errors import NotFoundError
+from calift_core.schema.records import JobKind
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Progress, RunPhase
 
 #: A run fails after it could not be stored where it ran so many times: there is no room for it.
@@ -53,6 +54,7 @@ class Claim:
     spec: dict[str, Any]
     previous_attempts: list[int]
     cancel_requested: bool
+    kind: JobKind = "training"
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,14 @@ def _claim(connection: Connection, run_id: str, worker_id: str, ttl_s: float) ->
             progress=None,
             event_seq=Run.event_seq + 1,
         )
-        .returning(Run.attempt, Run.spec, Run.cancel_requested, Run.event_seq, Run.heartbeat_at)
+        .returning(
+            Run.attempt,
+            Run.kind,
+            Run.spec,
+            Run.cancel_requested,
+            Run.event_seq,
+            Run.heartbeat_at,
+        )
     ).first()
     if row is None:
         return None
@@ -288,6 +297,7 @@ def _claim(connection: Connection, run_id: str, worker_id: str, ttl_s: float) ->
         spec=row.spec,
         previous_attempts=list(range(1, row.attempt)),
         cancel_requested=bool(row.cancel_requested),
+        kind=cast("JobKind", row.kind),
     )
 
 

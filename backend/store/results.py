@@ -76,6 +76,7 @@ class Results:
         run_ids: Sequence[str] = (),
         datasets: Sequence[str] = (),
         roles: Sequence[str] = (),
+        job_id: str | None = None,
         cursor: str | None = None,
         limit: int = 50,
     ) -> tuple[list[Evaluation], str | None, int]:
@@ -92,7 +93,9 @@ class Results:
         ):
             if values:
                 where.append(column.in_(list(values)))
-        scope = scope_of(sorted(run_ids), sorted(datasets), sorted(roles))
+        if job_id is not None:
+            where.append(EvaluationRow.job_id == job_id)
+        scope = scope_of(sorted(run_ids), sorted(datasets), sorted(roles), job_id)
         position: ColumnElement[bool] = literal(True)
         if cursor is not None:
             created, last_id = self._cursors.read(cursor, scope)
@@ -208,6 +211,7 @@ _EVALUATION_COLUMNS = (
     EvaluationRow.created_at,
     EvaluationRow.report,
     EvaluationRow.position,
+    EvaluationRow.job_id,
     Run.name.label("run_name"),
     Run.method,
 )
@@ -225,4 +229,5 @@ def _evaluation(row: Row[*tuple[Any, ...]]) -> Evaluation:
         run_name=row.run_name,
         method=row.method,
         created_at=moment(row.created_at),
+        job_id=row.job_id,
     )

@@ -133,7 +133,18 @@ class Batch:
 
     def _take_evaluation(self, record: EvaluationRecord, report: dict[str, Any]) -> None:
         e = record.evaluation
-        identity = evaluation_id(self.run_id, e.dataset)
+        identity = evaluation_id(record.run or self.run_id, e.dataset)
+        told = {
+            "id": identity,
+            "dataset": e.dataset,
+            "role": e.role,
+            "n": e.n,
+            "accuracy": e.accuracy,
+            "ece": e.ece.value,
+        }
+        if record.run is not None:  # the row is that run's, see `backend.store.judged`
+            self._event("evaluation", {"run_id": record.run, **told})
+            return
         self.evaluations[e.dataset] = {
             "id": identity,
             "run_id": self.run_id,
@@ -145,17 +156,7 @@ class Batch:
             "predictions_sha256": e.predictions_sha256,
             "report": report,
         }
-        self._event(
-            "evaluation",
-            {
-                "id": identity,
-                "dataset": e.dataset,
-                "role": e.role,
-                "n": e.n,
-                "accuracy": e.accuracy,
-                "ece": e.ece.value,
-            },
-        )
+        self._event("evaluation", told)
 
 
 def flush(connection: Connection, batch: Batch, seq: int, log_bytes: int) -> None:

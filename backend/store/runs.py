@@ -295,7 +295,7 @@ class Runs:
             rows = {
                 row.id: row
                 for row in connection.execute(
-                    select(*_LIST_COLUMNS).where(Run.id.in_(list(run_ids)))
+                    select(*_LIST_COLUMNS).where(Run.id.in_(list(run_ids)), _IS_RUN)
                 )
             }
         for run_id in run_ids:
@@ -360,17 +360,28 @@ class Runs:
     def by_phase(self) -> dict[str, int]:
         """How many runs are in each phase that has any."""
         with reading(self._engine) as connection:
-            rows = connection.execute(select(Run.phase, func.count()).group_by(Run.phase)).all()
+            rows = connection.execute(
+                select(Run.phase, func.count()).where(_IS_RUN).group_by(Run.phase)
+            ).all()
         return {phase: int(count) for phase, count in rows}
 
+    def queue_depth(self) -> int:
+        """How many jobs wait, evaluation jobs among them."""
+        with reading(self._engine) as connection:
+            waiting = select(func.count()).where(Run.phase == "QUEUED")
+            return int(connection.execute(waiting).scalar_one())
+
     def oldest_queued_s(self) -> float | None:
-        """How long the run that waits longest has waited, in seconds."""
+        """How long the job that waits longest has waited, in seconds."""
         with reading(self._engine) as connection:
             age = connection.execute(
                 select(NOW - func.min(Run.queued_at)).where(Run.phase == "QUEUED")
             ).scalar()
         return None if age is None else max(0.0, float(age))
 
+
+#: What is listed and counted as a run; evaluation jobs are rows of the same table.
+_IS_RUN = Run.kind == "training"
 
 _LIST_COLUMNS = tuple(
     column
@@ -432,7 +443,7 @@ def _sort_key(sort: SortKey) -> tuple[ColumnElement[Any], bool]:
 
 
 def _conditions(filters: RunFilters) -> list[ColumnElement[bool]]:
-    where: list[ColumnElement[bool]] = []
+    where: list[ColumnElement[bool]] = [_IS_RUN]
     for column, values in (
         (Run.phase, filters.phases),
         (Run.method, filters.methods),
@@ -474,6 +485,7 @@ def _summary_fields(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
         "losses": row.losses,
         "drains": row.drains,
         "setbacks": row.setbacks,
+        "revision": row.event_seq,
         "owner": row.submitted_by,
         "created_at": moment(row.created_at),
         "started_at": when(row.started_at),

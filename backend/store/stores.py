@@ -10,9 +10,11 @@ from sqlalchemy import Engine
 
 from backend.store.claims import Claims
 from backend.store.cursors import Cursors
+from backend.store.evaluation_jobs import EvaluationJobs
 from backend.store.files import Files
 from backend.store.history import History
 from backend.store.imports import ImportedRuns
+from backend.store.judged import JudgedRuns
 from backend.store.outbox import Doorbells
 from backend.store.records import Records
 from backend.store.results import Results
@@ -31,9 +33,11 @@ class Stores:
     cursors: Cursors
     claims: Claims
     doorbells: Doorbells
+    evaluation_jobs: EvaluationJobs
     files: Files
     history: History
     imports: ImportedRuns
+    judged: JudgedRuns
     records: Records
     results: Results
     runs: Runs
@@ -56,9 +60,11 @@ class Stores:
             cursors=cursors,
             claims=Claims(engine),
             doorbells=Doorbells(engine),
+            evaluation_jobs=EvaluationJobs(engine, cursors),
             files=Files(engine),
             history=History(engine),
             imports=ImportedRuns(engine),
+            judged=JudgedRuns(engine),
             records=Records(engine),
             results=Results(engine, cursors),
             runs=Runs(engine, cursors),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine, delete, select
 
-from backend.line import Live, queue_of, why_waits
+from backend.line import Live, queue_of_device, why_waits
 from backend.models import Worker
 from backend.store.engine import NOW, moment, plain, reading, upsert, writing
 from calift_core.schema.spec import RunSpec
@@ -70,8 +70,12 @@ class Workers:
 
     def why_waits(self, spec: RunSpec) -> str:
         """What a run of this spec would wait for; empty when a worker would take it at once."""
+        return self.why_device_waits(spec.train.device)
+
+    def why_device_waits(self, device: str) -> str:
+        """What a job for this device would wait for."""
         with reading(self._engine) as connection:
-            return why_waits(queue_of(spec), live_workers(connection))
+            return why_waits(queue_of_device(device), live_workers(connection))
 
     def recent(self) -> list[WorkerInfo]:
         """The workers that have reported in during the last day, the newest first."""

@@ -50,6 +50,7 @@ class SuiteCounts:
         basis: where the numbers come from.
         absent: what is not here; the numbers then are the published ones.
         problems: what is here and cannot be used.
+        classes: those of the ID data, where they are known.
     """
 
     parts: Mapping[str, int] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class SuiteCounts:
     basis: str = ""
     absent: tuple[Absent, ...] = ()
     problems: tuple[Absent, ...] = ()
+    classes: tuple[str, ...] | None = None
 
     @property
     def corrupted(self) -> int:
@@ -123,7 +125,7 @@ def count_suite(spec: SuiteSpec, budget: Budget | None = None) -> SuiteCounts:
         pointer = f"#/suite/shifts/{name}"
         shifts[name] = None
         try:
-            shifts[name] = _folder_shift(name, uri, found.classes, budget)
+            shifts[name] = count_shift(name, uri, found.classes, budget)
         except DataUnavailableError as error:
             absent.append(Absent(pointer, f"the shift {name!r}: {error}"))
         except TooManyFilesError as error:
@@ -144,10 +146,21 @@ def count_suite(spec: SuiteSpec, budget: Budget | None = None) -> SuiteCounts:
         basis=basis,
         absent=tuple(absent),
         problems=tuple(problems),
+        classes=found.classes,
     )
 
 
-def _folder_shift(name: str, uri: str, classes: tuple[str, ...] | None, budget: Budget) -> int:
+def count_shift(
+    name: str, uri: str, classes: tuple[str, ...] | None, budget: Budget | None = None
+) -> int:
+    """Images of a shift, which must be of these classes where they are known.
+
+    Raises:
+        SpecError: the source is none.
+        DataUnavailableError: it is not here.
+        DataError: it has other classes.
+        TooManyFilesError: the budget is spent.
+    """
     root = named_folder(name, uri)
     if classes is None:  # the ID data is not here to be compared with
         return len(images_below(shift_folder(root), budget))

@@ -100,15 +100,40 @@ def _judge_sets(
 ) -> Iterator[Record]:
     progress = Progress(n_images * len(subjects))
     for item in items:
-        works = [_Work(subject, item, settings) for subject in subjects]
-        yield from _predict(works, item, settings, progress)
-        for work, verdict in zip(works, verdicts, strict=True):
-            result = work.finish()
-            evaluation = _take(result, item, verdict)
-            if evaluation is not None:
-                path = "/".join(p for p in (work.subject.name, result["predictions"]) if p)
-                yield EvaluationRecord(evaluation=evaluation, predictions=path)
-        yield progress.record(item.images.name)
+        yield from judge_set(subjects, verdicts, item, settings, progress)
+
+
+def judge_set(
+    subjects: Sequence[Subject],
+    verdicts: Sequence[Verdict],
+    item: Item,
+    settings: Settings,
+    progress: Progress,
+) -> Iterator[Record]:
+    """Judge models on one set, each image of which is decoded once for all of them.
+
+    Args:
+        subjects: models of one architecture and preprocessing.
+        verdicts: take in what comes of it, one for each model.
+        item: the set.
+        settings: how.
+        progress: of the whole pass.
+
+    Raises:
+        InterruptedRunError: `settings.stop` returned true; what is done is kept.
+        OutOfMemoryError: the device has no memory left.
+        UnreadableImageError: a file cannot be decoded.
+        DiskFullError, StorageError: predictions or shards cannot be written.
+    """
+    works = [_Work(subject, item, settings) for subject in subjects]
+    yield from _predict(works, item, settings, progress)
+    for work, verdict in zip(works, verdicts, strict=True):
+        result = work.finish()
+        evaluation = _take(result, item, verdict)
+        if evaluation is not None:
+            path = "/".join(p for p in (work.subject.name, result["predictions"]) if p)
+            yield EvaluationRecord(evaluation=evaluation, predictions=path, run=work.subject.run)
+    yield progress.record(item.images.name)
 
 
 def _predict(
@@ -123,6 +148,8 @@ def _predict(
         return
     _stop_if_asked(open_works, settings, images)
     starts = [work.position for work in open_works]
+    if any(starts):
+        yield progress.record(images.name)  # where an earlier attempt was
     for batch in forward_all(
         [work.subject.placed for work in open_works],
         images,

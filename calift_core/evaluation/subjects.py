@@ -350,9 +350,11 @@ class Subject:
         sha256: of the model's weights.
         folder: receives `predictions/`, and shards meanwhile.
         name: folder that predictions are told under, where several models are judged.
+        run: the stored run that the results belong to, where one that is stored is judged.
     """
 
     placed: Placed
     sha256: str
     folder: Path
     name: str = ""
+    run: str | None = None

@@ -12,11 +12,15 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from calift_core.errors import CaliftError, InterruptedRunError, OutOfMemoryError
 from calift_core.files import atomic_write_json
 from calift_core.jobs.folder import run_in_folder
+from calift_core.jobs.job import Stop
+from calift_core.jobs.judging import judge_in_folder
+from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
     DoneRecord,
@@ -64,17 +68,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, on_signal)
     try:
         job = JobFile.model_validate_json((folder / "job.json").read_bytes())
-        spec = load_spec(folder / "spec.json")
-        resume_from = Path(job.resume_from) if job.resume_from else None
-        for record in run_in_folder(
-            spec,
-            folder,
-            run_id=job.run_id,
-            resume_from=resume_from,
-            inputs={name: Path(given) for name, given in job.inputs.items()},
-            stop=lambda: asked_to_stop,
-            keep_states=True,  # the worker may die before it has stored the result
-        ):
+        for record in work(job, folder, stop=lambda: asked_to_stop):
             if record.kind == "progress":
                 if time.monotonic() < next_line:
                     continue
@@ -110,6 +104,25 @@ def main(argv: list[str]) -> int:
     return status
 
 
+def work(job: JobFile, folder: Path, *, stop: Stop) -> Iterator[Record]:
+    """Do what a job's folder asks: train a model, or judge those of finished runs."""
+    resume_from = Path(job.resume_from) if job.resume_from else None
+    inputs = {name: Path(given) for name, given in job.inputs.items()}
+    if job.kind == "evaluation":
+        asked = EvaluationJobSpec.model_validate_json((folder / "spec.json").read_bytes())
+        yield from judge_in_folder(asked, folder, inputs=inputs, resume_from=resume_from, stop=stop)
+        return
+    yield from run_in_folder(
+        load_spec(folder / "spec.json"),
+        folder,
+        run_id=job.run_id,
+        resume_from=resume_from,
+        inputs=inputs,
+        stop=stop,
+        keep_states=True,  # the worker may die before it has stored the result
+    )
+
+
 def line_of(record: Record) -> str | None:
     """A record as a line of the run's log; None for what only charts need."""
     match record:
@@ -120,8 +133,9 @@ def line_of(record: Record) -> str | None:
             detail = f", {record.detail}" if record.detail else ""
             return f"{record.phase}: {record.step:,} of {record.total_steps:,}{detail}{speed}"
         case EvaluationRecord(evaluation=e):
+            whose = f"{record.run} on " if record.run else ""
             return (
-                f"{e.dataset}: accuracy {e.accuracy:.4f}, ECE {e.ece.value:.4f} "
+                f"{whose}{e.dataset}: accuracy {e.accuracy:.4f}, ECE {e.ece.value:.4f} "
                 f"(floor {e.ece.null_mean:.4f}), n = {e.n:,}"
             )
         case ResumedRecord():

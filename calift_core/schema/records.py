@@ -14,6 +14,8 @@ from pydantic import Field, TypeAdapter
 from calift_core.schema.base import Frozen
 from calift_core.schema.report import EvaluationReport, SpectrumReport, Summary
 
+#: What a job does: make a model and judge it, or judge the models of finished runs.
+JobKind = Literal["training", "evaluation"]
 Phase = Literal["loading", "pretraining", "training", "evaluating", "saving"]
 
 
@@ -76,11 +78,16 @@ class SpectrumRecord(Frozen):
 
 
 class EvaluationRecord(Frozen):
-    """One data set is evaluated. `predictions` is a path relative to the run's folder."""
+    """One data set is evaluated. `predictions` is a path relative to the job's folder.
+
+    `run` is the run that the result belongs to, where that is not the one that speaks: an
+    evaluation job judges others.
+    """
 
     kind: Literal["evaluation"] = "evaluation"
     evaluation: EvaluationReport
     predictions: str
+    run: str | None = None
 
 
 class LogRecord(Frozen):
@@ -132,12 +139,15 @@ class JobFile(Frozen):
 
     Attributes:
         run_id: names the run in reports.
+        kind: `training` has a RunSpec in `spec.json`, `evaluation` an EvaluationJobSpec.
         attempt: counts from 1.
         resume_from: folder of an earlier attempt whose newest good checkpoint is to be used.
-        inputs: folders of the finished runs that the method names, by the names it uses.
+        inputs: folders of the finished runs that the method names, by the names it uses, or that
+            are judged.
     """
 
     run_id: str
+    kind: JobKind = "training"
     attempt: int = 1
     resume_from: str | None = None
     inputs: dict[str, str] = Field(default_factory=dict)

@@ -83,7 +83,8 @@ def as_uri(value: str) -> str:
     return f"folder:{value}" if _BARE_PATH.match(value) else value
 
 
-def _shift_names(shifts: dict[str, str]) -> dict[str, str]:
+def shift_names(shifts: dict[str, str]) -> dict[str, str]:
+    """Return shifts by name with their sources as URIs, else raise ValueError."""
     for name in shifts:
         if not _SHIFT_NAME.fullmatch(name):
             raise ValueError(
@@ -193,7 +194,7 @@ class SuiteSpec(Frozen):
         description="A named suite (fashion-mnist, imagenet, pacs:photo, …), NAME:PATH where it "
         "lies elsewhere, folder:PATH with class folders, or domains:PATH#DOMAIN",
     )
-    shifts: Annotated[dict[str, str], AfterValidator(_shift_names)] = Field(
+    shifts: Annotated[dict[str, str], AfterValidator(shift_names)] = Field(
         default_factory=dict,
         title="Shifts",
         description="name → folder:PATH of the same classes under another distribution; none: "
@@ -617,16 +618,28 @@ def load_spec(path: str | Path) -> RunSpec:
     Raises:
         SpecError: the file is missing, is not YAML or JSON, or is not a valid RunSpec.
     """
+    return parse_spec(read_document(path, "the RunSpec "))
+
+
+def read_document(path: str | Path, what: str = "") -> Any:
+    """What a YAML or JSON file holds.
+
+    Args:
+        path: the file.
+        what: what it is called where it cannot be read.
+
+    Raises:
+        SpecError: the file is missing, or is not YAML or JSON.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read the RunSpec {str(path)!r}: {error}") from error
+        raise SpecError(f"cannot read {what}{str(path)!r}: {error}") from error
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
         raise SpecError(f"{str(path)!r} is neither YAML nor JSON: {error}") from error
-    return parse_spec(data)
 
 
 class _Loader(yaml.SafeLoader):

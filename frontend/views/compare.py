@@ -8,6 +8,7 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Comparison
 from frontend import api, figures, page, pickers, state, tables, text
+from frontend.panels.evaluate import form, jobs
 from frontend.tables import Column, Table
 
 MOST = 8
@@ -114,6 +115,8 @@ def main() -> None:
             ]
         }
     )
+    form.button([c.run for c in comparison.runs])
+    jobs.under_way(list(chosen))
     for warning in comparison.warnings:
         st.warning(text.md_prose(warning), icon=":material/warning:")
     opened, _ = page.grid(

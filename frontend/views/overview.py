@@ -8,6 +8,7 @@ from calift_core.installed import as_typed
 from calift_core.schema.wire.runs import RunSummary
 from calift_core.schema.wire.service import Stats, WorkerInfo
 from frontend import api, page, text
+from frontend.panels.evaluate import jobs
 from frontend.tables import Column, Table
 
 WORKING = ["QUEUED", "STARTING", "RUNNING", "CANCELLING"]
@@ -155,6 +156,16 @@ def live() -> None:
         _working(working.items)
         if working.total > len(working.items):
             st.caption(f"and {working.total - len(working.items):,} more in the list of runs")
+    judging = api.fetch(
+        "list the working evaluations",
+        lambda: client.evaluation_jobs(phase=WORKING, limit=5),
+        key="judging",
+    )
+    if judging.items:
+        st.subheader("Evaluations", anchor=False)
+        for job in judging.items:
+            jobs.status(job)
+            st.page_link("views/run.py", label="Open", query_params={"id": job.id})
     trained = [r for r in done.items if r.summary is not None and r.method != "zero_shot"]
     newest = trained[0] if trained else next((r for r in done.items if r.summary), None)
     if newest is not None:

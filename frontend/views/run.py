@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
+from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail
 from frontend import api, page, state
+from frontend.panels.evaluate import jobs as evaluation_jobs
+from frontend.panels.evaluate.form import can_be_judged
 from frontend.panels.run import calibration, config, curves, files, head, logs, shifts, spectrum
 
 TABS = {
@@ -41,6 +44,9 @@ def main() -> None:
         page.empty("No run is named", "Open one from the list of runs; its address then names it.")
         st.page_link("views/runs.py", label="All runs", icon=":material/list:")
         return
+    if is_job_id(run_id):
+        evaluation_jobs.draw(run_id)
+        return
     run = _load(run_id)
     page.head(run.name)
     working = api.is_working(run.phase)
@@ -55,6 +61,8 @@ def main() -> None:
 
     status()
     head.actions(run)
+    if can_be_judged(run):
+        evaluation_jobs.under_way([run.id])
     opened = st.tabs(
         list(TABS), default=_first_tab(run), key="tab", bind="query-params", on_change="rerun"
     )

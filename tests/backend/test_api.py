@@ -104,6 +104,11 @@ SCOPES = {
     "clone_run": "submit",
     "delete_run": "admin",
     "import_predictions": "submit",
+    "submit_evaluation": "submit",
+    "validate_evaluation": "submit",
+    "cancel_evaluation_job": "submit",
+    "retry_evaluation_job": "submit",
+    "delete_evaluation_job": "admin",
 } | dict.fromkeys(
     [
         "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
@@ -114,7 +119,8 @@ SCOPES = {
         "download_predictions", "compare_runs", "get_stats", "list_methods", "list_models",
         "list_datasets", "list_suites", "list_workers", "get_openapi", "get_docs",
         "open_session", "make_link", "get_visitor",
-        "end_session",
+        "end_session", "list_evaluation_jobs", "get_evaluation_job", "list_job_evaluations",
+        "stream_evaluation_job_events", "list_evaluation_job_events", "get_evaluation_job_logs",
     ],
     "read",
 )  # fmt: skip

@@ -87,11 +87,13 @@ def start_worker(home: Path, broker: Broker, tmp_path: Path) -> Iterator[Callabl
     """Start workers on a database; `limits` replaces times of the lease.
 
     `host` is the home of a worker on another machine, which shares nothing but the database, the
-    broker and the artifacts.
+    broker and the artifacts. `real` gives it the real runner.
     """
     started: list[Worker] = []
 
-    def start(database_url: str, *, host: Path | None = None, **limits: Any) -> Worker:
+    def start(
+        database_url: str, *, host: Path | None = None, real: bool = False, **limits: Any
+    ) -> Worker:
         output = tmp_path / f"worker-{len(started)}.log"
         times = {"ttl_s": 3.0, "heartbeat_s": 0.3, "cancel_poll_s": 0.1, "group_s": 0.05}
         child = Child(
@@ -99,6 +101,7 @@ def start_worker(home: Path, broker: Broker, tmp_path: Path) -> Iterator[Callabl
                 sys.executable,
                 str(Path(__file__).with_name("standin_worker.py")),
                 json.dumps(times | limits),
+                *(["real"] if real else []),
             ],
             output=output,
             environment=os.environ

@@ -12,7 +12,7 @@ from calift_core.data.suites.fashion import FashionMnist
 from calift_core.data.suites.folders import Folder
 from calift_core.data.suites.imagenet import ImageNet, ImageNetC
 from calift_core.errors import SpecError, UnknownNameError
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.spec import CorruptionSpec, SuiteSpec
 
 #: What a catalogue lists.
 SUITES: dict[str, Family] = {
@@ -68,6 +68,16 @@ def _path(text: str) -> Path:
 def family_of(name: str) -> Family:
     """The family of a parsed name."""
     return SUITES.get(name) or UNNAMED[name]
+
+
+def id_data(spec: SuiteSpec) -> SuiteSpec:
+    """The ID data alone, split as a spec asks: without shifts, as far as those are known by name.
+
+    Raises:
+        SpecError: no suite has this name.
+    """
+    off = dict.fromkeys(family_of(parse_suite_id(spec.id).name).shifts or (), OFF)
+    return spec.model_copy(update={"shifts": off, "corruptions": CorruptionSpec()})
 
 
 def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[Family, Wanted]:

@@ -7,7 +7,7 @@ calibrators are fitted on `calibration`, and `test` is looked at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,6 +71,12 @@ class Suite:
         yield replace(self.part("test"), name=f"{self.name}/test"), "id", None, None
         for images in self.shifts.values():
             yield images, "shift", None, None
+        for images, name, severity in self.corrupted():
+            is_stored = (name, severity) in self.stored
+            yield images if is_stored else cached(images), "corruption", name, severity
+
+    def corrupted(self) -> Iterable[tuple[ImageSet, str, int]]:
+        """(images, corruption, severity) of the plan; computed ones are so image by image."""
         base = self.part("test").limited(self.corruption_limit) if self.corruption_plan else None
         for name, severity in self.corruption_plan:
             assert base is not None
@@ -78,8 +84,8 @@ class Suite:
             if source is not None:
                 images = replace(base, name=f"{name}/{severity}", source=source)
             else:
-                images = cached(corrupted(base, name, severity, seed=self.corruption_seed))
-            yield images, "corruption", name, severity
+                images = corrupted(base, name, severity, seed=self.corruption_seed)
+            yield images, name, severity
 
 
 def load_suite(spec: SuiteSpec) -> Suite:
@@ -102,7 +108,7 @@ def load_suite(spec: SuiteSpec) -> Suite:
         for part, images in found.parts.items()
     }
     shifts = found.shifts | {
-        shift: shift_in(shift, named_folder(shift, uri), found.classes)
+        shift: load_shift(shift, uri, found.classes)
         for shift, uri in spec.shifts.items()
         if uri != OFF
     }
@@ -119,6 +125,17 @@ def load_suite(spec: SuiteSpec) -> Suite:
         corruption_seed=spec.corruptions.seed,
         stored=found.stored,
     )
+
+
+def load_shift(name: str, source: str, classes: Sequence[str]) -> ImageSet:
+    """The images that a shift's source stands for, which must be of these classes.
+
+    Raises:
+        SpecError: the source is none.
+        DataUnavailableError: it is not on this machine.
+        DataError: it has other classes.
+    """
+    return shift_in(name, named_folder(name, source), classes)
 
 
 def _download(name: str) -> None:

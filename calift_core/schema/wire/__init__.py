@@ -28,6 +28,15 @@ GET          /runs/{id}/spectra                        → list[Spectrum]
 GET          /runs/{id}/report                         → Report
 GET          /runs/{id}/frontier                       → Frontier (404: the run measured none)
 GET          /evaluations                              run_id, dataset, role → EvaluationPage
+POST         /evaluations                              EvaluationSubmit → 202 EvaluationJob,
+                                                       Location
+POST         /evaluations/validate                     EvaluationSubmit → Validation
+GET          /evaluation-jobs                          run_id, phase → EvaluationJobPage
+GET          /evaluation-jobs/{id}                     → EvaluationJob
+DELETE       /evaluation-jobs/{id}                     → 204 (its results stay)
+POST         /evaluation-jobs/{id}/cancel, /retry      → 202 EvaluationJob
+GET          /evaluation-jobs/{id}/evaluations         → EvaluationPage: its results so far
+GET          /evaluation-jobs/{id}/events, /logs       as for runs
 GET          /evaluations/{id}                         → Evaluation
 GET          /evaluations/{id}/reliability             n_bins, calibrator … → Reliability
 GET          /evaluations/{id}/metrics                 n_bins, scheme, norm … → MeasureSet

@@ -27,13 +27,14 @@ TRANSFER_SETS = 12
 
 
 class Evaluation(EvaluationReport):
-    """A stored evaluation."""
+    """A stored evaluation. `job_id` is the evaluation job that made it, where one did."""
 
     id: str
     run_id: str
     run_name: str
     method: str
     created_at: datetime
+    job_id: str | None = None
 
 
 class EvaluationPage(Frozen):

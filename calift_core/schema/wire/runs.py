@@ -77,6 +77,9 @@ class RunSummary(Frozen):
     `owner` is the name of the token that submitted it; null where that was not kept yet. The owner
     and admins may change a run.
 
+    `revision` rises with whatever happens to the run, such as a result that an evaluation job adds
+    to a finished one: what was received at the same revision is up to date.
+
     `attempt` counts starts. `losses` counts those whose process vanished, and only they are bounded
     by `max_attempts`; `drains` counts orderly stops of a worker, `setbacks` the times that a
     machine had no room for what the run made.
@@ -99,6 +102,7 @@ class RunSummary(Frozen):
     losses: int = 0
     drains: int = 0
     setbacks: int = 0
+    revision: int = 0
     owner: str | None = None
     created_at: datetime
     started_at: datetime | None = None

@@ -119,7 +119,7 @@ class SuiteRuns(Frozen):
 
 
 class Stats(Frozen):
-    """The overview's numbers."""
+    """The overview's numbers. Evaluation jobs are in the queue and no runs."""
 
     runs_by_phase: dict[str, int]
     queue_depth: int

@@ -168,7 +168,7 @@ def _show_matrix(
             f"compute the transfer matrix of {run.name}",
             lambda: api.transfer(
                 run.id,
-                run.attempt,
+                run.revision,
                 dataset=named if any(name in titles for name in named) else [],
                 **binning,
             ),

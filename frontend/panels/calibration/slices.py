@@ -104,7 +104,7 @@ def _slices_of(
         return api.fetch(
             f"slice {run.name} by data set",
             lambda: api.run_slices(
-                run.id, run.attempt, where=condition, limit=200, **asked._asdict()
+                run.id, run.revision, where=condition, limit=200, **asked._asdict()
             ),
             key=f"run-slices-{run.id}-{condition}-{asked}",
         )

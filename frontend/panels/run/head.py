@@ -6,6 +6,7 @@ import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, page, state, text
+from frontend.panels.evaluate import form
 
 
 def status(run: RunDetail) -> None:
@@ -99,6 +100,7 @@ def actions(run: RunDetail) -> None:
                 base = api.zero_shot_of(run)
                 some = [run.id] + ([base.id] if base else [])
                 st.switch_page("views/compare.py", query_params={"ids": ",".join(some)})
+        form.button([run])
         if not locked:
             with st.popover("Edit", icon=":material/edit:"):
                 _edit(run)

@@ -1,0 +1,214 @@
+"""Evaluation jobs: finished runs judged on more data, queued to workers like training."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Query, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from backend.deps import (
+    MAX_CHOICES,
+    Cursor,
+    IdempotencyKey,
+    JobId,
+    Limit,
+    PrincipalDep,
+    ServicesDep,
+    StoreDep,
+    allow,
+    check_owner,
+)
+from backend.routes.events import After, LogBytes, LogOffset, LogTail, Place, StartAfter, follow
+from backend.submission import body_hash
+from calift_core.schema.wire.evaluation_jobs import (
+    EvaluationJob,
+    EvaluationJobPage,
+    EvaluationSubmit,
+)
+from calift_core.schema.wire.results import EvaluationPage
+from calift_core.schema.wire.runs import LogPage, RunEvent, RunPhase, Validation
+
+router = APIRouter(tags=["evaluation jobs"])
+
+_EXAMPLES = {
+    "shift": {
+        "summary": "Two runs on a folder and two corruptions",
+        "value": {
+            "runs": ["3f9c2a71b0de", "81c04e5a9f13"],
+            "shifts": {"art": "folder:/data/pacs/art_painting"},
+            "corruptions": {"names": ["gaussian_noise", "jpeg_compression"], "severities": [3]},
+        },
+    },
+    "suite": {
+        "summary": "A named suite of the run's classes",
+        "value": {"runs": ["3f9c2a71b0de"], "suites": ["imagenet-c"], "device": "cuda"},
+    },
+}
+Asked = Annotated[EvaluationSubmit, Body(openapi_examples=_EXAMPLES)]
+
+
+@router.post("/evaluations", status_code=202)
+@allow("submit")
+def submit_evaluation(
+    body: Asked,
+    response: Response,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    key: IdempotencyKey = None,
+) -> EvaluationJob:
+    """Queue an evaluation of finished runs, which puts its results under each of them.
+
+    Runs whose models are alike share one pass over the data. What a run was judged on before, the
+    same images under the same name, is passed over. A submit token judges its own runs alone: the
+    results change their reports. The same `Idempotency-Key` and body give the same job again.
+    """
+    jobs = services.store.evaluation_jobs
+    meaning = body_hash("evaluate", body.model_dump(mode="json"))
+    if key is not None:
+        earlier = jobs.earlier_request(principal.token_id, key, meaning)
+        if earlier is not None:
+            return _accepted(services, response, jobs.get(earlier))
+    spec = body.spec
+    services.evaluation_submission.demand(spec)
+    for run_id in spec.runs:
+        check_owner(services, principal, run_id)
+    job_id = jobs.submit(
+        spec,
+        priority=body.priority,
+        max_attempts=body.max_attempts,
+        idempotency_key=key,
+        body_hash=meaning,
+        token_id=principal.token_id,
+        submitted_by=principal.name,
+        max_queued=services.settings.max_queued,
+    )
+    return _accepted(services, response, jobs.get(job_id))
+
+
+def _accepted(services: ServicesDep, response: Response, job: EvaluationJob) -> EvaluationJob:
+    services.housekeeper.wake()
+    response.headers["Location"] = f"/api/v1/evaluation-jobs/{job.id}"
+    return job
+
+
+@router.post("/evaluations/validate")
+@allow("submit")
+def validate_evaluation(body: Asked, services: ServicesDep) -> Validation:
+    """A dry run: what stands in the way of a job, and what it will cost."""
+    return services.evaluation_submission.validate(body.spec)
+
+
+@router.get("/evaluation-jobs")
+@allow("read")
+def list_evaluation_jobs(
+    store: StoreDep,
+    run_id: Annotated[
+        list[str], Query(max_length=MAX_CHOICES, description="That judge any of these runs")
+    ] = [],  # noqa: B006
+    phase: Annotated[
+        list[RunPhase], Query(max_length=MAX_CHOICES, description="Any of these")
+    ] = [],  # noqa: B006
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> EvaluationJobPage:
+    """Evaluation jobs, newest first."""
+    items, next_cursor, total = store.evaluation_jobs.page(
+        run_ids=run_id, phases=phase, cursor=cursor, limit=limit
+    )
+    return EvaluationJobPage(items=items, next_cursor=next_cursor, total=total)
+
+
+@router.get("/evaluation-jobs/{job_id}")
+@allow("read")
+def get_evaluation_job(job_id: JobId, store: StoreDep) -> EvaluationJob:
+    """One evaluation job."""
+    return store.evaluation_jobs.get(job_id)
+
+
+@router.delete("/evaluation-jobs/{job_id}", status_code=204)
+@allow("admin")
+def delete_evaluation_job(job_id: JobId, services: ServicesDep) -> None:
+    """Delete a job and its log. Its results stay with the runs. Not while it works."""
+    digests = services.store.evaluation_jobs.delete(job_id)
+    services.artifacts.collect(
+        services.store.files, grace_s=services.settings.artifact_grace_s, digests=digests
+    )
+
+
+@router.post("/evaluation-jobs/{job_id}/cancel", status_code=202)
+@allow("submit")
+def cancel_evaluation_job(
+    job_id: JobId, response: Response, services: ServicesDep
+) -> EvaluationJob:
+    """Ask a job to stop; repeatable. What it has finished stays under the runs."""
+    return _accepted(services, response, services.store.evaluation_jobs.request_cancel(job_id))
+
+
+@router.post("/evaluation-jobs/{job_id}/retry", status_code=202)
+@allow("submit")
+def retry_evaluation_job(job_id: JobId, response: Response, services: ServicesDep) -> EvaluationJob:
+    """Queue a failed or cancelled job again; it goes on where it was."""
+    job = services.store.evaluation_jobs.retry(job_id, max_queued=services.settings.max_queued)
+    return _accepted(services, response, job)
+
+
+@router.get("/evaluation-jobs/{job_id}/evaluations")
+@allow("read")
+def list_job_evaluations(
+    job_id: JobId, store: StoreDep, cursor: Cursor = None, limit: Limit = 50
+) -> EvaluationPage:
+    """The results of a job so far, newest first."""
+    store.evaluation_jobs.get(job_id)
+    items, next_cursor, total = store.results.list_evaluations(
+        job_id=job_id, cursor=cursor, limit=limit
+    )
+    return EvaluationPage(items=items, next_cursor=next_cursor, total=total)
+
+
+async def _place_in_line(
+    job_id: JobId, services: ServicesDep, start: StartAfter
+) -> AsyncIterator[int]:
+    """Hold one of the places for streams; the id to start after."""
+    await run_in_threadpool(services.store.evaluation_jobs.get, job_id)
+    with Place(services):
+        yield start
+
+
+@router.get("/evaluation-jobs/{job_id}/events", response_class=EventSourceResponse)
+@allow("read")
+async def stream_evaluation_job_events(
+    job_id: JobId,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    start: Annotated[int, Depends(_place_in_line)],
+) -> AsyncIterator[ServerSentEvent]:
+    """Events as they happen (SSE), as for runs; `evaluation` names the run that it is of."""
+    async for event in follow(job_id, services, principal, start):
+        yield event
+
+
+@router.get("/evaluation-jobs/{job_id}/events/history")
+@allow("read")
+def list_evaluation_job_events(
+    job_id: JobId, store: StoreDep, after: After = 0, limit: Limit = 200
+) -> list[RunEvent]:
+    """The events after an id, by polling instead of one long answer."""
+    store.evaluation_jobs.get(job_id)
+    return store.history.events_after(job_id, after, limit)[0]
+
+
+@router.get("/evaluation-jobs/{job_id}/logs")
+@allow("read")
+def get_evaluation_job_logs(
+    job_id: JobId,
+    store: StoreDep,
+    offset: LogOffset = 0,
+    limit: LogBytes = 65_536,
+    tail: LogTail = None,
+) -> LogPage:
+    """A piece of the job's log, as for runs."""
+    store.evaluation_jobs.get(job_id)
+    return store.history.logs(job_id, offset=offset, limit=limit, tail=tail)

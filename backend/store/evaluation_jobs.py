@@ -1,0 +1,276 @@
+"""Evaluation jobs as people see them: rows of `runs` of another kind, which live by the same rules.
+
+Claim, lease, fence, sweeper, outbox, events and log are those of runs; here is what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Double,
+    Engine,
+    Row,
+    Select,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+from backend.line import Live, queue_of_device, why_waits
+from backend.models import EvaluationRow, JudgedRun, Run
+from backend.store.cursors import Cursors, scope_of
+from backend.store.engine import NOW, moment, reading, when
+from backend.store.errors import ConflictError
+from backend.store.outbox import ring
+from backend.store.runs import RETRYABLE_PHASES, Runs
+from backend.store.states import add_state_event
+from backend.store.submitting import at_most_once, check_queue, earlier_request, new_id
+from backend.store.workers import live_workers
+from calift_core.errors import NotFoundError
+from calift_core.schema.evaluation_job import JOB_PREFIX, EvaluationJobSpec
+from calift_core.schema.wire.evaluation_jobs import EvaluationJob
+
+KIND = "evaluation"
+
+
+class EvaluationJobs:
+    """Jobs that judge finished runs.
+
+    Args:
+        engine: of `open_engine`.
+        cursors: of the lists.
+    """
+
+    def __init__(self, engine: Engine, cursors: Cursors) -> None:
+        self._engine, self._cursors = engine, cursors
+        self._runs = Runs(engine, cursors)
+
+    def submit(
+        self,
+        spec: EvaluationJobSpec,
+        *,
+        priority: int = 0,
+        max_attempts: int = 3,
+        idempotency_key: str | None = None,
+        body_hash: str | None = None,
+        token_id: str | None = None,
+        submitted_by: str | None = None,
+        max_queued: int | None = None,
+    ) -> str:
+        """Queue a job and return its id, or the id that the same key and body gave before.
+
+        The arguments are those of `Runs.submit`.
+
+        Raises:
+            IdempotencyError: the key came with another body before.
+            QueueFullError: `max_queued` jobs are waiting.
+            ConflictError: one of the runs has not succeeded, or is gone by now.
+        """
+        values = {
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "idempotency_key": idempotency_key,
+            "body_hash": body_hash,
+            "token_id": token_id or "",
+            "submitted_by": submitted_by,
+        }
+
+        def make(connection: Connection) -> str:
+            if max_queued is not None:
+                check_queue(connection, token_id or "", max_queued)
+            return _queue(connection, spec, **values)
+
+        return at_most_once(
+            self._engine,
+            make,
+            token_id=token_id or "",
+            idempotency_key=idempotency_key,
+            body_hash=body_hash,
+        )
+
+    def earlier_request(self, token_id: str, key: str, body_hash: str) -> str | None:
+        """The job that a request with this key made before, if any.
+
+        Raises:
+            IdempotencyError: the key came with another body then.
+        """
+        with reading(self._engine) as connection:
+            return earlier_request(connection, token_id, key, body_hash)
+
+    def get(self, job_id: str) -> EvaluationJob:
+        """One job.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        with reading(self._engine) as connection:
+            row = connection.execute(_query().where(Run.id == job_id)).first()
+            if row is None:
+                raise NotFoundError(f"there is no evaluation job {job_id!r}.")
+            return _job(row, live_workers(connection))
+
+    def page(
+        self,
+        *,
+        run_ids: Sequence[str] = (),
+        phases: Sequence[str] = (),
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> tuple[list[EvaluationJob], str | None, int]:
+        """A page of jobs, newest first, the next cursor, and how many match.
+
+        Args:
+            run_ids: that judge any of these.
+            phases: in any of these.
+            cursor: of the page before.
+            limit: jobs at most.
+
+        Raises:
+            CursorError: the cursor is of another list.
+        """
+        where: list[ColumnElement[bool]] = [Run.kind == KIND]
+        if phases:
+            where.append(Run.phase.in_(list(phases)))
+        if run_ids:
+            judging = select(JudgedRun.job_id).where(JudgedRun.run_id.in_(list(run_ids)))
+            where.append(Run.id.in_(judging))
+        scope = scope_of("evaluation jobs", sorted(run_ids), sorted(phases))
+        position: ColumnElement[bool] = literal(True)
+        if cursor is not None:
+            created, last_id = self._cursors.read(cursor, scope)
+            position = tuple_(Run.created_at, Run.id) < tuple_(
+                literal(created, Double), literal(last_id)
+            )
+        with reading(self._engine) as connection:
+            total = connection.execute(
+                select(func.count()).select_from(Run).where(*where)
+            ).scalar_one()
+            rows = connection.execute(
+                _query()
+                .where(*where, position)
+                .order_by(Run.created_at.desc(), Run.id.desc())
+                .limit(limit + 1)
+            ).all()
+            live = live_workers(connection) if rows else []
+        next_cursor = None
+        if len(rows) > limit:
+            rows = rows[:limit]
+            next_cursor = self._cursors.write(scope, [rows[-1].created_at, rows[-1].id])
+        return [_job(row, live) for row in rows], next_cursor, int(total)
+
+    def request_cancel(self, job_id: str) -> EvaluationJob:
+        """Cancel a job: at once while it waits, else by its worker. Repeatable; ended ones stay.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        self.get(job_id)
+        self._runs.request_cancel(job_id)
+        return self.get(job_id)
+
+    def retry(self, job_id: str, *, max_queued: int | None = None) -> EvaluationJob:
+        """Queue a job that failed or was cancelled again; what it had finished is not done again.
+
+        Raises:
+            NotFoundError: no such job.
+            ConflictError: it succeeded.
+            QueueFullError: `max_queued` jobs of its token are waiting.
+        """
+        job = self.get(job_id)
+        if job.phase == "SUCCEEDED":
+            raise ConflictError(
+                f"evaluation job {job_id} succeeded; there is nothing to retry.",
+                hint="Submit another: what the runs were judged on already is passed over.",
+            )
+        if job.phase in RETRYABLE_PHASES:
+            self._runs.retry(job_id, max_queued=max_queued)
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> list[str]:
+        """Delete a job; its results stay. The SHA-256s of its own files.
+
+        Raises:
+            NotFoundError: no such job.
+            ConflictError: it works; cancel it first.
+        """
+        self.get(job_id)
+        return self._runs.delete(job_id)
+
+
+def _queue(connection: Connection, spec: EvaluationJobSpec, **values: Any) -> str:
+    rows = connection.execute(
+        select(Run.id)
+        .where(Run.id.in_(spec.runs), Run.kind != KIND, Run.phase == "SUCCEEDED")
+        .order_by(Run.id)
+        .with_for_update(read=True)  # none is deleted before the job names it
+    ).scalars()
+    absent = sorted(set(spec.runs) - set(rows))
+    if absent:
+        raise ConflictError(f"there is no finished run {', '.join(absent)} any more.")
+    now = connection.execute(select(NOW)).scalar_one()
+    job_id = JOB_PREFIX + new_id()
+    connection.execute(
+        insert(Run).values(
+            id=job_id,
+            kind=KIND,
+            name=spec.title,
+            spec=spec.model_dump(mode="json"),
+            spec_sha256=spec.content_hash(),
+            method=KIND,
+            model="",
+            suite="",
+            seed=0,
+            queue=queue_of_device(spec.device),
+            created_at=now,
+            queued_at=now,
+            line_at=now,
+            event_seq=1,
+            **values,
+        )
+    )
+    connection.execute(
+        insert(JudgedRun), [{"job_id": job_id, "run_id": run_id} for run_id in spec.runs]
+    )
+    add_state_event(connection, job_id, 1, 0, "QUEUED", now)
+    ring(connection, job_id, values["priority"], now)
+    return job_id
+
+
+def _query() -> Select[Any]:
+    results = (
+        select(func.count()).where(EvaluationRow.job_id == Run.id).correlate(Run).scalar_subquery()
+    )
+    return select(*Run.__table__.columns, results.label("results")).where(Run.kind == KIND)
+
+
+def _job(row: Row[*tuple[Any, ...]], live: Sequence[Live]) -> EvaluationJob:
+    return EvaluationJob(
+        id=row.id,
+        name=row.name,
+        phase=row.phase,
+        reason=row.reason,
+        message=row.message,
+        hint=row.hint,
+        spec=row.spec,
+        results=row.results,
+        priority=row.priority,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        losses=row.losses,
+        drains=row.drains,
+        setbacks=row.setbacks,
+        owner=row.submitted_by,
+        worker=row.owner,
+        waiting=why_waits(row.queue, live) if row.phase == "QUEUED" else "",
+        created_at=moment(row.created_at),
+        started_at=when(row.started_at),
+        finished_at=when(row.finished_at),
+        heartbeat_at=when(row.heartbeat_at),
+        progress=row.progress,
+    )

@@ -1,0 +1,176 @@
+"""What an evaluation job has to judge, and what stands in its way: no image is opened. Torch-free.
+
+The counts come from the same rooms as those of a run (`calift_core.data.counting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from calift_core.data.counting import SuiteCounts, count_shift, count_suite
+from calift_core.data.listing import Budget, TooManyFilesError
+from calift_core.data.suites import id_data
+from calift_core.errors import CaliftError, reason_of
+from calift_core.schema.evaluation_job import EvaluationJobSpec
+from calift_core.schema.spec import SuiteSpec
+
+#: What a path raises that no file system can have, or that may not be read.
+_NO_PATH = (OSError, RuntimeError, ValueError)
+
+
+def _sentence(error: Exception, source: str) -> str:
+    if isinstance(error, CaliftError):
+        return str(error)
+    return f"{source[:200]!r} cannot be looked at: {reason_of(error)}"
+
+
+@dataclass(frozen=True)
+class Judgeable:
+    """A finished run that can be judged.
+
+    Attributes:
+        id: its id.
+        suite: the data that it was trained and judged on.
+        classes: of its classifier.
+        per_s: images a second at its own evaluation, where that was kept.
+    """
+
+    id: str
+    suite: SuiteSpec
+    classes: tuple[str, ...]
+    per_s: float | None = None
+
+
+@dataclass
+class JobCounts:
+    """What there is to judge, an image counted once for each model.
+
+    Attributes:
+        images: of all runs together; None where some cannot be counted here.
+        shifts: shift or suite → images, None where unknown; of the first run.
+        corrupted: images under corruptions, of all runs together.
+        seconds: time at the pace of the runs' own evaluations, where it is known for all.
+        problems: pointer and sentence of what stands in the way.
+        missing: sentences on data that the worker fetches by itself.
+        notes: sentences on what could not be counted.
+    """
+
+    images: int | None = 0
+    shifts: dict[str, int | None] = field(default_factory=dict)
+    corrupted: int = 0
+    seconds: float | None = 0.0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def count_job(
+    spec: EvaluationJobSpec, runs: Sequence[Judgeable], budget: Budget | None = None
+) -> JobCounts:
+    """Count what a job has to judge.
+
+    Args:
+        spec: what is asked.
+        runs: those that can be judged.
+        budget: how much of the disk may be looked at.
+    """
+    counter = _Counter(spec, budget or Budget())
+    counts = counter.counts
+    for run in runs:
+        found = list(counter.sets(run))
+        for name, n in found:
+            counts.shifts.setdefault(name, n)
+        corrupted = counter.corrupted(run)
+        known = [n for _, n in found if n is not None]
+        if len(known) < len(found) or counts.images is None or corrupted is None:
+            counts.images = counts.seconds = None
+            continue
+        counts.corrupted += corrupted
+        counts.images += sum(known) + corrupted
+        if counts.seconds is not None:
+            n = sum(known) + corrupted
+            counts.seconds = counts.seconds + n / run.per_s if run.per_s else None
+    return counts
+
+
+class _Counter:
+    """Looks at each suite and folder once for all runs that see it alike."""
+
+    def __init__(self, spec: EvaluationJobSpec, budget: Budget) -> None:
+        self.spec, self.budget, self.counts = spec, budget, JobCounts()
+        self._shifts: dict[tuple[str, tuple[str, ...]], int | None] = {}
+        self._suites: dict[tuple[str, str], SuiteCounts | None] = {}
+
+    def sets(self, run: Judgeable) -> Iterator[tuple[str, int | None]]:
+        """Name and images of suites and shifts."""
+        for index, suite_id in enumerate(self.spec.suites):
+            yield suite_id, self._suite_images(f"#/suites/{index}", suite_id, run)
+        places = {f"#/shifts/{name}": (name, uri) for name, uri in self.spec.shifts.items()}
+        names = {uri: name for name, uri in self.spec.all_shifts.items()}
+        for index, uri in enumerate(self.spec.folders):
+            if names[uri] not in self.spec.shifts:
+                places[f"#/folders/{index}"] = (names[uri], uri)
+        for place, (name, uri) in places.items():
+            at = (name, run.classes)
+            if at not in self._shifts:
+                self._shifts[at] = self._shift_images(place, name, uri, run.classes)
+            yield name, self._shifts[at]
+
+    def corrupted(self, run: Judgeable) -> int | None:
+        """Images under the corruptions that are named."""
+        if not self.spec.corruptions.chosen:
+            return 0
+        asked = {"corruptions": self.spec.corruptions}
+        counts = self._suite("#/corruptions", id_data(run.suite).model_copy(update=asked), run)
+        return counts.corrupted if counts is not None and counts.parts else None
+
+    def _shift_images(
+        self, place: str, name: str, uri: str, classes: tuple[str, ...]
+    ) -> int | None:
+        try:
+            return count_shift(name, uri, classes, self.budget)
+        except TooManyFilesError as error:
+            self.counts.notes.append(f"the shift {name!r} is unknown: there are {error.message}")
+        except (CaliftError, *_NO_PATH) as error:
+            self.counts.problems.append((place, _sentence(error, uri)))
+        return None
+
+    def _suite_images(self, place: str, suite_id: str, run: Judgeable) -> int | None:
+        counts = self._suite(place, SuiteSpec(id=suite_id), run)
+        if counts is None or counts.evaluated is None:
+            return None
+        is_own = suite_id == run.suite.id  # whose test images the run was judged on
+        return counts.evaluated - (counts.parts["test"] if is_own else 0)
+
+    def _suite(self, place: str, spec: SuiteSpec, run: Judgeable) -> SuiteCounts | None:
+        at = (place, spec.model_dump_json())
+        if at not in self._suites:
+            self._suites[at] = self._count(place, spec)
+        counts = self._suites[at]
+        if counts is not None and counts.classes not in (None, run.classes):
+            mine, theirs = list(run.classes)[:20], list(counts.classes or ())[:20]
+            self.counts.problems.append(
+                (
+                    place,
+                    f"the run {run.id} was trained on the classes {mine}, the suite {spec.id!r} "
+                    f"has {theirs}; a classifier can only be judged on the classes that it has",
+                )
+            )
+            return None
+        return counts
+
+    def _count(self, place: str, spec: SuiteSpec) -> SuiteCounts | None:
+        try:
+            counts = count_suite(spec, self.budget)
+        except (CaliftError, *_NO_PATH) as error:
+            self.counts.problems.append((place, _sentence(error, spec.id)))
+            return None
+        for absent in (*counts.absent, *counts.problems):
+            if absent.fetched:
+                self.counts.missing.append(absent.message)
+            else:
+                self.counts.problems.append((place, absent.message))
+        if counts.basis != "counted on this machine":
+            self.counts.notes.append(f"{spec.id}: {counts.basis}")
+        return counts

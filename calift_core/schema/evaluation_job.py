@@ -1,0 +1,134 @@
+"""What an evaluation job is asked: finished runs, and data that their own specs did not name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from calift_core.schema.base import Frozen
+from calift_core.schema.spec import CorruptionSpec, as_uri, plain_name, shift_names
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+#: What the id of an evaluation job begins with; that of a run is of hex digits alone.
+JOB_PREFIX = "eval-"
+#: Runs that one job judges at most.
+MOST_RUNS = 50
+
+
+def is_job_id(text: str) -> bool:
+    """Whether an id is one of an evaluation job and not one of a run."""
+    return text.startswith(JOB_PREFIX)
+
+
+class EvaluationJobSpec(Frozen):
+    """Which finished runs are judged on what.
+
+    A run is judged with the bins, precision and batch size of its own spec, so that the results are
+    those that it would have had with this data in its spec.
+    """
+
+    name: str = Field(default="", max_length=120, title="Name", description="none: what it is on")
+    runs: tuple[str, ...] = Field(
+        min_length=1,
+        max_length=MOST_RUNS,
+        title="Runs",
+        description="Ids of runs that succeeded; those whose models are alike share a pass",
+    )
+    suites: tuple[Annotated[str, AfterValidator(as_uri)], ...] = Field(
+        default=(),
+        max_length=20,
+        title="Suites",
+        description="Named suites of the runs' classes (imagenet, imagenet-c, pacs:sketch, …): "
+        "their test images, own shifts and stored corruptions",
+    )
+    shifts: Annotated[dict[str, str], AfterValidator(shift_names)] = Field(
+        default_factory=dict,
+        max_length=50,
+        title="Shifts",
+        description="name → folder:PATH of the runs' classes under another distribution",
+    )
+    folders: tuple[Annotated[str, AfterValidator(as_uri)], ...] = Field(
+        default=(),
+        max_length=50,
+        title="Folders",
+        description="folder:PATH, each a shift that is called as its folder",
+    )
+    corruptions: CorruptionSpec = Field(
+        default_factory=CorruptionSpec,
+        title="Corruptions",
+        description="Of each run's own ID test images",
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, le=65_536, title="Batch size", description="none: that of each run"
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        title="Device",
+        description="auto, cpu, cuda, cuda:1, mps",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        return plain_name(name) if name else name
+
+    @field_validator("runs")
+    @classmethod
+    def _ids(cls, runs: tuple[str, ...]) -> tuple[str, ...]:
+        for run in runs:
+            if not _RUN_ID.fullmatch(run):
+                raise ValueError(f"a run is named by its id, got {run!r}")
+        return tuple(dict.fromkeys(runs))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_run(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("runs"), str):
+            return {**value, "runs": [value["runs"]]}
+        return value
+
+    @model_validator(mode="after")
+    def _has_data(self) -> EvaluationJobSpec:
+        if not (self.suites or self.all_shifts or self.corruptions.chosen):
+            raise ValueError(
+                "name what to judge the runs on: suites, shifts, folders or corruptions"
+            )
+        return self
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of what is judged on what, without the name."""
+        text = self.model_dump_json(exclude={"name"})
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def all_shifts(self) -> dict[str, str]:
+        """Name → source of the shifts, folders among them.
+
+        Raises:
+            ValueError: two of them have one name, or a folder's name cannot be one.
+        """
+        found = dict(self.shifts)
+        for uri in self.folders:
+            name = PurePath(uri.removeprefix("folder:")).name
+            shift_names({name: uri})
+            if found.setdefault(name, uri) != uri:
+                raise ValueError(
+                    f"two of the shifts are called {name!r}; name one otherwise in shifts"
+                )
+        return found
+
+    @property
+    def title(self) -> str:
+        """The job's name, or what the runs are judged on where it has none."""
+        if self.name:
+            return self.name
+        parts = [*self.all_shifts, *(re.sub(r"[^\w.:/-]", "-", s[-40:]) for s in self.suites)]
+        n = len(self.corruptions.chosen)
+        parts += [f"{n} corruptions" if n > 1 else self.corruptions.chosen[0]] if n else []
+        shown = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+        return f"on {shown}"[:120]

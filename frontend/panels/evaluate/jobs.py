@@ -1,0 +1,180 @@
+"""Evaluation jobs: how far those of some runs are, and the page of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from calift_core.schema.wire.evaluation_jobs import EvaluationJob
+from calift_core.schema.wire.runs import TERMINAL_PHASES
+from frontend import api, page, text
+from frontend.tables import Column, Table
+
+#: Phases of jobs that are shown without being asked for.
+WORKING = ("QUEUED", "STARTING", "RUNNING", "CANCELLING")
+
+
+def under_way(run_ids: Sequence[str]) -> None:
+    """The jobs that judge these runs: progress while they work, the newest if it ended badly."""
+    jobs = _find(run_ids)
+    working = {job.id for job in jobs if job.phase not in TERMINAL_PHASES}
+
+    @st.fragment(run_every=page.LIVE_S if working else None)
+    def live() -> None:
+        now = _find(run_ids) if working else jobs
+        for index, job in enumerate(now):
+            if job.phase in WORKING or (index == 0 and job.phase in ("FAILED", "CANCELLED")):
+                _one(job)
+        if {job.id for job in now if job.phase not in TERMINAL_PHASES} != working:
+            st.rerun()  # what it found is part of the page by now
+
+    live()
+
+
+def _find(run_ids: Sequence[str]) -> list[EvaluationJob]:
+    key = "-".join(sorted(run_ids))
+    return api.fetch(
+        "list the evaluations",
+        lambda: api.client().evaluation_jobs(run_id=list(run_ids), limit=10),
+        key=f"evaluation-jobs-{key}",
+    ).items
+
+
+def _one(job: EvaluationJob) -> None:
+    """A job in a line or two, with what can be done with it."""
+    locked = api.locked("submit")
+    with st.container(border=True, key=f"job-{job.id}"):
+        status(job)
+        with st.container(horizontal=True):
+            st.page_link(
+                "views/run.py",
+                label="Results and log",
+                icon=":material/open_in_new:",
+                query_params={"id": job.id},
+            )
+            actions(job, locked)
+
+
+def status(job: EvaluationJob) -> None:
+    """Phase, progress and, where it failed, why."""
+    facts = [
+        f"evaluation {job.name}",
+        f"{len(job.spec.runs)} runs" if len(job.spec.runs) > 1 else "",
+        f"{job.results} results" if job.results != 1 else "1 result",
+        text.age(job.finished_at or job.started_at or job.created_at),
+    ]
+    spans = "".join(f"<span>{text.esc(fact)}</span>" for fact in facts if fact)
+    st.html(f'<div class="calift-meta">{page.pill(job.phase)}{spans}</div>')
+    if job.phase == "FAILED":
+        why = f"**{text.md(job.reason or 'FAILED')}**: {text.md_prose(job.message or '')}"
+        st.error(f"{why}\n\n{text.md_prose(job.hint)}", icon=":material/error:")
+    elif job.message and job.phase != "CANCELLED":
+        st.caption(text.md_prose(job.message))
+    p = job.progress
+    if job.phase in TERMINAL_PHASES:
+        return
+    if p is None or job.phase == "QUEUED":
+        st.caption(text.md_prose(job.waiting or "Waits for a worker."))
+        return
+    words = [text.md(p.phase or "working")] + ([text.md(p.detail)] if p.detail else [])
+    words += [f"image {p.step:,} of {p.total_steps:,}"] if p.total_steps else []
+    words += [f"{p.samples_per_s:,.0f} images/s"] if p.samples_per_s else []
+    words += [f"{text.duration(p.eta_s)} left"] if p.eta_s is not None else []
+    share = p.step / p.total_steps if p.total_steps else 0.0
+    st.progress(min(1.0, max(0.0, share)), text=" · ".join(words))
+
+
+def actions(job: EvaluationJob, locked: str) -> None:
+    """Cancel what works, retry what did not succeed."""
+    if job.phase not in TERMINAL_PHASES:
+        if st.button(
+            "Cancel",
+            key=f"cancel-{job.id}",
+            icon=":material/stop_circle:",
+            disabled=job.phase == "CANCELLING" or bool(locked),
+            help=locked or "What it has finished stays under the runs",
+        ) and api.act("cancel it", lambda: api.client().cancel_evaluation(job.id)):
+            page.flash("Asked the evaluation to stop")
+            st.rerun()
+    elif job.phase != "SUCCEEDED" and (
+        st.button(
+            "Retry",
+            key=f"retry-{job.id}",
+            icon=":material/replay:",
+            disabled=bool(locked),
+            help=locked or "It goes on where it was",
+        )
+        and api.act("retry it", lambda: api.client().retry_evaluation(job.id))
+    ):
+        page.flash("Queued again")
+        st.rerun()
+
+
+def draw(job_id: str) -> None:
+    """The page of a job: how far it is, what it found, its log."""
+
+    def load() -> EvaluationJob:
+        return api.fetch(
+            f"load the evaluation {job_id}",
+            lambda: api.client().evaluation_job(job_id),
+            key=f"evaluation-job-{job_id}",
+        )
+
+    first = load()
+    page.head(f"Evaluation {first.name}")
+    working = first.phase not in TERMINAL_PHASES
+
+    @st.fragment(run_every=page.LIVE_S if working else None)
+    def live() -> None:
+        job = load() if working else first
+        status(job)
+        _results(job)
+        if working and job.phase in TERMINAL_PHASES:
+            st.rerun()
+
+    live()
+    with st.container(horizontal=True):
+        actions(first, api.locked("submit"))
+    with st.expander("Log"):
+        log = api.fetch(
+            "read the log",
+            lambda: api.client().evaluation_logs(job_id, tail=300),
+            key=f"evaluation-log-{job_id}",
+        )
+        st.code(log.text or "No line yet.", language=None, wrap_lines=True)
+
+
+def _results(job: EvaluationJob) -> None:
+    found = api.fetch(
+        "load its results",
+        lambda: api.client().job_evaluations(job.id),
+        key=f"job-evaluations-{job.id}",
+    ).items
+    if not found:
+        page.empty("No result yet", "Each comes when its data set is finished.")
+        return
+    rows = [
+        {
+            "run": e.run_name,
+            "dataset": text.evaluation_title(e),
+            "n": e.n,
+            "accuracy": e.accuracy,
+            "ece": text.ece_with_floor(e.ece.value, e.ece.null_mean),
+            "nll": e.nll,
+        }
+        for e in found
+    ]
+    columns = [
+        Column("run", "Run", "open"),
+        Column("dataset", "Data"),
+        Column("n", "n", "count"),
+        Column("accuracy", "Accuracy", "percent"),
+        Column("ece", "ECE (floor)"),
+        Column("nll", "NLL", "number"),
+    ]
+    opened, _ = page.grid(
+        Table(columns, rows), key=f"results-{job.id}-{len(rows)}", caption="Results"
+    )
+    if opened is not None:
+        st.switch_page("views/run.py", query_params={"id": found[opened].run_id})

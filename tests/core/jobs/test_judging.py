@@ -1,0 +1,234 @@
+"""Evaluation jobs in their folder: what they find equals what a run finds that named the data."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calift_core.errors import DataError, ModelUnavailableError
+from calift_core.files import atomic_write_json
+from calift_core.jobs.judging import RUNS, judge_runs
+from calift_core.predictions.types import predictions_name
+from calift_core.schema.evaluation_job import EvaluationJobSpec
+from calift_core.schema.records import (
+    RECORD,
+    EvaluationRecord,
+    JobFile,
+    LogRecord,
+    PhaseRecord,
+    ProgressRecord,
+    Record,
+)
+from calift_core.schema.report import EvaluationReport, Report
+from tests.conftest import until
+from tests.core.conftest import environment, write_classes
+from tests.support.finished import run_once, small_spec
+
+CORRUPTIONS = {"names": ["gaussian_noise"], "severities": [3]}
+
+
+def reports(folder: Path) -> dict[str, EvaluationReport]:
+    body = Report.model_validate_json((folder / "report.json").read_bytes())
+    return {e.dataset: timeless(e) for e in body.evaluations}
+
+
+def timeless(evaluation: EvaluationReport) -> EvaluationReport:
+    return evaluation.model_copy(update={"seconds": 0.0})
+
+
+def judged(records: list[Record]) -> dict[tuple[str | None, str], EvaluationReport]:
+    return {
+        (r.run, r.evaluation.dataset): timeless(r.evaluation)
+        for r in records
+        if isinstance(r, EvaluationRecord)
+    }
+
+
+def recorded(folder: Path) -> list[Record]:
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    return [RECORD.validate_json(line) for line in lines]
+
+
+def said(records: list[Record]) -> list[str]:
+    return [r.message for r in records if isinstance(r, LogRecord)]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, configs: dict[str, Path], photos: Path
+) -> dict[str, Path]:
+    """Two finished runs of one tower, one of another: not to be changed."""
+    home = tmp_path_factory.mktemp("finished")
+    return {
+        name: run_once(small_spec(kind, configs[tower], photos), home / name)
+        for name, kind, tower in (
+            ("zs", "zero_shot", "vit"),
+            ("ft", "finetune", "vit"),
+            ("other", "zero_shot", "resnet"),
+        )
+    }
+
+
+def job(*runs: str, **data: Any) -> EvaluationJobSpec:
+    return EvaluationJobSpec.model_validate({"runs": runs, "device": "cpu"} | data)
+
+
+def test_judge_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
+    finished: dict[str, Path], paintings: Path, photos: Path, configs: dict[str, Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    asked = job("zs", "ft", "other", shifts={"art": str(paintings)}, corruptions=CORRUPTIONS)
+    records = list(judge_runs(asked, tmp_path / "job", inputs=finished))
+    found = judged(records)
+    assert len(found) == 6
+    phases = [r.detail for r in records if isinstance(r, PhaseRecord) and r.phase == "evaluating"]
+    assert phases == [
+        "pass 1 of 2: 2 models in one pass, each image decoded once for all",
+        "pass 2 of 2: 1 model in one pass, each image decoded once for all",
+    ]
+    suite = {"shifts": {"art": f"folder:{paintings}"}, "corruptions": CORRUPTIONS}
+    for name, kind, tower in (("ft", "finetune", "vit"), ("other", "zero_shot", "resnet")):
+        folder = tmp_path / f"{name} anew"
+        run_once(small_spec(kind, configs[tower], photos, **suite), folder)
+        anew = reports(folder)
+        for dataset in ("art", "gaussian_noise/3"):
+            assert found[name, dataset] == anew[dataset]
+            file = predictions_name(dataset)
+            mine = tmp_path / "job" / RUNS / name / file
+            assert mine.read_bytes() == (folder / file).read_bytes()
+    last = [r for r in records if isinstance(r, ProgressRecord)][-1]
+    n_test = found["ft", "gaussian_noise/3"].n
+    assert last.step == last.total_steps == 3 * (24 + n_test)
+
+
+def test_judge_runs__what_was_judged_is_passed_over_and_other_images_stand_beside_it(
+    finished: dict[str, Path], paintings: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "zs"
+    shutil.copytree(finished["zs"], run)
+    asked = job("zs", shifts={"art": str(paintings)})
+    list(judge_runs(asked, tmp_path / "first", inputs={"zs": run}))
+    shutil.copytree(
+        tmp_path / "first" / RUNS / "zs" / "predictions", run / "predictions", dirs_exist_ok=True
+    )
+    again = list(judge_runs(asked, tmp_path / "second", inputs={"zs": run}))
+    assert judged(again) == {}
+    assert "The run zs was judged on art already." in said(again)
+    other = write_classes(tmp_path / "other", n=4, seed=9)
+    asked = job("zs", shifts={"art": str(other)})
+    (found,) = judged(list(judge_runs(asked, tmp_path / "third", inputs={"zs": run})))
+    assert found[1].startswith("art-")
+    # The suite that the run is of: nothing of it is new.
+    asked = job("zs", suites=[_suite_of(run)])
+    assert judged(list(judge_runs(asked, tmp_path / "fourth", inputs={"zs": run}))) == {}
+
+
+def _suite_of(run: Path) -> str:
+    body = Report.model_validate_json((run / "report.json").read_bytes())
+    return str(body.spec["suite"]["id"])
+
+
+def test_judge_runs__another_suite_is_a_shift_by_its_name(
+    finished: dict[str, Path], tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "suite" / "train", n=4)
+    write_classes(tmp_path / "suite" / "test", n=5, seed=3)
+    asked = job("zs", suites=[f"folder:{tmp_path / 'suite'}"])
+    ((key, report),) = judged(list(judge_runs(asked, tmp_path / "job", inputs=finished))).items()
+    assert key == ("zs", "suite")
+    assert (report.n, report.role) == (15, "shift")
+
+
+def test_judge_runs__a_run_that_is_gone_is_said_and_the_others_are_judged(
+    finished: dict[str, Path], paintings: Path, tmp_path: Path
+) -> None:
+    asked = job("zs", "ft", folders=[str(paintings)])
+    records = list(judge_runs(asked, tmp_path / "a", inputs={"ft": finished["ft"]}))
+    assert set(judged(records)) == {("ft", "paintings")}
+    assert said(records)[0] == "The run zs is gone; the others are judged without it."
+    with pytest.raises(ModelUnavailableError, match="zs, ft are gone"):
+        list(judge_runs(asked, tmp_path / "b", inputs={}))
+
+
+def test_judge_runs__other_classes_are_a_sentence(
+    finished: dict[str, Path], tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "data", ["blue_thing", "yellow_thing"], n=2)
+    asked = job("zs", folders=[str(tmp_path / "data")])
+    with pytest.raises(DataError, match="lacks the class folders green_thing, red_thing and has"):
+        list(judge_runs(asked, tmp_path / "a", inputs=finished))
+    asked = job("zs", suites=[f"folder:{tmp_path / 'data'}"])
+    with pytest.raises(DataError, match="was trained on the classes"):
+        list(judge_runs(asked, tmp_path / "b", inputs=finished))
+
+
+def test_evaluation_job_spec__says_what_is_wrong_with_it() -> None:
+    for body, words in (
+        ({"runs": ["a"]}, "name what to judge the runs on"),
+        ({"runs": [], "suites": ["imagenet"]}, "at least 1"),
+        ({"runs": ["../x"], "suites": ["imagenet"]}, "named by its id"),
+        ({"runs": ["a"], "folders": ["/x/art", "/y/art"]}, "two of the shifts are called 'art'"),
+        ({"runs": ["a"], "folders": ["/x/a b"]}, "a shift's name has"),
+        ({"runs": ["a"], "folders": ["/x/art"], "bins": 3}, "Extra inputs"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            EvaluationJobSpec.model_validate(body)
+    spec = EvaluationJobSpec.model_validate(
+        {"runs": "a", "folders": ["/x/art"], "shifts": {"b": "/y"}, "corruptions": CORRUPTIONS}
+    )
+    assert spec.runs == ("a",)
+    assert spec.all_shifts == {"b": "folder:/y", "art": "folder:/x/art"}
+    assert spec.title == "on b, art, gaussian_noise"
+
+
+def test_runner__killed_in_mid_set_goes_on_from_the_shard_and_ends_in_the_same_bytes(
+    finished: dict[str, Path], tmp_path: Path
+) -> None:
+    # 64 batches of 8 are 8 shards for each of the two models.
+    data = write_classes(tmp_path / "data", n=171, seed=4)
+    asked = job("zs", "ft", shifts={"art": str(data)})
+
+    def lay_out(folder: Path, resume_from: Path | None = None) -> list[str]:
+        folder.mkdir()
+        atomic_write_json(folder / "spec.json", asked.model_dump(mode="json"))
+        body = JobFile(
+            run_id="eval-1",
+            kind="evaluation",
+            resume_from=None if resume_from is None else str(resume_from),
+            inputs={name: str(finished[name]) for name in asked.runs},
+        )
+        atomic_write_json(folder / "job.json", body.model_dump(mode="json"))
+        return [sys.executable, "-m", "calift_core.jobs", str(folder)]
+
+    variables = environment(tmp_path / "home")
+    whole = subprocess.run(lay_out(tmp_path / "whole"), env=variables, timeout=120, check=False)
+    assert whole.returncode == 0
+    killed, resumed = tmp_path / "killed", tmp_path / "resumed"
+    shards = "runs/*/evaluating/*/*.safetensors"
+    process = subprocess.Popen(lay_out(killed), env=variables, stderr=subprocess.DEVNULL)
+    until(lambda: len(list(killed.glob(shards))) >= 4 or process.poll() is not None, what="shards")
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    kept = {path.name for path in killed.glob(shards)}
+    assert len(kept) >= 4
+    done = subprocess.run(
+        lay_out(resumed, killed), env=variables, timeout=120, check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    for name in asked.runs:
+        one, other = (
+            folder / RUNS / name / "predictions" / "art.parquet"
+            for folder in (tmp_path / "whole", resumed)
+        )
+        assert one.read_bytes() == other.read_bytes()
+    records, again = recorded(resumed), recorded(tmp_path / "whole")
+    first = next(r for r in records if isinstance(r, ProgressRecord))
+    assert first.total_steps == 2 * 513
+    assert 4 * 64 <= first.step < 2 * 513  # what the first attempt did is not done again
+    assert judged(records) == judged(again)

@@ -1,0 +1,152 @@
+"""“Evaluate on …” and what is shown of the jobs, against a real API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calift_core.schema.evaluation_job import EvaluationJobSpec
+from calift_core.schema.records import EvaluationRecord, PhaseRecord, ProgressRecord
+from calift_core.schema.wire.runs import Progress
+from frontend.panels.evaluate.form import read_folders
+from tests.command.conftest import configs, one_thread, photos  # noqa: F401
+from tests.conftest import example_evaluation, example_predictions
+from tests.core.conftest import write_classes
+from tests.frontend.conftest import pointed_at, service
+from tests.frontend.driving import page, words
+from tests.support.finished import run_once, small_spec, store_run
+
+
+class Place:
+    """A service of its own with two finished runs, and its store."""
+
+    def __init__(self, made: Any, store: Any, artifacts: Any, runs: list[str]) -> None:
+        self.made, self.store, self.artifacts, self.runs = made, store, artifacts, runs
+
+    @property
+    def jobs(self) -> list[Any]:
+        items: list[Any] = self.store.evaluation_jobs.page()[0]
+        return items
+
+
+@pytest.fixture(scope="module")
+def place(
+    tmp_path_factory: pytest.TempPathFactory,
+    configs: dict[str, Path],  # noqa: F811
+    photos: Path,  # noqa: F811
+) -> Iterator[Place]:
+    from backend.artifacts import ArtifactStore
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
+
+    home = tmp_path_factory.mktemp("home")
+    folder = run_once(small_spec("zero_shot", configs["vit"], photos), home / "zs")
+    with service(home, filled=False) as made:
+        store = Stores.on(open_engine(f"sqlite:///{home / 'calift.db'}"))
+        artifacts = ArtifactStore(home / "artifacts")
+        yield Place(made, store, artifacts, [store_run(store, artifacts, folder) for _ in "ab"])
+        store.close()
+
+
+@pytest.fixture
+def looking(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    with pointed_at(monkeypatch, place.made.url, place.made.home):
+        yield place
+
+
+def fill(app: Any, run: str, folders: str) -> Any:
+    app.text_area(key=f"evaluate-folders-{run}").set_value(folders)
+    return app.multiselect(key=f"evaluate-corruptions-{run}").set_value(["fog"])
+
+
+def press(app: Any, label: str) -> Any:
+    button = next(b for b in app.button if b.label == label)
+    button.click().run()
+    assert not app.exception, [e.value for e in app.exception]
+    return app
+
+
+def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(
+    looking: Place, tmp_path: Path
+) -> None:
+    run, store = looking.runs[0], looking.store
+    art = write_classes(tmp_path / "art", n=2)
+    app = page("run", id=run, tab="Shifts")
+    fill(app, run, "night=/no/where")
+    said = words(press(app, "Check"))
+    assert "shifts › night" in said
+    assert "there is no folder" in said
+    fill(app, run, f"night={art}")
+    press(app, "Check")
+    assert "images to predict" in " ".join(s.value for s in app.success)
+    press(app, "Evaluate")
+    (job,) = looking.jobs
+    assert job.spec.shifts == {"night": f"folder:{art}"}
+    assert job.spec.corruptions.severities == (1, 3, 5)
+    app = page("run", id=run, tab="Shifts")
+    assert "evaluation on night, fog" in words(app)
+    # A worker takes it, says how far it is, and finishes one of its sets.
+    claim = store.claims.claim(job.id, worker_id="w", ttl_s=600)
+    step = ProgressRecord(phase="evaluating", step=3, total_steps=6, detail="night", eta_s=9.0)
+    store.records.record(job.id, claim.attempt, [PhaseRecord(phase="evaluating"), step])
+    app = page("run", id=run, tab="Shifts")
+    assert "image 3 of 6" in " ".join(p.proto.text for p in app.get("progress"))
+    made = example_predictions(3, n=60, n_classes=3, dataset="night", role="shift")
+    record = EvaluationRecord(
+        evaluation=example_evaluation(made, "a" * 64), predictions="predictions/night.parquet"
+    )
+
+    def put(data: bytes) -> tuple[str, int]:
+        blob = looking.artifacts.put_bytes(data)
+        return blob.sha256, blob.size_bytes
+
+    assert store.judged.publish(
+        job.id, claim.attempt, run, record, sha256="a" * 64, size_bytes=1, put=put
+    ) == "published"  # fmt: skip
+    # The page knew the run's evaluations; the new one is there all the same.
+    assert "night" in words(page("run", id=run, tab="Shifts"))
+    press(page("run", id=run), "Cancel")
+    assert store.evaluation_jobs.get(job.id).phase == "CANCELLING"
+    store.claims.finish(job.id, claim.attempt, phase="CANCELLED")
+    press(page("run", id=run), "Retry")
+    assert store.evaluation_jobs.get(job.id).phase == "QUEUED"
+    said = words(page("run", id=job.id))
+    assert "Evaluation on night, fog" in said
+    assert "1 result" in said
+
+
+def test_evaluate__several_runs_of_a_comparison(looking: Place, tmp_path: Path) -> None:
+    before = {job.id for job in looking.jobs}
+    art = write_classes(tmp_path / "art", n=2)
+    ids = ",".join(looking.runs)
+    app = page("compare", ids=ids)
+    key = "-".join(looking.runs)
+    fill(app, key, str(art))
+    press(app, "Evaluate")
+    (job,) = [job for job in looking.jobs if job.id not in before]
+    assert set(job.spec.runs) == set(looking.runs)
+    assert job.spec.folders == (f"folder:{art}",)
+    assert "evaluation on art, fog" in words(page("compare", ids=ids))
+
+
+def test_evaluate__a_worker_that_judges_is_followed_from_the_overview(looking: Place) -> None:
+    spec = EvaluationJobSpec(runs=tuple(looking.runs), suites=("imagenet",))
+    job_id = looking.store.evaluation_jobs.submit(spec)
+    claim = looking.store.claims.claim(job_id, worker_id="w", ttl_s=600)
+    progress = Progress(phase="evaluating", step=1, total_steps=4)
+    looking.store.claims.heartbeat(job_id, claim.attempt, ttl_s=600, progress=progress)
+    said = words(page("overview"))
+    assert "evaluation on imagenet" in said
+    looking.store.claims.finish(job_id, claim.attempt, phase="FAILED", reason="OOM", message="full")
+    assert "full" in words(page("run", id=job_id))
+
+
+def test_read_folders__takes_paths_with_and_without_a_name() -> None:
+    lines = "night=/data/night\n\n /data/a=b \nfolder:/data/c\n"
+    assert read_folders(lines) == {
+        "shifts": {"night": "/data/night"},
+        "folders": ["/data/a=b", "folder:/data/c"],
+    }
