@@ -12,8 +12,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from backend import migrations, oidc, problems
-from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator
+from backend.bucket import open_artifacts
 from backend.deps import Services, guard
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
@@ -77,9 +77,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     settings.check_exposure()
     engine = open_engine(settings.database_url)
     store = Stores.on(engine, cursor_key=settings.derived_key("cursor"))
-    artifacts = ArtifactStore(
-        settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
-    )
+    artifacts = open_artifacts(settings)
     library = StoreLibrary(store, artifacts)
     explorer = Explorer(library)
     celery = make_celery(settings)

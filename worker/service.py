@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from backend import migrations
-from backend.artifacts import ArtifactStore
+from backend.bucket import open_artifacts
 from backend.process import Pulse, pulse_path
 from backend.settings import Settings
 from backend.store.claims import Claims
@@ -71,9 +71,7 @@ class WorkerService:
         self.settings = settings
         self.engine = open_engine(settings.database_url)
         self._claims, self._presences = Claims(self.engine), Workers(self.engine)
-        self.artifacts = ArtifactStore(
-            settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
-        )
+        self.artifacts = open_artifacts(settings)
         self.device = device or take_device(settings.home / "run", os.environ)
         self.host = socket.gethostname()
         self.id = f"{self.host}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -87,7 +85,8 @@ class WorkerService:
         self._give_back = give_back
         floor = settings.free_space_floor_bytes
         self.storage = Storage(
-            {settings.jobs_dir: max(floor, FREE_SPACE_FLOOR), settings.artifacts_dir: floor}
+            {settings.jobs_dir: max(floor, FREE_SPACE_FLOOR), settings.artifacts_dir: floor},
+            probe=self.artifacts.probe,
         )
         self._trouble = ""
         self._run_id: str | None = None
