@@ -244,6 +244,31 @@ class ArtifactStore:
             self._verified[key] = True
         return path
 
+    def check(self, sha256: str) -> None:
+        """Read a content once and hash it.
+
+        Raises:
+            NotFoundError: it is not here.
+            StorageError: the bytes are not what was stored.
+        """
+        with self._lock:
+            self._verified.clear()
+        self.verified(sha256)
+
+    def export(self, sha256: str, target: Path) -> None:
+        """Copy a content to a path, hashing it on the way; nothing is left of one that is damaged.
+
+        Raises:
+            NotFoundError: the content is not here.
+            DiskFullError: no space is left.
+            StorageError: the content is damaged, or the path cannot be written.
+        """
+        source = self.verified(sha256)
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+            if sha256_file(temporary) != sha256:
+                raise StorageError(f"the stored file {sha256[:12]}… changed while it was copied.")
+
     def place(self, sha256: str, target: Path) -> None:
         """Put a stored content at a path, without a copy where the file system allows it.
 

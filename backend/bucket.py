@@ -255,9 +255,24 @@ class BucketStore(ArtifactStore):
     def _is_right(self, blob: Blob) -> bool:
         if not self._read_back:
             return self._size(blob.sha256) == blob.size_bytes
-        digest = hashlib.sha256()
-        self._tried("read", lambda: self._stream(blob.sha256, digest))
-        return digest.hexdigest() == blob.sha256
+        return self._hash(blob.sha256) == blob.sha256
+
+    def _hash(self, sha256: str) -> str:
+        """What the bytes in the bucket hash to."""
+
+        def read() -> str:
+            digest = hashlib.sha256()
+            self._stream(sha256, digest)
+            return digest.hexdigest()
+
+        return self._tried("read", read)
+
+    def _damaged(self, sha256: str, found: str) -> StorageError:
+        return StorageError(
+            f"the stored file {sha256[:12]}… is damaged: what {self.name} gave hashes to "
+            f"{found[:12]}….",
+            hint="Run it again, or restore the file from a backup.",
+        )
 
     def _lies(self, blob: Blob) -> StorageError:
         return StorageError(
@@ -352,6 +367,31 @@ class BucketStore(ArtifactStore):
         if not self.path(sha256).exists():
             self.verified(sha256)
 
+    def check(self, sha256: str) -> None:
+        """Read a content in the bucket once and hash it.
+
+        Raises:
+            NotFoundError: it is not there.
+            StorageError: the store does not answer, or its bytes are not what was stored.
+        """
+        size = self._size(sha256)
+        if size is None:
+            raise self._missing(sha256)
+        digest = self._hash(sha256)
+        if digest != sha256:
+            raise self._damaged(sha256, digest)
+
+    def export(self, sha256: str, target: Path) -> None:
+        """Copy a content to a path, hashing it on the way.
+
+        Raises:
+            NotFoundError: the content is not in the bucket.
+            DiskFullError: no space is left.
+            StorageError: the store does not answer, the content is damaged, or the path cannot be
+                written.
+        """
+        self._copy(sha256, target)
+
     def _is_fine(self, sha256: str) -> bool:
         path = self.path(sha256)
         try:
@@ -374,20 +414,15 @@ class BucketStore(ArtifactStore):
         if about is None:
             raise self._missing(sha256)
         self._check_space(int(about["size"]))
-        found = ""
+        self._copy(sha256, path)
 
+    def _copy(self, sha256: str, path: Path) -> None:
         def copy() -> None:
-            nonlocal found
             digest = hashlib.sha256()
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 self._stream(sha256, digest, file.write)
-                found = digest.hexdigest()
-                if found != sha256:
-                    raise StorageError(
-                        f"the stored file {sha256[:12]}… is damaged: what {self.name} gave hashes "
-                        f"to {found[:12]}….",
-                        hint="Run it again, or restore the file from a backup.",
-                    )
+                if digest.hexdigest() != sha256:
+                    raise self._damaged(sha256, digest.hexdigest())
 
         self._tried("read", copy)
 

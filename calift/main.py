@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from calift import analyse, catalogue, doctor, local, predictions, service, stack, study
+from calift import analyse, backup, catalogue, doctor, local, predictions, service, stack, study
 from calift.console import err, out, print_json
 from calift.stack import need_embedded
 from calift_core import __version__, threads
@@ -125,6 +125,8 @@ app.command("list")(catalogue.list_things)
 app.command()(doctor.doctor)
 app.command()(stack.up)
 app.command()(stack.link)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.command()(demo)
 app.command()(version)
 app.add_typer(service.runs_app, name="runs")
