@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -14,10 +15,12 @@ from fastapi.routing import APIRoute
 from backend import migrations, oidc, problems
 from backend.authentication import Authenticator
 from backend.bucket import open_artifacts
-from backend.deps import Services, guard
+from backend.bulk import BulkActions
+from backend.deps import Counter, Recent, Services, check_owned, guard
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
 from backend.imports import Imports
+from backend.metrics import Metrics
 from backend.middleware import Gate
 from backend.queue import Housekeeper, make_celery
 from backend.readiness import Readiness
@@ -28,6 +31,7 @@ from backend.routes import (
     evaluations,
     events,
     files,
+    operations,
     predictions,
     reports,
     runs,
@@ -35,6 +39,8 @@ from backend.routes import (
 )
 from backend.settings import Settings, load_settings
 from backend.store.engine import open_engine
+from backend.store.fairness import Quotas
+from backend.store.gauges import Gauges
 from backend.store.stores import Stores
 from backend.submission import Submission
 from calift_core import __version__
@@ -45,6 +51,7 @@ from calift_core.schema.wire.runs import RunSubmit
 PREFIX = "/api/v1"
 
 _ROUTES = (
+    operations,  # before runs: `/runs/bulk` is no run
     runs,
     events,
     files,
@@ -76,11 +83,29 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     settings = settings or load_settings()
     settings.check_exposure()
     engine = open_engine(settings.database_url)
-    store = Stores.on(engine, cursor_key=settings.derived_key("cursor"))
+    store = Stores.on(
+        engine,
+        cursor_key=settings.derived_key("cursor"),
+        quotas=Quotas(
+            queued=settings.quota_queued,
+            running=settings.quota_running,
+            artifact_bytes=settings.quota_artifact_bytes,
+        ),
+    )
     artifacts = open_artifacts(settings)
     library = StoreLibrary(store, artifacts)
     explorer = Explorer(library)
+    submission = Submission(settings, store)
     celery = make_celery(settings)
+    readiness = Readiness(engine, celery, artifacts)
+    streams, ready = Counter(), Recent[dict[str, str]](2.0)
+    metrics = Metrics(
+        Gauges(engine),
+        store.workers,
+        artifacts,
+        lacking=lambda: ready.ask(readiness.lacking),
+        streams=lambda: streams.value,
+    )
     services = Services(
         settings=settings,
         authenticator=Authenticator(settings.admin_token(), store, oidc.provider(settings)),
@@ -91,9 +116,13 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         library=library,
         explorer=explorer,
         comparer=Comparer(store, library, explorer),
-        submission=Submission(settings, store),
+        submission=submission,
         imports=Imports(settings, store, artifacts),
-        readiness=Readiness(engine, celery, artifacts),
+        readiness=readiness,
+        metrics=metrics,
+        streams=streams,
+        ready=ready,
+        bulk=BulkActions(settings, store, artifacts, submission, partial(check_owned, store)),
     )
 
     @asynccontextmanager
@@ -127,7 +156,13 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(catalogue.pages)
     problems.install(app)
-    app.add_middleware(Gate, settings=settings, authenticator=services.authenticator)
+    app.add_middleware(
+        Gate,
+        settings=settings,
+        authenticator=services.authenticator,
+        audit=store.audit,
+        observe=metrics.observe,
+    )
     _describe(app)
     return app
 

@@ -91,8 +91,9 @@ def _say(made: Manifest, what: str, *, as_json: bool) -> None:
         print_json(made.model_dump(mode="json", exclude={"contents"}) | {"files": _files(made)})
         return
     where = f", left where they are ({made.by_reference})" if made.by_reference else ""
+    runs = f"{made.runs:,} {'run' if made.runs == 1 else 'runs'}"
     out.print(
-        f"{what}: {made.runs:,} {'run' if made.runs == 1 else 'runs'} and {_files(made):,} files of {made.size_bytes / 1e6:,.1f} MB"
+        f"{what}: {runs} and {_files(made):,} files of {made.size_bytes / 1e6:,.1f} MB"
         f"{where}, every one hashed.",
         markup=False,
     )

@@ -14,7 +14,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from calift import analyse, backup, catalogue, doctor, local, predictions, service, stack, study
+from calift import (
+    analyse,
+    backup,
+    catalogue,
+    doctor,
+    local,
+    operations,
+    predictions,
+    service,
+    stack,
+    study,
+)
 from calift.console import err, out, print_json
 from calift.stack import need_embedded
 from calift_core import __version__, threads
@@ -127,8 +138,12 @@ app.command()(stack.up)
 app.command()(stack.link)
 app.command()(backup.backup)
 app.command()(backup.restore)
+app.command()(operations.prune)
+app.command()(operations.audit)
 app.command()(demo)
 app.command()(version)
 app.add_typer(service.runs_app, name="runs")
+app.add_typer(operations.workers_app, name="workers")
+app.add_typer(operations.tokens_app, name="tokens")
 app.add_typer(study.study_app, name="study")
 app.add_typer(analyse.analyse_app, name="analyse")

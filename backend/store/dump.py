@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, func, inspect, select, text
 
 from backend.models import ArtifactRow, Run, Token
+from backend.store.engine import reading
 from calift_core.errors import SpecError, StorageError
 from calift_core.files import atomic_path
 
@@ -92,7 +93,7 @@ def restore(engine: Engine, source: Path) -> None:
 
 def is_empty(engine: Engine) -> bool:
     """Whether a database holds neither runs nor tokens, or no table at all."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         tables = inspect(connection).get_table_names()
         return not any(
             connection.execute(select(func.count()).select_from(model)).scalar_one()
@@ -109,7 +110,7 @@ def others(engine: Engine) -> int:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
         "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return int(connection.execute(text(query)).scalar_one())
 
 
@@ -127,7 +128,8 @@ def _dump_postgres(engine: Engine, target: Path) -> Dumped:
 @contextmanager
 def _snapshot(engine: Engine) -> Iterator[tuple[Connection, str]]:
     """One moment of a Postgres database that other connections can look at too."""
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+    with reading(engine) as connection:
+        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         yield connection, str(connection.execute(text("SELECT pg_export_snapshot()")).scalar_one())
 
 

@@ -64,6 +64,8 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, on_signal)
     try:
         job = JobFile.model_validate_json((folder / "job.json").read_bytes())
+        if job.request_id:
+            log.info("run %s, attempt %d, request %s", job.run_id, job.attempt, job.request_id)
         spec = load_spec(folder / "spec.json")
         resume_from = Path(job.resume_from) if job.resume_from else None
         for record in run_in_folder(

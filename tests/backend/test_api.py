@@ -83,7 +83,7 @@ def operations(app: Any) -> list[tuple[str, str]]:
 
 
 #: Descriptions: they take a token only where others than this machine reach the service.
-OPEN_ON_LOOPBACK = [("GET", "/api/v1/openapi.json"), ("GET", "/docs")]
+OPEN_ON_LOOPBACK = [("GET", "/api/v1/openapi.json"), ("GET", "/docs"), ("GET", "/metrics")]
 
 
 def flat(routes: Any, prefix: str = "") -> Iterator[Any]:
@@ -104,6 +104,15 @@ SCOPES = {
     "clone_run": "submit",
     "delete_run": "admin",
     "import_predictions": "submit",
+    "change_runs": "submit",
+    "save_view": "submit",
+    "delete_view": "submit",
+    "drain_worker": "admin",
+    "resume_worker": "admin",
+    "make_token": "admin",
+    "list_audit": "admin",
+    "preview_prune": "admin",
+    "prune": "admin",
 } | dict.fromkeys(
     [
         "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
@@ -114,7 +123,7 @@ SCOPES = {
         "download_predictions", "compare_runs", "get_stats", "list_methods", "list_models",
         "list_datasets", "list_suites", "list_workers", "get_openapi", "get_docs",
         "open_session", "make_link", "get_visitor",
-        "end_session",
+        "end_session", "list_views", "get_view", "list_tokens", "revoke_token", "scrape_metrics",
     ],
     "read",
 )  # fmt: skip
