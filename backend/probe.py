@@ -2,7 +2,7 @@
 
 ::
 
-    python -m backend.probe --ready http://127.0.0.1:8000/api/v1/readyz \\
+    python -m backend.probe --ready http://127.0.0.1:8000/api/v1/readyz
                             --lives http://127.0.0.1:8000/api/v1/health
     python -m backend.probe --pulse /tmp
 

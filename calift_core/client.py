@@ -1036,6 +1036,11 @@ class Client:
         """Whether the service lives; needs no token."""
         return self._get("/health", Health)
 
+    def server_date(self) -> str | None:
+        """What the service's clock says, to a second, as HTTP writes it; None: it does not say."""
+        date: str | None = self._send("GET", "/health").headers.get("date")
+        return date
+
     def ready(self) -> Ready:
         """Whether database, tables, broker and artifact store answer; needs no token.
 

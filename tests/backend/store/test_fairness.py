@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,22 +58,18 @@ def test_turns__who_has_fewest_at_work_is_next_and_priority_counts_first(store: 
 _JOBS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), min_size=1, max_size=12)
 
 
-@pytest.fixture
-def one_store(sqlite_url: str) -> Any:
-    made = Stores.on(open_engine(sqlite_url))
-    yield made
-    made.close()
-
-
 @settings(max_examples=25)
 @given(jobs=_JOBS, workers=st.integers(1, 3), data=st.data())
 def test_turns__nobody_who_waits_has_fewer_at_work_than_who_is_served(
-    one_store: Stores, jobs: list[tuple[str, int]], workers: int, data: st.DataObject
+    sqlite_template: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    jobs: list[tuple[str, int]],
+    workers: int,
+    data: st.DataObject,
 ) -> None:
-    for run in one_store.runs.page(limit=200)[0]:
-        if run.phase != "QUEUED":
-            one_store.claims.finish(run.id, run.attempt, phase="SUCCEEDED")
-        one_store.runs.delete(run.id)
+    path = tmp_path_factory.mktemp("turns") / "calift.db"
+    shutil.copy(sqlite_template, path)
+    one_store = Stores.on(open_engine(f"sqlite:///{path}"))
     owner, priority = {}, {}
     for name, level in jobs:
         (run_id,) = submit(one_store, name, priority=level)
@@ -97,6 +95,7 @@ def test_turns__nobody_who_waits_has_fewer_at_work_than_who_is_served(
         waiting.discard(taken)
         working.append(taken)
         served.append(owner[taken])
+    one_store.close()
 
 
 def test_quota__of_running_runs_keeps_an_owner_waiting_and_says_so(store: Stores) -> None:
