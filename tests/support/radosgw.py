@@ -12,9 +12,10 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tests.conftest import free_port, until
 
@@ -60,14 +61,8 @@ def radosgw() -> Iterator[Server]:
         options = ["-c", str(config), "-n", "client.rgw", "--no-mon-config"]
         about = ["--uid", "calift", "--display-name", "calift"]
         about += ["--access-key", server.key, "--secret-key", server.secret]
-        with (folder / "output").open("wb") as output:
-            subprocess.run(
-                ["radosgw-admin", *options, "user", "create", *about],
-                check=True,
-                stdout=output,
-                stderr=output,
-                timeout=60,
-            )
+        with (folder / "output").open("wb") as output, (folder / "user").open("wb") as said:
+            _make_user(["radosgw-admin", *options, "user", "create", *about], said, output)
             process = subprocess.Popen(
                 ["radosgw", *options, "-f"],
                 stdout=output,
@@ -75,11 +70,26 @@ def radosgw() -> Iterator[Server]:
                 env=os.environ | {"HOME": name},
             )
         try:
-            until(lambda: _answers(process, server), what="radosgw to answer")
+            until(lambda: _answers(process, server), what="radosgw to answer", timeout_s=240)
             yield server
         finally:
             process.kill()
             process.wait()
+
+
+def _make_user(command: list[str], said: IO[bytes], output: IO[bytes]) -> None:
+    """Wait until the user is there, and not for the program: on a busy machine it does not end."""
+    process = subprocess.Popen(command, stdout=said, stderr=output)
+    try:
+        path = Path(said.name)
+        made = lambda: b'"access_key"' in path.read_bytes()  # noqa: E731
+        until(lambda: made() or process.poll() is not None, timeout_s=120, what="a user")
+        assert made(), f"radosgw-admin ended with {process.poll()}"
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _answers(process: subprocess.Popen[bytes], server: Server) -> bool:
