@@ -33,7 +33,7 @@ def permissions() -> list[Check]:
     home = calift_home()
     checks = []
     for path in (home, *(home / n for n in ("token", "calift.db", "artifacts", "run", "jobs"))):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             about = path.stat()
             if os.name == "posix" and about.st_uid != os.geteuid():
                 detail = f"{path} belongs to user {about.st_uid}, and you are {os.geteuid()}"
@@ -75,7 +75,8 @@ def _summary(where: str, stats: Stats) -> Check:
     out = [w for w in stats.workers if w.alive and (w.trouble or w.drained_by)]
     if len(out) == alive:
         why = out[0].trouble or f"{out[0].drained_by} drained it; `calift workers resume` ends that"
-        return Check("service", "fail", f"{detail}; every worker is out: {why}")
+        hint = "`calift workers list` says more; runs stay queued meanwhile."
+        return Check("service", "fail", f"{detail}; every worker is out: {why}", hint)
     return Check("service", "ok", detail)
 
 
@@ -125,13 +126,15 @@ def _clock(client: Client) -> list[Check]:
 
 def _ports() -> list[Check]:
     """Ports that a stack would want and somebody else has."""
+    if os.environ.get("CALIFT_API_URL"):
+        return []  # the service is elsewhere
     checks = []
     for name, variable, default in _PORTS:
         try:
             port = int(os.environ.get(variable) or default)
         except ValueError:
             detail = f"{variable} must be a number, got {os.environ[variable]!r}"
-            checks.append(Check(f"port of the {name}", "fail", detail))
+            checks.append(Check(f"port of the {name}", "fail", detail, f"Set {variable} right."))
             continue
         with socket.socket() as probe:
             probe.settimeout(1.0)
@@ -202,4 +205,5 @@ def _settings() -> Settings | Check | None:
     try:
         return load_settings()
     except (ValidationError, CaliftError) as error:
-        return Check("settings", "fail", str(error))
+        hint = "Correct that variable; docs/deploy.md names them."
+        return Check("settings", "fail", str(error), hint)
