@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from backend import migrations
 from backend.authentication import hash_token
+from backend.logs import set_up
 from backend.server import serve
 from backend.settings import load_settings, new_token
 from backend.store.engine import open_engine
@@ -72,11 +73,9 @@ def _tokens(options: argparse.Namespace) -> None:
 def main() -> int:
     """Do what the command line says; a wrong setting is a sentence and not a traceback."""
     options = _parser().parse_args()
-    logging.basicConfig(
-        level=logging.INFO if options.command is None else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
     try:
+        level = logging.INFO if options.command is None else logging.WARNING
+        set_up(load_settings().log_format, level=level)
         if options.command == "token":
             _tokens(options)
         else:

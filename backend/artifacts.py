@@ -4,8 +4,8 @@ A file is written under a temporary name, flushed, renamed, and only then named 
 a row never points at half a file. What no row names is collected after a grace period, during which
 a row may still be on its way. Nothing here follows a symbolic link or takes a path from outside.
 
-`ArtifactStore` is all that the rest of the service knows about storage (put, verified, collect), so
-another store can take its place.
+`ArtifactStore` is all that the rest of the service knows about storage (put, has, verified,
+collect); `backend.bucket` has the same for an object store.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{64})\.[0-9a-f]+\.(tmp|gone)")
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]*")
 #: Whoever writes a file writes to it more often than that.
-_LEFT_S = 600.0
+LEFT_S = 600.0
 _COPY_BYTES = 1 << 20
 _REMEMBERED = 4096
 
@@ -62,6 +62,21 @@ def check_name(name: str) -> str:
             f"by '/', none of which starts with a dot, got {name!r}"
         )
     return name
+
+
+def hashed(source: Path) -> Blob:
+    """Hash and size of a regular file.
+
+    Raises:
+        StorageError: it is none, or cannot be read.
+    """
+    try:
+        information = source.lstat()
+    except OSError as error:
+        raise storage_error(error, source, "read") from error
+    if not stat.S_ISREG(information.st_mode):
+        raise StorageError(f"{source} must be a regular file, not a link or a folder.")
+    return Blob(sha256_file(source), information.st_size)
 
 
 class ArtifactStore:
@@ -96,6 +111,21 @@ class ArtifactStore:
         except OSError as error:
             raise storage_error(error, self.root, "read") from error
 
+    def probe(self) -> None:
+        """See whether the store answers.
+
+        Raises:
+            StorageError: it does not.
+        """
+        self.free_bytes()
+
+    def has(self, sha256: str) -> bool:
+        """Whether the content is here, by its name alone."""
+        return self.path(sha256).exists()
+
+    def keep(self, sha256: str) -> None:
+        """See to it that the path that `verified` named still holds the content."""
+
     def put_file(self, source: str | os.PathLike[str], *, link: bool = False) -> Blob:
         """Store a file's content; storing the same content again costs no space.
 
@@ -109,13 +139,7 @@ class ArtifactStore:
             StorageError: `source` is not a regular file, changed meanwhile, or cannot be read.
         """
         source = Path(source)
-        try:
-            information = source.lstat()
-        except OSError as error:
-            raise storage_error(error, source, "read") from error
-        if not stat.S_ISREG(information.st_mode):
-            raise StorageError(f"{source} must be a regular file, not a link or a folder.")
-        blob = Blob(sha256_file(source), information.st_size)
+        blob = hashed(source)
         target = self.path(blob.sha256)
         if self._renew(target, blob.size_bytes):
             return blob
@@ -220,6 +244,31 @@ class ArtifactStore:
             self._verified[key] = True
         return path
 
+    def check(self, sha256: str) -> None:
+        """Read a content once and hash it.
+
+        Raises:
+            NotFoundError: it is not here.
+            StorageError: the bytes are not what was stored.
+        """
+        with self._lock:
+            self._verified.clear()
+        self.verified(sha256)
+
+    def export(self, sha256: str, target: Path) -> None:
+        """Copy a content to a path, hashing it on the way; nothing is left of one that is damaged.
+
+        Raises:
+            NotFoundError: the content is not here.
+            DiskFullError: no space is left.
+            StorageError: the content is damaged, or the path cannot be written.
+        """
+        source = self.verified(sha256)
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+            if sha256_file(temporary) != sha256:
+                raise StorageError(f"the stored file {sha256[:12]}… changed while it was copied.")
+
     def place(self, sha256: str, target: Path) -> None:
         """Put a stored content at a path, without a copy where the file system allows it.
 
@@ -279,7 +328,7 @@ class ArtifactStore:
             if match is None:
                 continue
             try:
-                if time.time() - path.stat(follow_symlinks=False).st_mtime < _LEFT_S:
+                if time.time() - path.stat(follow_symlinks=False).st_mtime < LEFT_S:
                     continue
                 if match[2] == "gone" and files.referenced([match[1]]):
                     os.replace(path, self.path(match[1]))
@@ -338,7 +387,7 @@ def publish_artifact(
     named = files.add(
         run_id, attempt, name=name, kind=kind, sha256=blob.sha256, size_bytes=blob.size_bytes
     )
-    if named and not artifacts.path(blob.sha256).exists():
+    if named and not artifacts.has(blob.sha256):
         # Collected in the moment between the two; now that a row names it, it stays.
         artifacts.put_file(path)
     return named

@@ -104,7 +104,7 @@ class Authenticator:
         # Tokens from before names were checked may lack one, or have taken the administrator's.
         own = known.name.strip() and (known.name != ADMIN_NAME or known.scope == "admin")
         name = known.name if own else known.id
-        return Principal(known.id, known.scope, name, given)  # type: ignore[arg-type]
+        return Principal(known.id, known.scope, name, given)
 
     def _of_session(self, session_id: str, given: str) -> Principal:
         """A session can do what its token can, for as long as the token can."""

@@ -14,10 +14,12 @@ from fastapi.concurrency import run_in_threadpool
 
 from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator, Principal
+from backend.bulk import BulkActions
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
 from backend.imports import Imports
+from backend.metrics import Metrics
 from backend.middleware import UPLOAD_TYPE, takes_uploads
 from backend.problems import HttpError, unauthenticated
 from backend.queue import Housekeeper
@@ -87,6 +89,8 @@ class Services:
     evaluation_submission: EvaluationSubmission
     imports: Imports
     readiness: Readiness
+    bulk: BulkActions
+    metrics: Metrics
     streams: Counter = field(default_factory=Counter)
     stopping: threading.Event = field(default_factory=threading.Event)
     broker: Recent[bool] = field(default_factory=lambda: Recent(2.0))
@@ -118,6 +122,12 @@ def open_on_loopback(endpoint: _Endpoint) -> _Endpoint:
     return endpoint
 
 
+def open_by_setting(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route takes no token where `CALIFT_METRICS_OPEN` says so."""
+    endpoint.calift_open_by_setting = True  # type: ignore[attr-defined]
+    return endpoint
+
+
 def of_anybody(endpoint: _Endpoint) -> _Endpoint:
     """Say that a route which writes does not change the run in its path: anybody's will do."""
     endpoint.calift_of_anybody = True  # type: ignore[attr-defined]
@@ -140,6 +150,17 @@ def uploads(endpoint: _Endpoint) -> _Endpoint:
     return endpoint
 
 
+def changes_nothing(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route which is no GET changes nothing, so that the audit log leaves it out."""
+    endpoint.calift_changes_nothing = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def note(request: Request, **detail: Any) -> None:
+    """Add to what the audit log will say of a request."""
+    request.state.audit = detail
+
+
 async def guard(request: Request) -> None:
     """Let a request through to its route or refuse it; the whole application depends on this.
 
@@ -151,9 +172,9 @@ async def guard(request: Request) -> None:
     """
     endpoint = request.scope.get("endpoint")
     needed = scope_of(endpoint)
-    if (
-        getattr(endpoint, "calift_open_on_loopback", False)
-        and get_services(request).settings.is_loopback
+    settings = get_services(request).settings
+    if (getattr(endpoint, "calift_open_on_loopback", False) and settings.is_loopback) or (
+        getattr(endpoint, "calift_open_by_setting", False) and settings.metrics_open
     ):
         needed = "open"
     principal: Principal | None = request.state.principal
@@ -197,9 +218,14 @@ def check_owner(services: Services, principal: Principal, run_id: str) -> None:
         NotFoundError: no such run.
         HttpError: 403, it is another's.
     """
+    check_owned(services.store, principal, run_id)
+
+
+def check_owned(store: Stores, principal: Principal, run_id: str) -> None:
+    """As `check_owner`, of a store."""
     if principal.scope == "admin":
         return
-    owner = services.store.runs.submitter(run_id)
+    owner = store.runs.submitter(run_id)
     if not principal.owns(owner):
         whose = f"belongs to {owner}" if owner else "has no owner"
         raise HttpError(
@@ -226,6 +252,12 @@ def get_principal(request: Request) -> Principal:
     return cast("Principal", request.state.principal)
 
 
+def get_request_id(request: Request) -> str:
+    """The id of the request, for logs."""
+    return str(request.state.request_id)
+
+
+RequestId = Annotated[str, Depends(get_request_id)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 StoreDep = Annotated[Stores, Depends(get_store)]
 PrincipalDep = Annotated[Principal, Depends(get_principal)]

@@ -186,7 +186,7 @@ class Imports:
                 idempotency_key=idempotency_key,
                 body_hash=meaning,
             )
-        if not self._artifacts.path(blob.sha256).exists():
+        if not self._artifacts.has(blob.sha256):
             # Collected between the two; now that a row names it, it stays.
             self._artifacts.put_file(checked.stored)
         return run_id

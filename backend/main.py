@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -12,13 +13,15 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from backend import migrations, oidc, problems
-from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator
-from backend.deps import Services, guard
+from backend.bucket import open_artifacts
+from backend.bulk import BulkActions
+from backend.deps import Counter, Recent, Services, check_owned, guard
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
 from backend.imports import Imports
+from backend.metrics import Metrics
 from backend.middleware import Gate
 from backend.queue import Housekeeper, make_celery
 from backend.readiness import Readiness
@@ -30,6 +33,7 @@ from backend.routes import (
     evaluations,
     events,
     files,
+    operations,
     predictions,
     reports,
     runs,
@@ -37,6 +41,8 @@ from backend.routes import (
 )
 from backend.settings import Settings, load_settings
 from backend.store.engine import open_engine
+from backend.store.fairness import Quotas
+from backend.store.gauges import Gauges
 from backend.store.stores import Stores
 from backend.submission import Submission
 from calift_core import __version__
@@ -47,6 +53,7 @@ from calift_core.schema.wire.runs import RunSubmit
 PREFIX = "/api/v1"
 
 _ROUTES = (
+    operations,  # before runs: `/runs/bulk` is no run
     runs,
     events,
     files,
@@ -79,14 +86,29 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     settings = settings or load_settings()
     settings.check_exposure()
     engine = open_engine(settings.database_url)
-    store = Stores.on(engine, cursor_key=settings.derived_key("cursor"))
-    artifacts = ArtifactStore(
-        settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
+    store = Stores.on(
+        engine,
+        cursor_key=settings.derived_key("cursor"),
+        quotas=Quotas(
+            queued=settings.quota_queued,
+            running=settings.quota_running,
+            artifact_bytes=settings.quota_artifact_bytes,
+        ),
     )
+    artifacts = open_artifacts(settings)
     library = StoreLibrary(store, artifacts)
     explorer = Explorer(library)
-    celery = make_celery(settings)
     submission = Submission(settings, store)
+    celery = make_celery(settings)
+    readiness = Readiness(engine, celery, artifacts)
+    streams, ready = Counter(), Recent[dict[str, str]](2.0)
+    metrics = Metrics(
+        Gauges(engine),
+        store.workers,
+        artifacts,
+        lacking=lambda: ready.ask(readiness.lacking),
+        streams=lambda: streams.value,
+    )
     services = Services(
         settings=settings,
         authenticator=Authenticator(settings.admin_token(), store, oidc.provider(settings)),
@@ -100,7 +122,11 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         submission=submission,
         evaluation_submission=EvaluationSubmission(submission, store, artifacts),
         imports=Imports(settings, store, artifacts),
-        readiness=Readiness(engine, celery, artifacts),
+        readiness=readiness,
+        metrics=metrics,
+        streams=streams,
+        ready=ready,
+        bulk=BulkActions(settings, store, artifacts, submission, partial(check_owned, store)),
     )
 
     @asynccontextmanager
@@ -134,7 +160,13 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(catalogue.pages)
     problems.install(app)
-    app.add_middleware(Gate, settings=settings, authenticator=services.authenticator)
+    app.add_middleware(
+        Gate,
+        settings=settings,
+        authenticator=services.authenticator,
+        audit=store.audit,
+        observe=metrics.observe,
+    )
     _describe(app)
     return app
 

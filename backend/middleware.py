@@ -11,13 +11,17 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 
 from cachetools import LRUCache
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend.authentication import Authenticator
+from backend.authentication import Authenticator, Principal
+from backend.logs import named
 from backend.problems import (
     MEDIA_TYPE,
     HttpError,
@@ -28,6 +32,7 @@ from backend.problems import (
     of_status,
 )
 from backend.settings import Settings
+from backend.store.audit import Audit
 
 #: The one body that is not JSON, taken only where a route says so (`backend.deps.uploads`).
 UPLOAD_TYPE = "application/vnd.apache.parquet"
@@ -37,6 +42,8 @@ _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 _BUCKETS = 10_000
+
+_METHODS = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})
 
 
 def takes_uploads(endpoint: object) -> bool:
@@ -72,30 +79,45 @@ class _CutOffError(OSError):
 class Gate:
     """The middleware; one check after the other, before any route."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, authenticator: Authenticator) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        authenticator: Authenticator,
+        audit: Audit,
+        observe: Callable[..., None],
+    ) -> None:
         self._app = app
+        self._audit, self._observe = audit, observe
         self._settings = settings
         self._authenticator = authenticator
         self._buckets = _Buckets(settings.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
+        if scope["type"] == "http":
+            given = Headers(scope=scope).get("x-request-id", "")
+            request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+            with named(request_id=request_id):
+                await self._handle(scope, receive, send, request_id)
+            return
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
-            return
+        await send({"type": "websocket.close", "code": 1008})
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         # A HEAD is answered as the GET of the same address and cut off before its body.
         head = scope["method"] == "HEAD"
         if head:
             scope = {**scope, "method": "GET"}
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, principal=None, authorised=False, upload=None)
         started = finished = replaced = False
+        status, place = 500, ""
+        began = time.monotonic()
 
         async def emit(message: Message) -> None:
             nonlocal finished
@@ -117,7 +139,7 @@ class Gate:
                 raise
 
         async def send_out(message: Message) -> None:
-            nonlocal started, replaced
+            nonlocal started, replaced, status, place
             if replaced:
                 return
             if message["type"] == "http.response.start":
@@ -131,6 +153,13 @@ class Gate:
                     replaced = True
                     return
                 started = True
+                status, place = message["status"], out.get("location") or ""
+                self._observe(
+                    method=scope["method"] if scope["method"] in _METHODS else "other",
+                    route=getattr(scope.get("route"), "path", ""),
+                    status=status,
+                    seconds=time.monotonic() - began,
+                )
                 out["X-Request-ID"] = request_id
                 out.setdefault("X-Content-Type-Options", "nosniff")
                 out.setdefault("Cache-Control", "no-store")
@@ -139,6 +168,8 @@ class Gate:
         try:
             await self._check(scope, headers, state)
             await self._app(scope, self._capped(scope, receive), send_out)
+            if status < 400:
+                await self._write_down(scope, place)
         except Exception as error:
             if finished:
                 return  # it is about a body that nobody asked for, or nobody takes
@@ -152,6 +183,41 @@ class Gate:
             except Exception:
                 if not finished:
                     raise
+
+    async def _write_down(self, scope: Scope, place: str) -> None:
+        """Add what somebody changed to the audit log, after the answer has gone out.
+
+        Args:
+            scope: of the request.
+            place: where what was made can be found, from the answer.
+        """
+        state, endpoint = scope["state"], scope.get("endpoint")
+        principal: Principal | None = state["principal"]
+        changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if not changes or principal is None or getattr(endpoint, "calift_changes_nothing", False):
+            return
+        parameters = scope.get("path_params", {})
+        target = place.rpartition("/")[2] or next(map(str, parameters.values()), "")
+        try:
+            await run_in_threadpool(
+                self._audit.add,
+                actor=principal.name,
+                token_id=principal.token_id,
+                action=getattr(endpoint, "__name__", ""),
+                target=target,
+                request_id=state["request_id"],
+                detail=state.get("audit"),
+            )
+        except SQLAlchemyError as error:
+            # The change stands; it is in this log at least.
+            _log.error(
+                "request %s: %s of %r by %s is missing in the audit log: %s",
+                state["request_id"],
+                getattr(endpoint, "__name__", ""),
+                target,
+                principal.name,
+                type(error).__name__,
+            )
 
     async def _check(self, scope: Scope, headers: Headers, state: dict[str, object]) -> None:
         self._check_host(headers)

@@ -60,7 +60,7 @@ class Run(Base):
     the run's own errors, which are never retried without being asked. `line_at` is its place in
     line, which it keeps when it is given back.
     `owner` is the worker that holds the lease; `submitted_by` the person whose run it is, null for
-    runs from before that was kept.
+    runs from before that was kept. `request_id` is of the request that submitted it, for logs.
 
     `kind` is `training` or `evaluation`: a job that judges finished runs lives by the same rules,
     and has an EvaluationJobSpec for a spec. Lists of runs leave it out.
@@ -79,6 +79,7 @@ class Run(Base):
         Index("ix_runs_kind_phase", "kind", "phase"),
         # With `archived` at its end the count of a list reads the index alone.
         Index("ix_runs_kind_created", "kind", "created_at", "id", "archived"),
+        Index("ix_runs_owner", "submitted_by", "phase"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -90,6 +91,7 @@ class Run(Base):
     cloned_from: Mapped[str | None] = mapped_column(String(32))
     token_id: Mapped[str] = mapped_column(String(64), default="")
     submitted_by: Mapped[str | None] = mapped_column(String(120))
+    request_id: Mapped[str | None] = mapped_column(String(64))
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     body_hash: Mapped[str | None] = mapped_column(String(64))
 
@@ -278,7 +280,11 @@ class LogChunk(Base):
 
 
 class Worker(Base):
-    """A worker that has reported in. `trouble` says why it takes no run; empty: it is well."""
+    """A worker that has reported in.
+
+    `trouble` says why it takes no run; empty: it is well. `drained_by` asked it to take none after
+    the one that it works on.
+    """
 
     __tablename__ = "workers"
 
@@ -288,6 +294,8 @@ class Worker(Base):
     device: Mapped[str] = mapped_column(String(255))
     run_id: Mapped[str | None] = mapped_column(String(32))
     trouble: Mapped[str] = mapped_column(Text, default="")
+    drained_by: Mapped[str | None] = mapped_column(String(120))
+    gpus: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     started_at: Mapped[float] = mapped_column(Double)
     seen_at: Mapped[float] = mapped_column(Double)
 
@@ -301,6 +309,7 @@ class Token(Base):
     name: Mapped[str] = mapped_column(String(120))
     secret_sha256: Mapped[str] = mapped_column(String(64))
     scope: Mapped[str] = mapped_column(String(16))
+    note: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[float] = mapped_column(Double)
     expires_at: Mapped[float | None] = mapped_column(Double)
     revoked_at: Mapped[float | None] = mapped_column(Double)
@@ -328,3 +337,41 @@ class Session(Base):
     expires_at: Mapped[float] = mapped_column(Double)
     subject: Mapped[str | None] = mapped_column(String(120))
     ended_at: Mapped[float | None] = mapped_column(Double)
+
+
+class Turn(Base):
+    """When a run of an owner was last taken: who waited longest is next."""
+
+    __tablename__ = "turns"
+
+    owner: Mapped[str] = mapped_column(String(120), primary_key=True)
+    at: Mapped[float] = mapped_column(Double)
+
+
+class AuditRow(Base):
+    """Who did what to which object."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_at", "at"), Index("ix_audit_target", "target"))
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    at: Mapped[float] = mapped_column(Double)
+    actor: Mapped[str] = mapped_column(String(120))
+    token_id: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    target: Mapped[str] = mapped_column(String(300))
+    request_id: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class View(Base):
+    """A page of the dashboard as somebody left it."""
+
+    __tablename__ = "views"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120))
+    page: Mapped[str] = mapped_column(String(40))
+    query: Mapped[str] = mapped_column(Text)
+    owner: Mapped[str] = mapped_column(String(120))
+    created_at: Mapped[float] = mapped_column(Double)

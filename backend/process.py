@@ -44,8 +44,13 @@ def tied(argv: Sequence[str], *, oom_score_adj: int | None = None) -> list[str]:
 
 
 def pulse_path(home: Path, pid: int) -> Path:
-    """The file whose time a process of a home moves as long as it lives."""
-    return home / "run" / f"{pid}.pulse"
+    """The file whose time a process of a home moves as long as it lives.
+
+    Containers that share a home, each with a process of the same number, name a folder of their own
+    in `CALIFT_PULSE_DIR`.
+    """
+    folder = os.environ.get("CALIFT_PULSE_DIR")
+    return (Path(folder) if folder else home / "run") / f"{pid}.pulse"
 
 
 class Pulse:

@@ -16,9 +16,12 @@ from sqlalchemy import Engine
 
 from backend.artifacts import ArtifactStore
 from backend.settings import Settings
+from backend.store.audit import Audit
 from backend.store.files import Files
 from backend.store.outbox import Doorbells
+from backend.store.retention import Retention
 from backend.store.sweeper import Sweeper
+from calift_core.schema.wire.operations import Prunable
 
 _log = logging.getLogger(__name__)
 
@@ -171,7 +174,7 @@ class Housekeeper:
     ) -> None:
         self._app, self._artifacts = app, artifacts
         self._doorbells, self._sweeper = Doorbells(engine), Sweeper(engine)
-        self._files = Files(engine)
+        self._files, self._audit, self._retention = Files(engine), Audit(engine), Retention(engine)
         self._settings = settings
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -231,6 +234,12 @@ class Housekeeper:
 
     def _collect(self) -> None:
         self._files.drop_old_states(age_s=_KEEP_STATES_S)
+        self._audit.forget(age_s=self._settings.audit_days * 86_400.0)
+        if self._settings.retain_days:
+            kinds: tuple[Prunable, ...] = ("checkpoints", "archived_predictions")
+            pruned, _ = self._retention.prune(kinds, age_s=self._settings.retain_days * 86_400.0)
+            if pruned.files:
+                _log.info("removed %d old files of %d runs", pruned.files, len(pruned.run_ids))
         gone = self._artifacts.collect(self._files, grace_s=self._settings.artifact_grace_s)
         if gone:
             _log.info("collected %d unreferenced files", len(gone))

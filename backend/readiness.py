@@ -48,7 +48,7 @@ class Readiness:
         if "database" not in found:
             look("schema", self._schema)
         look("broker", self._broker)
-        look("artifacts", self._free_space)
+        look("artifacts", self._store)
         for check in details.keys() - self._failing.keys():
             _log.warning("not ready, %s: %s", check, details[check])
         for check in self._failing.keys() - details.keys():
@@ -67,6 +67,6 @@ class Readiness:
     def _broker(self) -> str:
         return "" if broker_answers(self._celery) else "the broker does not answer."
 
-    def _free_space(self) -> str:
-        self._artifacts.free_bytes()
+    def _store(self) -> str:
+        self._artifacts.probe()
         return ""

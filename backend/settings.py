@@ -1,5 +1,8 @@
 """Every setting of the API and the worker, read once from `CALIFT_…` variables.
 
+Each may be given by file as well: `CALIFT_TOKEN_FILE=/run/secrets/token` is read where
+`CALIFT_TOKEN` is not set.
+
 The defaults are the embedded stack: everything under `CALIFT_HOME`, on this machine alone. Binding
 to another address is refused until tokens and host names are given.
 """
@@ -13,12 +16,19 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
-from calift_core.errors import SpecError, StorageError
+from calift_core.errors import SpecError, StorageError, reason_of
 from calift_core.files import storage_error
 from calift_core.home import calift_home
 
@@ -26,14 +36,60 @@ from calift_core.home import calift_home
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
+class _Files(PydanticBaseSettingsSource):
+    """`CALIFT_NAME_FILE`: a file that holds the value of `CALIFT_NAME`, as secrets are mounted.
+
+    `CALIFT_TOKEN_FILE` is a setting of its own, whose file is made where it is not there.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The content of the file that the environment names, without the newline at its end."""
+        name = f"CALIFT_{field_name.upper()}_FILE"
+        path = os.environ.get(name, "") if field_name not in ("token", "token_file") else ""
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(
+                f"{name}={path} cannot be read: {reason_of(error)}",
+                hint="It must be a text file that the service's user can read.",
+            ) from error
+
+    def __call__(self) -> dict[str, Any]:
+        """Every setting that is given by file."""
+        fields = self.settings_cls.model_fields.items()
+        found = {name: self.get_field_value(field, name)[0] for name, field in fields}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _with_password(url: str, password: SecretStr | None) -> str:
+    """A URL of a database or a broker with a password that is given apart."""
+    place = urlsplit(url)
+    if password is None or place.hostname is None or place.password is not None:
+        return url
+    user, _, host = place.netloc.rpartition("@")
+    secret = quote(password.get_secret_value(), safe="")
+    return place._replace(netloc=f"{user}:{secret}@{host}").geturl()
+
+
 class Settings(BaseSettings):
     """Settings of the service; `CALIFT_PORT=9000` sets `port`. Lists are comma-separated.
 
     Attributes:
         home: folder that holds all that the embedded stack keeps.
-        artifacts_dir: folder of the content-addressed files, which the API and all workers share.
+        artifacts: where the content-addressed files are, which the API and all workers share: a
+            folder, or `s3://bucket/prefix`.
+        artifacts_dir: the folder; with a bucket, that of the copies of what is read.
+        artifacts_cache_bytes: how much of a bucket is kept in the folder.
+        s3_endpoint_url: of an object store that is not Amazon's.
+        s3_access_key: with `s3_secret_key`; none: what boto finds by itself.
+        s3_secret_key: see `s3_access_key`.
+        s3_part_bytes: files of twice this size or more go to a bucket in parts of it.
         database_url: SQLAlchemy URL; SQLite (local disk only) or Postgres.
+        database_password: for a URL that holds none.
         broker_url: Celery URL of the Redis or Valkey server.
+        broker_password: for a URL that holds none.
         host: address the API binds to.
         port: port the API binds to.
         allowed_hosts: host names that requests may name; `*` allows every name.
@@ -56,10 +112,17 @@ class Settings(BaseSettings):
         import_memory_bytes: address space of the process that checks an upload.
         import_timeout_s: how long that check may take.
         max_queued: runs that may wait per token.
+        quota_queued: runs that may wait per owner; 0: any number.
+        quota_running: runs of an owner that may work at once, the others wait; 0: any number.
+        quota_artifact_bytes: an owner whose files take up more submits no run; 0: no limit.
         requests_per_minute: requests per token, averaged; bursts of a quarter are allowed.
         max_streams: event streams open at once.
         free_space_floor_bytes: no file is stored that would leave less than this.
         artifact_grace_s: an unreferenced file younger than this is not collected.
+        retain_days: what `calift prune` removes is removed by itself after so many days; 0: never.
+        audit_days: how long the audit log is kept.
+        metrics_open: whether `/metrics` answers without a token on an exposed bind too.
+        log_format: `text`, or `json` for one JSON object a line.
         data_roots: folders that an exposed service may read data and weights from.
         allow_remote_models: whether runs may name `hf-hub:` models and open_clip tags that are
             not on this machine yet.
@@ -70,9 +133,17 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(default_factory=calift_home)
+    artifacts: str = ""
     artifacts_dir: Path = Path()
+    artifacts_cache_bytes: int = Field(default=20 << 30, ge=0)
+    s3_endpoint_url: str = ""
+    s3_access_key: SecretStr | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_part_bytes: int = Field(default=50 << 20, ge=5 << 20)
     database_url: str = ""
+    database_password: SecretStr | None = None
     broker_url: str = ""
+    broker_password: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -95,12 +166,33 @@ class Settings(BaseSettings):
     import_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
     import_timeout_s: float = Field(default=300.0, gt=0)
     max_queued: int = Field(default=1000, ge=1)
+    quota_queued: int = Field(default=0, ge=0)
+    quota_running: int = Field(default=0, ge=0)
+    quota_artifact_bytes: int = Field(default=0, ge=0)
     requests_per_minute: int = Field(default=3000, ge=1)
     max_streams: int = Field(default=64, ge=1)
     free_space_floor_bytes: int = Field(default=512 << 20, ge=0)
     artifact_grace_s: float = Field(default=600.0, ge=0)
+    retain_days: float = Field(default=0.0, ge=0)
+    audit_days: float = Field(default=365.0, gt=0)
+    metrics_open: bool = False
+    log_format: Literal["text", "json"] = "text"
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     allow_remote_models: bool | None = None
+
+    _bucket: str = PrivateAttr(default="")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """A variable counts before the file that another names."""
+        return init_settings, env_settings, _Files(settings_cls)
 
     @field_validator(
         "allowed_hosts", "oidc_readers", "oidc_submitters", "oidc_admins", mode="before"
@@ -124,14 +216,14 @@ class Settings(BaseSettings):
                 f"{self.lease_ttl_s:g}"
             )
         home = self.home.expanduser().absolute()
+        folder, bucket = self._artifacts_place(home)
+        database = self.database_url or f"sqlite:///{home / 'calift.db'}"
+        broker = self.broker_url or f"redis+socket://{home / 'run' / 'broker.sock'}?virtual_host=0"
         fill = {
             "home": home,
-            "artifacts_dir": home / "artifacts"
-            if self.artifacts_dir == Path()
-            else self.artifacts_dir.expanduser().absolute(),
-            "database_url": self.database_url or f"sqlite:///{home / 'calift.db'}",
-            "broker_url": self.broker_url
-            or f"redis+socket://{home / 'run' / 'broker.sock'}?virtual_host=0",
+            "artifacts_dir": folder,
+            "database_url": _with_password(database, self.database_password),
+            "broker_url": _with_password(broker, self.broker_password),
             "token_file": self.token_file or home / "token",
             "allow_remote_models": self.is_loopback
             if self.allow_remote_models is None
@@ -139,7 +231,34 @@ class Settings(BaseSettings):
         }
         for name, value in fill.items():
             object.__setattr__(self, name, value)  # frozen after this
+        self._bucket = bucket
         return self
+
+    def _artifacts_place(self, home: Path) -> tuple[Path, str]:
+        """The folder of the files or of their copies, and the bucket."""
+        kind, mark, rest = self.artifacts.partition("://")
+        if not mark:
+            given = Path(self.artifacts) if self.artifacts else self.artifacts_dir
+        elif kind == "file" and rest.startswith("/"):
+            given = Path(rest)
+        elif kind == "s3" and rest.strip("/"):
+            given = Path()
+        else:
+            raise ValueError(
+                "artifacts must be a folder, file:///folder or s3://bucket/prefix, got "
+                f"{self.artifacts!r}"
+            )
+        if self.artifacts and self.artifacts_dir != Path():
+            raise ValueError("artifacts and artifacts_dir mean the same: give one of them")
+        if kind == "s3" and mark:
+            return home / "artifact-copies", self.artifacts.rstrip("/")
+        folder = home / "artifacts" if given == Path() else given.expanduser().absolute()
+        return folder, ""
+
+    @property
+    def artifacts_url(self) -> str:
+        """The bucket that the files are in; empty where they are in `artifacts_dir`."""
+        return self._bucket
 
     @property
     def is_loopback(self) -> bool:
@@ -189,7 +308,7 @@ class Settings(BaseSettings):
         if self.is_loopback:
             return
         missing = []
-        if self.token is None:
+        if self.token is None and not self._token_is_there():
             missing.append("CALIFT_TOKEN (id.secret)")
         if not self.allowed_hosts:
             missing.append("CALIFT_ALLOWED_HOSTS (the names people reach it by)")
@@ -199,6 +318,11 @@ class Settings(BaseSettings):
                 f"{' and '.join(missing)}.",
                 hint="Set them, or bind to 127.0.0.1.",
             )
+
+    def _token_is_there(self) -> bool:
+        """Whether a token was put into a file of its own; one that we make is told to nobody."""
+        assert self.token_file is not None
+        return self.token_file != self.home / "token" and self.token_file.is_file()
 
     def admin_token(self) -> str:
         """The admin token: the given one, else the one in `token_file`, made on first use.
@@ -274,7 +398,10 @@ def read_or_make_token(path: Path) -> str:
                     os.link(fresh, path)  # unlike a rename, this never replaces a winner's file
             finally:
                 fresh.unlink(missing_ok=True)
-        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        about = path.stat()
+        # A secret that is mounted belongs to somebody else, who has said who may read it.
+        mine = os.name == "posix" and about.st_uid == os.geteuid()
+        if mine and stat.S_IMODE(about.st_mode) & 0o077:
             raise StorageError(f"others can read the token file {path}.", hint=f"chmod 600 {path}")
         return check_token(path.read_text(encoding="ascii", errors="replace"), str(path))
     except OSError as error:

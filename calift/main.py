@@ -16,10 +16,12 @@ import typer
 
 from calift import (
     analyse,
+    backup,
     catalogue,
     doctor,
     evaluations,
     local,
+    operations,
     predictions,
     service,
     stack,
@@ -135,9 +137,15 @@ app.command("list")(catalogue.list_things)
 app.command()(doctor.doctor)
 app.command()(stack.up)
 app.command()(stack.link)
+app.command()(backup.backup)
+app.command()(backup.restore)
+app.command()(operations.prune)
+app.command()(operations.audit)
 app.command()(demo)
 app.command()(version)
 app.add_typer(service.runs_app, name="runs")
 app.add_typer(evaluations.evaluations_app, name="evaluations")
+app.add_typer(operations.workers_app, name="workers")
+app.add_typer(operations.tokens_app, name="tokens")
 app.add_typer(study.study_app, name="study")
 app.add_typer(analyse.analyse_app, name="analyse")

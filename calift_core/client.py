@@ -44,6 +44,20 @@ from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJobPage,
     EvaluationSubmit,
 )
+from calift_core.schema.wire.operations import (
+    AuditPage,
+    Bulk,
+    BulkAction,
+    BulkDone,
+    BulkFilter,
+    PruneAsked,
+    Pruned,
+    SavedView,
+    TokenInfo,
+    TokenMade,
+    TokenMake,
+    ViewSave,
+)
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
     AskedBinning,
@@ -1047,6 +1061,95 @@ class Client:
         """The overview's numbers."""
         return self._get("/stats", Stats)
 
+    # -- operations ---------------------------------------------------------------------------
+
+    def change_runs(
+        self,
+        action: BulkAction,
+        *,
+        ids: Sequence[str] | None = None,
+        filter: BulkFilter | None = None,
+        tags: Sequence[str] = (),
+    ) -> BulkDone:
+        """Cancel, retry, archive, tag or delete many runs, each by the rules of a single one.
+
+        Args:
+            action: `tag` and `untag` take `tags`; `delete` needs the scope admin.
+            ids: the runs; or
+            filter: which runs, in the words of `runs`.
+            tags: to add or to take away.
+
+        Raises:
+            SpecError: neither or both of `ids` and `filter`, or tags where they mean nothing.
+        """
+        given = None if ids is None else list(ids)
+        try:
+            body = Bulk(action=action, ids=given, filter=filter, tags=list(tags))
+        except ValidationError as error:
+            raise SpecError("; ".join(e["msg"] for e in error.errors())) from error
+        return self._read(self._send("POST", "/runs/bulk", body=body), BulkDone)
+
+    def drain_worker(self, worker_id: str) -> WorkerInfo:
+        """Have a worker take no run after the one that it works on."""
+        return self._read(self._send("POST", _at("/workers", worker_id, "drain")), WorkerInfo)
+
+    def resume_worker(self, worker_id: str) -> WorkerInfo:
+        """Have a drained worker take runs again."""
+        return self._read(self._send("POST", _at("/workers", worker_id, "resume")), WorkerInfo)
+
+    def views(self, *, page: str | None = None) -> list[SavedView]:
+        """Saved views, of one page of the dashboard or of all, the newest first."""
+        return self._get("/views", list[SavedView], page=page)
+
+    def view(self, view_id: str) -> SavedView:
+        """One saved view."""
+        return self._get(_at("/views", view_id), SavedView)
+
+    def save_view(self, view: ViewSave) -> SavedView:
+        """Keep a page of the dashboard under a short address, `/v/ID`."""
+        return self._read(self._send("POST", "/views", body=view), SavedView)
+
+    def delete_view(self, view_id: str) -> None:
+        """Forget a saved view."""
+        self._send("DELETE", _at("/views", view_id))
+
+    def tokens(self) -> list[TokenInfo]:
+        """One's own tokens; an admin sees everybody's."""
+        return self._get("/tokens", list[TokenInfo])
+
+    def make_token(self, token: TokenMake) -> TokenMade:
+        """Make a token for somebody; its text is in the answer and nowhere else."""
+        return self._read(self._send("POST", "/tokens", body=token), TokenMade)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Make a token worthless; repeatable."""
+        self._send("DELETE", _at("/tokens", token_id))
+
+    def audit_log(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        """Who did what to which object, the newest first; for admins."""
+        return self._get(
+            "/audit",
+            AuditPage,
+            actor=actor,
+            action=action,
+            target=target,
+            before=before,
+            limit=limit,
+        )
+
+    def prune(self, asked: PruneAsked, *, preview: bool = False) -> Pruned:
+        """Remove what is old, or with `preview` only say what that would be; for admins."""
+        path = "/retention/preview" if preview else "/retention"
+        return self._read(self._send("POST", path, body=asked), Pruned)
+
     # -- log-ins ------------------------------------------------------------------------------
 
     def visitor(self) -> Visitor:
@@ -1068,6 +1171,11 @@ class Client:
     def health(self) -> Health:
         """Whether the service lives; needs no token."""
         return self._get("/health", Health)
+
+    def server_date(self) -> str | None:
+        """What the service's clock says, to a second, as HTTP writes it; None: it does not say."""
+        date: str | None = self._send("GET", "/health").headers.get("date")
+        return date
 
     def ready(self) -> Ready:
         """Whether database, tables, broker and artifact store answer; needs no token.

@@ -34,6 +34,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
+from calift_core.schema.wire.operations import SavedView
 
 HERE = Path(__file__).parent
 log = logging.getLogger(__name__)
@@ -136,6 +137,16 @@ class Sessions:
         """
         return await run_in_threadpool(self._open, credential)
 
+    async def place_of(self, token: str, view_id: str) -> str:
+        """The address of a saved view in the dashboard.
+
+        Raises:
+            ServiceError: there is no such view, or the API does not answer.
+        """
+        view = await run_in_threadpool(self._view, token, view_id)
+        path = "" if view.page == "overview" else view.page
+        return f"/{path}?{view.query}" if view.query else f"/{path}"
+
     async def end(self, token: str) -> None:
         """Log out, as far as the API can be reached."""
         self._known.pop(hashlib.sha256(token.encode()).hexdigest(), None)
@@ -147,6 +158,10 @@ class Sessions:
     def _ask(self, token: str) -> None:
         with self._client(token) as client:
             client.visitor()
+
+    def _view(self, token: str, view_id: str) -> SavedView:
+        with self._client(token) as client:
+            return client.view(view_id)
 
     def _open(self, credential: str) -> str:
         with self._client(credential) as client:
@@ -329,8 +344,18 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
         )
         return response
 
+    async def saved_view(request: Request) -> Response:
+        """Go where a saved view is; the door has seen to it that there is a session."""
+        token = _session_of(request.headers) or ""
+        try:
+            place = await sessions.place_of(token, request.path_params["view"])
+        except CaliftError as error:
+            return _page("No such view", html.escape(error.message), status=404)
+        return RedirectResponse(place, 303)
+
     own = _organisation_routes(sessions, organisation) if organisation else []
     return [
+        Route("/v/{view}", saved_view, methods=["GET"]),
         *own,
         Route("/login", login, methods=["GET", "POST"]),
         Route("/enter", enter, methods=["GET", "POST"]),

@@ -257,7 +257,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         url = request.getfixturevalue("postgres_database")
         engine = create_engine(url)
         with engine.begin() as connection:
-            connection.exec_driver_sql("TRUNCATE runs, workers, tokens CASCADE")
+            connection.exec_driver_sql(
+                "TRUNCATE runs, workers, tokens, turns, audit, views CASCADE"
+            )
         engine.dispose()
         yield url
 

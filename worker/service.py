@@ -13,14 +13,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from backend import migrations
-from backend.artifacts import ArtifactStore
+from backend.bucket import open_artifacts
+from backend.logs import named
 from backend.process import Pulse, pulse_path
 from backend.settings import Settings
-from backend.store.claims import Claims
+from backend.store.claims import Claim, Claims
 from backend.store.engine import open_engine
 from backend.store.errors import database_away
-from backend.store.workers import Workers
+from backend.store.workers import Workers, drained_words
 from calift_core.errors import NotFoundError
 from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.schema.wire.runs import TERMINAL_PHASES
@@ -29,6 +32,7 @@ from worker.limits import Limits
 from worker.runner import RUNNER_ARGV
 from worker.storage import Storage
 from worker.supervisor import Outcome, supervise
+from worker.usage import gpu_usage
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +75,7 @@ class WorkerService:
         self.settings = settings
         self.engine = open_engine(settings.database_url)
         self._claims, self._presences = Claims(self.engine), Workers(self.engine)
-        self.artifacts = ArtifactStore(
-            settings.artifacts_dir, free_space_floor_bytes=settings.free_space_floor_bytes
-        )
+        self.artifacts = open_artifacts(settings)
         self.device = device or take_device(settings.home / "run", os.environ)
         self.host = socket.gethostname()
         self.id = f"{self.host}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -87,7 +89,8 @@ class WorkerService:
         self._give_back = give_back
         floor = settings.free_space_floor_bytes
         self.storage = Storage(
-            {settings.jobs_dir: max(floor, FREE_SPACE_FLOOR), settings.artifacts_dir: floor}
+            {settings.jobs_dir: max(floor, FREE_SPACE_FLOOR), settings.artifacts_dir: floor},
+            probe=self.artifacts.probe,
         )
         self._trouble = ""
         self._run_id: str | None = None
@@ -154,15 +157,24 @@ class WorkerService:
 
     def _look_for_room(self) -> bool:
         """Whether anything can be stored here; a change is told at once."""
-        trouble = self.storage.trouble()
+        trouble = self.storage.trouble() or self._drained()
         if bool(trouble) != bool(self._trouble):
             if trouble:
                 log.warning("this worker takes no run: %s", trouble)
             else:
-                log.info("there is room again")
+                log.info("this worker takes runs again")
             self._changed.set()
         self._trouble = trouble
         return not trouble
+
+    def _drained(self) -> str:
+        """Why this worker is to take no run, where somebody asked that; it is asked each time."""
+        try:
+            return drained_words(self._presences.drained_by(self.id))
+        except SQLAlchemyError as error:
+            if not database_away(error):
+                raise
+            return ""  # nothing can be taken then anyway
 
     def _see_one_through(self, bell: str | None) -> Outcome | None:
         claimed_at = time.monotonic()
@@ -171,7 +183,11 @@ class WorkerService:
             try:
                 claimed_at = time.monotonic()
                 claim = self._claims.claim_next(
-                    self.queues, bell=bell, worker_id=self.id, ttl_s=self._limits.ttl_s
+                    self.queues,
+                    bell=bell,
+                    worker_id=self.id,
+                    ttl_s=self._limits.ttl_s,
+                    quota_running=self.settings.quota_running,
                 )
                 break
             except Exception as error:
@@ -183,6 +199,11 @@ class WorkerService:
         if claim is None:
             log.info("nothing waits that this worker may take")
             return None
+        run_id = claim.run_id
+        with named(run_id=run_id, attempt=claim.attempt, request_id=claim.request_id):
+            return self._see_through(claim, claimed_at)
+
+    def _see_through(self, claim: Claim, claimed_at: float) -> Outcome:
         run_id = claim.run_id
         log.info("run %s attempt %d starts", run_id, claim.attempt)
         self._be(run_id)
@@ -227,6 +248,7 @@ class WorkerService:
             device=self.device.label,
             run_id=self._run_id,
             trouble=self._trouble,
+            gpus=gpu_usage(self.device.environment),
         )
 
     def _quietly(self, action: Callable[[], object]) -> None:

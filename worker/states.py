@@ -121,7 +121,7 @@ class StateKeeper:
         if gone is None:
             return  # somebody else's run by now
         for path in files:
-            if not self._artifacts.path(blobs[path.name].sha256).exists():
+            if not self._artifacts.has(blobs[path.name].sha256):
                 self._put(path)  # collected just before it was named
         self._artifacts.collect(self._names, grace_s=0.0, digests=gone)
 

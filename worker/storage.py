@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from calift_core.errors import DiskFullError, StorageError
+from calift_core.errors import CaliftError, DiskFullError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +21,13 @@ class Storage:
 
     Args:
         floors: folder → bytes that must be free on its device for the worker to take a run.
+        probe: raises a CaliftError while the artifact store takes nothing.
     """
 
-    def __init__(self, floors: Mapping[Path, int]) -> None:
-        self._floors = dict(floors)
+    def __init__(
+        self, floors: Mapping[Path, int], *, probe: Callable[[], None] = lambda: None
+    ) -> None:
+        self._floors, self._probe = dict(floors), probe
 
     def trouble(self) -> str:
         """What is wrong, in a sentence; empty when there is room and a file can be written."""
@@ -40,6 +43,10 @@ class Storage:
                 _try_to_write(folder)
             except OSError as error:
                 return f"nothing can be written to {folder}: {error.strerror or error}."
+        try:
+            self._probe()
+        except CaliftError as error:
+            return error.message
         return ""
 
     def is_to_blame(self, code: str) -> bool:

@@ -282,6 +282,7 @@ class _Attempt:
             attempt=self._number,
             resume_from=None if source is None else str(source),
             inputs={name: str(path) for name, path in inputs.items()},
+            request_id=self._claim.request_id,
         )
         atomic_write_json(self._folder / "spec.json", self._claim.spec)
         atomic_write_json(self._folder / "job.json", job.model_dump(mode="json"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from backend.logs import RUNNER_LOG
 from backend.store.claims import Claim
 from backend.store.errors import database_away
 from backend.store.records import Records
@@ -29,6 +30,8 @@ from worker.lease import FencedError, LeaseKeeper
 from worker.limits import Limits
 
 log = logging.getLogger(__name__)
+#: What runners say, line by line, where the worker's log is for machines (`backend.logs`).
+said = logging.getLogger(RUNNER_LOG)
 
 
 class Follower:
@@ -70,7 +73,7 @@ class Follower:
         self._lines = Lines(folder / "records.jsonl")
         self._output = Tail(folder / "runner.log")
         self._records: list[Record] = []
-        self._log = b""
+        self._log = self._part = b""
         self._logged_bytes = 0
         self._write_at = 0.0
         self._resumed_at: int | None = None
@@ -154,6 +157,7 @@ class Follower:
             return False
         self._log = b""
         self._logged_bytes += len(text)
+        self._say_on(text)
         return True
 
     def _published(self) -> bool:
@@ -168,6 +172,12 @@ class Follower:
                 return False
             self._unpublished.pop(0)
         return True
+
+    def _say_on(self, text: bytes) -> None:
+        """Log whole lines again, with the ids of the run; the rest waits for its end."""
+        *lines, self._part = (self._part + text).split(b"\n")
+        for line in lines if said.isEnabledFor(logging.INFO) else ():
+            said.info("%s", line.decode(errors="replace"))
 
     def _stored(self, write: Callable[[], bool]) -> bool:
         try:

@@ -17,6 +17,7 @@ from typing import Any
 from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
+from backend.logs import set_up
 from backend.queue import TASK_NAME, Housekeeper, publish
 from backend.settings import Settings
 from worker.service import WorkerService
@@ -104,6 +105,12 @@ def install(app: Celery, settings: Settings, **options: Any) -> None:
     def run(task: Any, run_id: str) -> None:
         process.run(run_id, queue=task.request.delivery_info["routing_key"])
 
+    def log_as_set(**_: Any) -> None:
+        # Connected, Celery sets up no handlers of its own.
+        set_up(settings.log_format)
+
+    if settings.log_format == "json":
+        signals.setup_logging.connect(log_as_set, weak=False)
     app.task(name=TASK_NAME, ignore_result=True, bind=True)(run)
     # Strong references: nothing else holds the bound methods.
     signals.worker_init.connect(process.initialise, weak=False)

@@ -103,6 +103,7 @@ class StoreLibrary:
         return self._open(self._store.results.predictions_of(evaluation_id).sha256)
 
     def _open(self, digest: str) -> PredictionsFile:
+        self._artifacts.keep(digest)  # its logits are read later
         return self._memory.remember(
             "files", digest, lambda: open_predictions(self._artifacts.verified(digest), digest)
         )

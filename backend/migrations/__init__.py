@@ -10,7 +10,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
-from calift_core.errors import StorageError
+from calift_core import __version__
+from calift_core.errors import SpecError, StorageError
 
 #: Any number will do, as long as every calift process takes the same one.
 _ADVISORY_LOCK = 0x63616C69
@@ -30,6 +31,42 @@ def newest_revision() -> str | None:
     return ScriptDirectory.from_config(config()).get_current_head()
 
 
+@cache
+def _known_revisions() -> frozenset[str]:
+    return frozenset(s.revision for s in ScriptDirectory.from_config(config()).walk_revisions())
+
+
+def check_known(revision: str | None, whose: str) -> None:
+    """Refuse tables that a newer version made.
+
+    Args:
+        revision: of the tables; None: there are none.
+        whose: names the database, for people.
+
+    Raises:
+        NewerDatabaseError: this version does not know the revision.
+    """
+    if revision is not None and revision not in _known_revisions():
+        raise NewerDatabaseError(
+            f"{whose} was last used by a newer version of calift: its tables are of revision "
+            f"{revision}, and this version ({__version__}) knows them up to {newest_revision()}.",
+            hint="Use that version or a newer one, or restore a backup that an older one made.",
+        )
+
+
+class NewerDatabaseError(SpecError):
+    """A database that a newer version of calift has brought up to date."""
+
+    code = "DATABASE_NEWER"
+
+
+def _revision_of(connection: Connection) -> str | None:
+    if "alembic_version" not in inspect(connection).get_table_names():
+        return None
+    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if found is None else str(found)
+
+
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Apply what is missing, all or nothing.
 
@@ -38,11 +75,13 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     checked, and no table may have lost a row.
 
     Raises:
+        NewerDatabaseError: the tables are of a newer version; nothing was changed.
         StorageError: a migration broke foreign keys or lost rows; it was rolled back.
     """
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _ADVISORY_LOCK})
+            check_known(_revision_of(connection), "the database")
             command.upgrade(config(connection), revision)
         return
     with engine.connect().execution_options(calift_writes=True) as connection:
@@ -52,6 +91,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         raw.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
+                check_known(_revision_of(connection), "the database")
                 before = _row_counts(connection)
                 command.upgrade(config(connection), revision)
                 _check(connection, before)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from backend.deps import ServicesDep, StoreDep, allow, open_on_loopback
+from backend.deps import ServicesDep, StoreDep, allow, open_by_setting, open_on_loopback
 from backend.docs_page import docs_page
 from backend.problems import HttpError, as_response
 from backend.queue import broker_answers
@@ -130,3 +131,12 @@ def get_docs(request: Request) -> HTMLResponse:
     """This API's description as a page."""
     page, policy = docs_page(request.app.openapi(), str(request.base_url).rstrip("/"))
     return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+
+@pages.get("/metrics")
+@allow("read")
+@open_on_loopback
+@open_by_setting
+def scrape_metrics(services: ServicesDep) -> Response:
+    """What Prometheus scrapes."""
+    return Response(services.metrics.text(), media_type=CONTENT_TYPE_LATEST)

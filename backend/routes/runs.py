@@ -14,10 +14,12 @@ from backend.deps import (
     IdempotencyKey,
     Limit,
     PrincipalDep,
+    RequestId,
     RunId,
     ServicesDep,
     StoreDep,
     allow,
+    changes_nothing,
     of_anybody,
 )
 from backend.problems import of_faults
@@ -93,6 +95,7 @@ def submit_run(
     response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
+    request_id: RequestId,
     key: IdempotencyKey = None,
 ) -> RunDetail:
     """Queue a run: a RunSpec, bare or as `spec` beside `priority` and `max_attempts`.
@@ -109,6 +112,7 @@ def submit_run(
         body_hash=body_hash("submit", body.model_dump(mode="json")),
         token_id=principal.token_id,
         submitted_by=principal.name,
+        request_id=request_id,
         max_queued=services.settings.max_queued,
     )
     return _accepted(services, response, services.store.runs.get(run_id))
@@ -122,6 +126,7 @@ def _accepted(services: ServicesDep, response: Response, run: RunDetail) -> RunD
 
 @router.post("/runs/validate")
 @allow("submit")
+@changes_nothing
 def validate_run(submitted: SubmissionDep, services: ServicesDep) -> Validation:
     """A dry run: what is wrong with a spec, what is missing here, what it will cost."""
     return services.submission.validate(submitted.wanted, prefix=submitted.pointer)
@@ -219,6 +224,7 @@ def clone_run(
     response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
+    request_id: RequestId,
     key: IdempotencyKey = None,
 ) -> RunDetail:
     """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
@@ -241,6 +247,7 @@ def clone_run(
         cloned_from=run_id,
         token_id=principal.token_id,
         submitted_by=principal.name,
+        request_id=request_id,
         max_queued=services.settings.max_queued,
     )
     return _accepted(services, response, services.store.runs.get(new_id))

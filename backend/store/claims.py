@@ -1,8 +1,9 @@
 """A worker's hold on a run: claim, lease, end.
 
 * **Claim** is one conditional UPDATE that raises `attempt` and sets a lease by the database's
-  clock. A bell wakes a worker, and the worker takes the first run in line: by priority, then by
-  `line_at`, so that a run that was given back goes before those submitted after it.
+  clock. A bell wakes a worker, and the worker takes the first run in line: by priority, then of the
+  owner who has the fewest runs at work and was served longest ago, then by `line_at`, so that a run
+  that was given back goes before those that its owner submitted after it.
 * **Fence**: every later write of a worker carries the attempt (`backend.store.states.fenced`). When
   the run went to another attempt or ended, nothing is written and the caller learns that it must
   stop.
@@ -26,6 +27,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.sql.elements import ColumnElement
@@ -33,6 +35,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from backend.line import Live, queue_for
 from backend.models import ArtifactRow, Outbox, Run
 from backend.store.engine import NOW, plain, reading, writing
+from backend.store.fairness import fairness, take_turn
 from backend.store.outbox import ring
 from backend.store.rows import store_report, summary_values
 from backend.store.states import add_state_event, fenced
@@ -47,7 +50,10 @@ MAX_SETBACKS = 5
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker holds after it won a run. `previous_attempts` may have left checkpoints."""
+    """What a worker holds after it won a run. `previous_attempts` may have left checkpoints.
+
+    `request_id` is that of the request that submitted the run, for logs.
+    """
 
     run_id: str
     attempt: int
@@ -55,6 +61,7 @@ class Claim:
     previous_attempts: list[int]
     cancel_requested: bool
     kind: JobKind = "training"
+    request_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,13 @@ class Claims:
             return _claim(connection, run_id, worker_id, ttl_s)
 
     def claim_next(
-        self, queues: Sequence[str], *, bell: str | None, worker_id: str, ttl_s: float
+        self,
+        queues: Sequence[str],
+        *,
+        bell: str | None,
+        worker_id: str,
+        ttl_s: float,
+        quota_running: int = 0,
     ) -> Claim | None:
         """Take the first run in line that a worker may take. None: none waits for it.
 
@@ -91,16 +104,20 @@ class Claims:
                 itself.
             worker_id: who asks.
             ttl_s: how long the claim lives without a heartbeat.
+            quota_running: owners who have so many runs at work wait; 0: nobody does.
         """
         with writing(self._engine) as connection:
             live = live_workers(connection)
             served = [*queues, *(["auto"] if queue_for("auto", live) in queues else [])]
+            fair = fairness()
             first = (
-                select(Run.id, Run.queue)
+                fair.joined(select(Run.id, Run.queue))
                 .where(Run.phase == "QUEUED", or_(Run.queue.in_(served), Run.id == bell))
-                .order_by(Run.priority.desc(), Run.line_at, Run.id)
+                .where(fair.at_work < quota_running if quota_running else true())
+                .order_by(Run.priority.desc(), *fair.order, Run.line_at, Run.id)
                 .limit(1)
-                .with_for_update(skip_locked=True)  # SQLite has one writer and no such clause
+                # SQLite has one writer and no such clause.
+                .with_for_update(skip_locked=True, of=Run)
             )
             row = connection.execute(first).first()
             if row is None:
@@ -286,10 +303,13 @@ def _claim(connection: Connection, run_id: str, worker_id: str, ttl_s: float) ->
             Run.cancel_requested,
             Run.event_seq,
             Run.heartbeat_at,
+            Run.submitted_by,
+            Run.request_id,
         )
     ).first()
     if row is None:
         return None
+    take_turn(connection, row.submitted_by, row.heartbeat_at)
     add_state_event(connection, run_id, row.event_seq, row.attempt, "STARTING", row.heartbeat_at)
     return Claim(
         run_id=run_id,
@@ -298,6 +318,7 @@ def _claim(connection: Connection, run_id: str, worker_id: str, ttl_s: float) ->
         previous_attempts=list(range(1, row.attempt)),
         cancel_requested=bool(row.cancel_requested),
         kind=cast("JobKind", row.kind),
+        request_id=row.request_id or "",
     )
 
 

@@ -25,9 +25,15 @@ class IdempotencyError(ConflictError):
 
 
 class QueueFullError(CaliftError):
-    """The token has as many queued runs as it may have."""
+    """The token, or the owner, has as many queued runs as it may have."""
 
     code = "QUEUE_FULL"
+
+
+class ArtifactQuotaError(ConflictError):
+    """The owner's stored files take up as much as they may."""
+
+    code = "ARTIFACT_QUOTA"
 
 
 def database_away(error: Exception) -> bool:

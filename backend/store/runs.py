@@ -31,6 +31,7 @@ from backend.models import ArtifactRow, ReportRow, Run, RunTag
 from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
 from backend.store.errors import ConflictError
+from backend.store.fairness import Quotas
 from backend.store.outbox import ring
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.submitting import (
@@ -68,11 +69,13 @@ class Runs:
     Args:
         engine: of `open_engine`.
         cursors: of the lists.
+        quotas: what each owner may have; None: anything.
     """
 
-    def __init__(self, engine: Engine, cursors: Cursors) -> None:
+    def __init__(self, engine: Engine, cursors: Cursors, quotas: Quotas | None = None) -> None:
         self._engine = engine
         self._cursors = cursors
+        self._quotas = quotas or Quotas()
 
     def submit(
         self,
@@ -85,6 +88,7 @@ class Runs:
         cloned_from: str | None = None,
         token_id: str | None = None,
         submitted_by: str | None = None,
+        request_id: str | None = None,
         max_queued: int | None = None,
     ) -> str:
         """Queue a run and return its id, or the id that the same key and body gave before.
@@ -98,11 +102,13 @@ class Runs:
             cloned_from: the run that the spec was copied from.
             token_id: who asks.
             submitted_by: whose run it is: the name of the token.
+            request_id: of the request, for logs.
             max_queued: how many runs the token may have waiting.
 
         Raises:
             IdempotencyError: the key came with another body before.
-            QueueFullError: `max_queued` runs are waiting.
+            QueueFullError: as many runs of the token or of its owner are waiting as may.
+            ArtifactQuotaError: the owner's files take up too much.
         """
         values = {
             "priority": priority,
@@ -112,9 +118,11 @@ class Runs:
             "cloned_from": cloned_from,
             "token_id": token_id or "",
             "submitted_by": submitted_by,
+            "request_id": request_id,
         }
 
         def make(connection: Connection) -> str:
+            self._quotas.check(connection, submitted_by)
             if max_queued is not None:
                 check_queue(connection, token_id or "", max_queued)
             return _queue(connection, spec, **values)
@@ -163,7 +171,7 @@ class Runs:
                     "USER_CANCELLED",
                     row.message,
                 )
-            return _detail(connection, run_id)
+            return self._detail(connection, run_id)
 
     def retry(self, run_id: str, *, max_queued: int | None = None) -> RunDetail:
         """Queue a run that failed or was cancelled again; it goes on from its last checkpoint.
@@ -185,6 +193,7 @@ class Runs:
             if current.phase in RETRYABLE_PHASES:
                 if max_queued is not None:
                     check_queue(connection, current.token_id, max_queued)
+                self._quotas.check(connection, current.submitted_by)
                 row = connection.execute(
                     update(Run)
                     .where(Run.id == run_id, Run.phase.in_(RETRYABLE_PHASES))
@@ -211,7 +220,7 @@ class Runs:
                         connection, run_id, row.event_seq, row.attempt, "QUEUED", row.now, "RETRY"
                     )
                     ring(connection, run_id, row.priority, row.now)
-            return _detail(connection, run_id)
+            return self._detail(connection, run_id)
 
     def patch(
         self,
@@ -234,7 +243,7 @@ class Runs:
         with writing(self._engine) as connection:
             if values:
                 connection.execute(update(Run).where(Run.id == run_id).values(**values))
-            detail = _detail(connection, run_id)
+            detail = self._detail(connection, run_id)
             if tags is not None:
                 set_tags(connection, run_id, tags)
             return detail
@@ -271,7 +280,7 @@ class Runs:
             NotFoundError: no such run.
         """
         with reading(self._engine) as connection:
-            return _detail(connection, run_id)
+            return self._detail(connection, run_id)
 
     def submitter(self, run_id: str) -> str | None:
         """Who submitted the run; None: it was made before that was stored.
@@ -357,6 +366,9 @@ class Runs:
             ).all()
         return [SuiteRuns(suite=s, runs=n, newest_at=moment(at)) for s, n, at in rows]
 
+    def _detail(self, connection: Connection, run_id: str) -> RunDetail:
+        return _detail(connection, run_id, self._quotas)
+
     def by_phase(self) -> dict[str, int]:
         """How many runs are in each phase that has any."""
         with reading(self._engine) as connection:
@@ -413,8 +425,12 @@ def _row(connection: Connection, run_id: str) -> Row[*tuple[Any, ...]]:
     return row
 
 
-def _detail(connection: Connection, run_id: str) -> RunDetail:
+def _detail(connection: Connection, run_id: str, quotas: Quotas) -> RunDetail:
     row = _row(connection, run_id)
+    waiting = ""
+    if row.phase == "QUEUED":
+        waiting = quotas.waits_for_own(connection, row.submitted_by)
+        waiting = waiting or why_waits(row.queue, live_workers(connection))
     report = connection.execute(select(ReportRow.body).where(ReportRow.run_id == run_id)).scalar()
     report = report or {}
     return RunDetail(
@@ -424,7 +440,7 @@ def _detail(connection: Connection, run_id: str) -> RunDetail:
         notes=row.notes,
         hint=row.hint,
         worker=row.owner,
-        waiting=why_waits(row.queue, live_workers(connection)) if row.phase == "QUEUED" else "",
+        waiting=waiting,
         cloned_from=row.cloned_from,
         environment=report.get("environment") or {},
         resolved=report.get("resolved") or {},

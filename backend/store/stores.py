@@ -8,9 +8,11 @@ from typing import Self
 
 from sqlalchemy import Engine
 
+from backend.store.audit import Audit
 from backend.store.claims import Claims
 from backend.store.cursors import Cursors
 from backend.store.evaluation_jobs import EvaluationJobs
+from backend.store.fairness import Quotas
 from backend.store.files import Files
 from backend.store.history import History
 from backend.store.imports import ImportedRuns
@@ -18,10 +20,12 @@ from backend.store.judged import JudgedRuns
 from backend.store.outbox import Doorbells
 from backend.store.records import Records
 from backend.store.results import Results
+from backend.store.retention import Retention
 from backend.store.runs import Runs
 from backend.store.sessions import Sessions
 from backend.store.sweeper import Sweeper
 from backend.store.tokens import Tokens
+from backend.store.views import Views
 from backend.store.workers import Workers
 
 
@@ -31,6 +35,7 @@ class Stores:
 
     engine: Engine
     cursors: Cursors
+    audit: Audit
     claims: Claims
     doorbells: Doorbells
     evaluation_jobs: EvaluationJobs
@@ -40,24 +45,30 @@ class Stores:
     judged: JudgedRuns
     records: Records
     results: Results
+    retention: Retention
     runs: Runs
     sessions: Sessions
     sweeper: Sweeper
     tokens: Tokens
+    views: Views
     workers: Workers
 
     @classmethod
-    def on(cls, engine: Engine, *, cursor_key: bytes | None = None) -> Self:
+    def on(
+        cls, engine: Engine, *, cursor_key: bytes | None = None, quotas: Quotas | None = None
+    ) -> Self:
         """Every role on an engine of `open_engine`.
 
         Args:
             engine: of the database.
             cursor_key: signs cursors; None: a key of these stores alone.
+            quotas: what each owner may have; None: anything.
         """
         cursors = Cursors(cursor_key or secrets.token_bytes(32))
         return cls(
             engine=engine,
             cursors=cursors,
+            audit=Audit(engine),
             claims=Claims(engine),
             doorbells=Doorbells(engine),
             evaluation_jobs=EvaluationJobs(engine, cursors),
@@ -67,10 +78,12 @@ class Stores:
             judged=JudgedRuns(engine),
             records=Records(engine),
             results=Results(engine, cursors),
-            runs=Runs(engine, cursors),
+            retention=Retention(engine),
+            runs=Runs(engine, cursors, quotas),
             sessions=Sessions(engine),
             sweeper=Sweeper(engine),
             tokens=Tokens(engine),
+            views=Views(engine),
             workers=Workers(engine),
         )
 

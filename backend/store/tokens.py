@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, cast
 
 from sqlalchemy import CursorResult, Engine, Row, func, insert, select, update
 
 from backend.models import Token
-from backend.store.engine import NOW, reading, writing
+from backend.store.engine import NOW, moment, reading, when, writing
 from calift_core.errors import SpecError
 
 #: The owner of runs that the service's own token submits.
@@ -24,10 +25,13 @@ class StoredToken:
 
     id: str
     name: str
-    scope: str
+    scope: Literal["read", "submit", "admin"]
     secret_sha256: str
     expired: bool
     revoked: bool
+    created_at: datetime
+    expires_at: datetime | None
+    note: str = ""
 
 
 class Tokens:
@@ -48,6 +52,7 @@ class Tokens:
         scope: Literal["read", "submit", "admin"],
         secret_sha256: str,
         ttl_s: float | None = None,
+        note: str = "",
     ) -> None:
         """Store a token's hash.
 
@@ -58,6 +63,7 @@ class Tokens:
             scope: what it may do.
             secret_sha256: hash of the whole token.
             ttl_s: seconds until it expires; None: never.
+            note: what it is for.
 
         Raises:
             SpecError: there is no name, it is the administrator's, or the time is not positive or
@@ -82,6 +88,7 @@ class Tokens:
                     name=name,
                     scope=scope,
                     secret_sha256=secret_sha256,
+                    note=note,
                     created_at=NOW,
                     expires_at=None if ttl_s is None else NOW + ttl_s,
                 )
@@ -127,4 +134,7 @@ def _token(row: Row[*tuple[Any, ...]]) -> StoredToken:
         secret_sha256=row.secret_sha256,
         expired=bool(row.expired),
         revoked=row.revoked_at is not None,
+        created_at=moment(row.created_at),
+        expires_at=when(row.expires_at),
+        note=row.note,
     )

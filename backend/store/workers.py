@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Engine, delete, select, update
 
 from backend.line import Live, queue_of_device, why_waits
-from backend.models import Worker
+from backend.models import Run, Worker
 from backend.store.engine import NOW, moment, plain, reading, upsert, writing
+from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire.service import WorkerInfo
+from calift_core.schema.wire.service import GpuUse, WorkerInfo
 
 #: A worker that was silent for this many seconds is shown as gone.
 WORKER_ALIVE_S = 60.0
@@ -35,10 +36,18 @@ class Workers:
         device: str,
         run_id: str | None = None,
         trouble: str = "",
+        gpus: Sequence[GpuUse] = (),
     ) -> None:
         """A worker reports in; call it at start, when it takes or leaves a run, and in between.
 
-        `trouble` says why it takes no run for the time being.
+        Args:
+            worker_id: which one.
+            host: its machine.
+            queues: what it serves.
+            device: what it computes on, for people.
+            run_id: what it works on.
+            trouble: why it takes no run for the time being.
+            gpus: how its GPUs are used.
         """
         with writing(self._engine) as connection:
             now = connection.execute(select(NOW)).scalar_one()
@@ -47,7 +56,7 @@ class Workers:
                     connection,
                     Worker,
                     ("id",),
-                    ("host", "queues", "device", "run_id", "trouble", "seen_at"),
+                    ("host", "queues", "device", "run_id", "trouble", "gpus", "seen_at"),
                 ),
                 {
                     "id": worker_id,
@@ -56,6 +65,7 @@ class Workers:
                     "device": device,
                     "run_id": run_id,
                     "trouble": plain(trouble),
+                    "gpus": [gpu.model_dump(mode="json") for gpu in gpus],
                     "started_at": now,
                     "seen_at": now,
                 },
@@ -67,6 +77,30 @@ class Workers:
         """A worker leaves in good order."""
         with writing(self._engine) as connection:
             connection.execute(delete(Worker).where(Worker.id == worker_id))
+
+    def drain(self, worker_id: str, *, by: str | None) -> WorkerInfo:
+        """Ask a worker to take no run after the one that it works on, or to take runs again.
+
+        Args:
+            worker_id: which one.
+            by: who asks it to stop; None: it takes runs again.
+
+        Raises:
+            NotFoundError: no worker of this id has reported in lately.
+        """
+        with writing(self._engine) as connection:
+            connection.execute(update(Worker).where(Worker.id == worker_id).values(drained_by=by))
+        found = next((w for w in self.recent() if w.id == worker_id), None)
+        if found is None:
+            raise NotFoundError(f"no worker {worker_id!r} has reported in during the last day.")
+        return found
+
+    def drained_by(self, worker_id: str) -> str | None:
+        """Who asked the worker to take no run; None: nobody."""
+        with reading(self._engine) as connection:
+            return connection.execute(
+                select(Worker.drained_by).where(Worker.id == worker_id)
+            ).scalar()
 
     def why_waits(self, spec: RunSpec) -> str:
         """What a run of this spec would wait for; empty when a worker would take it at once."""
@@ -82,7 +116,9 @@ class Workers:
         alive = (Worker.seen_at > NOW - WORKER_ALIVE_S).label("alive")
         with reading(self._engine) as connection:
             rows = connection.execute(
-                select(*Worker.__table__.columns, alive).order_by(Worker.seen_at.desc(), Worker.id)
+                select(*Worker.__table__.columns, alive, Run.name.label("run_name"), Run.progress)
+                .outerjoin(Run, Run.id == Worker.run_id)
+                .order_by(Worker.seen_at.desc(), Worker.id)
             ).all()
         return [
             WorkerInfo(
@@ -91,7 +127,11 @@ class Workers:
                 queues=r.queues,
                 device=r.device,
                 run_id=r.run_id,
+                run_name=r.run_name or "",
+                progress=r.progress,
                 trouble=r.trouble,
+                drained_by=r.drained_by,
+                gpus=r.gpus,
                 started_at=moment(r.started_at),
                 seen_at=moment(r.seen_at),
                 alive=bool(r.alive),
@@ -103,8 +143,18 @@ class Workers:
 def live_workers(connection: Connection) -> list[Live]:
     """The workers that are there, in trouble or not."""
     rows = connection.execute(
-        select(Worker.host, Worker.queues, Worker.run_id, Worker.trouble).where(
+        select(Worker.host, Worker.queues, Worker.run_id, Worker.trouble, Worker.drained_by).where(
             Worker.seen_at > NOW - WORKER_ALIVE_S
         )
     ).all()
-    return [Live(r.host, tuple(r.queues), r.run_id is not None, r.trouble) for r in rows]
+    return [
+        Live(
+            r.host, tuple(r.queues), r.run_id is not None, r.trouble or drained_words(r.drained_by)
+        )
+        for r in rows
+    ]
+
+
+def drained_words(by: str | None) -> str:
+    """Why a drained worker takes no run; empty for one that is not."""
+    return "" if by is None else f"{by} asked it to take no run for now."

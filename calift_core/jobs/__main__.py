@@ -68,6 +68,8 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, on_signal)
     try:
         job = JobFile.model_validate_json((folder / "job.json").read_bytes())
+        if job.request_id:
+            log.info("run %s, attempt %d, request %s", job.run_id, job.attempt, job.request_id)
         for record in work(job, folder, stop=lambda: asked_to_stop):
             if record.kind == "progress":
                 if time.monotonic() < next_line:

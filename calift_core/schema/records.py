@@ -144,6 +144,7 @@ class JobFile(Frozen):
         resume_from: folder of an earlier attempt whose newest good checkpoint is to be used.
         inputs: folders of the finished runs that the method names, by the names it uses, or that
             are judged.
+        request_id: of the request that submitted the run, for logs.
     """
 
     run_id: str
@@ -151,6 +152,7 @@ class JobFile(Frozen):
     attempt: int = 1
     resume_from: str | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
+    request_id: str = ""
 
 
 #: Exit status of a runner that stopped on request after it saved a checkpoint (EX_TEMPFAIL).

@@ -105,8 +105,10 @@ def _workers(workers: list[WorkerInfo]) -> None:
             "id": w.host,
             "state": _worker_state(w),
             "device": w.device,
+            "gpu": _gpu(w),
             "queues": ", ".join(w.queues),
-            "run": w.run_id,
+            "run": w.run_name or w.run_id,
+            "progress": _progress(w),
             "seen": text.age(w.seen_at),
         }
         for w in workers
@@ -115,8 +117,10 @@ def _workers(workers: list[WorkerInfo]) -> None:
         Column("id", "Host"),
         Column("state", "State", "mark"),
         Column("device", "Device"),
+        *([Column("gpu", "GPU")] if any(w.gpus for w in workers) else []),
         Column("queues", "Queues"),
         Column("run", "Works on", "open"),
+        Column("progress", "Progress"),
         Column("seen", "Last heartbeat"),
     ]
     opened, _ = page.grid(
@@ -124,6 +128,46 @@ def _workers(workers: list[WorkerInfo]) -> None:
     )
     if opened is not None and workers[opened].run_id:
         st.switch_page("views/run.py", query_params={"id": workers[opened].run_id})
+    _drains([w for w in workers if w.alive])
+
+
+def _gpu(worker: WorkerInfo) -> str:
+    """Utilisation and memory of a worker's GPUs."""
+    words = []
+    for gpu in worker.gpus:
+        used, total = gpu.memory_used_mib, gpu.memory_total_mib
+        parts = [] if gpu.utilisation is None else [text.percent(gpu.utilisation)]
+        if used is not None and total is not None:
+            parts.append(f"{text.size(used * 2**20)} of {text.size(total * 2**20)}")
+        words.append(", ".join(parts))
+    return "; ".join(words)
+
+
+def _progress(worker: WorkerInfo) -> str:
+    p = worker.progress
+    if worker.run_id is None or p is None:
+        return ""
+    return f"{p.phase} {p.step:,} of {p.total_steps:,}" if p.total_steps else p.phase
+
+
+def _drains(workers: list[WorkerInfo]) -> None:
+    """Buttons that have workers take no run for now, and take runs again."""
+    locked = api.locked("admin")
+    with st.container(horizontal=True):
+        for worker in workers:
+            drained = worker.drained_by is not None
+            words = "Let take runs" if drained else "Drain"
+            if st.button(
+                f"{words}: {text.md(worker.id)}",
+                key=f"drain-{worker.id}",
+                icon=":material/play_arrow:" if drained else ":material/pause:",
+                type="tertiary",
+                disabled=bool(locked),
+                help=locked or "It ends the run that it works on and takes no other for now",
+            ):
+                change = api.client().resume_worker if drained else api.client().drain_worker
+                api.act(f"{words.lower()} {worker.id}", lambda c=change, w=worker: c(w.id))
+                st.rerun()
 
 
 @st.fragment(run_every=5.0)
@@ -181,6 +225,9 @@ def live() -> None:
 def _worker_state(worker: WorkerInfo) -> text.Mark:
     if not worker.alive:
         return text.Mark("silent", "○", "gray")
+    if worker.drained_by is not None:
+        later = ", after this run" if worker.run_id else ""
+        return text.Mark(f"drained by {worker.drained_by}{later}", "◌", "gray")
     if worker.trouble:
         return text.Mark(f"out: {worker.trouble}", "▲", "orange")
     return text.Mark("alive", "✓", "green")

@@ -9,8 +9,10 @@ from typing import Any
 import streamlit as st
 
 from calift_core.schema.report import Summary
+from calift_core.schema.wire.operations import BulkAction
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary
 from frontend import api, page, state, tables, text
+from frontend.panels import views
 from frontend.tables import Column, Row, Table
 
 PAGE = 25
@@ -194,10 +196,7 @@ def _bulk(some: list[RunSummary]) -> None:
                 disabled=not open_ or bool(locked),
                 help=locked or "Runs that still work",
             ):
-                for run in open_:
-                    api.act(f"cancel {run.name}", lambda run=run: api.client().cancel(run.id))
-                page.flash(f"Asked {len(open_)} runs to stop")
-                st.rerun()
+                _change("cancel", open_)
             hide = not some or not all(r.archived for r in some)
             if st.button(
                 "Archive" if hide else "Take out of the archive",
@@ -205,13 +204,56 @@ def _bulk(some: list[RunSummary]) -> None:
                 disabled=not some or bool(locked),
                 help=locked or "Archived runs keep everything and leave this list",
             ):
-                for run in some:
-                    api.act(
-                        f"archive {run.name}",
-                        lambda run=run: api.client().patch(run.id, archived=hide),
-                    )
-                page.flash(f"{len(some)} runs {'archived' if hide else 'are back in the list'}")
-                st.rerun()
+                _change("archive" if hide else "unarchive", some)
+            _tag(some, locked)
+            _delete(some)
+
+
+_DONE = {
+    "cancel": "asked to stop",
+    "archive": "archived",
+    "unarchive": "back in the list",
+    "tag": "tagged",
+    "delete": "deleted",
+}
+
+
+def _change(action: BulkAction, some: Sequence[RunSummary], tags: Sequence[str] = ()) -> None:
+    """Do one thing to many runs, say what came of it, and draw the page anew."""
+    done = api.act(
+        f"{action} {len(some)} runs",
+        lambda: api.client().change_runs(action, ids=[run.id for run in some], tags=tags),
+    )
+    if done is None:
+        return
+    words = f"{len(done.done)} {'run' if len(done.done) == 1 else 'runs'} {_DONE[action]}"
+    if done.refused:
+        words += f"; {len(done.refused)} not: {done.refused[0].message}"
+    page.flash(words)
+    st.rerun()
+
+
+def _tag(some: Sequence[RunSummary], locked: str) -> None:
+    with st.popover(
+        "Tag", icon=":material/sell:", disabled=not some or bool(locked), help=locked or None
+    ):
+        given = st.text_input("Tags to add", key="bulk-tags", placeholder="comma-separated")
+        if st.button("Add", key="bulk-tag", disabled=not state.split(given)):
+            _change("tag", some, state.split(given))
+
+
+def _delete(some: Sequence[RunSummary]) -> None:
+    locked = api.locked("admin")
+    ended = [run for run in some if run.phase in TERMINAL_PHASES or run.phase == "QUEUED"]
+    with st.popover(
+        "Delete",
+        icon=":material/delete:",
+        disabled=not ended or bool(locked),
+        help=locked or "Runs that do not work, with their files",
+    ):
+        st.markdown(f"{len(ended)} runs with their curves, evaluations and files, for ever.")
+        if st.button("Delete them", key="bulk-delete", type="primary"):
+            _change("delete", ended)
 
 
 def main() -> None:
@@ -220,6 +262,7 @@ def main() -> None:
         "Runs", "Every run, with its calibration error beside the floor it must be read against."
     )
     filters = _filters()
+    views.saved("runs")
     mark = repr(sorted(filters.items(), key=str))
     if st.session_state.get("cursor-filters") != mark:
         st.session_state["cursor-filters"], st.session_state["cursor-trail"] = mark, []

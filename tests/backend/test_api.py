@@ -83,7 +83,7 @@ def operations(app: Any) -> list[tuple[str, str]]:
 
 
 #: Descriptions: they take a token only where others than this machine reach the service.
-OPEN_ON_LOOPBACK = [("GET", "/api/v1/openapi.json"), ("GET", "/docs")]
+OPEN_ON_LOOPBACK = [("GET", "/api/v1/openapi.json"), ("GET", "/docs"), ("GET", "/metrics")]
 
 
 def flat(routes: Any, prefix: str = "") -> Iterator[Any]:
@@ -109,6 +109,15 @@ SCOPES = {
     "cancel_evaluation_job": "submit",
     "retry_evaluation_job": "submit",
     "delete_evaluation_job": "admin",
+    "change_runs": "submit",
+    "save_view": "submit",
+    "delete_view": "submit",
+    "drain_worker": "admin",
+    "resume_worker": "admin",
+    "make_token": "admin",
+    "list_audit": "admin",
+    "preview_prune": "admin",
+    "prune": "admin",
 } | dict.fromkeys(
     [
         "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
@@ -121,6 +130,7 @@ SCOPES = {
         "open_session", "make_link", "get_visitor",
         "end_session", "list_evaluation_jobs", "get_evaluation_job", "list_job_evaluations",
         "stream_evaluation_job_events", "list_evaluation_job_events", "get_evaluation_job_logs",
+        "end_session", "list_views", "get_view", "list_tokens", "revoke_token", "scrape_metrics",
     ],
     "read",
 )  # fmt: skip

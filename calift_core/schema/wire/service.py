@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from calift_core.schema.base import Frozen
+from calift_core.schema.wire.runs import Progress
 
 
 class Problem(Frozen):
@@ -96,15 +97,32 @@ class DatasetInfo(Frozen):
     parts: dict[str, int] = Field(default_factory=dict)
 
 
+class GpuUse(Frozen):
+    """A worker's GPU as the driver says; null where it does not."""
+
+    name: str
+    memory_used_mib: int | None = None
+    memory_total_mib: int | None = None
+    utilisation: float | None = Field(default=None, description="a fraction")
+
+
 class WorkerInfo(Frozen):
-    """A worker that has reported in. `trouble` says why it takes no run; empty: it is well."""
+    """A worker that has reported in.
+
+    `trouble` says why it takes no run; empty: it is well. `drained_by` asked it to take none after
+    the one that it works on.
+    """
 
     id: str
     host: str
     queues: list[str]
     device: str
     run_id: str | None = None
+    run_name: str = ""
+    progress: Progress | None = None
     trouble: str = ""
+    drained_by: str | None = None
+    gpus: list[GpuUse] = Field(default_factory=list)
     started_at: datetime
     seen_at: datetime
     alive: bool

@@ -1,0 +1,195 @@
+"""What keeps the service in order: bulk actions, workers, views, tokens, audit log, retention."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from backend.authentication import hash_token
+from backend.deps import Limit, PrincipalDep, ServicesDep, StoreDep, allow, changes_nothing, note
+from backend.problems import HttpError
+from backend.settings import new_token
+from backend.store.tokens import StoredToken
+from calift_core.errors import NotFoundError
+from calift_core.schema.wire.operations import (
+    AuditPage,
+    Bulk,
+    BulkDone,
+    Page,
+    PruneAsked,
+    Pruned,
+    SavedView,
+    TokenInfo,
+    TokenMade,
+    TokenMake,
+    ViewSave,
+)
+from calift_core.schema.wire.service import WorkerInfo
+
+router = APIRouter(tags=["operations"])
+
+WorkerId = Annotated[str, Path(max_length=200, description="A worker's id")]
+ViewId = Annotated[str, Path(max_length=32, description="A saved view's id")]
+TokenId = Annotated[str, Path(max_length=64, description="A token's public half")]
+
+
+@router.post("/runs/bulk")
+@allow("submit")
+def change_runs(
+    body: Bulk, request: Request, services: ServicesDep, principal: PrincipalDep
+) -> BulkDone:
+    """Cancel, retry, archive, tag or delete many runs, by their ids or by a filter.
+
+    Each by the rules of a single one: what may not be changed is told and the rest is done.
+    Deleting needs the scope `admin`.
+    """
+    done = services.bulk.do(body, principal)
+    note(request, action=body.action, ids=done.done)
+    services.housekeeper.wake()
+    return done
+
+
+@router.post("/workers/{worker_id}/drain")
+@allow("admin")
+def drain_worker(worker_id: WorkerId, store: StoreDep, principal: PrincipalDep) -> WorkerInfo:
+    """Have a worker take no run after the one that it works on, until `resume`."""
+    return store.workers.drain(worker_id, by=principal.name)
+
+
+@router.post("/workers/{worker_id}/resume")
+@allow("admin")
+def resume_worker(worker_id: WorkerId, store: StoreDep) -> WorkerInfo:
+    """Have a drained worker take runs again."""
+    return store.workers.drain(worker_id, by=None)
+
+
+@router.get("/views")
+@allow("read")
+def list_views(
+    store: StoreDep, page: Annotated[Page | None, Query(description="Of this page alone")] = None
+) -> list[SavedView]:
+    """Saved views, the newest first, at most 200."""
+    return store.views.all(page=page)
+
+
+@router.post("/views", status_code=201)
+@allow("submit")
+def save_view(
+    body: ViewSave, response: Response, store: StoreDep, principal: PrincipalDep
+) -> SavedView:
+    """Keep a page of the dashboard under a short address, `/v/ID`."""
+    made = store.views.add(body, owner=principal.name)
+    response.headers["Location"] = f"/api/v1/views/{made.id}"
+    return made
+
+
+@router.get("/views/{view_id}")
+@allow("read")
+def get_view(view_id: ViewId, store: StoreDep) -> SavedView:
+    """One saved view."""
+    return store.views.get(view_id)
+
+
+@router.delete("/views/{view_id}", status_code=204)
+@allow("submit")
+def delete_view(view_id: ViewId, store: StoreDep, principal: PrincipalDep) -> None:
+    """Forget a saved view of one's own; an admin forgets anybody's."""
+    view = store.views.get(view_id)
+    if not principal.owns(view.owner):
+        raise HttpError(
+            403,
+            "NOT_YOURS",
+            f"view {view_id} belongs to {view.owner}, and you are {principal.name}.",
+        )
+    store.views.delete(view_id)
+
+
+@router.get("/tokens")
+@allow("read")
+def list_tokens(store: StoreDep, principal: PrincipalDep) -> list[TokenInfo]:
+    """One's own tokens, without their secrets; an admin sees everybody's."""
+    held = [_token_info(token) for token in store.tokens.all()]
+    return held if principal.may("admin") else [t for t in held if t.owner == principal.name]
+
+
+@router.post("/tokens", status_code=201)
+@allow("admin")
+def make_token(body: TokenMake, response: Response, store: StoreDep) -> TokenMade:
+    """Make a token for somebody. Its text is in this answer and nowhere else."""
+    token = new_token()
+    token_id = token.partition(".")[0]
+    store.tokens.add(
+        token_id,
+        name=body.owner,
+        scope=body.scope,
+        secret_sha256=hash_token(token),
+        ttl_s=None if body.days is None else body.days * 86_400.0,
+        note=body.note,
+    )
+    stored = store.tokens.get(token_id)
+    assert stored is not None
+    response.headers["Location"] = f"/api/v1/tokens/{token_id}"
+    return TokenMade(**_token_info(stored).model_dump(), token=token)
+
+
+@router.delete("/tokens/{token_id}", status_code=204)
+@allow("read")
+def revoke_token(token_id: TokenId, store: StoreDep, principal: PrincipalDep) -> None:
+    """Make a token of one's own worthless, and the sessions that it opened; repeatable."""
+    stored = store.tokens.get(token_id)
+    # Whose a token is that is not one's own is nobody else's business.
+    if stored is None or not (principal.may("admin") or stored.name == principal.name):
+        raise NotFoundError(f"there is no token {token_id!r} of yours.")
+    store.tokens.revoke(token_id)
+
+
+def _token_info(token: StoredToken) -> TokenInfo:
+    state: Literal["valid", "expired", "revoked"] = "expired" if token.expired else "valid"
+    return TokenInfo(
+        id=token.id,
+        owner=token.name,
+        scope=token.scope,
+        note=token.note,
+        state="revoked" if token.revoked else state,
+        created_at=token.created_at,
+        expires_at=token.expires_at,
+    )
+
+
+@router.get("/audit")
+@allow("admin")
+def list_audit(
+    store: StoreDep,
+    actor: Annotated[str | None, Query(max_length=120, description="Whose actions")] = None,
+    action: Annotated[str | None, Query(max_length=64, description="Such as `cancel_run`")] = None,
+    target: Annotated[str | None, Query(max_length=300, description="An object's id")] = None,
+    before: Annotated[
+        int | None, Query(ge=0, le=2**63 - 1, description="Older than this entry")
+    ] = None,
+    limit: Limit = 50,
+) -> AuditPage:
+    """Who did what to which object, the newest first. Kept for `CALIFT_AUDIT_DAYS`."""
+    return store.audit.page(actor=actor, action=action, target=target, before=before, limit=limit)
+
+
+@router.post("/retention/preview")
+@allow("admin")
+@changes_nothing
+def preview_prune(body: PruneAsked, store: StoreDep) -> Pruned:
+    """What `POST /retention` would remove now, and how much room that gives."""
+    return store.retention.preview(body.kinds, age_s=body.older_than_days * 86_400.0)
+
+
+@router.post("/retention")
+@allow("admin")
+def prune(body: PruneAsked, request: Request, services: ServicesDep) -> Pruned:
+    """Remove checkpoints, predictions or archived runs that are older; this cannot be undone."""
+    done, digests = services.store.retention.prune(
+        body.kinds, age_s=body.older_than_days * 86_400.0
+    )
+    note(request, **done.model_dump(mode="json", include={"kinds", "older_than_days", "files"}))
+    services.artifacts.collect(
+        services.store.files, grace_s=services.settings.artifact_grace_s, digests=digests
+    )
+    return done

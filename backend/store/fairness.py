@@ -1,0 +1,137 @@
+"""Whose turn it is among the owners of waiting runs, and how much each may have.
+
+Within a priority the next run is of the owner who has the fewest runs at work; among those with as
+many, of the one who was served longest ago. So one who queues a thousand runs delays nobody else by
+more than one run a worker. Runs from before owners were kept count as one owner's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.selectable import Subquery
+
+from backend.models import ArtifactRow, Run, Turn
+from backend.store.engine import upsert
+from backend.store.errors import ArtifactQuotaError, QueueFullError
+from backend.store.states import WORKING_PHASES
+
+
+def _owner(column: Any) -> ColumnElement[str]:
+    return func.coalesce(column, "")
+
+
+@dataclass(frozen=True)
+class Fairness:
+    """The part of a claim's statement that keeps owners apart.
+
+    Attributes:
+        working: owner → runs at work.
+    """
+
+    working: Subquery
+
+    def joined(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+        """A query of runs that may be ordered by turns."""
+        owner = _owner(Run.submitted_by)
+        return query.outerjoin(self.working, self.working.c.owner == owner).outerjoin(
+            Turn, Turn.owner == owner
+        )
+
+    @property
+    def at_work(self) -> ColumnElement[int]:
+        """How many runs of the run's owner are at work."""
+        return func.coalesce(self.working.c.n, 0)
+
+    @property
+    def order(self) -> tuple[ColumnElement[Any], ...]:
+        """Who has least first, then who waited longest for a turn."""
+        return self.at_work, func.coalesce(Turn.at, 0.0)
+
+
+def fairness() -> Fairness:
+    """Terms of one statement."""
+    owner = _owner(Run.submitted_by)
+    working = (
+        select(owner.label("owner"), func.count().label("n"))
+        .where(Run.phase.in_(WORKING_PHASES))
+        .group_by(owner)
+    )
+    return Fairness(working.subquery("working"))
+
+
+def take_turn(connection: Connection, owner: str | None, now: float) -> None:
+    """A run of an owner was taken."""
+    connection.execute(
+        upsert(connection, Turn, ("owner",), ("at",)), {"owner": owner or "", "at": now}
+    )
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """What an owner may have; 0 sets no limit.
+
+    Attributes:
+        queued: runs that wait.
+        running: runs that work at once.
+        artifact_bytes: of stored files; one who has more submits nothing.
+    """
+
+    queued: int = 0
+    running: int = 0
+    artifact_bytes: int = 0
+
+    def check(self, connection: Connection, owner: str | None) -> None:
+        """Raise unless an owner may queue one more run.
+
+        Raises:
+            QueueFullError: too many wait.
+            ArtifactQuotaError: the stored files take up too much.
+        """
+        if self.queued:
+            waiting = connection.execute(
+                select(func.count()).where(
+                    Run.phase == "QUEUED", _owner(Run.submitted_by) == (owner or "")
+                )
+            ).scalar_one()
+            if waiting >= self.queued:
+                raise QueueFullError(
+                    f"{waiting} runs of {owner or 'nobody'} are waiting, and {self.queued} may.",
+                    hint="Wait for some to start, or cancel some.",
+                )
+        if self.artifact_bytes:
+            used = stored_bytes(connection, owner)
+            if used >= self.artifact_bytes:
+                raise ArtifactQuotaError(
+                    f"the files of {owner or 'nobody'}'s runs take up {used:,} bytes, and "
+                    f"{self.artifact_bytes:,} may.",
+                    hint="Delete runs, or have old checkpoints removed with `calift prune`.",
+                )
+
+    def waits_for_own(self, connection: Connection, owner: str | None) -> str:
+        """Why a run of an owner waits although a worker is free; empty where it does not."""
+        if not self.running:
+            return ""
+        working = connection.execute(
+            select(func.count()).where(
+                Run.phase.in_(WORKING_PHASES), _owner(Run.submitted_by) == (owner or "")
+            )
+        ).scalar_one()
+        if working < self.running:
+            return ""
+        return f"{working} runs of {owner or 'nobody'} are at work, and {self.running} may be."
+
+
+def stored_bytes(connection: Connection, owner: str | None) -> int:
+    """What an owner's files take up; a content that several name counts once."""
+    contents = (
+        select(ArtifactRow.sha256, func.max(ArtifactRow.size_bytes).label("size"))
+        .join(Run, Run.id == ArtifactRow.run_id)
+        .where(_owner(Run.submitted_by) == (owner or ""))
+        .group_by(ArtifactRow.sha256)
+        .subquery()
+    )
+    return int(connection.execute(select(func.coalesce(func.sum(contents.c.size), 0))).scalar_one())

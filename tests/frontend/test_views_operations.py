@@ -1,0 +1,95 @@
+"""What the dashboard does to many runs, to workers and with saved views, against a real API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from backend.store.engine import open_engine
+from backend.store.stores import Stores
+from calift_core.client import Client
+from calift_core.schema.wire.service import GpuUse
+from frontend import door
+from tests.conftest import spec_of
+from tests.frontend.conftest import Service, pointed_at, service
+from tests.frontend.driving import page, words
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, Stores]]:
+    """A service with two waiting runs and a worker that works on a third."""
+    with service(tmp_path, filled=False) as made, pointed_at(monkeypatch, made.url, made.home):
+        store = Stores.on(open_engine(f"sqlite:///{made.home / 'calift.db'}"))
+        working = store.runs.submit(spec_of(name="at work"))
+        store.claims.claim(working, worker_id="box-1", ttl_s=3600)
+        gpu = GpuUse(name="H100", memory_used_mib=2048, memory_total_mib=4096, utilisation=0.5)
+        store.workers.seen(
+            "box-1", host="box", queues=["gpu"], device="cuda", run_id=working, gpus=[gpu]
+        )
+        for name in ("one", "two"):
+            store.runs.submit(spec_of(name=name))
+        yield made, store
+        store.close()
+
+
+def test_overview__shows_the_gpu_and_drains_a_worker(small: tuple[Service, Stores]) -> None:
+    _, store = small
+    app = page("overview")
+    said = words(app)
+    assert "50.0 %" in said
+    assert "2.0 GiB of 4.0 GiB" in said or "2.1 GB of 4.3 GB" in said
+    assert "at work" in said
+    app.button(key="drain-box-1").click().run()
+    assert not app.exception
+    assert store.workers.drained_by("box-1") == "admin"
+    assert "drained by admin, after this run" in words(page("overview"))
+    page("overview").button(key="drain-box-1").click().run()
+    assert store.workers.drained_by("box-1") is None
+
+
+def test_runs__chosen_ones_are_tagged_and_cancelled_at_once(
+    small: tuple[Service, Stores],
+) -> None:
+    _, store = small
+    app = page("runs")
+    chosen = {"selection": {"rows": [0, 1], "columns": []}}
+    app.session_state[app.dataframe[0].key] = chosen
+    app.run()
+    app.text_input(key="bulk-tags").input("photos, mine").run()
+    app.button(key="bulk-tag").click().run()
+    assert not app.exception
+    assert {tuple(r.tags) for r in store.runs.page()[0] if r.name != "at work"} == {
+        ("photos", "mine")
+    }
+    app.session_state[app.dataframe[0].key] = chosen
+    app.run()
+    next(b for b in app.button if b.label == "Cancel").click().run()
+    assert not app.exception
+    assert store.runs.by_phase() == {"STARTING": 1, "CANCELLED": 2}
+
+
+def test_view__is_saved_and_its_short_address_leads_to_it(small: tuple[Service, Stores]) -> None:
+    made, store = small
+    app = page("runs", status="QUEUED", q="one")
+    app.text_input(key="view-name-runs").input("what waits").run()
+    app.button(key="view-save-runs").click().run()
+    assert not app.exception
+    (view,) = store.views.all()
+    assert (view.name, view.page) == ("what waits", "runs")
+    assert set(view.query.split("&")) == {"status=QUEUED", "q=one"}
+    assert "what waits" in words(page("runs"))
+    with Client(made.url, (made.home / "token").read_text().strip()) as client:
+        session = client.open_session().token
+    app_of_door = Starlette(routes=door.routes(door.Sessions(made.url)))
+    with TestClient(app_of_door, base_url="http://127.0.0.1:8501") as browser:
+        browser.cookies.set(door.cookie_name("127.0.0.1:8501"), session)
+        answer = browser.get(f"/v/{view.id}", follow_redirects=False)
+        assert answer.status_code == 303
+        assert answer.headers["location"] == f"/runs?{view.query}"
+        missing = browser.get("/v/nothing", follow_redirects=False)
+        assert missing.status_code == 404
+        assert "there is no saved view" in missing.text

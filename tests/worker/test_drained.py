@@ -1,0 +1,75 @@
+"""A worker that somebody drained, and what it says of its GPU."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from backend.store.engine import open_engine
+from backend.store.stores import Stores
+from tests.conftest import spec_of, until
+from worker.devices import Device
+from worker.service import WorkerService
+from worker.usage import gpu_usage, parse_usage
+
+
+def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(
+    make_settings: Any, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(database_url=sqlite_url)
+    given_back: list[str] = []
+    worker = WorkerService(
+        settings,
+        device=Device(label="cpu", queues=("cpu",)),
+        give_back=given_back.append,
+    )
+    store = Stores.on(open_engine(sqlite_url))
+    worker._say_seen()
+    store.workers.drain(worker.id, by="ada")
+    run_id = store.runs.submit(spec_of())
+    taken: list[str] = []
+
+    def supervised(_: Any, __: Any, claim: Any, **___: Any) -> str:
+        taken.append(claim.run_id)
+        assert store.claims.finish(claim.run_id, claim.attempt, phase="SUCCEEDED")
+        return "succeeded"
+
+    monkeypatch.setattr("worker.service.supervise", supervised)
+    thread = threading.Thread(target=worker.answer, args=(run_id,))
+    thread.start()
+    try:
+        until(lambda: given_back == [run_id], what="the bell to go to another worker")
+        worker._say_seen()
+        (told,) = store.workers.recent()
+        assert told.trouble == "ada asked it to take no run for now."
+        assert (store.runs.get(run_id).phase, taken) == ("QUEUED", [])
+        store.workers.drain(worker.id, by=None)
+        until(lambda: taken == [run_id], what="the run to be taken")
+    finally:
+        worker.draining = True
+        thread.join(20)
+        worker.stop()
+        store.close()
+    assert not thread.is_alive()
+
+
+_SAID = """\
+GPU-aaaa, NVIDIA H100 80GB HBM3, 1024, 81559, 37
+GPU-bbbb, NVIDIA A100, "weird", 40960, [N/A]
+garbage
+"""
+
+
+def test_usage__is_of_the_runners_gpu_and_null_where_the_driver_does_not_say() -> None:
+    first, second = parse_usage(_SAID)
+    assert (first.name, first.memory_used_mib, first.memory_total_mib, first.utilisation) == (
+        "NVIDIA H100 80GB HBM3",
+        1024,
+        81559,
+        0.37,
+    )
+    assert (second.memory_used_mib, second.utilisation) == (None, None)
+    assert parse_usage(_SAID, frozenset({"GPU-bbbb"})) == [second]
+    assert gpu_usage({}) == []
