@@ -16,6 +16,7 @@ from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator, Principal
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
+from backend.explore.sweeps import SweepJudge
 from backend.imports import Imports
 from backend.middleware import UPLOAD_TYPE, takes_uploads
 from backend.problems import HttpError, unauthenticated
@@ -25,6 +26,7 @@ from backend.settings import Settings
 from backend.store.cursors import MAX_CURSOR
 from backend.store.stores import Stores
 from backend.submission import Submission
+from backend.sweeps import Sweeping
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
 from calift_core.calibration import CALIBRATORS
@@ -82,6 +84,8 @@ class Services:
     comparer: Comparer
     submission: Submission
     imports: Imports
+    sweeping: Sweeping
+    judge: SweepJudge
     readiness: Readiness
     streams: Counter = field(default_factory=Counter)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -168,31 +172,40 @@ async def guard(request: Request) -> None:
     if request.state.upload not in (None, takes_uploads(endpoint)):  # None: there is no body
         wanted = UPLOAD_TYPE if takes_uploads(endpoint) else "application/json"
         raise HttpError(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be {wanted}.")
-    run_id = request.path_params.get("run_id")
-    if needed in ("submit", "admin") and run_id is not None and not _is_of_anybody(endpoint):
-        services = get_services(request)
-        await run_in_threadpool(check_owner, services, get_principal(request), str(run_id))
+    if needed in ("submit", "admin") and not _is_of_anybody(endpoint):
+        services, params = get_services(request), request.path_params
+        for kind in ("run", "sweep"):
+            named = params.get(f"{kind}_id")
+            if named is not None:
+                await run_in_threadpool(
+                    check_owner, services, get_principal(request), str(named), kind
+                )
     request.state.authorised = True
 
 
-def check_owner(services: Services, principal: Principal, run_id: str) -> None:
-    """Raise unless the principal may change a run.
+def check_owner(
+    services: Services, principal: Principal, name: str, kind: Literal["run", "sweep"] = "run"
+) -> None:
+    """Raise unless the principal may change a run or a sweep.
 
     Raises:
-        NotFoundError: no such run.
+        NotFoundError: there is none of that id.
         HttpError: 403, it is another's.
     """
     if principal.scope == "admin":
         return
-    owner = services.store.runs.submitter(run_id)
+    store = services.store
+    owner = (store.runs if kind == "run" else store.sweeps).submitter(name)
     if not principal.owns(owner):
         whose = f"belongs to {owner}" if owner else "has no owner"
         raise HttpError(
             403,
             "NOT_YOURS",
-            f"run {run_id} {whose}, and you are {principal.name}: a token of scope submit changes "
-            "its own runs alone.",
-            hint="Clone it to make a run of yours, or ask an admin.",
+            f"{kind} {name} {whose}, and you are {principal.name}: a token of scope submit changes "
+            f"its own {kind}s alone.",
+            hint="Clone it to make a run of yours, or ask an admin."
+            if kind == "run"
+            else "Begin one of your own with its spec, or ask an admin.",
         )
 
 
@@ -228,6 +241,7 @@ IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", max_length=4000, description="ETags of copies")
 ]
 RunId = Annotated[str, Path(max_length=64, description="A run's id")]
+SweepId = Annotated[str, Path(max_length=64, description="A sweep's id")]
 EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
 Cursor = Annotated[
     str | None, Query(max_length=MAX_CURSOR, description="`next_cursor` of the page before")

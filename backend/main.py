@@ -17,6 +17,7 @@ from backend.authentication import Authenticator
 from backend.deps import Services, guard
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
+from backend.explore.sweeps import SweepJudge
 from backend.imports import Imports
 from backend.middleware import Gate
 from backend.queue import Housekeeper, make_celery
@@ -32,14 +33,17 @@ from backend.routes import (
     reports,
     runs,
     sessions,
+    sweeps,
 )
 from backend.settings import Settings, load_settings
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from backend.submission import Submission
+from backend.sweeps import Sweeping
 from calift_core import __version__
 from calift_core.analysis.explorer import Explorer
 from calift_core.schema.spec import RunSpec
+from calift_core.schema.sweep import SweepSpec
 from calift_core.schema.wire.runs import RunSubmit
 
 PREFIX = "/api/v1"
@@ -55,6 +59,7 @@ _ROUTES = (
     predictions,
     catalogue,
     sessions,
+    sweeps,
 )
 
 _DESCRIPTION = """Fine-tune vision-language models and measure how far their confidence can be
@@ -83,18 +88,24 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
     library = StoreLibrary(store, artifacts)
     explorer = Explorer(library)
     celery = make_celery(settings)
+    submission = Submission(settings, store)
+    sweeping = Sweeping(settings, store, submission)
     services = Services(
         settings=settings,
         authenticator=Authenticator(settings.admin_token(), store, oidc.provider(settings)),
         store=store,
         artifacts=artifacts,
         celery=celery,
-        housekeeper=Housekeeper(engine, celery, artifacts, settings),
+        housekeeper=Housekeeper(
+            engine, celery, artifacts, settings, chores={"sweeps": sweeping.advance_all}
+        ),
         library=library,
         explorer=explorer,
         comparer=Comparer(store, library, explorer),
-        submission=Submission(settings, store),
+        submission=submission,
         imports=Imports(settings, store, artifacts),
+        sweeping=sweeping,
+        judge=SweepJudge(store, library, explorer, sweeping),
         readiness=Readiness(engine, celery, artifacts),
     )
 
@@ -146,6 +157,12 @@ def _name_the_spec(document: dict[str, Any]) -> None:
     schemas["RunSpec"] = schema
     submit = RunSubmit.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas["RunSubmit"] = submit
+    sweep = SweepSpec.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= sweep.pop("$defs", {})
+    schemas["SweepSpec"] = sweep
+    for path in ("sweeps", "sweeps/validate"):
+        body = document["paths"][f"{PREFIX}/{path}"]["post"]["requestBody"]
+        body["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/SweepSpec"}
     submit["properties"]["spec"] = {"$ref": "#/components/schemas/RunSpec"}
     either = [{"$ref": f"#/components/schemas/{name}"} for name in ("RunSpec", "RunSubmit")]
     for path in ("runs", "runs/validate"):

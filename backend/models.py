@@ -61,6 +61,7 @@ class Run(Base):
     line, which it keeps when it is given back.
     `owner` is the worker that holds the lease; `submitted_by` the person whose run it is, null for
     runs from before that was kept.
+    `sweep_key` names it within its sweep, so that no sweep queues a run twice.
     """
 
     __tablename__ = "runs"
@@ -74,6 +75,7 @@ class Run(Base):
         ),
         Index("ix_runs_phase_lease", "phase", "lease_expires"),
         Index("ix_runs_created", "created_at", "id"),
+        Index("ix_runs_sweep", "sweep_id", "sweep_key", unique=True),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -86,6 +88,9 @@ class Run(Base):
     submitted_by: Mapped[str | None] = mapped_column(String(120))
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     body_hash: Mapped[str | None] = mapped_column(String(64))
+    sweep_id: Mapped[str | None] = mapped_column(String(32))
+    sweep_key: Mapped[str | None] = mapped_column(String(80))
+    sweep_role: Mapped[str | None] = mapped_column(String(16))
 
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     spec_sha256: Mapped[str] = mapped_column(String(64))
@@ -128,6 +133,39 @@ class Run(Base):
     id_ece: Mapped[float | None] = mapped_column(Double)
     ood_ece: Mapped[float | None] = mapped_column(Double)
     sigma_min: Mapped[float | None] = mapped_column(Double)
+
+
+class Sweep(Base):
+    """A sweep. Which runs it needs follows from its spec and from what has finished.
+
+    `held_until` is until when an API process has it to itself, and when it is looked at next;
+    `estimate` holds the seconds of a run of each arm, null where they were not known.
+    """
+
+    __tablename__ = "sweeps"
+    __table_args__ = (
+        UniqueConstraint("token_id", "idempotency_key"),
+        Index("ix_sweeps_phase", "phase", "held_until"),
+        Index("ix_sweeps_created", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120))
+    token_id: Mapped[str] = mapped_column(String(64), default="")
+    submitted_by: Mapped[str | None] = mapped_column(String(120))
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    body_hash: Mapped[str | None] = mapped_column(String(64))
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    methods: Mapped[list[str]] = mapped_column(JSON)
+    estimate: Mapped[list[float | None]] = mapped_column(JSON)
+    max_hours: Mapped[float | None] = mapped_column(Double)
+    runs_at_most: Mapped[int] = mapped_column(Integer)
+    phase: Mapped[str] = mapped_column(String(16), default="RUNNING")
+    reason: Mapped[str | None] = mapped_column(String(64))
+    message: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[float] = mapped_column(Double)
+    finished_at: Mapped[float | None] = mapped_column(Double)
+    held_until: Mapped[float | None] = mapped_column(Double)
 
 
 class RunTag(Base):

@@ -16,6 +16,7 @@ from backend.problems import HttpError
 from backend.settings import Settings
 from backend.store.stores import Stores
 from calift_core import catalogue
+from calift_core.data.counting import SuiteCounts
 from calift_core.data.listing import Budget
 from calift_core.data.suites import parse_suite_id
 from calift_core.data.workload import count_images
@@ -33,6 +34,11 @@ _REMOTE_IS_OFF = (
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: How much of a disk a dry run looks at; larger suites have their published sizes, folders none.
 _SCAN_ENTRIES, _SCAN_SECONDS = 500_000, 3.0
+
+
+def scan_budget() -> Budget:
+    """How much of a disk one dry run may look at, from now on."""
+    return Budget(entries=_SCAN_ENTRIES, seconds=_SCAN_SECONDS)
 
 
 def invalid_spec(errors: list[dict[str, str]]) -> HttpError:
@@ -226,10 +232,19 @@ class Submission:
         errors, spec = self.errors_of(body.spec, prefix=prefix)
         if spec is None:
             return Validation(valid=False, errors=errors)
-        return self._look(spec, prefix)
+        return self.look(spec, prefix)
 
-    def _look(self, spec: RunSpec, prefix: str) -> Validation:
-        work = count_images(spec, Budget(entries=_SCAN_ENTRIES, seconds=_SCAN_SECONDS))
+    def look(
+        self, spec: RunSpec, prefix: str = "#/spec", counts: SuiteCounts | None = None
+    ) -> Validation:
+        """What a valid spec lacks here, and what it will cost.
+
+        Args:
+            spec: the run.
+            prefix: pointer to the spec in the request body.
+            counts: of its suite, where they are known already.
+        """
+        work = count_images(spec, scan_budget(), counts)
         if work.problems:
             return Validation(
                 valid=False,

@@ -19,6 +19,7 @@ from backend.store.results import Results
 from backend.store.runs import Runs
 from backend.store.sessions import Sessions
 from backend.store.sweeper import Sweeper
+from backend.store.sweeps import Sweeps
 from backend.store.tokens import Tokens
 from backend.store.workers import Workers
 
@@ -39,6 +40,7 @@ class Stores:
     runs: Runs
     sessions: Sessions
     sweeper: Sweeper
+    sweeps: Sweeps
     tokens: Tokens
     workers: Workers
 
@@ -64,6 +66,7 @@ class Stores:
             runs=Runs(engine, cursors),
             sessions=Sessions(engine),
             sweeper=Sweeper(engine),
+            sweeps=Sweeps(engine, cursors),
             tokens=Tokens(engine),
             workers=Workers(engine),
         )

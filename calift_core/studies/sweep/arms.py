@@ -9,7 +9,6 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -119,25 +118,29 @@ class Arms:
         every = self.spec.rate is not None and self.spec.rate.every_seed
         return 1 + (len(self.seeds_of(arm)) if every else 0)
 
-    @cached_property
+    def runs_at_least(self, arm: Arm) -> int:
+        """Runs of an arm where its ladder is not climbed beyond the rates that run in any case."""
+        judged = len(self.seeds_of(arm))
+        if not arm.rates:
+            return judged
+        per_rate = self._per_rate(arm)
+        # With every seed at every rate, the judged ones at the chosen rate are among them.
+        return arm.at_once * per_rate + (0 if per_rate > 1 else judged)
+
+    def runs_at_most(self, arm: Arm) -> int:
+        """Runs of an arm where its ladder is climbed to its end."""
+        further = (len(arm.rates) - arm.at_once) * self._per_rate(arm) if arm.rates else 0
+        return self.runs_at_least(arm) + further
+
+    @property
     def at_least(self) -> int:
-        """Runs that the sweep takes where no ladder is climbed beyond its rates."""
-        total = 0
-        for arm in self:
-            judged = len(self.seeds_of(arm))
-            if arm.rates:
-                # With every seed at every rate, the judged ones at the chosen rate are among them.
-                every = self._per_rate(arm) > 1
-                total += arm.at_once * self._per_rate(arm) + (0 if every else judged)
-            else:
-                total += judged
-        return total
+        """Runs that the sweep takes in any case."""
+        return sum(map(self.runs_at_least, self))
 
     @property
     def at_most(self) -> int:
         """Runs where every ladder is climbed to its end; within the cap."""
-        further = sum(self._per_rate(a) * (len(a.rates) - a.at_once) for a in self if a.rates)
-        return self.at_least + further
+        return sum(map(self.runs_at_most, self))
 
 
 def make_arms(spec: SweepSpec) -> Arms:

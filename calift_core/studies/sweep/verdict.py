@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calift_core.calibration import SampleScores, SquaredError
 from calift_core.calibration.squared import Units
-from calift_core.errors import PredictionsError
+from calift_core.errors import PredictionsError, UnpairedError
 from calift_core.schema.wire.sweeps import (
     EqualAccuracy,
     EqualRow,
@@ -126,11 +126,11 @@ class _Images:
         """Independent units of a set, (R + 1, G) how often each was drawn, and scores.
 
         Raises:
-            PredictionsError: the run was judged on other images than the first one.
+            UnpairedError: the run was judged on other images than the first one.
         """
         names, scores = run.sets[name].open()
         if not np.array_equal(names, self._units[name]):
-            raise PredictionsError(
+            raise UnpairedError(
                 f"run {run.run_id} was judged on other images of {name} than run {self._first}, so "
                 "the two cannot be compared in pairs",
                 hint="Values that change the data make several questions; sweep them apart.",
@@ -212,7 +212,7 @@ def _common_sets(runs: Sequence[JudgedRun]) -> tuple[str, list[str], JudgedOn]:
     everywhere = [one for name, one in first.sets.items() if all(name in run.sets for run in runs)]
     ids = [one.dataset for one in everywhere if one.role == "id"]
     if not ids:
-        raise PredictionsError("the runs of the sweep have no ID test set in common")
+        raise UnpairedError("the runs of the sweep have no ID test set in common")
     by_role = {r: [o.dataset for o in everywhere if o.role == r] for r in ("shift", "corruption")}
     if by_role["shift"]:
         return ids[0], by_role["shift"], "shifts"
@@ -245,7 +245,8 @@ def make_verdict(
         left_out: contenders without all of their runs.
 
     Raises:
-        PredictionsError: there is no contender, or runs were judged on different images.
+        PredictionsError: there is no contender.
+        UnpairedError: runs were judged on different images.
     """
     if not contenders:
         raise PredictionsError(
