@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from calift import analyse, catalogue, doctor, local, predictions, service, stack, study
+from calift import analyse, catalogue, doctor, local, predictions, service, stack, study, sweeps
 from calift.console import err, out, print_json
 from calift.stack import need_embedded
 from calift_core import __version__, threads
@@ -121,6 +121,7 @@ app.command()(local.train)
 app.command()(local.evaluate)
 app.command()(service.submit)
 app.command()(service.compare)
+app.command()(sweeps.sweep)
 app.command("list")(catalogue.list_things)
 app.command()(doctor.doctor)
 app.command()(stack.up)
@@ -128,5 +129,6 @@ app.command()(stack.link)
 app.command()(demo)
 app.command()(version)
 app.add_typer(service.runs_app, name="runs")
+app.add_typer(sweeps.sweeps_app, name="sweeps")
 app.add_typer(study.study_app, name="study")
 app.add_typer(analyse.analyse_app, name="analyse")

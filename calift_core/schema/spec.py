@@ -612,16 +612,28 @@ def load_spec(path: str | Path) -> RunSpec:
     Raises:
         SpecError: the file is missing, is not YAML or JSON, or is not a valid RunSpec.
     """
+    return parse_spec(load_document(path, "RunSpec"))
+
+
+def load_document(path: str | Path, what: str) -> Any:
+    """Read a YAML or JSON file.
+
+    Args:
+        path: of the file.
+        what: it is to be, for errors.
+
+    Raises:
+        SpecError: the file is missing, or is neither.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read the RunSpec {str(path)!r}: {error}") from error
+        raise SpecError(f"cannot read the {what} {str(path)!r}: {error}") from error
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
         raise SpecError(f"{str(path)!r} is neither YAML nor JSON: {error}") from error
-    return parse_spec(data)
 
 
 class _Loader(yaml.SafeLoader):

@@ -104,6 +104,12 @@ SCOPES = {
     "clone_run": "submit",
     "delete_run": "admin",
     "import_predictions": "submit",
+    "submit_sweep": "submit",
+    "validate_sweep": "submit",
+    "cancel_sweep": "submit",
+    "pause_sweep": "submit",
+    "resume_sweep": "submit",
+    "retry_sweep": "submit",
 } | dict.fromkeys(
     [
         "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
@@ -115,6 +121,7 @@ SCOPES = {
         "list_datasets", "list_suites", "list_workers", "get_openapi", "get_docs",
         "open_session", "make_link", "get_visitor",
         "end_session",
+        "list_sweeps", "get_sweep", "list_sweep_runs", "get_sweep_verdict",
     ],
     "read",
 )  # fmt: skip
