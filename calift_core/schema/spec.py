@@ -630,10 +630,23 @@ def load_document(path: str | Path, what: str) -> Any:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read the {what} {str(path)!r}: {error}") from error
+    return read_document(text, repr(str(path)))
+
+
+def read_document(text: str, what: str) -> Any:
+    """Decode YAML or JSON.
+
+    Args:
+        text: of the document.
+        what: it is, for errors.
+
+    Raises:
+        SpecError: it is neither.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
-        raise SpecError(f"{str(path)!r} is neither YAML nor JSON: {error}") from error
+        raise SpecError(f"{what} is neither YAML nor JSON: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):
