@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from calift_core import catalogue
 from calift_core.data.counting import SuiteCounts
 from calift_core.data.listing import Budget
 from calift_core.data.suites import parse_suite_id
-from calift_core.data.workload import count_images
+from calift_core.data.workload import Pace, count_images
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema.methods import MethodBase, ModelStock
 from calift_core.schema.spec import ModelSpec, RunSpec, problems_of
@@ -235,7 +235,12 @@ class Submission:
         return self.look(spec, prefix)
 
     def look(
-        self, spec: RunSpec, prefix: str = "#/spec", counts: SuiteCounts | None = None
+        self,
+        spec: RunSpec,
+        prefix: str = "#/spec",
+        *,
+        counts: SuiteCounts | None = None,
+        pace: Callable[[RunSpec], Pace | None] | None = None,
     ) -> Validation:
         """What a valid spec lacks here, and what it will cost.
 
@@ -243,6 +248,7 @@ class Submission:
             spec: the run.
             prefix: pointer to the spec in the request body.
             counts: of its suite, where they are known already.
+            pace: tells how fast runs like it were; None: asks the store.
         """
         work = count_images(spec, scan_budget(), counts)
         if work.problems:
@@ -265,7 +271,7 @@ class Submission:
             missing=missing,
             blocking=blocking,
             warnings=list(work.warnings),
-            estimate=work.estimate(self._store.results.pace(spec)),
+            estimate=work.estimate((pace or self._store.results.pace)(spec)),
         )
 
     def _model_missing(self, spec: RunSpec) -> Iterator[tuple[str, bool]]:

@@ -23,6 +23,7 @@ from backend.store.submitting import model_label
 from backend.store.sweeps import PAUSED_WITH_SWEEP, StoredSweep, SweepRun
 from backend.submission import Submission, check_text, scan_budget
 from calift_core.data.counting import SuiteCounts, count_suite
+from calift_core.data.workload import Pace
 from calift_core.errors import CaliftError, SpecError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.sweep import SweepSpec, sweep_problems
@@ -106,7 +107,7 @@ class Sweeping:
                 errors = [{"pointer": "#", "message": str(error)}]
         if errors:
             return SweepValidation(valid=False, errors=errors), None, []
-        looked = _Looked()
+        looked = _Looked(self._store)
         seconds = [self._look_at(arms, arm, looked) for arm in arms]
         if looked.errors:
             return SweepValidation(valid=False, errors=looked.unique(looked.errors)), None, []
@@ -139,7 +140,7 @@ class Sweeping:
         looked.errors += [{**e, "message": f"{arm.label}: {e['message']}"} for e in errors]
         if errors:
             return None
-        found = self._submission.look(spec, "#/base", looked.counts(spec))
+        found = self._submission.look(spec, "#/base", counts=looked.counts(spec), pace=looked.pace)
         looked.errors += [{**e, "message": f"{arm.label}: {e['message']}"} for e in found.errors]
         looked.missing += found.missing
         looked.blocking += found.blocking
@@ -154,7 +155,7 @@ class Sweeping:
         known_disk = known_hours = True
         for arm, one in zip(arms, seconds, strict=True):
             runs = arms.runs_at_most(arm)
-            kept = looked.disk(self._store, _label_of(arm))
+            kept = looked.disk(_label_of(arm))
             known_disk, known_hours = (
                 known_disk and kept is not None,
                 known_hours and one is not None,
@@ -363,7 +364,8 @@ class Sweeping:
 class _Looked:
     """What a dry run came across, each suite and model looked at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Stores) -> None:
+        self._store = store
         self.errors: list[dict[str, str]] = []
         self.missing: list[str] = []
         self.blocking: list[str] = []
@@ -371,6 +373,7 @@ class _Looked:
         self.basis = ""
         self._counts: dict[str, SuiteCounts] = {}
         self._disk: dict[str, int | None] = {}
+        self._pace: dict[tuple[str, ...], Pace | None] = {}
 
     def counts(self, spec: RunSpec) -> SuiteCounts | None:
         """The images of a spec's suite; None where counting finds a fault, which is found again."""
@@ -382,11 +385,22 @@ class _Looked:
                 return None
         return self._counts[key]
 
-    def disk(self, store: Stores, model: str) -> int | None:
+    def disk(self, model: str) -> int | None:
         """Bytes that a run of a model keeps."""
         if model not in self._disk:
-            self._disk[model] = store.results.disk_of(model)
+            self._disk[model] = self._store.results.disk_of(model)
         return self._disk[model]
+
+    def pace(self, spec: RunSpec) -> Pace | None:
+        """How fast runs like this one were; see `recorded_pace` for what makes them alike."""
+        train = spec.train
+        key = (
+            model_label(spec), spec.method.kind, train.device, train.precision,
+            train.confidence.model_dump_json(),
+        )  # fmt: skip
+        if key not in self._pace:
+            self._pace[key] = self._store.results.pace(spec)
+        return self._pace[key]
 
     @staticmethod
     def unique(errors: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -443,7 +457,7 @@ class _Costs:
             runs_queued=queued,
             runs_failed=states.count("failed") + states.count("diverged"),
             runs_to_come=len(missing),
-            runs_at_most=len(runs) + len(missing),
+            runs_planned=len(runs) + len(missing),
             hours_spent=self.spent_s / 3600,
             hours_to_come=None if unknown else rest / 3600,
         )

@@ -167,7 +167,7 @@ def _follow(client: Client, sweep_id: str) -> SweepDetail:
 
 
 def _cost_words(cost: SweepCost) -> str:
-    words = [f"{cost.runs_done} of {cost.runs_at_most} runs done"]
+    words = [f"{cost.runs_done} of {cost.runs_planned} runs done"]
     if cost.runs_working:
         words.append(f"{cost.runs_working} working")
     if cost.runs_failed:

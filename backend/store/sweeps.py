@@ -10,7 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sqlalchemy import Connection, Engine, Row, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    and_,
+    case,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.models import ReportRow, Run
@@ -200,10 +213,17 @@ class Sweeps:
                     Run.phase,
                     Run.reason,
                     Run.message,
-                    (func.coalesce(Run.finished_at, NOW) - Run.started_at).label("seconds"),
+                    case(
+                        (Run.phase == "QUEUED", None),  # the time in line is no work
+                        else_=func.coalesce(Run.finished_at, NOW) - Run.started_at,
+                    ).label("seconds"),
                     accuracy.label("val_accuracy"),
                 )
-                .outerjoin(ReportRow, ReportRow.run_id == Run.id)
+                # Reports are large, and only those that rates are chosen by are looked into.
+                .outerjoin(
+                    ReportRow,
+                    and_(ReportRow.run_id == Run.id, Run.sweep_role == "selection"),
+                )
                 .where(Run.sweep_id == sweep_id)
                 .order_by(Run.created_at, Run.id)
             ).all()

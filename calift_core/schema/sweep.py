@@ -17,6 +17,7 @@ SweepSpec is decided by `calift_core.studies.sweep`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -62,8 +63,8 @@ ABLATED: dict[str, dict[str, Any]] = {
 class Range(Frozen):
     """Where random values of a field are drawn from, the ends included."""
 
-    low: float
-    high: float
+    low: float = Field(ge=-1e15, le=1e15)
+    high: float = Field(ge=-1e15, le=1e15)
     log: bool = Field(default=False, description="Evenly in the logarithm")
     integer: bool = Field(default=False, description="Whole numbers alone")
 
@@ -73,6 +74,8 @@ class Range(Frozen):
             raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range begins above 0, got {self.low:g}")
+        if self.integer and math.ceil(self.low) > math.floor(self.high):
+            raise ValueError(f"no whole number lies between {self.low:g} and {self.high:g}")
         return self
 
 
@@ -192,6 +195,15 @@ class SweepSpec(Frozen):
     def _plain(cls, name: str) -> str:
         return plain_name(name)
 
+    @field_validator("base")
+    @classmethod
+    def _is_json(cls, base: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(base, allow_nan=False)
+        except ValueError as error:
+            raise ValueError("the numbers of a RunSpec are finite") from error
+        return base
+
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -242,6 +254,12 @@ class SweepSpec(Frozen):
         if ranges and self.search.kind == "grid":
             raise ValueError(
                 f"a grid takes lists, and {', '.join(ranges)} is a range; search: {{kind: random}}"
+            )
+        sizes = [len(v) for v in self.values.values() if not isinstance(v, Range)]
+        if self.search.kind == "grid" and math.prod(sizes) > MOST_RUNS:
+            raise ValueError(
+                f"the values have {math.prod(sizes):,} combinations, and a sweep has at most "
+                f"{MOST_RUNS:,} runs; search: {{kind: random}} draws some of them"
             )
         if self.search.kind == "random" and not self.values:
             raise ValueError("a random search draws from `values`, which are empty")

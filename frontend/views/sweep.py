@@ -43,7 +43,7 @@ def _sentence(sweep: SweepDetail, verdict: SweepVerdict | None) -> None:
 
 def _progress(cost: SweepCost) -> None:
     done = cost.runs_done + cost.runs_failed
-    parts = [f"{cost.runs_done} of {cost.runs_at_most} runs done"]
+    parts = [f"{cost.runs_done} of {cost.runs_planned} runs done"]
     for count, word in (
         (cost.runs_working, "working"),
         (cost.runs_queued, "queued"),
@@ -51,11 +51,11 @@ def _progress(cost: SweepCost) -> None:
         (cost.runs_to_come, "to come"),
     ):
         parts += [f"{count} {word}"] if count else []
-    st.progress(done / cost.runs_at_most if cost.runs_at_most else 0.0, text=" · ".join(parts))
+    st.progress(done / cost.runs_planned if cost.runs_planned else 0.0, text=" · ".join(parts))
     hours = cost.hours_to_come
     page.stats(
         [
-            ("Runs", f"{cost.runs_done} of {cost.runs_at_most}", ""),
+            ("Runs", f"{cost.runs_done} of {cost.runs_planned}", ""),
             ("Spent", text.duration(3600 * cost.hours_spent), "of work"),
             (
                 "To come",

@@ -90,7 +90,7 @@ class SweepCost(Frozen):
     runs_queued: int
     runs_failed: int
     runs_to_come: int = Field(description="Certain to follow, and not queued yet")
-    runs_at_most: int
+    runs_planned: int = Field(description="Queued so far, or certain to follow")
     hours_spent: float
     hours_to_come: float | None = None
 

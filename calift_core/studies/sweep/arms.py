@@ -175,18 +175,21 @@ def _expand(spec: SweepSpec) -> tuple[Arm, ...]:
         raise SpecError(f"the base's train is a mapping of fields, got {type(train).__name__}")
     methods = spec.methods or (_base_method(spec),)
     labels = {method.label: method for method in methods}
-    found: list[tuple[SweepMethod, dict[str, Any], dict[str, Any]]] = []
+    pairs: list[tuple[SweepMethod, dict[str, Any], dict[str, Any]]] = []
     combinations = _combinations(spec)
     used: set[str] = set()
     for method in methods:
         options = _options(spec, method)
-        seen: list[dict[str, Any]] = []
+        seen: set[str] = set()
         for combination in combinations:
             own = {f: v for f, v in combination.items() if _goes_with(f, options)}
             used |= set(own)
-            if own not in seen:
-                seen.append(own)
-                found.append((method, own, _body(spec, options, method, own)))
+            if _key(own) not in seen:
+                seen.add(_key(own))
+                pairs.append((method, options, own))
+    if len(pairs) > spec.max_runs:
+        raise SpecError(f"the sweep has {len(pairs)} contenders, and max_runs is {spec.max_runs}")
+    found = [(method, own, _body(spec, options, method, own)) for method, options, own in pairs]
     unused = sorted(set(spec.values) - used)
     if unused:
         raise SpecError(

@@ -144,6 +144,20 @@ def test_presets__compare_ablate_and_repeat() -> None:
         ({"methods": ["carot"], "values": {"train.lr": {"low": 1, "high": 2}}}, "kind: random"),
         ({"methods": ["wise_ft"]}, "finetune among the methods"),
         ({"methods": ["carot"], "max_runs": 2}, "takes at least 7 runs"),
+        (
+            {"methods": ["carot"], "values": {f"method.x{i}": list(range(9)) for i in range(9)}},
+            "387,420,489 combinations",
+        ),
+        ({"methods": ["carot"], "values": {"train.epochs": list(range(1, 300))}}, "299 contenders"),
+        ({"methods": ["carot"], "base": {"name": float("nan")}}, "are finite"),
+        (
+            {
+                "methods": ["carot"],
+                "search": {"kind": "random"},
+                "values": {"train.epochs": {"low": 1.2, "high": 1.8, "integer": True}},
+            },
+            "whole number",
+        ),
         ({}, "its base has one"),
         ({"base": {"train": 3}, "methods": ["carot"]}, "train is a mapping"),
         ({"base": {"train": {"epochs": 0}}, "methods": ["carot"]}, "#/train/epochs"),
