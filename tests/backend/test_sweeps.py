@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
@@ -18,7 +20,7 @@ from backend.submission import Submission
 from backend.sweeps import Sweeping
 from tests.backend.test_api import problem
 from tests.backend.test_owners import add_token
-from tests.conftest import example_predictions
+from tests.conftest import example_predictions, until
 
 SPEC: dict[str, Any] = {
     "name": "which",
@@ -204,6 +206,24 @@ def test_sweep__is_queued_once_by_any_number_of_processes(
     assert look(api, sweep_id)["phase"] == "SUCCEEDED"
     names = [run["name"] for run in runs_of(api, sweep_id)]
     assert len(names) == len(set(names)) == 10
+
+
+def test_housekeeper__advances_sweeps_by_itself(settings: Any, finished_run: Any) -> None:
+    app = create_app(settings)
+    services = app.state.services
+    with TestClient(app, base_url="http://127.0.0.1") as api:
+        api.headers["Authorization"] = f"Bearer {settings.admin_token()}"
+        sweep_id = begin(api, methods=["flyp"], seeds=[0], rate={"ladder": [1e-3], "extend": 0})[
+            "id"
+        ]
+        for role in ("selection", "judged"):
+            found = until(lambda: runs_of(api, sweep_id, "QUEUED"), what="a run to be queued")
+            assert [run["sweep_role"] for run in found] == [role]
+            finished_run(
+                services.store, services.artifacts, run_id=found[0]["id"],
+                selection={"validation": {"val_accuracy": 0.5}},
+            )  # fmt: skip
+        until(lambda: look(api, sweep_id)["phase"] == "SUCCEEDED", what="the sweep to end")
 
 
 def test_hold__gives_a_sweep_to_one_process_until_it_is_released(
@@ -413,3 +433,55 @@ def test_owner__alone_and_admins_steer_a_sweep(api: TestClient, services: Any) -
         assert "belongs to ann" in found.detail
         problem(api.post("/api/v1/sweeps/none/" + action, json={}, headers=bob), 404, "NOT_FOUND")
         assert api.post(path, json={}, headers=ann).status_code == 202, action
+
+
+def test_command__begins_shows_and_steers_a_sweep(
+    served: str, settings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: Any
+) -> None:
+    from calift.main import main
+
+    monkeypatch.setenv("CALIFT_API_URL", served)
+    monkeypatch.setenv("CALIFT_TOKEN", settings.admin_token())
+    monkeypatch.chdir(tmp_path)
+
+    def calift(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        told = capsys.readouterr()
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), told.out, told.err
+
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(SPEC))
+    code, out, _ = calift("sweep", str(file), "--dry-run")
+    assert "3 contenders: zero_shot, flyp, carot" in out
+    assert "runs       9 to 11" in out
+    assert code in (0, 1)  # 1 where Fashion-MNIST is not on this machine
+    code, out, _ = calift("sweep", str(file), "--json")
+    sweep_id = json.loads(out)["id"]
+    assert code == 0
+    code, out, err = calift("sweeps", "show", sweep_id, "--runs")
+    assert code == 0
+    assert "0 of 9 runs done" in out
+    assert "which: flyp lr 0.0001 seed 100" in out
+    assert "no verdict yet" in err
+    assert sweep_id in calift("sweeps", "list")[1]
+    assert "PAUSED" in calift("sweeps", "pause", sweep_id)[1]
+    code, out, _ = calift("sweeps", "wait", sweep_id)  # a paused sweep is not waited for
+    assert code == 1
+    assert "PAUSED" in out
+    assert "RUNNING" in calift("sweeps", "resume", sweep_id)[1]
+    assert "CANCELLED" in calift("sweeps", "cancel", sweep_id)[1]
+    assert "RUNNING" in calift("sweeps", "retry", sweep_id)[1]
+
+    run = tmp_path / "run.yaml"
+    run.write_text("name: mine\nmethod: {kind: flyp}\nsuite: {id: ./photos}\n")
+    code, _, err = calift("sweep", str(run))
+    assert code == 1
+    assert "is a RunSpec" in err
+    assert "--preset" in err
+    code, out, _ = calift("sweep", str(run), "--preset", "three-seeds", "--json")
+    made = json.loads(out)
+    assert made["spec"]["base"]["suite"]["id"] == f"folder:{tmp_path}/photos"
+    assert [one["label"] for one in made["arms"]] == ["flyp"]
+    assert calift("sweep", str(run), "--preset", "all")[0] == 1
