@@ -18,6 +18,7 @@ from backend.bulk import BulkActions
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
+from backend.explore.sweeps import SweepJudge
 from backend.imports import Imports
 from backend.metrics import Metrics
 from backend.middleware import UPLOAD_TYPE, takes_uploads
@@ -28,6 +29,7 @@ from backend.settings import Settings
 from backend.store.cursors import MAX_CURSOR
 from backend.store.stores import Stores
 from backend.submission import Submission
+from backend.sweeps import Sweeping
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
 from calift_core.calibration import CALIBRATORS
@@ -88,6 +90,8 @@ class Services:
     submission: Submission
     evaluation_submission: EvaluationSubmission
     imports: Imports
+    sweeping: Sweeping
+    judge: SweepJudge
     readiness: Readiness
     bulk: BulkActions
     metrics: Metrics
@@ -197,9 +201,13 @@ async def guard(request: Request) -> None:
     run_id = given.get("run_id") or given.get("job_id")
     if run_id is not None and is_job_id(str(run_id)) != ("job_id" in given):
         raise _of_other_kind(str(run_id))
-    if needed in ("submit", "admin") and run_id is not None and not _is_of_anybody(endpoint):
+    if needed in ("submit", "admin") and not _is_of_anybody(endpoint):
         services = get_services(request)
-        await run_in_threadpool(check_owner, services, get_principal(request), str(run_id))
+        for kind, named in (("run", run_id), ("sweep", given.get("sweep_id"))):
+            if named is not None:
+                await run_in_threadpool(
+                    check_owner, services, get_principal(request), str(named), kind
+                )
     request.state.authorised = True
 
 
@@ -211,29 +219,35 @@ def _of_other_kind(given: str) -> NotFoundError:
     return NotFoundError(f"there is no evaluation job {given!r}.")
 
 
-def check_owner(services: Services, principal: Principal, run_id: str) -> None:
-    """Raise unless the principal may change a run or an evaluation job.
+def check_owner(
+    services: Services, principal: Principal, name: str, kind: Literal["run", "sweep"] = "run"
+) -> None:
+    """Raise unless the principal may change a run, an evaluation job or a sweep.
 
     Raises:
-        NotFoundError: no such run.
+        NotFoundError: there is none of that id.
         HttpError: 403, it is another's.
     """
-    check_owned(services.store, principal, run_id)
+    check_owned(services.store, principal, name, kind)
 
 
-def check_owned(store: Stores, principal: Principal, run_id: str) -> None:
+def check_owned(
+    store: Stores, principal: Principal, name: str, kind: Literal["run", "sweep"] = "run"
+) -> None:
     """As `check_owner`, of a store."""
     if principal.scope == "admin":
         return
-    owner = store.runs.submitter(run_id)
+    owner = (store.runs if kind == "run" else store.sweeps).submitter(name)
     if not principal.owns(owner):
         whose = f"belongs to {owner}" if owner else "has no owner"
         raise HttpError(
             403,
             "NOT_YOURS",
-            f"run {run_id} {whose}, and you are {principal.name}: a token of scope submit changes "
-            "its own runs alone.",
-            hint="Clone it to make a run of yours, or ask an admin.",
+            f"{kind} {name} {whose}, and you are {principal.name}: a token of scope submit changes "
+            f"its own {kind}s alone.",
+            hint="Clone it to make a run of yours, or ask an admin."
+            if kind == "run"
+            else "Begin one of your own with its spec, or ask an admin.",
         )
 
 
@@ -276,6 +290,7 @@ IfNoneMatch = Annotated[
 ]
 RunId = Annotated[str, Path(max_length=64, description="A run's id")]
 JobId = Annotated[str, Path(max_length=64, description="An evaluation job's id")]
+SweepId = Annotated[str, Path(max_length=64, description="A sweep's id")]
 EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
 Cursor = Annotated[
     str | None, Query(max_length=MAX_CURSOR, description="`next_cursor` of the page before")

@@ -20,6 +20,7 @@ from backend.deps import Counter, Recent, Services, check_owned, guard
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
+from backend.explore.sweeps import SweepJudge
 from backend.imports import Imports
 from backend.metrics import Metrics
 from backend.middleware import Gate
@@ -38,6 +39,7 @@ from backend.routes import (
     reports,
     runs,
     sessions,
+    sweeps,
 )
 from backend.settings import Settings, load_settings
 from backend.store.engine import open_engine
@@ -45,9 +47,11 @@ from backend.store.fairness import Quotas
 from backend.store.gauges import Gauges
 from backend.store.stores import Stores
 from backend.submission import Submission
+from backend.sweeps import Sweeping
 from calift_core import __version__
 from calift_core.analysis.explorer import Explorer
 from calift_core.schema.spec import RunSpec
+from calift_core.schema.sweep import SweepSpec
 from calift_core.schema.wire.runs import RunSubmit
 
 PREFIX = "/api/v1"
@@ -65,6 +69,7 @@ _ROUTES = (
     predictions,
     catalogue,
     sessions,
+    sweeps,
 )
 
 _DESCRIPTION = """Fine-tune vision-language models and measure how far their confidence can be
@@ -109,13 +114,16 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         lacking=lambda: ready.ask(readiness.lacking),
         streams=lambda: streams.value,
     )
+    sweeping = Sweeping(settings, store, submission)
     services = Services(
         settings=settings,
         authenticator=Authenticator(settings.admin_token(), store, oidc.provider(settings)),
         store=store,
         artifacts=artifacts,
         celery=celery,
-        housekeeper=Housekeeper(engine, celery, artifacts, settings),
+        housekeeper=Housekeeper(
+            engine, celery, artifacts, settings, chores={"sweeps": sweeping.advance_all}
+        ),
         library=library,
         explorer=explorer,
         comparer=Comparer(store, library, explorer),
@@ -127,6 +135,8 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         streams=streams,
         ready=ready,
         bulk=BulkActions(settings, store, artifacts, submission, partial(check_owned, store)),
+        sweeping=sweeping,
+        judge=SweepJudge(store, library, explorer, sweeping),
     )
 
     @asynccontextmanager
@@ -183,6 +193,12 @@ def _name_the_spec(document: dict[str, Any]) -> None:
     schemas["RunSpec"] = schema
     submit = RunSubmit.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas["RunSubmit"] = submit
+    sweep = SweepSpec.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= sweep.pop("$defs", {})
+    schemas["SweepSpec"] = sweep
+    for path in ("sweeps", "sweeps/validate"):
+        body = document["paths"][f"{PREFIX}/{path}"]["post"]["requestBody"]
+        body["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/SweepSpec"}
     submit["properties"]["spec"] = {"$ref": "#/components/schemas/RunSpec"}
     either = [{"$ref": f"#/components/schemas/{name}"} for name in ("RunSpec", "RunSubmit")]
     for path in ("runs", "runs/validate"):

@@ -64,6 +64,7 @@ class Run(Base):
 
     `kind` is `training` or `evaluation`: a job that judges finished runs lives by the same rules,
     and has an EvaluationJobSpec for a spec. Lists of runs leave it out.
+    `sweep_key` names it within its sweep, so that no sweep queues a run twice.
     """
 
     __tablename__ = "runs"
@@ -80,6 +81,7 @@ class Run(Base):
         # With `archived` at its end the count of a list reads the index alone.
         Index("ix_runs_kind_created", "kind", "created_at", "id", "archived"),
         Index("ix_runs_owner", "submitted_by", "phase"),
+        Index("ix_runs_sweep", "sweep_id", "sweep_key", unique=True),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -94,6 +96,9 @@ class Run(Base):
     request_id: Mapped[str | None] = mapped_column(String(64))
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     body_hash: Mapped[str | None] = mapped_column(String(64))
+    sweep_id: Mapped[str | None] = mapped_column(String(32))
+    sweep_key: Mapped[str | None] = mapped_column(String(80))
+    sweep_role: Mapped[str | None] = mapped_column(String(16))
 
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     spec_sha256: Mapped[str] = mapped_column(String(64))
@@ -136,6 +141,39 @@ class Run(Base):
     id_ece: Mapped[float | None] = mapped_column(Double)
     ood_ece: Mapped[float | None] = mapped_column(Double)
     sigma_min: Mapped[float | None] = mapped_column(Double)
+
+
+class Sweep(Base):
+    """A sweep. Which runs it needs follows from its spec and from what has finished.
+
+    `held_until` is until when an API process has it to itself, and when it is looked at next;
+    `estimate` holds the seconds of a run of each arm, null where they were not known.
+    """
+
+    __tablename__ = "sweeps"
+    __table_args__ = (
+        UniqueConstraint("token_id", "idempotency_key"),
+        Index("ix_sweeps_phase", "phase", "held_until"),
+        Index("ix_sweeps_created", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120))
+    token_id: Mapped[str] = mapped_column(String(64), default="")
+    submitted_by: Mapped[str | None] = mapped_column(String(120))
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    body_hash: Mapped[str | None] = mapped_column(String(64))
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    methods: Mapped[list[str]] = mapped_column(JSON)
+    estimate: Mapped[list[float | None]] = mapped_column(JSON)
+    max_hours: Mapped[float | None] = mapped_column(Double)
+    runs_at_most: Mapped[int] = mapped_column(Integer)
+    phase: Mapped[str] = mapped_column(String(16), default="RUNNING")
+    reason: Mapped[str | None] = mapped_column(String(64))
+    message: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[float] = mapped_column(Double)
+    finished_at: Mapped[float | None] = mapped_column(Double)
+    held_until: Mapped[float | None] = mapped_column(Double)
 
 
 class RunTag(Base):

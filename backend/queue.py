@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery
@@ -167,11 +168,21 @@ def broker_answers(app: Celery) -> bool:
 
 
 class Housekeeper:
-    """The relay, the sweeper and the file collector in one thread. Any number may run at once."""
+    """The relay, the sweeper and the file collector in one thread. Any number may run at once.
+
+    `chores` are done before the relay, so that what they queue is rung for at once.
+    """
 
     def __init__(
-        self, engine: Engine, app: Celery, artifacts: ArtifactStore, settings: Settings
+        self,
+        engine: Engine,
+        app: Celery,
+        artifacts: ArtifactStore,
+        settings: Settings,
+        *,
+        chores: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:
+        self._chores = dict(chores or {})
         self._app, self._artifacts = app, artifacts
         self._doorbells, self._sweeper = Doorbells(engine), Sweeper(engine)
         self._files, self._audit, self._retention = Files(engine), Audit(engine), Retention(engine)
@@ -204,6 +215,8 @@ class Housekeeper:
             if time.monotonic() >= next_sweep:
                 self._attempt("sweeper", self._sweep)
                 next_sweep = time.monotonic() + self._settings.sweep_s
+            for name, chore in self._chores.items():
+                self._attempt(name, chore)
             self._attempt("relay", self._relay)
             if time.monotonic() >= next_gc:
                 self._attempt("collector", self._collect)

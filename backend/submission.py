@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from backend.problems import HttpError
 from backend.settings import Settings
 from backend.store.stores import Stores
 from calift_core import catalogue
+from calift_core.data.counting import SuiteCounts
 from calift_core.data.listing import Budget
 from calift_core.data.suites import parse_suite_id
-from calift_core.data.workload import count_images
+from calift_core.data.workload import Pace, count_images
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.methods import MethodBase, ModelStock
@@ -34,6 +35,11 @@ _REMOTE_IS_OFF = (
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: How much of a disk a dry run looks at; larger suites have their published sizes, folders none.
 SCAN_ENTRIES, SCAN_SECONDS = 500_000, 3.0
+
+
+def scan_budget() -> Budget:
+    """How much of a disk one dry run may look at, from now on."""
+    return Budget(entries=SCAN_ENTRIES, seconds=SCAN_SECONDS)
 
 
 def invalid_spec(errors: list[dict[str, str]]) -> HttpError:
@@ -231,10 +237,25 @@ class Submission:
         errors, spec = self.errors_of(body.spec, prefix=prefix)
         if spec is None:
             return Validation(valid=False, errors=errors)
-        return self._look(spec, prefix)
+        return self.look(spec, prefix)
 
-    def _look(self, spec: RunSpec, prefix: str) -> Validation:
-        work = count_images(spec, Budget(entries=SCAN_ENTRIES, seconds=SCAN_SECONDS))
+    def look(
+        self,
+        spec: RunSpec,
+        prefix: str = "#/spec",
+        *,
+        counts: SuiteCounts | None = None,
+        pace: Callable[[RunSpec], Pace | None] | None = None,
+    ) -> Validation:
+        """What a valid spec lacks here, and what it will cost.
+
+        Args:
+            spec: the run.
+            prefix: pointer to the spec in the request body.
+            counts: of its suite, where they are known already.
+            pace: tells how fast runs like it were; None: asks the store.
+        """
+        work = count_images(spec, scan_budget(), counts)
         if work.problems:
             return Validation(
                 valid=False,
@@ -255,7 +276,7 @@ class Submission:
             missing=missing,
             blocking=blocking,
             warnings=list(work.warnings),
-            estimate=work.estimate(self._store.results.pace(spec)),
+            estimate=work.estimate((pace or self._store.results.pace)(spec)),
         )
 
     def _model_missing(self, spec: RunSpec) -> Iterator[tuple[str, bool]]:

@@ -39,7 +39,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -51,6 +51,7 @@ from calift_core.files import atomic_write_bytes, atomic_write_json
 from calift_core.home import cache_dir
 from calift_core.schema.records import EXIT_INTERRUPTED, JobFile, JobResult
 from calift_core.schema.spec import RunSpec, parse_spec
+from calift_core.studies.sweep.ladder import Rung, choose, climb
 
 ROOT = Path(__file__).parent.parent
 
@@ -500,30 +501,31 @@ class Study:
 
     def grid(self, row: Row) -> Iterator[Need]:
         """The walk upwards: up to where the accuracy has fallen, as far as is known."""
-        best, known = -1.0, True
-        for lr in self.settings.grid:
-            task = self.task(row.method, lr, self.settings.grid_seed, judged=False, train=row.train)
-            certain = lr in self.settings.grid[:2]  # the second may be the one that is lower
-            need = Need(
+        grid = self.settings.grid
+        runs = {
+            lr: Need(
                 self.bench.name,
                 row.kind,
                 "grid",
                 False,
-                task if known else None,
-                certain,
+                self.task(row.method, lr, self.settings.grid_seed, judged=False, train=row.train),
+                lr in grid[:2],  # the second may be the one that is lower
                 label=row.label,
             )
-            yield need
-            if not known:
-                continue
-            known = self.settled(need)
-            if not known:
-                continue
+            for lr in grid
+        }
+
+        def rung(lr: float) -> Rung | None:
+            task = runs[lr].task
+            if task is None or not self.settled(runs[lr]):
+                return None
             report = self.report(task)
-            accuracy = -1.0 if report is None else _validation(report)["val_accuracy"]
-            if accuracy < best or report is None:
-                return
-            best = max(best, accuracy)
+            return Rung(None if report is None else _validation(report)["val_accuracy"])
+
+        climbed = climb(grid, rung)
+        yield from (runs[lr] for lr in grid[: climbed.reached])
+        if not climbed.over:
+            yield from (replace(runs[lr], task=None) for lr in grid[climbed.reached :])
 
     def rate(self, label: str) -> dict[str, Any] | None:
         """The rate that validation chooses for a row, with the grid as far as it was walked.
@@ -678,16 +680,12 @@ def _choose(
     highest: bool,
 ) -> dict[str, Any]:
     """The best rate of a grid; of equal ones the lower."""
-    sign = -1 if highest else 1
-    good = {lr: sign * values[key] for lr, values in found.items() if values is not None}
-    if not good:
-        raise CaliftError(f"every run of the grid diverged: {', '.join(f'{lr:g}' for lr in found)}")
-    lr = min(good, key=lambda rate: good[rate])
-    edge = "lower" if lr == grid[0] else "upper" if lr == grid[-1] else ""
+    scores = {lr: None if values is None else values[key] for lr, values in found.items()}
+    choice = choose(scores, grid, highest=highest)
     return {
-        "lr": lr,
+        "lr": choice.lr,
         "grid": {f"{rate:g}": values for rate, values in found.items()},
-        "at_edge": edge,
+        "at_edge": choice.at_edge,
     }
 
 

@@ -14,7 +14,7 @@ from calift.console import JsonFlag, ece_text, make_client, out, percent, plain_
 from calift.follow import follow
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.spec import as_uri, read_document
+from calift_core.schema.spec import as_uri, load_document
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def job_of(what: Sequence[str], data: dict[str, Any]) -> dict[str, Any]:
     """
     asked: dict[str, Any] = {"runs": list(what)}
     if len(what) == 1 and what[0].endswith((".yaml", ".yml", ".json")):
-        found = read_document(what[0])
+        found = load_document(what[0], "evaluation")
         if not isinstance(found, dict):
             raise SpecError(
                 f"an evaluation is a mapping of fields, such as runs and shifts, got "

@@ -26,6 +26,7 @@ from calift import (
     service,
     stack,
     study,
+    sweeps,
 )
 from calift.console import err, out, print_json
 from calift.stack import need_embedded
@@ -133,6 +134,7 @@ app.command()(local.train)
 app.command()(local.evaluate)
 app.command()(service.submit)
 app.command()(service.compare)
+app.command()(sweeps.sweep)
 app.command("list")(catalogue.list_things)
 app.command()(doctor.doctor)
 app.command()(stack.up)
@@ -147,5 +149,6 @@ app.add_typer(service.runs_app, name="runs")
 app.add_typer(evaluations.evaluations_app, name="evaluations")
 app.add_typer(operations.workers_app, name="workers")
 app.add_typer(operations.tokens_app, name="tokens")
+app.add_typer(sweeps.sweeps_app, name="sweeps")
 app.add_typer(study.study_app, name="study")
 app.add_typer(analyse.analyse_app, name="analyse")

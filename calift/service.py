@@ -28,7 +28,7 @@ from calift.evaluations import job_of, submit_job
 from calift.follow import follow
 from calift.local import corruptions_of, shifts_of
 from calift_core.errors import SpecError
-from calift_core.schema.spec import RunSpec, load_spec, parse_spec
+from calift_core.schema.spec import RunSpec, as_uri, load_spec, parse_spec
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary
 
@@ -111,22 +111,31 @@ def with_absolute_paths(spec: RunSpec) -> RunSpec:
     Relative `folder:` data, `local-dir:` models, and config and weights files that are found from
     here become absolute.
     """
-    data = spec.model_dump(mode="json")
+    return parse_spec(absolute_paths(spec.model_dump(mode="json")))
+
+
+def absolute_paths(data: dict[str, Any]) -> dict[str, Any]:
+    """A RunSpec, or a part of one, with absolute paths; what it does not say stays unsaid."""
 
     def folder(uri: str) -> str:
         path = uri.removeprefix("folder:")
         return uri if path == uri else f"folder:{Path(path).expanduser().absolute()}"
 
-    suite, model = data["suite"], data["model"]
-    suite["id"] = folder(suite["id"])
-    suite["shifts"] = {name: folder(uri) for name, uri in suite["shifts"].items()}
-    for key in ("name", "pretrained"):
-        if model[key] is not None and Path(model[key]).is_file():
-            model[key] = str(Path(model[key]).absolute())
-    place = model["name"].removeprefix("local-dir:")
-    if place != model["name"]:
-        model["name"] = f"local-dir:{Path(place).expanduser().absolute()}"
-    return parse_spec(data)
+    suite, model = data.get("suite"), data.get("model")
+    if isinstance(suite, dict):
+        if isinstance(suite.get("id"), str):
+            suite["id"] = folder(as_uri(suite["id"]))
+        if isinstance(suite.get("shifts"), dict):
+            suite["shifts"] = {name: folder(as_uri(uri)) for name, uri in suite["shifts"].items()}
+    if isinstance(model, dict):
+        for key in ("name", "pretrained"):
+            if isinstance(model.get(key), str) and Path(model[key]).is_file():
+                model[key] = str(Path(model[key]).absolute())
+        name = model.get("name")
+        if isinstance(name, str) and name.startswith("local-dir:"):
+            place = name.removeprefix("local-dir:")
+            model["name"] = f"local-dir:{Path(place).expanduser().absolute()}"
+    return data
 
 
 def _wait(client: Client, run_id: str, as_json: bool) -> None:

@@ -39,6 +39,7 @@ from calift_core.home import calift_home, stack_file
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.report import Report, Role
 from calift_core.schema.spec import RunSpec, problems_of
+from calift_core.schema.sweep import SweepSpec
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
     EvaluationJobPage,
@@ -100,6 +101,14 @@ from calift_core.schema.wire.service import (
     Visitor,
     WorkerInfo,
 )
+from calift_core.schema.wire.sweeps import (
+    SWEEP_ENDS,
+    SweepDetail,
+    SweepPage,
+    SweepResume,
+    SweepValidation,
+    SweepVerdict,
+)
 
 if TYPE_CHECKING:
     from calift_core.predictions.types import Role as PredictedRole
@@ -121,6 +130,10 @@ Spec = RunSpec | Mapping[str, Any]
 
 def _spec_body(spec: Spec) -> dict[str, Any]:
     return spec.model_dump(mode="json") if isinstance(spec, RunSpec) else dict(spec)
+
+
+def _sweep_body(spec: SweepSpec | Mapping[str, Any]) -> dict[str, Any]:
+    return spec.model_dump(mode="json") if isinstance(spec, SweepSpec) else dict(spec)
 
 
 def _find_token() -> tuple[str | None, str]:
@@ -332,17 +345,16 @@ class Client:
     def _get(self, path: str, into: type[_T], **params: Any) -> _T:
         return self._read(self._send("GET", path, params=params), into)
 
-    def _post(
-        self, path: str, body: BaseModel | None, *, idempotency_key: str | None = None
-    ) -> RunDetail:
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
-        return self._read(self._send("POST", path, body=body, headers=headers), RunDetail)
+    def _post(self, path: str, body: BaseModel | None) -> RunDetail:
+        return self._read(self._send("POST", path, body=body), RunDetail)
 
     def _post_once(self, path: str, body: BaseModel, key: str | None) -> RunDetail:
-        """Post with a key, so that an answer lost on the way can be asked for again."""
         return self._read(self._send_once(path, body, key), RunDetail)
 
-    def _send_once(self, path: str, body: BaseModel, key: str | None) -> httpx.Response:
+    def _send_once(
+        self, path: str, body: BaseModel | Mapping[str, Any], key: str | None
+    ) -> httpx.Response:
+        """Post with a key, so that an answer lost on the way can be asked for again."""
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         try:
             return self._send("POST", path, body=body, headers=headers)
@@ -528,6 +540,94 @@ class Client:
             if deadline is not None and time.monotonic() + poll_s > deadline:
                 raise TimeoutError(f"{what} had not ended after {timeout_s:g} s")
             time.sleep(poll_s)
+
+    # -- sweeps -------------------------------------------------------------------------------
+
+    def sweep(
+        self, spec: SweepSpec | Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> SweepDetail:
+        """Begin a sweep. With an own key, the same request gives the same sweep."""
+        return self._read(
+            self._send_once("/sweeps", _sweep_body(spec), idempotency_key), SweepDetail
+        )
+
+    def validate_sweep(self, spec: SweepSpec | Mapping[str, Any]) -> SweepValidation:
+        """A dry run: faults, what is missing, how many runs, hours and bytes a sweep takes."""
+        sent = self._send("POST", "/sweeps/validate", body=_sweep_body(spec))
+        return self._read(sent, SweepValidation)
+
+    def sweeps(self, *, cursor: str | None = None, limit: int = 50) -> SweepPage:
+        """A page of sweeps, the newest first."""
+        return self._get("/sweeps", SweepPage, cursor=cursor, limit=limit)
+
+    def get_sweep(self, sweep_id: str) -> SweepDetail:
+        """One sweep: its contenders with their rates, what it has cost and will cost."""
+        return self._get(_at("/sweeps", sweep_id), SweepDetail)
+
+    def sweep_runs(
+        self,
+        sweep_id: str,
+        *,
+        sort: SortKey = "created",
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> RunPage:
+        """A page of the runs that a sweep has queued so far."""
+        return self._get(
+            _at("/sweeps", sweep_id, "runs"), RunPage, sort=sort, cursor=cursor, limit=limit
+        )
+
+    def sweep_verdict(self, sweep_id: str) -> SweepVerdict:
+        """What a sweep says so far; a 404 while no method has all of its judged runs."""
+        return self._get(_at("/sweeps", sweep_id, "verdict"), SweepVerdict)
+
+    def cancel_sweep(self, sweep_id: str) -> SweepDetail:
+        """Cancel a sweep and its runs that have not ended; repeatable."""
+        return self._steer(sweep_id, "cancel")
+
+    def pause_sweep(self, sweep_id: str) -> SweepDetail:
+        """Queue nothing more of a sweep and take waiting runs out of line; repeatable."""
+        return self._steer(sweep_id, "pause")
+
+    def resume_sweep(self, sweep_id: str, *, max_hours: float | None = None) -> SweepDetail:
+        """Go on with a paused sweep, with another cap on its hours if one is given."""
+        return self._steer(sweep_id, "resume", SweepResume(max_hours=max_hours))
+
+    def retry_sweep(self, sweep_id: str) -> SweepDetail:
+        """Queue the failed and cancelled runs of a sweep again, and go on with it."""
+        return self._steer(sweep_id, "retry")
+
+    def _steer(self, sweep_id: str, action: str, body: BaseModel | None = None) -> SweepDetail:
+        return self._read(
+            self._send("POST", _at("/sweeps", sweep_id, action), body=body), SweepDetail
+        )
+
+    def wait_sweep(
+        self, sweep_id: str, poll_s: float = 2.0, *, timeout_s: float | None = None
+    ) -> SweepDetail:
+        """Wait until a sweep has ended or is paused, and return it.
+
+        A service that is away for less than a minute is waited for.
+
+        Raises:
+            TimeoutError: `timeout_s` seconds went by.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        answered = time.monotonic()
+        while True:
+            try:
+                sweep = self.get_sweep(sweep_id)
+                answered = time.monotonic()
+                if sweep.phase in SWEEP_ENDS or sweep.phase == "PAUSED":
+                    return sweep
+            except ServiceUnavailableError:
+                if time.monotonic() - answered > _PATIENCE_S:
+                    raise
+            if deadline is not None and time.monotonic() + poll_s > deadline:
+                raise TimeoutError(f"sweep {sweep_id} had not ended after {timeout_s:g} s")
+            time.sleep(poll_s)
+
+    # -- what a run says ----------------------------------------------------------------------
 
     def metrics(
         self,

@@ -25,6 +25,7 @@ from calift_core.schema.wire.results import (
 )
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary, Validation
 from calift_core.schema.wire.service import Visitor
+from calift_core.schema.wire.sweeps import SweepDetail, SweepValidation, SweepVerdict
 from frontend import text
 from frontend.door import session_of
 
@@ -267,3 +268,24 @@ def frontier(run_id: str, attempt: int, _finished: str) -> Frontier | None:
 def validate(document: dict[str, Any]) -> Validation:
     """What the API says of a RunSpec; kept for a short time, as runs and data come and go."""
     return client().validate(document)
+
+
+@st.cache_data(ttl=30, max_entries=200, show_spinner=False)
+def validate_sweep(document: dict[str, Any]) -> SweepValidation:
+    """What the API says of a SweepSpec; kept for a short time."""
+    return client().validate_sweep(document)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def _verdict_of(sweep_id: str, phase: str, runs_done: int) -> SweepVerdict | None:
+    try:
+        return client().sweep_verdict(sweep_id)
+    except ServiceError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def sweep_verdict(sweep: SweepDetail) -> SweepVerdict | None:
+    """What a sweep says so far; None while no method has all of its judged runs."""
+    return act("judge the sweep", lambda: _verdict_of(sweep.id, sweep.phase, sweep.runs_done))

@@ -30,6 +30,8 @@ PAGES = {
         view("runs", "Runs", "list"),
         view("new", "New run", "add_circle"),
         view("run", "Run", "science", visibility="hidden"),
+        view("sweeps", "Sweeps", "account_tree"),
+        view("sweep", "Sweep", "account_tree", visibility="hidden"),
     ],
     "Explore": [
         view("compare", "Compare", "compare_arrows"),

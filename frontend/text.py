@@ -147,6 +147,8 @@ PHASES: dict[str, Mark] = {
     "FAILED": Mark("Failed", "✕", "red"),
     "CANCELLED": Mark("Cancelled", "⊘", "gray"),
 }
+#: What a sweep may be besides.
+_PAUSED = Mark("Paused", "‖", "orange")
 
 ROLES: dict[str, str] = {"id": "in distribution", "shift": "shift", "corruption": "corruption"}
 
@@ -161,7 +163,9 @@ NORMS: dict[str, str] = {"l1": "L1", "l2": "L2", "max": "max"}
 
 
 def phase_mark(phase: str) -> Mark:
-    """How a run's phase is shown; an unknown one by its name."""
+    """How the phase of a run or a sweep is shown; an unknown one by its name."""
+    if phase == "PAUSED":
+        return _PAUSED
     return PHASES.get(phase, Mark(phase.capitalize(), "?", "gray"))
 
 

@@ -258,7 +258,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         engine = create_engine(url)
         with engine.begin() as connection:
             connection.exec_driver_sql(
-                "TRUNCATE runs, workers, tokens, turns, audit, views CASCADE"
+                "TRUNCATE runs, sweeps, workers, tokens, turns, audit, views CASCADE"
             )
         engine.dispose()
         yield url
@@ -443,6 +443,9 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         *,
         seed: int = 0,
         datasets: tuple[tuple[str, str], ...] = (("id", "id"), ("sketch", "shift")),
+        run_id: str | None = None,
+        predict: Callable[[str, str], Any] | None = None,
+        selection: Any = None,
         **spec: Any,
     ) -> str:
         from backend.artifacts import publish_artifact
@@ -451,10 +454,11 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         from calift_core.schema.report import Report
         from tests.support import said
 
-        run_spec = spec_of(**spec)
-        run_id: str = store.runs.submit(run_spec)
+        run_spec = spec_of(**spec) if run_id is None else spec_of(**store.runs.get(run_id).spec)
+        run_id = run_id or str(store.runs.submit(run_spec))
         claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
+        attempt = claim.attempt
         told = said.training(
             20,
             lambda step: {"loss": 1 / step, "lr": 1e-5},
@@ -464,20 +468,23 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         reports: list[Any] = []
         named = []
         for index, (dataset, role) in enumerate(datasets):
-            predictions = example_predictions(seed * 10 + index, dataset=dataset, role=role)
+            if predict is not None:
+                predictions = predict(dataset, role)
+            else:
+                predictions = example_predictions(seed * 10 + index, dataset=dataset, role=role)
             file = tmp_path / "made" / run_id / f"{dataset}.parquet"
             digest = write_predictions(file, predictions)
             name = f"predictions/{dataset}.parquet"
             assert publish_artifact(
-                store.files, artifacts, run_id, 1, name=name, kind="predictions", path=file
+                store.files, artifacts, run_id, attempt, name=name, kind="predictions", path=file
             )
             reports.append(example_evaluation(predictions, digest))
             named.append((reports[-1], name))
         summary = summarise(reports, 0.3)
         told += said.evaluating(named)
         told += said.ending(example_spectrum(1.2), summary, steps=20)
-        assert store.records.record(run_id, 1, said.as_said(told))
-        assert store.records.append_log(run_id, 1, "all went well\n")
+        assert store.records.record(run_id, attempt, said.as_said(told))
+        assert store.records.append_log(run_id, attempt, "all went well\n")
         report = Report(
             run_id=run_id,
             name=run_spec.name,
@@ -487,13 +494,13 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
             summary=summary,
             evaluations=reports,
             spectrum=example_spectrum(1.2),
-            selection={},
+            selection=selection or {},
             model={},
             data={},
             timings_s={"training": 1.0},
             environment={"python": "3"},
         ).model_dump(mode="json")
-        assert store.claims.finish(run_id, 1, phase="SUCCEEDED", report=report)
+        assert store.claims.finish(run_id, attempt, phase="SUCCEEDED", report=report)
         return run_id
 
     return make

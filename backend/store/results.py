@@ -21,6 +21,8 @@ from calift_core.schema.wire.results import Evaluation, Frontier
 
 #: Reports of a model that are looked at for the pace of a run.
 _PACE_REPORTS = 50
+#: Finished runs whose files tell how much a run keeps.
+_DISK_RUNS = 10
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,27 @@ class Results:
                 .limit(_PACE_REPORTS)
             ).all()
         return recorded_pace([row._asdict() for row in rows], spec)
+
+    def disk_of(self, model: str) -> int | None:
+        """Bytes that a finished run of a model keeps: the mean of the newest; None: there is none.
+
+        Args:
+            model: its label, `name/weights`.
+        """
+        newest = (
+            select(Run.id)
+            .where(Run.model == model, Run.phase == "SUCCEEDED", Run.method != "imported")
+            .order_by(Run.finished_at.desc())
+            .limit(_DISK_RUNS)
+            .subquery()
+        )
+        with reading(self._engine) as connection:
+            total, runs = connection.execute(
+                select(
+                    func.sum(ArtifactRow.size_bytes), func.count(ArtifactRow.run_id.distinct())
+                ).where(ArtifactRow.run_id.in_(select(newest.c.id)))
+            ).one()
+        return None if not runs else int(total / runs)
 
 
 _EVALUATION_COLUMNS = (

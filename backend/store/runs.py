@@ -61,6 +61,7 @@ class RunFilters:
     tags: tuple[str, ...] = ()
     text: str = ""
     archived: bool | None = False
+    sweep: str | None = None
 
 
 class Runs:
@@ -125,7 +126,7 @@ class Runs:
             self._quotas.check(connection, submitted_by)
             if max_queued is not None:
                 check_queue(connection, token_id or "", max_queued)
-            return _queue(connection, spec, **values)
+            return queue_run(connection, spec, **values)
 
         return at_most_once(
             self._engine,
@@ -402,7 +403,8 @@ _LIST_COLUMNS = tuple(
 )
 
 
-def _queue(connection: Connection, spec: RunSpec, **values: Any) -> str:
+def queue_run(connection: Connection, spec: RunSpec, **values: Any) -> str:
+    """Insert a run that waits, with its first event and its doorbell; its id."""
     now = connection.execute(select(NOW)).scalar_one()
     run_id = insert_row(
         connection,
@@ -471,6 +473,8 @@ def _conditions(filters: RunFilters) -> list[ColumnElement[bool]]:
     where += [exists().where(RunTag.run_id == Run.id, RunTag.tag == tag) for tag in filters.tags]
     if filters.archived is not None:
         where.append(Run.archived.is_(filters.archived))
+    if filters.sweep is not None:
+        where.append(Run.sweep_id == filters.sweep)
     for word in filters.text.split():
         where.append(
             or_(
@@ -503,6 +507,8 @@ def _summary_fields(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
         "setbacks": row.setbacks,
         "revision": row.event_seq,
         "owner": row.submitted_by,
+        "sweep_id": row.sweep_id,
+        "sweep_role": row.sweep_role,
         "created_at": moment(row.created_at),
         "started_at": when(row.started_at),
         "finished_at": when(row.finished_at),

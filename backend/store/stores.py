@@ -24,6 +24,7 @@ from backend.store.retention import Retention
 from backend.store.runs import Runs
 from backend.store.sessions import Sessions
 from backend.store.sweeper import Sweeper
+from backend.store.sweeps import Sweeps
 from backend.store.tokens import Tokens
 from backend.store.views import Views
 from backend.store.workers import Workers
@@ -49,6 +50,7 @@ class Stores:
     runs: Runs
     sessions: Sessions
     sweeper: Sweeper
+    sweeps: Sweeps
     tokens: Tokens
     views: Views
     workers: Workers
@@ -82,6 +84,7 @@ class Stores:
             runs=Runs(engine, cursors, quotas),
             sessions=Sessions(engine),
             sweeper=Sweeper(engine),
+            sweeps=Sweeps(engine, cursors),
             tokens=Tokens(engine),
             views=Views(engine),
             workers=Workers(engine),

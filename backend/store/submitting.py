@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from backend.models import Run, RunTag
+from backend.models import Run, RunTag, Sweep
 from backend.store.engine import writing
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
 from calift_core.schema.imported import ImportedSpec
@@ -23,6 +23,7 @@ def at_most_once(
     token_id: str,
     idempotency_key: str | None,
     body_hash: str | None,
+    table: type[Run] | type[Sweep] = Run,
 ) -> str:
     """Make a run and return its id, or the id that the same key and body gave before.
 
@@ -32,6 +33,7 @@ def at_most_once(
         token_id: who asks.
         idempotency_key: names this request among those of the token; None: made in any case.
         body_hash: of the whole request; the key must come back with the same.
+        table: what is made: a run or a sweep.
 
     Raises:
         IdempotencyError: the key came with another body before.
@@ -40,7 +42,9 @@ def at_most_once(
         try:
             with writing(engine) as connection:
                 if idempotency_key is not None:
-                    earlier = earlier_request(connection, token_id, idempotency_key, body_hash)
+                    earlier = earlier_request(
+                        connection, token_id, idempotency_key, body_hash, table
+                    )
                     if earlier is not None:
                         return earlier
                 return make(connection)
@@ -52,15 +56,21 @@ def at_most_once(
 
 
 def earlier_request(
-    connection: Connection, token_id: str, key: str, body_hash: str | None
+    connection: Connection,
+    token_id: str,
+    key: str,
+    body_hash: str | None,
+    table: type[Run] | type[Sweep] = Run,
 ) -> str | None:
-    """The run that a request with this key made before, if any.
+    """The run, or the sweep, that a request with this key made before, if any.
 
     Raises:
         IdempotencyError: the key came with another body then.
     """
     row = connection.execute(
-        select(Run.id, Run.body_hash).where(Run.token_id == token_id, Run.idempotency_key == key)
+        select(table.id, table.body_hash).where(
+            table.token_id == token_id, table.idempotency_key == key
+        )
     ).first()
     if row is None:
         return None

@@ -115,15 +115,18 @@ class Workload:
         )
 
 
-def count_images(spec: RunSpec, budget: Budget | None = None) -> Workload:
+def count_images(
+    spec: RunSpec, budget: Budget | None = None, counts: SuiteCounts | None = None
+) -> Workload:
     """What a run of this spec has to do, without opening an image.
 
     Args:
         spec: the run.
         budget: how much of the disk may be looked at.
+        counts: of its suite, where they are known already.
     """
     try:
-        counts = count_suite(spec.suite, budget)
+        counts = counts or count_suite(spec.suite, budget)
     except CaliftError as error:
         return Workload(SuiteCounts(basis="unknown"), problems=(("#/suite/id", str(error)),))
     problems = [(absent.pointer, absent.message) for absent in counts.problems]

@@ -618,28 +618,41 @@ def load_spec(path: str | Path) -> RunSpec:
     Raises:
         SpecError: the file is missing, is not YAML or JSON, or is not a valid RunSpec.
     """
-    return parse_spec(read_document(path, "the RunSpec "))
+    return parse_spec(load_document(path, "RunSpec"))
 
 
-def read_document(path: str | Path, what: str = "") -> Any:
-    """What a YAML or JSON file holds.
+def load_document(path: str | Path, what: str) -> Any:
+    """Read a YAML or JSON file.
 
     Args:
-        path: the file.
-        what: what it is called where it cannot be read.
+        path: of the file.
+        what: it is to be, for errors.
 
     Raises:
-        SpecError: the file is missing, or is not YAML or JSON.
+        SpecError: the file is missing, or is neither.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {what}{str(path)!r}: {error}") from error
+        raise SpecError(f"cannot read the {what} {str(path)!r}: {error}") from error
+    return read_document(text, repr(str(path)))
+
+
+def read_document(text: str, what: str) -> Any:
+    """Decode YAML or JSON.
+
+    Args:
+        text: of the document.
+        what: it is, for errors.
+
+    Raises:
+        SpecError: it is neither.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
-        raise SpecError(f"{str(path)!r} is neither YAML nor JSON: {error}") from error
+        raise SpecError(f"{what} is neither YAML nor JSON: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):

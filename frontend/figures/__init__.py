@@ -14,6 +14,7 @@ from frontend.figures import (
     slices,
     spectra,
     style,
+    sweeps,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "slices",
     "spectra",
     "style",
+    "sweeps",
 ]

@@ -13,6 +13,7 @@ from frontend.panels.new import fields
 from frontend.panels.new.fields import Form
 from frontend.panels.new.start import start
 from frontend.panels.new.submit import submit
+from frontend.panels.new.sweep import sweep
 
 
 def _method(methods: dict[str, MethodInfo], given: str) -> MethodInfo:
@@ -66,7 +67,9 @@ def main() -> None:
         # It follows what is chosen below it, so it is drawn last.
         name = fields.name_box(document, method.kind, form.values[data], mark)
     titles = {f.pointer: f.title for f in [*form.fields, *form.own]}
-    submit(_spec(form, name), titles, form.slots)
+    spec = _spec(form, name)
+    submit(spec, titles, form.slots)
+    sweep(spec, methods)
 
 
 main()

@@ -118,6 +118,12 @@ SCOPES = {
     "list_audit": "admin",
     "preview_prune": "admin",
     "prune": "admin",
+    "submit_sweep": "submit",
+    "validate_sweep": "submit",
+    "cancel_sweep": "submit",
+    "pause_sweep": "submit",
+    "resume_sweep": "submit",
+    "retry_sweep": "submit",
 } | dict.fromkeys(
     [
         "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
@@ -131,6 +137,8 @@ SCOPES = {
         "end_session", "list_evaluation_jobs", "get_evaluation_job", "list_job_evaluations",
         "stream_evaluation_job_events", "list_evaluation_job_events", "get_evaluation_job_logs",
         "end_session", "list_views", "get_view", "list_tokens", "revoke_token", "scrape_metrics",
+        "end_session",
+        "list_sweeps", "get_sweep", "list_sweep_runs", "get_sweep_verdict",
     ],
     "read",
 )  # fmt: skip

@@ -31,6 +31,7 @@ from schemathesis.specs.openapi.checks import (
 
 from backend.main import create_app
 from backend.middleware import UPLOAD_TYPE
+from calift_core.schema.sweep import parse_sweep
 from tests.conftest import fresh_postgres, serving, spec_of
 
 EXAMPLES = int(os.environ.get("CALIFT_FUZZ_EXAMPLES", "10"))
@@ -60,6 +61,15 @@ class Side:
     known: dict[str, list[Any]]
 
 
+def _a_sweep(store: Any) -> str:
+    spec = parse_sweep({"name": "s", "methods": ["flyp", "carot"]})
+    made: str = store.sweeps.create(
+        spec, methods=["flyp", "carot"], estimate=[None, 1.0], runs_at_most=18, token_id="",
+        submitted_by="admin",
+    )  # fmt: skip
+    return made
+
+
 def _known(store: Any, finished: list[str]) -> dict[str, list[Any]]:
     waiting, cancelled = store.runs.submit(spec_of()), store.runs.submit(spec_of())
     store.runs.request_cancel(cancelled)
@@ -67,6 +77,7 @@ def _known(store: Any, finished: list[str]) -> dict[str, list[Any]]:
     return {
         "run_id": [*finished, waiting, cancelled],
         "evaluation_id": evaluations,
+        "sweep_id": [_a_sweep(store), _a_sweep(store)],
         "name": ["predictions/id.parquet", "predictions/nothing.parquet"],
         "fit_on": evaluations,
         "against": evaluations,
@@ -169,6 +180,7 @@ def _choose(name: str, case: Any, data: Any) -> list[tuple[Any, str, int]]:
     if name == "delete_run":
         return []  # what is deleted is missed by everything after it
     sizes = {"run_id": 4, "evaluation_id": 4, "name": 2, "fit_on": 4, "against": 4}
+    sizes["sweep_id"] = 2
     sizes |= {"baseline": 2, "run": 3, "cursor": 3, "dataset": 2}
     if name == "stream_events":
         sizes["run_id"] = 2  # the stream of a run that waits has no end

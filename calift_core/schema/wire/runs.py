@@ -104,6 +104,10 @@ class RunSummary(Frozen):
     setbacks: int = 0
     revision: int = 0
     owner: str | None = None
+    sweep_id: str | None = Field(default=None, description="The sweep that it is a run of")
+    sweep_role: Literal["selection", "judged"] | None = Field(
+        default=None, description="Whether it chooses a rate of its sweep or is judged"
+    )
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

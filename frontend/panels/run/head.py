@@ -93,6 +93,14 @@ def actions(run: RunDetail) -> None:
             "Clone", icon=":material/content_copy:", help="Opens the form with these settings"
         ):
             st.switch_page("views/new.py", query_params={"clone": run.id})
+        if run.sweep_id is not None:
+            st.page_link(
+                "views/sweep.py", label="Its sweep", icon=":material/account_tree:",
+                query_params={"id": run.sweep_id},
+            )  # fmt: skip
+        elif run.method not in ("imported", "zero_shot") and not locked:
+            with st.popover("Three seeds", icon=":material/account_tree:"):
+                _three_seeds(run)
         if run.summary is not None:
             if st.button("Calibration", icon=":material/target:"):
                 st.switch_page("views/calibration.py", query_params={"run": run.id})
@@ -104,6 +112,18 @@ def actions(run: RunDetail) -> None:
         if not locked:
             with st.popover("Edit", icon=":material/edit:"):
                 _edit(run)
+
+
+def _three_seeds(run: RunDetail) -> None:
+    st.caption(
+        "Runs these settings with this seed and the two after it, and says how far apart they end."
+    )
+    if st.button("Start three runs", type="primary", key=f"seeds-{run.id}"):
+        spec = {"preset": "three-seeds", "base": run.spec}
+        begun = api.act("begin the sweep", lambda: api.client().sweep(spec))
+        if begun is not None:
+            page.flash(f"{begun.name} has begun")
+            st.switch_page("views/sweep.py", query_params={"id": begun.id})
 
 
 def _edit(run: RunDetail) -> None:

@@ -1,0 +1,201 @@
+"""What a sweep is to run, from what has finished: a pure function, and nothing is remembered.
+
+Runs are known by keys that follow from the spec alone. Whoever asks again, after whatever
+interruption, gets the same keys; a key that is known is never asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from calift_core.studies.sweep.arms import Arm, Arms
+from calift_core.studies.sweep.ladder import Choice, Rung, choose, climb
+
+Role = Literal["selection", "judged"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run of a sweep is.
+
+    Attributes:
+        state: `open` until it ends; `diverged` where its loss was not finite; `failed` for every
+            other end without a result, a cancel included.
+        score: accuracy on the ID validation split, of a run that is done.
+    """
+
+    state: Literal["open", "done", "diverged", "failed"]
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A run of the plan.
+
+    Attributes:
+        key: names it among the runs of its sweep.
+        arm: index.
+        role: whether it chooses a rate or is judged.
+        seed: of the run.
+        lr: its rate; None: as base and method say.
+        after: keys of the runs that it is made from.
+    """
+
+    key: str
+    arm: int
+    role: Role
+    seed: int
+    lr: float | None
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known of a sweep's runs.
+
+    Attributes:
+        slots: runs whose settings are known, in the order of the protocol.
+        ready: those that are to be queued now.
+        rates: arm → the rate that was chosen for it.
+        lost: arm → why it has no judged runs.
+        to_come: arm, role and how many runs of it are certain to follow and cannot be named yet.
+        over: everything has ended, and nothing failed.
+        stuck: nothing is open or ready, and something failed.
+    """
+
+    slots: tuple[Slot, ...]
+    ready: tuple[Slot, ...]
+    rates: Mapping[int, Choice]
+    lost: Mapping[int, str]
+    to_come: tuple[tuple[int, Role, int], ...]
+    over: bool
+    stuck: bool
+
+    def judged(self, arm: int) -> Iterator[Slot]:
+        """The judged runs of an arm at its own rate, none while that is not chosen."""
+        own = self.rates.get(arm)
+        rate = None if own is None else own.lr
+        for slot in self.slots:
+            if slot.arm == arm and slot.role == "judged" and slot.lr == rate:
+                yield slot
+
+
+def key_of(arm: int, role: Role, lr: float | None, seed: int) -> str:
+    """`3.judged.0.001.2`: arm, role, rate and seed."""
+    return f"{arm}.{role}.{'own' if lr is None else format(lr, 'g')}.{seed}"
+
+
+def make_plan(arms: Arms, known: Mapping[str, Outcome]) -> Plan:
+    """What is to run.
+
+    Args:
+        arms: of the sweep.
+        known: key → outcome, of every run that was queued.
+    """
+    slots: list[Slot] = []
+    rates: dict[int, Choice] = {}
+    lost: dict[int, str] = {}
+    to_come: list[tuple[int, Role, int]] = []
+    reached: dict[int, tuple[float, ...]] = {}
+    for arm in arms:
+        if arm.rates:
+            reached[arm.index] = _climb(arms, arm, known, slots, rates, lost)
+    for arm in arms:
+        if arm.rate_of is not None:
+            if arm.rate_of in rates:
+                rates[arm.index] = rates[arm.rate_of]
+            elif arm.rate_of in lost:
+                lost[arm.index] = f"the method whose rate it takes: {lost[arm.rate_of]}"
+    every = arms.spec.rate is not None and arms.spec.rate.every_seed
+    for arm in arms:
+        chooses = bool(arm.rates) or (arm.rate_of is not None and bool(arms[arm.rate_of].rates))
+        n_judged = len(arms.seeds_of(arm))
+        if arm.merges is not None and arm.merges in lost:
+            lost[arm.index] = f"the runs that it is made from: {lost[arm.merges]}"
+        if arm.index in lost:
+            continue
+        if arm.rates and every:
+            tried = reached[arm.index]
+        elif chooses and arm.index not in rates:
+            to_come.append((arm.index, "judged", n_judged))
+            continue
+        else:
+            tried = (rates[arm.index].lr,) if chooses else (None,)  # type: ignore[assignment]
+        merged = arm.merges
+        if merged is not None and arms[merged].rates and merged not in rates:
+            to_come.append((arm.index, "judged", n_judged))
+            continue
+        for lr in tried:
+            for seed in arms.seeds_of(arm):
+                slots.append(_judged(arms, arm, lr, seed, rates))
+    return _finish(slots, known, rates, lost, to_come)
+
+
+def _climb(
+    arms: Arms,
+    arm: Arm,
+    known: Mapping[str, Outcome],
+    slots: list[Slot],
+    rates: dict[int, Choice],
+    lost: dict[int, str],
+) -> tuple[float, ...]:
+    """Add the selection runs of an arm and, once they have ended, its rate; the rates tried."""
+    assert arms.spec.rate is not None
+    seed = arms.spec.rate.seed
+
+    def rung(lr: float) -> Rung | None:
+        found = known.get(key_of(arm.index, "selection", lr, seed))
+        if found is None or found.state in ("open", "failed"):
+            return None
+        return Rung(found.score if found.state == "done" else None)
+
+    climbed = climb(arm.rates, rung, at_once=arm.at_once)
+    tried = arm.rates[: climbed.reached]
+    slots += [
+        Slot(key_of(arm.index, "selection", lr, seed), arm.index, "selection", seed, lr)
+        for lr in tried
+    ]
+    if climbed.over:
+        scores = {lr: found.score for lr in tried if (found := rung(lr)) is not None}
+        if all(score is None for score in scores.values()):
+            lost[arm.index] = "its loss was not finite at any rate"
+        else:
+            rates[arm.index] = choose(scores, arm.rates)
+    return tried
+
+
+def _judged(arms: Arms, arm: Arm, lr: float | None, seed: int, rates: Mapping[int, Choice]) -> Slot:
+    after: tuple[str, ...] = ()
+    if arm.merges is not None:
+        tuned = rates.get(arm.merges)
+        after = tuple(
+            key_of(arm.merges, "judged", None if tuned is None else tuned.lr, s)
+            for s in arm.inputs_of(seed, arms.seeds)
+        )
+    return Slot(key_of(arm.index, "judged", lr, seed), arm.index, "judged", seed, lr, after)
+
+
+def _finish(
+    slots: list[Slot],
+    known: Mapping[str, Outcome],
+    rates: dict[int, Choice],
+    lost: dict[int, str],
+    to_come: list[tuple[int, Role, int]],
+) -> Plan:
+    def done(key: str) -> bool:
+        return key in known and known[key].state == "done"
+
+    ready = tuple(s for s in slots if s.key not in known and all(map(done, s.after)))
+    states = {known[s.key].state if s.key in known else "missing" for s in slots}
+    waits = any(s.key not in known for s in slots)
+    # A merge of a run that diverged cannot be made, and holds nothing up.
+    dead = all(
+        any(known[a].state == "diverged" for a in s.after if a in known)
+        for s in slots
+        if s.key not in known
+    )
+    over = not to_come and "open" not in states and "failed" not in states and (not waits or dead)
+    stuck = not over and not ready and "open" not in states
+    return Plan(tuple(slots), ready, rates, lost, tuple(to_come), over, stuck)

@@ -1,0 +1,81 @@
+"""A verdict in a sentence or three, the answer first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calift_core.schema.wire.sweeps import EqualAccuracy, VerdictRow, VerdictSet
+
+_WHERE = {"shifts": "under shift", "corruptions": "on corruptions", "id": "on the ID test set"}
+_WORDS = {"accuracy": "accuracy", "squared": "calibration", "nll": "NLL"}
+
+
+def sentence_of(
+    rows: Sequence[VerdictRow],
+    sets: Sequence[VerdictSet],
+    equal: EqualAccuracy | None,
+    judged_on: str,
+    *,
+    complete: bool,
+) -> str:
+    """The verdict at each method's own rate, and then at equal ID accuracy."""
+    where = _WHERE[judged_on]
+    so_far = "" if complete else "So far: "
+    if len(rows) == 1:
+        only = rows[0]
+        return (
+            f"{so_far}{only.label} has {_percent(only.ood_accuracy.mean)} accuracy and "
+            f"{_percent(only.ood_ece.mean)} ECE (floor {_percent(only.ood_ece_floor)}) {where}; "
+            "there is nothing to compare it with."
+        )
+    words = [so_far + _own(sets, where)]
+    if equal is None:
+        words.append("There are no two ladders of rates to compare at equal ID accuracy.")
+    elif equal.id_accuracy is None:
+        words.append("No two of them reach a common ID accuracy on their ladders of rates.")
+    else:
+        at = f"At equal ID accuracy ({_percent(equal.id_accuracy)})"
+        words.append(f"{at}: {_lower(_own(equal.sets, where))}")
+        out = [one.label for one in equal.left_out]
+        if out:
+            words.append(f"{_list(out)} cannot be read there.")
+    return " ".join(words)
+
+
+def _own(sets: Sequence[VerdictSet], where: str) -> str:
+    shared = [m for m in sets[0].members if all(m in s.members for s in sets[1:])]
+    measures = _list([_WORDS[s.metric] for s in sets])
+    if len(shared) == 1:
+        clear = all(len(s.members) == 1 for s in sets)
+        if clear:
+            return f"{shared[0]} is the best {where} by {measures}, clear of all others."
+        others = "; ".join(
+            f"by {_WORDS[s.metric]} {_list([m for m in s.members if m != shared[0]], 'or')}"
+            for s in sets
+            if len(s.members) > 1
+        )
+        return (
+            f"{shared[0]} alone may be the best {where} by {measures} at once "
+            f"({others} may be it as well)."
+        )
+    if shared:
+        return (
+            f"No single method is shown to be the best {where}: {_list(shared, 'or')} may be it by "
+            f"{measures} alike."
+        )
+    each = "; ".join(f"by {_WORDS[s.metric]} {_list(s.members, 'or')}" for s in sets)
+    return f"No method is the best {where} at everything: {each}."
+
+
+def _lower(sentence: str) -> str:
+    return "no" + sentence[2:] if sentence.startswith("No ") else sentence
+
+
+def _list(names: Sequence[str], word: str = "and") -> str:
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -1,0 +1,229 @@
+"""A sweep's contenders and its verdict as tables, and the ladders as a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from calift_core.schema.wire.sweeps import (
+    EqualAccuracy,
+    SweepArm,
+    SweepRate,
+    SweepVerdict,
+    VerdictMetric,
+    VerdictSet,
+)
+from frontend import text
+from frontend.figures import style
+from frontend.tables import Column, Table
+
+METRICS: dict[VerdictMetric, str] = {
+    "accuracy": "OOD accuracy",
+    "squared": "OOD calibration (²)",
+    "nll": "OOD NLL",
+}
+
+
+def arms_table(arms: Sequence[SweepArm]) -> Table:
+    """Contenders with the rates that were chosen for them."""
+    rows = []
+    for arm in arms:
+        rate = text.DASH if arm.lr is None else f"{arm.lr:g}"
+        if arm.at_edge:
+            rate += f", at the {arm.at_edge} edge"
+        if arm.rate_of:
+            rate += f", that of {arm.rate_of}"
+        rows.append(
+            {
+                "label": arm.label,
+                "method": arm.method,
+                "rate": rate,
+                "ladder": "  ·  ".join(map(_rung, arm.rates)),
+                "judged": f"{arm.judged_done} of {arm.judged}",
+                "trouble": arm.trouble,
+            }
+        )
+    columns = [
+        Column("label", "Contender"),
+        Column("method", "Method"),
+        Column("rate", "Learning rate"),
+        Column("judged", "Judged seeds"),
+        Column("ladder", "Ladder: ID validation accuracy", "prose"),
+        Column("trouble", "Trouble", "prose"),
+    ]
+    may_miss = ("ladder", "trouble")
+    return Table([c for c in columns if c.name not in may_miss or any(r[c.name] for r in rows)],
+                 rows)  # fmt: skip
+
+
+def _rung(rate: SweepRate) -> str:
+    state = text.percent(rate.val_accuracy, 2) if rate.state == "done" else rate.state
+    return f"{rate.lr:g}: {state}"
+
+
+def rows_table(verdict: SweepVerdict) -> Table:
+    """Every contender at its own rate."""
+    rows = [
+        {
+            "label": row.label,
+            "lr": None if row.lr is None else f"{row.lr:g}",
+            "seeds": len(row.seeds),
+            "id_accuracy": row.id_accuracy.mean,
+            "ood_accuracy": row.ood_accuracy.mean,
+            "sd": row.ood_accuracy.sd,
+            "ood_nll": row.ood_nll.mean,
+            "ood_ece": row.ood_ece.mean,
+            "ood_ece_floor": row.ood_ece_floor,
+            "ood_squared": row.ood_squared.mean,
+        }
+        for row in verdict.rows
+    ]
+    columns = [
+        Column("label", "Contender"),
+        Column("lr", "Rate"),
+        Column("seeds", "Seeds", "count"),
+        Column("id_accuracy", "ID accuracy", "percent"),
+        Column("ood_accuracy", "OOD accuracy", "percent"),
+        Column("sd", "± over seeds", "percent"),
+        Column("ood_nll", "OOD NLL", "number"),
+        Column("ood_ece", "OOD ECE", "percent"),
+        Column("ood_ece_floor", "floor", "percent"),
+        Column("ood_squared", "OOD ², square points", "square_points"),
+    ]
+    return Table(columns, rows)
+
+
+def sets_table(sets: Sequence[VerdictSet]) -> Table:
+    """Which contender may be the best, by each measure."""
+    rows = [
+        {
+            "metric": METRICS[one.metric],
+            "members": ", ".join(one.members),
+            "excluded": ", ".join(
+                f"{label} (p {text.p_value(one.p_values[label])})" for label in one.excluded
+            ),
+        }
+        for one in sets
+    ]
+    columns = [
+        Column("metric", "By"),
+        Column("members", "May be the best, best first", "prose"),
+        Column("excluded", "Ruled out", "prose"),
+    ]
+    return Table(columns, rows)
+
+
+def differences_table(sets: Sequence[VerdictSet]) -> Table:
+    """Each contender minus the best by a measure, with 95 % intervals."""
+    kinds: dict[VerdictMetric, str] = {
+        "accuracy": "points", "squared": "square_points", "nll": "number"
+    }  # fmt: skip
+    says = {"points": text.points, "square_points": text.square_points, "number": text.number}
+    rows = [
+        {
+            "metric": METRICS[one.metric],
+            "pair": f"{d.label} − {d.against}",
+            "difference": says[kinds[one.metric]](d.difference),
+            "interval": " … ".join(says[kinds[one.metric]](end) for end in d.interval),
+            "clear": d.distinguishable,
+        }
+        for one in sets
+        for d in one.differences
+    ]
+    columns = [
+        Column("metric", "By"),
+        Column("pair", "Pair"),
+        Column("difference", "Difference"),
+        Column("interval", "95 % interval"),
+        Column("clear", "Told apart", "yes"),
+    ]
+    return Table(columns, rows)
+
+
+def equal_table(equal: EqualAccuracy) -> Table:
+    """Contenders at one ID accuracy, and those that cannot be read there."""
+    rows = [
+        {
+            "label": row.label,
+            "between": f"{row.lr_low:g} and {row.lr_high:g}",
+            "ood_accuracy": row.ood_accuracy,
+            "ood_nll": row.ood_nll,
+            "ood_ece": row.ood_ece,
+            "ood_ece_floor": row.ood_ece_floor,
+            "ood_squared": row.ood_squared,
+        }
+        for row in equal.rows
+    ]
+    columns = [
+        Column("label", "Contender"),
+        Column("between", "Between the rates"),
+        Column("ood_accuracy", "OOD accuracy", "percent"),
+        Column("ood_nll", "OOD NLL", "number"),
+        Column("ood_ece", "OOD ECE", "percent"),
+        Column("ood_ece_floor", "floor", "percent"),
+        Column("ood_squared", "OOD ², square points", "square_points"),
+    ]
+    return Table(columns, rows)
+
+
+def ladders(arms: Sequence[SweepArm]) -> go.Figure | None:
+    """ID validation accuracy along each contender's ladder; None where there is no ladder."""
+    climbing = [arm for arm in arms if any(r.val_accuracy is not None for r in arm.rates)]
+    if not climbing:
+        return None
+    words = "; ".join(
+        f"{arm.label}: " + (f"{arm.lr:g} chosen" if arm.lr is not None else "still climbing")
+        for arm in climbing
+    )
+    figure = style.blank(
+        title="Ladders of rates",
+        alt=f"ID validation accuracy against the learning rate, one line a contender. {words}.",
+        height=340,
+        subtitle=["ID validation accuracy of one seed; the larger mark is the chosen rate"],
+    )
+    for slot, arm in enumerate(climbing):
+        done = [r for r in arm.rates if r.val_accuracy is not None]
+        look = style.style_of_slot(slot)
+        figure.add_trace(
+            go.Scatter(
+                x=[r.lr for r in done],
+                y=[r.val_accuracy for r in done],
+                name=text.esc(arm.label),
+                mode="lines+markers",
+                line={"color": look.colour, "dash": look.dash},
+                marker={
+                    "color": look.colour,
+                    "symbol": look.symbol,
+                    "size": [12 if r.lr == arm.lr else 7 for r in done],
+                },
+                hovertemplate="%{fullData.name}: rate %{x:g}, %{y:.2%}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(**style.axis(name="Learning rate", type="log", exponentformat="power"))
+    figure.update_yaxes(**style.axis(name="ID validation accuracy", tickformat=".1%"))
+    style.legend_below(figure, rows=1 + len(climbing) // 4)
+    return figure
+
+
+def ladders_table(arms: Sequence[SweepArm]) -> Table:
+    """The same numbers as a table."""
+    rows = [
+        {
+            "label": arm.label,
+            "lr": f"{rate.lr:g}",
+            "state": rate.state,
+            "val_accuracy": rate.val_accuracy,
+            "chosen": rate.lr == arm.lr,
+        }
+        for arm in arms
+        for rate in arm.rates
+    ]
+    columns = [
+        Column("label", "Contender"),
+        Column("lr", "Rate"),
+        Column("state", "State"),
+        Column("val_accuracy", "ID validation accuracy", "percent"),
+        Column("chosen", "Chosen", "yes"),
+    ]
+    return Table(columns, rows)

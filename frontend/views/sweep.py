@@ -1,0 +1,204 @@
+"""One sweep: the verdict in a sentence, then how far it is, what it costs, and the tables."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from calift_core.schema.wire.sweeps import SWEEP_ENDS, SweepCost, SweepDetail, SweepVerdict
+from frontend import api, figures, page, state, tables, text
+from frontend.tables import Column, Table
+
+#: Seconds between two looks at a sweep that works.
+LIVE_S = 4.0
+RUNS = 100
+
+
+def _load(sweep_id: str) -> SweepDetail:
+    return api.fetch(
+        f"load the sweep {sweep_id}",
+        lambda: api.client().get_sweep(sweep_id),
+        key=f"sweep-{sweep_id}",
+    )
+
+
+def _head(sweep: SweepDetail) -> None:
+    facts = [
+        ", ".join(sweep.methods),
+        f"seeds {', '.join(map(str, sweep.spec.seeds))}",
+        f"priority {sweep.priority}" if sweep.priority else "",
+        sweep.owner or "",
+        text.age(sweep.finished_at or sweep.created_at),
+    ]
+    spans = "".join(f"<span>{text.esc(fact)}</span>" for fact in facts if fact)
+    st.html(f'<div class="calift-meta">{page.pill(sweep.phase)}{spans}</div>')
+
+
+def _sentence(sweep: SweepDetail, verdict: SweepVerdict | None) -> None:
+    if verdict is not None:
+        st.markdown(f"### {text.md(verdict.sentence)}")
+    if sweep.message and sweep.phase != "SUCCEEDED":
+        show = st.error if sweep.phase == "FAILED" else st.info
+        show(text.md_prose(sweep.message), icon=":material/info:")
+
+
+def _progress(cost: SweepCost) -> None:
+    done = cost.runs_done + cost.runs_failed
+    parts = [f"{cost.runs_done} of {cost.runs_planned} runs done"]
+    for count, word in (
+        (cost.runs_working, "working"),
+        (cost.runs_queued, "queued"),
+        (cost.runs_failed, "failed or diverged"),
+        (cost.runs_to_come, "to come"),
+    ):
+        parts += [f"{count} {word}"] if count else []
+    st.progress(done / cost.runs_planned if cost.runs_planned else 0.0, text=" · ".join(parts))
+    hours = cost.hours_to_come
+    page.stats(
+        [
+            ("Runs", f"{cost.runs_done} of {cost.runs_planned}", ""),
+            ("Spent", text.duration(3600 * cost.hours_spent), "of work"),
+            (
+                "To come",
+                text.duration(None if hours is None else 3600 * hours),
+                "of one worker" if hours is not None else "known after a first run like these",
+            ),
+        ]
+    )
+
+
+def _actions(sweep: SweepDetail) -> None:
+    locked = api.locked("submit")
+    client = api.client()
+    ways = [
+        ("Pause", "pause", client.pause_sweep, ("RUNNING",),
+         "Queues nothing more; runs that work go on"),
+        ("Resume", "play_arrow", client.resume_sweep, ("PAUSED",), "Goes on where it was"),
+        ("Cancel", "stop_circle", client.cancel_sweep, ("RUNNING", "PAUSED"),
+         "Cancels every run that has not ended"),
+        ("Retry", "replay", client.retry_sweep, ("FAILED", "CANCELLED"),
+         "Queues failed and cancelled runs again"),
+    ]  # fmt: skip
+    with st.container(horizontal=True, key="sweep-actions"):
+        for label, icon, call, phases, what in ways:
+            if sweep.phase in phases and st.button(
+                label, icon=f":material/{icon}:", disabled=bool(locked), help=locked or what
+            ):
+                if api.act(f"{label.lower()} the sweep", lambda call=call: call(sweep.id)):
+                    page.flash(f"{label}: {sweep.name}")
+                st.rerun()
+        if sweep.reason == "HOURS_CAP" and sweep.phase == "PAUSED" and not locked:
+            with st.popover("Give it more hours", icon=":material/more_time:"):
+                hours = st.number_input(
+                    "Hours in all", 0.1, 1e6, 2 * (sweep.spec.max_hours or 1.0), key="more-hours"
+                )
+                if st.button("Resume", key="resume-more", type="primary") and api.act(
+                    "resume the sweep", lambda: client.resume_sweep(sweep.id, max_hours=hours)
+                ):
+                    st.rerun()
+        done = [run for arm in sweep.arms for run in arm.run_ids[:1]]
+        if len(done) > 1 and st.button(
+            "Compare", icon=":material/compare_arrows:", help="The first seed of each contender"
+        ):
+            st.switch_page("views/compare.py", query_params={"ids": ",".join(done[:10])})
+
+
+def _contenders(sweep: SweepDetail) -> None:
+    st.subheader("Contenders", anchor=False)
+    page.table(figures.sweeps.arms_table(sweep.arms), caption="Contenders and their rates")
+    chart = figures.sweeps.ladders(sweep.arms)
+    if chart is not None:
+        page.chart(chart, figures.sweeps.ladders_table(sweep.arms), name="sweep-ladders")
+
+
+def _verdict(verdict: SweepVerdict) -> None:
+    where = {"shifts": "shifts", "corruptions": "corruptions", "id": "the ID test set"}
+    st.subheader("Each at its own rate", anchor=False)
+    st.caption(
+        f"On {where[verdict.judged_on]} ({len(verdict.datasets)}), {verdict.n_images:,} images. "
+        "² is the squared calibration error with the noise taken out, which decides; an ECE has no "
+        "interval that could be trusted and stands beside its floor."
+    )
+    table = figures.sweeps.rows_table(verdict)
+    page.table(table, caption="Contenders at their own rates")
+    page.table(figures.sweeps.sets_table(verdict.sets), caption="Model confidence sets, 95 %")
+    with st.expander("Paired differences, over seeds and images"):
+        page.table(figures.sweeps.differences_table(verdict.sets), caption="Paired differences")
+    equal = verdict.equal
+    if equal is not None and equal.id_accuracy is not None:
+        st.subheader(f"At equal ID accuracy: {text.percent(equal.id_accuracy)}", anchor=False)
+        st.caption(f"Each read along its ladder, between two rates; intervals over {equal.covers}.")
+        page.table(figures.sweeps.equal_table(equal), caption="Contenders at equal ID accuracy")
+        page.table(figures.sweeps.sets_table(equal.sets), caption="Model confidence sets there")
+        with st.expander("Paired differences at equal ID accuracy"):
+            page.table(figures.sweeps.differences_table(equal.sets), caption="Differences there")
+    left = [*verdict.left_out, *(equal.left_out if equal is not None else [])]
+    for one in left:
+        st.caption(f"Without {text.md(one.label)}: {text.md_prose(one.why)}.")
+    for note in verdict.notes:
+        st.caption(text.md_prose(note))
+    st.download_button(
+        "Verdict, JSON", verdict.model_dump_json(indent=2), "verdict.json", "application/json",
+        icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
+
+
+def _runs(sweep_id: str) -> None:
+    st.subheader("Runs", anchor=False)
+    found = api.fetch(
+        "list the runs of the sweep",
+        lambda: api.client().sweep_runs(sweep_id, sort="-created", limit=RUNS),
+        key=f"sweep-runs-{sweep_id}",
+    )
+    rows = [
+        {
+            **(run.summary.model_dump() if run.summary is not None else {}),
+            "name": run.name,
+            "phase": text.phase_mark(run.phase),
+            "role": run.sweep_role,
+        }
+        for run in found.items
+    ]
+    columns = [
+        Column("name", "Run", "open"),
+        Column("phase", "Status", "mark"),
+        Column("role", "Role"),
+        *tables.headline(("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"), floors=True),
+    ]
+    opened, _ = page.grid(Table(columns, rows), key=f"sweep-runs-{sweep_id}", caption="Runs")
+    if opened is not None:
+        st.switch_page("views/run.py", query_params={"id": found.items[opened].id})
+    if found.total > len(found.items):
+        st.caption(f"The newest {len(found.items)} of {found.total}.")
+
+
+def main() -> None:
+    """Draw the page."""
+    sweep_id = state.param("id")
+    if sweep_id is None:
+        page.head("Sweep")
+        page.empty("No sweep is named", "Open one from the list; its address then names it.")
+        st.page_link("views/sweeps.py", label="All sweeps", icon=":material/list:")
+        return
+    sweep = _load(sweep_id)
+    page.head(sweep.name)
+    working = sweep.phase not in SWEEP_ENDS
+    _actions(sweep)
+
+    @st.fragment(run_every=LIVE_S if working else None)
+    def body() -> None:
+        now = _load(sweep_id) if working else sweep
+        if now.phase != sweep.phase:
+            st.rerun()
+        verdict = api.sweep_verdict(now)
+        _head(now)
+        _sentence(now, verdict)
+        _progress(now.cost)
+        _contenders(now)
+        if verdict is not None:
+            _verdict(verdict)
+        _runs(sweep_id)
+
+    body()
+
+
+main()
