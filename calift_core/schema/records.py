@@ -119,9 +119,10 @@ class JobResult(Frozen):
     """How a runner ended: the content of `result.json`, written last and atomically.
 
     `interrupted` means: stopped on request, checkpoint saved, the same command goes on from it.
+    `lost` means: one of several processes was ended from outside, which another attempt gets over.
     """
 
-    outcome: Literal["succeeded", "failed", "interrupted"]
+    outcome: Literal["succeeded", "failed", "interrupted", "lost"]
     code: str = ""
     message: str = ""
     hint: str = ""
@@ -135,13 +136,19 @@ class JobFile(Frozen):
         attempt: counts from 1.
         resume_from: folder of an earlier attempt whose newest good checkpoint is to be used.
         inputs: folders of the finished runs that the method names, by the names it uses.
+        keep_states: whether to leave what only an unfinished run needs; a worker removes it when it
+            has stored the result, before which it may die.
     """
 
     run_id: str
     attempt: int = 1
     resume_from: str | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
+    keep_states: bool = True
 
 
 #: Exit status of a runner that stopped on request after it saved a checkpoint (EX_TEMPFAIL).
 EXIT_INTERRUPTED = 75
+
+#: Exit status of a launcher one of whose processes was ended from outside (EX_PROTOCOL).
+EXIT_LOST = 76
