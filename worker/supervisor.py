@@ -61,6 +61,7 @@ from worker.folders import (
     remove,
 )
 from worker.inputs import lay_out_inputs
+from worker.launcher import launcher_of
 from worker.lease import FencedError, LeaseKeeper
 from worker.limits import Limits
 from worker.runner import (
@@ -117,7 +118,7 @@ def supervise(
         storage: says whether this machine can store anything; None: it looks at `jobs` alone.
         draining: turns true when the worker is to stop; the run is then queued again.
         environment: filtered by `runner_environment`; the process's own when None.
-        runner_argv: the command that the job's folder is appended to.
+        runner_argv: the command of one process, which the job's folder is appended to.
 
     Returns:
         What became of the attempt: `succeeded`, `failed` and `cancelled` are recorded ends,
@@ -202,8 +203,9 @@ class _Attempt:
         if left is not None:
             return self._adopt(left)
         self._prepare()
+        spec = parse_spec(self._claim.spec)
         self._runner = Child(
-            [*argv, str(self._folder)],
+            [*launcher_of(spec)(argv, spec), str(self._folder)],
             output=self._folder / "runner.log",
             environment=environment,
             oom_score_adj=OOM_SCORE_ADJ,
@@ -358,6 +360,8 @@ class _Attempt:
             return self._cancelled()
         if result is not None and result.outcome == "failed":
             return self._failed_or_set_back(result.code, result.message, result.hint)
+        if result is not None and result.outcome == "lost":
+            return self._lost(result.code, result.message, result.hint)
         if self._stop_reason == "hang":
             return self._lost(
                 "RUNNER_HUNG",

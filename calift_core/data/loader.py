@@ -204,7 +204,7 @@ def train_batches(
     steps = Steps(len(view), view.seed, batch_size, start_step, total_steps)
     loader: DataLoader[Sample] = DataLoader(
         view,
-        batch_sampler=_Keys(steps, ranks),  # type: ignore[arg-type]  # an iterable will do
+        batch_sampler=_Keys(steps, ranks),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=normalise.device.type == "cuda",

@@ -57,7 +57,7 @@ class Ranks:
         rank = self.rank if rank is None else rank
         return total * rank // self.world, total * (rank + 1) // self.world
 
-    def share(self, rows: Sequence[T] | NDArray[Any]) -> Any:
+    def share(self, rows: Sequence[Any] | NDArray[Any] | Tensor) -> Any:
         """This rank's part of a sequence, an array or a tensor: a slice of it.
 
         Raises:
@@ -94,7 +94,7 @@ class Ranks:
         """`gather` of an array."""
         if self.world == 1:
             return rows
-        return self.gather(torch.from_numpy(np.ascontiguousarray(rows)), total).numpy()  # type: ignore[no-any-return]
+        return self.gather(torch.from_numpy(np.ascontiguousarray(rows)), total).numpy()
 
     def everybody(self, value: T) -> list[T]:
         """The value that each rank has, in the order of ranks. Small things only."""
@@ -185,7 +185,9 @@ class Ranks:
         if self.world == 1 or device.type == "cpu":
             return device
         if device.type != "cuda":
-            raise SpecError(f"a run on several processes needs CUDA devices or the CPU, got {device}")
+            raise SpecError(
+                f"a run on several processes needs CUDA devices or the CPU, got {device}"
+            )
         if torch.cuda.device_count() < self.local_world:
             raise SpecError(
                 f"this host has {torch.cuda.device_count()} GPUs that may be used, the run asks "

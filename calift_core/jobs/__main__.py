@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
 def _run(folder: Path, *, stop: Callable[[], bool]) -> None:
     """Run the job of a folder, and say in the log what happens."""
     job = JobFile.model_validate_json((folder / "job.json").read_bytes())
-    spec = load_spec(folder / "spec.json")
+    spec = load_spec(folder / job.spec)
     next_line = 0.0
     with joined() as ranks:
         for record in run_in_folder(

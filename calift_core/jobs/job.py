@@ -474,7 +474,9 @@ class Job:
                     level="warning", message=f"A damaged checkpoint is passed over: {problem}."
                 )
             if state is not None:
-                if folder != self.folder and self.ranks.first:  # so that a third attempt finds it in the second
+                if (
+                    folder != self.folder and self.ranks.first
+                ):  # so that a third attempt finds it in the second
                     at = Path("checkpoint") / "steps" / f"{state.step:08d}"
                     (self.folder / at.parent).mkdir(parents=True, exist_ok=True)
                     link_tree(folder / at, self.folder / at)

@@ -15,9 +15,10 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
-from torch.distributed import run as torchrun
+from torch.distributed import run as _torchrun
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from calift_core.errors import RankLostError
@@ -27,12 +28,14 @@ from calift_core.jobs.processes import (
     STATUS_OF,
     STOP_FILE,
     die_with_parent,
-    rank_file,
 )
 from calift_core.schema.records import JobResult
 from calift_core.threads import usable_cores
 
 log = logging.getLogger(__name__)
+
+#: torch's command, which has no types.
+torchrun: Any = _torchrun
 
 
 def main(argv: list[str]) -> int:
@@ -94,17 +97,13 @@ def _launch(folder: Path, here: int, hosts: int, rendezvous: str) -> Mapping[int
     # SIGTERM is ours: torchrun's handler would kill the ranks 30 s after it.
     fixed = ["--max-restarts=0", "--signals-to-handle=SIGQUIT", f"--nproc-per-node={here}"]
     try:
-        torchrun.run(
-            torchrun.parse_args([*where, *fixed, "-m", "calift_core.jobs", str(folder)])
-        )
+        torchrun.run(torchrun.parse_args([*where, *fixed, "-m", "calift_core.jobs", str(folder)]))
     except ChildFailedError as error:
         return error.failures
     return {}
 
 
-def _result(
-    folder: Path, failures: Mapping[int, ProcessFailure], *, all_here: bool
-) -> JobResult:
+def _result(folder: Path, failures: Mapping[int, ProcessFailure], *, all_here: bool) -> JobResult:
     """How the run ended, from what the ranks said and from what became of them."""
     said = {}
     for path in sorted((folder / "ranks").glob("*.json"), key=lambda path: int(path.stem)):

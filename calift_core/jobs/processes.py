@@ -18,11 +18,9 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from calift_core.schema.records import EXIT_INTERRUPTED, EXIT_LOST
-from calift_core.schema.spec import RunSpec
 
 #: Names, in the environment of ranks, the file whose presence asks them to stop.
 STOP_FILE = "CALIFT_STOP_FILE"
@@ -32,24 +30,7 @@ LAUNCHER = "CALIFT_LAUNCHER"
 #: Exit status of a runner by how its run ended.
 STATUS_OF = {"succeeded": 0, "failed": 1, "interrupted": EXIT_INTERRUPTED, "lost": EXIT_LOST}
 
-RUNNER_ARGV: tuple[str, ...] = (sys.executable, "-m", "calift_core.jobs")
 LAUNCHER_ARGV: tuple[str, ...] = (sys.executable, "-m", "calift_core.jobs.launch")
-
-
-def runner_argv(spec: RunSpec, *options: str) -> tuple[str, ...]:
-    """The command that a job's folder is appended to: one process, or torchrun for several.
-
-    Args:
-        spec: says how many.
-        options: for the launcher of several, such as those of more hosts.
-    """
-    n = spec.resources.processes
-    return RUNNER_ARGV if n == 1 else (*LAUNCHER_ARGV, "--ranks", str(n), *options)
-
-
-def host_options(hosts: int, rendezvous: str) -> Sequence[str]:
-    """Options of the launcher for a run on several hosts; none for one."""
-    return () if hosts == 1 else ("--hosts", str(hosts), "--rendezvous", rendezvous)
 
 
 def rank_file(folder: Path, rank: int) -> Path:

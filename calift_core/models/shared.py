@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm  # torch's own would lose timm's activations
+from timm.layers import norm_act
 from torch import nn
 
 from calift_core.errors import ModelError
@@ -30,4 +30,6 @@ def share_batch_norm(clip: Clip, device: torch.device) -> None:
             "its own share of the batch",
             hint="Set train.batch_norm: frozen, or take one process.",
         )
-    clip.net = convert_sync_batchnorm(net)
+    # torch's own would lose the activations that timm keeps in its BatchNorm.
+    convert: Any = norm_act.convert_sync_batchnorm
+    clip.net = convert(net)

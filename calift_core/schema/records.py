@@ -136,6 +136,7 @@ class JobFile(Frozen):
         attempt: counts from 1.
         resume_from: folder of an earlier attempt whose newest good checkpoint is to be used.
         inputs: folders of the finished runs that the method names, by the names it uses.
+        spec: name of the file with what is asked.
         keep_states: whether to leave what only an unfinished run needs; a worker removes it when it
             has stored the result, before which it may die.
     """
@@ -144,6 +145,7 @@ class JobFile(Frozen):
     attempt: int = 1
     resume_from: str | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
+    spec: str = "spec.json"
     keep_states: bool = True
 
 
