@@ -273,7 +273,10 @@ def _read_report(path: Path) -> Report:
 
 @contextmanager
 def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM asks the run to save and stop, the second one ends it at once."""
+    """Ctrl-C or SIGTERM asks the run to save and stop; a second Ctrl-C ends it at once.
+
+    Schedulers send SIGTERM more than once.
+    """
     import signal
 
     asked = 0
@@ -282,7 +285,9 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
         nonlocal asked
         asked += 1
         if asked > 1:
-            raise KeyboardInterrupt
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         err.print("\nStopping after this step; a checkpoint is saved. Again to stop at once.")
 
     previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from calift import analyse, catalogue, doctor, local, predictions, service, stack, study
+from calift import analyse, catalogue, doctor, local, predictions, service, slurm, stack, study
 from calift.console import err, out, print_json
 from calift.stack import need_embedded
 from calift_core import __version__, threads
@@ -128,5 +128,6 @@ app.command()(stack.link)
 app.command()(demo)
 app.command()(version)
 app.add_typer(service.runs_app, name="runs")
+app.add_typer(slurm.slurm_app, name="slurm")
 app.add_typer(study.study_app, name="study")
 app.add_typer(analyse.analyse_app, name="analyse")
