@@ -154,7 +154,7 @@ def _sizes(spec: RunSpec, hosts: int, cpus: int | None) -> list[str]:
     """What a node of the job has: a GPU and some cores for each process."""
     resources = spec.resources
     here = resources.processes // hosts
-    wanted = [f"--cpus-per-task={cpus or here * (1 + spec.train.workers)}"]
+    wanted = [f"--cpus-per-task={cpus or here * (1 + (spec.train.workers or 0))}"]
     if resources.gpus > 1 or spec.train.device.startswith("cuda"):
         wanted.append(f"--gpus-per-node={here}")
     return wanted

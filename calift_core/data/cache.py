@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.decode import open_image
+from calift_core.data.decode import at_least, open_image
 from calift_core.data.images import ImageSet, Pixels
 from calift_core.data.sources import ArraySource, FileSource
 from calift_core.errors import DataError
@@ -124,10 +124,10 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
         return images
     files = replace(images.source, paths=tuple(images.source.paths[int(i)] for i in images.indices))
     paths = [files.path(i) for i in range(len(files))]
-    border = files.border
+    border, side = files.border, files.side
 
     def size(path: Path) -> int:
-        return _decoded_size(path, border)
+        return _decoded_size(path, border, side)
 
     room = int((available_memory() if available is None else available) * CACHE_SHARE)
     step = max(1, len(paths) // _SIZE_SAMPLE)
@@ -143,8 +143,9 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
     )
 
 
-def _decoded_size(path: Path, border: int) -> int:
+def _decoded_size(path: Path, border: int, side: int) -> int:
     with open_image(path) as image:
+        at_least(image, side)
         return 3 * max(0, image.width - 2 * border) * max(0, image.height - 2 * border)
 
 

@@ -6,7 +6,8 @@ the order, the number of workers or the step at which a run was resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,14 +214,48 @@ def train_batches(
         # resumed run would differ.
         generator=torch.Generator(),
     )
-    for pixels, labels, captions in _plainly(loader):
-        yield Batch(
+
+    def placed(collated: Collated) -> Batch:
+        pixels, labels, captions = collated
+        return Batch(
             normalise(pixels),
             labels.to(normalise.device, non_blocking=True),
             captions,
             ranks=ranks,
             total=0 if ranks.world == 1 else min(batch_size, len(view)),
         )
+
+    yield from _ahead(_plainly(loader), placed, normalise.device)
+
+
+def _ahead(
+    loaded: Iterator[Collated], placed: Callable[[Collated], Batch], device: torch.device
+) -> Iterator[Batch]:
+    """Batches on their device; on CUDA the next is copied and normalised while one is used.
+
+    That has a stream of its own: the copy waits for no kernel of the step, and none waits for it.
+    """
+    if device.type != "cuda":
+        yield from map(placed, loaded)
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ready: deque[tuple[Batch, torch.cuda.Event]] = deque()
+    for collated in loaded:
+        with torch.cuda.stream(stream):
+            ready.append((placed(collated), stream.record_event()))
+        if len(ready) > 1:
+            yield _arrived(*ready.popleft())
+    while ready:
+        yield _arrived(*ready.popleft())
+
+
+def _arrived(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """A batch that the current stream may use."""
+    current = torch.cuda.current_stream(batch.images.device)
+    current.wait_event(event)
+    for tensor in (batch.images, batch.labels):
+        tensor.record_stream(current)  # so that its memory is not given away before
+    return batch
 
 
 def feature_batches(

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -104,11 +104,14 @@ class FileSource:
             roots share one tuple.
         root: what relative paths start from.
         border: pixels cut off at each side: data sets mark their test images with a frame.
+        side: pixels that a side of an image needs; larger JPEGs are decoded smaller. 0: at full
+            size.
     """
 
     paths: tuple[Path | str, ...]
     root: Path = Path()
     border: int = 0
+    side: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -123,7 +126,7 @@ class FileSource:
         Raises:
             UnreadableImageError: it cannot be decoded, or is all border.
         """
-        pixels = decode(self.path(index))
+        pixels = decode(self.path(index), side=self.side)
         if self.border == 0:
             return pixels
         if min(pixels.shape[:2]) <= 2 * self.border:
@@ -138,6 +141,17 @@ class FileSource:
         """Hash of what the files hold, and of the border; see `content_key`."""
         key = content_key([self.path(int(i)) for i in indices])
         return key if self.border == 0 else f"{key}:border {self.border}"
+
+
+def drafted(images: ImageSet, side: int) -> ImageSet:
+    """The same set, whose JPEGs are decoded smaller where both sides stay `side` pixels or more.
+
+    Images that are not in files, or that lose a border, stay as they are.
+    """
+    source = images.source
+    if not isinstance(source, FileSource) or source.border:
+        return images
+    return replace(images, source=replace(source, side=side))
 
 
 #: Files up to this many bytes are hashed whole; of longer ones three pieces that add up to it.

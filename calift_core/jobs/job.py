@@ -17,9 +17,11 @@ from torch import Tensor
 
 from calift_core.analysis.report import summarise
 from calift_core.data.cache import available_memory, kept_in_memory
+from calift_core.data.crops import smallest_side
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, feature_batches, train_batches
 from calift_core.data.ranks import ALONE, Ranks
+from calift_core.data.sources import drafted
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CheckpointError, DiskFullError
 from calift_core.evaluation.forward import Placed, encode, predict, validation_values
@@ -54,6 +56,7 @@ from calift_core.schema.records import (
 )
 from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec
+from calift_core.threads import loader_workers
 from calift_core.training.checkpoint import TrainState, drop_states, newest_state, save_final
 from calift_core.training.loop import train
 from calift_core.training.plan import Plan, make_plan
@@ -114,6 +117,9 @@ class Job:
         self.spec, self.folder, self.run_id, self.stop = spec, folder, run_id, stop
         self.resume_from, self.inputs = resume_from, inputs
         self.device = ranks.device(resolve_device(spec.train.device))
+        self.workers = loader_workers(
+            spec.train.workers, self.device.type, processes=ranks.local_world
+        )
         asked = spec.evaluation.precision
         self.evaluation_precision = resolve_precision(
             spec.train.precision if asked == "train" else asked, self.device
@@ -256,7 +262,7 @@ class Job:
         return Settings(
             spec=self.spec.evaluation,
             templates=resolve_templates(self.spec.suite.templates),
-            workers=self.spec.train.workers,
+            workers=self.workers,
             device=self.device,
             precision=self.evaluation_precision,
             stop=self.stop,
@@ -374,6 +380,8 @@ class Job:
     ) -> Iterator[Record]:
         spec = self.spec
         images = suite.part(part)
+        if spec.train.draft_decoding:
+            images = drafted(images, smallest_side(method.clip.preprocess, spec.train.crop_scale))
         view = TrainView(
             images=self._in_memory(images) if spec.train.cache_images else images,
             preprocess=method.clip.preprocess,
@@ -401,7 +409,7 @@ class Job:
                 return feature_batches(x, y, seed=spec.train.seed, **schedule)
             loaded = train_batches(
                 view,
-                workers=spec.train.workers,
+                workers=self.workers,
                 normalise=normalise,
                 ranks=self.ranks,
                 **schedule,
@@ -441,7 +449,7 @@ class Job:
                 clip,
                 images,
                 batch_size=self.spec.evaluation.batch_size,
-                workers=self.spec.train.workers,
+                workers=self.workers,
                 device=self.device,
                 precision=precision,
                 stop=self.stop,
@@ -452,7 +460,7 @@ class Job:
         return features
 
     def _in_memory(self, images: ImageSet) -> ImageSet:
-        """Decoded images kept; ranks of one host share its memory out among them."""
+        """Decoded images kept; the ranks of a host share its memory out among them."""
         return kept_in_memory(images, available=available_memory() // self.ranks.local_world)
 
     def _mixed(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
@@ -514,7 +522,7 @@ class Job:
             classifier,
             images,
             batch_size=self.spec.evaluation.batch_size,
-            workers=self.spec.train.workers,
+            workers=self.workers,
             device=self.device,
             precision=plan.precision,
             covariance=covariance,

@@ -145,7 +145,7 @@ class Slurm:
         )
         return fields.get("JobState", "GONE")
 
-    def becomes(self, job: str, state: str, patience_s: float = 180.0) -> None:
+    def becomes(self, job: str, state: str, patience_s: float = 400.0) -> None:
         until(
             lambda: self.state(job) == state,
             what=f"job {job} to be {state}",
@@ -227,7 +227,7 @@ def test_slurm__array_node_drained_preemption_requeue_and_cancel(
         assert (folders[task] / "report.json").is_file()
 
     # Preempted: the run saves a checkpoint, is queued again by Slurm and goes on from there.
-    long = str(spec_file("long", epochs=60))
+    long = str(spec_file("long", epochs=40))
     job, (folder,) = submit(slurm, home, long, "--out", str(tmp_path / "low"), "--cpus", "2")
     until(lambda: len(steps(folder)) > 5, what="some steps", patience_s=120)
     other = slurm(
@@ -256,7 +256,7 @@ def test_slurm__array_node_drained_preemption_requeue_and_cancel(
 def test_slurm__a_run_out_of_time_is_queued_again_by_its_script(
     slurm: Slurm, spec_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    long = str(spec_file("out-of-time", epochs=60))
+    long = str(spec_file("out-of-time", epochs=40))
     job, (folder,) = submit(
         slurm,
         tmp_path / "home",
@@ -266,7 +266,7 @@ def test_slurm__a_run_out_of_time_is_queued_again_by_its_script(
         "--time=5",
         "--option=--signal=TERM@275",  # SIGTERM after 25 s of the five minutes
     )
-    slurm.becomes(job, "COMPLETED", 300)
+    slurm.becomes(job, "COMPLETED")
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     assert [r for r in records if r["kind"] == "resumed"]
     assert (folder / "report.json").is_file()

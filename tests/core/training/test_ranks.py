@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from calift_core.models.clip import Clip
 from calift_core.models.shared import share_batch_norm
 from calift_core.schema.records import CheckpointRecord, LogRecord, MetricsRecord, Record
 from calift_core.schema.spec import RunSpec
-from tests.core.conftest import VIT, environment
+from tests.conftest import until
+from tests.core.conftest import VIT, environment, tiny_spec
 from tests.core.jobs.test_job import go, report_in
 from tests.support.on_ranks import CASES
 
@@ -72,11 +74,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture
-def shared_spec(run_spec: Spec) -> Spec:
+@pytest.fixture(scope="module")
+def shared_spec(configs: dict[str, Path], photos: Path) -> Spec:
     def make(kind: str, n: int = 1, **train: Any) -> RunSpec:
-        train = TRAIN | train
-        return run_spec(kind, train=train, resources={"cpu_processes": n})
+        return tiny_spec(kind, configs, photos, train=TRAIN | train, resources={"cpu_processes": n})
 
     return make
 
@@ -92,43 +93,57 @@ def lay_out(folder: Path, specs: dict[str, RunSpec]) -> Path:
 # ------------------------------------------------------------------------ what ranks compute
 
 
-def test_two_ranks__losses_gradients_weights_and_predictions_are_those_of_one_process(
-    shared_spec: Spec,
-    tmp_path: Path,
-    home: Path,
-) -> None:
-    specs = {
+@pytest.fixture(scope="module")
+def specs(shared_spec: Spec) -> dict[str, RunSpec]:
+    """What two ranks run, one after the other."""
+    return {
         "flyp": shared_spec("flyp", 2),
         "carot": shared_spec("carot", 2, accumulation_steps=3),
         "lp_ft": shared_spec("lp_ft", 2, epochs=2),
         "linear_probe": shared_spec("linear_probe", 2, epochs=2),
+        "left_alone": shared_spec("carot", 2, epochs=5),
     }
-    folder = lay_out(tmp_path / "two", specs)
+
+
+@pytest.fixture(scope="module")
+def two(specs: dict[str, RunSpec], tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
+    """What two ranks left, see `on_ranks.py`."""
+    folder = lay_out(tmp_path_factory.mktemp("ranks") / "two", specs)
     torchrun(2, folder, home)
-    gaps = json.loads((folder / "gradients.json").read_text())
+    return folder
+
+
+def test_two_ranks__losses_and_gradients_are_those_of_one_process(two: Path) -> None:
+    gaps = json.loads((two / "gradients.json").read_text())
     assert gaps.keys() == CASES.keys()
     for case, by_name in gaps.items():
         assert max(by_name.values()) < 1e-5, (case, by_name)
-    for name, spec in specs.items():
-        alone, together = tmp_path / name, folder / "runs" / name
-        go(spec, alone)
-        distance = apart(alone, together)
-        log.info("%s: weights apart by %.1e of their norm", name, distance)
-        assert distance < TOLERANCE, name
-        a, b = report_in(alone), report_in(together)
-        assert a.summary.model_dump() == pytest.approx(b.summary.model_dump(), abs=1e-3)
-        assert b.resolved["processes"] == 2
-        curves = [
-            [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
-            for f in (alone, together)
-        ]
-        assert [line["step"] for line in curves[0]] == [line["step"] for line in curves[1]]
-        for one, other in zip(*curves, strict=True):
-            assert one == pytest.approx(other, abs=1e-3)
-    assert report_in(folder / "runs" / "flyp").resolved["total_steps"] == STEPS
 
 
-def test_four_ranks__and_a_share_of_every_size(
+@pytest.mark.parametrize("name", ["flyp", "carot", "lp_ft", "linear_probe"])
+def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(
+    two: Path, specs: dict[str, RunSpec], tmp_path: Path, name: str
+) -> None:
+    alone, together = tmp_path / name, two / "runs" / name
+    go(specs[name], alone)
+    distance = apart(alone, together)
+    log.info("%s: weights apart by %.1e of their norm", name, distance)
+    assert distance < TOLERANCE
+    a, b = report_in(alone), report_in(together)
+    assert a.summary.model_dump() == pytest.approx(b.summary.model_dump(), abs=1e-3)
+    assert b.resolved["processes"] == 2
+    curves = [
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in (alone, together)
+    ]
+    assert [line["step"] for line in curves[0]] == [line["step"] for line in curves[1]]
+    for one, other in zip(*curves, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+    if name in ("flyp", "carot"):
+        assert b.resolved["total_steps"] == STEPS
+
+
+def test_four_ranks__and_shares_of_different_sizes(
     shared_spec: Spec, tmp_path: Path, home: Path
 ) -> None:
     spec = shared_spec("carot", 4, epochs=2)
@@ -158,66 +173,68 @@ def follow(
     return said
 
 
-def ranks_of(folder: Path) -> list[int]:
-    """Process ids of the ranks that work on a folder."""
+def at_work_on(folder: Path, word: bytes = b"") -> list[int]:
+    """Process ids that a folder, and a word, is among the arguments of; zombies left out."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if str(folder).encode() in words and b"calift_core.jobs" in words:
+        if str(folder).encode() in words and (not word or word in words):
             found.append(int(path.parent.name))
     return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_a_killed_rank__ends_the_run_which_goes_on_to_the_same_weights(
-    shared_spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weights(
+    specs: dict[str, RunSpec],
+    two: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
 ) -> None:
     for name, value in environment(home).items():
         monkeypatch.setenv(name, value)
-    spec = shared_spec("carot", 2, epochs=5)
-    stopped, left_alone = tmp_path / "stopped", tmp_path / "left_alone"
+    spec, folder = specs["left_alone"], tmp_path / "stopped"
 
-    def kill(record: Record) -> None:
-        if isinstance(record, CheckpointRecord):
-            os.kill(ranks_of(stopped)[-1], signal.SIGKILL)
+    def kill(word: bytes) -> Callable[[Record], None]:
+        def once_saved(record: Record) -> None:
+            if isinstance(record, CheckpointRecord):
+                os.kill(at_work_on(folder, word)[-1], signal.SIGKILL)
 
+        return once_saved
+
+    def result() -> tuple[str, str]:
+        found = json.loads((folder / "result.json").read_text())
+        return found["outcome"], found["code"]
+
+    with pytest.raises(RankLostError, match="the launcher ended with status -9"):
+        follow(spec, folder, meanwhile=kill(b"calift_core.jobs.launch"))
+    until(lambda: not at_work_on(folder), what="the ranks of a killed launcher to be gone")
     with pytest.raises(RankLostError, match=r"rank \d .*signal 9"):
-        follow(spec, stopped, meanwhile=kill)
-    assert ranks_of(stopped) == []
-    result = json.loads((stopped / "result.json").read_text())
-    assert (result["outcome"], result["code"]) == ("lost", "RANK_LOST")
+        follow(spec, folder, meanwhile=kill(b"calift_core.jobs"))
+    assert at_work_on(folder) == []
+    assert result() == ("lost", "RANK_LOST")
 
     def late(record: Record) -> bool:
-        return isinstance(record, MetricsRecord) and record.step >= 10
+        return isinstance(record, MetricsRecord) and record.step >= 13
 
     with pytest.raises(InterruptedRunError, match="its checkpoint is saved"):
-        follow(spec, stopped, until=late)  # in good order, some steps later
-    assert ranks_of(stopped) == []
-    resumed = [record.step for record in follow(spec, stopped) if record.kind == "resumed"]
+        follow(spec, folder, until=late)  # in good order
+    assert at_work_on(folder) == []
+    assert result()[0] == "interrupted"
+    shutil.copytree(folder, tmp_path / "moved")
+    resumed = [record.step for record in follow(spec, folder) if record.kind == "resumed"]
     assert len(resumed) == 1
-    assert resumed[0] >= 10
-    follow(spec, left_alone)
-    assert apart(stopped, left_alone) == 0.0
-    assert (stopped / "metrics.jsonl").read_text() == (left_alone / "metrics.jsonl").read_text()
-
-
-def test_another_number_of_ranks__goes_on_and_says_so(
-    shared_spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
-) -> None:
-    for name, value in environment(home).items():
-        monkeypatch.setenv(name, value)
-    spec = shared_spec("flyp", 2, epochs=2)
-    with pytest.raises(InterruptedRunError):
-        follow(spec, tmp_path / "moved", until=lambda record: record.kind == "metrics")
-    said = go(shared_spec("flyp", 1, epochs=2), tmp_path / "moved")
-    assert any(r.kind == "resumed" for r in said)
-    notes = [r.message for r in said if isinstance(r, LogRecord)]
+    assert resumed[0] >= 13
+    left_alone = two / "runs" / "left_alone"
+    assert apart(folder, left_alone) == 0.0
+    assert (folder / "metrics.jsonl").read_text() == (left_alone / "metrics.jsonl").read_text()
+    # What two have left is gone on with by one, which says so.
+    notes = [r.message for r in go(spec, tmp_path / "moved") if isinstance(r, LogRecord)]
     assert any("on 2 processes" in note for note in notes)
-    go(shared_spec("flyp", 1, epochs=2), tmp_path / "alone")
-    assert apart(tmp_path / "moved", tmp_path / "alone") < TOLERANCE
+    assert apart(tmp_path / "moved", left_alone) < TOLERANCE
 
 
 # ------------------------------------------------------------------------------- its pieces
