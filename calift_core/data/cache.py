@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from calift_core.data.decode import at_least, open_image
 from calift_core.data.images import ImageSet, Pixels
+from calift_core.data.names import Names
 from calift_core.data.sources import ArraySource, FileSource
 from calift_core.errors import DataError
 from calift_core.files import atomic_path
@@ -122,7 +123,8 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
     """
     if not isinstance(images.source, FileSource) or len(images) == 0:
         return images
-    files = replace(images.source, paths=tuple(images.source.paths[int(i)] for i in images.indices))
+    chosen = [str(images.source.paths[int(i)]) for i in images.indices]
+    files = replace(images.source, paths=Names.of(chosen))
     paths = [files.path(i) for i in range(len(files))]
     border, side = files.border, files.side
 

@@ -291,7 +291,7 @@ def as_predictions(
     source_dataset: str | None = None,
 ) -> Predictions:
     """Put logits together with ids, labels and where they come from."""
-    ids = np.array(images.ids)
+    ids = np.array(list(images.ids))
     return Predictions(
         ids=ids,
         labels=images.own_labels,
