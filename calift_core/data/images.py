@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +126,7 @@ class ImageSet:
         """
         return self.source.image(int(self.indices[index]))
 
-    def take(self, positions: Sequence[int] | NDArray[np.int64], name: str) -> ImageSet:
+    def take(self, positions: Sequence[int] | NDArray[np.integer[Any]], name: str) -> ImageSet:
         """The images at these positions, as a set of its own."""
         positions = np.asarray(positions, dtype=np.int64)
         return replace(

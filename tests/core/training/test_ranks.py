@@ -141,6 +141,11 @@ def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(
         assert one == pytest.approx(other, abs=1e-3)
     if name in ("flyp", "carot"):
         assert b.resolved["total_steps"] == STEPS
+    if distance == 0:
+        files = [e.relative_to(alone) for e in sorted((alone / "predictions").rglob("*.parquet"))]
+        assert files
+        for file in files:
+            assert (alone / file).read_bytes() == (together / file).read_bytes()
 
 
 def test_four_ranks__and_shares_of_different_sizes(
