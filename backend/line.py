@@ -1,7 +1,8 @@
 """Which worker may take which run, and what a waiting run waits for. No SQL here.
 
 A run's queue is `cpu`, `gpu` or `mps`, or `auto`: then it is `gpu` as long as a worker that serves
-`gpu` is there and well, else `cpu`.
+`gpu` is there and well, else `cpu`. A run on several GPUs of a host is in `gpu-multi-N`; a worker
+that holds as many or more serves it.
 """
 
 from __future__ import annotations
@@ -36,13 +37,23 @@ _NEEDS = {
 }
 
 
+MULTI = "gpu-multi-"
+
+
+def multi_queues(gpus: int) -> tuple[str, ...]:
+    """What a worker with so many GPUs serves beside single ones, the largest first."""
+    return tuple(f"{MULTI}{n}" for n in range(gpus, 1, -1))
+
+
 def queue_of(spec: RunSpec) -> str:
-    """`cpu`, `gpu` or `mps` where the spec names a device, else `auto`."""
+    """`cpu`, `gpu`, `gpu-multi-N` or `mps` where the spec names a device, else `auto`."""
+    if spec.resources.gpus > 1:
+        return f"{MULTI}{spec.resources.gpus}"
     return queue_of_device(spec.train.device)
 
 
 def queue_of_device(device: str) -> str:
-    """The queue of a job that names this device."""
+    """The queue of a job for one device of this kind."""
     return device if device in ("auto", "cpu", "mps") else "gpu"
 
 
@@ -69,6 +80,12 @@ def why_waits(queue: str, workers: Sequence[Live]) -> str:
         return "No worker has reported in lately; `calift up` starts one."
     wanted = queue_for(queue, workers)
     able = [w for w in workers if wanted in w.queues]
+    if not able and wanted.startswith(MULTI):
+        n = wanted.removeprefix(MULTI)
+        return (
+            f"It needs a worker with {n} GPUs (resources.gpus: {n}), and none has reported in. "
+            f"CALIFT_WORKER_GPUS={n} in a worker's environment makes it take so many."
+        )
     if not able:
         return (
             f"It needs {_NEEDS.get(wanted, f'a worker of {wanted!r}')}, and none has reported in. "

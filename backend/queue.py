@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 #: The one task. A worker registers it under this name; it takes a run's id.
 TASK_NAME = "calift.run"
 
-#: What a worker may listen to; see `backend.line`.
+#: What a worker may listen to, beside `gpu-multi-N`; see `backend.line`.
 QUEUES = ("cpu", "gpu", "mps")
 
 _GC_EVERY_S = 600.0

@@ -100,6 +100,7 @@ class Settings(BaseSettings):
         sweep_s: how often expired leases are looked for.
         relay_s: how often unsent doorbells are looked for when nothing wakes the relay.
         redispatch_s: age after which the doorbell of a queued run is rung again.
+        worker_gpus: GPUs of a worker: it takes runs on that many or fewer, one run at a time.
         session_ttl_s: how long a log-in to the dashboard lasts.
         link_ttl_s: how long a link that logs in may wait to be opened.
         oidc_issuer: the OpenID provider that people log in to the dashboard with; none: tokens.
@@ -154,6 +155,7 @@ class Settings(BaseSettings):
     sweep_s: float = Field(default=5.0, gt=0)
     relay_s: float = Field(default=1.0, gt=0)
     redispatch_s: float = Field(default=120.0, gt=0)
+    worker_gpus: int = Field(default=1, ge=1, le=64)
     session_ttl_s: float = Field(default=7 * 86_400.0, gt=0)
     link_ttl_s: float = Field(default=900.0, gt=0)
     oidc_issuer: str = ""

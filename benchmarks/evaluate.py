@@ -126,7 +126,7 @@ def decode_s(spec: RunSpec, preprocess: Preprocess, device: torch.device) -> flo
         images,
         preprocess=preprocess,
         batch_size=spec.evaluation.batch_size,
-        workers=spec.train.workers,
+        workers=spec.train.workers or 0,
         normalise=normalise,
     ):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -52,10 +53,17 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Drop what the folder holds and start anew.")
     ] = False,
+    hosts: Annotated[
+        int, typer.Option(min=1, help="Hosts that share the run; start it on each of them.")
+    ] = 1,
+    rendezvous: Annotated[
+        str, typer.Option(help="HOST:PORT where they meet, of one of them, the same on all.")
+    ] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Train and evaluate on this machine, without a service. Goes on where it was stopped."""
     spec = load_spec(spec_file)
+    _demand_hosts(spec, hosts, rendezvous)
     need_torch()
     if dry_run:
         _dry_run(spec, as_json, folder=folder, measure=measure)
@@ -69,13 +77,53 @@ def train(
             out.print(f"This run is finished already; its report is {report_file}.", markup=False)
         _show_report(_read_report(report_file), as_json)
         return
-    from calift_core.jobs.folder import run_in_folder
-
     with _stop_on_signal() as stop:
-        _follow_records(run_in_folder(spec, folder, stop=stop), quiet=as_json)
+        _follow_records(_run(spec, folder, stop, hosts, rendezvous), quiet=as_json)
+    if not _speaks_for_all(hosts):
+        return
     _show_report(_read_report(report_file), as_json)
     if not as_json:
         out.print(f"Everything is in {folder}.", markup=False)
+
+
+def _demand_hosts(spec: RunSpec, hosts: int, rendezvous: str) -> None:
+    """See that a run can be shared by so many hosts.
+
+    Raises:
+        SpecError: it cannot.
+    """
+    if hosts == 1:
+        return
+    if spec.resources.processes % hosts or spec.resources.processes < 2:
+        raise SpecError(
+            f"--hosts {hosts}: resources names the processes of all hosts together, expected a "
+            f"multiple of {hosts}, got {spec.resources.processes}"
+        )
+    if ":" not in rendezvous:
+        raise SpecError(
+            f"--hosts {hosts} needs --rendezvous HOST:PORT, the same on all, got {rendezvous!r}"
+        )
+
+
+def _speaks_for_all(hosts: int) -> bool:
+    """Whether this host shows what happens; under Slurm the first one does."""
+    return hosts == 1 or os.environ.get("SLURM_NODEID", "0") == "0"
+
+
+def _run(
+    spec: RunSpec, folder: Path, stop: Callable[[], bool], hosts: int, rendezvous: str
+) -> Iterator[Record]:
+    """The run in this process, or in as many as it asks for."""
+    if spec.resources.processes == 1:
+        from calift_core.jobs.folder import run_in_folder
+
+        return run_in_folder(spec, folder, stop=stop)
+    from calift_core.jobs.several import run_on_several
+
+    options = () if hosts == 1 else ("--hosts", str(hosts), "--rendezvous", rendezvous)
+    return run_on_several(
+        spec, folder, stop=stop, options=options, quiet=not _speaks_for_all(hosts)
+    )
 
 
 def evaluate(
@@ -244,7 +292,10 @@ def _read_report(path: Path) -> Report:
 
 @contextmanager
 def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM asks the run to save and stop, the second one ends it at once."""
+    """Ctrl-C or SIGTERM asks the run to save and stop; a second Ctrl-C ends it at once.
+
+    Schedulers send SIGTERM more than once.
+    """
     import signal
 
     asked = 0
@@ -253,7 +304,9 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
         nonlocal asked
         asked += 1
         if asked > 1:
-            raise KeyboardInterrupt
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         err.print("\nStopping after this step; a checkpoint is saved. Again to stop at once.")
 
     previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}

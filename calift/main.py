@@ -24,6 +24,7 @@ from calift import (
     operations,
     predictions,
     service,
+    slurm,
     stack,
     study,
     sweeps,
@@ -150,5 +151,6 @@ app.add_typer(evaluations.evaluations_app, name="evaluations")
 app.add_typer(operations.workers_app, name="workers")
 app.add_typer(operations.tokens_app, name="tokens")
 app.add_typer(sweeps.sweeps_app, name="sweeps")
+app.add_typer(slurm.slurm_app, name="slurm")
 app.add_typer(study.study_app, name="study")
 app.add_typer(analyse.analyse_app, name="analyse")

@@ -21,6 +21,7 @@
     ├── StorageError               STORAGE_FAILED    a file cannot be written or read
     │   └── DiskFullError          DISK_FULL         no space is left
     ├── InterruptedRunError        INTERRUPTED       stopped on request; a checkpoint is saved
+    ├── RankLostError              RANK_LOST         a process of a run on several is gone
     ├── NotFoundError              NOT_FOUND         no such run, evaluation or file
     └── ServiceError               SERVICE_ERROR     the API answered with an error
         └── ServiceUnavailableError SERVICE_UNAVAILABLE no API answers
@@ -175,6 +176,12 @@ class InterruptedRunError(CaliftError):
     """The run was asked to stop and did, after it saved a checkpoint."""
 
     code = "INTERRUPTED"
+
+
+class RankLostError(CaliftError):
+    """A process of a run on several is gone: the others cannot go on, another attempt can."""
+
+    code = "RANK_LOST"
 
 
 class ServiceError(CaliftError):

@@ -73,6 +73,23 @@ def usable_cores(*, root: Path = _ROOT, allowed: set[int] | None = None) -> int:
     return max(1, min(cores, math.floor(min(_limits(root), default=cores))))
 
 
+#: More workers than these wait for each other's memory and disk.
+MOST_WORKERS = 8
+
+
+def loader_workers(asked: int | None, device: str, *, processes: int = 1) -> int:
+    """Processes that decode images beside a model.
+
+    Args:
+        asked: what a spec says; None leaves it open.
+        device: kind of the model's device. One on the CPU leaves no core to others.
+        processes: models on this host, which share its cores.
+    """
+    if asked is not None:
+        return asked
+    return 0 if device == "cpu" else max(0, min(MOST_WORKERS, usable_cores() // processes - 1))
+
+
 def _cores(root: Path, allowed: set[int] | None) -> int:
     if allowed is None:
         if not hasattr(os, "sched_getaffinity"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock
 
+from backend.line import multi_queues
 from calift_core.files import try_lock
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,14 @@ class Device:
         queues: what it may serve.
         environment: what its runners get on top, `CUDA_VISIBLE_DEVICES` above all.
         lock: keeps other workers of this machine off the GPU while it is held.
+        more_locks: the same for further GPUs.
     """
 
     label: str
     queues: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     lock: BaseFileLock | None = None
+    more_locks: tuple[BaseFileLock, ...] = ()
 
 
 def parse_gpus(text: str) -> list[Gpu]:
@@ -69,24 +72,32 @@ def visible_gpus(gpus: list[Gpu], visible: str | None) -> list[Gpu]:
     return found
 
 
-def take_device(locks: Path, environment: Mapping[str, str]) -> Device:
-    """Take the first free GPU, else an Apple GPU, else the CPU.
+def take_device(locks: Path, environment: Mapping[str, str], *, count: int = 1) -> Device:
+    """Take the first free GPUs, else an Apple GPU, else the CPU.
 
     Args:
         locks: folder of the lock files, shared by the workers of this machine.
         environment: `PATH` finds `nvidia-smi`, `CUDA_VISIBLE_DEVICES` narrows the choice.
+        count: GPUs that are wanted; fewer are taken where fewer are free.
     """
     gpus = visible_gpus(_gpus(environment), environment.get("CUDA_VISIBLE_DEVICES"))
     locks.mkdir(parents=True, exist_ok=True, mode=0o700)
+    taken: list[tuple[Gpu, BaseFileLock]] = []
     for gpu in gpus:
-        lock = try_lock(locks / f"{gpu.uuid}.lock")
+        lock = try_lock(locks / f"{gpu.uuid}.lock") if len(taken) < count else None
         if lock is not None:
-            return Device(
-                label=f"cuda: {gpu.name} ({gpu.memory_mib} MiB)",
-                queues=("gpu", "cpu"),
-                environment={"CUDA_VISIBLE_DEVICES": gpu.uuid},
-                lock=lock,
-            )
+            taken.append((gpu, lock))
+    if taken:
+        if len(taken) < count:
+            log.warning("%d GPUs are wanted (CALIFT_WORKER_GPUS), %d are free", count, len(taken))
+        first, n = taken[0][0], len(taken)
+        return Device(
+            label=f"cuda: {f'{n} × ' if n > 1 else ''}{first.name} ({first.memory_mib} MiB)",
+            queues=(*multi_queues(n), "gpu", "cpu"),
+            environment={"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu, _ in taken)},
+            lock=taken[0][1],
+            more_locks=tuple(lock for _, lock in taken[1:]),
+        )
     if not gpus:
         if sys.platform == "darwin" and platform.machine() == "arm64":
             return Device(label="mps: Apple GPU", queues=("mps", "cpu"))

@@ -58,7 +58,7 @@ class WorkerService:
         settings: of the service.
         limits: times of an attempt; None takes them from the settings.
         runner_argv: the command of a runner.
-        device: None takes the first free one.
+        device: None takes the first free GPUs, as many as the settings say or as there are.
         give_back: rings for a run again, for other workers.
     """
 
@@ -76,7 +76,9 @@ class WorkerService:
         self.engine = open_engine(settings.database_url)
         self._claims, self._presences = Claims(self.engine), Workers(self.engine)
         self.artifacts = open_artifacts(settings)
-        self.device = device or take_device(settings.home / "run", os.environ)
+        self.device = device or take_device(
+            settings.home / "run", os.environ, count=settings.worker_gpus
+        )
         self.host = socket.gethostname()
         self.id = f"{self.host}-{os.getpid()}-{secrets.token_hex(3)}"
         self.queues: tuple[str, ...] = self.device.queues

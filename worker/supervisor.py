@@ -65,6 +65,7 @@ from worker.folders import (
     remove,
 )
 from worker.inputs import Inputs
+from worker.launcher import launcher_of
 from worker.lease import FencedError, LeaseKeeper
 from worker.limits import Limits
 from worker.publishing import Publisher
@@ -122,7 +123,7 @@ def supervise(
         storage: says whether this machine can store anything; None: it looks at `jobs` alone.
         draining: turns true when the worker is to stop; the run is then queued again.
         environment: filtered by `runner_environment`; the process's own when None.
-        runner_argv: the command that the job's folder is appended to.
+        runner_argv: the command of one process, which the job's folder is appended to.
 
     Returns:
         What became of the attempt: `succeeded`, `failed` and `cancelled` are recorded ends,
@@ -211,7 +212,7 @@ class _Attempt:
             return self._adopt(left)
         self._prepare()
         self._runner = Child(
-            [*argv, str(self._folder)],
+            [*self._command(argv), str(self._folder)],
             output=self._folder / "runner.log",
             environment=environment,
             oom_score_adj=OOM_SCORE_ADJ,
@@ -234,6 +235,13 @@ class _Attempt:
         return self._conclude(returncode, result)
 
     # -- before
+
+    def _command(self, argv: Sequence[str]) -> Sequence[str]:
+        """What the job's folder is appended to; one process judges, several may train."""
+        if self._judges:
+            return argv
+        spec = parse_spec(self._claim.spec)
+        return launcher_of(spec)(argv, spec)
 
     def _adopt(self, folder: Path) -> Outcome:
         """Store the result of an earlier attempt that finished, and what it said."""
@@ -372,6 +380,8 @@ class _Attempt:
             return self._cancelled()
         if result is not None and result.outcome == "failed":
             return self._failed_or_set_back(result.code, result.message, result.hint)
+        if result is not None and result.outcome == "lost":
+            return self._lost(result.code, result.message, result.hint)
         if self._stop_reason == "hang":
             return self._lost(
                 "RUNNER_HUNG",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine, delete, select, update
 
-from backend.line import Live, queue_of_device, why_waits
+from backend.line import Live, queue_of, queue_of_device, why_waits
 from backend.models import Run, Worker
 from backend.store.engine import NOW, moment, plain, reading, upsert, writing
 from calift_core.errors import NotFoundError
@@ -104,7 +104,8 @@ class Workers:
 
     def why_waits(self, spec: RunSpec) -> str:
         """What a run of this spec would wait for; empty when a worker would take it at once."""
-        return self.why_device_waits(spec.train.device)
+        with reading(self._engine) as connection:
+            return why_waits(queue_of(spec), live_workers(connection))
 
     def why_device_waits(self, device: str) -> str:
         """What a job for this device would wait for."""

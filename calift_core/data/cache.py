@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.decode import open_image
+from calift_core.data.decode import at_least, open_image
 from calift_core.data.images import ImageSet, Pixels
+from calift_core.data.names import Names
 from calift_core.data.sources import ArraySource, FileSource
 from calift_core.errors import DataError
 from calift_core.files import atomic_path
@@ -122,12 +123,13 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
     """
     if not isinstance(images.source, FileSource) or len(images) == 0:
         return images
-    files = replace(images.source, paths=tuple(images.source.paths[int(i)] for i in images.indices))
+    chosen = [str(images.source.paths[int(i)]) for i in images.indices]
+    files = replace(images.source, paths=Names.of(chosen))
     paths = [files.path(i) for i in range(len(files))]
-    border = files.border
+    border, side = files.border, files.side
 
     def size(path: Path) -> int:
-        return _decoded_size(path, border)
+        return _decoded_size(path, border, side)
 
     room = int((available_memory() if available is None else available) * CACHE_SHARE)
     step = max(1, len(paths) // _SIZE_SAMPLE)
@@ -143,8 +145,9 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
     )
 
 
-def _decoded_size(path: Path, border: int) -> int:
+def _decoded_size(path: Path, border: int, side: int) -> int:
     with open_image(path) as image:
+        at_least(image, side)
         return 3 * max(0, image.width - 2 * border) * max(0, image.height - 2 * border)
 
 

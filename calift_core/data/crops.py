@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -58,3 +60,8 @@ def _resize(
 ) -> Pixels:
     side = (preprocess.size, preprocess.size)
     return np.asarray(Image.fromarray(pixels).resize(side, preprocess.resample, box=box))
+
+
+def smallest_side(preprocess: Preprocess, scale: tuple[float, float]) -> int:
+    """Pixels that a side of an image needs for its smallest random part to fill the input."""
+    return math.ceil(preprocess.size / math.sqrt(scale[0] * 3 / 4))

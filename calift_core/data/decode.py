@@ -46,14 +46,25 @@ def open_image(path: Path) -> Image.Image:
     return image
 
 
-def decode(path: Path) -> Pixels:
+def at_least(image: Image.Image, side: int) -> None:
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size where both sides stay `side` or more."""
+    if side and image.format == "JPEG":
+        image.draft(image.mode, (side, side))
+
+
+def decode(path: Path, *, side: int = 0) -> Pixels:
     """Decode a file to (H, W, 3) uint8.
+
+    Args:
+        path: the file.
+        side: pixels that a side needs, see `at_least`; 0 decodes at full size.
 
     Raises:
         UnreadableImageError: it is not an image of a known format, is cut short or too large.
     """
     with open_image(path) as image:
         try:
+            at_least(image, side)
             image.load()  # before the tag is read: Pillow turns TIFFs upright here, tag and all
             orientation = image.getexif().get(0x0112, 1)
             rgb = _rgb(image)

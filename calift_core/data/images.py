@@ -10,15 +10,18 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calift_core.data.listing import split_names, unit_hash
+from calift_core.data.names import taken
 from calift_core.errors import DataError
 
 Pixels = NDArray[np.uint8]
+#: Names that are one text while a set is hashed.
+_HASHED_AT_ONCE = 65_536
 
 
 class PixelSource(Protocol):
@@ -65,7 +68,7 @@ class ImageSet:
 
     name: str
     source: PixelSource
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     labels: NDArray[np.int64]
     indices: NDArray[np.int64]
     classes: tuple[int, ...] | MergedClasses | None = None
@@ -123,13 +126,13 @@ class ImageSet:
         """
         return self.source.image(int(self.indices[index]))
 
-    def take(self, positions: Sequence[int] | NDArray[np.int64], name: str) -> ImageSet:
+    def take(self, positions: Sequence[int] | NDArray[np.integer[Any]], name: str) -> ImageSet:
         """The images at these positions, as a set of its own."""
         positions = np.asarray(positions, dtype=np.int64)
         return replace(
             self,
             name=name,
-            ids=tuple(self.ids[i] for i in positions),
+            ids=taken(self.ids, positions),
             labels=self.labels[positions],
             indices=self.indices[positions],
         )
@@ -145,7 +148,9 @@ class ImageSet:
     def sha256(self) -> str:
         """Hash (hex) of what the set holds: pixel source, ids and labels."""
         digest = hashlib.sha256(self.source.fingerprint(self.indices).encode())
-        digest.update("\n".join(self.ids).encode())
+        for start in range(0, len(self), _HASHED_AT_ONCE):
+            names = "\n".join(self.ids[start : start + _HASHED_AT_ONCE])
+            digest.update(("\n" * (start > 0) + names).encode())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
@@ -162,6 +167,6 @@ def split_by_hash(images: ImageSet, fractions: dict[str, float], rest: str) -> d
         rest: the part that receives what is left.
     """
     return {
-        part: images.take(np.array(positions, dtype=np.int64), part)
+        part: images.take(positions, part)
         for part, positions in split_names(images.ids, fractions, rest).items()
     }

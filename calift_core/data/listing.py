@@ -8,11 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from calift_core.data.names import Names
 from calift_core.errors import CaliftError, DataError, DataUnavailableError
 from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, CorruptionSpec, FractionSpec
 
@@ -74,22 +79,28 @@ def images_below(folder: Path, budget: Budget | None = None) -> list[str]:
 
 def images_by_class(
     root: Path, classes: Sequence[str], name: str, budget: Budget | None = None
-) -> tuple[list[str], list[int]]:
-    """Paths of a tree of class folders relative to it, and the label of each.
+) -> tuple[Names, NDArray[np.int64]]:
+    """Paths of a tree of class folders relative to it, and the label (N,) of each.
 
     Raises:
         DataError: a class folder has no images.
         TooManyFilesError: the budget is spent.
     """
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, folder in enumerate(classes):
-        found = images_below(root / folder, budget)
-        if not found:
-            raise DataError(f"{name}: the class folder {folder!r} in {str(root)!r} has no images")
-        paths += [f"{folder}/{path}" for path in found]
-        labels += [label] * len(found)
-    return paths, labels
+    sizes: list[int] = []
+
+    def each() -> Iterator[str]:
+        for folder in classes:
+            found = images_below(root / folder, budget)
+            if not found:
+                raise DataError(
+                    f"{name}: the class folder {folder!r} in {str(root)!r} has no images"
+                )
+            sizes.append(len(found))
+            for path in found:
+                yield f"{folder}/{path}"
+
+    paths = Names.of(each())
+    return paths, np.repeat(np.arange(len(classes), dtype=np.int64), sizes)
 
 
 def demand_folder(path: Path) -> Path:
@@ -190,8 +201,8 @@ def shares_of(fractions: FractionSpec, present: Iterable[str]) -> dict[str, floa
 
 def split_names(
     ids: Iterable[str], fractions: Mapping[str, float], rest: str
-) -> dict[str, list[int]]:
-    """Positions of each part; an id's part depends on the id alone.
+) -> dict[str, NDArray[np.int32]]:
+    """Positions of each part, in order; an id's part depends on the id alone.
 
     Args:
         ids: names of the images.
@@ -200,10 +211,10 @@ def split_names(
     """
     edges = list(accumulate(fractions.values()))
     names = [*fractions, rest]
-    parts: dict[str, list[int]] = {name: [] for name in names}
+    parts = {name: array("i") for name in names}
     for position, image_id in enumerate(ids):
         parts[names[bisect_right(edges, unit_hash("split", image_id))]].append(position)
-    return parts
+    return {name: np.array(positions, dtype=np.int32) for name, positions in parts.items()}
 
 
 def split_sizes(

@@ -6,7 +6,8 @@ the order, the number of workers or the step at which a run was resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from calift_core.data.crops import random_resized_crop
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import steps_per_epoch
 from calift_core.data.preprocess import Preprocess
+from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.styles import STYLES
 from calift_core.errors import UnreadableImageError
 
@@ -101,10 +103,51 @@ def collate(samples: Sequence[Sample]) -> Collated:
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels), torch.tensor(captions)
 
 
-def epoch_order(n: int, *, seed: int, epoch: int) -> list[int]:
-    """A permutation of n that depends on seed and epoch alone."""
+def epoch_order(n: int, *, seed: int, epoch: int) -> NDArray[np.int32]:
+    """A permutation of n (N,) that depends on seed and epoch alone; 4 bytes an image."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(n, generator=generator).tolist()
+    return torch.randperm(n, generator=generator, dtype=torch.int64).numpy().astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The images of steps `start` … `stop` − 1, an epoch's order at a time.
+
+    Attributes:
+        n: images in an epoch.
+        seed: of the run.
+        batch_size: images in a step, of all ranks together.
+        start: the first step.
+        stop: the step after the last one.
+    """
+
+    n: int
+    seed: int
+    batch_size: int
+    start: int
+    stop: int
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.int32]]]:
+        """Epoch and positions (B,) of each step."""
+        per_epoch = steps_per_epoch(self.n, self.batch_size)
+        order, made_for = np.zeros(0, np.int32), -1
+        for step in range(self.start, self.stop):
+            epoch, position = divmod(step, per_epoch)
+            if epoch != made_for:
+                order, made_for = epoch_order(self.n, seed=self.seed, epoch=epoch), epoch
+            yield epoch, order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What `TrainView` is asked for, step by step: this rank's share of each batch."""
+
+    steps: Steps
+    ranks: Ranks
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch, rows in self.steps:
+            yield [(epoch, int(index)) for index in self.ranks.share(rows)]
 
 
 @dataclass(frozen=True)
@@ -152,24 +195,17 @@ def train_batches(
     total_steps: int,
     workers: int,
     normalise: Normalise,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
     """The batches of steps `start_step` … `total_steps` − 1, epoch after epoch.
 
     The batch of a step depends on the seed and the step alone, so a resumed run sees what it would
-    have seen.
+    have seen. Ranks take consecutive shares of that very batch, however many they are.
     """
-    per_epoch = steps_per_epoch(len(view), batch_size)
-    keys: list[list[tuple[int, int]]] = []
-    for epoch in range(start_step // per_epoch, -(-total_steps // per_epoch)):
-        order = epoch_order(len(view), seed=view.seed, epoch=epoch)
-        for position in range(per_epoch):
-            step = epoch * per_epoch + position
-            if start_step <= step < total_steps:
-                chunk = order[position * batch_size : (position + 1) * batch_size]
-                keys.append([(epoch, index) for index in chunk])
+    steps = Steps(len(view), view.seed, batch_size, start_step, total_steps)
     loader: DataLoader[Sample] = DataLoader(
         view,
-        batch_sampler=keys,
+        batch_sampler=_Keys(steps, ranks),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=normalise.device.type == "cuda",
@@ -178,12 +214,48 @@ def train_batches(
         # resumed run would differ.
         generator=torch.Generator(),
     )
-    for pixels, labels, captions in _plainly(loader):
-        yield Batch(
+
+    def placed(collated: Collated) -> Batch:
+        pixels, labels, captions = collated
+        return Batch(
             normalise(pixels),
             labels.to(normalise.device, non_blocking=True),
             captions,
+            ranks=ranks,
+            total=0 if ranks.world == 1 else min(batch_size, len(view)),
         )
+
+    yield from _ahead(_plainly(loader), placed, normalise.device)
+
+
+def _ahead(
+    loaded: Iterator[Collated], placed: Callable[[Collated], Batch], device: torch.device
+) -> Iterator[Batch]:
+    """Batches on their device; on CUDA the next is copied and normalised while one is used.
+
+    That has a stream of its own: the copy waits for no kernel of the step, and none waits for it.
+    """
+    if device.type != "cuda":
+        yield from map(placed, loaded)
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ready: deque[tuple[Batch, torch.cuda.Event]] = deque()
+    for collated in loaded:
+        with torch.cuda.stream(stream):
+            ready.append((placed(collated), stream.record_event()))
+        if len(ready) > 1:
+            yield _arrived(*ready.popleft())
+    while ready:
+        yield _arrived(*ready.popleft())
+
+
+def _arrived(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """A batch that the current stream may use."""
+    current = torch.cuda.current_stream(batch.images.device)
+    current.wait_event(event)
+    for tensor in (batch.images, batch.labels):
+        tensor.record_stream(current)  # so that its memory is not given away before
+    return batch
 
 
 def feature_batches(
@@ -205,14 +277,9 @@ def feature_batches(
         start_step: the first step.
         total_steps: the step after the last one.
     """
-    per_epoch = steps_per_epoch(len(features), batch_size)
-    for epoch in range(start_step // per_epoch, -(-total_steps // per_epoch)):
-        order = torch.tensor(epoch_order(len(features), seed=seed, epoch=epoch))
-        order = order.to(features.device)
-        for position in range(per_epoch):
-            if start_step <= epoch * per_epoch + position < total_steps:
-                rows = order[position * batch_size : (position + 1) * batch_size]
-                yield Batch(features[rows], labels[rows], torch.zeros(len(rows), dtype=torch.long))
+    for _, chosen in Steps(len(features), seed, batch_size, start_step, total_steps):
+        rows = torch.from_numpy(chosen).long().to(features.device)
+        yield Batch(features[rows], labels[rows], torch.zeros(len(rows), dtype=torch.long))
 
 
 def eval_batches(
@@ -223,6 +290,7 @@ def eval_batches(
     workers: int,
     normalise: Normalise,
     start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[Tensor]:
     """Inputs (B, 3, S, S) of a set, in its order.
 
@@ -233,10 +301,11 @@ def eval_batches(
         workers: processes that decode ahead.
         normalise: makes inputs of pixels.
         start: the first image; a multiple of `batch_size` leaves all batches as they are.
+        stop: the image after the last one; None: all of them. Likewise.
     """
     loader: DataLoader[Sample] = DataLoader(
         EvalView(images, preprocess),
-        sampler=range(start, len(images)),
+        sampler=range(start, len(images) if stop is None else stop),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,

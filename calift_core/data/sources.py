@@ -7,9 +7,10 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,14 +102,17 @@ class FileSource:
 
     Attributes:
         paths: one per image, absolute or below `root`. Sets of the same file names under several
-            roots share one tuple.
+            roots share them.
         root: what relative paths start from.
         border: pixels cut off at each side: data sets mark their test images with a frame.
+        side: pixels that a side of an image needs; larger JPEGs are decoded smaller. 0: at full
+            size.
     """
 
-    paths: tuple[Path | str, ...]
+    paths: Sequence[Path] | Sequence[str]
     root: Path = Path()
     border: int = 0
+    side: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -123,7 +127,7 @@ class FileSource:
         Raises:
             UnreadableImageError: it cannot be decoded, or is all border.
         """
-        pixels = decode(self.path(index))
+        pixels = decode(self.path(index), side=self.side)
         if self.border == 0:
             return pixels
         if min(pixels.shape[:2]) <= 2 * self.border:
@@ -136,8 +140,38 @@ class FileSource:
 
     def fingerprint(self, indices: NDArray[np.int64]) -> str:
         """Hash of what the files hold, and of the border; see `content_key`."""
-        key = content_key([self.path(int(i)) for i in indices])
+        key = content_key(_Paths(self, indices))
         return key if self.border == 0 else f"{key}:border {self.border}"
+
+
+class _Paths(Sequence[Path]):
+    """Where some images of a source are; each path is made when it is asked for."""
+
+    def __init__(self, source: FileSource, indices: NDArray[np.int64]) -> None:
+        self.source, self.indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Paths: ...
+    def __getitem__(self, index: int | slice) -> Path | _Paths:
+        if isinstance(index, slice):
+            return _Paths(self.source, self.indices[index])
+        return self.source.path(int(self.indices[index]))
+
+
+def drafted(images: ImageSet, side: int) -> ImageSet:
+    """The same set, whose JPEGs are decoded smaller where both sides stay `side` pixels or more.
+
+    Images that are not in files, or that lose a border, stay as they are.
+    """
+    source = images.source
+    if not isinstance(source, FileSource) or source.border:
+        return images
+    return replace(images, source=replace(source, side=side))
 
 
 #: Files up to this many bytes are hashed whole; of longer ones three pieces that add up to it.

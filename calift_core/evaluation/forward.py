@@ -15,6 +15,7 @@ from torch import Tensor
 from calift_core.calibration import Binning, accuracy, ece, nll, score_probs, softmax
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, eval_batches
+from calift_core.data.ranks import ALONE, Ranks
 from calift_core.errors import InterruptedRunError, OutOfMemoryError, reason_of
 from calift_core.evaluation.spectrum import Covariance
 from calift_core.methods.base import Classifier
@@ -65,6 +66,7 @@ def forward_all(
     device: torch.device,
     precision: Precision,
     starts: Sequence[int] | None = None,
+    stop: int | None = None,
     features: bool = False,
 ) -> Iterator[Forward]:
     """One pass over a set for all models, in its order, in eval mode: each image is decoded once.
@@ -82,6 +84,7 @@ def forward_all(
         precision: of the forward passes; logits are float32 always.
         starts: for each model, how many images it has seen already: a multiple of `batch_size`, or
             N. What all have seen is not decoded.
+        stop: the image after the last one that is wanted; None: all of them.
         features: whether features are wanted too.
 
     Yields:
@@ -93,13 +96,13 @@ def forward_all(
     """
     seen = list(starts) if starts is not None else [0] * len(models)
     at = min(seen)
-    if at >= len(images):
+    if at >= (len(images) if stop is None else stop):
         return
     clip = models[seen.index(at)].place()
     waiting: deque[tuple[int, int, Tensor, Tensor | None]] = deque()
     behind = 0 if device.type == "cpu" else 1
     try:
-        for batch in _inputs(images, clip, batch_size, workers, device, start=at):
+        for batch in _inputs(images, clip, batch_size, workers, device, start=at, stop=stop):
             for index, model in enumerate(models):
                 if seen[index] > at:
                     continue
@@ -125,8 +128,9 @@ def _inputs(
     device: torch.device,
     *,
     start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[Tensor]:
-    """A set from image `start` on, as a model takes it: batches (B, 3, S, S) on its device."""
+    """Images `start` to `stop` of a set as a model takes them: (B, 3, S, S) on its device."""
     return eval_batches(
         images,
         preprocess=clip.preprocess,
@@ -134,7 +138,14 @@ def _inputs(
         workers=workers,
         normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
         start=start,
+        stop=stop,
     )
+
+
+def share_of_batches(n: int, batch_size: int, ranks: Ranks) -> tuple[int, int]:
+    """First image, and the one after the last, that a rank predicts of n: whole batches."""
+    start, stop = ranks.bounds(-(-n // batch_size))
+    return min(n, start * batch_size), min(n, stop * batch_size)
 
 
 @torch.inference_mode()
@@ -172,6 +183,7 @@ def predict(
     device: torch.device,
     precision: Precision,
     covariance: Covariance | None = None,
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float32]:
     """`forward_all` for one model, its logits in one array.
 
@@ -184,6 +196,7 @@ def predict(
         device: where the model is.
         precision: of the forward pass.
         covariance: takes in the L2-normalised features if given.
+        ranks: who predicts a share each; all of them get all logits.
 
     Returns:
         Logits (N, C), scale included.
@@ -195,6 +208,7 @@ def predict(
     was_training = clip.training
     clip.eval()
     parts: list[NDArray[np.float32]] = []
+    start, stop = share_of_batches(len(images), batch_size, ranks)
     try:
         for batch in forward_all(
             [Placed(lambda: clip, classifier)],
@@ -203,6 +217,8 @@ def predict(
             workers=workers,
             device=device,
             precision=precision,
+            starts=[start],
+            stop=stop,
             features=covariance is not None,
         ):
             parts.append(batch.logits)
@@ -210,7 +226,11 @@ def predict(
                 covariance.add(batch.features)
     finally:
         clip.train(was_training)
-    return np.concatenate(parts)
+    if ranks.world == 1:
+        return np.concatenate(parts)
+    if covariance is not None:
+        covariance.merge(ranks.everybody(covariance.state()))
+    return np.concatenate([part for parts in ranks.everybody(parts) for part in parts])
 
 
 @torch.no_grad()
@@ -223,8 +243,11 @@ def encode(
     device: torch.device,
     precision: Precision,
     stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """L2-normalised features of a set, in its order, in eval mode, without augmentation.
+
+    Ranks encode a share each, and all of them get all features.
 
     Returns:
         (N, D), float32, on the device.
@@ -235,16 +258,25 @@ def encode(
     """
     was_training = clip.training
     clip.eval()
-    parts: list[Tensor] = []
-    try:
-        for batch in _inputs(images, clip, batch_size, workers, device):
+    start, end = share_of_batches(len(images), batch_size, ranks)
+
+    def mine() -> list[Tensor]:
+        parts: list[Tensor] = []
+        for batch in _inputs(images, clip, batch_size, workers, device, start=start, stop=end):
             if stop():
                 raise InterruptedRunError(f"stopped while encoding {images.name}")
             with autocast(device, precision):
                 parts.append(clip.encode_image(batch))
+        return parts
+
+    try:
+        parts = ranks.stop_together(mine)
     finally:
         clip.train(was_training)
-    return torch.cat(parts)
+    if ranks.world == 1:
+        return torch.cat(parts)
+    everybody = ranks.everybody([part.cpu() for part in parts])
+    return torch.cat([part for parts in everybody for part in parts]).to(device)
 
 
 def as_predictions(
@@ -259,7 +291,7 @@ def as_predictions(
     source_dataset: str | None = None,
 ) -> Predictions:
     """Put logits together with ids, labels and where they come from."""
-    ids = np.array(images.ids)
+    ids = np.array(list(images.ids))
     return Predictions(
         ids=ids,
         labels=images.own_labels,

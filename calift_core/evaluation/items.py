@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from calift_core.data.images import ImageSet
+from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.suites.load import Suite
 from calift_core.evaluation.subjects import Subject
 from calift_core.methods.base import Classifier
@@ -32,6 +33,8 @@ class Settings:
         device: where the models are.
         precision: of the forward passes; logits are float32 always.
         stop: asked between batches; what is done by then is kept.
+        ranks: who judges with this process: each predicts a share of every set, in a folder that
+            all of them see, and rank 0 puts the shares together.
     """
 
     spec: EvaluationSpec
@@ -40,6 +43,7 @@ class Settings:
     device: torch.device
     precision: Precision
     stop: Callable[[], bool]
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)

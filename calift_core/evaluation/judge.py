@@ -23,12 +23,13 @@ from calift_core.evaluation.forward import (
     Forward,
     as_predictions,
     forward_all,
+    share_of_batches,
     store,
     validation_values,
 )
 from calift_core.evaluation.items import Item, Settings, items_of, key, n_images_of
 from calift_core.evaluation.noise_levels import copy_of, noise_levels
-from calift_core.evaluation.partial import Shards
+from calift_core.evaluation.partial import Shard, Shards
 from calift_core.evaluation.progress import Progress
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
 from calift_core.evaluation.subjects import Subject
@@ -68,7 +69,7 @@ def judge(
         settings: how.
 
     Returns:
-        A verdict for each, in order.
+        A verdict for each, in order; that of a rank that is not the first stays empty.
 
     Raises:
         InterruptedRunError: `settings.stop` returned true; what is done is kept.
@@ -83,7 +84,10 @@ def judge(
         for subject, verdict in zip(subjects, verdicts, strict=True):
             yield PhaseRecord(phase="evaluating", detail="noise levels for TS-P")
             clean = Item(calibration, suite.class_names, "calibration")
-            levels = yield from noise_levels(subject, clean, settings)
+            levels: list[float] = []
+            if settings.ranks.first:
+                levels = yield from noise_levels(subject, clean, settings)
+            levels = settings.ranks.from_first(levels)
             copies = [copy_of(clean, level, subject, settings) for level in levels]
             total = len(calibration) * len(copies)
             verdict.selection["perturbed_calibration"] = []
@@ -125,6 +129,12 @@ def judge_set(
         UnreadableImageError: a file cannot be decoded.
         DiskFullError, StorageError: predictions or shards cannot be written.
     """
+    if settings.ranks.world > 1:
+        before = progress.done
+        yield from _predict_share(subjects, item, settings, progress)
+        progress.done = before  # the shares of all count below
+        if not settings.ranks.first:
+            return
     works = [_Work(subject, item, settings) for subject in subjects]
     yield from _predict(works, item, settings, progress)
     for work, verdict in zip(works, verdicts, strict=True):
@@ -136,6 +146,26 @@ def judge_set(
     yield progress.record(item.images.name)
 
 
+def _predict_share(
+    subjects: Sequence[Subject], item: Item, settings: Settings, progress: Progress
+) -> Iterator[Record]:
+    """Predict this rank's share of a set into shards, and wait for the other ranks.
+
+    Raises:
+        InterruptedRunError: any rank was stopped; what each has done is kept.
+    """
+    share = share_of_batches(len(item.images), settings.spec.batch_size, settings.ranks)
+    works = [_Work(subject, item, settings, share) for subject in subjects]
+    stopped = None
+    try:
+        yield from _predict(works, item, settings, progress)
+        for work in works:
+            work.save()
+    except InterruptedRunError as error:
+        stopped = error
+    settings.ranks.agree(stopped)
+
+
 def _predict(
     works: Sequence[_Work], item: Item, settings: Settings, progress: Progress
 ) -> Iterator[Record]:
@@ -143,7 +173,7 @@ def _predict(
     images = item.images
     open_works = [work for work in works if work.result is None]
     progress.skip(len(images) * (len(works) - len(open_works)))
-    progress.skip(sum(work.position for work in open_works))
+    progress.skip(sum(work.position - work.start for work in open_works))
     if not open_works:
         return
     _stop_if_asked(open_works, settings, images)
@@ -158,12 +188,13 @@ def _predict(
         device=settings.device,
         precision=settings.precision,
         starts=starts,
+        stop=open_works[0].stop,
         features=item.role == "id",
     ):
         work = open_works[batch.model]
         work.add(batch)
-        progress.add(len(batch.logits))
-        if work.position < len(images):
+        progress.add(len(batch.logits) * (len(images) // (work.stop - work.start)))
+        if work.position < work.stop:
             if len(work.unsaved) >= SHARD_BATCHES:
                 work.save()
             _stop_if_asked(open_works, settings, images)
@@ -176,10 +207,11 @@ def _stop_if_asked(works: Sequence[_Work], settings: Settings, images: ImageSet)
         return
     for work in works:
         work.save()
-    done = min(work.position for work in works)
+    done = min(work.position - work.start for work in works)
+    of = works[0].stop - works[0].start
+    whose = f"its {of:,} images" if of == len(images) else f"this process's {of:,} images"
     raise InterruptedRunError(
-        f"stopped while evaluating {images.name}, after {done:,} of its {len(images):,} images; "
-        "they are kept"
+        f"stopped while evaluating {images.name}, after {done:,} of {whose}; they are kept"
     )
 
 
@@ -202,26 +234,55 @@ def _take(result: Mapping[str, Any], item: Item, verdict: Verdict) -> Evaluation
 class _Work:
     """One model on one set, while it is predicted.
 
+    Args:
+        subject: the model.
+        item: the set.
+        settings: how.
+        share: first image, and the one after the last, that this rank predicts; None: the set.
+
     Attributes:
         result: what `finish` returns, if the set was finished by an earlier attempt.
+        start: the first image.
+        stop: the image after the last one.
         position: images done.
         unsaved: logits of the batches since the last shard.
     """
 
-    def __init__(self, subject: Subject, item: Item, settings: Settings) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        item: Item,
+        settings: Settings,
+        share: tuple[int, int] | None = None,
+    ) -> None:
         self.subject, self.item, self.settings = subject, item, settings
+        self.start, self.stop = share or (0, len(item.images))
         self.began = time.monotonic()
         self.shards = Shards(subject.folder, key(subject, item, settings))
         self.result = self._finished()
         self.covariance = Covariance(subject.placed.classifier.weights.shape[1])
         self.unsaved: list[NDArray[np.float32]] = []
-        self.position = self.saved = 0
-        shards = [] if self.result is not None else self.shards.load()
-        if shards:
+        self.position = self.saved = self.start
+        shards = [] if self.result is not None else self.shards.load(*(share or ()))
+        if shards and (item.role != "id" or self._take_covariance(shards)):
             self.position = self.saved = shards[-1].stop
-            if item.role == "id":
-                state = shards[-1].tensors
-                self.covariance.load_state({name: state[name].numpy() for name in _COVARIANCE})
+
+    def _take_covariance(self, shards: Sequence[Shard]) -> bool:
+        """Take over the sums of shards; if they are not those of their images, drop the shards.
+
+        Each shard has the sums over the images from the start of a share to its own end. Where an
+        earlier attempt had another number of ranks, its shares may begin and end elsewhere.
+        """
+        ends: dict[int, dict[str, NDArray[np.float64]]] = {}
+        for shard in shards:
+            state = {name: shard.tensors[name].numpy() for name in _COVARIANCE}
+            ends[shard.stop - int(state["n"][0])] = state
+        seen = sum(int(state["n"][0]) for state in ends.values())
+        if min(ends) != self.start or seen != shards[-1].stop - self.start:
+            self.shards.drop(self.start, self.stop)
+            return False
+        self.covariance.merge(list(ends.values()))
+        return True
 
     def _finished(self) -> dict[str, Any] | None:
         """An earlier attempt's result, if its predictions are still what it wrote."""

@@ -62,15 +62,22 @@ class Shards:
         text = json.dumps(key, sort_keys=True, default=str)
         self.folder = folder / EVALUATING / hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def load(self) -> list[Shard]:
-        """The shards from the first image on, up to one that is missing or damaged.
+    def load(self, start: int = 0, stop: int | None = None) -> list[Shard]:
+        """The shards from image `start` on, up to one that is missing or damaged.
 
         What lies behind a gap is removed: it is made again.
+
+        Args:
+            start: the first image of a share; 0 for the set.
+            stop: the image after its last one; None for the set. What is not within is not looked
+                at: it is another rank's.
         """
         shards: list[Shard] = []
         found = sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else []
         for path in found:
-            at = shards[-1].stop if shards else 0
+            if stop is not None and not _within(path, start, stop):
+                continue
+            at = shards[-1].stop if shards else start
             shard = _read(path)
             if shard is not None and shard.start == at and shard.stop > at:
                 shards.append(shard)
@@ -78,6 +85,12 @@ class Shards:
             log.warning("the shard %s is damaged or out of place and is made again", path.name)
             path.unlink(missing_ok=True)
         return shards
+
+    def drop(self, start: int = 0, stop: int | None = None) -> None:
+        """Remove the shards of a share, or of the set."""
+        for path in self.folder.glob("*.safetensors"):
+            if stop is None or _within(path, start, stop):
+                path.unlink(missing_ok=True)
 
     def save(self, start: int, stop: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep what images `start` … `stop` − 1 gave, durably.
@@ -106,6 +119,12 @@ class Shards:
             log.warning("%s is damaged, the set is evaluated again: %s", self.folder.name, error)
             return None
         return dict(result) if isinstance(result, dict) else None
+
+
+def _within(path: Path, start: int, stop: int) -> bool:
+    """Whether a shard, by its name, is of images `start` … `stop` − 1 alone."""
+    match = _NAME.fullmatch(path.name)
+    return match is not None and start <= int(match[1]) and int(match[2]) <= stop
 
 
 def _digest(start: int, stop: int, data: bytes) -> str:

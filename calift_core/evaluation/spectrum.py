@@ -6,7 +6,7 @@ zero mean and unit variance over the N ID samples; its smallest singular value e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,20 @@ class Covariance:
         self.n = int(state["n"][0])
         self.origin = state["origin"].copy() if len(state["origin"]) else None
         self.total, self.gram = state["total"].copy(), state["gram"].copy()
+
+    def merge(self, parts: Sequence[Mapping[str, NDArray[np.float64]]]) -> None:
+        """Become the sums over all of what several have seen: equal but for rounding (1e-16)."""
+        seen = [part for part in parts if part["n"][0] > 0]
+        if not seen:
+            return
+        self.load_state(seen[0])
+        assert self.origin is not None
+        for part in seen[1:]:
+            n, shift = float(part["n"][0]), part["origin"] - self.origin
+            cross = np.outer(shift, part["total"])
+            self.n += int(n)
+            self.gram += part["gram"] + cross + cross.T + n * np.outer(shift, shift)
+            self.total += part["total"] + n * shift
 
     def correlation(self) -> tuple[NDArray[np.float64], int]:
         """The covariance of the standardised features, and how many were constant and left out."""

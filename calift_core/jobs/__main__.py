@@ -6,23 +6,29 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
+import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from calift_core.errors import CaliftError, InterruptedRunError, OutOfMemoryError
+from calift_core.data.ranks import ALONE, Ranks, joined
+from calift_core.errors import (
+    CaliftError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    RankLostError,
+)
 from calift_core.files import atomic_write_json
 from calift_core.jobs.folder import run_in_folder
 from calift_core.jobs.job import Stop
 from calift_core.jobs.judging import judge_in_folder
+from calift_core.jobs.processes import STATUS_OF, STOP_FILE, die_with_parent, rank_file
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import (
-    EXIT_INTERRUPTED,
     DoneRecord,
     EvaluationRecord,
     JobFile,
@@ -41,23 +47,23 @@ LINE_EVERY_S = 10.0
 
 
 def main(argv: list[str]) -> int:
-    """Run the job of a folder: the runner that a worker starts.
+    """Run the job of a folder: the runner that a worker starts, or one rank of it.
 
     Args:
         argv: one element, the folder; it holds `spec.json` and `job.json`.
 
     Returns:
-        Exit status: 0, 1 when the run failed, 75 when it stopped on request.
+        Exit status: 0, 1 when the run failed, 75 when it stopped on request. A rank that stopped on
+        request returns 0, since torchrun ends the others as soon as one returns anything else.
     """
     if len(argv) != 1:
         sys.stderr.write("usage: python -m calift_core.jobs FOLDER\n")
         return 2
-    _die_with_parent()
+    die_with_parent()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
     folder = Path(argv[0])
-    next_line = 0.0
     asked_to_stop = False
 
     def on_signal(signum: int, frame: object) -> None:
@@ -66,11 +72,32 @@ def main(argv: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    try:
-        job = JobFile.model_validate_json((folder / "job.json").read_bytes())
-        if job.request_id:
-            log.info("run %s, attempt %d, request %s", job.run_id, job.attempt, job.request_id)
-        for record in work(job, folder, stop=lambda: asked_to_stop):
+    asked, rank = os.environ.get(STOP_FILE), os.environ.get("RANK")
+    if rank is not None:
+        rank_file(folder, int(rank)).unlink(missing_ok=True)  # of an earlier start
+    result = outcome_of(
+        lambda: _run(
+            folder, stop=lambda: asked_to_stop or (asked is not None and os.path.exists(asked))
+        )
+    )
+    if rank in (None, "0"):
+        atomic_write_json(folder / "result.json", result.model_dump(mode="json"))
+    if rank is None:
+        return STATUS_OF[result.outcome]
+    atomic_write_json(rank_file(folder, int(rank)), result.model_dump(mode="json"))
+    return 0 if result.outcome in ("succeeded", "interrupted") else 1
+
+
+def _run(folder: Path, *, stop: Callable[[], bool]) -> None:
+    """Run the job of a folder, and say in the log what happens."""
+    job = JobFile.model_validate_json((folder / "job.json").read_bytes())
+    if job.request_id:
+        log.info("run %s, attempt %d, request %s", job.run_id, job.attempt, job.request_id)
+    next_line = 0.0
+    with joined() as ranks:
+        for record in work(job, folder, stop=stop, ranks=ranks):
+            if not ranks.first:
+                continue
             if record.kind == "progress":
                 if time.monotonic() < next_line:
                     continue
@@ -78,50 +105,52 @@ def main(argv: list[str]) -> int:
             words = line_of(record)
             if words:
                 log.info("%s", words)
-        result, status = JobResult(outcome="succeeded"), 0
+
+
+def outcome_of(run: Callable[[], None]) -> JobResult:
+    """How a run ended, whatever it raised."""
+    try:
+        run()
+        return JobResult(outcome="succeeded")
     except InterruptedRunError as error:
-        result = JobResult(outcome="interrupted", code=error.code, message=error.message)
-        status = EXIT_INTERRUPTED
+        return JobResult(outcome="interrupted", code=error.code, message=error.message)
+    except RankLostError as error:
+        log.error("%s", error)
+        return JobResult(outcome="lost", code=error.code, message=error.message)
     except CaliftError as error:
         log.error("%s", error)
-        result = JobResult(
-            outcome="failed", code=error.code, message=error.message, hint=error.hint
-        )
-        status = 1
+        return JobResult(outcome="failed", code=error.code, message=error.message, hint=error.hint)
     except MemoryError:
         message = "this machine ran out of memory"
-        result = JobResult(outcome="failed", code=OutOfMemoryError.code, message=message)
-        status = 1
+        return JobResult(outcome="failed", code=OutOfMemoryError.code, message=message)
     except Exception as error:
         log.exception("the run failed")
         last = traceback.format_exception_only(error)[-1].strip()
-        result = JobResult(
+        return JobResult(
             outcome="failed",
             code="INTERNAL_ERROR",
             message=f"an unexpected error: {last[:500]}",
             hint="The traceback is in the run's log.",
         )
-        status = 1
-    atomic_write_json(folder / "result.json", result.model_dump(mode="json"))
-    return status
 
 
-def work(job: JobFile, folder: Path, *, stop: Stop) -> Iterator[Record]:
+def work(job: JobFile, folder: Path, *, stop: Stop, ranks: Ranks = ALONE) -> Iterator[Record]:
     """Do what a job's folder asks: train a model, or judge those of finished runs."""
     resume_from = Path(job.resume_from) if job.resume_from else None
     inputs = {name: Path(given) for name, given in job.inputs.items()}
     if job.kind == "evaluation":
-        asked = EvaluationJobSpec.model_validate_json((folder / "spec.json").read_bytes())
+        asked = EvaluationJobSpec.model_validate_json((folder / job.spec).read_bytes())
         yield from judge_in_folder(asked, folder, inputs=inputs, resume_from=resume_from, stop=stop)
         return
     yield from run_in_folder(
-        load_spec(folder / "spec.json"),
+        load_spec(folder / job.spec),
         folder,
         run_id=job.run_id,
         resume_from=resume_from,
         inputs=inputs,
         stop=stop,
-        keep_states=True,  # the worker may die before it has stored the result
+        keep_states=job.keep_states,
+        ranks=ranks,
     )
 
 
@@ -147,11 +176,10 @@ def line_of(record: Record) -> str | None:
     return None
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the worker that started this process is gone (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if "RANK" in os.environ:
+        # Threads that wait for a rank that is gone must not hold the process.
+        logging.shutdown()
+        os._exit(status)
+    sys.exit(status)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
+from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, SpecError
 from calift_core.files import atomic_write_json
@@ -39,6 +40,7 @@ def run_job(
     inputs: Mapping[str, Path] | None = None,
     stop: Stop = never,
     keep_states: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Record]:
     """Train, evaluate, report. Yields what happens; the folder holds the result.
 
@@ -54,6 +56,7 @@ def run_job(
         stop: true to save a checkpoint and stop.
         keep_states: leave behind what only an unfinished run needs: the caller removes it when the
             result is safe elsewhere.
+        ranks: who shares the run; all of them see `folder`.
 
     Raises:
         CaliftError: whatever stands in the way, in a sentence.
@@ -67,7 +70,8 @@ def run_job(
         and not isinstance(spec.method, Pretrain)
     ):
         yield from ensure_tiny(spec.model.pretrained, stop=stop)
-    yield from work_on(Job(spec, folder, run_id, resume_from, stop, inputs, keep_states))
+    ranks.wait()
+    yield from work_on(Job(spec, folder, run_id, resume_from, stop, inputs, keep_states, ranks))
 
 
 def run_in_folder(
@@ -79,13 +83,26 @@ def run_in_folder(
     inputs: Mapping[str, Path] | None = None,
     stop: Stop = never,
     keep_states: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Record]:
-    """`run_job`, with `records.jsonl` and the curves written as it goes.
+    """`run_job`, with `records.jsonl` and the curves written as it goes, by the first rank alone.
 
     Raises:
         CheckpointError: the folder holds another spec's run.
         CaliftError: as `run_job`.
     """
+    if not ranks.first:
+        spec = ranks.from_first(spec)  # it looks at the folder, and has what is gone on with
+        yield from run_job(
+            spec,
+            folder,
+            run_id=run_id,
+            resume_from=resume_from,
+            stop=stop,
+            keep_states=keep_states,
+            ranks=ranks,
+        )
+        return
     folder.mkdir(parents=True, exist_ok=True)
     spec_file, note = folder / "spec.json", ""
     if spec_file.is_file():
@@ -100,6 +117,7 @@ def run_in_folder(
                 hint="Give another --out folder, or --overwrite to start anew.",
             )
     atomic_write_json(spec_file, spec.model_dump(mode="json"))
+    ranks.from_first(spec)
     if isinstance(spec.method, Pretrain) and spec.model.name == TINY:
         after: Callable[[], None] | None = _publisher(spec, folder)
     else:
@@ -113,6 +131,7 @@ def run_in_folder(
             inputs=inputs,
             stop=stop,
             keep_states=keep_states,
+            ranks=ranks,
         )
         for record in chain(told(note), worked):
             curves.take(record)

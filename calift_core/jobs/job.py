@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 
 from calift_core.analysis.report import summarise
-from calift_core.data.cache import kept_in_memory
+from calift_core.data.cache import available_memory, kept_in_memory
+from calift_core.data.crops import smallest_side
+from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, feature_batches, train_batches
+from calift_core.data.ranks import ALONE, Ranks
+from calift_core.data.sources import drafted
 from calift_core.data.suites.load import Suite, load_suite
-from calift_core.errors import DiskFullError
+from calift_core.errors import CheckpointError, DiskFullError
 from calift_core.evaluation.forward import Placed, encode, predict, validation_values
 from calift_core.evaluation.items import Settings
 from calift_core.evaluation.judge import Verdict, judge
@@ -37,6 +41,7 @@ from calift_core.models.clip import Clip
 from calift_core.models.finished import outdated
 from calift_core.models.loading import weights_sha256
 from calift_core.models.precision import Precision, resolve_device, resolve_precision
+from calift_core.models.shared import share_batch_norm
 from calift_core.models.zeroshot import resolve_templates
 from calift_core.models.zeroshot_cache import heads_dir
 from calift_core.schema.methods import Pretrain
@@ -51,6 +56,7 @@ from calift_core.schema.records import (
 )
 from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec
+from calift_core.threads import loader_workers
 from calift_core.training.checkpoint import TrainState, drop_states, newest_state, save_final
 from calift_core.training.loop import train
 from calift_core.training.plan import Plan, make_plan
@@ -105,11 +111,15 @@ class Job:
         stop: Stop,
         inputs: Mapping[str, Path] | None = None,
         keep_states: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.keep_states = keep_states
+        self.keep_states, self.ranks = keep_states, ranks
         self.spec, self.folder, self.run_id, self.stop = spec, folder, run_id, stop
         self.resume_from, self.inputs = resume_from, inputs
-        self.device = resolve_device(spec.train.device)
+        self.device = ranks.device(resolve_device(spec.train.device))
+        self.workers = loader_workers(
+            spec.train.workers, self.device.type, processes=ranks.local_world
+        )
         asked = spec.evaluation.precision
         self.evaluation_precision = resolve_precision(
             spec.train.precision if asked == "train" else asked, self.device
@@ -135,8 +145,8 @@ class Job:
         clip = load_begun(spec.model, state, generator)
         yield from told(self._note_on(clip, state))
         clip.to(self.device)
-        if spec.train.compile and spec.method.trains:
-            clip.compile_towers()
+        if spec.method.trains:
+            self._fit_for_training(clip)
         start_hash = weights_sha256(clip.net)
         train_part = "pretrain" if self.is_pretraining else "train"
         templates = resolve_templates(spec.suite.templates)
@@ -149,7 +159,8 @@ class Job:
             learned = Captions.make(suite.class_names, resolve_templates("styles"), clip.tokenizer)
         n_train = len(suite.part(train_part)) if spec.method.trains else 0
         plan = make_plan(spec, n_train, self.device, clip)
-        torch.manual_seed(spec.train.seed)  # dropout and stochastic depth, where a tower has them
+        # Dropout and stochastic depth, where a tower has them: every rank draws its own.
+        torch.manual_seed(spec.train.seed + 1_000_003 * self.ranks.rank)
         method = make_method(
             spec.method,
             clip,
@@ -169,7 +180,8 @@ class Job:
             self._lap("training_s")
             self.processor_s["training_cpu_s"] = time.process_time() - processor_began
         classifier = classifier_of(method, captions)
-        self._save_model(clip, classifier, suite)
+        if self.ranks.first:
+            self._save_model(clip, classifier, suite)
         yield from self._judge(
             clip,
             classifier,
@@ -178,6 +190,20 @@ class Job:
             start_hash=start_hash,
             resolved=self._resolved(plan, method) if spec.method.trains else {},
         )
+
+    def _fit_for_training(self, clip: Clip) -> None:
+        """What is done to towers before they are trained.
+
+        Raises:
+            ModelError: the image tower cannot be trained like this.
+        """
+        train = self.spec.train
+        if self.ranks.world > 1 and train.batch_norm != "frozen":
+            share_batch_norm(clip, self.device)
+        if train.activation_checkpointing:
+            clip.checkpoint_activations()
+        if train.compile:
+            clip.compile_towers()
 
     def _note_on(self, clip: Clip, state: TrainState | None) -> str:
         """What a person should know of how the model is made."""
@@ -236,10 +262,11 @@ class Job:
         return Settings(
             spec=self.spec.evaluation,
             templates=resolve_templates(self.spec.suite.templates),
-            workers=self.spec.train.workers,
+            workers=self.workers,
             device=self.device,
             precision=self.evaluation_precision,
             stop=self.stop,
+            ranks=self.ranks,
         )
 
     def _judge(
@@ -255,12 +282,15 @@ class Job:
     ) -> Iterator[Record]:
         """Predict every data set once, compute every number, write the report."""
         yield PhaseRecord(phase="evaluating", detail="predictions once per data set")
-        if self.resume_from is not None:
+        if self.resume_from is not None and self.ranks.first:
             adopt_shards(self.resume_from, self.folder)
+        self.ranks.wait()
         clip.eval()
         subject = Subject(Placed(lambda: clip, classifier), weights_sha256(clip.net), self.folder)
         (verdict,) = yield from judge([subject], suite, self.settings)
         self._lap("evaluation_s")
+        if not self.ranks.first:
+            return
         yield from self.report(
             clip,
             subject.sha256,
@@ -350,8 +380,10 @@ class Job:
     ) -> Iterator[Record]:
         spec = self.spec
         images = suite.part(part)
+        if spec.train.draft_decoding:
+            images = drafted(images, smallest_side(method.clip.preprocess, spec.train.crop_scale))
         view = TrainView(
-            images=kept_in_memory(images) if spec.train.cache_images else images,
+            images=self._in_memory(images) if spec.train.cache_images else images,
             preprocess=method.clip.preprocess,
             n_templates=len(
                 resolve_templates("styles" if self.is_pretraining else spec.suite.templates)
@@ -364,7 +396,7 @@ class Job:
         normalise = Normalise(method.clip.mean, method.clip.std, self.device)
         features = self._features(method.clip, suite, plan.precision)
         if state is None:
-            yield from method.prepare(features)
+            yield from method.prepare(features)  # on each rank alike; the first one's counts
 
         def batches(start: int) -> Iterator[Batch]:
             schedule: dict[str, int] = {
@@ -376,7 +408,11 @@ class Job:
                 x, y = features("train")
                 return feature_batches(x, y, seed=spec.train.seed, **schedule)
             loaded = train_batches(
-                view, workers=spec.train.workers, normalise=normalise, **schedule
+                view,
+                workers=self.workers,
+                normalise=normalise,
+                ranks=self.ranks,
+                **schedule,
             )
             return self._mixed(loaded, start) if spec.train.confidence.mixup_alpha else loaded
 
@@ -395,6 +431,7 @@ class Job:
             resume=state,
             stop=self.stop,
             at_epoch_end=at_epoch_end,
+            ranks=self.ranks,
         )
         del state  # `train` lets it go once it is restored
         yield from records
@@ -412,14 +449,19 @@ class Job:
                 clip,
                 images,
                 batch_size=self.spec.evaluation.batch_size,
-                workers=self.spec.train.workers,
+                workers=self.workers,
                 device=self.device,
                 precision=precision,
                 stop=self.stop,
+                ranks=self.ranks,
             )
             return encoded, torch.as_tensor(images.labels, device=self.device)
 
         return features
+
+    def _in_memory(self, images: ImageSet) -> ImageSet:
+        """Decoded images kept; the ranks of a host share its memory out among them."""
+        return kept_in_memory(images, available=available_memory() // self.ranks.local_world)
 
     def _mixed(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
         """Mixup; the draw of a step depends on the seed and the step alone."""
@@ -440,16 +482,33 @@ class Job:
                     level="warning", message=f"A damaged checkpoint is passed over: {problem}."
                 )
             if state is not None:
-                if folder != self.folder:  # so that a third attempt finds it in the second
+                if (
+                    folder != self.folder and self.ranks.first
+                ):  # so that a third attempt finds it in the second
                     at = Path("checkpoint") / "steps" / f"{state.step:08d}"
                     (self.folder / at.parent).mkdir(parents=True, exist_ok=True)
                     link_tree(folder / at, self.folder / at)
+                self._demand_same(state.step)
                 return state
             if problems:
                 yield LogRecord(
                     level="warning", message="No checkpoint is usable: training starts anew."
                 )
+        self._demand_same(None)
         return None
+
+    def _demand_same(self, step: int | None) -> None:
+        """See that all ranks go on from the same checkpoint.
+
+        Raises:
+            CheckpointError: they do not.
+        """
+        found = self.ranks.everybody(step)
+        if len(set(found)) > 1:
+            raise CheckpointError(
+                f"the processes of this run found checkpoints of different steps: {found}",
+                hint="All hosts of a run must see the same folder, on a shared file system.",
+            )
 
     def _validate(
         self, method: Method, suite: Suite, captions: Captions, plan: Plan, step: int
@@ -463,10 +522,11 @@ class Job:
             classifier,
             images,
             batch_size=self.spec.evaluation.batch_size,
-            workers=self.spec.train.workers,
+            workers=self.workers,
             device=self.device,
             precision=plan.precision,
             covariance=covariance,
+            ranks=self.ranks,
         )
         values = validation_values(logits, images.labels, self.spec.evaluation)
         spectrum = spectrum_of(method.clip, covariance, f"{suite.name}/validation")
@@ -507,5 +567,6 @@ class Job:
             "total_steps": plan.total_steps,
             "precision": plan.precision,
             "device": str(self.device),
+            "processes": self.ranks.world,
             **method.resolved(),
         }

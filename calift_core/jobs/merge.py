@@ -37,6 +37,7 @@ from calift_core.schema.methods import METHOD_SPECS, ModelStock, WiseFt
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec
+from calift_core.threads import loader_workers
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def merge_runs(
         suite,
         spec.evaluation,
         folder=folder,
-        workers=spec.train.workers,
+        workers=loader_workers(spec.train.workers, device.type),
         device=device,
         precision=precision,
         stop=stop,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -195,13 +195,6 @@ def encode_captions(clip: Clip, captions: Captions, ids: Tensor) -> Tensor:
     return texts[back.to(texts.device, non_blocking=True)]
 
 
-def in_parts(encode: Callable[[Tensor], Tensor], rows: Tensor, parts: int) -> Tensor:
-    """`encode(rows)`, at most `parts` parts of it one after the other."""
-    if parts == 1:
-        return encode(rows)
-    return torch.cat([encode(part) for part in rows.chunk(parts)])
-
-
 def zero_shot_classifier(clip: Clip, captions: Captions) -> Classifier:
     """The prompt-ensemble classifier of the model as it stands."""
     return Classifier(zero_shot_weights(clip, captions), float(clip.logit_scale.detach()))
@@ -215,9 +208,8 @@ class InitialTower:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        """L2-normalised features (B, D) of a batch's images (B, 3, S, S)."""
-        features = in_parts(self.visual, batch.images, batch.parts)
-        return F.normalize(features.float(), dim=-1)
+        """L2-normalised features (B, D) of a batch's images."""
+        return batch.frozen(lambda images: F.normalize(self.visual(images).float(), dim=-1))
 
 
 def refuse_sigmoid(clip: Clip, method: str) -> None:

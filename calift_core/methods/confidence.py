@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -119,6 +121,10 @@ def mix(batch: Batch, alpha: float, generator: torch.Generator) -> Batch:
     pair = torch._standard_gamma(torch.full((2,), alpha + 1, dtype=torch.float64), generator)
     logs = pair.log() + torch.rand(2, dtype=torch.float64, generator=generator).log() / alpha
     share = float(torch.sigmoid(logs[0] - logs[1]))
-    other = torch.randperm(len(batch.labels), generator=generator).to(batch.labels.device)
-    images = share * batch.images + (1 - share) * batch.images[other]
-    return Batch(images, batch.labels, batch.captions, batch.labels[other], share)
+    other = torch.randperm(len(batch), generator=generator).to(batch.labels.device)
+    images, labels = batch.images, batch.labels
+    if batch.ranks.world > 1:  # the other image may be one of another rank
+        images, labels = (batch.ranks.gather(rows, len(batch)) for rows in (images, labels))
+        other = batch.ranks.share(other)
+    mixed = share * batch.images + (1 - share) * images[other]
+    return replace(batch, images=mixed, mixed_with=labels[other], share=share)

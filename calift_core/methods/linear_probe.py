@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from calift_core.data.batch import Batch
-from calift_core.methods.base import Embedded, Features, RunLength, in_parts
+from calift_core.data.batch import Batch, in_parts
+from calift_core.methods.base import Embedded, Features, RunLength
 from calift_core.methods.supervised import Head, Supervised
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import encode_captions, in_parts
+from calift_core.data.ranks import ALONE
+from calift_core.methods.base import encode_captions
 from calift_core.methods.terms import similarity
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
@@ -86,11 +87,17 @@ class Teacher:
         distinct = torch.unique(ids)
         fresh = distinct[~self.known[distinct]]
         device = self.texts.device
-        for part in fresh.chunk(batch.parts) if len(fresh) else ():
-            self.texts[part.to(device)] = encode_captions(self.clip, self.captions, part)
-            self.known[part] = True
+        if len(fresh):
+            # Every rank knows the same captions, so each can take a part of those that are new.
+            ranks = batch.ranks if len(fresh) >= batch.ranks.world else ALONE
+            new = [
+                encode_captions(self.clip, self.captions, part)
+                for part in ranks.share(fresh).chunk(batch.parts)
+            ]
+            self.texts[fresh.to(device)] = ranks.gather(torch.cat(new), len(fresh))
+            self.known[fresh] = True
         texts = self.texts[ids.to(device, non_blocking=True)]
-        return in_parts(self.clip.encode_image, batch.images, batch.parts), texts
+        return batch.frozen(self.clip.encode_image), texts
 
     @torch.no_grad()
     def similarity(self, batch: Batch) -> Tensor:

@@ -128,6 +128,20 @@ class Clip(nn.Module):
         """Per-channel standard deviation that inputs are normalised with."""
         return self.preprocess.std
 
+    def checkpoint_activations(self) -> None:
+        """Let both towers forget their activations and compute them again in the backward pass.
+
+        Raises:
+            ModelError: the image tower knows no such thing (a ModifiedResNet).
+        """
+        if self.is_convolutional and not hasattr(self.net.visual, "trunk"):
+            raise ModelError(
+                f"{self.name} has a ModifiedResNet, whose activations cannot be computed again",
+                hint="Set train.activation_checkpointing to false; train.accumulation_steps saves "
+                "memory too.",
+            )
+        self.net.set_grad_checkpointing(True)
+
     def compile_towers(self, *, backend: str = "inductor") -> None:
         """Compile both towers in place: names and values of the weights stay as they are.
 

@@ -126,9 +126,10 @@ class JobResult(Frozen):
     """How a runner ended: the content of `result.json`, written last and atomically.
 
     `interrupted` means: stopped on request, checkpoint saved, the same command goes on from it.
+    `lost` means: one of several processes was ended from outside, which another attempt gets over.
     """
 
-    outcome: Literal["succeeded", "failed", "interrupted"]
+    outcome: Literal["succeeded", "failed", "interrupted", "lost"]
     code: str = ""
     message: str = ""
     hint: str = ""
@@ -145,6 +146,9 @@ class JobFile(Frozen):
         inputs: folders of the finished runs that the method names, by the names it uses, or that
             are judged.
         request_id: of the request that submitted the run, for logs.
+        spec: name of the file with what is asked.
+        keep_states: whether to leave what only an unfinished run needs; a worker removes it when it
+            has stored the result, before which it may die.
     """
 
     run_id: str
@@ -153,7 +157,12 @@ class JobFile(Frozen):
     resume_from: str | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
     request_id: str = ""
+    spec: str = "spec.json"
+    keep_states: bool = True
 
 
 #: Exit status of a runner that stopped on request after it saved a checkpoint (EX_TEMPFAIL).
 EXIT_INTERRUPTED = 75
+
+#: Exit status of a launcher one of whose processes was ended from outside (EX_PROTOCOL).
+EXIT_LOST = 76

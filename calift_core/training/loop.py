@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from calift_core.data.batch import Batch
+from calift_core.data.ranks import ALONE, Ranks
 from calift_core.errors import (
     CheckpointError,
     InterruptedRunError,
@@ -47,6 +48,7 @@ def train(
     resume: TrainState | None = None,
     stop: Callable[[], bool] = lambda: False,
     at_epoch_end: Callable[[int], Iterable[Record]] = lambda step: (),
+    ranks: Ranks = ALONE,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Record]:
     """Train a method and yield what happens.
@@ -60,6 +62,8 @@ def train(
         resume: state to go on from.
         stop: asked after every step; true saves a checkpoint and raises `InterruptedRunError`.
         at_epoch_end: called with the steps done after each epoch, its records are passed on.
+        ranks: who trains with this process. Rank 0 writes checkpoints, all of them make the same
+            steps, log the same numbers and stop at the same step.
         clock: seconds, from any origin.
 
     Yields:
@@ -77,12 +81,15 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
     start = 0
     if resume is not None:
-        _restore(method, optimizer, scaler, resume)
+        note = _restore(method, optimizer, scaler, resume, ranks)
         start = resume.step
         resume = None  # it is as large as the model and its moments, and maps a file
         yield ResumedRecord(step=start)
+        if note:
+            yield LogRecord(message=note)
 
     yield from make_ready(method, plan)
+    ranks.copy_from_first(_tensors_of(method))
     began = resumed_at = clock()
     working, seen = 0.0, 0
     for step, batch in enumerate(batches(start), start=start + 1):
@@ -103,12 +110,12 @@ def train(
                 hint=_memory_hint(method),
             ) from None
         extra = method.after_step(step)
-        seen += len(batch.labels)
+        seen += len(batch)
         is_last = step == plan.total_steps
         # The last step's checkpoint lets a run that is stopped while it is evaluated go on there.
         save_now = step % plan.checkpoint_every_steps == 0 or is_last
         epoch_ends = step % plan.steps_per_epoch == 0 or is_last
-        stopping = stop()
+        stopping = ranks.any(stop())
         log_now = step % plan.log_every_steps == 0 or save_now
         if log_now or epoch_ends or stopping:
             numbers = _numbers(method, values, rate, norm, scaler)
@@ -131,8 +138,11 @@ def train(
             yield from at_epoch_end(step)
             _train_mode(method, plan)
         if save_now or stopping:
-            state = _capture(method, optimizer, scaler, step, plan.spec_sha256)
-            yield _saved(state, folder, plan)
+            rng = _random_states(ranks)
+            if ranks.first:
+                state = _capture(method, optimizer, scaler, step, plan.spec_sha256, rng)
+                yield _saved(state, folder, plan)
+            ranks.wait()  # nobody ends before the checkpoint is there
         if stopping and not is_last:
             raise InterruptedRunError(
                 f"stopped at step {step} of {plan.total_steps}; its checkpoint is saved"
@@ -246,10 +256,8 @@ def _capture(
     scaler: torch.amp.GradScaler,
     step: int,
     spec_sha256: str,
+    rng: dict[str, Tensor],
 ) -> TrainState:
-    rng = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        rng["cuda"] = torch.cuda.get_rng_state()
     return TrainState(
         step=step,
         spec_sha256=spec_sha256,
@@ -262,12 +270,32 @@ def _capture(
     )
 
 
+def _random_states(ranks: Ranks) -> dict[str, Tensor]:
+    """The generators of all ranks: `cpu` and `cuda` of rank 0, `cpu.1` and so on of the others."""
+    mine = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        mine["cuda"] = torch.cuda.get_rng_state()
+    return {
+        name if rank == 0 else f"{name}.{rank}": tensor
+        for rank, states in enumerate(ranks.everybody(mine))
+        for name, tensor in states.items()
+    }
+
+
+def _tensors_of(method: Method) -> list[Tensor]:
+    """Every tensor that is trained or kept beside what is trained."""
+    modules = [m for module in method.trainable().values() for m in module.state_dict().values()]
+    return [*modules, *method.state().values()]
+
+
 def _restore(
     method: Method,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     state: TrainState,
-) -> None:
+    ranks: Ranks,
+) -> str:
+    """Take a state back; a sentence where this number of ranks is another than the one it had."""
     try:
         for name, module in method.trainable().items():
             module.load_state_dict(state.modules[name])
@@ -286,6 +314,16 @@ def _restore(
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     if state.scaler:
         scaler.load_state_dict(state.scaler)
-    torch.set_rng_state(state.rng["cpu"])
-    if "cuda" in state.rng and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state.rng["cuda"])
+    mine = "" if ranks.first else f".{ranks.rank}"
+    if f"cpu{mine}" in state.rng:
+        torch.set_rng_state(state.rng[f"cpu{mine}"])
+    if f"cuda{mine}" in state.rng and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state.rng[f"cuda{mine}"])
+    before = 1 + sum(name.startswith("cpu.") for name in state.rng)
+    if before == ranks.world:
+        return ""
+    return (
+        f"The checkpoint is of a run on {before} processes, which goes on with {ranks.world}: the "
+        "same batches and the same loss, with other random numbers for dropout, where a tower has "
+        "it."
+    )

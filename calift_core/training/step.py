@@ -59,10 +59,18 @@ def add_gradient(
     plan: Plan,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Add the gradient of a batch's loss, scaled, to the parameters. Returns loss and terms."""
-    if method.couples and plan.accumulation_steps > 1:
-        return _whole(method, batch, scaler, plan, device)
-    return _summed(method, batch, scaler, plan, device)
+    """Add the gradient of a batch's loss, scaled, to the parameters. Returns loss and terms.
+
+    Ranks that share the batch add up what each of them has: by one sum once it is all there.
+    """
+    if method.couples and (plan.accumulation_steps > 1 or batch.ranks.world > 1):
+        totals = _whole(method, batch, scaler, plan, device)
+    else:
+        totals = _summed(method, batch, scaler, plan, device)
+    if batch.ranks.world > 1:
+        parameters = [p for module in method.trainable().values() for p in module.parameters()]
+        batch.ranks.add_up([p.grad for p in parameters if p.grad is not None])
+    return totals
 
 
 def _summed(
@@ -77,14 +85,18 @@ def _summed(
     A part counts by its share of the batch: the last one may be smaller.
     """
     totals: dict[str, Tensor] = {}
-    for part in _split(batch, plan.accumulation_steps):
-        share = len(part.labels) / len(batch.labels)
+    for part in _split(batch.own(), plan.accumulation_steps):
+        share = len(part.labels) / len(batch)
         with autocast(device, plan.precision):
             terms = method.terms(part)
         loss = torch.stack([method.weights[name] * term for name, term in terms.items()]).sum()
         scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": loss, **terms}.items():
             totals[name] = totals.get(name, 0) + value.detach() * share
+    if batch.ranks.world > 1:
+        values = torch.stack(list(totals.values()))
+        batch.ranks.add_up([values])
+        return dict(zip(totals, values, strict=True))
     return totals
 
 
@@ -96,10 +108,8 @@ def _whole(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """The gradient of a loss that compares the samples of a batch. Returns loss and terms."""
-    losses: list[Tensor] = []
 
     def backward(loss: Tensor) -> None:
-        losses.append(loss.detach())
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     terms = backward_whole(
@@ -109,7 +119,9 @@ def _whole(
         backward=backward,
         autocast=lambda: autocast(device, plan.precision),
     )
-    return {"loss": losses[0]} | {name: term.detach() for name, term in terms.items()}
+    values = {name: term.detach() for name, term in terms.items()}
+    loss = torch.stack([method.weights[name] * value for name, value in values.items()]).sum()
+    return {"loss": loss} | values
 
 
 def _split(batch: Batch, parts: int) -> Iterator[Batch]:

@@ -167,40 +167,47 @@ def paintings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("shift") / "paintings", n=8, seed=1, gain=0.5)
 
 
-@pytest.fixture
-def run_spec(configs: dict[str, Path], photos: Path) -> Any:
-    """Make a RunSpec of a tiny model on the tiny suite; `train`, `suite` and `method` are merged.
+def tiny_spec(
+    kind: str,
+    configs: dict[str, Path],
+    photos: Path,
+    *,
+    tower: str = "vit",
+    method: dict[str, Any] | None = None,
+    suite: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None,
+    **changes: Any,
+) -> RunSpec:
+    """A RunSpec of a tiny model on the tiny suite; `train`, `suite` and `method` are merged.
 
     72 of the 120 images are trained on or so: 9 steps in two epochs at a batch size of 16.
     """
-
-    def make(
-        kind: str = "carot",
-        *,
-        tower: str = "vit",
-        method: dict[str, Any] | None = None,
-        suite: dict[str, Any] | None = None,
-        train: dict[str, Any] | None = None,
-        **changes: Any,
-    ) -> RunSpec:
-        return parse_spec(
-            {
-                "name": f"tiny {kind}",
-                "model": {"name": str(configs[tower]), "pretrained": None},
-                "method": {"kind": kind} | (method or {}),
-                "suite": {"id": f"folder:{photos}", "templates": list(PHOTO)} | (suite or {}),
-                "train": {
-                    "epochs": 2,
-                    "batch_size": 16,
-                    "lr": 1e-3,
-                    "device": "cpu",
-                    "log_every_steps": 1,
-                }
-                | (train or {}),
-                "evaluation": {"n_resamples": 20, "batch_size": 64},
+    return parse_spec(
+        {
+            "name": f"tiny {kind}",
+            "model": {"name": str(configs[tower]), "pretrained": None},
+            "method": {"kind": kind} | (method or {}),
+            "suite": {"id": f"folder:{photos}", "templates": list(PHOTO)} | (suite or {}),
+            "train": {
+                "epochs": 2,
+                "batch_size": 16,
+                "lr": 1e-3,
+                "device": "cpu",
+                "log_every_steps": 1,
             }
-            | changes
-        )
+            | (train or {}),
+            "evaluation": {"n_resamples": 20, "batch_size": 64},
+        }
+        | changes
+    )
+
+
+@pytest.fixture
+def run_spec(configs: dict[str, Path], photos: Path) -> Any:
+    """Make a RunSpec of a tiny model on the tiny suite: `tiny_spec`."""
+
+    def make(kind: str = "carot", **changes: Any) -> RunSpec:
+        return tiny_spec(kind, configs, photos, **changes)
 
     return make
 

@@ -119,6 +119,11 @@ def end_by_kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def end_by_a_lost_process():
+    result("lost", code="RANK_LOST", message="rank 1 (process 7) ended with signal 9", hint="")
+    sys.exit(r.EXIT_LOST)
+
+
 def end_by_filling_the_disk():
     # Somebody else's file, which stays; then what a real runner says when it cannot write.
     with open(plan["fill"], "wb") as file, contextlib.suppress(OSError):
@@ -143,6 +148,7 @@ ENDS = {
     "badly": end_badly,
     "crash": end_by_crash,
     "kill": end_by_kill,
+    "lost": end_by_a_lost_process,
 }
 
 sys.stdout.write(f"hello from attempt {job.attempt}\n")

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.line import Live, multi_queues, queue_of, why_waits
 from backend.settings import Settings
+from tests.conftest import spec_of
 from worker.devices import Device, Gpu, parse_gpus, take_device, visible_gpus
-from worker.runner import runner_environment
+from worker.launcher import launcher_of
+from worker.runner import RUNNER_ARGV, runner_environment
 from worker.service import environment_for
 
 LISTING = """\
@@ -79,6 +82,37 @@ def test_take_device__every_worker_gets_a_gpu_of_its_own(
     for device in (again, taken[1]):
         assert device.lock is not None
         device.lock.release()
+
+
+def test_take_device__a_worker_of_several_gpus_serves_runs_on_as_many_or_fewer(
+    machine: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = take_device(tmp_path / "run", machine, count=2)
+    assert both.environment["CUDA_VISIBLE_DEVICES"] == f"{GPUS[0].uuid},{GPUS[1].uuid}"
+    assert both.queues == ("gpu-multi-2", "gpu", "cpu")
+    assert both.label.startswith("cuda: 2 × NVIDIA H100")
+    assert take_device(tmp_path / "run", machine).queues == ("cpu",)  # both are taken
+    for lock in (both.lock, *both.more_locks):
+        assert lock is not None
+        lock.release()
+    fewer = take_device(tmp_path / "run", machine, count=4)
+    assert fewer.queues == ("gpu-multi-2", "gpu", "cpu")
+    assert "4 GPUs are wanted (CALIFT_WORKER_GPUS), 2 are free" in caplog.text
+    for lock in (fewer.lock, *fewer.more_locks):
+        assert lock is not None
+        lock.release()
+
+
+def test_run_on_several_gpus__waits_for_a_worker_that_has_them() -> None:
+    spec = spec_of(train={"device": "cuda"}, resources={"gpus": 2})
+    queue = queue_of(spec)
+    assert queue == "gpu-multi-2"
+    one, two = Live("a", ("gpu", "cpu")), Live("b", (*multi_queues(4), "gpu", "cpu"))
+    assert "CALIFT_WORKER_GPUS=2" in why_waits(queue, [one])
+    assert why_waits(queue, [one, two]) == ""
+    argv = launcher_of(spec)(RUNNER_ARGV, spec)
+    assert argv[1:] == ("-m", "calift_core.jobs.launch", "--ranks", "2")
+    assert launcher_of(spec_of())(RUNNER_ARGV, spec_of()) == RUNNER_ARGV
 
 
 def test_take_device__without_a_driver_it_is_the_cpu(tmp_path: Path) -> None:

@@ -235,6 +235,18 @@ def test_supervise__a_killed_runner_is_a_loss_and_the_next_attempt_goes_on(both:
     assert both.store.results.report(run_id)["data"] == {"attempt": 2}
 
 
+def test_supervise__a_lost_process_of_several_is_a_loss_and_the_next_attempt_goes_on(
+    bench: Bench,
+) -> None:
+    run_id = bench.submit(ends=["lost", "well"], steps=12)
+    assert bench.attempt(run_id) == "requeued"
+    run = bench.store.runs.get(run_id)
+    assert (run.phase, run.reason) == ("QUEUED", "RANK_LOST")
+    assert "rank 1" in (run.message or "")
+    assert bench.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in bench.events(run_id, "resumed")] == [10]
+
+
 def test_supervise__losses_are_bounded_by_max_attempts(bench: Bench) -> None:
     run_id = bench.submit(end="kill", max_attempts=2)
     bench.attempt(run_id)

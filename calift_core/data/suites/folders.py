@@ -36,9 +36,9 @@ def scan(
     paths, labels = images_by_class(root, classes, name, budget)
     return ImageSet(
         name=name,
-        source=FileSource(tuple(paths), root, border),
-        ids=tuple(prefix + path for path in paths),
-        labels=np.array(labels, dtype=np.int64),
+        source=FileSource(paths, root, border),
+        ids=paths.below(prefix),
+        labels=labels,
         indices=np.arange(len(paths), dtype=np.int64),
     )
 

@@ -21,7 +21,7 @@ from calift_core.catalogue import available_suites
 from calift_core.data.cache import CACHE_SHARE, cached, kept_in_memory
 from calift_core.data.corrupted import corrupted
 from calift_core.data.corruptions import corrupt, image_seed
-from calift_core.data.crops import random_resized_crop
+from calift_core.data.crops import random_resized_crop, smallest_side
 from calift_core.data.decode import decode
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.loader import (
@@ -35,7 +35,7 @@ from calift_core.data.loader import (
     train_batches,
 )
 from calift_core.data.preprocess import Preprocess
-from calift_core.data.sources import ArraySource, FileSource, check_headers
+from calift_core.data.sources import ArraySource, FileSource, check_headers, drafted
 from calift_core.data.styles import STYLES
 from calift_core.data.suites import SUITES
 from calift_core.data.suites.fashion import FASHION_SPLIT, fashion_mnist_folder
@@ -657,8 +657,33 @@ def test_batches__a_damaged_image_is_one_sentence(tmp_path: Path, kind: str, wor
 @few
 def test_epoch_order__is_a_permutation_of_seed_and_epoch(n: int, seed: int, epoch: int) -> None:
     order = epoch_order(n, seed=seed, epoch=epoch)
-    assert sorted(order) == list(range(n))
-    assert epoch_order(n, seed=seed, epoch=epoch) == order
+    assert sorted(order.tolist()) == list(range(n))
+    # What a checkpoint of an earlier version goes on with.
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    assert order.tolist() == torch.randperm(n, generator=generator).tolist()
+
+
+def test_draft_decoding__is_of_large_jpegs_alone_and_leaves_enough_pixels(tmp_path: Path) -> None:
+    large, small = tmp_path / "large.jpg", tmp_path / "small.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((600, 400), Image.Resampling.BICUBIC).save(large, quality=95)
+    Image.fromarray(pixels).save(small, quality=95)
+    images = ImageSet(
+        "train",
+        FileSource((large, small)),
+        ("large", "small"),
+        np.zeros(2, np.int64),
+        np.arange(2),
+    )
+    quick = drafted(images, smallest_side(Preprocess(64), (0.9, 1.0)))  # 78 pixels
+    assert quick.image(0).shape == (100, 150, 3)
+    whole = np.asarray(Image.fromarray(images.image(0)).resize((150, 100), Image.Resampling.BOX))
+    assert np.abs(quick.image(0).astype(int) - whole).mean() < 3
+    assert np.array_equal(quick.image(1), images.image(1))
+    kept = kept_in_memory(quick, available=10**9)
+    assert kept.source.pixels.nbytes == 3 * (100 * 150 + 40 * 60)  # type: ignore[attr-defined]
+    assert np.array_equal(kept.image(0), quick.image(0))
+    assert quick.sha256 == images.sha256
 
 
 def test_normalise__worked_by_hand() -> None:

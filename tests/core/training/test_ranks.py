@@ -1,0 +1,299 @@
+"""Runs that several processes share: the same loss, gradient, weights and predictions as alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from calift_core.data.ranks import Ranks
+from calift_core.errors import InterruptedRunError, ModelError, RankLostError, SpecError
+from calift_core.evaluation.forward import share_of_batches
+from calift_core.evaluation.spectrum import Covariance
+from calift_core.jobs.several import run_on_several
+from calift_core.models.clip import Clip
+from calift_core.models.shared import share_batch_norm
+from calift_core.schema.records import CheckpointRecord, LogRecord, MetricsRecord, Record
+from calift_core.schema.spec import RunSpec
+from tests.conftest import until
+from tests.core.conftest import VIT, environment, tiny_spec
+from tests.core.jobs.test_job import go, report_in
+from tests.support.on_ranks import CASES
+
+log = logging.getLogger(__name__)
+
+Spec = Callable[..., RunSpec]
+
+#: 4 steps an epoch. AdamW divides by the size of a gradient: one that is zero but for rounding
+#: (that of a key's bias, which a softmax does not see) would move its weight by whole steps of
+#: noise, so epsilon is above that noise here. The tolerance is of the norm of all weights.
+STEPS, TOLERANCE = 52, 2e-5
+TRAIN = {"epochs": 13, "batch_size": 15, "lr": 1e-3, "eps": 1e-5, "checkpoint_every_steps": 4}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoint" / "model.safetensors")
+
+
+def apart(one: Path, other: Path) -> float:
+    """The norm of the difference of two finished models' weights, as a share of their norm."""
+    a, b = weights(one), weights(other)
+    gap = sum(float((a[name] - b[name]).double().square().sum()) for name in a)
+    return float((gap / sum(float(t.double().square().sum()) for t in a.values())) ** 0.5)
+
+
+def torchrun(n: int, folder: Path, home: Path, **changes: str) -> None:
+    """`on_ranks.py` on n ranks."""
+    script = Path(__file__).parents[2] / "support" / "on_ranks.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+        + ["--max-restarts=0", str(script), str(folder)],
+        env=environment(home, PYTHONPATH=str(Path(__file__).parents[3]), **changes),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def shared_spec(configs: dict[str, Path], photos: Path) -> Spec:
+    def make(kind: str, n: int = 1, **train: Any) -> RunSpec:
+        return tiny_spec(kind, configs, photos, train=TRAIN | train, resources={"cpu_processes": n})
+
+    return make
+
+
+def lay_out(folder: Path, specs: dict[str, RunSpec]) -> Path:
+    (folder / "specs").mkdir(parents=True)
+    (folder / "vit.json").write_text(json.dumps(VIT))
+    for name, spec in specs.items():
+        (folder / "specs" / f"{name}.json").write_text(spec.model_dump_json())
+    return folder
+
+
+# ------------------------------------------------------------------------ what ranks compute
+
+
+@pytest.fixture(scope="module")
+def specs(shared_spec: Spec) -> dict[str, RunSpec]:
+    """What two ranks run, one after the other."""
+    return {
+        "flyp": shared_spec("flyp", 2),
+        "carot": shared_spec("carot", 2, accumulation_steps=3),
+        "lp_ft": shared_spec("lp_ft", 2, epochs=2),
+        "linear_probe": shared_spec("linear_probe", 2, epochs=2),
+        "left_alone": shared_spec("carot", 2, epochs=5),
+    }
+
+
+@pytest.fixture(scope="module")
+def two(specs: dict[str, RunSpec], tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
+    """What two ranks left, see `on_ranks.py`."""
+    folder = lay_out(tmp_path_factory.mktemp("ranks") / "two", specs)
+    torchrun(2, folder, home)
+    return folder
+
+
+def test_two_ranks__losses_and_gradients_are_those_of_one_process(two: Path) -> None:
+    gaps = json.loads((two / "gradients.json").read_text())
+    assert gaps.keys() == CASES.keys()
+    for case, by_name in gaps.items():
+        assert max(by_name.values()) < 1e-5, (case, by_name)
+
+
+@pytest.mark.parametrize("name", ["flyp", "carot", "lp_ft", "linear_probe"])
+def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(
+    two: Path, specs: dict[str, RunSpec], tmp_path: Path, name: str
+) -> None:
+    alone, together = tmp_path / name, two / "runs" / name
+    go(specs[name], alone)
+    distance = apart(alone, together)
+    log.info("%s: weights apart by %.1e of their norm", name, distance)
+    assert distance < TOLERANCE
+    a, b = report_in(alone), report_in(together)
+    assert a.summary.model_dump() == pytest.approx(b.summary.model_dump(), abs=1e-3)
+    assert b.resolved["processes"] == 2
+    curves = [
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in (alone, together)
+    ]
+    assert [line["step"] for line in curves[0]] == [line["step"] for line in curves[1]]
+    for one, other in zip(*curves, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+    if name in ("flyp", "carot"):
+        assert b.resolved["total_steps"] == STEPS
+    if distance == 0:
+        files = [e.relative_to(alone) for e in sorted((alone / "predictions").rglob("*.parquet"))]
+        assert files
+        for file in files:
+            assert (alone / file).read_bytes() == (together / file).read_bytes()
+
+
+def test_four_ranks__and_shares_of_different_sizes(
+    shared_spec: Spec, tmp_path: Path, home: Path
+) -> None:
+    spec = shared_spec("carot", 4, epochs=2)
+    folder = lay_out(tmp_path / "four", {"carot": spec})
+    torchrun(4, folder, home, CASES="carot in parts")
+    gaps = json.loads((folder / "gradients.json").read_text())["carot in parts"]
+    assert max(gaps.values()) < 1e-5
+    go(spec, tmp_path / "alone")
+    assert apart(tmp_path / "alone", folder / "runs" / "carot") < TOLERANCE
+
+
+# ----------------------------------------------------------------------- stopped and killed
+
+
+def follow(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    until: Callable[[Record], bool] = lambda record: False,
+    meanwhile: Callable[[Record], None] = lambda record: None,
+) -> list[Record]:
+    """Run on several processes, asked to stop once a record is such; returns what was said."""
+    said: list[Record] = []
+    for record in run_on_several(spec, folder, stop=lambda: any(map(until, said))):
+        said.append(record)
+        meanwhile(record)
+    return said
+
+
+def at_work_on(folder: Path, word: bytes = b"") -> list[int]:
+    """Process ids that a folder, and a word, is among the arguments of; zombies left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(folder).encode() in words and (not word or word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weights(
+    specs: dict[str, RunSpec],
+    two: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
+) -> None:
+    for name, value in environment(home).items():
+        monkeypatch.setenv(name, value)
+    spec, folder = specs["left_alone"], tmp_path / "stopped"
+
+    def kill(word: bytes) -> Callable[[Record], None]:
+        def once_saved(record: Record) -> None:
+            if isinstance(record, CheckpointRecord):
+                os.kill(at_work_on(folder, word)[-1], signal.SIGKILL)
+
+        return once_saved
+
+    def result() -> tuple[str, str]:
+        found = json.loads((folder / "result.json").read_text())
+        return found["outcome"], found["code"]
+
+    with pytest.raises(RankLostError, match="the launcher ended with status -9"):
+        follow(spec, folder, meanwhile=kill(b"calift_core.jobs.launch"))
+    until(lambda: not at_work_on(folder), what="the ranks of a killed launcher to be gone")
+    with pytest.raises(RankLostError, match=r"rank \d .*signal 9"):
+        follow(spec, folder, meanwhile=kill(b"calift_core.jobs"))
+    assert at_work_on(folder) == []
+    assert result() == ("lost", "RANK_LOST")
+
+    def late(record: Record) -> bool:
+        return isinstance(record, MetricsRecord) and record.step >= 13
+
+    with pytest.raises(InterruptedRunError, match="its checkpoint is saved"):
+        follow(spec, folder, until=late)  # in good order
+    assert at_work_on(folder) == []
+    assert result()[0] == "interrupted"
+    shutil.copytree(folder, tmp_path / "moved")
+    resumed = [record.step for record in follow(spec, folder) if record.kind == "resumed"]
+    assert len(resumed) == 1
+    assert resumed[0] >= 13
+    left_alone = two / "runs" / "left_alone"
+    assert apart(folder, left_alone) == 0.0
+    assert (folder / "metrics.jsonl").read_text() == (left_alone / "metrics.jsonl").read_text()
+    # What two have left is gone on with by one, which says so.
+    notes = [r.message for r in go(spec, tmp_path / "moved") if isinstance(r, LogRecord)]
+    assert any("on 2 processes" in note for note in notes)
+    assert apart(tmp_path / "moved", left_alone) < TOLERANCE
+
+
+# ------------------------------------------------------------------------------- its pieces
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_shares__cover_everything_once_in_order(world: int) -> None:
+    for n in (7, 8, 23):
+        shares = [Ranks(rank, world).share(np.arange(n)) for rank in range(world)]
+        assert np.concatenate(shares).tolist() == list(range(n))
+        whole = [share_of_batches(n, 4, Ranks(rank, world)) for rank in range(world)]
+        assert [i for start, stop in whole for i in range(start, stop)] == list(range(n))
+        assert all(start % 4 == 0 or start == n for start, _ in whole)
+    with pytest.raises(SpecError, match="cannot be shared among"):
+        Ranks(0, 8).share(np.arange(7))
+
+
+def test_covariance__merged_from_parts_is_that_of_all() -> None:
+    x = np.random.default_rng(0).normal(3.0, 1.0, size=(50, 4))
+    whole, parts = Covariance(4), [Covariance(4), Covariance(4), Covariance(4)]
+    whole.add(x)
+    for part, rows in zip(parts, (x[:20], x[20:45], x[45:]), strict=True):
+        part.add(rows)
+    merged = Covariance(4)
+    merged.merge([part.state() for part in parts])
+    assert merged.n == 50
+    np.testing.assert_allclose(merged.correlation()[0], whole.correlation()[0], rtol=1e-12)
+
+
+def test_batch_norm__on_the_cpu_is_refused_with_what_to_do(resnet: Clip, vit: Clip) -> None:
+    with pytest.raises(ModelError, match="SyncBatchNorm") as caught:
+        share_batch_norm(resnet, torch.device("cpu"))
+    assert "batch_norm: frozen" in caught.value.hint
+    share_batch_norm(vit, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("resources", "train", "kind", "says"),
+    [
+        ({"gpus": 2}, {}, "flyp", "needs train.device: cuda"),
+        ({"cpu_processes": 2}, {"device": "auto"}, "flyp", "needs train.device: cpu"),
+        ({"gpus": 2, "cpu_processes": 2}, {"device": "cuda"}, "flyp", "not on both"),
+        ({"cpu_processes": 8}, {"batch_size": 8, "accumulation_steps": 2}, "flyp", "batch_size"),
+        ({"cpu_processes": 2}, {}, "wise_ft", "merges finished runs"),
+    ],
+)
+def test_resources__that_make_no_sense_are_refused(
+    run_spec: Spec, resources: dict[str, int], train: dict[str, Any], kind: str, says: str
+) -> None:
+    method = {"run": "x"} if kind == "wise_ft" else {}
+    with pytest.raises(SpecError, match=says):
+        run_spec(kind, method=method, train=train, resources=resources)
+
+
+def test_resources__do_not_make_another_run(run_spec: Spec) -> None:
+    alone, shared = run_spec("flyp"), run_spec("flyp", resources={"cpu_processes": 2})
+    assert alone.content_hash() == shared.content_hash()
