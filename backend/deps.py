@@ -203,7 +203,11 @@ async def guard(request: Request) -> None:
         raise _of_other_kind(str(run_id))
     if needed in ("submit", "admin") and not _is_of_anybody(endpoint):
         services = get_services(request)
-        for kind, named in (("run", run_id), ("sweep", given.get("sweep_id"))):
+        owned: list[tuple[Literal["run", "sweep"], str | None]] = [
+            ("run", run_id),
+            ("sweep", given.get("sweep_id")),
+        ]
+        for kind, named in owned:
             if named is not None:
                 await run_in_threadpool(
                     check_owner, services, get_principal(request), str(named), kind

@@ -49,6 +49,7 @@ from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import LogRecord, PhaseRecord, Record
 from calift_core.schema.report import Report
 from calift_core.schema.spec import EvaluationSpec, RunSpec, SuiteSpec, parse_spec
+from calift_core.threads import loader_workers
 
 #: Folder of the runs in the folder of a job.
 RUNS = "runs"
@@ -178,7 +179,7 @@ class _Run:
             precision=resolve_precision(
                 spec.train.precision if asked == "train" else asked, device
             ),
-            workers=spec.train.workers,
+            workers=loader_workers(spec.train.workers, device.type),
             suite=id_data(spec.suite).model_dump_json() if job.corruptions.chosen or own else "",
         )
         return cls(run_id, folder, spec.suite, device, alike, _known(folder))

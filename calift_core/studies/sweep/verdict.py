@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.calibration import SampleScores, SquaredError
-from calift_core.calibration.squared import Units
+from calift_core.calibration import SampleScores
+from calift_core.calibration.squared import SquaredError, Units
 from calift_core.errors import PredictionsError, UnpairedError
 from calift_core.schema.wire.sweeps import (
     EqualAccuracy,
