@@ -34,6 +34,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 access_log=False,
+                ws="none",  # the API has no web sockets, and their packages warn of each other
                 timeout_graceful_shutdown=5,
             )
         )
