@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from calift import service
+from calift import follow, service
 from calift_core.client import Client
 from calift_core.schema import records as r
 from tests.conftest import spec_of, until
@@ -21,7 +21,7 @@ def services(app: Any) -> Any:
 def test_follow__says_step_and_rest_without_a_terminal(
     client: Client, services: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(service, "SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(follow, "SAY_EVERY_S", 0.0)
     store = services.store
     run_id = client.submit(spec_of(name="mine")).id
     said: list[str] = []

@@ -31,6 +31,7 @@ from schemathesis.specs.openapi.checks import (
 
 from backend.main import create_app
 from backend.middleware import UPLOAD_TYPE
+from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.sweep import parse_sweep
 from tests.conftest import fresh_postgres, serving, spec_of
 
@@ -74,8 +75,14 @@ def _known(store: Any, finished: list[str]) -> dict[str, list[Any]]:
     waiting, cancelled = store.runs.submit(spec_of()), store.runs.submit(spec_of())
     store.runs.request_cancel(cancelled)
     evaluations = [e.id for run_id in finished for e in store.results.run_evaluations(run_id)]
+    judging = EvaluationJobSpec(runs=tuple(finished), suites=("fashion-mnist",))
+    jobs = [store.evaluation_jobs.submit(judging) for _ in range(3)]
+    claim = store.claims.claim(jobs[0], worker_id="w", ttl_s=60)
+    store.claims.finish(jobs[0], claim.attempt, phase="SUCCEEDED")
+    store.evaluation_jobs.request_cancel(jobs[1])
     return {
         "run_id": [*finished, waiting, cancelled],
+        "job_id": jobs,
         "evaluation_id": evaluations,
         "sweep_id": [_a_sweep(store), _a_sweep(store)],
         "name": ["predictions/id.parquet", "predictions/nothing.parquet"],
@@ -177,13 +184,15 @@ def _fuzz(operation: Any, mode: GenerationMode, sides: list[Side], faults: list[
 
 def _choose(name: str, case: Any, data: Any) -> list[tuple[Any, str, int]]:
     """Where the call names something that exists, and which: behind it lie the deeper paths."""
-    if name == "delete_run":
+    if name in ("delete_run", "delete_evaluation_job"):
         return []  # what is deleted is missed by everything after it
     sizes = {"run_id": 4, "evaluation_id": 4, "name": 2, "fit_on": 4, "against": 4}
     sizes["sweep_id"] = 2
-    sizes |= {"baseline": 2, "run": 3, "cursor": 3, "dataset": 2}
+    sizes |= {"job_id": 3, "baseline": 2, "run": 3, "cursor": 3, "dataset": 2}
     if name == "stream_events":
         sizes["run_id"] = 2  # the stream of a run that waits has no end
+    elif name == "stream_evaluation_job_events":
+        sizes["job_id"] = 1
     return [
         (values, key, data.draw(st.integers(0, sizes[key] - 1)))
         for values in (case.path_parameters, case.query)
