@@ -43,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 #: How long a process has a sweep to itself, and how long until one is looked at again.
 _HOLD_S, _AGAIN_S = 60.0, 2.0
+#: Sweeps that are advanced before something else has its turn; the longest waiting come first.
+_AT_A_TIME = 20
 
 
 class Sweeping:
@@ -181,8 +183,11 @@ class Sweeping:
     # -- going on -----------------------------------------------------------------------------
 
     def advance_all(self) -> None:
-        """Advance every sweep that is due; for the housekeeper's loop, in any number of them."""
-        while (sweep_id := self._store.sweeps.hold_next(_HOLD_S)) is not None:
+        """Advance sweeps that are due, not too many: the housekeeper has more to do than this."""
+        for _ in range(_AT_A_TIME):
+            sweep_id = self._store.sweeps.hold_next(_HOLD_S)
+            if sweep_id is None:
+                return
             again = _AGAIN_S
             try:
                 self.advance(sweep_id)

@@ -49,15 +49,13 @@ def _own(sets: Sequence[VerdictSet], where: str) -> str:
         clear = all(len(s.members) == 1 for s in sets)
         if clear:
             return f"{shared[0]} is the best {where} by {measures}, clear of all others."
-        others = "; ".join(
-            f"by {_WORDS[s.metric]} {_list([m for m in s.members if m != shared[0]], 'or')}"
-            for s in sets
-            if len(s.members) > 1
-        )
-        return (
-            f"{shared[0]} alone may be the best {where} by {measures} at once "
-            f"({others} may be it as well)."
-        )
+        others: dict[str, list[str]] = {}
+        for one in sets:
+            for member in one.members:
+                if member != shared[0]:
+                    others.setdefault(member, []).append(_WORDS[one.metric])
+        rivals = "; ".join(f"{label} may be it by {_list(by)}" for label, by in others.items())
+        return f"{shared[0]} alone may be the best {where} by {measures} at once ({rivals})."
     if shared:
         return (
             f"No single method is shown to be the best {where}: {_list(shared, 'or')} may be it by "
