@@ -2,7 +2,8 @@
 
 The keys are those of the folder (`sha256/ab/cd/abcd…`) and so is the discipline: a content is there
 whole or not at all (a PUT is), it is named in the database only afterwards, and what no row names
-is moved aside, looked up once more and only then deleted. What the store gave is read back and
+is marked, looked up once more and only then deleted. (It is not moved aside: that would be a copy,
+and Ceph's dbstore loses a copy with its original.) What the store gave is read back and
 hashed before anybody relies on it, and again when it is fetched: a store that lies is found out
 while the original is still there.
 
@@ -22,7 +23,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -41,6 +41,8 @@ _TRIES = 4
 _READ_BYTES = 8 << 20
 #: One PUT takes its file through memory, so a larger one cannot fall back on it.
 _LARGEST_SINGLE = 2 << 30
+#: Who named a content that is being collected waits so long; the collector gives up before that.
+_MARK_HOLDS_S = 60.0
 #: A probe that succeeded holds so long.
 _PROBED_S = 30.0
 #: What was fetched so recently may be about to be read.
@@ -89,12 +91,18 @@ class BucketStore(ArtifactStore):
     # -- in the bucket
 
     def has(self, sha256: str) -> bool:
-        """Whether the content is in the bucket, by its name alone.
+        """Whether the content is in the bucket to stay, by its name alone.
+
+        Who has named it in the database asks this afterwards: a collector that had looked before
+        may be about to delete it, and is waited for.
 
         Raises:
             StorageError: the store does not answer.
         """
         self.path(sha256)
+        deadline = time.monotonic() + _MARK_HOLDS_S
+        while self._is_marked(sha256) and time.monotonic() < deadline:
+            time.sleep(self._wait_s)
         return self._size(sha256) is not None
 
     def put_file(self, source: str | os.PathLike[str], *, link: bool = False) -> Blob:
@@ -196,36 +204,32 @@ class BucketStore(ArtifactStore):
                 yield digest, now - _changed_at(about)
 
     def _delete(self, files: Files, digest: str) -> bool:
-        key, aside = self._key(digest), self._aside(digest)
+        # Marked first and looked up once more. Who names the content after that look finds the mark
+        # (`has`), waits until it is gone, and stores the content again.
+        mark = f"{self._where}/gone/{digest}.{secrets.token_hex(4)}"
+        began = time.monotonic()
+        self._tried("write", lambda: self._fs.pipe_file(mark, b"collected\n"))
         try:
-            self._tried("copy", lambda: self._fs.cp_file(key, aside))
-        except FileNotFoundError:
-            return False  # somebody else's turn
-        self._discard(key)
-        named = bool(files.referenced([digest]))
-        if named:  # a run named it meanwhile and gets it back
-            self._tried("copy", lambda: self._fs.cp_file(aside, key))
-        self._discard(aside)
-        if not named:
+            if files.referenced([digest]) or time.monotonic() - began > _MARK_HOLDS_S / 2:
+                return False
+            self._discard(self._key(digest))
             self.path(digest).unlink(missing_ok=True)
-        return not named
+            return True
+        finally:
+            self._discard(mark)
 
     def _clear(self, files: Files) -> None:
-        """Finish what killed collectors began."""
+        """Remove what killed collectors left."""
         super()._clear(files)
         for path, about in self._listed("gone"):
-            digest = path.rsplit("/", 1)[-1].partition(".")[0]
-            if time.time() - _changed_at(about) < LEFT_S:
-                continue
-            if files.referenced([digest]) and not self.has(digest):
-                self._tried("copy", partial(self._fs.cp_file, path, self._key(digest)))
-            self._discard(path)
+            if time.time() - _changed_at(about) > LEFT_S:
+                self._discard(path)
+
+    def _is_marked(self, sha256: str) -> bool:
+        return any(path.rsplit("/", 1)[-1].startswith(sha256) for path, _ in self._listed("gone"))
 
     def _key(self, sha256: str) -> str:
         return f"{self._where}/{self.path(sha256).relative_to(self.root).as_posix()}"
-
-    def _aside(self, sha256: str) -> str:
-        return f"{self._where}/gone/{sha256}.{secrets.token_hex(4)}"
 
     def _about(self, sha256: str) -> dict[str, Any] | None:
         key = self._key(sha256)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError, DiskFullError, NotFoundError, SpecError, StorageError
 from tests.backend.test_artifacts import run_with
-from tests.conftest import spec_of
+from tests.conftest import spec_of, until
 from tests.support.radosgw import Server, missing, radosgw
 
 MIB = 1 << 20
@@ -165,42 +166,46 @@ def test_collect__by_reference_and_by_age(
     assert bucket._listed("gone") == []
 
 
+@pytest.mark.parametrize("look", [1, 2])
 def test_collect__a_run_that_names_it_in_that_moment_keeps_it(
-    bucket: BucketStore, one_store: Stores, tmp_path: Path
+    bucket: BucketStore, one_store: Stores, tmp_path: Path, look: int
 ) -> None:
     source = written(tmp_path / "file", b"content")
     digest = bucket.put_file(source).sha256
     asked = one_store.files.referenced
+    publisher = threading.Thread(target=run_with, args=(one_store, bucket, source))
+    looks = iter(range(1, 10))
 
     class Late:
-        """A row that comes between the first look and the second."""
+        """A row that is written while the collector's first or second look is under way."""
 
         def referenced(self, digests: list[str]) -> set[str]:
             found = asked(digests)
-            if not one_store.runs.page()[0]:
-                run_with(one_store, bucket, source)
+            if next(looks) == look:
+                publisher.start()
+                until(lambda: asked([digest]), what="the row")
             return found
 
-    assert bucket.collect(Late(), grace_s=-60) == []  # type: ignore[arg-type]
+    gone = bucket.collect(Late(), grace_s=-60)  # type: ignore[arg-type]
+    publisher.join(60)
+    assert not publisher.is_alive()
+    assert gone == ([] if look == 1 else [digest])
+    # Whichever came first: what is named is there.
+    assert bucket.has(digest)
     assert bucket.verified(digest).read_bytes() == b"content"
     assert bucket._listed("gone") == []
 
 
-def test_collect__finishes_what_a_killed_collector_began(
-    bucket: BucketStore, one_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_collect__mark_of_a_killed_collector_goes_when_it_is_old(
+    bucket: BucketStore, one_store: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_with(one_store, bucket, written(tmp_path / "kept", b"kept"))
-    kept, stray = (hashlib.sha256(x).hexdigest() for x in (b"kept", b"stray"))
-    bucket.put_bytes(b"stray")
-    for digest in (kept, stray):  # killed between the move and the second look
-        bucket._fs.cp_file(bucket._key(digest), bucket._aside(digest))
-        bucket._fs.rm_file(bucket._key(digest))
+    digest = hashlib.sha256(b"stray").hexdigest()
+    bucket._fs.pipe_file(f"{bucket._where}/gone/{digest}.0a1b2c3d", b"collected")
     bucket.collect(one_store.files, grace_s=-60)
-    assert len(bucket._listed("gone")) == 2, "it may be at work"
+    assert len(bucket._listed("gone")) == 1, "it may be at work"
     monkeypatch.setattr("backend.bucket.LEFT_S", -60.0)
     bucket.collect(one_store.files, grace_s=-60)
     assert bucket._listed("gone") == []
-    assert dict(bucket.walk()).keys() == {kept}
 
 
 def test_publish__as_a_worker_does(bucket: BucketStore, one_store: Stores, tmp_path: Path) -> None:
