@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -268,7 +269,7 @@ class Flaky:
         return call
 
 
-@pytest.mark.parametrize("call", ["info", "pipe_file", "open"])
+@pytest.mark.parametrize("call", ["info", "pipe_file", "get_file"])
 def test_store__that_fails_now_and_then_is_asked_again(
     make: Callable[..., BucketStore], call: str
 ) -> None:
@@ -329,17 +330,22 @@ def test_s3__multipart_that_gives_back_other_bytes_is_found_and_the_file_goes_wh
     s3_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened(s3_settings(s3_server, tmp_path / "home", s3_part_bytes=8 * MIB))
-    data = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(32)) * (20 * 1024)
-    assert len(data) == 20 * MIB
+    data = random.Random(0).randbytes(20 * MIB)  # no part is like another
     source = written(tmp_path / "weights", data)
     store._fs.put_file(str(source), f"{store._where}/in-parts", chunksize=8 * MIB)
-    in_parts = hashlib.sha256(store._fs.cat_file(f"{store._where}/in-parts")).hexdigest()
-    lies = in_parts != hashlib.sha256(data).hexdigest()
+    lies = store._fs.cat_file(f"{store._where}/in-parts") != data
     blob = store.put_file(source)
     assert store.verified(blob.sha256).read_bytes() == data
     # A server that keeps its word is believed; this one, in Debian 13, does not.
-    assert ("gave back other bytes" in caplog.text) == lies
-    assert store._takes_parts != lies
+    assert ("gives back other bytes than it is given in parts" in caplog.text) == lies
+    assert store._parts is not lies
+    # Where that was not found out beforehand, the file is refused and nothing is left.
+    believing = opened(s3_settings(s3_server, tmp_path / "other", s3_part_bytes=8 * MIB))
+    believing._parts = True
+    if lies:
+        with pytest.raises(StorageError, match="other bytes than it was given"):
+            believing.put_file(source)
+        assert dict(believing.walk()) == {}
 
 
 @pytest.mark.service

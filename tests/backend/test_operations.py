@@ -332,8 +332,7 @@ def test_metrics__count_what_is_there(
         f.size_bytes for r in store.runs.page()[0] for f in store.files.of_run(r.id)
     )
     assert found["calift_ready", "database"] == 1
-    route = ("POST", "/api/v1/runs", "2xx")
-    assert found["calift_request_seconds_count", *route] == 1
+    assert found["calift_request_seconds_count", "POST", "submit_run", "2xx"] == 1
     store.claims.claim(run_id, worker_id="w", ttl_s=60)
     found = scraped(stranger.get("/metrics"))
     assert (found["calift_leases",], found["calift_leases_expired",]) == (1, 0)
