@@ -2,7 +2,8 @@
 
 The keys are those of the folder (`sha256/ab/cd/abcd…`) and so is the discipline: a content is there
 whole or not at all (a PUT is), it is named in the database only afterwards, and what no row names
-is moved aside, looked up once more and only then deleted. What the store gave is read back and
+is marked, looked up once more and only then deleted. (It is not moved aside: that would be a copy,
+and Ceph's dbstore loses a copy with its original.) What the store gave is read back and
 hashed before anybody relies on it, and again when it is fetched: a store that lies is found out
 while the original is still there.
 
@@ -13,11 +14,13 @@ first when it grows too large.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
 import secrets
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,16 +34,20 @@ from backend.artifacts import LEFT_S, ArtifactStore, Blob, hashed
 from backend.settings import Settings
 from backend.store.files import Files
 from calift_core.errors import CaliftError, NotFoundError, SpecError, StorageError, reason_of
-from calift_core.files import atomic_path, storage_error
+from calift_core.files import atomic_path, sha256_file, storage_error
 from calift_core.installed import install_extra
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _TRIES = 4
-_READ_BYTES = 8 << 20
-#: One PUT takes its file through memory, so a larger one cannot fall back on it.
+#: S3 takes no smaller parts but the last.
+_SMALLEST_PART = 5 << 20
+_TRIAL_BYTES = 12 << 20
+#: One PUT takes its file through memory, so a larger one goes in parts or not at all.
 _LARGEST_SINGLE = 2 << 30
+#: Who named a content that is being collected waits so long; the collector gives up before that.
+_MARK_HOLDS_S = 60.0
 #: A probe that succeeded holds so long.
 _PROBED_S = 30.0
 #: What was fetched so recently may be about to be read.
@@ -77,7 +84,8 @@ class BucketStore(ArtifactStore):
         self._fs, self._where = fs, where.strip("/")
         self._cache_bytes, self._part_bytes, self._read_back = cache_bytes, part_bytes, read_back
         self._wait_s = wait_s
-        self._takes_parts = "s3" in _protocols(fs)
+        #: None: not tried yet.
+        self._parts: bool | None = None if "s3" in _protocols(fs) else False
         self._fetching = [threading.Lock() for _ in range(64)]
         self._probed_at: float | None = None
 
@@ -89,12 +97,18 @@ class BucketStore(ArtifactStore):
     # -- in the bucket
 
     def has(self, sha256: str) -> bool:
-        """Whether the content is in the bucket, by its name alone.
+        """Whether the content is in the bucket to stay, by its name alone.
+
+        Who has named it in the database asks this afterwards: a collector that had looked before
+        may be about to delete it, and is waited for.
 
         Raises:
             StorageError: the store does not answer.
         """
         self.path(sha256)
+        deadline = time.monotonic() + _MARK_HOLDS_S
+        while self._is_marked(sha256) and time.monotonic() < deadline:
+            time.sleep(self._wait_s)
         return self._size(sha256) is not None
 
     def put_file(self, source: str | os.PathLike[str], *, link: bool = False) -> Blob:
@@ -113,29 +127,54 @@ class BucketStore(ArtifactStore):
         if self._size(blob.sha256) == blob.size_bytes:
             return blob
         key = self._key(blob.sha256)
-        parted = self._takes_parts and blob.size_bytes >= 2 * self._part_bytes
+        parted = blob.size_bytes >= 2 * self._part_bytes and self._takes_parts()
 
         def send(chunk: int) -> None:
             more = {"chunksize": chunk} if "s3" in _protocols(self._fs) else {}
             self._fs.put_file(os.fspath(source), key, **more)
 
+        if not parted and self._parts is False and blob.size_bytes > _LARGEST_SINGLE:
+            raise StorageError(
+                f"{source} has {blob.size_bytes:,} bytes, too many for one piece, and what "
+                f"{self.name} is given in parts it gives back otherwise.",
+                hint="Use an object store whose multipart upload works.",
+            )
         self._tried("write", lambda: send(self._part_bytes if parted else blob.size_bytes + 1))
         if self._is_right(blob):
             return blob
         if hashed(source) != blob:
             self._discard(key)
             raise StorageError(f"{source} changed while it was being stored.")
-        if parted and blob.size_bytes <= _LARGEST_SINGLE:
-            log.warning(
-                "%s gave back other bytes than it was given in parts; from now on files go whole",
-                self.name,
-            )
-            self._takes_parts = False
-            self._tried("write", lambda: send(blob.size_bytes + 1))
-            if self._is_right(blob):
-                return blob
         self._discard(key)
         raise self._lies(blob)
+
+    def _takes_parts(self) -> bool:
+        """Whether what is uploaded in parts comes back as it was; tried once, on a key of its own.
+
+        A key that such an upload has spoiled may stay spoiled: Ceph's dbstore mixes the old parts
+        into whatever is put there later.
+        """
+        if self._parts is None:
+            data, key = (
+                secrets.token_bytes(_TRIAL_BYTES),
+                f"{self._where}/trial.{secrets.token_hex(4)}",
+            )
+            with tempfile.NamedTemporaryFile(dir=self._made_root()) as file:
+                file.write(data)
+                file.flush()
+                put = partial(self._fs.put_file, file.name, key, chunksize=_SMALLEST_PART)
+                self._tried("write", put)
+            self._parts = bool(self._tried("read", lambda: self._fs.cat_file(key)) == data)
+            self._discard(key)
+            if not self._parts:
+                log.warning(
+                    "%s gives back other bytes than it is given in parts: files go whole", self.name
+                )
+        return self._parts
+
+    def _made_root(self) -> Path:
+        self.free_bytes()  # makes it, or says why it cannot be
+        return self.root
 
     def put_bytes(self, data: bytes) -> Blob:
         """Store bytes.
@@ -196,36 +235,32 @@ class BucketStore(ArtifactStore):
                 yield digest, now - _changed_at(about)
 
     def _delete(self, files: Files, digest: str) -> bool:
-        key, aside = self._key(digest), self._aside(digest)
+        # Marked first and looked up once more. Who names the content after that look finds the mark
+        # (`has`), waits until it is gone, and stores the content again.
+        mark = f"{self._where}/gone/{digest}.{secrets.token_hex(4)}"
+        began = time.monotonic()
+        self._tried("write", lambda: self._fs.pipe_file(mark, b"collected\n"))
         try:
-            self._tried("copy", lambda: self._fs.cp_file(key, aside))
-        except FileNotFoundError:
-            return False  # somebody else's turn
-        self._discard(key)
-        named = bool(files.referenced([digest]))
-        if named:  # a run named it meanwhile and gets it back
-            self._tried("copy", lambda: self._fs.cp_file(aside, key))
-        self._discard(aside)
-        if not named:
+            if files.referenced([digest]) or time.monotonic() - began > _MARK_HOLDS_S / 2:
+                return False
+            self._discard(self._key(digest))
             self.path(digest).unlink(missing_ok=True)
-        return not named
+            return True
+        finally:
+            self._discard(mark)
 
     def _clear(self, files: Files) -> None:
-        """Finish what killed collectors began."""
+        """Remove what killed collectors left."""
         super()._clear(files)
         for path, about in self._listed("gone"):
-            digest = path.rsplit("/", 1)[-1].partition(".")[0]
-            if time.time() - _changed_at(about) < LEFT_S:
-                continue
-            if files.referenced([digest]) and not self.has(digest):
-                self._tried("copy", partial(self._fs.cp_file, path, self._key(digest)))
-            self._discard(path)
+            if time.time() - _changed_at(about) > LEFT_S:
+                self._discard(path)
+
+    def _is_marked(self, sha256: str) -> bool:
+        return any(path.rsplit("/", 1)[-1].startswith(sha256) for path, _ in self._listed("gone"))
 
     def _key(self, sha256: str) -> str:
         return f"{self._where}/{self.path(sha256).relative_to(self.root).as_posix()}"
-
-    def _aside(self, sha256: str) -> str:
-        return f"{self._where}/gone/{sha256}.{secrets.token_hex(4)}"
 
     def _about(self, sha256: str) -> dict[str, Any] | None:
         key = self._key(sha256)
@@ -259,13 +294,9 @@ class BucketStore(ArtifactStore):
 
     def _hash(self, sha256: str) -> str:
         """What the bytes in the bucket hash to."""
-
-        def read() -> str:
-            digest = hashlib.sha256()
-            self._stream(sha256, digest)
-            return digest.hexdigest()
-
-        return self._tried("read", read)
+        with tempfile.TemporaryDirectory(dir=self._made_root()) as folder:
+            target = Path(folder) / "content"
+            return self._tried("read", lambda: self._download(sha256, target))
 
     def _damaged(self, sha256: str, found: str) -> StorageError:
         return StorageError(
@@ -281,31 +312,27 @@ class BucketStore(ArtifactStore):
             hint="Nothing was named in the database; look at the object store.",
         )
 
-    def _stream(
-        self, sha256: str, digest: Any, write: Callable[[bytes], object] = lambda piece: None
-    ) -> None:
-        """Read a content from the bucket from its beginning, piece by piece.
+    def _download(self, sha256: str, target: Path) -> str:
+        """Read a content from the bucket into a file; what its bytes hash to.
+
+        In one piece and not in ranges, which Ceph's dbstore answers with other bytes.
 
         Raises:
             NotFoundError: it is not there.
+            DiskFullError: no space is left for the file.
             StorageError: the store failed on the way; `_tried` begins again.
         """
         try:
-            file = self._fs.open(self._key(sha256), "rb", block_size=_READ_BYTES)
+            self._fs.get_file(self._key(sha256), os.fspath(target))
         except FileNotFoundError as error:
             raise self._missing(sha256) from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise storage_error(error, target, "write") from error
+            raise _FlakyError(reason_of(error)) from error
         except Exception as error:  # whatever the transport raises
             raise _FlakyError(reason_of(error)) from error
-        with contextlib.closing(file):
-            while True:
-                try:
-                    piece = file.read(_READ_BYTES)
-                except Exception as error:  # whatever the transport raises
-                    raise _FlakyError(reason_of(error)) from error
-                if not piece:
-                    return
-                digest.update(piece)
-                write(piece)
+        return sha256_file(target)
 
     def _missing(self, sha256: str) -> NotFoundError:
         return NotFoundError(
@@ -418,11 +445,10 @@ class BucketStore(ArtifactStore):
 
     def _copy(self, sha256: str, path: Path) -> None:
         def copy() -> None:
-            digest = hashlib.sha256()
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                self._stream(sha256, digest, file.write)
-                if digest.hexdigest() != sha256:
-                    raise self._damaged(sha256, digest.hexdigest())
+            with atomic_path(path) as temporary:
+                found = self._download(sha256, temporary)
+                if found != sha256:
+                    raise self._damaged(sha256, found)
 
         self._tried("read", copy)
 

@@ -57,21 +57,21 @@ class Metrics:
         self._latency = Histogram(
             "calift_request_seconds",
             "Time from a request to the first byte of its answer.",
-            ("method", "route", "status"),
+            ("method", "operation", "status"),
             buckets=_SECONDS,
             registry=self._registry,
         )
 
-    def observe(self, *, method: str, route: str, status: int, seconds: float) -> None:
+    def observe(self, *, method: str, operation: str, status: int, seconds: float) -> None:
         """A request was answered.
 
         Args:
             method: of HTTP.
-            route: the route's own path with its names in braces; empty for none of ours.
+            operation: its name in the API's description; empty for none of ours.
             status: of the answer.
             seconds: until its first byte.
         """
-        self._latency.labels(method, route, f"{status // 100}xx").observe(seconds)
+        self._latency.labels(method, operation, f"{status // 100}xx").observe(seconds)
 
     def text(self) -> bytes:
         """The answer to a scrape, in Prometheus's text format."""

@@ -156,7 +156,7 @@ class Gate:
                 status, place = message["status"], out.get("location") or ""
                 self._observe(
                     method=scope["method"] if scope["method"] in _METHODS else "other",
-                    route=getattr(scope.get("route"), "path", ""),
+                    operation=getattr(scope.get("endpoint"), "__name__", ""),
                     status=status,
                     seconds=time.monotonic() - began,
                 )

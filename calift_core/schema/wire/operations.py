@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from calift_core.schema.base import Frozen
 from calift_core.schema.wire.runs import RunPhase
@@ -15,28 +15,39 @@ BulkAction = Literal["cancel", "retry", "archive", "unarchive", "delete", "tag",
 MOST_AT_ONCE = 1000
 
 
+def _storable(text: str) -> str:
+    """Refuse what a database has no text for: NUL, and half of a surrogate pair."""
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("must hold no NUL and no surrogate")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_storable)]
+
+
 class BulkFilter(Frozen):
     """Which runs a bulk action means; the same words as in `GET /runs`."""
 
     phase: list[RunPhase] = Field(default_factory=list, max_length=20)
-    method: list[str] = Field(default_factory=list, max_length=200)
-    model: list[str] = Field(default_factory=list, max_length=200)
-    suite: list[str] = Field(default_factory=list, max_length=200)
-    tag: list[str] = Field(default_factory=list, max_length=20)
-    q: str = Field(default="", max_length=200)
+    method: list[_Text] = Field(default_factory=list, max_length=200)
+    model: list[_Text] = Field(default_factory=list, max_length=200)
+    suite: list[_Text] = Field(default_factory=list, max_length=200)
+    tag: list[_Text] = Field(default_factory=list, max_length=20)
+    q: _Text = Field(default="", max_length=200)
     archived: bool | None = False
 
 
 class Bulk(Frozen):
     """One action on many runs: those of `ids`, or those that a filter finds.
 
-    `tag` and `untag` take `tags`. An empty filter means every run that is not archived.
+    `tag` and `untag` take `tags`. An empty filter means every run that is not archived; `delete`
+    takes none.
     """
 
     action: BulkAction
-    ids: list[str] | None = Field(default=None, min_length=1, max_length=MOST_AT_ONCE)
+    ids: list[_Text] | None = Field(default=None, min_length=1, max_length=MOST_AT_ONCE)
     filter: BulkFilter | None = None
-    tags: list[str] = Field(default_factory=list, max_length=20)
+    tags: list[_Text] = Field(default_factory=list, max_length=20)
 
     @model_validator(mode="after")
     def _one_of(self) -> Bulk:
@@ -44,6 +55,8 @@ class Bulk(Frozen):
             raise ValueError("give ids or filter, and not both")
         if (self.action in ("tag", "untag")) != bool(self.tags):
             raise ValueError("tags must be given for tag and untag, and for nothing else")
+        if self.action == "delete" and self.filter in (BulkFilter(), BulkFilter(archived=None)):
+            raise ValueError("delete takes ids, or a filter that leaves something out")
         return self
 
 
@@ -94,7 +107,7 @@ Page = Literal["overview", "runs", "run", "compare", "calibration", "frontier", 
 class ViewSave(Frozen):
     """A page of the dashboard with what stands behind the `?` of its address."""
 
-    name: str = Field(min_length=1, max_length=120, pattern=r"\S")
+    name: _Text = Field(min_length=1, max_length=120, pattern=r"\S")
     page: Page
     query: str = Field(default="", max_length=8000, pattern=r"^[!-~]*$")
 
@@ -110,10 +123,10 @@ class SavedView(ViewSave):
 class TokenMake(Frozen):
     """A token to be made. Runs belong to its `owner`."""
 
-    owner: str = Field(min_length=1, max_length=120)
+    owner: _Text = Field(min_length=1, max_length=120)
     scope: Literal["read", "submit", "admin"] = "submit"
     days: float | None = Field(default=None, gt=0, le=36_500, description="null: it never expires")
-    note: str = Field(default="", max_length=500, description="what it is for")
+    note: _Text = Field(default="", max_length=500, description="what it is for")
 
 
 class TokenInfo(Frozen):
