@@ -118,6 +118,8 @@ class Slurm:
         until(lambda: "idle" in self("sinfo", "-h", "-o", "%T"), what="an idle node", patience_s=60)
 
     def stop(self) -> None:
+        if len(self.processes) == 3:  # what a failed test left
+            self("scancel", "--full", "--signal=KILL", "--partition=low")
         for process in reversed(self.processes):
             process.terminate()
             try:
