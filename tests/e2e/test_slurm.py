@@ -268,7 +268,7 @@ def test_slurm__a_run_that_is_preempted_goes_on_and_one_that_is_cancelled_does_n
 def test_slurm__a_run_out_of_time_is_queued_again_by_its_script(
     slurm: Slurm, spec_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    long = str(spec_file("out-of-time", epochs=200))
+    long = str(spec_file("out-of-time", epochs=5000))
     job, (folder,) = submit(
         slurm,
         tmp_path / "home",
