@@ -68,6 +68,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/api.py
 	$(BIN)/python benchmarks/threads.py
+	$(BIN)/python benchmarks/imagenet_size.py --images 100000
+	$(BIN)/python benchmarks/gpu.py
 
 # RESULTS_ARGS: such as --plan, --ablation, --cifar10 FOLDER, --jobs 8.
 RESULTS_ARGS ?=

@@ -44,5 +44,3 @@ def test_benchmark__goes_through_steps_and_loader(configs: dict[str, Path], tmp_
     found = json.loads(numbers.read_text())
     assert [row["draft"] for row in found["loader"]] == [False, True] * 2
     assert all(row["images_per_s"] > 0 for row in found["loader"])
-    by_draft = {row["draft"]: row["images_per_s"] for row in found["loader"][2:]}
-    assert by_draft[True] > 2 * by_draft[False]  # of 12 megapixels an eighth of each side is read

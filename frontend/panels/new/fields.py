@@ -178,6 +178,7 @@ def of_training(form: Form) -> None:
         with st.expander("More training settings"):
             rest = [f for f in train if f.path[-1] not in TRAIN_FIRST]
             form.draw(rest, hints=hints, steps=steps)
+            form.draw(form.section("resources"))
 
 
 def of_the_rest(form: Form) -> None:
