@@ -68,7 +68,7 @@ class Publisher:
         if outcome == "gone":
             log.warning("run %s is gone: its result on %s too", run_id, record.evaluation.dataset)
             self.gone.add(run_id)
-        elif not self._artifacts.path(blob.sha256).exists():
+        elif not self._artifacts.has(blob.sha256):
             self._artifacts.put_file(path, link=True)  # collected just before it was named
 
     def _put(self, data: bytes) -> tuple[str, int]:
