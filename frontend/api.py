@@ -28,6 +28,7 @@ from calift_core.schema.wire.service import Visitor
 from calift_core.schema.wire.sweeps import SweepDetail, SweepValidation, SweepVerdict
 from frontend import text
 from frontend.door import session_of
+from frontend.gains import Gain, gains
 
 T = TypeVar("T")
 
@@ -221,6 +222,11 @@ def zero_shot_of(run: RunSummary) -> RunSummary | None:
         key=f"zero-shot-{run.model}-{run.suite}",
     )
     return found.items[0] if found.items else None
+
+
+def gains_over(run: RunSummary, base: RunSummary | None) -> dict[str, Gain | None]:
+    """The differences to another run's headline, on data that both were judged on."""
+    return {} if base is None else gains(evaluations(run), evaluations(base))
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import streamlit as st
 from calift_core.schema.wire.runs import RunSummary
 from frontend import pictures, tables, text
 from frontend.figures import style
+from frontend.gains import Gain
 from frontend.tables import Column, Markup, Table
 
 #: Seconds between two looks at a run that works.
@@ -247,16 +248,17 @@ def progress_words(run: RunSummary) -> str:
     return words
 
 
-def headline_cards(run: RunSummary, base: RunSummary | None) -> list[tuple[str, str, str]]:
-    """A run's headline as cards, with the difference to its zero-shot model where there is one."""
+def headline_cards(
+    run: RunSummary, gained: Mapping[str, Gain | None]
+) -> list[tuple[str, str, str]]:
+    """A run's headline as cards, with the differences to its zero-shot model of `gains`."""
     s = run.summary
     if s is None:
         return []
-    z = base.summary if base is not None else None
     cards = []
     for name in ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"):
         look, value = text.HEADLINES[name], getattr(s, name)
-        gain = _gain(value, getattr(z, name, None), look.better)
+        gain = _gain(gained.get(name), look.better)
         if name.endswith("_ece"):
             floor = text.esc(f"floor {text.percent(getattr(s, f'{name}_floor'))}")
             gain = Markup(f"{floor}<br>{gain}" if gain else floor)
@@ -267,11 +269,13 @@ def headline_cards(run: RunSummary, base: RunSummary | None) -> list[tuple[str, 
     return cards
 
 
-def _gain(value: float | None, base: float | None, better: str) -> Markup:
+def _gain(found: Gain | None, better: str) -> Markup:
     """The difference to the zero-shot model in words, empty where there is none."""
-    if value is None or base is None:
+    if found is None:
         return Markup()
-    gain = value - base if better == "high" else base - value
+    gain = found.value if better == "high" else -found.value
     tone, judged = ("up", " (better)") if gain > 0 else ("down", " (worse)") if gain else ("", "")
-    words = f"{text.points(value - base)} to zero-shot{judged}"
+    words = f"{text.points(found.value)} to zero-shot{judged}"
+    if found.common < found.all:
+        words += f", on {found.common} of {found.all} sets"
     return Markup(f'<span class="{tone}">{text.esc(words)}</span>')

@@ -16,7 +16,7 @@ from backend.store.engine import NOW, upsert, writing
 from backend.store.errors import ConflictError
 from backend.store.rows import Batch, evaluation_id, flush, summary_values
 from backend.store.states import fenced
-from calift_core.analysis.report import summarise
+from calift_core.analysis.report import ood_groups, summarise
 from calift_core.files import json_bytes
 from calift_core.schema.records import EvaluationRecord
 from calift_core.schema.report import EvaluationReport
@@ -121,14 +121,26 @@ class JudgedRuns:
 def _extend_report(
     connection: Connection, run_id: str, evaluation: EvaluationReport
 ) -> dict[str, Any] | None:
-    """Add an evaluation to a run's report and headline; the new report, if there is one."""
+    """Add an evaluation to a run's report; the new report, if there is one.
+
+    The headline stays a mean over the data that the run's own spec names, so that runs of one spec
+    stay comparable. A run without shifts and corruptions of its own takes what comes later.
+    """
     body = connection.execute(select(ReportRow.body).where(ReportRow.run_id == run_id)).scalar()
     if body is None:
         return None
     evaluations = [EvaluationReport.model_validate(e) for e in body["evaluations"]]
     evaluations.append(evaluation)
     sigma_min = (body.get("spectrum") or {}).get("sigma_min")
-    summary = summarise(evaluations, sigma_min).model_dump(mode="json")
+    added = set(
+        connection.execute(
+            select(EvaluationRow.dataset).where(
+                EvaluationRow.run_id == run_id, EvaluationRow.job_id.is_not(None)
+            )
+        ).scalars()
+    )
+    own = [e for e in evaluations if e.dataset not in added]
+    summary = summarise(own if ood_groups(own) else evaluations, sigma_min).model_dump(mode="json")
     data = dict(body["data"])
     if evaluation.role == "shift":
         data["shifts"] = {**data.get("shifts", {}), evaluation.dataset: evaluation.n}

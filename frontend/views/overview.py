@@ -91,7 +91,7 @@ def _newest(run: RunSummary) -> None:
             f"<span>{text.esc(run.method)} · {text.esc(run.model)} · "
             f"{text.esc(run.suite)}</span><span>{text.age(run.finished_at)}</span></div>"
         )
-    page.stats(page.headline_cards(run, base))
+    page.stats(page.headline_cards(run, api.gains_over(run, base)))
     if base is None and run.method != "zero_shot":
         st.caption(
             "No zero-shot run of this model and data is stored, so there is nothing to set "

@@ -39,7 +39,7 @@ def status(run: RunDetail) -> None:
         _progress(run)
     if run.summary is not None:
         base = api.zero_shot_of(run)
-        page.stats(page.headline_cards(run, base))
+        page.stats(page.headline_cards(run, api.gains_over(run, base)))
 
 
 def _progress(run: RunDetail) -> None:

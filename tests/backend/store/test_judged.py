@@ -100,6 +100,20 @@ def test_publish__a_result_is_the_runs_as_if_it_had_judged_itself(
     assert everything(store) == rows
 
 
+def test_publish__leaves_a_headline_over_the_specs_own_shifts_as_it_is(
+    store: Stores, artifacts: ArtifactStore, finished_run: Callable[..., str]
+) -> None:
+    run_id = finished_run(store, artifacts)  # judged on sketch, too
+    before = store.runs.get(run_id).summary
+    assert before is not None
+    assert before.ood_accuracy is not None
+    job = Job(store, artifacts, run_id)
+    assert job.publish(run_id, result()) == "published"
+    assert store.runs.get(run_id).summary == before
+    assert store.results.report(run_id)["summary"] == before.model_dump(mode="json")
+    assert "art" in {e.dataset for e in store.results.run_evaluations(run_id)}
+
+
 def test_publish__is_fenced_by_the_job_and_knows_what_is_gone(
     store: Stores, artifacts: ArtifactStore, finished_run: Callable[..., str]
 ) -> None:
