@@ -20,7 +20,7 @@ from frontend.tables import Column, Table
 
 METRICS: dict[VerdictMetric, str] = {
     "accuracy": "OOD accuracy",
-    "squared": "OOD calibration (²)",
+    "squared": "OOD calibration (L2²)",
     "nll": "OOD NLL",
 }
 
@@ -89,7 +89,7 @@ def rows_table(verdict: SweepVerdict) -> Table:
         Column("ood_nll", "OOD NLL", "number"),
         Column("ood_ece", "OOD ECE", "percent"),
         Column("ood_ece_floor", "floor", "percent"),
-        Column("ood_squared", "OOD ², square points", "square_points"),
+        Column("ood_squared", "OOD L2², square points", "square_points"),
     ]
     return Table(columns, rows)
 
@@ -162,7 +162,7 @@ def equal_table(equal: EqualAccuracy) -> Table:
         Column("ood_nll", "OOD NLL", "number"),
         Column("ood_ece", "OOD ECE", "percent"),
         Column("ood_ece_floor", "floor", "percent"),
-        Column("ood_squared", "OOD ², square points", "square_points"),
+        Column("ood_squared", "OOD L2², square points", "square_points"),
     ]
     return Table(columns, rows)
 
