@@ -216,7 +216,7 @@ def _show(found: SweepDetail, verdict: SweepVerdict | None) -> None:
 def show_verdict(verdict: SweepVerdict) -> None:
     """Write the tables of a verdict; its sentence stands first."""
     table = Table(title="Each at its own rate", title_justify="left")
-    for name in ("label", "ID acc", "OOD acc", "OOD NLL", "OOD ECE (floor)", "OOD ², 1e-4"):
+    for name in ("label", "ID acc", "OOD acc", "OOD NLL", "OOD ECE (floor)", "OOD L2², 1e-4"):
         table.add_column(name, justify="left" if name == "label" else "right")
     for row in verdict.rows:
         table.add_row(
