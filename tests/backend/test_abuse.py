@@ -19,6 +19,7 @@ import pytest
 
 from backend.main import create_app
 from backend.problems import MEDIA_TYPE
+from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.service import Problem
 from tests.conftest import serving, spec_of
@@ -115,6 +116,12 @@ class Service:
         self.store = app.state.services.store
         self.evaluation = self.store.results.run_evaluations(finished)[0].id
         self.waiting = self.store.runs.submit(spec_of())
+        judging = EvaluationJobSpec(runs=(finished,), suites=("fashion-mnist",))
+        self.judging = self.store.evaluation_jobs.submit(judging)
+        claim = self.store.claims.claim(self.judging, worker_id="w", ttl_s=60)
+        assert claim is not None
+        # One that waits has events without an end.
+        assert self.store.claims.finish(self.judging, claim.attempt, phase="SUCCEEDED")
         self._turn = self.store.engine.dialect.name == "sqlite"
 
     def path(self, path: str) -> str:
@@ -122,6 +129,8 @@ class Service:
         known = {
             "run_id": self.finished,
             "evaluation_id": self.evaluation,
+            "job_id": self.judging,
+            "sweep_id": "none",
             "name": "predictions/id.parquet",
             "worker_id": "nobody",
             "view_id": "none",

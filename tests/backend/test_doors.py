@@ -123,6 +123,7 @@ def test_head__is_get_without_a_body_everywhere(
     run_id = finished_run(services.store, services.artifacts)
     evaluation = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]["id"]
     ids = {"run_id": run_id, "evaluation_id": evaluation, "name": "predictions/id.parquet"}
+    ids |= dict.fromkeys(("worker_id", "view_id", "token_id", "job_id", "sweep_id"), "none")
     seen = 0
     for path, item in app.openapi()["paths"].items():
         if "get" not in item:
@@ -315,7 +316,7 @@ def test_filter__takes_a_bounded_number_of_values(api: TestClient) -> None:
 def test_validate__of_a_whole_disk_looks_at_a_part_of_it(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.submission._SCAN_ENTRIES", 2000)
+    monkeypatch.setattr("backend.submission.SCAN_ENTRIES", 2000)
     looked, scandir = [], os.scandir
 
     def counted(*place: Any) -> Any:
