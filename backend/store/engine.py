@@ -6,8 +6,10 @@ transaction that turns into a writer fails with "locked" whatever the timeout.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -23,6 +25,10 @@ from sqlalchemy.sql.elements import ColumnElement
 from backend.models import Base
 from calift_core.errors import CaliftError, SpecError
 from calift_core.files import storage_error
+
+
+#: Nobody connects to a file between its making and the end of it; see `_keep_private`.
+_making = threading.Lock()
 
 
 def open_engine(url: str) -> Engine:
@@ -67,11 +73,17 @@ def _keep_private(path: Path) -> None:
 
     A file that its group may write is shared on purpose and stays so.
 
+    A file that is there is never opened here. To close it would drop the locks of every connection
+    that this process has (fcntl(2)), and the next other process that closes its last one would take
+    itself for alone and remove the write-ahead log: what is committed here from then on, nobody
+    else would ever see.
+
     Raises:
         StorageError: it cannot be opened or made.
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with _making:
+            _make_private(path)
         for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
             with suppress(FileNotFoundError, PermissionError):
                 mode = stat.S_IMODE(file.stat().st_mode)
@@ -79,6 +91,17 @@ def _keep_private(path: Path) -> None:
                     file.chmod(0o600)
     except OSError as error:
         raise storage_error(error, path, "open") from error
+
+
+def _make_private(path: Path) -> None:
+    """Make the file where there is none; raise OSError where it cannot be written."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

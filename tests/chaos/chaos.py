@@ -7,7 +7,6 @@ as the death of the broker, recovery ends when any worker begins a run.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import random
@@ -18,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from calift_core.client import Client
 from calift_core.errors import CaliftError
@@ -279,10 +279,13 @@ class Chaos:
 
     def _look(self) -> None:
         """Read what the database says; it may not answer."""
-        with contextlib.suppress(Exception):
+        try:
             self._read()
-            self._feeder.ended = sum(row.phase in _TERMINAL for row in self._rows.values())
-            self._close_recoveries()
+        except SQLAlchemyError as error:
+            log.debug("the database does not answer: %s", error)
+            return
+        self._feeder.ended = sum(row.phase in _TERMINAL for row in self._rows.values())
+        self._close_recoveries()
 
     def _read(self) -> None:
         known = [i for i, row in self._rows.items() if row.phase in _TERMINAL]
