@@ -26,6 +26,9 @@ from backend.models import Base
 from calift_core.errors import CaliftError, SpecError
 from calift_core.files import storage_error
 
+#: A transaction that says nothing for so long belongs to a process that is frozen or cut off. Until
+#: the server ends it, the rows that it has changed can be changed by nobody, the sweeper least.
+IDLE_IN_TRANSACTION_S = 60.0
 
 #: Nobody connects to a file between its making and the end of it; see `_keep_private`.
 _making = threading.Lock()
@@ -44,7 +47,7 @@ def open_engine(url: str) -> Engine:
     if backend_name == "postgresql":
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(
+        engine = create_engine(
             parsed,
             # A connection that a restarted server forgot is replaced before it is used.
             pool_pre_ping=True,
@@ -57,6 +60,8 @@ def open_engine(url: str) -> Engine:
                 "client_encoding": "utf8",
             },
         )
+        event.listen(engine, "connect", _set_up_postgres)
+        return engine
     if backend_name != "sqlite":
         raise SpecError(f"database_url must be sqlite or postgresql, got {backend_name!r}")
     engine = create_engine(parsed, connect_args={"timeout": 10}, hide_parameters=True)
@@ -102,6 +107,14 @@ def _make_private(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
         if not os.access(path, os.R_OK | os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
+
+
+def _set_up_postgres(connection: Any, _record: Any) -> None:
+    connection.autocommit = True  # or a rollback takes it back
+    connection.execute(
+        f"SET idle_in_transaction_session_timeout = {round(1000 * IDLE_IN_TRANSACTION_S)}"
+    )
+    connection.autocommit = False
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

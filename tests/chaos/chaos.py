@@ -1,8 +1,9 @@
 """Jobs, faults at random moments, and what came of it.
 
 A run is *hit* by a fault when it was at work on what the fault struck. Its recovery ends when the
-database has something new of it: a point of its curve, or its end. Where a fault hits no run, such
-as the death of the broker, recovery ends when any worker begins a run.
+database has something new of it: a point of its curve, of the next attempt where the fault ends
+one, or its end. Where a fault hits no run, such as the death of the broker, recovery ends when any
+worker begins a run.
 """
 
 from __future__ import annotations
@@ -312,7 +313,11 @@ class Chaos:
         now = time.monotonic()
         for recovery in list(self._open):
             if recovery.hit:
-                over = all(self._goes_on(i, points) for i, points in recovery.hit.items())
+                lives_on = recovery.kind in ("lock", "database", "away")
+                over = all(
+                    self._goes_on(i, points, again=not lives_on)
+                    for i, points in recovery.hit.items()
+                )
             else:
                 over = self._attempts() > recovery.attempts
                 if recovery.kind == "api":
@@ -321,9 +326,11 @@ class Chaos:
                 self._open.remove(recovery)
                 self.recovered.setdefault(recovery.kind, []).append(now - recovery.at)
 
-    def _goes_on(self, run_id: str, points: tuple[int, int]) -> bool:
+    def _goes_on(self, run_id: str, points: tuple[int, int], *, again: bool) -> bool:
+        """Whether there is something new of a run; `again`: of another attempt than before."""
         row = self._rows[run_id]
-        return row.phase in _TERMINAL or (row.points[1] > 0 and row.points != points)
+        moved = row.points[0] > points[0] if again else row.points != points
+        return row.phase in _TERMINAL or (row.points[1] > 0 and moved)
 
     def _say(self) -> None:
         done = self.counted.total()

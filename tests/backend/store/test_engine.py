@@ -7,9 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
+from backend.store import engine as engines
 from backend.store.engine import open_engine, writing
+from backend.store.errors import database_away
+from backend.store.stores import Stores
+from tests.backend.store.helpers import claimed, expire
 
 _OTHER = """
 import sys
@@ -53,3 +59,29 @@ def test_sqlite__a_process_that_ends_takes_nothing_away_from_those_that_stay(
         found = connection.execute(text("SELECT word FROM said")).scalars().all()
     assert found == ["other", "ours", "other"]
     engine.dispose()
+
+
+def test_postgres__a_transaction_that_froze_does_not_hold_up_the_sweeper(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Stores.on(open_engine(postgres_database))
+    claim = claimed(store)
+    expire(store, claim.run_id)
+    monkeypatch.setattr(engines, "IDLE_IN_TRANSACTION_S", 0.5)
+    frozen = open_engine(postgres_database)
+    swept: list[str] = []
+
+    def change_sleep_and_change() -> None:
+        change = text("UPDATE runs SET name = 'mine' WHERE id = :id")
+        with writing(frozen) as held:
+            held.execute(change, {"id": claim.run_id})
+            # The server ends the transaction; until then this waits.
+            swept.extend(s.action for s in store.sweeper.sweep() if s.run_id == claim.run_id)
+            held.execute(change, {"id": claim.run_id})
+
+    with pytest.raises(DBAPIError, match="idle-in-transaction") as caught:
+        change_sleep_and_change()
+    assert database_away(caught.value)
+    assert swept == ["requeued"]
+    frozen.dispose()
+    store.close()
