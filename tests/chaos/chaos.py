@@ -248,7 +248,12 @@ class Chaos:
         self._reader.dispose()
         self.house.stop()
         self.orphans += self.house.orphans()
-        figures = judge(self.house, self._feeder.accepted, self.plan.steps)
+        try:
+            figures = judge(self.house, self._feeder.accepted, self.plan.steps)
+        except Exception as error:  # what could not be judged is damage, and no reason to be silent
+            log.exception("what is left cannot be judged")
+            figures = Figures(self.house.database.kind, jobs=len(self._feeder.accepted))
+            figures.damage.append(f"what is left cannot be judged: {error}")
         figures.faults = self.counted.total()
         figures.by_kind = dict(self.counted)
         figures.recovery_s = self.recovered

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,15 @@ from typing import Any, Protocol
 from sqlalchemy import Engine, create_engine, text
 
 from backend.models import Base
-from backend.process import tied
 from tests.conftest import postgres_binaries, until
+
+#: Becomes a user, who need not be able to run our Python, and then dies with its parent: to change
+#: the user would undo that (prctl(2)).
+_TIED_AS = (
+    "import ctypes,os,sys;user,group,*argv=sys.argv[1:];"
+    "user and (os.setgroups([]),os.setgid(int(group)),os.setuid(int(user)));"
+    "ctypes.CDLL(None).prctl(1,9,0,0,0);os.execv(argv[0],argv)"
+)
 
 
 class Database(Protocol):
@@ -116,15 +124,15 @@ class Postgres:
         self.kill()
         with (self.folder / "log").open("ab") as output:
             self._server = subprocess.Popen(
-                tied(
-                    [str(self._binaries / "postgres"), "-D", str(self._data)]
-                    + ["-k", str(self.folder), "-c", "listen_addresses="]
-                ),
+                [sys.executable, "-I", "-S", "-c", _TIED_AS, str(self._as.get("user", ""))]
+                + [str(self._as.get("group", "")), str(self._binaries / "postgres")]
+                + ["-D", str(self._data), "-k", str(self.folder), "-c", "listen_addresses="],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                **self._as,
+                cwd=self.folder,
+                env=self._as["env"],
             )
 
     def answers(self) -> bool:
