@@ -100,7 +100,10 @@ class Belongings:
         return str(self._services.store.runs.submit(spec_of(), submitted_by=owner))
 
     def job_id(self, owner: str | None) -> str:
-        spec = EvaluationJobSpec(runs=(self.run_id(owner),), shifts={"art": "/art"})
+        run_id, claims = self.run_id(owner), self._services.store.claims
+        assert claims.claim(run_id, worker_id="w", ttl_s=60) is not None
+        assert claims.finish(run_id, 1, phase="SUCCEEDED")
+        spec = EvaluationJobSpec(runs=(run_id,), shifts={"art": "/art"})
         made = self._services.store.evaluation_jobs.submit(spec, submitted_by=owner)
         return str(made)
 
