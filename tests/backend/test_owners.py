@@ -151,12 +151,14 @@ def test_owner__matrix_of_every_route_every_credential_and_every_owner(
     ]
     named = {name for _, _, name, _ in operations}
     assert {n for n in named if SCOPES[n] == "submit"} == CHANGES | {"clone_run"}
-    pairs = 0
-    # The last one is from before things had owners.
-    for owner in ("ann", "eve", None):
+    assert len(operations) > 40
+    changing = [o for o in operations if SCOPES[o[2]] != "read" or o[2] == "revoke_token"]
+    # Who may read may read everybody's: one owner is enough. The last one is from before things
+    # had owners.
+    for owner, asked in (("ann", operations), ("eve", changing), (None, changing)):
         lasting = {kind: getattr(belongings, kind)(owner) for kind in kinds}
         for who, headers in people.items():
-            for method, path, name, kind in operations:
+            for method, path, name, kind in asked:
                 gone = method == "DELETE"
                 it = getattr(belongings, kind)(owner) if gone else lasting[kind]
                 filled = re.sub(r"\{[^}]+\}", "abc", path.replace(f"{{{kind}}}", it))
@@ -165,7 +167,6 @@ def test_owner__matrix_of_every_route_every_credential_and_every_owner(
                     filled += "?after=x"
                 response = api.request(method, filled, headers=headers)
                 place = (who, owner, method, path, response.status_code)
-                pairs += 1
                 scope = scope_of_person[who]
                 theirs = scope != "admin" and not who.startswith(f"{owner}")
                 if not scope:
@@ -180,7 +181,6 @@ def test_owner__matrix_of_every_route_every_credential_and_every_owner(
                     assert response.status_code == 404, place
                 else:
                     assert response.status_code in (200, 202, 204, 404, 409, 422), place
-    assert pairs == 3 * len(people) * len(operations)
 
 
 def test_owner__tokens_and_audit_are_nobody_elses_business(

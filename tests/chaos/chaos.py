@@ -30,7 +30,7 @@ from tests.conftest import spec_of
 log = logging.getLogger(__name__)
 
 #: Nothing ended and nothing moved for so long: what is left is lost.
-_STALLED_S = 240.0
+_STALLED_S = 600.0
 _TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Mutation:
     """A protection removed: a text of a file, which is there once, is replaced.
 
-    `tests` is what pytest is given; one of them must fail.
+    `tests` is what pytest is given; one of them must fail. One kind of database is enough.
     """
 
     what: str
@@ -43,14 +43,14 @@ MUTATIONS = {
         "backend/store/states.py",
         ".where(Run.id == run_id, Run.attempt == attempt, Run.phase.in_(WORKING_PHASES))",
         ".where(Run.id == run_id)",
-        (f"{_STORE}/test_claims.py", "-k", "fence"),
+        (f"{_STORE}/test_claims.py", "-k", "fence and sqlite"),
     ),
     "claim": Mutation(
         "a claim asks no more whether the run waits",
         "backend/store/claims.py",
         'Run.phase == "QUEUED")\n        .values(\n            phase="STARTING"',
         'Run.phase != "")\n        .values(\n            phase="STARTING"',
-        (f"{_STORE}/test_claims.py", "-k", "claim"),
+        (f"{_STORE}/test_claims.py", "-k", "one_wins and sqlite"),
     ),
     "outbox": Mutation(
         "what is queued leaves no doorbell in its transaction",
@@ -58,14 +58,14 @@ MUTATIONS = {
         "    connection.execute(insert(Outbox).values("
         "run_id=run_id, priority=priority, created_at=now))",
         "    return",
-        (f"{_STORE}/test_life.py", f"{_STORE}/test_claims.py", "-k", "from_queue or rings_for"),
+        (f"{_STORE}/test_life.py", "-k", "from_queue and sqlite"),
     ),
     "lease clock": Mutation(
         "a lease is counted by the worker's clock",
         "backend/store/claims.py",
         '"lease_expires": NOW + ttl_s,\n            "heartbeat_at": NOW',
         '"lease_expires": __import__("time").time() + ttl_s,\n            "heartbeat_at": NOW',
-        (f"{_STORE}/test_sweeper.py", "-k", "clock"),
+        (f"{_STORE}/test_sweeper.py", "-k", "clock and sqlite"),
     ),
     "self-fence": Mutation(
         "a worker that the database does not answer goes on for ever",
@@ -79,7 +79,7 @@ MUTATIONS = {
         "backend/store/sweeper.py",
         "for run_id, attempt in expired:",
         "for run_id, attempt in expired[:0]:",
-        (f"{_STORE}/test_sweeper.py",),
+        (f"{_STORE}/test_sweeper.py", "-k", "spent and sqlite"),
     ),
     "atomic rename": Mutation(
         "files are written in place",
@@ -87,6 +87,13 @@ MUTATIONS = {
         'target.with_name(f".{target.name[:180]}.{secrets.token_hex(6)}.tmp")',
         "target",
         ("tests/core/test_files.py",),
+    ),
+    "locks of SQLite": Mutation(
+        "the database's file is opened and closed beside its connections",
+        "backend/store/engine.py",
+        "os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600",
+        "os.O_RDWR | os.O_CREAT, 0o600",
+        (f"{_STORE}/test_engine.py", "-k", "sqlite"),
     ),
     "hash on read": Mutation(
         "a stored file is not compared with its hash",
@@ -100,14 +107,14 @@ MUTATIONS = {
         "worker/tail.py",
         "points = read_curves(self._folder, until=self._resumed_at)",
         "points = read_curves(self._folder, until=0)",
-        ("tests/worker/test_worker.py", "-k", "replayed"),
+        ("tests/worker/test_worker.py", "-k", "replayed and sqlite"),
     ),
     "resume record": Mutation(
         "points after the step that is resumed from stay",
         "backend/store/rows.py",
         "if batch.resumed_step is not None:\n        for table in (Metric, SpectrumRow):",
         "if batch.resumed_step is not None:\n        for table in ():",
-        (f"{_STORE}/test_records.py",),
+        (f"{_STORE}/test_records.py", "-k", "resumed_run and sqlite"),
     ),
     "tie to the parent": Mutation(
         "a runner outlives a worker that is killed",

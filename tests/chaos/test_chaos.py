@@ -17,7 +17,7 @@ from tests.chaos.house import House
 from tests.chaos.verify import Figures
 from tests.conftest import postgres_binaries, unavailable
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.service, pytest.mark.timeout(1800)]
 
 #: Long steps cost time and no processor.
 PLAN = Plan(jobs=3, steps=100, step_s=0.05)
