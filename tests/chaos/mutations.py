@@ -156,7 +156,11 @@ def run_tests(tree: Path, tests: tuple[str, ...]) -> tuple[int, list[str], str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutations", description=__doc__)
     parser.add_argument("names", nargs="*", help=", ".join(MUTATIONS))
-    names = parser.parse_args().names or list(MUTATIONS)
+    parser.add_argument(
+        "--green", action="store_true", help="the tests are known to be green without a mutation"
+    )
+    options = parser.parse_args()
+    names = options.names or list(MUTATIONS)
     bad = []
     with tempfile.TemporaryDirectory(prefix="calift-mutations-") as folder:
         tree = Path(folder) / "tree"
@@ -168,7 +172,7 @@ def main() -> int:
             sound = file.read_text(encoding="utf-8")
             if sound.count(mutation.old) != 1:
                 raise SystemExit(f"{name}: {mutation.file} does not hold once:\n{mutation.old}")
-            status, failed, told = run_tests(tree, mutation.tests)
+            status, failed, told = (0, [], "") if options.green else run_tests(tree, mutation.tests)
             if status != 0:
                 bad.append(name)
                 sys.stdout.write(f"{name}: red without the mutation\n{told}\n")
