@@ -107,7 +107,7 @@ MUTATIONS = {
         "worker/tail.py",
         "points = read_curves(self._folder, until=self._resumed_at)",
         "points = read_curves(self._folder, until=0)",
-        ("tests/worker/test_worker.py", "-k", "replayed and sqlite"),
+        ("tests/worker/test_replay.py", "-k", "sqlite"),
     ),
     "resume record": Mutation(
         "points after the step that is resumed from stay",

@@ -173,24 +173,6 @@ def test_worker__what_an_attempt_finished_is_stored_though_its_worker_died(
     assert "done" in {e.kind for e in store.history.events_after(run_id, 0)[0]}
 
 
-def test_worker__points_that_the_database_never_heard_of_are_replayed_at_resume(
-    store: Stores, database_url: str, start_worker: Start, tmp_path: Path, home: Path
-) -> None:
-    gate = tmp_path / "gate"
-    run_id = submit(store, wait_at=7, wait_for=str(gate))
-    first = start_worker(database_url, group_s=600.0)  # hardly a record is stored
-    saved = home / "jobs" / run_id / "attempt-1" / "checkpoint" / "steps" / "00000005"
-    until((saved / "manifest.json").exists, what="a checkpoint")
-    first.kill_hard()
-    assert 5 not in steps(store, run_id)
-    gate.touch()
-    start_worker(database_url)
-    ends(store, run_id)
-    resumed = [e.data for e in store.history.events_after(run_id, 0)[0] if e.kind == "resumed"]
-    assert [d["step"] for d in resumed] == [5]
-    assert steps(store, run_id) == list(range(1, 11))
-
-
 def test_worker__another_host_goes_on_from_the_stored_checkpoint(
     store: Stores, database_url: str, start_worker: Start, tmp_path: Path, home: Path
 ) -> None:
