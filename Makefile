@@ -8,7 +8,7 @@ PIP_ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: help demo up install shell test soak lint format bench results pictures docs clean
+.PHONY: help demo up install shell test chaos soak mutations fuzz lint format bench results pictures docs clean
 
 help:
 	@echo "make demo     pre-train, fine-tune and compare four methods on real data (about 8 minutes)"
@@ -17,7 +17,10 @@ help:
 	@echo "make shell    open a shell that finds calift"
 	@echo "make .env     passwords and a token of your own for docker compose"
 	@echo "make test     run every test"
-	@echo "make soak     kill thirty times on each kind of database and look for holes in the curves"
+	@echo "make chaos    60 jobs under 120 faults on each kind of database, real processes (about 15 minutes)"
+	@echo "make soak     the same with 1,000 jobs and 2,000 faults, for a night"
+	@echo "make mutations break each protection on a copy of the code: the tests must notice"
+	@echo "make fuzz     50,000 generated calls of every operation, 20,000 damaged files and names"
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make format   format the code"
 	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation, the API and threads"
@@ -46,10 +49,23 @@ test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .data .chrome
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# CALIFT_CHAOS_SEED chooses other moments.
-SOAK_KILLS ?= 30
+# CHAOS_ARGS: such as --database sqlite, --seed 7, --minutes 60, --out FOLDER.
+CHAOS_ARGS ?=
+chaos: $(VENV)/.dev
+	@$(BIN)/python -m tests.chaos --jobs 60 --faults 120 $(CHAOS_ARGS)
+
 soak: $(VENV)/.dev
-	@CALIFT_CHAOS_KILLS=$(SOAK_KILLS) $(BIN)/python -m pytest tests/worker/test_chaos.py --log-cli-level=INFO
+	@$(BIN)/python -m tests.chaos --jobs 1000 --faults 2000 $(CHAOS_ARGS)
+
+mutations: $(VENV)/.dev
+	@$(BIN)/python -m tests.chaos.mutations
+
+FUZZ_CASES ?= 50000
+FUZZ_FILES ?= 20000
+fuzz: $(VENV)/.dev
+	@CALIFT_FUZZ_CASES=$(FUZZ_CASES) CALIFT_FUZZ_FILES=$(FUZZ_FILES) $(BIN)/python -m pytest \
+	  --log-cli-level=INFO tests/backend/test_fuzz.py tests/backend/test_fuzz_files.py \
+	  tests/backend/test_owners.py tests/backend/test_api.py tests/backend/test_abuse.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -211,7 +211,7 @@ def read_manifest(source: Path) -> Manifest:
             f"{source} is no whole backup: it has no manifest.json.",
             hint="`calift backup` writes it last.",
         ) from error
-    except (ValueError, ValidationError) as error:
+    except (ValueError, TypeError, RecursionError, ValidationError) as error:
         raise SpecError(f"{source / 'manifest.json'} is no manifest of a backup.") from error
     migrations.check_known(manifest.revision, str(source))
     return manifest

@@ -49,7 +49,7 @@ LONG = (
     "tests/e2e/test_upgrade.py",
     "tests/worker/test_supervisor.py",
     "tests/backend/test_abuse.py",
-    "tests/worker/test_chaos.py",
+    "tests/chaos/test_chaos.py",
     "tests/e2e/test_pictures.py",
     "tests/test_results_study.py",
     "tests/core/test_portable.py",
@@ -109,7 +109,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ------------------------------------------------------------------------------- databases
 
 
-def _postgres_binaries() -> Path | None:
+def postgres_binaries() -> Path | None:
+    """Where a Postgres server is on this machine, whoever brought it."""
     found = shutil.which("initdb")
     candidates = [Path(found).resolve().parent] if found else []
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -125,7 +126,7 @@ def _postgres_binaries() -> Path | None:
 
 @contextmanager
 def _own_postgres() -> Iterator[str]:
-    binaries = _postgres_binaries()
+    binaries = postgres_binaries()
     if binaries is None:
         unavailable("no Postgres server binaries on this machine")
     assert binaries is not None

@@ -6,8 +6,10 @@ transaction that turns into a writer fails with "locked" whatever the timeout.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -24,6 +26,13 @@ from backend.models import Base
 from calift_core.errors import CaliftError, SpecError
 from calift_core.files import storage_error
 
+#: A transaction that says nothing for so long belongs to a process that is frozen or cut off. Until
+#: the server ends it, the rows that it has changed can be changed by nobody, the sweeper least.
+IDLE_IN_TRANSACTION_S = 60.0
+
+#: Nobody connects to a file between its making and the end of it; see `_keep_private`.
+_making = threading.Lock()
+
 
 def open_engine(url: str) -> Engine:
     """Open a database: SQLite or Postgres (through psycopg 3).
@@ -38,7 +47,7 @@ def open_engine(url: str) -> Engine:
     if backend_name == "postgresql":
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(
+        engine = create_engine(
             parsed,
             # A connection that a restarted server forgot is replaced before it is used.
             pool_pre_ping=True,
@@ -51,6 +60,8 @@ def open_engine(url: str) -> Engine:
                 "client_encoding": "utf8",
             },
         )
+        event.listen(engine, "connect", _set_up_postgres)
+        return engine
     if backend_name != "sqlite":
         raise SpecError(f"database_url must be sqlite or postgresql, got {backend_name!r}")
     engine = create_engine(parsed, connect_args={"timeout": 10}, hide_parameters=True)
@@ -67,11 +78,17 @@ def _keep_private(path: Path) -> None:
 
     A file that its group may write is shared on purpose and stays so.
 
+    A file that is there is never opened here. To close it would drop the locks of every connection
+    that this process has (fcntl(2)), and the next other process that closes its last one would take
+    itself for alone and remove the write-ahead log: what is committed here from then on, nobody
+    else would ever see.
+
     Raises:
         StorageError: it cannot be opened or made.
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with _making:
+            _make_private(path)
         for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
             with suppress(FileNotFoundError, PermissionError):
                 mode = stat.S_IMODE(file.stat().st_mode)
@@ -79,6 +96,25 @@ def _keep_private(path: Path) -> None:
                     file.chmod(0o600)
     except OSError as error:
         raise storage_error(error, path, "open") from error
+
+
+def _make_private(path: Path) -> None:
+    """Make the file where there is none; raise OSError where it cannot be written."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
+
+
+def _set_up_postgres(connection: Any, _record: Any) -> None:
+    connection.autocommit = True  # or a rollback takes it back
+    connection.execute(
+        f"SET idle_in_transaction_session_timeout = {round(1000 * IDLE_IN_TRANSACTION_S)}"
+    )
+    connection.autocommit = False
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

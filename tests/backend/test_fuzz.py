@@ -1,12 +1,13 @@
 """Generated calls of every operation, as its description says and as it does not: 0 server errors.
 
 Each call goes to a service on SQLite and to one on Postgres, which must answer alike. The calls are
-the same every time; `CALIFT_FUZZ_EXAMPLES=1000` makes a long night of them.
+the same every time; `CALIFT_FUZZ_CASES=50000` (`make fuzz`) makes a long night of them.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -35,7 +36,11 @@ from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.sweep import parse_sweep
 from tests.conftest import fresh_postgres, serving, spec_of
 
-EXAMPLES = int(os.environ.get("CALIFT_FUZZ_EXAMPLES", "10"))
+log = logging.getLogger(__name__)
+
+#: Calls over all operations; none: a few of each.
+CASES = int(os.environ.get("CALIFT_FUZZ_CASES", "0"))
+EXAMPLES = 10
 #: Each of these starts a process that reads the upload.
 SLOW = {"import_predictions"}
 CHECKS = [
@@ -122,32 +127,39 @@ def sides(
         yield made
 
 
+@pytest.mark.timeout(600 + CASES)
 def test_fuzz__every_operation(sides: list[Side], caplog: pytest.LogCaptureFixture) -> None:
     document = sides[0].app.openapi()
     schema = schemathesis.openapi.from_dict(document)
+    operations = sum(len(item) for item in document["paths"].values())
+    # Right calls and wrong ones; some operations take no wrong one, and the slow ones are few.
+    examples = max(EXAMPLES, math.ceil(1.2 * CASES / (2 * operations)))
     asked: dict[str, int] = {}
     faults: list[str] = []
     for found in schema.get_all_operations():
         operation = found.ok()
         for mode in GenerationMode:
-            count = _fuzz(operation, mode, sides, faults)
+            count = _fuzz(operation, mode, sides, faults, examples)
             asked[operation.label] = asked.get(operation.label, 0) + count
+    log.info("cases=%d operations=%d faults=%d", sum(asked.values()), len(asked), len(faults))
     assert faults == [], "\n\n".join(faults[:20])
-    assert len(asked) == sum(len(item) for item in document["paths"].values())
+    assert len(asked) == operations
     assert all(asked.values()), asked
-    assert sum(asked.values()) > 30 * EXAMPLES
+    assert sum(asked.values()) >= max(CASES, 30 * EXAMPLES)
     for side in sides:
         _check_alive(side)
     assert [r for r in caplog.records if r.exc_info and r.levelno >= logging.ERROR] == []
 
 
-def _fuzz(operation: Any, mode: GenerationMode, sides: list[Side], faults: list[str]) -> int:
+def _fuzz(
+    operation: Any, mode: GenerationMode, sides: list[Side], faults: list[str], examples: int
+) -> int:
     """Call one operation with generated requests; how many there were."""
     name = operation.definition.raw["operationId"]
     count = 0
 
     @hypothesis_settings(
-        max_examples=min(EXAMPLES, 3) if name in SLOW else EXAMPLES,
+        max_examples=max(3, examples // 20) if name in SLOW else examples,
         derandomize=True,
         database=None,
         deadline=None,

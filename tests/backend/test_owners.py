@@ -14,12 +14,18 @@ from backend.authentication import hash_token
 from backend.deps import allow
 from backend.main import create_app
 from backend.store.engine import writing
+from calift_core.schema.evaluation_job import EvaluationJobSpec
+from calift_core.schema.sweep import parse_sweep
+from calift_core.schema.wire.operations import ViewSave
 from tests.conftest import spec_of
 
 SPEC = {"name": "a run", "method": {"kind": "carot"}}
 
-#: Operations that change a run which is named in the path; others of scope submit make new ones.
-CHANGES = {"patch_run", "cancel_run", "retry_run"}
+#: Operations that change what is named in the path; others of scope submit make new things.
+CHANGES = {
+    "patch_run", "cancel_run", "retry_run", "cancel_evaluation_job", "retry_evaluation_job",
+    "cancel_sweep", "pause_sweep", "resume_sweep", "retry_sweep", "delete_view",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -84,6 +90,44 @@ def test_owner__of_a_clone_is_who_cloned(
     assert cloned.json()["owner"] == "bob"
 
 
+class Belongings:
+    """Makes objects of an owner, of each kind that a path can name."""
+
+    def __init__(self, services: Any) -> None:
+        self._services, self._made = services, 0
+
+    def run_id(self, owner: str | None) -> str:
+        return str(self._services.store.runs.submit(spec_of(), submitted_by=owner))
+
+    def job_id(self, owner: str | None) -> str:
+        run_id, claims = self.run_id(owner), self._services.store.claims
+        assert claims.claim(run_id, worker_id="w", ttl_s=60) is not None
+        assert claims.finish(run_id, 1, phase="SUCCEEDED")
+        spec = EvaluationJobSpec(runs=(run_id,), shifts={"art": "/art"})
+        made = self._services.store.evaluation_jobs.submit(spec, submitted_by=owner)
+        return str(made)
+
+    def sweep_id(self, owner: str | None) -> str:
+        spec = parse_sweep({"name": "s", "methods": ["flyp", "carot"]})
+        made = self._services.store.sweeps.create(
+            spec, methods=["flyp", "carot"], estimate=[None, 1.0], runs_at_most=18, token_id="",
+            submitted_by=owner,
+        )  # fmt: skip
+        return str(made)
+
+    def view_id(self, owner: str | None) -> str:
+        body = ViewSave(name="v", page="runs", query="q=x")
+        return str(self._services.store.views.add(body, owner=owner or "nobody").id)
+
+    def token_id(self, owner: str | None) -> str:
+        self._made += 1
+        add_token(self._services, f"t_made{self._made}", owner or "nobody", "read")
+        return f"t_made{self._made}"
+
+    def worker_id(self, owner: str | None) -> str:
+        return f"worker of {owner}"
+
+
 def test_owner__matrix_of_every_route_every_credential_and_every_owner(
     app: Any, api: TestClient, services: Any, people: dict[str, dict[str, str]]
 ) -> None:
@@ -96,41 +140,55 @@ def test_owner__matrix_of_every_route_every_credential_and_every_owner(
         "an admin": "admin",
         "the file's token": "admin",
     }
-    owned = {
-        "ann": submitted_by(api, people["ann"]),
-        "eve": submitted_by(api, people["an admin"]),
-        None: services.store.runs.submit(spec_of()),  # from before runs had owners
-    }
+    belongings = Belongings(services)
+    kinds = [name for name in vars(Belongings) if not name.startswith("_")]
     operations = [
-        (method.upper(), path, item["operationId"])
+        (method.upper(), path, item["operationId"], kind)
         for path, methods in app.openapi()["paths"].items()
         for method, item in methods.items()
-        if "{run_id}" in path and method.upper() != "DELETE"
+        for kind in kinds
+        if f"{{{kind}}}" in path
     ]
-    assert {name for _, _, name in operations} >= CHANGES
-    pairs = 0
-    for owner, run_id in owned.items():
+    named = {name for _, _, name, _ in operations}
+    assert {n for n in named if SCOPES[n] == "submit"} == CHANGES | {"clone_run"}
+    assert len(operations) >= 39
+    changing = [o for o in operations if SCOPES[o[2]] != "read" or o[2] == "revoke_token"]
+    # Who may read may read everybody's: one owner is enough. The last one is from before things
+    # had owners.
+    for owner, asked in (("ann", operations), ("eve", changing), (None, changing)):
+        lasting = {kind: getattr(belongings, kind)(owner) for kind in kinds}
         for who, headers in people.items():
-            for method, path, name in operations:
-                filled = re.sub(r"\{[^}]+\}", "abc", path.replace("{run_id}", run_id))
-                # An event stream of a run that waits has no end: its scope alone is asked for.
-                if name == "stream_events":
+            for method, path, name, kind in asked:
+                gone = method == "DELETE"
+                it = getattr(belongings, kind)(owner) if gone else lasting[kind]
+                filled = re.sub(r"\{[^}]+\}", "abc", path.replace(f"{{{kind}}}", it))
+                # The stream of what waits has no end: its scope alone is asked for.
+                if name.startswith("stream_"):
                     filled += "?after=x"
                 response = api.request(method, filled, headers=headers)
                 place = (who, owner, method, path, response.status_code)
-                pairs += 1
                 scope = scope_of_person[who]
+                theirs = scope != "admin" and not who.startswith(f"{owner}")
                 if not scope:
                     assert response.status_code == 401, place
                 elif ranks.index(scope) < ranks.index(SCOPES[name]):
                     assert response.status_code == 403, place
                     assert response.json()["code"] == "FORBIDDEN", place
-                elif name in CHANGES and scope != "admin" and not who.startswith(f"{owner}"):
+                elif name in CHANGES and theirs:
                     assert response.status_code == 403, place
                     assert response.json()["code"] == "NOT_YOURS", place
+                elif name == "revoke_token" and theirs:
+                    assert response.status_code == 404, place
                 else:
-                    assert response.status_code in (200, 202, 404, 409, 422), place
-    assert pairs == len(owned) * len(people) * len(operations)
+                    assert response.status_code in (200, 202, 204, 404, 409, 422), place
+
+
+def test_owner__tokens_and_audit_are_nobody_elses_business(
+    api: TestClient, people: dict[str, dict[str, str]]
+) -> None:
+    seen = {t["owner"] for t in api.get("/api/v1/tokens", headers=people["bob"]).json()}
+    assert seen == {"bob"}
+    assert {"ann", "bob", "eve"} <= {t["owner"] for t in api.get("/api/v1/tokens").json()}
 
 
 def test_owner__what_another_refused_has_not_changed(

@@ -3,7 +3,8 @@
 Its words are those of the recorded real run. What it does is a JSON object in the spec's notes:
 `steps` (default 10), `step_s` (how long each takes, 0), `checkpoint_every` (5), `model` (leave a
 `model.json`), `wait_at`/`wait_for` (at that step or those, until that file is there), `end`: one of
-the functions at the bottom, by attempt in `ends`.
+the functions at the bottom, by attempt in `ends`. `ledger` is a file that every step made is told
+to; a file `checkpoint` in the folder `traps` kills it in the midst of its next checkpoint.
 """
 
 import contextlib
@@ -62,9 +63,36 @@ def result(outcome, **more):
 
 def checkpoint(step):
     path = folder / "checkpoint" / "steps" / f"{step:08d}"
+    if sprung("checkpoint"):
+        path.mkdir(parents=True)
+        (path / "state.json").write_text('{"st')
+        os.kill(os.getpid(), signal.SIGKILL)
     atomic_write_json(path / "state.json", {"step": step})
     atomic_write_json(path / "manifest.json", {"state.json": ""})
     say(said.checkpoint(step))
+
+
+def sprung(name):
+    with contextlib.suppress(KeyError, FileNotFoundError):
+        (Path(plan["traps"]) / name).unlink()
+        return True
+    return False
+
+
+def enter(step, at=None):
+    """A line of the ledger; short ones are written whole, whoever else writes."""
+    if "ledger" in plan:
+        with open(plan["ledger"], "a", encoding="utf-8") as ledger:
+            ledger.write(f"{job.run_id} {job.attempt} {step} {at or now():.3f}\n")
+
+
+def now():
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def started():
+    ticks = Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19]
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def end_well():
@@ -151,19 +179,22 @@ ENDS = {
     "lost": end_by_a_lost_process,
 }
 
+start = 0
+enter(start, started())
+enter(0)
 sys.stdout.write(f"hello from attempt {job.attempt}\n")
 say(said.phase("loading"))
-start = 0
 resumed = []
 if job.resume_from:
-    found = sorted((Path(job.resume_from) / "checkpoint" / "steps").glob("*/state.json"))
-    start = json.loads(found[-1].read_text())["step"]
+    found = sorted((Path(job.resume_from) / "checkpoint" / "steps").glob("*/manifest.json"))
+    start = json.loads(found[-1].with_name("state.json").read_text())["step"]
     resumed = [said.resumed(start)]
 say(said.phase("training"), *resumed)
 for step in range(start + 1, steps + 1):
     say(said.metrics(step, step / 10, loss=1 / step))
     say(said.progress(step, steps))
     time.sleep(plan.get("step_s", 0))
+    enter(step)
     if step % plan.get("checkpoint_every", 5) == 0:
         checkpoint(step)
     for at, gate in waits:

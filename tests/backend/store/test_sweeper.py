@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
+from backend.store.engine import seconds_now
 from backend.store.stores import Stores
 from tests.backend.store.helpers import (
     WORKER,
@@ -70,6 +75,22 @@ def test_sweep__heartbeat_after_the_sweeper_looked_saves_the_lease(store: Stores
     # What `sweep` does with a run that it had found expired a moment before.
     assert store.sweeper._expire(claim.run_id, 1) is None
     assert store.runs.get(claim.run_id).phase == "STARTING"
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_lease__is_by_the_databases_clock_whatever_that_of_the_worker_says(
+    store: Stores, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + 3600 * hours)
+    claim = claimed(store)
+    assert store.claims.heartbeat(claim.run_id, 1, ttl_s=60).held
+    with store.engine.connect() as connection:
+        ends = connection.exec_driver_sql("SELECT lease_expires FROM runs").scalar_one()
+    assert 0 < ends - seconds_now(store.engine) <= 60
+    assert store.sweeper.sweep() == []
+    expire(store, claim.run_id)
+    assert [s.action for s in store.sweeper.sweep()] == ["requeued"]
 
 
 def test_sweep__rings_again_for_a_forgotten_run_while_a_worker_is_idle(store: Stores) -> None:

@@ -1,0 +1,87 @@
+"""Several processes on one SQLite file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from backend.store import engine as engines
+from backend.store.engine import open_engine, writing
+from backend.store.errors import database_away
+from backend.store.stores import Stores
+from tests.backend.store.helpers import claimed, expire
+
+_OTHER = """
+import sys
+from sqlalchemy import text
+from backend.store.engine import open_engine, writing
+engine = open_engine(sys.argv[1])
+with writing(engine) as connection:
+    connection.execute(text("INSERT INTO said VALUES ('other')"))
+    print(*connection.execute(text("SELECT word FROM said")).scalars())
+engine.dispose()
+"""
+
+
+def another(url: str) -> list[str]:
+    """A process that opens the file, writes, reads, and ends in good order; what it read."""
+    done = subprocess.run(
+        [sys.executable, "-c", _OTHER, url],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_sqlite__a_process_that_ends_takes_nothing_away_from_those_that_stay(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    engine = open_engine(url)
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE said (word TEXT)"))
+    # A pool of two, as any process with threads has.
+    with engine.connect(), engine.connect():
+        pass
+    assert another(url) == ["other"]
+    with writing(engine) as connection:
+        connection.execute(text("INSERT INTO said VALUES ('ours')"))
+    assert another(url) == ["other", "ours", "other"]
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT word FROM said")).scalars().all()
+    assert found == ["other", "ours", "other"]
+    engine.dispose()
+
+
+def test_postgres__a_transaction_that_froze_does_not_hold_up_the_sweeper(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Stores.on(open_engine(postgres_database))
+    claim = claimed(store)
+    expire(store, claim.run_id)
+    monkeypatch.setattr(engines, "IDLE_IN_TRANSACTION_S", 0.5)
+    frozen = open_engine(postgres_database)
+    swept: list[str] = []
+
+    def change_sleep_and_change() -> None:
+        change = text("UPDATE runs SET name = 'mine' WHERE id = :id")
+        with writing(frozen) as held:
+            held.execute(change, {"id": claim.run_id})
+            # The server ends the transaction; until then this waits.
+            swept.extend(s.action for s in store.sweeper.sweep() if s.run_id == claim.run_id)
+            held.execute(change, {"id": claim.run_id})
+
+    with pytest.raises(DBAPIError, match="idle-in-transaction") as caught:
+        change_sleep_and_change()
+    assert database_away(caught.value)
+    assert swept == ["requeued"]
+    frozen.dispose()
+    store.close()
