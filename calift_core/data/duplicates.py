@@ -84,7 +84,8 @@ def perceptual_hash(pixels: Pixels) -> NDArray[np.uint8]:
 
 def look_at(images: ImageSet) -> Seen:
     """Decode every image of a set once; one that cannot be is kept as a sentence."""
-    ids, digests, hashes, wrong = [], [], [], []
+    ids, digests, wrong = list[str](), list[bytes](), list[str]()
+    hashes: list[NDArray[np.uint8]] = []
     for position in range(len(images)):
         try:
             pixels = images.image(position)
@@ -102,7 +103,7 @@ def look_at(images: ImageSet) -> Seen:
 def overlap(one: Seen, other: Seen) -> Overlap:
     """Which images of `one` are in `other` too; each is counted once."""
     there = dict(zip(other.digests, other.ids, strict=True))
-    exact, near = [], []
+    exact, near = list[tuple[str, str]](), list[tuple[str, str]]()
     nearest = dict(_near_pairs(one.hashes, other.hashes))
     for position, (image_id, digest) in enumerate(zip(one.ids, one.digests, strict=True)):
         if digest in there:

@@ -253,7 +253,10 @@ class _Rows:
         """What was read, sorted."""
         if not self.paths:
             raise DataError(f"{self.file.name} has no rows", hint=_NO_HEADER)
-        key = (lambda text: (float(text), text)) if self.number else str
+
+        def key(text: str) -> tuple[float, str]:
+            return (float(text) if self.number else 0.0), text
+
         everything = np.arange(len(self.paths))
         labels = self.columns["label"].column(everything, key).codes
         paths = list(self.paths)
@@ -265,7 +268,9 @@ class _Rows:
             self.file,
             Names.of(paths[int(i)] for i in order),
             self.columns["label"].column(order, key),
-            *(self.columns[name].column(order) for name in ("split", "domain", "group")),
+            self.columns["split"].column(order),
+            self.columns["domain"].column(order),
+            self.columns["group"].column(order),
         )
 
     def _wrong(self, number: int, what: str) -> DataError:

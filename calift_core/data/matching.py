@@ -34,7 +34,7 @@ def match_classes(names: Sequence[str], classes: Sequence[str], what: str) -> ND
     plain: dict[str, list[int]] = {}
     for i, name in enumerate(classes):
         plain.setdefault(plain_form(name), []).append(i)
-    found, wrong = np.full(len(names), -1, dtype=np.int64), []
+    found, wrong = np.full(len(names), -1, dtype=np.int64), list[str]()
     taken: dict[int, str] = {}
     for at, name in enumerate(names):
         near = plain.get(plain_form(name), [])

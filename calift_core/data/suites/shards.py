@@ -58,7 +58,8 @@ class Shards(Family):
             demand_every_class(images.labels, names, f"{str(root)!r}: {part}")
         train = parts.pop("train")
         parts |= split_by_hash(train, shares_of(wanted.fractions, parts), "train")
-        return Loaded(root.absolute().name, _unique(names), names, parts)
+        words = tuple(name.replace("_", " ") for name in names)
+        return Loaded(root.absolute().name, _unique(names), words, parts)
 
     def shift(
         self,

@@ -177,7 +177,7 @@ def evaluations(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Everything that was measured, and the hashes of what it was measured on."""
     assert report["evaluations"]
     return [
-        {k: v for k, v in e.items() if k not in ("id", "predictions_sha256", "duration_s")}
+        {k: v for k, v in e.items() if k not in ("predictions_sha256", "seconds")}
         for e in report["evaluations"]
     ]
 
