@@ -52,7 +52,7 @@ class Column:
     def of(self, name: str) -> NDArray[np.bool_]:
         """Which cells (N,) hold this text."""
         at = self.names.index(name) if name in self.names else len(self.names)
-        return self.codes == at
+        return np.equal(self.codes, np.int32(at))
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # else all of them are kept
+                tar.members.clear()  # type: ignore[attr-defined]  # else all are kept
                 if member.offset_data + member.size > size:
                     raise DataError(
                         f"{str(path)!r} is cut short: {member.name!r} ends at byte "
