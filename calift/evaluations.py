@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +13,7 @@ from calift.console import JsonFlag, ece_text, make_client, out, percent, plain_
 from calift.follow import follow
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.spec import as_uri, load_document
+from calift_core.schema.spec import absolute_uri, load_document
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 
 if TYPE_CHECKING:
@@ -62,9 +61,7 @@ def _absolute(source: Any) -> Any:
     """A folder's source with its absolute path: the service works in another folder."""
     if not isinstance(source, str):
         return source  # said by the schema
-    uri = as_uri(source)
-    path = uri.removeprefix("folder:")
-    return source if path == uri else f"folder:{Path(path).expanduser().absolute()}"
+    return absolute_uri(source)
 
 
 def submit_job(asked: dict[str, Any], *, priority: int, wait: bool, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from calift import (
     analyse,
     backup,
     catalogue,
+    data,
     doctor,
     evaluations,
     local,
@@ -148,6 +149,7 @@ app.command()(demo)
 app.command()(version)
 app.add_typer(service.runs_app, name="runs")
 app.add_typer(evaluations.evaluations_app, name="evaluations")
+app.add_typer(data.app, name="data")
 app.add_typer(operations.workers_app, name="workers")
 app.add_typer(operations.tokens_app, name="tokens")
 app.add_typer(sweeps.sweeps_app, name="sweeps")

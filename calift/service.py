@@ -28,7 +28,7 @@ from calift.evaluations import job_of, submit_job
 from calift.follow import follow
 from calift.local import corruptions_of, shifts_of
 from calift_core.errors import SpecError
-from calift_core.schema.spec import RunSpec, as_uri, load_spec, parse_spec
+from calift_core.schema.spec import RunSpec, absolute_uri, load_spec, parse_spec
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary
 
@@ -116,17 +116,12 @@ def with_absolute_paths(spec: RunSpec) -> RunSpec:
 
 def absolute_paths(data: dict[str, Any]) -> dict[str, Any]:
     """A RunSpec, or a part of one, with absolute paths; what it does not say stays unsaid."""
-
-    def folder(uri: str) -> str:
-        path = uri.removeprefix("folder:")
-        return uri if path == uri else f"folder:{Path(path).expanduser().absolute()}"
-
     suite, model = data.get("suite"), data.get("model")
     if isinstance(suite, dict):
         if isinstance(suite.get("id"), str):
-            suite["id"] = folder(as_uri(suite["id"]))
+            suite["id"] = absolute_uri(suite["id"])
         if isinstance(suite.get("shifts"), dict):
-            suite["shifts"] = {name: folder(as_uri(uri)) for name, uri in suite["shifts"].items()}
+            suite["shifts"] = {name: absolute_uri(uri) for name, uri in suite["shifts"].items()}
     if isinstance(model, dict):
         for key in ("name", "pretrained"):
             if isinstance(model.get(key), str) and Path(model[key]).is_file():

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.decode import at_least, open_image
+from calift_core.data.decode import at_least
 from calift_core.data.images import ImageSet, Pixels
-from calift_core.data.names import Names
-from calift_core.data.sources import ArraySource, FileSource
+from calift_core.data.sources import ArraySource, EncodedSource, encoded
 from calift_core.errors import DataError
 from calift_core.files import atomic_path
 from calift_core.home import cache_dir
@@ -70,7 +69,7 @@ class MemorySource:
         sizes: (N,) bytes that each image has when it is decoded.
     """
 
-    def __init__(self, files: FileSource, sizes: NDArray[np.int64]) -> None:
+    def __init__(self, files: EncodedSource, sizes: NDArray[np.int64]) -> None:
         self.files, self.sizes = files, sizes
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
         table = 2 * np.dtype(np.int64).itemsize * len(sizes)
@@ -79,7 +78,7 @@ class MemorySource:
         self.shapes = np.frombuffer(shared, np.int64, 2 * len(sizes)).reshape(-1, 2)
         self.pixels = np.frombuffer(shared, np.uint8, int(self.starts[-1]), table)
 
-    def __reduce__(self) -> tuple[type[MemorySource], tuple[FileSource, NDArray[np.int64]]]:
+    def __reduce__(self) -> tuple[type[MemorySource], tuple[EncodedSource, NDArray[np.int64]]]:
         return MemorySource, (self.files, self.sizes)
 
     def __len__(self) -> int:
@@ -121,22 +120,20 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
         DataError: the decoded images do not fit; says both sizes.
         UnreadableImageError: a file is no image.
     """
-    if not isinstance(images.source, FileSource) or len(images) == 0:
+    source = encoded(images)
+    if source is None or len(images) == 0:
         return images
-    chosen = [str(images.source.paths[int(i)]) for i in images.indices]
-    files = replace(images.source, paths=Names.of(chosen))
-    paths = [files.path(i) for i in range(len(files))]
-    border, side = files.border, files.side
+    files, positions = source.only(images.indices), range(len(images))
 
-    def size(path: Path) -> int:
-        return _decoded_size(path, border, side)
+    def size(position: int) -> int:
+        return _decoded_size(files, position)
 
     room = int((available_memory() if available is None else available) * CACHE_SHARE)
-    step = max(1, len(paths) // _SIZE_SAMPLE)
-    some = [size(path) for path in paths[::step]]
-    _demand_room(images, sum(some) * len(paths) // len(some), room)  # before all files are opened
+    step = max(1, len(positions) // _SIZE_SAMPLE)
+    some = [size(position) for position in positions[::step]]
+    _demand_room(images, sum(some) * len(positions) // len(some), room)
     with ThreadPoolExecutor(4) as pool:
-        sizes = np.fromiter(pool.map(size, paths), dtype=np.int64, count=len(paths))
+        sizes = np.fromiter(pool.map(size, positions), np.int64, len(positions))
     _demand_room(images, int(sizes.sum()), room)
     return replace(
         images,
@@ -145,10 +142,10 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
     )
 
 
-def _decoded_size(path: Path, border: int, side: int) -> int:
-    with open_image(path) as image:
-        at_least(image, side)
-        return 3 * max(0, image.width - 2 * border) * max(0, image.height - 2 * border)
+def _decoded_size(files: EncodedSource, index: int) -> int:
+    with files.opened(index) as image:
+        at_least(image, files.side)
+        return 3 * max(0, image.width - 2 * files.border) * max(0, image.height - 2 * files.border)
 
 
 def _demand_room(images: ImageSet, needed: int, room: int) -> None:

@@ -13,12 +13,9 @@ from calift_core.data.listing import (
     Budget,
     TooManyFilesError,
     corruption_plan,
-    images_below,
-    shift_folder,
 )
-from calift_core.data.suites import OFF, named_suite
+from calift_core.data.suites import OFF, named_suite, shift_images
 from calift_core.data.suites.base import Counted
-from calift_core.data.suites.folders import named_folder, shift_in
 from calift_core.errors import DataError, DataUnavailableError, SpecError
 from calift_core.schema.spec import SuiteSpec
 
@@ -116,6 +113,7 @@ def count_suite(spec: SuiteSpec, budget: Budget | None = None) -> SuiteCounts:
     if found is None:
         basis = basis.replace("published sizes", "unknown") if not problems else "unknown"
         return SuiteCounts(basis=basis, absent=tuple(absent), problems=tuple(problems))
+    basis = "; ".join([basis, *found.notes])
     limits = {str(part): n for part, n in spec.limits.items()}
     parts = {part: min(n, limits.get(part, n)) for part, n in found.parts.items()}
     shifts: dict[str, int | None] = dict(found.shifts)
@@ -161,7 +159,4 @@ def count_shift(
         DataError: it has other classes.
         TooManyFilesError: the budget is spent.
     """
-    root = named_folder(name, uri)
-    if classes is None:  # the ID data is not here to be compared with
-        return len(images_below(shift_folder(root), budget))
-    return len(shift_in(name, root, classes, budget))
+    return len(shift_images(name, uri, classes, budget))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -16,8 +17,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 MAX_PIXELS = 100_000_000
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path | str, data: IO[bytes] | None = None) -> Image.Image:
     """An image file whose header has been read.
+
+    Args:
+        path: where it is, or what errors call it.
+        data: what it holds, where it is no file of its own.
 
     Raises:
         UnreadableImageError: it is not an image, or too large.
@@ -25,7 +30,7 @@ def open_image(path: Path) -> Image.Image:
     from PIL import Image
 
     try:
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(path if data is None else data, formats=FORMATS)
     except Exception as error:  # a damaged file makes decoders raise a dozen types
         raise UnreadableImageError(
             f"{str(path)!r} is not an image that can be read "
@@ -52,17 +57,18 @@ def at_least(image: Image.Image, side: int) -> None:
         image.draft(image.mode, (side, side))
 
 
-def decode(path: Path, *, side: int = 0) -> Pixels:
+def decode(path: Path | str, data: IO[bytes] | None = None, *, side: int = 0) -> Pixels:
     """Decode a file to (H, W, 3) uint8.
 
     Args:
-        path: the file.
+        path: the file, or what errors call it.
+        data: what it holds, where it is no file of its own.
         side: pixels that a side needs, see `at_least`; 0 decodes at full size.
 
     Raises:
         UnreadableImageError: it is not an image of a known format, is cut short or too large.
     """
-    with open_image(path) as image:
+    with open_image(path, data) as image:
         try:
             at_least(image, side)
             image.load()  # before the tag is read: Pillow turns TIFFs upright here, tag and all

@@ -32,8 +32,8 @@ def examine_suite(text: str, *, published: Published | None = None) -> list[Chec
     wrong = any(check.state == "fail" for check in checks) or not checks
     hint = family.how_to_get if wrong else ""
     where = family.find(suite.path)
-    is_there = where is not None and where.is_dir()
-    place = str(where) if is_there else f"there is no folder {str(where)!r}" if where else "nowhere"
+    is_there = where is not None and where.exists()
+    place = str(where) if is_there else f"there is no {str(where)!r}" if where else "nowhere"
     return [Check("place", "ok" if is_there else "fail", place, hint), *checks]
 
 

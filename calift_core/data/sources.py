@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import BinaryIO, Protocol, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from calift_core.data.decode import decode, open_image
 from calift_core.data.images import ImageSet, Pixels
+from calift_core.data.names import Names
 from calift_core.errors import DataError, StorageError, UnreadableImageError, reason_of
 from calift_core.files import atomic_write_bytes
 from calift_core.home import cache_dir
@@ -96,6 +98,43 @@ def _mapped(path: Path) -> Pixels:
     return array  # type: ignore[no-any-return]
 
 
+class EncodedSource(Protocol):
+    """Images that are decoded one by one.
+
+    Attributes:
+        border: pixels cut off at each side: data sets mark their test images with a frame.
+        side: pixels that a side of an image needs; larger JPEGs are decoded smaller. 0: at full
+            size.
+    """
+
+    @property
+    def border(self) -> int: ...  # noqa: D102
+    @property
+    def side(self) -> int: ...  # noqa: D102
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def image(self, index: int) -> Pixels:
+        """(H, W, 3) uint8."""
+
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
+        """What the images at these positions hold."""
+
+    def opened(self, index: int) -> Image.Image:
+        """An image whose header has been read.
+
+        Raises:
+            UnreadableImageError: it is none.
+        """
+
+    def only(self, indices: NDArray[np.int64]) -> EncodedSource:
+        """The images at these positions, as a source of their own."""
+
+    def at_side(self, side: int) -> EncodedSource:
+        """The same images, decoded for this side."""
+
+
 @dataclass(frozen=True)
 class FileSource:
     """Images in files.
@@ -104,9 +143,8 @@ class FileSource:
         paths: one per image, absolute or below `root`. Sets of the same file names under several
             roots share them.
         root: what relative paths start from.
-        border: pixels cut off at each side: data sets mark their test images with a frame.
-        side: pixels that a side of an image needs; larger JPEGs are decoded smaller. 0: at full
-            size.
+        border: see `EncodedSource`.
+        side: see `EncodedSource`.
     """
 
     paths: Sequence[Path] | Sequence[str]
@@ -120,6 +158,18 @@ class FileSource:
     def path(self, index: int) -> Path:
         """Where image `index` is."""
         return self.root / self.paths[index]
+
+    def opened(self, index: int) -> Image.Image:
+        """An image whose header has been read; see `EncodedSource`."""
+        return open_image(self.path(index))
+
+    def only(self, indices: NDArray[np.int64]) -> FileSource:
+        """The images at these positions, as a source of their own."""
+        return replace(self, paths=Names.of(str(self.paths[int(i)]) for i in indices))
+
+    def at_side(self, side: int) -> FileSource:
+        """The same images, decoded for this side."""
+        return replace(self, side=side)
 
     def image(self, index: int) -> Pixels:
         """Decode one file to (H, W, 3) uint8, upright by its EXIF orientation, without its border.
@@ -168,10 +218,16 @@ def drafted(images: ImageSet, side: int) -> ImageSet:
 
     Images that are not in files, or that lose a border, stay as they are.
     """
-    source = images.source
-    if not isinstance(source, FileSource) or source.border:
+    source = encoded(images)
+    if source is None or source.border:
         return images
-    return replace(images, source=replace(source, side=side))
+    return replace(images, source=source.at_side(side))
+
+
+def encoded(images: ImageSet) -> EncodedSource | None:
+    """Where a set is decoded from; None where its pixels are there as they are."""
+    source = images.source
+    return cast("EncodedSource", source) if hasattr(source, "opened") else None
 
 
 #: Files up to this many bytes are hashed whole; of longer ones three pieces that add up to it.
@@ -202,46 +258,88 @@ def content_key(paths: Sequence[Path], *, whole: bool = False, folder: Path | No
             stat = path.stat()
             state.update(f"{path}:{stat.st_size}:{stat.st_mtime_ns};".encode())
             to_read += stat.st_size if whole else min(stat.st_size, _HASHED_BYTES)
-        if to_read <= _UNCACHED_BYTES:
-            return _hash_of_files(paths, whole)
-        kept = (folder or cache_dir()) / "fingerprints" / state.hexdigest()
-        if kept.is_file() and len(key := kept.read_text("ascii")) == 64:
-            return key
-        key = _hash_of_files(paths, whole)
+        return kept_key(
+            state.hexdigest(), to_read, lambda: _hash_of_files(paths, whole), folder=folder
+        )
     except OSError as error:
         raise UnreadableImageError(f"{error.filename!r} cannot be read: {error.strerror}") from None
+
+
+def kept_key(
+    state: str, to_read: int, make: Callable[[], str], *, folder: Path | None = None
+) -> str:
+    """A key (64 hex digits) that took long to make, from the cache if it is there.
+
+    Args:
+        state: names the files, their sizes and their times.
+        to_read: bytes that are read to make it; few are read again every time.
+        make: makes it.
+        folder: of the cache; `CALIFT_HOME/cache` if left out.
+    """
+    if to_read <= _UNCACHED_BYTES:
+        return make()
+    kept = (folder or cache_dir()) / "fingerprints" / state
+    if kept.is_file() and len(key := kept.read_text("ascii")) == 64:
+        return key
+    key = make()
     try:
         atomic_write_bytes(kept, key.encode("ascii"))
     except StorageError as error:
-        log.info("the key of %d files is not kept: %s", len(paths), error)
+        log.info("the key of files that take long to hash is not kept: %s", error)
     return key
+
+
+def hashed_bytes(size: int) -> int:
+    """How many of an encoded image's bytes count in its key."""
+    return min(size, _HASHED_BYTES)
+
+
+def key_of_encoded(size: int, read: Callable[[int, int], bytes]) -> bytes:
+    """What one encoded image adds to the key of its set.
+
+    Args:
+        size: bytes that it has.
+        read: (start, length) → bytes of it.
+    """
+    digest = hashlib.blake2b(size.to_bytes(8, "big"))
+    if size <= _HASHED_BYTES:
+        digest.update(read(0, size))
+    else:
+        piece = _HASHED_BYTES // 3
+        for at in (0, (size - piece) // 2, size - piece):
+            digest.update(read(at, piece))
+    return digest.digest()
+
+
+def key_of_all(parts: Iterable[bytes]) -> str:
+    """The key (hex) of a set, given what its images add to it."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()
 
 
 def _hash_of_files(paths: Sequence[Path], whole: bool) -> str:
     def one(path: Path) -> bytes:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            digest = hashlib.blake2b(size.to_bytes(8, "big"))
             if whole:
+                digest = hashlib.blake2b(size.to_bytes(8, "big"))
                 while block := file.read(2**20):
                     digest.update(block)
-            elif size <= _HASHED_BYTES:
-                digest.update(file.read())
-            else:
-                piece = _HASHED_BYTES // 3
-                for at in (0, (size - piece) // 2, size - piece):
-                    file.seek(at)
-                    digest.update(file.read(piece))
-            return digest.digest()
+                return digest.digest()
+            return key_of_encoded(size, lambda at, n: _read_at(file, at, n))
 
     def several(start: int) -> bytes:
         return b"".join(map(one, paths[start : start + 256]))
 
-    total = hashlib.sha256()
     with ThreadPoolExecutor(4) as pool:
-        for part in pool.map(several, range(0, len(paths), 256)):
-            total.update(part)
-    return total.hexdigest()
+        return key_of_all(pool.map(several, range(0, len(paths), 256)))
+
+
+def _read_at(file: BinaryIO, at: int, n: int) -> bytes:
+    file.seek(at)
+    return file.read(n)
 
 
 #: Larger sets have this many of their files looked at, evenly spread.
@@ -254,20 +352,20 @@ def check_headers(images: ImageSet) -> None:
     Raises:
         UnreadableImageError: names the first files that are no images, and counts the rest.
     """
-    if not isinstance(images.source, FileSource):
+    source = encoded(images)
+    if source is None:
         return
 
-    def problem(path: Path) -> str | None:
+    def problem(index: int) -> str | None:
         try:
-            open_image(path).close()
+            source.opened(index).close()
         except UnreadableImageError as error:
             return error.message
         return None
 
     step = -(-len(images) // _HEADERS_READ) or 1
-    paths = [images.source.path(int(i)) for i in images.indices[::step]]
     with ThreadPoolExecutor(4) as pool:
-        bad = [message for message in pool.map(problem, paths) if message]
+        bad = [m for m in pool.map(problem, images.indices[::step].tolist()) if m]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise UnreadableImageError(f"{images.name}: " + "; ".join(bad[:3]) + more)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import PurePath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from calift_core.schema.base import Frozen
-from calift_core.schema.spec import CorruptionSpec, as_uri, plain_name, shift_names
+from calift_core.schema.spec import CorruptionSpec, as_uri, name_of_uri, plain_name, shift_names
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: What the id of an evaluation job begins with; that of a run is of hex digits alone.
@@ -49,13 +48,15 @@ class EvaluationJobSpec(Frozen):
         default_factory=dict,
         max_length=50,
         title="Shifts",
-        description="name → folder:PATH of the runs' classes under another distribution",
+        description="name → folder:PATH, manifest:FILE or wds:FOLDER of the runs' classes under "
+        "another distribution",
     )
     folders: tuple[Annotated[str, AfterValidator(as_uri)], ...] = Field(
         default=(),
         max_length=50,
         title="Folders",
-        description="folder:PATH, each a shift that is called as its folder",
+        description="folder:PATH, manifest:FILE or wds:FOLDER, each a shift that is called as its "
+        "folder, file or domain",
     )
     corruptions: CorruptionSpec = Field(
         default_factory=CorruptionSpec,
@@ -114,7 +115,7 @@ class EvaluationJobSpec(Frozen):
         """
         found = dict(self.shifts)
         for uri in self.folders:
-            name = PurePath(uri.removeprefix("folder:")).name
+            name = name_of_uri(uri)
             shift_names({name: uri})
             if found.setdefault(name, uri) != uri:
                 raise ValueError(

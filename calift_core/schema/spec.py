@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -78,9 +78,37 @@ def plain_name(name: str) -> str:
 _BARE_PATH = re.compile(r"^(/|~|\.{1,2}/|[A-Za-z]:[\\/])")
 
 
+#: What a path is behind, and the endings of files by which a bare path is told.
+_PLACES = ("folder:", "manifest:", "wds:")
+_MANIFEST = re.compile(r"\.(csv|jsonl|ndjson|parquet)(#[^/]*)?$", re.IGNORECASE)
+
+
 def as_uri(value: str) -> str:
-    """`folder:PATH` for a bare path: what begins with `/`, `~`, `./`, `../` or a drive's letter."""
-    return f"folder:{value}" if _BARE_PATH.match(value) else value
+    """A bare path with its kind: what begins with `/`, `~`, `./`, `../` or a drive's letter.
+
+    A table's is `manifest:FILE`, any other `folder:PATH`.
+    """
+    if not _BARE_PATH.match(value):
+        return value
+    return f"manifest:{value}" if _MANIFEST.search(value) else f"folder:{value}"
+
+
+def absolute_uri(value: str) -> str:
+    """The same data, named so that it is found from any folder."""
+    uri = as_uri(value)
+    kind, _, path = uri.partition(":")
+    if f"{kind}:" not in _PLACES or not path:
+        return uri
+    return f"{kind}:{Path(path).expanduser().absolute()}"
+
+
+def name_of_uri(uri: str) -> str:
+    """What a shift is called where only its place is said: its domain, or its folder or file."""
+    kind, _, path = uri.partition(":")
+    if f"{kind}:" not in _PLACES:
+        return PurePath(uri).name
+    place, _, domain = path.partition("#") if kind == "manifest" else (path, "", "")
+    return domain or (PurePath(place).stem if kind == "manifest" else PurePath(place).name)
 
 
 def shift_names(shifts: dict[str, str]) -> dict[str, str]:
@@ -192,13 +220,14 @@ class SuiteSpec(Frozen):
         min_length=1,
         title="ID data",
         description="A named suite (fashion-mnist, imagenet, pacs:photo, …), NAME:PATH where it "
-        "lies elsewhere, folder:PATH with class folders, or domains:PATH#DOMAIN",
+        "lies elsewhere, folder:PATH with class folders, manifest:FILE (CSV, Parquet or JSON "
+        "lines), wds:FOLDER with shards, or domains:PATH#DOMAIN",
     )
     shifts: Annotated[dict[str, str], AfterValidator(shift_names)] = Field(
         default_factory=dict,
         title="Shifts",
-        description="name → folder:PATH of the same classes under another distribution; none: "
-        "do without a shift that the suite has itself",
+        description="name → folder:PATH, manifest:FILE or wds:FOLDER of the same classes under "
+        "another distribution; none: do without a shift that the suite has itself",
     )
     corruptions: CorruptionSpec = Field(default_factory=CorruptionSpec, title="Corruptions")
     class_names: dict[str, str] = Field(

@@ -50,7 +50,8 @@ def main() -> None:
         caption="Data suites",
     )
     st.caption(
-        "Folders of class folders need no registration: name one as `folder:PATH` in a new run."
+        "Your own data needs no registration: in a new run, name class folders as `folder:PATH`, a "
+        "table of images as `manifest:FILE` or WebDataset shards as `wds:FOLDER`."
     )
     st.subheader("Models", anchor=False)
     rows = [

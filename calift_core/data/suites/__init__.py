@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from calift_core.data.images import ImageSet
 from calift_core.data.listing import Budget
 from calift_core.data.suites.base import Family, SuiteId, Wanted, demand_known_shifts
 from calift_core.data.suites.cifar import Cifar, CifarC
@@ -11,6 +13,8 @@ from calift_core.data.suites.domains import DOMAIN_SUITES, Domains
 from calift_core.data.suites.fashion import FashionMnist
 from calift_core.data.suites.folders import Folder
 from calift_core.data.suites.imagenet import ImageNet, ImageNetC
+from calift_core.data.suites.manifests import ManifestFile
+from calift_core.data.suites.shards import Shards
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.spec import CorruptionSpec, SuiteSpec
 
@@ -26,7 +30,22 @@ SUITES: dict[str, Family] = {
     **DOMAIN_SUITES,
 }
 #: What anybody may have, by the words before a path.
-UNNAMED: dict[str, Family] = {"folder": Folder(), "domains": Domains()}
+UNNAMED: dict[str, Family] = {
+    "folder": Folder(),
+    "domains": Domains(),
+    "manifest": ManifestFile(),
+    "wds": Shards(),
+}
+#: How those are written.
+_FORMS = {
+    "folder": "folder:PATH",
+    "domains": "domains:PATH#DOMAIN",
+    "manifest": "manifest:FILE",
+    "wds": "wds:FOLDER",
+}
+
+#: Those that a shift may be.
+SHIFTED = ("folder", "manifest", "wds")
 
 #: The value in `suite.shifts` that leaves out a shift which the suite has by itself.
 OFF = "none"
@@ -40,10 +59,12 @@ def parse_suite_id(text: str) -> SuiteId:
         SpecError: a path or a domain is missing, or is not for this suite.
     """
     name, _, rest = text.partition(":")
-    if name == "folder" and rest:
+    if name in ("folder", "wds") and rest:
         return SuiteId(name, _path(rest))
-    if name not in SUITES and name != "domains":
-        raise UnknownNameError("suite", text, [*SUITES, "folder:PATH", "domains:PATH#DOMAIN"])
+    if name not in SUITES and (name not in UNNAMED or name == "folder"):
+        raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()])
+    if name in ("manifest", "wds") and not rest.partition("#")[0]:
+        raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
     has_domains = family_of(name).has_domains
     place, _, domain = rest.partition("#")
     if name in SUITES and has_domains and place and not domain and _is_word(rest):
@@ -68,6 +89,34 @@ def _path(text: str) -> Path:
 def family_of(name: str) -> Family:
     """The family of a parsed name."""
     return SUITES.get(name) or UNNAMED[name]
+
+
+def shift_images(
+    name: str, source: str, classes: Sequence[str] | None, budget: Budget | None = None
+) -> ImageSet:
+    """The images that a shift's source stands for.
+
+    Args:
+        name: of the shift.
+        source: `folder:PATH` or another of `UNNAMED` that can be one.
+        classes: of the ID data, which they must be of; None where they are not known.
+        budget: how much of the disk may be looked at.
+
+    Raises:
+        SpecError: the source is none.
+        DataUnavailableError: it is not on this machine.
+        DataError: it has other classes, or cannot be used.
+        TooManyFilesError: the budget is spent.
+    """
+    kind = source.partition(":")[0]
+    if kind not in SHIFTED or source == f"{kind}:":
+        forms = ", ".join(_FORMS[k] for k in SHIFTED[:-1])
+        raise SpecError(
+            f"the shift {name!r}: expected {forms} or {_FORMS[SHIFTED[-1]]}, got {source!r}"
+        )
+    suite = parse_suite_id(source)
+    assert suite.path is not None
+    return family_of(kind).shift(name, suite.path, suite.domain, classes, budget)
 
 
 def id_data(spec: SuiteSpec) -> SuiteSpec:

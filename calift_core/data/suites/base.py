@@ -12,7 +12,7 @@ from types import MappingProxyType
 from calift_core.checks import Check
 from calift_core.data.images import ImageSet, PixelSource
 from calift_core.data.listing import Budget
-from calift_core.errors import DataUnavailableError, UnknownNameError
+from calift_core.errors import DataUnavailableError, SpecError, UnknownNameError
 from calift_core.home import cache_dir
 from calift_core.schema.spec import FractionSpec
 
@@ -92,6 +92,7 @@ class Loaded:
         parts: part → images.
         shifts: the suite's own shifts.
         stored: corruptions that are on disk.
+        notes: sentences on images that were left out.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Loaded:
     parts: dict[str, ImageSet]
     shifts: dict[str, ImageSet] = field(default_factory=dict)
     stored: Stored = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,14 @@ class Counted:
         shifts: the suite's own shifts.
         stored: corruptions that are on disk.
         classes: those that other folders must have; None where they are not known.
+        notes: sentences on images that were left out.
     """
 
     parts: dict[str, int]
     shifts: dict[str, int] = field(default_factory=dict)
     stored: Collection[tuple[str, int]] = ()
     classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 #: Numbers of images that a part may have, by part.
@@ -175,7 +179,33 @@ class Family(ABC):
             {shift: len(images) for shift, images in found.shifts.items()},
             found.stored.keys(),
             found.classes,
+            found.notes,
         )
+
+    def shift(
+        self,
+        name: str,
+        path: Path,
+        domain: str | None,
+        classes: Sequence[str] | None,
+        budget: Budget | None = None,
+    ) -> ImageSet:
+        """List the images of a shift that a spec names as `NAME:PATH`; none is decoded.
+
+        Args:
+            name: of the shift.
+            path: where it is.
+            domain: which of its domains, where it has such.
+            classes: of the ID data, which it must have; None where they are not known.
+            budget: how much of the disk may be looked at.
+
+        Raises:
+            SpecError: a shift is no such thing.
+            DataUnavailableError: it is not here.
+            DataError: it has other classes, or cannot be used.
+            TooManyFilesError: the budget is spent.
+        """
+        raise SpecError(f"{self.name} is a suite and cannot be named as a shift")
 
     def published(self, wanted: Wanted) -> Counted | None:
         """What it would hold as its authors publish it, where that is known."""

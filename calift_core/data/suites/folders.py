@@ -10,6 +10,7 @@ import numpy as np
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import (
     Budget,
+    class_folders,
     demand_classes,
     demand_folder,
     folder_layout,
@@ -17,9 +18,9 @@ from calift_core.data.listing import (
     shares_of,
     shift_folder,
 )
+from calift_core.data.matching import plain_form
 from calift_core.data.sources import FileSource
 from calift_core.data.suites.base import Family, Loaded, Wanted
-from calift_core.errors import SpecError
 from calift_core.schema.spec import FractionSpec
 
 
@@ -56,18 +57,6 @@ def load_folder(root: Path, fractions: FractionSpec, budget: Budget | None = Non
     return Loaded(root.name, classes, tuple(c.replace("_", " ") for c in classes), parts)
 
 
-def named_folder(name: str, uri: str) -> Path:
-    """The folder of a shift that a spec names as `folder:PATH`.
-
-    Raises:
-        SpecError: it is named otherwise.
-        DataUnavailableError: it is not there.
-    """
-    if not uri.startswith("folder:"):
-        raise SpecError(f"the shift {name!r}: expected folder:PATH, got {uri!r}")
-    return demand_folder(Path(uri.removeprefix("folder:")).expanduser())
-
-
 def shift_in(
     name: str, root: Path, classes: Sequence[str], budget: Budget | None = None
 ) -> ImageSet:
@@ -77,8 +66,17 @@ def shift_in(
         DataError: it has others.
     """
     root = shift_folder(root)
+    return scan(root, _folders_of(root, classes, name), name, f"{name}/", budget=budget)
+
+
+def _folders_of(root: Path, classes: Sequence[str], name: str) -> Sequence[str]:
+    """The folder of each class: `Faces_easy` may be called `faces easy` elsewhere."""
+    plain = {plain_form(folder): folder for folder in class_folders(root)}
+    forms = [plain_form(c) for c in classes]
+    if plain.keys() == set(forms) and len(plain) == len(forms):
+        return [plain[form] for form in forms]
     demand_classes(root, classes, f"the shift {name!r}")
-    return scan(root, classes, name, f"{name}/", budget=budget)
+    return classes
 
 
 class Folder(Family):
@@ -94,3 +92,16 @@ class Folder(Family):
         """The folder's parts; what it lacks is split off."""
         assert wanted.path is not None
         return load_folder(wanted.path, wanted.fractions, wanted.budget)
+
+    def shift(
+        self,
+        name: str,
+        path: Path,
+        domain: str | None,
+        classes: Sequence[str] | None,
+        budget: Budget | None = None,
+    ) -> ImageSet:
+        """The images of its class folders, or of those in its test/."""
+        root = demand_folder(path)
+        known = class_folders(shift_folder(root)) if classes is None else classes
+        return shift_in(name, root, known, budget)

@@ -7,6 +7,7 @@ calibrators are fitted on `calibration`, and `test` is looked at once.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,13 +18,14 @@ from calift_core.data.corrupted import corrupted
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import corruption_plan
 from calift_core.data.sources import check_headers
-from calift_core.data.suites import OFF, SUITES, named_suite
+from calift_core.data.suites import OFF, SUITES, named_suite, shift_images
 from calift_core.data.suites.base import Stored
-from calift_core.data.suites.folders import named_folder, shift_in
 from calift_core.errors import DataError, DataUnavailableError, reason_of
 from calift_core.home import cache_dir
 from calift_core.schema.report import Role
 from calift_core.schema.spec import SuiteSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Suite:
         corruption_limit: use at most this many test images for them.
         corruption_seed: seed of the corruptions.
         stored: the corruptions of the plan that were published as images and are not computed.
+        notes: sentences on images that were left out.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Suite:
     corruption_limit: int | None = None
     corruption_seed: int = 0
     stored: Stored = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def part(self, name: str) -> ImageSet:
         """A part that must be there and hold images.
@@ -103,6 +107,8 @@ def load_suite(spec: SuiteSpec) -> Suite:
     if absent and SUITES[absent].missing(None):
         _download(absent)
     found = family.load(wanted)
+    for note in found.notes:
+        log.warning("%s", note)
     parts = {
         part: images.limited(spec.limits.get(part), part)  # type: ignore[call-overload]
         for part, images in found.parts.items()
@@ -124,6 +130,7 @@ def load_suite(spec: SuiteSpec) -> Suite:
         corruption_limit=spec.corruptions.limit,
         corruption_seed=spec.corruptions.seed,
         stored=found.stored,
+        notes=found.notes,
     )
 
 
@@ -135,7 +142,7 @@ def load_shift(name: str, source: str, classes: Sequence[str]) -> ImageSet:
         DataUnavailableError: it is not on this machine.
         DataError: it has other classes.
     """
-    return shift_in(name, named_folder(name, source), classes)
+    return shift_images(name, source, classes)
 
 
 def _download(name: str) -> None:

@@ -1,0 +1,146 @@
+"""`calift data`: what a source holds before anything runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from calift.console import JsonFlag, err, out, print_json
+from calift_core.errors import DataError
+
+if TYPE_CHECKING:
+    from calift_core.data.duplicates import Overlap, Seen
+    from calift_core.data.images import ImageSet
+    from calift_core.data.suites.load import Suite
+
+app = typer.Typer(no_args_is_help=True, help="Look at data before anything runs on it.")
+
+_SHOWN = 5
+
+
+@app.callback()
+def data() -> None:
+    """Look at data before anything runs on it."""
+
+
+@app.command()
+def inspect(
+    source: Annotated[
+        str,
+        typer.Argument(help="As suite.id names it: a suite, a path, manifest:FILE, wds:FOLDER."),
+    ],
+    as_json: JsonFlag = False,
+) -> None:
+    """Count a source by part and class, and find unreadable files and copies between parts.
+
+    Exit status 1 if an image cannot be read. Every image is decoded once.
+    """
+    from calift_core.data.suites.load import load_suite
+    from calift_core.schema.spec import SuiteSpec, absolute_uri
+
+    suite = load_suite(SuiteSpec(id=absolute_uri(source)))
+    sets = {name: s for name, s in (suite.parts | suite.shifts).items() if len(s)}
+    seen = _look_at_all(sets)
+    overlaps = _overlaps(suite, seen)
+    found = {
+        "source": source,
+        "classes": list(suite.classes),
+        "notes": list(suite.notes),
+        "sets": {name: _described(images, suite, seen[name]) for name, images in sets.items()},
+        "overlaps": [_as_json(o) for o in overlaps],
+    }
+    if as_json:
+        print_json(found)
+    else:
+        _show(found, overlaps)
+    n_wrong = sum(len(s.unreadable) for s in seen.values())
+    if n_wrong and not as_json:
+        raise DataError(f"{n_wrong:,} images cannot be decoded")
+    if n_wrong:
+        raise typer.Exit(1)
+
+
+def _look_at_all(sets: Mapping[str, ImageSet]) -> dict[str, Seen]:
+    from calift_core.data.duplicates import look_at
+
+    seen = {}
+    for name, images in sets.items():
+        err.print(f"looking at {len(images):,} images of {name} …", markup=False)
+        seen[name] = look_at(images)
+    return seen
+
+
+def _overlaps(suite: Suite, seen: Mapping[str, Seen]) -> list[Overlap]:
+    """Between any two parts, the one that is judged first; and of shifts with what is trained on.
+
+    Later parts (`PARTS`) are judged on earlier ones.
+    """
+    from calift_core.data.duplicates import overlap
+    from calift_core.data.listing import PARTS
+
+    parts = [part for part in PARTS if part in seen]
+    pairs = [(later, earlier) for earlier, later in combinations(parts, 2)]
+    pairs += [(shift, "train") for shift in suite.shifts if shift in seen and "train" in seen]
+    found = [overlap(seen[one], seen[other]) for one, other in pairs]
+    return [o for o in found if o.exact or o.near]
+
+
+def _described(images: ImageSet, suite: Suite, seen: Seen) -> dict[str, Any]:
+    own = images.own_names(suite.classes)
+    counts = [0] * len(own)
+    examples: dict[str, str] = {}
+    for position, label in enumerate(images.own_labels.tolist()):
+        counts[label] += 1
+        examples.setdefault(own[label], images.ids[position])
+    return {
+        "images": len(images),
+        "by_class": dict(zip(own, counts, strict=True)),
+        "examples": examples,
+        "unreadable": list(seen.unreadable),
+    }
+
+
+def _as_json(o: Overlap) -> dict[str, Any]:
+    return {
+        "set": o.name,
+        "in": o.other,
+        "n": o.n,
+        "exact": [list(pair) for pair in o.exact],
+        "near": [list(pair) for pair in o.near],
+        "moves_accuracy_at_most": o.share,
+        "sentence": _sentence(o),
+    }
+
+
+def _sentence(o: Overlap) -> str:
+    return (
+        f"{len(o.exact) + len(o.near):,} of {o.n:,} {o.name} images are copies of {o.other} images "
+        f"({len(o.exact):,} equal, {len(o.near):,} nearly): without them accuracy on {o.name} "
+        f"differs by at most {100 * o.share:.1f} points"
+    )
+
+
+def _show(found: Mapping[str, Any], overlaps: list[Overlap]) -> None:
+    sets = found["sets"]
+    table = Table("class", *sets, "for example")
+    for name in found["classes"]:
+        numbers = [f"{one['by_class'].get(name, 0):,}" for one in sets.values()]
+        examples = [one["examples"][name] for one in sets.values() if name in one["examples"]]
+        table.add_row(name, *numbers, examples[0] if examples else "–")
+    table.add_row("all", *(f"{one['images']:,}" for one in sets.values()), "")
+    out.print(table)
+    for note in found["notes"]:
+        out.print(note, markup=False)
+    for one in sets.values():
+        for sentence in one["unreadable"][:_SHOWN]:
+            out.print(sentence, markup=False)
+    for o in overlaps:
+        out.print(f"{_sentence(o)}.", markup=False)
+        for mine, theirs in (o.exact + o.near)[:_SHOWN]:
+            out.print(f"  {mine} is {theirs}", markup=False)
+    if not overlaps:
+        out.print("No image is in two parts.", markup=False)

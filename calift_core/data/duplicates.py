@@ -1,0 +1,137 @@
+"""Pictures that are in several parts: equal ones, and near-copies by a perceptual hash. Torch-free.
+
+The hash is a difference hash: whether each cell of a small grey copy of the picture is brighter
+than its neighbour, 64 times to the right and 64 times downwards. Pictures whose 128 bits differ in
+at most `NEAR_BITS` are called near-copies: the same picture at another size, quality or brightness.
+Other views of one scene are not found, nor are copies of pictures too plain to tell (fewer than
+`PLAIN_BITS` bits set).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from calift_core.data.images import ImageSet, Pixels
+from calift_core.errors import UnreadableImageError
+
+NEAR_BITS = 7
+PLAIN_BITS = 16
+_CELLS = 8
+#: With `NEAR_BITS` bits flipped, one of this many pairs of bytes is whole: that finds them all.
+_BANDS = NEAR_BITS + 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of one set.
+
+    Attributes:
+        name: of the set.
+        ids: of its readable images.
+        digests: of their pixels.
+        hashes: (n, 16) uint8, the perceptual hash of each.
+        unreadable: a sentence for each image that cannot be decoded.
+    """
+
+    name: str
+    ids: Sequence[str]
+    digests: Sequence[bytes]
+    hashes: NDArray[np.uint8]
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Images of one set that another has too.
+
+    Attributes:
+        name: of the set.
+        other: of the set that has them too.
+        n: images of the set that could be read.
+        exact: (its id, the other's id) where all pixels are equal.
+        near: the same where the perceptual hashes nearly are and the pixels are not.
+    """
+
+    name: str
+    other: str
+    n: int
+    exact: tuple[tuple[str, str], ...]
+    near: tuple[tuple[str, str], ...]
+
+    @property
+    def share(self) -> float:
+        """The most that these images can move the set's accuracy by, a fraction."""
+        return (len(self.exact) + len(self.near)) / self.n if self.n else 0.0
+
+
+def perceptual_hash(pixels: Pixels) -> NDArray[np.uint8]:
+    """(16,) uint8 of an image (H, W, 3) uint8."""
+    grey = Image.fromarray(pixels).convert("L")
+
+    def small(width: int, height: int) -> NDArray[np.int16]:
+        return np.asarray(grey.resize((width, height), Image.Resampling.BOX), dtype=np.int16)
+
+    right = np.diff(small(_CELLS + 1, _CELLS), axis=1) > 0
+    down = np.diff(small(_CELLS, _CELLS + 1), axis=0) > 0
+    return np.packbits(np.concatenate([right.ravel(), down.ravel()]))
+
+
+def look_at(images: ImageSet) -> Seen:
+    """Decode every image of a set once; one that cannot be is kept as a sentence."""
+    ids, digests, wrong = list[str](), list[bytes](), list[str]()
+    hashes: list[NDArray[np.uint8]] = []
+    for position in range(len(images)):
+        try:
+            pixels = images.image(position)
+        except UnreadableImageError as error:
+            wrong.append(error.message)
+            continue
+        shape = np.array(pixels.shape, "<i8").tobytes()
+        digests.append(hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).digest())
+        hashes.append(perceptual_hash(pixels))
+        ids.append(images.ids[position])
+    stacked = np.stack(hashes) if hashes else np.empty((0, 16), np.uint8)
+    return Seen(images.name, ids, digests, stacked, tuple(wrong))
+
+
+def overlap(one: Seen, other: Seen) -> Overlap:
+    """Which images of `one` are in `other` too; each is counted once."""
+    there = dict(zip(other.digests, other.ids, strict=True))
+    exact, near = list[tuple[str, str]](), list[tuple[str, str]]()
+    nearest = dict(_near_pairs(one.hashes, other.hashes))
+    for position, (image_id, digest) in enumerate(zip(one.ids, one.digests, strict=True)):
+        if digest in there:
+            exact.append((image_id, there[digest]))
+        elif position in nearest:
+            near.append((image_id, other.ids[nearest[position]]))
+    return Overlap(one.name, other.name, len(one.ids), tuple(exact), tuple(near))
+
+
+def _near_pairs(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """(position in `one`, position of its nearest in `other`) where that is near enough."""
+    width = one.shape[1] // _BANDS
+    tables: list[dict[bytes, list[int]]] = []
+    for band in range(_BANDS):
+        table: dict[bytes, list[int]] = {}
+        for position, bits in enumerate(other[:, band * width : (band + 1) * width]):
+            table.setdefault(bits.tobytes(), []).append(position)
+        tables.append(table)
+    for position, bits in enumerate(one):
+        if np.bitwise_count(bits).sum() < PLAIN_BITS:
+            continue
+        candidates = [
+            at
+            for band, table in enumerate(tables)
+            for at in table.get(bits[band * width : (band + 1) * width].tobytes(), ())
+        ]
+        if candidates:
+            apart = np.bitwise_count(other[candidates] ^ bits).sum(axis=1)
+            best = int(apart.argmin())
+            if apart[best] <= NEAR_BITS:
+                yield position, candidates[best]

@@ -1,0 +1,196 @@
+"""A manifest as a suite or as a shift: `manifest:FILE` or `manifest:FILE#DOMAIN`. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calift_core.data.grouped import split_groups
+from calift_core.data.images import ImageSet, split_by_hash
+from calift_core.data.listing import PARTS, Budget, shares_of
+from calift_core.data.manifest import Manifest, read_manifest
+from calift_core.data.matching import demand_every_class, match_classes
+from calift_core.data.sources import FileSource
+from calift_core.data.suites.base import Family, Loaded, Wanted, demand_known_shifts
+from calift_core.errors import DataError, SpecError, UnknownNameError
+from calift_core.schema.spec import FractionSpec
+
+#: What a manifest may call the domain of its ID data, where the suite's name does not choose one.
+ID_DOMAIN = "id"
+
+
+class ManifestFile(Family):
+    """Any table of images: `manifest:FILE`; with domains, `manifest:FILE#DOMAIN`."""
+
+    name = "manifest"
+    shifts = None
+    has_domains = True
+
+    def find(self, path: Path | None) -> Path | None:
+        """The table."""
+        return path
+
+    def missing(self, path: Path | None) -> list[str]:
+        """Nothing is known of it before it is loaded."""
+        return []
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """The rows of the ID domain in their parts; every other domain is a shift."""
+        assert wanted.path is not None
+        whole = read_manifest(wanted.path, wanted.budget)
+        own, others = _domains(whole, wanted.domain)
+        demand_known_shifts(self.name, wanted.turned_off, others)
+        classes = own.labels.names
+        if len(classes) < 2:
+            raise DataError(
+                f"{whole.file.name}: the ID data must have at least 2 classes, it has "
+                f"{list(classes)}"
+            )
+        shifts = {
+            name: _as_shift(name, rows, classes)
+            for name, rows in others.items()
+            if name not in wanted.turned_off
+        }
+        return Loaded(
+            name=wanted.domain or whole.file.stem,
+            classes=classes,
+            class_names=tuple(c.replace("_", " ") for c in classes),
+            parts=_parts(own, wanted.fractions),
+            shifts=shifts,
+            notes=whole.notes,
+        )
+
+    def shift(
+        self,
+        name: str,
+        path: Path,
+        domain: str | None,
+        classes: Sequence[str] | None,
+        budget: Budget | None = None,
+    ) -> ImageSet:
+        """The rows of one domain, or all; those for testing, where others are for training."""
+        rows = read_manifest(path, budget)
+        if domain is not None:
+            if domain not in rows.domains.names:
+                raise UnknownNameError(f"domain of {path.name}", domain, rows.domains.names)
+            rows = rows.take(rows.domains.of(domain))
+        return _as_shift(name, rows, rows.labels.names if classes is None else classes)
+
+
+def _domains(whole: Manifest, chosen: str | None) -> tuple[Manifest, dict[str, Manifest]]:
+    """The ID data, and domain → rows of the others.
+
+    Raises:
+        UnknownNameError: the chosen domain is none of them.
+        SpecError: nothing says which of them is the ID data.
+    """
+    names = whole.domains.names
+    unnamed = whole.domains.codes < 0
+    if chosen is not None:
+        if chosen not in names:
+            raise UnknownNameError(f"domain of {whole.file.name}", chosen, names)
+        if unnamed.any():
+            raise DataError(
+                f"{whole.file.name}: {int(unnamed.sum()):,} rows have no domain; name one in each, "
+                "or take those without one as the ID data and leave out #DOMAIN"
+            )
+        own, mine = chosen, whole.domains.of(chosen)
+    else:
+        own, mine = ID_DOMAIN, unnamed | whole.domains.of(ID_DOMAIN)
+        if not mine.any():
+            raise SpecError(
+                f"{whole.file.name} has the domains {', '.join(names[:12])}; which of them is the "
+                f"ID data? Expected manifest:FILE#DOMAIN, or rows of the domain {ID_DOMAIN!r}"
+            )
+    others = {name: whole.take(whole.domains.of(name)) for name in names if name != own}
+    return whole.take(mine), others
+
+
+def _image_set(rows: Manifest, name: str, labels: NDArray[np.int64]) -> ImageSet:
+    return ImageSet(
+        name=name,
+        source=FileSource(rows.paths, rows.file.parent),
+        ids=rows.paths,
+        labels=labels,
+        indices=np.arange(len(rows), dtype=np.int64),
+    )
+
+
+def _as_shift(name: str, rows: Manifest, classes: Sequence[str]) -> ImageSet:
+    if {"train", "test"} <= set(rows.splits.names):
+        rows = rows.take(rows.splits.of("test"))
+    at = match_classes(rows.labels.names, classes, f"the shift {name!r} ({rows.file.name})")
+    return _image_set(rows, name, at[rows.labels.codes])
+
+
+def _parts(rows: Manifest, fractions: FractionSpec) -> dict[str, ImageSet]:
+    whole = _image_set(rows, "train", rows.labels.codes.astype(np.int64))
+    said = rows.splits.names
+    if said:
+        _demand_splits(rows)
+    parts = {
+        part: whole.take(np.flatnonzero(rows.splits.of(part)), part)
+        for part in PARTS
+        if part in said and part != "train"
+    }
+    training = np.flatnonzero(rows.splits.of("train")) if said else np.arange(len(rows))
+    train, shares = whole.take(training, "train"), shares_of(fractions, parts)
+    if not rows.groups.names:
+        return parts | split_by_hash(train, shares, "train")
+    groups, members = _groups(rows, training)
+    cut = split_groups(groups, members, train.labels, shares, "train")
+    return parts | {part: train.take(positions, part) for part, positions in cut.items()}
+
+
+def _groups(rows: Manifest, positions: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the groups, and which each image is in; an image without one is its own."""
+    codes = rows.groups.codes[positions].astype(np.int64)
+    names = [f"group:{name}" for name in rows.groups.names]
+    alone = np.flatnonzero(codes < 0)
+    codes[alone] = len(names) + np.arange(len(alone))
+    names += [f"image:{rows.paths[int(positions[i])]}" for i in alone]
+    used, members = np.unique(codes, return_inverse=True)
+    return [names[int(i)] for i in used], members.astype(np.int64)
+
+
+def _demand_splits(rows: Manifest) -> None:
+    """See that the parts which a manifest names can be used.
+
+    Raises:
+        DataError: a row has none, train is not there, a class is missing in one, or a group is in
+            two of them.
+    """
+    name, said = rows.file.name, rows.splits
+    if (said.codes < 0).any():
+        first = rows.paths[int(np.flatnonzero(said.codes < 0)[0])]
+        raise DataError(
+            f"{name}: {int((said.codes < 0).sum()):,} rows of the ID data have no split, the first "
+            f"is {first!r}; name one in each row or in none"
+        )
+    if "train" not in said.names:
+        raise DataError(f"{name}: no row has the split train, there are {', '.join(said.names)}")
+    for part in said.names:
+        own = rows.labels.codes[said.of(part)].astype(np.int64)
+        demand_every_class(own, rows.labels.names, f"{name}: the split {part!r}")
+    _demand_whole_groups(rows)
+
+
+def _demand_whole_groups(rows: Manifest) -> None:
+    both = rows.groups.codes >= 0
+    pairs = np.unique(np.stack([rows.groups.codes[both], rows.splits.codes[both]]), axis=1)
+    groups, counts = np.unique(pairs[0], return_counts=True)
+    torn = groups[counts > 1]
+    if len(torn):
+        named = "; ".join(
+            f"the group {rows.groups.names[int(g)]!r} is in "
+            + " and ".join(rows.splits.names[int(s)] for s in pairs[1][pairs[0] == g])
+            for g in torn[:3]
+        )
+        more = f"; {len(torn) - 3:,} more groups are torn" if len(torn) > 3 else ""
+        raise DataError(
+            f"{rows.file.name}: {named}{more}. A group must be in one split alone: its images in "
+            "training tell about those in testing"
+        )

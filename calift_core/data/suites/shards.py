@@ -1,0 +1,185 @@
+"""WebDataset shards as `clip-benchmark` writes them, as a suite or as a shift. Torch-free.
+
+`wds:FOLDER` holds `{split}/{index}.tar` and `classnames.txt`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from calift_core.data.images import ImageSet, split_by_hash
+from calift_core.data.listing import PARTS, Budget, demand_folder, shares_of
+from calift_core.data.matching import demand_every_class, match_classes
+from calift_core.data.names import Names
+from calift_core.data.shards import ShardIndex, ShardSource, shard_index
+from calift_core.data.suites.base import Family, Loaded, Wanted
+from calift_core.errors import DataError, DataUnavailableError
+
+_CLASSES, _TYPE, _COUNT = "classnames.txt", "dataset_type.txt", "nshards.txt"
+_LAYOUT = (
+    "A folder of shards holds classnames.txt, one class a line in the order of the labels, and "
+    "train/0.tar, train/1.tar, … test/0.tar, …, as clip-benchmark's webdataset_builder writes them."
+)
+
+
+class Shards(Family):
+    """A folder of WebDataset shards: `wds:FOLDER`."""
+
+    name = "wds"
+
+    def find(self, path: Path | None) -> Path | None:
+        """The folder."""
+        return path
+
+    def missing(self, path: Path | None) -> list[str]:
+        """Nothing is known of it before it is loaded."""
+        return []
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """The folders of shards as parts; what they lack is split off the training images."""
+        assert wanted.path is not None
+        root, names = wanted.path, _class_names(wanted.path)
+        folders = _splits(root)
+        if "train" not in folders:
+            raise DataError(
+                f"{str(root)!r} has the splits {', '.join(folders) or 'none'} and no train",
+                hint=_LAYOUT + " Shards that are for testing alone can be a shift.",
+            )
+        parts = {
+            part: _image_set(part, folder, f"{folder.name}/", len(names), wanted.budget)
+            for part, folder in folders.items()
+        }
+        for part, images in parts.items():
+            demand_every_class(images.labels, names, f"{str(root)!r}: {part}")
+        train = parts.pop("train")
+        parts |= split_by_hash(train, shares_of(wanted.fractions, parts), "train")
+        words = tuple(name.replace("_", " ") for name in names)
+        return Loaded(root.absolute().name, _unique(names), words, parts)
+
+    def shift(
+        self,
+        name: str,
+        path: Path,
+        domain: str | None,
+        classes: Sequence[str] | None,
+        budget: Budget | None = None,
+    ) -> ImageSet:
+        """The images of its test/, or of the only split that it has."""
+        names, folders = _unique(_class_names(path)), _splits(path)
+        if "test" not in folders and len(folders) != 1:
+            raise DataError(
+                f"the shift {name!r} ({str(path)!r}) has no test/, its splits are "
+                f"{', '.join(folders) or 'none'}",
+                hint=_LAYOUT,
+            )
+        folder = folders.get("test") or next(iter(folders.values()))
+        images = _image_set(name, folder, f"{name}/", len(names), budget)
+        if classes is None:
+            return images
+        used, own = np.unique(images.labels, return_inverse=True)
+        at = match_classes(
+            [names[int(i)] for i in used], classes, f"the shift {name!r} ({str(path)!r})"
+        )
+        return ImageSet(name, images.source, images.ids, at[own], images.indices)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error}") from None
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    demand_folder(root)
+    if not (root / _CLASSES).is_file():
+        raise DataUnavailableError(f"there is no {_CLASSES} in {str(root)!r}.", hint=_LAYOUT)
+    kind = " ".join(_lines(root / _TYPE)) if (root / _TYPE).is_file() else "classification"
+    if kind not in ("", "classification"):
+        raise DataError(f"{str(root)!r} is for {kind}, expected one class for each image")
+    names = tuple(_lines(root / _CLASSES))
+    if len(names) < 2:
+        raise DataError(f"{_CLASSES} in {str(root)!r} must name at least 2 classes, got {names}")
+    return names
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, where two classes that are called the same have their numbers behind them."""
+    often = Counter(names)
+    return tuple(f"{n} ({i})" if often[n] > 1 else n for i, n in enumerate(names))
+
+
+def _splits(root: Path) -> dict[str, Path]:
+    """Part → folder, of those that are there."""
+    found = {part: root / part for part in PARTS if (root / part).is_dir()}
+    if "validation" not in found and (root / "val").is_dir():
+        found["validation"] = root / "val"
+    return found
+
+
+def _tars(folder: Path) -> list[Path]:
+    def position(path: Path) -> tuple[list[int], str]:
+        return [int(n) for n in re.findall(r"\d+", path.name)], path.name
+
+    tars = sorted((p for p in folder.glob("*.tar") if not p.name.startswith(".")), key=position)
+    said = _lines(folder / _COUNT)[:1] if (folder / _COUNT).is_file() else []
+    if said and said != [str(len(tars))]:
+        raise DataUnavailableError(
+            f"{str(folder / _COUNT)!r} says {said[0]} shards, {len(tars)} are here."
+        )
+    if not tars:
+        packed = next(folder.glob("*.tar.*"), None)
+        also = f"; {packed.name} is packed, and tars are read where they lie" if packed else ""
+        raise DataUnavailableError(f"there are no .tar files in {str(folder)!r}{also}.")
+    return tars
+
+
+def _image_set(
+    name: str, folder: Path, prefix: str, n_classes: int, budget: Budget | None
+) -> ImageSet:
+    tars = _tars(folder)
+    found = [shard_index(path, budget) for path in tars]
+    for path, index in zip(tars, found, strict=True):
+        if index.labels.max() >= n_classes:
+            at = int(index.labels.argmax())
+            raise DataError(
+                f"{str(path)!r}: the label of {index.names[at]!r} is {index.labels[at]}, "
+                f"{_CLASSES} names the classes 0 to {n_classes - 1}"
+            )
+    names = _ids(tars, found)
+    sizes = [len(index.starts) for index in found]
+    source = ShardSource(
+        files=tuple(tars),
+        names=names,
+        shards=np.repeat(np.arange(len(tars), dtype=np.int32), sizes),
+        starts=np.concatenate([index.starts for index in found]),
+        sizes=np.concatenate([index.sizes for index in found]),
+    )
+    return ImageSet(
+        name=name,
+        source=source,
+        ids=names.below(prefix),
+        labels=np.concatenate([index.labels for index in found]),
+        indices=np.arange(len(names), dtype=np.int64),
+    )
+
+
+def _ids(tars: Sequence[Path], found: Sequence[ShardIndex]) -> Names:
+    """Names of the members; behind their shard's, where several shards use one name."""
+    names = Names.of(name for index in found for name in index.names)
+    if len(set(names)) == len(names):
+        return names
+    names = Names.of(
+        f"{path.stem}/{name}"
+        for path, index in zip(tars, found, strict=True)
+        for name in index.names
+    )
+    if len(set(names)) < len(names):
+        twice = next(n for n, often in Counter(names).items() if often > 1)
+        raise DataError(f"{str(tars[0].parent)!r}: {twice!r} is in its shard twice")
+    return names
