@@ -42,6 +42,7 @@ LONG = (
     "tests/e2e/test_every_method.py",
     "tests/backend/test_embedded.py",
     "tests/worker/test_worker.py",
+    "tests/e2e/test_two_hosts.py",
     "tests/worker/test_evaluation_job.py",
     "tests/e2e/test_browser.py",
     "tests/e2e/test_door.py",
@@ -258,7 +259,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         engine = create_engine(url)
         with engine.begin() as connection:
             connection.exec_driver_sql(
-                "TRUNCATE runs, sweeps, workers, tokens, turns, audit, views CASCADE"
+                "TRUNCATE runs, sweeps, workers, tokens, turns, audit, views, chores CASCADE"
             )
         engine.dispose()
         yield url
