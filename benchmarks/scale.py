@@ -154,7 +154,7 @@ def runs(measured: Measured, scale: float) -> None:
     """Finished runs with eight evaluations each, as the lists of a lab that ran for long."""
     with database() as (stores, _):
         done = 0
-        for size in _sizes((250, 500, 1000, 2000, 4000), scale):
+        for size in _sizes((250, 500, 1000, 2000), scale):
             add_runs(stores.engine, done, size)
             done = size
             page = stores.runs.page
@@ -206,7 +206,7 @@ def queue(measured: Measured, scale: float) -> None:
     with database() as (stores, _):
         stores.workers.seen("w", host="h", queues=("gpu",), device="GPU", run_id="x")
         done = 0
-        for size in _sizes((500, 2_000, 8_000, 32_000), scale):
+        for size in _sizes((500, 1_000, 4_000, 16_000), scale):
             add_runs(stores.engine, done, size, evaluations=0, phase="QUEUED", token="t")
             done = size
             _calls_of_the_queue(measured, "waiting runs", size, stores)

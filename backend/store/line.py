@@ -7,15 +7,19 @@ is one probe. A claim compares the heads: owners × queues, however many runs wa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     CTE,
     Connection,
+    Integer,
     Row,
     Select,
+    String,
     Subquery,
     and_,
+    bindparam,
     func,
     select,
     true,
@@ -45,19 +49,11 @@ def first_in_line(
         bell: a run that may be taken whatever its queue is.
         quota_running: owners who have so many runs at work wait; 0: nobody does.
     """
-    fair = fairness()
-    allowed = fair.at_work < quota_running if quota_running else true()
-    heads = _heads(served, bell)
-    found = connection.execute(
-        fair.joined(
-            select(Run.id, Run.queue, Run.submitted_by, Run.priority).join(
-                heads, heads.c.id == Run.id
-            )
-        )
-        .where(allowed)
-        .order_by(Run.priority.desc(), *fair.order, Run.line_at, Run.id)
-        .limit(_TRIED)
-    ).all()
+    asked: dict[str, Any] = {} if bell is None else {"bell": bell}
+    if quota_running:
+        asked |= {"quota": quota_running}
+    query = _heads_in_order(tuple(served), bell is not None, bool(quota_running))
+    found = connection.execute(query, asked).all()
     for head in found:
         taken = connection.execute(_locked(_behind(head, served))).first()
         if taken is not None:
@@ -65,9 +61,24 @@ def first_in_line(
     if not found:
         return None
     # Other claims hold all of these at this very moment: whatever is free, then, in any turn.
-    return connection.execute(
-        _locked(and_(waiting(Run), Run.queue.in_(list(served)), allowed), fair.joined)
-    ).first()
+    fair = fairness()
+    allowed = fair.at_work < quota_running if quota_running else true()
+    rest = and_(waiting(Run), Run.queue.in_(list(served)), allowed)
+    return connection.execute(_locked(rest, fair.joined)).first()
+
+
+# Put together once and not at each claim, which it would take longer than the database.
+@lru_cache(maxsize=256)
+def _heads_in_order(served: tuple[str, ...], bell: bool, quota: bool) -> Select[Any]:
+    """The first runs of all lines, the next one first; parameters `bell` and `quota`."""
+    fair = fairness()
+    heads = _heads(served, bell)
+    wanted = select(Run.id, Run.queue, Run.submitted_by, Run.priority)
+    query = fair.joined(wanted.join(heads, heads.c.id == Run.id))
+    if quota:
+        query = query.where(fair.at_work < bindparam("quota", type_=Integer))
+    order = (Run.priority.desc(), *fair.order, Run.line_at, Run.id)
+    return query.order_by(*order).limit(_TRIED)
 
 
 def _behind(head: _Found, served: Sequence[str]) -> ColumnElement[bool]:
@@ -91,15 +102,16 @@ def _locked(condition: ColumnElement[bool], joined: Any = lambda query: query) -
     )
 
 
-def _heads(served: Sequence[str], bell: str | None) -> Subquery:
+def _heads(served: Sequence[str], bell: bool) -> Subquery:
     """The id of the first run of each owner in each queue, and that of the bell's run."""
     owners = _owners()
     parts: list[Select[Any]] = []
     for queue in served:
         parts.append(select(_head(queue, owners).label("id")).select_from(owners))
         parts.append(select(_head(queue, None).label("id")))
-    if bell is not None:
-        parts.append(select(Run.id).where(Run.id == bell, Run.phase == "QUEUED"))
+    if bell:
+        named = Run.id == bindparam("bell", type_=String)
+        parts.append(select(Run.id).where(named, Run.phase == "QUEUED"))
     return union_all(*parts).subquery("heads")
 
 

@@ -84,8 +84,9 @@ class Lab:
     def start_worker(self, host: Host) -> None:
         """A worker that reaches everything through the host's cable alone."""
         parsed = make_url(self.url)
+        folder, port = parsed.query.get("host"), parsed.port or 5432
         servers: dict[str, str | tuple[str, int]] = {
-            "database": f"{parsed.query['host']}/.s.PGSQL.{parsed.port or 5432}",
+            "database": f"{folder}/.s.PGSQL.{port}" if folder else (parsed.host or "", port),
             "broker": str(self.broker.socket),
             "s3": ("127.0.0.1", int(self.s3.url.rpartition(":")[2])),
         }
