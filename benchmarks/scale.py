@@ -89,13 +89,15 @@ def fit(sizes: Sequence[float], values: Sequence[float]) -> Fit:
     if len(sizes) < 4:
         raise ValueError(f"a fit needs at least four sizes, got {len(sizes)}")
     x, y = np.asarray(sizes, float), np.asarray(values, float)
-    if y.max() <= FLAT * max(y.min(), 1e-12):
-        return Fit("flat", 0.0)
     found = []
     for kind, of in (("log", np.log2(x)), ("linear", x)):
         slope, start = np.polyfit(of, y, 1)
-        found.append((float(((start + slope * of - y) ** 2).sum()), kind, float(slope)))
-    _, kind, slope = min(found)
+        grown = float(slope * (of[-1] - of[0]))
+        found.append((float(((start + slope * of - y) ** 2).sum()), kind, float(slope), grown))
+    _, kind, slope, grown = min(found)
+    # What gets cheaper with more of it does not: that is noise, too.
+    if grown <= (FLAT - 1) * y[0]:
+        return Fit("flat", 0.0)
     return Fit(kind, slope)
 
 
