@@ -30,6 +30,7 @@ from backend.store.cursors import MAX_CURSOR
 from backend.store.stores import Stores
 from backend.submission import Submission
 from backend.sweeps import Sweeping
+from backend.watching import Watch
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
 from calift_core.calibration import CALIBRATORS
@@ -95,6 +96,7 @@ class Services:
     readiness: Readiness
     bulk: BulkActions
     metrics: Metrics
+    watch: Watch
     streams: Counter = field(default_factory=Counter)
     stopping: threading.Event = field(default_factory=threading.Event)
     broker: Recent[bool] = field(default_factory=lambda: Recent(2.0))

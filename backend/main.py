@@ -48,6 +48,7 @@ from backend.store.gauges import Gauges
 from backend.store.stores import Stores
 from backend.submission import Submission
 from backend.sweeps import Sweeping
+from backend.watching import Watch
 from calift_core import __version__
 from calift_core.analysis.explorer import Explorer
 from calift_core.schema.spec import RunSpec
@@ -115,9 +116,11 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         streams=lambda: streams.value,
     )
     sweeping = Sweeping(settings, store, submission)
+    authenticator = Authenticator(settings.admin_token(), store, oidc.provider(settings))
     services = Services(
         settings=settings,
-        authenticator=Authenticator(settings.admin_token(), store, oidc.provider(settings)),
+        authenticator=authenticator,
+        watch=Watch(store.history, authenticator),
         store=store,
         artifacts=artifacts,
         celery=celery,

@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -76,11 +77,32 @@ class Run(Base):
             "'SUCCEEDED','FAILED','CANCELLED','LOST')",
             name="phase",
         ),
-        Index("ix_runs_phase_lease", "phase", "lease_expires"),
         Index("ix_runs_kind_phase", "kind", "phase"),
         # With `archived` at its end the count of a list reads the index alone.
         Index("ix_runs_kind_created", "kind", "created_at", "id", "archived"),
         Index("ix_runs_owner", "submitted_by", "phase"),
+        # Each owner's line in each queue, its head first within a priority: what a claim reads.
+        Index(
+            "ix_runs_line",
+            *("submitted_by", "queue", "priority", "line_at", "id"),
+            sqlite_where=text("phase = 'QUEUED'"),
+            postgresql_where=text("phase = 'QUEUED'"),
+        ),
+        # Counted at every submit: how many wait of a token.
+        Index(
+            "ix_runs_waiting_token",
+            "token_id",
+            sqlite_where=text("phase = 'QUEUED'"),
+            postgresql_where=text("phase = 'QUEUED'"),
+        ),
+        # Counted at every claim: how many are at work of each owner. Leases are looked for through
+        # it, so that a heartbeat changes no index.
+        Index(
+            "ix_runs_working",
+            *("submitted_by", "phase"),
+            sqlite_where=text("phase IN ('STARTING', 'RUNNING', 'CANCELLING')"),
+            postgresql_where=text("phase IN ('STARTING', 'RUNNING', 'CANCELLING')"),
+        ),
         Index("ix_runs_sweep", "sweep_id", "sweep_key", unique=True),
     )
 
@@ -400,6 +422,15 @@ class AuditRow(Base):
     target: Mapped[str] = mapped_column(String(300))
     request_id: Mapped[str] = mapped_column(String(64))
     detail: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class Chore(Base):
+    """When a chore was last begun that one process does for all."""
+
+    __tablename__ = "chores"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    at: Mapped[float] = mapped_column(Double)
 
 
 class View(Base):

@@ -242,6 +242,8 @@ class Housekeeper:
             pass
 
     def _sweep(self) -> None:
+        if not self._sweeper.due(self._settings.sweep_s):
+            return
         for swept in self._sweeper.sweep(redispatch_s=self._settings.redispatch_s):
             _log.warning("run %s attempt %d: %s", swept.run_id, swept.attempt, swept.action)
 

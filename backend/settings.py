@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     quota_running: int = Field(default=0, ge=0)
     quota_artifact_bytes: int = Field(default=0, ge=0)
     requests_per_minute: int = Field(default=3000, ge=1)
-    max_streams: int = Field(default=64, ge=1)
+    max_streams: int = Field(default=512, ge=1)
     free_space_floor_bytes: int = Field(default=512 << 20, ge=0)
     artifact_grace_s: float = Field(default=600.0, ge=0)
     retain_days: float = Field(default=0.0, ge=0)

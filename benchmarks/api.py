@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,14 +132,16 @@ def fill(settings: Settings, folder: Path, *, n: int, n_classes: int) -> tuple[s
 
 
 @contextmanager
-def served(settings: Settings, port: int) -> Iterator[tuple[Client, int]]:
-    """The service as a process of its own; the client and the process id."""
+def served(
+    settings: Settings, port: int, variables: Mapping[str, str] | None = None
+) -> Iterator[tuple[Client, int]]:
+    """The service as a process of its own, with more settings; the client and the process id."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
     environ |= {
         "CALIFT_HOME": str(settings.home),
         "CALIFT_BROKER_URL": "memory://",
         "CALIFT_PORT": str(port),
-    }
+    } | dict(variables or {})
     with (settings.home / "api.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "backend"], env=environ, stdout=log, stderr=log

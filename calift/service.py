@@ -30,7 +30,7 @@ from calift.local import corruptions_of, shifts_of
 from calift_core.errors import SpecError
 from calift_core.schema.spec import RunSpec, absolute_uri, load_spec, parse_spec
 from calift_core.schema.wire.results import Comparison
-from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
 
 if TYPE_CHECKING:
     from calift_core.client import Client
@@ -239,7 +239,7 @@ def runs_list(
         out.print("There are no runs yet. `calift submit SPEC` queues one.")
     else:
         out.print(runs_table(page.items))
-        out.print(f"{len(page.items)} of {page.total} runs.")
+        out.print(f"{len(page.items)} of {counted(page.total)} runs.")
 
 
 @runs_app.command("show")

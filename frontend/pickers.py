@@ -10,7 +10,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from calift_core.errors import CaliftError
-from calift_core.schema.wire.runs import RunSummary
+from calift_core.schema.wire.runs import RunSummary, counted
 from frontend import api, page, state, text
 from frontend.figures.style import PALETTE, Run
 
@@ -101,7 +101,7 @@ def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
     )
     if found.total > len(found.items):
         st.caption(
-            f"The newest {len(found.items)} of {found.total:,} runs are offered. Find looks "
+            f"The newest {len(found.items)} of {counted(found.total)} runs are offered. Find looks "
             "through all of them."
         )
     elif not found.items and (words or counts):

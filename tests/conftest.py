@@ -259,7 +259,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         engine = create_engine(url)
         with engine.begin() as connection:
             connection.exec_driver_sql(
-                "TRUNCATE runs, sweeps, workers, tokens, turns, audit, views CASCADE"
+                "TRUNCATE runs, sweeps, workers, tokens, turns, audit, views, chores CASCADE"
             )
         engine.dispose()
         yield url

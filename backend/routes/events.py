@@ -23,11 +23,13 @@ from backend.deps import (
     allow,
 )
 from backend.problems import HttpError
+from calift_core.errors import NotFoundError
 from calift_core.schema.wire.runs import TERMINAL_PHASES, LogPage, Metrics, RunEvent
 
 router = APIRouter(tags=["runs"])
 
-_POLL_S = 0.5
+#: A stream looks so often whether there is anything new; the database is asked once for all.
+_LOOK_S = 0.25
 #: How long a stream may outlive its token.
 _RECHECK_S = 2.0
 _BATCH = 500
@@ -131,25 +133,34 @@ async def follow(
 ) -> AsyncIterator[ServerSentEvent]:
     """The events of a run or job after an id, to its end, or until the token is good no more."""
     last, checked = start, time.monotonic()
-    while not services.stopping.is_set():
-        if time.monotonic() - checked > _RECHECK_S:
-            if not await services.authenticator.holds(principal):
+    with services.watch.of(run_id):
+        while not services.stopping.is_set():
+            if time.monotonic() - checked > _RECHECK_S:
+                if not await services.watch.holds(principal, _RECHECK_S):
+                    return
+                checked = time.monotonic()
+            here = await services.watch.position(run_id)
+            if here is None:
+                return  # deleted meanwhile
+            events: list[RunEvent] = []
+            if here.last_event > last:
+                try:
+                    events, _ = await run_in_threadpool(
+                        services.store.history.events_after, run_id, last, _BATCH
+                    )
+                except NotFoundError:
+                    return  # deleted in between
+            for event in events:
+                yield ServerSentEvent(
+                    data=event.model_dump(mode="json"), event=event.kind, id=str(event.id)
+                )
+                last = event.id
+            if events:
+                continue
+            if here.phase in TERMINAL_PHASES:
+                yield ServerSentEvent(data={"phase": here.phase}, event="end")
                 return
-            checked = time.monotonic()
-        events, phase = await run_in_threadpool(
-            services.store.history.events_after, run_id, last, _BATCH
-        )
-        for event in events:
-            yield ServerSentEvent(
-                data=event.model_dump(mode="json"), event=event.kind, id=str(event.id)
-            )
-            last = event.id
-        if events:
-            continue
-        if phase in TERMINAL_PHASES:
-            yield ServerSentEvent(data={"phase": phase}, event="end")
-            return
-        await anyio.sleep(_POLL_S)
+            await anyio.sleep(_LOOK_S)
 
 
 @router.get("/runs/{run_id}/events/history")

@@ -27,19 +27,18 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    true,
     update,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.line import Live, queue_for
 from backend.models import ArtifactRow, Outbox, Run
 from backend.store.engine import NOW, plain, reading, writing
-from backend.store.fairness import fairness, take_turn
+from backend.store.fairness import take_turn
+from backend.store.line import first_in_line
 from backend.store.outbox import ring
 from backend.store.rows import store_report, summary_values
 from backend.store.states import add_state_event, fenced
-from backend.store.workers import live_workers
+from backend.store.workers import auto_queue
 from calift_core.errors import NotFoundError
 from calift_core.schema.records import JobKind
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Progress, RunPhase
@@ -107,24 +106,14 @@ class Claims:
             quota_running: owners who have so many runs at work wait; 0: nobody does.
         """
         with writing(self._engine) as connection:
-            live = live_workers(connection)
-            served = [*queues, *(["auto"] if queue_for("auto", live) in queues else [])]
-            fair = fairness()
-            first = (
-                fair.joined(select(Run.id, Run.queue))
-                .where(Run.phase == "QUEUED", or_(Run.queue.in_(served), Run.id == bell))
-                .where(fair.at_work < quota_running if quota_running else true())
-                .order_by(Run.priority.desc(), *fair.order, Run.line_at, Run.id)
-                .limit(1)
-                # SQLite has one writer and no such clause.
-                .with_for_update(skip_locked=True, of=Run)
-            )
-            row = connection.execute(first).first()
+            auto = auto_queue(connection)
+            served = [*queues, *(["auto"] if auto in queues else [])]
+            row = first_in_line(connection, served, bell=bell, quota_running=quota_running)
             if row is None:
                 return None
             claim = _claim(connection, row.id, worker_id, ttl_s)
             if claim is not None and bell is not None and bell != row.id:
-                _pass_on_bell(connection, bell, row, live)
+                _pass_on_bell(connection, bell, row, auto)
             return claim
 
     def heartbeat(
@@ -326,7 +315,7 @@ def _pass_on_bell(
     connection: Connection,
     bell: str,
     taken: Row[*tuple[Any, ...]],
-    live: Sequence[Live],
+    auto: str,
 ) -> None:
     """Ring for the run whose bell was used up when a worker took another run by it."""
     run = connection.execute(
@@ -344,7 +333,8 @@ def _pass_on_bell(
         .values(run_id=bell, priority=run.priority)
         .returning(Outbox.id)
     ).all()
-    if moved or queue_for(run.queue, live) == queue_for(taken.queue, live):
+    now = {"auto": auto}
+    if moved or now.get(run.queue, run.queue) == now.get(taken.queue, taken.queue):
         return  # else the bell of the run that was taken wakes who could take this one
     if not connection.execute(
         select(exists().where(Outbox.run_id == bell, Outbox.sent_at.is_(None)))

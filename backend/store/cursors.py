@@ -11,11 +11,39 @@ from collections.abc import Sequence
 from typing import Any
 
 from itsdangerous import BadData, URLSafeSerializer
+from sqlalchemy import Connection, func, literal, select
+from sqlalchemy.sql.elements import ColumnElement
 
+from backend.models import Base
 from calift_core.errors import SpecError
+from calift_core.schema.wire.runs import COUNTED
 
 #: Longest cursor that is looked at; the longest name makes one of half of that.
 MAX_CURSOR = 1000
+
+
+def how_many(
+    connection: Connection,
+    table: type[Base],
+    where: Sequence[ColumnElement[bool]],
+    *,
+    first_page: int | None = None,
+    limit: int,
+) -> int:
+    """How many rows match, counted to `COUNTED` + 1 at most.
+
+    Args:
+        connection: to read over.
+        table: whose rows.
+        where: what they must be.
+        first_page: rows that the list begins with, one more than `limit` where there are more; so
+            a short list needs no count. None: the page is a later one.
+        limit: rows on a page.
+    """
+    if first_page is not None and first_page <= limit:
+        return first_page
+    some = select(literal(1)).select_from(table).where(*where).limit(COUNTED + 1).subquery()
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 
 
 class CursorError(SpecError):

@@ -17,11 +17,16 @@ from sqlalchemy.sql.selectable import Subquery
 from backend.models import ArtifactRow, Run, Turn
 from backend.store.engine import upsert
 from backend.store.errors import ArtifactQuotaError, QueueFullError
-from backend.store.states import WORKING_PHASES
+from backend.store.states import waiting, working
 
 
 def _owner(column: Any) -> ColumnElement[str]:
     return func.coalesce(column, "")
+
+
+def _is_of(owner: str | None) -> ColumnElement[bool]:
+    """Whether a run is of this owner, in a form that an index answers."""
+    return Run.submitted_by == owner if owner else Run.submitted_by.is_(None)
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,12 @@ class Fairness:
 
 def fairness() -> Fairness:
     """Terms of one statement."""
-    owner = _owner(Run.submitted_by)
-    working = (
-        select(owner.label("owner"), func.count().label("n"))
-        .where(Run.phase.in_(WORKING_PHASES))
-        .group_by(owner)
+    counted = (
+        select(_owner(Run.submitted_by).label("owner"), func.count().label("n"))
+        .where(working(Run))
+        .group_by(Run.submitted_by)
     )
-    return Fairness(working.subquery("working"))
+    return Fairness(counted.subquery("working"))
 
 
 def take_turn(connection: Connection, owner: str | None, now: float) -> None:
@@ -92,14 +96,12 @@ class Quotas:
             ArtifactQuotaError: the stored files take up too much.
         """
         if self.queued:
-            waiting = connection.execute(
-                select(func.count()).where(
-                    Run.phase == "QUEUED", _owner(Run.submitted_by) == (owner or "")
-                )
+            queued = connection.execute(
+                select(func.count()).where(waiting(Run), _is_of(owner))
             ).scalar_one()
-            if waiting >= self.queued:
+            if queued >= self.queued:
                 raise QueueFullError(
-                    f"{waiting} runs of {owner or 'nobody'} are waiting, and {self.queued} may.",
+                    f"{queued} runs of {owner or 'nobody'} are waiting, and {self.queued} may.",
                     hint="Wait for some to start, or cancel some.",
                 )
         if self.artifact_bytes:
@@ -115,14 +117,12 @@ class Quotas:
         """Why a run of an owner waits although a worker is free; empty where it does not."""
         if not self.running:
             return ""
-        working = connection.execute(
-            select(func.count()).where(
-                Run.phase.in_(WORKING_PHASES), _owner(Run.submitted_by) == (owner or "")
-            )
+        at_work = connection.execute(
+            select(func.count()).where(working(Run), _is_of(owner))
         ).scalar_one()
-        if working < self.running:
+        if at_work < self.running:
             return ""
-        return f"{working} runs of {owner or 'nobody'} are at work, and {self.running} may be."
+        return f"{at_work} runs of {owner or 'nobody'} are at work, and {self.running} may be."
 
 
 def stored_bytes(connection: Connection, owner: str | None) -> int:
@@ -130,7 +130,7 @@ def stored_bytes(connection: Connection, owner: str | None) -> int:
     contents = (
         select(ArtifactRow.sha256, func.max(ArtifactRow.size_bytes).label("size"))
         .join(Run, Run.id == ArtifactRow.run_id)
-        .where(_owner(Run.submitted_by) == (owner or ""))
+        .where(_is_of(owner))
         .group_by(ArtifactRow.sha256)
         .subquery()
     )

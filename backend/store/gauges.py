@@ -8,7 +8,7 @@ from sqlalchemy import Engine, case, func, select
 
 from backend.models import ArtifactRow, Outbox, Run
 from backend.store.engine import NOW, reading
-from backend.store.states import WORKING_PHASES
+from backend.store.states import waiting, working
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Gauges:
 
     def read(self) -> Numbers:
         """Everything, now."""
-        waiting = (
+        queued = (
             select(Run.queue, func.count(), NOW - func.min(Run.queued_at))
-            .where(Run.phase == "QUEUED")
+            .where(waiting(Run))
             .group_by(Run.queue)
         )
         over = case((Run.lease_expires < NOW, 1), else_=0)
         leases = select(func.count(), func.sum(over), func.min(Run.lease_expires) - NOW).where(
-            Run.phase.in_(WORKING_PHASES)
+            working(Run)
         )
         unsent = (
             select(func.count(), NOW - func.min(Outbox.created_at))
@@ -75,10 +75,10 @@ class Gauges:
         )
         with reading(self._engine) as connection:
             runs = connection.execute(select(Run.phase, func.count()).group_by(Run.phase)).all()
-            queues = connection.execute(waiting).all()
+            queues = connection.execute(queued).all()
             owners = connection.execute(
                 select(func.count(func.distinct(func.coalesce(Run.submitted_by, "")))).where(
-                    Run.phase == "QUEUED"
+                    waiting(Run)
                 )
             ).scalar_one()
             held, expired, left = connection.execute(leases).one()

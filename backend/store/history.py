@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from sqlalchemy import Engine, func, select
 
-from backend.models import Event, LogChunk, Metric, SpectrumRow
+from backend.models import Event, LogChunk, Metric, Run, SpectrumRow
 from backend.store.engine import moment, reading
 from backend.store.states import must_exist
 from calift_core.schema.wire.results import Spectrum
@@ -20,6 +21,14 @@ from calift_core.schema.wire.runs import (
     RunEvent,
     RunPhase,
 )
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is: its phase, and the id of its newest event."""
+
+    phase: RunPhase
+    last_event: int
 
 
 class History:
@@ -116,6 +125,14 @@ class History:
             for r in rows
         ]
         return events, phase
+
+    def positions(self, run_ids: Sequence[str]) -> dict[str, Position]:
+        """Where these runs are, in one statement; those that are gone are left out."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(Run.id, Run.phase, Run.event_seq).where(Run.id.in_(list(run_ids)))
+            ).all()
+        return {r.id: Position(cast("RunPhase", r.phase), r.event_seq) for r in rows}
 
     def logs(
         self, run_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None

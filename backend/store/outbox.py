@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, insert, or_, select, update
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import Connection, Engine, Row, Select, insert, or_, select, update
 
-from backend.line import queue_for
 from backend.models import Outbox, Run
 from backend.store.engine import NOW, reading, writing
-from backend.store.workers import live_workers
+from backend.store.workers import auto_queue
 
 #: So long a relay keeps doorbells to itself; one that died meanwhile has them rung by another.
 _HOLD_S = 60.0
@@ -47,28 +45,46 @@ class Doorbells:
         Those of runs that wait no more are left out.
         """
         with reading(self._engine) as connection:
-            return _rows(connection, [], limit)
+            rows = connection.execute(
+                _unrung(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
+                .order_by(Outbox.priority.desc(), Outbox.id)
+                .limit(limit)
+            ).all()
+            return _doorbells(rows, auto_queue(connection))
 
     def take(self, limit: int = 100) -> list[Doorbell]:
         """Doorbells for the caller alone to ring, the most urgent first.
 
         Nobody else is given them for a minute; mark each when it is rung, or give them back.
         """
-        free = [or_(Outbox.held_until.is_(None), Outbox.held_until < NOW)]
+        free = or_(Outbox.held_until.is_(None), Outbox.held_until < NOW)
+        # One priority at a time: each is a stretch of one index, read from its begin.
+        highest = _unrung(Outbox.priority).where(free).order_by(Outbox.priority.desc()).limit(1)
         with reading(self._engine) as connection:
-            if not _rows(connection, free, 1):
+            priority = connection.execute(highest).scalar()
+            if priority is None:
                 return []  # the usual case, which need not keep writers waiting
+        rows: list[Row[Any]] = []
         with writing(self._engine) as connection:
-            wanted = _query(free).limit(limit).with_for_update(skip_locked=True, of=Outbox)
-            rows = connection.execute(wanted).all()
-            if rows:
+            while priority is not None and len(rows) < limit:
+                some = connection.execute(
+                    _unrung(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
+                    .where(free, Outbox.priority == priority)
+                    .order_by(Outbox.id)
+                    .limit(limit - len(rows))
+                    .with_for_update(skip_locked=True, of=Outbox)
+                ).all()
+                if not some:
+                    break  # another relay takes them at this moment
                 connection.execute(
                     update(Outbox)
-                    .where(Outbox.id.in_([r.id for r in rows]))
+                    .where(Outbox.id.in_([r.id for r in some]))
                     .values(held_until=NOW + _HOLD_S)
                 )
-            live = live_workers(connection)
-        return [Doorbell(r.id, r.run_id, queue_for(r.queue, live), r.priority) for r in rows]
+                rows += some
+                priority = connection.execute(highest).scalar()
+            auto = auto_queue(connection)
+        return _doorbells(rows, auto)
 
     def give_back(self, outbox_ids: Sequence[int]) -> None:
         """The broker did not take these: anybody may ring them now."""
@@ -101,18 +117,16 @@ def ring(connection: Connection, run_id: str, priority: int, now: float) -> None
     connection.execute(insert(Outbox).values(run_id=run_id, priority=priority, created_at=now))
 
 
-def _query(conditions: Sequence[ColumnElement[bool]]) -> Select[*tuple[Any, ...]]:
+def _unrung(*wanted: Any) -> Select[Any]:
+    """Columns of doorbells that wait to be rung, of runs that wait."""
     return (
-        select(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
+        select(*wanted)
         .join(Run, Run.id == Outbox.run_id)
-        .where(Outbox.sent_at.is_(None), Run.phase == "QUEUED", *conditions)
-        .order_by(Outbox.priority.desc(), Run.line_at, Outbox.id)
+        .where(Outbox.sent_at.is_(None), Run.phase == "QUEUED")
     )
 
 
-def _rows(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int
-) -> list[Doorbell]:
-    rows = connection.execute(_query(conditions).limit(limit)).all()
-    live = live_workers(connection) if rows else []
-    return [Doorbell(r.id, r.run_id, queue_for(r.queue, live), r.priority) for r in rows]
+def _doorbells(rows: Sequence[Row[Any]], auto: str) -> list[Doorbell]:
+    return [
+        Doorbell(r.id, r.run_id, auto if r.queue == "auto" else r.queue, r.priority) for r in rows
+    ]

@@ -10,7 +10,7 @@ from sqlalchemy import Double, Engine, Row, Select, and_, func, literal, select,
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.models import ArtifactRow, EvaluationRow, ReportRow, Run
-from backend.store.cursors import Cursors, scope_of
+from backend.store.cursors import Cursors, how_many, scope_of
 from backend.store.engine import moment, reading
 from backend.store.states import must_exist
 from backend.store.submitting import model_label
@@ -82,7 +82,7 @@ class Results:
         cursor: str | None = None,
         limit: int = 50,
     ) -> tuple[list[Evaluation], str | None, int]:
-        """A page of evaluations, newest first, the next cursor, and how many match.
+        """A page of evaluations, newest first, the next cursor, and `how_many` match.
 
         Raises:
             CursorError: the cursor is of another list.
@@ -105,20 +105,19 @@ class Results:
                 literal(created, Double), literal(last_id)
             )
         with reading(self._engine) as connection:
-            total = connection.execute(
-                select(func.count()).select_from(EvaluationRow).where(*where)
-            ).scalar_one()
             rows = connection.execute(
                 _query()
                 .where(*where, position)
                 .order_by(EvaluationRow.created_at.desc(), EvaluationRow.id.desc())
                 .limit(limit + 1)
             ).all()
+            first_page = len(rows) if cursor is None else None
+            total = how_many(connection, EvaluationRow, where, first_page=first_page, limit=limit)
         next_cursor = None
         if len(rows) > limit:
             rows = rows[:limit]
             next_cursor = self._cursors.write(scope, [rows[-1].created_at, rows[-1].id])
-        return [_evaluation(row) for row in rows], next_cursor, int(total)
+        return [_evaluation(row) for row in rows], next_cursor, total
 
     def predictions_of(self, evaluation_id: str) -> StoredPredictions:
         """Where an evaluation's predictions are.

@@ -28,12 +28,13 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from backend.line import queue_of, why_waits
 from backend.models import ArtifactRow, ReportRow, Run, RunTag
-from backend.store.cursors import Cursors, scope_of
+from backend.store.cursors import Cursors, how_many, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
 from backend.store.errors import ConflictError
 from backend.store.fairness import Quotas
 from backend.store.outbox import ring
 from backend.store.states import WORKING_PHASES, add_state_event
+from backend.store.states import waiting as is_waiting
 from backend.store.submitting import (
     at_most_once,
     check_queue,
@@ -321,7 +322,7 @@ class Runs:
         cursor: str | None = None,
         limit: int = 50,
     ) -> tuple[list[RunSummary], str | None, int]:
-        """A page of runs, the cursor of the next one, and how many match. Nulls come last.
+        """A page of runs, the cursor of the next one, and `how_many` match. Nulls come last.
 
         Raises:
             CursorError: the cursor is of another list.
@@ -338,20 +339,19 @@ class Runs:
             position = here < there if down else here > there
         order = (key.desc(), Run.id.desc()) if down else (key.asc(), Run.id.asc())
         with reading(self._engine) as connection:
-            total = connection.execute(
-                select(func.count()).select_from(Run).where(*where)
-            ).scalar_one()
             rows = connection.execute(
                 select(*_LIST_COLUMNS, key.label("sort_key"))
                 .where(*where, position)
                 .order_by(*order)
                 .limit(limit + 1)
             ).all()
+            first_page = len(rows) if cursor is None else None
+            total = how_many(connection, Run, where, first_page=first_page, limit=limit)
         next_cursor = None
         if len(rows) > limit:
             rows = rows[:limit]
             next_cursor = self._cursors.write(scope, [rows[-1].sort_key, rows[-1].id])
-        return [RunSummary(**_summary_fields(row)) for row in rows], next_cursor, int(total)
+        return [RunSummary(**_summary_fields(row)) for row in rows], next_cursor, total
 
     def suites(self, phases: Sequence[RunPhase] = (), *, limit: int = 200) -> list[SuiteRuns]:
         """The suites of runs that are not archived, that of the newest run first."""
@@ -381,14 +381,14 @@ class Runs:
     def queue_depth(self) -> int:
         """How many jobs wait, evaluation jobs among them."""
         with reading(self._engine) as connection:
-            waiting = select(func.count()).where(Run.phase == "QUEUED")
-            return int(connection.execute(waiting).scalar_one())
+            queued = select(func.count()).where(is_waiting(Run))
+            return int(connection.execute(queued).scalar_one())
 
     def oldest_queued_s(self) -> float | None:
         """How long the job that waits longest has waited, in seconds."""
         with reading(self._engine) as connection:
             age = connection.execute(
-                select(NOW - func.min(Run.queued_at)).where(Run.phase == "QUEUED")
+                select(NOW - func.min(Run.queued_at)).where(is_waiting(Run))
             ).scalar()
         return None if age is None else max(0.0, float(age))
 

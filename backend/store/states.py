@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, literal_column, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from backend.models import Event, Run
 from backend.store.engine import NOW, plain
 from calift_core.errors import NotFoundError
 
 WORKING_PHASES = ("STARTING", "RUNNING", "CANCELLING")
+
+
+def waiting(run: Any = Run) -> ColumnElement[bool]:
+    """Whether a run waits, as SQLite knows the condition of a partial index again: a literal."""
+    waits: ColumnElement[bool] = run.phase == literal_column("'QUEUED'")
+    return waits
+
+
+def working(run: Any = Run) -> ColumnElement[bool]:
+    """Whether a run is at work, for the same reason in literals."""
+    works: ColumnElement[bool] = run.phase.in_(
+        [literal_column(f"'{phase}'") for phase in WORKING_PHASES]
+    )
+    return works
 
 
 def fenced(

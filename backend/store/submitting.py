@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from backend.models import Run, RunTag, Sweep
 from backend.store.engine import writing
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
+from backend.store.states import waiting
 from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.spec import RunSpec
 
@@ -88,12 +89,12 @@ def check_queue(connection: Connection, token_id: str, limit: int) -> None:
     Raises:
         QueueFullError: it may not.
     """
-    waiting = connection.execute(
-        select(func.count()).where(Run.token_id == token_id, Run.phase == "QUEUED")
+    queued = connection.execute(
+        select(func.count()).where(Run.token_id == token_id, waiting(Run))
     ).scalar_one()
-    if waiting >= limit:
+    if queued >= limit:
         raise QueueFullError(
-            f"{waiting} of your runs are waiting, and {limit} may.",
+            f"{queued} of your runs are waiting, and {limit} may.",
             hint="Wait for some to start, or cancel some.",
         )
 

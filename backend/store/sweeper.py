@@ -10,11 +10,13 @@ from sqlalchemy import Engine, and_, case, delete, exists, func, or_, select, up
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.line import queue_for
-from backend.models import Outbox, Run
-from backend.store.engine import NOW, reading, writing
+from backend.models import Chore, Outbox, Run, Worker
+from backend.store.engine import NOW, reading, upsert, writing
 from backend.store.outbox import ring
-from backend.store.states import WORKING_PHASES, add_state_event
-from backend.store.workers import live_workers
+from backend.store.states import WORKING_PHASES, add_state_event, waiting, working
+from backend.store.workers import WORKER_KEPT_S, live_workers
+
+_SWEEP = "sweep"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,27 @@ class Sweeper:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def due(self, every_s: float) -> bool:
+        """Whether nobody has begun to sweep for so long; whoever asks is to sweep now.
+
+        Every API and every worker has a sweeper, and one that sweeps is enough for all.
+        """
+        last = select(Chore.at).where(Chore.name == _SWEEP)
+        with reading(self._engine) as connection:
+            at, now = connection.execute(select(last.scalar_subquery(), NOW)).one()
+            # A clock that was set back must not keep all from sweeping.
+            if at is not None and 0 <= now - at < every_s:
+                return False
+        with writing(self._engine) as connection:
+            if at is None:
+                statement = upsert(connection, Chore, ("name",), ("name",))
+                connection.execute(statement, {"name": _SWEEP, "at": 0.0})
+                at = 0.0
+            taken = connection.execute(
+                update(Chore).where(Chore.name == _SWEEP, Chore.at == at).values(at=NOW)
+            )
+            return taken.rowcount == 1
+
     def sweep(self, *, redispatch_s: float = 120.0) -> list[Swept]:
         """Put right what a vanished worker or a lost message left; run it in a loop, anywhere.
 
@@ -47,9 +70,7 @@ class Sweeper:
         done: list[Swept] = []
         with reading(self._engine) as connection:
             expired = connection.execute(
-                select(Run.id, Run.attempt).where(
-                    Run.phase.in_(WORKING_PHASES), Run.lease_expires < NOW
-                )
+                select(Run.id, Run.attempt).where(working(Run), Run.lease_expires < NOW)
             ).all()
         for run_id, attempt in expired:
             action = self._expire(run_id, attempt)
@@ -128,21 +149,31 @@ class Sweeper:
         rung_at = func.coalesce(Run.dispatched_at, Run.queued_at)
         with reading(self._engine) as connection:
             live = live_workers(connection)
-            waiting = connection.execute(
-                select(Run.queue, (NOW - func.max(rung_at)).label("quiet_s"))
-                .where(Run.phase == "QUEUED")
-                .group_by(Run.queue)
-            ).all()
+            # Where all are busy, as in front of a long queue, it need not be looked through.
+            queues = (
+                connection.execute(
+                    select(Run.queue, (NOW - func.max(rung_at)).label("quiet_s"))
+                    .where(waiting(Run))
+                    .group_by(Run.queue)
+                ).all()
+                if any(not w.busy and not w.trouble for w in live)
+                else []
+            )
             leftovers = connection.execute(select(exists().where(_finished_outbox()))).scalar_one()
+            forgotten = Worker.seen_at < NOW - WORKER_KEPT_S
+            left = connection.execute(select(exists().where(forgotten))).scalar_one()
         done: list[Swept] = []
-        for queue in {queue_for(row.queue, live) for row in waiting}:
+        for queue in {queue_for(row.queue, live) for row in queues}:
             idle = sum(queue in w.queues and not w.busy and not w.trouble for w in live)
-            here = [row for row in waiting if queue_for(row.queue, live) == queue]
+            here = [row for row in queues if queue_for(row.queue, live) == queue]
             if idle and min(row.quiet_s for row in here) >= redispatch_s:
                 done += self._ring_again([row.queue for row in here], redispatch_s, idle)
         if leftovers:
             with writing(self._engine) as connection:
                 connection.execute(delete(Outbox).where(_finished_outbox()))
+        if left:
+            with writing(self._engine) as connection:
+                connection.execute(delete(Worker).where(forgotten))
         return done
 
     def _ring_again(self, queues: Sequence[str], age_s: float, limit: int) -> list[Swept]:

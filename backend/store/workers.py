@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Connection, Engine, Text, and_, cast, delete, exists, func, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from backend.line import Live, queue_of, queue_of_device, why_waits
 from backend.models import Run, Worker
@@ -15,6 +17,8 @@ from calift_core.schema.wire.service import GpuUse, WorkerInfo
 
 #: A worker that was silent for this many seconds is shown as gone.
 WORKER_ALIVE_S = 60.0
+#: One that left without a word is forgotten after a day.
+WORKER_KEPT_S = 86_400.0
 
 
 class Workers:
@@ -70,8 +74,6 @@ class Workers:
                     "seen_at": now,
                 },
             )
-            # Workers that left without a word are forgotten after a day.
-            connection.execute(delete(Worker).where(Worker.seen_at < NOW - 86_400.0))
 
     def gone(self, worker_id: str) -> None:
         """A worker leaves in good order."""
@@ -119,6 +121,7 @@ class Workers:
             rows = connection.execute(
                 select(*Worker.__table__.columns, alive, Run.name.label("run_name"), Run.progress)
                 .outerjoin(Run, Run.id == Worker.run_id)
+                .where(Worker.seen_at >= NOW - WORKER_KEPT_S)
                 .order_by(Worker.seen_at.desc(), Worker.id)
             ).all()
         return [
@@ -142,18 +145,42 @@ class Workers:
 
 
 def live_workers(connection: Connection) -> list[Live]:
-    """The workers that are there, in trouble or not."""
-    rows = connection.execute(
+    """The workers that are there, in trouble or not; of those that are well without their host.
+
+    Many are alike: they are counted in the database, and those alone that are out come one by one.
+    """
+    alive, well = Worker.seen_at > NOW - WORKER_ALIVE_S, _well()
+    queues, busy = cast(Worker.queues, Text), Worker.run_id.is_not(None)
+    kinds = connection.execute(
+        select(queues.label("queues"), busy.label("busy"), func.count().label("n"))
+        .where(alive, well)
+        .group_by(queues, busy)
+    ).all()
+    out = connection.execute(
         select(Worker.host, Worker.queues, Worker.run_id, Worker.trouble, Worker.drained_by).where(
-            Worker.seen_at > NOW - WORKER_ALIVE_S
+            alive, ~well
         )
     ).all()
-    return [
+    found = [
+        live for r in kinds for live in r.n * [Live("", tuple(json.loads(r.queues)), bool(r.busy))]
+    ]
+    return found + [
         Live(
             r.host, tuple(r.queues), r.run_id is not None, r.trouble or drained_words(r.drained_by)
         )
-        for r in rows
+        for r in out
     ]
+
+
+def auto_queue(connection: Connection) -> str:
+    """The queue that a run of `auto` is in now, as `backend.line.queue_for` says."""
+    serves = cast(Worker.queues, Text).contains('"gpu"')
+    there = exists().where(Worker.seen_at > NOW - WORKER_ALIVE_S, _well(), serves)
+    return "gpu" if connection.execute(select(there)).scalar_one() else "cpu"
+
+
+def _well() -> ColumnElement[bool]:
+    return and_(Worker.trouble == "", Worker.drained_by.is_(None))
 
 
 def drained_words(by: str | None) -> str:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from calift_core.schema.report import Summary
 from calift_core.schema.wire.operations import BulkAction
-from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary, counted
 from frontend import api, page, state, tables, text
 from frontend.panels import views
 from frontend.tables import Column, Row, Table
@@ -152,7 +152,7 @@ def _pager(total: int, shown: int, next_cursor: str | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         start = PAGE * len(trail) + 1
         place = f"{start:,} to {start + shown - 1:,} of " if total > shown else ""
-        st.caption(f"{place}{total:,} {'run' if total == 1 else 'runs'}", width="content")
+        st.caption(f"{place}{counted(total)} {'run' if total == 1 else 'runs'}", width="content")
         if trail and st.button("Back", icon=":material/chevron_left:", type="tertiary"):
             trail.pop()
             st.rerun()

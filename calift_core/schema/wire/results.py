@@ -38,7 +38,7 @@ class Evaluation(EvaluationReport):
 
 
 class EvaluationPage(Frozen):
-    """A page of evaluations."""
+    """A page of evaluations; `total` as for runs."""
 
     items: list[Evaluation]
     next_cursor: str | None = None

@@ -17,6 +17,15 @@ RunPhase = Literal[
 ]
 TERMINAL_PHASES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "LOST"})
 
+#: Lists count their matches so far; a count of all would take longer than the page.
+COUNTED = 10_000
+
+
+def counted(total: int) -> str:
+    """A list's `total` for people: `7,500`, `more than 10,000`."""
+    return f"more than {COUNTED:,}" if total > COUNTED else f"{total:,}"
+
+
 SortKey = Literal[
     "created",
     "-created",
@@ -148,7 +157,7 @@ class RunDetail(RunSummary):
 
 
 class RunPage(Frozen):
-    """A page of runs; `total` counts every match."""
+    """A page of runs; `total` counts every match up to 10,000, and 10,001 stands for more."""
 
     items: list[RunSummary]
     next_cursor: str | None = None
