@@ -115,8 +115,8 @@ def _verdict(verdict: SweepVerdict) -> None:
     st.subheader("Each at its own rate", anchor=False)
     st.caption(
         f"On {where[verdict.judged_on]} ({len(verdict.datasets)}), {verdict.n_images:,} images. "
-        "L2² is the squared calibration error with the noise taken out, which decides; an ECE has no "
-        "interval that could be trusted and stands beside its floor."
+        "L2² is the squared calibration error with the noise taken out, which decides; an ECE has "
+        "no interval that could be trusted and stands beside its floor."
     )
     table = figures.sweeps.rows_table(verdict)
     page.table(table, caption="Contenders at their own rates")
