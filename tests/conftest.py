@@ -42,6 +42,7 @@ LONG = (
     "tests/e2e/test_every_method.py",
     "tests/backend/test_embedded.py",
     "tests/worker/test_worker.py",
+    "tests/e2e/test_two_hosts.py",
     "tests/worker/test_evaluation_job.py",
     "tests/e2e/test_browser.py",
     "tests/e2e/test_door.py",
