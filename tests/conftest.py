@@ -42,6 +42,7 @@ LONG = (
     "tests/e2e/test_every_method.py",
     "tests/worker/test_worker.py",
     "tests/backend/test_embedded.py",
+    "tests/e2e/test_two_hosts.py",
     "tests/core/jobs/test_job.py",
     "tests/chaos/test_chaos.py",
     "tests/e2e/test_slurm.py",

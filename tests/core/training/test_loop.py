@@ -24,6 +24,7 @@ from torch import nn
 
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, train_batches
+from calift_core.data.ranks import ALONE
 from calift_core.data.sources import ArraySource
 from calift_core.errors import (
     CheckpointError,
@@ -764,7 +765,7 @@ def test_resume__moments_get_back_the_strides_of_their_weights(
     assert state is not None
     again = Run(FineTune(), resnet, captions, tmp_path)
     optimizer = make_optimizer(again.method, again.plan)
-    _restore(again.method, optimizer, torch.amp.GradScaler("cpu", enabled=False), state)
+    _restore(again.method, optimizer, torch.amp.GradScaler("cpu", enabled=False), state, ALONE)
     kernels = 0
     for parameter, values in optimizer.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
@@ -785,7 +786,7 @@ def test_restore__a_state_of_another_make_of_the_method_is_refused_in_a_sentence
     optimizer = make_optimizer(again.method, again.plan)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     with pytest.raises(CheckpointError, match="step 2 does not fit.*bias") as caught:
-        _restore(again.method, optimizer, scaler, state)
+        _restore(again.method, optimizer, scaler, state, ALONE)
     assert "new folder" in caught.value.hint
 
 

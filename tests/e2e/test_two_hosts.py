@@ -1,0 +1,227 @@
+"""Two hosts with workers of their own, one Postgres, one broker and one bucket; one is cut off.
+
+The hosts are network namespaces. Workers, Celery, Postgres, Valkey and Ceph's radosgw are real; the
+runner is the stand-in of `tests/worker`, which checkpoints like the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+
+from backend.bucket import BucketStore, open_artifacts
+from backend.process import Child
+from backend.settings import Settings
+from backend.store.engine import open_engine
+from backend.store.stores import Stores
+from tests.conftest import fresh_postgres, spec_of, unavailable, until
+from tests.support import hosts, radosgw
+from tests.support.hosts import Host, Relay
+from tests.worker.conftest import Broker
+from tests.worker.test_supervisor import processes
+
+pytestmark = pytest.mark.service
+
+ROOT = Path(__file__).parents[2]
+#: Of the lease: short, so that the test is, and long enough for a machine that is busy.
+TIMES = {"ttl_s": 6.0, "heartbeat_s": 0.5, "cancel_poll_s": 0.2, "group_s": 0.1}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[radosgw.Server]:
+    for reason in (hosts.missing(), radosgw.missing()):
+        if reason:
+            unavailable(reason)
+    pytest.importorskip("s3fs")
+    with radosgw.radosgw() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    folder = Path(tempfile.mkdtemp(prefix="calift-b-"))
+    made = Broker(folder)
+    made.start()
+    yield made
+    made.kill()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def database(postgres: Any) -> Iterator[str]:
+    with fresh_postgres(postgres) as url:
+        yield url
+
+
+class Lab:
+    """What both hosts share, and a worker on each."""
+
+    def __init__(self, folder: Path, url: str, broker: Broker, s3: radosgw.Server) -> None:
+        self.folder, self.url, self.broker, self.s3 = folder, url, broker, s3
+        self._relays: list[Relay] = []
+        self._children: list[Child] = []
+
+    def home(self, host: Host) -> Path:
+        """What is the host's alone."""
+        return self.folder / host.name
+
+    def bucket(self) -> dict[str, str]:
+        return {
+            "CALIFT_ARTIFACTS": "s3://two-hosts/lab",
+            "CALIFT_S3_ACCESS_KEY": self.s3.key,
+            "CALIFT_S3_SECRET_KEY": self.s3.secret,
+        }
+
+    def start_worker(self, host: Host) -> None:
+        """A worker that reaches everything through the host's cable alone."""
+        parsed = make_url(self.url)
+        folder, port = parsed.query.get("host"), parsed.port or 5432
+        servers: dict[str, str | tuple[str, int]] = {
+            "database": f"{folder}/.s.PGSQL.{port}" if folder else (parsed.host or "", port),
+            "broker": str(self.broker.socket),
+            "s3": ("127.0.0.1", int(self.s3.url.rpartition(":")[2])),
+        }
+        ports = {}
+        for name, to in servers.items():
+            relay = Relay(host.gateway, to)
+            self._relays.append(relay)
+            ports[name] = relay.port
+        over = parsed.set(host=host.gateway, port=ports["database"], query={})
+        home = self.home(host)
+        home.mkdir()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
+        environment |= self.bucket() | {
+            "CALIFT_HOME": str(home),
+            "CALIFT_DATABASE_URL": over.render_as_string(hide_password=False),
+            "CALIFT_BROKER_URL": f"redis://{host.gateway}:{ports['broker']}/0",
+            "CALIFT_S3_ENDPOINT_URL": f"http://{host.gateway}:{ports['s3']}",
+            "CALIFT_SWEEP_S": "0.5",
+            "CALIFT_RELAY_S": "0.2",
+            "CALIFT_REDISPATCH_S": "2",
+            "CALIFT_FREE_SPACE_FLOOR_BYTES": "0",
+            "PYTHONPATH": str(ROOT),
+        }
+        worker = [sys.executable, str(ROOT / "tests/worker/standin_worker.py"), json.dumps(TIMES)]
+        output = self.folder / f"{host.name}.log"
+        self._children.append(Child(host.argv(worker), output=output, environment=environment))
+
+    def logs(self) -> str:
+        return "\n".join(p.read_text(errors="replace")[-3000:] for p in self.folder.glob("*.log"))
+
+    def close(self) -> None:
+        for child in self._children:
+            child.reap()
+        for relay in self._relays:
+            relay.close()
+
+
+def runners(home: Path) -> set[str]:
+    """The runs whose runner is at work on a host."""
+    mark = f"{home}/jobs/"
+    return {
+        word.removeprefix(mark).partition("/")[0]
+        for _, argv in processes()
+        for word in argv
+        if word.startswith(mark)
+    }
+
+
+def test_two_hosts__one_is_cut_off_and_its_run_goes_on_at_the_other(
+    tmp_path: Path, database: str, broker: Broker, s3: radosgw.Server, home: Path
+) -> None:
+    store = Stores.on(open_engine(database))
+    lab = Lab(tmp_path, database, broker, s3)
+    settings = Settings(
+        home=home,
+        artifacts="s3://two-hosts/lab",
+        s3_endpoint_url=s3.url,
+        s3_access_key=s3.key,  # type: ignore[arg-type]
+        s3_secret_key=s3.secret,  # type: ignore[arg-type]
+    )
+    artifacts = open_artifacts(settings)
+    assert isinstance(artifacts, BucketStore)
+    artifacts._fs.mkdir("two-hosts")
+    gates = [tmp_path / "gate 0", tmp_path / "gate 1"]
+    waits = [
+        store.runs.submit(
+            spec_of(notes=json.dumps({"steps": 20, "wait_at": 17, "wait_for": str(gate)}))
+        )
+        for gate in gates
+    ]
+    try:
+        with hosts.host(1) as one, hosts.host(2) as two:
+            for each in (one, two):
+                lab.start_worker(each)
+
+            def spread() -> bool:
+                return sorted(runners(lab.home(one)) | runners(lab.home(two))) == sorted(
+                    waits
+                ) and all(len(runners(lab.home(each))) == 1 for each in (one, two))
+
+            until(spread, timeout_s=240, what=f"a run on each host\n{lab.logs()}")
+            (mine,) = runners(lab.home(one))
+            until(
+                lambda: "states/00000015/manifest.json" in stored(store, mine),
+                timeout_s=120,
+                what=f"the checkpoint in the bucket: {stored(store, mine)}\n{lab.logs()}",
+            )
+            one.cut()
+            # It has no word from the database: it stops its runner before the lease is over.
+            until(lambda: not runners(lab.home(one)), timeout_s=60, what="the cut host to stop")
+            for gate in gates:
+                gate.touch()
+            for run_id in waits:
+                until(
+                    lambda run_id=run_id: store.claims.phase(run_id) == "SUCCEEDED",
+                    timeout_s=180,
+                    what=f"{run_id} to end\n{lab.logs()}",
+                )
+            resumed = [
+                event.data["step"]
+                for event in store.history.events_after(mine, 0)[0]
+                if event.kind == "resumed"
+            ]
+            assert resumed == [15]
+            assert store.runs.get(mine).losses == 1
+            (curve,) = store.history.metrics(mine, names=["loss"]).series
+            assert curve.steps == list(range(1, 21))
+            (lab.home(one) / "jobs").rename(lab.folder / "what the cut host had")
+            for kept in store.files.of_run(mine):
+                assert artifacts.verified(kept.sha256).is_file()
+            # The host comes back and takes runs again.
+            one.mend()
+            later = [
+                store.runs.submit(
+                    spec_of(notes=json.dumps({"wait_at": 3, "wait_for": str(tmp_path / "last")}))
+                )
+                for _ in range(2)
+            ]
+            until(
+                lambda: len(runners(lab.home(one))) == 1 == len(runners(lab.home(two))),
+                timeout_s=180,
+                what=f"both hosts at work again\n{lab.logs()}",
+            )
+            (tmp_path / "last").touch()
+            for run_id in later:
+                until(
+                    lambda run_id=run_id: store.claims.phase(run_id) == "SUCCEEDED",
+                    timeout_s=120,
+                    what=f"{run_id} to end\n{lab.logs()}",
+                )
+    finally:
+        lab.close()
+        store.close()
+
+
+def stored(store: Stores, run_id: str) -> list[str]:
+    """Names of the run's checkpoints in the bucket."""
+    return [file.name for file in store.files.of_run(run_id, kind="state")]
