@@ -23,7 +23,7 @@ from backend.process import Child
 from backend.settings import Settings
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
-from tests.conftest import fresh_postgres, spec_of, unavailable, until
+from tests.conftest import fresh_postgres, spec_of, until
 from tests.support import hosts, radosgw
 from tests.support.hosts import Host, Relay
 from tests.worker.conftest import Broker
@@ -40,7 +40,7 @@ TIMES = {"ttl_s": 6.0, "heartbeat_s": 0.5, "cancel_poll_s": 0.2, "group_s": 0.1}
 def s3() -> Iterator[radosgw.Server]:
     for reason in (hosts.missing(), radosgw.missing()):
         if reason:
-            unavailable(reason)
+            pytest.skip(reason)
     pytest.importorskip("s3fs")
     with radosgw.radosgw() as server:
         yield server
