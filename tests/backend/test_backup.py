@@ -21,7 +21,15 @@ from backend.store.dump import dump
 from backend.store.engine import open_engine, writing
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError, SpecError, StorageError
-from tests.conftest import fresh_postgres, spec_of
+from tests.conftest import fresh_postgres, postgres_binaries, spec_of
+
+
+@pytest.fixture(autouse=True)
+def tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no client of Postgres is installed, the one beside the server that tests start."""
+    found = postgres_binaries()
+    if found is not None:
+        monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{found}")
 
 
 @pytest.fixture
