@@ -30,6 +30,7 @@ from backend.store.cursors import MAX_CURSOR
 from backend.store.stores import Stores
 from backend.submission import Submission
 from backend.sweeps import Sweeping
+from backend.thumbnails import Thumbnails
 from backend.watching import Watch
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
@@ -93,6 +94,7 @@ class Services:
     imports: Imports
     sweeping: Sweeping
     judge: SweepJudge
+    thumbnails: Thumbnails
     readiness: Readiness
     bulk: BulkActions
     metrics: Metrics

@@ -38,6 +38,7 @@ from backend.routes import (
     predictions,
     reports,
     runs,
+    samples,
     sessions,
     sweeps,
 )
@@ -48,6 +49,7 @@ from backend.store.gauges import Gauges
 from backend.store.stores import Stores
 from backend.submission import Submission
 from backend.sweeps import Sweeping
+from backend.thumbnails import Thumbnails
 from backend.watching import Watch
 from calift_core import __version__
 from calift_core.analysis.explorer import Explorer
@@ -68,6 +70,7 @@ _ROUTES = (
     calibrators,
     compare,
     predictions,
+    samples,
     catalogue,
     sessions,
     sweeps,
@@ -140,6 +143,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         bulk=BulkActions(settings, store, artifacts, submission, partial(check_owned, store)),
         sweeping=sweeping,
         judge=SweepJudge(store, library, explorer, sweeping),
+        thumbnails=Thumbnails(settings, store, submission),
     )
 
     @asynccontextmanager
@@ -152,6 +156,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
             yield
         finally:
             await run_in_threadpool(services.housekeeper.stop)
+            await run_in_threadpool(services.thumbnails.stop)
             store.close()
 
     app = FastAPI(

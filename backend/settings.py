@@ -112,6 +112,7 @@ class Settings(BaseSettings):
         max_upload_bytes: largest predictions file that is taken in.
         import_memory_bytes: address space of the process that checks an upload.
         import_timeout_s: how long that check may take.
+        thumbnail_cache_bytes: how much of drawn thumbnails is kept in `home`; 0: nothing.
         max_queued: runs that may wait per token.
         quota_queued: runs that may wait per owner; 0: any number.
         quota_running: runs of an owner that may work at once, the others wait; 0: any number.
@@ -167,6 +168,7 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=512 << 20, ge=1024)
     import_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
     import_timeout_s: float = Field(default=300.0, gt=0)
+    thumbnail_cache_bytes: int = Field(default=256 << 20, ge=0)
     max_queued: int = Field(default=1000, ge=1)
     quota_queued: int = Field(default=0, ge=0)
     quota_running: int = Field(default=0, ge=0)

@@ -70,6 +70,8 @@ from calift_core.schema.wire.results import (
     Frontier,
     MeasureSet,
     Reliability,
+    SamplePage,
+    SampleTraits,
     SlicePage,
     Spectrum,
     TransferMatrix,
@@ -956,6 +958,102 @@ class Client:
             offset=offset,
             limit=limit,
         )
+
+    def samples(
+        self,
+        evaluation_id: str,
+        *,
+        where: str | None = None,
+        lower: float | None = None,
+        upper: float | None = None,
+        bin: int | None = None,
+        binning: AskedBinning = AS_EVALUATED,
+        against: str | None = None,
+        outcome: Literal["gained", "lost", "both", "neither"] | None = None,
+        sort: Literal["stored", "confidence", "gap", "nll", "change"] = "stored",
+        descending: bool = False,
+        top: int = 5,
+        temperature: float | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> SamplePage:
+        """Samples of an evaluation one by one, with what the model says of each.
+
+        Args:
+            evaluation_id: of an evaluation.
+            where: such as `confidence >= 0.9 and not correct`, as for `slices`.
+            lower: the confidence lies above it.
+            upper: the confidence is at most this; with `lower`, a bin of a diagram.
+            bin: index of a bin under `binning`, from 0 and empty ones counted.
+            binning: of `bin`.
+            against: another model's evaluation on the same samples.
+            outcome: against that one: right now and wrong before (`gained`), `lost`, right in
+                `both`, or `neither`.
+            sort: `change` is the gain in the true class's log-likelihood over `against`.
+            descending: largest first.
+            top: how many of the most probable classes each sample comes with, at most 10.
+            temperature: None is as it was evaluated.
+            cursor: `next_cursor` of the page before.
+            limit: at most 200.
+        """
+        return self._get(
+            _at("/evaluations", evaluation_id, "samples"),
+            SamplePage,
+            where=where,
+            lower=lower,
+            upper=upper,
+            bin=bin,
+            **binning.model_dump(),
+            against=against,
+            outcome=outcome,
+            sort=sort,
+            descending=descending,
+            top=top,
+            temperature=temperature,
+            cursor=cursor,
+            limit=limit,
+        )
+
+    def sample_traits(
+        self,
+        evaluation_id: str,
+        *,
+        where: str | None = None,
+        lower: float | None = None,
+        upper: float | None = None,
+        bin: int | None = None,
+        binning: AskedBinning = AS_EVALUATED,
+        against: str | None = None,
+        outcome: Literal["gained", "lost", "both", "neither"] | None = None,
+        temperature: float | None = None,
+    ) -> SampleTraits:
+        """Classes that the chosen samples have more often than the rest; see `samples`."""
+        return self._get(
+            _at("/evaluations", evaluation_id, "samples", "traits"),
+            SampleTraits,
+            where=where,
+            lower=lower,
+            upper=upper,
+            bin=bin,
+            **binning.model_dump(),
+            against=against,
+            outcome=outcome,
+            temperature=temperature,
+        )
+
+    def thumbnail(self, evaluation_id: str, sample_id: str, *, size: int = 160) -> bytes:
+        """The image of a sample as the model saw it, as PNG or JPEG.
+
+        Args:
+            evaluation_id: of the evaluation that it is in.
+            sample_id: its id there.
+            size: pixels of its longer side, from 64 to 512.
+
+        Raises:
+            ServiceError: 404 with the code `NO_IMAGE` where no image of it is known.
+        """
+        path = _at("/samples", evaluation_id, sample_id, "thumbnail")
+        return self._send("GET", path, params={"size": size}, headers={"Accept": "*/*"}).content
 
     def run_slices(
         self,

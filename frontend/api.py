@@ -20,6 +20,8 @@ from calift_core.schema.wire.results import (
     Frontier,
     MeasureSet,
     Reliability,
+    SamplePage,
+    SampleTraits,
     SlicePage,
     TransferMatrix,
 )
@@ -233,6 +235,24 @@ def gains_over(run: RunSummary, base: RunSummary | None) -> dict[str, Gain | Non
 def slices(evaluation_id: str, _digest: str, **asked: Any) -> SlicePage:
     """Slices of an evaluation; `_digest` is that of its predictions, `asked` the client's own."""
     return client().slices(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def samples(evaluation_id: str, _digest: str, **asked: Any) -> SamplePage:
+    """A page of samples of an evaluation; `asked` are the client's own options."""
+    return client().samples(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def sample_traits(evaluation_id: str, _digest: str, **asked: Any) -> SampleTraits:
+    """What samples of an evaluation share; `asked` are the client's own filters."""
+    return client().sample_traits(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=2000, show_spinner=False)
+def thumbnail(evaluation_id: str, _digest: str, sample_id: str, size: int) -> bytes:
+    """The image of a sample, asked for with the visitor's own session."""
+    return client().thumbnail(evaluation_id, sample_id, size=size)
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

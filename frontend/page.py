@@ -157,7 +157,8 @@ def chart(
     name: str,
     data: Callable[[], str] | None = None,
     wide: bool = False,
-) -> None:
+    select: bool = False,
+) -> list[list[float]]:
     """Show a figure with its description, its table and its exports.
 
     Args:
@@ -166,6 +167,10 @@ def chart(
         name: of the exported files and of the widgets; unique on the page.
         data: JSON for the export; default: the twin's rows.
         wide: on a narrow screen, scroll the figure sideways rather than squeeze it.
+        select: let people select a mark.
+
+    Returns:
+        What the selected marks stand for (their `customdata`).
     """
     alt = style.alt_text(figure)
     config = {
@@ -173,14 +178,23 @@ def chart(
         "toImageButtonOptions": {**style.CONFIG["toImageButtonOptions"], "filename": name},
     }
     with st.container(key=f"wide-{name}") if wide else nullcontext():
-        st.plotly_chart(
-            figure, theme=None, width="stretch", key=f"chart-{name}", config=config, alt=alt
+        event: Any = st.plotly_chart(
+            figure,
+            theme=None,
+            width="stretch",
+            key=f"chart-{name}",
+            config=config,
+            alt=alt,
+            on_select="rerun" if select else "ignore",
+            selection_mode="points",
         )
     with st.container(horizontal=True, gap="small", key=f"below-{name}"):
         with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{name}"):
             table(twin, caption=alt or name, limit=100)
         with st.popover("Export", icon=":material/download:", type="tertiary", key=f"exp-{name}"):
             _exports(figure, twin, name, data)
+    marks = event["selection"]["points"] if select else []
+    return [list(mark["customdata"]) for mark in marks if mark.get("customdata")]
 
 
 def _exports(figure: go.Figure, twin: Table, name: str, data: Callable[[], str] | None) -> None:

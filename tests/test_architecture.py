@@ -60,7 +60,7 @@ def test_services__load_no_torch(module: str) -> None:
 
 def torch_free_modules() -> list[str]:
     found = ["errors", "files", "home", "installed", "checks", "threads", "client", "catalogue"]
-    found += ["data.suites", "data.counting", "data.workload", "jobs.curves"]
+    found += ["data.suites", "data.counting", "data.thumbnails", "data.workload", "jobs.curves"]
     for package in ("schema", "calibration", "predictions", "analysis"):
         folder = Path(calift_core.__file__).parent / package
         inside = pkgutil.walk_packages([str(folder)], f"{package}.")

@@ -59,7 +59,7 @@ def file_response(services: ServicesDep, sha256: str, name: str, known: str | No
     """
     # A name may come to stand for another content, so a copy is to be asked about before its use.
     headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, no-cache"}
-    if known is not None and _knows(known, sha256):
+    if known is not None and knows(known, sha256):
         return Response(status_code=304, headers=headers)
     return FileResponse(
         services.artifacts.verified(sha256),
@@ -69,7 +69,7 @@ def file_response(services: ServicesDep, sha256: str, name: str, known: str | No
     )
 
 
-def _knows(if_none_match: str, sha256: str) -> bool:
+def knows(if_none_match: str, sha256: str) -> bool:
     """Whether a list of ETags holds this one, by the weak comparison of RFC 9110 (8.8.3.2)."""
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return if_none_match.strip() == "*" or f'"{sha256}"' in tags

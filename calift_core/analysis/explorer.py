@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from calift_core.analysis.budget import budget_of
 from calift_core.analysis.calibrators import (
     calibrated_scores,
@@ -19,13 +21,22 @@ from calift_core.analysis.calibrators import (
     transfer_numbers,
 )
 from calift_core.analysis.condition import Samples
+from calift_core.analysis.gallery import (
+    Beside,
+    Order,
+    SampleFilter,
+    chosen,
+    described,
+    ordered,
+    shared_traits,
+)
 from calift_core.analysis.library import Library, PredictionsFile, Subject
 from calift_core.analysis.measures import audit_of, classwise_measure, measures_of
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
 from calift_core.analysis.slices import By, Sort, slice_of_set, slice_page
 from calift_core.calibration import CALIBRATORS, Binning, Calibrator, SampleScores
 from calift_core.errors import NotFoundError, SpecError, UnknownNameError
-from calift_core.predictions.read import read_scores, shared_samples
+from calift_core.predictions.read import read_scores, read_top, shared_samples
 from calift_core.schema.report import Role
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
@@ -37,6 +48,9 @@ from calift_core.schema.wire.results import (
     Measure,
     MeasureSet,
     Reliability,
+    SamplePage,
+    SampleTraits,
+    SharedTrait,
     Slice,
     SlicePage,
     TransferCell,
@@ -329,6 +343,116 @@ class Explorer:
 
         key = ("set", file.digest, title, binning, subject.draws, degrees, where, min_n)
         return self._memory.remember("numbers", key, make)
+
+    # -- samples ------------------------------------------------------------------------------
+
+    def samples(
+        self,
+        subject: Subject,
+        wanted: SampleFilter,
+        binning: AskedBinning = AS_EVALUATED,
+        *,
+        against: Subject | None = None,
+        sort: Order = "stored",
+        descending: bool = False,
+        top: int = 5,
+        temperature: float | None = None,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> SamplePage:
+        """A page of samples one by one.
+
+        Args:
+            subject: whose samples.
+            wanted: which of them.
+            binning: of `wanted.bin`.
+            against: another model's predictions of the same samples, shown beside and compared to.
+            sort: see `ordered`.
+            descending: largest first.
+            top: how many of the most probable classes each sample comes with.
+            temperature: divides the subject's logits.
+            offset: samples before the page.
+            limit: samples on the page.
+
+        Raises:
+            PredictionsError: the predictions cannot be read.
+            SpecError: the condition, the bin or the order is not valid.
+            UnpairedError: `against` shares no samples.
+        """
+        file, samples, degrees = self._opened(subject, temperature)
+        beside = self._beside(file, against)
+        index = chosen(samples, wanted, binning.over(subject.binning), beside)
+        index = ordered(samples.scores, index, sort, descending=descending, beside=beside)
+        page = index[offset : offset + limit]
+        likely = read_top(file.path, page, top, degrees) if top and len(page) else []
+        return SamplePage(
+            source=subject.source,
+            against=against and against.source,
+            where=wanted.where or "",
+            sort=sort,
+            descending=descending,
+            temperature=degrees,
+            n=len(file),
+            n_matching=len(index),
+            offset=offset,
+            items=described(samples, page, likely, beside),
+        )
+
+    def traits(
+        self,
+        subject: Subject,
+        wanted: SampleFilter,
+        binning: AskedBinning = AS_EVALUATED,
+        *,
+        against: Subject | None = None,
+        temperature: float | None = None,
+    ) -> SampleTraits:
+        """What samples share that the rest of the data set does not; see `shared_traits`.
+
+        Raises:
+            PredictionsError: the predictions cannot be read.
+            SpecError: the condition or the bin is not valid.
+            UnpairedError: `against` shares no samples.
+        """
+        file, samples, degrees = self._opened(subject, temperature)
+        asked = binning.over(subject.binning)
+        other = against and (against.target, against.open().digest)
+
+        def make() -> tuple[int, list[SharedTrait]]:
+            index = chosen(samples, wanted, asked, self._beside(file, against))
+            return len(index), shared_traits(samples, index)
+
+        key = ("traits", file.digest, wanted, asked, other, degrees)
+        n, items = self._memory.remember("numbers", key, make)
+        return SampleTraits(source=subject.source, n=len(file), n_matching=n, items=items)
+
+    def label_of(self, subject: Subject, sample: str) -> int:
+        """The class of the sample of this id.
+
+        Raises:
+            PredictionsError: the predictions cannot be read.
+            NotFoundError: there is no such sample.
+        """
+        file = subject.open()
+        found = np.flatnonzero(file.ids == sample)
+        if not len(found):
+            raise NotFoundError(f"{file.metadata.dataset} has no sample {sample[:200]!r}.")
+        return int(file.labels[found[0]])
+
+    def _opened(
+        self, subject: Subject, temperature: float | None
+    ) -> tuple[PredictionsFile, Samples, float]:
+        file = subject.open()
+        degrees = temperature if temperature is not None else subject.temperature
+        return file, self._samples(file, degrees), degrees
+
+    def _beside(self, file: PredictionsFile, against: Subject | None) -> Beside | None:
+        if against is None:
+            return None
+        other = against.open()
+        return Beside.of(
+            len(file), self.scored(other, against.temperature), *shared_samples(file, other)
+        )
 
     # -- calibrators --------------------------------------------------------------------------
 

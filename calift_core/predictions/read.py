@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from calift_core.calibration import SampleScores, score_samples
+from calift_core.calibration import SampleScores, score_samples, softmax
 from calift_core.calibration.bins import check_labels, check_temperature
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError, UnpairedError
 from calift_core.files import storage_error
@@ -309,13 +309,7 @@ def read_scores(path: str | os.PathLike[str], temperature: float = 1.0) -> Sampl
     metadata = read_metadata(path)
     if metadata.storage == "top_k":
         if temperature != 1.0:
-            raise SpecError(
-                f"temperature must be 1 for {metadata.dataset}, whose file keeps the {metadata.k} "
-                f"largest of {len(metadata.class_names):,} logits of each sample, got "
-                f"{temperature:g}.",
-                hint="Another temperature needs all logits: write or import the predictions with "
-                "all of them.",
-            )
+            raise _kept_at_1(metadata, temperature)
         return read_top_k(path).scores()
     rows = max(1, CELLS_AT_ONCE // len(metadata.class_names))
     parts = [
@@ -324,6 +318,91 @@ def read_scores(path: str | os.PathLike[str], temperature: float = 1.0) -> Sampl
     if not parts:
         raise _empty(path)
     return SampleScores.concatenate(parts)
+
+
+def read_top(
+    path: str | os.PathLike[str],
+    positions: npt.NDArray[np.integer[Any]],
+    k: int,
+    temperature: float = 1.0,
+) -> list[list[tuple[int, float]]]:
+    """Read the most probable classes of some samples; only their row groups are decoded.
+
+    Args:
+        path: N samples, C classes.
+        positions: (M,) in [0, N).
+        k: how many classes of each; fewer come where there are fewer or the file keeps fewer.
+        temperature: positive divisor of the logits.
+
+    Returns:
+        For each of the M samples, class and probability, the most probable first and of tied ones
+        the lower class first.
+
+    Raises:
+        SpecError: the temperature is not a positive finite number, or it is not 1 and the file
+            keeps only the largest logits.
+        PredictionsError: the file is damaged.
+        StorageError: the file cannot be opened.
+    """
+    check_temperature(temperature)
+    found: dict[int, list[tuple[int, float]]] = {}
+    wanted = np.unique(positions)
+    with _opened(path) as (parquet, metadata):
+        whole = metadata.storage == "full"
+        if not whole and temperature != 1.0:
+            raise _kept_at_1(metadata, temperature)
+        names = ["logits"] if whole else ["logits", "classes", "log_sum_exp"]
+        for start, batch in _batches_with(parquet, names, wanted, len(metadata.class_names)):
+            stop = start + batch.num_rows
+            here = wanted[(wanted >= start) & (wanted < stop)]
+            if not len(here):
+                continue
+            rows = batch.take(pa.array(here - start))
+            logits = _as_matrix(rows.column("logits")).astype(np.float64)
+            if whole:
+                probs = softmax(logits, temperature)
+                order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+            else:
+                total = rows.column("log_sum_exp").to_numpy()
+                probs = np.exp(np.minimum(logits - total[:, None], 0.0))
+                order = np.broadcast_to(
+                    np.arange(logits.shape[1])[:k], (len(here), min(k, logits.shape[1]))
+                )
+            values = np.take_along_axis(probs, order, axis=1)
+            classes = order if whole else _as_matrix(rows.column("classes"))[:, : order.shape[1]]
+            for at, row in enumerate(here.tolist()):
+                found[row] = list(zip(classes[at].tolist(), values[at].tolist(), strict=True))
+    return [found[row] for row in positions.tolist()]
+
+
+def _batches_with(
+    parquet: pq.ParquetFile,
+    names: Sequence[str],
+    wanted: npt.NDArray[np.integer[Any]],
+    n_classes: int,
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of the row groups that hold any of `wanted`, each with its first row's position."""
+    start = 0
+    for group in range(parquet.num_row_groups):
+        n = parquet.metadata.row_group(group).num_rows
+        if np.any((wanted >= start) & (wanted < start + n)):
+            at = start
+            rows = max(1, CELLS_AT_ONCE // n_classes)
+            for batch in parquet.iter_batches(rows, row_groups=[group], columns=list(names)):
+                for name in names:
+                    _check_complete(name, batch.column(name))
+                yield at, batch
+                at += batch.num_rows
+        start += n
+
+
+def _kept_at_1(metadata: PredictionsMetadata, temperature: float) -> SpecError:
+    return SpecError(
+        f"temperature must be 1 for {metadata.dataset}, whose file keeps the {metadata.k} "
+        f"largest of {len(metadata.class_names):,} logits of each sample, got {temperature:g}.",
+        hint="Another temperature needs all logits: write or import the predictions with all of "
+        "them.",
+    )
 
 
 class Indexed(Protocol):

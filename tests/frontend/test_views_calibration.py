@@ -6,6 +6,9 @@ import re
 
 import pytest
 
+from calift_core.client import Client
+from calift_core.schema.wire.results import AskedBinning
+from frontend import text
 from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, page, three, words
 
@@ -48,6 +51,42 @@ def test_calibration__several_runs_side_by_side_and_overlaid(dashboard: Service)
     assert len(charts_of(together)) == 1
 
 
+def test_diagram__a_bin_opens_its_samples_and_what_they_share(dashboard: Service) -> None:
+    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+        evaluation = next(
+            e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == "sketch"
+        )
+        asked = AskedBinning(n_bins=5, scheme="equal_mass")
+        fullest = calift.reliability(evaluation.id, binning=asked, temperature=1.0).bins[-1]
+        edges = {"lower": fullest.lower, "upper": fullest.upper}
+        first = calift.samples(evaluation.id, **edges, sort="gap", descending=True, limit=24)
+    app = page(
+        "calibration", run=dashboard.ids["FLYP"], dataset="sketch", bins="5", scheme="equal_mass"
+    )
+    assert "samples, of" not in words(app)
+    bins = app.selectbox(key="url-bin")
+    bins.set_value(f"{fullest.lower:.6g}").run()
+    assert not app.exception
+    assert app.query_params["bin"] == f"{fullest.lower:.6g}"
+    said = words(app)
+    assert (
+        f"1 to 24 of {text.count(first.n_matching)} samples, of {text.count(first.n)} in all"
+        in said
+    )
+    said_of = f"**{text.md(first.items[0].label_name)}**"
+    assert any(m.value.startswith(said_of) for m in app.markdown)
+    assert "What they share" in said
+    assert "Not every image can be shown" in said  # the seeded ids are no images
+    app.button(key="gallery-next").click().run()
+    assert f"25 to {min(48, first.n_matching)} of" in words(app)
+    app.button(key="gallery-back").click().run()
+    assert "1 to 24 of" in words(app)
+    app.toggle(key="url-top").set_value(True).run()
+    assert any(m.value.count(":small[") == 5 for m in app.markdown)
+    app.number_input(key="url-bins").set_value(4).run()  # a bin that is none any more is let go
+    assert not app.exception
+
+
 def test_slices__the_url_restores_condition_grouping_and_order(dashboard: Service) -> None:
     app = page(
         "calibration", run=three(dashboard), dataset="sketch", view="slices", by="predicted",
@@ -59,6 +98,9 @@ def test_slices__the_url_restores_condition_grouping_and_order(dashboard: Servic
     assert alt.startswith("Gap by predicted class, 10 slices")
     for name in ("zero-shot", "FLYP", "CaRot"):
         assert f"{name} on fashion-mnist: " in alt
+    app.selectbox(key="url-slice").set_value("3").run()
+    assert not app.exception
+    assert "What they share" in words(app)
     app.text_input(key="url-where").set_value("rank >= 1").run()
     assert app.query_params["where"] == "rank >= 1"
     app.selectbox(key="url-by").set_value("dataset").run()

@@ -42,6 +42,9 @@ GET          /evaluations/{id}/reliability             n_bins, calibrator … �
 GET          /evaluations/{id}/metrics                 n_bins, scheme, norm … → MeasureSet
 GET          /evaluations/{id}/audit                   temperature → MeasureSet
 GET          /evaluations/{id}/slices                  by, where, sort … → SlicePage
+GET          /evaluations/{id}/samples                 where, bin, against … → SamplePage
+GET          /evaluations/{id}/samples/traits          where, bin … → SampleTraits
+GET          /samples/{evaluation}/{id}/thumbnail      size → the image
 GET          /evaluations/{id}/calibrators             kind, fit_on, oracle → CalibratorEffect
 GET          /evaluations/{id}/budget                  difference, metric → Budget
 GET          /runs/{id}/slices                         where, role … → SlicePage

@@ -271,6 +271,83 @@ class SlicePage(Frozen):
     items: list[Slice]
 
 
+class ClassProbability(Frozen):
+    """A class and the probability that the model gives it."""
+
+    index: int
+    name: str
+    probability: float
+
+
+class SampleAnswer(Frozen):
+    """What a model says of one sample. `nll` is −log of the true class's probability, in nats."""
+
+    predicted: int
+    predicted_name: str
+    confidence: float
+    correct: bool
+    nll: float
+
+
+class Sample(SampleAnswer):
+    """One sample of an evaluation.
+
+    `rank` is the number of classes more probable than the true one. `top` holds the most probable
+    classes, as many as were asked for. `against` is the other model's answer, null where it was not
+    asked for or has not seen the sample.
+    """
+
+    id: str
+    label: int
+    label_name: str
+    rank: int
+    cluster: str | None = None
+    top: list[ClassProbability] = Field(default_factory=list)
+    against: SampleAnswer | None = None
+
+
+class SamplePage(Frozen):
+    """Samples one by one: `n_matching` of `n` meet what was asked, and these come next."""
+
+    source: Source
+    against: Source | None = None
+    where: str
+    sort: str
+    descending: bool
+    temperature: float
+    n: int
+    n_matching: int
+    offset: int
+    items: list[Sample]
+    next_cursor: str | None = None
+
+
+class SharedTrait(Frozen):
+    """A class that chosen samples have more often than the rest of the data set.
+
+    `column` is `label` or `predicted`, `key` the class's index. `share` is that among the chosen
+    ones, `rest_share` among all others. `p` is of Fisher's exact test, one-sided, adjusted for all
+    classes of the column (Holm).
+    """
+
+    column: Literal["label", "predicted"]
+    key: int
+    title: str
+    n: int
+    share: float
+    rest_share: float
+    p: float
+
+
+class SampleTraits(Frozen):
+    """What the `n_matching` chosen of `n` samples share; empty where it is none or all of them."""
+
+    source: Source
+    n: int
+    n_matching: int
+    items: list[SharedTrait]
+
+
 class CalibratorEffect(Frozen):
     """One calibrator on one evaluation: the diagram before and after."""
 

@@ -9,6 +9,7 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation, Reliability
 from frontend import api, figures, page, state, text
+from frontend.panels.calibration import gallery
 from frontend.panels.calibration.controls import controls
 
 
@@ -47,13 +48,14 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
             encode=lambda on: "1" if on else "0",
             help="A kernel regression of correctness on confidence: no bins to choose",
         )
-        page.chart(
+        picked = page.chart(
             figures.reliability.diagram(
                 diagram, colour=look.colour, symbol=look.symbol, smooth=smooth, side=440
             ),
             figures.reliability.bins_table([diagram]),
             name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
             data=diagram.model_dump_json,
+            select=True,
         )
     with right:
         error = figures.reliability.error_name(diagram)
@@ -74,6 +76,7 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
             figures.estimators.stored_table(evaluation),
             caption="Calibration error under other estimators",
         )
+    gallery.of_bins(evaluation, diagram, temperature=diagram.temperature, picked=picked)
 
 
 def _lean(gap: float) -> str:

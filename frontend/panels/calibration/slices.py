@@ -12,6 +12,7 @@ from calift_core.schema.wire.results import Evaluation, SlicePage
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
 from frontend.figures.style import Run
+from frontend.panels.calibration import gallery
 from frontend.panels.calibration.controls import Asked, controls
 
 GROUPINGS = {
@@ -30,6 +31,9 @@ ORDERS = {
     "accuracy": "lowest accuracy",
     "-n": "most samples",
 }
+
+#: Groupings whose samples can be asked for by a condition, and the column of it.
+_COLUMNS = {"class": "label", "predicted": "predicted"}
 
 
 def draw(
@@ -86,6 +90,30 @@ def draw(
             "One in twenty calibrated slices is above its floor by chance."
         )
     page.table(figures.slices.table(pages[:1]), caption=f"Slices of {pages[0][0].label}", limit=50)
+    run, shown = pages[0]
+    if by in _COLUMNS:
+        _images(found[run.id], shown, _COLUMNS[by], where.strip(), asked.temperature)
+
+
+def _images(
+    evaluation: Evaluation, shown: SlicePage, column: str, where: str, temperature: float
+) -> None:
+    """Let a visitor open the images of a class of the first run."""
+    names = {
+        one.key: f"{one.title}: {text.count(one.n)} samples, gap {text.points(one.gap)}"
+        for one in shown.items
+    }
+    chosen = state.choice(
+        st.selectbox,
+        "Images of a slice",
+        name="slice",
+        options={"": "none", **names},
+    )
+    if chosen:
+        condition = f"{column} == {int(chosen)}"
+        if where:
+            condition = f"({where}) and {condition}"
+        gallery.show(evaluation, temperature=temperature, where=condition)
 
 
 def _slices_of(

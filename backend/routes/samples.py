@@ -1,0 +1,162 @@
+"""The samples of an evaluation one by one, and their images."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi.concurrency import run_in_threadpool
+
+from backend.deps import (
+    AsEvaluated,
+    Condition,
+    Cursor,
+    EvaluationId,
+    IfNoneMatch,
+    Limit,
+    ServicesDep,
+    Temperature,
+    allow,
+)
+from backend.routes.files import knows
+from backend.store.cursors import scope_of
+from calift_core.analysis.gallery import Order, Outcome, SampleFilter
+from calift_core.schema.wire.results import SamplePage, SampleTraits
+
+router = APIRouter(tags=["results"])
+
+
+def asked_samples(
+    where: Condition = None,
+    lower: Annotated[
+        float | None, Query(ge=0, le=1, description="The confidence lies above it")
+    ] = None,
+    upper: Annotated[
+        float | None, Query(ge=0, le=1, description="The confidence is at most this")
+    ] = None,
+    bin: Annotated[
+        int | None,
+        Query(ge=0, lt=1000, description="A bin of the diagram of all samples, from 0"),
+    ] = None,
+    outcome: Annotated[
+        Outcome | None, Query(description="Right or wrong, here and in `against`")
+    ] = None,
+) -> SampleFilter:
+    """Which samples are meant."""
+    return SampleFilter(where, lower, upper, bin, outcome)
+
+
+Wanted = Annotated[SampleFilter, Depends(asked_samples)]
+Against = Annotated[
+    str | None,
+    Query(max_length=64, description="Another model's evaluation on the same samples"),
+]
+
+
+@router.get("/evaluations/{evaluation_id}/samples")
+@allow("read")
+def list_samples(
+    evaluation_id: EvaluationId,
+    services: ServicesDep,
+    wanted: Wanted,
+    binning: AsEvaluated,
+    against: Against = None,
+    sort: Annotated[
+        Order,
+        Query(
+            description="`gap` is confidence − correctness, `change` the gain in the true class's "
+            "log-likelihood over `against`"
+        ),
+    ] = "stored",
+    descending: bool = False,
+    top: Annotated[int, Query(ge=0, le=10, description="Most probable classes of each")] = 5,
+    temperature: Temperature = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> SamplePage:
+    """Samples one by one: of a bin, a cell or a condition, with what the model says of each.
+
+    With `against` each comes with the other model's answer, and may be asked for by what was gained
+    or lost.
+    """
+    cursors = services.store.cursors
+    subject = services.library.subject(evaluation_id)
+    asked = (evaluation_id, subject.open().digest, wanted, binning, against)
+    scope = scope_of("samples", *asked, sort, descending, temperature)
+    offset = int(cursors.read(cursor, scope)[0]) if cursor is not None else 0
+    page = services.explorer.samples(
+        subject,
+        wanted,
+        binning,
+        against=services.library.subject(against) if against is not None else None,
+        sort=sort,
+        descending=descending,
+        top=top,
+        temperature=temperature,
+        offset=offset,
+        limit=limit,
+    )
+    end = offset + len(page.items)
+    if end >= page.n_matching:
+        return page
+    return page.model_copy(update={"next_cursor": cursors.write(scope, [end])})
+
+
+@router.get("/evaluations/{evaluation_id}/samples/traits")
+@allow("read")
+def get_sample_traits(
+    evaluation_id: EvaluationId,
+    services: ServicesDep,
+    wanted: Wanted,
+    binning: AsEvaluated,
+    against: Against = None,
+    temperature: Temperature = None,
+) -> SampleTraits:
+    """Classes that the chosen samples have more often than the rest, each with a test."""
+    return services.explorer.traits(
+        services.library.subject(evaluation_id),
+        wanted,
+        binning,
+        against=services.library.subject(against) if against is not None else None,
+        temperature=temperature,
+    )
+
+
+@router.get(
+    "/samples/{evaluation_id}/{sample_id:path}/thumbnail",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {"image/png": {}, "image/jpeg": {}},
+            "description": "The image as the model saw it, with its corruption",
+        },
+        304: {"description": "The copy with this ETag is still the image"},
+    },
+)
+@allow("read")
+async def get_thumbnail(
+    evaluation_id: EvaluationId,
+    sample_id: Annotated[str, Path(max_length=1024, description="A sample's id")],
+    services: ServicesDep,
+    size: Annotated[int, Query(ge=64, le=512, description="Pixels of the longer side")] = 160,
+    known: IfNoneMatch = None,
+) -> Response:
+    """The image of a sample, found by the data that its run named.
+
+    It is decoded by a process with limits, and only from folders of that data or in
+    CALIFT_DATA_ROOTS. 404 with the code `NO_IMAGE` where none is known.
+    """
+
+    def wish() -> dict[str, object]:
+        evaluation = services.store.results.get_evaluation(evaluation_id)
+        label = services.explorer.label_of(services.library.subject_of(evaluation), sample_id)
+        return services.thumbnails.wish(evaluation, sample_id, label, size)
+
+    picture = await services.thumbnails.draw(await run_in_threadpool(wish))
+    digest = hashlib.sha256(picture.body).hexdigest()
+    headers = {"ETag": f'"{digest}"', "Cache-Control": "private, no-cache"}
+    if known is not None and knows(known, digest):
+        return Response(status_code=304, headers=headers)
+    headers["X-Content-Type-Options"] = "nosniff"
+    return Response(picture.body, media_type=picture.media_type, headers=headers)

@@ -1,0 +1,268 @@
+"""Samples of an evaluation one by one: which are meant, in which order, and what they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from calift_core import calibration
+from calift_core.analysis.condition import Samples, matching
+from calift_core.calibration import Binning, SampleScores
+from calift_core.calibration.bins import Bools, Doubles, Ints
+from calift_core.errors import SpecError, UnknownNameError
+from calift_core.schema.wire.results import (
+    ClassProbability,
+    Sample,
+    SampleAnswer,
+    SharedTrait,
+)
+
+Order = Literal["stored", "confidence", "gap", "nll", "change"]
+#: A sample's answer against the baseline's: right now and wrong before, wrong now and right before,
+#: right or wrong in both.
+Outcome = Literal["gained", "lost", "both", "neither"]
+#: Traits that are told of a column at most.
+_MOST_TRAITS = 10
+
+
+@dataclass(frozen=True)
+class SampleFilter:
+    """Which samples are meant; what is None leaves none out.
+
+    Attributes:
+        where: a condition, see `calift_core.analysis.condition`.
+        lower: the confidence lies above it; 0 lets 0 in, as the first bin of a diagram does.
+        upper: the confidence is at most this.
+        bin: index of a bin of the diagram of all samples, as `calibration.assign_bins` counts.
+        outcome: against the baseline, which it needs.
+    """
+
+    where: str | None = None
+    lower: float | None = None
+    upper: float | None = None
+    bin: int | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """Another model's answers on the same samples.
+
+    Attributes:
+        scores: of its M samples.
+        position: (N,) where each of ours is among them, −1 where it is not.
+    """
+
+    scores: SampleScores
+    position: Ints
+
+    @classmethod
+    def of(cls, n: int, scores: SampleScores, ours: Ints, theirs: Ints) -> Beside:
+        """From what `shared_samples` gives: positions (S,) of the shared samples in each."""
+        position = np.full(n, -1, dtype=np.int64)
+        position[ours] = theirs
+        return cls(scores, position)
+
+    def value(self, name: Literal["nll", "correct"]) -> Doubles:
+        """A score (N,) of theirs for each of ours, NaN where they have not seen it."""
+        found = np.full(len(self.position), np.nan)
+        seen = self.position >= 0
+        found[seen] = getattr(self.scores, name)[self.position[seen]]
+        return found
+
+
+def chosen(
+    samples: Samples, wanted: SampleFilter, binning: Binning, beside: Beside | None = None
+) -> Ints:
+    """Positions (M,) of the samples that are meant, in stored order.
+
+    Args:
+        samples: all N of them.
+        wanted: which.
+        binning: of `wanted.bin`.
+        beside: the baseline of `wanted.outcome`.
+
+    Raises:
+        SpecError: the condition is not valid, there is no such bin, or an outcome has no baseline.
+    """
+    mask = matching(samples, wanted.where)
+    confidences = samples.scores.confidences
+    if wanted.lower is not None and wanted.lower > 0:
+        mask = mask & (confidences > wanted.lower)
+    if wanted.upper is not None:
+        mask = mask & (confidences <= wanted.upper)
+    if wanted.bin is not None:
+        edges = calibration.bin_edges(confidences, binning)
+        if not 0 <= wanted.bin < len(edges) - 1:
+            raise SpecError(
+                f"bin must lie in [0, {len(edges) - 2}], the bins of this diagram, got {wanted.bin}"
+            )
+        mask = mask & (calibration.assign_bins(confidences, edges) == wanted.bin)
+    if wanted.outcome is not None:
+        mask = mask & _outcome(samples.scores.correct, wanted.outcome, beside)
+    return np.flatnonzero(mask)
+
+
+def _outcome(correct: Bools, outcome: str, beside: Beside | None) -> Bools:
+    if outcome not in get_args(Outcome):
+        raise UnknownNameError("outcome", outcome, get_args(Outcome))
+    if beside is None:
+        raise _needs_baseline(f"outcome {outcome!r}")
+    before = beside.value("correct")  # NaN equals neither, so a sample that only we saw is out
+    now, then = {
+        "gained": (True, 0.0),
+        "lost": (False, 1.0),
+        "both": (True, 1.0),
+        "neither": (False, 0.0),
+    }[outcome]
+    found: Bools = (correct == now) & (before == then)
+    return found
+
+
+def _needs_baseline(what: str) -> SpecError:
+    return SpecError(
+        f"{what} must have a baseline, got none.",
+        hint="Name another evaluation on the same samples with against=….",
+    )
+
+
+def ordered(
+    scores: SampleScores,
+    index: Ints,
+    order: Order,
+    *,
+    descending: bool,
+    beside: Beside | None = None,
+) -> Ints:
+    """Positions (M,) in an order; equal ones keep that of the file.
+
+    Args:
+        scores: of all N samples.
+        index: (M,) positions.
+        order: `gap` is confidence − correctness; `change` what the log-likelihood of the true class
+            has gained over the baseline, in nats, and samples that only one of both saw come last.
+        descending: largest first.
+        beside: the baseline of `change`.
+
+    Raises:
+        UnknownNameError: an unknown order.
+        SpecError: `change` without a baseline.
+    """
+    if order not in get_args(Order):
+        raise UnknownNameError("order", order, get_args(Order))
+    if order == "stored":
+        return index[::-1] if descending else index
+    values: Doubles
+    if order == "confidence":
+        values = scores.confidences
+    elif order == "gap":
+        values = scores.confidences - scores.correct
+    elif order == "nll":
+        values = scores.nll
+    else:
+        if beside is None:
+            raise _needs_baseline("the order 'change'")
+        values = beside.value("nll") - scores.nll
+    here = values[index]
+    found: Ints = index[np.argsort(-here if descending else here, kind="stable")]
+    return found
+
+
+def described(
+    samples: Samples, at: Ints, top: list[list[tuple[int, float]]], beside: Beside | None
+) -> list[Sample]:
+    """The samples at positions (M,), each with its largest probabilities if `top` has them."""
+    scores, names = samples.scores, samples.class_names
+    found = []
+    for row, k in enumerate(at.tolist()):
+        theirs = None
+        if beside is not None and (j := int(beside.position[k])) >= 0:
+            theirs = _answer(beside.scores, j, names)
+        found.append(
+            Sample(
+                id=str(samples.ids[k]),
+                label=int(scores.labels[k]),
+                label_name=names[scores.labels[k]],
+                rank=int(scores.rank[k]),
+                cluster=None if samples.clusters is None else str(samples.clusters[k]),
+                **_answer(scores, k, names).model_dump(),
+                top=[
+                    ClassProbability(index=c, name=names[c], probability=p)
+                    for c, p in (top[row] if top else [])
+                ],
+                against=theirs,
+            )
+        )
+    return found
+
+
+def _answer(scores: SampleScores, k: int, names: tuple[str, ...]) -> SampleAnswer:
+    return SampleAnswer(
+        predicted=int(scores.predicted[k]),
+        predicted_name=names[scores.predicted[k]],
+        confidence=float(scores.confidences[k]),
+        correct=bool(scores.correct[k]),
+        nll=float(scores.nll[k]),
+    )
+
+
+# ---- What they share ---------------------------------------------------------------------------
+
+
+def shared_traits(samples: Samples, index: Ints) -> list[SharedTrait]:
+    """Classes that samples have more often than the rest of the data set has them.
+
+    Each class is tested by Fisher's exact test, one-sided, of those at `index` against all others.
+    The p-values of a column's C classes are adjusted together (Holm 1979), so that 1,000 classes
+    show one at 0.05 by chance in one data set out of twenty.
+
+    Args:
+        samples: all N of them.
+        index: (M,) positions of those in question.
+
+    Returns:
+        At most ten a column, the smallest p first; none where nothing or everything is chosen.
+    """
+    n, n_all = len(index), len(samples.scores)
+    if not 0 < n < n_all:
+        return []
+    found = []
+    for column in ("label", "predicted"):
+        values, n_classes = samples.column(column), len(samples.class_names)
+        every = np.bincount(values, minlength=n_classes)
+        own = np.bincount(values[index], minlength=n_classes)
+        p = _holm(_more_often(own, every, n, n_all))
+        shares, rest = own / n, (every - own) / (n_all - n)
+        for k in np.argsort(p, kind="stable")[:_MOST_TRAITS].tolist():
+            if shares[k] > rest[k]:
+                found.append(
+                    SharedTrait(
+                        column=column,
+                        key=k,
+                        title=samples.class_names[k],
+                        n=int(own[k]),
+                        share=float(shares[k]),
+                        rest_share=float(rest[k]),
+                        p=float(p[k]),
+                    )
+                )
+    return found
+
+
+def _more_often(own: Ints, every: Ints, n: int, n_all: int) -> Doubles:
+    """P (C,) of as many or more of each class among n of all samples, drawn without replacement."""
+    from scipy.stats import hypergeom  # takes long to import
+
+    p: Doubles = hypergeom.sf(own - 1, n_all, every, n)
+    return np.where(own > 0, p, 1.0)
+
+
+def _holm(p: Doubles) -> Doubles:
+    """P-values (C,) adjusted for that there are C of them."""
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted

@@ -1,0 +1,184 @@
+"""Which image a sample of an evaluation is: found again by the data that its run named. Torch-free.
+
+Nothing is downloaded and no image is opened. A sample's id is looked up among the ids that the
+suite gives to its images; no path is ever made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from calift_core.data.corrupted import corrupted
+from calift_core.data.images import ImageSet
+from calift_core.data.listing import Budget, corruption_plan
+from calift_core.data.suites import OFF, named_suite
+from calift_core.data.suites.base import Family, Loaded, Wanted
+from calift_core.data.suites.folders import named_folder, shift_in
+from calift_core.errors import CaliftError, DataError, NotFoundError
+from calift_core.schema.spec import SuiteSpec
+
+#: Files and seconds that a suite may take to be listed.
+_ENTRIES, _SECONDS = 3_000_000, 30.0
+#: What is remembered, and for how long: folders may change, and a missing one may come.
+_KEPT, _KEPT_S, _FAULT_S = 8, 600.0, 30.0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A sample whose image is wanted.
+
+    Attributes:
+        suites: what its data may belong to, looked through in this order.
+        dataset: name of the evaluated set.
+        role: `id`, `shift` or `corruption`.
+        corruption: its name, of a corruption.
+        severity: its severity, of a corruption.
+        sample: the sample's id.
+        label: its class in the evaluation: data that says otherwise is not what was evaluated.
+    """
+
+    suites: Sequence[Mapping[str, Any]]
+    dataset: str
+    role: str
+    corruption: str | None
+    severity: int | None
+    sample: str
+    label: int
+
+    @property
+    def of_set(self) -> str:
+        """What decides the set that it is in, as text."""
+        return json.dumps(
+            [self.suites, self.dataset, self.role, self.corruption, self.severity], sort_keys=True
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """An image in its set, and where its file may lie.
+
+    Attributes:
+        images: the set.
+        position: of the image.
+        folder: that the data's name stands for; None where only the machine's setting says.
+    """
+
+    images: ImageSet
+    position: int
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class _Set:
+    images: ImageSet
+    position: Mapping[str, int]
+    folder: Path | None
+
+
+class Finder:
+    """Finds images, and remembers the sets that it has listed."""
+
+    def __init__(self) -> None:
+        self._sets: OrderedDict[str, tuple[float, _Set | CaliftError]] = OrderedDict()
+        self._suites: OrderedDict[str, tuple[float, tuple[Family, Wanted, Loaded]]] = OrderedDict()
+
+    def find(self, wish: Wish) -> Place:
+        """Find an image.
+
+        Raises:
+            NotFoundError: no data that the run named holds this sample.
+            DataError: the data is here and is not what was evaluated.
+        """
+        kept = self._sets.get(wish.of_set)
+        found = kept[1] if kept is not None and time.monotonic() < kept[0] else None
+        if found is None:
+            try:
+                found, lasts = self._set(wish), _KEPT_S
+            except CaliftError as error:
+                found, lasts = error, _FAULT_S
+            _keep(self._sets, wish.of_set, (time.monotonic() + lasts, found))
+        if isinstance(found, CaliftError):
+            raise found
+        position = found.position.get(wish.sample)
+        if position is None:
+            raise NotFoundError(f"the data of {wish.dataset} here has no image {wish.sample!r}.")
+        if int(found.images.own_labels[position]) != wish.label:
+            raise DataError(
+                f"the data of {wish.dataset} here is not what was evaluated: {wish.sample!r} is of "
+                "another class now"
+            )
+        return Place(found.images, position, found.folder)
+
+    def _set(self, wish: Wish) -> _Set:
+        faults = []
+        for given in wish.suites:
+            try:
+                found = self._in_suite(SuiteSpec.model_validate(given), wish)
+            except CaliftError as error:
+                faults.append(error.message)
+                continue
+            if found is not None:
+                images, folder = found
+                return _Set(images, {name: k for k, name in enumerate(images.ids)}, folder)
+        why = f" ({'; '.join(faults)})" if faults else ""
+        raise NotFoundError(f"no images of {wish.dataset} are known on this machine{why}.")
+
+    def _in_suite(self, spec: SuiteSpec, wish: Wish) -> tuple[ImageSet, Path | None] | None:
+        """The set of a wish and the folder that names it, if the suite has it."""
+        uri = spec.shifts.get(wish.dataset)
+        if wish.role == "shift" and uri is not None and uri != OFF:
+            folder = named_folder(wish.dataset, uri)
+            classes = self._loaded(spec)[2].classes
+            return shift_in(wish.dataset, folder, classes, _budget()), folder
+        _, wanted, found = self._loaded(spec)
+        if wish.role == "shift" and wish.dataset in found.shifts:
+            return found.shifts[wish.dataset], wanted.path
+        if wish.role != "corruption":
+            named = (found.name, f"{found.name}/test")
+            is_test = wish.dataset in named and "test" in found.parts
+            return (_test(found, spec), wanted.path) if is_test else None
+        if wish.corruption is None or wish.severity is None:
+            return None
+        at = (wish.corruption, wish.severity)
+        if at not in corruption_plan(spec.corruptions, found.stored):
+            return None
+        base = _test(found, spec).limited(spec.corruptions.limit)
+        if at in found.stored:
+            return replace(base, name=wish.dataset, source=found.stored[at]), wanted.path
+        return corrupted(base, *at, seed=spec.corruptions.seed), wanted.path
+
+    def _loaded(self, spec: SuiteSpec) -> tuple[Family, Wanted, Loaded]:
+        asked = spec.model_copy(
+            update={
+                "shifts": {name: uri for name, uri in spec.shifts.items() if uri == OFF},
+                "corruptions": type(spec.corruptions)(),
+            }
+        )
+        key = asked.model_dump_json()
+        kept = self._suites.get(key)
+        if kept is None or time.monotonic() >= kept[0]:
+            family, wanted = named_suite(asked, _budget())
+            kept = (time.monotonic() + _KEPT_S, (family, wanted, family.load(wanted)))
+            _keep(self._suites, key, kept)
+        return kept[1]
+
+
+def _test(found: Loaded, spec: SuiteSpec) -> ImageSet:
+    return found.parts["test"].limited(spec.limits.get("test"), "test")
+
+
+def _budget() -> Budget:
+    return Budget(_ENTRIES, _SECONDS)
+
+
+def _keep(memory: OrderedDict[str, Any], key: str, value: Any) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    while len(memory) > _KEPT:
+        memory.popitem(last=False)

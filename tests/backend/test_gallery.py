@@ -1,0 +1,398 @@
+"""Samples one by one and their images: what they are of, and that no file leads anywhere else."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import fisher_exact
+from starlette.testclient import TestClient
+
+from backend.thumbnails import Kept
+from calift_core.calibration import score_samples, softmax
+from calift_core.data.corruptions import corrupt, image_seed
+from calift_core.data.decode import decode
+from calift_core.data.finding import Finder, Wish
+from calift_core.data.thumbnails import pixels_of
+from calift_core.predictions.read import read_top
+from calift_core.predictions.write import write_predictions
+from tests.conftest import example_evaluation, example_predictions
+
+#: `CALIFT_FUZZ_IMAGES=2000` for more.
+FUZZED = int(os.environ.get("CALIFT_FUZZ_IMAGES", "200"))
+
+
+def get(api: TestClient, path: str, **params: Any) -> Any:
+    response = api.get(f"/api/v1{path}", params=params)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def code_of(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json()["code"]
+
+
+# ------------------------------------------------------------------------------------- samples
+
+
+@pytest.fixture
+def pair(app: Any, finished_run: Callable[..., str]) -> list[Any]:
+    """The predictions of two models on the same samples, and their evaluations' ids."""
+    services = app.state.services
+    made = []
+    for seed in (0, 1):
+        predictions = example_predictions(0)
+        rng = np.random.default_rng(seed)
+        noise = seed * rng.normal(size=predictions.logits.shape).astype(np.float32)
+        moved = type(predictions)(
+            ids=predictions.ids, labels=predictions.labels, logits=predictions.logits + noise,
+            metadata=predictions.metadata,
+        )  # fmt: skip
+        run = finished_run(
+            services.store,
+            services.artifacts,
+            seed=seed,
+            datasets=(("id", "id"),),
+            predict=lambda *_, moved=moved: moved,
+        )
+        (evaluation,) = services.store.results.run_evaluations(run)
+        made.append((moved, evaluation.id))
+    return made
+
+
+def test_samples__a_bin_holds_what_the_diagram_counts(api: TestClient, pair: Any) -> None:
+    (_, evaluation), _ = pair
+    for scheme in ("equal_mass", "equal_width"):
+        asked = {"n_bins": 7, "scheme": scheme, "temperature": 1.5}
+        diagram = get(api, f"/evaluations/{evaluation}/reliability", **asked)
+        for b in diagram["bins"]:
+            edges = {"lower": b["lower"], "upper": b["upper"]}
+            page = get(
+                api, f"/evaluations/{evaluation}/samples", **edges, temperature=1.5, limit=200
+            )
+            assert page["n_matching"] == b["count"] == len(page["items"])
+            shown = np.mean([s["confidence"] for s in page["items"]])
+            assert shown == pytest.approx(b["mean_confidence"])
+            assert np.mean([s["correct"] for s in page["items"]]) == pytest.approx(b["accuracy"])
+        counts = [
+            get(api, f"/evaluations/{evaluation}/samples", **asked, bin=k, limit=1)["n_matching"]
+            for k in range(7)
+        ]
+        assert [n for n in counts if n] == [b["count"] for b in diagram["bins"]]
+
+
+def test_samples__pages_follow_each_other_and_belong_to_their_question(
+    api: TestClient, pair: Any
+) -> None:
+    (predictions, evaluation), _ = pair
+    path = f"/evaluations/{evaluation}/samples"
+    asked = {"where": "not correct", "sort": "nll", "descending": True, "top": 0}
+    seen: list[Any] = []
+    page = get(api, path, **asked, limit=17)
+    while True:
+        seen += page["items"]
+        if page["next_cursor"] is None:
+            break
+        page = get(api, path, **asked, limit=17, cursor=page["next_cursor"])
+    scores = score_samples(predictions.logits, predictions.labels)
+    wrong = np.flatnonzero(~scores.correct)
+    ranked = wrong[np.argsort(-scores.nll[wrong], kind="stable")]
+    assert [s["id"] for s in seen] == predictions.ids[ranked].tolist()
+    cursor = get(api, path, **asked, limit=17)["next_cursor"]
+    other = api.get(f"/api/v1{path}", params={"sort": "gap", "cursor": cursor})
+    assert code_of(other) == (422, "INVALID_CURSOR")
+    for wrong_one in ({"bin": 99}, {"outcome": "gained"}, {"sort": "change"}, {"where": "x =="}):
+        assert api.get(f"/api/v1{path}", params=wrong_one).status_code == 422, wrong_one
+
+
+def test_samples__gained_and_lost_are_what_two_models_disagree_on(
+    api: TestClient, pair: Any
+) -> None:
+    (before, base), (after, own) = pair
+    now, then = (score_samples(p.logits, p.labels) for p in (after, before))
+    path = f"/evaluations/{own}/samples"
+    expected = {
+        "gained": now.correct & ~then.correct,
+        "lost": ~now.correct & then.correct,
+        "both": now.correct & then.correct,
+        "neither": ~now.correct & ~then.correct,
+    }
+    for outcome, mask in expected.items():
+        page = get(api, path, against=base, outcome=outcome, limit=200, top=0)
+        assert page["n_matching"] == mask.sum() > 0
+        assert {s["id"] for s in page["items"]} <= set(after.ids[mask].tolist())
+    page = get(api, path, against=base, sort="change", descending=True, limit=5)
+    best = np.argsort(-(then.nll - now.nll), kind="stable")[:5]
+    assert [s["id"] for s in page["items"]] == after.ids[best].tolist()
+    for sample, k in zip(page["items"], best, strict=True):
+        assert sample["against"]["predicted"] == then.predicted[k]
+        assert sample["against"]["nll"] == pytest.approx(then.nll[k])
+
+
+def test_samples__the_most_probable_classes_are_those_of_the_logits(
+    api: TestClient, pair: Any, tmp_path: Path
+) -> None:
+    (predictions, evaluation), _ = pair
+    page = get(
+        api,
+        f"/evaluations/{evaluation}/samples",
+        sort="gap",
+        descending=True,
+        top=3,
+        temperature=2.0,
+    )
+    probs = softmax(predictions.logits, 2.0)
+    at = {name: k for k, name in enumerate(predictions.ids.tolist())}
+    for sample in page["items"]:
+        row = probs[at[sample["id"]]]
+        assert [t["index"] for t in sample["top"]] == np.argsort(-row, kind="stable")[:3].tolist()
+        assert sample["top"][0]["probability"] == pytest.approx(sample["confidence"], rel=1e-5)
+    few = tmp_path / "few.parquet"
+    write_predictions(few, predictions, keep=2)
+    rows = np.array([250, 3])
+    kept = read_top(few, rows, 5)
+    whole = softmax(predictions.logits, 1.0)[rows]
+    assert [[c for c, _ in row] for row in kept] == np.argsort(-whole, kind="stable")[
+        :, :2
+    ].tolist()
+    assert [row[0][1] for row in kept] == pytest.approx(whole.max(axis=1), rel=1e-5)
+
+
+def test_traits__are_fishers_test_adjusted_for_all_classes(api: TestClient, pair: Any) -> None:
+    (predictions, evaluation), _ = pair
+    path = f"/evaluations/{evaluation}/samples/traits"
+    found = get(api, path, where="predicted in (1, 2) and confidence > 0.6")
+    top = next(t for t in found["items"] if t["column"] == "predicted")
+    predicted = score_samples(predictions.logits, predictions.labels).predicted
+    n, k, of_class = found["n_matching"], top["n"], int((predicted == top["key"]).sum())
+    table = [[k, n - k], [of_class - k, 300 - n - (of_class - k)]]
+    # The smallest of five p-values is multiplied by five.
+    assert top["p"] == pytest.approx(min(1, 5 * fisher_exact(table, "greater").pvalue))
+    assert top["share"] == pytest.approx(k / n)
+    assert top["share"] > top["rest_share"]
+    assert get(api, path)["items"] == []
+
+
+# ------------------------------------------------------------------------------------- images
+
+
+def picture(seed: int, side: int = 96) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def bomb() -> bytes:
+    """A PNG of a few hundred bytes that says it has 3.6 billion pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 100_000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels)
+
+
+def hostile(folder: Path, secret: Path) -> dict[str, Path]:
+    """Files of a class folder that are no good images, each with a reason of its own."""
+    jpeg = io.BytesIO()
+    picture(1).save(jpeg, "JPEG")
+    (folder / "truncated.jpg").write_bytes(jpeg.getvalue()[:700])
+    (folder / "bomb.png").write_bytes(bomb())
+    (folder / "script.gif").write_bytes(b"GIF89a/*<svg onload=alert(1)>*/=1;" + jpeg.getvalue())
+    (folder / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF\n(" + str(secret).encode() + b") run")
+    (folder / "link.png").symlink_to(secret)
+    (folder / "up.png").symlink_to(f"../../../{secret.name}")
+    os.mkfifo(folder / "pipe.png")
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of two classes with a test part, and beside it a picture that is nobody's."""
+    root = tmp_path / "photos"
+    for part in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            (root / part / name).mkdir(parents=True)
+            for k in range(3):
+                picture(10 * label + k).save(root / part / name / f"{k} ü.png")
+    picture(99).save(tmp_path / "secret.png")
+    return root
+
+
+@pytest.fixture
+def evaluated(
+    app: Any, finished_run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, str]]:
+    """Makes a run on a folder; its evaluations by data set."""
+
+    def reported(predictions: Any, digest: str) -> Any:
+        name, _, level = predictions.metadata.dataset.partition("/")
+        found = example_evaluation(predictions, digest)
+        if predictions.metadata.role != "corruption":
+            return found
+        return found.model_copy(update={"corruption": name, "severity": int(level)})
+
+    monkeypatch.setattr("tests.conftest.example_evaluation", reported)
+
+    def make(root: Path) -> dict[str, str]:
+        files = sorted(p.relative_to(root).as_posix() for p in (root / "test").glob("*/*"))
+        labels = np.array([["cat", "dog"].index(f.split("/")[1]) for f in files])
+
+        def predict(dataset: str, role: str) -> Any:
+            made = example_predictions(
+                0, n=len(files), n_classes=2, dataset=dataset, role=role, class_names=("cat", "dog")
+            )
+            return type(made)(
+                ids=np.array(files), labels=labels, logits=made.logits, metadata=made.metadata
+            )
+
+        services = app.state.services
+        run = finished_run(
+            services.store,
+            services.artifacts,
+            datasets=(("photos/test", "id"), ("contrast/5", "corruption")),
+            predict=predict,
+            suite={
+                "id": f"folder:{root}",
+                "corruptions": {"names": ["contrast"], "severities": [5]},
+            },
+        )
+        return {e.dataset: e.id for e in services.store.results.run_evaluations(run)}
+
+    return make
+
+
+def thumbnail(api: TestClient, evaluation: str, sample: str, **asked: Any) -> Any:
+    from urllib.parse import quote
+
+    headers = asked.pop("headers", None)
+    return api.get(
+        f"/api/v1/samples/{evaluation}/{quote(sample, safe='')}/thumbnail",
+        params=asked,
+        headers=headers,
+    )
+
+
+def test_thumbnail__is_the_image_as_the_model_saw_it(
+    api: TestClient, client: Any, photos: Path, evaluated: Any
+) -> None:
+    found = evaluated(photos)
+    sample = "test/dog/1 ü.png"
+    clean = thumbnail(api, found["photos/test"], sample, size=64)
+    assert (clean.status_code, clean.headers["content-type"]) == (200, "image/jpeg"), clean.text
+    assert Image.open(io.BytesIO(clean.content)).size == (64, 64)
+    again = thumbnail(
+        api,
+        found["photos/test"],
+        sample,
+        size=64,
+        headers={"If-None-Match": clean.headers["etag"]},
+    )
+    assert (again.status_code, again.content) == (304, b"")
+
+    drawn = client.thumbnail(found["contrast/5"], sample, size=512)
+    shown = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(float)
+    seen = corrupt(
+        decode(photos / sample), "contrast", 5, seed=image_seed(0, sample, "contrast", 5)
+    )
+    assert shown.shape == seen.shape
+    assert np.abs(shown - seen).mean() < 4  # of JPEG
+    assert np.abs(shown - decode(photos / sample)).mean() > 20
+
+    for asked in ({"size": 63}, {"size": 513}):
+        assert thumbnail(api, found["photos/test"], sample, **asked).status_code == 422
+    (photos / sample).unlink()  # what was drawn once stays
+    assert thumbnail(api, found["photos/test"], sample, size=64).content == clean.content
+    gone = thumbnail(api, found["photos/test"], sample, size=65)
+    assert code_of(gone) == (404, "NO_IMAGE")
+
+
+def test_thumbnail__nothing_leads_out_of_the_data(
+    api: TestClient, photos: Path, evaluated: Any, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.png"
+    names = hostile(photos / "test" / "cat", secret)
+    evaluation = evaluated(photos)["photos/test"]
+    for name in names:
+        answer = thumbnail(api, evaluation, f"test/cat/{name}")
+        good = name.endswith("ü.png")
+        assert answer.status_code == (200 if good else answer.status_code), name
+        if not good:
+            assert code_of(answer) in ((404, "NO_IMAGE"), (422, "IMAGE_UNREADABLE")), name
+            assert str(tmp_path) not in answer.text
+    for name in ("link.png", "up.png"):
+        assert code_of(thumbnail(api, evaluation, f"test/cat/{name}")) == (404, "NO_IMAGE")
+    for sample in ("../../secret.png", str(secret), "test/cat/../../../secret.png", "", "\0", ".."):
+        answer = thumbnail(api, evaluation, sample)
+        assert answer.status_code in (400, 404, 422), sample
+    assert thumbnail(api, evaluation, "test/dog/2 ü.png").status_code == 200
+
+
+def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(
+    api: TestClient, app: Any, photos: Path, evaluated: Any
+) -> None:
+    rng = random.Random(7)
+    kinds = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
+    for k in range(FUZZED):
+        kind, ending = rng.choice(list(kinds.items()))
+        written = io.BytesIO()
+        picture(k, side=40).save(written, kind)
+        data = bytearray(written.getvalue())
+        for _ in range(rng.randint(1, 12)):
+            at = rng.randrange(min(len(data), rng.choice((40, 200, len(data)))))
+            data[at] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data)) :]
+        (photos / "test" / "cat" / f"fuzzed {k}.{ending}").write_bytes(data)
+    evaluation = evaluated(photos)["photos/test"]
+    drawer = app.state.services.thumbnails._drawer
+    answers = {}
+    for path in (photos / "test" / "cat").glob("fuzzed*"):
+        answer = thumbnail(api, evaluation, f"test/cat/{path.name}", size=64)
+        answers[path.name] = answer.status_code
+        if answer.status_code == 200:
+            with Image.open(io.BytesIO(answer.content), formats=("PNG", "JPEG")) as shown:
+                assert max(shown.size) <= 64
+        else:
+            assert code_of(answer) == (422, "IMAGE_UNREADABLE")
+    assert len(answers) == FUZZED
+    assert set(answers.values()) == {200, 422}
+    assert drawer.begun == 1  # the process that draws outlived all of them
+
+
+def test_thumbnail__only_registered_folders_are_read_where_they_are_named(
+    make_settings: Any, sqlite_url: str, photos: Path, tmp_path: Path
+) -> None:
+    finder = Finder()
+    wish = Wish(
+        suites=[{"id": f"folder:{photos}"}], dataset="photos/test", role="id", corruption=None,
+        severity=None, sample="test/cat/0 ü.png", label=0,
+    )  # fmt: skip
+    assert pixels_of(finder.find(wish), [], 64).shape == (96, 96, 3)
+    (photos / "test" / "cat" / "0 ü.png").unlink()
+    (photos / "test" / "cat" / "0 ü.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(Exception, match="outside the folders"):
+        pixels_of(finder.find(wish), [], 64)
+    assert pixels_of(finder.find(wish), [tmp_path], 64).shape == (96, 96, 3)
+
+
+def test_kept__stays_within_its_bytes(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, 10_000)
+    body = b"\x89PNG" + bytes(496)
+    for k in range(60):
+        kept.put(f"{k:064x}", body)
+        assert sum(p.stat().st_size for p in tmp_path.glob("*/*")) <= 10_000
+    assert kept.get(f"{59:064x}") == body
+    (path,) = tmp_path.glob(f"*/{59:064x}")
+    path.write_bytes(b"<svg>")
+    assert kept.get(f"{59:064x}") is None
