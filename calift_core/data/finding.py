@@ -17,9 +17,8 @@ from typing import Any
 from calift_core.data.corrupted import corrupted
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import Budget, corruption_plan
-from calift_core.data.suites import OFF, named_suite
+from calift_core.data.suites import OFF, named_suite, parse_suite_id, shift_images
 from calift_core.data.suites.base import Family, Loaded, Wanted
-from calift_core.data.suites.folders import named_folder, shift_in
 from calift_core.errors import CaliftError, DataError, NotFoundError
 from calift_core.schema.spec import SuiteSpec
 
@@ -124,7 +123,9 @@ class Finder:
                 faults.append(error.message)
                 continue
             if found is not None:
-                images, folder = found
+                images, place = found
+                # A manifest's images lie beside it or below.
+                folder = place.parent if place is not None and place.is_file() else place
                 return _Set(images, {name: k for k, name in enumerate(images.ids)}, folder)
         why = f" ({'; '.join(faults)})" if faults else ""
         raise NotFoundError(f"no images of {wish.dataset} are known on this machine{why}.")
@@ -133,9 +134,8 @@ class Finder:
         """The set of a wish and the folder that names it, if the suite has it."""
         uri = spec.shifts.get(wish.dataset)
         if wish.role == "shift" and uri is not None and uri != OFF:
-            folder = named_folder(wish.dataset, uri)
             classes = self._loaded(spec)[2].classes
-            return shift_in(wish.dataset, folder, classes, _budget()), folder
+            return shift_images(wish.dataset, uri, classes, _budget()), parse_suite_id(uri).path
         _, wanted, found = self._loaded(spec)
         if wish.role == "shift" and wish.dataset in found.shifts:
             return found.shifts[wish.dataset], wanted.path
