@@ -124,7 +124,8 @@ def test_job__two_runs_in_one_pass_killed_in_mid_set_resumed_and_equal_to_the_la
     report = json.loads(artifacts.verified(files["report.json"]).read_text())
     assert [e["dataset"] for e in report["evaluations"]] == list(mine)
     assert {e.dataset for e in service.results.run_evaluations(zs)} == set(mine)
-    assert not (home / "jobs" / job_id).exists()
+    # Its end is recorded before its folder goes.
+    until(lambda: not (home / "jobs" / job_id).exists(), what="the job's folder to be removed")
 
 
 def test_job__cancelled_keeps_what_is_finished_and_a_retry_does_the_rest(
