@@ -131,6 +131,7 @@ class Service:
             "evaluation_id": self.evaluation,
             "job_id": self.judging,
             "sweep_id": "none",
+            "sample_id": "image 0",
             "name": "predictions/id.parquet",
             "worker_id": "nobody",
             "view_id": "none",

@@ -123,6 +123,7 @@ def test_head__is_get_without_a_body_everywhere(
     run_id = finished_run(services.store, services.artifacts)
     evaluation = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]["id"]
     ids = {"run_id": run_id, "evaluation_id": evaluation, "name": "predictions/id.parquet"}
+    ids["sample_id"] = "image 0"
     ids |= dict.fromkeys(("worker_id", "view_id", "token_id", "job_id", "sweep_id"), "none")
     seen = 0
     for path, item in app.openapi()["paths"].items():
@@ -313,9 +314,13 @@ def test_filter__takes_a_bounded_number_of_values(api: TestClient) -> None:
         assert found.errors[0]["parameter"] == name
 
 
-def test_validate__of_a_whole_disk_looks_at_a_part_of_it(
-    api: TestClient, monkeypatch: pytest.MonkeyPatch
+def test_validate__of_a_large_tree_looks_at_a_part_of_it(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    for number in range(4):
+        (tmp_path / f"class {number}").mkdir()
+        for image in range(1000):
+            (tmp_path / f"class {number}" / f"{image}.png").touch()
     monkeypatch.setattr("backend.submission.SCAN_ENTRIES", 2000)
     looked, scandir = [], os.scandir
 
@@ -324,7 +329,7 @@ def test_validate__of_a_whole_disk_looks_at_a_part_of_it(
         return scandir(*place)
 
     monkeypatch.setattr(os, "scandir", counted)
-    spec = SPEC | {"suite": {"id": "pacs:/no/where", "shifts": {"all": "folder:/"}}}
+    spec = SPEC | {"suite": {"id": "pacs:/no/where", "shifts": {"all": f"folder:{tmp_path}"}}}
     found = api.post("/api/v1/runs/validate", json={"spec": spec}).json()
     assert "more than 2,000 files" in found["estimate"]["basis"]
     assert 1 < len(looked) < 2500

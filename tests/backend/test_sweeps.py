@@ -438,8 +438,11 @@ def test_owner__alone_and_admins_steer_a_sweep(api: TestClient, services: Any) -
 def test_command__begins_shows_and_steers_a_sweep(
     served: str, settings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: Any
 ) -> None:
+    from calift import console
     from calift.main import main
 
+    for stream in (console.out, console.err):
+        monkeypatch.setattr(stream, "width", 200)  # whatever the terminal of the tests has
     monkeypatch.setenv("CALIFT_API_URL", served)
     monkeypatch.setenv("CALIFT_TOKEN", settings.admin_token())
     monkeypatch.chdir(tmp_path)
