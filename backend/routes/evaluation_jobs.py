@@ -16,6 +16,7 @@ from backend.deps import (
     JobId,
     Limit,
     PrincipalDep,
+    RequestId,
     ServicesDep,
     StoreDep,
     allow,
@@ -57,6 +58,7 @@ def submit_evaluation(
     response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
+    request_id: RequestId,
     key: IdempotencyKey = None,
 ) -> EvaluationJob:
     """Queue an evaluation of finished runs, which puts its results under each of them.
@@ -83,6 +85,7 @@ def submit_evaluation(
         body_hash=meaning,
         token_id=principal.token_id,
         submitted_by=principal.name,
+        request_id=request_id,
         max_queued=services.settings.max_queued,
     )
     return _accepted(services, response, jobs.get(job_id))

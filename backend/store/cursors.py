@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from itsdangerous import BadData, URLSafeSerializer
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import Connection, Double, Row, Select, func, literal, select, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.models import Base
@@ -91,6 +91,41 @@ class Cursors:
                 hint="Take it from next_cursor of the same filters and order, or leave it out.",
             ) from error
         return found
+
+    def newest(
+        self,
+        connection: Connection,
+        query: Select[Any],
+        table: Any,
+        scope: str,
+        cursor: str | None,
+        limit: int,
+    ) -> tuple[Sequence[Row[Any]], str | None]:
+        """A page of a list that begins with what was made last, and the cursor of the next one.
+
+        Args:
+            connection: to read over.
+            query: gives `created_at` and `id` of the table, among what else is wanted.
+            table: that has `created_at` and `id`.
+            scope: of the list, see `scope_of`.
+            cursor: of the page before; None: the first page.
+            limit: rows at most.
+
+        Raises:
+            CursorError: the cursor is of another list.
+        """
+        if cursor is not None:
+            created, last_id = self.read(cursor, scope)
+            query = query.where(
+                tuple_(table.created_at, table.id)
+                < tuple_(literal(created, Double), literal(last_id))
+            )
+        last_first = query.order_by(table.created_at.desc(), table.id.desc())
+        rows = connection.execute(last_first.limit(limit + 1)).all()
+        if len(rows) <= limit:
+            return rows, None
+        rows = rows[:limit]
+        return rows, self.write(scope, [rows[-1].created_at, rows[-1].id])
 
 
 def scope_of(*parts: Any) -> str:

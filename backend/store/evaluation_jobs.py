@@ -6,20 +6,10 @@ Claim, lease, fence, sweeper, outbox, events and log are those of runs; here is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Double,
-    Engine,
-    Row,
-    Select,
-    func,
-    insert,
-    literal,
-    select,
-    tuple_,
-)
+from sqlalchemy import Connection, Engine, Row, Select, func, insert, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.line import Live, queue_of_device, why_waits
@@ -27,10 +17,11 @@ from backend.models import EvaluationRow, JudgedRun, Run
 from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when
 from backend.store.errors import ConflictError
+from backend.store.fairness import Quotas
 from backend.store.outbox import ring
 from backend.store.runs import RETRYABLE_PHASES, Runs
 from backend.store.states import add_state_event
-from backend.store.submitting import at_most_once, check_queue, earlier_request, new_id
+from backend.store.submitting import earlier_request, new_id, queue_once
 from backend.store.workers import live_workers
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import JOB_PREFIX, EvaluationJobSpec
@@ -45,11 +36,13 @@ class EvaluationJobs:
     Args:
         engine: of `open_engine`.
         cursors: of the lists.
+        quotas: what each owner may have; None: anything.
     """
 
-    def __init__(self, engine: Engine, cursors: Cursors) -> None:
+    def __init__(self, engine: Engine, cursors: Cursors, quotas: Quotas | None = None) -> None:
         self._engine, self._cursors = engine, cursors
-        self._runs = Runs(engine, cursors)
+        self._quotas = quotas or Quotas()
+        self._runs = Runs(engine, cursors, self._quotas)
 
     def submit(
         self,
@@ -61,6 +54,7 @@ class EvaluationJobs:
         body_hash: str | None = None,
         token_id: str | None = None,
         submitted_by: str | None = None,
+        request_id: str | None = None,
         max_queued: int | None = None,
     ) -> str:
         """Queue a job and return its id, or the id that the same key and body gave before.
@@ -69,29 +63,22 @@ class EvaluationJobs:
 
         Raises:
             IdempotencyError: the key came with another body before.
-            QueueFullError: `max_queued` jobs are waiting.
+            QueueFullError: as many jobs of the token or of its owner are waiting as may.
+            ArtifactQuotaError: the owner's files take up too much.
             ConflictError: one of the runs has not succeeded, or is gone by now.
         """
-        values = {
-            "priority": priority,
-            "max_attempts": max_attempts,
-            "idempotency_key": idempotency_key,
-            "body_hash": body_hash,
-            "token_id": token_id or "",
-            "submitted_by": submitted_by,
-        }
-
-        def make(connection: Connection) -> str:
-            if max_queued is not None:
-                check_queue(connection, token_id or "", max_queued)
-            return _queue(connection, spec, **values)
-
-        return at_most_once(
+        return queue_once(
             self._engine,
-            make,
-            token_id=token_id or "",
+            self._quotas,
+            partial(_queue, spec=spec),
+            token_id=token_id,
+            submitted_by=submitted_by,
             idempotency_key=idempotency_key,
             body_hash=body_hash,
+            max_queued=max_queued,
+            priority=priority,
+            max_attempts=max_attempts,
+            request_id=request_id,
         )
 
     def earlier_request(self, token_id: str, key: str, body_hash: str) -> str | None:
@@ -141,27 +128,14 @@ class EvaluationJobs:
             judging = select(JudgedRun.job_id).where(JudgedRun.run_id.in_(list(run_ids)))
             where.append(Run.id.in_(judging))
         scope = scope_of("evaluation jobs", sorted(run_ids), sorted(phases))
-        position: ColumnElement[bool] = literal(True)
-        if cursor is not None:
-            created, last_id = self._cursors.read(cursor, scope)
-            position = tuple_(Run.created_at, Run.id) < tuple_(
-                literal(created, Double), literal(last_id)
-            )
         with reading(self._engine) as connection:
             total = connection.execute(
                 select(func.count()).select_from(Run).where(*where)
             ).scalar_one()
-            rows = connection.execute(
-                _query()
-                .where(*where, position)
-                .order_by(Run.created_at.desc(), Run.id.desc())
-                .limit(limit + 1)
-            ).all()
+            rows, next_cursor = self._cursors.newest(
+                connection, _query().where(*where), Run, scope, cursor, limit
+            )
             live = live_workers(connection) if rows else []
-        next_cursor = None
-        if len(rows) > limit:
-            rows = rows[:limit]
-            next_cursor = self._cursors.write(scope, [rows[-1].created_at, rows[-1].id])
         return [_job(row, live) for row in rows], next_cursor, int(total)
 
     def request_cancel(self, job_id: str) -> EvaluationJob:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import Double, Engine, Row, Select, and_, func, literal, select, tuple_
+from sqlalchemy import Engine, Row, Select, and_, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.models import ArtifactRow, EvaluationRow, ReportRow, Run
@@ -98,25 +98,14 @@ class Results:
         if job_id is not None:
             where.append(EvaluationRow.job_id == job_id)
         scope = scope_of(sorted(run_ids), sorted(datasets), sorted(roles), job_id)
-        position: ColumnElement[bool] = literal(True)
-        if cursor is not None:
-            created, last_id = self._cursors.read(cursor, scope)
-            position = tuple_(EvaluationRow.created_at, EvaluationRow.id) < tuple_(
-                literal(created, Double), literal(last_id)
-            )
         with reading(self._engine) as connection:
-            rows = connection.execute(
-                _query()
-                .where(*where, position)
-                .order_by(EvaluationRow.created_at.desc(), EvaluationRow.id.desc())
-                .limit(limit + 1)
-            ).all()
-            first_page = len(rows) if cursor is None else None
+            rows, next_cursor = self._cursors.newest(
+                connection, _query().where(*where), EvaluationRow, scope, cursor, limit
+            )
+            # One that ends here needs no count.
+            ends = cursor is None and next_cursor is None
+            first_page = len(rows) if ends else None
             total = how_many(connection, EvaluationRow, where, first_page=first_page, limit=limit)
-        next_cursor = None
-        if len(rows) > limit:
-            rows = rows[:limit]
-            next_cursor = self._cursors.write(scope, [rows[-1].created_at, rows[-1].id])
         return [_evaluation(row) for row in rows], next_cursor, total
 
     def predictions_of(self, evaluation_id: str) -> StoredPredictions:

@@ -2,12 +2,15 @@
 
 Phases: ``QUEUED → STARTING → RUNNING → SUCCEEDED | FAILED``; a cancel turns ``QUEUED`` into
 ``CANCELLED`` and a working run into ``CANCELLING``, which its worker ends.
+
+Long, because what people may do with a run, and what they see of it, is one class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -36,10 +39,10 @@ from backend.store.outbox import ring
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.states import waiting as is_waiting
 from backend.store.submitting import (
-    at_most_once,
-    check_queue,
+    demand_room,
     insert_row,
     model_label,
+    queue_once,
     set_tags,
 )
 from backend.store.workers import live_workers
@@ -112,29 +115,19 @@ class Runs:
             QueueFullError: as many runs of the token or of its owner are waiting as may.
             ArtifactQuotaError: the owner's files take up too much.
         """
-        values = {
-            "priority": priority,
-            "max_attempts": max_attempts,
-            "idempotency_key": idempotency_key,
-            "body_hash": body_hash,
-            "cloned_from": cloned_from,
-            "token_id": token_id or "",
-            "submitted_by": submitted_by,
-            "request_id": request_id,
-        }
-
-        def make(connection: Connection) -> str:
-            self._quotas.check(connection, submitted_by)
-            if max_queued is not None:
-                check_queue(connection, token_id or "", max_queued)
-            return queue_run(connection, spec, **values)
-
-        return at_most_once(
+        return queue_once(
             self._engine,
-            make,
-            token_id=token_id or "",
+            self._quotas,
+            partial(queue_run, spec=spec),
+            token_id=token_id,
+            submitted_by=submitted_by,
             idempotency_key=idempotency_key,
             body_hash=body_hash,
+            max_queued=max_queued,
+            priority=priority,
+            max_attempts=max_attempts,
+            cloned_from=cloned_from,
+            request_id=request_id,
         )
 
     def request_cancel(self, run_id: str) -> RunDetail:
@@ -193,9 +186,9 @@ class Runs:
                     hint="Clone it to run it again.",
                 )
             if current.phase in RETRYABLE_PHASES:
-                if max_queued is not None:
-                    check_queue(connection, current.token_id, max_queued)
-                self._quotas.check(connection, current.submitted_by)
+                demand_room(
+                    connection, self._quotas, current.token_id, current.submitted_by, max_queued
+                )
                 row = connection.execute(
                     update(Run)
                     .where(Run.id == run_id, Run.phase.in_(RETRYABLE_PHASES))

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from backend.models import Run, RunTag, Sweep
 from backend.store.engine import writing
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
+from backend.store.fairness import Quotas
 from backend.store.states import waiting
 from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.spec import RunSpec
@@ -83,6 +84,71 @@ def earlier_request(
     return str(row.id)
 
 
+def queue_once(
+    engine: Engine,
+    quotas: Quotas,
+    queue: Callable[..., str],
+    *,
+    token_id: str | None,
+    submitted_by: str | None,
+    idempotency_key: str | None,
+    body_hash: str | None,
+    max_queued: int | None,
+    **values: Any,
+) -> str:
+    """Queue a job if its token and its owner may have one more waiting, once a request; its id.
+
+    Args:
+        engine: of the database.
+        quotas: what each owner may have.
+        queue: inserts the job over a connection; is given the values of its row.
+        token_id: who asks.
+        submitted_by: whose job it is.
+        idempotency_key: names this request among those of the token.
+        body_hash: of the whole request.
+        max_queued: how many jobs the token may have waiting.
+        **values: of the row, beside these.
+
+    Raises:
+        IdempotencyError: the key came with another body before.
+        QueueFullError: as many jobs of the token or of its owner are waiting as may.
+        ArtifactQuotaError: the owner's files take up too much.
+    """
+    token_id = token_id or ""
+    values |= {
+        "token_id": token_id,
+        "submitted_by": submitted_by,
+        "idempotency_key": idempotency_key,
+        "body_hash": body_hash,
+    }
+
+    def make(connection: Connection) -> str:
+        demand_room(connection, quotas, token_id, submitted_by, max_queued)
+        return queue(connection, **values)
+
+    return at_most_once(
+        engine, make, token_id=token_id, idempotency_key=idempotency_key, body_hash=body_hash
+    )
+
+
+def demand_room(
+    connection: Connection,
+    quotas: Quotas,
+    token_id: str,
+    owner: str | None,
+    max_queued: int | None,
+) -> None:
+    """Raise unless a token and its owner may have one more job waiting.
+
+    Raises:
+        QueueFullError: as many are waiting as may.
+        ArtifactQuotaError: the owner's files take up too much.
+    """
+    quotas.check(connection, owner)
+    if max_queued is not None:
+        check_queue(connection, token_id, max_queued)
+
+
 def check_queue(connection: Connection, token_id: str, limit: int) -> None:
     """Raise unless a token may have one more run waiting.
 
@@ -136,8 +202,11 @@ def set_tags(connection: Connection, run_id: str, tags: Sequence[str]) -> None:
 
 
 def new_id() -> str:
-    """A fresh run id: 12 hex digits, short enough to read out."""
-    return secrets.token_hex(6)
+    """A fresh run id: 12 hex digits, short enough to read out, and no number in anybody's YAML."""
+    while True:
+        made = secrets.token_hex(6)
+        if not set(made) <= set("0123456789e"):  # `12e456789012` is infinite
+            return made
 
 
 def model_label(spec: RunSpec) -> str:

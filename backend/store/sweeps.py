@@ -18,10 +18,8 @@ from sqlalchemy import (
     case,
     func,
     insert,
-    literal,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.sql.elements import ColumnElement
@@ -30,10 +28,12 @@ from backend.models import ReportRow, Run
 from backend.models import Sweep as SweepRow
 from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
+from backend.store.errors import ArtifactQuotaError, QueueFullError
+from backend.store.fairness import Quotas
 from backend.store.outbox import ring
 from backend.store.runs import queue_run
 from backend.store.states import add_state_event
-from backend.store.submitting import at_most_once, new_id
+from backend.store.submitting import at_most_once, demand_room, new_id
 from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.sweep import SweepSpec
@@ -85,10 +85,12 @@ class Sweeps:
     Args:
         engine: of `open_engine`.
         cursors: of the list.
+        quotas: what each owner may have; None: anything.
     """
 
-    def __init__(self, engine: Engine, cursors: Cursors) -> None:
+    def __init__(self, engine: Engine, cursors: Cursors, quotas: Quotas | None = None) -> None:
         self._engine, self._cursors = engine, cursors
+        self._quotas = quotas or Quotas()
 
     def create(
         self,
@@ -181,25 +183,11 @@ class Sweeps:
         Raises:
             CursorError: the cursor is of another list.
         """
-        scope = scope_of("sweeps")
-        position: ColumnElement[bool] = literal(True)
-        if cursor is not None:
-            created, last_id = self._cursors.read(cursor, scope)
-            position = tuple_(SweepRow.created_at, SweepRow.id) < tuple_(
-                literal(created, SweepRow.created_at.type), literal(last_id)
-            )
         with reading(self._engine) as connection:
             total = connection.execute(select(func.count()).select_from(SweepRow)).scalar_one()
-            rows = connection.execute(
-                _query()
-                .where(position)
-                .order_by(SweepRow.created_at.desc(), SweepRow.id.desc())
-                .limit(limit + 1)
-            ).all()
-        next_cursor = None
-        if len(rows) > limit:
-            rows = rows[:limit]
-            next_cursor = self._cursors.write(scope, [rows[-1].created_at, rows[-1].id])
+            rows, next_cursor = self._cursors.newest(
+                connection, _query(), SweepRow, scope_of("sweeps"), cursor, limit
+            )
         return [_summary(row) for row in rows], next_cursor, int(total)
 
     def runs(self, sweep_id: str) -> list[SweepRun]:
@@ -296,7 +284,8 @@ class Sweeps:
             max_queued: how many runs the sweep's token may have waiting.
 
         Returns:
-            `known`: it was queued before. `full`: too many runs wait. `stopped`: the sweep works no
+            `known`: it was queued before. `full`: too many runs wait, or the owner's files take up
+            too much. `stopped`: the sweep works no
             more.
         """
         with writing(self._engine) as connection:
@@ -306,10 +295,11 @@ class Sweeps:
                 select(Run.id).where(Run.sweep_id == sweep.id, Run.sweep_key == key)
             ).scalar():
                 return "known"
-            waiting = connection.execute(
-                select(func.count()).where(Run.token_id == sweep.token_id, Run.phase == "QUEUED")
-            ).scalar_one()
-            if max_queued is not None and waiting >= max_queued:
+            try:
+                demand_room(
+                    connection, self._quotas, sweep.token_id, sweep.submitted_by, max_queued
+                )
+            except (QueueFullError, ArtifactQuotaError):
                 return "full"
             queue_run(
                 connection,

@@ -352,8 +352,11 @@ def test_hours__that_are_used_up_pause_the_sweep_until_they_are_raised(
     assert look(api, sweep_id)["spec"]["max_hours"] == 10
 
 
-def test_queue__that_is_full_is_filled_later(make_settings: Any, database_url: str) -> None:
-    app = create_app(make_settings(database_url=database_url, max_queued=2), housekeeping=False)
+@pytest.mark.parametrize("limit", ["max_queued", "quota_queued"])
+def test_queue__that_is_full_is_filled_later(
+    make_settings: Any, database_url: str, limit: str
+) -> None:
+    app = create_app(make_settings(database_url=database_url, **{limit: 2}), housekeeping=False)
     services = app.state.services
     with TestClient(app, base_url="http://127.0.0.1") as api:
         api.headers["Authorization"] = f"Bearer {services.settings.admin_token()}"

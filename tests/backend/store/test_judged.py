@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from backend.artifacts import ArtifactStore
-from backend.store.errors import ConflictError, IdempotencyError
+from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
+from backend.store.evaluation_jobs import EvaluationJobs
+from backend.store.fairness import Quotas
 from backend.store.stores import Stores
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
@@ -179,3 +181,21 @@ def test_evaluation_jobs__live_like_runs_and_are_none(
     with pytest.raises(ConflictError, match="no finished run"):
         jobs.submit(ask(run_id))
     assert jobs.get(first).spec.runs == (run_id,)
+
+
+def test_submit__keeps_to_the_quotas_of_owners(
+    store: Stores, artifacts: ArtifactStore, finished_run: Callable[..., str]
+) -> None:
+    run_id = finished_run(store, artifacts)
+    jobs = EvaluationJobs(store.engine, store.cursors, Quotas(queued=1))
+    first = jobs.submit(ask(run_id), submitted_by="ada", request_id="asked")
+    with pytest.raises(QueueFullError, match="1 runs of ada are waiting, and 1 may"):
+        jobs.submit(ask(run_id), submitted_by="ada")
+    jobs.submit(ask(run_id), submitted_by="ben")
+    claim = store.claims.claim(first, **WORKER)
+    assert claim is not None
+    assert claim.request_id == "asked"
+    assert store.claims.finish(first, claim.attempt, phase="FAILED")
+    jobs.submit(ask(run_id), submitted_by="ada")
+    with pytest.raises(QueueFullError):
+        jobs.retry(first)

@@ -10,6 +10,7 @@ import pytest
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
+from backend.store.submitting import new_id
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema import records as r
 from tests.backend.store.helpers import (
@@ -201,3 +202,9 @@ def test_list__cursor_of_another_order_is_refused(store: Stores) -> None:
         store.runs.page(sort="name", cursor=cursor)
     with pytest.raises(SpecError, match="cursor"):
         store.runs.page(RunFilters(text="a"), cursor=cursor)
+
+
+def test_new_id__is_text_in_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["123456789012", "12e456789012", "12e45678901f"])
+    monkeypatch.setattr("secrets.token_hex", lambda _n: next(drawn))
+    assert new_id() == "12e45678901f"
