@@ -9,6 +9,8 @@ while the original is still there.
 
 What is read lies in a folder of this machine too, checked by its hash, the longest unread leaving
 first when it grows too large.
+
+Long, because all that is known of stores that lie is kept, and guarded against, in one place.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None, *, kill: Callable[[int, int], None] = os
     parser.add_argument("--lives", default="")
     parser.add_argument("--pulse", type=Path, default=None)
     parser.add_argument("--restart-after", type=int, default=6)
-    parser.add_argument("--memory", type=Path, default=Path("/tmp/calift-probe"))
+    parser.add_argument("--memory", type=Path, default=Path(tempfile.gettempdir(), "calift-probe"))
     options = parser.parse_args(argv)
     lives = beats(options.pulse) if options.pulse is not None else answers(options.lives)
     failures = count_failures(lives, options.memory)

@@ -3,6 +3,8 @@
 Everything that a sweep remembers is its spec and its runs: what is to be queued next is asked of
 `calift_core.studies.sweep.plan` each time. Any API process may die at any moment and any other may
 go on; see `backend.store.sweeps` for why nothing is queued twice.
+
+Long, because a dry run, the next step and the state of a sweep are three readings of one plan.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 sweeps_app = typer.Typer(no_args_is_help=True, help="Sweeps of the service.")
 _METRICS: dict[VerdictMetric, tuple[str, float, str]] = {
     "accuracy": ("OOD accuracy", 100.0, " pt"),
-    "squared": ("OOD calibration ²", 1e4, ""),
+    "squared": ("OOD calibration (L2²)", 1e4, ""),
     "nll": ("OOD NLL", 1.0, ""),
 }
 

@@ -22,7 +22,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -126,7 +126,7 @@ _IMPORT_WAIT_S = 600.0
 _T = TypeVar("_T")
 _Model = TypeVar("_Model", bound=BaseModel)
 #: What `wait` waits for.
-_Ends = TypeVar("_Ends", RunDetail, EvaluationJob)
+_Ends = TypeVar("_Ends", RunDetail, EvaluationJob, SweepDetail)
 Spec = RunSpec | Mapping[str, Any]
 
 
@@ -526,7 +526,13 @@ class Client:
         return self._wait(lambda: self.run(run_id), f"run {run_id}", poll_s, timeout_s)
 
     def _wait(
-        self, ask: Callable[[], _Ends], what: str, poll_s: float, timeout_s: float | None
+        self,
+        ask: Callable[[], _Ends],
+        what: str,
+        poll_s: float,
+        timeout_s: float | None,
+        *,
+        ends: Collection[str] = TERMINAL_PHASES,
     ) -> _Ends:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         answered = time.monotonic()
@@ -534,7 +540,7 @@ class Client:
             try:
                 found = ask()
                 answered = time.monotonic()
-                if found.phase in TERMINAL_PHASES:
+                if found.phase in ends:
                     return found
             except ServiceUnavailableError:
                 if time.monotonic() - answered > _PATIENCE_S:
@@ -614,20 +620,13 @@ class Client:
         Raises:
             TimeoutError: `timeout_s` seconds went by.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        answered = time.monotonic()
-        while True:
-            try:
-                sweep = self.get_sweep(sweep_id)
-                answered = time.monotonic()
-                if sweep.phase in SWEEP_ENDS or sweep.phase == "PAUSED":
-                    return sweep
-            except ServiceUnavailableError:
-                if time.monotonic() - answered > _PATIENCE_S:
-                    raise
-            if deadline is not None and time.monotonic() + poll_s > deadline:
-                raise TimeoutError(f"sweep {sweep_id} had not ended after {timeout_s:g} s")
-            time.sleep(poll_s)
+        return self._wait(
+            lambda: self.get_sweep(sweep_id),
+            f"sweep {sweep_id}",
+            poll_s,
+            timeout_s,
+            ends=(*SWEEP_ENDS, "PAUSED"),
+        )
 
     # -- what a run says ----------------------------------------------------------------------
 

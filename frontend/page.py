@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 import streamlit as st
 
-from calift_core.schema.wire.runs import RunSummary
+from calift_core.schema.wire.runs import RunSummary, Validation
+from calift_core.schema.wire.sweeps import SweepValidation
 from frontend import pictures, tables, text
 from frontend.figures import style
 from frontend.gains import Gain
@@ -45,6 +46,15 @@ def mark(shown: text.Mark) -> Markup:
 def tags(names: Sequence[str]) -> Markup:
     """Tags in frames."""
     return Markup("".join(f'<span class="calift-tag">{text.esc(n)}</span>' for n in names))
+
+
+def needs(found: Validation | SweepValidation) -> None:
+    """What stands in the way of a job, and what should be looked at before it is queued."""
+    for sentence in found.missing:
+        show = st.error if sentence in found.blocking else st.warning
+        show(text.md_prose(sentence), icon=":material/inventory_2:")
+    for sentence in found.warnings:
+        st.warning(text.md_prose(sentence), icon=":material/timer:")
 
 
 def stats(items: Sequence[tuple[str, str, str]]) -> None:

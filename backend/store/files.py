@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Engine, Row, delete, insert, select
+from sqlalchemy import Connection, CursorResult, Engine, Row, delete, insert, select
 
 from backend.models import ArtifactRow, Run
 from backend.store.engine import NOW, moment, reading, upsert, writing
 from backend.store.states import fenced, must_exist
 from calift_core.errors import NotFoundError
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Artifact
+
+
+def name_file(connection: Connection, **values: Any) -> None:
+    """Name a stored file as a run's; `values` are the columns of its row, the name may be known."""
+    replaced = ("kind", "sha256", "size_bytes", "attempt", "created_at")
+    connection.execute(upsert(connection, ArtifactRow, ("run_id", "name"), replaced), values)
 
 
 class Files:
@@ -32,22 +38,15 @@ class Files:
             row = fenced(connection, run_id, attempt, attempt=attempt)
             if row is None:
                 return False
-            connection.execute(
-                upsert(
-                    connection,
-                    ArtifactRow,
-                    ("run_id", "name"),
-                    ("kind", "sha256", "size_bytes", "attempt", "created_at"),
-                ),
-                {
-                    "run_id": run_id,
-                    "name": name,
-                    "kind": kind,
-                    "sha256": sha256,
-                    "size_bytes": size_bytes,
-                    "attempt": attempt,
-                    "created_at": row.now,
-                },
+            name_file(
+                connection,
+                run_id=run_id,
+                name=name,
+                kind=kind,
+                sha256=sha256,
+                size_bytes=size_bytes,
+                attempt=attempt,
+                created_at=row.now,
             )
             return True
 

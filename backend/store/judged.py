@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, select, update
 
-from backend.models import ArtifactRow, EvaluationRow, ReportRow, Run
-from backend.store.engine import NOW, upsert, writing
+from backend.models import EvaluationRow, ReportRow, Run
+from backend.store.engine import NOW, writing
 from backend.store.errors import ConflictError
+from backend.store.files import name_file
 from backend.store.rows import Batch, evaluation_id, flush, summary_values
 from backend.store.states import fenced
 from calift_core.analysis.report import ood_groups, summarise
@@ -98,22 +99,15 @@ class JudgedRuns:
             if body is not None:
                 files.append(("report.json", "report", *put(json_bytes(body))))
             for name, kind, digest, size in files:
-                connection.execute(
-                    upsert(
-                        connection,
-                        ArtifactRow,
-                        ("run_id", "name"),
-                        ("kind", "sha256", "size_bytes", "attempt", "created_at"),
-                    ),
-                    {
-                        "run_id": run_id,
-                        "name": name,
-                        "kind": kind,
-                        "sha256": digest,
-                        "size_bytes": size,
-                        "attempt": run.attempt,
-                        "created_at": run.now,
-                    },
+                name_file(
+                    connection,
+                    run_id=run_id,
+                    name=name,
+                    kind=kind,
+                    sha256=digest,
+                    size_bytes=size,
+                    attempt=run.attempt,
+                    created_at=run.now,
                 )
             return "published"
 

@@ -62,6 +62,14 @@ def _rung(rate: SweepRate) -> str:
     return f"{rate.lr:g}: {state}"
 
 
+_CALIBRATION = (
+    Column("ood_nll", "OOD NLL", "number"),
+    Column("ood_ece", "OOD ECE", "percent"),
+    Column("ood_ece_floor", "floor", "percent"),
+    Column("ood_squared", "OOD L2², square points", "square_points"),
+)
+
+
 def rows_table(verdict: SweepVerdict) -> Table:
     """Every contender at its own rate."""
     rows = [
@@ -86,10 +94,7 @@ def rows_table(verdict: SweepVerdict) -> Table:
         Column("id_accuracy", "ID accuracy", "percent"),
         Column("ood_accuracy", "OOD accuracy", "percent"),
         Column("sd", "± over seeds", "percent"),
-        Column("ood_nll", "OOD NLL", "number"),
-        Column("ood_ece", "OOD ECE", "percent"),
-        Column("ood_ece_floor", "floor", "percent"),
-        Column("ood_squared", "OOD L2², square points", "square_points"),
+        *_CALIBRATION,
     ]
     return Table(columns, rows)
 
@@ -159,10 +164,7 @@ def equal_table(equal: EqualAccuracy) -> Table:
         Column("label", "Contender"),
         Column("between", "Between the rates"),
         Column("ood_accuracy", "OOD accuracy", "percent"),
-        Column("ood_nll", "OOD NLL", "number"),
-        Column("ood_ece", "OOD ECE", "percent"),
-        Column("ood_ece_floor", "floor", "percent"),
-        Column("ood_squared", "OOD L2², square points", "square_points"),
+        *_CALIBRATION,
     ]
     return Table(columns, rows)
 

@@ -28,11 +28,7 @@ def submit(spec: dict[str, Any], titles: dict[str, str], slots: dict[str, Any]) 
         _faults(validation, titles, slots)
     elif validation is not None:
         _estimate(validation)
-        for sentence in validation.missing:
-            show = st.error if sentence in validation.blocking else st.warning
-            show(text.md_prose(sentence), icon=":material/inventory_2:")
-        for sentence in validation.warnings:
-            st.warning(text.md_prose(sentence), icon=":material/timer:")
+        page.needs(validation)
     with st.container(horizontal=True, vertical_alignment="center"):
         ready = validation is not None and validation.valid and not validation.blocking
         if st.button(

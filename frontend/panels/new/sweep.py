@@ -169,11 +169,7 @@ def _say(found: SweepValidation) -> None:
     if found.estimate is not None:
         page.stats(_cards(found.estimate))
         st.caption("Contenders: " + text.md(", ".join(found.labels)))
-    for sentence in found.missing:
-        show = st.error if sentence in found.blocking else st.warning
-        show(text.md_prose(sentence), icon=":material/inventory_2:")
-    for sentence in found.warnings:
-        st.warning(text.md_prose(sentence), icon=":material/timer:")
+    page.needs(found)
 
 
 def _cards(e: SweepEstimate) -> list[tuple[str, str, str]]:
