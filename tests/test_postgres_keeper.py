@@ -39,7 +39,9 @@ def test_postgres__is_gone_with_a_pytest_that_was_ended(
     with (tmp_path / "log").open("wb") as log:
         pytest_ = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
-            + ["--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path / "test_wait.py")],
+            # Nobody's conftest.py above the temporary folder has a say.
+            + ["--noconftest", "--rootdir", str(tmp_path), "-c", os.devnull]
+            + [str(tmp_path / "test_wait.py")],
             env=os.environ | {"PYTHONPATH": str(_ROOT)},
             stdout=log,
             stderr=log,

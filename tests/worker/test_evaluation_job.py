@@ -76,6 +76,13 @@ def runner_of(job_id: str, attempt: int) -> int | None:
     return next((pid for pid, argv in processes() if any(a.endswith(end) for a in argv)), None)
 
 
+def asked_to_stop(pid: int) -> bool:
+    """Whether a SIGTERM waits for a process that is held."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = [int(line.split()[1], 16) for line in status.splitlines() if "Pnd" in line[:6]]
+    return any(mask >> (signal.SIGTERM - 1) & 1 for mask in pending)
+
+
 def test_job__two_runs_in_one_pass_killed_in_mid_set_resumed_and_equal_to_the_last_digit(
     service: Stores,
     sqlite_url: str,
@@ -148,7 +155,15 @@ def test_job__cancelled_keeps_what_is_finished_and_a_retry_does_the_rest(
     service.runs.delete(gone)
     start_worker(sqlite_url, real=True)
     until(lambda: service.evaluation_jobs.get(job_id).results == 1, timeout_s=240, what="a result")
-    service.evaluation_jobs.request_cancel(job_id)
+    # Held in the second set until it has been asked to stop, however fast it would be.
+    pid = runner_of(job_id, 1)
+    assert pid is not None, "the pass was over before it could be held"
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        service.evaluation_jobs.request_cancel(job_id)
+        until(lambda: asked_to_stop(pid), what="the runner to be asked to stop")
+    finally:
+        os.kill(pid, signal.SIGCONT)
     job = until(lambda: ended(service, job_id), timeout_s=240, what="the job to end")
     assert (job.phase, job.results) == ("CANCELLED", 1)
     assert [e.dataset for e in service.results.run_evaluations(zs)][1:] == ["small"]

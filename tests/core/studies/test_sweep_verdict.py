@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calift_core.calibration import SampleScores, SquaredError, accuracy, ece, score_probs
-from calift_core.calibration.compare import paired_difference
+from calift_core.calibration import SampleScores, accuracy, ece, paired_difference, score_probs
+from calift_core.calibration.squared import SquaredError
 from calift_core.errors import UnpairedError
 from calift_core.schema.wire.sweeps import SweepVerdict, VerdictSet
 from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet, make_verdict
