@@ -5,14 +5,14 @@ Claim, lease, fence, sweeper, outbox, events and log are those of runs; here is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, func, insert, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.line import Live, queue_of_device, why_waits
+from backend.line import queue_of_device
 from backend.models import EvaluationRow, JudgedRun, Run
 from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when
@@ -22,7 +22,7 @@ from backend.store.outbox import ring
 from backend.store.runs import RETRYABLE_PHASES, Runs
 from backend.store.states import add_state_event
 from backend.store.submitting import earlier_request, new_id, queue_once
-from backend.store.workers import live_workers
+from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import JOB_PREFIX, EvaluationJobSpec
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
@@ -100,7 +100,7 @@ class EvaluationJobs:
             row = connection.execute(_query().where(Run.id == job_id)).first()
             if row is None:
                 raise NotFoundError(f"there is no evaluation job {job_id!r}.")
-            return _job(row, live_workers(connection))
+            return _job(row, why_jobs_wait(connection, self._quotas, [row]))
 
     def page(
         self,
@@ -135,8 +135,8 @@ class EvaluationJobs:
             rows, next_cursor = self._cursors.newest(
                 connection, _query().where(*where), Run, scope, cursor, limit
             )
-            live = live_workers(connection) if rows else []
-        return [_job(row, live) for row in rows], next_cursor, int(total)
+            waits = why_jobs_wait(connection, self._quotas, rows)
+        return [_job(row, waits) for row in rows], next_cursor, int(total)
 
     def request_cancel(self, job_id: str) -> EvaluationJob:
         """Cancel a job: at once while it waits, else by its worker. Repeatable; ended ones stay.
@@ -223,7 +223,7 @@ def _query() -> Select[Any]:
     return select(*Run.__table__.columns, results.label("results")).where(Run.kind == KIND)
 
 
-def _job(row: Row[*tuple[Any, ...]], live: Sequence[Live]) -> EvaluationJob:
+def _job(row: Row[*tuple[Any, ...]], waits: Mapping[str, str]) -> EvaluationJob:
     return EvaluationJob(
         id=row.id,
         name=row.name,
@@ -241,7 +241,7 @@ def _job(row: Row[*tuple[Any, ...]], live: Sequence[Live]) -> EvaluationJob:
         setbacks=row.setbacks,
         owner=row.submitted_by,
         worker=row.owner,
-        waiting=why_waits(row.queue, live) if row.phase == "QUEUED" else "",
+        waiting=waits.get(row.id, ""),
         created_at=moment(row.created_at),
         started_at=when(row.started_at),
         finished_at=when(row.finished_at),

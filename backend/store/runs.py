@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.line import queue_of, why_waits
+from backend.line import queue_of
 from backend.models import ArtifactRow, ReportRow, Run, RunTag
 from backend.store.cursors import Cursors, how_many, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
@@ -45,7 +45,7 @@ from backend.store.submitting import (
     queue_once,
     set_tags,
 )
-from backend.store.workers import live_workers
+from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.runs import RunDetail, RunPhase, RunSummary, SortKey
@@ -422,10 +422,6 @@ def _row(connection: Connection, run_id: str) -> Row[*tuple[Any, ...]]:
 
 def _detail(connection: Connection, run_id: str, quotas: Quotas) -> RunDetail:
     row = _row(connection, run_id)
-    waiting = ""
-    if row.phase == "QUEUED":
-        waiting = quotas.waits_for_own(connection, row.submitted_by)
-        waiting = waiting or why_waits(row.queue, live_workers(connection))
     report = connection.execute(select(ReportRow.body).where(ReportRow.run_id == run_id)).scalar()
     report = report or {}
     return RunDetail(
@@ -435,7 +431,7 @@ def _detail(connection: Connection, run_id: str, quotas: Quotas) -> RunDetail:
         notes=row.notes,
         hint=row.hint,
         worker=row.owner,
-        waiting=waiting,
+        waiting=why_jobs_wait(connection, quotas, [row]).get(run_id, ""),
         cloned_from=row.cloned_from,
         environment=report.get("environment") or {},
         resolved=report.get("resolved") or {},

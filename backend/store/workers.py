@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Engine, Text, and_, cast, delete, exists, func, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Text,
+    and_,
+    cast,
+    delete,
+    exists,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.line import Live, queue_of, queue_of_device, why_waits
 from backend.models import Run, Worker
 from backend.store.engine import NOW, moment, plain, reading, upsert, writing
+from backend.store.fairness import Quotas
 from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.service import GpuUse, WorkerInfo
@@ -142,6 +156,25 @@ class Workers:
             )
             for r in rows
         ]
+
+
+def why_jobs_wait(
+    connection: Connection, quotas: Quotas, rows: Sequence[Row[*tuple[Any, ...]]]
+) -> dict[str, str]:
+    """Why each of these jobs waits, by its id; those that do not wait are absent.
+
+    Args:
+        connection: to read by.
+        quotas: what each owner may have at work.
+        rows: of `Run`.
+    """
+    waiting = [row for row in rows if row.phase == "QUEUED"]
+    live = live_workers(connection) if waiting else []
+    own = {
+        owner: quotas.waits_for_own(connection, owner)
+        for owner in {row.submitted_by for row in waiting}
+    }
+    return {row.id: own[row.submitted_by] or why_waits(row.queue, live) for row in waiting}
 
 
 def live_workers(connection: Connection) -> list[Live]:

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from backend.store.engine import open_engine
 from backend.store.errors import ArtifactQuotaError, QueueFullError
+from backend.store.evaluation_jobs import EvaluationJobs
 from backend.store.fairness import Quotas
 from backend.store.runs import Runs
 from backend.store.stores import Stores
+from calift_core.schema.evaluation_job import EvaluationJobSpec
 from tests.conftest import spec_of
 
 
@@ -107,6 +109,11 @@ def test_quota__of_running_runs_keeps_an_owner_waiting_and_says_so(store: Stores
     assert runs.get(mine[1]).waiting == "1 runs of ada are at work, and 1 may be."
     assert store.claims.finish(mine[0], 1, phase="SUCCEEDED")
     assert take(store, quota_running=1) == mine[1]
+    jobs = EvaluationJobs(store.engine, store.cursors, Quotas(running=1))
+    judging = EvaluationJobSpec(runs=(mine[0],), shifts={"art": "folder:art"})
+    judges = jobs.submit(judging, submitted_by="ada")
+    assert jobs.get(judges).waiting == "1 runs of ada are at work, and 1 may be."
+    assert [job.waiting for job in jobs.page()[0]] == [jobs.get(judges).waiting]
 
 
 def test_quota__of_waiting_runs_and_of_stored_bytes(store: Stores) -> None:
