@@ -322,7 +322,10 @@ def validation_values(
     }
 
 
-def store(folder: Path, predictions: Predictions) -> tuple[str, str]:
-    """Write predictions under `folder/predictions`. Returns the relative path and the SHA-256."""
+def store(folder: Path, predictions: Predictions, *, copies: int = 1) -> tuple[str, str]:
+    """Write predictions under `folder/predictions`. Returns the relative path and the SHA-256.
+
+    `copies` is how many sets of this size the model has, of `write_predictions`.
+    """
     relative = predictions_name(predictions.metadata.dataset)
-    return relative, write_predictions(folder / relative, predictions)
+    return relative, write_predictions(folder / relative, predictions, copies=copies)

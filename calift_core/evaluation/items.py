@@ -58,6 +58,8 @@ class Item:
         severity: of the corruption.
         source: name of the set that its images were made of, where they were.
         noise: standard deviation of the noise, of a perturbed copy.
+        copies: how many corrupted sets are made of the same images: of many large ones only the
+            largest logits are stored.
     """
 
     images: ImageSet
@@ -67,6 +69,7 @@ class Item:
     severity: int | None = None
     source: str | None = None
     noise: float | None = None
+    copies: int = 1
 
 
 ID_PARTS: tuple[Role, ...] = ("validation", "calibration")
@@ -79,7 +82,8 @@ def items_of(suite: Suite, parts: Sequence[Role] = ID_PARTS) -> Iterator[Item]:
             yield Item(suite.parts[part], suite.class_names, part)
     for images, role, corruption, severity in suite.evaluations():
         source = f"{suite.name}/test" if role == "corruption" else None
-        yield Item(images, suite.class_names, role, corruption, severity, source)
+        copies = len(suite.corruption_plan) if role == "corruption" else 1
+        yield Item(images, suite.class_names, role, corruption, severity, source, copies=copies)
 
 
 def n_images_of(suite: Suite, parts: Sequence[Role] = ID_PARTS) -> int:

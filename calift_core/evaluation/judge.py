@@ -341,7 +341,7 @@ class _Work:
             model_sha256=subject.sha256,
             source_dataset=item.source,
         )
-        path, sha256 = store(subject.folder, predictions)
+        path, sha256 = store(subject.folder, predictions, copies=item.copies)
         result: dict[str, Any] = {"predictions": path, "predictions_sha256": sha256}
         if item.role in ("validation", "calibration"):
             noise = {} if item.noise is None else {"dataset": item.images.name, "noise": item.noise}

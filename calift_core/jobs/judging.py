@@ -328,7 +328,15 @@ class _Pass:
                 images = one.ready(one.images)
                 images = images if images.name == name else replace(images, name=name)
                 item = Item(
-                    images, alike.class_names, one.role, one.corruption, one.severity, one.source
+                    images,
+                    alike.class_names,
+                    one.role,
+                    one.corruption,
+                    one.severity,
+                    one.source,
+                    copies=sum(o.role == one.role and o.source == one.source for o in self.sets)
+                    if one.role == "corruption"
+                    else 1,
                 )
                 verdicts = [Verdict() for _ in runs]
                 subjects = [self.subjects[run.id] for run in runs]

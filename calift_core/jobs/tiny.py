@@ -18,7 +18,7 @@ from calift_core.jobs.job import Job, Stop, never, work_on
 from calift_core.models.loading import TINY, TINY_CONFIG
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import LogRecord, PhaseRecord, ProgressRecord, Record, ResumedRecord
-from calift_core.schema.spec import ModelSpec, RunSpec, SuiteSpec, TrainSpec
+from calift_core.schema.spec import EvaluationSpec, ModelSpec, RunSpec, SuiteSpec, TrainSpec
 
 
 def pretraining_spec(suite: str = "fashion-mnist") -> RunSpec:
@@ -36,6 +36,7 @@ def pretraining_spec(suite: str = "fashion-mnist") -> RunSpec:
             crop_scale=(0.8, 1.0),
             spectrum_every_epochs=0,
         ),
+        evaluation=EvaluationSpec(precision="train"),  # as it was: the weights' key depends on it
     )
 
 

@@ -40,6 +40,7 @@ def write_predictions(
     predictions: Predictions | TopKPredictions,
     *,
     keep: Keep = "auto",
+    copies: int = 1,
 ) -> str:
     """Write a predictions file durably: the old file or the new one, never a part.
 
@@ -48,6 +49,8 @@ def write_predictions(
         predictions: N samples.
         keep: `full` stores all logits, a number k the k largest of each sample; `auto` is `full` up
             to `FULL_CELLS` logits and `AUTO_K` beyond. What holds k logits already keeps them.
+        copies: how many sets of this size are stored for one model, as those of a corruption plan:
+            `auto` counts the logits of all of them.
 
     Returns:
         SHA-256 of the file, 64 hex digits.
@@ -59,7 +62,7 @@ def write_predictions(
     """
     check_unique(predictions.ids)
     if keep == "auto":
-        keep = "full" if predictions.logits.size <= FULL_CELLS else AUTO_K
+        keep = "full" if predictions.logits.size * copies <= FULL_CELLS else AUTO_K
     return write_chunks(path, [predictions], keep=keep)
 
 

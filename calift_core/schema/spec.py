@@ -505,11 +505,11 @@ class EvaluationSpec(Frozen):
     )
     batch_size: int = Field(default=500, ge=1, le=65_536, title="Evaluation batch size")
     seed: int = Field(default=0, ge=0, lt=2**32, title="Resampling seed")
-    precision: Literal["train", "auto", "fp32", "fp16", "bf16"] = Field(
-        default="train",
+    precision: Literal["tf32", "fp32", "train", "auto", "fp16", "bf16"] = Field(
+        default="tf32",
         title="Precision",
-        description="Precision of the forward passes; logits are float32 always. train: that of "
-        "training; "
+        description="Precision of the forward passes; logits are float32 always. tf32: float32 "
+        "with the fast products of a CUDA device, fp32 elsewhere; train: that of training; "
         "auto: bf16 or fp16 where the device has fast units for it, else fp32",
     )
     perturbed_calibration: bool = Field(
@@ -633,17 +633,24 @@ class RunSpec(Frozen):
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of what determines the result: without name, tags, notes and resources."""
-        return self._hash_with(self.method.model_dump(mode="json"))
+        return self._hash_with(self._method_form())
 
     def earlier_hashes(self) -> list[str]:
-        """What `content_hash` was where an earlier version wrote the method otherwise."""
-        return [self._hash_with(form) for form in self.method.earlier_forms()]
+        """What `content_hash` was where an earlier version wrote the spec otherwise."""
+        forms = self.method.earlier_forms()
+        hashes = [self._hash_with(form) for form in forms]
+        if self.evaluation.precision == EvaluationSpec().precision:
+            # Left open it was once the precision of training.
+            evaluation = self.evaluation.model_copy(update={"precision": "train"})
+            earlier = self.model_copy(update={"evaluation": evaluation})
+            hashes += [earlier._hash_with(form) for form in (*forms, self._method_form())]
+        return hashes
 
     def as_begun(self, begun: RunSpec) -> tuple[RunSpec, str]:
         """What this spec asks of a folder whose run has begun.
 
-        An option of the method that is left open stays as it was: another version may have begun
-        the run, with other defaults.
+        An option of method or evaluation that is left open stays as it was: another version may
+        have begun the run, with other defaults.
 
         Returns:
             The spec, and a sentence on what differs from today's defaults; this one and nothing
@@ -651,18 +658,29 @@ class RunSpec(Frozen):
         """
         if begun.method.kind != self.method.kind:
             return self, ""
-        then, now = begun.method.model_dump(), self.method.model_dump()
-        method = then | self.method.model_dump(exclude_unset=True)
-        differs = [name for name in now if now[name] != method[name]]
-        so = self.model_copy(update={"method": type(self.method)(**method)})
+        kept: dict[str, MethodSpec | EvaluationSpec] = {}
+        differs = []
+        for group in ("method", "evaluation"):
+            asked = getattr(self, group)
+            then, now = getattr(begun, group).model_dump(), asked.model_dump()
+            values = then | asked.model_dump(exclude_unset=True)
+            kept[group] = type(asked)(**values)
+            differs += [
+                f"{name} {then[name]} ({'open' if now[name] is None else now[name]} today)"
+                for name in now
+                if now[name] != values[name]
+            ]
+        so = self.model_copy(update=kept)
         if not differs or so.content_hash() != begun.content_hash():
             return self, ""
-        today = {name: "open" if now[name] is None else now[name] for name in differs}
-        named = ", ".join(f"{name} {then[name]} ({today[name]} today)" for name in differs)
+        named = ", ".join(differs)
         return so, (
             f"The run in this folder was begun with {named}, which the RunSpec leaves open. "
             "It goes on as it was begun; --overwrite starts anew."
         )
+
+    def _method_form(self) -> dict[str, Any]:
+        return self.method.model_dump(mode="json")
 
     def _hash_with(self, method: dict[str, Any]) -> str:
         body = self.model_dump(mode="json", exclude={"name", "tags", "notes", "resources"})

@@ -196,7 +196,7 @@ def test_upgrade__calift_train_goes_on_with_a_folder_of_the_old_command(
     assert int(step[1]) >= KILLED_AFTER
     said = " ".join(stderr.split())
     assert "made by an earlier version of calift" in said
-    assert "begun with lambda_x 0.0 (0.05 today), which the RunSpec leaves open" in said
+    assert "begun with lambda_x 0.0 (0.05 today), precision train (tf32 today), which" in said
     folder = unpacked / "local" / "run"
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if "loss" in line]

@@ -729,7 +729,7 @@ def test_spec__new_options_at_their_defaults_leave_the_hash_of_earlier_runs() ->
         del body["train"][name]
     body["train"]["workers"] = 0  # what an open number of workers meant
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    assert plain.content_hash() == hashlib.sha256(text.encode()).hexdigest()
+    assert plain.earlier_hashes() == [hashlib.sha256(text.encode()).hexdigest()]
     for change in ({"precision": "bf16"}, {"perturbed_calibration": True}):
         changed = RunSpec.model_validate(
             {"name": "a", "method": {"kind": "zero_shot"}, "evaluation": change}

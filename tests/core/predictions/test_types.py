@@ -315,6 +315,9 @@ def test_write_predictions__keeps_all_logits_unless_asked_or_too_many(
     assert read_metadata(path).storage == "full"
     write_predictions(path, written, keep=40)  # all there are
     assert read_metadata(path).storage == "full"
+    monkeypatch.setattr(write, "FULL_CELLS", 400)
+    write_predictions(path, written, copies=2)  # a plan's sets count together
+    assert read_metadata(path).k == write.AUTO_K
     monkeypatch.setattr(write, "FULL_CELLS", 399)
     write_predictions(path, written)
     assert read_metadata(path).k == write.AUTO_K

@@ -491,7 +491,22 @@ def test_as_begun__what_asks_for_another_run_is_left_as_it_is(changes: dict[str,
 
 def test_earlier_hashes__of_a_tracer_are_those_of_its_first_presets() -> None:
     method = {"kind": "tracer", "lambda_sd": 0.9, "lambda_x": 0.05, "preset": "code"}
-    spec = parse_spec({"name": "a", "method": method})
+    fp32 = {"evaluation": {"precision": "fp32"}}
+    spec = parse_spec({"name": "a", "method": method} | fp32)
     assert len(spec.earlier_hashes()) == 2
     assert spec.content_hash() not in spec.earlier_hashes()
-    assert parse_spec({"name": "a", "method": {"kind": "tracer"}}).earlier_hashes() == []
+    assert parse_spec({"name": "a", "method": {"kind": "tracer"}} | fp32).earlier_hashes() == []
+
+
+def test_earlier_hashes__know_when_the_precision_left_open_was_that_of_training() -> None:
+    carot = {"name": "a", "method": {"kind": "carot"}}
+    open_, earlier = (
+        parse_spec(carot),
+        parse_spec(carot | {"evaluation": {"precision": "train"}}),
+    )
+    assert open_.content_hash() != earlier.content_hash()
+    assert open_.earlier_hashes() == [earlier.content_hash()]
+    assert earlier.earlier_hashes() == []
+    begun, note = open_.as_begun(earlier)
+    assert begun.content_hash() == earlier.content_hash()
+    assert "precision train (tf32 today)" in note
