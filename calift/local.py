@@ -77,7 +77,7 @@ def train(
             out.print(f"This run is finished already; its report is {report_file}.", markup=False)
         _show_report(_read_report(report_file), as_json)
         return
-    with _stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         _follow_records(_run(spec, folder, stop, hosts, rendezvous), quiet=as_json)
     if not _speaks_for_all(hosts):
         return
@@ -183,7 +183,7 @@ def evaluate(
         if spec_file is None and not source.is_file():
             raise SpecError(f"{str(path)!r} holds no run (there is no spec.json in it)")
         specs.append(_judged_on(load_spec(source), changes))
-    with _stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         if len(run_folders) == 1:
             records = evaluate_finished(specs[0], run_folders[0], folder, stop=stop)
             _follow_records(records, quiet=as_json)
@@ -291,7 +291,7 @@ def _read_report(path: Path) -> Report:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Ctrl-C or SIGTERM asks the run to save and stop; a second Ctrl-C ends it at once.
 
     Schedulers send SIGTERM more than once.

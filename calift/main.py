@@ -25,6 +25,7 @@ from calift import (
     operations,
     predictions,
     service,
+    shipping,
     slurm,
     stack,
     study,
@@ -134,6 +135,9 @@ app.command()(predictions.import_predictions)
 app.command()(predictions.export_predictions)
 app.command()(local.train)
 app.command()(local.evaluate)
+app.command()(shipping.calibrate)
+app.command()(shipping.export)
+app.command()(shipping.predict)
 app.command()(service.submit)
 app.command()(service.compare)
 app.command()(sweeps.sweep)

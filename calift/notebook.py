@@ -28,6 +28,8 @@ from calift_core.schema.wire.results import Reliability
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from calift_core.shipping.classifier import Answers, CalibratedClassifier
+
 
 def ece(
     probs: Any,
@@ -146,13 +148,20 @@ def evaluate(
     )
 
 
-def load(run: str | Path) -> LoadedRun:
-    """Open the folder of a finished run.
+def load(run: str | Path) -> LoadedRun | CalibratedClassifier:
+    """Open the folder of a finished run, or of a model that `calift export` wrote.
+
+    Either has `predict(images)`.
 
     Raises:
         DataError: it is no folder of a finished run.
+        CheckpointError: an exported model is damaged.
     """
     folder = Path(run)
+    if (folder / "calift.json").is_file():
+        from calift_core.shipping.classifier import CalibratedClassifier
+
+        return CalibratedClassifier.load(folder)
     try:
         report = Report.model_validate_json((folder / "report.json").read_bytes())
     except FileNotFoundError as error:
@@ -194,6 +203,27 @@ class LoadedRun:
         from calift_core.predictions.read import read_predictions
 
         return read_predictions(self._subject(dataset).target)
+
+    @cached_property
+    def model(self) -> CalibratedClassifier:
+        """The run's model with the calibrator that `calift calibrate` chose, if it has."""
+        from calift_core.shipping.classifier import CalibratedClassifier
+
+        return CalibratedClassifier.load(self.folder)
+
+    def predict(self, images: Any, *, batch_size: int = 64) -> Answers:
+        """What the run's model sees in images: labels, confidences, calibrated probabilities.
+
+        Args:
+            images: paths, PIL images, arrays (H, W, 3) or tensors (3, H, W), one or many.
+            batch_size: images at once.
+
+        Raises:
+            CheckpointError: the run's model is missing or damaged.
+            UnreadableImageError: a file cannot be decoded.
+            DataError: something is no image; says which.
+        """
+        return self.model.predict(images, batch_size=batch_size)
 
     def reliability_diagram(self, dataset: str, *, smooth: bool = False) -> go.Figure:
         """The diagram of one data set as it was evaluated.

@@ -33,6 +33,8 @@ ELSEWHERE = {
     "frontend/door.py": {"authlib"},
     "calift/doctor_service.py": {"sqlalchemy"},
     "calift/notebook.py": {"plotly"},
+    "calift_core/shipping/onnx.py": {"onnx", "onnxscript"},
+    "calift_core/shipping/picture.py": {"matplotlib"},
     "calift_core/studies/bound/figure.py": {"matplotlib"},
 }
 

@@ -69,13 +69,26 @@ def decode(path: Path | str, data: IO[bytes] | None = None, *, side: int = 0) ->
         UnreadableImageError: it is not an image of a known format, is cut short or too large.
     """
     with open_image(path, data) as image:
-        try:
-            at_least(image, side)
-            image.load()  # before the tag is read: Pillow turns TIFFs upright here, tag and all
-            orientation = image.getexif().get(0x0112, 1)
-            rgb = _rgb(image)
-        except Exception as error:
-            raise UnreadableImageError(f"{str(path)!r} is damaged: {reason_of(error)}") from None
+        at_least(image, side)
+        return pixels_of(image, str(path))
+
+
+def pixels_of(image: Image.Image, name: str) -> Pixels:
+    """An image's pixels, upright: (H, W, 3) uint8.
+
+    Args:
+        image: of Pillow.
+        name: what errors call it.
+
+    Raises:
+        UnreadableImageError: it is cut short or damaged.
+    """
+    try:
+        image.load()  # before the tag is read: Pillow turns TIFFs upright here, tag and all
+        orientation = image.getexif().get(0x0112, 1)
+        rgb = _rgb(image)
+    except Exception as error:
+        raise UnreadableImageError(f"{name!r} is damaged: {reason_of(error)}") from None
     pixels = np.asarray(rgb)
     if orientation != 1:
         pixels = np.ascontiguousarray(_upright(pixels, orientation))

@@ -22,7 +22,14 @@ from calift_core.methods.base import zero_shot_classifier
 from calift_core.methods.pretrain import Pretrain as Pretraining
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip, Made
-from calift_core.models.finished import differences, load_finished, made_of, outdated, read_finished
+from calift_core.models.finished import (
+    differences,
+    load_finished,
+    made_of,
+    outdated,
+    read_finished,
+    weights_of,
+)
 from calift_core.models.loading import load_clip, tensors_sha256, weights_sha256
 from calift_core.models.zeroshot import resolve_templates
 from calift_core.models.zeroshot_cache import heads_dir
@@ -142,9 +149,8 @@ def load_like(
         return model
     tensors, description = read_finished(path)
     demand_alike(first.make, names[0], Make.of(made_of(description)), names[1])
-    file = path / "checkpoint" / "model.safetensors"
     try:
-        state = load_file(file)
+        state = load_file(weights_of(path))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the model in {str(path)!r} is damaged: {error}") from None
     expected = {name: t.shape for name, t in first.clip.net.state_dict().items()}
@@ -187,7 +193,7 @@ def _judged(
         Make.of(made),
         name,
         pretrained,
-        path / "checkpoint" / "model.safetensors",
+        weights_of(path),
         outdated(name, pretrained, made) if description["format"] == 1 else "",
     )
 

@@ -1,4 +1,4 @@
-"""Models that calift saved itself, read back as they were made."""
+"""Models that calift saved itself, read back as they were made: of a run, or exported."""
 
 from __future__ import annotations
 
@@ -14,14 +14,38 @@ from torch import Tensor
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import CheckpointError, ModelError, SpecError
 from calift_core.models.clip import Clip, Made
-from calift_core.models.loading import construct, load_weights, made_with, resolve, tokenizer_of
+from calift_core.models.hub import FOLDER_PREFIX
+from calift_core.models.loading import (
+    construct,
+    load_weights,
+    made_with,
+    resolve,
+    tokenizer_of,
+)
+
+#: In an exported folder: what open_clip reads, and what calift adds to it.
+EXPORT_NAME = "calift.json"
+EXPORTED_HEAD = "classifier.safetensors"
+EXPORTED_WEIGHTS = "open_clip_model.safetensors"
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder holds an exported model, not a run."""
+    return (folder / EXPORT_NAME).is_file() and not (folder / "checkpoint").is_dir()
+
+
+def weights_of(folder: Path) -> Path:
+    """The file that holds a finished model's weights."""
+    if is_exported(folder):
+        return folder / EXPORTED_WEIGHTS
+    return folder / "checkpoint" / "model.safetensors"
 
 
 def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What goes with the weights of a finished run, without building the model.
+    """What goes with the weights of a finished model, without building it.
 
     Args:
-        folder: the run's folder, which holds `checkpoint/model.json`.
+        folder: the run's folder, which holds `checkpoint/model.json`, or an exported one.
 
     Returns:
         Its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and `model.json`, that of
@@ -30,10 +54,15 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: there is no finished model, or it is damaged.
     """
-    checkpoint = folder / "checkpoint"
+    exported, checkpoint = is_exported(folder), folder / "checkpoint"
     try:
-        description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
-        tensors = load_file(checkpoint / "classifier.safetensors")
+        if exported:
+            described = json.loads((folder / EXPORT_NAME).read_text(encoding="utf-8"))
+            description = described["model"]
+            tensors = load_file(folder / EXPORTED_HEAD)
+        else:
+            description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
+            tensors = load_file(checkpoint / "classifier.safetensors")
         if description["format"] == 1:
             description = _from_format_1(description)
         for key in ("config", "name", "pretrained", "activation", "preprocess"):
@@ -86,7 +115,7 @@ def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]
     """The model of a finished run, built as it was when it was trained.
 
     Args:
-        folder: the run's folder, which holds `checkpoint/model.json`.
+        folder: the run's folder, which holds `checkpoint/model.json`, or an exported one.
 
     Returns:
         The model, its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and
@@ -99,12 +128,12 @@ def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]
     made, name = made_of(description), description["name"]
     net = construct(made, None)
     try:
-        load_weights(net, folder / "checkpoint" / "model.safetensors")
+        load_weights(net, weights_of(folder))
     except ModelError as error:
         raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
     clip = Clip(
         net,
-        tokenizer_of(name, made),
+        tokenizer_of(f"{FOLDER_PREFIX}{folder}" if is_exported(folder) else name, made),
         made=made,
         name=name,
         pretrained=description["pretrained"],

@@ -327,6 +327,39 @@ def test_load__opens_a_trained_folder_in_a_notebook(trained: Any) -> None:
         load(folder.parent)
 
 
+def test_ship__calibrate_export_predict_from_a_run_to_answers(
+    trained: Any, photos: Path, say: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained[1], tmp_path / "run")
+    model, answers = tmp_path / "model", tmp_path / "answers.csv"
+    assert "There is no calibrator" in say("export", run, model).text
+    chosen = say("calibrate", run, "--with", "temperature")
+    assert (chosen.status, "temperature, fitted on 8 images" in chosen.text) == (0, True)
+    assert "--overwrite" in say("export", run, model).text
+    assert say("export", run, model, "--overwrite").status == 0
+    told = json.loads(say("calibrate", run, "--json").stdout)
+    assert told["asked"] == "auto"
+    assert "got 'tflite'" in say("export", run, model, "--format", "tflite").text
+
+    said = say("predict", model, photos, "--json")
+    rows = [json.loads(line) for line in said.stdout.splitlines()]
+    assert (said.status, len(rows)) == (0, 120)
+    assert {row["label"] for row in rows} <= set(CLASSES)
+    assert all(row["confidence"] == max(row["top"].values()) for row in rows)
+    # A notebook says the same.
+    assert load(model).predict(rows[5]["path"]).labels == [rows[5]["label"]]
+    assert load(run).predict([row["path"] for row in rows[:3]]).probs.shape == (3, 3)
+
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no image")
+    said = say("predict", model, photos, bad, "--out", answers)
+    assert (said.status, "1 of 121 images could not be read" in said.text) == (1, True)
+    assert len(answers.read_text().splitlines()) == 122
+    assert "nothing is there" in say("predict", model, tmp_path / "nowhere").text
+    assert "must end in" in say("predict", model, photos, "--out", tmp_path / "a.xls").text
+    assert "holds no finished run" in say("predict", tmp_path, photos).text
+
+
 def test_train__again_says_that_it_is_finished_and_changes_nothing(
     trained: Any, say: Callable[..., Said]
 ) -> None:

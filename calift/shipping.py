@@ -1,0 +1,184 @@
+"""`calift calibrate`, `export`, `predict`: from a finished run to answers to be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from calift.console import JsonFlag, err, need_torch, out, percent, print_json
+from calift.local import stop_on_signal
+from calift_core.errors import SpecError
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+FORMATS = ("open_clip", "onnx")
+
+
+def calibrate(
+    run: RunFolder,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            help="auto, none, temperature, vector, histogram, isotonic, or tsp for runs with "
+            "perturbed calibration copies.",
+        ),
+    ] = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Choose the calibrator that a run is exported and used with.
+
+    It is fitted on the run's ID calibration part. auto takes the one with the lowest negative log
+    likelihood on the ID validation part, or none where the model's own probabilities are better.
+    """
+    from calift_core.shipping.choosing import choose_calibrator, save_choice
+
+    choice = choose_calibrator(run, kind)
+    path = save_choice(run, choice)
+    if as_json:
+        print_json(choice.model_dump(mode="json"))
+        return
+    if choice.chosen_on is not None:
+        table = Table(
+            "calibrator", "NLL", "Brier", "ECE", title=f"{choice.chosen_on.dataset}, "
+            f"{choice.chosen_on.n:,} images", title_justify="left"
+        )  # fmt: skip
+        for one in choice.candidates:
+            mark = " ←" if one.kind == choice.kind else ""
+            table.add_row(one.kind + mark, f"{one.nll:.4f}", f"{one.brier:.4f}", percent(one.ece))
+        out.print(table)
+    on = choice.fitted_on
+    said = (
+        "The model's own probabilities are used: no calibrator was better."
+        if choice.kind == "none"
+        else f"{choice.kind}, fitted on {on.n:,} images of {on.dataset}."
+    )
+    out.print(f"{said} It is in {path}.", markup=False)
+
+
+def export(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(help="New folder for the model.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="open_clip, or onnx for a graph from pixels to calibrated probabilities as well.",
+        ),
+    ] = "open_clip",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an exported model that is there.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a run as a folder that stands alone: model, head, calibrator and model card.
+
+    open_clip loads it by local-dir:FOLDER. The calibrator is that of `calift calibrate`; without
+    one the probabilities are the model's own.
+    """
+    if form not in FORMATS:
+        raise SpecError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
+    need_torch()
+    from calift_core.shipping.export import export_run
+
+    def told(message: str) -> None:
+        err.print(message, markup=False, style="dim")
+
+    shipped = export_run(run, folder, onnx=form == "onnx", overwrite=overwrite, told=told)
+    if as_json:
+        print_json(shipped.exported.model_dump(mode="json"))
+        return
+    if shipped.exported.choice is None:
+        err.print(
+            f"There is no calibrator: `calift calibrate {run}` chooses one, then export again.",
+            markup=False,
+        )
+    for note in filter(None, [shipped.note]):
+        err.print(note, markup=False)
+    out.print(f"The model is in {folder}; README.md there is its card.", markup=False)
+
+
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An exported folder, or that of a run.")
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Image files, folders, manifests (CSV, Parquet, JSON lines), or - for a path a "
+            "line.",
+        ),
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write .parquet, .csv or .jsonl; goes on where it was stopped."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Likeliest classes to tell of each image.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a model sees in images, with calibrated probabilities.
+
+    Exit status 1 if an image could not be read; all others are answered.
+    """
+    need_torch()
+    from calift_core.shipping.classifier import CalibratedClassifier
+    from calift_core.shipping.predicting import Out, listed, predict_files
+
+    paths = listed(images)
+    classifier = CalibratedClassifier.load(model, device=device)
+    target = None if file is None else Out(file, (str(model.resolve()), str(top), *paths))
+    known = [] if target is None else target.rows()[: len(paths)]
+    if known:
+        err.print(f"Going on behind {len(known):,} of {len(paths):,} images.", markup=False)
+    n_wrong = 0
+    with stop_on_signal() as stop:
+        batches = predict_files(
+            classifier, paths, top=top, done=len(known), batch_size=batch_size, stop=stop
+        )
+        shown = _with_progress(batches, len(paths), len(known))
+        if target is not None:
+            rows = target.write(known, shown)
+            n_wrong = sum(row["error"] is not None for row in rows)
+            err.print(f"{len(rows):,} answers are in {file}.", markup=False)
+        else:
+            for batch in shown:
+                n_wrong += sum(row["error"] is not None for row in batch)
+                _say(batch, as_json)
+    if n_wrong:
+        err.print(f"{n_wrong:,} of {len(paths):,} images could not be read.", markup=False)
+        raise typer.Exit(1)
+
+
+def _say(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
+    import json
+
+    for row in rows:
+        if as_json:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+        elif row["error"] is not None:
+            err.print(row["error"], markup=False)
+        else:
+            typer.echo(f"{row['path']}\t{row['label']}\t{row['confidence']:.4f}")
+
+
+def _with_progress(
+    batches: Iterator[list[dict[str, Any]]], total: int, done: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The same batches, with a bar on a terminal's error stream."""
+    columns = (
+        TextColumn("{task.completed:,} of {task.total:,}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task("", total=total, completed=done)
+        for batch in batches:
+            yield batch
+            bars.advance(task, len(batch))

@@ -1,0 +1,172 @@
+"""The model card of an exported model, made of what its run measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from calift_core.shipping.folder import EXPORT_NAME, PICTURE_NAME, Exported
+from calift_core.shipping.judged import Row
+
+#: Names of classes that a card lists; of more it gives the number.
+_LISTED = 100
+
+
+def model_card(exported: Exported, rows: Sequence[Row], *, picture: bool) -> str:
+    """The card as Markdown with the head that a hub reads.
+
+    Args:
+        exported: what is shipped.
+        rows: what it gives on ID test data, shifts and corruptions.
+        picture: whether the reliability diagram lies beside it.
+    """
+    made = exported.provenance
+    card = f"---\n{_head(exported, rows)}\n---\n\n# {_plain(made.name)}\n\n{_body(exported, rows)}"
+    if picture:
+        card += (
+            f"\n## Reliability\n\n![Accuracy against confidence]({PICTURE_NAME})\n\n"
+            "Accuracy of the images in a bin against their mean confidence, on ID test data and on "
+            "the shift with the largest error. Below the diagonal the model is over-confident. The "
+            "band is where a perfectly calibrated model's bins would lie 95 times in 100.\n"
+        )
+    return str(ModelCard(card))
+
+
+def _head(exported: Exported, rows: Sequence[Row]) -> str:
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=_plain(row.dataset),
+            dataset_name=_plain(row.dataset),
+            metric_type=kind,
+            metric_name=name,
+            metric_value=round(value, 6),
+        )
+        for row in rows
+        if row.role in ("id", "shift")
+        for kind, name, value in (
+            ("accuracy", "Accuracy", row.accuracy),
+            ("ece", "Calibration error (ECE)", row.ece.value),
+            ("nll", "Negative log likelihood", row.nll),
+        )
+    ]
+    return ModelCardData(
+        library_name="open_clip",
+        pipeline_tag="image-classification",
+        tags=["clip", "calibration", "calift"],
+        model_name=_plain(exported.provenance.name),
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def _body(exported: Exported, rows: Sequence[Row]) -> str:
+    made, choice = exported.provenance, exported.choice
+    classes = exported.model["classes"]
+    named = ", ".join(map(_plain, classes[:_LISTED]))
+    more = f" and {len(classes) - _LISTED:,} more" if len(classes) > _LISTED else ""
+    said = (
+        f"A CLIP model ({_plain(exported.model['name'])}) of {made.method_title} on "
+        f"{_plain(made.suite)}, with a head for {len(classes):,} classes: {named}{more}.\n\n"
+    )
+    if choice is None or choice.kind == "none":
+        said += "Its probabilities are its own: no calibrator is applied.\n"
+    else:
+        on = choice.fitted_on
+        said += (
+            f"Its probabilities go through a calibrator, *{choice.kind}*, fitted on {on.n:,} "
+            f"images of {_plain(on.dataset)}"
+        )
+        if choice.chosen_on is not None and choice.asked == "auto":
+            said += (
+                f" and chosen by the negative log likelihood on {choice.chosen_on.n:,} images of "
+                f"{_plain(choice.chosen_on.dataset)}"
+            )
+        said += ". No shift and no test image was used for either.\n"
+    return said + _table(rows) + _use(exported)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = [
+        "\n## What was measured\n",
+        "| data | n | accuracy | ECE (95 % interval) | floor | NLL | Brier |",
+        "|---|---|---|---|---|---|---|",
+        *(_line(row) for row in rows if row.role == "id"),
+        *(_line(row) for row in rows if row.role == "shift"),
+    ]
+    corrupted = [row for row in rows if row.role == "corruption"]
+    if corrupted:
+        worst = max(corrupted, key=lambda row: row.ece.value)
+        lines.append(_mean(corrupted))
+        lines.append(_line(worst, "worst of them: "))
+    lines.append(
+        "\nPercent; NLL in nats. ECE: top-label calibration error, "
+        f"{rows[0].ece.n_bins} bins of {rows[0].ece.scheme.replace('_', ' ')}. The *floor* is what "
+        "a perfectly calibrated model would read on average at this n: an error near it is no "
+        "evidence of miscalibration.\n"
+    )
+    own = [row.dataset for row in rows if not row.calibrated]
+    if own:
+        lines.append(
+            f"Before the calibrator, since only the largest logits are stored: {', '.join(own)}.\n"
+        )
+    return "\n".join(lines)
+
+
+def _line(row: Row, before: str = "") -> str:
+    low, high = row.ece.interval
+    return (
+        f"| {before}{_plain(row.dataset)} | {row.n:,} | {row.accuracy:.1%} | {row.ece.value:.1%} "
+        f"({low:.1%} to {high:.1%}) | {row.ece.null_mean:.1%} | {row.nll:.3f} | {row.brier:.3f} |"
+    )
+
+
+def _mean(rows: Sequence[Row]) -> str:
+    return (
+        f"| {len(rows)} corrupted sets, mean | {sum(row.n for row in rows):,} | "
+        f"{fmean(row.accuracy for row in rows):.1%} | {fmean(row.ece.value for row in rows):.1%} | "
+        f"{fmean(row.ece.null_mean for row in rows):.1%} | {fmean(row.nll for row in rows):.3f} | "
+        f"{fmean(row.brier for row in rows):.3f} |"
+    )
+
+
+def _use(exported: Exported) -> str:
+    made = exported.provenance
+    return f"""
+## Use
+
+```python
+import calift
+
+model = calift.load("FOLDER")            # this folder
+model.predict(["a.jpg"]).top(5)          # classes with calibrated probabilities
+```
+
+In plain open_clip, without head and calibrator:
+`open_clip.create_model_and_transforms("local-dir:FOLDER")`.
+
+**Meant for** classifying images like those it was fine-tuned on into the classes above.
+**Limits.** It knows no other class and gives one of these to any image. A probability is worth what
+the table says of data like yours: where images differ from all rows of the table, nothing is known.
+A calibrator fitted on ID data does not repair what a shift breaks; the rows of shifts show how much
+is left. Measure on images of your own before a decision rests on a probability.
+
+## Where it comes from
+
+Run {_plain(made.run_id)} of calift {made.calift_version}, {made.method_title}
+{_options(made.method)}, seed {made.train.get("seed")}, RunSpec {made.spec_sha256[:16]}…; all else
+is in `{EXPORT_NAME}`.
+"""
+
+
+def _options(method: Mapping[str, Any]) -> str:
+    said = [f"{k} = {v}" for k, v in method.items() if k != "kind" and v is not None]
+    return f"({_plain(', '.join(said)) or 'no options'})"
+
+
+def _plain(text: Any) -> str:
+    """A name as text: no markup of its own, one line."""
+    kept = " ".join(str(text).split())
+    return "".join("\\" + c if c in "\\`*_{}[]<>|#!" else c for c in kept)

@@ -1,0 +1,227 @@
+"""Which calibrator a run is shipped with: fitted on ID calibration data, chosen on ID validation.
+
+The choice is by the mean NLL, a proper score: it is lowest for the true probabilities, where a
+calibration error alone can be had by a model that says the base rate of everything. The simplest
+one is taken that is within one standard error of the best, image by image: few images are no
+evidence for many parameters. No shift and no test image has a say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from calift_core.analysis.calibrators import fit_calibrator, read_to_fit
+from calift_core.calibration import (
+    CALIBRATORS,
+    Calibrator,
+    SampleScores,
+    brier,
+    ece,
+    nll,
+    score_probs,
+    softmax,
+)
+from calift_core.calibration.calibrators import calibrator_from_dict
+from calift_core.errors import DataError, PredictionsError, UnknownNameError
+from calift_core.files import atomic_write_json
+from calift_core.predictions.read import read_predictions
+from calift_core.predictions.types import Predictions
+from calift_core.schema.report import Report
+
+#: The name of the choice in a run's folder.
+CHOICE_NAME = "calibrator.json"
+NONE = "none"
+AUTO = "auto"
+#: What `auto` chooses from, the simplest first: none needs more than the ID calibration split.
+CANDIDATES = (NONE, "temperature", "histogram", "isotonic", "vector")
+
+
+class Candidate(BaseModel):
+    """What a calibrator gave on ID validation data, lower is better; fractions and nats."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    nll: float
+    brier: float
+    ece: float
+
+
+class FittedTo(BaseModel):
+    """A part of the ID data."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    n: int
+
+
+class Choice(BaseModel):
+    """A run's calibrator, and why it is that one.
+
+    Attributes:
+        kind: its kind, or `none` where the model's own probabilities were better.
+        asked: what was asked for, `auto` or a kind.
+        calibrator: of `Calibrator.to_dict`; None for `none`.
+        fitted_on: the ID calibration part.
+        chosen_on: the ID validation part; None where there is none.
+        candidates: all that were compared on it, the best first.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    kind: str
+    asked: str
+    calibrator: dict[str, Any] | None
+    fitted_on: FittedTo
+    chosen_on: FittedTo | None = None
+    candidates: list[Candidate] = Field(default_factory=list)
+
+    def fitted(self) -> Calibrator | None:
+        """The calibrator, ready to use; None where the model's own probabilities are used."""
+        return None if self.calibrator is None else calibrator_from_dict(self.calibrator)
+
+
+def choose_calibrator(folder: Path, kind: str = AUTO) -> Choice:
+    """Fit a run's calibrators and choose one.
+
+    Args:
+        folder: of a finished run, with the predictions of its ID calibration part.
+        kind: of the calibrator, `none`, or `auto`: the first of `CANDIDATES` whose NLL on ID
+            validation is within one standard error of the lowest.
+
+    Raises:
+        UnknownNameError: there is no such calibrator.
+        DataError: the run is not finished, or has no ID calibration part (for `auto` none of ID
+            validation either).
+        PredictionsError: a predictions file is damaged or does not hold all logits.
+    """
+    if kind not in (AUTO, NONE, *CALIBRATORS):
+        raise UnknownNameError("calibrator", kind, [AUTO, NONE, *CALIBRATORS])
+    report = read_report(folder)
+    paths = _paths(folder, report, "calibration")
+    if not paths:
+        raise DataError(
+            f"{str(folder)!r} must have an ID calibration part to fit a calibrator on, it has "
+            "none.",
+            hint="The suite of the run has no such part: name one with images to spare for it.",
+        )
+    clean = read_to_fit(paths[0])
+    validation = _paths(folder, report, "validation")
+    if kind == AUTO and not validation:
+        raise DataError(
+            f"{str(folder)!r} must have an ID validation part to choose a calibrator on, it has "
+            "none.",
+            hint="Name the calibrator: --with temperature.",
+        )
+    fitted: dict[str, Calibrator | None] = {}
+    for name in CANDIDATES if kind == AUTO else dict.fromkeys((kind, NONE)):
+        parts = [clean]
+        if name == "tsp":
+            parts += [read_to_fit(path) for path in _perturbed(folder, report)]
+        fitted[name] = None if name == NONE else fit_calibrator(name, parts, oracle=False)[0]
+    best, candidates, chosen_on = kind, [], None
+    if validation:
+        predictions = read_predictions(validation[0])
+        scores = {name: _scores(c, predictions) for name, c in fitted.items()}
+        candidates = sorted(
+            (_candidate(name, own) for name, own in scores.items()), key=lambda c: c.nll
+        )
+        chosen_on = FittedTo(dataset=predictions.metadata.dataset, n=len(predictions))
+        if kind == AUTO:
+            best = _simplest(scores, candidates[0].kind)
+    calibrator = fitted[best]
+    return Choice(
+        kind=best,
+        asked=kind,
+        calibrator=None if calibrator is None else dict(calibrator.to_dict()),
+        fitted_on=FittedTo(dataset=clean.metadata.dataset, n=len(clean)),
+        chosen_on=chosen_on,
+        candidates=candidates,
+    )
+
+
+def _scores(calibrator: Calibrator | None, predictions: Predictions) -> SampleScores:
+    logits = predictions.logits
+    probs = softmax(logits) if calibrator is None else calibrator.transform(logits)
+    return score_probs(probs, predictions.labels)
+
+
+def _simplest(scores: Mapping[str, SampleScores], best: str) -> str:
+    """The first of `CANDIDATES` that the best one is not clearly better than."""
+    for name in CANDIDATES:
+        behind = scores[name].nll - scores[best].nll  # (N,)
+        if behind.mean() <= behind.std() / np.sqrt(len(behind)):
+            return name
+    return best
+
+
+def _candidate(kind: str, scores: SampleScores) -> Candidate:
+    return Candidate(kind=kind, nll=nll(scores), brier=brier(scores), ece=ece(scores))
+
+
+def save_choice(folder: Path, choice: Choice) -> Path:
+    """Keep a choice in the run's folder; what predicts or exports the run takes it from there."""
+    path = folder / CHOICE_NAME
+    atomic_write_json(path, choice.model_dump(mode="json"))
+    return path
+
+
+def read_choice(folder: Path) -> Choice | None:
+    """The choice that a run's folder keeps, None where there is none yet.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / CHOICE_NAME
+    try:
+        return Choice.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"{str(path)!r} is no calibrator of a run: {error}",
+            hint=f"`calift calibrate {folder}` makes it anew.",
+        ) from None
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a finished run.
+
+    Raises:
+        DataError: it is no folder of a finished run.
+    """
+    path = folder / "report.json"
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{str(folder)!r} must be the folder of a finished run, got one without report.json.",
+            hint="`calift train SPEC --out FOLDER` makes one.",
+        ) from None
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error}") from None
+
+
+def _paths(folder: Path, report: Report, part: str) -> Sequence[Path]:
+    """The predictions file of an ID part, as a list of one or none."""
+    found = report.selection.get(part)
+    return [] if not isinstance(found, dict) else [_existing(folder, found)]
+
+
+def _perturbed(folder: Path, report: Report) -> list[Path]:
+    copies = report.selection.get("perturbed_calibration") or []
+    return [_existing(folder, copy) for copy in copies]
+
+
+def _existing(folder: Path, stored: dict[str, Any]) -> Path:
+    path = folder / str(stored["predictions"])
+    if not path.is_file():
+        raise PredictionsError(f"the report names {str(path)!r}, which is not there")
+    return path

@@ -1,0 +1,190 @@
+"""A finished run as a folder that stands alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from calift_core import __version__
+from calift_core.errors import DataError, SpecError
+from calift_core.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    sha256_file,
+    storage_error,
+    sync_folder,
+)
+from calift_core.models.finished import EXPORTED_HEAD, EXPORTED_WEIGHTS, read_finished, weights_of
+from calift_core.schema.report import Report
+from calift_core.schema.spec import RunSpec
+from calift_core.shipping.card import model_card
+from calift_core.shipping.choosing import read_choice, read_report
+from calift_core.shipping.classifier import CalibratedClassifier
+from calift_core.shipping.folder import (
+    CARD_NAME,
+    CONFIG_NAME,
+    EXPORT_NAME,
+    ONNX_NAME,
+    PICTURE_NAME,
+    Exported,
+    Provenance,
+)
+from calift_core.shipping.judged import Row, judged
+from calift_core.shipping.onnx import export_onnx
+from calift_core.shipping.picture import reliability_png
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """An exported folder.
+
+    Attributes:
+        folder: where it lies.
+        exported: its `calift.json`.
+        rows: what the card says of it.
+        note: a sentence on what is not in it, else empty.
+    """
+
+    folder: Path
+    exported: Exported
+    rows: list[Row]
+    note: str = ""
+
+
+def export_run(
+    run: Path,
+    folder: Path,
+    *,
+    onnx: bool = False,
+    overwrite: bool = False,
+    told: Callable[[str], None] = lambda message: None,
+) -> Shipped:
+    """Write a finished run as open_clip reads it, with its head, its calibrator and a model card.
+
+    Args:
+        run: folder of a finished run; the calibrator is the one that it keeps (`save_choice`).
+        folder: must not exist or be empty.
+        onnx: write the graph too, `model.onnx`.
+        overwrite: replace an export that is there.
+        told: takes a line for each step.
+
+    Raises:
+        DataError: the run is not finished, or the folder holds something else.
+        CheckpointError: the run's model is damaged.
+        PredictionsError: a predictions file of the run is missing or damaged.
+        StorageError, DiskFullError: the folder cannot be written; nothing stays of it.
+    """
+    report = read_report(run)
+    _, description = read_finished(run)
+    choice = read_choice(run)
+    _demand_free(folder, overwrite)
+    told("judging the calibrated model on the stored predictions")
+    calibrator = None if choice is None else choice.fitted()
+    rows = list(judged(run, report, calibrator))
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        told("writing the model")
+        shutil.copyfile(weights_of(run), part / EXPORTED_WEIGHTS)
+        shutil.copyfile(run / "checkpoint" / "classifier.safetensors", part / EXPORTED_HEAD)
+        preprocess = {**description["preprocess"], "mode": "RGB"}
+        atomic_write_json(
+            part / CONFIG_NAME,
+            {"model_cfg": description["config"], "preprocess_cfg": preprocess},
+        )
+        exported = Exported(
+            model={
+                **description,
+                "name": _without_path(description["name"]),
+                "pretrained": _without_path(description["pretrained"] or "") or None,
+            },
+            templates=list(report.data.get("templates", [])),
+            choice=choice,
+            provenance=_provenance(report),
+            files={
+                name: sha256_file(part / name)
+                for name in (CONFIG_NAME, EXPORTED_WEIGHTS, EXPORTED_HEAD)
+            },
+        )
+        atomic_write_json(part / EXPORT_NAME, exported.model_dump(mode="json"))
+        if onnx:
+            told("writing the graph")
+            export_onnx(CalibratedClassifier.load(part, device="cpu"), part / ONNX_NAME)
+            files = exported.files | {ONNX_NAME: sha256_file(part / ONNX_NAME)}
+            exported = exported.model_copy(update={"files": files})
+            atomic_write_json(part / EXPORT_NAME, exported.model_dump(mode="json"))
+        told("writing the model card")
+        note = _write_card(part, exported, rows)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise storage_error(error, folder, "write") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Shipped(folder, exported, rows, note)
+
+
+def _write_card(folder: Path, exported: Exported, rows: list[Row]) -> str:
+    """Write the card and its picture; a sentence where there can be none."""
+    drawn, note = [row for row in rows if row.curve is not None and row.role == "id"][:1], ""
+    shifts = [row for row in rows if row.curve is not None and row.role != "id"]
+    if shifts:
+        drawn.append(max(shifts, key=lambda row: row.ece.value))
+    picture = False
+    if drawn:
+        try:
+            atomic_write_bytes(folder / PICTURE_NAME, reliability_png(drawn))
+            picture = True
+        except SpecError as error:
+            note = f"The card is without its diagram: {error.message} {error.hint}"
+    card = model_card(exported, rows, picture=picture)
+    atomic_write_bytes(folder / CARD_NAME, card.encode())
+    return note
+
+
+def _demand_free(folder: Path, overwrite: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / EXPORT_NAME).is_file():
+        raise DataError(
+            f"{str(folder)!r} must be a new folder, something else is there.",
+            hint="Name another folder; nothing is written into it.",
+        )
+    if not overwrite:
+        raise DataError(
+            f"{str(folder)!r} holds an exported model already.",
+            hint="--overwrite replaces it.",
+        )
+
+
+def _provenance(report: Report) -> Provenance:
+    try:
+        spec = RunSpec.model_validate(report.spec)
+    except ValidationError as error:
+        raise DataError(f"the RunSpec in the run's report cannot be read: {error}") from None
+    return Provenance(
+        calift_version=__version__,
+        run_id=report.run_id,
+        name=report.name,
+        method_title=spec.method.title,
+        method=spec.method.model_dump(mode="json"),
+        suite=_without_path(spec.suite.id),
+        train=spec.train.model_dump(mode="json"),
+        spec_sha256=report.spec_sha256,
+        environment=report.environment,
+    )
+
+
+def _without_path(source: str) -> str:
+    """A data source without the folders that it lies in: they are nobody else's business."""
+    kind, colon, where = source.partition(":")
+    if not colon:
+        return Path(source).name if "/" in source else source
+    return f"{kind}:{Path(where).name}"

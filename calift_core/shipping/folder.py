@@ -1,0 +1,110 @@
+"""The folder of an exported model.
+
+open_clip_config.json, open_clip_model.safetensors    what open_clip loads: local-dir:FOLDER
+classifier.safetensors                                the head: weights (C, D), perhaps bias (C,)
+calift.json                                           all the rest, and the hash of every file
+README.md, reliability.png                            the model card
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from calift_core.calibration import Calibrator
+from calift_core.errors import CheckpointError
+from calift_core.files import sha256_file
+from calift_core.models.finished import EXPORT_NAME, EXPORTED_HEAD, EXPORTED_WEIGHTS
+from calift_core.shipping.choosing import Choice
+
+CONFIG_NAME = "open_clip_config.json"
+CARD_NAME = "README.md"
+PICTURE_NAME = "reliability.png"
+ONNX_NAME = "model.onnx"
+
+
+class Provenance(BaseModel):
+    """Where an exported model comes from; no path of the machine that made it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    calift_version: str
+    run_id: str
+    name: str
+    method_title: str
+    method: dict[str, Any]
+    suite: str
+    train: dict[str, Any]
+    spec_sha256: str
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+
+class Exported(BaseModel):
+    """The whole `calift.json`.
+
+    Attributes:
+        model: how the model is built, what its classes are called, and the logit scale.
+        templates: the prompts that its head was made of.
+        choice: its calibrator and why; None where none was chosen.
+        provenance: where it comes from.
+        files: name → SHA-256 of every other file that answers depend on.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    model: dict[str, Any]
+    templates: list[str]
+    choice: Choice | None
+    provenance: Provenance
+    files: dict[str, str]
+
+    def fitted(self) -> Calibrator | None:
+        """The calibrator, ready to use."""
+        return None if self.choice is None else self.choice.fitted()
+
+
+def read_exported(folder: Path, *, verify: bool = True) -> Exported:
+    """Read an exported folder's `calift.json`.
+
+    Args:
+        folder: that holds it.
+        verify: compare every file with its hash.
+
+    Raises:
+        CheckpointError: it is no exported folder, or a file is not the one that was exported.
+    """
+    path = folder / EXPORT_NAME
+    try:
+        exported = Exported.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(f"{str(folder)!r} holds no exported model ({EXPORT_NAME})") from None
+    except (OSError, ValueError, ValidationError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from None
+    for name, sha256 in exported.files.items() if verify else ():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{str(folder)!r} must hold {name}, it does not")
+        if sha256_file(file) != sha256:
+            raise CheckpointError(
+                f"{str(file)!r} is not the file that was exported: its content has changed",
+                hint="Copy the folder again, or export the run anew.",
+            )
+    return exported
+
+
+__all__ = [
+    "CARD_NAME",
+    "CONFIG_NAME",
+    "EXPORTED_HEAD",
+    "EXPORTED_WEIGHTS",
+    "EXPORT_NAME",
+    "ONNX_NAME",
+    "PICTURE_NAME",
+    "Exported",
+    "Provenance",
+    "read_exported",
+]

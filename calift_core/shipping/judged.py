@@ -1,0 +1,114 @@
+"""What an exported model gives on the data that its run was tested on, from stored predictions.
+
+An exported model answers with the likeliest class of its calibrated probabilities, so that is what
+is scored here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from calift_core.analysis.chunks import logit_chunks
+from calift_core.calibration import (
+    Binning,
+    Calibrator,
+    SampleScores,
+    accuracy,
+    brier,
+    ece_report,
+    nll,
+    reliability_curve,
+    score_probs,
+    softmax,
+)
+from calift_core.calibration.diagrams import ReliabilityCurve
+from calift_core.predictions.read import read_metadata
+from calift_core.predictions.types import predictions_name
+from calift_core.schema.report import EceReport, EvaluationReport, Report
+
+
+@dataclass(frozen=True)
+class Row:
+    """One data set. Errors are fractions, NLL is in nats.
+
+    Attributes:
+        dataset: its name.
+        role: `id`, `shift` or `corruption`.
+        n: images.
+        calibrated: whether the numbers are those after the calibrator; of predictions that keep the
+            largest logits alone they are the run's own.
+        accuracy: share of right answers.
+        nll: mean negative log likelihood.
+        brier: mean Brier score.
+        ece: with floor and interval.
+        curve: its reliability diagram, where `calibrated`.
+    """
+
+    dataset: str
+    role: str
+    n: int
+    calibrated: bool
+    accuracy: float
+    nll: float
+    brier: float
+    ece: EceReport
+    curve: ReliabilityCurve | None = None
+
+
+def judged(folder: Path, report: Report, calibrator: Calibrator | None) -> Iterator[Row]:
+    """Every data set that a run was tested on, in the report's order.
+
+    Args:
+        folder: of the run.
+        report: its report.
+        calibrator: that its probabilities go through; None: as they are.
+
+    Raises:
+        PredictionsError: a predictions file is missing or damaged.
+    """
+    for evaluation in report.evaluations:
+        path = folder / predictions_name(evaluation.dataset)
+        if calibrator is not None and read_metadata(path).storage == "top_k":
+            yield Row(
+                evaluation.dataset,
+                evaluation.role,
+                evaluation.n,
+                False,
+                evaluation.accuracy,
+                evaluation.nll,
+                evaluation.brier,
+                evaluation.ece,
+            )
+            continue
+        yield _row(evaluation, _scores(path, calibrator))
+
+
+def _scores(path: Path, calibrator: Calibrator | None) -> SampleScores:
+    """Scores of a file, a few rows at a time."""
+    parts = [
+        score_probs(
+            softmax(chunk.logits) if calibrator is None else calibrator.transform(chunk.logits),
+            chunk.labels,
+        )
+        for chunk in logit_chunks(path)
+    ]
+    return SampleScores.concatenate(parts)
+
+
+def _row(evaluation: EvaluationReport, scores: SampleScores) -> Row:
+    said = evaluation.ece
+    binning = Binning(said.n_bins, said.scheme)
+    found = ece_report(scores, binning, n_resamples=said.n_resamples, seed=said.seed)
+    return Row(
+        evaluation.dataset,
+        evaluation.role,
+        len(scores),
+        True,
+        accuracy(scores),
+        nll(scores),
+        brier(scores),
+        EceReport.model_validate(found),
+        reliability_curve(scores, binning, n_resamples=said.n_resamples, seed=said.seed),
+    )

@@ -1,0 +1,203 @@
+"""Answers for many images, to a file that a stopped command goes on with."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from calift_core.data.listing import EXTENSIONS, images_below
+from calift_core.data.manifest import SUFFIXES, read_manifest
+from calift_core.errors import DataError, InterruptedRunError, UnreadableImageError
+from calift_core.files import atomic_path
+from calift_core.shipping.classifier import BATCH_SIZE, Answers, CalibratedClassifier
+
+FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
+Row = dict[str, Any]
+
+
+def listed(sources: Sequence[str], stdin: TextIO | None = None) -> list[str]:
+    """The image files that sources name, in their order, each once.
+
+    Args:
+        sources: image files, folders (all images below), manifests (`manifest:FILE`, or a table's
+            ending), or `-` for a path a line.
+        stdin: where `-` reads.
+
+    Raises:
+        DataError: a source is nothing of these, or none names an image.
+        DataUnavailableError: a manifest is missing or damaged.
+    """
+    found: dict[str, None] = {}
+    for source in sources:
+        found.update(dict.fromkeys(_of(source, stdin or sys.stdin)))
+    if not found:
+        raise DataError(
+            f"there must be at least one image, {', '.join(sources)} has none "
+            f"({', '.join(EXTENSIONS)})."
+        )
+    return list(found)
+
+
+def _of(source: str, stdin: TextIO) -> Iterable[str]:
+    if source == "-":
+        return [line.rstrip("\r\n") for line in stdin if line.strip()]
+    path = Path(source.removeprefix("manifest:"))
+    if source.startswith("manifest:") or path.suffix.lower() in SUFFIXES:
+        return [str(path.parent / name) for name in read_manifest(path).paths]
+    if path.is_dir():
+        return [str(path / name) for name in images_below(path)]
+    if path.is_file():
+        return [str(path)]
+    raise DataError(
+        f"{source!r} must be an image, a folder, a manifest or -, nothing is there.",
+    )
+
+
+def predict_files(
+    model: CalibratedClassifier,
+    paths: Sequence[str],
+    *,
+    top: int = 5,
+    done: int = 0,
+    batch_size: int = BATCH_SIZE,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[list[Row]]:
+    """Rows of image files, a batch at a time; one that cannot be read has an `error` instead.
+
+    Args:
+        model: that answers.
+        paths: N files.
+        top: likeliest classes that a row lists.
+        done: how many are done already.
+        batch_size: images at once.
+        stop: asked between batches.
+
+    Raises:
+        InterruptedRunError: `stop` said so.
+    """
+    for start in range(done, len(paths), batch_size):
+        if stop():
+            raise InterruptedRunError(f"stopped behind {start:,} of {len(paths):,} images")
+        batch = paths[start : start + batch_size]
+        fitted, errors = [], {}
+        for at, path in enumerate(batch):
+            try:
+                fitted.append(model.fit(path))
+            except UnreadableImageError as error:
+                errors[at] = error.message
+        answers = model.answer(np.stack(fitted)) if fitted else None
+        said = iter([] if answers is None else rows_of(answers, top))
+        yield [
+            {"path": path, **(_failed(errors[at]) if at in errors else next(said))}
+            for at, path in enumerate(batch)
+        ]
+
+
+def rows_of(answers: Answers, top: int) -> list[Row]:
+    """What is told of each image: label, confidence, the likeliest classes."""
+    return [
+        {"label": best[0][0], "confidence": best[0][1], "top": dict(best), "error": None}
+        for best in answers.top(max(1, top))
+    ]
+
+
+def _failed(message: str) -> Row:
+    return {"label": None, "confidence": None, "top": None, "error": message}
+
+
+class Out:
+    """A file of rows that is there when all are: until then they lie in `NAME.part.jsonl`.
+
+    Args:
+        path: its ending says the format: Parquet, CSV or JSON lines.
+        asked: what decides the rows, model and images: only then is a started file gone on with.
+
+    Raises:
+        DataError: the ending is none of these.
+    """
+
+    def __init__(self, path: Path, asked: Sequence[str]) -> None:
+        if path.suffix.lower() not in FORMATS:
+            raise DataError(f"the result must end in {', '.join(FORMATS)}, got {path.name!r}")
+        self.path = path
+        self.part = path.with_name(f"{path.name}.part.jsonl")
+        self.key = hashlib.sha256("\0".join(asked).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def rows(self) -> list[Row]:
+        """The rows that an earlier command left; none where it was asked something else."""
+        try:
+            first, *lines = self.part.read_text(encoding="utf-8").splitlines(keepends=True)
+            if json.loads(first) != {"asked": self.key}:
+                return []
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except (OSError, ValueError):
+            return []
+
+    def write(self, known: Sequence[Row], batches: Iterable[list[Row]]) -> list[Row]:
+        """Write the rows of batches behind those that are known, then the file itself; all rows."""
+        rows = list(known)
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.part) as fresh:
+            fresh.write_text(json.dumps({"asked": self.key}) + "\n" + _lines(rows))
+        with self.part.open("a", encoding="utf-8") as part:
+            for batch in batches:
+                part.write(_lines(batch))
+                part.flush()
+                rows += batch
+        with atomic_path(self.path) as whole:
+            _WRITERS[self.path.suffix.lower()](whole, rows)
+        os.unlink(self.part)
+        return rows
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _json_lines(path: Path, rows: Sequence[Row]) -> None:
+    path.write_text(_lines(rows), encoding="utf-8")
+
+
+def _csv(path: Path, rows: Sequence[Row]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["path", "label", "confidence", "error"])
+    writer.writerows([r["path"], r["label"], r["confidence"], r["error"]] for r in rows)
+    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _parquet(path: Path, rows: Sequence[Row]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tops = [list((row["top"] or {}).items()) for row in rows]
+    pq.write_table(
+        pa.table(
+            {
+                "path": pa.array([row["path"] for row in rows], pa.string()),
+                "label": pa.array([row["label"] for row in rows], pa.string()),
+                "confidence": pa.array([row["confidence"] for row in rows], pa.float64()),
+                "top_labels": pa.array([[n for n, _ in t] for t in tops], pa.list_(pa.string())),
+                "top_probs": pa.array([[p for _, p in t] for t in tops], pa.list_(pa.float64())),
+                "error": pa.array([row["error"] for row in rows], pa.string()),
+            }
+        ),
+        path,
+    )
+
+
+_WRITERS: dict[str, Callable[[Path, Sequence[Row]], None]] = {
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+}

@@ -1,0 +1,381 @@
+"""From a finished run to an exported model: the choice, the folder, the graph, the answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from calift_core.calibration import CALIBRATORS, Calibrator, nll, score_probs, softmax
+from calift_core.errors import CaliftError, CheckpointError, DataError, UnknownNameError
+from calift_core.evaluation.subjects import load_trained
+from calift_core.jobs.folder import run_in_folder
+from calift_core.models.finished import load_finished
+from calift_core.predictions.read import read_predictions
+from calift_core.schema.report import Report
+from calift_core.shipping.choosing import (
+    CANDIDATES,
+    Choice,
+    choose_calibrator,
+    read_choice,
+    save_choice,
+)
+from calift_core.shipping.classifier import CalibratedClassifier
+from calift_core.shipping.export import export_run
+from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, ONNX_NAME, read_exported
+from calift_core.shipping.onnx import calibrator_module, export_onnx
+from calift_core.shipping.predicting import Out, listed, predict_files
+from tests.core.conftest import tiny_spec
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory,
+    configs: dict[str, Path],
+    photos: Path,
+    paintings: Path,
+) -> Path:
+    """A finished run with a shift: not to be changed."""
+    folder = tmp_path_factory.mktemp("made") / "photos"
+    suite = {"shifts": {"art": f"folder:{paintings}"}}
+    list(run_in_folder(tiny_spec("flyp", configs, photos, suite=suite), folder))
+    return folder
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run exported with a temperature and a graph: not to be changed."""
+    run = shutil.copytree(made, tmp_path_factory.mktemp("exported") / "run")
+    save_choice(run, choose_calibrator(run, "temperature"))
+    export_run(run, run.parent / "model", onnx=True)
+    return run.parent / "model"
+
+
+def predictions_of(run: Path, part: str) -> Path:
+    report = Report.model_validate_json((run / "report.json").read_bytes())
+    return run / report.selection[part]["predictions"]
+
+
+# --------------------------------------------------------------------------------- choosing
+
+
+def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(run: Path) -> None:
+    choice = choose_calibrator(run)
+    assert {c.kind for c in choice.candidates} == set(CANDIDATES)
+    assert [c.nll for c in choice.candidates] == sorted(c.nll for c in choice.candidates)
+    fit = read_predictions(predictions_of(run, "calibration"))
+    losses = {}
+    judged = read_predictions(predictions_of(run, "validation"))
+    for one in choice.candidates:
+        probs = softmax(judged.logits)
+        if one.kind != "none":
+            calibrator = CALIBRATORS[one.kind]()
+            calibrator.fit(fit.logits, fit.labels, split="calibration", role="id")
+            probs = calibrator.transform(judged.logits)
+        assert one.nll == pytest.approx(nll(score_probs(probs, judged.labels)))
+        losses[one.kind] = score_probs(probs, judged.labels).nll
+    lowest = losses[choice.candidates[0].kind]
+    near = [
+        kind
+        for kind in CANDIDATES
+        if (losses[kind] - lowest).mean() <= (losses[kind] - lowest).std() / len(lowest) ** 0.5
+    ]
+    assert choice.kind == near[0]
+    assert (choice.fitted_on.n, choice.chosen_on and choice.chosen_on.n) == (len(fit), len(judged))
+    assert read_choice(run) is None
+    save_choice(run, choice)
+    assert read_choice(run) == choice
+
+
+def test_choice__of_what_is_not_there_says_what_is_missing(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="temprature"):
+        choose_calibrator(run, "temprature")
+    with pytest.raises(DataError, match="must be the folder of a finished run"):
+        choose_calibrator(tmp_path)
+    with pytest.raises(CaliftError, match="perturbed copies"):
+        choose_calibrator(run, "tsp")
+    report = json.loads((run / "report.json").read_text())
+    del report["selection"]["validation"]
+    (run / "report.json").write_text(json.dumps(report))
+    with pytest.raises(DataError, match="ID validation part to choose"):
+        choose_calibrator(run)
+    assert choose_calibrator(run, "temperature").candidates == []
+    del report["selection"]["calibration"]
+    (run / "report.json").write_text(json.dumps(report))
+    with pytest.raises(DataError, match="ID calibration part to fit"):
+        choose_calibrator(run, "temperature")
+    (run / "calibrator.json").write_text("{}")
+    with pytest.raises(DataError, match="calift calibrate"):
+        read_choice(run)
+
+
+# -------------------------------------------------------------------------------- the folder
+
+
+def test_export__plain_open_clip_gives_the_same_features_bit_for_bit(
+    exported: Path, made: Path, photos: Path
+) -> None:
+    clip, _, _ = load_finished(made)
+    net, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{exported}")
+    image = Image.open(sorted(photos.rglob("*.png"))[0])
+    batch = preprocess(image).unsqueeze(0)
+    with torch.inference_mode():
+        theirs = net.eval().encode_image(batch, normalize=True)
+        ours = clip.eval().encode_image(batch)
+    assert torch.equal(ours, theirs)
+
+
+def test_export__answers_as_the_run_was_judged(exported: Path, made: Path) -> None:
+    stored = read_predictions(made / "predictions" / "photos_test.parquet")
+    model = CalibratedClassifier.load(exported, device="cpu")
+    photos = Path(json.loads((made / "spec.json").read_text())["suite"]["id"].split(":")[1])
+    answers = model.predict([photos / str(i) for i in stored.ids])
+    assert answers.logits == pytest.approx(stored.logits, abs=1e-5)
+    choice = read_exported(exported).choice
+    assert choice is not None
+    fitted = choice.fitted()
+    assert fitted is not None
+    assert answers.probs == pytest.approx(fitted.transform(stored.logits), abs=1e-6)
+    assert answers.probs.sum(axis=1) == pytest.approx(1)
+    assert [answers.classes.index(label) for label in answers.labels] == list(
+        stored.logits.argmax(axis=1)
+    )
+
+
+def test_export__is_judged_and_loaded_like_a_run(exported: Path, made: Path) -> None:
+    from calift_core.data.suites.load import load_suite
+    from calift_core.schema.spec import SuiteSpec
+
+    source = json.loads((made / "spec.json").read_text())["suite"]["id"]
+    suite = load_suite(SuiteSpec(id=source))
+    ours, theirs = (load_trained(p, suite, torch.device("cpu")) for p in (made, exported))
+    assert ours.sha256 == theirs.sha256
+    assert torch.equal(ours.classifier.weights, theirs.classifier.weights)
+
+
+def test_export__tells_nothing_of_the_machine_it_was_made_on(exported: Path, made: Path) -> None:
+    for name in (EXPORT_NAME, CARD_NAME):
+        text = (exported / name).read_text()
+        assert str(made.parent) not in text
+        assert "/tmp" not in text
+        assert "folder:/" not in text
+
+
+def test_export__a_changed_file_is_refused(exported: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    weights = copy / "open_clip_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match="content has changed"):
+        CalibratedClassifier.load(copy, device="cpu")
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="must hold open_clip_model.safetensors"):
+        read_exported(copy)
+
+
+def test_export__never_writes_over_what_it_did_not_make(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("all of it")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="must be a new folder"):
+            export_run(run, other, overwrite=overwrite)
+    export_run(run, tmp_path / "model")
+    with pytest.raises(DataError, match="--overwrite"):
+        export_run(run, tmp_path / "model")
+    save_choice(run, choose_calibrator(run, "vector"))
+    export_run(run, tmp_path / "model", overwrite=True)
+    exported = read_exported(tmp_path / "model").choice
+    assert exported is not None
+    assert exported.kind == "vector"
+    assert (other / "thesis.tex").read_text() == "all of it"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_card__is_one_that_a_hub_reads_with_the_numbers_of_the_report(
+    run: Path, tmp_path: Path
+) -> None:
+    export_run(run, tmp_path / "model")
+    report = Report.model_validate_json((run / "report.json").read_bytes())
+    card = ModelCard.load(tmp_path / "model" / CARD_NAME)
+    assert card.data.library_name == "open_clip"
+    told = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
+    for e in report.evaluations:
+        name = e.dataset.replace("_", "\\_")
+        # Without a calibrator the card says what the report says.
+        assert told[name, "accuracy"] == pytest.approx(e.accuracy, abs=1e-6)
+        assert told[name, "ece"] == pytest.approx(e.ece.value, abs=1e-6)
+        assert told[name, "nll"] == pytest.approx(e.nll, abs=1e-5)
+        low, high = e.ece.interval
+        assert f"{e.ece.value:.1%} ({low:.1%} to {high:.1%}) | {e.ece.null_mean:.1%}" in card.text
+    assert "no calibrator is applied" in card.text
+    assert (tmp_path / "model" / "reliability.png").stat().st_size > 5_000
+
+
+# --------------------------------------------------------------------------------- the graph
+
+
+def fitted(kind: str, seed: int, n: int, classes: int) -> tuple[Calibrator, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, size=(n, classes)).astype(np.float32)
+    labels = np.where(rng.random(n) < 0.6, logits.argmax(axis=1), rng.integers(classes, size=n))
+    calibrator = CALIBRATORS[kind]().fit(logits, labels, split="calibration", role="id")
+    return calibrator, rng.normal(0, 4, size=(200, classes)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", sorted(CALIBRATORS))
+@given(seed=st.integers(0, 2**16), n=st.integers(5, 300), classes=st.integers(2, 12))
+@settings(max_examples=10)
+def test_calibrator_module__is_the_calibrator(kind: str, seed: int, n: int, classes: int) -> None:
+    calibrator, logits = fitted(kind, seed, n, classes)
+    expected = calibrator.transform(logits)
+    found = calibrator_module(calibrator)(torch.from_numpy(logits)).numpy()
+    if kind == "vector":  # float32 against float64, where weights are large
+        tolerance = 1e-5 + 1e-6 * np.abs(logits * calibrator.weight).max()  # type: ignore[attr-defined]
+    elif kind == "isotonic":  # between two close points the map is as steep as it is
+        step = np.diff(calibrator.y).max(initial=0) / np.diff(calibrator.x).min(initial=1)  # type: ignore[attr-defined]
+        tolerance = 1e-5 + 1e-6 * step
+    else:
+        tolerance = 1e-5
+    if kind == "histogram":  # a confidence at an edge may round into the next bin
+        top = softmax(logits).max(axis=1)
+        inner = calibrator.edges[1:-1]  # type: ignore[attr-defined]
+        keep = np.abs(top[:, None] - inner).min(axis=1, initial=1) > 1e-6
+        expected, found = expected[keep], found[keep]
+    assert found == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["none", "vector", "histogram", "isotonic"])
+def test_onnx__from_pixels_to_the_same_probabilities(kind: str, run: Path, photos: Path) -> None:
+    save_choice(run, choose_calibrator(run, kind))
+    model = CalibratedClassifier.load(run, device="cpu")
+    export_onnx(model, run / ONNX_NAME)
+    compare(model, run / ONNX_NAME, photos)
+
+
+def test_onnx__of_an_exported_folder_answers_the_whole_test_part_alike(
+    exported: Path, photos: Path
+) -> None:
+    compare(CalibratedClassifier.load(exported, device="cpu"), exported / ONNX_NAME, photos)
+
+
+def compare(model: CalibratedClassifier, graph: Path, photos: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    files = sorted(photos.rglob("*.png"))
+    for batch in (files[:1], files[:37], files):
+        pixels = np.stack([model.fit(file) for file in batch])
+        probs, logits = session.run(["probabilities", "logits"], {"pixels": pixels})
+        answers = model.answer(pixels)
+        assert logits == pytest.approx(answers.logits, abs=1e-3)
+        assert probs == pytest.approx(answers.probs, abs=1e-4)
+        assert list(probs.argmax(axis=1)) == list(answers.indices)
+
+
+# ------------------------------------------------------------------------------- the answers
+
+
+def test_predict__an_image_is_the_same_in_every_form(exported: Path, photos: Path) -> None:
+    model = CalibratedClassifier.load(exported, device="cpu")
+    file = sorted(photos.rglob("*.png"))[0]
+    picture = Image.open(file)
+    array = np.asarray(picture.convert("RGB"))
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    forms = [file, str(file), picture, array, array / 255, tensor, tensor.float() / 255]
+    answers = model.predict(forms, batch_size=3)
+    assert len(answers) == len(forms)
+    assert answers.probs == pytest.approx(np.tile(answers.probs[0], (len(forms), 1)), abs=1e-7)
+    assert all((model.fit(form) == model.fit(file)).all() for form in forms)
+    for one in (file, picture, array, tensor, array[None], tensor[None]):
+        assert model.predict(one).probs == pytest.approx(answers.probs[:1], abs=1e-7)
+    assert len(model.predict([])) == 0
+    assert [name for name, _ in answers.top(2)[0]][0] == answers.labels[0]
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (None, "got NoneType"),
+        (np.zeros((4, 4, 4), np.uint8), r"the shape \(4, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), "shape"),
+        (np.full((4, 4, 3), 255.0), r"must lie in \[0, 1\], got 255"),
+        (np.full((4, 4, 3), np.nan), r"must lie in \[0, 1\]"),
+        (np.zeros((4, 4, 3), np.int64), "it holds int64"),
+        (torch.zeros(4, 4, 3), r"a tensor \(3, H, W\), got the shape \(4, 4, 3\)"),
+    ],
+)
+def test_predict__what_is_no_image_is_named_with_its_place(
+    image: object, says: str, exported: Path, photos: Path
+) -> None:
+    model = CalibratedClassifier.load(exported, device="cpu")
+    good = sorted(photos.rglob("*.png"))[0]
+    with pytest.raises(DataError, match=says) as caught:
+        model.predict([good, image])
+    assert "image 1 " in caught.value.message
+
+
+def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_read(
+    exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "cut.png"
+    bad.write_bytes(sorted(photos.rglob("*.png"))[0].read_bytes()[:200])
+    paths = listed([str(photos), str(bad), str(photos)])
+    assert len(paths) == 121  # each once
+    model = CalibratedClassifier.load(exported, device="cpu")
+
+    def write(
+        name: str, done: int | None = None, stop_after: int = 10**9
+    ) -> list[dict[str, object]]:
+        target = Out(tmp_path / name, ("model", *paths))
+        known = target.rows()
+        assert done is None or len(known) == done
+        asked = iter(range(10**9))
+        batches = predict_files(
+            model, paths, done=len(known), batch_size=16, stop=lambda: next(asked) >= stop_after
+        )
+        return target.write(known, batches)
+
+    whole = write("whole.jsonl", done=0)
+    assert [row["path"] for row in whole] == paths
+    assert [row["path"] for row in whole if row["error"]] == [str(bad)]
+    with pytest.raises(CaliftError, match="stopped behind 32 of 121"):
+        write("parts.jsonl", stop_after=2)
+    assert not (tmp_path / "parts.jsonl").exists()
+    with (tmp_path / "parts.jsonl.part.jsonl").open("a") as part:
+        part.write('{"path": "half a li')
+    write("parts.jsonl", done=32)
+    assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    # Of another question nothing is taken over.
+    other = Out(tmp_path / "parts.jsonl", ("another model", *paths))
+    shutil.copy(tmp_path / "parts.jsonl", other.part)
+    assert other.rows() == []
+    import pyarrow.parquet as pq
+
+    write("whole.parquet")
+    table = pq.read_table(tmp_path / "whole.parquet").to_pylist()
+    assert [row["label"] for row in table] == [row["label"] for row in whole]
+    write("whole.csv")
+    assert (tmp_path / "whole.csv").read_text().count("\n") == 122
+    with pytest.raises(DataError, match="must end in"):
+        Out(tmp_path / "whole.xlsx", ())
+
+
+def test_choice__of_a_format_to_come_is_refused() -> None:
+    with pytest.raises(ValueError, match="format"):
+        Choice.model_validate({"format": 2, "kind": "none", "asked": "none", "calibrator": None})
