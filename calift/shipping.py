@@ -1,7 +1,8 @@
-"""`calift calibrate`, `export`, `predict`: from a finished run to answers to be trusted."""
+"""`calift calibrate`, `export`, `predict`, `serve`: from a run to answers."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from rich.table import Table
 from calift.console import JsonFlag, err, need_torch, out, percent, print_json
 from calift.local import stop_on_signal
 from calift_core.errors import SpecError
+from calift_core.installed import install_extra
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 FORMATS = ("open_clip", "onnx")
@@ -182,3 +184,47 @@ def _with_progress(
         for batch in batches:
             yield batch
             bars.advance(task, len(batch))
+
+
+def serve(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An exported folder, or that of a run.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that hold the model, each with a copy.")
+    ] = 1,
+    decoders: Annotated[int, typer.Option(min=1, help="Processes that decode images.")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CALIFT_SERVE_TOKEN",
+            help="What requests must carry as Authorization: Bearer; best set in the environment.",
+        ),
+    ] = None,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Megabytes of one image's file.")] = 20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image.")] = 50_000_000,
+) -> None:
+    """Answer over HTTP: POST an image to /predict, get labels with calibrated probabilities.
+
+    Requests that come at once share a pass. Nothing is fetched; /docs describes it.
+    """
+    need_torch()
+    if importlib.util.find_spec("fastapi") is None:
+        raise SpecError(
+            "serving needs fastapi, which is not installed.", hint=install_extra("serve")
+        )
+    import uvicorn
+
+    from calift.serving.app import Limits, Server, make_app
+
+    if host not in ("127.0.0.1", "localhost", "::1") and not token:
+        raise SpecError(
+            f"--host {host} lets others in, and there is no token for them.",
+            hint="Set CALIFT_SERVE_TOKEN.",
+        )
+    limits = Limits(image_bytes=int(max_mb * 1_000_000), pixels=max_pixels)
+    server = Server(model, device=device, workers=workers, decoders=decoders, limits=limits)
+    uvicorn.run(make_app(server, token), host=host, port=port, log_level="warning")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from calift_core.data.images import Pixels
 from calift_core.errors import UnreadableImageError, reason_of
@@ -27,14 +27,13 @@ def open_image(path: Path | str, data: IO[bytes] | None = None) -> Image.Image:
     Raises:
         UnreadableImageError: it is not an image, or too large.
     """
-    from PIL import Image
-
     try:
         image = Image.open(path if data is None else data, formats=FORMATS)
     except Exception as error:  # a damaged file makes decoders raise a dozen types
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its content is of none of these formats" if unknown else reason_of(error)
         raise UnreadableImageError(
-            f"{str(path)!r} is not an image that can be read "
-            f"({', '.join(FORMATS)}): {reason_of(error)}"
+            f"{str(path)!r} is not an image that can be read ({', '.join(FORMATS)}): {reason}"
         ) from None
     if image.width * image.height > MAX_PIXELS:
         image.close()

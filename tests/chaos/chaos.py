@@ -209,7 +209,7 @@ class Chaos:
         hit = [run.run_id for run in self._at_work()]
         self.house.kill_everything()
         self._open.clear()
-        self.orphans += self.house.orphans()
+        self.orphans += self.house.left()
         if self.house.database.kind == "postgres":
             self.house.start_database()
         self.damage += self.house.database.damage()
@@ -247,7 +247,7 @@ class Chaos:
             self._feeder.join(30)
         self._reader.dispose()
         self.house.stop()
-        self.orphans += self.house.orphans()
+        self.orphans += self.house.left()
         try:
             figures = judge(self.house, self._feeder.accepted, self.plan.steps)
         except Exception as error:  # what could not be judged is damage, and no reason to be silent

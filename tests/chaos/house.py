@@ -250,6 +250,13 @@ class House:
         self.kill_broker()
         self.database.kill()
 
+    def left(self, *, patience_s: float = 10.0) -> list[str]:
+        """Processes of this house that stay: on a busy machine the killed take a moment to go."""
+        deadline = time.monotonic() + patience_s
+        while (found := self.orphans()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
     def orphans(self) -> list[str]:
         """Processes of this house that are still there."""
         ours = [str(self.folder)]

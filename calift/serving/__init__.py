@@ -1,0 +1,1 @@
+"""`calift serve`: one model behind HTTP."""

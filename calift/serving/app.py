@@ -1,0 +1,374 @@
+"""The HTTP side of `calift serve`: limits, a token, answers. It loads no torch and opens no image.
+
+Images are decoded by processes of little memory (`calift_core.shipping.decoder`), the model lives
+in others (`calift_core.shipping.answering`). Nothing is fetched: an image is what the request
+carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel, Field
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from calift.serving.batches import Batches, BusyError
+from calift.serving.children import Child, ChildEndedError
+from calift_core import __version__
+from calift_core.errors import CaliftError, UnreadableImageError
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask.
+
+    Attributes:
+        image_bytes: of one image's file.
+        request_bytes: of all of them together.
+        pixels: of one image.
+        images: of one request.
+        decoder_bytes: of memory that a decoding process may have.
+        decode_s: that one image may take.
+        answer_s: that one pass of the model may take.
+    """
+
+    image_bytes: int = 20 * _MIB
+    request_bytes: int = 100 * _MIB
+    pixels: int = 50_000_000
+    images: int = 64
+    decoder_bytes: int = 1536 * _MIB
+    decode_s: float = 20.0
+    answer_s: float = 120.0
+
+
+class Guess(BaseModel):
+    """A class and its calibrated probability."""
+
+    label: str
+    probability: float
+
+
+class Answer(BaseModel):
+    """What the model says of one image."""
+
+    label: str = Field(description="The likeliest class")
+    confidence: float = Field(description="Its calibrated probability")
+    top: list[Guess] = Field(description="The likeliest classes, the likeliest first")
+
+
+class Problem(BaseModel):
+    """Why an image, or a request, has no answer (RFC 9457)."""
+
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
+class Answers(BaseModel):
+    """One answer an image, in the order of the request; a problem in its place if it has none."""
+
+    answers: list[Answer | Problem]
+
+
+class RefusedError(Exception):
+    """The request is answered with a problem."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = Problem(title=code.replace("_", " ").capitalize(), status=status,
+                               code=code, detail=detail)  # fmt: skip
+
+
+class Figures:
+    """What `/metrics` tells."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        of: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("calift_serve_requests", "Requests by status", ["status"], **of)
+        self.images = Counter("calift_serve_images", "Images by outcome", ["outcome"], **of)
+        self.seconds = Histogram("calift_serve_seconds", "Seconds a request took", **of)
+        self.waiting = Gauge("calift_serve_waiting", "Images that wait for the model", **of)
+        self.starts = Gauge("calift_serve_starts", "Starts of processes", ["process"], **of)
+
+
+class Server:
+    """The processes behind the app, and what an image becomes on its way through them."""
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        device: str = "auto",
+        workers: int = 1,
+        decoders: int = 2,
+        limits: Limits | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        argv = [sys.executable, "-m", "calift_core.shipping.answering", str(model), device]
+        self.workers = [
+            Child(argv, "the model's process", timeout_s=self.limits.answer_s)
+            for _ in range(workers)
+        ]
+        self.n_decoders = decoders
+        self.decoders: list[Child] = []
+        self.figures = Figures()
+        self.model: dict[str, Any] = {}
+        self.batches: Batches | None = None
+        self._free: asyncio.Queue[Child] = asyncio.Queue()
+        self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="decoders")
+
+    async def start(self) -> None:
+        """Start every process; the model is loaded when this returns."""
+        await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in self.workers))
+        self.model = dict(self.workers[0].hello)
+        argv = [
+            *(sys.executable, "-m", "calift_core.shipping.decoder"),
+            json.dumps(self.model["preprocess"]),
+            str(self.limits.pixels),
+            str(self.limits.decoder_bytes),
+        ]
+        for _ in range(self.n_decoders):
+            child = Child(argv, "the decoder", timeout_s=self.limits.decode_s)
+            self.decoders.append(child)
+            self._free.put_nowait(child)
+        await asyncio.gather(*(asyncio.to_thread(child.start) for child in self.decoders))
+        self.batches = Batches(self.workers, len(self.model["classes"]))
+        self.batches.start()
+
+    async def stop(self) -> None:
+        """End every process."""
+        if self.batches is not None:
+            await self.batches.stop()
+        for child in (*self.workers, *self.decoders):
+            child.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def answer(self, image: bytes, top: int) -> Answer | Problem:
+        """One image's answer, or why there is none."""
+        assert self.batches is not None
+        try:
+            pixels = await self._decoded(image)
+            probs = await self.batches.answer(pixels)
+        except UnreadableImageError as error:
+            self.figures.images.labels("refused").inc()
+            return RefusedError(422, "UNREADABLE_IMAGE", _sentence(error)).problem
+        self.figures.images.labels("answered").inc()
+        order = np.argsort(-probs, kind="stable")[:top]
+        guesses = [
+            Guess(label=self.model["classes"][i], probability=float(probs[i])) for i in order
+        ]
+        return Answer(label=guesses[0].label, confidence=guesses[0].probability, top=guesses)
+
+    async def _decoded(self, image: bytes) -> bytes:
+        if not image:
+            raise UnreadableImageError("the image must hold bytes, it is empty")
+        if len(image) > self.limits.image_bytes:
+            raise UnreadableImageError(
+                f"the image must have at most {self.limits.image_bytes:,} bytes, it has "
+                f"{len(image):,}"
+            )
+        child = await self._free.get()
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, child.ask, image)
+        except ChildEndedError:
+            raise UnreadableImageError(
+                "the image cannot be decoded within the memory and the time that one may take"
+            ) from None
+        finally:
+            self._free.put_nowait(child)
+
+
+def _sentence(error: CaliftError) -> str:
+    return f"{error.message} {error.hint}".strip()
+
+
+def make_app(server: Server, token: str | None = None) -> FastAPI:
+    """The app of one server.
+
+    Args:
+        server: not started; the app starts and stops it.
+        token: that requests must carry (`Authorization: Bearer …`), `/health` excepted; None: all
+            may ask.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop()
+
+    app = FastAPI(
+        title="calift serve",
+        version=__version__,
+        description="Labels with calibrated probabilities.",
+        lifespan=lifespan,
+    )
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Any) -> Response:
+        began = time.monotonic()
+        try:
+            if token is not None and request.url.path != "/health":
+                _demand_token(request, token)
+            response: Response = await call_next(request)
+        except RefusedError as error:
+            response = _refused(error)
+        server.figures.requests.labels(str(response.status_code)).inc()
+        server.figures.seconds.observe(time.monotonic() - began)
+        return response
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:
+        return _refused(error)
+
+    @app.post(
+        "/predict",
+        operation_id="predict",
+        responses={code: {"model": Problem} for code in (400, 401, 413, 422, 503)},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "image/*": {"schema": {"type": "string", "format": "binary"}},
+                    "multipart/form-data": {
+                        "schema": {
+                            "type": "object",
+                            "properties": {
+                                "images": {
+                                    "type": "array",
+                                    "items": {"type": "string", "format": "binary"},
+                                }
+                            },
+                        }
+                    },
+                },
+            }
+        },
+    )
+    async def predict(request: Request, top: int = 5) -> Answers:
+        """Answer for the image that is the body, or for the files of a form."""
+        images = await _images(request, server.limits)
+        top = max(1, min(top, len(server.model["classes"])))
+        try:
+            found = await asyncio.gather(*(server.answer(image, top) for image in images))
+        except BusyError:
+            raise RefusedError(503, "BUSY", "too many images wait; try again later") from None
+        except ChildEndedError as error:
+            raise RefusedError(503, "MODEL_AWAY", error.message) from None
+        if len(found) == 1 and isinstance(found[0], Problem):
+            raise RefusedError(found[0].status, found[0].code, found[0].detail)
+        return Answers(answers=found)
+
+    @app.get("/health", operation_id="health")
+    async def health() -> dict[str, str]:
+        """Whether the model is there."""
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/model", operation_id="model")
+    async def model() -> dict[str, Any]:
+        """What the model is: classes, calibrator, preprocessing, device."""
+        return server.model
+
+    @app.get("/metrics", operation_id="metrics")
+    async def metrics() -> Response:
+        """Requests, images, seconds and what waits, for Prometheus."""
+        figures = server.figures
+        figures.waiting.set(0 if server.batches is None else server.batches.waiting)
+        for name, children in (("model", server.workers), ("decoder", server.decoders)):
+            figures.starts.labels(name).set(sum(child.starts for child in children))
+        return Response(generate_latest(figures.registry), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+def _refused(error: RefusedError) -> JSONResponse:
+    headers = {"Retry-After": "1"} if error.problem.status == 503 else {}
+    if error.problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(
+        error.problem.model_dump(),
+        error.problem.status,
+        headers,
+        media_type="application/problem+json",
+    )
+
+
+def _demand_token(request: Request, token: str) -> None:
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), token.encode())
+    if kind.lower() != "bearer" or not same:
+        raise RefusedError(401, "UNAUTHORIZED", "the request must carry the server's token")
+
+
+async def _images(request: Request, limits: Limits) -> Sequence[bytes]:
+    """The images of a request; no more is read than may be."""
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind == b"application/json":
+        raise RefusedError(
+            415, "NOT_AN_IMAGE", "send the image itself, or a form with files; nothing is fetched"
+        )
+    if kind != b"multipart/form-data":
+        return [await _read(request, limits.image_bytes)]
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise RefusedError(400, "BAD_FORM", "a form must name its boundary, this one does not")
+    return _parts(await _read(request, limits.request_bytes), boundary, limits)
+
+
+async def _read(request: Request, most: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise RefusedError(
+                413, "TOO_LARGE", f"a request may have at most {most:,} bytes, it has more"
+            )
+    return bytes(body)
+
+
+def _parts(body: bytes, boundary: bytes, limits: Limits) -> list[bytes]:
+    """The files of a form, whatever its fields are called."""
+    found: list[bytearray] = []
+
+    def begin() -> None:
+        found.append(bytearray())
+        if len(found) > limits.images:
+            raise RefusedError(
+                413, "TOO_MANY_IMAGES", f"a request may have at most {limits.images} images"
+            )
+
+    def data(chunk: bytes, start: int, end: int) -> None:
+        found[-1] += chunk[start:end]
+
+    try:
+        parser = MultipartParser(boundary, {"on_part_begin": begin, "on_part_data": data})
+        parser.write(body)
+        parser.finalize()
+    except RefusedError:
+        raise
+    except Exception as error:  # of the parser, of any kind
+        raise RefusedError(400, "BAD_FORM", f"the form cannot be read: {error}") from None
+    if not found:
+        raise RefusedError(400, "BAD_FORM", "a form must have at least one file, it has none")
+    return [bytes(part) for part in found]

@@ -1,0 +1,134 @@
+"""Processes that answer questions, started again when they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO
+
+from calift_core.errors import CaliftError, SpecError, UnreadableImageError
+from calift_core.shipping.frames import HEAD, LENGTH, MOST_BYTES
+
+
+class ChildEndedError(CaliftError):
+    """The process ended, or took too long, before it answered."""
+
+    code = "CHILD_ENDED"
+
+
+class Child:
+    """One process; one question at a time.
+
+    Args:
+        argv: how it is started.
+        name: what errors call it.
+        timeout_s: what an answer may take before the process is ended.
+        start_s: what its start may take.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], name: str, *, timeout_s: float, start_s: float = 300.0
+    ) -> None:
+        self._argv, self._name = list(argv), name
+        self._timeout_s, self._start_s = timeout_s, start_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self.starts = 0
+        self.hello: dict[str, object] = {}
+
+    def start(self) -> None:
+        """Start it unless it is there; returns when it has said what it is.
+
+        Raises:
+            SpecError: it cannot be started.
+        """
+        with self._lock:
+            self._ready()
+
+    def ask(self, question: bytes) -> bytes:
+        """Its answer.
+
+        Raises:
+            UnreadableImageError: the answer is an error; what it says.
+            ChildEndedError: it ended or took too long; it is started again by the next question.
+        """
+        with self._lock:
+            process = self._ready()
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(LENGTH.pack(len(question)) + question)
+                process.stdin.flush()
+                return _answer(process.stdout, time.monotonic() + self._timeout_s)
+            except (OSError, EOFError, TimeoutError) as error:
+                self._end()
+                raise ChildEndedError(f"{self._name} ended or took too long: {error}") from None
+
+    def stop(self) -> None:
+        """End it for good."""
+        self._closed = True
+        self._end()
+
+    def _ready(self) -> subprocess.Popen[bytes]:
+        if self._closed:
+            raise ChildEndedError(f"{self._name} is being stopped")
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._end()
+        process = subprocess.Popen(
+            self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        self._process = process
+        self.starts += 1
+        assert process.stdout is not None
+        try:
+            self.hello = json.loads(_answer(process.stdout, time.monotonic() + self._start_s))
+        except (OSError, EOFError, TimeoutError):
+            self._end()
+            raise SpecError(f"{self._name} cannot be started, see its output") from None
+        return process
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+
+def _answer(stream: IO[bytes], deadline: float) -> bytes:
+    status, length = HEAD.unpack(_read(stream, HEAD.size, deadline))
+    if length > MOST_BYTES:
+        raise EOFError("its answer is no answer")
+    body = _read(stream, length, deadline)
+    if status == 0:
+        return body
+    told = json.loads(body)
+    raise UnreadableImageError(told["message"], hint=told["hint"])
+
+
+def _read(stream: IO[bytes], n: int, deadline: float) -> bytes:
+    poll = select.poll()
+    poll.register(stream, select.POLLIN | select.POLLHUP)
+    parts, left = [], n
+    while left:
+        wait = deadline - time.monotonic()
+        if wait <= 0 or not poll.poll(wait * 1000):
+            raise TimeoutError("no answer in time")
+        part = os.read(stream.fileno(), min(left, 1 << 20))
+        if not part:
+            raise EOFError("it is gone")
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,44 @@
+"""The process that holds the model: pixels in, probabilities out.
+
+`python -m calift_core.shipping.answering MODEL DEVICE` tells what the model is, then answers each
+question, B images of (S, S, 3) uint8, with (B, C) probabilities as float64.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from calift_core import threads
+from calift_core.shipping.frames import answer_all
+
+
+def main(argv: list[str]) -> None:
+    """Load the model, and answer."""
+    threads.settle()
+    answers = sys.stdout.buffer
+    sys.stdout = sys.stderr  # whatever a library prints must not lie between two answers
+    from calift_core.shipping.classifier import CalibratedClassifier
+
+    model = CalibratedClassifier.load(Path(argv[0]), device=argv[1])
+    size = model.clip.image_size
+    hello = {
+        "name": model.clip.name,
+        "classes": list(model.classes),
+        "calibrator": None if model.calibrator is None else model.calibrator.kind,
+        "preprocess": model.clip.preprocess.described(),
+        "device": str(model.device),
+    }
+
+    def answer(question: bytes) -> bytes:
+        pixels = np.frombuffer(question, np.uint8).reshape(-1, size, size, 3)
+        return np.ascontiguousarray(model.answer(pixels.copy()).probs, "<f8").tobytes()
+
+    answer_all(json.dumps(hello).encode(), answer, answers=answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,53 @@
+"""Decodes what strangers send, in a process that may take little memory and holds nothing.
+
+`python -m calift_core.shipping.decoder PREPROCESS MAX_PIXELS MEMORY_BYTES` answers each question,
+the bytes of an image file, with the pixels that the model takes: (S, S, 3) uint8. A file that ends
+or takes over a decoder costs that one image. Torch-free.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+from calift_core.data.decode import open_image, pixels_of
+from calift_core.data.preprocess import Preprocess
+from calift_core.errors import UnreadableImageError
+from calift_core.shipping.frames import answer_all
+
+
+def fitted(data: bytes, preprocess: Preprocess, max_pixels: int) -> bytes:
+    """An image file as the model sees it, S · S · 3 bytes.
+
+    Raises:
+        UnreadableImageError: it is no image, damaged, or has more pixels than it may.
+    """
+    with open_image("the image", io.BytesIO(data)) as image:
+        if image.width * image.height > max_pixels:
+            raise UnreadableImageError(
+                f"the image has {image.width} × {image.height} pixels, at most {max_pixels:,} are "
+                "taken"
+            )
+        try:
+            return preprocess.fit(pixels_of(image, "the image")).tobytes()
+        except MemoryError:
+            raise UnreadableImageError("the image takes too much memory") from None
+
+
+def main(argv: list[str]) -> None:
+    """Limit this process, and answer."""
+    import resource
+
+    from PIL import Image
+
+    preprocess, max_pixels, memory = Preprocess.of(json.loads(argv[0])), int(argv[1]), int(argv[2])
+    Image.init()
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answer_all(b"{}", lambda data: fitted(data, preprocess, max_pixels))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
