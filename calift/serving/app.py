@@ -32,6 +32,8 @@ from calift_core import __version__
 from calift_core.errors import CaliftError, UnreadableImageError
 
 _MIB = 1 << 20
+#: How often an image is decoded before it is blamed for a decoder that ended under it.
+_DECODES = 2
 
 
 @dataclass(frozen=True)
@@ -185,16 +187,18 @@ class Server:
                 f"the image must have at most {self.limits.image_bytes:,} bytes, it has "
                 f"{len(image):,}"
             )
-        child = await self._free.get()
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, child.ask, image)
-        except ChildEndedError:
-            raise UnreadableImageError(
-                "the image cannot be decoded within the memory and the time that one may take"
-            ) from None
-        finally:
-            self._free.put_nowait(child)
+        for _ in range(_DECODES):
+            child = await self._free.get()
+            try:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._threads, child.ask, image)
+            except ChildEndedError:
+                continue
+            finally:
+                self._free.put_nowait(child)
+        raise UnreadableImageError(
+            "the image cannot be decoded within the memory and the time that one may take"
+        )
 
 
 def _sentence(error: CaliftError) -> str:
