@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,15 +187,13 @@ class Server:
                 f"the image must have at most {self.limits.image_bytes:,} bytes, it has "
                 f"{len(image):,}"
             )
-        for _ in range(_DECODES):
-            child = await self._free.get()
-            try:
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._threads, child.ask, image)
-            except ChildEndedError:
-                continue
-            finally:
-                self._free.put_nowait(child)
+        child, loop = await self._free.get(), asyncio.get_running_loop()
+        try:
+            for _ in range(_DECODES):  # the second time by one that was just started
+                with suppress(ChildEndedError):
+                    return await loop.run_in_executor(self._threads, child.ask, image)
+        finally:
+            self._free.put_nowait(child)
         raise UnreadableImageError(
             "the image cannot be decoded within the memory and the time that one may take"
         )
