@@ -104,6 +104,6 @@ def test_api__loads_nothing_that_its_extra_does_not_bring() -> None:
     others = {d for extra in PROJECT["optional-dependencies"] for d in required(extra)} - brought
     distributions = packages_distributions()
     loaded = {canonical(d) for name in done.stdout.split() for d in distributions.get(name, [])}
-    # What comes along with something else, such as fsspec with torch, is no promise of ours. FastAPI
+    # What comes along with something else, such as fsspec with torch, is no promise. FastAPI
     # loads a form parser where there is one; no route of the API takes a form.
     assert sorted(loaded & others - {"python-multipart"}) == []
