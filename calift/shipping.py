@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,6 +16,9 @@ from calift.console import JsonFlag, err, need_torch, out, percent, print_json
 from calift.local import stop_on_signal
 from calift_core.errors import SpecError
 from calift_core.installed import install_extra
+
+if TYPE_CHECKING:
+    from calift_core.shipping.watching import Watched
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 FORMATS = ("open_clip", "onnx")
@@ -174,16 +178,21 @@ def _with_progress(
     batches: Iterator[list[dict[str, Any]]], total: int, done: int
 ) -> Iterator[list[dict[str, Any]]]:
     """The same batches, with a bar on a terminal's error stream."""
-    columns = (
-        TextColumn("{task.completed:,} of {task.total:,}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task("", total=total, completed=done)
+    with _bar(total, done) as tell:
         for batch in batches:
             yield batch
-            bars.advance(task, len(batch))
+            done += len(batch)
+            tell(done)
+
+
+@contextmanager
+def _bar(total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's error stream; gives what is told how many are done."""
+    count = TextColumn("{task.completed:,} of {task.total:,}")
+    columns = (count, BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task("", total=total, completed=done)
+        yield lambda now: bars.update(task, completed=now)
 
 
 def serve(
@@ -228,3 +237,82 @@ def serve(
     limits = Limits(image_bytes=int(max_mb * 1_000_000), pixels=max_pixels)
     server = Server(model, device=device, workers=workers, decoders=decoders, limits=limits)
     uvicorn.run(make_app(server, token), host=host, port=port, log_level="warning")
+
+
+def watch(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An exported folder, or that of a run.")
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGES...", help="Image files, folders, manifests, or -."),
+    ],
+    page: Annotated[
+        Path | None, typer.Option("--out", help="Write an HTML page that stands alone.")
+    ] = None,
+    fail_below: Annotated[
+        float | None,
+        typer.Option(help="Exit status 3 where the expected accuracy is below this fraction."),
+    ] = None,
+    fail_on_drift: Annotated[
+        float | None, typer.Option(help="Exit status 3 where the drift's p-value is below this.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how right a model is likely to be on images without labels, and whether they drifted.
+
+    Each way of estimating stands beside its own error on the shifts that the run was tested on.
+    """
+    need_torch()
+    from calift_core.files import atomic_write_bytes
+    from calift_core.shipping import watching
+    from calift_core.shipping.classifier import CalibratedClassifier
+    from calift_core.shipping.predicting import listed
+    from calift_core.shipping.reference import read_reference
+
+    paths = listed(images)
+    reference = read_reference(model)
+    classifier = CalibratedClassifier.load(model, device=device)
+    with stop_on_signal() as stop, _bar(len(paths)) as done:
+        found = watching.watch(classifier, reference, paths, told=done, stop=stop)
+    if page is not None:
+        title = f"{model.name} on {', '.join(images)[:80]}"
+        atomic_write_bytes(page, watching.report_html(found, title).encode())
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        _show_watched(found)
+        if page is not None:
+            out.print(f"The page is {page}.", markup=False)
+    low = fail_below is not None and found.answer.value < fail_below
+    drifted = fail_on_drift is not None and found.drift.p_value < fail_on_drift
+    if low or drifted:
+        err.print("alarm: " + " and ".join(
+            ["the expected accuracy is below the bound"] * low
+            + ["the images have drifted"] * drifted
+        ))  # fmt: skip
+        raise typer.Exit(3)
+
+
+def _show_watched(found: Watched) -> None:
+    out.print(f"{found.sentence} No measurement: labels of a few hundred would be.", markup=False)
+    table = Table("estimator", "expected", "95 %", "mean error on labelled shifts")
+    for one in found.expected:
+        mark = " ←" if one.estimator == found.recommended else ""
+        error = "–" if one.mean_error is None else f"{100 * one.mean_error:.1f} points"
+        ends = f"{100 * one.low:.1f} – {100 * one.high:.1f}"
+        table.add_row(one.estimator.replace("_", " ") + mark, percent(one.value), ends, error)
+    out.print(table)
+    drift = found.drift
+    said = "differ from" if drift.p_value < 0.01 else "cannot be told from"
+    out.print(
+        f"Logits {said} those of {found.reference} (energy distance {drift.distance:.3g}, "
+        f"p = {drift.p_value:.3f}).",
+        markup=False,
+    )
+    for image in found.unusual[:3]:
+        said = f"unusual: {image.path} ({image.label}, {percent(image.confidence)})"
+        out.print(said, markup=False)
+    if found.unreadable:
+        err.print(f"{len(found.unreadable):,} images could not be read.", markup=False)

@@ -105,7 +105,7 @@ def choose_calibrator(folder: Path, kind: str = AUTO) -> Choice:
     if kind not in (AUTO, NONE, *CALIBRATORS):
         raise UnknownNameError("calibrator", kind, [AUTO, NONE, *CALIBRATORS])
     report = read_report(folder)
-    paths = _paths(folder, report, "calibration")
+    paths = part_of(folder, report, "calibration")
     if not paths:
         raise DataError(
             f"{str(folder)!r} must have an ID calibration part to fit a calibrator on, it has "
@@ -113,7 +113,7 @@ def choose_calibrator(folder: Path, kind: str = AUTO) -> Choice:
             hint="The suite of the run has no such part: name one with images to spare for it.",
         )
     clean = read_to_fit(paths[0])
-    validation = _paths(folder, report, "validation")
+    validation = part_of(folder, report, "validation")
     if kind == AUTO and not validation:
         raise DataError(
             f"{str(folder)!r} must have an ID validation part to choose a calibrator on, it has "
@@ -209,8 +209,12 @@ def read_report(folder: Path) -> Report:
         raise DataError(f"{str(path)!r} cannot be read: {error}") from None
 
 
-def _paths(folder: Path, report: Report, part: str) -> Sequence[Path]:
-    """The predictions file of an ID part, as a list of one or none."""
+def part_of(folder: Path, report: Report, part: str) -> Sequence[Path]:
+    """The predictions file of an ID part of a run, as a list of one or none.
+
+    Raises:
+        PredictionsError: the report names a file that is not there.
+    """
     found = report.selection.get(part)
     return [] if not isinstance(found, dict) else [_existing(folder, found)]
 

@@ -22,7 +22,7 @@ from calift_core.models.finished import EXPORTED_HEAD, EXPORTED_WEIGHTS, read_fi
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec
 from calift_core.shipping.card import model_card
-from calift_core.shipping.choosing import read_choice, read_report
+from calift_core.shipping.choosing import part_of, read_choice, read_report
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.folder import (
     CARD_NAME,
@@ -30,12 +30,16 @@ from calift_core.shipping.folder import (
     EXPORT_NAME,
     ONNX_NAME,
     PICTURE_NAME,
+    REFERENCE_NAME,
     Exported,
+    JudgedEstimator,
     Provenance,
+    ReferenceSet,
 )
 from calift_core.shipping.judged import Row, judged
 from calift_core.shipping.onnx import export_onnx
 from calift_core.shipping.picture import reliability_png
+from calift_core.shipping.reference import Reference, reference_of, save_reference
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,11 @@ def export_run(
             part / CONFIG_NAME,
             {"model_cfg": description["config"], "preprocess_cfg": preprocess},
         )
+        names, reference = [CONFIG_NAME, EXPORTED_WEIGHTS, EXPORTED_HEAD], None
+        if part_of(run, report, "validation"):
+            reference = reference_of(run, report, calibrator)
+            save_reference(part, reference)
+            names.append(REFERENCE_NAME)
         exported = Exported(
             model={
                 **description,
@@ -105,11 +114,9 @@ def export_run(
             },
             templates=list(report.data.get("templates", [])),
             choice=choice,
+            reference=None if reference is None else _described(reference),
             provenance=_provenance(report),
-            files={
-                name: sha256_file(part / name)
-                for name in (CONFIG_NAME, EXPORTED_WEIGHTS, EXPORTED_HEAD)
-            },
+            files={name: sha256_file(part / name) for name in names},
         )
         atomic_write_json(part / EXPORT_NAME, exported.model_dump(mode="json"))
         if onnx:
@@ -129,6 +136,17 @@ def export_run(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Shipped(folder, exported, rows, note)
+
+
+def _described(reference: Reference) -> ReferenceSet:
+    return ReferenceSet(
+        dataset=reference.dataset,
+        n=len(reference.labels),
+        judged=[
+            JudgedEstimator(estimator=one.estimator, errors=dict(one.errors))
+            for one in reference.judged
+        ],
+    )
 
 
 def _write_card(folder: Path, exported: Exported, rows: list[Row]) -> str:

@@ -24,6 +24,7 @@ CONFIG_NAME = "open_clip_config.json"
 CARD_NAME = "README.md"
 PICTURE_NAME = "reliability.png"
 ONNX_NAME = "model.onnx"
+REFERENCE_NAME = "reference.safetensors"
 
 
 class Provenance(BaseModel):
@@ -42,6 +43,25 @@ class Provenance(BaseModel):
     environment: dict[str, Any] = Field(default_factory=dict)
 
 
+class JudgedEstimator(BaseModel):
+    """How far a way of estimating accuracy was off on the run's shifts: estimate − accuracy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    estimator: str
+    errors: dict[str, float]
+
+
+class ReferenceSet(BaseModel):
+    """What new answers are compared with: those on the ID validation part."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    n: int
+    judged: list[JudgedEstimator]
+
+
 class Exported(BaseModel):
     """The whole `calift.json`.
 
@@ -49,6 +69,8 @@ class Exported(BaseModel):
         model: how the model is built, what its classes are called, and the logit scale.
         templates: the prompts that its head was made of.
         choice: its calibrator and why; None where none was chosen.
+        reference: what images without labels are compared with; None where the run had no ID
+            validation part.
         provenance: where it comes from.
         files: name → SHA-256 of every other file that answers depend on.
     """
@@ -59,6 +81,7 @@ class Exported(BaseModel):
     model: dict[str, Any]
     templates: list[str]
     choice: Choice | None
+    reference: ReferenceSet | None = None
     provenance: Provenance
     files: dict[str, str]
 
@@ -104,7 +127,10 @@ __all__ = [
     "EXPORT_NAME",
     "ONNX_NAME",
     "PICTURE_NAME",
+    "REFERENCE_NAME",
     "Exported",
+    "JudgedEstimator",
     "Provenance",
+    "ReferenceSet",
     "read_exported",
 ]

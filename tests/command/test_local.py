@@ -350,6 +350,13 @@ def test_ship__calibrate_export_predict_from_a_run_to_answers(
     assert load(model).predict(rows[5]["path"]).labels == [rows[5]["label"]]
     assert load(run).predict([row["path"] for row in rows[:3]]).probs.shape == (3, 3)
 
+    page = tmp_path / "watched.html"
+    said = say("watch", model, photos, "--out", page)
+    assert (said.status, "images are likely to be right" in said.text) == (0, True)
+    assert "Most unusual images" in page.read_text()
+    said = say("watch", run, photos, "--fail-below", "1.1", "--json")
+    assert (said.status, json.loads(said.stdout)["n"], "alarm" in said.stderr) == (3, 120, True)
+
     bad = tmp_path / "bad.jpg"
     bad.write_text("no image")
     said = say("predict", model, photos, bad, "--out", answers)

@@ -34,6 +34,8 @@ from calift_core.shipping.export import export_run
 from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, ONNX_NAME, read_exported
 from calift_core.shipping.onnx import calibrator_module, export_onnx
 from calift_core.shipping.predicting import Out, listed, predict_files
+from calift_core.shipping.reference import read_reference
+from calift_core.shipping.watching import report_html, watch
 from tests.core.conftest import tiny_spec
 
 
@@ -374,6 +376,49 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
     assert (tmp_path / "whole.csv").read_text().count("\n") == 122
     with pytest.raises(DataError, match="must end in"):
         Out(tmp_path / "whole.xlsx", ())
+
+
+# ---------------------------------------------------------------------- images without labels
+
+
+def test_watch__of_an_export_says_what_its_run_says(
+    exported: Path, made: Path, photos: Path, paintings: Path, tmp_path: Path
+) -> None:
+    model = CalibratedClassifier.load(exported, device="cpu")
+    reference = read_reference(exported)
+    own = read_predictions(predictions_of(made, "validation"))
+    assert (reference.logits == own.logits).all()
+    assert (reference.labels == own.labels).all()
+    run = shutil.copytree(made, tmp_path / "run")
+    save_choice(run, choose_calibrator(run, "temperature"))
+    assert read_reference(run).judged == reference.judged
+    bad = tmp_path / "cut.png"
+    bad.write_bytes(b"none")
+    paths = listed([str(paintings), str(bad)])
+    told: list[int] = []
+    found = watch(model, reference, paths, batch_size=10, told=told.append)
+    assert (found.n, list(found.unreadable), told[-1]) == (24, [str(bad)], 25)
+    probs = model.predict(paths[:24]).probs
+    values = {one.estimator: one for one in found.expected}
+    assert values["average_confidence"].value == pytest.approx(probs.max(axis=1).mean())
+    # The shift is one that the run was tested on, so what is said of the error there is the error.
+    art = read_predictions(made / "predictions" / "art.parquet")
+    right = float((art.logits.argmax(axis=1) == art.labels).mean())
+    for one in found.expected:
+        assert one.errors["art"] == pytest.approx(one.value - right, abs=1e-5)
+        assert one.mean_error == pytest.approx(abs(one.errors["art"]))
+    assert found.drift.p_value <= 0.01
+    # As sure as before and wrong: who reads the answer must read that.
+    assert ("Do not rely on it" in found.sentence) == (found.answer.mean_error > 0.1)
+    assert watch(model, reference, listed([str(photos)])).drift.p_value > 0.01
+    assert sum(share.here for share in found.shares) == pytest.approx(1)
+    page = report_html(found, "a <script>alert(1)</script> model")
+    assert "<script" not in page
+    assert page.count("data:image/jpeg") == 12
+    with pytest.raises(DataError, match="at least 2 images must be readable, 0 of 1 are"):
+        watch(model, reference, [str(bad)])
+    with pytest.raises(CaliftError, match="stopped behind 0 of 25"):
+        watch(model, reference, paths, stop=lambda: True)
 
 
 def test_choice__of_a_format_to_come_is_refused() -> None:

@@ -1,0 +1,117 @@
+"""What an exported model knows of its own ID data: the answers to compare new ones with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from calift_core.calibration import Calibrator, softmax
+from calift_core.calibration.unlabelled import Judged, Labelled, judge_estimators
+from calift_core.errors import CheckpointError, DataError
+from calift_core.files import atomic_write_bytes
+from calift_core.models.finished import is_exported
+from calift_core.predictions.read import read_metadata, read_predictions
+from calift_core.predictions.types import predictions_name
+from calift_core.schema.report import Report
+from calift_core.shipping.choosing import part_of, read_choice, read_report
+from calift_core.shipping.folder import REFERENCE_NAME, read_exported
+
+#: Images of the ID validation part that are kept at most, drawn with a fixed seed.
+MOST = 5_000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Answers on the ID validation part, which the calibrator was not fitted on.
+
+    Attributes:
+        dataset: its name.
+        logits: (N, C) float32, before the calibrator.
+        labels: (N,).
+        judged: how far each estimator of accuracy was off on the run's shifts.
+    """
+
+    dataset: str
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    judged: list[Judged]
+
+    def labelled(self, calibrator: Calibrator | None) -> Labelled:
+        """Its calibrated confidences and hits."""
+        return labelled(self.logits, self.labels, calibrator)
+
+
+def labelled(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], calibrator: Calibrator | None
+) -> Labelled:
+    """Confidences and hits of the likeliest classes of calibrated probabilities."""
+    probs = softmax(logits) if calibrator is None else calibrator.transform(logits)
+    return Labelled(probs.max(axis=1).astype(np.float64), probs.argmax(axis=1) == labels)
+
+
+def reference_of(run: Path, report: Report, calibrator: Calibrator | None) -> Reference:
+    """The reference of a finished run.
+
+    Raises:
+        DataError: it has no ID validation part.
+        PredictionsError: a predictions file is missing or damaged.
+    """
+    paths = part_of(run, report, "validation")
+    if not paths:
+        raise DataError(
+            f"{str(run)!r} must have an ID validation part to compare with, it has none."
+        )
+    own = read_predictions(paths[0])
+    kept = np.arange(len(own))
+    if len(own) > MOST:
+        kept = np.sort(np.random.default_rng(0).choice(len(own), MOST, replace=False))
+    logits, labels = own.logits[kept], own.labels[kept]
+    shifts = {}
+    for evaluation in report.evaluations:
+        path = run / predictions_name(evaluation.dataset)
+        if evaluation.role == "shift" and read_metadata(path).storage == "full":
+            found = read_predictions(path)
+            shifts[evaluation.dataset] = labelled(found.logits, found.labels, calibrator)
+    judged = judge_estimators(labelled(logits, labels, calibrator), shifts)
+    return Reference(own.metadata.dataset, logits, labels, judged)
+
+
+def save_reference(folder: Path, reference: Reference) -> None:
+    """Put the answers into an exported folder; what was judged stands in its description."""
+    tensors = {
+        "logits": torch.from_numpy(np.ascontiguousarray(reference.logits)),
+        "labels": torch.from_numpy(np.ascontiguousarray(reference.labels)),
+    }
+    atomic_write_bytes(folder / REFERENCE_NAME, save(tensors))
+
+
+def read_reference(folder: Path) -> Reference:
+    """The reference of an exported folder, or of a finished run.
+
+    Raises:
+        DataError: there is none.
+        CheckpointError: it is damaged.
+    """
+    if not is_exported(folder):
+        choice = read_choice(folder)
+        calibrator = None if choice is None else choice.fitted()
+        return reference_of(folder, read_report(folder), calibrator)
+    exported = read_exported(folder)
+    if exported.reference is None:
+        raise DataError(
+            f"{str(folder)!r} holds no answers on ID data to compare with.",
+            hint="Its run had no ID validation part, or an earlier version exported it.",
+        )
+    try:
+        tensors = load_file(folder / REFERENCE_NAME)
+        logits, labels = tensors["logits"].numpy(), tensors["labels"].numpy()
+    except (OSError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{REFERENCE_NAME} in {str(folder)!r} is damaged: {error}") from None
+    judged = [Judged(one.estimator, one.errors) for one in exported.reference.judged]
+    return Reference(exported.reference.dataset, logits, labels, judged)

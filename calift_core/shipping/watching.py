@@ -1,0 +1,309 @@
+"""Images without labels: how right the model is likely to be, whether they have drifted."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from calift_core.calibration.unlabelled import energy_drift, estimate_accuracy, recommended
+from calift_core.errors import CaliftError, DataError, InterruptedRunError, UnreadableImageError
+from calift_core.shipping.classifier import BATCH_SIZE, CalibratedClassifier
+from calift_core.shipping.reference import Reference
+
+#: Images that are shown as the most unusual.
+SHOWN = 12
+#: An estimate that was further off on average, a fraction, is told with a warning.
+TRUSTED = 0.1
+
+
+class Expected(BaseModel):
+    """An expected accuracy. Fractions.
+
+    `mean_error` is the estimator's mean absolute error on the shifts whose labels are known,
+    `errors` its signed error on each (estimate − accuracy); None and empty where there is none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    estimator: str
+    value: float
+    low: float
+    high: float
+    mean_error: float | None
+    errors: dict[str, float]
+
+
+class Drifted(BaseModel):
+    """The energy distance of the logits to those of the reference, and its permutation p-value."""
+
+    model_config = ConfigDict(frozen=True)
+
+    distance: float
+    p_value: float
+    n_reference: int
+    n: int
+
+
+class Share(BaseModel):
+    """How often a class is predicted, there and here. Fractions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    reference: float
+    here: float
+
+
+class Unusual(BaseModel):
+    """An image that lies far from what the model is sure about: `energy` is −log Σ exp(logits)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    label: str
+    confidence: float
+    energy: float
+
+
+class Watched(BaseModel):
+    """What is found on images without labels.
+
+    Attributes:
+        n: images that were read.
+        reference: the labelled ID data that they are compared with, and how many.
+        expected: accuracies by estimator.
+        recommended: the estimator that was closest on the labelled shifts, or the average
+            confidence where none was closer.
+        drift: of the logits.
+        shares: of predicted classes, the largest change first.
+        unusual: images, the most unusual first.
+        unreadable: path → why.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int
+    reference: str
+    n_reference: int
+    expected: list[Expected]
+    recommended: str
+    drift: Drifted
+    shares: list[Share]
+    unusual: list[Unusual]
+    unreadable: dict[str, str]
+
+    @property
+    def answer(self) -> Expected:
+        """The recommended expectation."""
+        return next(one for one in self.expected if one.estimator == self.recommended)
+
+    @property
+    def sentence(self) -> str:
+        """The answer with what it is worth."""
+        best = self.answer
+        said = (
+            f"About {best.value:.0%} of {self.n:,} images are likely to be right ({best.low:.1%} "
+            f"to {best.high:.1%} by sampling alone). "
+        )
+        if best.mean_error is None:
+            return (
+                said + "The run was tested on no shift, so nothing is known of the error of this."
+            )
+        worth = (
+            "Do not rely on it: even this estimate, the closest,"
+            if best.mean_error > TRUSTED
+            else "This estimate"
+        )
+        off = 100 * best.mean_error
+        return f"{said}{worth} was off by {off:.1f} points on average where labels are known."
+
+
+def watch(
+    model: CalibratedClassifier,
+    reference: Reference,
+    paths: Sequence[str],
+    *,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    told: Callable[[int], None] = lambda done: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Watched:
+    """Compare images with the reference.
+
+    Args:
+        model: that answers.
+        reference: of the model's run.
+        paths: image files.
+        batch_size: images at once.
+        seed: of what is drawn.
+        told: takes how many images are done.
+        stop: asked between batches.
+
+    Raises:
+        DataError: fewer than two images can be read.
+        InterruptedRunError: `stop` said so.
+    """
+    logits, read, unreadable = _answers(model, paths, batch_size, told, stop)
+    if len(read) < 2:
+        raise DataError(f"at least 2 images must be readable, {len(read)} of {len(paths)} are")
+    probs = model.calibrated(logits)
+    confidences, predicted = probs.max(axis=1), probs.argmax(axis=1)
+    labelled = reference.labelled(model.calibrator)
+    errors = {one.estimator: one for one in reference.judged}
+    expected = [
+        Expected(
+            estimator=one.estimator,
+            value=one.value,
+            low=one.low,
+            high=one.high,
+            mean_error=errors[one.estimator].mean_error if errors[one.estimator].errors else None,
+            errors=dict(errors[one.estimator].errors),
+        )
+        for one in estimate_accuracy(labelled, confidences, seed=seed)
+    ]
+    drift = energy_drift(reference.logits, logits, seed=seed)
+    energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    order = np.argsort(-energy, kind="stable")[:SHOWN]
+    return Watched(
+        n=len(read),
+        reference=reference.dataset,
+        n_reference=len(reference.labels),
+        expected=expected,
+        recommended=recommended(reference.judged),
+        drift=Drifted(**vars(drift)),
+        shares=_shares(model, reference, predicted),
+        unusual=[
+            Unusual(
+                path=read[i],
+                label=model.classes[predicted[i]],
+                confidence=float(confidences[i]),
+                energy=float(energy[i]),
+            )
+            for i in order
+        ],
+        unreadable=unreadable,
+    )
+
+
+def _answers(
+    model: CalibratedClassifier,
+    paths: Sequence[str],
+    batch_size: int,
+    told: Callable[[int], None],
+    stop: Callable[[], bool],
+) -> tuple[NDArray[np.float32], list[str], dict[str, str]]:
+    """Logits (N, C), the files that were read, and why others were not."""
+    logits: list[NDArray[np.float32]] = []
+    read: list[str] = []
+    unreadable: dict[str, str] = {}
+    for start in range(0, len(paths), batch_size):
+        if stop():
+            raise InterruptedRunError(f"stopped behind {start:,} of {len(paths):,} images")
+        fitted = []
+        for path in paths[start : start + batch_size]:
+            try:
+                fitted.append(model.fit(path))
+                read.append(path)
+            except UnreadableImageError as error:
+                unreadable[path] = error.message
+        if fitted:
+            logits.append(model.answer(np.stack(fitted)).logits)
+        told(min(start + batch_size, len(paths)))
+    empty = np.empty((0, len(model.classes)), np.float32)
+    return np.concatenate([empty, *logits]), read, unreadable
+
+
+def _shares(
+    model: CalibratedClassifier, reference: Reference, predicted: NDArray[np.int64]
+) -> list[Share]:
+    n_classes = len(model.classes)
+    there = model.calibrated(reference.logits).argmax(axis=1)
+    before = np.bincount(there, minlength=n_classes) / len(there)
+    here = np.bincount(predicted, minlength=n_classes) / len(predicted)
+    order = np.argsort(-np.abs(here - before), kind="stable")
+    return [
+        Share(label=model.classes[i], reference=float(before[i]), here=float(here[i]))
+        for i in order[:20]
+    ]
+
+
+def report_html(watched: Watched, title: str) -> str:
+    """One page that stands alone: the answer, its evidence, the images."""
+    rows = "".join(
+        f"<tr{' class=best' if one.estimator == watched.recommended else ''}>"
+        f"<td>{_words(one.estimator)}</td><td>{one.value:.1%}</td>"
+        f"<td>{one.low:.1%} to {one.high:.1%}</td>"
+        f"<td>{'–' if one.mean_error is None else f'{100 * one.mean_error:.1f} points'}</td>"
+        f"<td>{html.escape('; '.join(f'{k} {100 * v:+.1f}' for k, v in one.errors.items()))}</td>"
+        "</tr>"
+        for one in watched.expected
+    )
+    shares = "".join(
+        f"<tr><td>{html.escape(one.label)}</td><td>{one.reference:.1%}</td>"
+        f"<td>{one.here:.1%}</td></tr>"
+        for one in watched.shares[:10]
+    )
+    pictures = "".join(
+        f"<figure><img src='{_picture(one.path)}' alt='{html.escape(one.path, quote=True)}'>"
+        f"<figcaption>{html.escape(Path(one.path).name)}<br>{html.escape(one.label)}, "
+        f"{one.confidence:.0%}</figcaption></figure>"
+        for one in watched.unusual
+    )
+    drift = watched.drift
+    said = "differ from" if drift.p_value < 0.01 else "cannot be told from"
+    unreadable = "".join(
+        f"<li>{html.escape(path)}: {html.escape(why)}</li>"
+        for path, why in list(watched.unreadable.items())[:20]
+    )
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{html.escape(title)}</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
+color-scheme:light dark}}table{{border-collapse:collapse}}td,th{{padding:.25rem .75rem;
+text-align:left;border-bottom:1px solid #8886}}.best{{font-weight:bold}}
+.images{{display:flex;flex-wrap:wrap;gap:.75rem}}figure{{margin:0;width:8.5rem;font-size:.85rem;
+overflow-wrap:anywhere}}img{{width:100%;image-rendering:auto}}</style>
+<h1>{html.escape(title)}</h1>
+<p><b>{html.escape(watched.sentence)}</b> Its logits {said} those of
+{watched.n_reference:,} images of {html.escape(watched.reference)} (energy distance
+{drift.distance:.3g}, permutation p = {drift.p_value:.3f}).</p>
+<p>This is no measurement: labels of a few hundred of these images would be.</p>
+<h2>By estimator</h2><table><tr><th>estimator</th><th>expected accuracy</th><th>95 %</th>
+<th>mean error where labels are known</th><th>estimate − accuracy by shift, points</th></tr>
+{rows}</table>
+<h2>Predicted classes</h2><table><tr><th>class</th><th>{html.escape(watched.reference)}</th>
+<th>here</th></tr>{shares}</table>
+<h2>Most unusual images</h2><div class="images">{pictures}</div>
+{
+        f"<h2>{len(watched.unreadable):,} images that cannot be read</h2><ul>{unreadable}</ul>"
+        if unreadable
+        else ""
+    }
+</html>
+"""
+
+
+def _words(estimator: str) -> str:
+    return estimator.replace("_", " ")
+
+
+def _picture(path: str) -> str:
+    """A small picture as a data address; nothing where it cannot be drawn."""
+    from calift_core.data.decode import decode
+
+    try:
+        image = Image.fromarray(decode(path))
+    except CaliftError:
+        return ""
+    image.thumbnail((136, 136))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
