@@ -29,6 +29,7 @@ from calift_core.models.clip import Clip
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import load_clip, weights_sha256
 from calift_core.schema.methods import METHOD_SPECS, TRACER_PRESETS, MethodBase
+from calift_core.schema.methods import Anchored as AnchoredSpec
 from calift_core.schema.methods import CarFt as CarFtSpec
 from calift_core.schema.methods import CaRot as CaRotSpec
 from calift_core.schema.methods import CarotPlus as CarotPlusSpec
@@ -204,7 +205,7 @@ TOWERS: dict[str, dict[str, Any]] = {
     "sigmoid timm": TIMM | SIGMOID,
 }
 SIGMOID_TOWERS = [name for name in TOWERS if name.startswith("sigmoid")]
-NEED_SOFTMAX = ("carot", "tracer", "carot_plus", "pretrain")
+NEED_SOFTMAX = ("carot", "tracer", "carot_plus", "anchored", "pretrain")
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +318,27 @@ def test_carot__with_every_lambda_zero_is_flyp_step_for_step(
         assert steps(carot, [batch]) == steps(flyp, [batch])
         assert weights_sha256(carot.clip.net) == weights_sha256(flyp.clip.net)
     assert carot.state() == {}
+
+
+def test_anchored__without_its_weight_is_flyp_and_at_the_start_pulls_nowhere(
+    clip: Clip, captions: Captions
+) -> None:
+    flyp = make(FlypSpec(), copy.deepcopy(clip), captions)
+    free = make(AnchoredSpec(lambda_0=0), copy.deepcopy(clip), captions)
+    held = make(AnchoredSpec(), copy.deepcopy(clip).eval(), captions)
+    first, *batches = batches_of(clip, 4)
+    anchor = held.terms(first)["anchor"]
+    assert anchor.item() == pytest.approx(0, abs=1e-5)
+    anchor.backward()
+    assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in held.clip.parameters())
+    held.clip.zero_grad()
+    before = weights_sha256(held.teacher.clip.net)
+    for batch in (first, *batches):
+        assert steps(free, [batch]) == steps(flyp, [batch])
+    assert weights_sha256(free.clip.net) == weights_sha256(flyp.clip.net)
+    steps(held, [first, *batches])
+    assert weights_sha256(held.clip.net) != weights_sha256(flyp.clip.net)
+    assert weights_sha256(held.teacher.clip.net) == before
 
 
 @pytest.mark.parametrize(
