@@ -12,8 +12,8 @@ from calift_core import calibration
 from calift_core.analysis.chunks import PathLike, logit_chunks
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.calibration import Binning, SampleScores, score_probs
-from calift_core.calibration.beside import BESIDE_CALIBRATORS
-from calift_core.calibration.calibrators import CALIBRATORS, Calibrator, TopLabelMap
+from calift_core.calibration.calibrators import Calibrator, TopLabelMap
+from calift_core.calibration.registry import BESIDE_CALIBRATORS, CALIBRATORS
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 from calift_core.predictions.read import read_index, read_metadata, read_predictions
 from calift_core.predictions.types import Predictions, PredictionsMetadata

@@ -113,9 +113,3 @@ class SampleScaling(Calibrator):
 
     def _restore(self, parameters: dict[str, Any]) -> None:
         """Nothing was fitted."""
-
-
-BESIDE_CALIBRATORS: dict[str, type[Calibrator]] = {
-    "disagreement": DisagreementTemperature,
-    "sals": SampleScaling,
-}

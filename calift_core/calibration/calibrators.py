@@ -29,7 +29,7 @@ from calift_core.calibration.bins import (
 )
 from calift_core.calibration.perturbation import perturbation_levels
 from calift_core.calibration.scores import score_probs
-from calift_core.errors import LeakageError, SpecError, UnknownNameError
+from calift_core.errors import LeakageError, SpecError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Calibrator(ABC):
     """What every calibrator shares: the leakage guard, and a memory of what it was fitted on.
 
     Attributes:
-        kind: its name in `CALIBRATORS`.
+        kind: its name in the registry.
         reads_initial: whether it reads the logits of the initial model beside the tuned one's, when
             it is fitted and when it is applied: two towers are run for it.
         fitted_on: {"split", "role", "n"}, None before `fit`.
@@ -473,34 +473,3 @@ class Isotonic(TopLabelMap):
     def _restore(self, parameters: dict[str, Any]) -> None:
         self.x = np.asarray(parameters["x"], dtype=np.float64)
         self.y = np.asarray(parameters["y"], dtype=np.float64)
-
-
-CALIBRATORS: dict[str, type[Calibrator]] = {
-    "temperature": Temperature,
-    "vector": Vector,
-    "histogram": Histogram,
-    "isotonic": Isotonic,
-    "tsp": PerturbedTemperature,
-}
-
-
-def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
-    """Rebuild a fitted calibrator from `Calibrator.to_dict`, which is what the API gives of one.
-
-    Raises:
-        UnknownNameError: the kind is not in `CALIBRATORS`.
-        SpecError: a field is missing.
-    """
-    from calift_core.calibration.beside import BESIDE_CALIBRATORS  # which builds on this file
-
-    known = CALIBRATORS | BESIDE_CALIBRATORS
-    kind = str(stored.get("kind"))
-    if kind not in known:
-        raise UnknownNameError("calibrator", kind, known)
-    calibrator = known[kind]()
-    try:
-        calibrator._restore(stored["parameters"])
-        calibrator.fitted_on, calibrator.oracle = stored["fitted_on"], bool(stored["oracle"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpecError(f"a stored calibrator must be complete, got: {error!r}") from error
-    return calibrator

@@ -8,6 +8,7 @@ from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
 from calift_core.methods import tracer
 from calift_core.methods.anchored import Anchored
+from calift_core.methods.averaged import Averaged
 from calift_core.methods.base import Classifier, Method, RunLength
 from calift_core.methods.car_ft import CarFt
 from calift_core.methods.carot import CaRot
@@ -38,6 +39,7 @@ METHODS: dict[str, Any] = {
     "tracer": tracer.Tracer,
     "carot_plus": CarotPlus,
     "anchored": Anchored,
+    "averaged": Averaged,
     "pretrain": Pretrain,
 }
 

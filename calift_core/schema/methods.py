@@ -743,6 +743,30 @@ class Anchored(MethodBase):
     )
 
 
+class Averaged(MethodBase):
+    """FLYP's steps; the model is a weighted mean of its trajectory."""
+
+    title: ClassVar[str] = "FLYP, averaged"
+    summary: ClassVar[str] = (
+        "FLYP's training, ended with the mean of every iterate, of which the first and the last "
+        "weigh most."
+    )
+    source: ClassVar[str] = "calift, after TRACER (ICML 2026)"
+    terms: ClassVar[tuple[str, ...]] = ("contrastive",)
+    family: ClassVar[Family] = "contrastive"
+    accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
+
+    kind: Literal["averaged"] = "averaged"
+    beta: float = Field(
+        default=0.5,
+        gt=0,
+        le=100,
+        title="β",
+        description="Iterates are weighted by the density of Beta(β, β) along the run; below 1 its "
+        "two ends weigh most [TRACER: 0.5]",
+    )
+
+
 class Pretrain(MethodBase):
     """Contrastive pre-training of a small CLIP on one data set seen in many named styles."""
 
@@ -778,6 +802,7 @@ METHOD_SPECS: dict[str, type[MethodBase]] = {
     "tracer": Tracer,
     "carot_plus": CarotPlus,
     "anchored": Anchored,
+    "averaged": Averaged,
     "pretrain": Pretrain,
 }
 

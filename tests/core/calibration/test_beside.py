@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calift_core.calibration import softmax
+from calift_core.calibration import BESIDE_CALIBRATORS, softmax
 from calift_core.calibration.beside import (
-    BESIDE_CALIBRATORS,
     PRIOR,
     DisagreementTemperature,
     SampleScaling,
     disagreement,
 )
-from calift_core.calibration.calibrators import Temperature, calibrator_from_dict
+from calift_core.calibration.calibrators import Temperature
+from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.errors import LeakageError, SpecError
 
 ID = {"split": "calibration", "role": "id"}

@@ -5,21 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from calift_core.data.glyphs import FULL, SIDE, Glyphs, pack, read_glyphs
 from calift_core.data.inspection import examine_suite
+from calift_core.data.loader import TrainView
+from calift_core.data.preprocess import Preprocess
+from calift_core.data.styles import GENRES, LEARNED, LETTERS
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.data.suites.typefaces import CHARACTERS, SHIFTS, STORED, STORED_SHA256, Typefaces
-from calift_core.errors import DataError, UnknownNameError
+from calift_core.errors import DataError, ModelError, UnknownNameError
+from calift_core.evaluation.forward import predict
+from calift_core.files import sha256_file
+from calift_core.jobs.tiny import ensure_tiny, tiny_sha256
+from calift_core.methods.base import zero_shot_classifier
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.models.loading import load_clip, load_shipped, shrunk, weights_sha256
+from calift_core.models.zeroshot import TEMPLATES
 from calift_core.schema.spec import SuiteSpec
+from calift_core.shipped import shipped
 
 #: SHA-256 of the pixels of every hundredth letter: what any machine must see.
 PIXELS = "65b5d21aa24bd9df2e93024f1f1413b7cdb1f59bc570c5500271c9d5a82b5762"
+
+#: Right answers of 620, zero-shot.
+ZERO_SHOT = {"test": 519, "serif": 521}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +97,77 @@ def test_typefaces__doctor_sees_the_file(suite: Suite) -> None:
     found = {check.name: check.state for check in examine_suite("typefaces")}
     assert found["typefaces.xz"] == "ok"
     assert set(found.values()) == {"ok"}
+
+
+def test_genres__half_of_the_captions_name_the_genre_that_the_letter_is_of(suite: Suite) -> None:
+    learned = LEARNED["genres"]
+    images = suite.shifts["pixel"]
+    view = TrainView(
+        images, Preprocess(SIDE), len(learned.templates), 0, (1.0, 1.0), flip=False,
+        learned="genres",
+    )  # fmt: skip
+    said = []
+    for index in range(400):
+        pixels, label, caption = view[(0, index)]
+        assert np.array_equal(pixels, images.image(index))
+        assert caption // len(learned.templates) == label
+        said.append(learned.templates[caption % len(learned.templates)])
+    assert set(said) == {*LETTERS, *GENRES["pixel"]}
+    assert 150 < sum(text in GENRES["pixel"] for text in said) < 250
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return load_clip("calift-tiny", "typefaces").eval()
+
+
+def test_shipped__weights_are_what_they_were_and_know_the_letters(suite: Suite, clip: Clip) -> None:
+    stored = shipped("typefaces")
+    assert stored is not None
+    assert sha256_file(stored.file) == stored.sha256 == tiny_sha256("typefaces")
+    assert stored.file.stat().st_size < 4_000_000
+    captions = Captions.make(suite.class_names, TEMPLATES["letters"], clip.tokenizer)
+    classifier = zero_shot_classifier(clip, captions)
+    right = {}
+    for images in (suite.part("test").limited(620), suite.shifts["serif"].limited(620)):
+        logits = predict(
+            clip, classifier, images, batch_size=620, workers=0, device=torch.device("cpu"),
+            precision="fp32",
+        )  # fmt: skip
+        right[images.name] = int((logits.argmax(axis=1) == images.labels).sum())
+    # Of 620; another processor's rounding may turn a tie.
+    assert right == {name: pytest.approx(n, abs=2) for name, n in ZERO_SHOT.items()}
+
+
+def test_shipped__every_run_starts_from_the_same_weights(clip: Clip) -> None:
+    other = load_clip("calift-tiny", "typefaces", generator=torch.Generator().manual_seed(7))
+    assert weights_sha256(other.net) == weights_sha256(clip.net)
+
+
+def test_shipped__nothing_is_pre_trained_for_it(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("CALIFT_HOME", str(tmp_path))
+    assert list(ensure_tiny("typefaces")) == []
+    assert not any(tmp_path.iterdir())
+
+
+def test_shrunk__comes_back_as_it_was_within_float16(clip: Clip, tmp_path: Path) -> None:
+    tokens = torch.tensor([3, 320, 49407])
+    save_file(shrunk(clip.net, tokens), tmp_path / "a.safetensors")
+    other = load_clip("calift-tiny", None, generator=torch.Generator().manual_seed(1))
+    before = other.net.state_dict()["token_embedding.weight"].clone()
+    load_shipped(other.net, tmp_path / "a.safetensors")
+    mine = other.net.state_dict()
+    for name, tensor in clip.net.state_dict().items():
+        if name != "token_embedding.weight":
+            torch.testing.assert_close(mine[name], tensor, rtol=1e-3, atol=1e-6)
+    rows = mine["token_embedding.weight"]
+    torch.testing.assert_close(rows[tokens], clip.net.token_embedding.weight[tokens], rtol=1e-3,
+                               atol=1e-6)  # fmt: skip
+    rest = torch.ones(len(rows), dtype=torch.bool)
+    rest[tokens] = False
+    assert torch.equal(rows[rest], before[rest])
+    with pytest.raises(ModelError, match="weights of another model"):
+        load_shipped(other.net.visual, tmp_path / "a.safetensors")
 
 
 def _glyphs(draw: st.DrawFn) -> dict[str, np.ndarray]:
