@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calift_core import calibration as cal
-from calift_core.calibration.calibrators import CALIBRATORS
 from calift_core.calibration.measures import debiased_squared_error
 from calift_core.calibration.planning import SquaredPlan
+from calift_core.calibration.registry import CALIBRATORS
 from calift_core.calibration.squared import SquaredError
 
 Doubles = NDArray[np.float64]

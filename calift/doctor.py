@@ -17,11 +17,13 @@ from rich.text import Text
 
 from calift import doctor_service
 from calift.console import JsonFlag, out, print_json
-from calift_core.catalogue import available_suites
+from calift_core.catalogue import available_suites, tiny_weights
 from calift_core.checks import Check
 from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.home import calift_home
 from calift_core.installed import as_typed, install_extra
+from calift_core.schema.spec import TINY_SUITES
+from calift_core.shipped import shipped
 from calift_core.threads import usable_cores
 
 
@@ -124,11 +126,16 @@ def _suites() -> list[Check]:
 
 
 def _weights() -> list[Check]:
-    index = calift_home() / "models" / "calift-tiny" / "fashion-mnist.json"
-    if index.is_file():
-        return [Check("model calift-tiny", "ok", "pre-trained here")]
-    hint = "The first run that uses it pre-trains it; 2 minutes on 2 cores."
-    return [Check("model calift-tiny", "warn", "not pre-trained yet", hint)]
+    def check(suite: str) -> Check:
+        name = f"model calift-tiny, {suite}"
+        if tiny_weights(calift_home(), suite) is not None:
+            return Check(name, "ok", "here")
+        if shipped(suite) is not None:
+            return Check(name, "fail", "calift's own file is gone", "Install calift anew.")
+        hint = "The first run that uses it pre-trains it; 2 minutes on 2 cores."
+        return Check(name, "warn", "not pre-trained yet", hint)
+
+    return [check(suite) for suite in TINY_SUITES]
 
 
 def _chrome() -> list[Check]:

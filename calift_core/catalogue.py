@@ -12,10 +12,11 @@ from calift_core.data.suites.base import Family, variable_of
 from calift_core.errors import StorageError
 from calift_core.files import sha256_file
 from calift_core.schema.methods import METHOD_SPECS
+from calift_core.schema.spec import TINY_SUITES
 from calift_core.schema.wire.service import DatasetInfo, MethodInfo, ModelInfo
+from calift_core.shipped import shipped
 
 TINY = "calift-tiny"
-_SMALL = "fashion-mnist"
 
 #: Common open_clip architectures and tags, with the hub repository that their weights come from.
 #: Any other open_clip name works as well; this list only spares people from knowing them.
@@ -98,7 +99,7 @@ def models(home: Path) -> list[ModelInfo]:
 def _tiny_models(home: Path) -> list[ModelInfo]:
     here = [info.id for info in available_suites() if info.available and "pretrain" in info.parts]
     made = sorted(index.stem for index in (home / "models" / TINY).glob("*.json"))
-    return [_tiny_model(home, suite) for suite in dict.fromkeys([_SMALL, *here, *made])]
+    return [_tiny_model(home, suite) for suite in dict.fromkeys([*TINY_SUITES, *here, *made])]
 
 
 def _tiny_model(home: Path, suite: str) -> ModelInfo:
@@ -115,7 +116,7 @@ def _tiny_model(home: Path, suite: str) -> ModelInfo:
         name=TINY,
         pretrained=suite,
         available=True,
-        detail="pre-trained on this machine",
+        detail="it comes with calift" if shipped(suite) else "pre-trained on this machine",
         size_bytes=information.st_size,
         sha256=_hash_of(str(weights), information.st_mtime_ns),
     )
@@ -130,7 +131,10 @@ def _hash_of(path: str, _mtime_ns: int) -> str | None:
 
 
 def tiny_weights(home: Path, suite: str) -> Path | None:
-    """The weights of `calift-tiny` that were pre-trained here on a suite, if any."""
+    """The weights of `calift-tiny` for a suite: they came along, or were made here, if any."""
+    comes_along = shipped(suite)
+    if comes_along is not None:
+        return comes_along.file if comes_along.file.is_file() else None
     index = home / "models" / TINY / f"{suite}.json"
     try:
         entry = json.loads(index.read_text(encoding="utf-8"))

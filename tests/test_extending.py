@@ -23,7 +23,7 @@ from calift_core import catalogue
 from calift_core.analysis.calibrators import calibrated_scores, fit_calibrator, read_to_fit
 from calift_core.analysis.measures import MEASURES, Kind, measures_of
 from calift_core.calibration import CALIBRATORS, Binning
-from calift_core.calibration.calibrators import calibrator_from_dict
+from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.data.corruptions import CORRUPTIONS, Corruption
 from calift_core.data.counting import count_suite
 from calift_core.data.inspection import examine_suite

@@ -12,8 +12,9 @@ from calift_core import calibration
 from calift_core.analysis.chunks import PathLike, logit_chunks
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.calibration import Binning, SampleScores, score_probs
-from calift_core.calibration.calibrators import CALIBRATORS, Calibrator, TopLabelMap
-from calift_core.errors import SpecError, UnknownNameError
+from calift_core.calibration.calibrators import Calibrator, TopLabelMap
+from calift_core.calibration.registry import BESIDE_CALIBRATORS, CALIBRATORS
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 from calift_core.predictions.read import read_index, read_metadata, read_predictions
 from calift_core.predictions.types import Predictions, PredictionsMetadata
 from calift_core.schema.wire.results import FittedCalibrator, FittedOn
@@ -57,16 +58,22 @@ def read_to_fit(path: PathLike, *, n_files: int = 1) -> Predictions:
 
 
 def fit_calibrator(
-    kind: str, parts: Sequence[Predictions], *, oracle: bool, evaluation_id: str | None = None
+    kind: str,
+    parts: Sequence[Predictions],
+    *,
+    oracle: bool,
+    evaluation_id: str | None = None,
+    initial: Predictions | None = None,
 ) -> tuple[Calibrator, FittedCalibrator]:
     """Fit a calibrator on stored predictions, under the leakage guard.
 
     Args:
-        kind: a name in `CALIBRATORS`.
+        kind: a name in `CALIBRATORS` or `BESIDE_CALIBRATORS`.
         parts: one set of predictions, from `read_to_fit`; for `tsp` the ID calibration split and
             its perturbed copies.
         oracle: allow data other than the ID calibration split.
         evaluation_id: of the part, where it is an evaluation of a service.
+        initial: the initial model's predictions of the same part, for those that read them.
 
     Returns:
         The calibrator, and what is told of it.
@@ -77,8 +84,9 @@ def fit_calibrator(
         SpecError: `tsp` without perturbed copies.
         PredictionsError: the files do not hold all logits.
     """
-    if kind not in CALIBRATORS:
-        raise UnknownNameError("calibrator", kind, CALIBRATORS)
+    known = CALIBRATORS | BESIDE_CALIBRATORS
+    if kind not in known:
+        raise UnknownNameError("calibrator", kind, known)
     first = parts[0].metadata
     role = "id" if first.in_distribution else first.role
     if kind == "tsp" and len(parts) < 2 and not oracle:
@@ -86,13 +94,16 @@ def fit_calibrator(
             "tsp must have predictions of perturbed copies of the calibration split, got none.",
             hint="Evaluate the run with perturbed calibration copies, or use temperature.",
         )
-    calibrator = CALIBRATORS[kind]()
+    calibrator = known[kind]()
+    if initial is not None:
+        _demand_same(parts[0], initial)
     calibrator.fit(
         np.concatenate([part.logits for part in parts]) if len(parts) > 1 else parts[0].logits,
         np.concatenate([part.labels for part in parts]),
         split=first.split,
         role=role,
         oracle=oracle,
+        initial=None if initial is None else initial.logits,
     )
     stored: dict[str, Any] = calibrator.to_dict()
     return calibrator, FittedCalibrator(
@@ -109,20 +120,47 @@ def fit_calibrator(
     )
 
 
-def calibrated_scores(path: PathLike, calibrators: Sequence[Calibrator]) -> list[SampleScores]:
+def _demand_same(own: Predictions, initial: Predictions) -> None:
+    """Make sure that two models were asked about the same samples.
+
+    Raises:
+        PredictionsError: they were not.
+    """
+    if not np.array_equal(own.ids, initial.ids):
+        raise PredictionsError(
+            f"the initial model must have predicted the same samples of {own.metadata.dataset}, in "
+            f"their order; it has predicted {len(initial)} of {initial.metadata.dataset}"
+        )
+
+
+def calibrated_scores(
+    path: PathLike, calibrators: Sequence[Calibrator], *, initial: PathLike | None = None
+) -> list[SampleScores]:
     """Score a file through each calibrator in one pass over its logits, a few rows at a time.
 
     A calibrator of the top label keeps the class that was predicted, with its new confidence; NLL
     and Brier score are those of all its probabilities.
 
+    Args:
+        path: a predictions file.
+        calibrators: fitted ones.
+        initial: the initial model's predictions of the same samples, for those that read them.
+
     Raises:
-        SpecError: a calibrator was fitted for another number of classes.
-        PredictionsError: the file breaks its contract or does not hold all logits.
+        SpecError: a calibrator was fitted for another number of classes, or reads the initial
+            model's logits and there are none.
+        PredictionsError: a file breaks its contract or does not hold all logits, or the two are of
+            other samples.
     """
     parts: list[list[SampleScores]] = [[] for _ in calibrators]
+    beside = iter(()) if initial is None else logit_chunks(initial)
     for chunk in logit_chunks(path):
+        other = next(beside, None)
+        if other is not None:
+            _demand_same(chunk, other)
         for found, calibrator in zip(parts, calibrators, strict=True):
-            scores = score_probs(calibrator.transform(chunk.logits), chunk.labels)
+            first = other.logits if other is not None else None
+            scores = score_probs(calibrator.transform(chunk.logits, first), chunk.labels)
             if isinstance(calibrator, TopLabelMap):
                 predicted = chunk.logits.argmax(axis=1).astype(np.int64)
                 scores = replace(

@@ -11,7 +11,7 @@ Nothing guesses whether an array holds probabilities or logits. What a function 
 
 from calift_core.calibration.bins import Binning, Norm, Scheme, assign_bins, bin_edges, softmax
 from calift_core.calibration.bundle import ece_report, evaluate_all, evaluate_scores
-from calift_core.calibration.calibrators import CALIBRATORS, Calibrator
+from calift_core.calibration.calibrators import Calibrator
 from calift_core.calibration.compare import model_confidence_set, paired_difference
 from calift_core.calibration.diagrams import (
     reliability_curve,
@@ -32,12 +32,14 @@ from calift_core.calibration.measures import (
     risk_at_coverage,
 )
 from calift_core.calibration.planning import samples_needed
+from calift_core.calibration.registry import BESIDE_CALIBRATORS, CALIBRATORS
 from calift_core.calibration.scores import SampleScores, TopLabel, score_probs, score_samples
 from calift_core.calibration.smooth import smooth_ece
 from calift_core.calibration.uncertainty import interval, null_floor
 
 __all__ = [
     "Binning",
+    "BESIDE_CALIBRATORS",
     "CALIBRATORS",
     "Calibrator",
     "Norm",

@@ -29,7 +29,7 @@ from calift_core.calibration.bins import (
 )
 from calift_core.calibration.perturbation import perturbation_levels
 from calift_core.calibration.scores import score_probs
-from calift_core.errors import LeakageError, SpecError, UnknownNameError
+from calift_core.errors import LeakageError, SpecError
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +40,29 @@ class Calibrator(ABC):
     """What every calibrator shares: the leakage guard, and a memory of what it was fitted on.
 
     Attributes:
-        kind: its name in `CALIBRATORS`.
+        kind: its name in the registry.
+        reads_initial: whether it reads the logits of the initial model beside the tuned one's, when
+            it is fitted and when it is applied: two towers are run for it.
         fitted_on: {"split", "role", "n"}, None before `fit`.
         oracle: whether it was fitted on data that it will be judged by.
     """
 
     kind: ClassVar[str]
+    reads_initial: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.fitted_on: dict[str, str | int] | None = None
         self.oracle = False
 
     def fit(
-        self, logits: Floats, labels: Ints, *, split: str, role: str, oracle: bool = False
+        self,
+        logits: Floats,
+        labels: Ints,
+        *,
+        split: str,
+        role: str,
+        oracle: bool = False,
+        initial: Floats | None = None,
     ) -> Self:
         """Fit on one split and return self.
 
@@ -63,29 +73,56 @@ class Calibrator(ABC):
             role: `id`, or another one for an oracle.
             oracle: allow any data, and mark this calibrator as an oracle if the data are not the
                 ID calibration split.
+            initial: (N, C) logits of the initial model on the same samples; others than those that
+                read them do not look at it.
 
         Raises:
             LeakageError: the data are not the ID calibration split and `oracle` is false.
+            SpecError: it reads the initial model's logits, and there are none.
             PredictionsError: logits or labels break their contract.
         """
         allowed = _allowed(split, role, oracle)
         wide = check_logits(logits)
         targets = check_labels(labels, *wide.shape)
-        self._fit(wide, targets)
+        if self.reads_initial:
+            self._fit_beside(wide, self._initial(initial, wide), targets)
+        else:
+            self._fit(wide, targets)
         self.fitted_on = {"split": split, "role": role, "n": len(targets)}
         self.oracle = not allowed
         return self
 
-    def transform(self, logits: Floats) -> Floats:
+    def transform(self, logits: Floats, initial: Floats | None = None) -> Floats:
         """Return calibrated probabilities (N, C), float32 or better.
 
+        Args:
+            logits: (N, C), logit scale included.
+            initial: (N, C) logits of the initial model, as for `fit`.
+
         Raises:
-            SpecError: `fit` was not called, or C differs from the fitted one.
+            SpecError: `fit` was not called, C differs from the fitted one, or it reads the initial
+                model's logits and there are none.
             PredictionsError: logits break their contract.
         """
         if self.fitted_on is None:
             raise SpecError(f"calibrator {self.kind!r} must be fitted before transform, got no fit")
-        return self._transform(check_logits(logits))
+        wide = check_logits(logits)
+        if self.reads_initial:
+            return self._transform_beside(wide, self._initial(initial, wide))
+        return self._transform(wide)
+
+    def _initial(self, initial: Floats | None, logits: Floats) -> Floats:
+        if initial is None:
+            raise SpecError(
+                f"calibrator {self.kind!r} must have the initial model's logits, got none",
+                hint="Predict the same samples with the zero-shot model that the run began with.",
+            )
+        wide = check_logits(initial)
+        if wide.shape != logits.shape:
+            raise SpecError(
+                f"the initial model's logits must be {logits.shape}, they are {wide.shape}"
+            )
+        return wide
 
     def to_dict(self) -> dict[str, object]:
         """Return kind, fitted_on, oracle and parameters as plain values for JSON."""
@@ -96,11 +133,17 @@ class Calibrator(ABC):
             "parameters": self._parameters(),
         }
 
-    @abstractmethod
-    def _fit(self, logits: Floats, labels: Ints) -> None: ...
+    def _fit(self, logits: Floats, labels: Ints) -> None:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _transform(self, logits: Floats) -> Floats: ...
+    def _transform(self, logits: Floats) -> Floats:
+        raise NotImplementedError
+
+    def _fit_beside(self, logits: Floats, initial: Floats, labels: Ints) -> None:
+        raise NotImplementedError
+
+    def _transform_beside(self, logits: Floats, initial: Floats) -> Floats:
+        raise NotImplementedError
 
     @abstractmethod
     def _parameters(self) -> dict[str, object]: ...
@@ -430,31 +473,3 @@ class Isotonic(TopLabelMap):
     def _restore(self, parameters: dict[str, Any]) -> None:
         self.x = np.asarray(parameters["x"], dtype=np.float64)
         self.y = np.asarray(parameters["y"], dtype=np.float64)
-
-
-CALIBRATORS: dict[str, type[Calibrator]] = {
-    "temperature": Temperature,
-    "vector": Vector,
-    "histogram": Histogram,
-    "isotonic": Isotonic,
-    "tsp": PerturbedTemperature,
-}
-
-
-def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
-    """Rebuild a fitted calibrator from `Calibrator.to_dict`, which is what the API gives of one.
-
-    Raises:
-        UnknownNameError: the kind is not in `CALIBRATORS`.
-        SpecError: a field is missing.
-    """
-    kind = str(stored.get("kind"))
-    if kind not in CALIBRATORS:
-        raise UnknownNameError("calibrator", kind, CALIBRATORS)
-    calibrator = CALIBRATORS[kind]()
-    try:
-        calibrator._restore(stored["parameters"])
-        calibrator.fitted_on, calibrator.oracle = stored["fitted_on"], bool(stored["oracle"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpecError(f"a stored calibrator must be complete, got: {error!r}") from error
-    return calibrator

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,7 +22,7 @@ from calift_core.data.images import ImageSet
 from calift_core.data.listing import steps_per_epoch
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.ranks import ALONE, Ranks
-from calift_core.data.styles import STYLES
+from calift_core.data.styles import LEARNED
 from calift_core.errors import UnreadableImageError
 
 Sample = tuple[NDArray[np.uint8], int, int]
@@ -41,8 +40,8 @@ class TrainView(Dataset[Sample]):
         seed: of the run.
         crop_scale: area range of the random crop.
         flip: mirror half of the images.
-        styles: draw a style for each image, for pre-training; templates are then the styles' own,
-            in the order of `STYLES`.
+        learned: for pre-training, what shows or draws each image's style and has the templates
+            that tell of it, a key of `LEARNED`.
     """
 
     images: ImageSet
@@ -51,7 +50,7 @@ class TrainView(Dataset[Sample]):
     seed: int
     crop_scale: tuple[float, float]
     flip: bool
-    styles: bool = False
+    learned: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,21 +63,11 @@ class TrainView(Dataset[Sample]):
         pixels = random_resized_crop(
             pixels, self.preprocess, rng=rng, scale=self.crop_scale, flip=self.flip
         )
-        if self.styles:
-            pixels, template = _styled(pixels, rng)
+        if self.learned is not None:
+            pixels, template = LEARNED[self.learned].show(pixels, self.images.ids[index], rng)
         else:
             template = int(rng.integers(self.n_templates))
         return pixels, label, label * self.n_templates + template
-
-
-def _styled(pixels: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], int]:
-    """An image in a random style and the position of a caption of that style."""
-    names = list(STYLES)
-    chosen = int(rng.integers(len(names)))
-    style = STYLES[names[chosen]]
-    first = sum(len(STYLES[name].templates) for name in names[:chosen])
-    image = style.apply(Image.fromarray(pixels), rng)
-    return np.asarray(image), first + int(rng.integers(len(style.templates)))
 
 
 @dataclass(frozen=True)

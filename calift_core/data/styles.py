@@ -1,9 +1,11 @@
-"""Named styles that pre-training images are seen in, and the captions that tell of them.
+"""What pre-training sees and reads: styles of images, and the captions that tell of them.
 
-They stand for the breadth of a real pre-training: a web-scale corpus holds blurred, dark, noisy and
-drawn pictures with captions that often say so. So they overlap *in kind* with the corruptions that
-models are later judged on, as CLIP's own data does; their strengths are drawn at random and are not
-the benchmark's five severities. Nothing here is used in fine-tuning or evaluation.
+`styles` draws a style for each image; `genres` reads what genre of typeface an image shows.
+
+Styles stand for the breadth of a real pre-training: a web-scale corpus holds blurred, dark, noisy
+and drawn pictures with captions that often say so. So they overlap *in kind* with the corruptions
+that models are later judged on, as CLIP's own data does; their strengths are drawn at random and
+are not the benchmark's five severities. Nothing here is used in fine-tuning or evaluation.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from calift_core.data.images import Pixels
 
 Picture = Image.Image
 Rng = np.random.Generator
@@ -114,4 +118,59 @@ STYLES: dict[str, Style] = {
     "rotated": Style(("a tilted photo of a {}.", "a rotated photo of the {}."), _rotated),
     "cropped": Style(("a cropped photo of a {}.", "a close-up photo of the {}."), _cropped),
     "tinted": Style(("a tinted photo of a {}.", "a colored photo of the {}."), _tinted),
+}
+
+
+#: Captions that name a letter and not its genre.
+LETTERS = ("the {}.", "a picture of the {}.", "an image of the {}.", "a drawing of the {}.")
+#: Genres of typefaces, and captions that tell of them.
+GENRES: dict[str, tuple[str, str]] = {
+    "sans": ("the {} in a sans serif typeface.", "a sans serif {}."),
+    "serif": ("the {} in a serif typeface.", "a serif {}."),
+    "mono": ("the {} in a monospaced typeface.", "a monospaced {}."),
+    "handwriting": ("the {} in handwriting.", "a handwritten {}."),
+    "blackletter": ("the {} in blackletter.", "a blackletter {}."),
+    "display": ("the {} in a decorative typeface.", "a decorative {}."),
+    "pixel": ("the {} in a pixel typeface.", "a pixel {}."),
+}
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What pre-training learns captions from.
+
+    Attributes:
+        templates: every caption, with one `{}`.
+        show: (pixels, the image's id, randomness) → pixels and the position of a template.
+    """
+
+    templates: tuple[str, ...]
+    show: Callable[[Pixels, str, Rng], tuple[Pixels, int]]
+
+
+def _in_random_style(pixels: Pixels, _: str, rng: Rng) -> tuple[Pixels, int]:
+    """An image in a random style, and a caption of that style."""
+    names = list(STYLES)
+    chosen = int(rng.integers(len(names)))
+    style = STYLES[names[chosen]]
+    first = sum(len(STYLES[name].templates) for name in names[:chosen])
+    image = style.apply(Image.fromarray(pixels), rng)
+    return np.asarray(image), first + int(rng.integers(len(style.templates)))
+
+
+def _in_its_genre(pixels: Pixels, name: str, rng: Rng) -> tuple[Pixels, int]:
+    """A letter as it is; half of the captions name its genre, which its id begins with."""
+    chosen = list(GENRES).index(name.partition("/")[0])
+    if rng.random() < 0.5:
+        return pixels, int(rng.integers(len(LETTERS)))
+    return pixels, len(LETTERS) + 2 * chosen + int(rng.integers(2))
+
+
+LEARNED: dict[str, Learned] = {
+    "styles": Learned(
+        tuple(t for style in STYLES.values() for t in style.templates), _in_random_style
+    ),
+    "genres": Learned(
+        LETTERS + tuple(t for templates in GENRES.values() for t in templates), _in_its_genre
+    ),
 }

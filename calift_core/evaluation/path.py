@@ -29,7 +29,13 @@ from calift_core.data.images import ImageSet
 from calift_core.data.suites.load import Suite
 from calift_core.errors import InterruptedRunError
 from calift_core.evaluation.forward import Forward, Placed, forward_all
-from calift_core.evaluation.items import classifier_sha256, items_of, n_images_of, pass_key
+from calift_core.evaluation.items import (
+    Item,
+    classifier_sha256,
+    items_of,
+    n_images_of,
+    pass_key,
+)
 from calift_core.evaluation.judge import SHARD_BATCHES
 from calift_core.evaluation.partial import Shards
 from calift_core.evaluation.progress import Progress
@@ -208,71 +214,63 @@ class _Sweep:
         return self.numbers
 
 
-def sweep(
-    path: WeightPath,
-    alphas: Sequence[float],
-    suite: Suite,
-    spec: EvaluationSpec,
-    *,
-    folder: Path,
-    workers: int,
-    device: torch.device,
-    precision: Precision,
-    stop: Callable[[], bool],
-) -> Generator[Record, None, list[FrontierPoint]]:
-    """Measure models along the path; every image is decoded and corrupted once for all of them.
+@dataclass(frozen=True)
+class Walk:
+    """How models along a path are measured; see `Settings` for most of it.
 
-    What the shifts show is for looking at. An α is chosen before, as the spec does, or on the ID
-    validation split (`val_…` of each point), never on a shift.
-
-    Args:
+    Attributes:
         path: the models.
-        alphas: where to measure, ascending.
-        suite: ID validation and test split, shifts and corruptions.
         spec: bins, resamples and batch size, as for a run's own evaluation.
-        folder: of the run; keeps what was measured, so that a stopped sweep goes on.
+        folder: of the run; keeps what was measured, so that a stopped walk goes on.
         workers: processes that decode ahead.
         device: where the models are.
         precision: of the forward passes; logits are float32 always.
         stop: asked between batches.
-
-    Returns:
-        One point per α, in order.
-
-    Raises:
-        InterruptedRunError: `stop` returned true; what was measured is kept.
-        OutOfMemoryError: the device has no memory left.
-        UnreadableImageError: a file cannot be decoded.
     """
-    yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models between the two")
-    models = [
-        Placed(partial(path.move, alpha, tower_only=True), path.classifier(alpha))
-        for alpha in alphas
-    ]
-    described = {
-        "sweep": list(alphas),
-        "models": [weights_sha256(path.initial.net), weights_sha256(path.tuned.net)],
-        "classifiers": [classifier_sha256(model.classifier) for model in models],
-    }
-    selection: list[dict[str, float]] = [{} for _ in alphas]
-    judged: list[list[FrontierSet]] = [[] for _ in alphas]
-    progress = Progress(len(alphas) * n_images_of(suite, ("validation",)))
-    for item in items_of(suite, ("validation",)):
+
+    path: WeightPath
+    spec: EvaluationSpec
+    folder: Path
+    workers: int
+    device: torch.device
+    precision: Precision
+    stop: Callable[[], bool]
+
+    def _models(self, alphas: Sequence[float]) -> tuple[list[Placed], dict[str, Any]]:
+        """Models at each α, and what names them."""
+        path = self.path
+        models = [
+            Placed(partial(path.move, alpha, tower_only=True), path.classifier(alpha))
+            for alpha in alphas
+        ]
+        described = {
+            "sweep": list(alphas),
+            "models": [weights_sha256(path.initial.net), weights_sha256(path.tuned.net)],
+            "classifiers": [classifier_sha256(model.classifier) for model in models],
+        }
+        return models, described
+
+    def _measured(
+        self, item: Item, models: Sequence[Placed], described: Mapping[str, Any], progress: Progress
+    ) -> Generator[Record, None, list[dict[str, float]]]:
+        """Numbers of each model on one set; every image is decoded once for all of them."""
         images = item.images
-        key = pass_key(path.working, item, spec, precision=precision, device=device)
-        swept = _Sweep(folder, described | key, len(alphas))
+        key = pass_key(
+            self.path.working, item, self.spec, precision=self.precision, device=self.device
+        )
+        swept = _Sweep(self.folder, {**described, **key}, len(models))
         done = swept.position if swept.numbers is None else len(images)
-        progress.skip(len(alphas) * done)
+        progress.skip(len(models) * done)
         batches: Iterable[Forward] = ()
         if swept.numbers is None:
-            _stop_if_asked(swept, images, stop)
+            _stop_if_asked(swept, images, self.stop)
             batches = forward_all(
                 models,
                 images,
-                batch_size=spec.batch_size,
-                workers=workers,
-                device=device,
-                precision=precision,
+                batch_size=self.spec.batch_size,
+                workers=self.workers,
+                device=self.device,
+                precision=self.precision,
                 starts=[swept.position] * len(models),
             )
         for batch in batches:
@@ -285,27 +283,98 @@ def sweep(
             if end < len(images):
                 if swept.n_unsaved >= SHARD_BATCHES:
                     swept.save()
-                _stop_if_asked(swept, images, stop)
+                _stop_if_asked(swept, images, self.stop)
             if progress.is_due():
                 yield progress.record(f"{images.name}, every α")
-        for index, numbers in enumerate(swept.finish(spec)):
-            if item.role == "validation":
-                selection[index] = {f"val_{name}": value for name, value in numbers.items()}
-            else:
-                judged[index].append(
-                    FrontierSet.model_validate(
-                        {
-                            "dataset": images.name,
-                            "role": item.role,
-                            "n": len(images),
-                            "corruption": item.corruption,
-                            "severity": item.severity,
-                            **numbers,
-                        }
-                    )
-                )
+        numbers = swept.finish(self.spec)
         yield progress.record(f"{images.name}, every α")
-    return [_point(alpha, selection[index], judged[index]) for index, alpha in enumerate(alphas)]
+        return numbers
+
+    def sweep(
+        self, alphas: Sequence[float], suite: Suite
+    ) -> Generator[Record, None, list[FrontierPoint]]:
+        """Measure models along the path; every image is decoded and corrupted once for all of them.
+
+        What the shifts show is for looking at. An α is chosen before, as the spec does, or on the
+        ID validation split (`val_…` of each point), never on a shift.
+
+        Args:
+            alphas: where to measure, ascending.
+            suite: ID validation and test split, shifts and corruptions.
+
+        Returns:
+            One point per α, in order.
+
+        Raises:
+            InterruptedRunError: `stop` returned true; what was measured is kept.
+            OutOfMemoryError: the device has no memory left.
+            UnreadableImageError: a file cannot be decoded.
+        """
+        yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models between the two")
+        models, described = self._models(alphas)
+        selection: list[dict[str, float]] = [{} for _ in alphas]
+        judged: list[list[FrontierSet]] = [[] for _ in alphas]
+        progress = Progress(len(alphas) * n_images_of(suite, ("validation",)))
+        for item in items_of(suite, ("validation",)):
+            measured = yield from self._measured(item, models, described, progress)
+            for index, numbers in enumerate(measured):
+                if item.role == "validation":
+                    selection[index] = {f"val_{name}": value for name, value in numbers.items()}
+                else:
+                    judged[index].append(
+                        FrontierSet.model_validate(
+                            {
+                                "dataset": item.images.name,
+                                "role": item.role,
+                                "n": len(item.images),
+                                "corruption": item.corruption,
+                                "severity": item.severity,
+                                **numbers,
+                            }
+                        )
+                    )
+        return [_point(alpha, selection[i], judged[i]) for i, alpha in enumerate(alphas)]
+
+    def choose(
+        self, alphas: Sequence[float], suite: Suite
+    ) -> Generator[Record, None, tuple[float, list[float]]]:
+        """Choose α on ID validation accuracy by `one_standard_error`.
+
+        Args:
+            alphas: to choose from, ascending.
+            suite: whose ID validation split decides.
+
+        Returns:
+            The α, and the validation accuracy at each.
+
+        Raises:
+            DataError: the suite has no validation split.
+            InterruptedRunError: `stop` returned true; what was measured is kept.
+        """
+        images = suite.part("validation")
+        yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models on ID validation")
+        models, described = self._models(alphas)
+        item = Item(images, suite.class_names, "validation")
+        progress = Progress(len(alphas) * len(images))
+        measured = yield from self._measured(item, models, described, progress)
+        accuracies = [numbers["accuracy"] for numbers in measured]
+        return one_standard_error(alphas, accuracies, len(images)), accuracies
+
+
+def one_standard_error(alphas: Sequence[float], accuracies: Sequence[float], n: int) -> float:
+    """The smallest α whose accuracy is within one binomial standard error of the best.
+
+    After Breiman et al. 1984, section 3.4.3: of models that the data cannot tell apart, the
+    simplest, which here is the one nearest to the initial weights.
+
+    Args:
+        alphas: ascending.
+        accuracies: of each, on the same n images.
+        n: images.
+    """
+    best = max(accuracies)
+    enough = best - (best * (1 - best) / n) ** 0.5
+    return next(a for a, accuracy in zip(alphas, accuracies, strict=True) if accuracy >= enough)
 
 
 def _stop_if_asked(swept: _Sweep, images: ImageSet, stop: Callable[[], bool]) -> None:

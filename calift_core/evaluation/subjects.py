@@ -216,7 +216,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
         cache=heads_dir(),
     )
     if isinstance(spec.method, Pretrain):
-        learned = Captions.make(suite.class_names, resolve_templates("styles"), clip.tokenizer)
+        learned = Captions.make(suite.class_names, resolve_templates(suite.learned), clip.tokenizer)
     method = make_method(
         spec.method,
         clip,

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, train_batches
 from calift_core.data.sources import ArraySource
+from calift_core.data.suites import named_suite
 from calift_core.data.suites.load import load_suite
 from calift_core.data.workload import Pace, Workload, count_images, recorded_pace
 from calift_core.errors import CaliftError
@@ -188,7 +189,9 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
     device = resolve_device(spec.train.device)
     names = ("first class", "second class")
     templates = resolve_templates(
-        "styles" if spec.method.kind == "pretrain" else spec.suite.templates
+        named_suite(spec.suite)[0].learned
+        if spec.method.kind == "pretrain"
+        else spec.suite.templates
     )
     captions = Captions.make(names, templates, clip.tokenizer)
     plan = make_plan(spec, n_train, device, clip)

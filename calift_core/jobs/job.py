@@ -156,7 +156,8 @@ class Job:
             return
         learned = captions
         if self.is_pretraining:
-            learned = Captions.make(suite.class_names, resolve_templates("styles"), clip.tokenizer)
+            told_by = resolve_templates(suite.learned)
+            learned = Captions.make(suite.class_names, told_by, clip.tokenizer)
         n_train = len(suite.part(train_part)) if spec.method.trains else 0
         plan = make_plan(spec, n_train, self.device, clip)
         # Dropout and stochastic depth, where a tower has them: every rank draws its own.
@@ -386,12 +387,12 @@ class Job:
             images=self._in_memory(images) if spec.train.cache_images else images,
             preprocess=method.clip.preprocess,
             n_templates=len(
-                resolve_templates("styles" if self.is_pretraining else spec.suite.templates)
+                resolve_templates(suite.learned if self.is_pretraining else spec.suite.templates)
             ),
             seed=spec.train.seed,
             crop_scale=spec.train.crop_scale,
             flip=spec.train.horizontal_flip,
-            styles=self.is_pretraining,
+            learned=suite.learned if self.is_pretraining else None,
         )
         normalise = Normalise(method.clip.mean, method.clip.std, self.device)
         features = self._features(method.clip, suite, plan.precision)

@@ -25,7 +25,7 @@ from calift_core.errors import (
     SpecError,
     reason_of,
 )
-from calift_core.evaluation.path import Head, WeightPath, fold_scale, sweep, unfold_scale
+from calift_core.evaluation.path import Head, Walk, WeightPath, fold_scale, unfold_scale
 from calift_core.methods.base import Classifier, zero_shot_classifier
 from calift_core.methods.merge import model_stock
 from calift_core.models.captions import Captions
@@ -33,7 +33,7 @@ from calift_core.models.clip import Clip
 from calift_core.models.finished import differences, load_finished
 from calift_core.models.loading import weights_sha256
 from calift_core.models.precision import Precision
-from calift_core.schema.methods import METHOD_SPECS, ModelStock, WiseFt
+from calift_core.schema.methods import METHOD_SPECS, ONE_SE_PATH, ModelStock, WiseFt
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec
@@ -128,19 +128,22 @@ def merge_runs(
         return _stock(clip, captions, found, resolved)
     assert isinstance(method, WiseFt)
     path = WeightPath(clip, found[0].clip.to(device), found[0].classifier, found[0].head, captions)
-    frontier = yield from sweep(
+    walk = Walk(
         path,
-        sorted({*method.sweep, method.alpha}),
-        suite,
         spec.evaluation,
-        folder=folder,
-        workers=loader_workers(spec.train.workers, device.type),
-        device=device,
-        precision=precision,
-        stop=stop,
+        folder,
+        loader_workers(spec.train.workers, device.type),
+        device,
+        precision,
+        stop,
     )
-    classifier = path.settle(method.alpha)
-    return Merged(classifier, {"alpha": method.alpha, **resolved}, frontier)
+    alpha = method.alpha
+    if method.choose == "one_se":
+        alpha, accuracies = yield from walk.choose(ONE_SE_PATH, suite)
+        resolved |= {"chosen_on": "id_val", "val_accuracies": accuracies}
+    frontier = yield from walk.sweep(sorted({*method.sweep, alpha}), suite)
+    classifier = path.settle(alpha)
+    return Merged(classifier, {"alpha": alpha, **resolved}, frontier)
 
 
 def _load(

@@ -7,6 +7,8 @@ from typing import Any
 from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
 from calift_core.methods import tracer
+from calift_core.methods.anchored import Anchored
+from calift_core.methods.averaged import Averaged
 from calift_core.methods.base import Classifier, Method, RunLength
 from calift_core.methods.car_ft import CarFt
 from calift_core.methods.carot import CaRot
@@ -36,6 +38,8 @@ METHODS: dict[str, Any] = {
     "car_ft": CarFt,
     "tracer": tracer.Tracer,
     "carot_plus": CarotPlus,
+    "anchored": Anchored,
+    "averaged": Averaged,
     "pretrain": Pretrain,
 }
 

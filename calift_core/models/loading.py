@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import ModelError, ModelUnavailableError, UnknownNameError, reason_of
+from calift_core.files import sha256_file
 from calift_core.home import models_dir
 from calift_core.installed import pip_install
 from calift_core.models.clip import Clip, Made, Tokenizer
@@ -45,6 +46,7 @@ from calift_core.models.hub import (
     unavailable,
     weights_of,
 )
+from calift_core.shipped import shipped
 
 TINY = "calift-tiny"
 TINY_CONFIG = Path(__file__).with_name("calift_tiny.json")
@@ -88,8 +90,12 @@ def load_clip(
             file = tiny_weights(pretrained, models=models)
         else:
             file = fetch_weights(name, pretrained, tag) if tag else Path(pretrained)
-        net = construct(made, generator)
-        if tag:
+        comes_along = shipped(pretrained) if name == TINY else None
+        # Tokens that no caption of its pre-training has start from the same rows in every run.
+        net = construct(made, torch.Generator().manual_seed(0) if comes_along else generator)
+        if comes_along:
+            load_shipped(net, file)
+        elif tag:
             _load_published(net, file, weights_of(name, pretrained))
         else:
             load_weights(net, file)
@@ -133,7 +139,7 @@ def resolve(name: str, pretrained: str | None, *, legacy: bool = False) -> Made:
             )
         return made_with(config, {} if legacy else preprocess)
     if is_folder(name):
-        if pretrained not in (None, _UNSAID):
+        if pretrained not in (None, *_UNSAID):
             raise ModelError(
                 f"{name} brings its own weights: model.pretrained must be null, got {pretrained!r}"
             )
@@ -142,8 +148,8 @@ def resolve(name: str, pretrained: str | None, *, legacy: bool = False) -> Made:
     return _registered(name, pretrained, legacy)
 
 
-#: What specs of earlier versions say of weights where nothing was said.
-_UNSAID = "fashion-mnist"
+#: What specs say of weights where nothing was said, those of earlier versions last.
+_UNSAID = ("typefaces", "fashion-mnist")
 _PREPROCESS_KEYS = (
     "size",
     "mode",
@@ -230,13 +236,22 @@ def _note_on_file(name: str, config: Mapping[str, Any]) -> str:
 
 
 def tiny_weights(pretrained: str, *, models: Path | None = None) -> Path:
-    """The newest weights of `calift-tiny` that were pre-trained here on a suite.
+    """Weights of `calift-tiny`: those that come along, else the newest that were made here.
 
     Raises:
-        ModelUnavailableError: none were; the hint says how.
+        ModelUnavailableError: there are none; the hint says how.
+        ModelError: what came along is no longer what it was.
     """
     if pretrained.endswith((".safetensors", ".pt", ".pth", ".bin")):
         return Path(pretrained)
+    comes_along = shipped(pretrained)
+    if comes_along is not None:
+        if not comes_along.file.is_file() or sha256_file(comes_along.file) != comes_along.sha256:
+            raise ModelError(
+                f"{str(comes_along.file)!r} must have the SHA-256 {comes_along.sha256}, it has not",
+                hint="Install calift anew.",
+            )
+        return comes_along.file
     index = (models or models_dir()) / TINY / f"{pretrained}.json"
     try:
         folder = str(json.loads(index.read_text())["folder"])
@@ -360,6 +375,39 @@ def tokenizer_of(name: str, made: Made) -> Callable[[], Tokenizer]:
             ) from error
 
     return make
+
+
+def load_shipped(net: nn.Module, path: Path) -> None:
+    """Load weights that come with the package; token rows that they lack stay as they are.
+
+    Args:
+        net: the model that they belong to.
+        path: see `Shipped`.
+
+    Raises:
+        ModelError: they belong to another model.
+    """
+    stored = load_file(path)
+    try:
+        rows = net.state_dict()["token_embedding.weight"].clone()
+        rows[stored.pop("token_ids").long()] = stored["token_embedding.weight"].float()
+        state = {name: tensor.float() for name, tensor in stored.items()}
+        net.load_state_dict(state | {"token_embedding.weight": rows})
+    except (RuntimeError, KeyError) as error:
+        raise ModelError(f"{str(path)!r} are weights of another model: {error}") from None
+
+
+def shrunk(net: nn.Module, token_ids: Tensor) -> dict[str, Tensor]:
+    """What `load_shipped` reads: float16, and the rows of the token embedding that are used.
+
+    Args:
+        net: the model.
+        token_ids: (R,) tokens of all captions, each once.
+    """
+    state = {name: tensor.detach().half().contiguous() for name, tensor in net.state_dict().items()}
+    ids = token_ids.to(torch.int32)
+    rows = state["token_embedding.weight"][ids.long()].contiguous()
+    return state | {"token_embedding.weight": rows, "token_ids": ids}
 
 
 def load_weights(net: nn.Module, path: Path) -> None:

@@ -13,7 +13,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from calift_core.data.styles import STYLES
+from calift_core.data.styles import LEARNED, LETTERS, STYLES
 from calift_core.errors import UnknownNameError
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
@@ -33,7 +33,7 @@ _CIFAR_PHOTOS = (
 )
 
 #: Named template sets. `openai_imagenet` (80), `simple` (7 of them) and `cifar` (18) are those of
-#: CLIP's authors; `styles` holds every caption that calift's own pre-training uses.
+#: CLIP's authors; `styles` and `genres` hold every caption that calift's own pre-training uses.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "openai_imagenet": tuple(t("{}") for t in OPENAI_IMAGENET_TEMPLATES),
     "simple": tuple(t("{}") for t in SIMPLE_IMAGENET_TEMPLATES),
@@ -42,7 +42,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "photo": ("a photo of a {}.",),
     "plain": STYLES["plain"].templates,
-    "styles": tuple(t for style in STYLES.values() for t in style.templates),
+    "letters": LETTERS,
+    **{name: learned.templates for name, learned in LEARNED.items()},
 }
 
 

@@ -625,6 +625,10 @@ class CarotPlus(MethodBase):
         return self
 
 
+#: Where `wise_ft` looks for α by the one-standard-error rule.
+ONE_SE_PATH = tuple(step / 20 for step in range(21))
+
+
 class WiseFt(MethodBase):
     """Weights between the zero-shot model and a finished run's; nothing is trained."""
 
@@ -652,12 +656,25 @@ class WiseFt(MethodBase):
         title="α",
         description="(1 − α)·zero-shot + α·fine-tuned, tower and head [paper: 0.5]",
     )
+    choose: Literal["fixed", "one_se"] = Field(
+        default="fixed",
+        title="Choice of α",
+        description="fixed: the α above; one_se: the smallest of 0, 0.05, …, 1 whose ID validation "
+        "accuracy is within one binomial standard error of the path's best, so that no more is "
+        "changed than validation can tell [calift, after Breiman 1984]",
+    )
     sweep: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
         max_length=101,
         title="Path",
         description="The α at which the frontier is measured; empty: only α itself",
     )
+
+    def earlier_forms(self) -> list[dict[str, Any]]:
+        """Before α could be chosen, nothing was said of that."""
+        if self.choose != "fixed":
+            return []
+        return [self.model_dump(mode="json", exclude={"choose"})]
 
     @property
     def input_runs(self) -> tuple[str, ...]:
@@ -703,6 +720,53 @@ class ModelStock(MethodBase):
         return self
 
 
+class Anchored(MethodBase):
+    """FLYP's loss, and a divergence from the initial model that keeps the student near it."""
+
+    title: ClassVar[str] = "FLYP, anchored"
+    summary: ClassVar[str] = (
+        "FLYP's loss with the initial model as a fixed teacher: a divergence between what the two "
+        "say of a batch."
+    )
+    source: ClassVar[str] = "calift, after Oh, Lim et al. 2024"
+    terms: ClassVar[tuple[str, ...]] = ("contrastive", "anchor")
+    family: ClassVar[Family] = "contrastive"
+    accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
+
+    kind: Literal["anchored"] = "anchored"
+    lambda_0: float = Field(
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="λ₀",
+        description="Weight of the divergence from the initial model; 0 is FLYP [calift]",
+    )
+
+
+class Averaged(MethodBase):
+    """FLYP's steps; the model is a weighted mean of its trajectory."""
+
+    title: ClassVar[str] = "FLYP, averaged"
+    summary: ClassVar[str] = (
+        "FLYP's training, ended with the mean of every iterate, of which the first and the last "
+        "weigh most."
+    )
+    source: ClassVar[str] = "calift, after TRACER (ICML 2026)"
+    terms: ClassVar[tuple[str, ...]] = ("contrastive",)
+    family: ClassVar[Family] = "contrastive"
+    accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
+
+    kind: Literal["averaged"] = "averaged"
+    beta: float = Field(
+        default=0.5,
+        gt=0,
+        le=100,
+        title="β",
+        description="Iterates are weighted by the density of Beta(β, β) along the run; below 1 its "
+        "two ends weigh most [TRACER: 0.5]",
+    )
+
+
 class Pretrain(MethodBase):
     """Contrastive pre-training of a small CLIP on one data set seen in many named styles."""
 
@@ -737,6 +801,8 @@ METHOD_SPECS: dict[str, type[MethodBase]] = {
     "model_stock": ModelStock,
     "tracer": Tracer,
     "carot_plus": CarotPlus,
+    "anchored": Anchored,
+    "averaged": Averaged,
     "pretrain": Pretrain,
 }
 

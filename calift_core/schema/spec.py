@@ -29,6 +29,8 @@ from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.base import Frozen
 from calift_core.schema.methods import METHOD_SPECS, LinearProbe, MethodSpec, Pretrain
 
+#: Suites that `calift-tiny` has weights for by their name, the embedded default first.
+TINY_SUITES = ("typefaces", "fashion-mnist")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:+()/-]{0,119}")
 _SHIFT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -50,7 +52,7 @@ class ModelSpec(Frozen):
         "path, or calift-tiny",
     )
     pretrained: str | None = Field(
-        default="fashion-mnist",
+        default=TINY_SUITES[0],
         title="Weights",
         description="open_clip tag, a .safetensors or .pt path, or none for random weights",
     )
@@ -216,10 +218,10 @@ class SuiteSpec(Frozen):
     """The ID data, its shifts, and how classes are named to the text tower."""
 
     id: Annotated[str, AfterValidator(as_uri)] = Field(
-        default="fashion-mnist",
+        default=TINY_SUITES[0],
         min_length=1,
         title="ID data",
-        description="A named suite (fashion-mnist, imagenet, pacs:photo, …), NAME:PATH where it "
+        description="A named suite (typefaces, imagenet, pacs:photo, …), NAME:PATH where it "
         "lies elsewhere, folder:PATH with class folders, manifest:FILE (CSV, Parquet or JSON "
         "lines), wds:FOLDER with shards, or domains:PATH#DOMAIN",
     )
@@ -239,8 +241,8 @@ class SuiteSpec(Frozen):
     templates: str | tuple[str, ...] = Field(
         default="openai_imagenet",
         title="Prompt templates",
-        description="A named set (openai_imagenet, simple, cifar, photo, plain, styles) or "
-        "sentences with {}",
+        description="A named set (openai_imagenet, simple, cifar, photo, plain, letters, styles, "
+        "genres) or sentences with {}; where nothing is said, typefaces has letters",
     )
     fractions: FractionSpec = Field(default_factory=FractionSpec, title="Splits")
     limits: dict[
@@ -251,6 +253,14 @@ class SuiteSpec(Frozen):
         title="Limits",
         description="At most this many images of a part, a fixed subset by path hash",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_as_learned(cls, value: Any) -> Any:
+        is_open = isinstance(value, Mapping) and "templates" not in value
+        if is_open and value.get("id", TINY_SUITES[0]) == "typefaces":
+            return {**value, "templates": "letters"}
+        return value
 
     @field_validator("class_names", mode="before")
     @classmethod
@@ -568,6 +578,20 @@ class RunSpec(Frozen):
         default=(), max_length=20, title="Tags"
     )
     notes: str = Field(default="", max_length=10_000, title="Notes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_of_its_suite(cls, value: Any) -> Any:
+        """Where a spec does not say which weights of `calift-tiny`, those of its own suite."""
+        if not isinstance(value, Mapping):
+            return value
+        model, suite = value.get("model", {}), value.get("suite", {})
+        if not isinstance(model, Mapping) or not isinstance(suite, Mapping):
+            return value
+        is_open = model.get("name", "calift-tiny") == "calift-tiny" and "pretrained" not in model
+        if is_open and suite.get("id") in TINY_SUITES:
+            return {**value, "model": {**model, "pretrained": suite["id"]}}
+        return value
 
     @field_validator("name")
     @classmethod

@@ -20,7 +20,6 @@ from calift import service
 from calift.main import main
 from calift.notebook import load
 from calift_core import __version__
-from calift_core.data.suites.fashion import fashion_mnist_folder
 from calift_core.errors import DataError, UnknownNameError
 from calift_core.schema.report import Report
 from calift_core.schema.spec import ModelSpec, parse_spec
@@ -197,7 +196,7 @@ def test_list__unknown_kind_is_a_sentence(say: Callable[..., Said]) -> None:
 @pytest.mark.parametrize(
     ("name", "missing"),
     [
-        ("laptop.yaml", () if fashion_mnist_folder() else ("Fashion-MNIST",)),
+        ("laptop.yaml", ()),
         ("pacs.yaml", ("there is no folder '/data/pacs/photo'", "ViT-B-16 'openai'")),
         ("imagenet-vit-b-16.yaml", ("CALIFT_IMAGENET", "ViT-B-16 'openai'")),
     ],
@@ -205,8 +204,6 @@ def test_list__unknown_kind_is_a_sentence(say: Callable[..., Said]) -> None:
 def test_dry_run__of_the_examples_says_what_is_missing(
     say: Callable[..., Said], monkeypatch: Any, name: str, missing: tuple[str, ...]
 ) -> None:
-    if missing == ("Fashion-MNIST",):
-        pytest.skip("Fashion-MNIST is not on this machine")
     said = say("train", EXAMPLES / name, "--dry-run", "--no-measure", "--json")
     assert said.status == (1 if missing else 0), said.text
     result = Validation.model_validate_json(said.stdout)

@@ -41,6 +41,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "carot in parts": ("carot", {"teacher_update_every": 2}, {}, 3),
     "tracer": ("tracer", {"preset": "ViT-B-16"}, {}, 1),
     "carot_plus": ("carot_plus", {"lambda_oc": 0.2, "lambda_fd": 1.0}, {}, 1),
+    "anchored": ("anchored", {}, {}, 1),
+    "averaged": ("averaged", {}, {}, 1),
     "finetune": ("finetune", {}, {"label_smoothing": 0.1}, 2),
     "finetune mixed": ("finetune", {}, {"mixup_alpha": 0.5}, 1),
     "finetune with mmce": ("finetune", {}, {"mmce": 4.0, "zero_shot_kd": 0.5}, 1),

@@ -15,11 +15,13 @@ from calift_core.data.suites.folders import Folder
 from calift_core.data.suites.imagenet import ImageNet, ImageNetC
 from calift_core.data.suites.manifests import ManifestFile
 from calift_core.data.suites.shards import Shards
+from calift_core.data.suites.typefaces import Typefaces
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.spec import CorruptionSpec, SuiteSpec
 
 #: What a catalogue lists.
 SUITES: dict[str, Family] = {
+    "typefaces": Typefaces(),
     "fashion-mnist": FashionMnist(),
     "imagenet": ImageNet(),
     "imagenet-c": ImageNetC(),

@@ -138,6 +138,7 @@ class Family(ABC):
         shifts: names of its own shifts, any of which a spec may do without; None where only the
             folders say, and `load` has to look.
         has_domains: whether one of its domains is chosen as the ID data.
+        learned: what pre-training on it learns captions from, a key of `LEARNED` in `data/styles`.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Family(ABC):
     parts: Mapping[str, int] = MappingProxyType({})
     shifts: tuple[str, ...] | None = ()
     has_domains: bool = False
+    learned: str = "styles"
 
     @property
     def classes(self) -> tuple[str, ...]:

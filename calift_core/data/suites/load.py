@@ -43,6 +43,7 @@ class Suite:
         corruption_seed: seed of the corruptions.
         stored: the corruptions of the plan that were published as images and are not computed.
         notes: sentences on images that were left out.
+        learned: what pre-training learns captions from, a key of `LEARNED`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Suite:
     corruption_seed: int = 0
     stored: Stored = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    learned: str = "styles"
 
     def part(self, name: str) -> ImageSet:
         """A part that must be there and hold images.
@@ -131,6 +133,7 @@ def load_suite(spec: SuiteSpec) -> Suite:
         corruption_seed=spec.corruptions.seed,
         stored=found.stored,
         notes=found.notes,
+        learned=family.learned,
     )
 
 

@@ -15,6 +15,8 @@ from frontend.panels.calibration.controls import controls
 CALIBRATORS = {
     "temperature": "temperature (one number)",
     "vector": "vector (scale and offset per class)",
+    "svs": "structured vector (SVS)",
+    "sms": "structured matrix (SMS)",
     "histogram": "histogram binning of the top label",
     "isotonic": "isotonic regression of the top label",
     "tsp": "temperature on perturbed copies (TS-P)",

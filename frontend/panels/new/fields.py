@@ -190,7 +190,7 @@ def of_the_rest(form: Form) -> None:
 
 def name_box(document: dict[str, Any], kind: str, data: Any, mark: str) -> str:
     """The run's name: it follows method and data until somebody writes another."""
-    proposed = document.get("name") or text.run_name(kind, str(data or "fashion-mnist"))
+    proposed = document.get("name") or text.run_name(kind, str(data or "typefaces"))
     key, last = f"new-{mark}-name", f"new-{mark}-name-proposed"
     held = st.session_state.get(key, "")
     if not held.strip() or held == st.session_state.get(last):

@@ -15,10 +15,10 @@ from scipy.optimize import minimize_scalar
 from calift_core import calibration as cal
 from calift_core.calibration.calibrators import (
     PerturbedTemperature,
-    calibrator_from_dict,
     fit_temperature,
 )
 from calift_core.calibration.perturbation import perturbation_levels
+from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.errors import LeakageError, SpecError, UnknownNameError
 
 Doubles = npt.NDArray[np.float64]

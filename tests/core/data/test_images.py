@@ -718,7 +718,7 @@ def test_styles__keep_size_and_kind_and_change_all_but_the_plain_one(name: str) 
 def test_train_view__in_styles_tells_the_style_in_the_caption() -> None:
     n = sum(len(style.templates) for style in STYLES.values())
     images = array_set(60, side=8)
-    view = view_of(images, n_templates=n, styles=True, crop_scale=(1.0, 1.0), flip=False)
+    view = view_of(images, n_templates=n, learned="styles", crop_scale=(1.0, 1.0), flip=False)
     plain = len(STYLES["plain"].templates)
     seen = set()
     for index in range(60):

@@ -24,11 +24,13 @@ from calift_core.errors import (
     ModelError,
     SpecError,
 )
+from calift_core.evaluation.path import one_standard_error
 from calift_core.jobs.folder import run_in_folder
 from calift_core.methods.merge import interpolate, model_stock
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import load_clip, weights_sha256
 from calift_core.predictions.read import read_predictions
+from calift_core.schema.methods import ONE_SE_PATH
 from calift_core.schema.records import Record
 from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec
@@ -364,6 +366,34 @@ def test_wise_ft__a_model_between_is_judged_as_it_is_swept(
     assert records[-1].kind == "done"
     assert records[-1].steps == 0
     assert (folder / "metrics.jsonl").read_text() == ""
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=21), st.integers(200, 5000))
+def test_one_standard_error__is_the_smallest_that_validation_cannot_tell_from_the_best(
+    right: list[int], n: int
+) -> None:
+    accuracies = [r / n for r in right]
+    alphas = [i / max(1, len(right) - 1) for i in range(len(right))]
+    chosen = alphas.index(one_standard_error(alphas, accuracies, n))
+    best = max(accuracies)
+    slack = (best * (1 - best) / n) ** 0.5
+    assert accuracies[chosen] >= best - slack
+    assert all(a < best - slack for a in accuracies[:chosen])
+    assert one_standard_error(alphas, [best] * len(alphas), n) == 0
+
+
+def test_wise_ft__chosen_by_one_standard_error_says_what_it_saw(
+    make: Make, tuned: Any, tmp_path: Path
+) -> None:
+    run, folder = tuned("flyp"), tmp_path / "wise"
+    go(make("wise_ft", method={"run": str(run), "choose": "one_se", "sweep": []}), folder)
+    report = report_in(folder)
+    seen = report.resolved["val_accuracies"]
+    n = report.data["parts"]["validation"]
+    assert report.resolved["alpha"] == one_standard_error(ONE_SE_PATH, seen, n)
+    assert report.resolved["chosen_on"] == "id_val"
+    assert report.frontier is not None
+    assert [p.alpha for p in report.frontier] == [report.resolved["alpha"]]
 
 
 def test_wise_ft__numbers_of_the_path_are_those_of_the_whole_set(

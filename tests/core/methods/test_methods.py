@@ -29,6 +29,8 @@ from calift_core.models.clip import Clip
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import load_clip, weights_sha256
 from calift_core.schema.methods import METHOD_SPECS, TRACER_PRESETS, MethodBase
+from calift_core.schema.methods import Anchored as AnchoredSpec
+from calift_core.schema.methods import Averaged as AveragedSpec
 from calift_core.schema.methods import CarFt as CarFtSpec
 from calift_core.schema.methods import CaRot as CaRotSpec
 from calift_core.schema.methods import CarotPlus as CarotPlusSpec
@@ -204,7 +206,7 @@ TOWERS: dict[str, dict[str, Any]] = {
     "sigmoid timm": TIMM | SIGMOID,
 }
 SIGMOID_TOWERS = [name for name in TOWERS if name.startswith("sigmoid")]
-NEED_SOFTMAX = ("carot", "tracer", "carot_plus", "pretrain")
+NEED_SOFTMAX = ("carot", "tracer", "carot_plus", "anchored", "pretrain")
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +319,52 @@ def test_carot__with_every_lambda_zero_is_flyp_step_for_step(
         assert steps(carot, [batch]) == steps(flyp, [batch])
         assert weights_sha256(carot.clip.net) == weights_sha256(flyp.clip.net)
     assert carot.state() == {}
+
+
+def test_averaged__steps_as_flyp_does_and_ends_as_the_mean_of_its_iterates(
+    vit: Clip, captions: Captions
+) -> None:
+    n, beta = 4, 0.5
+    flyp = make(FlypSpec(), copy.deepcopy(vit), captions)
+    mean = make(AveragedSpec(beta=beta), copy.deepcopy(vit), captions, steps=n)
+    batches = batches_of(vit, n)
+    iterates = [copy.deepcopy(vit.net.state_dict())]
+    free = make(FlypSpec(), copy.deepcopy(vit), captions)
+
+    def keep(step: int) -> dict[str, float]:
+        iterates.append(copy.deepcopy(free.clip.net.state_dict()))
+        return {}
+
+    free.after_step = keep
+    assert steps(free, batches) == steps(flyp, batches) == steps(mean, batches)
+    assert weights_sha256(mean.clip.net) == weights_sha256(flyp.clip.net)
+    mean.finish()
+    weights = scipy.stats.beta(beta, beta).pdf((np.arange(n + 1) + 0.5) / (n + 1))
+    weights /= weights.sum()
+    for name, tensor in mean.clip.net.state_dict().items():
+        expected = sum(w * state[name] for w, state in zip(weights, iterates, strict=True))
+        torch.testing.assert_close(tensor, expected.to(tensor.dtype), rtol=1e-4, atol=1e-6)
+
+
+def test_anchored__without_its_weight_is_flyp_and_at_the_start_pulls_nowhere(
+    clip: Clip, captions: Captions
+) -> None:
+    flyp = make(FlypSpec(), copy.deepcopy(clip), captions)
+    free = make(AnchoredSpec(lambda_0=0), copy.deepcopy(clip), captions)
+    held = make(AnchoredSpec(), copy.deepcopy(clip).eval(), captions)
+    first, *batches = batches_of(clip, 4)
+    anchor = held.terms(first)["anchor"]
+    assert anchor.item() == pytest.approx(0, abs=1e-5)
+    anchor.backward()
+    assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in held.clip.parameters())
+    held.clip.zero_grad()
+    before = weights_sha256(held.teacher.clip.net)
+    for batch in (first, *batches):
+        assert steps(free, [batch]) == steps(flyp, [batch])
+    assert weights_sha256(free.clip.net) == weights_sha256(flyp.clip.net)
+    steps(held, [first, *batches])
+    assert weights_sha256(held.clip.net) != weights_sha256(flyp.clip.net)
+    assert weights_sha256(held.teacher.clip.net) == before
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from calift_core.schema.spec import (
     FractionSpec,
     ModelSpec,
     RunSpec,
+    SuiteSpec,
     load_spec,
     parse_spec,
 )
@@ -326,6 +327,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "teacher_beta": 0.5,
     },
     "carot_plus": {"lambda_oc": 0.0, "lambda_sd": 1.5, "teacher_beta": 0.5},
+    "anchored": {"lambda_0": 1.0},
+    "averaged": {"beta": 0.5},
     "pretrain": {"multi_positive": True},
 }
 #: Learning rate, weight decay, gradient clip.
@@ -339,6 +342,8 @@ OPTIMISATION = {
     "car_ft": (3e-5, 0.1, 1.0),
     "tracer": (1e-5, 0.1, None),
     "carot_plus": (1e-5, 0.1, None),
+    "anchored": (1e-5, 0.1, None),
+    "averaged": (1e-5, 0.1, None),
     "pretrain": (1e-3, 0.1, None),
 }
 
@@ -462,7 +467,33 @@ def test_model_spec__a_folder_or_a_repository_brings_its_weights() -> None:
         assert ModelSpec.model_validate({"name": name}).pretrained is None
         said = {"name": name, "pretrained": "fashion-mnist"}  # specs of earlier versions do
         assert ModelSpec.model_validate(said).pretrained == "fashion-mnist"
-    assert ModelSpec.model_validate({"name": "calift-tiny"}).pretrained == "fashion-mnist"
+    assert ModelSpec.model_validate({"name": "calift-tiny"}).pretrained == "typefaces"
+
+
+@pytest.mark.parametrize(
+    ("suite", "model", "pretrained"),
+    [
+        ({}, {}, "typefaces"),
+        ({"id": "fashion-mnist"}, {}, "fashion-mnist"),
+        ({"id": "fashion-mnist"}, {"name": "calift-tiny"}, "fashion-mnist"),
+        ({"id": "fashion-mnist"}, {"pretrained": "typefaces"}, "typefaces"),
+        ({"id": "fashion-mnist"}, {"pretrained": None}, None),
+        ({"id": "folder:/data/photos"}, {}, "typefaces"),
+        ({"id": "fashion-mnist"}, {"name": "hf-hub:org/model"}, None),
+    ],
+)
+def test_spec__the_small_model_has_the_weights_of_its_suite_unless_it_says_otherwise(
+    suite: dict[str, Any], model: dict[str, Any], pretrained: str | None
+) -> None:
+    spec = parse_spec({"name": "a", "method": {"kind": "flyp"}, "suite": suite, "model": model})
+    assert spec.model.pretrained == pretrained
+    assert parse_spec(spec.model_dump(mode="json")) == spec
+
+
+def test_suite_spec__letters_are_read_as_they_were_learned() -> None:
+    assert SuiteSpec().templates == SuiteSpec(id="typefaces").templates == "letters"
+    assert SuiteSpec(id="typefaces", templates="simple").templates == "simple"
+    assert SuiteSpec(id="fashion-mnist").templates == "openai_imagenet"
 
 
 def test_as_begun__an_option_left_open_stays_as_the_folders_run_was_begun() -> None:

@@ -36,6 +36,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "carot": {"teacher_update_every": 2},
     "tracer": {"preset": "ViT-B-16"},
     "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
+    "anchored": {},
+    "averaged": {},
     "pretrain": {},
 }
 #: Confidence options beside the method: both of a contrastive one, and the head's that couples.

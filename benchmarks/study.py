@@ -1,0 +1,310 @@
+"""The second study: how it is run, and the small records that it leaves.
+
+    python benchmarks/study.py --out results/study            # everything that is not finished yet
+    python benchmarks/study.py --out results/study --plan     # only say what that would be
+    python benchmarks/study.py --out results/study --suites typefaces
+
+What is run and how it is judged is in `benchmarks/protocol.md`. A run lives in a folder below
+`--out`, and what is kept of it for good is a record of some kilobytes below `benchmarks/records/`.
+A run with a record is not run again, wherever the record came from; the tables that need every
+image's prediction say which of the runs are elsewhere. Runs follow one another in one process, the
+first seed of everything before the second. Killed, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calift_core.analysis.calibrators import calibrated_scores, fit_calibrator, read_to_fit
+from calift_core.calibration import BESIDE_CALIBRATORS, SampleScores, score_probs, softmax
+from calift_core.calibration.bundle import ece_report
+from calift_core.calibration.calibrators import Calibrator
+from calift_core.calibration.measures import accuracy, nll
+from calift_core.calibration.squared import SquaredError
+from calift_core.errors import CaliftError
+from calift_core.files import atomic_write_bytes
+from calift_core.jobs.folder import run_in_folder
+from calift_core.predictions.read import read_metadata, read_predictions
+from calift_core.schema.spec import RunSpec, parse_spec
+
+RECORDS = Path(__file__).parent / "records"
+SEEDS = tuple(range(5))
+LADDER = (1e-4, 3e-4, 1e-3)
+BATCH = 64
+CORRUPTIONS = {
+    "names": [
+        "gaussian_noise",
+        "gaussian_blur",
+        "contrast",
+        "brightness",
+        "pixelate",
+        "jpeg_compression",
+    ],
+    "severities": [3],
+    "limit": 1000,
+}
+#: Published calibrators: the best of them is chosen on ID validation, row by row.
+PUBLISHED = ("temperature", "vector", "svs", "sms", "histogram", "isotonic", "sals")
+OURS = "disagreement"
+
+#: Trained rows: label → method.
+TRAINED: dict[str, dict[str, Any]] = {
+    "FT": {"kind": "finetune"},
+    "FLYP": {"kind": "flyp"},
+    "CaRot": {"kind": "carot"},
+    "TRACER": {"kind": "tracer"},
+    "FLYP, anchored": {"kind": "anchored"},
+    "FLYP, averaged": {"kind": "averaged"},
+}
+#: Rows that take the one-standard-error path of a trained one.
+PATHS = {f"{label}, path": label for label in ("FT", "FLYP", "CaRot", "TRACER")}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A suite of the study, and the model that is fine-tuned on it."""
+
+    name: str
+    suite: Mapping[str, Any]
+    model: Mapping[str, Any]
+    epochs: int
+
+
+BENCHES = {
+    "typefaces": Bench(
+        "typefaces",
+        {"id": "typefaces", "corruptions": CORRUPTIONS},
+        {"name": "calift-tiny", "pretrained": "typefaces"},
+        epochs=2,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a row of a suite at a rate with a seed."""
+
+    bench: Bench
+    label: str
+    lr: float | None = None
+    seed: int = 0
+    input: Cell | None = field(default=None, compare=False)
+
+    @property
+    def name(self) -> str:
+        """As in file names."""
+        words = self.label.lower().replace(",", "").replace(" ", "-")
+        return words if self.lr is None else f"{words}-{self.lr:g}-{self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """Of the run."""
+        return out / self.bench.name / self.name
+
+    def record(self, records: Path) -> Path:
+        """What is kept of it."""
+        return records / self.bench.name / f"{self.name}.json"
+
+    def spec(self, out: Path) -> RunSpec:
+        """What is asked."""
+        if self.input is not None:
+            at = str(self.input.folder(out).absolute())
+            method = {"kind": "wise_ft", "run": at, "choose": "one_se", "alpha": 1.0, "sweep": []}
+        else:
+            method = TRAINED.get(self.label, {"kind": "zero_shot"})
+        train = {
+            "epochs": self.bench.epochs,
+            "batch_size": BATCH,
+            "lr": self.lr,
+            "seed": self.seed,
+            "crop_scale": [1.0, 1.0],
+            "spectrum_every_epochs": 0,
+            "cache_images": True,
+            "checkpoint_every_steps": 10**6,
+        }
+        return parse_spec(
+            {
+                "name": f"{self.name} on {self.bench.name}",
+                "model": self.bench.model,
+                "method": method,
+                "suite": self.bench.suite,
+                "train": train,
+            }
+        )
+
+
+def cells(bench: Bench) -> Iterator[Cell]:
+    """Every run of a suite, in the order in which they are done."""
+    yield Cell(bench, "zero-shot")
+    for seed in SEEDS:
+        for lr in LADDER:
+            trained = {label: Cell(bench, label, lr, seed) for label in TRAINED}
+            yield from trained.values()
+            for label, of in PATHS.items():
+                yield Cell(bench, label, lr, seed, trained[of])
+
+
+# ------------------------------------------------------------------------------------ judging
+
+
+def predictions_of(folder: Path) -> dict[str, Path]:
+    """Data set → predictions file of a finished run."""
+    return {read_metadata(file).dataset: file for file in sorted(folder.glob("predictions/*"))}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scores of a finished run, raw and after each calibrator.
+
+    Attributes:
+        scores: calibrator, `raw` among them → data set → scores.
+        roles: data set → role.
+        parameters: calibrator → what was fitted.
+    """
+
+    scores: dict[str, dict[str, SampleScores]]
+    roles: dict[str, str]
+    parameters: dict[str, Any]
+
+    @property
+    def validation(self) -> str:
+        """The ID validation set."""
+        return next(name for name, role in self.roles.items() if role == "validation")
+
+    @property
+    def published(self) -> str:
+        """The published calibrator, or none, with the lowest NLL on ID validation."""
+        known = [name for name in ("raw", *PUBLISHED) if name in self.scores]
+        return min(known, key=lambda name: nll(self.scores[name][self.validation]))
+
+
+def judge(folder: Path, initial: Path) -> Judged:
+    """Fit every calibrator on ID calibration images, and score every set through it."""
+    own, first = predictions_of(folder), predictions_of(initial)
+    roles = {name: read_metadata(file).role for name, file in own.items()}
+    at = next(name for name, role in roles.items() if role == "calibration")
+    fitted: dict[str, Calibrator] = {}
+    parameters: dict[str, Any] = {}
+    for kind in (*PUBLISHED, OURS):
+        calibrator, told = fit_calibrator(
+            kind, [read_to_fit(own[at])], oracle=False, initial=_initial(kind, first[at])
+        )
+        fitted[kind] = calibrator
+        if kind in ("temperature", OURS):
+            parameters[kind] = told.parameters
+    scores: dict[str, dict[str, SampleScores]] = {kind: {} for kind in ("raw", *fitted)}
+    for name, file in own.items():
+        if roles[name] == "calibration":
+            continue
+        found = calibrated_scores(file, list(fitted.values()), initial=first[name])
+        raw = read_predictions(file)
+        scores["raw"][name] = score_probs(softmax(raw.logits), raw.labels)
+        for kind, one in zip(fitted, found, strict=True):
+            scores[kind][name] = one
+    return Judged(scores, roles, parameters)
+
+
+def _initial(kind: str, file: Path) -> Any:
+    return read_predictions(file) if kind in BESIDE_CALIBRATORS else None
+
+
+def numbers(scores: SampleScores) -> dict[str, float]:
+    """What a record says of a set."""
+    ece = ece_report(scores, n_resamples=100)
+    found = {
+        "accuracy": accuracy(scores),
+        "nll": nll(scores),
+        "squared": SquaredError(scores).value,
+        "ece": ece["value"],
+        "floor": ece["null_mean"],
+        "confidence": float(scores.confidences.mean()),
+    }
+    return {key: round(float(value), 5) for key, value in found.items()}  # type: ignore[arg-type]
+
+
+def record_of(cell: Cell, folder: Path, judged: Judged) -> dict[str, Any]:
+    """What is kept of a run."""
+    report = json.loads((folder / "report.json").read_text())
+    timings = report["timings_s"]
+    return {
+        "suite": cell.bench.name,
+        "row": cell.label,
+        "lr": cell.lr,
+        "seed": cell.seed,
+        "spec_sha256": report["spec_sha256"],
+        "start_sha256": report["model"]["start_sha256"],
+        "sha256": report["model"]["sha256"],
+        "alpha": report["resolved"].get("alpha"),
+        "sigma_min": report["summary"]["sigma_min"],
+        "published": judged.published,
+        "parameters": judged.parameters,
+        "roles": judged.roles,
+        "seconds": {key: round(timings[key], 2) for key in sorted(timings)},
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "numbers": {
+            kind: {name: numbers(one) for name, one in of.items()}
+            for kind, of in judged.scores.items()
+        },
+    }
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """A key a line, and a line for each calibrator's numbers: small, and easy to compare."""
+    lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in record if key != "numbers"]
+    numbers = record.get("numbers", {})
+    rows = [f"{json.dumps(kind)}: {json.dumps(of)}" for kind, of in numbers.items()]
+    if rows:
+        lines.append('"numbers": {\n' + ",\n".join(rows) + "\n}")
+    atomic_write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+# ------------------------------------------------------------------------------------ running
+
+
+def work(cell: Cell, out: Path, records: Path) -> None:
+    """Run a cell unless its report is there, and write its record."""
+    folder, spec, kept = cell.folder(out), cell.spec(out), cell.record(records)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    try:
+        if not (folder / "report.json").is_file():
+            deque(run_in_folder(spec, folder), maxlen=0)
+    except CaliftError as error:
+        if error.code != "NAN_LOSS":
+            raise
+        asked = {"suite": cell.bench.name, "row": cell.label, "lr": cell.lr, "seed": cell.seed}
+        write_record(kept, {**asked, "diverged": str(error)})
+        return
+    initial = Cell(cell.bench, "zero-shot").folder(out)
+    judged = judge(folder, initial)
+    write_record(kept, record_of(cell, folder, judged))
+    print(f"{cell.bench.name} {cell.name}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the arguments, run."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("results/study"))
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--suites", default=",".join(BENCHES))
+    parser.add_argument("--plan", action="store_true", help="only say what would be run")
+    options = parser.parse_args(arguments)
+    benches = [BENCHES[name] for name in options.suites.split(",")]
+    every = [cell for bench in benches for cell in cells(bench)]
+    todo = [cell for cell in every if not cell.record(options.records).is_file()]
+    print(f"{len(todo)} runs, about {len(todo) * 75 / 3600:.1f} hours of one core.", flush=True)
+    if not options.plan:
+        for cell in todo:
+            work(cell, options.out, options.records)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Every calibrator by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calift_core.calibration.beside import DisagreementTemperature, SampleScaling
+from calift_core.calibration.calibrators import (
+    Calibrator,
+    Histogram,
+    Isotonic,
+    PerturbedTemperature,
+    Temperature,
+    Vector,
+)
+from calift_core.calibration.structured import StructuredMatrix, StructuredVector
+from calift_core.errors import SpecError, UnknownNameError
+
+CALIBRATORS: dict[str, type[Calibrator]] = {
+    "temperature": Temperature,
+    "vector": Vector,
+    "svs": StructuredVector,
+    "sms": StructuredMatrix,
+    "histogram": Histogram,
+    "isotonic": Isotonic,
+    "tsp": PerturbedTemperature,
+}
+#: Those that read the initial model's logits beside the tuned one's.
+BESIDE_CALIBRATORS: dict[str, type[Calibrator]] = {
+    "disagreement": DisagreementTemperature,
+    "sals": SampleScaling,
+}
+
+
+def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
+    """Rebuild a fitted calibrator from `Calibrator.to_dict`, which is what the API gives of one.
+
+    Raises:
+        UnknownNameError: no calibrator has this kind.
+        SpecError: a field is missing.
+    """
+    known = CALIBRATORS | BESIDE_CALIBRATORS
+    kind = str(stored.get("kind"))
+    if kind not in known:
+        raise UnknownNameError("calibrator", kind, known)
+    calibrator = known[kind]()
+    try:
+        calibrator._restore(stored["parameters"])
+        calibrator.fitted_on, calibrator.oracle = stored["fitted_on"], bool(stored["oracle"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"a stored calibrator must be complete, got: {error!r}") from error
+    return calibrator

@@ -1,0 +1,134 @@
+"""Typefaces: letters and digits of free fonts, drawn by `benchmarks/make_typefaces.py`. Torch-free.
+
+A suite with something to forget: its model has seen letters of seven genres, fine-tuning sees those
+of sans-serif fonts alone, and the other six genres are the shifts. No family of fonts is in two
+parts. O and 0, l and I, c and C are as alike as their fonts have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from calift_core.checks import Check, State
+from calift_core.data.glyphs import Glyphs, read_glyphs
+from calift_core.data.images import ImageSet
+from calift_core.data.names import Names
+from calift_core.data.suites.base import Counted, Family, Loaded, Published, Wanted, suite_folder
+from calift_core.errors import DataError
+
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+#: The genres that fine-tuning does not see.
+SHIFTS = ("serif", "mono", "handwriting", "blackletter", "display", "pixel")
+_PARTS = ("train", "validation", "calibration", "test")
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+STORED = Path(__file__).with_name("typefaces.xz")
+#: What the package holds is this file.
+STORED_SHA256 = "789c8d0d75f20b1a7d12a833a8530712856818701d175cb7d72b617e6ce10366"
+#: The part that does not travel; `make_typefaces.py` draws it.
+PRETRAIN = "typefaces-pretrain.xz"
+
+
+def _class(character: str) -> str:
+    kind = "digit" if character.isdigit() else "capital" if character.isupper() else "small"
+    return f"{kind} {character.lower()}"
+
+
+def _name(character: str) -> str:
+    if character.isdigit():
+        return f"digit {_DIGITS[int(character)]}"
+    return f"{'capital' if character.isupper() else 'small'} letter {character.lower()}"
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, _size: int, _mtime_ns: int) -> Glyphs:
+    return read_glyphs(path)
+
+
+def _glyphs(path: Path) -> Glyphs:
+    state = path.stat()
+    return _read(path, state.st_size, state.st_mtime_ns)
+
+
+def _part(glyphs: Glyphs, part: str) -> ImageSet:
+    indices = np.flatnonzero(glyphs.parts == part).astype(np.int64)
+    fonts = [
+        "/".join((font["genre"], font["family"], font["file"])) for font in glyphs.about["fonts"]
+    ]
+    ids = Names.of(
+        f"{fonts[glyphs.fonts[i]]}/{_class(CHARACTERS[glyphs.labels[i]])}/{glyphs.draws[i]}"
+        for i in indices
+    )
+    return ImageSet(part, glyphs, ids, glyphs.labels[indices].astype(np.int64), indices)
+
+
+class Typefaces(Family):
+    """Letters and digits; sans-serif fonts are ID."""
+
+    name = "typefaces"
+    title = "Typefaces (letters and digits of free fonts, 32 × 32 pixels, 62 classes)"
+    how_to_get = (
+        "It comes with calift. Its pre-training part does not: `python "
+        "benchmarks/make_typefaces.py --out FOLDER` draws it on Debian; name the folder in "
+        "CALIFT_TYPEFACES or as typefaces:FOLDER."
+    )
+    parts: Mapping[str, int] = {
+        "train": 8370, "validation": 2480, "calibration": 2480, "test": 2480,
+        "serif": 3100, "mono": 3100, "handwriting": 3100, "blackletter": 1240, "display": 3100,
+        "pixel": 1736,
+    }  # fmt: skip
+    shifts = SHIFTS
+    learned = "genres"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In label order: A to Z, a to z, 0 to 9."""
+        return tuple(map(_class, CHARACTERS))
+
+    def find(self, path: Path | None) -> Path:
+        """The folder of the part that does not travel, else where the others are."""
+        folder = suite_folder(self.name, path)
+        return folder if path is not None or folder.is_dir() else STORED.parent
+
+    def missing(self, path: Path | None) -> list[str]:
+        """Nothing: the letters come with the package."""
+        return [] if STORED.is_file() else [f"no file {STORED.name} beside calift's own"]
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """Its own parts, whatever the fractions; pre-training's where its file is in the folder."""
+        self.demand(None, self.missing(wanted.path))
+        stored = _glyphs(STORED)
+        if stored.key != STORED_SHA256:
+            raise DataError(
+                f"{str(STORED)!r} must have the SHA-256 {STORED_SHA256}, it has {stored.key}",
+                hint="Install calift anew.",
+            )
+        parts = {part: _part(stored, part) for part in _PARTS}
+        pretrain = self.find(wanted.path) / PRETRAIN
+        if pretrain.is_file():
+            parts = {"pretrain": _part(_glyphs(pretrain), "pretrain"), **parts}
+        elif wanted.path is not None:
+            self.demand(wanted.path, [f"no file {PRETRAIN}"])
+        shifts = {name: _part(stored, name) for name in SHIFTS if name not in wanted.turned_off}
+        return Loaded(self.name, self.classes, tuple(map(_name, CHARACTERS)), parts, shifts)
+
+    def published(self, wanted: Wanted) -> Counted:
+        """As it comes with calift."""
+        parts = {part: n for part, n in self.parts.items() if part in _PARTS}
+        shifts = {name: self.parts[name] for name in SHIFTS if name not in wanted.turned_off}
+        return Counted(parts, shifts, classes=self.classes)
+
+    def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
+        """The file by its hash, and whether pre-training's is there."""
+        found = _glyphs(STORED).key if STORED.is_file() else "no file"
+        state: State = "ok" if found == STORED_SHA256 else "fail"
+        yield Check(
+            STORED.name, state, f"SHA-256 {found[:12]}, as published is {STORED_SHA256[:12]}"
+        )
+        pretrain = self.find(path) / PRETRAIN
+        if pretrain.is_file():
+            yield Check(PRETRAIN, "ok", f"{len(_glyphs(pretrain)):,} images")

@@ -1,0 +1,30 @@
+"""Weights of `calift-tiny` that come with the package, by the suite they belong to. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+#: The file's SHA-256 (hex) by suite; `benchmarks/make_tiny.py` makes both.
+_SHA256 = {"typefaces": "1f5ea9d45a917868fd6350030eefaf062b8165bae9e5471cfc736b078ef302fd"}
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Weights in float16, with those rows of the token embedding that captions use.
+
+    Attributes:
+        file: safetensors; `token_ids` (R,) says which rows `token_embedding.weight` (R, width) has.
+        sha256: of the file, in hex.
+    """
+
+    file: Path
+    sha256: str
+
+
+def shipped(suite: str) -> Shipped | None:
+    """What comes with the package for a suite, if anything does."""
+    if suite not in _SHA256:
+        return None
+    name = f"calift_tiny_{suite.replace('-', '_')}.safetensors"
+    return Shipped(Path(__file__).parent / "models" / name, _SHA256[suite])
