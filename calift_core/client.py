@@ -920,7 +920,7 @@ class Client:
         self,
         evaluation_id: str,
         *,
-        by: Literal["all", "class", "predicted", "confidence", "cluster"] = "class",
+        by: Literal["all", "class", "predicted", "confusion", "confidence", "cluster"] = "class",
         where: str | None = None,
         sort: Literal["key", "n", "accuracy", "gap", "ece"] = "key",
         descending: bool = False,

@@ -13,6 +13,7 @@ import streamlit as st
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
 from calift_core.installed import as_typed
+from calift_core.schema.report import Role
 from calift_core.schema.wire.results import (
     AskedBinning,
     CalibratorEffect,
@@ -249,10 +250,16 @@ def sample_traits(evaluation_id: str, _digest: str, **asked: Any) -> SampleTrait
     return client().sample_traits(evaluation_id, **asked)
 
 
-@st.cache_data(ttl=3600, max_entries=2000, show_spinner=False)
-def thumbnail(evaluation_id: str, _digest: str, sample_id: str, size: int) -> bytes:
-    """The image of a sample, asked for with the visitor's own session."""
-    return client().thumbnail(evaluation_id, sample_id, size=size)
+@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
+def evaluation(evaluation_id: str) -> Evaluation:
+    """One evaluation, which never changes."""
+    return client().evaluation(evaluation_id)
+
+
+@st.cache_data(ttl=30, max_entries=200, show_spinner=False)
+def beside(dataset: str, role: Role) -> list[Evaluation]:
+    """The newest evaluations on data of a name."""
+    return client().evaluations(dataset=[dataset], role=[role], limit=50).items
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

@@ -192,9 +192,11 @@ def _own_mark(run: Run, kept: Sequence[Mark], own: RunStyle, shown: str) -> go.S
         mode="markers",
         name=text.esc(run.label),
         legendgroup=run.id,
+        customdata=[[run.id] for _ in kept],
         marker={"color": own.colour, "symbol": own.symbol, "size": 11,
                 "line": {"color": "#ffffff", "width": 1}},
         hovertemplate=shown,
+        unselected={"marker": {"opacity": 1}},
     )  # fmt: skip
 
 

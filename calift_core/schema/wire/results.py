@@ -225,7 +225,9 @@ class Slice(Frozen):
     """Samples that share something. `gap` is confidence − accuracy: positive when over-confident.
 
     Below `min_n` samples (`too_small`) a calibration error would be noise: it and the gap's
-    interval are null. `n_bins` is at most the asked number, and leaves ten samples a bin.
+    interval are null. `n_bins` is at most the asked number, and leaves ten samples a bin. Of all
+    samples, those of the slice and no others meet `condition`; it is empty where that is every one,
+    or where it cannot be written.
     """
 
     key: str
@@ -245,6 +247,7 @@ class Slice(Frozen):
     null_q95: float | None
     interval: tuple[float, float] | None
     debiased: float | None
+    condition: str = ""
     evaluation_id: str | None = None
     role: PredictedRole | None = None
 
