@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 #: Changes when the same image, or a corruption of it, would be drawn otherwise.
 _VERSION = 1
 _MEMORY_BYTES = 3 << 30
+#: Pictures that are drawn at once. Each child lists the folders for itself.
+_LINES = 2
 #: One image may take 30 s, and the first of a set 30 s more for its folders.
 _TIMEOUT_S = 90.0
 _MAX_LINE, _MAX_BODY = 64 << 10, 4 << 20
@@ -62,10 +64,7 @@ class Thumbnails:
     def __init__(self, settings: Settings, store: Stores, submission: Submission) -> None:
         self._settings, self._store, self._submission = settings, store, submission
         self._kept = Kept(settings.home / "cache" / "thumbnails", settings.thumbnail_cache_bytes)
-        # The kernel ties a child to the thread that started it: this one lives as long as we do.
-        self._line = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thumbnails")
-        self._drawer = _Drawer(self._environment())
-        self._waiting = 0
+        self._lines = [_Line(self._environment()) for _ in range(min(_LINES, os.cpu_count() or 1))]
 
     def _environment(self) -> dict[str, str]:
         named = [variable_of(name) for name in SUITES]
@@ -134,21 +133,23 @@ class Thumbnails:
             HttpError: 404, no image is known; 503, too many are waited for.
             UnreadableImageError: the image cannot be decoded within its limits.
         """
-        if self._waiting >= _MAX_WAITING:
+        if sum(line.waiting for line in self._lines) >= _MAX_WAITING:
             raise HttpError(503, "BUSY", "too many thumbnails are waited for.", hint="Try again.")
         text = json.dumps([_VERSION, wish], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         body = await run_in_threadpool(self._kept.get, key)
         if body is None:
-            self._waiting += 1
+            line = min(self._lines, key=lambda one: one.waiting)
+            line.waiting += 1
             try:
-                body = await asyncio.wrap_future(self._line.submit(self._draw, key, wish))
+                work = line.thread.submit(self._draw, line.drawer, key, wish)
+                body = await asyncio.wrap_future(work)
             finally:
-                self._waiting -= 1
+                line.waiting -= 1
         return Thumbnail(body, _media_type(body) or "")
 
-    def _draw(self, key: str, wish: Mapping[str, Any]) -> bytes:
-        header, body = self._drawer.ask(wish)
+    def _draw(self, drawer: _Drawer, key: str, wish: Mapping[str, Any]) -> bytes:
+        header, body = drawer.ask(wish)
         if "code" in header:
             raise _refused(header)
         if _media_type(body) is None:
@@ -157,9 +158,10 @@ class Thumbnails:
         return body
 
     def stop(self) -> None:
-        """End the child; wishes that wait are given up."""
-        self._line.shutdown(wait=False, cancel_futures=True)
-        self._drawer.end()
+        """End the children; wishes that wait are given up."""
+        for line in self._lines:
+            line.thread.shutdown(wait=False, cancel_futures=True)
+            line.drawer.end()
 
 
 def _media_type(body: bytes) -> str | None:
@@ -239,7 +241,17 @@ class Kept:
                 total -= size
 
 
-# ---- The child ---------------------------------------------------------------------------------
+# ---- The children ------------------------------------------------------------------------------
+
+
+class _Line:
+    """A child and the thread that asks it; `waiting` wishes are given to it and not answered."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        # The kernel ties a child to the thread that started it: this one lives as long as we do.
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thumbnails")
+        self.drawer = _Drawer(environment)
+        self.waiting = 0
 
 
 class _Drawer:

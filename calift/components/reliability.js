@@ -122,12 +122,15 @@ class Diagram {
     this.plot.setAttribute("role", "img");
     this.plot.setAttribute("aria-label", data.alt);
     this.rail.setAttribute("aria-label", data.says.rail);
+    const root = /** @type {ShadowRoot | Document} */ (this.rail.getRootNode());
+    const held = this.rail.contains(root.activeElement);
     this.rail.replaceChildren(...data.bins.map((bin, k) => html("div", {
       role: "option",
       class: `cell ${bin.clear > 0 ? "over" : bin.clear < 0 ? "under" : "noise"}`,
       "aria-label": bin.words.join(", "),
       tabindex: k === this.focused ? 0 : -1,
     }, [html("span", { "aria-hidden": "true" }, [bin.clear > 0 ? "▲" : bin.clear < 0 ? "▼" : "·"])])));
+    if (held) this.rail.children[this.focused]?.focus();
     this.note.replaceChildren(data.says.help);
     const entry = (/** @type {string} */ kind, /** @type {string} */ words) =>
       html("li", {}, [html("i", { class: kind }), words]);
