@@ -11,17 +11,19 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import selectors
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
+from cachetools import LRUCache
 from fastapi.concurrency import run_in_threadpool
 
 from backend.problems import HttpError
@@ -29,6 +31,7 @@ from backend.process import tied
 from backend.settings import Settings
 from backend.store.stores import Stores
 from backend.submission import Submission, path_of
+from calift_core.analysis.gallery import Measured
 from calift_core.data.suites import SUITES
 from calift_core.data.suites.base import variable_of
 from calift_core.errors import NotFoundError, StorageError, UnreadableImageError
@@ -36,6 +39,7 @@ from calift_core.files import atomic_write_bytes
 from calift_core.schema.wire.results import Evaluation
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 #: Changes when the same image, or a corruption of it, would be drawn otherwise.
 _VERSION = 1
 _MEMORY_BYTES = 3 << 30
@@ -43,6 +47,8 @@ _MEMORY_BYTES = 3 << 30
 _LINES = 2
 #: One image may take 30 s, and the first of a set 30 s more for its folders.
 _TIMEOUT_S = 90.0
+#: Images whose looks are remembered, and the longer side that they are decoded at.
+_LOOKS, _MEASURED, _HASH_BYTES = 20_000, 256, 16
 _MAX_LINE, _MAX_BODY = 64 << 10, 4 << 20
 #: Wishes that may wait; a page has at most 200.
 _MAX_WAITING = 1000
@@ -64,6 +70,7 @@ class Thumbnails:
     def __init__(self, settings: Settings, store: Stores, submission: Submission) -> None:
         self._settings, self._store, self._submission = settings, store, submission
         self._kept = Kept(settings.home / "cache" / "thumbnails", settings.thumbnail_cache_bytes)
+        self._looks: LRUCache[str, Measured] = LRUCache(_LOOKS)
         self._lines = [_Line(self._environment()) for _ in range(min(_LINES, os.cpu_count() or 1))]
 
     def _environment(self) -> dict[str, str]:
@@ -133,25 +140,57 @@ class Thumbnails:
             HttpError: 404, no image is known; 503, too many are waited for.
             UnreadableImageError: the image cannot be decoded within its limits.
         """
-        if sum(line.waiting for line in self._lines) >= _MAX_WAITING:
-            raise HttpError(503, "BUSY", "too many thumbnails are waited for.", hint="Try again.")
         text = json.dumps([_VERSION, wish], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         body = await run_in_threadpool(self._kept.get, key)
         if body is None:
-            line = min(self._lines, key=lambda one: one.waiting)
-            line.waiting += 1
-            try:
-                work = line.thread.submit(self._draw, line.drawer, key, wish)
-                body = await asyncio.wrap_future(work)
-            finally:
-                line.waiting -= 1
+            body = await self._in_line(lambda drawer: self._draw(drawer, key, wish))
         return Thumbnail(body, _media_type(body) or "")
 
+    async def measure(self, wishes: Sequence[Mapping[str, Any]]) -> list[Measured | str]:
+        """How images look; for one that cannot be had, the reason.
+
+        Args:
+            wishes: as of `wish`; their size is left alone.
+
+        Raises:
+            HttpError: 503, too many are waited for.
+        """
+        return await asyncio.gather(*(self._measure(wish) for wish in wishes))
+
+    async def _measure(self, wish: Mapping[str, Any]) -> Measured | str:
+        asked = {**wish, "size": _MEASURED, "measure": True}
+        key = json.dumps(asked, sort_keys=True)
+        found = self._looks.get(key)
+        if found is None:
+            try:
+                found = _measured(await self._in_line(lambda drawer: _answered(drawer, asked)[0]))
+            except (UnreadableImageError, NotFoundError) as error:
+                return error.message
+            except HttpError as error:
+                if error.status != 404:
+                    raise
+                return error.message
+            self._looks[key] = found
+        return found
+
+    async def _in_line(self, work: Callable[[_Drawer], T]) -> T:
+        """Have a child do something, when it is its turn.
+
+        Raises:
+            HttpError: 503, too many are waited for.
+        """
+        if sum(line.waiting for line in self._lines) >= _MAX_WAITING:
+            raise HttpError(503, "BUSY", "too many thumbnails are waited for.", hint="Try again.")
+        line = min(self._lines, key=lambda one: one.waiting)
+        line.waiting += 1
+        try:
+            return await asyncio.wrap_future(line.thread.submit(work, line.drawer))
+        finally:
+            line.waiting -= 1
+
     def _draw(self, drawer: _Drawer, key: str, wish: Mapping[str, Any]) -> bytes:
-        header, body = drawer.ask(wish)
-        if "code" in header:
-            raise _refused(header)
+        _, body = _answered(drawer, wish)
         if _media_type(body) is None:
             raise UnreadableImageError("the image cannot be drawn")
         self._kept.put(key, body)
@@ -162,6 +201,25 @@ class Thumbnails:
         for line in self._lines:
             line.thread.shutdown(wait=False, cancel_futures=True)
             line.drawer.end()
+
+
+def _answered(drawer: _Drawer, wish: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    header, body = drawer.ask(wish)
+    if "code" in header:
+        raise _refused(header)
+    return header, body
+
+
+def _measured(header: Mapping[str, Any]) -> Measured:
+    """A child that was taken over can give numbers and no more."""
+    try:
+        numbers = {name: float(header[name]) for name in ("brightness", "contrast", "sharpness")}
+        bits = bytes.fromhex(header["hash"])
+        if len(bits) != _HASH_BYTES or not all(math.isfinite(v) for v in numbers.values()):
+            raise ValueError("numbers of an image")
+    except (KeyError, TypeError, ValueError):
+        raise UnreadableImageError("the image cannot be measured") from None
+    return Measured(**numbers, hash=bits)
 
 
 def _media_type(body: bytes) -> str | None:
@@ -292,6 +350,11 @@ class _Drawer:
             raise UnreadableImageError(
                 "the image cannot be drawn within the memory and the time that one may take"
             ) from None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return None if self._process is None else self._process.pid
 
     def _running(self) -> subprocess.Popen[bytes]:
         with self._lock:

@@ -17,10 +17,13 @@ from calift_core.schema.report import Role
 from calift_core.schema.wire.results import (
     AskedBinning,
     CalibratorEffect,
+    DoubtfulLabels,
     Evaluation,
     Frontier,
     MeasureSet,
     Reliability,
+    SampleHistory,
+    SampleLooks,
     SamplePage,
     SampleTraits,
     SlicePage,
@@ -34,6 +37,8 @@ from frontend.door import session_of
 from frontend.gains import Gain, gains
 
 T = TypeVar("T")
+#: Likely label errors that are loaded at once.
+_DOUBTFUL = 100
 
 
 @st.cache_resource(show_spinner=False, max_entries=256, on_release=Client.close)
@@ -248,6 +253,24 @@ def samples(evaluation_id: str, _digest: str, **asked: Any) -> SamplePage:
 def sample_traits(evaluation_id: str, _digest: str, **asked: Any) -> SampleTraits:
     """What samples of an evaluation share; `asked` are the client's own filters."""
     return client().sample_traits(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def sample_looks(evaluation_id: str, _digest: str, **asked: Any) -> SampleLooks:
+    """How samples of an evaluation look; `asked` are the client's own filters."""
+    return client().sample_looks(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=60, max_entries=100, show_spinner=False)
+def doubtful_labels(evaluation_id: str) -> DoubtfulLabels:
+    """Likely label errors of an evaluation; kept shortly, as other runs come."""
+    return client().doubtful_labels(evaluation_id, limit=_DOUBTFUL)
+
+
+@st.cache_data(ttl=600, max_entries=200, show_spinner=False)
+def sample_answers(evaluation_id: str, sample_id: str, run_id: str, revision: int) -> SampleHistory:
+    """What a run says of one image wherever it met it; `revision` is the run's."""
+    return client().sample_answers(evaluation_id, sample_id, run_id=run_id)
 
 
 @st.cache_data(ttl=3600, max_entries=400, show_spinner=False)

@@ -57,6 +57,11 @@ def needs(found: Validation | SweepValidation) -> None:
         st.warning(text.md_prose(sentence), icon=":material/timer:")
 
 
+def picture(src: str, alt: str) -> None:
+    """An image of one of the dashboard's own addresses."""
+    st.html(f'<img class="calift-picture" src="{text.esc(src)}" alt="{text.esc(alt)}">')
+
+
 def stats(items: Sequence[tuple[str, str, str]]) -> None:
     """Cards of label, value and a small note; the note may be `Markup`."""
     cells = "".join(

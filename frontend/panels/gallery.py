@@ -18,11 +18,20 @@ from urllib.parse import parse_qsl, urlencode
 import streamlit as st
 
 from calift_core.errors import CaliftError
-from calift_core.schema.wire.results import Evaluation, Sample, SharedTrait
+from calift_core.schema.wire.results import (
+    DoubtfulLabels,
+    Evaluation,
+    Sample,
+    SampleLooks,
+    SamplePage,
+    SharedTrait,
+)
 from frontend import api, components, page, pickers, state, text
 from frontend.tables import Column, Table
 
 _ON_A_PAGE, _SIZE = 24, 224
+#: Logits of an evaluation up to which likely label errors are looked for unasked.
+_ASKED_UNASKED = 5_000_000
 #: Larger adjusted p-values are not told as something that samples share.
 _MOST_P = 0.05
 _PARAM, _OPENED = "images", "opened-sample"
@@ -56,6 +65,8 @@ class Chosen(NamedTuple):
         outcome: a key of `OUTCOMES`; needs `against`.
         against: id of another model's evaluation on the same samples.
         temperature: that the confidences are at; None: as evaluated.
+        doubtful: only those whose label all runs of the suite surely contradict; the other
+            conditions then count no more.
     """
 
     evaluation: str
@@ -65,6 +76,7 @@ class Chosen(NamedTuple):
     outcome: str = ""
     against: str = ""
     temperature: float | None = None
+    doubtful: bool = False
 
     def filters(self) -> dict[str, Any]:
         """The client's own filters of samples."""
@@ -83,7 +95,7 @@ def open_samples(chosen: Chosen | None) -> None:
     if chosen is None:
         st.query_params.pop(_PARAM, None)
         return
-    fields = {k: v for k, v in chosen._asdict().items() if v not in (None, "")}
+    fields = {k: v for k, v in chosen._asdict().items() if v not in (None, "", False)}
     # A float's own text is exact: a sample at the edge of a bin stays on its side.
     st.query_params[_PARAM] = urlencode(fields)
 
@@ -103,6 +115,7 @@ def chosen_samples() -> Chosen | None:
         outcome=outcome if outcome in OUTCOMES and against else "",
         against=against[:64],
         temperature=_positive(given.get("temperature")),
+        doubtful=given.get("doubtful") == "True",
     )
 
 
@@ -174,6 +187,8 @@ def _head(evaluation: Evaluation, now: Chosen) -> None:
 
 def words(evaluation: Evaluation, now: Chosen) -> str:
     """What is chosen, for people: `confidence 0.80 to 0.95 and label == 3`."""
+    if now.doubtful:
+        return "labels that every run contradicts"
     said = []
     if now.lower is not None or now.upper is not None:
         said.append(
@@ -201,18 +216,18 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
                 lambda v: open_samples(now._replace(evaluation=v, against="", outcome="")),
             )  # fmt: skip
     with next(columns):
-        others = {"": "none"} | _others(evaluation)
+        offered = {"": "none"} | {e.id: e.run_name for e in others(evaluation)}
         if now.against:
-            others.setdefault(now.against, "the link's own")
+            offered.setdefault(now.against, "the link's own")
         _choose(
-            "Beside", others, now.against,
+            "Beside", offered, now.against,
             lambda v: open_samples(now._replace(against=v, outcome=now.outcome if v else "")),
             help="Another model's answers on the same samples",
         )  # fmt: skip
     with next(columns):
         _choose(
             "Which", OUTCOMES, now.outcome, lambda v: open_samples(now._replace(outcome=v)),
-            disabled=not now.against,
+            disabled=not now.against or now.doubtful,
         )  # fmt: skip
     with next(columns):
         orders = (_PAIRED_ORDERS if now.against else {}) | ORDERS
@@ -253,18 +268,79 @@ def _of_run(evaluation: Evaluation) -> list[Evaluation]:
     return sorted(api.evaluations(runs[0]), key=text.evaluation_order) if runs else []
 
 
-def _others(evaluation: Evaluation) -> dict[str, str]:
-    """Other models' evaluations on data of the same name and size, newest first."""
+def others(evaluation: Evaluation) -> list[Evaluation]:
+    """Other models' evaluations on data of the same name and size, newest first, one a run."""
     try:
         found = api.beside(evaluation.dataset, evaluation.role)
     except CaliftError:
-        return {}
-    return {
-        e.id: e.run_name for e in found if e.run_id != evaluation.run_id and e.n == evaluation.n
-    }
+        return []
+    newest: dict[str, Evaluation] = {}
+    for e in found:
+        if e.run_id != evaluation.run_id and e.n == evaluation.n:
+            newest.setdefault(e.run_id, e)
+    return list(newest.values())
 
 
 def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
+    small = evaluation.n * evaluation.n_classes <= _ASKED_UNASKED
+    doubtful = _doubtful(evaluation) if small or now.doubtful else None
+    if now.doubtful:
+        found = _as_page(doubtful, evaluation) if doubtful is not None else None
+        cursors: list[str | None] = [None]
+    else:
+        found, cursors = _page_of(evaluation, now, order, top)
+    if found is None or not found.items:
+        page.empty("No image", "No sample meets the condition.")
+        return
+    last = found.offset + len(found.items)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f"{text.count(found.offset + 1)} to {text.count(last)} of "
+            f"{text.count(found.n_matching)} samples, of {text.count(found.n)} in all."
+        )
+        if not now.doubtful and (doubtful is None or doubtful.n):
+            st.button(
+                "Look for likely label errors"
+                if doubtful is None
+                else f"{text.count(doubtful.n)} likely label errors in all",
+                type="tertiary",
+                key="gallery-doubtful",
+                help="" if doubtful is None else _doubt_words(doubtful),
+                on_click=open_samples,
+                args=(Chosen(evaluation.id, doubtful=True),),
+            )
+    if now.doubtful and doubtful is not None:
+        st.caption(_doubt_words(doubtful))
+    looks = None if now.doubtful else _looks(evaluation, now)
+    marks: dict[str, list[str]] = {}
+    for sample in doubtful.items if doubtful is not None else []:
+        marks.setdefault(sample.id, []).append(f"label doubted: {sample.predicted_name}?")
+    for one, other in looks.near if looks is not None else []:
+        for sample_id in (one, other):
+            if "near-duplicate" not in marks.setdefault(sample_id, []):
+                marks[sample_id].append("near-duplicate")
+    beside = "" if found.against is None else found.against.run_name
+    components.gallery(
+        {
+            "items": [_item(evaluation, s, beside, marks.get(s.id, [])) for s in found.items],
+            "missing": "no image",
+        },
+        key="gallery-images",
+        opened=lambda at: st.session_state.update({_OPENED: found.items[at].id}),
+    )
+    if (sample_id := st.session_state.pop(_OPENED, None)) is not None:
+        st.switch_page(
+            "views/sample.py", query_params={"evaluation": evaluation.id, "sample": sample_id}
+        )
+    if not now.doubtful:
+        _turn(cursors, found.next_cursor)
+        _shared(evaluation, now, looks)
+
+
+def _page_of(
+    evaluation: Evaluation, now: Chosen, order: str, top: bool
+) -> tuple[SamplePage, list[str | None]]:
+    """The samples of a page, and where the pages begin that were turned to it."""
     asked = {
         **now.filters(), "sort": order.removeprefix("-"), "descending": order.startswith("-"),
     }  # fmt: skip
@@ -282,32 +358,46 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
         ),
         key=f"samples-{question}-{top}-{cursors[-1]}",
     )
-    if not found.items:
-        page.empty("No image", "No sample meets the condition.")
-        return
-    last = found.offset + len(found.items)
-    st.caption(
-        f"{text.count(found.offset + 1)} to {text.count(last)} of {text.count(found.n_matching)} "
-        f"samples, of {text.count(found.n)} in all."
+    return found, cursors
+
+
+def _doubtful(evaluation: Evaluation) -> DoubtfulLabels | None:
+    """Likely label errors; the images are shown all the same where they cannot be had."""
+    try:
+        return api.doubtful_labels(evaluation.id)
+    except CaliftError:
+        return None
+
+
+def _doubt_words(found: DoubtfulLabels) -> str:
+    return (
+        f"All {len(found.runs)} runs that judged these samples say the same other class, each with "
+        f"a confidence of at least {text.percent(found.threshold, 0)}. Look before you mend: a "
+        "fault that models share looks the same."
     )
-    beside = "" if found.against is None else found.against.run_name
-    components.gallery(
-        {
-            "items": [_item(evaluation, sample, beside) for sample in found.items],
-            "missing": "no image",
-        },
-        key="gallery-images",
-        opened=lambda at: st.session_state.update({_OPENED: found.items[at].id}),
-    )
-    if (sample := st.session_state.pop(_OPENED, None)) is not None:
-        st.switch_page(
-            "views/sample.py", query_params={"evaluation": evaluation.id, "sample": sample}
+
+
+def _as_page(found: DoubtfulLabels, evaluation: Evaluation) -> SamplePage:
+    return SamplePage(
+        source=found.source, where="", sort="", descending=True, temperature=1.0, n=evaluation.n,
+        n_matching=found.n, offset=0, items=found.items,
+    )  # fmt: skip
+
+
+def _looks(evaluation: Evaluation, now: Chosen) -> SampleLooks | None:
+    """How the images look, where somebody asked for that: it decodes a hundred of them."""
+    if state.param("looks") != "1":
+        return None
+    with st.spinner("Measuring images…"):
+        return api.act(
+            "measure the images",
+            lambda: api.sample_looks(evaluation.id, evaluation.predictions_sha256, **now.filters()),
         )
-    _turn(cursors, found.next_cursor)
-    _shared(evaluation, now)
 
 
-def _item(evaluation: Evaluation, sample: Sample, beside: str) -> dict[str, Any]:
+def _item(
+    evaluation: Evaluation, sample: Sample, beside: str, marks: Sequence[str]
+) -> dict[str, Any]:
     """A sample as `gallery.js` draws it."""
     answers = [(evaluation.run_name if beside else "", sample)]
     if sample.against is not None:
@@ -326,7 +416,7 @@ def _item(evaluation: Evaluation, sample: Sample, beside: str) -> dict[str, Any]
             }
             for by, one in answers
         ],
-        "marks": [],
+        "marks": list(marks),
         "top": [
             {
                 "words": f"{c.name} {text.percent(c.probability)}",
@@ -368,7 +458,7 @@ def _turn(cursors: list[str | None], following: str | None) -> None:
 # ---- What they share ---------------------------------------------------------------------------
 
 
-def _shared(evaluation: Evaluation, now: Chosen) -> None:
+def _shared(evaluation: Evaluation, now: Chosen, looks: SampleLooks | None) -> None:
     found = api.fetch(
         "find what the samples share",
         lambda: api.sample_traits(evaluation.id, evaluation.predictions_sha256, **now.filters()),
@@ -376,17 +466,64 @@ def _shared(evaluation: Evaluation, now: Chosen) -> None:
     )
     st.markdown("**What they share**")
     told = [trait for trait in found.items if trait.p <= _MOST_P]
-    if not told:
+    if told:
+        page.table(traits_table(told), caption="Classes that are more frequent among these samples")
+        st.caption(
+            "Fisher's exact test against the rest of the data set, one-sided; p is adjusted for "
+            "the number of classes (Holm)."
+        )
+    else:
         st.caption(
             "No class is more frequent among them than among the rest of the data, at p ≤ "
             f"{_MOST_P:g}."
         )
-        return
-    page.table(traits_table(told), caption="Classes that are more frequent among these samples")
-    st.caption(
-        "Fisher's exact test against the rest of the data set, one-sided; p is adjusted for the "
-        "number of classes (Holm)."
+    state.bound(
+        st.toggle,
+        "Brightness, contrast, sharpness, near-duplicates",
+        name="looks",
+        default=False,
+        decode=lambda given: {"1": True, "0": False}.get(given),
+        encode=lambda on: "1" if on else "0",
+        help="Measures up to 60 of these images and 60 of the others",
     )
+    if looks is None:
+        return
+    if looks.items:
+        page.table(looks_table(looks), caption="How these images look against the rest")
+    missing = f" {text.count(looks.n_missing)} could not be had." if looks.n_missing else ""
+    st.caption(
+        f"{text.count(looks.n)} of these images and {text.count(looks.n_rest)} of the others were "
+        f"measured, luminance at a longer side of 128 pixels; Mann-Whitney test, two-sided, p "
+        f"adjusted for three properties (Holm). {_near_words(looks)}{missing}"
+    )
+
+
+def _near_words(looks: SampleLooks) -> str:
+    if not looks.near:
+        return "No two of these are near-duplicates."
+    pairs = "; ".join(f"{text.md(a)} and {text.md(b)}" for a, b in looks.near[:5])
+    more = f" and {len(looks.near) - 5} more pairs" if len(looks.near) > 5 else ""
+    return f"Near-duplicates: {pairs}{more}."
+
+
+def looks_table(looks: SampleLooks) -> Table:
+    """One row per property."""
+    return Table(
+        [
+            Column("name", "What"),
+            Column("mean", "Mean here", "number"),
+            Column("rest_mean", "Mean of the rest", "number"),
+            Column("p", "p, adjusted"),
+        ],
+        [
+            {"name": one.name, "mean": one.mean, "rest_mean": one.rest_mean, "p": _p_words(one.p)}
+            for one in looks.items
+        ],
+    )
+
+
+def _p_words(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def traits_table(traits: Sequence[SharedTrait]) -> Table:
@@ -408,7 +545,7 @@ def traits_table(traits: Sequence[SharedTrait]) -> Table:
                 "n": t.n,
                 "share": t.share,
                 "rest_share": t.rest_share,
-                "p": "< 0.001" if t.p < 0.001 else f"{t.p:.3f}",
+                "p": _p_words(t.p),
             }
             for t in traits
         ],
