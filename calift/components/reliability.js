@@ -91,11 +91,13 @@ class Diagram {
    * @param {(name: string, value: unknown) => void} said
    */
   show(data, said) {
+    const first = !this.data;
     this.data = data;
     this.said = said;
-    this.range = this.indices(data.chosen);
+    // A page that is drawn anew under somebody's finger does not take the choice out of it.
+    if (!this.dragging && !this.timer) this.range = this.indices(data.chosen);
     this.focused = Math.min(this.focused, Math.max(0, data.bins.length - 1));
-    if (this.range) this.focused = this.range[0];
+    if (first && this.range) this.focused = this.range[0];
     this.words();
     this.side = 0;
     this.resize();
@@ -303,7 +305,7 @@ class Diagram {
         else this.anchor = this.focused === this.range[0] ? this.range[1] : this.range[0];
         this.extend(next);
         clearTimeout(this.timer);
-        this.timer = setTimeout(() => this.tell(), PAUSE_MS);
+        this.timer = window.setTimeout(() => this.tell(), PAUSE_MS);
       }
       this.focused = next;
       this.mark();
@@ -324,6 +326,7 @@ class Diagram {
 
   tell() {
     clearTimeout(this.timer);
+    this.timer = 0;
     this.mark();
     const bins = this.data?.bins;
     this.said("range", this.range && bins

@@ -251,7 +251,7 @@ def _bin_words(b: ReliabilityBin) -> list[str]:
         "" if _clear(b) else ", within noise"
     )
     return [
-        f"{b.lower:.3f} to {b.upper:.3f}",
+        text.span(b.lower, b.upper),
         f"n = {text.count(b.count)}",
         f"confidence {text.percent(b.mean_confidence)}",
         f"accuracy {text.percent(b.accuracy)}, 95{text.NBSP}% "

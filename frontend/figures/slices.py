@@ -99,6 +99,8 @@ def gaps(
             f", the widest gap is {text.points(widest.gap)} at {widest.title}"
         )  # fmt: skip
         said.append(f"{run.label}: {sum(above)} of {len(shown)} slices above their floor{worst}")
+    # One mark that is chosen leaves the others as they are.
+    figure.update_traces(unselected={"marker": {"opacity": 1}})
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.25, "dash": "dash"})
     figure.update_layout(
         meta={"alt": f"{title}, {len(names)} slices. {'; '.join(said)}."},
