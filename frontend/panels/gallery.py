@@ -94,15 +94,25 @@ def open_samples(chosen: Chosen | None) -> None:
     """Choose the samples that `draw` shows, in the address; None closes the gallery."""
     if chosen is None:
         st.query_params.pop(_PARAM, None)
-        return
-    fields = {k: v for k, v in chosen._asdict().items() if v not in (None, "", False)}
-    # A float's own text is exact: a sample at the edge of a bin stays on its side.
-    st.query_params[_PARAM] = urlencode(fields)
+    else:
+        st.query_params[_PARAM] = as_text(chosen)
 
 
 def chosen_samples() -> Chosen | None:
     """What the address has chosen; None where it names nothing that could be shown."""
-    given = dict(parse_qsl(st.query_params.get(_PARAM) or ""))
+    return from_text(st.query_params.get(_PARAM) or "")
+
+
+def as_text(chosen: Chosen) -> str:
+    """A choice as the address holds it, for links to a page that draws a gallery."""
+    fields = {k: v for k, v in chosen._asdict().items() if v not in (None, "") and v is not False}
+    # A float's own text is exact: a sample at the edge of a bin stays on its side.
+    return urlencode(fields)
+
+
+def from_text(given_text: str) -> Chosen | None:
+    """What an address says; None where it names no evaluation."""
+    given = dict(parse_qsl(given_text))
     evaluation = given.get("evaluation", "")
     if not evaluation:
         return None
@@ -114,22 +124,21 @@ def chosen_samples() -> Chosen | None:
         upper=_fraction(given.get("upper")),
         outcome=outcome if outcome in OUTCOMES and against else "",
         against=against[:64],
-        temperature=_positive(given.get("temperature")),
+        temperature=_number(given.get("temperature"), 1e-6, 1000),
         doubtful=given.get("doubtful") == "True",
     )
 
 
 def _fraction(given: str | None) -> float | None:
-    value = _positive(given) if given != "0" else 0.0
-    return value if value is not None and value <= 1 else None
+    return _number(given, 0.0, 1.0)
 
 
-def _positive(given: str | None) -> float | None:
+def _number(given: str | None, low: float, high: float) -> float | None:
     try:
         value = float(given or "")
     except ValueError:
         return None
-    return value if 0 < value < 1000 else None
+    return value if low <= value <= high else None
 
 
 # ---- What is shown -----------------------------------------------------------------------------

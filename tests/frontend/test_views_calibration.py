@@ -130,6 +130,26 @@ def test_diagram__a_shift_that_is_chosen_next_shows_the_same_range(dashboard: Se
     assert other.id in app.query_params["images"]
 
 
+def test_sample__every_run_s_answers_on_its_page(dashboard: Service) -> None:
+    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+        evaluation = next(
+            e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == "sketch"
+        )
+        sample = calift.samples(evaluation.id, where="not correct", limit=1).items[0]
+    app = page("sample", evaluation=evaluation.id, sample=sample.id)
+    said = words(app)
+    assert f"Image of {sample.label_name}" in said
+    assert text.percent(sample.confidence) in said
+    (alt,) = charts_of(app)
+    assert f"Probability of {sample.label_name}, 5 runs on 1 data sets" in alt
+    (shown,) = components_of(app, "gallery")
+    assert [item["label"] for item in shown["items"]] == ["sketch"]
+    for wrong in ({}, {"evaluation": evaluation.id}, {"sample": sample.id}):
+        assert "No image is named" in words(page("sample", **wrong))
+    app = page("sample", evaluation=evaluation.id, sample="nobody")
+    assert "no sample" in app.error[0].value
+
+
 def test_slices__the_url_restores_condition_grouping_and_order(dashboard: Service) -> None:
     app = page(
         "calibration", run=three(dashboard), dataset="sketch", view="slices", by="predicted",
