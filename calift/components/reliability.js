@@ -54,6 +54,8 @@ class Diagram {
     this.said = () => {};
     /** @type {[number, number] | null} chosen bins, by index */
     this.range = null;
+    /** @type {[number, number] | null} what is chosen and is no whole bins of this diagram */
+    this.edges = null;
     this.anchor = 0;
     this.at = -1;
     this.focused = 0;
@@ -94,8 +96,12 @@ class Diagram {
     const first = !this.data;
     this.data = data;
     this.said = said;
+    if (this.at >= data.bins.length) this.point(-1);
     // A page that is drawn anew under somebody's finger does not take the choice out of it.
-    if (!this.dragging && !this.timer) this.range = this.indices(data.chosen);
+    if (!this.dragging && !this.timer) {
+      this.range = this.indices(data.chosen);
+      this.edges = this.range ? null : data.chosen;
+    }
     this.focused = Math.min(this.focused, Math.max(0, data.bins.length - 1));
     if (first && this.range) this.focused = this.range[0];
     this.words();
@@ -188,13 +194,14 @@ class Diagram {
     if (!data || !this.shade || !this.place) return;
     const { x, top, bottom } = this.place;
     const block = (/** @type {number} */ from, /** @type {number} */ to, /** @type {string} */ kind) => {
-      const left = x(data.bins[from].lower);
-      const width = Math.max(3, x(data.bins[to].upper) - left);
-      return svg("rect", { class: kind, x: left, y: top, width, height: bottom - top });
+      const width = Math.max(3, x(to) - x(from));
+      return svg("rect", { class: kind, x: x(from), y: top, width, height: bottom - top });
     };
+    const { bins } = data;
+    const edges = this.range ? [bins[this.range[0]].lower, bins[this.range[1]].upper] : this.edges;
     this.shade.replaceChildren(
-      ...(this.range ? [block(this.range[0], this.range[1], "chosen")] : []),
-      ...(this.at >= 0 ? [block(this.at, this.at, "pointed")] : []));
+      ...(edges ? [block(edges[0], edges[1], "chosen")] : []),
+      ...(this.at >= 0 ? [block(bins[this.at].lower, bins[this.at].upper, "pointed")] : []));
     const chosen = (/** @type {number} */ k) =>
       this.range !== null && k >= this.range[0] && k <= this.range[1];
     [...this.rail.children].forEach((cell, k) => {
@@ -288,6 +295,7 @@ class Diagram {
   /** @param {number} k choose from the anchor to this bin */
   extend(k) {
     this.range = [Math.min(this.anchor, k), Math.max(this.anchor, k)];
+    this.edges = null;
     this.focused = k;
     this.mark();
   }
@@ -327,6 +335,7 @@ class Diagram {
   tell() {
     clearTimeout(this.timer);
     this.timer = 0;
+    this.edges = null;
     this.mark();
     const bins = this.data?.bins;
     this.said("range", this.range && bins

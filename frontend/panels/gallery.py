@@ -232,6 +232,7 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
             "Beside", offered, now.against,
             lambda v: open_samples(now._replace(against=v, outcome=now.outcome if v else "")),
             help="Another model's answers on the same samples",
+            disabled=now.doubtful,
         )  # fmt: skip
     with next(columns):
         _choose(

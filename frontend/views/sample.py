@@ -132,22 +132,27 @@ def main() -> None:
         _facts(evaluation, own)
     chosen = _runs(evaluation)
     labels = {r.id: r.label for r in pickers.as_runs(chosen)}
+    histories = {run_id: _history(evaluation, sample_id, one) for run_id, one in chosen.items()}
     answers = {
-        run_id: {
-            str(i.source.dataset): i.sample for i in _history(evaluation, sample_id, one).items
-        }
-        for run_id, one in chosen.items()
+        run_id: {str(i.source.dataset): i.sample for i in found.items}
+        for run_id, found in histories.items()
     }
     shown = sorted(
         (sets[i.source.evaluation_id] for i in history.items if i.source.evaluation_id in sets),
         key=text.evaluation_order,
     )
+    asked = {
+        (run_id, str(i.source.dataset)): str(i.source.evaluation_id)
+        for run_id, found in histories.items()
+        for i in found.items
+    }
     rows = [(Run(run_id, labels[run_id]), said) for run_id, said in answers.items()]
     page.chart(
         figures.sample.grid(rows, shown, label=own.label_name),
         figures.sample.table(rows, shown),
         name="answers",
         wide=len(shown) > 6,
+        select=lambda cell: st.query_params.update({"evaluation": asked[cell[0], cell[1]]}),
     )
     page.table(figures.sample.table(rows, shown), caption="Every run's answer", limit=100)
     st.subheader("As the model saw it", anchor=False)
