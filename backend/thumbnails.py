@@ -11,17 +11,19 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import selectors
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
+from cachetools import LRUCache
 from fastapi.concurrency import run_in_threadpool
 
 from backend.problems import HttpError
@@ -29,6 +31,7 @@ from backend.process import tied
 from backend.settings import Settings
 from backend.store.stores import Stores
 from backend.submission import Submission, path_of
+from calift_core.analysis.gallery import Measured
 from calift_core.data.suites import SUITES
 from calift_core.data.suites.base import variable_of
 from calift_core.errors import NotFoundError, StorageError, UnreadableImageError
@@ -36,11 +39,16 @@ from calift_core.files import atomic_write_bytes
 from calift_core.schema.wire.results import Evaluation
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 #: Changes when the same image, or a corruption of it, would be drawn otherwise.
 _VERSION = 1
 _MEMORY_BYTES = 3 << 30
+#: Pictures that are drawn at once. Each child lists the folders for itself.
+_LINES = 2
 #: One image may take 30 s, and the first of a set 30 s more for its folders.
 _TIMEOUT_S = 90.0
+#: Images whose looks are remembered, and the longer side that they are decoded at.
+_LOOKS, _MEASURED, _HASH_BYTES = 20_000, 256, 16
 _MAX_LINE, _MAX_BODY = 64 << 10, 4 << 20
 #: Wishes that may wait; a page has at most 200.
 _MAX_WAITING = 1000
@@ -62,10 +70,8 @@ class Thumbnails:
     def __init__(self, settings: Settings, store: Stores, submission: Submission) -> None:
         self._settings, self._store, self._submission = settings, store, submission
         self._kept = Kept(settings.home / "cache" / "thumbnails", settings.thumbnail_cache_bytes)
-        # The kernel ties a child to the thread that started it: this one lives as long as we do.
-        self._line = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thumbnails")
-        self._drawer = _Drawer(self._environment())
-        self._waiting = 0
+        self._looks: LRUCache[str, Measured] = LRUCache(_LOOKS)
+        self._lines = [_Line(self._environment()) for _ in range(min(_LINES, os.cpu_count() or 1))]
 
     def _environment(self) -> dict[str, str]:
         named = [variable_of(name) for name in SUITES]
@@ -134,32 +140,86 @@ class Thumbnails:
             HttpError: 404, no image is known; 503, too many are waited for.
             UnreadableImageError: the image cannot be decoded within its limits.
         """
-        if self._waiting >= _MAX_WAITING:
-            raise HttpError(503, "BUSY", "too many thumbnails are waited for.", hint="Try again.")
         text = json.dumps([_VERSION, wish], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         body = await run_in_threadpool(self._kept.get, key)
         if body is None:
-            self._waiting += 1
-            try:
-                body = await asyncio.wrap_future(self._line.submit(self._draw, key, wish))
-            finally:
-                self._waiting -= 1
+            body = await self._in_line(lambda drawer: self._draw(drawer, key, wish))
         return Thumbnail(body, _media_type(body) or "")
 
-    def _draw(self, key: str, wish: Mapping[str, Any]) -> bytes:
-        header, body = self._drawer.ask(wish)
-        if "code" in header:
-            raise _refused(header)
+    async def measure(self, wishes: Sequence[Mapping[str, Any]]) -> list[Measured | str]:
+        """How images look; for one that cannot be had, the reason.
+
+        Args:
+            wishes: as of `wish`; their size is left alone.
+
+        Raises:
+            HttpError: 503, too many are waited for.
+        """
+        return await asyncio.gather(*(self._measure(wish) for wish in wishes))
+
+    async def _measure(self, wish: Mapping[str, Any]) -> Measured | str:
+        asked = {**wish, "size": _MEASURED, "measure": True}
+        key = json.dumps(asked, sort_keys=True)
+        found = self._looks.get(key)
+        if found is None:
+            try:
+                found = _measured(await self._in_line(lambda drawer: _answered(drawer, asked)[0]))
+            except (UnreadableImageError, NotFoundError) as error:
+                return error.message
+            except HttpError as error:
+                if error.status != 404:
+                    raise
+                return error.message
+            self._looks[key] = found
+        return found
+
+    async def _in_line(self, work: Callable[[_Drawer], T]) -> T:
+        """Have a child do something, when it is its turn.
+
+        Raises:
+            HttpError: 503, too many are waited for.
+        """
+        if sum(line.waiting for line in self._lines) >= _MAX_WAITING:
+            raise HttpError(503, "BUSY", "too many thumbnails are waited for.", hint="Try again.")
+        line = min(self._lines, key=lambda one: one.waiting)
+        line.waiting += 1
+        try:
+            return await asyncio.wrap_future(line.thread.submit(work, line.drawer))
+        finally:
+            line.waiting -= 1
+
+    def _draw(self, drawer: _Drawer, key: str, wish: Mapping[str, Any]) -> bytes:
+        _, body = _answered(drawer, wish)
         if _media_type(body) is None:
             raise UnreadableImageError("the image cannot be drawn")
         self._kept.put(key, body)
         return body
 
     def stop(self) -> None:
-        """End the child; wishes that wait are given up."""
-        self._line.shutdown(wait=False, cancel_futures=True)
-        self._drawer.end()
+        """End the children; wishes that wait are given up."""
+        for line in self._lines:
+            line.thread.shutdown(wait=False, cancel_futures=True)
+            line.drawer.end()
+
+
+def _answered(drawer: _Drawer, wish: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    header, body = drawer.ask(wish)
+    if "code" in header:
+        raise _refused(header)
+    return header, body
+
+
+def _measured(header: Mapping[str, Any]) -> Measured:
+    """A child that was taken over can give numbers and no more."""
+    try:
+        numbers = {name: float(header[name]) for name in ("brightness", "contrast", "sharpness")}
+        bits = bytes.fromhex(header["hash"])
+        if len(bits) != _HASH_BYTES or not all(math.isfinite(v) for v in numbers.values()):
+            raise ValueError("numbers of an image")
+    except (KeyError, TypeError, ValueError):
+        raise UnreadableImageError("the image cannot be measured") from None
+    return Measured(**numbers, hash=bits)
 
 
 def _media_type(body: bytes) -> str | None:
@@ -239,7 +299,17 @@ class Kept:
                 total -= size
 
 
-# ---- The child ---------------------------------------------------------------------------------
+# ---- The children ------------------------------------------------------------------------------
+
+
+class _Line:
+    """A child and the thread that asks it; `waiting` wishes are given to it and not answered."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        # The kernel ties a child to the thread that started it: this one lives as long as we do.
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thumbnails")
+        self.drawer = _Drawer(environment)
+        self.waiting = 0
 
 
 class _Drawer:
@@ -280,6 +350,11 @@ class _Drawer:
             raise UnreadableImageError(
                 "the image cannot be drawn within the memory and the time that one may take"
             ) from None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return None if self._process is None else self._process.pid
 
     def _running(self) -> subprocess.Popen[bytes]:
         with self._lock:

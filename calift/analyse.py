@@ -131,7 +131,7 @@ def analyse_slices(
         ),
     ],
     by: Annotated[
-        Literal["all", "class", "predicted", "confidence", "cluster"],
+        Literal["all", "class", "predicted", "confusion", "confidence", "cluster"],
         typer.Option(help="What makes a slice of one data set."),
     ] = "class",
     where: Where = None,

@@ -65,11 +65,14 @@ from calift_core.schema.wire.results import (
     Budget,
     CalibratorEffect,
     Comparison,
+    DoubtfulLabels,
     Evaluation,
     EvaluationPage,
     Frontier,
     MeasureSet,
     Reliability,
+    SampleHistory,
+    SampleLooks,
     SamplePage,
     SampleTraits,
     SlicePage,
@@ -920,7 +923,7 @@ class Client:
         self,
         evaluation_id: str,
         *,
-        by: Literal["all", "class", "predicted", "confidence", "cluster"] = "class",
+        by: Literal["all", "class", "predicted", "confusion", "confidence", "cluster"] = "class",
         where: str | None = None,
         sort: Literal["key", "n", "accuracy", "gap", "ece"] = "key",
         descending: bool = False,
@@ -1039,6 +1042,64 @@ class Client:
             outcome=outcome,
             temperature=temperature,
         )
+
+    def sample_looks(
+        self,
+        evaluation_id: str,
+        *,
+        where: str | None = None,
+        lower: float | None = None,
+        upper: float | None = None,
+        bin: int | None = None,
+        binning: AskedBinning = AS_EVALUATED,
+        against: str | None = None,
+        outcome: Literal["gained", "lost", "both", "neither"] | None = None,
+        temperature: float | None = None,
+        most: int = 60,
+    ) -> SampleLooks:
+        """How the chosen images look against the rest; see `samples`.
+
+        Of both sides at most `most` images are measured.
+        """
+        return self._get(
+            _at("/evaluations", evaluation_id, "samples", "looks"),
+            SampleLooks,
+            where=where,
+            lower=lower,
+            upper=upper,
+            bin=bin,
+            **binning.model_dump(),
+            against=against,
+            outcome=outcome,
+            temperature=temperature,
+            most=most,
+        )
+
+    def doubtful_labels(
+        self, evaluation_id: str, *, threshold: float = 0.8, top: int = 5, limit: int = 50
+    ) -> DoubtfulLabels:
+        """Likely label errors: all runs of the suite say the same other class, and surely."""
+        return self._get(
+            _at("/evaluations", evaluation_id, "samples", "doubtful"),
+            DoubtfulLabels,
+            threshold=threshold,
+            top=top,
+            limit=limit,
+        )
+
+    def sample_answers(
+        self, evaluation_id: str, sample_id: str, *, run_id: str | None = None, top: int = 5
+    ) -> SampleHistory:
+        """What a run says of one image on ID data and under each corruption.
+
+        Args:
+            evaluation_id: of an evaluation that has the sample.
+            sample_id: its id there.
+            run_id: whose answers; None: those of the evaluation's own run.
+            top: how many of the most probable classes each answer comes with.
+        """
+        path = _at("/samples", evaluation_id, sample_id, "answers")
+        return self._get(path, SampleHistory, run_id=run_id, top=top)
 
     def thumbnail(self, evaluation_id: str, sample_id: str, *, size: int = 160) -> bytes:
         """The image of a sample as the model saw it, as PNG or JPEG.

@@ -136,6 +136,10 @@ _SETTLED = """() => document.querySelector('.calift-head h1')
   && !document.querySelector(
     '[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton]')
   && document.fonts.status === 'loaded'"""
+#: Plotly's charts and our own diagrams, which stand in shadow roots.
+_CHARTS = """() => document.querySelectorAll('[data-testid=stPlotlyChart] .main-svg').length
+  + [...document.querySelectorAll('[data-testid^=stBidiComponent] *')]
+    .filter((e) => e.shadowRoot?.querySelector('.diagram svg')).length"""
 _HEIGHT = """() => {
   const main = document.querySelector('[data-testid=stMain]');
   const last = document.querySelector('[data-testid=stMainBlockContainer]');
@@ -219,8 +223,9 @@ def _settle(tab: Page, shot: Shot) -> None:
         tab.wait_for_function(
             "([unwanted, charts]) => document.querySelector(unwanted) || (("
             + _SETTLED
-            + ")() && document.querySelectorAll("
-            "'[data-testid=stPlotlyChart] .main-svg').length >= charts)",
+            + ")() && ("
+            + _CHARTS
+            + ")() >= charts)",
             arg=[unwanted, shot.charts],
         )
         tab.wait_for_timeout(_PAUSE_MS)
@@ -239,6 +244,7 @@ def faults(tab: Page, shot: Shot, said: Sequence[str]) -> list[str]:
     if title != shot.title:
         found.append(f"its heading is {title!r} instead of {shot.title!r}")
     drawn = tab.locator("[data-testid=stPlotlyChart]:has(.main-svg)").count()
+    drawn += tab.locator(".diagram:has(svg)").count()
     if drawn < shot.charts:
         found.append(f"it has {drawn} charts, and at least {shot.charts} were expected")
     if heading.count() and (over := int(tab.evaluate(_OVER))) > 0:

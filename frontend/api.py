@@ -13,13 +13,17 @@ import streamlit as st
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
 from calift_core.installed import as_typed
+from calift_core.schema.report import Role
 from calift_core.schema.wire.results import (
     AskedBinning,
     CalibratorEffect,
+    DoubtfulLabels,
     Evaluation,
     Frontier,
     MeasureSet,
     Reliability,
+    SampleHistory,
+    SampleLooks,
     SamplePage,
     SampleTraits,
     SlicePage,
@@ -33,6 +37,8 @@ from frontend.door import session_of
 from frontend.gains import Gain, gains
 
 T = TypeVar("T")
+#: Likely label errors that are loaded at once.
+_DOUBTFUL = 100
 
 
 @st.cache_resource(show_spinner=False, max_entries=256, on_release=Client.close)
@@ -249,10 +255,34 @@ def sample_traits(evaluation_id: str, _digest: str, **asked: Any) -> SampleTrait
     return client().sample_traits(evaluation_id, **asked)
 
 
-@st.cache_data(ttl=3600, max_entries=2000, show_spinner=False)
-def thumbnail(evaluation_id: str, _digest: str, sample_id: str, size: int) -> bytes:
-    """The image of a sample, asked for with the visitor's own session."""
-    return client().thumbnail(evaluation_id, sample_id, size=size)
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def sample_looks(evaluation_id: str, _digest: str, **asked: Any) -> SampleLooks:
+    """How samples of an evaluation look; `asked` are the client's own filters."""
+    return client().sample_looks(evaluation_id, **asked)
+
+
+@st.cache_data(ttl=60, max_entries=100, show_spinner=False)
+def doubtful_labels(evaluation_id: str) -> DoubtfulLabels:
+    """Likely label errors of an evaluation; kept shortly, as other runs come."""
+    return client().doubtful_labels(evaluation_id, limit=_DOUBTFUL)
+
+
+@st.cache_data(ttl=600, max_entries=200, show_spinner=False)
+def sample_answers(evaluation_id: str, sample_id: str, run_id: str, revision: int) -> SampleHistory:
+    """What a run says of one image wherever it met it; `revision` is the run's."""
+    return client().sample_answers(evaluation_id, sample_id, run_id=run_id)
+
+
+@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
+def evaluation(evaluation_id: str) -> Evaluation:
+    """One evaluation, which never changes."""
+    return client().evaluation(evaluation_id)
+
+
+@st.cache_data(ttl=30, max_entries=200, show_spinner=False)
+def beside(dataset: str, role: Role) -> list[Evaluation]:
+    """The newest evaluations on data of a name."""
+    return client().evaluations(dataset=[dataset], role=[role], limit=50).items
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

@@ -38,6 +38,7 @@ PAGES = {
         view("calibration", "Calibration", "target"),
         view("frontier", "Frontier", "scatter_plot"),
         view("shifts", "Shifts", "grid_on"),
+        view("sample", "Image", "image", visibility="hidden"),
         view("spectra", "Spectra", "show_chart"),
     ],
     "Machine": [view("data", "Data and models", "database")],

@@ -19,6 +19,7 @@ import hashlib
 import html
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,10 @@ _FORM_BYTES = 8192
 #: How a browser marks a link that was followed from another page than one of ours.
 _FOREIGN = ("cross-site", "same-site")
 _KNOWN = 1000
+#: Visitors whose connections to the API are kept for the next images.
+_CLIENTS = 32
+#: Pictures by what they begin with; nothing else is served as one.
+_PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 _POLICY = {
     "default-src": "'self'",
@@ -109,6 +114,8 @@ class Sessions:
     def __init__(self, api_url: str | None = None) -> None:
         self._api_url = api_url
         self._known: dict[str, float] = {}
+        self._clients: dict[str, Client] = {}
+        self._lock = threading.Lock()
 
     async def holds(self, token: str) -> bool | None:
         """Whether a session is valid; None when the API does not say."""
@@ -147,6 +154,14 @@ class Sessions:
         path = "" if view.page == "overview" else view.page
         return f"/{path}?{view.query}" if view.query else f"/{path}"
 
+    async def picture(self, token: str, evaluation: str, sample: str, size: int) -> bytes:
+        """A sample's image.
+
+        Raises:
+            ServiceError: there is none, or the API does not answer.
+        """
+        return await run_in_threadpool(self._picture, token, evaluation, sample, size)
+
     async def end(self, token: str) -> None:
         """Log out, as far as the API can be reached."""
         self._known.pop(hashlib.sha256(token.encode()).hexdigest(), None)
@@ -162,6 +177,16 @@ class Sessions:
     def _view(self, token: str, view_id: str) -> SavedView:
         with self._client(token) as client:
             return client.view(view_id)
+
+    def _picture(self, token: str, evaluation: str, sample: str, size: int) -> bytes:
+        with self._lock:
+            # A page asks for many at once, and a client is dear to make.
+            client = self._clients.pop(token, None) or self._client(token)
+            self._clients[token] = client
+            while len(self._clients) > _CLIENTS:
+                # Its connections go when the last answer has been read.
+                self._clients.pop(next(iter(self._clients)))
+        return client.thumbnail(evaluation, sample, size=size)
 
     def _open(self, credential: str) -> str:
         with self._client(credential) as client:
@@ -353,9 +378,33 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
             return _page("No such view", html.escape(error.message), status=404)
         return RedirectResponse(place, 303)
 
+    async def thumbnail(request: Request) -> Response:
+        """A sample's image for an `<img>`; the door has seen to it that there is a session."""
+        asked = request.query_params
+        size = asked.get("size", "")
+        try:
+            body = await sessions.picture(
+                _session_of(request.headers) or "",
+                asked.get("evaluation", "")[:64],
+                asked.get("sample", "")[:1024],
+                int(size) if size.isdecimal() and len(size) < 5 else 160,
+            )
+        except CaliftError as error:
+            refused = getattr(error, "status", 0) or 503
+            return PlainTextResponse(
+                f"{error.message} {error.hint}".strip(), refused, {"Cache-Control": "no-store"}
+            )
+        kind = next((k for start, k in _PICTURES.items() if body.startswith(start)), None)
+        if kind is None:
+            return PlainTextResponse("The API gave no picture.\n", 502)
+        # What an evaluation saw never changes; another visitor of the browser has another cookie.
+        kept = {"Cache-Control": "private, max-age=86400, immutable", "Vary": "Cookie"}
+        return Response(body, media_type=kind, headers=kept)
+
     own = _organisation_routes(sessions, organisation) if organisation else []
     return [
         Route("/v/{view}", saved_view, methods=["GET"]),
+        Route("/thumbnail", thumbnail, methods=["GET"]),
         *own,
         Route("/login", login, methods=["GET", "POST"]),
         Route("/enter", enter, methods=["GET", "POST"]),

@@ -57,6 +57,11 @@ def needs(found: Validation | SweepValidation) -> None:
         st.warning(text.md_prose(sentence), icon=":material/timer:")
 
 
+def picture(src: str, alt: str) -> None:
+    """An image of one of the dashboard's own addresses."""
+    st.html(f'<img class="calift-picture" src="{text.esc(src)}" alt="{text.esc(alt)}">')
+
+
 def stats(items: Sequence[tuple[str, str, str]]) -> None:
     """Cards of label, value and a small note; the note may be `Markup`."""
     cells = "".join(
@@ -112,7 +117,7 @@ def grid(shown: Table, *, key: str, caption: str, several: bool = False) -> Pick
 
 def _grid_value(column: Column, value: Any) -> Any:
     match column.kind:
-        case "percent":
+        case "percent" | "points":
             # Rounded as everywhere else: a browser rounds halves another way.
             return None if value is None else float(f"{100 * value:.1f}")
         case "mark":
@@ -141,6 +146,8 @@ def _grid_column(column: Column, shown: Table, key: str) -> Any:
             )
         case "percent":
             return kinds.NumberColumn(column.label, format=f"%.1f{text.NBSP}%%")
+        case "points":
+            return kinds.NumberColumn(column.label, format=f"%+.1f{text.NBSP}pp")
         case "number":
             return kinds.NumberColumn(column.label, format="%.3g")
         case "count":
@@ -167,8 +174,8 @@ def chart(
     name: str,
     data: Callable[[], str] | None = None,
     wide: bool = False,
-    select: bool = False,
-) -> list[list[float]]:
+    select: Callable[[list[Any]], None] | None = None,
+) -> None:
     """Show a figure with its description, its table and its exports.
 
     Args:
@@ -177,37 +184,61 @@ def chart(
         name: of the exported files and of the widgets; unique on the page.
         data: JSON for the export; default: the twin's rows.
         wide: on a narrow screen, scroll the figure sideways rather than squeeze it.
-        select: let people select a mark.
-
-    Returns:
-        What the selected marks stand for (their `customdata`).
+        select: called before the page is drawn again, with what the mark that somebody selected
+            stands for (its `customdata`).
     """
+
+    def selected() -> None:
+        marks = st.session_state[f"chart-{name}"]["selection"]["points"]
+        if select is not None and marks and marks[0].get("customdata"):
+            select(list(marks[0]["customdata"]))
+
     alt = style.alt_text(figure)
     config = {
         **style.CONFIG,
         "toImageButtonOptions": {**style.CONFIG["toImageButtonOptions"], "filename": name},
     }
     with st.container(key=f"wide-{name}") if wide else nullcontext():
-        event: Any = st.plotly_chart(
+        st.plotly_chart(
             figure,
             theme=None,
             width="stretch",
             key=f"chart-{name}",
             config=config,
             alt=alt,
-            on_select="rerun" if select else "ignore",
+            on_select=selected if select else "ignore",
             selection_mode="points",
         )
+    below(figure, twin, name=name, data=data)
+
+
+def below(
+    figure: go.Figure,
+    twin: Table,
+    *,
+    name: str,
+    data: Callable[[], str] | None = None,
+    camera: bool = True,
+) -> None:
+    """The table and the exports of a figure; arguments as of `chart`.
+
+    Args:
+        figure: that is exported.
+        twin: the same numbers as a table.
+        name: of the exported files and of the widgets.
+        data: JSON for the export.
+        camera: the chart on the page is Plotly's, with its own camera.
+    """
     with st.container(horizontal=True, gap="small", key=f"below-{name}"):
         with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{name}"):
-            table(twin, caption=alt or name, limit=100)
+            table(twin, caption=style.alt_text(figure) or name, limit=100)
         with st.popover("Export", icon=":material/download:", type="tertiary", key=f"exp-{name}"):
-            _exports(figure, twin, name, data)
-    marks = event["selection"]["points"] if select else []
-    return [list(mark["customdata"]) for mark in marks if mark.get("customdata")]
+            _exports(figure, twin, name, data, camera)
 
 
-def _exports(figure: go.Figure, twin: Table, name: str, data: Callable[[], str] | None) -> None:
+def _exports(
+    figure: go.Figure, twin: Table, name: str, data: Callable[[], str] | None, camera: bool
+) -> None:
     save = partial(st.download_button, on_click="ignore", width="stretch")
     save("Table, CSV", partial(tables.to_csv, twin), f"{name}.csv", "text/csv", key=f"csv-{name}")
     save(
@@ -234,10 +265,12 @@ def _exports(figure: go.Figure, twin: Table, name: str, data: Callable[[], str] 
                 key=f"{kind}-{name}",
             )
     else:
-        st.caption(
-            "SVG: the camera at the chart's upper right. PDF needs Chrome and kaleido on the "
-            "dashboard's machine."
+        svg = (
+            "SVG: the camera at the chart's upper right. PDF needs"
+            if camera
+            else "SVG: the camera of the exported HTML. SVG and PDF at once need"
         )
+        st.caption(f"{svg} Chrome and kaleido on the dashboard's machine.")
 
 
 @st.cache_resource(show_spinner=False)

@@ -50,6 +50,12 @@ def interval(low: float, high: float, digits: int = 1) -> str:
     return f"{low_text} to {high_text}{NBSP}%"
 
 
+def span(low: float, high: float) -> str:
+    """Two edges on [0, 1] with as many digits as tell them apart: `0.800 to 0.867`."""
+    digits = next((d for d in range(3, 9) if f"{low:.{d}f}" != f"{high:.{d}f}"), 9)
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
 def ece_with_floor(value: float | None, floor: float | None) -> str:
     """A calibration error never stands without its floor: `3.1 % (floor 1.2 %)`."""
     if value is None:

@@ -15,6 +15,9 @@ from calift_core.calibration import Binning
 from calift_core.errors import LeakageError, NotFoundError, SpecError
 from calift_core.schema.wire.results import Evaluation, Source
 
+#: Other runs that are asked about a sample, and evaluations that are looked through for them.
+_PEERS, _LOOKED_THROUGH = 11, 200
+
 
 class StoreLibrary:
     """Targets are ids of evaluations, runs are ids of runs."""
@@ -68,6 +71,23 @@ class StoreLibrary:
     def tested(self, run: str) -> list[Subject]:
         """The evaluations of a run."""
         return [self.subject_of(e) for e in self._store.results.run_evaluations(run)]
+
+    def peers(self, subject: Subject) -> list[Subject]:
+        """The newest evaluations on data of that name, role and size, one a run of its suite."""
+        own = subject.source
+        found, _, _ = self._store.results.list_evaluations(
+            datasets=[str(own.dataset)], roles=[str(own.role)], limit=_LOOKED_THROUGH
+        )
+        runs = list(dict.fromkeys([str(own.run_id), *(e.run_id for e in found)]))
+        suites = {run.id: run.suite for run in self._store.runs.summaries(runs)}
+        of_run = {
+            e.run_id: e
+            for e in reversed(found)
+            if e.n == subject.n
+            and e.run_id != own.run_id
+            and suites.get(e.run_id) == suites.get(str(own.run_id))
+        }
+        return [self.subject_of(e) for e in reversed(of_run.values())][:_PEERS]
 
     def untested(self, run: str) -> NotFoundError:
         """A run that has not ended, or was evaluated on corruptions alone."""

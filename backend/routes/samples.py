@@ -21,8 +21,16 @@ from backend.deps import (
 )
 from backend.routes.files import knows
 from backend.store.cursors import scope_of
-from calift_core.analysis.gallery import Order, Outcome, SampleFilter
-from calift_core.schema.wire.results import SamplePage, SampleTraits
+from calift_core.analysis.gallery import Order, Outcome, SampleFilter, compared_looks, hashes_of
+from calift_core.data.duplicates import near_copies
+from calift_core.schema.wire.results import (
+    DoubtfulLabels,
+    SampleHistory,
+    SampleLooks,
+    SamplePage,
+    SampleTraits,
+    Source,
+)
 
 router = APIRouter(tags=["results"])
 
@@ -120,6 +128,96 @@ def get_sample_traits(
         binning,
         against=services.library.subject(against) if against is not None else None,
         temperature=temperature,
+    )
+
+
+@router.get("/evaluations/{evaluation_id}/samples/doubtful")
+@allow("read")
+def list_doubtful_labels(
+    evaluation_id: EvaluationId,
+    services: ServicesDep,
+    threshold: Annotated[
+        float, Query(ge=0, le=1, description="Least confidence of each run in the other class")
+    ] = 0.8,
+    top: Annotated[int, Query(ge=0, le=10, description="Most probable classes of each")] = 5,
+    limit: Limit = 50,
+) -> DoubtfulLabels:
+    """Likely label errors: the runs of the suite all say the same other class, and surely.
+
+    The evaluation's own run and up to eleven others of its suite that judged the same samples; with
+    less than two runs there is none.
+    """
+    return services.explorer.doubtful(
+        services.library.subject(evaluation_id), threshold=threshold, top=top, limit=limit
+    )
+
+
+@router.get("/evaluations/{evaluation_id}/samples/looks")
+@allow("read")
+async def get_sample_looks(
+    evaluation_id: EvaluationId,
+    services: ServicesDep,
+    wanted: Wanted,
+    binning: AsEvaluated,
+    against: Against = None,
+    temperature: Temperature = None,
+    most: Annotated[
+        int, Query(ge=2, le=100, description="Images measured of the chosen and of the others")
+    ] = 60,
+) -> SampleLooks:
+    """Brightness, contrast and sharpness of the chosen images against the rest, and near-copies.
+
+    Drawn evenly from both where there are more than `most`, decoded as thumbnails are.
+    """
+
+    def wishes() -> tuple[Source, list[str], list[list[dict[str, object]]]]:
+        evaluation = services.store.results.get_evaluation(evaluation_id)
+        subject = services.library.subject_of(evaluation)
+        parts = services.explorer.to_look_at(
+            subject,
+            wanted,
+            binning,
+            against=services.library.subject(against) if against is not None else None,
+            temperature=temperature,
+            most=most,
+        )
+        wish = services.thumbnails.wish
+        asked = [[wish(evaluation, name, label, 64) for name, label in part] for part in parts]
+        return subject.source, [name for name, _ in parts[0]], asked
+
+    source, names, (own, others) = await run_in_threadpool(wishes)
+    found = await services.thumbnails.measure([*own, *others])
+    reason = next((f for f in found if isinstance(f, str)), "")
+    seen = [(n, f) for n, f in zip(names, found, strict=False) if not isinstance(f, str)]
+    rest = [f for f in found[len(own) :] if not isinstance(f, str)]
+    near = near_copies(hashes_of([f for _, f in seen]))
+    looks = await run_in_threadpool(compared_looks, [f for _, f in seen], rest)
+    return SampleLooks(
+        source=source,
+        n=len(seen),
+        n_rest=len(rest),
+        n_missing=len(found) - len(seen) - len(rest),
+        reason=reason,
+        items=looks,
+        near=[(seen[a][0], seen[b][0]) for a, b in near],
+    )
+
+
+@router.get("/samples/{evaluation_id}/{sample_id:path}/answers")
+@allow("read")
+def list_sample_answers(
+    evaluation_id: EvaluationId,
+    sample_id: Annotated[str, Path(max_length=1024, description="A sample's id")],
+    services: ServicesDep,
+    run_id: Annotated[
+        str | None, Query(max_length=64, description="Whose answers; default: the evaluation's run")
+    ] = None,
+    top: Annotated[int, Query(ge=0, le=10, description="Most probable classes of each")] = 5,
+) -> SampleHistory:
+    """What a run says of one image wherever it met it: on ID data and under each corruption."""
+    subject = services.library.subject(evaluation_id)
+    return services.explorer.history(
+        subject, sample_id, run=run_id or str(subject.source.run_id), top=top
     )
 
 

@@ -7,6 +7,7 @@ list of questions.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +27,9 @@ from calift_core.analysis.gallery import (
     Order,
     SampleFilter,
     chosen,
+    contradicted,
     described,
+    drawn,
     ordered,
     shared_traits,
 )
@@ -35,8 +38,9 @@ from calift_core.analysis.measures import audit_of, classwise_measure, measures_
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
 from calift_core.analysis.slices import By, Sort, slice_of_set, slice_page
 from calift_core.calibration import CALIBRATORS, Binning, Calibrator, SampleScores
-from calift_core.errors import NotFoundError, SpecError, UnknownNameError
-from calift_core.predictions.read import read_scores, read_top, shared_samples
+from calift_core.calibration.bins import Ints
+from calift_core.errors import NotFoundError, SpecError, UnknownNameError, UnpairedError
+from calift_core.predictions.read import read_scores, read_scores_at, read_top, shared_samples
 from calift_core.schema.report import Role
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
@@ -44,15 +48,20 @@ from calift_core.schema.wire.results import (
     AskedBinning,
     Budget,
     CalibratorEffect,
+    DoubtfulLabels,
     FittedCalibrator,
     Measure,
     MeasureSet,
     Reliability,
+    Sample,
+    SampleHistory,
     SamplePage,
     SampleTraits,
+    SeenSample,
     SharedTrait,
     Slice,
     SlicePage,
+    Source,
     TransferCell,
     TransferMatrix,
     TransferRow,
@@ -425,6 +434,99 @@ class Explorer:
         key = ("traits", file.digest, wanted, asked, other, degrees)
         n, items = self._memory.remember("numbers", key, make)
         return SampleTraits(source=subject.source, n=len(file), n_matching=n, items=items)
+
+    def history(self, subject: Subject, sample: str, *, run: str, top: int = 5) -> SampleHistory:
+        """What a run says of one image, on ID data and under each corruption of them.
+
+        Args:
+            subject: that has the sample; of a shift, which has images of its own, no other data set
+                is looked at.
+            sample: its id.
+            run: a run that was tested, the subject's or another.
+            top: how many of the most probable classes each answer comes with.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+            NotFoundError: there is no such sample, or no such run.
+        """
+        label, own = self.label_of(subject, sample), subject.source
+        name = subject.open().metadata.class_names[label]
+        items = []
+        for other in self._library.tested(run):
+            theirs = other.source
+            # An id is a picture's within its data and their corruptions; elsewhere it says nothing.
+            apart = "shift" in (own.role, theirs.role)
+            if apart and theirs.dataset != own.dataset:
+                continue
+            file = other.open()
+            found = np.flatnonzero(file.ids == sample)
+            if len(found) and file.metadata.class_names[file.labels[found[0]]] == name:
+                answer = self._one(file, found, other.temperature, top)
+                items.append(SeenSample(source=theirs, sample=answer))
+        return SampleHistory(source=self._library.run(run), sample=sample, items=items)
+
+    def _one(self, file: PredictionsFile, at: Ints, temperature: float, top: int) -> Sample:
+        """The sample at one position (1,), read without all the others."""
+        clusters = None if file.clusters is None else file.clusters[at]
+        alone = Samples(
+            scores=read_scores_at(file.path, at, temperature),
+            ids=file.ids[at],
+            class_names=file.metadata.class_names,
+            clusters=clusters,
+        )
+        likely = read_top(file.path, at, top, temperature) if top else []
+        return described(alone, np.zeros(1, dtype=np.int64), likely, None)[0]
+
+    def doubtful(
+        self, subject: Subject, *, threshold: float = 0.8, top: int = 5, limit: int = 50
+    ) -> DoubtfulLabels:
+        """Labels that this run and the others of its suite surely contradict; see `contradicted`.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+        """
+        file, samples, degrees = self._opened(subject, None)
+        every = [subject, *self._library.peers(subject)]
+        digests = tuple(s.open().digest for s in every)
+
+        def make() -> tuple[Ints, list[Source]]:
+            beside = []
+            for one in every:
+                with contextlib.suppress(UnpairedError):
+                    beside.append((self._beside(file, one), one.source))
+            answers = [answer for answer, _ in beside if answer is not None]
+            return contradicted(answers, threshold)[0], [source for _, source in beside]
+
+        key = ("doubtful", digests, threshold, degrees)
+        index, runs = self._memory.remember("numbers", key, make)
+        page = index[:limit]
+        likely = read_top(file.path, page, top, degrees) if top and len(page) else []
+        return DoubtfulLabels(
+            source=subject.source,
+            runs=runs,
+            threshold=threshold,
+            n=len(index),
+            items=described(samples, page, likely, None),
+        )
+
+    def to_look_at(
+        self,
+        subject: Subject,
+        wanted: SampleFilter,
+        binning: AskedBinning = AS_EVALUATED,
+        *,
+        against: Subject | None = None,
+        temperature: float | None = None,
+        most: int = 60,
+    ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+        """Ids and labels of chosen samples and of others, at most so many of each; see `drawn`."""
+        file, samples, _ = self._opened(subject, temperature)
+        beside = self._beside(file, against)
+        index = chosen(samples, wanted, binning.over(subject.binning), beside)
+        return tuple(  # type: ignore[return-value]
+            [(str(file.ids[k]), int(file.labels[k])) for k in part.tolist()]
+            for part in drawn(index, len(file), most)
+        )
 
     def label_of(self, subject: Subject, sample: str) -> int:
         """The class of the sample of this id.

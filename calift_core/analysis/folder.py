@@ -83,6 +83,10 @@ class FolderLibrary:
             if metadata.role not in ("calibration", "validation")
         ]
 
+    def peers(self, subject: Subject) -> list[Subject]:
+        """None: a folder knows no other runs."""
+        return []
+
     def untested(self, run: str) -> NotFoundError:
         """A folder of corruptions alone."""
         return NotFoundError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from calift_core import calibration
 from calift_core.analysis.condition import Samples, matching
@@ -14,6 +16,7 @@ from calift_core.calibration.bins import Bools, Doubles, Ints
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.wire.results import (
     ClassProbability,
+    Look,
     Sample,
     SampleAnswer,
     SharedTrait,
@@ -266,3 +269,87 @@ def _holm(p: Doubles) -> Doubles:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(steps, 1.0)
     return adjusted
+
+
+# ---- How they look -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of one image.
+
+    Attributes:
+        brightness: mean luminance, in [0, 1].
+        contrast: standard deviation of the luminance.
+        sharpness: standard deviation of its Laplacian.
+        hash: 16 bytes, a perceptual hash.
+    """
+
+    brightness: float
+    contrast: float
+    sharpness: float
+    hash: bytes
+
+
+def hashes_of(found: Sequence[Measured]) -> npt.NDArray[np.uint8]:
+    """Their hashes, (M, 16) uint8."""
+    return np.frombuffer(b"".join(m.hash for m in found), dtype=np.uint8).reshape(len(found), 16)
+
+
+def drawn(index: Ints, n: int, most: int) -> tuple[Ints, Ints]:
+    """Positions of at most `most` of those at `index` (M,), and of all n others, drawn evenly.
+
+    The same of the same question, so that what was measured is found again.
+    """
+    rest = np.setdiff1d(np.arange(n), index)
+
+    def some(of: Ints) -> Ints:
+        if len(of) <= most:
+            return of
+        return np.sort(np.random.default_rng(len(of)).choice(of, most, replace=False))
+
+    return some(index), some(rest)
+
+
+def compared_looks(chosen: Sequence[Measured], rest: Sequence[Measured]) -> list[Look]:
+    """Each property of the chosen images against that of the rest; none where one side is empty."""
+    from scipy.stats import mannwhitneyu
+
+    if not chosen or not rest:
+        return []
+    names: tuple[Literal["brightness", "contrast", "sharpness"], ...]
+    names = ("brightness", "contrast", "sharpness")
+    pairs = [([getattr(m, name) for m in chosen], [getattr(m, name) for m in rest])
+             for name in names]  # fmt: skip
+    p = _holm(np.array([mannwhitneyu(own, other).pvalue for own, other in pairs]))
+    return [
+        Look(name=name, mean=float(np.mean(own)), rest_mean=float(np.mean(other)), p=float(p[k]))
+        for k, (name, (own, other)) in enumerate(zip(names, pairs, strict=True))
+    ]
+
+
+# ---- Labels that runs contradict ---------------------------------------------------------------
+
+
+def contradicted(answers: Sequence[Beside], threshold: float) -> tuple[Ints, Doubles]:
+    """Samples that every model has seen and surely takes for one and the same other class.
+
+    Args:
+        answers: of two models or more, each against the same N samples.
+        threshold: least confidence of each in that class.
+
+    Returns:
+        Positions (M,), the surest first, and the least confidence (M,) of any model there.
+    """
+    if len(answers) < 2:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    seen = np.all([one.position >= 0 for one in answers], axis=0)
+
+    def each(name: str) -> npt.NDArray[Any]:
+        return np.stack([getattr(one.scores, name)[one.position[seen]] for one in answers])
+
+    predicted, least = each("predicted"), each("confidences").min(axis=0)
+    wrong = ~each("correct").any(axis=0) & (predicted == predicted[0]).all(axis=0)
+    found = np.flatnonzero(wrong & (least >= threshold))
+    order = found[np.argsort(-least[found], kind="stable")]
+    return np.flatnonzero(seen)[order], least[order]

@@ -171,6 +171,9 @@ class Library(Protocol):
     def tested(self, run: str) -> Sequence[Subject]:
         """What a run was tested on: ID data, shifts and corruptions, in this order."""
 
+    def peers(self, subject: Subject) -> Sequence[Subject]:
+        """Predictions of the same data by other runs of the same suite, a run's newest, few."""
+
     def untested(self, run: str) -> NotFoundError:
         """Why a run has neither ID data nor shifts that it was tested on."""
 

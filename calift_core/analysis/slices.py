@@ -10,15 +10,15 @@ import numpy as np
 from scipy.special import ndtri
 
 from calift_core import calibration
-from calift_core.analysis.condition import Samples, matching
+from calift_core.analysis.condition import MAX_CONDITION, Samples, matching
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.calibration import Binning, SampleScores, TopLabel
-from calift_core.calibration.bins import Ints
+from calift_core.calibration.bins import Doubles, Ints
 from calift_core.calibration.diagrams import wilson_interval
 from calift_core.errors import UnknownNameError
 from calift_core.schema.wire.results import Slice, SlicePage, Source
 
-By = Literal["all", "class", "predicted", "confidence", "cluster"]
+By = Literal["all", "class", "predicted", "confusion", "confidence", "cluster"]
 Sort = Literal["key", "n", "accuracy", "gap", "ece"]
 _Z95 = float(ndtri(0.975))
 
@@ -27,11 +27,16 @@ _Z95 = float(ndtri(0.975))
 
 
 class Group(NamedTuple):
-    """Samples that make one slice: what they share, and their positions (M,)."""
+    """Samples that make one slice: what they share, their positions (M,), and their condition.
+
+    The condition holds for these of the grouped samples and no others; it is empty where none can
+    be written.
+    """
 
     key: str
     title: str
     positions: Ints
+    condition: str
 
 
 def groups_by(samples: Samples, by: By, index: Ints, binning: Binning) -> list[Group]:
@@ -39,7 +44,8 @@ def groups_by(samples: Samples, by: By, index: Ints, binning: Binning) -> list[G
 
     Args:
         samples: all N of them.
-        by: `all` makes one group, `confidence` the bins of a reliability diagram.
+        by: `all` makes one group, `confidence` the bins of a reliability diagram, `confusion` a
+            group of each true class and the wrong one that was predicted.
         index: positions of the samples to group.
         binning: of `confidence`.
 
@@ -52,20 +58,60 @@ def groups_by(samples: Samples, by: By, index: Ints, binning: Binning) -> list[G
     if not len(index):
         return []
     if by == "all":
-        return [Group("all", "all samples", index)]
+        return [Group("all", "all samples", index, "")]
     if by == "confidence":
         chosen = samples.scores.confidences[index]
         edges = calibration.bin_edges(chosen, binning)
         of = calibration.assign_bins(chosen, edges)
         return [
-            Group(str(k), f"{edges[k]:.3f} to {edges[k + 1]:.3f}", members)
+            Group(str(k), f"{edges[k]:.3f} to {edges[k + 1]:.3f}", members, _between(edges, k))
             for k, members in _split(of, index)
         ]
     if by == "cluster":
-        names, of = np.unique(samples.column("cluster")[index], return_inverse=True)
-        return [Group(str(names[k]), str(names[k]), m) for k, m in _split(of, index)]
-    of = samples.column("label" if by == "class" else "predicted")[index]
-    return [Group(str(k), samples.class_names[k], members) for k, members in _split(of, index)]
+        found, of = np.unique(samples.column("cluster")[index], return_inverse=True)
+        return [
+            Group(str(found[k]), str(found[k]), m, _is_text("cluster", str(found[k])))
+            for k, m in _split(of, index)
+        ]
+    names = samples.class_names
+    if by == "confusion":
+        wrong = index[~samples.scores.correct[index]]
+        pairs = samples.column("label")[wrong] * len(names) + samples.column("predicted")[wrong]
+        return [
+            Group(
+                f"{label},{predicted}",
+                f"{names[label]} → {names[predicted]}",
+                members,
+                f"label == {label} and predicted == {predicted}",
+            )
+            for k, members in _split(pairs, wrong)
+            for label, predicted in [divmod(k, len(names))]
+        ]
+    column = "label" if by == "class" else "predicted"
+    return [
+        Group(str(k), names[k], members, f"{column} == {k}")
+        for k, members in _split(samples.column(column)[index], index)
+    ]
+
+
+def _between(edges: Doubles, k: int) -> str:
+    """The condition of bin k, as `assign_bins` has it: the upper edge is in it."""
+    inside = [f"confidence > {float(edges[k])!r}"] if k else []
+    if k < len(edges) - 2:
+        inside.append(f"confidence <= {float(edges[k + 1])!r}")
+    return " and ".join(inside)
+
+
+def _is_text(column: str, value: str) -> str:
+    quote = '"' if '"' not in value else "'"
+    return "" if quote in value else f"{column} == {quote}{value}{quote}"
+
+
+def _both(where: str | None, own: str) -> str:
+    """Two conditions as one, empty where it would be too long to be asked."""
+    outer = (where or "").strip()
+    found = f"({outer}) and {own}" if outer and own else own or outer
+    return found if len(found) <= MAX_CONDITION else ""
 
 
 def _split(of: Ints, index: Ints) -> list[tuple[int, Ints]]:
@@ -89,6 +135,7 @@ def slice_of(
     min_n: int,
     n_resamples: int,
     seed: int,
+    condition: str = "",
 ) -> Slice:
     """Measure one slice; below `min_n` samples its calibration error is left out, and it says so.
 
@@ -101,6 +148,7 @@ def slice_of(
         min_n: fewest samples that a calibration error is given for.
         n_resamples: behind the floor and the interval.
         seed: of the draws.
+        condition: that holds for these samples and no others.
     """
     n, own = len(scores), binning_for(len(scores), binning)
     residual = scores.confidences - scores.correct
@@ -129,6 +177,7 @@ def slice_of(
         null_q95=report.get("null_q95"),
         interval=tuple(report["interval"]) if report else None,
         debiased=report.get("debiased"),
+        condition=condition,
     )
 
 
@@ -210,6 +259,7 @@ def slice_page(
         slice_of(
             samples.scores.take(group.positions), binning, **asdict(draws), key=group.key,
             title=group.title, n_total=len(samples.scores), min_n=min_n,
+            condition=_both(where, group.condition),
         )
         for group in groups[offset : offset + limit]
     ]  # fmt: skip
@@ -246,5 +296,5 @@ def slice_of_set(
         return None
     return slice_of(
         samples.scores.take(index), binning, **asdict(draws), key=title, title=title,
-        n_total=len(samples.scores), min_n=min_n,
+        n_total=len(samples.scores), min_n=min_n, condition=_both(where, ""),
     )  # fmt: skip

@@ -113,6 +113,14 @@ def overlap(one: Seen, other: Seen) -> Overlap:
     return Overlap(one.name, other.name, len(one.ids), tuple(exact), tuple(near))
 
 
+def near_copies(hashes: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Pairs of positions whose hashes (n, 16) are near; of few images, as it is quadratic in n."""
+    told = np.bitwise_count(hashes).sum(axis=1) >= PLAIN_BITS
+    apart = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(axis=2, dtype=np.int64)
+    near = np.triu(apart <= NEAR_BITS, k=1) & told[:, None] & told[None]
+    return [(int(a), int(b)) for a, b in np.argwhere(near)]
+
+
 def _near_pairs(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     """(position in `one`, position of its nearest in `other`) where that is near enough."""
     width = one.shape[1] // _BANDS

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ from PIL import Image
 
 from calift_core.data.corrupted import CorruptedSource
 from calift_core.data.corruptions import corrupt, image_seed
+from calift_core.data.duplicates import perceptual_hash
 from calift_core.data.finding import Finder, Place, Wish
 from calift_core.data.images import ImageSet, Pixels
 from calift_core.data.listing import EXTENSIONS
@@ -42,6 +44,7 @@ _MAX_FILE_BYTES = 256 << 20
 _MAX_ANSWER_BYTES = 4 << 20
 #: Pictures up to this long are enlarged by whole factors, pixel by pixel.
 _TINY = 64
+_MEASURED_SIDE = 128
 
 
 # ---- Drawing -----------------------------------------------------------------------------------
@@ -68,6 +71,32 @@ def thumbnail(pixels: Pixels, size: int) -> tuple[str, bytes]:
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     image.save(written, "JPEG", quality=88)
     return "image/jpeg", written.getvalue()
+
+
+def picture(pixels: Pixels, size: int) -> tuple[dict[str, Any], bytes]:
+    """A thumbnail as it is answered."""
+    kind, body = thumbnail(pixels, size)
+    return {"type": kind}, body
+
+
+def measured(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
+    """How an image (H, W, 3) uint8 looks: three numbers and a perceptual hash, in hex.
+
+    Of its luminance in [0, 1], where the longer side is at most 128 pixels, so that images of all
+    sizes compare: mean, standard deviation, and standard deviation of the Laplacian.
+    """
+    image = Image.fromarray(np.ascontiguousarray(pixels)).convert("L")
+    image.thumbnail((_MEASURED_SIDE, _MEASURED_SIDE), Image.Resampling.BOX)
+    y = np.asarray(image, dtype=np.float64) / 255
+    inner = y[1:-1, 1:-1]
+    laplacian = y[:-2, 1:-1] + y[2:, 1:-1] + y[1:-1, :-2] + y[1:-1, 2:] - 4 * inner
+    header = {
+        "brightness": float(y.mean()),
+        "contrast": float(y.std()),
+        "sharpness": float(laplacian.std()) if laplacian.size else 0.0,
+        "hash": perceptual_hash(pixels).tobytes().hex(),
+    }
+    return header, b""
 
 
 def pixels_of(place: Place, roots: Sequence[Path], size: int) -> Pixels:
@@ -173,26 +202,45 @@ class Answerer:
         """Header and bytes of one answer."""
         roots = [Path(root) for root in asked["roots"]]
         size = int(asked["size"])
+        make = measured if asked.get("measure") else partial(picture, size=size)
         try:
             if asked["imported"]:
-                return _forked(lambda: pixels_below(asked["wish"]["sample"], roots, size), size)
+                return _forked(lambda: make(pixels_below(asked["wish"]["sample"], roots, size)))
             place = self._finder.find(Wish(**asked["wish"]))
-            return _forked(lambda: pixels_of(place, roots, size), size)
+            _make_ready(place)
+            return _forked(lambda: make(pixels_of(place, roots, size)))
         except CaliftError as error:
             return _told(error), b""
+
+
+def _make_ready(place: Place) -> None:
+    """Let an image's corruption make here what it keeps (textures, tables): children inherit it.
+
+    With the image's seed, which chooses among textures, and on pixels of our own: no file is opened
+    in this process. Images up to 32 pixels have tables of their own.
+    """
+    source, index = place.images.source, int(place.images.indices[place.position])
+    if isinstance(source, CorruptedSource):
+        seed = image_seed(source.seed, source.base.ids[index], source.name, source.severity)
+        for side in (32, 33):
+            blank = np.zeros((side, side, 3), np.uint8)
+            corrupt(blank, source.name, source.severity, seed=seed)
 
 
 def _told(error: CaliftError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
-def _forked(draw: Callable[[], Pixels], size: int) -> tuple[dict[str, Any], bytes]:
-    """Draw in a child with limits."""
+_Made = tuple[dict[str, Any], bytes]
+
+
+def _forked(make: Callable[[], _Made]) -> _Made:
+    """Decode in a child with limits."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _draw_and_end(draw, size, writer)
+        _make_and_end(make, writer)
     os.close(writer)
     try:
         answer = _read_all(reader, time.monotonic() + _SECONDS)
@@ -210,15 +258,14 @@ def _forked(draw: Callable[[], Pixels], size: int) -> tuple[dict[str, Any], byte
         return _told(error), b""
 
 
-def _draw_and_end(draw: Callable[[], Pixels], size: int, writer: int) -> None:
+def _make_and_end(make: Callable[[], _Made], writer: int) -> None:
     """The child: one image, then the end, whatever happens."""
     try:
         for standard in (0, 1, 2):
             os.close(standard)
         _limit_image()
         try:
-            kind, body = thumbnail(draw(), size)
-            header = {"type": kind}
+            header, body = make()
         except CaliftError as error:
             header, body = _told(_without_path(error)), b""
         except MemoryError:

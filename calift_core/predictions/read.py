@@ -154,18 +154,22 @@ def _iter_top_k(path: str | os.PathLike[str], rows: int) -> Iterator[TopKPredict
                 hint="read_predictions reads such a file.",
             )
         for batch in _batches(parquet, parquet.schema_arrow.names, rows):
-            yield TopKPredictions(
-                ids=_as_strings("id", batch.column("id")),
-                labels=batch.column("label").to_numpy().astype(np.int64),
-                classes=_as_matrix(batch.column("classes")),
-                logits=_as_matrix(batch.column("logits")),
-                label_logits=batch.column("label_logit").to_numpy(),
-                label_ranks=batch.column("label_rank").to_numpy().astype(np.int64),
-                log_sum_exps=batch.column("log_sum_exp").to_numpy(),
-                sum_squares=batch.column("sum_squares").to_numpy(),
-                metadata=metadata,
-                clusters=_clusters(batch),
-            )
+            yield _top_k(batch, metadata)
+
+
+def _top_k(batch: pa.RecordBatch, metadata: PredictionsMetadata) -> TopKPredictions:
+    return TopKPredictions(
+        ids=_as_strings("id", batch.column("id")),
+        labels=batch.column("label").to_numpy().astype(np.int64),
+        classes=_as_matrix(batch.column("classes")),
+        logits=_as_matrix(batch.column("logits")),
+        label_logits=batch.column("label_logit").to_numpy(),
+        label_ranks=batch.column("label_rank").to_numpy().astype(np.int64),
+        log_sum_exps=batch.column("log_sum_exp").to_numpy(),
+        sum_squares=batch.column("sum_squares").to_numpy(),
+        metadata=metadata,
+        clusters=_clusters(batch),
+    )
 
 
 def _batches(parquet: pq.ParquetFile, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
@@ -373,6 +377,44 @@ def read_top(
             for at, row in enumerate(here.tolist()):
                 found[row] = list(zip(classes[at].tolist(), values[at].tolist(), strict=True))
     return [found[row] for row in positions.tolist()]
+
+
+def read_scores_at(
+    path: str | os.PathLike[str],
+    positions: npt.NDArray[np.integer[Any]],
+    temperature: float = 1.0,
+) -> SampleScores:
+    """Score some samples; only their row groups are decoded.
+
+    Args:
+        path: N samples.
+        positions: (M,) ascending, M ≥ 1, each in [0, N).
+        temperature: positive divisor of the logits.
+
+    Raises:
+        SpecError: the temperature is not a positive finite number, or it is not 1 and the file
+            keeps only the largest logits.
+        PredictionsError: the file is damaged.
+        StorageError: the file cannot be opened.
+    """
+    check_temperature(temperature)
+    parts = []
+    with _opened(path) as (parquet, metadata):
+        whole = metadata.storage == "full"
+        if not whole and temperature != 1.0:
+            raise _kept_at_1(metadata, temperature)
+        names = ["label", "logits"] if whole else parquet.schema_arrow.names
+        for start, batch in _batches_with(parquet, names, positions, len(metadata.class_names)):
+            inside = (positions >= start) & (positions < start + batch.num_rows)
+            rows = batch.take(pa.array(positions[inside] - start))
+            if not rows.num_rows:
+                continue
+            if whole:
+                labels = rows.column("label").to_numpy().astype(np.int64)
+                parts.append(score_samples(_as_matrix(rows.column("logits")), labels, temperature))
+            else:
+                parts.append(_top_k(rows, metadata).scores())
+    return SampleScores.concatenate(parts)
 
 
 def _batches_with(

@@ -161,6 +161,8 @@ def figure(
             **({"rangemode": "tozero"} if up.better == "low" else {}),
         ),
     )
+    # One mark that is chosen leaves the others as they are.
+    figure.update_traces(unselected={"marker": {"opacity": 1}, "textfont": {"color": MUTED}})
     legend_below(figure, math.ceil((len(runs) + 1) / 2))
     return figure
 
@@ -192,6 +194,7 @@ def _own_mark(run: Run, kept: Sequence[Mark], own: RunStyle, shown: str) -> go.S
         mode="markers",
         name=text.esc(run.label),
         legendgroup=run.id,
+        customdata=[[run.id] for _ in kept],
         marker={"color": own.colour, "symbol": own.symbol, "size": 11,
                 "line": {"color": "#ffffff", "width": 1}},
         hovertemplate=shown,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
-from calift_core.schema.wire.results import Reliability
+from calift_core.schema.wire.results import Reliability, ReliabilityBin
 from frontend import text
 from frontend.figures import square
 from frontend.figures.style import MUTED, RunStyle, blank, legend_below, nothing, run_styles
@@ -158,6 +159,104 @@ def facts(diagram: Reliability) -> list[str]:
         + ("" if diagram.in_sample else f", 95{text.NBSP}% {text.interval(*diagram.interval)}"),
         f"n = {text.count(diagram.n)} · {diagram.n_bins} bins, {text.SCHEMES[diagram.scheme]} · "
         f"{text.NORMS[diagram.norm]} · T = {diagram.temperature:.3g}",
+    ]
+
+
+def brushed(
+    diagram: Reliability,
+    *,
+    title: str,
+    colour: str,
+    smooth: bool = False,
+    chosen: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """What the component of `frontend.components` draws: `reliability.js` names the fields.
+
+    Args:
+        diagram: numbers from `GET /evaluations/{id}/reliability`.
+        title: above it.
+        colour: of the run.
+        smooth: draw the kernel curve of the smooth ECE as well.
+        chosen: edges of the bins that are chosen.
+    """
+    curve = diagram.smooth
+    error = error_name(diagram)
+    return {
+        "title": title,
+        "facts": facts(diagram),
+        "alt": alt(diagram),
+        "colour": colour,
+        "chosen": chosen,
+        "bins": [
+            {
+                "lower": b.lower,
+                "upper": b.upper,
+                "count": b.count,
+                "confidence": b.mean_confidence,
+                "accuracy": b.accuracy,
+                "low": b.interval_low,
+                "high": b.interval_high,
+                "bandLow": b.band_low,
+                "bandHigh": b.band_high,
+                "clear": _clear(b),
+                "words": _bin_words(b),
+            }
+            for b in diagram.bins
+        ],
+        "error": None
+        if diagram.in_sample
+        else {
+            "name": error,
+            "value": diagram.ece,
+            "floor": diagram.null_mean,
+            "most": diagram.null_q95,
+            "low": diagram.interval[0],
+            "high": diagram.interval[1],
+        },
+        # Bins of equal mass hold equally many samples: their counts would say nothing.
+        "density": {"x": curve.confidence, "y": curve.density}
+        if curve is not None and diagram.scheme == "equal_mass"
+        else None,
+        "smooth": {"x": curve.confidence, "y": curve.accuracy}
+        if smooth and curve is not None
+        else None,
+        "says": {
+            "confidence": "Confidence",
+            "accuracy": "Accuracy",
+            "density": "Density",
+            "count": "Samples",
+            "rail": f"Bins of {title}, by confidence",
+            "help": "Each bin has a field: ▲ over-confident, ▼ under-confident, · within noise. "
+            "Click one, or drag over several, to see their images.",
+            "point": "accuracy, 95 % interval",
+            "band": "calibrated at this n (95 %)",
+            "over": "over-confident",
+            "under": "under-confident",
+            "smooth": ""
+            if curve is None
+            else f"smooth curve, smooth ECE {text.percent(curve.smooth_ece)}",
+        },
+    }
+
+
+def _clear(b: ReliabilityBin) -> int:
+    """1 for a bin that is over-confident beyond its interval, −1 under-confident, 0 for neither."""
+    return int(b.mean_confidence > b.interval_high) - int(b.mean_confidence < b.interval_low)
+
+
+def _bin_words(b: ReliabilityBin) -> list[str]:
+    gap = b.mean_confidence - b.accuracy
+    lean = "over-confident" if gap > 0 else "under-confident" if gap < 0 else "calibrated"
+    said = f"{text.points(abs(gap)).removeprefix('+')} {lean}" + (
+        "" if _clear(b) else ", within noise"
+    )
+    return [
+        text.span(b.lower, b.upper),
+        f"n = {text.count(b.count)}",
+        f"confidence {text.percent(b.mean_confidence)}",
+        f"accuracy {text.percent(b.accuracy)}, 95{text.NBSP}% "
+        f"{text.interval(b.interval_low, b.interval_high)}",
+        said,
     ]
 
 

@@ -19,6 +19,7 @@ from frontend.figures.style import (
     RunStyle,
     axis,
     blank,
+    cells,
     cells_axis,
     heatmap,
     interval_bars,
@@ -35,7 +36,10 @@ RunEvaluations = Sequence[tuple[Run, Sequence[EvaluationReport]]]
 
 
 class ShiftPoint(NamedTuple):
-    """One run on one row of a shift chart; a corruption's severities are averaged."""
+    """One run on one row of a shift chart; a corruption's severities are averaged.
+
+    `worst` is the evaluation that the row is of, or the one of a corruption's highest severity.
+    """
 
     dataset: str
     role: str
@@ -46,6 +50,7 @@ class ShiftPoint(NamedTuple):
     above_floor: bool | None
     n: int
     parts: int
+    worst: EvaluationReport
 
 
 def _share_interval(share: float, n: int) -> tuple[float, float]:
@@ -84,6 +89,7 @@ def points(evaluations: Sequence[EvaluationReport], metric: str) -> list[ShiftPo
                 above_floor=above,
                 n=sum(m.n for m in members),
                 parts=len(members),
+                worst=max(members, key=lambda m: m.severity or 0),
             )
         )
     return rows
@@ -225,10 +231,27 @@ def by_run(
     figure.add_trace(
         heatmap(z, words, columns=names, rows=[run.label for run, _ in runs], metric=metric)
     )
+    figure.add_trace(
+        cells(
+            columns=names,
+            rows=[run.label for run, _ in runs],
+            marks=[
+                (
+                    k,
+                    names.index(row.dataset),
+                    text.metric_text(row.value, metric),
+                    [run.id, row.worst.dataset],
+                )
+                for k, (run, rows) in enumerate(rows_of)
+                for row in rows
+            ],
+        )
+    )
     figure.update_layout(
         xaxis=cells_axis(tickangle=-40 if len(names) > 5 else 0),
         yaxis=cells_axis(autorange="reversed", type="category"),
         margin={"b": 12},
+        hoverdistance=1000,
     )
     return figure
 
@@ -255,20 +278,21 @@ def by_severity(
     """
     look = text.METRICS[metric]
     heading = title if title is not None else f"{look.title}: corruption × severity"
-    cells = {(e.corruption, e.severity): e for e in evaluations if e.corruption is not None}
-    if not cells:
+    cells_of = {(e.corruption, e.severity): e for e in evaluations if e.corruption is not None}
+    if not cells_of:
         return nothing(heading, "this run was not evaluated on corruptions")
-    names = sorted({str(name) for name, _ in cells})
-    severities = sorted({int(s) for _, s in cells if s is not None})
+    names = sorted({str(name) for name, _ in cells_of})
+    severities = sorted({int(s) for _, s in cells_of if s is not None})
     z: list[list[float | None]] = []
     words: list[list[str]] = []
     for name in names:
-        found = [cells.get((name, severity)) for severity in severities]
+        found = [cells_of.get((name, severity)) for severity in severities]
         z.append([None if e is None else text.metric_value(e, metric) for e in found])
         words.append(["" if e is None else _cell(points([e], metric)[0], metric) for e in found])
     note = "darker is worse" if look.better == "low" else "darker is better"
     if metric == "ece":
         note += " · (in brackets): not above the floor"
+    labels = [f"severity {s}" if len(severities) < 4 else str(s) for s in severities]
     flat = [(v, n, s) for n, row in zip(names, z, strict=True)
             for s, v in zip(severities, row, strict=True) if v is not None]  # fmt: skip
     worst = (max if look.better == "low" else min)(flat)
@@ -285,16 +309,34 @@ def by_severity(
         heatmap(
             z,
             words,
-            columns=[f"severity {s}" if len(severities) < 4 else str(s) for s in severities],
+            columns=labels,
             rows=[name.replace("_", " ") for name in names],
             metric=metric,
             limits=limits,
+        )
+    )
+    figure.add_trace(
+        cells(
+            columns=labels,
+            rows=[name.replace("_", " ") for name in names],
+            marks=[
+                (
+                    names.index(name),
+                    severities.index(severity),
+                    text.metric_text(text.metric_value(found, metric), metric),
+                    [found.dataset],
+                )
+                for (name, severity), found in cells_of.items()
+                if name is not None and severity is not None
+            ],
+            size=24,
         )
     )
     figure.update_layout(
         xaxis=cells_axis(type="category"),
         yaxis=cells_axis(autorange="reversed", type="category"),
         margin={"b": 12},
+        hoverdistance=1000,
     )
     return figure
 

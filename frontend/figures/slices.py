@@ -84,7 +84,8 @@ def gaps(
                     [text.esc(s.title), text.count(s.n), text.percent(s.accuracy),
                      text.percent(s.mean_confidence),
                      "too small for an ECE" if s.too_small
-                     else f"ECE {text.ece_with_floor(s.ece, s.null_mean)}"]
+                     else f"ECE {text.ece_with_floor(s.ece, s.null_mean)}",
+                     run.id, s.key]
                     for s in shown
                 ],
                 hovertemplate="%{customdata[0]}: gap %{x:+.1%}<br>accuracy %{customdata[2]}, "
@@ -98,6 +99,8 @@ def gaps(
             f", the widest gap is {text.points(widest.gap)} at {widest.title}"
         )  # fmt: skip
         said.append(f"{run.label}: {sum(above)} of {len(shown)} slices above their floor{worst}")
+    # One mark that is chosen leaves the others as they are.
+    figure.update_traces(unselected={"marker": {"opacity": 1}})
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.25, "dash": "dash"})
     figure.update_layout(
         meta={"alt": f"{title}, {len(names)} slices. {'; '.join(said)}."},
@@ -144,6 +147,13 @@ def table(pages: Sequence[tuple[Run, SlicePage]]) -> Table:
     if len(pages) > 1:
         columns.insert(0, Column("run", "Run"))
     return Table(columns, rows)
+
+
+def rows(pages: Sequence[tuple[Run, SlicePage]]) -> Table:
+    """As `table`, for a grid whose rows can be opened."""
+    shown = table(pages)
+    first, *others = shown.columns
+    return Table([first._replace(kind="open"), *others], shown.rows)
 
 
 def _verdict(ece: float | None, null_q95: float | None) -> str:

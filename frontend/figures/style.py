@@ -280,15 +280,11 @@ def heatmap(
 ) -> go.Heatmap:
     """A heat-map with its numbers in the cells; labels that repeat are kept apart by blanks."""
     fraction = text.METRICS[metric].fraction
-    shown: dict[str, int] = defaultdict(int)
-    labels = []
-    for row in rows:
-        labels.append(text.esc(row) + "\u200b" * shown[row])
-        shown[row] += 1
+    across, down = heatmap_labels(columns, rows)
     return go.Heatmap(
         z=z,
-        x=[text.esc(column) for column in columns],
-        y=labels,
+        x=across,
+        y=down,
         text=words,
         texttemplate="%{text}",
         textfont={"size": 12, "color": INK},
@@ -309,6 +305,50 @@ def heatmap(
             "nticks": 4,
         },
     )  # fmt: skip
+
+
+def cells(
+    *,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    marks: Sequence[tuple[int, int, str, list[Any]]],
+    size: int = 30,
+) -> go.Scatter:
+    """Marks over a heat-map's cells that can be selected, which cells themselves cannot.
+
+    The figure's `hoverdistance` must reach over half a cell: of evenly spaced marks the nearest one
+    is that of the cell under the pointer.
+
+    Args:
+        columns: of the heat-map, as it was given them.
+        rows: likewise.
+        marks: row, column, value in words and `customdata` of each cell that stands for something.
+        size: of the frame around a selected cell, in pixels.
+    """
+    across, down = heatmap_labels(columns, rows)
+    return go.Scatter(
+        x=[across[c] for _, c, _, _ in marks],
+        y=[down[r] for r, _, _, _ in marks],
+        text=[words for _, _, words, _ in marks],
+        customdata=[data for _, _, _, data in marks],
+        mode="markers",
+        marker={"symbol": "square-open", "size": size, "color": INK, "line": {"width": 2},
+                "opacity": 0},
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": 0}},
+        hovertemplate="%{y}<br>%{x}: %{text}<extra></extra>",
+        showlegend=False,
+    )  # fmt: skip
+
+
+def heatmap_labels(columns: Sequence[str], rows: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Labels of both axes; rows that repeat are kept apart by blanks."""
+    shown: dict[str, int] = defaultdict(int)
+    labels = []
+    for row in rows:
+        labels.append(text.esc(row) + "\u200b" * shown[row])
+        shown[row] += 1
+    return [text.esc(column) for column in columns], labels
 
 
 #: What the browser's chart bar offers; pictures are made in the browser, as SVG.

@@ -8,6 +8,7 @@ from calift_core.schema.report import FrontierPoint
 from calift_core.schema.wire.results import Frontier
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, pickers, state, text
+from frontend.panels import gallery
 
 #: Methods whose runs are an end of a path already, or a point of one.
 NOT_TUNED = ("zero_shot", "wise_ft", "model_stock", "pretrain", "imported")
@@ -96,6 +97,18 @@ def _walk(path: Frontier, label: str) -> None:
     page.table(figures.frontier.path_table(path), caption=f"The path of {label}, α by α")
 
 
+def _open(chosen: dict[str, RunSummary], mark: list[str | float], shifted: bool) -> None:
+    """Open the images of a run's mark; the stops of a path have stored no predictions."""
+    run = chosen.get(str(mark[0]))
+    if run is None:
+        return
+    evaluations = [e for e in api.evaluations(run) if e.role == ("shift" if shifted else "id")]
+    evaluations = evaluations or api.evaluations(run)
+    if evaluations:
+        worst = min(evaluations, key=lambda e: e.accuracy)
+        gallery.open_samples(gallery.Chosen(worst.id))
+
+
 def main() -> None:
     """Draw the page."""
     page.head(
@@ -126,7 +139,12 @@ def main() -> None:
                 figures.frontier.figure(points, paths, x=x, y=y, styles=styles),
                 figures.frontier.table(points, paths, x=x, y=y),
                 name=f"frontier-{x}-{y}",
+                select=lambda mark, x=x, y=y: _open(chosen, mark, y.startswith("ood")),
             )
+    st.caption(
+        "Click a run's own mark to see its images: on the shift where it is worst, or on ID data."
+    )
+    gallery.draw()
     if not paths:
         _no_path(chosen)
     labels = {run.id: run.label for run in runs}

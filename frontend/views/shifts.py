@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from frontend import api, figures, page, pickers, state, text
+from frontend.panels import gallery
 
 SHOWN = ("accuracy", "ece", "nll", "brier", "smooth_ece", "mean_confidence", "aurc")
 
@@ -27,12 +30,24 @@ def main() -> None:
         pickers.nothing_evaluated()
         return
     styles = state.styles(list(chosen))
+    by_name = {(run.id, e.dataset): e for run, evaluations in found for e in evaluations}
+
+    def open_cell(run_id: str, dataset: str, *, below: bool = False) -> None:
+        # The images stand beside the chart that they were opened from.
+        st.session_state["cell-below"] = below
+        gallery.open_samples(gallery.Chosen(by_name[run_id, dataset].id))
+
     page.chart(
         figures.shifts.by_run(found, metric=metric),
         figures.shifts.table(found, metric),
         name=f"shift-heatmap-{metric}",
         wide=True,
+        select=lambda cell: open_cell(*cell),
     )
+    _cell_picker(found, open_cell)
+    low = st.session_state.get("cell-below", False)
+    if not low:
+        gallery.draw()
     _diagram_links(found)
     page.chart(
         figures.shifts.dots(found, metric=metric, styles=styles),
@@ -75,7 +90,42 @@ def main() -> None:
                     ),
                     figures.shifts.corruptions_table([(run, evaluations)], metric),
                     name=f"corruption-{metric}-{run.id}",
+                    select=lambda cell, run_id=run.id: open_cell(run_id, *cell, below=True),
                 )
+    if low:
+        gallery.draw()
+
+
+def _cell_picker(
+    found: figures.shifts.RunEvaluations, open_cell: Callable[[str, str], None]
+) -> None:
+    """The same choice by name, for those who do not click into a chart."""
+    cells = {
+        f"{run.id} {e.dataset}": (run, e)
+        for run, evaluations in found
+        for e in sorted(evaluations, key=text.evaluation_order)
+    }
+    now = gallery.chosen_samples()
+    shown = next((k for k, (_, e) in cells.items() if now and e.id == now.evaluation), None)
+    st.session_state["cell"] = shown
+
+    def changed() -> None:
+        run, evaluation = cells.get(st.session_state["cell"], (None, None))
+        if run is None or evaluation is None:
+            gallery.open_samples(None)
+        else:
+            open_cell(run.id, evaluation.dataset)
+
+    st.selectbox(
+        "Images of",
+        list(cells),
+        key="cell",
+        index=None,
+        format_func=lambda k: f"{cells[k][0].label}, {text.evaluation_title(cells[k][1])}",
+        on_change=changed,
+        placeholder="click a cell, or choose it here",
+        width=420,
+    )
 
 
 def _diagram_links(found: figures.shifts.RunEvaluations) -> None:

@@ -19,10 +19,13 @@ from starlette.testclient import TestClient
 from backend.artifacts import publish_artifact
 from calift_core import calibration
 from calift_core.analysis.condition import Samples, matching
+from calift_core.analysis.draws import Draws
+from calift_core.analysis.slices import slice_page
+from calift_core.calibration import Binning
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report, Summary
-from calift_core.schema.wire.results import AskedBinning
+from calift_core.schema.wire.results import AskedBinning, Source
 from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
 from tests.support import said
 
@@ -287,6 +290,23 @@ def test_slices__what_is_no_condition_is_refused_with_the_place(
     assert response.json()["code"] in ("INVALID_SPEC", "UNKNOWN_NAME")
 
 
+@pytest.mark.parametrize("by", ["class", "predicted", "confusion", "confidence", "cluster"])
+@pytest.mark.parametrize("where", [None, "confidence > 0.4 or rank >= 1"])
+def test_slices__the_condition_of_each_holds_for_its_samples_alone(
+    samples: Samples, by: Any, where: str | None
+) -> None:
+    page = slice_page(
+        samples, Source(), Binning(4), Draws(20, 0), by=by, where=where, min_n=10**6, limit=1000
+    )
+    assert page.items
+    found = [matching(samples, one.condition or where) for one in page.items]
+    assert [int(mask.sum()) for mask in found] == [one.n for one in page.items]
+    whole = matching(samples, where)
+    if by == "confusion":
+        whole = whole & ~samples.scores.correct
+    assert (np.sum(found, axis=0) == whole).all()
+
+
 def test_run_slices__one_condition_on_every_data_set(api: TestClient, one: dict[str, Any]) -> None:
     run_id = one["id"]["run_id"]
     page = get(api, f"/runs/{run_id}/slices", where="confidence >= 0.9")
@@ -341,6 +361,7 @@ def samples() -> Samples:
         scores=calibration.score_samples(predictions.logits, predictions.labels),
         ids=predictions.ids,
         class_names=predictions.metadata.class_names,
+        clusters=np.array([f'photo {k % 7} of "the" set' for k in range(len(predictions.ids))]),
     )
 
 

@@ -131,6 +131,7 @@ SCOPES = {
         "get_report", "get_frontier", "list_evaluations", "get_evaluation", "get_reliability",
         "get_measures", "get_audit", "list_slices", "list_run_slices", "get_calibrator",
         "get_transfer", "get_budget", "list_samples", "get_sample_traits", "get_thumbnail",
+        "get_sample_looks", "list_doubtful_labels", "list_sample_answers",
         "download_predictions", "compare_runs", "get_stats", "list_methods", "list_models",
         "list_datasets", "list_suites", "list_workers", "get_openapi", "get_docs",
         "open_session", "make_link", "get_visitor",

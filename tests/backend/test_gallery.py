@@ -8,6 +8,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.decode import decode
 from calift_core.data.finding import Finder, Wish
 from calift_core.data.thumbnails import pixels_of
-from calift_core.predictions.read import read_top
+from calift_core.predictions.read import read_scores, read_scores_at, read_top
 from calift_core.predictions.write import write_predictions
 from tests.conftest import example_evaluation, example_predictions
 
@@ -67,6 +68,19 @@ def pair(app: Any, finished_run: Callable[..., str]) -> list[Any]:
         (evaluation,) = services.store.results.run_evaluations(run)
         made.append((moved, evaluation.id))
     return made
+
+
+@pytest.fixture
+def judged(app: Any, finished_run: Callable[..., str]) -> Callable[..., tuple[str, dict[str, str]]]:
+    """Makes a finished run; its id and its evaluations by data set."""
+    services = app.state.services
+
+    def make(*datasets: tuple[str, str], **more: Any) -> tuple[str, dict[str, str]]:
+        run = finished_run(services.store, services.artifacts, datasets=datasets, **more)
+        found = services.store.results.run_evaluations(run)
+        return run, {e.dataset: e.id for e in found}
+
+    return make
 
 
 def test_samples__a_bin_holds_what_the_diagram_counts(api: TestClient, pair: Any) -> None:
@@ -182,7 +196,109 @@ def test_traits__are_fishers_test_adjusted_for_all_classes(api: TestClient, pair
     assert get(api, path)["items"] == []
 
 
+def test_scores_at__are_those_of_the_whole_file(pair: Any, tmp_path: Path) -> None:
+    (predictions, _), _ = pair
+    rows = np.array([0, 3, 7, 299])
+    for keep, temperature in (("full", 1.0), ("full", 2.5), (2, 1.0)):
+        path = tmp_path / f"{keep}-{temperature}.parquet"
+        write_predictions(path, predictions, keep=keep)
+        whole = read_scores(path, temperature).take(rows)
+        few = read_scores_at(path, rows, temperature)
+        for field in fields(whole):
+            expected, got = getattr(whole, field.name), getattr(few, field.name)
+            np.testing.assert_array_equal(expected, got, err_msg=f"{keep} {field.name}")
+
+
+def test_answers__are_what_each_data_set_says_of_the_sample(
+    api: TestClient, photos: Path, evaluated: Any
+) -> None:
+    found = evaluated(photos)
+    sample = "test/dog/1 ü.png"
+    told = get(api, f"/samples/{found['photos/test']}/{sample}/answers", top=2)
+    assert [i["source"]["dataset"] for i in told["items"]] == ["photos/test", "contrast/5"]
+    for item in told["items"]:
+        page = get(
+            api,
+            f"/evaluations/{found[item['source']['dataset']]}/samples",
+            where=f'id == "{sample}"',
+            top=2,
+        )
+        assert item["sample"] == page["items"][0]
+    missing = api.get(f"/api/v1/samples/{found['photos/test']}/nobody/answers")
+    assert code_of(missing)[0] == 404
+
+
+def test_answers__ids_of_another_data_set_are_other_images(api: TestClient, judged: Any) -> None:
+    # Numbered ids are the same everywhere, and their images are not.
+    run, evaluations = judged(("id", "id"), ("sketch", "shift"))
+    for name in ("id", "sketch"):
+        told = get(api, f"/samples/{evaluations[name]}/image 0/answers")
+        assert [i["source"]["dataset"] for i in told["items"]] == [name]
+        assert told["source"]["run_id"] == run
+
+
+def test_doubtful__labels_that_every_run_contradicts_surely(api: TestClient, judged: Any) -> None:
+    clean = example_predictions(0)
+    wrong = np.array([5, 17, 40])
+    other = (clean.labels[wrong] + 1) % 5
+    alone = 60  # contradicted by one run only
+
+    def made(seed: int) -> Any:
+        logits = 2.0 * np.eye(5, dtype=np.float32)[clean.labels]
+        logits[wrong] = 0
+        logits[wrong, other] = [9.0, 8.0 - seed, 7.0]
+        if seed == 0:
+            logits[alone] = 9.0 * np.eye(5)[(clean.labels[alone] + 2) % 5]
+        return type(clean)(
+            ids=clean.ids, labels=clean.labels, logits=logits.astype(np.float32),
+            metadata=clean.metadata,
+        )  # fmt: skip
+
+    ids = []
+    for seed in (0, 1):
+        _, evaluations = judged(("id", "id"), predict=lambda *_, s=seed: made(s))
+        ids.append(evaluations["id"])
+        told = get(api, f"/evaluations/{ids[-1]}/samples/doubtful")
+        # One run alone contradicts nothing: it may just be wrong.
+        assert len(told["runs"]) == seed + 1
+        assert told["n"] == (0, 3)[seed]
+    assert [s["id"] for s in told["items"]] == clean.ids[wrong].tolist()  # the surest first
+    assert [s["predicted"] for s in told["items"]] == other.tolist()
+    strict = get(api, f"/evaluations/{ids[0]}/samples/doubtful", threshold=0.9999)
+    assert strict["n"] < 3
+    # Another suite's runs on data of the same name have no say.
+    judged(("id", "id"), suite={"id": "cifar10"})
+    assert get(api, f"/evaluations/{ids[0]}/samples/doubtful")["n"] == 3
+
+
 # ------------------------------------------------------------------------------------- images
+
+
+def test_looks__what_is_brighter_and_what_is_twice_there_is_found(
+    api: TestClient, photos: Path, evaluated: Any
+) -> None:
+    rng = np.random.default_rng(3)
+    for name, level in (("cat", 60), ("dog", 190)):
+        for k in range(10):
+            grain = rng.normal(0, 20, (8, 8, 3)).repeat(12, axis=0).repeat(12, axis=1)
+            pixels = np.clip(level + grain, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(photos / "test" / name / f"made {k}.png")
+    folder = photos / "test" / "dog"
+    Image.open(folder / "made 4.png").resize((64, 64)).save(folder / "again.jpg", quality=70)
+    (folder / "broken.png").write_bytes(b"no picture")
+    evaluation = evaluated(photos)["photos/test"]
+    asked = {"where": 'label == "dog"'}
+    looks = get(api, f"/evaluations/{evaluation}/samples/looks", **asked)
+    assert (looks["n"], looks["n_rest"], looks["n_missing"]) == (14, 13, 1)
+    assert looks["reason"]
+    by_name = {one["name"]: one for one in looks["items"]}
+    assert by_name["brightness"]["mean"] > by_name["brightness"]["rest_mean"] + 0.2
+    assert by_name["brightness"]["p"] < 0.01 < by_name["sharpness"]["p"]
+    assert ["test/dog/again.jpg", "test/dog/made 4.png"] in looks["near"]
+    again = get(api, f"/evaluations/{evaluation}/samples/looks", **asked)
+    assert again["items"] == looks["items"]
+    nothing = get(api, f"/evaluations/{evaluation}/samples/looks", where="nll < 0", most=5)
+    assert (nothing["n"], nothing["n_rest"], nothing["items"]) == (0, 5, [])
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:
@@ -355,7 +471,7 @@ def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(
             del data[rng.randrange(len(data)) :]
         (photos / "test" / "cat" / f"fuzzed {k}.{ending}").write_bytes(data)
     evaluation = evaluated(photos)["photos/test"]
-    drawer = app.state.services.thumbnails._drawer
+    lines = app.state.services.thumbnails._lines
     answers = {}
     for path in (photos / "test" / "cat").glob("fuzzed*"):
         answer = thumbnail(api, evaluation, f"test/cat/{path.name}", size=64)
@@ -367,7 +483,11 @@ def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(
             assert code_of(answer) == (422, "IMAGE_UNREADABLE")
     assert len(answers) == FUZZED
     assert set(answers.values()) == {200, 422}
-    assert drawer.begun == 1  # the process that draws outlived all of them
+    # The processes that draw outlived all of them, and none of them took much.
+    assert max(line.drawer.begun for line in lines) == 1
+    for line in (one for one in lines if one.drawer.pid):
+        status = Path(f"/proc/{line.drawer.pid}/status").read_text()
+        assert int(status.partition("VmHWM:")[2].split()[0]) < 400 << 10
 
 
 def test_thumbnail__only_registered_folders_are_read_where_they_are_named(

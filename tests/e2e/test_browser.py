@@ -78,8 +78,7 @@ def test_calibration__reload_and_a_copied_address_keep_the_view(
     other = tab.context.new_page()
     other.goto(address)
     other.get_by_text("6 bins, equal mass").wait_for()
-    title = other.locator("[data-testid=stPlotlyChart] .gtitle").text_content()
-    assert "on sketch" in title
+    assert "on sketch" in other.locator(".diagram h3").inner_text()
 
 
 def test_calibration__a_run_chosen_on_one_page_is_chosen_on_the_next(
@@ -167,9 +166,10 @@ def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
             tab.goto(dashboard.at(place))
             settle(tab)
             plots = tab.locator("[data-testid=stPlotlyChart]")
+            diagrams = tab.locator(".diagram .plot svg")
             twins = tab.get_by_role("button", name="Table")
             until(
-                lambda p=plots, t=twins: p.count() == t.count(),
+                lambda p=plots, d=diagrams, t=twins: p.count() + d.count() == t.count(),
                 timeout_s=45,
                 what=f"the charts of {place}",
             )
@@ -183,6 +183,159 @@ def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
     finally:
         context.close()
     assert not faults
+
+
+def evaluation_of(dashboard: Dashboard, run: str, dataset: str) -> Any:
+    from calift_core.client import Client
+
+    with Client(dashboard.service.url, dashboard.admin_token) as calift:
+        return next(
+            e for e in calift.run_evaluations(dashboard.service.ids[run]) if e.dataset == dataset
+        )
+
+
+def samples_in(dashboard: Dashboard, evaluation: Any, first: int, last: int) -> int:
+    """How many samples lie in bins of the diagram, from the first to the last."""
+    from calift_core.client import Client
+    from calift_core.schema.wire.results import AskedBinning
+
+    asked = AskedBinning(n_bins=15, scheme="equal_mass", norm="l1")
+    with Client(dashboard.service.url, dashboard.admin_token) as calift:
+        bins = calift.reliability(evaluation.id, binning=asked, temperature=1.0).bins
+    return sum(b.count for b in bins[first : last + 1])
+
+
+def told(tab: Any) -> str:
+    """What the gallery says of how many samples it shows."""
+    line = tab.locator(".st-key-gallery [data-testid=stCaptionContainer]").first
+    return str(line.text_content()) if line.count() else ""
+
+
+def test_diagram__bins_are_chosen_by_keys_pointer_and_touch(
+    dashboard: Dashboard, chromium: Any, logged_in: Any
+) -> None:
+    evaluation = evaluation_of(dashboard, "FLYP", "sketch")
+    context = chromium.new_context(
+        viewport={"width": 1440, "height": 1600}, storage_state=logged_in, has_touch=True,
+        reduced_motion="reduce",
+    )  # fmt: skip
+    context.set_default_timeout(45_000)
+    tab = context.new_page()
+    faults: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+
+    def shows(first: int, last: int) -> None:
+        n = samples_in(dashboard, evaluation, first, last)
+        until(lambda: f" of {n:,} samples" in told(tab), timeout_s=45, what=f"{n} samples")
+        chosen = tab.locator(".rail [aria-selected=true]")
+        until(lambda: chosen.count() == last - first + 1, what="the bins to be marked")
+
+    try:
+        tab.goto(dashboard.at("calibration?run={FLYP}&dataset=sketch"))
+        settle(tab)
+        cells = tab.locator(".rail [role=option]")
+        until(lambda: cells.count() == 15, timeout_s=45, what="the bins")
+        assert cells.first.evaluate("e => getComputedStyle(e).transitionDuration") == "0s"
+        # Keys, and what has them keeps them while the page is drawn anew.
+        cells.first.focus()
+        tab.keyboard.press("End")
+        tab.keyboard.press("Enter")
+        shows(14, 14)
+        tab.keyboard.press("Shift+ArrowLeft")
+        tab.keyboard.press("Shift+ArrowLeft")
+        shows(12, 14)
+        tab.keyboard.press("Escape")
+        until(lambda: "images=" not in query(tab), timeout_s=45, what="nothing to be chosen")
+        settle(tab)
+        # A pointer over the row of bins, and over the square.
+        rail = tab.locator(".rail").bounding_box()
+        at = rail["y"] + rail["height"] / 2
+        tab.mouse.move(rail["x"] + rail["width"] * 2.5 / 15, at)
+        tab.mouse.down()
+        tab.mouse.move(rail["x"] + rail["width"] * 5.5 / 15, at, steps=3)
+        assert "n = " in tab.locator(".tip").inner_text()
+        tab.mouse.up()
+        shows(2, 5)
+        plot = tab.locator(".diagram .plot").bounding_box()
+        tab.mouse.click(plot["x"] + 55, plot["y"] + 200)
+        shows(0, 0)
+        tab.touchscreen.tap(rail["x"] + rail["width"] * 9.5 / 15, at)
+        shows(9, 9)
+        # The address holds it all.
+        tab.reload()
+        settle(tab)
+        shows(9, 9)
+        # No image is there: the reason stands once below.
+        tab.get_by_text(re.compile("no image|No image")).first.wait_for()
+        tab.locator(".why").filter(has_text="image").wait_for()
+    finally:
+        context.close()
+    assert not faults
+
+
+def test_gallery__an_image_opens_its_page_and_back_leads_back(
+    dashboard: Dashboard, tab: Any
+) -> None:
+    evaluation = evaluation_of(dashboard, "FLYP", "sketch")
+    tab.goto(
+        dashboard.at("calibration?run={FLYP}&dataset=sketch&images=")
+        + f"evaluation%3D{evaluation.id}%26where%3Dnot%2Bcorrect"
+    )
+    settle(tab)
+    tab.evaluate("() => { window.loadedOnce = true }")
+    first = tab.locator(".gallery a.picture").first
+    sample = re.search("sample=([^&]+)", str(first.get_attribute("href")))
+    assert sample is not None
+    first.click()
+    tab.wait_for_url(re.compile("/sample\\?evaluation="))
+    tab.locator(".calift-head h1", has_text="Image of").wait_for()
+    assert tab.evaluate("() => window.loadedOnce"), "the page was loaded anew"
+    tab.get_by_role("region", name="Every run's answer").wait_for()
+    tab.get_by_role("link", name="All taken for").click()
+    tab.wait_for_url(re.compile("/calibration"))
+    tab.locator(".gallery a.picture").first.wait_for()
+
+
+def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: Any) -> None:
+    tab.goto(dashboard.at("calibration?run={CaRot}"))
+    settle(tab)
+    found = tab.evaluate(
+        """async (hostile) => {
+        const made = {};
+        const bin = {lower: 0, upper: 1, count: 3, confidence: 0.5, accuracy: 0.4, low: 0.3,
+                     high: 0.6, bandLow: 0.4, bandHigh: 0.6, clear: 0, words: [hostile, hostile]};
+        const says = new Proxy({}, {get: () => hostile});
+        const item = {href: '/sample?x=1', src: '/nowhere', alt: hostile, label: hostile,
+                      answers: [{by: hostile, words: hostile, correct: true}], marks: [hostile],
+                      top: [{words: hostile, share: 0.5, own: true}]};
+        const data = {
+          reliability: {title: hostile, facts: [hostile], alt: hostile, bins: [bin], error: null,
+                        density: null, smooth: null, colour: hostile, chosen: null, says},
+          gallery: {items: [item], missing: hostile},
+        };
+        for (const name of ['reliability', 'gallery']) {
+          const at = `/_stcore/bidi-components/calift.${name}/${name}.js`;
+          const {default: component} = await import(at);
+          const host = document.createElement('div');
+          host.style.width = '400px';
+          document.body.append(host);
+          const root = host.attachShadow({mode: 'open'});
+          const close = component({data: data[name], parentElement: root, setTriggerValue() {}});
+          await new Promise((done) => setTimeout(done, 300));
+          made[name] = [root.textContent.split(hostile).length - 1,
+                        root.querySelectorAll('script, iframe, b').length];
+          close();
+          host.remove();
+        }
+        return [made, window.struck ?? 0];
+      }""",
+        "<img src=x onerror='window.struck=1'><b>\u202eevil</b><script>window.struck=1</script>",
+    )
+    texts, struck = found
+    assert struck == 0
+    assert texts["reliability"][0] > 3
+    assert texts["gallery"][0] > 3
+    assert texts["reliability"][1] == texts["gallery"][1] == 0
 
 
 def test_chart__its_table_opens(dashboard: Dashboard, tab: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,14 @@ def listed(app: AppTest) -> list[dict[str, Any]]:
 
 
 def charts_of(app: AppTest) -> list[str]:
-    """The descriptions of the charts on the page."""
+    """The descriptions of Plotly's charts on the page."""
     return [element.proto.alt for element in app.get("plotly_chart")]
+
+
+def components_of(app: AppTest, name: str) -> list[dict[str, Any]]:
+    """What a component of ours was given, each time that it stands on the page."""
+    found = [element.proto for element in app.get("bidi_component")]
+    return [json.loads(p.json) for p in found if p.component_name == f"calift.{name}"]
 
 
 def three(service: Service) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
@@ -10,7 +11,7 @@ from calift_core.client import Client
 from calift_core.schema.wire.results import AskedBinning
 from frontend import text
 from tests.frontend.conftest import Service
-from tests.frontend.driving import charts_of, page, three, words
+from tests.frontend.driving import charts_of, components_of, page, three, words
 
 
 def test_calibration__the_url_restores_the_view(dashboard: Service) -> None:
@@ -21,10 +22,11 @@ def test_calibration__the_url_restores_the_view(dashboard: Service) -> None:
     assert app.number_input(key="url-bins").value == 7
     assert app.selectbox(key="url-dataset").value == "sketch"
     assert app.slider(key="url-temperature").value == 1.5
-    assert "on sketch" in charts_of(app)[0]
-    title = app.get("plotly_chart")[0].proto.spec
-    assert "7 bins, equal width" in title
-    assert "T = 1.5" in title
+    (drawn,) = components_of(app, "reliability")
+    assert "on sketch" in drawn["title"]
+    assert "7 bins, equal width" in drawn["facts"][-1]
+    assert "T = 1.5" in drawn["facts"][-1]
+    assert drawn["density"] is None  # bins of equal width have counts that differ
 
 
 def test_calibration__changes_go_to_the_url_and_defaults_stay_out(dashboard: Service) -> None:
@@ -46,45 +48,106 @@ def test_calibration__nonsense_in_the_url_is_the_default(dashboard: Service, non
 
 def test_calibration__several_runs_side_by_side_and_overlaid(dashboard: Service) -> None:
     apart = page("calibration", run=three(dashboard))
-    assert len(charts_of(apart)) == 3
+    assert len(components_of(apart, "reliability")) == 3
+    assert not charts_of(apart)  # Plotly is not loaded where nothing needs it
     together = page("calibration", run=three(dashboard), overlay="1")
     assert len(charts_of(together)) == 1
 
 
-def test_diagram__a_bin_opens_its_samples_and_what_they_share(dashboard: Service) -> None:
+def test_diagram__chosen_bins_open_their_samples_and_what_they_share(dashboard: Service) -> None:
     with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
-        evaluation = next(
-            e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == "sketch"
+        evaluation, other = (
+            next(e for e in calift.run_evaluations(dashboard.ids[name]) if e.dataset == "sketch")
+            for name in ("FLYP", "zero-shot")
         )
         asked = AskedBinning(n_bins=5, scheme="equal_mass")
-        fullest = calift.reliability(evaluation.id, binning=asked, temperature=1.0).bins[-1]
-        edges = {"lower": fullest.lower, "upper": fullest.upper}
+        bins = calift.reliability(evaluation.id, binning=asked, temperature=1.0).bins[-2:]
+        edges = {"lower": bins[0].lower, "upper": bins[1].upper}
         first = calift.samples(evaluation.id, **edges, sort="gap", descending=True, limit=24)
-    app = page(
-        "calibration", run=dashboard.ids["FLYP"], dataset="sketch", bins="5", scheme="equal_mass"
-    )
-    assert "samples, of" not in words(app)
-    bins = app.selectbox(key="url-bin")
-    bins.set_value(f"{fullest.lower:.6g}").run()
-    assert not app.exception
-    assert app.query_params["bin"] == f"{fullest.lower:.6g}"
+        lost = calift.samples(evaluation.id, against=other.id, outcome="lost")
+    view = {"run": dashboard.ids["FLYP"], "dataset": "sketch", "bins": "5", "scheme": "equal_mass"}
+    app = page("calibration", **view)
+    assert not components_of(app, "gallery")
+    app = page("calibration", **view, images=urlencode({"evaluation": evaluation.id, **edges}))
+    (drawn,) = components_of(app, "reliability")
+    assert drawn["chosen"] == [edges["lower"], edges["upper"]]
+    assert sum(b["count"] for b in drawn["bins"][-2:]) == first.n_matching
+    assert len(drawn["density"]["x"]) == len(drawn["density"]["y"])
     said = words(app)
     assert (
         f"1 to 24 of {text.count(first.n_matching)} samples, of {text.count(first.n)} in all"
         in said
     )
-    said_of = f"**{text.md(first.items[0].label_name)}**"
-    assert any(m.value.startswith(said_of) for m in app.markdown)
     assert "What they share" in said
-    assert "Not every image can be shown" in said  # the seeded ids are no images
+    (shown,) = components_of(app, "gallery")
+    for item, sample in zip(shown["items"], first.items, strict=True):
+        assert item["label"] == sample.label_name
+        assert len(item["top"]) == 5
+        assert parse_qs(urlsplit(item["src"]).query)["sample"] == [sample.id]
     app.button(key="gallery-next").click().run()
     assert f"25 to {min(48, first.n_matching)} of" in words(app)
     app.button(key="gallery-back").click().run()
     assert "1 to 24 of" in words(app)
-    app.toggle(key="url-top").set_value(True).run()
-    assert any(m.value.count(":small[") == 5 for m in app.markdown)
-    app.number_input(key="url-bins").set_value(4).run()  # a bin that is none any more is let go
+    app.selectbox(key="gallery-beside").set_value(other.id).run()
+    app.selectbox(key="gallery-which").set_value("both").run()
     assert not app.exception
+    (shown,) = components_of(app, "gallery")
+    for item in shown["items"]:
+        assert [a["correct"] for a in item["answers"]] == [True, True]
+        assert all(a["by"] for a in item["answers"])
+    everything = urlencode({"evaluation": evaluation.id, "against": other.id, "outcome": "lost"})
+    app = page("calibration", **view, images=everything)
+    assert f" of {text.count(lost.n_matching)} samples" in words(app)
+    app.button(key="gallery-close").click().run()
+    assert not components_of(app, "gallery")
+    assert "images" not in app.query_params
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    ["", "evaluation=", "x", "evaluation=nobody", "%ff", "evaluation=a&lower=nan&upper=1e999",
+     "evaluation=a&outcome=lost&temperature=-1"],
+)  # fmt: skip
+def test_diagram__nonsense_in_the_choice_is_none_of_the_page_s_faults(
+    dashboard: Service, nonsense: str
+) -> None:
+    app = page("calibration", run=dashboard.ids["FLYP"], dataset="sketch", images=nonsense)
+    assert len(components_of(app, "reliability")) == 1
+
+
+def test_diagram__a_shift_that_is_chosen_next_shows_the_same_range(dashboard: Service) -> None:
+    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+        one, other = (
+            next(e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == name)
+            for name in ("sketch", "inverted")
+        )
+        expected = calift.samples(other.id, lower=0.5, upper=0.9).n_matching
+    app = page(
+        "calibration", run=dashboard.ids["FLYP"], dataset="inverted",
+        images=urlencode({"evaluation": one.id, "lower": 0.5, "upper": 0.9}),
+    )  # fmt: skip
+    assert f" of {text.count(expected)} samples" in words(app)
+    assert other.id in app.query_params["images"]
+
+
+def test_sample__every_run_s_answers_on_its_page(dashboard: Service) -> None:
+    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+        evaluation = next(
+            e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == "sketch"
+        )
+        sample = calift.samples(evaluation.id, where="not correct", limit=1).items[0]
+    app = page("sample", evaluation=evaluation.id, sample=sample.id)
+    said = words(app)
+    assert f"Image of {sample.label_name}" in said
+    assert text.percent(sample.confidence) in said
+    (alt,) = charts_of(app)
+    assert f"Probability of {sample.label_name}, 5 runs on 1 data sets" in alt
+    (shown,) = components_of(app, "gallery")
+    assert [item["label"] for item in shown["items"]] == ["sketch"]
+    for wrong in ({}, {"evaluation": evaluation.id}, {"sample": sample.id}):
+        assert "No image is named" in words(page("sample", **wrong))
+    app = page("sample", evaluation=evaluation.id, sample="nobody")
+    assert "no sample" in app.error[0].value
 
 
 def test_slices__the_url_restores_condition_grouping_and_order(dashboard: Service) -> None:
@@ -98,9 +161,6 @@ def test_slices__the_url_restores_condition_grouping_and_order(dashboard: Servic
     assert alt.startswith("Gap by predicted class, 10 slices")
     for name in ("zero-shot", "FLYP", "CaRot"):
         assert f"{name} on fashion-mnist: " in alt
-    app.selectbox(key="url-slice").set_value("3").run()
-    assert not app.exception
-    assert "What they share" in words(app)
     app.text_input(key="url-where").set_value("rank >= 1").run()
     assert app.query_params["where"] == "rank >= 1"
     app.selectbox(key="url-by").set_value("dataset").run()
@@ -168,10 +228,10 @@ def test_audit__every_estimator_of_every_run_with_its_floor(dashboard: Service) 
 
 def test_diagram__a_smooth_curve_on_request(dashboard: Service) -> None:
     app = page("calibration", run=dashboard.ids["FLYP"])
-    assert "smooth curve" not in app.get("plotly_chart")[0].proto.spec
+    assert components_of(app, "reliability")[0]["smooth"] is None
     app.toggle(key="url-smooth").set_value(True).run()
     assert app.query_params["smooth"] == "1"
-    assert "smooth curve" in app.get("plotly_chart")[0].proto.spec
+    assert len(components_of(app, "reliability")[0]["smooth"]["x"]) > 50
 
 
 def test_temperature__moves_confidence_and_never_accuracy(dashboard: Service) -> None:

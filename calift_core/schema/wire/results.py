@@ -225,7 +225,9 @@ class Slice(Frozen):
     """Samples that share something. `gap` is confidence − accuracy: positive when over-confident.
 
     Below `min_n` samples (`too_small`) a calibration error would be noise: it and the gap's
-    interval are null. `n_bins` is at most the asked number, and leaves ten samples a bin.
+    interval are null. `n_bins` is at most the asked number, and leaves ten samples a bin. Of all
+    samples, those of the slice and no others meet `condition`; it is empty where that is every one,
+    or where it cannot be written.
     """
 
     key: str
@@ -245,6 +247,7 @@ class Slice(Frozen):
     null_q95: float | None
     interval: tuple[float, float] | None
     debiased: float | None
+    condition: str = ""
     evaluation_id: str | None = None
     role: PredictedRole | None = None
 
@@ -346,6 +349,68 @@ class SampleTraits(Frozen):
     n: int
     n_matching: int
     items: list[SharedTrait]
+
+
+class SeenSample(Frozen):
+    """One model's answer to a sample on one data set: clean, or under a corruption."""
+
+    source: Source
+    sample: Sample
+
+
+class SampleHistory(Frozen):
+    """What a run says of one image wherever it met it: on ID data and under each corruption.
+
+    Images of another data set are others, whatever their ids. `source` is the run's.
+    """
+
+    source: Source
+    sample: str
+    items: list[SeenSample]
+
+
+class DoubtfulLabels(Frozen):
+    """Samples whose label all of several runs contradict: each says the same other class, surely.
+
+    `runs` judged the data, each with a confidence of at least `threshold` in that class. `n` such
+    samples exist; `items` holds the first of them, the surest first, as this evaluation has them.
+    """
+
+    source: Source
+    runs: list[Source]
+    threshold: float
+    n: int
+    items: list[Sample]
+
+
+class Look(Frozen):
+    """How chosen images look beside the rest: a property's mean among each, and a test.
+
+    `brightness` is the mean luminance and `contrast` its standard deviation, both of [0, 1];
+    `sharpness` the standard deviation of its Laplacian. `p` is of a Mann-Whitney test, two-sided,
+    adjusted for the three properties (Holm).
+    """
+
+    name: Literal["brightness", "contrast", "sharpness"]
+    mean: float
+    rest_mean: float
+    p: float
+
+
+class SampleLooks(Frozen):
+    """How images of chosen samples look: `n` of them were measured and `n_rest` of the others.
+
+    `near` holds pairs of chosen ones that are nearly the same picture. `n_missing` could not be
+    had, for the `reason`.
+    """
+
+    source: Source
+    n: int
+    n_rest: int
+    n_missing: int
+    reason: str = ""
+    items: list[Look]
+    near: list[tuple[str, str]]
 
 
 class CalibratorEffect(Frozen):

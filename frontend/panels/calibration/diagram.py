@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation, Reliability
-from frontend import api, figures, page, state, text
-from frontend.panels.calibration import gallery
+from frontend import api, components, figures, page, state, text
+from frontend.panels import gallery
 from frontend.panels.calibration.controls import controls
 
 
@@ -33,7 +33,7 @@ def draw(
         (run_id,) = matches
         _one(diagrams[0], matches[run_id], state.styles([run_id])[run_id])
     else:
-        _several(diagrams, overlay, title)
+        _several(diagrams, matches, overlay, title)
 
 
 def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunStyle) -> None:
@@ -48,15 +48,7 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
             encode=lambda on: "1" if on else "0",
             help="A kernel regression of correctness on confidence: no bins to choose",
         )
-        picked = page.chart(
-            figures.reliability.diagram(
-                diagram, colour=look.colour, symbol=look.symbol, smooth=smooth, side=440
-            ),
-            figures.reliability.bins_table([diagram]),
-            name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
-            data=diagram.model_dump_json,
-            select=True,
-        )
+        _brushed(diagram, evaluation, look, smooth=smooth)
     with right:
         error = figures.reliability.error_name(diagram)
         page.stats(
@@ -76,7 +68,51 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
             figures.estimators.stored_table(evaluation),
             caption="Calibration error under other estimators",
         )
-    gallery.of_bins(evaluation, diagram, temperature=diagram.temperature, picked=picked)
+    gallery.draw([evaluation], temperature=diagram.temperature)
+
+
+def _brushed(
+    diagram: Reliability,
+    evaluation: Evaluation,
+    look: figures.style.RunStyle,
+    *,
+    title: str | None = None,
+    smooth: bool = False,
+) -> None:
+    """A diagram whose bins open their images, with its table and exports."""
+    now = gallery.chosen_samples()
+    here = now is not None and now.evaluation == evaluation.id
+    heading = title or f"{diagram.run_name} on {diagram.dataset}"
+
+    def choose(edges: tuple[float, float] | None) -> None:
+        if edges is None:
+            gallery.open_samples(None)
+            return
+        kept = now if now is not None and here else gallery.Chosen(evaluation.id)
+        gallery.open_samples(kept._replace(lower=edges[0], upper=edges[1]))
+
+    components.reliability(
+        figures.reliability.brushed(
+            diagram,
+            title=heading,
+            colour=look.colour,
+            smooth=smooth,
+            chosen=(now.lower or 0.0, 1.0 if now.upper is None else now.upper)
+            if now is not None and here and (now.lower, now.upper) != (None, None)
+            else None,
+        ),
+        key=f"diagram-{evaluation.id}",
+        chosen=choose,
+    )
+    page.below(
+        figures.reliability.diagram(
+            diagram, title=title, colour=look.colour, symbol=look.symbol, smooth=smooth, side=440
+        ),
+        figures.reliability.bins_table([diagram]),
+        name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
+        data=diagram.model_dump_json,
+        camera=False,
+    )
 
 
 def _lean(gap: float) -> str:
@@ -85,7 +121,9 @@ def _lean(gap: float) -> str:
     return f"{text.points(gap)}: {'over' if gap > 0 else 'under'}-confident on average"
 
 
-def _several(diagrams: list[Reliability], overlay: bool, dataset: str) -> None:
+def _several(
+    diagrams: list[Reliability], matches: Mapping[str, Evaluation], overlay: bool, dataset: str
+) -> None:
     styles = state.styles([d.run_id for d in diagrams])
     together = json.dumps([d.model_dump(mode="json") for d in diagrams], ensure_ascii=False)
     summary = figures.reliability.summary_table(diagrams)
@@ -113,16 +151,6 @@ def _several(diagrams: list[Reliability], overlay: bool, dataset: str) -> None:
             ):
                 look = styles[diagram.run_id]
                 with place:
-                    page.chart(
-                        figures.reliability.diagram(
-                            diagram,
-                            title=diagram.run_name,
-                            colour=look.colour,
-                            symbol=look.symbol,
-                            side=300 if across == 3 else 380,
-                        ),
-                        figures.reliability.bins_table([diagram]),
-                        name=f"reliability-{diagram.run_id}",
-                        data=diagram.model_dump_json,
-                    )
+                    _brushed(diagram, matches[diagram.run_id], look, title=diagram.run_name)
         page.table(summary, caption="Calibration of the chosen runs")
+        gallery.draw(list(matches.values()), temperature=diagrams[0].temperature)

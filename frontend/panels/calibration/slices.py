@@ -12,12 +12,13 @@ from calift_core.schema.wire.results import Evaluation, SlicePage
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
 from frontend.figures.style import Run
-from frontend.panels.calibration import gallery
+from frontend.panels import gallery
 from frontend.panels.calibration.controls import Asked, controls
 
 GROUPINGS = {
     "class": "true class",
     "predicted": "predicted class",
+    "confusion": "confusion",
     "confidence": "confidence",
     "dataset": "data set",
     "cluster": "source image",
@@ -31,9 +32,6 @@ ORDERS = {
     "accuracy": "lowest accuracy",
     "-n": "most samples",
 }
-
-#: Groupings whose samples can be asked for by a condition, and the column of it.
-_COLUMNS = {"class": "label", "predicted": "predicted"}
 
 
 def draw(
@@ -77,11 +75,21 @@ def draw(
         page.empty("No slice", "No sample meets the condition.")
         return
     noun = GROUPINGS[by]
+
+    def chosen(run_id: str, key: str) -> None:
+        one = next(
+            s for run, shown in pages for s in shown.items if (run.id, s.key) == (run_id, key)
+        )
+        gallery.open_samples(
+            gallery.Chosen(one.evaluation_id or found[run_id].id, where=one.condition)
+        )
+
     page.chart(
         figures.slices.gaps(pages, styles=state.styles(list(found)), title=f"Gap by {noun}"),
         figures.slices.table(pages),
         name=f"slices-{by}",
         data=lambda: json.dumps([one.model_dump(mode="json") for _, one in pages]),
+        select=lambda mark: chosen(*mark[-2:]),
     )
     for run, one in pages:
         st.caption(
@@ -89,31 +97,16 @@ def draw(
             f"samples, {text.count(one.total)} slices; the first {len(one.items)} are loaded. "
             "One in twenty calibrated slices is above its floor by chance."
         )
-    page.table(figures.slices.table(pages[:1]), caption=f"Slices of {pages[0][0].label}", limit=50)
     run, shown = pages[0]
-    if by in _COLUMNS:
-        _images(found[run.id], shown, _COLUMNS[by], where.strip(), asked.temperature)
-
-
-def _images(
-    evaluation: Evaluation, shown: SlicePage, column: str, where: str, temperature: float
-) -> None:
-    """Let a visitor open the images of a class of the first run."""
-    names = {
-        one.key: f"{one.title}: {text.count(one.n)} samples, gap {text.points(one.gap)}"
-        for one in shown.items
-    }
-    chosen = state.choice(
-        st.selectbox,
-        "Images of a slice",
-        name="slice",
-        options={"": "none", **names},
+    picked = page.grid(
+        figures.slices.rows(pages[:1]),
+        key=f"slices-{by}-{found[run.id].id}-{order}-{where}",
+        caption=f"Slices of {run.label}: open one to see its images",
     )
-    if chosen:
-        condition = f"{column} == {int(chosen)}"
-        if where:
-            condition = f"({where}) and {condition}"
-        gallery.show(evaluation, temperature=temperature, where=condition)
+    if picked.opened is not None and picked.opened < len(shown.items):
+        chosen(run.id, shown.items[picked.opened].key)
+    # By data set, each slice is of another evaluation.
+    gallery.draw([] if by == "dataset" else list(found.values()), temperature=asked.temperature)
 
 
 def _slices_of(

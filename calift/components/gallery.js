@@ -1,0 +1,105 @@
+// @ts-check
+// Images of samples, with what one or two models say of each. Words and addresses come from the
+// server; `open` tells it the place of the image that somebody opened.
+
+import { component, html } from "./dom.js";
+
+/**
+ * @typedef {object} Answer
+ * @property {string} by whose it is; empty where only one model answers
+ * @property {string} words
+ * @property {boolean} correct
+ *
+ * @typedef {object} Item
+ * @property {string} href of the sample's page
+ * @property {string} src of its thumbnail
+ * @property {string} alt
+ * @property {string} label
+ * @property {Answer[]} answers
+ * @property {string[]} marks
+ * @property {Array<{words: string, share: number, own: boolean}>} top most probable classes
+ *
+ * @typedef {object} Data
+ * @property {Item[]} items
+ * @property {string} missing said where an image cannot be had
+ */
+
+class Gallery {
+  /** @param {any} root */
+  constructor(root) {
+    this.list = html("ul", { class: "gallery" });
+    this.why = html("p", { class: "why", role: "status" });
+    root.append(this.list, this.why);
+    this.shown = "";
+  }
+
+  close() {
+    this.list.remove();
+    this.why.remove();
+  }
+
+  /**
+   * @param {Data} data
+   * @param {(name: string, value: unknown) => void} said
+   */
+  show(data, said) {
+    this.said = said;
+    const now = JSON.stringify(data);
+    if (now === this.shown) return; // images that are there stay there
+    this.shown = now;
+    this.asked = false;
+    this.why.replaceChildren();
+    this.list.replaceChildren(...data.items.map((item, k) => this.card(item, k, data)));
+  }
+
+  /**
+   * @param {Item} item
+   * @param {number} k
+   * @param {Data} data
+   */
+  card(item, k, data) {
+    const image = html("img", {
+      src: item.src, alt: item.alt, loading: "lazy", decoding: "async",
+    });
+    const link = html("a", { href: item.href, class: "picture" }, [image]);
+    image.addEventListener("error", () => {
+      image.replaceWith(html("span", { class: "missing" }, [data.missing]));
+      this.explain(item.src);
+    });
+    link.addEventListener("click", (/** @type {MouseEvent} */ e) => {
+      if (e.ctrlKey || e.metaKey || e.shiftKey || e.altKey) return; // a tab of its own
+      e.preventDefault();
+      this.said?.("open", k);
+    });
+    const answer = (/** @type {Answer} */ a) => html("p", { class: a.correct ? "right" : "wrong" }, [
+      html("span", { class: "sign", role: "img", "aria-label": a.correct ? "right" : "wrong" },
+        [a.correct ? "✓" : "✗"]),
+      a.by ? html("span", { class: "by" }, [`${a.by}: `]) : "", a.words]);
+    return html("li", {}, [
+      link,
+      html("p", { class: "label" }, [item.label]),
+      ...item.answers.map(answer),
+      ...item.marks.map((words) => html("p", { class: "mark" }, [words])),
+      ...(item.top.length ? [html("ol", {}, item.top.map((one) => {
+        const row = html("li", { class: one.own ? "own" : null }, [
+          html("span", {}, [one.words])]);
+        row.style.setProperty("--share", `${Math.round(1000 * one.share) / 10}%`);
+        return row;
+      }))] : []),
+    ]);
+  }
+
+  /** Say once why images are missing. @param {string} src */
+  async explain(src) {
+    if (this.asked) return;
+    this.asked = true;
+    try {
+      const answer = await fetch(src);
+      if (!answer.ok) this.why.replaceChildren((await answer.text()).slice(0, 300));
+    } catch {
+      // The page itself says when the service is away.
+    }
+  }
+}
+
+export default component((root) => new Gallery(root));

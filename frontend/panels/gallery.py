@@ -1,0 +1,562 @@
+"""The images behind a number, on any page: `open_samples` chooses them, `draw` shows them.
+
+What is chosen is one parameter of the address, so links, reloads and saved views keep it. A page
+that lets people choose calls `open_samples` in a callback (before it is drawn again) and `draw`
+where the images belong::
+
+    gallery.open_samples(Chosen(evaluation.id, where="label == 3"))
+    ...
+    gallery.draw()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+import streamlit as st
+
+from calift_core.errors import CaliftError
+from calift_core.schema.wire.results import (
+    DoubtfulLabels,
+    Evaluation,
+    Sample,
+    SampleLooks,
+    SamplePage,
+    SharedTrait,
+)
+from frontend import api, components, page, pickers, state, text
+from frontend.tables import Column, Table
+
+_ON_A_PAGE, _SIZE = 24, 224
+#: Logits of an evaluation up to which likely label errors are looked for unasked.
+_ASKED_UNASKED = 5_000_000
+#: Larger adjusted p-values are not told as something that samples share.
+_MOST_P = 0.05
+_PARAM, _OPENED = "images", "opened-sample"
+
+ORDERS = {
+    "-gap": "most over-confident",
+    "gap": "most under-confident",
+    "-nll": "largest NLL",
+    "-confidence": "most confident",
+    "confidence": "least confident",
+    "stored": "as stored",
+}
+_PAIRED_ORDERS = {"change": "most lost", "-change": "most gained"}
+OUTCOMES = {
+    "": "all",
+    "lost": "lost: wrong now, right before",
+    "gained": "gained: right now, wrong before",
+    "both": "right in both",
+    "neither": "wrong in both",
+}
+
+
+class Chosen(NamedTuple):
+    """Samples that are to be shown: those of an evaluation that meet every condition.
+
+    Attributes:
+        evaluation: its id.
+        where: a condition, as slices know them.
+        lower: the confidence lies above it.
+        upper: the confidence is at most this.
+        outcome: a key of `OUTCOMES`; needs `against`.
+        against: id of another model's evaluation on the same samples.
+        temperature: that the confidences are at; None: as evaluated.
+        doubtful: only those whose label all runs of the suite surely contradict; the other
+            conditions then count no more.
+    """
+
+    evaluation: str
+    where: str = ""
+    lower: float | None = None
+    upper: float | None = None
+    outcome: str = ""
+    against: str = ""
+    temperature: float | None = None
+    doubtful: bool = False
+
+    def filters(self) -> dict[str, Any]:
+        """The client's own filters of samples."""
+        return {
+            "where": self.where or None,
+            "lower": self.lower,
+            "upper": self.upper,
+            "outcome": self.outcome or None,
+            "against": self.against or None,
+            "temperature": self.temperature,
+        }
+
+
+def open_samples(chosen: Chosen | None) -> None:
+    """Choose the samples that `draw` shows, in the address; None closes the gallery."""
+    if chosen is None:
+        st.query_params.pop(_PARAM, None)
+    else:
+        st.query_params[_PARAM] = as_text(chosen)
+
+
+def chosen_samples() -> Chosen | None:
+    """What the address has chosen; None where it names nothing that could be shown."""
+    return from_text(st.query_params.get(_PARAM) or "")
+
+
+def as_text(chosen: Chosen) -> str:
+    """A choice as the address holds it, for links to a page that draws a gallery."""
+    fields = {k: v for k, v in chosen._asdict().items() if v not in (None, "") and v is not False}
+    # A float's own text is exact: a sample at the edge of a bin stays on its side.
+    return urlencode(fields)
+
+
+def from_text(given_text: str) -> Chosen | None:
+    """What an address says; None where it names no evaluation."""
+    given = dict(parse_qsl(given_text))
+    evaluation = given.get("evaluation", "")
+    if not evaluation:
+        return None
+    outcome, against = given.get("outcome", ""), given.get("against", "")
+    return Chosen(
+        evaluation=evaluation[:64],
+        where=given.get("where", "")[:500],
+        lower=_fraction(given.get("lower")),
+        upper=_fraction(given.get("upper")),
+        outcome=outcome if outcome in OUTCOMES and against else "",
+        against=against[:64],
+        temperature=_number(given.get("temperature"), 1e-6, 1000),
+        doubtful=given.get("doubtful") == "True",
+    )
+
+
+def _fraction(given: str | None) -> float | None:
+    return _number(given, 0.0, 1.0)
+
+
+def _number(given: str | None, low: float, high: float) -> float | None:
+    try:
+        value = float(given or "")
+    except ValueError:
+        return None
+    return value if low <= value <= high else None
+
+
+# ---- What is shown -----------------------------------------------------------------------------
+
+
+def draw(here: Sequence[Evaluation] = (), *, temperature: float | None = None) -> None:
+    """Show the samples that the address has chosen, a page at a time; nothing where it has none.
+
+    Args:
+        here: evaluations that the page is about. What was chosen of another then is shown of the
+            first of these, by the same conditions; without any, the visitor chooses the data.
+        temperature: the page's own, which the confidences are at.
+    """
+    now = chosen_samples()
+    if now is None:
+        return
+    if here and now.evaluation not in {e.id for e in here}:
+        now = now._replace(evaluation=here[0].id, against="", outcome="")
+        open_samples(now)
+    if temperature is not None:
+        now = now._replace(temperature=temperature)
+    evaluation = next((e for e in here if e.id == now.evaluation), None) or api.fetch(
+        "load the evaluation whose samples are chosen",
+        lambda: api.evaluation(now.evaluation),
+        key=f"evaluation-{now.evaluation}",
+    )
+    with st.container(key="gallery"):
+        _head(evaluation, now)
+        now, order, top = _controls(evaluation, now, free=not here)
+        _images(evaluation, now, order, top)
+
+
+def _head(evaluation: Evaluation, now: Chosen) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(
+            f"Images: {text.md(evaluation.run_name)} on "
+            f"{text.md(text.evaluation_title(evaluation))}, {text.md(words(evaluation, now))}",
+            anchor=False,
+        )
+        st.page_link(
+            "views/calibration.py",
+            label="Diagram",
+            icon=":material/target:",
+            query_params={"run": evaluation.run_id, "dataset": evaluation.dataset},
+        )
+        st.button(
+            "Close",
+            icon=":material/close:",
+            type="tertiary",
+            key="gallery-close",
+            on_click=open_samples,
+            args=(None,),
+        )
+
+
+def words(evaluation: Evaluation, now: Chosen) -> str:
+    """What is chosen, for people: `confidence 0.80 to 0.95 and label == 3`."""
+    if now.doubtful:
+        return "labels that every run contradicts"
+    said = []
+    if now.lower is not None or now.upper is not None:
+        said.append(
+            f"confidence {now.lower or 0.0:.3f} to {1 if now.upper is None else now.upper:.3f}"
+        )
+    if now.where:
+        said.append(now.where)
+    if now.outcome:
+        said.append(OUTCOMES[now.outcome].partition(":")[0])
+    at = "" if now.temperature in (None, evaluation.temperature) else f" at T = {now.temperature:g}"
+    return (" and ".join(said) or "all samples") + at
+
+
+def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chosen, str, bool]:
+    """Widgets for data, baseline, outcome and order; what they say."""
+    columns = iter(
+        st.columns([3, 3, 3, 3, 2] if free else [4, 3, 3, 2], vertical_alignment="bottom")
+    )
+    if free:
+        with next(columns):
+            sets = {e.id: text.evaluation_title(e) for e in _of_run(evaluation)}
+            sets.setdefault(evaluation.id, text.evaluation_title(evaluation))
+            _choose(
+                "Data", sets, evaluation.id,
+                lambda v: open_samples(now._replace(evaluation=v, against="", outcome="")),
+            )  # fmt: skip
+    with next(columns):
+        offered = {"": "none"} | {e.id: e.run_name for e in others(evaluation)}
+        if now.against:
+            offered.setdefault(now.against, "the link's own")
+        _choose(
+            "Beside", offered, now.against,
+            lambda v: open_samples(now._replace(against=v, outcome=now.outcome if v else "")),
+            help="Another model's answers on the same samples",
+            disabled=now.doubtful,
+        )  # fmt: skip
+    with next(columns):
+        _choose(
+            "Which", OUTCOMES, now.outcome, lambda v: open_samples(now._replace(outcome=v)),
+            disabled=not now.against or now.doubtful,
+        )  # fmt: skip
+    with next(columns):
+        orders = (_PAIRED_ORDERS if now.against else {}) | ORDERS
+        default = "-gap" if now.outcome != "lost" else "change"
+        order = state.choice(
+            st.selectbox, "Order of images", name="first", options=orders, default=default
+        )
+    with next(columns):
+        top = state.bound(
+            st.toggle,
+            "Top five",
+            name="top",
+            default=True,
+            decode=lambda given: {"1": True, "0": False}.get(given),
+            encode=lambda on: "1" if on else "0",
+        )
+    return now, order, top
+
+
+def _choose(
+    label: str, options: dict[str, str], value: str, change: Callable[[str], None], **more: Any
+) -> None:
+    """A select box whose value the address holds, in the parameter of the whole choice."""
+    key = f"gallery-{label.lower()}"
+    st.session_state[key] = value
+    st.selectbox(
+        label,
+        list(options),
+        key=key,
+        format_func=options.__getitem__,
+        on_change=lambda: change(st.session_state[key]),
+        **more,
+    )
+
+
+def _of_run(evaluation: Evaluation) -> list[Evaluation]:
+    runs = pickers.named_runs([evaluation.run_id], quiet=True)
+    return sorted(api.evaluations(runs[0]), key=text.evaluation_order) if runs else []
+
+
+def others(evaluation: Evaluation) -> list[Evaluation]:
+    """Other models' evaluations on data of the same name and size, newest first, one a run."""
+    try:
+        found = api.beside(evaluation.dataset, evaluation.role)
+    except CaliftError:
+        return []
+    newest: dict[str, Evaluation] = {}
+    for e in found:
+        if e.run_id != evaluation.run_id and e.n == evaluation.n:
+            newest.setdefault(e.run_id, e)
+    return list(newest.values())
+
+
+def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
+    small = evaluation.n * evaluation.n_classes <= _ASKED_UNASKED
+    doubtful = _doubtful(evaluation) if small or now.doubtful else None
+    if now.doubtful:
+        found = _as_page(doubtful, evaluation) if doubtful is not None else None
+        cursors: list[str | None] = [None]
+    else:
+        found, cursors = _page_of(evaluation, now, order, top)
+    if found is None or not found.items:
+        page.empty("No image", "No sample meets the condition.")
+        return
+    last = found.offset + len(found.items)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f"{text.count(found.offset + 1)} to {text.count(last)} of "
+            f"{text.count(found.n_matching)} samples, of {text.count(found.n)} in all."
+        )
+        if not now.doubtful and (doubtful is None or doubtful.n):
+            st.button(
+                "Look for likely label errors"
+                if doubtful is None
+                else f"{text.count(doubtful.n)} likely label errors in all",
+                type="tertiary",
+                key="gallery-doubtful",
+                help="" if doubtful is None else _doubt_words(doubtful),
+                on_click=open_samples,
+                args=(Chosen(evaluation.id, doubtful=True),),
+            )
+    if now.doubtful and doubtful is not None:
+        st.caption(_doubt_words(doubtful))
+    looks = None if now.doubtful else _looks(evaluation, now)
+    marks: dict[str, list[str]] = {}
+    for sample in doubtful.items if doubtful is not None else []:
+        marks.setdefault(sample.id, []).append(f"label doubted: {sample.predicted_name}?")
+    for one, other in looks.near if looks is not None else []:
+        for sample_id in (one, other):
+            if "near-duplicate" not in marks.setdefault(sample_id, []):
+                marks[sample_id].append("near-duplicate")
+    beside = "" if found.against is None else found.against.run_name
+    components.gallery(
+        {
+            "items": [_item(evaluation, s, beside, marks.get(s.id, [])) for s in found.items],
+            "missing": "no image",
+        },
+        key="gallery-images",
+        opened=lambda at: st.session_state.update({_OPENED: found.items[at].id}),
+    )
+    if (sample_id := st.session_state.pop(_OPENED, None)) is not None:
+        st.switch_page(
+            "views/sample.py", query_params={"evaluation": evaluation.id, "sample": sample_id}
+        )
+    if not now.doubtful:
+        _turn(cursors, found.next_cursor)
+        _shared(evaluation, now, looks)
+
+
+def _page_of(
+    evaluation: Evaluation, now: Chosen, order: str, top: bool
+) -> tuple[SamplePage, list[str | None]]:
+    """The samples of a page, and where the pages begin that were turned to it."""
+    asked = {
+        **now.filters(), "sort": order.removeprefix("-"), "descending": order.startswith("-"),
+    }  # fmt: skip
+    question = f"{evaluation.id}-{sorted(asked.items(), key=str)}"
+    cursors = _cursors(question)
+    found = api.fetch(
+        f"load samples of {evaluation.run_name} on {evaluation.dataset}",
+        lambda: api.samples(
+            evaluation.id,
+            evaluation.predictions_sha256,
+            **asked,
+            top=5 if top else 0,
+            cursor=cursors[-1],
+            limit=_ON_A_PAGE,
+        ),
+        key=f"samples-{question}-{top}-{cursors[-1]}",
+    )
+    return found, cursors
+
+
+def _doubtful(evaluation: Evaluation) -> DoubtfulLabels | None:
+    """Likely label errors; the images are shown all the same where they cannot be had."""
+    try:
+        return api.doubtful_labels(evaluation.id)
+    except CaliftError:
+        return None
+
+
+def _doubt_words(found: DoubtfulLabels) -> str:
+    return (
+        f"All {len(found.runs)} runs that judged these samples say the same other class, each with "
+        f"a confidence of at least {text.percent(found.threshold, 0)}. Look before you mend: a "
+        "fault that models share looks the same."
+    )
+
+
+def _as_page(found: DoubtfulLabels, evaluation: Evaluation) -> SamplePage:
+    return SamplePage(
+        source=found.source, where="", sort="", descending=True, temperature=1.0, n=evaluation.n,
+        n_matching=found.n, offset=0, items=found.items,
+    )  # fmt: skip
+
+
+def _looks(evaluation: Evaluation, now: Chosen) -> SampleLooks | None:
+    """How the images look, where somebody asked for that: it decodes a hundred of them."""
+    if state.param("looks") != "1":
+        return None
+    with st.spinner("Measuring images…"):
+        return api.act(
+            "measure the images",
+            lambda: api.sample_looks(evaluation.id, evaluation.predictions_sha256, **now.filters()),
+        )
+
+
+def _item(
+    evaluation: Evaluation, sample: Sample, beside: str, marks: Sequence[str]
+) -> dict[str, Any]:
+    """A sample as `gallery.js` draws it."""
+    answers = [(evaluation.run_name if beside else "", sample)]
+    if sample.against is not None:
+        answers.append((beside, sample.against))
+    at = urlencode({"evaluation": evaluation.id, "sample": sample.id})
+    return {
+        "href": f"/sample?{at}",
+        "src": f"/thumbnail?{at}&size={_SIZE}",
+        "alt": f"{sample.label_name}, taken for {sample.predicted_name}",
+        "label": sample.label_name,
+        "answers": [
+            {
+                "by": by,
+                "words": f"{one.predicted_name}, {text.percent(one.confidence)}",
+                "correct": one.correct,
+            }
+            for by, one in answers
+        ],
+        "marks": list(marks),
+        "top": [
+            {
+                "words": f"{c.name} {text.percent(c.probability)}",
+                "share": c.probability,
+                "own": c.index == sample.label,
+            }
+            for c in sample.top
+        ],
+    }
+
+
+def _cursors(question: str) -> list[str | None]:
+    """Where the pages that were turned begin; another question begins anew."""
+    held: dict[str, Any] = st.session_state.setdefault("gallery-pages", {})
+    if held.get("question") != question:
+        held.update(question=question, cursors=[None])
+    cursors: list[str | None] = held["cursors"]
+    return cursors
+
+
+def _turn(cursors: list[str | None], following: str | None) -> None:
+    with st.container(horizontal=True, gap="small"):
+        st.button(
+            "Back",
+            icon=":material/chevron_left:",
+            disabled=len(cursors) == 1,
+            on_click=cursors.pop,
+            key="gallery-back",
+        )
+        st.button(
+            "Next",
+            icon=":material/chevron_right:",
+            disabled=following is None,
+            on_click=lambda: cursors.append(following),
+            key="gallery-next",
+        )
+
+
+# ---- What they share ---------------------------------------------------------------------------
+
+
+def _shared(evaluation: Evaluation, now: Chosen, looks: SampleLooks | None) -> None:
+    found = api.fetch(
+        "find what the samples share",
+        lambda: api.sample_traits(evaluation.id, evaluation.predictions_sha256, **now.filters()),
+        key=f"traits-{now}",
+    )
+    st.markdown("**What they share**")
+    told = [trait for trait in found.items if trait.p <= _MOST_P]
+    if told:
+        page.table(traits_table(told), caption="Classes that are more frequent among these samples")
+        st.caption(
+            "Fisher's exact test against the rest of the data set, one-sided; p is adjusted for "
+            "the number of classes (Holm)."
+        )
+    else:
+        st.caption(
+            "No class is more frequent among them than among the rest of the data, at p ≤ "
+            f"{_MOST_P:g}."
+        )
+    state.bound(
+        st.toggle,
+        "Brightness, contrast, sharpness, near-duplicates",
+        name="looks",
+        default=False,
+        decode=lambda given: {"1": True, "0": False}.get(given),
+        encode=lambda on: "1" if on else "0",
+        help="Measures up to 60 of these images and 60 of the others",
+    )
+    if looks is None:
+        return
+    if looks.items:
+        page.table(looks_table(looks), caption="How these images look against the rest")
+    missing = f" {text.count(looks.n_missing)} could not be had." if looks.n_missing else ""
+    st.caption(
+        f"{text.count(looks.n)} of these images and {text.count(looks.n_rest)} of the others were "
+        f"measured, luminance at a longer side of 128 pixels; Mann-Whitney test, two-sided, p "
+        f"adjusted for three properties (Holm). {_near_words(looks)}{missing}"
+    )
+
+
+def _near_words(looks: SampleLooks) -> str:
+    if not looks.near:
+        return "No two of these are near-duplicates."
+    pairs = "; ".join(f"{text.md(a)} and {text.md(b)}" for a, b in looks.near[:5])
+    more = f" and {len(looks.near) - 5} more pairs" if len(looks.near) > 5 else ""
+    return f"Near-duplicates: {pairs}{more}."
+
+
+def looks_table(looks: SampleLooks) -> Table:
+    """One row per property."""
+    return Table(
+        [
+            Column("name", "What"),
+            Column("mean", "Mean here", "number"),
+            Column("rest_mean", "Mean of the rest", "number"),
+            Column("p", "p, adjusted"),
+        ],
+        [
+            {"name": one.name, "mean": one.mean, "rest_mean": one.rest_mean, "p": _p_words(one.p)}
+            for one in looks.items
+        ],
+    )
+
+
+def _p_words(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def traits_table(traits: Sequence[SharedTrait]) -> Table:
+    """One row per class, with its share here and elsewhere."""
+    kinds = {"label": "true class", "predicted": "predicted class"}
+    return Table(
+        [
+            Column("kind", "What"),
+            Column("title", "Class"),
+            Column("n", "Samples", "count"),
+            Column("share", "Share here", "percent"),
+            Column("rest_share", "Share of the rest", "percent"),
+            Column("p", "p, adjusted"),
+        ],
+        [
+            {
+                "kind": kinds[t.column],
+                "title": t.title,
+                "n": t.n,
+                "share": t.share,
+                "rest_share": t.rest_share,
+                "p": _p_words(t.p),
+            }
+            for t in traits
+        ],
+    )

@@ -1,0 +1,167 @@
+"""One image: as each data set shows it, and every run's answer to it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from calift_core.schema.wire.results import Evaluation, Sample, SampleHistory
+from calift_core.schema.wire.runs import RunSummary
+from frontend import api, components, figures, page, pickers, state, text
+from frontend.figures.style import Run
+from frontend.panels import gallery
+from frontend.tables import Column, Table
+
+
+def _runs(evaluation: Evaluation) -> dict[str, RunSummary]:
+    """Runs whose answers are shown: a picker of those that judged the same samples."""
+    others = gallery.others(evaluation)
+    names = {evaluation.run_id: evaluation.run_name} | {e.run_id: e.run_name for e in others}
+    chosen = state.several(
+        st.multiselect,
+        "Runs",
+        name="runs",
+        options=list(names),
+        default=list(names)[:5],
+        format_func=names.__getitem__,
+        max_selections=pickers.MAX_RUNS,
+        placeholder="Choose runs",
+    )
+    return {run.id: run for run in pickers.named_runs(chosen or [evaluation.run_id])}
+
+
+def _history(evaluation: Evaluation, sample: str, run: RunSummary) -> SampleHistory:
+    return api.fetch(
+        f"load the answers of {run.name}",
+        lambda: api.sample_answers(evaluation.id, sample, run.id, run.revision),
+        key=f"answers-{evaluation.id}-{sample}-{run.id}",
+    )
+
+
+def _facts(evaluation: Evaluation, own: Sample) -> None:
+    """What the evaluation's run says, and the ways back."""
+    page.stats(
+        [
+            ("Label", own.label_name, own.id),
+            ("Prediction", own.predicted_name, "right" if own.correct else "wrong"),
+            ("Confidence", text.percent(own.confidence), f"rank of the label {own.rank + 1}"),
+        ]
+    )
+    page.table(
+        Table(
+            [
+                Column("name", "Most probable"),
+                Column("probability", "Probability", "percent"),
+            ],
+            [c.model_dump() for c in own.top],
+        ),
+        caption="Most probable classes",
+    )
+    here = {"run": evaluation.run_id, "dataset": evaluation.dataset}
+    same = urlencode({"evaluation": evaluation.id, "where": f"label == {own.label}"})
+    taken = urlencode({"evaluation": evaluation.id, "where": f"predicted == {own.predicted}"})
+    with st.container(horizontal=True, gap="small"):
+        for label, icon, query in (
+            ("Diagram", "target", here),
+            (f"All {own.label_name}", "grid_view", {**here, "images": same}),
+            (f"All taken for {own.predicted_name}", "grid_view", {**here, "images": taken}),
+        ):
+            st.page_link(
+                "views/calibration.py", label=text.md(label), icon=f":material/{icon}:",
+                query_params=query, width="content",
+            )  # fmt: skip
+        st.page_link(
+            "views/run.py", label="Run", icon=":material/science:",
+            query_params={"id": evaluation.run_id}, width="content",
+        )  # fmt: skip
+
+
+def _item(e: Evaluation, said: Sample) -> dict[str, Any]:
+    at = urlencode({"evaluation": e.id, "sample": said.id})
+    title = text.evaluation_title(e)
+    return {
+        "href": f"/sample?{at}",
+        "src": f"/thumbnail?{at}&size=224",
+        "alt": f"{said.label_name} under {title}",
+        "label": title,
+        "answers": [
+            {
+                "by": "",
+                "words": f"{said.predicted_name}, {text.percent(said.confidence)}",
+                "correct": said.correct,
+            }
+        ],
+        "marks": [],
+        "top": [],
+    }
+
+
+def main() -> None:
+    """Draw the page."""
+    evaluation_id, sample_id = state.param("evaluation"), state.param("sample")
+    if evaluation_id is None or sample_id is None:
+        page.head("Image", "One image and every run's answer to it.")
+        page.empty("No image is named", "Images are opened from a gallery, such as that of a bin.")
+        st.page_link("views/calibration.py", label="Open a diagram", icon=":material/target:")
+        return
+    evaluation = api.fetch(
+        "load the evaluation that has the image",
+        lambda: api.evaluation(evaluation_id),
+        key=f"evaluation-{evaluation_id}",
+    )
+    (run,) = pickers.named_runs([evaluation.run_id]) or [None]
+    if run is None:
+        st.stop()
+    history = _history(evaluation, sample_id, run)
+    sets = {e.id: e for e in api.evaluations(run)}
+    own = next((i.sample for i in history.items if i.source.evaluation_id == evaluation.id), None)
+    page.head(
+        "Image" if own is None else f"Image of {own.label_name}",
+        f"{evaluation.run_name} on {text.evaluation_title(evaluation)}",
+    )
+    if own is None:
+        page.empty("No such sample", f"{evaluation.dataset} has no sample of this name.")
+        return
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        at = urlencode({"evaluation": evaluation.id, "sample": sample_id})
+        page.picture(f"/thumbnail?{at}&size=512", f"{own.label_name}, as the model saw it")
+    with right:
+        _facts(evaluation, own)
+    chosen = _runs(evaluation)
+    labels = {r.id: r.label for r in pickers.as_runs(chosen)}
+    histories = {run_id: _history(evaluation, sample_id, one) for run_id, one in chosen.items()}
+    answers = {
+        run_id: {str(i.source.dataset): i.sample for i in found.items}
+        for run_id, found in histories.items()
+    }
+    shown = sorted(
+        (sets[i.source.evaluation_id] for i in history.items if i.source.evaluation_id in sets),
+        key=text.evaluation_order,
+    )
+    asked = {
+        (run_id, str(i.source.dataset)): str(i.source.evaluation_id)
+        for run_id, found in histories.items()
+        for i in found.items
+    }
+    rows = [(Run(run_id, labels[run_id]), said) for run_id, said in answers.items()]
+    page.chart(
+        figures.sample.grid(rows, shown, label=own.label_name),
+        figures.sample.table(rows, shown),
+        name="answers",
+        wide=len(shown) > 6,
+        select=lambda cell: st.query_params.update({"evaluation": asked[cell[0], cell[1]]}),
+    )
+    page.table(figures.sample.table(rows, shown), caption="Every run's answer", limit=100)
+    st.subheader("As the model saw it", anchor=False)
+    by_set = {i.source.evaluation_id: i.sample for i in history.items}
+    components.gallery(
+        {"items": [_item(e, by_set[e.id]) for e in shown], "missing": "no image"},
+        key="sample-sets",
+        opened=lambda at: st.query_params.update({"evaluation": shown[at].id}),
+    )
+
+
+main()
