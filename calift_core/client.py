@@ -68,6 +68,7 @@ from calift_core.schema.wire.results import (
     Evaluation,
     EvaluationPage,
     Frontier,
+    Leaders,
     MeasureSet,
     Reliability,
     SamplePage,
@@ -1228,9 +1229,34 @@ class Client:
             raise self._error(response)
         return self._read(response, RunDetail)
 
-    def compare(self, run_ids: Sequence[str], baseline: str | None = None) -> Comparison:
-        """2 to 10 runs side by side; the baseline is the first unless named."""
-        return self._get("/compare", Comparison, run_id=list(run_ids), baseline=baseline)
+    def compare(
+        self,
+        run_ids: Sequence[str],
+        baseline: str | None = None,
+        *,
+        datasets: Sequence[str] = (),
+        paired: bool = True,
+    ) -> Comparison:
+        """Put 2 to 10 runs side by side.
+
+        Args:
+            run_ids: the runs.
+            baseline: one of them; None: the first.
+            datasets: what differences and confidence sets are wanted on; none: all.
+            paired: make differences and confidence sets at all.
+        """
+        return self._get(
+            "/compare",
+            Comparison,
+            run_id=list(run_ids),
+            baseline=baseline,
+            dataset=list(datasets),
+            paired=paired,
+        )
+
+    def leaders(self, run_ids: Sequence[str]) -> Leaders:
+        """Which of 2 to 10 runs may be the best, on ID data, over shifts and corruptions."""
+        return self._get("/compare/leaders", Leaders, run_id=list(run_ids))
 
     # -- catalogue ----------------------------------------------------------------------------
 

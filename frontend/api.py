@@ -16,8 +16,10 @@ from calift_core.installed import as_typed
 from calift_core.schema.wire.results import (
     AskedBinning,
     CalibratorEffect,
+    Comparison,
     Evaluation,
     Frontier,
+    Leaders,
     MeasureSet,
     Reliability,
     SamplePage,
@@ -229,6 +231,23 @@ def zero_shot_of(run: RunSummary) -> RunSummary | None:
 def gains_over(run: RunSummary, base: RunSummary | None) -> dict[str, Gain | None]:
     """The differences to another run's headline, on data that both were judged on."""
     return {} if base is None else gains(evaluations(run), evaluations(base))
+
+
+@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
+def compared(
+    run_ids: tuple[str, ...],
+    baseline: str,
+    revisions: tuple[int, ...],
+    datasets: tuple[str, ...] | None,
+) -> Comparison:
+    """Runs side by side on some data sets; None: without differences."""
+    return client().compare(run_ids, baseline, datasets=datasets or (), paired=datasets is not None)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def leaders(run_ids: tuple[str, ...], revisions: tuple[int, ...]) -> Leaders:
+    """Which runs may be the best."""
+    return client().leaders(run_ids)
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

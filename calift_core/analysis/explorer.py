@@ -20,6 +20,7 @@ from calift_core.analysis.calibrators import (
     read_to_fit,
     transfer_numbers,
 )
+from calift_core.analysis.comparing import resamples_for
 from calift_core.analysis.condition import Samples
 from calift_core.analysis.gallery import (
     Beside,
@@ -58,8 +59,6 @@ from calift_core.schema.wire.results import (
     TransferRow,
 )
 
-#: Resamples times samples of one paired interval: bounds its time, and stays above 200 resamples.
-_DRAWS = 2_000_000
 #: What scores of a file depend on besides its bytes: a temperature, or a calibrator's own key.
 _Scored = float | tuple[str, ...]
 _Fit = tuple[tuple[str, ...], Calibrator, FittedCalibrator]
@@ -673,11 +672,6 @@ class Explorer:
                 n_resamples=resamples_for(len(scores)),
             ),
         )
-
-
-def resamples_for(n: int) -> int:
-    """Resamples of a paired interval of n samples: 200 to 1,000, bounded by its time."""
-    return int(min(1000, max(200, _DRAWS // n)))
 
 
 def need_logits(file: PredictionsFile) -> None:

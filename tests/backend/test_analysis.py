@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from backend.artifacts import publish_artifact
+from backend.explore.foreseen import Foreseen
+from backend.main import create_app
 from calift_core import calibration
 from calift_core.analysis.condition import Samples, matching
 from calift_core.predictions.read import read_predictions
@@ -44,9 +47,10 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
         calibration_split: bool = True,
         perturbed: int = 0,
         keep: Any = "full",
+        **spec: Any,
     ) -> str:
         store, artifacts = services.store, services.artifacts
-        run_id: str = store.runs.submit(spec_of(name=f"run {seed}"))
+        run_id: str = store.runs.submit(spec_of(name=f"run {seed}", **spec))
         claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
         folder = tmp_path / "made" / run_id
@@ -578,7 +582,7 @@ def test_compare__confidence_sets_hold_every_run_once(
     sets = comparison["confidence_sets"]
     assert {(found["dataset"], found["metric"]) for found in sets} == {
         (dataset, metric)
-        for dataset in ("id", "sketch")
+        for dataset in ("id", "sketch", "noise/3")
         for metric in ("accuracy", "ece", "nll", "brier")
     }
     for found in sets:
@@ -589,6 +593,72 @@ def test_compare__confidence_sets_hold_every_run_once(
     (by_accuracy,) = [f for f in sets if (f["dataset"], f["metric"]) == ("id", "accuracy")]
     # Noise of four logits makes the last run worse beyond doubt.
     assert by_accuracy["excluded"][-1] == ids[2]
+
+
+def test_compare__parts_are_the_whole_and_are_kept(
+    api: TestClient, make_run: Callable[..., str], settings: Any
+) -> None:
+    ids = [make_run(seed=s) for s in (0, 1, 4)]
+    bare = get(api, "/compare", run_id=ids, paired=False)
+    assert bare["confidence_sets"] == []
+    assert not any(column["differences"] for column in bare["runs"])
+    whole = get(api, "/compare", run_id=ids)
+    parts = [get(api, "/compare", run_id=ids, dataset=[d]) for d in ("id", "sketch", "noise/3")]
+    for k, column in enumerate(whole["runs"]):
+        assert column["differences"] == [d for p in parts for d in p["runs"][k]["differences"]]
+    assert whole["confidence_sets"] == [s for p in parts for s in p["confidence_sets"]]
+    assert get(api, "/compare", run_id=ids, dataset=["nothing"])["confidence_sets"] == []
+    # Another process opens no predictions for what was asked before.
+    shutil.rmtree(settings.artifacts_dir)
+    later_app = create_app(settings, housekeeping=False)
+    with TestClient(later_app, base_url="http://127.0.0.1", headers=api.headers) as later:
+        assert get(later, "/compare", run_id=ids) == whole
+        turned = get(later, "/compare", run_id=ids, baseline=ids[1])
+    forth = {(d["dataset"], d["metric"]): d for d in whole["runs"][1]["differences"]}
+    for back in turned["runs"][0]["differences"]:
+        d = forth[back["dataset"], back["metric"]]
+        assert back["difference"] == -d["difference"]
+        assert (back["value"], back["baseline"]) == (d["baseline"], d["value"])
+        decided, other = (d["squared"], back["squared"]) if d["squared"] else (d, back)
+        assert other["interval"] == [-x for x in reversed(decided["interval"])]
+
+
+def test_leaders__stand_on_the_mean_of_what_all_were_tested_on(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    ids = [make_run(seed=s) for s in (0, 1, 4)]
+    boards = get(api, "/compare/leaders", run_id=ids)["boards"]
+    own = {run: evaluations(api, run) for run in ids}
+    assert {(b["role"], b["metric"]) for b in boards} == {
+        (role, metric)
+        for role in ("id", "shift", "corruption")
+        for metric in ("accuracy", "ece", "nll", "brier")
+    }
+    for board in boards:
+        standings = board["standings"]
+        assert sorted(s["run_id"] for s in standings) == sorted(ids)
+        assert standings[0]["leads"]
+        for s in standings:
+            found = [own[s["run_id"]][name][board["metric"]] for name in board["datasets"]]
+            values = [f["value"] if board["metric"] == "ece" else f for f in found]
+            assert s["value"] == pytest.approx(sum(values) / len(values), abs=1e-5)
+            assert (s["floor"] is None) == (board["metric"] != "ece")
+    by_accuracy = next(b for b in boards if (b["role"], b["metric"]) == ("id", "accuracy"))
+    assert not by_accuracy["standings"][-1]["leads"]
+    assert by_accuracy["standings"][-1]["run_id"] == ids[2]
+
+
+def test_foreseen__a_finished_run_is_compared_with_zero_shot_before_anybody_asks(
+    api: TestClient, app: Any, make_run: Callable[..., str], settings: Any
+) -> None:
+    services = app.state.services
+    base = make_run(seed=0, method={"kind": "zero_shot"})
+    run = make_run(seed=1)
+    Foreseen(services.store, services.comparer).look()
+    shutil.rmtree(settings.artifacts_dir)
+    found = get(api, "/compare", run_id=[base, run])
+    assert {d["dataset"] for d in found["runs"][1]["differences"]} == {"id", "sketch", "noise/3"}
+    assert found["warnings"] == []
 
 
 def test_compare__an_ece_is_shown_and_its_square_decides(

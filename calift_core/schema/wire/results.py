@@ -491,3 +491,40 @@ class Comparison(Frozen):
     parameters: dict[str, list[Any]]
     confidence_sets: list[ConfidenceSet] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
+
+
+class Standing(Frozen):
+    """A run on a board. `leads`: it may be the best one; `p_value` as in `ConfidenceSet`.
+
+    `decided` is what the order and the lead are decided on: for `ece` the mean debiased squared L2
+    error, else `value` itself. `floor` is what `value` would be were the run calibrated, for `ece`.
+    """
+
+    run_id: str
+    value: float
+    decided: float
+    floor: float | None = None
+    leads: bool
+    p_value: float
+
+
+class Board(Frozen):
+    """Runs by a metric, best first: its mean over the data sets of a role that all were tested on.
+
+    The runs that lead hold the best one with probability `level` (model confidence set).
+    """
+
+    role: Role
+    metric: str
+    datasets: list[str]
+    n: int
+    level: float
+    standings: list[Standing]
+
+
+class Leaders(Frozen):
+    """Who may be the best, on ID data, over the shifts and over the corruptions."""
+
+    runs: list[str]
+    boards: list[Board]
+    warnings: list[str] = Field(default_factory=list)
