@@ -107,10 +107,10 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         ),
     )
     artifacts = open_artifacts(settings)
-    library = StoreLibrary(store, artifacts)
+    library = StoreLibrary(store, artifacts, Kept(settings.home / "cache" / "answers"))
     explorer = Explorer(library)
-    comparer = Comparer(store, library, explorer, Kept(settings.home / "cache" / "pairs"))
-    foreseen = Foreseen(store, comparer)
+    comparer = Comparer(store, library, explorer)
+    foreseen = Foreseen(store, comparer, explorer)
     submission = Submission(settings, store)
     celery = make_celery(settings)
     readiness = Readiness(engine, celery, artifacts)

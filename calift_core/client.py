@@ -40,6 +40,7 @@ from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.report import Report, Role
 from calift_core.schema.spec import RunSpec, problems_of
 from calift_core.schema.sweep import SweepSpec
+from calift_core.schema.wire.answers import Leaders, Ledger
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
     EvaluationJobPage,
@@ -68,7 +69,6 @@ from calift_core.schema.wire.results import (
     Evaluation,
     EvaluationPage,
     Frontier,
-    Leaders,
     MeasureSet,
     Reliability,
     SamplePage,
@@ -1257,6 +1257,25 @@ class Client:
     def leaders(self, run_ids: Sequence[str]) -> Leaders:
         """Which of 2 to 10 runs may be the best, on ID data, over shifts and corruptions."""
         return self._get("/compare/leaders", Leaders, run_id=list(run_ids))
+
+    def ledger(
+        self, run_id: str, against: str, *, datasets: Sequence[str] = (), step: float = 0.1
+    ) -> Ledger:
+        """What a run has gained and lost against another on the data that both were tested on.
+
+        Args:
+            run_id: the run.
+            against: another run, such as its zero-shot model.
+            datasets: names; none: all.
+            step: by how much a confidence must differ to have moved.
+        """
+        return self._get(
+            _at("runs", run_id, "ledger"),
+            Ledger,
+            against=against,
+            dataset=list(datasets),
+            step=step,
+        )
 
     # -- catalogue ----------------------------------------------------------------------------
 

@@ -13,13 +13,13 @@ import streamlit as st
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
 from calift_core.installed import as_typed
+from calift_core.schema.wire.answers import Leaders, Ledger
 from calift_core.schema.wire.results import (
     AskedBinning,
     CalibratorEffect,
     Comparison,
     Evaluation,
     Frontier,
-    Leaders,
     MeasureSet,
     Reliability,
     SamplePage,
@@ -248,6 +248,12 @@ def compared(
 def leaders(run_ids: tuple[str, ...], revisions: tuple[int, ...]) -> Leaders:
     """Which runs may be the best."""
     return client().leaders(run_ids)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def ledger(run_id: str, against: str, revision: int, base_revision: int) -> Ledger:
+    """What a run has gained and lost against another."""
+    return client().ledger(run_id, against)
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

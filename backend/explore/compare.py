@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from backend.explore.kept import Kept
 from backend.explore.library import StoreLibrary
 from backend.problems import pointer_of
 from backend.store.stores import Stores
@@ -17,13 +16,12 @@ from calift_core.analysis.explorer import Explorer
 from calift_core.calibration.compare import confidence_set_over
 from calift_core.errors import CaliftError, NotFoundError, PredictionsError, SpecError
 from calift_core.schema.report import Role
+from calift_core.schema.wire.answers import Board, Leaders
 from calift_core.schema.wire.results import (
-    Board,
     ComparedRun,
     Comparison,
     ConfidenceSet,
     Evaluation,
-    Leaders,
     PairedDifference,
     SquaredErrors,
 )
@@ -44,14 +42,11 @@ class Comparer:
         store: of the runs.
         library: opens their predictions.
         explorer: scores them.
-        kept: answers of this and of earlier processes.
     """
 
-    def __init__(
-        self, store: Stores, library: StoreLibrary, explorer: Explorer, kept: Kept
-    ) -> None:
+    def __init__(self, store: Stores, library: StoreLibrary, explorer: Explorer) -> None:
         self._store, self._library, self._explorer = store, library, explorer
-        self._memory, self._kept = library.memory, kept
+        self._memory = library.memory
 
     def compare(
         self,
@@ -172,15 +167,7 @@ class Comparer:
 
     def kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """A plain value that is kept in this process and beyond it."""
-
-        def read_or_make() -> Any:
-            known = self._kept.get(key)
-            if known is None:
-                known = make()
-                self._kept.put(key, known)
-            return known
-
-        return self._memory.remember("pairs", key, read_or_make)
+        return self._memory.remember("answers", key, make)
 
     def shared(self, evaluations: _Evaluations) -> Shared:
         """Runs on the samples of one data set that all of them saw."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 
 from backend.explore.compare import Comparer
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
+from calift_core.analysis.explorer import Explorer
+from calift_core.errors import UnknownNameError
 from calift_core.schema.wire.runs import RunSummary
 
 _log = logging.getLogger(__name__)
@@ -25,8 +28,8 @@ class Foreseen:
     It takes one data set at a time, so that whoever asks meanwhile waits for no more than that.
     """
 
-    def __init__(self, store: Stores, comparer: Comparer) -> None:
-        self._store, self._comparer = store, comparer
+    def __init__(self, store: Stores, comparer: Comparer, explorer: Explorer) -> None:
+        self._store, self._comparer, self._explorer = store, comparer, explorer
         self._done: set[tuple[str, int]] = set()
         self._failing = False
         self._stopping = threading.Event()
@@ -70,6 +73,8 @@ class Foreseen:
                 if self._stopping.is_set():
                     return
                 self._comparer.compare([other, run.id], other, datasets=[dataset])
+                with suppress(UnknownNameError):  # the other was not tested on it
+                    self._explorer.ledger(run.id, other, datasets=[dataset])
 
     def _others(self, run: RunSummary) -> list[str]:
         """The zero-shot run that pages set it against, and the runs of its sweep."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from backend.artifacts import ArtifactStore
+from backend.explore.kept import Kept
 from backend.explore.memory import Remembered
 from backend.store.stores import Stores
 from calift_core.analysis.calibrators import is_perturbed
@@ -17,11 +18,17 @@ from calift_core.schema.wire.results import Evaluation, Source
 
 
 class StoreLibrary:
-    """Targets are ids of evaluations, runs are ids of runs."""
+    """Targets are ids of evaluations, runs are ids of runs.
 
-    def __init__(self, store: Stores, artifacts: ArtifactStore) -> None:
+    Args:
+        store: of the evaluations.
+        artifacts: holds their predictions.
+        kept: answers of this and of earlier processes; None: of this one alone.
+    """
+
+    def __init__(self, store: Stores, artifacts: ArtifactStore, kept: Kept | None = None) -> None:
         self._store, self._artifacts = store, artifacts
-        self._memory = Remembered()
+        self._memory = Remembered(kept)
 
     @property
     def memory(self) -> Memory:

@@ -8,10 +8,12 @@ from fastapi import APIRouter, Query
 
 from backend.deps import (
     MAX_CHOICES,
+    RunId,
     ServicesDep,
     allow,
 )
-from calift_core.schema.wire.results import Comparison, Leaders
+from calift_core.schema.wire.answers import Leaders, Ledger
+from calift_core.schema.wire.results import Comparison
 
 router = APIRouter(tags=["results"])
 
@@ -54,3 +56,25 @@ def get_leaders(services: ServicesDep, run_id: RunIds) -> Leaders:
     al. 2011) over draws that data sets of the same source images share.
     """
     return services.comparer.leaders(run_id)
+
+
+@router.get("/runs/{run_id}/ledger", responses={404: {}})
+@allow("read")
+def get_ledger(
+    run_id: RunId,
+    services: ServicesDep,
+    against: Annotated[
+        str, Query(max_length=64, description="Another run, such as its zero-shot model")
+    ],
+    dataset: Annotated[
+        list[str], Query(max_length=MAX_CHOICES, description="None: all that both were tested on")
+    ] = [],  # noqa: B006
+    step: Annotated[
+        float, Query(ge=0, le=1, description="A confidence that moved by no more has not moved")
+    ] = 0.1,
+) -> Ledger:
+    """What a run has gained and lost against another, image by image, on each data set.
+
+    Its images are at `/evaluations/{evaluation_id}/samples` with `against` and `outcome`.
+    """
+    return services.explorer.ledger(run_id, against, datasets=dataset, step=step)

@@ -70,7 +70,11 @@ class Shared:
         return row
 
 
-def share(files: Mapping[str, PredictionsFile], scored: Callable[[str], SampleScores]) -> Shared:
+def share(
+    files: Mapping[str, PredictionsFile],
+    scored: Callable[[str], SampleScores],
+    metrics: Sequence[str] = METRICS,
+) -> Shared:
     """Bring models to the samples that all of them saw.
 
     Draws depend on which units there are and on nothing else: data sets of the same source images
@@ -79,6 +83,7 @@ def share(files: Mapping[str, PredictionsFile], scored: Callable[[str], SampleSc
     Args:
         files: name → predictions.
         scored: gives a name's scores in stored order.
+        metrics: what they may be compared by.
 
     Raises:
         UnpairedError: two of them share no samples, have other classes, or label a sample
@@ -100,7 +105,7 @@ def share(files: Mapping[str, PredictionsFile], scored: Callable[[str], SampleSc
         scores[name] = scored(name).take(position[kept])
     together = Together(
         scores,
-        metrics=[DECIDES.get(metric, metric) for metric in METRICS],
+        metrics=[DECIDES.get(metric, metric) for metric in metrics],
         n_resamples=resamples_for(len(kept)),
         clusters=clusters,
         seed=_seed(first.ids[kept] if clusters is None else np.unique(clusters)),

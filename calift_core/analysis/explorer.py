@@ -20,7 +20,7 @@ from calift_core.analysis.calibrators import (
     read_to_fit,
     transfer_numbers,
 )
-from calift_core.analysis.comparing import resamples_for
+from calift_core.analysis.comparing import resamples_for, share
 from calift_core.analysis.condition import Samples
 from calift_core.analysis.gallery import (
     Beside,
@@ -31,14 +31,16 @@ from calift_core.analysis.gallery import (
     ordered,
     shared_traits,
 )
+from calift_core.analysis.ledger import ledger_of
 from calift_core.analysis.library import Library, PredictionsFile, Subject
 from calift_core.analysis.measures import audit_of, classwise_measure, measures_of
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
 from calift_core.analysis.slices import By, Sort, slice_of_set, slice_page
 from calift_core.calibration import CALIBRATORS, Binning, Calibrator, SampleScores
-from calift_core.errors import NotFoundError, SpecError, UnknownNameError
+from calift_core.errors import NotFoundError, SpecError, UnknownNameError, UnpairedError
 from calift_core.predictions.read import read_scores, read_top, shared_samples
 from calift_core.schema.report import Role
+from calift_core.schema.wire.answers import Ledger, LedgerSet
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
     TRANSFER_SETS,
@@ -626,6 +628,67 @@ class Explorer:
             )
             for key, one in zip([None, *(key for key, _, _ in fits)], numbers, strict=True)
         ]
+
+    # -- forgetting ---------------------------------------------------------------------------
+
+    def ledger(
+        self, run: str, against: str, *, datasets: Sequence[str] = (), step: float = 0.1
+    ) -> Ledger:
+        """What a run has gained and lost against another; see `ledger_of`.
+
+        Args:
+            run: a run that was tested.
+            against: another one, such as its zero-shot model.
+            datasets: names; none: all that both were tested on.
+            step: by how much a confidence must differ to have moved.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+            UnknownNameError: a data set that not both were tested on.
+        """
+        base = {s.source.dataset: s for s in self._library.tested(against)}
+        pairs = {
+            name: (s, base[name])
+            for s in self._library.tested(run)
+            if (name := s.source.dataset) in base
+        }
+        for name in datasets:
+            if name not in pairs:
+                raise UnknownNameError("data set of both runs", name, [n or "" for n in pairs])
+        sets, warnings = [], []
+        for name in datasets or pairs:
+            own, other = pairs[name]
+            try:
+                sets.append(self._ledger_set(own, other, step))
+            except (NotFoundError, UnpairedError) as error:
+                warnings.append(f"{name}: {error.message}")
+        return Ledger(
+            run=self._library.run(run),
+            against=self._library.run(against),
+            step=step,
+            sets=sets,
+            warnings=warnings,
+        )
+
+    def _ledger_set(self, own: Subject, other: Subject, step: float) -> LedgerSet:
+        sides = {"run": own, "base": other}
+
+        def make() -> dict[str, Any]:
+            files = {name: subject.open() for name, subject in sides.items()}
+            shared = share(
+                files, lambda name: self.scored(files[name], sides[name].temperature), ["accuracy"]
+            )
+            return ledger_of(shared, "run", "base", step=step)
+
+        # By their targets, and so without opening them: what was asked before costs nothing.
+        key = ("ledger", *((s.target, s.temperature) for s in sides.values()), step)
+        return LedgerSet(
+            dataset=own.source.dataset or own.open().metadata.dataset,
+            role=own.source.role or "id",
+            evaluation_id=own.source.evaluation_id,
+            against_id=other.source.evaluation_id,
+            **self._memory.remember("answers", key, make),
+        )
 
     # -- planning -----------------------------------------------------------------------------
 

@@ -22,8 +22,9 @@ from calift_core.predictions.read import read_index, read_metadata
 from calift_core.predictions.types import PredictionsMetadata
 from calift_core.schema.wire.results import Source
 
-#: What is remembered: numbers, paired differences, opened files, scores, fitted calibrators.
-Kind = Literal["numbers", "pairs", "files", "scores", "fits"]
+#: What is remembered: numbers, opened files, scores, fitted calibrators, and answers: plain values
+#: that JSON knows, by keys that mean the same to any process, which may be kept beyond this one.
+Kind = Literal["numbers", "files", "scores", "fits", "answers"]
 T = TypeVar("T")
 
 

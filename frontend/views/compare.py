@@ -9,7 +9,7 @@ import streamlit as st
 from calift_core.schema.wire.results import Comparison
 from frontend import api, figures, page, pickers, state, tables, text
 from frontend.panels.compare import answers as panel
-from frontend.panels.compare import paired
+from frontend.panels.compare import ledger, paired
 from frontend.panels.evaluate import form, jobs
 from frontend.tables import Column, Table
 
@@ -78,7 +78,7 @@ def main() -> None:
     for warning in bare.warnings:
         st.warning(text.md_prose(warning), icon=":material/warning:")
     # Places in the order of the page; what is at hand fills them before what takes time.
-    answer, board, rest = st.container(), st.container(), st.container()
+    answer, board, forgotten, rest = (st.container() for _ in range(4))
     with answer:
         stream = panel.Stream(bare, _datasets(bare), ask, labels)
         stream.go_on()
@@ -88,6 +88,10 @@ def main() -> None:
     comparison = stream.rest()
     with board:
         panel.leaderboard(list(chosen), labels, revisions)
+    with forgotten:
+        ledger.draw(
+            baseline, list(chosen), labels, {run.id: run.revision for run in chosen.values()}
+        )
     with below:
         for warning in comparison.warnings[len(bare.warnings) :]:
             st.warning(text.md_prose(warning), icon=":material/warning:")

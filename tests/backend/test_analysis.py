@@ -654,11 +654,65 @@ def test_foreseen__a_finished_run_is_compared_with_zero_shot_before_anybody_asks
     services = app.state.services
     base = make_run(seed=0, method={"kind": "zero_shot"})
     run = make_run(seed=1)
-    Foreseen(services.store, services.comparer).look()
+    Foreseen(services.store, services.comparer, services.explorer).look()
     shutil.rmtree(settings.artifacts_dir)
     found = get(api, "/compare", run_id=[base, run])
     assert {d["dataset"] for d in found["runs"][1]["differences"]} == {"id", "sketch", "noise/3"}
     assert found["warnings"] == []
+    assert len(get(api, f"/runs/{run}/ledger", against=base)["sets"]) == 3
+
+
+def test_ledger__is_what_numpy_counts_and_turns_round(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    base, run = make_run(seed=0), make_run(seed=3)
+    found = get(api, f"/runs/{run}/ledger", against=base, step=0.2)
+    assert (found["run"]["run_id"], found["against"]["run_id"]) == (run, base)
+    assert [one["dataset"] for one in found["sets"]] == ["id", "sketch", "noise/3"]
+    back = get(api, f"/runs/{base}/ledger", against=run, step=0.2)
+    own, other = evaluations(api, run), evaluations(api, base)
+    for one, turned in zip(found["sets"], back["sets"], strict=True):
+        assert one["gained"] + one["lost"] + one["both"] + one["neither"] == one["n"] == 300
+        assert (one["gained"], one["lost"]) == (turned["lost"], turned["gained"])
+        assert one["difference"] == -turned["difference"]
+        assert one["difference"] == pytest.approx((one["gained"] - one["lost"]) / one["n"])
+        before, after = (samples_of(api, e[one["dataset"]]["id"]) for e in (other, own))
+        right = [np.array([before[k]["correct"] for k in before]) for before in (before, after)]
+        moved = np.array([after[k]["confidence"] - before[k]["confidence"] for k in before])
+        masks = {
+            "gained": ~right[0] & right[1], "lost": right[0] & ~right[1],
+            "both": right[0] & right[1], "neither": ~right[0] & ~right[1],
+        }  # fmt: skip
+        ways = {"surer": moved > 0.2, "alike": np.abs(moved) <= 0.2, "less_sure": moved < -0.2}
+        for cell in one["cells"]:
+            at = masks[cell["outcome"]] & ways[cell["moved"]]
+            assert cell["n"] == at.sum()
+            if at.any():
+                step = cell["confidence_after"] - cell["confidence_before"]
+                assert step == pytest.approx(moved[at].mean())
+        # The images of a row are as many as the row says.
+        page = get(
+            api, f"/evaluations/{one['evaluation_id']}/samples", against=one["against_id"],
+            outcome="lost", limit=1,
+        )  # fmt: skip
+        assert page["n_matching"] == one["lost"]
+        low, high = one["forgotten_interval"]
+        assert low < one["forgotten"] == one["lost"] / (one["lost"] + one["both"]) < high
+    same = get(api, f"/runs/{run}/ledger", against=run, dataset=["id"])["sets"]
+    assert [(s["dataset"], s["gained"], s["lost"]) for s in same] == [("id", 0, 0)]
+    refused(api, f"/runs/{run}/ledger", 422, "UNKNOWN_NAME", against=base, dataset=["nothing"])
+    refused(api, f"/runs/{run}/ledger", 404, "NOT_FOUND", against="nobody")
+
+
+def samples_of(api: TestClient, evaluation: str) -> dict[str, Any]:
+    """Every sample of an evaluation by its id."""
+    found: dict[str, Any] = {}
+    page: dict[str, Any] = {"next_cursor": None}
+    while not found or page["next_cursor"]:
+        asked = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
+        page = get(api, f"/evaluations/{evaluation}/samples", limit=200, top=0, **asked)
+        found |= {one["id"]: one for one in page["items"]}
+    return found
 
 
 def test_compare__an_ece_is_shown_and_its_square_decides(

@@ -20,6 +20,12 @@ def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
     assert "May be the best" in said
     assert "Of 8 data sets: lower on" in said
     assert said.count("may be best") >= 3
+    assert "forgotten" in said
+    images = [x.proto for x in app.get("page_link") if x.proto.label.startswith("Images that were")]
+    assert all(f"against={base}" in link.query_string for link in images)
+    assert {"outcome=lost", "outcome=gained"} == {
+        part for link in images for part in link.query_string.split("&") if "outcome" in part
+    }
     assert "ID data: 1 data set, Shifts, mean: 3 data sets" in said
     app.session_state["url-metric"] = "ece"
     app.run()

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import streamlit as st
 
-from calift_core.schema.wire.results import Board, Comparison, Leaders
+from calift_core.schema.wire.answers import Board, Leaders
+from calift_core.schema.wire.results import Comparison
 from frontend import answers, api, page, state, text
 from frontend.tables import Column, Markup, Table
 

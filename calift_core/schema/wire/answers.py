@@ -1,0 +1,100 @@
+"""Answers made of several stored results: who leads, what was gained and forgotten."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from calift_core.schema.base import Frozen
+from calift_core.schema.report import Role
+from calift_core.schema.wire.results import Source
+
+#: What became of a sample: right now and wrong before, wrong now and right before, right or wrong
+#: in both.
+Outcome = Literal["gained", "lost", "both", "neither"]
+#: How a confidence moved: up or down by more than asked for, or neither.
+Surer = Literal["surer", "alike", "less_sure"]
+
+
+class Standing(Frozen):
+    """A run on a board. `leads`: it may be the best one; `p_value` as in `ConfidenceSet`.
+
+    `decided` is what the order and the lead are decided on: for `ece` the mean debiased squared L2
+    error, else `value` itself. `floor` is what `value` would be were the run calibrated, for `ece`.
+    """
+
+    run_id: str
+    value: float
+    decided: float
+    floor: float | None = None
+    leads: bool
+    p_value: float
+
+
+class Board(Frozen):
+    """Runs by a metric, best first: its mean over the data sets of a role that all were tested on.
+
+    The runs that lead hold the best one with probability `level` (model confidence set).
+    """
+
+    role: Role
+    metric: str
+    datasets: list[str]
+    n: int
+    level: float
+    standings: list[Standing]
+
+
+class Leaders(Frozen):
+    """Who may be the best, on ID data, over the shifts and over the corruptions."""
+
+    runs: list[str]
+    boards: list[Board]
+    warnings: list[str] = Field(default_factory=list)
+
+
+class LedgerCell(Frozen):
+    """Samples of one outcome whose confidence moved one way, and its means before and after."""
+
+    outcome: Outcome
+    moved: Surer
+    n: int
+    confidence_before: float | None
+    confidence_after: float | None
+
+
+class LedgerSet(Frozen):
+    """What a run has gained and lost against another on the samples of a data set that both saw.
+
+    `gained + lost + both + neither = n`. `difference` is that of the accuracies, (gained − lost)/n,
+    with its paired 95 % interval. `forgotten` is the share that was lost of what the other run had
+    right, with its Wilson 95 % interval; null where that was nothing. Confidences are those of each
+    run's own prediction; they moved where they differ by more than `step`.
+    """
+
+    dataset: str
+    role: Role
+    evaluation_id: str | None
+    against_id: str | None
+    n: int
+    gained: int
+    lost: int
+    both: int
+    neither: int
+    difference: float
+    interval: tuple[float, float]
+    distinguishable: bool
+    forgotten: float | None
+    forgotten_interval: tuple[float, float] | None
+    cells: list[LedgerCell]
+
+
+class Ledger(Frozen):
+    """What a run has gained and lost against another, data set by data set."""
+
+    run: Source
+    against: Source
+    step: float
+    sets: list[LedgerSet]
+    warnings: list[str] = Field(default_factory=list)
