@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from calift_core.schema.wire.answers import Ledger
+from calift_core.schema.wire.answers import Decision, Ledger
 from calift_core.schema.wire.results import (
     Budget,
     CalibratorEffect,
@@ -214,6 +214,39 @@ def show_ledger(found: Ledger, as_json: bool) -> None:
     _say(table)
     for note in found.warnings:
         _say(note)
+
+
+def show_decision(found: Decision, as_json: bool) -> None:
+    """Write a threshold with its promise, and what it keeps of each data set."""
+    if as_json:
+        print_model(found.model_dump(mode="json"))
+        return
+    split = found.chosen_on
+    if found.threshold is None:
+        _say(
+            f"{found.run.run_name}: at most {percent(found.risk)} errors cannot be promised by any "
+            f"threshold, from {split.n:,} samples of {split.dataset}."
+        )
+    else:
+        _say(
+            f"{found.run.run_name}: keep predictions whose confidence is at least "
+            f"{found.threshold:.6g}. At most {percent(found.risk)} of them are wrong on data like "
+            f"{split.dataset} (n = {split.n:,}), in {100 * found.level:g} of 100 repeats of it."
+        )
+    table = _table("What that gives", "data set", "role", "n", "kept", "errors (95 %)", "holds",
+                   left=2)  # fmt: skip
+    for one in found.sets:
+        ends = "" if one.risk_interval is None else f" ({_range(one.risk_interval)})"
+        table.add_row(
+            Text(one.dataset),
+            one.role,
+            f"{one.n:,}",
+            percent(one.coverage),
+            f"{percent(one.risk)}{ends}",
+            {True: "yes", False: "no", None: "open"}[one.holds],
+        )
+    _say(table)
+    _say("It was promised for ID data alone; shifts are shown for what they are.")
 
 
 def show_budget(found: Budget, as_json: bool) -> None:

@@ -40,7 +40,7 @@ from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.report import Report, Role
 from calift_core.schema.spec import RunSpec, problems_of
 from calift_core.schema.sweep import SweepSpec
-from calift_core.schema.wire.answers import Leaders, Ledger
+from calift_core.schema.wire.answers import Decision, Leaders, Ledger
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
     EvaluationJobPage,
@@ -1275,6 +1275,25 @@ class Client:
             against=against,
             dataset=list(datasets),
             step=step,
+        )
+
+    def decision(
+        self, run_id: str, *, risk: float = 0.05, level: float = 0.95, datasets: Sequence[str] = ()
+    ) -> Decision:
+        """A threshold for at most so many errors among what is kept, and what it gives.
+
+        Args:
+            run_id: a run with predictions of its ID calibration split.
+            risk: largest share of errors among what is kept.
+            level: how often the promise holds.
+            datasets: names; none: all that the run was tested on.
+        """
+        return self._get(
+            _at("runs", run_id, "decision"),
+            Decision,
+            risk=risk,
+            level=level,
+            dataset=list(datasets),
         )
 
     # -- catalogue ----------------------------------------------------------------------------

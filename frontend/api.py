@@ -13,7 +13,7 @@ import streamlit as st
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
 from calift_core.installed import as_typed
-from calift_core.schema.wire.answers import Leaders, Ledger
+from calift_core.schema.wire.answers import Decision, Leaders, Ledger
 from calift_core.schema.wire.results import (
     AskedBinning,
     CalibratorEffect,
@@ -254,6 +254,12 @@ def leaders(run_ids: tuple[str, ...], revisions: tuple[int, ...]) -> Leaders:
 def ledger(run_id: str, against: str, revision: int, base_revision: int) -> Ledger:
     """What a run has gained and lost against another."""
     return client().ledger(run_id, against)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def decision(run_id: str, revision: int, risk: float, level: float) -> Decision:
+    """A threshold with a promise, and what it gives on each data set of a run."""
+    return client().decision(run_id, risk=risk, level=level)
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

@@ -36,6 +36,7 @@ PAGES = {
     "Explore": [
         view("compare", "Compare", "compare_arrows"),
         view("calibration", "Calibration", "target"),
+        view("decide", "Decide", "rule"),
         view("frontier", "Frontier", "scatter_plot"),
         view("shifts", "Shifts", "grid_on"),
         view("spectra", "Spectra", "show_chart"),

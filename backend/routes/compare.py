@@ -12,7 +12,7 @@ from backend.deps import (
     ServicesDep,
     allow,
 )
-from calift_core.schema.wire.answers import Leaders, Ledger
+from calift_core.schema.wire.answers import Decision, Leaders, Ledger
 from calift_core.schema.wire.results import Comparison
 
 router = APIRouter(tags=["results"])
@@ -78,3 +78,23 @@ def get_ledger(
     Its images are at `/evaluations/{evaluation_id}/samples` with `against` and `outcome`.
     """
     return services.explorer.ledger(run_id, against, datasets=dataset, step=step)
+
+
+@router.get("/runs/{run_id}/decision", responses={404: {}})
+@allow("read")
+def get_decision(
+    run_id: RunId,
+    services: ServicesDep,
+    risk: Annotated[
+        float, Query(gt=0, lt=1, description="Largest share of errors among what is kept")
+    ] = 0.05,
+    level: Annotated[float, Query(gt=0.5, lt=1, description="How often the promise holds")] = 0.95,
+    dataset: Annotated[
+        list[str], Query(max_length=MAX_CHOICES, description="None: all that it was tested on")
+    ] = [],  # noqa: B006
+) -> Decision:
+    """A threshold on the confidence with a promise, and what it gives on ID data and every shift.
+
+    Chosen on the run's ID calibration split by fixed-sequence testing of Clopper-Pearson bounds.
+    """
+    return services.explorer.decide(run_id, risk=risk, level=level, datasets=dataset)

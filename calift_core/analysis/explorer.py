@@ -22,6 +22,7 @@ from calift_core.analysis.calibrators import (
 )
 from calift_core.analysis.comparing import resamples_for, share
 from calift_core.analysis.condition import Samples
+from calift_core.analysis.deciding import kept_of
 from calift_core.analysis.gallery import (
     Beside,
     Order,
@@ -37,10 +38,11 @@ from calift_core.analysis.measures import audit_of, classwise_measure, measures_
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
 from calift_core.analysis.slices import By, Sort, slice_of_set, slice_page
 from calift_core.calibration import CALIBRATORS, Binning, Calibrator, SampleScores
+from calift_core.calibration.decisions import choose_threshold
 from calift_core.errors import NotFoundError, SpecError, UnknownNameError, UnpairedError
 from calift_core.predictions.read import read_scores, read_top, shared_samples
 from calift_core.schema.report import Role
-from calift_core.schema.wire.answers import Ledger, LedgerSet
+from calift_core.schema.wire.answers import Decision, KeptSet, Ledger, LedgerSet
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
     TRANSFER_SETS,
@@ -688,6 +690,67 @@ class Explorer:
             evaluation_id=own.source.evaluation_id,
             against_id=other.source.evaluation_id,
             **self._memory.remember("answers", key, make),
+        )
+
+    # -- deciding -----------------------------------------------------------------------------
+
+    def decide(
+        self, run: str, *, risk: float, level: float = 0.95, datasets: Sequence[str] = ()
+    ) -> Decision:
+        """A threshold for at most so many errors among what is kept; see `choose_threshold`.
+
+        It is chosen on the run's ID calibration split alone, at the temperature that the run was
+        evaluated at, and shown on its ID data and on every shift.
+
+        Args:
+            run: a run that was tested.
+            risk: the largest share of errors among what is kept.
+            level: how often the promise holds.
+            datasets: names; none: all that the run was tested on.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+            NotFoundError: the run was not tested, or has no ID calibration split.
+            SpecError: risk or level is not in (0, 1).
+            UnknownNameError: a data set that the run was not tested on.
+        """
+        tested = {s.source.dataset or s.target: s for s in self._library.tested(run)}
+        if not tested:
+            raise self._library.untested(run)
+        for name in datasets:
+            if name not in tested:
+                raise UnknownNameError("data set of this run", name, tested)
+        first = next(iter(tested.values()))
+        split = self._library.fit_set(first, "threshold", (), oracle=False).files[0]
+        scores = self.scored(split, first.temperature)
+        threshold = choose_threshold(scores, risk=risk, level=level)
+
+        def kept(subject: Subject) -> KeptSet:
+            key = ("kept", subject.target, subject.temperature, threshold, risk)
+            found = self._memory.remember(
+                "answers",
+                key,
+                lambda: kept_of(self.scored(subject.open(), subject.temperature), threshold, risk),
+            )
+            return KeptSet(
+                dataset=subject.source.dataset or subject.target,
+                role=subject.source.role or "id",
+                evaluation_id=subject.source.evaluation_id,
+                **found,
+            )
+
+        return Decision(
+            run=self._library.run(run),
+            risk=risk,
+            level=level,
+            threshold=threshold,
+            chosen_on=KeptSet(
+                dataset=split.metadata.dataset,
+                role="id",
+                evaluation_id=None,
+                **kept_of(scores, threshold, risk),
+            ),
+            sets=[kept(tested[name]) for name in datasets or tested],
         )
 
     # -- planning -----------------------------------------------------------------------------

@@ -704,6 +704,33 @@ def test_ledger__is_what_numpy_counts_and_turns_round(
     refused(api, f"/runs/{run}/ledger", 404, "NOT_FOUND", against="nobody")
 
 
+def test_decision__is_what_the_samples_say_at_its_threshold(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    run = make_run(seed=1)
+    found = get(api, f"/runs/{run}/decision", risk=0.6)
+    assert found["chosen_on"]["dataset"] == "suite/calibration"
+    assert found["chosen_on"]["risk_interval"][0] <= found["chosen_on"]["risk"] <= 0.6
+    assert [one["dataset"] for one in found["sets"]] == ["id", "sketch", "noise/3"]
+    for one in found["sets"]:
+        at = f"confidence >= {found['threshold']!r}"
+        path = f"/evaluations/{one['evaluation_id']}/samples"
+        kept = get(api, path, where=at, limit=1)["n_matching"]
+        wrong = get(api, path, where=f"{at} and not correct", limit=1)["n_matching"]
+        assert (one["kept"], one["errors"], one["n"]) == (kept, wrong, 300)
+        assert one["curve"][-1]["coverage"] == 1
+        assert one["curve"][-1]["risk"] == pytest.approx(
+            1 - evaluations(api, run)[one["dataset"]]["accuracy"], abs=1e-6
+        )
+        assert one["holds"] in (None, one["risk"] <= 0.6)
+    none = get(api, f"/runs/{run}/decision", risk=1e-4)
+    assert none["threshold"] is None
+    assert all(one["kept"] == 0 and one["risk"] is None for one in none["sets"])
+    bare = make_run(seed=2, calibration_split=False)
+    refused(api, f"/runs/{bare}/decision", 404, "NOT_FOUND")
+    refused(api, f"/runs/{run}/decision", 422, "UNKNOWN_NAME", dataset=["nothing"])
+
+
 def samples_of(api: TestClient, evaluation: str) -> dict[str, Any]:
     """Every sample of an evaluation by its id."""
     found: dict[str, Any] = {}

@@ -43,6 +43,23 @@ def test_compare__one_run_is_too_few(dashboard: Service) -> None:
     assert "at least two" in words(page("compare", ids=dashboard.ids["CaRot"]))
 
 
+def test_decide__says_what_each_threshold_keeps(dashboard: Service) -> None:
+    runs = f"{dashboard.ids['zero-shot']},{dashboard.ids['CaRot']}"
+    app = page("decide", run=runs, risk="0.1", beside="sketch")
+    said = words(app)
+    assert said.count("keep predictions whose confidence is at least") == 2
+    assert len(charts_of(app)) == 3
+    (kept,) = [alt for alt in charts_of(app) if alt.startswith("sketch")]
+    (own,) = [a for a in charts_of(app) if a.startswith("fashion")]
+    assert "CaRot on fashion-mnist keeps" in kept
+    links = [x.proto for x in app.get("page_link") if x.proto.label.startswith("Errors that are")]
+    assert all("where=confidence" in link.query_string for link in links)
+    app.select_slider(key="url-risk").set_value("0.001").run()
+    assert "no threshold can promise at most 0.1" in words(app).replace("\\", "")
+    assert app.query_params["risk"] == "0.001"
+    assert own
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "ece", "nll"])
 def test_shifts__heat_map_dots_and_corruptions(dashboard: Service, metric: str) -> None:
     app = page("shifts", run=three(dashboard), metric=metric)

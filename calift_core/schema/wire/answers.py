@@ -1,4 +1,4 @@
-"""Answers made of several stored results: who leads, what was gained and forgotten."""
+"""Answers made of stored results: who leads, what was forgotten, which predictions to keep."""
 
 from __future__ import annotations
 
@@ -98,3 +98,50 @@ class Ledger(Frozen):
     step: float
     sets: list[LedgerSet]
     warnings: list[str] = Field(default_factory=list)
+
+
+class RiskPoint(Frozen):
+    """Error rate among the samples whose confidence is at least `threshold`, with its 95 % ends."""
+
+    threshold: float
+    coverage: float
+    risk: float
+    low: float
+    high: float
+
+
+class KeptSet(Frozen):
+    """What the threshold keeps of a data set, and how often that is wrong.
+
+    Intervals are Clopper-Pearson 95 %. `holds`: whether the risk is at most the promised one; null
+    where the interval leaves it open. On ID data the promise is meant; on a shift nothing was
+    promised. `curve` is of all thresholds.
+    """
+
+    dataset: str
+    role: Role
+    evaluation_id: str | None
+    n: int
+    kept: int
+    errors: int
+    coverage: float
+    coverage_interval: tuple[float, float]
+    risk: float | None
+    risk_interval: tuple[float, float] | None
+    holds: bool | None
+    curve: list[RiskPoint]
+
+
+class Decision(Frozen):
+    """A threshold on a run's confidence, and what it gives on each data set.
+
+    Among what it keeps at most a share `risk` is wrong, in `level` of repeats of the ID calibration
+    split that it was chosen on; null where nothing can be promised. `chosen_on` is that split.
+    """
+
+    run: Source
+    risk: float
+    level: float
+    threshold: float | None
+    chosen_on: KeptSet
+    sets: list[KeptSet]
