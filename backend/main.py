@@ -18,6 +18,7 @@ from backend.bucket import open_artifacts
 from backend.bulk import BulkActions
 from backend.deps import Counter, Recent, Services, check_owned, guard
 from backend.evaluation_submission import EvaluationSubmission
+from backend.explore.bound import Monitor
 from backend.explore.compare import Comparer
 from backend.explore.foreseen import Foreseen
 from backend.explore.kept import Kept
@@ -137,6 +138,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         library=library,
         explorer=explorer,
         comparer=comparer,
+        monitor=Monitor(store, library.memory),
         submission=submission,
         evaluation_submission=EvaluationSubmission(submission, store, artifacts),
         imports=Imports(settings, store, artifacts),

@@ -40,7 +40,7 @@ from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.report import Report, Role
 from calift_core.schema.spec import RunSpec, problems_of
 from calift_core.schema.sweep import SweepSpec
-from calift_core.schema.wire.answers import Decision, Leaders, Ledger
+from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
     EvaluationJobPage,
@@ -1295,6 +1295,10 @@ class Client:
             level=level,
             dataset=list(datasets),
         )
+
+    def bound(self, suite: str) -> BoundMonitor:
+        """Finished runs on a suite with the bound's terms, and how these rank with the errors."""
+        return self._get("/bound", BoundMonitor, suite=suite)
 
     # -- catalogue ----------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from calift_core.installed import as_typed
 from calift_core.schema.wire.answers import Decision, Leaders, Ledger
 from calift_core.schema.wire.results import (
     AskedBinning,
+    Budget,
     CalibratorEffect,
     Comparison,
     Evaluation,
@@ -260,6 +261,12 @@ def ledger(run_id: str, against: str, revision: int, base_revision: int) -> Ledg
 def decision(run_id: str, revision: int, risk: float, level: float) -> Decision:
     """A threshold with a promise, and what it gives on each data set of a run."""
     return client().decision(run_id, risk=risk, level=level)
+
+
+@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
+def budget(evaluation_id: str, _digest: str, *, difference: float, **asked: Any) -> Budget:
+    """How many samples a difference takes; `asked` are the client's own options."""
+    return client().budget(evaluation_id, difference, **asked)
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

@@ -40,6 +40,8 @@ PAGES = {
         view("frontier", "Frontier", "scatter_plot"),
         view("shifts", "Shifts", "grid_on"),
         view("spectra", "Spectra", "show_chart"),
+        view("bound", "Bound", "bubble_chart"),
+        view("plan", "Plan", "calculate"),
     ],
     "Machine": [view("data", "Data and models", "database")],
 }

@@ -12,7 +12,7 @@ from backend.deps import (
     ServicesDep,
     allow,
 )
-from calift_core.schema.wire.answers import Decision, Leaders, Ledger
+from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger
 from calift_core.schema.wire.results import Comparison
 
 router = APIRouter(tags=["results"])
@@ -98,3 +98,17 @@ def get_decision(
     Chosen on the run's ID calibration split by fixed-sequence testing of Clopper-Pearson bounds.
     """
     return services.explorer.decide(run_id, risk=risk, level=level, datasets=dataset)
+
+
+@router.get("/bound")
+@allow("read")
+def get_bound_monitor(
+    services: ServicesDep,
+    suite: Annotated[str, Query(min_length=1, max_length=500, description="As `/suites` names it")],
+) -> BoundMonitor:
+    """The newest finished runs on a suite with the bound's terms, and how these rank with errors.
+
+    Spearman's rank correlation inside models, with intervals over variants: an association over
+    runs, no effect of anything.
+    """
+    return services.monitor.monitor(suite)

@@ -4,6 +4,7 @@ Pure: wire models in, `plotly.graph_objects.Figure` and `frontend.tables.Table` 
 """
 
 from frontend.figures import (
+    bound,
     calibrators,
     compare,
     curves,
@@ -11,6 +12,7 @@ from frontend.figures import (
     estimators,
     frontier,
     ledger,
+    planning,
     reliability,
     shifts,
     slices,
@@ -20,6 +22,7 @@ from frontend.figures import (
 )
 
 __all__ = [
+    "bound",
     "calibrators",
     "compare",
     "curves",
@@ -27,6 +30,7 @@ __all__ = [
     "estimators",
     "frontier",
     "ledger",
+    "planning",
     "reliability",
     "shifts",
     "slices",

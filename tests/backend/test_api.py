@@ -132,7 +132,7 @@ SCOPES = {
         "get_measures", "get_audit", "list_slices", "list_run_slices", "get_calibrator",
         "get_transfer", "get_budget", "list_samples", "get_sample_traits", "get_thumbnail",
         "download_predictions", "compare_runs", "get_leaders", "get_ledger", "get_decision",
-        "get_stats",
+        "get_bound_monitor", "get_stats",
         "list_methods", "list_models",
         "list_datasets", "list_suites", "list_workers", "get_openapi", "get_docs",
         "open_session", "make_link", "get_visitor",

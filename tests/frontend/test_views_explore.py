@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -58,6 +60,24 @@ def test_decide__says_what_each_threshold_keeps(dashboard: Service) -> None:
     assert "no threshold can promise at most 0.1" in words(app).replace("\\", "")
     assert app.query_params["risk"] == "0.001"
     assert own
+
+
+def test_bound__shows_every_run_and_says_what_is_missing(dashboard: Service) -> None:
+    app = page("bound", term="effective_rank")
+    assert charts_of(app) == ["OOD ECE against Effective rank: 5 runs of 5 methods."]
+    assert "at least 8 runs, got 5" in words(app).replace("\\", "")
+
+
+def test_plan__fewer_samples_do_in_pairs(dashboard: Service) -> None:
+    runs = {"run": f"{dashboard.ids['FLYP']},{dashboard.ids['CaRot']}", "dataset": "sketch"}
+
+    def needed(**params: str) -> int:
+        said = words(page("plan", **runs, **params))
+        return int(re.findall(r"CaRot.*? takes \*\*([\d,]+)\*\*", said)[-1].replace(",", ""))
+
+    alone = needed()
+    assert needed(against=dashboard.ids["FLYP"]) < alone
+    assert needed(difference="2") == pytest.approx(alone / 4, abs=1)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "ece", "nll"])

@@ -145,3 +145,55 @@ class Decision(Frozen):
     threshold: float | None
     chosen_on: KeptSet
     sets: list[KeptSet]
+
+
+class RunPoint(Frozen):
+    """A finished run as a point of the bound monitor; errors are fractions.
+
+    `covariance_term` is D/σ_min and `rhs` ε_ID + D/σ_min, the two terms of the bound that ID data
+    show (docs/theory.md); null where σ_min is 0 by rank. `variant` is the method with the options
+    that were set: runs of one variant differ by less than that and are no independent evidence.
+    """
+
+    run_id: str
+    name: str
+    method: str
+    variant: str
+    model: str
+    seed: int
+    n_features: int
+    sigma_min: float | None
+    effective_rank: float
+    covariance_term: float | None
+    rhs: float | None
+    id_ece: float
+    id_error: float
+    ood_error: float
+    ood_ece: float
+    ood_ece_floor: float | None
+
+
+class Correlation(Frozen):
+    """Spearman's rank correlation of a number of the runs with an error under shift.
+
+    An association over `n` runs of `n_groups` variants, ranked inside models; it says nothing of a
+    cause. The 95 % interval and the p-value draw whole variants.
+    """
+
+    term: str
+    error: str
+    rho: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+    n_groups: int
+
+
+class BoundMonitor(Frozen):
+    """Finished runs on one suite, their terms of the bound, and how these rank with the errors."""
+
+    suite: str
+    runs: list[RunPoint]
+    correlations: list[Correlation]
+    notes: list[str]
