@@ -21,7 +21,6 @@ from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.bound import Monitor
 from backend.explore.compare import Comparer
 from backend.explore.foreseen import Foreseen
-from backend.explore.kept import Kept
 from backend.explore.library import StoreLibrary
 from backend.explore.sweeps import SweepJudge
 from backend.imports import Imports
@@ -108,7 +107,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         ),
     )
     artifacts = open_artifacts(settings)
-    library = StoreLibrary(store, artifacts, Kept(settings.home / "cache" / "answers"))
+    library = StoreLibrary(store, artifacts, settings.home / "cache")
     explorer = Explorer(library)
     comparer = Comparer(store, library, explorer)
     foreseen = Foreseen(store, comparer, explorer)

@@ -79,8 +79,11 @@ class Explorer:
 
     def scored(self, file: PredictionsFile, temperature: float) -> SampleScores:
         """Seven numbers a sample at a temperature."""
+        plain: SampleScores | None = self._memory.get("scores", (file.digest, 1.0))
         return self._memory.remember(
-            "scores", (file.digest, temperature), lambda: read_scores(file.path, temperature)
+            "scores",
+            (file.digest, temperature),
+            lambda: read_scores(file.path, temperature, known=plain, decoded=file.decoded),
         )
 
     def _samples(self, file: PredictionsFile, temperature: float) -> Samples:

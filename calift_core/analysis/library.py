@@ -39,6 +39,7 @@ class PredictionsFile:
         ids: (N,) names of the samples.
         labels: (N,) class indices.
         clusters: (N,) names of the samples' sources, or none.
+        decoded: where its logits may be kept decoded; None: nowhere.
     """
 
     digest: str
@@ -47,6 +48,7 @@ class PredictionsFile:
     ids: npt.NDArray[np.str_]
     labels: npt.NDArray[np.int64]
     clusters: npt.NDArray[np.str_] | None
+    decoded: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,13 +60,13 @@ class PredictionsFile:
         return self.ids.nbytes + self.labels.nbytes + clusters
 
 
-def open_predictions(path: Path, digest: str) -> PredictionsFile:
-    """Read all of a predictions file but its logits.
+def open_predictions(path: Path, digest: str, decoded: Path | None = None) -> PredictionsFile:
+    """Read all of a predictions file but its logits; `decoded` is where these may be kept decoded.
 
     Raises:
         PredictionsError: it is no predictions file.
     """
-    return PredictionsFile(digest, path, read_metadata(path), *read_index(path))
+    return PredictionsFile(digest, path, read_metadata(path), *read_index(path), decoded)
 
 
 @dataclass(frozen=True)
