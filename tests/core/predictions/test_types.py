@@ -227,7 +227,7 @@ def test_read_scores__from_kept_logits_are_those_of_the_file(
     place.parent.rmdir()
     place.parent.write_text("in the way")
     np.testing.assert_equal(again(), expected)
-    with pytest.raises(PredictionsError, match="must hold 299 samples"):
+    with pytest.raises(PredictionsError, match="samples, got"):
         read_scores(path, 1.5, known=known.part(slice(0, 299)), decoded=place)
 
 
