@@ -16,6 +16,7 @@ from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator, Principal
 from backend.bulk import BulkActions
 from backend.evaluation_submission import EvaluationSubmission
+from backend.explore.bound import Monitor
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
 from backend.explore.sweeps import SweepJudge
@@ -89,6 +90,7 @@ class Services:
     library: StoreLibrary
     explorer: Explorer
     comparer: Comparer
+    monitor: Monitor
     submission: Submission
     evaluation_submission: EvaluationSubmission
     imports: Imports

@@ -18,7 +18,9 @@ from backend.bucket import open_artifacts
 from backend.bulk import BulkActions
 from backend.deps import Counter, Recent, Services, check_owned, guard
 from backend.evaluation_submission import EvaluationSubmission
+from backend.explore.bound import Monitor
 from backend.explore.compare import Comparer
+from backend.explore.foreseen import Foreseen
 from backend.explore.library import StoreLibrary
 from backend.explore.sweeps import SweepJudge
 from backend.imports import Imports
@@ -105,8 +107,10 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         ),
     )
     artifacts = open_artifacts(settings)
-    library = StoreLibrary(store, artifacts)
+    library = StoreLibrary(store, artifacts, settings.home / "cache")
     explorer = Explorer(library)
+    comparer = Comparer(store, library, explorer)
+    foreseen = Foreseen(store, comparer, explorer)
     submission = Submission(settings, store)
     celery = make_celery(settings)
     readiness = Readiness(engine, celery, artifacts)
@@ -132,7 +136,8 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         ),
         library=library,
         explorer=explorer,
-        comparer=Comparer(store, library, explorer),
+        comparer=comparer,
+        monitor=Monitor(store, library.memory),
         submission=submission,
         evaluation_submission=EvaluationSubmission(submission, store, artifacts),
         imports=Imports(settings, store, artifacts),
@@ -152,9 +157,11 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         await run_in_threadpool(migrations.upgrade, engine)
         if housekeeping:
             services.housekeeper.start()
+            foreseen.start()
         try:
             yield
         finally:
+            await run_in_threadpool(foreseen.stop)
             await run_in_threadpool(services.housekeeper.stop)
             await run_in_threadpool(services.thumbnails.stop)
             store.close()

@@ -15,7 +15,9 @@ import typer
 
 from calift.analyse_tables import (
     show_budget,
+    show_decision,
     show_effect,
+    show_ledger,
     show_measures,
     show_slices,
     show_transfer,
@@ -243,6 +245,54 @@ def analyse_transfer(
         with _client() as client:
             matrix = client.transfer(target, kind, dataset=named, binning=asked)
     show_transfer(matrix, as_json)
+
+
+@analyse_app.command("ledger")
+def analyse_ledger(
+    target: Annotated[
+        str, typer.Argument(help="A folder of predictions files (or of a run), or a RUN_ID.")
+    ],
+    against: Annotated[str, typer.Argument(help="The same of another run, such as zero-shot.")],
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="Names of data sets; without any: all.")
+    ] = None,
+    step: Annotated[
+        float, typer.Option(min=0, max=1, help="A confidence that moved by no more has not moved.")
+    ] = 0.1,
+    as_json: JsonFlag = False,
+) -> None:
+    """What a run has gained and forgotten against another, data set by data set."""
+    named = list(dataset or ())
+    if _is_local(target):
+        found = _explorer()[0].ledger(target, against, datasets=named, step=step)
+    else:
+        with _client() as client:
+            found = client.ledger(target, against, datasets=named, step=step)
+    show_ledger(found, as_json)
+
+
+@analyse_app.command("threshold")
+def analyse_threshold(
+    target: Annotated[
+        str, typer.Argument(help="A folder of predictions files (or of a run), or a RUN_ID.")
+    ],
+    risk: Annotated[
+        float, typer.Option(help="Largest share of errors among what is kept: 0.05 is 5 %.")
+    ] = 0.05,
+    level: Annotated[float, typer.Option(help="How often the promise holds.")] = 0.95,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="Names of data sets; without any: all.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """A confidence from which on predictions may be kept, and what that gives on every shift."""
+    named = list(dataset or ())
+    if _is_local(target):
+        found = _explorer()[0].decide(target, risk=risk, level=level, datasets=named)
+    else:
+        with _client() as client:
+            found = client.decision(target, risk=risk, level=level, datasets=named)
+    show_decision(found, as_json)
 
 
 @analyse_app.command("budget")

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from calift_core.schema.wire.answers import Decision, Ledger
 from calift_core.schema.wire.results import (
     Budget,
     CalibratorEffect,
@@ -187,6 +188,65 @@ def show_transfer(matrix: TransferMatrix, as_json: bool) -> None:
         _say(note)
     if any(row.calibrator is not None and row.calibrator.oracle for row in matrix.rows):
         _say(_ORACLE)
+
+
+def show_ledger(found: Ledger, as_json: bool) -> None:
+    """Write what was gained and lost on each data set."""
+    if as_json:
+        print_model(found.model_dump(mode="json"))
+        return
+    table = _table(
+        f"{found.run.run_name} against {found.against.run_name}",
+        "data set", "n", "gained", "lost", "net, points (95 %)", "forgotten of what was right",
+    )  # fmt: skip
+    for one in found.sets:
+        low, high = (100 * end for end in one.interval)
+        ends = one.forgotten_interval
+        table.add_row(
+            Text(one.dataset),
+            f"{one.n:,}",
+            f"{one.gained:,}",
+            f"{one.lost:,}",
+            f"{100 * one.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+            "–" if one.forgotten is None or ends is None
+            else f"{percent(one.forgotten)} ({percent(ends[0])} to {percent(ends[1])})",
+        )  # fmt: skip
+    _say(table)
+    for note in found.warnings:
+        _say(note)
+
+
+def show_decision(found: Decision, as_json: bool) -> None:
+    """Write a threshold with its promise, and what it keeps of each data set."""
+    if as_json:
+        print_model(found.model_dump(mode="json"))
+        return
+    split = found.chosen_on
+    if found.threshold is None:
+        _say(
+            f"{found.run.run_name}: at most {percent(found.risk)} errors cannot be promised by any "
+            f"threshold, from {split.n:,} samples of {split.dataset}."
+        )
+    else:
+        _say(
+            f"{found.run.run_name}: keep predictions whose confidence is at least "
+            f"{found.threshold:.6g}. At most {percent(found.risk)} of them are wrong on data like "
+            f"{split.dataset} (n = {split.n:,}), in {100 * found.level:g} of 100 repeats of it."
+        )
+    table = _table("What that gives", "data set", "role", "n", "kept", "errors (95 %)", "holds",
+                   left=2)  # fmt: skip
+    for one in found.sets:
+        ends = "" if one.risk_interval is None else f" ({_range(one.risk_interval)})"
+        table.add_row(
+            Text(one.dataset),
+            one.role,
+            f"{one.n:,}",
+            percent(one.coverage),
+            f"{percent(one.risk)}{ends}",
+            {True: "yes", False: "no", None: "open"}[one.holds],
+        )
+    _say(table)
+    _say("It was promised for ID data alone; shifts are shown for what they are.")
 
 
 def show_budget(found: Budget, as_json: bool) -> None:

@@ -14,9 +14,12 @@ from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
 from calift_core.installed import as_typed
 from calift_core.schema.report import Role
+from calift_core.schema.wire.answers import Decision, Leaders, Ledger
 from calift_core.schema.wire.results import (
     AskedBinning,
+    Budget,
     CalibratorEffect,
+    Comparison,
     DoubtfulLabels,
     Evaluation,
     Frontier,
@@ -235,6 +238,41 @@ def zero_shot_of(run: RunSummary) -> RunSummary | None:
 def gains_over(run: RunSummary, base: RunSummary | None) -> dict[str, Gain | None]:
     """The differences to another run's headline, on data that both were judged on."""
     return {} if base is None else gains(evaluations(run), evaluations(base))
+
+
+@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
+def compared(
+    run_ids: tuple[str, ...],
+    baseline: str,
+    revisions: tuple[int, ...],
+    datasets: tuple[str, ...] | None,
+) -> Comparison:
+    """Runs side by side on some data sets; None: without differences."""
+    return client().compare(run_ids, baseline, datasets=datasets or (), paired=datasets is not None)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def leaders(run_ids: tuple[str, ...], revisions: tuple[int, ...]) -> Leaders:
+    """Which runs may be the best."""
+    return client().leaders(run_ids)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def ledger(run_id: str, against: str, revision: int, base_revision: int) -> Ledger:
+    """What a run has gained and lost against another."""
+    return client().ledger(run_id, against)
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def decision(run_id: str, revision: int, risk: float, level: float) -> Decision:
+    """A threshold with a promise, and what it gives on each data set of a run."""
+    return client().decision(run_id, risk=risk, level=level)
+
+
+@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
+def budget(evaluation_id: str, _digest: str, *, difference: float, **asked: Any) -> Budget:
+    """How many samples a difference takes; `asked` are the client's own options."""
+    return client().budget(evaluation_id, difference, **asked)
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

@@ -36,10 +36,13 @@ PAGES = {
     "Explore": [
         view("compare", "Compare", "compare_arrows"),
         view("calibration", "Calibration", "target"),
+        view("decide", "Decide", "rule"),
         view("frontier", "Frontier", "scatter_plot"),
         view("shifts", "Shifts", "grid_on"),
         view("sample", "Image", "image", visibility="hidden"),
         view("spectra", "Spectra", "show_chart"),
+        view("bound", "Bound", "bubble_chart"),
+        view("plan", "Plan", "calculate"),
     ],
     "Machine": [view("data", "Data and models", "database")],
 }

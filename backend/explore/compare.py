@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from backend.explore.library import StoreLibrary
 from backend.problems import pointer_of
 from backend.store.stores import Stores
-from calift_core import calibration
-from calift_core.analysis.explorer import Explorer, resamples_for
-from calift_core.analysis.library import PredictionsFile
-from calift_core.calibration import SampleScores
-from calift_core.calibration.compare import ConfidenceSet as FoundSet
+from calift_core.analysis.comparing import DECIDES, METRICS, SUITE_DRAWS, Drawn, Shared, share
+from calift_core.analysis.explorer import Explorer
+from calift_core.calibration.compare import confidence_set_over
 from calift_core.errors import CaliftError, NotFoundError, PredictionsError, SpecError
-from calift_core.predictions.read import shared_samples
+from calift_core.schema.report import Role
+from calift_core.schema.wire.answers import Board, Leaders
 from calift_core.schema.wire.results import (
     ComparedRun,
     Comparison,
@@ -28,31 +27,48 @@ from calift_core.schema.wire.results import (
 )
 from calift_core.schema.wire.runs import RunSummary
 
-_METRICS = ("accuracy", "ece", "nll", "brier")
-#: What a metric's differences are decided on, where that is not the metric itself.
-_DECIDES = {"ece": "squared_ece"}
+#: Runs that are set side by side at most.
+MOST_RUNS = 10
+_Evaluations = Mapping[str, Evaluation]
 
 
 class Comparer:
-    """Compares runs whose evaluations are stored."""
+    """Compares runs whose evaluations are stored.
+
+    What is found of two runs on one data set is kept beyond the process, by the digests of their
+    predictions: it is made once.
+
+    Args:
+        store: of the runs.
+        library: opens their predictions.
+        explorer: scores them.
+    """
 
     def __init__(self, store: Stores, library: StoreLibrary, explorer: Explorer) -> None:
         self._store, self._library, self._explorer = store, library, explorer
         self._memory = library.memory
 
-    def _file_of(self, evaluation: Evaluation) -> PredictionsFile:
-        return self._library.subject_of(evaluation).open()
-
-    def compare(self, run_ids: Sequence[str], baseline: str | None = None) -> Comparison:
+    def compare(
+        self,
+        run_ids: Sequence[str],
+        baseline: str | None = None,
+        *,
+        datasets: Sequence[str] = (),
+        paired: bool = True,
+    ) -> Comparison:
         """Put runs side by side; differences are paired on the samples that both saw.
+
+        Args:
+            run_ids: the runs.
+            baseline: one of them; None: the first.
+            datasets: names that differences and confidence sets are wanted on; none: all.
+            paired: make differences and confidence sets at all.
 
         Raises:
             SpecError: fewer than 2 or more than 10 distinct runs, or a baseline not among them.
             NotFoundError: a run does not exist.
         """
-        ids = list(dict.fromkeys(run_ids))
-        if not 2 <= len(ids) <= 10:
-            raise SpecError(f"a comparison takes 2 to 10 different runs, got {len(ids)}")
+        ids = _distinct(run_ids)
         reference = baseline or ids[0]
         if reference not in ids:
             raise SpecError(f"the baseline must be one of the compared runs, got {reference!r}")
@@ -60,41 +76,148 @@ class Comparer:
         specs = [self._store.runs.get(run_id).spec for run_id in ids]
         evaluations = {run_id: self._store.results.run_evaluations(run_id) for run_id in ids}
         warnings = _warnings(runs, evaluations)
-        base = {e.dataset: e for e in evaluations[reference]}
-        compared = []
-        for run in runs:
-            differences: list[PairedDifference] = []
-            if run.id != reference:
-                for evaluation in evaluations[run.id]:
-                    other = base.get(evaluation.dataset)
-                    if other is not None:
-                        differences += self._differences(run, evaluation, other, warnings)
-            compared.append(
+        differences: dict[str, list[PairedDifference]] = {run_id: [] for run_id in ids}
+        sets: list[ConfidenceSet] = []
+        if paired:
+            by_set = _by_dataset(evaluations)
+            for name in datasets or by_set:
+                found = _Set(self, by_set.get(name, {}))
+                for run in runs:
+                    differences[run.id] += found.differences(run, reference, warnings)
+                if len(found.evaluations) == len(ids):
+                    sets += found.confidence_sets()
+        return Comparison(
+            baseline=reference,
+            runs=[
                 ComparedRun(
                     run=run,
                     evaluations=evaluations[run.id],
                     sigma_min=run.summary.sigma_min if run.summary else None,
-                    differences=differences,
+                    differences=differences[run.id],
                 )
-            )
-        return Comparison(
-            baseline=reference,
-            runs=compared,
+                for run in runs
+            ],
             parameters=differing(specs),
-            confidence_sets=self._confidence_sets(evaluations),
+            confidence_sets=sets,
             warnings=warnings,
         )
 
-    def _differences(
-        self, run: RunSummary, own: Evaluation, base: Evaluation, warnings: list[str]
+    def leaders(self, run_ids: Sequence[str]) -> Leaders:
+        """Who may be the best over all ID data, shifts and corruptions that runs share.
+
+        Raises:
+            SpecError: fewer than 2 or more than 10 distinct runs.
+            NotFoundError: a run does not exist.
+        """
+        ids = _distinct(run_ids)
+        evaluations = {run_id: self._store.results.run_evaluations(run_id) for run_id in ids}
+        runs = self._store.runs.summaries(ids)
+        shared = {
+            name: found
+            for name, found in _by_dataset(evaluations).items()
+            if len(found) == len(ids)
+        }
+        boards = []
+        for role in ("id", "shift", "corruption"):
+            of_role = {n: e for n, e in shared.items() if next(iter(e.values())).role == role}
+            boards += self._boards(role, of_role) if of_role else []
+        return Leaders(runs=ids, boards=boards, warnings=_warnings(runs, evaluations))
+
+    def _boards(self, role: Role, sets: Mapping[str, _Evaluations]) -> list[Board]:
+        key = ("boards", *((name, _key(found)) for name, found in sorted(sets.items())))
+
+        def make() -> list[dict[str, Any]]:
+            try:
+                drawn = [_Set(self, found).drawn() for found in sets.values()]
+            except CaliftError:
+                return []  # the differences' warnings say why
+            return [self._board(role, metric, sets, drawn) for metric in METRICS]
+
+        return [Board.model_validate(board) for board in self.kept(key, make)]
+
+    def _board(
+        self, role: Role, metric: str, sets: Mapping[str, _Evaluations], drawn: Sequence[Drawn]
+    ) -> dict[str, Any]:
+        decided = DECIDES.get(metric, metric)
+        found = confidence_set_over(drawn, decided, n_resamples=SUITE_DRAWS)
+
+        def standing(run_id: str) -> dict[str, Any]:
+            own = [e[run_id] for e in sets.values()]
+            shown, floor = found.values[run_id], None
+            if metric == "ece":
+                shown = float(np.mean([e.ece.value for e in own]))
+                floor = float(np.mean([e.ece.null_mean for e in own]))
+            return {
+                "run_id": run_id,
+                "value": shown,
+                "decided": found.values[run_id],
+                "floor": floor,
+                "leads": run_id in found.members,
+                "p_value": found.p_values[run_id],
+            }
+
+        return {
+            "role": role,
+            "metric": metric,
+            "datasets": list(sets),
+            "n": found.n,
+            "level": found.level,
+            "standings": [standing(run_id) for run_id in (*found.members, *found.excluded)],
+        }
+
+    def kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """A plain value that is kept in this process and beyond it."""
+        return self._memory.remember("answers", key, make)
+
+    def shared(self, evaluations: _Evaluations) -> Shared:
+        """Runs on the samples of one data set that all of them saw."""
+        subjects = {run_id: self._library.subject_of(e) for run_id, e in evaluations.items()}
+        files = {run_id: subject.open() for run_id, subject in subjects.items()}
+        return share(
+            files, lambda run_id: self._explorer.scored(files[run_id], subjects[run_id].temperature)
+        )
+
+    def remember_drawn(self, evaluations: _Evaluations, made: Shared) -> Drawn:
+        """What boards need of a data set; its draws are made once for boards and pairs."""
+        return self._memory.remember(
+            "scores", ("drawn", _key(evaluations)), lambda: Drawn.from_together(made.together)
+        )
+
+    def known_drawn(self, evaluations: _Evaluations) -> Drawn | None:
+        """The same, where it is at hand."""
+        found: Drawn | None = self._memory.get("scores", ("drawn", _key(evaluations)))
+        return found
+
+
+class _Set:
+    """One data set and the runs that were tested on it; predictions are opened when needed."""
+
+    def __init__(self, comparer: Comparer, evaluations: _Evaluations) -> None:
+        self._comparer = comparer
+        # By id: the same runs in another order are the same question.
+        self.evaluations = dict(sorted(evaluations.items()))
+        self._shared: Shared | None = None
+
+    def _all(self) -> Shared:
+        if self._shared is None:
+            self._shared = self._comparer.shared(self.evaluations)
+        return self._shared
+
+    def drawn(self) -> Drawn:
+        known = self._comparer.known_drawn(self.evaluations)
+        return known or self._comparer.remember_drawn(self.evaluations, self._all())
+
+    def differences(
+        self, run: RunSummary, reference: str, warnings: list[str]
     ) -> list[PairedDifference]:
+        own, base = self.evaluations.get(run.id), self.evaluations.get(reference)
+        if own is None or base is None or run.id == reference:
+            return []
+        # The difference of two runs has one sign or the other, and is made once.
+        ordered = sorted((own, base), key=lambda e: (_digest(e), e.run_id))
+        key = ("pair", *((_digest(e), e.temperature) for e in ordered))
         try:
-            a, b = self._file_of(own), self._file_of(base)
-            found: dict[str, Any] = self._memory.remember(
-                "pairs",
-                (a.digest, b.digest, own.temperature, base.temperature),
-                lambda: self._pair(a, b, own.temperature, base.temperature),
-            )
+            found = self._comparer.kept(key, lambda: self._pair(*(e.run_id for e in ordered)))
         except (NotFoundError, PredictionsError) as error:
             warnings.append(f"{run.name}, {own.dataset}: no paired difference, {error.message}")
             return []
@@ -106,107 +229,96 @@ class Comparer:
                 f"{run.name}, {own.dataset}: paired on the {found['n']} samples that both runs saw "
                 f"(of {own.n} and {base.n})"
             )
+        turn = ordered[0].run_id != run.id
         return [
-            PairedDifference(dataset=own.dataset, role=own.role, n=found["n"], **row)
+            PairedDifference(
+                dataset=own.dataset, role=own.role, n=found["n"], **(_turned(row) if turn else row)
+            )
             for row in found["rows"]
         ]
 
-    def _pair(
-        self, a: PredictionsFile, b: PredictionsFile, own: float, base: float
-    ) -> dict[str, Any]:
-        in_a, in_b = shared_samples(a, b)
-        scores_a, scores_b = (
-            self._explorer.scored(a, own).take(in_a),
-            self._explorer.scored(b, base).take(in_b),
-        )
-        clusters = None if a.clusters is None else a.clusters[in_a]
-        asked: dict[str, Any] = {"n_resamples": resamples_for(len(in_a)), "clusters": clusters}
-        rows = []
-        for metric in _METRICS:
-            found = calibration.paired_difference(
-                scores_a, scores_b, metric=_DECIDES.get(metric, metric), **asked
-            )
-            row: dict[str, Any] = {
-                "metric": metric,
-                "baseline": found.b,
-                "value": found.a,
-                "difference": found.difference,
-                "interval": (found.low, found.high),
-                "distinguishable": found.distinguishable,
-            }
-            if metric == "ece":
-                value, baseline = (calibration.ece(s) for s in (scores_a, scores_b))
-                squared = SquaredErrors.model_validate(
-                    {k: row[k] for k in ("baseline", "value", "difference", "interval")}
-                )
-                row |= {"baseline": baseline, "value": value, "difference": value - baseline,
-                        "interval": None, "squared": squared}  # fmt: skip
-            rows.append(row)
-        return {"n": len(in_a), "rows": rows}
+    def _pair(self, run: str, base: str) -> dict[str, Any]:
+        """Of two runs, with the draws of all runs where they saw the same samples."""
+        with contextlib.suppress(CaliftError):
+            every = self._all()
+            if every.complete:
+                return every.pair(run, base)
+        two = {run_id: self.evaluations[run_id] for run_id in (run, base)}
+        return self._comparer.shared(two).pair(run, base)
 
-    def _confidence_sets(
-        self, evaluations: Mapping[str, Sequence[Evaluation]]
-    ) -> list[ConfidenceSet]:
-        """Which run may be the best, on the ID data and each shift that all were tested on."""
-        by_run = {run_id: {e.dataset: e for e in found} for run_id, found in evaluations.items()}
-        first = next(iter(evaluations.values()))
-        found: list[ConfidenceSet] = []
-        for e in first:
-            if e.role != "corruption" and all(e.dataset in own for own in by_run.values()):
-                same = {run_id: own[e.dataset] for run_id, own in by_run.items()}
-                try:
-                    found += self._confidence_sets_on(same)
-                except CaliftError:
-                    continue  # the differences' warnings have said why
+    def confidence_sets(self) -> list[ConfidenceSet]:
+        """Which run may be the best here, by each metric."""
+        e = next(iter(self.evaluations.values()))
+        try:
+            found = self._comparer.kept(("sets", _key(self.evaluations)), self._sets)
+        except CaliftError:
+            return []  # the differences' warnings have said why
+        return [ConfidenceSet(dataset=e.dataset, role=e.role, **one) for one in found]
+
+    def _sets(self) -> list[dict[str, Any]]:
+        together = self._all().together
+        found = []
+        for metric in METRICS:
+            one = together.confidence_set(DECIDES.get(metric, metric))
+            found.append(
+                {
+                    "metric": metric,
+                    "n": one.n,
+                    "level": one.level,
+                    "members": list(one.members),
+                    "excluded": list(one.excluded),
+                    "p_values": one.p_values,
+                }
+            )
+        self._comparer.remember_drawn(self.evaluations, self._all())
         return found
 
-    def _confidence_sets_on(self, evaluations: Mapping[str, Evaluation]) -> list[ConfidenceSet]:
-        files = {run_id: self._file_of(e) for run_id, e in evaluations.items()}
-        e = next(iter(evaluations.values()))
 
-        def make() -> dict[str, FoundSet]:
-            scores, clusters = self._aligned(files, evaluations)
-            n = len(next(iter(scores.values())))
-            return {
-                metric: calibration.model_confidence_set(
-                    scores,
-                    metric=_DECIDES.get(metric, metric),
-                    clusters=clusters,
-                    n_resamples=resamples_for(n),
-                )
-                for metric in _METRICS
-            }
+def _distinct(run_ids: Sequence[str]) -> list[str]:
+    ids = list(dict.fromkeys(run_ids))
+    if not 2 <= len(ids) <= MOST_RUNS:
+        raise SpecError(f"a comparison takes 2 to {MOST_RUNS} different runs, got {len(ids)}")
+    return ids
 
-        key = tuple((r, files[r].digest, evaluations[r].temperature) for r in sorted(files))
-        sets: dict[str, FoundSet] = self._memory.remember("pairs", key, make)
-        return [
-            ConfidenceSet(
-                dataset=e.dataset,
-                role=e.role,
-                metric=metric,
-                n=found.n,
-                level=found.level,
-                members=list(found.members),
-                excluded=list(found.excluded),
-                p_values=found.p_values,
-            )
-            for metric, found in sets.items()
-        ]
 
-    def _aligned(
-        self, files: Mapping[str, PredictionsFile], evaluations: Mapping[str, Evaluation]
-    ) -> tuple[dict[str, SampleScores], npt.NDArray[np.str_] | None]:
-        """Scores of the samples that all files share, in the order of the first."""
-        first = next(iter(files.values()))
-        shared = {run_id: shared_samples(first, file) for run_id, file in files.items()}
-        kept = np.arange(len(first))
-        for in_first, _ in shared.values():
-            kept = np.intersect1d(kept, in_first)
-        scores = {}
-        for run_id, (in_first, in_own) in shared.items():
-            own = self._explorer.scored(files[run_id], evaluations[run_id].temperature)
-            scores[run_id] = own.take(in_own[np.isin(in_first, kept)])
-        return scores, None if first.clusters is None else first.clusters[kept]
+def _by_dataset(
+    evaluations: Mapping[str, Sequence[Evaluation]],
+) -> dict[str, dict[str, Evaluation]]:
+    """Data set → run → evaluation, in the order in which the runs were tested."""
+    found: dict[str, dict[str, Evaluation]] = {}
+    for run_id, own in evaluations.items():
+        for e in own:
+            found.setdefault(e.dataset, {})[run_id] = e
+    return found
+
+
+def _digest(evaluation: Evaluation) -> str:
+    """What stands for an evaluation's predictions; its id, which names one for ever, as well."""
+    return evaluation.predictions_sha256 or evaluation.id
+
+
+def _key(evaluations: _Evaluations) -> tuple[Any, ...]:
+    return tuple((r, _digest(e), e.temperature) for r, e in sorted(evaluations.items()))
+
+
+def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The difference the other way round."""
+
+    def other_way(found: Mapping[str, Any]) -> dict[str, Any]:
+        interval = found["interval"]
+        return {
+            "baseline": found["value"],
+            "value": found["baseline"],
+            "difference": -found["difference"],
+            "interval": interval and (-interval[1], -interval[0]),
+        }
+
+    squared = row.get("squared")
+    return {
+        **row,
+        **other_way(row),
+        "squared": squared and SquaredErrors.model_validate(other_way(squared)),
+    }
 
 
 def differing(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from backend.artifacts import ArtifactStore
+from backend.explore.kept import Kept
 from backend.explore.memory import Remembered
 from backend.store.stores import Stores
 from calift_core.analysis.calibrators import is_perturbed
@@ -20,11 +22,17 @@ _PEERS, _LOOKED_THROUGH = 11, 200
 
 
 class StoreLibrary:
-    """Targets are ids of evaluations, runs are ids of runs."""
+    """Targets are ids of evaluations, runs are ids of runs.
 
-    def __init__(self, store: Stores, artifacts: ArtifactStore) -> None:
-        self._store, self._artifacts = store, artifacts
-        self._memory = Remembered()
+    Args:
+        store: of the evaluations.
+        artifacts: holds their predictions.
+        cache: a folder for answers and decoded logits, which outlive the process; None: nowhere.
+    """
+
+    def __init__(self, store: Stores, artifacts: ArtifactStore, cache: Path | None = None) -> None:
+        self._store, self._artifacts, self._cache = store, artifacts, cache
+        self._memory = Remembered(None if cache is None else Kept(cache / "answers"))
 
     @property
     def memory(self) -> Memory:
@@ -124,8 +132,11 @@ class StoreLibrary:
 
     def _open(self, digest: str) -> PredictionsFile:
         self._artifacts.keep(digest)  # its logits are read later
+        decoded = None if self._cache is None else self._cache / "logits" / f"{digest}.npy"
         return self._memory.remember(
-            "files", digest, lambda: open_predictions(self._artifacts.verified(digest), digest)
+            "files",
+            digest,
+            lambda: open_predictions(self._artifacts.verified(digest), digest, decoded),
         )
 
     def _calibration_files(self, run_id: str) -> list[PredictionsFile]:

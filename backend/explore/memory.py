@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
+from backend.explore.kept import Kept
 from calift_core.analysis.library import Kind
 
 _COUNT = 2000
@@ -29,13 +30,18 @@ def _bytes(value: Any) -> int:
 
 
 class Remembered:
-    """Bounded least-recently-used memories, one a kind, for many threads."""
+    """Bounded least-recently-used memories, one a kind, for many threads.
 
-    def __init__(self) -> None:
+    Args:
+        kept: where answers outlive the process; None: nowhere.
+    """
+
+    def __init__(self, kept: Kept | None = None) -> None:
+        self._beyond = kept
         self._lock = threading.Lock()
         self._kept: dict[Kind, LRUCache[Hashable, Any]] = {
             "numbers": _memory(_COUNT, _one),
-            "pairs": _memory(10 * _COUNT, _one),
+            "answers": _memory(10 * _COUNT, _one),
             "fits": _memory(_COUNT, _one),
             "files": _memory(_INDEX_BYTES, _bytes),
             "scores": _memory(_SCORE_BYTES, _bytes),
@@ -65,9 +71,18 @@ class Remembered:
             with self._long_turn if long else self._turn:
                 known = self.get(kind, key)
                 if known is None:
-                    known = make()
+                    known = self._kept_or_made(key, make) if kind == "answers" else make()
                     self.put(kind, key, known)
         return known
+
+    def _kept_or_made(self, key: Hashable, make: Callable[[], T]) -> T:
+        kept: T | None = None if self._beyond is None else self._beyond.get(key)
+        if kept is not None:
+            return kept
+        made = make()
+        if self._beyond is not None:
+            self._beyond.put(key, made)
+        return made
 
     def long_turn(self) -> AbstractContextManager[Any]:
         """Held by whoever makes several things that take seconds."""

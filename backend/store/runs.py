@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
+    and_,
     case,
     delete,
     exists,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.line import queue_of
-from backend.models import ArtifactRow, ReportRow, Run, RunTag
+from backend.models import ArtifactRow, ReportRow, Run, RunTag, SpectrumRow
 from backend.store.cursors import Cursors, how_many, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
 from backend.store.errors import ConflictError
@@ -47,6 +48,7 @@ from backend.store.submitting import (
 )
 from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
+from calift_core.schema.report import SpectrumReport
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.runs import RunDetail, RunPhase, RunSummary, SortKey
 from calift_core.schema.wire.service import SuiteRuns
@@ -345,6 +347,31 @@ class Runs:
             rows = rows[:limit]
             next_cursor = self._cursors.write(scope, [rows[-1].sort_key, rows[-1].id])
         return [RunSummary(**_summary_fields(row)) for row in rows], next_cursor, total
+
+    def with_spectra(
+        self, suite: str, *, limit: int
+    ) -> list[tuple[RunSummary, dict[str, Any], SpectrumReport]]:
+        """The newest finished runs on a suite with their specs and the spectra of their models.
+
+        Models made by `pretrain` were tuned on nothing and are left out.
+        """
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(*_LIST_COLUMNS, Run.spec, SpectrumRow.spectrum)
+                .join(SpectrumRow, and_(SpectrumRow.run_id == Run.id, SpectrumRow.final.is_(True)))
+                .where(Run.phase == "SUCCEEDED", Run.suite == suite, Run.method != "pretrain")
+                .where(Run.archived.is_(False), _IS_RUN)
+                .order_by(Run.created_at.desc(), Run.id.desc())
+                .limit(limit)
+            ).all()
+        return [
+            (
+                RunSummary(**_summary_fields(row)),
+                row.spec,
+                SpectrumReport.model_validate(row.spectrum),
+            )
+            for row in rows
+        ]
 
     def suites(self, phases: Sequence[RunPhase] = (), *, limit: int = 200) -> list[SuiteRuns]:
         """The suites of runs that are not archived, that of the newest run first."""

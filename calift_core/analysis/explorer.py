@@ -21,7 +21,9 @@ from calift_core.analysis.calibrators import (
     read_to_fit,
     transfer_numbers,
 )
+from calift_core.analysis.comparing import resamples_for, share
 from calift_core.analysis.condition import Samples
+from calift_core.analysis.deciding import kept_of
 from calift_core.analysis.gallery import (
     Beside,
     Order,
@@ -33,15 +35,18 @@ from calift_core.analysis.gallery import (
     ordered,
     shared_traits,
 )
+from calift_core.analysis.ledger import ledger_of
 from calift_core.analysis.library import Library, PredictionsFile, Subject
 from calift_core.analysis.measures import audit_of, classwise_measure, measures_of
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
 from calift_core.analysis.slices import By, Sort, slice_of_set, slice_page
 from calift_core.calibration import CALIBRATORS, Binning, Calibrator, SampleScores
 from calift_core.calibration.bins import Ints
+from calift_core.calibration.decisions import choose_threshold
 from calift_core.errors import NotFoundError, SpecError, UnknownNameError, UnpairedError
 from calift_core.predictions.read import read_scores, read_scores_at, read_top, shared_samples
 from calift_core.schema.report import Role
+from calift_core.schema.wire.answers import Decision, KeptSet, Ledger, LedgerSet
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
     TRANSFER_SETS,
@@ -67,8 +72,6 @@ from calift_core.schema.wire.results import (
     TransferRow,
 )
 
-#: Resamples times samples of one paired interval: bounds its time, and stays above 200 resamples.
-_DRAWS = 2_000_000
 #: What scores of a file depend on besides its bytes: a temperature, or a calibrator's own key.
 _Scored = float | tuple[str, ...]
 _Fit = tuple[tuple[str, ...], Calibrator, FittedCalibrator]
@@ -85,8 +88,11 @@ class Explorer:
 
     def scored(self, file: PredictionsFile, temperature: float) -> SampleScores:
         """Seven numbers a sample at a temperature."""
+        plain: SampleScores | None = self._memory.get("scores", (file.digest, 1.0))
         return self._memory.remember(
-            "scores", (file.digest, temperature), lambda: read_scores(file.path, temperature)
+            "scores",
+            (file.digest, temperature),
+            lambda: read_scores(file.path, temperature, known=plain, decoded=file.decoded),
         )
 
     def _samples(self, file: PredictionsFile, temperature: float) -> Samples:
@@ -730,6 +736,128 @@ class Explorer:
             for key, one in zip([None, *(key for key, _, _ in fits)], numbers, strict=True)
         ]
 
+    # -- forgetting ---------------------------------------------------------------------------
+
+    def ledger(
+        self, run: str, against: str, *, datasets: Sequence[str] = (), step: float = 0.1
+    ) -> Ledger:
+        """What a run has gained and lost against another; see `ledger_of`.
+
+        Args:
+            run: a run that was tested.
+            against: another one, such as its zero-shot model.
+            datasets: names; none: all that both were tested on.
+            step: by how much a confidence must differ to have moved.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+            UnknownNameError: a data set that not both were tested on.
+        """
+        base = {s.source.dataset: s for s in self._library.tested(against)}
+        pairs = {
+            name: (s, base[name])
+            for s in self._library.tested(run)
+            if (name := s.source.dataset) in base
+        }
+        for name in datasets:
+            if name not in pairs:
+                raise UnknownNameError("data set of both runs", name, [n or "" for n in pairs])
+        sets, warnings = [], []
+        for name in datasets or pairs:
+            own, other = pairs[name]
+            try:
+                sets.append(self._ledger_set(own, other, step))
+            except (NotFoundError, UnpairedError) as error:
+                warnings.append(f"{name}: {error.message}")
+        return Ledger(
+            run=self._library.run(run),
+            against=self._library.run(against),
+            step=step,
+            sets=sets,
+            warnings=warnings,
+        )
+
+    def _ledger_set(self, own: Subject, other: Subject, step: float) -> LedgerSet:
+        sides = {"run": own, "base": other}
+
+        def make() -> dict[str, Any]:
+            files = {name: subject.open() for name, subject in sides.items()}
+            shared = share(
+                files, lambda name: self.scored(files[name], sides[name].temperature), ["accuracy"]
+            )
+            return ledger_of(shared, "run", "base", step=step)
+
+        # By their targets, and so without opening them: what was asked before costs nothing.
+        key = ("ledger", *((s.target, s.temperature) for s in sides.values()), step)
+        return LedgerSet(
+            dataset=own.source.dataset or own.open().metadata.dataset,
+            role=own.source.role or "id",
+            evaluation_id=own.source.evaluation_id,
+            against_id=other.source.evaluation_id,
+            **self._memory.remember("answers", key, make),
+        )
+
+    # -- deciding -----------------------------------------------------------------------------
+
+    def decide(
+        self, run: str, *, risk: float, level: float = 0.95, datasets: Sequence[str] = ()
+    ) -> Decision:
+        """A threshold for at most so many errors among what is kept; see `choose_threshold`.
+
+        It is chosen on the run's ID calibration split alone, at the temperature that the run was
+        evaluated at, and shown on its ID data and on every shift.
+
+        Args:
+            run: a run that was tested.
+            risk: the largest share of errors among what is kept.
+            level: how often the promise holds.
+            datasets: names; none: all that the run was tested on.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+            NotFoundError: the run was not tested, or has no ID calibration split.
+            SpecError: risk or level is not in (0, 1).
+            UnknownNameError: a data set that the run was not tested on.
+        """
+        tested = {s.source.dataset or s.target: s for s in self._library.tested(run)}
+        if not tested:
+            raise self._library.untested(run)
+        for name in datasets:
+            if name not in tested:
+                raise UnknownNameError("data set of this run", name, tested)
+        first = next(iter(tested.values()))
+        split = self._library.fit_set(first, "threshold", (), oracle=False).files[0]
+        scores = self.scored(split, first.temperature)
+        threshold = choose_threshold(scores, risk=risk, level=level)
+
+        def kept(subject: Subject) -> KeptSet:
+            key = ("kept", subject.target, subject.temperature, threshold, risk)
+            found = self._memory.remember(
+                "answers",
+                key,
+                lambda: kept_of(self.scored(subject.open(), subject.temperature), threshold, risk),
+            )
+            return KeptSet(
+                dataset=subject.source.dataset or subject.target,
+                role=subject.source.role or "id",
+                evaluation_id=subject.source.evaluation_id,
+                **found,
+            )
+
+        return Decision(
+            run=self._library.run(run),
+            risk=risk,
+            level=level,
+            threshold=threshold,
+            chosen_on=KeptSet(
+                dataset=split.metadata.dataset,
+                role="id",
+                evaluation_id=None,
+                **kept_of(scores, threshold, risk),
+            ),
+            sets=[kept(tested[name]) for name in datasets or tested],
+        )
+
     # -- planning -----------------------------------------------------------------------------
 
     def budget(
@@ -775,11 +903,6 @@ class Explorer:
                 n_resamples=resamples_for(len(scores)),
             ),
         )
-
-
-def resamples_for(n: int) -> int:
-    """Resamples of a paired interval of n samples: 200 to 1,000, bounded by its time."""
-    return int(min(1000, max(200, _DRAWS // n)))
 
 
 def need_logits(file: PredictionsFile) -> None:

@@ -22,8 +22,9 @@ from calift_core.predictions.read import read_index, read_metadata
 from calift_core.predictions.types import PredictionsMetadata
 from calift_core.schema.wire.results import Source
 
-#: What is remembered: numbers, paired differences, opened files, scores, fitted calibrators.
-Kind = Literal["numbers", "pairs", "files", "scores", "fits"]
+#: What is remembered: numbers, opened files, scores, fitted calibrators, and answers: plain values
+#: that JSON knows, by keys that mean the same to any process, which may be kept beyond this one.
+Kind = Literal["numbers", "files", "scores", "fits", "answers"]
 T = TypeVar("T")
 
 
@@ -38,6 +39,7 @@ class PredictionsFile:
         ids: (N,) names of the samples.
         labels: (N,) class indices.
         clusters: (N,) names of the samples' sources, or none.
+        decoded: where its logits may be kept decoded; None: nowhere.
     """
 
     digest: str
@@ -46,6 +48,7 @@ class PredictionsFile:
     ids: npt.NDArray[np.str_]
     labels: npt.NDArray[np.int64]
     clusters: npt.NDArray[np.str_] | None
+    decoded: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,13 +60,13 @@ class PredictionsFile:
         return self.ids.nbytes + self.labels.nbytes + clusters
 
 
-def open_predictions(path: Path, digest: str) -> PredictionsFile:
-    """Read all of a predictions file but its logits.
+def open_predictions(path: Path, digest: str, decoded: Path | None = None) -> PredictionsFile:
+    """Read all of a predictions file but its logits; `decoded` is where these may be kept decoded.
 
     Raises:
         PredictionsError: it is no predictions file.
     """
-    return PredictionsFile(digest, path, read_metadata(path), *read_index(path))
+    return PredictionsFile(digest, path, read_metadata(path), *read_index(path), decoded)
 
 
 @dataclass(frozen=True)

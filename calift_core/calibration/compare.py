@@ -10,7 +10,7 @@ is therefore decided on the debiased squared L2 error, `squared_ece`; the ECE is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from calift_core.calibration.bins import Doubles
 from calift_core.calibration.scores import SampleScores
 from calift_core.calibration.squared import ROUNDING, SquaredDifference, SquaredError, Units
 from calift_core.calibration.uncertainty import check_resampling
-from calift_core.errors import PredictionsError, UnknownNameError
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
 Metric = Callable[[SampleScores], float]
 
@@ -140,17 +140,16 @@ def paired_difference(
         SpecError: an argument is not valid; UnknownNameError for a metric's name.
         PredictionsError: the two differ in length or in their labels, or clusters do not fit them.
     """
-    _check_metric(metric)
     check_paired(a, b)
-    units = Units(clusters, len(a))
-    return _paired(
-        _statistic(metric, a, units),
-        _statistic(metric, b, units),
-        units,
+    both = Together(
+        {"a": a, "b": b},
+        metrics=[metric],
         n_resamples=n_resamples,
         level=level,
+        clusters=clusters,
         seed=seed,
     )
+    return both.difference("a", "b", metric)
 
 
 def _check_metric(metric: str | Metric) -> None:
@@ -179,47 +178,6 @@ def _statistic(metric: str | Metric, scores: SampleScores, units: Units) -> _Sta
     if isinstance(metric, str):
         return METRICS[metric](scores, units)
     return _General(metric, scores, units)
-
-
-def _paired(
-    of_a: _Statistic, of_b: _Statistic, units: Units, *, n_resamples: int, level: float, seed: int
-) -> PairedDifference:
-    check_resampling(n_resamples, level)
-    difference = of_a.value - of_b.value
-    if isinstance(of_a, SquaredError) and isinstance(of_b, SquaredError):
-        n_resamples = 0
-        error = math.sqrt(SquaredDifference.of(of_a, of_b).variance)
-        reach = float(ndtri((1 + level) / 2)) * error
-        low, high = difference - reach, difference + reach
-        far = abs(difference) > ROUNDING
-        p_value = 2 * float(ndtr(-abs(difference) / error)) if error > 0 else float(not far)
-    else:
-        drawn = np.concatenate(
-            [of_a.noise(times) - of_b.noise(times) for times in units.draws(n_resamples, seed)]
-        )
-        drawn -= drawn.mean()
-        tail = (1 - level) / 2
-        below, above = np.quantile(drawn, [tail, 1 - tail], method="weibull")
-        low, high, error = difference - above, difference - below, float(drawn.std())
-        beyond = min(
-            np.count_nonzero(drawn >= difference - ROUNDING),
-            np.count_nonzero(drawn <= difference + ROUNDING),
-        )
-        p_value = min(1.0, 2 * (1 + beyond) / (1 + n_resamples))
-    return PairedDifference(
-        difference=difference,
-        low=float(low),
-        high=float(high),
-        p_value=p_value,
-        standard_error=error,
-        a=of_a.value,
-        b=of_b.value,
-        n=len(units.of),
-        n_clusters=len(units),
-        n_resamples=n_resamples,
-        level=level,
-        seed=seed,
-    )
 
 
 # ---- Many models at once -----------------------------------------------------------------------
@@ -284,57 +242,219 @@ def model_confidence_set(
         PredictionsError: two models differ in length or in their labels, or clusters do not fit
             them.
     """
-    _check_metric(metric)
-    scores = list(models.values())
-    for other in scores[1:]:
-        check_paired(scores[0], other)
-    units = Units(clusters, len(scores[0]) if scores else 0)
-    return _confidence_set(
-        {name: _statistic(metric, found, units) for name, found in models.items()},
-        units,
-        higher_is_better=_higher_is_better(metric, higher_is_better),
-        n_resamples=n_resamples,
-        level=level,
-        seed=seed,
+    together = Together(
+        models, metrics=[metric], n_resamples=n_resamples, level=level, clusters=clusters, seed=seed
     )
+    return together.confidence_set(metric, higher_is_better=higher_is_better)
 
 
 def _higher_is_better(metric: str | Metric, told: bool | None) -> bool:
     return isinstance(metric, str) and metric in HIGHER_IS_BETTER if told is None else told
 
 
+class Together:
+    """Models on the same samples; all that is asked of them comes from one set of draws.
+
+    Draws take most of the time of a comparison, so asking here for many pairs and metrics is much
+    cheaper than one by one, and gives the same numbers.
+
+    Args:
+        models: name → scores of the same N samples in the same order.
+        metrics: names in `METRICS`, or functions of scores, which are slower.
+        n_resamples: R.
+        level: nominal coverage.
+        clusters: as in `paired_difference`.
+        seed: of the draws.
+
+    Raises:
+        SpecError: an argument is not valid; UnknownNameError for a metric's name.
+        PredictionsError: two models differ in length or in their labels, or clusters do not fit
+            them.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, SampleScores],
+        *,
+        metrics: Sequence[str | Metric] = tuple(METRICS),
+        n_resamples: int = 1000,
+        level: float = 0.95,
+        clusters: npt.NDArray[Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        for metric in metrics:
+            _check_metric(metric)
+        check_resampling(n_resamples, level)
+        scores = list(models.values())
+        for other in scores[1:]:
+            check_paired(scores[0], other)
+        self.names = list(models)
+        self._units = units = Units(clusters, len(scores[0]) if scores else 0)
+        self._n_resamples, self._level, self._seed = n_resamples, level, seed
+        self._of = {
+            metric: [_statistic(metric, found, units) for found in scores] for metric in metrics
+        }
+        self._drawn: dict[str | Metric, Doubles] = {}
+
+    def noise(self, metric: str | Metric) -> Doubles:
+        """Values (R, J) of each model on the shared draws; their mean is of no account."""
+        if not self._drawn:
+            shape = self._n_resamples, len(self.names)
+            self._drawn = {metric: np.zeros(shape) for metric in self._of}
+            start = 0
+            alone = len(self.names) < 2
+            for times in () if alone else self._units.draws(self._n_resamples, self._seed):
+                for key, of in self._of.items():
+                    for at, one in enumerate(of):
+                        self._drawn[key][start : start + len(times), at] = one.noise(times)
+                start += len(times)
+        return self._drawn[metric]
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return len(self._units.of)
+
+    @property
+    def n_clusters(self) -> int:
+        """Independent units."""
+        return len(self._units)
+
+    def values(self, metric: str | Metric) -> Doubles:
+        """Values (J,) of each model on the samples as they are."""
+        return np.array([one.value for one in self._of[metric]])
+
+    def difference(self, a: str, b: str, metric: str | Metric) -> PairedDifference:
+        """Metric of `a` minus metric of `b`; see `paired_difference`."""
+        at, other = self.names.index(a), self.names.index(b)
+        of_a, of_b = self._of[metric][at], self._of[metric][other]
+        difference, level, n_resamples = of_a.value - of_b.value, self._level, self._n_resamples
+        if isinstance(of_a, SquaredError) and isinstance(of_b, SquaredError):
+            n_resamples = 0
+            error = math.sqrt(SquaredDifference.of(of_a, of_b).variance)
+            reach = float(ndtri((1 + level) / 2)) * error
+            low, high = difference - reach, difference + reach
+            far = abs(difference) > ROUNDING
+            p_value = 2 * float(ndtr(-abs(difference) / error)) if error > 0 else float(not far)
+        else:
+            noise = self.noise(metric)
+            drawn = noise[:, at] - noise[:, other]
+            drawn -= drawn.mean()
+            tail = (1 - level) / 2
+            below, above = np.quantile(drawn, [tail, 1 - tail], method="weibull")
+            low, high, error = difference - above, difference - below, float(drawn.std())
+            beyond = min(
+                np.count_nonzero(drawn >= difference - ROUNDING),
+                np.count_nonzero(drawn <= difference + ROUNDING),
+            )
+            p_value = min(1.0, 2 * (1 + beyond) / (1 + n_resamples))
+        return PairedDifference(
+            difference=difference,
+            low=float(low),
+            high=float(high),
+            p_value=p_value,
+            standard_error=error,
+            a=of_a.value,
+            b=of_b.value,
+            n=self.n,
+            n_clusters=self.n_clusters,
+            n_resamples=n_resamples,
+            level=level,
+            seed=self._seed,
+        )
+
+    def confidence_set(
+        self, metric: str | Metric, *, higher_is_better: bool | None = None
+    ) -> ConfidenceSet:
+        """Which models may be the best; see `model_confidence_set`."""
+        return _confidence_set(
+            self.names,
+            self.values(metric),
+            self.noise(metric),
+            higher_is_better=_higher_is_better(metric, higher_is_better),
+            n=self.n,
+            n_clusters=self.n_clusters,
+            level=self._level,
+            seed=self._seed,
+        )
+
+
+class Noisy(Protocol):
+    """What `confidence_set_over` needs of J models on one data set, such as `Together`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The models."""
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+
+    @property
+    def n_clusters(self) -> int:
+        """Independent units."""
+
+    def values(self, metric: str) -> Doubles:
+        """Values (J,) on the samples as they are."""
+
+    def noise(self, metric: str) -> Doubles:
+        """Values (R, J) on shared draws."""
+
+
+def confidence_set_over(
+    sets: Sequence[Noisy], metric: str, *, n_resamples: int, level: float = 0.95
+) -> ConfidenceSet:
+    """Which models may be the best by the mean of a metric over several sets of samples.
+
+    Every set counts the same, whatever its size. Sets of the same units must have been drawn with
+    one seed, and others with others.
+
+    Args:
+        sets: the same models in the same order on each.
+        metric: a name in `METRICS` that all were made with.
+        n_resamples: R, the first ones of each set's own; none has fewer.
+        level: chance that the best model is in the set.
+
+    Raises:
+        SpecError: there is no set, or the sets are not of the same models.
+    """
+    if not sets or any(list(one.names) != list(sets[0].names) for one in sets):
+        raise SpecError("confidence sets over several data sets must be of the same models on each")
+    return _confidence_set(
+        sets[0].names,
+        np.mean([one.values(metric) for one in sets], axis=0),
+        np.mean([one.noise(metric)[:n_resamples] for one in sets], axis=0),
+        higher_is_better=_higher_is_better(metric, None),
+        n=sum(one.n for one in sets),
+        n_clusters=sum(one.n_clusters for one in sets),
+        level=level,
+        seed=0,
+    )
+
+
 def _confidence_set(
-    models: Mapping[str, _Statistic],
-    units: Units,
+    names: Sequence[str],
+    values: Doubles,
+    noise: Doubles,
     *,
     higher_is_better: bool,
-    n_resamples: int,
+    n: int,
+    n_clusters: int,
     level: float,
     seed: int,
 ) -> ConfidenceSet:
-    check_resampling(n_resamples, level)
-    names = list(models)
-    values = {name: of.value for name, of in models.items()}
-    noise = np.empty((n_resamples, len(names)))
-    if len(names) > 1:
-        start = 0
-        for times in units.draws(n_resamples, seed):
-            for at, of in enumerate(models.values()):
-                noise[start : start + len(times), at] = of.noise(times)
-            start += len(times)
-    p_values = eliminate(
-        np.array([values[name] for name in names]) * (-1 if higher_is_better else 1), noise
-    )
+    p_values = eliminate(values * (-1 if higher_is_better else 1), noise)
     by_name = dict(zip(names, p_values.tolist(), strict=True))
-    order = sorted(names, key=lambda name: -values[name] if higher_is_better else values[name])
+    known = dict(zip(names, values.tolist(), strict=True))
+    order = sorted(names, key=lambda name: -known[name] if higher_is_better else known[name])
     return ConfidenceSet(
         members=tuple(name for name in order if by_name[name] >= 1 - level),
         excluded=tuple(name for name in order if by_name[name] < 1 - level),
-        values=values,
+        values=known,
         p_values=by_name,
-        n=len(units.of),
-        n_clusters=len(units),
-        n_resamples=n_resamples,
+        n=n,
+        n_clusters=n_clusters,
+        n_resamples=len(noise),
         level=level,
         seed=seed,
     )

@@ -109,6 +109,10 @@ class SampleScores:
         """Return the samples at an index (M,) of positions, or of booleans (N,)."""
         return SampleScores(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def part(self, rows: slice) -> SampleScores:
+        """Return samples that follow each other, without a copy."""
+        return SampleScores(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
     @staticmethod
     def concatenate(parts: Sequence[SampleScores]) -> SampleScores:
         """Return the samples of all parts, one part after the other.
@@ -148,9 +152,37 @@ def score_samples(logits: Floats, labels: Ints, temperature: float = 1.0) -> Sam
     )
 
 
-def _score_rows(logits: Floats, labels: npt.NDArray[np.int64], temperature: float) -> SampleScores:
+def rescore(logits: Floats, known: SampleScores, temperature: float) -> SampleScores:
+    """Score logits (N, C) anew that were scored at another temperature; the same numbers, sooner.
+
+    A temperature moves neither the predicted class nor the label's rank, which take the longer.
+
+    Args:
+        logits: (N, C), the very same.
+        known: their scores at any temperature.
+        temperature: positive divisor of the logits.
+
+    Raises:
+        SpecError: the temperature is not a positive finite number.
+        PredictionsError: the scores are of another number of samples.
+    """
+    check_temperature(temperature)
+    if len(logits) != len(known):
+        raise PredictionsError(f"scores must be of {len(logits)} samples, got {len(known)}")
+    # As `check_logits` widens them; that they are finite was found when they were first scored.
+    wide = logits if logits.dtype == np.float64 else logits.astype(np.float32, copy=False)
+    return _score_rows(wide, known.labels, temperature, known)
+
+
+def _score_rows(
+    logits: Floats,
+    labels: npt.NDArray[np.int64],
+    temperature: float,
+    known: SampleScores | None = None,
+) -> SampleScores:
     at = np.arange(len(logits))
-    predicted = logits.argmax(axis=1)
+    predicted = logits.argmax(axis=1) if known is None else known.predicted
+    correct = predicted == labels
     z = logits - logits[at, predicted][:, None]
     if temperature != 1.0:
         z /= temperature
@@ -164,10 +196,10 @@ def _score_rows(logits: Floats, labels: npt.NDArray[np.int64], temperature: floa
         predicted=predicted.astype(np.int64),
         # The largest of the shifted logits is 0, so the top probability is 1 / total.
         confidences=1 / total,
-        correct=predicted == labels,
+        correct=correct,
         nll=np.minimum(log_total - own_logit, -np.log(SMALLEST_PROBABILITY)),
         brier=squares - 2 * np.exp(own_logit - log_total) + 1,
-        rank=_rank(logits, labels, predicted == labels),
+        rank=_rank(logits, labels, correct) if known is None else known.rank,
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,10 @@ import pyarrow.parquet as pq
 
 from calift_core.calibration import SampleScores, score_samples, softmax
 from calift_core.calibration.bins import check_labels, check_temperature
+from calift_core.calibration.scores import rescore
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError, UnpairedError
 from calift_core.files import storage_error
+from calift_core.predictions.decoded import keeping, mapped
 from calift_core.predictions.types import (
     CELLS_AT_ONCE,
     CELLS_PER_GROUP,
@@ -31,6 +34,9 @@ from calift_core.predictions.types import (
     TopKPredictions,
     check_unique,
 )
+
+#: Cells of a file whose decoded logits are kept for the next temperature.
+_WORTH_KEEPING = 4_000_000
 
 
 @contextmanager
@@ -293,12 +299,20 @@ def read_index(
     return names, classes, _joined(clusters)
 
 
-def read_scores(path: str | os.PathLike[str], temperature: float = 1.0) -> SampleScores:
+def read_scores(
+    path: str | os.PathLike[str],
+    temperature: float = 1.0,
+    *,
+    known: SampleScores | None = None,
+    decoded: Path | None = None,
+) -> SampleScores:
     """Score a predictions file in one pass, holding a few rows of logits at a time.
 
     Args:
         path: N samples.
         temperature: positive divisor of the stored logits.
+        known: the file's scores at another temperature, of which much stays; see `rescore`.
+        decoded: where its logits are kept for the next temperature; None: nowhere.
 
     Returns:
         Seven numbers a sample, in stored order; see `SampleScores`.
@@ -316,11 +330,46 @@ def read_scores(path: str | os.PathLike[str], temperature: float = 1.0) -> Sampl
             raise _kept_at_1(metadata, temperature)
         return read_top_k(path).scores()
     rows = max(1, CELLS_AT_ONCE // len(metadata.class_names))
+    if known is not None:
+        shape = (len(known), len(metadata.class_names))
+        return _rescored(path, temperature, known, rows, shape, decoded)
     parts = [
         score_samples(chunk.logits, chunk.labels, temperature) for chunk in iter_chunks(path, rows)
     ]
     if not parts:
         raise _empty(path)
+    return SampleScores.concatenate(parts)
+
+
+def _rescored(
+    path: str | os.PathLike[str],
+    temperature: float,
+    known: SampleScores,
+    rows: int,
+    shape: tuple[int, int],
+    decoded: Path | None,
+) -> SampleScores:
+    """Only the logits are decoded, and those of a large file once."""
+
+    def read() -> Iterator[npt.NDArray[Any]]:
+        with _opened(path) as (parquet, _):
+            for batch in _batches(parquet, ["logits"], rows):
+                yield _as_matrix(batch.column("logits"))
+
+    chunks: Iterable[npt.NDArray[Any]] = read()
+    if decoded is not None and shape[0] * shape[1] >= _WORTH_KEEPING:
+        kept = mapped(decoded, shape)
+        if kept is None:
+            chunks = keeping(decoded, shape, chunks)
+        else:
+            chunks = (kept[at : at + rows] for at in range(0, len(kept), rows))
+    parts, start = [], 0
+    for chunk in chunks:
+        own = slice(start, start + len(chunk))
+        parts.append(rescore(chunk, known.part(own), temperature))
+        start += len(chunk)
+    if start != len(known):
+        raise PredictionsError(f"{os.fspath(path)} must hold {len(known)} samples, got {start}")
     return SampleScores.concatenate(parts)
 
 

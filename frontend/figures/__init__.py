@@ -4,11 +4,15 @@ Pure: wire models in, `plotly.graph_objects.Figure` and `frontend.tables.Table` 
 """
 
 from frontend.figures import (
+    bound,
     calibrators,
     compare,
     curves,
+    deciding,
     estimators,
     frontier,
+    ledger,
+    planning,
     reliability,
     sample,
     shifts,
@@ -19,11 +23,15 @@ from frontend.figures import (
 )
 
 __all__ = [
+    "bound",
     "calibrators",
     "compare",
     "curves",
+    "deciding",
     "estimators",
     "frontier",
+    "ledger",
+    "planning",
     "reliability",
     "sample",
     "shifts",

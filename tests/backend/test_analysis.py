@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from backend.artifacts import publish_artifact
+from backend.explore.foreseen import Foreseen
+from backend.main import create_app
 from calift_core import calibration
 from calift_core.analysis.condition import Samples, matching
 from calift_core.analysis.draws import Draws
@@ -47,9 +50,10 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
         calibration_split: bool = True,
         perturbed: int = 0,
         keep: Any = "full",
+        **spec: Any,
     ) -> str:
         store, artifacts = services.store, services.artifacts
-        run_id: str = store.runs.submit(spec_of(name=f"run {seed}"))
+        run_id: str = store.runs.submit(spec_of(name=f"run {seed}", **spec))
         claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
         folder = tmp_path / "made" / run_id
@@ -599,7 +603,7 @@ def test_compare__confidence_sets_hold_every_run_once(
     sets = comparison["confidence_sets"]
     assert {(found["dataset"], found["metric"]) for found in sets} == {
         (dataset, metric)
-        for dataset in ("id", "sketch")
+        for dataset in ("id", "sketch", "noise/3")
         for metric in ("accuracy", "ece", "nll", "brier")
     }
     for found in sets:
@@ -610,6 +614,153 @@ def test_compare__confidence_sets_hold_every_run_once(
     (by_accuracy,) = [f for f in sets if (f["dataset"], f["metric"]) == ("id", "accuracy")]
     # Noise of four logits makes the last run worse beyond doubt.
     assert by_accuracy["excluded"][-1] == ids[2]
+
+
+def test_compare__parts_are_the_whole_and_are_kept(
+    api: TestClient, make_run: Callable[..., str], settings: Any
+) -> None:
+    ids = [make_run(seed=s) for s in (0, 1, 4)]
+    bare = get(api, "/compare", run_id=ids, paired=False)
+    assert bare["confidence_sets"] == []
+    assert not any(column["differences"] for column in bare["runs"])
+    whole = get(api, "/compare", run_id=ids)
+    parts = [get(api, "/compare", run_id=ids, dataset=[d]) for d in ("id", "sketch", "noise/3")]
+    for k, column in enumerate(whole["runs"]):
+        assert column["differences"] == [d for p in parts for d in p["runs"][k]["differences"]]
+    assert whole["confidence_sets"] == [s for p in parts for s in p["confidence_sets"]]
+    assert get(api, "/compare", run_id=ids, dataset=["nothing"])["confidence_sets"] == []
+    # Another process opens no predictions for what was asked before.
+    shutil.rmtree(settings.artifacts_dir)
+    later_app = create_app(settings, housekeeping=False)
+    with TestClient(later_app, base_url="http://127.0.0.1", headers=api.headers) as later:
+        assert get(later, "/compare", run_id=ids) == whole
+        turned = get(later, "/compare", run_id=ids, baseline=ids[1])
+    forth = {(d["dataset"], d["metric"]): d for d in whole["runs"][1]["differences"]}
+    for back in turned["runs"][0]["differences"]:
+        d = forth[back["dataset"], back["metric"]]
+        assert back["difference"] == -d["difference"]
+        assert (back["value"], back["baseline"]) == (d["baseline"], d["value"])
+        decided, other = (d["squared"], back["squared"]) if d["squared"] else (d, back)
+        assert other["interval"] == [-x for x in reversed(decided["interval"])]
+
+
+def test_leaders__stand_on_the_mean_of_what_all_were_tested_on(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    ids = [make_run(seed=s) for s in (0, 1, 4)]
+    boards = get(api, "/compare/leaders", run_id=ids)["boards"]
+    own = {run: evaluations(api, run) for run in ids}
+    assert {(b["role"], b["metric"]) for b in boards} == {
+        (role, metric)
+        for role in ("id", "shift", "corruption")
+        for metric in ("accuracy", "ece", "nll", "brier")
+    }
+    for board in boards:
+        standings = board["standings"]
+        assert sorted(s["run_id"] for s in standings) == sorted(ids)
+        assert standings[0]["leads"]
+        for s in standings:
+            found = [own[s["run_id"]][name][board["metric"]] for name in board["datasets"]]
+            values = [f["value"] if board["metric"] == "ece" else f for f in found]
+            assert s["value"] == pytest.approx(sum(values) / len(values), abs=1e-5)
+            assert (s["floor"] is None) == (board["metric"] != "ece")
+    by_accuracy = next(b for b in boards if (b["role"], b["metric"]) == ("id", "accuracy"))
+    assert not by_accuracy["standings"][-1]["leads"]
+    assert by_accuracy["standings"][-1]["run_id"] == ids[2]
+
+
+def test_foreseen__a_finished_run_is_compared_with_zero_shot_before_anybody_asks(
+    api: TestClient, app: Any, make_run: Callable[..., str], settings: Any
+) -> None:
+    services = app.state.services
+    base = make_run(seed=0, method={"kind": "zero_shot"})
+    run = make_run(seed=1)
+    Foreseen(services.store, services.comparer, services.explorer).look()
+    shutil.rmtree(settings.artifacts_dir)
+    found = get(api, "/compare", run_id=[base, run])
+    assert {d["dataset"] for d in found["runs"][1]["differences"]} == {"id", "sketch", "noise/3"}
+    assert found["warnings"] == []
+    assert len(get(api, f"/runs/{run}/ledger", against=base)["sets"]) == 3
+
+
+def test_ledger__is_what_numpy_counts_and_turns_round(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    base, run = make_run(seed=0), make_run(seed=3)
+    found = get(api, f"/runs/{run}/ledger", against=base, step=0.2)
+    assert (found["run"]["run_id"], found["against"]["run_id"]) == (run, base)
+    assert [one["dataset"] for one in found["sets"]] == ["id", "sketch", "noise/3"]
+    back = get(api, f"/runs/{base}/ledger", against=run, step=0.2)
+    own, other = evaluations(api, run), evaluations(api, base)
+    for one, turned in zip(found["sets"], back["sets"], strict=True):
+        assert one["gained"] + one["lost"] + one["both"] + one["neither"] == one["n"] == 300
+        assert (one["gained"], one["lost"]) == (turned["lost"], turned["gained"])
+        assert one["difference"] == -turned["difference"]
+        assert one["difference"] == pytest.approx((one["gained"] - one["lost"]) / one["n"])
+        before, after = (samples_of(api, e[one["dataset"]]["id"]) for e in (other, own))
+        right = [np.array([before[k]["correct"] for k in before]) for before in (before, after)]
+        moved = np.array([after[k]["confidence"] - before[k]["confidence"] for k in before])
+        masks = {
+            "gained": ~right[0] & right[1], "lost": right[0] & ~right[1],
+            "both": right[0] & right[1], "neither": ~right[0] & ~right[1],
+        }  # fmt: skip
+        ways = {"surer": moved > 0.2, "alike": np.abs(moved) <= 0.2, "less_sure": moved < -0.2}
+        for cell in one["cells"]:
+            at = masks[cell["outcome"]] & ways[cell["moved"]]
+            assert cell["n"] == at.sum()
+            if at.any():
+                step = cell["confidence_after"] - cell["confidence_before"]
+                assert step == pytest.approx(moved[at].mean())
+        # The images of a row are as many as the row says.
+        page = get(
+            api, f"/evaluations/{one['evaluation_id']}/samples", against=one["against_id"],
+            outcome="lost", limit=1,
+        )  # fmt: skip
+        assert page["n_matching"] == one["lost"]
+        low, high = one["forgotten_interval"]
+        assert low < one["forgotten"] == one["lost"] / (one["lost"] + one["both"]) < high
+    same = get(api, f"/runs/{run}/ledger", against=run, dataset=["id"])["sets"]
+    assert [(s["dataset"], s["gained"], s["lost"]) for s in same] == [("id", 0, 0)]
+    refused(api, f"/runs/{run}/ledger", 422, "UNKNOWN_NAME", against=base, dataset=["nothing"])
+    refused(api, f"/runs/{run}/ledger", 404, "NOT_FOUND", against="nobody")
+
+
+def test_decision__is_what_the_samples_say_at_its_threshold(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    run = make_run(seed=1)
+    found = get(api, f"/runs/{run}/decision", risk=0.6)
+    assert found["chosen_on"]["dataset"] == "suite/calibration"
+    assert found["chosen_on"]["risk_interval"][0] <= found["chosen_on"]["risk"] <= 0.6
+    assert [one["dataset"] for one in found["sets"]] == ["id", "sketch", "noise/3"]
+    for one in found["sets"]:
+        at = f"confidence >= {found['threshold']!r}"
+        path = f"/evaluations/{one['evaluation_id']}/samples"
+        kept = get(api, path, where=at, limit=1)["n_matching"]
+        wrong = get(api, path, where=f"{at} and not correct", limit=1)["n_matching"]
+        assert (one["kept"], one["errors"], one["n"]) == (kept, wrong, 300)
+        assert one["curve"][-1]["coverage"] == 1
+        assert one["curve"][-1]["risk"] == pytest.approx(
+            1 - evaluations(api, run)[one["dataset"]]["accuracy"], abs=1e-6
+        )
+        assert one["holds"] in (None, one["risk"] <= 0.6)
+    none = get(api, f"/runs/{run}/decision", risk=1e-4)
+    assert none["threshold"] is None
+    assert all(one["kept"] == 0 and one["risk"] is None for one in none["sets"])
+    bare = make_run(seed=2, calibration_split=False)
+    refused(api, f"/runs/{bare}/decision", 404, "NOT_FOUND")
+    refused(api, f"/runs/{run}/decision", 422, "UNKNOWN_NAME", dataset=["nothing"])
+
+
+def samples_of(api: TestClient, evaluation: str) -> dict[str, Any]:
+    """Every sample of an evaluation by its id."""
+    found: dict[str, Any] = {}
+    page: dict[str, Any] = {"next_cursor": None}
+    while not found or page["next_cursor"]:
+        asked = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
+        page = get(api, f"/evaluations/{evaluation}/samples", limit=200, top=0, **asked)
+        found |= {one["id"]: one for one in page["items"]}
+    return found
 
 
 def test_compare__an_ece_is_shown_and_its_square_decides(

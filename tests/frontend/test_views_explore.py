@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -18,6 +20,15 @@ def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
     assert any("difference to zero-shot" in alt for alt in charts_of(app))
     assert "Which run is best by Accuracy?" in said
     assert "May be the best" in said
+    assert "Of 8 data sets: lower on" in said
+    assert said.count("may be best") >= 3
+    assert "forgotten" in said
+    images = [x.proto for x in app.get("page_link") if x.proto.label.startswith("Images that were")]
+    assert all(f"against={base}" in link.query_string for link in images)
+    assert {"outcome=lost", "outcome=gained"} == {
+        part for link in images for part in link.query_string.split("&") if "outcome" in part
+    }
+    assert "ID data: 1 data set, Shifts, mean: 3 data sets" in said
     app.session_state["url-metric"] = "ece"
     app.run()
     assert not app.exception
@@ -32,6 +43,41 @@ def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
 
 def test_compare__one_run_is_too_few(dashboard: Service) -> None:
     assert "at least two" in words(page("compare", ids=dashboard.ids["CaRot"]))
+
+
+def test_decide__says_what_each_threshold_keeps(dashboard: Service) -> None:
+    runs = f"{dashboard.ids['zero-shot']},{dashboard.ids['CaRot']}"
+    app = page("decide", run=runs, risk="0.1", beside="sketch")
+    said = words(app)
+    assert said.count("keep predictions whose confidence is at least") == 2
+    assert len(charts_of(app)) == 3
+    (kept,) = [alt for alt in charts_of(app) if alt.startswith("sketch")]
+    (own,) = [a for a in charts_of(app) if a.startswith("fashion")]
+    assert "CaRot on fashion-mnist keeps" in kept
+    links = [x.proto for x in app.get("page_link") if x.proto.label.startswith("Errors that are")]
+    assert all("where=confidence" in link.query_string for link in links)
+    app.select_slider(key="url-risk").set_value("0.001").run()
+    assert "no threshold can promise at most 0.1" in words(app).replace("\\", "")
+    assert app.query_params["risk"] == "0.001"
+    assert own
+
+
+def test_bound__shows_every_run_and_says_what_is_missing(dashboard: Service) -> None:
+    app = page("bound", term="effective_rank")
+    assert charts_of(app) == ["OOD ECE against Effective rank: 5 runs of 5 methods."]
+    assert "at least 8 runs, got 5" in words(app).replace("\\", "")
+
+
+def test_plan__fewer_samples_do_in_pairs(dashboard: Service) -> None:
+    runs = {"run": f"{dashboard.ids['FLYP']},{dashboard.ids['CaRot']}", "dataset": "sketch"}
+
+    def needed(**params: str) -> int:
+        said = words(page("plan", **runs, **params))
+        return int(re.findall(r"CaRot.*? takes \*\*([\d,]+)\*\*", said)[-1].replace(",", ""))
+
+    alone = needed()
+    assert needed(against=dashboard.ids["FLYP"]) < alone
+    assert needed(difference="2") == pytest.approx(alone / 4, abs=1)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "ece", "nll"])

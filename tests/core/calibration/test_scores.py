@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,6 +15,7 @@ from calift_core.calibration import scores as scores_module
 from calift_core.calibration.bins import SMALLEST_PROBABILITY
 from calift_core.calibration.compare import METRICS
 from calift_core.calibration.measures import top_k_accuracy
+from calift_core.calibration.scores import rescore
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
 Doubles = npt.NDArray[np.float64]
@@ -182,3 +185,18 @@ def test_model_confidence_set__of_clustered_samples() -> None:
         cal.model_confidence_set(
             {**scores, "shuffled": scores["other"].take(np.arange(1200)[::-1])}
         )
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([np.float16, np.float32, np.float64]))
+def test_rescore__is_score_samples_bit_for_bit(seed: int, kind: Any) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (20 * rng.normal(size=(30, 7))).round(rng.integers(0, 3)).astype(kind)  # some tie
+    labels = rng.integers(7, size=30)
+    known = cal.score_samples(logits, labels, 1.7)
+    for temperature in (0.3, 1.0, 2.5):
+        fresh = cal.score_samples(logits, labels, temperature)
+        again = rescore(logits, known, temperature)
+        for name in FIELDS:
+            np.testing.assert_array_equal(getattr(again, name), getattr(fresh, name))
+    with pytest.raises(PredictionsError, match="30 samples, got 29"):
+        rescore(logits, known.take(np.arange(29)), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calift_core import calibration as cal
-from calift_core.calibration.compare import METRICS
+from calift_core.calibration.compare import METRICS, Together, confidence_set_over
 from calift_core.calibration.measures import debiased_squared_error, ece_lower_bound
 from calift_core.calibration.planning import SquaredPlan
 from calift_core.calibration.squared import SquaredDifference, SquaredError
@@ -627,3 +628,31 @@ def test_squared_plan__bad_arguments_are_named() -> None:
         plan.needed(0.1, power=1)
     with pytest.raises(SpecError, match="at most 1,000,000,000,000 samples"):
         plan.needed(1e-9)
+
+
+def test_together__is_what_pairs_and_sets_are_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(4, size=400)
+    clusters = rng.integers(90, size=400)
+    models = {
+        name: cal.score_samples(rng.normal(size=(400, 4)) + strength * np.eye(4)[labels], labels)
+        for name, strength in (("a", 1.0), ("b", 1.3), ("c", 2.0))
+    }
+    asked: dict[str, Any] = {"n_resamples": 60, "clusters": clusters, "seed": 5}
+    together = Together(models, **asked)
+    for metric in METRICS:
+        pair = cal.paired_difference(models["c"], models["a"], metric=metric, **asked)
+        assert together.difference("c", "a", metric) == pair
+        alone = cal.model_confidence_set(models, metric=metric, **asked)
+        assert together.confidence_set(metric) == alone
+        # A data set counted twice is the data set; of independent ones the mean is known better.
+        twice = confidence_set_over([together, together], metric, n_resamples=60)
+        assert (twice.members, twice.p_values) == (alone.members, alone.p_values)
+    other = Together(models, **{**asked, "seed": 6})
+    both = confidence_set_over([together, other], "accuracy", n_resamples=60)
+    assert both.values == together.confidence_set("accuracy").values
+    spread = [np.std(np.diff(t.noise("accuracy")[:, :2])) for t in (together, other)]
+    mean = (together.noise("accuracy") + other.noise("accuracy")) / 2
+    assert np.std(np.diff(mean[:, :2])) < 0.85 * max(spread)
+    with pytest.raises(SpecError, match="same models"):
+        confidence_set_over([together, Together({"a": models["a"]})], "nll", n_resamples=60)

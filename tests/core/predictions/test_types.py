@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,7 @@ from calift_core.predictions.read import (
 )
 from calift_core.predictions.types import FORMAT_VERSION, Predictions, PredictionsMetadata, top_k
 from calift_core.predictions.write import write_chunks, write_predictions
+from tests.conftest import example_predictions
 
 FIELDS = [field.name for field in fields(SampleScores)]
 
@@ -199,6 +201,34 @@ def test_read_scores__whole_is_what_the_chunks_say(tmp_path: Path) -> None:
     found = read_scores(tmp_path / "x.parquet")
     assert np.array_equal(found.nll, score_samples(written.logits, written.labels).nll)
     assert np.array_equal(read_index(tmp_path / "x.parquet")[1], written.labels)
+
+
+def test_read_scores__from_kept_logits_are_those_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calift_core.predictions.read._WORTH_KEEPING", 1)
+    monkeypatch.setattr("calift_core.predictions.read.CELLS_AT_ONCE", 500)
+    path, place = tmp_path / "x.parquet", tmp_path / "kept" / "x.npy"
+    write_predictions(path, example_predictions(0))
+    known, fresh = read_scores(path), read_scores(path, 1.5)
+
+    def again() -> list[Any]:
+        found = read_scores(path, 1.5, known=known, decoded=place)
+        return [getattr(found, field.name) for field in fields(found)]
+
+    expected = [getattr(fresh, field.name) for field in fields(fresh)]
+    np.testing.assert_equal(again(), expected)
+    assert place.exists()
+    np.testing.assert_equal(again(), expected)
+    place.write_bytes(place.read_bytes()[:-100])  # cut short
+    np.testing.assert_equal(again(), expected)
+    np.testing.assert_equal(again(), expected)
+    place.unlink()
+    place.parent.rmdir()
+    place.parent.write_text("in the way")
+    np.testing.assert_equal(again(), expected)
+    with pytest.raises(PredictionsError, match="samples, got"):
+        read_scores(path, 1.5, known=known.part(slice(0, 299)), decoded=place)
 
 
 def test_read_scores__bad_files_and_temperatures_are_named(tmp_path: Path) -> None:

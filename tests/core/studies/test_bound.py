@@ -24,8 +24,10 @@ from scipy.stats import rankdata, spearmanr
 from calift.main import main
 from calift_core.errors import DataError, SpecError
 from calift_core.schema.report import EceReport, EvaluationReport, Report, SpectrumReport, Summary
+from calift_core.schema.wire.answers import RunPoint
 from calift_core.studies.bound.analysis import analyse
 from calift_core.studies.bound.figure import Mark, Panel, scatter_svg
+from calift_core.studies.bound.monitor import correlations_of
 from calift_core.studies.bound.ranks import rank_correlation, scaled_ranks
 from calift_core.studies.bound.runs import method_label, read_runs
 from calift_core.studies.bound.synthetic import FULL, QUICK, draw_samples, synthetic_points
@@ -681,3 +683,55 @@ def test_command__wrong_use_is_a_sentence(
     said = say(*arguments)
     assert said.status == status
     assert words in said.text
+
+
+def monitored(n: int, seed: int, **changes: Any) -> list[RunPoint]:
+    rng = np.random.default_rng(seed)
+    sigma, noise = rng.uniform(0.01, 0.5, n), rng.normal(size=n)
+    return [
+        RunPoint.model_validate(
+            {
+                "run_id": str(i), "name": str(i), "method": "m", "variant": f"v{i // 2}",
+                "model": "tower", "seed": i, "n_features": 16, "sigma_min": sigma[i],
+                "effective_rank": 3 + sigma[i], "covariance_term": 16 / sigma[i],
+                "rhs": 0.02 + 16 / sigma[i], "id_ece": 0.02, "id_error": 0.1 + 0.01 * noise[i],
+                "ood_error": 0.5 - sigma[i] / 2, "ood_ece": 0.2 + 0.02 * noise[i],
+                "ood_ece_floor": 0.01, **changes,
+            }
+        )
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def test_monitor__ranks_terms_inside_models_and_draws_variants() -> None:
+    points = monitored(16, 0)
+    found, notes = correlations_of(points)
+    by_name = {(c.term, c.error): c for c in found}
+    assert by_name["sigma_min", "ood_error"].rho == pytest.approx(-1)
+    assert by_name["covariance_term", "ood_error"].rho == pytest.approx(1)
+    assert by_name["rhs", "ood_ece"].rho == by_name["covariance_term", "ood_ece"].rho
+    alone = by_name["id_error", "ood_ece"]
+    assert (alone.n, alone.n_groups) == (16, 8)
+    assert alone.low <= alone.rho <= alone.high
+    assert any("constant" in note for note in notes)  # the ID ECE is the same everywhere
+    # Another model whose runs are all worse changes no rank inside the first.
+    ordered = sorted(monitored(8, 1), key=lambda p: p.sigma_min or 0)
+    other = [
+        p.model_copy(update={"model": "other", "ood_error": 0.9 - 1e-3 * i})
+        for i, p in enumerate(ordered)
+    ]
+    both = {(c.term, c.error): c for c in correlations_of([*points, *other])[0]}
+    assert both["sigma_min", "ood_error"].rho == pytest.approx(-1)
+    assert both["sigma_min", "ood_error"].n_groups == 12
+
+
+def test_monitor__too_few_runs_or_variants_are_said() -> None:
+    found, notes = correlations_of(monitored(7, 0))
+    assert found == []
+    assert "at least 8 runs, got 7" in notes[0]
+    found, notes = correlations_of(monitored(9, 0, variant="one"))
+    assert found
+    assert "taken for independent" in notes[0]
+    found, notes = correlations_of(monitored(9, 0, sigma_min=None))
+    assert found == []
+    assert "9 left out: σ_min is 0 by rank." in notes

@@ -1,0 +1,90 @@
+"""What somebody will ask of a finished run: its differences to zero-shot and within its sweep."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+
+from backend.explore.compare import Comparer
+from backend.store.runs import RunFilters
+from backend.store.stores import Stores
+from calift_core.analysis.explorer import Explorer
+from calift_core.errors import UnknownNameError
+from calift_core.schema.wire.runs import RunSummary
+
+_log = logging.getLogger(__name__)
+#: Seconds between two looks at which runs have finished.
+_EVERY_S = 5.0
+#: The newest finished runs that are looked at; what was compared before costs a look alone.
+_NEWEST = 200
+#: Runs of its sweep that a run is compared with.
+_MATES = 20
+
+
+class Foreseen:
+    """A thread that compares finished runs before somebody asks. Any number may run at once.
+
+    It takes one data set at a time, so that whoever asks meanwhile waits for no more than that.
+    """
+
+    def __init__(self, store: Stores, comparer: Comparer, explorer: Explorer) -> None:
+        self._store, self._comparer, self._explorer = store, comparer, explorer
+        self._done: set[tuple[str, int]] = set()
+        self._failing = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="calift-foreseen", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 30.0) -> None:
+        """Stop the thread and wait for it."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(_EVERY_S):
+            try:
+                self.look()
+            except Exception as error:
+                # It outlives every failure of the database and of files; each is logged once.
+                if not self._failing:
+                    _log.warning("comparing finished runs fails, and goes on trying: %s", error)
+                self._failing = True
+            else:
+                self._failing = False
+
+    def look(self) -> None:
+        """Compare the finished runs that were not compared yet."""
+        newest, _, _ = self._store.runs.page(RunFilters(phases=("SUCCEEDED",)), limit=_NEWEST)
+        for run in newest:
+            seen = (run.id, run.revision)
+            if seen not in self._done and not self._stopping.is_set():
+                self._compare(run)
+                self._done.add(seen)
+
+    def _compare(self, run: RunSummary) -> None:
+        for other in self._others(run):
+            evaluations = self._store.results.run_evaluations(run.id)
+            for dataset in dict.fromkeys(e.dataset for e in evaluations):
+                if self._stopping.is_set():
+                    return
+                self._comparer.compare([other, run.id], other, datasets=[dataset])
+                with suppress(UnknownNameError):  # the other was not tested on it
+                    self._explorer.ledger(run.id, other, datasets=[dataset])
+
+    def _others(self, run: RunSummary) -> list[str]:
+        """The zero-shot run that pages set it against, and the runs of its sweep."""
+        alike = RunFilters(
+            phases=("SUCCEEDED",), methods=("zero_shot",), models=(run.model,), suites=(run.suite,)
+        )
+        found = []
+        if run.method not in ("zero_shot", "imported"):
+            found += self._store.runs.page(alike, limit=1)[0]
+        if run.sweep_id is not None:
+            mates = RunFilters(phases=("SUCCEEDED",), sweep=run.sweep_id)
+            found += self._store.runs.page(mates, limit=_MATES)[0]
+        return [other for other in dict.fromkeys(one.id for one in found) if other != run.id]

@@ -1,0 +1,199 @@
+"""Answers made of stored results: who leads, what was forgotten, which predictions to keep."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from calift_core.schema.base import Frozen
+from calift_core.schema.report import Role
+from calift_core.schema.wire.results import Source
+
+#: What became of a sample: right now and wrong before, wrong now and right before, right or wrong
+#: in both.
+Outcome = Literal["gained", "lost", "both", "neither"]
+#: How a confidence moved: up or down by more than asked for, or neither.
+Surer = Literal["surer", "alike", "less_sure"]
+
+
+class Standing(Frozen):
+    """A run on a board. `leads`: it may be the best one; `p_value` as in `ConfidenceSet`.
+
+    `decided` is what the order and the lead are decided on: for `ece` the mean debiased squared L2
+    error, else `value` itself. `floor` is what `value` would be were the run calibrated, for `ece`.
+    """
+
+    run_id: str
+    value: float
+    decided: float
+    floor: float | None = None
+    leads: bool
+    p_value: float
+
+
+class Board(Frozen):
+    """Runs by a metric, best first: its mean over the data sets of a role that all were tested on.
+
+    The runs that lead hold the best one with probability `level` (model confidence set).
+    """
+
+    role: Role
+    metric: str
+    datasets: list[str]
+    n: int
+    level: float
+    standings: list[Standing]
+
+
+class Leaders(Frozen):
+    """Who may be the best, on ID data, over the shifts and over the corruptions."""
+
+    runs: list[str]
+    boards: list[Board]
+    warnings: list[str] = Field(default_factory=list)
+
+
+class LedgerCell(Frozen):
+    """Samples of one outcome whose confidence moved one way, and its means before and after."""
+
+    outcome: Outcome
+    moved: Surer
+    n: int
+    confidence_before: float | None
+    confidence_after: float | None
+
+
+class LedgerSet(Frozen):
+    """What a run has gained and lost against another on the samples of a data set that both saw.
+
+    `gained + lost + both + neither = n`. `difference` is that of the accuracies, (gained − lost)/n,
+    with its paired 95 % interval. `forgotten` is the share that was lost of what the other run had
+    right, with its Wilson 95 % interval; null where that was nothing. Confidences are those of each
+    run's own prediction; they moved where they differ by more than `step`.
+    """
+
+    dataset: str
+    role: Role
+    evaluation_id: str | None
+    against_id: str | None
+    n: int
+    gained: int
+    lost: int
+    both: int
+    neither: int
+    difference: float
+    interval: tuple[float, float]
+    distinguishable: bool
+    forgotten: float | None
+    forgotten_interval: tuple[float, float] | None
+    cells: list[LedgerCell]
+
+
+class Ledger(Frozen):
+    """What a run has gained and lost against another, data set by data set."""
+
+    run: Source
+    against: Source
+    step: float
+    sets: list[LedgerSet]
+    warnings: list[str] = Field(default_factory=list)
+
+
+class RiskPoint(Frozen):
+    """Error rate among the samples whose confidence is at least `threshold`, with its 95 % ends."""
+
+    threshold: float
+    coverage: float
+    risk: float
+    low: float
+    high: float
+
+
+class KeptSet(Frozen):
+    """What the threshold keeps of a data set, and how often that is wrong.
+
+    Intervals are Clopper-Pearson 95 %. `holds`: whether the risk is at most the promised one; null
+    where the interval leaves it open. On ID data the promise is meant; on a shift nothing was
+    promised. `curve` is of all thresholds.
+    """
+
+    dataset: str
+    role: Role
+    evaluation_id: str | None
+    n: int
+    kept: int
+    errors: int
+    coverage: float
+    coverage_interval: tuple[float, float]
+    risk: float | None
+    risk_interval: tuple[float, float] | None
+    holds: bool | None
+    curve: list[RiskPoint]
+
+
+class Decision(Frozen):
+    """A threshold on a run's confidence, and what it gives on each data set.
+
+    Among what it keeps at most a share `risk` is wrong, in `level` of repeats of the ID calibration
+    split that it was chosen on; null where nothing can be promised. `chosen_on` is that split.
+    """
+
+    run: Source
+    risk: float
+    level: float
+    threshold: float | None
+    chosen_on: KeptSet
+    sets: list[KeptSet]
+
+
+class RunPoint(Frozen):
+    """A finished run as a point of the bound monitor; errors are fractions.
+
+    `covariance_term` is D/σ_min and `rhs` ε_ID + D/σ_min, the two terms of the bound that ID data
+    show (docs/theory.md); null where σ_min is 0 by rank. `variant` is the method with the options
+    that were set: runs of one variant differ by less than that and are no independent evidence.
+    """
+
+    run_id: str
+    name: str
+    method: str
+    variant: str
+    model: str
+    seed: int
+    n_features: int
+    sigma_min: float | None
+    effective_rank: float
+    covariance_term: float | None
+    rhs: float | None
+    id_ece: float
+    id_error: float
+    ood_error: float
+    ood_ece: float
+    ood_ece_floor: float | None
+
+
+class Correlation(Frozen):
+    """Spearman's rank correlation of a number of the runs with an error under shift.
+
+    An association over `n` runs of `n_groups` variants, ranked inside models; it says nothing of a
+    cause. The 95 % interval and the p-value draw whole variants.
+    """
+
+    term: str
+    error: str
+    rho: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+    n_groups: int
+
+
+class BoundMonitor(Frozen):
+    """Finished runs on one suite, their terms of the bound, and how these rank with the errors."""
+
+    suite: str
+    runs: list[RunPoint]
+    correlations: list[Correlation]
+    notes: list[str]

@@ -1,0 +1,154 @@
+"""Comparisons in sentences: how far two runs are apart, where, and where nobody can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from calift_core.schema.wire.results import Comparison, PairedDifference
+from frontend import text
+
+
+class Answer(NamedTuple):
+    """What a comparison of two runs says.
+
+    Attributes:
+        sentence: in Markdown; names are escaped.
+        dataset: where it is most so, for a link; none where nothing was compared.
+    """
+
+    sentence: str
+    dataset: str | None
+
+
+class _Tally(NamedTuple):
+    """Differences of one metric by what they say of the run: better, worse, or nothing."""
+
+    better: list[PairedDifference]
+    worse: list[PairedDifference]
+    open: list[PairedDifference]
+
+    @property
+    def clear(self) -> list[PairedDifference]:
+        return [*self.better, *self.worse]
+
+
+def _decided(found: PairedDifference) -> float:
+    return found.difference if found.squared is None else found.squared.difference
+
+
+def _tally(found: Sequence[PairedDifference], metric: str) -> _Tally:
+    high = text.METRICS[metric].better == "high"
+    own = [d for d in found if d.metric == metric]
+    clear = sorted((d for d in own if d.distinguishable), key=lambda d: -abs(_decided(d)))
+    return _Tally(
+        [d for d in clear if (_decided(d) > 0) == high],
+        [d for d in clear if (_decided(d) > 0) != high],
+        sorted((d for d in own if not d.distinguishable), key=lambda d: abs(_decided(d))),
+    )
+
+
+def on_error(name: str, base: str, found: Sequence[PairedDifference]) -> Answer:
+    """How far a run's error rate is from the baseline's on the same samples.
+
+    Args:
+        name: of the run.
+        base: of the baseline.
+        found: the run minus the baseline, on any data sets.
+    """
+    tally = _tally(found, "accuracy")
+    if not tally.clear and not tally.open:
+        return Answer("", None)
+    run, other = _strong(name), text.md(base)
+    if not tally.clear:
+        closest = tally.open[-1]
+        return Answer(
+            f"{run} and {other} cannot be told apart by their error on "
+            f"{_sets(len(tally.open))}: nowhere does the interval exclude zero.",
+            closest.dataset,
+        )
+    most = max(tally.clear, key=lambda d: abs(d.difference))
+    parts = [f"On {_title(most)} {run}'s error is {_apart(most)} than {other}'s"]
+    against = tally.worse if most in tally.better else tally.better
+    if against:
+        parts.append(f"on {_title(against[0])} it is {_apart(against[0])}")
+    if tally.open:
+        parts.append(f"on {_title(tally.open[0])} they cannot be told apart")
+    return Answer(f"{'; '.join(parts)}. {_count(tally, 'lower', 'higher')}", most.dataset)
+
+
+def on_calibration(name: str, base: str, found: Sequence[PairedDifference]) -> Answer:
+    """Whether a run is better calibrated than the baseline; decided on squared L2 errors."""
+    tally = _tally(found, "ece")
+    if not tally.clear and not tally.open:
+        return Answer("", None)
+    run, other = _strong(name), text.md(base)
+    if not tally.clear:
+        return Answer(
+            f"{run} and {other} cannot be told apart by their calibration on "
+            f"{_sets(len(tally.open))}.",
+            tally.open[-1].dataset,
+        )
+    most = tally.clear[0] if not tally.worse else max(tally.clear, key=lambda d: abs(_decided(d)))
+    word = "better" if most in tally.better else "worse"
+    lead = (
+        f"{run} is {word} calibrated than {other} on {_title(most)} "
+        f"(ECE {text.percent(most.value)} against {text.percent(most.baseline)})"
+    )
+    against = tally.worse if word == "better" else tally.better
+    if against:
+        turned = "worse" if word == "better" else "better"
+        lead += (
+            f"; {turned} on {_title(against[0])} ({text.percent(against[0].value)} against "
+            f"{text.percent(against[0].baseline)})"
+        )
+    return Answer(f"{lead}. {_count(tally, 'better', 'worse')}", most.dataset)
+
+
+def _strong(name: str) -> str:
+    return f"**{text.md(name)}**"
+
+
+def _title(found: PairedDifference) -> str:
+    return text.md(found.dataset.replace("_", " "))
+
+
+def _apart(found: PairedDifference) -> str:
+    """`22.9 points lower (21.7 to 24.2)`, of the error; the smaller end first."""
+    low, high = found.interval or (found.difference, found.difference)
+    ends = sorted(abs(100 * end) for end in (low, high))
+    word = "lower" if found.difference > 0 else "higher"
+    return f"{abs(100 * found.difference):.1f} points {word} ({ends[0]:.1f} to {ends[1]:.1f})"
+
+
+def _sets(count: int) -> str:
+    return "the one data set compared" if count == 1 else f"all {count} data sets"
+
+
+def _count(tally: _Tally, better: str, worse: str) -> str:
+    every = len(tally.clear) + len(tally.open)
+    if every == 1:
+        return ""
+    return (
+        f"Of {every} data sets: {better} on {len(tally.better)}, {worse} on {len(tally.worse)}, "
+        f"not distinguishable on {len(tally.open)}."
+    )
+
+
+def merged(parts: Sequence[Comparison]) -> Comparison:
+    """One comparison of parts that were made data set by data set; the first has the runs."""
+    first = parts[0]
+    columns = [
+        column.model_copy(
+            update={"differences": [d for part in parts for d in part.runs[at].differences]}
+        )
+        for at, column in enumerate(first.runs)
+    ]
+    warnings = dict.fromkeys(sentence for part in parts for sentence in part.warnings)
+    return first.model_copy(
+        update={
+            "runs": columns,
+            "confidence_sets": [found for part in parts for found in part.confidence_sets],
+            "warnings": list(warnings),
+        }
+    )

@@ -1,0 +1,141 @@
+"""Finished runs as points: a term of the bound against an error under shift; their tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from calift_core.schema.wire.answers import BoundMonitor, Correlation, RunPoint
+from frontend import text
+from frontend.figures.style import PALETTE, SYMBOLS, axis, blank, legend_below, nothing
+from frontend.tables import Column, Table
+
+TERMS = {
+    "sigma_min": "σ_min",
+    "effective_rank": "Effective rank",
+    "covariance_term": "D/σ_min",
+    "id_ece": "ID ECE (ε_ID)",
+    "rhs": "ε_ID + D/σ_min",
+    "id_error": "ID error, to compare",
+}
+#: What is ranked but is no number of a run.
+RANKED = {**TERMS, "mean_rank": "Mean rank of ε_ID and D/σ_min"}
+ERRORS = {"ood_ece": "OOD ECE", "ood_error": "OOD error"}
+#: The p-value from which on a sentence says that chance might do it.
+_SURE = 0.05
+_FRACTIONS = {"id_ece", "id_error", "ood_ece", "ood_error"}
+
+
+def sentence(found: Correlation) -> str:
+    """An association in words, with its interval and without a cause."""
+    way = "higher" if found.rho > 0 else "lower"
+    together = f"runs with a larger {RANKED[found.term]} have a {way} {ERRORS[found.error]}"
+    if found.low <= 0 <= found.high:
+        lead = f"{RANKED[found.term]} and {ERRORS[found.error]} cannot be said to go together"
+    elif found.p_value >= _SURE:
+        lead = f"Here {together}, which chance among so few variants might do too"
+    else:
+        lead = together[0].upper() + together[1:]
+    return (
+        f"{lead}: rank correlation {text.number(found.rho, 2)} "
+        f"(95 % interval {text.number(found.low, 2)} to {text.number(found.high, 2)}; "
+        f"{text.p_value(found.p_value)}), over "
+        f"{found.n} runs of {found.n_groups} variants."
+    )
+
+
+def scatter(points: Sequence[RunPoint], *, term: str, error: str) -> go.Figure:
+    """Each run as a mark, a colour and a symbol a method; the tick under a mark is its floor."""
+    title = f"{ERRORS[error]} against {TERMS[term]}"
+    shown = [p for p in points if getattr(p, term) is not None]
+    if not shown:
+        return nothing(title, "no run here has both numbers")
+    methods = sorted({p.method for p in shown})
+    logarithmic = term in ("sigma_min", "covariance_term", "rhs")
+    figure = blank(
+        title=title,
+        subtitle=["one mark a run; an association, no cause"],
+        alt=f"{title}: {len(shown)} runs of {len(methods)} methods.",
+        height=380,
+    )
+    for index, method in enumerate(methods):
+        own = [p for p in shown if p.method == method]
+        figure.add_trace(
+            go.Scatter(
+                x=[getattr(p, term) for p in own],
+                y=[getattr(p, error) for p in own],
+                mode="markers",
+                name=text.esc(method),
+                marker={
+                    "color": PALETTE[index % len(PALETTE)],
+                    "symbol": SYMBOLS[(index + index // len(PALETTE)) % len(SYMBOLS)],
+                    "size": 10,
+                    "line": {"width": 1, "color": "#ffffff"},
+                },
+                customdata=[[text.esc(p.name), text.esc(p.variant), p.seed] for p in own],
+                hovertemplate="%{customdata[0]}<br>%{customdata[1]}, seed %{customdata[2]}<br>"
+                "%{x:.3g}, %{y:.2%}<extra></extra>",
+            )
+        )
+    figure.update_layout(
+        xaxis=axis(
+            name=TERMS[term],
+            type="log" if logarithmic else "linear",
+            tickformat=".0%" if term in _FRACTIONS else None,
+            dtick=1 if logarithmic else None,
+            exponentformat="power",
+        ),
+        yaxis=axis(name=ERRORS[error], tickformat=".0%"),
+    )
+    legend_below(figure, math.ceil(len(methods) / 5))
+    return figure
+
+
+def points_table(points: Sequence[RunPoint]) -> Table:
+    """One row a run, the terms of the bound and the errors under shift."""
+    return Table(
+        [
+            Column("name", "Run"),
+            Column("variant", "Variant"),
+            Column("model", "Model"),
+            Column("seed", "Seed", "count"),
+            Column("sigma_min", "σ_min", "number"),
+            Column("effective_rank", "Effective rank", "number"),
+            Column("id_ece", "ε_ID (ID ECE)", "percent"),
+            Column("covariance_term", "D/σ_min", "number"),
+            Column("rhs", "Sum", "number"),
+            Column("ood_ece", "OOD ECE", "percent"),
+            Column("ood_ece_floor", "floor", "percent"),
+            Column("ood_error", "OOD error", "percent"),
+        ],
+        [p.model_dump() for p in points],
+    )
+
+
+def correlations_table(found: BoundMonitor) -> Table:
+    """One row a term and an error: the rank correlation with its interval."""
+    return Table(
+        [
+            Column("term", "Number of a run"),
+            Column("error", "Error under shift"),
+            Column("rho", "Rank correlation", "number"),
+            Column("ends", "95 % interval"),
+            Column("p", "p of no association"),
+            Column("n", "Runs", "count"),
+            Column("n_groups", "Variants", "count"),
+        ],
+        [
+            {
+                "term": RANKED[c.term],
+                "error": ERRORS[c.error],
+                "rho": c.rho,
+                "ends": f"{text.number(c.low, 2)} to {text.number(c.high, 2)}",
+                "p": text.p_value(c.p_value),
+                "n": c.n,
+                "n_groups": c.n_groups,
+            }
+            for c in found.correlations
+        ],
+    )

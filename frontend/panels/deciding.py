@@ -1,0 +1,147 @@
+"""A threshold with its promise for each run, and what it gives on ID data and under shift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+
+from calift_core.errors import CaliftError
+from calift_core.schema.wire.answers import Decision, KeptSet
+from calift_core.schema.wire.runs import RunSummary
+from frontend import api, figures, page, state, text
+from frontend.figures.style import Run
+
+_LEVELS = {"0.9": "90 %", "0.95": "95 %", "0.99": "99 %"}
+_RISKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
+
+
+def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
+    """Let a visitor say how many errors they bear, and show what that takes."""
+    left, right = st.columns([3, 2])
+    with left:
+        risk = float(
+            state.choice(
+                st.select_slider,
+                "Errors among what is kept, at most",
+                name="risk",
+                options={f"{r:g}": text.percent(r) for r in _RISKS},
+                default="0.05",
+            )
+        )
+    with right:
+        level = float(
+            state.choice(
+                st.segmented_control,
+                "The promise holds in",
+                name="level",
+                options=_LEVELS,
+                default="0.95",
+                required=True,
+                help="Of repeats of the ID calibration split that the threshold is chosen on",
+            )
+        )
+    decisions = []
+    for run in runs:
+        try:
+            found = api.decision(run.id, chosen[run.id].revision, risk, level)
+        except CaliftError as error:
+            st.warning(
+                f"**{text.md(run.label)}**: {text.md_prose(error.message)}",
+                icon=":material/warning:",
+            )
+            continue
+        decisions.append((run, found))
+        _say(run, found)
+    if not decisions:
+        return
+    styles = state.styles(list(chosen))
+    page.chart(
+        figures.deciding.risks(decisions, styles=styles),
+        figures.deciding.table(decisions),
+        name="kept",
+    )
+    _curves(decisions, risk)
+    st.subheader("What is kept, and how often it is wrong", anchor=False)
+    page.table(
+        figures.deciding.table(decisions), caption="What the thresholds keep of each data set"
+    )
+
+
+def _say(run: Run, found: Decision) -> None:
+    """The answer for one run in sentences, with its way to the confident errors."""
+    split, name = found.chosen_on, f"**{text.md(run.label)}**"
+    with st.container(border=True, gap="xsmall"):
+        if found.threshold is None:
+            st.markdown(
+                f"{name}: no threshold can promise at most {text.percent(found.risk)} errors from "
+                f"the {text.count(split.n)} samples of {text.md(split.dataset)}. Allow more "
+                "errors, or keep a larger calibration split."
+            )
+            return
+        shown = sorted((s for s in found.sets if s.risk is not None), key=figures.deciding.order)
+        st.markdown(
+            f"{name}: keep predictions whose confidence is at least "
+            f"**{text.percent(found.threshold, 2)}**. " + " ".join(map(_sentence, shown[:1]))
+        )
+        worst = max(shown[1:], key=lambda s: s.risk or 0.0, default=None)
+        if worst is not None:
+            broken = sum(s.holds is False for s in shown if s.role != "id")
+            st.markdown(
+                f"{_sentence(worst)} That is the worst of "
+                f"{len(shown) - 1} shifts and corruptions; {broken} have more errors than "
+                f"{text.percent(found.risk)} beyond doubt."
+            )
+            at = f"confidence >= {found.threshold!r} and not correct"
+            st.page_link(
+                "views/calibration.py",
+                label=f"Errors that are kept on {text.md(figures.deciding.name_of(worst))}",
+                icon=":material/image:",
+                query_params={
+                    "run": run.id, "dataset": worst.dataset, "view": "slices", "where": at
+                },
+            )  # fmt: skip
+
+
+def _sentence(one: KeptSet) -> str:
+    if one.risk is None or one.risk_interval is None:
+        return f"On {text.md(figures.deciding.name_of(one))} it keeps nothing."
+    return (
+        f"On {text.md(figures.deciding.name_of(one))} that keeps {text.percent(one.coverage)}, of "
+        f"which {text.percent(one.risk)} is wrong ({text.interval(*one.risk_interval)})."
+    )
+
+
+def _curves(decisions: Sequence[tuple[Run, Decision]], risk: float) -> None:
+    """Risk against coverage on ID data and, beside it, under a shift."""
+    by_set: dict[str, list[tuple[Run, KeptSet, float | None]]] = {}
+    roles: dict[str, str] = {}
+    for run, decision in decisions:
+        for one in sorted(decision.sets, key=figures.deciding.order):
+            by_set.setdefault(one.dataset, []).append((run, one, decision.threshold))
+            roles[one.dataset] = one.role
+    styles = state.styles([run.id for run, _ in decisions])
+    own = [name for name, role in roles.items() if role == "id"]
+    others = [name for name in by_set if name not in own]
+    sides = own[:1]
+    if others:
+        sides.append(
+            state.choice(
+                st.selectbox,
+                "Beside the ID data",
+                name="beside",
+                options={name: name.replace("_", " ") for name in others},
+                default=max(others, key=lambda n: max(s.risk or 0.0 for _, s, _ in by_set[n])),
+                help="It begins with the data on which most of what is kept is wrong",
+            )
+        )
+    most = 1.05 * max(max(p.high for p in s.curve[-1:]) for n in sides for _, s, _ in by_set[n])
+    for place, name in zip(st.columns(len(sides)), sides, strict=True):
+        with place:
+            page.chart(
+                figures.deciding.curves(
+                    by_set[name], styles=styles, risk=risk, title=name.replace("_", " "), most=most
+                ),
+                figures.deciding.curves_table(by_set[name]),
+                name=f"risk-coverage-{name}",
+            )

@@ -1,0 +1,84 @@
+"""Bound: spectra and the bound's terms of finished runs beside their errors under shift."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from frontend import api, figures, page, state, text
+
+
+def main() -> None:
+    """Draw the page."""
+    page.head(
+        "Bound",
+        "Do runs with a better spectrum, or a smaller bound, have smaller errors under shift? "
+        "Finished runs as points, as they come.",
+    )
+    suites = api.fetch(
+        "list the suites", lambda: api.client().suites(phase=["SUCCEEDED"]), key="finished-suites"
+    )
+    if not suites:
+        page.empty("No finished run yet", "This page ranks runs, and no run has succeeded so far.")
+        st.page_link("views/new.py", label="Start a run", icon=":material/add:")
+        return
+    suite = state.choice(
+        st.selectbox,
+        "Runs on",
+        name="suite",
+        options={s.suite: f"{text.short_suite(s.suite)} ({s.runs:,})" for s in suites},
+        always=True,
+    )
+    found = api.fetch(
+        "load the bound's terms", lambda: api.client().bound(suite), key=f"bound-{suite}"
+    )
+    for note in found.notes:
+        st.caption(text.md(note))
+    if not found.runs:
+        page.empty(
+            "Nothing to rank",
+            "No finished run on this data has a spectrum and was judged on ID data and shifts.",
+        )
+        return
+    left, right = st.columns([3, 2])
+    with left:
+        term = state.choice(
+            st.segmented_control,
+            "Number of a run",
+            name="term",
+            options=figures.bound.TERMS,
+            required=True,
+        )
+    with right:
+        error = state.choice(
+            st.segmented_control,
+            "Error under shift",
+            name="error",
+            options=figures.bound.ERRORS,
+            required=True,
+        )
+    for one in found.correlations:
+        if (one.term, one.error) == (term, error):
+            st.markdown(text.md(figures.bound.sentence(one)))
+    page.chart(
+        figures.bound.scatter(found.runs, term=term, error=error),
+        figures.bound.points_table(found.runs),
+        name=f"bound-{term}-{error}",
+        data=found.model_dump_json,
+    )
+    if found.correlations:
+        st.subheader("Every association", anchor=False)
+        page.table(
+            figures.bound.correlations_table(found),
+            caption="Rank correlations of the runs' numbers with their errors under shift",
+        )
+        st.caption(
+            "Spearman's rank correlation inside each model; intervals and p-values draw whole "
+            "variants, as seeds of one are no independent evidence. With so many associations on a "
+            "page, one that excludes zero may be chance. The bound is far above 1 for every run, "
+            "so only ranks are read."
+        )
+    st.subheader("Terms of the bound", anchor=False)
+    page.table(figures.bound.points_table(found.runs), caption="Terms of the bound of every run")
+
+
+main()

@@ -1,0 +1,20 @@
+"""Decide: from which confidence on predictions may be kept, and what that gives under shift."""
+
+from __future__ import annotations
+
+from frontend import page, pickers
+from frontend.panels import deciding
+
+
+def main() -> None:
+    """Draw the page."""
+    page.head(
+        "Decide",
+        "Which predictions may be kept so that few of them are wrong, and what the same rule gives "
+        "where the data have shifted.",
+    )
+    chosen = pickers.pick_runs("run", most=4)
+    deciding.draw(chosen, pickers.as_runs(chosen))
+
+
+main()

@@ -1,0 +1,124 @@
+"""Thresholds keep what they promise, held against models whose true error rates are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from calift_core import calibration as cal
+from calift_core.calibration.bins import Doubles
+from calift_core.calibration.decisions import (
+    THRESHOLDS,
+    choose_threshold,
+    clopper_pearson,
+    keep,
+    risk_curve,
+)
+from calift_core.errors import SpecError
+
+REPEATS = 400
+
+
+def drawn(rng: np.random.Generator, n: int, error: Callable[[Doubles], Doubles]) -> cal.TopLabel:
+    """Samples of a population whose error rate at a confidence is known."""
+    confidences = rng.beta(6, 1.0, n)
+    return cal.TopLabel(confidences, rng.random(n) >= error(confidences))
+
+
+def true_risk(error: Callable[[Doubles], Doubles], threshold: float) -> float:
+    confidences = np.random.default_rng(99).beta(6, 1.0, 200_000)
+    return float(error(confidences[confidences >= threshold]).mean())
+
+
+#: Calibrated, over-confident, and as wrong as is just too much whatever the confidence says.
+ERRORS: dict[str, Callable[[Doubles], Doubles]] = {
+    "calibrated": lambda c: 1 - c,
+    "over-confident": lambda c: 1 - c**2,
+    "flat": lambda c: np.full_like(c, 0.0501),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_choose_threshold__keeps_its_promise_in_95_of_100_repeats(name: str) -> None:
+    rng, error, risk = np.random.default_rng(7), ERRORS[name], 0.05
+    found = [choose_threshold(drawn(rng, 800, error), risk=risk) for _ in range(REPEATS)]
+    risks = {t: true_risk(error, t) for t in set(found) if t is not None}
+    broken = sum(t is not None and risks[t] > risk for t in found)
+    # No more than one in twenty, within what 400 repeats can show.
+    assert binomtest(broken, REPEATS, 0.05, alternative="greater").pvalue > 0.001
+    if name == "calibrated":  # of as many samples as there often are, it finds one
+        many = [choose_threshold(drawn(rng, 4000, error), risk=risk) for _ in range(50)]
+        assert sum(t is not None and t < 0.95 for t in many) > 45
+
+
+def test_choose_threshold__the_loosest_that_passes_alone_would_break_it() -> None:
+    rng, error, risk = np.random.default_rng(8), ERRORS["flat"], 0.05
+    broken, repeats = 0, 200
+    for _ in range(repeats):
+        scores = drawn(rng, 3000, error)
+        kept = [keep(scores, t) for t in THRESHOLDS[20:100:3]]
+        passing = [
+            k for k in kept
+            if k.kept and clopper_pearson(float(k.errors), float(k.kept), 0.90)[1] <= risk
+        ]  # fmt: skip
+        broken += bool(passing)
+    assert broken / repeats > 0.1
+
+
+def test_choose_threshold__stricter_promises_keep_no_more() -> None:
+    scores = drawn(np.random.default_rng(1), 3000, ERRORS["calibrated"])
+    found = [choose_threshold(scores, risk=r) or 2.0 for r in (0.01, 0.02, 0.05, 0.1)]
+    assert found == sorted(found, reverse=True)
+    loose = choose_threshold(scores, risk=0.05, level=0.8)
+    strict = choose_threshold(scores, risk=0.05, level=0.99)
+    assert loose is not None
+    assert strict is not None
+    assert loose <= strict
+
+
+def test_choose_threshold__where_nothing_can_be_promised_there_is_none() -> None:
+    right = cal.TopLabel(np.full(58, 0.9), np.ones(58, dtype=np.bool_))
+    assert choose_threshold(right, risk=0.05) is None  # 0.95**58 > 0.05
+    right = cal.TopLabel(np.full(59, 0.9), np.ones(59, dtype=np.bool_))
+    assert choose_threshold(right, risk=0.05) == 0.0
+    wrong = cal.TopLabel(np.full(500, 0.9), np.zeros(500, dtype=np.bool_))
+    assert choose_threshold(wrong, risk=0.05) is None
+    for bad in ({"risk": 0.0}, {"risk": 1.0}, {"risk": 0.1, "level": 1.0}):
+        with pytest.raises(SpecError, match="must lie in"):
+            choose_threshold(right, **bad)
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_clopper_pearson__is_scipys(a: int, b: int) -> None:
+    k, n = min(a, b), max(a, b)
+    low, high = clopper_pearson(float(k), float(n))
+    if n == 0:
+        assert (float(low), float(high)) == (0.0, 1.0)
+        return
+    expected = binomtest(k, n).proportion_ci(0.95, method="exact")
+    np.testing.assert_allclose((low, high), (expected.low, expected.high), atol=1e-9)
+
+
+@given(st.integers(1, 400), st.integers(0, 2**32 - 1), st.booleans())
+def test_risk_curve__ends_at_all_samples_and_is_what_keep_counts(
+    n: int, seed: int, ties: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    confidences = rng.random(n).round(1 if ties else 9)
+    scores = cal.TopLabel(confidences, rng.random(n) < 0.7)
+    curve = risk_curve(scores, points=20)
+    assert curve.coverage[-1] == 1
+    assert curve.risk[-1] == pytest.approx(1 - cal.accuracy(scores))
+    assert (np.diff(curve.coverage) > 0).all()
+    assert (curve.low <= curve.risk).all()
+    assert (curve.risk <= curve.high).all()
+    for threshold, coverage, risk in zip(curve.thresholds, curve.coverage, curve.risk, strict=True):
+        kept = keep(scores, float(threshold))
+        assert kept.coverage == pytest.approx(coverage)
+        assert kept.risk == pytest.approx(risk)
+    assert keep(scores, 1.5).risk is None
