@@ -30,8 +30,8 @@ def calibrate(
         str,
         typer.Option(
             "--with",
-            help="auto, none, temperature, vector, histogram, isotonic, or tsp for runs with "
-            "perturbed calibration copies.",
+            help="auto, none, temperature, histogram, isotonic, svs, vector, sms, or tsp for runs "
+            "with perturbed calibration copies.",
         ),
     ] = "auto",
     as_json: JsonFlag = False,

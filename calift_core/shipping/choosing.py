@@ -26,7 +26,7 @@ from calift_core.calibration import (
     score_probs,
     softmax,
 )
-from calift_core.calibration.calibrators import calibrator_from_dict
+from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.errors import DataError, PredictionsError, UnknownNameError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.read import read_predictions
@@ -37,8 +37,9 @@ from calift_core.schema.report import Report
 CHOICE_NAME = "calibrator.json"
 NONE = "none"
 AUTO = "auto"
-#: What `auto` chooses from, the simplest first: none needs more than the ID calibration split.
-CANDIDATES = (NONE, "temperature", "histogram", "isotonic", "vector")
+#: What `auto` chooses from, the simplest first: none needs more than the ID calibration split, and
+#: none has C² parameters.
+CANDIDATES = (NONE, "temperature", "histogram", "isotonic", "svs", "vector")
 
 
 class Candidate(BaseModel):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from calift_core.calibration import Calibrator
 from calift_core.calibration.calibrators import Histogram, Isotonic, Temperature, Vector
+from calift_core.calibration.structured import StructuredMatrix, StructuredVector
 from calift_core.errors import ModelError, SpecError, reason_of
 from calift_core.files import atomic_path
 from calift_core.installed import install_extra
@@ -109,6 +110,8 @@ def calibrator_module(calibrator: Calibrator | None) -> nn.Module:
         case Vector():
             weight, bias = torch.tensor(calibrator.weight), torch.tensor(calibrator.bias)
             return _Affine(weight.float(), bias.float())
+        case StructuredVector() | StructuredMatrix():
+            return _Structured(calibrator)
         case Histogram():
             return _Steps(torch.tensor(calibrator.edges), torch.tensor(calibrator.values))
         case Isotonic():
@@ -130,6 +133,24 @@ class _Affine(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits * self.weight + self.bias, dim=-1)
+
+
+class _Structured(nn.Module):
+    matrix: Tensor
+    bias: Tensor
+
+    def __init__(self, calibrator: StructuredVector | StructuredMatrix) -> None:
+        super().__init__()
+        weight, n_classes = torch.tensor(calibrator.weight), len(calibrator.bias)
+        own = weight.diag() if len(weight) == n_classes else weight.view(n_classes, n_classes)
+        self.register_buffer("matrix", (torch.eye(n_classes) + own).float().T.contiguous())
+        self.register_buffer("bias", torch.tensor(calibrator.bias).float())
+        self.beta, self.n = 1 / calibrator.temperature, calibrator.n
+
+    def forward(self, logits: Tensor) -> Tensor:
+        probs = (logits * self.beta).softmax(dim=-1)
+        mixed = (self.n * probs + 1 / probs.shape[-1]) / (self.n + 1)
+        return torch.softmax(mixed.log() @ self.matrix + self.bias, dim=-1)
 
 
 class _TopLabel(nn.Module):

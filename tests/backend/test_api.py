@@ -1016,7 +1016,7 @@ def test_catalogue__methods_models_datasets(api: TestClient) -> None:
     assert methods["carot"]["spec_schema"]["properties"]["lambda_oc"]["default"] == 0.2
     assert not methods["zero_shot"]["trains"]
     models = api.get("/api/v1/models").json()
-    assert (models[0]["name"], models[0]["available"]) == ("calift-tiny", False)
+    assert (models[0]["name"], models[0]["available"]) == ("calift-tiny", True)
     assert any(m["name"] == "ViT-B-16" and m["pretrained"] == "openai" for m in models)
     datasets = api.get("/api/v1/datasets").json()
     assert "fashion-mnist" in {d["id"] for d in datasets}
