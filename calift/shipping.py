@@ -125,6 +125,17 @@ def predict(
         typer.Option("--out", help="Write .parquet, .csv or .jsonl; goes on where it was stopped."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Likeliest classes to tell of each image.")] = 5,
+    errors: Annotated[
+        float | None,
+        typer.Option(
+            help="Say which answers are kept if at most this share of them may be wrong: 0.01, "
+            "0.02, 0.05 or 0.1."
+        ),
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Give each image the set of classes that holds the true one: 0.9, 0.95."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: JsonFlag = False,
@@ -139,14 +150,25 @@ def predict(
 
     paths = listed(images)
     classifier = CalibratedClassifier.load(model, device=device)
-    target = None if file is None else Out(file, (str(model.resolve()), str(top), *paths))
+    target = (
+        None
+        if file is None
+        else Out(file, (str(model.resolve()), str((top, errors, coverage)), *paths))
+    )
     known = [] if target is None else target.rows()[: len(paths)]
     if known:
         err.print(f"Going on behind {len(known):,} of {len(paths):,} images.", markup=False)
     n_wrong = 0
     with stop_on_signal() as stop:
         batches = predict_files(
-            classifier, paths, top=top, done=len(known), batch_size=batch_size, stop=stop
+            classifier,
+            paths,
+            top=top,
+            errors=errors,
+            coverage=coverage,
+            done=len(known),
+            batch_size=batch_size,
+            stop=stop,
         )
         shown = _with_progress(batches, len(paths), len(known))
         if target is not None:
@@ -171,7 +193,9 @@ def _say(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
         elif row["error"] is not None:
             err.print(row["error"], markup=False)
         else:
-            typer.echo(f"{row['path']}\t{row['label']}\t{row['confidence']:.4f}")
+            more = [] if "kept" not in row else ["kept" if row["kept"] else "not kept"]
+            more += [", ".join(row["set"])] if "set" in row else []
+            typer.echo("\t".join([row["path"], row["label"], f"{row['confidence']:.4f}", *more]))
 
 
 def _with_progress(

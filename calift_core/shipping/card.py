@@ -85,7 +85,7 @@ def _body(exported: Exported, rows: Sequence[Row]) -> str:
                 f"{_plain(choice.chosen_on.dataset)}"
             )
         said += ". No shift and no test image was used for either.\n"
-    return said + _table(rows) + _use(exported)
+    return said + _table(rows) + _promised(exported) + _use(exported)
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -113,6 +113,42 @@ def _table(rows: Sequence[Row]) -> str:
             f"Before the calibrator, since only the largest logits are stored: {', '.join(own)}.\n"
         )
     return "\n".join(lines)
+
+
+def _promised(exported: Exported) -> str:
+    promises = exported.promises
+    if promises is None:
+        return ""
+    lines = [
+        "\n## What can be promised, and where it holds\n",
+        f"Fitted on {promises.n:,} images of {_plain(promises.dataset)}. The promise is for data "
+        "like these; the rows of shifts show what became of it there.\n",
+        "| at most … errors among what is kept | from confidence | data | kept | errors (95 %) |",
+        "|---|---|---|---|---|",
+    ]
+    for one in promises.thresholds:
+        if one.threshold is None:
+            lines.append(f"| {one.risk:.0%} | cannot be promised | | | |")
+        for given in one.given:
+            errors = "–"
+            if given.errors is not None and given.interval is not None:
+                low, high = given.interval
+                errors = f"{given.errors:.1%} ({low:.1%} to {high:.1%})"
+            lines.append(
+                f"| {one.risk:.0%} | {one.threshold:.4f} | {_plain(given.dataset)} | "
+                f"{given.coverage:.1%} | {errors} |"
+            )
+    lines += [
+        "\n| sets with the true class in … | data | coverage | classes in a set |",
+        "|---|---|---|---|",
+        *(
+            f"| {one.coverage:.0%} | {_plain(given.dataset)} | {given.coverage:.1%} | "
+            f"{given.mean_size:.2f} |"
+            for one in promises.sets
+            for given in one.given
+        ),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _line(row: Row, before: str = "") -> str:

@@ -17,13 +17,14 @@ from calift_core.calibration import Calibrator, softmax
 from calift_core.data.decode import decode, pixels_of
 from calift_core.data.images import Pixels
 from calift_core.data.loader import Normalise
-from calift_core.errors import DataError
+from calift_core.errors import DataError, SpecError
 from calift_core.methods.base import Classifier
 from calift_core.models.clip import Clip
-from calift_core.models.finished import load_finished
+from calift_core.models.finished import is_exported, load_finished
 from calift_core.models.precision import Precision, autocast, resolve_device, resolve_precision
 from calift_core.shipping.choosing import read_choice
-from calift_core.shipping.folder import EXPORT_NAME, read_exported
+from calift_core.shipping.folder import read_exported
+from calift_core.shipping.promises import Promises
 
 BATCH_SIZE = 64
 
@@ -79,6 +80,7 @@ class CalibratedClassifier:
         clip: the model, in eval mode.
         classifier: the head on its image features.
         calibrator: None where the model's own probabilities are used.
+        promises: thresholds and prediction sets of an exported model, if it has.
     """
 
     def __init__(
@@ -89,11 +91,12 @@ class CalibratedClassifier:
         calibrator: Calibrator | None,
         *,
         precision: Precision = "fp32",
+        promises: Promises | None = None,
     ) -> None:
         self.clip, self.classifier = clip.eval(), classifier
         self.classes, self.calibrator = tuple(classes), calibrator
         self.device = clip.net.logit_scale.device
-        self.precision = precision
+        self.precision, self.promises = precision, promises
         self._normalise = Normalise(
             clip.mean, clip.std, self.device, channels_last=clip.channels_last
         )
@@ -116,8 +119,10 @@ class CalibratedClassifier:
         """
         path, where = Path(folder), resolve_device(device)
         clip, tensors, description = load_finished(path)
-        if (path / EXPORT_NAME).is_file():
-            calibrator = read_exported(path).fitted()
+        promises = None
+        if is_exported(path):
+            exported = read_exported(path)
+            calibrator, promises = exported.fitted(), exported.promises
         else:
             choice = read_choice(path)
             calibrator = None if choice is None else choice.fitted()
@@ -132,7 +137,21 @@ class CalibratedClassifier:
             description["classes"],
             calibrator,
             precision=resolve_precision(precision, where),
+            promises=promises,
         )
+
+    def promised(self) -> Promises:
+        """Thresholds and prediction sets.
+
+        Raises:
+            SpecError: there are none.
+        """
+        if self.promises is None:
+            raise SpecError(
+                "nothing is promised of this model: it is a run, or has no ID validation part.",
+                hint="`calift export RUN FOLDER` writes a model with its promises.",
+            )
+        return self.promises
 
     def __repr__(self) -> str:
         kind = "no calibrator" if self.calibrator is None else self.calibrator.kind

@@ -39,6 +39,7 @@ from calift_core.shipping.folder import (
 from calift_core.shipping.judged import Row, judged
 from calift_core.shipping.onnx import export_onnx
 from calift_core.shipping.picture import reliability_png
+from calift_core.shipping.promises import promises_of
 from calift_core.shipping.reference import Reference, reference_of, save_reference
 
 
@@ -115,6 +116,7 @@ def export_run(
             templates=list(report.data.get("templates", [])),
             choice=choice,
             reference=None if reference is None else _described(reference),
+            promises=promises_of(run, report, calibrator),
             provenance=_provenance(report),
             files={name: sha256_file(part / name) for name in names},
         )

@@ -19,6 +19,7 @@ from calift_core.errors import CheckpointError
 from calift_core.files import sha256_file
 from calift_core.models.finished import EXPORT_NAME, EXPORTED_HEAD, EXPORTED_WEIGHTS
 from calift_core.shipping.choosing import Choice
+from calift_core.shipping.promises import Promises
 
 CONFIG_NAME = "open_clip_config.json"
 CARD_NAME = "README.md"
@@ -71,6 +72,7 @@ class Exported(BaseModel):
         choice: its calibrator and why; None where none was chosen.
         reference: what images without labels are compared with; None where the run had no ID
             validation part.
+        promises: thresholds and prediction sets, and what they gave; None without that part.
         provenance: where it comes from.
         files: name → SHA-256 of every other file that answers depend on.
     """
@@ -82,6 +84,7 @@ class Exported(BaseModel):
     templates: list[str]
     choice: Choice | None
     reference: ReferenceSet | None = None
+    promises: Promises | None = None
     provenance: Provenance
     files: dict[str, str]
 

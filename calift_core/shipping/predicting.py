@@ -9,10 +9,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calift_core.data.listing import EXTENSIONS, images_below
 from calift_core.data.manifest import SUFFIXES, read_manifest
@@ -67,6 +69,8 @@ def predict_files(
     paths: Sequence[str],
     *,
     top: int = 5,
+    errors: float | None = None,
+    coverage: float | None = None,
     done: int = 0,
     batch_size: int = BATCH_SIZE,
     stop: Callable[[], bool] = lambda: False,
@@ -77,37 +81,74 @@ def predict_files(
         model: that answers.
         paths: N files.
         top: likeliest classes that a row lists.
+        errors: say whether each is `kept` with at most this share of errors promised.
+        coverage: give each the `set` of classes of this promised coverage.
         done: how many are done already.
         batch_size: images at once.
         stop: asked between batches.
 
     Raises:
         InterruptedRunError: `stop` said so.
+        SpecError: the model promises no such thing.
     """
+    asked = Asked.of(model, errors, coverage)
     for start in range(done, len(paths), batch_size):
         if stop():
             raise InterruptedRunError(f"stopped behind {start:,} of {len(paths):,} images")
         batch = paths[start : start + batch_size]
-        fitted, errors = [], {}
+        fitted, failed = [], {}
         for at, path in enumerate(batch):
             try:
                 fitted.append(model.fit(path))
             except UnreadableImageError as error:
-                errors[at] = error.message
+                failed[at] = error.message
         answers = model.answer(np.stack(fitted)) if fitted else None
-        said = iter([] if answers is None else rows_of(answers, top))
+        said = iter([] if answers is None else rows_of(answers, top, asked))
         yield [
-            {"path": path, **(_failed(errors[at]) if at in errors else next(said))}
+            {"path": path, **(_failed(failed[at]) if at in failed else next(said))}
             for at, path in enumerate(batch)
         ]
 
 
-def rows_of(answers: Answers, top: int) -> list[Row]:
-    """What is told of each image: label, confidence, the likeliest classes."""
-    return [
-        {"label": best[0][0], "confidence": best[0][1], "top": dict(best), "error": None}
-        for best in answers.top(max(1, top))
-    ]
+@dataclass(frozen=True)
+class Asked:
+    """Which of a model's promises rows tell.
+
+    Attributes:
+        threshold: the least confidence that is kept; None: not asked.
+        sets: gives the sets of probabilities; None: not asked.
+    """
+
+    threshold: float | None = None
+    sets: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
+
+    @classmethod
+    def of(cls, model: CalibratedClassifier, errors: float | None, coverage: float | None) -> Asked:
+        """What is asked of a model.
+
+        Raises:
+            SpecError: it promises no such thing.
+        """
+        threshold = None if errors is None else model.promised().threshold(errors)
+        if coverage is None:
+            return cls(threshold)
+        promises = model.promised()
+        promises.inside(np.full((1, len(model.classes)), 1 / len(model.classes)), coverage)
+        return cls(threshold, lambda probs: promises.inside(probs, coverage))
+
+
+def rows_of(answers: Answers, top: int, asked: Asked = Asked()) -> list[Row]:  # noqa: B008 frozen
+    """What is told of each image: label, confidence, the likeliest classes, and what is asked."""
+    sets = None if asked.sets is None else asked.sets(answers.probs)
+    rows: list[Row] = []
+    for i, best in enumerate(answers.top(max(1, top))):
+        row = {"label": best[0][0], "confidence": best[0][1], "top": dict(best), "error": None}
+        if asked.threshold is not None:
+            row["kept"] = best[0][1] >= asked.threshold
+        if sets is not None:
+            row["set"] = [answers.classes[j] for j in np.flatnonzero(sets[i])]
+        rows.append(row)
+    return rows
 
 
 def _failed(message: str) -> Row:
@@ -170,9 +211,22 @@ def _json_lines(path: Path, rows: Sequence[Row]) -> None:
 def _csv(path: Path, rows: Sequence[Row]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["path", "label", "confidence", "error"])
-    writer.writerows([r["path"], r["label"], r["confidence"], r["error"]] for r in rows)
+    names = ["path", "label", "confidence", *_promised_columns(rows), "error"]
+    writer.writerow(names)
+    writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _promised_columns(rows: Sequence[Row]) -> list[str]:
+    return [name for name in ("kept", "set") if any(name in row for row in rows)]
+
+
+def _cell(value: Any) -> Any:
+    return (
+        " ".join(json.dumps(v, ensure_ascii=False) for v in value)
+        if isinstance(value, list)
+        else value
+    )
 
 
 def _parquet(path: Path, rows: Sequence[Row]) -> None:
@@ -180,6 +234,7 @@ def _parquet(path: Path, rows: Sequence[Row]) -> None:
     import pyarrow.parquet as pq
 
     tops = [list((row["top"] or {}).items()) for row in rows]
+    kinds = {"kept": pa.bool_(), "set": pa.list_(pa.string())}
     pq.write_table(
         pa.table(
             {
@@ -188,6 +243,10 @@ def _parquet(path: Path, rows: Sequence[Row]) -> None:
                 "confidence": pa.array([row["confidence"] for row in rows], pa.float64()),
                 "top_labels": pa.array([[n for n, _ in t] for t in tops], pa.list_(pa.string())),
                 "top_probs": pa.array([[p for _, p in t] for t in tops], pa.list_(pa.float64())),
+                **{
+                    name: pa.array([row.get(name) for row in rows], kinds[name])
+                    for name in _promised_columns(rows)
+                },
                 "error": pa.array([row["error"] for row in rows], pa.string()),
             }
         ),

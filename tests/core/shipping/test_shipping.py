@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from calift_core.calibration import CALIBRATORS, Calibrator, nll, score_probs, softmax
-from calift_core.errors import CaliftError, CheckpointError, DataError, UnknownNameError
+from calift_core.calibration.conformal import fit_conformal
+from calift_core.calibration.decisions import choose_threshold
+from calift_core.errors import (
+    CaliftError,
+    CheckpointError,
+    DataError,
+    SpecError,
+    UnknownNameError,
+)
 from calift_core.evaluation.subjects import load_trained
 from calift_core.jobs.folder import run_in_folder
 from calift_core.models.finished import load_finished
@@ -376,6 +384,54 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
     assert (tmp_path / "whole.csv").read_text().count("\n") == 122
     with pytest.raises(DataError, match="must end in"):
         Out(tmp_path / "whole.xlsx", ())
+
+
+# ------------------------------------------------------------------------------- the promises
+
+
+def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
+    exported: Path, made: Path, photos: Path, paintings: Path, tmp_path: Path
+) -> None:
+    model = CalibratedClassifier.load(exported, device="cpu")
+    promises = model.promised()
+    own = read_predictions(predictions_of(made, "validation"))
+    choice = read_exported(exported).choice
+    assert choice is not None
+    calibrator = choice.fitted()
+    assert calibrator is not None
+    scores = score_probs(calibrator.transform(own.logits), own.labels)
+    assert promises.n == len(own)
+    for one in promises.thresholds:
+        assert one.threshold == choose_threshold(scores, risk=one.risk)
+        assert [given.dataset for given in one.given] == (
+            [] if one.threshold is None else ["photos/test", "art"]
+        )
+    for name, q in ((0.9, promises.sets[0].q), (0.95, promises.sets[1].q)):
+        fitted = fit_conformal(calibrator.transform(own.logits), own.labels, coverage=name)
+        assert q == (None if np.isinf(fitted.q[0]) else fitted.q[0])
+    # 14 images of validation can promise nothing.
+    with pytest.raises(SpecError, match="cannot be promised: 14 images"):
+        promises.threshold(0.01)
+    with pytest.raises(SpecError, match="must be one of 0.01, 0.02, 0.05, 0.1, got 0.5"):
+        promises.threshold(0.5)
+    with pytest.raises(SpecError, match="coverage must be one of 0.9, 0.95"):
+        list(predict_files(model, ["a"], coverage=0.5))
+    kept = promises.thresholds[-1].model_copy(update={"threshold": 0.6})
+    model.promises = promises.model_copy(update={"thresholds": [kept]})
+    paths = listed([str(paintings)])
+    rows = [row for batch in predict_files(model, paths, errors=0.1, coverage=0.9) for row in batch]
+    inside = promises.inside(model.predict(paths).probs, 0.9)
+    for row, own_set in zip(rows, inside, strict=True):
+        assert row["kept"] == (row["confidence"] >= 0.6)
+        assert row["set"] == [
+            name for name, held in zip(model.classes, own_set, strict=True) if held
+        ]
+    for name in ("a.csv", "a.parquet", "a.jsonl"):
+        Out(tmp_path / name, ()).write([], [rows])
+    assert (tmp_path / "a.csv").read_text().startswith("path,label,confidence,kept,set,error")
+    assert "cannot be promised" in (exported / CARD_NAME).read_text()
+    with pytest.raises(SpecError, match="nothing is promised of this model"):
+        CalibratedClassifier.load(made, device="cpu").promised()
 
 
 # ---------------------------------------------------------------------- images without labels

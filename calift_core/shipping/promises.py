@@ -1,0 +1,187 @@
+"""What an exported model promises on data like its ID data, and what became of it elsewhere.
+
+Thresholds and prediction sets are fitted on the ID validation part, which the calibrator was not
+fitted on. (If `auto` chose the calibrator there, among six, the promise is that much weaker.) Every
+promise stands beside what it gave on the ID test part and on every shift, so that nobody believes a
+guarantee where it does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from calift_core.calibration import Calibrator, score_probs, softmax
+from calift_core.calibration.conformal import Conformal, coverage_of, fit_conformal
+from calift_core.calibration.decisions import choose_threshold, keep
+from calift_core.errors import SpecError
+from calift_core.predictions.read import read_metadata, read_predictions
+from calift_core.predictions.types import predictions_name
+from calift_core.schema.report import Report
+from calift_core.shipping.choosing import part_of
+
+#: Shares of errors among what is kept, and coverages of sets, that are promised.
+RISKS = (0.01, 0.02, 0.05, 0.1)
+COVERAGES = (0.9, 0.95)
+LEVEL = 0.95
+
+
+class GivenThreshold(BaseModel):
+    """What a threshold gave on a set: shares, and the errors' Clopper-Pearson interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    role: str
+    n: int
+    coverage: float
+    errors: float | None
+    interval: tuple[float, float] | None
+
+
+class Threshold(BaseModel):
+    """The least confidence for at most `risk` errors among what is kept; None where none can be.
+
+    On data like the ID data it holds in `level` of repeats.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    risk: float
+    level: float
+    threshold: float | None
+    given: list[GivenThreshold]
+
+
+class GivenSets(BaseModel):
+    """What prediction sets gave on a set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    role: str
+    n: int
+    coverage: float
+    mean_size: float
+
+
+class Sets(BaseModel):
+    """Prediction sets of classes whose probability is at least 1 − q; q None: every class."""
+
+    model_config = ConfigDict(frozen=True)
+
+    coverage: float
+    q: float | None
+    given: list[GivenSets]
+
+
+class Promises(BaseModel):
+    """All of them, and the n images of the ID validation part that they were fitted on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    n: int
+    thresholds: list[Threshold]
+    sets: list[Sets]
+
+    def threshold(self, risk: float) -> float:
+        """The least confidence for at most so many errors among what is kept.
+
+        Raises:
+            SpecError: this share was not asked for, or cannot be promised.
+        """
+        for one in self.thresholds:
+            if abs(one.risk - risk) < 1e-9:
+                if one.threshold is None:
+                    raise SpecError(
+                        f"at most {risk:.0%} errors cannot be promised: {self.n:,} images of "
+                        f"{self.dataset} do not show it at any confidence",
+                        hint="Ask for a larger share, or export a run with more validation images.",
+                    )
+                return one.threshold
+        known = ", ".join(f"{one.risk:g}" for one in self.thresholds)
+        raise SpecError(f"errors must be one of {known}, got {risk:g}")
+
+    def inside(self, probs: NDArray[np.float64], coverage: float) -> NDArray[np.bool_]:
+        """(N, C) the classes of each image's set.
+
+        Raises:
+            SpecError: sets of this coverage were not asked for.
+        """
+        for one in self.sets:
+            if abs(one.coverage - coverage) < 1e-9:
+                q = np.array([np.inf if one.q is None else one.q])
+                return Conformal("plain", coverage, q, self.n).sets(probs)
+        known = ", ".join(f"{one.coverage:g}" for one in self.sets)
+        raise SpecError(f"coverage must be one of {known}, got {coverage:g}")
+
+
+def promises_of(run: Path, report: Report, calibrator: Calibrator | None) -> Promises | None:
+    """The promises of a finished run with a calibrator; None where it has no ID validation part.
+
+    Raises:
+        PredictionsError: a predictions file is missing or damaged.
+    """
+    paths = part_of(run, report, "validation")
+    if not paths:
+        return None
+    own = read_predictions(paths[0])
+    probs = _calibrated(own.logits, calibrator)
+    scores = score_probs(probs, own.labels)
+    chosen = {risk: choose_threshold(scores, risk=risk, level=LEVEL) for risk in RISKS}
+    fitted = {c: fit_conformal(probs, own.labels, coverage=c) for c in COVERAGES}
+    kept: dict[float, list[GivenThreshold]] = {risk: [] for risk in RISKS}
+    covered: dict[float, list[GivenSets]] = {coverage: [] for coverage in COVERAGES}
+    for dataset, role, theirs, labels in _tested(run, report, calibrator):
+        found = score_probs(theirs, labels)
+        about = {"dataset": dataset, "role": role, "n": len(labels)}
+        for risk, threshold in chosen.items():
+            if threshold is not None:
+                k = keep(found, threshold)
+                kept[risk].append(
+                    GivenThreshold(
+                        **about, coverage=k.coverage, errors=k.risk, interval=k.risk_interval
+                    )
+                )
+        for coverage, conformal in fitted.items():
+            c = coverage_of(conformal, theirs, labels)
+            covered[coverage].append(GivenSets(**about, coverage=c.coverage, mean_size=c.mean_size))
+    return Promises(
+        dataset=own.metadata.dataset,
+        n=len(own),
+        thresholds=[
+            Threshold(risk=risk, level=LEVEL, threshold=chosen[risk], given=kept[risk])
+            for risk in RISKS
+        ],
+        sets=[
+            Sets(
+                coverage=coverage,
+                q=float(fitted[coverage].q[0]) if np.isfinite(fitted[coverage].q[0]) else None,
+                given=covered[coverage],
+            )
+            for coverage in COVERAGES
+        ],
+    )
+
+
+def _calibrated(logits: NDArray[np.float32], calibrator: Calibrator | None) -> NDArray[np.float64]:
+    probs = softmax(logits) if calibrator is None else calibrator.transform(logits)
+    return np.asarray(probs, dtype=np.float64)
+
+
+def _tested(
+    run: Path, report: Report, calibrator: Calibrator | None
+) -> Iterator[tuple[str, str, NDArray[np.float64], NDArray[np.int64]]]:
+    """Name, role, probabilities and labels of ID test data and shifts that store all logits."""
+    for evaluation in report.evaluations:
+        path = run / predictions_name(evaluation.dataset)
+        if evaluation.role == "corruption" or read_metadata(path).storage == "top_k":
+            continue
+        found = read_predictions(path)
+        probs = _calibrated(found.logits, calibrator)
+        yield evaluation.dataset, evaluation.role, probs, found.labels
