@@ -43,7 +43,7 @@ NOTE = (
     "would show at this n."
 )
 
-DIAGRAMS = ("typefaces/test", "serif", "blackletter")
+DIAGRAMS = ("typefaces/test", "display", "blackletter")
 
 
 def demo_specs() -> list[RunSpec]:
