@@ -31,7 +31,7 @@ from calift_core.schema.wire.runs import RunDetail
 
 #: Learning rates chosen on the ID validation split by `benchmarks/study.py`. No shift was looked
 #: at.
-RATES = {"flyp": 1e-3, "carot": 1e-3}
+RATES = {"flyp": 3e-4, "carot": 3e-4}
 
 NOTE = (
     "Typefaces, calift-tiny, one seed stated as one seed: differences of a point or less between "
