@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calift_core.calibration.beside import DisagreementTemperature, SampleScaling
+from calift_core.calibration.beside import DisagreementTemperature, Ensemble, SampleScaling
 from calift_core.calibration.calibrators import (
     Calibrator,
     Histogram,
@@ -29,6 +29,7 @@ CALIBRATORS: dict[str, type[Calibrator]] = {
 BESIDE_CALIBRATORS: dict[str, type[Calibrator]] = {
     "disagreement": DisagreementTemperature,
     "sals": SampleScaling,
+    "ensemble": Ensemble,
 }
 
 
