@@ -33,6 +33,18 @@ BESIDE_CALIBRATORS: dict[str, type[Calibrator]] = {
 }
 
 
+def known(kind: str) -> type[Calibrator]:
+    """The calibrator of a name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    every = CALIBRATORS | BESIDE_CALIBRATORS  # one may have been added since
+    if kind not in every:
+        raise UnknownNameError("calibrator", kind, every)
+    return every[kind]
+
+
 def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
     """Rebuild a fitted calibrator from `Calibrator.to_dict`, which is what the API gives of one.
 
@@ -40,11 +52,7 @@ def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
         UnknownNameError: no calibrator has this kind.
         SpecError: a field is missing.
     """
-    known = CALIBRATORS | BESIDE_CALIBRATORS
-    kind = str(stored.get("kind"))
-    if kind not in known:
-        raise UnknownNameError("calibrator", kind, known)
-    calibrator = known[kind]()
+    calibrator = known(str(stored.get("kind")))()
     try:
         calibrator._restore(stored["parameters"])
         calibrator.fitted_on, calibrator.oracle = stored["fitted_on"], bool(stored["oracle"])
