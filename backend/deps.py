@@ -35,7 +35,7 @@ from backend.thumbnails import Thumbnails
 from backend.watching import Watch
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
-from calift_core.calibration import CALIBRATORS
+from calift_core.calibration import BESIDE_CALIBRATORS, CALIBRATORS
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.wire.results import AskedBinning
@@ -324,7 +324,7 @@ Temperature = Annotated[float | None, Query(ge=0.01, le=100, description="None: 
 if TYPE_CHECKING:
     Calibrator = str
 else:
-    Calibrator = Literal[tuple(CALIBRATORS)]
+    Calibrator = Literal[(*CALIBRATORS, *BESIDE_CALIBRATORS)]
 CalibratorKind = Annotated[Calibrator, Query(description="What is fitted")]
 FitOn = Annotated[
     str | None,

@@ -55,6 +55,8 @@ CORRUPTIONS = {
 #: Published calibrators: the best of them is chosen on ID validation, row by row.
 PUBLISHED = ("temperature", "vector", "svs", "sms", "histogram", "isotonic", "sals")
 OURS = "disagreement"
+#: Not a calibrator by the letter, for predictions change: a row of its own, of each trained one.
+ENSEMBLE = "ensemble"
 
 #: Trained rows: label → method.
 TRAINED: dict[str, dict[str, Any]] = {
@@ -193,7 +195,7 @@ def judge(folder: Path, initial: Path) -> Judged:
     at = next(name for name, role in roles.items() if role == "calibration")
     fitted: dict[str, Calibrator] = {}
     parameters: dict[str, Any] = {}
-    for kind in (*PUBLISHED, OURS):
+    for kind in (*PUBLISHED, OURS, ENSEMBLE):
         calibrator, told = fit_calibrator(
             kind, [read_to_fit(own[at])], oracle=False, initial=_initial(kind, first[at])
         )
@@ -296,14 +298,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--suites", default=",".join(BENCHES))
     parser.add_argument("--plan", action="store_true", help="only say what would be run")
+    parser.add_argument(
+        "--anew", action="store_true", help="make the records of the runs in --out anew"
+    )
     options = parser.parse_args(arguments)
     benches = [BENCHES[name] for name in options.suites.split(",")]
     every = [cell for bench in benches for cell in cells(bench)]
+    if options.anew:
+        for cell in every:
+            if (cell.folder(options.out) / "report.json").is_file():
+                work(cell, options.out, options.records)
+        return
     todo = [cell for cell in every if not cell.record(options.records).is_file()]
     print(f"{len(todo)} runs, about {len(todo) * 75 / 3600:.1f} hours of one core.", flush=True)
     if not options.plan:
         for cell in todo:
-            work(cell, options.out, options.records)
+            if not cell.record(options.records).is_file():  # another process may have made it
+                work(cell, options.out, options.records)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from study import (
     BENCHES,
+    ENSEMBLE,
     LADDER,
     OURS,
     PUBLISHED,
@@ -39,7 +40,7 @@ from calift_core.calibration import SampleScores
 from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet, make_verdict
 
 #: What a row is shown after; `published` is the best published calibrator of each run.
-AFTER = ("raw", "temperature", "published", OURS)
+AFTER = ("raw", "temperature", "published", OURS, ENSEMBLE)
 #: Rows that the verdict is about.
 OUR_ROWS = ("FLYP, path", "CaRot, path")
 RIVALS = ("TRACER", "CaRot", "FLYP")
@@ -91,7 +92,8 @@ def table(records: Sequence[Record]) -> list[str]:
     for row in rows:
         some = [r for r in records if r["row"] == row and r["lr"] == rates.get(row)]
         some = [r for r in some if "numbers" in r]
-        for calibrator in AFTER if some else ():
+        known = some[0]["numbers"] if some else {}
+        for calibrator in (c for c in AFTER if some and (c == "published" or c in known)):
 
             def of(role: str, number: str, calibrator: str = calibrator,
                    some: Sequence[Record] = some) -> float:  # fmt: skip

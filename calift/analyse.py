@@ -77,7 +77,20 @@ Where = Annotated[
     ),
 ]
 Kind = Annotated[
-    str, typer.Option("--kind", help="temperature, vector, histogram, isotonic or tsp.")
+    str,
+    typer.Option(
+        "--kind",
+        help="temperature, vector, svs, sms, histogram, isotonic or tsp; disagreement, sals or "
+        "ensemble, which read the initial model's predictions too.",
+    ),
+]
+Initial = Annotated[
+    Path | None,
+    typer.Option(
+        "--initial",
+        help="Folder of the zero_shot run that the other began with, for calibrators that read "
+        "its predictions; the service finds it by itself.",
+    ),
 ]
 Oracle = Annotated[
     bool,
@@ -191,6 +204,7 @@ def analyse_calibrators(
         ),
     ] = None,
     oracle: Oracle = False,
+    initial: Initial = None,
     n_bins: Bins = None,
     scheme: SchemeOption = None,
     norm: NormOption = "l1",
@@ -207,7 +221,7 @@ def analyse_calibrators(
                 target, kind, fit_on=given[0] if given else None, oracle=oracle, binning=asked
             )
     else:
-        explorer, library = _explorer()
+        explorer, library = _explorer(initial)
         try:
             effect = explorer.calibrate(
                 library.subject(target), kind, asked, fit_on=given, oracle=oracle
@@ -231,6 +245,7 @@ def analyse_transfer(
             help="Names of the data sets to take; without any: the ID data and the shifts.",
         ),
     ] = None,
+    initial: Initial = None,
     n_bins: Bins = None,
     scheme: SchemeOption = None,
     norm: NormOption = "l1",
@@ -240,7 +255,7 @@ def analyse_transfer(
     asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
     named = list(dataset or ())
     if _is_local(target):
-        matrix = _explorer()[0].transfer(target, kind, asked, datasets=named)
+        matrix = _explorer(initial)[0].transfer(target, kind, asked, datasets=named)
     else:
         with _client() as client:
             matrix = client.transfer(target, kind, dataset=named, binning=asked)
@@ -332,12 +347,12 @@ def analyse_budget(
 # ---- Files here, or a service ------------------------------------------------------------------
 
 
-def _explorer() -> tuple[Explorer, FolderLibrary]:
+def _explorer(initial: Path | None = None) -> tuple[Explorer, FolderLibrary]:
     """Of files on this machine."""
     from calift_core.analysis.explorer import Explorer
     from calift_core.analysis.folder import FolderLibrary
 
-    library = FolderLibrary()
+    library = FolderLibrary(initial)
     return Explorer(library), library
 
 

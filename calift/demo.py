@@ -31,7 +31,7 @@ from calift_core.schema.wire.runs import RunDetail
 
 #: Learning rates chosen on the ID validation split by `benchmarks/study.py`. No shift was looked
 #: at.
-RATES = {"flyp": 1e-3, "carot": 1e-3}
+RATES = {"flyp": 3e-4, "carot": 3e-4}
 
 NOTE = (
     "Typefaces, calift-tiny, one seed stated as one seed: differences of a point or less between "
@@ -43,7 +43,7 @@ NOTE = (
     "would show at this n."
 )
 
-DIAGRAMS = ("typefaces/test", "serif", "blackletter")
+DIAGRAMS = ("typefaces/test", "display", "blackletter")
 
 
 def demo_specs() -> list[RunSpec]:

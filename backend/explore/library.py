@@ -9,6 +9,7 @@ from pathlib import Path
 from backend.artifacts import ArtifactStore
 from backend.explore.kept import Kept
 from backend.explore.memory import Remembered
+from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from calift_core.analysis.calibrators import is_perturbed
 from calift_core.analysis.draws import Draws
@@ -19,6 +20,8 @@ from calift_core.schema.wire.results import Evaluation, Source
 
 #: Other runs that are asked about a sample, and evaluations that are looked through for them.
 _PEERS, _LOOKED_THROUGH = 11, 200
+#: So many of the newest zero-shot runs are looked through for the one that a run began with.
+_ZERO_SHOT_RUNS = 200
 
 
 class StoreLibrary:
@@ -126,6 +129,31 @@ class StoreLibrary:
                 hint="Pass oracle=true to fit it all the same; it then counts as an oracle.",
             )
         return FitSet([file], other.id)
+
+    def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
+        """Those of a zero-shot run with the very weights that the subject's run began with.
+
+        Raises:
+            NotFoundError: no such run has predicted these samples.
+        """
+        run, asked = str(subject.source.run_id), file.metadata
+        started = self._store.results.report(run)["model"].get("start_sha256", "")
+        filters = RunFilters(phases=("SUCCEEDED",), methods=("zero_shot",))
+        for one in self._store.runs.page(filters, limit=_ZERO_SHOT_RUNS)[0]:
+            for stored in self._store.files.of_run(one.id, kind="predictions"):
+                found = self._open(stored.sha256)
+                if found.metadata.model_sha256 != started:
+                    break
+                its = found.metadata
+                same = (its.dataset, its.dataset_sha256) == (asked.dataset, asked.dataset_sha256)
+                if same and its.role == asked.role:
+                    return found
+        raise NotFoundError(
+            f"no zero-shot run of the model that run {run} began with has predicted "
+            f"{asked.dataset!r}.",
+            hint="Run zero_shot with the same model and suite; this calibrator reads its "
+            "predictions too.",
+        )
 
     def _open_evaluation(self, evaluation_id: str) -> PredictionsFile:
         return self._open(self._store.results.predictions_of(evaluation_id).sha256)

@@ -13,8 +13,8 @@ from calift_core.analysis.chunks import PathLike, logit_chunks
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.calibration import Binning, SampleScores, score_probs
 from calift_core.calibration.calibrators import Calibrator, TopLabelMap
-from calift_core.calibration.registry import BESIDE_CALIBRATORS, CALIBRATORS
-from calift_core.errors import PredictionsError, SpecError, UnknownNameError
+from calift_core.calibration.registry import known
+from calift_core.errors import PredictionsError, SpecError
 from calift_core.predictions.read import read_index, read_metadata, read_predictions
 from calift_core.predictions.types import Predictions, PredictionsMetadata
 from calift_core.schema.wire.results import FittedCalibrator, FittedOn
@@ -84,9 +84,7 @@ def fit_calibrator(
         SpecError: `tsp` without perturbed copies.
         PredictionsError: the files do not hold all logits.
     """
-    known = CALIBRATORS | BESIDE_CALIBRATORS
-    if kind not in known:
-        raise UnknownNameError("calibrator", kind, known)
+    calibrator = known(kind)()
     first = parts[0].metadata
     role = "id" if first.in_distribution else first.role
     if kind == "tsp" and len(parts) < 2 and not oracle:
@@ -94,7 +92,6 @@ def fit_calibrator(
             "tsp must have predictions of perturbed copies of the calibration split, got none.",
             hint="Evaluate the run with perturbed calibration copies, or use temperature.",
         )
-    calibrator = known[kind]()
     if initial is not None:
         _demand_same(parts[0], initial)
     calibrator.fit(

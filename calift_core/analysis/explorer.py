@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,10 @@ from calift_core.analysis.library import Library, PredictionsFile, Subject
 from calift_core.analysis.measures import audit_of, classwise_measure, measures_of
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
 from calift_core.analysis.slices import By, Sort, slice_of_set, slice_page
-from calift_core.calibration import CALIBRATORS, Binning, Calibrator, SampleScores
+from calift_core.calibration import Binning, Calibrator, SampleScores
 from calift_core.calibration.bins import Ints
 from calift_core.calibration.decisions import choose_threshold
+from calift_core.calibration.registry import known
 from calift_core.errors import NotFoundError, SpecError, UnknownNameError, UnpairedError
 from calift_core.predictions.read import read_scores, read_scores_at, read_top, shared_samples
 from calift_core.schema.report import Role
@@ -121,7 +123,7 @@ class Explorer:
             subject: what it is of.
             binning: of the diagram and its error.
             temperature: divides the logits.
-            calibrator: a name in `CALIBRATORS`; the diagram is of what it makes of the logits.
+            calibrator: its kind; the diagram is of what it makes of the logits.
             fit_on: what the calibrator is fitted on, see `Library.fit_set`.
             oracle: allow data other than the ID calibration split.
 
@@ -146,7 +148,7 @@ class Explorer:
             )
         key, fitted, told = self._calibrator(subject, calibrator, fit_on, oracle)
         found = self._diagram(
-            subject, file, asked, key, 1.0, lambda: self._calibrated(file, key, fitted)
+            subject, file, asked, key, 1.0, lambda: self._calibrated(subject, file, key, fitted)
         )
         return found.model_copy(update={"calibrator": told, "in_sample": file.digest in key})
 
@@ -583,12 +585,15 @@ class Explorer:
         )
 
     def _calibrator(self, subject: Subject, kind: str, fit_on: Sequence[str], oracle: bool) -> _Fit:
-        if kind not in CALIBRATORS:
-            raise UnknownNameError("calibrator", kind, CALIBRATORS)
+        reads_initial = known(kind).reads_initial
         fit_set = self._library.fit_set(subject, kind, fit_on, oracle=oracle)
         for file in fit_set.files:
             need_logits(file)
         key = (kind, fit_set.evaluation_id or "", *(file.digest for file in fit_set.files))
+        beside = self._library.beside(subject, fit_set.files[0]) if reads_initial else None
+        if beside is not None:
+            need_logits(beside)
+            key = (*key, f"beside {beside.digest}")
 
         def fit() -> tuple[Calibrator, FittedCalibrator]:
             return fit_calibrator(
@@ -596,19 +601,31 @@ class Explorer:
                 [read_to_fit(f.path, n_files=len(fit_set.files)) for f in fit_set.files],
                 oracle=oracle,
                 evaluation_id=fit_set.evaluation_id,
+                initial=None if beside is None else read_to_fit(beside.path),
             )
 
         return (key, *self._memory.remember("fits", (*key, oracle), fit, long=True))
 
     def _calibrated(
-        self, file: PredictionsFile, key: tuple[str, ...], calibrator: Calibrator
+        self,
+        subject: Subject,
+        file: PredictionsFile,
+        key: tuple[str, ...],
+        calibrator: Calibrator,
     ) -> SampleScores:
+        initial = self._initial_of(subject, file, calibrator)
         return self._memory.remember(
             "scores",
             (file.digest, key),
-            lambda: calibrated_scores(file.path, [calibrator])[0],
+            lambda: calibrated_scores(file.path, [calibrator], initial=initial)[0],
             long=True,
         )
+
+    def _initial_of(
+        self, subject: Subject, file: PredictionsFile, calibrator: Calibrator
+    ) -> Path | None:
+        """Where the initial model's predictions of a file's samples lie, for who reads them."""
+        return self._library.beside(subject, file).path if calibrator.reads_initial else None
 
     def transfer(
         self,
@@ -622,7 +639,7 @@ class Explorer:
 
         Args:
             run: a run that was tested.
-            kind: a name in `CALIBRATORS`.
+            kind: of a calibrator.
             binning: of the errors.
             datasets: names; none: the ID data and the shifts.
 
@@ -631,8 +648,7 @@ class Explorer:
                 not all logits of one are stored.
             PredictionsError: predictions cannot be read.
         """
-        if kind not in CALIBRATORS:
-            raise UnknownNameError("calibrator", kind, CALIBRATORS)
+        known(kind)
         source = self._library.run(run)
         chosen, notes = self._chosen(run, datasets)
         fits, more = self._fits(chosen, kind)
@@ -708,7 +724,8 @@ class Explorer:
                 and memory.get("numbers", cell(key)) is None
             ]
             if missing:
-                found = calibrated_scores(file.path, [c for _, c in missing])
+                initial = self._initial_of(subject, file, missing[0][1])
+                found = calibrated_scores(file.path, [c for _, c in missing], initial=initial)
                 for (key, _), scores in zip(missing, found, strict=True):
                     memory.put("numbers", cell(key), numbers_of(scores))
             plain: dict[str, float] = memory.remember(
@@ -718,7 +735,7 @@ class Explorer:
                 memory.remember(
                     "numbers",
                     cell(key),
-                    lambda k=key, c=calibrator: numbers_of(self._calibrated(file, k, c)),  # type: ignore[misc]
+                    lambda k=key, c=calibrator: numbers_of(self._calibrated(subject, file, k, c)),  # type: ignore[misc]
                     long=True,
                 )
                 for key, calibrator, _ in fits

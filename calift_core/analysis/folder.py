@@ -32,7 +32,14 @@ class FolderLibrary:
     """Targets are predictions files, runs are folders of them or of a run.
 
     What was evaluated how is read from the run's report, where a file lies in a run's folder.
+
+    Args:
+        initial: the folder of the zero-shot run that the others started from, for calibrators that
+            read its predictions too.
     """
+
+    def __init__(self, initial: Path | None = None) -> None:
+        self.initial = initial
 
     @cached_property
     def memory(self) -> Memory:
@@ -113,6 +120,18 @@ class FolderLibrary:
             )
         noisy = [path for path, m in found if is_perturbed(m)] if kind == "tsp" else []
         return FitSet([self._open(path) for path in clean[:1] + noisy])
+
+    def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
+        """The file of the same data set in the initial model's folder."""
+        asked = (file.metadata.dataset, file.metadata.role)
+        if self.initial is not None:
+            for path, metadata in _files(self.initial):
+                if (metadata.dataset, metadata.role) == asked:
+                    return self._open(path)
+        raise NotFoundError(
+            f"there are no predictions of the initial model on {asked[0]!r}.",
+            hint="Name the folder of the zero_shot run of the same suite with --initial.",
+        )
 
     def _open(self, path: Path) -> PredictionsFile:
         digest = str(path.resolve())

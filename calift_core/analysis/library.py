@@ -196,3 +196,10 @@ class Library(Protocol):
             NotFoundError: the run has no such split.
             LeakageError: other data without `oracle`.
         """
+
+    def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
+        """The initial model's predictions of the samples of a file of the subject's run.
+
+        Raises:
+            NotFoundError: there are none; the hint says how to make them.
+        """

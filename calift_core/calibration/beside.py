@@ -1,8 +1,8 @@
 """Calibrators that read the initial model's logits beside those of the model that was tuned.
 
 Fine-tuning moves a model, and where the two disagree it has moved: that is known of every sample,
-shifted or not, without its label. Both keep every prediction, and both cost a pass of the initial
-model when a sample is judged.
+shifted or not, without its label. Each costs a pass of the initial model when a sample is judged.
+The first two keep every prediction.
 """
 
 from __future__ import annotations
@@ -113,3 +113,30 @@ class SampleScaling(Calibrator):
 
     def _restore(self, parameters: dict[str, Any]) -> None:
         """Nothing was fitted."""
+
+
+class Ensemble(Calibrator):
+    """½ softmax(z / T) + ½ softmax(z₀ / T₀): the mean of two calibrated models (Kumar 2022).
+
+    T and T₀ are each model's own temperature on ID calibration data. Predictions may change.
+
+    Source: "Calibrated ensembles can mitigate accuracy tradeoffs under distribution shift", UAI
+    2022, section 3.
+    """
+
+    kind = "ensemble"
+    reads_initial = True
+    own: float
+    first: float
+
+    def _fit_beside(self, logits: Floats, initial: Floats, labels: Ints) -> None:
+        self.own, self.first = fit_temperature(logits, labels), fit_temperature(initial, labels)
+
+    def _transform_beside(self, logits: Floats, initial: Floats) -> Floats:
+        return (softmax(logits, self.own) + softmax(initial, self.first)) / 2
+
+    def _parameters(self) -> dict[str, object]:
+        return {"own": self.own, "first": self.first}
+
+    def _restore(self, parameters: dict[str, Any]) -> None:
+        self.own, self.first = float(parameters["own"]), float(parameters["first"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calift_core.calibration.beside import DisagreementTemperature, SampleScaling
+from calift_core.calibration.beside import DisagreementTemperature, Ensemble, SampleScaling
 from calift_core.calibration.calibrators import (
     Calibrator,
     Histogram,
@@ -29,7 +29,20 @@ CALIBRATORS: dict[str, type[Calibrator]] = {
 BESIDE_CALIBRATORS: dict[str, type[Calibrator]] = {
     "disagreement": DisagreementTemperature,
     "sals": SampleScaling,
+    "ensemble": Ensemble,
 }
+
+
+def known(kind: str) -> type[Calibrator]:
+    """The calibrator of a name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    every = CALIBRATORS | BESIDE_CALIBRATORS  # one may have been added since
+    if kind not in every:
+        raise UnknownNameError("calibrator", kind, every)
+    return every[kind]
 
 
 def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
@@ -39,11 +52,7 @@ def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
         UnknownNameError: no calibrator has this kind.
         SpecError: a field is missing.
     """
-    known = CALIBRATORS | BESIDE_CALIBRATORS
-    kind = str(stored.get("kind"))
-    if kind not in known:
-        raise UnknownNameError("calibrator", kind, known)
-    calibrator = known[kind]()
+    calibrator = known(str(stored.get("kind")))()
     try:
         calibrator._restore(stored["parameters"])
         calibrator.fitted_on, calibrator.oracle = stored["fitted_on"], bool(stored["oracle"])

@@ -340,7 +340,7 @@ def default_ladder(default_rate: float, model: str) -> tuple[float, ...]:
     methods were published with, and has the ladder of the results study.
     """
     if model == "calift-tiny":
-        return (3e-4, 1e-3, 3e-3, 1e-2)
+        return (1e-4, 3e-4, 1e-3, 3e-3)
     steps = round(2 * math.log10(default_rate))
     return tuple(_one_three_ten(step) for step in (steps - 1, steps, steps + 1))
 

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,23 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
         calibration_split: bool = True,
         perturbed: int = 0,
         keep: Any = "full",
+        kind: str = "carot",
+        started: str = "",
         **spec: Any,
     ) -> str:
         store, artifacts = services.store, services.artifacts
-        run_id: str = store.runs.submit(spec_of(name=f"run {seed}", **spec))
+        run_id: str = store.runs.submit(
+            spec_of(name=f"run {seed}", **{"method": {"kind": kind}, **spec})
+        )
         claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
         folder = tmp_path / "made" / run_id
         reports, named = [], []
 
         def stored(name: str, predictions: Any) -> str:
+            if kind == "zero_shot":
+                told_by = replace(predictions.metadata, model_sha256=started)
+                predictions = replace(predictions, metadata=told_by)
             digest = write_predictions(folder / f"{name}.parquet", predictions, keep=keep)
             assert publish_artifact(
                 store.files, artifacts, run_id, 1, name=f"predictions/{name}.parquet",
@@ -95,8 +103,8 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
         assert store.records.record(run_id, 1, said.as_said(told))
         report = Report(
             run_id=run_id, name="a run", spec={}, spec_sha256="", resolved={}, summary=Summary(),
-            evaluations=reports, spectrum=None, selection={}, model={}, data={}, timings_s={},
-            environment={},
+            evaluations=reports, spectrum=None, selection={}, model={"start_sha256": started},
+            data={}, timings_s={}, environment={},
         )  # fmt: skip
         assert store.claims.finish(
             run_id, 1, phase="SUCCEEDED", report=report.model_dump(mode="json")
@@ -458,6 +466,37 @@ def test_calibrator__is_fitted_on_the_runs_own_calibration_split(
             temperature=told["parameters"]["temperature"],
         )  # fmt: skip
         assert warmer["ece"] == pytest.approx(effect["after"]["ece"], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(calibration.BESIDE_CALIBRATORS))
+def test_calibrator__that_reads_the_initial_model_finds_its_zero_shot_run(
+    api: TestClient, make_run: Callable[..., str], services: Any, kind: str
+) -> None:
+    run = make_run(seed=1, started="a" * 64)
+    e = evaluations(api, run)["sketch"]
+    path = f"/api/v1/evaluations/{e['id']}/calibrators"
+    make_run(seed=2, kind="zero_shot", started="b" * 64)  # of another model
+    refused = api.get(path, params={"kind": kind})
+    assert refused.status_code == 404
+    assert "no zero-shot run of the model" in refused.json()["detail"]
+    first = evaluations(api, make_run(seed=0, kind="zero_shot", started="a" * 64))["sketch"]
+    effect = get(api, f"/evaluations/{e['id']}/calibrators", kind=kind)
+
+    def logits(evaluation: dict[str, Any]) -> Any:
+        digest = services.store.results.predictions_of(evaluation["id"]).sha256
+        return read_predictions(services.artifacts.path(digest))
+
+    own = example_predictions(50, dataset="suite/calibration", role="calibration")
+    expected = calibration.BESIDE_CALIBRATORS[kind]().fit(
+        own.logits, own.labels, initial=own.logits, split="calibration", role="id"
+    )
+    tuned = logits(e)
+    probs = expected.transform(tuned.logits, logits(first).logits)
+    assert effect["after"]["nll"] == pytest.approx(
+        calibration.nll(calibration.score_probs(probs, tuned.labels)), rel=1e-4
+    )
+    matrix = get(api, f"/runs/{run}/calibrators/transfer", kind=kind)
+    assert [row["calibrator"] is None for row in matrix["rows"]][:2] == [True, False]
 
 
 def test_calibrator__other_data_need_to_be_called_an_oracle(

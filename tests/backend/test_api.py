@@ -1016,9 +1016,12 @@ def test_catalogue__methods_models_datasets(api: TestClient) -> None:
     assert methods["carot"]["spec_schema"]["properties"]["lambda_oc"]["default"] == 0.2
     assert not methods["zero_shot"]["trains"]
     models = api.get("/api/v1/models").json()
-    assert (models[0]["name"], models[0]["available"]) == ("calift-tiny", True)
+    own = {m["pretrained"]: m["available"] for m in models if m["name"] == "calift-tiny"}
+    assert own == {"typefaces": True, "fashion-mnist": False}
+    assert models[0]["pretrained"] == "typefaces"
     assert any(m["name"] == "ViT-B-16" and m["pretrained"] == "openai" for m in models)
     datasets = api.get("/api/v1/datasets").json()
+    assert {d["id"]: d["available"] for d in datasets}["typefaces"]
     assert "fashion-mnist" in {d["id"] for d in datasets}
 
 

@@ -20,6 +20,9 @@ CALIBRATORS = {
     "histogram": "histogram binning of the top label",
     "isotonic": "isotonic regression of the top label",
     "tsp": "temperature on perturbed copies (TS-P)",
+    "disagreement": "temperature by disagreement with the initial model",
+    "sals": "range of the initial model (SaLS)",
+    "ensemble": "mean with the initial model",
 }
 
 #: What a calibrator is judged by: the proper scores first.

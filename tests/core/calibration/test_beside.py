@@ -11,6 +11,7 @@ from calift_core.calibration import BESIDE_CALIBRATORS, softmax
 from calift_core.calibration.beside import (
     PRIOR,
     DisagreementTemperature,
+    Ensemble,
     SampleScaling,
     disagreement,
 )
@@ -37,12 +38,16 @@ def nll(probs, labels) -> float:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(BESIDE_CALIBRATORS)))
-def test_beside__no_prediction_changes_and_a_stored_one_is_the_same(seed: int, kind: str) -> None:
+def test_beside__predictions_are_kept_where_it_says_so_and_a_stored_one_is_the_same(
+    seed: int, kind: str
+) -> None:
     logits, initial, labels = drawn(seed, n=100)
     calibrator = BESIDE_CALIBRATORS[kind]().fit(logits, labels, initial=initial, **ID)
     probs = calibrator.transform(logits, initial)
     assert np.allclose(probs.sum(axis=1), 1, atol=1e-5)
-    assert np.array_equal(probs.argmax(axis=1), logits.argmax(axis=1))
+    agree = initial.argmax(axis=1) == logits.argmax(axis=1)
+    kept = probs.argmax(axis=1) == logits.argmax(axis=1)
+    assert kept[agree].all() if kind == "ensemble" else kept.all()
     again = calibrator_from_dict(calibrator.to_dict())
     assert np.array_equal(again.transform(logits, initial), probs)
 
@@ -90,6 +95,13 @@ def test_sals__has_the_range_of_the_initial_model() -> None:
     assert np.allclose(found.transform(initial, initial), softmax(initial), atol=1e-6)
     flat = np.zeros_like(logits)
     assert np.allclose(found.transform(flat, initial), 1 / logits.shape[1])
+
+
+def test_ensemble__of_equal_models_is_temperature() -> None:
+    logits, _, labels = drawn(5)
+    found = Ensemble().fit(logits, labels, initial=logits, **ID)
+    plain = Temperature().fit(logits, labels, **ID)
+    assert np.allclose(found.transform(logits, logits), plain.transform(logits), atol=1e-6)
 
 
 def test_beside__without_the_initial_model_or_off_the_calibration_split_is_refused() -> None:
