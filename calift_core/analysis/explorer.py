@@ -531,10 +531,12 @@ class Explorer:
         file, samples, _ = self._opened(subject, temperature)
         beside = self._beside(file, against)
         index = chosen(samples, wanted, binning.over(subject.binning), beside)
-        return tuple(  # type: ignore[return-value]
-            [(str(file.ids[k]), int(file.labels[k])) for k in part.tolist()]
-            for part in drawn(index, len(file), most)
-        )
+
+        def named(part: Ints) -> list[tuple[str, int]]:
+            return [(str(file.ids[k]), int(file.labels[k])) for k in part.tolist()]
+
+        own, rest = drawn(index, len(file), most)
+        return named(own), named(rest)
 
     def label_of(self, subject: Subject, sample: str) -> int:
         """The class of the sample of this id.

@@ -151,7 +151,13 @@ def dots(
                     own.colour,
                 ),
                 customdata=[
-                    [text.esc(r.dataset), text.metric_text(r.value, metric), text.count(r.n)]
+                    [
+                        text.esc(r.dataset),
+                        text.metric_text(r.value, metric),
+                        text.count(r.n),
+                        run.id,
+                        r.worst.dataset,
+                    ]
                     for r in rows
                 ],
                 hovertemplate="%{customdata[0]}: %{customdata[1]}<br>n = %{customdata[2]}"
@@ -170,6 +176,8 @@ def dots(
                     hovertemplate="floor %{x:.2%}<extra>" + text.esc(run.label) + "</extra>",
                 )
             )  # fmt: skip
+    # One mark that is chosen leaves the others as they are.
+    figure.update_traces(unselected={"marker": {"opacity": 1}})
     figure.update_layout(
         xaxis=values_axis(metric, rangemode="tozero" if look.better == "low" else "normal"),
         yaxis=names_axis(names),

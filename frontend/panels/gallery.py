@@ -12,6 +12,7 @@ where the images belong::
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
@@ -160,11 +161,11 @@ def draw(here: Sequence[Evaluation] = (), *, temperature: float | None = None) -
         open_samples(now)
     if temperature is not None:
         now = now._replace(temperature=temperature)
-    evaluation = next((e for e in here if e.id == now.evaluation), None) or api.fetch(
-        "load the evaluation whose samples are chosen",
-        lambda: api.evaluation(now.evaluation),
-        key=f"evaluation-{now.evaluation}",
+    evaluation = next((e for e in here if e.id == now.evaluation), None) or api.act(
+        "load the evaluation whose samples are chosen", partial(api.evaluation, now.evaluation)
     )
+    if evaluation is None:
+        return  # what else the page shows is none of its fault
     with st.container(key="gallery"):
         _head(evaluation, now)
         now, order, top = _controls(evaluation, now, free=not here)
@@ -299,7 +300,9 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
         cursors: list[str | None] = [None]
     else:
         found, cursors = _page_of(evaluation, now, order, top)
-    if found is None or not found.items:
+    if found is None:
+        return
+    if not found.items:
         page.empty("No image", "No sample meets the condition.")
         return
     last = found.offset + len(found.items)
@@ -349,14 +352,14 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
 
 def _page_of(
     evaluation: Evaluation, now: Chosen, order: str, top: bool
-) -> tuple[SamplePage, list[str | None]]:
-    """The samples of a page, and where the pages begin that were turned to it."""
+) -> tuple[SamplePage | None, list[str | None]]:
+    """The samples of a page, None where they cannot be had; where the pages turned so far begin."""
     asked = {
         **now.filters(), "sort": order.removeprefix("-"), "descending": order.startswith("-"),
     }  # fmt: skip
     question = f"{evaluation.id}-{sorted(asked.items(), key=str)}"
     cursors = _cursors(question)
-    found = api.fetch(
+    found = api.act(
         f"load samples of {evaluation.run_name} on {evaluation.dataset}",
         lambda: api.samples(
             evaluation.id,
@@ -366,7 +369,6 @@ def _page_of(
             cursor=cursors[-1],
             limit=_ON_A_PAGE,
         ),
-        key=f"samples-{question}-{top}-{cursors[-1]}",
     )
     return found, cursors
 
@@ -469,11 +471,12 @@ def _turn(cursors: list[str | None], following: str | None) -> None:
 
 
 def _shared(evaluation: Evaluation, now: Chosen, looks: SampleLooks | None) -> None:
-    found = api.fetch(
+    found = api.act(
         "find what the samples share",
         lambda: api.sample_traits(evaluation.id, evaluation.predictions_sha256, **now.filters()),
-        key=f"traits-{now}",
     )
+    if found is None:
+        return
     st.markdown("**What they share**")
     told = [trait for trait in found.items if trait.p <= _MOST_P]
     if told:

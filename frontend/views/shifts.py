@@ -53,6 +53,7 @@ def main() -> None:
         figures.shifts.dots(found, metric=metric, styles=styles),
         figures.shifts.table(found, metric),
         name=f"by-shift-{metric}",
+        select=lambda mark: open_cell(*mark[-2:]),
     )
     corruptions = sorted({e.corruption for _, es in found for e in es if e.corruption})
     if not corruptions:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.conftest import Service, pointed_at, service
-from tests.frontend.driving import TABS, charts_of, listed, page, words
+from tests.frontend.driving import TABS, charts_of, components_of, listed, page, words
 
 
 def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) -> None:
@@ -55,7 +55,8 @@ def test_run__each_tab_of_a_finished_run(dashboard: Service, tab: str) -> None:
     app = page("run", id=dashboard.ids["CaRot"], tab=tab)
     assert "CaRot on fashion-mnist" in words(app)
     expected = {"Curves": 6, "Shifts": 2, "Calibration": 2, "Spectrum": 3}
-    assert len(charts_of(app)) == expected.get(tab, 0)
+    drawn = len(charts_of(app)) + len(components_of(app, "reliability"))
+    assert drawn == expected.get(tab, 0)
 
 
 @pytest.mark.parametrize("name", ["running", "queued", "failed", "zero-shot"])

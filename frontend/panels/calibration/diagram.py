@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation, Reliability
-from frontend import api, components, figures, page, state, text
-from frontend.panels import gallery
+from frontend import api, figures, page, state, text
+from frontend.panels import brushed, gallery
 from frontend.panels.calibration.controls import controls
 
 
@@ -48,7 +48,7 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
             encode=lambda on: "1" if on else "0",
             help="A kernel regression of correctness on confidence: no bins to choose",
         )
-        _brushed(diagram, evaluation, look, smooth=smooth)
+        brushed.draw(diagram, evaluation, look, smooth=smooth)
     with right:
         error = figures.reliability.error_name(diagram)
         page.stats(
@@ -69,50 +69,6 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
             caption="Calibration error under other estimators",
         )
     gallery.draw([evaluation], temperature=diagram.temperature)
-
-
-def _brushed(
-    diagram: Reliability,
-    evaluation: Evaluation,
-    look: figures.style.RunStyle,
-    *,
-    title: str | None = None,
-    smooth: bool = False,
-) -> None:
-    """A diagram whose bins open their images, with its table and exports."""
-    now = gallery.chosen_samples()
-    here = now is not None and now.evaluation == evaluation.id
-    heading = title or f"{diagram.run_name} on {diagram.dataset}"
-
-    def choose(edges: tuple[float, float] | None) -> None:
-        if edges is None:
-            gallery.open_samples(None)
-            return
-        kept = now if now is not None and here else gallery.Chosen(evaluation.id)
-        gallery.open_samples(kept._replace(lower=edges[0], upper=edges[1]))
-
-    components.reliability(
-        figures.reliability.brushed(
-            diagram,
-            title=heading,
-            colour=look.colour,
-            smooth=smooth,
-            chosen=(now.lower or 0.0, 1.0 if now.upper is None else now.upper)
-            if now is not None and here and (now.lower, now.upper) != (None, None)
-            else None,
-        ),
-        key=f"diagram-{evaluation.id}",
-        chosen=choose,
-    )
-    page.below(
-        figures.reliability.diagram(
-            diagram, title=title, colour=look.colour, symbol=look.symbol, smooth=smooth, side=440
-        ),
-        figures.reliability.bins_table([diagram]),
-        name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
-        data=diagram.model_dump_json,
-        camera=False,
-    )
 
 
 def _lean(gap: float) -> str:
@@ -151,6 +107,6 @@ def _several(
             ):
                 look = styles[diagram.run_id]
                 with place:
-                    _brushed(diagram, matches[diagram.run_id], look, title=diagram.run_name)
+                    brushed.draw(diagram, matches[diagram.run_id], look, title=diagram.run_name)
         page.table(summary, caption="Calibration of the chosen runs")
         gallery.draw(list(matches.values()), temperature=diagrams[0].temperature)

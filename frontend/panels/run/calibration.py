@@ -6,7 +6,8 @@ import streamlit as st
 
 from calift_core.schema.wire.results import AS_EVALUATED
 from calift_core.schema.wire.runs import RunDetail
-from frontend import api, figures, page, state, text
+from frontend import api, state, text
+from frontend.panels import brushed, gallery
 from frontend.panels.run.missing import not_yet
 
 
@@ -32,15 +33,10 @@ def draw(run: RunDetail) -> None:
             title = text.evaluation_title(evaluation)
             if evaluation.role != "id":
                 title += ", the worst calibrated"
-            page.chart(
-                figures.reliability.diagram(
-                    diagram, title=title, colour=look.colour, symbol=look.symbol, side=360
-                ),
-                figures.reliability.bins_table([diagram]),
-                name=f"reliability-{evaluation.role}",
-                data=diagram.model_dump_json,
-            )
+            brushed.draw(diagram, evaluation, look, title=title)
             st.caption(text.verdict(diagram.ece, diagram.null_mean, diagram.null_q95))
+    if (now := gallery.chosen_samples()) is not None and now.evaluation in {e.id for e in found}:
+        gallery.draw()
     st.page_link(
         "views/calibration.py",
         label="Other data, bins and temperatures",

@@ -6,6 +6,7 @@ import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, figures, page, state, text
+from frontend.panels import gallery
 from frontend.panels.run.missing import not_yet
 from frontend.tables import Table
 
@@ -27,6 +28,11 @@ def draw(run: RunDetail) -> None:
     me = figures.style.Run(run.id, run.name)
     styles = state.styles([run.id])
     pairs = [(me, found)]
+    by_name = {e.dataset: e for e in found}
+
+    def open_images(mark: list[str]) -> None:
+        gallery.open_samples(gallery.Chosen(by_name[mark[-1]].id))
+
     corrupted = any(e.corruption for e in found)
     left, right = st.columns(2) if corrupted else (st.container(), None)
     with left:
@@ -34,6 +40,7 @@ def draw(run: RunDetail) -> None:
             figures.shifts.dots(pairs, metric=metric, styles=styles),
             figures.shifts.table(pairs, metric),
             name=f"by-shift-{metric}",
+            select=open_images,
         )
     if right is not None:
         with right:
@@ -41,7 +48,10 @@ def draw(run: RunDetail) -> None:
                 figures.shifts.by_severity(found, metric=metric),
                 figures.shifts.corruptions_table(pairs, metric),
                 name=f"corruptions-{metric}",
+                select=open_images,
             )
+    if (now := gallery.chosen_samples()) is not None and now.evaluation in {e.id for e in found}:
+        gallery.draw()
     shown = figures.shifts.evaluations_table(found)
     opened, _ = page.grid(
         Table([shown.columns[0]._replace(kind="open"), *shown.columns[1:]], shown.rows),

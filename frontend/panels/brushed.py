@@ -1,0 +1,59 @@
+"""A reliability diagram whose bins open their images, on any page."""
+
+from __future__ import annotations
+
+from calift_core.schema.wire.results import Evaluation, Reliability
+from frontend import components, figures, page
+from frontend.panels import gallery
+
+
+def draw(
+    diagram: Reliability,
+    evaluation: Evaluation,
+    look: figures.style.RunStyle,
+    *,
+    title: str | None = None,
+    smooth: bool = False,
+) -> None:
+    """Show a diagram, its table and its exports; `gallery.draw` shows the bins that are chosen.
+
+    Args:
+        diagram: its numbers.
+        evaluation: what it is of.
+        look: of the run.
+        title: default: names run and data.
+        smooth: draw the kernel curve as well.
+    """
+    now = gallery.chosen_samples()
+    here = now is not None and now.evaluation == evaluation.id
+    heading = title or f"{diagram.run_name} on {diagram.dataset}"
+
+    def choose(edges: tuple[float, float] | None) -> None:
+        if edges is None:
+            gallery.open_samples(None)
+            return
+        kept = now if now is not None and here else gallery.Chosen(evaluation.id)
+        gallery.open_samples(kept._replace(lower=edges[0], upper=edges[1]))
+
+    components.reliability(
+        figures.reliability.brushed(
+            diagram,
+            title=heading,
+            colour=look.colour,
+            smooth=smooth,
+            chosen=(now.lower or 0.0, 1.0 if now.upper is None else now.upper)
+            if now is not None and here and (now.lower, now.upper) != (None, None)
+            else None,
+        ),
+        key=f"diagram-{evaluation.id}",
+        chosen=choose,
+    )
+    page.below(
+        figures.reliability.diagram(
+            diagram, title=title, colour=look.colour, symbol=look.symbol, smooth=smooth, side=440
+        ),
+        figures.reliability.bins_table([diagram]),
+        name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
+        data=diagram.model_dump_json,
+        camera=False,
+    )
