@@ -65,6 +65,7 @@ class Run(Base):
 
     `kind` is `training` or `evaluation`: a job that judges finished runs lives by the same rules,
     and has an EvaluationJobSpec for a spec. Lists of runs leave it out.
+    `look` is its place among the runs of its suite, which dashboards make its colour from.
     `sweep_key` names it within its sweep, so that no sweep queues a run twice.
     """
 
@@ -128,6 +129,7 @@ class Run(Base):
     model: Mapped[str] = mapped_column(Text)
     suite: Mapped[str] = mapped_column(Text)
     seed: Mapped[int] = mapped_column(BigInteger)
+    look: Mapped[int] = mapped_column(Integer, default=0)
 
     phase: Mapped[str] = mapped_column(String(16), default="QUEUED")
     reason: Mapped[str | None] = mapped_column(String(64))

@@ -56,7 +56,7 @@ st.set_page_config(
     menu_items={"About": f"calift {__version__}: calibration explorer and training backend."},
 )
 st.html(HERE / "style.css")
-opened = st.navigation(PAGES)
+opened = st.navigation(PAGES, expanded=True)  # or the last pages hide behind "View more"
 st.logo(HERE / "logo.svg", size="large", link=None)
 me = api.visitor()
 who = me.name if me.name == me.scope else f"{me.name} · {me.scope}"

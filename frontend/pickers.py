@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
+from urllib.parse import urlsplit
 
 import streamlit as st
 
 from calift_core.errors import CaliftError
+from calift_core.schema.wire.operations import Page
 from calift_core.schema.wire.runs import RunSummary, counted
 from frontend import api, page, state, text
 from frontend.figures.style import PALETTE, Run
+from frontend.panels import views
 
 #: How many runs a picker offers; older ones are reached by their link or by searching.
 PICKER_LIMIT = 200
@@ -143,6 +146,14 @@ def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[s
 
     The default is what was chosen last, else the newest three runs on the newest run's data.
     """
+    if not state.ids(name):
+        # At once: each change of an address is a step that the browser's Back goes through.
+        state.arrive({name: ",".join(state.remembered_runs()[:most])})
+    with st.container(border=True, key="workspace", gap="small"):
+        return _workspace(name, label, most)
+
+
+def _workspace(name: str, label: str, most: int) -> dict[str, RunSummary]:
     kept = named_runs(state.ids(name) or state.remembered_runs())
     search = find_runs(kept)
     if not search.total and not kept:
@@ -176,7 +187,30 @@ def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[s
         page.empty("No run is chosen", "Choose at least one run above.")
         st.stop()
     state.remember_runs(chosen)
-    return {run_id: found[run_id] for run_id in chosen}
+    picked = {run_id: found[run_id] for run_id in chosen}
+    state.know_looks({run_id: run.look for run_id, run in picked.items()})
+    _held(picked)
+    return picked
+
+
+def _held(picked: Mapping[str, RunSummary]) -> None:
+    """The runs with their colours, and what else was chosen and goes along from page to page."""
+    looks, names = state.styles(list(picked)), labels(list(picked.values()))
+    chips = [
+        f'<span><span class="calift-dot" style="background:{text.esc(looks[run_id].colour)}" '
+        f'aria-hidden="true"></span>{text.esc(names[run_id])}</span>'
+        for run_id in picked
+    ]
+    baseline, dataset = (state.carried(name) for name in ("baseline", "dataset"))
+    if baseline in names:
+        chips.append(f"<span>baseline: {text.esc(names[baseline])}</span>")
+    if dataset:
+        chips.append(f"<span>data: {text.esc(dataset.replace('_', ' '))}</span>")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.html(f'<div class="calift-meta">{"".join(chips)}</div>')
+        place = urlsplit(str(st.context.url or "")).path.strip("/")
+        if place in get_args(Page):
+            views.saved(cast("Page", place))
 
 
 def as_runs(runs: Mapping[str, RunSummary]) -> list[Run]:

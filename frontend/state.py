@@ -20,6 +20,10 @@ from frontend.figures import style
 
 T = TypeVar("T")
 _UNSEEN = object()
+#: Parameters that mean the same on every page: what was chosen on one is chosen on the next.
+SHARED = frozenset({"baseline", "dataset"})
+#: Remembered as well, where a page has no runs that say it.
+_KEPT = SHARED | {"suite"}
 
 
 def param(name: str) -> str | None:
@@ -63,14 +67,19 @@ def bound(
     key, seen = f"url-{name}", f"url-{name}-seen"
     given = st.query_params.get(name)
     state = st.session_state
+    if given is None and name in SHARED and key not in state:
+        given = _remembered(name, decode)
     if key not in state or state.get(seen, _UNSEEN) != given:
         decoded = decode(given) if given is not None else None
         state[key] = default if decoded is None else decoded
     elif "options" in options and not _offered(state[key], options["options"]):
         state[key] = default
     value: T = state[key]
+    always = always or name in SHARED
     _write(name, value, default, encode, always)
     state[seen] = st.query_params.get(name)
+    if name in _KEPT:
+        state.setdefault("workspace", {})[name] = state[seen]
 
     def changed() -> None:
         _write(name, state[key], default, encode, always)
@@ -78,6 +87,38 @@ def bound(
 
     drawn = widget(label, key=key, on_change=changed, **options)
     return default if drawn is None else drawn
+
+
+def shared(name: str) -> str | None:
+    """What was chosen last of what all pages share, here or on another page."""
+    known: str | None = st.session_state.get("workspace", {}).get(name)
+    return param(name) or known
+
+
+def arrive(own: Mapping[str, str]) -> None:
+    """Put what goes along from page to page into the address of a page that was just opened.
+
+    Args:
+        own: parameters of the page itself.
+    """
+    wanted = {**own, **{name: shared(name) or "" for name in sorted(SHARED)}}
+    missing = {k: v for k, v in wanted.items() if v and k not in st.query_params}
+    if missing:
+        st.query_params.update(missing)
+
+
+def carried(name: str) -> str | None:
+    """The same, put into the address of a page that has no widget for it: links hold all of it."""
+    known = shared(name)
+    if known and name not in st.query_params:
+        st.query_params[name] = known
+    return known
+
+
+def _remembered(name: str, decode: Callable[[str], T | None]) -> str | None:
+    """What was chosen on another page, if this page offers it as well."""
+    known: str | None = st.session_state.get("workspace", {}).get(name)
+    return known if known is not None and decode(known) is not None else None
 
 
 def _offered(value: Any, options: Sequence[Any]) -> bool:
@@ -165,8 +206,14 @@ def remembered_runs() -> list[str]:
     return list(st.session_state.get("chosen-runs", []))
 
 
+def know_looks(looks: Mapping[str, int]) -> None:
+    """Take over the looks that the service gave to runs: they are the same for everybody."""
+    known: dict[str, int] = st.session_state.setdefault("run-slots", {})
+    known.update({run_id: look % len(style.PALETTE) for run_id, look in looks.items()})
+
+
 def styles(run_ids: Sequence[str]) -> dict[str, style.RunStyle]:
-    """The looks of these runs; a run keeps its own through the session."""
+    """The looks of these runs: their own, unless two that are shown would have the same."""
     known: dict[str, int] = st.session_state.setdefault("run-slots", {})
     slots = style.run_slots(run_ids, known)
     for run_id, slot in slots.items():

@@ -513,6 +513,7 @@ def _summary_fields(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
         "model": row.model,
         "suite": row.suite,
         "seed": row.seed,
+        "look": row.look,
         "tags": row.tags,
         "archived": row.archived,
         "priority": row.priority,

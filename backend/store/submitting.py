@@ -165,6 +165,10 @@ def check_queue(connection: Connection, token_id: str, limit: int) -> None:
         )
 
 
+#: Newest runs that are looked through for one on the same suite.
+_RECENT = 500
+
+
 def insert_row(
     connection: Connection, spec: RunSpec | ImportedSpec, now: float, **values: Any
 ) -> str:
@@ -180,6 +184,7 @@ def insert_row(
             spec_sha256=spec.content_hash(),
             method=spec.method.kind,
             suite=spec.suite.id,
+            look=_next_look(connection, spec.suite.id),
             # One moment: created_at and queued_at of a new run are the same.
             created_at=now,
             queued_at=now,
@@ -190,6 +195,20 @@ def insert_row(
     )
     set_tags(connection, run_id, spec.tags)
     return run_id
+
+
+def _next_look(connection: Connection, suite: str) -> int:
+    """One more than the newest run on the suite has; two that come at once may have the same."""
+    newest = (
+        select(Run.suite, Run.look)
+        .where(Run.kind == "training")
+        .order_by(Run.created_at.desc(), Run.id.desc())
+        .limit(_RECENT)
+        .subquery()
+    )
+    found = connection.execute(select(func.max(newest.c.look)).where(newest.c.suite == suite))
+    last = found.scalar()
+    return 0 if last is None else int(last) + 1
 
 
 def set_tags(connection: Connection, run_id: str, tags: Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
 Fractions come in and percent is made by the axes alone. Every figure carries a description for
 people who do not see it (`alt_text`). The palette is Okabe and Ito's, without the yellow that
-vanishes on white.
+vanishes on white and the two that mark over- and under-confidence: Tol's indigo and wine stand for
+these, and a violet for the grey that looks like pink to some.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ UNDER = "#0072B2"
 FONT = '"Source Sans", "Source Sans 3", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'
 
 PALETTE = (
-    "#0072B2",
-    "#D55E00",
     "#009E73",
     "#CC79A7",
+    "#332288",
     "#E69F00",
     "#56B4E9",
+    "#882255",
     "#000000",
-    "#999999",
+    "#7766FF",
 )
 SYMBOLS = (
     "circle",

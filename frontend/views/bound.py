@@ -26,6 +26,7 @@ def main() -> None:
         "Runs on",
         name="suite",
         options={s.suite: f"{text.short_suite(s.suite)} ({s.runs:,})" for s in suites},
+        default=state.shared("suite"),
         always=True,
     )
     found = api.fetch(

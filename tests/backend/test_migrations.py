@@ -169,3 +169,20 @@ def test_downgrade__leaves_nothing(empty: Engine) -> None:
     with writing(empty) as connection:
         migrations.command.downgrade(migrations.config(connection), "base")
     assert inspect(empty).get_table_names() == ["alembic_version"]
+
+
+def test_upgrade__runs_that_are_there_get_looks_in_their_order(empty_url: str) -> None:
+    engine = open_engine(empty_url)
+    migrations.upgrade(engine)
+    store = Stores.on(engine)
+    ids = [store.runs.submit(spec_of(name=str(i))) for i in range(3)]
+    assert [run.look for run in store.runs.summaries(ids)] == [0, 1, 2]
+    with writing(engine) as connection:
+        context = MigrationContext.configure(connection)
+        with Operations.context(context):
+            op.execute("UPDATE runs SET look = 7")
+            op.drop_column("runs", "look")
+        connection.execute(text("UPDATE alembic_version SET version_num = '0010'"))
+    migrations.upgrade(engine)
+    assert [run.look for run in store.runs.summaries(ids)] == [0, 1, 2]
+    store.close()

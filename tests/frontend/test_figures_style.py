@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,12 +48,30 @@ def test_styles__a_known_run_keeps_its_own_when_others_come(
     assert {run: now[run] for run in before} == known
 
 
-def test_styles__palette_is_okabe_ito() -> None:
-    okabe_ito = {
-        "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-        "#999999",
-    }  # fmt: skip
-    assert set(figures.style.PALETTE) < okabe_ito
+def seen(colour: str, blind: int | None = None) -> np.ndarray[Any, Any]:
+    """A colour in linear RGB, as seen by nearly everybody or without one kind of cone."""
+    rgb = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    # Machado, Oliveira, Fernandes 2009, severity 1: protanopia and deuteranopia.
+    lacking = [
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+         [-0.003882, -0.048116, 1.051998]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+         [-0.011820, 0.042940, 0.968881]],
+    ]  # fmt: skip
+    light = linear if blind is None else np.clip(np.array(lacking[blind]) @ linear, 0, 1)
+    return np.asarray(
+        np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    )
+
+
+@pytest.mark.parametrize("blind", [None, 0, 1])
+def test_styles__no_run_looks_like_another_or_like_a_mark_of_confidence(blind: int | None) -> None:
+    style = figures.style
+    marks = {style.OVER, style.UNDER}
+    assert not marks & set(style.PALETTE)
+    for one, other in itertools.combinations([*style.PALETTE, *marks], 2):
+        assert np.abs(seen(one, blind) - seen(other, blind)).max() > 0.12, (one, other)
 
 
 def all_figures(

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from frontend import api
+from frontend.figures import style
 from tests.conftest import serving, spec_of
-from tests.frontend.conftest import pointed_at
+from tests.frontend.conftest import Service, pointed_at
 from tests.frontend.driving import listed, page, words
 
 #: More than a picker offers at once.
@@ -180,3 +182,32 @@ def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(
         offsets = [int(re.findall(r"offset=(-?\d+)", query)[0]) for query in asked()]
     news = len("news 0 ü\n".encode())
     assert offsets == [before, before + news, before + 2 * news, before + 3 * news]
+
+
+def test_workspace__runs_baseline_and_data_go_along(dashboard: Service) -> None:
+    runs = f"{dashboard.ids['FLYP']},{dashboard.ids['CaRot']}"
+    app = page("compare", ids=runs, baseline=dashboard.ids["CaRot"])
+    app.switch_page("views/calibration.py").run()
+    assert app.query_params["run"] == runs
+    assert app.query_params["baseline"] == dashboard.ids["CaRot"]
+    app.selectbox(key="url-dataset").select("sketch").run()
+    assert not app.exception
+    assert "data: sketch" in words(app)
+    app.switch_page("views/compare.py").run()
+    assert app.selectbox(key="url-baseline").value == dashboard.ids["CaRot"]
+    assert {"ids", "baseline", "dataset"} <= set(app.query_params)
+    # A link says otherwise, and is right.
+    other = page("compare", ids=runs, baseline=dashboard.ids["FLYP"])
+    assert other.selectbox(key="url-baseline").value == dashboard.ids["FLYP"]
+
+
+def test_workspace__a_run_has_the_colour_that_the_service_gave_it(dashboard: Service) -> None:
+    looks = {run.id: run.look for run in api.client().runs(limit=200).items}
+    one = {run: looks[run] for run in (dashboard.ids["FLYP"], dashboard.ids["CaRot"])}
+    assert len(set(one.values())) == 2
+    for run, look in one.items():
+        alone = words(page("shifts", run=run))
+        both = words(page("shifts", run=",".join(one)))
+        mark = f"background:{style.PALETTE[look % len(style.PALETTE)]}"
+        assert mark in alone
+        assert mark in both

@@ -101,7 +101,10 @@ class AuditPage(Frozen):
 
 
 #: Pages of the dashboard that can be saved.
-Page = Literal["overview", "runs", "run", "compare", "calibration", "frontier", "shifts", "spectra"]
+Page = Literal[
+    "overview", "runs", "run", "compare", "calibration", "decide", "frontier", "shifts", "spectra",
+    "bound", "plan",
+]  # fmt: skip
 
 
 class ViewSave(Frozen):

@@ -103,6 +103,9 @@ class RunSummary(Frozen):
     model: str
     suite: str
     seed: int
+    look: int = Field(
+        default=0, description="Place among the runs of its suite; what its colour is made from"
+    )
     tags: list[str]
     archived: bool = False
     priority: int = 0
