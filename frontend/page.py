@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -303,6 +304,22 @@ def progress_words(run: RunSummary) -> str:
     if p.eta_s is not None:
         words += f", {text.duration(p.eta_s)} left"
     return words
+
+
+def rest_words(run: RunSummary, whole_s: float | None, now: datetime | None = None) -> str:
+    """What is left of a working run over all its phases: its estimate less what has passed.
+
+    It is never less than what is left of the phase; empty where nothing is known.
+    """
+    left = run.progress.eta_s if run.progress is not None else None
+    if whole_s is not None and run.started_at is not None:
+        passed = text.elapsed_s(run.started_at, now) or 0.0
+        left = max(left or 0.0, whole_s - passed)
+        # Slower than the runs before it: how much slower, nobody knows.
+        return f"about {text.duration(left)}" if left > 0 else "any moment"
+    if left is None:
+        return ""
+    return f"{text.duration(left)} in this phase"
 
 
 def headline_cards(

@@ -1,4 +1,4 @@
-"""Overview: what works, what failed, the queue and the workers, and the newest result."""
+"""Overview: what works and how long it takes, what failed, and what the newest results say."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from calift_core.schema.wire.runs import RunSummary
 from calift_core.schema.wire.service import Stats, WorkerInfo
 from frontend import api, page, text
 from frontend.panels.evaluate import jobs
+from frontend.panels.home import findings
 from frontend.tables import Column, Table
 
 WORKING = ["QUEUED", "STARTING", "RUNNING", "CANCELLING"]
@@ -51,6 +52,7 @@ def _working(runs: list[RunSummary]) -> None:
             "phase": text.phase_mark(run.phase),
             "share": page.progress_share(run),
             "progress": page.progress_words(run),
+            "rest": _rest(run),
             "age": text.age(run.started_at or run.created_at),
         }
         for run in runs
@@ -61,6 +63,7 @@ def _working(runs: list[RunSummary]) -> None:
         Column("phase", "Status", "mark"),
         Column("share", "Done", "share"),
         Column("progress", "Progress"),
+        Column("rest", "Left, all phases"),
         Column("age", "Since"),
     ]
     opened, _ = page.grid(Table(columns, rows), key="working", caption="Working and queued runs")
@@ -68,17 +71,10 @@ def _working(runs: list[RunSummary]) -> None:
         st.switch_page("views/run.py", query_params={"id": runs[opened].id})
 
 
-def _failed(runs: list[RunSummary]) -> None:
-    for run in runs:
-        with st.container(border=True, gap="xsmall"):
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.page_link("views/run.py", label=text.md(run.name), query_params={"id": run.id})
-                st.html(
-                    f'<div class="calift-meta">{page.pill(run.phase)}'
-                    f"<span>{text.esc(run.reason or '')}</span>"
-                    f"<span>{text.age(run.finished_at)}</span></div>"
-                )
-            st.markdown(text.md_prose(run.message or "no message was left"))
+def _rest(run: RunSummary) -> str:
+    if run.phase == "QUEUED":
+        return ""
+    return page.rest_words(run, api.estimated_s(run.id, run.attempt))
 
 
 def _newest(run: RunSummary) -> None:
@@ -187,14 +183,6 @@ def live() -> None:
     working = api.fetch(
         "list the working runs", lambda: client.runs(phase=WORKING, limit=10), key="working"
     )
-    failed = api.fetch(
-        "list the failed runs", lambda: client.runs(phase=["FAILED"], limit=5), key="failed"
-    )
-    done = api.fetch(
-        "load the newest result",
-        lambda: client.runs(phase=["SUCCEEDED"], sort="-created", limit=5),
-        key="newest",
-    )
     if working.items:
         st.subheader("Working now", anchor=False)
         _working(working.items)
@@ -210,13 +198,34 @@ def live() -> None:
         for job in judging.items:
             jobs.status(job)
             st.page_link("views/run.py", label="Open", query_params={"id": job.id})
-    trained = [r for r in done.items if r.summary is not None and r.method != "zero_shot"]
-    newest = trained[0] if trained else next((r for r in done.items if r.summary), None)
-    if newest is not None:
-        _newest(newest)
+
+
+def results() -> None:
+    """The newest result and what the newest ones say; they come with finished runs alone."""
+    done = api.fetch(
+        "load the newest results",
+        lambda: api.client().runs(phase=["SUCCEEDED"], sort="-created", limit=20),
+        key="newest",
+    )
+    shown = [r for r in done.items if r.summary is not None]
+    trained = [r for r in shown if r.method != "zero_shot"]
+    if not shown:
+        return
+    findings.draw([*trained[:1], *(r for r in shown if r not in trained[:1])])
+    _newest(trained[0] if trained else shown[0])
+
+
+@st.fragment(run_every=5.0)
+def below() -> None:
+    """What failed, and the workers."""
+    client = api.client()
+    failed = api.fetch(
+        "list the failed runs", lambda: client.runs(phase=["FAILED"], limit=5), key="failed"
+    )
+    stats = api.fetch("load the workers", client.stats, key="stats")
     if failed.items:
         st.subheader("Failed", anchor=False)
-        _failed(failed.items)
+        findings.failed(failed.items)
     if stats.workers:
         st.subheader("Workers", anchor=False)
         _workers(stats.workers)
@@ -240,6 +249,8 @@ def main() -> None:
         st.page_link("views/new.py", label="New run", icon=":material/add_circle:")
         st.page_link("views/runs.py", label="All runs", icon=":material/list:")
     live()
+    results()
+    below()
 
 
 main()

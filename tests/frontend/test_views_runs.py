@@ -16,7 +16,23 @@ def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) 
     for name in ("CaRot (second seed)", "CaRot with a large batch", "CaRot on fashion-mnist"):
         assert name in said
     assert "out of memory" in said
+    assert "To mend it" in said
     assert "pp to zero-shot" in said
+    for title in ("Worst cell", "Largest over-confidence", "Who leads", "Forgotten"):
+        assert title in said
+    assert "points too sure" in said
+    assert "of what was right before" in said
+
+
+def test_overview__a_card_opens_its_evidence(dashboard: Service) -> None:
+    app = page("overview")
+    links = {x.proto.label: x.proto.query_string for x in app.get("page_link")}
+    run = dashboard.ids["CaRot"]
+    assert f"baseline={dashboard.ids['zero-shot']}" in links["Ledger and images"]
+    assert run in links["Compare them"]
+    assert "dataset=" in links["Its diagram and images"]
+    assert links["Change and run again"] == f"clone={dashboard.ids['failed']}"
+    assert app.button(key=f"retry-{dashboard.ids['failed']}").label == "Retry"
 
 
 def test_runs__lists_every_run_with_its_floor(dashboard: Service) -> None:
