@@ -139,6 +139,7 @@ class Cell:
                 "method": method,
                 "suite": self.bench.suite,
                 "train": train,
+                "evaluation": {"precision": "train"},
             }
         )
 
