@@ -38,7 +38,7 @@ from calift_core.schema.spec import RunSpec, parse_spec
 
 RECORDS = Path(__file__).parent / "records"
 SEEDS = tuple(range(5))
-LADDER = (1e-4, 3e-4, 1e-3)
+LADDER = (3e-5, 1e-4, 3e-4)
 BATCH = 64
 CORRUPTIONS = {
     "names": [
@@ -139,6 +139,7 @@ class Cell:
                 "method": method,
                 "suite": self.bench.suite,
                 "train": train,
+                "evaluation": {"precision": "train"},
             }
         )
 

@@ -190,22 +190,23 @@ def contender(
 def pair(ours: Contender, rival: Contender) -> tuple[str, str]:
     """The verdict of the protocol on two rows, and the numbers behind it."""
     found = make_verdict([ours, rival], sweep_id="study", name="study", seeds=SEEDS, complete=True)
-    if found.equal is None or not found.equal.sets:
-        why = "; ".join(f"{left.label}: {left.why}" for left in found.equal.left_out) if (
-            found.equal) else "no ladder"  # fmt: skip
-        return "not comparable", why
+    accuracy = {row.label: row.id_accuracy.mean for row in found.rows}
+    is_equal = found.equal is not None and bool(found.equal.sets)
+    if found.equal is not None and is_equal:
+        sets, at = found.equal.sets, f"at {100 * (found.equal.id_accuracy or 0):.1f} % ID accuracy"
+    else:
+        own, other = (100 * accuracy[c.label] for c in (ours, rival))
+        sets, at = found.sets, f"at own rates, {own:.1f} and {other:.1f} % ID accuracy"
     said, signs = [], []
-    for metric in ("nll", "squared"):
-        one = next(s for s in found.equal.sets if s.metric == metric)
-        (d,) = one.differences
+    for metric, unit in (("nll", 1.0), ("squared", 1e4)):
+        (d,) = next(one for one in sets if one.metric == metric).differences
         sign = 1 if d.label == ours.label else -1
-        low, high = sorted((sign * d.interval[0], sign * d.interval[1]))
-        unit = 1 if metric == "nll" else 1e4
-        said.append(f"{metric} {unit * sign * d.difference:+.3g} [{unit * low:+.3g}, "
-                    f"{unit * high:+.3g}]")  # fmt: skip
+        low, high = sorted(unit * sign * bound for bound in d.interval)
+        said.append(f"{metric} {unit * sign * d.difference:+.3g} [{low:+.3g}, {high:+.3g}]")
         signs.append(-1 if high < 0 else 1 if low > 0 else 0)
-    word = "better" if signs == [-1, -1] else "worse" if 1 in signs else "unresolved"
-    at = f"at {100 * (found.equal.id_accuracy or 0):.1f} % ID accuracy"
+    is_no_lower = is_equal or accuracy[ours.label] >= accuracy[rival.label]
+    is_better = signs == [-1, -1] and is_no_lower
+    word = "better" if is_better else "worse" if 1 in signs else "unresolved"
     return word, f"{at}: {'; '.join(said)}"
 
 

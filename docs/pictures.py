@@ -85,7 +85,6 @@ class Shot:
         return f"/{self.path}" + (f"?{query}" if query else "")
 
 
-_FOUR = "{Zero-shot},{FT},{FLYP},{CaRot}"
 _THREE = "{Zero-shot},{FLYP},{CaRot}"
 SHOTS = (
     Shot("overview", "overview", "Overview", {}),
@@ -93,19 +92,19 @@ SHOTS = (
     Shot("run", "run", "CaRot", {"id": "{CaRot}"}, charts=1),
     Shot("new", "new", "New run", {}),
     Shot("data", "data", "Data and models", {}),
-    Shot("compare", "compare", "Compare", {"ids": _FOUR, "baseline": "{Zero-shot}"}, charts=2),
+    Shot("compare", "compare", "Compare", {"ids": _THREE, "baseline": "{Zero-shot}"}, charts=2),
     Shot(
         "calibration",
         "calibration",
         "Calibration",
-        {"run": _THREE, "dataset": "contrast/5"},
+        {"run": _THREE, "dataset": "display"},
         charts=3,
     ),
     Shot(
         "slices",
         "calibration",
         "Calibration",
-        {"run": "{CaRot}", "view": "slices", "dataset": "fashion-mnist/test"},
+        {"run": "{CaRot}", "view": "slices", "dataset": "typefaces/test"},
         charts=1,
     ),
     Shot(
@@ -115,8 +114,8 @@ SHOTS = (
         {
             "run": "{CaRot}",
             "view": "calibrators",
-            "dataset": "contrast/5",
-            "with": "contrast/1,contrast/3,contrast/5,gaussian_noise/3,jpeg_compression/5",
+            "dataset": "display",
+            "with": "serif,mono,handwriting,blackletter,display",
         },
         charts=2,
     ),
@@ -124,12 +123,12 @@ SHOTS = (
         "audit",
         "calibration",
         "Calibration",
-        {"run": "{FLYP},{CaRot}", "view": "audit", "dataset": "fashion-mnist/test"},
+        {"run": "{FLYP},{CaRot}", "view": "audit", "dataset": "typefaces/test"},
         charts=1,
     ),
-    Shot("frontier", "frontier", "Frontier", {"run": _FOUR + ",{WiSE-FT}"}, charts=2),
-    Shot("shifts", "shifts", "Shifts", {"run": _FOUR, "metric": "ece"}, charts=2),
-    Shot("spectra", "spectra", "Spectra", {"run": _FOUR}, charts=2),
+    Shot("frontier", "frontier", "Frontier", {"run": _THREE + ",{WiSE-FT}"}, charts=2),
+    Shot("shifts", "shifts", "Shifts", {"run": _THREE, "metric": "ece"}, charts=2),
+    Shot("spectra", "spectra", "Spectra", {"run": _THREE}, charts=2),
 )
 
 _SETTLED = """() => document.querySelector('.calift-head h1')

@@ -57,13 +57,13 @@ def scores(confidence: float, accuracy: float, seed: int) -> SampleScores:
     return score_probs(np.stack([sure, 1 - sure], axis=1), np.where(right, 0, 1))
 
 
-def contender(label: str, *, ood_confidence: float) -> Contender:
-    """Two rates with rising ID accuracy; under shift 70 % right, as sure as it is told."""
+def contender(label: str, *, ood_confidence: float, rises: bool = True) -> Contender:
+    """Two rates, ID accuracy rising or not; under shift 70 % right, as sure as it is told."""
     units = np.array([f"image {i}" for i in range(N)])
 
     def run(lr: float, seed: int) -> JudgedRun:
         made: dict[str, Any] = {
-            "test": ("id", scores(0.85, 0.8 if lr < 1e-3 else 0.85, seed)),
+            "test": ("id", scores(0.85, 0.8 if rises == (lr < 1e-3) else 0.85, seed)),
             "serif": ("shift", scores(ood_confidence, 0.7, seed)),
         }
         sets = {
@@ -82,3 +82,11 @@ def test_pair__says_better_worse_or_unresolved_as_the_protocol_does(ours: float,
     said, why = study_tables.pair(contender("ours", ood_confidence=ours), rival)
     assert said == word, why
     assert "ID accuracy" in why
+
+
+def test_pair__that_shares_no_id_accuracy_is_read_at_own_rates() -> None:
+    falls = contender("ours", ood_confidence=0.7, rises=False)
+    rival = contender("rival", ood_confidence=0.9)
+    said, why = study_tables.pair(falls, rival)  # ours is at 80 % ID accuracy, the rival at 85 %
+    assert said == "unresolved", why
+    assert why.startswith("at own rates, 80.0 and 85.0 % ID accuracy")
