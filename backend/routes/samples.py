@@ -21,8 +21,9 @@ from backend.deps import (
 )
 from backend.routes.files import knows
 from backend.store.cursors import scope_of
-from calift_core.analysis.gallery import Order, Outcome, SampleFilter, compared_looks, hashes_of
+from calift_core.analysis.gallery import Order, SampleFilter, compared_looks, hashes_of
 from calift_core.data.duplicates import near_copies
+from calift_core.schema.wire.answers import Outcome
 from calift_core.schema.wire.results import (
     DoubtfulLabels,
     SampleHistory,

@@ -14,6 +14,7 @@ from calift_core.analysis.condition import Samples, matching
 from calift_core.calibration import Binning, SampleScores
 from calift_core.calibration.bins import Bools, Doubles, Ints
 from calift_core.errors import SpecError, UnknownNameError
+from calift_core.schema.wire.answers import Outcome
 from calift_core.schema.wire.results import (
     ClassProbability,
     Look,
@@ -23,9 +24,6 @@ from calift_core.schema.wire.results import (
 )
 
 Order = Literal["stored", "confidence", "gap", "nll", "change"]
-#: A sample's answer against the baseline's: right now and wrong before, wrong now and right before,
-#: right or wrong in both.
-Outcome = Literal["gained", "lost", "both", "neither"]
 #: Traits that are told of a column at most.
 _MOST_TRAITS = 10
 

@@ -23,11 +23,6 @@ def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
     assert "Of 8 data sets: lower on" in said
     assert said.count("may be best") >= 3
     assert "forgotten" in said
-    images = [x.proto for x in app.get("page_link") if x.proto.label.startswith("Images that were")]
-    assert all(f"against={base}" in link.query_string for link in images)
-    assert {"outcome=lost", "outcome=gained"} == {
-        part for link in images for part in link.query_string.split("&") if "outcome" in part
-    }
     assert "ID data: 1 data set, Shifts, mean: 3 data sets" in said
     app.session_state["url-metric"] = "ece"
     app.run()
@@ -39,6 +34,17 @@ def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
     assert not app.exception
     assert app.query_params["baseline"] == dashboard.ids["FLYP"]
     assert any("difference to FLYP" in alt for alt in charts_of(app))
+
+
+def test_compare__what_was_forgotten_opens_its_images(dashboard: Service) -> None:
+    app = page("compare", ids=three(dashboard), baseline=dashboard.ids["zero-shot"])
+    for outcome in ("lost", "gained"):
+        app.button(key=f"ledger-{outcome}").click().run()
+        assert not app.exception
+        asked = dict(part.split("=") for part in app.query_params["images"].split("&"))
+        assert asked["outcome"] == outcome
+        assert asked["against"] != asked["evaluation"]
+        assert "Images: " in words(app)
 
 
 def test_compare__one_run_is_too_few(dashboard: Service) -> None:

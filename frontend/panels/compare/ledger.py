@@ -8,6 +8,7 @@ import streamlit as st
 
 from calift_core.schema.wire.answers import LedgerSet
 from frontend import api, figures, page, state, text
+from frontend.panels import gallery
 from frontend.panels.compare.answers import waiting
 
 
@@ -60,24 +61,25 @@ def draw(
         data=found.model_dump_json,
         wide=True,
     )
-    _images(one, run, baseline)
+    _images(one)
     page.table(figures.ledger.sets_table(found.sets), caption="Gained and forgotten by data set")
 
 
-def _images(found: LedgerSet, run: str, baseline: str) -> None:
+def _images(found: LedgerSet) -> None:
+    """Buttons that open the images of an outcome, and the images."""
+    own, other = found.evaluation_id, found.against_id
+    if own is None or other is None:
+        return
     with st.container(horizontal=True, gap="small"):
         for outcome, words in (("lost", "forgotten"), ("gained", "gained")):
-            count = getattr(found, outcome)
-            if count:
-                st.page_link(
-                    "views/calibration.py",
-                    label=f"Images that were {words} ({text.count(count)})",
+            if count := getattr(found, outcome):
+                st.button(
+                    f"Images that were {words} ({text.count(count)})",
+                    key=f"ledger-{outcome}",
                     icon=":material/image:",
-                    # The page of images reads these two: which samples, and against which run.
-                    query_params={
-                        "run": run,
-                        "dataset": found.dataset,
-                        "outcome": outcome,
-                        "against": baseline,
-                    },
+                    on_click=gallery.open_samples,
+                    args=[gallery.Chosen(own, outcome=outcome, against=other)],
                 )
+    chosen = gallery.chosen_samples()
+    if chosen is not None and chosen.evaluation == own:
+        gallery.draw()
