@@ -29,8 +29,8 @@ from calift_core.home import calift_home
 from calift_core.schema.spec import RunSpec, parse_spec
 from calift_core.schema.wire.runs import RunDetail
 
-#: One rate for both, the highest that `benchmarks/study.py` tries; it chooses each method's own on
-#: ID validation.
+#: One rate for both, the highest that `benchmarks/study.py` tries: it chooses each method's own
+#: on ID validation.
 RATES = {"flyp": 3e-4, "carot": 3e-4}
 
 NOTE = (
