@@ -146,7 +146,7 @@ def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_s
     until(lambda: only(submit.is_enabled), what="the button to be enabled")
     box = tab.get_by_role("combobox", name="Corruptions")
     box.click()
-    box.fill("gausian_noise")
+    box.fill("gaussion_noise")  # no letters left out: no option is offered
     box.press("Enter")
     box.press("Escape")  # an open list hides the rest of the page from roles
     tab.get_by_text("Did you mean 'gaussian_noise'").first.wait_for()

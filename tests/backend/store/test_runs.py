@@ -185,7 +185,7 @@ def test_list__filters(store: Stores) -> None:
     assert found(text="50%") == {a}
     assert found(text="5_%") == set()
     assert found(text=b[:8]) == {b}
-    assert found(models=("calift-tiny/fashion-mnist",)) == {a, b}
+    assert found(models=("calift-tiny/typefaces",)) == {a, b}
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "%%%", "bnVsbA", "W10", "WzEsMl0", "é"])
