@@ -137,7 +137,7 @@ _SETTLED = """() => document.querySelector('.calift-head h1')
   && document.fonts.status === 'loaded'"""
 #: Plotly's charts and our own diagrams, which stand in shadow roots.
 _CHARTS = """() => document.querySelectorAll('[data-testid=stPlotlyChart] .main-svg').length
-  + [...document.querySelectorAll('[data-testid^=stBidiComponent] *')]
+  + [...document.querySelectorAll('[data-testid^=stBidiComponent]')]
     .filter((e) => e.shadowRoot?.querySelector('.diagram svg')).length"""
 _HEIGHT = """() => {
   const main = document.querySelector('[data-testid=stMain]');
