@@ -4,7 +4,7 @@
 
 FOLDER of the images is what `benchmarks/make_typefaces.py` wrote. About 20 minutes of one core; it
 goes on where it was. The last lines say the file's SHA-256, which belongs into
-`calift_core/shipped.py`, and the zero-shot accuracy in float32 and as it is shipped.
+`calift_core/packaged.py`, and the zero-shot accuracy in float32 and as it is shipped.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from calift_core.checks import Check
 from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.home import calift_home
 from calift_core.installed import as_typed, install_extra
+from calift_core.packaged import packaged
 from calift_core.schema.spec import TINY_SUITES
-from calift_core.shipped import shipped
 from calift_core.threads import usable_cores
 
 
@@ -130,7 +130,7 @@ def _weights() -> list[Check]:
         name = f"model calift-tiny, {suite}"
         if tiny_weights(calift_home(), suite) is not None:
             return Check(name, "ok", "here")
-        if shipped(suite) is not None:
+        if packaged(suite) is not None:
             return Check(name, "fail", "calift's own file is gone", "Install calift anew.")
         hint = "The first run that uses it pre-trains it; 2 minutes on 2 cores."
         return Check(name, "warn", "not pre-trained yet", hint)

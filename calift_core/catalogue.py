@@ -11,10 +11,10 @@ from calift_core.data.suites import SUITES
 from calift_core.data.suites.base import Family, variable_of
 from calift_core.errors import StorageError
 from calift_core.files import sha256_file
+from calift_core.packaged import packaged
 from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.spec import TINY_SUITES
 from calift_core.schema.wire.service import DatasetInfo, MethodInfo, ModelInfo
-from calift_core.shipped import shipped
 
 TINY = "calift-tiny"
 
@@ -116,7 +116,7 @@ def _tiny_model(home: Path, suite: str) -> ModelInfo:
         name=TINY,
         pretrained=suite,
         available=True,
-        detail="it comes with calift" if shipped(suite) else "pre-trained on this machine",
+        detail="it comes with calift" if packaged(suite) else "pre-trained on this machine",
         size_bytes=information.st_size,
         sha256=_hash_of(str(weights), information.st_mtime_ns),
     )
@@ -132,7 +132,7 @@ def _hash_of(path: str, _mtime_ns: int) -> str | None:
 
 def tiny_weights(home: Path, suite: str) -> Path | None:
     """The weights of `calift-tiny` for a suite: they came along, or were made here, if any."""
-    comes_along = shipped(suite)
+    comes_along = packaged(suite)
     if comes_along is not None:
         return comes_along.file if comes_along.file.is_file() else None
     index = home / "models" / TINY / f"{suite}.json"

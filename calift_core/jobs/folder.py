@@ -26,10 +26,10 @@ from calift_core.jobs.curves import Curves, Lines
 from calift_core.jobs.job import Job, Stop, demand_space, never, told, work_on
 from calift_core.jobs.tiny import ensure_tiny, pretraining_key, pretraining_spec, publish_tiny
 from calift_core.models.loading import TINY
+from calift_core.packaged import packaged
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import DoneRecord, Record
 from calift_core.schema.spec import RunSpec, load_spec
-from calift_core.shipped import shipped
 
 
 def run_job(
@@ -144,7 +144,7 @@ def run_in_folder(
 
 def _publisher(spec: RunSpec, folder: Path) -> Callable[[], None] | None:
     """Publishes a submitted pre-training if it is the one that `calift-tiny` stands for."""
-    is_made = ":" not in spec.suite.id and shipped(spec.suite.id) is None
+    is_made = ":" not in spec.suite.id and packaged(spec.suite.id) is None
     standard = pretraining_spec(spec.suite.id) if is_made else None
     if standard is None or standard.content_hash() != spec.content_hash():
         return None

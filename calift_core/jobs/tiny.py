@@ -19,10 +19,10 @@ from calift_core.files import atomic_write_bytes, atomic_write_json, sha256_file
 from calift_core.home import models_dir
 from calift_core.jobs.job import Job, Stop, never, work_on
 from calift_core.models.loading import TINY, TINY_CONFIG
+from calift_core.packaged import packaged
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import LogRecord, PhaseRecord, ProgressRecord, Record, ResumedRecord
 from calift_core.schema.spec import EvaluationSpec, ModelSpec, RunSpec, SuiteSpec, TrainSpec
-from calift_core.shipped import shipped
 
 
 def pretraining_spec(suite: str = "fashion-mnist") -> RunSpec:
@@ -80,7 +80,7 @@ def ensure_tiny(suite_id: str, *, stop: Stop = never) -> Iterator[Record]:
     Raises:
         ModelUnavailableError: `suite_id` is not a suite that has a pre-training part.
     """
-    if suite_id.endswith((".safetensors", ".pt", ".pth", ".bin")) or shipped(suite_id):
+    if suite_id.endswith((".safetensors", ".pt", ".pth", ".bin")) or packaged(suite_id):
         return
     spec = pretraining_spec(suite_id)
     try:
@@ -109,7 +109,7 @@ def ensure_tiny(suite_id: str, *, stop: Stop = never) -> Iterator[Record]:
 
 def tiny_is_current(spec: RunSpec, suite: Suite) -> bool:
     """Whether the weights that a pre-training spec would make are here already."""
-    if shipped(spec.suite.id):
+    if packaged(spec.suite.id):
         return True
     index = models_dir() / TINY / f"{spec.suite.id}.json"
     try:
@@ -127,7 +127,7 @@ def tiny_sha256(suite_id: str) -> str:
     Raises:
         ModelUnavailableError: there are none.
     """
-    comes_along = shipped(suite_id)
+    comes_along = packaged(suite_id)
     if comes_along is not None:
         return comes_along.sha256
     try:

@@ -46,7 +46,7 @@ from calift_core.models.hub import (
     unavailable,
     weights_of,
 )
-from calift_core.shipped import shipped
+from calift_core.packaged import packaged
 
 TINY = "calift-tiny"
 TINY_CONFIG = Path(__file__).with_name("calift_tiny.json")
@@ -90,7 +90,7 @@ def load_clip(
             file = tiny_weights(pretrained, models=models)
         else:
             file = fetch_weights(name, pretrained, tag) if tag else Path(pretrained)
-        comes_along = shipped(pretrained) if name == TINY else None
+        comes_along = packaged(pretrained) if name == TINY else None
         # Tokens that no caption of its pre-training has start from the same rows in every run.
         net = construct(made, torch.Generator().manual_seed(0) if comes_along else generator)
         if comes_along:
@@ -244,7 +244,7 @@ def tiny_weights(pretrained: str, *, models: Path | None = None) -> Path:
     """
     if pretrained.endswith((".safetensors", ".pt", ".pth", ".bin")):
         return Path(pretrained)
-    comes_along = shipped(pretrained)
+    comes_along = packaged(pretrained)
     if comes_along is not None:
         if not comes_along.file.is_file() or sha256_file(comes_along.file) != comes_along.sha256:
             raise ModelError(

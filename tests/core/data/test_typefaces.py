@@ -30,8 +30,8 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip, load_shipped, shrunk, weights_sha256
 from calift_core.models.zeroshot import TEMPLATES
+from calift_core.packaged import packaged
 from calift_core.schema.spec import SuiteSpec
-from calift_core.shipped import shipped
 
 #: SHA-256 of the pixels of every hundredth letter: what any machine must see.
 PIXELS = "65b5d21aa24bd9df2e93024f1f1413b7cdb1f59bc570c5500271c9d5a82b5762"
@@ -122,7 +122,7 @@ def clip() -> Clip:
 
 
 def test_shipped__weights_are_what_they_were_and_know_the_letters(suite: Suite, clip: Clip) -> None:
-    stored = shipped("typefaces")
+    stored = packaged("typefaces")
     assert stored is not None
     assert sha256_file(stored.file) == stored.sha256 == tiny_sha256("typefaces")
     assert stored.file.stat().st_size < 4_000_000

@@ -10,7 +10,7 @@ _SHA256 = {"typefaces": "1f5ea9d45a917868fd6350030eefaf062b8165bae9e5471cfc736b0
 
 
 @dataclass(frozen=True)
-class Shipped:
+class Packaged:
     """Weights in float16, with those rows of the token embedding that captions use.
 
     Attributes:
@@ -22,9 +22,9 @@ class Shipped:
     sha256: str
 
 
-def shipped(suite: str) -> Shipped | None:
+def packaged(suite: str) -> Packaged | None:
     """What comes with the package for a suite, if anything does."""
     if suite not in _SHA256:
         return None
     name = f"calift_tiny_{suite.replace('-', '_')}.safetensors"
-    return Shipped(Path(__file__).parent / "models" / name, _SHA256[suite])
+    return Packaged(Path(__file__).parent / "models" / name, _SHA256[suite])
