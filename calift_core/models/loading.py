@@ -382,7 +382,7 @@ def load_shipped(net: nn.Module, path: Path) -> None:
 
     Args:
         net: the model that they belong to.
-        path: see `Shipped`.
+        path: see `Packaged`.
 
     Raises:
         ModelError: they belong to another model.
