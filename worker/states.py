@@ -110,7 +110,12 @@ class StateKeeper:
     def _keep(self, step: int) -> None:
         folder = self._held(step) if self._held(step).is_dir() else self._source(step)
         files = sorted(path for path in folder.iterdir() if path.is_file())
-        files += [path for name in FILES if (path := self._folder / name).is_file()]
+        curves = [self._folder / name for name in FILES]
+        if not all(path.is_file() for path in curves):
+            # A runner makes them before its first checkpoint: the folder is being taken away. The
+            # next attempt would go on from a checkpoint without the curves up to it.
+            return
+        files += curves
         blobs = {path.name: self._put(path) for path in files}
         gone = self._names.put_state(
             self._run_id,
