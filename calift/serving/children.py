@@ -72,9 +72,13 @@ class Child:
                 raise ChildEndedError(f"{self._name} ended or took too long: {error}") from None
 
     def stop(self) -> None:
-        """End it for good."""
+        """End it for good, whatever it is doing."""
         self._closed = True
-        self._end()
+        process = self._process
+        if process is not None:
+            process.kill()  # who waits for its answer waits no longer
+        with self._lock:
+            self._end()
 
     def _ready(self) -> subprocess.Popen[bytes]:
         if self._closed:
