@@ -103,7 +103,7 @@ def serving_dashboard(
         yield Dashboard(url, api)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
