@@ -108,7 +108,9 @@ class Follower:
         Raises:
             FencedError: the attempt is not ours.
         """
-        self._lease.insist(self._write_pending)
+        # What is not stored is left for later, which is no error that `insist` would see.
+        while not self._lease.insist(self._write_pending):
+            time.sleep(self._limits.tick_s)
 
     def _take(self, records: list[Record]) -> None:
         self._records += records
