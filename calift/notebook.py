@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from calift_core.analysis.draws import Draws
 from calift_core.analysis.explorer import Explorer
@@ -24,6 +23,7 @@ from calift_core.calibration.bins import Norm, Scheme
 from calift_core.errors import DataError, PredictionsError, UnknownNameError
 from calift_core.schema.report import EceReport, EvaluationReport, Report
 from calift_core.schema.wire.results import Reliability
+from calift_core.shipping.choosing import read_report
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -162,16 +162,7 @@ def load(run: str | Path) -> LoadedRun | CalibratedClassifier:
         from calift_core.shipping.classifier import CalibratedClassifier
 
         return CalibratedClassifier.load(folder)
-    try:
-        report = Report.model_validate_json((folder / "report.json").read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{str(folder)!r} must be the folder of a finished run, got one without report.json.",
-            hint="`calift train SPEC --out FOLDER` makes one.",
-        ) from error
-    except (OSError, ValidationError) as error:
-        raise DataError(f"{str(folder / 'report.json')!r} cannot be read: {error}") from error
-    return LoadedRun(folder, report)
+    return LoadedRun(folder, read_report(folder))
 
 
 class LoadedRun:

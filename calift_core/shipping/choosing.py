@@ -26,6 +26,7 @@ from calift_core.calibration import (
     score_probs,
     softmax,
 )
+from calift_core.calibration.bins import Doubles, Floats
 from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.errors import DataError, PredictionsError, UnknownNameError
 from calift_core.files import atomic_write_json
@@ -148,10 +149,14 @@ def choose_calibrator(folder: Path, kind: str = AUTO) -> Choice:
     )
 
 
-def _scores(calibrator: Calibrator | None, predictions: Predictions) -> SampleScores:
-    logits = predictions.logits
+def calibrated(logits: Floats, calibrator: Calibrator | None) -> Doubles:
+    """Probabilities (N, C) of logits (N, C), the model's own where there is no calibrator."""
     probs = softmax(logits) if calibrator is None else calibrator.transform(logits)
-    return score_probs(probs, predictions.labels)
+    return np.asarray(probs, dtype=np.float64)
+
+
+def _scores(calibrator: Calibrator | None, predictions: Predictions) -> SampleScores:
+    return score_probs(calibrated(predictions.logits, calibrator), predictions.labels)
 
 
 def _simplest(scores: Mapping[str, SampleScores], best: str) -> str:

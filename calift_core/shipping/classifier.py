@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from calift_core.calibration import Calibrator, softmax
+from calift_core.calibration import Calibrator
 from calift_core.data.decode import decode, pixels_of
 from calift_core.data.images import Pixels
 from calift_core.data.loader import Normalise
@@ -22,7 +22,7 @@ from calift_core.methods.base import Classifier
 from calift_core.models.clip import Clip
 from calift_core.models.finished import is_exported, load_finished
 from calift_core.models.precision import Precision, autocast, resolve_device, resolve_precision
-from calift_core.shipping.choosing import read_choice
+from calift_core.shipping.choosing import calibrated, read_choice
 from calift_core.shipping.folder import read_exported
 from calift_core.shipping.promises import Promises
 
@@ -206,8 +206,7 @@ class CalibratedClassifier:
 
     def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """(B, C) probabilities of logits (B, C)."""
-        probs = softmax(logits) if self.calibrator is None else self.calibrator.transform(logits)
-        return np.asarray(probs, dtype=np.float64)
+        return calibrated(logits, self.calibrator)
 
 
 def _listed(images: Any) -> Iterable[Any]:

@@ -6,7 +6,7 @@ is scored here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from calift_core.calibration import (
     nll,
     reliability_curve,
     score_probs,
-    softmax,
 )
 from calift_core.calibration.diagrams import ReliabilityCurve
-from calift_core.predictions.read import read_metadata
-from calift_core.predictions.types import predictions_name
+from calift_core.predictions.read import read_metadata, read_predictions
+from calift_core.predictions.types import Predictions, predictions_name
 from calift_core.schema.report import EceReport, EvaluationReport, Report
+from calift_core.shipping.choosing import calibrated
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,24 @@ def judged(folder: Path, report: Report, calibrator: Calibrator | None) -> Itera
         yield _row(evaluation, _scores(path, calibrator))
 
 
+def stored_tests(
+    folder: Path, report: Report, *, roles: Sequence[str]
+) -> Iterator[tuple[EvaluationReport, Predictions]]:
+    """What a run was tested on in these roles, where all logits are stored.
+
+    Raises:
+        PredictionsError: a predictions file is missing or damaged.
+    """
+    for evaluation in report.evaluations:
+        path = folder / predictions_name(evaluation.dataset)
+        if evaluation.role in roles and read_metadata(path).storage == "full":
+            yield evaluation, read_predictions(path)
+
+
 def _scores(path: Path, calibrator: Calibrator | None) -> SampleScores:
     """Scores of a file, a few rows at a time."""
     parts = [
-        score_probs(
-            softmax(chunk.logits) if calibrator is None else calibrator.transform(chunk.logits),
-            chunk.labels,
-        )
+        score_probs(calibrated(chunk.logits, calibrator), chunk.labels)
         for chunk in logit_chunks(path)
     ]
     return SampleScores.concatenate(parts)

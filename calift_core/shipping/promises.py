@@ -8,21 +8,20 @@ guarantee where it does not hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from calift_core.calibration import Calibrator, score_probs, softmax
+from calift_core.calibration import Calibrator, score_probs
 from calift_core.calibration.conformal import Conformal, coverage_of, fit_conformal
 from calift_core.calibration.decisions import choose_threshold, keep
 from calift_core.errors import SpecError
-from calift_core.predictions.read import read_metadata, read_predictions
-from calift_core.predictions.types import predictions_name
+from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
-from calift_core.shipping.choosing import part_of
+from calift_core.shipping.choosing import calibrated, part_of
+from calift_core.shipping.judged import stored_tests
 
 #: Shares of errors among what is kept, and coverages of sets, that are promised.
 RISKS = (0.01, 0.02, 0.05, 0.1)
@@ -131,15 +130,16 @@ def promises_of(run: Path, report: Report, calibrator: Calibrator | None) -> Pro
     if not paths:
         return None
     own = read_predictions(paths[0])
-    probs = _calibrated(own.logits, calibrator)
+    probs = calibrated(own.logits, calibrator)
     scores = score_probs(probs, own.labels)
     chosen = {risk: choose_threshold(scores, risk=risk, level=LEVEL) for risk in RISKS}
     fitted = {c: fit_conformal(probs, own.labels, coverage=c) for c in COVERAGES}
     kept: dict[float, list[GivenThreshold]] = {risk: [] for risk in RISKS}
     covered: dict[float, list[GivenSets]] = {coverage: [] for coverage in COVERAGES}
-    for dataset, role, theirs, labels in _tested(run, report, calibrator):
+    for evaluation, predictions in stored_tests(run, report, roles=("id", "shift")):
+        theirs, labels = calibrated(predictions.logits, calibrator), predictions.labels
         found = score_probs(theirs, labels)
-        about = {"dataset": dataset, "role": role, "n": len(labels)}
+        about = {"dataset": evaluation.dataset, "role": evaluation.role, "n": len(labels)}
         for risk, threshold in chosen.items():
             if threshold is not None:
                 k = keep(found, threshold)
@@ -167,21 +167,3 @@ def promises_of(run: Path, report: Report, calibrator: Calibrator | None) -> Pro
             for coverage in COVERAGES
         ],
     )
-
-
-def _calibrated(logits: NDArray[np.float32], calibrator: Calibrator | None) -> NDArray[np.float64]:
-    probs = softmax(logits) if calibrator is None else calibrator.transform(logits)
-    return np.asarray(probs, dtype=np.float64)
-
-
-def _tested(
-    run: Path, report: Report, calibrator: Calibrator | None
-) -> Iterator[tuple[str, str, NDArray[np.float64], NDArray[np.int64]]]:
-    """Name, role, probabilities and labels of ID test data and shifts that store all logits."""
-    for evaluation in report.evaluations:
-        path = run / predictions_name(evaluation.dataset)
-        if evaluation.role == "corruption" or read_metadata(path).storage == "top_k":
-            continue
-        found = read_predictions(path)
-        probs = _calibrated(found.logits, calibrator)
-        yield evaluation.dataset, evaluation.role, probs, found.labels

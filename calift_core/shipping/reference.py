@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from calift_core.calibration import Calibrator, softmax
+from calift_core.calibration import Calibrator
 from calift_core.calibration.unlabelled import Judged, Labelled, judge_estimators
 from calift_core.errors import CheckpointError, DataError
 from calift_core.files import atomic_write_bytes
 from calift_core.models.finished import is_exported
-from calift_core.predictions.read import read_metadata, read_predictions
-from calift_core.predictions.types import predictions_name
+from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
-from calift_core.shipping.choosing import part_of, read_choice, read_report
+from calift_core.shipping.choosing import calibrated, part_of, read_choice, read_report
 from calift_core.shipping.folder import REFERENCE_NAME, read_exported
+from calift_core.shipping.judged import stored_tests
 
 #: Images of the ID validation part that are kept at most, drawn with a fixed seed.
 MOST = 5_000
@@ -51,8 +51,8 @@ def labelled(
     logits: NDArray[np.float32], labels: NDArray[np.int64], calibrator: Calibrator | None
 ) -> Labelled:
     """Confidences and hits of the likeliest classes of calibrated probabilities."""
-    probs = softmax(logits) if calibrator is None else calibrator.transform(logits)
-    return Labelled(probs.max(axis=1).astype(np.float64), probs.argmax(axis=1) == labels)
+    probs = calibrated(logits, calibrator)
+    return Labelled(probs.max(axis=1), probs.argmax(axis=1) == labels)
 
 
 def reference_of(run: Path, report: Report, calibrator: Calibrator | None) -> Reference:
@@ -72,12 +72,10 @@ def reference_of(run: Path, report: Report, calibrator: Calibrator | None) -> Re
     if len(own) > MOST:
         kept = np.sort(np.random.default_rng(0).choice(len(own), MOST, replace=False))
     logits, labels = own.logits[kept], own.labels[kept]
-    shifts = {}
-    for evaluation in report.evaluations:
-        path = run / predictions_name(evaluation.dataset)
-        if evaluation.role == "shift" and read_metadata(path).storage == "full":
-            found = read_predictions(path)
-            shifts[evaluation.dataset] = labelled(found.logits, found.labels, calibrator)
+    shifts = {
+        evaluation.dataset: labelled(found.logits, found.labels, calibrator)
+        for evaluation, found in stored_tests(run, report, roles=("shift",))
+    }
     judged = judge_estimators(labelled(logits, labels, calibrator), shifts)
     return Reference(own.metadata.dataset, logits, labels, judged)
 
