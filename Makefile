@@ -42,7 +42,7 @@ install: $(VENV)/.embedded
 shell: $(VENV)/.embedded
 	@. $(BIN)/activate && { "$${SHELL:-/bin/sh}" || true; }
 
-# One process a core; a file's tests stay together, because they share what is costly to make, and
+# A process a core and one more (tests/conftest.py); a file's tests stay together, because they share what is costly to make, and
 # the files in the order of tests/conftest.py.
 PYTEST_ARGS ?= -n logical --dist loadfile --no-loadscope-reorder $(if $(CI),--durations=20)
 test: $(VENV)/.dev

@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+from calift_core.threads import usable_cores
+
 CI = bool(os.environ.get("CI"))
 
 # Tests run one process a core, so threads of their own would only wait for each other; what a
@@ -63,6 +65,12 @@ LONG = (
     "tests/test_results_study.py",
     "tests/core/test_portable.py",
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: a third of the seconds of a test is waiting for a process."""
+    return usable_cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

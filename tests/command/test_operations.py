@@ -125,7 +125,7 @@ def test_doctor__of_a_clock_a_schema_and_a_port_that_are_wrong(
         taken.listen()
         monkeypatch.delenv("CALIFT_API_URL")
         monkeypatch.setenv("CALIFT_PORT", str(taken.getsockname()[1]))
-        monkeypatch.setattr("calift_core.client._PATIENCE_S", 1.0)
+        monkeypatch.setattr("calift_core.client.connection.PATIENCE_S", 1.0)
         monkeypatch.setattr(Client, "stats", _refused)
         found = checks(say("doctor", "--json", status=1))
     assert "is taken by something that is no calift API" in found["port of the API"]["detail"]

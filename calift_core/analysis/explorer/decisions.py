@@ -1,0 +1,186 @@
+"""What was forgotten, what to keep, how much to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from calift_core.analysis.budget import budget_of
+from calift_core.analysis.comparing import resamples_for, share
+from calift_core.analysis.deciding import kept_of
+from calift_core.analysis.explorer.scored import Scores
+from calift_core.analysis.ledger import ledger_of
+from calift_core.analysis.library import Subject
+from calift_core.calibration.decisions import choose_threshold
+from calift_core.errors import NotFoundError, UnknownNameError, UnpairedError
+from calift_core.predictions.read import shared_samples
+from calift_core.schema.wire.answers import Decision, KeptSet, Ledger, LedgerSet
+from calift_core.schema.wire.results import (
+    Budget,
+)
+
+
+class DecisionAnswers(Scores):
+    """Answers that a decision needs."""
+
+    def ledger(
+        self, run: str, against: str, *, datasets: Sequence[str] = (), step: float = 0.1
+    ) -> Ledger:
+        """What a run has gained and lost against another; see `ledger_of`.
+
+        Args:
+            run: a run that was tested.
+            against: another one, such as its zero-shot model.
+            datasets: names; none: all that both were tested on.
+            step: by how much a confidence must differ to have moved.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+            UnknownNameError: a data set that not both were tested on.
+        """
+        base = {s.source.dataset: s for s in self._library.tested(against)}
+        pairs = {
+            name: (s, base[name])
+            for s in self._library.tested(run)
+            if (name := s.source.dataset) in base
+        }
+        for name in datasets:
+            if name not in pairs:
+                raise UnknownNameError("data set of both runs", name, [n or "" for n in pairs])
+        sets, warnings = [], []
+        for name in datasets or pairs:
+            own, other = pairs[name]
+            try:
+                sets.append(self._ledger_set(own, other, step))
+            except (NotFoundError, UnpairedError) as error:
+                warnings.append(f"{name}: {error.message}")
+        return Ledger(
+            run=self._library.run(run),
+            against=self._library.run(against),
+            step=step,
+            sets=sets,
+            warnings=warnings,
+        )
+
+    def _ledger_set(self, own: Subject, other: Subject, step: float) -> LedgerSet:
+        sides = {"run": own, "base": other}
+
+        def make() -> dict[str, Any]:
+            files = {name: subject.open() for name, subject in sides.items()}
+            shared = share(
+                files, lambda name: self.scored(files[name], sides[name].temperature), ["accuracy"]
+            )
+            return ledger_of(shared, "run", "base", step=step)
+
+        # By their targets, and so without opening them: what was asked before costs nothing.
+        key = ("ledger", *((s.target, s.temperature) for s in sides.values()), step)
+        return LedgerSet(
+            dataset=own.source.dataset or own.open().metadata.dataset,
+            role=own.source.role or "id",
+            evaluation_id=own.source.evaluation_id,
+            against_id=other.source.evaluation_id,
+            **self._memory.remember("answers", key, make),
+        )
+
+    def decide(
+        self, run: str, *, risk: float, level: float = 0.95, datasets: Sequence[str] = ()
+    ) -> Decision:
+        """A threshold for at most so many errors among what is kept; see `choose_threshold`.
+
+        It is chosen on the run's ID calibration split alone, at the temperature that the run was
+        evaluated at, and shown on its ID data and on every shift.
+
+        Args:
+            run: a run that was tested.
+            risk: the largest share of errors among what is kept.
+            level: how often the promise holds.
+            datasets: names; none: all that the run was tested on.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+            NotFoundError: the run was not tested, or has no ID calibration split.
+            SpecError: risk or level is not in (0, 1).
+            UnknownNameError: a data set that the run was not tested on.
+        """
+        tested = {s.source.dataset or s.target: s for s in self._library.tested(run)}
+        if not tested:
+            raise self._library.untested(run)
+        for name in datasets:
+            if name not in tested:
+                raise UnknownNameError("data set of this run", name, tested)
+        first = next(iter(tested.values()))
+        split = self._library.fit_set(first, "threshold", (), oracle=False).files[0]
+        scores = self.scored(split, first.temperature)
+        threshold = choose_threshold(scores, risk=risk, level=level)
+
+        def kept(subject: Subject) -> KeptSet:
+            key = ("kept", subject.target, subject.temperature, threshold, risk)
+            found = self._memory.remember(
+                "answers",
+                key,
+                lambda: kept_of(self.scored(subject.open(), subject.temperature), threshold, risk),
+            )
+            return KeptSet(
+                dataset=subject.source.dataset or subject.target,
+                role=subject.source.role or "id",
+                evaluation_id=subject.source.evaluation_id,
+                **found,
+            )
+
+        return Decision(
+            run=self._library.run(run),
+            risk=risk,
+            level=level,
+            threshold=threshold,
+            chosen_on=KeptSet(
+                dataset=split.metadata.dataset,
+                role="id",
+                evaluation_id=None,
+                **kept_of(scores, threshold, risk),
+            ),
+            sets=[kept(tested[name]) for name in datasets or tested],
+        )
+
+    def budget(
+        self,
+        subject: Subject,
+        *,
+        difference: float,
+        metric: str = "ece",
+        against: Subject | None = None,
+        level: float = 0.95,
+        power: float = 0.8,
+    ) -> Budget:
+        """How many samples show a difference; see `budget_of`.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+            UnpairedError: the two share no samples.
+            SpecError: an argument is not valid.
+        """
+        file = subject.open()
+        beside = against.open() if against is not None else None
+        scores, clusters, paired = self.scored(file, subject.temperature), file.clusters, None
+        if against is not None and beside is not None:
+            in_a, in_b = shared_samples(file, beside)
+            scores = scores.take(in_a)
+            paired = self.scored(beside, against.temperature).take(in_b)
+            clusters = None if clusters is None else clusters[in_a]
+        asked = (metric, difference, level, power)
+        other = against and (against.target, beside and beside.digest)
+        return self._memory.remember(
+            "numbers",
+            ("budget", subject.target, file.digest, other, *asked),
+            lambda: budget_of(
+                scores,
+                subject.source,
+                metric=metric,
+                difference=difference,
+                against=paired,
+                against_source=against.source if against is not None else None,
+                clusters=clusters,
+                level=level,
+                power=power,
+                n_resamples=resamples_for(len(scores)),
+            ),
+        )

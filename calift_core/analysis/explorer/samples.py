@@ -1,0 +1,228 @@
+"""Single samples, and what they share."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+
+from calift_core.analysis.condition import Samples
+from calift_core.analysis.explorer.scored import Scores
+from calift_core.analysis.gallery import (
+    Order,
+    SampleFilter,
+    chosen,
+    contradicted,
+    described,
+    drawn,
+    ordered,
+    shared_traits,
+)
+from calift_core.analysis.library import PredictionsFile, Subject
+from calift_core.calibration.bins import Ints
+from calift_core.errors import NotFoundError, UnpairedError
+from calift_core.predictions.read import read_scores_at, read_top
+from calift_core.schema.wire.results import (
+    AS_EVALUATED,
+    AskedBinning,
+    DoubtfulLabels,
+    Sample,
+    SampleHistory,
+    SamplePage,
+    SampleTraits,
+    SeenSample,
+    SharedTrait,
+    Source,
+)
+
+
+class SampleAnswers(Scores):
+    """Samples one by one."""
+
+    def samples(
+        self,
+        subject: Subject,
+        wanted: SampleFilter,
+        binning: AskedBinning = AS_EVALUATED,
+        *,
+        against: Subject | None = None,
+        sort: Order = "stored",
+        descending: bool = False,
+        top: int = 5,
+        temperature: float | None = None,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> SamplePage:
+        """A page of samples one by one.
+
+        Args:
+            subject: whose samples.
+            wanted: which of them.
+            binning: of `wanted.bin`.
+            against: another model's predictions of the same samples, shown beside and compared to.
+            sort: see `ordered`.
+            descending: largest first.
+            top: how many of the most probable classes each sample comes with.
+            temperature: divides the subject's logits.
+            offset: samples before the page.
+            limit: samples on the page.
+
+        Raises:
+            PredictionsError: the predictions cannot be read.
+            SpecError: the condition, the bin or the order is not valid.
+            UnpairedError: `against` shares no samples.
+        """
+        file, samples, degrees = self._opened(subject, temperature)
+        beside = self._beside(file, against)
+        index = chosen(samples, wanted, binning.over(subject.binning), beside)
+        index = ordered(samples.scores, index, sort, descending=descending, beside=beside)
+        page = index[offset : offset + limit]
+        likely = read_top(file.path, page, top, degrees) if top and len(page) else []
+        return SamplePage(
+            source=subject.source,
+            against=against and against.source,
+            where=wanted.where or "",
+            sort=sort,
+            descending=descending,
+            temperature=degrees,
+            n=len(file),
+            n_matching=len(index),
+            offset=offset,
+            items=described(samples, page, likely, beside),
+        )
+
+    def traits(
+        self,
+        subject: Subject,
+        wanted: SampleFilter,
+        binning: AskedBinning = AS_EVALUATED,
+        *,
+        against: Subject | None = None,
+        temperature: float | None = None,
+    ) -> SampleTraits:
+        """What samples share that the rest of the data set does not; see `shared_traits`.
+
+        Raises:
+            PredictionsError: the predictions cannot be read.
+            SpecError: the condition or the bin is not valid.
+            UnpairedError: `against` shares no samples.
+        """
+        file, samples, degrees = self._opened(subject, temperature)
+        asked = binning.over(subject.binning)
+        other = against and (against.target, against.open().digest)
+
+        def make() -> tuple[int, list[SharedTrait]]:
+            index = chosen(samples, wanted, asked, self._beside(file, against))
+            return len(index), shared_traits(samples, index)
+
+        key = ("traits", file.digest, wanted, asked, other, degrees)
+        n, items = self._memory.remember("numbers", key, make)
+        return SampleTraits(source=subject.source, n=len(file), n_matching=n, items=items)
+
+    def history(self, subject: Subject, sample: str, *, run: str, top: int = 5) -> SampleHistory:
+        """What a run says of one image, on ID data and under each corruption of them.
+
+        Args:
+            subject: that has the sample; of a shift, which has images of its own, no other data set
+                is looked at.
+            sample: its id.
+            run: a run that was tested, the subject's or another.
+            top: how many of the most probable classes each answer comes with.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+            NotFoundError: there is no such sample, or no such run.
+        """
+        label, own = self.label_of(subject, sample), subject.source
+        name = subject.open().metadata.class_names[label]
+        items = []
+        for other in self._library.tested(run):
+            theirs = other.source
+            # An id is a picture's within its data and their corruptions; elsewhere it says nothing.
+            apart = "shift" in (own.role, theirs.role)
+            if apart and theirs.dataset != own.dataset:
+                continue
+            file = other.open()
+            found = np.flatnonzero(file.ids == sample)
+            if len(found) and file.metadata.class_names[file.labels[found[0]]] == name:
+                answer = self._one(file, found, other.temperature, top)
+                items.append(SeenSample(source=theirs, sample=answer))
+        return SampleHistory(source=self._library.run(run), sample=sample, items=items)
+
+    def _one(self, file: PredictionsFile, at: Ints, temperature: float, top: int) -> Sample:
+        """The sample at one position (1,), read without all the others."""
+        clusters = None if file.clusters is None else file.clusters[at]
+        alone = Samples(
+            scores=read_scores_at(file.path, at, temperature),
+            ids=file.ids[at],
+            class_names=file.metadata.class_names,
+            clusters=clusters,
+        )
+        likely = read_top(file.path, at, top, temperature) if top else []
+        return described(alone, np.zeros(1, dtype=np.int64), likely, None)[0]
+
+    def doubtful(
+        self, subject: Subject, *, threshold: float = 0.8, top: int = 5, limit: int = 50
+    ) -> DoubtfulLabels:
+        """Labels that this run and the others of its suite surely contradict; see `contradicted`.
+
+        Raises:
+            PredictionsError: predictions cannot be read.
+        """
+        file, samples, degrees = self._opened(subject, None)
+        every = [subject, *self._library.peers(subject)]
+        digests = tuple(s.open().digest for s in every)
+
+        def make() -> tuple[Ints, list[Source]]:
+            beside = []
+            for one in every:
+                with contextlib.suppress(UnpairedError):
+                    beside.append((self._beside(file, one), one.source))
+            answers = [answer for answer, _ in beside if answer is not None]
+            return contradicted(answers, threshold)[0], [source for _, source in beside]
+
+        key = ("doubtful", digests, threshold, degrees)
+        index, runs = self._memory.remember("numbers", key, make)
+        page = index[:limit]
+        likely = read_top(file.path, page, top, degrees) if top and len(page) else []
+        return DoubtfulLabels(
+            source=subject.source,
+            runs=runs,
+            threshold=threshold,
+            n=len(index),
+            items=described(samples, page, likely, None),
+        )
+
+    def to_look_at(
+        self,
+        subject: Subject,
+        wanted: SampleFilter,
+        binning: AskedBinning = AS_EVALUATED,
+        *,
+        against: Subject | None = None,
+        temperature: float | None = None,
+        most: int = 60,
+    ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+        """Ids and labels of chosen samples and of others, at most so many of each; see `drawn`."""
+        file, samples, _ = self._opened(subject, temperature)
+        beside = self._beside(file, against)
+        index = chosen(samples, wanted, binning.over(subject.binning), beside)
+
+        def named(part: Ints) -> list[tuple[str, int]]:
+            return [(str(file.ids[k]), int(file.labels[k])) for k in part.tolist()]
+
+        own, rest = drawn(index, len(file), most)
+        return named(own), named(rest)
+
+    def label_of(self, subject: Subject, sample: str) -> int:
+        """The class of the sample of this id.
+
+        Raises:
+            PredictionsError: the predictions cannot be read.
+            NotFoundError: there is no such sample.
+        """
+        file = subject.open()
+        found = np.flatnonzero(file.ids == sample)
+        if not len(found):
+            raise NotFoundError(f"{file.metadata.dataset} has no sample {sample[:200]!r}.")
+        return int(file.labels[found[0]])

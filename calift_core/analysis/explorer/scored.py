@@ -1,0 +1,124 @@
+"""Scores of stored predictions, at a temperature or through a calibrator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from calift_core.analysis.calibrators import (
+    calibrated_scores,
+    fit_calibrator,
+    read_to_fit,
+)
+from calift_core.analysis.condition import Samples
+from calift_core.analysis.gallery import (
+    Beside,
+)
+from calift_core.analysis.library import Library, PredictionsFile, Subject
+from calift_core.calibration import Calibrator, SampleScores
+from calift_core.calibration.registry import known
+from calift_core.errors import SpecError
+from calift_core.predictions.read import read_scores, shared_samples
+from calift_core.schema.wire.results import (
+    FittedCalibrator,
+)
+
+#: What scores of a file depend on besides its bytes: a temperature, or a calibrator's own key.
+Scored = float | tuple[str, ...]
+Fit = tuple[tuple[str, ...], Calibrator, FittedCalibrator]
+
+
+class Scores:
+    """What every question begins with."""
+
+    def __init__(self, library: Library) -> None:
+        self._library, self._memory = library, library.memory
+
+    def scored(self, file: PredictionsFile, temperature: float) -> SampleScores:
+        """Seven numbers a sample at a temperature."""
+        plain: SampleScores | None = self._memory.get("scores", (file.digest, 1.0))
+        return self._memory.remember(
+            "scores",
+            (file.digest, temperature),
+            lambda: read_scores(file.path, temperature, known=plain, decoded=file.decoded),
+        )
+
+    def _samples(self, file: PredictionsFile, temperature: float) -> Samples:
+        return Samples(
+            scores=self.scored(file, temperature),
+            ids=file.ids,
+            class_names=file.metadata.class_names,
+            clusters=file.clusters,
+        )
+
+    def _opened(
+        self, subject: Subject, temperature: float | None
+    ) -> tuple[PredictionsFile, Samples, float]:
+        file = subject.open()
+        degrees = temperature if temperature is not None else subject.temperature
+        return file, self._samples(file, degrees), degrees
+
+    def _beside(self, file: PredictionsFile, against: Subject | None) -> Beside | None:
+        if against is None:
+            return None
+        other = against.open()
+        return Beside.of(
+            len(file), self.scored(other, against.temperature), *shared_samples(file, other)
+        )
+
+    def _calibrator(self, subject: Subject, kind: str, fit_on: Sequence[str], oracle: bool) -> Fit:
+        reads_initial = known(kind).reads_initial
+        fit_set = self._library.fit_set(subject, kind, fit_on, oracle=oracle)
+        for file in fit_set.files:
+            need_logits(file)
+        key = (kind, fit_set.evaluation_id or "", *(file.digest for file in fit_set.files))
+        beside = self._library.beside(subject, fit_set.files[0]) if reads_initial else None
+        if beside is not None:
+            need_logits(beside)
+            key = (*key, f"beside {beside.digest}")
+
+        def fit() -> tuple[Calibrator, FittedCalibrator]:
+            return fit_calibrator(
+                kind,
+                [read_to_fit(f.path, n_files=len(fit_set.files)) for f in fit_set.files],
+                oracle=oracle,
+                evaluation_id=fit_set.evaluation_id,
+                initial=None if beside is None else read_to_fit(beside.path),
+            )
+
+        return (key, *self._memory.remember("fits", (*key, oracle), fit, long=True))
+
+    def _calibrated(
+        self,
+        subject: Subject,
+        file: PredictionsFile,
+        key: tuple[str, ...],
+        calibrator: Calibrator,
+    ) -> SampleScores:
+        initial = self._initial_of(subject, file, calibrator)
+        return self._memory.remember(
+            "scores",
+            (file.digest, key),
+            lambda: calibrated_scores(file.path, [calibrator], initial=initial)[0],
+            long=True,
+        )
+
+    def _initial_of(
+        self, subject: Subject, file: PredictionsFile, calibrator: Calibrator
+    ) -> Path | None:
+        """Where the initial model's predictions of a file's samples lie, for who reads them."""
+        return self._library.beside(subject, file).path if calibrator.reads_initial else None
+
+
+def need_logits(file: PredictionsFile) -> None:
+    """Refuse predictions that keep only the largest logits.
+
+    Raises:
+        SpecError: not all logits are stored.
+    """
+    if file.metadata.storage != "full":
+        raise SpecError(
+            f"a calibrator must have all logits of {file.metadata.dataset}, whose stored "
+            f"predictions keep the {file.metadata.k} largest of each sample.",
+            hint="Import or evaluate it again with all logits.",
+        )

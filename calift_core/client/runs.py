@@ -1,0 +1,279 @@
+"""Calls about runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from calift_core.client.connection import Connection, at
+from calift_core.errors import SpecError
+from calift_core.schema.report import Report
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.wire.operations import (
+    Bulk,
+    BulkAction,
+    BulkDone,
+    BulkFilter,
+)
+from calift_core.schema.wire.results import (
+    Evaluation,
+    Frontier,
+    Spectrum,
+)
+from calift_core.schema.wire.runs import (
+    Artifact,
+    LogPage,
+    Metrics,
+    RunClone,
+    RunDetail,
+    RunEvent,
+    RunPage,
+    RunPatch,
+    RunSubmit,
+    RunSummary,
+    SortKey,
+    Validation,
+)
+
+if TYPE_CHECKING:
+    pass
+
+Spec = RunSpec | Mapping[str, Any]
+
+
+def _spec_body(spec: Spec) -> dict[str, Any]:
+    return spec.model_dump(mode="json") if isinstance(spec, RunSpec) else dict(spec)
+
+
+class RunCalls(Connection):
+    """Runs, and what they say."""
+
+    def submit(
+        self,
+        spec: Spec,
+        *,
+        priority: int = 0,
+        max_attempts: int = 3,
+        idempotency_key: str | None = None,
+    ) -> RunDetail:
+        """Queue a run. With an own key, the same request gives the same run however often sent."""
+        body = RunSubmit(spec=_spec_body(spec), priority=priority, max_attempts=max_attempts)
+        return self._post_once("/runs", body, idempotency_key)
+
+    def validate(self, spec: Spec) -> Validation:
+        """A dry run: faults, what is missing on the service's machine, what it will cost."""
+        body = RunSubmit(spec=_spec_body(spec))
+        return self._read(self._send("POST", "/runs/validate", body=body), Validation)
+
+    def runs(
+        self,
+        *,
+        phase: Sequence[str] = (),
+        method: Sequence[str] = (),
+        model: Sequence[str] = (),
+        suite: Sequence[str] = (),
+        tag: Sequence[str] = (),
+        q: str = "",
+        archived: bool | None = False,
+        sort: SortKey = "-created",
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> RunPage:
+        """A page of runs. Lists filter by any of their values, `tag` by all, `q` by words.
+
+        Args:
+            phase: such as `RUNNING`.
+            method: such as `carot`.
+            model: `name/weights`.
+            suite: the ID data.
+            tag: tags that must all be there.
+            q: words in name, notes or id.
+            archived: None shows both kinds.
+            sort: a key; with `-` from the top down. Missing numbers come last.
+            cursor: `next_cursor` of the page before.
+            limit: at most 200.
+        """
+        return self._get(
+            "/runs",
+            RunPage,
+            phase=list(phase),
+            method=list(method),
+            model=list(model),
+            suite=list(suite),
+            tag=list(tag),
+            q=q,
+            archived="any" if archived is None else archived,
+            sort=sort,
+            cursor=cursor,
+            limit=limit,
+        )
+
+    def all_runs(self, **filters: Any) -> Iterator[RunSummary]:
+        """Every run that matches, page by page; the filters are those of `runs`."""
+        filters.setdefault("limit", 200)
+        cursor = None
+        while True:
+            page = self.runs(**{**filters, "cursor": cursor})
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def run(self, run_id: str) -> RunDetail:
+        """One run."""
+        return self._get(at("/runs", run_id), RunDetail)
+
+    def patch(
+        self,
+        run_id: str,
+        *,
+        name: str | None = None,
+        notes: str | None = None,
+        tags: Sequence[str] | None = None,
+        archived: bool | None = None,
+    ) -> RunDetail:
+        """Change what people may change; None leaves a field as it is."""
+        body = RunPatch(
+            name=name, notes=notes, tags=None if tags is None else list(tags), archived=archived
+        )
+        return self._read(self._send("PATCH", at("/runs", run_id), body=body), RunDetail)
+
+    def cancel(self, run_id: str) -> RunDetail:
+        """Ask a run to stop; repeatable."""
+        return self._post(at("/runs", run_id, "cancel"), None)
+
+    def retry(self, run_id: str) -> RunDetail:
+        """Queue a failed or cancelled run again."""
+        return self._post(at("/runs", run_id, "retry"), None)
+
+    def clone(
+        self,
+        run_id: str,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RunDetail:
+        """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
+        body = RunClone(name=name, changes=dict(changes or {}))
+        return self._post_once(at("/runs", run_id, "clone"), body, idempotency_key)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run that does not work, with its files."""
+        self._send("DELETE", at("/runs", run_id))
+
+    def wait(
+        self, run_id: str, poll_s: float = 1.0, *, timeout_s: float | None = None
+    ) -> RunDetail:
+        """Wait until a run has ended, and return it, whatever its end.
+
+        A service that is away for less than a minute is waited for.
+
+        Raises:
+            TimeoutError: `timeout_s` seconds went by.
+        """
+        return self._wait(lambda: self.run(run_id), f"run {run_id}", poll_s, timeout_s)
+
+    def metrics(
+        self,
+        run_id: str,
+        *,
+        names: Sequence[str] = (),
+        since_step: int = -1,
+        max_points: int | None = None,
+    ) -> Metrics:
+        """Curves after a step, thinned to `max_points` with their extremes kept."""
+        return self._get(
+            at("/runs", run_id, "metrics"),
+            Metrics,
+            names=list(names),
+            since_step=since_step,
+            max_points=max_points,
+        )
+
+    def events(self, run_id: str, *, after: int = 0) -> Iterator[RunEvent]:
+        """Events as they happen, until the run ends. A dropped connection is taken up again."""
+        return self._events(at("/runs", run_id, "events"), after)
+
+    def events_after(self, run_id: str, after: int = 0, limit: int = 200) -> list[RunEvent]:
+        """The events after an id, by polling instead of one long answer."""
+        return self._get(
+            at("/runs", run_id, "events", "history"), list[RunEvent], after=after, limit=limit
+        )
+
+    def checkpoints(self, run_id: str) -> list[Artifact]:
+        """Stored checkpoints."""
+        return self._get(at("/runs", run_id, "checkpoints"), list[Artifact])
+
+    def artifacts(self, run_id: str) -> list[Artifact]:
+        """Stored files."""
+        return self._get(at("/runs", run_id, "artifacts"), list[Artifact])
+
+    def download_artifact(self, run_id: str, name: str, path: str | os.PathLike[str]) -> Path:
+        """Download a file; what arrives is checked against its SHA-256.
+
+        Raises:
+            StorageError: the file cannot be written, or what arrived is damaged.
+        """
+        return self._download(at("/runs", run_id, "artifacts", *name.split("/")), path)
+
+    def logs(
+        self, run_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None
+    ) -> LogPage:
+        """A piece of the log from a byte offset; a negative one counts from the end.
+
+        With `tail`, the last so many lines instead, as far as they are within `limit` bytes.
+        """
+        return self._get(
+            at("/runs", run_id, "logs"), LogPage, offset=offset, limit=limit, tail=tail
+        )
+
+    def run_evaluations(self, run_id: str) -> list[Evaluation]:
+        """A run's evaluations in the order they were made."""
+        return self._get(at("/runs", run_id, "evaluations"), list[Evaluation])
+
+    def spectra(self, run_id: str) -> list[Spectrum]:
+        """Singular values by step; the finished model's last."""
+        return self._get(at("/runs", run_id, "spectra"), list[Spectrum])
+
+    def report(self, run_id: str) -> Report:
+        """`report.json` of a finished run."""
+        return self._get(at("/runs", run_id, "report"), Report)
+
+    def frontier(self, run_id: str) -> Frontier:
+        """The path of a WiSE-FT run between the zero-shot model and the fine-tuned one.
+
+        Raises:
+            ServiceError: with status 404 when the run measured none.
+        """
+        return self._get(at("/runs", run_id, "frontier"), Frontier)
+
+    def change_runs(
+        self,
+        action: BulkAction,
+        *,
+        ids: Sequence[str] | None = None,
+        filter: BulkFilter | None = None,
+        tags: Sequence[str] = (),
+    ) -> BulkDone:
+        """Cancel, retry, archive, tag or delete many runs, each by the rules of a single one.
+
+        Args:
+            action: `tag` and `untag` take `tags`; `delete` needs the scope admin.
+            ids: the runs; or
+            filter: which runs, in the words of `runs`.
+            tags: to add or to take away.
+
+        Raises:
+            SpecError: neither or both of `ids` and `filter`, or tags where they mean nothing.
+        """
+        given = None if ids is None else list(ids)
+        try:
+            body = Bulk(action=action, ids=given, filter=filter, tags=list(tags))
+        except ValidationError as error:
+            raise SpecError("; ".join(e["msg"] for e in error.errors())) from error
+        return self._read(self._send("POST", "/runs/bulk", body=body), BulkDone)

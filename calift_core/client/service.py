@@ -1,0 +1,155 @@
+"""Calls about the service: catalogue, workers, views, tokens, sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from calift_core.client.connection import Connection, at
+from calift_core.schema.wire.operations import (
+    AuditPage,
+    PruneAsked,
+    Pruned,
+    SavedView,
+    TokenInfo,
+    TokenMade,
+    TokenMake,
+    ViewSave,
+)
+from calift_core.schema.wire.service import (
+    DatasetInfo,
+    Health,
+    MethodInfo,
+    ModelInfo,
+    Opened,
+    Ready,
+    Stats,
+    SuiteRuns,
+    Visitor,
+    WorkerInfo,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+class ServiceCalls(Connection):
+    """The service itself."""
+
+    def methods(self) -> list[MethodInfo]:
+        """Methods with the JSON schema of their options."""
+        return self._get("/methods", list[MethodInfo])
+
+    def models(self) -> list[ModelInfo]:
+        """Models that are known by name."""
+        return self._get("/models", list[ModelInfo])
+
+    def datasets(self) -> list[DatasetInfo]:
+        """Suites, and which of them are on the service's machine."""
+        return self._get("/datasets", list[DatasetInfo])
+
+    def suites(self, *, phase: Sequence[str] = ()) -> list[SuiteRuns]:
+        """The suites of the runs in any of these phases, that of the newest run first."""
+        return self._get("/suites", list[SuiteRuns], phase=list(phase))
+
+    def workers(self) -> list[WorkerInfo]:
+        """Workers that have reported in."""
+        return self._get("/workers", list[WorkerInfo])
+
+    def stats(self) -> Stats:
+        """The overview's numbers."""
+        return self._get("/stats", Stats)
+
+    def drain_worker(self, worker_id: str) -> WorkerInfo:
+        """Have a worker take no run after the one that it works on."""
+        return self._read(self._send("POST", at("/workers", worker_id, "drain")), WorkerInfo)
+
+    def resume_worker(self, worker_id: str) -> WorkerInfo:
+        """Have a drained worker take runs again."""
+        return self._read(self._send("POST", at("/workers", worker_id, "resume")), WorkerInfo)
+
+    def views(self, *, page: str | None = None) -> list[SavedView]:
+        """Saved views, of one page of the dashboard or of all, the newest first."""
+        return self._get("/views", list[SavedView], page=page)
+
+    def view(self, view_id: str) -> SavedView:
+        """One saved view."""
+        return self._get(at("/views", view_id), SavedView)
+
+    def save_view(self, view: ViewSave) -> SavedView:
+        """Keep a page of the dashboard under a short address, `/v/ID`."""
+        return self._read(self._send("POST", "/views", body=view), SavedView)
+
+    def delete_view(self, view_id: str) -> None:
+        """Forget a saved view."""
+        self._send("DELETE", at("/views", view_id))
+
+    def tokens(self) -> list[TokenInfo]:
+        """One's own tokens; an admin sees everybody's."""
+        return self._get("/tokens", list[TokenInfo])
+
+    def make_token(self, token: TokenMake) -> TokenMade:
+        """Make a token for somebody; its text is in the answer and nowhere else."""
+        return self._read(self._send("POST", "/tokens", body=token), TokenMade)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Make a token worthless; repeatable."""
+        self._send("DELETE", at("/tokens", token_id))
+
+    def audit_log(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        """Who did what to which object, the newest first; for admins."""
+        return self._get(
+            "/audit",
+            AuditPage,
+            actor=actor,
+            action=action,
+            target=target,
+            before=before,
+            limit=limit,
+        )
+
+    def prune(self, asked: PruneAsked, *, preview: bool = False) -> Pruned:
+        """Remove what is old, or with `preview` only say what that would be; for admins."""
+        path = "/retention/preview" if preview else "/retention"
+        return self._read(self._send("POST", path, body=asked), Pruned)
+
+    def visitor(self) -> Visitor:
+        """Whose token or session this client has, and what it may do."""
+        return self._get("/sessions/current", Visitor)
+
+    def open_session(self) -> Opened:
+        """Log in: a session with this client's token, or with a link's code, which is used up."""
+        return self._read(self._send("POST", "/sessions"), Opened)
+
+    def end_session(self) -> None:
+        """Log out."""
+        self._send("DELETE", "/sessions/current")
+
+    def make_link(self) -> Opened:
+        """A code that logs in to the dashboard once, at `/enter?code=…`."""
+        return self._read(self._send("POST", "/sessions/links"), Opened)
+
+    def health(self) -> Health:
+        """Whether the service lives; needs no token."""
+        return self._get("/health", Health)
+
+    def server_date(self) -> str | None:
+        """What the service's clock says, to a second, as HTTP writes it; None: it does not say."""
+        date: str | None = self._send("GET", "/health").headers.get("date")
+        return date
+
+    def ready(self) -> Ready:
+        """Whether database, tables, broker and artifact store answer; needs no token.
+
+        Raises:
+            ServiceError: with status 503 and what does not answer.
+        """
+        return self._get("/readyz", Ready)
