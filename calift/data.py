@@ -31,7 +31,9 @@ def data() -> None:
 def inspect(
     source: Annotated[
         str,
-        typer.Argument(help="As suite.id names it: a suite, a path, manifest:FILE, wds:FOLDER."),
+        typer.Argument(
+            help="As suite.id names it: a suite, a path, manifest:FILE, wds:FOLDER, hf:FOLDER."
+        ),
     ],
     as_json: JsonFlag = False,
 ) -> None:

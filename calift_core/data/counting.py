@@ -16,6 +16,7 @@ from calift_core.data.listing import (
 )
 from calift_core.data.suites import OFF, named_suite, shift_images
 from calift_core.data.suites.base import Counted
+from calift_core.data.suites.huggingface import hub_name_of
 from calift_core.errors import DataError, DataUnavailableError, SpecError
 from calift_core.schema.spec import SuiteSpec
 
@@ -100,7 +101,8 @@ def count_suite(spec: SuiteSpec, budget: Budget | None = None) -> SuiteCounts:
     try:
         found = family.count(wanted)
     except DataUnavailableError as error:
-        fetched = wanted.path is None and family.fetchable(None) == family.name
+        usual = wanted.path is None or hub_name_of(spec.id) is not None
+        fetched = usual and family.fetchable(wanted.path) == family.name
         absent.append(Absent("#/suite/id", str(error), fetched))
         found = family.published(wanted)
         basis = "published sizes, as the data is not here"
@@ -125,7 +127,8 @@ def count_suite(spec: SuiteSpec, budget: Budget | None = None) -> SuiteCounts:
         try:
             shifts[name] = count_shift(name, uri, found.classes, budget)
         except DataUnavailableError as error:
-            absent.append(Absent(pointer, f"the shift {name!r}: {error}"))
+            fetched = hub_name_of(uri) is not None
+            absent.append(Absent(pointer, f"the shift {name!r}: {error}", fetched))
         except TooManyFilesError as error:
             basis += f"; the shift {name!r} is unknown: there are {error.message}"
         except (DataError, SpecError) as error:

@@ -81,7 +81,7 @@ _BARE_PATH = re.compile(r"^(/|~|\.{1,2}/|[A-Za-z]:[\\/])")
 
 
 #: What a path is behind, and the endings of files by which a bare path is told.
-_PLACES = ("folder:", "manifest:", "wds:")
+_PLACES = ("folder:", "manifest:", "wds:", "hf:")
 _MANIFEST = re.compile(r"\.(csv|jsonl|ndjson|parquet)(#[^/]*)?$", re.IGNORECASE)
 
 
@@ -99,8 +99,8 @@ def absolute_uri(value: str) -> str:
     """The same data, named so that it is found from any folder."""
     uri = as_uri(value)
     kind, _, path = uri.partition(":")
-    if f"{kind}:" not in _PLACES or not path:
-        return uri
+    if f"{kind}:" not in _PLACES or not path or (kind == "hf" and not _BARE_PATH.match(path)):
+        return uri  # a named suite, or a name of the hub
     return f"{kind}:{Path(path).expanduser().absolute()}"
 
 
@@ -109,7 +109,10 @@ def name_of_uri(uri: str) -> str:
     kind, _, path = uri.partition(":")
     if f"{kind}:" not in _PLACES:
         return PurePath(uri).name
-    place, _, domain = path.partition("#") if kind == "manifest" else (path, "", "")
+    place, _, domain = path.partition("#") if kind in ("manifest", "hf") else (path, "", "")
+    if kind == "hf":  # behind `#` are columns, and perhaps a split
+        chosen = dict(one.partition("=")[::2] for one in domain.split(","))
+        domain = chosen.get("split", "")
     return domain or (PurePath(place).stem if kind == "manifest" else PurePath(place).name)
 
 
@@ -223,13 +226,14 @@ class SuiteSpec(Frozen):
         title="ID data",
         description="A named suite (typefaces, imagenet, pacs:photo, …), NAME:PATH where it "
         "lies elsewhere, folder:PATH with class folders, manifest:FILE (CSV, Parquet or JSON "
-        "lines), wds:FOLDER with shards, or domains:PATH#DOMAIN",
+        "lines), wds:FOLDER with shards, hf:FOLDER or hf:NAME (Hugging Face), or "
+        "domains:PATH#DOMAIN",
     )
     shifts: Annotated[dict[str, str], AfterValidator(shift_names)] = Field(
         default_factory=dict,
         title="Shifts",
-        description="name → folder:PATH, manifest:FILE or wds:FOLDER of the same classes under "
-        "another distribution; none: do without a shift that the suite has itself",
+        description="name → folder:PATH, manifest:FILE, wds:FOLDER or hf:FOLDER of the same "
+        "classes under another distribution; none: do without a shift that the suite has itself",
     )
     corruptions: CorruptionSpec = Field(default_factory=CorruptionSpec, title="Corruptions")
     class_names: dict[str, str] = Field(

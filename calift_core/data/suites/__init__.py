@@ -12,6 +12,7 @@ from calift_core.data.suites.cifar import Cifar, CifarC
 from calift_core.data.suites.domains import DOMAIN_SUITES, Domains
 from calift_core.data.suites.fashion import FashionMnist
 from calift_core.data.suites.folders import Folder
+from calift_core.data.suites.huggingface import HuggingFace
 from calift_core.data.suites.imagenet import ImageNet, ImageNetC
 from calift_core.data.suites.manifests import ManifestFile
 from calift_core.data.suites.shards import Shards
@@ -37,6 +38,7 @@ UNNAMED: dict[str, Family] = {
     "domains": Domains(),
     "manifest": ManifestFile(),
     "wds": Shards(),
+    "hf": HuggingFace(),
 }
 #: How those are written.
 _FORMS = {
@@ -44,10 +46,11 @@ _FORMS = {
     "domains": "domains:PATH#DOMAIN",
     "manifest": "manifest:FILE",
     "wds": "wds:FOLDER",
+    "hf": "hf:FOLDER",
 }
 
 #: Those that a shift may be.
-SHIFTED = ("folder", "manifest", "wds")
+SHIFTED = ("folder", "manifest", "wds", "hf")
 
 #: The value in `suite.shifts` that leaves out a shift which the suite has by itself.
 OFF = "none"
@@ -65,7 +68,7 @@ def parse_suite_id(text: str) -> SuiteId:
         return SuiteId(name, _path(rest))
     if name not in SUITES and (name not in UNNAMED or name == "folder"):
         raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()])
-    if name in ("manifest", "wds") and not rest.partition("#")[0]:
+    if name in ("manifest", "wds", "hf") and not rest.partition("#")[0]:
         raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
     has_domains = family_of(name).has_domains
     place, _, domain = rest.partition("#")
