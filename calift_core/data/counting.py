@@ -117,7 +117,10 @@ def count_suite(spec: SuiteSpec, budget: Budget | None = None) -> SuiteCounts:
         return SuiteCounts(basis=basis, absent=tuple(absent), problems=tuple(problems))
     basis = "; ".join([basis, *found.notes])
     limits = {str(part): n for part, n in spec.limits.items()}
-    parts = {part: min(n, limits.get(part, n)) for part, n in found.parts.items()}
+    sizes = dict(found.parts)
+    if "train" in sizes:
+        sizes["train"] = found.training(spec.n_shot, len(family.classes) or None)
+    parts = {part: min(n, limits.get(part, n)) for part, n in sizes.items()}
     shifts: dict[str, int | None] = dict(found.shifts)
     for name, uri in spec.shifts.items():
         if uri == OFF:

@@ -257,6 +257,21 @@ class SuiteSpec(Frozen):
         title="Limits",
         description="At most this many images of a part, a fixed subset by path hash",
     )
+    n_shot: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        title="Images per class",
+        description="Train on at most this many images of each class, the same ones for every "
+        "method; none: all",
+    )
+    n_shot_seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**32,
+        title="Seed of those images",
+        description="Another seed takes other images",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -563,6 +578,7 @@ class ResourcesSpec(Frozen):
 
 #: Fields that came after runs had been stored: at these values a spec's hash is as it was before.
 _ADDED_LATER: dict[str, dict[str, Any]] = {
+    "suite": {"n_shot": None, "n_shot_seed": 0},
     "evaluation": {"precision": "train", "perturbed_calibration": False},
     "train": {"activation_checkpointing": False, "draft_decoding": False},
 }

@@ -113,9 +113,12 @@ def load_suite(spec: SuiteSpec) -> Suite:
     found = family.load(wanted)
     for note in found.notes:
         log.warning("%s", note)
+    own = found.parts
+    if spec.n_shot is not None and "train" in own:
+        own = own | {"train": own["train"].of_each_class(spec.n_shot, spec.n_shot_seed)}
     parts = {
         part: images.limited(spec.limits.get(part), part)  # type: ignore[call-overload]
-        for part, images in found.parts.items()
+        for part, images in own.items()
     }
     shifts = found.shifts | {
         shift: load_shift(shift, uri, found.classes)
