@@ -17,6 +17,7 @@ from calift_core.data.suites.imagenet import ImageNet, ImageNetC
 from calift_core.data.suites.manifests import ManifestFile
 from calift_core.data.suites.shards import Shards
 from calift_core.data.suites.typefaces import Typefaces
+from calift_core.data.suites.wilds import WILDS_SUITES
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.spec import CorruptionSpec, SuiteSpec
 
@@ -31,6 +32,7 @@ SUITES: dict[str, Family] = {
     "cifar10-c": CifarC("cifar10"),
     "cifar100-c": CifarC("cifar100"),
     **DOMAIN_SUITES,
+    **WILDS_SUITES,
 }
 #: What anybody may have, by the words before a path.
 UNNAMED: dict[str, Family] = {
