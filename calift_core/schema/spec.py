@@ -99,6 +99,9 @@ def absolute_uri(value: str) -> str:
     """The same data, named so that it is found from any folder."""
     uri = as_uri(value)
     kind, _, path = uri.partition(":")
+    if kind == "torchvision":
+        name, _, root = path.partition(":")
+        return f"{kind}:{name}:{Path(root).expanduser().absolute()}" if root else uri
     if f"{kind}:" not in _PLACES or not path or (kind == "hf" and not _BARE_PATH.match(path)):
         return uri  # a named suite, or a name of the hub
     return f"{kind}:{Path(path).expanduser().absolute()}"
@@ -107,6 +110,8 @@ def absolute_uri(value: str) -> str:
 def name_of_uri(uri: str) -> str:
     """What a shift is called where only its place is said: its domain, or its folder or file."""
     kind, _, path = uri.partition(":")
+    if kind == "torchvision":
+        return path.partition(":")[0].lower()
     if f"{kind}:" not in _PLACES:
         return PurePath(uri).name
     place, _, domain = path.partition("#") if kind in ("manifest", "hf") else (path, "", "")
@@ -226,14 +231,15 @@ class SuiteSpec(Frozen):
         title="ID data",
         description="A named suite (typefaces, imagenet, pacs:photo, …), NAME:PATH where it "
         "lies elsewhere, folder:PATH with class folders, manifest:FILE (CSV, Parquet or JSON "
-        "lines), wds:FOLDER with shards, hf:FOLDER or hf:NAME (Hugging Face), or "
-        "domains:PATH#DOMAIN",
+        "lines), wds:FOLDER with shards, hf:FOLDER or hf:NAME (Hugging Face), "
+        "torchvision:NAME:ROOT, or domains:PATH#DOMAIN",
     )
     shifts: Annotated[dict[str, str], AfterValidator(shift_names)] = Field(
         default_factory=dict,
         title="Shifts",
-        description="name → folder:PATH, manifest:FILE, wds:FOLDER or hf:FOLDER of the same "
-        "classes under another distribution; none: do without a shift that the suite has itself",
+        description="name → folder:PATH, manifest:FILE, wds:FOLDER, hf:FOLDER or "
+        "torchvision:NAME:ROOT of the same classes under another distribution; none: do without a "
+        "shift that the suite has itself",
     )
     corruptions: CorruptionSpec = Field(default_factory=CorruptionSpec, title="Corruptions")
     class_names: dict[str, str] = Field(

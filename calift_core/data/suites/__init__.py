@@ -16,6 +16,7 @@ from calift_core.data.suites.huggingface import HuggingFace
 from calift_core.data.suites.imagenet import ImageNet, ImageNetC
 from calift_core.data.suites.manifests import ManifestFile
 from calift_core.data.suites.shards import Shards
+from calift_core.data.suites.torchvision import Torchvision, known_kind
 from calift_core.data.suites.typefaces import Typefaces
 from calift_core.data.suites.wilds import WILDS_SUITES
 from calift_core.errors import SpecError, UnknownNameError
@@ -41,6 +42,7 @@ UNNAMED: dict[str, Family] = {
     "manifest": ManifestFile(),
     "wds": Shards(),
     "hf": HuggingFace(),
+    "torchvision": Torchvision(),
 }
 #: How those are written.
 _FORMS = {
@@ -49,10 +51,11 @@ _FORMS = {
     "manifest": "manifest:FILE",
     "wds": "wds:FOLDER",
     "hf": "hf:FOLDER",
+    "torchvision": "torchvision:NAME:ROOT",
 }
 
 #: Those that a shift may be.
-SHIFTED = ("folder", "manifest", "wds", "hf")
+SHIFTED = ("folder", "manifest", "wds", "hf", "torchvision")
 
 #: The value in `suite.shifts` that leaves out a shift which the suite has by itself.
 OFF = "none"
@@ -68,6 +71,11 @@ def parse_suite_id(text: str) -> SuiteId:
     name, _, rest = text.partition(":")
     if name in ("folder", "wds") and rest:
         return SuiteId(name, _path(rest))
+    if name == "torchvision":
+        kind, _, root = rest.partition(":")
+        if not (kind and root):
+            raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
+        return SuiteId(name, _path(root), known_kind(kind))
     if name not in SUITES and (name not in UNNAMED or name == "folder"):
         raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()])
     if name in ("manifest", "wds", "hf") and not rest.partition("#")[0]:

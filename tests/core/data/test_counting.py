@@ -288,8 +288,7 @@ def test_corruptions__a_misspelt_one_is_refused_with_the_nearest_name() -> None:
 
 def test_shift__a_value_that_names_no_folder_is_a_problem(pacs: Path) -> None:  # noqa: F811
     (problem,) = of(f"folder:{pacs}/photo", shifts={"art": "art"}).problems
-    expected = "expected folder:PATH, manifest:FILE, wds:FOLDER or hf:FOLDER, got 'art'"
-    assert expected in problem.message
+    assert "hf:FOLDER or torchvision:NAME:ROOT, got 'art'" in problem.message
     with pytest.raises(DataError, match="expected folder:PATH"):
         raise DataError(problem.message)
 
