@@ -81,17 +81,19 @@ _BARE_PATH = re.compile(r"^(/|~|\.{1,2}/|[A-Za-z]:[\\/])")
 
 
 #: What a path is behind, and the endings of files by which a bare path is told.
-_PLACES = ("folder:", "manifest:", "wds:", "hf:")
+_PLACES = ("folder:", "manifest:", "wds:", "zip:", "hf:")
 _MANIFEST = re.compile(r"\.(csv|jsonl|ndjson|parquet)(#[^/]*)?$", re.IGNORECASE)
 
 
 def as_uri(value: str) -> str:
     """A bare path with its kind: what begins with `/`, `~`, `./`, `../` or a drive's letter.
 
-    A table's is `manifest:FILE`, any other `folder:PATH`.
+    A table's is `manifest:FILE`, a zip's `zip:FILE`, any other `folder:PATH`.
     """
     if not _BARE_PATH.match(value):
         return value
+    if value.lower().endswith(".zip"):
+        return f"zip:{value}"
     return f"manifest:{value}" if _MANIFEST.search(value) else f"folder:{value}"
 
 
@@ -118,7 +120,7 @@ def name_of_uri(uri: str) -> str:
     if kind == "hf":  # behind `#` are columns, and perhaps a split
         chosen = dict(one.partition("=")[::2] for one in domain.split(","))
         domain = chosen.get("split", "")
-    return domain or (PurePath(place).stem if kind == "manifest" else PurePath(place).name)
+    return domain or (PurePath(place).stem if kind in ("manifest", "zip") else PurePath(place).name)
 
 
 def shift_names(shifts: dict[str, str]) -> dict[str, str]:
@@ -231,13 +233,13 @@ class SuiteSpec(Frozen):
         title="ID data",
         description="A named suite (typefaces, imagenet, pacs:photo, …), NAME:PATH where it "
         "lies elsewhere, folder:PATH with class folders, manifest:FILE (CSV, Parquet or JSON "
-        "lines), wds:FOLDER with shards, hf:FOLDER or hf:NAME (Hugging Face), "
+        "lines), wds:FOLDER with shards, zip:FILE, hf:FOLDER or hf:NAME (Hugging Face), "
         "torchvision:NAME:ROOT, or domains:PATH#DOMAIN",
     )
     shifts: Annotated[dict[str, str], AfterValidator(shift_names)] = Field(
         default_factory=dict,
         title="Shifts",
-        description="name → folder:PATH, manifest:FILE, wds:FOLDER, hf:FOLDER or "
+        description="name → folder:PATH, manifest:FILE, wds:FOLDER, zip:FILE, hf:FOLDER or "
         "torchvision:NAME:ROOT of the same classes under another distribution; none: do without a "
         "shift that the suite has itself",
     )

@@ -19,6 +19,7 @@ from calift_core.data.suites.shards import Shards
 from calift_core.data.suites.torchvision import Torchvision, known_kind
 from calift_core.data.suites.typefaces import Typefaces
 from calift_core.data.suites.wilds import WILDS_SUITES
+from calift_core.data.suites.zips import Zip
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.spec import CorruptionSpec, SuiteSpec
 
@@ -41,6 +42,7 @@ UNNAMED: dict[str, Family] = {
     "domains": Domains(),
     "manifest": ManifestFile(),
     "wds": Shards(),
+    "zip": Zip(),
     "hf": HuggingFace(),
     "torchvision": Torchvision(),
 }
@@ -50,12 +52,13 @@ _FORMS = {
     "domains": "domains:PATH#DOMAIN",
     "manifest": "manifest:FILE",
     "wds": "wds:FOLDER",
+    "zip": "zip:FILE",
     "hf": "hf:FOLDER",
     "torchvision": "torchvision:NAME:ROOT",
 }
 
 #: Those that a shift may be.
-SHIFTED = ("folder", "manifest", "wds", "hf", "torchvision")
+SHIFTED = ("folder", "manifest", "wds", "zip", "hf", "torchvision")
 
 #: The value in `suite.shifts` that leaves out a shift which the suite has by itself.
 OFF = "none"
@@ -69,7 +72,7 @@ def parse_suite_id(text: str) -> SuiteId:
         SpecError: a path or a domain is missing, or is not for this suite.
     """
     name, _, rest = text.partition(":")
-    if name in ("folder", "wds") and rest:
+    if name in ("folder", "wds", "zip") and rest:
         return SuiteId(name, _path(rest))
     if name == "torchvision":
         kind, _, root = rest.partition(":")
@@ -78,7 +81,7 @@ def parse_suite_id(text: str) -> SuiteId:
         return SuiteId(name, _path(root), known_kind(kind))
     if name not in SUITES and (name not in UNNAMED or name == "folder"):
         raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()])
-    if name in ("manifest", "wds", "hf") and not rest.partition("#")[0]:
+    if name in ("manifest", "wds", "zip", "hf") and not rest.partition("#")[0]:
         raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
     has_domains = family_of(name).has_domains
     place, _, domain = rest.partition("#")
