@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from backend.artifacts import ArtifactStore
 from backend.problems import HttpError
 from backend.store.stores import Stores
-from backend.submission import SCAN_ENTRIES, SCAN_SECONDS, Submission, check_text, path_of
+from backend.submission import SCAN_ENTRIES, SCAN_SECONDS, Submission, check_text
 from calift_core.data.job_counting import JobCounts, Judgeable, count_job
 from calift_core.data.listing import Budget
 from calift_core.errors import NotFoundError, SpecError
@@ -82,9 +82,7 @@ class EvaluationSubmission:
         sources |= {f"folders/{i}": uri for i, uri in enumerate(spec.folders)}
         sources |= {f"suites/{i}": uri for i, uri in enumerate(spec.suites)}
         for place, uri in sources.items():
-            path = path_of(uri)
-            if path is not None:
-                yield from self._submission.path_refusals(f"#/{place}", path)
+            yield from self._submission.source_refusals(f"#/{place}", uri)
 
     def _judgeable(self, run_id: str) -> Judgeable | str:
         """A run that can be judged, or a sentence on why it cannot."""

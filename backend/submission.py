@@ -19,6 +19,7 @@ from calift_core import catalogue
 from calift_core.data.counting import SuiteCounts
 from calift_core.data.listing import Budget
 from calift_core.data.suites import parse_suite_id
+from calift_core.data.suites.huggingface import hub_name_of, is_cached
 from calift_core.data.workload import Pace, count_images
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema.evaluation_job import is_job_id
@@ -142,9 +143,7 @@ class Submission:
             f"suite/shifts/{name}": uri for name, uri in spec.suite.shifts.items()
         }
         for place, uri in folders.items():
-            path = path_of(uri)
-            if path is not None:
-                yield from self.path_refusals(place, path)
+            yield from self.source_refusals(place, uri)
         yield from self._remote_refusals(spec.model)
         if spec.model.name.endswith(".json"):
             yield from self.path_refusals("model/name", spec.model.name)
@@ -206,6 +205,19 @@ class Submission:
                 yield place, f"the run {run_id} must have SUCCEEDED, it is {phase}"
             elif self._store.runs.get(run_id).method == "imported":
                 yield place, f"the run {run_id} is imported predictions and has no weights"
+
+    def source_refusals(self, place: str, uri: str) -> Iterator[tuple[str, str]]:
+        """Why a suite or a shift may not be read by this service: its place and a sentence."""
+        path, name = path_of(uri), hub_name_of(uri)
+        if path is not None:
+            yield from self.path_refusals(place, path)
+        elif name is not None and not (self._settings.allow_remote_models or is_cached(name)):
+            yield (
+                place,
+                f"the data set {name} is not among those that this service has, so it would be "
+                "downloaded. Downloads are off here: CALIFT_ALLOW_REMOTE_MODELS=1 allows them, or "
+                "name what `save_to_disk` wrote as hf:FOLDER.",
+            )
 
     def path_refusals(self, place: str, text: str) -> Iterator[tuple[str, str]]:
         """Why a path may not be read by this service, if it may not: its place and a sentence."""
@@ -311,4 +323,4 @@ def path_of(uri: str) -> str | None:
         path = parse_suite_id(uri).path
     except SpecError:
         return None  # nothing is read by a name that no suite has
-    return None if path is None else str(path)
+    return None if path is None or hub_name_of(uri) is not None else str(path)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from calift.console import JsonFlag, err, out, print_json
+from calift.relabelling import doubtful, relabel
 from calift_core.errors import DataError
 
 if TYPE_CHECKING:
+    from calift_core.analysis.copies import Worth
     from calift_core.data.duplicates import Overlap, Seen
     from calift_core.data.images import ImageSet
     from calift_core.data.suites.load import Suite
 
 app = typer.Typer(no_args_is_help=True, help="Look at data before anything runs on it.")
+app.command()(doubtful)
+app.command()(relabel)
 
 _SHOWN = 5
 
@@ -31,17 +37,27 @@ def data() -> None:
 def inspect(
     source: Annotated[
         str,
-        typer.Argument(help="As suite.id names it: a suite, a path, manifest:FILE, wds:FOLDER."),
+        typer.Argument(
+            help="As suite.id names it: a suite, a path, manifest:FILE, wds:FOLDER, hf:FOLDER."
+        ),
     ],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a finished run: what copies are worth, by its stored predictions."
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Count a source by part and class, and find unreadable files and copies between parts.
 
     Exit status 1 if an image cannot be read. Every image is decoded once.
     """
+    from calift_core.analysis.copies import judged_sets
     from calift_core.data.suites.load import load_suite
     from calift_core.schema.spec import SuiteSpec, absolute_uri
 
+    judged = {} if run is None else judged_sets(run)
     suite = load_suite(SuiteSpec(id=absolute_uri(source)))
     sets = {name: s for name, s in (suite.parts | suite.shifts).items() if len(s)}
     seen = _look_at_all(sets)
@@ -51,12 +67,12 @@ def inspect(
         "classes": list(suite.classes),
         "notes": list(suite.notes),
         "sets": {name: _described(images, suite, seen[name]) for name, images in sets.items()},
-        "overlaps": [_as_json(o) for o in overlaps],
+        "overlaps": [_as_json(o, judged) for o in overlaps],
     }
     if as_json:
         print_json(found)
     else:
-        _show(found, overlaps)
+        _show(found)
     n_wrong = sum(len(s.unreadable) for s in seen.values())
     if n_wrong and not as_json:
         raise DataError(f"{n_wrong:,} images cannot be decoded")
@@ -104,7 +120,11 @@ def _described(images: ImageSet, suite: Suite, seen: Seen) -> dict[str, Any]:
     }
 
 
-def _as_json(o: Overlap) -> dict[str, Any]:
+def _as_json(o: Overlap, judged: Mapping[str, Path]) -> dict[str, Any]:
+    from calift_core.analysis.copies import worth_of
+
+    ids = {mine for mine, _ in o.exact + o.near}
+    worth = worth_of(judged[o.name], ids) if o.name in judged else None
     return {
         "set": o.name,
         "in": o.other,
@@ -112,19 +132,31 @@ def _as_json(o: Overlap) -> dict[str, Any]:
         "exact": [list(pair) for pair in o.exact],
         "near": [list(pair) for pair in o.near],
         "moves_accuracy_at_most": o.share,
-        "sentence": _sentence(o),
+        "worth": None if worth is None else asdict(worth),
+        "sentence": _sentence(o, worth),
     }
 
 
-def _sentence(o: Overlap) -> str:
+def _sentence(o: Overlap, worth: Worth | None) -> str:
+    n = len(o.exact) + len(o.near)
+    kinds = f"({len(o.exact):,} equal, {len(o.near):,} nearly)"
+    if worth is None:
+        return (
+            f"{n:,} of {o.n:,} {o.name} images are copies of {o.other} images {kinds}: without "
+            f"them accuracy on {o.name} differs by at most {100 * o.share:.1f} points"
+        )
+    rest = (
+        "there is no other image"
+        if worth.without is None
+        else f"without them accuracy is {100 * worth.without:.1f} %, not {100 * worth.accuracy:.1f}"
+    )
     return (
-        f"{len(o.exact) + len(o.near):,} of {o.n:,} {o.name} images are copies of {o.other} images "
-        f"({len(o.exact):,} equal, {len(o.near):,} nearly): without them accuracy on {o.name} "
-        f"differs by at most {100 * o.share:.1f} points"
+        f"{worth.copies:,} of the {worth.n:,} {o.name} images that the run was judged on are "
+        f"copies of {o.other} images {kinds}; {rest}"
     )
 
 
-def _show(found: Mapping[str, Any], overlaps: list[Overlap]) -> None:
+def _show(found: Mapping[str, Any]) -> None:
     sets = found["sets"]
     table = Table("class", *sets, "for example")
     for name in found["classes"]:
@@ -138,9 +170,9 @@ def _show(found: Mapping[str, Any], overlaps: list[Overlap]) -> None:
     for one in sets.values():
         for sentence in one["unreadable"][:_SHOWN]:
             out.print(sentence, markup=False)
-    for o in overlaps:
-        out.print(f"{_sentence(o)}.", markup=False)
-        for mine, theirs in (o.exact + o.near)[:_SHOWN]:
+    for o in found["overlaps"]:
+        out.print(f"{o['sentence']}.", markup=False)
+        for mine, theirs in (o["exact"] + o["near"])[:_SHOWN]:
             out.print(f"  {mine} is {theirs}", markup=False)
-    if not overlaps:
+    if not found["overlaps"]:
         out.print("No image is in two parts.", markup=False)

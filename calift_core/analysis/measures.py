@@ -147,6 +147,7 @@ MEASURES: dict[str, Kind] = {
     "smooth_ece": Kind("Smooth ECE", calibration.smooth_ece, has_floor=True),
     "ks_error": Kind("KS calibration error", calibration.ks_error, has_floor=True),
     "mean_per_class_accuracy": Kind("Mean per-class accuracy", calibration.mean_per_class_accuracy),
+    "macro_f1": Kind("Macro-F1", calibration.macro_f1),
     "aurc": Kind("AURC", calibration.aurc),
     "risk_at_coverage_80": Kind(
         "Error rate at 80 % coverage", partial(calibration.risk_at_coverage, coverage=0.8)

@@ -72,7 +72,8 @@ def evaluate_all(
     Returns:
         n, accuracy, nll (nats), brier, ece and ece_equal_width (see `ece_report`),
         ece_batch_averaged, mce, smooth_ece, classwise_ece, ks_error, aurc, mean_confidence,
-        mean_per_class_accuracy, top5_accuracy (None when C ≤ 5), overconfidence, underconfidence.
+        mean_per_class_accuracy, macro_f1, top5_accuracy (None when C ≤ 5), overconfidence,
+        underconfidence.
 
     Raises:
         SpecError: n_resamples < 1.
@@ -113,6 +114,7 @@ def evaluate_scores(
         "aurc": measures.aurc(top),
         "mean_confidence": float(scores.confidences.mean()),
         "mean_per_class_accuracy": measures.mean_per_class_accuracy(scores),
+        "macro_f1": measures.macro_f1(scores),
         "top5_accuracy": measures.top_k_accuracy(scores, k=5) if n_classes > 5 else None,
         "overconfidence": over,
         "underconfidence": under,

@@ -62,6 +62,21 @@ def mean_per_class_accuracy(scores: SampleScores) -> float:
     return float((hits[counts > 0] / counts[counts > 0]).mean())
 
 
+def macro_f1(scores: SampleScores) -> float:
+    """Return the unweighted mean, over the classes that occur, of each class's F1.
+
+    F1 is 2·TP / (images of the class + images called so): the harmonic mean of precision and
+    recall, and 0 for a class that nothing was rightly called. A class that no label has does not
+    count, though predictions of it lower the others' recall [WILDS, Koh et al. 2021, for iWildCam].
+    """
+    n_classes = int(max(scores.labels.max(), scores.predicted.max())) + 1
+    counts = np.bincount(scores.labels, minlength=n_classes)
+    called = np.bincount(scores.predicted, minlength=n_classes)
+    hits = np.bincount(scores.labels, weights=scores.correct, minlength=n_classes)
+    occurs = counts > 0
+    return float((2 * hits[occurs] / (counts + called)[occurs]).mean())
+
+
 def nll(scores: SampleScores) -> float:
     """Return the mean negative log-likelihood in nats.
 

@@ -16,6 +16,7 @@ from calift_core.data.listing import (
 )
 from calift_core.data.suites import OFF, named_suite, shift_images
 from calift_core.data.suites.base import Counted
+from calift_core.data.suites.huggingface import hub_name_of
 from calift_core.errors import DataError, DataUnavailableError, SpecError
 from calift_core.schema.spec import SuiteSpec
 
@@ -100,7 +101,8 @@ def count_suite(spec: SuiteSpec, budget: Budget | None = None) -> SuiteCounts:
     try:
         found = family.count(wanted)
     except DataUnavailableError as error:
-        fetched = wanted.path is None and family.fetchable(None) == family.name
+        usual = wanted.path is None or hub_name_of(spec.id) is not None
+        fetched = usual and family.fetchable(wanted.path) == family.name
         absent.append(Absent("#/suite/id", str(error), fetched))
         found = family.published(wanted)
         basis = "published sizes, as the data is not here"
@@ -115,7 +117,10 @@ def count_suite(spec: SuiteSpec, budget: Budget | None = None) -> SuiteCounts:
         return SuiteCounts(basis=basis, absent=tuple(absent), problems=tuple(problems))
     basis = "; ".join([basis, *found.notes])
     limits = {str(part): n for part, n in spec.limits.items()}
-    parts = {part: min(n, limits.get(part, n)) for part, n in found.parts.items()}
+    sizes = dict(found.parts)
+    if "train" in sizes:
+        sizes["train"] = found.training(spec.n_shot, len(family.classes) or None)
+    parts = {part: min(n, limits.get(part, n)) for part, n in sizes.items()}
     shifts: dict[str, int | None] = dict(found.shifts)
     for name, uri in spec.shifts.items():
         if uri == OFF:
@@ -125,7 +130,8 @@ def count_suite(spec: SuiteSpec, budget: Budget | None = None) -> SuiteCounts:
         try:
             shifts[name] = count_shift(name, uri, found.classes, budget)
         except DataUnavailableError as error:
-            absent.append(Absent(pointer, f"the shift {name!r}: {error}"))
+            fetched = hub_name_of(uri) is not None
+            absent.append(Absent(pointer, f"the shift {name!r}: {error}", fetched))
         except TooManyFilesError as error:
             basis += f"; the shift {name!r} is unknown: there are {error.message}"
         except (DataError, SpecError) as error:

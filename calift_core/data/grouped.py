@@ -2,12 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import unit_hash
+from calift_core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What N images belong to.
+
+    Attributes:
+        codes: (N,) positions in `names`; -1 for an image that is alone.
+        names: of the groups.
+    """
+
+    codes: NDArray[np.int32]
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Groups:
+        """Of each image's group; "" for one that is alone."""
+        known: dict[str, int] = {}
+        codes = [known.setdefault(text, len(known)) if text else -1 for text in texts]
+        return cls(np.array(codes, dtype=np.int32), tuple(known))
+
+
+def split_whole(
+    images: ImageSet, groups: Groups | None, fractions: Mapping[str, float], rest: str
+) -> dict[str, ImageSet]:
+    """Split a set by its groups, or image by image where it has none (`split_by_hash`).
+
+    Args:
+        images: N images.
+        groups: of them; an image without one is its own.
+        fractions: part → share in [0, 1).
+        rest: the part that receives what is left.
+    """
+    if groups is None or not len(groups.names):
+        return split_by_hash(images, dict(fractions), rest)
+    codes = groups.codes.astype(np.int64)
+    names = [f"group:{name}" for name in groups.names]
+    alone = np.flatnonzero(codes < 0)
+    codes[alone] = len(names) + np.arange(len(alone))
+    names += [f"image:{images.ids[int(i)]}" for i in alone]
+    used, members = np.unique(codes, return_inverse=True)
+    cut = split_groups(
+        [names[int(i)] for i in used], members.astype(np.int64), images.labels, fractions, rest
+    )
+    return {part: images.take(positions, part) for part, positions in cut.items()}
+
+
+def demand_whole_groups(parts: Mapping[str, Groups], what: str) -> None:
+    """See that no group is in two parts.
+
+    Args:
+        parts: part → groups of its images.
+        what: the data, for errors.
+
+    Raises:
+        DataError: one is; names it.
+    """
+    where: dict[str, list[str]] = {}
+    for part, groups in parts.items():
+        for code in np.unique(groups.codes[groups.codes >= 0]).tolist():
+            where.setdefault(groups.names[code], []).append(part)
+    torn = {name: found for name, found in where.items() if len(found) > 1}
+    if torn:
+        named = "; ".join(
+            f"the group {name!r} is in {' and '.join(torn[name])}" for name in sorted(torn)[:3]
+        )
+        more = f"; {len(torn) - 3:,} more groups are torn" if len(torn) > 3 else ""
+        raise DataError(
+            f"{what}: {named}{more}. A group must be in one split alone: its images in training "
+            "tell about those in testing"
+        )
 
 
 def split_groups(

@@ -144,6 +144,19 @@ class ImageSet:
         order = sorted(range(len(self)), key=lambda i: unit_hash("limit", self.ids[i]))
         return self.take(sorted(order[:limit]), name or self.name)
 
+    def of_each_class(self, n: int, seed: int) -> ImageSet:
+        """At most `n` images of each class, in order: those whose seeded ids hash lowest.
+
+        So the images depend on ids and seed alone, and fewer of them are among more.
+        """
+        found: dict[int, list[tuple[float, int]]] = {}
+        for position, label in enumerate(self.labels.tolist()):
+            found.setdefault(label, []).append(
+                (unit_hash(f"n_shot:{seed}", self.ids[position]), position)
+            )
+        chosen = [position for own in found.values() for _, position in sorted(own)[:n]]
+        return self.take(sorted(chosen), self.name)
+
     @cached_property
     def sha256(self) -> str:
         """Hash (hex) of what the set holds: pixel source, ids and labels."""

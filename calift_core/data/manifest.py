@@ -30,6 +30,11 @@ MISSING_SHARE = 0.01
 _NO_HEADER = "A manifest has the columns path and label, and may have split, domain and group."
 
 
+def part_named(text: str) -> str | None:
+    """The part that a data set's own word for a split means; None if it is none."""
+    return _PART_NAMES.get(text.lower())
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of few different texts.
@@ -307,7 +312,7 @@ class _Rows:
         return path
 
     def _split(self, number: int, text: str) -> str:
-        part = _PART_NAMES.get(text.lower())
+        part = part_named(text)
         if part is None:
             raise self._wrong(number, f"split is one of {', '.join(_PART_NAMES)}, got {text!r}")
         return part

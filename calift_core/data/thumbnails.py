@@ -36,6 +36,7 @@ from calift_core.data.finding import Finder, Place, Wish
 from calift_core.data.images import ImageSet, Pixels
 from calift_core.data.listing import EXTENSIONS
 from calift_core.data.sources import FileSource, NpySource
+from calift_core.data.suites.torchvision import listings
 from calift_core.errors import CaliftError, DataError, NotFoundError, UnreadableImageError
 
 #: Seconds of a processor that one image may take, and of a clock: others may need the processor.
@@ -127,7 +128,8 @@ def _pixels(
             side = 0 if source.border else size
             return replace(source, paths=[path], root=Path(), side=side).image(0)
     if isinstance(source, NpySource):
-        with opened(source.path, [folder or source.path.parent, *roots], limited=False) as path:
+        near = [folder or source.path.parent, listings(), *roots]
+        with opened(source.path, near, limited=False) as path:
             return np.array(NpySource(Path(path), source.start).image(index))
     return source.image(index)
 

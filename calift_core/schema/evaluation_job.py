@@ -48,15 +48,15 @@ class EvaluationJobSpec(Frozen):
         default_factory=dict,
         max_length=50,
         title="Shifts",
-        description="name → folder:PATH, manifest:FILE or wds:FOLDER of the runs' classes under "
-        "another distribution",
+        description="name → folder:PATH, manifest:FILE, wds:FOLDER or hf:FOLDER of the runs' "
+        "classes under another distribution",
     )
     folders: tuple[Annotated[str, AfterValidator(as_uri)], ...] = Field(
         default=(),
         max_length=50,
         title="Folders",
-        description="folder:PATH, manifest:FILE or wds:FOLDER, each a shift that is called as its "
-        "folder, file or domain",
+        description="folder:PATH, manifest:FILE, wds:FOLDER or hf:FOLDER, each a shift that is "
+        "called as its folder, file or domain",
     )
     corruptions: CorruptionSpec = Field(
         default_factory=CorruptionSpec,

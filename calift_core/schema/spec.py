@@ -81,17 +81,19 @@ _BARE_PATH = re.compile(r"^(/|~|\.{1,2}/|[A-Za-z]:[\\/])")
 
 
 #: What a path is behind, and the endings of files by which a bare path is told.
-_PLACES = ("folder:", "manifest:", "wds:")
+_PLACES = ("folder:", "manifest:", "wds:", "zip:", "hf:")
 _MANIFEST = re.compile(r"\.(csv|jsonl|ndjson|parquet)(#[^/]*)?$", re.IGNORECASE)
 
 
 def as_uri(value: str) -> str:
     """A bare path with its kind: what begins with `/`, `~`, `./`, `../` or a drive's letter.
 
-    A table's is `manifest:FILE`, any other `folder:PATH`.
+    A table's is `manifest:FILE`, a zip's `zip:FILE`, any other `folder:PATH`.
     """
     if not _BARE_PATH.match(value):
         return value
+    if value.lower().endswith(".zip"):
+        return f"zip:{value}"
     return f"manifest:{value}" if _MANIFEST.search(value) else f"folder:{value}"
 
 
@@ -99,18 +101,26 @@ def absolute_uri(value: str) -> str:
     """The same data, named so that it is found from any folder."""
     uri = as_uri(value)
     kind, _, path = uri.partition(":")
-    if f"{kind}:" not in _PLACES or not path:
-        return uri
+    if kind == "torchvision":
+        name, _, root = path.partition(":")
+        return f"{kind}:{name}:{Path(root).expanduser().absolute()}" if root else uri
+    if f"{kind}:" not in _PLACES or not path or (kind == "hf" and not _BARE_PATH.match(path)):
+        return uri  # a named suite, or a name of the hub
     return f"{kind}:{Path(path).expanduser().absolute()}"
 
 
 def name_of_uri(uri: str) -> str:
     """What a shift is called where only its place is said: its domain, or its folder or file."""
     kind, _, path = uri.partition(":")
+    if kind == "torchvision":
+        return path.partition(":")[0].lower()
     if f"{kind}:" not in _PLACES:
         return PurePath(uri).name
-    place, _, domain = path.partition("#") if kind == "manifest" else (path, "", "")
-    return domain or (PurePath(place).stem if kind == "manifest" else PurePath(place).name)
+    place, _, domain = path.partition("#") if kind in ("manifest", "hf") else (path, "", "")
+    if kind == "hf":  # behind `#` are columns, and perhaps a split
+        chosen = dict(one.partition("=")[::2] for one in domain.split(","))
+        domain = chosen.get("split", "")
+    return domain or (PurePath(place).stem if kind in ("manifest", "zip") else PurePath(place).name)
 
 
 def shift_names(shifts: dict[str, str]) -> dict[str, str]:
@@ -223,13 +233,15 @@ class SuiteSpec(Frozen):
         title="ID data",
         description="A named suite (typefaces, imagenet, pacs:photo, …), NAME:PATH where it "
         "lies elsewhere, folder:PATH with class folders, manifest:FILE (CSV, Parquet or JSON "
-        "lines), wds:FOLDER with shards, or domains:PATH#DOMAIN",
+        "lines), wds:FOLDER with shards, zip:FILE, hf:FOLDER or hf:NAME (Hugging Face), "
+        "torchvision:NAME:ROOT, or domains:PATH#DOMAIN",
     )
     shifts: Annotated[dict[str, str], AfterValidator(shift_names)] = Field(
         default_factory=dict,
         title="Shifts",
-        description="name → folder:PATH, manifest:FILE or wds:FOLDER of the same classes under "
-        "another distribution; none: do without a shift that the suite has itself",
+        description="name → folder:PATH, manifest:FILE, wds:FOLDER, zip:FILE, hf:FOLDER or "
+        "torchvision:NAME:ROOT of the same classes under another distribution; none: do without a "
+        "shift that the suite has itself",
     )
     corruptions: CorruptionSpec = Field(default_factory=CorruptionSpec, title="Corruptions")
     class_names: dict[str, str] = Field(
@@ -252,6 +264,21 @@ class SuiteSpec(Frozen):
         default_factory=dict,
         title="Limits",
         description="At most this many images of a part, a fixed subset by path hash",
+    )
+    n_shot: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        title="Images per class",
+        description="Train on at most this many images of each class, the same ones for every "
+        "method; none: all",
+    )
+    n_shot_seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**32,
+        title="Seed of those images",
+        description="Another seed takes other images",
     )
 
     @model_validator(mode="before")
@@ -559,6 +586,7 @@ class ResourcesSpec(Frozen):
 
 #: Fields that came after runs had been stored: at these values a spec's hash is as it was before.
 _ADDED_LATER: dict[str, dict[str, Any]] = {
+    "suite": {"n_shot": None, "n_shot_seed": 0},
     "evaluation": {"precision": "train", "perturbed_calibration": False},
     "train": {"activation_checkpointing": False, "draft_decoding": False},
 }

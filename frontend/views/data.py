@@ -51,7 +51,8 @@ def main() -> None:
     )
     st.caption(
         "Your own data needs no registration: in a new run, name class folders as `folder:PATH`, a "
-        "table of images as `manifest:FILE` or WebDataset shards as `wds:FOLDER`."
+        "table of images as `manifest:FILE`, WebDataset shards as `wds:FOLDER`, a zip as "
+        "`zip:FILE` or a Hugging Face data set as `hf:FOLDER`."
     )
     st.subheader("Models", anchor=False)
     rows = [

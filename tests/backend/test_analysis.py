@@ -163,7 +163,7 @@ def test_measures__are_those_of_the_report_and_each_has_its_floor(
     assert (found["n"], found["n_classes"]) == (e["n"], e["n_classes"])
     for name in (
         "accuracy", "mean_confidence", "nll", "brier", "mce", "smooth_ece", "ks_error", "aurc",
-        "overconfidence", "underconfidence", "mean_per_class_accuracy",
+        "overconfidence", "underconfidence", "mean_per_class_accuracy", "macro_f1",
     ):  # fmt: skip
         assert by_name[name]["value"] == pytest.approx(e[name], abs=1e-6), name
     assert by_name["classwise_ece_equal_mass"]["value"] == pytest.approx(e["classwise_ece"])

@@ -12,10 +12,14 @@ from calift_core.data.suites.cifar import Cifar, CifarC
 from calift_core.data.suites.domains import DOMAIN_SUITES, Domains
 from calift_core.data.suites.fashion import FashionMnist
 from calift_core.data.suites.folders import Folder
+from calift_core.data.suites.huggingface import HuggingFace
 from calift_core.data.suites.imagenet import ImageNet, ImageNetC
 from calift_core.data.suites.manifests import ManifestFile
 from calift_core.data.suites.shards import Shards
+from calift_core.data.suites.torchvision import Torchvision, known_kind
 from calift_core.data.suites.typefaces import Typefaces
+from calift_core.data.suites.wilds import WILDS_SUITES
+from calift_core.data.suites.zips import Zip
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.spec import CorruptionSpec, SuiteSpec
 
@@ -30,6 +34,7 @@ SUITES: dict[str, Family] = {
     "cifar10-c": CifarC("cifar10"),
     "cifar100-c": CifarC("cifar100"),
     **DOMAIN_SUITES,
+    **WILDS_SUITES,
 }
 #: What anybody may have, by the words before a path.
 UNNAMED: dict[str, Family] = {
@@ -37,6 +42,9 @@ UNNAMED: dict[str, Family] = {
     "domains": Domains(),
     "manifest": ManifestFile(),
     "wds": Shards(),
+    "zip": Zip(),
+    "hf": HuggingFace(),
+    "torchvision": Torchvision(),
 }
 #: How those are written.
 _FORMS = {
@@ -44,10 +52,13 @@ _FORMS = {
     "domains": "domains:PATH#DOMAIN",
     "manifest": "manifest:FILE",
     "wds": "wds:FOLDER",
+    "zip": "zip:FILE",
+    "hf": "hf:FOLDER",
+    "torchvision": "torchvision:NAME:ROOT",
 }
 
 #: Those that a shift may be.
-SHIFTED = ("folder", "manifest", "wds")
+SHIFTED = ("folder", "manifest", "wds", "zip", "hf", "torchvision")
 
 #: The value in `suite.shifts` that leaves out a shift which the suite has by itself.
 OFF = "none"
@@ -61,11 +72,16 @@ def parse_suite_id(text: str) -> SuiteId:
         SpecError: a path or a domain is missing, or is not for this suite.
     """
     name, _, rest = text.partition(":")
-    if name in ("folder", "wds") and rest:
+    if name in ("folder", "wds", "zip") and rest:
         return SuiteId(name, _path(rest))
+    if name == "torchvision":
+        kind, _, root = rest.partition(":")
+        if not (kind and root):
+            raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
+        return SuiteId(name, _path(root), known_kind(kind))
     if name not in SUITES and (name not in UNNAMED or name == "folder"):
         raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()])
-    if name in ("manifest", "wds") and not rest.partition("#")[0]:
+    if name in ("manifest", "wds", "zip", "hf") and not rest.partition("#")[0]:
         raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
     has_domains = family_of(name).has_domains
     place, _, domain = rest.partition("#")

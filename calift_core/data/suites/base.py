@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from calift_core.checks import Check
 from calift_core.data.images import ImageSet, PixelSource
 from calift_core.data.listing import Budget
@@ -114,6 +116,7 @@ class Counted:
         stored: corruptions that are on disk.
         classes: those that other folders must have; None where they are not known.
         notes: sentences on images that were left out.
+        by_class: training images of each class, where that is known without reading pixels.
     """
 
     parts: dict[str, int]
@@ -121,6 +124,24 @@ class Counted:
     stored: Collection[tuple[str, int]] = ()
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    by_class: tuple[int, ...] | None = None
+
+    def training(self, n_shot: int | None, n_classes: int | None = None) -> int:
+        """Training images where at most `n_shot` of each class are taken.
+
+        Where the sizes of the classes are not known, each is taken to have as many.
+
+        Args:
+            n_shot: None takes all.
+            n_classes: where `classes` are not known.
+        """
+        n = self.parts.get("train", 0)
+        if n_shot is None:
+            return n
+        if self.by_class is not None:
+            return sum(min(n_shot, own) for own in self.by_class)
+        known = len(self.classes) if self.classes is not None else n_classes
+        return n if known is None else min(n, n_shot * known)
 
 
 #: Numbers of images that a part may have, by part.
@@ -182,6 +203,9 @@ class Family(ABC):
             found.stored.keys(),
             found.classes,
             found.notes,
+            tuple(np.bincount(found.parts["train"].labels).tolist())
+            if "train" in found.parts
+            else None,
         )
 
     def shift(

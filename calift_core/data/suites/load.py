@@ -17,8 +17,9 @@ from calift_core.data.corrupted import corrupted
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import corruption_plan
 from calift_core.data.sources import check_headers
-from calift_core.data.suites import OFF, SUITES, named_suite, shift_images
+from calift_core.data.suites import OFF, SUITES, named_suite, parse_suite_id, shift_images
 from calift_core.data.suites.base import Stored
+from calift_core.data.suites.huggingface import fetch_dataset, hub_name_of
 from calift_core.errors import DataError, DataUnavailableError, reason_of
 from calift_core.home import cache_dir
 from calift_core.schema.report import Role
@@ -104,15 +105,19 @@ def load_suite(spec: SuiteSpec) -> Suite:
         UnreadableImageError: a file is not an image.
     """
     family, wanted = named_suite(spec)
+    _fetch_of_hub(spec.id)
     absent = family.fetchable(wanted.path)
-    if absent and SUITES[absent].missing(None):
+    if absent in SUITES and SUITES[absent].missing(None):
         _download(absent)
     found = family.load(wanted)
     for note in found.notes:
         log.warning("%s", note)
+    own = found.parts
+    if spec.n_shot is not None and "train" in own:
+        own = own | {"train": own["train"].of_each_class(spec.n_shot, spec.n_shot_seed)}
     parts = {
         part: images.limited(spec.limits.get(part), part)  # type: ignore[call-overload]
-        for part, images in found.parts.items()
+        for part, images in own.items()
     }
     shifts = found.shifts | {
         shift: load_shift(shift, uri, found.classes)
@@ -144,7 +149,15 @@ def load_shift(name: str, source: str, classes: Sequence[str]) -> ImageSet:
         DataUnavailableError: it is not on this machine.
         DataError: it has other classes.
     """
+    _fetch_of_hub(source)
     return shift_images(name, source, classes)
+
+
+def _fetch_of_hub(uri: str) -> None:
+    if hub_name_of(uri) is not None:
+        suite = parse_suite_id(uri)
+        assert suite.path is not None
+        fetch_dataset(suite.path, suite.domain)
 
 
 def _download(name: str) -> None:

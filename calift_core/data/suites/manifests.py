@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.grouped import split_groups
-from calift_core.data.images import ImageSet, split_by_hash
+from calift_core.data.grouped import Groups, demand_whole_groups, split_whole
+from calift_core.data.images import ImageSet
 from calift_core.data.listing import PARTS, Budget, shares_of
 from calift_core.data.manifest import Manifest, read_manifest
 from calift_core.data.matching import demand_every_class, match_classes
@@ -138,22 +138,8 @@ def _parts(rows: Manifest, fractions: FractionSpec) -> dict[str, ImageSet]:
     }
     training = np.flatnonzero(rows.splits.of("train")) if said else np.arange(len(rows))
     train, shares = whole.take(training, "train"), shares_of(fractions, parts)
-    if not rows.groups.names:
-        return parts | split_by_hash(train, shares, "train")
-    groups, members = _groups(rows, training)
-    cut = split_groups(groups, members, train.labels, shares, "train")
-    return parts | {part: train.take(positions, part) for part, positions in cut.items()}
-
-
-def _groups(rows: Manifest, positions: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of the groups, and which each image is in; an image without one is its own."""
-    codes = rows.groups.codes[positions].astype(np.int64)
-    names = [f"group:{name}" for name in rows.groups.names]
-    alone = np.flatnonzero(codes < 0)
-    codes[alone] = len(names) + np.arange(len(alone))
-    names += [f"image:{rows.paths[int(positions[i])]}" for i in alone]
-    used, members = np.unique(codes, return_inverse=True)
-    return [names[int(i)] for i in used], members.astype(np.int64)
+    groups = Groups(rows.groups.codes[training], rows.groups.names)
+    return parts | split_whole(train, groups, shares, "train")
 
 
 def _demand_splits(rows: Manifest) -> None:
@@ -175,22 +161,10 @@ def _demand_splits(rows: Manifest) -> None:
     for part in said.names:
         own = rows.labels.codes[said.of(part)].astype(np.int64)
         demand_every_class(own, rows.labels.names, f"{name}: the split {part!r}")
-    _demand_whole_groups(rows)
-
-
-def _demand_whole_groups(rows: Manifest) -> None:
-    both = rows.groups.codes >= 0
-    pairs = np.unique(np.stack([rows.groups.codes[both], rows.splits.codes[both]]), axis=1)
-    groups, counts = np.unique(pairs[0], return_counts=True)
-    torn = groups[counts > 1]
-    if len(torn):
-        named = "; ".join(
-            f"the group {rows.groups.names[int(g)]!r} is in "
-            + " and ".join(rows.splits.names[int(s)] for s in pairs[1][pairs[0] == g])
-            for g in torn[:3]
-        )
-        more = f"; {len(torn) - 3:,} more groups are torn" if len(torn) > 3 else ""
-        raise DataError(
-            f"{rows.file.name}: {named}{more}. A group must be in one split alone: its images in "
-            "training tell about those in testing"
-        )
+    demand_whole_groups(
+        {
+            part: Groups(rows.groups.codes[rows.splits.of(part)], rows.groups.names)
+            for part in said.names
+        },
+        name,
+    )

@@ -432,6 +432,17 @@ def test_mean_per_class_accuracy__absent_classes_do_not_count() -> None:
     ) == pytest.approx(2 / 3)
 
 
+@given(case=cases(max_n=60))
+def test_macro_f1__is_scikit_learns_over_the_classes_that_occur(case: Case) -> None:
+    probs, labels = case
+    scores = cal.score_probs(probs, labels)
+    metrics = pytest.importorskip("sklearn.metrics")
+    theirs = metrics.f1_score(
+        labels, scores.predicted, average="macro", labels=np.unique(labels), zero_division=0
+    )
+    assert cal.macro_f1(scores) == pytest.approx(theirs)
+
+
 def test_debiased_squared_error__hand_case() -> None:
     confidences, correct = np.full(10, 0.8), np.array([True] * 6 + [False] * 4)
     assert debiased_squared_error(
@@ -698,7 +709,8 @@ def test_evaluate_all__is_json_and_agrees_with_the_single_measures(case: Case) -
     assert set(report) == {
         *("n", "accuracy", "nll", "brier", "ece", "ece_equal_width", "ece_batch_averaged", "mce"),
         *("smooth_ece", "classwise_ece", "ks_error", "aurc", "mean_confidence"),
-        *("mean_per_class_accuracy", "top5_accuracy", "overconfidence", "underconfidence"),
+        *("mean_per_class_accuracy", "macro_f1", "top5_accuracy"),
+        *("overconfidence", "underconfidence"),
     }
     assert (report["top5_accuracy"] is None) == (probs.shape[1] <= 5)
     for key, scheme in (("ece", "equal_mass"), ("ece_equal_width", "equal_width")):

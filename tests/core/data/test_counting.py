@@ -20,7 +20,7 @@ from calift_core.data.suites.fashion import fashion_mnist_folder
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import DataError, UnknownNameError
 from calift_core.evaluation.items import n_images_of
-from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, SuiteSpec
+from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, RunSpec, SuiteSpec
 from tests.core.conftest import write_classes
 from tests.core.data.test_suites import (  # noqa: F401 - fixtures
     PACS,
@@ -288,6 +288,34 @@ def test_corruptions__a_misspelt_one_is_refused_with_the_nearest_name() -> None:
 
 def test_shift__a_value_that_names_no_folder_is_a_problem(pacs: Path) -> None:  # noqa: F811
     (problem,) = of(f"folder:{pacs}/photo", shifts={"art": "art"}).problems
-    assert "expected folder:PATH, manifest:FILE or wds:FOLDER, got 'art'" in problem.message
+    assert "hf:FOLDER or torchvision:NAME:ROOT, got 'art'" in problem.message
     with pytest.raises(DataError, match="expected folder:PATH"):
         raise DataError(problem.message)
+
+
+def test_n_shot__is_counted_as_it_is_loaded_and_seeded(pacs: Path) -> None:  # noqa: F811
+    uri = f"folder:{pacs}/photo"
+    whole = load_suite(SuiteSpec(id=uri)).part("train")
+    sizes = np.bincount(whole.labels)
+    fewer: set[str] = set()
+    for n in (1, 2, int(sizes.max()) + 1):
+        counts = as_loaded(uri, n_shot=n)
+        images = load_suite(SuiteSpec(id=uri, n_shot=n)).part("train")
+        assert np.bincount(images.labels).tolist() == np.minimum(sizes, n).tolist()
+        assert counts.parts["train"] == len(images)
+        assert fewer <= set(images.ids)  # fewer shots are among more
+        fewer = set(images.ids)
+    assert fewer == set(whole.ids)
+    assert as_loaded(uri, n_shot=2, limits={"train": 3}).parts["train"] == 3
+    drawn = {
+        tuple(load_suite(SuiteSpec(id=uri, n_shot=1, n_shot_seed=seed)).part("train").ids)
+        for seed in range(4)
+    }
+    assert len(drawn) > 1
+
+
+def test_n_shot__left_out_changes_no_hash_of_a_run() -> None:
+    spec = {"name": "a", "method": {"kind": "flyp"}}
+    plain = RunSpec.model_validate(spec).content_hash()
+    assert RunSpec.model_validate({**spec, "suite": {"n_shot": None}}).content_hash() == plain
+    assert RunSpec.model_validate({**spec, "suite": {"n_shot": 4}}).content_hash() != plain

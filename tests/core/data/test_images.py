@@ -228,7 +228,8 @@ def test_suite__unknown_names_and_absent_folders_are_told(tmp_path: Path, photos
     with pytest.raises(DataUnavailableError, match="there is no folder .*gone.*one folder of"):
         suite_of(tmp_path / "gone")
     with pytest.raises(
-        SpecError, match="expected folder:PATH, manifest:FILE or wds:FOLDER, got 'art'"
+        SpecError,
+        match="expected folder:PATH, .* hf:FOLDER or torchvision:NAME:ROOT, got 'art'",
     ):
         suite_of(photos, shifts={"art": "art"})
 

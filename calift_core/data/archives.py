@@ -1,0 +1,207 @@
+"""Images in a zip, each read by its place: nothing is unpacked. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from calift_core.data.decode import decode, open_image
+from calift_core.data.images import Pixels
+from calift_core.data.listing import EXTENSIONS, Budget
+from calift_core.data.names import Names
+from calift_core.data.sources import hashed_bytes, kept_key, key_of_all, key_of_encoded
+from calift_core.errors import DataError, DataUnavailableError, UnreadableImageError, reason_of
+
+#: An image that unpacks to more than this is refused: a small zip can hold petabytes.
+MAX_IMAGE_BYTES = 256 * 2**20
+_HEADER = struct.Struct("<4s22xHH")
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+@dataclass(frozen=True)
+class ZipSource:
+    """Images in a zip.
+
+    Attributes:
+        file: the zip.
+        names: of its images, in it.
+        starts: (N,) first byte of each one's header.
+        packed: (N,) bytes that each takes.
+        sizes: (N,) bytes that each is unpacked.
+        crcs: (N,) what its bytes must sum up to (CRC-32).
+        side: see `EncodedSource`.
+    """
+
+    file: Path
+    names: Sequence[str]
+    starts: NDArray[np.int64]
+    packed: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    crcs: NDArray[np.int64]
+    side: int = 0
+    border: int = 0
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def _called(self, index: int) -> str:
+        return f"{self.file}:{self.names[index]}"
+
+    def _bytes(self, index: int) -> bytes:
+        start, packed, size = (int(c[index]) for c in (self.starts, self.packed, self.sizes))
+        try:
+            with self.file.open("rb", buffering=0) as file:
+                head = os.pread(file.fileno(), _HEADER.size, start)
+                mark, name, extra = _HEADER.unpack(head)
+                at = start + _HEADER.size + name + extra
+                found = os.pread(file.fileno(), packed, at)
+        except (OSError, struct.error) as error:
+            raise UnreadableImageError(
+                f"{self._called(index)!r} cannot be read: {reason_of(error)}"
+            ) from None
+        if mark != b"PK\x03\x04" or len(found) < packed:
+            raise UnreadableImageError(f"{self._called(index)!r} is cut short or damaged")
+        method = struct.unpack_from("<H", head, 8)[0]
+        if method == zipfile.ZIP_DEFLATED:
+            try:
+                found = zlib.decompressobj(-zlib.MAX_WBITS).decompress(found, size + 1)
+            except zlib.error as error:
+                raise UnreadableImageError(f"{self._called(index)!r} is damaged: {error}") from None
+        if len(found) != size or zlib.crc32(found) != int(self.crcs[index]):
+            raise UnreadableImageError(
+                f"{self._called(index)!r} is damaged: its bytes are others than the zip says"
+            )
+        return found
+
+    def opened(self, index: int) -> Image.Image:
+        """An image whose header has been read; see `EncodedSource`."""
+        return open_image(self._called(index), io.BytesIO(self._bytes(index)))
+
+    def image(self, index: int) -> Pixels:
+        """Decode one image to (H, W, 3) uint8, upright by its EXIF orientation.
+
+        Raises:
+            UnreadableImageError: it cannot be decoded.
+        """
+        return decode(self._called(index), io.BytesIO(self._bytes(index)), side=self.side)
+
+    def only(self, indices: NDArray[np.int64]) -> ZipSource:
+        """The images at these positions, as a source of their own."""
+        return replace(
+            self,
+            names=Names.of(self.names[int(i)] for i in indices),
+            starts=self.starts[indices],
+            packed=self.packed[indices],
+            sizes=self.sizes[indices],
+            crcs=self.crcs[indices],
+        )
+
+    def at_side(self, side: int) -> ZipSource:
+        """The same images, decoded for this side."""
+        return replace(self, side=side)
+
+    def fingerprint(self, indices: NDArray[np.int64]) -> str:
+        """Hash of what the images hold: the same as of files with these bytes."""
+        try:
+            stat = self.file.stat()
+        except OSError as error:
+            raise UnreadableImageError(
+                f"{str(self.file)!r} cannot be read: {error.strerror}"
+            ) from None
+        about = f"zip;{self.file.absolute()}:{stat.st_size}:{stat.st_mtime_ns};"
+        state = hashlib.sha256(about.encode())
+        state.update(self.starts[indices].astype("<i8").tobytes())
+
+        def one(index: int) -> bytes:
+            data = self._bytes(index)
+            return key_of_encoded(len(data), lambda at, n: data[at : at + n])
+
+        def several(start: int) -> bytes:
+            return b"".join(map(one, indices[start : start + 256].tolist()))
+
+        def make() -> str:
+            with ThreadPoolExecutor(4) as pool:
+                return key_of_all(pool.map(several, range(0, len(indices), 256)))
+
+        to_read = sum(hashed_bytes(int(size)) for size in self.sizes[indices])
+        return kept_key(state.hexdigest(), to_read, make)
+
+
+def open_zip(file: Path, budget: Budget | None = None) -> ZipSource:
+    """The images of a zip, by what its table says; none is read.
+
+    Raises:
+        DataUnavailableError: there is no such file.
+        DataError: it is no whole zip, a name leads out of it or comes twice, or an image is
+            encrypted, packed otherwise or very large.
+        TooManyFilesError: the budget is spent.
+    """
+    if not file.is_file():
+        raise DataUnavailableError(f"there is no zip {str(file)!r}.")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise DataError(f"{file.name} is no whole zip: {reason_of(error)}") from None
+    if budget is not None:
+        budget.take(len(members))
+    images, seen = list[zipfile.ZipInfo](), set[str]()
+    for member in members:
+        _demand_inside(file, member.filename)
+        steps = member.filename.split("/")
+        is_hidden = any(step.startswith(".") or step == "__MACOSX" for step in steps)
+        if member.is_dir() or is_hidden or not member.filename.lower().endswith(EXTENSIONS):
+            continue
+        if member.filename in seen:
+            raise DataError(f"{file.name}: {member.filename!r} is in it twice")
+        seen.add(member.filename)
+        _demand_readable(file, member)
+        images.append(member)
+    if not images:
+        raise DataError(f"{file.name} holds no images, they end in {', '.join(EXTENSIONS)}")
+
+    def column(name: str) -> NDArray[np.int64]:
+        return np.array([getattr(member, name) for member in images], dtype=np.int64)
+
+    return ZipSource(
+        file,
+        Names.of(member.filename for member in images),
+        column("header_offset"),
+        column("compress_size"),
+        column("file_size"),
+        column("CRC"),
+    )
+
+
+def _demand_inside(file: Path, name: str) -> None:
+    steps = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "\\")) or ".." in steps or (":" in steps[0]):
+        raise DataError(
+            f"{file.name}: {name[:200]!r} leads out of the zip; nothing of it is read",
+            hint="Pack the folder anew, with names below it.",
+        )
+
+
+def _demand_readable(file: Path, member: zipfile.ZipInfo) -> None:
+    what = f"{file.name}: {member.filename!r}"
+    if member.flag_bits & 1:
+        raise DataError(f"{what} is encrypted")
+    if member.compress_type not in _METHODS:
+        raise DataError(f"{what} is packed in a way ({member.compress_type}) that is not read")
+    if member.file_size > MAX_IMAGE_BYTES:
+        raise DataError(
+            f"{what} would unpack to {member.file_size:,} bytes, at most {MAX_IMAGE_BYTES:,} are "
+            "read"
+        )

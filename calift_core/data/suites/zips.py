@@ -1,0 +1,128 @@
+"""A zip of class folders as a suite or as a shift: `zip:FILE`. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from calift_core.data.archives import ZipSource, open_zip
+from calift_core.data.images import ImageSet, split_by_hash
+from calift_core.data.listing import PARTS, Budget, shares_of
+from calift_core.data.matching import demand_every_class, match_classes
+from calift_core.data.names import Names
+from calift_core.data.suites.base import Family, Loaded, Wanted
+from calift_core.errors import DataError
+
+_LAYOUT = (
+    "A zip holds one folder of images for each class, or train/ (and test/ …) folders of them; all "
+    "of that may lie in one folder."
+)
+
+
+class Zip(Family):
+    """A zip of class folders: `zip:FILE`."""
+
+    name = "zip"
+
+    def find(self, path: Path | None) -> Path | None:
+        """The zip."""
+        return path
+
+    def missing(self, path: Path | None) -> list[str]:
+        """Nothing is known of it before it is loaded."""
+        return []
+
+    def load(self, wanted: Wanted) -> Loaded:
+        """Its parts, as those of the folder that it would be unpacked to; the rest is split off."""
+        assert wanted.path is not None
+        found = _Contents(wanted.path, wanted.budget)
+        folders = found.parts or {"train": ""}
+        classes = found.classes(folders["train"])
+        if len(classes) < 2:
+            raise DataError(
+                f"{wanted.path.name} must hold at least 2 class folders, it has {list(classes)}",
+                hint=_LAYOUT,
+            )
+        parts = {}
+        for part, folder in folders.items():
+            strange = sorted(set(found.classes(folder)) - set(classes))
+            if strange:
+                raise DataError(
+                    f"{wanted.path.name}: {folder}/ has the class folders {', '.join(strange[:5])}"
+                    ", which train/ does not",
+                    hint=_LAYOUT,
+                )
+            parts[part] = found.image_set(part, folder, classes, f"{folder}/" if folder else "")
+            demand_every_class(parts[part].labels, classes, f"{wanted.path.name}: {part}")
+        train = parts.pop("train")
+        parts |= split_by_hash(train, shares_of(wanted.fractions, parts), "train")
+        words = tuple(c.replace("_", " ") for c in classes)
+        return Loaded(found.title, classes, words, parts, notes=found.notes)
+
+    def shift(
+        self,
+        name: str,
+        path: Path,
+        domain: str | None,
+        classes: Sequence[str] | None,
+        budget: Budget | None = None,
+    ) -> ImageSet:
+        """The images of its class folders, or of those in its test/."""
+        found = _Contents(path, budget)
+        folder = found.parts.get("test", found.parts.get("train", ""))
+        own = found.classes(folder)
+        images = found.image_set(name, folder, own, f"{name}/")
+        if classes is None:
+            return images
+        at = match_classes(own, classes, f"the shift {name!r} ({path.name})")
+        return ImageSet(name, images.source, images.ids, at[images.labels], images.indices)
+
+
+class _Contents:
+    """A zip's images by folder and class, below the one folder that all may lie in."""
+
+    def __init__(self, file: Path, budget: Budget | None) -> None:
+        self.source: ZipSource = open_zip(file, budget)
+        steps = [name.split("/") for name in self.source.names]
+        self.title = file.stem
+        while len({s[0] for s in steps}) == 1 and all(len(s) > 2 for s in steps):
+            if steps[0][0] in (*PARTS, "val"):
+                break
+            self.title = steps[0][0]
+            steps = [s[1:] for s in steps]
+        self.parts: dict[str, str] = {}
+        if any(s[0] == "train" and len(s) > 2 for s in steps):
+            tops = {s[0] for s in steps if len(s) > 2}
+            self.parts = {part: part for part in PARTS if part in tops}
+            if "val" in tops and "validation" not in tops:
+                self.parts["validation"] = "val"
+        #: folder of a part → class → positions, in the order of their paths.
+        self._at: dict[str, dict[str, list[int]]] = {}
+        self._inner = steps
+        depth, stray = (1 if self.parts else 0), 0
+        for position in sorted(range(len(steps)), key=lambda i: steps[i]):
+            path = steps[position]
+            folder = path[0] if self.parts else ""
+            if len(path) < depth + 2 or (self.parts and folder not in self.parts.values()):
+                stray += 1
+                continue
+            self._at.setdefault(folder, {}).setdefault(path[depth], []).append(position)
+        self.notes: tuple[str, ...] = ()
+        if stray:
+            self.notes = (f"{file.name}: {stray:,} images are in no class folder and left out",)
+        if not self._at:
+            raise DataError(f"{file.name} has no class folders", hint=_LAYOUT)
+
+    def classes(self, folder: str) -> tuple[str, ...]:
+        return tuple(sorted(self._at.get(folder, {})))
+
+    def image_set(self, name: str, folder: str, classes: Sequence[str], prefix: str) -> ImageSet:
+        by_class = self._at.get(folder, {})
+        at = np.array([p for c in classes for p in by_class.get(c, ())], dtype=np.int64)
+        sizes = [len(by_class.get(c, ())) for c in classes]
+        depth = 1 if folder else 0
+        ids = Names.of("/".join(self._inner[p][depth:]) for p in at.tolist())
+        labels = np.repeat(np.arange(len(classes), dtype=np.int64), sizes)
+        return ImageSet(name, self.source, ids.below(prefix), labels, at)
