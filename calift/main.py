@@ -24,6 +24,7 @@ from calift import (
     local,
     operations,
     predictions,
+    reporting,
     service,
     shipping,
     slurm,
@@ -142,6 +143,7 @@ app.command()(shipping.serve)
 app.command()(shipping.watch)
 app.command()(service.submit)
 app.command()(service.compare)
+app.command()(reporting.report)
 app.command()(sweeps.sweep)
 app.command("list")(catalogue.list_things)
 app.command()(doctor.doctor)
