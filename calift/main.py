@@ -21,6 +21,7 @@ from calift import (
     data,
     doctor,
     evaluations,
+    exchange,
     local,
     operations,
     predictions,
@@ -144,6 +145,8 @@ app.command()(shipping.watch)
 app.command()(service.submit)
 app.command()(service.compare)
 app.command()(reporting.report)
+app.command()(exchange.push)
+app.command()(exchange.pull)
 app.command()(sweeps.sweep)
 app.command("list")(catalogue.list_things)
 app.command()(doctor.doctor)
