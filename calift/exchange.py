@@ -70,7 +70,7 @@ def pull(
 ) -> None:
     """Bring in curves, settings and last values of runs that another tracker holds.
 
-    Each becomes NAME.csv, which the page Compare shows beside its runs, and NAME.json. They do not
+    Each becomes NAME.csv, which the page Curves shows beside runs, and NAME.json. They do not
     become runs of calift: without predictions no number of theirs has a floor or an interval. With
     predictions, use `calift import-predictions`.
     """

@@ -32,7 +32,7 @@ from calift_core.schema.wire.results import (
     SlicePage,
     TransferMatrix,
 )
-from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary, Validation
+from calift_core.schema.wire.runs import TERMINAL_PHASES, Metrics, RunSummary, Validation
 from calift_core.schema.wire.service import Visitor
 from calift_core.schema.wire.sweeps import SweepDetail, SweepValidation, SweepVerdict
 from frontend import text
@@ -265,6 +265,12 @@ def compared(
 ) -> Comparison:
     """Runs side by side on some data sets; None: without differences."""
     return client().compare(run_ids, baseline, datasets=datasets or (), paired=datasets is not None)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def curves(run_id: str, revision: int, max_points: int) -> Metrics:
+    """Every curve of a run, thinned to so many points with their extremes kept."""
+    return client().metrics(run_id, max_points=max_points)
 
 
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
