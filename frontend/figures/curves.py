@@ -107,6 +107,19 @@ WATCHED = "shift/"
 DIAGNOSTIC = "diagnostic: nothing is chosen on it, and it must not be"
 
 
+#: Points below which a curve is not smoothed: each of them is read by itself.
+FEW = 10
+#: What series are called where their names say too little.
+TITLES = {
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "sigma_min": "σ_min (validation)",
+    "val_accuracy": "accuracy (ID validation)",
+    "val_ece": "ECE (ID validation)",
+    "val_nll": "NLL (ID validation)",
+}
+
+
 def smoothed(values: Sequence[float], weight: float) -> list[float]:
     """Exponential moving average over recorded points, without the bias of its start.
 
@@ -134,7 +147,8 @@ def overlay(
 ) -> go.Figure:
     """One series of several runs over optimiser steps, each in its run's colour and dash.
 
-    Smoothed lines say so, and what was recorded stays behind them, faint.
+    Smoothed lines say so, and what was recorded stays behind them, faint. A curve of few points is
+    shown as it is, each point marked.
 
     Args:
         runs: with their curves; those without the series are left out.
@@ -145,14 +159,15 @@ def overlay(
         log_y: logarithmic values; those that are not positive are left out.
         foreign: ids of runs that calift did not make.
     """
-    title = name.replace("_", " ")
+    title = TITLES.get(name, name.replace("_", " "))
     found = [(run, next((s for s in m.series if s.name == name), None)) for run, m in runs]
     shown = [(run, s) for run, s in found if s is not None and s.steps]
     if not shown:
         return nothing(title, "no run has recorded it")
     styles = styles or run_styles(run.id for run, _ in shown)
     says = [DIAGNOSTIC] if name.startswith(WATCHED) else []
-    if smoothing:
+    many = {run.id for run, s in shown if len(s.steps) >= FEW}
+    if smoothing and many:
         says.append(
             f"thick: moving average, weight {smoothing:g} on what came before · faint: as recorded"
         )
@@ -161,8 +176,8 @@ def overlay(
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
     words = []
     for run, series in shown:
-        own = styles[run.id]
-        means = smoothed(series.values, smoothing)
+        own, smooth = styles[run.id], smoothing if run.id in many else 0.0
+        means = smoothed(series.values, smooth)
         kept = [
             (step, value, mean)
             for step, value, mean in zip(series.steps, series.values, means, strict=True)
@@ -170,13 +185,13 @@ def overlay(
         ]
         label = run.label + (" (elsewhere)" if run.id in foreign else "")
         look = {
-            "mode": "lines" if len(kept) > 1 else "markers",
+            "mode": "lines" if run.id in many else "lines+markers",
             "marker": {"color": own.colour, "symbol": own.symbol, "size": 8},
             "legendgroup": run.id,
         }
         dash = own.dash if line is go.Scatter else "solid"
         steps = [step for step, _, _ in kept]
-        if smoothing:
+        if smooth:
             figure.add_trace(
                 line(x=steps, y=[v for _, v, _ in kept], opacity=0.28, hoverinfo="skip",
                      showlegend=False, name=f"{text.esc(label)}, as recorded",
@@ -185,7 +200,7 @@ def overlay(
         figure.add_trace(
             line(x=steps, y=[m for _, _, m in kept], name=text.esc(label),
                  customdata=[v for _, v, _ in kept],
-                 hovertemplate="%{y:.4g}" + (" (%{customdata:.4g})" if smoothing else ""),
+                 hovertemplate="%{y:.4g}" + (" (%{customdata:.4g})" if smooth else ""),
                  line={"color": own.colour, "width": 2, "dash": dash}, **look)
         )  # fmt: skip
         words.append(f"{label} from {text.number(series.values[0])} to "

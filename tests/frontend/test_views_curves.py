@@ -47,11 +47,15 @@ def test_overlay__draws_what_was_recorded_and_smoothing_says_so() -> None:
         ("first", [4.0, 2.0, -1.0]), ("&lt;b&gt;second&lt;/b&gt;", [4.0, 2.0, -1.0])
     ]  # fmt: skip
     assert "moving average" not in plain.layout.title.text
-    smooth = curves.overlay([(A, LOSS)], "loss", smoothing=0.5)
+    assert traces(curves.overlay([(A, LOSS)], "loss", smoothing=0.5)) == traces(plain)[:1]
+    many = [1.0 + (-1) ** i / 2 for i in range(curves.FEW)]
+    noisy = metrics_of({"loss": dict(enumerate(many))})
+    smooth = curves.overlay([(A, noisy)], "loss", smoothing=0.5)
     faint, thick = smooth.data
-    assert list(faint.y) == [4.0, 2.0, -1.0]
+    assert list(faint.y) == many
     assert faint.opacity < 0.5
-    assert list(thick.customdata) == [4.0, 2.0, -1.0]
+    assert list(thick.customdata) == many
+    assert max(abs(v - 1) for v in thick.y[5:]) < 0.25
     assert "moving average, weight 0.5" in smooth.layout.title.text
 
 
@@ -93,6 +97,7 @@ def test_page__overlays_the_chosen_runs(dashboard: Service) -> None:
     app = page("curves", ids=three(dashboard), smooth="0.9", log_y="1", series="loss,lr")
     drawn = charts_of(app)
     assert len(drawn) == 2
+    assert drawn[0].startswith("loss over steps")
     assert "FLYP on fashion-mnist" in drawn[0]
     assert "CaRot on fashion-mnist" in drawn[0]
     assert "moving average, weight 0.9" in drawn[0]
