@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from backend.problems import HttpError
 from backend.settings import Settings
 from backend.store.stores import Stores
+from backend.store.submitting import model_label
 from calift_core import catalogue
 from calift_core.data.counting import SuiteCounts
 from calift_core.data.listing import Budget
@@ -288,7 +289,9 @@ class Submission:
             missing=missing,
             blocking=blocking,
             warnings=list(work.warnings),
-            estimate=work.estimate((pace or self._store.results.pace)(spec)),
+            estimate=work.estimate((pace or self._store.results.pace)(spec)).model_copy(
+                update={"disk_bytes": self._store.results.disk_of(model_label(spec))}
+            ),
         )
 
     def _model_missing(self, spec: RunSpec) -> Iterator[tuple[str, bool]]:

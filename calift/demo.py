@@ -171,18 +171,18 @@ def run_demo(folder: Path, *, headless: bool, api_port: int, dashboard_port: int
         runs, reused = _finish_runs(client, timings, lap)
         out.print(runs_table(runs, title="Typefaces, calift-tiny, seed 0"))
         out.print(NOTE, style="dim", markup=False)
-        from frontend.report import write_report
+        from frontend.reports.contents import contents
+        from frontend.reports.files import write_folder
+        from frontend.reports.gathered import from_service
 
-        page = write_report(
-            client,
-            runs,
-            folder,
+        made = contents(
+            from_service(client, [run.id for run in runs]),
             title="calift demo: what fine-tuning does to one model",
             note=NOTE,
-            diagrams=DIAGRAMS,
+            datasets=DIAGRAMS,
             timings=timings,
-            say=lambda sentence: err.print(sentence, markup=False),
         )
+        page = write_folder(made, folder, lambda sentence: err.print(sentence, markup=False))
         lap("writing the report")
         _show_timings(timings, reused)
         out.print(f"Report: {page}", markup=False)

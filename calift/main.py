@@ -21,9 +21,11 @@ from calift import (
     data,
     doctor,
     evaluations,
+    exchange,
     local,
     operations,
     predictions,
+    reporting,
     service,
     shipping,
     slurm,
@@ -142,6 +144,9 @@ app.command()(shipping.serve)
 app.command()(shipping.watch)
 app.command()(service.submit)
 app.command()(service.compare)
+app.command()(reporting.report)
+app.command()(exchange.push)
+app.command()(exchange.pull)
 app.command()(sweeps.sweep)
 app.command("list")(catalogue.list_things)
 app.command()(doctor.doctor)

@@ -129,6 +129,22 @@ SHOTS = (
     Shot("frontier", "frontier", "Frontier", {"run": _THREE + ",{WiSE-FT}"}, charts=2),
     Shot("shifts", "shifts", "Shifts", {"run": _THREE, "metric": "ece"}, charts=2),
     Shot("spectra", "spectra", "Spectra", {"run": _THREE}, charts=2),
+    # Of docs/tour.md alone.
+    Shot(
+        "tour-images",
+        "calibration",
+        "Calibration",
+        {
+            "run": "{CaRot}",
+            "dataset": "display",
+            "images": "evaluation={CaRot on display}&lower=0.8&upper=1.0",
+        },
+        charts=1,
+    ),
+    Shot("tour-decide", "decide", "Decide", {"run": _THREE, "risk": "0.05"}, charts=1),
+    Shot("tour-plan", "plan", "Plan", {"run": _THREE, "dataset": "display"}, charts=1),
+    Shot("tour-bound", "bound", "Bound", {}, charts=1),
+    Shot("tour-curves", "curves", "Curves", {"ids": "{FLYP},{CaRot}", "smooth": "0.8"}, charts=3),
 )
 
 _SETTLED = """() => document.querySelector('.calift-head h1')
@@ -281,6 +297,8 @@ def demo_runs(client: Client) -> dict[str, str]:
         if not named:
             raise PictureError(f"there is no finished run {spec.name!r} of the demo: `make demo`")
         ids[spec.name] = named[0].id
+        for evaluation in client.run_evaluations(named[0].id):
+            ids[f"{spec.name} on {evaluation.dataset}"] = evaluation.id
     ids["WiSE-FT"] = _path_of(client, ids["FLYP"])
     return ids
 

@@ -32,8 +32,8 @@ from calift_core.schema.wire.results import (
     SlicePage,
     TransferMatrix,
 )
-from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary, Validation
-from calift_core.schema.wire.service import Visitor
+from calift_core.schema.wire.runs import TERMINAL_PHASES, Metrics, RunSummary, Validation
+from calift_core.schema.wire.service import SuiteScan, Visitor
 from calift_core.schema.wire.sweeps import SweepDetail, SweepValidation, SweepVerdict
 from frontend import text
 from frontend.door import session_of
@@ -267,6 +267,12 @@ def compared(
     return client().compare(run_ids, baseline, datasets=datasets or (), paired=datasets is not None)
 
 
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def curves(run_id: str, revision: int, max_points: int) -> Metrics:
+    """Every curve of a run, thinned to so many points with their extremes kept."""
+    return client().metrics(run_id, max_points=max_points)
+
+
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
 def leaders(run_ids: tuple[str, ...], revisions: tuple[int, ...]) -> Leaders:
     """Which runs may be the best."""
@@ -372,6 +378,12 @@ def frontier(run_id: str, attempt: int, _finished: str) -> Frontier | None:
         if error.status == 404:
             return None
         raise
+
+
+@st.cache_data(ttl=30, max_entries=50, show_spinner=False)
+def scan(suite: str) -> SuiteScan:
+    """A look at data that a run could name; kept for a short time, as folders change."""
+    return client().scan(suite)
 
 
 @st.cache_data(ttl=30, max_entries=200, show_spinner=False)

@@ -40,6 +40,7 @@ PAGES = {
         view("frontier", "Frontier", "scatter_plot"),
         view("shifts", "Shifts", "grid_on"),
         view("sample", "Image", "image", visibility="hidden"),
+        view("curves", "Curves", "timeline"),
         view("spectra", "Spectra", "show_chart"),
         view("bound", "Bound", "bubble_chart"),
         view("plan", "Plan", "calculate"),

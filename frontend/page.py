@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -256,7 +254,7 @@ def _exports(
         "text/html",
         key=f"html-{name}",
     )
-    if importlib.util.find_spec("kaleido") and _chrome():
+    if can_draw():
         for kind, mime in (("svg", "image/svg+xml"), ("pdf", "application/pdf")):
             save(
                 f"Figure, {kind.upper()}",
@@ -275,12 +273,9 @@ def _exports(
 
 
 @st.cache_resource(show_spinner=False)
-def _chrome() -> bool:
-    from shutil import which
-
-    names = ("google-chrome", "google-chrome-stable", "chromium", "chromium-browser", "chrome")
-    named = os.environ.get("BROWSER_PATH")
-    return bool(named and Path(named).exists()) or any(which(n) for n in names)
+def can_draw() -> bool:
+    """Whether figures and pages can be drawn on this machine: by kaleido and a Chrome."""
+    return bool(importlib.util.find_spec("kaleido")) and pictures.browser() is not None
 
 
 def progress_share(run: RunSummary) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast, get_args
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from calift_core.schema.wire.runs import RunSummary, counted
 from frontend import api, page, state, text
 from frontend.figures.style import PALETTE, Run
 from frontend.panels import views
+from frontend.text import labels
 
 #: How many runs a picker offers; older ones are reached by their link or by searching.
 PICKER_LIMIT = 200
@@ -35,21 +35,6 @@ class Found(NamedTuple):
 
     runs: list[RunSummary]
     total: int
-
-
-def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
-    """A name per run id; equal names are told apart by seed, else by the id's beginning."""
-    names = Counter(run.name for run in runs)
-    seeds = Counter((run.name, run.seed) for run in runs)
-    out = {}
-    for run in runs:
-        if names[run.name] == 1:
-            out[run.id] = run.name
-        elif seeds[run.name, run.seed] == 1:
-            out[run.id] = f"{run.name} (seed {run.seed})"
-        else:
-            out[run.id] = f"{run.name} ({run.id[-6:]})"
-    return out
 
 
 def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:

@@ -1,8 +1,11 @@
-"""Figures as SVG or PDF, drawn by an installed Chrome; the only place that knows how."""
+"""Figures as pictures and pages as PDF, by an installed Chrome; the only place that knows how."""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -77,3 +80,57 @@ def draw(figures: Mapping[str, go.Figure], kind: str = "svg") -> dict[str, bytes
 def one(figure: go.Figure, kind: str) -> bytes:
     """One picture."""
     return draw({"figure": figure}, kind)["figure"]
+
+
+#: What Chrome is called where it is installed.
+_NAMES = ("google-chrome", "google-chrome-stable", "chromium", "chromium-browser", "chrome")
+#: Seconds that a page may take to be printed.
+_PRINT_S = 120
+
+
+def browser() -> str | None:
+    """The Chrome that draws: that of `BROWSER_PATH`, else the installed one; None where is none."""
+    named = os.environ.get("BROWSER_PATH")
+    if named:
+        return named if Path(named).exists() else None
+    return next((found for name in _NAMES if (found := shutil.which(name))), None)
+
+
+def printed(page: str) -> bytes:
+    """A page as PDF, in the size that its style asks for.
+
+    Raises:
+        FileNotFoundError: no Chrome is installed.
+        RuntimeError: it printed nothing.
+        subprocess.TimeoutExpired: it took too long.
+    """
+    chrome = browser()
+    if chrome is None:
+        raise FileNotFoundError("no Chrome or Chromium is installed")
+    with _ONE_AT_A_TIME, tempfile.TemporaryDirectory(prefix="calift-print-") as folder:
+        source, target = Path(folder) / "page.html", Path(folder) / "page.pdf"
+        source.write_text(page, encoding="utf-8")
+        flags = [
+            "--headless", "--disable-gpu", "--no-first-run", "--no-pdf-header-footer",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            f"--user-data-dir={folder}/profile",
+        ]  # fmt: skip
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            flags.append("--no-sandbox")  # Chrome refuses to start otherwise
+        done = subprocess.run(
+            [chrome, *flags, f"--print-to-pdf={target}", source.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=_PRINT_S,
+            check=False,
+        )
+        if done.returncode or not target.is_file():
+            raise RuntimeError(f"{chrome} printed nothing (exit status {done.returncode})")
+        return target.read_bytes()
+
+
+def why(error: Exception) -> str:
+    """A failure of the drawing libraries in one line."""
+    said = str(error).strip()
+    first = said.splitlines()[0][:160] if said else ""
+    return f"{type(error).__name__}: {first}"

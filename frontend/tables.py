@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,6 +50,10 @@ _SAYS: dict[str, Callable[[Any], str]] = {
 }
 
 
+#: Kinds whose values stand right-aligned.
+NUMERIC = frozenset({"percent", "points", "square_points", "number", "count"})
+
+
 class Table(NamedTuple):
     """Rows with the columns that are shown, in order. An export holds the same columns."""
 
@@ -84,9 +89,8 @@ def to_html(
         classes: more CSS classes.
         stick: keep the first column in sight while the rest scrolls.
     """
-    numeric = {"percent", "points", "square_points", "number", "count"}
     head = "".join(
-        f'<th scope="col" class="{"num" if c.kind in numeric else ""}">{text.esc(c.label)}</th>'
+        f'<th scope="col" class="{"num" if c.kind in NUMERIC else ""}">{text.esc(c.label)}</th>'
         for c in table.columns
     )
     body = []
@@ -103,7 +107,7 @@ def to_html(
                 if column.kind == "prose":
                     words = f'<div class="wrap">{words}</div>'
             tag = 'th scope="row"' if index == 0 else "td"
-            kind = "num" if column.kind in numeric else "txt"
+            kind = "num" if column.kind in NUMERIC else "txt"
             cells.append(f'<{tag} class="{kind}">{words}</{tag[:2]}>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     rest = len(table.rows) - limit
@@ -140,3 +144,99 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return "'" + value
     return "" if value is None else value
+
+
+def to_markdown(table: Table) -> str:
+    """A table of GitHub's Markdown, in the words that people see; names format nothing."""
+    lines = [[text.md(c.label) for c in table.columns], [_rule(c) for c in table.columns]]
+    lines += [[text.md(visible(w)) for w in _words(table, row)] for row in table.rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def to_latex(table: Table, *, caption: str = "") -> str:
+    """A `tabular` with the rules of booktabs, in a `table` where there is a caption.
+
+    Every value is escaped. Letters beyond Latin-1 stand as they are: XeLaTeX and LuaLaTeX set them
+    where the font has them.
+    """
+    shape = "".join("r" if c.kind in NUMERIC else "l" for c in table.columns)
+    rows = [" & ".join(tex(w) for w in _words(table, row)) + r" \\" for row in table.rows]
+    lines = [
+        rf"\begin{{tabular}}{{{shape}}}",
+        r"\toprule",
+        " & ".join(tex(c.label) for c in table.columns) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    if caption:
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{tex(caption)}}}",
+            *lines,
+            r"\end{table}",
+        ]
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(lines) + "\n"
+
+
+def _rule(column: Column) -> str:
+    return "---:" if column.kind in NUMERIC else "---"
+
+
+def _words(table: Table, row: Row) -> list[str]:
+    """What people see of a row, as plain text."""
+    found = []
+    for column in table.columns:
+        value = row.get(column.name)
+        missing = value is None or value == ""
+        found.append(text.DASH if missing else _SAYS.get(column.kind, text.plain)(value))
+    return found
+
+
+def visible(words: str) -> str:
+    """Without control characters and marks that turn the direction of what follows."""
+    return "".join(
+        " " if c.isspace() and c != text.NBSP else c
+        for c in words
+        if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co")
+    )
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    # After the end of a row these would be its options.
+    "[": "{[}",
+    "*": "{*}",
+    text.NBSP: "~",
+    "−": "$-$",
+    "–": "--",
+    "·": r"$\cdot$",
+    "²": "$^2$",
+    "σ": r"$\sigma$",
+    "α": r"$\alpha$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "…": r"\ldots{}",
+    "’": "'",
+}
+
+
+def tex(value: object) -> str:
+    """Escape what somebody typed for LaTeX's text mode."""
+    return "".join(_TEX.get(c, c) for c in visible(str(value)))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from calift_core.schema.report import EceReport, EvaluationReport, Summary
+from calift_core.schema.wire.runs import RunSummary
 
 DASH = "–"
 NBSP = "\u00a0"
@@ -323,3 +326,18 @@ def evaluation_order(evaluation: EvaluationReport) -> tuple[int, str, int]:
     """Sorts evaluations: by role, then by name, then by severity."""
     e = evaluation
     return role_order(e.role), e.corruption or e.dataset, e.severity or 0
+
+
+def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
+    """A name per run id; equal names are told apart by seed, else by the id's beginning."""
+    names = Counter(run.name for run in runs)
+    seeds = Counter((run.name, run.seed) for run in runs)
+    out = {}
+    for run in runs:
+        if names[run.name] == 1:
+            out[run.id] = run.name
+        elif seeds[run.name, run.seed] == 1:
+            out[run.id] = f"{run.name} (seed {run.seed})"
+        else:
+            out[run.id] = f"{run.name} ({run.id[-6:]})"
+    return out

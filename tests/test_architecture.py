@@ -52,7 +52,8 @@ def test_package__loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["backend.main", "worker.app", "worker.tasks", "frontend.figures", "frontend.report"]
+    "module",
+    ["backend.main", "worker.app", "worker.tasks", "frontend.figures", "frontend.reports.files"],
 )
 def test_services__load_no_torch(module: str) -> None:
     assert loaded_by(module, HEAVY) == []

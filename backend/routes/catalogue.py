@@ -13,6 +13,7 @@ from backend.docs_page import docs_page
 from backend.problems import HttpError, as_response
 from backend.queue import broker_answers
 from backend.readiness import CHECKS
+from backend.scanning import Scanner
 from calift_core import __version__, catalogue
 from calift_core.schema.wire.runs import RunPhase
 from calift_core.schema.wire.service import (
@@ -23,6 +24,7 @@ from calift_core.schema.wire.service import (
     Ready,
     Stats,
     SuiteRuns,
+    SuiteScan,
     WorkerInfo,
 )
 
@@ -93,6 +95,24 @@ def list_models(services: ServicesDep) -> list[ModelInfo]:
 def list_datasets() -> list[DatasetInfo]:
     """Suites, which are here, and how to get the others."""
     return catalogue.datasets()
+
+
+@router.get("/datasets/scan")
+@allow("submit")
+async def scan_dataset(
+    services: ServicesDep,
+    suite: Annotated[
+        str,
+        Query(min_length=1, max_length=4096, description="As a RunSpec names it: `folder:PATH`"),
+    ],
+) -> SuiteScan:
+    """A look at data before anything runs on it: classes, numbers, a few of its images.
+
+    Files are listed as for a dry run; a few images of the test part are opened, in a process with
+    limits. Nothing is downloaded.
+    """
+    scanner = Scanner(services.settings, services.submission, services.thumbnails)
+    return await scanner.scan(suite)
 
 
 @router.get("/suites")

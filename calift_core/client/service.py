@@ -25,6 +25,7 @@ from calift_core.schema.wire.service import (
     Ready,
     Stats,
     SuiteRuns,
+    SuiteScan,
     Visitor,
     WorkerInfo,
 )
@@ -47,6 +48,14 @@ class ServiceCalls(Connection):
     def datasets(self) -> list[DatasetInfo]:
         """Suites, and which of them are on the service's machine."""
         return self._get("/datasets", list[DatasetInfo])
+
+    def scan(self, suite: str) -> SuiteScan:
+        """A look at data that a run could name: classes, numbers, a few images.
+
+        Raises:
+            ServiceError: no suite has this name, or its path may not be read there.
+        """
+        return self._get("/datasets/scan", SuiteScan, suite=suite)
 
     def suites(self, *, phase: Sequence[str] = ()) -> list[SuiteRuns]:
         """The suites of the runs in any of these phases, that of the newest run first."""

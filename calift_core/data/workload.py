@@ -146,7 +146,8 @@ def count_images(
         if method.encodes_first:
             other += n_train + (n_validation if method.solved_at_once else 0)
         if steps and train.spectrum_every_epochs:
-            other += n_validation * (train.epochs // train.spectrum_every_epochs)
+            watched = sum(min(train.watch_shifts, n or 0) for n in counts.shifts.values())
+            other += (n_validation + watched) * (train.epochs // train.spectrum_every_epochs)
         if 0 < steps < FEW_STEPS:
             warnings.append(_few(steps, n_train, spec))
     if spec.evaluation.perturbed_calibration:

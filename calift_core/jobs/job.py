@@ -422,6 +422,8 @@ class Job:
             epoch = step // plan.steps_per_epoch
             if every and epoch % every == 0 and len(suite.parts.get("validation", ())):
                 yield from self._validate(method, suite, captions, plan, step)
+            if every and epoch % every == 0 and spec.train.watch_shifts:
+                yield from self._watch(method, suite, captions, plan, step)
 
         records = train(
             method,
@@ -537,6 +539,29 @@ class Job:
             values["effective_rank"] = spectrum.effective_rank
             yield SpectrumRecord(step=step, spectrum=spectrum)
         yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
+
+    def _watch(
+        self, method: Method, suite: Suite, captions: Captions, plan: Plan, step: int
+    ) -> Iterator[Record]:
+        """A few images of each shift during training, for looking at: nothing is chosen on them."""
+        classifier = classifier_of(method, captions)
+        values: dict[str, float] = {}
+        for name, images in suite.shifts.items():
+            some = images.limited(self.spec.train.watch_shifts)
+            logits = predict(
+                method.clip,
+                classifier,
+                some,
+                batch_size=self.spec.evaluation.batch_size,
+                workers=self.workers,
+                device=self.device,
+                precision=plan.precision,
+                ranks=self.ranks,
+            )
+            found = validation_values(logits, some.labels, self.spec.evaluation)
+            values |= {f"shift/{name}/{k.removeprefix('val_')}": v for k, v in found.items()}
+        if values:
+            yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
 
     def _save_model(self, clip: Clip, classifier: Classifier, suite: Suite) -> None:
         tensors = {"weights": classifier.weights}

@@ -517,6 +517,14 @@ class TrainSpec(Frozen):
         title="Spectrum every (epochs)",
         description="Measure σ_min on validation features during training; 0: only at the end",
     )
+    watch_shifts: int = Field(
+        default=0,
+        ge=0,
+        title="Watch shifts (images)",
+        description="Diagnostic: whenever σ_min is measured, so many images of each shift are "
+        "predicted too, as curves of their own. Nothing is chosen on them; 0: shifts are not "
+        "looked at before the end",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
@@ -588,7 +596,7 @@ class ResourcesSpec(Frozen):
 _ADDED_LATER: dict[str, dict[str, Any]] = {
     "suite": {"n_shot": None, "n_shot_seed": 0},
     "evaluation": {"precision": "train", "perturbed_calibration": False},
-    "train": {"activation_checkpointing": False, "draft_decoding": False},
+    "train": {"activation_checkpointing": False, "draft_decoding": False, "watch_shifts": 0},
 }
 
 

@@ -1,9 +1,9 @@
-"""Curves of training over optimiser steps, and their table."""
+"""Curves of training over optimiser steps: of one run, of several, and their tables."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -12,13 +12,19 @@ from calift_core.schema.wire.runs import Metrics
 from frontend import text
 from frontend.figures.style import (
     DASHES,
+    FONT,
+    INK,
+    MUTED,
     PALETTE,
     SYMBOLS,
     WEBGL_POINTS,
+    Run,
+    RunStyle,
     axis,
     blank,
     legend_below,
     nothing,
+    run_styles,
 )
 from frontend.tables import Column, Table
 
@@ -93,3 +99,201 @@ def table(metrics: Metrics, names: Sequence[str] | None = None) -> Table:
     columns = [Column("step", "Step", "count")]
     columns += [Column(one.name, one.name.replace("_", " "), "number") for one in series]
     return Table(columns, [by_step[step] for step in sorted(by_step)])
+
+
+#: Series that a run tells of shifts while it trains begin so; nothing is chosen on them.
+WATCHED = "shift/"
+#: What is said of them, wherever they are shown.
+DIAGNOSTIC = "diagnostic: nothing is chosen on it, and it must not be"
+
+
+#: Points below which a curve is not smoothed: each of them is read by itself.
+FEW = 10
+#: What series are called where their names say too little.
+TITLES = {
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "sigma_min": "σ_min (validation)",
+    "val_accuracy": "accuracy (ID validation)",
+    "val_ece": "ECE (ID validation)",
+    "val_nll": "NLL (ID validation)",
+}
+
+
+def smoothed(values: Sequence[float], weight: float) -> list[float]:
+    """Exponential moving average over recorded points, without the bias of its start.
+
+    Args:
+        values: in the order of their steps.
+        weight: of what came before, 0 ≤ weight < 1; 0 gives the values back.
+    """
+    found, mean, known = [], 0.0, 0.0
+    for value in values:
+        mean = weight * mean + (1 - weight) * value
+        known = weight * known + (1 - weight)
+        found.append(mean / known)
+    return found
+
+
+def overlay(
+    runs: Sequence[tuple[Run, Metrics]],
+    name: str,
+    *,
+    styles: Mapping[str, RunStyle] | None = None,
+    smoothing: float = 0.0,
+    log_x: bool = False,
+    log_y: bool = False,
+    foreign: Collection[str] = (),
+) -> go.Figure:
+    """One series of several runs over optimiser steps, each in its run's colour and dash.
+
+    Smoothed lines say so, and what was recorded stays behind them, faint. A curve of few points is
+    shown as it is, each point marked.
+
+    Args:
+        runs: with their curves; those without the series are left out.
+        name: of the series.
+        styles: of the runs.
+        smoothing: weight of `smoothed`.
+        log_x: logarithmic steps; step 0 is left out.
+        log_y: logarithmic values; those that are not positive are left out.
+        foreign: ids of runs that calift did not make.
+    """
+    title = TITLES.get(name, name.replace("_", " "))
+    found = [(run, next((s for s in m.series if s.name == name), None)) for run, m in runs]
+    shown = [(run, s) for run, s in found if s is not None and s.steps]
+    if not shown:
+        return nothing(title, "no run has recorded it")
+    styles = styles or run_styles(run.id for run, _ in shown)
+    says = [DIAGNOSTIC] if name.startswith(WATCHED) else []
+    many = {run.id for run, s in shown if len(s.steps) >= FEW}
+    if smoothing and many:
+        says.append(
+            f"thick: moving average, weight {smoothing:g} on what came before · faint: as recorded"
+        )
+    figure = blank(title=title, subtitle=says, alt="", height=280)
+    total = sum(len(s.steps) for _, s in shown)
+    line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
+    words = []
+    for run, series in shown:
+        own, smooth = styles[run.id], smoothing if run.id in many else 0.0
+        means = smoothed(series.values, smooth)
+        kept = [
+            (step, value, mean)
+            for step, value, mean in zip(series.steps, series.values, means, strict=True)
+            if (value > 0 or not log_y) and (step > 0 or not log_x)
+        ]
+        label = run.label + (" (elsewhere)" if run.id in foreign else "")
+        look = {
+            "mode": "lines" if run.id in many else "lines+markers",
+            "marker": {"color": own.colour, "symbol": own.symbol, "size": 8},
+            "legendgroup": run.id,
+        }
+        dash = own.dash if line is go.Scatter else "solid"
+        steps = [step for step, _, _ in kept]
+        if smooth:
+            figure.add_trace(
+                line(x=steps, y=[v for _, v, _ in kept], opacity=0.28, hoverinfo="skip",
+                     showlegend=False, name=f"{text.esc(label)}, as recorded",
+                     line={"color": own.colour, "width": 1}, **look)
+            )  # fmt: skip
+        figure.add_trace(
+            line(x=steps, y=[m for _, _, m in kept], name=text.esc(label),
+                 customdata=[v for _, v, _ in kept],
+                 hovertemplate="%{y:.4g}" + (" (%{customdata:.4g})" if smooth else ""),
+                 line={"color": own.colour, "width": 2, "dash": dash}, **look)
+        )  # fmt: skip
+        words.append(f"{label} from {text.number(series.values[0])} to "
+                     f"{text.number(series.values[-1])}")  # fmt: skip
+    figure.update_layout(
+        meta={"alt": ". ".join([f"{title} over steps: {'; '.join(words)}", *says]) + "."},
+        xaxis=axis(
+            name="Step", type="log" if log_x else "linear",
+            **({"dtick": 1, "exponentformat": "power"} if log_x else {"rangemode": "tozero"}),
+        ),
+        yaxis=axis(
+            type="log" if log_y else "linear", exponentformat="power", dtick=1 if log_y else None
+        ),
+        hovermode="x unified",
+    )  # fmt: skip
+    legend_below(figure, math.ceil(len(shown) / 2))
+    return figure
+
+
+def overlay_table(runs: Sequence[tuple[Run, Metrics]], name: str) -> Table:
+    """One row per step, one column per run: values as they were recorded."""
+    by_step: dict[int, dict[str, Any]] = {}
+    columns = [Column("step", "Step", "count")]
+    for run, metrics in runs:
+        for series in metrics.series:
+            if series.name == name:
+                columns.append(Column(run.id, run.label, "number"))
+                for step, value in zip(series.steps, series.values, strict=True):
+                    by_step.setdefault(step, {"step": step})[run.id] = value
+    return Table(columns, [by_step[step] for step in sorted(by_step)])
+
+
+def parallel(table: Table, *, colour: str, title: str = "Parallel coordinates") -> go.Figure:
+    """A line for each row through an axis for each column; axes are dragged, and chosen from.
+
+    Columns of text stand on an axis with a place for each value; a learning rate's axis is
+    logarithmic. Axes with one value alone are left out: they tell nothing apart.
+
+    Args:
+        table: a row a run.
+        colour: the column that colours the lines, one of text.
+        title: of the figure.
+    """
+    rows = [row for row in table.rows if any(v is not None for v in row.values())]
+    dimensions = [d for column in table.columns if (d := _dimension(column, rows)) is not None]
+    if len(rows) < 2 or len(dimensions) < 2:
+        return nothing(title, "two runs that differ are needed")
+    kinds = list(dict.fromkeys(str(row.get(colour)) for row in rows))
+    places = [kinds.index(str(row.get(colour))) for row in rows]
+    colours = [PALETTE[i % len(PALETTE)] for i in range(len(kinds))]
+    steps = max(len(kinds), 1)
+    scale = [[edge / steps, colours[i]] for i in range(steps) for edge in (i, i + 1)]
+    figure = blank(
+        title=title,
+        subtitle=["drag along an axis to keep the lines that pass there; drag an axis to move it"],
+        alt=f"{title}: {len(rows)} runs over {len(dimensions)} columns; the table has them.",
+        height=360,
+        legend=False,
+    )
+    figure.add_trace(
+        go.Parcoords(
+            dimensions=dimensions,
+            line={"color": places, "colorscale": scale, "cmin": -0.5, "cmax": steps - 0.5},
+            labelfont={"size": 12, "color": INK, "family": FONT},
+            tickfont={"size": 11, "color": INK, "family": FONT},
+            rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
+            unselected={"line": {"color": MUTED, "opacity": 0.08}},
+        )
+    )
+    figure.update_layout(margin={"l": 90, "r": 60, "t": figure.layout.margin.t + 34, "b": 24})
+    return figure
+
+
+def _dimension(column: Column, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """An axis of `parallel`; None where it tells nothing apart."""
+    values = [row.get(column.name) for row in rows]
+    known = [v for v in values if v is not None]
+    if len({str(v) for v in known}) < 2:
+        return None
+    label = text.esc(column.label)
+    if column.kind == "text":
+        names = sorted({str(v) for v in known})
+        return {"label": label, "values": [names.index(str(v)) if v is not None else None
+                                           for v in values],
+                "tickvals": list(range(len(names))), "ticktext": [text.esc(n) for n in names],
+                "range": [-0.3, len(names) - 0.7]}  # fmt: skip
+    if column.name == "lr":
+        ticks = sorted({v for v in known if v > 0})
+        return {"label": label, "values": [math.log10(v) if v else None for v in values],
+                "tickvals": [math.log10(v) for v in ticks],
+                "ticktext": [f"{v:g}" for v in ticks]}  # fmt: skip
+    return {
+        "label": label,
+        "values": values,
+        "tickformat": ".1%" if column.kind == "percent" else ".4~g",
+    }

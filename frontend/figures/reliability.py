@@ -63,7 +63,11 @@ def diagram(
 
 
 def grid(
-    diagrams: Sequence[Reliability], *, columns: int = 3, titles: Sequence[str] | None = None
+    diagrams: Sequence[Reliability],
+    *,
+    columns: int = 3,
+    titles: Sequence[str] | None = None,
+    styles: Mapping[str, RunStyle] | None = None,
 ) -> go.Figure:
     """Small multiples: one reliability diagram with count strip per entry, axes shared in range."""
     if not diagrams:
@@ -76,7 +80,7 @@ def grid(
         alt=" ".join(alt(d) for d in diagrams),
         height=rows * 430 + 60,
     )
-    styles = run_styles(d.run_id for d in diagrams)
+    styles = styles or run_styles(d.run_id for d in diagrams)
     gap_x, gap_y = 0.07, 0.2 / rows
     width = (1 - gap_x * (columns - 1)) / columns
     cell = (1 - gap_y * (rows - 1)) / rows

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from calift_core.schema.wire.runs import RunSummary
 from calift_core.schema.wire.sweeps import (
     EqualAccuracy,
     SweepArm,
@@ -16,7 +17,7 @@ from calift_core.schema.wire.sweeps import (
 )
 from frontend import text
 from frontend.figures import style
-from frontend.tables import Column, Table
+from frontend.tables import Column, Table, headline
 
 METRICS: dict[VerdictMetric, str] = {
     "accuracy": "OOD accuracy",
@@ -55,6 +56,42 @@ def arms_table(arms: Sequence[SweepArm]) -> Table:
     may_miss = ("ladder", "trouble")
     return Table([c for c in columns if c.name not in may_miss or any(r[c.name] for r in rows)],
                  rows)  # fmt: skip
+
+
+def runs_table(arms: Sequence[SweepArm], runs: Sequence[RunSummary]) -> Table:
+    """One row per finished run of a sweep: contender, rate, seed, what it is chosen on, results."""
+    rates = {
+        rate.run_id: (arm.label, rate.lr, rate.val_accuracy)
+        for arm in arms
+        for rate in arm.rates
+        if rate.run_id is not None
+    }
+    judged = {run_id: arm for arm in arms for run_id in arm.run_ids}
+    rows = []
+    for run in runs:
+        arm = judged.get(run.id)
+        label, lr, val = rates.get(run.id, (arm.label, arm.lr, None) if arm else (None,) * 3)
+        if run.summary is not None and label is not None:
+            rows.append(
+                {
+                    "run": run.name,
+                    "arm": label,
+                    "lr": lr,
+                    "seed": str(run.seed),
+                    "val_accuracy": val,
+                    **run.summary.model_dump(),
+                }
+            )
+    return Table(
+        [
+            Column("arm", "Contender"),
+            Column("lr", "Rate", "number"),
+            Column("seed", "Seed"),
+            Column("val_accuracy", "ID validation", "percent"),
+            *headline(),
+        ],
+        rows,
+    )
 
 
 def _rung(rate: SweepRate) -> str:

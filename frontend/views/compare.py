@@ -8,6 +8,7 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Comparison
 from frontend import api, figures, page, pickers, state, tables, text
+from frontend.panels import reporting
 from frontend.panels.compare import answers as panel
 from frontend.panels.compare import ledger, paired
 from frontend.panels.evaluate import form, jobs
@@ -119,7 +120,10 @@ def _tables(comparison: Comparison, labels: dict[str, str], baseline: str) -> No
     """What differs between the runs, and their headline numbers."""
     _settings(comparison)
     st.subheader("Headline", anchor=False)
-    form.button([c.run for c in comparison.runs])
+    with st.container(horizontal=True, key="compare-actions"):
+        form.button([c.run for c in comparison.runs])
+        if all(c.run.phase == "SUCCEEDED" for c in comparison.runs):
+            reporting.button([c.run.id for c in comparison.runs], baseline=baseline)
     jobs.under_way([c.run.id for c in comparison.runs])
     opened, _ = page.grid(
         _headline(comparison, labels),

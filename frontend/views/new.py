@@ -1,4 +1,4 @@
-"""New run: a form made of the schemas, checked by the API as it is filled in."""
+"""New run in three steps: data, what for, what it takes; every setting folded away below."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import streamlit as st
 from calift_core.schema.spec import as_uri
 from calift_core.schema.wire.service import MethodInfo
 from frontend import api, forms, page, state, text
-from frontend.panels.new import fields
+from frontend.panels.new import differs, fields
+from frontend.panels.new.data import look
 from frontend.panels.new.fields import Form
-from frontend.panels.new.start import start
+from frontend.panels.new.start import INTENTS, intent, start
 from frontend.panels.new.submit import submit
 from frontend.panels.new.sweep import sweep
 
@@ -39,37 +40,57 @@ def _spec(form: Form, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Draw the page."""
-    page.head(
-        "New run", "Every field comes from the method's schema; what is empty takes its default."
-    )
+    """Draw the page: three steps, and below them what most people leave as it is."""
+    page.head("New run", "Bring data, say what for, see what it takes.")
     client = api.client()
     methods = {m.kind: m for m in api.fetch("list the methods", client.methods, key="methods")}
     models = api.fetch("list the models", client.models, key="models")
     datasets = api.fetch("list the data", client.datasets, key="datasets")
-    document, mark = start(methods)
-    left, right = st.columns([3, 4])
-    with left:
-        method = _method(methods, forms.get(document, ("method", "kind")))
-    name_place = right.container()
-    st.caption(f"{text.md(method.summary)} Source: {text.md(method.source)}.")
+    data_step, intent_step, cost_step, knobs = (st.container() for _ in range(4))
+    copied = state.param("clone") or state.param("input")
 
-    form = Form(document, mark, method)
-    fields.of_method(form)
-    fields.of_data_and_model(form, datasets, models)
-    fields.of_training(form)
-    fields.of_the_rest(form)
-
+    with intent_step:
+        st.subheader("2. What for", anchor=False)
+        chosen = "" if copied else intent()
+        if copied:
+            st.caption("As the run that this begins with; every setting is below.")
+    with knobs:
+        st.subheader("Settings", anchor=False)
+        document, mark = start(methods)
+        given = forms.get(document, ("method", "kind"))
+        if chosen:
+            wanted = INTENTS[chosen][1]
+            given = wanted if wanted in methods else given
+        method = _method(methods, given)
+        st.caption(f"{text.md(method.summary)} Source: {text.md(method.source)}.")
+        name_place = st.container()
+        form = Form(document, mark, method)
+        fields.of_method(form, expanded=bool(copied))
+        fields.of_model(form, models)
+        fields.of_training(form, expanded=bool(copied))
+        fields.of_splits(form)
+        fields.of_the_rest(form)
     data, shifts = ("suite", "id"), ("suite", "shifts")
-    form.values[data] = as_uri(form.values[data] or "")
-    form.values[shifts] = {name: as_uri(uri) for name, uri in form.values[shifts].items()}
+    with data_step:
+        st.subheader("1. Your data", anchor=False)
+        fields.of_data(form, datasets)
+        form.values[data] = as_uri(form.values[data] or "")
+        form.values[shifts] = {name: as_uri(uri) for name, uri in form.values[shifts].items()}
+        look(str(form.values[data] or "typefaces"))
     with name_place:
         # It follows what is chosen below it, so it is drawn last.
         name = fields.name_box(document, method.kind, form.values[data], mark)
     titles = {f.pointer: f.title for f in [*form.fields, *form.own]}
     spec = _spec(form, name)
-    submit(spec, titles, form.slots)
-    sweep(spec, methods)
+    with cost_step:
+        st.subheader("3. What it takes", anchor=False)
+        preset = INTENTS[chosen][2] if chosen else ""
+        if clone := state.param("clone"):
+            run = api.fetch(f"load the run {clone}", lambda: client.run(clone), key=f"run-{clone}")
+            differs.show(run.spec, spec, run.name)
+        if not preset:
+            submit(spec, titles, form.slots)
+        sweep(spec, methods, intent=preset)
 
 
 main()

@@ -100,6 +100,8 @@ def _actions(sweep: SweepDetail) -> None:
             "Compare", icon=":material/compare_arrows:", help="The first seed of each contender"
         ):
             st.switch_page("views/compare.py", query_params={"ids": ",".join(done[:10])})
+        if len(done) > 1 and st.button("Curves", icon=":material/timeline:"):
+            st.switch_page("views/curves.py", query_params={"ids": ",".join(done[:8])})
 
 
 def _contenders(sweep: SweepDetail) -> None:
@@ -142,13 +144,23 @@ def _verdict(verdict: SweepVerdict) -> None:
     )  # fmt: skip
 
 
-def _runs(sweep_id: str) -> None:
-    st.subheader("Runs", anchor=False)
+def _runs(sweep: SweepDetail) -> None:
+    sweep_id = sweep.id
     found = api.fetch(
         "list the runs of the sweep",
         lambda: api.client().sweep_runs(sweep_id, sort="-created", limit=RUNS),
         key=f"sweep-runs-{sweep_id}",
     )
+    every = figures.sweeps.runs_table(sweep.arms, found.items)
+    if len(every.rows) > 1:
+        st.subheader("Every run at once", anchor=False)
+        page.chart(
+            figures.curves.parallel(every, colour="arm", title=""),
+            every,
+            name="sweep-parallel",
+            wide=True,
+        )
+    st.subheader("Runs", anchor=False)
     rows = [
         {
             **(run.summary.model_dump() if run.summary is not None else {}),
@@ -196,7 +208,7 @@ def main() -> None:
         _contenders(now)
         if verdict is not None:
             _verdict(verdict)
-        _runs(sweep_id)
+        _runs(now)
 
     body()
 

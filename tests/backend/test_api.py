@@ -121,6 +121,7 @@ SCOPES = {
     "prune": "admin",
     "submit_sweep": "submit",
     "validate_sweep": "submit",
+    "scan_dataset": "submit",
     "cancel_sweep": "submit",
     "pause_sweep": "submit",
     "resume_sweep": "submit",

@@ -13,17 +13,12 @@ import termios
 import threading
 from pathlib import Path
 
-import plotly.graph_objects as go
 import pytest
 
-from frontend import pictures, report
+from frontend import pictures
 from tests.conftest import unavailable
 
 ROOT = Path(__file__).parents[2]
-
-
-def figure(title: str) -> go.Figure:
-    return go.Figure(go.Scatter(y=[1, 3, 2])).update_layout(title=title, height=300)
 
 
 def last_words() -> None:
@@ -86,15 +81,3 @@ def test_draw__every_figure_in_one_go_and_without_a_word(tmp_path: Path) -> None
         drawn = (tmp_path / name).read_text()
         assert drawn.startswith("<svg")
         assert f">{name}</text>" in drawn
-
-
-def test_report__says_in_a_sentence_what_stands_in_the_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
-    said: list[str] = []
-    report._write_pictures({"a": figure("a")}, tmp_path, said.append)
-    assert len(said) == 1
-    assert "need an installed Chrome" in said[0]
-    assert "Traceback" not in said[0]
-    assert not caplog.records

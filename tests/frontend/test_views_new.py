@@ -147,3 +147,46 @@ def test_new__a_clone_begins_with_the_runs_settings(dashboard: Service) -> None:
     key = f"new-clone-{dashboard.ids['CaRot']}-train.epochs"
     assert app.number_input(key=key).value == 4
     assert "CaRot on fashion-mnist copy" in words(app)
+
+
+def test_new__another_intent_begins_with_its_method(dashboard: Service) -> None:
+    app = page("new")
+    assert app.selectbox(key="url-method").value == "carot"
+    assert page("new", intent="evaluate").selectbox(key="url-method").value == "zero_shot"
+    compare = page("new", intent="compare")
+    assert "Contenders" in words(compare)
+    assert [b.label for b in compare.button if b.label in ("Submit", "Start the sweep")] == [
+        "Start the sweep"
+    ]
+    assert "preset: compare-methods" in words(compare)
+
+
+def test_new__a_folder_is_looked_at_as_soon_as_it_is_named(
+    bare: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from calift_core.client import Client
+
+    write_classes(tmp_path / "birds", ("<b>cat", "dog"), n=30)
+    with pointed_at(monkeypatch, bare.url, bare.home), Client() as client:
+        made = client.submit(
+            {"name": "a run", "method": {"kind": "flyp"},
+             "suite": {"id": f"folder:{tmp_path / 'birds'}"}}
+        )  # fmt: skip
+        said = words(page("new", clone=made.id))
+        client.cancel(made.id)
+        client.delete(made.id)
+    assert "30 to 30 images each" in said
+    assert said.count("data:image/png") > 2
+    assert "<b>cat" not in said
+    assert "Nothing is changed: this is a run once more" in said.replace("\\", "")
+
+
+def test_changes__are_the_settings_that_differ_with_defaults_filled_in() -> None:
+    from frontend.panels.new.differs import changes
+
+    before = {"name": "a", "method": {"kind": "flyp"}}
+    same = {"name": "b", "method": {"kind": "flyp"}, "train": {"epochs": 10, "seed": 0}}
+    assert changes(before, {**same, "train": {"seed": 0}}) == []
+    found = changes(before, {"name": "b", "method": {"kind": "carot"}, "train": {"seed": 3}})
+    assert {"setting": "train › seed", "before": "0", "after": "3"} in found
+    assert {"setting": "method › kind", "before": "flyp", "after": "carot"} in found

@@ -103,7 +103,7 @@ class AuditPage(Frozen):
 #: Pages of the dashboard that can be saved.
 Page = Literal[
     "overview", "runs", "run", "compare", "calibration", "decide", "frontier", "shifts", "spectra",
-    "bound", "plan",
+    "bound", "plan", "curves",
 ]  # fmt: skip
 
 

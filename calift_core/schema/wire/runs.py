@@ -186,6 +186,9 @@ class Estimate(Frozen):
     parameters: int | None = None
     seconds: float | None = None
     train_seconds_per_1000: float | None = None
+    disk_bytes: int | None = Field(
+        default=None, description="What it leaves on disk, as finished runs of its model did"
+    )
     basis: str = ""
 
 

@@ -97,6 +97,41 @@ class DatasetInfo(Frozen):
     parts: dict[str, int] = Field(default_factory=dict)
 
 
+class ScannedClass(Frozen):
+    """A class of somebody's data; `n` counts its images in all parts, null where not listed."""
+
+    name: str
+    n: int | None = None
+
+
+class ScannedImage(Frozen):
+    """An image that was opened: a picture as a data URI, or why there is none."""
+
+    sample: str
+    class_name: str
+    picture: str | None = None
+    fault: str = ""
+
+
+class SuiteScan(Frozen):
+    """A look at data that a run could name.
+
+    Nothing is downloaded. `images` are a few of the test part, of as many classes as possible, and
+    the only ones that were opened. `problems` says what stands in the way of a run, `basis` where
+    the numbers come from.
+    """
+
+    suite: str
+    n_classes: int | None
+    classes: list[ScannedClass]
+    parts: dict[str, int]
+    shifts: dict[str, int | None]
+    basis: str
+    problems: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    images: list[ScannedImage] = Field(default_factory=list)
+
+
 class GpuUse(Frozen):
     """A worker's GPU as the driver says; null where it does not."""
 

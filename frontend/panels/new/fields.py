@@ -114,34 +114,57 @@ def _key(mark: str, path: Path) -> str:
     return f"new-{mark}-{'.'.join(path)}"
 
 
-def of_method(form: Form) -> None:
+def of_method(form: Form, *, expanded: bool = False) -> None:
     """The method's own options; a method that is not the document's begins with its defaults."""
     if not form.own:
         return
     kind = form.method.kind
     kept = form.document if forms.get(form.document, ("method", "kind")) == kind else {}
     mark = f"{form.mark}-{kind}"
-    with st.container(border=True):
-        st.markdown(f"**{text.md(form.method.title)}**")
+    with st.expander(f"Options of {text.md(form.method.title)}", expanded=expanded):
         offered = _finished_runs(form.own, kept, mark)
         hints = dict.fromkeys(offered, "choose finished runs, or type an id")
         form.draw(form.own, document=kept, mark=mark, choices=offered, hints=hints)
 
 
-def of_data_and_model(
-    form: Form, datasets: Sequence[DatasetInfo], models: Sequence[ModelInfo]
-) -> None:
-    """What is trained and evaluated on, and which model."""
-    here = {m.name for m in models if m.available}
+#: Fields of the suite, by path.
+_OWN, _SHIFTS, _CORRUPTIONS = ("suite", "id"), ("suite", "shifts"), ("suite", "corruptions")
+_SHIFTED = {_SHIFTS, *((*_CORRUPTIONS, part) for part in ("names", "severities", "limit"))}
+
+
+def of_data(form: Form, datasets: Sequence[DatasetInfo]) -> None:
+    """What is trained on, and what shifts are evaluated."""
     suite = form.section("suite")
-    own, shifts, corruptions = ("suite", "id"), ("suite", "shifts"), ("suite", "corruptions")
-    shifted = {shifts, *((*corruptions, part) for part in ("names", "severities", "limit"))}
-    with st.container(border=True):
-        st.markdown("**Data and model**")
+    form.draw(
+        [f for f in suite if f.path == _OWN],
+        columns=1,
+        choices={_OWN: {d.id: d.title if d.available else f"{d.title}, not here"
+                        for d in datasets}},
+    )  # fmt: skip
+    form.draw(
+        [f for f in suite if f.path in _SHIFTED],
+        columns=2,
+        choices={(*_CORRUPTIONS, "names"): CORRUPTIONS},
+        hints={_SHIFTS: "art: /path/to/art", (*_CORRUPTIONS, "limit"): "all"},
+    )
+
+
+def of_splits(form: Form) -> None:
+    """What else can be said of the data."""
+    with st.expander("Prompts, class names, splits and limits"):
         form.draw(
-            [f for f in suite if f.path == own] + form.section("model"),
+            [f for f in form.section("suite") if f.path not in _SHIFTED | {_OWN}],
+            hints={("suite", "class_names"): "guitar: acoustic guitar"},
+        )
+
+
+def of_model(form: Form, models: Sequence[ModelInfo], *, expanded: bool = False) -> None:
+    """Which model, and with which weights it begins."""
+    here = {m.name for m in models if m.available}
+    with st.expander("Model", expanded=expanded):
+        form.draw(
+            form.section("model"),
             choices={
-                own: {d.id: d.title if d.available else f"{d.title}, not here" for d in datasets},
                 ("model", "name"): {m.name: "" if m.name in here else "not here yet"
                                     for m in models},
                 ("model", "pretrained"): {
@@ -151,34 +174,22 @@ def of_data_and_model(
             },
             hints={("model", "pretrained"): "random weights"},
         )  # fmt: skip
-        form.draw(
-            [f for f in suite if f.path in shifted],
-            columns=2,
-            choices={(*corruptions, "names"): CORRUPTIONS},
-            hints={shifts: "art: /path/to/art", (*corruptions, "limit"): "all"},
-        )
-        with st.expander("Prompts, class names, splits and limits"):
-            form.draw(
-                [f for f in suite if f.path not in shifted | {own}],
-                hints={("suite", "class_names"): "guitar: acoustic guitar"},
-            )
 
 
-def of_training(form: Form) -> None:
+def of_training(form: Form, *, expanded: bool = False) -> None:
     """How it is trained; what few people set is folded away."""
     train = form.section("train")
     hints, steps = _train_hints(form.method)
-    with st.container(border=True):
-        st.markdown("**Training**")
+    with st.expander("Training", expanded=expanded):
         if not form.method.trains:
             st.caption("This method does not train; seed, device and precision still count.")
         first = [f for f in train if f.path[-1] in TRAIN_FIRST]
         first.sort(key=lambda f: TRAIN_FIRST.index(f.path[-1]))
         form.draw(first, hints=hints, steps=steps)
-        with st.expander("More training settings"):
-            rest = [f for f in train if f.path[-1] not in TRAIN_FIRST]
-            form.draw(rest, hints=hints, steps=steps)
-            form.draw(form.section("resources"))
+    with st.expander("More training settings"):
+        rest = [f for f in train if f.path[-1] not in TRAIN_FIRST]
+        form.draw(rest, hints=hints, steps=steps)
+        form.draw(form.section("resources"))
 
 
 def of_the_rest(form: Form) -> None:

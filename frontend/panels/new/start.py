@@ -41,6 +41,36 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+#: What a run is for → what it is called, the method that the form begins with, and the sweep's
+#: preset where one run is no answer.
+INTENTS: dict[str, tuple[str, str, str]] = {
+    "robust": ("Robust fine-tune: one run", "carot", ""),
+    "compare": ("Compare all methods: a sweep with one verdict", "carot", "compare-methods"),
+    "evaluate": ("Evaluate only: the model as it is", "zero_shot", ""),
+    "ablate": ("Ablate: CaRot without each of its parts", "carot", "ablate-carot"),
+}
+
+
+def intent(*, default: str = "robust") -> str:
+    """Ask what the run is for; another answer begins with that one's method."""
+    chosen = state.choice(
+        st.segmented_control,
+        "What for",
+        name="intent",
+        options={name: INTENTS[name][0].partition(":")[0] for name in INTENTS},
+        default=default,
+        required=True,
+    )
+    seen = st.session_state.get("new-intent", chosen)
+    st.session_state["new-intent"] = chosen
+    if seen != chosen:
+        for key in ("url-method", "url-method-seen"):
+            st.session_state.pop(key, None)
+        st.query_params.pop("method", None)
+    st.caption(f"{INTENTS[chosen][0]}.")
+    return chosen
+
+
 def start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
     """The document to begin with and a mark that changes with it."""
     clone, source = state.param("clone"), state.param("input")
@@ -64,7 +94,7 @@ def start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
         return _made_from(source)
     preset = state.choice(
         st.selectbox,
-        "Start from",
+        "Settings to begin with",
         name="preset",
         options=list(PRESETS),
         format_func=lambda name: PRESETS[name][0],

@@ -19,7 +19,6 @@ def submit(spec: dict[str, Any], titles: dict[str, str], slots: dict[str, Any]) 
         titles: of the fields, by JSON pointer.
         slots: places below the fields for what is wrong with them, by JSON pointer.
     """
-    st.subheader("Check and submit", anchor=False)
     locked = api.locked("submit")
     if locked:
         st.info(locked, icon=":material/lock:")
@@ -83,6 +82,13 @@ def _estimate(validation: Validation) -> None:
         ),
         ("To choose and calibrate on", text.count(e.selection_images), "ID images, predicted too"),
         ("Time", text.duration(e.seconds), "" if e.seconds else "known after a first run like it"),
+        (
+            "Disk",
+            text.size(e.disk_bytes),
+            "as runs of this model left"
+            if e.disk_bytes
+            else "known after a first run of its model",
+        ),
     ]
     if e.parameters:
         cards.insert(2, ("Parameters", text.count(e.parameters), ""))

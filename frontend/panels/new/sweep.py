@@ -18,14 +18,15 @@ from frontend import api, page, state, text
 CHOICES = {"own": "Methods and values of my choice", **PRESETS}
 
 
-def sweep(spec: dict[str, Any], methods: dict[str, MethodInfo]) -> None:
+def sweep(spec: dict[str, Any], methods: dict[str, MethodInfo], *, intent: str = "") -> None:
     """Draw the switch and, when it is on, the sweep's own fields, its dry run and its button.
 
     Args:
         spec: the run as it is filled in; the sweep is of its data, model and training.
         methods: that may be compared.
+        intent: a preset that is what the form is for; empty: a switch says whether to sweep.
     """
-    on = state.bound(
+    on = bool(intent) or state.bound(
         st.toggle,
         "Sweep this: several methods, seeds or values, and one verdict",
         name="sweep",
@@ -35,7 +36,7 @@ def sweep(spec: dict[str, Any], methods: dict[str, MethodInfo]) -> None:
     )
     if not on:
         return
-    what = state.choice(st.selectbox, "What to sweep", name="what", options=CHOICES)
+    what = intent or state.choice(st.selectbox, "What to sweep", name="what", options=CHOICES)
     try:
         wanted = _filled(spec, methods, what)
     except SpecError as error:

@@ -40,7 +40,8 @@ def draw(run: RunDetail) -> None:
         else:
             page.empty("No curves", "The run ended before it recorded a step.")
         return
-    names = [s.name for s in metrics.series]
+    watched = [s.name for s in metrics.series if s.name.startswith(figures.curves.WATCHED)]
+    names = [s.name for s in metrics.series if s.name not in watched]
     aside = [n for n in names if n in ASIDE or n.startswith(("teacher", "lr"))]
     losses = [n for n in names if n not in aside and not n.startswith(("val", "validation"))]
     checks = [n for n in names if n.startswith(("val", "validation"))]
@@ -57,6 +58,11 @@ def draw(run: RunDetail) -> None:
     if checks:
         rest.append(("Validation", checks))
     rest += [(name.replace("_", " ").capitalize(), [name]) for name in aside]
+    if watched:
+        st.page_link(
+            "views/curves.py", label="Shifts over training, a diagnostic",
+            icon=":material/visibility:", query_params={"ids": run.id, "shifts": "1"},
+        )  # fmt: skip
     columns = st.columns(2)
     for index, (title, some) in enumerate(rest):
         with columns[index % 2]:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, page, state, text
+from frontend.panels import reporting
 from frontend.panels.evaluate import form
 
 
@@ -108,6 +109,8 @@ def actions(run: RunDetail) -> None:
                 base = api.zero_shot_of(run)
                 some = [run.id] + ([base.id] if base else [])
                 st.switch_page("views/compare.py", query_params={"ids": ",".join(some)})
+        if run.phase == "SUCCEEDED":
+            reporting.button([run.id])
         form.button([run])
         if not locked:
             with st.popover("Edit", icon=":material/edit:"):

@@ -173,6 +173,26 @@ def test_run__leaves_what_the_contract_names(finished: Any) -> None:
     assert report.data["parts"]["test"] == report.evaluations[0].n
 
 
+def test_run__watching_shifts_changes_nothing_but_the_curves(
+    finished: Any, home: Path, tmp_path: Path
+) -> None:
+    spec, folder, _ = finished
+    train = spec.train.model_copy(update={"watch_shifts": 5})
+    watching = spec.model_copy(update={"train": train})
+    go(watching, tmp_path / "run")
+    assert weights(tmp_path / "run") == weights(folder)
+    one, other = report_in(tmp_path / "run"), report_in(folder)
+    assert (one.summary, one.selection) == (other.summary, other.selection)
+    lines = [json.loads(line) for line in curve(tmp_path / "run").splitlines()]
+    watched = [line for line in lines if "shift/art/accuracy" in line]
+    assert [line["epoch"] for line in watched] == [1.0, 2.0]
+    assert set(watched[0]) == {"step", "epoch"} | {
+        f"shift/art/{name}" for name in ("accuracy", "nll", "ece")
+    }
+    rest = "".join(json.dumps(line) + "\n" for line in lines if line not in watched)
+    assert rest == curve(folder)
+
+
 def test_run__a_shift_named_like_the_test_set_has_a_file_of_its_own(
     run_spec: Any, paintings: Path, home: Path, tmp_path: Path
 ) -> None:

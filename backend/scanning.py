@@ -1,0 +1,143 @@
+"""A look at somebody's data before anything runs on it: classes, numbers, a few of its images.
+
+Files are listed and none is opened here: images are drawn by the processes of `backend.thumbnails`,
+which may take little and reach nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from fastapi.concurrency import run_in_threadpool
+
+from backend.problems import HttpError
+from backend.settings import Settings
+from backend.submission import Submission, path_of, scan_budget
+from backend.thumbnails import Thumbnails
+from calift_core.data.counting import count_suite
+from calift_core.data.images import ImageSet
+from calift_core.data.suites import named_suite, parse_suite_id
+from calift_core.errors import CaliftError, NotFoundError, SpecError, UnreadableImageError
+from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.wire.service import ScannedClass, ScannedImage, SuiteScan
+
+#: Images that are opened, and how large they are shown.
+_IMAGES, _SIDE = 12, 96
+#: Classes that are named; all of them are counted.
+_CLASSES = 1000
+
+
+class Scanner:
+    """Looks at suites that a RunSpec could name."""
+
+    def __init__(self, settings: Settings, submission: Submission, thumbnails: Thumbnails) -> None:
+        self._settings, self._submission, self._thumbnails = settings, submission, thumbnails
+
+    async def scan(self, suite_id: str) -> SuiteScan:
+        """Look at a suite.
+
+        Raises:
+            SpecError: no suite has this name, or its path may not be read.
+            HttpError: 503, too many pictures are waited for.
+        """
+        found, wishes = await run_in_threadpool(self._listed, suite_id)
+        drawn = await asyncio.gather(*(self._drawn(wish) for wish in wishes))
+        names = [c.name for c in found.classes]
+        images = [
+            ScannedImage(
+                sample=wish["wish"]["sample"],
+                class_name=names[wish["wish"]["label"]]
+                if wish["wish"]["label"] < len(names)
+                else "",
+                picture=picture,
+                fault=fault,
+            )
+            for wish, (picture, fault) in zip(wishes, drawn, strict=True)
+        ]
+        return found.model_copy(update={"images": images})
+
+    async def _drawn(self, wish: Mapping[str, Any]) -> tuple[str | None, str]:
+        try:
+            made = await self._thumbnails.draw(wish)
+        except (UnreadableImageError, NotFoundError) as error:
+            return None, error.message
+        except HttpError as error:
+            if error.status != 404:
+                raise
+            return None, error.message
+        return f"data:{made.media_type};base64,{base64.b64encode(made.body).decode()}", ""
+
+    def _listed(self, suite_id: str) -> tuple[SuiteScan, list[dict[str, Any]]]:
+        """What can be said without opening an image, and which ones are to be opened."""
+        path = path_of(suite_id)
+        refused = [] if path is None else list(self._submission.path_refusals("#", path))
+        if refused:
+            raise SpecError(refused[0][1])
+        spec = SuiteSpec(id=suite_id)
+        counts = count_suite(spec, scan_budget())
+        problems = [absent.message for absent in (*counts.problems, *counts.absent)]
+        found = SuiteScan(
+            suite=suite_id,
+            n_classes=len(counts.classes) if counts.classes else None,
+            classes=[ScannedClass(name=name, n=None) for name in (counts.classes or ())[:_CLASSES]],
+            parts=dict(counts.parts),
+            shifts=dict(counts.shifts),
+            basis=counts.basis,
+            problems=problems,
+        )
+        # What is known by its name alone may have to be fetched before it can be listed.
+        if problems or parse_suite_id(suite_id).path is None:
+            return found, []
+        family, wanted = named_suite(spec, scan_budget())
+        try:
+            loaded = family.load(wanted)
+        except CaliftError as error:
+            return found.model_copy(update={"problems": [error.message]}), []
+        n = sum(
+            np.bincount(images.own_labels, minlength=len(loaded.classes))
+            for part, images in loaded.parts.items()
+        )
+        classes = [
+            ScannedClass(name=name, n=int(count))
+            for name, count in zip(loaded.classes, np.atleast_1d(n), strict=True)
+        ]
+        found = found.model_copy(
+            update={"classes": classes[:_CLASSES], "n_classes": len(classes),
+                    "notes": list(loaded.notes)}
+        )  # fmt: skip
+        test = loaded.parts.get("test")
+        chosen = [] if test is None else _spread(test)
+        return found, [self._wish(suite_id, loaded.name, test, at) for at in chosen]
+
+    def _wish(self, suite_id: str, name: str, test: ImageSet | None, at: int) -> dict[str, Any]:
+        assert test is not None
+        return {
+            "imported": False,
+            "roots": [str(root) for root in self._settings.data_roots],
+            "size": _SIDE,
+            "wish": {
+                "suites": [{"id": suite_id}],
+                "dataset": f"{name}/test",
+                "role": "id",
+                "corruption": None,
+                "severity": None,
+                "sample": str(test.ids[at]),
+                "label": int(test.own_labels[at]),
+            },
+        }
+
+
+def _spread(images: ImageSet) -> list[int]:
+    """Positions of a few images, of as many classes as there are places for."""
+    labels = images.own_labels
+    order = np.lexsort((np.arange(len(labels)), labels))
+    first = order[np.r_[True, np.diff(labels[order]) != 0]] if len(order) else order
+    if len(first) >= _IMAGES:
+        return [int(i) for i in first[np.linspace(0, len(first) - 1, _IMAGES).astype(int)]]
+    rest = np.setdiff1d(order, first)
+    more = rest[np.linspace(0, len(rest) - 1, min(_IMAGES - len(first), len(rest))).astype(int)]
+    return sorted({int(i) for i in (*first, *more)})

@@ -1,0 +1,99 @@
+"""`csv:FILE`: curves as W&B exports them, and beside them `FILE.runs.csv`, a line a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from calift.interop.runs import Exchanged
+from calift_core.analysis import foreign_curves
+from calift_core.errors import DataError
+from calift_core.files import atomic_write_bytes
+from calift_core.schema.wire.runs import Metrics
+
+
+def push(runs: Sequence[Exchanged], place: str, *, again: bool) -> list[str]:
+    """Write both files; returns where they are. What is there is replaced."""
+    path = Path(place)
+    names = _names(runs)
+    curves = {name: run.curves for name, run in zip(names, runs, strict=True)}
+    atomic_write_bytes(path, foreign_curves.to_csv(curves).encode())
+    atomic_write_bytes(_table(path), _lines(names, runs).encode())
+    return [str(path), str(_table(path))]
+
+
+def pull(place: str) -> list[Exchanged]:
+    """Runs of a CSV file of curves; their settings and numbers where the second file is there.
+
+    Raises:
+        DataError: the file cannot be read, or holds no curves.
+    """
+    path = Path(place)
+    try:
+        content = path.read_text(encoding="utf-8")
+        table = _table(path)
+        lines = table.read_text(encoding="utf-8") if table.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{place!r} must be a CSV file: {error}") from error
+    known = {row.get("Name", ""): row for row in csv.DictReader(io.StringIO(lines))}
+    # A run without curves has its line alone.
+    curves: dict[str, Metrics] = (
+        {}
+        if known and content.strip() == "Step"
+        else foreign_curves.from_csv(content, name=path.stem)
+    )
+    found = []
+    for name in dict.fromkeys([*known, *curves]):
+        row = known.get(name, {})
+        found.append(
+            Exchanged(
+                name=name,
+                id=row.get("ID", "") or f"{path.name}#{name}",
+                settings={
+                    k.removeprefix("config."): v
+                    for k, v in row.items()
+                    if k.startswith("config.") and v
+                },
+                curves=curves.get(name, Metrics(series=[], last_step=-1)),
+                numbers={
+                    k.removeprefix("summary."): float(v)
+                    for k, v in row.items()
+                    if k.startswith("summary.") and v
+                },
+            )
+        )
+    return found
+
+
+def _table(path: Path) -> Path:
+    return path.with_suffix(".runs.csv")
+
+
+def _names(runs: Sequence[Exchanged]) -> list[str]:
+    """Names that tell the runs apart."""
+    every = [run.name for run in runs]
+    return [
+        f"{n} ({r.id[:6]})" if every.count(n) > 1 else n for n, r in zip(every, runs, strict=True)
+    ]
+
+
+def _lines(names: Sequence[str], runs: Sequence[Exchanged]) -> str:
+    settings = list(dict.fromkeys(key for run in runs for key in run.settings))
+    numbers = list(dict.fromkeys(key for run in runs for key in run.numbers))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["Name", "ID", *(f"config.{k}" for k in settings), *(f"summary.{k}" for k in numbers)]
+    )
+    for name, run in zip(names, runs, strict=True):
+        writer.writerow(
+            [
+                name,
+                run.id,
+                *(run.settings.get(k, "") for k in settings),
+                *(run.numbers.get(k, "") for k in numbers),
+            ]
+        )
+    return out.getvalue()

@@ -1,0 +1,78 @@
+"""The first step of a new run: a look at the data, as soon as it is named."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from calift_core.errors import CaliftError
+from calift_core.schema.wire.service import SuiteScan
+from frontend import api, page, text
+from frontend.tables import Column, Table
+
+
+def look(suite: str) -> None:
+    """Say what the service finds in a suite: classes, numbers, a few images, what is wrong."""
+    if not suite or suite.endswith(":") or api.locked("submit"):
+        return
+    try:
+        found = api.scan(suite)
+    except CaliftError as error:
+        st.error(text.md_prose(error.message), icon=":material/folder_off:")
+        return
+    unreadable = [image for image in found.images if image.picture is None]
+    counts = [c.n for c in found.classes if c.n is not None]
+    opened = f"{len(found.images) - len(unreadable)} of {len(found.images)}"
+    page.stats(
+        [
+            (
+                "Classes",
+                text.count(found.n_classes),
+                f"{min(counts):,} to {max(counts):,} images each" if counts else "",
+            ),
+            (
+                "Images",
+                text.count(sum(found.parts.values()) if found.parts else None),
+                ", ".join(f"{part} {n:,}" for part, n in found.parts.items()),
+            ),
+            (
+                "Shifts",
+                text.count(len(found.shifts)),
+                ", ".join(f"{name} {text.count(n)}" for name, n in found.shifts.items()),
+            ),
+            *([("Readable", opened, "of those opened here")] if found.images else []),
+        ]
+    )
+    for sentence in found.problems:
+        st.error(text.md_prose(sentence), icon=":material/folder_off:")
+    for sentence in found.notes:
+        st.caption(text.md_prose(sentence))
+    for image in unreadable:
+        st.warning(
+            f"{text.md(image.sample)}: {text.md_prose(image.fault)}", icon=":material/broken_image:"
+        )
+    if unreadable:
+        st.caption(
+            "A run reads the beginning of every file first and names those that are damaged."
+        )
+    _examples(found)
+    if counts:
+        with st.expander(f"Images of each class ({len(found.classes):,})"):
+            page.table(
+                Table(
+                    [Column("name", "Class"), Column("n", "Images", "count")],
+                    [c.model_dump() for c in found.classes],
+                ),
+                caption="Images of each class",
+            )
+
+
+def _examples(found: SuiteScan) -> None:
+    shown = [image for image in found.images if image.picture is not None]
+    if not shown:
+        return
+    cells = "".join(
+        f'<figure><img src="{text.esc(image.picture)}" alt="{text.esc(image.sample)}">'
+        f"<figcaption>{text.esc(image.class_name)}</figcaption></figure>"
+        for image in shown
+    )
+    st.html(f'<div class="calift-examples">{cells}</div>')

@@ -1,0 +1,177 @@
+"""Curves: what several runs recorded while they trained, on the same axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+
+from calift_core.analysis.foreign_curves import from_csv
+from calift_core.errors import CaliftError
+from calift_core.schema.wire.runs import Metrics, RunSummary
+from frontend import api, figures, page, pickers, state, text
+from frontend.figures.curves import WATCHED
+from frontend.figures.style import Run
+
+MAX_POINTS = 800
+#: Shown first, where a run has recorded it.
+FIRST = ("loss", "contrastive", "val_accuracy", "val_ece", "sigma_min")
+#: Bytes of a file of curves from elsewhere.
+_MOST_BYTES = 20_000_000
+_MOST_FOREIGN = 8
+
+
+def _elsewhere() -> list[tuple[Run, Metrics]]:
+    """Curves of runs that other trackers hold, from files that a visitor opens here."""
+    with st.expander("Curves from elsewhere", icon=":material/upload_file:"):
+        st.caption(
+            "CSV files of `calift pull`, or as W&B exports charts: a column `Step`, a column for "
+            "each series. They are shown beside the runs, stay in this browser's session, and are "
+            "never stored: calift did not measure them."
+        )
+        given = st.file_uploader(
+            "Files of curves", type="csv", accept_multiple_files=True, key="foreign-curves"
+        )
+        found: list[tuple[Run, Metrics]] = []
+        for file in given or []:
+            try:
+                if file.size > _MOST_BYTES:
+                    raise CaliftError(f"{file.name}: at most {text.size(_MOST_BYTES)} are read")
+                content = file.getvalue().decode("utf-8", errors="replace")
+                runs = from_csv(content, name=file.name.removesuffix(".csv"))
+            except CaliftError as error:
+                st.error(text.md_prose(error.message), icon=":material/error:")
+                continue
+            found += [(Run(f"elsewhere/{file.name}/{run}", run), m) for run, m in runs.items()]
+        if len(found) > _MOST_FOREIGN:
+            st.caption(f"The first {_MOST_FOREIGN} of {len(found)} runs are shown.")
+        return found[:_MOST_FOREIGN]
+
+
+def _columns(runs: Sequence[tuple[Run, Metrics]]) -> list[str]:
+    """A chooser of series; those of shifts come last and must be asked for."""
+    names = list(dict.fromkeys(s.name for _, m in runs for s in m.series))
+    plain = [n for n in names if not n.startswith(WATCHED)]
+    watched = [n for n in names if n.startswith(WATCHED)]
+    offered = [*(n for n in FIRST if n in plain), *(n for n in plain if n not in FIRST)]
+    default = [n for n in FIRST if n in offered] or offered[:4]
+    chosen = state.several(
+        st.multiselect,
+        "Series",
+        name="series",
+        options={n: figures.curves.TITLES.get(n, n.replace("_", " ")) for n in offered},
+        default=default,
+    )
+    if not watched:
+        return chosen
+    shown = state.bound(
+        st.toggle,
+        "Shifts over training (diagnostic)",
+        name="shifts",
+        default=False,
+        decode=lambda given: given == "1",
+        encode=lambda on: "1" if on else "",
+        help="What runs with train.watch_shifts saw of shifted data on the way. Whoever chooses a "
+        "step, a rate or a method by it has no honest number left.",
+    )
+    if shown:
+        st.warning(
+            "These curves are of shifted test data. They are for understanding what happened. "
+            "calift chooses nothing on them, and no choice should be made on them.",
+            icon=":material/visibility:",
+        )
+        chosen = [*chosen, *watched]
+    return chosen
+
+
+def _axes() -> dict[str, float | bool]:
+    """Smoothing and logarithmic axes."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        smoothing = state.bound(
+            st.slider,
+            "Smoothing",
+            name="smooth",
+            default=0.0,
+            decode=_share,
+            encode=lambda value: f"{value:g}",
+            min_value=0.0,
+            max_value=0.99,
+            step=0.01,
+            width=260,
+            help="Weight of what came before in a moving average; 0 shows what was recorded",
+        )
+        logs = {
+            axis: state.bound(
+                st.toggle,
+                f"Logarithmic {what}",
+                name=axis,
+                default=False,
+                decode=lambda given: given == "1",
+                encode=lambda on: "1" if on else "",
+            )
+            for axis, what in (("log_x", "steps"), ("log_y", "values"))
+        }
+    return {"smoothing": smoothing, **logs}
+
+
+def _share(given: str) -> float | None:
+    try:
+        value = float(given)
+    except ValueError:
+        return None
+    return value if 0 <= value <= 0.99 else None
+
+
+def _recorded(chosen: Mapping[str, RunSummary]) -> list[tuple[Run, Metrics]]:
+    return [
+        (
+            run,
+            api.fetch(
+                f"load the curves of {run.label}",
+                lambda run=run: api.curves(run.id, chosen[run.id].revision, MAX_POINTS),
+                key=f"curves-{run.id}",
+            ),
+        )
+        for run in pickers.as_runs(chosen)
+    ]
+
+
+def main() -> None:
+    """Draw the page."""
+    page.head(
+        "Curves", "What runs recorded while they trained, on the same axes; each in its colour."
+    )
+    chosen = pickers.pick_runs("ids")
+    own = _recorded(chosen)
+    foreign = _elsewhere()
+    runs = [(run, m) for run, m in [*own, *foreign] if m.series]
+    without = [run.label for run, m in own if not m.series]
+    if not runs:
+        page.empty(
+            "No curve is recorded",
+            "Zero-shot models are not trained, and imported predictions bring no curves.",
+        )
+        return
+    series = _columns(runs)
+    asked = _axes()
+    ids = [run.id for run, _ in foreign]
+    styles = dict(state.styles([run.id for run, _ in own]))
+    taken = [style.colour for style in styles.values()]
+    spare = [s for i in range(len(figures.style.PALETTE))
+             if (s := figures.style.style_of_slot(i)).colour not in taken]  # fmt: skip
+    for at, run_id in enumerate(ids):
+        look = spare[at % len(spare)] if spare else figures.style.style_of_slot(at)
+        styles[run_id] = look._replace(dash="dash")
+    columns = st.columns(2)
+    for index, name in enumerate(series):
+        with columns[index % 2]:
+            page.chart(
+                figures.curves.overlay(runs, name, styles=styles, foreign=ids, **asked),
+                figures.curves.overlay_table(runs, name),
+                name=f"curves-{name.replace('/', '-')}",
+            )
+    if without:
+        st.caption(f"Without curves: {text.md(', '.join(without))}.")
+
+
+main()
