@@ -280,6 +280,24 @@ class CarFt(MethodBase):
     )
 
 
+class ZsNorm(MethodBase):
+    """Cross-entropy of logits that are stretched to the range of the initial model's."""
+
+    title: ClassVar[str] = "ZS-Norm"
+    summary: ClassVar[str] = (
+        "Fine-tuning on logits that are stretched, image by image, to the range that the initial "
+        "model's have: confidence is nothing that training can raise."
+    )
+    source: ClassVar[str] = "Murugesan et al. 2024, section 4"
+    default_lr: ClassVar[float] = 3e-5
+    default_clip_grad_norm: ClassVar[float | None] = 1.0
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED
+
+    kind: Literal["zs_norm"] = "zs_norm"
+
+
 class Flyp(MethodBase):
     """Contrastive fine-tuning with the pre-training loss on class captions."""
 
@@ -803,6 +821,7 @@ METHOD_SPECS: dict[str, type[MethodBase]] = {
     "carot_plus": CarotPlus,
     "anchored": Anchored,
     "averaged": Averaged,
+    "zs_norm": ZsNorm,
     "pretrain": Pretrain,
 }
 

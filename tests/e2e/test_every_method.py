@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 10.0},
     "anchored": {"lambda_0": 0.5},
     "averaged": {"beta": 0.25},
+    "zs_norm": {},
     "wise_ft": {"alpha": 0.25, "sweep": [0.0, 0.5, 1.0]},
     "model_stock": {},
     "pretrain": {"multi_positive": False},

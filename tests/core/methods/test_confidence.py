@@ -48,6 +48,7 @@ GOES_WITH: dict[str, set[str]] = {
     "lp_ft": HEAD,
     "lipsum_ft": HEAD,
     "car_ft": HEAD,
+    "zs_norm": HEAD,
     "flyp": PAIRS,
     "carot": PAIRS,
     "tracer": PAIRS,

@@ -329,6 +329,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "carot_plus": {"lambda_oc": 0.0, "lambda_sd": 1.5, "teacher_beta": 0.5},
     "anchored": {"lambda_0": 1.0},
     "averaged": {"beta": 0.5},
+    "zs_norm": {},
     "pretrain": {"multi_positive": True},
 }
 #: Learning rate, weight decay, gradient clip.
@@ -344,6 +345,7 @@ OPTIMISATION = {
     "carot_plus": (1e-5, 0.1, None),
     "anchored": (1e-5, 0.1, None),
     "averaged": (1e-5, 0.1, None),
+    "zs_norm": (3e-5, 0.1, 1.0),
     "pretrain": (1e-3, 0.1, None),
 }
 
