@@ -78,7 +78,7 @@ def named(name: str, source: Path | None, *, fractions: Mapping[str, float]) -> 
     spec = SuiteSpec(
         id=name if source is None else f"{name}:{source}",
         fractions=FractionSpec(**fractions),
-        limits={"train": 8000, "validation": 2500, "calibration": 2500, "test": 2500},
+        limits={"train": 8000, "validation": 2000, "calibration": 2000, "test": 1500},
     )
     suite = load_suite(spec)
     return suite.classes, suite.parts

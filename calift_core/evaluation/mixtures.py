@@ -98,7 +98,7 @@ class DawinMixture:
         features, logits, initial = self.ends.ask(batch, encode)
         at = nearest(expertise(logits / self.own, initial / self.first), ONE_SE_PATH)
         features, logits = features.clone(), logits.clone()
-        for index in at.unique().tolist():
+        for index in sorted(set(at.tolist())):
             rows = (at == index).nonzero()[:, 0]
             clip = self.ends.path.move(ONE_SE_PATH[index], tower_only=True)
             found = encode(clip, batch[rows])

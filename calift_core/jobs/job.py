@@ -233,7 +233,7 @@ class Job:
         self._lap("merging_s")
         mixed = merged.mixed
         clip = clip if mixed is None else mixed.tuned
-        self._save_model(clip, merged.classifier, suite, mixture=mixed and mixed.kind)
+        self._save_model(clip, merged.classifier, suite, mixture=mixed.kind if mixed else None)
         yield from self._judge(
             clip,
             merged.classifier,
@@ -291,7 +291,7 @@ class Job:
             adopt_shards(self.resume_from, self.folder)
         self.ranks.wait()
         clip.eval()
-        placed = Placed(lambda: clip, classifier, mixed and mixed.mixture)
+        placed = Placed(lambda: clip, classifier, mixed.mixture if mixed else None)
         sha256 = weights_sha256(clip.net) if mixed is None else mixed.sha256
         subject = Subject(placed, sha256, self.folder)
         (verdict,) = yield from judge([subject], suite, self.settings)
