@@ -223,7 +223,7 @@ class Ledger:
         return Contender(f"{row} + {calibrator}", kind, lr, "", ladder[lr], ladder)
 
 
-def pair(ours: Contender, rival: Contender, seeds: Sequence[int]) -> tuple[str, str]:
+def pair(ours: Contender, rival: Contender, seeds: Sequence[int] = SEEDS) -> tuple[str, str]:
     """The verdict of the protocol on two rows, and the numbers behind it."""
     found = make_verdict([ours, rival], sweep_id="study", name="study", seeds=seeds, complete=True)
     accuracy = {row.label: row.id_accuracy.mean for row in found.rows}
@@ -276,6 +276,45 @@ def verdicts(ledger: Ledger) -> list[str]:
     lines = ["| verdict | ours | rival | drawn | so far | ours less rival (NLL; L2², 1e-4) |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     return lines + [line for _, line in sorted(found, key=lambda one: one[0])]
+
+
+def kept_verdicts(bench: Bench, records: Path, out: Path | None) -> list[str]:
+    """Verdicts of the runs in `out`, kept among the records; without such runs the kept ones."""
+    file = records / bench.name / "verdicts.json"
+    lines = [] if out is None else verdicts(Ledger.read(bench, records, out))
+    if len(lines) > 2:
+        atomic_write_bytes(file, (json.dumps(lines, ensure_ascii=False, indent=1) + "\n").encode())
+    elif file.is_file():
+        lines = json.loads(file.read_text())
+    return lines
+
+
+def ladder_table(records: Sequence[Record]) -> list[str]:
+    """Every row at every rate: raw, after an ID temperature, after disagreement temperature."""
+    lines = ["| row | rate | seeds | ID acc | OOD acc | σ_min, 1e-4 | T | OOD ECE: raw, T, ours | "
+             "OOD NLL: raw, T, ours | OOD L2², 1e-4: raw, T, ours |",
+             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row, lr in dict.fromkeys((r["row"], r["lr"]) for r in records):
+        some = [r for r in records if (r["row"], r["lr"]) == (row, lr) and "numbers" in r]
+        if not some:
+            continue
+
+        def of(kind: str, role: str, number: str, some: Sequence[Record] = some) -> float:
+            return float(np.mean([mean(r, kind, role, number) for r in some]))
+
+        three = [
+            ", ".join(f"{scale * of(kind, 'shift', number):.{digits}f}"
+                      for kind in ("raw", "temperature", OURS))
+            for number, scale, digits in (("ece", 100, 1), ("nll", 1, 3), ("squared", 1e4, 0))
+        ]  # fmt: skip
+        heat = np.mean([r["parameters"]["temperature"]["temperature"] for r in some])
+        sigma = 1e4 * float(np.mean([r["sigma_min"] for r in some]))
+        lines.append(
+            f"| {row} | {'–' if lr is None else f'{lr:g}'} | {len(some)} | "
+            f"{100 * of('raw', 'id', 'accuracy'):.1f} | {100 * of('raw', 'shift', 'accuracy'):.1f}"
+            f" | {sigma:.2f} | {heat:.2f} | {' | '.join(three)} |"
+        )
+    return lines
 
 
 def beside_others(records: Sequence[Record], ours: str) -> list[str]:
@@ -351,10 +390,9 @@ def page(bench: Bench, records: Path, out: Path | None) -> list[str]:
         f"ladder; {said}. Rules: `benchmarks/protocol.md`.",
         "",
     ]
-    parts: list[tuple[str, list[str]]] = []
-    if out is not None:
-        parts.append(("Verdicts, misses first", verdicts(Ledger.read(bench, records, out))))
-    parts += [
+    parts = [
+        ("Verdicts, misses first", kept_verdicts(bench, records, out)),
+        ("Along the ladder, means over the seeds that are there", ladder_table(found)),
         ("Rows at their own rates (of those that are there)", table(found)),
         ("How much is under-confidence", under_confidence(found)),
         ("Disagreement temperature against other calibrators", beside_others(found, OURS)),

@@ -563,7 +563,8 @@ class Tracer(MethodBase):
 class CarotPlus(MethodBase):
     """CaRot and parts that are known to help; which are on was decided by an ablation.
 
-    Better than CaRot and not than TRACER, it is not offered: docs/results.md has the tables.
+    Better than CaRot and not than TRACER, it is not offered: docs/results/first-study.md has the
+    tables.
     """
 
     title: ClassVar[str] = "CaRot+"
