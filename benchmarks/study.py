@@ -90,7 +90,7 @@ MERGED: dict[str, dict[str, Any]] = {
 BEYOND = {LADDER[0]: 1e-5, LADDER[-1]: 1e-3}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bench:
     """A suite of the study, and the model that is fine-tuned on it.
 
