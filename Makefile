@@ -24,7 +24,7 @@ help:
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make format   format the code"
 	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation, the API and threads"
-	@echo "make results  run the study of every method and put its tables into docs/results.md"
+	@echo "make results  run the study of every method on letters and put its tables into docs/results"
 	@echo "make pictures take the pictures of docs/img anew, from the runs of make demo"
 	@echo "make docs     make the documents and the Python API a site, site/index.html"
 	@echo "make clean    remove .venv and caches"
@@ -87,11 +87,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/imagenet_size.py --images 100000
 	$(BIN)/python benchmarks/gpu.py
 
-# RESULTS_ARGS: such as --plan, --ablation, --cifar10 FOLDER, --jobs 8.
+# RESULTS_ARGS: such as --plan.
 RESULTS_ARGS ?=
 results: $(VENV)/.dev
-	@$(MAKE) --no-print-directory .data
-	@$(BIN)/python benchmarks/results.py --out results $(RESULTS_ARGS)
+	@$(BIN)/python benchmarks/study.py --out results/study --suites typefaces $(RESULTS_ARGS)
+	@$(BIN)/python benchmarks/study_tables.py --out results/study --suites typefaces --write docs/results
 
 pictures: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .chrome

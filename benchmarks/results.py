@@ -1,4 +1,4 @@
-"""The results study: every method on Fashion-MNIST and CIFAR-10, and the tables of docs/results.md.
+"""The results study: every method on Fashion-MNIST and CIFAR-10, and the its tables.
 
     python benchmarks/results.py --out results             # everything that is not finished yet
     python benchmarks/results.py --out results --plan      # only say what that would be
@@ -1291,7 +1291,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--epochs", type=int, default=Settings.epochs)
     parser.add_argument("--device", default=Settings.device, help="of the runs: auto, cpu, cuda")
     parser.add_argument("--rows", help="labels of rows, separated by semicolons; all by default")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "results" / "first-study.md")
     parser.add_argument("--no-docs", action="store_true", help="leave the docs as they are")
     parser.add_argument("--keep-models", action="store_true", help="of every run, 28 MB each")
     parser.add_argument("--plan", action="store_true", help="only say what is to do")

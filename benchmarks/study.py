@@ -8,21 +8,27 @@ What is run and how it is judged is in `benchmarks/protocol.md`. A run lives in 
 `--out`, and what is kept of it for good is a record of some kilobytes below `benchmarks/records/`.
 A run with a record is not run again, wherever the record came from; the tables that need every
 image's prediction say which of the runs are elsewhere. Runs follow one another in one process, the
-first seed of everything before the second. Killed, it goes on where it was.
+first seed of everything before the second. Killed, it goes on where it was. The suites whose
+shifts are styles must lie in `--out`/suites: `benchmarks/make_suites.py` draws them.
+
+Long, because what is run, what is kept of it and in which order are read together.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from calift_core.analysis.calibrators import calibrated_scores, fit_calibrator, read_to_fit
 from calift_core.calibration import BESIDE_CALIBRATORS, SampleScores, score_probs, softmax
@@ -55,6 +61,8 @@ CORRUPTIONS = {
 #: Published calibrators: the best of them is chosen on ID validation, row by row.
 PUBLISHED = ("temperature", "vector", "svs", "sms", "histogram", "isotonic", "sals")
 OURS = "disagreement"
+#: Ours with b ≥ 0: a row beside, of which the criterion does not speak.
+CAUTIOUS = "cautious"
 #: Not a calibrator by the letter, for predictions change: a row of its own, of each trained one.
 ENSEMBLE = "ensemble"
 
@@ -66,28 +74,59 @@ TRAINED: dict[str, dict[str, Any]] = {
     "TRACER": {"kind": "tracer"},
     "FLYP, anchored": {"kind": "anchored"},
     "FLYP, averaged": {"kind": "averaged"},
+    "ZS-Norm": {"kind": "zs_norm"},
 }
 #: Rows that take the one-standard-error path of a trained one.
 PATHS = {f"{label}, path": label for label in ("FT", "FLYP", "CaRot", "TRACER")}
+#: Rows that are made of finished runs of `OF`, at its own rate.
+OF = "FLYP"
+MERGED: dict[str, dict[str, Any]] = {
+    "WiSE-FT": {"kind": "wise_ft", "alpha": 0.5, "sweep": []},
+    "Model Stock": {"kind": "model_stock"},
+    "VRF": {"kind": "vrf"},
+    "DaWin": {"kind": "dawin"},
+}
+#: Rates that are tried too where a method's best of the ladder is at its end.
+BEYOND = {LADDER[0]: 1e-5, LADDER[-1]: 1e-3}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bench:
-    """A suite of the study, and the model that is fine-tuned on it."""
+    """A suite of the study, and the model that is fine-tuned on it.
+
+    Attributes:
+        name: of the suite.
+        suite: as in a spec; `{out}` stands for the folder of the runs.
+        weights: of `calift-tiny`, likewise.
+        epochs: of fine-tuning.
+        styled: whether its shifts are its test images in other styles, and so of one population.
+    """
 
     name: str
     suite: Mapping[str, Any]
-    model: Mapping[str, Any]
+    weights: str
     epochs: int
+    styled: bool = False
+
+
+def _styled(name: str, epochs: int) -> Bench:
+    folder = "{out}/suites/" + name
+    return Bench(
+        name,
+        {"id": f"manifest:{folder}/suite.csv", "templates": "plain", "corruptions": CORRUPTIONS},
+        f"{folder}/model.safetensors",
+        epochs,
+        styled=True,
+    )
 
 
 BENCHES = {
     "typefaces": Bench(
-        "typefaces",
-        {"id": "typefaces", "corruptions": CORRUPTIONS},
-        {"name": "calift-tiny", "pretrained": "typefaces"},
-        epochs=2,
-    )
+        "typefaces", {"id": "typefaces", "corruptions": CORRUPTIONS}, "typefaces", epochs=2
+    ),
+    "fashion-mnist": _styled("fashion-mnist", epochs=2),
+    "cifar10": _styled("cifar10", epochs=2),
+    "caltech101": _styled("caltech101", epochs=10),
 }
 
 
@@ -99,7 +138,7 @@ class Cell:
     label: str
     lr: float | None = None
     seed: int = 0
-    input: Cell | None = field(default=None, compare=False)
+    inputs: tuple[Cell, ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
@@ -115,13 +154,21 @@ class Cell:
         """What is kept of it."""
         return records / self.bench.name / f"{self.name}.json"
 
+    def method(self, out: Path) -> dict[str, Any]:
+        """As in a spec."""
+        at = [str(run.folder(out).absolute()) for run in self.inputs]
+        if self.label in PATHS:
+            path = {"kind": "wise_ft", "choose": "one_se", "alpha": 1.0, "sweep": []}
+            return {**path, "run": at[0]}
+        if self.label in MERGED:
+            named = {"runs": at} if len(at) > 1 else {"run": at[0]}
+            return {**MERGED[self.label], **named}
+        return TRAINED.get(self.label, {"kind": "zero_shot"})
+
     def spec(self, out: Path) -> RunSpec:
         """What is asked."""
-        if self.input is not None:
-            at = str(self.input.folder(out).absolute())
-            method = {"kind": "wise_ft", "run": at, "choose": "one_se", "alpha": 1.0, "sweep": []}
-        else:
-            method = TRAINED.get(self.label, {"kind": "zero_shot"})
+        place = str(out.absolute())
+        suite = {**self.bench.suite, "id": self.bench.suite["id"].format(out=place)}
         train = {
             "epochs": self.bench.epochs,
             "batch_size": BATCH,
@@ -135,9 +182,12 @@ class Cell:
         return parse_spec(
             {
                 "name": f"{self.name} on {self.bench.name}",
-                "model": self.bench.model,
-                "method": method,
-                "suite": self.bench.suite,
+                "model": {
+                    "name": "calift-tiny",
+                    "pretrained": self.bench.weights.format(out=place),
+                },
+                "method": self.method(out),
+                "suite": suite,
                 "train": train,
                 "evaluation": {"precision": "train"},
             }
@@ -152,7 +202,53 @@ def cells(bench: Bench) -> Iterator[Cell]:
             trained = {label: Cell(bench, label, lr, seed) for label in TRAINED}
             yield from trained.values()
             for label, of in PATHS.items():
-                yield Cell(bench, label, lr, seed, trained[of])
+                yield Cell(bench, label, lr, seed, (trained[of],))
+
+
+def later(bench: Bench, records: Path) -> Iterator[Cell]:
+    """Runs that depend on what the others showed on ID validation, when all seeds are there."""
+    found = stored(cells(bench), records)
+    own = own_rates(found)
+    for label in TRAINED:
+        if _is_complete(found, label) and own[label] in BEYOND:
+            lr = BEYOND[own[label]]
+            for seed in SEEDS:
+                run = Cell(bench, label, lr, seed)
+                yield run
+                yield from (Cell(bench, p, lr, seed, (run,)) for p, of in PATHS.items()
+                            if of == label)  # fmt: skip
+    if not _is_complete(found, OF):
+        return
+    beyond = [Cell(bench, OF, BEYOND[own[OF]], seed) for seed in SEEDS if own[OF] in BEYOND]
+    if not all(run.record(records).is_file() for run in beyond):
+        return
+    lr = own_rates([*found, *stored(beyond, records)])[OF]
+    for seed in SEEDS:
+        one, next_one = (Cell(bench, OF, lr, (seed + more) % len(SEEDS)) for more in (0, 1))
+        for label in MERGED:
+            inputs = (one, next_one) if label == "Model Stock" else (one,)
+            yield Cell(bench, label, lr, seed, inputs)
+
+
+def _is_complete(found: Sequence[Mapping[str, Any]], label: str) -> bool:
+    return sum(r["row"] == label for r in found) == len(SEEDS) * len(LADDER)
+
+
+def stored(some: Iterable[Cell], records: Path) -> list[dict[str, Any]]:
+    """The records of those runs that have one."""
+    files = (cell.record(records) for cell in some)
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def own_rates(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Row → the rate with the lowest ID validation NLL after an ID temperature, over all seeds."""
+    scores: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if record["lr"] is not None and "numbers" in record:
+            of = record["numbers"]["temperature"]
+            (name,) = (n for n, role in record["roles"].items() if role == "validation")
+            scores[record["row"]][record["lr"]].append(of[name]["nll"])
+    return {row: min(of, key=lambda lr: float(np.mean(of[lr]))) for row, of in scores.items()}
 
 
 # ------------------------------------------------------------------------------------ judging
@@ -196,12 +292,12 @@ def judge(folder: Path, initial: Path) -> Judged:
     at = next(name for name, role in roles.items() if role == "calibration")
     fitted: dict[str, Calibrator] = {}
     parameters: dict[str, Any] = {}
-    for kind in (*PUBLISHED, OURS, ENSEMBLE):
+    for kind in (*PUBLISHED, OURS, CAUTIOUS, ENSEMBLE):
         calibrator, told = fit_calibrator(
             kind, [read_to_fit(own[at])], oracle=False, initial=_initial(kind, first[at])
         )
         fitted[kind] = calibrator
-        if kind in ("temperature", OURS):
+        if kind in ("temperature", OURS, CAUTIOUS):
             parameters[kind] = told.parameters
     scores: dict[str, dict[str, SampleScores]] = {kind: {} for kind in ("raw", *fitted)}
     for name, file in own.items():
@@ -233,10 +329,14 @@ def numbers(scores: SampleScores) -> dict[str, float]:
     return {key: round(float(value), 5) for key, value in found.items()}  # type: ignore[arg-type]
 
 
-def record_of(cell: Cell, folder: Path, judged: Judged) -> dict[str, Any]:
-    """What is kept of a run."""
+def record_of(
+    cell: Cell, folder: Path, judged: Judged, processor_s: float | None = None
+) -> dict[str, Any]:
+    """What is kept of a run; `processor_s` is what all of it took, where this process made it."""
     report = json.loads((folder / "report.json").read_text())
     timings = report["timings_s"]
+    if processor_s is not None:
+        timings["processor_s"] = processor_s
     return {
         "suite": cell.bench.name,
         "row": cell.label,
@@ -276,10 +376,12 @@ def work(cell: Cell, out: Path, records: Path) -> None:
     """Run a cell unless its report is there, and write its record."""
     folder, spec, kept = cell.folder(out), cell.spec(out), cell.record(records)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    began, processor_s = time.monotonic(), None
     try:
         if not (folder / "report.json").is_file():
+            start = sum(os.times()[:4])  # of its loaders too
             deque(run_in_folder(spec, folder), maxlen=0)
+            processor_s = sum(os.times()[:4]) - start
     except CaliftError as error:
         if error.code != "NAN_LOSS":
             raise
@@ -288,8 +390,19 @@ def work(cell: Cell, out: Path, records: Path) -> None:
         return
     initial = Cell(cell.bench, "zero-shot").folder(out)
     judged = judge(folder, initial)
-    write_record(kept, record_of(cell, folder, judged))
-    print(f"{cell.bench.name} {cell.name}: {time.monotonic() - began:.0f} s", flush=True)
+    write_record(kept, record_of(cell, folder, judged, processor_s))
+    if processor_s is not None:
+        _let_go(cell, out)
+    cpu = "" if processor_s is None else f", {processor_s:.0f} s of a processor before its judging"
+    print(f"{cell.bench.name} {cell.name}: {time.monotonic() - began:.0f} s{cpu}", flush=True)
+
+
+def _let_go(cell: Cell, out: Path) -> None:
+    """Remove weights that no row is made of any more; those of `OF` stay."""
+    for run in (cell, *cell.inputs):
+        waits = run.label in PATHS.values() and run is cell
+        if run.label not in (OF, "zero-shot") and not waits:
+            (run.folder(out) / "checkpoint" / "model.safetensors").unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -304,18 +417,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     benches = [BENCHES[name] for name in options.suites.split(",")]
-    every = [cell for bench in benches for cell in cells(bench)]
     if options.anew:
-        for cell in every:
-            if (cell.folder(options.out) / "report.json").is_file():
-                work(cell, options.out, options.records)
+        for bench in benches:
+            for cell in (*cells(bench), *later(bench, options.records)):
+                if (cell.folder(options.out) / "report.json").is_file():
+                    work(cell, options.out, options.records)
         return
-    todo = [cell for cell in every if not cell.record(options.records).is_file()]
+    todo = [c for bench in benches for c in cells(bench) if not c.record(options.records).is_file()]
+    todo += [c for bench in benches for c in later(bench, options.records)
+             if not c.record(options.records).is_file()]  # fmt: skip
     print(f"{len(todo)} runs, about {len(todo) * 75 / 3600:.1f} hours of one core.", flush=True)
-    if not options.plan:
-        for cell in todo:
-            if not cell.record(options.records).is_file():  # another process may have made it
-                work(cell, options.out, options.records)
+    if options.plan:
+        return
+    for bench in benches:
+        for some in (cells(bench), later(bench, options.records)):
+            for cell in some:
+                if not cell.record(options.records).is_file():  # another process may have made it
+                    work(cell, options.out, options.records)
 
 
 if __name__ == "__main__":

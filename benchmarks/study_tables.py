@@ -2,9 +2,12 @@
 
     python benchmarks/study_tables.py                          # tables from the records alone
     python benchmarks/study_tables.py --out results/study      # and verdicts, with intervals
+    python benchmarks/study_tables.py --out results/study --write docs/results
 
 Rows, rates and rules are those of `benchmarks/protocol.md`. Records say what every run gave; an
 interval over images needs every image's prediction, so it is made of the runs that are in --out.
+While runs are missing the tables are of the seeds that are there and say how many; what they say is
+then no verdict of the study. With --write each suite's tables go into a file of their own.
 """
 
 from __future__ import annotations
@@ -12,8 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from study import (
     BENCHES,
+    BEYOND,
+    CAUTIOUS,
     ENSEMBLE,
     LADDER,
     OURS,
+    PATHS,
     PUBLISHED,
     RECORDS,
     SEEDS,
@@ -34,13 +39,19 @@ from study import (
     Cell,
     cells,
     judge,
+    later,
+    own_rates,
+    predictions_of,
+    stored,
 )
 
 from calift_core.calibration import SampleScores
+from calift_core.files import atomic_write_bytes
+from calift_core.predictions.read import read_index
 from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet, make_verdict
 
 #: What a row is shown after; `published` is the best published calibrator of each run.
-AFTER = ("raw", "temperature", "published", OURS, ENSEMBLE)
+AFTER = ("raw", "temperature", "published", OURS, CAUTIOUS, ENSEMBLE)
 #: Rows that the verdict is about.
 OUR_ROWS = ("FLYP, path", "CaRot, path")
 RIVALS = ("TRACER", "CaRot", "FLYP")
@@ -49,12 +60,7 @@ Record = Mapping[str, Any]
 
 def load(records: Path, bench: Bench) -> list[Record]:
     """Every record of a suite that is one of the study's runs."""
-    found = []
-    for cell in cells(bench):
-        file = cell.record(records)
-        if file.is_file():
-            found.append(json.loads(file.read_text()))
-    return found
+    return stored((*cells(bench), *later(bench, records)), records)
 
 
 def after(record: Record, calibrator: str) -> Mapping[str, Mapping[str, float]]:
@@ -70,19 +76,11 @@ def mean(record: Record, calibrator: str, role: str, number: str) -> float:
     return float(np.mean([of[name][number] for name, r in record["roles"].items() if r == role]))
 
 
-def own_rates(records: Iterable[Record]) -> dict[str, float]:
-    """Row → the rate with the lowest ID validation NLL after an ID temperature, over all seeds."""
-    scores: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        if record["lr"] is not None and "numbers" in record:
-            value = mean(record, "temperature", "validation", "nll")
-            scores[record["row"]][record["lr"]].append(value)
-    return {row: min(of, key=lambda lr: float(np.mean(of[lr]))) for row, of in scores.items()}
-
-
 def table(records: Sequence[Record]) -> list[str]:
     """Rows at their own rates: means over seeds, percent but for NLL."""
-    rates = own_rates(records)
+    trained = [r for r in records if r["row"] in (*TRAINED, *PATHS)]
+    merged = {r["row"]: r["lr"] for r in records if r not in trained}
+    rates = own_rates(trained) | merged
     lines = [
         "| row | rate | seeds | after | ID acc | ID ECE | ID NLL | OOD acc | OOD ECE (floor) | "
         "OOD NLL | OOD L2², 1e-4 |",
@@ -125,11 +123,15 @@ class Scored:
     by_font: bool = False
 
     def run(self, record: Record) -> JudgedRun:
-        """What a verdict compares."""
-        of = after(record, self.calibrator)
+        """What a verdict compares.
+
+        Shifts that are one set of images in several styles are given as corruptions, the suite's
+        own ones left out: so all of them, and the ID images, are drawn together.
+        """
+        of, styled = after(record, self.calibrator), self.cell.bench.styled
         sets = {
-            name: JudgedSet(name, role, of[name]["ece"], of[name]["floor"],
-                            partial(self.opened, name))
+            name: JudgedSet(name, "corruption" if styled and role == "shift" else role,
+                            of[name]["ece"], of[name]["floor"], partial(self.opened, name))
             for name, role in record["roles"].items()
             if role in ("id", "shift")
         }  # fmt: skip
@@ -140,6 +142,8 @@ class Scored:
         scores, ids, published = _scores(self.cell, self.out)
         kind = published if self.calibrator == "published" else self.calibrator
         units = ids[name]
+        if self.cell.bench.styled:  # images/sketch/bird/0f….png: the image, whatever its style
+            units = np.array(["/".join(one.split("/")[-2:]) for one in units])
         if self.by_font:
             units = np.array(["/".join(one.split("/")[:3]) for one in units])
         return units, scores[kind][name]
@@ -151,10 +155,6 @@ _KEPT: dict[Cell, Any] = {}
 def _scores(cell: Cell, out: Path) -> Any:
     """Scores of a run after every calibrator, the ids of its sets, its best published one."""
     if cell not in _KEPT:
-        from study import predictions_of
-
-        from calift_core.predictions.read import read_index
-
         judged = judge(cell.folder(out), Cell(cell.bench, "zero-shot").folder(out))
         ids = {name: read_index(file)[0] for name, file in
                predictions_of(cell.folder(out)).items()}  # fmt: skip
@@ -162,34 +162,70 @@ def _scores(cell: Cell, out: Path) -> Any:
     return _KEPT[cell]
 
 
-def contender(
-    bench: Bench, records: Path, out: Path, row: str, calibrator: str, *, by_font: bool
-) -> Contender | None:
-    """A row after a calibrator, with the ladder as far as all seeds of a rate are in `out`."""
-    ladder: dict[float, list[JudgedRun]] = {}
-    stored = load(records, bench)
-    for lr in LADDER:
-        runs = []
-        for seed in SEEDS:
-            cell = Cell(bench, row, lr, seed)
-            record = next((r for r in stored if (r["row"], r["lr"], r["seed"]) == (row, lr, seed)
-                           and "numbers" in r), None)  # fmt: skip
-            if record is not None and (cell.folder(out) / "report.json").is_file():
-                runs.append(Scored(cell, out, calibrator, by_font).run(record))
-        if len(runs) == len(SEEDS):
-            ladder[lr] = runs
-    if not ladder:
-        return None
-    own = own_rates(r for r in stored if r["row"] == row)
-    lr = own[row] if own[row] in ladder else next(iter(ladder))
-    kind = "wise_ft" if row not in TRAINED else TRAINED[row]["kind"]
-    label = f"{row} + {calibrator}"
-    return Contender(label, kind, lr, "", ladder[lr], ladder)
+@dataclass(frozen=True)
+class Ledger:
+    """Which of a suite's runs can be compared image by image.
+
+    Attributes:
+        bench: the suite.
+        out: folder of the runs.
+        records: of those of them that have one.
+    """
+
+    bench: Bench
+    out: Path
+    records: Mapping[Cell, Record]
+
+    @classmethod
+    def read(cls, bench: Bench, records: Path, out: Path) -> Ledger:
+        """What is there."""
+        found = {}
+        for cell in (*cells(bench), *later(bench, records)):
+            file = cell.record(records)
+            if file.is_file() and (cell.folder(out) / "report.json").is_file():
+                record = json.loads(file.read_text())
+                if "numbers" in record:
+                    found[cell] = record
+        return cls(bench, out, found)
+
+    def rates(self, row: str, seeds: Sequence[int]) -> list[float]:
+        """Those of the ladder, and beyond, at which a row has all of these seeds."""
+        ladder = sorted({*LADDER, *BEYOND.values()})
+        return [
+            lr
+            for lr in ladder
+            if all(Cell(self.bench, row, lr, seed) in self.records for seed in seeds)
+        ]
+
+    def seeds(self, rows: Sequence[str]) -> list[int]:
+        """Those with which every row has been run along the whole ladder."""
+        return [seed for seed in SEEDS
+                if all(set(LADDER) <= {*self.rates(row, [seed])} for row in rows)]  # fmt: skip
+
+    def contender(
+        self,
+        row: str,
+        calibrator: str,
+        seeds: Sequence[int],
+        rates: Sequence[float],
+        *,
+        by_font: bool = False,
+    ) -> Contender:
+        """A row after a calibrator, along its ladder."""
+        ladder, found = {}, []
+        for lr in rates:
+            some = [Cell(self.bench, row, lr, seed) for seed in seeds]
+            found += [self.records[cell] for cell in some]
+            ladder[lr] = [Scored(cell, self.out, calibrator, by_font).run(self.records[cell])
+                          for cell in some]  # fmt: skip
+        lr = own_rates(found)[row]
+        kind = "wise_ft" if row in PATHS else TRAINED[row]["kind"]
+        return Contender(f"{row} + {calibrator}", kind, lr, "", ladder[lr], ladder)
 
 
-def pair(ours: Contender, rival: Contender) -> tuple[str, str]:
+def pair(ours: Contender, rival: Contender, seeds: Sequence[int] = SEEDS) -> tuple[str, str]:
     """The verdict of the protocol on two rows, and the numbers behind it."""
-    found = make_verdict([ours, rival], sweep_id="study", name="study", seeds=SEEDS, complete=True)
+    found = make_verdict([ours, rival], sweep_id="study", name="study", seeds=seeds, complete=True)
     accuracy = {row.label: row.id_accuracy.mean for row in found.rows}
     is_equal = found.equal is not None and bool(found.equal.sets)
     if found.equal is not None and is_equal:
@@ -210,58 +246,179 @@ def pair(ours: Contender, rival: Contender) -> tuple[str, str]:
     return word, f"{at}: {'; '.join(said)}"
 
 
-def verdicts(bench: Bench, records: Path, out: Path) -> list[str]:
-    """Ours against each rival, by images and by fonts; then with our calibrator on the rivals."""
-    lines = ["| ours | rival | drawn | verdict | difference, ours less rival (NLL; L2², 1e-4) |",
-             "|---|---|---|---|---|"]  # fmt: skip
-    for by_font in (False, True):
+_ORDER = {"worse": 0, "unresolved": 1, "better": 2}
+
+
+def verdicts(ledger: Ledger) -> list[str]:
+    """Ours against each rival, with its best published calibrator and with ours; misses first."""
+    found: list[tuple[int, str]] = []
+    for by_font in (False, True) if ledger.bench.name == "typefaces" else (False,):
         for row in OUR_ROWS:
-            ours = contender(bench, records, out, row, OURS, by_font=by_font)
-            for calibrator in ("published", OURS):
-                for rival in RIVALS:
-                    other = contender(bench, records, out, rival, calibrator, by_font=by_font)
-                    if ours is None or other is None:
-                        continue
-                    word, why = pair(ours, other)
+            for rival in RIVALS:
+                seeds = ledger.seeds((row, rival))
+                some = seeds or [0]
+                rates = {one: ledger.rates(one, some) for one in (row, rival)}
+                if not seeds:  # the first seed is under way: rates that both have
+                    both = [lr for lr in rates[row] if lr in rates[rival]]
+                    rates = dict.fromkeys(rates, both)
+                if not all(rates.values()):
+                    continue
+                said = f"{len(seeds)} of {len(SEEDS)} seeds"
+                if not seeds:
+                    said = f"seed 0 at {', '.join(f'{lr:g}' for lr in rates[row])}"
+                ours = ledger.contender(row, OURS, some, rates[row], by_font=by_font)
+                for calibrator in ("published", OURS):
+                    other = ledger.contender(rival, calibrator, some, rates[rival], by_font=by_font)
+                    word, why = pair(ours, other, some)
                     drawn = "fonts" if by_font else "images"
-                    lines.append(f"| {ours.label} | {other.label} | {drawn} | {word} | {why} |")
+                    line = f"| {word} | {ours.label} | {other.label} | {drawn} | {said} | {why} |"
+                    found.append((_ORDER[word] + 3 * by_font, line))
+    lines = ["| verdict | ours | rival | drawn | so far | ours less rival (NLL; L2², 1e-4) |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    return lines + [line for _, line in sorted(found, key=lambda one: one[0])]
+
+
+def kept_verdicts(bench: Bench, records: Path, out: Path | None) -> list[str]:
+    """Verdicts of the runs in `out`, kept among the records; without such runs the kept ones."""
+    file = records / bench.name / "verdicts.json"
+    lines = [] if out is None else verdicts(Ledger.read(bench, records, out))
+    if len(lines) > 2:
+        atomic_write_bytes(file, (json.dumps(lines, ensure_ascii=False, indent=1) + "\n").encode())
+    elif file.is_file():
+        lines = json.loads(file.read_text())
     return lines
 
 
-def beside_others(records: Sequence[Record]) -> list[str]:
-    """Disagreement temperature against every other calibrator, over all trained runs."""
-    lines = ["| against | runs | OOD NLL lower | OOD L2² lower | ID NLL lower | worst OOD NLL |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
-    trained = [r for r in records if r["lr"] is not None and "numbers" in r]
-    for other in ("raw", *PUBLISHED, "published"):
+def ladder_table(records: Sequence[Record]) -> list[str]:
+    """Every row at every rate: raw, after an ID temperature, after disagreement temperature."""
+    lines = ["| row | rate | seeds | ID acc | OOD acc | σ_min, 1e-4 | T | OOD ECE: raw, T, ours | "
+             "OOD NLL: raw, T, ours | OOD L2², 1e-4: raw, T, ours |",
+             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row, lr in dict.fromkeys((r["row"], r["lr"]) for r in records):
+        some = [r for r in records if (r["row"], r["lr"]) == (row, lr) and "numbers" in r]
+        if not some:
+            continue
 
-        def gain(role: str, number: str, other: str = other) -> NDArray[np.float64]:
-            return np.array([mean(r, OURS, role, number) - mean(r, other, role, number)
-                             for r in trained])  # fmt: skip
+        def of(kind: str, role: str, number: str, some: Sequence[Record] = some) -> float:
+            return float(np.mean([mean(r, kind, role, number) for r in some]))
 
-        nll = gain("shift", "nll")
+        three = [
+            ", ".join(f"{scale * of(kind, 'shift', number):.{digits}f}"
+                      for kind in ("raw", "temperature", OURS))
+            for number, scale, digits in (("ece", 100, 1), ("nll", 1, 3), ("squared", 1e4, 0))
+        ]  # fmt: skip
+        heat = np.mean([r["parameters"]["temperature"]["temperature"] for r in some])
+        sigma = 1e4 * float(np.mean([r["sigma_min"] for r in some]))
         lines.append(
-            f"| {other} | {len(trained)} | {int((nll < 0).sum())} | "
-            f"{int((gain('shift', 'squared') < 0).sum())} | {int((gain('id', 'nll') < 0).sum())} | "
-            f"{nll.max(initial=-np.inf):+.3f} |"
+            f"| {row} | {'–' if lr is None else f'{lr:g}'} | {len(some)} | "
+            f"{100 * of('raw', 'id', 'accuracy'):.1f} | {100 * of('raw', 'shift', 'accuracy'):.1f}"
+            f" | {sigma:.2f} | {heat:.2f} | {' | '.join(three)} |"
         )
     return lines
 
 
+def beside_others(records: Sequence[Record], ours: str) -> list[str]:
+    """A calibrator of ours against every other one, over all trained runs and paths."""
+    lines = ["| against | runs | OOD NLL lower | OOD L2² lower | ID NLL lower | "
+             "worst OOD NLL, against it |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    trained = [r for r in records if r["lr"] is not None and ours in r.get("numbers", {})]
+    if not trained:
+        return []
+    for other in ("raw", *PUBLISHED, "published"):
+
+        def gain(role: str, number: str, other: str = other) -> NDArray[np.float64]:
+            return np.array([mean(r, ours, role, number) - mean(r, other, role, number)
+                             for r in trained])  # fmt: skip
+
+        nll = gain("shift", "nll")
+        worst = f"{nll.max():+.3f}"
+        lines.append(
+            f"| {other} | {len(trained)} | {int((nll < 0).sum())} | "
+            f"{int((gain('shift', 'squared') < 0).sum())} | {int((gain('id', 'nll') < 0).sum())} | "
+            f"{worst} |"
+        )
+    return lines
+
+
+def under_confidence(records: Sequence[Record]) -> list[str]:
+    """How much of a row's gain in raw OOD ECE over FLYP is left after an ID temperature."""
+    lines = ["| row | runs | raw OOD ECE less FLYP's | after temperature | left | fitted T |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    known = {(r["row"], r["lr"], r["seed"]): r for r in records if "numbers" in r}
+    for row in TRAINED:
+        pairs = [(r, known["FLYP", r["lr"], r["seed"]]) for key, r in known.items()
+                 if key[0] == row != "FLYP" and ("FLYP", *key[1:]) in known]  # fmt: skip
+        if not pairs:
+            continue
+        raw, cool = (
+            100 * float(np.mean([mean(a, kind, "shift", "ece") - mean(b, kind, "shift", "ece")
+                                 for a, b in pairs]))
+            for kind in ("raw", "temperature")
+        )  # fmt: skip
+        heat = np.mean([a["parameters"]["temperature"]["temperature"] for a, _ in pairs])
+        left = f"{100 * cool / raw:.0f} %" if abs(raw) >= 0.5 else "–"
+        lines.append(f"| {row} | {len(pairs)} | {raw:+.1f} | {cool:+.1f} | {left} | {heat:.2f} |")
+    return lines
+
+
+def costs(records: Sequence[Record]) -> list[str]:
+    """Processor seconds of a row's training and of all of its run, where they were measured."""
+    lines = ["| row | runs | training, processor s | whole run |", "|---|---|---|---|"]
+    for row in dict.fromkeys(r["row"] for r in records):
+        some = [r["seconds"] for r in records if r["row"] == row and "seconds" in r]
+        whole = [s["processor_s"] for s in some if "processor_s" in s]
+        train = [s["training_cpu_s"] for s in some if "training_cpu_s" in s and "processor_s" in s]
+        if whole:
+            trained = f"{np.median(train):.0f}" if train else "–"
+            lines.append(f"| {row} | {len(whole)} | {trained} | {np.median(whole):.0f} |")
+    return lines
+
+
+def page(bench: Bench, records: Path, out: Path | None) -> list[str]:
+    """Everything that is said of a suite."""
+    found, every = load(records, bench), len(list(cells(bench)))
+    plain = [r for r in found if r["row"] in ("zero-shot", *TRAINED, *PATHS)]
+    seeds = [s for s in SEEDS if sum(r["seed"] == s and r["lr"] in LADDER for r in found)
+             >= len(LADDER) * (len(TRAINED) + len(PATHS))]  # fmt: skip
+    said = "complete" if len(plain) >= every else "**part of the study: it is not complete**"
+    lines = [
+        f"# {bench.name}",
+        "",
+        f"Made by `benchmarks/study_tables.py` from the records in `benchmarks/records/{bench.name}"
+        f"`: {len(plain)} of {every} runs, {len(seeds)} of {len(SEEDS)} seeds along the whole "
+        f"ladder; {said}. Rules: `benchmarks/protocol.md`.",
+        "",
+    ]
+    parts = [
+        ("Verdicts, misses first", kept_verdicts(bench, records, out)),
+        ("Along the ladder, means over the seeds that are there", ladder_table(found)),
+        ("Rows at their own rates (of those that are there)", table(found)),
+        ("How much is under-confidence", under_confidence(found)),
+        ("Disagreement temperature against other calibrators", beside_others(found, OURS)),
+        ("Cautious temperature against other calibrators", beside_others(found, CAUTIOUS)),
+        ("Cost", costs(found)),
+    ]
+    for title, rows in parts:
+        if len(rows) > 2:
+            lines += [f"## {title}", "", *rows, ""]
+    return lines
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the arguments, print."""
+    """Read the arguments, print or write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--out", type=Path, help="folder of the runs")
     parser.add_argument("--suites", default=",".join(BENCHES))
+    parser.add_argument("--write", type=Path, help="folder that gets a file for each suite")
     options = parser.parse_args(arguments)
     for name in options.suites.split(","):
-        stored = load(options.records, BENCHES[name])
-        print(f"## {name}: {len(stored)} of {len(list(cells(BENCHES[name])))} runs\n")
-        print("\n".join(table(stored)), "\n")
-        print("\n".join(beside_others(stored)), "\n")
-        if options.out is not None:
-            print("\n".join(verdicts(BENCHES[name], options.records, options.out)), "\n")
+        lines = page(BENCHES[name], options.records, options.out)
+        if options.write is None:
+            print("\n".join(lines))
+        else:
+            atomic_write_bytes(options.write / f"{name}.md", "\n".join(lines).encode())
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def test_inject__prose_outside_of_a_block_stays() -> None:
 
 
 def test_results_page__has_a_place_for_every_block() -> None:
-    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "results" / "first-study.md").read_text(encoding="utf-8")
     names = ("fashion-mnist", "cifar10", "carot-plus", "ablation")
     assert tables.inject(text, dict.fromkeys(names, "."))[1] == []
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from calift_core.calibration import SampleScores, score_probs
+from calift_core.data.suites.load import load_suite
+from calift_core.schema.spec import SuiteSpec
 from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import make_suites
 import study
 import study_tables
 
@@ -29,12 +33,70 @@ def test_cells__each_is_another_run_and_a_path_comes_after_what_it_starts_from(
     hashes = [cell.spec(tmp_path).content_hash() for cell in every]
     assert len(set(hashes)) == len(hashes)
     for at, cell in enumerate(every):
-        if cell.input is not None:
-            assert names.index(cell.input.name) < at
-            assert cell.spec(tmp_path).method.run == str(cell.input.folder(tmp_path).absolute())
+        for before in cell.inputs:
+            assert names.index(before.name) < at
+            assert cell.spec(tmp_path).method.run == str(before.folder(tmp_path).absolute())
     # The first seed of everything stands before the second.
     seeds = [cell.seed for cell in every]
     assert seeds == sorted(seeds)
+
+
+def keep(records: Path, cell: study.Cell, val_nll: float) -> None:
+    """A record that says no more than what ID validation showed."""
+    kept = {"row": cell.label, "lr": cell.lr, "seed": cell.seed, "roles": {"v": "validation"}}
+    cell.record(records).parent.mkdir(parents=True, exist_ok=True)
+    study.write_record(
+        cell.record(records), kept | {"numbers": {"temperature": {"v": {"nll": val_nll}}}}
+    )
+
+
+def test_later__tries_beyond_an_end_that_was_best_and_then_merges_at_the_best_of_all(
+    tmp_path: Path,
+) -> None:
+    assert list(study.later(BENCH, tmp_path)) == []
+    for seed in study.SEEDS:
+        for lr in study.LADDER:
+            keep(tmp_path, study.Cell(BENCH, "FLYP", lr, seed), 0.3 + lr)
+            keep(tmp_path, study.Cell(BENCH, "FT", lr, seed), 0.3 + abs(lr - 1e-4))
+    todo = list(study.later(BENCH, tmp_path))
+    assert {cell.label for cell in todo} == {"FLYP", "FLYP, path"}  # FT was best in the middle
+    assert {cell.lr for cell in todo} == {1e-5}
+    for cell in todo:
+        keep(tmp_path, cell, 0.2)
+    merged = [cell for cell in study.later(BENCH, tmp_path) if cell not in todo]
+    assert [cell.label for cell in merged] == [*study.MERGED] * len(study.SEEDS)
+    assert {run.lr for cell in merged for run in cell.inputs} == {1e-5}
+    for cell in merged:
+        method = cell.spec(tmp_path).method
+        assert method.input_runs == tuple(str(run.folder(tmp_path)) for run in cell.inputs)
+        assert len(set(method.input_runs)) == (2 if cell.label == "Model Stock" else 1)
+
+
+def test_caltech__every_class_is_in_every_part_and_neighbours_are_in_one(tmp_path: Path) -> None:
+    for name, n in (("anchor", 31), ("wild_cat", 60)):
+        (tmp_path / name).mkdir()
+        for i in range(1, n + 1):
+            colour = (i, 90, 200 if name == "anchor" else 20)
+            Image.new("RGB", (8, 8), colour).save(tmp_path / name / f"image_{i:04d}.jpg")
+    classes, parts = make_suites.caltech(tmp_path)
+    assert sum(map(len, parts.values())) == 91
+    home: dict[tuple[str, int], set[str]] = {}
+    for part, images in parts.items():
+        assert set(images.labels.tolist()) == {0, 1}
+        for name in images.ids:
+            label, file = name.split("/")
+            block = int(file[6:10]) // make_suites.BLOCK
+            home.setdefault((label, block), set()).add(part)
+    assert all(len(where) == 1 for where in home.values())
+
+    make_suites.draw(classes, parts, tmp_path / "drawn")
+    manifest = f"manifest:{tmp_path / 'drawn' / 'suite.csv'}"
+    suite = load_suite(SuiteSpec(id=manifest, templates="plain"))
+    assert set(suite.shifts) == set(make_suites.SHIFTS)
+    assert set(suite.parts) == {"train", "validation", "calibration", "test"}
+    of = {name: {i.rpartition("/")[2] for i in images.ids} for name, images in suite.shifts.items()}
+    assert all(names == {i.rpartition("/")[2] for i in suite.part("test").ids}
+               for names in of.values())  # fmt: skip
 
 
 def test_write_record__is_json_with_a_line_for_each_calibrator(tmp_path: Path) -> None:

@@ -2,18 +2,20 @@
 
 Fine-tuning moves a model, and where the two disagree it has moved: that is known of every sample,
 shifted or not, without its label. Each costs a pass of the initial model when a sample is judged.
-The first two keep every prediction.
+All but the last keep every prediction.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from calift_core.calibration.bins import Doubles, Floats, Ints, softmax
 from calift_core.calibration.calibrators import TEMPERATURE_RANGE, Calibrator, fit_temperature
 
+#: Of the logarithm of a temperature.
+LARGEST = float(np.log(TEMPERATURE_RANGE[1]))
 #: Standard deviation of the prior on b, about 0: few images leave it at plain temperature.
 PRIOR = 2.0
 
@@ -41,6 +43,8 @@ class DisagreementTemperature(Calibrator):
 
     kind = "disagreement"
     reads_initial = True
+    #: Where b is looked for.
+    bounds: ClassVar[tuple[float, float]] = (-LARGEST, LARGEST)
     a: float
     b: float
 
@@ -63,10 +67,9 @@ class DisagreementTemperature(Calibrator):
 
         from scipy.optimize import minimize  # half a second that only a fit needs
 
-        bound = float(np.log(TEMPERATURE_RANGE[1]))
         start = np.array([np.log(fit_temperature(logits, labels)), 0.0])
         found = minimize(
-            loss, start, jac=True, method="L-BFGS-B", bounds=[(-bound, bound), (-bound, bound)]
+            loss, start, jac=True, method="L-BFGS-B", bounds=[(-LARGEST, LARGEST), self.bounds]
         )
         self.a, self.b = map(float, found.x)
 
@@ -83,6 +86,19 @@ class DisagreementTemperature(Calibrator):
 
     def _restore(self, parameters: dict[str, Any]) -> None:
         self.a, self.b = float(parameters["a"]), float(parameters["b"])
+
+
+class CautiousTemperature(DisagreementTemperature):
+    """Disagreement temperature with b ≥ 0: where the two models disagree it is never colder.
+
+    On ID data alone b may come out below 0, where the tuned model is right when the two disagree:
+    then disagreement there says nothing of a shift, and this is plain temperature.
+
+    [calift]
+    """
+
+    kind = "cautious"
+    bounds = (0.0, LARGEST)
 
 
 class SampleScaling(Calibrator):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from calift_core.calibration.beside import DisagreementTemperature, Ensemble, SampleScaling
+from calift_core.calibration.beside import (
+    CautiousTemperature,
+    DisagreementTemperature,
+    Ensemble,
+    SampleScaling,
+)
 from calift_core.calibration.calibrators import (
     Calibrator,
     Histogram,
@@ -28,6 +33,7 @@ CALIBRATORS: dict[str, type[Calibrator]] = {
 #: Those that read the initial model's logits beside the tuned one's.
 BESIDE_CALIBRATORS: dict[str, type[Calibrator]] = {
     "disagreement": DisagreementTemperature,
+    "cautious": CautiousTemperature,
     "sals": SampleScaling,
     "ensemble": Ensemble,
 }

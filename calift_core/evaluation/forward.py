@@ -25,6 +25,11 @@ from calift_core.predictions.types import Predictions, PredictionsMetadata, Role
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.spec import EvaluationSpec
 
+#: Images (B, 3, S, S) through a model's image tower: (B, D).
+Encode = Callable[[Clip, Tensor], Tensor]
+#: A batch (B, 3, S, S) answered by several models together: logits (B, C) and features (B, D).
+Mixture = Callable[[Tensor, Encode], tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -34,10 +39,12 @@ class Placed:
         place: puts its weights in place and returns the model. The models of a pass may share one
             network whose weights are exchanged.
         classifier: C classes on its features.
+        mixture: answers in its place, where it is a mixture of models.
     """
 
     place: Callable[[], Clip]
     classifier: Classifier
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True)
@@ -154,8 +161,15 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, C) and features (B, D) on the device."""
     clip = model.place()
-    with autocast(device, precision):
-        features = clip.encode_image(batch)
+
+    def encode(clip: Clip, batch: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return clip.encode_image(batch)
+
+    if model.mixture is not None:
+        logits, features = model.mixture(batch, encode)
+        return own_logits(logits, images), features
+    features = encode(clip, batch)
     return own_logits(model.classifier.logits(features), images), features
 
 

@@ -32,7 +32,7 @@ from calift_core.evaluation.spectrum import Covariance, spectrum_of
 from calift_core.evaluation.subjects import Subject, classifier_of, load_begun, load_trained
 from calift_core.files import FREE_SPACE_FLOOR, atomic_write_json
 from calift_core.jobs.environment import environment
-from calift_core.jobs.merge import merge_runs
+from calift_core.jobs.merge import Mixed, merge_runs
 from calift_core.methods import Batch, Classifier, Method, RunLength, make_method
 from calift_core.methods.base import Features
 from calift_core.methods.confidence import mix
@@ -231,7 +231,9 @@ class Job:
             stop=self.stop,
         )
         self._lap("merging_s")
-        self._save_model(clip, merged.classifier, suite)
+        mixed = merged.mixed
+        clip = clip if mixed is None else mixed.tuned
+        self._save_model(clip, merged.classifier, suite, mixture=mixed.kind if mixed else None)
         yield from self._judge(
             clip,
             merged.classifier,
@@ -240,6 +242,7 @@ class Job:
             start_hash=start_hash,
             resolved=merged.resolved,
             frontier=merged.frontier,
+            mixed=mixed,
         )
 
     def judge(self, finished: Path) -> Iterator[Record]:
@@ -280,6 +283,7 @@ class Job:
         start_hash: str,
         resolved: dict[str, Any],
         frontier: list[FrontierPoint] | None = None,
+        mixed: Mixed | None = None,
     ) -> Iterator[Record]:
         """Predict every data set once, compute every number, write the report."""
         yield PhaseRecord(phase="evaluating", detail="predictions once per data set")
@@ -287,7 +291,9 @@ class Job:
             adopt_shards(self.resume_from, self.folder)
         self.ranks.wait()
         clip.eval()
-        subject = Subject(Placed(lambda: clip, classifier), weights_sha256(clip.net), self.folder)
+        placed = Placed(lambda: clip, classifier, mixed.mixture if mixed else None)
+        sha256 = weights_sha256(clip.net) if mixed is None else mixed.sha256
+        subject = Subject(placed, sha256, self.folder)
         (verdict,) = yield from judge([subject], suite, self.settings)
         self._lap("evaluation_s")
         if not self.ranks.first:
@@ -563,7 +569,9 @@ class Job:
         if values:
             yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
 
-    def _save_model(self, clip: Clip, classifier: Classifier, suite: Suite) -> None:
+    def _save_model(
+        self, clip: Clip, classifier: Classifier, suite: Suite, mixture: str | None = None
+    ) -> None:
         tensors = {"weights": classifier.weights}
         if classifier.bias is not None:
             tensors["bias"] = classifier.bias
@@ -580,6 +588,7 @@ class Job:
                 "classes": list(suite.classes),
                 "class_names": list(suite.class_names),
                 "logit_scale": classifier.scale,
+                **({"mixture": mixture} if mixture else {}),
             },
         )
 

@@ -25,6 +25,8 @@ from calift_core.errors import (
     SpecError,
     reason_of,
 )
+from calift_core.evaluation.forward import Mixture
+from calift_core.evaluation.mixtures import mix
 from calift_core.evaluation.path import Head, Walk, WeightPath, fold_scale, unfold_scale
 from calift_core.methods.base import Classifier, zero_shot_classifier
 from calift_core.methods.merge import model_stock
@@ -41,6 +43,23 @@ from calift_core.threads import loader_workers
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """Two models that answer together.
+
+    Attributes:
+        kind: `vrf` or `dawin`.
+        mixture: answers.
+        tuned: the fine-tuned one of them, whose weights are kept.
+        sha256: of both, and of what was fitted.
+    """
+
+    kind: str
+    mixture: Mixture
+    tuned: Clip
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Merged:
     """What a merge gives beside the weights, which are the model's by then.
 
@@ -48,11 +67,13 @@ class Merged:
         classifier: goes with the merged weights.
         resolved: for the report.
         frontier: the path, of WiSE-FT.
+        mixed: where it is two models that answer together.
     """
 
     classifier: Classifier
     resolved: dict[str, Any]
     frontier: list[FrontierPoint] | None = None
+    mixed: Mixed | None = None
 
 
 @dataclass(frozen=True)
@@ -126,13 +147,28 @@ def merge_runs(
     }
     if isinstance(method, ModelStock):
         return _stock(clip, captions, found, resolved)
-    assert isinstance(method, WiseFt)
     path = WeightPath(clip, found[0].clip.to(device), found[0].classifier, found[0].head, captions)
+    workers = loader_workers(spec.train.workers, device.type)
+    if not isinstance(method, WiseFt):
+        mixture = yield from mix(
+            method.kind,
+            path,
+            suite,
+            batch_size=spec.evaluation.batch_size,
+            workers=workers,
+            device=device,
+            precision=precision,
+            stop=stop,
+        )
+        fitted = mixture.resolved()
+        sha256 = mixture.ends.sha256(f"{method.kind}:{fitted}")
+        mixed = Mixed(method.kind, mixture, path.tuned, sha256)
+        return Merged(mixture.ends.end, {**fitted, **resolved}, mixed=mixed)
     walk = Walk(
         path,
         spec.evaluation,
         folder,
-        loader_workers(spec.train.workers, device.type),
+        workers,
         device,
         precision,
         stop,

@@ -20,6 +20,7 @@ from calift_core.methods.lipsum_ft import LipsumFt
 from calift_core.methods.lp_ft import LpFt
 from calift_core.methods.pretrain import Pretrain
 from calift_core.methods.zero_shot import ZeroShot
+from calift_core.methods.zs_norm import ZsNorm
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import MethodBase
@@ -40,6 +41,7 @@ METHODS: dict[str, Any] = {
     "carot_plus": CarotPlus,
     "anchored": Anchored,
     "averaged": Averaged,
+    "zs_norm": ZsNorm,
     "pretrain": Pretrain,
 }
 

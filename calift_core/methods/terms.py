@@ -46,6 +46,23 @@ def similarity(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return scale * matmul(images, texts.T)
 
 
+def to_range(logits: Tensor, initial: Tensor) -> Tensor:
+    """Each row of logits, moved and stretched to the smallest and largest value of another's row.
+
+    Murugesan et al. 2024, section 4. A row of equal logits has no range: it becomes the smallest
+    value throughout.
+
+    Args:
+        logits: (B, C).
+        initial: (B, C), whose range is taken.
+    """
+    low, high = logits.amin(dim=1, keepdim=True), logits.amax(dim=1, keepdim=True)
+    base, top = initial.amin(dim=1, keepdim=True), initial.amax(dim=1, keepdim=True)
+    width = high - low
+    share = (logits - low) / torch.where(width > 0, width, 1.0)
+    return share * (top - base) + base
+
+
 def info_nce(z: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """L_MCL: the mean of the cross-entropies of Z and Zᵀ against the diagonal.
 

@@ -52,7 +52,7 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         an earlier version as the present one writes it.
 
     Raises:
-        CheckpointError: there is no finished model, or it is damaged.
+        CheckpointError: there is no finished model, it is damaged, or it is two models.
     """
     exported, checkpoint = is_exported(folder), folder / "checkpoint"
     try:
@@ -71,6 +71,12 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{str(folder)!r} holds no finished run") from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
+    if "mixture" in description:
+        raise CheckpointError(
+            f"the run in {str(folder)!r} is of {description['mixture']}: two models that answer "
+            "together, and what it keeps is one of them",
+            hint="Its predictions can be looked at; judge, merge or export the run it was made of.",
+        )
     return tensors, description
 
 

@@ -280,6 +280,24 @@ class CarFt(MethodBase):
     )
 
 
+class ZsNorm(MethodBase):
+    """Cross-entropy of logits that are stretched to the range of the initial model's."""
+
+    title: ClassVar[str] = "ZS-Norm"
+    summary: ClassVar[str] = (
+        "Fine-tuning on logits that are stretched, image by image, to the range that the initial "
+        "model's have: confidence is nothing that training can raise."
+    )
+    source: ClassVar[str] = "Murugesan et al. 2024, section 4"
+    default_lr: ClassVar[float] = 3e-5
+    default_clip_grad_norm: ClassVar[float | None] = 1.0
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED
+
+    kind: Literal["zs_norm"] = "zs_norm"
+
+
 class Flyp(MethodBase):
     """Contrastive fine-tuning with the pre-training loss on class captions."""
 
@@ -545,7 +563,8 @@ class Tracer(MethodBase):
 class CarotPlus(MethodBase):
     """CaRot and parts that are known to help; which are on was decided by an ablation.
 
-    Better than CaRot and not than TRACER, it is not offered: docs/results.md has the tables.
+    Better than CaRot and not than TRACER, it is not offered: docs/results/first-study.md has the
+    tables.
     """
 
     title: ClassVar[str] = "CaRot+"
@@ -687,6 +706,63 @@ class WiseFt(MethodBase):
         return 1 + len({*self.sweep, self.alpha})
 
 
+class _Mixture(MethodBase):
+    """What methods share that mix the zero-shot model and a finished run's, image by image."""
+
+    trains: ClassVar[bool] = False
+    family: ClassVar[Family] = "merge"
+
+    run: str = Field(
+        min_length=1,
+        max_length=4096,
+        title="Fine-tuned run",
+        description="A finished run that started from this spec's model: its id in the service, "
+        "or its folder for `calift train`",
+    )
+
+    @property
+    def input_runs(self) -> tuple[str, ...]:
+        """The fine-tuned run."""
+        return (self.run,)
+
+
+class Vrf(_Mixture):
+    """Outputs of the zero-shot model and a finished run's, mixed by the distance to failures."""
+
+    title: ClassVar[str] = "VRF"
+    summary: ClassVar[str] = (
+        "Mixes the outputs of the zero-shot model and a finished run image by image: nearer to "
+        "training images that zero-shot got wrong and fine-tuning mended, the tuned one counts "
+        "more. Two passes an image."
+    )
+    source: ClassVar[str] = "Zhu et al., NeurIPS 2024"
+
+    kind: Literal["vrf"] = "vrf"
+
+    @property
+    def judged_models(self) -> int:
+        """Two."""
+        return 2
+
+
+class Dawin(_Mixture):
+    """Weights between the zero-shot model's and a finished run's, chosen for each image."""
+
+    title: ClassVar[str] = "DaWin"
+    summary: ClassVar[str] = (
+        "Interpolates the weights of the zero-shot model and a finished run for each image, by how "
+        "sure each of the two is. Three passes an image."
+    )
+    source: ClassVar[str] = "Oh et al., ICLR 2025"
+
+    kind: Literal["dawin"] = "dawin"
+
+    @property
+    def judged_models(self) -> int:
+        """The two, and the image's own."""
+        return 3
+
+
 class ModelStock(MethodBase):
     """Per tensor, the point between the mean of fine-tuned weights and the initial ones."""
 
@@ -799,10 +875,13 @@ METHOD_SPECS: dict[str, type[MethodBase]] = {
     "lipsum_ft": LipsumFt,
     "car_ft": CarFt,
     "model_stock": ModelStock,
+    "vrf": Vrf,
+    "dawin": Dawin,
     "tracer": Tracer,
     "carot_plus": CarotPlus,
     "anchored": Anchored,
     "averaged": Averaged,
+    "zs_norm": ZsNorm,
     "pretrain": Pretrain,
 }
 

@@ -11,7 +11,7 @@ from frontend import api, figures, page, pickers, state, text
 from frontend.panels import gallery
 
 #: Methods whose runs are an end of a path already, or a point of one.
-NOT_TUNED = ("zero_shot", "wise_ft", "model_stock", "pretrain", "imported")
+NOT_TUNED = ("zero_shot", "wise_ft", "model_stock", "vrf", "dawin", "pretrain", "imported")
 
 
 def _paths(chosen: dict[str, RunSummary]) -> dict[str, Frontier]:

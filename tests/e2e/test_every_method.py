@@ -28,8 +28,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 10.0},
     "anchored": {"lambda_0": 0.5},
     "averaged": {"beta": 0.25},
+    "zs_norm": {},
     "wise_ft": {"alpha": 0.25, "sweep": [0.0, 0.5, 1.0]},
     "model_stock": {},
+    "vrf": {},
+    "dawin": {},
     "pretrain": {"multi_positive": False},
 }
 
@@ -86,9 +89,10 @@ def finished(
         other = client.submit(second).id
         for run_id in (*ids.values(), other):
             client.wait(run_id, timeout_s=300)
-        ids["wise_ft"] = client.submit(spec("wise_ft", run=ids["finetune"])).id
+        for kind in ("wise_ft", "vrf", "dawin"):
+            ids[kind] = client.submit(spec(kind, run=ids["finetune"])).id
         ids["model_stock"] = client.submit(spec("model_stock", runs=[ids["finetune"], other])).id
-        for kind in ("wise_ft", "model_stock"):
+        for kind in ("wise_ft", "model_stock", "vrf", "dawin"):
             client.wait(ids[kind], timeout_s=120)
         yield client, ids
 

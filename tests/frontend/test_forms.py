@@ -27,6 +27,8 @@ METHOD_FIELDS = {
 #: What a method cannot do without: runs that a person chooses.
 NEEDED: dict[str, dict[str, Any]] = {
     "wise_ft": {"run": "one"},
+    "vrf": {"run": "one"},
+    "dawin": {"run": "one"},
     "model_stock": {"runs": ["one", "two"]},
 }
 

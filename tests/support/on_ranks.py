@@ -48,6 +48,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "finetune with mmce": ("finetune", {}, {"mmce": 4.0, "zero_shot_kd": 0.5}, 1),
     "lipsum_ft": ("lipsum_ft", {}, {}, 1),
     "car_ft": ("car_ft", {}, {}, 1),
+    "zs_norm": ("zs_norm", {}, {}, 1),
 }
 #: Of a batch: no multiple of 2 or 4, so that ranks have shares of different sizes.
 B = 11

@@ -21,6 +21,7 @@ CALIBRATORS = {
     "isotonic": "isotonic regression of the top label",
     "tsp": "temperature on perturbed copies (TS-P)",
     "disagreement": "temperature by disagreement with the initial model",
+    "cautious": "the same, never colder where they disagree",
     "sals": "range of the initial model (SaLS)",
     "ensemble": "mean with the initial model",
 }

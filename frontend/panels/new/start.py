@@ -134,7 +134,7 @@ def _made_from(run_id: str) -> tuple[dict[str, Any], str]:
     document["method"] = (
         {"kind": "model_stock", "runs": [run_id]}
         if kind == "model_stock"
-        else {"kind": "wise_ft", "run": run_id}
+        else {"kind": kind if kind in ("vrf", "dawin") else "wise_ft", "run": run_id}
     )
     document.get("train", {}).pop("confidence", None)  # nothing is trained
     document["name"] = f"{document['method']['kind'].replace('_', '-')} of {run.name}"[:120]

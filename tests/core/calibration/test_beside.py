@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from calift_core.calibration import BESIDE_CALIBRATORS, softmax
 from calift_core.calibration.beside import (
     PRIOR,
+    CautiousTemperature,
     DisagreementTemperature,
     Ensemble,
     SampleScaling,
@@ -77,6 +78,26 @@ def test_disagreement__is_hotter_where_models_differ_and_no_worse_than_temperatu
     best = loss(found.a, found.b)
     for da, db in ((1e-2, 0), (-1e-2, 0), (0, 1e-2), (0, -1e-2)):
         assert loss(found.a + da, found.b + db) >= best
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_cautious__is_disagreement_temperature_where_b_is_not_negative_else_plain_temperature(
+    seed: int, is_right: bool
+) -> None:
+    logits, initial, labels = drawn(seed, n=300, apart=3.0)
+    if is_right:  # the tuned model is right throughout: where the two disagree, b wants to be < 0
+        labels = logits.argmax(axis=1)
+        labels[::9] = initial.argmax(axis=1)[::9]
+    free = DisagreementTemperature().fit(logits, labels, initial=initial, **ID)
+    found = CautiousTemperature().fit(logits, labels, initial=initial, **ID)
+    assert found.b >= 0
+    if free.b >= 0:
+        assert found.b == pytest.approx(free.b, abs=1e-2)
+    else:
+        plain = Temperature().fit(logits, labels, **ID)
+        assert np.exp(found.a) == pytest.approx(plain.temperature, rel=1e-2)
+        assert found.b == pytest.approx(0, abs=1e-6)
 
 
 def test_disagreement__few_images_leave_it_near_temperature() -> None:

@@ -368,6 +368,42 @@ def test_wise_ft__a_model_between_is_judged_as_it_is_swept(
     assert (folder / "metrics.jsonl").read_text() == ""
 
 
+@pytest.mark.parametrize("kind", ["vrf", "dawin"])
+def test_mixture__of_equal_models_is_that_model_and_is_refused_as_one_model(
+    make: Make, tuned: Any, tmp_path: Path, kind: str
+) -> None:
+    same, folder = tmp_path / "same", tmp_path / kind
+    go(make("wise_ft", method={"run": str(tuned("flyp")), "alpha": 0.0, "sweep": []}), same)
+    go(make(kind, method={"run": str(same)}), folder)
+    report, expected = report_in(folder), logits_in(tuned("zero_shot"))
+    heat = report.resolved["initial_temperature"]
+    for name, logits in logits_in(folder).items():
+        if kind == "vrf":
+            expected[name] = np.log(softmax(expected[name] / heat))
+        assert np.allclose(logits, expected[name], atol=1e-4), name
+    assert report.summary.id_accuracy == report_in(tuned("zero_shot")).summary.id_accuracy
+    assert report.model["sha256"] not in (report.model["start_sha256"], "")
+    with pytest.raises(CheckpointError, match=f"is of {kind}: two models"):
+        load_finished(folder)
+    with pytest.raises(CheckpointError, match="two models"):
+        go(make("wise_ft", method={"run": str(folder)}), tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", ["vrf", "dawin"])
+def test_mixture__of_a_head_and_its_start_is_judged_like_any_run_and_twice_alike(
+    make: Make, tuned: Any, tmp_path: Path, kind: str
+) -> None:
+    run = tuned("finetune")
+    for name in ("one", "two"):
+        go(make(kind, method={"run": str(run)}), tmp_path / name)
+    one, two = (logits_in(tmp_path / name) for name in ("one", "two"))
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert one.keys() == logits_in(run).keys()
+    assert any(not np.allclose(one[name], logits, atol=1e-3)
+               for name, logits in logits_in(run).items())  # fmt: skip
+    assert report_in(tmp_path / "one").model["sha256"] != report_in(run).model["sha256"]
+
+
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=21), st.integers(200, 5000))
 def test_one_standard_error__is_the_smallest_that_validation_cannot_tell_from_the_best(
     right: list[int], n: int

@@ -48,6 +48,7 @@ GOES_WITH: dict[str, set[str]] = {
     "lp_ft": HEAD,
     "lipsum_ft": HEAD,
     "car_ft": HEAD,
+    "zs_norm": HEAD,
     "flyp": PAIRS,
     "carot": PAIRS,
     "tracer": PAIRS,
@@ -56,6 +57,8 @@ GOES_WITH: dict[str, set[str]] = {
     "averaged": PAIRS,
     "wise_ft": set(),
     "model_stock": set(),
+    "vrf": set(),
+    "dawin": set(),
     "pretrain": set(),
 }
 REASONS = {
@@ -68,11 +71,15 @@ REASONS = {
     "anchored": "no class probabilities",
     "averaged": "no class probabilities",
     "wise_ft": "it trains nothing",
+    "vrf": "it trains nothing",
+    "dawin": "it trains nothing",
     "model_stock": "it trains nothing",
     "pretrain": "the model that others are compared with",
 }
 NEEDED: dict[str, dict[str, Any]] = {
     "wise_ft": {"run": "a"},
+    "vrf": {"run": "a"},
+    "dawin": {"run": "a"},
     "model_stock": {"runs": ["a", "b"]},
     "carot": {},
     "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},

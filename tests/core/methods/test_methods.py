@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from calift_core.methods.car_ft import context_weights
 from calift_core.methods.carot import CaRot
 from calift_core.methods.linear_probe import fit_logistic
 from calift_core.methods.teacher import EmaTeacher, Teacher, TrajectoryTeacher
-from calift_core.methods.terms import feature_distance, similarity
+from calift_core.methods.terms import feature_distance, similarity, to_range
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.finished import load_finished
@@ -41,6 +43,7 @@ from calift_core.schema.methods import LipsumFt as LipsumFtSpec
 from calift_core.schema.methods import LpFt as LpFtSpec
 from calift_core.schema.methods import Pretrain as PretrainSpec
 from calift_core.schema.methods import Tracer as TracerSpec
+from calift_core.schema.methods import ZsNorm as ZsNormSpec
 from calift_core.schema.records import MetricsRecord, Record
 from calift_core.schema.report import Report
 from tests.core.conftest import CONFIGS, PHOTO, TEXT, TIMM, VIT, random_batch
@@ -587,7 +590,7 @@ def test_zero_shot__trains_nothing(vit: Clip, captions: Captions) -> None:
     assert method.terms(random_batch(vit)) == {}
 
 
-@pytest.mark.parametrize("kind", ["finetune", "lp_ft", "lipsum_ft", "car_ft"])
+@pytest.mark.parametrize("kind", ["finetune", "lp_ft", "lipsum_ft", "car_ft", "zs_norm"])
 def test_supervised_methods__leave_text_tower_and_scale_alone(
     vit: Clip, captions: Captions, kind: str
 ) -> None:
@@ -1268,7 +1271,44 @@ def test_car_ft__one_template_has_no_context_and_is_refused_unless_it_does_not_c
     make(CarFtSpec(alpha=0), vit, one)
 
 
-@pytest.mark.parametrize("kind", ["lipsum_ft", "car_ft"])
+# ---------------------------------------------------------------------------------- ZS-Norm
+
+
+def test_zs_norm__begins_as_finetune_and_no_stretching_of_the_head_changes_its_loss(
+    clip: Clip, captions: Captions
+) -> None:
+    method = make(ZsNormSpec(), copy.deepcopy(clip), captions)
+    plain = make(FineTuneSpec(), copy.deepcopy(clip), captions)
+    batch = random_batch(clip)
+    for one in (method, plain):
+        one.clip.eval()  # the initial tower sees running statistics of a BatchNorm
+    torch.testing.assert_close(method.terms(batch), plain.terms(batch), rtol=1e-4, atol=1e-5)
+    steps(method, batches_of(clip, 2))
+    before = method.terms(batch)["cross_entropy"].detach()
+    with torch.no_grad():
+        method.head.weight.mul_(7)
+        method.head.bias.mul_(7).add_(3)
+    torch.testing.assert_close(method.terms(batch)["cross_entropy"].detach(), before)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 6))
+def test_to_range__keeps_the_order_takes_the_ends_and_is_nothing_for_equal_logits(
+    seed: int, n_classes: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5, n_classes, generator=generator, dtype=torch.float64)
+    initial = 3 * torch.randn(5, n_classes, generator=generator, dtype=torch.float64)
+    found = to_range(logits, initial)
+    torch.testing.assert_close(found.amax(dim=1), initial.amax(dim=1))
+    torch.testing.assert_close(found.amin(dim=1), initial.amin(dim=1))
+    assert torch.equal(found.argsort(dim=1), logits.argsort(dim=1))
+    torch.testing.assert_close(to_range(initial, initial), initial)
+    flat = to_range(torch.ones(1, n_classes), initial[:1].float())
+    torch.testing.assert_close(flat, initial[:1].float().amin().expand(1, n_classes))
+
+
+@pytest.mark.parametrize("kind", ["lipsum_ft", "car_ft", "zs_norm"])
 def test_anchored_methods__the_initial_tower_is_frozen_and_in_eval_throughout(
     clip: Clip, captions: Captions, kind: str
 ) -> None:
@@ -1291,6 +1331,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "lp_ft": ("lp_ft", {"lp_epochs": 2}, {"cross_entropy"}),
     "lipsum_ft": ("lipsum_ft", {"n_texts": 8}, {"cross_entropy", "energy_gap"}),
     "car_ft": ("car_ft", {}, {"cross_entropy", "context"}),
+    "zs_norm": ("zs_norm", {}, {"cross_entropy"}),
     "tracer": (
         "tracer",
         {},

@@ -30,6 +30,8 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 #: What the kinds that have no default for everything are given.
 REQUIRED: dict[str, dict[str, Any]] = {
     "wise_ft": {"run": "a run"},
+    "vrf": {"run": "a run"},
+    "dawin": {"run": "a run"},
     "model_stock": {"runs": ["a run", "another"]},
 }
 KINDS = sorted(METHOD_SPECS)
@@ -251,8 +253,8 @@ def test_methods__every_kind_has_what_a_form_and_a_list_need(kind: str) -> None:
     assert model.source
     assert bool(model.terms) == model.trains
     assert (model.family in ("supervised", "contrastive")) == model.trains
-    runs = {"wise_ft": ("a run",), "model_stock": ("a run", "another")}
-    assert made.input_runs == runs.get(kind, ())
+    runs = {"model_stock": ("a run", "another")}
+    assert made.input_runs == runs.get(kind, ("a run",) if model.family == "merge" else ())
 
 
 def test_methods__titles_and_kinds_are_distinct() -> None:
@@ -316,6 +318,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "lipsum_ft": {"lambda_energy": 1.0, "n_texts": 80, "text_length": 8},
     "car_ft": {"alpha": 1.0},
     "model_stock": {},
+    "vrf": {},
+    "dawin": {},
     "tracer": {
         "preset": "auto",
         "lambda_sd": None,
@@ -329,6 +333,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "carot_plus": {"lambda_oc": 0.0, "lambda_sd": 1.5, "teacher_beta": 0.5},
     "anchored": {"lambda_0": 1.0},
     "averaged": {"beta": 0.5},
+    "zs_norm": {},
     "pretrain": {"multi_positive": True},
 }
 #: Learning rate, weight decay, gradient clip.
@@ -344,6 +349,7 @@ OPTIMISATION = {
     "carot_plus": (1e-5, 0.1, None),
     "anchored": (1e-5, 0.1, None),
     "averaged": (1e-5, 0.1, None),
+    "zs_norm": (3e-5, 0.1, 1.0),
     "pretrain": (1e-3, 0.1, None),
 }
 

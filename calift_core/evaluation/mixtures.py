@@ -1,0 +1,169 @@
+"""Models that are mixed image by image (VRF, DaWin): fitted on ID data, and asked a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calift_core.calibration.calibrators import fit_temperature
+from calift_core.data.images import ImageSet
+from calift_core.data.suites.load import Suite
+from calift_core.evaluation.forward import Encode, encode
+from calift_core.evaluation.path import WeightPath
+from calift_core.methods.base import Classifier
+from calift_core.methods.dawin import expertise, nearest
+from calift_core.methods.vrf import Vrf, fit_vrf
+from calift_core.models.clip import Clip
+from calift_core.models.loading import weights_sha256
+from calift_core.models.precision import Precision
+from calift_core.schema.methods import ONE_SE_PATH
+from calift_core.schema.records import PhaseRecord, Record
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two models that are mixed.
+
+    Attributes:
+        path: between them.
+        start: classifier of the initial one.
+        end: classifier of the tuned one.
+    """
+
+    path: WeightPath
+    start: Classifier
+    end: Classifier
+
+    @classmethod
+    def of(cls, path: WeightPath) -> Ends:
+        """The ends of a path."""
+        return cls(path, path.classifier(0.0), path.classifier(1.0))
+
+    def ask(self, batch: Tensor, encode: Encode) -> tuple[Tensor, Tensor, Tensor]:
+        """Tuned features (B, D), tuned logits and initial logits (B, C)."""
+        features = encode(self.path.tuned, batch)
+        initial = self.start.logits(encode(self.path.initial, batch))
+        return features, self.end.logits(features), initial
+
+    def sha256(self, what: str) -> str:
+        """Names a mixture of the two by all that it depends on."""
+        ends = weights_sha256(self.path.initial.net), weights_sha256(self.path.tuned.net)
+        return hashlib.sha256(":".join((*ends, what)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class VrfMixture:
+    """See `Vrf`."""
+
+    ends: Ends
+    vrf: Vrf
+
+    def __call__(self, batch: Tensor, encode: Encode) -> tuple[Tensor, Tensor]:
+        """Log probabilities (B, C), which are logits too, and tuned features (B, D)."""
+        features, logits, initial = self.ends.ask(batch, encode)
+        return self.vrf.log_probs(features, logits, initial), features
+
+    def resolved(self) -> dict[str, Any]:
+        """What was fitted."""
+        vrf = self.vrf
+        return {
+            "failures": len(vrf.failures),
+            "centre": vrf.centre,
+            "width": vrf.width,
+            "temperature": vrf.own,
+            "initial_temperature": vrf.first,
+        }
+
+
+class DawinMixture:
+    """See `expertise`.
+
+    Args:
+        ends: the two models.
+        own: temperature of the tuned one.
+        first: temperature of the initial one.
+    """
+
+    def __init__(self, ends: Ends, own: float, first: float) -> None:
+        self.ends, self.own, self.first = ends, own, first
+        self._classifiers = [ends.path.classifier(alpha) for alpha in ONE_SE_PATH]
+
+    def __call__(self, batch: Tensor, encode: Encode) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and features (B, D), each image's of the weights that it takes."""
+        features, logits, initial = self.ends.ask(batch, encode)
+        at = nearest(expertise(logits / self.own, initial / self.first), ONE_SE_PATH)
+        features, logits = features.clone(), logits.clone()
+        for index in sorted(set(at.tolist())):
+            rows = (at == index).nonzero()[:, 0]
+            clip = self.ends.path.move(ONE_SE_PATH[index], tower_only=True)
+            found = encode(clip, batch[rows])
+            features[rows] = found.to(features.dtype)
+            logits[rows] = self._classifiers[index].logits(found)
+        return logits, features
+
+    def resolved(self) -> dict[str, Any]:
+        """What was fitted."""
+        return {"temperature": self.own, "initial_temperature": self.first}
+
+
+def mix(
+    kind: str,
+    path: WeightPath,
+    suite: Suite,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    precision: Precision,
+    stop: Callable[[], bool],
+) -> Generator[Record, None, VrfMixture | DawinMixture]:
+    """Fit a mixture on ID calibration images; VRF's failures are ID training images.
+
+    Args:
+        kind: `vrf` or `dawin`.
+        path: between the two models.
+        suite: whose parts are looked at.
+        batch_size: images at once.
+        workers: processes that decode ahead.
+        device: where the models are.
+        precision: of the passes.
+        stop: true to stop.
+
+    Raises:
+        DataError: the suite lacks a part.
+        InterruptedRunError: `stop` said so.
+    """
+    ends = Ends.of(path)
+
+    def encoded(clip: Clip, images: ImageSet) -> Tensor:
+        return encode(
+            clip,
+            images,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            precision=precision,
+            stop=stop,
+        )
+
+    def asked(images: ImageSet) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        features = encoded(path.tuned, images)
+        initial = ends.start.logits(encoded(path.initial, images))
+        labels = torch.as_tensor(images.labels, device=device)
+        return features, ends.end.logits(features), initial, labels
+
+    yield PhaseRecord(phase="evaluating", detail="both models on ID calibration")
+    features, logits, initial, labels = asked(suite.part("calibration"))
+    if kind == "dawin":
+        own, first = (fit_temperature(z.cpu().numpy(), labels.cpu().numpy())
+                      for z in (logits, initial))  # fmt: skip
+        return DawinMixture(ends, own, first)
+    yield PhaseRecord(phase="evaluating", detail="both models on ID training images")
+    seen, right, wrong, answers = asked(suite.part("train"))
+    failed = (right.argmax(dim=1) == answers) & (wrong.argmax(dim=1) != answers)
+    return VrfMixture(ends, fit_vrf(seen[failed], features, logits, initial, labels))
