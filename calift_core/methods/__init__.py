@@ -24,7 +24,7 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import MethodBase
 from calift_core.schema.methods import Tracer as TracerSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.spec import ConfidenceSpec, TrainSpec
 
 #: Kind → class. `wise_ft` and `model_stock` train nothing: see `merge`.
 METHODS: dict[str, Any] = {
@@ -43,7 +43,16 @@ METHODS: dict[str, Any] = {
     "pretrain": Pretrain,
 }
 
-__all__ = ["METHODS", "Batch", "Classifier", "Method", "RunLength", "fitted", "make_method"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "Classifier",
+    "Method",
+    "RunLength",
+    "conclude",
+    "fitted",
+    "make_method",
+]
 
 
 def fitted(spec: MethodBase, clip: Clip) -> MethodBase:
@@ -58,6 +67,7 @@ def make_method(
     *,
     length: RunLength,
     confidence: ConfidenceSpec | None = None,
+    train: TrainSpec | None = None,
 ) -> Method:
     """Build the method that a spec names, around a model.
 
@@ -67,6 +77,7 @@ def make_method(
         captions: class names × templates.
         length: how long the run is.
         confidence: training-time calibration; none: all off.
+        train: how much of the towers is trained; none: all that the method trains.
 
     Raises:
         ModelError: the method is not defined for this model; the message says why.
@@ -75,4 +86,13 @@ def make_method(
         raise ModelError(f"{spec.kind} trains no model of its own: it merges finished runs")
     options = confidence or ConfidenceSpec()
     method: Method = METHODS[spec.kind](clip, captions, spec, length, options)
+    if train is not None:
+        method.adapt(train)
     return method
+
+
+def conclude(method: Method) -> None:
+    """After the last step: the model's weights become what is judged and saved."""
+    if method.adapter is not None:
+        method.adapter.merge()
+    method.finish()

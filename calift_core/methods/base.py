@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
+from calift_core.models.adapters import Adapter, low_rank
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.zeroshot import zero_shot_weights
 from calift_core.schema.records import Record
+from calift_core.schema.spec import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,13 @@ class Method(Protocol):
         clip: the student.
         captions: what its texts are taken from.
         weights: term name → coefficient in the loss. A term with coefficient 0 is not computed.
+        adapter: what is trained in the towers' place; None: they are.
     """
 
     clip: Clip
     captions: Captions
     weights: dict[str, float]
+    adapter: Adapter | None
 
     @property
     def couples(self) -> bool:
@@ -96,6 +100,9 @@ class Method(Protocol):
 
     def trainable(self) -> dict[str, nn.Module]:
         """Modules whose parameters the optimiser owns, by name."""
+
+    def adapt(self, train: TrainSpec) -> None:
+        """Train as little of the towers as `train.adapt` says. Called once, first of all."""
 
     def prepare(self, features: Features) -> Iterator[Record]:
         """Called once before a run's first step, not when it is gone on with."""
@@ -134,6 +141,7 @@ class Stateless:
     clip: Clip
     captions: Captions
     weights: dict[str, float]
+    adapter: Adapter | None = None
 
     @property
     def couples(self) -> bool:
@@ -141,8 +149,32 @@ class Stateless:
         return False
 
     def trainable(self) -> dict[str, nn.Module]:
-        """Both towers and the logit scale."""
-        return {"clip": self.clip.net}
+        """Both towers and the logit scale, or what stands for them."""
+        return {"clip": self.clip.net} if self.adapter is None else {"adapter": self.adapter}
+
+    def adapt(self, train: TrainSpec) -> None:
+        """Put an adapter in the towers' place, unless all of them is trained."""
+        if train.adapt == "full":
+            return
+        net, factors = self.clip.net, {}
+        if train.adapt == "lora":
+            factors = low_rank(
+                net,
+                self.adapted_tower(),
+                rank=train.lora_rank,
+                alpha=train.lora_alpha,
+                generator=torch.Generator().manual_seed(train.seed),
+            )
+        self.adapter = Adapter(net, factors, self.trained_with(train.adapt))
+
+    def adapted_tower(self) -> nn.Module:
+        """What LoRA is laid over: both towers."""
+        net: nn.Module = self.clip.net
+        return net
+
+    def trained_with(self, adapt: Literal["lora", "head"]) -> dict[str, nn.Parameter]:
+        """Parameters of the model, by name, that are trained as they are beside an adapter."""
+        return {}
 
     def encode(self, batch: Batch) -> Embedded:
         """The images alone."""

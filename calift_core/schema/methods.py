@@ -21,6 +21,9 @@ from calift_core.schema.base import Frozen
 #: take a classifier made of prompts, `merge` ones combine the weights of finished runs.
 Family = Literal["none", "supervised", "contrastive", "merge"]
 
+#: How much of the towers is trained: all, low-rank terms, or nothing below the last layer.
+Adapt = Literal["full", "lora", "head"]
+
 #: Image towers that published settings are known for, by open_clip's names.
 Tower = Literal["ViT-B-16", "RN50", "ViT-L-14"]
 
@@ -47,6 +50,8 @@ class MethodBase(Frozen):
     family: ClassVar[Family] = "none"
     #: What of `train.confidence` makes sense with this method.
     accepts: ClassVar[frozenset[str]] = frozenset()
+    #: What of `train.adapt` makes sense with this method.
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full",)
     #: Whether forms and lists offer it; one that is not serves an ablation and stays runnable.
     offered: ClassVar[bool] = True
 
@@ -60,6 +65,13 @@ class MethodBase(Frozen):
     def rate(self) -> float:
         """The learning rate of a run that names none."""
         return self.default_lr
+
+    def rate_of(self, adapt: Adapt) -> float:
+        """The learning rate of a run that names none, by what it trains.
+
+        LoRA: what Zanella & Ben Ayed 2024 (CLIP-LoRA) take; a head: the linear probe's. [calift]
+        """
+        return {"full": self.rate, "lora": 2e-4, "head": 1e-3}[adapt]
 
     @property
     def decay(self) -> float:
@@ -113,6 +125,7 @@ class FineTune(MethodBase):
     default_clip_grad_norm: ClassVar[float | None] = 1.0
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
     family: ClassVar[Family] = "supervised"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
     kind: Literal["finetune"] = "finetune"
@@ -187,6 +200,7 @@ class LpFt(MethodBase):
     default_clip_grad_norm: ClassVar[float | None] = 1.0
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
     family: ClassVar[Family] = "supervised"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
     kind: Literal["lp_ft"] = "lp_ft"
@@ -228,6 +242,7 @@ class LipsumFt(MethodBase):
     default_weight_decay: ClassVar[float] = 0.0
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "energy_gap")
     family: ClassVar[Family] = "supervised"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
     kind: Literal["lipsum_ft"] = "lipsum_ft"
@@ -267,6 +282,7 @@ class CarFt(MethodBase):
     default_clip_grad_norm: ClassVar[float | None] = 1.0
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "context")
     family: ClassVar[Family] = "supervised"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
     kind: Literal["car_ft"] = "car_ft"
@@ -288,6 +304,7 @@ class Flyp(MethodBase):
     source: ClassVar[str] = "Goyal et al. 2023"
     terms: ClassVar[tuple[str, ...]] = ("contrastive",)
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["flyp"] = "flyp"
@@ -309,6 +326,7 @@ class CaRot(MethodBase):
         "cross_tower",
     )
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["carot"] = "carot"
@@ -428,6 +446,7 @@ class Tracer(MethodBase):
         "cross_distillation",
     )
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["tracer"] = "tracer"
@@ -561,6 +580,7 @@ class CarotPlus(MethodBase):
         "feature",
     )
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
     offered: ClassVar[bool] = False
 
@@ -731,6 +751,7 @@ class Anchored(MethodBase):
     source: ClassVar[str] = "calift, after Oh, Lim et al. 2024"
     terms: ClassVar[tuple[str, ...]] = ("contrastive", "anchor")
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["anchored"] = "anchored"
@@ -754,6 +775,7 @@ class Averaged(MethodBase):
     source: ClassVar[str] = "calift, after TRACER (ICML 2026)"
     terms: ClassVar[tuple[str, ...]] = ("contrastive",)
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["averaged"] = "averaged"
