@@ -180,11 +180,7 @@ def _judged(
             f"{suite.name!r} has {list(suite.classes)}",
             hint="A classifier can only be judged on the classes that it has.",
         )
-    classifier = Classifier(
-        tensors["weights"].to(device),
-        float(description["logit_scale"]),
-        tensors["bias"].to(device) if "bias" in tensors else None,
-    )
+    classifier = Classifier.of(tensors, float(description["logit_scale"]), device)
     made, name, pretrained = made_of(description), description["name"], description["pretrained"]
     return TrainedModel(
         clip,

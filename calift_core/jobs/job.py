@@ -542,13 +542,10 @@ class Job:
         yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
 
     def _save_model(self, clip: Clip, classifier: Classifier, suite: Suite) -> None:
-        tensors = {"weights": classifier.weights}
-        if classifier.bias is not None:
-            tensors["bias"] = classifier.bias
         save_final(
             self.folder / "checkpoint",
             clip.net,
-            tensors,
+            classifier.tensors(),
             {
                 "format": 2,
                 "name": clip.name,

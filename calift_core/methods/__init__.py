@@ -13,12 +13,14 @@ from calift_core.methods.base import Classifier, Method, RunLength
 from calift_core.methods.car_ft import CarFt
 from calift_core.methods.carot import CaRot
 from calift_core.methods.carot_plus import CarotPlus
+from calift_core.methods.coop import CoOp
 from calift_core.methods.finetune import FineTune
 from calift_core.methods.flyp import Flyp
 from calift_core.methods.linear_probe import LinearProbe
 from calift_core.methods.lipsum_ft import LipsumFt
 from calift_core.methods.lp_ft import LpFt
 from calift_core.methods.pretrain import Pretrain
+from calift_core.methods.tip_adapter import TipAdapter
 from calift_core.methods.zero_shot import ZeroShot
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
@@ -40,6 +42,8 @@ METHODS: dict[str, Any] = {
     "carot_plus": CarotPlus,
     "anchored": Anchored,
     "averaged": Averaged,
+    "coop": CoOp,
+    "tip_adapter": TipAdapter,
     "pretrain": Pretrain,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -40,23 +40,73 @@ class Embedded:
 
 
 @dataclass(frozen=True)
+class KeyCache:
+    """What images that are kept add to logits: `α·exp(−β(1 − f @ keysᵀ))`, summed by class.
+
+    Zhang et al. 2022, section 3.1.
+
+    Attributes:
+        keys: F, (N, D).
+        classes: (N,), long.
+        alpha: α.
+        beta: β.
+    """
+
+    keys: Tensor
+    classes: Tensor
+    alpha: float
+    beta: float
+
+    def logits(self, features: Tensor, n_classes: int) -> Tensor:
+        """(B, D) → (B, C), float32."""
+        alike = torch.exp(-self.beta * (1 - features.float() @ self.keys.float().T))  # (B, N)
+        values = F.one_hot(self.classes, n_classes).to(alike.dtype)  # L, (N, C)
+        return self.alpha * alike @ values
+
+
+@dataclass(frozen=True)
 class Classifier:
-    """A linear classifier on L2-normalised image features: `scale * f @ weightsᵀ + bias`.
+    """A classifier on L2-normalised image features: `scale * f @ weightsᵀ + bias`, and a cache.
 
     Attributes:
         weights: (C, D).
         scale: the logit scale `s`.
         bias: (C,) or None.
+        cache: images that are kept; None for a linear classifier.
     """
 
     weights: Tensor
     scale: float
     bias: Tensor | None = None
+    cache: KeyCache | None = None
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, D) → (B, C), float32."""
         out = self.scale * features.float() @ self.weights.float().T
+        if self.cache is not None:
+            out = out + self.cache.logits(features, len(self.weights))
         return out if self.bias is None else out + self.bias.float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the scale, for `classifier.safetensors`."""
+        found = {"weights": self.weights}
+        if self.bias is not None:
+            found["bias"] = self.bias
+        if self.cache is not None:
+            shape = torch.tensor([self.cache.alpha, self.cache.beta], dtype=torch.float64)
+            found |= {"cache.keys": self.cache.keys, "cache.classes": self.cache.classes}
+            found["cache.shape"] = shape
+        return found
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], scale: float, device: torch.device) -> Classifier:
+        """What `tensors` took apart, on a device."""
+        here = {name: tensor.to(device) for name, tensor in tensors.items()}
+        cache = None
+        if "cache.keys" in here:
+            alpha, beta = tensors["cache.shape"].tolist()
+            cache = KeyCache(here["cache.keys"], here["cache.classes"], alpha, beta)
+        return cls(here["weights"], scale, here.get("bias"), cache)
 
 
 @dataclass(frozen=True)

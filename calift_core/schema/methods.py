@@ -789,6 +789,93 @@ class Averaged(MethodBase):
     )
 
 
+class CoOp(MethodBase):
+    """Learned vectors in the place of a prompt's words; both towers stay."""
+
+    title: ClassVar[str] = "CoOp"
+    summary: ClassVar[str] = (
+        "Learns the words around the class names as vectors; both towers stay as they are."
+    )
+    source: ClassVar[str] = "Zhou et al. 2022, section 3.2"
+    default_lr: ClassVar[float] = 2e-3
+    default_weight_decay: ClassVar[float] = 0.0
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED - {"mixup"}
+
+    kind: Literal["coop"] = "coop"
+    n_context: int = Field(
+        default=16,
+        ge=1,
+        le=60,
+        title="Context vectors M",
+        description="How many stand before the class name, drawn from a normal distribution of "
+        "width 0.02; not asked where `start` has words [paper: 16]",
+    )
+    start: str = Field(
+        default="",
+        max_length=200,
+        title="Begins as the words",
+        description="Begin with the vectors of these words, one a token, such as 'a photo of a'; "
+        "empty: at random [paper has both]",
+    )
+    class_specific: bool = Field(
+        default=False,
+        title="A context for each class",
+        description="Off: all classes share one [paper: the shared one generalises better]",
+    )
+
+    @property
+    def on_features(self) -> bool:
+        """The image tower never changes."""
+        return True
+
+
+class TipAdapter(MethodBase):
+    """A cache of training features beside the zero-shot classifier; its keys are trained."""
+
+    title: ClassVar[str] = "Tip-Adapter-F"
+    summary: ClassVar[str] = (
+        "Zero-shot logits plus the likeness to a few training images of each class, whose features "
+        "are fine-tuned; both towers stay as they are."
+    )
+    source: ClassVar[str] = "Zhang et al. 2022, section 3.2"
+    default_lr: ClassVar[float] = 1e-3
+    default_weight_decay: ClassVar[float] = 0.01
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED - {"mixup"}
+
+    kind: Literal["tip_adapter"] = "tip_adapter"
+    alpha: float = Field(
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="α",
+        description="Weight of the cache; 0 is zero-shot [paper]",
+    )
+    beta: float = Field(
+        default=5.5,
+        gt=0,
+        le=1000,
+        title="β",
+        description="How fast the likeness of two images falls: exp(−β(1 − cosine)) [paper]",
+    )
+    per_class: int = Field(
+        default=16,
+        ge=1,
+        le=10_000,
+        title="Images of a class in the cache",
+        description="At most so many, drawn by the run's seed; all training images train their "
+        "keys",
+    )
+
+    @property
+    def on_features(self) -> bool:
+        """The image tower never changes."""
+        return True
+
+
 class Pretrain(MethodBase):
     """Contrastive pre-training of a small CLIP on one data set seen in many named styles."""
 
@@ -825,6 +912,8 @@ METHOD_SPECS: dict[str, type[MethodBase]] = {
     "carot_plus": CarotPlus,
     "anchored": Anchored,
     "averaged": Averaged,
+    "coop": CoOp,
+    "tip_adapter": TipAdapter,
     "pretrain": Pretrain,
 }
 
