@@ -12,7 +12,7 @@ from calift_core.data.suites.base import Family, variable_of
 from calift_core.errors import StorageError
 from calift_core.files import sha256_file
 from calift_core.packaged import packaged
-from calift_core.schema.methods import METHOD_SPECS
+from calift_core.schema.methods import METHOD_SPECS, MethodBase
 from calift_core.schema.spec import TINY_SUITES
 from calift_core.schema.wire.service import DatasetInfo, MethodInfo, ModelInfo
 
@@ -57,6 +57,7 @@ def methods() -> tuple[MethodInfo, ...]:
             terms=list(spec.terms),
             defaults={
                 "lr": spec.default_lr,
+                "adapted_lr": _adapted_rates(spec),
                 "weight_decay": spec.default_weight_decay,
                 "clip_grad_norm": spec.default_clip_grad_norm,
                 # Not validated: what a method requires has no default.
@@ -66,6 +67,13 @@ def methods() -> tuple[MethodInfo, ...]:
         )
         for kind, spec in METHOD_SPECS.items()
     )
+
+
+def _adapted_rates(spec: type[MethodBase]) -> str | None:
+    """The learning rates of a run that trains a part of the towers, in words."""
+    parts = [adapt for adapt in spec.adapts if adapt != "full"]
+    rates = spec.model_construct(kind="")
+    return ", ".join(f"{adapt} {rates.rate_of(adapt):g}" for adapt in parts) or None
 
 
 def datasets() -> list[DatasetInfo]:

@@ -185,7 +185,7 @@ def recorded_pace(reports: Iterable[Mapping[str, Any]], spec: RunSpec) -> Pace |
     """The pace that finished runs tell, for a run like them.
 
     Predicting is as fast as in any run of the same model on the same kind of device; training, as
-    in those of the same method with the same options of `train.confidence` too.
+    in those of the same method with the same options of `train.confidence` and `train.adapt` too.
 
     Args:
         reports: `report.json` of finished runs or the parts `spec`, `environment` and `speeds` of
@@ -228,4 +228,5 @@ def _trains_as(report: Mapping[str, Any], spec: RunSpec) -> bool:
     return (
         theirs.get("method", {}).get("kind") == spec.method.kind
         and options.active() == spec.train.confidence.active()
+        and theirs.get("train", {}).get("adapt", "full") == spec.train.adapt
     )

@@ -128,10 +128,9 @@ def pass_key(
 
 
 def classifier_sha256(classifier: Classifier) -> str:
-    """SHA-256 (hex) of a classifier: weights, scale and bias."""
+    """SHA-256 (hex) of a classifier: weights, scale, bias and cache."""
     digest = hashlib.sha256(repr(classifier.scale).encode())
-    for tensor in (classifier.weights, classifier.bias):
-        if tensor is not None:
-            array = tensor.detach().float().cpu().contiguous()
-            digest.update(f"{tuple(array.shape)};".encode() + array.numpy().tobytes())
+    for tensor in classifier.tensors().values():
+        array = tensor.detach().float().cpu().contiguous()
+        digest.update(f"{tuple(array.shape)};".encode() + array.numpy().tobytes())
     return digest.hexdigest()

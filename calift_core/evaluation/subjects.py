@@ -17,7 +17,7 @@ from calift_core.data.preprocess import Preprocess
 from calift_core.data.suites.load import Suite
 from calift_core.errors import CheckpointError, DataError, ModelError
 from calift_core.evaluation.forward import Placed
-from calift_core.methods import Classifier, Method, RunLength, make_method
+from calift_core.methods import Classifier, Method, RunLength, conclude, make_method
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.methods.pretrain import Pretrain as Pretraining
 from calift_core.models.captions import Captions
@@ -180,11 +180,7 @@ def _judged(
             f"{suite.name!r} has {list(suite.classes)}",
             hint="A classifier can only be judged on the classes that it has.",
         )
-    classifier = Classifier(
-        tensors["weights"].to(device),
-        float(description["logit_scale"]),
-        tensors["bias"].to(device) if "bias" in tensors else None,
-    )
+    classifier = Classifier.of(tensors, float(description["logit_scale"]), device)
     made, name, pretrained = made_of(description), description["name"], description["pretrained"]
     return TrainedModel(
         clip,
@@ -223,6 +219,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
         learned,
         length=RunLength(total_steps=max(1, state.step), seed=spec.train.seed),
         confidence=spec.train.confidence,
+        train=spec.train,
     )
     try:
         for module_name, module in method.trainable().items():
@@ -233,7 +230,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
             f"other classes than the {len(suite.classes)} of {suite.name}: {error}"
         ) from None
     method.load_state(state.method)
-    method.finish()
+    conclude(method)
     classifier = classifier_of(method, captions)
     make = Make.of(clip.made)
     sha256 = weights_sha256(clip.net)

@@ -201,6 +201,7 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
         captions,
         length=RunLength(total_steps=plan.total_steps),
         confidence=spec.train.confidence,
+        train=spec.train,
     )
     optimizer = make_optimizer(method, plan)
     scaler = torch.amp.GradScaler(device.type, enabled=False)

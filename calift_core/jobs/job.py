@@ -33,7 +33,7 @@ from calift_core.evaluation.subjects import Subject, classifier_of, load_begun, 
 from calift_core.files import FREE_SPACE_FLOOR, atomic_write_json
 from calift_core.jobs.environment import environment
 from calift_core.jobs.merge import Mixed, merge_runs
-from calift_core.methods import Batch, Classifier, Method, RunLength, make_method
+from calift_core.methods import Batch, Classifier, Method, RunLength, conclude, make_method
 from calift_core.methods.base import Features
 from calift_core.methods.confidence import mix
 from calift_core.models.captions import Captions
@@ -60,6 +60,7 @@ from calift_core.threads import loader_workers
 from calift_core.training.checkpoint import TrainState, drop_states, newest_state, save_final
 from calift_core.training.loop import train
 from calift_core.training.plan import Plan, make_plan
+from calift_core.training.step import parameters_of
 
 Stop = Callable[[], bool]
 
@@ -168,7 +169,9 @@ class Job:
             learned,
             length=RunLength(total_steps=plan.total_steps, seed=spec.train.seed),
             confidence=spec.train.confidence,
+            train=spec.train,
         )
+        trained = parameters_of(method)
         self._lap("loading_s")
         if spec.method.trains:
             yield PhaseRecord(
@@ -177,7 +180,7 @@ class Job:
             )
             processor_began = time.process_time()
             yield from self._train(method, suite, train_part, captions, plan, state)
-            method.finish()
+            conclude(method)
             self._lap("training_s")
             self.processor_s["training_cpu_s"] = time.process_time() - processor_began
         classifier = classifier_of(method, captions)
@@ -189,7 +192,7 @@ class Job:
             suite,
             steps=plan.total_steps if spec.method.trains else 0,
             start_hash=start_hash,
-            resolved=self._resolved(plan, method) if spec.method.trains else {},
+            resolved=self._resolved(plan, method, trained) if spec.method.trains else {},
         )
 
     def _fit_for_training(self, clip: Clip) -> None:
@@ -199,7 +202,7 @@ class Job:
             ModelError: the image tower cannot be trained like this.
         """
         train = self.spec.train
-        if self.ranks.world > 1 and train.batch_norm != "frozen":
+        if self.ranks.world > 1 and not train.freezes_batch_norm:
             share_batch_norm(clip, self.device)
         if train.activation_checkpointing:
             clip.checkpoint_activations()
@@ -572,13 +575,10 @@ class Job:
     def _save_model(
         self, clip: Clip, classifier: Classifier, suite: Suite, mixture: str | None = None
     ) -> None:
-        tensors = {"weights": classifier.weights}
-        if classifier.bias is not None:
-            tensors["bias"] = classifier.bias
         save_final(
             self.folder / "checkpoint",
             clip.net,
-            tensors,
+            classifier.tensors(),
             {
                 "format": 2,
                 "name": clip.name,
@@ -592,7 +592,7 @@ class Job:
             },
         )
 
-    def _resolved(self, plan: Plan, method: Method) -> dict[str, Any]:
+    def _resolved(self, plan: Plan, method: Method, trained: int) -> dict[str, Any]:
         """The values that the spec left open."""
         return {
             "lr": plan.lr,
@@ -600,6 +600,7 @@ class Job:
             "warmup_steps": plan.warmup_steps,
             "clip_grad_norm": plan.clip_grad_norm,
             "total_steps": plan.total_steps,
+            "trained_parameters": trained,
             "precision": plan.precision,
             "device": str(self.device),
             "processes": self.ranks.world,

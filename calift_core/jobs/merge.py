@@ -228,9 +228,14 @@ def _load(
             f"{suite.name!r} has {list(suite.classes)}",
             hint="A classifier can only be judged on the classes that it has.",
         )
-    classifier = Classifier(
-        tensors["weights"], float(description["logit_scale"]), tensors.get("bias")
-    )
+    scale = float(description["logit_scale"])
+    classifier = Classifier.of(tensors, scale, start.net.logit_scale.device)
+    if classifier.cache is not None:
+        raise ModelError(
+            f"the run {name!r} ({report.name}) answers from a cache of images beside the weights "
+            "of its head, and a cache has no points between itself and the initial model",
+            hint="Its towers are the initial model's: there is nothing of them to merge.",
+        )
     return _Input(name, clip, classifier, _head_of(name, kind, report), report)
 
 

@@ -13,19 +13,21 @@ from calift_core.methods.base import Classifier, Method, RunLength
 from calift_core.methods.car_ft import CarFt
 from calift_core.methods.carot import CaRot
 from calift_core.methods.carot_plus import CarotPlus
+from calift_core.methods.coop import CoOp
 from calift_core.methods.finetune import FineTune
 from calift_core.methods.flyp import Flyp
 from calift_core.methods.linear_probe import LinearProbe
 from calift_core.methods.lipsum_ft import LipsumFt
 from calift_core.methods.lp_ft import LpFt
 from calift_core.methods.pretrain import Pretrain
+from calift_core.methods.tip_adapter import TipAdapter
 from calift_core.methods.zero_shot import ZeroShot
 from calift_core.methods.zs_norm import ZsNorm
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import MethodBase
 from calift_core.schema.methods import Tracer as TracerSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.spec import ConfidenceSpec, TrainSpec
 
 #: Kind → class. `wise_ft` and `model_stock` train nothing: see `merge`.
 METHODS: dict[str, Any] = {
@@ -42,10 +44,21 @@ METHODS: dict[str, Any] = {
     "anchored": Anchored,
     "averaged": Averaged,
     "zs_norm": ZsNorm,
+    "coop": CoOp,
+    "tip_adapter": TipAdapter,
     "pretrain": Pretrain,
 }
 
-__all__ = ["METHODS", "Batch", "Classifier", "Method", "RunLength", "fitted", "make_method"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "Classifier",
+    "Method",
+    "RunLength",
+    "conclude",
+    "fitted",
+    "make_method",
+]
 
 
 def fitted(spec: MethodBase, clip: Clip) -> MethodBase:
@@ -60,6 +73,7 @@ def make_method(
     *,
     length: RunLength,
     confidence: ConfidenceSpec | None = None,
+    train: TrainSpec | None = None,
 ) -> Method:
     """Build the method that a spec names, around a model.
 
@@ -69,6 +83,7 @@ def make_method(
         captions: class names × templates.
         length: how long the run is.
         confidence: training-time calibration; none: all off.
+        train: how much of the towers is trained; none: all that the method trains.
 
     Raises:
         ModelError: the method is not defined for this model; the message says why.
@@ -77,4 +92,13 @@ def make_method(
         raise ModelError(f"{spec.kind} trains no model of its own: it merges finished runs")
     options = confidence or ConfidenceSpec()
     method: Method = METHODS[spec.kind](clip, captions, spec, length, options)
+    if train is not None:
+        method.adapt(train)
     return method
+
+
+def conclude(method: Method) -> None:
+    """After the last step: the model's weights become what is judged and saved."""
+    if method.adapter is not None:
+        method.adapter.merge()
+    method.finish()

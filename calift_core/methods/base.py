@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
+from calift_core.models.adapters import Adapter, low_rank
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.zeroshot import zero_shot_weights
 from calift_core.schema.records import Record
+from calift_core.schema.spec import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,73 @@ class Embedded:
 
 
 @dataclass(frozen=True)
+class KeyCache:
+    """What images that are kept add to logits: `α·exp(−β(1 − f @ keysᵀ))`, summed by class.
+
+    Zhang et al. 2022, section 3.1.
+
+    Attributes:
+        keys: F, (N, D).
+        classes: (N,), long.
+        alpha: α.
+        beta: β.
+    """
+
+    keys: Tensor
+    classes: Tensor
+    alpha: float
+    beta: float
+
+    def logits(self, features: Tensor, n_classes: int) -> Tensor:
+        """(B, D) → (B, C), float32."""
+        alike = torch.exp(-self.beta * (1 - features.float() @ self.keys.float().T))  # (B, N)
+        values = F.one_hot(self.classes, n_classes).to(alike.dtype)  # L, (N, C)
+        return self.alpha * alike @ values
+
+
+@dataclass(frozen=True)
 class Classifier:
-    """A linear classifier on L2-normalised image features: `scale * f @ weightsᵀ + bias`.
+    """A classifier on L2-normalised image features: `scale * f @ weightsᵀ + bias`, and a cache.
 
     Attributes:
         weights: (C, D).
         scale: the logit scale `s`.
         bias: (C,) or None.
+        cache: images that are kept; None for a linear classifier.
     """
 
     weights: Tensor
     scale: float
     bias: Tensor | None = None
+    cache: KeyCache | None = None
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, D) → (B, C), float32."""
         out = self.scale * features.float() @ self.weights.float().T
+        if self.cache is not None:
+            out = out + self.cache.logits(features, len(self.weights))
         return out if self.bias is None else out + self.bias.float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the scale, for `classifier.safetensors`."""
+        found = {"weights": self.weights}
+        if self.bias is not None:
+            found["bias"] = self.bias
+        if self.cache is not None:
+            shape = torch.tensor([self.cache.alpha, self.cache.beta], dtype=torch.float64)
+            found |= {"cache.keys": self.cache.keys, "cache.classes": self.cache.classes}
+            found["cache.shape"] = shape
+        return found
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], scale: float, device: torch.device) -> Classifier:
+        """What `tensors` took apart, on a device."""
+        here = {name: tensor.to(device) for name, tensor in tensors.items()}
+        cache = None
+        if "cache.keys" in here:
+            alpha, beta = tensors["cache.shape"].tolist()
+            cache = KeyCache(here["cache.keys"], here["cache.classes"], alpha, beta)
+        return cls(here["weights"], scale, here.get("bias"), cache)
 
 
 @dataclass(frozen=True)
@@ -84,11 +136,13 @@ class Method(Protocol):
         clip: the student.
         captions: what its texts are taken from.
         weights: term name → coefficient in the loss. A term with coefficient 0 is not computed.
+        adapter: what is trained in the towers' place; None: they are.
     """
 
     clip: Clip
     captions: Captions
     weights: dict[str, float]
+    adapter: Adapter | None
 
     @property
     def couples(self) -> bool:
@@ -96,6 +150,9 @@ class Method(Protocol):
 
     def trainable(self) -> dict[str, nn.Module]:
         """Modules whose parameters the optimiser owns, by name."""
+
+    def adapt(self, train: TrainSpec) -> None:
+        """Train as little of the towers as `train.adapt` says. Called once, first of all."""
 
     def prepare(self, features: Features) -> Iterator[Record]:
         """Called once before a run's first step, not when it is gone on with."""
@@ -134,6 +191,7 @@ class Stateless:
     clip: Clip
     captions: Captions
     weights: dict[str, float]
+    adapter: Adapter | None = None
 
     @property
     def couples(self) -> bool:
@@ -141,8 +199,32 @@ class Stateless:
         return False
 
     def trainable(self) -> dict[str, nn.Module]:
-        """Both towers and the logit scale."""
-        return {"clip": self.clip.net}
+        """Both towers and the logit scale, or what stands for them."""
+        return {"clip": self.clip.net} if self.adapter is None else {"adapter": self.adapter}
+
+    def adapt(self, train: TrainSpec) -> None:
+        """Put an adapter in the towers' place, unless all of them is trained."""
+        if train.adapt == "full":
+            return
+        net, factors = self.clip.net, {}
+        if train.adapt == "lora":
+            factors = low_rank(
+                net,
+                self.adapted_tower(),
+                rank=train.lora_rank,
+                alpha=train.lora_alpha,
+                generator=torch.Generator().manual_seed(train.seed),
+            )
+        self.adapter = Adapter(net, factors, self.trained_with(train.adapt))
+
+    def adapted_tower(self) -> nn.Module:
+        """What LoRA is laid over: both towers."""
+        net: nn.Module = self.clip.net
+        return net
+
+    def trained_with(self, adapt: Literal["lora", "head"]) -> dict[str, nn.Parameter]:
+        """Parameters of the model, by name, that are trained as they are beside an adapter."""
+        return {}
 
     def encode(self, batch: Batch) -> Embedded:
         """The images alone."""

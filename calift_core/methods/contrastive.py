@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Literal
+
+from torch import Tensor, nn
 
 from calift_core.data.batch import Batch
 from calift_core.errors import UnsupportedTowerError
@@ -16,6 +18,7 @@ from calift_core.methods.base import (
 from calift_core.methods.confidence import PairLoss
 from calift_core.methods.teacher import Teacher
 from calift_core.methods.terms import similarity
+from calift_core.models.adapters import parameter_of
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.spec import ConfidenceSpec
@@ -61,6 +64,17 @@ class Contrastive(Stateless):
     def couples(self) -> bool:
         """Each sample is contrasted with all others."""
         return True
+
+    def trained_with(self, adapt: Literal["lora", "head"]) -> dict[str, nn.Parameter]:
+        """The logit scale, and a sigmoid's bias; with `head` both projections W_v and W_t too."""
+        net = self.clip.net
+        found: dict[str, nn.Parameter] = {"logit_scale": net.logit_scale}
+        if self.clip.is_sigmoid:
+            found["logit_bias"] = net.logit_bias
+        if adapt == "head":
+            for projection in (self.clip.image_projection(), self.clip.text_projection()):
+                found |= [parameter_of(net, projection)]
+        return found
 
     def encode(self, batch: Batch) -> Embedded:
         """Images, and captions each distinct one once."""

@@ -108,8 +108,15 @@ class Supervised(Stateless):
         self.weights = dict(self.loss.weights)
 
     def trainable(self) -> dict[str, nn.Module]:
-        """The image tower and the head."""
+        """The image tower, or what stands for it, and the head."""
+        if self.adapter is not None:
+            return {"adapter": self.adapter, "head": self.head}
         return {"visual": self.clip.net.visual, "head": self.head}
+
+    def adapted_tower(self) -> nn.Module:
+        """The image tower."""
+        visual: nn.Module = self.clip.net.visual
+        return visual
 
     @property
     def couples(self) -> bool:

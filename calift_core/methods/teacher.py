@@ -12,6 +12,7 @@ from calift_core.data.batch import Batch
 from calift_core.data.ranks import ALONE
 from calift_core.methods.base import encode_captions
 from calift_core.methods.terms import similarity
+from calift_core.models.adapters import plain_tensors
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 
@@ -19,6 +20,8 @@ from calift_core.models.clip import Clip
 @torch.no_grad()
 def average_into(target: Clip, source: Clip, share: float, *, buffer_share: float) -> None:
     """`target ← target + share · (source − target)`, over parameters and, separately, buffers.
+
+    What an adapter does to the source's matrices is part of them.
 
     Buffers are those that a checkpoint holds (an attention mask is none of them); integer ones
     (counts of batches) are copied, unless buffers are left alone.
@@ -30,7 +33,8 @@ def average_into(target: Clip, source: Clip, share: float, *, buffer_share: floa
         buffer_share: of its buffers.
     """
     mine: list[Tensor] = list(target.parameters())
-    torch._foreach_lerp_(mine, list(source.parameters()), share)
+    theirs = plain_tensors(source, target)  # by name: a merged adapter leaves another order
+    torch._foreach_lerp_(mine, theirs, share)
     if buffer_share:
         for buffer, other in zip(target.buffers(), source.buffers(), strict=True):
             if buffer.is_floating_point() and buffer_share < 1:

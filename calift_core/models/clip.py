@@ -226,6 +226,40 @@ class Clip(nn.Module):
             features = _encode_text_short(self.net, tokens)
         return F.normalize(features.float(), dim=-1)
 
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """What the text tower makes of token ids before anything else: (…, width).
+
+        Raises:
+            UnsupportedTowerError: the tower is none of open_clip's causal ones.
+        """
+        self._demand_causal()
+        found: Tensor = self.net.token_embedding(tokens)
+        return found.detach()
+
+    def encode_words(self, words: Tensor, tokens: Tensor) -> Tensor:
+        """`encode_text` of vectors in the place of tokens, through which gradients flow.
+
+        Args:
+            words: (B, L, width), of `embed_tokens` or learned.
+            tokens: (B, L), where each text ends: the highest id.
+
+        Returns:
+            (B, D), L2-normalised, float32.
+
+        Raises:
+            UnsupportedTowerError: the tower is none of open_clip's causal ones.
+        """
+        self._demand_causal()
+        features = _encode_words(self.net, words.to(self.net.transformer.get_cast_dtype()), tokens)
+        return F.normalize(features.float(), dim=-1)
+
+    def _demand_causal(self) -> None:
+        if not _is_causal(self.net):
+            raise Unsupported(
+                f"the text tower of {self.name} takes no vectors in the place of words: it is not "
+                "one of open_clip's causal ones that end at the end token"
+            )
+
     def image_projection(self) -> Tensor:
         """W_v, the last linear map of the image tower, oriented so that features = h @ W_v.
 
@@ -269,20 +303,30 @@ def _demand_compiler(device: torch.device, backend: str) -> None:
         ) from error
 
 
+def _is_causal(net: nn.Module) -> bool:
+    """Whether what stands behind a text's end token cannot reach it, and is not looked at."""
+    if not isinstance(net, open_clip.CLIP) or getattr(net, "attn_mask", None) is None:
+        return False
+    return bool(net.text_pool_type == "argmax")
+
+
 def _longest_caption(net: nn.Module, tokens: Tensor) -> int | None:
     """Tokens needed for the longest caption, or None where the tower must see the full context."""
-    causal = isinstance(net, open_clip.CLIP) and getattr(net, "attn_mask", None) is not None
-    if not causal or net.text_pool_type != "argmax":
+    if not _is_causal(net):
         return None
     return int(tokens.argmax(dim=-1).max()) + 1
 
 
 def _encode_text_short(net: Any, tokens: Tensor) -> Tensor:
     """`open_clip.CLIP.encode_text` for fewer positions than the context length."""
-    length = tokens.shape[1]
-    dtype = net.transformer.get_cast_dtype()
-    x: Tensor = net.token_embedding(tokens).to(dtype)  # (B, L, width)
-    x = x + net.positional_embedding[:length].to(dtype)
+    words: Tensor = net.token_embedding(tokens).to(net.transformer.get_cast_dtype())
+    return _encode_words(net, words, tokens)
+
+
+def _encode_words(net: Any, words: Tensor, tokens: Tensor) -> Tensor:
+    """The same from embedded tokens (B, L, width) on."""
+    length, dtype = tokens.shape[1], words.dtype
+    x: Tensor = words + net.positional_embedding[:length].to(dtype)
     x = net.ln_final(net.transformer(x, attn_mask=net.attn_mask[:length, :length]))
     x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]  # (B, width)
     projection = net.text_projection

@@ -21,6 +21,9 @@ from calift_core.schema.base import Frozen
 #: take a classifier made of prompts, `merge` ones combine the weights of finished runs.
 Family = Literal["none", "supervised", "contrastive", "merge"]
 
+#: How much of the towers is trained: all, low-rank terms, or nothing below the last layer.
+Adapt = Literal["full", "lora", "head"]
+
 #: Image towers that published settings are known for, by open_clip's names.
 Tower = Literal["ViT-B-16", "RN50", "ViT-L-14"]
 
@@ -47,6 +50,8 @@ class MethodBase(Frozen):
     family: ClassVar[Family] = "none"
     #: What of `train.confidence` makes sense with this method.
     accepts: ClassVar[frozenset[str]] = frozenset()
+    #: What of `train.adapt` makes sense with this method.
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full",)
     #: Whether forms and lists offer it; one that is not serves an ablation and stays runnable.
     offered: ClassVar[bool] = True
 
@@ -60,6 +65,13 @@ class MethodBase(Frozen):
     def rate(self) -> float:
         """The learning rate of a run that names none."""
         return self.default_lr
+
+    def rate_of(self, adapt: Adapt) -> float:
+        """The learning rate of a run that names none, by what it trains.
+
+        LoRA: what Zanella & Ben Ayed 2024 (CLIP-LoRA) take; a head: the linear probe's. [calift]
+        """
+        return {"full": self.rate, "lora": 2e-4, "head": 1e-3}[adapt]
 
     @property
     def decay(self) -> float:
@@ -113,6 +125,7 @@ class FineTune(MethodBase):
     default_clip_grad_norm: ClassVar[float | None] = 1.0
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
     family: ClassVar[Family] = "supervised"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
     kind: Literal["finetune"] = "finetune"
@@ -187,6 +200,7 @@ class LpFt(MethodBase):
     default_clip_grad_norm: ClassVar[float | None] = 1.0
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
     family: ClassVar[Family] = "supervised"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
     kind: Literal["lp_ft"] = "lp_ft"
@@ -228,6 +242,7 @@ class LipsumFt(MethodBase):
     default_weight_decay: ClassVar[float] = 0.0
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "energy_gap")
     family: ClassVar[Family] = "supervised"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
     kind: Literal["lipsum_ft"] = "lipsum_ft"
@@ -267,6 +282,7 @@ class CarFt(MethodBase):
     default_clip_grad_norm: ClassVar[float | None] = 1.0
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "context")
     family: ClassVar[Family] = "supervised"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
     kind: Literal["car_ft"] = "car_ft"
@@ -306,6 +322,7 @@ class Flyp(MethodBase):
     source: ClassVar[str] = "Goyal et al. 2023"
     terms: ClassVar[tuple[str, ...]] = ("contrastive",)
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["flyp"] = "flyp"
@@ -327,6 +344,7 @@ class CaRot(MethodBase):
         "cross_tower",
     )
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["carot"] = "carot"
@@ -446,6 +464,7 @@ class Tracer(MethodBase):
         "cross_distillation",
     )
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["tracer"] = "tracer"
@@ -580,6 +599,7 @@ class CarotPlus(MethodBase):
         "feature",
     )
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
     offered: ClassVar[bool] = False
 
@@ -807,6 +827,7 @@ class Anchored(MethodBase):
     source: ClassVar[str] = "calift, after Oh, Lim et al. 2024"
     terms: ClassVar[tuple[str, ...]] = ("contrastive", "anchor")
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["anchored"] = "anchored"
@@ -830,6 +851,7 @@ class Averaged(MethodBase):
     source: ClassVar[str] = "calift, after TRACER (ICML 2026)"
     terms: ClassVar[tuple[str, ...]] = ("contrastive",)
     family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
     accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
 
     kind: Literal["averaged"] = "averaged"
@@ -841,6 +863,93 @@ class Averaged(MethodBase):
         description="Iterates are weighted by the density of Beta(β, β) along the run; below 1 its "
         "two ends weigh most [TRACER: 0.5]",
     )
+
+
+class CoOp(MethodBase):
+    """Learned vectors in the place of a prompt's words; both towers stay."""
+
+    title: ClassVar[str] = "CoOp"
+    summary: ClassVar[str] = (
+        "Learns the words around the class names as vectors; both towers stay as they are."
+    )
+    source: ClassVar[str] = "Zhou et al. 2022, section 3.2"
+    default_lr: ClassVar[float] = 2e-3
+    default_weight_decay: ClassVar[float] = 0.0
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED - {"mixup"}
+
+    kind: Literal["coop"] = "coop"
+    n_context: int = Field(
+        default=16,
+        ge=1,
+        le=60,
+        title="Context vectors M",
+        description="How many stand before the class name, drawn from a normal distribution of "
+        "width 0.02; not asked where `start` has words [paper: 16]",
+    )
+    start: str = Field(
+        default="",
+        max_length=200,
+        title="Begins as the words",
+        description="Begin with the vectors of these words, one a token, such as 'a photo of a'; "
+        "empty: at random [paper has both]",
+    )
+    class_specific: bool = Field(
+        default=False,
+        title="A context for each class",
+        description="Off: all classes share one [paper: the shared one generalises better]",
+    )
+
+    @property
+    def on_features(self) -> bool:
+        """The image tower never changes."""
+        return True
+
+
+class TipAdapter(MethodBase):
+    """A cache of training features beside the zero-shot classifier; its keys are trained."""
+
+    title: ClassVar[str] = "Tip-Adapter-F"
+    summary: ClassVar[str] = (
+        "Zero-shot logits plus the likeness to a few training images of each class, whose features "
+        "are fine-tuned; both towers stay as they are."
+    )
+    source: ClassVar[str] = "Zhang et al. 2022, section 3.2"
+    default_lr: ClassVar[float] = 1e-3
+    default_weight_decay: ClassVar[float] = 0.01
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED - {"mixup"}
+
+    kind: Literal["tip_adapter"] = "tip_adapter"
+    alpha: float = Field(
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="α",
+        description="Weight of the cache; 0 is zero-shot [paper]",
+    )
+    beta: float = Field(
+        default=5.5,
+        gt=0,
+        le=1000,
+        title="β",
+        description="How fast the likeness of two images falls: exp(−β(1 − cosine)) [paper]",
+    )
+    per_class: int = Field(
+        default=16,
+        ge=1,
+        le=10_000,
+        title="Images of a class in the cache",
+        description="At most so many, drawn by the run's seed; all training images train their "
+        "keys",
+    )
+
+    @property
+    def on_features(self) -> bool:
+        """The image tower never changes."""
+        return True
 
 
 class Pretrain(MethodBase):
@@ -882,6 +991,8 @@ METHOD_SPECS: dict[str, type[MethodBase]] = {
     "anchored": Anchored,
     "averaged": Averaged,
     "zs_norm": ZsNorm,
+    "coop": CoOp,
+    "tip_adapter": TipAdapter,
     "pretrain": Pretrain,
 }
 

@@ -27,7 +27,7 @@ from pydantic import (
 
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.base import Frozen
-from calift_core.schema.methods import METHOD_SPECS, LinearProbe, MethodSpec, Pretrain
+from calift_core.schema.methods import METHOD_SPECS, Adapt, LinearProbe, MethodSpec, Pretrain
 
 #: Suites that `calift-tiny` has weights for by their name, the embedded default first.
 TINY_SUITES = ("typefaces", "fashion-mnist")
@@ -492,6 +492,28 @@ class TrainSpec(Frozen):
         description="Forget activations and compute them again for the gradient: a third more "
         "time, far less memory, the same gradient",
     )
+    adapt: Adapt = Field(
+        default="full",
+        title="What is trained",
+        description="full: all that the method trains; lora: a low-rank term W + (α/r)·BA for "
+        "every linear map of the towers that it trains, whose own weights stay [Hu et al. 2022]; "
+        "head: the classifier alone, or in a contrastive method the projections W_v and W_t and "
+        "the logit scale",
+    )
+    lora_rank: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        title="LoRA rank r",
+        description="Of each low-rank term; at most what its matrix has",
+    )
+    lora_alpha: float = Field(
+        default=8.0,
+        gt=0,
+        le=10_000,
+        title="LoRA α",
+        description="A term counts α/r times: at α = r it is BA itself",
+    )
     batch_norm: Literal["train", "frozen"] = Field(
         default="train",
         title="BatchNorm",
@@ -525,6 +547,11 @@ class TrainSpec(Frozen):
         "predicted too, as curves of their own. Nothing is chosen on them; 0: shifts are not "
         "looked at before the end",
     )
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether BatchNorm keeps its statistics: they are weights of a tower that stays, too."""
+        return self.batch_norm == "frozen" or self.adapt != "full"
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
@@ -596,7 +623,14 @@ class ResourcesSpec(Frozen):
 _ADDED_LATER: dict[str, dict[str, Any]] = {
     "suite": {"n_shot": None, "n_shot_seed": 0},
     "evaluation": {"precision": "train", "perturbed_calibration": False},
-    "train": {"activation_checkpointing": False, "draft_decoding": False, "watch_shifts": 0},
+    "train": {
+        "activation_checkpointing": False,
+        "draft_decoding": False,
+        "watch_shifts": 0,
+        "adapt": "full",
+        "lora_rank": 8,
+        "lora_alpha": 8.0,
+    },
 }
 
 
@@ -638,6 +672,7 @@ class RunSpec(Frozen):
     def _makes_sense(self) -> RunSpec:
         if isinstance(self.method, Pretrain) and self.suite.shifts:
             raise ValueError("pretrain uses the ID data alone; shifts belong to fine-tuning runs")
+        self._demand_adaptable()
         self._demand_sense()
         self._demand_shareable()
         return self
@@ -666,6 +701,19 @@ class RunSpec(Frozen):
                 f"train.batch_size must be at least {n} processes × "
                 f"{self.train.accumulation_steps} accumulation steps, got {self.train.batch_size}"
             )
+
+    def _demand_adaptable(self) -> None:
+        """A part of the towers only where a method trains them."""
+        adapt, method = self.train.adapt, self.method
+        if adapt in method.adapts:
+            return
+        reason = {
+            "none": "it trains nothing",
+            "merge": "it merges finished runs and trains nothing",
+        }.get(method.family, "it trains a classifier on towers that stay as they are already")
+        if isinstance(method, Pretrain):
+            reason = "it begins with random weights, and all of them have to be trained"
+        raise ValueError(f"train.adapt: {method.kind} does not go with {adapt}: {reason}")
 
     def _demand_sense(self) -> None:
         """Training-time calibration only where the method has a place for it."""

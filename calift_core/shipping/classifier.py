@@ -126,11 +126,7 @@ class CalibratedClassifier:
         else:
             choice = read_choice(path)
             calibrator = None if choice is None else choice.fitted()
-        head = Classifier(
-            tensors["weights"].to(where),
-            float(description["logit_scale"]),
-            tensors["bias"].to(where) if "bias" in tensors else None,
-        )
+        head = Classifier.of(tensors, float(description["logit_scale"]), where)
         return cls(
             clip.to(where),
             head,

@@ -16,6 +16,7 @@ from calift_core.calibration.structured import StructuredMatrix, StructuredVecto
 from calift_core.errors import ModelError, SpecError, reason_of
 from calift_core.files import atomic_path
 from calift_core.installed import install_extra
+from calift_core.methods.base import Classifier
 from calift_core.shipping.classifier import CalibratedClassifier
 
 #: The graph's input (B, S, S, 3) uint8, what `Preprocess.fit` gives of an image, and its outputs.
@@ -73,8 +74,6 @@ class _Pipeline(nn.Module):
 
     mean: Tensor
     std: Tensor
-    weights: Tensor
-    bias: Tensor | None
 
     def __init__(self, model: CalibratedClassifier) -> None:
         super().__init__()
@@ -82,17 +81,13 @@ class _Pipeline(nn.Module):
         head = model.classifier
         self.register_buffer("mean", torch.tensor(model.clip.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(model.clip.std).view(1, 3, 1, 1))
-        self.register_buffer("weights", head.weights.float().cpu())
-        self.register_buffer("bias", None if head.bias is None else head.bias.float().cpu())
-        self.scale = head.scale
+        self.head = Classifier.of(head.tensors(), head.scale, torch.device("cpu"))
         self.calibrate = calibrator_module(model.calibrator)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         images = pixels.permute(0, 3, 1, 2).float() / 255
         features = self.visual.encode_image((images - self.mean) / self.std)
-        logits = self.scale * F.normalize(features.float(), dim=-1) @ self.weights.T
-        if self.bias is not None:
-            logits = logits + self.bias
+        logits = self.head.logits(F.normalize(features.float(), dim=-1))
         return self.calibrate(logits), logits
 
 

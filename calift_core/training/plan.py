@@ -62,7 +62,7 @@ def make_plan(spec: RunSpec, n_train: int, device: torch.device, clip: Clip) -> 
     return Plan(
         total_steps=total,
         steps_per_epoch=per_epoch,
-        lr=method.rate if t.lr is None else t.lr,
+        lr=method.rate_of(t.adapt) if t.lr is None else t.lr,
         min_lr=t.min_lr,
         weight_decay=method.decay if t.weight_decay is None else t.weight_decay,
         betas=t.betas,
@@ -77,5 +77,5 @@ def make_plan(spec: RunSpec, n_train: int, device: torch.device, clip: Clip) -> 
         checkpoint_every_steps=t.checkpoint_every_steps or _checkpoint_every(spec, per_epoch),
         keep_checkpoints=t.keep_checkpoints,
         spec_sha256=spec.content_hash(),
-        freeze_batch_norm=t.batch_norm == "frozen",
+        freeze_batch_norm=t.freezes_batch_norm,
     )

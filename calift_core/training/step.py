@@ -16,6 +16,11 @@ from calift_core.training.gradcache import backward_whole
 from calift_core.training.plan import Plan
 
 
+def parameters_of(method: Method) -> int:
+    """How many numbers the optimiser changes."""
+    return sum(p.numel() for module in method.trainable().values() for p in module.parameters())
+
+
 def make_optimizer(method: Method, plan: Plan) -> torch.optim.AdamW:
     """AdamW over every parameter of the method, weight decay on all of them as published."""
     parameters = [p for module in method.trainable().values() for p in module.parameters()]

@@ -25,7 +25,7 @@ CORRUPTIONS: dict[str, str] = {
 }
 
 #: Fields of Training that most people set; the rest is folded away.
-TRAIN_FIRST = ("epochs", "batch_size", "lr", "weight_decay", "warmup_steps", "seed")
+TRAIN_FIRST = ("epochs", "batch_size", "lr", "weight_decay", "warmup_steps", "seed", "adapt")
 
 
 @dataclass
@@ -247,4 +247,7 @@ def _train_hints(method: MethodInfo) -> tuple[dict[Path, str], dict[Path, float]
     for name in ("lr", "weight_decay", "clip_grad_norm"):
         value = method.defaults.get(name, method.defaults.get(f"default_{name}"))
         hints["train", name] = f"{text.plain(value)} (the method's)" if value is not None else "off"
+    adapted = method.defaults.get("adapted_lr")
+    if adapted:
+        hints["train", "lr"] = f"{text.plain(method.defaults['lr'])}; {adapted}"
     return hints, steps

@@ -300,6 +300,8 @@ def test_methods__every_option_says_what_it_is_where_from_and_in_which_range(
 DEFAULTS: dict[str, dict[str, Any]] = {
     "zero_shot": {},
     "linear_probe": {"solver": "adamw", "head_start": "zero_shot"},
+    "coop": {"n_context": 16, "class_specific": False},
+    "tip_adapter": {"alpha": 1.0, "beta": 5.5, "per_class": 16},
     "finetune": {"head_scale": "fixed"},
     "lp_ft": {"lp_epochs": 5, "head_start": "zero_shot"},
     "flyp": {},
@@ -339,6 +341,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 #: Learning rate, weight decay, gradient clip.
 OPTIMISATION = {
     "linear_probe": (1e-3, 0.0, None),
+    "coop": (2e-3, 0.0, None),
+    "tip_adapter": (1e-3, 0.01, None),
     "finetune": (3e-5, 0.1, 1.0),
     "lp_ft": (3e-5, 0.1, 1.0),
     "flyp": (1e-5, 0.1, None),

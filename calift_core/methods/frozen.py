@@ -1,0 +1,59 @@
+"""What methods share whose towers stay: they train a small thing beside features made once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from calift_core.data.batch import Batch, in_parts
+from calift_core.methods.base import Classifier, Embedded, Stateless, zero_shot_classifier
+from calift_core.methods.confidence import ClassLoss
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from calift_core.schema.spec import ConfidenceSpec
+
+
+class Frozen(Stateless):
+    """Both towers as they are; a loss of class logits.
+
+    Args:
+        clip: the model.
+        captions: class names × templates.
+        confidence: training-time calibration.
+
+    Attributes:
+        zero_shot: the initial model's classifier.
+    """
+
+    def __init__(self, clip: Clip, captions: Captions, confidence: ConfidenceSpec) -> None:
+        self.clip, self.captions = clip, captions
+        clip.net.requires_grad_(False)
+        self.zero_shot = zero_shot_classifier(clip, captions)
+        self.loss = ClassLoss(confidence, zero_shot=self.zero_shot)
+        self.weights = dict(self.loss.weights)
+
+    @property
+    def couples(self) -> bool:
+        """MMCE compares the samples of a batch with each other."""
+        return "mmce" in self.weights
+
+    def encode(self, batch: Batch) -> Embedded:
+        """The features (B, D) that the batch holds, or images through the tower."""
+        if batch.images.ndim == 2:
+            return Embedded(batch.images)
+        self.clip.eval()
+        with torch.no_grad():
+            return Embedded(in_parts(self.clip.encode_image, batch.images, batch.parts))
+
+    def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
+        """The loss of `logits`."""
+        features = embedded.images
+        return self.loss.terms(self.logits(features), batch, initial_features=features)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, D) → (B, C) of what is trained, as it is now."""
+        raise NotImplementedError
+
+    def classifier(self) -> Classifier:
+        """The classifier, made from what is trained."""
+        raise NotImplementedError
