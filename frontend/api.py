@@ -24,6 +24,7 @@ from calift_core.schema.wire.results import (
     Evaluation,
     Frontier,
     MeasureSet,
+    PromptEffects,
     Reliability,
     SampleHistory,
     SampleLooks,
@@ -219,21 +220,27 @@ def evaluations(run: RunSummary) -> list[Evaluation]:
 
 @st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
 def _stored_reliability(
-    evaluation_id: str, _digest: str, binning: AskedBinning, temperature: float
+    evaluation_id: str, _digest: str, binning: AskedBinning, temperature: float, prompts: str | None
 ) -> Reliability:
-    return client().reliability(evaluation_id, binning=binning, temperature=temperature)
+    return client().reliability(
+        evaluation_id, binning=binning, temperature=temperature, prompts=prompts
+    )
 
 
 def reliability(
-    evaluation: Evaluation, *, binning: AskedBinning, temperature: float
+    evaluation: Evaluation,
+    *,
+    binning: AskedBinning,
+    temperature: float,
+    prompts: str | None = None,
 ) -> Reliability:
     """A diagram's numbers, kept by the digest of the predictions that they are made of."""
     return fetch(
         f"make the diagram of {evaluation.run_name} on {evaluation.dataset}",
         lambda: _stored_reliability(
-            evaluation.id, evaluation.predictions_sha256, binning, temperature
+            evaluation.id, evaluation.predictions_sha256, binning, temperature, prompts
         ),
-        key=f"reliability-{evaluation.id}-{binning}-{temperature}",
+        key=f"reliability-{evaluation.id}-{binning}-{temperature}-{prompts}",
     )
 
 
@@ -361,6 +368,14 @@ def calibrated(evaluation_id: str, _digest: str, **asked: Any) -> CalibratorEffe
 def transfer(run_id: str, revision: int, **asked: Any) -> TransferMatrix:
     """A calibrator fitted on each data set of a run and tested on every other."""
     return client().transfer(run_id, **asked)
+
+
+@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
+def prompts(
+    evaluation_id: str, _digest: str, binning: AskedBinning, temperature: float
+) -> PromptEffects:
+    """What other prompts would have said of an evaluation's images."""
+    return client().prompts(evaluation_id, binning=binning, temperature=temperature)
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)

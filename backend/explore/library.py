@@ -13,9 +13,17 @@ from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from calift_core.analysis.calibrators import is_perturbed
 from calift_core.analysis.draws import Draws
-from calift_core.analysis.library import FitSet, Memory, PredictionsFile, Subject, open_predictions
+from calift_core.analysis.library import (
+    FitSet,
+    Memory,
+    PredictionsFile,
+    Subject,
+    no_prompts,
+    open_predictions,
+)
 from calift_core.calibration import Binning
 from calift_core.errors import LeakageError, NotFoundError, SpecError
+from calift_core.predictions.prompts import PROMPTS
 from calift_core.schema.wire.results import Evaluation, Source
 
 #: Other runs that are asked about a sample, and evaluations that are looked through for them.
@@ -129,6 +137,14 @@ class StoreLibrary:
                 hint="Pass oracle=true to fit it all the same; it then counts as an oracle.",
             )
         return FitSet([file], other.id)
+
+    def prompts(self, subject: Subject) -> tuple[str, Path]:
+        """What lies beside the model of the subject's run."""
+        name = f"checkpoint/{PROMPTS}"
+        for stored in self._store.files.of_run(str(subject.source.run_id), kind="checkpoint"):
+            if stored.name == name:
+                return stored.sha256, self._artifacts.verified(stored.sha256)
+        raise no_prompts(subject)
 
     def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """Those of a zero-shot run with the very weights that the subject's run began with.

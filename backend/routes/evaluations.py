@@ -34,6 +34,7 @@ from calift_core.schema.wire.results import (
     Evaluation,
     EvaluationPage,
     MeasureSet,
+    PromptEffects,
     Reliability,
     SlicePage,
 )
@@ -78,6 +79,10 @@ def get_reliability(
     ] = None,
     fit_on: FitOn = None,
     oracle: Oracle = False,
+    prompts: Annotated[
+        str | None,
+        Query(max_length=1024, description="What other prompts would have said, see `/prompts`"),
+    ] = None,
 ) -> Reliability:
     """A reliability diagram as numbers, recomputed from the stored predictions.
 
@@ -91,6 +96,25 @@ def get_reliability(
         calibrator=calibrator,
         fit_on=[fit_on] if fit_on else [],
         oracle=oracle,
+        prompts=prompts,
+    )
+
+
+@router.get("/evaluations/{evaluation_id}/prompts")
+@allow("read")
+def list_prompts(
+    evaluation_id: EvaluationId,
+    services: ServicesDep,
+    binning: AsEvaluated,
+    temperature: Temperature = None,
+) -> PromptEffects:
+    """What other prompts would have said of the same images, the run's own first.
+
+    The classifier is made anew from the text tower's stored embeddings and put on the stored image
+    features. Where they are not stored the list is empty and `why` says what is missing.
+    """
+    return services.explorer.prompts(
+        services.library.subject(evaluation_id), binning, temperature=temperature
     )
 
 

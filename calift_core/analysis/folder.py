@@ -16,10 +16,12 @@ from calift_core.analysis.library import (
     Plain,
     PredictionsFile,
     Subject,
+    no_prompts,
     open_predictions,
 )
 from calift_core.calibration import Binning
 from calift_core.errors import DataError, NotFoundError
+from calift_core.predictions.prompts import PROMPTS
 from calift_core.predictions.read import read_metadata
 from calift_core.predictions.types import PredictionsMetadata
 from calift_core.schema.report import EvaluationReport, Report
@@ -120,6 +122,13 @@ class FolderLibrary:
             )
         noisy = [path for path, m in found if is_perturbed(m)] if kind == "tsp" else []
         return FitSet([self._open(path) for path in clean[:1] + noisy])
+
+    def prompts(self, subject: Subject) -> tuple[str, Path]:
+        """Beside the model of the run whose predictions these are."""
+        path = Path(subject.target).resolve().parent.parent / "checkpoint" / PROMPTS
+        if not path.is_file():
+            raise no_prompts(subject)
+        return str(path), path
 
     def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """The file of the same data set in the initial model's folder."""

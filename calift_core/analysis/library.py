@@ -100,6 +100,15 @@ class FitSet:
     evaluation_id: str | None = None
 
 
+def no_prompts(subject: Subject) -> NotFoundError:
+    """A run whose text tower under other prompts was not kept."""
+    return NotFoundError(
+        f"{subject.source.run_name or subject.target} keeps no other prompts.",
+        hint="Runs keep them whose classifier is their text tower's; those of earlier versions and "
+        "imported predictions have none.",
+    )
+
+
 class Memory(Protocol):
     """Keeps what was computed, by a kind and a key that decides the value."""
 
@@ -195,6 +204,13 @@ class Library(Protocol):
         Raises:
             NotFoundError: the run has no such split.
             LeakageError: other data without `oracle`.
+        """
+
+    def prompts(self, subject: Subject) -> tuple[str, Path]:
+        """Digest and place of what other prompts make of the subject's model, see `PromptHeads`.
+
+        Raises:
+            NotFoundError: the run kept none.
         """
 
     def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:

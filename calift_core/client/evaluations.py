@@ -21,6 +21,7 @@ from calift_core.schema.wire.results import (
     Evaluation,
     EvaluationPage,
     MeasureSet,
+    PromptEffects,
     Reliability,
     SlicePage,
     TransferMatrix,
@@ -73,10 +74,12 @@ class EvaluationCalls(Connection):
         calibrator: str | None = None,
         fit_on: str | None = None,
         oracle: bool = False,
+        prompts: str | None = None,
     ) -> Reliability:
         """A reliability diagram as numbers; what is None is as it was evaluated.
 
-        With a calibrator, of what it makes of the predictions; see `calibrate`.
+        With a calibrator, of what it makes of the predictions; see `calibrate`. With prompts, of
+        what these would have said; see `prompts`.
         """
         return self._get(
             at("/evaluations", evaluation_id, "reliability"),
@@ -86,6 +89,22 @@ class EvaluationCalls(Connection):
             calibrator=calibrator,
             fit_on=fit_on,
             oracle=oracle or None,
+            prompts=prompts,
+        )
+
+    def prompts(
+        self,
+        evaluation_id: str,
+        *,
+        binning: AskedBinning = AS_EVALUATED,
+        temperature: float | None = None,
+    ) -> PromptEffects:
+        """What other prompts would have said of the same images, the run's own first."""
+        return self._get(
+            at("/evaluations", evaluation_id, "prompts"),
+            PromptEffects,
+            **binning.model_dump(),
+            temperature=temperature,
         )
 
     def measures(

@@ -303,6 +303,7 @@ def as_predictions(
     classifier: Classifier,
     model_sha256: str,
     source_dataset: str | None = None,
+    features: NDArray[np.float16] | None = None,
 ) -> Predictions:
     """Put logits together with ids, labels and where they come from."""
     ids = np.array(list(images.ids))
@@ -321,6 +322,7 @@ def as_predictions(
             dataset_sha256=images.sha256,
         ),
         clusters=ids if role == "corruption" or source_dataset is not None else None,
+        features=features,
     )
 
 

@@ -34,11 +34,14 @@ from calift_core.evaluation.progress import Progress
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
 from calift_core.evaluation.subjects import Subject
 from calift_core.files import sha256_file
+from calift_core.methods.base import Classifier
 from calift_core.schema.records import EvaluationRecord, PhaseRecord, Record
 from calift_core.schema.report import EvaluationReport, SpectrumReport
 
 #: Batches between two shards of a set.
 SHARD_BATCHES = 8
+#: Image features of a set are stored up to this size, whatever the number of classes.
+FEATURES_BYTES = 16 * 2**20
 #: Parts of the state of a `Covariance`.
 _COVARIANCE = ("n", "origin", "total", "gram")
 
@@ -189,7 +192,7 @@ def _predict(
         precision=settings.precision,
         starts=starts,
         stop=open_works[0].stop,
-        features=item.role == "id",
+        features=item.role == "id" or any(work.keeps_features for work in open_works),
     ):
         work = open_works[batch.model]
         work.add(batch)
@@ -231,6 +234,17 @@ def _take(result: Mapping[str, Any], item: Item, verdict: Verdict) -> Evaluation
     return None
 
 
+def keeps_features(item: Item, classifier: Classifier) -> bool:
+    """Whether a set's image features are stored: they tell what other prompts would have said.
+
+    Of ID data and shifts, as long as they take no more room than the logits or `FEATURES_BYTES`.
+    """
+    n_classes, width = classifier.weights.shape
+    n_bytes = 2 * width * len(item.images)
+    small = n_bytes <= max(FEATURES_BYTES, 4 * n_classes * len(item.images))
+    return item.role in ("id", "shift") and small
+
+
 class _Work:
     """One model on one set, while it is predicted.
 
@@ -246,6 +260,7 @@ class _Work:
         stop: the image after the last one.
         position: images done.
         unsaved: logits of the batches since the last shard.
+        keeps_features: whether the features are stored beside the logits.
     """
 
     def __init__(
@@ -262,6 +277,8 @@ class _Work:
         self.result = self._finished()
         self.covariance = Covariance(subject.placed.classifier.weights.shape[1])
         self.unsaved: list[NDArray[np.float32]] = []
+        self.unsaved_features: list[NDArray[np.float16]] = []
+        self.keeps_features = keeps_features(item, subject.placed.classifier)
         self.position = self.saved = self.start
         shards = [] if self.result is not None else self.shards.load(*(share or ()))
         if shards and (item.role != "id" or self._take_covariance(shards)):
@@ -298,8 +315,10 @@ class _Work:
     def add(self, batch: Forward) -> None:
         """Keep the logits of a batch, and add its features to the spectrum's sums."""
         self.unsaved.append(batch.logits)
-        if batch.features is not None:
+        if batch.features is not None and self.item.role == "id":
             self.covariance.add(batch.features)
+        if batch.features is not None and self.keeps_features:
+            self.unsaved_features.append(batch.features.astype(np.float16))
         self.position += len(batch.logits)
 
     def save(self) -> None:
@@ -307,15 +326,18 @@ class _Work:
         if not self.unsaved:
             return
         tensors = {"logits": torch.from_numpy(np.concatenate(self.unsaved))}
+        if self.unsaved_features:
+            tensors["features"] = torch.from_numpy(np.concatenate(self.unsaved_features))
         if self.item.role == "id":
             state = self.covariance.state()
             tensors |= {name: torch.from_numpy(state[name]) for name in _COVARIANCE}
         self.shards.save(self.saved, self.position, tensors)
-        self.saved, self.unsaved = self.position, []
+        self.saved, self.unsaved, self.unsaved_features = self.position, [], []
 
-    def _all_logits(self) -> NDArray[np.float32]:
-        """(N, K), from disk and memory."""
-        parts = [shard.tensors["logits"].numpy() for shard in self.shards.load()]
+    def _everything(self) -> tuple[NDArray[np.float32], NDArray[np.float16] | None]:
+        """Logits (N, K), and features (N, D) where they are kept, from disk and memory."""
+        shards = self.shards.load()
+        parts = [shard.tensors["logits"].numpy() for shard in shards]
         logits = np.concatenate([*parts, *self.unsaved])
         if len(logits) != len(self.item.images):
             raise StorageError(
@@ -324,15 +346,20 @@ class _Work:
                 f"{str(self.shards.folder)!r}",
                 hint="Start again: what is missing is predicted anew.",
             )
-        return logits
+        # An earlier version's shards have none; then the set has none.
+        if not self.keeps_features or any("features" not in shard.tensors for shard in shards):
+            return logits, None
+        kept = [shard.tensors["features"].numpy() for shard in shards]
+        return logits, np.concatenate([*kept, *self.unsaved_features])
 
     def finish(self) -> dict[str, Any]:
         """Write the predictions and compute every number from them."""
         if self.result is not None:
             return self.result
         subject, item, settings = self.subject, self.item, self.settings
+        logits, features = self._everything()
         predictions = as_predictions(
-            self._all_logits(),
+            logits,
             item.images,
             role=item.role,
             class_names=item.class_names,
@@ -340,6 +367,7 @@ class _Work:
             classifier=subject.placed.classifier,
             model_sha256=subject.sha256,
             source_dataset=item.source,
+            features=features,
         )
         path, sha256 = store(subject.folder, predictions, copies=item.copies)
         result: dict[str, Any] = {"predictions": path, "predictions_sha256": sha256}

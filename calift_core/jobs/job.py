@@ -28,6 +28,7 @@ from calift_core.evaluation.forward import Placed, encode, predict, validation_v
 from calift_core.evaluation.items import Settings
 from calift_core.evaluation.judge import Verdict, judge
 from calift_core.evaluation.partial import adopt_shards, drop_shards, link_tree
+from calift_core.evaluation.prompts import save_prompts
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
 from calift_core.evaluation.subjects import Subject, classifier_of, load_begun, load_trained
 from calift_core.files import FREE_SPACE_FLOOR, atomic_write_json
@@ -591,6 +592,8 @@ class Job:
                 **({"mixture": mixture} if mixture else {}),
             },
         )
+        templates = resolve_templates(self.spec.suite.templates)
+        save_prompts(self.folder / "checkpoint", clip, classifier, suite.class_names, templates)
 
     def _resolved(self, plan: Plan, method: Method, trained: int) -> dict[str, Any]:
         """The values that the spec left open."""

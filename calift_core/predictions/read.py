@@ -103,6 +103,10 @@ def _metadata(parquet: pq.ParquetFile) -> PredictionsMetadata:
         }
     if "cluster" in schema.names:
         expected["cluster"] = pa.string()
+    if "features" in schema.names:
+        got = schema.field("features").type
+        if not (pa.types.is_fixed_size_list(got) and got.value_type == pa.float16()):
+            raise PredictionsError(f"column features must be lists of float16, got {got}")
     for name, kind in expected.items():
         got = schema.field(name).type if name in schema.names else "no such column"
         # Names of list items differ between writers and mean nothing.
@@ -297,6 +301,36 @@ def read_index(
     check_unique(names)
     classes = check_labels(np.concatenate(labels), len(names), len(metadata.class_names))
     return names, classes, _joined(clusters)
+
+
+def has_features(path: str | os.PathLike[str]) -> bool:
+    """Whether a predictions file stores the image features too.
+
+    Raises:
+        PredictionsError: the file is damaged, cut short, foreign or of a newer format.
+        StorageError: the file cannot be opened.
+    """
+    with _opened(path) as (parquet, _):
+        return "features" in parquet.schema_arrow.names
+
+
+def read_features(path: str | os.PathLike[str]) -> npt.NDArray[np.float16] | None:
+    """Read the image features (N, D) of a predictions file, L2-normalised; None: not stored.
+
+    Raises:
+        PredictionsError: the file is damaged, cut short, foreign, empty or of a newer format.
+        StorageError: the file cannot be opened.
+    """
+    with _opened(path) as (parquet, _):
+        if "features" not in parquet.schema_arrow.names:
+            return None
+        parts = [
+            _as_matrix(batch.column("features"))
+            for batch in _batches(parquet, ["features"], CELLS_AT_ONCE // 256)
+        ]
+    if not parts:
+        raise _empty(path)
+    return np.concatenate(parts)
 
 
 def read_scores(

@@ -129,6 +129,8 @@ class Predictions:
         logits: (N, C) float32, natural-log scale, logit scale included; wider floats are narrowed.
         metadata: what the file says about itself.
         clusters: (N,) name of each sample's source image, or None when samples are independent.
+        features: (N, D) float16 L2-normalised image features that the logits were made of, or None
+            where they are not stored.
     """
 
     ids: Strings
@@ -136,6 +138,7 @@ class Predictions:
     logits: npt.NDArray[np.float32]
     metadata: PredictionsMetadata
     clusters: Strings | None = None
+    features: npt.NDArray[np.float16] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and values, and settle the types of the arrays.
@@ -161,6 +164,16 @@ class Predictions:
         object.__setattr__(self, "ids", _strings("ids", self.ids, n))
         if self.clusters is not None:
             object.__setattr__(self, "clusters", _strings("clusters", self.clusters, n))
+        if self.features is not None:
+            features = np.ascontiguousarray(self.features, dtype=np.float16)
+            if features.ndim != 2 or len(features) != n or not features.size:
+                raise PredictionsError(
+                    f"features must be a row for each of the {n} samples, got shape "
+                    f"{features.shape}"
+                )
+            if not np.isfinite(features).all():
+                raise PredictionsError("features must be finite, got a value that is not")
+            object.__setattr__(self, "features", features)
 
     def __len__(self) -> int:
         """Return N."""

@@ -113,7 +113,8 @@ def write_chunks(
                     writer = _writer(file, table.schema)
                 elif table.schema != writer.schema:
                     raise PredictionsError(
-                        "either all chunks have clusters or none has, got both kinds"
+                        "either all chunks have clusters or none has, and features likewise, got "
+                        "both kinds"
                     )
                 writer.write_table(
                     table, row_group_size=max(1, CELLS_PER_GROUP // chunk.logits.shape[1])
@@ -146,6 +147,8 @@ def _table(predictions: Predictions | TopKPredictions) -> pa.Table:
             "log_sum_exp": pa.array(predictions.log_sum_exps),
             "sum_squares": pa.array(predictions.sum_squares),
         }
+    elif predictions.features is not None:
+        columns["features"] = lists(predictions.features)
     if predictions.clusters is not None:
         columns["cluster"] = pa.array(predictions.clusters.tolist(), pa.string())
     metadata = asdict(replace(predictions.metadata, format_version=FORMAT_VERSION))

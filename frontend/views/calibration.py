@@ -8,7 +8,7 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation
 from frontend import api, page, pickers, state, text
-from frontend.panels.calibration import audit, calibrators, diagram, slices
+from frontend.panels.calibration import audit, calibrators, diagram, prompts, slices
 
 LAYOUTS = {"0": "side by side", "1": "overlaid"}
 
@@ -16,6 +16,7 @@ VIEWS = {
     "diagram": "Diagram",
     "slices": "Slices",
     "calibrators": "Calibrators",
+    "prompts": "Prompts",
     "audit": "Estimator audit",
 }
 
@@ -86,6 +87,8 @@ def main() -> None:
             slices.draw(matches, chosen, labels)
         case "calibrators":
             calibrators.draw(matches, chosen, found, labels)
+        case "prompts":
+            prompts.draw(matches, labels)
         case "audit":
             audit.draw(matches, labels)
         case _:

@@ -6,12 +6,13 @@ predictions' bytes and of what is asked, and is remembered by those two.
 
 from calift_core.analysis.explorer.calibrators import CalibratorAnswers
 from calift_core.analysis.explorer.decisions import DecisionAnswers
+from calift_core.analysis.explorer.prompts import PromptAnswers
 from calift_core.analysis.explorer.samples import SampleAnswers
 
 __all__ = ["Explorer"]
 
 
-class Explorer(CalibratorAnswers, SampleAnswers, DecisionAnswers):
+class Explorer(CalibratorAnswers, SampleAnswers, PromptAnswers, DecisionAnswers):
     """Reliability, measures, slices, calibrators and planning of stored predictions.
 
     Whatever is None in a question is as the predictions were evaluated.

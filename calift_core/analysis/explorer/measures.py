@@ -35,6 +35,7 @@ class MeasureAnswers(Scores):
         calibrator: str | None = None,
         fit_on: Sequence[str] = (),
         oracle: bool = False,
+        prompts: str | None = None,
     ) -> Reliability:
         """The reliability diagram at any binning and temperature, or through a calibrator.
 
@@ -45,16 +46,35 @@ class MeasureAnswers(Scores):
             calibrator: its kind; the diagram is of what it makes of the logits.
             fit_on: what the calibrator is fitted on, see `Library.fit_set`.
             oracle: allow data other than the ID calibration split.
+            prompts: a name that `prompts` lists; the diagram is of what these would have said.
 
         Raises:
             PredictionsError: the predictions cannot be read.
+            NotFoundError: the run kept no other prompts, or not the features of these images.
             SpecError: a calibrator together with a temperature, or on predictions that do not keep
                 all logits.
             LeakageError: the calibrator's data are not the ID calibration split, without `oracle`.
         """
         file, asked = subject.open(), binning.over(subject.binning)
+        degrees = temperature if temperature is not None else subject.temperature
+        if prompts is not None:
+            if calibrator is not None:
+                raise SpecError(
+                    f"calibrator {calibrator!r} must stand alone, got the prompts {prompts!r} as "
+                    "well.",
+                    hint="A calibrator is fitted on the logits of the run's own prompts.",
+                )
+            digest, _ = self._heads(subject)
+            found = self._diagram(
+                subject,
+                file,
+                asked,
+                ("prompts", digest, prompts, f"{degrees!r}"),
+                degrees,
+                lambda: self.prompted(subject, file, prompts, degrees),
+            )
+            return found.model_copy(update={"prompts": prompts})
         if calibrator is None:
-            degrees = temperature if temperature is not None else subject.temperature
             return self._diagram(
                 subject, file, asked, degrees, degrees, lambda: self.scored(file, degrees)
             )

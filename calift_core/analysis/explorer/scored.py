@@ -15,10 +15,11 @@ from calift_core.analysis.gallery import (
     Beside,
 )
 from calift_core.analysis.library import Library, PredictionsFile, Subject
-from calift_core.calibration import Calibrator, SampleScores
+from calift_core.calibration import Calibrator, SampleScores, score_samples
 from calift_core.calibration.registry import known
-from calift_core.errors import SpecError
-from calift_core.predictions.read import read_scores, shared_samples
+from calift_core.errors import NotFoundError, SpecError
+from calift_core.predictions.prompts import PromptHeads, read_prompts
+from calift_core.predictions.read import read_features, read_scores, shared_samples
 from calift_core.schema.wire.results import (
     FittedCalibrator,
 )
@@ -42,6 +43,39 @@ class Scores:
             (file.digest, temperature),
             lambda: read_scores(file.path, temperature, known=plain, decoded=file.decoded),
         )
+
+    def _heads(self, subject: Subject) -> tuple[str, PromptHeads]:
+        """Digest and classifiers of other prompts.
+
+        Raises:
+            NotFoundError: the run kept none.
+        """
+        digest, path = self._library.prompts(subject)
+        return digest, self._memory.remember(
+            "fits", ("prompts", digest), lambda: read_prompts(path)
+        )
+
+    def prompted(
+        self, subject: Subject, file: PredictionsFile, prompts: str, temperature: float
+    ) -> SampleScores:
+        """Seven numbers a sample under other prompts.
+
+        Raises:
+            NotFoundError: the run kept no other prompts, or not the features of these images.
+            UnknownNameError: it kept no prompts of that name.
+            SpecError: a class of the data set stands for several of the model's.
+        """
+        digest, heads = self._heads(subject)
+
+        def make() -> SampleScores:
+            features = read_features(file.path)
+            if features is None:
+                raise no_features(file)
+            logits = heads.logits(prompts, features, file.metadata.class_names)
+            return score_samples(logits, file.labels, temperature)
+
+        key = (file.digest, ("prompts", digest, prompts, f"{temperature!r}"))
+        return self._memory.remember("scores", key, make, long=True)
 
     def _samples(self, file: PredictionsFile, temperature: float) -> Samples:
         return Samples(
@@ -108,6 +142,15 @@ class Scores:
     ) -> Path | None:
         """Where the initial model's predictions of a file's samples lie, for who reads them."""
         return self._library.beside(subject, file).path if calibrator.reads_initial else None
+
+
+def no_features(file: PredictionsFile) -> NotFoundError:
+    """Predictions without the image features that other prompts need."""
+    return NotFoundError(
+        f"the image features of {file.metadata.dataset} are not stored.",
+        hint="They are kept of ID data and shifts, as long as they take no more room than the "
+        "logits; corruptions and sets of earlier versions have none.",
+    )
 
 
 def need_logits(file: PredictionsFile) -> None:

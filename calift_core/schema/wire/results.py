@@ -142,6 +142,7 @@ class Reliability(Frozen):
 
     `debiased` is null for the max norm, which has no debiased estimate. `calibrator` says what the
     confidences went through, null when nothing; `temperature` then is of the logits before it.
+    `prompts` names the templates that the classifier was made of anew, null for the run's own.
     `in_sample`: the calibrator was fitted on these very samples. Its error then reads too
     low (about 0 after an isotonic or histogram fit), and neither floor nor interval holds.
     """
@@ -170,6 +171,7 @@ class Reliability(Frozen):
     smooth: SmoothCurve | None = None
     calibrator: FittedCalibrator | None = None
     in_sample: bool = False
+    prompts: str | None = None
 
 
 class Source(Frozen):
@@ -323,6 +325,36 @@ class SamplePage(Frozen):
     offset: int
     items: list[Sample]
     next_cursor: str | None = None
+
+
+class PromptEffect(Frozen):
+    """What a model says under other prompts, at the temperature of the evaluation.
+
+    `name` is `own`, a named set of templates, or one template. `changed` is the share of samples
+    whose predicted class is another one than under the run's own prompts.
+    """
+
+    name: str
+    accuracy: float
+    nll: float
+    brier: float
+    ece: float
+    null_mean: float
+    mean_confidence: float
+    changed: float
+
+
+class PromptEffects(Frozen):
+    """What other prompts would have said of `n` samples, the run's own first.
+
+    Empty where they cannot be told; `why` then says what is missing.
+    """
+
+    source: Source
+    n: int
+    temperature: float
+    items: list[PromptEffect]
+    why: str | None = None
 
 
 class SharedTrait(Frozen):

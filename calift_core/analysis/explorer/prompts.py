@@ -1,0 +1,69 @@
+"""What other prompts would have said of the same images."""
+
+from __future__ import annotations
+
+from calift_core.analysis.explorer.scored import Scores, no_features
+from calift_core.analysis.library import Subject
+from calift_core.calibration import accuracy, brier, ece, nll, null_floor
+from calift_core.errors import NotFoundError, SpecError
+from calift_core.predictions.read import has_features
+from calift_core.schema.wire.results import AS_EVALUATED, AskedBinning, PromptEffect, PromptEffects
+
+
+class PromptAnswers(Scores):
+    """The classifier made anew of other prompts, on stored features."""
+
+    def prompts(
+        self,
+        subject: Subject,
+        binning: AskedBinning = AS_EVALUATED,
+        *,
+        temperature: float | None = None,
+    ) -> PromptEffects:
+        """Every kept set of prompts on the subject's data; none, and why, where none can be told.
+
+        Args:
+            subject: what is asked about.
+            binning: of the calibration errors.
+            temperature: divides the logits.
+
+        Raises:
+            PredictionsError: the predictions or the prompts cannot be read.
+        """
+        file, asked = subject.open(), binning.over(subject.binning)
+        degrees = temperature if temperature is not None else subject.temperature
+
+        def told(items: list[PromptEffect], why: str | None = None) -> PromptEffects:
+            return PromptEffects(
+                source=subject.source, n=len(file), temperature=degrees, items=items, why=why
+            )
+
+        try:
+            digest, heads = self._heads(subject)
+            if not has_features(file.path):
+                raise no_features(file)
+            own = self.prompted(subject, file, "own", degrees).predicted
+        except (NotFoundError, SpecError) as error:
+            return told([], f"{error.message} {error.hint or ''}".strip())
+
+        def effect(name: str) -> PromptEffect:
+            scores = self.prompted(subject, file, name, degrees)
+            draws = subject.draws
+            floor = null_floor(scores, asked, n_resamples=draws.n_resamples, seed=draws.seed)
+            return PromptEffect(
+                name=name,
+                accuracy=accuracy(scores),
+                nll=nll(scores),
+                brier=brier(scores),
+                ece=ece(scores, asked),
+                null_mean=floor.mean,
+                mean_confidence=float(scores.confidences.mean()),
+                changed=float((scores.predicted != own).mean()),
+            )
+
+        key = ("prompts", file.digest, digest, asked, subject.draws, degrees)
+        return told(
+            self._memory.remember(
+                "numbers", key, lambda: [effect(name) for name in heads.names], long=True
+            )
+        )

@@ -1,0 +1,30 @@
+"""The table of what other prompts would have said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calift_core.schema.wire.results import PromptEffects
+from frontend.figures.style import Run
+from frontend.tables import Column, Table
+
+
+def table(sets: Sequence[tuple[Run, PromptEffects]]) -> Table:
+    """A row for each run and its prompts, the run's own first."""
+    return Table(
+        [
+            Column("run", "Run"),
+            Column("name", "Prompts", "prose"),
+            Column("accuracy", "Accuracy", "percent"),
+            Column("nll", "NLL", "number"),
+            Column("ece", "ECE", "percent"),
+            Column("null_mean", "Floor", "percent"),
+            Column("mean_confidence", "Confidence", "percent"),
+            Column("changed", "Changed", "percent"),
+        ],
+        [
+            {"run": run.label} | effect.model_dump()
+            for run, effects in sets
+            for effect in effects.items
+        ],
+    )

@@ -1,0 +1,140 @@
+"""What other prompts would have said, held to runs that had those prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calift_core.analysis.explorer import Explorer
+from calift_core.analysis.folder import FolderLibrary
+from calift_core.errors import NotFoundError, PredictionsError, SpecError, UnknownNameError
+from calift_core.jobs.folder import run_in_folder
+from calift_core.predictions.prompts import PROMPTS, read_prompts
+from calift_core.predictions.read import read_features, read_predictions
+from calift_core.schema.report import EvaluationReport, Report
+from tests.core.conftest import PHOTO, tiny_spec, write_classes
+
+
+@pytest.fixture(scope="module")
+def ran(
+    configs: dict[str, Path], photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Path]]:
+    """Finished runs in folders, each made once; with a shift and a corruption."""
+    root = tmp_path_factory.mktemp("prompts")
+    dark = write_classes(root / "dark", n=8, seed=1, gain=0.5)
+    made: dict[str, Path] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CALIFT_HOME", str(root / "home"))
+
+        def run(kind: str, templates: tuple[str, ...] = PHOTO) -> Path:
+            name = f"{kind}-{len(templates)}-{templates[0][:10]}"
+            if name not in made:
+                made[name] = root / f"run{len(made)}"
+                suite = {
+                    "templates": list(templates),
+                    "shifts": {"dark": f"folder:{dark}"},
+                    "corruptions": {"names": ["contrast"], "severities": [3]},
+                }
+                spec = tiny_spec(kind, configs, photos, suite=suite, train={"epochs": 1})
+                for _ in run_in_folder(spec, made[name]):
+                    pass
+            return made[name]
+
+        yield run
+
+
+def judged_of(run: Path) -> dict[str, EvaluationReport]:
+    report = Report.model_validate_json((run / "report.json").read_bytes())
+    return {e.role: e for e in report.evaluations}
+
+
+def file_of(run: Path, role: str) -> Path:
+    found = [p for p in (run / "predictions").glob("*.parquet")]
+    return next(p for p in found if read_predictions(p).metadata.role == role)
+
+
+@pytest.mark.parametrize("kind", ["zero_shot", "carot"])
+def test_features__times_the_own_head_are_the_stored_logits(
+    ran: Callable[..., Path], kind: str
+) -> None:
+    run = ran(kind)
+    heads = read_prompts(run / "checkpoint" / PROMPTS)
+    for role in ("id", "shift"):
+        stored = read_predictions(file_of(run, role))
+        features = read_features(file_of(run, role))
+        assert features is not None
+        assert np.linalg.norm(features.astype(np.float32), axis=1) == pytest.approx(1, abs=2e-3)
+        made = heads.logits("own", features, stored.metadata.class_names)
+        assert np.abs(made - stored.logits).max() < 2e-3 * heads.scale
+    for role in ("corruption", "calibration", "validation"):
+        assert read_features(file_of(run, role)) is None
+
+
+def test_one_template__is_what_a_run_with_that_template_says(ran: Callable[..., Path]) -> None:
+    all_three, alone = ran("zero_shot"), ran("zero_shot", PHOTO[1:2])
+    explorer = Explorer(FolderLibrary())
+    for role in ("id", "shift"):
+        subject = FolderLibrary().subject(str(file_of(all_three, role)))
+        found = {e.name: e for e in explorer.prompts(subject).items}
+        assert list(found)[0] == "own"
+        assert set(PHOTO) <= set(found)
+        was = judged_of(all_three)[role]
+        assert found["own"].accuracy == pytest.approx(was.accuracy, abs=1 / was.n)
+        assert found["own"].nll == pytest.approx(was.nll, abs=2e-3)
+        assert found["own"].changed == 0
+        expected = judged_of(alone)[role]
+        assert found[PHOTO[1]].nll == pytest.approx(expected.nll, abs=2e-3)
+        assert found[PHOTO[1]].ece == pytest.approx(expected.ece.value, abs=0.02)
+        diagram = explorer.reliability(subject, prompts=PHOTO[1])
+        assert diagram.prompts == PHOTO[1]
+        assert diagram.accuracy == found[PHOTO[1]].accuracy
+        assert diagram.null_mean == found[PHOTO[1]].null_mean
+        plain = explorer.reliability(subject)
+        assert plain.prompts is None
+        assert plain.nll != diagram.nll
+
+
+def test_why__is_told_where_other_prompts_say_nothing(ran: Callable[..., Path]) -> None:
+    explorer, library = Explorer(FolderLibrary()), FolderLibrary()
+    head = library.subject(str(file_of(ran("finetune"), "id")))
+    found = explorer.prompts(head)
+    assert found.items == []
+    assert "keeps no other prompts" in str(found.why)
+    corrupted = library.subject(str(file_of(ran("zero_shot"), "corruption")))
+    assert "the image features of contrast/3 are not stored" in str(explorer.prompts(corrupted).why)
+    with pytest.raises(NotFoundError, match="features of contrast/3 are not stored"):
+        explorer.reliability(corrupted, prompts="own")
+    subject = library.subject(str(file_of(ran("zero_shot"), "id")))
+    with pytest.raises(UnknownNameError, match="a painting"):
+        explorer.reliability(subject, prompts="a painting of {}")
+    with pytest.raises(SpecError, match="must stand alone, got the prompts"):
+        explorer.reliability(subject, prompts="own", calibrator="temperature")
+
+
+def test_heads__of_fewer_and_of_strange_classes(ran: Callable[..., Path]) -> None:
+    run = ran("zero_shot")
+    heads = read_prompts(run / "checkpoint" / PROMPTS)
+    features = read_features(file_of(run, "id"))
+    assert features is not None
+    every = heads.logits("own", features, heads.class_names)
+    swapped = heads.logits("own", features, heads.class_names[::-1][:2])
+    assert np.array_equal(swapped, every[:, ::-1][:, :2])
+    with pytest.raises(SpecError, match="got 'a zebra'"):
+        heads.logits("own", features, ["a zebra"])
+    with pytest.raises(SpecError, match="width of the text tower"):
+        heads.logits("own", features[:, 1:], heads.class_names)
+
+
+@pytest.mark.parametrize("harm", ["cut", "other"])
+def test_prompts__that_are_damaged_are_told(
+    ran: Callable[..., Path], tmp_path: Path, harm: str
+) -> None:
+    data = (ran("zero_shot") / "checkpoint" / PROMPTS).read_bytes()
+    path: Any = tmp_path / PROMPTS
+    path.write_bytes(data[:-200] if harm == "cut" else b"text")
+    with pytest.raises(PredictionsError, match="is damaged"):
+        read_prompts(path)
