@@ -55,7 +55,7 @@ def save_prompts(
     Raises:
         DiskFullError, StorageError: the file cannot be written.
     """
-    if classifier.bias is not None:
+    if classifier.bias is not None or classifier.cache is not None:
         return False
     head = _head(clip, class_names, templates)
     if not torch.allclose(head, classifier.weights.float(), atol=_SAME):

@@ -592,8 +592,9 @@ class Job:
                 **({"mixture": mixture} if mixture else {}),
             },
         )
-        templates = resolve_templates(self.spec.suite.templates)
-        save_prompts(self.folder / "checkpoint", clip, classifier, suite.class_names, templates)
+        if mixture is None:
+            templates = resolve_templates(self.spec.suite.templates)
+            save_prompts(self.folder / "checkpoint", clip, classifier, suite.class_names, templates)
 
     def _resolved(self, plan: Plan, method: Method, trained: int) -> dict[str, Any]:
         """The values that the spec left open."""
