@@ -169,7 +169,7 @@ def _write(rows: list[_Row], out: Path) -> None:
             if not where.is_relative_to(folder):
                 raise DataError(
                     f"{str(where)!r} is not below {str(folder)!r}: a manifest lies in a folder "
-                    "that all its images are below",
+                    "that all its images are below.",
                     hint="Name another place with --out.",
                 )
             cells: Mapping[str, str] = {
