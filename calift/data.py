@@ -145,11 +145,12 @@ def _sentence(o: Overlap, worth: Worth | None) -> str:
             f"{n:,} of {o.n:,} {o.name} images are copies of {o.other} images {kinds}: without "
             f"them accuracy on {o.name} differs by at most {100 * o.share:.1f} points"
         )
-    rest = (
-        "there is no other image"
-        if worth.without is None
-        else f"without them accuracy is {100 * worth.without:.1f} %, not {100 * worth.accuracy:.1f}"
-    )
+    if worth.without is None:
+        rest = "there is no other image"
+    else:
+        whole, without = f"{100 * worth.accuracy:.1f}", f"{100 * worth.without:.1f}"
+        same = f"without them accuracy is {without} % as it is with them"
+        rest = same if whole == without else f"without them accuracy is {without} %, not {whole}"
     return (
         f"{worth.copies:,} of the {worth.n:,} {o.name} images that the run was judged on are "
         f"copies of {o.other} images {kinds}; {rest}"

@@ -34,13 +34,17 @@ def doubtful(
     """
     from calift_core.analysis.copies import judged_sets
     from calift_core.analysis.label_errors import suspects_in
+    from calift_core.predictions.read import read_scores
 
     sets = judged_sets(run)
     found = [one for path in sets.values() for one in suspects_in(path)]
+    hits = [hit for path in sets.values() for hit in read_scores(path).correct.tolist()]
+    agrees = sum(hits) / len(hits)
     if to is not None:
         _write(found, to)
     if as_json:
-        print_json({"run": str(run), "sets": list(sets), "items": [asdict(s) for s in found]})
+        items = [asdict(one) for one in found]
+        print_json({"run": str(run), "sets": list(sets), "agrees": agrees, "items": items})
         return
     table = Table("image", "set", "label", "", "looks like", "")
     for one in found[:_SHOWN]:
@@ -51,7 +55,11 @@ def doubtful(
     if found:
         out.print(table)
     more = f"; the first {_SHOWN} are shown" if len(found) > _SHOWN else ""
-    out.print(f"{len(found):,} labels are likely wrong in {', '.join(sets)}{more}.", markup=False)
+    out.print(
+        f"{len(found):,} of {len(hits):,} labels are likely wrong in {', '.join(sets)}{more}. The "
+        f"run agrees with {percent(agrees)} of all: the less that is, the less its doubts say.",
+        markup=False,
+    )
     if to is not None:
         out.print(f"They are in {to}.", markup=False)
 

@@ -189,7 +189,7 @@ def _demand_inside(file: Path, name: str) -> None:
     steps = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in steps or (":" in steps[0]):
         raise DataError(
-            f"{file.name}: {name[:200]!r} leads out of the zip; nothing of it is read",
+            f"{file.name}: {name[:200]!r} leads out of the zip; nothing of it is read.",
             hint="Pack the folder anew, with names below it.",
         )
 

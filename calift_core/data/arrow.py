@@ -92,7 +92,7 @@ def encoded_column(table: pa.Table, column: str, what: str) -> pa.ChunkedArray:
         first = int(np.flatnonzero(pc.is_null(found).to_numpy())[0])
         raise DataError(
             f"{what}: {found.null_count:,} of {len(found):,} rows hold no image, the first is row "
-            f"{first}",
+            f"{first}.",
             hint="A data set that only names its files is written whole by `save_to_disk`.",
         )
     return found

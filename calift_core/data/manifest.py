@@ -131,7 +131,7 @@ def _rows_of(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = readers.get(file.suffix.lower())
     if reader is None:
         raise DataError(
-            f"a manifest ends in {', '.join(SUFFIXES)}, got {file.name!r}", hint=_NO_HEADER
+            f"a manifest ends in {', '.join(SUFFIXES)}, got {file.name!r}.", hint=_NO_HEADER
         )
     try:
         yield from reader(file)
@@ -145,7 +145,7 @@ def _demand_columns(file: Path, columns: Iterable[Any]) -> None:
         if name not in have:
             found = ", ".join(have[:12]) or "none"
             raise DataError(
-                f"{file.name} has no column {name!r}, its columns are: {found}", hint=_NO_HEADER
+                f"{file.name} has no column {name!r}, its columns are: {found}.", hint=_NO_HEADER
             )
 
 
@@ -257,7 +257,7 @@ class _Rows:
     def finished(self) -> Manifest:
         """What was read, sorted."""
         if not self.paths:
-            raise DataError(f"{self.file.name} has no rows", hint=_NO_HEADER)
+            raise DataError(f"{self.file.name} has no rows.", hint=_NO_HEADER)
 
         def key(text: str) -> tuple[float, str]:
             return (float(text) if self.number else 0.0), text

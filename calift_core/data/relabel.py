@@ -9,6 +9,7 @@ from pathlib import Path
 
 from calift_core.data.images import ImageSet
 from calift_core.data.manifest import read_manifest
+from calift_core.data.matching import plain_form
 from calift_core.data.sources import FileSource
 from calift_core.data.suites import named_suite, parse_suite_id
 from calift_core.errors import DataError, SpecError
@@ -98,7 +99,8 @@ def relabel(source: str, corrections: list[Correction], out: Path) -> tuple[int,
             f"{len(strange):,} of the {len(said):,} corrections are of no image of {source!r}, the "
             f"first is {strange[0]!r}"
         )
-    classes = {row.label for row in rows}
+    # A run says `flamingo head` of what is `flamingo_head` here.
+    classes = {plain_form(row.label): row.label for row in rows} | {r.label: r.label for r in rows}
     changed = dropped = 0
     kept = []
     for row in rows:
@@ -106,7 +108,7 @@ def relabel(source: str, corrections: list[Correction], out: Path) -> tuple[int,
         if one is None:
             kept.append(row)
             continue
-        if one.label and one.label != row.label:
+        if one.label and plain_form(one.label) != plain_form(row.label):
             raise DataError(
                 f"{row.sample!r} is {row.label!r} in {source!r} and {one.label!r} in the list: it "
                 "was made for other data, or these labels are corrected already"
@@ -114,13 +116,14 @@ def relabel(source: str, corrections: list[Correction], out: Path) -> tuple[int,
         if not one.suggested:
             dropped += 1
             continue
-        if one.suggested not in classes:
+        right = classes.get(one.suggested) or classes.get(plain_form(one.suggested))
+        if right is None:
             raise DataError(
                 f"{row.sample!r} cannot be {one.suggested!r}: the classes are "
-                f"{', '.join(sorted(classes)[:20])}"
+                f"{', '.join(sorted(set(classes.values()))[:20])}"
             )
-        changed += one.suggested != row.label
-        kept.append(replace(row, label=one.suggested))
+        changed += right != row.label
+        kept.append(replace(row, label=right))
     _write(kept, out)
     return changed, dropped
 
@@ -169,7 +172,7 @@ def _write(rows: list[_Row], out: Path) -> None:
             if not where.is_relative_to(folder):
                 raise DataError(
                     f"{str(where)!r} is not below {str(folder)!r}: a manifest lies in a folder "
-                    "that all its images are below",
+                    "that all its images are below.",
                     hint="Name another place with --out.",
                 )
             cells: Mapping[str, str] = {

@@ -269,7 +269,7 @@ class SuiteSpec(Frozen):
         default=None,
         ge=1,
         le=1_000_000,
-        title="Images per class",
+        title="Training images per class",
         description="Train on at most this many images of each class, the same ones for every "
         "method; none: all",
     )

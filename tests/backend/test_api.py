@@ -540,6 +540,13 @@ def test_remote_models__what_would_be_downloaded_is_refused_where_that_is_off(
         (snapshot / "open_clip_model.safetensors").write_bytes(b"here")
         assert faults("ViT-B-16", "openai") == []
 
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))
+        suite = {"id": "hf:acme/birds", "shifts": {"night": f"hf:{home}/night"}}
+        asked = {"spec": SPEC | {"suite": suite}}
+        said = caller.post("/api/v1/runs/validate", json=asked).json()["errors"]
+        refused = [e["message"] for e in said if "Downloads are off here" in e["message"]]
+        assert len(refused) == (0 if allowed else 1)
+
 
 def test_patch__changes_only_what_was_given(api: TestClient) -> None:
     run = submit(api, spec=SPEC | {"notes": "old", "tags": ["a"]})

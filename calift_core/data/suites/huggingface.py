@@ -136,7 +136,7 @@ class HuggingFace(Family):
             notes.append(f"{place!r}: the splits {', '.join(unused)} are no part and are left out")
         if "train" not in named.values():
             raise DataError(
-                f"{place!r} has the splits {', '.join(files)} and no train",
+                f"{place!r} has the splits {', '.join(files)} and no train.",
                 hint=_LAYOUT + " Images that are for testing alone can be a shift.",
             )
         rows: dict[str, Rows] = {}
@@ -166,7 +166,7 @@ class HuggingFace(Family):
         split = choice.split or ("test" if "test" in files or len(files) > 1 else next(iter(files)))
         if split not in files:
             raise DataError(
-                f"{what} has no split {split!r}, its splits are {', '.join(files)}",
+                f"{what} has no split {split!r}, its splits are {', '.join(files)}.",
                 hint="Name one with #split=.",
             )
         rows = _rows(split, files[split], choice, str(path), budget)
@@ -346,7 +346,7 @@ def _splits(path: Path, config: str) -> dict[str, tuple[Path, ...]]:
         return {"train": _saved_files(path)}
     if not (path / _DICT).is_file():
         raise DataError(
-            f"{str(path)!r} has neither {_DICT} nor {_STATE}: it is no data set on disk",
+            f"{str(path)!r} has neither {_DICT} nor {_STATE}: it is no data set on disk.",
             hint=_LAYOUT,
         )
     splits = _json(path / _DICT).get("splits")

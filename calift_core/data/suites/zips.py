@@ -42,7 +42,7 @@ class Zip(Family):
         classes = found.classes(folders["train"])
         if len(classes) < 2:
             raise DataError(
-                f"{wanted.path.name} must hold at least 2 class folders, it has {list(classes)}",
+                f"{wanted.path.name} must hold at least 2 class folders, it has {list(classes)}.",
                 hint=_LAYOUT,
             )
         parts = {}
@@ -51,7 +51,7 @@ class Zip(Family):
             if strange:
                 raise DataError(
                     f"{wanted.path.name}: {folder}/ has the class folders {', '.join(strange[:5])}"
-                    ", which train/ does not",
+                    ", which train/ does not.",
                     hint=_LAYOUT,
                 )
             parts[part] = found.image_set(part, folder, classes, f"{folder}/" if folder else "")
@@ -113,7 +113,7 @@ class _Contents:
         if stray:
             self.notes = (f"{file.name}: {stray:,} images are in no class folder and left out",)
         if not self._at:
-            raise DataError(f"{file.name} has no class folders", hint=_LAYOUT)
+            raise DataError(f"{file.name} has no class folders.", hint=_LAYOUT)
 
     def classes(self, folder: str) -> tuple[str, ...]:
         return tuple(sorted(self._at.get(folder, {})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
@@ -110,6 +111,15 @@ def test_on_disk__one_split_is_split_and_its_groups_stay_together(
     assert all(len(found) == 1 for found in where.values())
     assert sum(map(len, parts.values())) == 36
     assert set(parts) == set(PARTS)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    with (tree / "things.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "group"])
+        writer.writerows([r["file"], CLASSES[r["label"]], r["animal"]] for r in rows)
+    manifest = load(f"manifest:{tree}/things.csv").parts
+    assert {p: (s.sha256, list(s.ids)) for p, s in manifest.items()} == {
+        p: (s.sha256, list(s.ids)) for p, s in parts.items()
+    }
 
 
 def test_labels__of_texts_and_numbers_and_columns_by_name(tree: Path, tmp_path: Path) -> None:

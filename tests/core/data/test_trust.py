@@ -35,7 +35,8 @@ def tree(tmp_path: Path) -> Path:
 def judged(run: Path, images: ImageSet, role: str, says: np.ndarray) -> None:
     """A run's predictions of a set: it says these classes (N,), surely."""
     logits = 6.0 * np.eye(len(CLASSES))[says]
-    about = PredictionsMetadata(f"things/{images.name}", role, tuple(CLASSES), 1.0)  # type: ignore[arg-type]
+    words = tuple(name.replace("_", " ") for name in CLASSES)  # as a run says them
+    about = PredictionsMetadata(f"things/{images.name}", role, words, 1.0)  # type: ignore[arg-type]
     predictions = Predictions(np.array(images.ids), images.labels, logits, about)  # type: ignore[arg-type]
     (run / "predictions").mkdir(parents=True, exist_ok=True)
     write_predictions(run / "predictions" / f"{images.name}.parquet", predictions)
@@ -102,7 +103,9 @@ def test_doubtful_to_relabel__from_a_run_to_a_manifest_that_loads(
         judged(tmp_path / "run", images, role, says)
     listed = tmp_path / "list.csv"
     found = json.loads(invoke("doubtful", str(tmp_path / "run"), "--out", str(listed), "--json"))
-    assert [(s["label"], s["suggested"]) for s in found["items"]] == [(CLASSES[0], CLASSES[2])] * 2
+    named = [(s["label"], s["suggested"]) for s in found["items"]]
+    assert named == [(CLASSES[0].replace("_", " "), CLASSES[2].replace("_", " "))] * 2
+    assert found["agrees"] == pytest.approx(34 / 36)
     rows = list(csv.DictReader(listed.read_text().splitlines()))
     rows[1]["suggested"] = ""  # no picture of any class, somebody says
     with listed.open("w", newline="") as file:
