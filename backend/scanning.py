@@ -44,7 +44,10 @@ class Scanner:
             SpecError: no suite has this name, or its path may not be read.
             HttpError: 503, too many pictures are waited for.
         """
-        found, wishes = await run_in_threadpool(self._listed, suite_id)
+        try:
+            found, wishes = await run_in_threadpool(self._listed, suite_id)
+        except (OSError, ValueError) as error:  # a path that no file system takes
+            raise SpecError(f"{suite_id[:200]!r} cannot be looked at: {error}") from error
         drawn = await asyncio.gather(*(self._drawn(wish) for wish in wishes))
         names = [c.name for c in found.classes]
         images = [

@@ -267,6 +267,44 @@ def faults(tab: Page, shot: Shot, said: Sequence[str]) -> list[str]:
     return found + list(dict.fromkeys(said))
 
 
+#: The names of the pictures of a report.
+REPORT = "tour-report"
+
+
+def take_report(browser: Browser, client: Client, ids: Mapping[str, str], width: int) -> bytes:
+    """The upper part of a report of the demo's runs, opened from a disk.
+
+    Raises:
+        PictureError: it asks for anything, says something to the console, or is too wide.
+    """
+    from frontend.reports.contents import contents
+    from frontend.reports.document import to_html
+    from frontend.reports.gathered import from_service
+
+    runs = [ids[name] for name in ("Zero-shot", "FLYP", "CaRot")]
+    page = to_html(contents(from_service(client, runs)))
+    context = browser.new_context(viewport={"width": width, "height": SIZES[width][0] * 2})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "report.html"
+        path.write_text(page, encoding="utf-8")
+        try:
+            tab = context.new_page()
+            said = _listen(tab)
+            asked: list[str] = []
+            tab.on("request", lambda request: asked.append(request.url))
+            tab.goto(path.as_uri())
+            tab.wait_for_function("document.querySelectorAll('.main-svg').length > 6")
+            tab.wait_for_timeout(_PAUSE_MS)
+            said += [f"it asks for {url}" for url in asked if url != path.as_uri()]
+            over = int(tab.evaluate("document.documentElement.scrollWidth - innerWidth"))
+            said += [f"it is {over} px too wide"] if over > 0 else []
+            if said:
+                raise PictureError("the report:" + "".join(f"\n  - {fault}" for fault in said))
+            return tab.screenshot()
+        finally:
+            context.close()
+
+
 def log_in(browser: Browser, link: str) -> Any:
     """The cookies that a link of `calift link` gives."""
     context = browser.new_context()
@@ -342,7 +380,8 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "img")
-    parser.add_argument("--only", nargs="*", choices=[shot.name for shot in SHOTS])
+    names = [*(shot.name for shot in SHOTS), REPORT]
+    parser.add_argument("--only", nargs="*", choices=names)
     options = parser.parse_args()
     chosen = [shot for shot in SHOTS if not options.only or shot.name in options.only]
     chrome = os.environ.get("BROWSER_PATH") or next(
@@ -369,6 +408,9 @@ def main() -> int:
                     (Path(folder) / f"{shot.name}-{width}.png").write_bytes(picture)
                     sys.stdout.write(f"{shot.name}-{width}.png\n")
                     sys.stdout.flush()
+            for width in SIZES if not options.only or REPORT in options.only else ():
+                picture = take_report(browser, client, ids, width)
+                (Path(folder) / f"{REPORT}-{width}.png").write_bytes(picture)
         except PictureError as error:
             failed += 1
             sys.stderr.write(f"{error}\n")

@@ -125,7 +125,7 @@ class Diagram {
     const { data } = this;
     if (!data) return;
     this.head.replaceChildren(
-      html("h3", {}, [data.title]),
+      html("h2", {}, [data.title]),
       ...data.facts.map((line) => html("p", {}, [line])));
     this.plot.setAttribute("role", "img");
     this.plot.setAttribute("aria-label", data.alt);

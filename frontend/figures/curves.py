@@ -168,9 +168,8 @@ def overlay(
     says = [DIAGNOSTIC] if name.startswith(WATCHED) else []
     many = {run.id for run, s in shown if len(s.steps) >= FEW}
     if smoothing and many:
-        says.append(
-            f"thick: moving average, weight {smoothing:g} on what came before · faint: as recorded"
-        )
+        says.append(f"thick: moving average, weight {smoothing:g} on what came before")
+        says.append("faint: as recorded")
     figure = blank(title=title, subtitle=says, alt="", height=280)
     total = sum(len(s.steps) for _, s in shown)
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter

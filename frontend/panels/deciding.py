@@ -62,7 +62,7 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
         name="kept",
     )
     _curves(decisions, risk)
-    st.subheader("What is kept, and how often it is wrong", anchor=False)
+    st.header("What is kept, and how often it is wrong", anchor=False)
     page.table(
         figures.deciding.table(decisions), caption="What the thresholds keep of each data set"
     )

@@ -174,7 +174,7 @@ def draw(here: Sequence[Evaluation] = (), *, temperature: float | None = None) -
 
 def _head(evaluation: Evaluation, now: Chosen) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(
+        st.header(
             f"Images: {text.md(evaluation.run_name)} on "
             f"{text.md(text.evaluation_title(evaluation))}, {text.md(words(evaluation, now))}",
             anchor=False,

@@ -209,7 +209,8 @@ def _picture(picture: Picture, svg: bytes | None) -> str:
                 },
             },
         )
-        inner = f'<div role="img" aria-label="{alt}">{inner}</div>'
+        # Not an image: its bar of buttons can be reached.
+        inner = f'<div role="group" aria-label="{alt}">{inner}</div>'
     wide = f' style="--wide:{picture.wide}px"' if picture.wide else ""
     shown = tables.to_html(picture.twin, caption=picture.title, limit=100)
     return (

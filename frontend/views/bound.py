@@ -67,7 +67,7 @@ def main() -> None:
         data=found.model_dump_json,
     )
     if found.correlations:
-        st.subheader("Every association", anchor=False)
+        st.header("Every association", anchor=False)
         page.table(
             figures.bound.correlations_table(found),
             caption="Rank correlations of the runs' numbers with their errors under shift",
@@ -78,7 +78,7 @@ def main() -> None:
             "page, one that excludes zero may be chance. The bound is far above 1 for every run, "
             "so only ranks are read."
         )
-    st.subheader("Terms of the bound", anchor=False)
+    st.header("Terms of the bound", anchor=False)
     page.table(figures.bound.points_table(found.runs), caption="Terms of the bound of every run")
 
 

@@ -119,7 +119,7 @@ def _datasets(comparison: Comparison) -> list[str]:
 def _tables(comparison: Comparison, labels: dict[str, str], baseline: str) -> None:
     """What differs between the runs, and their headline numbers."""
     _settings(comparison)
-    st.subheader("Headline", anchor=False)
+    st.header("Headline", anchor=False)
     with st.container(horizontal=True, key="compare-actions"):
         form.button([c.run for c in comparison.runs])
         if all(c.run.phase == "SUCCEEDED" for c in comparison.runs):
@@ -137,7 +137,7 @@ def _tables(comparison: Comparison, labels: dict[str, str], baseline: str) -> No
 
 def _settings(comparison: Comparison) -> None:
     """Which settings differ between the runs."""
-    st.subheader("What differs", anchor=False)
+    st.header("What differs", anchor=False)
     if comparison.parameters:
         page.table(
             figures.compare.parameters_table(comparison),
@@ -151,7 +151,7 @@ def _accuracy_against_calibration(
     comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]
 ) -> None:
     """A mark for each run on its ID data and one on shifted data."""
-    st.subheader("Accuracy against calibration", anchor=False)
+    st.header("Accuracy against calibration", anchor=False)
     points = [
         (figures.style.Run(c.run.id, c.run.name), c.run.summary)
         for c in comparison.runs

@@ -25,7 +25,7 @@ def main() -> None:
     page.head("Data and models", "What a run can name on this machine, and how to get the rest.")
     datasets = api.fetch("list the data", api.client().datasets, key="datasets")
     models = api.fetch("list the models", api.client().models, key="models")
-    st.subheader("Data", anchor=False)
+    st.header("Data", anchor=False)
     rows: list[dict[str, Any]] = [
         {
             "title": Markup(f"{text.esc(d.title)}<small><code>{text.esc(d.id)}</code></small>"),
@@ -54,7 +54,7 @@ def main() -> None:
         "table of images as `manifest:FILE`, WebDataset shards as `wds:FOLDER`, a zip as "
         "`zip:FILE` or a Hugging Face data set as `hf:FOLDER`."
     )
-    st.subheader("Models", anchor=False)
+    st.header("Models", anchor=False)
     rows = [
         {
             "name": Markup(

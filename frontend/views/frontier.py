@@ -57,7 +57,7 @@ def _cards(point: FrontierPoint) -> list[tuple[str, str, str]]:
 
 def _walk(path: Frontier, label: str) -> None:
     """One path: the numbers at the α that a visitor chooses, and the table of all."""
-    st.subheader(label, anchor=False)
+    st.header(label, anchor=False)
     alphas = [f"{point.alpha:g}" for point in path.points]
     at = f"{path.alpha:g}"
     if len(alphas) > 1:

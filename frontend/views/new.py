@@ -50,12 +50,12 @@ def main() -> None:
     copied = state.param("clone") or state.param("input")
 
     with intent_step:
-        st.subheader("2. What for", anchor=False)
+        st.header("2. What for", anchor=False)
         chosen = "" if copied else intent()
         if copied:
             st.caption("As the run that this begins with; every setting is below.")
     with knobs:
-        st.subheader("Settings", anchor=False)
+        st.header("Settings", anchor=False)
         document, mark = start(methods)
         given = forms.get(document, ("method", "kind"))
         if chosen:
@@ -72,7 +72,7 @@ def main() -> None:
         fields.of_the_rest(form)
     data, shifts = ("suite", "id"), ("suite", "shifts")
     with data_step:
-        st.subheader("1. Your data", anchor=False)
+        st.header("1. Your data", anchor=False)
         fields.of_data(form, datasets)
         form.values[data] = as_uri(form.values[data] or "")
         form.values[shifts] = {name: as_uri(uri) for name, uri in form.values[shifts].items()}
@@ -83,7 +83,7 @@ def main() -> None:
     titles = {f.pointer: f.title for f in [*form.fields, *form.own]}
     spec = _spec(form, name)
     with cost_step:
-        st.subheader("3. What it takes", anchor=False)
+        st.header("3. What it takes", anchor=False)
         preset = INTENTS[chosen][2] if chosen else ""
         if clone := state.param("clone"):
             run = api.fetch(f"load the run {clone}", lambda: client.run(clone), key=f"run-{clone}")

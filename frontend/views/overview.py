@@ -78,7 +78,7 @@ def _rest(run: RunSummary) -> str:
 
 
 def _newest(run: RunSummary) -> None:
-    st.subheader("Newest result", anchor=False)
+    st.header("Newest result", anchor=False)
     base = api.zero_shot_of(run)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.page_link("views/run.py", label=text.md(run.name), query_params={"id": run.id})
@@ -184,7 +184,7 @@ def live() -> None:
         "list the working runs", lambda: client.runs(phase=WORKING, limit=10), key="working"
     )
     if working.items:
-        st.subheader("Working now", anchor=False)
+        st.header("Working now", anchor=False)
         _working(working.items)
         if working.total > len(working.items):
             st.caption(f"and {working.total - len(working.items):,} more in the list of runs")
@@ -194,7 +194,7 @@ def live() -> None:
         key="judging",
     )
     if judging.items:
-        st.subheader("Evaluations", anchor=False)
+        st.header("Evaluations", anchor=False)
         for job in judging.items:
             jobs.status(job)
             st.page_link("views/run.py", label="Open", query_params={"id": job.id})
@@ -224,10 +224,10 @@ def below() -> None:
     )
     stats = api.fetch("load the workers", client.stats, key="stats")
     if failed.items:
-        st.subheader("Failed", anchor=False)
+        st.header("Failed", anchor=False)
         findings.failed(failed.items)
     if stats.workers:
-        st.subheader("Workers", anchor=False)
+        st.header("Workers", anchor=False)
         _workers(stats.workers)
 
 

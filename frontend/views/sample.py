@@ -155,7 +155,7 @@ def main() -> None:
         select=lambda cell: st.query_params.update({"evaluation": asked[cell[0], cell[1]]}),
     )
     page.table(figures.sample.table(rows, shown), caption="Every run's answer", limit=100)
-    st.subheader("As the model saw it", anchor=False)
+    st.header("As the model saw it", anchor=False)
     by_set = {i.source.evaluation_id: i.sample for i in history.items}
     components.gallery(
         {"items": [_item(e, by_set[e.id]) for e in shown], "missing": "no image"},

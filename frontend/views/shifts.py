@@ -62,7 +62,7 @@ def main() -> None:
             "see severity curves here."
         )
         return
-    st.subheader("Corruptions", anchor=False)
+    st.header("Corruptions", anchor=False)
     which = state.choice(
         st.selectbox,
         "Corruption",

@@ -74,7 +74,7 @@ def main() -> None:
             figures.spectra.table(series),
             name="rank-over-steps",
         )
-    st.subheader("Finished models", anchor=False)
+    st.header("Finished models", anchor=False)
     finals = [(run, [s for s in spectra if s.final]) for run, spectra in series]
     page.table(figures.spectra.table(finals), caption="Spectra of the finished models")
 

@@ -35,7 +35,7 @@ def _head(sweep: SweepDetail) -> None:
 
 def _sentence(sweep: SweepDetail, verdict: SweepVerdict | None) -> None:
     if verdict is not None:
-        st.markdown(f"### {text.md(verdict.sentence)}")
+        st.markdown(f"## {text.md(verdict.sentence)}")
     if sweep.message and sweep.phase != "SUCCEEDED":
         show = st.error if sweep.phase == "FAILED" else st.info
         show(text.md_prose(sweep.message), icon=":material/info:")
@@ -105,7 +105,7 @@ def _actions(sweep: SweepDetail) -> None:
 
 
 def _contenders(sweep: SweepDetail) -> None:
-    st.subheader("Contenders", anchor=False)
+    st.header("Contenders", anchor=False)
     page.table(figures.sweeps.arms_table(sweep.arms), caption="Contenders and their rates")
     chart = figures.sweeps.ladders(sweep.arms)
     if chart is not None:
@@ -114,7 +114,7 @@ def _contenders(sweep: SweepDetail) -> None:
 
 def _verdict(verdict: SweepVerdict) -> None:
     where = {"shifts": "shifts", "corruptions": "corruptions", "id": "the ID test set"}
-    st.subheader("Each at its own rate", anchor=False)
+    st.header("Each at its own rate", anchor=False)
     st.caption(
         f"On {where[verdict.judged_on]} ({len(verdict.datasets)}), {verdict.n_images:,} images. "
         "L2² is the squared calibration error with the noise taken out, which decides; an ECE has "
@@ -127,7 +127,7 @@ def _verdict(verdict: SweepVerdict) -> None:
         page.table(figures.sweeps.differences_table(verdict.sets), caption="Paired differences")
     equal = verdict.equal
     if equal is not None and equal.id_accuracy is not None:
-        st.subheader(f"At equal ID accuracy: {text.percent(equal.id_accuracy)}", anchor=False)
+        st.header(f"At equal ID accuracy: {text.percent(equal.id_accuracy)}", anchor=False)
         st.caption(f"Each read along its ladder, between two rates; intervals over {equal.covers}.")
         page.table(figures.sweeps.equal_table(equal), caption="Contenders at equal ID accuracy")
         page.table(figures.sweeps.sets_table(equal.sets), caption="Model confidence sets there")
@@ -153,14 +153,14 @@ def _runs(sweep: SweepDetail) -> None:
     )
     every = figures.sweeps.runs_table(sweep.arms, found.items)
     if len(every.rows) > 1:
-        st.subheader("Every run at once", anchor=False)
+        st.header("Every run at once", anchor=False)
         page.chart(
             figures.curves.parallel(every, colour="arm", title=""),
             every,
             name="sweep-parallel",
             wide=True,
         )
-    st.subheader("Runs", anchor=False)
+    st.header("Runs", anchor=False)
     rows = [
         {
             **(run.summary.model_dump() if run.summary is not None else {}),

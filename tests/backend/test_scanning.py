@@ -76,6 +76,9 @@ def test_scan__reads_nothing_outside_the_registered_folders(
         assert answer.status_code == 422, answer.text
         assert "CALIFT_DATA_ROOTS" in answer.json()["detail"]
     assert scan(api, "nothing-of-the-kind").status_code == 422
+    too_long = scan(api, f"folder:{tmp_path / 'data' / ('x' * 300)}")
+    assert too_long.status_code == 422
+    assert "cannot be looked at" in too_long.json()["detail"]
     gone = scan(api, f"folder:{tmp_path / 'data' / 'gone'}").json()
     assert "no folder" in gone["problems"][0]
 

@@ -78,7 +78,7 @@ def test_calibration__reload_and_a_copied_address_keep_the_view(
     other = tab.context.new_page()
     other.goto(address)
     other.get_by_text("6 bins, equal mass").wait_for()
-    assert "on sketch" in other.locator(".diagram h3").inner_text()
+    assert "on sketch" in other.locator(".diagram h2").inner_text()
 
 
 def test_calibration__a_run_chosen_on_one_page_is_chosen_on_the_next(

@@ -35,7 +35,7 @@ def submit_of(app: AppTest) -> Any:
 
 def words(app: AppTest) -> str:
     """All that the page says."""
-    kinds = ("html", "markdown", "caption", "error", "warning", "info", "subheader", "code")
+    kinds = ("html", "markdown", "caption", "error", "warning", "info", "header", "code")
     said = [str(e.value if kind != "html" else e.proto.body)
             for kind in kinds for e in app.get(kind)]  # fmt: skip
     said += [re.sub(r"\\(.)", r"\1", link.proto.label) for link in app.get("page_link")]

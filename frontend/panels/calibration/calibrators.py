@@ -148,7 +148,7 @@ def _effect_words(effect: CalibratorEffect) -> None:
 def _show_matrix(
     run: RunSummary, evaluations: Sequence[Evaluation], binning: dict[str, Any], label: str
 ) -> None:
-    st.subheader("Fitted on A, tested on B", anchor=False)
+    st.header("Fitted on A, tested on B", anchor=False)
     titles = {e.dataset: text.evaluation_title(e) for e in evaluations if e.role == "corruption"}
     named = [e.dataset for e in evaluations if e.role != "corruption"]
     if titles and len(named) < TRANSFER_SETS:

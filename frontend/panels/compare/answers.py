@@ -115,7 +115,7 @@ def leaderboard(
     run_ids: Sequence[str], labels: Mapping[str, str], revisions: Sequence[int]
 ) -> None:
     """Which runs may be the best on ID data, over the shifts and over the corruptions."""
-    st.subheader("Who leads", anchor=False)
+    st.header("Who leads", anchor=False)
     metric = state.choice(
         st.segmented_control,
         "By",

@@ -16,7 +16,7 @@ def draw(
     baseline: str, run_ids: Sequence[str], labels: Mapping[str, str], revisions: Mapping[str, int]
 ) -> None:
     """Let a visitor choose a run and a data set, and show what became of its samples."""
-    st.subheader("Gained and forgotten", anchor=False)
+    st.header("Gained and forgotten", anchor=False)
     others = [run for run in run_ids if run != baseline]
     left, right = st.columns(2)
     with left:

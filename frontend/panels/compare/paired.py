@@ -13,7 +13,7 @@ from frontend.tables import Column, Table
 
 def draw(comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]) -> None:
     """Each run minus the baseline by a metric, on the data sets that a visitor chooses."""
-    st.subheader("Paired differences", anchor=False)
+    st.header("Paired differences", anchor=False)
     offered = list(dict.fromkeys(d.metric for c in comparison.runs for d in c.differences))
     if not offered:
         page.empty(
@@ -64,7 +64,7 @@ def _show_confidence_sets(comparison: Comparison, metric: str) -> None:
     if not shown.rows:
         return
     title = text.METRICS[metric].title if metric in text.METRICS else metric
-    st.subheader(f"Which run is best by {title}?", anchor=False)
+    st.header(f"Which run is best by {title}?", anchor=False)
     st.caption(
         "Any run of the set may be the best; the others are ruled out. The set holds the best run "
         "in 95 of 100 repeats, however many runs are compared, so it can keep runs that a pair "

@@ -28,7 +28,7 @@ def draw(newest: Sequence[RunSummary]) -> None:
     runs = [r for r in newest if r.suite == newest[0].suite and r.summary is not None][:_RUNS]
     if not runs:
         return
-    st.subheader("Findings", anchor=False)
+    st.header("Findings", anchor=False)
     suite = text.md(text.short_suite(runs[0].suite))
     st.caption(f"Of the newest {len(runs)} finished runs on {suite}.")
     left, right = st.columns(2)
