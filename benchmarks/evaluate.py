@@ -13,6 +13,9 @@ round after round, so that a busy machine slows both:
 Loading, decoding, forward passes, every number and the report are in both times. What sharing saves
 is reading and decoding, so the gain depends on their share: `decode_share` is that of a pass of one
 model. Predictions must be equal byte for byte; that is checked first.
+
+With `--corrupted` it times something else: one model judged on corruptions of these photographs,
+computed (`CALIFT_CACHE_BYTES=0`) and read from what an earlier run kept, in turn.
 """
 
 from __future__ import annotations
@@ -193,6 +196,76 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
     }
 
 
+#: One of each kind, of middling price.
+CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog", "elastic_transform", "jpeg_compression")
+
+
+def judge_corrupted(run: Path, spec: RunSpec, folder: Path, *, kept: bool) -> float:
+    """Seconds of judging one model, with corrupted images kept or computed."""
+    os.environ["CALIFT_CACHE_BYTES"] = str(10 * 2**30 if kept else 0)
+    began = time.perf_counter()
+    for _ in evaluate_finished(spec, run, folder):
+        pass
+    return time.perf_counter() - began
+
+
+def measure_kept(args: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """Medians over interleaved rounds of corrupted images computed and kept."""
+    width, height = args.pixels
+    write_photos(root / "photos", args.images, width=width, height=height, seed=0)
+    spec = parse_spec(
+        {
+            "name": "benchmark",
+            "model": {"name": args.model, "pretrained": None},
+            "method": {"kind": "zero_shot"},
+            "suite": {"id": f"folder:{root / 'photos'}", "templates": "plain"},
+            "train": {"device": args.device, "workers": args.workers},
+            "evaluation": {"n_resamples": 20, "batch_size": args.batch_size},
+        }
+    )
+    run = make_runs(root, spec, 1)[0]
+    data = json.loads((run / "spec.json").read_text())
+    data["suite"]["corruptions"] = {"names": list(CORRUPTIONS), "severities": [3]}
+    judged = parse_spec(data)
+    first = judge_corrupted(run, judged, root / "first", kept=True)
+    times: dict[str, list[float]] = {"computed": [], "kept": []}
+    for _ in range(args.rounds):
+        for name, values in times.items():
+            folder = root / name
+            values.append(judge_corrupted(run, judged, folder, kept=name == "kept"))
+            for file in sorted((root / "first").rglob("*.parquet")):
+                other = folder / file.relative_to(root / "first")
+                if file.read_bytes() != other.read_bytes():
+                    raise SystemExit(f"the predictions {file.name} differ")
+            shutil.rmtree(folder)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    n = json.loads((run / "report.json").read_text())["evaluations"][0]["n"]
+    device = resolve_device(args.device)
+    return {
+        "benchmark": "evaluate corrupted",
+        "model": Path(args.model).stem,
+        "corruptions": list(CORRUPTIONS),
+        "images": n,
+        "pixels": [width, height],
+        "rounds": args.rounds,
+        "first_s": round(first, 3),
+        **{f"{name}_s": round(value, 3) for name, value in medians.items()},
+        "computed_over_kept": round(medians["computed"] / medians["kept"], 2),
+        "environment": environment(device, resolve_precision("auto", device)),
+    }
+
+
+def show_kept(result: dict[str, Any]) -> None:
+    """One line for people."""
+    print(
+        f"{result['model']}, {len(result['corruptions'])} corruptions of {result['images']} JPEGs "
+        f"of {result['pixels'][0]} × {result['pixels'][1]}, medians of {result['rounds']} rounds: "
+        f"computed {result['computed_s']:.2f} s, kept {result['kept_s']:.2f} s, ratio "
+        f"{result['computed_over_kept']:.2f}; the first run, which keeps them, "
+        f"{result['first_s']:.2f} s"
+    )
+
+
 def show(result: dict[str, Any]) -> None:
     """The table for people."""
     print(
@@ -220,12 +293,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--corrupted", action="store_true", help="corrupted images, kept or not")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="calift-evaluate-") as folder:
         os.environ["CALIFT_HOME"] = str(Path(folder) / "home")
-        result = measure(args, Path(folder))
-    show(result)
+        result = (measure_kept if args.corrupted else measure)(args, Path(folder))
+    (show_kept if args.corrupted else show)(result)
     if args.json:
         print(json.dumps(result))
 

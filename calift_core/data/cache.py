@@ -1,4 +1,4 @@
-"""Images kept decoded, on disk or in memory."""
+"""Images kept decoded in memory."""
 
 from __future__ import annotations
 
@@ -13,48 +13,8 @@ from numpy.typing import NDArray
 
 from calift_core.data.decode import at_least
 from calift_core.data.images import ImageSet, Pixels
-from calift_core.data.sources import ArraySource, EncodedSource, encoded
+from calift_core.data.sources import EncodedSource, encoded
 from calift_core.errors import DataError
-from calift_core.files import atomic_path
-from calift_core.home import cache_dir
-
-#: Sets that decode to no more than this are kept as one array in the cache folder.
-CACHE_LIMIT_BYTES = 256 * 2**20
-
-
-def cached(images: ImageSet, *, folder: Path | None = None) -> ImageSet:
-    """The same set, read from an array in the cache where all images have one size and are small.
-
-    The array is made on first use and found again by a hash of what it holds. A set that is too
-    large or of mixed sizes is returned as it is.
-    """
-    if isinstance(images.source, ArraySource) or len(images) == 0:
-        return images
-    first = images.image(0)
-    if first.nbytes * len(images) > CACHE_LIMIT_BYTES:
-        return images
-    path = (folder or cache_dir()) / "images" / f"{images.sha256}.npy"
-    if not path.is_file():
-        array = np.empty((len(images), *first.shape), dtype=np.uint8)
-        for i in range(len(images)):
-            pixels = images.image(i)
-            if pixels.shape != first.shape:
-                return images
-            array[i] = pixels
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, array)
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(
-            f"the cached images {path.name} are damaged: {error}", hint="Delete the file."
-        ) from None
-    return replace(
-        images,
-        source=ArraySource(array, images.source.fingerprint(images.indices)),
-        indices=np.arange(len(images), dtype=np.int64),
-    )
 
 
 class MemorySource:

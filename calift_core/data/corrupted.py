@@ -14,12 +14,21 @@ from calift_core.data.images import ImageSet, Pixels
 
 @dataclass(frozen=True)
 class CorruptedSource:
-    """Another source's images under one corruption, computed when asked for."""
+    """Another source's images under one corruption, computed when asked for.
+
+    Attributes:
+        base: the images as they are.
+        name: of the corruption.
+        severity: 1 to 5.
+        seed: of its randomness.
+        copies: how many corrupted sets of these images are asked for together.
+    """
 
     base: ImageSet
     name: str
     severity: int
     seed: int
+    copies: int = 1
 
     def __len__(self) -> int:
         return len(self.base)
@@ -39,11 +48,11 @@ class CorruptedSource:
 CORRUPTION_VERSION = 2
 
 
-def corrupted(base: ImageSet, name: str, severity: int, *, seed: int) -> ImageSet:
-    """`base` under a corruption, lazily."""
+def corrupted(base: ImageSet, name: str, severity: int, *, seed: int, copies: int = 1) -> ImageSet:
+    """`base` under a corruption, lazily; one of so many that are asked for together."""
     return ImageSet(
         name=f"{name}/{severity}",
-        source=CorruptedSource(base, name, severity, seed),
+        source=CorruptedSource(base, name, severity, seed, copies),
         ids=base.ids,
         labels=base.labels,
         indices=np.arange(len(base), dtype=np.int64),

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from calift_core.data.batch import Batch
 from calift_core.data.crops import random_resized_crop
 from calift_core.data.images import ImageSet
+from calift_core.data.kept import KeptImages
 from calift_core.data.listing import steps_per_epoch
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.ranks import ALONE, Ranks
@@ -292,15 +293,25 @@ def eval_batches(
         start: the first image; a multiple of `batch_size` leaves all batches as they are.
         stop: the image after the last one; None: all of them. Likewise.
     """
-    loader: DataLoader[Sample] = DataLoader(
-        EvalView(images, preprocess),
-        sampler=range(start, len(images) if stop is None else stop),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=normalise.device.type == "cuda",
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),
-    )
-    for pixels, _, _ in _plainly(loader):
-        yield normalise(pixels)
+    stop = len(images) if stop is None else stop
+
+    def made() -> Iterator[Tensor]:
+        loader: DataLoader[Sample] = DataLoader(
+            EvalView(images, preprocess),
+            sampler=range(start, stop),
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=normalise.device.type == "cuda",
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),
+        )
+        for pixels, _, _ in _plainly(loader):
+            yield pixels
+
+    kept = KeptImages.of(images, preprocess, start, stop)
+    if kept is None:
+        yield from map(normalise, made())
+        return
+    for pixels in kept.batches(batch_size, lambda: (p.numpy() for p in made())):
+        yield normalise(torch.from_numpy(pixels))

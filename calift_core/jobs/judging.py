@@ -11,7 +11,7 @@ The folder of a job::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from calift_core.data.cache import cached
 from calift_core.data.images import ImageSet
 from calift_core.data.sources import check_headers
 from calift_core.data.suites import id_data
@@ -214,12 +213,11 @@ def _alike(runs: Sequence[_Run]) -> list[list[_Run]]:
 
 @dataclass(frozen=True)
 class _Set:
-    """A data set to be judged on. `images` lists them; `ready` is asked for when it is its turn."""
+    """A data set to be judged on."""
 
     n: int
     images: ImageSet
     role: Any
-    ready: Callable[[ImageSet], ImageSet] = lambda images: images
     corruption: str | None = None
     severity: int | None = None
     source: str | None = None
@@ -287,7 +285,6 @@ def _corruptions(suite: Suite) -> Iterator[_Set]:
             len(images),
             images,
             "corruption",
-            cached if (name, severity) not in suite.stored else lambda images: images,
             name,
             severity,
             f"{suite.name}/test",
@@ -325,7 +322,7 @@ class _Pass:
                 else:
                     by_name.setdefault(name, []).append(run)
             for name, runs in by_name.items():
-                images = one.ready(one.images)
+                images = one.images
                 images = images if images.name == name else replace(images, name=name)
                 item = Item(
                     images,

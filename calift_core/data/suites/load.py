@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from calift_core.data.cache import cached
 from calift_core.data.class_names import resolve_class_names
 from calift_core.data.corrupted import corrupted
 from calift_core.data.images import ImageSet
@@ -78,19 +77,19 @@ class Suite:
         for images in self.shifts.values():
             yield images, "shift", None, None
         for images, name, severity in self.corrupted():
-            is_stored = (name, severity) in self.stored
-            yield images if is_stored else cached(images), "corruption", name, severity
+            yield images, "corruption", name, severity
 
     def corrupted(self) -> Iterable[tuple[ImageSet, str, int]]:
         """(images, corruption, severity) of the plan; computed ones are so image by image."""
         base = self.part("test").limited(self.corruption_limit) if self.corruption_plan else None
+        copies = len(self.corruption_plan)
         for name, severity in self.corruption_plan:
             assert base is not None
             source = self.stored.get((name, severity))
             if source is not None:
                 images = replace(base, name=f"{name}/{severity}", source=source)
             else:
-                images = corrupted(base, name, severity, seed=self.corruption_seed)
+                images = corrupted(base, name, severity, seed=self.corruption_seed, copies=copies)
             yield images, name, severity
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from calift_core.catalogue import available_suites
-from calift_core.data.cache import CACHE_SHARE, cached, kept_in_memory
+from calift_core.data.cache import CACHE_SHARE, kept_in_memory
 from calift_core.data.corrupted import corrupted
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.crops import random_resized_crop, smallest_side
@@ -416,40 +416,6 @@ def test_corrupted__is_the_corruption_seeded_by_each_images_name() -> None:
         expected = corrupt(original, "gaussian_noise", 3, seed=seed)
         assert np.array_equal(images.image(position), expected)
         assert not np.array_equal(expected, original)
-
-
-def test_cached__has_the_same_pixels_and_is_made_once(tmp_path: Path) -> None:
-    images = corrupted(array_set(5, side=32), "shot_noise", 2, seed=0)
-    fast = cached(images, folder=tmp_path)
-    assert isinstance(fast.source, ArraySource)
-    for i in range(5):
-        assert np.array_equal(fast.image(i), images.image(i))
-    assert fast.ids == images.ids
-    assert fast.sha256 == images.sha256
-    (file,) = (tmp_path / "images").iterdir()
-    written = file.stat().st_mtime_ns
-    cached(images, folder=tmp_path)
-    assert file.stat().st_mtime_ns == written
-    cached(corrupted(array_set(5, side=32), "shot_noise", 3, seed=0), folder=tmp_path)
-    assert len(list((tmp_path / "images").iterdir())) == 2
-
-
-@pytest.mark.parametrize("damage", [b"", b"no array", None])
-def test_cached__a_damaged_file_is_told(tmp_path: Path, damage: bytes | None) -> None:
-    images = corrupted(array_set(5, side=32), "contrast", 2, seed=0)
-    cached(images, folder=tmp_path)
-    (file,) = (tmp_path / "images").iterdir()
-    file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
-    with pytest.raises(DataError, match=r"cached images .*\.npy are damaged.*Delete the file"):
-        cached(images, folder=tmp_path)
-
-
-def test_cached__images_of_mixed_sizes_are_read_as_they_are(tmp_path: Path) -> None:
-    write_classes(tmp_path / "a", n=2)
-    Image.fromarray(noise(30, 30)).save(tmp_path / "a" / CLASSES[1] / "other.png")
-    images = suite_of_all(tmp_path / "a")
-    assert cached(images, folder=tmp_path) is images
-    assert not (tmp_path / "images").exists()
 
 
 # ------------------------------------------------------------------------------- in memory
