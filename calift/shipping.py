@@ -1,4 +1,4 @@
-"""`calift calibrate`, `export`, `predict`, `serve`: from a run to answers."""
+"""`calift calibrate`, `export`, `push`, `predict`, `serve`: from a run to answers."""
 
 from __future__ import annotations
 
@@ -106,6 +106,44 @@ def export(
     for note in filter(None, [shipped.note]):
         err.print(note, markup=False)
     out.print(f"The model is in {folder}; README.md there is its card.", markup=False)
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of `calift export`.")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the hub.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see a new repository.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Send it; without, it is only said.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Send an exported model to the Hugging Face hub, after saying what would be sent.
+
+    Without --yes nothing leaves this machine. The token is that of `hf auth login` or HF_TOKEN.
+    """
+    need_torch()
+    from calift_core.shipping.push import parcel
+    from calift_core.shipping.push import push as send
+
+    what = parcel(folder, repository, private=not public)
+    if as_json:
+        body = {"repository": repository, "private": what.private, "endpoint": what.endpoint}
+        print_json({**body, "files": what.files, "bytes": what.size, "kept": what.kept})
+    else:
+        seen = "seen by its owner alone" if what.private else "seen by everybody"
+        table = Table("file", "bytes", title_justify="left",
+                      title=f"{what.endpoint}/{repository}, {seen}")  # fmt: skip
+        for name, size in what.files.items():
+            table.add_row(name, f"{size:,}")
+        table.add_row(f"{len(what.files)} files", f"{what.size:,}")
+        out.print(table)
+        for name in what.kept:
+            out.print(f"{name} is not of the export and stays here.", markup=False)
+    if not yes:
+        err.print("Nothing was sent; --yes sends it.", markup=False)
+        return
+    url = send(what)
+    err.print(f"It is at {url}.", markup=False)
 
 
 def predict(

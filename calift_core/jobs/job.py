@@ -172,7 +172,7 @@ class Job:
             confidence=spec.train.confidence,
             train=spec.train,
         )
-        trained = parameters_of(method)
+        trained = 0
         self._lap("loading_s")
         if spec.method.trains:
             yield PhaseRecord(
@@ -181,6 +181,7 @@ class Job:
             )
             processor_began = time.process_time()
             yield from self._train(method, suite, train_part, captions, plan, state)
+            trained = parameters_of(method)
             conclude(method)
             self._lap("training_s")
             self.processor_s["training_cpu_s"] = time.process_time() - processor_began

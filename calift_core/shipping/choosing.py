@@ -27,8 +27,8 @@ from calift_core.calibration import (
     softmax,
 )
 from calift_core.calibration.bins import Doubles, Floats
-from calift_core.calibration.registry import calibrator_from_dict
-from calift_core.errors import DataError, PredictionsError, UnknownNameError
+from calift_core.calibration.registry import BESIDE_CALIBRATORS, calibrator_from_dict
+from calift_core.errors import DataError, PredictionsError, SpecError, UnknownNameError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import Predictions
@@ -100,10 +100,19 @@ def choose_calibrator(folder: Path, kind: str = AUTO) -> Choice:
 
     Raises:
         UnknownNameError: there is no such calibrator.
+        SpecError: it reads the initial model's logits, and nothing ships two towers.
         DataError: the run is not finished, or has no ID calibration part (for `auto` none of ID
             validation either).
         PredictionsError: a predictions file is damaged or does not hold all logits.
     """
+    if kind in BESIDE_CALIBRATORS:
+        raise SpecError(
+            f"{kind} reads the initial model's logits beside this one's, and a model that is "
+            "shipped has one image tower: it would need the initial one too, at twice the weights "
+            "and twice the passes for every image.",
+            hint="--with temperature keeps every prediction as well. `calift analyse calibrators` "
+            f"measures what {kind} would do, from predictions that are stored.",
+        )
     if kind not in (AUTO, NONE, *CALIBRATORS):
         raise UnknownNameError("calibrator", kind, [AUTO, NONE, *CALIBRATORS])
     report = read_report(folder)

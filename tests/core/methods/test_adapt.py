@@ -236,3 +236,19 @@ def test_spec__its_hash_is_as_before_where_all_is_trained(run_spec: Callable[...
     full, lora = run_spec("flyp"), run_spec("flyp", train={"adapt": "lora"})
     assert full.content_hash() != lora.content_hash()
     assert full.content_hash() == run_spec("flyp", train={"adapt": "full"}).content_hash()
+
+
+@pytest.mark.parametrize("kind", ["flyp", "finetune"])
+def test_wise_ft__of_an_adapted_run_ends_at_its_merged_weights(
+    run_spec: Callable[..., RunSpec], tmp_path: Path, kind: str
+) -> None:
+    go(run_spec(kind, train={"adapt": "lora", "epochs": 1}), tmp_path / "run")
+    options = {"run": str(tmp_path / "run"), "alpha": 1.0, "sweep": [0.0, 1.0]}
+    go(run_spec("wise_ft", method=options), tmp_path / "path")
+    ends = [load_finished(tmp_path / name)[0].net.state_dict() for name in ("run", "path")]
+    assert ends[0].keys() == ends[1].keys()
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+    zero, one = report_in(tmp_path / "path").frontier or ()
+    assert one.id_nll == pytest.approx(report_in(tmp_path / "run").evaluations[0].nll, rel=1e-4)
+    assert zero.id_nll != one.id_nll

@@ -127,6 +127,7 @@ def test_run__stopped_and_gone_on_with_is_a_run_left_alone_and_is_shipped_as_it_
     go(spec, tmp_path / "parts")
     assert_equal_runs(whole, tmp_path / "parts")
     report = report_in(whole)
+    assert report.resolved["trained_parameters"] > 0
     assert report.model["sha256"] == report.model["start_sha256"]  # the towers stayed
     test = read_predictions(whole / predictions_name(report.evaluations[0].dataset))
     shipped = export_run(whole, tmp_path / "model", onnx=kind == "tip_adapter").folder

@@ -112,6 +112,8 @@ def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(ru
 
 
 def test_choice__of_what_is_not_there_says_what_is_missing(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="disagreement reads the initial.*twice the passes"):
+        choose_calibrator(run, "disagreement")
     with pytest.raises(UnknownNameError, match="temprature"):
         choose_calibrator(run, "temprature")
     with pytest.raises(DataError, match="must be the folder of a finished run"):
