@@ -7,7 +7,8 @@
 Rows, rates and rules are those of `benchmarks/protocol.md`. Records say what every run gave; an
 interval over images needs every image's prediction, so it is made of the runs that are in --out.
 While runs are missing the tables are of the seeds that are there and say how many; what they say is
-then no verdict of the study. With --write each suite's tables go into a file of their own.
+then no verdict of the study. With --write each suite's tables go into a file of their own, and what
+stands between marks of the page beside that folder is made anew.
 """
 
 from __future__ import annotations
@@ -405,6 +406,26 @@ def page(bench: Bench, records: Path, out: Path | None) -> list[str]:
     return lines
 
 
+def refresh(text: str, bench: Bench, records: Path) -> str:
+    """The results page with what stands between its marks of a suite made anew."""
+    found, every = load(records, bench), len(list(cells(bench)))
+    plain = [r for r in found if r["row"] in ("zero-shot", *TRAINED, *PATHS)]
+    seeds = sorted({r["seed"] for r in plain if r["lr"] is not None})
+    said = ", ".join(map(str, seeds))
+    blocks = {
+        "so-far": [f"{len(plain)} of {every} runs are there so far, of seed {said}."],
+        "ladder": ladder_table(found),
+        "cost": costs(found),
+    }
+    for name, lines in blocks.items():
+        first, last = f"<!-- {name}:{bench.name} -->", f"<!-- /{name}:{bench.name} -->"
+        head, begun, rest = text.partition(first)
+        _, ended, tail = rest.partition(last)
+        if begun and ended:
+            text = "\n".join([head + first, "", *lines, "", last + tail])
+    return text
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the arguments, print or write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -419,6 +440,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("\n".join(lines))
         else:
             atomic_write_bytes(options.write / f"{name}.md", "\n".join(lines).encode())
+            results = options.write.with_suffix(".md")
+            text = refresh(results.read_text(), BENCHES[name], options.records)
+            atomic_write_bytes(results, text.encode())
 
 
 if __name__ == "__main__":

@@ -154,6 +154,7 @@ def count_images(
         n = counts.parts.get("calibration", 0)
         searched = min(n, NOISE_IMAGES) * (1 + (NOISE_LEVELS - 1) * NOISE_STEPS)
         other += n * (NOISE_LEVELS - 1) + searched
+    other += 2 * sum(counts.parts.get(part, 0) for part in method.fitted_on)
     judged = method.judged_models
     selection = None
     if counts.selection is not None:  # a path is not measured on the calibration images

@@ -91,7 +91,7 @@ class DawinMixture:
 
     def __init__(self, ends: Ends, own: float, first: float) -> None:
         self.ends, self.own, self.first = ends, own, first
-        self._classifiers = [ends.path.classifier(alpha) for alpha in ONE_SE_PATH]
+        self._classifiers: dict[float, Classifier] = {}  # prompts are encoded where α is needed
 
     def __call__(self, batch: Tensor, encode: Encode) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and features (B, D), each image's of the weights that it takes."""
@@ -100,11 +100,17 @@ class DawinMixture:
         features, logits = features.clone(), logits.clone()
         for index in sorted(set(at.tolist())):
             rows = (at == index).nonzero()[:, 0]
-            clip = self.ends.path.move(ONE_SE_PATH[index], tower_only=True)
-            found = encode(clip, batch[rows])
+            alpha = ONE_SE_PATH[index]
+            classifier = self._classifier(alpha)
+            found = encode(self.ends.path.move(alpha, tower_only=True), batch[rows])
             features[rows] = found.to(features.dtype)
-            logits[rows] = self._classifiers[index].logits(found)
+            logits[rows] = classifier.logits(found)
         return logits, features
+
+    def _classifier(self, alpha: float) -> Classifier:
+        if alpha not in self._classifiers:
+            self._classifiers[alpha] = self.ends.path.classifier(alpha)
+        return self._classifiers[alpha]
 
     def resolved(self) -> dict[str, Any]:
         """What was fitted."""

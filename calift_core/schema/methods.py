@@ -99,6 +99,11 @@ class MethodBase(Frozen):
         return self.on_features
 
     @property
+    def fitted_on(self) -> tuple[str, ...]:
+        """ID parts that two models are asked about before they are mixed."""
+        return ()
+
+    @property
     def solved_at_once(self) -> bool:
         """Whether a solver finds the optimum before the first step, and there are no steps."""
         return False
@@ -760,6 +765,11 @@ class Vrf(_Mixture):
     kind: Literal["vrf"] = "vrf"
 
     @property
+    def fitted_on(self) -> tuple[str, ...]:
+        """Failures are of training images."""
+        return ("calibration", "train")
+
+    @property
     def judged_models(self) -> int:
         """Two."""
         return 2
@@ -776,6 +786,11 @@ class Dawin(_Mixture):
     source: ClassVar[str] = "Oh et al., ICLR 2025"
 
     kind: Literal["dawin"] = "dawin"
+
+    @property
+    def fitted_on(self) -> tuple[str, ...]:
+        """Two temperatures."""
+        return ("calibration",)
 
     @property
     def judged_models(self) -> int:

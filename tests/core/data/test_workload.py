@@ -62,7 +62,11 @@ def test_work__corruptions_shifts_and_models_multiply(tmp_path: Path) -> None:
     path = {"run": "abc", "sweep": [0.0, 0.5, 1.0], "alpha": 0.5}
     many = count_images(cifar("wise_ft", method=path, suite={"corruptions": corruptions}))
     assert many.evaluation_images == 4 * (one.evaluation_images or 0)
+    vrf, dawin = (count_images(cifar(kind, method={"run": "abc"})) for kind in ("vrf", "dawin"))
     parts = many.counts.parts
+    assert (vrf.evaluation_images, dawin.evaluation_images) == (20_000, 30_000)
+    assert vrf.other_images == 2 * (parts["calibration"] + parts["train"])
+    assert dawin.other_images == 2 * parts["calibration"]
     assert many.selection_images == 4 * parts["validation"] + parts["calibration"]
 
 
