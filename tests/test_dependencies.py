@@ -35,6 +35,7 @@ ELSEWHERE = {
     "calift/notebook.py": {"plotly"},
     "calift/shipping.py": {"uvicorn"},
     "calift/serving/app.py": {"fastapi", "prometheus-client", "python-multipart"},
+    "calift_core/data/suites/huggingface.py": {"datasets"},
     "calift_core/shipping/onnx.py": {"onnx", "onnxscript"},
     "calift_core/shipping/picture.py": {"matplotlib"},
     "calift_core/studies/bound/figure.py": {"matplotlib"},
