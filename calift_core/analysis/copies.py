@@ -45,9 +45,10 @@ def judged_sets(run: Path) -> dict[str, Path]:
         about = read_metadata(path)
         if about.role != "corruption":
             found[{"id": "test", "shift": about.dataset}.get(about.role, about.role)] = path
-    if not found:
+    # The report comes last: without it some sets may not be predicted yet.
+    if not found or not (run / "report.json").is_file():
         raise DataError(
-            f"{str(run)!r} has no predictions: expected the folder of a finished run",
+            f"{str(run)!r} has no report and predictions: expected the folder of a finished run.",
             hint="`calift train SPEC --out FOLDER` leaves one.",
         )
     return found

@@ -40,6 +40,7 @@ def judged(run: Path, images: ImageSet, role: str, says: np.ndarray) -> None:
     predictions = Predictions(np.array(images.ids), images.labels, logits, about)  # type: ignore[arg-type]
     (run / "predictions").mkdir(parents=True, exist_ok=True)
     write_predictions(run / "predictions" / f"{images.name}.parquet", predictions)
+    (run / "report.json").touch()
 
 
 def invoke(*arguments: str) -> str:
@@ -71,7 +72,9 @@ def test_inspect__copies_are_worth_what_the_run_says_without_them(
     assert isinstance(answer.exception, DataError)
     assert "the run was judged on other data" in answer.exception.message
     answer = CliRunner().invoke(data.app, ["inspect", str(tree), "--run", str(tmp_path)])
-    assert "has no predictions: expected the folder of a finished run" in str(answer.exception)
+    assert "has no report and predictions: expected the folder of a finished" in str(
+        answer.exception
+    )
 
 
 def test_suspects__are_cleanlabs_in_the_same_order() -> None:
