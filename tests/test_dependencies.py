@@ -32,6 +32,8 @@ ELSEWHERE = {
     "backend/oidc.py": {"joserfc"},
     "frontend/door.py": {"authlib"},
     "calift/doctor_service.py": {"sqlalchemy"},
+    "calift/interop/mlflow.py": {"mlflow", "mlflow-skinny"},  # the one or the other
+    "calift/interop/tensorboard.py": {"tensorboard"},
     "calift/notebook.py": {"plotly"},
     "calift/shipping.py": {"uvicorn"},
     "calift/serving/app.py": {"fastapi", "prometheus-client", "python-multipart"},
