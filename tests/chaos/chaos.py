@@ -92,6 +92,8 @@ class Feeder(threading.Thread):
         self.accepted: list[str] = []
         self.ended = 0
         self.wanted = plan.jobs
+        #: A job was sent and its answer has not come: it may be queued, so it is sent again.
+        self.unanswered = False
         self.refused = ""
         self.over = threading.Event()
 
@@ -99,9 +101,12 @@ class Feeder(threading.Thread):
         with Client(self._house.address, TOKEN, timeout_s=15) as client:
             while not self.over.wait(0.1):
                 waiting = len(self.accepted) - self.ended
-                if len(self.accepted) < self.wanted and waiting < len(self._house.workers) + 2:
+                room = waiting < len(self._house.workers) + 2
+                if self.unanswered or (len(self.accepted) < self.wanted and room):
+                    self.unanswered = True
                     try:
                         self.accepted.append(self._submit(client))
+                        self.unanswered = False
                     except CaliftError as error:  # the API, or what it needs, may be away
                         self.refused = error.message
 
@@ -235,7 +240,7 @@ class Chaos:
         self._feeder.wanted = max(self.plan.jobs, len(self._feeder.accepted))
         while time.monotonic() < self._moved_at + timeout_s:
             self.go_on(0.2)
-            if len(self._feeder.accepted) < self._feeder.wanted:
+            if self._feeder.unanswered or len(self._feeder.accepted) < self._feeder.wanted:
                 continue
             if self._rows and self._feeder.ended >= len(self._feeder.accepted):
                 return
