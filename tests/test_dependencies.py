@@ -32,7 +32,7 @@ ELSEWHERE = {
     "backend/oidc.py": {"joserfc"},
     "frontend/door.py": {"authlib"},
     "calift/doctor_service.py": {"sqlalchemy"},
-    "calift/interop/mlflow.py": {"mlflow"},
+    "calift/interop/mlflow.py": {"mlflow", "mlflow-skinny"},  # the one or the other
     "calift/interop/tensorboard.py": {"tensorboard"},
     "calift/notebook.py": {"plotly"},
     "calift/shipping.py": {"uvicorn"},

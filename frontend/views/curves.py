@@ -17,7 +17,7 @@ MAX_POINTS = 800
 #: Shown first, where a run has recorded it.
 FIRST = ("loss", "contrastive", "val_accuracy", "val_ece", "sigma_min")
 #: Bytes of a file of curves from elsewhere.
-_MOST_BYTES = 20_000_000
+_MOST_BYTES = 5_000_000
 _MOST_FOREIGN = 8
 
 
@@ -160,8 +160,7 @@ def main() -> None:
     spare = [s for i in range(len(figures.style.PALETTE))
              if (s := figures.style.style_of_slot(i)).colour not in taken]  # fmt: skip
     for at, run_id in enumerate(ids):
-        look = spare[at % len(spare)] if spare else figures.style.style_of_slot(at)
-        styles[run_id] = look._replace(dash="dash")
+        styles[run_id] = spare[at % len(spare)] if spare else figures.style.style_of_slot(at)
     columns = st.columns(2)
     for index, name in enumerate(series):
         with columns[index % 2]:

@@ -29,6 +29,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "anchored": {"lambda_0": 0.5},
     "averaged": {"beta": 0.25},
     "zs_norm": {},
+    "coop": {"n_context": 4},
+    "tip_adapter": {"alpha": 0.5},
     "wise_ft": {"alpha": 0.25, "sweep": [0.0, 0.5, 1.0]},
     "model_stock": {},
     "vrf": {},

@@ -73,7 +73,7 @@ def test_sweep__from_the_form_to_its_verdict_and_what_the_page_says_on_the_way(
     assert dashboard.get_sweep(sweep.id).phase == "SUCCEEDED"
     verdict = dashboard.sweep_verdict(sweep.id)
     text = words(shown).replace("\\", "")
-    assert shown.markdown[0].value.replace("\\", "") == f"### {verdict.sentence}"
+    assert shown.markdown[0].value.replace("\\", "") == f"## {verdict.sentence}"
     assert "carot" in text
     assert ">0.01</td>" in text
     assert shown.get("plotly_chart")[0].proto.alt.startswith("ID validation accuracy against")
