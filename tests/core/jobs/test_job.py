@@ -164,6 +164,7 @@ def test_run__leaves_what_the_contract_names(finished: Any) -> None:
         "classifier.safetensors",
         "model.json",
         "model.safetensors",
+        "prompts.npz",
     ]
     assert report.resolved["teacher_update_every"] == 1
     assert report.resolved["lr"] == 1e-3
