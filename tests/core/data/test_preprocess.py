@@ -233,9 +233,10 @@ def test_fit__cropping_a_thin_image_first_shows_the_same(
     for shape in ((short, short + more), (short + more, short)):
         image = picture(*shape)
         whole = preprocess.fit(np.asarray(image)).astype(int)
-        # Weights of the same pixels, computed from another origin: one rounding in each of the
-        # two directions at most.
-        assert np.abs(np.asarray(preprocess._centre(image)).astype(int) - whole).max() <= 2
+        # Weights of the same pixels, computed from another origin: pixels of the first direction
+        # are rounded by one more or less, the second sums them with weights whose magnitudes add up
+        # to less than 1.5, and rounds by one again.
+        assert np.abs(np.asarray(preprocess._centre(image)).astype(int) - whole).max() <= 3
 
 
 def test_fit__a_thin_image_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
