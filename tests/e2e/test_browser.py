@@ -99,6 +99,7 @@ def test_new__a_run_is_submitted_watched_and_cancelled(dashboard: Dashboard, tab
     name = tab.get_by_label("Name", exact=True)
     name.fill("from the browser")
     name.press("Enter")
+    tab.locator("summary").filter(has_text="Training").first.click()  # settings are folded away
     epochs = tab.get_by_label("Epochs", exact=True)
     epochs.fill("3")
     epochs.press("Enter")
