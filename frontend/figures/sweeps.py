@@ -143,7 +143,7 @@ def sets_table(sets: Sequence[VerdictSet]) -> Table:
             "metric": METRICS[one.metric],
             "members": ", ".join(one.members),
             "excluded": ", ".join(
-                f"{label} (p {text.p_value(one.p_values[label])})" for label in one.excluded
+                f"{label} ({text.p_value(one.p_values[label])})" for label in one.excluded
             ),
         }
         for one in sets
