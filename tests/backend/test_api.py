@@ -130,7 +130,8 @@ SCOPES = {
     [
         "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
         "list_artifacts", "download_artifact", "get_logs", "list_run_evaluations", "list_spectra",
-        "get_report", "get_frontier", "list_evaluations", "get_evaluation", "get_reliability", "list_prompts",
+        "get_report", "get_frontier", "list_evaluations", "get_evaluation", "get_reliability",
+        "list_prompts",
         "get_measures", "get_audit", "list_slices", "list_run_slices", "get_calibrator",
         "get_transfer", "get_budget", "list_samples", "get_sample_traits", "get_thumbnail",
         "get_sample_looks", "list_doubtful_labels", "list_sample_answers",
