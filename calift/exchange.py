@@ -1,4 +1,4 @@
-"""`calift push` and `calift pull`: runs to and from other trackers."""
+"""Runs to and from other trackers: `calift pull`, and `calift push --to`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,8 @@ TRACKERS = ("csv", "mlflow", "tensorboard")
 Experiment = Annotated[str, typer.Option(help="MLflow's experiment.")]
 
 
-def push(
-    runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN...", help="Ids of finished runs, or folders of such."),
-    ],
-    to: Annotated[str, typer.Option("--to", help="mlflow:URI, tensorboard:FOLDER or csv:FILE.")],
-    experiment: Experiment = "calift",
-    again: Annotated[bool, typer.Option("--again", help="Replace what was pushed.")] = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Copy curves, settings and every number of finished runs to another tracker.
-
-    Each calibration error goes with its floor and interval.
-    """
+def to_tracker(runs: list[str], to: str, *, experiment: str, again: bool, as_json: bool) -> None:
+    """Copy curves, settings and numbers of runs, ids or folders, to another tracker."""
     tracker, place = _place(to)
     sent = []
     for run in runs:

@@ -34,6 +34,7 @@ from calift import (
     sweeps,
 )
 from calift.console import err, out, print_json
+from calift.push import push
 from calift.stack import need_embedded
 from calift_core import __version__, threads
 from calift_core.errors import CaliftError, InterruptedRunError
@@ -139,14 +140,13 @@ app.command()(local.train)
 app.command()(local.evaluate)
 app.command()(shipping.calibrate)
 app.command()(shipping.export)
-app.command()(shipping.push)
 app.command()(shipping.predict)
 app.command()(shipping.serve)
 app.command()(shipping.watch)
 app.command()(service.submit)
 app.command()(service.compare)
 app.command()(reporting.report)
-app.command()(exchange.push)
+app.command()(push)
 app.command()(exchange.pull)
 app.command()(sweeps.sweep)
 app.command("list")(catalogue.list_things)

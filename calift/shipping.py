@@ -108,19 +108,8 @@ def export(
     out.print(f"The model is in {folder}; README.md there is its card.", markup=False)
 
 
-def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of `calift export`.")],
-    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the hub.")],
-    public: Annotated[
-        bool, typer.Option("--public", help="Let everybody see a new repository.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Send it; without, it is only said.")] = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Send an exported model to the Hugging Face hub, after saying what would be sent.
-
-    Without --yes nothing leaves this machine. The token is that of `hf auth login` or HF_TOKEN.
-    """
+def to_hub(folder: Path, repository: str, *, public: bool, yes: bool, as_json: bool) -> None:
+    """Say what of an exported model would be sent to the hub, and send it with `yes`."""
     need_torch()
     from calift_core.shipping.push import parcel
     from calift_core.shipping.push import push as send

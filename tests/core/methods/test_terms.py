@@ -35,6 +35,7 @@ from calift_core.methods.terms import (
     orthogonality,
     sigmoid_pairs,
     similarity,
+    to_range,
 )
 from calift_core.training.schedule import default_warmup, learning_rate
 
@@ -538,6 +539,7 @@ TERMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "distillation": (lambda z: distillation(z, TARGET), rand(4, 4)),
     "cross_entropy": (lambda z: cross_entropy(z, LABELS), rand(4, 3)),
     "frobenius": (frobenius, rand(3, 4)),
+    "to_range": (lambda z: to_range(z, rand(4, 3, seed=5)), rand(4, 3)),
     "info_nce smoothed": (lambda z: info_nce(z, smoothing=0.1), rand(4, 4)),
     "multi_positive_info_nce smoothed": (
         lambda z: multi_positive_info_nce(z, GROUPS, smoothing=0.1),

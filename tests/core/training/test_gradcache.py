@@ -389,7 +389,7 @@ def without_memory(method: Method) -> None:
 def test_oom__no_hint_shrinks_the_negatives_of_a_contrastive_loss(
     vit: Clip, captions: Captions, tmp_path: Path, kind: str, parts: int
 ) -> None:
-    spec = METHOD_SPECS[kind]()
+    spec = METHOD_SPECS[kind](**({"n_context": 4} if kind == "coop" else {}))
     run = Run(spec, vit, captions, tmp_path, the_plan=plan(accumulation_steps=parts))
     without_memory(run.method)
     with pytest.raises(OutOfMemoryError) as caught:
