@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -120,13 +122,27 @@ def _set_up_postgres(connection: Any, _record: Any) -> None:
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     # sqlite3's own transaction control would begin late and deferred.
     connection.isolation_level = None
-    for pragma in (
-        "busy_timeout=10000",
-        "journal_mode=WAL",
-        "synchronous=NORMAL",
-        "foreign_keys=ON",
-    ):
+    connection.execute("PRAGMA busy_timeout=10000")
+    _write_ahead(connection)
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _write_ahead(connection: Any) -> None:
+    """Turn the write-ahead log on; in a new file that others open too it is asked for again.
+
+    Two that turn it on at once hold each other's lock, so SQLite tells one of them "locked" without
+    waiting.
+    """
+    deadline = time.monotonic() + 10.0
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:
