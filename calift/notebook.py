@@ -18,12 +18,12 @@ from calift_core.analysis.explorer import Explorer
 from calift_core.analysis.folder import FolderLibrary
 from calift_core.analysis.library import Subject
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
+from calift_core.analysis.report import read_report
 from calift_core.calibration import Binning, ece_report, evaluate_all, score_probs, softmax
 from calift_core.calibration.bins import Norm, Scheme
 from calift_core.errors import DataError, PredictionsError, UnknownNameError
 from calift_core.schema.report import EceReport, EvaluationReport, Report
 from calift_core.schema.wire.results import Reliability
-from calift_core.shipping.choosing import read_report
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

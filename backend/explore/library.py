@@ -140,11 +140,11 @@ class StoreLibrary:
 
     def prompts(self, subject: Subject) -> tuple[str, Path]:
         """What lies beside the model of the subject's run."""
-        name = f"checkpoint/{PROMPTS}"
-        for stored in self._store.files.of_run(str(subject.source.run_id), kind="checkpoint"):
-            if stored.name == name:
-                return stored.sha256, self._artifacts.verified(stored.sha256)
-        raise no_prompts(subject)
+        try:
+            stored = self._store.files.get(str(subject.source.run_id), f"checkpoint/{PROMPTS}")
+        except NotFoundError:
+            raise no_prompts(subject) from None
+        return stored.sha256, self._artifacts.verified(stored.sha256)
 
     def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """Those of a zero-shot run with the very weights that the subject's run began with.

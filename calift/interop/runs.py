@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from calift_core.analysis.foreign_curves import metrics_of
-from calift_core.errors import DataError, SpecError
+from calift_core.analysis.report import read_report
+from calift_core.errors import SpecError
 from calift_core.jobs.curves import read_curves
 from calift_core.schema.records import MetricsRecord
 from calift_core.schema.report import EvaluationReport, Report
@@ -80,12 +79,7 @@ def outgoing(run: str, client: Client | None) -> Exchanged:
 
 
 def _of_folder(folder: Path) -> tuple[Report, Metrics]:
-    try:
-        report = Report.model_validate_json((folder / "report.json").read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DataError(
-            f"{str(folder)!r} must be the folder of a finished run, with report.json: {error}"
-        ) from error
+    report = read_report(folder)
     series: dict[str, dict[int, float]] = {}
     for record in read_curves(folder, until=2**62):
         if isinstance(record, MetricsRecord):

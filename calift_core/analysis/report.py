@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
+from pydantic import ValidationError
 
 from calift_core.calibration import Binning, evaluate_all, evaluate_scores, softmax
+from calift_core.errors import DataError
 from calift_core.predictions.types import Predictions, TopKPredictions
-from calift_core.schema.report import EvaluationReport, Summary
+from calift_core.schema.report import EvaluationReport, Report, Summary
 from calift_core.schema.spec import EvaluationSpec
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a finished run.
+
+    Raises:
+        DataError: it is no folder of a finished run.
+    """
+    path = folder / "report.json"
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{str(folder)!r} must be the folder of a finished run, got one without report.json.",
+            hint="`calift train SPEC --out FOLDER` makes one.",
+        ) from None
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error}") from None
 
 
 def evaluation_report(

@@ -9,7 +9,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +20,13 @@ from calift_core.data.decode import decode, open_image
 from calift_core.data.images import Pixels
 from calift_core.data.listing import EXTENSIONS, Budget
 from calift_core.data.names import Names
-from calift_core.data.sources import hashed_bytes, kept_key, key_of_all, key_of_encoded
+from calift_core.data.sources import (
+    hashed_bytes,
+    kept_key,
+    key_of_all,
+    key_of_encoded,
+    state_of,
+)
 from calift_core.errors import DataError, DataUnavailableError, UnreadableImageError, reason_of
 
 #: An image that unpacks to more than this is refused: a small zip can hold petabytes.
@@ -114,29 +119,15 @@ class ZipSource:
 
     def fingerprint(self, indices: NDArray[np.int64]) -> str:
         """Hash of what the images hold: the same as of files with these bytes."""
-        try:
-            stat = self.file.stat()
-        except OSError as error:
-            raise UnreadableImageError(
-                f"{str(self.file)!r} cannot be read: {error.strerror}"
-            ) from None
-        about = f"zip;{self.file.absolute()}:{stat.st_size}:{stat.st_mtime_ns};"
-        state = hashlib.sha256(about.encode())
+        state = hashlib.sha256(f"zip;{state_of(self.file)};".encode())
         state.update(self.starts[indices].astype("<i8").tobytes())
 
         def one(index: int) -> bytes:
             data = self._bytes(index)
             return key_of_encoded(len(data), lambda at, n: data[at : at + n])
 
-        def several(start: int) -> bytes:
-            return b"".join(map(one, indices[start : start + 256].tolist()))
-
-        def make() -> str:
-            with ThreadPoolExecutor(4) as pool:
-                return key_of_all(pool.map(several, range(0, len(indices), 256)))
-
         to_read = sum(hashed_bytes(int(size)) for size in self.sizes[indices])
-        return kept_key(state.hexdigest(), to_read, make)
+        return kept_key(state.hexdigest(), to_read, lambda: key_of_all(indices.tolist(), one))
 
 
 def open_zip(file: Path, budget: Budget | None = None) -> ZipSource:

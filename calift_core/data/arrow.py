@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +22,14 @@ from PIL import Image
 
 from calift_core.data.decode import decode, open_image
 from calift_core.data.images import Pixels
-from calift_core.data.sources import hashed_bytes, kept_key, key_of_all, key_of_encoded
-from calift_core.errors import DataError, UnreadableImageError, reason_of
+from calift_core.data.sources import (
+    hashed_bytes,
+    kept_key,
+    key_of_all,
+    key_of_encoded,
+    state_of,
+)
+from calift_core.errors import DataError, reason_of
 
 
 def open_table(files: Sequence[Path]) -> pa.Table:
@@ -167,25 +172,12 @@ class ArrowSource:
         """Hash of what the images hold: the same as of files with these bytes."""
         state = hashlib.sha256(f"arrow;{self.column};".encode())
         for path in self.files:
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise UnreadableImageError(
-                    f"{str(path)!r} cannot be read: {error.strerror}"
-                ) from None
-            state.update(f"{path.absolute()}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+            state.update(f"{state_of(path)};".encode())
         state.update(self.rows[indices].astype("<i8").tobytes())
 
         def one(index: int) -> bytes:
             data = memoryview(self._buffer(index))
             return key_of_encoded(len(data), lambda at, n: bytes(data[at : at + n]))
 
-        def several(start: int) -> bytes:
-            return b"".join(map(one, indices[start : start + 256].tolist()))
-
-        def make() -> str:
-            with ThreadPoolExecutor(4) as pool:
-                return key_of_all(pool.map(several, range(0, len(indices), 256)))
-
         to_read = sum(hashed_bytes(self._buffer(i).size) for i in indices.tolist())
-        return kept_key(state.hexdigest(), to_read, make)
+        return kept_key(state.hexdigest(), to_read, lambda: key_of_all(indices.tolist(), one))

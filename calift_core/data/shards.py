@@ -12,7 +12,6 @@ import os
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +23,13 @@ from calift_core.data.decode import decode, open_image
 from calift_core.data.images import Pixels
 from calift_core.data.listing import EXTENSIONS, Budget
 from calift_core.data.names import Names
-from calift_core.data.sources import hashed_bytes, kept_key, key_of_all, key_of_encoded
+from calift_core.data.sources import (
+    hashed_bytes,
+    kept_key,
+    key_of_all,
+    key_of_encoded,
+    state_of,
+)
 from calift_core.errors import DataError, StorageError, UnreadableImageError
 from calift_core.files import atomic_path
 from calift_core.home import cache_dir
@@ -126,30 +131,15 @@ class ShardSource:
         """Hash of what the images hold: the same as of files with these bytes."""
         state = hashlib.sha256(b"shards")
         for shard in np.unique(self.shards[indices]):
-            state.update(f"{_state(self.files[int(shard)])};".encode())
+            state.update(f"{state_of(self.files[int(shard)])};".encode())
         for column in (self.shards, self.starts, self.sizes):
             state.update(column[indices].astype("<i8").tobytes())
 
         def one(index: int) -> bytes:
             return key_of_encoded(int(self.sizes[index]), lambda at, n: self._bytes(index, at, n))
 
-        def several(start: int) -> bytes:
-            return b"".join(map(one, indices[start : start + 256].tolist()))
-
-        def make() -> str:
-            with ThreadPoolExecutor(4) as pool:
-                return key_of_all(pool.map(several, range(0, len(indices), 256)))
-
         to_read = sum(hashed_bytes(int(size)) for size in self.sizes[indices])
-        return kept_key(state.hexdigest(), to_read, make)
-
-
-def _state(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise UnreadableImageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
-    return f"{path.absolute()}:{stat.st_size}:{stat.st_mtime_ns}"
+        return kept_key(state.hexdigest(), to_read, lambda: key_of_all(indices.tolist(), one))
 
 
 def shard_index(path: Path, budget: Budget | None = None) -> ShardIndex:
@@ -163,7 +153,7 @@ def shard_index(path: Path, budget: Budget | None = None) -> ShardIndex:
         DataError: it is no tar, is cut short, or holds samples without an image or a label.
         TooManyFilesError: the budget is spent.
     """
-    key = hashlib.sha256(f"{_INDEX_VERSION}:{_state(path)}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_INDEX_VERSION}:{state_of(path)}".encode()).hexdigest()
     kept = cache_dir() / "shards" / f"{key}.npz"
     try:
         with np.load(kept, allow_pickle=False) as stored:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast, overload
+from typing import BinaryIO, Protocol, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,6 +230,7 @@ def encoded(images: ImageSet) -> EncodedSource | None:
     return cast("EncodedSource", source) if hasattr(source, "opened") else None
 
 
+_Item = TypeVar("_Item")
 #: Files up to this many bytes are hashed whole; of longer ones three pieces that add up to it.
 _HASHED_BYTES = 48 * 1024
 #: Where more bytes than these are to be hashed, the result is kept in the cache folder.
@@ -311,12 +312,35 @@ def key_of_encoded(size: int, read: Callable[[int, int], bytes]) -> bytes:
     return digest.digest()
 
 
-def key_of_all(parts: Iterable[bytes]) -> str:
-    """The key (hex) of a set, given what its images add to it."""
+def key_of_all(items: Sequence[_Item], one: Callable[[_Item], bytes]) -> str:
+    """The key (hex) of a set; several of its images are read at once.
+
+    Args:
+        items: what tells its images apart, in their order.
+        one: an item → what its image adds to the key.
+    """
+
+    def several(start: int) -> bytes:
+        return b"".join(map(one, items[start : start + 256]))
+
     total = hashlib.sha256()
-    for part in parts:
-        total.update(part)
+    with ThreadPoolExecutor(4) as pool:
+        for part in pool.map(several, range(0, len(items), 256)):
+            total.update(part)
     return total.hexdigest()
+
+
+def state_of(path: Path) -> str:
+    """Name, size and time of a file: changes when it does.
+
+    Raises:
+        UnreadableImageError: it is gone or cannot be looked at.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UnreadableImageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    return f"{path.absolute()}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def _hash_of_files(paths: Sequence[Path], whole: bool) -> str:
@@ -330,11 +354,7 @@ def _hash_of_files(paths: Sequence[Path], whole: bool) -> str:
                 return digest.digest()
             return key_of_encoded(size, lambda at, n: _read_at(file, at, n))
 
-    def several(start: int) -> bytes:
-        return b"".join(map(one, paths[start : start + 256]))
-
-    with ThreadPoolExecutor(4) as pool:
-        return key_of_all(pool.map(several, range(0, len(paths), 256)))
+    return key_of_all(paths, one)
 
 
 def _read_at(file: BinaryIO, at: int, n: int) -> bytes:

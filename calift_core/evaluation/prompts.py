@@ -37,8 +37,7 @@ def save_prompts(
     folder: Path,
     clip: Clip,
     classifier: Classifier,
-    class_names: Sequence[str],
-    templates: Sequence[str],
+    captions: Captions,
 ) -> bool:
     """Write what other prompts make of a text tower, `PROMPTS` in the model's folder.
 
@@ -46,8 +45,7 @@ def save_prompts(
         folder: of the finished model.
         clip: the model, used in eval mode and left in the mode it came in.
         classifier: C classes; where the text tower did not make it, nothing is written.
-        class_names: C names, as prompts have them.
-        templates: the run's own.
+        captions: C class names in the run's own templates.
 
     Returns:
         Whether a file was written.
@@ -57,12 +55,12 @@ def save_prompts(
     """
     if classifier.bias is not None or classifier.cache is not None:
         return False
-    head = _head(clip, class_names, templates)
+    head = zero_shot_weights(clip, captions).float()
     if not torch.allclose(head, classifier.weights.float(), atol=_SAME):
         return False
     room = MOST_BYTES // (2 * head.numel())
     names, heads = ["own"], [head]
-    for name, made in _others(clip, class_names, templates):
+    for name, made in _others(clip, captions.class_names, captions.templates):
         if len(names) < room:
             names.append(name)
             heads.append(made)
@@ -71,7 +69,7 @@ def save_prompts(
     np.savez_compressed(
         buffer,
         names=np.array(names),
-        classes=np.array(list(class_names)),
+        classes=np.array(list(captions.class_names)),
         heads=stacked,
         scale=np.float64(classifier.scale),
     )

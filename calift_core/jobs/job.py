@@ -187,7 +187,7 @@ class Job:
             self.processor_s["training_cpu_s"] = time.process_time() - processor_began
         classifier = classifier_of(method, captions)
         if self.ranks.first:
-            self._save_model(clip, classifier, suite)
+            self._save_model(clip, classifier, suite, captions)
         yield from self._judge(
             clip,
             classifier,
@@ -238,7 +238,8 @@ class Job:
         self._lap("merging_s")
         mixed = merged.mixed
         clip = clip if mixed is None else mixed.tuned
-        self._save_model(clip, merged.classifier, suite, mixture=mixed.kind if mixed else None)
+        kind = mixed.kind if mixed else None
+        self._save_model(clip, merged.classifier, suite, captions, mixture=kind)
         yield from self._judge(
             clip,
             merged.classifier,
@@ -575,7 +576,12 @@ class Job:
             yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
 
     def _save_model(
-        self, clip: Clip, classifier: Classifier, suite: Suite, mixture: str | None = None
+        self,
+        clip: Clip,
+        classifier: Classifier,
+        suite: Suite,
+        captions: Captions,
+        mixture: str | None = None,
     ) -> None:
         save_final(
             self.folder / "checkpoint",
@@ -594,8 +600,7 @@ class Job:
             },
         )
         if mixture is None:
-            templates = resolve_templates(self.spec.suite.templates)
-            save_prompts(self.folder / "checkpoint", clip, classifier, suite.class_names, templates)
+            save_prompts(self.folder / "checkpoint", clip, classifier, captions)
 
     def _resolved(self, plan: Plan, method: Method, trained: int) -> dict[str, Any]:
         """The values that the spec left open."""

@@ -13,6 +13,15 @@ from calift_core.models.clip import Clip
 from calift_core.schema.spec import ConfidenceSpec
 
 
+def encoded_once(clip: Clip, batch: Batch) -> Embedded:
+    """The features (B, D) that a batch holds, or its images through a tower that stays."""
+    if batch.images.ndim == 2:
+        return Embedded(batch.images)
+    clip.eval()
+    with torch.no_grad():
+        return Embedded(in_parts(clip.encode_image, batch.images, batch.parts))
+
+
 class Frozen(Stateless):
     """Both towers as they are; a loss of class logits.
 
@@ -39,11 +48,7 @@ class Frozen(Stateless):
 
     def encode(self, batch: Batch) -> Embedded:
         """The features (B, D) that the batch holds, or images through the tower."""
-        if batch.images.ndim == 2:
-            return Embedded(batch.images)
-        self.clip.eval()
-        with torch.no_grad():
-            return Embedded(in_parts(self.clip.encode_image, batch.images, batch.parts))
+        return encoded_once(self.clip, batch)
 
     def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The loss of `logits`."""

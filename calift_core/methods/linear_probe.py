@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from calift_core.data.batch import Batch, in_parts
+from calift_core.data.batch import Batch
 from calift_core.methods.base import Embedded, Features, RunLength
+from calift_core.methods.frozen import encoded_once
 from calift_core.methods.supervised import Head, Supervised
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
@@ -46,11 +47,7 @@ class LinearProbe(Supervised):
 
     def encode(self, batch: Batch) -> Embedded:
         """The features (B, D) that the batch holds, or images through the frozen tower."""
-        if batch.images.ndim == 2:
-            return Embedded(batch.images)
-        self.clip.eval()
-        with torch.no_grad():
-            return Embedded(in_parts(self.clip.encode_image, batch.images, batch.parts))
+        return encoded_once(self.clip, batch)
 
     def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The loss of the head's logits."""

@@ -303,17 +303,6 @@ def read_index(
     return names, classes, _joined(clusters)
 
 
-def has_features(path: str | os.PathLike[str]) -> bool:
-    """Whether a predictions file stores the image features too.
-
-    Raises:
-        PredictionsError: the file is damaged, cut short, foreign or of a newer format.
-        StorageError: the file cannot be opened.
-    """
-    with _opened(path) as (parquet, _):
-        return "features" in parquet.schema_arrow.names
-
-
 def read_features(path: str | os.PathLike[str]) -> npt.NDArray[np.float16] | None:
     """Read the image features (N, D) of a predictions file, L2-normalised; None: not stored.
 

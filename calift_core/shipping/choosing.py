@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calift_core.analysis.calibrators import fit_calibrator, read_to_fit
+from calift_core.analysis.report import read_report
 from calift_core.calibration import (
     CALIBRATORS,
     Calibrator,
@@ -204,24 +205,6 @@ def read_choice(folder: Path) -> Choice | None:
             f"{str(path)!r} is no calibrator of a run: {error}",
             hint=f"`calift calibrate {folder}` makes it anew.",
         ) from None
-
-
-def read_report(folder: Path) -> Report:
-    """The report of a finished run.
-
-    Raises:
-        DataError: it is no folder of a finished run.
-    """
-    path = folder / "report.json"
-    try:
-        return Report.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(
-            f"{str(folder)!r} must be the folder of a finished run, got one without report.json.",
-            hint="`calift train SPEC --out FOLDER` makes one.",
-        ) from None
-    except (OSError, ValidationError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error}") from None
 
 
 def part_of(folder: Path, report: Report, part: str) -> Sequence[Path]:

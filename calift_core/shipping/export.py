@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from calift_core import __version__
+from calift_core.analysis.report import read_report
 from calift_core.errors import DataError, SpecError
 from calift_core.files import (
     atomic_write_bytes,
@@ -22,7 +23,7 @@ from calift_core.models.finished import EXPORTED_HEAD, EXPORTED_WEIGHTS, read_fi
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec
 from calift_core.shipping.card import model_card
-from calift_core.shipping.choosing import part_of, read_choice, read_report
+from calift_core.shipping.choosing import part_of, read_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.folder import (
     CARD_NAME,

@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from calift_core.analysis.comparing import share
 from calift_core.analysis.explorer import Explorer
 from calift_core.analysis.folder import FolderLibrary
 from calift_core.analysis.library import Subject
+from calift_core.analysis.report import read_report
 from calift_core.client import Client
 from calift_core.errors import DataError, ServiceError, SpecError, UnpairedError
 from calift_core.schema.report import Report, Summary
@@ -134,7 +133,7 @@ def from_folders(folders: Sequence[Path], *, baseline: str | None = None) -> Gat
     paths = [Path(p) for p in _bounded([str(folder) for folder in folders])]
     library = FolderLibrary()
     explorer = Explorer(library)
-    reports = [_read_report(path) for path in paths]
+    reports = [read_report(path) for path in paths]
     same = len({report.name for report in reports}) < len(reports)
     told = [
         _read(
@@ -206,18 +205,6 @@ def _asked(client: Client, run: RunDetail, label: str) -> Told:
 def _folder_id(path: Path) -> str:
     """A folder's id: the same for the same place, however it is spelled."""
     return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-
-
-def _read_report(path: Path) -> Report:
-    try:
-        return Report.model_validate_json((path / "report.json").read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"{str(path)!r} must be the folder of a finished run, with report.json: {error}",
-            hint="Without a folder of that name, an id of a run of the service is meant.",
-        ) from error
-    except ValidationError as error:
-        raise DataError(f"{str(path / 'report.json')!r} is no report of calift: {error}") from error
 
 
 def _read(

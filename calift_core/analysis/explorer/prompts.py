@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from calift_core.analysis.explorer.scored import Scores, no_features
+from calift_core.analysis.explorer.scored import Scores
 from calift_core.analysis.library import Subject
 from calift_core.calibration import accuracy, brier, ece, nll, null_floor
 from calift_core.errors import NotFoundError, SpecError
-from calift_core.predictions.read import has_features
 from calift_core.schema.wire.results import AS_EVALUATED, AskedBinning, PromptEffect, PromptEffects
 
 
@@ -40,8 +39,6 @@ class PromptAnswers(Scores):
 
         try:
             digest, heads = self._heads(subject)
-            if not has_features(file.path):
-                raise no_features(file)
             own = self.prompted(subject, file, "own", degrees).predicted
         except (NotFoundError, SpecError) as error:
             return told([], f"{error.message} {error.hint or ''}".strip())

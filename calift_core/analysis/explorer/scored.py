@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from calift_core.analysis.calibrators import (
     calibrated_scores,
     fit_calibrator,
@@ -55,6 +58,21 @@ class Scores:
             "fits", ("prompts", digest), lambda: read_prompts(path)
         )
 
+    def _features(self, file: PredictionsFile) -> npt.NDArray[np.float16]:
+        """Image features (N, D) of a file, which several questions read.
+
+        Raises:
+            NotFoundError: they are not stored.
+        """
+
+        def read() -> npt.NDArray[np.float16]:
+            found = read_features(file.path)
+            if found is None:
+                raise no_features(file)
+            return found
+
+        return self._memory.remember("files", ("features", file.digest), read)
+
     def prompted(
         self, subject: Subject, file: PredictionsFile, prompts: str, temperature: float
     ) -> SampleScores:
@@ -68,10 +86,7 @@ class Scores:
         digest, heads = self._heads(subject)
 
         def make() -> SampleScores:
-            features = read_features(file.path)
-            if features is None:
-                raise no_features(file)
-            logits = heads.logits(prompts, features, file.metadata.class_names)
+            logits = heads.logits(prompts, self._features(file), file.metadata.class_names)
             return score_samples(logits, file.labels, temperature)
 
         key = (file.digest, ("prompts", digest, prompts, f"{temperature!r}"))

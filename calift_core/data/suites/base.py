@@ -259,3 +259,15 @@ class Family(ABC):
                 f"({'; '.join(problems[:8])}{more}).",
                 hint=self.how_to_get,
             )
+
+
+class AtPath(Family):
+    """Data that is where its name says, and nowhere else."""
+
+    def find(self, path: Path | None) -> Path | None:
+        """What was named."""
+        return path
+
+    def missing(self, path: Path | None) -> list[str]:
+        """Nothing is known of it before it is loaded."""
+        return []

@@ -26,7 +26,7 @@ from calift_core.data.listing import PARTS, Budget, shares_of
 from calift_core.data.manifest import part_named
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
-from calift_core.data.suites.base import Family, Loaded, Wanted
+from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError, DataUnavailableError, SpecError, reason_of
 from calift_core.installed import install_extra
 
@@ -105,7 +105,7 @@ class Rows:
         return ImageSet(name, self.source, self.ids.below(prefix), labels, at)
 
 
-class HuggingFace(Family):
+class HuggingFace(AtPath):
     """Any data set of `datasets` with a column of images: `hf:FOLDER`, `hf:NAME`."""
 
     name = "hf"
@@ -114,10 +114,6 @@ class HuggingFace(Family):
     def find(self, path: Path | None) -> Path | None:
         """The folder of its Arrow files, or the cache that would hold it."""
         return path if path is None or not is_hub_name(path) else _cache() / _cached_as(path)
-
-    def missing(self, path: Path | None) -> list[str]:
-        """Nothing is known of it before it is loaded."""
-        return []
 
     def fetchable(self, path: Path | None) -> str | None:
         """Itself, where it is one of the hub."""

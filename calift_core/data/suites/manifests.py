@@ -14,7 +14,7 @@ from calift_core.data.listing import PARTS, Budget, shares_of
 from calift_core.data.manifest import Manifest, read_manifest
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.sources import FileSource
-from calift_core.data.suites.base import Family, Loaded, Wanted, demand_known_shifts
+from calift_core.data.suites.base import AtPath, Loaded, Wanted, demand_known_shifts
 from calift_core.errors import DataError, SpecError, UnknownNameError
 from calift_core.schema.spec import FractionSpec
 
@@ -22,20 +22,12 @@ from calift_core.schema.spec import FractionSpec
 ID_DOMAIN = "id"
 
 
-class ManifestFile(Family):
+class ManifestFile(AtPath):
     """Any table of images: `manifest:FILE`; with domains, `manifest:FILE#DOMAIN`."""
 
     name = "manifest"
     shifts = None
     has_domains = True
-
-    def find(self, path: Path | None) -> Path | None:
-        """The table."""
-        return path
-
-    def missing(self, path: Path | None) -> list[str]:
-        """Nothing is known of it before it is loaded."""
-        return []
 
     def load(self, wanted: Wanted) -> Loaded:
         """The rows of the ID domain in their parts; every other domain is a shift."""

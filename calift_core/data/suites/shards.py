@@ -17,7 +17,7 @@ from calift_core.data.listing import PARTS, Budget, demand_folder, shares_of
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
 from calift_core.data.shards import ShardIndex, ShardSource, shard_index
-from calift_core.data.suites.base import Family, Loaded, Wanted
+from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError, DataUnavailableError
 
 _CLASSES, _TYPE, _COUNT = "classnames.txt", "dataset_type.txt", "nshards.txt"
@@ -27,18 +27,10 @@ _LAYOUT = (
 )
 
 
-class Shards(Family):
+class Shards(AtPath):
     """A folder of WebDataset shards: `wds:FOLDER`."""
 
     name = "wds"
-
-    def find(self, path: Path | None) -> Path | None:
-        """The folder."""
-        return path
-
-    def missing(self, path: Path | None) -> list[str]:
-        """Nothing is known of it before it is loaded."""
-        return []
 
     def load(self, wanted: Wanted) -> Loaded:
         """The folders of shards as parts; what they lack is split off the training images."""

@@ -25,7 +25,7 @@ from calift_core.data.listing import PARTS, Budget, shares_of
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
 from calift_core.data.sources import FileSource, NpySource
-from calift_core.data.suites.base import Family, Loaded, Wanted
+from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError, DataUnavailableError, UnknownNameError, reason_of
 from calift_core.home import cache_dir
 
@@ -78,19 +78,11 @@ KINDS: dict[str, Kind] = {
 }
 
 
-class Torchvision(Family):
+class Torchvision(AtPath):
     """A data set of torchvision: `torchvision:NAME:ROOT`."""
 
     name = "torchvision"
     has_domains = True  # the name of the data set
-
-    def find(self, path: Path | None) -> Path | None:
-        """The root that torchvision is given."""
-        return path
-
-    def missing(self, path: Path | None) -> list[str]:
-        """Nothing is known of it before it is loaded."""
-        return []
 
     def load(self, wanted: Wanted) -> Loaded:
         """The parts that torchvision has; what they lack is split off the training images."""

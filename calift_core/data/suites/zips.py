@@ -12,7 +12,7 @@ from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import PARTS, Budget, shares_of
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
-from calift_core.data.suites.base import Family, Loaded, Wanted
+from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError
 
 _LAYOUT = (
@@ -21,18 +21,10 @@ _LAYOUT = (
 )
 
 
-class Zip(Family):
+class Zip(AtPath):
     """A zip of class folders: `zip:FILE`."""
 
     name = "zip"
-
-    def find(self, path: Path | None) -> Path | None:
-        """The zip."""
-        return path
-
-    def missing(self, path: Path | None) -> list[str]:
-        """Nothing is known of it before it is loaded."""
-        return []
 
     def load(self, wanted: Wanted) -> Loaded:
         """Its parts, as those of the folder that it would be unpacked to; the rest is split off."""
