@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calift_core import calibration
+from calift_core.analysis.clusters import Clusters
 from calift_core.analysis.condition import Samples, matching
 from calift_core.calibration import Binning, SampleScores
 from calift_core.calibration.bins import Bools, Doubles, Ints
@@ -18,6 +19,7 @@ from calift_core.schema.wire.answers import Outcome
 from calift_core.schema.wire.results import (
     ClassProbability,
     Look,
+    NearPrompt,
     Sample,
     SampleAnswer,
     SharedTrait,
@@ -172,9 +174,16 @@ def ordered(
 
 
 def described(
-    samples: Samples, at: Ints, top: list[list[tuple[int, float]]], beside: Beside | None
+    samples: Samples,
+    at: Ints,
+    top: list[list[tuple[int, float]]],
+    beside: Beside | None,
+    near: Sequence[Sequence[tuple[str, float]]] = (),
 ) -> list[Sample]:
-    """The samples at positions (M,), each with its largest probabilities if `top` has them."""
+    """The samples at positions (M,), each with its largest probabilities and nearest prompts.
+
+    `top` and `near` have M entries, or none where they are not wanted.
+    """
     scores, names = samples.scores, samples.class_names
     found = []
     for row, k in enumerate(at.tolist()):
@@ -194,6 +203,10 @@ def described(
                     for c, p in (top[row] if top else [])
                 ],
                 against=theirs,
+                prompts=[
+                    NearPrompt(text=text, cosine=cosine)
+                    for text, cosine in (near[row] if near else [])
+                ],
             )
         )
     return found
@@ -212,8 +225,10 @@ def _answer(scores: SampleScores, k: int, names: tuple[str, ...]) -> SampleAnswe
 # ---- What they share ---------------------------------------------------------------------------
 
 
-def shared_traits(samples: Samples, index: Ints) -> list[SharedTrait]:
-    """Classes that samples have more often than the rest of the data set has them.
+def shared_traits(
+    samples: Samples, index: Ints, clusters: Clusters | None = None
+) -> list[SharedTrait]:
+    """Classes, and clusters of alike images, that samples have more often than the rest.
 
     Each class is tested by Fisher's exact test, one-sided, of those at `index` against all others.
     The p-values of a column's C classes are adjusted together (Holm 1979), so that 1,000 classes
@@ -222,6 +237,7 @@ def shared_traits(samples: Samples, index: Ints) -> list[SharedTrait]:
     Args:
         samples: all N of them.
         index: (M,) positions of those in question.
+        clusters: of the N images.
 
     Returns:
         At most ten a column, the smallest p first; none where nothing or everything is chosen.
@@ -230,8 +246,14 @@ def shared_traits(samples: Samples, index: Ints) -> list[SharedTrait]:
     if not 0 < n < n_all:
         return []
     found = []
-    for column in ("label", "predicted"):
-        values, n_classes = samples.column(column), len(samples.class_names)
+    columns: list[tuple[Literal["label", "predicted", "cluster"], Ints, Sequence[str]]] = [
+        ("label", samples.column("label"), samples.class_names),
+        ("predicted", samples.column("predicted"), samples.class_names),
+    ]
+    if clusters is not None:
+        columns.append(("cluster", clusters.of, clusters.titles))
+    for column, values, titles in columns:
+        n_classes = len(titles)
         every = np.bincount(values, minlength=n_classes)
         own = np.bincount(values[index], minlength=n_classes)
         p = _holm(_more_often(own, every, n, n_all))
@@ -242,7 +264,7 @@ def shared_traits(samples: Samples, index: Ints) -> list[SharedTrait]:
                     SharedTrait(
                         column=column,
                         key=k,
-                        title=samples.class_names[k],
+                        title=titles[k],
                         n=int(own[k]),
                         share=float(shares[k]),
                         rest_share=float(rest[k]),

@@ -303,8 +303,14 @@ def read_index(
     return names, classes, _joined(clusters)
 
 
-def read_features(path: str | os.PathLike[str]) -> npt.NDArray[np.float16] | None:
+def read_features(
+    path: str | os.PathLike[str], positions: npt.NDArray[np.integer[Any]] | None = None
+) -> npt.NDArray[np.float16] | None:
     """Read the image features (N, D) of a predictions file, L2-normalised; None: not stored.
+
+    Args:
+        path: N samples.
+        positions: (M,) in [0, N), in any order: only their row groups are decoded, and (M, D) come.
 
     Raises:
         PredictionsError: the file is damaged, cut short, foreign, empty or of a newer format.
@@ -313,6 +319,8 @@ def read_features(path: str | os.PathLike[str]) -> npt.NDArray[np.float16] | Non
     with _opened(path) as (parquet, _):
         if "features" not in parquet.schema_arrow.names:
             return None
+        if positions is not None:
+            return _features_at(parquet, positions)
         parts = [
             _as_matrix(batch.column("features"))
             for batch in _batches(parquet, ["features"], CELLS_AT_ONCE // 256)
@@ -320,6 +328,19 @@ def read_features(path: str | os.PathLike[str]) -> npt.NDArray[np.float16] | Non
     if not parts:
         raise _empty(path)
     return np.concatenate(parts)
+
+
+def _features_at(
+    parquet: pq.ParquetFile, positions: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.float16]:
+    wanted, place = np.unique(positions, return_inverse=True)
+    parts = []
+    for start, batch in _batches_with(parquet, ["features"], wanted, 256):
+        here = wanted[(wanted >= start) & (wanted < start + batch.num_rows)]
+        if len(here):
+            parts.append(_as_matrix(batch.take(pa.array(here - start)).column("features")))
+    found: npt.NDArray[np.float16] = np.concatenate(parts)[place]
+    return found
 
 
 def read_scores(

@@ -428,7 +428,7 @@ def _item(
             }
             for by, one in answers
         ],
-        "marks": list(marks),
+        "marks": [*marks, *_near(sample)],
         "top": [
             {
                 "words": f"{c.name} {text.percent(c.probability)}",
@@ -438,6 +438,11 @@ def _item(
             for c in sample.top
         ],
     }
+
+
+def _near(sample: Sample) -> list[str]:
+    """The prompt that the image lies nearest to."""
+    return [f"nearest prompt: {p.text} ({p.cosine:.2f})" for p in sample.prompts[:1]]
 
 
 def _cursors(question: str) -> list[str | None]:
@@ -483,12 +488,13 @@ def _shared(evaluation: Evaluation, now: Chosen, looks: SampleLooks | None) -> N
         page.table(traits_table(told), caption="Classes that are more frequent among these samples")
         st.caption(
             "Fisher's exact test against the rest of the data set, one-sided; p is adjusted for "
-            "the number of classes (Holm)."
+            "the number of classes or clusters (Holm). Clusters: k-means of the model's features "
+            "of all images, named by the classes that they hold most."
         )
     else:
         st.caption(
-            "No class is more frequent among them than among the rest of the data, at p ≤ "
-            f"{_MOST_P:g}."
+            "No class or cluster is more frequent among them than among the rest of the data, at "
+            f"p ≤ {_MOST_P:g}."
         )
     state.bound(
         st.toggle,
@@ -541,7 +547,11 @@ def _p_words(p: float) -> str:
 
 def traits_table(traits: Sequence[SharedTrait]) -> Table:
     """One row per class, with its share here and elsewhere."""
-    kinds = {"label": "true class", "predicted": "predicted class"}
+    kinds = {
+        "label": "true class",
+        "predicted": "predicted class",
+        "cluster": "cluster of alike images",
+    }
     return Table(
         [
             Column("kind", "What"),

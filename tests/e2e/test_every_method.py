@@ -117,6 +117,23 @@ def test_method__launched_through_the_api_succeeds_with_its_options_and_its_own_
     assert (summary.ood_ece is None) == (kind == "pretrain")
 
 
+@pytest.mark.parametrize("kind", ["zero_shot", "carot", "finetune"])
+def test_prompts__are_kept_where_the_text_tower_is_the_classifier(
+    finished: tuple[Client, dict[str, str]], kind: str
+) -> None:
+    client, ids = finished
+    (own,) = [e for e in client.run_evaluations(ids[kind]) if e.role == "id"]
+    found = client.prompts(own.id)
+    if kind == "finetune":
+        assert found.items == []
+        assert "keeps no other prompts" in str(found.why)
+        return
+    assert {"own", "photo", *PHOTO} <= {e.name for e in found.items}
+    assert found.items[0].accuracy == pytest.approx(own.accuracy, abs=1 / own.n)
+    assert client.reliability(own.id, prompts=PHOTO[0]).prompts == PHOTO[0]
+    assert client.samples(own.id).items[0].prompts
+
+
 def test_frontier__has_a_point_for_every_alpha(
     finished: tuple[Client, dict[str, str]],
 ) -> None:

@@ -226,6 +226,14 @@ def test_audit__every_estimator_of_every_run_with_its_floor(dashboard: Service) 
     assert app.query_params["view"] == "audit"
 
 
+def test_prompts__of_runs_that_kept_none_say_so(dashboard: Service) -> None:
+    app = page("calibration", run=three(dashboard), view="prompts")
+    said = words(app).replace("\\", "")
+    assert said.count("keeps no other prompts") == 3
+    assert not app.exception
+    assert not charts_of(app)
+
+
 def test_diagram__a_smooth_curve_on_request(dashboard: Service) -> None:
     app = page("calibration", run=dashboard.ids["FLYP"])
     assert components_of(app, "reliability")[0]["smooth"] is None

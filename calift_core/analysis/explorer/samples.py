@@ -6,6 +6,7 @@ import contextlib
 
 import numpy as np
 
+from calift_core.analysis.clusters import Clusters, clustered, nearest_prompts
 from calift_core.analysis.condition import Samples
 from calift_core.analysis.explorer.scored import Scores
 from calift_core.analysis.gallery import (
@@ -21,7 +22,7 @@ from calift_core.analysis.gallery import (
 from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.calibration.bins import Ints
 from calift_core.errors import NotFoundError, UnpairedError
-from calift_core.predictions.read import read_scores_at, read_top
+from calift_core.predictions.read import read_features, read_scores_at, read_top
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
     AskedBinning,
@@ -34,6 +35,9 @@ from calift_core.schema.wire.results import (
     SharedTrait,
     Source,
 )
+
+#: Prompts that are told of an image.
+_NEAREST = 3
 
 
 class SampleAnswers(Scores):
@@ -88,8 +92,33 @@ class SampleAnswers(Scores):
             n=len(file),
             n_matching=len(index),
             offset=offset,
-            items=described(samples, page, likely, beside),
+            items=described(samples, page, likely, beside, self._near(subject, file, page, top)),
         )
+
+    def _near(
+        self, subject: Subject, file: PredictionsFile, page: Ints, top: int
+    ) -> list[list[tuple[str, float]]]:
+        """The nearest prompts of the samples of a page; none where they cannot be told."""
+        if not top or not len(page):
+            return []
+        try:
+            _, heads = self._heads(subject)
+        except NotFoundError:
+            return []
+        features = read_features(file.path, page)
+        if features is None or features.shape[1] != heads.heads.shape[2]:
+            return []
+        return nearest_prompts(heads, features, _NEAREST)
+
+    def _clusters(self, file: PredictionsFile) -> Clusters | None:
+        def make() -> Clusters | None:
+            try:
+                features = self._features(file)
+            except NotFoundError:
+                return None
+            return clustered(features, file.labels, file.metadata.class_names)
+
+        return self._memory.remember("fits", ("clusters", file.digest), make, long=True)
 
     def traits(
         self,
@@ -111,9 +140,11 @@ class SampleAnswers(Scores):
         asked = binning.over(subject.binning)
         other = against and (against.target, against.open().digest)
 
+        clusters = self._clusters(file)  # before the short turn: it takes the long one
+
         def make() -> tuple[int, list[SharedTrait]]:
             index = chosen(samples, wanted, asked, self._beside(file, against))
-            return len(index), shared_traits(samples, index)
+            return len(index), shared_traits(samples, index, clusters)
 
         key = ("traits", file.digest, wanted, asked, other, degrees)
         n, items = self._memory.remember("numbers", key, make)

@@ -294,12 +294,20 @@ class SampleAnswer(Frozen):
     nll: float
 
 
+class NearPrompt(Frozen):
+    """A prompt beside an image: the cosine of their embeddings."""
+
+    text: str
+    cosine: float
+
+
 class Sample(SampleAnswer):
     """One sample of an evaluation.
 
     `rank` is the number of classes more probable than the true one. `top` holds the most probable
     classes, as many as were asked for. `against` is the other model's answer, null where it was not
-    asked for or has not seen the sample.
+    asked for or has not seen the sample. `prompts` are the run's prompts nearest to the image,
+    where its features and the prompts' embeddings are stored.
     """
 
     id: str
@@ -309,6 +317,7 @@ class Sample(SampleAnswer):
     cluster: str | None = None
     top: list[ClassProbability] = Field(default_factory=list)
     against: SampleAnswer | None = None
+    prompts: list[NearPrompt] = Field(default_factory=list)
 
 
 class SamplePage(Frozen):
@@ -358,14 +367,15 @@ class PromptEffects(Frozen):
 
 
 class SharedTrait(Frozen):
-    """A class that chosen samples have more often than the rest of the data set.
+    """A class, or a cluster of alike images, that chosen samples have more often than the rest.
 
-    `column` is `label` or `predicted`, `key` the class's index. `share` is that among the chosen
-    ones, `rest_share` among all others. `p` is of Fisher's exact test, one-sided, adjusted for all
-    classes of the column (Holm).
+    `column` is `label`, `predicted` or `cluster`, `key` the class's or the cluster's index;
+    clusters are k-means of the stored image features of the whole data set, named by their classes.
+    `share` is that among the chosen ones, `rest_share` among all others. `p` is of Fisher's exact
+    test, one-sided, adjusted for all values of the column (Holm).
     """
 
-    column: Literal["label", "predicted"]
+    column: Literal["label", "predicted", "cluster"]
     key: int
     title: str
     n: int

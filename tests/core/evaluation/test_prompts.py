@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calift_core.analysis.clusters import clustered
+from calift_core.analysis.condition import Samples
 from calift_core.analysis.explorer import Explorer
 from calift_core.analysis.folder import FolderLibrary
+from calift_core.analysis.gallery import SampleFilter, shared_traits
+from calift_core.calibration import score_probs
 from calift_core.errors import NotFoundError, PredictionsError, SpecError, UnknownNameError
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.prompts import PROMPTS, read_prompts
@@ -138,3 +142,59 @@ def test_prompts__that_are_damaged_are_told(
     path.write_bytes(data[:-200] if harm == "cut" else b"text")
     with pytest.raises(PredictionsError, match="is damaged"):
         read_prompts(path)
+
+
+def test_gallery__has_the_nearest_prompts(ran: Callable[..., Path]) -> None:
+    run = ran("zero_shot")
+    path = file_of(run, "id")
+    explorer, subject = Explorer(FolderLibrary()), FolderLibrary().subject(str(path))
+    heads = read_prompts(run / "checkpoint" / PROMPTS)
+    features = read_features(path)
+    assert features is not None
+    page = explorer.samples(subject, SampleFilter(), sort="nll", descending=True, limit=7)
+    stored = read_predictions(path)
+    for sample in page.items:
+        (at,) = np.flatnonzero(stored.ids == sample.id)
+        some = read_features(path, np.array([at, 0, at]))
+        assert some is not None
+        assert np.array_equal(some, features[[at, 0, at]])
+        expected = max(
+            float(features[at].astype(np.float32) @ heads.heads[h, c].astype(np.float32))
+            for h, name in enumerate(heads.names)
+            if "{}" in name
+            for c in range(len(heads.class_names))
+        )
+        assert sample.prompts[0].cosine == pytest.approx(expected, abs=1e-6)
+        assert sample.prompts[0].text in {
+            t.format(name) for t in PHOTO for name in heads.class_names
+        }
+        cosines = [p.cosine for p in sample.prompts]
+        assert cosines == sorted(cosines, reverse=True)
+    assert explorer.samples(subject, SampleFilter(), top=0).items[0].prompts == []
+
+
+def test_clusters__of_separate_groups_are_found_and_told_by_fishers_test() -> None:
+    rng = np.random.default_rng(0)
+    of = np.repeat(np.arange(4), 60)
+    raw = np.eye(4, 16)[of] + 0.05 * rng.standard_normal((240, 16))
+    features = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float16)
+    found = clustered(features, of % 2, ("cat", "dog"))
+    assert found is not None
+    for group in range(4):  # k is 3: no group is torn
+        assert len(set(found.of[of == group].tolist())) == 1
+    again = clustered(features, of % 2, ("cat", "dog"))
+    assert again is not None
+    assert np.array_equal(found.of, again.of)
+    assert clustered(features[:30], of[:30], ("cat", "dog")) is None
+    probs = np.full((240, 2), 0.5)
+    samples = Samples(
+        scores=score_probs(probs, of % 2),
+        ids=np.array([f"i{i}" for i in range(240)]),
+        class_names=("cat", "dog"),
+        clusters=None,
+    )
+    chosen = np.flatnonzero(of == 2)[:50]
+    told = [t for t in shared_traits(samples, chosen, found) if t.column == "cluster"]
+    assert told[0].key == found.of[chosen[0]]
+    assert told[0].share == 1.0
+    assert told[0].p < 1e-6
