@@ -673,7 +673,27 @@ class CarotPlus(MethodBase):
 ONE_SE_PATH = tuple(step / 20 for step in range(21))
 
 
-class WiseFt(MethodBase):
+class _OfRun(MethodBase):
+    """What methods share that make something of the zero-shot model and a finished run's."""
+
+    trains: ClassVar[bool] = False
+    family: ClassVar[Family] = "merge"
+
+    run: str = Field(
+        min_length=1,
+        max_length=4096,
+        title="Fine-tuned run",
+        description="A finished run that started from this spec's model: its id in the service, "
+        "or its folder for `calift train`",
+    )
+
+    @property
+    def input_runs(self) -> tuple[str, ...]:
+        """The fine-tuned run."""
+        return (self.run,)
+
+
+class WiseFt(_OfRun):
     """Weights between the zero-shot model and a finished run's; nothing is trained."""
 
     title: ClassVar[str] = "WiSE-FT"
@@ -682,17 +702,8 @@ class WiseFt(MethodBase):
         "whole path between them."
     )
     source: ClassVar[str] = "Wortsman et al. 2022"
-    trains: ClassVar[bool] = False
-    family: ClassVar[Family] = "merge"
 
     kind: Literal["wise_ft"] = "wise_ft"
-    run: str = Field(
-        min_length=1,
-        max_length=4096,
-        title="Fine-tuned run",
-        description="A finished run that started from this spec's model: its id in the service, "
-        "or its folder for `calift train`",
-    )
     alpha: float = Field(
         default=0.5,
         ge=0,
@@ -721,37 +732,12 @@ class WiseFt(MethodBase):
         return [self.model_dump(mode="json", exclude={"choose"})]
 
     @property
-    def input_runs(self) -> tuple[str, ...]:
-        """The fine-tuned run."""
-        return (self.run,)
-
-    @property
     def judged_models(self) -> int:
         """Its own and every one on the path."""
         return 1 + len({*self.sweep, self.alpha})
 
 
-class _Mixture(MethodBase):
-    """What methods share that mix the zero-shot model and a finished run's, image by image."""
-
-    trains: ClassVar[bool] = False
-    family: ClassVar[Family] = "merge"
-
-    run: str = Field(
-        min_length=1,
-        max_length=4096,
-        title="Fine-tuned run",
-        description="A finished run that started from this spec's model: its id in the service, "
-        "or its folder for `calift train`",
-    )
-
-    @property
-    def input_runs(self) -> tuple[str, ...]:
-        """The fine-tuned run."""
-        return (self.run,)
-
-
-class Vrf(_Mixture):
+class Vrf(_OfRun):
     """Outputs of the zero-shot model and a finished run's, mixed by the distance to failures."""
 
     title: ClassVar[str] = "VRF"
@@ -775,7 +761,7 @@ class Vrf(_Mixture):
         return 2
 
 
-class Dawin(_Mixture):
+class Dawin(_OfRun):
     """Weights between the zero-shot model's and a finished run's, chosen for each image."""
 
     title: ClassVar[str] = "DaWin"
