@@ -140,7 +140,8 @@ def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_s
         until(lambda: name.input_value() == f"flyp on {folder.name}", what="the name to follow")
 
     type_data(tmp_path / "nowhere")
-    tab.get_by_text(f"there is no folder '{tmp_path / 'nowhere'}'").wait_for()
+    said = tab.get_by_text(f"there is no folder '{tmp_path / 'nowhere'}'")
+    until(lambda: said.count() == 2, what="the sentence under the data and beside the button")
     until(lambda: only(submit.is_disabled), what="the button to be disabled")
     type_data(tmp_path / "birds")
     tab.get_by_text(re.compile("Only . steps? of training")).wait_for()
