@@ -23,6 +23,11 @@ from frontend.tables import Column, Markup, Table
 LIVE_S = 2.0
 
 
+def is_dark() -> bool:
+    """Whether the visitor sees the pages in dark colours."""
+    return bool(st.context.theme.type == "dark")
+
+
 def head(title: str, lead: str = "") -> None:
     """A page's title and one sentence on what it is for."""
     note = f"<p>{text.esc(lead)}</p>" if lead else ""
@@ -199,7 +204,7 @@ def chart(
     }
     with st.container(key=f"wide-{name}") if wide else nullcontext():
         st.plotly_chart(
-            figure,
+            style.on_dark(figure) if is_dark() else figure,
             theme=None,
             width="stretch",
             key=f"chart-{name}",
