@@ -139,8 +139,8 @@ def transfer(
         if row.calibrator is None or not row.calibrator.oracle
     ]  # fmt: skip
     marks = {
-        "ece": f"{'MCE' if matrix.norm == 'max' else 'ECE'} in %, stronger blue is worse · (in brackets): "
-        "not above the floor · *: in-sample",
+        "ece": f"{'MCE' if matrix.norm == 'max' else 'ECE'} in %, stronger blue is worse · "
+        "(in brackets): not above the floor · *: in-sample",
         "nll": "NLL in nats, stronger blue is worse · ▲: worse than without a calibrator",
         "brier": "Brier score, stronger blue is worse · ▲: worse than without a calibrator",
     }
