@@ -72,8 +72,8 @@ class Imports:
         self._turn = threading.Lock()
 
     @asynccontextmanager
-    async def receive(self, body: AsyncIterator[bytes]) -> AsyncIterator[Upload]:
-        """Write a request's body to a folder that lasts as long as the block.
+    async def receive(self, body: AsyncIterator[bytes], what: str) -> AsyncIterator[Upload]:
+        """Write a request's body, which must be `what`, to a folder that lasts as the block does.
 
         Raises:
             DiskFullError: the body would leave less than the floor on the device.
@@ -95,9 +95,7 @@ class Imports:
             digest.update(waiting)
             await run_in_threadpool(self._append, folder / "upload", bytes(waiting))
             if not (folder / "upload").stat().st_size:
-                raise HttpError(
-                    422, "INVALID_REQUEST", "the body must be a predictions file, got none."
-                )
+                raise HttpError(422, "INVALID_REQUEST", f"the body must be {what}, got none.")
             yield Upload(folder, digest.hexdigest())
         finally:
             await run_in_threadpool(shutil.rmtree, folder, ignore_errors=True)

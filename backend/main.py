@@ -16,6 +16,7 @@ from backend import migrations, oidc, problems
 from backend.authentication import Authenticator
 from backend.bucket import open_artifacts
 from backend.bulk import BulkActions
+from backend.datasets import Datasets
 from backend.deps import Counter, Recent, Services, check_owned, guard
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.bound import Monitor
@@ -141,6 +142,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         submission=submission,
         evaluation_submission=EvaluationSubmission(submission, store, artifacts),
         imports=Imports(settings, store, artifacts),
+        datasets=Datasets(settings),
         readiness=readiness,
         metrics=metrics,
         streams=streams,

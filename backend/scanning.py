@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,19 @@ from backend.problems import HttpError
 from backend.settings import Settings
 from backend.submission import Submission, path_of, scan_budget
 from backend.thumbnails import Thumbnails
+from calift_core.data.browsing import browse
 from calift_core.data.counting import count_suite
 from calift_core.data.images import ImageSet
 from calift_core.data.suites import named_suite, parse_suite_id
 from calift_core.errors import CaliftError, NotFoundError, SpecError, UnreadableImageError
 from calift_core.schema.spec import SuiteSpec
-from calift_core.schema.wire.service import ScannedClass, ScannedImage, SuiteScan
+from calift_core.schema.wire.service import (
+    FolderInside,
+    FolderList,
+    ScannedClass,
+    ScannedImage,
+    SuiteScan,
+)
 
 #: Images that are opened, and how large they are shown.
 _IMAGES, _SIDE = 12, 96
@@ -36,6 +44,29 @@ class Scanner:
 
     def __init__(self, settings: Settings, submission: Submission, thumbnails: Thumbnails) -> None:
         self._settings, self._submission, self._thumbnails = settings, submission, thumbnails
+
+    def browse(self, path: str | None) -> FolderList:
+        """The registered folders, or the folders in one that lies below them.
+
+        Raises:
+            SpecError: the path is not absolute, or lies outside the registered folders.
+            NotFoundError: there is no such folder.
+        """
+        roots = self._roots()
+        if path is None:
+            found = [FolderInside(name=str(root), path=str(root), folders=0, images=0, whole=False)
+                     for root in roots]  # fmt: skip
+            return FolderList(folders=found)
+        if not Path(path).is_absolute() or ".." in Path(path).parts:
+            raise SpecError(f"a path must be absolute and without '..' here, got {path[:200]!r}")
+        return browse(Path(path), roots)
+
+    def _roots(self) -> list[Path]:
+        """What may be chosen from: the registered folders, on a laptop without any one's own."""
+        roots = [root for root in self._settings.data_roots if root.is_dir()]
+        if not self._settings.data_roots and self._settings.is_loopback:
+            return [Path.home()]
+        return roots
 
     async def scan(self, suite_id: str) -> SuiteScan:
         """Look at a suite.

@@ -109,7 +109,9 @@ class Settings(BaseSettings):
         oidc_submitters: who may submit runs too.
         oidc_admins: who may do everything.
         max_body_bytes: largest request body of JSON.
-        max_upload_bytes: largest predictions file that is taken in.
+        max_upload_bytes: largest predictions file, and largest zip of images, that is taken in.
+        max_upload_files: most files in such a zip.
+        quota_data_bytes: zips of images that an owner may have here; 0: no limit.
         import_memory_bytes: address space of the process that checks an upload.
         import_timeout_s: how long that check may take.
         thumbnail_cache_bytes: how much of drawn thumbnails is kept in `home`; 0: nothing.
@@ -166,6 +168,8 @@ class Settings(BaseSettings):
     oidc_admins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     max_upload_bytes: int = Field(default=512 << 20, ge=1024)
+    max_upload_files: int = Field(default=200_000, ge=1)
+    quota_data_bytes: int = Field(default=20 << 30, ge=0)
     import_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
     import_timeout_s: float = Field(default=300.0, gt=0)
     thumbnail_cache_bytes: int = Field(default=256 << 20, ge=0)
@@ -283,6 +287,11 @@ class Settings(BaseSettings):
     def uploads_dir(self) -> Path:
         """Where uploads lie while they are checked."""
         return self.home / "uploads"
+
+    @property
+    def datasets_dir(self) -> Path:
+        """Zips of images that were brought by the browser or the API: `OWNER/SHA/NAME.zip`."""
+        return self.home / "datasets"
 
     @property
     def jobs_dir(self) -> Path:

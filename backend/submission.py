@@ -234,7 +234,9 @@ class Submission:
         except (OSError, RuntimeError, ValueError):
             yield place, f"the path {text!r} cannot be resolved"
             return
-        if not any(resolved.is_relative_to(Path(root).resolve()) for root in roots):
+        # What was brought by the browser lies in the home.
+        allowed = (*roots, self._settings.datasets_dir)
+        if not any(resolved.is_relative_to(Path(root).resolve()) for root in allowed):
             yield (
                 place,
                 f"{text!r} is outside the folders that this service may read (CALIFT_DATA_ROOTS)",

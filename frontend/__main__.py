@@ -3,7 +3,8 @@
 Settings: `CALIFT_API_URL`, `CALIFT_DASHBOARD_HOST` (127.0.0.1), `CALIFT_DASHBOARD_PORT` (8501) and
 `CALIFT_ALLOWED_HOSTS`, the names people reach it by, which an address that other machines reach
 cannot do without. With `CALIFT_OIDC_ISSUER`, `_CLIENT_ID`, `_CLIENT_SECRET` and
-`CALIFT_DASHBOARD_URL`, people may log in with their organisation.
+`CALIFT_DASHBOARD_URL`, people may log in with their organisation. `CALIFT_MAX_UPLOAD_BYTES`
+(512 MiB) is the API's: a zip is held in memory here until the API has it.
 """
 
 from __future__ import annotations
@@ -60,6 +61,18 @@ def port() -> int:
     return int(given)
 
 
+def upload_mb() -> int:
+    """The largest zip that is taken from a browser, as the API takes it, in MiB.
+
+    Raises:
+        SpecError: it is no number.
+    """
+    given = os.environ.get("CALIFT_MAX_UPLOAD_BYTES", str(512 << 20))
+    if not given.isdecimal():
+        raise SpecError(f"CALIFT_MAX_UPLOAD_BYTES must be a number, got {given!r}")
+    return max(1, int(given) >> 20)
+
+
 def organisation() -> Organisation | None:
     """The OpenID provider of the settings, if there is one.
 
@@ -88,6 +101,7 @@ def main() -> int:
     os.environ.pop("CALIFT_TOKEN", None)
     try:
         hosts, at, known = allowed_hosts(address), port(), organisation()
+        largest = upload_mb()
     except CaliftError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -106,6 +120,7 @@ def main() -> int:
             "server.port": at,
             "server.headless": True,
             "server.fileWatcherType": "none",
+            "server.maxUploadSize": largest,
             "server.allowedHosts": names(hosts),
             "server.enableCORS": True,
             "server.enableXsrfProtection": True,

@@ -34,7 +34,7 @@ from calift_core.schema.wire.results import (
     TransferMatrix,
 )
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Metrics, RunSummary, Validation
-from calift_core.schema.wire.service import SuiteScan, Visitor
+from calift_core.schema.wire.service import FolderList, SuiteScan, Visitor
 from calift_core.schema.wire.sweeps import SweepDetail, SweepValidation, SweepVerdict
 from frontend import text
 from frontend.door import session_of
@@ -399,6 +399,12 @@ def frontier(run_id: str, attempt: int, _finished: str) -> Frontier | None:
 def scan(suite: str) -> SuiteScan:
     """A look at data that a run could name; kept for a short time, as folders change."""
     return client().scan(suite)
+
+
+@st.cache_data(ttl=30, max_entries=50, show_spinner=False)
+def folders(path: str | None) -> FolderList:
+    """The folders in a registered folder of the service's machine; kept for a short time."""
+    return client().folders(path)
 
 
 @st.cache_data(ttl=30, max_entries=200, show_spinner=False)

@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from calift_core import __version__
-from frontend import api, page, text
+from frontend import api, components, page, text
 
 HERE = Path(__file__).parent
 
@@ -57,6 +57,7 @@ st.set_page_config(
     menu_items={"About": f"calift {__version__}: calibration explorer and training backend."},
 )
 st.html(HERE / "style.css")
+components.browser()
 opened = st.navigation(PAGES, expanded=True)  # or the last pages hide behind "View more"
 st.logo(HERE / "logo.svg", size="large", link=None)
 me = api.visitor()

@@ -1,4 +1,4 @@
-"""The dashboard's own components: the reliability diagram whose bins are chosen, and the gallery.
+"""The dashboard's own components: the diagram whose bins are chosen, the gallery, the browser.
 
 Their files are plain modules in `calift/components`, which `calift/pyproject.toml` declares to
 Streamlit: its own scripts alone may run, and a component's text is no script of ours until it is
@@ -14,11 +14,24 @@ from typing import Any
 
 import streamlit as st
 
+from frontend.figures import style
+
 
 @cache
 def _component(name: str) -> Callable[..., Any]:
     # Not when this module is imported: Streamlit looks for files when it runs.
     return st.components.v2.component(f"calift.{name}", css=f"{name}.css", js=f"{name}.js")
+
+
+def browser() -> None:
+    """What every page needs of its browser; see `page.js`. It takes no room."""
+    with st.container(key="calift-browser"):
+        scheme = st.context.theme.type or ""
+        _component("page")(key="browser", data={"scheme": scheme}, on_scheme_change=_nothing)
+
+
+def _nothing() -> None:
+    """The page is drawn again, and that is all: the visitor's colours came with the wish."""
 
 
 def reliability(
@@ -37,7 +50,8 @@ def reliability(
         given = st.session_state[key].get("range")
         chosen(_edges(given))
 
-    _component("reliability")(key=key, data=data, on_range_change=picked)
+    both = {**data, "colour": style.both(data["colour"])}
+    _component("reliability")(key=key, data=both, on_range_change=picked)
 
 
 def _edges(given: Any) -> tuple[float, float] | None:

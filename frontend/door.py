@@ -533,18 +533,22 @@ def _refused(error: CaliftError, place: str, *, offered: bool = False) -> Respon
 
 
 _STYLE = """
-:root{color-scheme:light}
-body{font:16px/1.5 system-ui,sans-serif;color:#1c2733;background:#f5f7f9;margin:0}
-main{max-width:26rem;margin:12vh auto;padding:2rem;background:#fff;border:1px solid #e1e6eb;
-border-radius:.5rem}
-img{height:2rem}h1{font-size:1.25rem;margin:1rem 0 .5rem}p{margin:.5rem 0;color:#4a5763}
+:root{color-scheme:light dark}
+body{font:16px/1.5 system-ui,sans-serif;color:light-dark(#1c2733,#e6ebf0);
+background:light-dark(#f5f7f9,#11171d);margin:0}
+main{max-width:26rem;margin:12vh auto;padding:2rem;
+background:light-dark(#fff,#1a232c);
+border:1px solid light-dark(#e1e6eb,#2f3b46);border-radius:.5rem}
+img{height:2rem}h1{font-size:1.25rem;margin:1rem 0 .5rem}
+p{margin:.5rem 0;color:light-dark(#4a5763,#a9b6c3)}
 label{display:block;font-weight:600;margin-top:1rem}
 input{width:100%;box-sizing:border-box;font:inherit;padding:.5rem;margin:.25rem 0 1rem;
-border:1px solid #8a97a3;border-radius:.4rem}
+border:1px solid light-dark(#8a97a3,#6d7b88);border-radius:.4rem}
 button,a.button{font:inherit;display:inline-block;text-decoration:none;font-weight:600;color:#fff;background:#0b6394;border:0;border-radius:.4rem;
 padding:.5rem 1.25rem;cursor:pointer}
-a:not(.button){color:#0b6394}code{background:#f0f3f6;padding:0 .25rem;border-radius:.25rem}
-p.said{color:#8a1c1c;font-weight:600}
+a:not(.button){color:light-dark(#0b6394,#74bdec)}
+code{background:light-dark(#f0f3f6,#26313b);padding:0 .25rem;border-radius:.25rem}
+p.said{color:light-dark(#8a1c1c,#ffaab1);font-weight:600}
 """
 
 

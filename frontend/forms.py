@@ -303,7 +303,9 @@ def draw(
         case "integer" | "number":
             out = _number(field, held, placeholder, step, words)
         case "text" | "notes" if choices:
-            known = dict.fromkeys([*([held] if held else []), *choices])
+            # What was typed, or put here by a button, is offered from then on.
+            now = st.session_state.get(key)
+            known = dict.fromkeys([*([held] if held else []), *choices, *([now] if now else [])])
             out = st.selectbox(
                 field.title,
                 list(known),

@@ -16,11 +16,17 @@ from calift_core.schema.wire.runs import RunSummary, Validation
 from calift_core.schema.wire.sweeps import SweepValidation
 from frontend import pictures, tables, text
 from frontend.figures import style
+from frontend.figures.marks import Mark, marks
 from frontend.gains import Gain
 from frontend.tables import Column, Markup, Table
 
 #: Seconds between two looks at a run that works.
 LIVE_S = 2.0
+
+
+def is_dark() -> bool:
+    """Whether the visitor sees the pages in dark colours."""
+    return bool(st.context.theme.type == "dark")
 
 
 def head(title: str, lead: str = "") -> None:
@@ -174,6 +180,7 @@ def chart(
     data: Callable[[], str] | None = None,
     wide: bool = False,
     select: Callable[[list[Any]], None] | None = None,
+    by_name: bool = True,
 ) -> None:
     """Show a figure with its description, its table and its exports.
 
@@ -185,12 +192,13 @@ def chart(
         wide: on a narrow screen, scroll the figure sideways rather than squeeze it.
         select: called before the page is drawn again, with what the mark that somebody selected
             stands for (its `customdata`).
+        by_name: offer the marks by name as well, for the keyboard; False: the page does.
     """
 
     def selected() -> None:
-        marks = st.session_state[f"chart-{name}"]["selection"]["points"]
-        if select is not None and marks and marks[0].get("customdata"):
-            select(list(marks[0]["customdata"]))
+        points = st.session_state[f"chart-{name}"]["selection"]["points"]
+        if select is not None and points and points[0].get("customdata"):
+            select(list(points[0]["customdata"]))
 
     alt = style.alt_text(figure)
     config = {
@@ -199,7 +207,7 @@ def chart(
     }
     with st.container(key=f"wide-{name}") if wide else nullcontext():
         st.plotly_chart(
-            figure,
+            style.on_dark(figure) if is_dark() else figure,
             theme=None,
             width="stretch",
             key=f"chart-{name}",
@@ -208,7 +216,7 @@ def chart(
             on_select=selected if select else "ignore",
             selection_mode="points",
         )
-    below(figure, twin, name=name, data=data)
+    below(figure, twin, name=name, data=data, select=select if by_name else None)
 
 
 def below(
@@ -218,6 +226,7 @@ def below(
     name: str,
     data: Callable[[], str] | None = None,
     camera: bool = True,
+    select: Callable[[list[Any]], None] | None = None,
 ) -> None:
     """The table and the exports of a figure; arguments as of `chart`.
 
@@ -227,12 +236,39 @@ def below(
         name: of the exported files and of the widgets.
         data: JSON for the export.
         camera: the chart on the page is Plotly's, with its own camera.
+        select: called as that of `chart`, for what somebody chose by its name.
     """
     with st.container(horizontal=True, gap="small", key=f"below-{name}"):
+        if select is not None and (found := marks(figure)):
+            with st.popover(
+                "Choose", icon=":material/ads_click:", type="tertiary", key=f"opn-{name}"
+            ):
+                _choose(found, name, select)
         with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{name}"):
             table(twin, caption=style.alt_text(figure) or name, limit=100)
         with st.popover("Export", icon=":material/download:", type="tertiary", key=f"exp-{name}"):
             _exports(figure, twin, name, data, camera)
+
+
+def _choose(found: Sequence[Mark], name: str, select: Callable[[list[Any]], None]) -> None:
+    """What a click into a chart chooses, by the keyboard and for screen readers."""
+    key = f"mark-{name}"
+
+    def chosen() -> None:
+        at = st.session_state[key]
+        if at is not None and at < len(found):
+            select(found[at].stands_for)
+
+    st.selectbox(
+        "A mark of the chart",
+        range(len(found)),
+        index=None,
+        format_func=lambda at: found[at].words,
+        key=key,
+        on_change=chosen,
+        placeholder=f"{len(found):,} to choose from",
+        width=420,
+    )
 
 
 def _exports(

@@ -13,6 +13,7 @@ from calift_core.errors import CaliftError
 from calift_core.schema.wire.operations import Page
 from calift_core.schema.wire.runs import RunSummary, counted
 from frontend import api, page, state, text
+from frontend.figures import style
 from frontend.figures.style import PALETTE, Run
 from frontend.panels import views
 from frontend.text import labels
@@ -182,7 +183,7 @@ def _held(picked: Mapping[str, RunSummary]) -> None:
     """The runs with their colours, and what else was chosen and goes along from page to page."""
     looks, names = state.styles(list(picked)), labels(list(picked.values()))
     chips = [
-        f'<span><span class="calift-dot" style="background:{text.esc(looks[run_id].colour)}" '
+        f'<span><span class="calift-dot" style="background:{style.both(looks[run_id].colour)}" '
         f'aria-hidden="true"></span>{text.esc(names[run_id])}</span>'
         for run_id in picked
     ]

@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from backend.deps import ServicesDep, StoreDep, allow, open_by_setting, open_on_loopback
+from backend.deps import (
+    PrincipalDep,
+    ServicesDep,
+    StoreDep,
+    allow,
+    note,
+    open_by_setting,
+    open_on_loopback,
+    uploads,
+)
 from backend.docs_page import docs_page
+from backend.middleware import ZIP_TYPE
 from backend.problems import HttpError, as_response
 from backend.queue import broker_answers
 from backend.readiness import CHECKS
@@ -18,6 +29,7 @@ from calift_core import __version__, catalogue
 from calift_core.schema.wire.runs import RunPhase
 from calift_core.schema.wire.service import (
     DatasetInfo,
+    FolderList,
     Health,
     MethodInfo,
     ModelInfo,
@@ -25,6 +37,7 @@ from calift_core.schema.wire.service import (
     Stats,
     SuiteRuns,
     SuiteScan,
+    UploadedData,
     WorkerInfo,
 )
 
@@ -92,9 +105,61 @@ def list_models(services: ServicesDep) -> list[ModelInfo]:
 
 @router.get("/datasets")
 @allow("read")
-def list_datasets() -> list[DatasetInfo]:
-    """Suites, which are here, and how to get the others."""
-    return catalogue.datasets()
+def list_datasets(services: ServicesDep) -> list[DatasetInfo]:
+    """Suites, which are here, and how to get the others; last the zips that were brought."""
+    return [*catalogue.datasets(), *services.datasets.listed()]
+
+
+@router.get("/datasets/folders", responses={404: {}})
+@allow("submit")
+def list_folders(
+    services: ServicesDep,
+    path: Annotated[
+        str | None,
+        Query(min_length=1, max_length=4096, description="None: the registered folders"),
+    ] = None,
+) -> FolderList:
+    """The folders in a registered folder, one level, and what each seems to hold.
+
+    Registered are those of `CALIFT_DATA_ROOTS`; where none is and only this machine reaches the
+    service, it is the home of whoever runs it. Links that lead out of them are left out.
+    """
+    return Scanner(services.settings, services.submission, services.thumbnails).browse(path)
+
+
+@router.post(
+    "/datasets",
+    status_code=201,
+    responses={413: {}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "A zip of class folders, or of train/, val/, test/ … folders of them",
+            "content": {ZIP_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+@allow("submit")
+@uploads(ZIP_TYPE)
+async def upload_dataset(
+    request: Request,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    name: Annotated[
+        str, Query(min_length=1, max_length=200, description="Of the file, such as `birds.zip`")
+    ] = "images.zip",
+) -> UploadedData:
+    """Bring a zip of images; the answer says how a RunSpec names it.
+
+    It is kept as it is, below the service's home, once it is known to be a zip whose names stay in
+    it, whose images hold what they say and whose size and number of files are within the limits.
+    """
+    async with services.imports.receive(request.stream(), "a zip of images") as received:
+        found = await run_in_threadpool(
+            services.datasets.take, received, name, owner=principal.name
+        )
+    note(request, suite=found.suite, size_bytes=found.size_bytes)
+    return found
 
 
 @router.get("/datasets/scan")

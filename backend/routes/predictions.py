@@ -30,7 +30,7 @@ router = APIRouter(tags=["predictions"])
     },
 )
 @allow("submit")
-@uploads
+@uploads(UPLOAD_TYPE)
 async def import_predictions(
     request: Request,
     response: Response,
@@ -55,7 +55,7 @@ async def import_predictions(
     """
     if run is not None:
         await run_in_threadpool(check_owner, services, principal, run)
-    async with services.imports.receive(request.stream()) as received:
+    async with services.imports.receive(request.stream(), "a predictions file") as received:
         upload = replace(received, name=name, dataset=dataset, role=role, run_id=run)
         run_id = await run_in_threadpool(
             services.imports.take,

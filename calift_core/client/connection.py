@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2 as httpx
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _PREFIX = "/api/v1"
 #: How long `wait` and `events` bear a service that does not answer, such as one that restarts.
 PATIENCE_S = 60.0
+#: The service checks and measures an upload before it answers.
+_UPLOAD_WAIT_S = 600.0
 
 _T = TypeVar("_T")
 #: What `wait` waits for.
@@ -207,6 +209,30 @@ class Connection:
             if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout):
                 raise
             return self._send("POST", path, body=body, headers=headers)
+
+    def _upload(
+        self,
+        path: str,
+        body: IO[bytes],
+        kind: str,
+        params: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Post a file of a media type; the service looks through it before it answers."""
+        try:
+            response = self._http.request(
+                "POST",
+                path,
+                params=given(params),
+                content=body,
+                headers={"Content-Type": kind, **(headers or {})},
+                timeout=httpx.Timeout(_UPLOAD_WAIT_S, connect=10.0),
+            )
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from error
+        if response.status_code >= 300:
+            raise self._error(response)
+        return response
 
     @contextmanager
     def _stream(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import httpx2 as httpx
-
-from calift_core.client.connection import Connection, at, given
+from calift_core.client.connection import Connection, at
 from calift_core.schema.report import Role
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
@@ -33,9 +31,6 @@ from calift_core.schema.wire.runs import (
 if TYPE_CHECKING:
     from calift_core.predictions.types import Role as PredictedRole
     from calift_core.predictions.write import Keep
-
-#: The service checks and measures an upload before it answers.
-_IMPORT_WAIT_S = 600.0
 
 
 class EvaluationCalls(Connection):
@@ -321,27 +316,12 @@ class EvaluationCalls(Connection):
         from calift_core.predictions.write import write_predictions
 
         predictions = load_predictions(path, dataset=dataset, role=role, class_names=class_names)
-        given = {"name": name or run_name(Path(path).stem), "run": run}
+        named = {"name": name or run_name(Path(path).stem), "run": run}
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "predictions.parquet"
             write_predictions(file, predictions, keep=keep)
-            return self._upload(file, given, idempotency_key or uuid.uuid4().hex)
-
-    def _upload(self, file: Path, params: Mapping[str, Any], key: str) -> RunDetail:
-        headers = {
-            "Content-Type": "application/vnd.apache.parquet",
-            "Content-Length": str(file.stat().st_size),
-            "Idempotency-Key": key,
-        }
-        timeout = httpx.Timeout(_IMPORT_WAIT_S, connect=10.0)
-        try:
+            key = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+            kind = "application/vnd.apache.parquet"
             with file.open("rb") as body:
-                response = self._http.request(
-                    "POST", "/predictions", params=given(params), content=body, headers=headers,
-                    timeout=timeout,
-                )  # fmt: skip
-        except httpx.TransportError as error:
-            raise self._unavailable(error) from error
-        if response.status_code >= 300:
-            raise self._error(response)
+                response = self._upload("/predictions", body, kind, named, headers=key)
         return self._read(response, RunDetail)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from calift_core.client.connection import Connection, at
+from calift_core.files import storage_error
 from calift_core.schema.wire.operations import (
     AuditPage,
     PruneAsked,
@@ -18,6 +22,7 @@ from calift_core.schema.wire.operations import (
 )
 from calift_core.schema.wire.service import (
     DatasetInfo,
+    FolderList,
     Health,
     MethodInfo,
     ModelInfo,
@@ -26,6 +31,7 @@ from calift_core.schema.wire.service import (
     Stats,
     SuiteRuns,
     SuiteScan,
+    UploadedData,
     Visitor,
     WorkerInfo,
 )
@@ -56,6 +62,30 @@ class ServiceCalls(Connection):
             ServiceError: no suite has this name, or its path may not be read there.
         """
         return self._get("/datasets/scan", SuiteScan, suite=suite)
+
+    def folders(self, path: str | None = None) -> FolderList:
+        """The registered folders of the service's machine, or the folders in one of them.
+
+        Raises:
+            ServiceError: there is no such folder, or it lies outside them.
+        """
+        found = self._send("GET", "/datasets/folders", params={"path": path})
+        return self._read(found, FolderList)
+
+    def upload_zip(self, file: str | os.PathLike[str] | IO[bytes], name: str) -> UploadedData:
+        """Bring a zip of class folders to the service, which keeps it as a suite.
+
+        Args:
+            file: a path, or an open file.
+            name: of the file, such as `birds.zip`.
+
+        Raises:
+            ServiceError: it is refused; the sentence says why.
+            StorageError: it cannot be read here.
+        """
+        with _opened(file) as body:
+            response = self._upload("/datasets", body, "application/zip", {"name": name})
+        return self._read(response, UploadedData)
 
     def suites(self, *, phase: Sequence[str] = ()) -> list[SuiteRuns]:
         """The suites of the runs in any of these phases, that of the newest run first."""
@@ -162,3 +192,16 @@ class ServiceCalls(Connection):
             ServiceError: with status 503 and what does not answer.
         """
         return self._get("/readyz", Ready)
+
+
+@contextmanager
+def _opened(file: str | os.PathLike[str] | IO[bytes]) -> Iterator[IO[bytes]]:
+    if not isinstance(file, str | os.PathLike):
+        yield file
+        return
+    try:
+        body = open(file, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise storage_error(error, Path(file), "read") from error
+    with body:
+        yield body

@@ -18,7 +18,7 @@ from PIL import Image
 
 from calift_core.data.decode import decode, open_image
 from calift_core.data.images import Pixels
-from calift_core.data.listing import EXTENSIONS, Budget
+from calift_core.data.listing import EXTENSIONS, Budget, TooManyFilesError
 from calift_core.data.names import Names
 from calift_core.data.sources import (
     hashed_bytes,
@@ -31,6 +31,11 @@ from calift_core.errors import DataError, DataUnavailableError, UnreadableImageE
 
 #: An image that unpacks to more than this is refused: a small zip can hold petabytes.
 MAX_IMAGE_BYTES = 256 * 2**20
+#: Bytes that an entry of a zip's table takes, generously; a table of more entries than a budget has
+#: is not read, unless it is small.
+_ENTRY_BYTES, _SMALL_TABLE = 128, 1 << 20
+#: A zip of a stranger may unpack to so many times its size; encoded images hardly shrink.
+_MAX_GROWTH, _ANY_GROWTH_BYTES = 50, 64 * 2**20
 _HEADER = struct.Struct("<4s22xHH")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -142,7 +147,7 @@ def open_zip(file: Path, budget: Budget | None = None) -> ZipSource:
     if not file.is_file():
         raise DataUnavailableError(f"there is no zip {str(file)!r}.")
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _Table(file, budget) as table, zipfile.ZipFile(table) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
         raise DataError(f"{file.name} is no whole zip: {reason_of(error)}") from None
@@ -174,6 +179,41 @@ def open_zip(file: Path, budget: Budget | None = None) -> ZipSource:
         column("file_size"),
         column("CRC"),
     )
+
+
+def demand_modest(source: ZipSource) -> None:
+    """See that a zip from elsewhere is what it says: its images lie apart and hardly shrink.
+
+    Raises:
+        DataError: it would unpack to many times its size, or its images share bytes.
+    """
+    size = source.file.stat().st_size
+    packed, unpacked = int(source.packed.sum()), int(source.sizes.sum())
+    if packed > size:
+        raise DataError(
+            f"{source.file.name}: its images would take {packed:,} bytes and the whole zip has "
+            f"{size:,}: they share bytes, as in a zip that is made to explode"
+        )
+    if unpacked > max(_MAX_GROWTH * size, _ANY_GROWTH_BYTES):
+        raise DataError(
+            f"{source.file.name} would unpack to {unpacked:,} bytes, {unpacked // size:,} times "
+            f"its size; at most {_MAX_GROWTH} times are taken",
+            hint="Encoded images (JPEG, PNG) hardly shrink in a zip.",
+        )
+
+
+class _Table(io.FileIO):
+    """A zip of which a budget says how large its table may be: it is read in one piece."""
+
+    def __init__(self, file: Path, budget: Budget | None) -> None:
+        super().__init__(file, "rb")
+        self._budget = budget
+
+    def read(self, size: int | None = -1) -> bytes:
+        budget = self._budget
+        if budget is not None and (size or 0) > max(_SMALL_TABLE, budget.left * _ENTRY_BYTES):
+            raise TooManyFilesError(f"more than {budget.entries:,.0f} files")
+        return super().read(-1 if size is None else size) or b""
 
 
 def _demand_inside(file: Path, name: str) -> None:

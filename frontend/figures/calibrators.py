@@ -139,10 +139,10 @@ def transfer(
         if row.calibrator is None or not row.calibrator.oracle
     ]  # fmt: skip
     marks = {
-        "ece": f"{'MCE' if matrix.norm == 'max' else 'ECE'} in %, darker is worse · (in brackets): "
-        "not above the floor · *: in-sample",
-        "nll": "NLL in nats, darker is worse · ▲: worse than without a calibrator",
-        "brier": "Brier score, darker is worse · ▲: worse than without a calibrator",
+        "ece": f"{'MCE' if matrix.norm == 'max' else 'ECE'} in %, stronger blue is worse · "
+        "(in brackets): not above the floor · *: in-sample",
+        "nll": "NLL in nats, stronger blue is worse · ▲: worse than without a calibrator",
+        "brier": "Brier score, stronger blue is worse · ▲: worse than without a calibrator",
     }
     binned = f"{matrix.n_bins} bins, {text.SCHEMES[matrix.scheme]} · {text.NORMS[matrix.norm]} · "
     figure = blank(

@@ -49,7 +49,7 @@ def grid(
     )
     figure = blank(
         title=heading,
-        subtitle=["darker is better · ✗: another class was predicted"],
+        subtitle=["stronger blue is better · ✗: another class was predicted"],
         alt=f"{heading}, {len(runs)} runs on {len(sets)} data sets."
         + (
             f" Lowest: {text.percent(worst[0])} by {worst[1]} on {worst[2]}."

@@ -226,7 +226,7 @@ def by_run(
         by_name = {row.dataset: row for row in rows}
         z.append([by_name[name].value if name in by_name else None for name in names])
         words.append([_cell(by_name.get(name), metric) for name in names])
-    note = "darker is worse" if look.better == "low" else "darker is better"
+    note = "stronger blue is worse" if look.better == "low" else "stronger blue is better"
     if metric == "ece":
         note += " · (in brackets): not above the floor"
     figure = blank(
@@ -297,7 +297,7 @@ def by_severity(
         found = [cells_of.get((name, severity)) for severity in severities]
         z.append([None if e is None else text.metric_value(e, metric) for e in found])
         words.append(["" if e is None else _cell(points([e], metric)[0], metric) for e in found])
-    note = "darker is worse" if look.better == "low" else "darker is better"
+    note = "stronger blue is worse" if look.better == "low" else "stronger blue is better"
     if metric == "ece":
         note += " · (in brackets): not above the floor"
     labels = [f"severity {s}" if len(severities) < 4 else str(s) for s in severities]

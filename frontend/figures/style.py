@@ -8,6 +8,7 @@ these, and a violet for the grey that looks like pink to some.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,6 +69,35 @@ SEQUENTIAL = (
     (1.0, "#6ba6d0"),
 )
 
+#: What each colour of a figure is on a dark ground: the same hue, lighter, and series as far apart.
+DARK: dict[str, str] = {
+    "#ffffff": "#11171d",
+    INK: "#e6ebf0",
+    MUTED: "#a9b6c3",
+    GRID: "#26313b",
+    RULE: "#4a5866",
+    BAR: "#33404c",
+    OVER: "#f08a3c",
+    UNDER: "#4aa8e8",
+    **dict(
+        zip(
+            PALETTE,
+            ("#71e2b1", "#c57694", "#4d58e7", "#e6bb1a", "#1299ce", "#af4065", "#ffffff",
+             "#dcc3ec"),
+            strict=True,
+        )
+    ),
+    **dict(
+        zip((c for _, c in SEQUENTIAL), ("#18222b", "#1f4560", "#2a6892"), strict=True)
+    ),
+    # What became of samples, and the bars of counts.
+    "#c9d3dc": "#4a5866",
+    "#2f8f73": "#3fb491",
+    "#a3384a": "#e0707f",
+    "#8795a3": "#7f8d9b",
+    "#a9b5c0": "#5d6c7a",
+}  # fmt: skip
+
 
 class RunStyle(NamedTuple):
     """How a run is drawn everywhere."""
@@ -120,6 +150,48 @@ def alt_text(figure: go.Figure) -> str:
     """The description that goes with a figure."""
     meta = figure.layout.meta
     return str(meta["alt"]) if meta else ""
+
+
+def on_dark(figure: go.Figure) -> go.Figure:
+    """The same figure for a dark ground; what is exported stays light."""
+    return go.Figure(recoloured(figure.to_plotly_json()), skip_invalid=True)
+
+
+def both(colour: str) -> str:
+    """A run's colour for a style sheet, which knows by itself what it lies on."""
+    return f"light-dark({colour}, {DARK[colour]})"
+
+
+_DARKER = {light.lower(): dark for light, dark in DARK.items()}
+_MIXED = re.compile(r"rgba\(\s*(\d+),\s*(\d+),\s*(\d+),\s*([\d.]+)\)")
+_STYLED = re.compile(r'style="[^"]*"')
+_HEX = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+def recoloured(value: Any) -> Any:
+    """A document whose colours are those of a dark ground.
+
+    A text is a colour, or has some in its markup; in what people have written none is looked for,
+    as their quotes are escaped.
+    """
+    if isinstance(value, dict):
+        return {key: recoloured(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [recoloured(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if value.lower() in _DARKER:
+        return _DARKER[value.lower()]
+    if (mixed := _MIXED.fullmatch(value)) is not None:
+        red, green, blue = (int(mixed[i]) for i in (1, 2, 3))
+        dark = _DARKER.get(f"#{red:02x}{green:02x}{blue:02x}")
+        if dark is None:
+            return value
+        red, green, blue = (int(dark[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red},{green},{blue},{mixed[4]})"
+    return _STYLED.sub(
+        lambda found: _HEX.sub(lambda c: _DARKER.get(c[0].lower(), c[0]), found[0]), value
+    )
 
 
 def blank(

@@ -9,7 +9,7 @@ import streamlit as st
 from calift_core.schema.spec import as_uri
 from calift_core.schema.wire.service import MethodInfo
 from frontend import api, forms, page, state, text
-from frontend.panels.new import differs, fields
+from frontend.panels.new import bring, differs, fields
 from frontend.panels.new.data import look
 from frontend.panels.new.fields import Form
 from frontend.panels.new.start import INTENTS, intent, start
@@ -73,6 +73,7 @@ def main() -> None:
     data, shifts = ("suite", "id"), ("suite", "shifts")
     with data_step:
         st.header("1. Your data", anchor=False)
+        bring.offer(fields.key_of(form.mark, data))
         fields.of_data(form, datasets)
         form.values[data] = as_uri(form.values[data] or "")
         form.values[shifts] = {name: as_uri(uri) for name, uri in form.values[shifts].items()}

@@ -43,6 +43,7 @@ def main() -> None:
         name=f"shift-heatmap-{metric}",
         wide=True,
         select=lambda cell: open_cell(*cell),
+        by_name=False,
     )
     _cell_picker(found, open_cell)
     low = st.session_state.get("cell-below", False)

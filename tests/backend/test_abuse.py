@@ -313,6 +313,7 @@ def test_abuse__bodies_that_are_no_documents(service: Service) -> None:
         "multipart/form-data; boundary=x",
         "multipart/form-data",
         "application/vnd.apache.parquet",
+        "application/zip",
         "application/",
         ";;;",
         "\xff",
@@ -326,6 +327,7 @@ def test_abuse__bodies_that_are_no_documents(service: Service) -> None:
         ("POST", f"{run}/clone"),
         ("POST", f"{run}/cancel"),
         ("POST", "/api/v1/predictions"),
+        ("POST", "/api/v1/datasets"),
         ("GET", "/api/v1/runs"),
         ("DELETE", "/api/v1/runs/nobody"),
     ]

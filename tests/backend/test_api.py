@@ -122,6 +122,8 @@ SCOPES = {
     "submit_sweep": "submit",
     "validate_sweep": "submit",
     "scan_dataset": "submit",
+    "list_folders": "submit",
+    "upload_dataset": "submit",
     "cancel_sweep": "submit",
     "pause_sweep": "submit",
     "resume_sweep": "submit",

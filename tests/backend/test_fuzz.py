@@ -31,7 +31,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from backend.main import create_app
-from backend.middleware import UPLOAD_TYPE
+from backend.middleware import UPLOAD_TYPE, ZIP_TYPE
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.sweep import parse_sweep
 from tests.conftest import fresh_postgres, serving, spec_of
@@ -52,6 +52,7 @@ CHECKS = [
 
 
 @schemathesis.serializer(UPLOAD_TYPE)
+@schemathesis.serializer(ZIP_TYPE)
 def _as_bytes(_context: Any, value: Any) -> Any:
     return value if isinstance(value, bytes) else str(value).encode()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from backend.main import create_app
+from backend.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.settings import Settings
+from calift_core.errors import ServiceError, StorageError
+from tests.conftest import serving
 
 
 def write(root: Path, names: tuple[str, ...], n: int) -> None:
@@ -27,7 +33,8 @@ def write(root: Path, names: tuple[str, ...], n: int) -> None:
 
 @pytest.fixture
 def api(tmp_path: Path, settings: Settings) -> Iterator[TestClient]:
-    made = settings.model_copy(update={"data_roots": (tmp_path / "data",)})
+    limits = {"max_upload_files": 50, "max_upload_bytes": 300_000, "quota_data_bytes": 200_000}
+    made = settings.model_copy(update={"data_roots": (tmp_path / "data",), **limits})
     app = create_app(made, housekeeping=False)
     with TestClient(app, base_url="http://127.0.0.1") as client:
         client.headers["Authorization"] = f"Bearer {made.admin_token()}"
@@ -88,3 +95,189 @@ def test_scan__of_a_built_in_suite_downloads_nothing(api: TestClient) -> None:
     assert found["n_classes"] > 10
     assert found["images"] == []
     assert scan(api, "cifar10").json()["problems"]
+
+
+# ------------------------------------------------------------------------- folders and zips
+
+
+def folders(api: TestClient, path: Path | None = None) -> Any:
+    return api.get("/api/v1/datasets/folders", params={"path": str(path)} if path else {})
+
+
+def test_folders__are_listed_a_level_at_a_time_and_say_what_they_hold(
+    api: TestClient, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    write(root / "birds", ("heron", "<b>owl"), 5)
+    (root / ".hidden").mkdir()
+    (root / "notes.txt").touch()
+    top = folders(api).json()
+    assert [f["path"] for f in top["folders"]] == [str(root)]
+    found = folders(api, root).json()
+    assert found["parent"] is None
+    assert [(f["name"], f["folders"], f["images"]) for f in found["folders"]] == [("birds", 2, 10)]
+    inside = folders(api, root / "birds").json()
+    assert inside["parent"] == str(root)
+    assert {f["name"]: f["images"] for f in inside["folders"]} == {"heron": 5, "<b>owl": 5}
+    assert inside["whole"]
+    leaf = folders(api, root / "birds" / "heron").json()
+    assert (leaf["folders"], leaf["images"]) == ([], 5)
+
+
+def test_folders__nothing_leads_out_of_the_registered_ones(api: TestClient, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write(tmp_path / "secret", ("a", "b"), 1)
+    write(root / "birds", ("heron", "owl"), 1)
+    (root / "out").symlink_to(tmp_path / "secret")
+    (root / "up").symlink_to(tmp_path)
+    (root / "loop").symlink_to(root)
+    (root / "near").symlink_to(root / "birds")
+    assert [f["name"] for f in folders(api, root).json()["folders"]] == ["birds", "loop", "near"]
+    for path in (tmp_path, tmp_path / "secret", root / "out", root / "up", root / "nothing",
+                 root / "birds" / "heron" / "0.png"):  # fmt: skip
+        answer = folders(api, path)
+        assert answer.status_code == 404, answer.text
+    for path in (root / ".." / "secret", Path("birds"), Path("~")):
+        assert folders(api, path).status_code == 422, path
+
+
+def test_folders__many_are_named_in_part_and_that_is_said(api: TestClient, tmp_path: Path) -> None:
+    for index in range(230):
+        (tmp_path / "data" / f"{index:03d}" / "a").mkdir(parents=True)
+    for index in range(300):
+        (tmp_path / "data" / "000" / "a" / f"{index}.png").touch()
+    found = folders(api, tmp_path / "data").json()
+    assert len(found["folders"]) == 200
+    assert not found["whole"]
+    assert not found["folders"][0]["whole"]
+    assert found["folders"][1] == {
+        "name": "001", "path": str(tmp_path / "data" / "001"), "folders": 1, "images": 0,
+        "whole": True,
+    }  # fmt: skip
+
+
+PNG = io.BytesIO()
+Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(PNG, "PNG")
+
+
+def packed(names: Iterable[str], data: bytes = PNG.getvalue(), **options: Any) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", **options) as archive:
+        for name in names:
+            archive.writestr(name, data)
+    return made.getvalue()
+
+
+BIRDS = [f"birds/{c}/{i}.png" for c in ("heron", "owl") for i in range(20)]
+
+
+def bring(api: TestClient, body: bytes, name: str = "birds.zip", **headers: str) -> Any:
+    headers = {"Content-Type": ZIP_TYPE} | headers
+    return api.post("/api/v1/datasets", params={"name": name}, content=body, headers=headers)
+
+
+def test_zip__is_kept_scanned_and_offered_and_the_same_one_is_kept_once(
+    api: TestClient, settings: Settings, tmp_path: Path
+) -> None:
+    answer = bring(api, packed(BIRDS), name="../../my birds.ZIP")
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    assert (made["name"], made["images"], made["n_classes"]) == ("my-birds.zip", 40, 2)
+    file = Path(made["suite"].removeprefix("zip:"))
+    assert file.is_relative_to(settings.datasets_dir)
+    assert file.read_bytes() == packed(BIRDS)
+    found = scan(api, made["suite"]).json()
+    assert {c["name"]: c["n"] for c in found["classes"]} == {"heron": 20, "owl": 20}
+    assert any(image["picture"] for image in found["images"])
+    assert bring(api, packed(BIRDS), name="again.zip").json()["suite"] == made["suite"]
+    offered = [d for d in api.get("/api/v1/datasets").json() if d["id"].startswith("zip:")]
+    assert [(d["id"], d["title"]) for d in offered] == [(made["suite"], "my-birds")]
+    assert "40 images of 2 classes" in offered[0]["detail"]
+    spec = {"name": "r", "method": {"kind": "zero_shot"}, "suite": {"id": made["suite"]}}
+    assert api.post("/api/v1/runs/validate", json=spec).json()["valid"]
+    assert list(settings.uploads_dir.iterdir()) == []
+
+
+def exploding() -> bytes:
+    """Zeros that shrink a thousandfold, in each of a few classes."""
+    return packed(["a/0.bmp", "b/0.bmp"], bytes(60 << 20), compression=zipfile.ZIP_DEFLATED)
+
+
+def overlapping() -> bytes:
+    """Every entry of the table names the first one's bytes."""
+    body = packed([f"{c}/{i}.png" for c in "ab" for i in range(9)], bytes(3000))
+    at = body.index(b"PK\x01\x02")
+    table = bytearray(body[at:])
+    for place in (m.start() for m in re.finditer(b"PK\x01\x02", bytes(table))):
+        table[place + 42 : place + 46] = bytes(4)
+    # Only the first one's bytes stay; the table moves up to them.
+    kept = body[: body.index(b"PK\x03\x04", 4)]
+    table[-6:-2] = len(kept).to_bytes(4, "little")
+    return kept + bytes(table)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"PK\x03\x04 and no more", "birds.zip is no whole zip"),
+        (b"\x89PNG", "birds.zip is no whole zip"),
+        (packed(BIRDS)[:-30], "birds.zip is no whole zip"),
+        (packed([*BIRDS, "../../evil.png"]), "'../../evil.png' leads out of the zip"),
+        (packed([*BIRDS, "/etc/evil.png"]), "'/etc/evil.png' leads out of the zip"),
+        (packed([*BIRDS, "..\\evil.png"]), "leads out of the zip"),
+        (packed(["a.txt"]), "birds.zip holds no images"),
+        (packed(["a/0.png", "a/1.png"]), "must hold at least 2 class folders, it has ['a']"),
+        (packed([f"a/{i}.png" for i in range(60)]), "holds more than 50 files"),
+        (exploding(), "times its size; at most 50 times are taken"),
+        (overlapping(), "they share bytes"),
+    ],
+    ids=["cut", "png", "half", "climbs", "absolute", "backslash", "texts", "one", "many", "bomb",
+         "overlap"],
+)  # fmt: skip
+def test_zip__that_cannot_be_used_is_refused_with_a_sentence_and_not_kept(
+    api: TestClient, settings: Settings, body: bytes, sentence: str
+) -> None:
+    answer = bring(api, body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["code"] == "ZIP_REFUSED"
+    assert sentence in answer.json()["detail"]
+    assert not list(settings.home.rglob("*.zip"))
+    assert list(settings.uploads_dir.iterdir()) == []
+
+
+def test_zip__limits_of_size_and_of_an_owner_and_other_types_are_refused(
+    api: TestClient, tmp_path: Path
+) -> None:
+    filler = packed(BIRDS, PNG.getvalue() + bytes(3000))
+    assert bring(api, filler).status_code == 201
+    second = bring(api, filler + b"", name="second.zip")
+    assert second.status_code == 201, "the same one takes no more room"
+    other = bring(api, packed(BIRDS[:-1], PNG.getvalue() + bytes(3001)))
+    assert (other.status_code, other.json()["code"]) == (413, "DATA_QUOTA")
+    assert "at most 200,000 are kept for an owner" in other.json()["detail"]
+    large = bring(api, bytes(400_000))
+    assert (large.status_code, large.json()["code"]) == (413, "BODY_TOO_LARGE")
+    assert bring(api, b"").status_code in (415, 422)
+    assert bring(api, packed(BIRDS), **{"Content-Type": "application/json"}).status_code == 415
+    assert bring(api, packed(BIRDS), **{"Content-Type": UPLOAD_TYPE}).status_code == 415
+    elsewhere = api.post(
+        "/api/v1/predictions", content=packed(BIRDS), headers={"Content-Type": ZIP_TYPE}
+    )
+    assert elsewhere.status_code == 415
+
+
+def test_zip__comes_by_the_client_from_a_path_or_an_open_file(
+    settings: Settings, tmp_path: Path
+) -> None:
+    from calift_core.client import Client
+
+    (tmp_path / "birds.zip").write_bytes(packed(BIRDS))
+    app = create_app(settings, housekeeping=False)
+    with serving(app) as url, Client(url, settings.admin_token()) as client:
+        made = client.upload_zip(tmp_path / "birds.zip", "birds.zip")
+        assert client.upload_zip(io.BytesIO(packed(BIRDS)), "birds.zip") == made
+        assert client.scan(made.suite).n_classes == 2
+        with pytest.raises(ServiceError, match="no whole zip"):
+            client.upload_zip(io.BytesIO(b"nothing"), "birds.zip")
+        with pytest.raises(StorageError):
+            client.upload_zip(tmp_path / "gone.zip", "gone.zip")

@@ -13,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from frontend.figures.style import DASHES, OVER, PALETTE, SYMBOLS, UNDER
+from frontend.figures.style import (
+    DARK,
+    DASHES,
+    INK,
+    MUTED,
+    OVER,
+    PALETTE,
+    SEQUENTIAL,
+    SYMBOLS,
+    UNDER,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -119,15 +129,43 @@ def closest(colours: tuple[str, ...], kind: str) -> tuple[float, tuple[str, str]
     )
 
 
+GROUNDS = {"light": {c: c for c in DARK}, "dark": DARK}
+
+
 @pytest.mark.parametrize("kind", SEEN)
-def test_palette__series_are_told_apart(kind: str) -> None:
-    distance, pair = closest(PALETTE, kind)
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_palette__series_are_told_apart(kind: str, ground: str) -> None:
+    distance, pair = closest(tuple(GROUNDS[ground][c] for c in PALETTE), kind)
     assert distance >= APART, (pair, distance)
 
 
 @pytest.mark.parametrize("kind", SEEN)
-def test_marks__over_and_under_are_told_apart(kind: str) -> None:
-    assert ciede2000(seen(OVER, kind), seen(UNDER, kind)) >= 3 * APART
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_marks__over_and_under_are_told_apart(kind: str, ground: str) -> None:
+    over, under = (GROUNDS[ground][c] for c in (OVER, UNDER))
+    assert ciede2000(seen(over, kind), seen(under, kind)) >= 3 * APART
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's, from 1 to 21."""
+    light = [float(linear(c) @ np.array([0.2126, 0.7152, 0.0722])) + 0.05 for c in (one, other)]
+    return max(light) / min(light)
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_words__of_a_figure_are_read_on_its_ground_and_on_its_cells(ground: str) -> None:
+    look = GROUNDS[ground]
+    for words in (INK, MUTED):
+        assert contrast(look[words], look["#ffffff"]) >= 4.5
+    for _, cell in SEQUENTIAL:
+        assert contrast(look[INK], look[cell]) >= 4.5
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_marks__stand_out_from_the_ground(ground: str) -> None:
+    look = GROUNDS[ground]
+    lowest = {c: contrast(look[c], look["#ffffff"]) for c in (*PALETTE, OVER, UNDER)}
+    assert min(lowest.values()) >= (3 if ground == "dark" else 2.2), lowest
 
 
 def test_palette__no_two_series_share_symbol_or_dash() -> None:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def test_files__are_found_by_streamlit_and_packed() -> None:
     found = {c.name: (root / str(c.asset_dir)) for m, root in scan_component_manifests()
              if m.name == "calift" for c in m.components}  # fmt: skip
-    assert set(found) == {"reliability", "gallery"}
+    assert set(found) == {"reliability", "gallery", "page"}
     for name, folder in found.items():
         assert {f"{name}.js", f"{name}.css"} <= {p.name for p in folder.iterdir()}
     packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

@@ -18,6 +18,7 @@ from calift_core.schema.report import EvaluationReport, Summary
 from calift_core.schema.wire.results import Comparison, MeasureSet, SlicePage
 from calift_core.schema.wire.runs import Metrics, MetricSeries
 from frontend import figures
+from frontend.figures.marks import marks
 from frontend.figures.style import Run
 from tests.frontend.examples import BINS, ROWS, TUNED, make_reliability, path_of, spectrum_of
 
@@ -142,3 +143,32 @@ def test_labels__of_slices_and_estimators_are_escaped(
         layout = figure.to_plotly_json()["layout"] | {"meta": None}
         assert "<img" not in str([trace.name for trace in figure.data])
         assert "<img" not in str(layout)
+
+
+def test_dark__colours_change_and_words_stay(
+    evaluations: list[EvaluationReport], comparison: Comparison
+) -> None:
+    name = "a run called #1c2733 of style=#5b6875 and #ffffff"
+    for figure in all_figures(evaluations, comparison, label=name):
+        before, after = str(figure.to_dict()), str(figures.style.on_dark(figure).to_dict())
+        assert after.count(name) == before.count(name)
+        left = re.sub(re.escape(name), "", after).lower()
+        for colour in (figures.style.INK, figures.style.MUTED, "#e8ecf0"):
+            assert colour not in left, colour
+
+
+def test_marks__are_called_by_the_words_of_their_hover(evaluations: list[EvaluationReport]) -> None:
+    run = Run("a", "<b>one</b>")
+    cells = marks(figures.shifts.by_run([(run, evaluations)]))
+    assert len(cells) == 6
+    first = evaluations[0]
+    assert cells[0].stands_for == ["a", first.dataset]
+    assert cells[0].words.startswith("<b>one</b> · ")
+    assert f"{100 * first.accuracy:.1f}" in cells[0].words
+    grid = marks(figures.shifts.by_severity(evaluations))
+    assert len(grid) == 4
+    assert {tuple(m.stands_for) for m in grid} == {
+        (e.dataset,) for e in evaluations if e.corruption
+    }
+    assert "severity 1" in grid[0].words
+    assert len({m.words for m in grid}) == 4

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from calift_core.schema.methods import METHOD_SPECS
 from tests.core.conftest import write_classes
-from tests.frontend.conftest import Service, pointed_at
+from tests.frontend.conftest import Service, pointed_at, service
 from tests.frontend.driving import page, submit_of, words
 
 
@@ -190,3 +192,59 @@ def test_changes__are_the_settings_that_differ_with_defaults_filled_in() -> None
     found = changes(before, {"name": "b", "method": {"kind": "carot"}, "train": {"seed": 3}})
     assert {"setting": "train › seed", "before": "0", "after": "3"} in found
     assert {"setting": "method › kind", "before": "flyp", "after": "carot"} in found
+
+
+def test_new__a_folder_is_chosen_from_the_registered_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "data" / "birds", ("cat", "dog"), n=30)
+    (tmp_path / "data" / "empty").mkdir()
+    roots = (tmp_path / "data",)
+    with (
+        service(tmp_path / "home", filled=False, data_roots=roots) as made,
+        pointed_at(monkeypatch, made.url, made.home),
+    ):
+        app = page("new")
+        opened = app.selectbox(key="bring-open")
+        assert opened.options == ["birds · 2 folders, 60 images", "empty · 0 folders, 0 images"]
+        assert app.button(key="bring-up").disabled
+        app.selectbox(key="bring-open").set_value(str(tmp_path / "data" / "birds")).run()
+        assert app.selectbox(key="bring-open").options[0] == "cat · 0 folders, 30 images"
+        app.button(key="bring-use").click().run()
+        assert not app.exception
+        assert app.selectbox(key="new-quick-suite.id").value == f"folder:{tmp_path}/data/birds"
+        assert "30 to 30 images each" in words(app)
+        assert app.text_input(key="new-quick-name").value == "carot on birds"
+        app.button(key="bring-up").click().run()
+        assert app.selectbox(key="bring-open").options[0] == "birds · 2 folders, 60 images"
+        assert app.selectbox(key="new-quick-suite.id").value == f"folder:{tmp_path}/data/birds"
+        app.selectbox(key="bring-open").set_value(str(tmp_path / "data" / "empty")).run()
+        (tmp_path / "data" / "empty").rmdir()
+        st.cache_data.clear()
+        app.run()
+        assert "there is no folder" in app.warning[0].value
+        app.button(key="bring-top").click().run()
+        assert app.selectbox(key="bring-open").options == ["birds · 2 folders, 60 images"]
+
+
+def test_new__a_zip_is_brought_once_and_named_in_the_form(
+    bare: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "birds", ("cat", "dog"), n=30)
+    made = shutil.make_archive(str(tmp_path / "my birds"), "zip", tmp_path, "birds")
+    with pointed_at(monkeypatch, bare.url, bare.home):
+        app = page("new")
+        drop = app.file_uploader(key="bring-zip")
+        drop.set_value(("my birds.zip", Path(made).read_bytes(), "application/zip")).run()
+        assert not app.exception
+        suite = app.selectbox(key="new-quick-suite.id").value
+        assert suite.startswith("zip:")
+        assert suite.endswith("/my-birds.zip")
+        assert "30 to 30 images each" in words(app)
+        assert "60 images of 2 classes" in app.success[0].value
+        app.selectbox(key="new-quick-suite.id").set_value("typefaces").run()
+        assert app.selectbox(key="new-quick-suite.id").value == "typefaces"
+        refused = app.file_uploader(key="bring-zip")
+        refused.set_value(("x.zip", b"no zip at all", "application/zip")).run()
+        assert "x.zip is no whole zip" in app.error[0].value.replace("\\", "")
+        assert app.selectbox(key="new-quick-suite.id").value == "typefaces"

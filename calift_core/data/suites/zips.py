@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from calift_core.data.archives import ZipSource, open_zip
+from calift_core.data.archives import ZipSource, demand_modest, open_zip
 from calift_core.data.images import ImageSet, split_by_hash
-from calift_core.data.listing import PARTS, Budget, shares_of
+from calift_core.data.listing import PARTS, Budget, TooManyFilesError, shares_of
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError
+from calift_core.schema.spec import FractionSpec
 
 _LAYOUT = (
     "A zip holds one folder of images for each class, or train/ (and test/ …) folders of them; all "
@@ -70,6 +71,24 @@ class Zip(AtPath):
             return images
         at = match_classes(own, classes, f"the shift {name!r} ({path.name})")
         return ImageSet(name, images.source, images.ids, at[images.labels], images.indices)
+
+
+def examine(file: Path, *, max_files: int) -> tuple[int, int]:
+    """See that a zip from elsewhere can be a suite: its classes and its images, by number.
+
+    Raises:
+        DataError: it is none, leads out of its folder, is made to explode, or has more files.
+    """
+    budget = Budget(entries=max_files)
+    try:
+        found = _Contents(file, budget)
+    except TooManyFilesError as error:
+        raise DataError(
+            f"{file.name} holds {error.message}.", hint="Leave it a folder, or pack it in parts."
+        ) from None
+    demand_modest(found.source)
+    loaded = Zip().load(Wanted(file, None, FractionSpec(), budget=Budget(entries=max_files)))
+    return len(loaded.classes), sum(len(images) for images in loaded.parts.values())
 
 
 class _Contents:

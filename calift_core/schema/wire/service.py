@@ -132,6 +132,44 @@ class SuiteScan(Frozen):
     images: list[ScannedImage] = Field(default_factory=list)
 
 
+class FolderInside(Frozen):
+    """A folder that can be chosen: the folders in it, and the images anywhere below it.
+
+    `whole` is false where there is more than was counted.
+    """
+
+    name: str
+    path: str
+    folders: int
+    images: int
+    whole: bool = True
+
+
+class FolderList(Frozen):
+    """The folders in a registered folder; without a path, the registered folders themselves.
+
+    `parent` is null at the top, `images` lie in the folder itself, and `whole` is false where not
+    every folder is named.
+    """
+
+    path: str | None = None
+    parent: str | None = None
+    folders: list[FolderInside]
+    images: int = 0
+    whole: bool = True
+
+
+class UploadedData(Frozen):
+    """A zip of images that was taken in: `suite` names it in a RunSpec."""
+
+    suite: str
+    name: str
+    sha256: str
+    size_bytes: int
+    n_classes: int
+    images: int
+
+
 class GpuUse(Frozen):
     """A worker's GPU as the driver says; null where it does not."""
 

@@ -98,7 +98,7 @@ class Form:
                     self.values[one.path] = forms.draw(
                         one,
                         forms.get(begun, one.path, one.default),
-                        key=_key(mark or self.mark, one.path),
+                        key=key_of(mark or self.mark, one.path),
                         placeholder=(hints or {}).get(one.path, forms.hint_of(one)),
                         choices=chosen,
                         step=(steps or {}).get(one.path),
@@ -109,7 +109,7 @@ class Form:
                 self.slots[one.pointer] = st.empty()
 
 
-def _key(mark: str, path: Path) -> str:
+def key_of(mark: str, path: Path) -> str:
     """The session's key of a field's widget; `mark` tells one form from the next."""
     return f"new-{mark}-{'.'.join(path)}"
 
@@ -224,7 +224,7 @@ def _finished_runs(
         return {}
     chosen: list[str] = []
     for path in wanted:
-        value = st.session_state.get(_key(mark, path), forms.get(document, path))
+        value = st.session_state.get(key_of(mark, path), forms.get(document, path))
         chosen += [value] if isinstance(value, str) else list(value or ())
     kept = pickers.named_runs([run_id for run_id in chosen if run_id.isalnum()], quiet=True)
     own = str(forms.get(document, ("suite", "id"), ""))

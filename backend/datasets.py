@@ -1,0 +1,118 @@
+"""Zips of images that somebody brings: looked through, then kept in the home as suites.
+
+Nothing is unpacked. A zip is refused by its table, before any image is read; images are decoded by
+the processes of `backend.thumbnails` and by runners alone, one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from backend.imports import Upload
+from backend.problems import HttpError
+from backend.settings import Settings
+from calift_core.data.suites.zips import examine
+from calift_core.errors import DataError
+from calift_core.files import atomic_write_bytes, storage_error
+from calift_core.schema.wire.service import DatasetInfo, UploadedData
+
+_NAME = 80
+_ABOUT = "about.json"
+
+
+class Datasets:
+    """Takes zips in and lists them. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._turn = threading.Lock()
+
+    def take(self, upload: Upload, name: str, *, owner: str) -> UploadedData:
+        """Keep a received zip; the same one is kept once for an owner.
+
+        Raises:
+            HttpError: 422, it is no zip of class folders or made to harm; 413, its owner has too
+                much here already.
+            StorageError: it cannot be kept.
+        """
+        named = upload.folder / file_name(name)
+        # Sentences then say the name that its owner knows.
+        os.rename(upload.folder / "upload", named)
+        try:
+            n_classes, images = examine(named, max_files=self._settings.max_upload_files)
+        except DataError as error:
+            raise HttpError(422, "ZIP_REFUSED", error.message, hint=error.hint) from error
+        size = named.stat().st_size
+        home = self._settings.datasets_dir / _folder_of(owner)
+        with self._turn:
+            place = home / upload.sha256[:16]
+            kept = next(place.glob("*.zip"), None)
+            if kept is None:
+                self._demand_room(home, size)
+                kept = place / named.name
+                about = {
+                    "owner": owner, "sha256": upload.sha256, "n_classes": n_classes,
+                    "images": images,
+                }  # fmt: skip
+                try:
+                    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    atomic_write_bytes(place / _ABOUT, json.dumps(about).encode())
+                    os.replace(named, kept)
+                except OSError as error:
+                    raise storage_error(error, place, "write") from error
+        return UploadedData(
+            suite=f"zip:{kept}",
+            name=kept.name,
+            sha256=upload.sha256,
+            size_bytes=size,
+            n_classes=n_classes,
+            images=images,
+        )
+
+    def _demand_room(self, home: Path, size: int) -> None:
+        most = self._settings.quota_data_bytes
+        held = sum(file.stat().st_size for file in home.glob("*/*.zip")) if most else 0
+        if most and held + size > most:
+            raise HttpError(
+                413,
+                "DATA_QUOTA",
+                f"your zips take {held:,} bytes here, with this one {held + size:,}; at most "
+                f"{most:,} are kept for an owner.",
+                hint=f"Ask whoever runs the service to remove some from {home}, or to raise "
+                "CALIFT_QUOTA_DATA_BYTES.",
+            )
+
+    def listed(self) -> list[DatasetInfo]:
+        """What was brought, by name."""
+        return sorted(self._each(), key=lambda info: info.title)
+
+    def _each(self) -> Iterator[DatasetInfo]:
+        for file in self._settings.datasets_dir.glob("*/*/*.zip"):
+            try:
+                about = json.loads((file.parent / _ABOUT).read_text(encoding="utf-8"))
+                detail = (
+                    f"brought by {about['owner']}: {int(about['images']):,} images of "
+                    f"{int(about['n_classes']):,} classes"
+                )
+            except (OSError, ValueError, KeyError, TypeError):
+                detail = "brought by the browser or the API"
+            yield DatasetInfo(id=f"zip:{file}", title=file.stem, available=True, detail=detail)
+
+
+def file_name(given: str) -> str:
+    """A plain file name of what somebody called a zip."""
+    stem = re.split(r"[\\/]", given)[-1]
+    stem = stem[:-4] if stem.lower().endswith(".zip") else stem
+    plain = re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip("-.")[:_NAME]
+    return f"{plain or 'images'}.zip"
+
+
+def _folder_of(owner: str) -> str:
+    """A folder's name that any owner's name gives, and no other's."""
+    return hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:16]
