@@ -234,18 +234,16 @@ def better(me: Person, world: World) -> str:
     found = world.client.compare(ids, ids[1])
     own = next(c for c in found.runs if c.run.id == ids[0]).differences
     one = next(d for d in own if d.dataset == low and d.metric == "ece")
-    place = me.tab.get_by_test_id("stMarkdown").filter(has_text=re.compile("CaRot is .*calibrated"))
+    place = me.tab.get_by_test_id("stMarkdown").filter(
+        has_text=re.compile(f"CaRot is .*calibrated.* on {low}")
+    )
     word = "better" if one.difference < 0 else "worse"
-    seen = _says(me.see(place.first), f"CaRot is {word} calibrated than FLYP on {low}",
-                 _percent(one.value), _percent(one.baseline))  # fmt: skip
-    metrics = me.tab.get_by_test_id("stButtonGroup").filter(has_text="Metric")
-    me.click(metrics.get_by_role("radio", name="ECE"), "*ECE*")
-    row = me.tab.locator("tr", has_text=low).filter(has_text="CaRot").filter(has_text="pp²")
     if one.squared is None:
         raise TaskError(f"the API has not decided on {low}")
-    ends = [f"{1e4 * end:+.1f}" for end in one.squared.interval]
-    _says(me.see(row.first), word, *ends)
-    return f"{seen.partition(' (')[0]}; squared error {ends[0]} to {ends[1]} pp²"
+    ends = [f"{1e4 * end:.1f}" for end in sorted(map(abs, one.squared.interval))]
+    seen = _says(me.see(place.first), f"CaRot is {word} calibrated than FLYP on {low}",
+                 _percent(one.value), _percent(one.baseline), " to ".join(ends))  # fmt: skip
+    return seen.partition("); ")[0] + ")"
 
 
 def images(me: Person, world: World) -> str:
