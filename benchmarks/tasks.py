@@ -409,8 +409,9 @@ def main() -> int:
 
             rows = play(base, World(client, photos), link, options.only or list(TASKS),
                         options.pictures)  # fmt: skip
-    print("\n".join(table(rows)))
-    print(f"load {min(r['load'] for r in rows):.1f} to {max(r['load'] for r in rows):.1f}")
+    low, high = (f(row["load"] for row in rows) for f in (min, max))
+    lines = [*table(rows), "", f"{os.cpu_count()} cores; load meanwhile {low:.1f} to {high:.1f}."]
+    print("\n".join(lines))
     if options.json:
         print(json.dumps(rows))
     faults = [f"{r['task']}: {r['fault']}" for r in rows if r["fault"]]
@@ -421,7 +422,7 @@ def main() -> int:
         if r["clicks"] > MOST_CLICKS or r["person_s"] > MOST_S
     ]
     if options.write and not faults:
-        put(table(rows), DOCUMENT)
+        put(lines, DOCUMENT)
     print("\n".join(faults), file=sys.stderr)
     return 1 if faults else 0
 
