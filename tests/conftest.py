@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,9 @@ CI = bool(os.environ.get("CI"))
 # Tests run one process a core, so threads of their own would only wait for each other; what a
 # test starts inherits this. It is set before anything loads torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a script starts with & ignores ctrl-c, and so would all that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded machine is no failure: examples have no time limit of their own, the test has.
 # `HYPOTHESIS_PROFILE=thorough make test` looks ten times as far.
