@@ -22,6 +22,8 @@ DATASETS = ("test", "v2", "rendition", "sketch", "adversarial", "objects", "nois
 #: A moment that all rows lie before.
 _BEGAN = 1.7e9
 _AT_ONCE = 500
+_HEADLINE = ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece")
+_FLOORS = {"id_ece_floor": 0.01, "ood_ece_floor": 0.02, "worst_shift_accuracy": 0.2}
 
 
 def report(n: int = 400, n_classes: int = 10) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def add_runs(
     last: int,
     *,
     evaluations: int = 8,
+    summaries: bool = False,
     points: int = 0,
     phase: str = "SUCCEEDED",
     owners: int = 10,
@@ -51,7 +54,8 @@ def add_runs(
         engine: of a migrated database.
         first: the first number.
         last: the number behind the last.
-        evaluations: of each run, at most 8; none while it waits.
+        evaluations: of each run, the later ones on `shift-08` and so on; none while it waits.
+        summaries: runs have the headline that pages show.
         points: of each run's curves.
         phase: of all of them. Those that wait have a bell.
         owners: whose they are in turn.
@@ -63,6 +67,8 @@ def add_runs(
     for at in range(first, last, _AT_ONCE):
         numbers = range(at, min(last, at + _AT_ONCE))
         rows = [_run(number, body, phase, f"owner {number % owners}", token) for number in numbers]
+        for row in rows if summaries else ():
+            row["summary"] = {k: row[k] for k in _HEADLINE} | _FLOORS | {"worst_shift": "sketch"}
         tables: list[tuple[Any, list[dict[str, Any]]]] = [
             (Run, rows),
             (
@@ -135,6 +141,10 @@ def _points(run_id: str, n: int) -> list[dict[str, Any]]:
     ]
 
 
+def _datasets(n: int) -> list[str]:
+    return [*DATASETS, *(f"shift-{k:02d}" for k in range(len(DATASETS), n))][:n]
+
+
 def _evaluations(number: int, run_id: str, body: dict[str, Any], n: int) -> list[dict[str, Any]]:
     return [
         {
@@ -149,5 +159,5 @@ def _evaluations(number: int, run_id: str, body: dict[str, Any], n: int) -> list
             "predictions_sha256": "",
             "report": body | {"dataset": dataset, "role": "id" if k == 0 else "shift"},
         }
-        for k, dataset in enumerate(DATASETS[:n])
+        for k, dataset in enumerate(_datasets(n))
     ]

@@ -93,7 +93,8 @@ def on_calibration(name: str, base: str, found: Sequence[PairedDifference]) -> A
     word = "better" if most in tally.better else "worse"
     lead = (
         f"{run} is {word} calibrated than {other} on {_title(most)} "
-        f"(ECE {text.percent(most.value)} against {text.percent(most.baseline)})"
+        f"(ECE {text.percent(most.value)} against {text.percent(most.baseline)}"
+        f"{_squared(most)})"
     )
     against = tally.worse if word == "better" else tally.better
     if against:
@@ -119,6 +120,16 @@ def _apart(found: PairedDifference) -> str:
     ends = sorted(abs(100 * end) for end in (low, high))
     word = "lower" if found.difference > 0 else "higher"
     return f"{abs(100 * found.difference):.1f} points {word} ({ends[0]:.1f} to {ends[1]:.1f})"
+
+
+def _squared(found: PairedDifference) -> str:
+    """`, squared error 183.2 pp² lower, 140.9 to 225.4`; the smaller end first."""
+    if found.squared is None:
+        return ""
+    ends = sorted(abs(1e4 * end) for end in found.squared.interval)
+    word = "lower" if found.squared.difference < 0 else "higher"
+    by = text.square_points(abs(found.squared.difference)).lstrip("+")
+    return f", squared error {by} {word}, {ends[0]:.1f} to {ends[1]:.1f}"
 
 
 def _sets(count: int) -> str:

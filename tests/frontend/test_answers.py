@@ -68,6 +68,7 @@ def test_on_calibration__a_smaller_squared_error_is_better() -> None:
     said, dataset = answers.on_calibration("a", "b", found)
     assert dataset == "x"
     assert "**a** is better calibrated than b on x" in said
+    assert "squared error 200.0\u00a0pp² lower, 80.0 to 320.0" in said
     assert "worse on y" in said
 
 
