@@ -22,7 +22,7 @@ from backend.explore.library import StoreLibrary
 from backend.explore.sweeps import SweepJudge
 from backend.imports import Imports
 from backend.metrics import Metrics
-from backend.middleware import UPLOAD_TYPE, takes_uploads
+from backend.middleware import takes_uploads
 from backend.problems import HttpError, unauthenticated
 from backend.queue import Housekeeper
 from backend.readiness import Readiness
@@ -32,6 +32,7 @@ from backend.store.stores import Stores
 from backend.submission import Submission
 from backend.sweeps import Sweeping
 from backend.thumbnails import Thumbnails
+from backend.trying import Trials
 from backend.watching import Watch
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
@@ -97,6 +98,7 @@ class Services:
     sweeping: Sweeping
     judge: SweepJudge
     thumbnails: Thumbnails
+    trials: Trials
     readiness: Readiness
     bulk: BulkActions
     metrics: Metrics
@@ -154,10 +156,14 @@ def logs_in(endpoint: _Endpoint) -> _Endpoint:
     return endpoint
 
 
-def uploads(endpoint: _Endpoint) -> _Endpoint:
-    """Say that a route takes a Parquet file as its body, and nothing else."""
-    endpoint.calift_uploads = True  # type: ignore[attr-defined]
-    return endpoint
+def uploads(kind: str) -> Callable[[_Endpoint], _Endpoint]:
+    """Say that a route takes a body of this type, and nothing else."""
+
+    def mark(endpoint: _Endpoint) -> _Endpoint:
+        endpoint.calift_uploads = kind  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
 
 
 def changes_nothing(endpoint: _Endpoint) -> _Endpoint:
@@ -201,7 +207,7 @@ async def guard(request: Request) -> None:
                 hint="Ask whoever runs the service for another token.",
             )
     if request.state.upload not in (None, takes_uploads(endpoint)):  # None: there is no body
-        wanted = UPLOAD_TYPE if takes_uploads(endpoint) else "application/json"
+        wanted = takes_uploads(endpoint) or "application/json"
         raise HttpError(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be {wanted}.")
     given = request.path_params
     run_id = given.get("run_id") or given.get("job_id")

@@ -34,8 +34,9 @@ from backend.problems import (
 from backend.settings import Settings
 from backend.store.audit import Audit
 
-#: The one body that is not JSON, taken only where a route says so (`backend.deps.uploads`).
+#: The bodies that are not JSON, each taken only where a route says so (`backend.deps.uploads`).
 UPLOAD_TYPE = "application/vnd.apache.parquet"
+PICTURE_TYPE = "application/octet-stream"
 
 _log = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ _BUCKETS = 10_000
 _METHODS = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})
 
 
-def takes_uploads(endpoint: object) -> bool:
-    """Whether a route was marked with `backend.deps.uploads`."""
-    return getattr(endpoint, "calift_uploads", False) is True
+def takes_uploads(endpoint: object) -> str:
+    """The type that a route was marked with by `backend.deps.uploads`; empty: it takes JSON."""
+    return str(getattr(endpoint, "calift_uploads", ""))
 
 
 class _Buckets:
@@ -261,10 +262,10 @@ class Gate:
                 hint=f"Use one of {', '.join(allowed)}, or add it to CALIFT_ALLOWED_HOSTS.",
             )
 
-    def _check_body(self, headers: Headers, length: str) -> bool:
-        """Whether the body is an upload; which routes take one is only known further in."""
+    def _check_body(self, headers: Headers, length: str) -> str:
+        """The type of an upload, empty for JSON; which routes take it is only known further in."""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        upload = kind == UPLOAD_TYPE
+        upload = kind if kind in (UPLOAD_TYPE, PICTURE_TYPE) else ""
         if length and (not length.isdecimal() or int(length) > self._limit(upload)):
             raise self._too_large(upload)
         if (
@@ -279,10 +280,12 @@ class Gate:
             )
         return upload
 
-    def _limit(self, upload: bool) -> int:
-        return self._settings.max_upload_bytes if upload else self._settings.max_body_bytes
+    def _limit(self, upload: str) -> int:
+        settings = self._settings
+        limits = {UPLOAD_TYPE: settings.max_upload_bytes, PICTURE_TYPE: settings.max_picture_bytes}
+        return limits.get(upload, settings.max_body_bytes)
 
-    def _too_large(self, upload: bool) -> HttpError:
+    def _too_large(self, upload: str) -> HttpError:
         return HttpError(
             413, "BODY_TOO_LARGE", f"a request body has at most {self._limit(upload)} bytes."
         )
@@ -294,8 +297,8 @@ class Gate:
             nonlocal taken
             upload = scope["state"]["upload"]
             # Starlette's own type: FastAPI turns any other into "bad JSON" while it reads.
-            if upload and not takes_uploads(scope.get("endpoint")):
-                raise HTTPException(415, f"the body must be application/json, got {UPLOAD_TYPE!r}.")
+            if upload and upload != takes_uploads(scope.get("endpoint")):
+                raise HTTPException(415, f"the body must be application/json, got {upload!r}.")
             message = await receive()
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))

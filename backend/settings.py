@@ -110,6 +110,7 @@ class Settings(BaseSettings):
         oidc_admins: who may do everything.
         max_body_bytes: largest request body of JSON.
         max_upload_bytes: largest predictions file that is taken in.
+        max_picture_bytes: largest picture that runs are asked about.
         import_memory_bytes: address space of the process that checks an upload.
         import_timeout_s: how long that check may take.
         thumbnail_cache_bytes: how much of drawn thumbnails is kept in `home`; 0: nothing.
@@ -166,6 +167,7 @@ class Settings(BaseSettings):
     oidc_admins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     max_upload_bytes: int = Field(default=512 << 20, ge=1024)
+    max_picture_bytes: int = Field(default=12 << 20, ge=1024)
     import_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
     import_timeout_s: float = Field(default=300.0, gt=0)
     thumbnail_cache_bytes: int = Field(default=256 << 20, ge=0)

@@ -30,7 +30,7 @@ router = APIRouter(tags=["predictions"])
     },
 )
 @allow("submit")
-@uploads
+@uploads(UPLOAD_TYPE)
 async def import_predictions(
     request: Request,
     response: Response,
