@@ -94,16 +94,17 @@ def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> No
     for column, run in zip(st.columns(len(runs), gap="large"), runs, strict=True):
         one = said[run.id]
         with column:
-            dot = f'<span class="calift-dot" style="background:{text.esc(looks[run.id].colour)}">'
-            st.html(f'<h2 class="calift-tried">{dot}</span> {text.esc(run.label)}</h2>')
-            page.picture(f"data:image/png;base64,{one.seen}", f"The picture as {run.label} saw it")
+            st.html(
+                f'<div class="calift-tried"><img src="data:image/png;base64,{text.esc(one.seen)}" '
+                f'alt="The picture as {text.esc(run.label)} saw it"><div><h3>'
+                f'<span class="calift-dot" style="background:{text.esc(looks[run.id].colour)}" '
+                f'aria-hidden="true"></span>{text.esc(run.label)}</h3></div></div>'
+            )
+            top = one.top[0]
             page.stats(
                 [
-                    (
-                        one.top[0].label.replace("_", " "),
-                        text.percent(one.top[0].probability),
-                        _verdict(one, risk),
-                    )
+                    ("Label", top.label, "as this run sees the picture"),
+                    ("Probability", text.percent(top.probability), _verdict(one, risk)),
                 ]
             )
             page.table(_top(one), caption=f"Likeliest of {one.n_classes:,} classes")
@@ -127,15 +128,15 @@ def _verdict(one: TriedPicture, risk: float) -> str:
 def _how(one: TriedPicture) -> str:
     if one.note:
         return text.md_prose(one.note)
-    promised = f" Kept is promised for data like {text.md(one.promised_on or '')} alone."
+    promised = " What is kept is promised for data like the ID data alone."
     if one.calibrator == "none":
         return (
             "The run's own probabilities: no calibrator was better on its ID validation part."
             + promised
         )
     return (
-        f"Probabilities after {text.md(one.calibrator)}, fitted on {text.md(one.fitted_on or '')}."
-        + promised
+        f"Probabilities after {text.md(one.calibrator)}, fitted on the ID part "
+        f"{text.md(one.fitted_on or '')}." + promised
     )
 
 
