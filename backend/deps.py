@@ -33,6 +33,7 @@ from backend.store.stores import Stores
 from backend.submission import Submission
 from backend.sweeps import Sweeping
 from backend.thumbnails import Thumbnails
+from backend.trying import Trials
 from backend.watching import Watch
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
@@ -99,6 +100,7 @@ class Services:
     sweeping: Sweeping
     judge: SweepJudge
     thumbnails: Thumbnails
+    trials: Trials
     readiness: Readiness
     bulk: BulkActions
     metrics: Metrics

@@ -44,6 +44,7 @@ from backend.routes import (
     samples,
     sessions,
     sweeps,
+    trying,
 )
 from backend.settings import Settings, load_settings
 from backend.store.engine import open_engine
@@ -53,6 +54,7 @@ from backend.store.stores import Stores
 from backend.submission import Submission
 from backend.sweeps import Sweeping
 from backend.thumbnails import Thumbnails
+from backend.trying import Trials
 from backend.watching import Watch
 from calift_core import __version__
 from calift_core.analysis.explorer import Explorer
@@ -77,6 +79,7 @@ _ROUTES = (
     catalogue,
     sessions,
     sweeps,
+    trying,
 )
 
 _DESCRIPTION = """Fine-tune vision-language models and measure how far their confidence can be
@@ -151,6 +154,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         sweeping=sweeping,
         judge=SweepJudge(store, library, explorer, sweeping),
         thumbnails=Thumbnails(settings, store, submission),
+        trials=Trials(settings, store, artifacts),
     )
 
     @asynccontextmanager
@@ -166,6 +170,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
             await run_in_threadpool(foreseen.stop)
             await run_in_threadpool(services.housekeeper.stop)
             await run_in_threadpool(services.thumbnails.stop)
+            await run_in_threadpool(services.trials.stop)
             store.close()
 
     app = FastAPI(

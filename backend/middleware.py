@@ -37,6 +37,7 @@ from backend.store.audit import Audit
 #: The bodies that are not JSON, each taken only where a route says so (`backend.deps.uploads`).
 UPLOAD_TYPE = "application/vnd.apache.parquet"
 ZIP_TYPE = "application/zip"
+PICTURE_TYPE = "application/octet-stream"
 
 _log = logging.getLogger(__name__)
 
@@ -265,7 +266,7 @@ class Gate:
     def _check_body(self, headers: Headers, length: str) -> str:
         """The upload's type, empty for JSON; which routes take one is only known further in."""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        upload = kind if kind in (UPLOAD_TYPE, ZIP_TYPE) else ""
+        upload = kind if kind in (UPLOAD_TYPE, ZIP_TYPE, PICTURE_TYPE) else ""
         if length and (not length.isdecimal() or int(length) > self._limit(upload)):
             raise self._too_large(upload)
         if (
@@ -281,7 +282,10 @@ class Gate:
         return upload
 
     def _limit(self, upload: str) -> int:
-        return self._settings.max_upload_bytes if upload else self._settings.max_body_bytes
+        settings = self._settings
+        if not upload:
+            return settings.max_body_bytes
+        return settings.max_picture_bytes if upload == PICTURE_TYPE else settings.max_upload_bytes
 
     def _too_large(self, upload: str) -> HttpError:
         return HttpError(

@@ -27,9 +27,9 @@ from pydantic import BaseModel, Field
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from calift.serving.batches import Batches, BusyError
-from calift.serving.children import Child, ChildEndedError
 from calift_core import __version__
 from calift_core.errors import CaliftError, UnreadableImageError
+from calift_core.shipping.children import Child, ChildEndedError
 
 _MIB = 1 << 20
 #: How often an image is decoded before it is blamed for a decoder that ended under it.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calift_core.client.connection import Connection, at
-from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger
+from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger, TriedPicture
 from calift_core.schema.wire.results import (
     Comparison,
 )
 
 if TYPE_CHECKING:
     pass
+
+#: A model is loaded, and others may be before it.
+_TRY_S = 300.0
 
 
 class AnswerCalls(Connection):
@@ -88,3 +93,19 @@ class AnswerCalls(Connection):
     def bound(self, suite: str) -> BoundMonitor:
         """Finished runs on a suite with the bound's terms, and how these rank with the errors."""
         return self._get("/bound", BoundMonitor, suite=suite)
+
+    def try_picture(self, run_id: str, picture: bytes | str | os.PathLike[str]) -> TriedPicture:
+        """What a run says of a picture, and which evaluated images it resembles.
+
+        The first question to a run takes the seconds that its model takes to be loaded.
+
+        Args:
+            run_id: a finished run.
+            picture: a file, or its bytes.
+
+        Raises:
+            ServiceError: 422 with the code `IMAGE_UNREADABLE` where it is no picture.
+        """
+        body = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        path = at("/runs", run_id, "try")
+        return self._read(self._send("POST", path, body=body, wait_s=_TRY_S), TriedPicture)

@@ -117,18 +117,30 @@ class Connection:
         path: str,
         *,
         params: Mapping[str, Any] | None = None,
-        body: BaseModel | Mapping[str, Any] | None = None,
+        body: BaseModel | Mapping[str, Any] | bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        wait_s: float | None = None,
     ) -> httpx.Response:
+        """Send a request and return a good answer; `wait_s` is for its beginning."""
         content = None
         sent = dict(headers or {})
-        if body is not None:
+        if isinstance(body, bytes):
+            content = body
+            sent.setdefault("Content-Type", "application/octet-stream")
+        elif body is not None:
             data = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
             content = json.dumps(data).encode()
             sent["Content-Type"] = "application/json"
         try:
             response = self._http.request(
-                method, path, params=given(params), content=content, headers=sent
+                method,
+                path,
+                params=given(params),
+                content=content,
+                headers=sent,
+                timeout=httpx.USE_CLIENT_DEFAULT
+                if wait_s is None
+                else httpx.Timeout(wait_s, connect=10.0),
             )
         except httpx.TransportError as error:
             raise self._unavailable(error) from error

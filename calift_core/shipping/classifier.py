@@ -191,14 +191,18 @@ class CalibratedClassifier:
         """
         return self.clip.preprocess.fit(as_pixels(image, at=at))
 
-    @torch.inference_mode()
     def answer(self, pixels: Pixels) -> Answers:
         """Answer for images that are fitted already: (B, S, S, 3) uint8."""
+        return self.encode(pixels)[1]
+
+    @torch.inference_mode()
+    def encode(self, pixels: Pixels) -> tuple[NDArray[np.float32], Answers]:
+        """L2-normalised features (B, D) of fitted images, and the answers that they lead to."""
         batch = self._normalise(torch.from_numpy(pixels))
         with autocast(self.device, self.precision):
             features = self.clip.encode_image(batch)
         logits = self.classifier.logits(features).cpu().numpy()
-        return Answers(self.classes, self.calibrated(logits), logits)
+        return features.cpu().numpy(), Answers(self.classes, self.calibrated(logits), logits)
 
     def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """(B, C) probabilities of logits (B, C)."""

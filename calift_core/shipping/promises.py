@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from calift_core.calibration import Calibrator, score_probs
+from calift_core.calibration import Calibrator, SampleScores, score_probs
 from calift_core.calibration.conformal import Conformal, coverage_of, fit_conformal
 from calift_core.calibration.decisions import choose_threshold, keep
 from calift_core.errors import SpecError
@@ -120,6 +120,11 @@ class Promises(BaseModel):
         raise SpecError(f"coverage must be one of {known}, got {coverage:g}")
 
 
+def chosen_thresholds(validation: SampleScores) -> dict[float, float | None]:
+    """Risk → the least confidence that is kept, None where these images cannot show it at any."""
+    return {risk: choose_threshold(validation, risk=risk, level=LEVEL) for risk in RISKS}
+
+
 def promises_of(run: Path, report: Report, calibrator: Calibrator | None) -> Promises | None:
     """The promises of a finished run with a calibrator; None where it has no ID validation part.
 
@@ -132,7 +137,7 @@ def promises_of(run: Path, report: Report, calibrator: Calibrator | None) -> Pro
     own = read_predictions(paths[0])
     probs = calibrated(own.logits, calibrator)
     scores = score_probs(probs, own.labels)
-    chosen = {risk: choose_threshold(scores, risk=risk, level=LEVEL) for risk in RISKS}
+    chosen = chosen_thresholds(scores)
     fitted = {c: fit_conformal(probs, own.labels, coverage=c) for c in COVERAGES}
     kept: dict[float, list[GivenThreshold]] = {risk: [] for risk in RISKS}
     covered: dict[float, list[GivenSets]] = {coverage: [] for coverage in COVERAGES}

@@ -197,3 +197,56 @@ class BoundMonitor(Frozen):
     runs: list[RunPoint]
     correlations: list[Correlation]
     notes: list[str]
+
+
+class Guess(Frozen):
+    """A class and its probability."""
+
+    label: str
+    probability: float
+
+
+class KeptAt(Frozen):
+    """Whether an answer is kept where at most a share `risk` of what is kept may be wrong.
+
+    Both null where the ID validation images cannot show so small a share at any confidence.
+    """
+
+    risk: float
+    threshold: float | None
+    kept: bool | None
+
+
+class AlikePicture(Frozen):
+    """An evaluated image, and the cosine of its features with those of the picture."""
+
+    dataset: str
+    role: Role
+    sample_id: str
+    label: str
+    cosine: float
+    evaluation_id: str | None = None
+
+
+class TriedPicture(Frozen):
+    """What a run says of one picture.
+
+    `top` holds the likeliest of `n_classes` classes, after the `calibrator` that was fitted on the
+    ID calibration part `fitted_on` and chosen as `calift calibrate` does; `none` where the run's
+    own probabilities were better, or, with a `note`, where nothing could be fitted. `kept` is
+    promised for data like `promised_on` alone. `nearest` are images of the sets that were
+    `searched`, by the run's own features; none is a training image. `seen` is the picture as the
+    model saw it, a PNG in base64.
+    """
+
+    run: Source = Source()
+    calibrator: str
+    fitted_on: str | None
+    note: str
+    n_classes: int
+    top: list[Guess]
+    promised_on: str | None
+    kept: list[KeptAt]
+    searched: list[str]
+    nearest: list[AlikePicture]
+    seen: str

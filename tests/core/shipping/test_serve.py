@@ -21,9 +21,9 @@ import uvicorn
 from PIL import Image
 
 from calift.serving.app import Limits, Server, make_app
-from calift.serving.children import Child, ChildEndedError
 from calift_core.errors import SpecError
 from calift_core.jobs.folder import run_in_folder
+from calift_core.shipping.children import Child, ChildEndedError
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from tests.conftest import THOROUGH, free_port, until

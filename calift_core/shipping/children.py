@@ -1,4 +1,4 @@
-"""Processes that answer questions, started again when they end."""
+"""Processes that answer questions, started again when they end. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -30,12 +30,20 @@ class Child:
         name: what errors call it.
         timeout_s: what an answer may take before the process is ended.
         start_s: what its start may take.
+        environment: what it sees; None: ours.
     """
 
     def __init__(
-        self, argv: Sequence[str], name: str, *, timeout_s: float, start_s: float = 300.0
+        self,
+        argv: Sequence[str],
+        name: str,
+        *,
+        timeout_s: float,
+        start_s: float = 300.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._argv, self._name = list(argv), name
+        self._environment = None if environment is None else dict(environment)
         self._timeout_s, self._start_s = timeout_s, start_s
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -48,6 +56,7 @@ class Child:
 
         Raises:
             SpecError: it cannot be started.
+            UnreadableImageError: what it said of itself is an error; what it says.
         """
         with self._lock:
             self._ready()
@@ -87,7 +96,11 @@ class Child:
             return self._process
         self._end()
         process = subprocess.Popen(
-            self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            self._argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=self._environment,
         )
         self._process = process
         self.starts += 1

@@ -1,0 +1,211 @@
+"""The process that says what one run makes of one picture.
+
+`python -m calift_core.shipping.trying FOLDER KEPT DEVICE` opens a finished run, chooses its
+calibrator as `calift calibrate` does, and answers each question, the (S, S, 3) uint8 pixels of one
+picture, with a `TriedPicture` as JSON. The choice stays in the folder KEPT, which is the run's own.
+Nobody having asked for a while, it ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calift_core import threads
+from calift_core.analysis.report import read_report
+from calift_core.calibration import score_probs
+from calift_core.errors import CaliftError
+from calift_core.predictions.read import read_features, read_index, read_predictions
+from calift_core.predictions.types import Strings, predictions_name
+from calift_core.schema.report import Report
+from calift_core.schema.wire.answers import AlikePicture, Guess, KeptAt, TriedPicture
+from calift_core.shipping.choosing import (
+    NONE,
+    Choice,
+    calibrated,
+    choose_calibrator,
+    part_of,
+    read_choice,
+    save_choice,
+)
+from calift_core.shipping.frames import answer_all
+from calift_core.shipping.promises import chosen_thresholds
+
+#: Classes and evaluated images that an answer lists.
+TOP, NEAREST = 5, 6
+#: Seconds without a question after which the process ends: a model takes memory.
+IDLE_S = 600
+#: Rows of features that are compared at once.
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An evaluated set: whose images they are, (M,), and their features (M, D), L2-normalised."""
+
+    dataset: str
+    role: str
+    ids: Strings
+    labels: NDArray[np.int64]
+    features: NDArray[np.float16]
+
+
+def seen_by(folder: Path, report: Report) -> Iterator[Seen]:
+    """The sets of a run whose features are stored: its ID test images, and perhaps its shifts.
+
+    Raises:
+        PredictionsError: a predictions file is missing or damaged.
+    """
+    for one in report.evaluations:
+        path = folder / predictions_name(one.dataset)
+        if one.role == "corruption" or not path.is_file():
+            continue
+        features = read_features(path)
+        if features is not None:
+            ids, labels, _ = read_index(path)
+            yield Seen(one.dataset, one.role, ids, labels, features)
+
+
+def nearest(
+    feature: NDArray[np.float32], sets: list[Seen], classes: tuple[str, ...], most: int = NEAREST
+) -> list[AlikePicture]:
+    """The evaluated images whose features have the largest cosines with one, the largest first.
+
+    Args:
+        feature: (D,), L2-normalised.
+        sets: to look through.
+        classes: names of their labels.
+        most: of them.
+    """
+    found: list[tuple[float, Seen, int]] = []
+    for one in sets:
+        starts = range(0, len(one.features), _ROWS)
+        cosines = np.concatenate(
+            [one.features[at : at + _ROWS].astype(np.float32) @ feature for at in starts]
+        )
+        best = np.argsort(-cosines, kind="stable")[:most]
+        found += [(float(cosines[at]), one, int(at)) for at in best]
+    found.sort(key=lambda each: -each[0])
+    return [
+        AlikePicture(
+            dataset=one.dataset,
+            role=one.role,
+            sample_id=str(one.ids[at]),
+            label=classes[one.labels[at]],
+            cosine=cosine,
+        )
+        for cosine, one, at in found[:most]
+    ]
+
+
+def chosen_for(folder: Path, kept: Path, report: Report) -> tuple[Choice | None, str]:
+    """A run's calibrator, and a sentence where its own probabilities are told for want of one.
+
+    Args:
+        folder: of the run.
+        kept: where the choice is kept, and looked for.
+        report: the run's.
+    """
+    try:
+        choice = read_choice(kept)
+        if choice is not None:
+            return choice, ""
+        if not part_of(folder, report, "calibration") or not part_of(folder, report, "validation"):
+            return None, (
+                "The run has no ID calibration and validation parts to fit a calibrator on: these "
+                "are its own probabilities."
+            )
+        choice = choose_calibrator(folder)
+        kept.mkdir(parents=True, exist_ok=True, mode=0o700)
+        save_choice(kept, choice)
+        return choice, ""
+    except CaliftError as error:
+        return None, f"No calibrator can be fitted, these are its own probabilities: {error}"
+
+
+class Trial:
+    """A run's model, its calibrator, its thresholds, and the images that it was tested on."""
+
+    def __init__(self, folder: Path, kept: Path, device: str) -> None:
+        from calift_core.shipping.classifier import CalibratedClassifier
+
+        report = read_report(folder)
+        self.model = CalibratedClassifier.load(folder, device=device)
+        self.choice, self.note = chosen_for(folder, kept, report)
+        self.model.calibrator = None if self.choice is None else self.choice.fitted()
+        self.sets = list(seen_by(folder, report))
+        self.promised_on: str | None = None
+        self.thresholds: dict[float, float | None] = {}
+        validation = part_of(folder, report, "validation")
+        if validation and not self.note:
+            own = read_predictions(validation[0])
+            probs = calibrated(own.logits, self.model.calibrator)
+            self.thresholds = chosen_thresholds(score_probs(probs, own.labels))
+            self.promised_on = own.metadata.dataset
+
+    def hello(self) -> dict[str, Any]:
+        """What the model takes."""
+        return {"preprocess": self.model.clip.preprocess.described()}
+
+    def answer(self, question: bytes) -> bytes:
+        """What the run says of one picture, as JSON."""
+        signal.alarm(IDLE_S)
+        size = self.model.clip.image_size
+        pixels = np.frombuffer(question, np.uint8).reshape(1, size, size, 3)
+        features, answers = self.model.encode(pixels.copy())
+        top = [Guess(label=label, probability=p) for label, p in answers.top(TOP)[0]]
+        sure = top[0].probability
+        choice = self.choice
+        tried = TriedPicture(
+            calibrator=NONE if choice is None else choice.kind,
+            fitted_on=None if choice is None else choice.fitted_on.dataset,
+            note=self.note,
+            n_classes=len(answers.classes),
+            top=top,
+            promised_on=self.promised_on,
+            kept=[
+                KeptAt(risk=risk, threshold=at, kept=None if at is None else sure >= at)
+                for risk, at in self.thresholds.items()
+            ],
+            searched=[one.dataset for one in self.sets],
+            nearest=nearest(features[0], self.sets, answers.classes),
+            seen=base64.b64encode(_png(pixels[0])).decode(),
+        )
+        return tried.model_dump_json().encode()
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG", compress_level=1)
+    return out.getvalue()
+
+
+def main(argv: list[str]) -> None:
+    """Open the run, and answer."""
+    threads.settle()
+    answers = sys.stdout.buffer
+    sys.stdout = sys.stderr  # whatever a library prints must not lie between two answers
+    try:
+        trial = Trial(Path(argv[0]), Path(argv[1]), argv[2])
+    except CaliftError as error:
+        told = {"message": error.message, "hint": error.hint}
+        answer_all(json.dumps({"error": told}).encode(), lambda _: b"", answers=answers)
+        return
+    signal.alarm(IDLE_S)
+    answer_all(json.dumps(trial.hello()).encode(), trial.answer, answers=answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,218 @@
+"""Try a picture: what several runs say of one that a visitor brings along."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from calift_core.errors import CaliftError
+from calift_core.schema.wire.answers import AlikePicture, TriedPicture
+from calift_core.schema.wire.runs import RunSummary
+from frontend import api, components, page, pickers, state, text
+from frontend.figures.style import Run
+from frontend.tables import Column, Table
+
+#: As much as the service takes by default.
+_MOST_MIB = 12
+_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+_RISKS = ("0.01", "0.02", "0.05", "0.1")
+#: Models that are asked at once; the service keeps two loaded.
+_MOST_RUNS = 4
+_KEPT = 24
+
+
+def main() -> None:
+    """Draw the page."""
+    page.head(
+        "Try a picture",
+        "What runs say of a picture of yours, how sure they are, and which evaluated images it "
+        "resembles.",
+    )
+    chosen = pickers.pick_runs("run", most=_MOST_RUNS)
+    given = st.file_uploader(
+        "Picture",
+        type=list(_TYPES),
+        max_upload_size=_MOST_MIB,
+        key="picture",
+        help="It is decoded by a process with limits on memory and pixels, and stored nowhere.",
+    )
+    if given is None:
+        page.empty(
+            "No picture yet",
+            "Drop one above, or take one with a phone. The first answer of a run takes the seconds "
+            "that its model takes to be loaded.",
+        )
+        return
+    risk = float(
+        state.choice(
+            st.segmented_control,
+            "Errors among what is kept",
+            name="risk",
+            options={r: f"at most {text.percent(float(r))}" for r in _RISKS},
+            default="0.05",
+            required=True,
+            help="From which confidence on an answer is kept; a promise for data like the ID data",
+        )
+    )
+    said = _asked(chosen, given.getvalue())
+    if not said:
+        return
+    runs = [run for run in pickers.as_runs(chosen) if run.id in said]
+    _draw(runs, said, risk)
+
+
+def _asked(chosen: dict[str, RunSummary], picture: bytes) -> dict[str, TriedPicture]:
+    """Each run's answer, asked for once in a session."""
+    kept: dict[tuple[str, int, str], TriedPicture]
+    kept = st.session_state.setdefault("tried-pictures", {})
+    digest = hashlib.sha256(picture).hexdigest()
+    said: dict[str, TriedPicture] = {}
+    for run_id, run in chosen.items():
+        key = (run_id, run.revision, digest)
+        if key not in kept:
+            try:
+                with st.spinner(f"Asking {text.md(run.name)} …"):
+                    kept[key] = api.client().try_picture(run_id, picture)
+            except CaliftError as error:
+                api.problem(error, f"ask {run.name} about the picture")
+                if getattr(error, "problem", {}).get("code") == "IMAGE_UNREADABLE":
+                    break  # for none of the others either
+                continue
+        said[run_id] = kept[key]
+    while len(kept) > _KEPT:
+        kept.pop(next(iter(kept)))
+    return said
+
+
+def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> None:
+    page.table(_compared(runs, said, risk), caption="What each run says")
+    looks = state.styles([run.id for run in runs])
+    for column, run in zip(st.columns(len(runs), gap="large"), runs, strict=True):
+        one = said[run.id]
+        with column:
+            st.html(
+                f'<div class="calift-tried"><img src="data:image/png;base64,{text.esc(one.seen)}" '
+                f'alt="The picture as {text.esc(run.label)} saw it"><div><h3>'
+                f'<span class="calift-dot" style="background:{text.esc(looks[run.id].colour)}" '
+                f'aria-hidden="true"></span>{text.esc(run.label)}</h3></div></div>'
+            )
+            top = one.top[0]
+            page.stats(
+                [
+                    ("Label", top.label, "as this run sees the picture"),
+                    ("Probability", text.percent(top.probability), _verdict(one, risk)),
+                ]
+            )
+            page.table(_top(one), caption=f"Likeliest of {one.n_classes:,} classes")
+            st.caption(_how(one))
+    st.header("Evaluated images that it resembles", anchor=False)
+    for run in runs:
+        _alike(run, said[run.id])
+
+
+def _verdict(one: TriedPicture, risk: float) -> str:
+    """Whether the answer is kept at a share of errors."""
+    at = next((k for k in one.kept if abs(k.risk - risk) < 1e-9), None)
+    if at is None:
+        return "no threshold: no ID validation part"
+    if at.threshold is None:
+        return f"abstains: at most {text.percent(risk)} errors cannot be promised"
+    word = "kept" if at.kept else "abstains"
+    return f"{word}: the least kept is {text.percent(at.threshold)}"
+
+
+def _how(one: TriedPicture) -> str:
+    if one.note:
+        return text.md_prose(one.note)
+    promised = " What is kept is promised for data like the ID data alone."
+    if one.calibrator == "none":
+        return (
+            "The run's own probabilities: no calibrator was better on its ID validation part."
+            + promised
+        )
+    return (
+        f"Probabilities after {text.md(one.calibrator)}, fitted on the ID part "
+        f"{text.md(one.fitted_on or '')}." + promised
+    )
+
+
+def _compared(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> Table:
+    return Table(
+        [
+            Column("run", "Run"),
+            Column("label", "Label"),
+            Column("probability", "Probability", "percent"),
+            Column("kept", f"At most {text.percent(risk)} errors"),
+            Column("calibrator", "Calibrator"),
+        ],
+        [
+            {
+                "run": run.label,
+                "label": said[run.id].top[0].label,
+                "probability": said[run.id].top[0].probability,
+                "kept": _verdict(said[run.id], risk),
+                "calibrator": said[run.id].calibrator,
+            }
+            for run in runs
+        ],
+    )
+
+
+def _top(one: TriedPicture) -> Table:
+    return Table(
+        [Column("label", "Class"), Column("probability", "Probability", "percent")],
+        [guess.model_dump() for guess in one.top],
+    )
+
+
+def _alike(run: Run, one: TriedPicture) -> None:
+    st.subheader(text.md(run.label), anchor=False)
+    if not one.nearest:
+        st.caption(
+            "The features of its evaluated images are not stored: they are kept beside predictions "
+            "of sets that are not too large."
+        )
+        return
+    names = ", ".join(name.replace("_", " ") for name in one.searched)
+    st.caption(
+        f"By the cosine of this run's own image features, among the images of {text.md(names)}. "
+        "None was trained on."
+    )
+    components.gallery(
+        {"items": [_item(alike) for alike in one.nearest], "missing": "no image"},
+        key=f"tried-{run.id}",
+        opened=lambda at: _open(one.nearest[at]),
+    )
+
+
+def _open(alike: AlikePicture) -> None:
+    st.session_state["open-sample"] = (alike.evaluation_id, alike.sample_id)
+
+
+def _item(alike: AlikePicture) -> dict[str, Any]:
+    at = urlencode({"evaluation": alike.evaluation_id or "", "sample": alike.sample_id})
+    return {
+        "href": f"/sample?{at}",
+        "src": f"/thumbnail?{at}&size=160",
+        "alt": f"{alike.label}, an image of {alike.dataset}",
+        "label": alike.label,
+        "answers": [],
+        "marks": [f"cosine {alike.cosine:.3f}", alike.dataset.replace("_", " ")],
+        "top": [],
+    }
+
+
+def _go() -> None:
+    """Open the image that somebody chose."""
+    found = st.session_state.pop("open-sample", None)
+    if found is not None and found[0] is not None:
+        query = {"evaluation": found[0], "sample": found[1]}
+        st.switch_page("views/sample.py", query_params=query)
+
+
+_go()
+main()

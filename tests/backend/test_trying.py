@@ -1,0 +1,115 @@
+"""Asking a run about a picture: by a model in another process, of a picture that may be hostile."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from calift_core.schema.wire.answers import TriedPicture
+from calift_core.shipping.choosing import read_choice
+from calift_core.shipping.classifier import CalibratedClassifier
+from tests.backend.test_evaluation_jobs import folder  # noqa: F401
+from tests.command.conftest import configs, one_thread, photos  # noqa: F401
+from tests.support.finished import store_run
+
+KIND = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture
+def services(app: Any) -> Any:
+    return app.state.services
+
+
+def asked(api: TestClient, run_id: str, picture: bytes, **headers: str) -> Any:
+    return api.post(f"/api/v1/runs/{run_id}/try", content=picture, headers=KIND | headers)
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that claims so many pixels and holds none of them."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated(
+    api: TestClient,
+    services: Any,
+    folder: Path,  # noqa: F811
+    photos: Path,  # noqa: F811
+) -> None:
+    run_id = store_run(services.store, services.artifacts, folder)
+    evaluation = services.store.results.run_evaluations(run_id)[0]
+    sample = api.get(f"/api/v1/evaluations/{evaluation.id}/samples").json()["items"][0]
+    path = next(p for p in photos.rglob("*.png") if str(p).endswith(sample["id"]))
+    found = asked(api, run_id, path.read_bytes())
+    assert found.status_code == 200, found.text
+    said = TriedPicture.model_validate(found.json())
+
+    model = CalibratedClassifier.load(folder, device="cpu")
+    chosen = [read_choice(p.parent) for p in services.settings.home.rglob("calibrator.json")]
+    assert len(chosen) == 1
+    assert chosen[0] is not None
+    assert said.calibrator == chosen[0].kind
+    model.calibrator = chosen[0].fitted()
+    answers = model.predict(path)
+    assert [(g.label, pytest.approx(g.probability, abs=1e-6)) for g in said.top] == answers.top()[0]
+    for one in said.kept:
+        kept = None if one.threshold is None else said.top[0].probability >= one.threshold
+        assert one.kept is kept
+    nearest = said.nearest[0]
+    assert (nearest.sample_id, nearest.evaluation_id) == (sample["id"], evaluation.id)
+    assert nearest.cosine == pytest.approx(1, abs=2e-3)
+    cosines = [one.cosine for one in said.nearest]
+    assert cosines == sorted(cosines, reverse=True)
+
+    # What is hostile is refused with a sentence, by the process that decodes; the model stays.
+    hosts = services.trials._hosts
+    model_process = hosts[run_id].model
+    jpeg = path.read_bytes()
+    for hostile in (jpeg[: len(jpeg) // 2], b"GIF89a" + b"\0" * 40, png(50_000, 50_000), b"", b"<"):
+        refused = asked(api, run_id, hostile)
+        assert (refused.status_code, refused.json()["code"]) == (422, "IMAGE_UNREADABLE")
+    assert model_process.starts == 1
+    # A model that is killed is started again by the next question.
+    os.kill(model_process._process.pid, signal.SIGKILL)
+    again = asked(api, run_id, jpeg)
+    if again.status_code == 503:  # it was asked before its end was seen
+        again = asked(api, run_id, jpeg)
+    assert TriedPicture.model_validate(again.json()) == said
+
+
+def test_try__a_run_without_a_model_and_what_is_no_picture_are_told(
+    api: TestClient, services: Any, finished_run: Callable[..., str], spec_of: Any
+) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(out, format="PNG")
+    picture = out.getvalue()
+    for run_id in (finished_run(services.store, services.artifacts), None):
+        run_id = run_id or services.store.runs.submit(spec_of())
+        refused = asked(api, run_id, picture)
+        assert (refused.status_code, refused.json()["code"]) == (409, "NO_MODEL")
+        assert run_id in refused.json()["detail"]
+    assert asked(api, "nobody", picture).status_code == 404
+    assert asked(api, run_id, b"{}", **{"Content-Type": "application/json"}).status_code == 415
+    assert asked(api, run_id, b"a", **{"Content-Type": "image/png"}).status_code == 415
+    assert asked(api, run_id, bytes(services.settings.max_picture_bytes + 1)).status_code == 413
+    refused = api.post("/api/v1/runs", content=picture, headers=KIND)
+    assert refused.status_code == 415
+    assert not services.trials._hosts
