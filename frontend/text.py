@@ -274,11 +274,13 @@ def metric_text(value: float | None, metric: str) -> str:
 
 
 def run_name(kind: str, suite: str) -> str:
-    """`carot on pacs sketch`, `carot on photos` of a folder; only what a run's name may have."""
+    """`carot on pacs sketch`, `carot on photos` of a folder or a zip; only what a name may have."""
     name, _, rest = suite.partition(":")
     place, _, domain = rest.partition("#")
     if name in ("folder", "domains"):
         name = PurePath(place).name or name
+    elif name in ("zip", "manifest"):
+        name = PurePath(place).stem or name
     elif "/" not in place and not domain:
         domain = place
     words = f"{kind.replace('_', '-')} on {name} {domain}".strip()

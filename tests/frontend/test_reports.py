@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from calift_core.analysis.imported import import_into_folder
 from calift_core.client import Client
@@ -145,6 +147,44 @@ TEX = re.compile(
 def test_tex__nothing_is_left_that_latex_would_obey(typed: str) -> None:
     left = TEX.sub("", tables.tex(typed))
     assert not set(left) & set('\\{}$&#%_~^<>|[*`"\n\r')
+
+
+def compiled(folder: Path, parts: dict[str, str], pictures: list[str]) -> bytes:
+    """What pdflatex makes of tables and figures, each in a file of its own; it must obey them all.
+
+    It stops at the first fault, and is not allowed to run or read anything else.
+    """
+    latex = shutil.which("pdflatex")
+    if (
+        latex is None
+        or subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True).returncode
+    ):
+        pytest.skip("no pdflatex with booktabs on this machine (texlive-latex-recommended)")
+    packages = {p for part in parts.values() for p in re.findall(r"^% needs (.*)$", part, re.M)}
+    for name in pictures:
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    for name, part in parts.items():
+        (folder / name).write_text(part, encoding="utf-8")
+    inputs = "\n".join(rf"\input{{{name}}}\clearpage" for name in parts)
+    whole = "\n".join([r"\documentclass{article}", *sorted(packages), r"\begin{document}", inputs,
+                       r"\end{document}"])  # fmt: skip
+    (folder / "all.tex").write_text(whole, encoding="utf-8")
+    argv = [latex, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "all.tex"]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-1500:]
+    return (folder / "all.pdf").read_bytes()
+
+
+def test_tex__every_table_and_figure_of_a_report_compiles(made: Contents, tmp_path: Path) -> None:
+    given = stored(document.to_html(made))
+    parts = {name: content for name, content in given.items() if name.endswith(".tex")}
+    assert len(parts) >= 3
+    parts["figures.tex"] = files._latex(made.pictures)
+    typed = Table(
+        [Column("a", HOSTILE)], [{"a": c} for c in (HOSTILE, "# $ % & ~ _ ^ { } \\ ' \"")]
+    )
+    parts["typed.tex"] = tables.to_latex(typed, caption=HOSTILE)
+    assert compiled(tmp_path, parts, [p.name for p in made.pictures]).startswith(b"%PDF")
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=4))
