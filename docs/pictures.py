@@ -153,14 +153,17 @@ SHOTS = (
     Shot("tour-curves", "curves", "Curves", {"ids": "{FLYP},{CaRot}", "smooth": "0.8"}, charts=3),
 )
 
-#: All words of a page: of its own components too, which stand in shadow roots, and of tables that
-#: are painted, whose cells are there for screen readers.
+#: All words of a page: of its own components too, which stand in shadow roots; of tables that are
+#: painted, whose cells are there for screen readers; and where the lines of charts end.
 _WORDS = """() => {
   const parts = [document.querySelector('[data-testid=stMain]').innerText];
   for (const e of document.querySelectorAll('[data-testid^=stBidiComponent] *'))
     if (e.shadowRoot) parts.push(e.shadowRoot.textContent);
   for (const e of document.querySelectorAll('[role=gridcell], [data-testid=stMain] input'))
     parts.push(e.textContent || e.value || '');
+  for (const e of document.querySelectorAll('.js-plotly-plot'))
+    for (const line of e._fullData ?? [])
+      if (line.y?.length) parts.push(Number(line.y[line.y.length - 1]).toPrecision(6));
   return parts.join(' ');
 }"""
 _SETTLED = """() => document.querySelector('.calift-head h1')
@@ -412,26 +415,30 @@ def numbers(client: Client, ids: Mapping[str, str]) -> dict[str, list[str]]:
     headline = three["CaRot"].summary
     threshold = client.decision(ids["CaRot"], risk=0.05, level=0.95).threshold
     scan = client.scan("typefaces")
-    plan = client.budget(display["CaRot"].id, 0.01)
+    plan = client.budget(display["CaRot"].id, 0.01, metric="accuracy")
+    path = client.frontier(ids["WiSE-FT"]).points
+    ends = path[0], path[-1]
+    by_class = client.slices(own["CaRot"].id).items[0]
+    curve = next(s for s in client.metrics(ids["CaRot"]).series if s.name == "val_accuracy")
     return {
         "overview": [_points(newest.summary and newest.summary.id_accuracy)],
-        "runs": accuracies,
+        "runs": [words.removesuffix(" %") for words in accuracies],  # its cells hold numbers
         "run": [_points(headline and headline.id_accuracy), _points(headline and headline.ood_ece)],
         "new": [f"{sum(scan.parts.values()):,}"],
         "data": [f"{scan.n_classes}"],
         "compare": accuracies,
         "calibration": [*errors, *(_points(e.accuracy) for e in display.values())],
-        "slices": [_points(own["CaRot"].accuracy)],
+        "slices": [f"{100 * by_class.accuracy:.1f}"],
         "calibrators": [_points(display["CaRot"].ece.value)],
         "audit": [_points(own[name].ece.value) for name in ("FLYP", "CaRot")],
-        "frontier": accuracies,
-        "shifts": errors,
+        "frontier": [_points(v) for one in ends for v in (one.id_accuracy, one.ood_ece)],
+        "shifts": [words.removesuffix(" %") for words in errors],
         "spectra": [f"{headline.sigma_min:#.3g}" if headline and headline.sigma_min else "nothing"],
         "tour-images": [_points(display["CaRot"].ece.value)],
         "tour-decide": [_points(threshold, 2)],
         "tour-plan": [f"{plan.needed:,}"],
-        "tour-bound": [],
-        "tour-curves": [],
+        "tour-bound": [_points(run.summary and run.summary.ood_ece) for run in three.values()],
+        "tour-curves": [f"{curve.values[-1]:#.6g}"],
     }
 
 
