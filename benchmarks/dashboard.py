@@ -32,6 +32,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -448,6 +449,8 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the table into docs/scale.md")
     parser.add_argument("--json", action="store_true", help="the last line holds the numbers")
     options = parser.parse_args()
+    # Who stops it stops API and dashboard with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.pictures is not None:
         options.pictures.mkdir(parents=True, exist_ok=True)
     kept = nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory()
