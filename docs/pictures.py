@@ -3,12 +3,18 @@
 It uses the stack that is up on `CALIFT_HOME`, or starts one, and the runs of `calift demo`; the
 path of the Frontier page is a WiSE-FT run that it submits if there is none. A page that shows a
 dialog, an error, a warning, an empty state, nothing, or that says something to the browser's
-console, ends it with status 1, and no picture is replaced.
+console, ends it with status 1, and no picture is replaced. So does one that does not show the
+numbers that the API gives for it (`numbers`): accuracies, errors, thresholds, counts.
+
+`--theme dark` takes `NAME-WIDTH-dark.png` as a browser that prefers dark colours shows it, `--theme
+both` takes either; `--check` looks at every page and replaces no picture. It is one file, for it is
+run by its path.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import shutil
@@ -18,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode, urlsplit
 
 if TYPE_CHECKING:
@@ -147,6 +153,19 @@ SHOTS = (
     Shot("tour-curves", "curves", "Curves", {"ids": "{FLYP},{CaRot}", "smooth": "0.8"}, charts=3),
 )
 
+#: All words of a page: of its own components too, which stand in shadow roots; of tables that are
+#: painted, whose cells are there for screen readers; and where the lines of charts end.
+_WORDS = """() => {
+  const parts = [document.querySelector('[data-testid=stMain]').innerText];
+  for (const e of document.querySelectorAll('[data-testid^=stBidiComponent] *'))
+    if (e.shadowRoot) parts.push(e.shadowRoot.textContent);
+  for (const e of document.querySelectorAll('[role=gridcell], [data-testid=stMain] input'))
+    parts.push(e.textContent || e.value || '');
+  for (const e of document.querySelectorAll('.js-plotly-plot'))
+    for (const line of e._fullData ?? [])
+      if (line.y?.length) parts.push(Number(line.y[line.y.length - 1]).toPrecision(6));
+  return parts.join(' ');
+}"""
 _SETTLED = """() => document.querySelector('.calift-head h1')
   && !document.querySelector(
     '[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton]')
@@ -168,7 +187,15 @@ _OVER = """() => {
 
 
 def take(
-    browser: Browser, base: str, shot: Shot, ids: Mapping[str, str], width: int, *, cookies: Any
+    browser: Browser,
+    base: str,
+    shot: Shot,
+    ids: Mapping[str, str],
+    width: int,
+    *,
+    cookies: Any,
+    says: Sequence[str] = (),
+    theme: Literal["light", "dark"] = "light",
 ) -> bytes:
     """A picture of a page, as PNG.
 
@@ -179,12 +206,14 @@ def take(
         ids: of the runs by their names.
         width: of the window in pixels; one of `SIZES`.
         cookies: of somebody who is logged in.
+        says: what must stand on it.
+        theme: that the browser prefers.
 
     Raises:
         PictureError: the page is not fit to be shown.
     """
     height, most = SIZES[width]
-    context = browser.new_context(viewport={"width": width, "height": height})
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
     context.set_default_timeout(PATIENCE_MS)
     context.add_cookies(cookies)
     try:
@@ -204,7 +233,7 @@ def take(
                 raise
             found = found or [f"it was not drawn in {PATIENCE_MS // 1000} s"]
         else:
-            found = faults(tab, shot, said)
+            found = [*faults(tab, shot, said), *missing(tab, says)]
         if found:
             lines = "".join(f"\n  - {fault}" for fault in found)
             raise PictureError(f"{shot.name} at {width} px ({shot.address(ids)}):{lines}")
@@ -265,6 +294,17 @@ def faults(tab: Page, shot: Shot, said: Sequence[str]) -> list[str]:
     if heading.count() and (over := int(tab.evaluate(_OVER))) > 0:
         found.append(f"it is {over} px too wide")
     return found + list(dict.fromkeys(said))
+
+
+def missing(tab: Page, says: Sequence[str]) -> list[str]:
+    """What a page does not say and should, in sentences."""
+    words = _plain(str(tab.evaluate(_WORDS)))
+    return [f"it does not say {one!r}, which the API answers" for one in says if one not in words]
+
+
+def _plain(words: str) -> str:
+    """With spaces that are all alike, and the hyphen for a minus."""
+    return " ".join(words.replace("\u2212", "-").split())
 
 
 #: The names of the pictures of a report.
@@ -344,7 +384,8 @@ def demo_runs(client: Client) -> dict[str, str]:
 def _path_of(client: Client, tuned: str) -> str:
     spec = dict(client.run(tuned).spec)
     for run in client.all_runs(method=["wise_ft"], phase=["SUCCEEDED"]):
-        if client.run(run.id).spec["method"].get("run") == tuned:
+        method = client.run(run.id).spec["method"]
+        if method.get("run") == tuned and method.get("sweep", True):
             return run.id
     spec |= {"name": "WiSE-FT", "method": {"kind": "wise_ft", "run": tuned}, "tags": ["demo"]}
     sys.stderr.write("Measuring the path between Zero-shot and FLYP; this takes some minutes.\n")
@@ -352,6 +393,53 @@ def _path_of(client: Client, tuned: str) -> str:
     if done.phase != "SUCCEEDED":
         raise PictureError(f"the path's run ended {done.phase}: {done.message}")
     return done.id
+
+
+def _points(value: float | None, digits: int = 1) -> str:
+    return "nothing" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def numbers(client: Client, ids: Mapping[str, str]) -> dict[str, list[str]]:
+    """What each picture must show, made of the API's answers and not of the pages' code."""
+    three = {name: client.run(ids[name]) for name in ("Zero-shot", "FLYP", "CaRot")}
+    sets = {n: {e.dataset: e for e in client.run_evaluations(r.id)} for n, r in three.items()}
+    display = {name: found["display"] for name, found in sets.items()}
+    own = {name: found["typefaces/test"] for name, found in sets.items()}
+    newest = next(
+        run
+        for run in client.runs(phase=["SUCCEEDED"], sort="-created", limit=20).items
+        if run.summary is not None and run.method != "zero_shot"
+    )
+    accuracies = [_points(e.accuracy) for e in own.values()]
+    errors = [_points(e.ece.value) for e in display.values()]
+    headline = three["CaRot"].summary
+    threshold = client.decision(ids["CaRot"], risk=0.05, level=0.95).threshold
+    scan = client.scan("typefaces")
+    plan = client.budget(display["CaRot"].id, 0.01, metric="accuracy")
+    path = client.frontier(ids["WiSE-FT"]).points
+    ends = path[0], path[-1]
+    by_class = client.slices(own["CaRot"].id).items[0]
+    curve = next(s for s in client.metrics(ids["CaRot"]).series if s.name == "val_accuracy")
+    return {
+        "overview": [_points(newest.summary and newest.summary.id_accuracy)],
+        "runs": [words.removesuffix(" %") for words in accuracies],  # its cells hold numbers
+        "run": [_points(headline and headline.id_accuracy), _points(headline and headline.ood_ece)],
+        "new": [f"{sum(scan.parts.values()):,}"],
+        "data": [f"{scan.n_classes}"],
+        "compare": accuracies,
+        "calibration": [*errors, *(_points(e.accuracy) for e in display.values())],
+        "slices": [f"{100 * by_class.accuracy:.1f}"],
+        "calibrators": [_points(display["CaRot"].ece.value)],
+        "audit": [_points(own[name].ece.value) for name in ("FLYP", "CaRot")],
+        "frontier": [_points(v) for one in ends for v in (one.id_accuracy, one.ood_ece)],
+        "shifts": [words.removesuffix(" %") for words in errors],
+        "spectra": [f"{headline.sigma_min:#.3g}" if headline and headline.sigma_min else "nothing"],
+        "tour-images": [_points(display["CaRot"].ece.value)],
+        "tour-decide": [_points(threshold, 2)],
+        "tour-plan": [f"{plan.needed:,}"],
+        "tour-bound": [_points(run.summary and run.summary.ood_ece) for run in three.values()],
+        "tour-curves": [f"{curve.values[-1]:#.6g}"],
+    }
 
 
 @contextmanager
@@ -382,7 +470,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "img")
     names = [*(shot.name for shot in SHOTS), REPORT]
     parser.add_argument("--only", nargs="*", choices=names)
+    parser.add_argument("--theme", choices=["light", "dark", "both"], default="light")
+    parser.add_argument("--check", action="store_true", help="replace no picture")
     options = parser.parse_args()
+    themes = ["light", "dark"] if options.theme == "both" else [options.theme]
     chosen = [shot for shot in SHOTS if not options.only or shot.name in options.only]
     chrome = os.environ.get("BROWSER_PATH") or next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -397,17 +488,21 @@ def main() -> int:
         try:
             ids = demo_runs(client)
             cookies = log_in(browser, dashboard_link(client, base))
-            for shot in chosen:
-                for width in SIZES:
-                    try:
-                        picture = take(browser, base, shot, ids, width, cookies=cookies)
-                    except PictureError as error:
-                        failed += 1
-                        sys.stderr.write(f"{error}\n")
-                        continue
-                    (Path(folder) / f"{shot.name}-{width}.png").write_bytes(picture)
-                    sys.stdout.write(f"{shot.name}-{width}.png\n")
-                    sys.stdout.flush()
+            expected = numbers(client, ids)
+            for shot, width, theme in itertools.product(chosen, SIZES, themes):
+                file = f"{shot.name}-{width}{'-dark' * (theme == 'dark')}.png"
+                says = expected[shot.name]
+                try:
+                    picture = take(
+                        browser, base, shot, ids, width, cookies=cookies, says=says, theme=theme
+                    )
+                except PictureError as error:
+                    failed += 1
+                    sys.stderr.write(f"{theme}: {error}\n")
+                    continue
+                (Path(folder) / file).write_bytes(picture)
+                sys.stdout.write(f"{file}: {', '.join(says)}\n")
+                sys.stdout.flush()
             for width in SIZES if not options.only or REPORT in options.only else ():
                 picture = take_report(browser, client, ids, width)
                 (Path(folder) / f"{REPORT}-{width}.png").write_bytes(picture)
@@ -416,7 +511,7 @@ def main() -> int:
             sys.stderr.write(f"{error}\n")
         finally:
             browser.close()
-        if not failed:
+        if not failed and not options.check:
             options.out.mkdir(parents=True, exist_ok=True)
             for file in sorted(Path(folder).iterdir()):
                 shutil.copyfile(file, options.out / file.name)

@@ -33,13 +33,21 @@ def shoot(
     cookies = pictures.log_in(chromium, dashboard.link())
     monkeypatch.setattr(pictures, "PATIENCE_MS", 30_000)
 
-    def shoot_it(*args: Any, width: int = 1440, prepare: str = "", **more: Any) -> bytes:
+    def shoot_it(
+        *args: Any, width: int = 1440, prepare: str = "", says: Any = (), **more: Any
+    ) -> bytes:
         shot = pictures.Shot(*args, **more)
         if prepare:
             monkeypatch.setattr(pictures, "_settle", _and_then(pictures._settle, prepare))
         return bytes(
             pictures.take(
-                chromium, dashboard.url, shot, dashboard.service.ids, width, cookies=cookies
+                chromium,
+                dashboard.url,
+                shot,
+                dashboard.service.ids,
+                width,
+                cookies=cookies,
+                says=says,
             )
         )
 
@@ -57,7 +65,8 @@ def _and_then(settle: Any, script: str) -> Any:
 def test_pictures__of_good_pages_are_taken(shoot: Any) -> None:
     for width in (1440, 390):
         shoot("overview", "overview", "Overview", {}, width=width)
-    picture = shoot("run", "run", "CaRot on fashion-mnist", {"id": "{CaRot}"}, charts=1)
+    named = "run", "run", "CaRot on fashion-mnist", {"id": "{CaRot}"}
+    picture = shoot(*named, charts=1)
     assert picture.startswith(b"\x89PNG")
     size = [int.from_bytes(picture[at : at + 4], "big") for at in (16, 20)]
     assert size[0] == 1440
@@ -110,3 +119,18 @@ def test_pictures__of_a_chart_that_is_missing_are_refused(pictures: ModuleType, 
     pictures.PATIENCE_MS = 5_000
     with pytest.raises(pictures.PictureError, match="it has 0 charts, and at least 1"):
         shoot("data", "data", "Data and models", {}, charts=1)
+
+
+def test_pictures__of_a_page_without_the_apis_numbers_are_refused(
+    pictures: ModuleType, shoot: Any, dashboard: Dashboard
+) -> None:
+    from calift_core.client import Client
+
+    with Client(dashboard.service.url, dashboard.admin_token) as client:
+        summary = client.run(dashboard.service.ids["CaRot"]).summary
+    assert summary is not None
+    assert summary.id_accuracy is not None
+    right = f"{100 * summary.id_accuracy:.1f} %"
+    with pytest.raises(pictures.PictureError, match="does not say '100.1 %'") as refused:
+        shoot("runs", "runs", "Runs", {}, says=[right, "100.1 %"])
+    assert right not in str(refused.value)
