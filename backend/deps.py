@@ -15,6 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator, Principal
 from backend.bulk import BulkActions
+from backend.corrections import Corrections
 from backend.datasets import Datasets
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.bound import Monitor
@@ -101,6 +102,7 @@ class Services:
     judge: SweepJudge
     thumbnails: Thumbnails
     trials: Trials
+    corrections: Corrections
     readiness: Readiness
     bulk: BulkActions
     metrics: Metrics

@@ -16,6 +16,7 @@ from backend import migrations, oidc, problems
 from backend.authentication import Authenticator
 from backend.bucket import open_artifacts
 from backend.bulk import BulkActions
+from backend.corrections import Corrections
 from backend.datasets import Datasets
 from backend.deps import Counter, Recent, Services, check_owned, guard
 from backend.evaluation_submission import EvaluationSubmission
@@ -155,6 +156,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         judge=SweepJudge(store, library, explorer, sweeping),
         thumbnails=Thumbnails(settings, store, submission),
         trials=Trials(settings, store, artifacts),
+        corrections=Corrections(store, submission),
     )
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ from backend.deps import (
     ServicesDep,
     Temperature,
     allow,
+    changes_nothing,
 )
 from backend.routes.files import knows
 from backend.store.cursors import scope_of
@@ -25,6 +26,8 @@ from calift_core.analysis.gallery import Order, SampleFilter, compared_looks, ha
 from calift_core.data.duplicates import near_copies
 from calift_core.schema.wire.answers import Outcome
 from calift_core.schema.wire.results import (
+    CorrectedManifest,
+    CorrectionsAsked,
     DoubtfulLabels,
     SampleHistory,
     SampleLooks,
@@ -151,6 +154,20 @@ def list_doubtful_labels(
     return services.explorer.doubtful(
         services.library.subject(evaluation_id), threshold=threshold, top=top, limit=limit
     )
+
+
+@router.post("/evaluations/{evaluation_id}/corrected", responses={404: {}})
+@allow("read")
+@changes_nothing
+def correct_labels(
+    evaluation_id: EvaluationId, asked: CorrectionsAsked, services: ServicesDep
+) -> CorrectedManifest:
+    """A manifest of the data that was evaluated, with corrected labels; nothing is written.
+
+    The data must be image files that this service may read. 404 with the code `NO_IMAGE` where
+    none are known.
+    """
+    return services.corrections.make(services.store.results.get_evaluation(evaluation_id), asked)
 
 
 @router.get("/evaluations/{evaluation_id}/samples/looks")

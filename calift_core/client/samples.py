@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from calift_core.client.connection import Connection, at
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
     AskedBinning,
+    CorrectedManifest,
+    CorrectionsAsked,
     DoubtfulLabels,
+    LabelCorrection,
     SampleHistory,
     SampleLooks,
     SamplePage,
@@ -147,6 +151,22 @@ class SampleCalls(Connection):
             top=top,
             limit=limit,
         )
+
+    def correct_labels(
+        self, evaluation_id: str, corrections: Sequence[LabelCorrection]
+    ) -> CorrectedManifest:
+        """The manifest of an evaluation's data with some labels corrected; nothing is written.
+
+        Args:
+            evaluation_id: of an evaluation on images that are files, not on a corruption.
+            corrections: of some of its samples; see `doubtful_labels`.
+
+        Raises:
+            ServiceError: 422 where they are of other data or name other classes; says which.
+        """
+        path = at("/evaluations", evaluation_id, "corrected")
+        asked = CorrectionsAsked(corrections=list(corrections))
+        return self._read(self._send("POST", path, body=asked), CorrectedManifest)
 
     def sample_answers(
         self, evaluation_id: str, sample_id: str, *, run_id: str | None = None, top: int = 5

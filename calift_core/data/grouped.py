@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import unit_hash
-from calift_core.errors import DataError
+from calift_core.errors import DataError, SpecError
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,80 @@ class Groups:
         known: dict[str, int] = {}
         codes = [known.setdefault(text, len(known)) if text else -1 for text in texts]
         return cls(np.array(codes, dtype=np.int32), tuple(known))
+
+
+class PathPattern:
+    """Finds an image's group in its path: `patient{}_*`, `*/scene{}/*`.
+
+    `{}` is the group, of one character at least, and `*` any text; each takes as little as it may.
+    A pattern without `/` is about the file's name, one with it about the whole path below the data.
+    No regular expression: a path is looked through once, whatever a stranger writes.
+
+    Raises:
+        SpecError: there is not one `{}`, or two of `{}` and `*` have nothing between them.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._text, self._whole = pattern, "/" in pattern
+        self._pieces = [piece for piece in re.split(r"(\{\}|\*)", pattern) if piece]
+        wild = [piece in ("{}", "*") for piece in self._pieces]
+        if self._pieces.count("{}") != 1 or any(a and b for a, b in pairwise(wild)):
+            raise SpecError(
+                "a pattern for groups must have one {} for the group, and text between it and any "
+                f"*, such as patient{{}}_* or */scene{{}}/*, got {pattern!r}"
+            )
+
+    def group(self, path: str) -> str:
+        """The group that a path names; empty where the pattern does not fit."""
+        text = path if self._whole else path.rpartition("/")[2]
+        at, waiting, found = 0, "", ""
+        for index, piece in enumerate(self._pieces):
+            if piece in ("{}", "*"):
+                waiting = piece
+                continue
+            last = index == len(self._pieces) - 1
+            least = at + (waiting == "{}")
+            if not waiting:
+                begin = at if text.startswith(piece, at) else -1
+            elif last:
+                begin = len(text) - len(piece) if text.endswith(piece) else -1
+            else:
+                begin = text.find(piece, least)
+            if begin < least:
+                return ""
+            found = text[at:begin] if waiting == "{}" else found
+            at, waiting = begin + len(piece), ""
+        if waiting == "{}":
+            return text[at:]
+        return found if waiting or at == len(text) else ""
+
+
+def groups_by(pattern: str, paths: Sequence[str], what: str) -> Groups:
+    """The groups that a pattern finds in paths; those that it does not fit are alone.
+
+    Args:
+        pattern: of `PathPattern`.
+        paths: of N images.
+        what: the data, for errors.
+
+    Raises:
+        SpecError: it is no pattern.
+        DataError: it fits no path, or makes one group of all.
+    """
+    reader = PathPattern(pattern)
+    groups = Groups.of(map(reader.group, paths))
+    example = f", the first of which is {paths[0]!r}" if len(paths) else ""
+    if not groups.names:
+        raise DataError(
+            f"{what}: the pattern {pattern!r} for groups must fit paths of images, it fits none of "
+            f"{len(paths):,}{example}"
+        )
+    if len(groups.names) == 1 and len(paths) > 1 and (groups.codes == 0).all():
+        raise DataError(
+            f"{what}: the pattern {pattern!r} must tell groups apart, all {len(paths):,} images "
+            f"are in the group {groups.names[0]!r}"
+        )
+    return groups
 
 
 def split_whole(

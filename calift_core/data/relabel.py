@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,6 +75,41 @@ def read_corrections(path: Path) -> list[Correction]:
     return rows
 
 
+@dataclass(frozen=True)
+class Corrected:
+    """A corrected manifest.
+
+    Attributes:
+        folder: that it belongs into: all its images are below.
+        text: its CSV.
+        changed: images with another label.
+        dropped: images that were left out.
+    """
+
+    folder: Path
+    text: str
+    changed: int
+    dropped: int
+
+
+def corrected(source: str, corrections: Sequence[Correction]) -> Corrected:
+    """A manifest of a suite's images with corrected labels, not written anywhere.
+
+    Args:
+        source: as for `relabel`.
+        corrections: of some of them.
+
+    Raises:
+        DataError: the corrections are for other data or name other classes, or the images are no
+            files, or none is left.
+    """
+    rows, changed, dropped = _corrected(source, corrections)
+    if not rows:
+        raise DataError("a corrected manifest must have at least one image, all were left out")
+    folder = Path(os.path.commonpath([row.file.absolute().parent for row in rows]))
+    return Corrected(folder, _text(rows, folder), changed, dropped)
+
+
 def relabel(source: str, corrections: list[Correction], out: Path) -> tuple[int, int]:
     """Write a manifest of a suite's images with corrected labels.
 
@@ -91,6 +128,14 @@ def relabel(source: str, corrections: list[Correction], out: Path) -> tuple[int,
     """
     if out.suffix.lower() != ".csv":
         raise SpecError(f"the corrected manifest ends in .csv, got {out.name!r}")
+    rows, changed, dropped = _corrected(source, corrections)
+    text = _text(rows, out.absolute().parent)
+    with atomic_path(out) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+    return changed, dropped
+
+
+def _corrected(source: str, corrections: Sequence[Correction]) -> tuple[list[_Row], int, int]:
     rows = list(_rows(source))
     said = {one.sample: one for one in corrections}
     strange = sorted(said.keys() - {row.sample for row in rows})
@@ -124,8 +169,7 @@ def relabel(source: str, corrections: list[Correction], out: Path) -> tuple[int,
             )
         changed += right != row.label
         kept.append(replace(row, label=right))
-    _write(kept, out)
-    return changed, dropped
+    return kept, changed, dropped
 
 
 def _rows(source: str) -> Iterator[_Row]:
@@ -162,21 +206,22 @@ def _rows_of_manifest(file: Path) -> Iterator[_Row]:
         yield _Row(path, file.parent / path, *cells)
 
 
-def _write(rows: list[_Row], out: Path) -> None:
-    folder = out.absolute().parent
-    with atomic_path(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for row in rows:
-            where = row.file.absolute()
-            if not where.is_relative_to(folder):
-                raise DataError(
-                    f"{str(where)!r} is not below {str(folder)!r}: a manifest lies in a folder "
-                    "that all its images are below.",
-                    hint="Name another place with --out.",
-                )
-            cells: Mapping[str, str] = {
-                "path": where.relative_to(folder).as_posix(), "label": row.label,
-                "split": row.split, "domain": row.domain, "group": row.group,
-            }  # fmt: skip
-            writer.writerow([cells[name] for name in _COLUMNS])
+def _text(rows: list[_Row], folder: Path) -> str:
+    """The manifest of rows, as it lies in a folder."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(_COLUMNS)
+    for row in rows:
+        where = row.file.absolute()
+        if not where.is_relative_to(folder):
+            raise DataError(
+                f"{str(where)!r} is not below {str(folder)!r}: a manifest lies in a folder "
+                "that all its images are below.",
+                hint="Name another place with --out.",
+            )
+        cells: Mapping[str, str] = {
+            "path": where.relative_to(folder).as_posix(), "label": row.label,
+            "split": row.split, "domain": row.domain, "group": row.group,
+        }  # fmt: skip
+        writer.writerow([cells[name] for name in _COLUMNS])
+    return file.getvalue()

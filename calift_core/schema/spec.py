@@ -257,6 +257,16 @@ class SuiteSpec(Frozen):
         "genres) or sentences with {}; where nothing is said, typefaces has letters",
     )
     fractions: FractionSpec = Field(default_factory=FractionSpec, title="Splits")
+    group_by: str | None = Field(
+        default=None,
+        min_length=2,
+        max_length=200,
+        pattern=r"^[^{}]*\{\}[^{}]*$",
+        title="Group by path",
+        description="What belongs together and is not torn apart by splits, found in the path of "
+        "each image: patient{}_* looks at file names, */scene{}/* at whole paths; * is any text, "
+        "{} the group. For folder: and manifest: without a column of groups",
+    )
     limits: dict[
         Literal["pretrain", "train", "validation", "calibration", "test"],
         Annotated[int, Field(ge=1)],
@@ -621,7 +631,7 @@ class ResourcesSpec(Frozen):
 
 #: Fields that came after runs had been stored: at these values a spec's hash is as it was before.
 _ADDED_LATER: dict[str, dict[str, Any]] = {
-    "suite": {"n_shot": None, "n_shot_seed": 0},
+    "suite": {"n_shot": None, "n_shot_seed": 0, "group_by": None},
     "evaluation": {"precision": "train", "perturbed_calibration": False},
     "train": {
         "activation_checkpointing": False,

@@ -28,6 +28,7 @@ from calift_core.schema.wire.results import (
     SharedTrait,
 )
 from frontend import api, components, page, pickers, state, text
+from frontend.panels import correcting
 from frontend.tables import Column, Table
 
 _ON_A_PAGE, _SIZE = 24, 224
@@ -345,6 +346,8 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
         st.switch_page(
             "views/sample.py", query_params={"evaluation": evaluation.id, "sample": sample_id}
         )
+    if now.doubtful and doubtful is not None:
+        correcting.draw(evaluation, doubtful)
     if not now.doubtful:
         _turn(cursors, found.next_cursor)
         _shared(evaluation, now, looks)

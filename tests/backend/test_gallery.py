@@ -8,7 +8,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from calift_core.calibration import score_samples, softmax
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.decode import decode
 from calift_core.data.finding import Finder, Wish
+from calift_core.data.suites.load import load_suite
 from calift_core.data.thumbnails import pixels_of
 from calift_core.predictions.read import read_scores, read_scores_at, read_top
 from calift_core.predictions.write import write_predictions
+from calift_core.schema.spec import SuiteSpec
 from tests.conftest import example_evaluation, example_predictions
 
 #: `CALIFT_FUZZ_IMAGES=2000` for more.
@@ -269,6 +271,55 @@ def test_doubtful__labels_that_every_run_contradicts_surely(api: TestClient, jud
     # Another suite's runs on data of the same name have no say.
     judged(("id", "id"), suite={"id": "cifar10"})
     assert get(api, f"/evaluations/{ids[0]}/samples/doubtful")["n"] == 3
+
+
+def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(
+    api: TestClient, judged: Any, tmp_path: Path
+) -> None:
+    tree = tmp_path / "things"
+    for part in ("train", "validation", "calibration", "test"):
+        for name in ("a_cat", "a_dog"):
+            (tree / part / name).mkdir(parents=True)
+            for at in range(3):
+                Image.new("RGB", (4, 4)).save(tree / part / name / f"{at}.png")
+    suite = load_suite(SuiteSpec(id=f"folder:{tree}"))
+    test = suite.part("test")
+
+    def predict(*_: Any) -> Any:
+        example = example_predictions(0, n=6, n_classes=2)
+        about = replace(example.metadata, class_names=("a cat", "a dog"))
+        ids = np.array(test.ids)
+        return type(example)(ids=ids, labels=test.labels, logits=example.logits, metadata=about)
+
+    _, found = judged(("id", "id"), predict=predict, suite={"id": f"folder:{tree}"})
+    path = f"/api/v1/evaluations/{found['id']}/corrected"
+    cat, other = test.ids[0], test.ids[1]
+    said = [
+        {"sample": cat, "label": "a cat", "suggested": "a dog"},
+        {"sample": other, "label": "a cat", "suggested": ""},
+    ]
+    made = api.post(path, json={"corrections": said})
+    assert made.status_code == 200, made.text
+    body = made.json()
+    assert (body["folder"], body["changed"], body["dropped"]) == (str(tree), 1, 1)
+    (tree / "corrected.csv").write_text(body["manifest"])
+    again = load_suite(SuiteSpec(id=f"manifest:{tree / 'corrected.csv'}")).part("test")
+    labels = {i: suite.classes[n] for i, n in zip(again.ids, again.labels, strict=True)}
+    assert labels == {cat: "a_dog", test.ids[2]: "a_cat"} | dict.fromkeys(test.ids[3:], "a_dog")
+
+    for wrong, sentence in (
+        ([{"sample": "nobody", "suggested": "a dog"}], "are of no image"),
+        ([{"sample": cat, "suggested": "a dragon"}], "cannot be 'a dragon'"),
+        ([said[0], said[0]], "is corrected twice"),
+    ):
+        refused = api.post(path, json={"corrections": wrong})
+        assert refused.status_code == 422
+        assert sentence in refused.json()["detail"]
+    _, elsewhere = judged(("id", "id"))
+    refused = api.post(
+        f"/api/v1/evaluations/{elsewhere['id']}/corrected", json={"corrections": said[:1]}
+    )
+    assert code_of(refused) == (404, "NO_IMAGE")
 
 
 # ------------------------------------------------------------------------------------- images

@@ -137,6 +137,10 @@ def shift_images(
     return family_of(kind).shift(name, suite.path, suite.domain, classes, budget)
 
 
+#: Families whose images' paths may say what belongs together.
+GROUPED_BY_PATH = ("folder", "manifest")
+
+
 def id_data(spec: SuiteSpec) -> SuiteSpec:
     """The ID data alone, split as a spec asks: without shifts, as far as those are known by name.
 
@@ -163,4 +167,11 @@ def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[Family, 
     turned_off = {name for name, uri in spec.shifts.items() if uri == OFF}
     if family.shifts is not None:
         demand_known_shifts(suite.name, turned_off, family.shifts)
-    return family, Wanted(suite.path, suite.domain, spec.fractions, turned_off, budget)
+    if spec.group_by is not None and suite.name not in GROUPED_BY_PATH:
+        raise SpecError(
+            f"group_by must be for {' or '.join(GROUPED_BY_PATH)}, whose paths name groups, got "
+            f"{suite.name}"
+        )
+    return family, Wanted(
+        suite.path, suite.domain, spec.fractions, turned_off, budget, spec.group_by
+    )

@@ -69,6 +69,7 @@ class Wanted:
         fractions: of parts that are not on disk.
         turned_off: own shifts to do without.
         budget: how much of the disk may be looked at.
+        group_by: a pattern that finds in an image's path what must not be torn apart.
     """
 
     path: Path | None
@@ -76,6 +77,7 @@ class Wanted:
     fractions: FractionSpec
     turned_off: Collection[str] = ()
     budget: Budget | None = None
+    group_by: str | None = None
 
 
 #: (corruption, severity) → the test part's images under it, at the positions of its own source.

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from calift_core.data.images import ImageSet, split_by_hash
+from calift_core.data.grouped import (
+    Groups,
+    PathPattern,
+    demand_whole_groups,
+    groups_by,
+    split_whole,
+)
+from calift_core.data.images import ImageSet
 from calift_core.data.listing import (
     Budget,
     class_folders,
@@ -44,8 +51,20 @@ def scan(
     )
 
 
-def load_folder(root: Path, fractions: FractionSpec, budget: Budget | None = None) -> Loaded:
-    """A folder of class folders, or of `train`, `val` and `test` folders of them."""
+def load_folder(
+    root: Path,
+    fractions: FractionSpec,
+    budget: Budget | None = None,
+    group_by: str | None = None,
+) -> Loaded:
+    """A folder of class folders, or of `train`, `val` and `test` folders of them.
+
+    Args:
+        root: the folder.
+        fractions: of parts that it lacks.
+        budget: how much of the disk may be looked at.
+        group_by: finds in a path what must not be torn apart; see `PathPattern`.
+    """
     train, classes, others = folder_layout(root)
     prefix = "" if train == root else "train/"
     parts: dict[str, ImageSet] = {}
@@ -53,8 +72,18 @@ def load_folder(root: Path, fractions: FractionSpec, budget: Budget | None = Non
         name = "validation" if part == "val" else part
         parts[name] = scan(where, classes, name, f"{part}/", budget=budget)
     whole = scan(train, classes, "train", prefix, budget=budget)
-    parts |= split_by_hash(whole, shares_of(fractions, parts), "train")
+    groups = None
+    if group_by is not None:
+        found = {part: _groups(group_by, images) for part, images in parts.items()}
+        groups = groups_by(group_by, whole.ids, root.name)
+        demand_whole_groups({"train": groups, **found}, root.name)
+    parts |= split_whole(whole, groups, shares_of(fractions, parts), "train")
     return Loaded(root.name, classes, tuple(c.replace("_", " ") for c in classes), parts)
+
+
+def _groups(group_by: str, images: ImageSet) -> Groups:
+    """The groups of a part that is there already; perhaps the pattern fits none of its paths."""
+    return Groups.of(map(PathPattern(group_by).group, images.ids))
 
 
 def shift_in(
@@ -91,7 +120,7 @@ class Folder(Family):
     def load(self, wanted: Wanted) -> Loaded:
         """The folder's parts; what it lacks is split off."""
         assert wanted.path is not None
-        return load_folder(wanted.path, wanted.fractions, wanted.budget)
+        return load_folder(wanted.path, wanted.fractions, wanted.budget, wanted.group_by)
 
     def shift(
         self,

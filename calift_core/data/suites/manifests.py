@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.grouped import Groups, demand_whole_groups, split_whole
+from calift_core.data.grouped import Groups, demand_whole_groups, groups_by, split_whole
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import PARTS, Budget, shares_of
-from calift_core.data.manifest import Manifest, read_manifest
+from calift_core.data.manifest import Column, Manifest, read_manifest
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.sources import FileSource
 from calift_core.data.suites.base import AtPath, Loaded, Wanted, demand_known_shifts
@@ -50,7 +51,7 @@ class ManifestFile(AtPath):
             name=wanted.domain or whole.file.stem,
             classes=classes,
             class_names=tuple(c.replace("_", " ") for c in classes),
-            parts=_parts(own, wanted.fractions),
+            parts=_parts(_grouped(own, wanted.group_by), wanted.fractions),
             shifts=shifts,
             notes=whole.notes,
         )
@@ -116,6 +117,23 @@ def _as_shift(name: str, rows: Manifest, classes: Sequence[str]) -> ImageSet:
         rows = rows.take(rows.splits.of("test"))
     at = match_classes(rows.labels.names, classes, f"the shift {name!r} ({rows.file.name})")
     return _image_set(rows, name, at[rows.labels.codes])
+
+
+def _grouped(rows: Manifest, group_by: str | None) -> Manifest:
+    """The rows with the groups that a pattern finds in their paths.
+
+    Raises:
+        DataError: they have groups already, or the pattern fits none.
+    """
+    if group_by is None:
+        return rows
+    if rows.groups.names:
+        raise DataError(
+            f"{rows.file.name} has a column of groups: leave out the pattern {group_by!r}, or the "
+            "column"
+        )
+    found = groups_by(group_by, rows.paths, rows.file.name)
+    return replace(rows, groups=Column(found.codes, tuple(found.names)))
 
 
 def _parts(rows: Manifest, fractions: FractionSpec) -> dict[str, ImageSet]:

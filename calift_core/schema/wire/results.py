@@ -425,6 +425,33 @@ class DoubtfulLabels(Frozen):
     items: list[Sample]
 
 
+class LabelCorrection(Frozen):
+    """What a person says of an image: its class as it was and its right one, "" to leave it out."""
+
+    sample: str = Field(max_length=1024)
+    label: str = Field("", max_length=1024)
+    suggested: str = Field("", max_length=1024)
+
+
+class CorrectionsAsked(Frozen):
+    """Corrections of images of one evaluation."""
+
+    corrections: list[LabelCorrection] = Field(min_length=1, max_length=2000)
+
+
+class CorrectedManifest(Frozen):
+    """A manifest of the data that an evaluation was made on, with corrected labels.
+
+    It belongs into `folder`, below which all its images are, and is then a suite:
+    `manifest:FOLDER/corrected.csv`. `changed` labels are others and `dropped` images left out.
+    """
+
+    folder: str
+    manifest: str
+    changed: int
+    dropped: int
+
+
 class Look(Frozen):
     """How chosen images look beside the rest: a property's mean among each, and a test.
 

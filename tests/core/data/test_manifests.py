@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import pickle
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,7 @@ from typer.testing import CliRunner
 from calift import data
 from calift_core.data.cache import kept_in_memory
 from calift_core.data.counting import count_suite
-from calift_core.data.grouped import split_groups
+from calift_core.data.grouped import PathPattern, split_groups
 from calift_core.data.matching import match_classes
 from calift_core.data.sources import drafted
 from calift_core.data.suites.load import Suite, load_suite
@@ -260,6 +261,56 @@ def test_groups__stay_together_and_classes_in_proportion(tree: Path) -> None:
     for images in parts.values():
         counts = np.bincount(images.labels, minlength=3)
         assert counts.max() - counts.min() <= 3  # a group
+
+
+def test_group_by__a_pattern_over_paths_is_a_column_of_groups(tmp_path: Path) -> None:
+    root, rows = tmp_path / "scenes", []
+    for name in CLASSES:
+        (root / name).mkdir(parents=True)
+        for at in range(24):
+            path = f"{name}/scene{at // 3}_{at}.png"
+            Image.new("RGB", (2, 2), (at, 0, 0)).save(root / path)
+            rows.append({"path": path, "label": name, "group": f"{at // 3}"})
+    grouped = load(f"manifest:{write_csv(root / 'grouped.csv', rows)}")
+    by_path = load(f"folder:{root}", group_by="scene{}_*")
+    assert sets_of(by_path) == sets_of(grouped)
+    where: dict[str, set[str]] = {}
+    for part, images in by_path.parts.items():
+        for image_id in images.ids:
+            where.setdefault(image_id.split("scene")[1].split("_")[0], set()).add(part)
+    assert len(where) == 8
+    assert all(len(found) == 1 for found in where.values())
+    assert count_suite(SuiteSpec(id=f"folder:{root}", group_by="scene{}_*")).parts == {
+        part: len(images) for part, images in by_path.parts.items()
+    }
+    bare = write_csv(root / "bare.csv", [r | {"group": ""} for r in rows])
+    assert sets_of(load(f"manifest:{bare}", group_by="*/scene{}_*.png")) == sets_of(grouped)
+    for pattern, source, sentence in (
+        ("room{}_*", f"folder:{root}", "it fits none of 72, the first of which is 'blue_thing/"),
+        ("{}*", f"folder:{root}", "text between it and any"),
+        ("s{}e*", f"folder:{root}", "all 72 images are in the group 'c'"),
+        ("scene{}_*", f"manifest:{root / 'grouped.csv'}", "has a column of groups"),
+        ("scene{}_*", "fashion-mnist", "group_by must be for folder or manifest"),
+    ):
+        with pytest.raises((DataError, SpecError), match=re.escape(sentence)):
+            load(source, group_by=pattern)
+    with pytest.raises(ValueError, match="group_by"):
+        SuiteSpec(group_by="no group")
+
+
+@given(st.text("ab/_", max_size=12), st.text("ab/_*", max_size=4), st.text("ab/_*", max_size=4))
+def test_path_pattern__says_what_a_regular_expression_says(
+    path: str, before: str, after: str
+) -> None:
+    pattern = f"{before}{{}}{after}"
+    if "**" in pattern or "*{}" in pattern or "{}*" in pattern:
+        with pytest.raises(SpecError, match="one {} for the group"):
+            PathPattern(pattern)
+        return
+    text = path if "/" in pattern else path.rpartition("/")[2]
+    lazy = [re.escape(piece).replace(r"\*", "(?:.*?)") for piece in (before, after)]
+    found = re.fullmatch(f"{lazy[0]}(.+?){lazy[1]}", text)
+    assert PathPattern(pattern).group(path) == (found[1] if found else "")
 
 
 @given(
