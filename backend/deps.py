@@ -22,6 +22,7 @@ from backend.explore.bound import Monitor
 from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
 from backend.explore.sweeps import SweepJudge
+from backend.exporting import Exports
 from backend.imports import Imports
 from backend.metrics import Metrics
 from backend.middleware import takes_uploads
@@ -102,6 +103,7 @@ class Services:
     judge: SweepJudge
     thumbnails: Thumbnails
     trials: Trials
+    exports: Exports
     corrections: Corrections
     readiness: Readiness
     bulk: BulkActions

@@ -25,6 +25,7 @@ from backend.explore.compare import Comparer
 from backend.explore.foreseen import Foreseen
 from backend.explore.library import StoreLibrary
 from backend.explore.sweeps import SweepJudge
+from backend.exporting import Exports
 from backend.imports import Imports
 from backend.metrics import Metrics
 from backend.middleware import Gate
@@ -156,6 +157,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         judge=SweepJudge(store, library, explorer, sweeping),
         thumbnails=Thumbnails(settings, store, submission),
         trials=Trials(settings, store, artifacts),
+        exports=Exports(settings, store, artifacts),
         corrections=Corrections(store, submission),
     )
 

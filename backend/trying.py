@@ -8,14 +8,10 @@ picture is decoded in another, which may take little memory (`calift_core.shippi
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
-import re
 import shutil
 import sys
-import tempfile
-import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from backend.artifacts import ArtifactStore
+from backend.model_process import demand_torch, environment, lay_out
 from backend.problems import HttpError
 from backend.process import tied
 from backend.settings import Settings
 from backend.store.stores import Stores
-from calift_core.errors import NotFoundError, SpecError, StorageError, UnreadableImageError
-from calift_core.files import storage_error
+from calift_core.errors import SpecError, UnreadableImageError
 from calift_core.schema.wire.answers import TriedPicture
 from calift_core.schema.wire.results import Source
 from calift_core.shipping.children import Child, ChildEndedError
@@ -41,12 +37,6 @@ _DECODER_BYTES = 1536 << 20
 _DECODE_S, _ANSWER_S, _START_S = 20.0, 60.0, 180.0
 #: Pictures that may wait; they are answered one after the other.
 _MAX_WAITING = 16
-#: A folder this old was left by a process that was killed.
-_LEFTOVER_S = 24 * 3600.0
-#: What the processes see of our environment: nothing that could be a secret.
-_PASSED_ON = re.compile(
-    r"PATH|HOME|LANG|TMPDIR|PYTHONPATH|LD_LIBRARY_PATH|(?:LC|XDG|OMP|GOMP|KMP|MKL)_\w+|HF_HOME"
-)
 
 
 @dataclass
@@ -130,16 +120,10 @@ class Trials:
             self._drop(run_id)
             host = None
         if host is None:
-            if importlib.util.find_spec("torch") is None:
-                raise HttpError(
-                    503,
-                    "NO_TORCH",
-                    "no model can be loaded where this service's API runs: torch is not there.",
-                    hint="Install torch beside the API, or ask a model by `calift predict`.",
-                )
+            demand_torch("ask a model by `calift predict`")
             while len(self._hosts) >= _MODELS:
                 self._hosts.popitem(last=False)[1].end()
-            folder, report = self._laid_out(run_id)
+            folder, report = lay_out(self._store, self._artifacts, self._root, run_id)
             words = (str(folder), str(self._root / "chosen" / report), "cpu")
             host = self._hosts[run_id] = _Host(
                 folder, self._child("trying", words, "the model's process", _ANSWER_S)
@@ -172,48 +156,14 @@ class Trials:
         return host
 
     def _child(self, module: str, words: tuple[str, ...], name: str, timeout_s: float) -> Child:
-        environment = {n: v for n, v in os.environ.items() if _PASSED_ON.fullmatch(n)}
-        environment |= {"CALIFT_HOME": str(self._settings.home), "HF_HUB_OFFLINE": "1"}
         argv = [sys.executable, "-m", f"calift_core.shipping.{module}", *words]
         return Child(
             tied(argv, oom_score_adj=500),
             name,
             timeout_s=timeout_s,
             start_s=_START_S,
-            environment=environment,
+            environment=environment(self._settings),
         )
-
-    def _laid_out(self, run_id: str) -> tuple[Path, str]:
-        """A folder with the run's report, model and predictions, and the SHA-256 of its report."""
-        needed = {
-            one.name: one.sha256
-            for one in self._store.files.of_run(run_id)
-            if one.kind in ("checkpoint", "predictions") or one.name == "report.json"
-        }
-        missing = {"report.json", "checkpoint/model.json"} - set(needed)
-        if missing:
-            raise HttpError(
-                409,
-                "NO_MODEL",
-                f"a run must have a finished model to be asked about a picture, {run_id} has no "
-                f"{min(missing)}.",
-                hint="Imported predictions have none, and others get theirs when they succeed.",
-            )
-        try:
-            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for left in self._root.glob("tmp*"):
-                if time.time() - left.stat(follow_symlinks=False).st_mtime > _LEFTOVER_S:
-                    shutil.rmtree(left, ignore_errors=True)
-            folder = Path(tempfile.mkdtemp(dir=self._root))
-        except OSError as error:
-            raise storage_error(error, self._root, "write") from error
-        try:
-            for name, sha256 in needed.items():
-                self._artifacts.place(sha256, folder / name)
-        except (NotFoundError, StorageError):
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return folder, needed["report.json"]
 
     def _drop(self, run_id: str) -> None:
         host = self._hosts.pop(run_id, None)

@@ -1,8 +1,11 @@
-"""Asking finished runs about a picture that somebody brings along."""
+"""Using the model of a finished run: asked about a picture, or taken away."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
 from backend.deps import RunId, ServicesDep, allow, changes_nothing, uploads
@@ -38,3 +41,35 @@ async def try_picture(run_id: RunId, request: Request, services: ServicesDep) ->
     except ClientDisconnect:
         raise HttpError(400, "BAD_REQUEST", "the picture ended too early.") from None
     return await services.trials.ask(run_id, picture)
+
+
+#: What an exported model can be given; the others read the initial model as well.
+Shippable = Literal[
+    "auto", "none", "temperature", "histogram", "isotonic", "svs", "vector", "sms", "tsp"
+]
+
+
+@router.get(
+    "/runs/{run_id}/model",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"application/zip": {}}, "description": "The folder of `calift export`"}
+    },
+)
+@allow("read")
+def download_model(
+    run_id: RunId,
+    services: ServicesDep,
+    calibrator: Annotated[Shippable, Query(description="Fitted on the run's ID data")] = "auto",
+) -> Response:
+    """A run's model as a folder that stands alone, zipped: weights, head, calibrator, model card.
+
+    It is made when it is first asked for, which takes seconds, and kept for a while.
+    """
+    path, sha256 = services.exports.zipped(run_id, calibrator)
+    return FileResponse(
+        path,
+        media_type="application/zip",
+        filename=f"model-{run_id}.zip",
+        headers={"ETag": f'"{sha256}"', "Cache-Control": "private, no-cache"},
+    )

@@ -262,9 +262,12 @@ class Connection:
         except httpx.TransportError as error:
             raise self._unavailable(error) from error
 
-    def _download(self, path: str, target: str | os.PathLike[str]) -> Path:
+    def _download(
+        self, path: str, target: str | os.PathLike[str], wait_s: float = 120.0, **params: Any
+    ) -> Path:
         target = Path(target)
-        with self._stream(path, params={}, headers={"Accept": "*/*"}, wait_s=120.0) as response:
+        headers = {"Accept": "*/*"}
+        with self._stream(path, params=params, headers=headers, wait_s=wait_s) as response:
             expected = response.headers.get("etag", "").strip('"')
             digest = hashlib.sha256()
             with atomic_path(target) as temporary, temporary.open("wb") as file:

@@ -259,6 +259,24 @@ class RunCalls(Connection):
                 self.download_artifact(run_id, one.name, path)
         return target
 
+    def download_model(
+        self, run_id: str, path: str | os.PathLike[str], *, calibrator: str = "auto"
+    ) -> Path:
+        """A finished run's model as a zip of what `calift export` writes; made where the API is.
+
+        Args:
+            run_id: the run.
+            path: the file.
+            calibrator: its kind, `none`, or `auto`: by the NLL on ID validation.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ServiceError: it has no model, the calibrator cannot be fitted, or the API has no torch.
+            StorageError: the file cannot be written, or what arrived is damaged.
+        """
+        place = at("/runs", run_id, "model")
+        return self._download(place, path, wait_s=600.0, calibrator=calibrator)
+
     def logs(
         self, run_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None
     ) -> LogPage:

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -113,3 +114,38 @@ def test_try__a_run_without_a_model_and_what_is_no_picture_are_told(
     refused = api.post("/api/v1/runs", content=picture, headers=KIND)
     assert refused.status_code == 415
     assert not services.trials._hosts
+
+
+def test_model__is_the_zip_of_what_export_writes_and_answers_alike(
+    client: Any,
+    api: TestClient,
+    services: Any,
+    folder: Path,  # noqa: F811
+    photos: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    run_id = store_run(services.store, services.artifacts, folder)
+    packed = client.download_model(run_id, tmp_path / "model.zip", calibrator="temperature")
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path)
+    shipped = CalibratedClassifier.load(tmp_path / "model", device="cpu")
+    assert shipped.calibrator is not None
+    assert shipped.calibrator.kind == "temperature"
+    path = next(photos.rglob("*.png"))
+    said = TriedPicture.model_validate(asked(api, run_id, path.read_bytes()).json())
+    assert shipped.predict([path]).labels == [said.top[0].label]
+    # Made once; what lay in between is gone.
+    before = packed.read_bytes()
+    assert client.download_model(run_id, packed, calibrator="temperature").read_bytes() == before
+    left = [p.name for p in (services.settings.home / "cache" / "exported").iterdir()]
+    assert [name.endswith("-temperature.zip") for name in left] == [True]
+
+
+def test_model__without_one_or_without_data_to_fit_on_is_a_sentence(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    run_id = finished_run(services.store, services.artifacts)
+    refused = api.get(f"/api/v1/runs/{run_id}/model")
+    assert (refused.status_code, "no finished model" in refused.json()["detail"]) == (409, True)
+    unknown = api.get(f"/api/v1/runs/{run_id}/model?calibrator=disagreement")
+    assert unknown.status_code == 422

@@ -8,6 +8,7 @@ from calift_core.schema.wire.runs import RunDetail
 from frontend import api, page, state, text
 from frontend.panels import reporting
 from frontend.panels.evaluate import form
+from frontend.panels.run import ship
 
 
 def status(run: RunDetail) -> None:
@@ -111,6 +112,8 @@ def actions(run: RunDetail) -> None:
                 st.switch_page("views/compare.py", query_params={"ids": ",".join(some)})
         if run.phase == "SUCCEEDED":
             reporting.button([run.id])
+            if run.method != "imported":
+                ship.button(run)
         form.button([run])
         if not locked:
             with st.popover("Edit", icon=":material/edit:"):

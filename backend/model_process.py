@@ -1,0 +1,96 @@
+"""What a process that loads a run's model is given: the run's files, and nothing that is secret.
+
+The API itself has no torch and loads no model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from backend.artifacts import ArtifactStore
+from backend.problems import HttpError
+from backend.settings import Settings
+from backend.store.stores import Stores
+from calift_core.errors import NotFoundError, StorageError
+from calift_core.files import storage_error
+
+#: A folder this old was left by a process that was killed.
+_LEFTOVER_S = 24 * 3600.0
+#: What the processes see of our environment: nothing that could be a secret.
+_PASSED_ON = re.compile(
+    r"PATH|HOME|LANG|TMPDIR|PYTHONPATH|LD_LIBRARY_PATH|(?:LC|XDG|OMP|GOMP|KMP|MKL)_\w+|HF_HOME"
+)
+
+
+def demand_torch(instead: str) -> None:
+    """Raise where no model can be loaded.
+
+    Args:
+        instead: what a person can do elsewhere, as in "or …".
+
+    Raises:
+        HttpError: 503, torch is not installed beside the API.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise HttpError(
+            503,
+            "NO_TORCH",
+            "no model can be loaded where this service's API runs: torch is not there.",
+            hint=f"Install torch beside the API, or {instead}.",
+        )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What such a process sees."""
+    passed = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
+    return passed | {"CALIFT_HOME": str(settings.home), "HF_HUB_OFFLINE": "1"}
+
+
+def lay_out(store: Stores, artifacts: ArtifactStore, root: Path, run_id: str) -> tuple[Path, str]:
+    """A new folder with a run's report, model and predictions, and the SHA-256 of its report.
+
+    Args:
+        store: knows the run's files.
+        artifacts: has them.
+        root: where the folder is made; others of a day ago are removed.
+        run_id: the run.
+
+    Raises:
+        HttpError: 409, the run has no finished model.
+        NotFoundError: no such run, or a file is gone.
+        StorageError: a file is damaged or cannot be written.
+    """
+    needed = {
+        one.name: one.sha256
+        for one in store.files.of_run(run_id)
+        if one.kind in ("checkpoint", "predictions") or one.name == "report.json"
+    }
+    missing = {"report.json", "checkpoint/model.json"} - set(needed)
+    if missing:
+        raise HttpError(
+            409,
+            "NO_MODEL",
+            f"run {run_id} has no finished model: it has no {min(missing)}.",
+            hint="Imported predictions have none, and others get theirs when they succeed.",
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in root.glob("tmp*"):
+            if time.time() - left.stat(follow_symlinks=False).st_mtime > _LEFTOVER_S:
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=root))
+    except OSError as error:
+        raise storage_error(error, root, "write") from error
+    try:
+        for name, sha256 in needed.items():
+            artifacts.place(sha256, folder / name)
+    except (NotFoundError, StorageError):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder, needed["report.json"]
