@@ -29,8 +29,9 @@ from calift_core.schema.wire.answers import TriedPicture
 from calift_core.schema.wire.results import Source
 from calift_core.shipping.children import Child, ChildEndedError
 
-#: Models that are kept at once, the newest.
-_MODELS = 2
+#: Models that are kept at once, the newest: as many as the page asks about a picture. With fewer,
+#: each run asked would end the one that the next picture is asked of first.
+_MODELS = 4
 #: Of one picture; one that a phone takes has 12 to 50 million.
 MAX_PIXELS = 50_000_000
 _DECODER_BYTES = 1536 << 20
