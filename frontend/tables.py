@@ -156,29 +156,26 @@ def to_markdown(table: Table) -> str:
 def to_latex(table: Table, *, caption: str = "") -> str:
     """A `tabular` with the rules of booktabs, in a `table` where there is a caption.
 
+    More rows than a page has room for are a `longtable`, which goes on over the next ones.
+
     Every value is escaped. Letters beyond Latin-1 stand as they are: XeLaTeX and LuaLaTeX set them
     where the font has them.
     """
     shape = "".join("r" if c.kind in NUMERIC else "l" for c in table.columns)
     rows = [" & ".join(tex(w) for w in _words(table, row)) + r" \\" for row in table.rows]
-    lines = [
-        rf"\begin{{tabular}}{{{shape}}}",
-        r"\toprule",
-        " & ".join(tex(c.label) for c in table.columns) + r" \\",
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
+    head = [r"\toprule", " & ".join(tex(c.label) for c in table.columns) + r" \\", r"\midrule"]
+    needs = "% needs \\usepackage{booktabs}\n"
+    title = [rf"\caption{{{tex(caption)}}}"] if caption else []
+    if len(rows) > _ON_A_PAGE:
+        needs += "% needs \\usepackage{longtable}\n"
+        first = [*(f"{line} \\\\" for line in title), *head, r"\endfirsthead"]
+        lines = [rf"\begin{{longtable}}{{{shape}}}", *first, *head, r"\endhead", *rows,
+                 r"\bottomrule", r"\end{longtable}"]  # fmt: skip
+        return needs + "\n".join(lines) + "\n"
+    lines = [rf"\begin{{tabular}}{{{shape}}}", *head, *rows, r"\bottomrule", r"\end{tabular}"]
     if caption:
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{tex(caption)}}}",
-            *lines,
-            r"\end{table}",
-        ]
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(lines) + "\n"
+        lines = [r"\begin{table}", r"\centering", *title, *lines, r"\end{table}"]
+    return needs + "\n".join(lines) + "\n"
 
 
 def _rule(column: Column) -> str:
@@ -204,6 +201,8 @@ def visible(words: str) -> str:
     )
 
 
+#: Rows that a page of paper surely has room for.
+_ON_A_PAGE = 40
 _TEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -218,7 +217,7 @@ _TEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     "`": r"\textasciigrave{}",
     # After the end of a row these would be its options.
     "[": "{[}",
@@ -227,11 +226,45 @@ _TEX = {
     "−": "$-$",
     "–": "--",
     "·": r"$\cdot$",
+    # What calift's own words are written with; pdflatex knows none of it.
     "²": "$^2$",
-    "σ": r"$\sigma$",
-    "α": r"$\alpha$",
+    "₀": "$_0$",
+    "₁": "$_1$",
+    "ᵀ": r"$^\top$",
+    "‖": r"$\|$",
+    "→": r"$\to$",
     "≤": r"$\le$",
     "≥": r"$\ge$",
+    "≈": r"$\approx$",
+    "√": r"$\surd$",
+    "∞": r"$\infty$",
+    "✓": r"$\surd$",
+    "✗": r"$\times$",
+    "✕": r"$\times$",
+    "▲": r"$\triangle$",
+    "▼": r"$\bigtriangledown$",
+    "★": r"$\star$",
+    "○": r"$\circ$",
+    "◇": r"$\diamond$",
+    "›": "$>$",
+    "“": r"\textquotedblleft{}",
+    "”": r"\textquotedblright{}",
+    **{
+        letter: rf"$\{name}$"
+        for letter, name in {
+            "α": "alpha",
+            "β": "beta",
+            "γ": "gamma",
+            "δ": "delta",
+            "ε": "varepsilon",
+            "κ": "kappa",
+            "λ": "lambda",
+            "ρ": "rho",
+            "σ": "sigma",
+            "Δ": "Delta",
+            "Σ": "Sigma",
+        }.items()
+    },
     "…": r"\ldots{}",
     "’": "'",
 }
