@@ -19,7 +19,7 @@ first that anybody makes since the service was started. What is measured:
 - **sent**: bytes to the browser for that page, scripts and fonts that it keeps left out; **cold**
   is what a browser gets that has never been here.
 - **change**: milliseconds from a change that somebody makes on it until the page shows it, the
-  median of several; which, is in the table.
+  median of several; which, is in the table, with the processor time of API and dashboard for it.
 
 Milliseconds are the clock's, so what else the machine does is in them: its load stands beside them,
 and `service` is the processor time of API and dashboard for a visit, which is not disturbed by it.
@@ -372,18 +372,25 @@ def measure(
             address = f"{base}/{place.path.format(**ids)}"
             row: dict[str, Any] = {"page": name, "what": place.what, "load": os.getloadavg()[0]}
             try:
-                visits, changes = [], []
+                visits, changes, spent = [], [], []
                 for at in range(options.visits):
                     tab, found = visit(context, address, place, pids)
                     visits.append(found)
                     if at == options.visits - 1 and place.change is not None:
                         for k in range(options.changes):
+                            before = processor_s(pids)
                             changes.append(place.change(tab, k))
                             tab.wait_for_function(_SETTLED_AGAIN)
+                            spent.append(1e3 * (processor_s(pids) - before))
                     if options.pictures is not None:
                         tab.screenshot(path=options.pictures / f"{name}.png")
                     tab.close()
-                row |= {"began": visits[0], "visits": visits[1:], "changes": changes}
+                row |= {
+                    "began": visits[0],
+                    "visits": visits[1:],
+                    "changes": changes,
+                    "spent": spent,
+                }
             except Exception as error:  # the other pages are measured whatever became of one
                 row["fault"] = f"{type(error).__name__}: {str(error)[:500]}"
             rows.append(row)
@@ -404,7 +411,9 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{_mid(row, 'cpu'):,.0f}",
         f"{began['service']:,.0f} / {_mid(row, 'service'):,.0f}",
         f"{_mid(row, 'sent') / 1024:,.0f} KiB",  # type: ignore[operator]
-        f"{row['what']}: {statistics.median(changes):,.0f}" if changes else "",
+        f"{row['what']}: {statistics.median(changes):,.0f} ({statistics.median(row['spent']):,.0f})"
+        if changes
+        else "",
         f"{row['load']:.1f}",
     ]
     return " | ".join(cells)
@@ -413,8 +422,8 @@ def _line(row: Mapping[str, Any]) -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines of Markdown."""
     lines = [
-        "| page | first, ms | whole, ms | browser cpu, ms | service cpu, ms | sent | change, ms "
-        "| load |",
+        "| page | first, ms | whole, ms | browser cpu, ms | service cpu, ms | sent "
+        "| change, ms (service cpu) | load |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
