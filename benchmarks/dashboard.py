@@ -259,12 +259,14 @@ class Place:
         what: is changed, in words.
         change: does it the k-th time.
         says: what the first answer must match, for pages that answer bit by bit.
+        last: words that such a page ends with.
     """
 
     path: str
     what: str = ""
     change: Change | None = None
     says: str = ""
+    last: str = ""
 
 
 PLACES = {
@@ -276,7 +278,7 @@ PLACES = {
     "sweeps": Place("sweeps"),
     "compare": Place(
         "compare?ids={a},{b}&baseline={a}", "another metric", _radio("Metric", ["ECE", "Accuracy"]),
-        says="/error is .* points (lower|higher)|cannot be told apart/",
+        says="/error is .* points (lower|higher)|cannot be told apart/", last="Paired differences",
     ),
     "calibration": Place("calibration?run={a}&dataset=test", "temperature", _temperature),
     "diagrams of two": Place("calibration?run={a},{b}&dataset=test", "bins", _bins),
@@ -329,6 +331,7 @@ def visit(
             timeout=_PATIENCE_MS, polling=20,
         )  # fmt: skip
         found["sentence"] = 1e3 * (time.perf_counter() - began)
+        tab.wait_for_function(_SAYS, arg=place.last, timeout=_PATIENCE_MS)
     tab.wait_for_function(_SETTLED_AGAIN, timeout=_PATIENCE_MS, polling=20)
     found["whole"] = 1e3 * (time.perf_counter() - began) - 100  # it looks again after 100 ms
     metrics = {m["name"]: m["value"] for m in cdp.send("Performance.getMetrics")["metrics"]}
@@ -342,7 +345,7 @@ def visit(
 
 
 @contextmanager
-def _browsing(base: str, link: str) -> Iterator[Any]:
+def _browsing() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -350,7 +353,6 @@ def _browsing(base: str, link: str) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         context = browser.new_context(viewport={"width": 1440, "height": 900})
         context.set_default_timeout(_PATIENCE_MS)
-        context.new_page().goto(link)
         yield context
         browser.close()
 
@@ -360,10 +362,10 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each page."""
     rows = []
-    with _browsing(base, link) as context:
-        login = context.pages[0]
+    with _browsing() as context:
+        login = context.new_page()
         cold = Sent(context.new_cdp_session(login))
-        login.goto(f"{base}/data")
+        login.goto(link)
         login.wait_for_function(_SETTLED_AGAIN)
         scripts = cold.bytes
         login.close()
