@@ -48,6 +48,7 @@ import numpy as np
 from api import peak_mb, served, simulated
 from filled import add_runs
 from gallery import FLAGS, dashboard, processor_s
+from scale import put
 
 from backend.artifacts import ArtifactStore, publish_artifact
 from backend.migrations import upgrade
@@ -62,7 +63,7 @@ from calift_core.schema.report import EvaluationReport, Report
 from calift_core.schema.spec import parse_spec
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "scale.md"
-BEGIN, END = "<!-- dashboard.py: begin -->", "<!-- dashboard.py: end -->"
+MARKS = "<!-- dashboard.py: begin -->", "<!-- dashboard.py: end -->"
 SHIFTS = 50
 _PATIENCE_MS = 120_000
 
@@ -434,15 +435,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def put(lines: Sequence[str], path: Path) -> None:
-    """Replace what stands between the marks of a document."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path} must hold {BEGIN} and {END}")
-    path.write_text("\n".join([before + BEGIN, *lines, END + after]), encoding="utf-8")
-
-
 def main() -> int:
     """Fill, serve, look, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -498,7 +490,7 @@ def main() -> int:
         )
     print("\n".join(lines))
     if options.write:
-        put(lines, DOCUMENT)
+        put(lines, DOCUMENT, marks=MARKS)
     if options.json:
         print(json.dumps([*rows, {"page": "", "api_mib": memory[0], "dashboard_mib": memory[1]}]))
     return 1 if any("fault" in row for row in rows) else 0
