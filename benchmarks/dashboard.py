@@ -76,6 +76,16 @@ _FIRST = """() => document.querySelector('.calift-head h1') && [...document.quer
 _WHOLE = """() => document.querySelector('.calift-head h1') && !document.querySelector(
   '[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton], .calift-waiting')
   && !document.querySelector('[data-testid=stPlotlyChart]:not(:has(.main-svg))')"""
+#: Whether the page's script runs, here or on the server.
+_RUNS = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'running'"
+_STILL = f"() => !({_RUNS}) && ({_WHOLE})()"
+#: The same for a while: scripts run one after another.
+_HELD_MS = 300
+_SETTLED = f"""() => {{
+  if (!({_STILL})()) {{ window.stillSince = undefined; return false; }}
+  window.stillSince ??= performance.now();
+  return performance.now() - window.stillSince > {_HELD_MS};
+}}"""
 _FAULT = "[data-testid=stException], [data-testid=stAlertContentError], [role=dialog]"
 
 
@@ -170,11 +180,15 @@ def fill(settings: Settings, home: Path, options: argparse.Namespace) -> dict[st
 Change = Callable[[Any, int], float]
 
 
-def _until(tab: Any, act: Callable[[], Any], shown: str, arg: Any = None) -> float:
-    """Milliseconds from an act until a condition of the page holds."""
+def _until(tab: Any, act: Callable[[], Any], words: str = "") -> float:
+    """Milliseconds from an act until the page says these words, or is drawn anew."""
     began = time.perf_counter()
     act()
-    tab.wait_for_function(shown, arg=arg, timeout=_PATIENCE_MS, polling=20)
+    if words:
+        tab.wait_for_function(_SAYS, arg=words, timeout=_PATIENCE_MS, polling=10)
+    else:
+        tab.wait_for_function(f"() => {_RUNS}", timeout=_PATIENCE_MS, polling="raf")
+        tab.wait_for_function(_STILL, timeout=_PATIENCE_MS, polling=10)
     return 1e3 * (time.perf_counter() - began)
 
 
@@ -191,15 +205,14 @@ _SAYS = """(words) => {
 def _temperature(tab: Any, k: int) -> float:
     thumb = tab.get_by_role("slider", name="Temperature")
     thumb.focus()
-    return _until(
-        tab, lambda: tab.keyboard.press("ArrowRight"), _SAYS, f"T = {1 + 0.05 * (k + 1):g}"
-    )
+    words = f"T = {1 + 0.05 * (k + 1):g}"
+    return _until(tab, lambda: tab.keyboard.press("ArrowRight"), words)
 
 
 def _bins(tab: Any, k: int) -> float:
     box = tab.get_by_label("Bins", exact=True)
     box.fill(str(20 + k))
-    return _until(tab, lambda: box.press("Enter"), _SAYS, f"{20 + k} bins")
+    return _until(tab, lambda: box.press("Enter"), f"{20 + k} bins")
 
 
 def _radio(group: str, names: Sequence[str]) -> Change:
@@ -208,37 +221,28 @@ def _radio(group: str, names: Sequence[str]) -> Change:
     def change(tab: Any, k: int) -> float:
         buttons = tab.get_by_test_id("stButtonGroup").filter(has_text=group)
         button = buttons.get_by_role("radio", name=names[k % len(names)], exact=True)
-        return _until(tab, button.click, _SETTLED_AGAIN)
+        return _until(tab, button.click)
 
     return change
-
-
-_SETTLED_AGAIN = f"""async () => {{
-  const whole = {_WHOLE};
-  await new Promise((go) => requestAnimationFrame(go));
-  await new Promise((go) => setTimeout(go, 100));
-  const app = document.querySelector('[data-testid=stApp]')?.dataset.testScriptState;
-  return app !== 'running' && whole();
-}}"""
 
 
 def _search(tab: Any, k: int) -> float:
     box = tab.get_by_label("Search", exact=True)
     box.fill(f"{17 * k + 3}")
-    return _until(tab, lambda: box.press("Enter"), _SETTLED_AGAIN)
+    return _until(tab, lambda: box.press("Enter"))
 
 
 def _find(tab: Any, k: int) -> float:
     box = tab.get_by_label("Find", exact=True)
     box.fill(f"{17 * k + 3}")
-    return _until(tab, lambda: box.press("Enter"), _SETTLED_AGAIN)
+    return _until(tab, lambda: box.press("Enter"))
 
 
 def _slide(label: str) -> Change:
     def change(tab: Any, k: int) -> float:
         tab.get_by_role("slider", name=label).first.focus()
         key = "ArrowRight" if k % 2 == 0 else "ArrowLeft"
-        return _until(tab, lambda: tab.keyboard.press(key), _SETTLED_AGAIN)
+        return _until(tab, lambda: tab.keyboard.press(key))
 
     return change
 
@@ -246,7 +250,7 @@ def _slide(label: str) -> Change:
 def _tab(names: Sequence[str]) -> Change:
     def change(tab: Any, k: int) -> float:
         name = names[k % len(names)]
-        return _until(tab, tab.get_by_role("tab", name=name).click, _SETTLED_AGAIN)
+        return _until(tab, tab.get_by_role("tab", name=name).click)
 
     return change
 
@@ -333,8 +337,8 @@ def visit(
         )  # fmt: skip
         found["sentence"] = 1e3 * (time.perf_counter() - began)
         tab.wait_for_function(_SAYS, arg=place.last, timeout=_PATIENCE_MS)
-    tab.wait_for_function(_SETTLED_AGAIN, timeout=_PATIENCE_MS, polling=20)
-    found["whole"] = 1e3 * (time.perf_counter() - began) - 100  # it looks again after 100 ms
+    tab.wait_for_function(_SETTLED, timeout=_PATIENCE_MS, polling=20)
+    found["whole"] = 1e3 * (time.perf_counter() - began) - _HELD_MS
     metrics = {m["name"]: m["value"] for m in cdp.send("Performance.getMetrics")["metrics"]}
     found["cpu"] = 1e3 * metrics["ProcessTime"]
     found["service"] = 1e3 * (processor_s(pids) - before)
@@ -367,7 +371,7 @@ def measure(
         login = context.new_page()
         cold = Sent(context.new_cdp_session(login))
         login.goto(link)
-        login.wait_for_function(_SETTLED_AGAIN)
+        login.wait_for_function(_SETTLED)
         scripts = cold.bytes
         login.close()
         for name in options.only or PLACES:
@@ -383,7 +387,7 @@ def measure(
                         for k in range(options.changes):
                             before = processor_s(pids)
                             changes.append(place.change(tab, k))
-                            tab.wait_for_function(_SETTLED_AGAIN)
+                            tab.wait_for_function(_SETTLED)
                             spent.append(1e3 * (processor_s(pids) - before))
                     if options.pictures is not None:
                         tab.screenshot(path=options.pictures / f"{name}.png")
