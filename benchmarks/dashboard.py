@@ -19,7 +19,7 @@ first that anybody makes since the service was started. What is measured:
 - **sent**: bytes to the browser for that page, scripts and fonts that it keeps left out; **cold**
   is what a browser gets that has never been here.
 - **change**: milliseconds from a change that somebody makes on it until the page shows it, the
-  median of several; which, is in the table.
+  median of several; which, is in the table, with the processor time of API and dashboard for it.
 
 Milliseconds are the clock's, so what else the machine does is in them: its load stands beside them,
 and `service` is the processor time of API and dashboard for a visit, which is not disturbed by it.
@@ -48,6 +48,7 @@ import numpy as np
 from api import peak_mb, served, simulated
 from filled import add_runs
 from gallery import FLAGS, dashboard, processor_s
+from scale import put
 
 from backend.artifacts import ArtifactStore, publish_artifact
 from backend.migrations import upgrade
@@ -62,7 +63,7 @@ from calift_core.schema.report import EvaluationReport, Report
 from calift_core.schema.spec import parse_spec
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "scale.md"
-BEGIN, END = "<!-- dashboard.py: begin -->", "<!-- dashboard.py: end -->"
+MARKS = "<!-- dashboard.py: begin -->", "<!-- dashboard.py: end -->"
 SHIFTS = 50
 _PATIENCE_MS = 120_000
 
@@ -75,6 +76,16 @@ _FIRST = """() => document.querySelector('.calift-head h1') && [...document.quer
 _WHOLE = """() => document.querySelector('.calift-head h1') && !document.querySelector(
   '[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton], .calift-waiting')
   && !document.querySelector('[data-testid=stPlotlyChart]:not(:has(.main-svg))')"""
+#: Whether the page's script runs, here or on the server.
+_RUNS = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'running'"
+_STILL = f"() => !({_RUNS}) && ({_WHOLE})()"
+#: The same for a while: scripts run one after another.
+_HELD_MS = 300
+_SETTLED = f"""() => {{
+  if (!({_STILL})()) {{ window.stillSince = undefined; return false; }}
+  window.stillSince ??= performance.now();
+  return performance.now() - window.stillSince > {_HELD_MS};
+}}"""
 _FAULT = "[data-testid=stException], [data-testid=stAlertContentError], [role=dialog]"
 
 
@@ -169,11 +180,15 @@ def fill(settings: Settings, home: Path, options: argparse.Namespace) -> dict[st
 Change = Callable[[Any, int], float]
 
 
-def _until(tab: Any, act: Callable[[], Any], shown: str, arg: Any = None) -> float:
-    """Milliseconds from an act until a condition of the page holds."""
+def _until(tab: Any, act: Callable[[], Any], words: str = "") -> float:
+    """Milliseconds from an act until the page says these words, or is drawn anew."""
     began = time.perf_counter()
     act()
-    tab.wait_for_function(shown, arg=arg, timeout=_PATIENCE_MS, polling=20)
+    if words:
+        tab.wait_for_function(_SAYS, arg=words, timeout=_PATIENCE_MS, polling=10)
+    else:
+        tab.wait_for_function(f"() => {_RUNS}", timeout=_PATIENCE_MS, polling="raf")
+        tab.wait_for_function(_STILL, timeout=_PATIENCE_MS, polling=10)
     return 1e3 * (time.perf_counter() - began)
 
 
@@ -190,15 +205,14 @@ _SAYS = """(words) => {
 def _temperature(tab: Any, k: int) -> float:
     thumb = tab.get_by_role("slider", name="Temperature")
     thumb.focus()
-    return _until(
-        tab, lambda: tab.keyboard.press("ArrowRight"), _SAYS, f"T = {1 + 0.05 * (k + 1):g}"
-    )
+    words = f"T = {1 + 0.05 * (k + 1):g}"
+    return _until(tab, lambda: tab.keyboard.press("ArrowRight"), words)
 
 
 def _bins(tab: Any, k: int) -> float:
     box = tab.get_by_label("Bins", exact=True)
     box.fill(str(20 + k))
-    return _until(tab, lambda: box.press("Enter"), _SAYS, f"{20 + k} bins")
+    return _until(tab, lambda: box.press("Enter"), f"{20 + k} bins")
 
 
 def _radio(group: str, names: Sequence[str]) -> Change:
@@ -207,37 +221,28 @@ def _radio(group: str, names: Sequence[str]) -> Change:
     def change(tab: Any, k: int) -> float:
         buttons = tab.get_by_test_id("stButtonGroup").filter(has_text=group)
         button = buttons.get_by_role("radio", name=names[k % len(names)], exact=True)
-        return _until(tab, button.click, _SETTLED_AGAIN)
+        return _until(tab, button.click)
 
     return change
-
-
-_SETTLED_AGAIN = f"""async () => {{
-  const whole = {_WHOLE};
-  await new Promise((go) => requestAnimationFrame(go));
-  await new Promise((go) => setTimeout(go, 100));
-  const app = document.querySelector('[data-testid=stApp]')?.dataset.testScriptState;
-  return app !== 'running' && whole();
-}}"""
 
 
 def _search(tab: Any, k: int) -> float:
     box = tab.get_by_label("Search", exact=True)
     box.fill(f"{17 * k + 3}")
-    return _until(tab, lambda: box.press("Enter"), _SETTLED_AGAIN)
+    return _until(tab, lambda: box.press("Enter"))
 
 
 def _find(tab: Any, k: int) -> float:
     box = tab.get_by_label("Find", exact=True)
     box.fill(f"{17 * k + 3}")
-    return _until(tab, lambda: box.press("Enter"), _SETTLED_AGAIN)
+    return _until(tab, lambda: box.press("Enter"))
 
 
 def _slide(label: str) -> Change:
     def change(tab: Any, k: int) -> float:
         tab.get_by_role("slider", name=label).first.focus()
         key = "ArrowRight" if k % 2 == 0 else "ArrowLeft"
-        return _until(tab, lambda: tab.keyboard.press(key), _SETTLED_AGAIN)
+        return _until(tab, lambda: tab.keyboard.press(key))
 
     return change
 
@@ -245,7 +250,7 @@ def _slide(label: str) -> Change:
 def _tab(names: Sequence[str]) -> Change:
     def change(tab: Any, k: int) -> float:
         name = names[k % len(names)]
-        return _until(tab, tab.get_by_role("tab", name=name).click, _SETTLED_AGAIN)
+        return _until(tab, tab.get_by_role("tab", name=name).click)
 
     return change
 
@@ -259,12 +264,14 @@ class Place:
         what: is changed, in words.
         change: does it the k-th time.
         says: what the first answer must match, for pages that answer bit by bit.
+        last: words that such a page ends with.
     """
 
     path: str
     what: str = ""
     change: Change | None = None
     says: str = ""
+    last: str = ""
 
 
 PLACES = {
@@ -276,7 +283,7 @@ PLACES = {
     "sweeps": Place("sweeps"),
     "compare": Place(
         "compare?ids={a},{b}&baseline={a}", "another metric", _radio("Metric", ["ECE", "Accuracy"]),
-        says="/error is .* points (lower|higher)|cannot be told apart/",
+        says="/error is .* points (lower|higher)|cannot be told apart/", last="Paired differences",
     ),
     "calibration": Place("calibration?run={a}&dataset=test", "temperature", _temperature),
     "diagrams of two": Place("calibration?run={a},{b}&dataset=test", "bins", _bins),
@@ -329,8 +336,9 @@ def visit(
             timeout=_PATIENCE_MS, polling=20,
         )  # fmt: skip
         found["sentence"] = 1e3 * (time.perf_counter() - began)
-    tab.wait_for_function(_SETTLED_AGAIN, timeout=_PATIENCE_MS, polling=20)
-    found["whole"] = 1e3 * (time.perf_counter() - began) - 100  # it looks again after 100 ms
+        tab.wait_for_function(_SAYS, arg=place.last, timeout=_PATIENCE_MS)
+    tab.wait_for_function(_SETTLED, timeout=_PATIENCE_MS, polling=20)
+    found["whole"] = 1e3 * (time.perf_counter() - began) - _HELD_MS
     metrics = {m["name"]: m["value"] for m in cdp.send("Performance.getMetrics")["metrics"]}
     found["cpu"] = 1e3 * metrics["ProcessTime"]
     found["service"] = 1e3 * (processor_s(pids) - before)
@@ -342,7 +350,7 @@ def visit(
 
 
 @contextmanager
-def _browsing(base: str, link: str) -> Iterator[Any]:
+def _browsing() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -350,7 +358,6 @@ def _browsing(base: str, link: str) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         context = browser.new_context(viewport={"width": 1440, "height": 900})
         context.set_default_timeout(_PATIENCE_MS)
-        context.new_page().goto(link)
         yield context
         browser.close()
 
@@ -360,11 +367,11 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each page."""
     rows = []
-    with _browsing(base, link) as context:
-        login = context.pages[0]
+    with _browsing() as context:
+        login = context.new_page()
         cold = Sent(context.new_cdp_session(login))
-        login.goto(f"{base}/data")
-        login.wait_for_function(_SETTLED_AGAIN)
+        login.goto(link)
+        login.wait_for_function(_SETTLED)
         scripts = cold.bytes
         login.close()
         for name in options.only or PLACES:
@@ -372,18 +379,25 @@ def measure(
             address = f"{base}/{place.path.format(**ids)}"
             row: dict[str, Any] = {"page": name, "what": place.what, "load": os.getloadavg()[0]}
             try:
-                visits, changes = [], []
+                visits, changes, spent = [], [], []
                 for at in range(options.visits):
                     tab, found = visit(context, address, place, pids)
                     visits.append(found)
                     if at == options.visits - 1 and place.change is not None:
                         for k in range(options.changes):
+                            before = processor_s(pids)
                             changes.append(place.change(tab, k))
-                            tab.wait_for_function(_SETTLED_AGAIN)
+                            tab.wait_for_function(_SETTLED)
+                            spent.append(1e3 * (processor_s(pids) - before))
                     if options.pictures is not None:
                         tab.screenshot(path=options.pictures / f"{name}.png")
                     tab.close()
-                row |= {"began": visits[0], "visits": visits[1:], "changes": changes}
+                row |= {
+                    "began": visits[0],
+                    "visits": visits[1:],
+                    "changes": changes,
+                    "spent": spent,
+                }
             except Exception as error:  # the other pages are measured whatever became of one
                 row["fault"] = f"{type(error).__name__}: {str(error)[:500]}"
             rows.append(row)
@@ -404,7 +418,9 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{_mid(row, 'cpu'):,.0f}",
         f"{began['service']:,.0f} / {_mid(row, 'service'):,.0f}",
         f"{_mid(row, 'sent') / 1024:,.0f} KiB",  # type: ignore[operator]
-        f"{row['what']}: {statistics.median(changes):,.0f}" if changes else "",
+        f"{row['what']}: {statistics.median(changes):,.0f} ({statistics.median(row['spent']):,.0f})"
+        if changes
+        else "",
         f"{row['load']:.1f}",
     ]
     return " | ".join(cells)
@@ -413,23 +429,14 @@ def _line(row: Mapping[str, Any]) -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines of Markdown."""
     lines = [
-        "| page | first, ms | whole, ms | browser cpu, ms | service cpu, ms | sent | change, ms "
-        "| load |",
+        "| page | first, ms | whole, ms | browser cpu, ms | service cpu, ms | sent "
+        "| change, ms (service cpu) | load |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         if row["page"]:
             lines.append(f"| {row['page']} | {row.get('fault') or _line(row)} |")
     return lines
-
-
-def put(lines: Sequence[str], path: Path) -> None:
-    """Replace what stands between the marks of a document."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path} must hold {BEGIN} and {END}")
-    path.write_text("\n".join([before + BEGIN, *lines, END + after]), encoding="utf-8")
 
 
 def main() -> int:
@@ -487,7 +494,7 @@ def main() -> int:
         )
     print("\n".join(lines))
     if options.write:
-        put(lines, DOCUMENT)
+        put(lines, DOCUMENT, marks=MARKS)
     if options.json:
         print(json.dumps([*rows, {"page": "", "api_mib": memory[0], "dashboard_mib": memory[1]}]))
     return 1 if any("fault" in row for row in rows) else 0

@@ -411,17 +411,19 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
-def put(lines: Sequence[str], path: Path = DOCUMENT) -> None:
-    """Replace the document's marked table.
+def put(
+    lines: Sequence[str], path: Path = DOCUMENT, *, marks: tuple[str, str] = (BEGIN, END)
+) -> None:
+    """Replace what stands between the marks of a document.
 
     Raises:
         ValueError: the document has no such marks.
     """
     body = path.read_text(encoding="utf-8")
-    head, begin, rest = body.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = body.partition(marks[0])
+    _, end, tail = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"{path} must hold {BEGIN} and {END}")
+        raise ValueError(f"{path} must hold {marks[0]} and {marks[1]}")
     path.write_text("\n".join([head + begin, *lines, end + tail]), encoding="utf-8")
 
 

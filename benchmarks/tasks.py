@@ -34,13 +34,14 @@ from urllib.parse import urlencode
 
 from api import served
 from gallery import FLAGS, dashboard, make_photos
+from scale import put
 
 from backend.settings import Settings
 from calift_core.client import Client
 from calift_core.schema.wire.results import Evaluation
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "tour.md"
-BEGIN, END = "<!-- tasks.py: begin -->", "<!-- tasks.py: end -->"
+MARKS = "<!-- tasks.py: begin -->", "<!-- tasks.py: end -->"
 #: None may take more.
 MOST_CLICKS, MOST_S = 6, 45.0
 _DECIDE_S, _POINT_S, _PRESS_S, _HOME_S, _KEY_S = 1.35, 1.1, 0.2, 0.4, 0.28
@@ -374,15 +375,6 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def put(lines: Sequence[str], path: Path) -> None:
-    """Replace what stands between the marks of a document."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path} must hold {BEGIN} and {END}")
-    path.write_text("\n".join([before + BEGIN, *lines, END + after]), encoding="utf-8")
-
-
 def main() -> int:
     """Copy the home, serve it, do the tasks, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -422,7 +414,7 @@ def main() -> int:
         if r["clicks"] > MOST_CLICKS or r["person_s"] > MOST_S
     ]
     if options.write and not faults:
-        put(lines, DOCUMENT)
+        put(lines, DOCUMENT, marks=MARKS)
     print("\n".join(faults), file=sys.stderr)
     return 1 if faults else 0
 

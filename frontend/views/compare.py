@@ -15,6 +15,8 @@ from frontend.panels.evaluate import form, jobs
 from frontend.tables import Column, Table
 
 MOST = 8
+#: Logits of a data set that is asked for after the others.
+_LARGE = 5_000_000
 
 
 def _headline(comparison: Comparison, labels: dict[str, str]) -> Table:
@@ -109,10 +111,15 @@ def _named(comparison: Comparison, labels: Mapping[str, str]) -> Comparison:
 
 
 def _datasets(comparison: Comparison) -> list[str]:
-    """What the baseline and another run were tested on: ID data, shifts, corruptions."""
+    """What the baseline and another run were tested on: ID data, shifts, corruptions.
+
+    Sets whose logits take seconds to be read come last: the first answer does not wait for them.
+    """
     base = next(c for c in comparison.runs if c.run.id == comparison.baseline)
     others = {e.dataset for c in comparison.runs if c is not base for e in c.evaluations}
-    ordered = sorted(base.evaluations, key=text.evaluation_order)
+    ordered = sorted(
+        base.evaluations, key=lambda e: (e.n * e.n_classes > _LARGE, text.evaluation_order(e))
+    )
     return list(dict.fromkeys(e.dataset for e in ordered if e.dataset in others))
 
 

@@ -13,6 +13,8 @@ from frontend.panels import brushed, gallery
 from frontend.panels.calibration.controls import controls
 
 
+# A part of the page that is drawn by itself: a move of the temperature makes no list of runs anew.
+@st.fragment
 def draw(
     matches: Mapping[str, Evaluation], labels: Mapping[str, str], overlay: bool, title: str
 ) -> None:
