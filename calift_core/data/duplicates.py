@@ -56,6 +56,7 @@ class Overlap:
         n: images of the set that could be read.
         exact: (its id, the other's id) where all pixels are equal.
         near: the same where the perceptual hashes nearly are and the pixels are not.
+        alike: the same where only a model's features say so; see `calift_core.data.alike`.
     """
 
     name: str
@@ -63,11 +64,17 @@ class Overlap:
     n: int
     exact: tuple[tuple[str, str], ...]
     near: tuple[tuple[str, str], ...]
+    alike: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def ids(self) -> set[str]:
+        """The set's own images that the other has too."""
+        return {mine for mine, _ in self.exact + self.near + self.alike}
 
     @property
     def share(self) -> float:
         """The most that these images can move the set's accuracy by, a fraction."""
-        return (len(self.exact) + len(self.near)) / self.n if self.n else 0.0
+        return len(self.ids) / self.n if self.n else 0.0
 
 
 def perceptual_hash(pixels: Pixels) -> NDArray[np.uint8]:
