@@ -136,7 +136,7 @@ def publish(app: Celery, run_id: str, *, queue: str = "cpu", priority: int = 0) 
 def relay_once(doorbells: Doorbells, app: Celery, *, limit: int = 100) -> int:
     """Ring for unsent outbox entries that no other relay rings for, and mark them; how many.
 
-    A crash between the two rings twice, which is harmless.
+    A crash between the two rings again for those of this call, which is harmless.
 
     Raises:
         kombu.exceptions.OperationalError: the broker does not answer; the rest stays unsent.
@@ -144,16 +144,17 @@ def relay_once(doorbells: Doorbells, app: Celery, *, limit: int = 100) -> int:
     rows = doorbells.take(limit)
     if not rows:
         return 0
-    rung = 0
+    rung: list[int] = []
     try:
         with _Line(app) as line:
             for row in rows:
                 line.ring(row.run_id, row.queue, row.priority)
-                doorbells.mark_sent(row.id)
-                rung += 1
+                rung.append(row.id)
     finally:
-        if rung < len(rows):
-            doorbells.give_back([row.id for row in rows[rung:]])
+        if rung:
+            doorbells.mark_sent(*rung)
+        if len(rung) < len(rows):
+            doorbells.give_back([row.id for row in rows[len(rung) :]])
     return len(rows)
 
 

@@ -121,7 +121,7 @@ def demo(
     api_port: Annotated[int, typer.Option(envvar="CALIFT_PORT")] = 8000,
     dashboard_port: Annotated[int, typer.Option(envvar="CALIFT_DASHBOARD_PORT")] = 8501,
 ) -> None:
-    """The whole path on real data: pre-train, fine-tune three ways, evaluate, compare, look."""
+    """The whole path on real data: fine-tune, merge, evaluate, calibrate, compare, look."""
     need_embedded()
     from calift.demo import run_demo
 

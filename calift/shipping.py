@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +13,43 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from calift.console import JsonFlag, err, need_torch, out, percent, print_json
+from calift.console import JsonFlag, err, make_client, need_torch, out, percent, print_json
 from calift.local import stop_on_signal
 from calift_core.errors import SpecError
+from calift_core.home import calift_home
 from calift_core.installed import install_extra
 
 if TYPE_CHECKING:
     from calift_core.shipping.watching import Watched
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A finished run: its folder, or its id at the service."),
+]
+ModelFolder = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="An exported folder, or a run: its folder or its id."),
+]
+#: Ids as the service makes them.
+_RUN_ID = re.compile(r"[0-9a-f]{12}")
 FORMATS = ("open_clip", "onnx")
+
+
+def folder_of(given: Path) -> Path:
+    """The folder itself; of the id of a run of the service, one with the run's files.
+
+    They are fetched to `CALIFT_HOME/fetched` and stay there, with the calibrator that is chosen.
+    """
+    if given.exists() or not _RUN_ID.fullmatch(str(given)):
+        return given
+    with make_client() as client:
+        return client.download_run(
+            str(given),
+            calift_home() / "fetched" / given,
+            lambda one: err.print(
+                f"fetching {one.name}, {one.size_bytes:,} bytes", markup=False, style="dim"
+            ),
+        )
 
 
 def calibrate(
@@ -43,8 +71,9 @@ def calibrate(
     """
     from calift_core.shipping.choosing import choose_calibrator, save_choice
 
-    choice = choose_calibrator(run, kind)
-    path = save_choice(run, choice)
+    folder = folder_of(run)
+    choice = choose_calibrator(folder, kind)
+    path = save_choice(folder, choice)
     if as_json:
         print_json(choice.model_dump(mode="json"))
         return
@@ -94,7 +123,9 @@ def export(
     def told(message: str) -> None:
         err.print(message, markup=False, style="dim")
 
-    shipped = export_run(run, folder, onnx=form == "onnx", overwrite=overwrite, told=told)
+    shipped = export_run(
+        folder_of(run), folder, onnx=form == "onnx", overwrite=overwrite, told=told
+    )
     if as_json:
         print_json(shipped.exported.model_dump(mode="json"))
         return
@@ -136,9 +167,7 @@ def to_hub(folder: Path, repository: str, *, public: bool, yes: bool, as_json: b
 
 
 def predict(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="An exported folder, or that of a run.")
-    ],
+    model: ModelFolder,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -175,6 +204,7 @@ def predict(
     from calift_core.shipping.classifier import CalibratedClassifier
     from calift_core.shipping.predicting import Out, listed, predict_files
 
+    model = folder_of(model)
     paths = listed(images)
     classifier = CalibratedClassifier.load(model, device=device)
     target = (
@@ -247,9 +277,7 @@ def _bar(total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
 
 
 def serve(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="An exported folder, or that of a run.")
-    ],
+    model: ModelFolder,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
     workers: Annotated[
@@ -286,14 +314,14 @@ def serve(
             hint="Set CALIFT_SERVE_TOKEN.",
         )
     limits = Limits(image_bytes=int(max_mb * 1_000_000), pixels=max_pixels)
-    server = Server(model, device=device, workers=workers, decoders=decoders, limits=limits)
+    server = Server(
+        folder_of(model), device=device, workers=workers, decoders=decoders, limits=limits
+    )
     uvicorn.run(make_app(server, token), host=host, port=port, log_level="warning")
 
 
 def watch(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="An exported folder, or that of a run.")
-    ],
+    model: ModelFolder,
     images: Annotated[
         list[str],
         typer.Argument(metavar="IMAGES...", help="Image files, folders, manifests, or -."),
@@ -322,6 +350,7 @@ def watch(
     from calift_core.shipping.predicting import listed
     from calift_core.shipping.reference import read_reference
 
+    model = folder_of(model)
     paths = listed(images)
     reference = read_reference(model)
     classifier = CalibratedClassifier.load(model, device=device)

@@ -98,12 +98,16 @@ def test_dependencies__have_a_lower_bound_each() -> None:
     assert bare == []
 
 
-def test_api__loads_nothing_that_its_extra_does_not_bring() -> None:
-    code = "import sys, backend.main; print(*{name.partition('.')[0] for name in sys.modules})"
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("calift, calift.main", None), ("backend.main", "api")],
+)
+def test_start__loads_nothing_that_its_extra_does_not_bring(module: str, extra: str | None) -> None:
+    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    brought = required("api") | required(None)
+    brought = required(extra) | required(None)
     others = {d for extra in PROJECT["optional-dependencies"] for d in required(extra)} - brought
     distributions = packages_distributions()
     loaded = {canonical(d) for name in done.stdout.split() for d in distributions.get(name, [])}

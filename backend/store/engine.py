@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 
 from backend.models import Base
 from calift_core.errors import CaliftError, SpecError
@@ -53,6 +54,9 @@ def open_engine(url: str) -> Engine:
             parsed,
             # A connection that a restarted server forgot is replaced before it is used.
             pool_pre_ping=True,
+            # All are kept: one beyond the pool would be a new process of the server each time.
+            pool_size=15,
+            max_overflow=0,
             hide_parameters=True,  # errors are logged, and people's notes need not be
             connect_args={
                 "connect_timeout": 5,
@@ -185,7 +189,9 @@ def _thrown_away_if_broken(connection: Connection) -> Iterator[None]:
         raise
 
 
-class _Clock(ColumnElement[float]):
+class _Clock(FunctionElement[float]):
+    # A FunctionElement has a key: a plain ColumnElement has none, and every statement that held one
+    # would be compiled again each time.
     inherit_cache = True
     type = Double()
 

@@ -95,21 +95,27 @@ class Doorbells:
                 .values(held_until=None)
             )
 
-    def mark_sent(self, outbox_id: int) -> None:
-        """The broker took the message."""
+    def mark_sent(self, *outbox_ids: int) -> None:
+        """The broker took these messages."""
         with writing(self._engine) as connection:
-            run_id = connection.execute(
+            run_ids = connection.execute(
                 update(Outbox)
-                .where(Outbox.id == outbox_id)
+                .where(Outbox.id.in_(outbox_ids))
                 .values(sent_at=NOW)
                 .returning(Outbox.run_id)
-            ).scalar()
-            if run_id is not None:
-                connection.execute(
-                    update(Run)
-                    .where(Run.id == run_id, Run.phase == "QUEUED")
-                    .values(dispatched_at=NOW)
-                )
+            ).scalars()
+            # One that somebody changes at this moment is left to them: many rows at once would
+            # otherwise wait for each other in two orders. At worst it is rung for once more.
+            waiting = (
+                select(Run.id)
+                .where(Run.id.in_(run_ids.all()), Run.phase == "QUEUED")
+                .with_for_update(skip_locked=True)
+            )
+            connection.execute(
+                update(Run)
+                .where(Run.id.in_(connection.execute(waiting).scalars().all()))
+                .values(dispatched_at=NOW)
+            )
 
 
 def ring(connection: Connection, run_id: str, priority: int, now: float) -> None:

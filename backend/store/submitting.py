@@ -193,7 +193,7 @@ def insert_row(
             **values,
         )
     )
-    set_tags(connection, run_id, spec.tags)
+    _add_tags(connection, run_id, spec.tags)
     return run_id
 
 
@@ -214,6 +214,10 @@ def _next_look(connection: Connection, suite: str) -> int:
 def set_tags(connection: Connection, run_id: str, tags: Sequence[str]) -> None:
     """Replace the tags that runs are filtered by."""
     connection.execute(delete(RunTag).where(RunTag.run_id == run_id))
+    _add_tags(connection, run_id, tags)
+
+
+def _add_tags(connection: Connection, run_id: str, tags: Sequence[str]) -> None:
     if tags:
         connection.execute(
             insert(RunTag), [{"run_id": run_id, "tag": t} for t in dict.fromkeys(tags)]

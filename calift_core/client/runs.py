@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pydantic import ValidationError
 
 from calift_core.client.connection import Connection, at
-from calift_core.errors import SpecError
+from calift_core.errors import SpecError, StorageError
+from calift_core.files import sha256_file
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.operations import (
@@ -39,10 +40,9 @@ from calift_core.schema.wire.runs import (
     Validation,
 )
 
-if TYPE_CHECKING:
-    pass
-
 Spec = RunSpec | Mapping[str, Any]
+#: Kinds of files that a folder of `calift train` has and that others work on.
+_OF_A_FOLDER = ("report", "predictions", "checkpoint")
 
 
 def _spec_body(spec: Spec) -> dict[str, Any]:
@@ -220,6 +220,44 @@ class RunCalls(Connection):
             StorageError: the file cannot be written, or what arrived is damaged.
         """
         return self._download(at("/runs", run_id, "artifacts", *name.split("/")), path)
+
+    def download_run(
+        self,
+        run_id: str,
+        folder: str | os.PathLike[str],
+        told: Callable[[Artifact], None] = lambda _: None,
+    ) -> Path:
+        """A finished run as a folder: its report, its model and its predictions.
+
+        Files that are there and whole stay. The report comes last: where it is, all is.
+
+        Args:
+            run_id: the run.
+            folder: becomes what `calift train --out` would have made.
+            told: is given each file before it is fetched.
+
+        Raises:
+            NotFoundError: there is no such run.
+            SpecError: it has no finished model.
+            StorageError: a file cannot be written, or what arrived is damaged.
+        """
+        files = {one.name: one for one in self.artifacts(run_id) if one.kind in _OF_A_FOLDER}
+        if not {"report.json", "checkpoint/model.json"} <= set(files):
+            raise SpecError(
+                f"run {run_id} has no finished model to fetch.",
+                hint="Imported predictions have none, and others get theirs when they succeed.",
+            )
+        target = Path(folder)
+        for one in sorted(files.values(), key=lambda file: file.name == "report.json"):
+            parts = PurePosixPath(one.name).parts
+            if ".." in parts or parts[0] == "/":
+                raise StorageError(f"the service names a file {one.name!r}, outside its run")
+            path = target.joinpath(*parts)
+            if not (path.is_file() and sha256_file(path) == one.sha256):
+                told(one)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.download_artifact(run_id, one.name, path)
+        return target
 
     def logs(
         self, run_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None

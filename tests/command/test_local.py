@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -24,7 +25,7 @@ from calift_core.errors import DataError, UnknownNameError
 from calift_core.schema.report import Report
 from calift_core.schema.spec import ModelSpec, parse_spec
 from calift_core.schema.wire.runs import Validation
-from tests.conftest import until
+from tests.conftest import spec_of, until
 from tests.core.conftest import CLASSES, calift, environment, write_classes
 
 ROOT = Path(__file__).parents[2]
@@ -362,6 +363,45 @@ def test_ship__calibrate_export_predict_from_a_run_to_answers(
     assert "nothing is there" in say("predict", model, tmp_path / "nowhere").text
     assert "must end in" in say("predict", model, photos, "--out", tmp_path / "a.xls").text
     assert "holds no finished run" in say("predict", tmp_path, photos).text
+
+
+def test_ship__a_run_of_the_service_by_its_id(
+    trained: Any,
+    photos: Path,
+    say: Callable[..., Said],
+    app: Any,
+    served: str,
+    settings: Any,
+    monkeypatch: Any,
+    tmp_path: Path,
+) -> None:
+    from backend.artifacts import publish_artifact
+
+    services, here = app.state.services, shutil.copytree(trained[1], tmp_path / "run")
+    run_id = services.store.runs.submit(spec_of())
+    claim = services.store.claims.claim(run_id, worker_id="w", ttl_s=60)
+    kinds = {"predictions": "predictions", "checkpoint": "checkpoint", "report.json": "report"}
+    for path in sorted(path for path in here.rglob("*") if path.is_file()):
+        name = path.relative_to(here)
+        kind: Any = kinds.get(name.parts[0], "other")
+        assert publish_artifact(
+            services.store.files, services.artifacts, run_id, claim.attempt,
+            name=name.as_posix(), kind=kind, path=path,
+        )  # fmt: skip
+    monkeypatch.setenv("CALIFT_API_URL", served)
+    monkeypatch.setenv("CALIFT_TOKEN", settings.admin_token())
+    chosen = say("calibrate", run_id, "--with", "temperature")
+    assert (chosen.status, "fetching report.json" in chosen.text) == (0, True)
+    exported = say("export", run_id, tmp_path / "model")
+    assert (exported.status, "fetching" in exported.text) == (0, False)
+    assert say("calibrate", here, "--with", "temperature").status == 0
+    path = next(photos.rglob("*.png"))
+    ours, theirs = (load(one).predict([path]).probs for one in (here, tmp_path / "model"))
+    assert np.array_equal(ours, theirs)
+    unknown = say("predict", "0123456789ab", path)
+    assert (unknown.status, "there is no run '0123456789ab'" in unknown.text) == (1, True)
+    unfinished = services.store.runs.submit(spec_of())
+    assert "has no finished model to fetch" in say("export", unfinished, tmp_path / "b").text
 
 
 def test_train__again_says_that_it_is_finished_and_changes_nothing(

@@ -1,4 +1,4 @@
-"""Several processes on one SQLite file."""
+"""How a database is opened: several processes on one SQLite file, frozen writers, the clock."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from backend.models import Run, Worker
 from backend.store import engine as engines
-from backend.store.engine import open_engine, writing
+from backend.store.engine import NOW, open_engine, writing
 from backend.store.errors import database_away
 from backend.store.stores import Stores
 from tests.backend.store.helpers import claimed, expire
@@ -85,3 +87,19 @@ def test_postgres__a_transaction_that_froze_does_not_hold_up_the_sweeper(
     assert swept == ["requeued"]
     frozen.dispose()
     store.close()
+
+
+def test_clock__a_statement_with_the_database_s_time_is_compiled_once(store: Stores) -> None:
+    def compiled(statement: Any) -> bool:
+        """Whether the statement was found among those compiled before."""
+        context = connection.execute(statement).context
+        return bool(context.cache_hit.name == "CACHE_HIT")
+
+    with store.engine.connect() as connection:
+        for make in (
+            lambda: select(NOW),
+            lambda: select(Worker.id).where(Worker.seen_at > NOW - 60.0),
+            lambda: update(Run).where(Run.id == "none").values(dispatched_at=NOW),
+        ):
+            connection.execute(make())
+            assert compiled(make())
