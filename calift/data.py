@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from calift.console import JsonFlag, err, out, print_json
+from calift.console import JsonFlag, err, need_torch, out, print_json
 from calift.relabelling import doubtful, relabel
 from calift_core.errors import DataError
 
 if TYPE_CHECKING:
     from calift_core.analysis.copies import Worth
+    from calift_core.data.alike import Features
     from calift_core.data.duplicates import Overlap, Seen
     from calift_core.data.images import ImageSet
     from calift_core.data.suites.load import Suite
@@ -47,11 +48,19 @@ def inspect(
             help="Folder of a finished run: what copies are worth, by its stored predictions."
         ),
     ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a finished run or an exported model: its image features find crops, "
+            "turns and mirror images too.",
+            metavar="MODEL",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Count a source by part and class, and find unreadable files and copies between parts.
 
-    Exit status 1 if an image cannot be read. Every image is decoded once.
+    Exit status 1 if an image cannot be read. Every image is decoded once, with --features twice.
     """
     from calift_core.analysis.copies import judged_sets
     from calift_core.data.suites.load import load_suite
@@ -61,7 +70,11 @@ def inspect(
     suite = load_suite(SuiteSpec(id=absolute_uri(source)))
     sets = {name: s for name, s in (suite.parts | suite.shifts).items() if len(s)}
     seen = _look_at_all(sets)
+    unreadable = any(one.unreadable for one in seen.values())
     overlaps = _overlaps(suite, seen)
+    if features is not None and not unreadable:
+        overlaps = _with_features(overlaps, _encoded(features, sets), sets, suite)
+    overlaps = [o for o in overlaps if o.ids]
     found = {
         "source": source,
         "classes": list(suite.classes),
@@ -101,8 +114,50 @@ def _overlaps(suite: Suite, seen: Mapping[str, Seen]) -> list[Overlap]:
     parts = [part for part in PARTS if part in seen]
     pairs = [(later, earlier) for earlier, later in combinations(parts, 2)]
     pairs += [(shift, "train") for shift in suite.shifts if shift in seen and "train" in seen]
-    found = [overlap(seen[one], seen[other]) for one, other in pairs]
-    return [o for o in found if o.exact or o.near]
+    return [overlap(seen[one], seen[other]) for one, other in pairs]
+
+
+def _encoded(model: Path, sets: Mapping[str, ImageSet]) -> dict[str, Features]:
+    """Features of every image of the sets, as a finished model makes them."""
+    need_torch()
+    from calift_core.evaluation.forward import encode
+    from calift_core.models.finished import load_finished
+    from calift_core.models.precision import resolve_device
+    from calift_core.threads import loader_workers
+
+    device = resolve_device("auto")
+    clip = load_finished(model)[0].to(device)
+    workers, found = loader_workers(None, device.type), {}
+    for name, images in sets.items():
+        err.print(f"encoding {len(images):,} images of {name} …", markup=False)
+        encoded = encode(
+            clip, images, batch_size=64, workers=workers, device=device, precision="fp32"
+        )
+        found[name] = encoded.cpu().numpy()
+    return found
+
+
+def _with_features(
+    overlaps: list[Overlap],
+    features: Mapping[str, Features],
+    sets: Mapping[str, ImageSet],
+    suite: Suite,
+) -> list[Overlap]:
+    """The overlaps with what the features say beyond them."""
+    import numpy as np
+
+    from calift_core.data.alike import alike
+
+    def classes(name: str) -> Any:
+        return np.array(sets[name].own_names(suite.classes))[sets[name].own_labels]
+
+    more = []
+    for o in overlaps:
+        said = alike(features[o.name], features[o.other], classes(o.name), classes(o.other))
+        mine, theirs = sets[o.name].ids, sets[o.other].ids
+        pairs = [(mine[a], theirs[b]) for a, b, _ in said.pairs]
+        more.append(replace(o, alike=tuple(pair for pair in pairs if pair[0] not in o.ids)))
+    return more
 
 
 def _described(images: ImageSet, suite: Suite, seen: Seen) -> dict[str, Any]:
@@ -123,14 +178,14 @@ def _described(images: ImageSet, suite: Suite, seen: Seen) -> dict[str, Any]:
 def _as_json(o: Overlap, judged: Mapping[str, Path]) -> dict[str, Any]:
     from calift_core.analysis.copies import worth_of
 
-    ids = {mine for mine, _ in o.exact + o.near}
-    worth = worth_of(judged[o.name], ids) if o.name in judged else None
+    worth = worth_of(judged[o.name], o.ids) if o.name in judged else None
     return {
         "set": o.name,
         "in": o.other,
         "n": o.n,
         "exact": [list(pair) for pair in o.exact],
         "near": [list(pair) for pair in o.near],
+        "alike": [list(pair) for pair in o.alike],
         "moves_accuracy_at_most": o.share,
         "worth": None if worth is None else asdict(worth),
         "sentence": _sentence(o, worth),
@@ -138,8 +193,9 @@ def _as_json(o: Overlap, judged: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _sentence(o: Overlap, worth: Worth | None) -> str:
-    n = len(o.exact) + len(o.near)
-    kinds = f"({len(o.exact):,} equal, {len(o.near):,} nearly)"
+    n = len(o.ids)
+    by_features = f", {len(o.alike):,} by features" if o.alike else ""
+    kinds = f"({len(o.exact):,} equal, {len(o.near):,} nearly{by_features})"
     if worth is None:
         return (
             f"{n:,} of {o.n:,} {o.name} images are copies of {o.other} images {kinds}: without "
@@ -173,7 +229,7 @@ def _show(found: Mapping[str, Any]) -> None:
             out.print(sentence, markup=False)
     for o in found["overlaps"]:
         out.print(f"{o['sentence']}.", markup=False)
-        for mine, theirs in (o["exact"] + o["near"])[:_SHOWN]:
+        for mine, theirs in (o["exact"] + o["near"] + o["alike"])[:_SHOWN]:
             out.print(f"  {mine} is {theirs}", markup=False)
     if not found["overlaps"]:
         out.print("No image is in two parts.", markup=False)

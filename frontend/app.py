@@ -40,7 +40,7 @@ PAGES = {
         view("frontier", "Frontier", "scatter_plot"),
         view("shifts", "Shifts", "grid_on"),
         view("sample", "Image", "image", visibility="hidden"),
-        view("try_picture", "Try a picture", "add_photo_alternate", url_path="try"),
+        view("picture", "Try a picture", "add_photo_alternate"),
         view("curves", "Curves", "timeline"),
         view("spectra", "Spectra", "show_chart"),
         view("bound", "Bound", "bubble_chart"),

@@ -9,6 +9,7 @@ A pair above it is a near-copy if each is the other's nearest, and nearer by far
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,8 @@ class Alike:
 def alike(
     one: Features,
     other: Features,
-    one_labels: NDArray[np.int64],
-    other_labels: NDArray[np.int64],
+    one_labels: NDArray[Any],
+    other_labels: NDArray[Any],
     *,
     false_alarms: float = FALSE_ALARMS,
     ratio: float = RATIO,
@@ -77,8 +78,8 @@ def alike(
 def threshold_of(
     one: Features,
     other: Features,
-    one_labels: NDArray[np.int64],
-    other_labels: NDArray[np.int64],
+    one_labels: NDArray[Any],
+    other_labels: NDArray[Any],
     false_alarms: float = FALSE_ALARMS,
 ) -> tuple[float, int]:
     """The cosine that at most so many pairs of different classes pass, and how many were looked at.

@@ -2,9 +2,9 @@
 
 The hash is a difference hash: whether each cell of a small grey copy of the picture is brighter
 than its neighbour, 64 times to the right and 64 times downwards. Pictures whose 128 bits differ in
-at most `NEAR_BITS` are called near-copies: the same picture at another size, quality or brightness.
-Other views of one scene are not found, nor are copies of pictures too plain to tell (fewer than
-`PLAIN_BITS` bits set).
+at most `NEAR_BITS` are called near-copies: the same picture at another size, quality or brightness,
+and its mirror image, which is hashed as well. Other views of one scene are not found, nor are
+copies of pictures too plain to tell (fewer than `PLAIN_BITS` bits set).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Seen:
         ids: of its readable images.
         digests: of their pixels.
         hashes: (n, 16) uint8, the perceptual hash of each.
+        mirrored: (n, 16) uint8, the same of their mirror images.
         unreadable: a sentence for each image that cannot be decoded.
     """
 
@@ -43,6 +44,7 @@ class Seen:
     ids: Sequence[str]
     digests: Sequence[bytes]
     hashes: NDArray[np.uint8]
+    mirrored: NDArray[np.uint8]
     unreadable: tuple[str, ...]
 
 
@@ -56,6 +58,7 @@ class Overlap:
         n: images of the set that could be read.
         exact: (its id, the other's id) where all pixels are equal.
         near: the same where the perceptual hashes nearly are and the pixels are not.
+        alike: the same where only a model's features say so; see `calift_core.data.alike`.
     """
 
     name: str
@@ -63,11 +66,17 @@ class Overlap:
     n: int
     exact: tuple[tuple[str, str], ...]
     near: tuple[tuple[str, str], ...]
+    alike: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def ids(self) -> set[str]:
+        """The set's own images that the other has too."""
+        return {mine for mine, _ in self.exact + self.near + self.alike}
 
     @property
     def share(self) -> float:
         """The most that these images can move the set's accuracy by, a fraction."""
-        return (len(self.exact) + len(self.near)) / self.n if self.n else 0.0
+        return len(self.ids) / self.n if self.n else 0.0
 
 
 def perceptual_hash(pixels: Pixels) -> NDArray[np.uint8]:
@@ -86,6 +95,7 @@ def look_at(images: ImageSet) -> Seen:
     """Decode every image of a set once; one that cannot be is kept as a sentence."""
     ids, digests, wrong = list[str](), list[bytes](), list[str]()
     hashes: list[NDArray[np.uint8]] = []
+    mirrored: list[NDArray[np.uint8]] = []
     for position in range(len(images)):
         try:
             pixels = images.image(position)
@@ -95,16 +105,19 @@ def look_at(images: ImageSet) -> Seen:
         shape = np.array(pixels.shape, "<i8").tobytes()
         digests.append(hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).digest())
         hashes.append(perceptual_hash(pixels))
+        mirrored.append(perceptual_hash(np.ascontiguousarray(pixels[:, ::-1])))
         ids.append(images.ids[position])
-    stacked = np.stack(hashes) if hashes else np.empty((0, 16), np.uint8)
-    return Seen(images.name, ids, digests, stacked, tuple(wrong))
+    none = np.empty((0, 16), np.uint8)
+    both = [np.stack(found) if found else none for found in (hashes, mirrored)]
+    return Seen(images.name, ids, digests, *both, tuple(wrong))
 
 
 def overlap(one: Seen, other: Seen) -> Overlap:
     """Which images of `one` are in `other` too; each is counted once."""
     there = dict(zip(other.digests, other.ids, strict=True))
     exact, near = list[tuple[str, str]](), list[tuple[str, str]]()
-    nearest = dict(_near_pairs(one.hashes, other.hashes))
+    nearest = dict(_near_pairs(one.mirrored, other.hashes))
+    nearest |= dict(_near_pairs(one.hashes, other.hashes))
     for position, (image_id, digest) in enumerate(zip(one.ids, one.digests, strict=True)):
         if digest in there:
             exact.append((image_id, there[digest]))

@@ -16,7 +16,7 @@ from tests.command.conftest import configs, one_thread, photos  # noqa: F401
 from tests.conftest import example_evaluation, example_predictions
 from tests.core.conftest import write_classes
 from tests.frontend.conftest import pointed_at, service
-from tests.frontend.driving import page, words
+from tests.frontend.driving import components_of, page, words
 from tests.support.finished import run_once, small_spec, store_run
 
 
@@ -142,6 +142,27 @@ def test_evaluate__a_worker_that_judges_is_followed_from_the_overview(looking: P
     assert "evaluation on imagenet" in said
     looking.store.claims.finish(job_id, claim.attempt, phase="FAILED", reason="OOM", message="full")
     assert "full" in words(page("run", id=job_id))
+
+
+def test_try__two_runs_say_what_they_see_and_a_page_that_is_no_picture_says_so(
+    looking: Place,
+    photos: Path,  # noqa: F811
+) -> None:
+    app = page("picture", run=",".join(looking.runs))
+    assert "No picture yet" in words(app)
+    picture = next(photos.rglob("*.png"))
+    app.file_uploader[0].set_value((picture.name, picture.read_bytes(), "image/png"))
+    app.run(timeout=400)
+    assert not app.exception, [e.value for e in app.exception]
+    said = words(app)
+    assert said.count("The picture as") == 2
+    assert "Evaluated images that it resembles" in said
+    shown = components_of(app, "gallery")
+    assert [len(one["items"]) for one in shown] == [6, 6]
+    app.file_uploader[0].set_value(("a.png", b"no picture", "image/png"))
+    app.run(timeout=400)
+    assert "is not an image that can be read" in words(app)
+    assert words(app).count("Could not ask") == 1  # the others are not asked
 
 
 def test_read_folders__takes_paths_with_and_without_a_name() -> None:

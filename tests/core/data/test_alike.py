@@ -1,0 +1,57 @@
+"""Near-copies by features: what is planted is found, and the threshold is what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calift_core.data.alike import alike, threshold_of
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clustered(rng: np.random.Generator, n: int, centres: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Images of classes: far from each other, and alike inside a class."""
+    labels = rng.integers(len(centres), size=n)
+    return unit(centres[labels] + 0.8 * rng.normal(size=(n, centres.shape[1]))), labels
+
+
+@given(st.integers(0, 50))
+def test_alike__finds_what_was_planted_and_little_else(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(5, 32))
+    train, labels = clustered(rng, 150, centres)
+    test, test_labels = clustered(rng, 80, centres)
+    copies = unit(train[:20] + 0.02 * rng.normal(size=(20, 32)))
+    said = alike(np.concatenate([test, copies]), train, np.r_[test_labels, labels[:20]], labels)
+    pairs = {(a, b) for a, b, _ in said.pairs}
+    planted = {(80 + i, i) for i in range(20)}
+    assert planted <= pairs
+    assert len(pairs - planted) <= 1
+    # Whichever set is looked at first.
+    other = alike(train, np.concatenate([test, copies]), labels, np.r_[test_labels, labels[:20]])
+    assert {(b, a) for a, b, _ in other.pairs} == pairs
+
+
+@given(st.integers(0, 50), st.sampled_from([1e-1, 1e-2, 1e-3]))
+def test_threshold__at_most_the_share_of_different_pairs_passes(seed: int, rate: float) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = unit(rng.normal(size=(40, 6))), unit(rng.normal(size=(30, 6)))
+    a, b = rng.integers(3, size=40), rng.integers(3, size=30)
+    threshold, n = threshold_of(one, other, a, b, rate)
+    assert 0 < n <= 2 * 40 * 30
+    passing = (one @ other.T > threshold) & (a[:, None] != b[None])
+    # Pairs are drawn, some twice: close to the share, and never a copy of another class below it.
+    assert passing.sum() <= 2 * rate * (a[:, None] != b[None]).sum() + 3
+    looser, _ = threshold_of(one, other, a, b, 2 * rate)
+    assert looser <= threshold
+
+
+def test_alike__without_another_class_or_another_image_says_nothing() -> None:
+    features = unit(np.random.default_rng(0).normal(size=(5, 4)))
+    same = np.zeros(5, np.int64)
+    assert alike(features, features, same, same).pairs == ()
+    assert alike(features[:0], features, same[:0], same).pairs == ()
