@@ -107,9 +107,8 @@ def look_at(images: ImageSet) -> Seen:
         hashes.append(perceptual_hash(pixels))
         mirrored.append(perceptual_hash(np.ascontiguousarray(pixels[:, ::-1])))
         ids.append(images.ids[position])
-    none = np.empty((0, 16), np.uint8)
-    both = [np.stack(found) if found else none for found in (hashes, mirrored)]
-    return Seen(images.name, ids, digests, *both, tuple(wrong))
+    straight, turned = (np.array(found, np.uint8).reshape(-1, 16) for found in (hashes, mirrored))
+    return Seen(images.name, ids, digests, straight, turned, tuple(wrong))
 
 
 def overlap(one: Seen, other: Seen) -> Overlap:
