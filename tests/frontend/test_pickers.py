@@ -208,6 +208,6 @@ def test_workspace__a_run_has_the_colour_that_the_service_gave_it(dashboard: Ser
     for run, look in one.items():
         alone = words(page("shifts", run=run))
         both = words(page("shifts", run=",".join(one)))
-        mark = f"background:{style.PALETTE[look % len(style.PALETTE)]}"
+        mark = f"background:{style.both(style.PALETTE[look % len(style.PALETTE)])}"
         assert mark in alone
         assert mark in both
