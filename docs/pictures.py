@@ -172,7 +172,7 @@ _SETTLED = """() => document.querySelector('.calift-head h1')
   && document.fonts.status === 'loaded'
   && [...document.querySelectorAll('[data-testid^=stBidiComponent] *')].every((e) =>
     [...(e.shadowRoot?.querySelectorAll('img') ?? [])].every((i) =>
-      i.complete || i.getBoundingClientRect().top > innerHeight))"""
+      i.naturalWidth > 0 || i.getBoundingClientRect().top > innerHeight))"""
 #: Plotly's charts and our own diagrams, which stand in shadow roots.
 _CHARTS = """() => document.querySelectorAll('[data-testid=stPlotlyChart] .main-svg').length
   + [...document.querySelectorAll('[data-testid^=stBidiComponent]')]
