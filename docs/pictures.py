@@ -169,7 +169,10 @@ _WORDS = """() => {
 _SETTLED = """() => document.querySelector('.calift-head h1')
   && !document.querySelector(
     '[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton]')
-  && document.fonts.status === 'loaded'"""
+  && document.fonts.status === 'loaded'
+  && [...document.querySelectorAll('[data-testid^=stBidiComponent] *')].every((e) =>
+    [...(e.shadowRoot?.querySelectorAll('img') ?? [])].every((i) =>
+      i.naturalWidth > 0 || i.getBoundingClientRect().top > innerHeight))"""
 #: Plotly's charts and our own diagrams, which stand in shadow roots.
 _CHARTS = """() => document.querySelectorAll('[data-testid=stPlotlyChart] .main-svg').length
   + [...document.querySelectorAll('[data-testid^=stBidiComponent]')]

@@ -179,17 +179,18 @@ def bring(api: TestClient, body: bytes, name: str = "birds.zip", **headers: str)
 def test_zip__is_kept_scanned_and_offered_and_the_same_one_is_kept_once(
     api: TestClient, settings: Settings, tmp_path: Path
 ) -> None:
-    answer = bring(api, packed(BIRDS), name="../../my birds.ZIP")
+    body = packed(BIRDS)
+    answer = bring(api, body, name="../../my birds.ZIP")
     assert answer.status_code == 201, answer.text
     made = answer.json()
     assert (made["name"], made["images"], made["n_classes"]) == ("my-birds.zip", 40, 2)
     file = Path(made["suite"].removeprefix("zip:"))
     assert file.is_relative_to(settings.datasets_dir)
-    assert file.read_bytes() == packed(BIRDS)
+    assert file.read_bytes() == body
     found = scan(api, made["suite"]).json()
     assert {c["name"]: c["n"] for c in found["classes"]} == {"heron": 20, "owl": 20}
     assert any(image["picture"] for image in found["images"])
-    assert bring(api, packed(BIRDS), name="again.zip").json()["suite"] == made["suite"]
+    assert bring(api, body, name="again.zip").json()["suite"] == made["suite"]
     offered = [d for d in api.get("/api/v1/datasets").json() if d["id"].startswith("zip:")]
     assert [(d["id"], d["title"]) for d in offered] == [(made["suite"], "my-birds")]
     assert "40 images of 2 classes" in offered[0]["detail"]

@@ -73,11 +73,11 @@ def _read_member(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> 
         raise PredictionsError(
             f"{name} must be stored or deflated, got compression {info.compress_type}"
         )
-    with archive.open(info) as member:
-        try:
+    try:
+        with archive.open(info) as member:  # a ValueError: its own name is no UTF-8
             return _read_npy(name, member, info.file_size)
-        except ValueError as error:
-            raise PredictionsError(f"{name} must be a NumPy array, got: {error}") from error
+    except ValueError as error:
+        raise PredictionsError(f"{name} must be a NumPy array, got: {error}") from error
 
 
 def _read_npy(name: str, member: IO[bytes], size: int) -> Array:
