@@ -107,9 +107,11 @@ def look_at(images: ImageSet) -> Seen:
         hashes.append(perceptual_hash(pixels))
         mirrored.append(perceptual_hash(np.ascontiguousarray(pixels[:, ::-1])))
         ids.append(images.ids[position])
-    none = np.empty((0, 16), np.uint8)
-    both = [np.stack(found) if found else none for found in (hashes, mirrored)]
-    return Seen(images.name, ids, digests, *both, tuple(wrong))
+    return Seen(images.name, ids, digests, _stacked(hashes), _stacked(mirrored), tuple(wrong))
+
+
+def _stacked(hashes: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return np.stack(hashes) if hashes else np.empty((0, 16), np.uint8)
 
 
 def overlap(one: Seen, other: Seen) -> Overlap:
