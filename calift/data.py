@@ -51,8 +51,8 @@ def inspect(
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a finished run or an exported model: its image features find crops, "
-            "turns and mirror images too.",
+            help="Folder of a finished run or an exported model: look for copies once more, by its "
+            "image features.",
             metavar="MODEL",
         ),
     ] = None,

@@ -1,9 +1,10 @@
 """Near-copies by a model's own image features, where a perceptual hash is blind. Torch-free.
 
-A crop, a turn or a mirror image moves every cell that a hash looks at, and a model's features
-little. What counts as a copy is derived from the data. Two images of different classes are no
-copies of each other: the threshold is the cosine that at most one in 100,000 such pairs passes.
-A pair above it is a near-copy if each is the other's nearest, and nearer by far than the next.
+A crop or a turn moves every cell that a hash looks at, and a model's features as much as the model
+was not taught to pass over them. What counts as a copy is derived from the data. Two images of
+different classes are no copies of each other: the threshold is the cosine that at most one in
+100,000 such pairs passes. A pair above it is a near-copy if each is the other's nearest, and nearer
+by far than the next.
 """
 
 from __future__ import annotations

@@ -107,8 +107,11 @@ def look_at(images: ImageSet) -> Seen:
         hashes.append(perceptual_hash(pixels))
         mirrored.append(perceptual_hash(np.ascontiguousarray(pixels[:, ::-1])))
         ids.append(images.ids[position])
-    straight, turned = (np.array(found, np.uint8).reshape(-1, 16) for found in (hashes, mirrored))
-    return Seen(images.name, ids, digests, straight, turned, tuple(wrong))
+    return Seen(images.name, ids, digests, _stacked(hashes), _stacked(mirrored), tuple(wrong))
+
+
+def _stacked(hashes: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return np.stack(hashes) if hashes else np.empty((0, 16), np.uint8)
 
 
 def overlap(one: Seen, other: Seen) -> Overlap:

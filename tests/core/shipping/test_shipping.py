@@ -14,7 +14,9 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from calift import data
 from calift_core.calibration import CALIBRATORS, Calibrator, nll, score_probs, softmax
 from calift_core.calibration.conformal import fit_conformal
 from calift_core.calibration.decisions import choose_threshold
@@ -286,6 +288,28 @@ def test_onnx__of_an_exported_folder_answers_the_whole_test_part_alike(
     compare(CalibratedClassifier.load(exported, device="cpu"), exported / ONNX_NAME, photos)
 
 
+@pytest.mark.parametrize(
+    ("kind", "method"), [("tip_adapter", {"alpha": 0.5}), ("coop", {"n_context": 2})]
+)
+def test_onnx__of_few_shot_methods_exported_answers_as_the_run_does(
+    kind: str,
+    method: dict[str, float],
+    configs: dict[str, Path],
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    spec = tiny_spec(kind, configs, photos, method=method, train={"epochs": 1})
+    list(run_in_folder(spec, tmp_path / "run"))
+    save_choice(tmp_path / "run", choose_calibrator(tmp_path / "run", "temperature"))
+    export_run(tmp_path / "run", tmp_path / "model", onnx=True)
+    model = CalibratedClassifier.load(tmp_path / "run", device="cpu")
+    assert (model.classifier.cache is not None) == (kind == "tip_adapter")
+    compare(model, tmp_path / "model" / ONNX_NAME, photos)
+    again = CalibratedClassifier.load(tmp_path / "model", device="cpu")
+    files = sorted(photos.rglob("*.png"))[:20]
+    assert (again.predict(files).probs == model.predict(files).probs).all()
+
+
 def compare(model: CalibratedClassifier, graph: Path, photos: Path) -> None:
     import onnxruntime
 
@@ -301,6 +325,28 @@ def compare(model: CalibratedClassifier, graph: Path, photos: Path) -> None:
 
 
 # ------------------------------------------------------------------------------- the answers
+
+
+def test_inspect__a_finished_model_looks_once_more_for_copies(
+    made: Path, photos: Path, tmp_path: Path
+) -> None:
+    tree = tmp_path / "things"
+    for at, file in enumerate(sorted(photos.rglob("*.png"))):
+        part = ("train", "validation", "calibration", "test")[at % 4]
+        (tree / part / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, tree / part / file.parent.name / file.name)
+    original = sorted((tree / "train").rglob("*.png"))[0]
+    copy = tree / "test" / original.parent.name / "copy.png"
+    Image.open(original).convert("RGB").point(lambda v: min(255, v + 1)).save(copy)
+    answer = CliRunner().invoke(data.app, ["inspect", str(tree), "--features", str(made), "--json"])
+    assert answer.exit_code == 0, answer.output
+    found = json.loads(answer.stdout)["overlaps"]
+    (own,) = [o for o in found if (o["set"], o["in"]) == ("test", "train")]
+    pair = [f"test/{copy.parent.name}/copy.png", f"train/{copy.parent.name}/{original.name}"]
+    assert pair in own["near"] + own["alike"]
+    assert f"{len(own['alike'])} by features" in own["sentence"] or not own["alike"]
+    told = {mine for kind in ("exact", "near", "alike") for mine, _ in own[kind]}
+    assert len(told) == sum(len(own[kind]) for kind in ("exact", "near", "alike"))
 
 
 def test_predict__an_image_is_the_same_in_every_form(exported: Path, photos: Path) -> None:
