@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from calift_core.predictions.write import write_predictions
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import EvaluationRecord, PhaseRecord, ProgressRecord
 from calift_core.schema.wire.runs import Progress
@@ -95,8 +96,10 @@ def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(
     app = page("run", id=run, tab="Shifts")
     assert "image 3 of 6" in " ".join(p.proto.text for p in app.get("progress"))
     made = example_predictions(3, n=60, n_classes=3, dataset="night", role="shift")
+    digest = write_predictions(tmp_path / "night.parquet", made)
+    file = looking.artifacts.put_file(tmp_path / "night.parquet")
     record = EvaluationRecord(
-        evaluation=example_evaluation(made, "a" * 64), predictions="predictions/night.parquet"
+        evaluation=example_evaluation(made, digest), predictions="predictions/night.parquet"
     )
 
     def put(data: bytes) -> tuple[str, int]:
@@ -104,7 +107,7 @@ def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(
         return blob.sha256, blob.size_bytes
 
     assert store.judged.publish(
-        job.id, claim.attempt, run, record, sha256="a" * 64, size_bytes=1, put=put
+        job.id, claim.attempt, run, record, sha256=file.sha256, size_bytes=file.size_bytes, put=put
     ) == "published"  # fmt: skip
     # The page knew the run's evaluations; the new one is there all the same.
     assert "night" in words(page("run", id=run, tab="Shifts"))

@@ -275,6 +275,18 @@ def test_import__npz_arrays_of_the_wrong_kind_are_named(
     refused(npz(tmp_path / "x", changed(**changes)), message)
 
 
+def test_import__a_member_whose_name_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, **{"labels": np.zeros(3, int), "probs": np.full((3, 2), 0.5)})
+    data = bytearray(path.read_bytes())
+    at = data.find(b"PK\x03\x04")
+    data[at + 7] |= 0x08  # its name is UTF-8, it says
+    data[at + 30] = 0xFF
+    path.write_bytes(data)
+    with pytest.raises(PredictionsError, match=r"labels must be a NumPy array, got: 'utf-8' codec"):
+        load_predictions(path)
+
+
 def test_import__a_pickle_in_an_npz_is_never_run(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
