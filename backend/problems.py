@@ -268,7 +268,7 @@ def declare(document: dict[str, Any]) -> None:
             statuses |= {422} if operation.get("parameters") else set()
             if "requestBody" in operation:
                 statuses |= {413, 415, 422}
-            if method in ("post", "delete"):
+            if method in ("post", "delete") or "409" in operation["responses"]:
                 statuses |= {409}
             if method in ("post", "patch"):
                 statuses |= {507}

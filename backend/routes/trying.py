@@ -53,7 +53,8 @@ Shippable = Literal[
     "/runs/{run_id}/model",
     response_class=FileResponse,
     responses={
-        200: {"content": {"application/zip": {}}, "description": "The folder of `calift export`"}
+        200: {"content": {"application/zip": {}}, "description": "The folder of `calift export`"},
+        409: {},
     },
 )
 @allow("read")

@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 #: Calls over all operations; none: a few of each.
 CASES = int(os.environ.get("CALIFT_FUZZ_CASES", "0"))
 EXAMPLES = 10
-#: Each of these starts a process that reads the upload.
-SLOW = {"import_predictions"}
+#: Each of these starts a process.
+SLOW = {"import_predictions", "try_picture", "download_model"}
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -51,10 +51,12 @@ CHECKS = [
 ]
 
 
-@schemathesis.serializer(UPLOAD_TYPE)
-@schemathesis.serializer(ZIP_TYPE)
 def _as_bytes(_context: Any, value: Any) -> Any:
     return value if isinstance(value, bytes) else str(value).encode()
+
+
+for _type in (UPLOAD_TYPE, ZIP_TYPE):
+    schemathesis.serializer(_type)(_as_bytes)
 
 
 @dataclass

@@ -199,7 +199,7 @@ def test_list__unknown_kind_is_a_sentence(say: Callable[..., Said]) -> None:
     [
         ("laptop.yaml", ()),
         ("pacs.yaml", ("there is no folder '/data/pacs/photo'", "ViT-B-16 'openai'")),
-        ("imagenet-vit-b-16.yaml", ("CALIFT_IMAGENET", "ViT-B-16 'openai'")),
+        ("imagenet/carot.yaml", ("CALIFT_IMAGENET", "ViT-B-16 'openai'")),
     ],
 )
 def test_dry_run__of_the_examples_says_what_is_missing(
@@ -214,7 +214,7 @@ def test_dry_run__of_the_examples_says_what_is_missing(
         assert words in sentences
     if not missing:
         assert result.missing == []
-    if name == "imagenet-vit-b-16.yaml":
+    if name == "imagenet/carot.yaml":
         assert result.estimate.train_images == 1_281_167 - 2 * 12_812
         assert result.estimate.steps == 24_520
         assert result.estimate.evaluation_images == 166_963

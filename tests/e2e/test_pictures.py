@@ -131,6 +131,7 @@ def test_pictures__of_a_page_without_the_apis_numbers_are_refused(
     assert summary is not None
     assert summary.id_accuracy is not None
     right = f"{100 * summary.id_accuracy:.1f} %"
+    named = "run", "run", "CaRot on fashion-mnist", {"id": "{CaRot}"}
     with pytest.raises(pictures.PictureError, match="does not say '100.1 %'") as refused:
-        shoot("runs", "runs", "Runs", {}, says=[right, "100.1 %"])
+        shoot(*named, says=[right, "100.1 %"])
     assert right not in str(refused.value)

@@ -729,7 +729,7 @@ def test_spec__new_options_at_their_defaults_leave_the_hash_of_earlier_runs() ->
         del body["train"][name]
     for name in ("adapt", "lora_rank", "lora_alpha"):
         del body["train"][name]
-    for name in ("n_shot", "n_shot_seed"):
+    for name in ("n_shot", "n_shot_seed", "group_by"):
         del body["suite"][name]
     body["train"]["workers"] = 0  # what an open number of workers meant
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
