@@ -28,7 +28,11 @@ function watchAddress() {
     push(state, unused, url);
   };
   for (const kind of ["pointerdown", "keydown"]) {
-    addEventListener(kind, () => { touched = performance.now(); }, { capture: true });
+    addEventListener(kind, (event) => {
+      // Who leaves by a link changes nothing, though the page may still be writing.
+      const leaves = event.target instanceof Element && event.target.closest("a[href]");
+      if (!leaves) touched = performance.now();
+    }, { capture: true });
   }
   addEventListener("popstate", () => { arrived = performance.now(); });
 }
