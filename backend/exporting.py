@@ -10,10 +10,11 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from backend.artifacts import ArtifactStore
-from backend.model_process import demand_torch, environment, lay_out
+from backend.model_process import demand_torch, environment, lay_out, model_files
 from backend.problems import HttpError
 from backend.process import tied
 from backend.settings import Settings
@@ -40,22 +41,25 @@ class Exports:
                 model can be loaded here, or the process took too long.
             NotFoundError: no such run.
         """
-        self._store.runs.get(run_id)
+        files = model_files(self._store, run_id)
+        path = self._root / f"{files['report.json'][:32]}-{calibrator}.zip"
         with self._lock:
-            demand_torch("`calift export` it where torch is")
-            folder, report = lay_out(self._store, self._artifacts, self._root, run_id)
-            try:
-                path = self._root / f"{report[:32]}-{calibrator}.zip"
-                if not path.is_file():
-                    self._make(folder, path, calibrator)
-                path.touch()
-                for old in sorted(self._root.glob("*.zip"), key=_age)[:-_KEPT]:
-                    old.unlink(missing_ok=True)
-                return path, sha256_file(path)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            if not path.is_file():
+                self._make(files, path, calibrator)
+            path.touch()
+            for old in sorted(self._root.glob("*.zip"), key=_age)[:-_KEPT]:
+                old.unlink(missing_ok=True)
+            return path, sha256_file(path)
 
-    def _make(self, folder: Path, path: Path, calibrator: str) -> None:
+    def _make(self, files: Mapping[str, str], path: Path, calibrator: str) -> None:
+        demand_torch("`calift export` it where torch is")
+        folder = lay_out(self._artifacts, self._root, files)
+        try:
+            self._run(folder, path, calibrator)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _run(self, folder: Path, path: Path, calibrator: str) -> None:
         argv = [sys.executable, "-m", "calift_core.shipping.packing"]
         try:
             done = subprocess.run(

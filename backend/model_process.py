@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from backend.artifacts import ArtifactStore
@@ -52,19 +53,12 @@ def environment(settings: Settings) -> dict[str, str]:
     return passed | {"CALIFT_HOME": str(settings.home), "HF_HUB_OFFLINE": "1"}
 
 
-def lay_out(store: Stores, artifacts: ArtifactStore, root: Path, run_id: str) -> tuple[Path, str]:
-    """A new folder with a run's report, model and predictions, and the SHA-256 of its report.
-
-    Args:
-        store: knows the run's files.
-        artifacts: has them.
-        root: where the folder is made; others of a day ago are removed.
-        run_id: the run.
+def model_files(store: Stores, run_id: str) -> dict[str, str]:
+    """Name → SHA-256 of a run's report, model and predictions.
 
     Raises:
         HttpError: 409, the run has no finished model.
-        NotFoundError: no such run, or a file is gone.
-        StorageError: a file is damaged or cannot be written.
+        NotFoundError: no such run.
     """
     needed = {
         one.name: one.sha256
@@ -79,6 +73,21 @@ def lay_out(store: Stores, artifacts: ArtifactStore, root: Path, run_id: str) ->
             f"run {run_id} has no finished model: it has no {min(missing)}.",
             hint="Imported predictions have none, and others get theirs when they succeed.",
         )
+    return needed
+
+
+def lay_out(artifacts: ArtifactStore, root: Path, files: Mapping[str, str]) -> Path:
+    """A new folder with the files of a run.
+
+    Args:
+        artifacts: has them.
+        root: where the folder is made; others of a day ago are removed.
+        files: of `model_files`.
+
+    Raises:
+        NotFoundError: a file is gone.
+        StorageError: a file is damaged or cannot be written.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in root.glob("tmp*"):
@@ -88,9 +97,9 @@ def lay_out(store: Stores, artifacts: ArtifactStore, root: Path, run_id: str) ->
     except OSError as error:
         raise storage_error(error, root, "write") from error
     try:
-        for name, sha256 in needed.items():
+        for name, sha256 in files.items():
             artifacts.place(sha256, folder / name)
     except (NotFoundError, StorageError):
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return folder, needed["report.json"]
+    return folder

@@ -37,6 +37,7 @@ from calift_core.data.suites.base import variable_of
 from calift_core.errors import NotFoundError, StorageError, UnreadableImageError
 from calift_core.files import atomic_write_bytes
 from calift_core.schema.wire.results import Evaluation
+from calift_core.shipping.children import end_process
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -380,14 +381,8 @@ class _Drawer:
     def _kill(self) -> None:
         with self._lock:
             process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        if process is not None:
+            end_process(process)
 
     def end(self) -> None:
         """Kill it, for good."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.artifacts import ArtifactStore
-from backend.model_process import demand_torch, environment, lay_out
+from backend.model_process import demand_torch, environment, lay_out, model_files
 from backend.problems import HttpError
 from backend.process import tied
 from backend.settings import Settings
@@ -124,8 +124,10 @@ class Trials:
             demand_torch("ask a model by `calift predict`")
             while len(self._hosts) >= _MODELS:
                 self._hosts.popitem(last=False)[1].end()
-            folder, report = lay_out(self._store, self._artifacts, self._root, run_id)
-            words = (str(folder), str(self._root / "chosen" / report), "cpu")
+            files = model_files(self._store, run_id)
+            folder = lay_out(self._artifacts, self._root, files)
+            kept = self._root / "chosen" / files["report.json"]
+            words = (str(folder), str(kept), "cpu")
             host = self._hosts[run_id] = _Host(
                 folder, self._child("trying", words, "the model's process", _ANSWER_S)
             )

@@ -283,14 +283,13 @@ def _calibrators_table(client: Client, runs: list[RunDetail]) -> Table:
 
 def _ood_nll(client: Client, run: RunDetail) -> list[float]:
     """Mean NLL over a run's shifts: raw, then after each of `CALIBRATORS`."""
-    found: list[float] = []
-    for kind in CALIBRATORS:
-        matrix = client.transfer(run.id, kind)
-        raw = next(row for row in matrix.rows if row.calibrator is None)
-        fitted = next(row for row in matrix.rows if row.calibrator and not row.calibrator.oracle)
-        for row in (fitted,) if found else (raw, fitted):
-            found.append(fmean(cell.nll for cell in row.cells if cell.role == "shift"))
-    return found
+    matrices = [client.transfer(run.id, kind) for kind in CALIBRATORS]
+    raw = next(row for row in matrices[0].rows if row.calibrator is None)
+    fitted = (
+        next(row for row in matrix.rows if row.calibrator and not row.calibrator.oracle)
+        for matrix in matrices
+    )
+    return [fmean(cell.nll for cell in row.cells if cell.role == "shift") for row in (raw, *fitted)]
 
 
 def _demand_success(runs: list[RunDetail]) -> None:

@@ -375,19 +375,10 @@ def test_ship__a_run_of_the_service_by_its_id(
     monkeypatch: Any,
     tmp_path: Path,
 ) -> None:
-    from backend.artifacts import publish_artifact
+    from tests.support.finished import store_run
 
     services, here = app.state.services, shutil.copytree(trained[1], tmp_path / "run")
-    run_id = services.store.runs.submit(spec_of())
-    claim = services.store.claims.claim(run_id, worker_id="w", ttl_s=60)
-    kinds = {"predictions": "predictions", "checkpoint": "checkpoint", "report.json": "report"}
-    for path in sorted(path for path in here.rglob("*") if path.is_file()):
-        name = path.relative_to(here)
-        kind: Any = kinds.get(name.parts[0], "other")
-        assert publish_artifact(
-            services.store.files, services.artifacts, run_id, claim.attempt,
-            name=name.as_posix(), kind=kind, path=path,
-        )  # fmt: skip
+    run_id = store_run(services.store, services.artifacts, here)
     monkeypatch.setenv("CALIFT_API_URL", served)
     monkeypatch.setenv("CALIFT_TOKEN", settings.admin_token())
     chosen = say("calibrate", run_id, "--with", "temperature")
