@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from calift_core.errors import SpecError
 from calift_core.studies.bound.ranks import (
@@ -21,6 +25,8 @@ TERMS: dict[str, str] = {
     "rhs": "ε_ID + D/σ_min",
     "id_calibration": "ε_ID",
     "covariance_term": "D/σ_min",
+    "product": "(D/σ_min) · E_ID(h − η)²",
+    "id_squared": "E_ID(h − η)²",
     "mean_rank": "mean rank of both",
     "id_error": "ID error, to compare",
 }
@@ -63,7 +69,8 @@ def analyse(
         part: `synthetic` or `runs`.
         points: all of them.
         scopes: named subsets; ranks are taken inside suites. None: each suite, all suites together,
-            and the widest of these without zero-shot models where there are any.
+            the widest of these without zero-shot models where there are any, and, of runs, within
+            methods and between them.
         notes: sentences to go before those found here.
         n_resamples: bootstrap draws of each interval.
         seed: of the draws.
@@ -72,7 +79,7 @@ def analyse(
         SpecError: no scope has 8 points.
     """
     if scopes is None:
-        scopes = _default_scopes(points)
+        scopes = _default_scopes(part, points)
     associations: list[Association] = []
     said = list(notes)
     for scope, chosen in scopes:
@@ -112,10 +119,19 @@ def analyse(
     return Analysis(part, tuple(points), tuple(associations), tuple(said))
 
 
-_COLUMNS = ("rhs", "id_calibration", "covariance_term", "id_error", "ood_error", "ood_ece")
+_COLUMNS = (
+    "rhs",
+    "id_calibration",
+    "covariance_term",
+    "product",
+    "id_squared",
+    "id_error",
+    "ood_error",
+    "ood_ece",
+)
 
 
-def _default_scopes(points: Sequence[BoundPoint]) -> list[tuple[str, list[BoundPoint]]]:
+def _default_scopes(part: str, points: Sequence[BoundPoint]) -> list[tuple[str, list[BoundPoint]]]:
     suites = list(dict.fromkeys(p.suite for p in points))
     scopes = [(suite, [p for p in points if p.suite == suite]) for suite in suites]
     enough = [suite for suite, chosen in scopes if len(chosen) >= SMALLEST_N]
@@ -124,4 +140,37 @@ def _default_scopes(points: Sequence[BoundPoint]) -> list[tuple[str, list[BoundP
     widest, chosen = scopes[-1]
     if any(p.zero_shot for p in chosen):
         scopes.append((f"{widest}, no zero-shot", [p for p in chosen if not p.zero_shot]))
+    if part == "runs":
+        scopes += [(f"{widest}, within methods", within_methods(chosen)),
+                   (f"{widest}, between methods", between_methods(chosen))]  # fmt: skip
     return scopes
+
+
+def within_methods(points: Sequence[BoundPoint]) -> list[BoundPoint]:
+    """Points whose ranks are taken inside one method of one suite; its rates are the groups.
+
+    A method with fewer than two rates is left out: nothing varies in it but the seed.
+    """
+    rates: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for p in points:
+        rates[p.suite, p.group].add(p.setting)
+    return [
+        replace(p, suite=f"{p.suite}, {p.group}", group=p.setting)
+        for p in points
+        if len(rates[p.suite, p.group]) > 1
+    ]
+
+
+def between_methods(points: Sequence[BoundPoint]) -> list[BoundPoint]:
+    """A point for each method of each suite: the means over its runs."""
+    of: dict[tuple[str, str], list[BoundPoint]] = defaultdict(list)
+    for p in points:
+        of[p.suite, p.group].append(p)
+    means: list[BoundPoint] = []
+    for some in of.values():
+        numbers: dict[str, Any] = {
+            name: float(np.mean([getattr(p, name) for p in some]))
+            for name in (*_COLUMNS, "sigma_min")
+        }
+        means.append(replace(some[0], **numbers))
+    return means

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def _why_not(report: Report) -> str:
     s = report.summary
     if report.spec.get("method", {}).get("kind") == "pretrain":
         return "a pre-trained model, which was tuned on nothing"
-    if None in (s.id_ece, s.id_accuracy):
+    if None in (s.id_ece, s.id_accuracy) or not any(e.role == "id" for e in report.evaluations):
         return "no ID calibration error"
     if None in (s.ood_accuracy, s.ood_ece):
         return "not judged under any shift"
@@ -127,6 +128,8 @@ def _run_point(report: Report, suite: str) -> BoundPoint:
     used = spectrum.n_features - spectrum.n_constant_features
     terms = bound_terms(id_ece, sigma, used)
     method = method_label(report.spec)
+    squared = _id_brier(report)
+    lr = report.spec.get("train", {}).get("lr")
     return BoundPoint(
         part="runs",
         suite=suite,
@@ -139,12 +142,21 @@ def _run_point(report: Report, suite: str) -> BoundPoint:
         n_features=used,
         covariance_term=terms.covariance,
         rhs=terms.rhs,
+        id_squared=squared,
+        product=terms.covariance * squared,
         id_error=1 - id_accuracy,
         ood_error=1 - float(s.ood_accuracy or 0.0),
         ood_ece=float(s.ood_ece or 0.0),
+        setting="" if lr is None else f"{lr:g}",
         zero_shot=report.spec.get("method", {}).get("kind") == "zero_shot",
         spec_sha256=report.spec_sha256,
     )
+
+
+def _id_brier(report: Report) -> float:
+    """Mean Brier score over the ID test sets."""
+    scores = [e.brier for e in report.evaluations if e.role == "id"]
+    return math.fsum(scores) / len(scores) if scores else math.nan
 
 
 #: Options that make no independent evidence: points of one path, or the runs a merge is made of.

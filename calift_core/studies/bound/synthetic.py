@@ -213,6 +213,8 @@ def _synthetic_point(
         _, on_ood = forward(student, x_ood)
         covariance = Covariance(plan.width)
         covariance.add(features.numpy())
+        truth = torch.sigmoid(2 * plan.separation * x_id[:, :2].sum(dim=1))
+        id_squared = float((on_id - truth).square().mean())
         id_error = float((on_id - y_id).square().mean())
         ood_error = float((on_ood - y_ood).square().mean())
     spectrum = spectrum_report(covariance)
@@ -233,6 +235,8 @@ def _synthetic_point(
         n_features=used,
         covariance_term=terms.covariance,
         rhs=terms.rhs,
+        id_squared=id_squared,
+        product=terms.covariance * id_squared,
         id_error=id_error,
         ood_error=ood_error,
         ood_ece=ece(TopLabel(on_ood.numpy(), y_ood.numpy() == 1)),

@@ -220,6 +220,7 @@ def test_synthetic__one_point_a_setting_with_a_defined_bound(
         assert 0 < p.sigma_min <= 1
         assert p.covariance_term == pytest.approx(p.n_features / p.sigma_min)
         assert p.rhs == pytest.approx(p.id_calibration + p.covariance_term)
+        assert p.product == pytest.approx(p.covariance_term * p.id_squared)
         assert 0 <= p.ood_ece <= 1
         assert p.ood_error < 0.5
 
@@ -231,6 +232,16 @@ def test_synthetic__the_orthogonality_term_raises_sigma_min_in_every_repeat(
     for seed in QUICK.seeds:
         assert by["L_OC", seed].sigma_min > 1.2 * by["plain", seed].sigma_min
         assert by["both", seed].sigma_min > 1.2 * by["L_SD", seed].sigma_min
+
+
+def test_synthetic__the_id_error_is_the_distance_from_the_truth_and_a_noise_of_the_labels(
+    quick_points: list[BoundPoint],
+) -> None:
+    """E(h − y)² = E(h − η)² + E η(1 − η), and the last part is of the data alone."""
+    for seed in QUICK.seeds:
+        noise = [p.id_error - p.id_squared for p in quick_points if p.seed == seed]
+        assert min(noise) > 0
+        assert np.ptp(noise) < 0.03
 
 
 def test_synthetic__is_deterministic_and_repeats_differ(quick_points: list[BoundPoint]) -> None:
@@ -384,7 +395,28 @@ def test_read_runs__takes_the_terms_from_the_report(tmp_path: Path) -> None:
     assert point.id_error == pytest.approx(0.2)
     assert point.ood_error == pytest.approx(0.3)
     assert point.ood_ece == pytest.approx(0.3)
+    assert point.id_squared == pytest.approx(0.3)  # the report's Brier score
+    assert point.product == pytest.approx(120 * 0.3)
     assert (point.suite, point.group, point.zero_shot) == ("toys", "carot", False)
+
+
+def test_analyse__ranks_within_methods_and_between_them(tmp_path: Path) -> None:
+    """From method to method the error rises with D/σ_min; inside each it falls along the rates."""
+    points = []
+    for i in range(9):
+        for j, lr in enumerate((1e-5, 1e-4, 1e-3)):
+            sigma = 0.5 / (1 + i + 0.2 * j)
+            report = make_report("carot", sigma=sigma, ood=0.9 - 0.05 * i + 0.01 * j)
+            (point,), _ = read_runs([keep(report, tmp_path / f"{i}-{j}" / "report.json").parent])
+            points.append(replace(point, group=f"method {i}", setting=f"{lr:g}"))
+    found = {
+        (a.scope, a.error): a.correlation
+        for a in analyse("runs", points, n_resamples=100).associations
+        if a.term == "product"
+    }
+    between, within = (found[f"toys, {how} methods", "ood_error"] for how in ("between", "within"))
+    assert (between.rho, between.n) == (pytest.approx(1), 9)
+    assert (within.rho, within.n, within.n_groups) == (pytest.approx(-1), 27, 27)
 
 
 def test_read_runs__counts_a_run_once_by_its_newest_report(tmp_path: Path) -> None:
@@ -475,7 +507,8 @@ def test_analyse__pools_suites_by_ranks_inside_each(tmp_path: Path) -> None:
     done = analyse("runs", points)
     scopes = list(dict.fromkeys(a.scope for a in done.associations))
     pooled = "all suites, ranked inside"
-    assert scopes == ["toys", "trees", pooled, f"{pooled}, no zero-shot"]
+    more = [f"{pooled}, {which}" for which in ("no zero-shot", "between methods")]
+    assert scopes == ["toys", "trees", pooled, *more]
     sizes = {a.scope: (a.correlation.n, a.correlation.n_groups) for a in done.associations}
     assert sizes[pooled] == (25, 9)
     assert sizes[f"{pooled}, no zero-shot"] == (24, 8)
