@@ -78,7 +78,7 @@ def named(name: str, source: Path | None, *, fractions: Mapping[str, float]) -> 
     spec = SuiteSpec(
         id=name if source is None else f"{name}:{source}",
         fractions=FractionSpec(**fractions),
-        limits={"train": 8000, "validation": 2000, "calibration": 2000, "test": 1500},
+        limits={"train": 8000, "validation": 1000, "calibration": 1000, "test": 750},
     )
     suite = load_suite(spec)
     return suite.classes, suite.parts
