@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -279,10 +279,41 @@ def verdicts(ledger: Ledger) -> list[str]:
     return lines + [line for _, line in sorted(found, key=lambda one: one[0])]
 
 
-def kept_verdicts(bench: Bench, records: Path, out: Path | None) -> list[str]:
-    """Verdicts of the runs in `out`, kept among the records; without such runs the kept ones."""
-    file = records / bench.name / "verdicts.json"
-    lines = [] if out is None else verdicts(Ledger.read(bench, records, out))
+def confidence_sets(ledger: Ledger) -> list[str]:
+    """Which rows may be the best, of those of the verdict, each after either kind of calibrator."""
+    every = (*OUR_ROWS, *RIVALS)
+    seeds = ledger.seeds(every)
+    lines = ["| read | measure | may be the best (95 % model confidence set) | are not |",
+             "|---|---|---|---|"]  # fmt: skip
+    if len(seeds) < 2:
+        return lines
+    rows = [
+        ledger.contender(row, calibrator, seeds, ledger.rates(row, seeds))
+        for row in every
+        for calibrator in (OURS, "published")
+    ]
+    found = make_verdict(rows, sweep_id="study", name="study", seeds=seeds, complete=True)
+    reads = [("at own rates", found.sets)]
+    if found.equal is not None and found.equal.id_accuracy is not None:
+        left = ", ".join(one.label for one in found.equal.left_out)
+        at = f"at {100 * found.equal.id_accuracy:.1f} % ID accuracy"
+        reads.append((f"{at} (left out: {left})" if left else at, found.equal.sets))
+    for read, sets in reads:
+        for one in sets:
+            if one.metric in ("nll", "squared"):
+                name = {"nll": "OOD NLL", "squared": "OOD L2²"}[one.metric]
+                lines.append(
+                    f"| {read} | {name} | {', '.join(one.members)} | {', '.join(one.excluded)} |"
+                )
+    return lines
+
+
+def kept_of_images(
+    name: str, make: Callable[[Ledger], list[str]], bench: Bench, records: Path, out: Path | None
+) -> list[str]:
+    """A table of the runs in `out`, kept among the records; without such runs the kept one."""
+    file = records / bench.name / f"{name}.json"
+    lines = [] if out is None else make(Ledger.read(bench, records, out))
     if len(lines) > 2:
         atomic_write_bytes(file, (json.dumps(lines, ensure_ascii=False, indent=1) + "\n").encode())
     elif file.is_file():
@@ -392,7 +423,8 @@ def page(bench: Bench, records: Path, out: Path | None) -> list[str]:
         "",
     ]
     parts = [
-        ("Verdicts, misses first", kept_verdicts(bench, records, out)),
+        ("Verdicts, misses first", kept_of_images("verdicts", verdicts, bench, records, out)),
+        ("Which may be the best", kept_of_images("sets", confidence_sets, bench, records, out)),
         ("Along the ladder, means over the seeds that are there", ladder_table(found)),
         ("Rows at their own rates (of those that are there)", table(found)),
         ("How much is under-confidence", under_confidence(found)),

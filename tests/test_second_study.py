@@ -19,6 +19,7 @@ from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import make_suites
 import study
+import study_figures
 import study_tables
 
 BENCH = study.BENCHES["typefaces"]
@@ -152,3 +153,19 @@ def test_pair__that_shares_no_id_accuracy_is_read_at_own_rates() -> None:
     said, why = study_tables.pair(falls, rival)  # ours is at 80 % ID accuracy, the rival at 85 %
     assert said == "unresolved", why
     assert why.startswith("at own rates, 80.0 and 85.0 % ID accuracy")
+
+
+def test_figures__are_of_the_records_and_the_same_records_give_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    suite = study_figures.Suite("typefaces", study.RECORDS)
+    for name in study_figures.PICTURES:
+        drawn = study_figures.draw(name, [suite], tmp_path)
+        first = drawn.read_bytes()
+        assert suite.name.encode() in first
+        assert study_figures.draw(name, [suite], tmp_path).read_bytes() == first
+
+
+def test_figures__without_a_record_say_where_they_looked(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no suite has a trained row's record"):
+        study_figures.main(["--records", str(tmp_path), "--write", str(tmp_path)])

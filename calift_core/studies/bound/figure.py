@@ -22,7 +22,7 @@ _SHAPES = ("o", "s", "D", "^", "v", "P")
 _INK, _MUTED, _GRID = "#1c2733", "#5b6875", "#e8ecf0"
 
 #: Of the whole figure: text stays text, and the same marks give the same bytes.
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "calift",
     "font.family": "sans-serif",
@@ -92,7 +92,7 @@ def scatter_svg(panels: Sequence[Panel], *, title: str, caption: str) -> str:
     from matplotlib.figure import Figure
 
     styles = _styles(m.series for p in panels for m in p.marks)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         width, height = _PANEL_INCHES
         figure = Figure(figsize=(width * len(panels), height))
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
