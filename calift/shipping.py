@@ -58,10 +58,18 @@ def calibrate(
         str,
         typer.Option(
             "--with",
-            help="auto, none, temperature, histogram, isotonic, svs, vector, sms, or tsp for runs "
-            "with perturbed calibration copies.",
+            help="auto, none, temperature, histogram, isotonic, svs, vector, sms, tsp for runs "
+            "with perturbed calibration copies; disagreement, cautious, sals, ensemble with "
+            "--initial.",
         ),
     ] = "auto",
+    initial: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="The zero-shot run of the model that RUN started from: two towers are shipped.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Choose the calibrator that a run is exported and used with.
@@ -72,8 +80,11 @@ def calibrate(
     from calift_core.shipping.choosing import choose_calibrator, save_choice
 
     folder = folder_of(run)
-    choice = choose_calibrator(folder, kind)
-    path = save_choice(folder, choice)
+    if initial is not None:
+        need_torch()
+    first = None if initial is None else folder_of(initial)
+    choice = choose_calibrator(folder, kind, initial=first)
+    path = save_choice(folder, choice, initial=first)
     if as_json:
         print_json(choice.model_dump(mode="json"))
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from calift_core.calibration.registry import BESIDE_CALIBRATORS
 from calift_core.shipping.folder import EXPORT_NAME, PICTURE_NAME, Exported
 from calift_core.shipping.judged import Row
 
@@ -85,6 +86,11 @@ def _body(exported: Exported, rows: Sequence[Row]) -> str:
                 f"{_plain(choice.chosen_on.dataset)}"
             )
         said += ". No shift and no test image was used for either.\n"
+        if choice.kind in BESIDE_CALIBRATORS:
+            said += (
+                "The calibrator reads the logits of the initial model too, which is in the folder "
+                "`initial`: two towers, and two passes for every image.\n"
+            )
     return said + _table(rows) + _promised(exported) + _use(exported)
 
 

@@ -32,8 +32,13 @@ from calift_core.calibration.registry import BESIDE_CALIBRATORS, calibrator_from
 from calift_core.errors import DataError, PredictionsError, SpecError, UnknownNameError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.read import read_predictions
-from calift_core.predictions.types import Predictions
 from calift_core.schema.report import Report
+from calift_core.shipping.beside import (
+    demand_start,
+    initial_logits,
+    keep_initial,
+    predictions_beside,
+)
 
 #: The name of the choice in a run's folder.
 CHOICE_NAME = "calibrator.json"
@@ -91,32 +96,31 @@ class Choice(BaseModel):
         return None if self.calibrator is None else calibrator_from_dict(self.calibrator)
 
 
-def choose_calibrator(folder: Path, kind: str = AUTO) -> Choice:
+def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = None) -> Choice:
     """Fit a run's calibrators and choose one.
 
     Args:
         folder: of a finished run, with the predictions of its ID calibration part.
         kind: of the calibrator, `none`, or `auto`: the first of `CANDIDATES` whose NLL on ID
             validation is within one standard error of the lowest.
+        initial: folder of the finished zero-shot run that this one started from, for calibrators
+            that read its logits. `auto` chooses none of them: they are two towers.
 
     Raises:
         UnknownNameError: there is no such calibrator.
-        SpecError: it reads the initial model's logits, and nothing ships two towers.
+        SpecError: it reads the initial model's logits, and `initial` is not there; or it does not,
+            and it is.
         DataError: the run is not finished, or has no ID calibration part (for `auto` none of ID
             validation either).
         PredictionsError: a predictions file is damaged or does not hold all logits.
     """
-    if kind in BESIDE_CALIBRATORS:
-        raise SpecError(
-            f"{kind} reads the initial model's logits beside this one's, and a model that is "
-            "shipped has one image tower: it would need the initial one too, at twice the weights "
-            "and twice the passes for every image.",
-            hint="--with temperature keeps every prediction as well. `calift analyse calibrators` "
-            f"measures what {kind} would do, from predictions that are stored.",
-        )
-    if kind not in (AUTO, NONE, *CALIBRATORS):
-        raise UnknownNameError("calibrator", kind, [AUTO, NONE, *CALIBRATORS])
+    if kind not in (AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS):
+        raise UnknownNameError("calibrator", kind, [AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS])
+    if (kind in BESIDE_CALIBRATORS) != (initial is not None):
+        raise _wrong_initial(kind)
     report = read_report(folder)
+    if initial is not None:
+        demand_start(folder, initial)
     paths = part_of(folder, report, "calibration")
     if not paths:
         raise DataError(
@@ -132,16 +136,27 @@ def choose_calibrator(folder: Path, kind: str = AUTO) -> Choice:
             "none.",
             hint="Name the calibrator: --with temperature.",
         )
+    first = None
+    if initial is not None:
+        first = read_to_fit(predictions_beside(initial, clean.metadata.dataset))
     fitted: dict[str, Calibrator | None] = {}
     for name in CANDIDATES if kind == AUTO else dict.fromkeys((kind, NONE)):
         parts = [clean]
         if name == "tsp":
             parts += [read_to_fit(path) for path in _perturbed(folder, report)]
-        fitted[name] = None if name == NONE else fit_calibrator(name, parts, oracle=False)[0]
+        fitted[name] = (
+            None if name == NONE else fit_calibrator(name, parts, oracle=False, initial=first)[0]
+        )
     best, candidates, chosen_on = kind, [], None
     if validation:
         predictions = read_predictions(validation[0])
-        scores = {name: _scores(c, predictions) for name, c in fitted.items()}
+        scores = {
+            name: score_probs(
+                calibrated(predictions.logits, c, initial_logits(initial, predictions, c)),
+                predictions.labels,
+            )
+            for name, c in fitted.items()
+        }
         candidates = sorted(
             (_candidate(name, own) for name, own in scores.items()), key=lambda c: c.nll
         )
@@ -159,14 +174,35 @@ def choose_calibrator(folder: Path, kind: str = AUTO) -> Choice:
     )
 
 
-def calibrated(logits: Floats, calibrator: Calibrator | None) -> Doubles:
-    """Probabilities (N, C) of logits (N, C), the model's own where there is no calibrator."""
-    probs = softmax(logits) if calibrator is None else calibrator.transform(logits)
+def _wrong_initial(kind: str) -> SpecError:
+    if kind in BESIDE_CALIBRATORS:
+        return SpecError(
+            f"{kind} reads the initial model's logits beside this one's: it must know the finished "
+            "run of the model that this run started from.",
+            hint="--initial RUN names it. The model that is shipped is two towers then: twice the "
+            "weights, two passes for every image. --with temperature keeps every prediction too.",
+        )
+    return SpecError(
+        f"{kind} reads no other model's logits, and an initial model is given.",
+        hint=f"Those that do: {', '.join(BESIDE_CALIBRATORS)}.",
+    )
+
+
+def calibrated(
+    logits: Floats, calibrator: Calibrator | None, initial: Floats | None = None
+) -> Doubles:
+    """Probabilities (N, C) of logits (N, C), the model's own where there is no calibrator.
+
+    Args:
+        logits: of the model.
+        calibrator: fitted.
+        initial: (N, C) of the initial model, for calibrators that read them.
+
+    Raises:
+        SpecError: the calibrator reads the initial model's logits, and there are none.
+    """
+    probs = softmax(logits) if calibrator is None else calibrator.transform(logits, initial)
     return np.asarray(probs, dtype=np.float64)
-
-
-def _scores(calibrator: Calibrator | None, predictions: Predictions) -> SampleScores:
-    return score_probs(calibrated(predictions.logits, calibrator), predictions.labels)
 
 
 def _simplest(scores: Mapping[str, SampleScores], best: str) -> str:
@@ -182,8 +218,16 @@ def _candidate(kind: str, scores: SampleScores) -> Candidate:
     return Candidate(kind=kind, nll=nll(scores), brier=brier(scores), ece=ece(scores))
 
 
-def save_choice(folder: Path, choice: Choice) -> Path:
-    """Keep a choice in the run's folder; what predicts or exports the run takes it from there."""
+def save_choice(folder: Path, choice: Choice, *, initial: Path | None = None) -> Path:
+    """Keep a choice in the run's folder; what predicts or exports the run takes it from there.
+
+    Args:
+        folder: of the run.
+        choice: to keep.
+        initial: what `choose_calibrator` was given; its model is kept beside it.
+    """
+    if initial is not None:
+        keep_initial(folder, initial)
     path = folder / CHOICE_NAME
     atomic_write_json(path, choice.model_dump(mode="json"))
     return path

@@ -22,6 +22,7 @@ from calift_core.methods.base import Classifier
 from calift_core.models.clip import Clip
 from calift_core.models.finished import is_exported, load_finished
 from calift_core.models.precision import Precision, autocast, resolve_device, resolve_precision
+from calift_core.shipping.beside import INITIAL_NAME, reads_initial
 from calift_core.shipping.choosing import calibrated, read_choice
 from calift_core.shipping.folder import read_exported
 from calift_core.shipping.promises import Promises
@@ -81,6 +82,8 @@ class CalibratedClassifier:
         classifier: the head on its image features.
         calibrator: None where the model's own probabilities are used.
         promises: thresholds and prediction sets of an exported model, if it has.
+        initial: the model that this one started from, where the calibrator reads its logits: then
+            every image passes through both.
     """
 
     def __init__(
@@ -92,11 +95,12 @@ class CalibratedClassifier:
         *,
         precision: Precision = "fp32",
         promises: Promises | None = None,
+        initial: CalibratedClassifier | None = None,
     ) -> None:
         self.clip, self.classifier = clip.eval(), classifier
         self.classes, self.calibrator = tuple(classes), calibrator
         self.device = clip.net.logit_scale.device
-        self.precision, self.promises = precision, promises
+        self.precision, self.promises, self.initial = precision, promises, initial
         self._normalise = Normalise(
             clip.mean, clip.std, self.device, channels_last=clip.channels_last
         )
@@ -118,7 +122,6 @@ class CalibratedClassifier:
             DataError: the calibrator is damaged.
         """
         path, where = Path(folder), resolve_device(device)
-        clip, tensors, description = load_finished(path)
         promises = None
         if is_exported(path):
             exported = read_exported(path)
@@ -126,14 +129,12 @@ class CalibratedClassifier:
         else:
             choice = read_choice(path)
             calibrator = None if choice is None else choice.fitted()
-        head = Classifier.of(tensors, float(description["logit_scale"]), where)
+        passes = resolve_precision(precision, where)
+        initial = None
+        if reads_initial(calibrator):
+            initial = cls(*_tower(path / INITIAL_NAME, where), None, precision=passes)
         return cls(
-            clip.to(where),
-            head,
-            description["classes"],
-            calibrator,
-            precision=resolve_precision(precision, where),
-            promises=promises,
+            *_tower(path, where), calibrator, precision=passes, promises=promises, initial=initial
         )
 
     def promised(self) -> Promises:
@@ -166,14 +167,7 @@ class CalibratedClassifier:
             DataError: something is no image; says which and what it is.
         """
         parts = list(self.answers(_listed(images), batch_size=batch_size))
-        if not parts:
-            empty = np.empty((0, len(self.classes)))
-            return Answers(self.classes, empty, empty.astype(np.float32))
-        return Answers(
-            self.classes,
-            np.concatenate([part.probs for part in parts]),
-            np.concatenate([part.logits for part in parts]),
-        )
+        return together(self.classes, parts)
 
     def answers(self, images: Iterable[Any], *, batch_size: int = BATCH_SIZE) -> Iterator[Answers]:
         """`predict`, a batch at a time: memory holds one, however many images come."""
@@ -195,18 +189,38 @@ class CalibratedClassifier:
         """Answer for images that are fitted already: (B, S, S, 3) uint8."""
         return self.encode(pixels)[1]
 
-    @torch.inference_mode()
     def encode(self, pixels: Pixels) -> tuple[NDArray[np.float32], Answers]:
         """L2-normalised features (B, D) of fitted images, and the answers that they lead to."""
+        features, logits = self._pass(pixels)
+        first = None if self.initial is None else self.initial._pass(pixels)[1]
+        probs = calibrated(logits, self.calibrator, first)
+        return features, Answers(self.classes, probs, logits)
+
+    @torch.inference_mode()
+    def _pass(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Features (B, D) and logits (B, C) of this model alone."""
         batch = self._normalise(torch.from_numpy(pixels))
         with autocast(self.device, self.precision):
             features = self.clip.encode_image(batch)
         logits = self.classifier.logits(features).cpu().numpy()
-        return features.cpu().numpy(), Answers(self.classes, self.calibrated(logits), logits)
+        return features.cpu().numpy(), logits
 
-    def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(B, C) probabilities of logits (B, C)."""
-        return calibrated(logits, self.calibrator)
+
+def _tower(folder: Path, where: torch.device) -> tuple[Clip, Classifier, list[str]]:
+    """A finished or exported model, its head, and its class names."""
+    clip, tensors, description = load_finished(folder)
+    head = Classifier.of(tensors, float(description["logit_scale"]), where)
+    return clip.to(where), head, description["classes"]
+
+
+def together(classes: Sequence[str], parts: Sequence[Answers]) -> Answers:
+    """Answers one after the other; no part is answers for no image."""
+    empty = np.empty((0, len(classes)))
+    return Answers(
+        tuple(classes),
+        np.concatenate([empty, *(part.probs for part in parts)]),
+        np.concatenate([empty.astype(np.float32), *(part.logits for part in parts)]),
+    )
 
 
 def _listed(images: Any) -> Iterable[Any]:

@@ -22,6 +22,13 @@ from calift_core.files import (
 from calift_core.models.finished import EXPORTED_HEAD, EXPORTED_WEIGHTS, read_finished, weights_of
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec
+from calift_core.shipping.beside import (
+    export_initial,
+    reads_initial,
+    without_path,
+    without_paths,
+    write_open_clip,
+)
 from calift_core.shipping.card import model_card
 from calift_core.shipping.choosing import part_of, read_choice
 from calift_core.shipping.classifier import CalibratedClassifier
@@ -98,28 +105,21 @@ def export_run(
         told("writing the model")
         shutil.copyfile(weights_of(run), part / EXPORTED_WEIGHTS)
         shutil.copyfile(run / "checkpoint" / "classifier.safetensors", part / EXPORTED_HEAD)
-        preprocess = {**description["preprocess"], "mode": "RGB"}
-        atomic_write_json(
-            part / CONFIG_NAME,
-            {"model_cfg": description["config"], "preprocess_cfg": preprocess},
-        )
+        write_open_clip(part, description)
+        second = export_initial(run, part) if reads_initial(calibrator) else {}
         names, reference = [CONFIG_NAME, EXPORTED_WEIGHTS, EXPORTED_HEAD], None
         if part_of(run, report, "validation"):
             reference = reference_of(run, report, calibrator)
             save_reference(part, reference)
             names.append(REFERENCE_NAME)
         exported = Exported(
-            model={
-                **description,
-                "name": _without_path(description["name"]),
-                "pretrained": _without_path(description["pretrained"] or "") or None,
-            },
+            model=without_paths(description),
             templates=list(report.data.get("templates", [])),
             choice=choice,
             reference=None if reference is None else _described(reference),
             promises=promises_of(run, report, calibrator),
             provenance=_provenance(report),
-            files={name: sha256_file(part / name) for name in names},
+            files={name: sha256_file(part / name) for name in names} | second,
         )
         atomic_write_json(part / EXPORT_NAME, exported.model_dump(mode="json"))
         if onnx:
@@ -196,16 +196,8 @@ def _provenance(report: Report) -> Provenance:
         name=report.name,
         method_title=spec.method.title,
         method=spec.method.model_dump(mode="json"),
-        suite=_without_path(spec.suite.id),
+        suite=without_path(spec.suite.id),
         train=spec.train.model_dump(mode="json"),
         spec_sha256=report.spec_sha256,
         environment=report.environment,
     )
-
-
-def _without_path(source: str) -> str:
-    """A data source without the folders that it lies in: they are nobody else's business."""
-    kind, colon, where = source.partition(":")
-    if not colon:
-        return Path(source).name if "/" in source else source
-    return f"{kind}:{Path(where).name}"

@@ -4,6 +4,7 @@ open_clip_config.json, open_clip_model.safetensors    what open_clip loads: loca
 classifier.safetensors                                the head: weights (C, D), perhaps bias (C,)
 calift.json                                           all the rest, and the hash of every file
 README.md, reliability.png                            the model card
+initial/                                              the initial model, of two towers alone
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from calift_core.calibration import Calibrator
 from calift_core.errors import CheckpointError
 from calift_core.files import sha256_file
 from calift_core.models.finished import EXPORT_NAME, EXPORTED_HEAD, EXPORTED_WEIGHTS
+from calift_core.shipping.beside import CONFIG_NAME
 from calift_core.shipping.choosing import Choice
 from calift_core.shipping.promises import Promises
 
-CONFIG_NAME = "open_clip_config.json"
 CARD_NAME = "README.md"
 PICTURE_NAME = "reliability.png"
 ONNX_NAME = "model.onnx"

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calift_core.analysis.chunks import logit_chunks
 from calift_core.calibration import (
     Binning,
     Calibrator,
@@ -26,6 +25,7 @@ from calift_core.calibration.diagrams import ReliabilityCurve
 from calift_core.predictions.read import read_metadata, read_predictions
 from calift_core.predictions.types import Predictions, predictions_name
 from calift_core.schema.report import EceReport, EvaluationReport, Report
+from calift_core.shipping.beside import INITIAL_NAME, chunks_beside
 from calift_core.shipping.choosing import calibrated
 
 
@@ -82,7 +82,7 @@ def judged(folder: Path, report: Report, calibrator: Calibrator | None) -> Itera
                 evaluation.ece,
             )
             continue
-        yield _row(evaluation, _scores(path, calibrator))
+        yield _row(evaluation, _scores(path, folder / INITIAL_NAME, calibrator))
 
 
 def stored_tests(
@@ -99,11 +99,11 @@ def stored_tests(
             yield evaluation, read_predictions(path)
 
 
-def _scores(path: Path, calibrator: Calibrator | None) -> SampleScores:
+def _scores(path: Path, initial: Path, calibrator: Calibrator | None) -> SampleScores:
     """Scores of a file, a few rows at a time."""
     parts = [
-        score_probs(calibrated(chunk.logits, calibrator), chunk.labels)
-        for chunk in logit_chunks(path)
+        score_probs(calibrated(chunk.logits, calibrator, first), chunk.labels)
+        for chunk, first in chunks_beside(initial, path, calibrator)
     ]
     return SampleScores.concatenate(parts)
 

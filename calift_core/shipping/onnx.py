@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calift_core.calibration import Calibrator
-from calift_core.calibration.calibrators import Histogram, Isotonic, Temperature, Vector
+from calift_core.calibration.beside import DisagreementTemperature, Ensemble, SampleScaling
+from calift_core.calibration.calibrators import (
+    TEMPERATURE_RANGE,
+    Histogram,
+    Isotonic,
+    Temperature,
+    Vector,
+)
 from calift_core.calibration.structured import StructuredMatrix, StructuredVector
 from calift_core.errors import ModelError, SpecError, reason_of
 from calift_core.files import atomic_path
@@ -82,17 +89,26 @@ class _Pipeline(nn.Module):
         self.register_buffer("mean", torch.tensor(model.clip.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(model.clip.std).view(1, 3, 1, 1))
         self.head = Classifier.of(head.tensors(), head.scale, torch.device("cpu"))
+        self.initial = None if model.initial is None else _Pipeline(model.initial)
         self.calibrate = calibrator_module(model.calibrator)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def logits(self, pixels: Tensor) -> Tensor:
         images = pixels.permute(0, 3, 1, 2).float() / 255
         features = self.visual.encode_image((images - self.mean) / self.std)
-        logits = self.head.logits(F.normalize(features.float(), dim=-1))
-        return self.calibrate(logits), logits
+        found: Tensor = self.head.logits(F.normalize(features.float(), dim=-1))
+        return found
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.logits(pixels)
+        if self.initial is None:
+            return self.calibrate(logits), logits
+        return self.calibrate(logits, self.initial.logits(pixels)), logits
 
 
 def calibrator_module(calibrator: Calibrator | None) -> nn.Module:
     """A fitted calibrator in torch: logits (B, C) → probabilities (B, C), float32.
+
+    Those that read the initial model's logits take them as a second (B, C).
 
     Raises:
         SpecError: there is no such form of it.
@@ -111,6 +127,12 @@ def calibrator_module(calibrator: Calibrator | None) -> nn.Module:
             return _Steps(torch.tensor(calibrator.edges), torch.tensor(calibrator.values))
         case Isotonic():
             return _Lines(torch.tensor(calibrator.x), torch.tensor(calibrator.y))
+        case DisagreementTemperature():  # the cautious one among them
+            return _Disagreement(calibrator.a, calibrator.b)
+        case SampleScaling():
+            return _SampleScaling()
+        case Ensemble():
+            return _Ensemble(calibrator.own, calibrator.first)
     raise SpecError(
         f"the calibrator {calibrator.kind} has no form as a graph yet",
         hint="`calift calibrate RUN --with temperature` chooses another.",
@@ -146,6 +168,36 @@ class _Structured(nn.Module):
         probs = (logits * self.beta).softmax(dim=-1)
         mixed = (self.n * probs + 1 / probs.shape[-1]) / (self.n + 1)
         return torch.softmax(mixed.log() @ self.matrix + self.bias, dim=-1)
+
+
+class _Disagreement(nn.Module):
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__()
+        self.a, self.b = a, b
+
+    def forward(self, logits: Tensor, initial: Tensor) -> Tensor:
+        apart = (logits.softmax(dim=-1) - initial.softmax(dim=-1)).abs().sum(dim=-1, keepdim=True)
+        heat = torch.exp(self.a + self.b * (apart / 2).clamp(max=1.0)).clamp(*TEMPERATURE_RANGE)
+        return torch.softmax(logits / heat, dim=-1)
+
+
+class _SampleScaling(nn.Module):
+    def forward(self, logits: Tensor, initial: Tensor) -> Tensor:
+        low, high = logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True)
+        base, top = initial.amin(-1, keepdim=True), initial.amax(-1, keepdim=True)
+        width = high - low
+        share = (logits - low) / torch.where(width > 0, width, torch.ones_like(width))
+        return torch.softmax(share * (top - base) + base, dim=-1)
+
+
+class _Ensemble(nn.Module):
+    def __init__(self, own: float, first: float) -> None:
+        super().__init__()
+        self.own, self.first = own, first
+
+    def forward(self, logits: Tensor, initial: Tensor) -> Tensor:
+        own, first = (logits / self.own).softmax(-1), (initial / self.first).softmax(-1)
+        return (own + first) / 2
 
 
 class _TopLabel(nn.Module):

@@ -36,8 +36,8 @@ def pack(run: Path, target: Path, calibrator: str) -> None:
     export_run(run, made)
     # Weights hardly shrink.
     with atomic_path(target) as path, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
-        for file in sorted(made.iterdir()):
-            packed.write(file, f"model/{file.name}")
+        for file in sorted(file for file in made.rglob("*") if file.is_file()):
+            packed.write(file, f"model/{file.relative_to(made).as_posix()}")
 
 
 def main(argv: list[str]) -> None:

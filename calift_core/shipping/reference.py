@@ -19,6 +19,7 @@ from calift_core.files import atomic_write_bytes
 from calift_core.models.finished import is_exported
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
+from calift_core.shipping.beside import INITIAL_NAME, initial_logits
 from calift_core.shipping.choosing import calibrated, part_of, read_choice
 from calift_core.shipping.folder import REFERENCE_NAME, read_exported
 from calift_core.shipping.judged import stored_tests
@@ -36,23 +37,28 @@ class Reference:
         logits: (N, C) float32, before the calibrator.
         labels: (N,).
         judged: how far each estimator of accuracy was off on the run's shifts.
+        initial: (N, C) float32, the initial model's, where the calibrator reads them.
     """
 
     dataset: str
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     judged: list[Judged]
+    initial: NDArray[np.float32] | None = None
 
     def labelled(self, calibrator: Calibrator | None) -> Labelled:
         """Its calibrated confidences and hits."""
-        return labelled(self.logits, self.labels, calibrator)
+        return labelled(self.logits, self.labels, calibrator, self.initial)
 
 
 def labelled(
-    logits: NDArray[np.float32], labels: NDArray[np.int64], calibrator: Calibrator | None
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    calibrator: Calibrator | None,
+    initial: NDArray[np.float32] | None,
 ) -> Labelled:
     """Confidences and hits of the likeliest classes of calibrated probabilities."""
-    probs = calibrated(logits, calibrator)
+    probs = calibrated(logits, calibrator, initial)
     return Labelled(probs.max(axis=1), probs.argmax(axis=1) == labels)
 
 
@@ -72,13 +78,18 @@ def reference_of(run: Path, report: Report, calibrator: Calibrator | None) -> Re
     kept = np.arange(len(own))
     if len(own) > MOST:
         kept = np.sort(np.random.default_rng(0).choice(len(own), MOST, replace=False))
+    place = run / INITIAL_NAME
+    first = initial_logits(place, own, calibrator)
     logits, labels = own.logits[kept], own.labels[kept]
+    initial = None if first is None else first[kept].astype(np.float32)
     shifts = {
-        evaluation.dataset: labelled(found.logits, found.labels, calibrator)
+        evaluation.dataset: labelled(
+            found.logits, found.labels, calibrator, initial_logits(place, found, calibrator)
+        )
         for evaluation, found in stored_tests(run, report, roles=("shift",))
     }
-    judged = judge_estimators(labelled(logits, labels, calibrator), shifts)
-    return Reference(own.metadata.dataset, logits, labels, judged)
+    judged = judge_estimators(labelled(logits, labels, calibrator, initial), shifts)
+    return Reference(own.metadata.dataset, logits, labels, judged, initial)
 
 
 def save_reference(folder: Path, reference: Reference) -> None:
@@ -87,6 +98,8 @@ def save_reference(folder: Path, reference: Reference) -> None:
         "logits": torch.from_numpy(np.ascontiguousarray(reference.logits)),
         "labels": torch.from_numpy(np.ascontiguousarray(reference.labels)),
     }
+    if reference.initial is not None:
+        tensors["initial"] = torch.from_numpy(np.ascontiguousarray(reference.initial))
     atomic_write_bytes(folder / REFERENCE_NAME, save(tensors))
 
 
@@ -110,7 +123,8 @@ def read_reference(folder: Path) -> Reference:
     try:
         tensors = load_file(folder / REFERENCE_NAME)
         logits, labels = tensors["logits"].numpy(), tensors["labels"].numpy()
+        initial = tensors["initial"].numpy() if "initial" in tensors else None
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{REFERENCE_NAME} in {str(folder)!r} is damaged: {error}") from None
     judged = [Judged(one.estimator, one.errors) for one in exported.reference.judged]
-    return Reference(exported.reference.dataset, logits, labels, judged)
+    return Reference(exported.reference.dataset, logits, labels, judged, initial)

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from calift_core.calibration.unlabelled import energy_drift, estimate_accuracy, recommended
 from calift_core.errors import CaliftError, DataError, InterruptedRunError, UnreadableImageError
-from calift_core.shipping.classifier import BATCH_SIZE, CalibratedClassifier
+from calift_core.shipping.choosing import calibrated
+from calift_core.shipping.classifier import BATCH_SIZE, Answers, CalibratedClassifier, together
 from calift_core.shipping.reference import Reference
 
 #: Images that are shown as the most unusual.
@@ -151,10 +152,10 @@ def watch(
         DataError: fewer than two images can be read.
         InterruptedRunError: `stop` said so.
     """
-    logits, read, unreadable = _answers(model, paths, batch_size, told, stop)
+    answers, read, unreadable = _answers(model, paths, batch_size, told, stop)
     if len(read) < 2:
         raise DataError(f"at least 2 images must be readable, {len(read)} of {len(paths)} are")
-    probs = model.calibrated(logits)
+    logits, probs = answers.logits, answers.probs
     confidences, predicted = probs.max(axis=1), probs.argmax(axis=1)
     labelled = reference.labelled(model.calibrator)
     errors = {one.estimator: one for one in reference.judged}
@@ -199,9 +200,9 @@ def _answers(
     batch_size: int,
     told: Callable[[int], None],
     stop: Callable[[], bool],
-) -> tuple[NDArray[np.float32], list[str], dict[str, str]]:
-    """Logits (N, C), the files that were read, and why others were not."""
-    logits: list[NDArray[np.float32]] = []
+) -> tuple[Answers, list[str], dict[str, str]]:
+    """Answers for N images, the files that were read, and why others were not."""
+    answers: list[Answers] = []
     read: list[str] = []
     unreadable: dict[str, str] = {}
     for start in range(0, len(paths), batch_size):
@@ -215,17 +216,16 @@ def _answers(
             except UnreadableImageError as error:
                 unreadable[path] = error.message
         if fitted:
-            logits.append(model.answer(np.stack(fitted)).logits)
+            answers.append(model.answer(np.stack(fitted)))
         told(min(start + batch_size, len(paths)))
-    empty = np.empty((0, len(model.classes)), np.float32)
-    return np.concatenate([empty, *logits]), read, unreadable
+    return together(model.classes, answers), read, unreadable
 
 
 def _shares(
     model: CalibratedClassifier, reference: Reference, predicted: NDArray[np.int64]
 ) -> list[Share]:
     n_classes = len(model.classes)
-    there = model.calibrated(reference.logits).argmax(axis=1)
+    there = calibrated(reference.logits, model.calibrator, reference.initial).argmax(axis=1)
     before = np.bincount(there, minlength=n_classes) / len(there)
     here = np.bincount(predicted, minlength=n_classes) / len(predicted)
     order = np.argsort(-np.abs(here - before), kind="stable")
