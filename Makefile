@@ -87,11 +87,13 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/imagenet_size.py --images 100000
 	$(BIN)/python benchmarks/gpu.py
 
-# RESULTS_ARGS: such as --plan.
+# RESULTS_ARGS: such as --plan. RESULTS_SUITES: others than typefaces are drawn first, by benchmarks/make_suites.py.
 RESULTS_ARGS ?=
+RESULTS_SUITES ?= typefaces
 results: $(VENV)/.dev
-	@$(BIN)/python benchmarks/study.py --out results/study --suites typefaces $(RESULTS_ARGS)
-	@$(BIN)/python benchmarks/study_tables.py --out results/study --suites typefaces --write docs/results
+	@$(BIN)/python benchmarks/study.py --out results/study --suites $(RESULTS_SUITES) $(RESULTS_ARGS)
+	@$(BIN)/python benchmarks/study_tables.py --out results/study --suites $(RESULTS_SUITES) --write docs/results
+	@$(BIN)/python benchmarks/study_figures.py --write docs/img
 
 pictures: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .chrome
