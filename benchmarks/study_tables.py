@@ -308,6 +308,13 @@ def confidence_sets(ledger: Ledger) -> list[str]:
     return lines
 
 
+def kept_lines(bench: Bench, records: Path, name: str) -> list[str]:
+    """A table that is kept among the records, empty where there is none."""
+    file = records / bench.name / f"{name}.json"
+    lines: list[str] = json.loads(file.read_text()) if file.is_file() else []
+    return lines
+
+
 def kept_of_images(
     name: str, make: Callable[[Ledger], list[str]], bench: Bench, records: Path, out: Path | None
 ) -> list[str]:
@@ -316,9 +323,8 @@ def kept_of_images(
     lines = [] if out is None else make(Ledger.read(bench, records, out))
     if len(lines) > 2:
         atomic_write_bytes(file, (json.dumps(lines, ensure_ascii=False, indent=1) + "\n").encode())
-    elif file.is_file():
-        lines = json.loads(file.read_text())
-    return lines
+        return lines
+    return kept_lines(bench, records, name)
 
 
 def ladder_table(records: Sequence[Record]) -> list[str]:
@@ -428,6 +434,10 @@ def page(bench: Bench, records: Path, out: Path | None) -> list[str]:
         ("Along the ladder, means over the seeds that are there", ladder_table(found)),
         ("Rows at their own rates (of those that are there)", table(found)),
         ("How much is under-confidence", under_confidence(found)),
+        (
+            "Where rows sit on FLYP's weight path (benchmarks/on_path.py)",
+            kept_lines(bench, records, "on_path"),
+        ),
         ("Disagreement temperature against other calibrators", beside_others(found, OURS)),
         ("Cautious temperature against other calibrators", beside_others(found, CAUTIOUS)),
         ("Cost", costs(found)),
