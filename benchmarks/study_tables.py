@@ -440,6 +440,7 @@ def page(bench: Bench, records: Path, out: Path | None) -> list[str]:
         ),
         ("Disagreement temperature against other calibrators", beside_others(found, OURS)),
         ("Cautious temperature against other calibrators", beside_others(found, CAUTIOUS)),
+        ("Other forms of T (benchmarks/distances.py)", kept_lines(bench, records, "distances")),
         ("Cost", costs(found)),
     ]
     for title, rows in parts:
