@@ -4,8 +4,8 @@
 
 Every form of T is fitted on the ID calibration images of every trained run that lies in --out, and
 the mean NLL on ID validation says which is best. What it gave under shift is told and chooses
-nothing. The last rows are the form that is shipped with another prior on b, fitted on 126 images
-as on a small data set, means over ten draws that all runs share. From stored predictions: a second or two a run.
+nothing. The last rows are the form that is shipped with another prior on b, fitted on 126 images as
+on a small data set: means over ten draws that all runs share. From stored predictions.
 """
 
 from __future__ import annotations
