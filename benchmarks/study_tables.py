@@ -355,6 +355,40 @@ def ladder_table(records: Sequence[Record]) -> list[str]:
     return lines
 
 
+def own_table(records: Sequence[Record]) -> list[str]:
+    """Every row at its own rate, a line each: what the results page shows."""
+    kinds = ("raw", "temperature", "published", OURS)
+    rates = own_rates([r for r in records if r["row"] in (*TRAINED, *PATHS)])
+    lines = ["| row | rate | seeds | ID acc | OOD acc | OOD ECE: raw, T, published, ours | "
+             "OOD NLL: raw, T, published, ours | OOD L2², 1e-4: raw, T, published, ours |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row in ("zero-shot", *TRAINED, *PATHS):
+        some = [r for r in records if (r["row"], r["lr"]) == (row, rates.get(row))]
+        some = [r for r in some if "numbers" in r]
+        if not some:
+            continue
+
+        def of(kind: str, role: str, number: str, some: Sequence[Record] = some) -> float:
+            return float(np.mean([mean(r, kind, role, number) for r in some]))
+
+        four = [
+            ", ".join(f"{scale * of(kind, 'shift', number):.{digits}f}" for kind in kinds)
+            for number, scale, digits in (("ece", 100, 1), ("nll", 1, 3), ("squared", 1e4, 0))
+        ]
+        rate = "–" if rates.get(row) is None else f"{rates[row]:g}"
+        lines.append(
+            f"| {row} | {rate} | {len(some)} | {100 * of('raw', 'id', 'accuracy'):.1f} | "
+            f"{100 * of('raw', 'shift', 'accuracy'):.1f} | {' | '.join(four)} |"
+        )
+    return lines
+
+
+def short_verdicts(lines: Sequence[str]) -> list[str]:
+    """Of the verdicts those over images against rivals with their best published calibrator."""
+    return [*lines[:2], *(line for line in lines[2:]
+                          if "+ published" in line and "| images |" in line)]  # fmt: skip
+
+
 def beside_others(records: Sequence[Record], ours: str) -> list[str]:
     """A calibrator of ours against every other one, over all trained runs and paths."""
     lines = ["| against | runs | OOD NLL lower | OOD L2² lower | ID NLL lower | "
@@ -457,7 +491,12 @@ def refresh(text: str, bench: Bench, records: Path) -> str:
     said = ", ".join(map(str, seeds))
     blocks = {
         "so-far": [f"{len(plain)} of {every} runs are there so far, of seed {said}."],
-        "ladder": ladder_table(found),
+        "own": own_table(found),
+        "verdicts": short_verdicts(kept_lines(bench, records, "verdicts")),
+        "sets": kept_lines(bench, records, "sets"),
+        "on-path": kept_lines(bench, records, "on_path"),
+        "under-confidence": under_confidence(found),
+        "others": beside_others(found, OURS),
         "cost": costs(found),
     }
     for name, lines in blocks.items():
