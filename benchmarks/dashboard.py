@@ -70,12 +70,13 @@ _PATIENCE_MS = 120_000
 #: Something of a page besides its heading.
 _FIRST = """() => document.querySelector('.calift-head h1') && [...document.querySelectorAll(`
     .calift-stats, [data-testid=stDataFrame], [data-testid=stTable], table, .calift-empty,
-    [data-testid=stPlotlyChart] .main-svg, [data-testid=stSelectbox], [data-testid=stMultiSelect],
+    .js-plotly-plot .main-svg, [data-testid=stSelectbox], [data-testid=stMultiSelect],
     [data-testid=stTextInput], [data-testid=stMarkdown], [data-testid^=stBidiComponent]`)]
   .some((e) => e.closest('[data-testid=stMain]') && e.getClientRects().length)"""
 _WHOLE = """() => document.querySelector('.calift-head h1') && !document.querySelector(
   '[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton], .calift-waiting')
-  && !document.querySelector('[data-testid=stPlotlyChart]:not(:has(.main-svg))')"""
+  && !document.querySelector('[data-testid=stPlotlyChart]:not(:has(.main-svg)), '
+    + '.calift-chart[data-state=loading]')"""
 #: Whether the page's script runs, here or on the server.
 _RUNS = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'running'"
 _STILL = f"() => !({_RUNS}) && ({_WHOLE})()"
