@@ -28,6 +28,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+import plotly
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request, cookie_parser
@@ -42,7 +43,12 @@ from calift_core.schema.wire.operations import SavedView
 HERE = Path(__file__).parent
 #: What others publish and pages load; its licence lies beside it.
 _VENDOR = HERE / "vendor"
-_SCRIPTS = frozenset(path.name for path in _VENDOR.glob("*.js"))
+#: Scripts by the names that pages give: Plotly's part, and all of it as its package has it.
+_SCRIPTS = {path.name: path for path in _VENDOR.glob("*.js")} | {
+    f"plotly-{plotly.__version__}.min.js": Path(plotly.__file__).parent
+    / "package_data"
+    / "plotly.min.js"
+}
 log = logging.getLogger(__name__)
 
 #: What is served to everybody: the log-in, Streamlit's own scripts, fonts and settings.
@@ -102,8 +108,8 @@ def policy(page: str = "") -> str:
 
 @cache
 def _packed(name: str) -> bytes:
-    """A script of `_VENDOR`, compressed once."""
-    return gzip.compress((_VENDOR / name).read_bytes(), 9)
+    """A script, compressed once."""
+    return gzip.compress(_SCRIPTS[name].read_bytes(), 6)
 
 
 def cookie_name(host: str) -> str:
@@ -423,7 +429,7 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
         if name not in _SCRIPTS:
             return PlainTextResponse("There is no such script.\n", 404)
         packed = "gzip" in request.headers.get("Accept-Encoding", "")
-        body = _packed(name) if packed else (_VENDOR / name).read_bytes()
+        body = _packed(name) if packed else _SCRIPTS[name].read_bytes()
         coded = {"Content-Encoding": "gzip"} if packed else {}
         kept = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
         return Response(body, media_type="text/javascript", headers={**kept, **coded})

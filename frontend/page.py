@@ -201,12 +201,7 @@ def chart(
     }
     shown = style.on_dark(figure) if is_dark() else figure
     with st.container(key=f"wide-{name}") if wide else nullcontext():
-        if {trace.type for trace in figure.data} <= components.DRAWN:
-            components.chart(
-                shown.to_json(), key=f"chart-{name}", alt=alt, config=config, select=select
-            )
-        else:
-            _whole_plotly(shown, name, alt, config, select)
+        components.chart(shown, key=f"chart-{name}", alt=alt, config=config, select=select)
     below(
         lambda: figure,
         twin,
@@ -215,32 +210,6 @@ def chart(
         data=data,
         choose=marks(figure) if select and by_name else (),
         select=select,
-    )
-
-
-def _whole_plotly(
-    figure: go.Figure,
-    name: str,
-    alt: str,
-    config: Mapping[str, Any],
-    select: Callable[[list[Any]], None] | None,
-) -> None:
-    """A chart of a kind that our own part of Plotly lacks, by Streamlit's, which has all kinds."""
-
-    def selected() -> None:
-        points = st.session_state[f"chart-{name}"]["selection"]["points"]
-        if select is not None and points and points[0].get("customdata"):
-            select(list(points[0]["customdata"]))
-
-    st.plotly_chart(
-        figure,
-        theme=None,
-        width="stretch",
-        key=f"chart-{name}",
-        config=dict(config),
-        alt=alt,
-        on_select=selected if select else "ignore",
-        selection_mode="points",
     )
 
 

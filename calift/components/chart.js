@@ -1,7 +1,6 @@
 // @ts-check
-// A chart of Plotly's. Its script is a part of Plotly that has the kinds of charts that are drawn
-// here, a third of the whole; it is loaded once a chart is near what can be seen, and so is each
-// chart drawn. `mark` tells the server what the mark that somebody selected stands for.
+// A chart of Plotly's. Its script, most often a part of Plotly, is loaded once a chart is near what
+// can be seen, and so is each chart drawn. `mark` tells the server what the mark that somebody selected stands for.
 
 import { component, html } from "./dom.js";
 
@@ -16,22 +15,25 @@ import { component, html } from "./dom.js";
  * @property {string} away said where the script cannot be loaded
  */
 
-const NEAR = "300px";
+/** How far outside of what can be seen a chart is drawn: hardly, for many are never looked at. */
+const NEAR = "40px";
 const RETRIES_MS = [500, 2000, 8000];
 
-/** @type {Promise<any> | null} */
-let loading = null;
+/** @type {Map<string, Promise<any>>} */
+const loading = new Map();
 
 /**
  * Plotly, loaded once a page. A module that failed to load stays so under its address.
  * @param {string} address
  */
 function plotly(address) {
-  loading ??= loaded(address).catch((error) => {
-    loading = null;
-    throw error;
-  });
-  return loading;
+  if (!loading.has(address)) {
+    loading.set(address, loaded(address).catch((error) => {
+      loading.delete(address);
+      throw error;
+    }));
+  }
+  return /** @type {Promise<any>} */ (loading.get(address));
 }
 
 /** @param {string} address */
@@ -61,7 +63,7 @@ class Chart {
     this.width = 0;
     this.plot = html("div", { class: "plot" });
     this.why = html("p", { class: "why", role: "status" });
-    this.box = html("div", { class: "calift-chart", role: "img", "data-state": "waits" }, [
+    this.box = html("div", { class: "calift-chart", role: "figure", "data-state": "waits" }, [
       this.plot, this.why,
     ]);
     root.append(this.box);
@@ -79,7 +81,7 @@ class Chart {
     this.watch.disconnect();
     this.sizes.disconnect();
     removeEventListener("beforeprint", this.print);
-    /** @type {any} */ (globalThis).Plotly?.purge(this.plot);
+    this.plotly?.purge(this.plot);
     this.box.remove();
   }
 
@@ -117,6 +119,7 @@ class Chart {
         ...figure.layout, autosize: true,
         ...(data.selects ? { clickmode: "event+select" } : {}),
       };
+      this.plotly = Plotly;
       await Plotly.react(this.plot, figure.data, layout, data.config);
       this.listen();
       this.why.replaceChildren();
@@ -144,7 +147,7 @@ class Chart {
     const width = this.box.clientWidth;
     if (!width || width === this.width) return;
     this.width = width;
-    /** @type {any} */ (globalThis).Plotly.Plots.resize(this.plot);
+    this.plotly.Plots.resize(this.plot);
   }
 }
 

@@ -288,7 +288,7 @@ def axis(**changes: Any) -> dict[str, Any]:
     if name is not None:
         look["title"] = {**look["title"], "text": name}
     if changes.get("tickformat") in _SHARES and changes.get("type") != "log":
-        look["autorangeoptions"] = {"minallowed": -_BEYOND, "maxallowed": 1 + _BEYOND}
+        look["autorangeoptions"] = {"clipmin": -_BEYOND, "clipmax": 1 + _BEYOND}
     return {**look, **changes}
 
 

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
-from frontend.components import PLOTLY
+from frontend.components import PLOTLY, WHOLE
 from frontend.door import Sessions, cookie_name, policy, routes, safe_path, session_of
 from tests.frontend.conftest import Service, pointed_at
 
@@ -125,8 +125,10 @@ def test_page__without_a_session_shows_nothing(
 def test_script__is_kept_by_browsers_and_no_other_file_is_served() -> None:
     app = Starlette(routes=routes(Sessions("http://127.0.0.1:9")))
     client = TestClient(app)
+    whole = client.get(f"/scripts/{WHOLE}").content
     plain = client.get(f"/scripts/{PLOTLY}", headers={"Accept-Encoding": "identity"})
     packed = client.get(f"/scripts/{PLOTLY}", headers={"Accept-Encoding": "gzip"})
+    assert len(plain.content) < len(whole) / 3
     assert plain.content == packed.content  # as a browser unpacks it
     assert packed.headers["content-encoding"] == "gzip"
     assert int(packed.headers["content-length"]) < len(plain.content) / 2
