@@ -51,8 +51,9 @@ _TIMEOUT_S = 90.0
 #: Images whose looks are remembered, and the longer side that they are decoded at.
 _LOOKS, _MEASURED, _HASH_BYTES = 20_000, 256, 16
 _MAX_LINE, _MAX_BODY = 64 << 10, 4 << 20
-#: Wishes that may wait; a page has at most 200.
-_MAX_WAITING = 1000
+#: Wishes that may wait, and how long one does; a page has at most 200. What is drawn after somebody
+#: has given up is kept, so who asks again has it.
+_MAX_WAITING, _PATIENCE_S, _AGAIN_S = 1000, 20.0, 2
 #: What the child sees of our environment: nothing that could be a secret.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "HOME", "SYSTEMROOT")
 _TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -145,7 +146,7 @@ class Thumbnails:
         key = hashlib.sha256(text.encode()).hexdigest()
         body = await run_in_threadpool(self._kept.get, key)
         if body is None:
-            body = await self._in_line(lambda drawer: self._draw(drawer, key, wish))
+            body = await self._in_line(lambda drawer: self._draw(drawer, key, wish), _PATIENCE_S)
         return Thumbnail(body, _media_type(body) or "")
 
     async def measure(self, wishes: Sequence[Mapping[str, Any]]) -> list[Measured | str]:
@@ -175,20 +176,22 @@ class Thumbnails:
             self._looks[key] = found
         return found
 
-    async def _in_line(self, work: Callable[[_Drawer], T]) -> T:
+    async def _in_line(self, work: Callable[[_Drawer], T], patience_s: float | None = None) -> T:
         """Have a child do something, when it is its turn.
 
         Raises:
-            HttpError: 503, too many are waited for.
+            HttpError: 503, too many are waited for, or its turn did not come in that time.
         """
         if sum(line.waiting for line in self._lines) >= _MAX_WAITING:
-            raise HttpError(503, "BUSY", "too many thumbnails are waited for.", hint="Try again.")
+            raise _busy()
         line = min(self._lines, key=lambda one: one.waiting)
-        line.waiting += 1
+        line.take()
+        begun = line.thread.submit(work, line.drawer)
+        begun.add_done_callback(lambda _: line.answered())
         try:
-            return await asyncio.wrap_future(line.thread.submit(work, line.drawer))
-        finally:
-            line.waiting -= 1
+            return await asyncio.wait_for(asyncio.wrap_future(begun), patience_s)
+        except TimeoutError:
+            raise _busy() from None
 
     def _draw(self, drawer: _Drawer, key: str, wish: Mapping[str, Any]) -> bytes:
         _, body = _answered(drawer, wish)
@@ -230,6 +233,13 @@ def _media_type(body: bytes) -> str | None:
 
 def _no_image(message: str, hint: str = "") -> HttpError:
     return HttpError(404, "NO_IMAGE", message, hint=hint)
+
+
+def _busy() -> HttpError:
+    return HttpError(
+        503, "BUSY", "too many thumbnails are waited for.", hint="Try again.",
+        headers={"Retry-After": str(_AGAIN_S)},
+    )  # fmt: skip
 
 
 def _refused(header: Mapping[str, Any]) -> Exception:
@@ -311,6 +321,17 @@ class _Line:
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thumbnails")
         self.drawer = _Drawer(environment)
         self.waiting = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """One wish more waits."""
+        with self._lock:
+            self.waiting += 1
+
+    def answered(self) -> None:
+        """One wish less, whoever still waits for its answer."""
+        with self._lock:
+            self.waiting -= 1
 
 
 class _Drawer:

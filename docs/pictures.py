@@ -59,7 +59,8 @@ UNWANTED = {
     "an error": "[data-testid=stAlertContentError]",
     "a warning": "[data-testid=stAlertContentWarning]",
     "an empty state": ".calift-empty",
-    "an empty chart": "[data-testid=stPlotlyChart]:not(:has(.main-svg))",
+    "an empty chart": "[data-testid=stPlotlyChart]:not(:has(.main-svg)), "
+    ".calift-chart:not([data-state=drawn])",
 }
 
 
@@ -174,7 +175,7 @@ _SETTLED = """() => document.querySelector('.calift-head h1')
     [...(e.shadowRoot?.querySelectorAll('img') ?? [])].every((i) =>
       i.naturalWidth > 0 || i.getBoundingClientRect().top > innerHeight))"""
 #: Plotly's charts and our own diagrams, which stand in shadow roots.
-_CHARTS = """() => document.querySelectorAll('[data-testid=stPlotlyChart] .main-svg').length
+_CHARTS = """() => document.querySelectorAll('.js-plotly-plot:has(.main-svg)').length
   + [...document.querySelectorAll('[data-testid^=stBidiComponent]')]
     .filter((e) => e.shadowRoot?.querySelector('.diagram svg')).length"""
 _HEIGHT = """() => {
@@ -290,7 +291,7 @@ def faults(tab: Page, shot: Shot, said: Sequence[str]) -> list[str]:
     title = heading.first.inner_text() if heading.count() else ""
     if title != shot.title:
         found.append(f"its heading is {title!r} instead of {shot.title!r}")
-    drawn = tab.locator("[data-testid=stPlotlyChart]:has(.main-svg)").count()
+    drawn = tab.locator(".js-plotly-plot:has(.main-svg)").count()
     drawn += tab.locator(".diagram:has(svg)").count()
     if drawn < shot.charts:
         found.append(f"it has {drawn} charts, and at least {shot.charts} were expected")

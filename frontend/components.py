@@ -1,4 +1,4 @@
-"""The dashboard's own components: the diagram whose bins are chosen, the gallery, the browser.
+"""The dashboard's own components: the diagram whose bins are chosen, charts, gallery, browser.
 
 Their files are plain modules in `calift/components`, which `calift/pyproject.toml` declares to
 Streamlit: its own scripts alone may run, and a component's text is no script of ours until it is
@@ -8,19 +8,32 @@ and never markup.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import plotly
+import plotly.graph_objects as go
 import streamlit as st
 
 from frontend.figures import style
 
+#: Plotly's own part with bars, heat-maps and points, as its project publishes it; see `vendor`.
+PLOTLY = "plotly-cartesian-4.1.1.min.js"
+#: As `plotly.js-cartesian-dist-min` of npm has it.
+PLOTLY_SHA256 = "79542150855a52c567260e3137095dbe2b744e6d702a5cabe67da246942fba7a"
+#: What that part draws; all of Plotly, three times as large, is loaded for the other kinds.
+DRAWN = frozenset({"bar", "heatmap", "scatter"})
+WHOLE = f"plotly-{plotly.__version__}.min.js"
+
 
 @cache
-def _component(name: str) -> Callable[..., Any]:
+def _component(name: str, *, apart: bool = True) -> Callable[..., Any]:
     # Not when this module is imported: Streamlit looks for files when it runs.
-    return st.components.v2.component(f"calift.{name}", css=f"{name}.css", js=f"{name}.js")
+    return st.components.v2.component(
+        f"calift.{name}", css=f"{name}.css", js=f"{name}.js", isolate_styles=apart
+    )
 
 
 def browser() -> None:
@@ -43,15 +56,67 @@ def reliability(
         data: of `figures.reliability.brushed`.
         key: of the widget.
         chosen: called before the page is drawn again, with the edges that somebody chose, or None
-            when they let go.
+            when they let go; not for what was chosen in another diagram that stood here before.
     """
 
     def picked() -> None:
         given = st.session_state[key].get("range")
-        chosen(_edges(given))
+        if isinstance(given, Mapping) and given.get("of") == data["of"]:
+            chosen(_edges(given.get("edges")))
 
     both = {**data, "colour": style.both(data["colour"])}
     _component("reliability")(key=key, data=both, on_range_change=picked)
+
+
+def chart(
+    figure: go.Figure,
+    *,
+    key: str,
+    alt: str,
+    config: Mapping[str, Any],
+    select: Callable[[list[Any]], None] | None = None,
+) -> None:
+    """A chart of Plotly's, drawn once it is near what a visitor sees.
+
+    Args:
+        figure: its layout has a height.
+        key: of the widget.
+        alt: describes it to those who do not see it.
+        config: Plotly's.
+        select: called before the page is drawn again, with the `customdata` of the mark that
+            somebody selected, while the page still shows the figure that it was selected in.
+    """
+    drawn = figure.to_json()
+    of = f"{zlib.crc32(drawn.encode()):08x}"
+    script = PLOTLY if {trace.type for trace in figure.data} <= DRAWN else WHOLE
+
+    def selected() -> None:
+        mark = _mark(st.session_state[key].get("mark"), of)
+        if select is not None and mark:
+            select(mark)
+
+    _component("chart", apart=False)(
+        key=key,
+        data={
+            "figure": drawn,
+            "config": dict(config),
+            "script": f"/scripts/{script}",
+            "alt": alt,
+            "selects": select is not None,
+            "of": of,
+            "away": "The chart could not be loaded: its numbers are in the table below.",
+        },
+        on_mark_change=selected,
+    )
+
+
+def _mark(given: Any, of: str) -> list[Any]:
+    """What a selected mark stands for; nothing where a browser sent another figure's, or else."""
+    if not isinstance(given, Mapping) or given.get("of") != of:
+        return []
+    mark = given.get("mark")
+    plain = isinstance(mark, list) and all(isinstance(v, str | int | float) for v in mark)
+    return list(mark) if plain and isinstance(mark, list) else []
 
 
 def _edges(given: Any) -> tuple[float, float] | None:

@@ -15,6 +15,7 @@ It has more than 500 lines so that everything that decides who comes in is read 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import html
 import logging
@@ -23,9 +24,11 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+import plotly
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request, cookie_parser
@@ -38,6 +41,14 @@ from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableErro
 from calift_core.schema.wire.operations import SavedView
 
 HERE = Path(__file__).parent
+#: What others publish and pages load; its licence lies beside it.
+_VENDOR = HERE / "vendor"
+#: Scripts by the names that pages give: Plotly's part, and all of it as its package has it.
+_SCRIPTS = {path.name: path for path in _VENDOR.glob("*.js")} | {
+    f"plotly-{plotly.__version__}.min.js": Path(plotly.__file__).parent
+    / "package_data"
+    / "plotly.min.js"
+}
 log = logging.getLogger(__name__)
 
 #: What is served to everybody: the log-in, Streamlit's own scripts, fonts and settings.
@@ -54,6 +65,8 @@ _OPEN = (
 _OPEN_FOLDER = "/static/"
 #: A session that the API vouched for is not asked about again for so long.
 _TRUST_S = 5.0
+#: How long an image may take; longer than the API lets one wait for its turn.
+_PICTURE_S = 30.0
 _FORM_BYTES = 8192
 #: How a browser marks a link that was followed from another page than one of ours.
 _FOREIGN = ("cross-site", "same-site")
@@ -91,6 +104,12 @@ def policy(page: str = "") -> str:
     allowed = dict(_POLICY)
     allowed["script-src"] += "".join(f" 'sha256-{digest}'" for digest in hashes)
     return "; ".join(f"{name} {value}" for name, value in allowed.items())
+
+
+@cache
+def _packed(name: str) -> bytes:
+    """A script, compressed once."""
+    return gzip.compress(_SCRIPTS[name].read_bytes(), 6)
 
 
 def cookie_name(host: str) -> str:
@@ -167,8 +186,8 @@ class Sessions:
         self._known.pop(hashlib.sha256(token.encode()).hexdigest(), None)
         await run_in_threadpool(self._end, token)
 
-    def _client(self, credential: str) -> Client:
-        return Client(self._api_url, credential, timeout_s=10.0)
+    def _client(self, credential: str, wait_s: float = 10.0) -> Client:
+        return Client(self._api_url, credential, timeout_s=wait_s)
 
     def _ask(self, token: str) -> None:
         with self._client(token) as client:
@@ -181,7 +200,7 @@ class Sessions:
     def _picture(self, token: str, evaluation: str, sample: str, size: int) -> bytes:
         with self._lock:
             # A page asks for many at once, and a client is dear to make.
-            client = self._clients.pop(token, None) or self._client(token)
+            client = self._clients.pop(token, None) or self._client(token, _PICTURE_S)
             self._clients[token] = client
             while len(self._clients) > _CLIENTS:
                 # Its connections go when the last answer has been read.
@@ -391,8 +410,11 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
             )
         except CaliftError as error:
             refused = getattr(error, "status", 0) or 503
+            later = {"Retry-After": "2"} if refused in (429, 503) else {}
             return PlainTextResponse(
-                f"{error.message} {error.hint}".strip(), refused, {"Cache-Control": "no-store"}
+                f"{error.message} {error.hint}".strip(),
+                refused,
+                {"Cache-Control": "no-store", **later},
             )
         kind = next((k for start, k in _PICTURES.items() if body.startswith(start)), None)
         if kind is None:
@@ -401,10 +423,22 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
         kept = {"Cache-Control": "private, max-age=86400, immutable", "Vary": "Cookie"}
         return Response(body, media_type=kind, headers=kept)
 
+    def script(request: Request) -> Response:
+        """A script that pages load once and browsers keep: its version is part of its name."""
+        name = request.path_params["name"]
+        if name not in _SCRIPTS:
+            return PlainTextResponse("There is no such script.\n", 404)
+        packed = "gzip" in request.headers.get("Accept-Encoding", "")
+        body = _packed(name) if packed else _SCRIPTS[name].read_bytes()
+        coded = {"Content-Encoding": "gzip"} if packed else {}
+        kept = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+        return Response(body, media_type="text/javascript", headers={**kept, **coded})
+
     own = _organisation_routes(sessions, organisation) if organisation else []
     return [
         Route("/v/{view}", saved_view, methods=["GET"]),
         Route("/thumbnail", thumbnail, methods=["GET"]),
+        Route("/scripts/{name}", script, methods=["GET"]),
         *own,
         Route("/login", login, methods=["GET", "POST"]),
         Route("/enter", enter, methods=["GET", "POST"]),

@@ -14,7 +14,7 @@ import streamlit as st
 
 from calift_core.schema.wire.runs import RunSummary, Validation
 from calift_core.schema.wire.sweeps import SweepValidation
-from frontend import pictures, tables, text
+from frontend import components, pictures, tables, text
 from frontend.figures import style
 from frontend.figures.marks import Mark, marks
 from frontend.gains import Gain
@@ -194,58 +194,56 @@ def chart(
             stands for (its `customdata`).
         by_name: offer the marks by name as well, for the keyboard; False: the page does.
     """
-
-    def selected() -> None:
-        points = st.session_state[f"chart-{name}"]["selection"]["points"]
-        if select is not None and points and points[0].get("customdata"):
-            select(list(points[0]["customdata"]))
-
     alt = style.alt_text(figure)
     config = {
         **style.CONFIG,
         "toImageButtonOptions": {**style.CONFIG["toImageButtonOptions"], "filename": name},
     }
+    shown = style.on_dark(figure) if is_dark() else figure
     with st.container(key=f"wide-{name}") if wide else nullcontext():
-        st.plotly_chart(
-            style.on_dark(figure) if is_dark() else figure,
-            theme=None,
-            width="stretch",
-            key=f"chart-{name}",
-            config=config,
-            alt=alt,
-            on_select=selected if select else "ignore",
-            selection_mode="points",
-        )
-    below(figure, twin, name=name, data=data, select=select if by_name else None)
+        components.chart(shown, key=f"chart-{name}", alt=alt, config=config, select=select)
+    below(
+        lambda: figure,
+        twin,
+        name=name,
+        alt=alt,
+        data=data,
+        choose=marks(figure) if select and by_name else (),
+        select=select,
+    )
 
 
 def below(
-    figure: go.Figure,
+    figure: Callable[[], go.Figure],
     twin: Table,
     *,
     name: str,
+    alt: str,
     data: Callable[[], str] | None = None,
     camera: bool = True,
+    choose: Sequence[Mark] = (),
     select: Callable[[list[Any]], None] | None = None,
 ) -> None:
     """The table and the exports of a figure; arguments as of `chart`.
 
     Args:
-        figure: that is exported.
+        figure: makes what is exported, when somebody exports it.
         twin: the same numbers as a table.
         name: of the exported files and of the widgets.
+        alt: describes the figure.
         data: JSON for the export.
         camera: the chart on the page is Plotly's, with its own camera.
+        choose: marks that are offered by their names.
         select: called as that of `chart`, for what somebody chose by its name.
     """
     with st.container(horizontal=True, gap="small", key=f"below-{name}"):
-        if select is not None and (found := marks(figure)):
+        if select is not None and choose:
             with st.popover(
                 "Choose", icon=":material/ads_click:", type="tertiary", key=f"opn-{name}"
             ):
-                _choose(found, name, select)
+                _choose(choose, name, select)
         with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{name}"):
-            table(twin, caption=style.alt_text(figure) or name, limit=100)
+            table(twin, caption=alt or name, limit=100)
         with st.popover("Export", icon=":material/download:", type="tertiary", key=f"exp-{name}"):
             _exports(figure, twin, name, data, camera)
 
@@ -272,7 +270,11 @@ def _choose(found: Sequence[Mark], name: str, select: Callable[[list[Any]], None
 
 
 def _exports(
-    figure: go.Figure, twin: Table, name: str, data: Callable[[], str] | None, camera: bool
+    figure: Callable[[], go.Figure],
+    twin: Table,
+    name: str,
+    data: Callable[[], str] | None,
+    camera: bool,
 ) -> None:
     save = partial(st.download_button, on_click="ignore", width="stretch")
     save("Table, CSV", partial(tables.to_csv, twin), f"{name}.csv", "text/csv", key=f"csv-{name}")
@@ -285,7 +287,7 @@ def _exports(
     )
     save(
         "Figure, HTML",
-        partial(style.to_html, figure, title=name),
+        lambda: style.to_html(figure(), title=name),
         f"{name}.html",
         "text/html",
         key=f"html-{name}",
@@ -294,7 +296,7 @@ def _exports(
         for kind, mime in (("svg", "image/svg+xml"), ("pdf", "application/pdf")):
             save(
                 f"Figure, {kind.upper()}",
-                partial(pictures.one, figure, kind),
+                lambda kind=kind: pictures.one(figure(), kind),
                 f"{name}.{kind}",
                 mime,
                 key=f"{kind}-{name}",

@@ -89,6 +89,11 @@ def bound(
     return default if drawn is None else drawn
 
 
+def now(name: str) -> Any:
+    """What the widget of a parameter holds, also before the page is drawn with it; else None."""
+    return st.session_state.get(f"url-{name}")
+
+
 def shared(name: str) -> str | None:
     """What was chosen last of what all pages share, here or on another page."""
     known: str | None = st.session_state.get("workspace", {}).get(name)

@@ -24,6 +24,10 @@ import { component, html } from "./dom.js";
  * @property {string} missing said where an image cannot be had
  */
 
+/** Answers of a service that has too much to do, and when it is asked again. */
+const PASSING = [429, 502, 503, 504];
+const AGAIN_MS = [1000, 2000, 4000, 8000, 15000];
+
 class Gallery {
   /** @param {any} root */
   constructor(root) {
@@ -62,10 +66,7 @@ class Gallery {
       src: item.src, alt: item.alt, loading: "lazy", decoding: "async",
     });
     const link = html("a", { href: item.href, class: "picture" }, [image]);
-    image.addEventListener("error", () => {
-      image.replaceWith(html("span", { class: "missing" }, [data.missing]));
-      this.explain(item.src);
-    });
+    image.addEventListener("error", () => this.missed(image, item.src, data));
     link.addEventListener("click", (/** @type {MouseEvent} */ e) => {
       if (e.ctrlKey || e.metaKey || e.shiftKey || e.altKey) return; // a tab of its own
       e.preventDefault();
@@ -89,16 +90,29 @@ class Gallery {
     ]);
   }
 
-  /** Say once why images are missing. @param {string} src */
-  async explain(src) {
+  /**
+   * An image did not come. Where the service is busy it is asked for again, a few times and later
+   * each time; else its place says that there is none.
+   * @param {HTMLImageElement} image
+   * @param {string} src
+   * @param {Data} data
+   */
+  async missed(image, src, data) {
+    const turn = Number(image.dataset.turn ?? 0);
+    const answer = await fetch(src).catch(() => null);
+    if (!image.isConnected) return;
+    const passes = answer === null || PASSING.includes(answer.status);
+    if ((passes || answer.ok) && turn < AGAIN_MS.length) {
+      image.dataset.turn = String(turn + 1);
+      if (passes) await new Promise((done) => { setTimeout(done, AGAIN_MS[turn]); });
+      image.src = src;
+      return;
+    }
+    image.replaceWith(html("span", { class: "missing" }, [data.missing]));
     if (this.asked) return;
     this.asked = true;
-    try {
-      const answer = await fetch(src);
-      if (!answer.ok) this.why.replaceChildren((await answer.text()).slice(0, 300));
-    } catch {
-      // The page itself says when the service is away.
-    }
+    // The page itself says when the service is away.
+    if (answer && !answer.ok) this.why.replaceChildren((await answer.text()).slice(0, 300));
   }
 }
 

@@ -65,6 +65,8 @@ class Page {
   look() {
     if (!this.app || !this.said) return;
     const scheme = getComputedStyle(this.app).colorScheme;
+    // What pops up lies outside the app, and has the document's colours.
+    document.documentElement.style.colorScheme = scheme;
     if (scheme === this.seen || scheme === this.asked) return;
     this.asked = scheme;
     this.said("scheme", scheme);

@@ -4,7 +4,8 @@
 //
 // Bins are chosen by dragging over the square, its strip or the rail of bins below them, by a click
 // or a tap, or by keys in the rail: arrows move, Shift and arrows extend, Home and End jump, Enter
-// chooses, Escape lets go. `range` tells the server [lower edge, upper edge], or null.
+// chooses, Escape lets go. `range` tells the server [lower edge, upper edge], or null, and of which
+// evaluation: the page may have gone on to another one meanwhile.
 
 import { component, html, svg } from "./dom.js";
 
@@ -23,6 +24,7 @@ import { component, html, svg } from "./dom.js";
  * @property {string[]} words what is said of it
  *
  * @typedef {object} Data
+ * @property {string} of id of the evaluation
  * @property {string} title
  * @property {string[]} facts
  * @property {string} alt
@@ -338,8 +340,8 @@ class Diagram {
     this.edges = null;
     this.mark();
     const bins = this.data?.bins;
-    this.said("range", this.range && bins
-      ? [bins[this.range[0]].lower, bins[this.range[1]].upper] : null);
+    this.said("range", { of: this.data?.of ?? "", edges: this.range && bins
+      ? [bins[this.range[0]].lower, bins[this.range[1]].upper] : null });
   }
 }
 

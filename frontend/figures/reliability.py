@@ -186,6 +186,7 @@ def brushed(
     curve = diagram.smooth
     error = error_name(diagram)
     return {
+        "of": diagram.evaluation_id,
         "title": title,
         "facts": facts(diagram),
         "alt": alt(diagram),

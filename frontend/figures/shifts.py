@@ -32,6 +32,8 @@ from frontend.figures.style import (
 )
 from frontend.tables import Column, Table
 
+#: Data sets that have room beside each other in a heat-map.
+_ACROSS = 16
 RunEvaluations = Sequence[tuple[Run, Sequence[EvaluationReport]]]
 
 
@@ -209,7 +211,7 @@ def _alt(heading: str, rows_of: Sequence[tuple[Run, list[ShiftPoint]]], metric: 
 def by_run(
     runs: RunEvaluations, *, metric: str = "accuracy", title: str | None = None
 ) -> go.Figure:
-    """Runs down, data sets across; each cell says its number.
+    """Runs down, data sets across, many of them down; each cell says its number.
 
     For ECE a number in brackets is one that a calibrated model would show as well (its 95 % null
     quantile is not exceeded).
@@ -226,41 +228,45 @@ def by_run(
         by_name = {row.dataset: row for row in rows}
         z.append([by_name[name].value if name in by_name else None for name in names])
         words.append([_cell(by_name.get(name), metric) for name in names])
+    marks = [
+        (k, names.index(row.dataset), text.metric_text(row.value, metric),
+         [run.id, row.worst.dataset])
+        for k, (run, rows) in enumerate(rows_of)
+        for row in rows
+    ]  # fmt: skip
     note = "stronger blue is worse" if look.better == "low" else "stronger blue is better"
     if metric == "ece":
         note += " · (in brackets): not above the floor"
+    down, across = [run.label for run, _ in runs], names
+    turned = len(names) > _ACROSS
+    if turned:
+        # Names of many data sets are read one below another.
+        down, across = across, down
+        z, words = ([list(line) for line in zip(*lines, strict=True)] for lines in (z, words))
+        marks = [(column, row, said, data) for row, column, said, data in marks]
     figure = blank(
         title=heading,
         subtitle=[note],
         alt=_alt(heading, rows_of, metric),
-        height=130 + 38 * len(runs) + 6 * max(map(len, names)),
+        height=130 + (24 if turned else 38) * len(down) + 6 * max(map(len, across)),
         legend=False,
     )
-    figure.add_trace(
-        heatmap(z, words, columns=names, rows=[run.label for run, _ in runs], metric=metric)
-    )
-    figure.add_trace(
-        cells(
-            columns=names,
-            rows=[run.label for run, _ in runs],
-            marks=[
-                (
-                    k,
-                    names.index(row.dataset),
-                    text.metric_text(row.value, metric),
-                    [run.id, row.worst.dataset],
-                )
-                for k, (run, rows) in enumerate(rows_of)
-                for row in rows
-            ],
-        )
-    )
+    figure.add_trace(heatmap(z, words, columns=across, rows=down, metric=metric))
+    figure.add_trace(cells(columns=across, rows=down, marks=marks, size=20 if turned else 30))
+    tilted = max(map(len, across)) > 140 // len(across) if turned else len(across) > 5
+    if turned:
+        # Words above the cells stand below the figure's own.
+        room = 5 * max(map(len, across)) if tilted else 12
+        figure.update_layout(margin={"t": figure.layout.margin.t + room})
     figure.update_layout(
-        xaxis=cells_axis(tickangle=-40 if len(names) > 5 else 0),
-        yaxis=cells_axis(autorange="reversed", type="category"),
+        xaxis=cells_axis(
+            tickangle=-40 if tilted else 0, type="category", side="top" if turned else "bottom",
+            range=[-0.5, len(across) - 0.5],
+        ),
+        yaxis=cells_axis(type="category", range=[len(down) - 0.5, -0.5]),
         margin={"b": 12},
         hoverdistance=1000,
-    )
+    )  # fmt: skip
     return figure
 
 

@@ -261,8 +261,17 @@ def legend_below(figure: go.Figure, rows: int) -> None:
     )
 
 
+#: Formats of shares, which lie between 0 and 1; differences have a sign in theirs.
+_SHARES = (".0%", ".1%")
+#: How far an axis of shares may go on behind them, so that a mark at its end is whole.
+_BEYOND = 0.03
+
+
 def axis(**changes: Any) -> dict[str, Any]:
-    """An axis in calift's look; `name` is its title, the rest is plotly's own."""
+    """An axis in calift's look; `name` is its title, the rest is plotly's own.
+
+    An axis of shares ends at 0 and 100 %, however few marks there are.
+    """
     look = {
         "gridcolor": GRID,
         "linecolor": RULE,
@@ -278,6 +287,8 @@ def axis(**changes: Any) -> dict[str, Any]:
     name = changes.pop("name", None)
     if name is not None:
         look["title"] = {**look["title"], "text": name}
+    if changes.get("tickformat") in _SHARES and changes.get("type") != "log":
+        look["autorangeoptions"] = {"clipmin": -_BEYOND, "clipmax": 1 + _BEYOND}
     return {**look, **changes}
 
 
@@ -415,13 +426,17 @@ def cells(
 
 
 def heatmap_labels(columns: Sequence[str], rows: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Labels of both axes; rows that repeat are kept apart by blanks."""
+    """Labels of both axes; those that repeat on one are kept apart by blanks."""
+    return _apart(columns), _apart(rows)
+
+
+def _apart(names: Sequence[str]) -> list[str]:
     shown: dict[str, int] = defaultdict(int)
     labels = []
-    for row in rows:
-        labels.append(text.esc(row) + "\u200b" * shown[row])
-        shown[row] += 1
-    return [text.esc(column) for column in columns], labels
+    for name in names:
+        labels.append(text.esc(name) + "\u200b" * shown[name])
+        shown[name] += 1
+    return labels
 
 
 #: What the browser's chart bar offers; pictures are made in the browser, as SVG.

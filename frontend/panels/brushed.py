@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from calift_core.schema.wire.results import Evaluation, Reliability
 from frontend import components, figures, page
 from frontend.panels import gallery
@@ -14,6 +16,7 @@ def draw(
     *,
     title: str | None = None,
     smooth: bool = False,
+    still: Callable[[], bool] = lambda: True,
 ) -> None:
     """Show a diagram, its table and its exports; `gallery.draw` shows the bins that are chosen.
 
@@ -23,12 +26,16 @@ def draw(
         look: of the run.
         title: default: names run and data.
         smooth: draw the kernel curve as well.
+        still: whether the page is still about this evaluation, asked when bins are chosen: somebody
+            may have changed its data, and clicked before it was drawn again.
     """
     now = gallery.chosen_samples()
     here = now is not None and now.evaluation == evaluation.id
     heading = title or f"{diagram.run_name} on {diagram.dataset}"
 
     def choose(edges: tuple[float, float] | None) -> None:
+        if not still():
+            return
         if edges is None:
             gallery.open_samples(None)
             return
@@ -49,11 +56,13 @@ def draw(
         chosen=choose,
     )
     page.below(
-        figures.reliability.diagram(
+        # Drawn for its exports alone: a move of the temperature need not wait for it.
+        lambda: figures.reliability.diagram(
             diagram, title=title, colour=look.colour, symbol=look.symbol, smooth=smooth, side=440
         ),
         figures.reliability.bins_table([diagram]),
         name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
+        alt=figures.reliability.alt(diagram),
         data=diagram.model_dump_json,
         camera=False,
     )

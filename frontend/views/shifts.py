@@ -9,6 +9,8 @@ import streamlit as st
 from frontend import api, figures, page, pickers, state, text
 from frontend.panels import gallery
 
+#: Links that have room in a line or two; a browser makes each of them anew.
+_LINKS = 16
 SHOWN = ("accuracy", "ece", "nll", "brier", "smooth_ece", "mean_confidence", "aurc")
 
 
@@ -131,18 +133,32 @@ def _cell_picker(
 
 
 def _diagram_links(found: figures.shifts.RunEvaluations) -> None:
-    """One link per data set to its reliability diagrams; of a corruption, to its first severity."""
+    """The way to the reliability diagrams of each data set; of a corruption, its first severity."""
     ids = ",".join(run.id for run, _ in found)
     first: dict[tuple[int, str], str] = {}
     for _, evaluations in found:
         for e in evaluations:
             first.setdefault((text.role_order(e.role), e.corruption or e.dataset), e.dataset)
+    names = {dataset: name.replace("_", " ") for (_, name), dataset in sorted(first.items())}
+    if len(names) > _LINKS:
+        chosen = st.selectbox(
+            "Reliability diagrams",
+            list(names),
+            index=None,
+            key="diagram-of",
+            format_func=names.__getitem__,
+            placeholder=f"of one of {len(names)} data sets",
+            width=420,
+        )
+        if chosen is not None:
+            st.switch_page("views/calibration.py", query_params={"run": ids, "dataset": chosen})
+        return
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.caption("Reliability diagrams:", width="content")
-        for (_, name), dataset in sorted(first.items()):
+        for dataset, name in names.items():
             st.page_link(
                 "views/calibration.py",
-                label=text.md(name.replace("_", " ")),
+                label=text.md(name),
                 query_params={"run": ids, "dataset": dataset},
                 width="content",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import signal
 import struct
 import zlib
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from calift_core.data.thumbnails import pixels_of
 from calift_core.predictions.read import read_scores, read_scores_at, read_top
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.spec import SuiteSpec
-from tests.conftest import example_evaluation, example_predictions
+from tests.conftest import example_evaluation, example_predictions, until
 
 #: `CALIFT_FUZZ_IMAGES=2000` for more.
 FUZZED = int(os.environ.get("CALIFT_FUZZ_IMAGES", "200"))
@@ -539,6 +540,27 @@ def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(
     for line in (one for one in lines if one.drawer.pid):
         status = Path(f"/proc/{line.drawer.pid}/status").read_text()
         assert int(status.partition("VmHWM:")[2].split()[0]) < 400 << 10
+
+
+def test_thumbnail__waits_for_its_turn_so_long_and_is_there_for_who_asks_again(
+    api: TestClient, app: Any, photos: Path, evaluated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = evaluated(photos)["photos/test"]
+    assert thumbnail(api, evaluation, "test/cat/0 ü.png").status_code == 200
+    first = app.state.services.thumbnails._lines[0]
+    monkeypatch.setattr("backend.thumbnails._PATIENCE_S", 0.2)
+    os.kill(first.drawer.pid, signal.SIGSTOP)
+    try:
+        late = thumbnail(api, evaluation, "test/cat/1 ü.png")
+        assert code_of(late) == (503, "BUSY")
+        assert int(late.headers["retry-after"]) >= 1
+        assert first.waiting == 1  # its turn still comes, and others are not put behind it
+    finally:
+        os.kill(first.drawer.pid, signal.SIGCONT)
+    until(lambda: first.waiting == 0, timeout_s=60, what="the picture that nobody waited for")
+    monkeypatch.setattr("backend.thumbnails._PATIENCE_S", 60.0)
+    assert thumbnail(api, evaluation, "test/cat/1 ü.png").status_code == 200
+    assert first.drawer.begun == 1
 
 
 def test_thumbnail__only_registered_folders_are_read_where_they_are_named(

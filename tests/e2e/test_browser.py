@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from frontend.components import PLOTLY
 from tests.conftest import until
 from tests.e2e.conftest import Dashboard, query, settle
 
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.browser
 
 PAGES = ("", "runs", "run?id={CaRot}", "new", "data", "compare?ids={all}",
          "calibration?run={CaRot}", "shifts?run={all}&metric=ece", "spectra?run={all}",
-         "frontier?run={all},{WiSE-FT}")  # fmt: skip
+         "frontier?run={all},{WiSE-FT}", "decide?run={CaRot}", "plan?run={all}&dataset=sketch",
+         "bound", "curves?ids={all}", "picture?run={CaRot}", "sweeps")  # fmt: skip
 
 DESCRIPTION = """e => (e.closest('[aria-label]') || e.querySelector('[aria-label]'))
   ?.getAttribute('aria-label')"""
@@ -167,7 +169,7 @@ def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
         for place in PAGES:
             tab.goto(dashboard.at(place))
             settle(tab)
-            plots = tab.locator("[data-testid=stPlotlyChart]")
+            plots = tab.locator(".calift-chart, [data-testid=stPlotlyChart]")
             diagrams = tab.locator(".diagram .plot svg")
             twins = tab.get_by_role("button", name="Table")
             until(
@@ -310,34 +312,44 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
         const item = {href: '/sample?x=1', src: '/nowhere', alt: hostile, label: hostile,
                       answers: [{by: hostile, words: hostile, correct: true}], marks: [hostile],
                       top: [{words: hostile, share: 0.5, own: true}]};
+        const figure = JSON.stringify({
+          data: [{type: 'scatter', x: [hostile], y: [1], name: hostile, mode: 'markers',
+                  customdata: [[hostile]]}],
+          layout: {height: 300, title: {text: hostile}}});
         const data = {
+          chart: {figure, config: {}, script: '/scripts/SCRIPT', alt: hostile, selects: true,
+                  of: hostile, away: hostile},
           reliability: {title: hostile, facts: [hostile], alt: hostile, bins: [bin], error: null,
                         density: null, smooth: null, colour: hostile, chosen: null, says},
           gallery: {items: [item], missing: hostile},
         };
-        for (const name of ['reliability', 'gallery']) {
+        for (const name of ['reliability', 'gallery', 'chart']) {
           const at = `/_stcore/bidi-components/calift.${name}/${name}.js`;
           const {default: component} = await import(at);
           const host = document.createElement('div');
           host.style.width = '400px';
           document.body.append(host);
-          const root = host.attachShadow({mode: 'open'});
+          // Plotly's styles are for a document.
+          const root = name === 'chart' ? host : host.attachShadow({mode: 'open'});
           const close = component({data: data[name], parentElement: root, setTriggerValue() {}});
           await new Promise((done) => setTimeout(done, 300));
+          const box = root.querySelector('.calift-chart');
+          while (box && !['drawn', 'fault'].includes(box.dataset.state))
+            await new Promise((done) => setTimeout(done, 50));
           made[name] = [root.textContent.split(hostile).length - 1,
                         root.querySelectorAll('script, iframe, b').length];
           close();
           host.remove();
         }
         return [made, window.struck ?? 0];
-      }""",
+      }""".replace("SCRIPT", PLOTLY),
         "<img src=x onerror='window.struck=1'><b>\u202eevil</b><script>window.struck=1</script>",
     )
     texts, struck = found
     assert struck == 0
     assert texts["reliability"][0] > 3
     assert texts["gallery"][0] > 3
-    assert texts["reliability"][1] == texts["gallery"][1] == 0
+    assert [found[1] for found in texts.values()] == [0, 0, 0]
 
 
 def test_chart__its_table_opens(dashboard: Dashboard, tab: Any) -> None:

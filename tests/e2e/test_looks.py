@@ -17,11 +17,19 @@ from tests.e2e.conftest import Dashboard, query, settle
 pytestmark = pytest.mark.browser
 
 PAGES = ("", "run?id={CaRot}", "compare?ids={all}", "calibration?run={CaRot}&dataset=sketch",
-         "new?intent=robust", "shifts?run={all}")  # fmt: skip
+         "new?intent=robust", "shifts?run={all}", "decide?run={CaRot}",
+         "plan?run={all}&dataset=sketch", "bound", "picture?run={CaRot}", "data")  # fmt: skip
+#: What opens on a page and is looked at as well, by the names of the buttons.
+OPENED = {"run?id={CaRot}": "Ship"}
 #: Faults of Streamlit's own list of pages, whose items lie in a `div` and a `section` inside their
-#: `ul`; docs/tour.md says what upstream would have to change.
-UPSTREAM = {"list", "listitem"}
-STREAMLITS = ('<ul data-testid="stSidebarNav', '<li class="st-emotion')
+#: `ul`, and of the place that files are dropped on; docs/tour.md says what upstream would have to
+#: change.
+UPSTREAM = {"list", "listitem", "presentation-role-conflict"}
+STREAMLITS = (
+    '<ul data-testid="stSidebarNav',
+    '<li class="st-emotion',
+    '<section role="presentation" tabindex="-1" data-testid="stFileUploaderDropzone"',
+)
 AXE = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations.map(
   v => [v.id, v.nodes.map(n => [n.html.slice(0, 200), n.target.join(' '),
     (n.any[0] && n.any[0].data && n.any[0].data.contrastRatio) || 0])])"""
@@ -63,6 +71,10 @@ def test_axe__finds_no_fault_of_ours_in_either_colours(
         assert tab.evaluate(GROUND) == (LIGHT if scheme == "light" else DARK)
         tab.evaluate(script)
         assert _lasting_faults(tab) == {}, f"{place} in {scheme}"
+        if place in OPENED:
+            tab.get_by_role("button", name=OPENED[place]).first.click()
+            tab.locator("[data-testid=stPopoverBody]").first.wait_for()
+            assert _lasting_faults(tab) == {}, f"{OPENED[place]} of {place} in {scheme}"
 
 
 def _lasting_faults(tab: Any, timeout_s: float = 45) -> dict[str, Any]:
@@ -126,12 +138,48 @@ def test_back__leaves_a_page_with_one_press_and_forward_comes_again(
     assert tab.locator(".calift-head h1").inner_text() == "Calibration"
 
 
+def test_chart__is_drawn_when_it_is_near_and_a_click_opens_what_its_mark_stands_for(
+    dashboard: Dashboard, tab: Any
+) -> None:
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(dashboard.at("compare?ids={all}"))
+    settle(tab)
+    tab.get_by_role("heading", name="Paired differences").wait_for()
+    last = tab.locator(".calift-chart").last
+    assert last.get_attribute("data-state") == "waits"
+    assert last.bounding_box()["height"] > 100  # its room is there, and nothing jumps
+    last.scroll_into_view_if_needed()
+    tab.locator(".calift-chart[data-state=drawn]").last.wait_for()
+    until(lambda: last.get_attribute("data-state") == "drawn", timeout_s=45, what="the chart")
+    assert sum("/scripts/plotly-cartesian" in url for url in asked) == 1
+
+    tab.goto(dashboard.at("shifts?run={CaRot}&metric=accuracy"))
+    settle(tab)
+    tab.locator(".calift-chart[data-state=drawn]").first.wait_for()
+    cell = tab.evaluate("""() => {
+      const plot = document.querySelector('.js-plotly-plot');
+      const marks = plot._fullData.find((one) => one.customdata);
+      const at = marks.customdata.findIndex((one) => one[1] === 'sketch');
+      const {xaxis, yaxis} = plot._fullLayout;
+      const place = plot.getBoundingClientRect();
+      return [place.left + xaxis._offset + xaxis.d2p(marks.x[at]),
+              place.top + yaxis._offset + yaxis.d2p(marks.y[at])];
+    }""")
+    tab.mouse.move(*cell)
+    tab.locator(".js-plotly-plot .hoverlayer").first.get_by_text("sketch").wait_for()
+    tab.mouse.click(*cell)
+    until(lambda: "images=" in query(tab), timeout_s=45, what="the images in the address")
+    tab.locator(".st-key-gallery").get_by_text(re.compile("sketch")).first.wait_for()
+
+
 def test_cell__of_corruption_and_severity_is_opened_by_keys_alone(
     dashboard: Dashboard, tab: Any
 ) -> None:
     tab.goto(dashboard.at("run?id={CaRot}&tab=Shifts"))
     settle(tab)
-    tab.locator(".js-plotly-plot").nth(1).wait_for()
+    tab.locator(".calift-chart").nth(1).scroll_into_view_if_needed()
+    tab.locator(".calift-chart[data-state=drawn]").nth(1).wait_for()
     tab.get_by_role("button", name="Choose").last.focus()
     tab.keyboard.press("Enter")
     box = tab.get_by_role("combobox", name="A mark of the chart").last

@@ -49,7 +49,7 @@ def listed(app: AppTest) -> list[dict[str, Any]]:
 
 def charts_of(app: AppTest) -> list[str]:
     """The descriptions of Plotly's charts on the page."""
-    return [element.proto.alt for element in app.get("plotly_chart")]
+    return [given["alt"] for given in components_of(app, "chart")]
 
 
 def components_of(app: AppTest, name: str) -> list[dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 def test_files__are_found_by_streamlit_and_packed() -> None:
     found = {c.name: (root / str(c.asset_dir)) for m, root in scan_component_manifests()
              if m.name == "calift" for c in m.components}  # fmt: skip
-    assert set(found) == {"reliability", "gallery", "page"}
+    assert set(found) == {"reliability", "gallery", "page", "chart"}
     for name, folder in found.items():
         assert {f"{name}.js", f"{name}.css"} <= {p.name for p in folder.iterdir()}
     packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -47,6 +49,23 @@ def test_edges__are_two_fractions_in_order_or_none(sent: Any) -> None:
 @given(a=st.floats(0, 1), b=st.floats(0, 1))
 def test_edges__of_a_diagram_are_taken_as_they_are(a: float, b: float) -> None:
     assert components._edges(sorted([a, b])) == tuple(sorted([a, b]))
+
+
+@given(ANYTHING, st.text(max_size=8))
+def test_mark__of_another_figure_or_of_no_plain_values_is_none(sent: Any, of: str) -> None:
+    assert components._mark(sent, of) == []
+    assert components._mark({"of": of + "x", "mark": ["a"]}, of) == []
+    found = components._mark({"of": of, "mark": sent}, of)
+    assert all(isinstance(value, str | int | float) for value in found)
+    assert components._mark({"of": of, "mark": ["run", 0.5]}, of) == ["run", 0.5]
+
+
+def test_chart__is_drawn_by_the_script_that_plotly_published_with_its_licence() -> None:
+    vendor = ROOT / "frontend" / "vendor"
+    script = (vendor / components.PLOTLY).read_text("utf-8")
+    assert hashlib.sha256(script.encode()).hexdigest() == components.PLOTLY_SHA256
+    assert "MIT License" in (vendor / "plotly.LICENSE").read_text()
+    assert {trace.type for trace in (go.Bar(), go.Heatmap(), go.Scatter())} == components.DRAWN
 
 
 @pytest.mark.parametrize("scheme", ["equal_mass", "equal_width"])

@@ -10,10 +10,13 @@ import pytest
 import streamlit as st
 from hypothesis import given
 from hypothesis import strategies as some
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
-from frontend.door import cookie_name, policy, safe_path, session_of
+from frontend.components import PLOTLY, WHOLE
+from frontend.door import Sessions, cookie_name, policy, routes, safe_path, session_of
 from tests.frontend.conftest import Service, pointed_at
 
 HERE = "http://127.0.0.1:8501/login"
@@ -117,3 +120,20 @@ def test_page__without_a_session_shows_nothing(
         shown = " ".join(e.proto.body for e in at.get("html")) + str(at.main)
         assert "You are not logged in." in shown
         assert "CaRot" not in shown
+
+
+def test_script__is_kept_by_browsers_and_no_other_file_is_served() -> None:
+    app = Starlette(routes=routes(Sessions("http://127.0.0.1:9")))
+    client = TestClient(app)
+    whole = client.get(f"/scripts/{WHOLE}").content
+    plain = client.get(f"/scripts/{PLOTLY}", headers={"Accept-Encoding": "identity"})
+    packed = client.get(f"/scripts/{PLOTLY}", headers={"Accept-Encoding": "gzip"})
+    assert len(plain.content) < len(whole) / 3
+    assert plain.content == packed.content  # as a browser unpacks it
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < len(plain.content) / 2
+    for answer in (plain, packed):
+        assert answer.headers["content-type"].startswith("text/javascript")
+        assert "immutable" in answer.headers["cache-control"]
+    for name in ("plotly.LICENSE", "..%2Fdoor.py", "%2e%2e/door.py", "nothing.js"):
+        assert client.get(f"/scripts/{name}").status_code == 404

@@ -56,6 +56,26 @@ def test_heatmap__cells_hold_the_values_and_leave_gaps_empty(
         assert words.startswith("(") is (row.above_floor is False)
 
 
+def test_by_run__many_data_sets_stand_one_below_another(
+    evaluations: list[EvaluationReport],
+) -> None:
+    shifts = [
+        evaluations[0].model_copy(update={"dataset": f"shift-{k:02d}", "role": "shift"})
+        for k in range(50)
+    ]
+    runs = [(Run(str(k), "same name"), [evaluations[0], *shifts[k:]]) for k in range(3)]
+    figure = figures.shifts.by_run(runs)
+    heat, marks = figure.data
+    assert (len(heat.y), len(set(heat.x))) == (51, 3)
+    assert [len(line) for line in heat.z] == [3] * 51
+    assert heat.y[1:3] == ("shift-00", "shift-01")
+    assert list(heat.z[1]) == [shifts[0].accuracy, None, None]
+    # A row has room for its letters, and a mark opens the cell that it lies on.
+    assert (figure.layout.height - figure.layout.margin.t) / 51 > 20
+    for x, y, stands_for in zip(marks.x, marks.y, marks.customdata, strict=True):
+        assert list(stands_for) == [str(heat.x.index(x)), y]
+
+
 def test_corruptions__severity_zero_is_the_clean_test_set(
     evaluations: list[EvaluationReport],
 ) -> None:

@@ -172,3 +172,23 @@ def test_marks__are_called_by_the_words_of_their_hover(evaluations: list[Evaluat
     }
     assert "severity 1" in grid[0].words
     assert len({m.words for m in grid}) == 4
+
+
+def test_axis__of_shares_ends_at_none_and_all_and_one_of_differences_does_not() -> None:
+    for shares in (
+        figures.style.axis(tickformat=".0%"),
+        figures.style.values_axis("accuracy"),
+        figures.style.values_axis("ece", rangemode="tozero"),
+    ):
+        ends = shares["autorangeoptions"]
+        # A mark at either end is drawn whole, and no tick stands behind it; few marks that lie near
+        # each other are not drawn small on a whole axis.
+        assert set(ends) == {"clipmin", "clipmax"}
+        assert -0.05 < ends["clipmin"] < 0
+        assert 1 < ends["clipmax"] < 1.05
+    for other in (
+        figures.style.axis(tickformat="+.1%"),
+        figures.style.values_axis("nll"),
+        figures.style.axis(tickformat=".0%", type="log"),
+    ):
+        assert "autorangeoptions" not in other

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from calift_core.client import Client
 from tests.backend.test_sweeps import ACCURACY, predict_as
 from tests.frontend.conftest import pointed_at
-from tests.frontend.driving import page, words
+from tests.frontend.driving import charts_of, page, words
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_sweep__from_the_form_to_its_verdict_and_what_the_page_says_on_the_way(
     assert shown.markdown[0].value.replace("\\", "") == f"## {verdict.sentence}"
     assert "carot" in text
     assert ">0.01</td>" in text
-    assert shown.get("plotly_chart")[0].proto.alt.startswith("ID validation accuracy against")
+    assert charts_of(shown)[0].startswith("ID validation accuracy against")
     listed = page("sweeps")
     assert sweep.name in words(listed)
     of_run = page("run", id=dashboard.sweep_runs(sweep.id).items[0].id)

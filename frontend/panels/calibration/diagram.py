@@ -50,7 +50,9 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
             encode=lambda on: "1" if on else "0",
             help="A kernel regression of correctness on confidence: no bins to choose",
         )
-        brushed.draw(diagram, evaluation, look, smooth=smooth)
+        brushed.draw(
+            diagram, evaluation, look, smooth=smooth, still=lambda: _still_chosen(evaluation)
+        )
     with right:
         error = figures.reliability.error_name(diagram)
         page.stats(
@@ -71,6 +73,13 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
             caption="Calibration error under other estimators",
         )
     gallery.draw([evaluation], temperature=diagram.temperature)
+
+
+def _still_chosen(evaluation: Evaluation) -> bool:
+    """Whether the page's widgets still choose this data and this run."""
+    return state.now("dataset") == evaluation.dataset and evaluation.run_id in (
+        state.now("run") or ()
+    )
 
 
 def _lean(gap: float) -> str:
@@ -109,6 +118,10 @@ def _several(
             ):
                 look = styles[diagram.run_id]
                 with place:
-                    brushed.draw(diagram, matches[diagram.run_id], look, title=diagram.run_name)
+                    match = matches[diagram.run_id]
+                    brushed.draw(
+                        diagram, match, look, title=diagram.run_name,
+                        still=lambda match=match: _still_chosen(match),
+                    )  # fmt: skip
         page.table(summary, caption="Calibration of the chosen runs")
         gallery.draw(list(matches.values()), temperature=diagrams[0].temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import streamlit as st
@@ -11,6 +12,8 @@ from calift_core.schema.wire.results import Comparison
 from frontend import answers, api, page, state, text
 from frontend.tables import Column, Markup, Table
 
+#: Seconds between two answers that are drawn one over the other.
+_PAUSE_S = 1.0
 _ROLES = {"id": "ID data", "shift": "Shifts, mean", "corruption": "Corruptions, mean"}
 
 
@@ -50,9 +53,13 @@ class Stream:
         batch = next(self._batches, None)
         if batch is None:
             return False
+        first = not self._done
         self._parts.append(self._ask(batch))
         self._done += len(batch)
-        self._show()
+        last = self._done >= len(self._names)
+        # Answers that are at hand come at once: each that is drawn costs the browser as much.
+        if first or last or time.monotonic() - self._shown > _PAUSE_S:
+            self._show()
         return True
 
     def rest(self) -> Comparison:
@@ -62,6 +69,7 @@ class Stream:
         return answers.merged(self._parts)
 
     def _show(self) -> None:
+        self._shown = time.monotonic()
         with self._place.container():
             _show(answers.merged(self._parts), self._labels, self._done, len(self._names))
 
