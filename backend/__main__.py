@@ -3,6 +3,7 @@
 ::
 
     python -m backend                                        serve
+    python -m backend models                                 load models for an API without torch
     python -m backend token add NAME --scope submit --days 90    print a new token, once
     python -m backend token list
     python -m backend token revoke ID
@@ -29,6 +30,7 @@ from calift_core.errors import CaliftError, NotFoundError
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m backend", description="The calift REST API.")
     commands = parser.add_subparsers(dest="command")
+    commands.add_parser("models", help="load models for an API without torch (CALIFT_MODELS_URL)")
     token = commands.add_parser("token", help="tokens for other people and machines")
     actions = token.add_subparsers(dest="action", required=True)
     add = actions.add_parser("add", help="make a token and print it, once")
@@ -74,12 +76,12 @@ def main() -> int:
     """Do what the command line says; a wrong setting is a sentence and not a traceback."""
     options = _parser().parse_args()
     try:
-        level = logging.INFO if options.command is None else logging.WARNING
+        level = logging.WARNING if options.command == "token" else logging.INFO
         set_up(load_settings().log_format, level=level)
         if options.command == "token":
             _tokens(options)
         else:
-            serve()
+            serve(models=options.command == "models")
     except (CaliftError, ValidationError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

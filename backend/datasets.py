@@ -10,15 +10,19 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from backend.authentication import Principal
 from backend.imports import Upload
 from backend.problems import HttpError
 from backend.settings import Settings
+from backend.store.stores import Stores
 from calift_core.data.suites.zips import examine
-from calift_core.errors import DataError
+from calift_core.errors import DataError, NotFoundError
 from calift_core.files import atomic_write_bytes, storage_error
 from calift_core.schema.wire.service import DatasetInfo, UploadedData
 
@@ -27,10 +31,10 @@ _ABOUT = "about.json"
 
 
 class Datasets:
-    """Takes zips in and lists them. Safe to share between threads."""
+    """Takes zips in, lists and removes them. Safe to share between threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, store: Stores) -> None:
+        self._settings, self._store = settings, store
         self._turn = threading.Lock()
 
     def take(self, upload: Upload, name: str, *, owner: str) -> UploadedData:
@@ -84,25 +88,90 @@ class Datasets:
                 "DATA_QUOTA",
                 f"your zips take {held:,} bytes here, with this one {held + size:,}; at most "
                 f"{most:,} are kept for an owner.",
-                hint=f"Ask whoever runs the service to remove some from {home}, or to raise "
+                hint="Delete some on Data and models, or ask whoever runs the service to raise "
                 "CALIFT_QUOTA_DATA_BYTES.",
             )
+
+    def remove(self, suite: str, principal: Principal) -> None:
+        """Delete a zip that was brought. Finished runs keep their numbers, and lose its images.
+
+        Args:
+            suite: as it is listed, `zip:FILE`.
+            principal: who asks; its owner or an admin.
+
+        Raises:
+            NotFoundError: none of that name was brought.
+            HttpError: 403, it is another's; 409, a run, an evaluation job or a sweep that is not
+                over needs it.
+            StorageError: it cannot be deleted.
+        """
+        place = next(
+            (f.parent for f in self._files() if f"zip:{f}" == suite),
+            None,
+        )
+        if place is None:
+            raise NotFoundError(
+                f"no zip {suite!r} was brought to this service.",
+                hint="`calift list datasets` names those that were.",
+            )
+        owner = str(_about(place).get("owner", ""))
+        if not principal.owns(owner or None):
+            raise HttpError(
+                403,
+                "NOT_YOURS",
+                f"this zip was brought by {owner or 'nobody known'}, and you are "
+                f"{principal.name}: a token of scope submit deletes its own zips alone.",
+                hint="Ask its owner, or an admin.",
+            )
+        with self._turn:
+            # Both names are hexadecimal, so that they stand in a spec's JSON as they are.
+            users = self._store.runs.unfinished_with(f"/{place.parent.name}/{place.name}/")
+            if users:
+                more = f" and {len(users) - 3} more" if len(users) > 3 else ""
+                raise HttpError(
+                    409,
+                    "DATA_IN_USE",
+                    f"{', '.join(users[:3])}{more} still need this zip.",
+                    hint="Cancel them, or wait for their ends.",
+                )
+            try:
+                shutil.rmtree(place)
+            except OSError as error:
+                raise storage_error(error, place, "delete") from error
+
+    def _files(self) -> Iterator[Path]:
+        return self._settings.datasets_dir.glob("*/*/*.zip")
 
     def listed(self) -> list[DatasetInfo]:
         """What was brought, by name."""
         return sorted(self._each(), key=lambda info: info.title)
 
     def _each(self) -> Iterator[DatasetInfo]:
-        for file in self._settings.datasets_dir.glob("*/*/*.zip"):
+        for file in self._files():
+            about = _about(file.parent)
             try:
-                about = json.loads((file.parent / _ABOUT).read_text(encoding="utf-8"))
                 detail = (
                     f"brought by {about['owner']}: {int(about['images']):,} images of "
                     f"{int(about['n_classes']):,} classes"
                 )
-            except (OSError, ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 detail = "brought by the browser or the API"
-            yield DatasetInfo(id=f"zip:{file}", title=file.stem, available=True, detail=detail)
+            yield DatasetInfo(
+                id=f"zip:{file}",
+                title=file.stem,
+                available=True,
+                detail=detail,
+                brought_by=str(about.get("owner", "")),
+            )
+
+
+def _about(place: Path) -> dict[str, Any]:
+    """What was written down when a zip was brought; empty where it cannot be read."""
+    try:
+        found = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def file_name(given: str) -> str:

@@ -26,6 +26,7 @@ from backend.exporting import Exports
 from backend.imports import Imports
 from backend.metrics import Metrics
 from backend.middleware import takes_uploads
+from backend.model_host import ModelHost
 from backend.problems import HttpError, unauthenticated
 from backend.queue import Housekeeper
 from backend.readiness import Readiness
@@ -104,6 +105,7 @@ class Services:
     thumbnails: Thumbnails
     trials: Trials
     exports: Exports
+    model_host: ModelHost | None
     corrections: Corrections
     readiness: Readiness
     bulk: BulkActions

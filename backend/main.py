@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -29,6 +30,7 @@ from backend.exporting import Exports
 from backend.imports import Imports
 from backend.metrics import Metrics
 from backend.middleware import Gate
+from backend.model_host import ModelHost
 from backend.queue import Housekeeper, make_celery
 from backend.readiness import Readiness
 from backend.routes import (
@@ -89,12 +91,30 @@ trusted. Accuracy and calibration errors are fractions, never percent. Times are
 is `application/problem+json`."""
 
 
-def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -> FastAPI:
+def create_models_app(settings: Settings | None = None) -> FastAPI:
+    """What loads models for an API that has no torch: the routes that need one, and health.
+
+    Raises:
+        SpecError, StorageError: as `create_app`.
+    """
+    settings = (settings or load_settings()).model_copy(update={"models_url": ""})
+    return create_app(settings, housekeeping=False, routes=(trying,), pages=False)
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    housekeeping: bool = True,
+    routes: Sequence[ModuleType] = _ROUTES,
+    pages: bool = True,
+) -> FastAPI:
     """Build the application.
 
     Args:
         settings: None reads `CALIFT_…` from the environment.
         housekeeping: run the relay, the sweeper and the file collector in this process.
+        routes: modules of `backend.routes`.
+        pages: whether the description of the API is served.
 
     Raises:
         SpecError: the bind would be exposed without tokens and host names, or a token is malformed.
@@ -147,7 +167,7 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         submission=submission,
         evaluation_submission=EvaluationSubmission(submission, store, artifacts),
         imports=Imports(settings, store, artifacts),
-        datasets=Datasets(settings),
+        datasets=Datasets(settings, store),
         readiness=readiness,
         metrics=metrics,
         streams=streams,
@@ -158,6 +178,9 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         thumbnails=Thumbnails(settings, store, submission),
         trials=Trials(settings, store, artifacts),
         exports=Exports(settings, store, artifacts),
+        model_host=ModelHost(settings.models_url, settings.admin_token())
+        if settings.models_url
+        else None,
         corrections=Corrections(store, submission),
     )
 
@@ -175,6 +198,8 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
             await run_in_threadpool(services.housekeeper.stop)
             await run_in_threadpool(services.thumbnails.stop)
             await run_in_threadpool(services.trials.stop)
+            if services.model_host is not None:
+                await services.model_host.stop()
             store.close()
 
     app = FastAPI(
@@ -192,9 +217,11 @@ def create_app(settings: Settings | None = None, *, housekeeping: bool = True) -
         redirect_slashes=False,
     )
     app.state.services = services
-    for module in _ROUTES:
+    for module in routes:
         app.include_router(module.router, prefix=PREFIX)
-    app.include_router(catalogue.pages)
+    app.include_router(catalogue.health, prefix=PREFIX)
+    if pages:
+        app.include_router(catalogue.pages)
     problems.install(app)
     app.add_middleware(
         Gate,

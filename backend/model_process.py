@@ -43,7 +43,8 @@ def demand_torch(instead: str) -> None:
             503,
             "NO_TORCH",
             "no model can be loaded where this service's API runs: torch is not there.",
-            hint=f"Install torch beside the API, or {instead}.",
+            hint=f"Install torch beside the API, let CALIFT_MODELS_URL name a "
+            f"`python -m backend models` that has it, or {instead}.",
         )
 
 

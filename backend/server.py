@@ -7,7 +7,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
-from backend.main import create_app
+from backend.main import create_app, create_models_app
 from backend.settings import Settings, load_settings
 
 
@@ -45,12 +45,17 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: Settings | None = None) -> None:
+def serve(settings: Settings | None = None, *, models: bool = False) -> None:
     """Run the API until a signal comes.
+
+    Args:
+        settings: None reads `CALIFT_…` from the environment.
+        models: only what loads models for an API that has no torch.
 
     Raises:
         SpecError: the bind would be exposed without tokens and host names.
         StorageError: the token file cannot be used.
     """
     settings = settings or load_settings()
-    Server(create_app(settings), host=settings.host, port=settings.port).run()
+    app = create_models_app(settings) if models else create_app(settings)
+    Server(app, host=settings.host, port=settings.port).run()

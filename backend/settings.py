@@ -113,6 +113,8 @@ class Settings(BaseSettings):
         max_upload_files: most files in such a zip.
         quota_data_bytes: zips of images that an owner may have here; 0: no limit.
         max_picture_bytes: largest picture that runs are asked about.
+        models_url: where `python -m backend models` answers, which loads models for this process;
+            empty: they are loaded here.
         import_memory_bytes: address space of the process that checks an upload.
         import_timeout_s: how long that check may take.
         thumbnail_cache_bytes: how much of drawn thumbnails is kept in `home`; 0: nothing.
@@ -172,6 +174,7 @@ class Settings(BaseSettings):
     max_upload_files: int = Field(default=200_000, ge=1)
     quota_data_bytes: int = Field(default=20 << 30, ge=0)
     max_picture_bytes: int = Field(default=12 << 20, ge=1024)
+    models_url: str = Field(default="", pattern=r"^(https?://[^/?#@]+/?)?$")
     import_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
     import_timeout_s: float = Field(default=300.0, gt=0)
     thumbnail_cache_bytes: int = Field(default=256 << 20, ge=0)

@@ -65,6 +65,7 @@ class Person:
         fields: that were typed into.
         keys: that were pressed.
         waited_s: between what they did and what they looked at next.
+        patience_ms: how long they wait for anything.
     """
 
     tab: Any
@@ -73,10 +74,11 @@ class Person:
     keys: int = 0
     waited_s: float = 0.0
     path: list[str] = field(default_factory=list)
+    patience_ms: int = _PATIENCE_MS
 
     def _wait(self, place: Any) -> Any:
         began = time.perf_counter()
-        place.wait_for(state="visible", timeout=_PATIENCE_MS)
+        place.wait_for(state="visible", timeout=self.patience_ms)
         self.waited_s += time.perf_counter() - began
         return place
 
@@ -120,7 +122,7 @@ class Person:
         """The first images of a gallery, once they are drawn."""
         began = time.perf_counter()
         images = gallery.locator(".gallery img")
-        images.nth(5).wait_for(timeout=_PATIENCE_MS)
+        images.nth(5).wait_for(timeout=self.patience_ms)
         images.nth(5).evaluate("image => image.decode()")
         self.waited_s += time.perf_counter() - began
 
@@ -129,7 +131,7 @@ class Person:
         table = self.tab.locator(f"[data-testid=stDataFrame]:has([aria-label*='{caption}'])").first
         began = time.perf_counter()
         line = table.locator("[role=row]", has_text=re.compile(rf"^\s*{re.escape(row)}")).first
-        line.wait_for(state="attached", timeout=_PATIENCE_MS)
+        line.wait_for(state="attached", timeout=self.patience_ms)
         self.waited_s += time.perf_counter() - began
         return str(line.locator("[role=gridcell]").nth(column).text_content())
 
@@ -140,6 +142,7 @@ class Person:
         names = table.locator("[role=row]").all_text_contents()
         at = next(i for i, name in enumerate(names) if name.strip().startswith(row))
         began, box = time.perf_counter(), None
+        table.scroll_into_view_if_needed()
         while box != (box := table.locator("canvas").first.bounding_box()) or box is None:
             self.tab.wait_for_timeout(250)  # its columns find their widths
         self.waited_s += time.perf_counter() - began

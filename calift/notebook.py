@@ -22,6 +22,7 @@ from calift_core.analysis.report import read_report
 from calift_core.calibration import Binning, ece_report, evaluate_all, score_probs, softmax
 from calift_core.calibration.bins import Norm, Scheme
 from calift_core.errors import DataError, PredictionsError, UnknownNameError
+from calift_core.installed import install_extra
 from calift_core.schema.report import EceReport, EvaluationReport, Report
 from calift_core.schema.wire.results import Reliability
 
@@ -252,6 +253,6 @@ def _figure(diagram: Reliability, title: str, *, smooth: bool) -> go.Figure:
     except ModuleNotFoundError as error:
         raise DataError(
             f"a diagram needs {error.name}, which is not installed.",
-            hint="In the checkout: pip install -e '.[dashboard]'.",
+            hint=install_extra("dashboard"),
         ) from error
     return reliability.diagram(diagram, title=title, smooth=smooth)

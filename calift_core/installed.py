@@ -1,7 +1,7 @@
 """How calift is installed here, for sentences that say what to type.
 
-No package index has calift: it is installed from its checkout, most often into a `.venv` that is
-not on the shell's path. A hint that does not work is worse than none.
+No package index has calift: it is installed from its checkout or from a wheel, most often into a
+`.venv` that is not on the shell's path. A hint that does not work is worse than none.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ def install_extra(extra: str) -> str:
         source = {}
     if "vcs_info" in source:
         return pip_install(f"calift[{extra}] @ {source['vcs_info']['vcs']}+{source['url']}")
+    if "archive_info" in source:
+        # pip keeps the calift that is there, whatever wheel it came from, and adds what is missing.
+        return pip_install(f"calift[{extra}]")
     return f"In calift's checkout: {pip_install(f'.[{extra}]')}"
 
 

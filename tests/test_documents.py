@@ -207,7 +207,7 @@ def test_compose__starts_with_what_make_env_makes_and_not_without(env_file: Path
         interpolated(compose_file(), {})
     made = variables_of(env_file)
     services = interpolated(compose_file(), made)["services"]
-    assert set(services) == {"postgres", "redis", "api", "worker", "dashboard"}
+    assert set(services) == {"postgres", "redis", "api", "models", "worker", "dashboard"}
     url = services["api"]["environment"]["CALIFT_DATABASE_URL"]
     assert f"calift:{made['POSTGRES_PASSWORD']}@" in url
     assert check_token(services["api"]["environment"]["CALIFT_TOKEN"], "CALIFT_TOKEN")

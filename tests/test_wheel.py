@@ -77,6 +77,7 @@ def test_wheel__runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
     environment |= {"PYTHONPATH": str(tmp_path / "site"), "CALIFT_HOME": str(tmp_path / "home")}
+    environment["CALIFT_API_URL"] = "http://127.0.0.1:9"  # somebody may have a service of theirs up
     for arguments in (
         ["-c", code],
         ["-m", "calift", "--version"],
@@ -91,3 +92,21 @@ def test_wheel__runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_wheel__says_how_an_extra_is_added_without_the_checkout(
+    wheel: Path, tmp_path: Path
+) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    code = "from calift_core.installed import install_extra; print(install_extra('train'))"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith(" -m pip install 'calift[train]'\n")

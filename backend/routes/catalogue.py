@@ -42,9 +42,11 @@ from calift_core.schema.wire.service import (
 )
 
 router = APIRouter(tags=["catalogue"])
+#: What every application of this service has.
+health = APIRouter(tags=["catalogue"])
 
 
-@router.get("/health", openapi_extra={"security": []})
+@health.get("/health", openapi_extra={"security": []})
 @allow("open")
 async def get_health() -> Health:
     """Whether the process lives; nothing else is asked. Restart it when it does not answer."""
@@ -160,6 +162,25 @@ async def upload_dataset(
         )
     note(request, suite=found.suite, size_bytes=found.size_bytes)
     return found
+
+
+@router.delete("/datasets", status_code=204, responses={404: {}, 409: {}})
+@allow("submit")
+def delete_dataset(
+    request: Request,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    suite: Annotated[
+        str, Query(min_length=1, max_length=4096, description="As it is listed: `zip:FILE`")
+    ],
+) -> None:
+    """Delete a zip that was brought here: one's own, or as an admin anybody's.
+
+    Not while a run, an evaluation job or a sweep that is not over needs it. Finished runs keep
+    their numbers; their images are shown no more, and they cannot be judged on it again.
+    """
+    services.datasets.remove(suite, principal)
+    note(request, suite=suite)
 
 
 @router.get("/datasets/scan")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
@@ -40,7 +41,7 @@ async def try_picture(run_id: RunId, request: Request, services: ServicesDep) ->
         picture = await request.body()
     except ClientDisconnect:
         raise HttpError(400, "BAD_REQUEST", "the picture ended too early.") from None
-    return await services.trials.ask(run_id, picture)
+    return await (services.model_host or services.trials).ask(run_id, picture)
 
 
 #: What an exported model can be given; the others read the initial model as well.
@@ -58,7 +59,7 @@ Shippable = Literal[
     },
 )
 @allow("read")
-def download_model(
+async def download_model(
     run_id: RunId,
     services: ServicesDep,
     calibrator: Annotated[Shippable, Query(description="Fitted on the run's ID data")] = "auto",
@@ -67,7 +68,9 @@ def download_model(
 
     It is made when it is first asked for, which takes seconds, and kept for a while.
     """
-    path, sha256 = services.exports.zipped(run_id, calibrator)
+    if services.model_host is not None:
+        return await services.model_host.zipped(run_id, calibrator)
+    path, sha256 = await run_in_threadpool(services.exports.zipped, run_id, calibrator)
     return FileResponse(
         path,
         media_type="application/zip",

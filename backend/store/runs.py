@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
+    Text,
     and_,
     case,
     delete,
@@ -28,10 +29,11 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy import cast as cast_to
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.line import queue_of
-from backend.models import ArtifactRow, ReportRow, Run, RunTag, SpectrumRow
+from backend.models import ArtifactRow, ReportRow, Run, RunTag, SpectrumRow, Sweep
 from backend.store.cursors import Cursors, how_many, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
 from backend.store.errors import ConflictError
@@ -386,6 +388,27 @@ class Runs:
                 .limit(limit)
             ).all()
         return [SuiteRuns(suite=s, runs=n, newest_at=moment(at)) for s, n, at in rows]
+
+    def unfinished_with(self, words: str) -> list[str]:
+        """Ids of runs, evaluation jobs and sweeps that are not over, whose specs hold these words.
+
+        Args:
+            words: ASCII without quotes and backslashes, as JSON writes them.
+        """
+        pattern = f"%{words}%"
+        with reading(self._engine) as connection:
+            return [
+                *connection.scalars(
+                    select(Run.id)
+                    .where(Run.phase.in_(("QUEUED", *WORKING_PHASES)))
+                    .where(cast_to(Run.spec, Text).like(pattern))
+                ),
+                *connection.scalars(
+                    select(Sweep.id)
+                    .where(Sweep.phase.in_(("RUNNING", "PAUSED", "CANCELLING")))
+                    .where(cast_to(Sweep.spec, Text).like(pattern))
+                ),
+            ]
 
     def _detail(self, connection: Connection, run_id: str) -> RunDetail:
         return _detail(connection, run_id, self._quotas)

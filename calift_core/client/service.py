@@ -87,6 +87,14 @@ class ServiceCalls(Connection):
             response = self._upload("/datasets", body, "application/zip", {"name": name})
         return self._read(response, UploadedData)
 
+    def delete_zip(self, suite: str) -> None:
+        """Delete a zip that was brought to the service, by the `suite` that it is named by there.
+
+        Raises:
+            ServiceError: there is none, it is another's, or a run that is not over needs it.
+        """
+        self._send("DELETE", "/datasets", params={"suite": suite})
+
     def suites(self, *, phase: Sequence[str] = ()) -> list[SuiteRuns]:
         """The suites of the runs in any of these phases, that of the newest run first."""
         return self._get("/suites", list[SuiteRuns], phase=list(phase))

@@ -299,6 +299,19 @@ class SuiteSpec(Frozen):
             return {**value, "templates": "letters"}
         return value
 
+    @field_validator("group_by", mode="before")
+    @classmethod
+    def _one_group(cls, pattern: object) -> object:
+        # In words, before the pattern of the schema says the same as a regular expression.
+        if isinstance(pattern, str) and (
+            pattern.count("{}") != 1 or set(pattern.replace("{}", "")) & set("{}")
+        ):
+            raise ValueError(
+                "group_by must have {} once, where the group stands in a path, as patient{}_* has, "
+                f"got {pattern!r}"
+            )
+        return pattern
+
     @field_validator("class_names", mode="before")
     @classmethod
     def _named_set(cls, names: Any) -> Any:

@@ -136,6 +136,23 @@ def rows_table(verdict: SweepVerdict) -> Table:
     return Table(columns, rows)
 
 
+def as_judged(shown: Table, judged_on: str) -> Table:
+    """A table of a verdict that says ID where there was no shifted data to judge on."""
+    if judged_on != "id":
+        return shown
+    names = {column.name for column in shown.columns}
+    columns = [
+        column._replace(label=column.label.replace("OOD", "ID"))
+        for column in shown.columns
+        if column.name != "ood_accuracy" or "id_accuracy" not in names
+    ]
+    rows = [
+        row | {"metric": str(row["metric"]).replace("OOD", "ID")} if "metric" in row else row
+        for row in shown.rows
+    ]
+    return Table(columns, rows)
+
+
 def sets_table(sets: Sequence[VerdictSet]) -> Table:
     """Which contender may be the best, by each measure."""
     rows = [

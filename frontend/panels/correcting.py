@@ -73,8 +73,9 @@ def draw(evaluation: Evaluation, found: DoubtfulLabels) -> None:
     if made is None:
         return
     st.markdown(
-        f"{text.count(made.changed)} labels are others and {text.count(made.dropped)} images are "
-        "left out. Put it into the folder of the images; it is a suite then:"
+        f"Labels changed: {text.count(made.changed)}; images left out: "
+        f"{text.count(made.dropped)}. Put the manifest into the folder of the images, where a new "
+        "run then names it:"
     )
     st.code(f"manifest:{made.folder}/corrected.csv", language=None)
     st.download_button(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
+from calift_core.schema.wire.service import DatasetInfo
 from frontend import api, page, text
 from frontend.tables import Column, Markup, Table
 
@@ -18,6 +20,44 @@ def _state(available: bool) -> Markup:
 
 def _detail(words: str) -> Markup:
     return Markup(f'<div class="wrap">{text.html_prose(words)}</div>')
+
+
+def _delete(datasets: Sequence[DatasetInfo]) -> None:
+    """Offer to delete zips that the visitor brought; an admin, anybody's."""
+    if gone := st.session_state.pop("deleted-zip", ""):
+        st.success(f"{text.md(gone)} is deleted.", icon=":material/check:")
+    me = api.visitor()
+    mine = {
+        d.id: d
+        for d in datasets
+        if d.brought_by and (me.scope == "admin" or d.brought_by == me.name)
+    }
+    if not mine or api.locked("submit"):
+        return
+    with st.popover("Delete a zip that was brought", icon=":material/delete:"):
+        chosen = st.selectbox(
+            "Zip",
+            list(mine),
+            format_func=lambda suite: f"{mine[suite].title}, {mine[suite].detail}",
+            key="zip-to-delete",
+        )
+        st.caption(
+            "Finished runs keep their numbers; their images are shown no more. It is refused "
+            "while a run that is not over needs it."
+        )
+        if st.button("Delete it", type="primary", key="delete-zip"):
+            _deleted(mine[chosen])
+
+
+def _deleted(zipped: DatasetInfo) -> None:
+    def call() -> bool:
+        api.client().delete_zip(zipped.id)
+        return True
+
+    if api.act(f"delete {zipped.title}", call):
+        st.session_state["deleted-zip"] = zipped.title
+        st.session_state.pop("zip-to-delete", None)
+        st.rerun()
 
 
 def main() -> None:
@@ -54,6 +94,7 @@ def main() -> None:
         "table of images as `manifest:FILE`, WebDataset shards as `wds:FOLDER`, a zip as "
         "`zip:FILE` or a Hugging Face data set as `hf:FOLDER`."
     )
+    _delete(datasets)
     st.header("Models", anchor=False)
     rows = [
         {

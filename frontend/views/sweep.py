@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from calift_core.schema.wire.sweeps import SWEEP_ENDS, SweepCost, SweepDetail, SweepVerdict
@@ -112,6 +114,10 @@ def _contenders(sweep: SweepDetail) -> None:
         page.chart(chart, figures.sweeps.ladders_table(sweep.arms), name="sweep-ladders")
 
 
+def _table(shown: Table, *, caption: str, judged_on: str) -> None:
+    page.table(figures.sweeps.as_judged(shown, judged_on), caption=caption)
+
+
 def _verdict(verdict: SweepVerdict) -> None:
     where = {"shifts": "shifts", "corruptions": "corruptions", "id": "the ID test set"}
     st.header("Each at its own rate", anchor=False)
@@ -120,19 +126,19 @@ def _verdict(verdict: SweepVerdict) -> None:
         "L2² is the squared calibration error with the noise taken out, which decides; an ECE has "
         "no interval that could be trusted and stands beside its floor."
     )
-    table = figures.sweeps.rows_table(verdict)
-    page.table(table, caption="Contenders at their own rates")
-    page.table(figures.sweeps.sets_table(verdict.sets), caption="Model confidence sets, 95 %")
+    table = partial(_table, judged_on=verdict.judged_on)
+    table(figures.sweeps.rows_table(verdict), caption="Contenders at their own rates")
+    table(figures.sweeps.sets_table(verdict.sets), caption="Model confidence sets, 95 %")
     with st.expander("Paired differences, over seeds and images"):
-        page.table(figures.sweeps.differences_table(verdict.sets), caption="Paired differences")
+        table(figures.sweeps.differences_table(verdict.sets), caption="Paired differences")
     equal = verdict.equal
     if equal is not None and equal.id_accuracy is not None:
         st.header(f"At equal ID accuracy: {text.percent(equal.id_accuracy)}", anchor=False)
         st.caption(f"Each read along its ladder, between two rates; intervals over {equal.covers}.")
-        page.table(figures.sweeps.equal_table(equal), caption="Contenders at equal ID accuracy")
-        page.table(figures.sweeps.sets_table(equal.sets), caption="Model confidence sets there")
+        table(figures.sweeps.equal_table(equal), caption="Contenders at equal ID accuracy")
+        table(figures.sweeps.sets_table(equal.sets), caption="Model confidence sets there")
         with st.expander("Paired differences at equal ID accuracy"):
-            page.table(figures.sweeps.differences_table(equal.sets), caption="Differences there")
+            table(figures.sweeps.differences_table(equal.sets), caption="Differences there")
     left = [*verdict.left_out, *(equal.left_out if equal is not None else [])]
     for one in left:
         st.caption(f"Without {text.md(one.label)}: {text.md_prose(one.why)}.")

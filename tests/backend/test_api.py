@@ -124,6 +124,7 @@ SCOPES = {
     "scan_dataset": "submit",
     "list_folders": "submit",
     "upload_dataset": "submit",
+    "delete_dataset": "submit",
     "cancel_sweep": "submit",
     "pause_sweep": "submit",
     "resume_sweep": "submit",

@@ -15,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from backend.authentication import hash_token
 from backend.main import create_app
 from backend.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.settings import Settings
@@ -272,13 +273,68 @@ def test_zip__comes_by_the_client_from_a_path_or_an_open_file(
 ) -> None:
     from calift_core.client import Client
 
-    (tmp_path / "birds.zip").write_bytes(packed(BIRDS))
+    body = packed(BIRDS)  # another would have another time in it
+    (tmp_path / "birds.zip").write_bytes(body)
     app = create_app(settings, housekeeping=False)
     with serving(app) as url, Client(url, settings.admin_token()) as client:
         made = client.upload_zip(tmp_path / "birds.zip", "birds.zip")
-        assert client.upload_zip(io.BytesIO(packed(BIRDS)), "birds.zip") == made
+        assert client.upload_zip(io.BytesIO(body), "birds.zip") == made
         assert client.scan(made.suite).n_classes == 2
         with pytest.raises(ServiceError, match="no whole zip"):
             client.upload_zip(io.BytesIO(b"nothing"), "birds.zip")
         with pytest.raises(StorageError):
             client.upload_zip(tmp_path / "gone.zip", "gone.zip")
+
+
+def delete(api: TestClient, suite: str, **headers: str) -> Any:
+    return api.delete("/api/v1/datasets", params={"suite": suite}, headers=headers)
+
+
+def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs_it(
+    api: TestClient, settings: Settings
+) -> None:
+    store = api.app.state.services.store  # type: ignore[attr-defined]
+    who = {}
+    for name in ("ann", "bob"):
+        token = f"clft_{name}.{'s' * 32}"
+        store.tokens.add(f"clft_{name}", name=name, scope="submit", secret_sha256=hash_token(token))
+        who[name] = {"Authorization": f"Bearer {token}"}
+    ann = bring(api, packed(BIRDS), **who["ann"]).json()["suite"]
+    bob = bring(api, packed(BIRDS), **who["bob"]).json()["suite"]
+    assert ann != bob
+
+    refused = delete(api, ann, **who["bob"])
+    assert (refused.status_code, refused.json()["code"]) == (403, "NOT_YOURS")
+    # What was not brought is not found, whatever file it names.
+    (settings.home / "a.zip").write_bytes(packed(BIRDS))
+    for other in (f"zip:{settings.home / 'a.zip'}", ann + "/", "typefaces", ann.upper()):
+        assert delete(api, other, **who["ann"]).status_code == 404
+
+    spec = {"name": "r", "method": {"kind": "zero_shot"}}
+    named: list[dict[str, Any]] = [
+        {"id": ann}, {"id": bob, "shifts": {"same": ann}},
+    ]  # fmt: skip
+    for suite in named:
+        made = api.post("/api/v1/runs", json=spec | {"suite": suite}).json()
+        refused = delete(api, ann, **who["ann"])
+        assert (refused.status_code, refused.json()["code"]) == (409, "DATA_IN_USE")
+        assert made["id"] in refused.json()["detail"]
+        api.post(f"/api/v1/runs/{made['id']}/cancel")
+    assert Path(ann.removeprefix("zip:")).is_file()
+
+    assert delete(api, ann, **who["ann"]).status_code == 204
+    assert delete(api, ann, **who["ann"]).status_code == 404
+    assert Path(bob.removeprefix("zip:")).is_file()
+    assert delete(api, bob).status_code == 204  # by the admin
+    assert list(settings.datasets_dir.glob("*/*")) == []
+
+
+def test_zip__stays_while_a_sweep_that_is_not_over_needs_it(api: TestClient) -> None:
+    suite = bring(api, packed(BIRDS)).json()["suite"]
+    base = {"model": {"name": "calift-tiny", "pretrained": "typefaces"}, "suite": {"id": suite}}
+    asked = {"name": "s", "base": base, "methods": ["finetune"], "seeds": [0], "rate": None}
+    made = api.post("/api/v1/sweeps", json=asked)
+    assert made.status_code == 202, made.text
+    refused = delete(api, suite)
+    assert refused.status_code == 409
+    assert made.json()["id"] in refused.json()["detail"]

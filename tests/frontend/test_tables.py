@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from frontend import figures, tables
+from frontend.tables import Column, Table
 from tests.frontend.examples import BINS, make_reliability
 
 
@@ -35,3 +36,21 @@ def test_table__csv_keeps_fractions_and_disarms_formulas() -> None:
 def test_table__long_ones_say_how_much_is_left_out() -> None:
     table = tables.Table([tables.Column("x", "X", "count")], [{"x": i} for i in range(7)])
     assert "and 4 more rows" in tables.to_html(table, caption="numbers", limit=3)
+
+
+def test_sweep__judged_without_shifts_names_its_columns_after_the_id_data() -> None:
+    from frontend.figures import sweeps
+
+    shown = Table(
+        [
+            Column("id_accuracy", "ID accuracy", "percent"),
+            Column("ood_accuracy", "OOD accuracy", "percent"),
+            Column("ood_nll", "OOD NLL", "number"),
+            Column("metric", "By"),
+        ],
+        [{"id_accuracy": 0.9, "ood_accuracy": 0.9, "ood_nll": 0.1, "metric": "OOD NLL"}],
+    )
+    assert sweeps.as_judged(shown, "shifts") == shown
+    said = sweeps.as_judged(shown, "id")
+    assert [c.label for c in said.columns] == ["ID accuracy", "ID NLL", "By"]
+    assert said.rows[0]["metric"] == "ID NLL"

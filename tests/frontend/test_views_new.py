@@ -10,7 +10,9 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from calift_core.client import Client
 from calift_core.schema.methods import METHOD_SPECS
+from calift_core.schema.wire.operations import TokenMake
 from tests.core.conftest import write_classes
 from tests.frontend.conftest import Service, pointed_at, service
 from tests.frontend.driving import page, submit_of, words
@@ -248,3 +250,27 @@ def test_new__a_zip_is_brought_once_and_named_in_the_form(
         refused.set_value(("x.zip", b"no zip at all", "application/zip")).run()
         assert "x.zip is no whole zip" in app.error[0].value.replace("\\", "")
         assert app.selectbox(key="new-quick-suite.id").value == "typefaces"
+
+
+def test_data__a_zip_that_was_brought_is_deleted_and_its_owner_alone_may(
+    bare: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "fish", ("cod", "eel"), n=5)
+    made = shutil.make_archive(str(tmp_path / "fish"), "zip", tmp_path, "fish")
+    admin = (bare.home / "token").read_text().strip()
+    with Client(bare.url, admin) as client:
+        suite = client.upload_zip(made, "fish.zip").suite
+        reader = client.make_token(TokenMake(owner="reader", scope="read")).token
+        other = client.make_token(TokenMake(owner="other", scope="submit")).token
+        for token in (reader, other):
+            with pointed_at(monkeypatch, bare.url, bare.home, visitor=token):
+                app = page("data")
+                assert "fish" in words(app)
+                assert "zip-to-delete" not in [box.key for box in app.selectbox]
+        with pointed_at(monkeypatch, bare.url, bare.home):
+            app = page("data")
+            app.selectbox(key="zip-to-delete").set_value(suite).run()
+            app.button(key="delete-zip").click().run()
+            assert not app.exception
+            assert "fish is deleted" in app.success[0].value
+        assert suite not in [d.id for d in client.datasets()]

@@ -87,7 +87,11 @@ class ModelInfo(Frozen):
 
 
 class DatasetInfo(Frozen):
-    """A suite that can be named in a RunSpec."""
+    """A suite that can be named in a RunSpec.
+
+    `brought_by` is who brought a zip by the browser or the API, and may delete it; empty for suites
+    that were not brought.
+    """
 
     id: str
     title: str
@@ -95,6 +99,7 @@ class DatasetInfo(Frozen):
     detail: str
     classes: list[str] = Field(default_factory=list)
     parts: dict[str, int] = Field(default_factory=dict)
+    brought_by: str = ""
 
 
 class ScannedClass(Frozen):

@@ -294,8 +294,9 @@ def test_group_by__a_pattern_over_paths_is_a_column_of_groups(tmp_path: Path) ->
     ):
         with pytest.raises((DataError, SpecError), match=re.escape(sentence)):
             load(source, group_by=pattern)
-    with pytest.raises(ValueError, match="group_by"):
-        SuiteSpec(group_by="no group")
+    for wrong in ("no group", "{}{}", "{a}{}", "{", "{{}}"):
+        with pytest.raises(ValueError, match="group_by must have {} once"):
+            SuiteSpec(group_by=wrong)
 
 
 @given(st.text("ab/_", max_size=12), st.text("ab/_*", max_size=4), st.text("ab/_*", max_size=4))

@@ -1,0 +1,129 @@
+"""An API without torch has its models loaded by another process, a real one here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from starlette.testclient import TestClient
+
+from backend.main import create_app
+from backend.middleware import PICTURE_TYPE
+from backend.settings import Settings
+from calift_core.errors import ServiceError
+from calift_core.schema.wire.answers import TriedPicture
+from calift_core.shipping.classifier import CalibratedClassifier
+from tests.backend.test_evaluation_jobs import folder  # noqa: F401
+from tests.backend.test_trying import asked
+from tests.command.conftest import configs, one_thread, photos  # noqa: F401
+from tests.conftest import free_port, serving, until
+from tests.support.finished import store_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def host(settings: Settings, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`python -m backend models` on the same home: its address and the process."""
+    port = free_port()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
+    environment |= {
+        "CALIFT_HOME": str(settings.home),
+        "CALIFT_DATABASE_URL": settings.database_url,
+        "CALIFT_PORT": str(port),
+        "CALIFT_MODELS_URL": f"http://127.0.0.1:{port}",  # it must not ask itself
+    }
+    with (tmp_path / "models.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "backend", "models"],
+            cwd=ROOT, env=environment, stdout=log, stderr=log,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, (tmp_path / "models.log").read_text()
+        try:
+            return httpx.get(f"{url}/api/v1/health", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(answers, what="the process that loads models to answer", timeout_s=120)
+        yield url, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_models_url__another_process_answers_exports_and_refuses_as_this_one_would(
+    settings: Settings,
+    host: tuple[str, subprocess.Popen[bytes]],
+    folder: Path,  # noqa: F811
+    photos: Path,  # noqa: F811
+    finished_run: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    from calift_core.client import Client
+
+    url, process = host
+    app = create_app(settings.model_copy(update={"models_url": url}), housekeeping=False)
+    services = app.state.services
+    path = next(photos.rglob("*.png"))
+    with serving(app) as address, Client(address, settings.admin_token(), timeout_s=300) as client:
+        run_id = store_run(services.store, services.artifacts, folder)
+        empty = finished_run(services.store, services.artifacts)
+        said = client.try_picture(run_id, path)
+        packed = client.download_model(run_id, tmp_path / "m.zip", calibrator="temperature")
+        with pytest.raises(ServiceError, match="no finished model") as refused:
+            client.try_picture(empty, path)
+        assert refused.value.status == 409
+        with pytest.raises(ServiceError, match="nothing") as refused:
+            client.try_picture("nothing", path)
+        assert refused.value.status == 404
+        with pytest.raises(ServiceError) as refused:
+            client.try_picture(run_id, b"GIF89a" + bytes(40))
+        assert (refused.value.status, refused.value.problem["code"]) == (422, "IMAGE_UNREADABLE")
+        assert not services.trials._hosts
+
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with pytest.raises(ServiceError, match="loads models does not answer") as refused:
+            client.try_picture(run_id, path)
+        assert (refused.value.status, refused.value.problem["code"]) == (503, "MODELS_AWAY")
+
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path)
+    shipped = CalibratedClassifier.load(tmp_path / "model", device="cpu")
+    assert shipped.calibrator is not None
+    assert shipped.predict([path]).labels == [said.top[0].label]
+    # Word for word what an API with torch says itself.
+    with TestClient(create_app(settings, housekeeping=False), base_url="http://127.0.0.1") as api:
+        api.headers["Authorization"] = f"Bearer {settings.admin_token()}"
+        own = asked(api, run_id, path.read_bytes())
+    assert TriedPicture.model_validate(own.json()) == said
+
+
+def test_models__answer_the_administrator_alone_and_nothing_else(
+    host: tuple[str, subprocess.Popen[bytes]], settings: Settings
+) -> None:
+    url = f"{host[0]}/api/v1"
+    body: dict[str, Any] = {"content": b"x", "headers": {"Content-Type": PICTURE_TYPE}}
+    assert httpx.post(f"{url}/runs/r/try", **body).status_code == 401
+    assert httpx.get(f"{url}/runs/r/model").status_code == 401
+    admin = {"Authorization": f"Bearer {settings.admin_token()}"}
+    for path in ("runs", "datasets", "tokens", "openapi.json", "docs"):
+        assert httpx.get(f"{url}/{path}", headers=admin).status_code == 404, path
+
+
+@pytest.mark.parametrize("url", ["models:8000", "ftp://a", "http://a/b", "http://u:p@a", "http://"])
+def test_models_url__that_is_no_address_is_refused(settings: Settings, url: str) -> None:
+    with pytest.raises(ValueError, match="models_url"):
+        Settings(home=settings.home, models_url=url)
