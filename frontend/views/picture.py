@@ -58,15 +58,19 @@ def main() -> None:
             help="From which confidence on an answer is kept; a promise for data like the ID data",
         )
     )
-    said = _asked(chosen, given.getvalue())
+    waiting = st.empty()
+    with waiting.container():
+        said = _asked(chosen, given.getvalue())
     if not said:
         return
+    if len(said) == len(chosen):  # else what stands in the way stays
+        waiting.empty()
     runs = [run for run in pickers.as_runs(chosen) if run.id in said]
     _draw(runs, said, risk)
 
 
 def _asked(chosen: dict[str, RunSummary], picture: bytes) -> dict[str, TriedPicture]:
-    """Each run's answer, asked for once in a session."""
+    """Each run's answer, asked for once in a session and told as it comes."""
     kept: dict[tuple[str, int, str], TriedPicture]
     kept = st.session_state.setdefault("tried-pictures", {})
     digest = hashlib.sha256(picture).hexdigest()
@@ -82,6 +86,10 @@ def _asked(chosen: dict[str, RunSummary], picture: bytes) -> dict[str, TriedPict
                 if getattr(error, "problem", {}).get("code") == "IMAGE_UNREADABLE":
                     break  # for none of the others either
                 continue
+            top = kept[key].top[0]
+            st.caption(
+                f"{text.md(run.name)}: {text.md(top.label)}, {text.percent(top.probability)}"
+            )
         said[run_id] = kept[key]
     while len(kept) > _KEPT:
         kept.pop(next(iter(kept)))
