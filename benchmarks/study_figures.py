@@ -4,8 +4,9 @@
     python benchmarks/study_figures.py --records FOLDER --write FOLDER --suites typefaces,cifar10
 
 Every number is of `benchmarks/records/`. A mark is a mean over the seeds that are there; its bar is
-the 95 % interval over seeds (Student's t), so it says nothing of other images: the verdicts do. A
-suite without a record is left out, and every picture says how many seeds it is of.
+the 95 % interval over seeds (Student's t; none of fewer than three), so it says nothing of other
+images: the verdicts do. A suite without a record is left out, and every picture says how many seeds
+it is of.
 """
 
 from __future__ import annotations
@@ -89,9 +90,9 @@ def look(row: str) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval over seeds; 0 for one."""
+    """Mean, and half of its 95 % interval over seeds; 0 for fewer than three."""
     v = np.asarray(values)
-    if len(v) < 2:
+    if len(v) < 3:
         return float(v.mean()), 0.0
     reach = student_t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))
     return float(v.mean()), float(reach)
