@@ -54,11 +54,15 @@ def test_runs__a_click_opens_the_run_and_its_tab_is_in_the_address(
     tab.wait_for_url(re.compile(rf"/run\?id={dashboard.service.ids['CaRot']}"))
     assert tab.evaluate("() => window.loadedOnce"), "the page was loaded anew"
     assert tab.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
+    chart = tab.locator(".st-key-chart-over-steps-effective_rank .calift-chart")
+    title = chart.get_by_text("Effective rank over training")
     tab.get_by_role("tab", name="Spectrum").click()
-    tab.get_by_text("Effective rank over training").wait_for()
+    chart.scroll_into_view_if_needed()  # it is drawn once it can be seen
+    title.wait_for()
     until(lambda: "tab=Spectrum" in query(tab), timeout_s=45, what="the tab in the address")
     tab.reload()
-    tab.get_by_text("Effective rank over training").wait_for()
+    chart.scroll_into_view_if_needed()
+    title.wait_for()
     assert tab.get_by_role("tab", name="Spectrum").get_attribute("aria-selected") == "true"
 
 

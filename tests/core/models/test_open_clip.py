@@ -263,7 +263,7 @@ def test_local_dir__is_open_clips_model_with_its_own_preprocessing(tmp_path: Pat
     assert clip.made.activation == "quick_gelu"
     assert clip.preprocess == AS_WRAPPED
     batch = batch_of(net, WRAPPED["model_cfg"])
-    assert largest_difference(ours(clip, *batch), outputs(net, *batch)) < 1e-6
+    assert largest_difference(ours(clip, *batch), outputs(net, *batch)) < 1e-5
     with quiet():
         _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'model'}")
     image = picture(31, 57)
@@ -277,7 +277,7 @@ def test_config__preprocess_cfg_and_activation_are_honoured(tmp_path: Path) -> N
     clip = load_clip(str(path), weights).eval()
     assert clip.preprocess == AS_WRAPPED
     batch = batch_of(net, WRAPPED["model_cfg"])
-    assert largest_difference(ours(clip, *batch), outputs(net, *batch)) < 1e-6
+    assert largest_difference(ours(clip, *batch), outputs(net, *batch)) < 1e-5
     bare = tmp_path / "bare.json"
     bare.write_text(json.dumps(VIT))
     assert resolve(str(bare), weights) == Made(VIT, Preprocess(16))
