@@ -269,7 +269,9 @@ def _settle(tab: Page, shot: Shot) -> None:
     unwanted = ", ".join(s for n, s in UNWANTED.items() if n != "an empty chart")
     for _ in range(2):  # widgets are loaded when they are first drawn: settled twice is settled
         tab.wait_for_function(
-            "([unwanted, charts]) => document.querySelector(unwanted) || (("
+            # Charts are drawn when they are near what can be seen, and all of them before printing.
+            "([unwanted, charts]) => dispatchEvent(new Event('beforeprint')) && "
+            "document.querySelector(unwanted) || (("
             + _SETTLED
             + ")() && ("
             + _CHARTS
