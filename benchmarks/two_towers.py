@@ -29,10 +29,10 @@ from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
 
 PEAK = """
-import resource, sys
+import re, sys
 from calift_core.shipping.classifier import CalibratedClassifier
 CalibratedClassifier.load(sys.argv[1], device="cpu").predict(sys.argv[2:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
 
 

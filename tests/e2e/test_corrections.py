@@ -14,7 +14,7 @@ from PIL import Image
 
 from calift_core.data.suites.load import load_suite
 from calift_core.schema.spec import SuiteSpec
-from tests.conftest import example_predictions
+from tests.conftest import example_predictions, until
 from tests.e2e.conftest import Dashboard, serving_dashboard, settle
 from tests.frontend.conftest import service
 
@@ -77,6 +77,21 @@ def doubted(tmp_path: Path, finished_run: Callable[..., str]) -> Iterator[Doubte
             yield Doubted(dashboard, tree, evaluation.id, runs[0], samples)
 
 
+def ticked(tab: Any, table: Any, row: int) -> bool:
+    """Tick a row, the first is 1; a table that moves meanwhile may not get the click."""
+    from playwright.sync_api import TimeoutError as Late
+
+    box = table.locator("canvas").first.bounding_box()
+    tab.mouse.click(box["x"] + 30, box["y"] + box["height"] / 4 * (row + 0.5))
+    tab.keyboard.press("Space")
+    button = tab.get_by_role("button", name=f"Make the corrected manifest ({row})")
+    try:
+        button.wait_for(timeout=10_000)
+    except Late:
+        return False
+    return True
+
+
 def test_corrections__are_ticked_and_come_out_as_a_manifest_that_is_a_suite(
     doubted: Doubted, chromium: Any
 ) -> None:
@@ -96,11 +111,8 @@ def test_corrections__are_ticked_and_come_out_as_a_manifest_that_is_a_suite(
         assert sample in str(table.text_content())
     # The cells are painted: one is chosen by a click beside its box, and ticked by a key.
     table.scroll_into_view_if_needed()
-    box = table.locator("canvas").first.bounding_box()
     for row in (1, 2):
-        tab.mouse.click(box["x"] + 30, box["y"] + box["height"] / 4 * (row + 0.5))
-        tab.keyboard.press("Space")
-        tab.get_by_role("button", name=f"Make the corrected manifest ({row})").wait_for()
+        until(lambda row=row: ticked(tab, table, row), timeout_s=120, what="a row to be ticked")
         settle(tab)
     with tab.expect_download() as waiting:
         tab.get_by_role("button", name="List of corrections, CSV").click()
