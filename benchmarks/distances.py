@@ -11,7 +11,6 @@ on a small data set: means over ten draws that all runs share. From stored predi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from study import BENCHES, RECORDS, cells, predictions_of
+from study_tables import keep_lines
 
 from calift_core.calibration.beside import PRIOR, disagreement
 from calift_core.calibration.calibrators import TEMPERATURE_RANGE, fit_temperature
-from calift_core.files import atomic_write_bytes
 from calift_core.predictions.read import read_metadata, read_predictions
 
 Doubles = NDArray[np.float64]
@@ -201,8 +200,7 @@ def main() -> None:
         better = int((own[:, 0] < plain[:, 0] - 1e-9).sum())
         validation, shift = own.mean(axis=0)
         lines.append(f"| {name} | {validation:.4f} | {better} of {len(every)} | {shift:.3f} |")
-    kept = options.records / options.suite / "distances.json"
-    atomic_write_bytes(kept, (json.dumps(lines, ensure_ascii=False, indent=1) + "\n").encode())
+    keep_lines(BENCHES[options.suite], options.records, "distances", lines)
     print("\n".join(lines))
 
 

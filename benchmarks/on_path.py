@@ -12,7 +12,6 @@ table goes to `benchmarks/records/SUITE/on_path.json` and is shown by `study_tab
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from study import BENCHES, OF, RECORDS, TRAINED, Bench, Cell, stored
-from study_tables import Record, mean
+from study_tables import Record, keep_lines, mean
 
 from calift_core.analysis.report import read_report
-from calift_core.files import atomic_write_bytes
 from calift_core.jobs.folder import run_in_folder
 from calift_core.schema.report import FrontierPoint
 from calift_core.schema.spec import parse_spec
@@ -120,8 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
     lines = table(BENCHES[options.suite], options.out, options.records, options.lr, seeds)
-    kept = options.records / options.suite / "on_path.json"
-    atomic_write_bytes(kept, (json.dumps(lines, ensure_ascii=False, indent=1) + "\n").encode())
+    keep_lines(BENCHES[options.suite], options.records, "on_path", lines)
     print("\n".join(lines))
 
 

@@ -315,14 +315,19 @@ def kept_lines(bench: Bench, records: Path, name: str) -> list[str]:
     return lines
 
 
+def keep_lines(bench: Bench, records: Path, name: str, lines: Sequence[str]) -> None:
+    """Keep a table among the records, where `kept_lines` finds it."""
+    file = records / bench.name / f"{name}.json"
+    atomic_write_bytes(file, (json.dumps(lines, ensure_ascii=False, indent=1) + "\n").encode())
+
+
 def kept_of_images(
     name: str, make: Callable[[Ledger], list[str]], bench: Bench, records: Path, out: Path | None
 ) -> list[str]:
     """A table of the runs in `out`, kept among the records; without such runs the kept one."""
-    file = records / bench.name / f"{name}.json"
     lines = [] if out is None else make(Ledger.read(bench, records, out))
     if len(lines) > 2:
-        atomic_write_bytes(file, (json.dumps(lines, ensure_ascii=False, indent=1) + "\n").encode())
+        keep_lines(bench, records, name, lines)
         return lines
     return kept_lines(bench, records, name)
 

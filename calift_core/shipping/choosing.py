@@ -32,6 +32,7 @@ from calift_core.calibration.registry import BESIDE_CALIBRATORS, calibrator_from
 from calift_core.errors import DataError, PredictionsError, SpecError, UnknownNameError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.read import read_predictions
+from calift_core.predictions.types import Predictions
 from calift_core.schema.report import Report
 from calift_core.shipping.beside import (
     demand_start,
@@ -151,10 +152,7 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
     if validation:
         predictions = read_predictions(validation[0])
         scores = {
-            name: score_probs(
-                calibrated(predictions.logits, c, initial_logits(initial, predictions, c)),
-                predictions.labels,
-            )
+            name: score_probs(stored_probs(predictions, c, initial), predictions.labels)
             for name, c in fitted.items()
         }
         candidates = sorted(
@@ -216,6 +214,20 @@ def _simplest(scores: Mapping[str, SampleScores], best: str) -> str:
 
 def _candidate(kind: str, scores: SampleScores) -> Candidate:
     return Candidate(kind=kind, nll=nll(scores), brier=brier(scores), ece=ece(scores))
+
+
+def stored_probs(own: Predictions, calibrator: Calibrator | None, initial: Path | None) -> Doubles:
+    """Calibrated probabilities (N, C) of a whole predictions file.
+
+    Args:
+        own: all of the file.
+        calibrator: fitted.
+        initial: folder of the initial model, for calibrators that read its logits.
+
+    Raises:
+        PredictionsError: the initial model has not predicted these samples.
+    """
+    return calibrated(own.logits, calibrator, initial_logits(initial, own, calibrator))
 
 
 def save_choice(folder: Path, choice: Choice, *, initial: Path | None = None) -> Path:

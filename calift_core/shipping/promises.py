@@ -20,8 +20,8 @@ from calift_core.calibration.decisions import choose_threshold, keep
 from calift_core.errors import SpecError
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
-from calift_core.shipping.beside import INITIAL_NAME, initial_logits
-from calift_core.shipping.choosing import calibrated, part_of
+from calift_core.shipping.beside import INITIAL_NAME
+from calift_core.shipping.choosing import part_of, stored_probs
 from calift_core.shipping.judged import stored_tests
 
 #: Shares of errors among what is kept, and coverages of sets, that are promised.
@@ -137,15 +137,14 @@ def promises_of(run: Path, report: Report, calibrator: Calibrator | None) -> Pro
         return None
     own = read_predictions(paths[0])
     initial = run / INITIAL_NAME
-    probs = calibrated(own.logits, calibrator, initial_logits(initial, own, calibrator))
+    probs = stored_probs(own, calibrator, initial)
     scores = score_probs(probs, own.labels)
     chosen = chosen_thresholds(scores)
     fitted = {c: fit_conformal(probs, own.labels, coverage=c) for c in COVERAGES}
     kept: dict[float, list[GivenThreshold]] = {risk: [] for risk in RISKS}
     covered: dict[float, list[GivenSets]] = {coverage: [] for coverage in COVERAGES}
     for evaluation, predictions in stored_tests(run, report, roles=("id", "shift")):
-        first, labels = initial_logits(initial, predictions, calibrator), predictions.labels
-        theirs = calibrated(predictions.logits, calibrator, first)
+        theirs, labels = stored_probs(predictions, calibrator, initial), predictions.labels
         found = score_probs(theirs, labels)
         about = {"dataset": evaluation.dataset, "role": evaluation.role, "n": len(labels)}
         for risk, threshold in chosen.items():
