@@ -155,6 +155,7 @@ def count_images(
         searched = min(n, NOISE_IMAGES) * (1 + (NOISE_LEVELS - 1) * NOISE_STEPS)
         other += n * (NOISE_LEVELS - 1) + searched
     other += 2 * sum(counts.parts.get(part, 0) for part in method.fitted_on)
+    other += method.chosen_among * n_validation
     judged = method.judged_models
     selection = None
     if counts.selection is not None:  # a path is not measured on the calibration images

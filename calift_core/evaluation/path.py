@@ -46,7 +46,7 @@ from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
 from calift_core.models.precision import Precision
 from calift_core.schema.records import PhaseRecord, Record
-from calift_core.schema.report import FrontierPoint, FrontierSet
+from calift_core.schema.report import EvaluationReport, FrontierPoint, FrontierSet
 from calift_core.schema.spec import EvaluationSpec
 
 #: `prompts`: made of prompts by the text tower; `linear`: trained weights.
@@ -303,13 +303,15 @@ class Walk:
             suite: ID validation and test split, shifts and corruptions.
 
         Returns:
-            One point per α, in order.
+            One point per α, in order; nothing is read where there is no α.
 
         Raises:
             InterruptedRunError: `stop` returned true; what was measured is kept.
             OutOfMemoryError: the device has no memory left.
             UnreadableImageError: a file cannot be decoded.
         """
+        if not alphas:
+            return []
         yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models between the two")
         models, described = self._models(alphas)
         selection: list[dict[str, float]] = [{} for _ in alphas]
@@ -384,6 +386,35 @@ def _stop_if_asked(swept: _Sweep, images: ImageSet, stop: Callable[[], bool]) ->
             f"stopped while sweeping α on {images.name}, after {swept.position:,} of its "
             f"{len(images):,} images; they are kept"
         )
+
+
+def point_of(
+    alpha: float, evaluations: Sequence[EvaluationReport], selection: Mapping[str, Any]
+) -> FrontierPoint:
+    """The point of a model that was judged as any other: its own numbers, measured once.
+
+    Args:
+        alpha: where it is on the path.
+        evaluations: of the ID test split, shifts and corruptions.
+        selection: ID parts as in a report; the validation split may be missing.
+    """
+    sets = [
+        FrontierSet(
+            dataset=one.dataset,
+            role=one.role,
+            n=one.n,
+            accuracy=one.accuracy,
+            ece=one.ece.value,
+            ece_floor=one.ece.null_mean,
+            nll=one.nll,
+            corruption=one.corruption,
+            severity=one.severity,
+        )
+        for one in evaluations
+    ]
+    of_validation = selection.get("validation", {})
+    chosen = {k: v for k, v in of_validation.items() if k.startswith("val_")}
+    return _point(alpha, chosen, sets)
 
 
 def _point(

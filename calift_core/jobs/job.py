@@ -28,6 +28,7 @@ from calift_core.evaluation.forward import Placed, encode, predict, validation_v
 from calift_core.evaluation.items import Settings
 from calift_core.evaluation.judge import Verdict, judge
 from calift_core.evaluation.partial import adopt_shards, drop_shards, link_tree
+from calift_core.evaluation.path import point_of
 from calift_core.evaluation.prompts import save_prompts
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
 from calift_core.evaluation.subjects import Subject, classifier_of, load_begun, load_trained
@@ -304,6 +305,9 @@ class Job:
         self._lap("evaluation_s")
         if not self.ranks.first:
             return
+        if frontier is not None:
+            own = point_of(resolved["alpha"], verdict.evaluations, verdict.selection)
+            frontier = sorted([*frontier, own], key=lambda point: point.alpha)
         yield from self.report(
             clip,
             subject.sha256,

@@ -66,7 +66,7 @@ class Merged:
     Attributes:
         classifier: goes with the merged weights.
         resolved: for the report.
-        frontier: the path, of WiSE-FT.
+        frontier: the path of WiSE-FT, without the model that the weights are of.
         mixed: where it is two models that answer together.
     """
 
@@ -177,7 +177,8 @@ def merge_runs(
     if method.choose == "one_se":
         alpha, accuracies = yield from walk.choose(ONE_SE_PATH, suite)
         resolved |= {"chosen_on": "id_val", "val_accuracies": accuracies}
-    frontier = yield from walk.sweep(sorted({*method.sweep, alpha}), suite)
+    # The model at α is judged as any other, and so gives its point.
+    frontier = yield from walk.sweep(sorted({*method.sweep} - {alpha}), suite)
     classifier = path.settle(alpha)
     return Merged(classifier, {"alpha": alpha, **resolved}, frontier)
 

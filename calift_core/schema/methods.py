@@ -89,6 +89,11 @@ class MethodBase(Frozen):
         return 1
 
     @property
+    def chosen_among(self) -> int:
+        """How many models are compared on ID validation before its own is known."""
+        return 0
+
+    @property
     def on_features(self) -> bool:
         """Whether it trains on cached features instead of images."""
         return False
@@ -733,8 +738,13 @@ class WiseFt(_OfRun):
 
     @property
     def judged_models(self) -> int:
-        """Its own and every one on the path."""
-        return 1 + len({*self.sweep, self.alpha})
+        """Its own and every other on the path."""
+        return len({*self.sweep, self.alpha})
+
+    @property
+    def chosen_among(self) -> int:
+        """Models of the path where α is chosen."""
+        return len(ONE_SE_PATH) if self.choose == "one_se" else 0
 
 
 class Vrf(_OfRun):

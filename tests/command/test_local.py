@@ -453,7 +453,7 @@ def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(
     path = {"kind": "wise_ft", "run": str(folder), "alpha": 0.5, "sweep": [0.5, 1.0]}
     known = estimate(path)
     assert known.missing == []
-    assert known.estimate.evaluation_images == 3 * own
+    assert known.estimate.evaluation_images == 2 * own
     gone = estimate({**path, "run": str(tmp_path / "nowhere")})
     assert ["no folder of a finished run" in text for text in gone.missing] == [True]
 

@@ -12,6 +12,7 @@ from calift_core.data.suites.load import load_suite
 from calift_core.data.workload import NOISE_IMAGES, Pace, count_images, recorded_pace
 from calift_core.evaluation.items import n_images_of
 from calift_core.jobs.folder import run_in_folder
+from calift_core.schema.methods import ONE_SE_PATH
 from calift_core.schema.records import MetricsRecord, ProgressRecord, Record
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec, parse_spec
@@ -59,9 +60,13 @@ def test_work__corruptions_shifts_and_models_multiply(tmp_path: Path) -> None:
     one = count_images(cifar("zero_shot", suite={"corruptions": corruptions}))
     assert one.evaluation_images == 10_000 + 4 * 50
     assert (one.train_images, one.steps, one.trained) == (None, None, 0)
-    path = {"run": "abc", "sweep": [0.0, 0.5, 1.0], "alpha": 0.5}
+    path = {"run": "abc", "sweep": [0.0, 0.5, 1.0], "alpha": 0.25}  # four models
     many = count_images(cifar("wise_ft", method=path, suite={"corruptions": corruptions}))
     assert many.evaluation_images == 4 * (one.evaluation_images or 0)
+    chosen = count_images(cifar("wise_ft", method={"run": "abc", "choose": "one_se", "sweep": []}))
+    n_validation = chosen.counts.parts["validation"]
+    assert chosen.other_images == len(ONE_SE_PATH) * n_validation
+    assert chosen.evaluation_images == count_images(cifar("zero_shot")).evaluation_images
     vrf, dawin = (count_images(cifar(kind, method={"run": "abc"})) for kind in ("vrf", "dawin"))
     parts = many.counts.parts
     assert (vrf.evaluation_images, dawin.evaluation_images) == (20_000, 30_000)
