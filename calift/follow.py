@@ -17,7 +17,11 @@ _Job = TypeVar("_Job", RunDetail, EvaluationJob)
 
 
 def follow(
-    ask: Callable[[str], _Job], job_ids: Sequence[str], *, quiet: bool = False
+    ask: Callable[[str], _Job],
+    job_ids: Sequence[str],
+    *,
+    quiet: bool = False,
+    then: Callable[[_Job], Sequence[str]] = lambda _: (),
 ) -> list[_Job]:
     """Show the progress of runs or evaluation jobs until every one has ended.
 
@@ -25,10 +29,12 @@ def follow(
         ask: the job of an id, as it is now.
         job_ids: which.
         quiet: show nothing.
+        then: asked of each job that has ended, which are to be followed too.
 
     Returns:
-        The jobs, in the order asked.
+        The jobs, in the order asked, and those that came later after them.
     """
+    wanted = list(job_ids)
     ended: dict[str, _Job] = {}
     columns = (
         TextColumn("{task.description:<34}"),
@@ -41,8 +47,8 @@ def follow(
     said: dict[str, tuple[str, str, float]] = {}
     with Bars(*columns, console=err, disable=quiet or plain) as bars:
         tasks: dict[str, Any] = {}
-        while len(ended) < len(job_ids):
-            for job_id in job_ids:
+        while len(ended) < len(wanted):
+            for job_id in list(wanted):
                 if job_id in ended:
                     continue
                 job = ask(job_id)
@@ -70,5 +76,6 @@ def follow(
                 if job.phase in TERMINAL_PHASES:
                     ended[job_id] = job
                     bars.update(tasks[job_id], note=job.message or "", completed=1, total=1)
+                    wanted += then(job)
             time.sleep(0.5)
-    return [ended[job_id] for job_id in job_ids]
+    return [ended[job_id] for job_id in wanted]

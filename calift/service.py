@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,13 +150,15 @@ def _say_phase(run: RunDetail, as_json: bool) -> None:
         out.print(f"{run.id}  {run.phase}")
 
 
-def follow_runs(client: Client, run_ids: Sequence[str], *, quiet: bool = False) -> list[RunDetail]:
-    """Show the progress of runs until every one has ended.
-
-    Returns:
-        The runs, in the order asked.
-    """
-    return follow(client.run, run_ids, quiet=quiet)
+def follow_runs(
+    client: Client,
+    run_ids: Sequence[str],
+    *,
+    quiet: bool = False,
+    then: Callable[[RunDetail], Sequence[str]] = lambda _: (),
+) -> list[RunDetail]:
+    """Show the progress of runs until every one has ended; see `follow`."""
+    return follow(client.run, run_ids, quiet=quiet, then=then)
 
 
 def _show_run(run: RunDetail) -> None:

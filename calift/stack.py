@@ -36,12 +36,18 @@ def up(
     dashboard_port: Annotated[
         int, typer.Option(help="Port of the dashboard.", envvar="CALIFT_DASHBOARD_PORT")
     ] = 8501,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="Runs at once; each gets its share of the cores."),
+    ] = 1,
 ) -> None:
     """Start the whole embedded stack and keep it up until Ctrl-C."""
     need_embedded()
     from backend.stack import EmbeddedStack
 
-    stack = EmbeddedStack(calift_home(), api_port=api_port, dashboard_port=dashboard_port)
+    stack = EmbeddedStack(
+        calift_home(), api_port=api_port, dashboard_port=dashboard_port, workers=workers
+    )
     with stack:
         stack.wait_ready()
         _say_where(stack.urls)

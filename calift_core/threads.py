@@ -28,7 +28,8 @@ SETTINGS = (
     "KMP_BLOCKTIME",
     "KMP_LIBRARY",
 )
-_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+#: Of these, how many threads there are.
+COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 #: Turns of the waiting loop of GNU's OpenMP. Those of LLVM and Intel let others in while they spin,
@@ -56,7 +57,7 @@ def openmp_environment(
     chosen = {}
     if not any(environ.get(name) for name in _POLICIES):
         chosen["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
-    if not any(environ.get(name) for name in _COUNTS):
+    if not any(environ.get(name) for name in COUNTS):
         cores = usable_cores(root=root, allowed=allowed)
         if cores < _cores(root, allowed):
             chosen["OMP_NUM_THREADS"] = str(cores)

@@ -32,7 +32,7 @@ class EmbeddedStack:
         api_port: of the API; 0 takes a free one.
         dashboard_port: of the dashboard; 0 takes a free one.
         dashboard: whether to run the dashboard.
-        worker: whether to run a worker.
+        workers: how many runs are worked on at once; each gets its share of the cores.
         hang_s: a part that gives no sign of life for so long is killed and started again.
     """
 
@@ -43,13 +43,13 @@ class EmbeddedStack:
         api_port: int = 8000,
         dashboard_port: int = 8501,
         dashboard: bool = True,
-        worker: bool = True,
+        workers: int = 1,
         hang_s: float = _HANG_S,
     ) -> None:
         self._hang_s = hang_s
         self.home = home.expanduser().absolute()
         self._ports = {"api": api_port} | ({"dashboard": dashboard_port} if dashboard else {})
-        self._with_worker = worker
+        self._workers = workers
         self._run = self.home / "run"
         self._logs = self.home / "logs"
         self._lock: BaseFileLock | None = None
@@ -102,7 +102,7 @@ class EmbeddedStack:
         self._take_lock()
         try:
             self._take_ports()
-            services = plan(self.home, self._ports, self.urls, worker=self._with_worker)
+            services = plan(self.home, self._ports, self.urls, workers=self._workers)
         except BaseException:
             self._release_lock()
             raise

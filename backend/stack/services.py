@@ -22,6 +22,7 @@ from backend.stack.broker import broker_argv, broker_pings, socket_path
 from backend.stack.ports import HOST
 from calift_core.errors import SpecError
 from calift_core.installed import install_extra
+from calift_core.threads import COUNTS, usable_cores
 
 _FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
@@ -49,6 +50,7 @@ class Service:
         well_at: when this process first did.
         silent_s: for how long it has given no sign of life while we looked.
         without: variables of the environment that it does not get.
+        beside: variables that it gets beside those of all.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Service:
     lives: Callable[[Service], bool] | None = None
     sign: Callable[[Service], object] | None = None
     without: tuple[str, ...] = ()
+    beside: Mapping[str, str] = field(default_factory=dict)
     child: Child | None = None
     is_ready: bool = False
     well_at: float | None = None
@@ -154,14 +157,14 @@ class Probes:
             return None
 
 
-def plan(home: Path, ports: Mapping[str, int], urls: Mapping[str, str], *, worker: bool) -> Plan:
+def plan(home: Path, ports: Mapping[str, int], urls: Mapping[str, str], *, workers: int) -> Plan:
     """Which services run on a home, and how.
 
     Args:
         home: `CALIFT_HOME`.
         ports: `api`, and `dashboard` where there is to be one.
         urls: of the same.
-        worker: whether to run a worker.
+        workers: how many; each works on one run at a time and gets its share of the cores.
 
     Raises:
         SpecError: the broker or the dashboard is not installed, or a setting is wrong.
@@ -186,17 +189,20 @@ def plan(home: Path, ports: Mapping[str, int], urls: Mapping[str, str], *, worke
             lives=probes.api_lives,
         )
     )
-    if worker:
+    for number in range(1, workers + 1):
+        name = "worker" if number == 1 else f"worker-{number}"
         argv = [*python, "celery", "-A", "worker.app", "worker", "--loglevel=INFO"]
-        argv += ["--without-gossip", "--without-mingle"]
+        # Two of one host must not be called alike.
+        argv += ["--without-gossip", "--without-mingle", "--hostname", f"{name}@%h"]
         services.append(
             Service(
-                "worker",
+                name,
                 argv,
                 probes.worker_ready,
                 needs=("api",),
                 stop_s=_DRAIN_S,
                 sign=probes.worker_sign,
+                beside=_share_of_cores(environment, workers),
             )
         )
     if "dashboard" in ports:
@@ -219,6 +225,13 @@ def plan(home: Path, ports: Mapping[str, int], urls: Mapping[str, str], *, worke
         raise SpecError(f"a CALIFT_ setting is wrong: {error}") from error
     probes.token = settings.admin_token()
     return Plan(services, environment, socket)
+
+
+def _share_of_cores(environment: Mapping[str, str], workers: int) -> dict[str, str]:
+    """Threads of a worker's runners, where there are several workers and nobody has said."""
+    if workers == 1 or any(environment.get(name) for name in COUNTS):
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // workers))}
 
 
 def _environment(home: Path, port: int, url: str) -> dict[str, str]:

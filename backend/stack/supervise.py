@@ -151,6 +151,7 @@ class Supervisor:
             if path.exists() and path.stat().st_size > _LOG_BYTES:
                 path.replace(path.with_suffix(".log.1"))
             environment = {k: v for k, v in self._environment.items() if k not in service.without}
+            environment |= service.beside
             service.child = Child(service.argv, output=path, environment=environment, cwd=self._run)
         except OSError as error:
             service.deaths += 1

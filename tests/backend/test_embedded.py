@@ -21,7 +21,7 @@ import pytest
 
 from backend.stack import EmbeddedStack
 from backend.stack.broker import broker_argv, broker_pings, socket_path
-from backend.stack.services import Service
+from backend.stack.services import Service, plan
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError, StorageError
 from tests.conftest import free_port, until
@@ -54,22 +54,52 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
         patch.setenv("CALIFT_FREE_SPACE_FLOOR_BYTES", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
         home = tmp_path_factory.mktemp("h")
-        with EmbeddedStack(home, api_port=0, dashboard_port=0) as made:
+        with EmbeddedStack(home, api_port=0, dashboard_port=0, workers=2) as made:
             made.wait_ready(timeout_s=120)
             yield made
 
 
 def test_stack__every_part_works(stack: EmbeddedStack) -> None:
-    assert set(stack.pids) == {"broker", "api", "worker", "dashboard"}
+    assert set(stack.pids) == {"broker", "api", "worker", "worker-2", "dashboard"}
     assert answers(f"{stack.urls['dashboard']}/_stcore/health")
     token = (stack.home / "token").read_text().strip()
     with Client(stack.urls["api"], token) as client:
         stats = client.stats()
         assert stats.broker_ok
-        assert [w.alive for w in stats.workers] == [True]
+        assert [w.alive for w in stats.workers] == [True, True]
     state = json.loads((stack.home / "run" / "stack.json").read_text())
     assert state["pids"] == stack.pids
     assert state["urls"] == stack.urls
+
+
+@pytest.mark.parametrize(
+    ("workers", "said", "share"),
+    [
+        (1, {}, None),
+        (2, {}, 4),
+        (3, {}, 2),
+        (12, {}, 1),
+        (2, {"OMP_NUM_THREADS": "3"}, None),
+        (2, {"MKL_NUM_THREADS": "3"}, None),
+    ],
+)
+def test_plan__workers_share_the_cores_unless_somebody_has_said(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    said: dict[str, str],
+    share: int | None,
+) -> None:
+    monkeypatch.setattr("backend.stack.services.usable_cores", lambda: 8)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    found = plan(home, {"api": 1}, {"api": "http://127.0.0.1:1"}, workers=workers).services
+    at_work = [service for service in found if service.name.startswith("worker")]
+    assert len({service.name for service in at_work}) == workers
+    expected = {} if share is None else {"OMP_NUM_THREADS": str(share)}
+    assert [service.beside for service in at_work] == [expected] * workers
 
 
 def test_stack__only_the_owner_can_reach_the_broker(stack: EmbeddedStack) -> None:
@@ -97,7 +127,7 @@ def test_stack__a_second_one_on_the_same_home_refuses_and_says_where_the_first_i
     assert answers(f"{stack.urls['api']}/api/v1/health")
 
 
-@pytest.mark.parametrize("name", ["broker", "api", "worker", "dashboard"])
+@pytest.mark.parametrize("name", ["broker", "api", "worker", "worker-2", "dashboard"])
 def test_stack__what_dies_is_started_again(stack: EmbeddedStack, name: str) -> None:
     before = stack.pids
     os.kill(before[name], signal.SIGKILL)
@@ -138,7 +168,7 @@ def test_stack__api_that_lives_is_not_killed_because_its_broker_is_away(
     try:
         until(lambda: broker_pings(path), what="the broker to answer")
         monkeypatch.setenv("CALIFT_BROKER_URL", f"redis+socket://{path}?virtual_host=0")
-        with EmbeddedStack(home, api_port=0, dashboard=False, worker=False, hang_s=3.0) as stack:
+        with EmbeddedStack(home, api_port=0, dashboard=False, workers=0, hang_s=3.0) as stack:
             stack.wait_ready(timeout_s=120)
             api, before = stack.urls["api"], stack.pids
             assert set(before) == {"api"}
@@ -191,7 +221,7 @@ def test_stack__a_taken_port_is_named_with_the_way_to_change_it(
     assert variable in caught.value.hint
     assert stack.pids == {}
     # The failed start holds nothing: the lock can be taken again.
-    with EmbeddedStack(home, api_port=0, dashboard=False, worker=False):
+    with EmbeddedStack(home, api_port=0, dashboard=False, workers=0):
         pass
 
 
@@ -200,7 +230,7 @@ def test_stack__a_part_that_cannot_start_is_told_with_its_last_words(
 ) -> None:
     monkeypatch.setenv("CALIFT_DATABASE_URL", "mysql://nobody@127.0.0.1/x")
     with (
-        EmbeddedStack(home, api_port=0, dashboard=False, worker=False) as stack,
+        EmbeddedStack(home, api_port=0, dashboard=False, workers=0) as stack,
         pytest.raises(ServiceError, match="database_url must be sqlite or postgresql"),
     ):
         stack.wait_ready(timeout_s=60)
@@ -216,7 +246,7 @@ def test_stack__unreadable_broker_files_are_moved_aside(home: Path) -> None:
     data = home / "run" / "broker" / "appendonlydir"
     data.mkdir(parents=True)
     (data / "appendonly.aof.manifest").write_text("this is no manifest\n")
-    with EmbeddedStack(home, api_port=0, dashboard=False, worker=False) as stack:
+    with EmbeddedStack(home, api_port=0, dashboard=False, workers=0) as stack:
         until(lambda: "broker" in stack.pids and broker_pings(socket_path(home)), what="a broker")
     assert list((home / "run").glob("broker.unreadable-*"))
 
@@ -225,7 +255,7 @@ def test_stack__a_foreign_broker_replaces_the_embedded_one(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CALIFT_BROKER_URL", "redis://127.0.0.1:1/0")
-    with EmbeddedStack(home, api_port=0, dashboard=False, worker=False) as stack:
+    with EmbeddedStack(home, api_port=0, dashboard=False, workers=0) as stack:
         until(lambda: answers(f"{stack.urls['api']}/api/v1/health"), timeout_s=60)
         assert set(stack.pids) == {"api"}
         # Nothing answers there: the stack is not ready, and says why.
