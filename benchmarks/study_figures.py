@@ -201,7 +201,8 @@ def per_shift(figure: Figure, suites: Sequence[Suite]) -> str:
                                     strict=True)  # fmt: skip
                 ax.errorbar(middle, at, xerr=reach, linestyle="none", markersize=5, label=row,
                             **look(row))  # fmt: skip
-        left.set_yticks(range(len(order)), [n.replace("/test", " (ID)") for n in order])
+        named = ["ID data" if n.endswith("/test") else n for n in order]
+        left.set_yticks(range(len(order)), named)
         left.set_xlabel("accuracy, %")
         right.set_xlabel("NLL, nats, raw")
         _title(left, f"{suite.said}: per shift, at own rates")
