@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
@@ -118,6 +119,65 @@ def grid(shown: Table, *, key: str, caption: str, several: bool = False) -> Pick
     click = st.session_state.get(f"{key}-open")
     opened = None if click is None else int(click["row"])
     return Picked(opened, list(found["selection"]["rows"]) if several else [])
+
+
+def rows(
+    shown: Table, *, key: str, caption: str, links: Sequence[str], several: bool = False
+) -> Picked:
+    """Show rows that open by a click anywhere in them, in the order in which they are given.
+
+    Args:
+        shown: the rows; the column of the kind `open` holds their names.
+        key: of the widget.
+        caption: describes the table to those who do not see it.
+        links: the address that each row opens, empty where it opens nothing.
+        several: let people choose rows. They stay chosen while the same addresses are shown.
+    """
+    held, click = f"{key}-chosen", f"{key}-opened"
+    of = f"{zlib.crc32(repr(list(links)).encode()):08x}"
+    if st.session_state.get(held, ("", []))[0] != of:
+        st.session_state[held] = (of, [])
+    chosen: list[int] = st.session_state[held][1]
+    components.rows(
+        {
+            "of": of,
+            "caption": caption,
+            "columns": [
+                {"name": c.name, "label": c.label, "kind": _row_kind(c)} for c in shown.columns
+            ],
+            "rows": [
+                {
+                    "href": link,
+                    "cells": {c.name: _row_cell(c, row.get(c.name)) for c in shown.columns},
+                }
+                for row, link in zip(shown.rows, links, strict=True)
+            ],
+            "several": several,
+            "chosen": chosen,
+            "dash": text.DASH,
+        },
+        key=key,
+        opened=lambda at: st.session_state.update({click: at}),
+        chosen=lambda places: st.session_state.update({held: (of, places)}),
+    )
+    return Picked(st.session_state.pop(click, None), chosen)
+
+
+def _row_kind(column: Column) -> str:
+    if column.kind in tables.NUMERIC:
+        return "number"
+    return column.kind if column.kind in ("open", "mark", "share") else "text"
+
+
+def _row_cell(column: Column, value: Any) -> Any:
+    if value is None or value == "":
+        return None
+    match column.kind:
+        case "mark":
+            return {"symbol": value.symbol, "word": value.word, "colour": value.colour}
+        case "share":
+            return float(value)
+    return tables.said(column, value)
 
 
 def _grid_value(column: Column, value: Any) -> Any:
