@@ -21,6 +21,7 @@ from frontend.figures.marks import Mark, marks
 from frontend.gains import Gain
 from frontend.tables import Column, Markup, Table
 
+_A_DOZEN = 12
 #: Seconds between two looks at a run that works.
 LIVE_S = 2.0
 
@@ -95,7 +96,9 @@ class Picked(NamedTuple):
     rows: list[int]
 
 
-def grid(shown: Table, *, key: str, caption: str, several: bool = False) -> Picked:
+def grid(
+    shown: Table, *, key: str, caption: str, several: bool = False, most_px: int | None = None
+) -> Picked:
     """Show rows that can be opened, sorted and searched, without a page being loaded anew.
 
     Args:
@@ -104,13 +107,16 @@ def grid(shown: Table, *, key: str, caption: str, several: bool = False) -> Pick
             rows that stay.
         caption: describes the table to those who do not see it.
         several: let people choose rows.
+        most_px: its height where it has more than a dozen rows, which then scroll inside it; for
+            tables whose rows open something below them. Default: it is as high as its rows.
     """
+    tall = most_px is not None and len(shown.rows) > _A_DOZEN
     found = st.dataframe(
         [{c.name: _grid_value(c, row.get(c.name)) for c in shown.columns} for row in shown.rows],
         key=key,
         alt=caption,
         hide_index=True,
-        height="content",
+        height=most_px if tall and most_px else "content",
         placeholder=text.DASH,
         column_config={c.name: _grid_column(c, shown, key) for c in shown.columns},
         on_select="rerun" if several else "ignore",
