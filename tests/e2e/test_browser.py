@@ -18,8 +18,13 @@ pytestmark = pytest.mark.browser
 
 PAGES = ("", "runs", "run?id={CaRot}", "new", "data", "compare?ids={all}",
          "calibration?run={CaRot}", "shifts?run={all}&metric=ece", "spectra?run={all}",
-         "frontier?run={all},{WiSE-FT}", "decide?run={CaRot}", "plan?run={all}&dataset=sketch",
+         "frontier?run={all},{WiSE-FT}", "decide?run={CaRot}",
+         "plan?run={all}&dataset=fashion-mnist%2Ftest",
          "bound", "curves?ids={all}", "picture?run={CaRot}", "sweeps")  # fmt: skip
+#: By how much the widest title of a chart that is drawn is too wide for its chart.
+TITLE_OVER = """() => Math.max(...[...document.querySelectorAll('.js-plotly-plot')].map((e) =>
+  (e.querySelector('.gtitle')?.getBoundingClientRect().right ?? 0)
+    - e.getBoundingClientRect().right))"""
 
 DESCRIPTION = """e => (e.closest('[aria-label]') || e.querySelector('[aria-label]'))
   ?.getAttribute('aria-label')"""
@@ -221,6 +226,10 @@ def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
             over = tab.evaluate(OVERFLOW)
             assert over <= 0, f"{place} is {over} px too wide"
             assert tab.locator("[data-testid=stException]").count() == 0
+            if place.startswith("plan"):  # its title is the longest
+                plots.first.scroll_into_view_if_needed()
+                tab.locator(".calift-chart[data-state=drawn] .gtitle").first.wait_for()
+                assert tab.evaluate(TITLE_OVER) <= 0, "a title is cut"
     finally:
         context.close()
     assert not faults
