@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,17 @@ def test_files__are_found_by_streamlit_and_packed() -> None:
         assert {f"{name}.js", f"{name}.css"} <= {p.name for p in folder.iterdir()}
     packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert {"pyproject.toml", "components/*"} <= set(packed["package-data"]["calift"])
+
+
+def test_scripts__have_the_types_that_they_say() -> None:
+    tsc = shutil.which("tsc")
+    if tsc is None:
+        pytest.skip("no TypeScript on this machine; the workflow of the repository has it")
+    checked = subprocess.run(
+        [tsc, "--project", str(Path(__file__).parent / "tsconfig.json")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout
 
 
 ANYTHING = st.recursive(
