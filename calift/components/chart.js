@@ -66,8 +66,8 @@ let pen = null;
 function wide(words, tag, layout) {
   pen ??= document.createElement("canvas").getContext("2d");
   if (!pen) return 0;
-  const size = /font-size:(\d+)px/.exec(tag)?.[1] ?? layout.title.font.size;
-  pen.font = `${tag.startsWith("<b") ? "bold " : ""}${size}px ${layout.font.family}`;
+  const size = /font-size:(\d+)px/.exec(tag)?.[1] ?? layout.title.font?.size ?? 15;
+  pen.font = `${tag.startsWith("<b") ? "bold " : ""}${size}px ${layout.font?.family ?? "sans-serif"}`;
   return pen.measureText(words.replace(/&[^;\s]+;/g, "w")).width;
 }
 
@@ -118,7 +118,7 @@ function fitted(layout, width) {
     ...layout,
     title: { ...layout.title, text: kept.join("<br>"), pad: { ...layout.title.pad, t: PAD_PX } },
     height: layout.height + LINE_PX * more,
-    margin: { ...layout.margin, t: layout.margin.t + LINE_PX * more },
+    margin: { ...layout.margin, t: (layout.margin?.t ?? 0) + LINE_PX * more },
   };
 }
 

@@ -368,8 +368,13 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
           reliability: {title: hostile, facts: [hostile], alt: hostile, bins: [bin], error: null,
                         density: null, smooth: null, colour: hostile, chosen: null, says},
           gallery: {items: [item], missing: hostile},
+          rows: {of: hostile, caption: hostile, several: true, chosen: [], dash: '-',
+                 columns: [{name: 'a', label: hostile, kind: 'open'},
+                           {name: 'b', label: hostile, kind: 'mark'}],
+                 rows: [{href: '/run?id=x', cells: {
+                   a: hostile, b: {symbol: hostile, word: hostile, colour: hostile}}}]},
         };
-        for (const name of ['reliability', 'gallery', 'chart']) {
+        for (const name of ['reliability', 'gallery', 'rows', 'chart']) {
           const at = `/_stcore/bidi-components/calift.${name}/${name}.js`;
           const {default: component} = await import(at);
           const host = document.createElement('div');
@@ -395,7 +400,8 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
     assert struck == 0
     assert texts["reliability"][0] > 3
     assert texts["gallery"][0] > 3
-    assert [found[1] for found in texts.values()] == [0, 0, 0]
+    assert texts["rows"][0] == 6
+    assert {name: found[1] for name, found in texts.items()} == dict.fromkeys(texts, 0)
 
 
 def test_chart__its_table_opens(dashboard: Dashboard, tab: Any) -> None:
