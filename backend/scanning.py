@@ -22,8 +22,8 @@ from backend.thumbnails import Thumbnails
 from calift_core.data.browsing import browse
 from calift_core.data.counting import count_suite
 from calift_core.data.images import ImageSet
-from calift_core.data.suites import named_suite, parse_suite_id
-from calift_core.errors import CaliftError, NotFoundError, SpecError, UnreadableImageError
+from calift_core.data.suites.base import Counted, Family, Loaded, Wanted
+from calift_core.errors import NotFoundError, SpecError, UnreadableImageError
 from calift_core.schema.spec import SuiteSpec
 from calift_core.schema.wire.service import (
     FolderInside,
@@ -112,8 +112,16 @@ class Scanner:
         if refused:
             raise SpecError(refused[0][1])
         spec = SuiteSpec(id=suite_id)
-        counts = count_suite(spec, scan_budget())
-        problems = [absent.message for absent in (*counts.problems, *counts.absent)]
+        listed: list[Loaded] = []
+
+        def look(family: Family, wanted: Wanted) -> Counted:
+            # What is known by its name alone may have to be fetched before it can be listed.
+            if wanted.path is None:
+                return family.count(wanted)
+            listed.append(family.load(wanted))
+            return Counted.of(listed[0])
+
+        counts = count_suite(spec, scan_budget(), look=look)
         found = SuiteScan(
             suite=suite_id,
             n_classes=len(counts.classes) if counts.classes else None,
@@ -121,16 +129,12 @@ class Scanner:
             parts=dict(counts.parts),
             shifts=dict(counts.shifts),
             basis=counts.basis,
-            problems=problems,
+            problems=[absent.message for absent in (*counts.problems, *counts.absent)],
         )
-        # What is known by its name alone may have to be fetched before it can be listed.
-        if problems or parse_suite_id(suite_id).path is None:
-            return found, []
-        family, wanted = named_suite(spec, scan_budget())
-        try:
-            loaded = family.load(wanted)
-        except CaliftError as error:
-            return found.model_copy(update={"problems": [error.message]}), []
+        if not listed:
+            unlisted = [] if path is None or found.problems else [counts.basis]
+            return found.model_copy(update={"notes": unlisted}), []
+        (loaded,) = listed
         n = sum(
             np.bincount(images.own_labels, minlength=len(loaded.classes))
             for part, images in loaded.parts.items()

@@ -135,21 +135,6 @@ class Person:
         self.waited_s += time.perf_counter() - began
         return str(line.locator("[role=gridcell]").nth(column).text_content())
 
-    def open_row(self, caption: str, row: str) -> None:
-        """Click on a name in a table that is painted."""
-        self.cell(caption, row, 0)
-        table = self.tab.locator(f"[data-testid=stDataFrame]:has([aria-label*='{caption}'])").first
-        names = table.locator("[role=row]").all_text_contents()
-        at = next(i for i, name in enumerate(names) if name.strip().startswith(row))
-        began, box = time.perf_counter(), None
-        table.scroll_into_view_if_needed()
-        while box != (box := table.locator("canvas").first.bounding_box()) or box is None:
-            self.tab.wait_for_timeout(250)  # its columns find their widths
-        self.waited_s += time.perf_counter() - began
-        self.tab.mouse.click(box["x"] + 60, box["y"] + box["height"] * (at + 0.5) / len(names))
-        self.clicks += 1
-        self.path.append(row)
-
     @property
     def person_s(self) -> float:
         """Seconds of the whole, by the keystroke-level model."""
@@ -222,7 +207,7 @@ def launch(me: Person, world: World) -> str:
 def worst(me: Person, world: World) -> str:
     """Find the worst cell of a run."""
     me.link("Runs", within=me.tab.get_by_test_id("stSidebarNav"))
-    me.open_row("Runs", "CaRot")
+    me.click(me.tab.locator(".rows tbody a", has_text=re.compile("^CaRot")).first, "CaRot")
     low = min(world.sets("CaRot"), key=lambda e: e.accuracy)
     card = me.tab.locator(".calift-stats > div", has_text="Worst shift")
     _says(me.see(card.first), _percent(low.accuracy), low.dataset)

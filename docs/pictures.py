@@ -154,11 +154,13 @@ SHOTS = (
     Shot("tour-curves", "curves", "Curves", {"ids": "{FLYP},{CaRot}", "smooth": "0.8"}, charts=3),
 )
 
+#: Our own components, whose parts stand in shadow roots.
+_OWN = "[data-testid^=stBidiComponent], [data-testid^=stBidiComponent] *"
 #: All words of a page: of its own components too, which stand in shadow roots; of tables that are
 #: painted, whose cells are there for screen readers; and where the lines of charts end.
 _WORDS = """() => {
   const parts = [document.querySelector('[data-testid=stMain]').innerText];
-  for (const e of document.querySelectorAll('[data-testid^=stBidiComponent] *'))
+  for (const e of document.querySelectorAll(OWN))
     if (e.shadowRoot) parts.push(e.shadowRoot.textContent);
   for (const e of document.querySelectorAll('[role=gridcell], [data-testid=stMain] input'))
     parts.push(e.textContent || e.value || '');
@@ -166,14 +168,16 @@ _WORDS = """() => {
     for (const line of e._fullData ?? [])
       if (line.y?.length) parts.push(Number(line.y[line.y.length - 1]).toPrecision(6));
   return parts.join(' ');
-}"""
+}""".replace("OWN", repr(_OWN))
 _SETTLED = """() => document.querySelector('.calift-head h1')
   && !document.querySelector(
     '[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton]')
   && document.fonts.status === 'loaded'
-  && [...document.querySelectorAll('[data-testid^=stBidiComponent] *')].every((e) =>
+  && [...document.querySelectorAll(OWN)].every((e) =>
     [...(e.shadowRoot?.querySelectorAll('img') ?? [])].every((i) =>
-      i.naturalWidth > 0 || i.getBoundingClientRect().top > innerHeight))"""
+      i.naturalWidth > 0 || i.getBoundingClientRect().top > innerHeight))""".replace(
+    "OWN", repr(_OWN)
+)
 #: Plotly's charts and our own diagrams, which stand in shadow roots.
 _CHARTS = """() => document.querySelectorAll('.js-plotly-plot:has(.main-svg)').length
   + [...document.querySelectorAll('[data-testid^=stBidiComponent]')]
@@ -428,7 +432,7 @@ def numbers(client: Client, ids: Mapping[str, str]) -> dict[str, list[str]]:
     curve = next(s for s in client.metrics(ids["CaRot"]).series if s.name == "val_accuracy")
     return {
         "overview": [_points(newest.summary and newest.summary.id_accuracy)],
-        "runs": [words.removesuffix(" %") for words in accuracies],  # its cells hold numbers
+        "runs": accuracies,
         "run": [_points(headline and headline.id_accuracy), _points(headline and headline.ood_ece)],
         "new": [f"{sum(scan.parts.values()):,}"],
         "data": [f"{scan.n_classes}"],

@@ -144,3 +144,43 @@ def gallery(data: Mapping[str, Any], *, key: str, opened: Callable[[int], None])
             opened(at)
 
     _component("gallery")(key=key, data=data, on_open_change=clicked)
+
+
+def rows(
+    data: Mapping[str, Any],
+    *,
+    key: str,
+    opened: Callable[[int], None],
+    chosen: Callable[[list[int]], None],
+) -> None:
+    """Rows that are opened and chosen.
+
+    Args:
+        data: see `rows.js`.
+        key: of the widget.
+        opened: called before the page is drawn again, with the place of the row that somebody
+            opened, while the page still shows these rows.
+        chosen: the same for the places of all that are ticked.
+    """
+
+    def said(name: str) -> Any:
+        given = st.session_state[key].get(name)
+        same = isinstance(given, Mapping) and given.get("of") == data["of"]
+        return given.get("at") if same else None
+
+    def on_open() -> None:
+        if found := _places([said("open")], len(data["rows"])):
+            opened(found[0])
+
+    def on_choose() -> None:
+        if (given := said("choose")) is not None:
+            chosen(_places(given, len(data["rows"])))
+
+    _component("rows")(key=key, data=data, on_open_change=on_open, on_choose_change=on_choose)
+
+
+def _places(given: Any, n: int) -> list[int]:
+    """The places below `n` among what a browser sent, each once, in order."""
+    if not isinstance(given, list):
+        return []
+    return sorted({v for v in given if type(v) is int and 0 <= v < n})

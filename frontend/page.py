@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
@@ -20,6 +21,7 @@ from frontend.figures.marks import Mark, marks
 from frontend.gains import Gain
 from frontend.tables import Column, Markup, Table
 
+_A_DOZEN = 12
 #: Seconds between two looks at a run that works.
 LIVE_S = 2.0
 
@@ -94,7 +96,9 @@ class Picked(NamedTuple):
     rows: list[int]
 
 
-def grid(shown: Table, *, key: str, caption: str, several: bool = False) -> Picked:
+def grid(
+    shown: Table, *, key: str, caption: str, several: bool = False, most_px: int | None = None
+) -> Picked:
     """Show rows that can be opened, sorted and searched, without a page being loaded anew.
 
     Args:
@@ -103,13 +107,16 @@ def grid(shown: Table, *, key: str, caption: str, several: bool = False) -> Pick
             rows that stay.
         caption: describes the table to those who do not see it.
         several: let people choose rows.
+        most_px: its height where it has more than a dozen rows, which then scroll inside it; for
+            tables whose rows open something below them. Default: it is as high as its rows.
     """
+    tall = most_px is not None and len(shown.rows) > _A_DOZEN
     found = st.dataframe(
         [{c.name: _grid_value(c, row.get(c.name)) for c in shown.columns} for row in shown.rows],
         key=key,
         alt=caption,
         hide_index=True,
-        height="content",
+        height=most_px if tall and most_px else "content",
         placeholder=text.DASH,
         column_config={c.name: _grid_column(c, shown, key) for c in shown.columns},
         on_select="rerun" if several else "ignore",
@@ -118,6 +125,65 @@ def grid(shown: Table, *, key: str, caption: str, several: bool = False) -> Pick
     click = st.session_state.get(f"{key}-open")
     opened = None if click is None else int(click["row"])
     return Picked(opened, list(found["selection"]["rows"]) if several else [])
+
+
+def rows(
+    shown: Table, *, key: str, caption: str, links: Sequence[str], several: bool = False
+) -> Picked:
+    """Show rows that open by a click anywhere in them, in the order in which they are given.
+
+    Args:
+        shown: the rows; the column of the kind `open` holds their names.
+        key: of the widget.
+        caption: describes the table to those who do not see it.
+        links: the address that each row opens, empty where it opens nothing.
+        several: let people choose rows. They stay chosen while the same addresses are shown.
+    """
+    held, click = f"{key}-chosen", f"{key}-opened"
+    of = f"{zlib.crc32(repr(list(links)).encode()):08x}"
+    if st.session_state.get(held, ("", []))[0] != of:
+        st.session_state[held] = (of, [])
+    chosen: list[int] = st.session_state[held][1]
+    components.rows(
+        {
+            "of": of,
+            "caption": caption,
+            "columns": [
+                {"name": c.name, "label": c.label, "kind": _row_kind(c)} for c in shown.columns
+            ],
+            "rows": [
+                {
+                    "href": link,
+                    "cells": {c.name: _row_cell(c, row.get(c.name)) for c in shown.columns},
+                }
+                for row, link in zip(shown.rows, links, strict=True)
+            ],
+            "several": several,
+            "chosen": chosen,
+            "dash": text.DASH,
+        },
+        key=key,
+        opened=lambda at: st.session_state.update({click: at}),
+        chosen=lambda places: st.session_state.update({held: (of, places)}),
+    )
+    return Picked(st.session_state.pop(click, None), chosen)
+
+
+def _row_kind(column: Column) -> str:
+    if column.kind in tables.NUMERIC:
+        return "number"
+    return column.kind if column.kind in ("open", "mark", "share") else "text"
+
+
+def _row_cell(column: Column, value: Any) -> Any:
+    if value is None or value == "":
+        return None
+    match column.kind:
+        case "mark":
+            return {"symbol": value.symbol, "word": value.word, "colour": value.colour}
+        case "share":
+            return float(value)
+    return tables.said(column, value)
 
 
 def _grid_value(column: Column, value: Any) -> Any:

@@ -29,8 +29,8 @@ class Column(NamedTuple):
     """One column: the rows' key, its heading, and how its values read.
 
     Kinds: `text`, `prose` (text that may take several lines), `percent`, `points`,
-    `square_points`, `number`, `count`, `yes`. Only `page.grid` knows `open` (a button that opens
-    something), `mark` (a word on a coloured ground) and `share` (a bar from 0 to 1).
+    `square_points`, `number`, `count`, `yes`. Only `page.grid` and `page.rows` know `open` (what
+    opens something), `mark` (a word on a coloured ground) and `share` (a bar from 0 to 1).
     """
 
     name: str
@@ -143,6 +143,8 @@ def _cell(value: Any) -> Any:
     # A cell that a spreadsheet would run as a formula is kept from it; numbers stay numbers.
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return "'" + value
+    if isinstance(value, text.Mark):
+        return value.word
     return "" if value is None else value
 
 
@@ -188,7 +190,7 @@ def _words(table: Table, row: Row) -> list[str]:
     for column in table.columns:
         value = row.get(column.name)
         missing = value is None or value == ""
-        found.append(text.DASH if missing else _SAYS.get(column.kind, text.plain)(value))
+        found.append(text.DASH if missing else said(column, value))
     return found
 
 
@@ -268,6 +270,11 @@ _TEX = {
     "…": r"\ldots{}",
     "’": "'",
 }
+
+
+def said(column: Column, value: Any) -> str:
+    """A value as it reads in a column."""
+    return _SAYS.get(column.kind, text.plain)(value)
 
 
 def tex(value: object) -> str:

@@ -49,6 +49,79 @@ async function loaded(address) {
   }
 }
 
+/** Lines of a title that are kept, what one of them takes, and where several begin. */
+const LINES = 6;
+const LINE_PX = 20;
+const PAD_PX = 18;
+
+/** @type {CanvasRenderingContext2D | null} */
+let pen = null;
+
+/**
+ * How wide words are in a chart's title.
+ * @param {string} words escaped
+ * @param {string} tag that they stand in
+ * @param {any} layout
+ */
+function wide(words, tag, layout) {
+  pen ??= document.createElement("canvas").getContext("2d");
+  if (!pen) return 0;
+  const size = /font-size:(\d+)px/.exec(tag)?.[1] ?? layout.title.font?.size ?? 15;
+  pen.font = `${tag.startsWith("<b") ? "bold " : ""}${size}px ${layout.font?.family ?? "sans-serif"}`;
+  return pen.measureText(words.replace(/&[^;\s]+;/g, "w")).width;
+}
+
+/**
+ * A line of a title as the lines that fit; its tag goes around each.
+ * @param {string} line
+ * @param {number} width
+ * @param {any} layout
+ */
+function wrapped(line, width, layout) {
+  const [, open, inner, close] = /^(<[^>]*>)(.*)(<\/[^>]*>)$/s.exec(line) ?? ["", "", line, ""];
+  const fits = (/** @type {string} */ words) => wide(words, open, layout) <= width;
+  const lines = [""];
+  for (const word of inner.split(" ")) {
+    const last = lines[lines.length - 1];
+    if (!last || fits(`${last} ${word}`)) lines[lines.length - 1] = last ? `${last} ${word}` : word;
+    else lines.push(word);
+    // A word longer than a line is broken, between entities.
+    while (!fits(lines[lines.length - 1]) && lines.length <= LINES) {
+      const parts = (lines.pop() ?? "").match(/&[^;\s]+;|./gsu) ?? [];
+      let n = parts.length - 1;
+      while (n > 1 && !fits(parts.slice(0, n).join(""))) n = n > 64 ? n >> 1 : n - 1;
+      if (n < 1) {
+        lines.push(parts.join(""));
+        break;
+      }
+      lines.push(parts.slice(0, n).join(""), parts.slice(n).join(""));
+    }
+  }
+  return lines.map((words) => open + words + close);
+}
+
+/**
+ * A layout whose title fits a width: Plotly cuts what is longer.
+ * @param {any} layout
+ * @param {number} width
+ */
+function fitted(layout, width) {
+  const text = layout.title?.text;
+  if (!text || !width) return layout;
+  const lines = text.split("<br>");
+  const all = lines.flatMap((/** @type {string} */ line) => wrapped(line, width - 12, layout));
+  const more = Math.min(all.length, Math.max(LINES, lines.length)) - lines.length;
+  if (more <= 0) return layout;
+  const kept = all.slice(0, lines.length + more);
+  if (kept.length < all.length) kept.push(`${kept.pop()} …`);
+  return {
+    ...layout,
+    title: { ...layout.title, text: kept.join("<br>"), pad: { ...layout.title.pad, t: PAD_PX } },
+    height: layout.height + LINE_PX * more,
+    margin: { ...layout.margin, t: (layout.margin?.t ?? 0) + LINE_PX * more },
+  };
+}
+
 class Chart {
   /** @param {any} root */
   constructor(root) {
@@ -95,7 +168,7 @@ class Chart {
     this.box.setAttribute("aria-label", data.alt);
     if (data.figure === this.drawn) return;
     this.figure = JSON.parse(data.figure);
-    this.box.style.height = `${this.figure.layout.height}px`;
+    this.box.style.height = `${fitted(this.figure.layout, this.box.clientWidth).height}px`;
     if (this.near) this.draw();
   }
 
@@ -115,12 +188,8 @@ class Chart {
       const Plotly = await plotly(data.script);
       // Meanwhile it may have gone, or have become another.
       if (this.closed || this.drawn !== data.figure) return;
-      const layout = {
-        ...figure.layout, autosize: true,
-        ...(data.selects ? { clickmode: "event+select" } : {}),
-      };
       this.plotly = Plotly;
-      await Plotly.react(this.plot, figure.data, layout, data.config);
+      await Plotly.react(this.plot, figure.data, this.layout(), data.config);
       this.listen();
       this.why.replaceChildren();
       this.box.dataset.state = "drawn";
@@ -130,6 +199,13 @@ class Chart {
       this.why.replaceChildren(data.away);
       this.box.dataset.state = "fault";
     }
+  }
+
+  layout() {
+    const { data, figure } = this;
+    const fits = fitted(figure.layout, this.box.clientWidth);
+    this.box.style.height = `${fits.height}px`;
+    return { ...fits, autosize: true, ...(data?.selects ? { clickmode: "event+select" } : {}) };
   }
 
   listen() {
@@ -147,7 +223,10 @@ class Chart {
     const width = this.box.clientWidth;
     if (!width || width === this.width) return;
     this.width = width;
-    this.plotly.Plots.resize(this.plot);
+    const { title } = this.plot.layout;
+    const layout = this.layout();
+    if (title?.text === layout.title?.text) this.plotly.Plots.resize(this.plot);
+    else this.plotly.react(this.plot, this.figure.data, layout, this.data?.config);
   }
 }
 

@@ -96,9 +96,17 @@ class Diagram {
    */
   show(data, said) {
     const first = !this.data;
+    const other = !first && this.data?.of !== data.of;
     this.data = data;
     this.said = said;
-    if (this.at >= data.bins.length) this.point(-1);
+    if (other) {
+      // What was pointed at, or was being chosen, were bins that are here no more.
+      this.dragging = false;
+      clearTimeout(this.timer);
+      this.timer = 0;
+      this.range = null;
+      this.point(-1);
+    }
     // A page that is drawn anew under somebody's finger does not take the choice out of it.
     if (!this.dragging && !this.timer) {
       this.range = this.indices(data.chosen);

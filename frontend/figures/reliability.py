@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -166,6 +167,12 @@ def facts(diagram: Reliability) -> list[str]:
     ]
 
 
+def _of(diagram: Reliability) -> str:
+    """What a choice of bins is a choice of: another binning or temperature has other bins."""
+    edges = repr([(b.lower, b.upper, b.count) for b in diagram.bins])
+    return f"{diagram.evaluation_id}-{zlib.crc32(edges.encode()):08x}"
+
+
 def brushed(
     diagram: Reliability,
     *,
@@ -186,7 +193,7 @@ def brushed(
     curve = diagram.smooth
     error = error_name(diagram)
     return {
-        "of": diagram.evaluation_id,
+        "of": _of(diagram),
         "title": title,
         "facts": facts(diagram),
         "alt": alt(diagram),

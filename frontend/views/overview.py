@@ -66,7 +66,12 @@ def _working(runs: list[RunSummary]) -> None:
         Column("rest", "Left, all phases"),
         Column("age", "Since"),
     ]
-    opened, _ = page.grid(Table(columns, rows), key="working", caption="Working and queued runs")
+    opened, _ = page.rows(
+        Table(columns, rows),
+        key="working",
+        caption="Working and queued runs",
+        links=[f"/run?id={run.id}" for run in runs],
+    )
     if opened is not None:
         st.switch_page("views/run.py", query_params={"id": runs[opened].id})
 
@@ -119,10 +124,13 @@ def _workers(workers: list[WorkerInfo]) -> None:
         Column("progress", "Progress"),
         Column("seen", "Last heartbeat"),
     ]
-    opened, _ = page.grid(
-        Table(columns, rows), key="workers", caption="Workers that have reported in"
+    opened, _ = page.rows(
+        Table(columns, rows),
+        key="workers",
+        caption="Workers that have reported in",
+        links=[f"/run?id={w.run_id}" if w.run_id else "" for w in workers],
     )
-    if opened is not None and workers[opened].run_id:
+    if opened is not None:
         st.switch_page("views/run.py", query_params={"id": workers[opened].run_id})
     _drains([w for w in workers if w.alive])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,12 +145,13 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     return [c for c in columns if c.name not in may_miss or any(row.get(c.name) for row in rows)]
 
 
-def _pager(total: int, shown: int, next_cursor: str | None) -> None:
+def _pager(total: int, shown: Table, next_cursor: str | None) -> None:
     """Buttons to the next page, by the server's cursor, and back, by the cursors used so far."""
     trail: list[str] = st.session_state.setdefault("cursor-trail", [])
     with st.container(horizontal=True, vertical_alignment="center"):
         start = PAGE * len(trail) + 1
-        place = f"{start:,} to {start + shown - 1:,} of " if total > shown else ""
+        n = len(shown.rows)
+        place = f"{start:,} to {start + n - 1:,} of " if total > n else ""
         st.caption(f"{place}{counted(total)} {'run' if total == 1 else 'runs'}", width="content")
         if trail and st.button("Back", icon=":material/chevron_left:", type="tertiary"):
             trail.pop()
@@ -161,6 +161,17 @@ def _pager(total: int, shown: int, next_cursor: str | None) -> None:
         ):
             trail.append(next_cursor)
             st.rerun()
+        st.download_button(
+            "CSV",
+            lambda: tables.to_csv(shown),
+            "runs.csv",
+            "text/csv",
+            key="runs-csv",
+            icon=":material/download:",
+            type="tertiary",
+            on_click="ignore",
+            help="The runs listed here",
+        )
 
 
 def _bulk(some: list[RunSummary]) -> None:
@@ -288,11 +299,12 @@ def main() -> None:
                 st.page_link("views/new.py", label="Start a run", icon=":material/add_circle:")
             return
         rows = [_row(run) for run in found.items]
-        opened, chosen = page.grid(
-            Table(_columns(rows), rows),
-            # Other runs are another table: what was chosen by its place is chosen no more.
-            key=f"runs-{zlib.crc32(''.join(run.id for run in found.items).encode())}",
+        shown = Table(_columns(rows), rows)
+        opened, chosen = page.rows(
+            shown,
+            key="runs",
             caption="Runs",
+            links=[f"/run?id={run.id}" for run in found.items],
             several=True,
         )
         if opened is not None:
@@ -301,7 +313,7 @@ def main() -> None:
         if working != bool(st.session_state.get("runs-working")):
             st.session_state["runs-working"] = working
             st.rerun()
-        _pager(found.total, len(found.items), found.next_cursor)
+        _pager(found.total, shown, found.next_cursor)
         _bulk([found.items[index] for index in chosen])
 
     listing()

@@ -182,7 +182,10 @@ def _runs(sweep: SweepDetail) -> None:
         Column("role", "Role"),
         *tables.headline(("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"), floors=True),
     ]
-    opened, _ = page.grid(Table(columns, rows), key=f"sweep-runs-{sweep_id}", caption="Runs")
+    links = [f"/run?id={run.id}" for run in found.items]
+    opened, _ = page.rows(
+        Table(columns, rows), key=f"sweep-runs-{sweep_id}", caption="Runs", links=links
+    )
     if opened is not None:
         st.switch_page("views/run.py", query_params={"id": found.items[opened].id})
     if found.total > len(found.items):

@@ -83,7 +83,8 @@ def main() -> None:
         ]
         rows = [_row(one) for one in found.items]
         shown = [c for c in columns if c.name != "why" or any(row["why"] for row in rows)]
-        opened, _ = page.grid(Table(shown, rows), key=f"sweeps-{len(trail)}", caption="Sweeps")
+        links = [f"/sweep?id={one.id}" for one in found.items]
+        opened, _ = page.rows(Table(shown, rows), key="sweeps", caption="Sweeps", links=links)
         if opened is not None:
             st.switch_page("views/sweep.py", query_params={"id": found.items[opened].id})
         if found.total > PAGE:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,6 +44,28 @@ def api(tmp_path: Path, settings: Settings) -> Iterator[TestClient]:
         yield client
 
 
+_HEARD: list[list[str]] = []
+_HOOKED: list[bool] = []
+
+
+@pytest.fixture
+def listings() -> Iterator[list[str]]:
+    """Every folder that this process lists, as Python's audit events say."""
+    if not _HOOKED:  # a hook stays for ever, so there is one
+        _HOOKED.append(True)
+
+        def hook(event: str, given: tuple[Any, ...]) -> None:
+            if event == "os.scandir":
+                for heard in _HEARD:
+                    heard.append(os.fspath(given[0]) if given else "")
+
+        sys.addaudithook(hook)
+    mine: list[str] = []
+    _HEARD.append(mine)
+    yield mine
+    _HEARD.remove(mine)
+
+
 def scan(api: TestClient, suite: str) -> Any:
     return api.get("/api/v1/datasets/scan", params={"suite": suite})
 
@@ -59,6 +83,27 @@ def test_scan__counts_classes_and_shows_images(api: TestClient, tmp_path: Path) 
         kind, _, body = image["picture"].partition(";base64,")
         assert kind == "data:image/png"
         assert base64.b64decode(body).startswith(b"\x89PNG")
+
+
+def test_scan__lists_each_folder_once(api: TestClient, tmp_path: Path, listings: list[str]) -> None:
+    root = tmp_path / "data" / "birds"
+    write(root, ("heron", "owl"), 20)
+    listings.clear()
+    assert scan(api, f"folder:{root}").json()["n_classes"] == 2
+    assert listings.count(str(root / "heron")) == 1
+    assert listings.count(str(root / "owl")) == 1
+
+
+def test_scan__of_more_than_may_be_looked_at_says_so(
+    api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data" / "birds"
+    write(root, ("heron", "owl"), 20)
+    monkeypatch.setattr("backend.submission.SCAN_ENTRIES", 30)
+    found = scan(api, f"folder:{root}").json()
+    assert found["parts"] == {}
+    assert found["problems"] == []
+    assert "more than 30 files" in found["notes"][0]
 
 
 def test_scan__an_image_that_cannot_be_read_is_named(api: TestClient, tmp_path: Path) -> None:

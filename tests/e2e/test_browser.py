@@ -18,8 +18,13 @@ pytestmark = pytest.mark.browser
 
 PAGES = ("", "runs", "run?id={CaRot}", "new", "data", "compare?ids={all}",
          "calibration?run={CaRot}", "shifts?run={all}&metric=ece", "spectra?run={all}",
-         "frontier?run={all},{WiSE-FT}", "decide?run={CaRot}", "plan?run={all}&dataset=sketch",
+         "frontier?run={all},{WiSE-FT}", "decide?run={CaRot}",
+         "plan?run={all}&dataset=fashion-mnist%2Ftest",
          "bound", "curves?ids={all}", "picture?run={CaRot}", "sweeps")  # fmt: skip
+#: By how much the widest title of a chart that is drawn is too wide for its chart.
+TITLE_OVER = """() => Math.max(...[...document.querySelectorAll('.js-plotly-plot')].map((e) =>
+  (e.querySelector('.gtitle')?.getBoundingClientRect().right ?? 0)
+    - e.getBoundingClientRect().right))"""
 
 DESCRIPTION = """e => (e.closest('[aria-label]') || e.querySelector('[aria-label]'))
   ?.getAttribute('aria-label')"""
@@ -30,27 +35,14 @@ OVERFLOW = """() => {
 }"""
 
 
-def open_row(tab: Any, caption: str, name: str) -> None:
-    """Click on a name in a table: it is painted, and its cells are there for screen readers alone.
-
-    The heading's row is as high as any other.
-    """
-    table = tab.locator(f"[data-testid=stDataFrame]:has([aria-label*='{caption}'])").first
-    cells = table.locator("[role=gridcell]", has_text=re.compile(f"^{re.escape(name)}$"))
-    cells.wait_for(state="attached")
-    names = table.locator("[role=row]").evaluate_all("rows => rows.map(row => row.textContent)")
-    place = next(i for i, row in enumerate(names) if name in row)
-    box = table.locator("canvas").first.bounding_box()
-    tab.mouse.click(box["x"] + 120, box["y"] + box["height"] * (place + 0.5) / len(names))
-
-
 def test_runs__a_click_opens_the_run_and_its_tab_is_in_the_address(
     dashboard: Dashboard, tab: Any
 ) -> None:
     tab.goto(dashboard.at("runs"))
     settle(tab)
     tab.evaluate("() => { window.loadedOnce = true }")
-    open_row(tab, "Runs", "CaRot on fashion-mnist")
+    # Anywhere in its row: here, where its status stands.
+    row_of(tab, "CaRot on fashion-mnist").get_by_text("Succeeded").click()
     tab.wait_for_url(re.compile(rf"/run\?id={dashboard.service.ids['CaRot']}"))
     assert tab.evaluate("() => window.loadedOnce"), "the page was loaded anew"
     assert tab.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
@@ -64,6 +56,52 @@ def test_runs__a_click_opens_the_run_and_its_tab_is_in_the_address(
     chart.scroll_into_view_if_needed()
     title.wait_for()
     assert tab.get_by_role("tab", name="Spectrum").get_attribute("aria-selected") == "true"
+
+
+def row_of(tab: Any, name: str) -> Any:
+    """The row of the list of runs that has this name."""
+    return tab.locator(".rows tbody tr").filter(has=tab.get_by_role("link", name=name, exact=True))
+
+
+def test_runs__rows_are_chosen_and_opened_by_keys_and_nothing_opens_by_the_way(
+    dashboard: Dashboard, tab: Any
+) -> None:
+    tab.goto(dashboard.at("runs"))
+    settle(tab)
+    ticks = tab.locator(".rows tbody input")
+    tab.get_by_role("checkbox", name="Choose FLYP on fashion-mnist").focus()
+    for key in ("Space", "ArrowDown", "ArrowRight"):
+        tab.keyboard.press(key)
+    tab.get_by_text("With the chosen run:").wait_for()
+    # The place beside a box belongs to it: who misses it by a little opens no run.
+    row_of(tab, "CaRot on fashion-mnist").locator("td.tick").click(position={"x": 4, "y": 4})
+    tab.get_by_text("With the 2 chosen:").wait_for()
+    until(lambda: tab.get_by_role("button", name="Compare").is_enabled(), what="the button")
+    assert ticks.evaluate_all("boxes => boxes.filter((box) => box.checked).length") == 2
+    every = tab.get_by_role("checkbox", name="Choose all rows")
+    assert every.evaluate("box => box.indeterminate")
+    assert "/runs" in tab.url
+    # What is marked to be copied opens nothing, and a link opens in a tab of its own.
+    tab.evaluate("""() => {
+      const roots = [...document.querySelectorAll('*')].map((e) => e.shadowRoot);
+      const cell = roots.find((e) => e?.querySelector('.rows')).querySelector('tbody td.text');
+      getSelection().selectAllChildren(cell);
+      cell.click();
+      getSelection().removeAllRanges();
+    }""")
+    link = tab.get_by_role("link", name="FLYP on fashion-mnist", exact=True)
+    with tab.context.expect_page() as other:
+        link.click(modifiers=["Control"])
+    other.value.wait_for_url(re.compile(rf"/run\?id={dashboard.service.ids['FLYP']}"))
+    other.value.close()
+    assert "/runs" in tab.url
+    # Back from a run, it opens by the keyboard.
+    link.focus()
+    tab.keyboard.press("Enter")
+    tab.wait_for_url(re.compile(rf"/run\?id={dashboard.service.ids['FLYP']}"))
+    tab.go_back()
+    tab.wait_for_url(re.compile("/runs"))
+    row_of(tab, "CaRot (second seed)").wait_for()
 
 
 def test_calibration__reload_and_a_copied_address_keep_the_view(
@@ -188,6 +226,10 @@ def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
             over = tab.evaluate(OVERFLOW)
             assert over <= 0, f"{place} is {over} px too wide"
             assert tab.locator("[data-testid=stException]").count() == 0
+            if place.startswith("plan"):  # its title is the longest
+                plots.first.scroll_into_view_if_needed()
+                tab.locator(".calift-chart[data-state=drawn] .gtitle").first.wait_for()
+                assert tab.evaluate(TITLE_OVER) <= 0, "a title is cut"
     finally:
         context.close()
     assert not faults
@@ -326,8 +368,13 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
           reliability: {title: hostile, facts: [hostile], alt: hostile, bins: [bin], error: null,
                         density: null, smooth: null, colour: hostile, chosen: null, says},
           gallery: {items: [item], missing: hostile},
+          rows: {of: hostile, caption: hostile, several: true, chosen: [], dash: '-',
+                 columns: [{name: 'a', label: hostile, kind: 'open'},
+                           {name: 'b', label: hostile, kind: 'mark'}],
+                 rows: [{href: '/run?id=x', cells: {
+                   a: hostile, b: {symbol: hostile, word: hostile, colour: hostile}}}]},
         };
-        for (const name of ['reliability', 'gallery', 'chart']) {
+        for (const name of ['reliability', 'gallery', 'rows', 'chart']) {
           const at = `/_stcore/bidi-components/calift.${name}/${name}.js`;
           const {default: component} = await import(at);
           const host = document.createElement('div');
@@ -353,7 +400,8 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
     assert struck == 0
     assert texts["reliability"][0] > 3
     assert texts["gallery"][0] > 3
-    assert [found[1] for found in texts.values()] == [0, 0, 0]
+    assert texts["rows"][0] == 6
+    assert {name: found[1] for name, found in texts.items()} == dict.fromkeys(texts, 0)
 
 
 def test_chart__its_table_opens(dashboard: Dashboard, tab: Any) -> None:

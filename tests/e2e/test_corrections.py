@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,36 @@ class Doubted:
 
 @pytest.fixture
 def doubted(tmp_path: Path, finished_run: Callable[..., str]) -> Iterator[Doubted]:
-    """Two runs on class folders; both say the next class of the first image of each class."""
-    tree = tmp_path / "pets"
+    with doubtful(tmp_path, finished_run) as made:
+        yield made
+
+
+@contextmanager
+def doubtful(
+    folder: Path,
+    finished_run: Callable[..., str],
+    *,
+    tree: str = "pets",
+    classes: Sequence[str] = CLASSES,
+    **spec: Any,
+) -> Iterator[Doubted]:
+    """Two runs on class folders; both say the next class of the first image of each class.
+
+    Args:
+        folder: holds the data, in a folder of its own, and the home.
+        finished_run: makes a run.
+        tree: name of the data's folder.
+        classes: three names.
+        **spec: of the runs.
+    """
+    tmp_path, root = folder, folder / "data"
+    place = root / tree
     for part in ("train", "validation", "calibration", "test"):
-        for name in CLASSES:
-            (tree / part / name).mkdir(parents=True)
+        for name in classes:
+            (place / part / name).mkdir(parents=True)
             for at in range(20):
-                Image.new("RGB", (8, 8)).save(tree / part / name / f"{at}.png")
-    test = load_suite(SuiteSpec(id=f"folder:{tree}")).part("test")
+                Image.new("RGB", (8, 8)).save(place / part / name / f"{at}.png")
+    test = load_suite(SuiteSpec(id=f"folder:{place}")).part("test")
     wrong = [int(np.flatnonzero(test.labels == k)[0]) for k in range(3)]
 
     def predict(*_: Any) -> Any:
@@ -50,12 +73,12 @@ def doubted(tmp_path: Path, finished_run: Callable[..., str]) -> Iterator[Doubte
         logits = 3.0 * np.eye(3, dtype=np.float32)[test.labels]
         # The surest first, so that the list's order is known.
         logits[wrong] = np.array([[0, 9, 0], [0, 0, 8], [7, 0, 0]], np.float32)
-        about = replace(example.metadata, class_names=tuple(c.replace("_", " ") for c in CLASSES))
+        about = replace(example.metadata, class_names=tuple(c.replace("_", " ") for c in classes))
         return type(example)(
             ids=np.array(test.ids), labels=test.labels, logits=logits, metadata=about
         )
 
-    with service(tmp_path / "home", filled=False) as api:
+    with service(tmp_path / "home", filled=False, data_roots=(root,)) as api:
         from backend.artifacts import ArtifactStore
         from backend.settings import Settings
         from backend.store.engine import open_engine
@@ -66,7 +89,7 @@ def doubted(tmp_path: Path, finished_run: Callable[..., str]) -> Iterator[Doubte
         runs = [
             finished_run(
                 store, ArtifactStore(settings.artifacts_dir), datasets=(("id", "id"),),
-                predict=predict, suite={"id": f"folder:{tree}"}, seed=seed,
+                predict=predict, suite={"id": f"folder:{place}"}, seed=seed, **spec,
             )
             for seed in (0, 1)
         ]  # fmt: skip
@@ -74,7 +97,7 @@ def doubted(tmp_path: Path, finished_run: Callable[..., str]) -> Iterator[Doubte
         store.close()
         with serving_dashboard(api, tmp_path) as dashboard:
             samples = tuple(str(test.ids[at]) for at in wrong)
-            yield Doubted(dashboard, tree, evaluation.id, runs[0], samples)
+            yield Doubted(dashboard, place, evaluation.id, runs[0], samples)
 
 
 def ticked(tab: Any, table: Any, row: int) -> bool:

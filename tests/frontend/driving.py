@@ -39,12 +39,26 @@ def words(app: AppTest) -> str:
     said = [str(e.value if kind != "html" else e.proto.body)
             for kind in kinds for e in app.get(kind)]  # fmt: skip
     said += [re.sub(r"\\(.)", r"\1", link.proto.label) for link in app.get("page_link")]
+    said += [str(cell) for row in listed(app) for cell in row.values()]
     return " ".join([*said, *(frame.value.to_csv() for frame in app.dataframe)])
 
 
 def listed(app: AppTest) -> list[dict[str, Any]]:
-    """The rows of the page's first table that can be opened and chosen from."""
-    return list(app.dataframe[0].value.to_dict("records")) if app.dataframe else []
+    """The cells of the rows that open something, as they read, by their columns."""
+    return [
+        {
+            name: cell["word"] if isinstance(cell, dict) else cell
+            for name, cell in row["cells"].items()
+        }
+        for given in components_of(app, "rows")
+        for row in given["rows"]
+    ]
+
+
+def choose(app: AppTest, places: list[int]) -> None:
+    """Tick rows of the list of runs; the page is to be run again."""
+    (of,) = [given["of"] for given in components_of(app, "rows")]
+    app.session_state["runs-chosen"] = (of, places)
 
 
 def charts_of(app: AppTest) -> list[str]:

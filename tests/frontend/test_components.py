@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,22 @@ ROOT = Path(__file__).parents[2]
 def test_files__are_found_by_streamlit_and_packed() -> None:
     found = {c.name: (root / str(c.asset_dir)) for m, root in scan_component_manifests()
              if m.name == "calift" for c in m.components}  # fmt: skip
-    assert set(found) == {"reliability", "gallery", "page", "chart"}
+    assert set(found) == {"reliability", "gallery", "page", "chart", "rows"}
     for name, folder in found.items():
         assert {f"{name}.js", f"{name}.css"} <= {p.name for p in folder.iterdir()}
     packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert {"pyproject.toml", "components/*"} <= set(packed["package-data"]["calift"])
+
+
+def test_scripts__have_the_types_that_they_say() -> None:
+    tsc = shutil.which("tsc")
+    if tsc is None:
+        pytest.skip("no TypeScript on this machine; the workflow of the repository has it")
+    checked = subprocess.run(
+        [tsc, "--project", str(Path(__file__).parent / "tsconfig.json")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout
 
 
 ANYTHING = st.recursive(
@@ -44,6 +57,14 @@ ANYTHING = st.recursive(
 def test_edges__are_two_fractions_in_order_or_none(sent: Any) -> None:
     found = components._edges(sent)
     assert found is None or (0 <= found[0] <= found[1] <= 1)
+
+
+@given(ANYTHING, st.integers(0, 5))
+def test_places__are_those_of_rows_that_are_there(sent: Any, n: int) -> None:
+    found = components._places(sent, n)
+    assert found == sorted(set(found))
+    assert all(0 <= place < n for place in found)
+    assert components._places([sent, *range(n)], n) == list(range(n))
 
 
 @given(a=st.floats(0, 1), b=st.floats(0, 1))

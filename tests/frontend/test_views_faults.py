@@ -69,6 +69,6 @@ def test_names__what_people_typed_is_shown_and_not_run(
         client.cancel(made.id)
         client.delete(made.id)
     assert "<b>" not in "".join(e.proto.body for e in runs.get("html"))
-    assert listed(runs)[0]["tags"] == "<b>"  # a cell of text, which formats nothing
+    assert listed(runs)[0]["tags"] == "<b>"  # a text node, which formats nothing
     assert "<img" not in "".join(e.proto.body for e in opened.get("html"))
     assert opened.text[0].value == notes  # plain text, not Markdown

@@ -16,7 +16,7 @@ from calift_core.schema.wire.service import GpuUse
 from frontend import door
 from tests.conftest import spec_of
 from tests.frontend.conftest import Service, pointed_at, service
-from tests.frontend.driving import page, words
+from tests.frontend.driving import choose, page, words
 
 
 @pytest.fixture
@@ -55,8 +55,7 @@ def test_runs__chosen_ones_are_tagged_and_cancelled_at_once(
 ) -> None:
     _, store = small
     app = page("runs")
-    chosen = {"selection": {"rows": [0, 1], "columns": []}}
-    app.session_state[app.dataframe[0].key] = chosen
+    choose(app, [0, 1])
     app.run()
     app.text_input(key="bulk-tags").input("photos, mine").run()
     app.button(key="bulk-tag").click().run()
@@ -64,7 +63,7 @@ def test_runs__chosen_ones_are_tagged_and_cancelled_at_once(
     assert {tuple(r.tags) for r in store.runs.page()[0] if r.name != "at work"} == {
         ("photos", "mine")
     }
-    app.session_state[app.dataframe[0].key] = chosen
+    choose(app, [0, 1])
     app.run()
     next(b for b in app.button if b.label == "Cancel").click().run()
     assert not app.exception

@@ -128,6 +128,19 @@ class Counted:
     notes: tuple[str, ...] = ()
     by_class: tuple[int, ...] | None = None
 
+    @classmethod
+    def of(cls, found: Loaded) -> Counted:
+        """The numbers of what was listed."""
+        train = found.parts.get("train")
+        return cls(
+            {part: len(images) for part, images in found.parts.items()},
+            {shift: len(images) for shift, images in found.shifts.items()},
+            found.stored.keys(),
+            found.classes,
+            found.notes,
+            None if train is None else tuple(np.bincount(train.labels).tolist()),
+        )
+
     def training(self, n_shot: int | None, n_classes: int | None = None) -> int:
         """Training images where at most `n_shot` of each class are taken.
 
@@ -198,17 +211,7 @@ class Family(ABC):
 
     def count(self, wanted: Wanted) -> Counted:
         """The numbers of images that `load` finds; overridden where that would read pixels."""
-        found = self.load(wanted)
-        return Counted(
-            {part: len(images) for part, images in found.parts.items()},
-            {shift: len(images) for shift, images in found.shifts.items()},
-            found.stored.keys(),
-            found.classes,
-            found.notes,
-            tuple(np.bincount(found.parts["train"].labels).tolist())
-            if "train" in found.parts
-            else None,
-        )
+        return Counted.of(self.load(wanted))
 
     def shift(
         self,

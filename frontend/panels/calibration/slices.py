@@ -102,6 +102,7 @@ def draw(
         figures.slices.rows(pages[:1]),
         key=f"slices-{by}-{found[run.id].id}-{order}-{where}",
         caption=f"Slices of {run.label}: open one to see its images",
+        most_px=430,
     )
     if picked.opened is not None and picked.opened < len(shown.items):
         chosen(run.id, shown.items[picked.opened].key)

@@ -173,8 +173,9 @@ def _results(job: EvaluationJob) -> None:
         Column("ece", "ECE (floor)"),
         Column("nll", "NLL", "number"),
     ]
-    opened, _ = page.grid(
-        Table(columns, rows), key=f"results-{job.id}-{len(rows)}", caption="Results"
+    links = [f"/run?id={e.run_id}" for e in found]
+    opened, _ = page.rows(
+        Table(columns, rows), key=f"results-{job.id}", caption="Results", links=links
     )
     if opened is not None:
         st.switch_page("views/run.py", query_params={"id": found[opened].run_id})

@@ -108,7 +108,7 @@ def _words(folder: FolderInside, *, top: bool) -> str:
 
 def _go(path: str | None) -> None:
     st.session_state[_AT] = path
-    st.session_state.pop(_OPEN, None)
+    st.session_state[_OPEN] = None  # not only forgotten: the box itself would keep showing it
 
 
 def _go_in() -> None:
