@@ -117,8 +117,7 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
     """
     if kind not in (AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS):
         raise UnknownNameError("calibrator", kind, [AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS])
-    if (kind in BESIDE_CALIBRATORS) != (initial is not None):
-        raise _wrong_initial(kind)
+    demand_initial(kind, named=initial is not None)
     report = read_report(folder)
     if initial is not None:
         demand_start(folder, initial)
@@ -172,18 +171,25 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
     )
 
 
-def _wrong_initial(kind: str) -> SpecError:
-    if kind in BESIDE_CALIBRATORS:
-        return SpecError(
+def demand_initial(kind: str, *, named: bool) -> None:
+    """Make sure that an initial run is named for the calibrators that read its logits alone.
+
+    Raises:
+        SpecError: it is not so.
+    """
+    if kind in BESIDE_CALIBRATORS and not named:
+        raise SpecError(
             f"{kind} reads the initial model's logits beside this one's: it must know the finished "
             "run of the model that this run started from.",
-            hint="--initial RUN names it. The model that is shipped is two towers then: twice the "
-            "weights, two passes for every image. --with temperature keeps every prediction too.",
+            hint="--initial RUN names it, `initial` in a request. The model that is shipped is two "
+            "towers then: twice the weights, two passes for every image. --with temperature keeps "
+            "every prediction too.",
         )
-    return SpecError(
-        f"{kind} reads no other model's logits, and an initial model is given.",
-        hint=f"Those that do: {', '.join(BESIDE_CALIBRATORS)}.",
-    )
+    if named and kind not in BESIDE_CALIBRATORS:
+        raise SpecError(
+            f"{kind} reads no other model's logits, and an initial model is given.",
+            hint=f"Those that do: {', '.join(BESIDE_CALIBRATORS)}.",
+        )
 
 
 def calibrated(
