@@ -122,6 +122,7 @@ SCOPES = {
     "submit_sweep": "submit",
     "validate_sweep": "submit",
     "scan_dataset": "submit",
+    "find_copies": "submit",
     "list_folders": "submit",
     "upload_dataset": "submit",
     "delete_dataset": "submit",
