@@ -69,7 +69,7 @@ def _initial(run: RunDetail) -> str | None:
         st.warning(
             "No finished zero-shot run of this suite holds the model that this run started from. "
             "Run zero_shot with the same model and suite, then ship.",
-            icon=":material/tower:",
+            icon=":material/stacks:",
         )
         return None
     names = {one.id: f"{one.name}, {text.age(one.finished_at)}" for one in found}
@@ -79,7 +79,7 @@ def _initial(run: RunDetail) -> str | None:
     st.info(
         "**Two towers.** The initial model travels along and every image passes through both: "
         "twice the weights and twice the time of an answer.",
-        icon=":material/tower:",
+        icon=":material/stacks:",
     )
     return chosen
 
