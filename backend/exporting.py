@@ -19,8 +19,8 @@ from backend.problems import HttpError
 from backend.process import tied
 from backend.settings import Settings
 from backend.store.stores import Stores
+from calift_core.calibration.registry import demand_initial
 from calift_core.files import sha256_file
-from calift_core.shipping.choosing import demand_initial
 
 #: Zips that are kept, and what making one may take.
 _KEPT, _TIMEOUT_S = 4, 600.0

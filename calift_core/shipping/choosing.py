@@ -28,8 +28,12 @@ from calift_core.calibration import (
     softmax,
 )
 from calift_core.calibration.bins import Doubles, Floats
-from calift_core.calibration.registry import BESIDE_CALIBRATORS, calibrator_from_dict
-from calift_core.errors import DataError, PredictionsError, SpecError, UnknownNameError
+from calift_core.calibration.registry import (
+    BESIDE_CALIBRATORS,
+    calibrator_from_dict,
+    demand_initial,
+)
+from calift_core.errors import DataError, PredictionsError, UnknownNameError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import Predictions
@@ -169,27 +173,6 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
         chosen_on=chosen_on,
         candidates=candidates,
     )
-
-
-def demand_initial(kind: str, *, named: bool) -> None:
-    """Make sure that an initial run is named for the calibrators that read its logits alone.
-
-    Raises:
-        SpecError: it is not so.
-    """
-    if kind in BESIDE_CALIBRATORS and not named:
-        raise SpecError(
-            f"{kind} reads the initial model's logits beside this one's: it must know the finished "
-            "run of the model that this run started from.",
-            hint="--initial RUN names it, `initial` in a request. The model that is shipped is two "
-            "towers then: twice the weights, two passes for every image. --with temperature keeps "
-            "every prediction too.",
-        )
-    if named and kind not in BESIDE_CALIBRATORS:
-        raise SpecError(
-            f"{kind} reads no other model's logits, and an initial model is given.",
-            hint=f"Those that do: {', '.join(BESIDE_CALIBRATORS)}.",
-        )
 
 
 def calibrated(

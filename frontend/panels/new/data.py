@@ -81,7 +81,7 @@ def _copies(suite: str, group_by: str | None) -> None:
         "Look for copies between parts",
         icon=":material/content_copy:",
         key="look-for-copies",
-        help="Decodes every image once; 10,000 photographs take about a minute",
+        help="Equal images and near-copies; every image is decoded once",
     )
     if asked:
         try:
