@@ -83,8 +83,7 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     assert cosines == sorted(cosines, reverse=True)
 
     # What is hostile is refused with a sentence, by the process that decodes; the model stays.
-    hosts = services.trials._hosts
-    model_process = hosts[run_id].model
+    model_process = services.trials._models
     jpeg = path.read_bytes()
     for hostile in (jpeg[: len(jpeg) // 2], b"GIF89a" + b"\0" * 40, png(50_000, 50_000), b"", b"<"):
         refused = asked(api, run_id, hostile)
@@ -96,6 +95,39 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     if again.status_code == 503:  # it was asked before its end was seen
         again = asked(api, run_id, jpeg)
     assert TriedPicture.model_validate(again.json()) == said
+
+
+def test_try__runs_share_a_process_and_the_oldest_is_forgotten(
+    api: TestClient,
+    services: Any,
+    folder: Path,  # noqa: F811
+    photos: Path,  # noqa: F811
+) -> None:
+    store = partial(store_run, services.store, services.artifacts)
+    runs = [store(folder) for _ in range(5)]
+    picture = next(photos.rglob("*.png")).read_bytes()
+
+    def said(run_id: str) -> TriedPicture:
+        found = asked(api, run_id, picture)
+        if found.status_code == 503:  # it was asked before the end of a process was seen
+            found = asked(api, run_id, picture)
+        return TriedPicture.model_validate(found.json())
+
+    tops = [said(run_id).top for run_id in runs]
+    assert all(top == tops[0] for top in tops)
+    models = services.trials._models
+    assert models.starts == 1
+    (decoder,) = services.trials._decoders.values()  # they take pictures alike
+    assert decoder.starts == 1
+    assert list(services.trials._hosts) == runs[1:]
+    left = [host.folder for host in services.trials._hosts.values()]
+    root = services.settings.home / "cache" / "tried"
+    assert sorted(root.glob("tmp*")) == sorted(left)
+    # A process that ends costs every run its model, and no run its answer.
+    os.kill(models._process.pid, signal.SIGKILL)
+    assert [said(run_id).top for run_id in runs[1:3]] == tops[1:3]
+    assert said(runs[0]).top == tops[0]
+    assert models.starts == 2
 
 
 def test_try__a_run_without_a_model_and_what_is_no_picture_are_told(
