@@ -119,7 +119,7 @@ class Scanner:
 
         Raises:
             SpecError: as in `scan`, or the suite cannot be loaded.
-            HttpError: 413, it has too many images for a visitor to wait for; 503, somebody else is
+            HttpError: 422, it has too many images for a visitor to wait for; 503, somebody else is
                 being answered, or it took too long.
         """
         spec = self._spec(suite_id, group_by)
@@ -130,7 +130,7 @@ class Scanner:
         n = sum(counts.parts.values())
         if n > MOST_LOOKED_AT:
             raise HttpError(
-                413,
+                422,
                 "TOO_MANY_IMAGES",
                 f"{suite_id[:200]!r} has {n:,} images, at most {MOST_LOOKED_AT:,} are looked at.",
                 hint="`calift data inspect` on the machine that has them takes any number.",

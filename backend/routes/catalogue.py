@@ -211,7 +211,7 @@ async def scan_dataset(
     return await scanner.scan(suite, group_by)
 
 
-@router.get("/datasets/copies", responses={413: {}})
+@router.get("/datasets/copies")
 @allow("submit")
 def find_copies(
     services: ServicesDep,

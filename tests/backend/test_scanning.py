@@ -424,4 +424,4 @@ def test_copies__nothing_outside_the_folders_and_no_more_than_somebody_can_wait_
     assert (status, "no folder" in words) == (422, True)
     monkeypatch.setattr("backend.scanning.MOST_LOOKED_AT", 50)
     status, words = asked(tmp_path / "data" / "birds")
-    assert (status, "at most 50 are looked at" in words) == (413, True)
+    assert (status, "at most 50 are looked at" in words) == (422, True)
