@@ -19,6 +19,7 @@ from backend.problems import HttpError
 from backend.process import tied
 from backend.settings import Settings
 from backend.store.stores import Stores
+from calift_core.calibration.registry import demand_initial
 from calift_core.files import sha256_file
 
 #: Zips that are kept, and what making one may take.
@@ -33,37 +34,70 @@ class Exports:
         self._settings, self._store, self._artifacts = settings, store, artifacts
         self._lock = threading.Lock()
 
-    def zipped(self, run_id: str, calibrator: str) -> tuple[Path, str]:
+    def zipped(self, run_id: str, calibrator: str, initial: str | None) -> tuple[Path, str]:
         """The zip of a run's model with a calibrator, and its SHA-256.
 
+        Args:
+            run_id: the run.
+            calibrator: its kind, `none` or `auto`.
+            initial: the zero-shot run whose model travels along, for calibrators that read it.
+
         Raises:
-            HttpError: 409, the run has no model, or not the data to fit the calibrator on; 503, no
-                model can be loaded here, or the process took too long.
+            HttpError: 409, the run has no model, not the data to fit the calibrator on, or did not
+                start from the initial run's model; 503, no model can be loaded here, or the
+                process took too long.
             NotFoundError: no such run.
+            SpecError: the calibrator reads the initial model and none is named, or it does not and
+                one is.
         """
+        demand_initial(calibrator, named=initial is not None)
         files = model_files(self._store, run_id)
-        path = self._root / f"{files['report.json'][:32]}-{calibrator}.zip"
+        name = f"{files['report.json'][:32]}-{calibrator}"
+        first: dict[str, str] = {}
+        if initial is not None:
+            first = self._initial_files(run_id, initial)
+            name += f"-{first['report.json'][:32]}"
+        path = self._root / f"{name}.zip"
         with self._lock:
             if not path.is_file():
-                self._make(files, path, calibrator)
+                self._make(
+                    {run_id: files} | ({initial: first} if initial else {}), path, calibrator
+                )
             path.touch()
             for old in sorted(self._root.glob("*.zip"), key=_age)[:-_KEPT]:
                 old.unlink(missing_ok=True)
             return path, sha256_file(path)
 
-    def _make(self, files: Mapping[str, str], path: Path, calibrator: str) -> None:
-        demand_torch("`calift export` it where torch is")
-        folder = lay_out(self._artifacts, self._root, files)
-        try:
-            self._run(folder, path, calibrator)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _initial_files(self, run_id: str, initial: str) -> dict[str, str]:
+        files = model_files(self._store, initial)
+        if initial not in self._store.results.initial_runs(run_id):
+            raise HttpError(
+                409,
+                "OTHER_START",
+                f"run {initial} does not hold the model that run {run_id} started from.",
+                hint="Those that do are finished zero-shot runs of its suite with the weights that "
+                "it started from: GET /runs/{run_id}/initial-runs lists them.",
+            )
+        return files
 
-    def _run(self, folder: Path, path: Path, calibrator: str) -> None:
+    def _make(self, runs: Mapping[str, Mapping[str, str]], path: Path, calibrator: str) -> None:
+        """Make the zip of the first of some runs; the second holds its initial model."""
+        demand_torch("`calift export` it where torch is")
+        folders: dict[str, Path] = {}
+        try:
+            for run_id, files in runs.items():
+                folders[run_id] = lay_out(self._artifacts, self._root, files)
+            self._run(folders, path, calibrator)
+        finally:
+            for folder in folders.values():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _run(self, folders: Mapping[str, Path], path: Path, calibrator: str) -> None:
+        run, *initial = map(str, folders.values())
         argv = [sys.executable, "-m", "calift_core.shipping.packing"]
         try:
             done = subprocess.run(
-                tied([*argv, str(folder), str(path), calibrator], oom_score_adj=500),
+                tied([*argv, run, str(path), calibrator, *initial], oom_score_adj=500),
                 env=environment(self._settings),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -84,7 +118,11 @@ class Exports:
                 hint="It may have met a limit of memory.",
             ) from None
         if told:
-            raise HttpError(409, "NO_MODEL", told["message"], hint=told["hint"])
+            message, hint = told["message"], told["hint"]
+            for run_id, folder in folders.items():  # a folder that is gone says nothing to anybody
+                message = message.replace(repr(str(folder)), f"run {run_id}")
+                hint = hint.replace(str(folder), run_id)
+            raise HttpError(409, "NO_MODEL", message, hint=hint)
 
 
 def _age(path: Path) -> float:

@@ -63,15 +63,14 @@ class ModelHost:
         await answer.aclose()
         return TriedPicture.model_validate_json(body)
 
-    async def zipped(self, run_id: str, calibrator: str) -> Response:
+    async def zipped(self, run_id: str, calibrator: str, initial: str | None) -> Response:
         """The zip of a run's model, as it comes.
 
         Raises:
             HttpError: as `backend.exporting.Exports.zipped`; 503 too where nothing answers there.
         """
-        answer = await self._send(
-            "GET", at("/runs", run_id, "model"), params={"calibrator": calibrator}
-        )
+        params = {"calibrator": calibrator} | ({"initial": initial} if initial else {})
+        answer = await self._send("GET", at("/runs", run_id, "model"), params=params)
         headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
         return StreamingResponse(
             answer.aiter_raw(), headers=headers, background=BackgroundTask(answer.aclose)

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import subprocess
+import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fastapi.concurrency import run_in_threadpool
+from pydantic import ValidationError
 
+from backend.model_process import environment
 from backend.problems import HttpError
+from backend.process import tied
 from backend.settings import Settings
 from backend.submission import Submission, path_of, scan_budget
 from backend.thumbnails import Thumbnails
@@ -30,6 +37,7 @@ from calift_core.schema.wire.service import (
     FolderList,
     ScannedClass,
     ScannedImage,
+    SuiteCopies,
     SuiteScan,
 )
 
@@ -37,6 +45,10 @@ from calift_core.schema.wire.service import (
 _IMAGES, _SIDE = 12, 96
 #: Classes that are named; all of them are counted.
 _CLASSES = 1000
+#: Images that are decoded for a visitor, one visitor at a time, and what that may take.
+MOST_LOOKED_AT = 20_000
+_LOOK_S, _MEMORY_BYTES = 300.0, 3 << 30
+_LOOKING = threading.Lock()
 
 
 class Scanner:
@@ -68,15 +80,19 @@ class Scanner:
             return [Path.home()]
         return roots
 
-    async def scan(self, suite_id: str) -> SuiteScan:
+    async def scan(self, suite_id: str, group_by: str | None = None) -> SuiteScan:
         """Look at a suite.
 
+        Args:
+            suite_id: as a RunSpec names it.
+            group_by: the pattern of what its splits must not tear apart.
+
         Raises:
-            SpecError: no suite has this name, or its path may not be read.
+            SpecError: no suite has this name, its path may not be read, or the pattern is none.
             HttpError: 503, too many pictures are waited for.
         """
         try:
-            found, wishes = await run_in_threadpool(self._listed, suite_id)
+            found, wishes = await run_in_threadpool(self._listed, suite_id, group_by)
         except (OSError, ValueError) as error:  # a path that no file system takes
             raise SpecError(f"{suite_id[:200]!r} cannot be looked at: {error}") from error
         drawn = await asyncio.gather(*(self._drawn(wish) for wish in wishes))
@@ -94,6 +110,62 @@ class Scanner:
         ]
         return found.model_copy(update={"images": images})
 
+    def copies(self, suite_id: str, group_by: str | None = None) -> SuiteCopies:
+        """Decode every image of a suite, in a process with limits, and look for copies.
+
+        Args:
+            suite_id: as a RunSpec names it.
+            group_by: as in `scan`.
+
+        Raises:
+            SpecError: as in `scan`, or the suite cannot be loaded.
+            HttpError: 422, it has too many images for a visitor to wait for; 503, somebody else is
+                being answered, or it took too long.
+        """
+        spec = self._spec(suite_id, group_by)
+        counts = count_suite(spec, scan_budget())
+        problems = [absent.message for absent in (*counts.problems, *counts.absent)]
+        if problems:
+            raise SpecError(problems[0])
+        n = sum(counts.parts.values())
+        if n > MOST_LOOKED_AT:
+            raise HttpError(
+                422,
+                "TOO_MANY_IMAGES",
+                f"{suite_id[:200]!r} has {n:,} images, at most {MOST_LOOKED_AT:,} are looked at.",
+                hint="`calift data inspect` on the machine that has them takes any number.",
+            )
+        if not _LOOKING.acquire(blocking=False):
+            raise HttpError(503, "BUSY", "somebody's data is being looked at.", hint="Try again.")
+        try:
+            return self._looked(spec)
+        finally:
+            _LOOKING.release()
+
+    def _looked(self, spec: SuiteSpec) -> SuiteCopies:
+        argv = [sys.executable, "-m", "calift_core.data.looking", spec.model_dump_json()]
+        try:
+            done = subprocess.run(
+                tied([*argv, str(_MEMORY_BYTES)], oom_score_adj=500),
+                env=environment(self._settings),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_LOOK_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise HttpError(
+                503,
+                "TOO_SLOW",
+                f"looking at every image took more than {_LOOK_S:g} s.",
+                hint="`calift data inspect` on the machine that has them takes its time.",
+            ) from None
+        lines = done.stdout.splitlines()
+        told = json.loads(lines[-1]) if lines else {"error": "the process ended", "hint": ""}
+        if "error" in told:
+            raise SpecError(told["error"], hint=told["hint"])
+        return SuiteCopies.model_validate(told)
+
     async def _drawn(self, wish: Mapping[str, Any]) -> tuple[str | None, str]:
         try:
             made = await self._thumbnails.draw(wish)
@@ -105,13 +177,26 @@ class Scanner:
             return None, error.message
         return f"data:{made.media_type};base64,{base64.b64encode(made.body).decode()}", ""
 
-    def _listed(self, suite_id: str) -> tuple[SuiteScan, list[dict[str, Any]]]:
-        """What can be said without opening an image, and which ones are to be opened."""
+    def _spec(self, suite_id: str, group_by: str | None) -> SuiteSpec:
+        """The suite, if it may be looked at.
+
+        Raises:
+            SpecError: it may not be read, or the pattern is none.
+        """
         path = path_of(suite_id)
         refused = [] if path is None else list(self._submission.path_refusals("#", path))
         if refused:
             raise SpecError(refused[0][1])
-        spec = SuiteSpec(id=suite_id)
+        try:
+            return SuiteSpec(id=suite_id, group_by=group_by)
+        except ValidationError as error:
+            raise SpecError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from None
+
+    def _listed(
+        self, suite_id: str, group_by: str | None
+    ) -> tuple[SuiteScan, list[dict[str, Any]]]:
+        """What can be said without opening an image, and which ones are to be opened."""
+        spec = self._spec(suite_id, group_by)
         listed: list[Loaded] = []
 
         def look(family: Family, wanted: Wanted) -> Counted:
@@ -132,7 +217,7 @@ class Scanner:
             problems=[absent.message for absent in (*counts.problems, *counts.absent)],
         )
         if not listed:
-            unlisted = [] if path is None or found.problems else [counts.basis]
+            unlisted = [] if path_of(suite_id) is None or found.problems else [counts.basis]
             return found.model_copy(update={"notes": unlisted}), []
         (loaded,) = listed
         n = sum(
@@ -149,16 +234,16 @@ class Scanner:
         )  # fmt: skip
         test = loaded.parts.get("test")
         chosen = [] if test is None else _spread(test)
-        return found, [self._wish(suite_id, loaded.name, test, at) for at in chosen]
+        return found, [self._wish(spec, loaded.name, test, at) for at in chosen]
 
-    def _wish(self, suite_id: str, name: str, test: ImageSet | None, at: int) -> dict[str, Any]:
+    def _wish(self, spec: SuiteSpec, name: str, test: ImageSet | None, at: int) -> dict[str, Any]:
         assert test is not None
         return {
             "imported": False,
             "roots": [str(root) for root in self._settings.data_roots],
             "size": _SIDE,
             "wish": {
-                "suites": [{"id": suite_id}],
+                "suites": [spec.model_dump(mode="json", include={"id", "group_by"})],
                 "dataset": f"{name}/test",
                 "role": "id",
                 "corruption": None,

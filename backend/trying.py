@@ -1,8 +1,9 @@
 """What finished runs say of a picture that somebody brings along.
 
-The API loads no model and opens no image. A run's model lives in a process of its own
-(`calift_core.shipping.trying`) that is begun when it is first asked and ends when nobody asks; the
-picture is decoded in another, which may take little memory (`calift_core.shipping.decoder`).
+The API loads no model and opens no image. Models live in one process
+(`calift_core.shipping.trying`) that is begun by the first question and ends when nobody asks: its
+start takes longer than the loading of a model, so runs share it. The picture is decoded in another,
+which may take little memory (`calift_core.shipping.decoder`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from calift_core.errors import SpecError, UnreadableImageError
 from calift_core.schema.wire.answers import TriedPicture
 from calift_core.schema.wire.results import Source
 from calift_core.shipping.children import Child, ChildEndedError
+from calift_core.shipping.questions import ASK, FORGET, OPEN, question
 
 #: Models that are kept at once, the newest: as many as the page asks about a picture. With fewer,
 #: each run asked would end the one that the next picture is asked of first.
@@ -42,17 +45,16 @@ _MAX_WAITING = 16
 
 @dataclass
 class _Host:
-    """A run's two processes, and the folder with its files."""
+    """A run whose model is asked: the folder with its files, and that of its calibrator.
+
+    `opened_by` is the start of the models' process that has opened it, 0 where none has; `takes`
+    says, as JSON, how its model takes a picture.
+    """
 
     folder: Path
-    model: Child
-    decoder: Child | None = None
-
-    def end(self) -> None:
-        self.model.stop()
-        if self.decoder is not None:
-            self.decoder.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    kept: Path
+    opened_by: int = 0
+    takes: str = ""
 
 
 class Trials:
@@ -64,6 +66,8 @@ class Trials:
         # The kernel ties a child to the thread that started it: this one lives as long as we do.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trying")
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
+        self._models = self._child("trying", ("cpu",), "the models' process", _ANSWER_S)
+        self._decoders: OrderedDict[str, Child] = OrderedDict()
         self._waiting = 0
 
     async def ask(self, run_id: str, picture: bytes) -> TriedPicture:
@@ -88,7 +92,8 @@ class Trials:
         host = self._host(run_id)
         try:
             pixels = self._pixels(host, picture)
-            said = TriedPicture.model_validate_json(host.model.ask(pixels))
+            asked = question(ASK, host.folder, host.kept, pixels)
+            said = TriedPicture.model_validate_json(self._models.ask(asked))
         except UnreadableImageError as error:
             raise HttpError(422, error.code, error.message, hint=error.hint) from error
         except ChildEndedError as error:
@@ -102,12 +107,11 @@ class Trials:
         return said.model_copy(update={"run": source, "nearest": alike})
 
     def _pixels(self, host: _Host, picture: bytes) -> bytes:
-        assert host.decoder is not None
         if not picture:
             raise UnreadableImageError("the body must be a picture, it is empty")
         for _ in range(2):  # the second time by one that was just started
             try:
-                return host.decoder.ask(picture)
+                return self._decoder(host.takes).ask(picture)
             except (ChildEndedError, SpecError):
                 continue
         raise UnreadableImageError(
@@ -115,7 +119,7 @@ class Trials:
         )
 
     def _host(self, run_id: str) -> _Host:
-        """The processes of a run, ready."""
+        """A run whose model is open."""
         host = self._hosts.get(run_id)
         if host is not None and not host.folder.is_dir():
             self._drop(run_id)
@@ -123,29 +127,17 @@ class Trials:
         if host is None:
             demand_torch("ask a model by `calift predict`")
             while len(self._hosts) >= _MODELS:
-                self._hosts.popitem(last=False)[1].end()
+                self._drop(next(iter(self._hosts)))
             files = model_files(self._store, run_id)
             folder = lay_out(self._artifacts, self._root, files)
             kept = self._root / "chosen" / files["report.json"]
-            words = (str(folder), str(kept), "cpu")
-            host = self._hosts[run_id] = _Host(
-                folder, self._child("trying", words, "the model's process", _ANSWER_S)
-            )
+            host = self._hosts[run_id] = _Host(folder, kept)
         self._hosts.move_to_end(run_id)
         try:
             os.utime(host.folder)  # it is no leftover
-            host.model.start()
-            hello = host.model.hello
-            if "error" in hello:
-                told: Any = hello["error"]
-                raise HttpError(409, "NO_MODEL", told["message"], hint=told["hint"])
-            if host.decoder is None:
-                limits = (str(MAX_PIXELS), str(_DECODER_BYTES))
-                described = json.dumps(hello["preprocess"])
-                host.decoder = self._child(
-                    "decoder", (described, *limits), "the decoder", _DECODE_S
-                )
-                host.decoder.start()
+            self._models.start()
+            if host.opened_by != self._models.starts:
+                host.takes = json.dumps(self._opened(host)["preprocess"])
         except (OSError, HttpError, SpecError, ChildEndedError) as error:
             self._drop(run_id)
             if isinstance(error, HttpError):
@@ -157,6 +149,26 @@ class Trials:
                 hint="The log of the service says more.",
             ) from error
         return host
+
+    def _opened(self, host: _Host) -> dict[str, Any]:
+        """What the run's model takes, opened by the models' process."""
+        asked = question(OPEN, host.folder, host.kept)
+        hello: dict[str, Any] = json.loads(self._models.ask(asked, timeout_s=_START_S))
+        if "error" in hello:
+            told = hello["error"]
+            raise HttpError(409, "NO_MODEL", told["message"], hint=told["hint"])
+        host.opened_by = self._models.starts
+        return hello
+
+    def _decoder(self, takes: str) -> Child:
+        """The process that decodes for models which take pictures alike."""
+        if takes not in self._decoders:
+            while len(self._decoders) >= _MODELS:
+                self._decoders.popitem(last=False)[1].stop()
+            words = (takes, str(MAX_PIXELS), str(_DECODER_BYTES))
+            self._decoders[takes] = self._child("decoder", words, "the decoder", _DECODE_S)
+        self._decoders.move_to_end(takes)
+        return self._decoders[takes]
 
     def _child(self, module: str, words: tuple[str, ...], name: str, timeout_s: float) -> Child:
         argv = [sys.executable, "-m", f"calift_core.shipping.{module}", *words]
@@ -170,11 +182,17 @@ class Trials:
 
     def _drop(self, run_id: str) -> None:
         host = self._hosts.pop(run_id, None)
-        if host is not None:
-            host.end()
+        if host is None:
+            return
+        if host.opened_by and host.opened_by == self._models.starts and self._models.alive:
+            with suppress(ChildEndedError, SpecError):
+                self._models.ask(question(FORGET, host.folder, host.kept))
+        shutil.rmtree(host.folder, ignore_errors=True)
 
     def stop(self) -> None:
         """End the processes; pictures that wait are given up."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+        for child in (self._models, *list(self._decoders.values())):
+            child.stop()
         for host in list(self._hosts.values()):
-            host.end()
+            shutil.rmtree(host.folder, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +62,7 @@ def inspect(
     Exit status 1 if an image cannot be read. Every image is decoded once, with --features twice.
     """
     from calift_core.analysis.copies import judged_sets
+    from calift_core.data.duplicates import between
     from calift_core.data.suites.load import load_suite
     from calift_core.schema.spec import SuiteSpec, absolute_uri
 
@@ -71,7 +71,7 @@ def inspect(
     sets = {name: s for name, s in (suite.parts | suite.shifts).items() if len(s)}
     seen = _look_at_all(sets)
     unreadable = any(one.unreadable for one in seen.values())
-    overlaps = _overlaps(suite, seen)
+    overlaps = between(seen, suite.shifts)
     if features is not None and not unreadable:
         overlaps = _with_features(overlaps, _encoded(features, sets), sets, suite)
     overlaps = [o for o in overlaps if o.ids]
@@ -101,20 +101,6 @@ def _look_at_all(sets: Mapping[str, ImageSet]) -> dict[str, Seen]:
         err.print(f"looking at {len(images):,} images of {name} …", markup=False)
         seen[name] = look_at(images)
     return seen
-
-
-def _overlaps(suite: Suite, seen: Mapping[str, Seen]) -> list[Overlap]:
-    """Between any two parts, the one that is judged first; and of shifts with what is trained on.
-
-    Later parts (`PARTS`) are judged on earlier ones.
-    """
-    from calift_core.data.duplicates import overlap
-    from calift_core.data.listing import PARTS
-
-    parts = [part for part in PARTS if part in seen]
-    pairs = [(later, earlier) for earlier, later in combinations(parts, 2)]
-    pairs += [(shift, "train") for shift in suite.shifts if shift in seen and "train" in seen]
-    return [overlap(seen[one], seen[other]) for one, other in pairs]
 
 
 def _encoded(model: Path, sets: Mapping[str, ImageSet]) -> dict[str, Features]:
@@ -193,14 +179,8 @@ def _as_json(o: Overlap, judged: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _sentence(o: Overlap, worth: Worth | None) -> str:
-    n = len(o.ids)
-    by_features = f", {len(o.alike):,} by features" if o.alike else ""
-    kinds = f"({len(o.exact):,} equal, {len(o.near):,} nearly{by_features})"
     if worth is None:
-        return (
-            f"{n:,} of {o.n:,} {o.name} images are copies of {o.other} images {kinds}: without "
-            f"them accuracy on {o.name} differs by at most {100 * o.share:.1f} points"
-        )
+        return o.sentence
     if worth.without is None:
         rest = "there is no other image"
     else:
@@ -209,7 +189,7 @@ def _sentence(o: Overlap, worth: Worth | None) -> str:
         rest = same if whole == without else f"without them accuracy is {without} %, not {whole}"
     return (
         f"{worth.copies:,} of the {worth.n:,} {o.name} images that the run was judged on are "
-        f"copies of {o.other} images {kinds}; {rest}"
+        f"copies of {o.other} images {o.kinds}; {rest}"
     )
 
 

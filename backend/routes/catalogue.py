@@ -35,6 +35,7 @@ from calift_core.schema.wire.service import (
     ModelInfo,
     Ready,
     Stats,
+    SuiteCopies,
     SuiteRuns,
     SuiteScan,
     UploadedData,
@@ -42,6 +43,14 @@ from calift_core.schema.wire.service import (
 )
 
 router = APIRouter(tags=["catalogue"])
+GroupBy = Annotated[
+    str | None,
+    Query(
+        min_length=2,
+        max_length=200,
+        description="As `suite.group_by`: what splits must not tear apart, `patient{}_*`",
+    ),
+]
 #: What every application of this service has.
 health = APIRouter(tags=["catalogue"])
 
@@ -191,6 +200,7 @@ async def scan_dataset(
         str,
         Query(min_length=1, max_length=4096, description="As a RunSpec names it: `folder:PATH`"),
     ],
+    group_by: GroupBy = None,
 ) -> SuiteScan:
     """A look at data before anything runs on it: classes, numbers, a few of its images.
 
@@ -198,7 +208,25 @@ async def scan_dataset(
     limits. Nothing is downloaded.
     """
     scanner = Scanner(services.settings, services.submission, services.thumbnails)
-    return await scanner.scan(suite)
+    return await scanner.scan(suite, group_by)
+
+
+@router.get("/datasets/copies")
+@allow("submit")
+def find_copies(
+    services: ServicesDep,
+    suite: Annotated[
+        str,
+        Query(min_length=1, max_length=4096, description="As a RunSpec names it: `folder:PATH`"),
+    ],
+    group_by: GroupBy = None,
+) -> SuiteCopies:
+    """Equal and nearly equal images in several parts of a suite, and what they can be worth.
+
+    Every image is decoded once, in a process with limits; one request at a time is answered.
+    """
+    scanner = Scanner(services.settings, services.submission, services.thumbnails)
+    return scanner.copies(suite, group_by)
 
 
 @router.get("/suites")

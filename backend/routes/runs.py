@@ -32,6 +32,7 @@ from calift_core.schema.wire.runs import (
     RunPatch,
     RunPhase,
     RunSubmit,
+    RunSummary,
     SortKey,
     Validation,
 )
@@ -172,6 +173,16 @@ def list_runs(
 def get_run(run_id: RunId, store: StoreDep) -> RunDetail:
     """One run with its spec."""
     return store.runs.get(run_id)
+
+
+@router.get("/runs/{run_id}/initial-runs")
+@allow("read")
+def list_initial_runs(run_id: RunId, store: StoreDep) -> list[RunSummary]:
+    """Zero-shot runs that hold the model which a run started from, the newest first.
+
+    Calibrators of two towers read the predictions of one of them beside the run's own.
+    """
+    return store.runs.summaries(store.results.initial_runs(run_id))
 
 
 @router.patch("/runs/{run_id}")

@@ -44,10 +44,11 @@ async def try_picture(run_id: RunId, request: Request, services: ServicesDep) ->
     return await (services.model_host or services.trials).ask(run_id, picture)
 
 
-#: What an exported model can be given; the others read the initial model as well.
+#: What an exported model can be given; the last four read the initial model's logits as well.
 Shippable = Literal[
-    "auto", "none", "temperature", "histogram", "isotonic", "svs", "vector", "sms", "tsp"
-]
+    "auto", "none", "temperature", "histogram", "isotonic", "svs", "vector", "sms", "tsp",
+    "disagreement", "cautious", "sals", "ensemble",
+]  # fmt: skip
 
 
 @router.get(
@@ -63,14 +64,24 @@ async def download_model(
     run_id: RunId,
     services: ServicesDep,
     calibrator: Annotated[Shippable, Query(description="Fitted on the run's ID data")] = "auto",
+    initial: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=64,
+            description="For disagreement, cautious, sals and ensemble: one of `initial-runs`, "
+            "whose model travels along",
+        ),
+    ] = None,
 ) -> Response:
     """A run's model as a folder that stands alone, zipped: weights, head, calibrator, model card.
 
-    It is made when it is first asked for, which takes seconds, and kept for a while.
+    With `initial` it is two towers: twice the weights, and two passes for every image. It is made
+    when it is first asked for, which takes seconds, and kept for a while.
     """
     if services.model_host is not None:
-        return await services.model_host.zipped(run_id, calibrator)
-    path, sha256 = await run_in_threadpool(services.exports.zipped, run_id, calibrator)
+        return await services.model_host.zipped(run_id, calibrator, initial)
+    path, sha256 = await run_in_threadpool(services.exports.zipped, run_id, calibrator, initial)
     return FileResponse(
         path,
         media_type="application/zip",

@@ -21,6 +21,8 @@ from calift_core.schema.wire.results import Evaluation, Frontier
 
 #: Reports of a model that are looked at for the pace of a run.
 _PACE_REPORTS = 50
+#: Zero-shot runs of a suite that are looked at for those that hold a run's initial model.
+_ZERO_SHOT_RUNS = 50
 #: Finished runs whose files tell how much a run keeps.
 _DISK_RUNS = 10
 
@@ -179,6 +181,33 @@ class Results:
             alpha=method["alpha"],
             points=points,
         )
+
+    def initial_runs(self, run_id: str) -> list[str]:
+        """Ids of the finished zero-shot runs that hold the model which a run started from.
+
+        They are of its suite, with its classes and its test images, and have the very weights that
+        it started from; the newest first. A run that changed no weight has none.
+
+        Raises:
+            NotFoundError: no such run, or it has no report yet.
+        """
+        own = self.report(run_id)
+        start = own["model"].get("start_sha256")
+        if not start or start == own["model"].get("sha256"):
+            return []
+        data = ReportRow.body["data"]
+        suite = select(Run.suite).where(Run.id == run_id).scalar_subquery()
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(Run.id, data.label("data"))
+                .join(ReportRow, Run.id == ReportRow.run_id)
+                .where(Run.method == "zero_shot", Run.phase == "SUCCEEDED", Run.suite == suite)
+                .where(ReportRow.body["model"]["sha256"].as_string() == start)
+                .order_by(Run.finished_at.desc(), Run.id)
+                .limit(_ZERO_SHOT_RUNS)
+            ).all()
+        same = ("classes", "test_sha256")
+        return [row.id for row in rows if all(row.data.get(k) == own["data"].get(k) for k in same)]
 
     def pace(self, spec: RunSpec) -> Pace | None:
         """How fast finished runs say that a run like this one is, if any do."""

@@ -65,3 +65,24 @@ def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
     except (KeyError, TypeError, ValueError) as error:
         raise SpecError(f"a stored calibrator must be complete, got: {error!r}") from error
     return calibrator
+
+
+def demand_initial(kind: str, *, named: bool) -> None:
+    """Make sure that an initial run is named for the calibrators that read its logits alone.
+
+    Raises:
+        SpecError: it is not so.
+    """
+    if kind in BESIDE_CALIBRATORS and not named:
+        raise SpecError(
+            f"{kind} reads the initial model's logits beside this one's: it must know the finished "
+            "run of the model that this run started from.",
+            hint="--initial RUN names it, `initial` in a request. The model that is shipped is two "
+            "towers then: twice the weights, two passes for every image. --with temperature keeps "
+            "every prediction too.",
+        )
+    if named and kind not in BESIDE_CALIBRATORS:
+        raise SpecError(
+            f"{kind} reads no other model's logits, and an initial model is given.",
+            hint=f"Those that do: {', '.join(BESIDE_CALIBRATORS)}.",
+        )

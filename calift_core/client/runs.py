@@ -260,7 +260,12 @@ class RunCalls(Connection):
         return target
 
     def download_model(
-        self, run_id: str, path: str | os.PathLike[str], *, calibrator: str = "auto"
+        self,
+        run_id: str,
+        path: str | os.PathLike[str],
+        *,
+        calibrator: str = "auto",
+        initial: str | None = None,
     ) -> Path:
         """A finished run's model as a zip of what `calift export` writes; made where the API is.
 
@@ -268,14 +273,22 @@ class RunCalls(Connection):
             run_id: the run.
             path: the file.
             calibrator: its kind, `none`, or `auto`: by the NLL on ID validation.
+            initial: one of `initial_runs`, for calibrators that read the initial model's logits;
+                its model travels along.
 
         Raises:
             NotFoundError: there is no such run.
+            SpecError: the calibrator reads the initial model and none is named, or it does not and
+                one is.
             ServiceError: it has no model, the calibrator cannot be fitted, or the API has no torch.
             StorageError: the file cannot be written, or what arrived is damaged.
         """
         place = at("/runs", run_id, "model")
-        return self._download(place, path, wait_s=600.0, calibrator=calibrator)
+        return self._download(place, path, wait_s=600.0, calibrator=calibrator, initial=initial)
+
+    def initial_runs(self, run_id: str) -> list[RunSummary]:
+        """Finished zero-shot runs that hold the model which a run started from, newest first."""
+        return self._get(at("/runs", run_id, "initial-runs"), list[RunSummary])
 
     def logs(
         self, run_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None

@@ -29,6 +29,7 @@ from calift_core.schema.wire.service import (
     Opened,
     Ready,
     Stats,
+    SuiteCopies,
     SuiteRuns,
     SuiteScan,
     UploadedData,
@@ -55,13 +56,34 @@ class ServiceCalls(Connection):
         """Suites, and which of them are on the service's machine."""
         return self._get("/datasets", list[DatasetInfo])
 
-    def scan(self, suite: str) -> SuiteScan:
+    def scan(self, suite: str, *, group_by: str | None = None) -> SuiteScan:
         """A look at data that a run could name: classes, numbers, a few images.
+
+        Args:
+            suite: as `suite.id` names it.
+            group_by: as `suite.group_by`.
 
         Raises:
             ServiceError: no suite has this name, or its path may not be read there.
         """
-        return self._get("/datasets/scan", SuiteScan, suite=suite)
+        return self._get("/datasets/scan", SuiteScan, suite=suite, group_by=group_by)
+
+    def copies(self, suite: str, *, group_by: str | None = None) -> SuiteCopies:
+        """Equal and nearly equal images in several parts of a suite; every image is decoded.
+
+        Args:
+            suite: as `suite.id` names it.
+            group_by: as `suite.group_by`.
+
+        Raises:
+            SpecError: the suite cannot be loaded.
+            ServiceError: it has too many images, or somebody else's are being looked at.
+        """
+        path = "/datasets/copies"
+        return self._read(
+            self._send("GET", path, params={"suite": suite, "group_by": group_by}, wait_s=330.0),
+            SuiteCopies,
+        )
 
     def folders(self, path: str | None = None) -> FolderList:
         """The registered folders of the service's machine, or the folders in one of them.

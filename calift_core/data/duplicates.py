@@ -10,14 +10,16 @@ copies of pictures too plain to tell (fewer than `PLAIN_BITS` bits set).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from calift_core.data.images import ImageSet, Pixels
+from calift_core.data.listing import PARTS
 from calift_core.errors import UnreadableImageError
 
 NEAR_BITS = 7
@@ -78,6 +80,21 @@ class Overlap:
         """The most that these images can move the set's accuracy by, a fraction."""
         return len(self.ids) / self.n if self.n else 0.0
 
+    @property
+    def kinds(self) -> str:
+        """How many are equal, nearly so, and alike by features."""
+        by_features = f", {len(self.alike):,} by features" if self.alike else ""
+        return f"({len(self.exact):,} equal, {len(self.near):,} nearly{by_features})"
+
+    @property
+    def sentence(self) -> str:
+        """How many there are and what they can be worth, without a full stop."""
+        return (
+            f"{len(self.ids):,} of {self.n:,} {self.name} images are copies of {self.other} images "
+            f"{self.kinds}: without them accuracy on {self.name} differs by at most "
+            f"{100 * self.share:.1f} points"
+        )
+
 
 def perceptual_hash(pixels: Pixels) -> NDArray[np.uint8]:
     """(16,) uint8 of an image (H, W, 3) uint8."""
@@ -126,6 +143,21 @@ def overlap(one: Seen, other: Seen) -> Overlap:
         elif position in nearest:
             near.append((image_id, other.ids[nearest[position]]))
     return Overlap(one.name, other.name, len(one.ids), tuple(exact), tuple(near))
+
+
+def between(seen: Mapping[str, Seen], shifts: Iterable[str] = ()) -> list[Overlap]:
+    """Between any two parts, the one that is judged first; and of shifts with what is trained on.
+
+    Later parts (`PARTS`) are judged on earlier ones.
+
+    Args:
+        seen: what was seen of each set, by name.
+        shifts: those that are shifts.
+    """
+    parts = [part for part in PARTS if part in seen]
+    pairs = [(later, earlier) for earlier, later in combinations(parts, 2)]
+    pairs += [(shift, "train") for shift in shifts if shift in seen and "train" in seen]
+    return [overlap(seen[one], seen[other]) for one, other in pairs]
 
 
 def near_copies(hashes: NDArray[np.uint8]) -> list[tuple[int, int]]:

@@ -61,8 +61,12 @@ class Child:
         with self._lock:
             self._ready()
 
-    def ask(self, question: bytes) -> bytes:
+    def ask(self, question: bytes, *, timeout_s: float | None = None) -> bytes:
         """Its answer.
+
+        Args:
+            question: what is asked.
+            timeout_s: what this answer may take; None: what every one may.
 
         Raises:
             UnreadableImageError: the answer is an error; what it says.
@@ -75,10 +79,17 @@ class Child:
                 assert process.stdout is not None
                 process.stdin.write(LENGTH.pack(len(question)) + question)
                 process.stdin.flush()
-                return _answer(process.stdout, time.monotonic() + self._timeout_s)
+                patience = self._timeout_s if timeout_s is None else timeout_s
+                return _answer(process.stdout, time.monotonic() + patience)
             except (OSError, EOFError, TimeoutError) as error:
                 self._end()
                 raise ChildEndedError(f"{self._name} ended or took too long: {error}") from None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there now."""
+        process = self._process
+        return process is not None and process.poll() is None
 
     def stop(self) -> None:
         """End it for good, whatever it is doing."""

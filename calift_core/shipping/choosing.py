@@ -28,8 +28,12 @@ from calift_core.calibration import (
     softmax,
 )
 from calift_core.calibration.bins import Doubles, Floats
-from calift_core.calibration.registry import BESIDE_CALIBRATORS, calibrator_from_dict
-from calift_core.errors import DataError, PredictionsError, SpecError, UnknownNameError
+from calift_core.calibration.registry import (
+    BESIDE_CALIBRATORS,
+    calibrator_from_dict,
+    demand_initial,
+)
+from calift_core.errors import DataError, PredictionsError, UnknownNameError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import Predictions
@@ -117,8 +121,7 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
     """
     if kind not in (AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS):
         raise UnknownNameError("calibrator", kind, [AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS])
-    if (kind in BESIDE_CALIBRATORS) != (initial is not None):
-        raise _wrong_initial(kind)
+    demand_initial(kind, named=initial is not None)
     report = read_report(folder)
     if initial is not None:
         demand_start(folder, initial)
@@ -169,20 +172,6 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
         fitted_on=FittedTo(dataset=clean.metadata.dataset, n=len(clean)),
         chosen_on=chosen_on,
         candidates=candidates,
-    )
-
-
-def _wrong_initial(kind: str) -> SpecError:
-    if kind in BESIDE_CALIBRATORS:
-        return SpecError(
-            f"{kind} reads the initial model's logits beside this one's: it must know the finished "
-            "run of the model that this run started from.",
-            hint="--initial RUN names it. The model that is shipped is two towers then: twice the "
-            "weights, two passes for every image. --with temperature keeps every prediction too.",
-        )
-    return SpecError(
-        f"{kind} reads no other model's logits, and an initial model is given.",
-        hint=f"Those that do: {', '.join(BESIDE_CALIBRATORS)}.",
     )
 
 

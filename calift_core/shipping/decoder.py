@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import warnings
 
 from calift_core.data.decode import open_image, pixels_of
 from calift_core.data.preprocess import Preprocess
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
     from PIL import Image
 
     preprocess, max_pixels, memory = Preprocess.of(json.loads(argv[0])), int(argv[1]), int(argv[2])
+    warnings.simplefilter("ignore")  # what is odd about a stranger's file would fill the log
     Image.init()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -1,9 +1,10 @@
-"""The process that says what one run makes of one picture.
+"""The process that says what runs make of a picture.
 
-`python -m calift_core.shipping.trying FOLDER KEPT DEVICE` opens a finished run, chooses its
-calibrator as `calift calibrate` does, and answers each question, the (S, S, 3) uint8 pixels of one
-picture, with a `TriedPicture` as JSON. The choice stays in the folder KEPT, which is the run's own.
-Nobody having asked for a while, it ends.
+`python -m calift_core.shipping.trying DEVICE` is told to open finished runs, to answer about a
+picture, and to forget runs (`calift_core.shipping.questions`). It chooses a run's calibrator as
+`calift calibrate` does, and keeps the choice in a folder that is the run's own. One process for
+several runs, because its start, torch above all, takes longer than loading a model. Nobody having
+asked for a while, it ends.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from calift_core.shipping.choosing import (
     read_choice,
     save_choice,
 )
-from calift_core.shipping.frames import answer_all
+from calift_core.shipping.frames import LENGTH, answer_all
 from calift_core.shipping.promises import chosen_thresholds
+from calift_core.shipping.questions import ASK, FORGET
 
 #: Classes and evaluated images that an answer lists.
 TOP, NEAREST = 5, 6
@@ -158,8 +160,7 @@ class Trial:
         return {"preprocess": self.model.clip.preprocess.described()}
 
     def answer(self, question: bytes) -> bytes:
-        """What the run says of one picture, as JSON."""
-        signal.alarm(IDLE_S)
+        """What the run says of one picture, (S, S, 3) uint8 pixels, as JSON."""
         size = self.model.clip.image_size
         pixels = np.frombuffer(question, np.uint8).reshape(1, size, size, 3)
         features, answers = self.model.encode(pixels.copy())
@@ -192,19 +193,39 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return out.getvalue()
 
 
+class Trials:
+    """The runs that are open, by folder."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._open: dict[str, Trial] = {}
+
+    def answer(self, asked: bytes) -> bytes:
+        """A run's preprocessing, or why it has no model; or what it says of a picture."""
+        signal.alarm(IDLE_S)
+        n = LENGTH.unpack_from(asked)[0]
+        told, pixels = json.loads(asked[LENGTH.size : LENGTH.size + n]), asked[LENGTH.size + n :]
+        folder = str(told["folder"])
+        if told["do"] == FORGET:
+            self._open.pop(folder, None)
+            return b"{}"
+        try:
+            if folder not in self._open:
+                self._open[folder] = Trial(Path(folder), Path(told["kept"]), self._device)
+        except CaliftError as error:
+            why = {"message": error.message, "hint": error.hint}
+            return json.dumps({"error": why}).encode()
+        trial = self._open[folder]
+        return trial.answer(pixels) if told["do"] == ASK else json.dumps(trial.hello()).encode()
+
+
 def main(argv: list[str]) -> None:
-    """Open the run, and answer."""
+    """Answer."""
     threads.settle()
     answers = sys.stdout.buffer
     sys.stdout = sys.stderr  # whatever a library prints must not lie between two answers
-    try:
-        trial = Trial(Path(argv[0]), Path(argv[1]), argv[2])
-    except CaliftError as error:
-        told = {"message": error.message, "hint": error.hint}
-        answer_all(json.dumps({"error": told}).encode(), lambda _: b"", answers=answers)
-        return
     signal.alarm(IDLE_S)
-    answer_all(json.dumps(trial.hello()).encode(), trial.answer, answers=answers)
+    answer_all(b"{}", Trials(argv[0]).answer, answers=answers)
 
 
 if __name__ == "__main__":

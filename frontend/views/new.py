@@ -77,7 +77,8 @@ def main() -> None:
         fields.of_data(form, datasets)
         form.values[data] = as_uri(form.values[data] or "")
         form.values[shifts] = {name: as_uri(uri) for name, uri in form.values[shifts].items()}
-        look(str(form.values[data] or "typefaces"))
+        grouped = form.values.get(("suite", "group_by"))
+        look(str(form.values[data] or "typefaces"), str(grouped) if grouped else None)
     with name_place:
         # It follows what is chosen below it, so it is drawn last.
         name = fields.name_box(document, method.kind, form.values[data], mark)

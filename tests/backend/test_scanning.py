@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import sys
@@ -383,3 +384,89 @@ def test_zip__stays_while_a_sweep_that_is_not_over_needs_it(api: TestClient) -> 
     refused = delete(api, suite)
     assert refused.status_code == 409
     assert made.json()["id"] in refused.json()["detail"]
+
+
+# ------------------------------------------------------------------------- groups and copies
+
+
+def grouped(root: Path) -> None:
+    """Two classes of 60 patients' pictures, five of each patient and class, all of them unlike."""
+    rng = np.random.default_rng(0)
+    for name in ("ill", "well"):
+        (root / name).mkdir(parents=True)
+        for i in range(300):
+            small = Image.fromarray(rng.integers(0, 255, size=(9, 9, 3), dtype=np.uint8))
+            picture = small.resize((48, 48), Image.Resampling.BICUBIC)
+            picture.save(root / name / f"patient{i // 5}_{i}.png")
+
+
+def test_scan__counts_parts_by_group_as_a_run_splits_them(api: TestClient, tmp_path: Path) -> None:
+    from calift_core.data.suites.load import load_suite
+    from calift_core.schema.spec import SuiteSpec
+
+    root = tmp_path / "data" / "patients"
+    grouped(root)
+    asked = {"suite": f"folder:{root}"}
+    alone = api.get("/api/v1/datasets/scan", params=asked).json()
+    asked["group_by"] = "patient{}_*"
+    found = api.get("/api/v1/datasets/scan", params=asked).json()
+    parts = load_suite(SuiteSpec(id=asked["suite"], group_by=asked["group_by"])).parts
+    assert found["parts"] == {part: len(images) for part, images in parts.items()}
+    assert found["parts"] != alone["parts"]
+    assert all(n % 5 == 0 for n in found["parts"].values())
+    assert all(image["picture"] for image in found["images"])
+    for pattern, sentence in (("patient_*", "must have {} once"), ("eye{}_*", "fits")):
+        told = api.get("/api/v1/datasets/scan", params=asked | {"group_by": pattern})
+        assert sentence in told.text, told.text
+
+
+def test_copies__are_those_of_the_command_with_its_sentence(
+    api: TestClient, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from calift import data
+
+    root = tmp_path / "data" / "patients"
+    for part in ("train", "test"):
+        grouped(root / part)
+    for path in (root / "test").rglob("*.png"):  # other pictures than those of training
+        Image.open(path).rotate(90).save(path)
+    for i in range(4):
+        known = Image.open(root / "train" / "ill" / f"patient{i}_{5 * i}.png")
+        known.resize((40, 40)).save(root / "test" / "ill" / f"near{i}.png")
+        known.save(root / "test" / "ill" / f"same{i}.png")
+    found = api.get("/api/v1/datasets/copies", params={"suite": f"folder:{root}"})
+    assert found.status_code == 200, found.text
+    told = json.loads(CliRunner().invoke(data.app, ["inspect", str(root), "--json"]).stdout)
+    theirs = {o["set"]: o for o in told["overlaps"]}["test"]
+    (own,) = [c for c in found.json()["copies"] if (c["name"], c["other"]) == ("test", "train")]
+    assert (own["exact"], own["near"]) == (len(theirs["exact"]), len(theirs["near"])) == (4, 4)
+    assert own["sentence"] == f"{theirs['sentence']}."
+    assert "8 of 608 test images are copies of train images (4 equal, 4 nearly)" in own["sentence"]
+    assert found.json()["looked_at"] == {n: one["images"] for n, one in told["sets"].items()}
+
+    torn = root / "train" / "well" / "patient0_0.png"
+    torn.write_bytes(torn.read_bytes()[:90])
+    found = api.get("/api/v1/datasets/copies", params={"suite": f"folder:{root}"}).json()
+    assert found["n_unreadable"] == 1
+    assert "patient0_0.png" in found["unreadable"][0]
+
+
+def test_copies__nothing_outside_the_folders_and_no_more_than_somebody_can_wait_for(
+    api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "secret", ("a", "b"), 3)
+    write(tmp_path / "data" / "birds", ("a", "b"), 30)
+
+    def asked(path: Path) -> tuple[int, str]:
+        told = api.get("/api/v1/datasets/copies", params={"suite": f"folder:{path}"})
+        return told.status_code, told.text
+
+    status, words = asked(tmp_path / "secret")
+    assert (status, "CALIFT_DATA_ROOTS" in words) == (422, True)
+    status, words = asked(tmp_path / "data" / "gone")
+    assert (status, "no folder" in words) == (422, True)
+    monkeypatch.setattr("backend.scanning.MOST_LOOKED_AT", 50)
+    status, words = asked(tmp_path / "data" / "birds")
+    assert (status, "at most 50 are looked at" in words) == (422, True)

@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from calift_core.schema.wire.answers import TriedPicture
-from calift_core.shipping.choosing import read_choice
+from calift_core.shipping.choosing import choose_calibrator, read_choice, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from tests.backend.test_evaluation_jobs import folder  # noqa: F401
 from tests.command.conftest import configs, one_thread, photos  # noqa: F401
-from tests.support.finished import store_run
+from tests.core.conftest import paintings  # noqa: F401
+from tests.support.finished import run_once, small_spec, store_run
 
 KIND = {"Content-Type": "application/octet-stream"}
 
@@ -81,8 +83,7 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     assert cosines == sorted(cosines, reverse=True)
 
     # What is hostile is refused with a sentence, by the process that decodes; the model stays.
-    hosts = services.trials._hosts
-    model_process = hosts[run_id].model
+    model_process = services.trials._models
     jpeg = path.read_bytes()
     for hostile in (jpeg[: len(jpeg) // 2], b"GIF89a" + b"\0" * 40, png(50_000, 50_000), b"", b"<"):
         refused = asked(api, run_id, hostile)
@@ -94,6 +95,39 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     if again.status_code == 503:  # it was asked before its end was seen
         again = asked(api, run_id, jpeg)
     assert TriedPicture.model_validate(again.json()) == said
+
+
+def test_try__runs_share_a_process_and_the_oldest_is_forgotten(
+    api: TestClient,
+    services: Any,
+    folder: Path,  # noqa: F811
+    photos: Path,  # noqa: F811
+) -> None:
+    store = partial(store_run, services.store, services.artifacts)
+    runs = [store(folder) for _ in range(5)]
+    picture = next(photos.rglob("*.png")).read_bytes()
+
+    def said(run_id: str) -> TriedPicture:
+        found = asked(api, run_id, picture)
+        if found.status_code == 503:  # it was asked before the end of a process was seen
+            found = asked(api, run_id, picture)
+        return TriedPicture.model_validate(found.json())
+
+    tops = [said(run_id).top for run_id in runs]
+    assert all(top == tops[0] for top in tops)
+    models = services.trials._models
+    assert models.starts == 1
+    (decoder,) = services.trials._decoders.values()  # they take pictures alike
+    assert decoder.starts == 1
+    assert list(services.trials._hosts) == runs[1:]
+    left = [host.folder for host in services.trials._hosts.values()]
+    root = services.settings.home / "cache" / "tried"
+    assert sorted(root.glob("tmp*")) == sorted(left)
+    # A process that ends costs every run its model, and no run its answer.
+    os.kill(models._process.pid, signal.SIGKILL)
+    assert [said(run_id).top for run_id in runs[1:3]] == tops[1:3]
+    assert said(runs[0]).top == tops[0]
+    assert models.starts == 2
 
 
 def test_try__a_run_without_a_model_and_what_is_no_picture_are_told(
@@ -141,11 +175,61 @@ def test_model__is_the_zip_of_what_export_writes_and_answers_alike(
     assert [name.endswith("-temperature.zip") for name in left] == [True]
 
 
+def test_model__of_two_towers_names_the_run_of_its_start_and_answers_like_the_command(
+    client: Any,
+    api: TestClient,
+    services: Any,
+    folder: Path,  # noqa: F811
+    configs: dict[str, Path],  # noqa: F811
+    photos: Path,  # noqa: F811
+    paintings: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    tuned = run_once(small_spec("flyp", configs["vit"], photos), tmp_path / "tuned")
+    shifts = {"shifts": {"art": f"folder:{paintings}"}}
+    shifted = run_once(small_spec("flyp", configs["vit"], photos, **shifts), tmp_path / "shifted")
+    store = partial(store_run, services.store, services.artifacts)
+    first, run_id = store(folder), store(tuned)
+    again, more = store(folder), store(shifted)
+    # The newest first; a run that changed no weight has none, nor has what never finished.
+    assert [one.id for one in client.initial_runs(run_id)] == [again, first]
+    assert client.initial_runs(first) == []
+    assert api.get("/api/v1/runs/nobody/initial-runs").status_code == 404
+
+    packed = client.download_model(
+        run_id, tmp_path / "model.zip", calibrator="disagreement", initial=first
+    )
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path)
+    files = sorted(photos.rglob("*.png"))[:20]
+    shipped = CalibratedClassifier.load(tmp_path / "model", device="cpu")
+    assert shipped.initial is not None
+    save_choice(tuned, choose_calibrator(tuned, "disagreement", initial=folder), initial=folder)
+    here = CalibratedClassifier.load(tuned, device="cpu").predict(files)
+    assert (shipped.predict(files).probs == here.probs).all()
+
+    def refused(of: str, **asked: str) -> tuple[int, str]:
+        told = api.get(f"/api/v1/runs/{of}/model", params=asked)
+        return told.status_code, told.json()["detail"] + told.json().get("hint", "")
+
+    status, words = refused(run_id, calibrator="sals")
+    assert (status, "reads the initial model's logits" in words) == (422, True)
+    status, words = refused(run_id, calibrator="temperature", initial=first)
+    assert (status, "reads no other model's logits" in words) == (422, True)
+    status, words = refused(run_id, calibrator="sals", initial=run_id)
+    assert (status, "does not hold the model that run" in words) == (409, True)
+    assert refused(run_id, calibrator="sals", initial="nobody")[0] == 404
+    # The initial model was never asked about this run's shift.
+    status, words = refused(more, calibrator="sals", initial=first)
+    assert (status, "no predictions of the initial model on 'art'" in words) == (409, True)
+    assert str(services.settings.home) not in words
+
+
 def test_model__without_one_or_without_data_to_fit_on_is_a_sentence(
     api: TestClient, services: Any, finished_run: Any
 ) -> None:
     run_id = finished_run(services.store, services.artifacts)
     refused = api.get(f"/api/v1/runs/{run_id}/model")
     assert (refused.status_code, "no finished model" in refused.json()["detail"]) == (409, True)
-    unknown = api.get(f"/api/v1/runs/{run_id}/model?calibrator=disagreement")
+    unknown = api.get(f"/api/v1/runs/{run_id}/model?calibrator=nothing")
     assert unknown.status_code == 422

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from tests.frontend.conftest import Service, pointed_at, service
 from tests.frontend.driving import TABS, charts_of, choose, components_of, listed, page, words
@@ -80,6 +82,31 @@ def test_run__each_tab_of_a_finished_run(dashboard: Service, tab: str) -> None:
 def test_run__every_state_has_something_to_say(dashboard: Service, name: str, tab: str) -> None:
     app = page("run", id=dashboard.ids[name], tab=tab)
     assert len(words(app)) > 100
+
+
+def test_run__ships_two_towers_where_a_zero_shot_run_holds_its_start(dashboard: Service) -> None:
+    def ship(name: str, kind: str = "disagreement") -> AppTest:
+        app = page("run", id=dashboard.ids[name])
+        return app.selectbox(key="ship-kind").set_value(kind).run()
+
+    def zip_of(app: AppTest) -> Any:
+        (button,) = (b.proto for b in app.get("download_button") if b.proto.label == "Model, ZIP")
+        return button
+
+    one = ship("FLYP", "temperature")
+    assert not zip_of(one).disabled
+    assert "Two towers" not in words(one)
+    two = ship("FLYP")
+    assert not two.exception
+    assert two.selectbox(key="ship-initial").value == dashboard.ids["zero-shot"]
+    assert "twice the weights and twice the time of an answer" in words(two)
+    assert not zip_of(two).disabled
+    # Nothing is known of what CaRot started from, and a zero-shot run started from itself.
+    none = ship("CaRot")
+    assert "No finished zero-shot run of this suite holds the model" in words(none)
+    assert zip_of(none).disabled
+    base = page("run", id=dashboard.ids["zero-shot"]).selectbox(key="ship-kind")
+    assert not any("two towers" in option for option in base.options)
 
 
 def test_run__a_waiting_run_says_what_it_waits_for(dashboard: Service) -> None:

@@ -137,6 +137,35 @@ class SuiteScan(Frozen):
     images: list[ScannedImage] = Field(default_factory=list)
 
 
+class Copies(Frozen):
+    """Images of one set that another has too, equal or nearly.
+
+    `sentence` says what they can be worth; `examples` are a few pairs, (its id, the other's).
+    """
+
+    name: str
+    other: str
+    n: int
+    exact: int
+    near: int
+    sentence: str
+    examples: list[tuple[str, str]] = Field(default_factory=list)
+
+
+class SuiteCopies(Frozen):
+    """What is in several parts of a suite: every image of which was decoded once.
+
+    `looked_at` counts images by set, `unreadable` names the first of `n_unreadable` that cannot be
+    decoded.
+    """
+
+    suite: str
+    looked_at: dict[str, int]
+    copies: list[Copies]
+    n_unreadable: int = 0
+    unreadable: list[str] = Field(default_factory=list)
+
+
 class FolderInside(Frozen):
     """A folder that can be chosen: the folders in it, and the images anywhere below it.
 

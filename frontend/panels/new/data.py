@@ -5,17 +5,22 @@ from __future__ import annotations
 import streamlit as st
 
 from calift_core.errors import CaliftError
-from calift_core.schema.wire.service import SuiteScan
+from calift_core.schema.wire.service import SuiteCopies, SuiteScan
 from frontend import api, page, text
 from frontend.tables import Column, Table
 
 
-def look(suite: str) -> None:
-    """Say what the service finds in a suite: classes, numbers, a few images, what is wrong."""
+def look(suite: str, group_by: str | None = None) -> None:
+    """Say what the service finds in a suite: classes, numbers, a few images, what is wrong.
+
+    Args:
+        suite: as the form names it.
+        group_by: the pattern that splits are made by, as the form says it.
+    """
     if not suite or suite.endswith(":") or api.locked("submit"):
         return
     try:
-        found = api.scan(suite)
+        found = api.scan(suite, group_by)
     except CaliftError as error:
         st.error(text.md_prose(error.message), icon=":material/folder_off:")
         return
@@ -55,6 +60,8 @@ def look(suite: str) -> None:
             "A run reads the beginning of every file first and names those that are damaged."
         )
     _examples(found)
+    if counts and not found.problems:
+        _copies(suite, group_by)
     if counts:
         with st.expander(f"Images of each class ({len(found.classes):,})"):
             page.table(
@@ -64,6 +71,43 @@ def look(suite: str) -> None:
                 ),
                 caption="Images of each class",
             )
+
+
+def _copies(suite: str, group_by: str | None) -> None:
+    """Look for images that are in several parts, when somebody asks for it."""
+    kept: dict[tuple[str, str | None], SuiteCopies]
+    kept = st.session_state.setdefault("suite-copies", {})
+    asked = st.button(
+        "Look for copies between parts",
+        icon=":material/content_copy:",
+        key="look-for-copies",
+        help="Equal images and near-copies; every image is decoded once",
+    )
+    if asked:
+        try:
+            with st.spinner("Looking at every image"):
+                kept[suite, group_by] = api.client().copies(suite, group_by=group_by)
+        except CaliftError as error:
+            kept.pop((suite, group_by), None)
+            st.warning(text.md_prose(error.message), icon=":material/content_copy:")
+            if error.hint:
+                st.caption(text.md_prose(error.hint))
+    found = kept.get((suite, group_by))
+    if found is None:
+        return
+    for one in found.copies:
+        pairs = "; ".join(f"{mine} is {theirs}" for mine, theirs in one.examples[:2])
+        st.warning(
+            f"{text.md(one.sentence)} For example: {text.md(pairs)}.",
+            icon=":material/content_copy:",
+        )
+    for sentence in found.unreadable:
+        st.error(text.md_prose(sentence), icon=":material/broken_image:")
+    looked = ", ".join(f"{name} {n:,}" for name, n in found.looked_at.items())
+    if not found.copies:
+        st.success(f"No image is in two parts: {text.md(looked)}.", icon=":material/check:")
+    else:
+        st.caption(f"Looked at: {text.md(looked)}.")
 
 
 def _examples(found: SuiteScan) -> None:

@@ -10,9 +10,9 @@ import streamlit as st
 
 from calift_core.client import Client
 from calift_core.schema.wire.runs import RunDetail
-from frontend import api
+from frontend import api, text
 
-#: Kind → what it is called; those that read the initial model too cannot be shipped.
+#: Kind → what it is called.
 CALIBRATORS = {
     "auto": "The best on ID validation",
     "none": "None: the model's own probabilities",
@@ -22,14 +22,23 @@ CALIBRATORS = {
     "svs": "Structured vector scaling",
     "vector": "Vector",
 }
+#: Those that read the initial model's logits as well.
+TWO_TOWERS = {
+    "disagreement": "Disagreement with the initial model, two towers",
+    "cautious": "The same, never colder where they disagree, two towers",
+    "sals": "Range of the initial model (SaLS), two towers",
+    "ensemble": "Mean with the initial model, two towers",
+}
 
 
 def button(run: RunDetail) -> None:
     """Offer the model of a finished run; nothing is made before somebody asks for it."""
     with st.popover("Ship", icon=":material/inventory_2:"):
+        kinds = CALIBRATORS | ({} if run.method == "zero_shot" else TWO_TOWERS)
         kind = st.selectbox(
-            "Calibrator", list(CALIBRATORS), format_func=CALIBRATORS.__getitem__, key="ship-kind"
+            "Calibrator", list(kinds), format_func=kinds.__getitem__, key="ship-kind"
         )
+        initial = _initial(run) if kind in TWO_TOWERS else None
         st.caption(
             "Fitted on the run's ID calibration images. The folder holds the model as open_clip "
             "reads it, head, calibrator, thresholds and a model card; making it takes seconds."
@@ -37,10 +46,11 @@ def button(run: RunDetail) -> None:
         st.download_button(
             "Model, ZIP",
             # Called when somebody clicks, outside of any visitor's page: so with this client.
-            partial(_made, api.client(), run.id, kind),
+            partial(_made, api.client(), run.id, kind, initial),
             f"model-{run.id}.zip",
             "application/zip",
             on_click="ignore",
+            disabled=kind in TWO_TOWERS and initial is None,
             width="stretch",
             key="ship-zip",
         )
@@ -48,7 +58,35 @@ def button(run: RunDetail) -> None:
         st.code("calift serve model", language="sh")
 
 
-def _made(client: Client, run_id: str, kind: str) -> bytes:
+def _initial(run: RunDetail) -> str | None:
+    """Which zero-shot run's model travels along, and what that costs; None where there is none."""
+    found = api.fetch(
+        "look for zero-shot runs of the start",
+        lambda: api.client().initial_runs(run.id),
+        key=f"ship-initial-{run.id}",
+    )
+    if not found:
+        st.warning(
+            "No finished zero-shot run of this suite holds the model that this run started from. "
+            "Run zero_shot with the same model and suite, then ship.",
+            icon=":material/stacks:",
+        )
+        return None
+    names = {one.id: f"{one.name}, {text.age(one.finished_at)}" for one in found}
+    chosen = st.selectbox(
+        "Initial model", list(names), format_func=names.__getitem__, key="ship-initial"
+    )
+    st.info(
+        "**Two towers.** The initial model travels along and every image passes through both: "
+        "twice the weights and twice the time of an answer.",
+        icon=":material/stacks:",
+    )
+    return chosen
+
+
+def _made(client: Client, run_id: str, kind: str, initial: str | None) -> bytes:
     with tempfile.TemporaryDirectory(prefix="calift-ship-") as folder:
-        path = client.download_model(run_id, Path(folder) / "model.zip", calibrator=kind)
+        path = client.download_model(
+            run_id, Path(folder) / "model.zip", calibrator=kind, initial=initial
+        )
         return path.read_bytes()

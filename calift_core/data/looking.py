@@ -1,0 +1,72 @@
+"""The process that looks for copies between the parts of a suite, for the service. Torch-free.
+
+`python -m calift_core.data.looking SUITE MEMORY_BYTES` takes a `SuiteSpec` as JSON, decodes every
+image once, and says a `SuiteCopies` as JSON on its last line, or `{"error": …}`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from calift_core.data.duplicates import between, look_at
+from calift_core.data.suites.load import load_suite
+from calift_core.errors import CaliftError
+from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.wire.service import Copies, SuiteCopies
+
+#: Pairs of each overlap, and unreadable images, that are named.
+_SHOWN = 5
+
+
+def copies_in(spec: SuiteSpec) -> SuiteCopies:
+    """What `calift data inspect` finds of copies and of images that cannot be decoded.
+
+    Raises:
+        CaliftError: the suite cannot be loaded.
+    """
+    suite = load_suite(spec)
+    sets = {name: images for name, images in (suite.parts | suite.shifts).items() if len(images)}
+    seen = {name: look_at(images) for name, images in sets.items()}
+    unreadable = [sentence for one in seen.values() for sentence in one.unreadable]
+    found = [
+        Copies(
+            name=o.name,
+            other=o.other,
+            n=o.n,
+            exact=len(o.exact),
+            near=len(o.near),
+            sentence=f"{o.sentence}.",
+            examples=list((o.exact + o.near)[:_SHOWN]),
+        )
+        for o in between(seen, suite.shifts)
+        if o.ids
+    ]
+    return SuiteCopies(
+        suite=spec.id,
+        looked_at={name: len(images) for name, images in sets.items()},
+        copies=found,
+        n_unreadable=len(unreadable),
+        unreadable=unreadable[:_SHOWN],
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Limit this process, look, and say what was found."""
+    import resource
+
+    memory = int(argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers, sys.stdout = sys.stdout, sys.stderr
+    try:
+        said = copies_in(SuiteSpec.model_validate_json(argv[0])).model_dump_json()
+    except MemoryError:
+        said = json.dumps({"error": "an image takes more memory than one may", "hint": ""})
+    except CaliftError as error:
+        said = json.dumps({"error": error.message, "hint": error.hint})
+    answers.write(f"{said}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,28 @@
+"""What the process of `calift_core.shipping.trying` is asked. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from calift_core.shipping.frames import LENGTH
+
+OPEN: Literal["open"] = "open"
+ASK: Literal["ask"] = "ask"
+FORGET: Literal["forget"] = "forget"
+
+
+def question(
+    do: Literal["open", "ask", "forget"], folder: Path, kept: Path, pixels: bytes = b""
+) -> bytes:
+    """A question about a run.
+
+    Args:
+        do: open the run's model and say what it takes, answer about a picture, or forget the run.
+        folder: of the finished run.
+        kept: where its calibrator is kept.
+        pixels: the picture as the model takes it, (S, S, 3) uint8.
+    """
+    head = json.dumps({"do": do, "folder": str(folder), "kept": str(kept)}).encode()
+    return LENGTH.pack(len(head)) + head + pixels
