@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from calift_core.schema.report import EceReport, EvaluationReport, Summary
+from calift_core.schema.wire.answers import TriedPicture
 from calift_core.schema.wire.runs import RunSummary
 
 DASH = "–"
@@ -343,3 +344,16 @@ def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
         else:
             out[run.id] = f"{run.name} ({run.id[-6:]})"
     return out
+
+
+def kept_words(one: TriedPicture, risk: float) -> str:
+    """Whether an answer is kept where at most a share `risk` of what is kept may be wrong."""
+    at = next((k for k in one.kept if abs(k.risk - risk) < 1e-9), None)
+    if at is None:
+        return "no threshold: no ID validation part"
+    if at.threshold is None:
+        return f"abstains: at most {percent(risk)} errors cannot be promised"
+    if at.threshold * one.n_classes <= 1:  # no likeliest class has less
+        return f"kept, as every answer is: that makes at most {percent(risk)} errors"
+    word = "kept" if at.kept else "abstains"
+    return f"{word}: the least kept is {percent(at.threshold)}"

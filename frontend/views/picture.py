@@ -112,7 +112,7 @@ def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> No
             page.stats(
                 [
                     ("Label", top.label, "as this run sees the picture"),
-                    ("Probability", text.percent(top.probability), _verdict(one, risk)),
+                    ("Probability", text.percent(top.probability), text.kept_words(one, risk)),
                 ]
             )
             page.table(_top(one), caption=f"Likeliest of {one.n_classes:,} classes")
@@ -120,17 +120,6 @@ def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> No
     st.header("Evaluated images that it resembles", anchor=False)
     for run in runs:
         _alike(run, said[run.id])
-
-
-def _verdict(one: TriedPicture, risk: float) -> str:
-    """Whether the answer is kept at a share of errors."""
-    at = next((k for k in one.kept if abs(k.risk - risk) < 1e-9), None)
-    if at is None:
-        return "no threshold: no ID validation part"
-    if at.threshold is None:
-        return f"abstains: at most {text.percent(risk)} errors cannot be promised"
-    word = "kept" if at.kept else "abstains"
-    return f"{word}: the least kept is {text.percent(at.threshold)}"
 
 
 def _how(one: TriedPicture) -> str:
@@ -162,7 +151,7 @@ def _compared(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -
                 "run": run.label,
                 "label": said[run.id].top[0].label,
                 "probability": said[run.id].top[0].probability,
-                "kept": _verdict(said[run.id], risk),
+                "kept": text.kept_words(said[run.id], risk),
                 "calibrator": said[run.id].calibrator,
             }
             for run in runs
