@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,12 +37,11 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def draw(figures: Mapping[str, go.Figure], kind: str = "svg") -> dict[str, bytes]:
-    """Pictures of figures, by the same names, all drawn by one browser.
+def draw_all(wanted: Sequence[tuple[go.Figure, str]]) -> list[bytes]:
+    """Pictures of figures, in their order, all drawn by one browser.
 
     Args:
-        figures: what to draw, by a name that can be a file's.
-        kind: `svg`, `pdf` or `png`.
+        wanted: each figure with a kind: `svg`, `pdf` or `png`.
 
     Raises:
         ImportError: kaleido is not installed.
@@ -50,31 +49,35 @@ def draw(figures: Mapping[str, go.Figure], kind: str = "svg") -> dict[str, bytes
     """
     import kaleido
 
-    if not figures:
-        return {}
+    if not wanted:
+        return []
     with (
         _ONE_AT_A_TIME,
         tempfile.TemporaryDirectory(prefix="calift-pictures-") as folder,
         quiet(),
     ):
-        wanted = [
+        paths = [Path(folder) / f"{number}.{kind}" for number, (_, kind) in enumerate(wanted)]
+        asked = [
             {
                 "fig": figure,
-                "path": Path(folder) / f"{number}.{kind}",
+                "path": path,
                 "opts": {
                     "format": kind,
                     "width": figure.layout.width or WIDTH,
                     "height": figure.layout.height or HEIGHT,
                 },
             }
-            for number, figure in enumerate(figures.values())
+            for path, (figure, kind) in zip(paths, wanted, strict=True)
         ]
         # Its fonts for formulas would come from another machine, and no figure has formulas.
-        kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False})
-        return {
-            name: (Path(folder) / f"{number}.{kind}").read_bytes()
-            for number, name in enumerate(figures)
-        }
+        kaleido.write_fig_from_object_sync(asked, kopts={"mathjax": False})
+        return [path.read_bytes() for path in paths]
+
+
+def draw(figures: Mapping[str, go.Figure], kind: str = "svg") -> dict[str, bytes]:
+    """Pictures of one kind, by the names of the figures; see `draw_all`."""
+    drawn = draw_all([(figure, kind) for figure in figures.values()])
+    return dict(zip(figures, drawn, strict=True))
 
 
 def one(figure: go.Figure, kind: str) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import plotly.graph_objects as go
 
 from calift_core.errors import CaliftError, SpecError, StorageError
 from calift_core.files import atomic_write_bytes, atomic_write_json
@@ -53,10 +55,16 @@ def to_pdf(made: Contents) -> bytes:
     Raises:
         CaliftError: there is no Chrome, no kaleido, or they failed.
     """
-    svg = _draw({p.name: p for p in made.pictures}, ("svg",))
+    svg = _draw([(p.figure, "svg") for p in made.pictures])
     if isinstance(svg, str):
         raise CaliftError(f"no PDF: {svg}", hint="The HTML page prints as well.")
-    page = document.to_html(made, {name: found["svg"] for name, found in svg.items()})
+    return _printed(made, svg)
+
+
+def _printed(made: Contents, svg: Sequence[bytes]) -> bytes:
+    """The PDF, with its figures as they were drawn."""
+    drawn = {p.name: one for p, one in zip(made.pictures, svg, strict=True)}
+    page = document.to_html(made, drawn)
     try:
         return pictures.printed(page)
     except Exception as error:  # the browser fails in many types
@@ -75,20 +83,26 @@ def write_folder(made: Contents, folder: Path, say: Say) -> Path:
             atomic_write_bytes(folder / "tables" / f"{name}.{kind}", written.encode())
     page = folder / "index.html"
     atomic_write_bytes(page, document.to_html(made).encode())
-    drawn = _draw({p.name: p._replace(figure=captioned(p)) for p in made.pictures}, ("svg", "png"))
+    alone = [captioned(p) for p in made.pictures]
+    kinds = ("svg", "png")
+    # Those of the PDF have their captions beside them. One browser draws all: it is slow to start.
+    drawn = _draw(
+        [(figure, kind) for figure in alone for kind in kinds]
+        + [(p.figure, "svg") for p in made.pictures]
+    )
     if isinstance(drawn, str):
         say(f"No figures as SVG and PNG, no PDF: {drawn} The HTML page has them all.")
         return page
-    for name, kinds in drawn.items():
-        for kind, content in kinds.items():
-            atomic_write_bytes(folder / "figures" / f"{name}.{kind}", content)
+    names = [f"{p.name}.{kind}" for p in made.pictures for kind in kinds]
+    for name, content in zip(names, drawn, strict=False):
+        atomic_write_bytes(folder / "figures" / name, content)
     captions = "".join(
         f"## {text.md(p.name)}\n\n{text.md(tables.visible(p.caption))}\n\n" for p in made.pictures
     )
     atomic_write_bytes(folder / "figures" / "captions.md", captions.encode())
     atomic_write_bytes(folder / "figures" / "figures.tex", _latex(made.pictures).encode())
     try:
-        atomic_write_bytes(folder / "report.pdf", to_pdf(made))
+        atomic_write_bytes(folder / "report.pdf", _printed(made, drawn[len(names) :]))
     except CaliftError as error:
         say(error.message)
     return page
@@ -117,16 +131,11 @@ def clear(folder: Path) -> None:
         raise StorageError(f"cannot replace the report in {str(folder)!r}: {error}") from error
 
 
-def _draw(wanted: dict[str, Picture], kinds: tuple[str, ...]) -> dict[str, dict[str, bytes]] | str:
-    """Pictures by name and kind, or a sentence on why there are none."""
-    found: dict[str, dict[str, bytes]] = {name: {} for name in wanted}
-    for kind in kinds:
-        try:
-            drawn = pictures.draw({name: p.figure for name, p in wanted.items()}, kind)
-        except ImportError:
-            return "`kaleido` is not installed."
-        except Exception as error:  # kaleido and the browser fail in many types
-            return f"they need an installed Chrome or Chromium ({pictures.why(error)})."
-        for name, content in drawn.items():
-            found[name][kind] = content
-    return found
+def _draw(wanted: Sequence[tuple[go.Figure, str]]) -> list[bytes] | str:
+    """Pictures in their order, or a sentence on why there are none."""
+    try:
+        return pictures.draw_all(wanted)
+    except ImportError:
+        return "`kaleido` is not installed."
+    except Exception as error:  # kaleido and the browser fail in many types
+        return f"they need an installed Chrome or Chromium ({pictures.why(error)})."
