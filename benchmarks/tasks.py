@@ -103,7 +103,7 @@ class Person:
     def choose(self, label: str, option: str) -> None:
         """Open a select box and take what it offers."""
         self.click(self.tab.get_by_role("combobox", name=label, exact=True), f"*{label}*")
-        offered = self.tab.get_by_role("option", name=re.compile(f"^{re.escape(option)}"))
+        offered = self.tab.get_by_role("option", name=re.compile(f"^{re.escape(option)}(?! path)"))
         self.click(offered.first, option)
 
     def type(self, place: Any, given: str) -> None:
@@ -263,7 +263,7 @@ def images(me: Person, world: World) -> str:
 def forgotten(me: Person, world: World) -> str:
     """Find images that fine-tuning has forgotten."""
     me.link("Ledger and images")
-    ledger = world.client.ledger(world.run("CaRot"), world.run("Zero-shot"))
+    ledger = world.client.ledger(world.run("FLYP path"), world.run("Zero-shot"))
     one = max(ledger.sets, key=lambda s: s.forgotten or 0.0)
     me.button(re.compile("Images that were forgotten"), "*Images that were forgotten*")
     gallery = me.tab.locator(".st-key-gallery")
