@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from backend.artifacts import ArtifactStore
-from backend.model_process import demand_torch, environment, lay_out, model_files
+from backend.model_process import demand_torch, lay_out, model_files, run_once
 from backend.problems import HttpError
-from backend.process import tied
 from backend.settings import Settings
 from backend.store.stores import Stores
 from calift_core.calibration.registry import demand_initial
@@ -51,18 +49,15 @@ class Exports:
                 one is.
         """
         demand_initial(calibrator, named=initial is not None)
-        files = model_files(self._store, run_id)
-        name = f"{files['report.json'][:32]}-{calibrator}"
-        first: dict[str, str] = {}
+        runs = {run_id: model_files(self._store, run_id)}
+        name = f"{runs[run_id]['report.json'][:32]}-{calibrator}"
         if initial is not None:
-            first = self._initial_files(run_id, initial)
-            name += f"-{first['report.json'][:32]}"
+            runs[initial] = self._initial_files(run_id, initial)
+            name += f"-{runs[initial]['report.json'][:32]}"
         path = self._root / f"{name}.zip"
         with self._lock:
             if not path.is_file():
-                self._make(
-                    {run_id: files} | ({initial: first} if initial else {}), path, calibrator
-                )
+                self._make(runs, path, calibrator)
             path.touch()
             for old in sorted(self._root.glob("*.zip"), key=_age)[:-_KEPT]:
                 old.unlink(missing_ok=True)
@@ -94,16 +89,10 @@ class Exports:
 
     def _run(self, folders: Mapping[str, Path], path: Path, calibrator: str) -> None:
         run, *initial = map(str, folders.values())
-        argv = [sys.executable, "-m", "calift_core.shipping.packing"]
+        words = (run, str(path), calibrator, *initial)
+        module = "calift_core.shipping.packing"
         try:
-            done = subprocess.run(
-                tied([*argv, run, str(path), calibrator, *initial], oom_score_adj=500),
-                env=environment(self._settings),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_TIMEOUT_S,
-                check=False,
-            )
+            done = run_once(module, words, self._settings, timeout_s=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise HttpError(
                 503, "EXPORT_FAILED", f"the export took more than {_TIMEOUT_S:g} s."

@@ -9,13 +9,16 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backend.artifacts import ArtifactStore
 from backend.problems import HttpError
+from backend.process import tied
 from backend.settings import Settings
 from backend.store.stores import Stores
 from calift_core.errors import NotFoundError, StorageError
@@ -52,6 +55,24 @@ def environment(settings: Settings) -> dict[str, str]:
     """What such a process sees."""
     passed = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
     return passed | {"CALIFT_HOME": str(settings.home), "HF_HUB_OFFLINE": "1"}
+
+
+def run_once(
+    module: str, words: Sequence[str], settings: Settings, *, timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a module with what such a process sees, to its end; the kernel takes it first.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer; it is killed.
+    """
+    return subprocess.run(
+        tied([sys.executable, "-m", module, *words], oom_score_adj=500),
+        env=environment(settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout_s,
+        check=False,
+    )
 
 
 def model_files(store: Stores, run_id: str) -> dict[str, str]:

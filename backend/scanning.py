@@ -10,7 +10,6 @@ import asyncio
 import base64
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +19,8 @@ import numpy as np
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
-from backend.model_process import environment
+from backend.model_process import run_once
 from backend.problems import HttpError
-from backend.process import tied
 from backend.settings import Settings
 from backend.submission import Submission, path_of, scan_budget
 from backend.thumbnails import Thumbnails
@@ -143,16 +141,9 @@ class Scanner:
             _LOOKING.release()
 
     def _looked(self, spec: SuiteSpec) -> SuiteCopies:
-        argv = [sys.executable, "-m", "calift_core.data.looking", spec.model_dump_json()]
+        words = (spec.model_dump_json(), str(_MEMORY_BYTES))
         try:
-            done = subprocess.run(
-                tied([*argv, str(_MEMORY_BYTES)], oom_score_adj=500),
-                env=environment(self._settings),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_LOOK_S,
-                check=False,
-            )
+            done = run_once("calift_core.data.looking", words, self._settings, timeout_s=_LOOK_S)
         except subprocess.TimeoutExpired:
             raise HttpError(
                 503,

@@ -261,8 +261,9 @@ def _finish_runs(client: Client, lap: Callable[[str], None]) -> tuple[list[RunDe
         """FLYP's path is asked for as soon as FLYP is there, whatever the others do."""
         if run.method != "flyp" or run.phase != "SUCCEEDED":
             return []
-        ids.append(find_or_submit(path_spec(run.id, specs[1])))
-        return [run_id for run_id in ids[-1:] if run_id in new]
+        run_id = find_or_submit(path_spec(run.id, specs[1]))
+        ids.append(run_id)
+        return [run_id] if run_id in new else []
 
     ids.extend(find_or_submit(spec) for spec in specs)
     waiting = [run_id for run_id in ids if run_id in new]

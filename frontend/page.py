@@ -110,13 +110,12 @@ def grid(
         most_px: its height where it has more than a dozen rows, which then scroll inside it; for
             tables whose rows open something below them. Default: it is as high as its rows.
     """
-    tall = most_px is not None and len(shown.rows) > _A_DOZEN
     found = st.dataframe(
         [{c.name: _grid_value(c, row.get(c.name)) for c in shown.columns} for row in shown.rows],
         key=key,
         alt=caption,
         hide_index=True,
-        height=most_px if tall and most_px else "content",
+        height=most_px if most_px and len(shown.rows) > _A_DOZEN else "content",
         placeholder=text.DASH,
         column_config={c.name: _grid_column(c, shown, key) for c in shown.columns},
         on_select="rerun" if several else "ignore",

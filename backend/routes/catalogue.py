@@ -43,6 +43,9 @@ from calift_core.schema.wire.service import (
 )
 
 router = APIRouter(tags=["catalogue"])
+Named = Annotated[
+    str, Query(min_length=1, max_length=4096, description="As a RunSpec names it: `folder:PATH`")
+]
 GroupBy = Annotated[
     str | None,
     Query(
@@ -196,10 +199,7 @@ def delete_dataset(
 @allow("submit")
 async def scan_dataset(
     services: ServicesDep,
-    suite: Annotated[
-        str,
-        Query(min_length=1, max_length=4096, description="As a RunSpec names it: `folder:PATH`"),
-    ],
+    suite: Named,
     group_by: GroupBy = None,
 ) -> SuiteScan:
     """A look at data before anything runs on it: classes, numbers, a few of its images.
@@ -215,10 +215,7 @@ async def scan_dataset(
 @allow("submit")
 def find_copies(
     services: ServicesDep,
-    suite: Annotated[
-        str,
-        Query(min_length=1, max_length=4096, description="As a RunSpec names it: `folder:PATH`"),
-    ],
+    suite: Named,
     group_by: GroupBy = None,
 ) -> SuiteCopies:
     """Equal and nearly equal images in several parts of a suite, and what they can be worth.

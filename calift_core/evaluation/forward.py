@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calift_core.calibration import Binning, accuracy, ece, nll, score_probs, softmax
+from calift_core.calibration import Binning, accuracy, ece, nll, null_floor, score_probs, softmax
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, eval_batches
 from calift_core.data.ranks import ALONE, Ranks
@@ -327,15 +327,23 @@ def as_predictions(
 
 
 def validation_values(
-    logits: NDArray[np.float32], labels: NDArray[np.int64], spec: EvaluationSpec
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    spec: EvaluationSpec,
+    *,
+    floor: bool = False,
 ) -> dict[str, float]:
-    """The few numbers of an ID part that settings are chosen on."""
-    scores = score_probs(softmax(logits), labels)
-    return {
+    """The few numbers of an ID part that settings are chosen on; with ECE's floor if asked."""
+    scores, binning = score_probs(softmax(logits), labels), Binning(spec.n_bins, spec.scheme)
+    values = {
         "val_accuracy": accuracy(scores),
         "val_nll": nll(scores),
-        "val_ece": ece(scores, Binning(spec.n_bins, spec.scheme)),
+        "val_ece": ece(scores, binning),
     }
+    if floor:
+        found = null_floor(scores, binning, n_resamples=spec.n_resamples, seed=spec.seed)
+        values["val_ece_floor"] = found.mean
+    return values
 
 
 def store(folder: Path, predictions: Predictions, *, copies: int = 1) -> tuple[str, str]:

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from calift_core.analysis.report import evaluation_report
-from calift_core.calibration import Binning, null_floor, score_probs, softmax
 from calift_core.data.images import ImageSet
 from calift_core.data.suites.load import Suite
 from calift_core.errors import InterruptedRunError, StorageError
@@ -374,14 +373,9 @@ class _Work:
         result: dict[str, Any] = {"predictions": path, "predictions_sha256": sha256}
         if item.role in ("validation", "calibration"):
             noise = {} if item.noise is None else {"dataset": item.images.name, "noise": item.noise}
-            spec = settings.spec
-            values = validation_values(predictions.logits, predictions.labels, spec)
-            values["val_ece_floor"] = null_floor(
-                score_probs(softmax(predictions.logits), predictions.labels),
-                Binning(spec.n_bins, spec.scheme),
-                n_resamples=spec.n_resamples,
-                seed=spec.seed,
-            ).mean
+            values = validation_values(
+                predictions.logits, predictions.labels, settings.spec, floor=True
+            )
             result["selection"] = {**noise, "n": len(item.images), **result, **values}
         else:
             evaluation = evaluation_report(
