@@ -54,7 +54,7 @@ class Corrections:
         """What names the data, if it is files that may be read; a corruption has no files."""
         if evaluation.role == "corruption" or evaluation.method == "imported":
             return None
-        suite = self._store.runs.get(evaluation.run_id).spec.get("suite") or {}
+        suite = self._store.runs.spec(evaluation.run_id).get("suite") or {}
         shifts = dict(suite.get("shifts") or {})
         if evaluation.job_id is not None:
             with contextlib.suppress(NotFoundError):

@@ -87,9 +87,9 @@ class Thumbnails:
         Raises:
             HttpError: 404, the run names no data that this service may read.
         """
-        run = self._store.runs.get(evaluation.run_id)
+        spec = self._store.runs.spec(evaluation.run_id)
         imported = evaluation.method == "imported"
-        suites = [] if imported else self._suites(run.spec.get("suite") or {}, evaluation)
+        suites = [] if imported else self._suites(spec.get("suite") or {}, evaluation)
         roots = [str(root) for root in self._settings.data_roots]
         if not suites and not (imported and roots):
             raise _no_image(

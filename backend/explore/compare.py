@@ -73,7 +73,7 @@ class Comparer:
         if reference not in ids:
             raise SpecError(f"the baseline must be one of the compared runs, got {reference!r}")
         runs = self._store.runs.summaries(ids)
-        specs = [self._store.runs.get(run_id).spec for run_id in ids]
+        specs = [self._store.runs.spec(run_id) for run_id in ids]
         evaluations = {run_id: self._store.results.run_evaluations(run_id) for run_id in ids}
         warnings = _warnings(runs, evaluations)
         differences: dict[str, list[PairedDifference]] = {run_id: [] for run_id in ids}

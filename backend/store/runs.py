@@ -281,6 +281,18 @@ class Runs:
         with reading(self._engine) as connection:
             return self._detail(connection, run_id)
 
+    def spec(self, run_id: str) -> dict[str, Any]:
+        """What a run was asked to do, without its report, which may have megabytes.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with reading(self._engine) as connection:
+            row = connection.execute(select(Run.spec).where(Run.id == run_id)).first()
+        if row is None:
+            raise NotFoundError(f"there is no run {run_id!r}.")
+        return cast("dict[str, Any]", row.spec)
+
     def submitter(self, run_id: str) -> str | None:
         """Who submitted the run; None: it was made before that was stored.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import httpx2 as httpx
 import pytest
 
 from backend.main import create_app
-from calift_core.client import Client
+from calift_core.client import Client, connection
 from calift_core.errors import (
     CaliftError,
     ServiceError,
@@ -393,6 +394,27 @@ def test_client__address_or_token_that_cannot_be_used_is_a_sentence(
     monkeypatch.setenv("CALIFT_PORT", str(free_port()))
     with pytest.raises(CaliftError), Client() as client:
         client.health()
+
+
+def test_client__reads_the_authorities_once_and_again_where_others_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: list[bool] = []
+
+    def reading(**how: bool) -> ssl.SSLContext:
+        read.append(how["trust_env"])
+        return ssl.create_default_context()
+
+    monkeypatch.setattr(connection.httpx, "create_ssl_context", reading)
+    connection._certificates.cache_clear()
+    for _ in range(3):
+        Client("https://calift.example", "a.token").close()
+        Client("http://127.0.0.1:8000", "a.token").close()
+    assert read == [True, False]  # what the environment names is not for a service of our own
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ours.pem"))
+    Client("https://calift.example", "a.token").close()
+    assert read == [True, False, True]
+    connection._certificates.cache_clear()
 
 
 def test_client__ready(client: Client) -> None:

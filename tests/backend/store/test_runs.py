@@ -49,6 +49,13 @@ def test_cancel__ended_run_stays_as_it_is(store: Stores) -> None:
     assert everything(store) == before
 
 
+def test_spec__is_that_of_the_whole_run_without_its_report(store: Stores) -> None:
+    run_id = store.runs.submit(spec_of())
+    assert store.runs.spec(run_id) == store.runs.get(run_id).spec
+    with pytest.raises(NotFoundError, match="no run 'nobody'"):
+        store.runs.spec("nobody")
+
+
 def test_retry__queues_the_same_run_and_is_repeatable(store: Stores) -> None:
     claim = claimed(store)
     store.records.record(claim.run_id, 1, [metric(1), metric(2)])
