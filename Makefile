@@ -93,6 +93,7 @@ RESULTS_SUITES ?= typefaces
 results: $(VENV)/.dev
 	@$(BIN)/python benchmarks/study.py --out results/study --suites $(RESULTS_SUITES) $(RESULTS_ARGS)
 	@$(BIN)/python benchmarks/study_tables.py --out results/study --suites $(RESULTS_SUITES) --write docs/results
+	@$(BIN)/python benchmarks/study_page.py --write docs/results.md
 	@$(BIN)/python benchmarks/study_figures.py --write docs/img
 
 pictures: $(VENV)/.dev

@@ -7,8 +7,8 @@
 Rows, rates and rules are those of `benchmarks/protocol.md`. Records say what every run gave; an
 interval over images needs every image's prediction, so it is made of the runs that are in --out.
 While runs are missing the tables are of the seeds that are there and say how many; what they say is
-then no verdict of the study. With --write each suite's tables go into a file of their own, and what
-stands between marks of the page beside that folder is made anew.
+then no verdict of the study. With --write each suite's tables go into a file of their own; those
+of the results page, over all suites, are made by `study_page.py`.
 """
 
 from __future__ import annotations
@@ -360,40 +360,6 @@ def ladder_table(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def own_table(records: Sequence[Record]) -> list[str]:
-    """Every row at its own rate, a line each: what the results page shows."""
-    kinds = ("raw", "temperature", "published", OURS)
-    rates = own_rates([r for r in records if r["row"] in (*TRAINED, *PATHS)])
-    lines = ["| row | rate | seeds | ID acc | OOD acc | OOD ECE: raw, T, published, ours | "
-             "OOD NLL: raw, T, published, ours | OOD L2², 1e-4: raw, T, published, ours |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in ("zero-shot", *TRAINED, *PATHS):
-        some = [r for r in records if (r["row"], r["lr"]) == (row, rates.get(row))]
-        some = [r for r in some if "numbers" in r]
-        if not some:
-            continue
-
-        def of(kind: str, role: str, number: str, some: Sequence[Record] = some) -> float:
-            return float(np.mean([mean(r, kind, role, number) for r in some]))
-
-        four = [
-            ", ".join(f"{scale * of(kind, 'shift', number):.{digits}f}" for kind in kinds)
-            for number, scale, digits in (("ece", 100, 1), ("nll", 1, 3), ("squared", 1e4, 0))
-        ]
-        rate = "–" if rates.get(row) is None else f"{rates[row]:g}"
-        lines.append(
-            f"| {row} | {rate} | {len(some)} | {100 * of('raw', 'id', 'accuracy'):.1f} | "
-            f"{100 * of('raw', 'shift', 'accuracy'):.1f} | {' | '.join(four)} |"
-        )
-    return lines
-
-
-def short_verdicts(lines: Sequence[str]) -> list[str]:
-    """Of the verdicts those over images against rivals with their best published calibrator."""
-    return [*lines[:2], *(line for line in lines[2:]
-                          if "+ published" in line and "| images |" in line)]  # fmt: skip
-
-
 def beside_others(records: Sequence[Record], ours: str) -> list[str]:
     """A calibrator of ours against every other one, over all trained runs and paths."""
     lines = ["| against | runs | OOD NLL lower | OOD L2² lower | ID NLL lower | "
@@ -488,31 +454,6 @@ def page(bench: Bench, records: Path, out: Path | None) -> list[str]:
     return lines
 
 
-def refresh(text: str, bench: Bench, records: Path) -> str:
-    """The results page with what stands between its marks of a suite made anew."""
-    found, every = load(records, bench), len(list(cells(bench)))
-    plain = [r for r in found if r["row"] in ("zero-shot", *TRAINED, *PATHS)]
-    seeds = sorted({r["seed"] for r in plain if r["lr"] is not None})
-    said = ", ".join(map(str, seeds))
-    blocks = {
-        "so-far": [f"{len(plain)} of {every} runs are there so far, of seed {said}."],
-        "own": own_table(found),
-        "verdicts": short_verdicts(kept_lines(bench, records, "verdicts")),
-        "sets": kept_lines(bench, records, "sets"),
-        "on-path": kept_lines(bench, records, "on_path"),
-        "under-confidence": under_confidence(found),
-        "others": beside_others(found, OURS),
-        "cost": costs(found),
-    }
-    for name, lines in blocks.items():
-        first, last = f"<!-- {name}:{bench.name} -->", f"<!-- /{name}:{bench.name} -->"
-        head, begun, rest = text.partition(first)
-        _, ended, tail = rest.partition(last)
-        if begun and ended:
-            text = "\n".join([head + first, "", *lines, "", last + tail])
-    return text
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the arguments, print or write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -527,9 +468,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("\n".join(lines))
         else:
             atomic_write_bytes(options.write / f"{name}.md", "\n".join(lines).encode())
-            results = options.write.with_suffix(".md")
-            text = refresh(results.read_text(), BENCHES[name], options.records)
-            atomic_write_bytes(results, text.encode())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import make_suites
 import study
 import study_figures
+import study_page
 import study_tables
 
 BENCH = study.BENCHES["typefaces"]
@@ -169,3 +170,54 @@ def test_figures__are_of_the_records_and_the_same_records_give_the_same_bytes(
 def test_figures__without_a_record_say_where_they_looked(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no suite has a trained row's record"):
         study_figures.main(["--records", str(tmp_path), "--write", str(tmp_path)])
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_pages__are_what_the_records_say() -> None:
+    suites = {
+        name: study_tables.load(study.RECORDS, bench) for name, bench in study.BENCHES.items()
+    }
+    suites = {name: some for name, some in suites.items() if some}
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    made = study_page.blocks(suites, study.RECORDS)
+    assert study_page.refreshed(text, made) == text, "run benchmarks/study_page.py"
+    assert [name for name in made if f"<!-- {name} -->" not in text] == []
+    for name in suites:
+        lines = study_tables.page(study.BENCHES[name], study.RECORDS, None)
+        page = (DOCS / "results" / f"{name}.md").read_text(encoding="utf-8")
+        assert "\n".join(lines) == page, "run benchmarks/study_tables.py"
+
+
+def test_refreshed__takes_the_place_of_what_is_between_marks_and_of_nothing_else() -> None:
+    text = "before\n<!-- a -->\nold\n<!-- /a -->\nbetween <!-- b --> without an end\n"
+    once = study_page.refreshed(text, {"a": ["new", "lines"], "b": ["lost"], "c": ["nowhere"]})
+    assert once == (
+        "before\n<!-- a -->\n\nnew\nlines\n\n<!-- /a -->\nbetween <!-- b --> without an end\n"
+    )
+    assert study_page.refreshed(once, {"a": ["new", "lines"]}) == once
+
+
+def test_matrix__has_a_word_for_every_pair_of_every_suite_and_misses_come_first(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        f"| {word} | {ours} + disagreement | {rival} + {by} | {drawn} | 5 of 5 seeds | at 1 % |"
+        for word, ours, rival, by, drawn in (
+            ("better", "FLYP, path", "FLYP", "published", "images"),
+            ("worse", "CaRot, path", "TRACER", "published", "images"),
+            ("worse", "CaRot, path", "FLYP", "published", "fonts"),
+            ("worse", "FLYP, path", "TRACER", "disagreement", "images"),
+        )
+    ]
+    (tmp_path / BENCH.name).mkdir()
+    study_tables.keep_lines(BENCH, tmp_path, "verdicts", ["| head |", "|---|", *rows])
+    lines = study_page.matrix({BENCH.name: []}, tmp_path)
+    words = dict(study_page.cells_of(line) for line in lines[2:])
+    assert len(words) == 6
+    assert words.pop("FLYP, path, against FLYP") == "**better**"
+    assert words.pop("CaRot, path, against TRACER") == "**worse**"
+    assert set(words.values()) == {"–"}  # fonts, and rivals with ours, are another question
+    first, second = study_page.verdicts({BENCH.name: []}, tmp_path)[2:]
+    assert (study_page.cells_of(first)[0], study_page.cells_of(second)[0]) == ("worse", "better")
