@@ -91,15 +91,14 @@ class Thumbnails:
         imported = evaluation.method == "imported"
         suites = [] if imported else self._suites(spec.get("suite") or {}, evaluation)
         roots = [str(root) for root in self._settings.data_roots]
-        if not suites and not (imported and roots):
+        if imported and not roots:
             raise _no_image(
                 "no image of this sample is known: its predictions were imported, and no folder of "
-                "images is registered."
-                if imported
-                else "no image of this sample is known: its data lies outside the folders that "
-                "this service may read.",
-                "Registered folders are those in CALIFT_DATA_ROOTS.",
+                "images is registered.",
+                _REGISTERED,
             )
+        if not imported and not suites:
+            raise _outside()
         return {
             "imported": imported,
             "roots": roots,
@@ -110,6 +109,30 @@ class Thumbnails:
                 "role": evaluation.role,
                 "corruption": evaluation.corruption,
                 "severity": evaluation.severity,
+                "sample": sample,
+                "label": label,
+            },
+        }
+
+    def wish_of_training(self, run_id: str, sample: str, label: int, size: int) -> dict[str, Any]:
+        """What the child is asked about an image of a run's training part.
+
+        Raises:
+            HttpError: 404, the run names no data that this service may read.
+        """
+        suite = dict(self._store.runs.get(run_id).spec.get("suite") or {})
+        if not suite or not self._may_read(suite["id"]):
+            raise _outside()
+        return {
+            "imported": False,
+            "roots": [str(root) for root in self._settings.data_roots],
+            "size": size,
+            "wish": {
+                "suites": [self._readable(suite)],
+                "dataset": "train",
+                "role": "train",
+                "corruption": None,
+                "severity": None,
                 "sample": sample,
                 "label": label,
             },
@@ -233,6 +256,17 @@ def _media_type(body: bytes) -> str | None:
 
 def _no_image(message: str, hint: str = "") -> HttpError:
     return HttpError(404, "NO_IMAGE", message, hint=hint)
+
+
+_REGISTERED = "Registered folders are those in CALIFT_DATA_ROOTS."
+
+
+def _outside() -> HttpError:
+    return _no_image(
+        "no image of this sample is known: its data lies outside the folders that this service may "
+        "read.",
+        _REGISTERED,
+    )
 
 
 def _busy() -> HttpError:

@@ -141,6 +141,7 @@ def ship(me: Person, world: World) -> str:
     me.click(me.tab.locator(".rows tbody a", has_text=name).first, name)
     me.see(me.tab.locator(".calift-head h1", has_text=name))
     me.button("Ship", "*Ship*")
+    me.button("Make the model", "*Make the model*")
     made = me._wait(me.tab.get_by_role("button", name="Model, ZIP"))
     with me.tab.expect_download(timeout=600_000) as waiting:
         me.click(made, "*Model, ZIP*")

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,26 +95,54 @@ def off(judged: list[Judged]) -> dict[str, dict[str, float]]:
     return errors
 
 
-def show_thresholds(found: dict[str, Any], repeats: int) -> None:
-    """Of each share of errors: how often the promise held, over all runs and in the worst."""
+def summed(found: dict[str, Any], repeats: int) -> dict[str, Any]:
+    """What thresholds gave over all runs, small enough to be kept.
+
+    Shares of draws: `found` one at all, `held` the promise, in all draws and in the worst run, and
+    on other halves. A draw in which no threshold is found keeps nothing, and breaks no promise.
+    """
     first = next(iter(found.values()))
-    print(f"\nThresholds: {len(found)} runs, {repeats} draws of {first['n']:,} of "
-          f"{first['population']:,} ID test images each\n")  # fmt: skip
-    print("| at most | found | held, all draws | held, worst run | true error, mean | kept, mean "
-          "| held on other halves |\n|" + "---|" * 7)  # fmt: skip
+    risks = {}
     for risk in RISKS:
         rows = [one["draws"][risk] for one in found.values()]
         true = np.concatenate([row["true"] for row in rows])
-        if not len(true):
-            print(f"| {risk:.0%} | 0 % | – | – | – | – | – |")
-            continue
-        # A draw in which no threshold is found keeps nothing, and breaks no promise.
         broken = [sum(e > risk for e in row["true"]) / repeats for row in rows]
         halves = [sum(e > risk for e in row["halves"]) / repeats for row in rows]
-        kept = np.concatenate([row["coverage"] for row in rows]).mean()
-        print(f"| {risk:.0%} | {len(true) / repeats / len(rows):.1%} | {1 - np.mean(broken):.1%} "
-              f"| {1 - max(broken):.1%} | {true.mean():.2%} | {kept:.1%} "
-              f"| {1 - np.mean(halves):.1%} |")  # fmt: skip
+        some = len(true) > 0
+        kept = np.concatenate([row["coverage"] for row in rows])
+        risks[str(risk)] = {
+            "found": len(true) / repeats / len(rows),
+            "held": float(1 - np.mean(broken)),
+            "held_worst_run": float(1 - max(broken)),
+            "true_error": float(true.mean()) if some else None,
+            "kept": float(kept.mean()) if some else None,
+            "held_on_other_halves": float(1 - np.mean(halves)),
+        }
+    calibrators = Counter(one["calibrator"] for one in found.values())
+    return {
+        "runs": list(found),
+        "calibrators": dict(calibrators),
+        "draws": repeats,
+        "n": first["n"],
+        "population": first["population"],
+        "risks": risks,
+    }
+
+
+def show_thresholds(summary: dict[str, Any]) -> None:
+    """Of each share of errors: how often the promise held, over all runs and in the worst."""
+    print(f"\nThresholds: {len(summary['runs'])} runs, {summary['draws']} draws of "
+          f"{summary['n']:,} of {summary['population']:,} ID test images each\n")  # fmt: skip
+    print("| at most | found | held, all draws | held, worst run | true error, mean | kept, mean "
+          "| held on other halves |\n|" + "---|" * 7)  # fmt: skip
+    for risk in RISKS:
+        row = summary["risks"][str(risk)]
+        if row["true_error"] is None:
+            print(f"| {risk:.0%} | 0 % | – | – | – | – | – |")
+            continue
+        print(f"| {risk:.0%} | {row['found']:.1%} | {row['held']:.1%} "
+              f"| {row['held_worst_run']:.1%} | {row['true_error']:.2%} | {row['kept']:.1%} "
+              f"| {row['held_on_other_halves']:.1%} |")  # fmt: skip
 
 
 def show_estimates(found: dict[str, Any]) -> None:
@@ -143,6 +171,7 @@ def main() -> int:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--resamplings", type=int, default=200)
     parser.add_argument("--only", choices=("thresholds", "estimates"))
+    parser.add_argument("--record", type=Path, help="keep what thresholds gave in this file")
     parser.add_argument("--json", action="store_true", help="the last line holds the numbers")
     options = parser.parse_args()
     found: dict[str, Any] = {}
@@ -164,7 +193,10 @@ def main() -> int:
         found[folder.name] = row
         print(f"{folder.name}: {choice.kind}", file=sys.stderr, flush=True)
     if options.only != "estimates":
-        show_thresholds(found, options.resamplings)
+        summary = summed(found, options.resamplings)
+        show_thresholds(summary)
+        if options.record is not None:
+            options.record.write_text(json.dumps(summary, indent=1) + "\n")
     if options.only != "thresholds":
         show_estimates(found)
     if options.json:

@@ -173,13 +173,15 @@ class Sessions:
         path = "" if view.page == "overview" else view.page
         return f"/{path}?{view.query}" if view.query else f"/{path}"
 
-    async def picture(self, token: str, evaluation: str, sample: str, size: int) -> bytes:
-        """A sample's image.
+    async def picture(
+        self, token: str, owner: str, sample: str, size: int, *, training: bool
+    ) -> bytes:
+        """An image of an evaluation's samples, or with `training` of a run's training part.
 
         Raises:
             ServiceError: there is none, or the API does not answer.
         """
-        return await run_in_threadpool(self._picture, token, evaluation, sample, size)
+        return await run_in_threadpool(self._picture, token, owner, sample, size, training)
 
     async def end(self, token: str) -> None:
         """Log out, as far as the API can be reached."""
@@ -197,7 +199,7 @@ class Sessions:
         with self._client(token) as client:
             return client.view(view_id)
 
-    def _picture(self, token: str, evaluation: str, sample: str, size: int) -> bytes:
+    def _picture(self, token: str, owner: str, sample: str, size: int, training: bool) -> bytes:
         with self._lock:
             # A page asks for many at once, and a client is dear to make.
             client = self._clients.pop(token, None) or self._client(token, _PICTURE_S)
@@ -205,7 +207,8 @@ class Sessions:
             while len(self._clients) > _CLIENTS:
                 # Its connections go when the last answer has been read.
                 self._clients.pop(next(iter(self._clients)))
-        return client.thumbnail(evaluation, sample, size=size)
+        draw = client.training_thumbnail if training else client.thumbnail
+        return draw(owner, sample, size=size)
 
     def _open(self, credential: str) -> str:
         with self._client(credential) as client:
@@ -398,15 +401,19 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
         return RedirectResponse(place, 303)
 
     async def thumbnail(request: Request) -> Response:
-        """A sample's image for an `<img>`; the door has seen to it that there is a session."""
+        """A sample's image for an `<img>`; the door has seen to it that there is a session.
+
+        Of an evaluation, or of a run's training part where `run` is named.
+        """
         asked = request.query_params
-        size = asked.get("size", "")
+        size, training = asked.get("size", ""), "run" in asked
         try:
             body = await sessions.picture(
                 _session_of(request.headers) or "",
-                asked.get("evaluation", "")[:64],
+                asked.get("run" if training else "evaluation", "")[:64],
                 asked.get("sample", "")[:1024],
                 int(size) if size.isdecimal() and len(size) < 5 else 160,
+                training=training,
             )
         except CaliftError as error:
             refused = getattr(error, "status", 0) or 503

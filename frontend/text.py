@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from calift_core.schema.report import EceReport, EvaluationReport, Summary
-from calift_core.schema.wire.answers import TriedPicture
+from calift_core.schema.wire.answers import TrainingPictures, TriedPicture
 from calift_core.schema.wire.runs import RunSummary
 
 DASH = "–"
@@ -344,6 +344,18 @@ def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
         else:
             out[run.id] = f"{run.name} ({run.id[-6:]})"
     return out
+
+
+def training_words(trained: TrainingPictures, method: str | None) -> str:
+    """Among which training images of a run a picture's nearest were looked for."""
+    among = f"all {trained.n:,} images"
+    if trained.n < trained.of:
+        among = f"{trained.n:,} of the {trained.of:,} images, the same for every run,"
+    told = (
+        f"By the cosine of this run's own image features, among {among} of "
+        f"{trained.dataset.replace('_', ' ')}."
+    )
+    return told + " This run was not trained." if method == "zero_shot" else told
 
 
 def kept_words(one: TriedPicture, risk: float) -> str:

@@ -24,6 +24,7 @@ from calift_core.analysis.library import (
 from calift_core.calibration import Binning
 from calift_core.errors import LeakageError, NotFoundError, SpecError
 from calift_core.predictions.prompts import PROMPTS
+from calift_core.predictions.training import TRAINING_IMAGES, training_label
 from calift_core.schema.wire.results import Evaluation, Source
 
 #: Other runs that are asked about a sample, and evaluations that are looked through for them.
@@ -145,6 +146,23 @@ class StoreLibrary:
         except NotFoundError:
             raise no_prompts(subject) from None
         return stored.sha256, self._artifacts.verified(stored.sha256)
+
+    def training_label(self, run: str, sample: str) -> int:
+        """The class of an image of a run's training part, by its id.
+
+        Raises:
+            NotFoundError: no such run, it kept no features of training images, or none of this one.
+            PredictionsError, StorageError: its file is damaged.
+        """
+        self._store.runs.get(run)
+        try:
+            stored = self._store.files.get(run, f"checkpoint/{TRAINING_IMAGES}")
+        except NotFoundError:
+            raise NotFoundError(
+                f"run {run} kept no features of training images.",
+                hint="Runs do since train.keep_features is there, where it is not 0.",
+            ) from None
+        return training_label(self._artifacts.verified(stored.sha256), sample)
 
     def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """Those of a zero-shot run with the very weights that the subject's run began with.

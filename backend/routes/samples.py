@@ -15,6 +15,7 @@ from backend.deps import (
     EvaluationId,
     IfNoneMatch,
     Limit,
+    RunId,
     ServicesDep,
     Temperature,
     allow,
@@ -22,6 +23,7 @@ from backend.deps import (
 )
 from backend.routes.files import knows
 from backend.store.cursors import scope_of
+from backend.thumbnails import Thumbnail
 from calift_core.analysis.gallery import Order, SampleFilter, compared_looks, hashes_of
 from calift_core.data.duplicates import near_copies
 from calift_core.schema.wire.answers import Outcome
@@ -269,7 +271,43 @@ async def get_thumbnail(
         label = services.explorer.label_of(services.library.subject_of(evaluation), sample_id)
         return services.thumbnails.wish(evaluation, sample_id, label, size)
 
-    picture = await services.thumbnails.draw(await run_in_threadpool(wish))
+    return _shown(await services.thumbnails.draw(await run_in_threadpool(wish)), known)
+
+
+@router.get(
+    "/runs/{run_id}/training-images/{sample_id:path}/thumbnail",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {"image/png": {}, "image/jpeg": {}},
+            "description": "The image as it lies in the training part, without augmentation",
+        },
+        304: {"description": "The copy with this ETag is still the image"},
+    },
+)
+@allow("read")
+async def get_training_thumbnail(
+    run_id: RunId,
+    sample_id: Annotated[str, Path(max_length=1024, description="A training image's id")],
+    services: ServicesDep,
+    size: Annotated[int, Query(ge=64, le=512, description="Pixels of the longer side")] = 160,
+    known: IfNoneMatch = None,
+) -> Response:
+    """One of the training images that a run can be compared with, as `try` names them.
+
+    Decoded as the images of samples are, from the same folders. 404 where the run kept no features
+    of it, or with the code `NO_IMAGE` where no image is known.
+    """
+
+    def wish() -> dict[str, object]:
+        label = services.library.training_label(run_id, sample_id)
+        return services.thumbnails.wish_of_training(run_id, sample_id, label, size)
+
+    return _shown(await services.thumbnails.draw(await run_in_threadpool(wish)), known)
+
+
+def _shown(picture: Thumbnail, known: str | None) -> Response:
+    """A picture, or word that the browser has it."""
     digest = hashlib.sha256(picture.body).hexdigest()
     headers = {"ETag": f'"{digest}"', "Cache-Control": "private, no-cache"}
     if known is not None and knows(known, digest):

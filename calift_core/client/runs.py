@@ -49,6 +49,10 @@ def _spec_body(spec: Spec) -> dict[str, Any]:
     return spec.model_dump(mode="json") if isinstance(spec, RunSpec) else dict(spec)
 
 
+#: A model may take minutes to be exported.
+_MAKING_S = 600.0
+
+
 class RunCalls(Connection):
     """Runs, and what they say."""
 
@@ -284,7 +288,23 @@ class RunCalls(Connection):
             StorageError: the file cannot be written, or what arrived is damaged.
         """
         place = at("/runs", run_id, "model")
-        return self._download(place, path, wait_s=600.0, calibrator=calibrator, initial=initial)
+        return self._download(place, path, wait_s=_MAKING_S, calibrator=calibrator, initial=initial)
+
+    def make_model(
+        self, run_id: str, *, calibrator: str = "auto", initial: str | None = None
+    ) -> None:
+        """Have the service make what `download_model` fetches, which it then keeps for a while.
+
+        Raises:
+            NotFoundError, SpecError, ServiceError: as `download_model`.
+        """
+        with self._stream(
+            at("/runs", run_id, "model"),
+            params={"calibrator": calibrator, "initial": initial},
+            headers={"Accept": "*/*"},
+            wait_s=_MAKING_S,
+        ):
+            pass  # it is made before the first byte comes
 
     def initial_runs(self, run_id: str) -> list[RunSummary]:
         """Finished zero-shot runs that hold the model which a run started from, newest first."""

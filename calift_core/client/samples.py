@@ -193,5 +193,20 @@ class SampleCalls(Connection):
         Raises:
             ServiceError: 404 with the code `NO_IMAGE` where no image of it is known.
         """
-        path = at("/samples", evaluation_id, sample_id, "thumbnail")
+        return self._picture(at("/samples", evaluation_id, sample_id, "thumbnail"), size)
+
+    def training_thumbnail(self, run_id: str, sample_id: str, *, size: int = 160) -> bytes:
+        """A training image that `try_picture` named, as PNG or JPEG.
+
+        Args:
+            run_id: of the run that was asked.
+            sample_id: the image's id.
+            size: pixels of its longer side, from 64 to 512.
+
+        Raises:
+            ServiceError: 404 where the run kept no features of it, or no image of it is known.
+        """
+        return self._picture(at("/runs", run_id, "training-images", sample_id, "thumbnail"), size)
+
+    def _picture(self, path: str, size: int) -> bytes:
         return self._send("GET", path, params={"size": size}, headers={"Accept": "*/*"}).content

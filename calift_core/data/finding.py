@@ -1,4 +1,6 @@
-"""Which image a sample of an evaluation is: found again by the data that its run named. Torch-free.
+"""Which image a sample of an evaluation or a training part is, by the data that its run named.
+
+Torch-free.
 
 Nothing is downloaded and no image is opened. A sample's id is looked up among the ids that the
 suite gives to its images; no path is ever made of it.
@@ -35,7 +37,7 @@ class Wish:
     Attributes:
         suites: what its data may belong to, looked through in this order.
         dataset: name of the evaluated set.
-        role: `id`, `shift` or `corruption`.
+        role: `id`, `shift` or `corruption`; `train` for the suite's training part.
         corruption: its name, of a corruption.
         severity: its severity, of a corruption.
         sample: the sample's id.
@@ -139,6 +141,8 @@ class Finder:
         _, wanted, found = self._loaded(spec)
         if wish.role == "shift" and wish.dataset in found.shifts:
             return found.shifts[wish.dataset], wanted.path
+        if wish.role == "train":
+            return (found.parts["train"], wanted.path) if "train" in found.parts else None
         if wish.role != "corruption":
             named = (found.name, f"{found.name}/test")
             is_test = wish.dataset in named and "test" in found.parts

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,7 @@ from calift_core.models.precision import Precision, resolve_device, resolve_prec
 from calift_core.models.shared import share_batch_norm
 from calift_core.models.zeroshot import resolve_templates
 from calift_core.models.zeroshot_cache import heads_dir
+from calift_core.predictions.training import save_training_images
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import (
     DoneRecord,
@@ -265,6 +267,7 @@ class Job:
             steps=0,
             start_hash=model.sha256,
             resolved={"evaluated_from": str(finished)},
+            keeps_features=False,  # no model lies in this folder
         )
 
     @property
@@ -291,6 +294,7 @@ class Job:
         resolved: dict[str, Any],
         frontier: list[FrontierPoint] | None = None,
         mixed: Mixed | None = None,
+        keeps_features: bool = True,
     ) -> Iterator[Record]:
         """Predict every data set once, compute every number, write the report."""
         yield PhaseRecord(phase="evaluating", detail="predictions once per data set")
@@ -303,6 +307,8 @@ class Job:
         subject = Subject(placed, sha256, self.folder)
         (verdict,) = yield from judge([subject], suite, self.settings)
         self._lap("evaluation_s")
+        if keeps_features and mixed is None:
+            yield from self._keep_features(clip, suite)
         if not self.ranks.first:
             return
         if frontier is not None:
@@ -318,6 +324,40 @@ class Job:
             resolved=resolved,
             frontier=frontier,
         )
+
+    def _keep_features(self, clip: Clip, suite: Suite) -> Iterator[Record]:
+        """Write beside the model which training images it finds a picture alike to.
+
+        The last thing before the report: whoever goes on after a stop has only this to do again.
+        """
+        part = suite.parts.get("train")
+        if self.is_pretraining or not part or not self.spec.train.keep_features:
+            return
+        images = part.limited(self.spec.train.keep_features)
+        of = "" if len(images) == len(part) else f" of {len(part):,}"
+        yield PhaseRecord(
+            phase="evaluating", detail=f"features of {len(images):,}{of} training images"
+        )
+        features = encode(
+            clip,
+            images,
+            batch_size=self.spec.evaluation.batch_size,
+            workers=self.workers,
+            device=self.device,
+            precision=self.evaluation_precision,
+            stop=self.stop,
+            ranks=self.ranks,
+        )
+        if self.ranks.first:
+            save_training_images(
+                self.folder / "checkpoint",
+                dataset=f"{suite.name}/train",
+                of=len(part),
+                ids=images.ids,
+                labels=images.labels,
+                features=features.cpu().numpy().astype(np.float16),
+            )
+        self._lap("training_features_s")
 
     def report(
         self,

@@ -570,6 +570,15 @@ class TrainSpec(Frozen):
         "predicted too, as curves of their own. Nothing is chosen on them; 0: shifts are not "
         "looked at before the end",
     )
+    keep_features: int = Field(
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        title="Training images to compare with",
+        description="Image features of so many training images are kept beside the model, so that "
+        "a picture can be shown with those that the model finds most alike; where there are more, "
+        "those whose ids hash lowest. One pass over them without gradients; 0: none",
+    )
 
     @property
     def freezes_batch_norm(self) -> bool:
@@ -650,6 +659,7 @@ _ADDED_LATER: dict[str, dict[str, Any]] = {
         "activation_checkpointing": False,
         "draft_decoding": False,
         "watch_shifts": 0,
+        "keep_features": 10_000,
         "adapt": "full",
         "lora_rank": 8,
         "lora_alpha": 8.0,

@@ -27,9 +27,17 @@ from calift_core.analysis.report import read_report
 from calift_core.calibration import score_probs
 from calift_core.errors import CaliftError
 from calift_core.predictions.read import read_features, read_index, read_predictions
+from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
 from calift_core.predictions.types import Strings, predictions_name
 from calift_core.schema.report import Report
-from calift_core.schema.wire.answers import AlikePicture, Guess, KeptAt, TriedPicture
+from calift_core.schema.wire.answers import (
+    AlikePicture,
+    AlikeRole,
+    Guess,
+    KeptAt,
+    TrainingPictures,
+    TriedPicture,
+)
 from calift_core.shipping.choosing import (
     NONE,
     Choice,
@@ -43,7 +51,7 @@ from calift_core.shipping.frames import LENGTH, answer_all
 from calift_core.shipping.promises import chosen_thresholds
 from calift_core.shipping.questions import ASK, FORGET
 
-#: Classes and evaluated images that an answer lists.
+#: Classes that an answer lists, and images of the training part and of the evaluated sets.
 TOP, NEAREST = 5, 6
 #: Seconds without a question after which the process ends: a model takes memory.
 IDLE_S = 600
@@ -53,10 +61,10 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class Seen:
-    """An evaluated set: whose images they are, (M,), and their features (M, D), L2-normalised."""
+    """A set of images: whose they are, (M,), and their features (M, D), L2-normalised."""
 
     dataset: str
-    role: str
+    role: AlikeRole
     ids: Strings
     labels: NDArray[np.int64]
     features: NDArray[np.float16]
@@ -78,10 +86,26 @@ def seen_by(folder: Path, report: Report) -> Iterator[Seen]:
             yield Seen(one.dataset, one.role, ids, labels, features)
 
 
+def trained_on(folder: Path) -> tuple[Seen, int] | None:
+    """A run's training images whose features are kept, and how many the whole part has.
+
+    None where none are: earlier versions kept none, and a run may ask for none.
+
+    Raises:
+        PredictionsError: the file is damaged.
+        StorageError: it cannot be read.
+    """
+    path = folder / "checkpoint" / TRAINING_IMAGES
+    if not path.is_file():
+        return None
+    one = read_training_images(path)
+    return Seen(one.dataset, "train", one.ids, one.labels, one.features), one.of
+
+
 def nearest(
     feature: NDArray[np.float32], sets: list[Seen], classes: tuple[str, ...], most: int = NEAREST
 ) -> list[AlikePicture]:
-    """The evaluated images whose features have the largest cosines with one, the largest first.
+    """The images whose features have the largest cosines with one, the largest first.
 
     Args:
         feature: (D,), L2-normalised.
@@ -136,7 +160,7 @@ def chosen_for(folder: Path, kept: Path, report: Report) -> tuple[Choice | None,
 
 
 class Trial:
-    """A run's model, its calibrator, its thresholds, and the images that it was tested on."""
+    """A run's model, calibrator and thresholds, and the images of its training and its tests."""
 
     def __init__(self, folder: Path, kept: Path, device: str) -> None:
         from calift_core.shipping.classifier import CalibratedClassifier
@@ -146,6 +170,7 @@ class Trial:
         self.choice, self.note = chosen_for(folder, kept, report)
         self.model.calibrator = None if self.choice is None else self.choice.fitted()
         self.sets = list(seen_by(folder, report))
+        self.trained = trained_on(folder)
         self.promised_on: str | None = None
         self.thresholds: dict[float, float | None] = {}
         validation = part_of(folder, report, "validation")
@@ -178,11 +203,25 @@ class Trial:
                 KeptAt(risk=risk, threshold=at, kept=None if at is None else sure >= at)
                 for risk, at in self.thresholds.items()
             ],
+            trained=self._trained(features[0], answers.classes),
             searched=[one.dataset for one in self.sets],
             nearest=nearest(features[0], self.sets, answers.classes),
             seen=base64.b64encode(_png(pixels[0])).decode(),
         )
         return tried.model_dump_json().encode()
+
+    def _trained(
+        self, feature: NDArray[np.float32], classes: tuple[str, ...]
+    ) -> TrainingPictures | None:
+        if self.trained is None:
+            return None
+        images, of = self.trained
+        return TrainingPictures(
+            dataset=images.dataset,
+            n=len(images.ids),
+            of=of,
+            nearest=nearest(feature, [images], classes),
+        )
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

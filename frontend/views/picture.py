@@ -29,8 +29,8 @@ def main() -> None:
     """Draw the page."""
     page.head(
         "Try a picture",
-        "What runs say of a picture of yours, how sure they are, and which evaluated images it "
-        "resembles.",
+        "What runs say of a picture of yours, how sure they are, and which training and evaluated "
+        "images it resembles.",
     )
     chosen = pickers.pick_runs("run", most=_MOST_RUNS)
     given = st.file_uploader(
@@ -117,7 +117,17 @@ def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> No
             )
             page.table(_top(one), caption=f"Likeliest of {one.n_classes:,} classes")
             st.caption(_how(one))
+    with_training = [run for run in runs if said[run.id].trained is not None]
+    if with_training:
+        st.header("Training images that it resembles", anchor=False)
+    for run in with_training:
+        _alike_in_training(run, said[run.id])
+    larger = st.session_state.pop("training-image", None)
+    if larger is not None:
+        _enlarged(*larger)
     st.header("Evaluated images that it resembles", anchor=False)
+    if len(with_training) < len(runs):
+        st.caption(text.md_prose(_without_training(runs, with_training)))
     for run in runs:
         _alike(run, said[run.id])
 
@@ -164,6 +174,58 @@ def _top(one: TriedPicture) -> Table:
         [Column("label", "Class"), Column("probability", "Probability", "percent")],
         [guess.model_dump() for guess in one.top],
     )
+
+
+def _without_training(runs: Sequence[Run], with_training: Sequence[Run]) -> str:
+    """Which runs keep nothing of their training images."""
+    if not with_training:
+        return (
+            "No training images are shown: no features of them were kept. Runs of earlier versions "
+            "kept none, and some have no training part."
+        )
+    names = ", ".join(run.label for run in runs if run not in with_training)
+    return f"No training images of {names}: no features of them were kept."
+
+
+def _alike_in_training(run: Run, one: TriedPicture) -> None:
+    trained = one.trained
+    if trained is None:
+        return
+    st.subheader(text.md(run.label), anchor=False)
+    st.caption(text.md(text.training_words(trained, one.run.method)))
+
+    def enlarge(at: int) -> None:
+        st.session_state["training-image"] = (run.id, trained.nearest[at])
+
+    components.gallery(
+        {
+            "items": [_training_item(run.id, alike) for alike in trained.nearest],
+            "missing": "no image",
+        },
+        key=f"tried-training-{run.id}",
+        opened=enlarge,
+    )
+
+
+def _training_item(run_id: str, alike: AlikePicture) -> dict[str, Any]:
+    at = urlencode({"run": run_id, "sample": alike.sample_id})
+    return {
+        "href": f"/thumbnail?{at}&size=512",
+        "src": f"/thumbnail?{at}&size=160",
+        "alt": f"{alike.label}, a training image",
+        "label": alike.label,
+        "answers": [],
+        "marks": [f"cosine {alike.cosine:.3f}"],
+        "top": [],
+    }
+
+
+@st.dialog("Training image")
+def _enlarged(run_id: str, alike: AlikePicture) -> None:
+    """A training image by itself; no run was judged on it, so there is no more to say of it."""
+    at = urlencode({"run": run_id, "sample": alike.sample_id})
+    page.picture(f"/thumbnail?{at}&size=512", f"{alike.label}, a training image")
+    st.caption(text.md(f"{alike.label}, cosine {alike.cosine:.3f}: {alike.sample_id}"))
 
 
 def _alike(run: Run, one: TriedPicture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import struct
 import zipfile
@@ -12,12 +13,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from backend.main import create_app
+from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
 from calift_core.schema.wire.answers import TriedPicture
 from calift_core.shipping.choosing import choose_calibrator, read_choice, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
@@ -95,6 +99,68 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     if again.status_code == 503:  # it was asked before its end was seen
         again = asked(api, run_id, jpeg)
     assert TriedPicture.model_validate(again.json()) == said
+
+
+def test_try__names_training_images_and_they_can_be_seen(
+    api: TestClient,
+    client: Any,
+    services: Any,
+    folder: Path,  # noqa: F811
+    photos: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    run_id = store_run(services.store, services.artifacts, folder)
+    kept = read_training_images(folder / "checkpoint" / TRAINING_IMAGES)
+    sample = str(kept.ids[3])
+    path = next(p for p in photos.rglob("*.png") if str(p).endswith(sample))
+    said = client.try_picture(run_id, path)
+    assert said.trained is not None
+    assert (said.trained.n, said.trained.of) == (len(kept.ids), kept.of)
+    nearest = said.trained.nearest[0]
+    assert (nearest.sample_id, nearest.role, nearest.evaluation_id) == (sample, "train", None)
+    assert nearest.cosine == pytest.approx(1, abs=2e-3)
+    cosines = [one.cosine for one in said.trained.nearest]
+    assert cosines == sorted(cosines, reverse=True)
+    # None of them is among the evaluated.
+    assert not {one.sample_id for one in said.nearest} & set(kept.ids.tolist())
+
+    drawn = np.asarray(Image.open(io.BytesIO(client.training_thumbnail(run_id, sample, size=64))))
+    own = np.asarray(Image.open(path).convert("RGB"))
+    factor = len(drawn) // len(own)
+    assert (drawn[::factor, ::factor] == own).all()
+
+    def refused(of: str, name: str) -> tuple[int, str]:
+        told = api.get(f"/api/v1/runs/{of}/training-images/{quote(name, safe='')}/thumbnail")
+        return told.status_code, told.json()["code"]
+
+    evaluated = said.nearest[0].sample_id
+    for strange in (evaluated, "../../etc/passwd", str(path), "/etc/passwd", "."):
+        assert refused(run_id, strange) == (404, "NOT_FOUND"), strange
+    assert refused("nobody", sample) == (404, "NOT_FOUND")
+    # A service that may read other folders alone.
+    narrow = services.settings.model_copy(update={"data_roots": (tmp_path,)})
+    with TestClient(create_app(narrow, housekeeping=False), base_url="http://127.0.0.1") as api:
+        api.headers["Authorization"] = f"Bearer {narrow.admin_token()}"
+        assert refused(run_id, sample) == (404, "NO_IMAGE")
+
+
+def test_try__a_run_of_an_earlier_version_names_evaluated_images_alone(
+    api: TestClient,
+    services: Any,
+    folder: Path,  # noqa: F811
+    photos: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    (old / "checkpoint" / TRAINING_IMAGES).unlink()
+    run_id = store_run(services.store, services.artifacts, old)
+    found = asked(api, run_id, next(photos.rglob("*.png")).read_bytes())
+    said = TriedPicture.model_validate(found.json())
+    assert said.trained is None
+    assert said.nearest
+    told = api.get(f"/api/v1/runs/{run_id}/training-images/a.png/thumbnail")
+    assert (told.status_code, "kept no features" in told.json()["detail"]) == (404, True)
 
 
 def test_try__runs_share_a_process_and_the_oldest_is_forgotten(

@@ -61,7 +61,7 @@ def test_phone__ship_corrections_and_folders_bear_any_name(worst: Doubted, chrom
     settle(tab)
     assert "nnn" in tab.locator(".calift-head h1").inner_text()
     tab.get_by_role("button", name="Ship").click()
-    tab.get_by_role("button", name="Model, ZIP").wait_for()
+    tab.get_by_role("button", name="Make the model").wait_for()
     fits("ship")
     tab.keyboard.press("Escape")
 

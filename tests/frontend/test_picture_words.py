@@ -1,11 +1,11 @@
-"""What "Try a picture" says of a threshold."""
+"""What "Try a picture" says of a threshold, and of the training images that it looked through."""
 
 from __future__ import annotations
 
 import pytest
 
-from calift_core.schema.wire.answers import KeptAt, TriedPicture
-from frontend.text import kept_words
+from calift_core.schema.wire.answers import KeptAt, TrainingPictures, TriedPicture
+from frontend.text import kept_words, training_words
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,18 @@ def test_verdict__says_what_a_threshold_does(
 def test_verdict__without_a_validation_part_there_is_no_threshold() -> None:
     told = kept_words(TriedPicture.model_construct(n_classes=4, kept=[]), 0.05)
     assert told == "no threshold: no ID validation part"
+
+
+@pytest.mark.parametrize(
+    ("n", "of", "method", "said"),
+    [
+        (1600, 1600, "flyp", "among all 1,600 images of my pets/train."),
+        (20_000, 45_000, "flyp", "among 20,000 of the 45,000 images, the same for every run, of"),
+        (16, 16, "zero_shot", "This run was not trained."),
+    ],
+)
+def test_training__says_among_which_images(n: int, of: int, method: str, said: str) -> None:
+    trained = TrainingPictures(dataset="my_pets/train", n=n, of=of, nearest=[])
+    told = training_words(trained, method)
+    assert said in told
+    assert ("not trained" in told) == (method == "zero_shot")

@@ -89,24 +89,34 @@ def test_run__ships_two_towers_where_a_zero_shot_run_holds_its_start(dashboard: 
         app = page("run", id=dashboard.ids[name])
         return app.selectbox(key="ship-kind").set_value(kind).run()
 
-    def zip_of(app: AppTest) -> Any:
-        (button,) = (b.proto for b in app.get("download_button") if b.proto.label == "Model, ZIP")
-        return button
+    def make(app: AppTest) -> Any:
+        return app.button(key="ship-make")
 
     one = ship("FLYP", "temperature")
-    assert not zip_of(one).disabled
+    assert not make(one).disabled
     assert "Two towers" not in words(one)
     two = ship("FLYP")
     assert not two.exception
     assert two.selectbox(key="ship-initial").value == dashboard.ids["zero-shot"]
     assert "twice the weights and twice the time of an answer" in words(two)
-    assert not zip_of(two).disabled
+    assert not make(two).disabled
     # Nothing is known of what CaRot started from, and a zero-shot run started from itself.
     none = ship("CaRot")
     assert "No finished zero-shot run of this suite holds the model" in words(none)
-    assert zip_of(none).disabled
+    assert make(none).disabled
     base = page("run", id=dashboard.ids["zero-shot"]).selectbox(key="ship-kind")
     assert not any("two towers" in option for option in base.options)
+
+
+def test_run__a_model_that_cannot_be_made_is_told_on_the_page(dashboard: Service) -> None:
+    app = page("run", id=dashboard.ids["FLYP"])
+    refused = app.button(key="ship-make").click().run()
+    assert not refused.exception
+    assert f"run {dashboard.ids['FLYP']} has no finished model" in words(refused)
+    assert "Imported predictions have none" in words(refused)
+    # No file that nobody can have is offered; the visitor may try again.
+    assert "Model, ZIP" not in [b.proto.label for b in refused.get("download_button")]
+    assert not refused.button(key="ship-make").disabled
 
 
 def test_run__a_waiting_run_says_what_it_waits_for(dashboard: Service) -> None:

@@ -217,15 +217,33 @@ class KeptAt(Frozen):
     kept: bool | None
 
 
+AlikeRole = Role | Literal["train"]
+
+
 class AlikePicture(Frozen):
-    """An evaluated image, and the cosine of its features with those of the picture."""
+    """An image of a run, and the cosine of its features with those of the picture.
+
+    A training image belongs to no evaluation.
+    """
 
     dataset: str
-    role: Role
+    role: AlikeRole
     sample_id: str
     label: str
     cosine: float
     evaluation_id: str | None = None
+
+
+class TrainingPictures(Frozen):
+    """The training images that are nearest to a picture, among `n` of the `of` of `dataset`.
+
+    Those of the run's suite; a run without training, such as `zero_shot`, has learned from none.
+    """
+
+    dataset: str
+    n: int
+    of: int
+    nearest: list[AlikePicture]
 
 
 class TriedPicture(Frozen):
@@ -234,8 +252,9 @@ class TriedPicture(Frozen):
     `top` holds the likeliest of `n_classes` classes, after the `calibrator` that was fitted on the
     ID calibration part `fitted_on` and chosen as `calift calibrate` does; `none` where the run's
     own probabilities were better, or, with a `note`, where nothing could be fitted. `kept` is
-    promised for data like `promised_on` alone. `nearest` are images of the sets that were
-    `searched`, by the run's own features; none is a training image. `seen` is the picture as the
+    promised for data like `promised_on` alone. `trained` are training images by the run's own
+    features; null where the run kept none, as earlier versions did. `nearest` are evaluated images
+    of the sets that were `searched`, none of them a training image. `seen` is the picture as the
     model saw it, a PNG in base64.
     """
 
@@ -247,6 +266,7 @@ class TriedPicture(Frozen):
     top: list[Guess]
     promised_on: str | None
     kept: list[KeptAt]
+    trained: TrainingPictures | None = None
     searched: list[str]
     nearest: list[AlikePicture]
     seen: str

@@ -9,6 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from calift_core.client import Client
+from calift_core.errors import CaliftError
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, text
 
@@ -43,17 +44,7 @@ def button(run: RunDetail) -> None:
             "Fitted on the run's ID calibration images. The folder holds the model as open_clip "
             "reads it, head, calibrator, thresholds and a model card; making it takes seconds."
         )
-        st.download_button(
-            "Model, ZIP",
-            # Called when somebody clicks, outside of any visitor's page: so with this client.
-            partial(_made, api.client(), run.id, kind, initial),
-            f"model-{run.id}.zip",
-            "application/zip",
-            on_click="ignore",
-            disabled=kind in TWO_TOWERS and initial is None,
-            width="stretch",
-            key="ship-zip",
-        )
+        _offer(run.id, kind, initial)
         st.caption("Unpacked, it answers over HTTP:")
         st.code("calift serve model", language="sh")
 
@@ -82,6 +73,39 @@ def _initial(run: RunDetail) -> str | None:
         icon=":material/stacks:",
     )
     return chosen
+
+
+def _offer(run_id: str, kind: str, initial: str | None) -> None:
+    """A button that has the model made, and then in its place one that saves it.
+
+    In two steps: what goes wrong while Streamlit asks for a file is shown to nobody.
+    """
+    asked, place = (run_id, kind, initial), st.empty()
+    wanting = kind in TWO_TOWERS and initial is None
+    made = st.session_state.get("ship-made") == asked
+    if not made and place.button(
+        "Make the model", disabled=wanting, width="stretch", key="ship-make"
+    ):
+        try:
+            with st.spinner("Making the model …"):
+                api.client().make_model(run_id, calibrator=kind, initial=initial)
+        except CaliftError as error:
+            api.problem(error, "make the model")
+        else:
+            st.session_state["ship-made"], made = asked, True
+    if made:
+        place.download_button(
+            "Model, ZIP",
+            # Called when somebody clicks, outside of any visitor's page: so with this client.
+            partial(_made, api.client(), run_id, kind, initial),
+            f"model-{run_id}.zip",
+            "application/zip",
+            icon=":material/download:",
+            on_click="ignore",
+            type="primary",
+            width="stretch",
+            key="ship-zip",
+        )
 
 
 def _made(client: Client, run_id: str, kind: str, initial: str | None) -> bytes:

@@ -12,6 +12,7 @@ from calift_core.data.suites.load import load_suite
 from calift_core.data.workload import NOISE_IMAGES, Pace, count_images, recorded_pace
 from calift_core.evaluation.items import n_images_of
 from calift_core.jobs.folder import run_in_folder
+from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
 from calift_core.schema.methods import ONE_SE_PATH
 from calift_core.schema.records import MetricsRecord, ProgressRecord, Record
 from calift_core.schema.report import Report
@@ -27,7 +28,7 @@ def cifar(kind: str = "carot", *, method: Any = None, suite: Any = None, **train
             "name": "a run",
             "method": {"kind": kind} | (method or {}),
             "suite": {"id": "cifar10"} | (suite or {}),
-            "train": {"batch_size": 100, "epochs": 2} | train,
+            "train": {"batch_size": 100, "epochs": 2, "keep_features": 0} | train,
         }
     )
 
@@ -90,6 +91,15 @@ def test_work__features_are_computed_once(
     work = count_images(cifar(kind, method=method, spectrum_every_epochs=0))
     assert work.other_images == sum(work.counts.parts[part] for part in encoded)
     assert (work.trained > 0) == steps_on
+
+
+@pytest.mark.parametrize("kind", ["carot", "zero_shot"])
+def test_work__features_that_are_kept_take_a_pass_over_them(kind: str) -> None:
+    none, some, all_of_them = (
+        count_images(cifar(kind, keep_features=n)) for n in (0, 300, 1_000_000)
+    )
+    assert some.other_images - none.other_images == 300
+    assert all_of_them.other_images - none.other_images == none.counts.parts["train"]
 
 
 def test_work__perturbed_copies_count() -> None:
@@ -213,7 +223,9 @@ def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
     assert judged == work.evaluation_images
     checks = [r for r in said if isinstance(r, MetricsRecord) and "val_ece" in r.values]
     features = work.train_images if kind == "linear_probe" else 0
-    assert work.other_images == len(checks) * work.counts.parts["validation"] + (features or 0)
+    kept = read_training_images(tmp_path / "run" / "checkpoint" / TRAINING_IMAGES)
+    read = len(checks) * work.counts.parts["validation"] + (features or 0) + len(kept.ids)
+    assert work.other_images == read
 
     pace = recorded_pace([told.model_dump(mode="json")], spec)
     assert pace is not None

@@ -727,7 +727,7 @@ def test_spec__new_options_at_their_defaults_leave_the_hash_of_earlier_runs() ->
         del body["evaluation"][name]
     for name in ("activation_checkpointing", "draft_decoding", "watch_shifts"):
         del body["train"][name]
-    for name in ("adapt", "lora_rank", "lora_alpha"):
+    for name in ("adapt", "lora_rank", "lora_alpha", "keep_features"):
         del body["train"][name]
     for name in ("n_shot", "n_shot_seed", "group_by"):
         del body["suite"][name]

@@ -165,6 +165,7 @@ def test_run__leaves_what_the_contract_names(finished: Any) -> None:
         "model.json",
         "model.safetensors",
         "prompts.npz",
+        "training_images.npz",
     ]
     assert report.resolved["teacher_update_every"] == 1
     assert report.resolved["lr"] == 1e-3
