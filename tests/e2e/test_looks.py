@@ -287,3 +287,19 @@ def test_change__is_kept_when_the_next_comes_before_the_address_has_arrived(
         until(lambda held=held: bins.input_value() == held, timeout_s=45, what=f"{held} bins")
         settle(tab)
         assert ("temperature=1.05" in query(tab)) is heated
+
+
+def test_actions__buttons_and_links_of_a_row_stand_on_one_line(
+    dashboard: Dashboard, tab: Any
+) -> None:
+    tab.goto(dashboard.at("overview"))
+    settle(tab)
+    parts = [
+        tab.get_by_role("button", name="Retry").first,
+        tab.get_by_role("link", name="Change and run again").first,
+    ]
+    for part in parts:
+        part.wait_for()
+    boxes = [part.bounding_box() for part in parts]
+    middles = [box["y"] + box["height"] / 2 for box in boxes]
+    assert abs(middles[0] - middles[1]) < 3
