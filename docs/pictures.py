@@ -60,6 +60,7 @@ UNWANTED = {
     "an error": "[data-testid=stAlertContentError]",
     "a warning": "[data-testid=stAlertContentWarning]",
     "an empty state": ".calift-empty",
+    "a chart that this browser cannot draw": ".no-webgl",
     "an empty chart": "[data-testid=stPlotlyChart]:not(:has(.main-svg)), "
     ".calift-chart:not([data-state=drawn])",
 }
