@@ -7,8 +7,9 @@ console, ends it with status 1, and no picture is replaced. So does one that doe
 numbers that the API gives for it (`numbers`): accuracies, errors, thresholds, counts.
 
 `--theme dark` takes `NAME-WIDTH-dark.png` as a browser that prefers dark colours shows it, `--theme
-both` takes either; `--check` looks at every page and replaces no picture. It is one file, for it is
-run by its path.
+both` takes either; `--check` looks at every page and replaces no picture. `--runs ID …` and
+`--sweep ID` take the pages of other runs than the demo's, those that are fit to be shown into
+`--out`, the others into `--faulty`. It is one file, for it is run by its path.
 """
 
 from __future__ import annotations
@@ -59,13 +60,20 @@ UNWANTED = {
     "an error": "[data-testid=stAlertContentError]",
     "a warning": "[data-testid=stAlertContentWarning]",
     "an empty state": ".calift-empty",
+    "a chart that this browser cannot draw": ".no-webgl",
     "an empty chart": "[data-testid=stPlotlyChart]:not(:has(.main-svg)), "
     ".calift-chart:not([data-state=drawn])",
 }
 
 
 class PictureError(Exception):
-    """A page that must not be shown to anybody, with all that is wrong with it."""
+    """A page that must not be shown to anybody, with all that is wrong with it.
+
+    Attributes:
+        picture: of it, as PNG; empty where there is none.
+    """
+
+    picture = b""
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,30 @@ SHOTS = (
     Shot("tour-curves", "curves", "Curves", {"ids": "{FLYP},{CaRot}", "smooth": "0.8"}, charts=3),
 )
 
+#: Of any runs; `{all}` are their ids, `{first}` is one, `{name}` its name, `{own}` its ID data.
+SHOTS_OF_RUNS = (
+    Shot("overview", "overview", "Overview", {}),
+    Shot("runs", "runs", "Runs", {}),
+    Shot("run", "run", "{name}", {"id": "{first}"}, charts=1),
+    Shot("run-shifts", "run", "{name}", {"id": "{first}", "tab": "Shifts"}, charts=1),
+    Shot("compare", "compare", "Compare", {"ids": "{all}"}, charts=2),
+    Shot("calibration", "calibration", "Calibration", {"run": "{all}", "dataset": "{own}"}, 2),
+    Shot("slices", "calibration", "Calibration", {"run": "{first}", "view": "slices"}, 1),
+    Shot("calibrators", "calibration", "Calibration", {"run": "{first}", "view": "calibrators"}, 1),
+    Shot("audit", "calibration", "Calibration", {"run": "{all}", "view": "audit"}, 1),
+    Shot("decide", "decide", "Decide", {"run": "{all}", "risk": "0.05"}, 1),
+    Shot("frontier", "frontier", "Frontier", {"run": "{all}"}, 1),
+    Shot("shifts", "shifts", "Shifts", {"run": "{all}", "metric": "ece"}, 1),
+    Shot("curves", "curves", "Curves", {"ids": "{all}", "smooth": "0.8"}, 1),
+    Shot("spectra", "spectra", "Spectra", {"run": "{all}"}),
+    Shot("plan", "plan", "Plan", {"run": "{all}", "dataset": "{own}"}, 1),
+    Shot("bound", "bound", "Bound", {}),
+)
+SHOTS_OF_SWEEP = (
+    Shot("sweeps", "sweeps", "Sweeps", {}),
+    Shot("sweep", "sweep", "{sweep name}", {"id": "{sweep}"}, charts=1),
+)
+
 #: Our own components, whose parts stand in shadow roots.
 _OWN = "[data-testid^=stBidiComponent], [data-testid^=stBidiComponent] *"
 #: All words of a page: of its own components too, which stand in shadow roots; of tables that are
@@ -236,15 +268,17 @@ def take(
             _settle(tab, shot)
         except Exception as error:
             # Whatever kept it from being drawn is the better explanation.
-            found = faults(tab, shot, said)
+            found = faults(tab, shot, said, ids)
             if not found and "Timeout" not in type(error).__name__:
                 raise
             found = found or [f"it was not drawn in {PATIENCE_MS // 1000} s"]
         else:
-            found = [*faults(tab, shot, said), *missing(tab, says)]
+            found = [*faults(tab, shot, said, ids), *missing(tab, says)]
         if found:
             lines = "".join(f"\n  - {fault}" for fault in found)
-            raise PictureError(f"{shot.name} at {width} px ({shot.address(ids)}):{lines}")
+            unfit = PictureError(f"{shot.name} at {width} px ({shot.address(ids)}):{lines}")
+            unfit.picture = tab.screenshot()
+            raise unfit
         return tab.screenshot()
     finally:
         context.close()
@@ -285,7 +319,9 @@ def _settle(tab: Page, shot: Shot) -> None:
         tab.wait_for_timeout(_PAUSE_MS)
 
 
-def faults(tab: Page, shot: Shot, said: Sequence[str]) -> list[str]:
+def faults(
+    tab: Page, shot: Shot, said: Sequence[str], ids: Mapping[str, str] | None = None
+) -> list[str]:
     """All that is wrong with a page that was drawn, in sentences."""
     found = []
     for name, selector in UNWANTED.items():
@@ -295,8 +331,8 @@ def faults(tab: Page, shot: Shot, said: Sequence[str]) -> list[str]:
                 found.append(f"it shows {name}: {words[:200]}")
     heading = tab.locator(".calift-head h1")
     title = heading.first.inner_text() if heading.count() else ""
-    if title != shot.title:
-        found.append(f"its heading is {title!r} instead of {shot.title!r}")
+    if title != (wanted := shot.title.format(**ids or {})):
+        found.append(f"its heading is {title!r} instead of {wanted!r}")
     drawn = tab.locator(".js-plotly-plot:has(.main-svg)").count()
     drawn += tab.locator(".diagram:has(svg)").count()
     if drawn < shot.charts:
@@ -409,6 +445,24 @@ def _points(value: float | None, digits: int = 1) -> str:
     return "nothing" if value is None else f"{100 * value:.{digits}f} %"
 
 
+def any_runs(client: Client, runs: Sequence[str], sweep: str) -> tuple[dict[str, str], list[str]]:
+    """What the addresses of `SHOTS_OF_RUNS` and of a sweep's hold, and the accuracies on ID data.
+
+    Args:
+        client: of the service.
+        runs: their ids; none: the first seed of each contender of the sweep.
+        sweep: its id; empty: none.
+    """
+    ids = {}
+    if sweep:
+        found = client.get_sweep(sweep)
+        ids = {"sweep": sweep, "sweep name": found.name}
+        runs = runs or [run for arm in found.arms for run in arm.run_ids[:1]]
+    own = [next(e for e in client.run_evaluations(run) if e.role == "id") for run in runs]
+    ids |= {"all": ",".join(runs), "first": runs[0], "name": client.run(runs[0]).name}
+    return ids | {"own": own[0].dataset}, [_points(e.accuracy) for e in own]
+
+
 def numbers(client: Client, ids: Mapping[str, str]) -> dict[str, list[str]]:
     """What each picture must show, made of the API's answers and not of the pages' code."""
     three = {name: client.run(ids[name]) for name in ("Zero-shot", "FLYP", "CaRot")}
@@ -478,13 +532,20 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "img")
-    names = [*(shot.name for shot in SHOTS), REPORT]
-    parser.add_argument("--only", nargs="*", choices=names)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--runs", nargs="*", default=[], help="ids, for pages of these runs")
+    parser.add_argument("--sweep", default="", help="an id, for the pages of its runs")
+    parser.add_argument("--faulty", type=Path, help="keep what is not fit to be shown here")
     parser.add_argument("--theme", choices=["light", "dark", "both"], default="light")
     parser.add_argument("--check", action="store_true", help="replace no picture")
     options = parser.parse_args()
     themes = ["light", "dark"] if options.theme == "both" else [options.theme]
-    chosen = [shot for shot in SHOTS if not options.only or shot.name in options.only]
+    others = bool(options.runs or options.sweep)
+    offered = SHOTS_OF_RUNS + SHOTS_OF_SWEEP * bool(options.sweep) if others else SHOTS
+    names = [*(shot.name for shot in offered), REPORT]
+    if unknown := set(options.only or ()) - set(names):
+        parser.error(f"there is no picture {', '.join(sorted(unknown))}")
+    chosen = [shot for shot in offered if not options.only or shot.name in options.only]
     chrome = os.environ.get("BROWSER_PATH") or next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
@@ -496,12 +557,16 @@ def main() -> int:
     ):
         browser = playwright.chromium.launch(executable_path=chrome, args=FLAGS)
         try:
-            ids = demo_runs(client)
             cookies = log_in(browser, dashboard_link(client, base))
-            expected = numbers(client, ids)
+            if others:
+                ids, accuracies = any_runs(client, options.runs, options.sweep)
+                expected = {"compare": accuracies, "calibration": accuracies}
+            else:
+                ids = demo_runs(client)
+                expected = numbers(client, ids)
             for shot, width, theme in itertools.product(chosen, SIZES, themes):
                 file = f"{shot.name}-{width}{'-dark' * (theme == 'dark')}.png"
-                says = expected[shot.name]
+                says = expected.get(shot.name, [])
                 try:
                     picture = take(
                         browser, base, shot, ids, width, cookies=cookies, says=says, theme=theme
@@ -509,11 +574,15 @@ def main() -> int:
                 except PictureError as error:
                     failed += 1
                     sys.stderr.write(f"{theme}: {error}\n")
+                    if options.faulty and error.picture:
+                        options.faulty.mkdir(parents=True, exist_ok=True)
+                        (options.faulty / file).write_bytes(error.picture)
                     continue
                 (Path(folder) / file).write_bytes(picture)
                 sys.stdout.write(f"{file}: {', '.join(says)}\n")
                 sys.stdout.flush()
-            for width in SIZES if not options.only or REPORT in options.only else ():
+            reports = not others and (not options.only or REPORT in options.only)
+            for width in SIZES if reports else ():
                 picture = take_report(browser, client, ids, width)
                 (Path(folder) / f"{REPORT}-{width}.png").write_bytes(picture)
         except PictureError as error:
@@ -521,7 +590,7 @@ def main() -> int:
             sys.stderr.write(f"{error}\n")
         finally:
             browser.close()
-        if not failed and not options.check:
+        if not options.check and (others or not failed):
             options.out.mkdir(parents=True, exist_ok=True)
             for file in sorted(Path(folder).iterdir()):
                 shutil.copyfile(file, options.out / file.name)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from frontend import address
 from frontend.figures import style
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ _KEPT = SHARED | {"suite"}
 
 def param(name: str) -> str | None:
     """A query parameter; None where it is absent or empty."""
-    return st.query_params.get(name) or None
+    return address.get(name) or None
 
 
 def ids(name: str) -> list[str]:
@@ -65,7 +66,7 @@ def bound(
         **options: for the widget.
     """
     key, seen = f"url-{name}", f"url-{name}-seen"
-    given = st.query_params.get(name)
+    given = address.get(name)
     state = st.session_state
     if given is None and name in SHARED and key not in state:
         given = _remembered(name, decode)
@@ -77,13 +78,13 @@ def bound(
     value: T = state[key]
     always = always or name in SHARED
     _write(name, value, default, encode, always)
-    state[seen] = st.query_params.get(name)
+    state[seen] = address.get(name)
     if name in _KEPT:
         state.setdefault("workspace", {})[name] = state[seen]
 
     def changed() -> None:
         _write(name, state[key], default, encode, always)
-        state[seen] = st.query_params.get(name)
+        state[seen] = address.get(name)
 
     drawn = widget(label, key=key, on_change=changed, **options)
     return default if drawn is None else drawn
@@ -107,16 +108,14 @@ def arrive(own: Mapping[str, str]) -> None:
         own: parameters of the page itself.
     """
     wanted = {**own, **{name: shared(name) or "" for name in sorted(SHARED)}}
-    missing = {k: v for k, v in wanted.items() if v and k not in st.query_params}
-    if missing:
-        st.query_params.update(missing)
+    address.put({k: v for k, v in wanted.items() if v and not address.has(k)})
 
 
 def carried(name: str) -> str | None:
     """The same, put into the address of a page that has no widget for it: links hold all of it."""
     known = shared(name)
-    if known and name not in st.query_params:
-        st.query_params[name] = known
+    if known and not address.has(name):
+        address.put({name: known})
     return known
 
 
@@ -134,11 +133,7 @@ def _write(name: str, value: Any, default: Any, encode: Callable[[Any], str], al
     wanted = None if value is None or (value == default and not always) else encode(value)
     if wanted == "" and not default:
         wanted = None
-    if wanted is None:
-        if name in st.query_params:
-            del st.query_params[name]
-    elif st.query_params.get(name) != wanted:
-        st.query_params[name] = wanted
+    address.put({name: wanted})
 
 
 def choice(

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from os.path import commonprefix
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -331,19 +332,38 @@ def evaluation_order(evaluation: EvaluationReport) -> tuple[int, str, int]:
     return role_order(e.role), e.corruption or e.dataset, e.severity or 0
 
 
-def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
-    """A name per run id; equal names are told apart by seed, else by the id's beginning."""
-    names = Counter(run.name for run in runs)
-    seeds = Counter((run.name, run.seed) for run in runs)
+def labels(runs: Sequence[RunSummary], *, whole: bool = False) -> dict[str, str]:
+    """A name per run id; equal names are told apart by seed, else by the id's beginning.
+
+    Args:
+        runs: that are shown together.
+        whole: leave the name of its sweep to each run. Else runs of one sweep, which all begin with
+            it, are told apart by the rest.
+    """
+    rest = {} if whole else _without_sweep(runs)
+    said = {run.id: rest.get(run.id, run.name) for run in runs}
+    names = Counter(said.values())
+    seeds = Counter((said[run.id], run.seed) for run in runs)
     out = {}
     for run in runs:
-        if names[run.name] == 1:
-            out[run.id] = run.name
-        elif seeds[run.name, run.seed] == 1:
-            out[run.id] = f"{run.name} (seed {run.seed})"
+        name = said[run.id]
+        if names[name] == 1:
+            out[run.id] = name
+        elif seeds[name, run.seed] == 1:
+            out[run.id] = f"{name} (seed {run.seed})"
         else:
-            out[run.id] = f"{run.name} ({run.id[-6:]})"
+            out[run.id] = f"{name} ({run.id[-6:]})"
     return out
+
+
+def _without_sweep(runs: Sequence[RunSummary]) -> dict[str, str]:
+    """What the names of a sweep's runs say after the sweep's own; empty where two sweeps are."""
+    own = [run for run in runs if run.sweep_id is not None]
+    if len(own) < 2 or len({run.sweep_id for run in own}) > 1:
+        return {}
+    shared, mark, _ = commonprefix([run.name for run in own]).rpartition(": ")
+    rest = {run.id: run.name.removeprefix(shared + mark) for run in own}
+    return rest if all(rest.values()) else {}
 
 
 def training_words(trained: TrainingPictures, method: str | None) -> str:

@@ -27,7 +27,7 @@ from calift_core.schema.wire.results import (
     SamplePage,
     SharedTrait,
 )
-from frontend import api, components, page, pickers, state, text
+from frontend import address, api, components, page, pickers, state, text
 from frontend.panels import correcting
 from frontend.tables import Column, Table
 
@@ -94,15 +94,12 @@ class Chosen(NamedTuple):
 
 def open_samples(chosen: Chosen | None) -> None:
     """Choose the samples that `draw` shows, in the address; None closes the gallery."""
-    if chosen is None:
-        st.query_params.pop(_PARAM, None)
-    else:
-        st.query_params[_PARAM] = as_text(chosen)
+    address.put({_PARAM: None if chosen is None else as_text(chosen)})
 
 
 def chosen_samples() -> Chosen | None:
     """What the address has chosen; None where it names nothing that could be shown."""
-    return from_text(st.query_params.get(_PARAM) or "")
+    return from_text(address.get(_PARAM) or "")
 
 
 def as_text(chosen: Chosen) -> str:

@@ -105,7 +105,7 @@ def from_service(
             raise SpecError(
                 f"a report is of finished runs; {detail.id} ({detail.name}) is {detail.phase}."
             )
-    names = labels(details)
+    names = labels(details, whole=True)
     told = [_asked(client, detail, names[detail.id]) for detail in details]
     base = _baseline(told, baseline)
     if len(told) < 2 or not paired:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation, Sample, SampleHistory
 from calift_core.schema.wire.runs import RunSummary
-from frontend import api, components, figures, page, pickers, state, text
+from frontend import address, api, components, figures, page, pickers, state, text
 from frontend.figures.style import Run
 from frontend.panels import gallery
 from frontend.tables import Column, Table
@@ -152,7 +152,7 @@ def main() -> None:
         figures.sample.table(rows, shown),
         name="answers",
         wide=len(shown) > 6,
-        select=lambda cell: st.query_params.update({"evaluation": asked[cell[0], cell[1]]}),
+        select=lambda cell: address.put({"evaluation": asked[cell[0], cell[1]]}),
     )
     page.table(figures.sample.table(rows, shown), caption="Every run's answer", limit=100)
     st.header("As the model saw it", anchor=False)
@@ -160,7 +160,7 @@ def main() -> None:
     components.gallery(
         {"items": [_item(e, by_set[e.id]) for e in shown], "missing": "no image"},
         key="sample-sets",
-        opened=lambda at: st.query_params.update({"evaluation": shown[at].id}),
+        opened=lambda at: address.put({"evaluation": shown[at].id}),
     )
 
 

@@ -54,18 +54,20 @@ def _progress(cost: SweepCost) -> None:
     ):
         parts += [f"{count} {word}"] if count else []
     st.progress(done / cost.runs_planned if cost.runs_planned else 0.0, text=" · ".join(parts))
-    hours = cost.hours_to_come
     page.stats(
         [
             ("Runs", f"{cost.runs_done} of {cost.runs_planned}", ""),
             ("Spent", text.duration(3600 * cost.hours_spent), "of work"),
-            (
-                "To come",
-                text.duration(None if hours is None else 3600 * hours),
-                "of one worker" if hours is not None else "known after a first run like these",
-            ),
+            ("To come", *_to_come(cost.hours_to_come)),
         ]
     )
+
+
+def _to_come(hours: float | None) -> tuple[str, str]:
+    """How long a sweep still takes, and a note on it."""
+    if hours is None:
+        return text.duration(None), "known after a first run like these"
+    return (text.duration(3600 * hours), "of one worker") if hours else ("nothing", "")
 
 
 def _actions(sweep: SweepDetail) -> None:

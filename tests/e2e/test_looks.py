@@ -218,3 +218,88 @@ def test_new__a_dropped_zip_is_scanned_and_named(
     name = tab.get_by_label("Name", exact=True)
     until(lambda: name.input_value() == "flyp on red-birds", what="the name to follow")
     until(lambda: tab.get_by_role("button", name="Submit").is_enabled(), what="the button")
+
+
+class SlowLine:
+    """What the server says to a tab, kept back for as long as a test wants."""
+
+    def __init__(self, tab: Any) -> None:
+        self.tab, self.is_slow = tab, False
+        self.kept: list[tuple[Any, Any]] = []
+        tab.route_web_socket("**/_stcore/stream", self._opened)
+
+    def _opened(self, page_side: Any) -> None:
+        server = page_side.connect_to_server()
+        server.on_message(
+            lambda said: (
+                self.kept.append((page_side, said)) if self.is_slow else page_side.send(said)
+            )
+        )
+
+    def wait_for(self, words: bytes) -> None:
+        """Until the server has said something; it is kept back."""
+        until(
+            lambda: self.tab.evaluate("1") and any(words in said for _, said in self.kept),
+            timeout_s=45, what=f"the server to say {words!r}",
+        )  # fmt: skip
+
+    def release(self) -> None:
+        """Let all of it arrive."""
+        self.is_slow = False
+        while self.kept:
+            page_side, said = self.kept.pop(0)
+            page_side.send(said)
+
+
+def test_change__is_kept_when_the_next_comes_before_the_address_has_arrived(
+    dashboard: Dashboard, tab: Any
+) -> None:
+    line = SlowLine(tab)
+    tab.goto(dashboard.at("calibration?run={FLYP}&dataset=sketch"))
+    settle(tab)
+    bins = tab.get_by_label("Bins", exact=True)
+    until(lambda: bins.input_value() == "15", what="the bins that were evaluated with")
+    slider = tab.get_by_role("slider", name="Temperature")
+
+    line.is_slow = True
+    bins.fill("6")
+    bins.press("Enter")
+    line.wait_for(b"bins=6")
+    slider.focus()
+    tab.keyboard.press("ArrowRight")
+    line.wait_for(b"temperature=1.05")
+    line.release()
+    tab.get_by_text("T = 1.05").wait_for()
+    until(lambda: "temperature=1.05" in query(tab), timeout_s=45, what="the second change")
+    settle(tab)
+    assert "bins=6" in query(tab)
+    assert bins.input_value() == "6"
+    tab.get_by_text("6 bins, equal mass").wait_for()
+
+    # Back still takes changes back, one after the other, and Forward brings them again.
+    for press, held, heated in (
+        (tab.go_back, "6", False),
+        (tab.go_back, "15", False),
+        (tab.go_forward, "6", False),
+        (tab.go_forward, "6", True),
+    ):
+        press()
+        until(lambda held=held: bins.input_value() == held, timeout_s=45, what=f"{held} bins")
+        settle(tab)
+        assert ("temperature=1.05" in query(tab)) is heated
+
+
+def test_actions__buttons_and_links_of_a_row_stand_on_one_line(
+    dashboard: Dashboard, tab: Any
+) -> None:
+    tab.goto(dashboard.at("overview"))
+    settle(tab)
+    parts = [
+        tab.get_by_role("button", name="Retry").first,
+        tab.get_by_role("link", name="Change and run again").first,
+    ]
+    for part in parts:
+        part.wait_for()
+    boxes = [part.bounding_box() for part in parts]
+    middles = [box["y"] + box["height"] / 2 for box in boxes]
+    assert abs(middles[0] - middles[1]) < 3

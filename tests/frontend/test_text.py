@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calift_core.schema.report import EvaluationReport
+from calift_core.schema.wire.runs import RunSummary
 from frontend import text
 
 
@@ -41,3 +42,37 @@ def test_text__markdown_of_what_people_typed_formats_nothing(typed: str) -> None
 
 def test_metrics__names_are_fields_of_an_evaluation() -> None:
     assert set(text.METRICS) <= set(EvaluationReport.model_fields)
+
+
+def a_run(run_id: str, name: str, sweep: str | None = None, seed: int = 0) -> RunSummary:
+    return RunSummary.model_validate(
+        {
+            "id": run_id, "name": name, "phase": "SUCCEEDED", "method": "flyp", "model": "m",
+            "suite": "s", "seed": seed, "tags": [], "created_at": "2026-01-01T00:00:00Z",
+            "sweep_id": sweep,
+        }
+    )  # fmt: skip
+
+
+def test_labels__of_one_sweep_leave_its_name_out_and_of_two_do_not() -> None:
+    one = [a_run("1", "Rates: all: flyp seed 0", "s"), a_run("2", "Rates: all: carot seed 0", "s")]
+    other = a_run("3", "More: flyp seed 0", "t")
+    zero = a_run("4", "Zero-shot")
+    short = {"1": "flyp seed 0", "2": "carot seed 0"}
+    assert text.labels(one) == short
+    assert text.labels([zero, *one]) == {"4": "Zero-shot", **short}
+    whole = {run.id: run.name for run in [*one, other]}
+    assert text.labels([*one, other]) == whole
+    assert text.labels(one[:1]) == {"1": one[0].name}
+    assert text.labels(one, whole=True) == {run.id: run.name for run in one}
+
+
+@given(
+    names=st.lists(st.sampled_from(["a", "b", "S: a", "S: b", "S: ", "T: x: a"]), min_size=1),
+    sweeps=st.lists(st.sampled_from([None, "s", "t"]), min_size=20, max_size=20),
+)
+def test_labels__are_all_different_whatever_runs_are_called(
+    names: list[str], sweeps: list[str | None]
+) -> None:
+    runs = [a_run(f"{k:06d}", name, sweeps[k % 20], seed=k % 3) for k, name in enumerate(names)]
+    assert len(set(text.labels(runs).values())) == len(runs)

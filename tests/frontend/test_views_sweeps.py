@@ -75,6 +75,7 @@ def test_sweep__from_the_form_to_its_verdict_and_what_the_page_says_on_the_way(
     text = words(shown).replace("\\", "")
     assert shown.markdown[0].value.replace("\\", "") == f"## {verdict.sentence}"
     assert "carot" in text
+    assert "<dt>To come</dt><dd>nothing" in words(shown)
     assert ">0.01</td>" in text
     assert charts_of(shown)[0].startswith("ID validation accuracy against")
     listed = page("sweeps")

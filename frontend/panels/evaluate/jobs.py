@@ -46,7 +46,7 @@ def _one(job: EvaluationJob) -> None:
     locked = api.locked("submit")
     with st.container(border=True, key=f"job-{job.id}"):
         status(job)
-        with st.container(horizontal=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link(
                 "views/run.py",
                 label="Results and log",

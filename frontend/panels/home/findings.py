@@ -127,7 +127,8 @@ def _leading(words: str, board: Board, names: dict[str, str]) -> str:
     over = {"id": "On ID data", "shift": "Over the shifts", "corruption": "Over the corruptions"}
     best = [text.md(names[s.run_id]) for s in board.standings if s.leads]
     if len(best) == 1:
-        return f"{over[board.role]} **{best[0]}** is {words}; the others are ruled out."
+        rest = "the other is" if len(board.standings) == 2 else "the others are"
+        return f"{over[board.role]} **{best[0]}** is {words}; {rest} ruled out."
     return (
         f"{over[board.role]} **{best[0]}** looks {words}, and cannot be told apart from "
         f"{', '.join(best[1:])}."
@@ -183,7 +184,7 @@ def failed(runs: Sequence[RunSummary]) -> None:
             hint = api.hint_of(run.id, run.revision)
             if hint:
                 st.markdown(f"**To mend it:** {text.md_prose(hint)}")
-            with st.container(horizontal=True, gap="small"):
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 if st.button(
                     "Retry",
                     key=f"retry-{run.id}",

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from calift_core.schema.wire.service import MethodInfo
-from frontend import api, page, state, text
+from frontend import address, api, page, state, text
 
 #: Partial specs to begin with.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -66,7 +66,7 @@ def intent(*, default: str = "robust") -> str:
     if seen != chosen:
         for key in ("url-method", "url-method-seen"):
             st.session_state.pop(key, None)
-        st.query_params.pop("method", None)
+        address.put({"method": None})
     st.caption(f"{INTENTS[chosen][0]}.")
     return chosen
 
