@@ -120,7 +120,7 @@ class Thumbnails:
         Raises:
             HttpError: 404, the run names no data that this service may read.
         """
-        suite = dict(self._store.runs.get(run_id).spec.get("suite") or {})
+        suite = dict(self._store.runs.spec(run_id).get("suite") or {})
         if not suite or not self._may_read(suite["id"]):
             raise _outside()
         return {

@@ -184,6 +184,7 @@ class Cell:
             "spectrum_every_epochs": 0,
             "cache_images": True,
             "checkpoint_every_steps": 10**6,
+            "keep_features": 0,
         }
         return parse_spec(
             {

@@ -73,7 +73,7 @@ def demo_specs() -> list[RunSpec]:
                 "suite": {"id": "typefaces"},
                 "train": {
                     "epochs": 2,
-                    "keep_features": 2000,  # enough to look at, and seconds less a run
+                    "keep_features": 500,  # enough to look at, and seconds less a run
                     "batch_size": 64,
                     "lr": RATES.get(kind),
                     "crop_scale": [1.0, 1.0],  # the letters are of all sizes already

@@ -154,7 +154,7 @@ class StoreLibrary:
             NotFoundError: no such run, it kept no features of training images, or none of this one.
             PredictionsError, StorageError: its file is damaged.
         """
-        self._store.runs.get(run)
+        self._store.runs.spec(run)  # is there one?
         try:
             stored = self._store.files.get(run, f"checkpoint/{TRAINING_IMAGES}")
         except NotFoundError:
