@@ -365,7 +365,8 @@ def beside_others(records: Sequence[Record], ours: str) -> list[str]:
     lines = ["| against | runs | OOD NLL lower | OOD L2² lower | ID NLL lower | "
              "worst OOD NLL, against it |",
              "|---|---|---|---|---|---|"]  # fmt: skip
-    trained = [r for r in records if r["lr"] is not None and ours in r.get("numbers", {})]
+    rows = (*TRAINED, *PATHS)
+    trained = [r for r in records if r["row"] in rows and ours in r.get("numbers", {})]
     if not trained:
         return []
     for other in ("raw", *PUBLISHED, "published"):

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -110,13 +110,21 @@ def _judged_on(report: Report) -> str:
 
 
 def _suite_names(reports: Sequence[Report]) -> dict[str, str]:
-    """Names of what models were judged on, told apart by a number where suites share one."""
+    """Names of what models were judged on.
+
+    Suites that share one, as manifests that are all called `suite.csv`, have their folder's before
+    it; those that still share one are told apart by a number.
+    """
+    places = {_judged_on(r): str((r.spec.get("suite") or {}).get("id", "")) for r in reports}
+    plain = {key: str(json.loads(key)[0] or "unnamed") for key in sorted(places)}
+    shared = Counter(plain.values())
     names: dict[str, str] = {}
     used: Counter[str] = Counter()
-    for key in sorted({_judged_on(r) for r in reports}):
-        name = str(json.loads(key)[0] or "unnamed")
-        used[name] += 1
-        names[key] = name if used[name] == 1 else f"{name} ({used[name]})"
+    for key, name in plain.items():
+        folder = PurePath(places[key].partition(":")[2]).parent.name if shared[name] > 1 else ""
+        said = f"{folder}/{name}" if folder else name
+        used[said] += 1
+        names[key] = said if used[said] == 1 else f"{said} ({used[said]})"
     return names
 
 

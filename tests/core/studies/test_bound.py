@@ -463,6 +463,17 @@ def test_read_runs__other_images_are_another_suite(tmp_path: Path) -> None:
     assert sorted(p.suite for p in points) == ["toys", "toys (2)"]
 
 
+def test_read_runs__suites_of_one_name_have_their_folders(tmp_path: Path) -> None:
+    for folder, n in (("cats", 100), ("dogs", 200)):
+        report = make_report("flyp", n=n)
+        spec = report.spec | {"suite": {"id": f"manifest:/data/{folder}/suite.csv"}}
+        keep(report.model_copy(update={"spec": spec}), tmp_path / folder / "report.json")
+    points, _ = read_runs([tmp_path])
+    assert sorted(p.suite for p in points) == ["cats/toys", "dogs/toys"]
+    points, _ = read_runs([tmp_path / "cats"])
+    assert [p.suite for p in points] == ["toys"]
+
+
 def test_read_runs__a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no report of a finished run"):
         read_runs([tmp_path])
