@@ -12,9 +12,6 @@ from calift_core.schema.wire.runs import Metrics
 from frontend import text
 from frontend.figures.style import (
     DASHES,
-    FONT,
-    INK,
-    MUTED,
     PALETTE,
     SYMBOLS,
     WEBGL_POINTS,
@@ -230,69 +227,3 @@ def overlay_table(runs: Sequence[tuple[Run, Metrics]], name: str) -> Table:
                 for step, value in zip(series.steps, series.values, strict=True):
                     by_step.setdefault(step, {"step": step})[run.id] = value
     return Table(columns, [by_step[step] for step in sorted(by_step)])
-
-
-def parallel(table: Table, *, colour: str, title: str = "Parallel coordinates") -> go.Figure:
-    """A line for each row through an axis for each column; axes are dragged, and chosen from.
-
-    Columns of text stand on an axis with a place for each value; a learning rate's axis is
-    logarithmic. Axes with one value alone are left out: they tell nothing apart.
-
-    Args:
-        table: a row a run.
-        colour: the column that colours the lines, one of text.
-        title: of the figure.
-    """
-    rows = [row for row in table.rows if any(v is not None for v in row.values())]
-    dimensions = [d for column in table.columns if (d := _dimension(column, rows)) is not None]
-    if len(rows) < 2 or len(dimensions) < 2:
-        return nothing(title, "two runs that differ are needed")
-    kinds = list(dict.fromkeys(str(row.get(colour)) for row in rows))
-    places = [kinds.index(str(row.get(colour))) for row in rows]
-    colours = [PALETTE[i % len(PALETTE)] for i in range(len(kinds))]
-    steps = max(len(kinds), 1)
-    scale = [[edge / steps, colours[i]] for i in range(steps) for edge in (i, i + 1)]
-    figure = blank(
-        title=title,
-        subtitle=["drag along an axis to keep the lines that pass there; drag an axis to move it"],
-        alt=f"{title}: {len(rows)} runs over {len(dimensions)} columns; the table has them.",
-        height=360,
-        legend=False,
-    )
-    figure.add_trace(
-        go.Parcoords(
-            dimensions=dimensions,
-            line={"color": places, "colorscale": scale, "cmin": -0.5, "cmax": steps - 0.5},
-            labelfont={"size": 12, "color": INK, "family": FONT},
-            tickfont={"size": 11, "color": INK, "family": FONT},
-            rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
-            unselected={"line": {"color": MUTED, "opacity": 0.08}},
-        )
-    )
-    figure.update_layout(margin={"l": 90, "r": 60, "t": figure.layout.margin.t + 34, "b": 24})
-    return figure
-
-
-def _dimension(column: Column, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """An axis of `parallel`; None where it tells nothing apart."""
-    values = [row.get(column.name) for row in rows]
-    known = [v for v in values if v is not None]
-    if len({str(v) for v in known}) < 2:
-        return None
-    label = text.esc(column.label)
-    if column.kind == "text":
-        names = sorted({str(v) for v in known})
-        return {"label": label, "values": [names.index(str(v)) if v is not None else None
-                                           for v in values],
-                "tickvals": list(range(len(names))), "ticktext": [text.esc(n) for n in names],
-                "range": [-0.3, len(names) - 0.7]}  # fmt: skip
-    if column.name == "lr":
-        ticks = sorted({v for v in known if v > 0})
-        return {"label": label, "values": [math.log10(v) if v else None for v in values],
-                "tickvals": [math.log10(v) for v in ticks],
-                "ticktext": [f"{v:g}" for v in ticks]}  # fmt: skip
-    return {
-        "label": label,
-        "values": values,
-        "tickformat": ".1%" if column.kind == "percent" else ".4~g",
-    }
