@@ -22,8 +22,30 @@ from frontend.figures.style import (
     legend_below,
     nothing,
     run_styles,
+    shares_axis,
 )
 from frontend.tables import Column, Table
+
+
+def is_share(name: str) -> bool:
+    """Whether a series is one of shares, which are shown in percent: accuracies and ECEs."""
+    last = name.rsplit("/", 1)[-1]
+    return last.endswith(("accuracy", "ece"))
+
+
+def _values_axis(values: Sequence[float], *, shares: bool, log: bool) -> dict[str, Any]:
+    """The y axis of curves."""
+    if shares and not log:
+        return shares_axis(values)
+    return axis(
+        type="log" if log else "linear",
+        dtick=1 if log else None,
+        **({"tickformat": ".3~%"} if shares else {"exponentformat": "power"}),
+    )
+
+
+def _in_words(value: float, shares: bool) -> str:
+    return text.percent(value) if shares else text.number(value)
 
 
 def figure(
@@ -50,8 +72,10 @@ def figure(
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
     figure = blank(title=title, alt="", height=280)
     said = []
+    shares = all(is_share(name) for name in wanted)
     for index, name in enumerate(wanted):
         series = by_name[name]
+        own = is_share(name)
         pairs = [
             (s, v) for s, v in zip(series.steps, series.values, strict=True) if v > 0 or not log_y
         ]
@@ -65,18 +89,18 @@ def figure(
                 line={"color": PALETTE[slot], "width": 2,
                       "dash": DASHES[slot] if line is go.Scatter else "solid"},
                 marker={"color": PALETTE[slot], "symbol": SYMBOLS[slot], "size": 7},
-                hovertemplate="%{y:.4g}",
+                hovertemplate="%{y:.2%}" if own else "%{y:.4g}",
             )
         )  # fmt: skip
         said.append(
-            f"{name.replace('_', ' ')} from {text.number(series.values[0])} "
-            f"to {text.number(series.values[-1])}"
+            f"{name.replace('_', ' ')} from {_in_words(series.values[0], own)} "
+            f"to {_in_words(series.values[-1], own)}"
         )
     figure.update_layout(
         meta={"alt": f"{title} over steps up to {metrics.last_step}: {'; '.join(said)}."},
         xaxis=axis(name="Step", rangemode="tozero"),
-        yaxis=axis(
-            type="log" if log_y else "linear", exponentformat="power", dtick=1 if log_y else None
+        yaxis=_values_axis(
+            [v for name in wanted for v in by_name[name].values], shares=shares, log=log_y
         ),
         hovermode="x unified",
         showlegend=False,
@@ -170,7 +194,9 @@ def overlay(
     figure = blank(title=title, subtitle=says, alt="", height=280)
     total = sum(len(s.steps) for _, s in shown)
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
-    words = []
+    words, shares = [], is_share(name)
+    seen = "y:.2%" if shares else "y:.4g"
+    recorded = seen.replace("y", "customdata", 1)
     for run, series in shown:
         own, smooth = styles[run.id], smoothing if run.id in many else 0.0
         means = smoothed(series.values, smooth)
@@ -196,19 +222,19 @@ def overlay(
         figure.add_trace(
             line(x=steps, y=[m for _, _, m in kept], name=text.esc(label),
                  customdata=[v for _, v, _ in kept],
-                 hovertemplate="%{y:.4g}" + (" (%{customdata:.4g})" if smooth else ""),
+                 hovertemplate=f"%{{{seen}}}" + (f" (%{{{recorded}}})" if smooth else ""),
                  line={"color": own.colour, "width": 2, "dash": dash}, **look)
         )  # fmt: skip
-        words.append(f"{label} from {text.number(series.values[0])} to "
-                     f"{text.number(series.values[-1])}")  # fmt: skip
+        words.append(f"{label} from {_in_words(series.values[0], shares)} to "
+                     f"{_in_words(series.values[-1], shares)}")  # fmt: skip
     figure.update_layout(
         meta={"alt": ". ".join([f"{title} over steps: {'; '.join(words)}", *says]) + "."},
         xaxis=axis(
             name="Step", type="log" if log_x else "linear",
             **({"dtick": 1, "exponentformat": "power"} if log_x else {"rangemode": "tozero"}),
         ),
-        yaxis=axis(
-            type="log" if log_y else "linear", exponentformat="power", dtick=1 if log_y else None
+        yaxis=_values_axis(
+            [v for _, s in shown for v in s.values], shares=shares, log=log_y
         ),
         hovermode="x unified",
     )  # fmt: skip
