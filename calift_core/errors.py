@@ -208,7 +208,7 @@ class ServiceError(CaliftError):
 
 
 class ServiceUnavailableError(ServiceError):
-    """No API answers at the address."""
+    """No API answers at the address, or not in time."""
 
     code = "SERVICE_UNAVAILABLE"
 

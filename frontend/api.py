@@ -11,8 +11,7 @@ from urllib.parse import urlencode, urlsplit
 import streamlit as st
 
 from calift_core.client import Client
-from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError
-from calift_core.installed import as_typed
+from calift_core.errors import CaliftError, ServiceError
 from calift_core.schema.report import Role
 from calift_core.schema.wire.answers import Decision, Leaders, Ledger
 from calift_core.schema.wire.results import (
@@ -130,8 +129,6 @@ def problem(error: CaliftError, what: str, *, kept: str = "") -> None:
             lines.append(
                 f"- {text.md(fault.get('pointer', ''))}: {text.md_prose(fault.get('message', ''))}"
             )
-    if isinstance(error, ServiceUnavailableError):
-        lines.append(as_typed("Start the service with `calift up`, or set `CALIFT_API_URL`."))
     if kept:
         lines.append(f"What is shown below was received at {kept}.")
     lines.append(f":small[{' · '.join(where)}]")

@@ -70,8 +70,8 @@ class Connection:
     Raises:
         SpecError: the address or the token cannot be used.
 
-    Every method raises ServiceUnavailableError when nothing answers, and ServiceError, with the
-    server's sentence and hint, when the answer is an error.
+    Every method raises ServiceUnavailableError when nothing answers, or not in time, and
+    ServiceError, with the server's sentence and hint, when the answer is an error.
     """
 
     def __init__(
@@ -162,7 +162,17 @@ class Connection:
             raise self._error(response)
         return response
 
-    def _unavailable(self, error: Exception) -> ServiceUnavailableError:
+    def _unavailable(self, error: httpx.TransportError) -> ServiceUnavailableError:
+        if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
+            # Somebody took the connection: to start another would not help.
+            kind = "read" if isinstance(error, httpx.ReadTimeout) else "write"
+            waited_s = error.request.extensions["timeout"][kind]
+            return ServiceUnavailableError(
+                f"the service at {self.base_url} has not answered within {waited_s:g} s; "
+                "it may be busy.",
+                hint=f"{self._asked_there()}Try again in a while. If it stays so, look into the "
+                "service's log; CALIFT_API_URL names another service.",
+            )
         return ServiceUnavailableError(
             f"no calift service answers at {self.base_url} ({error or type(error).__name__}).",
             hint=f"{self._asked_there()}Start one with `calift up`, or name another in "

@@ -25,14 +25,18 @@ from frontend.figures.style import (
 )
 from frontend.tables import Column, Table, headline
 
+#: What a measure is taken for that has no look of its own.
+_FRACTION = text.Metric("", "high", True)
+
 
 def _decided(found: PairedDifference) -> tuple[float, float, float]:
-    """The difference that is decided on and its interval; squared errors in pp²."""
+    """The difference that is decided on and its interval: fractions in points, squares in pp²."""
     if found.squared is not None:
         low, high = found.squared.interval
         return 1e4 * found.squared.difference, 1e4 * low, 1e4 * high
     low, high = found.interval or (found.difference, found.difference)
-    return found.difference, low, high
+    scale = 100 if text.METRICS.get(found.metric, _FRACTION).fraction else 1
+    return scale * found.difference, scale * low, scale * high
 
 
 def differences(
@@ -49,7 +53,7 @@ def differences(
     ECE the difference of squared errors is drawn, which is what is decided on. `roles` says which
     data sets are shown.
     """
-    look = text.METRICS.get(metric, text.Metric(metric, "high", True))
+    look = text.METRICS.get(metric, _FRACTION._replace(title=metric))
     squared = any(d.squared for c in comparison.runs for d in c.differences if d.metric == metric)
     others = [c for c in comparison.runs if c.run.id != comparison.baseline]
     base = next((c.run.name for c in comparison.runs if c.run.id == comparison.baseline), "?")
@@ -74,7 +78,7 @@ def differences(
         alt="",
         height=80 + max(26 * len(labels), 16 * len(labels) * len(others) // 2),
     )
-    value_format = "%{x:+.2%}" if look.fraction else "%{x:+.4g}"
+    value_format = "%{x:+.2f} pp" if look.fraction else "%{x:+.4g}"
     if squared:
         value_format = "%{x:+.2f} pp² (ECE %{customdata[2]})"
     said = []
@@ -91,8 +95,7 @@ def differences(
     figure.update_layout(
         meta={"alt": f"{heading}. {'; '.join(said)}."},
         xaxis=axis(
-            name="Run minus baseline, pp²" if squared else "Run minus baseline",
-            tickformat="+.1%" if look.fraction and not squared else None,
+            name="Run minus baseline" + (", pp²" if squared else ", points" * look.fraction),
         ),
         yaxis=names_axis([label.replace("_", " ") for label in labels]),
         showlegend=False,

@@ -12,9 +12,6 @@ from calift_core.schema.wire.runs import Metrics
 from frontend import text
 from frontend.figures.style import (
     DASHES,
-    FONT,
-    INK,
-    MUTED,
     PALETTE,
     SYMBOLS,
     WEBGL_POINTS,
@@ -25,8 +22,30 @@ from frontend.figures.style import (
     legend_below,
     nothing,
     run_styles,
+    shares_axis,
 )
 from frontend.tables import Column, Table
+
+
+def is_share(name: str) -> bool:
+    """Whether a series is one of shares, which are shown in percent: accuracies and ECEs."""
+    last = name.rsplit("/", 1)[-1]
+    return last.endswith(("accuracy", "ece"))
+
+
+def _values_axis(values: Sequence[float], *, shares: bool, log: bool) -> dict[str, Any]:
+    """The y axis of curves."""
+    if shares and not log:
+        return shares_axis(values)
+    return axis(
+        type="log" if log else "linear",
+        dtick=1 if log else None,
+        **({"tickformat": ".3~%"} if shares else {"exponentformat": "power"}),
+    )
+
+
+def _in_words(value: float, shares: bool) -> str:
+    return text.percent(value) if shares else text.number(value)
 
 
 def figure(
@@ -53,8 +72,10 @@ def figure(
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
     figure = blank(title=title, alt="", height=280)
     said = []
+    shares = all(is_share(name) for name in wanted)
     for index, name in enumerate(wanted):
         series = by_name[name]
+        own = is_share(name)
         pairs = [
             (s, v) for s, v in zip(series.steps, series.values, strict=True) if v > 0 or not log_y
         ]
@@ -68,18 +89,18 @@ def figure(
                 line={"color": PALETTE[slot], "width": 2,
                       "dash": DASHES[slot] if line is go.Scatter else "solid"},
                 marker={"color": PALETTE[slot], "symbol": SYMBOLS[slot], "size": 7},
-                hovertemplate="%{y:.4g}",
+                hovertemplate="%{y:.2%}" if own else "%{y:.4g}",
             )
         )  # fmt: skip
         said.append(
-            f"{name.replace('_', ' ')} from {text.number(series.values[0])} "
-            f"to {text.number(series.values[-1])}"
+            f"{name.replace('_', ' ')} from {_in_words(series.values[0], own)} "
+            f"to {_in_words(series.values[-1], own)}"
         )
     figure.update_layout(
         meta={"alt": f"{title} over steps up to {metrics.last_step}: {'; '.join(said)}."},
         xaxis=axis(name="Step", rangemode="tozero"),
-        yaxis=axis(
-            type="log" if log_y else "linear", exponentformat="power", dtick=1 if log_y else None
+        yaxis=_values_axis(
+            [v for name in wanted for v in by_name[name].values], shares=shares, log=log_y
         ),
         hovermode="x unified",
         showlegend=False,
@@ -173,7 +194,9 @@ def overlay(
     figure = blank(title=title, subtitle=says, alt="", height=280)
     total = sum(len(s.steps) for _, s in shown)
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
-    words = []
+    words, shares = [], is_share(name)
+    seen = "y:.2%" if shares else "y:.4g"
+    recorded = seen.replace("y", "customdata", 1)
     for run, series in shown:
         own, smooth = styles[run.id], smoothing if run.id in many else 0.0
         means = smoothed(series.values, smooth)
@@ -199,19 +222,19 @@ def overlay(
         figure.add_trace(
             line(x=steps, y=[m for _, _, m in kept], name=text.esc(label),
                  customdata=[v for _, v, _ in kept],
-                 hovertemplate="%{y:.4g}" + (" (%{customdata:.4g})" if smooth else ""),
+                 hovertemplate=f"%{{{seen}}}" + (f" (%{{{recorded}}})" if smooth else ""),
                  line={"color": own.colour, "width": 2, "dash": dash}, **look)
         )  # fmt: skip
-        words.append(f"{label} from {text.number(series.values[0])} to "
-                     f"{text.number(series.values[-1])}")  # fmt: skip
+        words.append(f"{label} from {_in_words(series.values[0], shares)} to "
+                     f"{_in_words(series.values[-1], shares)}")  # fmt: skip
     figure.update_layout(
         meta={"alt": ". ".join([f"{title} over steps: {'; '.join(words)}", *says]) + "."},
         xaxis=axis(
             name="Step", type="log" if log_x else "linear",
             **({"dtick": 1, "exponentformat": "power"} if log_x else {"rangemode": "tozero"}),
         ),
-        yaxis=axis(
-            type="log" if log_y else "linear", exponentformat="power", dtick=1 if log_y else None
+        yaxis=_values_axis(
+            [v for _, s in shown for v in s.values], shares=shares, log=log_y
         ),
         hovermode="x unified",
     )  # fmt: skip
@@ -230,69 +253,3 @@ def overlay_table(runs: Sequence[tuple[Run, Metrics]], name: str) -> Table:
                 for step, value in zip(series.steps, series.values, strict=True):
                     by_step.setdefault(step, {"step": step})[run.id] = value
     return Table(columns, [by_step[step] for step in sorted(by_step)])
-
-
-def parallel(table: Table, *, colour: str, title: str = "Parallel coordinates") -> go.Figure:
-    """A line for each row through an axis for each column; axes are dragged, and chosen from.
-
-    Columns of text stand on an axis with a place for each value; a learning rate's axis is
-    logarithmic. Axes with one value alone are left out: they tell nothing apart.
-
-    Args:
-        table: a row a run.
-        colour: the column that colours the lines, one of text.
-        title: of the figure.
-    """
-    rows = [row for row in table.rows if any(v is not None for v in row.values())]
-    dimensions = [d for column in table.columns if (d := _dimension(column, rows)) is not None]
-    if len(rows) < 2 or len(dimensions) < 2:
-        return nothing(title, "two runs that differ are needed")
-    kinds = list(dict.fromkeys(str(row.get(colour)) for row in rows))
-    places = [kinds.index(str(row.get(colour))) for row in rows]
-    colours = [PALETTE[i % len(PALETTE)] for i in range(len(kinds))]
-    steps = max(len(kinds), 1)
-    scale = [[edge / steps, colours[i]] for i in range(steps) for edge in (i, i + 1)]
-    figure = blank(
-        title=title,
-        subtitle=["drag along an axis to keep the lines that pass there; drag an axis to move it"],
-        alt=f"{title}: {len(rows)} runs over {len(dimensions)} columns; the table has them.",
-        height=360,
-        legend=False,
-    )
-    figure.add_trace(
-        go.Parcoords(
-            dimensions=dimensions,
-            line={"color": places, "colorscale": scale, "cmin": -0.5, "cmax": steps - 0.5},
-            labelfont={"size": 12, "color": INK, "family": FONT},
-            tickfont={"size": 11, "color": INK, "family": FONT},
-            rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
-            unselected={"line": {"color": MUTED, "opacity": 0.08}},
-        )
-    )
-    figure.update_layout(margin={"l": 90, "r": 60, "t": figure.layout.margin.t + 34, "b": 24})
-    return figure
-
-
-def _dimension(column: Column, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """An axis of `parallel`; None where it tells nothing apart."""
-    values = [row.get(column.name) for row in rows]
-    known = [v for v in values if v is not None]
-    if len({str(v) for v in known}) < 2:
-        return None
-    label = text.esc(column.label)
-    if column.kind == "text":
-        names = sorted({str(v) for v in known})
-        return {"label": label, "values": [names.index(str(v)) if v is not None else None
-                                           for v in values],
-                "tickvals": list(range(len(names))), "ticktext": [text.esc(n) for n in names],
-                "range": [-0.3, len(names) - 0.7]}  # fmt: skip
-    if column.name == "lr":
-        ticks = sorted({v for v in known if v > 0})
-        return {"label": label, "values": [math.log10(v) if v else None for v in values],
-                "tickvals": [math.log10(v) for v in ticks],
-                "ticktext": [f"{v:g}" for v in ticks]}  # fmt: skip
-    return {
-        "label": label,
-        "values": values,
-        "tickformat": ".1%" if column.kind == "percent" else ".4~g",
-    }

@@ -65,7 +65,7 @@ def gaps(
         above = [s.ece is not None and s.null_q95 is not None and s.ece > s.null_q95 for s in shown]
         figure.add_trace(
             go.Scatter(
-                x=[s.gap for s in shown],
+                x=[100 * s.gap for s in shown],
                 y=[place[s.key] + shift for s in shown],
                 mode="markers",
                 name=text.esc(run.label),
@@ -76,8 +76,8 @@ def gaps(
                     "line": {"width": 1.5, "color": own.colour},
                 },
                 error_x=interval_bars(
-                    [s.gap_interval[1] - s.gap if s.gap_interval else 0 for s in shown],
-                    [s.gap - s.gap_interval[0] if s.gap_interval else 0 for s in shown],
+                    [100 * (s.gap_interval[1] - s.gap) if s.gap_interval else 0 for s in shown],
+                    [100 * (s.gap - s.gap_interval[0]) if s.gap_interval else 0 for s in shown],
                     own.colour,
                 ),
                 customdata=[
@@ -88,7 +88,7 @@ def gaps(
                      run.id, s.key]
                     for s in shown
                 ],
-                hovertemplate="%{customdata[0]}: gap %{x:+.1%}<br>accuracy %{customdata[2]}, "
+                hovertemplate="%{customdata[0]}: gap %{x:+.1f} pp<br>accuracy %{customdata[2]}, "
                 "confidence %{customdata[3]}<br>%{customdata[4]}<br>n = %{customdata[1]}<extra>"
                 + text.esc(run.label)
                 + "</extra>",
@@ -104,7 +104,7 @@ def gaps(
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.25, "dash": "dash"})
     figure.update_layout(
         meta={"alt": f"{title}, {len(names)} slices. {'; '.join(said)}."},
-        xaxis=axis(name="Confidence minus accuracy", tickformat="+.0%"),
+        xaxis=axis(name="Confidence minus accuracy, points"),
         yaxis=names_axis([name.replace("_", " ") for _, name in names], size=12),
         showlegend=False,
     )

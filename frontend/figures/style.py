@@ -292,6 +292,24 @@ def axis(**changes: Any) -> dict[str, Any]:
     return {**look, **changes}
 
 
+#: Of shares that are all the same, so much of the axis is shown around them.
+_AROUND = 0.05
+#: How far it then goes on behind 0 and 100 %: a line there is whole, and no tick is beyond.
+_RIM = 0.002
+
+
+def shares_axis(values: Iterable[float], **changes: Any) -> dict[str, Any]:
+    """An axis of shares in percent; where all are the same, of a few points around them.
+
+    Plotly takes an axis from -50 to 150 % for one value alone.
+    """
+    least, most = min(found := list(values), default=0.0), max(found, default=0.0)
+    changes.setdefault("tickformat", ".1%" if most - least < 0.1 else ".0%")
+    if found and most - least < 1e-9:
+        changes["range"] = [max(-_RIM, least - _AROUND), min(1 + _RIM, most + _AROUND)]
+    return axis(**changes)
+
+
 def names_axis(names: Sequence[str], size: int = 13) -> dict[str, Any]:
     """A y axis with a row for each name, the first on top; `size` is of the letters."""
     return axis(

@@ -163,7 +163,9 @@ def _runs(sweep: SweepDetail) -> None:
     if len(every.rows) > 1:
         st.header("Every run at once", anchor=False)
         page.chart(
-            figures.curves.parallel(every, colour="arm", title=""),
+            figures.parallel.figure(
+                every, colour="arm", order=[arm.label for arm in sweep.arms], title=""
+            ),
             every,
             name="sweep-parallel",
             wide=True,

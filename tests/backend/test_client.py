@@ -182,6 +182,20 @@ def test_client__no_service_says_how_to_start_one(home: Path) -> None:
         client.health()
 
 
+def test_client__a_service_that_does_not_answer_in_time_is_not_told_as_none(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # takes connections and says nothing
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(url, "a.b", timeout_s=0.25) as client:
+            with pytest.raises(ServiceUnavailableError) as read:
+                client.runs()
+            with pytest.raises(ServiceUnavailableError) as sent:
+                client.submit(spec_of())
+    for caught in (read, sent):
+        assert f"{url} has not answered within 0.25 s; it may be busy" in caught.value.message
+        assert "calift up" not in caught.value.hint
+        assert "Try again" in caught.value.hint
+
+
 @pytest.fixture
 def stranger() -> Iterator[str]:
     """Something that answers and is not calift."""

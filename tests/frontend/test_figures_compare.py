@@ -12,7 +12,8 @@ from frontend.figures.style import Run
 
 def test_paired__open_marks_are_those_that_could_be_noise(comparison: Comparison) -> None:
     marks = figures.compare.differences(comparison).data[0]
-    assert list(marks.x) == [0.005, 0.05]
+    assert list(marks.x) == pytest.approx([0.5, 5])
+    assert "pp" in marks.hovertemplate
     assert [symbol.endswith("-open") for symbol in marks.marker.symbol] == [True, False]
     assert len(figures.compare.differences(comparison, roles=("id",)).data[0].x) == 1
 

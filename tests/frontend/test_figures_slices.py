@@ -20,9 +20,12 @@ def test_slices__marks_are_filled_only_above_the_floor(pages: list[tuple[Run, Sl
         found = dict(zip(places, zip(trace.x, trace.marker.symbol, strict=True), strict=True))
         for s in page.items:
             x, symbol = found[names.index(s.title)]
-            assert x == s.gap
+            assert x == 100 * s.gap
             above = s.ece is not None and s.null_q95 is not None and s.ece > s.null_q95
             assert symbol.endswith("-open") != above
+        assert "pp" in trace.hovertemplate
+    axis = figure.layout.xaxis
+    assert (axis.title.text, axis.tickformat) == ("Confidence minus accuracy, points", None)
     assert any(s.too_small for s in pages[0][1].items)
     assert set(figure.data[0].marker.size) == {6, 10}
     alt = figures.style.alt_text(figure)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given
@@ -13,7 +11,6 @@ from calift_core.analysis.foreign_curves import metrics_of
 from calift_core.schema.wire.runs import Metrics
 from frontend.figures import curves
 from frontend.figures.style import Run
-from frontend.tables import Column, Table
 from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, page, three, words
 
@@ -77,20 +74,6 @@ def test_overlay__of_shifts_says_that_nothing_is_chosen_on_it() -> None:
     figure = curves.overlay([(A, LOSS)], "shift/art/ece")
     assert "nothing is chosen on it" in figure.layout.title.text
     assert "nothing is chosen on it" in figure.layout.meta["alt"]
-
-
-def test_parallel__leaves_out_axes_that_tell_nothing_apart() -> None:
-    rows = [
-        {"arm": "flyp", "lr": 1e-4, "seed": "0", "id_accuracy": 0.8},
-        {"arm": "carot", "lr": 1e-3, "seed": "0", "id_accuracy": 0.9},
-    ]
-    columns = [Column("arm", "Contender"), Column("lr", "Rate", "number"), Column("seed", "Seed"),
-               Column("id_accuracy", "ID accuracy", "percent")]  # fmt: skip
-    trace = curves.parallel(Table(columns, rows), colour="arm").data[0]
-    assert [d.label for d in trace.dimensions] == ["Contender", "Rate", "ID accuracy"]
-    assert list(trace.dimensions[1]["values"]) == [math.log10(1e-4), -3]
-    assert list(trace.dimensions[1].ticktext) == ["0.0001", "0.001"]
-    assert not curves.parallel(Table(columns, rows[:1]), colour="arm").data
 
 
 def test_page__overlays_the_chosen_runs(dashboard: Service) -> None:

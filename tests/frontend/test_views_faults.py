@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def test_unreachable__every_page_says_where_it_looked(nowhere: None, name: str) 
     app = page(name)
     assert "127" in app.error[0].value
     assert "calift up" in app.error[0].value
+
+
+def test_unreachable__a_service_that_is_busy_is_not_to_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calift_core.client import Client
+
+    monkeypatch.setattr("frontend.api._client", lambda url, token: Client(url, token, 0.25))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pointed_at(monkeypatch, url, tmp_path):
+            said = page("runs").error[0].value.replace("\\", "")
+    assert "has not answered within 0.25 s" in said
+    assert "calift up" not in said
 
 
 def test_unreachable__the_last_good_answer_stays_with_a_word(

@@ -55,8 +55,11 @@ def draw(run: RunDetail) -> None:
     )
     _curve(metrics, sorted(losses, key=lambda n: n != "loss"), "Loss and its terms", "loss", log_y)
     rest: list[tuple[str, list[str]]] = []
-    if checks:
-        rest.append(("Validation", checks))
+    # Shares have an axis of their own, in percent.
+    shares = [n for n in checks if figures.curves.is_share(n)]
+    others = [n for n in checks if n not in shares]
+    rest += [(title, some) for title, some in
+             (("Validation", shares), ("Validation: other measures", others)) if some]  # fmt: skip
     rest += [(name.replace("_", " ").capitalize(), [name]) for name in aside]
     if watched:
         st.page_link(
