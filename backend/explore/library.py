@@ -215,7 +215,8 @@ class StoreLibrary:
         if not found or is_perturbed(found[0].metadata):
             raise NotFoundError(
                 f"run {run_id} stores no predictions of an ID calibration split.",
-                hint="Fit on an evaluation with fit_on and oracle=true, or add a calibration part "
-                "to the suite.",
+                hint="Calibrators and thresholds are fitted on it: give the suite a calibration "
+                "part, or import one (`calift import-predictions FILE --role calibration --run "
+                f"{run_id}`). Fitted on an evaluation (fit_on, oracle=true) it is a bound alone.",
             )
         return found

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
 from calift_core.schema.wire.answers import BoundMonitor, Correlation, RunPoint
 from frontend import text
-from frontend.figures.style import PALETTE, SYMBOLS, axis, blank, legend_below, nothing
+from frontend.figures.style import PALETTE, SHARE, SYMBOLS, axis, blank, legend_below, nothing
 from frontend.tables import Column, Table
 
 TERMS = {
@@ -82,15 +83,21 @@ def scatter(points: Sequence[RunPoint], *, term: str, error: str) -> go.Figure:
     figure.update_layout(
         xaxis=axis(
             name=TERMS[term],
-            type="log" if logarithmic else "linear",
-            tickformat=".0%" if term in _FRACTIONS else None,
-            dtick=1 if logarithmic else None,
-            exponentformat="power",
+            **(_decades([getattr(p, term) for p in shown]) if logarithmic else {}),
+            **({"tickformat": SHARE} if term in _FRACTIONS else {}),
         ),
-        yaxis=axis(name=ERRORS[error], tickformat=".0%"),
+        yaxis=axis(name=ERRORS[error], tickformat=SHARE),
     )
     legend_below(figure, math.ceil(len(methods) / 5))
     return figure
+
+
+def _decades(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis: ticks at powers of ten, over a short span at 1, 2 and 5 times them."""
+    positive = [v for v in values if v > 0]
+    if not positive or max(positive) / min(positive) < 100:
+        return {"type": "log", "dtick": "D2", "tickformat": ".1~e"}
+    return {"type": "log", "dtick": 1, "exponentformat": "power"}
 
 
 def points_table(points: Sequence[RunPoint]) -> Table:

@@ -12,6 +12,7 @@ from calift_core.schema.wire.results import Comparison, PairedDifference
 from frontend import text
 from frontend.figures.style import (
     MUTED,
+    SHARE,
     Run,
     RunStyle,
     axis,
@@ -209,8 +210,8 @@ def scatter(
         )  # fmt: skip
     figure.update_layout(
         meta={"alt": f"{title}. {'; '.join(said)}."},
-        xaxis=axis(name="Accuracy", tickformat=".0%"),
-        yaxis=axis(name="ECE", tickformat=".0%", rangemode="tozero"),
+        xaxis=axis(name="Accuracy", tickformat=SHARE),
+        yaxis=axis(name="ECE", tickformat=SHARE, rangemode="tozero"),
     )
     legend_below(figure, math.ceil(len(points) / 3))
     return figure

@@ -11,6 +11,7 @@ from calift_core.schema.wire.answers import Decision, KeptSet
 from frontend import text
 from frontend.figures.style import (
     MUTED,
+    SHARE,
     Run,
     RunStyle,
     axis,
@@ -99,7 +100,12 @@ def risks(
     figure.add_vline(x=risk, line={"color": MUTED, "width": 1.25, "dash": "dash"})
     figure.update_layout(
         meta={"alt": f"{title}, by data set. {'; '.join(said)}."},
-        xaxis=axis(name="Error rate of what is kept", tickformat=".0%", rangemode="tozero"),
+        # Not `tozero`, which cuts a mark without errors in half.
+        xaxis=axis(
+            name="Error rate of what is kept",
+            tickformat=SHARE,
+            autorangeoptions={"include": 0, "clipmin": -0.03, "clipmax": 1.03},
+        ),
         yaxis=names_axis([name for _, name in sets]),
         showlegend=False,
     )
@@ -173,8 +179,8 @@ def curves(
             )  # fmt: skip
     figure.add_hline(y=risk, line={"color": MUTED, "width": 1.25, "dash": "dash"})
     figure.update_layout(
-        xaxis=axis(name="Coverage: share that is kept", tickformat=".0%", range=[0, 1.02]),
-        yaxis=axis(name="Risk: errors among it", tickformat=".0%", range=[0, most]),
+        xaxis=axis(name="Coverage: share that is kept", tickformat=SHARE, range=[0, 1.02]),
+        yaxis=axis(name="Risk: errors among it", tickformat=SHARE, range=[0, most]),
     )
     legend_below(figure, math.ceil(len(found) / 2))
     return figure

@@ -13,6 +13,7 @@ from frontend import text
 from frontend.figures.style import (
     BAR,
     RULE,
+    SHARE,
     Run,
     RunStyle,
     axis,
@@ -106,7 +107,7 @@ def figure(
     figure.update_layout(
         barmode="overlay",
         meta={"alt": f"{title}, {len(names)} estimators. {'; '.join(said)}."},
-        xaxis=axis(name="Calibration error", tickformat=".0%"),
+        xaxis=axis(name="Calibration error", tickformat=SHARE),
         yaxis=names_axis([name for _, name in names], size=12),
     )
     legend_below(figure, math.ceil((len(sets) + 1) / 2))

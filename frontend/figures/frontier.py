@@ -13,6 +13,7 @@ from calift_core.schema.wire.results import Frontier
 from frontend import text
 from frontend.figures.style import (
     MUTED,
+    SHARE,
     Run,
     RunStyle,
     axis,
@@ -154,10 +155,10 @@ def figure(
             figure.add_trace(_floors(run, floors, own, extra))
     figure.update_layout(
         meta={"alt": _alt(heading, marks, across, up)},
-        xaxis=axis(name=across.title, tickformat=".0%"),
+        xaxis=axis(name=across.title, tickformat=SHARE),
         yaxis=axis(
             name=up.title,
-            tickformat=".0%",
+            tickformat=SHARE,
             **({"rangemode": "tozero"} if up.better == "low" else {}),
         ),
     )

@@ -261,8 +261,10 @@ def legend_below(figure: go.Figure, rows: int) -> None:
     )
 
 
+#: Of the ticks of shares: as many digits as tell one from the next, so 65.5 % beside 66 %.
+SHARE = "~%"
 #: Formats of shares, which lie between 0 and 1; differences have a sign in theirs.
-_SHARES = (".0%", ".1%")
+_SHARES = (SHARE, ".0%", ".1%")
 #: How far an axis of shares may go on behind them, so that a mark at its end is whole.
 _BEYOND = 0.03
 
@@ -356,7 +358,7 @@ def values_axis(metric: str, **changes: Any) -> dict[str, Any]:
     """An axis of values of one of `text.METRICS`."""
     look = text.METRICS[metric]
     if look.fraction:
-        changes.setdefault("tickformat", ".0%")
+        changes.setdefault("tickformat", SHARE)
     return axis(name=look.title, **changes)
 
 
@@ -401,7 +403,7 @@ def heatmap(
         colorbar={
             "thickness": 8,
             "outlinewidth": 0,
-            "tickformat": ".0%" if fraction else None,
+            "tickformat": SHARE if fraction else None,
             "tickfont": {"size": 11, "color": MUTED},
             "len": 1.0,
             "nticks": 4,

@@ -47,7 +47,7 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
             found = api.decision(run.id, chosen[run.id].revision, risk, level)
         except CaliftError as error:
             st.warning(
-                f"**{text.md(run.label)}**: {text.md_prose(error.message)}",
+                f"**{text.md(run.label)}**: {text.md_prose(str(error))}",
                 icon=":material/warning:",
             )
             continue

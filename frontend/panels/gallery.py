@@ -313,7 +313,7 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
             st.button(
                 "Look for likely label errors"
                 if doubtful is None
-                else f"{text.count(doubtful.n)} likely label errors in all",
+                else f"{text.count(doubtful.n)} likely label error{'s' * (doubtful.n != 1)} in all",
                 type="tertiary",
                 key="gallery-doubtful",
                 help="" if doubtful is None else _doubt_words(doubtful),

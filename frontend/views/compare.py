@@ -150,6 +150,8 @@ def _settings(comparison: Comparison) -> None:
             figures.compare.parameters_table(comparison),
             caption="Settings that differ between the runs",
         )
+    elif all(c.run.method == "imported" for c in comparison.runs):
+        st.caption("Predictions were imported: how they were made is not known here.")
     else:
         st.caption("The runs have the same settings.")
 

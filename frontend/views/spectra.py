@@ -30,7 +30,9 @@ def main() -> None:
     if not any(spectra for _, spectra in series):
         page.empty(
             "No spectrum is stored",
-            "The chosen runs measured none. It is measured at the end of a run, and during "
+            "It needs the model's features; predictions were imported."
+            if all(run.method == "imported" for run in chosen.values())
+            else "The chosen runs measured none. It is measured at the end of a run, and during "
             "training with 'Spectrum every (epochs)'.",
         )
         return

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import math
 
-from calift_core.schema.wire.answers import Correlation
-from frontend.figures.bound import ERRORS, RANKED, sentence
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calift_core.schema.wire.answers import Correlation, RunPoint
+from frontend.figures.bound import ERRORS, RANKED, scatter, sentence
+from frontend.figures.style import SHARE
 
 
 @pytest.mark.parametrize(
@@ -34,3 +39,29 @@ def test_sentence__knows_every_term_and_error() -> None:
 
     assert set(RANKED) == set(RANKED_THERE)
     assert set(ERRORS) == set(MEASURED)
+
+
+def _run(sigma_min: float) -> RunPoint:
+    return RunPoint(
+        run_id="a", name="a", method="carot", variant="carot", model="m", seed=0, n_features=8,
+        sigma_min=sigma_min, effective_rank=4.0, covariance_term=1 / sigma_min,
+        rhs=0.1 + 1 / sigma_min, id_ece=0.1, id_error=0.2, ood_error=0.3, ood_ece=0.15,
+        ood_ece_floor=None,
+    )  # fmt: skip
+
+
+@given(
+    st.floats(1e-6, 1, exclude_min=True),
+    st.floats(1, 1e4),
+    st.sampled_from(["sigma_min", "covariance_term"]),
+)
+def test_scatter__marks_lie_between_ticks(sigma: float, spread: float, term: str) -> None:
+    """Powers of ten alone leave an axis of less than two of them with one tick, or none."""
+    axis = scatter([_run(sigma), _run(sigma * spread)], term=term, error="ood_ece").layout.xaxis
+    assert axis.type == "log"
+    assert axis.dtick == "D2" or math.log10(spread) > 1.99
+
+
+def test_scatter__shares_have_ticks_as_fine_as_their_distance() -> None:
+    layout = scatter([_run(1e-4)], term="id_ece", error="ood_ece").layout
+    assert layout.xaxis.tickformat == layout.yaxis.tickformat == SHARE

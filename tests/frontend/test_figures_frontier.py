@@ -86,3 +86,11 @@ def test_frontier__runs_without_a_number_are_left_out() -> None:
     empty = figures.frontier.figure(runs[1:], {})
     assert not empty.data
     assert "no run here has both numbers" in figures.style.alt_text(empty)
+
+
+def test_frontier__ticks_of_shares_are_as_fine_as_their_distance() -> None:
+    """Whole percents would name 65.5 % and 66 % alike where runs are near each other."""
+    layout = figures.frontier.figure([(Run("a", "tuned"), TUNED)], {}).layout
+    for axis in (layout.xaxis, layout.yaxis):
+        assert axis.tickformat == figures.style.SHARE
+        assert "." not in axis.tickformat, "no fixed number of digits"

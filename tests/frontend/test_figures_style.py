@@ -176,6 +176,7 @@ def test_marks__are_called_by_the_words_of_their_hover(evaluations: list[Evaluat
 
 def test_axis__of_shares_ends_at_none_and_all_and_one_of_differences_does_not() -> None:
     for shares in (
+        figures.style.axis(tickformat=figures.style.SHARE),
         figures.style.axis(tickformat=".0%"),
         figures.style.values_axis("accuracy"),
         figures.style.values_axis("ece", rangemode="tozero"),

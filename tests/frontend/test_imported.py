@@ -86,6 +86,29 @@ def test_compare__pairs_imported_runs_by_their_samples(dashboard: Service) -> No
     assert any("difference to first" in alt for alt in charts_of(app))
 
 
+def test_compare__how_imported_predictions_were_made_is_not_known(dashboard: Service) -> None:
+    said = words(page("compare", ids=f"{dashboard.ids['first']},{dashboard.ids['second']}"))
+    assert "how they were made is not known" in said
+    assert "same settings" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "missing"),
+    [
+        ("calibration", {"view": "calibrators"}, "--role calibration"),
+        ("decide", {}, "--role calibration"),
+        ("spectra", {}, "predictions were imported"),
+        ("calibration", {"view": "prompts"}, "imported predictions have none"),
+    ],
+)
+def test_pages__what_was_not_imported_is_said_and_is_no_fault(
+    dashboard: Service, name: str, query: dict[str, str], missing: str
+) -> None:
+    app = page(name, run=dashboard.ids["first"], **query)
+    assert not app.error
+    assert missing in words(app)
+
+
 @pytest.mark.parametrize("name", ["clone", "input"])
 def test_new__an_imported_run_cannot_be_run_again(dashboard: Service, name: str) -> None:
     app = page("new", **{name: dashboard.ids["first"]})

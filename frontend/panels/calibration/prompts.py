@@ -26,7 +26,9 @@ def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
         if effects.items:
             sets.append((Run(run_id, labels[run_id]), effects))
         else:
-            st.info(text.md_prose(f"{labels[run_id]}: {effects.why}"), icon=":material/info:")
+            st.info(
+                text.md_prose(effects.why or f"{labels[run_id]} has none."), icon=":material/info:"
+            )
     if not sets:
         return
     names = list(dict.fromkeys(e.name for _, effects in sets for e in effects.items[1:]))

@@ -42,7 +42,8 @@ def button(run: RunDetail) -> None:
         initial = _initial(run) if kind in TWO_TOWERS else None
         st.caption(
             "Fitted on the run's ID calibration images. The folder holds the model as open_clip "
-            "reads it, head, calibrator, thresholds and a model card; making it takes seconds."
+            "reads it, head, calibrator, thresholds and a model card; making it takes up to a "
+            "minute."
         )
         _offer(run.id, kind, initial)
         st.caption("Unpacked, it answers over HTTP:")
