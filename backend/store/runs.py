@@ -30,6 +30,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy import cast as cast_to
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.line import queue_of
@@ -287,11 +288,7 @@ class Runs:
         Raises:
             NotFoundError: no such run.
         """
-        with reading(self._engine) as connection:
-            row = connection.execute(select(Run.spec).where(Run.id == run_id)).first()
-        if row is None:
-            raise NotFoundError(f"there is no run {run_id!r}.")
-        return cast("dict[str, Any]", row.spec)
+        return cast("dict[str, Any]", self._field(run_id, Run.spec))
 
     def submitter(self, run_id: str) -> str | None:
         """Who submitted the run; None: it was made before that was stored.
@@ -299,11 +296,14 @@ class Runs:
         Raises:
             NotFoundError: no such run.
         """
+        return cast("str | None", self._field(run_id, Run.submitted_by))
+
+    def _field(self, run_id: str, field: InstrumentedAttribute[Any]) -> Any:
         with reading(self._engine) as connection:
-            row = connection.execute(select(Run.submitted_by).where(Run.id == run_id)).first()
+            row = connection.execute(select(field).where(Run.id == run_id)).first()
         if row is None:
             raise NotFoundError(f"there is no run {run_id!r}.")
-        return cast("str | None", row.submitted_by)
+        return row[0]
 
     def summaries(self, run_ids: Sequence[str]) -> list[RunSummary]:
         """Rows of the run list, in the order asked for.
