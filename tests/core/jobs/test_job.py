@@ -249,8 +249,10 @@ def test_run__records_tell_the_story_in_order_and_are_on_disk(finished: Any) -> 
         RECORD.validate_json(x) for x in (folder / "records.jsonl").read_bytes().splitlines()
     ]
     assert on_disk == records
-    phases = [r.phase for r in records if r.kind == "phase"]
-    assert phases == ["loading", "training", "evaluating", "saving"]
+    phases = [r for r in records if r.kind == "phase"]
+    told = ["loading", "training", "evaluating", "evaluating", "saving"]
+    assert [r.phase for r in phases] == told
+    assert "training images" in phases[3].detail  # their features are the last that is made
     assert records[-1].kind == "done"
     assert records[-1].summary == report_in(folder).summary
     assert len(steps_of(folder)) == len({(s, i) for i, s in enumerate(steps_of(folder))})
