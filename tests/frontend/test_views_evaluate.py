@@ -159,9 +159,10 @@ def test_try__two_runs_say_what_they_see_and_a_page_that_is_no_picture_says_so(
     assert not app.exception, [e.value for e in app.exception]
     said = words(app)
     assert said.count("The picture as") == 2
+    assert "Training images that it resembles" in said
     assert "Evaluated images that it resembles" in said
     shown = components_of(app, "gallery")
-    assert [len(one["items"]) for one in shown] == [6, 6]
+    assert [len(one["items"]) for one in shown] == [6, 6, 6, 6]  # both kinds, of both runs
     app.file_uploader[0].set_value(("a.png", b"no picture", "image/png"))
     app.run(timeout=400)
     assert "is not an image that can be read" in words(app)
