@@ -154,10 +154,10 @@ class StoreLibrary:
             NotFoundError: no such run, it kept no features of training images, or none of this one.
             PredictionsError, StorageError: its file is damaged.
         """
-        self._store.runs.spec(run)  # is there one?
         try:
             stored = self._store.files.get(run, f"checkpoint/{TRAINING_IMAGES}")
         except NotFoundError:
+            self._store.runs.spec(run)  # says so where there is no such run
             raise NotFoundError(
                 f"run {run} kept no features of training images.",
                 hint="Runs do since train.keep_features is there, where it is not 0.",
