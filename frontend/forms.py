@@ -248,6 +248,17 @@ def from_widget(field: Field, held: Any) -> Any:
     return held
 
 
+def untouched(field: Field, value: Any) -> Any:
+    """The JSON value of the field's widget when nobody has touched it.
+
+    A value that the widget cannot hold stays as it is.
+    """
+    try:
+        return from_widget(field, to_widget(field, value))
+    except SpecError:
+        return value
+
+
 def _lines(held: str | None) -> list[str]:
     return [line.strip() for line in (held or "").splitlines() if line.strip()]
 

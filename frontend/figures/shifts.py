@@ -270,6 +270,11 @@ def by_run(
     return figure
 
 
+def columns(figure: go.Figure) -> int:
+    """Columns of a heat-map of `by_run`, 0 where it has none."""
+    return len(figure.data[0].x) if figure.data else 0
+
+
 def _cell(row: ShiftPoint | None, metric: str) -> str:
     if row is None:
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -122,6 +123,9 @@ def over_steps(
     styles = styles or run_styles(run.id for run, _ in spectra)
     figure = blank(title=heading, alt="", height=300)
     said = []
+    values = [
+        v for _, series in spectra for s in series if (v := getattr(s, quantity)) is not None
+    ]
     for run, series in spectra:
         own = styles[run.id]
         # The final spectrum is of other images (test, not validation): a mark of its own, no line.
@@ -169,12 +173,20 @@ def over_steps(
     figure.update_layout(
         meta={"alt": f"{heading}. {'; '.join(said)}. Rings are the finished models."},
         xaxis=axis(name="Step", rangemode="tozero"),
-        yaxis=axis(name=names[quantity], exponentformat="power"),
+        yaxis=axis(name=names[quantity], exponentformat="power", **_scale(values)),
         showlegend=False,
     )
     if len(said) > 1:
         legend_below(figure, math.ceil(len(said) / 2))
     return figure
+
+
+def _scale(values: Sequence[float]) -> dict[str, Any]:
+    """Logarithmic where a straight axis would press most of the values together."""
+    low, high = min(values), max(values)
+    if low <= 0 or high / low < 8:
+        return {}
+    return {"type": "log", "dtick": 1 if high / low > 1000 else "D2"}
 
 
 def singular_values_table(spectra: Sequence[tuple[Run, Spectrum]]) -> Table:

@@ -11,6 +11,8 @@ from frontend.panels import gallery
 
 #: Links that have room in a line or two; a browser makes each of them anew.
 _LINKS = 16
+#: Columns that a narrow screen has room for.
+_BESIDE = 6
 SHOWN = ("accuracy", "ece", "nll", "brier", "smooth_ece", "mean_confidence", "aurc")
 
 
@@ -39,11 +41,12 @@ def main() -> None:
         st.session_state["cell-below"] = below
         gallery.open_samples(gallery.Chosen(by_name[run_id, dataset].id))
 
+    squares = figures.shifts.by_run(found, metric=metric)
     page.chart(
-        figures.shifts.by_run(found, metric=metric),
+        squares,
         figures.shifts.table(found, metric),
         name=f"shift-heatmap-{metric}",
-        wide=True,
+        wide=figures.shifts.columns(squares) > _BESIDE,
         select=lambda cell: open_cell(*cell),
         by_name=False,
     )

@@ -33,6 +33,13 @@ def submit_of(app: AppTest) -> Any:
     return next(b for b in app.button if b.label == "Submit")
 
 
+def unfold(app: AppTest, *names: str, mark: str = "quick") -> None:
+    """Open folded parts of the form of a new run."""
+    for name in names:
+        app.session_state[f"new-{mark}-{name}-open"] = True
+    app.run()
+
+
 def words(app: AppTest) -> str:
     """All that the page says."""
     kinds = ("html", "markdown", "caption", "error", "warning", "info", "header", "code")

@@ -28,3 +28,13 @@ def test_sigma_over_steps__undefined_is_said_and_not_plotted() -> None:
     drawn = figures.spectra.over_steps([(Run("a", "one"), path)])
     assert list(drawn.data[0].x) == [1, 2]
     assert list(drawn.data[1].y) == [0.3]
+
+
+def test_sigma_over_steps__values_far_apart_stand_on_a_logarithmic_axis() -> None:
+    near = [spectrum_of([2.0, s / 10], step=s) for s in (1, 2)]
+    far = [spectrum_of([2.0, s / 1000], step=s) for s in (1, 2)]
+    one, other = Run("a", "one"), Run("b", "other")
+    assert figures.spectra.over_steps([(one, near)]).layout.yaxis.type != "log"
+    assert figures.spectra.over_steps([(one, near), (other, far)]).layout.yaxis.type == "log"
+    zero = [spectrum_of([2.0, 0.0], sigma_min=0.0, step=1)]
+    assert figures.spectra.over_steps([(one, near), (other, zero)]).layout.yaxis.type != "log"

@@ -128,6 +128,13 @@ def field_at(*path: str) -> Field:
     return next(field for field in every if field.path == path)
 
 
+def test_untouched__a_value_that_no_widget_can_hold_stays_as_it_is() -> None:
+    (field,) = (f for f in forms.fields_of(RunSpec.model_json_schema())
+                if f.path == ("suite", "class_names"))  # fmt: skip
+    assert forms.untouched(field, {"cat": " "}) == {"cat": " "}
+    assert forms.untouched(field, {"cat": " tabby "}) == {"cat": "tabby"}
+
+
 def test_lines__a_name_and_a_list_are_told_apart() -> None:
     templates = field_at("suite", "templates")
     assert forms.from_widget(templates, "openai_imagenet\n") == "openai_imagenet"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+import yaml
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
@@ -15,7 +16,7 @@ from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.wire.operations import TokenMake
 from tests.core.conftest import write_classes
 from tests.frontend.conftest import Service, pointed_at, service
-from tests.frontend.driving import page, submit_of, words
+from tests.frontend.driving import page, submit_of, unfold, words
 
 
 @pytest.mark.parametrize("kind", [kind for kind, spec in METHOD_SPECS.items() if spec.offered])
@@ -137,13 +138,44 @@ def test_new__says_what_is_evaluated_and_what_is_chosen_on(dashboard: Service) -
     assert submit_of(app).disabled  # nobody downloads it
 
 
+def spec_of(app: AppTest) -> str:
+    """The run as the form says it, YAML."""
+    return next(c.value for c in app.get("code") if "method:" in c.value)
+
+
 def test_new__a_fault_is_named_by_its_field_and_cannot_be_submitted(dashboard: Service) -> None:
     app = page("new")
+    unfold(app, "training", "more")
     app.number_input(key="new-quick-train.batch_size").set_value(256).run()
     app.number_input(key="new-quick-train.accumulation_steps").set_value(3).run()
     assert "must be a multiple of accumulation" in re.sub(r"\\", "", app.error[0].value)
     submit = submit_of(app)
     assert submit.disabled
+
+
+FOLDED = ("training", "more", "model", "splits", "rest")
+
+
+def test_new__what_is_folded_holds_what_it_would_show(dashboard: Service) -> None:
+    for params in ({}, {"preset": "blank"}, {"clone": dashboard.ids["CaRot"]},
+                   {"clone": dashboard.ids["WiSE-FT"]}):  # fmt: skip
+        app = page("new", **params)
+        said, mark = spec_of(app), f"clone-{params['clone']}" if "clone" in params else ""
+        before = len(app.number_input)
+        unfold(app, *FOLDED, yaml.safe_load(said)["method"]["kind"],
+               mark=mark or params.get("preset", "quick"))  # fmt: skip
+        assert len(app.number_input) > before + 10
+        assert spec_of(app) == said
+
+
+def test_new__a_part_that_was_opened_once_keeps_what_was_written_in_it(dashboard: Service) -> None:
+    app = page("new")
+    assert "new-quick-train.seed" not in {box.key for box in app.number_input}
+    unfold(app, "training")
+    app.number_input(key="new-quick-train.seed").set_value(7).run()
+    app.session_state["new-quick-training-open"] = False
+    app.run()
+    assert "seed: 7" in spec_of(app)
 
 
 def test_new__a_clone_begins_with_the_runs_settings(dashboard: Service) -> None:

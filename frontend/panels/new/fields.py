@@ -69,6 +69,7 @@ class Form:
         hints: Mapping[Path, str] | None = None,
         choices: Mapping[Path, dict[str, str]] | None = None,
         steps: Mapping[Path, float] | None = None,
+        drawn: bool = True,
     ) -> None:
         """Draw fields side by side; wide ones take a line of their own.
 
@@ -80,8 +81,15 @@ class Form:
             hints: what stands in empty fields, by path.
             choices: known values and what they are, by path.
             steps: of the buttons of numbers, by path.
+            drawn: false: they hold what they would begin with.
         """
         begun = self.document if document is None else document
+        if not drawn:
+            self.values |= {
+                one.path: forms.untouched(one, forms.get(begun, one.path, one.default))
+                for one in fields
+            }
+            return
         row: list[Any] = []
         for one in fields:
             chosen = (choices or {}).get(one.path)
@@ -114,6 +122,19 @@ def key_of(mark: str, path: Path) -> str:
     return f"new-{mark}-{'.'.join(path)}"
 
 
+def _folded(form: Form, label: str, name: str, *, expanded: bool = False) -> tuple[Any, bool]:
+    """A part that is folded away, and whether its fields are drawn: from the first opening on.
+
+    Fields are most of what a browser has to make of this page, and most people open none of them.
+    """
+    key = f"new-{form.mark}-{name}-open"
+    place = st.expander(label, expanded=expanded, key=key, on_change="rerun")
+    once = f"{key}-once"
+    if place.open:
+        st.session_state[once] = True
+    return place, bool(st.session_state.get(once))
+
+
 def of_method(form: Form, *, expanded: bool = False) -> None:
     """The method's own options; a method that is not the document's begins with its defaults."""
     if not form.own:
@@ -121,10 +142,17 @@ def of_method(form: Form, *, expanded: bool = False) -> None:
     kind = form.method.kind
     kept = form.document if forms.get(form.document, ("method", "kind")) == kind else {}
     mark = f"{form.mark}-{kind}"
-    with st.expander(f"Options of {text.md(form.method.title)}", expanded=expanded):
-        offered = _finished_runs(form.own, kept, mark)
+    wants_runs = any(field.path[-1] in RUN_FIELDS for field in form.own)
+    place, drawn = _folded(
+        form,
+        f"Options of {text.md(form.method.title)}",
+        kind,
+        expanded=expanded or wants_runs,
+    )
+    with place:
+        offered = _finished_runs(form.own, kept, mark) if drawn else {}
         hints = dict.fromkeys(offered, "choose finished runs, or type an id")
-        form.draw(form.own, document=kept, mark=mark, choices=offered, hints=hints)
+        form.draw(form.own, document=kept, mark=mark, choices=offered, hints=hints, drawn=drawn)
 
 
 #: Fields of the suite, by path.
@@ -151,17 +179,20 @@ def of_data(form: Form, datasets: Sequence[DatasetInfo]) -> None:
 
 def of_splits(form: Form) -> None:
     """What else can be said of the data."""
-    with st.expander("Prompts, class names, splits and limits"):
+    place, drawn = _folded(form, "Prompts, class names, splits and limits", "splits")
+    with place:
         form.draw(
             [f for f in form.section("suite") if f.path not in _SHIFTED | {_OWN}],
             hints={("suite", "class_names"): "guitar: acoustic guitar"},
+            drawn=drawn,
         )
 
 
 def of_model(form: Form, models: Sequence[ModelInfo], *, expanded: bool = False) -> None:
     """Which model, and with which weights it begins."""
     here = {m.name for m in models if m.available}
-    with st.expander("Model", expanded=expanded):
+    place, drawn = _folded(form, "Model", "model", expanded=expanded)
+    with place:
         form.draw(
             form.section("model"),
             choices={
@@ -173,6 +204,7 @@ def of_model(form: Form, models: Sequence[ModelInfo], *, expanded: bool = False)
                 },
             },
             hints={("model", "pretrained"): "random weights"},
+            drawn=drawn,
         )  # fmt: skip
 
 
@@ -180,23 +212,26 @@ def of_training(form: Form, *, expanded: bool = False) -> None:
     """How it is trained; what few people set is folded away."""
     train = form.section("train")
     hints, steps = _train_hints(form.method)
-    with st.expander("Training", expanded=expanded):
+    place, drawn = _folded(form, "Training", "training", expanded=expanded)
+    with place:
         if not form.method.trains:
             st.caption("This method does not train; seed, device and precision still count.")
         first = [f for f in train if f.path[-1] in TRAIN_FIRST]
         first.sort(key=lambda f: TRAIN_FIRST.index(f.path[-1]))
-        form.draw(first, hints=hints, steps=steps)
-    with st.expander("More training settings"):
+        form.draw(first, hints=hints, steps=steps, drawn=drawn)
+    place, drawn = _folded(form, "More training settings", "more")
+    with place:
         rest = [f for f in train if f.path[-1] not in TRAIN_FIRST]
-        form.draw(rest, hints=hints, steps=steps)
-        form.draw(form.section("resources"))
+        form.draw(rest, hints=hints, steps=steps, drawn=drawn)
+        form.draw(form.section("resources"), drawn=drawn)
 
 
 def of_the_rest(form: Form) -> None:
     """Evaluation, tags and notes."""
-    with st.expander("Evaluation, tags and notes"):
-        form.draw(form.section("evaluation"))
-        form.draw([f for f in form.fields if f.path in (("tags",), ("notes",))])
+    place, drawn = _folded(form, "Evaluation, tags and notes", "rest")
+    with place:
+        form.draw(form.section("evaluation"), drawn=drawn)
+        form.draw([f for f in form.fields if f.path in (("tags",), ("notes",))], drawn=drawn)
 
 
 def name_box(document: dict[str, Any], kind: str, data: Any, mark: str) -> str:
