@@ -9,7 +9,10 @@ What is run and how it is judged is in `benchmarks/protocol.md`. A run lives in 
 A run with a record is not run again, wherever the record came from; the tables that need every
 image's prediction say which of the runs are elsewhere. Runs follow one another in one process, the
 rows that the verdict needs before the others. Killed, it goes on where it was. The suites whose
-shifts are styles must lie in `--out`/suites: `benchmarks/make_suites.py` draws them.
+shifts are styles must lie in `--out`/suites: `benchmarks/make_suites.py` draws them. Pre-training
+gives other bits on another kind of processor, and rows of two pre-trainings are not compared: runs
+from other weights than those of the records are refused, and go into records of their own
+(`--records benchmarks/records/again`).
 
 Long, because what is run, what is kept of it and in which order are read together.
 """
@@ -20,6 +23,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import sys
 import time
 from collections import defaultdict, deque
@@ -147,10 +151,14 @@ class Cell:
     inputs: tuple[Cell, ...] = field(default=(), compare=False)
 
     @property
+    def row(self) -> str:
+        """Its label, as in file names."""
+        return self.label.lower().replace(",", "").replace(" ", "-")
+
+    @property
     def name(self) -> str:
         """As in file names."""
-        words = self.label.lower().replace(",", "").replace(" ", "-")
-        return words if self.lr is None else f"{words}-{self.lr:g}-{self.seed}"
+        return self.row if self.lr is None else f"{self.row}-{self.lr:g}-{self.seed}"
 
     def folder(self, out: Path) -> Path:
         """Of the run."""
@@ -412,6 +420,37 @@ def work(cell: Cell, out: Path, records: Path) -> None:
     print(f"{cell.bench.name} {cell.name}: {time.monotonic() - began:.0f} s{cpu}", flush=True)
 
 
+def begin(bench: Bench, out: Path, records: Path) -> None:
+    """Have the suite's zero-shot run in `out`: every other is judged beside its predictions.
+
+    Raises:
+        SystemExit: it is another model than the one that the records begin with.
+    """
+    cell = Cell(bench, "zero-shot")
+    report, kept = cell.folder(out) / "report.json", cell.record(records)
+    if not kept.is_file():
+        work(cell, out, records)
+        return
+    if not report.is_file():
+        deque(run_in_folder(cell.spec(out), cell.folder(out)), maxlen=0)
+    here = json.loads(report.read_text())["model"]["start_sha256"]
+    if here != (there := json.loads(kept.read_text())["start_sha256"]):
+        raise SystemExit(
+            f"{bench.name}: the model in {out} is {here[:12]}, and the runs in {records} begin "
+            f"with {there[:12]}. Rows of two pre-trainings are not compared: give a folder of its "
+            "own with --records."
+        )
+
+
+def _have_weights(cell: Cell, out: Path) -> None:
+    """Make a run once more whose weights are elsewhere, or were let go."""
+    folder = cell.folder(out)
+    if not (folder / "checkpoint" / "model.safetensors").is_file():
+        if (folder / "report.json").is_file():
+            shutil.rmtree(folder)
+        deque(run_in_folder(cell.spec(out), folder), maxlen=0)
+
+
 def _let_go(cell: Cell, out: Path) -> None:
     """Remove weights that no row is made of any more; those of `OF` stay."""
     for run in (cell, *cell.inputs):
@@ -426,6 +465,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/study"))
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--suites", default=",".join(BENCHES))
+    parser.add_argument("--rows", help="of these alone, as in file names: zero-shot,flyp,ft")
     parser.add_argument("--plan", action="store_true", help="only say what would be run")
     parser.add_argument(
         "--anew", action="store_true", help="make the records of the runs in --out anew"
@@ -438,15 +478,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if (cell.folder(options.out) / "report.json").is_file():
                     work(cell, options.out, options.records)
         return
-    todo = [c for bench in benches for c in cells(bench) if not c.record(options.records).is_file()]
-    todo += [c for bench in benches for c in later(bench, options.records)
-             if not c.record(options.records).is_file()]  # fmt: skip
+    rows = options.rows and options.rows.split(",")
+
+    def is_due(cell: Cell) -> bool:
+        wanted = not rows or cell.row in rows
+        return wanted and not cell.record(options.records).is_file()
+
+    todo = [c for bench in benches for c in cells(bench) if is_due(c)]
+    todo += [c for bench in benches for c in later(bench, options.records) if is_due(c)]
     print(f"{len(todo)} runs, about {len(todo) * 75 / 3600:.1f} hours of one core.", flush=True)
     if options.plan:
         return
     for bench in benches:
+        begin(bench, options.out, options.records)
         for cell in in_order(bench, options.records):
-            if not cell.record(options.records).is_file():  # another process may have made it
+            if is_due(cell):  # another process may have made it
+                for run in cell.inputs:
+                    _have_weights(run, options.out)
                 work(cell, options.out, options.records)
 
 

@@ -5,8 +5,9 @@
 
 A table stands between two marks of the page, `<!-- NAME -->` and `<!-- /NAME -->`, and is made
 anew; what stands elsewhere is written by hand. Verdicts are those that `study_tables.py` keeps. A
-suite without a record is left out, a row without one has a dash. Everything at length is in the
-pages of the suites, by `study_tables.py`.
+suite without a record is left out, a row without one has a dash. What begins with a second
+pre-training of a suite's model is marked with ², beside zero-shot and FLYP of the same. Everything
+at length is in the pages of the suites, by `study_tables.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from study_tables import (
     costs,
     kept_lines,
     load,
+    load_again,
     mean,
     under_confidence,
 )
@@ -43,6 +45,8 @@ NAMES = {
 KINDS = ("raw", "temperature", "published", OURS)
 #: Worst first: a miss is not to be looked for.
 ORDER = ("worse", "unresolved", "better")
+#: Of a number that begins with a suite's second pre-training.
+SECOND = " ²"
 Suites = Mapping[str, Sequence[Record]]
 
 
@@ -94,19 +98,30 @@ def verdicts(suites: Suites, records: Path) -> list[str]:
     return table(["verdict", "suite", "ours", "rival", "ours less rival (NLL; L2², 1e-4)"], rows)
 
 
-def own(suites: Suites, said: Callable[[Sequence[Record]], str]) -> list[str]:
+def own(suites: Suites, again: Suites, said: Callable[[Sequence[Record]], str]) -> list[str]:
     """Every row at its own rate, a column for each suite."""
-    rates = {s: own_rates([r for r in some if r["row"] in (*TRAINED, *PATHS)])
-             for s, some in suites.items()}  # fmt: skip
+
+    def rates(of: Suites) -> Mapping[str, Mapping[str, float]]:
+        return {s: own_rates([r for r in some if r["row"] in (*TRAINED, *PATHS)])
+                for s, some in of.items()}  # fmt: skip
+
+    chosen, chosen_again = rates(suites), rates(again)
+
+    def words(row: str, records: Sequence[Record], rates: Mapping[str, float]) -> str:
+        at = rates.get(row, rates.get("FLYP") if row in MERGED else None)
+        some = [r for r in records if (r["row"], r["lr"]) == (row, at) and "numbers" in r]
+        return said(some) if some else ""
+
     rows = []
     for row in ("zero-shot", *TRAINED, *PATHS, *MERGED):
-        columns = []
-        for suite, records in suites.items():
-            at = rates[suite].get(row, rates[suite].get("FLYP") if row in MERGED else None)
-            some = [r for r in records if (r["row"], r["lr"]) == (row, at) and "numbers" in r]
-            columns.append(said(some) if some else "–")
-        if set(columns) != {"–"}:
-            rows.append([row, *columns])
+        first = {s: words(row, some, chosen[s]) for s, some in suites.items()}
+        second = {s: words(row, some, chosen_again[s]) + SECOND for s, some in again.items()}
+        second = {s: said for s, said in second.items() if said != SECOND}
+        beside = any(first[s] for s in second)
+        rows.append([row, *(first[s] or (not beside and second.get(s)) or "–" for s in suites)])
+        if beside:
+            rows.append([row + SECOND, *(second.get(s, "–") for s in suites)])
+    rows = [row for row in rows if set(row[1:]) != {"–"}]
     return table(["row", *(NAMES[s] for s in suites)], rows)
 
 
@@ -130,16 +145,25 @@ def measured(number: str, scale: float, digits: int) -> Callable[[Sequence[Recor
 
 def beside(
     suites: Suites, made: Callable[[Sequence[Record]], Sequence[str]], first: str,
-    said: Callable[[list[str]], str],
+    said: Callable[[list[str]], str], again: Suites | None = None,
 ) -> list[str]:  # fmt: skip
-    """The tables of all suites as one, a cell for each of their lines."""
-    found = {s: {row[0]: row for row in map(cells_of, made(records)[2:])}
-             for s, records in suites.items()}  # fmt: skip
-    names = list(dict.fromkeys(name for rows in found.values() for name in rows))
-    lines = [
-        [name, *(said(rows[name]) if name in rows else "–" for rows in found.values())]
-        for name in names
-    ]
+    """The tables of all suites as one, a cell for each of their lines.
+
+    A line that a suite has of its second pre-training alone is marked.
+    """
+
+    def lines_of(of: Suites, mark: str = "") -> dict[str, dict[str, str]]:
+        return {s: {row[0]: said(row) + mark for row in map(cells_of, made(records)[2:])}
+                for s, records in of.items()}  # fmt: skip
+
+    found, more = lines_of(suites), lines_of(again or {}, SECOND)
+    found = {s: more.get(s, {}) | rows for s, rows in found.items()}
+    known = {name for rows in found.values() for name in rows}
+    order = dict.fromkeys(
+        ("zero-shot", *TRAINED, *PATHS, *MERGED, *lines_of(suites)[next(iter(suites))])
+    )
+    names = [*(n for n in order if n in known), *sorted(known - set(order))]
+    lines = [[name, *(rows.get(name, "–") for rows in found.values())] for name in names]
     return table([first, *(NAMES[s] for s in suites)], lines)
 
 
@@ -160,27 +184,33 @@ def on_path(suites: Suites, records: Path) -> list[str]:
 
 def blocks(suites: Suites, records: Path) -> dict[str, list[str]]:
     """Mark → lines of the page."""
+    found = {s: load_again(records, BENCHES[s]) for s in suites}
+    again = {s: some for s, some in found.items() if some}
     planned = {s: len(list(cells(BENCHES[s]))) for s in suites}
     there = {s: sum(r["row"] not in MERGED for r in some) for s, some in suites.items()}
-    counted = ", ".join(f"{NAMES[s]} {there[s]} of {planned[s]}" for s in suites)
+    counted = ", ".join(
+        f"{NAMES[s]} {there[s]} of {planned[s]}"
+        + (f" and {len(again[s])} from a second pre-training" if s in again else "")
+        for s in suites
+    )
     return {
         "so-far": [f"Runs that are there: {counted}."],
         "matrix": matrix(suites, records),
         "verdicts": verdicts(suites, records),
-        "accuracies": own(suites, accuracies),
-        "nll": own(suites, measured("nll", 1, 3)),
-        "squared": own(suites, measured("squared", 1e4, 0)),
+        "accuracies": own(suites, again, accuracies),
+        "nll": own(suites, again, measured("nll", 1, 3)),
+        "squared": own(suites, again, measured("squared", 1e4, 0)),
         "others": beside(
-            suites,
+            {s: [*some, *again.get(s, ())] for s, some in suites.items()},
             lambda some: beside_others(some, OURS),
             "against",
             lambda row: f"{row[2]}, {row[3]}, {row[4]} of {row[1]}; {row[5]}",
         ),
         "under-confidence": beside(
-            suites, under_confidence, "row", lambda row: f"{row[2]} → {row[3]} ({row[1]})"
+            suites, under_confidence, "row", lambda row: f"{row[2]} → {row[3]} ({row[1]})", again
         ),
         "on-path": on_path(suites, records),
-        "cost": beside(suites, costs, "row", lambda row: f"{row[2]}, {row[3]}"),
+        "cost": beside(suites, costs, "row", lambda row: f"{row[2]}, {row[3]}", again),
     }
 
 

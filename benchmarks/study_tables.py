@@ -7,8 +7,10 @@
 Rows, rates and rules are those of `benchmarks/protocol.md`. Records say what every run gave; an
 interval over images needs every image's prediction, so it is made of the runs that are in --out.
 While runs are missing the tables are of the seeds that are there and say how many; what they say is
-then no verdict of the study. With --write each suite's tables go into a file of their own; those
-of the results page, over all suites, are made by `study_page.py`.
+then no verdict of the study. Records in `again/` begin with another pre-training of the suite's
+model and stand in tables of their own: rows are compared with rows of one start. With --write each
+suite's tables go into a file of their own; those of the results page, over all suites, are made by
+`study_page.py`.
 """
 
 from __future__ import annotations
@@ -62,6 +64,11 @@ Record = Mapping[str, Any]
 def load(records: Path, bench: Bench) -> list[Record]:
     """Every record of a suite that is one of the study's runs."""
     return stored((*cells(bench), *later(bench, records)), records)
+
+
+def load_again(records: Path, bench: Bench) -> list[Record]:
+    """Those that begin with another pre-training of the suite's model, which is not compared."""
+    return load(records / "again", bench)
 
 
 def after(record: Record, calibrator: str) -> Mapping[str, Mapping[str, float]]:
@@ -449,6 +456,18 @@ def page(bench: Bench, records: Path, out: Path | None) -> list[str]:
         ("Other forms of T (benchmarks/distances.py)", kept_lines(bench, records, "distances")),
         ("Cost", costs(found)),
     ]
+    if again := load_again(records, bench):
+        rows = len({r["row"] for r in again} & set(TRAINED))
+        parts += [
+            (f"From a second pre-training: {rows} rows along the ladder", ladder_table(again)),
+            ("From a second pre-training: at their own rates", table(again)),
+            ("From a second pre-training: how much is under-confidence", under_confidence(again)),
+            (
+                "From a second pre-training: disagreement temperature against other calibrators",
+                beside_others(again, OURS),
+            ),
+            ("From a second pre-training: cost", costs(again)),
+        ]
     for title, rows in parts:
         if len(rows) > 2:
             lines += [f"## {title}", "", *rows, ""]

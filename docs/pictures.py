@@ -86,6 +86,7 @@ class Shot:
         title: its heading, which tells it from any other page.
         query: its parameters; `{CaRot}` is that run's id.
         charts: how many charts it has at least.
+        asks: whether it is given a picture to say something of.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Shot:
     title: str
     query: Mapping[str, str]
     charts: int = 0
+    asks: bool = False
 
     def address(self, ids: Mapping[str, str]) -> str:
         """Path and query."""
@@ -162,17 +164,26 @@ SHOTS = (
     Shot("tour-curves", "curves", "Curves", {"ids": "{FLYP},{CaRot}", "smooth": "0.8"}, charts=3),
 )
 
-#: Of any runs; `{all}` are their ids, `{first}` is one, `{name}` its name, `{own}` its ID data.
+#: Of any runs; `{all}` are their ids, `{first}` is one, `{name}` its name, `{own}` its ID data,
+#: `{of}` its evaluation on them, `{sample}` an image of it and `{label}` that image's class.
 SHOTS_OF_RUNS = (
     Shot("overview", "overview", "Overview", {}),
     Shot("runs", "runs", "Runs", {}),
     Shot("run", "run", "{name}", {"id": "{first}"}, charts=1),
     Shot("run-shifts", "run", "{name}", {"id": "{first}", "tab": "Shifts"}, charts=1),
+    Shot("run-calibration", "run", "{name}", {"id": "{first}", "tab": "Calibration"}),
+    Shot("run-spectrum", "run", "{name}", {"id": "{first}", "tab": "Spectrum"}),
+    Shot("run-config", "run", "{name}", {"id": "{first}", "tab": "Config"}),
+    Shot("run-files", "run", "{name}", {"id": "{first}", "tab": "Artifacts"}),
+    Shot("run-logs", "run", "{name}", {"id": "{first}", "tab": "Logs"}),
     Shot("compare", "compare", "Compare", {"ids": "{all}"}, charts=2),
     Shot("calibration", "calibration", "Calibration", {"run": "{all}", "dataset": "{own}"}, 2),
     Shot("slices", "calibration", "Calibration", {"run": "{first}", "view": "slices"}, 1),
     Shot("calibrators", "calibration", "Calibration", {"run": "{first}", "view": "calibrators"}, 1),
+    Shot("prompts", "calibration", "Calibration", {"run": "{first}", "view": "prompts"}),
     Shot("audit", "calibration", "Calibration", {"run": "{all}", "view": "audit"}, 1),
+    Shot("sample", "sample", "Image of {label}", {"evaluation": "{of}", "sample": "{sample}"}),
+    Shot("picture", "picture", "Try a picture", {"run": "{all}"}, asks=True),
     Shot("decide", "decide", "Decide", {"run": "{all}", "risk": "0.05"}, 1),
     Shot("frontier", "frontier", "Frontier", {"run": "{all}"}, 1),
     Shot("shifts", "shifts", "Shifts", {"run": "{all}", "metric": "ece"}, 1),
@@ -180,6 +191,8 @@ SHOTS_OF_RUNS = (
     Shot("spectra", "spectra", "Spectra", {"run": "{all}"}),
     Shot("plan", "plan", "Plan", {"run": "{all}", "dataset": "{own}"}, 1),
     Shot("bound", "bound", "Bound", {}),
+    Shot("new", "new", "New run", {"clone": "{first}"}),
+    Shot("data", "data", "Data and models", {}),
 )
 SHOTS_OF_SWEEP = (
     Shot("sweeps", "sweeps", "Sweeps", {}),
@@ -236,6 +249,7 @@ def take(
     cookies: Any,
     says: Sequence[str] = (),
     theme: Literal["light", "dark"] = "light",
+    given: bytes = b"",
 ) -> bytes:
     """A picture of a page, as PNG.
 
@@ -248,6 +262,7 @@ def take(
         cookies: of somebody who is logged in.
         says: what must stand on it.
         theme: that the browser prefers.
+        given: a picture, PNG or JPEG, for the page that asks for one.
 
     Raises:
         PictureError: the page is not fit to be shown.
@@ -261,7 +276,14 @@ def take(
         said = _listen(tab)
         tab.goto(base + shot.address(ids))
         try:
-            _settle(tab, shot)
+            _settle(tab, shot, empty=shot.asks)
+            if shot.asks:
+                box = tab.locator("[data-testid=stMain] input[type=file]")
+                box.set_input_files(
+                    {"name": "picture.png", "mimeType": "image/png", "buffer": given}
+                )
+                tab.wait_for_selector(".calift-tried, [data-testid^=stAlertContent]")
+                _settle(tab, shot)
             # Streamlit scrolls inside the page: a window as high as its content shows it all.
             content = int(tab.evaluate(_HEIGHT))
             tab.set_viewport_size({"width": width, "height": min(max(content, height), most)})
@@ -302,8 +324,11 @@ def _listen(tab: Page) -> list[str]:
     return said
 
 
-def _settle(tab: Page, shot: Shot) -> None:
-    """Wait until the page has drawn what it has, or shows what it must not."""
+def _settle(tab: Page, shot: Shot, *, empty: bool = False) -> None:
+    """Wait until the page has drawn what it has, which may be nothing, or what it must not show."""
+    if empty:
+        tab.wait_for_selector(".calift-empty")
+        return
     unwanted = ", ".join(s for n, s in UNWANTED.items() if n != "an empty chart")
     for _ in range(2):  # widgets are loaded when they are first drawn: settled twice is settled
         tab.wait_for_function(
@@ -459,7 +484,9 @@ def any_runs(client: Client, runs: Sequence[str], sweep: str) -> tuple[dict[str,
         ids = {"sweep": sweep, "sweep name": found.name}
         runs = runs or [run for arm in found.arms for run in arm.run_ids[:1]]
     own = [next(e for e in client.run_evaluations(run) if e.role == "id") for run in runs]
+    image = client.samples(own[0].id, limit=1).items[0]
     ids |= {"all": ",".join(runs), "first": runs[0], "name": client.run(runs[0]).name}
+    ids |= {"of": own[0].id, "sample": image.id, "label": image.label_name}
     return ids | {"own": own[0].dataset}, [_points(e.accuracy) for e in own]
 
 
@@ -558,8 +585,11 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=chrome, args=FLAGS)
         try:
             cookies = log_in(browser, dashboard_link(client, base))
+            given = b""
             if others:
                 ids, accuracies = any_runs(client, options.runs, options.sweep)
+                if any(shot.asks for shot in chosen):
+                    given = client.thumbnail(ids["of"], ids["sample"], size=512)
                 expected = {"compare": accuracies, "calibration": accuracies}
             else:
                 ids = demo_runs(client)
@@ -569,8 +599,9 @@ def main() -> int:
                 says = expected.get(shot.name, [])
                 try:
                     picture = take(
-                        browser, base, shot, ids, width, cookies=cookies, says=says, theme=theme
-                    )
+                        browser, base, shot, ids, width,
+                        cookies=cookies, says=says, theme=theme, given=given,
+                    )  # fmt: skip
                 except PictureError as error:
                     failed += 1
                     sys.stderr.write(f"{theme}: {error}\n")

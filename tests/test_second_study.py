@@ -74,6 +74,53 @@ def test_later__tries_beyond_an_end_that_was_best_and_then_merges_at_the_best_of
         assert len(set(method.input_runs)) == (2 if cell.label == "Model Stock" else 1)
 
 
+def test_begin__runs_of_another_pretraining_are_refused_and_may_have_records_of_their_own(
+    tmp_path: Path,
+) -> None:
+    cell, out = study.Cell(BENCH, "zero-shot"), tmp_path / "out"
+    report = cell.folder(out) / "report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"model": {"start_sha256": "b" * 64}}))
+    cell.record(tmp_path).parent.mkdir(parents=True)
+    study.write_record(cell.record(tmp_path), {"start_sha256": "b" * 64})
+    study.begin(BENCH, out, tmp_path)
+    study.write_record(cell.record(tmp_path), {"start_sha256": "a" * 64})
+    with pytest.raises(SystemExit, match=r"is b{12}, and the runs in .* begin with a{12}.*records"):
+        study.begin(BENCH, out, tmp_path)
+
+
+def some_run(row: str, nll: float, *, accuracy: float = 0.5) -> dict[str, Any]:
+    """A record with what the tables of the results page are made of."""
+    at = {"accuracy": accuracy, "nll": nll, "squared": 0.01, "ece": nll / 10}
+    kinds = ("raw", "temperature", "disagreement", *study.PUBLISHED)
+    return {
+        "row": row,
+        "lr": None if row == "zero-shot" else 1e-4,
+        "seed": 0,
+        "published": "temperature",
+        "roles": {"v": "validation", "t": "id", "s": "shift"},
+        "parameters": {"temperature": {"temperature": 1.0}},
+        "numbers": {kind: {name: at for name in "vts"} for kind in kinds},
+    }
+
+
+def test_page__what_begins_with_a_second_pretraining_is_marked_and_compared_with_its_own() -> None:
+    first = {"cifar10": [some_run("zero-shot", 1.0), some_run("FLYP", 2.0)]}
+    second = {"cifar10": [some_run("zero-shot", 1.5), some_run("FLYP", 2.5), some_run("FT", 2.25)]}
+    lines = study_page.own(first, second, study_page.measured("nll", 1, 2))
+    said = {row[0]: row[1].split(",")[0] for row in map(study_page.cells_of, lines[2:])}
+    assert said == {
+        "zero-shot": "1.00", "zero-shot ²": "1.50", "FLYP": "2.00", "FLYP ²": "2.50", "FT": "2.25",
+    }  # fmt: skip
+    marked = [row for row in map(study_page.cells_of, lines[2:]) if row[1].endswith(" ²")]
+    assert {row[0] for row in marked} == {"zero-shot ²", "FLYP ²", "FT"}
+    gained = study_page.beside(
+        first, study_tables.under_confidence, "row", lambda row: row[2], second
+    )
+    # 0.225 of ECE less 0.25, and not less the first start's 0.2.
+    assert [study_page.cells_of(line) for line in gained[2:]] == [["FT", "-2.5 ²"]]
+
+
 def test_caltech__every_class_is_in_every_part_and_neighbours_are_in_one(tmp_path: Path) -> None:
     for name, n in (("anchor", 31), ("wild_cat", 60)):
         (tmp_path / name).mkdir()
