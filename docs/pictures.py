@@ -104,7 +104,7 @@ class Shot:
 
 _THREE = "{Zero-shot},{FLYP},{CaRot}"
 SHOTS = (
-    Shot("overview", "overview", "Overview", {}),
+    Shot("overview", "", "Overview", {}),
     Shot("runs", "runs", "Runs", {}),
     Shot("run", "run", "CaRot", {"id": "{CaRot}"}, charts=1),
     Shot("new", "new", "New run", {}),
@@ -167,7 +167,7 @@ SHOTS = (
 #: Of any runs; `{all}` are their ids, `{first}` is one, `{name}` its name, `{own}` its ID data,
 #: `{of}` its evaluation on them, `{sample}` an image of it and `{label}` that image's class.
 SHOTS_OF_RUNS = (
-    Shot("overview", "overview", "Overview", {}),
+    Shot("overview", "", "Overview", {}),
     Shot("runs", "runs", "Runs", {}),
     Shot("run", "run", "{name}", {"id": "{first}"}, charts=1),
     Shot("run-shifts", "run", "{name}", {"id": "{first}", "tab": "Shifts"}, charts=1),

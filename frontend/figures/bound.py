@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from calift_core.schema.wire.answers import BoundMonitor, Correlation, RunPoint
 from frontend import text
-from frontend.figures.style import PALETTE, SHARE, SYMBOLS, axis, blank, legend_below, nothing
+from frontend.figures.style import (
+    DASHES,
+    PALETTE,
+    SHARE,
+    SYMBOLS,
+    RunStyle,
+    axis,
+    blank,
+    legend_below,
+    nothing,
+)
 from frontend.tables import Column, Table
 
 TERMS = {
@@ -47,13 +57,47 @@ def sentence(found: Correlation) -> str:
     )
 
 
-def scatter(points: Sequence[RunPoint], *, term: str, error: str) -> go.Figure:
-    """Each run as a mark, a colour and a symbol a method; the tick under a mark is its floor."""
+#: Runs that are told apart by looks of their own; more have those of their methods.
+MOST_RUNS = len(PALETTE)
+
+
+def scatter(
+    points: Sequence[RunPoint],
+    *,
+    term: str,
+    error: str,
+    styles: Mapping[str, RunStyle] | None = None,
+) -> go.Figure:
+    """Each run as a mark.
+
+    Args:
+        points: finished runs.
+        term: a key of `TERMS`.
+        error: a key of `ERRORS`.
+        styles: of the runs by their ids, for at most `MOST_RUNS` of them; none: a colour and a
+            symbol a method.
+    """
     title = f"{ERRORS[error]} against {TERMS[term]}"
     shown = [p for p in points if getattr(p, term) is not None]
     if not shown:
         return nothing(title, "no run here has both numbers")
     methods = sorted({p.method for p in shown})
+    parts: list[tuple[str, RunStyle, list[RunPoint]]]
+    if styles is not None:
+        parts = [(p.name, styles[p.run_id], [p]) for p in shown]
+    else:
+        parts = [
+            (
+                method,
+                RunStyle(
+                    PALETTE[i % len(PALETTE)],
+                    SYMBOLS[(i + i // len(PALETTE)) % len(SYMBOLS)],
+                    DASHES[i % len(DASHES)],
+                ),
+                [p for p in shown if p.method == method],
+            )
+            for i, method in enumerate(methods)
+        ]
     logarithmic = term in ("sigma_min", "covariance_term", "rhs")
     figure = blank(
         title=title,
@@ -61,17 +105,16 @@ def scatter(points: Sequence[RunPoint], *, term: str, error: str) -> go.Figure:
         alt=f"{title}: {len(shown)} runs of {len(methods)} methods.",
         height=380,
     )
-    for index, method in enumerate(methods):
-        own = [p for p in shown if p.method == method]
+    for name, look, own in parts:
         figure.add_trace(
             go.Scatter(
                 x=[getattr(p, term) for p in own],
                 y=[getattr(p, error) for p in own],
                 mode="markers",
-                name=text.esc(method),
+                name=text.esc(name),
                 marker={
-                    "color": PALETTE[index % len(PALETTE)],
-                    "symbol": SYMBOLS[(index + index // len(PALETTE)) % len(SYMBOLS)],
+                    "color": look.colour,
+                    "symbol": look.symbol,
                     "size": 10,
                     "line": {"width": 1, "color": "#ffffff"},
                 },
@@ -88,7 +131,7 @@ def scatter(points: Sequence[RunPoint], *, term: str, error: str) -> go.Figure:
         ),
         yaxis=axis(name=ERRORS[error], tickformat=SHARE),
     )
-    legend_below(figure, math.ceil(len(methods) / 5))
+    legend_below(figure, math.ceil(len(parts) / 5))
     return figure
 
 

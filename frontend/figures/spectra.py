@@ -123,9 +123,7 @@ def over_steps(
     styles = styles or run_styles(run.id for run, _ in spectra)
     figure = blank(title=heading, alt="", height=300)
     said = []
-    values = [
-        v for _, series in spectra for s in series if (v := getattr(s, quantity)) is not None
-    ]
+    values = [v for _, series in spectra for s in series if (v := getattr(s, quantity)) is not None]
     for run, series in spectra:
         own = styles[run.id]
         # The final spectrum is of other images (test, not validation): a mark of its own, no line.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
-from frontend import api, figures, page, state, text
+from calift_core.schema.wire.answers import BoundMonitor
+from frontend import api, figures, page, pickers, state, text
 
 
 def main() -> None:
@@ -61,7 +64,7 @@ def main() -> None:
         if (one.term, one.error) == (term, error):
             st.markdown(text.md(figures.bound.sentence(one)))
     page.chart(
-        figures.bound.scatter(found.runs, term=term, error=error),
+        figures.bound.scatter(found.runs, term=term, error=error, styles=_styles(found)),
         figures.bound.points_table(found.runs),
         name=f"bound-{term}-{error}",
         data=found.model_dump_json,
@@ -80,6 +83,15 @@ def main() -> None:
         )
     st.header("Terms of the bound", anchor=False)
     page.table(figures.bound.points_table(found.runs), caption="Terms of the bound of every run")
+
+
+def _styles(found: BoundMonitor) -> Mapping[str, figures.style.RunStyle] | None:
+    """The looks that the runs have on every page, where they are few enough to be told apart."""
+    ids = [point.run_id for point in found.runs]
+    if len(ids) > figures.bound.MOST_RUNS:
+        return None
+    state.know_looks({run.id: run.look for run in pickers.named_runs(ids, quiet=True)})
+    return state.styles(ids)
 
 
 main()

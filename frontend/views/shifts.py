@@ -12,7 +12,7 @@ from frontend.panels import gallery
 #: Links that have room in a line or two; a browser makes each of them anew.
 _LINKS = 16
 #: Columns that a narrow screen has room for.
-_BESIDE = 6
+_BESIDE = 8
 SHOWN = ("accuracy", "ece", "nll", "brier", "smooth_ece", "mean_confidence", "aurc")
 
 

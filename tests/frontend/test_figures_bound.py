@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from calift_core.schema.wire.answers import Correlation, RunPoint
 from frontend.figures.bound import ERRORS, RANKED, scatter, sentence
-from frontend.figures.style import SHARE
+from frontend.figures.style import SHARE, style_of_slot
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,13 @@ def test_scatter__marks_lie_between_ticks(sigma: float, spread: float, term: str
 def test_scatter__shares_have_ticks_as_fine_as_their_distance() -> None:
     layout = scatter([_run(1e-4)], term="id_ece", error="ood_ece").layout
     assert layout.xaxis.tickformat == layout.yaxis.tickformat == SHARE
+
+
+def test_scatter__few_runs_keep_the_looks_that_they_have_elsewhere() -> None:
+    points = [_run(0.1), _run(0.2).model_copy(update={"run_id": "b", "name": "b"})]
+    looks = {"a": style_of_slot(3), "b": style_of_slot(1)}
+    drawn = scatter(points, term="sigma_min", error="ood_ece", styles=looks).data
+    assert [(t.name, t.marker.color, t.marker.symbol) for t in drawn] == [
+        (name, looks[name].colour, looks[name].symbol) for name in "ab"
+    ]
+    assert len(scatter(points, term="sigma_min", error="ood_ece").data) == 1  # one method
