@@ -13,7 +13,7 @@ from calift_core.errors import CaliftError
 from calift_core.schema.wire.answers import AlikePicture, TriedPicture
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, components, page, pickers, state, text
-from frontend.figures.style import Run
+from frontend.figures.style import Run, both
 from frontend.tables import Column, Table
 
 #: As much as the service takes by default.
@@ -105,7 +105,7 @@ def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> No
             st.html(
                 f'<div class="calift-tried"><img src="data:image/png;base64,{text.esc(one.seen)}" '
                 f'alt="The picture as {text.esc(run.label)} saw it"><div><h3>'
-                f'<span class="calift-dot" style="background:{text.esc(looks[run.id].colour)}" '
+                f'<span class="calift-dot" style="background:{both(looks[run.id].colour)}" '
                 f'aria-hidden="true"></span>{text.esc(run.label)}</h3></div></div>'
             )
             top = one.top[0]

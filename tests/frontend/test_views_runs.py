@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from calift_core.client import Client
+from frontend.figures.style import PALETTE
 from tests.frontend.conftest import Service, pointed_at, service
 from tests.frontend.driving import TABS, charts_of, choose, components_of, listed, page, words
 
@@ -167,3 +169,12 @@ def test_run__an_unknown_id_is_an_error_with_its_request_id(dashboard: Service) 
 
 def test_run__without_an_id_the_next_step_is_shown(dashboard: Service) -> None:
     assert "No run is named" in words(page("run"))
+
+
+def test_run__looks_on_its_own_page_as_the_service_says(dashboard: Service) -> None:
+    run_id = dashboard.ids["CaRot"]
+    with Client() as client:
+        look = client.run(run_id).look
+    for tab in ("Shifts", "Calibration"):
+        app = page("run", id=run_id, tab=tab)
+        assert app.session_state["run-slots"][run_id] == look % len(PALETTE)
