@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from calift_core.errors import CaliftError
 from calift_core.schema.wire.results import Evaluation, Sample, SampleHistory
 from calift_core.schema.wire.runs import RunSummary
 from frontend import address, api, components, figures, page, pickers, state, text
@@ -78,6 +79,16 @@ def _facts(evaluation: Evaluation, own: Sample) -> None:
         )  # fmt: skip
 
 
+@st.cache_data(ttl=60, max_entries=400, show_spinner=False)
+def _without_image(evaluation_id: str, sample_id: str) -> str:
+    """Why an image cannot be shown; empty where it can."""
+    try:
+        api.client().thumbnail(evaluation_id, sample_id, size=64)
+    except CaliftError as error:
+        return error.message
+    return ""
+
+
 def _item(e: Evaluation, said: Sample) -> dict[str, Any]:
     at = urlencode({"evaluation": e.id, "sample": said.id})
     title = text.evaluation_title(e)
@@ -126,8 +137,12 @@ def main() -> None:
         return
     left, right = st.columns([2, 3], gap="large")
     with left:
-        at = urlencode({"evaluation": evaluation.id, "sample": sample_id})
-        page.picture(f"/thumbnail?{at}&size=512", f"{own.label_name}, as the model saw it")
+        why = _without_image(evaluation.id, sample_id)
+        if why:
+            page.empty("No image", why[:1].upper() + why[1:])
+        else:
+            at = urlencode({"evaluation": evaluation.id, "sample": sample_id})
+            page.picture(f"/thumbnail?{at}&size=512", f"{own.label_name}, as the model saw it")
     with right:
         _facts(evaluation, own)
     chosen = _runs(evaluation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -119,3 +120,15 @@ def test_new__an_imported_run_cannot_be_run_again(dashboard: Service, name: str)
 
 def test_imported__no_upload_is_left(imported: Service) -> None:
     assert list((imported.home / "uploads").iterdir()) == []
+
+
+def test_sample__without_an_image_says_so_and_asks_for_none(dashboard: Service) -> None:
+    from calift_core.client import Client
+
+    with Client() as client:
+        (own,) = (e for e in client.run_evaluations(dashboard.ids["second"]))
+        sample = client.samples(own.id, limit=1).items[0]
+    said = words(page("sample", evaluation=own.id, sample=sample.id))
+    assert "No image" in said
+    assert re.search(r"No image<.strong>\w.{20,}", said), said[:400]
+    assert '<img class="calift-picture"' not in said
