@@ -490,8 +490,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.plan:
         return
     for bench in benches:
-        begin(bench, options.out, options.records)
+        begun = False
         for cell in in_order(bench, options.records):
+            if is_due(cell) and not begun:
+                begin(bench, options.out, options.records)
+                begun = True
             if is_due(cell):  # another process may have made it
                 for run in cell.inputs:
                     _have_weights(run, options.out)

@@ -268,3 +268,10 @@ def test_matrix__has_a_word_for_every_pair_of_every_suite_and_misses_come_first(
     assert set(words.values()) == {"–"}  # fonts, and rivals with ours, are another question
     first, second = study_page.verdicts({BENCH.name: []}, tmp_path)[2:]
     assert (study_page.cells_of(first)[0], study_page.cells_of(second)[0]) == ("worse", "better")
+
+
+def test_main__what_is_there_needs_no_model(tmp_path: Path) -> None:
+    """The records that come with the project are of another machine, and nothing is due."""
+    out = tmp_path / "out"
+    study.main(["--out", str(out), "--suites", "cifar10", "--rows", "flyp,carot,tracer"])
+    assert not out.exists()
