@@ -276,14 +276,14 @@ def take(
         said = _listen(tab)
         tab.goto(base + shot.address(ids))
         try:
-            _settle(tab, shot, empty=shot.asks)
             if shot.asks:
+                tab.wait_for_selector(".calift-empty")  # it waits for a picture
                 box = tab.locator("[data-testid=stMain] input[type=file]")
                 box.set_input_files(
                     {"name": "picture.png", "mimeType": "image/png", "buffer": given}
                 )
                 tab.wait_for_selector(".calift-tried, [data-testid^=stAlertContent]")
-                _settle(tab, shot)
+            _settle(tab, shot)
             # Streamlit scrolls inside the page: a window as high as its content shows it all.
             content = int(tab.evaluate(_HEIGHT))
             tab.set_viewport_size({"width": width, "height": min(max(content, height), most)})
@@ -324,11 +324,8 @@ def _listen(tab: Page) -> list[str]:
     return said
 
 
-def _settle(tab: Page, shot: Shot, *, empty: bool = False) -> None:
-    """Wait until the page has drawn what it has, which may be nothing, or what it must not show."""
-    if empty:
-        tab.wait_for_selector(".calift-empty")
-        return
+def _settle(tab: Page, shot: Shot) -> None:
+    """Wait until the page has drawn what it has, or shows what it must not."""
     unwanted = ", ".join(s for n, s in UNWANTED.items() if n != "an empty chart")
     for _ in range(2):  # widgets are loaded when they are first drawn: settled twice is settled
         tab.wait_for_function(
