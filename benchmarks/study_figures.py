@@ -225,9 +225,13 @@ def cost(figure: Figure, suites: Sequence[Suite]) -> str:
             train.append(float(np.median([s.get("training_cpu_s", 0.0) for s in seconds])))
         ax.barh(rows, whole, color="#cfd8e3", label="whole run, its evaluation included")
         ax.barh(rows, train, color="#0072B2", label="training")
-        ax.set_xlabel("processor seconds of one thread, median")
         _title(ax, suite.said)
-    figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        ncols=2,
+        loc="outside lower center",
+        title="processor seconds of one thread, median",
+    )
     return ("A path's bar is its 21 models on the validation images, without the training that it "
             "starts from.")  # fmt: skip
 
