@@ -395,15 +395,19 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 # ------------------------------------------------------------------------------------ running
 
 
+def _run(cell: Cell, out: Path) -> None:
+    deque(run_in_folder(cell.spec(out), cell.folder(out)), maxlen=0)
+
+
 def work(cell: Cell, out: Path, records: Path) -> None:
     """Run a cell unless its report is there, and write its record."""
-    folder, spec, kept = cell.folder(out), cell.spec(out), cell.record(records)
+    folder, kept = cell.folder(out), cell.record(records)
     kept.parent.mkdir(parents=True, exist_ok=True)
     began, processor_s = time.monotonic(), None
     try:
         if not (folder / "report.json").is_file():
             start = sum(os.times()[:4])  # of its loaders too
-            deque(run_in_folder(spec, folder), maxlen=0)
+            _run(cell, out)
             processor_s = sum(os.times()[:4]) - start
     except CaliftError as error:
         if error.code != "NAN_LOSS":
@@ -432,7 +436,7 @@ def begin(bench: Bench, out: Path, records: Path) -> None:
         work(cell, out, records)
         return
     if not report.is_file():
-        deque(run_in_folder(cell.spec(out), cell.folder(out)), maxlen=0)
+        _run(cell, out)
     here = json.loads(report.read_text())["model"]["start_sha256"]
     if here != (there := json.loads(kept.read_text())["start_sha256"]):
         raise SystemExit(
@@ -448,7 +452,7 @@ def _have_weights(cell: Cell, out: Path) -> None:
     if not (folder / "checkpoint" / "model.safetensors").is_file():
         if (folder / "report.json").is_file():
             shutil.rmtree(folder)
-        deque(run_in_folder(cell.spec(out), folder), maxlen=0)
+        _run(cell, out)
 
 
 def _let_go(cell: Cell, out: Path) -> None:

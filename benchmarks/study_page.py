@@ -157,11 +157,10 @@ def beside(
                 for s, records in of.items()}  # fmt: skip
 
     found, more = lines_of(suites), lines_of(again or {}, SECOND)
+    first_lines = next(iter(found.values()))
     found = {s: more.get(s, {}) | rows for s, rows in found.items()}
     known = {name for rows in found.values() for name in rows}
-    order = dict.fromkeys(
-        ("zero-shot", *TRAINED, *PATHS, *MERGED, *lines_of(suites)[next(iter(suites))])
-    )
+    order = dict.fromkeys(("zero-shot", *TRAINED, *PATHS, *MERGED, *first_lines))
     names = [*(n for n in order if n in known), *sorted(known - set(order))]
     lines = [[name, *(rows.get(name, "–") for rows in found.values())] for name in names]
     return table([first, *(NAMES[s] for s in suites)], lines)

@@ -15,6 +15,9 @@ from frontend.figures.style import Run
 from frontend.panels import gallery
 from frontend.tables import Column, Table
 
+#: Pixels of the image; asked about in the same size that is shown, so the service draws it once.
+_SIZE = 512
+
 
 def _runs(evaluation: Evaluation) -> dict[str, RunSummary]:
     """Runs whose answers are shown: a picker of those that judged the same samples."""
@@ -83,7 +86,7 @@ def _facts(evaluation: Evaluation, own: Sample) -> None:
 def _without_image(evaluation_id: str, sample_id: str) -> str:
     """Why an image cannot be shown; empty where it can."""
     try:
-        api.client().thumbnail(evaluation_id, sample_id, size=64)
+        api.client().thumbnail(evaluation_id, sample_id, size=_SIZE)
     except CaliftError as error:
         return error.message
     return ""
@@ -142,7 +145,7 @@ def main() -> None:
             page.empty("No image", why[:1].upper() + why[1:])
         else:
             at = urlencode({"evaluation": evaluation.id, "sample": sample_id})
-            page.picture(f"/thumbnail?{at}&size=512", f"{own.label_name}, as the model saw it")
+            page.picture(f"/thumbnail?{at}&size={_SIZE}", f"{own.label_name}, as the model saw it")
     with right:
         _facts(evaluation, own)
     chosen = _runs(evaluation)
