@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -18,6 +17,7 @@ from frontend.figures.style import (
     RunStyle,
     axis,
     blank,
+    decades,
     legend_below,
     nothing,
 )
@@ -126,21 +126,13 @@ def scatter(
     figure.update_layout(
         xaxis=axis(
             name=TERMS[term],
-            **(_decades([getattr(p, term) for p in shown]) if logarithmic else {}),
+            **(decades([getattr(p, term) for p in shown]) if logarithmic else {}),
             **({"tickformat": SHARE} if term in _FRACTIONS else {}),
         ),
         yaxis=axis(name=ERRORS[error], tickformat=SHARE),
     )
     legend_below(figure, math.ceil(len(parts) / 5))
     return figure
-
-
-def _decades(values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis: ticks at powers of ten, over a short span at 1, 2 and 5 times them."""
-    positive = [v for v in values if v > 0]
-    if not positive or max(positive) / min(positive) < 100:
-        return {"type": "log", "dtick": "D2", "tickformat": ".1~e"}
-    return {"type": "log", "dtick": 1, "exponentformat": "power"}
 
 
 def points_table(points: Sequence[RunPoint]) -> Table:

@@ -17,6 +17,7 @@ from frontend.figures.style import (
     RunStyle,
     axis,
     blank,
+    decades,
     legend_below,
     nothing,
     run_styles,
@@ -171,7 +172,7 @@ def over_steps(
     figure.update_layout(
         meta={"alt": f"{heading}. {'; '.join(said)}. Rings are the finished models."},
         xaxis=axis(name="Step", rangemode="tozero"),
-        yaxis=axis(name=names[quantity], exponentformat="power", **_scale(values)),
+        yaxis=axis(name=names[quantity], **{"exponentformat": "power", **_scale(values)}),
         showlegend=False,
     )
     if len(said) > 1:
@@ -184,7 +185,7 @@ def _scale(values: Sequence[float]) -> dict[str, Any]:
     low, high = min(values), max(values)
     if low <= 0 or high / low < 8:
         return {}
-    return {"type": "log", "dtick": 1 if high / low > 1000 else "D2"}
+    return decades(values)
 
 
 def singular_values_table(spectra: Sequence[tuple[Run, Spectrum]]) -> Table:

@@ -373,6 +373,14 @@ def nothing(title: str, why: str) -> go.Figure:
     return figure
 
 
+def decades(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis: ticks at powers of ten, over a short span at 1, 2 and 5 times them."""
+    positive = [v for v in values if v > 0]
+    if not positive or max(positive) / min(positive) < 100:
+        return {"type": "log", "dtick": "D2", "tickformat": ".1~e"}
+    return {"type": "log", "dtick": 1, "exponentformat": "power"}
+
+
 def heatmap(
     z: list[list[float | None]],
     words: list[list[str]],
