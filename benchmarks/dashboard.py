@@ -197,13 +197,14 @@ def _until(tab: Any, act: Callable[[], Any], words: str = "") -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-#: The text of a page with that of our own components, which stand in shadow roots.
+#: Whether a page says something, in our own components, which stand in shadow roots, or around them.
+#: It is asked every few milliseconds, so nothing here makes the page lay itself out.
 _SAYS = """(words) => {
-  const parts = [document.querySelector('[data-testid=stMain]').innerText];
-  const own = '[data-testid^=stBidiComponent]';
-  for (const e of document.querySelectorAll(`${own}, ${own} *`))
-    if (e.shadowRoot) parts.push(e.shadowRoot.textContent);
-  return parts.join(' ').replaceAll('\\u00a0', ' ').includes(words);
+  const said = (text) => text.replaceAll('\\u00a0', ' ').includes(words);
+  const own = [...document.querySelectorAll('[data-testid^=stBidiComponent]')];
+  const roots = own.flatMap((e) => [e, ...e.querySelectorAll('*')]).map((e) => e.shadowRoot);
+  return roots.some((root) => root && said(root.textContent))
+    || said(document.querySelector('[data-testid=stMain]').textContent);
 }"""
 
 
