@@ -197,7 +197,7 @@ def _until(tab: Any, act: Callable[[], Any], words: str = "") -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-#: Whether a page says something, in our own components, which stand in shadow roots, or around them.
+#: Whether a page says something, in our own components, which are shadow roots, or around them.
 #: It is asked every few milliseconds, so nothing here makes the page lay itself out.
 _SAYS = """(words) => {
   const said = (text) => text.replaceAll('\\u00a0', ' ').includes(words);

@@ -13,7 +13,9 @@ from typing import Literal
 import streamlit as st
 
 from calift_core.client import Client
+from calift_core.schema.wire.runs import RunSummary
 from frontend import api, page
+from frontend.panels import saving
 from frontend.reports import files
 from frontend.reports.contents import contents
 from frontend.reports.document import to_html
@@ -22,30 +24,33 @@ from frontend.reports.gathered import from_service
 Kind = Literal["html", "pdf", "zip"]
 
 
-def button(run_ids: Sequence[str], *, baseline: str | None = None) -> None:
+def button(runs: Sequence[RunSummary], *, baseline: str | None = None) -> None:
     """Offer a report of finished runs; nothing is made before somebody asks for it."""
+    run_ids = tuple(run.id for run in runs)
     name = f"report-{run_ids[0]}" + (f"-and-{len(run_ids) - 1}-more" if len(run_ids) > 1 else "")
     with st.popover("Report", icon=":material/description:"):
         st.caption(
             "Figures with captions that stand alone, tables, and the numbers behind them. "
             "The page works without a network."
         )
-        kinds: dict[Kind, tuple[str, str]] = {"html": ("Page, HTML", "text/html")}
+        kinds: dict[Kind, tuple[str, str, str]] = {
+            "html": ("Page, HTML", "Save the page", "text/html")
+        }
         if page.can_draw():
             kinds |= {
-                "pdf": ("PDF", "application/pdf"),
-                "zip": ("Everything, ZIP", "application/zip"),
+                "pdf": ("PDF", "Save the PDF", "application/pdf"),
+                "zip": ("Everything, ZIP", "Save everything", "application/zip"),
             }
-        for kind, (label, mime) in kinds.items():
-            st.download_button(
+        for kind, (label, save, mime) in kinds.items():
+            saving.offer(
                 label,
-                # Called when somebody clicks, outside of any visitor's page: so with this client.
-                partial(_made, api.client(), tuple(run_ids), baseline, kind),
+                save,
+                partial(_made, api.client(), run_ids, baseline, kind),
                 f"{name}.{kind}",
                 mime,
-                on_click="ignore",
-                width="stretch",
+                of=(*((run.id, run.revision) for run in runs), baseline, kind),
                 key=f"report-{kind}",
+                width="stretch",
             )
         if len(kinds) == 1:
             st.caption(

@@ -130,7 +130,7 @@ def _tables(comparison: Comparison, labels: dict[str, str], baseline: str) -> No
     with st.container(horizontal=True, key="compare-actions"):
         form.button([c.run for c in comparison.runs])
         if all(c.run.phase == "SUCCEEDED" for c in comparison.runs):
-            reporting.button([c.run.id for c in comparison.runs], baseline=baseline)
+            reporting.button([c.run for c in comparison.runs], baseline=baseline)
     jobs.under_way([c.run.id for c in comparison.runs])
     opened, _ = page.grid(
         _headline(comparison, labels),

@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
+from calift_core.errors import StorageError
 from frontend.figures.style import PALETTE
 from tests.frontend.conftest import Service, pointed_at, service
 from tests.frontend.driving import TABS, charts_of, choose, components_of, listed, page, words
@@ -178,3 +179,26 @@ def test_run__looks_on_its_own_page_as_the_service_says(dashboard: Service) -> N
     for tab in ("Shifts", "Calibration"):
         app = page("run", id=run_id, tab=tab)
         assert app.session_state["run-slots"][run_id] == look % len(PALETTE)
+
+
+def test_files__one_that_the_service_refuses_says_why_and_the_next_try_saves_it(
+    dashboard: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = page("run", id=dashboard.ids["FLYP"], tab="Artifacts")
+    key = f"get-{dashboard.ids['FLYP']}"
+
+    def refuse(*given: Any) -> Path:
+        raise StorageError("the stored bytes are not those that were stored")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "download_artifact", refuse)
+        refused = app.button(key=f"make-{key}").click().run()
+    assert "the stored bytes are not those that were stored" in refused.error[0].value
+    assert not refused.exception
+    app = refused.button(key=f"make-{key}").click().run()
+    assert not app.error
+    assert "Save the file" in [b.proto.label for b in app.get("download_button")]
+    other = app.selectbox(key=f"artifact-{dashboard.ids['FLYP']}")
+    assert len(other.options) > 1
+    app = other.select_index(1).run()
+    assert app.button(key=f"make-{key}").label == "Get the file"

@@ -11,6 +11,7 @@ import streamlit as st
 from calift_core.client import Client
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, page, text
+from frontend.panels import saving
 from frontend.tables import Column, Markup, Table
 
 
@@ -60,15 +61,14 @@ def draw(run: RunDetail) -> None:
             key=f"artifact-{run.id}",
             width=420,
         )
-        st.download_button(
+        saving.offer(
             "Get the file",
-            # Called when somebody clicks, outside of any visitor's page: so with this one's client.
+            "Save the file",
             partial(_content, api.client(), run.id, name),
             Path(name).name,
             "application/octet-stream",
-            icon=":material/download:",
-            on_click="ignore",
-            key=f"get-{run.id}-{name}",
+            of=(run.id, name),
+            key=f"get-{run.id}",
         )
 
 

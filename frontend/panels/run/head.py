@@ -111,7 +111,7 @@ def actions(run: RunDetail) -> None:
                 some = [run.id] + ([base.id] if base else [])
                 st.switch_page("views/compare.py", query_params={"ids": ",".join(some)})
         if run.phase == "SUCCEEDED":
-            reporting.button([run.id])
+            reporting.button([run])
             if run.method != "imported":
                 ship.button(run)
         form.button([run])
