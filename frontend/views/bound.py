@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from calift_core.schema.wire.answers import BoundMonitor
-from frontend import api, figures, page, pickers, state, text
+from frontend import api, figures, page, state, text
 
 
 def main() -> None:
@@ -87,11 +87,10 @@ def main() -> None:
 
 def _styles(found: BoundMonitor) -> Mapping[str, figures.style.RunStyle] | None:
     """The looks that the runs have on every page, where they are few enough to be told apart."""
-    ids = [point.run_id for point in found.runs]
-    if len(ids) > figures.bound.MOST_RUNS:
+    if len(found.runs) > figures.bound.MOST_RUNS:
         return None
-    state.know_looks({run.id: run.look for run in pickers.named_runs(ids, quiet=True)})
-    return state.styles(ids)
+    state.know_looks({point.run_id: point.look for point in found.runs})
+    return state.styles([point.run_id for point in found.runs])
 
 
 main()

@@ -7,6 +7,7 @@ import re
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from calift_core.client import Client
 from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, page, three, words
 
@@ -72,6 +73,11 @@ def test_bound__shows_every_run_and_says_what_is_missing(dashboard: Service) -> 
     app = page("bound", term="effective_rank")
     assert charts_of(app) == ["OOD ECE against Effective rank: 5 runs of 5 methods."]
     assert "at least 8 runs, got 5" in words(app).replace("\\", "")
+    with Client() as client:
+        points = client.bound(client.run(dashboard.ids["FLYP"]).suite).runs
+        looks = [client.run(point.run_id).look for point in points]
+    assert [point.look for point in points] == looks
+    assert len(set(looks)) == len(points)
 
 
 def test_plan__fewer_samples_do_in_pairs(dashboard: Service) -> None:

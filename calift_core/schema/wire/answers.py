@@ -161,6 +161,9 @@ class RunPoint(Frozen):
     variant: str
     model: str
     seed: int
+    look: int = Field(
+        default=0, description="Place among the runs of its suite; what its colour is made from"
+    )
     n_features: int
     sigma_min: float | None
     effective_rank: float
