@@ -17,6 +17,7 @@ from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, eval_batches
 from calift_core.data.ranks import ALONE, Ranks
 from calift_core.errors import InterruptedRunError, OutOfMemoryError, reason_of
+from calift_core.evaluation.partial import SHARD_BATCHES, Shards
 from calift_core.evaluation.spectrum import Covariance
 from calift_core.methods.base import Classifier
 from calift_core.models.clip import Clip
@@ -258,10 +259,12 @@ def encode(
     precision: Precision,
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
+    kept: Shards | None = None,
 ) -> Tensor:
     """L2-normalised features of a set, in its order, in eval mode, without augmentation.
 
-    Ranks encode a share each, and all of them get all features.
+    Ranks encode a share each, and all of them get all features. What is encoded is kept in shards
+    where there is a place for them (`kept`), and is not encoded again.
 
     Returns:
         (N, D), float32, on the device.
@@ -269,18 +272,37 @@ def encode(
     Raises:
         InterruptedRunError: `stop` returned true between two batches.
         UnreadableImageError: a file cannot be decoded.
+        DiskFullError, StorageError: what was encoded cannot be kept.
     """
     was_training = clip.training
     clip.eval()
     start, end = share_of_batches(len(images), batch_size, ranks)
 
     def mine() -> list[Tensor]:
-        parts: list[Tensor] = []
-        for batch in _inputs(images, clip, batch_size, workers, device, start=start, stop=end):
+        shards = [] if kept is None else kept.load(start, end)
+        parts = [shard.tensors["features"].to(device) for shard in shards]
+        at, unsaved = shards[-1].stop if shards else start, list[Tensor]()
+
+        def save() -> None:
+            if kept is not None and unsaved:
+                size = sum(map(len, unsaved))
+                kept.save(at - size, at, {"features": torch.cat(unsaved)})
+                unsaved.clear()
+
+        for batch in _inputs(images, clip, batch_size, workers, device, start=at, stop=end):
             if stop():
-                raise InterruptedRunError(f"stopped while encoding {images.name}")
+                save()
+                raise InterruptedRunError(
+                    f"stopped while encoding {images.name}, after {at - start:,} of "
+                    f"{end - start:,} images"
+                )
             with autocast(device, precision):
                 parts.append(clip.encode_image(batch))
+            at += len(batch)
+            unsaved.append(parts[-1])
+            if len(unsaved) >= SHARD_BATCHES:
+                save()
+        save()  # another rank may be stopped yet
         return parts
 
     try:

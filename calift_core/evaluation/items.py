@@ -108,22 +108,35 @@ def key(subject: Subject, item: Item, settings: Settings) -> dict[str, Any]:
 def pass_key(
     clip: Clip, item: Item, spec: EvaluationSpec, *, precision: Precision, device: torch.device
 ) -> dict[str, Any]:
-    """What decides the result of a pass beside the weights, as JSON knows it.
+    """What decides the result of a pass beside the weights, as JSON knows it."""
+    return {
+        **encoding_key(clip, item.images, spec, precision=precision, device=device),
+        "role": [item.role, item.corruption, item.severity, item.source, item.noise],
+        "class_names": item.class_names,
+    }
+
+
+def encoding_key(
+    clip: Clip,
+    images: ImageSet,
+    spec: EvaluationSpec,
+    *,
+    precision: Precision,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What decides the features of a set beside the weights, as JSON knows it.
 
     Batch size, precision and kind of device are in it: the same bytes are promised.
     """
-    images = item.images
     held = {"source", "ids", "labels", "indices"}  # in the set's own hash
     return {
         "format": _FORMAT,
         "input": clip.made.described(),
         "data": images.sha256,
         "set": {f.name: getattr(images, f.name) for f in fields(images) if f.name not in held},
-        "role": [item.role, item.corruption, item.severity, item.source, item.noise],
         "evaluation": spec.model_dump(mode="json"),
         "precision": precision,
         "device": device.type,
-        "class_names": item.class_names,
     }
 
 

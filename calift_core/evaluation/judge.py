@@ -29,7 +29,7 @@ from calift_core.evaluation.forward import (
 )
 from calift_core.evaluation.items import Item, Settings, items_of, key, n_images_of
 from calift_core.evaluation.noise_levels import copy_of, noise_levels
-from calift_core.evaluation.partial import Shard, Shards
+from calift_core.evaluation.partial import SHARD_BATCHES, Shard, Shards
 from calift_core.evaluation.progress import Progress
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
 from calift_core.evaluation.subjects import Subject
@@ -38,8 +38,6 @@ from calift_core.methods.base import Classifier
 from calift_core.schema.records import EvaluationRecord, PhaseRecord, Record
 from calift_core.schema.report import EvaluationReport, SpectrumReport
 
-#: Batches between two shards of a set.
-SHARD_BATCHES = 8
 #: Image features of a set are stored up to this size, whatever the number of classes.
 FEATURES_BYTES = 16 * 2**20
 #: Parts of the state of a `Covariance`.

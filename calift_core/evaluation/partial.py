@@ -30,6 +30,8 @@ from calift_core.files import atomic_write_bytes, atomic_write_json, sync_folder
 
 log = logging.getLogger(__name__)
 
+#: Batches between two shards of a set.
+SHARD_BATCHES = 8
 #: Folder of unfinished passes within the folder of a run.
 EVALUATING = "evaluating"
 _NAME = re.compile(r"(\d{8,})-(\d{8,})-([0-9a-f]{32})\.safetensors")

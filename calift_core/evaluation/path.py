@@ -36,8 +36,7 @@ from calift_core.evaluation.items import (
     n_images_of,
     pass_key,
 )
-from calift_core.evaluation.judge import SHARD_BATCHES
-from calift_core.evaluation.partial import Shards
+from calift_core.evaluation.partial import SHARD_BATCHES, Shards
 from calift_core.evaluation.progress import Progress
 from calift_core.methods.base import Classifier, zero_shot_classifier
 from calift_core.methods.merge import check_alike, interpolate

@@ -26,9 +26,9 @@ from calift_core.data.sources import drafted
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CheckpointError, DiskFullError
 from calift_core.evaluation.forward import Placed, encode, predict, validation_values
-from calift_core.evaluation.items import Settings
+from calift_core.evaluation.items import Settings, encoding_key
 from calift_core.evaluation.judge import Verdict, judge
-from calift_core.evaluation.partial import adopt_shards, drop_shards, link_tree
+from calift_core.evaluation.partial import Shards, adopt_shards, drop_shards, link_tree
 from calift_core.evaluation.path import point_of
 from calift_core.evaluation.prompts import save_prompts
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
@@ -308,7 +308,7 @@ class Job:
         (verdict,) = yield from judge([subject], suite, self.settings)
         self._lap("evaluation_s")
         if keeps_features and mixed is None:
-            yield from self._keep_features(clip, suite)
+            yield from self._keep_features(clip, subject.sha256, suite)
         if not self.ranks.first:
             return
         if frontier is not None:
@@ -325,10 +325,10 @@ class Job:
             frontier=frontier,
         )
 
-    def _keep_features(self, clip: Clip, suite: Suite) -> Iterator[Record]:
+    def _keep_features(self, clip: Clip, sha256: str, suite: Suite) -> Iterator[Record]:
         """Write beside the model which training images it finds a picture alike to.
 
-        The last thing before the report: whoever goes on after a stop has only this to do again.
+        The last thing before the report: whoever goes on after a stop has only the rest to do.
         """
         part = suite.parts.get("train")
         if self.is_pretraining or not part or not self.spec.train.keep_features:
@@ -338,6 +338,10 @@ class Job:
         yield PhaseRecord(
             phase="evaluating", detail=f"features of {len(images):,}{of} training images"
         )
+        how = encoding_key(
+            clip, images, self.spec.evaluation,
+            precision=self.evaluation_precision, device=self.device,
+        )  # fmt: skip
         features = encode(
             clip,
             images,
@@ -347,6 +351,7 @@ class Job:
             precision=self.evaluation_precision,
             stop=self.stop,
             ranks=self.ranks,
+            kept=Shards(self.folder, {"features": sha256, **how}),
         )
         if self.ranks.first:
             save_training_images(

@@ -13,6 +13,7 @@ from calift_core.analysis.report import read_report
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import InterruptedRunError, NotFoundError, PredictionsError
 from calift_core.jobs.folder import run_in_folder
+from calift_core.models.clip import Clip
 from calift_core.predictions.training import (
     TRAINING_IMAGES,
     read_training_images,
@@ -96,19 +97,31 @@ def test_training_images__none_are_kept_where_none_are_asked_for_and_numbers_sta
 
 
 def test_training_images__a_run_that_is_stopped_at_them_goes_on_from_its_predictions(
-    run_spec: Callable[..., RunSpec], home: Path, tmp_path: Path
+    run_spec: Callable[..., RunSpec], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = run_spec("flyp")
+    spec = run_spec("flyp", evaluation={"n_resamples": 20, "batch_size": 8})
     whole = go(spec, tmp_path / "whole")
     said: list[Record] = []
+    asked = 0
 
     def at_features() -> bool:
-        return any(r.kind == "phase" and "training images" in r.detail for r in said[-1:])
+        nonlocal asked
+        asked += bool(said and said[-1].kind == "phase" and "training images" in said[-1].detail)
+        return asked > 2
 
-    with pytest.raises(InterruptedRunError, match="stopped while encoding"):
+    with pytest.raises(InterruptedRunError, match=r"stopped while encoding .*, after 16 of"):
         collect(said, run_in_folder(spec, tmp_path / "first", stop=at_features))
     assert not (tmp_path / "first" / "report.json").exists()
+
+    encoded: list[int] = []
+    encode_image = Clip.encode_image
+    monkeypatch.setattr(
+        Clip, "encode_image", lambda clip, x: encoded.append(len(x)) or encode_image(clip, x)
+    )
     again = list(run_in_folder(spec, tmp_path / "second", resume_from=tmp_path / "first"))
+    # Of the training images, too, only those are encoded that the first attempt had left.
+    part = load_suite(spec.suite).part("train")
+    assert sum(encoded) == len(part) - 16
     # Each evaluation is the first attempt's to the second: nothing is predicted anew.
     first, second = (
         [r.evaluation for r in records if r.kind == "evaluation"] for records in (said, again)
