@@ -105,7 +105,7 @@ function wrapped(line, width, layout) {
  * @param {any} layout
  * @param {number} width
  */
-function fitted(layout, width) {
+function titled(layout, width) {
   const text = layout.title?.text;
   if (!text || !width) return layout;
   const lines = text.split("<br>");
@@ -120,6 +120,32 @@ function fitted(layout, width) {
     height: layout.height + LINE_PX * more,
     margin: { ...layout.margin, t: (layout.margin?.t ?? 0) + LINE_PX * more },
   };
+}
+
+/**
+ * A layout without a band of nothing above a square that a narrow screen makes smaller.
+ * @param {any} layout
+ * @param {number} width
+ */
+function squared(layout, width) {
+  const { height, legend, margin, xaxis, xaxis2, yaxis } = layout;
+  if (yaxis?.scaleanchor !== "x" || xaxis2 || !width) return layout;
+  const share = (/** @type {any} */ axis) => (axis.domain ? axis.domain[1] - axis.domain[0] : 1);
+  const plot = height - margin.t - margin.b;
+  const fits = Math.round(((width - margin.l - margin.r) * share(xaxis)) / share(yaxis));
+  if (fits < 100 || fits >= plot) return layout;
+  // A legend below is placed in heights of the plot.
+  const below = legend?.y < 0 ? { ...legend, y: (legend.y * plot) / fits } : legend;
+  return { ...layout, height: height - plot + fits, legend: below };
+}
+
+/**
+ * A layout that fits a width.
+ * @param {any} layout
+ * @param {number} width
+ */
+function fitted(layout, width) {
+  return squared(titled(layout, width), width);
 }
 
 class Chart {
@@ -223,9 +249,9 @@ class Chart {
     const width = this.box.clientWidth;
     if (!width || width === this.width) return;
     this.width = width;
-    const { title } = this.plot.layout;
+    const { height, title } = this.plot.layout;
     const layout = this.layout();
-    if (title?.text === layout.title?.text) this.plotly.Plots.resize(this.plot);
+    if (title?.text === layout.title?.text && height === layout.height) this.plotly.Plots.resize(this.plot);
     else this.plotly.react(this.plot, this.figure.data, layout, this.data?.config);
   }
 }

@@ -17,7 +17,8 @@ from tests.e2e.conftest import Dashboard, query, settle
 pytestmark = pytest.mark.browser
 
 PAGES = ("", "runs", "run?id={CaRot}", "new", "data", "compare?ids={all}",
-         "calibration?run={CaRot}", "shifts?run={all}&metric=ece", "spectra?run={all}",
+         "calibration?run={CaRot}", "calibration?run={CaRot}&view=calibrators",
+         "shifts?run={all}&metric=ece", "spectra?run={all}",
          "frontier?run={all},{WiSE-FT}", "decide?run={CaRot}",
          "plan?run={all}&dataset=fashion-mnist%2Ftest",
          "bound", "curves?ids={all}", "picture?run={CaRot}", "sweeps")  # fmt: skip
@@ -25,6 +26,12 @@ PAGES = ("", "runs", "run?id={CaRot}", "new", "data", "compare?ids={all}",
 TITLE_OVER = """() => Math.max(...[...document.querySelectorAll('.js-plotly-plot')].map((e) =>
   (e.querySelector('.gtitle')?.getBoundingClientRect().right ?? 0)
     - e.getBoundingClientRect().right))"""
+
+#: What is left above a square, and by how much it is not one.
+SQUARE = """() => {
+  const {xaxis, yaxis, _size} = document.querySelector('.js-plotly-plot')._fullLayout;
+  return [Math.round(yaxis._offset - _size.t), Math.round(yaxis._length - xaxis._length)];
+}"""
 
 DESCRIPTION = """e => (e.closest('[aria-label]') || e.querySelector('[aria-label]'))
   ?.getAttribute('aria-label')"""
@@ -235,6 +242,12 @@ def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
                 plots.first.scroll_into_view_if_needed()
                 tab.locator(".calift-chart[data-state=drawn] .gtitle").first.wait_for()
                 assert tab.evaluate(TITLE_OVER) <= 0, "a title is cut"
+            if place.endswith("view=calibrators"):
+                plots.first.scroll_into_view_if_needed()
+                tab.locator(".calift-chart[data-state=drawn]").first.wait_for()
+                above, over = tab.evaluate(SQUARE)
+                assert above <= 4, "a band of nothing above the square"
+                assert abs(over) <= 1
     finally:
         context.close()
     assert not faults
