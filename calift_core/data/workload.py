@@ -154,7 +154,7 @@ def count_images(
         n = counts.parts.get("calibration", 0)
         searched = min(n, NOISE_IMAGES) * (1 + (NOISE_LEVELS - 1) * NOISE_STEPS)
         other += n * (NOISE_LEVELS - 1) + searched
-    if method.kind not in ("pretrain", "vrf", "dawin"):  # which keep none
+    if method.keeps_features:
         other += min(train.keep_features, counts.parts.get("train", 0))
     other += 2 * sum(counts.parts.get(part, 0) for part in method.fitted_on)
     other += method.chosen_among * n_validation

@@ -307,7 +307,7 @@ class Job:
         subject = Subject(placed, sha256, self.folder)
         (verdict,) = yield from judge([subject], suite, self.settings)
         self._lap("evaluation_s")
-        if keeps_features and mixed is None:
+        if keeps_features and self.spec.method.keeps_features:
             yield from self._keep_features(clip, subject.sha256, suite)
         if not self.ranks.first:
             return
@@ -331,7 +331,7 @@ class Job:
         The last thing before the report: whoever goes on after a stop has only the rest to do.
         """
         part = suite.parts.get("train")
-        if self.is_pretraining or not part or not self.spec.train.keep_features:
+        if not part or not self.spec.train.keep_features:
             return
         images = part.limited(self.spec.train.keep_features)
         of = "" if len(images) == len(part) else f" of {len(part):,}"

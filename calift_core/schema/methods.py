@@ -54,6 +54,8 @@ class MethodBase(Frozen):
     adapts: ClassVar[tuple[Adapt, ...]] = ("full",)
     #: Whether forms and lists offer it; one that is not serves an ablation and stays runnable.
     offered: ClassVar[bool] = True
+    #: Whether its model is one tower, whose features of training images are kept beside it.
+    keeps_features: ClassVar[bool] = True
 
     kind: str
 
@@ -757,6 +759,7 @@ class Vrf(_OfRun):
         "more. Two passes an image."
     )
     source: ClassVar[str] = "Zhu et al., NeurIPS 2024"
+    keeps_features: ClassVar[bool] = False
 
     kind: Literal["vrf"] = "vrf"
 
@@ -780,6 +783,7 @@ class Dawin(_OfRun):
         "sure each of the two is. Three passes an image."
     )
     source: ClassVar[str] = "Oh et al., ICLR 2025"
+    keeps_features: ClassVar[bool] = False
 
     kind: Literal["dawin"] = "dawin"
 
@@ -977,6 +981,7 @@ class Pretrain(MethodBase):
     default_lr: ClassVar[float] = 1e-3
     terms: ClassVar[tuple[str, ...]] = ("contrastive",)
     family: ClassVar[Family] = "contrastive"
+    keeps_features: ClassVar[bool] = False
 
     kind: Literal["pretrain"] = "pretrain"
     multi_positive: bool = Field(

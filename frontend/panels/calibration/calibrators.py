@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from calift_core.errors import CaliftError, ServiceError
+from calift_core.errors import ServiceError
 from calift_core.schema.wire.results import TRANSFER_SETS, CalibratorEffect, Evaluation, Reliability
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
@@ -85,22 +85,22 @@ def draw(
         {} if fit_on == "calibration" else {"fit_on": own[fit_on].id, "oracle": True}
     )
 
-    def ask() -> CalibratorEffect:
-        return api.calibrated(evaluation.id, evaluation.predictions_sha256, **binning, **oracle)
+    def ask() -> CalibratorEffect | str:
+        try:
+            return api.calibrated(evaluation.id, evaluation.predictions_sha256, **binning, **oracle)
+        except ServiceError as error:
+            if error.status != 404:
+                raise
+            return str(error)  # what it is fitted on is not there, which is no fault
 
-    try:
-        ask()
-    except ServiceError as error:
-        if error.status == 404:  # what it is fitted on is not there, which is no fault
-            st.info(text.md_prose(str(error)), icon=":material/info:")
-            return
-    except CaliftError:
-        pass  # said below
     effect = api.fetch(
         f"calibrate {run.name} on {evaluation.dataset}",
         ask,
         key=f"calibrator-{evaluation.id}-{binning}-{oracle}",
     )
+    if isinstance(effect, str):
+        st.info(text.md_prose(effect), icon=":material/info:")
+        return
     look = state.styles([run_id])[run_id]
     left, right = st.columns([6, 5], gap="large")
     with left:
