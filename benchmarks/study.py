@@ -446,13 +446,19 @@ def begin(bench: Bench, out: Path, records: Path) -> None:
         )
 
 
-def _have_weights(cell: Cell, out: Path) -> None:
-    """Make a run once more whose weights are elsewhere, or were let go."""
+def _have_weights(cell: Cell, out: Path, records: Path) -> None:
+    """Make a run once more whose weights are elsewhere, or were let go, and say if they differ."""
     folder = cell.folder(out)
-    if not (folder / "checkpoint" / "model.safetensors").is_file():
-        if (folder / "report.json").is_file():
-            shutil.rmtree(folder)
-        _run(cell, out)
+    if (folder / "checkpoint" / "model.safetensors").is_file():
+        return
+    if (folder / "report.json").is_file():
+        shutil.rmtree(folder)
+    _run(cell, out)
+    here = json.loads((folder / "report.json").read_text())["model"]["sha256"]
+    kept = stored([cell], records)
+    there = kept[0].get("sha256") if kept else here
+    as_kept = "as the record says" if here == there else f"not the record's, {there}: {here}"
+    print(f"{cell.bench.name} {cell.name} once more: weights {as_kept}", flush=True)
 
 
 def _let_go(cell: Cell, out: Path) -> None:
@@ -501,7 +507,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 begun = True
             if is_due(cell):  # another process may have made it
                 for run in cell.inputs:
-                    _have_weights(run, options.out)
+                    _have_weights(run, options.out, options.records)
                 work(cell, options.out, options.records)
 
 
