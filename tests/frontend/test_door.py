@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import string
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import pytest
 import streamlit as st
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as some
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from streamlit.testing.v1 import AppTest
+from streamlit.web.server.starlette.starlette_server import _bind_socket
 
 from calift_core.client import Client
 from frontend.components import PLOTLY, WHOLE
@@ -137,3 +141,32 @@ def test_script__is_kept_by_browsers_and_no_other_file_is_served() -> None:
         assert "immutable" in answer.headers["cache-control"]
     for name in ("plotly.LICENSE", "..%2Fdoor.py", "%2e%2e/door.py", "nothing.js"):
         assert client.get(f"/scripts/{name}").status_code == 404
+
+
+def test_connections__send_a_small_answer_at_once() -> None:
+    """On a socket that Streamlit binds, in the loop that its server takes.
+
+    With Nagle's algorithm an answer's second part waits until the browser acknowledges the first,
+    which takes 40 ms where nothing else is to be sent.
+    """
+
+    async def no_delay() -> int:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[int] = loop.create_future()
+
+        class Asked(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted = transport.get_extra_info("socket")
+                found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+        listener = _bind_socket("127.0.0.1", 0, 5)
+        server = await loop.create_server(Asked, sock=listener)
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        value = await found
+        writer.close()
+        server.close()
+        return value
+
+    loop = uvicorn.Config("frontend.app").get_loop_factory()
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(no_delay()) == 1
