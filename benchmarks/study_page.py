@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from study import BENCHES, MERGED, OURS, PATHS, RECORDS, TRAINED, cells, own_rates
+from study import BENCHES, LADDER, MERGED, OURS, PATHS, RECORDS, TRAINED, cells, own_rates
 from study_tables import (
     OUR_ROWS,
     RIVALS,
@@ -185,15 +185,15 @@ def blocks(suites: Suites, records: Path) -> dict[str, list[str]]:
     """Mark → lines of the page."""
     found = {s: load_again(records, BENCHES[s]) for s in suites}
     again = {s: some for s, some in found.items() if some}
-    planned = {s: len(list(cells(BENCHES[s]))) for s in suites}
-    there = {s: sum(r["row"] not in MERGED for r in some) for s, some in suites.items()}
-    counted = ", ".join(
-        f"{NAMES[s]} {there[s]} of {planned[s]}"
-        + (f" and {len(again[s])} from a second pre-training" if s in again else "")
-        for s in suites
-    )
+    planned = max(len(list(cells(BENCHES[s]))) for s in suites)
+    counted = []
+    for s, some in suites.items():
+        made = [r for r in some if r["row"] not in MERGED]
+        n = sum(r["lr"] in (None, *LADDER) for r in made)
+        counted.append(f"{NAMES[s]} {n}, {len(made) - n}, {len(again.get(s, ()))}")
+    heading = f"Runs of the ladder's {planned}, beyond it, from a second pre-training"
     return {
-        "so-far": [f"Runs that are there: {counted}."],
+        "so-far": [f"{heading}: {'; '.join(counted)}."],
         "matrix": matrix(suites, records),
         "verdicts": verdicts(suites, records),
         "accuracies": own(suites, again, accuracies),
