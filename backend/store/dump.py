@@ -7,6 +7,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from calift_core.files import atomic_path
 
 #: A dump or a restore of a database that takes longer hangs.
 _LONGEST_S = 6 * 3600.0
+#: Until a session that was closed is gone.
+_CLOSING_S = 2.0
 _DUMPED = select(ArtifactRow.sha256, func.max(ArtifactRow.size_bytes)).group_by(ArtifactRow.sha256)
 
 
@@ -103,15 +106,23 @@ def is_empty(engine: Engine) -> bool:
 
 
 def others(engine: Engine) -> int:
-    """How many other sessions use a Postgres database; 0 on SQLite, which does not know."""
+    """How many other sessions use a Postgres database; 0 on SQLite, which does not know.
+
+    Postgres knows of one that its client has closed for a moment yet: it is waited for.
+    """
     if engine.dialect.name != "postgresql":
         return 0
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
         "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
-    with reading(engine) as connection:
-        return int(connection.execute(text(query)).scalar_one())
+    deadline = time.monotonic() + _CLOSING_S
+    while True:
+        with reading(engine) as connection:
+            found = int(connection.execute(text(query)).scalar_one())
+        if found == 0 or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def _dump_postgres(engine: Engine, target: Path) -> Dumped:

@@ -17,7 +17,7 @@ from backend import migrations
 from backend.backup import back_up, put_back
 from backend.bucket import BucketStore, open_artifacts
 from backend.settings import Settings
-from backend.store.dump import dump
+from backend.store.dump import dump, others
 from backend.store.engine import open_engine, writing
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError, SpecError, StorageError
@@ -122,6 +122,25 @@ def test_backup__again_into_the_same_folder_copies_what_is_new_and_heals_what_is
             put_back(settings, target, replace=True)
     store.close()
     put_back(settings, target, replace=True)
+
+
+def test_restore__waits_for_a_session_that_is_closing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking, closing = open_engine(settings.database_url), open_engine(settings.database_url)
+    held = closing.connect()
+    asked = []
+
+    def meanwhile(seconds: float) -> None:
+        asked.append(seconds)
+        held.close()
+        closing.dispose()
+
+    monkeypatch.setattr("backend.store.dump.time.sleep", meanwhile)
+    assert others(asking) == 0
+    assert bool(asked) == settings.database_url.startswith("postgres")
+    closing.dispose()
+    asking.dispose()
 
 
 def test_backup__damage_is_found_before_anything_is_replaced(
