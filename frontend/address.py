@@ -61,6 +61,12 @@ class _Written:
         self.before.setdefault(name, set()).add(before)
 
 
+def page() -> str:
+    """Streamlit's name of the page that is drawn."""
+    context = get_script_run_ctx()
+    return "" if context is None else context.page_script_hash
+
+
 def get(name: str) -> str | None:
     """A parameter of the address; None where it is absent."""
     _catch_up()

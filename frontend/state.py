@@ -65,7 +65,7 @@ def bound(
         always: write the parameter even at the default.
         **options: for the widget.
     """
-    key, seen = f"url-{name}", f"url-{name}-seen"
+    key, seen, where = f"url-{name}", f"url-{name}-seen", f"url-{name}-page"
     given = address.get(name)
     state = st.session_state
     if given is None and name in SHARED and key not in state:
@@ -76,6 +76,10 @@ def bound(
     elif "options" in options and not _offered(state[key], options["options"]):
         state[key] = default
     value: T = state[key]
+    if state.get(where) != address.page():
+        # Another page's widget has held it so far, and what a browser that goes back and forward
+        # sends of this page's own may be from before it was filled in.
+        state[key], state[where] = value, address.page()
     always = always or name in SHARED
     _write(name, value, default, encode, always)
     state[seen] = address.get(name)
