@@ -76,10 +76,10 @@ def bound(
     elif "options" in options and not _offered(state[key], options["options"]):
         state[key] = default
     value: T = state[key]
-    if state.get(where) != address.page():
+    if state.get(where) != (here := address.page()):
         # Another page's widget has held it so far, and what a browser that goes back and forward
         # sends of this page's own may be from before it was filled in.
-        state[key], state[where] = value, address.page()
+        state[key], state[where] = value, here
     always = always or name in SHARED
     _write(name, value, default, encode, always)
     state[seen] = address.get(name)

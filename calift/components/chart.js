@@ -251,7 +251,8 @@ class Chart {
     this.width = width;
     const { height, title } = this.plot.layout;
     const layout = this.layout();
-    if (title?.text === layout.title?.text && height === layout.height) this.plotly.Plots.resize(this.plot);
+    const same = title?.text === layout.title?.text && height === layout.height;
+    if (same) this.plotly.Plots.resize(this.plot);
     else this.plotly.react(this.plot, this.figure.data, layout, this.data?.config);
   }
 }
