@@ -9,14 +9,26 @@ from pathlib import Path
 
 from calift.interop.runs import Exchanged
 from calift_core.analysis import foreign_curves
-from calift_core.errors import DataError
+from calift_core.errors import DataError, SpecError
 from calift_core.files import atomic_write_bytes
 from calift_core.schema.wire.runs import Metrics
 
 
 def push(runs: Sequence[Exchanged], place: str, *, again: bool) -> list[str]:
-    """Write both files; returns where they are. What is there is replaced."""
-    path = Path(place)
+    """Add runs to both files; returns where they are. Other runs in them stay.
+
+    Raises:
+        SpecError: a run is there already, and not `again`.
+        DataError: a file is there that holds no curves.
+    """
+    path, new = Path(place), {run.id for run in runs}
+    earlier = pull(place) if path.is_file() else []
+    for run in earlier:
+        if run.id in new and not again:
+            raise SpecError(
+                f"{run.name!r} is in {place!r} already.", hint="--again replaces it there."
+            )
+    runs = [*(run for run in earlier if run.id not in new), *runs]
     names = _names(runs)
     curves = {name: run.curves for name, run in zip(names, runs, strict=True)}
     atomic_write_bytes(path, foreign_curves.to_csv(curves).encode())

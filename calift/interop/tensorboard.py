@@ -46,7 +46,7 @@ def push(runs: Sequence[Exchanged], place: str, *, again: bool) -> list[str]:
 
     written = []
     for run in runs:
-        folder = Path(place) / (re.sub(r"[^\w.+ -]+", "_", f"{run.name}-{run.id[:8]}").strip())
+        folder = Path(place) / (re.sub(r"[^\w.+ -]+", "_", f"{run.name}-{run.id}").strip())
         earlier = sorted(folder.glob(_PATTERN))
         if earlier and not again:
             raise SpecError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calift_core import __version__
-from calift_core.analysis.report import evaluation_report, summarise
+from calift_core.analysis.report import evaluation_report, run_id_of, summarise
 from calift_core.errors import SpecError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.types import (
@@ -112,6 +112,6 @@ def import_into_folder(
     sha256 = write_predictions(folder / relative, predictions, keep=keep)
     evaluation = judged(predictions, spec.evaluation, sha256)
     known += [evaluation] if evaluation else []
-    report = imported_report(folder.absolute().name, spec, known)
+    report = imported_report(run_id_of(folder), spec, known)
     atomic_write_json(report_file, report.model_dump(mode="json"))
     return report

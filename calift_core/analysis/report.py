@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,14 @@ def read_report(folder: Path) -> Report:
         ) from None
     except (OSError, ValidationError) as error:
         raise DataError(f"{str(path)!r} cannot be read: {error}") from None
+
+
+def run_id_of(folder: Path) -> str:
+    """The id of the run in a folder that no service knows: its report's, else a new one."""
+    try:
+        return read_report(folder).run_id
+    except DataError:
+        return secrets.token_hex(6)
 
 
 def evaluation_report(

@@ -17,7 +17,7 @@ from calift_core.schema.spec import RunSpec
 
 
 def evaluate_finished(
-    spec: RunSpec, finished: Path, folder: Path, *, run_id: str = "local", stop: Stop = never
+    spec: RunSpec, finished: Path, folder: Path, *, stop: Stop = never
 ) -> Iterator[Record]:
     """Judge the finished model of a run on a suite, without training.
 
@@ -25,7 +25,6 @@ def evaluate_finished(
         spec: whose `suite` and `evaluation` are used.
         finished: folder of a finished run.
         folder: receives `predictions/` and `report.json`.
-        run_id: names the result.
         stop: true to stop between data sets.
 
     Raises:
@@ -38,7 +37,7 @@ def evaluate_finished(
         )
     folder.mkdir(parents=True, exist_ok=True)
     demand_space(folder)
-    yield from Job(spec, folder, run_id, None, stop).judge(finished)
+    yield from Job(spec, folder, None, None, stop).judge(finished)
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def evaluate_many(
         _demand_same_pass(names[0], first, name, models[name].spec)
     folder.mkdir(parents=True, exist_ok=True)
     demand_space(folder)
-    jobs = {name: Job(models[name].spec, folder / name, name, None, stop) for name in names}
+    jobs = {name: Job(models[name].spec, folder / name, None, None, stop) for name in names}
     yield PhaseRecord(phase="loading", detail=f"{len(names)} models")
     suite = load_suite(first.suite)
     first_model: TrainedModel | None = None

@@ -36,7 +36,7 @@ def run_job(
     spec: RunSpec,
     folder: Path,
     *,
-    run_id: str = "local",
+    run_id: str | None = None,
     resume_from: Path | None = None,
     inputs: Mapping[str, Path] | None = None,
     stop: Stop = never,
@@ -50,7 +50,7 @@ def run_job(
     Args:
         spec: what is asked.
         folder: the run's own folder; made if need be.
-        run_id: names the run in the report.
+        run_id: names the run in the report; None: the folder's own, or a new one.
         resume_from: folder of an earlier attempt to go on from, if this one has no checkpoint.
         inputs: folders of the finished runs that a merging method names, by those names; one that
             is absent is a folder itself.
@@ -79,7 +79,7 @@ def run_in_folder(
     spec: RunSpec,
     folder: Path,
     *,
-    run_id: str = "local",
+    run_id: str | None = None,
     resume_from: Path | None = None,
     inputs: Mapping[str, Path] | None = None,
     stop: Stop = never,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calift_core.analysis.report import summarise
+from calift_core.analysis.report import run_id_of, summarise
 from calift_core.data.cache import available_memory, kept_in_memory
 from calift_core.data.crops import smallest_side
 from calift_core.data.images import ImageSet
@@ -111,7 +111,7 @@ class Job:
         self,
         spec: RunSpec,
         folder: Path,
-        run_id: str,
+        run_id: str | None,
         resume_from: Path | None,
         stop: Stop,
         inputs: Mapping[str, Path] | None = None,
@@ -383,7 +383,7 @@ class Job:
         yield PhaseRecord(phase="saving")
         training_precision = resolve_precision(spec.train.precision, self.device)
         report = Report(
-            run_id=self.run_id,
+            run_id=self.run_id or run_id_of(self.folder),
             name=spec.name,
             spec=spec.model_dump(mode="json"),
             spec_sha256=spec.content_hash(),

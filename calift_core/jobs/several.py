@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from calift_core.analysis.report import run_id_of
 from calift_core.errors import CaliftError, InterruptedRunError, RankLostError
 from calift_core.files import atomic_write_json
 from calift_core.jobs.processes import LAUNCHER_ARGV
@@ -52,7 +53,7 @@ def run_on_several(
     """
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_json(folder / ASKED, spec.model_dump(mode="json"))
-    job = JobFile(run_id="local", spec=ASKED, keep_states=False)
+    job = JobFile(run_id=run_id_of(folder), spec=ASKED, keep_states=False)
     atomic_write_json(folder / "job.json", job.model_dump(mode="json"))
     records = folder / "records.jsonl"
     at = records.stat().st_size if records.is_file() else 0

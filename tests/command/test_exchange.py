@@ -20,7 +20,6 @@ from calift.interop.runs import Exchanged, outgoing
 from calift_core.analysis import foreign_curves
 from calift_core.analysis.imported import import_into_folder
 from calift_core.errors import CaliftError, DataError, SpecError
-from calift_core.files import atomic_write_json
 from calift_core.schema.wire.runs import Metrics, MetricSeries
 from tests.conftest import unavailable
 from tests.frontend import seed
@@ -34,8 +33,6 @@ def sent(tmp_path: Path) -> list[Exchanged]:
         folder = tmp_path / name
         made = seed.predictions(seed.KINDS[kind], "test", "id", n=200, harm=0.0, seed=1)
         import_into_folder(made, folder, name=name)
-        report = json.loads((folder / "report.json").read_text())
-        atomic_write_json(folder / "report.json", report | {"run_id": f"{name}0123456"})
         if name == "first":
             lines = [
                 {"step": s, "epoch": 0, "loss": math.exp(-s / 7), "lr": 1e-5} for s in (1, 2, 5)
@@ -71,15 +68,30 @@ def test_push_and_pull__give_the_run_back(
         unavailable(f"{package} is not installed")
     place = str(tmp_path / where)
     tracker.push(sent, place, again=False)
-    if tracker is not csv_file:
-        with pytest.raises(SpecError, match="already"):
-            tracker.push(sent, place, again=False)
     tracker.push(sent, place, again=True)
     found = {run.id: run for run in tracker.pull(place)}
     assert found.keys() == {run.id for run in sent}
     for run in sent:
         same(run, found[run.id], relative=relative)
         assert run.numbers["test/ece_floor"] > 0
+
+
+@pytest.mark.parametrize("tracker", [csv_file, tensorboard, mlflow])
+def test_push__again_replaces_its_own_run_alone(tmp_path: Path, tracker: ModuleType) -> None:
+    package = tracker.__name__.rpartition(".")[2]
+    if package != "csv_file" and importlib.util.find_spec(package) is None:
+        unavailable(f"{package} is not installed")
+    place, runs = str(tmp_path / "there"), []
+    for parent in ("one", "other"):
+        made = seed.predictions(seed.KINDS["FLYP"], "test", "id", n=50, harm=0.0, seed=1)
+        import_into_folder(made, tmp_path / parent / "run", name="run")
+        runs.append(outgoing(str(tmp_path / parent / "run"), None))
+    assert runs[0].id != runs[1].id
+    for run, again in ((runs[0], False), (runs[1], False), (runs[1], True)):
+        tracker.push([run], place, again=again)
+    assert {run.id for run in tracker.pull(place)} == {run.id for run in runs}
+    with pytest.raises(SpecError, match="already"):
+        tracker.push(runs[:1], place, again=False)
 
 
 def test_outgoing__an_error_never_goes_without_its_floor(sent: list[Exchanged]) -> None:
