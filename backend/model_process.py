@@ -6,6 +6,7 @@ The API itself has no torch and loads no model.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -15,17 +16,20 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from backend.artifacts import ArtifactStore
 from backend.problems import HttpError
 from backend.process import tied
 from backend.settings import Settings
 from backend.store.stores import Stores
-from calift_core.errors import NotFoundError, StorageError
+from calift_core.errors import NotFoundError, SpecError, StorageError
 from calift_core.files import storage_error
 
 #: A folder this old was left by a process that was killed.
 _LEFTOVER_S = 24 * 3600.0
+#: Memory of the process that looks through data.
+_LOOKING_BYTES = 3 << 30
 #: What the processes see of our environment: nothing that could be a secret.
 _PASSED_ON = re.compile(
     r"PATH|HOME|LANG|TMPDIR|PYTHONPATH|LD_LIBRARY_PATH|(?:LC|XDG|OMP|GOMP|KMP|MKL)_\w+|HF_HOME"
@@ -73,6 +77,22 @@ def run_once(
         timeout=timeout_s,
         check=False,
     )
+
+
+def look_through(kind: str, *words: str, settings: Settings, timeout_s: float) -> dict[str, Any]:
+    """What a process of `calift_core.data.looking` says of somebody's data.
+
+    Raises:
+        SpecError: the data cannot be used.
+        subprocess.TimeoutExpired: it took longer; it is killed.
+    """
+    module, argv = "calift_core.data.looking", (str(_LOOKING_BYTES), kind, *words)
+    done = run_once(module, argv, settings, timeout_s=timeout_s)
+    lines = done.stdout.splitlines()
+    told = json.loads(lines[-1]) if lines else {"error": "the process ended", "hint": ""}
+    if "error" in told:
+        raise SpecError(told["error"], hint=told["hint"])
+    return dict(told)
 
 
 def model_files(store: Stores, run_id: str) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ import numpy as np
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
-from backend.model_process import run_once
+from backend.model_process import look_through
 from backend.problems import HttpError
 from backend.settings import Settings
 from backend.submission import Submission, path_of, scan_budget
@@ -45,7 +44,7 @@ _IMAGES, _SIDE = 12, 96
 _CLASSES = 1000
 #: Images that are decoded for a visitor, one visitor at a time, and what that may take.
 MOST_LOOKED_AT = 20_000
-_LOOK_S, _MEMORY_BYTES = 300.0, 3 << 30
+_LOOK_S = 300.0
 _LOOKING = threading.Lock()
 
 
@@ -141,9 +140,10 @@ class Scanner:
             _LOOKING.release()
 
     def _looked(self, spec: SuiteSpec) -> SuiteCopies:
-        words = (spec.model_dump_json(), str(_MEMORY_BYTES))
         try:
-            done = run_once("calift_core.data.looking", words, self._settings, timeout_s=_LOOK_S)
+            told = look_through(
+                "copies", spec.model_dump_json(), settings=self._settings, timeout_s=_LOOK_S
+            )
         except subprocess.TimeoutExpired:
             raise HttpError(
                 503,
@@ -151,10 +151,6 @@ class Scanner:
                 f"looking at every image took more than {_LOOK_S:g} s.",
                 hint="`calift data inspect` on the machine that has them takes its time.",
             ) from None
-        lines = done.stdout.splitlines()
-        told = json.loads(lines[-1]) if lines else {"error": "the process ended", "hint": ""}
-        if "error" in told:
-            raise SpecError(told["error"], hint=told["hint"])
         return SuiteCopies.model_validate(told)
 
     async def _drawn(self, wish: Mapping[str, Any]) -> tuple[str | None, str]:

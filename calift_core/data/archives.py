@@ -34,6 +34,8 @@ MAX_IMAGE_BYTES = 256 * 2**20
 #: Bytes that an entry of a zip's table takes, generously; a table of more entries than a budget has
 #: is not read, unless it is small.
 _ENTRY_BYTES, _SMALL_TABLE = 128, 1 << 20
+#: Longest name in a zip, in characters, and the most folders that an image may lie in.
+MAX_NAME, MAX_DEPTH = 1024, 32
 #: A zip of a stranger may unpack to so many times its size; encoded images hardly shrink.
 _MAX_GROWTH, _ANY_GROWTH_BYTES = 50, 64 * 2**20
 _HEADER = struct.Struct("<4s22xHH")
@@ -140,8 +142,8 @@ def open_zip(file: Path, budget: Budget | None = None) -> ZipSource:
 
     Raises:
         DataUnavailableError: there is no such file.
-        DataError: it is no whole zip, a name leads out of it or comes twice, or an image is
-            encrypted, packed otherwise or very large.
+        DataError: it is no whole zip, a name leads out of it, comes twice, is too long or too deep,
+            or an image is encrypted, packed otherwise or very large.
         TooManyFilesError: the budget is spent.
     """
     if not file.is_file():
@@ -217,6 +219,12 @@ class _Table(io.FileIO):
 
 
 def _demand_inside(file: Path, name: str) -> None:
+    if len(name) > MAX_NAME or name.count("/") > MAX_DEPTH:
+        raise DataError(
+            f"{file.name}: names in a zip have at most {MAX_NAME:,} characters and {MAX_DEPTH} "
+            f"folders, got {len(name):,} and {name.count('/'):,} in {name[:40]!r}…",
+            hint="Pack the folder anew, with names below it.",
+        )
     steps = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in steps or (":" in steps[0]):
         raise DataError(

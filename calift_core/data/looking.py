@@ -1,16 +1,24 @@
-"""The process that looks for copies between the parts of a suite, for the service. Torch-free.
+"""The process that looks through somebody's data for the service. Torch-free.
 
-`python -m calift_core.data.looking SUITE MEMORY_BYTES` takes a `SuiteSpec` as JSON, decodes every
-image once, and says a `SuiteCopies` as JSON on its last line, or `{"error": …}`.
+::
+
+    python -m calift_core.data.looking MEMORY_BYTES copies SUITE       a SuiteSpec as JSON
+    python -m calift_core.data.looking MEMORY_BYTES zip FILE MOST_FILES
+
+`copies` decodes every image once and says a `SuiteCopies` as JSON on its last line; `zip` reads the
+table of a zip and says how many classes and images it has. Both say `{"error": …}` where they fail.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from calift_core.data.duplicates import between, look_at
 from calift_core.data.suites.load import load_suite
+from calift_core.data.suites.zips import examine
 from calift_core.errors import CaliftError
 from calift_core.schema.spec import SuiteSpec
 from calift_core.schema.wire.service import Copies, SuiteCopies
@@ -51,18 +59,30 @@ def copies_in(spec: SuiteSpec) -> SuiteCopies:
     )
 
 
+def _zip(words: Sequence[str]) -> str:
+    n_classes, images = examine(Path(words[0]), max_files=int(words[1]))
+    return json.dumps({"n_classes": n_classes, "images": images})
+
+
+def _copies(words: Sequence[str]) -> str:
+    return copies_in(SuiteSpec.model_validate_json(words[0])).model_dump_json()
+
+
+_LOOKS = {"copies": _copies, "zip": _zip}
+
+
 def main(argv: list[str]) -> None:
     """Limit this process, look, and say what was found."""
     import resource
 
-    memory = int(argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    memory, kind, *words = argv
+    resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers, sys.stdout = sys.stdout, sys.stderr
     try:
-        said = copies_in(SuiteSpec.model_validate_json(argv[0])).model_dump_json()
+        said = _LOOKS[kind](words)
     except MemoryError:
-        said = json.dumps({"error": "an image takes more memory than one may", "hint": ""})
+        said = json.dumps({"error": "it takes more memory than it may", "hint": ""})
     except CaliftError as error:
         said = json.dumps({"error": error.message, "hint": error.hint})
     answers.write(f"{said}\n")

@@ -273,14 +273,15 @@ def overlapping() -> bytes:
         (packed([*BIRDS, "../../evil.png"]), "'../../evil.png' leads out of the zip"),
         (packed([*BIRDS, "/etc/evil.png"]), "'/etc/evil.png' leads out of the zip"),
         (packed([*BIRDS, "..\\evil.png"]), "leads out of the zip"),
+        (packed([f"{'d/' * 30_000}{c}/0.png" for c in "ab"]), "at most 1,024 characters"),
         (packed(["a.txt"]), "birds.zip holds no images"),
         (packed(["a/0.png", "a/1.png"]), "must hold at least 2 class folders, it has ['a']"),
         (packed([f"a/{i}.png" for i in range(60)]), "holds more than 50 files"),
         (exploding(), "times its size; at most 50 times are taken"),
         (overlapping(), "they share bytes"),
     ],
-    ids=["cut", "png", "half", "climbs", "absolute", "backslash", "texts", "one", "many", "bomb",
-         "overlap"],
+    ids=["cut", "png", "half", "climbs", "absolute", "backslash", "deep", "texts", "one", "many",
+         "bomb", "overlap"],
 )  # fmt: skip
 def test_zip__that_cannot_be_used_is_refused_with_a_sentence_and_not_kept(
     api: TestClient, settings: Settings, body: bytes, sentence: str
@@ -330,6 +331,18 @@ def test_zip__comes_by_the_client_from_a_path_or_an_open_file(
             client.upload_zip(io.BytesIO(b"nothing"), "birds.zip")
         with pytest.raises(StorageError):
             client.upload_zip(tmp_path / "gone.zip", "gone.zip")
+
+
+def test_zip__is_looked_through_by_another_process(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = packed(BIRDS)
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("the API reads a zip that was just brought")
+
+    monkeypatch.setattr(zipfile, "ZipFile", opened)
+    assert bring(api, body).status_code == 201
 
 
 def delete(api: TestClient, suite: str, **headers: str) -> Any:

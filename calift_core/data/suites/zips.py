@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +100,11 @@ class _Contents:
         self.source: ZipSource = open_zip(file, budget)
         steps = [name.split("/") for name in self.source.names]
         self.title = file.stem
-        while len({s[0] for s in steps}) == 1 and all(len(s) > 2 for s in steps):
-            if steps[0][0] in (*PARTS, "val"):
-                break
-            self.title = steps[0][0]
-            steps = [s[1:] for s in steps]
+        shared = os.path.commonprefix(steps)[: max(0, min(map(len, steps)) - 2)]
+        above = list(takewhile(lambda folder: folder not in (*PARTS, "val"), shared))
+        if above:
+            self.title = above[-1]
+            steps = [s[len(above) :] for s in steps]
         self.parts: dict[str, str] = {}
         if any(s[0] == "train" and len(s) > 2 for s in steps):
             tops = {s[0] for s in steps if len(s) > 2}

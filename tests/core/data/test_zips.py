@@ -54,7 +54,8 @@ def test_zip__holds_the_images_of_its_folder_to_the_last_byte(
     images = pickle.loads(pickle.dumps(suite.part("test").take([6, 1], "some")))  # noqa: S301
     plain = load_suite(folder).part("test")
     assert np.array_equal(images.image(0), plain.image(6))
-    alone = packed(tree / "train", tmp_path / "b.zip")
+    alone = packed(tree / "train", tmp_path / "b.zip", "some/folders/above/")
+    assert load_suite(SuiteSpec(id=f"zip:{alone}")).name == "above"
     assert sets_of(load_suite(SuiteSpec(id=f"zip:{alone}"))) == sets_of(
         load_suite(SuiteSpec(id=f"folder:{tree / 'train'}"))
     )
@@ -85,6 +86,9 @@ def bomb(file: Path) -> None:
         (adds("../../evil.png"), r"'../../evil.png' leads out of the zip; nothing of it is read"),
         (adds("/etc/evil.png"), "leads out of the zip"),
         (adds(r"C:\evil.png"), "leads out of the zip"),
+        (adds("d/" * 30_000 + "a.png"), "at most 1,024 characters and 32 folders, got 60,005 and"),
+        (adds("d/" * 33 + "a.png"), "folders, got 71 and 33 in 'd/d/"),
+        (adds("d" * 1021 + ".png"), "got 1,025 and 0 in 'dd"),
         (adds(f"test/{'dragon'}/a.png"), "test/ has the class folders dragon, which train/ does n"),
         (adds(f"train/{CLASSES[0]}/a.png"), "'.*a.png' is not an image that can be read"),
         (bomb, "would unpack to 20,000 bytes, at most 10,000 are read"),
