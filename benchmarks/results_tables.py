@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from calift_core.calibration import TopLabel, ece, score_probs
 from calift_core.calibration.squared import SquaredError
 from calift_core.predictions.read import read_predictions
-from calift_core.studies.sweep.paired import Draws, best_rows, difference, make_draws
+from calift_core.studies.sweep.paired import best_rows, difference, draw_images
 
 Doubles = NDArray[np.float64]
 
@@ -127,7 +127,7 @@ def compare(
         ValueError: runs were judged on different images, or have different numbers of seeds.
     """
     n_seeds = max(len(folders) for folders in rows.values())
-    draws: Draws | None = None
+    draws: Doubles | None = None
     ids: NDArray[np.str_] | None = None
     found: dict[str, list[Resampled]] = {}
     for label, folders in rows.items():
@@ -138,12 +138,10 @@ def compare(
             judged = load_judged(folder, sets)
             if draws is None or ids is None:
                 ids = judged.ids
-                draws = make_draws(len(ids), n_seeds, n_resamples=n_resamples)
+                draws = draw_images(len(ids), n_resamples=n_resamples)
             if not np.array_equal(ids, judged.ids):
                 raise ValueError(f"{folder.name} was judged on other images than the first run")
-            found[label].append(resampled(judged, draws.images))
-    assert draws is not None
-    seeds = draws.seeds
+            found[label].append(resampled(judged, draws))
     squared = {label: np.stack([run.squared for run in runs]) for label, runs in found.items()}
     accuracy = {label: np.stack([run.accuracy for run in runs]) for label, runs in found.items()}
 
@@ -154,9 +152,9 @@ def compare(
             "ood_ece": {
                 "difference": float(per_seed.mean()),
                 "per_seed": per_seed.tolist(),
-                "squared": difference(squared[a], squared[b], seeds),
+                "squared": difference(squared[a], squared[b]),
             },
-            "ood_accuracy": difference(accuracy[a], accuracy[b], seeds),
+            "ood_accuracy": difference(accuracy[a], accuracy[b]),
         }
 
     wanted = [(a, b) for a in rows for b in YARDSTICKS if b in rows and a != b]
@@ -169,7 +167,6 @@ def compare(
         best[key] = {
             group: best_rows(
                 {a: v for a, v in values.items() if group == "all" or a != "zero-shot"},
-                seeds,
                 higher_is_better=key == "ood_accuracy",
             )
             for group in ("all", "changed")

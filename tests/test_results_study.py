@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
@@ -44,8 +42,8 @@ def judged_set(seed: int, n: int = 300, sets: int = 3, shift: float = 0.0) -> ta
 
 def test_resampled__the_first_row_is_the_data_as_they_are() -> None:
     judged = judged_set(0, shift=0.1)
-    draws = tables.make_draws(300, 3, n_resamples=4)
-    found = tables.resampled(judged, draws.images)
+    draws = tables.draw_images(300, n_resamples=4)
+    found = tables.resampled(judged, draws)
     each = list(zip(judged.confidences, judged.correct, strict=True))
     eces = [ece(TopLabel(c, r)) for c, r in each]
     assert found.ece == pytest.approx(np.mean(eces), abs=1e-12)
@@ -58,47 +56,32 @@ def test_resampled__the_first_row_is_the_data_as_they_are() -> None:
 
 def test_resampled__a_draw_counts_images_as_often_as_they_were_drawn() -> None:
     judged = judged_set(1, n=40)
-    draws = tables.make_draws(40, 1, n_resamples=3, seed=5)
-    accuracy = tables.resampled(judged, draws.images).accuracy
-    for row, found in zip(draws.images, accuracy, strict=True):
+    draws = tables.draw_images(40, n_resamples=3, seed=5)
+    accuracy = tables.resampled(judged, draws).accuracy
+    for row, found in zip(draws, accuracy, strict=True):
         repeated = np.repeat(judged.correct, row.astype(int), axis=1)
         assert repeated.shape[1] == 40
         assert found == pytest.approx(repeated.mean(), abs=1e-12)
 
 
-@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
-@settings(max_examples=20)
-def test_draws__weights_of_seeds_sum_to_one(n_seeds: int, seed: int) -> None:
-    draws = tables.make_draws(10, n_seeds, n_resamples=20, seed=seed)
-    np.testing.assert_allclose(draws.seeds.sum(axis=1), 1, atol=1e-12)
-    np.testing.assert_array_equal(draws.images.sum(axis=1), 10)
-    np.testing.assert_allclose(draws.seeds[0], 1 / n_seeds)
-
-
-def test_draws__the_spread_of_a_mean_over_seeds_is_the_unbiased_one() -> None:
-    values = np.array([0.3, 1.0, 2.9])
-    draws = tables.make_draws(2, 3, n_resamples=20_000)
-    assert (draws.seeds[1:] @ values).var() == pytest.approx(values.var(ddof=1) / 3, rel=0.05)
-
-
-def squared_of(draws: tables.Draws, n_seeds: int, shift: float = 0.0) -> NDArray[np.float64]:
+def squared_of(draws: NDArray[np.float64], n_seeds: int, shift: float = 0.0) -> NDArray[np.float64]:
     """(S, R + 1) squared errors of a row."""
     runs = (judged_set(s, shift=shift) for s in range(n_seeds))
-    return np.stack([tables.resampled(run, draws.images).squared for run in runs])
+    return np.stack([tables.resampled(run, draws).squared for run in runs])
 
 
 def test_difference__of_a_row_and_itself_is_nothing() -> None:
-    draws = tables.make_draws(300, 2, n_resamples=50)
+    draws = tables.draw_images(300, n_resamples=50)
     a = squared_of(draws, 2)
-    found = tables.difference(a, a, draws.seeds)
+    found = tables.difference(a, a)
     assert (found["difference"], found["low"], found["high"]) == (0, 0, 0)
     assert not tables.is_clear(found)
 
 
 def test_difference__changes_sign_with_the_order() -> None:
-    draws = tables.make_draws(300, 2, n_resamples=60)
+    draws = tables.draw_images(300, n_resamples=60)
     a, b = (squared_of(draws, 2, shift) for shift in (0.0, 0.2))
-    one, other = tables.difference(a, b, draws.seeds), tables.difference(b, a, draws.seeds)
+    one, other = tables.difference(a, b), tables.difference(b, a)
     assert one["difference"] == pytest.approx(-other["difference"])
     assert one["low"] == pytest.approx(-other["high"])
     assert tables.is_clear(one)
@@ -106,10 +89,10 @@ def test_difference__changes_sign_with_the_order() -> None:
 
 
 def test_difference__a_row_without_seeds_stands_against_each_seed() -> None:
-    draws = tables.make_draws(300, 3, n_resamples=20)
-    many = np.stack([tables.resampled(judged_set(s), draws.images).accuracy for s in range(3)])
-    one = tables.resampled(judged_set(9), draws.images).accuracy[None]
-    found = tables.difference(many, one, draws.seeds)
+    draws = tables.draw_images(300, n_resamples=20)
+    many = np.stack([tables.resampled(judged_set(s), draws).accuracy for s in range(3)])
+    one = tables.resampled(judged_set(9), draws).accuracy[None]
+    found = tables.difference(many, one)
     np.testing.assert_allclose(found["per_seed"], many[:, 0] - one[0, 0])
 
 
@@ -126,16 +109,16 @@ def test_difference__agrees_with_the_paired_difference_of_the_library() -> None:
 
     a, b = probs(4.0), probs(1.5)
     expected = paired_difference(score_probs(a, labels), score_probs(b, labels))
-    draws = tables.make_draws(n, 1, n_resamples=2000)
+    draws = tables.draw_images(n, n_resamples=2000)
     ids = np.array([str(i) for i in range(n)])
     of_a, of_b = (
         tables.resampled(
             tables.Judged(ids, p.max(axis=1)[None], (p.argmax(axis=1) == labels)[None]),
-            draws.images,
+            draws,
         ).squared[None]
         for p in (a, b)
     )
-    found = tables.difference(of_a, of_b, draws.seeds)
+    found = tables.difference(of_a, of_b)
     assert found["difference"] == pytest.approx(expected.difference, abs=1e-9)
     width = expected.high - expected.low
     assert found["low"] == pytest.approx(expected.low, abs=0.1 * width)
@@ -143,18 +126,18 @@ def test_difference__agrees_with_the_paired_difference_of_the_library() -> None:
 
 
 def test_best_rows__hold_equal_rows_and_leave_a_worse_one_out() -> None:
-    draws = tables.make_draws(300, 2, n_resamples=200)
+    draws = tables.draw_images(300, n_resamples=200)
     values = {
         "far off": squared_of(draws, 2, 0.3),
         "twin": squared_of(draws, 2),
         "calibrated": squared_of(draws, 2),
         "fixed": squared_of(draws, 1, 0.02),
     }
-    found = tables.best_rows(values, draws.seeds, higher_is_better=False)
+    found = tables.best_rows(values, higher_is_better=False)
     assert {"twin", "calibrated"} <= set(found["set"])
     assert "far off" not in found["set"]
     assert found["label"] == found["set"][0]
-    worst = tables.best_rows(values, draws.seeds, higher_is_better=True)
+    worst = tables.best_rows(values, higher_is_better=True)
     assert worst["set"] == ["far off"]
 
 

@@ -35,7 +35,7 @@ def check_power(level: float, power: float, difference: float) -> None:
 def samples_needed(
     found: PairedDifference,
     *,
-    difference: float | None = None,
+    difference: float,
     level: float = 0.95,
     power: float = 0.8,
 ) -> int:
@@ -48,7 +48,8 @@ def samples_needed(
 
     Args:
         found: a paired comparison on n samples, not of `squared_ece`.
-        difference: the one to show, in the metric's unit; None takes the observed one.
+        difference: the one to show, in the metric's unit. Choose it for what it would mean: the
+            observed one is as noisy as the comparison, and promises the power of a coin.
         level: of the two-sided test.
         power: chance to show it when it is real.
 
@@ -56,12 +57,11 @@ def samples_needed(
         SpecError: level or power is not in (0, 1), or the difference is 0, which no sample shows,
             or so small that too many would be needed.
     """
-    wanted = found.difference if difference is None else difference
-    check_power(level, power, wanted)
+    check_power(level, power, difference)
     z = float(ndtri((1 + level) / 2) + ndtri(power))
-    if z * found.standard_error > abs(wanted) * math.sqrt(_MOST / found.n):
-        raise _too_small(wanted)
-    return max(1, math.ceil(found.n * (z * found.standard_error / wanted) ** 2))
+    if z * found.standard_error > abs(difference) * math.sqrt(_MOST / found.n):
+        raise _too_small(difference)
+    return max(1, math.ceil(found.n * (z * found.standard_error / difference) ** 2))
 
 
 def _too_small(difference: float) -> SpecError:

@@ -73,7 +73,7 @@ def expected_accuracy(labelled: Labelled, confidences: Floats) -> dict[str, floa
     - `difference_of_confidences`: ID accuracy less the fall of the mean confidence (Guillory et al.
       2021).
     - `thresholded_confidence`: the share above the confidence that as many ID images lie above as
-      are right (ATC, Garg et al. 2022).
+      are right (ATC, Garg et al. 2022). Images that tie with it count in part, as ID images do.
 
     Args:
         labelled: ID data that the calibrator was not fitted on.
@@ -105,12 +105,15 @@ def _difference(labelled: Labelled, target: Doubles) -> float:
 
 
 def _thresholded(labelled: Labelled, target: Doubles) -> float:
+    own, n = labelled.confidences, len(labelled.confidences)
     right = int(np.count_nonzero(labelled.correct))
     if right == 0:
         return 0.0
-    # The right-th largest ID confidence: as many lie at or above it as are right.
-    at = np.partition(labelled.confidences, len(labelled.confidences) - right)
-    return float(np.mean(target >= at[len(labelled.confidences) - right]))
+    # The right-th largest ID confidence. As large a part of what ties with it counts as is needed
+    # for as many to lie above as are right.
+    at = np.partition(own, n - right)[n - right]
+    part = (right - np.count_nonzero(own > at)) / np.count_nonzero(own == at)
+    return float(np.mean(target > at) + part * np.mean(target == at))
 
 
 def estimate_accuracy(

@@ -34,10 +34,9 @@ from calift_core.schema.wire.sweeps import (
 from calift_core.studies.sweep.paired import (
     LEVEL,
     Doubles,
-    Draws,
     best_rows,
     difference,
-    make_draws,
+    draw_images,
 )
 from calift_core.studies.sweep.words import sentence_of
 
@@ -104,7 +103,7 @@ class _Images:
     Each shift is a population of its own.
     """
 
-    def __init__(self, run: JudgedRun, names: Sequence[str], n_seeds: int) -> None:
+    def __init__(self, run: JudgedRun, names: Sequence[str]) -> None:
         self._first = run.run_id
         self._units = {name: run.sets[name].open()[0] for name in names}
         self._population = {n: n if run.sets[n].role == "shift" else "" for n in names}
@@ -114,12 +113,11 @@ class _Images:
             everybody[key] = np.union1d(everybody.get(key, units[:0]), units)
         self.n_images = sum(len(n) for n in everybody.values())
         self.n_resamples = int(min(_MOST, max(_FEWEST, _CELLS // max(1, self.n_images))))
-        draws: dict[str, Draws] = {
-            key: make_draws(len(n), n_seeds, n_resamples=self.n_resamples, seed=index)
+        self._everybody = everybody
+        self._drawn = {
+            key: draw_images(len(n), n_resamples=self.n_resamples, seed=index)
             for index, (key, n) in enumerate(everybody.items())
         }
-        self.seeds = next(iter(draws.values())).seeds
-        self._everybody, self._drawn = everybody, {key: d.images for key, d in draws.items()}
         self._last: tuple[tuple[str, bytes], Doubles] | None = None
 
     def read(self, run: JudgedRun, name: str) -> tuple[Units, Doubles, SampleScores]:
@@ -187,12 +185,12 @@ def _values(run: JudgedRun, datasets: Sequence[str], id_set: str, images: _Image
 class _Judge:
     """The numbers of all runs, on draws that they share."""
 
-    def __init__(self, contenders: Sequence[Contender], n_seeds: int) -> None:
+    def __init__(self, contenders: Sequence[Contender]) -> None:
         runs = [run for c in contenders for run in (*c.runs, *_on_ladder(c))]
         self.id_set, self.datasets, self.judged_on = _common_sets(runs)
         self._contenders = contenders
         names = list(dict.fromkeys([self.id_set, *self.datasets]))
-        self.images = _Images(runs[0], names, n_seeds)
+        self.images = _Images(runs[0], names)
         self._known: dict[str, _Values] = {}
 
     def __call__(self, run: JudgedRun) -> _Values:
@@ -253,7 +251,7 @@ def make_verdict(
             "no method of the sweep has all of its judged runs yet",
             hint="The verdict comes with the first method whose seeds have all finished.",
         )
-    judge = _Judge(contenders, len(seeds))
+    judge = _Judge(contenders)
     values = {
         metric: {
             label: np.stack([v.metrics[metric] for v in runs]) for label, runs in judge.own.items()
@@ -261,7 +259,7 @@ def make_verdict(
         for metric in METRICS
     }
     rows = [_row(c, judge.own[c.label]) for c in contenders]
-    sets = _sets(values, judge.images.seeds)
+    sets = _sets(values)
     equal = _equal(contenders, judge)
     notes = _notes(contenders, judge, seeds)
     return SweepVerdict(
@@ -309,18 +307,16 @@ def _row(c: Contender, values: Sequence[_Values]) -> VerdictRow:
     )
 
 
-def _sets(
-    values: Mapping[VerdictMetric, Mapping[str, Doubles]], seeds: Doubles
-) -> list[VerdictSet]:
+def _sets(values: Mapping[VerdictMetric, Mapping[str, Doubles]]) -> list[VerdictSet]:
     """Per metric, which contender may be the best, and each one's difference to that."""
     found = []
     for metric, of in values.items():
-        best = best_rows(of, seeds, higher_is_better=metric in HIGHER_IS_BETTER)
+        best = best_rows(of, higher_is_better=metric in HIGHER_IS_BETTER)
         leader = best["label"]
         differences = []
         for label in of:
             if label != leader:
-                d = difference(of[label], of[leader], seeds)
+                d = difference(of[label], of[leader])
                 differences.append(
                     VerdictDifference(
                         label=label,
@@ -424,7 +420,7 @@ def _equal(contenders: Sequence[Contender], judge: _Judge) -> EqualAccuracy | No
     if len(rows) < 2:
         rows, sets = [], []
     else:
-        sets = _sets(values, judge.images.seeds)
+        sets = _sets(values)
     return EqualAccuracy(
         id_accuracy=target if rows else None,
         covers=covers,

@@ -595,9 +595,10 @@ def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None
     at = cal.samples_needed(found, difference=0.02)
     assert cal.samples_needed(found, difference=0.01) == pytest.approx(4 * at, rel=0.01)
     assert cal.samples_needed(found, difference=0.02, power=0.95) > at
-    # With z = 1.96 + 0.84 the observed difference needs (2.8 · se / difference)² times n.
-    ratio = (2.8016 * found.standard_error / found.difference) ** 2
-    assert cal.samples_needed(found) == pytest.approx(400 * ratio, abs=2)
+    # With z = 1.96 + 0.84 it needs (2.8 · se / difference)² times n.
+    assert at == pytest.approx(400 * (2.8016 * found.standard_error / 0.02) ** 2, abs=2)
+    with pytest.raises(TypeError, match="difference"):
+        cal.samples_needed(found)  # type: ignore[call-arg]
     with pytest.raises(SpecError, match="difference must not be 0"):
         cal.samples_needed(found, difference=0.0)
 
