@@ -381,7 +381,10 @@ def show_comparison(comparison: Comparison) -> None:
         for name in ("data set", "metric", "best first", "ruled out (p)"):
             table.add_column(name)
         for found in comparison.confidence_sets:
-            ruled_out = [f"{names[i]} ({_p_value(found.p_values[i])})" for i in found.excluded]
+            ruled_out = [
+                f"{names[i]} ({_p_value(found.p_values[i], found.n_resamples)})"
+                for i in found.excluded
+            ]
             table.add_row(
                 found.dataset,
                 found.metric,
@@ -397,5 +400,9 @@ def show_comparison(comparison: Comparison) -> None:
         err.print(f"warning: {warning}", style="yellow", markup=False)
 
 
-def _p_value(p: float) -> str:
+def _p_value(p: float, n_resamples: int) -> str:
+    from calift_core.calibration.confidence_sets import on_border, p_value_error
+
+    if on_border(p, n_resamples):
+        return f"{p:.3f} ± {p_value_error(0.05, n_resamples):.3f}, on the border"
     return "< 0.01" if p < 0.01 else f"{p:.2f}"

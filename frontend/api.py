@@ -37,7 +37,7 @@ from calift_core.schema.wire.service import FolderList, SuiteScan, Visitor
 from calift_core.schema.wire.sweeps import SweepDetail, SweepValidation, SweepVerdict
 from frontend import text
 from frontend.door import session_of
-from frontend.gains import Gain, gains
+from frontend.gains import Gain, clear_gains, gains
 
 T = TypeVar("T")
 #: Likely label errors that are loaded at once.
@@ -258,6 +258,17 @@ def zero_shot_of(run: RunSummary) -> RunSummary | None:
 def gains_over(run: RunSummary, base: RunSummary | None) -> dict[str, Gain | None]:
     """The differences to another run's headline, on data that both were judged on."""
     return {} if base is None else gains(evaluations(run), evaluations(base))
+
+
+def clear_gains_over(run: RunSummary, base: RunSummary | None) -> dict[str, bool]:
+    """By which headline numbers a run is better (true) or worse than another beyond noise."""
+    if base is None or is_working(run.phase):
+        return {}
+    try:
+        found = leaders((run.id, base.id), (run.revision, base.revision))
+    except CaliftError:  # without predictions nothing is known
+        return {}
+    return clear_gains(found.boards, run.id)
 
 
 @st.cache_data(ttl=3600, max_entries=400, show_spinner=False)

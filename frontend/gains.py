@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from calift_core.analysis.report import group_mean, ood_groups
 from calift_core.schema.report import EvaluationReport
+from calift_core.schema.wire.answers import Board
 
 
 @dataclass(frozen=True)
@@ -61,4 +62,22 @@ def gains(
             if len(means) == 2 and means[0] is not None and means[1] is not None
             else None
         )
+    return found
+
+
+def clear_gains(boards: Sequence[Board], run_id: str) -> dict[str, bool]:
+    """By which headline numbers a run is better (true) or worse than another at 95 %.
+
+    Args:
+        boards: of the two runs; a set of one confidence is an interval that excludes zero.
+        run_id: of the run.
+    """
+    found: dict[str, bool] = {}
+    for role, prefix in (("id", "id"), ("corruption", "ood"), ("shift", "ood")):
+        for board in boards:
+            name = f"{prefix}_{board.metric}"
+            if board.role == role and board.metric in ("accuracy", "ece"):
+                found.pop(name, None)  # shifts, where there are any, are what the mean is over
+                if not all(standing.leads for standing in board.standings):
+                    found[name] = board.standings[0].run_id == run_id
     return found

@@ -421,16 +421,22 @@ def rest_words(run: RunSummary, whole_s: float | None, now: datetime | None = No
 
 
 def headline_cards(
-    run: RunSummary, gained: Mapping[str, Gain | None]
+    run: RunSummary, gained: Mapping[str, Gain | None], clear: Mapping[str, bool]
 ) -> list[tuple[str, str, str]]:
-    """A run's headline as cards, with the differences to its zero-shot model of `gains`."""
+    """A run's headline as cards, with the differences to its zero-shot model.
+
+    Args:
+        run: the run.
+        gained: of `gains`.
+        clear: of `clear_gains`; no other difference is called better or worse.
+    """
     s = run.summary
     if s is None:
         return []
     cards = []
     for name in ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"):
         look, value = text.HEADLINES[name], getattr(s, name)
-        gain = _gain(gained.get(name), look.better)
+        gain = _gain(gained.get(name), look.better, clear.get(name))
         if name.endswith("_ece"):
             floor = text.esc(f"floor {text.percent(getattr(s, f'{name}_floor'))}")
             gain = Markup(f"{floor}<br>{gain}" if gain else floor)
@@ -441,13 +447,18 @@ def headline_cards(
     return cards
 
 
-def _gain(found: Gain | None, better: str) -> Markup:
-    """The difference to the zero-shot model in words, empty where there is none."""
+def _gain(found: Gain | None, better: str, clear: bool | None) -> Markup:
+    """The difference to the zero-shot model in words, empty where there is none.
+
+    A sign that the test does not confirm has no colour: of an ECE, its square is tested.
+    """
     if found is None:
         return Markup()
     gain = found.value if better == "high" else -found.value
-    tone, judged = ("up", " (better)") if gain > 0 else ("down", " (worse)") if gain else ("", "")
-    words = f"{text.points(found.value)} to zero-shot{judged}"
+    tone, said = "", ", not distinguishable"
+    if clear is not None and gain and clear == (gain > 0):
+        tone, said = ("up", " (better)") if clear else ("down", " (worse)")
+    words = f"{text.points(found.value)} to zero-shot{said}"
     if found.common < found.all:
         words += f", on {found.common} of {found.all} sets"
     return Markup(f'<span class="{tone}">{text.esc(words)}</span>')

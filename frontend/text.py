@@ -11,6 +11,7 @@ from os.path import commonprefix
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from calift_core.calibration.confidence_sets import on_border, p_value_error
 from calift_core.schema.report import EceReport, EvaluationReport, Summary
 from calift_core.schema.wire.answers import TrainingPictures, TriedPicture
 from calift_core.schema.wire.runs import RunSummary
@@ -39,9 +40,23 @@ def number(value: float | None, digits: int = 3) -> str:
     return DASH if value is None else _minus(f"{value:#.{digits}g}".removesuffix("."))
 
 
-def p_value(value: float) -> str:
-    """`p = 0.03`, or `p < 0.01`."""
+def p_value(value: float, n_resamples: int | None = None) -> str:
+    """`p = 0.03`, or `p < 0.01`.
+
+    Args:
+        value: of a test at 0.05.
+        n_resamples: draws that it comes from. One that other draws might put on the other side is
+            named as such: `p = 0.049 ± 0.003: on the border`.
+    """
+    if n_resamples is not None and on_border(value, n_resamples):
+        return f"p = {value:.3f} ± {p_value_error(0.05, n_resamples):.3f}: on the border"
     return "p < 0.01" if value < 0.01 else f"p = {value:.2f}"
+
+
+def draws(n_resamples: int) -> str:
+    """`5,000 draws, so that a p-value of 0.05 is known to ± 0.003`, one standard error."""
+    error = p_value_error(0.05, n_resamples)
+    return f"{count(n_resamples)} draws, so that a p-value of 0.05 is known to ± {error:.3f}"
 
 
 def count(value: int | None) -> str:

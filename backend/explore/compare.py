@@ -11,7 +11,7 @@ import numpy as np
 from backend.explore.library import StoreLibrary
 from backend.problems import pointer_of
 from backend.store.stores import Stores
-from calift_core.analysis.comparing import DECIDES, METRICS, SUITE_DRAWS, Drawn, Shared, share
+from calift_core.analysis.comparing import DECIDES, METRICS, Drawn, Shared, share
 from calift_core.analysis.explorer import Explorer
 from calift_core.calibration.compare import confidence_set_over
 from calift_core.errors import CaliftError, NotFoundError, PredictionsError, SpecError
@@ -139,7 +139,7 @@ class Comparer:
         self, role: Role, metric: str, sets: Mapping[str, _Evaluations], drawn: Sequence[Drawn]
     ) -> dict[str, Any]:
         decided = DECIDES.get(metric, metric)
-        found = confidence_set_over(drawn, decided, n_resamples=SUITE_DRAWS)
+        found = confidence_set_over(drawn, decided)
 
         def standing(run_id: str) -> dict[str, Any]:
             own = [e[run_id] for e in sets.values()]
@@ -161,6 +161,7 @@ class Comparer:
             "metric": metric,
             "datasets": list(sets),
             "n": found.n,
+            "n_resamples": found.n_resamples,
             "level": found.level,
             "standings": [standing(run_id) for run_id in (*found.members, *found.excluded)],
         }
@@ -256,21 +257,21 @@ class _Set:
         return [ConfidenceSet(dataset=e.dataset, role=e.role, **one) for one in found]
 
     def _sets(self) -> list[dict[str, Any]]:
-        together = self._all().together
+        drawn = self.drawn()
         found = []
         for metric in METRICS:
-            one = together.confidence_set(DECIDES.get(metric, metric))
+            one = confidence_set_over([drawn], DECIDES.get(metric, metric))
             found.append(
                 {
                     "metric": metric,
                     "n": one.n,
+                    "n_resamples": one.n_resamples,
                     "level": one.level,
                     "members": list(one.members),
                     "excluded": list(one.excluded),
                     "p_values": one.p_values,
                 }
             )
-        self._comparer.remember_drawn(self.evaluations, self._all())
         return found
 
 

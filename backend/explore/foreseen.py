@@ -75,6 +75,7 @@ class Foreseen:
                 self._comparer.compare([other, run.id], other, datasets=[dataset])
                 with suppress(UnknownNameError):  # the other was not tested on it
                     self._explorer.ledger(run.id, other, datasets=[dataset])
+            self._comparer.leaders([other, run.id])
 
     def _others(self, run: RunSummary) -> list[str]:
         """The zero-shot run that pages set it against, and the runs of its sweep."""

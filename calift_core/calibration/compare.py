@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
 from calift_core.calibration.bins import Doubles
+from calift_core.calibration.confidence_sets import ConfidenceSet, confidence_set_of
 from calift_core.calibration.scores import SampleScores
 from calift_core.calibration.squared import ROUNDING, SquaredDifference, SquaredError, Units
 from calift_core.calibration.uncertainty import check_resampling
@@ -34,8 +35,12 @@ class _Statistic(Protocol):
     def value(self) -> float:
         """On the samples as they are."""
 
-    def noise(self, times: Doubles) -> Doubles:
-        """Map how often each unit was drawn, (r, G), to values (r,) that vary as the metric does.
+    @property
+    def columns(self) -> Doubles:
+        """(G, c): what is summed over the units of a draw."""
+
+    def noise_of(self, sums: Doubles) -> Doubles:
+        """Map the sums (r, c) of r draws to values (r,) that vary as the metric does.
 
         Their mean is of no account.
         """
@@ -44,10 +49,10 @@ class _Statistic(Protocol):
 class _Mean:
     def __init__(self, values: Doubles, units: Units) -> None:
         self.value = float(values.mean())
-        self._totals, self._sizes = units.totals(values), units.sizes
+        self.columns = np.column_stack([units.totals(values), units.sizes])
 
-    def noise(self, times: Doubles) -> Doubles:
-        return np.asarray((times @ self._totals) / (times @ self._sizes))
+    def noise_of(self, sums: Doubles) -> Doubles:
+        return np.asarray(sums[:, 0] / sums[:, 1])
 
 
 class _General:
@@ -174,40 +179,13 @@ def check_paired(a: SampleScores, b: SampleScores) -> None:
         )
 
 
-def _statistic(metric: str | Metric, scores: SampleScores, units: Units) -> _Statistic:
+def _statistic(metric: str | Metric, scores: SampleScores, units: Units) -> _Statistic | _General:
     if isinstance(metric, str):
         return METRICS[metric](scores, units)
     return _General(metric, scores, units)
 
 
 # ---- Many models at once -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ConfidenceSet:
-    """The models any of which may be the best one: a model confidence set.
-
-    Attributes:
-        members: names, best first. The set holds the best model in at least `level` of repeats.
-        excluded: names of the others, best first.
-        values: name → the metric on the samples as they are.
-        p_values: name → the largest level of doubt (1 − level) at which it is still a member.
-        n: samples.
-        n_clusters: independent units; n when nothing is clustered.
-        n_resamples: R.
-        level: nominal coverage.
-        seed: of the draws.
-    """
-
-    members: tuple[str, ...]
-    excluded: tuple[str, ...]
-    values: dict[str, float]
-    p_values: dict[str, float]
-    n: int
-    n_clusters: int
-    n_resamples: int
-    level: float
-    seed: int
 
 
 def model_confidence_set(
@@ -250,6 +228,25 @@ def model_confidence_set(
 
 def _higher_is_better(metric: str | Metric, told: bool | None) -> bool:
     return isinstance(metric, str) and metric in HIGHER_IS_BETTER if told is None else told
+
+
+class _Sums:
+    """The sums of many statistics over the units of draws, in one product of matrices."""
+
+    def __init__(self, statistics: Sequence[_Statistic | _General]) -> None:
+        self._statistics = statistics
+        columns = [np.empty((0, 0)) if isinstance(s, _General) else s.columns for s in statistics]
+        self._ends = np.cumsum([c.shape[1] for c in columns])[:-1]
+        summed = [c for c in columns if c.size]
+        self._columns = np.concatenate(summed, axis=1) if summed else None
+
+    def noise(self, times: Doubles) -> list[Doubles]:
+        """Map how often each unit was drawn, (r, G), to the noise (r,) of each statistic."""
+        sums = np.empty((len(times), 0)) if self._columns is None else times @ self._columns
+        return [
+            one.noise(times) if isinstance(one, _General) else one.noise_of(own)
+            for one, own in zip(self._statistics, np.split(sums, self._ends, axis=1), strict=True)
+        ]
 
 
 class Together:
@@ -303,10 +300,11 @@ class Together:
             self._drawn = {metric: np.zeros(shape) for metric in self._of}
             start = 0
             alone = len(self.names) < 2
+            sums = _Sums([one for of in self._of.values() for one in of])
             for times in () if alone else self._units.draws(self._n_resamples, self._seed):
-                for key, of in self._of.items():
-                    for at, one in enumerate(of):
-                        self._drawn[key][start : start + len(times), at] = one.noise(times)
+                noise = np.stack(sums.noise(times), axis=1).reshape(len(times), len(self._of), -1)
+                for at, key in enumerate(self._of):
+                    self._drawn[key][start : start + len(times)] = noise[:, at]
                 start += len(times)
         return self._drawn[metric]
 
@@ -367,7 +365,7 @@ class Together:
         self, metric: str | Metric, *, higher_is_better: bool | None = None
     ) -> ConfidenceSet:
         """Which models may be the best; see `model_confidence_set`."""
-        return _confidence_set(
+        return confidence_set_of(
             self.names,
             self.values(metric),
             self.noise(metric),
@@ -402,17 +400,16 @@ class Noisy(Protocol):
 
 
 def confidence_set_over(
-    sets: Sequence[Noisy], metric: str, *, n_resamples: int, level: float = 0.95
+    sets: Sequence[Noisy], metric: str, *, level: float = 0.95
 ) -> ConfidenceSet:
     """Which models may be the best by the mean of a metric over several sets of samples.
 
     Every set counts the same, whatever its size. Sets of the same units must have been drawn with
-    one seed, and others with others.
+    one seed, and others with others. As many draws are used as the set with the fewest has.
 
     Args:
         sets: the same models in the same order on each.
         metric: a name in `METRICS` that all were made with.
-        n_resamples: R, the first ones of each set's own; none has fewer.
         level: chance that the best model is in the set.
 
     Raises:
@@ -420,73 +417,15 @@ def confidence_set_over(
     """
     if not sets or any(list(one.names) != list(sets[0].names) for one in sets):
         raise SpecError("confidence sets over several data sets must be of the same models on each")
-    return _confidence_set(
+    drawn = [one.noise(metric) for one in sets]
+    fewest = min(map(len, drawn))
+    return confidence_set_of(
         sets[0].names,
         np.mean([one.values(metric) for one in sets], axis=0),
-        np.mean([one.noise(metric)[:n_resamples] for one in sets], axis=0),
+        np.mean([noise[:fewest] for noise in drawn], axis=0),
         higher_is_better=_higher_is_better(metric, None),
         n=sum(one.n for one in sets),
         n_clusters=sum(one.n_clusters for one in sets),
         level=level,
         seed=0,
     )
-
-
-def _confidence_set(
-    names: Sequence[str],
-    values: Doubles,
-    noise: Doubles,
-    *,
-    higher_is_better: bool,
-    n: int,
-    n_clusters: int,
-    level: float,
-    seed: int,
-) -> ConfidenceSet:
-    p_values = eliminate(values * (-1 if higher_is_better else 1), noise)
-    by_name = dict(zip(names, p_values.tolist(), strict=True))
-    known = dict(zip(names, values.tolist(), strict=True))
-    order = sorted(names, key=lambda name: -known[name] if higher_is_better else known[name])
-    return ConfidenceSet(
-        members=tuple(name for name in order if by_name[name] >= 1 - level),
-        excluded=tuple(name for name in order if by_name[name] < 1 - level),
-        values=known,
-        p_values=by_name,
-        n=n,
-        n_clusters=n_clusters,
-        n_resamples=len(noise),
-        level=level,
-        seed=seed,
-    )
-
-
-def eliminate(losses: Doubles, noise: Doubles) -> Doubles:
-    """Return the p-value (J,) of each model's membership in the model confidence set.
-
-    Args:
-        losses: (J,) lower is better.
-        noise: (R, J) values of shared draws, which vary as the losses do; their mean and sign are
-            of no account.
-    """
-    n_models = len(losses)
-    p_values = np.ones(n_models)
-    noise = noise - noise.mean(axis=0) if n_models > 1 else noise
-    apart = losses[:, None] - losses  # (J, J)
-    drawn = np.abs(noise[:, :, None] - noise[:, None, :])  # (R, J, J)
-    error = np.sqrt(np.square(drawn).mean(axis=0))
-    sure = error <= ROUNDING
-    np.divide(drawn, error, out=drawn, where=~sure)
-    drawn[:, sure] = 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        far = np.where(np.abs(apart) > ROUNDING, apart / np.where(sure, 0.0, error), 0.0)
-    left, largest = np.arange(n_models), 0.0
-    while len(left) > 1:
-        inside = np.ix_(left, left)
-        observed = far[inside]
-        most = drawn[:, left[:, None], left].max(axis=(1, 2))
-        beyond = np.count_nonzero(most >= observed.max())
-        largest = max(largest, (1 + beyond) / (1 + len(noise)))
-        worst = int(observed.max(axis=1).argmax())
-        p_values[left[worst]] = largest
-        left = np.delete(left, worst)
-    return p_values

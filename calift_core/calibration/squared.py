@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -140,23 +141,24 @@ class SquaredError:
         noise = float((scaled * scaled.T).sum())
         return math.sqrt(max(0.0, 1 - noise / size)) if size > 0 else 1.0
 
-    def noise(self, times: Doubles) -> Doubles:
-        """Map how often each unit was drawn, (r, G), to what sampling adds to the value, (r,).
+    @cached_property
+    def columns(self) -> Doubles:
+        """(G, K + 1): the noise of each unit in each bin, and the unit's samples."""
+        return np.column_stack([self._by_unit(self._noise), self.units.sizes])
 
-        Up to a constant.
+    def noise_of(self, sums: Doubles) -> Doubles:
+        """Map the sums (r, K + 1) of `columns` over drawn units to what sampling adds to the value.
+
+        (r,), up to a constant.
         """
-        n, size = len(self.bins), len(self.shares)
-        if len(self.units) < n:
-            by_unit = self._by_unit(self._noise)
-            totals = times @ by_unit - by_unit.sum(axis=0)
-        else:
-            once = times - 1
-            totals = np.stack(
-                [np.bincount(self.bins, row * self._noise, minlength=size) for row in once]
-            )
-        errors = totals * (n / (times @ self.units.sizes))[:, None]  # (r, K) of the means
+        drawn, size = sums[:, :-1], sums[:, -1:]
+        errors = (drawn - self.columns[:, :-1].sum(axis=0)) * (len(self.bins) / size)  # of m
         slope = 2 * self._shrink * self.means / self.shares
         return np.asarray(errors @ slope + np.square(errors) @ (1 / self.shares))
+
+    def noise(self, times: Doubles) -> Doubles:
+        """As `noise_of`, of how often each unit was drawn, (r, G)."""
+        return self.noise_of(times @ self.columns)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from calift_core.calibration.confidence_sets import on_border
 from calift_core.schema.report import Summary
-from calift_core.schema.wire.results import Comparison, PairedDifference
+from calift_core.schema.wire.results import Comparison, ConfidenceSet, PairedDifference
 from frontend import text
 from frontend.figures.style import (
     MUTED,
@@ -298,13 +299,19 @@ def scatter_table(runs: Sequence[tuple[Run, Summary]]) -> Table:
 def confidence_sets_table(comparison: Comparison, metric: str) -> Table:
     """One row per data set: the runs that may be the best, and those ruled out with how surely."""
     names = {c.run.id: c.run.name for c in comparison.runs}
+
+    def member(run: str, found: ConfidenceSet) -> str:
+        near = on_border(found.p_values[run], found.n_resamples)
+        return names[run] + (f" ({p(run, found)})" if near else "")
+
+    def p(run: str, found: ConfidenceSet) -> str:
+        return text.p_value(found.p_values[run], found.n_resamples)
+
     rows = [
         {
             "dataset": found.dataset,
-            "members": ", ".join(names[run] for run in found.members),
-            "excluded": ", ".join(
-                f"{names[run]} ({text.p_value(found.p_values[run])})" for run in found.excluded
-            ),
+            "members": ", ".join(member(run, found) for run in found.members),
+            "excluded": ", ".join(f"{names[run]} ({p(run, found)})" for run in found.excluded),
             "n": found.n,
         }
         for found in comparison.confidence_sets

@@ -92,7 +92,8 @@ def _newest(run: RunSummary) -> None:
             f"<span>{text.esc(run.method)} · {text.esc(run.model)} · "
             f"{text.esc(run.suite)}</span><span>{text.age(run.finished_at)}</span></div>"
         )
-    page.stats(page.headline_cards(run, api.gains_over(run, base)))
+    gained, clear = api.gains_over(run, base), api.clear_gains_over(run, base)
+    page.stats(page.headline_cards(run, gained, clear))
     if base is None and run.method != "zero_shot":
         st.caption(
             "No zero-shot run of this model and data is stored, so there is nothing to set "

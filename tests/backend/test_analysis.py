@@ -703,6 +703,15 @@ def test_leaders__stand_on_the_mean_of_what_all_were_tested_on(
             values = [f["value"] if board["metric"] == "ece" else f for f in found]
             assert s["value"] == pytest.approx(sum(values) / len(values), abs=1e-5)
             assert (s["floor"] is None) == (board["metric"] != "ece")
+    # Over one data set, a board is what the confidence set of that data set says.
+    sets = get(api, "/compare", run_id=ids)["confidence_sets"]
+    for found in sets:
+        board = next(
+            b for b in boards if (b["role"], b["metric"]) == (found["role"], found["metric"])
+        )
+        assert board["datasets"] == [found["dataset"]]
+        assert {s["run_id"]: s["p_value"] for s in board["standings"]} == found["p_values"]
+        assert board["n_resamples"] == found["n_resamples"] == 5000
     by_accuracy = next(b for b in boards if (b["role"], b["metric"]) == ("id", "accuracy"))
     assert not by_accuracy["standings"][-1]["leads"]
     assert by_accuracy["standings"][-1]["run_id"] == ids[2]

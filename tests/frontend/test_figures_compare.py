@@ -38,8 +38,9 @@ def test_paired__an_ece_is_drawn_as_the_difference_of_squared_errors(
             "confidence_sets": [
                 ConfidenceSet(
                     dataset="photo", role="id", metric="ece", n=100, level=0.95, members=["a"],
-                    excluded=["b"], p_values={"a": 1.0, "b": 0.004},
+                    excluded=["b"], p_values={"a": 1.0, "b": p}, n_resamples=5000,
                 )
+                for p in (0.004, 0.0478)
             ],
         }
     )  # fmt: skip
@@ -51,9 +52,13 @@ def test_paired__an_ece_is_drawn_as_the_difference_of_squared_errors(
     assert (table.rows[0]["low"], table.rows[0]["squared"]) == (0.0004, 0.0016)
     assert "+16.0\N{NO-BREAK SPACE}pp²" in tables.to_html(table, caption="x")
     sets = figures.compare.confidence_sets_table(asked, "ece")
-    assert sets.rows == [
-        {"dataset": "photo", "members": "run a", "excluded": "run b (p < 0.01)", "n": 100}
+    assert [row["excluded"] for row in sets.rows] == [
+        "run b (p < 0.01)",
+        "run b (p = 0.048 ± 0.003: on the border)",
     ]
+    assert sets.rows[0] | {"excluded": ""} == {
+        "dataset": "photo", "members": "run a", "excluded": "", "n": 100
+    }  # fmt: skip
     assert figures.compare.confidence_sets_table(asked, "nll").rows == []
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from calift_core.schema.report import EvaluationReport
-from frontend.gains import Gain, gains
+import pytest
+
+from calift_core.schema.report import EvaluationReport, Summary
+from calift_core.schema.wire.answers import Board, Standing
+from calift_core.schema.wire.runs import RunSummary
+from frontend import page
+from frontend.gains import Gain, clear_gains, gains
 from tests.conftest import example_evaluation, example_predictions
 
 
@@ -32,6 +37,26 @@ def test_gains__another_part_of_a_test_set_is_no_set_in_common() -> None:
     assert gains([smaller], [ID]) == dict.fromkeys(
         ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece")
     )
+
+
+@pytest.mark.parametrize(("worse", "says"), [(0.2, None), (0.001, "worse")])
+def test_headline_cards__a_difference_that_could_be_noise_has_no_colour(
+    worse: float, says: str | None
+) -> None:
+    board = Board(
+        role="id", metric="accuracy", datasets=["id"], n=300, n_resamples=5000, level=0.95,
+        standings=[
+            Standing(run_id=name, value=v, decided=v, leads=p >= 0.05, p_value=p)
+            for name, v, p in (("base", 0.802, 1.0), ("run", 0.8, worse))
+        ],
+    )  # fmt: skip
+    clear = clear_gains([board], "run")
+    assert clear == ({} if says is None else {"id_accuracy": False})
+    gained = {"id_accuracy": Gain(-0.002, 1, 1)}
+    run = RunSummary.model_construct(summary=Summary(id_accuracy=0.8))
+    note = page.headline_cards(run, gained, clear)[0][2]
+    assert ('class="down"' in note, "(worse)" in note) == (says is not None,) * 2
+    assert ("not distinguishable" in note) == (says is None)
 
 
 def test_gains__severities_of_one_corruption_count_once() -> None:

@@ -35,13 +35,15 @@ class Standing(Frozen):
 class Board(Frozen):
     """Runs by a metric, best first: its mean over the data sets of a role that all were tested on.
 
-    The runs that lead hold the best one with probability `level` (model confidence set).
+    The runs that lead hold the best one with probability `level` (model confidence set), as
+    `n_resamples` draws say. Over one data set it is that set's `ConfidenceSet`.
     """
 
     role: Role
     metric: str
     datasets: list[str]
     n: int
+    n_resamples: int
     level: float
     standings: list[Standing]
 

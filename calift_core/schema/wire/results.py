@@ -567,13 +567,15 @@ class ConfidenceSet(Frozen):
 
     `members` and `excluded` are run ids, best first. The set holds the best run with probability
     `level`, however many runs are compared; a run stays in it down to that level of doubt which is
-    its p-value. For `ece` it is decided on the debiased squared L2 error.
+    its p-value, which comes from `n_resamples` draws. For `ece` it is decided on the debiased
+    squared L2 error.
     """
 
     dataset: str
     role: Role
     metric: str
     n: int
+    n_resamples: int
     level: float
     members: list[str]
     excluded: list[str]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import streamlit as st
 
+from calift_core.calibration.confidence_sets import on_border
 from calift_core.schema.wire.answers import Board, Leaders
 from calift_core.schema.wire.results import Comparison
 from frontend import answers, api, page, state, text
@@ -155,7 +156,8 @@ def _boards(found: Leaders, labels: Mapping[str, str], metric: str) -> None:
     decided = " Decided on the squared L2 error with the noise taken out." * (metric == "ece")
     st.caption(
         f"Runs marked “may be best” hold the best one in 95 of 100 repeats, however many are "
-        f"compared (model confidence set). {sets}.{decided}"
+        f"compared (model confidence set of {text.draws(min(b.n_resamples for b in boards))}). "
+        f"{sets}.{decided}"
     )
 
 
@@ -168,7 +170,9 @@ def board_table(boards: Sequence[Board], labels: Mapping[str, str]) -> Table:
         row: dict[str, object] = {"run": labels[standing.run_id]}
         for board in boards:
             own = by_role[board.role][standing.run_id]
-            row[board.role] = _cell(board.metric, own.value, own.floor, own.leads, own.p_value)
+            row[board.role] = _cell(
+                board.metric, own.value, own.floor, own.leads, own.p_value, board.n_resamples
+            )
         rows.append(row)
     return Table(
         [Column("run", "Run"), *(Column(b.role, _ROLES[b.role]) for b in boards)],
@@ -176,9 +180,12 @@ def board_table(boards: Sequence[Board], labels: Mapping[str, str]) -> Table:
     )
 
 
-def _cell(metric: str, value: float, floor: float | None, leads: bool, p: float) -> Markup:
+def _cell(
+    metric: str, value: float, floor: float | None, leads: bool, p: float, n_resamples: int
+) -> Markup:
     beside = "" if floor is None else f" <small>floor {text.esc(text.percent(floor))}</small>"
     shown = text.Mark("may be best", "★", "green") if leads else text.Mark("ruled out", "–", "gray")
     said = page.mark(shown)
-    sure = "" if leads else f" <small>{text.esc(text.p_value(p))}</small>"
+    says_p = not leads or on_border(p, n_resamples)
+    sure = f" <small>{text.esc(text.p_value(p, n_resamples))}</small>" if says_p else ""
     return Markup(f"{text.esc(text.metric_text(value, metric))}{beside} {said}{sure}")

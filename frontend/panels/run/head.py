@@ -41,7 +41,8 @@ def status(run: RunDetail) -> None:
         _progress(run)
     if run.summary is not None:
         base = api.zero_shot_of(run)
-        page.stats(page.headline_cards(run, api.gains_over(run, base)))
+        gained, clear = api.gains_over(run, base), api.clear_gains_over(run, base)
+        page.stats(page.headline_cards(run, gained, clear))
 
 
 def _progress(run: RunDetail) -> None:

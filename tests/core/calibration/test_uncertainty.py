@@ -647,13 +647,13 @@ def test_together__is_what_pairs_and_sets_are_one_by_one() -> None:
         alone = cal.model_confidence_set(models, metric=metric, **asked)
         assert together.confidence_set(metric) == alone
         # A data set counted twice is the data set; of independent ones the mean is known better.
-        twice = confidence_set_over([together, together], metric, n_resamples=60)
+        twice = confidence_set_over([together, together], metric)
         assert (twice.members, twice.p_values) == (alone.members, alone.p_values)
     other = Together(models, **{**asked, "seed": 6})
-    both = confidence_set_over([together, other], "accuracy", n_resamples=60)
+    both = confidence_set_over([together, other], "accuracy")
     assert both.values == together.confidence_set("accuracy").values
     spread = [np.std(np.diff(t.noise("accuracy")[:, :2])) for t in (together, other)]
     mean = (together.noise("accuracy") + other.noise("accuracy")) / 2
     assert np.std(np.diff(mean[:, :2])) < 0.85 * max(spread)
     with pytest.raises(SpecError, match="same models"):
-        confidence_set_over([together, Together({"a": models["a"]})], "nll", n_resamples=60)
+        confidence_set_over([together, Together({"a": models["a"]})], "nll")
