@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, cast
 
@@ -15,6 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from backend.artifacts import ArtifactStore
 from backend.authentication import Authenticator, Principal
 from backend.bulk import BulkActions
+from backend.concurrency import FairLimiter, Kind, Place
 from backend.corrections import Corrections
 from backend.datasets import Datasets
 from backend.evaluation_submission import EvaluationSubmission
@@ -44,14 +45,6 @@ from calift_core.calibration import BESIDE_CALIBRATORS, CALIBRATORS
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.wire.results import AskedBinning
-
-
-@dataclass
-class Counter:
-    """A number that only the event loop changes."""
-
-    value: int = 0
-
 
 _Answer = TypeVar("_Answer")
 
@@ -111,7 +104,7 @@ class Services:
     bulk: BulkActions
     metrics: Metrics
     watch: Watch
-    streams: Counter = field(default_factory=Counter)
+    limits: Mapping[Kind, FairLimiter]
     stopping: threading.Event = field(default_factory=threading.Event)
     broker: Recent[bool] = field(default_factory=lambda: Recent(2.0))
     ready: Recent[dict[str, str]] = field(default_factory=lambda: Recent(2.0))
@@ -295,6 +288,35 @@ def get_request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
+def place_for(kind: Kind, *, to_the_end: bool = False) -> Any:
+    """A place for a route's requests of one kind; its turn is for the route to wait for.
+
+    Args:
+        kind: what is limited.
+        to_the_end: it is held until the answer has gone out, and not until the route has made it.
+    """
+
+    async def hold(request: Request) -> AsyncIterator[Place]:
+        limiter = get_services(request).limits[kind]
+        with limiter.place(get_principal(request).name) as place:
+            yield place
+
+    return Depends(hold, scope="request" if to_the_end else "function")
+
+
+def turn_for(kind: Kind) -> Any:
+    """A place for a route's requests of one kind, and its turn, which comes before the route."""
+    of_kind = place_for(kind)
+
+    async def wait(place: Place = of_kind) -> AsyncIterator[None]:
+        async with place.turn():
+            yield
+
+    return Depends(wait, scope="function")
+
+
+#: What recomputes something from stored predictions.
+ANALYSIS = turn_for("analyses")
 RequestId = Annotated[str, Depends(get_request_id)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 StoreDep = Annotated[Stores, Depends(get_store)]
@@ -323,7 +345,7 @@ Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page")]
 
 
 def asked_binning(
-    n_bins: Annotated[int | None, Query(ge=1, le=1000, description="None: as evaluated")] = None,
+    n_bins: Annotated[int | None, Query(ge=1, le=100, description="None: as evaluated")] = None,
     scheme: Annotated[
         Literal["equal_mass", "equal_width"] | None, Query(description="None: as evaluated")
     ] = None,

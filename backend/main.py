@@ -17,9 +17,10 @@ from backend import migrations, oidc, problems
 from backend.authentication import Authenticator
 from backend.bucket import open_artifacts
 from backend.bulk import BulkActions
+from backend.concurrency import limiters
 from backend.corrections import Corrections
 from backend.datasets import Datasets
-from backend.deps import Counter, Recent, Services, check_owned, guard
+from backend.deps import Recent, Services, check_owned, guard
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.bound import Monitor
 from backend.explore.compare import Comparer
@@ -140,13 +141,13 @@ def create_app(
     submission = Submission(settings, store)
     celery = make_celery(settings)
     readiness = Readiness(engine, celery, artifacts)
-    streams, ready = Counter(), Recent[dict[str, str]](2.0)
+    limits, ready = limiters(settings.max_streams), Recent[dict[str, str]](2.0)
     metrics = Metrics(
         Gauges(engine),
         store.workers,
         artifacts,
         lacking=lambda: ready.ask(readiness.lacking),
-        streams=lambda: streams.value,
+        streams=lambda: limits["streams"].held,
     )
     sweeping = Sweeping(settings, store, submission)
     authenticator = Authenticator(settings.admin_token(), store, oidc.provider(settings))
@@ -170,7 +171,7 @@ def create_app(
         datasets=Datasets(settings, store),
         readiness=readiness,
         metrics=metrics,
-        streams=streams,
+        limits=limits,
         ready=ready,
         bulk=BulkActions(settings, store, artifacts, submission, partial(check_owned, store)),
         sweeping=sweeping,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import subprocess
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
+from backend.concurrency import Turn
 from backend.model_process import look_through
 from backend.problems import HttpError
 from backend.settings import Settings
@@ -45,7 +45,6 @@ _CLASSES = 1000
 #: Images that are decoded for a visitor, one visitor at a time, and what that may take.
 MOST_LOOKED_AT = 20_000
 _LOOK_S = 300.0
-_LOOKING = threading.Lock()
 
 
 class Scanner:
@@ -77,22 +76,23 @@ class Scanner:
             return [Path.home()]
         return roots
 
-    async def scan(self, suite_id: str, group_by: str | None = None) -> SuiteScan:
+    async def scan(self, suite_id: str, group_by: str | None = None, *, turn: Turn) -> SuiteScan:
         """Look at a suite.
 
         Args:
             suite_id: as a RunSpec names it.
             group_by: the pattern of what its splits must not tear apart.
+            turn: each image is drawn in one.
 
         Raises:
             SpecError: no suite has this name, its path may not be read, or the pattern is none.
-            HttpError: 503, too many pictures are waited for.
+            HttpError: 503, an image was not drawn in time.
         """
         try:
             found, wishes = await run_in_threadpool(self._listed, suite_id, group_by)
         except (OSError, ValueError) as error:  # a path that no file system takes
             raise SpecError(f"{suite_id[:200]!r} cannot be looked at: {error}") from error
-        drawn = await asyncio.gather(*(self._drawn(wish) for wish in wishes))
+        drawn = await asyncio.gather(*(self._drawn(wish, turn) for wish in wishes))
         names = [c.name for c in found.classes]
         images = [
             ScannedImage(
@@ -116,8 +116,7 @@ class Scanner:
 
         Raises:
             SpecError: as in `scan`, or the suite cannot be loaded.
-            HttpError: 422, it has too many images for a visitor to wait for; 503, somebody else is
-                being answered, or it took too long.
+            HttpError: 422, it has too many images for a visitor to wait for; 503, it took too long.
         """
         spec = self._spec(suite_id, group_by)
         counts = count_suite(spec, scan_budget())
@@ -132,14 +131,6 @@ class Scanner:
                 f"{suite_id[:200]!r} has {n:,} images, at most {MOST_LOOKED_AT:,} are looked at.",
                 hint="`calift data inspect` on the machine that has them takes any number.",
             )
-        if not _LOOKING.acquire(blocking=False):
-            raise HttpError(503, "BUSY", "somebody's data is being looked at.", hint="Try again.")
-        try:
-            return self._looked(spec)
-        finally:
-            _LOOKING.release()
-
-    def _looked(self, spec: SuiteSpec) -> SuiteCopies:
         try:
             told = look_through(
                 "copies", spec.model_dump_json(), settings=self._settings, timeout_s=_LOOK_S
@@ -153,9 +144,9 @@ class Scanner:
             ) from None
         return SuiteCopies.model_validate(told)
 
-    async def _drawn(self, wish: Mapping[str, Any]) -> tuple[str | None, str]:
+    async def _drawn(self, wish: Mapping[str, Any], turn: Turn) -> tuple[str | None, str]:
         try:
-            made = await self._thumbnails.draw(wish)
+            made = await self._thumbnails.draw(wish, turn)
         except (UnreadableImageError, NotFoundError) as error:
             return None, error.message
         except HttpError as error:

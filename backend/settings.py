@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         quota_running: runs of an owner that may work at once, the others wait; 0: any number.
         quota_artifact_bytes: an owner whose files take up more submits no run; 0: no limit.
         requests_per_minute: requests per token, averaged; bursts of a quarter are allowed.
-        max_streams: event streams open at once.
+        max_streams: event streams open at once; an owner may have half of them.
         free_space_floor_bytes: no file is stored that would leave less than this.
         artifact_grace_s: an unreferenced file younger than this is not collected.
         retain_days: what `calift prune` removes is removed by itself after so many days; 0: never.

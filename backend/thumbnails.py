@@ -26,6 +26,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 from cachetools import LRUCache
 from fastapi.concurrency import run_in_threadpool
 
+from backend.concurrency import Turn
 from backend.problems import HttpError
 from backend.process import tied
 from backend.settings import Settings
@@ -51,9 +52,9 @@ _TIMEOUT_S = 90.0
 #: Images whose looks are remembered, and the longer side that they are decoded at.
 _LOOKS, _MEASURED, _HASH_BYTES = 20_000, 256, 16
 _MAX_LINE, _MAX_BODY = 64 << 10, 4 << 20
-#: Wishes that may wait, and how long one does; a page has at most 200. What is drawn after somebody
-#: has given up is kept, so who asks again has it.
-_MAX_WAITING, _PATIENCE_S, _AGAIN_S = 1000, 20.0, 2
+#: How long a wish may wait. What is drawn after somebody has given up is kept, so who asks again
+#: has it.
+_PATIENCE_S, _AGAIN_S = 20.0, 2
 #: What the child sees of our environment: nothing that could be a secret.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "HOME", "SYSTEMROOT")
 _TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -158,38 +159,41 @@ class Thumbnails:
         path = path_of(uri)
         return path is None or not list(self._submission.path_refusals("", path))
 
-    async def draw(self, wish: Mapping[str, Any]) -> Thumbnail:
-        """Draw a picture, or give the one that is kept.
+    async def draw(self, wish: Mapping[str, Any], turn: Turn) -> Thumbnail:
+        """Draw a picture when it is its turn, or give the one that is kept.
 
         Raises:
-            HttpError: 404, no image is known; 503, too many are waited for.
+            HttpError: 404, no image is known; 503, its turn did not come in time.
             UnreadableImageError: the image cannot be decoded within its limits.
         """
         text = json.dumps([_VERSION, wish], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         body = await run_in_threadpool(self._kept.get, key)
         if body is None:
-            body = await self._in_line(lambda drawer: self._draw(drawer, key, wish), _PATIENCE_S)
+            body = await self._in_line(
+                lambda drawer: self._draw(drawer, key, wish), turn, _PATIENCE_S
+            )
         return Thumbnail(body, _media_type(body) or "")
 
-    async def measure(self, wishes: Sequence[Mapping[str, Any]]) -> list[Measured | str]:
+    async def measure(
+        self, wishes: Sequence[Mapping[str, Any]], turn: Turn
+    ) -> list[Measured | str]:
         """How images look; for one that cannot be had, the reason.
 
         Args:
             wishes: as of `wish`; their size is left alone.
-
-        Raises:
-            HttpError: 503, too many are waited for.
+            turn: each is decoded in one.
         """
-        return await asyncio.gather(*(self._measure(wish) for wish in wishes))
+        return await asyncio.gather(*(self._measure(wish, turn) for wish in wishes))
 
-    async def _measure(self, wish: Mapping[str, Any]) -> Measured | str:
+    async def _measure(self, wish: Mapping[str, Any], turn: Turn) -> Measured | str:
         asked = {**wish, "size": _MEASURED, "measure": True}
         key = json.dumps(asked, sort_keys=True)
         found = self._looks.get(key)
         if found is None:
             try:
-                found = _measured(await self._in_line(lambda drawer: _answered(drawer, asked)[0]))
+                told, _ = await self._in_line(lambda drawer: _answered(drawer, asked), turn)
+                found = _measured(told)
             except (UnreadableImageError, NotFoundError) as error:
                 return error.message
             except HttpError as error:
@@ -199,20 +203,21 @@ class Thumbnails:
             self._looks[key] = found
         return found
 
-    async def _in_line(self, work: Callable[[_Drawer], T], patience_s: float | None = None) -> T:
+    async def _in_line(
+        self, work: Callable[[_Drawer], T], turn: Turn, patience_s: float | None = None
+    ) -> T:
         """Have a child do something, when it is its turn.
 
         Raises:
-            HttpError: 503, too many are waited for, or its turn did not come in that time.
+            HttpError: 503, it was not done in that time.
         """
-        if sum(line.waiting for line in self._lines) >= _MAX_WAITING:
-            raise _busy()
-        line = min(self._lines, key=lambda one: one.waiting)
-        line.take()
-        begun = line.thread.submit(work, line.drawer)
-        begun.add_done_callback(lambda _: line.answered())
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(begun), patience_s)
+            async with asyncio.timeout(patience_s), turn():
+                line = min(self._lines, key=lambda one: one.waiting)
+                line.take()
+                begun = line.thread.submit(work, line.drawer)
+                begun.add_done_callback(lambda _: line.answered())
+                return await asyncio.wrap_future(begun)
         except TimeoutError:
             raise _busy() from None
 
@@ -271,7 +276,7 @@ def _outside() -> HttpError:
 
 def _busy() -> HttpError:
     return HttpError(
-        503, "BUSY", "too many thumbnails are waited for.", hint="Try again.",
+        503, "BUSY", "the thumbnail was not drawn in time.", hint="Try again.",
         headers={"Retry-After": str(_AGAIN_S)},
     )  # fmt: skip
 

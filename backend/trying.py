@@ -39,8 +39,6 @@ _MODELS = 4
 MAX_PIXELS = 50_000_000
 _DECODER_BYTES = 1536 << 20
 _DECODE_S, _ANSWER_S, _START_S = 20.0, 60.0, 180.0
-#: Pictures that may wait; they are answered one after the other.
-_MAX_WAITING = 16
 
 
 @dataclass
@@ -68,24 +66,17 @@ class Trials:
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
         self._models = self._child("trying", ("cpu",), "the models' process", _ANSWER_S)
         self._decoders: OrderedDict[str, Child] = OrderedDict()
-        self._waiting = 0
 
     async def ask(self, run_id: str, picture: bytes) -> TriedPicture:
         """What a run says of a picture.
 
         Raises:
             HttpError: 409, the run has no model that can be asked; 422, it is no picture that can
-                be read; 503, no model can be loaded here, or too many pictures wait.
+                be read; 503, no model can be loaded here.
             NotFoundError: no such run.
         """
-        if self._waiting >= _MAX_WAITING:
-            raise HttpError(503, "BUSY", "too many pictures are waited for.", hint="Try again.")
-        self._waiting += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._ask, run_id, picture)
-        finally:
-            self._waiting -= 1
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._ask, run_id, picture)
 
     def _ask(self, run_id: str, picture: bytes) -> TriedPicture:
         run = self._store.runs.get(run_id)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from backend.deps import (
+    ANALYSIS,
     AsEvaluated,
     CalibratorKind,
     EvaluationId,
@@ -18,7 +19,7 @@ from backend.deps import (
 )
 from calift_core.schema.wire.results import TRANSFER_SETS, CalibratorEffect, TransferMatrix
 
-router = APIRouter(tags=["results"])
+router = APIRouter(tags=["results"], dependencies=[ANALYSIS])
 
 
 @router.get("/evaluations/{evaluation_id}/calibrators")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -9,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from backend.concurrency import Place
 from backend.deps import (
     PrincipalDep,
     ServicesDep,
@@ -17,6 +19,8 @@ from backend.deps import (
     note,
     open_by_setting,
     open_on_loopback,
+    place_for,
+    turn_for,
     uploads,
 )
 from backend.docs_page import docs_page
@@ -124,7 +128,7 @@ def list_datasets(services: ServicesDep) -> list[DatasetInfo]:
     return [*catalogue.datasets(), *services.datasets.listed()]
 
 
-@router.get("/datasets/folders", responses={404: {}})
+@router.get("/datasets/folders", responses={404: {}}, dependencies=[turn_for("scans")])
 @allow("submit")
 def list_folders(
     services: ServicesDep,
@@ -159,6 +163,7 @@ async def upload_dataset(
     request: Request,
     services: ServicesDep,
     principal: PrincipalDep,
+    place: Annotated[Place, place_for("uploads")],
     name: Annotated[
         str, Query(min_length=1, max_length=200, description="Of the file, such as `birds.zip`")
     ] = "images.zip",
@@ -168,7 +173,8 @@ async def upload_dataset(
     It is kept as it is, below the service's home, once it is known to be a zip whose names stay in
     it, whose images hold what they say and whose size and number of files are within the limits.
     """
-    async with services.imports.receive(request.stream(), "a zip of images") as received:
+    receiving = services.imports.receive(request.stream(), "a zip of images")
+    async with receiving as received, place.turn():
         found = await run_in_threadpool(
             services.datasets.take, received, name, owner=principal.name
         )
@@ -195,10 +201,11 @@ def delete_dataset(
     note(request, suite=suite)
 
 
-@router.get("/datasets/scan")
+@router.get("/datasets/scan", dependencies=[turn_for("scans")])
 @allow("submit")
 async def scan_dataset(
     services: ServicesDep,
+    principal: PrincipalDep,
     suite: Named,
     group_by: GroupBy = None,
 ) -> SuiteScan:
@@ -208,10 +215,11 @@ async def scan_dataset(
     limits. Nothing is downloaded.
     """
     scanner = Scanner(services.settings, services.submission, services.thumbnails)
-    return await scanner.scan(suite, group_by)
+    turn = partial(services.limits["thumbnails"].turn, principal.name)
+    return await scanner.scan(suite, group_by, turn=turn)
 
 
-@router.get("/datasets/copies")
+@router.get("/datasets/copies", dependencies=[turn_for("copies")])
 @allow("submit")
 def find_copies(
     services: ServicesDep,

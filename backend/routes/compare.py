@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from backend.deps import (
+    ANALYSIS,
     MAX_CHOICES,
     RunId,
     ServicesDep,
@@ -15,7 +16,7 @@ from backend.deps import (
 from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger
 from calift_core.schema.wire.results import Comparison
 
-router = APIRouter(tags=["results"])
+router = APIRouter(tags=["results"], dependencies=[ANALYSIS])
 
 
 RunIds = Annotated[list[str], Query(min_length=2, max_length=10, description="The runs")]

@@ -21,8 +21,9 @@ from backend.deps import (
     StoreDep,
     allow,
     check_owner,
+    turn_for,
 )
-from backend.routes.events import After, LogBytes, LogOffset, LogTail, Place, StartAfter, follow
+from backend.routes.events import STREAM, After, LogBytes, LogOffset, LogTail, StartAfter, follow
 from backend.submission import body_hash
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
@@ -97,7 +98,7 @@ def _accepted(services: ServicesDep, response: Response, job: EvaluationJob) -> 
     return job
 
 
-@router.post("/evaluations/validate")
+@router.post("/evaluations/validate", dependencies=[turn_for("scans")])
 @allow("submit")
 def validate_evaluation(body: Asked, services: ServicesDep) -> Validation:
     """A dry run: what stands in the way of a job, and what it will cost."""
@@ -171,22 +172,21 @@ def list_job_evaluations(
     return EvaluationPage(items=items, next_cursor=next_cursor, total=total)
 
 
-async def _place_in_line(
-    job_id: JobId, services: ServicesDep, start: StartAfter
-) -> AsyncIterator[int]:
-    """Hold one of the places for streams; the id to start after."""
+async def _known(job_id: JobId, services: ServicesDep, start: StartAfter) -> int:
+    """The id to start after, of a job that is there."""
     await run_in_threadpool(services.store.evaluation_jobs.get, job_id)
-    with Place(services):
-        yield start
+    return start
 
 
-@router.get("/evaluation-jobs/{job_id}/events", response_class=EventSourceResponse)
+@router.get(
+    "/evaluation-jobs/{job_id}/events", response_class=EventSourceResponse, dependencies=[STREAM]
+)
 @allow("read")
 async def stream_evaluation_job_events(
     job_id: JobId,
     services: ServicesDep,
     principal: PrincipalDep,
-    start: Annotated[int, Depends(_place_in_line)],
+    start: Annotated[int, Depends(_known)],
 ) -> AsyncIterator[ServerSentEvent]:
     """Events as they happen (SSE), as for runs; `evaluation` names the run that it is of."""
     async for event in follow(job_id, services, principal, start):

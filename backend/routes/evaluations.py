@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
 from backend.deps import (
+    ANALYSIS,
     MAX_CHOICES,
     AsEvaluated,
     Calibrator,
@@ -25,6 +26,7 @@ from backend.deps import (
     StoreDep,
     Temperature,
     allow,
+    turn_for,
 )
 from backend.routes.files import file_response
 from calift_core.analysis.slices import By, Sort
@@ -66,7 +68,7 @@ def get_evaluation(evaluation_id: EvaluationId, store: StoreDep) -> Evaluation:
     return store.results.get_evaluation(evaluation_id)
 
 
-@router.get("/evaluations/{evaluation_id}/reliability")
+@router.get("/evaluations/{evaluation_id}/reliability", dependencies=[ANALYSIS])
 @allow("read")
 def get_reliability(
     evaluation_id: EvaluationId,
@@ -100,7 +102,7 @@ def get_reliability(
     )
 
 
-@router.get("/evaluations/{evaluation_id}/prompts")
+@router.get("/evaluations/{evaluation_id}/prompts", dependencies=[ANALYSIS])
 @allow("read")
 def list_prompts(
     evaluation_id: EvaluationId,
@@ -118,7 +120,7 @@ def list_prompts(
     )
 
 
-@router.get("/evaluations/{evaluation_id}/metrics")
+@router.get("/evaluations/{evaluation_id}/metrics", dependencies=[ANALYSIS])
 @allow("read")
 def get_measures(
     evaluation_id: EvaluationId,
@@ -138,7 +140,7 @@ def get_measures(
     )
 
 
-@router.get("/evaluations/{evaluation_id}/audit")
+@router.get("/evaluations/{evaluation_id}/audit", dependencies=[ANALYSIS])
 @allow("read")
 def get_audit(
     evaluation_id: EvaluationId, services: ServicesDep, temperature: Temperature = None
@@ -151,7 +153,7 @@ def get_audit(
     return services.explorer.audit(services.library.subject(evaluation_id), temperature=temperature)
 
 
-@router.get("/evaluations/{evaluation_id}/slices")
+@router.get("/evaluations/{evaluation_id}/slices", dependencies=[ANALYSIS])
 @allow("read")
 def list_slices(
     evaluation_id: EvaluationId,
@@ -181,7 +183,7 @@ def list_slices(
     )
 
 
-@router.get("/evaluations/{evaluation_id}/budget")
+@router.get("/evaluations/{evaluation_id}/budget", dependencies=[ANALYSIS])
 @allow("read")
 def get_budget(
     evaluation_id: EvaluationId,
@@ -212,7 +214,7 @@ def get_budget(
     )
 
 
-@router.get("/runs/{run_id}/slices")
+@router.get("/runs/{run_id}/slices", dependencies=[ANALYSIS])
 @allow("read")
 def list_run_slices(
     run_id: RunId,
@@ -245,6 +247,7 @@ def list_run_slices(
         200: {"content": {"application/octet-stream": {}}, "description": "Parquet"},
         304: {"description": "The copy with this ETag is still the file"},
     },
+    dependencies=[turn_for("downloads")],
 )
 @allow("read")
 def download_predictions(

@@ -21,8 +21,8 @@ from backend.deps import (
     ServicesDep,
     StoreDep,
     allow,
+    place_for,
 )
-from backend.problems import HttpError
 from calift_core.errors import NotFoundError
 from calift_core.schema.wire.runs import TERMINAL_PHASES, LogPage, Metrics, RunEvent
 
@@ -74,49 +74,23 @@ LogTail = Annotated[
 ]
 
 
-class Place:
-    """One of the places for event streams, held while the block runs.
-
-    Raises:
-        HttpError: 503, there is none.
-    """
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    def __enter__(self) -> None:
-        services = self._services
-        if services.streams.value >= services.settings.max_streams:
-            raise HttpError(
-                503,
-                "TOO_MANY_STREAMS",
-                f"{services.settings.max_streams} event streams are open, and no more may be.",
-                hint="Close one, or poll /events/history.",
-                headers={"Retry-After": "10"},
-            )
-        services.streams.value += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._services.streams.value -= 1
+#: A stream is refused before it begins; after that there is no status to set.
+STREAM = place_for("streams", to_the_end=True)
 
 
-async def _place_in_line(
-    run_id: RunId, services: ServicesDep, start: StartAfter
-) -> AsyncIterator[int]:
-    """Hold one of the places for streams; the id to start after."""
-    # Errors must come before the stream begins; after that there is no status to set.
+async def _known(run_id: RunId, services: ServicesDep, start: StartAfter) -> int:
+    """The id to start after, of a run that is there."""
     await run_in_threadpool(services.store.claims.phase, run_id)
-    with Place(services):
-        yield start
+    return start
 
 
-@router.get("/runs/{run_id}/events", response_class=EventSourceResponse)
+@router.get("/runs/{run_id}/events", response_class=EventSourceResponse, dependencies=[STREAM])
 @allow("read")
 async def stream_events(
     run_id: RunId,
     services: ServicesDep,
     principal: PrincipalDep,
-    start: Annotated[int, Depends(_place_in_line)],
+    start: Annotated[int, Depends(_known)],
 ) -> AsyncIterator[ServerSentEvent]:
     """Events as they happen (SSE). Ids grow; `Last-Event-ID` resumes; `end` closes the stream.
 

@@ -11,6 +11,7 @@ from backend.deps import (
     ServicesDep,
     StoreDep,
     allow,
+    turn_for,
 )
 from calift_core.schema.wire.runs import Artifact
 
@@ -38,6 +39,7 @@ def list_artifacts(run_id: RunId, store: StoreDep) -> list[Artifact]:
         200: {"content": {"application/octet-stream": {}}, "description": "The file"},
         304: {"description": "The copy with this ETag is still the file"},
     },
+    dependencies=[turn_for("downloads")],
 )
 @allow("read")
 def download_artifact(

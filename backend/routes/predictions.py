@@ -8,7 +8,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from backend.deps import IdempotencyKey, PrincipalDep, ServicesDep, allow, check_owner, uploads
+from backend.concurrency import Place
+from backend.deps import (
+    IdempotencyKey,
+    PrincipalDep,
+    ServicesDep,
+    allow,
+    check_owner,
+    place_for,
+    uploads,
+)
 from backend.middleware import UPLOAD_TYPE
 from calift_core.predictions.types import Role
 from calift_core.schema.wire.runs import RunDetail
@@ -36,6 +45,7 @@ async def import_predictions(
     response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
+    place: Annotated[Place, place_for("uploads")],
     name: Annotated[
         str | None, Query(min_length=1, max_length=120, description="Of the run to make")
     ] = None,
@@ -57,12 +67,13 @@ async def import_predictions(
         await run_in_threadpool(check_owner, services, principal, run)
     async with services.imports.receive(request.stream(), "a predictions file") as received:
         upload = replace(received, name=name, dataset=dataset, role=role, run_id=run)
-        run_id = await run_in_threadpool(
-            services.imports.take,
-            upload,
-            token_id=principal.token_id,
-            submitted_by=principal.name,
-            idempotency_key=key,
-        )
+        async with place.turn():
+            run_id = await run_in_threadpool(
+                services.imports.take,
+                upload,
+                token_id=principal.token_id,
+                submitted_by=principal.name,
+                idempotency_key=key,
+            )
     response.headers["Location"] = f"/api/v1/runs/{run_id}"
     return await run_in_threadpool(services.store.runs.get, run_id)

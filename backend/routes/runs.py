@@ -21,6 +21,7 @@ from backend.deps import (
     allow,
     changes_nothing,
     of_anybody,
+    turn_for,
 )
 from backend.problems import of_faults
 from backend.store.runs import RunFilters
@@ -125,7 +126,7 @@ def _accepted(services: ServicesDep, response: Response, run: RunDetail) -> RunD
     return run
 
 
-@router.post("/runs/validate")
+@router.post("/runs/validate", dependencies=[turn_for("scans")])
 @allow("submit")
 @changes_nothing
 def validate_run(submitted: SubmissionDep, services: ServicesDep) -> Validation:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
 
+from backend.concurrency import Place
 from backend.deps import (
+    ANALYSIS,
     AsEvaluated,
     Condition,
     Cursor,
     EvaluationId,
     IfNoneMatch,
     Limit,
+    PrincipalDep,
     RunId,
     ServicesDep,
     Temperature,
     allow,
     changes_nothing,
+    place_for,
+    turn_for,
 )
 from backend.routes.files import knows
 from backend.store.cursors import scope_of
@@ -62,13 +68,14 @@ def asked_samples(
 
 
 Wanted = Annotated[SampleFilter, Depends(asked_samples)]
+ThumbnailPlace = Annotated[Place, place_for("thumbnails")]
 Against = Annotated[
     str | None,
     Query(max_length=64, description="Another model's evaluation on the same samples"),
 ]
 
 
-@router.get("/evaluations/{evaluation_id}/samples")
+@router.get("/evaluations/{evaluation_id}/samples", dependencies=[ANALYSIS])
 @allow("read")
 def list_samples(
     evaluation_id: EvaluationId,
@@ -117,7 +124,7 @@ def list_samples(
     return page.model_copy(update={"next_cursor": cursors.write(scope, [end])})
 
 
-@router.get("/evaluations/{evaluation_id}/samples/traits")
+@router.get("/evaluations/{evaluation_id}/samples/traits", dependencies=[ANALYSIS])
 @allow("read")
 def get_sample_traits(
     evaluation_id: EvaluationId,
@@ -137,7 +144,7 @@ def get_sample_traits(
     )
 
 
-@router.get("/evaluations/{evaluation_id}/samples/doubtful")
+@router.get("/evaluations/{evaluation_id}/samples/doubtful", dependencies=[ANALYSIS])
 @allow("read")
 def list_doubtful_labels(
     evaluation_id: EvaluationId,
@@ -158,7 +165,9 @@ def list_doubtful_labels(
     )
 
 
-@router.post("/evaluations/{evaluation_id}/corrected", responses={404: {}})
+@router.post(
+    "/evaluations/{evaluation_id}/corrected", responses={404: {}}, dependencies=[turn_for("scans")]
+)
 @allow("read")
 @changes_nothing
 def correct_labels(
@@ -172,11 +181,12 @@ def correct_labels(
     return services.corrections.make(services.store.results.get_evaluation(evaluation_id), asked)
 
 
-@router.get("/evaluations/{evaluation_id}/samples/looks")
+@router.get("/evaluations/{evaluation_id}/samples/looks", dependencies=[ANALYSIS])
 @allow("read")
 async def get_sample_looks(
     evaluation_id: EvaluationId,
     services: ServicesDep,
+    principal: PrincipalDep,
     wanted: Wanted,
     binning: AsEvaluated,
     against: Against = None,
@@ -206,7 +216,9 @@ async def get_sample_looks(
         return subject.source, [name for name, _ in parts[0]], asked
 
     source, names, (own, others) = await run_in_threadpool(wishes)
-    found = await services.thumbnails.measure([*own, *others])
+    found = await services.thumbnails.measure(
+        [*own, *others], partial(services.limits["thumbnails"].turn, principal.name)
+    )
     reason = next((f for f in found if isinstance(f, str)), "")
     seen = [(n, f) for n, f in zip(names, found, strict=False) if not isinstance(f, str)]
     rest = [f for f in found[len(own) :] if not isinstance(f, str)]
@@ -223,7 +235,7 @@ async def get_sample_looks(
     )
 
 
-@router.get("/samples/{evaluation_id}/{sample_id:path}/answers")
+@router.get("/samples/{evaluation_id}/{sample_id:path}/answers", dependencies=[ANALYSIS])
 @allow("read")
 def list_sample_answers(
     evaluation_id: EvaluationId,
@@ -257,6 +269,8 @@ async def get_thumbnail(
     evaluation_id: EvaluationId,
     sample_id: Annotated[str, Path(max_length=1024, description="A sample's id")],
     services: ServicesDep,
+    principal: PrincipalDep,
+    place: ThumbnailPlace,
     size: Annotated[int, Query(ge=64, le=512, description="Pixels of the longer side")] = 160,
     known: IfNoneMatch = None,
 ) -> Response:
@@ -271,7 +285,9 @@ async def get_thumbnail(
         label = services.explorer.label_of(services.library.subject_of(evaluation), sample_id)
         return services.thumbnails.wish(evaluation, sample_id, label, size)
 
-    return _shown(await services.thumbnails.draw(await run_in_threadpool(wish)), known)
+    async with services.limits["analyses"].turn(principal.name):
+        asked = await run_in_threadpool(wish)
+    return _shown(await services.thumbnails.draw(asked, place.turn), known)
 
 
 @router.get(
@@ -290,6 +306,8 @@ async def get_training_thumbnail(
     run_id: RunId,
     sample_id: Annotated[str, Path(max_length=1024, description="A training image's id")],
     services: ServicesDep,
+    principal: PrincipalDep,
+    place: ThumbnailPlace,
     size: Annotated[int, Query(ge=64, le=512, description="Pixels of the longer side")] = 160,
     known: IfNoneMatch = None,
 ) -> Response:
@@ -303,7 +321,9 @@ async def get_training_thumbnail(
         label = services.library.training_label(run_id, sample_id)
         return services.thumbnails.wish_of_training(run_id, sample_id, label, size)
 
-    return _shown(await services.thumbnails.draw(await run_in_threadpool(wish)), known)
+    async with services.limits["analyses"].turn(principal.name):
+        asked = await run_in_threadpool(wish)
+    return _shown(await services.thumbnails.draw(asked, place.turn), known)
 
 
 def _shown(picture: Thumbnail, known: str | None) -> Response:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Response
 
 from backend.deps import (
+    ANALYSIS,
     Cursor,
     IdempotencyKey,
     Limit,
@@ -15,6 +16,7 @@ from backend.deps import (
     StoreDep,
     SweepId,
     allow,
+    turn_for,
 )
 from backend.problems import HttpError
 from backend.store.runs import RunFilters
@@ -98,7 +100,7 @@ def _changed(services: ServicesDep, sweep_id: str) -> SweepDetail:
     return services.sweeping.detail(sweep_id)
 
 
-@router.post("/sweeps/validate")
+@router.post("/sweeps/validate", dependencies=[turn_for("scans")])
 @allow("submit")
 def validate_sweep(body: SweepBody, services: ServicesDep) -> SweepValidation:
     """A dry run: what is wrong with a SweepSpec, what is missing, what it will cost."""
@@ -137,7 +139,7 @@ def list_sweep_runs(
     return RunPage(items=items, next_cursor=next_cursor, total=total)
 
 
-@router.get("/sweeps/{sweep_id}/verdict")
+@router.get("/sweeps/{sweep_id}/verdict", dependencies=[ANALYSIS])
 @allow("read")
 def get_sweep_verdict(sweep_id: SweepId, services: ServicesDep) -> SweepVerdict:
     """What a sweep says so far: in a sentence, and in model confidence sets and paired intervals.

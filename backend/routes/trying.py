@@ -9,7 +9,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
-from backend.deps import RunId, ServicesDep, allow, changes_nothing, uploads
+from backend.concurrency import Place
+from backend.deps import RunId, ServicesDep, allow, changes_nothing, place_for, turn_for, uploads
 from backend.middleware import PICTURE_TYPE
 from backend.problems import HttpError
 from calift_core.schema.wire.answers import TriedPicture
@@ -31,7 +32,12 @@ router = APIRouter(tags=["results"])
 @allow("read")
 @uploads(PICTURE_TYPE)
 @changes_nothing
-async def try_picture(run_id: RunId, request: Request, services: ServicesDep) -> TriedPicture:
+async def try_picture(
+    run_id: RunId,
+    request: Request,
+    services: ServicesDep,
+    place: Annotated[Place, place_for("pictures")],
+) -> TriedPicture:
     """What a run says of a picture: labels with probabilities, abstention, and images alike.
 
     The model is loaded when it is first asked, which takes seconds, and kept for a while; the
@@ -41,7 +47,8 @@ async def try_picture(run_id: RunId, request: Request, services: ServicesDep) ->
         picture = await request.body()
     except ClientDisconnect:
         raise HttpError(400, "BAD_REQUEST", "the picture ended too early.") from None
-    return await (services.model_host or services.trials).ask(run_id, picture)
+    async with place.turn():
+        return await (services.model_host or services.trials).ask(run_id, picture)
 
 
 #: What an exported model can be given; the last four read the initial model's logits as well.
@@ -58,6 +65,7 @@ Shippable = Literal[
         200: {"content": {"application/zip": {}}, "description": "The folder of `calift export`"},
         409: {},
     },
+    dependencies=[turn_for("exports")],
 )
 @allow("read")
 async def download_model(

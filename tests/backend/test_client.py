@@ -96,7 +96,7 @@ def test_client__follows_a_run_while_it_works(client: Client, services: Any) -> 
     seen: list[Any] = []
     follower = threading.Thread(target=lambda: seen.extend(client.events(run_id)))
     follower.start()
-    until(lambda: services.streams.value == 1, what="the stream to open")
+    until(lambda: services.limits["streams"].held == 1, what="the stream to open")
     for step in (1, 2, 3):
         store.records.record(
             run_id, 1, [r.MetricsRecord(step=step, epoch=0.1, values={"loss": 1.0})]
@@ -108,7 +108,7 @@ def test_client__follows_a_run_while_it_works(client: Client, services: Any) -> 
     follower.join(20)
     assert not follower.is_alive()
     assert seen == client.events_after(run_id)
-    until(lambda: services.streams.value == 0, what="the stream to close")
+    until(lambda: services.limits["streams"].held == 0, what="the stream to close")
 
 
 def test_client__stream_survives_a_service_that_restarts(settings: Any) -> None:
@@ -295,7 +295,7 @@ def test_client__too_many_streams_are_refused(make_settings: Any, sqlite_url: st
             next(client.events(run_id))
         assert caught.value.status == 503
         first.close()
-        until(lambda: app.state.services.streams.value == 0, what="the stream to close")
+        until(lambda: app.state.services.limits["streams"].held == 0, what="the stream to close")
         assert next(client.events(run_id)).kind == "state"
 
 

@@ -159,7 +159,9 @@ def test_head__of_an_endless_stream_ends(served: str, settings: Any, app: Any) -
             answer = caller.head(f"{served}/api/v1/runs/{run_id}/events", timeout=10)
             assert answer.status_code == 200
             assert answer.headers["content-type"].startswith("text/event-stream")
-    until(lambda: app.state.services.streams.value == 0, what="the streams to be given back")
+    until(
+        lambda: app.state.services.limits["streams"].held == 0, what="the streams to be given back"
+    )
 
 
 def test_etag__that_is_known_is_304(api: TestClient, services: Any, finished_run: Any) -> None:
@@ -246,11 +248,15 @@ def test_stream__of_the_services_own_token_stays(
 def test_stream__one_too_many_is_503_without_a_traceback(
     make_settings: Any, sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = make_settings(database_url=sqlite_url, max_streams=2)
+    settings = make_settings(database_url=sqlite_url, max_streams=4)
     app = create_app(settings, housekeeping=False)
-    token = settings.admin_token()
+    token, store = settings.admin_token(), app.state.services.store
+    another = f"clft_ann.{'s' * 32}"
+    store.tokens.add(
+        "clft_ann", name="ann", scope="read", secret_sha256=hash_token(another), ttl_s=None
+    )
     with serving(app) as served:
-        run_id = app.state.services.store.runs.submit(spec_of())
+        run_id = store.runs.submit(spec_of())
         with opened(served, run_id, token) as first, opened(served, run_id, token) as second:
             assert (first.status_code, second.status_code) == (200, 200)
             for _ in range(3):
@@ -259,8 +265,10 @@ def test_stream__one_too_many_is_503_without_a_traceback(
                     found = problem(third, 503, "TOO_MANY_STREAMS")
                     assert "2" in found.detail
                     assert int(third.headers["retry-after"]) >= 1
+            with opened(served, run_id, another) as theirs:  # half of them are for others
+                assert theirs.status_code == 200
         assert [r for r in caplog.records if r.exc_info] == []
-        until(lambda: app.state.services.streams.value == 0, what="the streams to close")
+        until(lambda: app.state.services.limits["streams"].held == 0, what="the streams to close")
         with opened(served, run_id, token) as again:
             assert again.status_code == 200
 
