@@ -208,7 +208,7 @@ class Scanner:
         ]
         found = found.model_copy(
             update={"classes": classes[:_CLASSES], "n_classes": len(classes),
-                    "notes": list(loaded.notes)}
+                    "notes": list(counts.warnings)}
         )  # fmt: skip
         test = loaded.parts.get("test")
         chosen = [] if test is None else _spread(test)

@@ -6,11 +6,13 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from calift_core.errors import SpecError
 from calift_core.installed import as_typed, install_extra
@@ -107,6 +109,14 @@ def how_far(p: Progress | ProgressRecord) -> str:
     parts += [f"{duration_text(p.eta_s)} left"] if p.eta_s is not None else []
     parts += [f"{p.samples_per_s:,.0f} images/s"] if p.samples_per_s else []
     return ", ".join(["", *parts]) if parts else ""
+
+
+def faults_table(faults: Iterable[tuple[str, str]]) -> Table:
+    """Files that cannot be used, all of them: where each is, and what is wrong with it."""
+    table = Table("in", "what cannot be read", title_justify="left")
+    for place, why in faults:
+        table.add_row(plain_text(place), plain_text(why))
+    return table
 
 
 def plain_text(text: str) -> Any:

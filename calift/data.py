@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from calift.console import JsonFlag, err, need_torch, out, print_json
+from calift.console import JsonFlag, err, faults_table, need_torch, out, print_json
 from calift.relabelling import doubtful, relabel
 from calift_core.errors import DataError
 
@@ -62,12 +62,14 @@ def inspect(
     Exit status 1 if an image cannot be read. Every image is decoded once, with --features twice.
     """
     from calift_core.analysis.copies import judged_sets
+    from calift_core.data.counting import few_images
     from calift_core.data.duplicates import between
+    from calift_core.data.suites.base import by_class
     from calift_core.data.suites.load import load_suite
     from calift_core.schema.spec import SuiteSpec, absolute_uri
 
     judged = {} if run is None else judged_sets(run)
-    suite = load_suite(SuiteSpec(id=absolute_uri(source)))
+    suite = load_suite(SuiteSpec(id=absolute_uri(source)), fetch=False, check=False)
     sets = {name: s for name, s in (suite.parts | suite.shifts).items() if len(s)}
     seen = _look_at_all(sets)
     unreadable = any(one.unreadable for one in seen.values())
@@ -78,7 +80,14 @@ def inspect(
     found = {
         "source": source,
         "classes": list(suite.classes),
-        "notes": list(suite.notes),
+        "notes": [
+            *suite.notes,
+            *few_images(
+                suite.classes,
+                by_class(suite.parts, len(suite.classes)),
+                {part: len(images) for part, images in suite.parts.items()},
+            ),
+        ],
         "sets": {name: _described(images, suite, seen[name]) for name, images in sets.items()},
         "overlaps": [_as_json(o, judged) for o in overlaps],
     }
@@ -203,10 +212,10 @@ def _show(found: Mapping[str, Any]) -> None:
     table.add_row("all", *(f"{one['images']:,}" for one in sets.values()), "")
     out.print(table)
     for note in found["notes"]:
-        out.print(note, markup=False)
-    for one in sets.values():
-        for sentence in one["unreadable"][:_SHOWN]:
-            out.print(sentence, markup=False)
+        out.print(f"warning: {note}", style="yellow", markup=False)
+    unreadable = [(name, why) for name, one in sets.items() for why in one["unreadable"]]
+    if unreadable:
+        out.print(faults_table(unreadable))
     for o in found["overlaps"]:
         out.print(f"{o['sentence']}.", markup=False)
         for mine, theirs in (o["exact"] + o["near"] + o["alike"])[:_SHOWN]:

@@ -23,6 +23,7 @@ from calift.console import (
     duration_text,
     ece_text,
     err,
+    faults_table,
     how_far,
     need_torch,
     out,
@@ -414,7 +415,12 @@ def _dry_run(spec: RunSpec, as_json: bool, *, folder: Path | None, measure: bool
 def _show_validation(spec: RunSpec, result: Validation) -> None:
     if result.valid:
         out.print(f"The RunSpec {spec.name!r} is valid.", markup=False)
-    for problem in result.errors:
+    files = [(p["file"], p["message"]) for p in result.errors if "file" in p]
+    if files:
+        err.print(faults_table(files))
+        n = f"{len(files):,} image{'' if len(files) == 1 else 's'}"
+        err.print(f"error: {n} cannot be read", style="red", markup=False)
+    for problem in [p for p in result.errors if "file" not in p]:
         err.print(f"error: {problem['pointer']}: {problem['message']}", style="red", markup=False)
     for sentence in result.missing:
         out.print(f"missing here: {sentence}", style="yellow", markup=False)

@@ -212,11 +212,15 @@ def predict(
     Exit status 1 if an image could not be read; all others are answered.
     """
     need_torch()
+    from calift_core.data.listing import LeftOut
     from calift_core.shipping.classifier import CalibratedClassifier
     from calift_core.shipping.predicting import Out, listed, predict_files
 
     model = folder_of(model)
-    paths = listed(images)
+    left_out = LeftOut()
+    paths = listed(images, left_out=left_out)
+    for note in left_out.notes:
+        err.print(note, markup=False)
     classifier = CalibratedClassifier.load(model, device=device)
     target = (
         None
@@ -355,6 +359,7 @@ def watch(
     Each way of estimating stands beside its own error on the shifts that the run was tested on.
     """
     need_torch()
+    from calift_core.data.listing import LeftOut
     from calift_core.files import atomic_write_bytes
     from calift_core.shipping import watching
     from calift_core.shipping.classifier import CalibratedClassifier
@@ -362,7 +367,10 @@ def watch(
     from calift_core.shipping.reference import read_reference
 
     model = folder_of(model)
-    paths = listed(images)
+    left_out = LeftOut()
+    paths = listed(images, left_out=left_out)
+    for note in left_out.notes:
+        err.print(note, markup=False)
     reference = read_reference(model)
     classifier = CalibratedClassifier.load(model, device=device)
     with stop_on_signal() as stop, _bar(len(paths)) as done:

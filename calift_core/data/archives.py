@@ -18,7 +18,7 @@ from PIL import Image
 
 from calift_core.data.decode import decode, open_image
 from calift_core.data.images import Pixels
-from calift_core.data.listing import EXTENSIONS, Budget, TooManyFilesError
+from calift_core.data.listing import EXTENSIONS, Budget, LeftOut, TooManyFilesError
 from calift_core.data.names import Names
 from calift_core.data.sources import (
     hashed_bytes,
@@ -137,8 +137,15 @@ class ZipSource:
         return kept_key(state.hexdigest(), to_read, lambda: key_of_all(indices.tolist(), one))
 
 
-def open_zip(file: Path, budget: Budget | None = None) -> ZipSource:
+def open_zip(
+    file: Path, budget: Budget | None = None, left_out: LeftOut | None = None
+) -> ZipSource:
     """The images of a zip, by what its table says; none is read.
+
+    Args:
+        file: the zip.
+        budget: how many members may be looked at.
+        left_out: receives the members that are no images.
 
     Raises:
         DataUnavailableError: there is no such file.
@@ -160,7 +167,11 @@ def open_zip(file: Path, budget: Budget | None = None) -> ZipSource:
         _demand_inside(file, member.filename)
         steps = member.filename.split("/")
         is_hidden = any(step.startswith(".") or step == "__MACOSX" for step in steps)
-        if member.is_dir() or is_hidden or not member.filename.lower().endswith(EXTENSIONS):
+        if member.is_dir() or is_hidden:
+            continue
+        if not member.filename.lower().endswith(EXTENSIONS):
+            if left_out is not None:
+                left_out.add(member.filename, steps[-1])
             continue
         if member.filename in seen:
             raise DataError(f"{file.name}: {member.filename!r} is in it twice")

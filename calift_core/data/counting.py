@@ -6,7 +6,7 @@ follow from the published sizes, and say so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from calift_core.data.listing import (
@@ -19,6 +19,11 @@ from calift_core.data.suites.base import Counted, Family, Wanted
 from calift_core.data.suites.huggingface import hub_name_of
 from calift_core.errors import DataError, DataUnavailableError, SpecError
 from calift_core.schema.spec import SuiteSpec
+
+#: Fewer images than these of a class or a part are warned of.
+LEAST_IMAGES = 10
+#: Classes that a sentence names.
+_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class SuiteCounts:
         corruptions: (name, severity) pairs that the test images are judged under.
         per_corruption: test images under each of them.
         basis: where the numbers come from.
+        warnings: sentences on what was left out, and on classes and parts of few images.
         absent: what is not here; the numbers then are the published ones.
         problems: what is here and cannot be used.
         classes: those of the ID data, where they are known.
@@ -56,6 +62,7 @@ class SuiteCounts:
     corruptions: int = 0
     per_corruption: int = 0
     basis: str = ""
+    warnings: tuple[str, ...] = ()
     absent: tuple[Absent, ...] = ()
     problems: tuple[Absent, ...] = ()
     classes: tuple[str, ...] | None = None
@@ -121,7 +128,6 @@ def count_suite(
     if found is None:
         basis = basis.replace("published sizes", "unknown") if not problems else "unknown"
         return SuiteCounts(basis=basis, absent=tuple(absent), problems=tuple(problems))
-    basis = "; ".join([basis, *found.notes])
     limits = {str(part): n for part, n in spec.limits.items()}
     sizes = dict(found.parts)
     if "train" in sizes:
@@ -154,10 +160,52 @@ def count_suite(
         corruptions=len(plan),
         per_corruption=min(test, spec.corruptions.limit or test) if plan else 0,
         basis=basis,
+        warnings=(*found.notes, *few_images(found.classes, found.by_class, parts)),
         absent=tuple(absent),
         problems=tuple(problems),
         classes=found.classes,
     )
+
+
+def few_images(
+    classes: Sequence[str] | None,
+    by_class: Mapping[str, Sequence[int]] | None,
+    sizes: Mapping[str, int],
+) -> tuple[str, ...]:
+    """Sentences on parts and classes that have too few images for what is made of them.
+
+    Args:
+        classes: names, where they are known.
+        by_class: part → images of each class, where that is known.
+        sizes: part → images.
+    """
+    found = [
+        f"The part {part} has {n:,} image{'' if n == 1 else 's'}, fewer than {LEAST_IMAGES}: what "
+        "is fitted or measured on it means little."
+        for part, n in sizes.items()
+        if part != "pretrain" and n < LEAST_IMAGES
+    ]
+    if classes is None or by_class is None:
+        return tuple(found)
+    own = [by_class[part] for part in by_class if part != "pretrain"]
+    totals = [sum(counts) for counts in zip(*own, strict=True)]
+    few = [f"{c} ({n})" for c, n in zip(classes, totals, strict=True) if n < LEAST_IMAGES]
+    if few:
+        found.append(f"{_classes(few)} fewer than {LEAST_IMAGES} images: {_listed(few)}.")
+    for part in ("train", "test"):
+        none = [c for c, n in zip(classes, by_class.get(part, ()), strict=False) if n == 0]
+        if none:
+            found.append(f"{_classes(none)} no image in the part {part}: {_listed(none)}.")
+    return tuple(found)
+
+
+def _classes(names: Sequence[str]) -> str:
+    return "1 class has" if len(names) == 1 else f"{len(names):,} classes have"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def count_shift(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import IO
 
@@ -9,37 +11,50 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from calift_core.data.images import Pixels
+from calift_core.data.listing import UNREAD_PICTURES
 from calift_core.errors import UnreadableImageError, reason_of
 
 #: What an image file may be. Everything else is refused before a decoder sees it.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "GIF")
 #: Larger pictures are refused: a small file can decode to gigabytes.
 MAX_PIXELS = 100_000_000
+_SAVE_ANEW = "HEIC and other pictures of cameras and editors must be saved as JPEG or PNG first."
+# Pillow warns where `MAX_PIXELS` has not been reached yet.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def open_image(path: Path | str, data: IO[bytes] | None = None) -> Image.Image:
+def open_image(
+    path: Path | str, data: IO[bytes] | None = None, *, max_pixels: int | None = None
+) -> Image.Image:
     """An image file whose header has been read.
 
     Args:
         path: where it is, or what errors call it.
         data: what it holds, where it is no file of its own.
+        max_pixels: larger ones are refused; None: `MAX_PIXELS`.
 
     Raises:
         UnreadableImageError: it is not an image, or too large.
     """
+    most = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         image = Image.open(path if data is None else data, formats=FORMATS)
+    except Image.DecompressionBombError as error:  # more than Pillow opens; it says how many
+        n = next(iter(re.findall(r"\d+", str(error))), "too many")
+        raise UnreadableImageError(
+            f"{str(path)!r} has {n} pixels, at most {most:,} are read"
+        ) from None
     except Exception as error:  # a damaged file makes decoders raise a dozen types
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its content is of none of these formats" if unknown else reason_of(error)
         raise UnreadableImageError(
-            f"{str(path)!r} is not an image that can be read ({', '.join(FORMATS)}): {reason}"
+            f"{str(path)!r} is not an image that can be read ({', '.join(FORMATS)}): {reason}",
+            hint=_SAVE_ANEW if str(path).lower().endswith(UNREAD_PICTURES) else "",
         ) from None
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > most:
         image.close()
         raise UnreadableImageError(
-            f"{str(path)!r} has {image.width} × {image.height} pixels, "
-            f"at most {MAX_PIXELS:,} are read"
+            f"{str(path)!r} has {image.width} × {image.height} pixels, at most {most:,} are read"
         )
     if image.mode in ("I", "F") and not _is_16_bit(image):
         image.close()

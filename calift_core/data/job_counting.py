@@ -173,4 +173,5 @@ class _Counter:
                 self.counts.problems.append((place, absent.message))
         if counts.basis != "counted on this machine":
             self.counts.notes.append(f"{spec.id}: {counts.basis}")
+        self.counts.notes += [f"{spec.id}: {warning}" for warning in counts.warnings]
         return counts

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +24,118 @@ from calift_core.errors import CaliftError, DataError, DataUnavailableError
 from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, CorruptionSpec, FractionSpec
 
 PARTS = ("pretrain", "train", "validation", "calibration", "test")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
+    ".gif",
+)  # fmt: skip
+#: Pictures that nothing here decodes: they are named wherever images are counted.
+UNREAD_PICTURES = (
+    ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw",
+)  # fmt: skip
+#: What the parts are called elsewhere.
+_PART_NAMES = {
+    "pretrain": ("pretrain", "pretraining"),
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev", "development"),
+    "calibration": ("calibration", "calib", "cal", "calibrate"),
+    "test": ("test", "testing"),
+}
+_PART_OF = {name: part for part, names in _PART_NAMES.items() for name in names}
+#: Files that systems leave in folders of pictures.
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
+_LAYOUT = (
+    "A suite is either class folders, or part folders of them: train/, and val/, calib/, test/ or "
+    "other common names of the parts."
+)
+
+
+def part_named(text: str) -> str | None:
+    """The part that a folder's name or a data set's word for a split means; None if it is none.
+
+    Case and punctuation do not count, nor a word for "images" behind it: `Val`, `test_set`.
+    """
+    plain = re.sub(r"[\W_]+", "", text.casefold())
+    return _PART_OF.get(plain) or _PART_OF.get(re.sub(r"(set|split|data|images|imgs)$", "", plain))
+
+
+def parts_among(folders: Iterable[str], where: str) -> dict[str, str]:
+    """Part → folder, of the folders that are called like parts.
+
+    Raises:
+        DataError: two of them mean the same part.
+    """
+    found: dict[str, str] = {}
+    for folder in folders:
+        part = part_named(folder)
+        if part is None:
+            continue
+        if part in found:
+            raise DataError(
+                f"{where}: {found[part]!r} and {folder!r} both are the {part} part.",
+                hint="Rename or merge one of them.",
+            )
+        found[part] = folder
+    return {part: found[part] for part in PARTS if part in found}
+
+
+class LeftOut:
+    """What a folder holds beside the images that are taken from it."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.files: list[str] = []
+        self.n_stray = 0
+        self.stray: list[str] = []
+
+    def add(self, name: str, file: str) -> None:
+        """A file that was met.
+
+        Args:
+            name: below the folder.
+            file: its last part; hidden ones, and those that systems leave, do not count.
+        """
+        if file.startswith(".") or file.casefold() in _OF_SYSTEMS:
+            return
+        if file.lower().endswith(EXTENSIONS):
+            self.n_stray += 1
+            self.stray += [name] if len(self.stray) < _EXAMPLES else []
+            return
+        self.kinds[os.path.splitext(file)[1].lower() or "without an ending"] += 1
+        if len(self.files) < _EXAMPLES:
+            self.files.append(name)
+
+    def add_files_of(self, folder: Path, prefix: str = "") -> None:
+        """The files that lie in a folder, not those below it."""
+        with os.scandir(folder) as entries:
+            for name in sorted(entry.name for entry in entries if not entry.is_dir()):
+                self.add(f"{prefix}{name}", name)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence on each kind of what was left out."""
+        notes = []
+        if n := self.n_stray:
+            said = "image is" if n == 1 else "images are"
+            notes.append(f"{n:,} {said} in no class folder and left out: {_some(self.stray, n)}")
+        if n := self.kinds.total():
+            kinds = ", ".join(f"{many:,} {kind}" for kind, many in sorted(self.kinds.items()))
+            pictures = sorted(kind for kind in self.kinds if kind in UNREAD_PICTURES)
+            hint = f"; {', '.join(pictures)} cannot be read, JPEG or PNG can" if pictures else ""
+            said = "file is no image" if n == 1 else "files are no images"
+            notes.append(
+                f"{n:,} {said} that can be read and left out ({kinds}): "
+                f"{_some(self.files, n)}{hint}"
+            )
+        return tuple(notes)
+
+
+#: Files and classes that a sentence names.
+_EXAMPLES = 5
+
+
+def _some(names: Sequence[str], n: int) -> str:
+    more = f" and {n - _EXAMPLES:,} more" if n > _EXAMPLES else ""
+    return ", ".join(names[:_EXAMPLES]) + more
 
 
 class TooManyFilesError(CaliftError):
@@ -56,8 +169,19 @@ class Budget:
             raise TooManyFilesError(f"more files than can be counted in {self.seconds:g} s")
 
 
-def images_below(folder: Path, budget: Budget | None = None) -> list[str]:
+def images_below(
+    folder: Path,
+    budget: Budget | None = None,
+    left_out: LeftOut | None = None,
+    endings: tuple[str, ...] = EXTENSIONS,
+) -> list[str]:
     """Image files of a folder and those in it, relative to it, folder by folder.
+
+    Args:
+        folder: to look through.
+        budget: how much may be looked at.
+        left_out: receives the other files.
+        endings: of the files that count as images.
 
     Raises:
         TooManyFilesError: the budget is spent.
@@ -68,17 +192,21 @@ def images_below(folder: Path, budget: Budget | None = None) -> list[str]:
         if budget is not None:
             budget.take(1 + len(folders) + len(files))
         inner = tuple(where[len(top) :].split(os.sep)[1:])
-        found += [
-            (*inner, file)
-            for file in files
+        for file in files:
             # Hidden files such as macOS's `._photo.jpg` are no images.
-            if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-        ]
+            if file.lower().endswith(endings) and not file.startswith("."):
+                found.append((*inner, file))
+            elif left_out is not None:
+                left_out.add("/".join((folder.name, *inner, file)), file)
     return ["/".join(parts) for parts in sorted(found)]
 
 
 def images_by_class(
-    root: Path, classes: Sequence[str], name: str, budget: Budget | None = None
+    root: Path,
+    classes: Sequence[str],
+    name: str,
+    budget: Budget | None = None,
+    left_out: LeftOut | None = None,
 ) -> tuple[Names, NDArray[np.int64]]:
     """Paths of a tree of class folders relative to it, and the label (N,) of each.
 
@@ -90,10 +218,13 @@ def images_by_class(
 
     def each() -> Iterator[str]:
         for folder in classes:
-            found = images_below(root / folder, budget)
+            found = images_below(root / folder, budget, left_out)
             if not found:
+                there = LeftOut()
+                images_below(root / folder, left_out=there)
+                also = "".join(f"; {note}" for note in there.notes)
                 raise DataError(
-                    f"{name}: the class folder {folder!r} in {str(root)!r} has no images"
+                    f"{name}: the class folder {folder!r} in {str(root)!r} has no images{also}"
                 )
             sizes.append(len(found))
             for path in found:
@@ -137,38 +268,69 @@ def demand_classes(root: Path, classes: Sequence[str], what: str) -> None:
         )
 
 
-def folder_layout(root: Path) -> tuple[Path, tuple[str, ...], dict[str, Path]]:
+def folder_layout(
+    root: Path, n_classes: int | None = None
+) -> tuple[Path, tuple[str, ...], dict[str, Path]]:
     """How a folder is a suite: where its training images are, its classes, its other parts.
+
+    Args:
+        root: the folder.
+        n_classes: where it is known: so many folders are classes, whatever they are called.
 
     Raises:
         DataUnavailableError: there is no such folder.
-        DataError: it is neither class folders nor part folders of them.
+        DataError: it is neither class folders nor part folders of them, or could be both.
     """
-    demand_folder(root)
-    present = [part for part in PARTS if (root / part).is_dir()]
-    if (root / "val").is_dir() and "validation" not in present:
-        present.append("val")
-    if present and "train" not in present:
+    folders = class_folders(demand_folder(root))
+    parts = {} if len(folders) == n_classes else parts_among(folders, repr(str(root)))
+    others = [folder for folder in folders if folder not in parts.values()]
+    if parts and ("train" not in parts or not class_folders(root / parts["train"])):
+        of_classes = [f for f in parts.values() if class_folders(root / f)]
+        if others and not of_classes:
+            raise DataError(
+                f"{str(root)!r}: the folders {', '.join(parts.values())} are called like parts, "
+                f"and hold no class folders; {_some(others, len(others))} beside them are classes.",
+                hint="Put all class folders into a folder train/, or rename those of classes.",
+            )
+        if "train" not in parts:
+            named = list(parts.values())
+            raise DataError(
+                f"{str(root)!r} has the part folders {named} but no train folder", hint=_LAYOUT
+            )
         raise DataError(
-            f"{str(root)!r} has the part folders {present} but no train folder",
-            hint="A suite is either class folders, or train/ (and val/ …) folders of them.",
+            f"{str(root / parts['train'])!r} must hold class folders, it has none.", hint=_LAYOUT
         )
-    train = root / "train" if present else root
+    train = root / parts["train"] if parts else root
     classes = tuple(class_folders(train))
     if len(classes) < 2:
         raise DataError(
             f"{str(train)!r} must hold at least 2 class folders, it has {list(classes)}"
         )
-    others = {part: root / part for part in present if part != "train"}
-    for part, where in others.items():
+    nested = [c for c in classes if parts and part_named(c) and class_folders(train / c)]
+    if nested:
+        raise DataError(
+            f"{str(train)!r} must hold class folders, {', '.join(nested)} in it is called like a "
+            "part and holds folders.",
+            hint="Name the folder whose parts are meant, or move them up.",
+        )
+    found = {part: root / folder for part, folder in parts.items() if part != "train"}
+    for part, where in found.items():
         demand_classes(where, classes, f"the {part} part")
-    return train, classes, others
+    return train, classes, found
+
+
+def has_parts(root: Path) -> bool:
+    """Whether a folder is in parts: it has a folder of training images by class."""
+    parts = parts_among(class_folders(root), repr(str(root)))
+    return "train" in parts and bool(class_folders(root / parts["train"]))
 
 
 def shift_folder(root: Path) -> Path:
     """Where the images of a shift are: in its test part, if it has parts."""
-    test = root / "test"
-    return test if test.is_dir() and (root / "train").is_dir() else root
+    if not has_parts(root):
+        return root
+    parts = parts_among(class_folders(root), repr(str(root)))
+    return root / parts["test"] if "test" in parts else root
 
 
 def listed_test(root: Path, folder: str) -> set[str] | None:

@@ -18,21 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.listing import EXTENSIONS, PARTS, Budget
+from calift_core.data.listing import EXTENSIONS, PARTS, Budget, part_named
 from calift_core.data.names import Names
 from calift_core.errors import DataError, DataUnavailableError, reason_of
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
-#: What other data sets call the parts.
-_PART_NAMES = {**{part: part for part in PARTS}, "val": "validation", "valid": "validation"}
 #: Up to this share of a manifest's images may be missing. They are named and left out.
 MISSING_SHARE = 0.01
 _NO_HEADER = "A manifest has the columns path and label, and may have split, domain and group."
-
-
-def part_named(text: str) -> str | None:
-    """The part that a data set's own word for a split means; None if it is none."""
-    return _PART_NAMES.get(text.lower())
 
 
 @dataclass(frozen=True)
@@ -314,7 +307,9 @@ class _Rows:
     def _split(self, number: int, text: str) -> str:
         part = part_named(text)
         if part is None:
-            raise self._wrong(number, f"split is one of {', '.join(_PART_NAMES)}, got {text!r}")
+            raise self._wrong(
+                number, f"split is one of {', '.join(PARTS)} or a common name of one, got {text!r}"
+            )
         return part
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -389,6 +390,53 @@ def check_headers(images: ImageSet) -> None:
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise UnreadableImageError(f"{images.name}: " + "; ".join(bad[:3]) + more)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of a set's images when they were decoded.
+
+    Attributes:
+        n: images that were decoded, evenly spread.
+        unreadable: id → why it cannot be decoded.
+    """
+
+    n: int
+    unreadable: Mapping[str, str]
+
+
+def decode_all(images: ImageSet, *, most: int = _HEADERS_READ, seconds: float = 60.0) -> Decoded:
+    """Decode the images of a set, or as many as may be, and say which cannot be.
+
+    Args:
+        images: arrays need no decoding.
+        most: images; of a larger set, so many evenly spread ones.
+        seconds: no image is begun after that.
+    """
+    source = encoded(images)
+    if source is None:
+        return Decoded(len(images), {})
+    small = (
+        source if source.border else source.at_side(1)
+    )  # a JPEG shows at an eighth of its size whether it is whole
+    deadline = time.monotonic() + seconds
+    positions = np.linspace(0, len(images) - 1, min(most, len(images)), dtype=np.int64)
+
+    def problem(position: int) -> str | None:
+        if time.monotonic() > deadline:
+            return None
+        try:
+            small.image(int(images.indices[position]))
+        except UnreadableImageError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        told = dict(zip(positions.tolist(), pool.map(problem, positions.tolist()), strict=True))
+    return Decoded(
+        sum(why is not None for why in told.values()),
+        {images.ids[position]: why for position, why in told.items() if why},
+    )
 
 
 def array_set(

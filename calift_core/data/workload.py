@@ -134,7 +134,7 @@ def count_images(
     n_validation = counts.parts.get("validation", 0)
     n_train = steps = None
     trained = other = 0
-    warnings: list[str] = []
+    warnings = list(counts.warnings)
     if method.trains and counts.parts:
         part = "pretrain" if method.kind == "pretrain" else "train"
         n_train = counts.parts.get(part, 0)

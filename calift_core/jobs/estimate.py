@@ -14,9 +14,9 @@ from huggingface_hub import constants
 
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, train_batches
-from calift_core.data.sources import ArraySource
+from calift_core.data.sources import ArraySource, decode_all
 from calift_core.data.suites import named_suite
-from calift_core.data.suites.load import load_suite
+from calift_core.data.suites.load import Suite, load_suite
 from calift_core.data.workload import Pace, Workload, count_images, recorded_pace
 from calift_core.errors import CaliftError
 from calift_core.jobs.tiny import pretraining_spec, tiny_is_current
@@ -104,9 +104,12 @@ def validate(
     work = count_images(spec)
     inputs = missing_inputs(spec)
     errors = [{"pointer": pointer, "message": message} for pointer, message in work.problems]
+    decoded = ""
     if not errors and not work.missing:
         try:
-            load_suite(spec.suite)  # reads headers, and looks for class names
+            suite = load_suite(spec.suite, fetch=False, check=False)
+            unreadable, decoded = _decoded(suite)
+            errors += unreadable
         except CaliftError as error:
             errors.append({"pointer": "#/suite", "message": str(error)})
     pace = recorded_pace(reports, spec)
@@ -130,8 +133,22 @@ def validate(
         missing=[*(f"data: {s}" for s in work.missing), *missing_weights(spec.model), *inputs],
         blocking=[*(f"data: {s}" for s in work.blocking), *inputs],
         warnings=list(work.warnings),
-        estimate=estimate,
+        estimate=estimate.model_copy(update={"basis": f"{estimate.basis}{decoded}"}),
     )
+
+
+def _decoded(suite: Suite) -> tuple[list[dict[str, str]], str]:
+    """An error for each image that cannot be decoded, and how many were, for a basis."""
+    errors, n, total = list[dict[str, str]](), 0, 0
+    deadline = time.monotonic() + _DECODE_SECONDS
+    for images in (*suite.parts.values(), *suite.shifts.values()):
+        found = decode_all(images, seconds=deadline - time.monotonic())
+        n, total = n + found.n, total + len(images)
+        errors += [
+            {"pointer": "#/suite", "file": name, "message": why}
+            for name, why in found.unreadable.items()
+        ]
+    return errors, f"; {'all' if n == total else f'{n:,} of them'} decoded"
 
 
 def _weights_are_here(model: ModelSpec) -> bool:
@@ -140,10 +157,12 @@ def _weights_are_here(model: ModelSpec) -> bool:
         return False
     if model.name == TINY and model.pretrained and "/" not in model.pretrained:
         spec = pretraining_spec(model.pretrained)
-        return tiny_is_current(spec, load_suite(spec.suite))
+        return tiny_is_current(spec, load_suite(spec.suite, fetch=False))
     return True
 
 
+#: What decoding the images of a dry run may take.
+_DECODE_SECONDS = 60.0
 #: Micro-batch and seconds that the timing of a step may take.
 _PROBE_BATCH, _PROBE_SECONDS = 8, 20.0
 #: Steps of a head on features take next to no time beside the tower that made them.

@@ -104,8 +104,11 @@ def absolute_uri(value: str) -> str:
     if kind == "torchvision":
         name, _, root = path.partition(":")
         return f"{kind}:{name}:{Path(root).expanduser().absolute()}" if root else uri
-    if f"{kind}:" not in _PLACES or not path or (kind == "hf" and not _BARE_PATH.match(path)):
-        return uri  # a named suite, or a name of the hub
+    if f"{kind}:" not in _PLACES or not path:
+        return uri  # a named suite
+    is_folder = _BARE_PATH.match(path) or Path(path.partition("#")[0]).is_dir()
+    if kind == "hf" and not is_folder:
+        return uri  # a name of the hub
     return f"{kind}:{Path(path).expanduser().absolute()}"
 
 

@@ -24,12 +24,7 @@ def fitted(data: bytes, preprocess: Preprocess, max_pixels: int) -> bytes:
     Raises:
         UnreadableImageError: it is no image, damaged, or has more pixels than it may.
     """
-    with open_image("the image", io.BytesIO(data)) as image:
-        if image.width * image.height > max_pixels:
-            raise UnreadableImageError(
-                f"the image has {image.width} × {image.height} pixels, at most {max_pixels:,} are "
-                "taken"
-            )
+    with open_image("the image", io.BytesIO(data), max_pixels=max_pixels) as image:
         try:
             return preprocess.fit(pixels_of(image, "the image")).tobytes()
         except MemoryError:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.listing import EXTENSIONS, images_below
+from calift_core.data.listing import EXTENSIONS, UNREAD_PICTURES, LeftOut, images_below
 from calift_core.data.manifest import SUFFIXES, read_manifest
 from calift_core.errors import DataError, InterruptedRunError, UnreadableImageError
 from calift_core.files import atomic_path
@@ -26,13 +26,16 @@ FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 Row = dict[str, Any]
 
 
-def listed(sources: Sequence[str], stdin: TextIO | None = None) -> list[str]:
+def listed(
+    sources: Sequence[str], stdin: TextIO | None = None, left_out: LeftOut | None = None
+) -> list[str]:
     """The image files that sources name, in their order, each once.
 
     Args:
         sources: image files, folders (all images below), manifests (`manifest:FILE`, or a table's
             ending), or `-` for a path a line.
         stdin: where `-` reads.
+        left_out: receives the files of folders that are no pictures.
 
     Raises:
         DataError: a source is nothing of these, or none names an image.
@@ -40,7 +43,7 @@ def listed(sources: Sequence[str], stdin: TextIO | None = None) -> list[str]:
     """
     found: dict[str, None] = {}
     for source in sources:
-        found.update(dict.fromkeys(_of(source, stdin or sys.stdin)))
+        found.update(dict.fromkeys(_of(source, stdin or sys.stdin, left_out)))
     if not found:
         raise DataError(
             f"there must be at least one image, {', '.join(sources)} has none "
@@ -49,14 +52,15 @@ def listed(sources: Sequence[str], stdin: TextIO | None = None) -> list[str]:
     return list(found)
 
 
-def _of(source: str, stdin: TextIO) -> Iterable[str]:
+def _of(source: str, stdin: TextIO, left_out: LeftOut | None) -> Iterable[str]:
     if source == "-":
         return [line.rstrip("\r\n") for line in stdin if line.strip()]
     path = Path(source.removeprefix("manifest:"))
     if source.startswith("manifest:") or path.suffix.lower() in SUFFIXES:
         return [str(path.parent / name) for name in read_manifest(path).paths]
     if path.is_dir():
-        return [str(path / name) for name in images_below(path)]
+        endings = (*EXTENSIONS, *UNREAD_PICTURES)  # these have an error for an answer
+        return [str(path / name) for name in images_below(path, None, left_out, endings)]
     if path.is_file():
         return [str(path)]
     raise DataError(
@@ -101,7 +105,7 @@ def predict_files(
             try:
                 fitted.append(model.fit(path))
             except UnreadableImageError as error:
-                failed[at] = error.message
+                failed[at] = str(error)
         answers = model.answer(np.stack(fitted)) if fitted else None
         said = iter([] if answers is None else rows_of(answers, top, asked))
         yield [

@@ -80,7 +80,9 @@ def parse_suite_id(text: str) -> SuiteId:
             raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
         return SuiteId(name, _path(root), known_kind(kind))
     if name not in SUITES and (name not in UNNAMED or name == "folder"):
-        raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()])
+        here = _path(text.partition("#")[0]).exists()
+        hint = f"What lies here is named ./{text}." if here else ""
+        raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()], hint=hint)
     if name in ("manifest", "wds", "zip", "hf") and not rest.partition("#")[0]:
         raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
     has_domains = family_of(name).has_domains

@@ -118,7 +118,7 @@ class Counted:
         stored: corruptions that are on disk.
         classes: those that other folders must have; None where they are not known.
         notes: sentences on images that were left out.
-        by_class: training images of each class, where that is known without reading pixels.
+        by_class: part → images of each class, where that is known without reading pixels.
     """
 
     parts: dict[str, int]
@@ -126,19 +126,18 @@ class Counted:
     stored: Collection[tuple[str, int]] = ()
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
-    by_class: tuple[int, ...] | None = None
+    by_class: Mapping[str, Sequence[int]] | None = None
 
     @classmethod
     def of(cls, found: Loaded) -> Counted:
         """The numbers of what was listed."""
-        train = found.parts.get("train")
         return cls(
             {part: len(images) for part, images in found.parts.items()},
             {shift: len(images) for shift, images in found.shifts.items()},
             found.stored.keys(),
             found.classes,
             found.notes,
-            None if train is None else tuple(np.bincount(train.labels).tolist()),
+            by_class(found.parts, len(found.classes)),
         )
 
     def training(self, n_shot: int | None, n_classes: int | None = None) -> int:
@@ -154,9 +153,17 @@ class Counted:
         if n_shot is None:
             return n
         if self.by_class is not None:
-            return sum(min(n_shot, own) for own in self.by_class)
+            return sum(min(n_shot, own) for own in self.by_class.get("train", ()))
         known = len(self.classes) if self.classes is not None else n_classes
         return n if known is None else min(n, n_shot * known)
+
+
+def by_class(parts: Mapping[str, ImageSet], n_classes: int) -> dict[str, list[int]]:
+    """Part → images of each class."""
+    return {
+        part: np.bincount(images.labels, minlength=n_classes).tolist()
+        for part, images in parts.items()
+    }
 
 
 #: Numbers of images that a part may have, by part.

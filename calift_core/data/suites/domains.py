@@ -15,6 +15,8 @@ from calift_core.data.listing import (
     class_folders,
     demand_folder,
     expected_sizes,
+    folder_layout,
+    has_parts,
     listed_test,
     shares_of,
 )
@@ -63,12 +65,14 @@ class Domains(Family):
 
     Attributes:
         id_domain: the ID data where the spec does not choose.
+        n_classes: in each domain, where that is known.
     """
 
     name = "domains"
     shifts = None
     has_domains = True
     id_domain = ""
+    n_classes: int | None = None
 
     def missing(self, path: Path | None) -> list[str]:
         """Nothing is known of it before it is loaded."""
@@ -104,9 +108,9 @@ class Domains(Family):
         root, folders = self.folders(wanted.path)
         own, others = self.choose(wanted, folders)
         where = root / folders[own]
-        found = load_folder(where, fractions, budget)
+        found = load_folder(where, fractions, budget, n_classes=self.n_classes)
         listed = listed_test(root, folders[own])
-        if listed is not None and not (where / "train").is_dir():
+        if listed is not None and (len(found.classes) == self.n_classes or not has_parts(where)):
             whole = scan(where, found.classes, "train", "")
             is_test = _among(whole, listed, "")
             parts = {"test": whole.take(np.flatnonzero(is_test), "test")}
@@ -136,6 +140,8 @@ class KnownDomains(Domains):
         n_classes: in each domain.
         id_domain: the ID data where the spec does not choose.
     """
+
+    n_classes: int
 
     def __init__(
         self,
@@ -169,8 +175,8 @@ class KnownDomains(Domains):
             if domain not in found:
                 continue
             folders = class_folders(root / found[domain])
-            if "train" in folders:
-                folders = class_folders(root / found[domain] / "train")
+            if len(folders) != self.n_classes and has_parts(root / found[domain]):
+                folders = list(folder_layout(root / found[domain])[1])
             if len(folders) != self.n_classes:
                 problems.append(
                     f"{domain}: {found[domain]}/ has {len(folders)} class folders, "
@@ -197,7 +203,11 @@ class KnownDomains(Domains):
         folders = domain_folders(root, self.images) if root.is_dir() else {}
         for domain, counts in self.images.items():
             where = root / folders[domain] if domain in folders else None
-            is_split = where is not None and (where / "train").is_dir()
+            is_split = (
+                where is not None
+                and len(class_folders(where)) != self.n_classes
+                and has_parts(where)
+            )
             yield (
                 Check(domain, "ok", f"in parts: {', '.join(class_folders(where))}")
                 if where is not None and is_split

@@ -17,6 +17,7 @@ from calift_core.data.grouped import (
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import (
     Budget,
+    LeftOut,
     class_folders,
     demand_classes,
     demand_folder,
@@ -39,9 +40,10 @@ def scan(
     *,
     border: int = 0,
     budget: Budget | None = None,
+    left_out: LeftOut | None = None,
 ) -> ImageSet:
     """The images of a tree of class folders; ids are paths relative to `root` under `prefix`."""
-    paths, labels = images_by_class(root, classes, name, budget)
+    paths, labels = images_by_class(root, classes, name, budget, left_out)
     return ImageSet(
         name=name,
         source=FileSource(paths, root, border),
@@ -56,29 +58,43 @@ def load_folder(
     fractions: FractionSpec,
     budget: Budget | None = None,
     group_by: str | None = None,
+    n_classes: int | None = None,
 ) -> Loaded:
-    """A folder of class folders, or of `train`, `val` and `test` folders of them.
+    """A folder of class folders, or of part folders of them.
 
     Args:
         root: the folder.
         fractions: of parts that it lacks.
         budget: how much of the disk may be looked at.
         group_by: finds in a path what must not be torn apart; see `PathPattern`.
+        n_classes: where it is known; see `folder_layout`.
     """
-    train, classes, others = folder_layout(root)
-    prefix = "" if train == root else "train/"
+    train, classes, others = folder_layout(root, n_classes)
+    left_out = LeftOut()
+    left_out.add_files_of(root)
     parts: dict[str, ImageSet] = {}
     for part, where in others.items():
-        name = "validation" if part == "val" else part
-        parts[name] = scan(where, classes, name, f"{part}/", budget=budget)
-    whole = scan(train, classes, "train", prefix, budget=budget)
+        prefix = f"{where.name}/"
+        left_out.add_files_of(where, prefix)
+        parts[part] = scan(where, classes, part, prefix, budget=budget, left_out=left_out)
+    prefix = "" if train == root else f"{train.name}/"
+    if prefix:
+        left_out.add_files_of(train, prefix)
+    whole = scan(train, classes, "train", prefix, budget=budget, left_out=left_out)
     groups = None
     if group_by is not None:
         found = {part: _groups(group_by, images) for part, images in parts.items()}
         groups = groups_by(group_by, whole.ids, root.name)
         demand_whole_groups({"train": groups, **found}, root.name)
     parts |= split_whole(whole, groups, shares_of(fractions, parts), "train")
-    return Loaded(root.name, classes, tuple(c.replace("_", " ") for c in classes), parts)
+    notes = left_out.notes
+    if train != root:
+        strange = sorted(
+            set(class_folders(root)) - {train.name, *(p.name for p in others.values())}
+        )
+        notes += (f"no part is called {', '.join(strange)}: left out",) if strange else ()
+    names = tuple(c.replace("_", " ") for c in classes)
+    return Loaded(root.name, classes, names, parts, notes=notes)
 
 
 def _groups(group_by: str, images: ImageSet) -> Groups:

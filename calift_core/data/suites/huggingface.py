@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from calift_core.data.arrow import ArrowSource, encoded_column, features_of, open_table
 from calift_core.data.grouped import Groups, demand_whole_groups, split_whole
 from calift_core.data.images import ImageSet
-from calift_core.data.listing import PARTS, Budget, shares_of
-from calift_core.data.manifest import part_named
+from calift_core.data.listing import PARTS, Budget, part_named, shares_of
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
@@ -177,8 +176,8 @@ class HuggingFace(AtPath):
 
 
 def is_hub_name(path: Path) -> bool:
-    """Whether what stands behind `hf:` is a name of the hub and no folder."""
-    return _HUB_NAME.fullmatch(str(path)) is not None
+    """Whether what stands behind `hf:` is a name of the hub: a folder that is there is none."""
+    return _HUB_NAME.fullmatch(str(path)) is not None and not path.is_dir()
 
 
 def hub_name_of(uri: str) -> str | None:
@@ -343,7 +342,9 @@ def _splits(path: Path, config: str) -> dict[str, tuple[Path, ...]]:
     if not (path / _DICT).is_file():
         raise DataError(
             f"{str(path)!r} has neither {_DICT} nor {_STATE}: it is no data set on disk.",
-            hint=_LAYOUT,
+            hint=f"{_LAYOUT} Class folders are folder:./{path}."
+            if not path.is_absolute()
+            else f"{_LAYOUT} Class folders are folder:{path}.",
         )
     splits = _json(path / _DICT).get("splits")
     if not isinstance(splits, list) or not all(isinstance(s, str) for s in splits) or not splits:
@@ -412,7 +413,8 @@ def _cached_splits(path: Path, config: str) -> dict[str, tuple[Path, ...]]:
         raise DataUnavailableError(
             f"the data set {str(path)!r}{of} of the hub is not in the cache {str(_cache())!r}.",
             hint="A run fetches it where it has a network and `datasets`; else load it once with "
-            "`datasets.load_dataset`, or name what `save_to_disk` wrote as hf:FOLDER.",
+            "`datasets.load_dataset`. If a folder is meant, there is none of this name here: "
+            f"hf:./{path}, or its whole path, names what `save_to_disk` wrote.",
         )
     if len(configs) > 1:
         raise SpecError(

@@ -94,8 +94,13 @@ class Suite:
             yield images, name, severity
 
 
-def load_suite(spec: SuiteSpec) -> Suite:
+def load_suite(spec: SuiteSpec, *, fetch: bool = True, check: bool = True) -> Suite:
     """Find a suite's data on this machine and split it.
+
+    Args:
+        spec: the suite.
+        fetch: get over a network what is not here and can be had; a look at data never does.
+        check: read the headers of image files.
 
     Raises:
         UnknownNameError: no suite, domain or set of class names has this name.
@@ -105,10 +110,11 @@ def load_suite(spec: SuiteSpec) -> Suite:
         UnreadableImageError: a file is not an image.
     """
     family, wanted = named_suite(spec)
-    _fetch_of_hub(spec.id)
-    absent = family.fetchable(wanted.path)
-    if absent in SUITES and SUITES[absent].missing(None):
-        _download(absent)
+    if fetch:
+        _fetch_of_hub(spec.id)
+        absent = family.fetchable(wanted.path)
+        if absent in SUITES and SUITES[absent].missing(None):
+            _download(absent)
     found = family.load(wanted)
     for note in found.notes:
         log.warning("%s", note)
@@ -120,12 +126,13 @@ def load_suite(spec: SuiteSpec) -> Suite:
         for part, images in own.items()
     }
     shifts = found.shifts | {
-        shift: load_shift(shift, uri, found.classes)
+        shift: load_shift(shift, uri, found.classes, fetch=fetch)
         for shift, uri in spec.shifts.items()
         if uri != OFF
     }
-    for images in (*(parts[p] for p in parts if p != "pretrain"), *shifts.values()):
-        check_headers(images)
+    if check:
+        for images in (*(parts[p] for p in parts if p != "pretrain"), *shifts.values()):
+            check_headers(images)
     return Suite(
         name=found.name,
         classes=found.classes,
@@ -141,7 +148,7 @@ def load_suite(spec: SuiteSpec) -> Suite:
     )
 
 
-def load_shift(name: str, source: str, classes: Sequence[str]) -> ImageSet:
+def load_shift(name: str, source: str, classes: Sequence[str], *, fetch: bool = True) -> ImageSet:
     """The images that a shift's source stands for, which must be of these classes.
 
     Raises:
@@ -149,7 +156,8 @@ def load_shift(name: str, source: str, classes: Sequence[str]) -> ImageSet:
         DataUnavailableError: it is not on this machine.
         DataError: it has other classes.
     """
-    _fetch_of_hub(source)
+    if fetch:
+        _fetch_of_hub(source)
     return shift_images(name, source, classes)
 
 

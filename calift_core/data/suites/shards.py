@@ -13,7 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from calift_core.data.images import ImageSet, split_by_hash
-from calift_core.data.listing import PARTS, Budget, demand_folder, shares_of
+from calift_core.data.listing import (
+    Budget,
+    class_folders,
+    demand_folder,
+    parts_among,
+    shares_of,
+)
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
 from calift_core.data.shards import ShardIndex, ShardSource, shard_index
@@ -108,10 +114,8 @@ def _unique(names: Sequence[str]) -> tuple[str, ...]:
 
 def _splits(root: Path) -> dict[str, Path]:
     """Part → folder, of those that are there."""
-    found = {part: root / part for part in PARTS if (root / part).is_dir()}
-    if "validation" not in found and (root / "val").is_dir():
-        found["validation"] = root / "val"
-    return found
+    parts = parts_among(class_folders(root), repr(str(root)))
+    return {part: root / folder for part, folder in parts.items()}
 
 
 def _tars(folder: Path) -> list[Path]:

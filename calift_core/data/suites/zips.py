@@ -11,7 +11,14 @@ import numpy as np
 
 from calift_core.data.archives import ZipSource, demand_modest, open_zip
 from calift_core.data.images import ImageSet, split_by_hash
-from calift_core.data.listing import PARTS, Budget, TooManyFilesError, shares_of
+from calift_core.data.listing import (
+    Budget,
+    LeftOut,
+    TooManyFilesError,
+    part_named,
+    parts_among,
+    shares_of,
+)
 from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
@@ -19,8 +26,8 @@ from calift_core.errors import DataError
 from calift_core.schema.spec import FractionSpec
 
 _LAYOUT = (
-    "A zip holds one folder of images for each class, or train/ (and test/ …) folders of them; all "
-    "of that may lie in one folder."
+    "A zip holds one folder of images for each class, or train/ (and val/, test/ …) folders of "
+    "them; all of that may lie in one folder."
 )
 
 
@@ -97,34 +104,39 @@ class _Contents:
     """A zip's images by folder and class, below the one folder that all may lie in."""
 
     def __init__(self, file: Path, budget: Budget | None) -> None:
-        self.source: ZipSource = open_zip(file, budget)
+        left_out = LeftOut()
+        self.source: ZipSource = open_zip(file, budget, left_out)
         steps = [name.split("/") for name in self.source.names]
         self.title = file.stem
         shared = os.path.commonprefix(steps)[: max(0, min(map(len, steps)) - 2)]
-        above = list(takewhile(lambda folder: folder not in (*PARTS, "val"), shared))
+        above = list(takewhile(lambda folder: not part_named(folder), shared))
         if above:
             self.title = above[-1]
             steps = [s[len(above) :] for s in steps]
         self.parts: dict[str, str] = {}
-        if any(s[0] == "train" and len(s) > 2 for s in steps):
-            tops = {s[0] for s in steps if len(s) > 2}
-            self.parts = {part: part for part in PARTS if part in tops}
-            if "val" in tops and "validation" not in tops:
-                self.parts["validation"] = "val"
+        tops = sorted({s[0] for s in steps if len(s) > 1})
+        parts = parts_among((t for t in tops if part_named(t)), file.name)
+        of_classes = {s[0] for s in steps if len(s) > 2}
+        if parts.get("train") in of_classes:
+            self.parts = parts
+        elif parts:
+            raise DataError(
+                f"{file.name}: {', '.join(parts.values())} is called like a part, and there is no "
+                "folder of training images by class.",
+                hint=_LAYOUT,
+            )
         #: folder of a part → class → positions, in the order of their paths.
         self._at: dict[str, dict[str, list[int]]] = {}
         self._inner = steps
-        depth, stray = (1 if self.parts else 0), 0
+        depth = 1 if self.parts else 0
         for position in sorted(range(len(steps)), key=lambda i: steps[i]):
             path = steps[position]
             folder = path[0] if self.parts else ""
             if len(path) < depth + 2 or (self.parts and folder not in self.parts.values()):
-                stray += 1
+                left_out.add(self.source.names[position], path[-1])
                 continue
             self._at.setdefault(folder, {}).setdefault(path[depth], []).append(position)
-        self.notes: tuple[str, ...] = ()
-        if stray:
-            self.notes = (f"{file.name}: {stray:,} images are in no class folder and left out",)
+        self.notes = tuple(f"{file.name}: {note}" for note in left_out.notes)
         if not self._at:
             raise DataError(f"{file.name} has no class folders.", hint=_LAYOUT)
 

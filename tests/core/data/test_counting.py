@@ -208,6 +208,19 @@ def test_count__only_what_cannot_be_downloaded_stands_in_the_way(tmp_path: Path)
     assert [item.fetched for item in of(f"folder:{tmp_path}/none").absent] == [False]
 
 
+def test_count__few_images_of_a_class_or_a_part_are_warned_of(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    write_classes(root, ("cat", "dog"), n=12)
+    write_classes(root, ("newt",), n=1)
+    said = " ".join(of(f"folder:{root}", fractions={"calibration": 0}).warnings)
+    assert "1 class has fewer than 10 images: newt (1)." in said
+    assert "1 class has no image in the part" in said
+    assert "The part validation has" in said
+    write_classes(root, ("newt",), n=200)
+    write_classes(root, ("cat", "dog"), n=200)
+    assert of(f"folder:{root}").warnings == ()
+
+
 def test_count__of_a_folder_that_is_not_there_is_unknown(tmp_path: Path) -> None:
     counts = of(f"folder:{tmp_path}/none", shifts={"art": f"folder:{tmp_path}/art"})
     assert [item.pointer for item in counts.absent] == ["#/suite/id"]

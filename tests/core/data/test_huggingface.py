@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from calift_core.data.counting import count_suite
+from calift_core.data.inspection import examine_suite
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CaliftError, DataError, DataUnavailableError, SpecError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
@@ -156,6 +157,25 @@ def test_of_the_hub__is_read_from_the_cache_and_refused_where_it_is_not(
     assert "is not in the cache" in absent.message
     monkeypatch.setenv("HF_DATASETS_CACHE", os.devnull)
     assert count_suite(SuiteSpec(id="hf:things")).absent
+
+
+def test_names__a_folder_comes_first_and_a_look_fetches_nothing(
+    on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(shutil.copytree(on_disk, tmp_path / "d" / "hf").parent.parent)
+    assert load("hf:d/hf").part("test").sha256 == load(f"hf:{on_disk}").part("test").sha256
+    assert absolute_uri("hf:d/hf#id=file") == f"hf:{tmp_path}/d/hf#id=file"
+
+    def fetched(*_: Any) -> None:
+        raise AssertionError("a look at data must not fetch it")
+
+    monkeypatch.setattr("calift_core.data.suites.load.fetch_dataset", fetched)
+    (loads,) = [check for check in examine_suite("hf:d/none") if check.name == "loads"]
+    assert loads.state == "fail"
+    assert "hf:./d/none" in loads.hint
+    with pytest.raises(DataUnavailableError, match="not in the cache"):
+        load_suite(SuiteSpec(id="hf:d/none"), fetch=False)
 
 
 def test_names__of_folders_are_made_absolute_and_of_the_hub_are_not(

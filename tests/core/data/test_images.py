@@ -35,7 +35,7 @@ from calift_core.data.loader import (
     train_batches,
 )
 from calift_core.data.preprocess import Preprocess
-from calift_core.data.sources import ArraySource, FileSource, check_headers, drafted
+from calift_core.data.sources import ArraySource, FileSource, check_headers, decode_all, drafted
 from calift_core.data.styles import STYLES
 from calift_core.data.suites import SUITES
 from calift_core.data.suites.fashion import FASHION_SPLIT, fashion_mnist_folder
@@ -177,6 +177,66 @@ def test_folder_suite__parts_on_disk_are_taken_as_they_are(tmp_path: Path) -> No
     assert all(image_id.startswith("val/") for image_id in suite.parts["validation"].ids)
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "calibration", "test"),
+    [
+        ("Train", "valid", "Calib", "Test"),
+        ("training", "dev", "calibration", "testing"),
+        ("TRAIN_set", "Validation Data", "cal", "test-images"),
+    ],
+)
+def test_folder_suite__parts_have_any_common_name(
+    tmp_path: Path, train: str, validation: str, calibration: str, test: str
+) -> None:
+    names = {"train": train, "validation": validation, "calibration": calibration, "test": test}
+    for n, folder in enumerate(names.values()):
+        write_classes(tmp_path / folder, n=3 + n)
+    suite = suite_of(tmp_path)
+    assert suite.classes == CLASSES
+    assert {part: len(images) for part, images in suite.parts.items()} == {
+        part: 3 * (3 + n) for n, part in enumerate(names)
+    }
+    for part, folder in names.items():
+        assert all(image_id.startswith(f"{folder}/") for image_id in suite.parts[part].ids)
+
+
+def test_folder_suite__what_could_be_a_part_or_a_class_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "mixed", ("bus", "car", "train"), n=3)
+    with pytest.raises(DataError, match="train are called like parts.*bus, car beside them are"):
+        suite_of(tmp_path / "mixed")
+    (tmp_path / "mixed").rename(tmp_path / "again")  # as a part it says which is meant
+    classes = suite_of(shutil.move(tmp_path / "again", tmp_path / "known" / "train").parent).classes
+    assert classes == ("bus", "car", "train")
+    for folder in ("train", "val", "Valid"):
+        write_classes(tmp_path / "twice" / folder, n=3)
+    with pytest.raises(DataError, match="'Valid' and 'val' both are the validation part"):
+        suite_of(tmp_path / "twice")
+    write_classes(tmp_path / "nested" / "train" / "train", n=3)
+    write_classes(tmp_path / "nested" / "train" / "test", n=3)
+    with pytest.raises(DataError, match="test, train in it is called like a part"):
+        suite_of(tmp_path / "nested")
+
+
+def test_folder_suite__all_that_is_left_out_is_said(tmp_path: Path) -> None:
+    write_classes(tmp_path, n=4)
+    pixels = Image.fromarray(noise(32, 32))
+    pixels.save(tmp_path / CLASSES[0] / "a.avif")
+    pixels.save(tmp_path / CLASSES[0] / "b.jfif", "JPEG")
+    (tmp_path / CLASSES[1] / "c.heic").write_bytes(b"heic")
+    (tmp_path / CLASSES[1] / "Thumbs.db").write_bytes(b"")
+    pixels.save(tmp_path / "stray.png")
+    suite = suite_of(tmp_path)
+    assert sum(map(len, suite.parts.values())) == 14
+    stray, unread = suite.notes
+    assert stray == "1 image is in no class folder and left out: stray.png"
+    assert "(1 .heic): green_thing/c.heic; .heic cannot be read, JPEG or PNG can" in unread
+    (tmp_path / CLASSES[1]).rename(tmp_path / "kept")
+    (tmp_path / CLASSES[1]).mkdir()
+    shutil.move(tmp_path / "kept" / "c.heic", tmp_path / CLASSES[1] / "c.heic")
+    with pytest.raises(DataError, match=r"has no images; 1 file is no image.*\(1 \.heic\)"):
+        suite_of(tmp_path)
+
+
 def test_folder_suite__limits_and_class_names_are_applied(photos: Path) -> None:
     suite = suite_of(photos, limits={"train": 7}, class_names={"red_thing": "apple"})
     assert len(suite.parts["train"]) == 7
@@ -285,6 +345,17 @@ def suite_of_all(root: Path) -> ImageSet:
     from calift_core.data.suites.folders import scan
 
     return scan(root, CLASSES, "all", "")
+
+
+def test_decode_all__finds_every_bad_image(tmp_path: Path) -> None:
+    write_classes(tmp_path, n=5)
+    cut = tmp_path / CLASSES[1] / "cut.jpg"
+    Image.fromarray(noise(64, 64)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-600])  # its header is whole
+    (tmp_path / CLASSES[2] / "empty.png").write_bytes(b"")
+    found = decode_all(suite_of_all(tmp_path))
+    assert found.n == 17
+    assert {name.rpartition("/")[2] for name in found.unreadable} == {"cut.jpg", "empty.png"}
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png"])

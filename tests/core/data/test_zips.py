@@ -115,7 +115,10 @@ def test_zip__a_byte_that_was_changed_is_found_and_strays_are_counted(
     file = packed(tree, tmp_path / "a.zip", method=zipfile.ZIP_STORED)
     adds("train/stray.png")(file)
     suite = load_suite(SuiteSpec(id=f"zip:{file}"))
-    assert suite.notes == ("a.zip: 1 images are in no class folder and left out",)
+    assert [note.partition(":")[2] for note in suite.notes] == [
+        " 1 image is in no class folder and left out: train/stray.png",
+        " 1 file is no image that can be read and left out (1 .txt): about.txt",
+    ]
     images = suite.part("test")
     source = images.source
     assert isinstance(source, archives.ZipSource)
