@@ -16,11 +16,11 @@ help:
 	@echo "make install  make .venv and install calift into it"
 	@echo "make shell    open a shell that finds calift"
 	@echo "make .env     passwords and a token of your own for docker compose"
-	@echo "make test     run every test"
+	@echo "make test     run every test, the same way each time (8 minutes on 2 cores); what CI runs"
 	@echo "make chaos    60 jobs under 120 faults on each kind of database, real processes (about 15 minutes)"
 	@echo "make soak     the same with 1,000 jobs and 2,000 faults, for a night"
 	@echo "make mutations break each protection on a copy of the code: the tests must notice"
-	@echo "make fuzz     50,000 generated calls of every operation, 20,000 damaged files and names"
+	@echo "make fuzz     random search: 50,000 calls of every operation, 20,000 damaged files, every property; SEED=N repeats one"
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make format   format the code"
 	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation, the API and threads"
@@ -42,12 +42,11 @@ install: $(VENV)/.embedded
 shell: $(VENV)/.embedded
 	@. $(BIN)/activate && { "$${SHELL:-/bin/sh}" || true; }
 
-# A process a core and one more (tests/conftest.py); a file's tests stay together, because they share what is costly to make, and
-# the files in the order of tests/conftest.py.
-PYTEST_ARGS ?= -n logical --dist loadfile --no-loadscope-reorder $(if $(CI),--durations=20)
+# A process a core and one more; which tests stay together in one, and their order, is said in tests/conftest.py.
+PYTEST_ARGS ?= -n logical $(if $(CI),--durations=20)
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .data .chrome
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # CHAOS_ARGS: such as --database sqlite, --seed 7, --minutes 60, --out FOLDER.
 CHAOS_ARGS ?=
@@ -60,12 +59,17 @@ soak: $(VENV)/.dev
 mutations: $(VENV)/.dev
 	@$(BIN)/python -m tests.chaos.mutations
 
+# make fuzz SEED=7 draws again what was drawn from 7; without it the seed is new, and printed.
+SEED ?=
 FUZZ_CASES ?= 50000
 FUZZ_FILES ?= 20000
+FUZZ_IMAGES ?= 2000
+FUZZ_ARGS ?= --timeout 36000 --log-cli-level=INFO -m "fuzz or hypothesis"
 fuzz: $(VENV)/.dev
-	@CALIFT_FUZZ_CASES=$(FUZZ_CASES) CALIFT_FUZZ_FILES=$(FUZZ_FILES) $(BIN)/python -m pytest \
-	  --log-cli-level=INFO tests/backend/test_fuzz.py tests/backend/test_fuzz_files.py \
-	  tests/backend/test_owners.py tests/backend/test_api.py tests/backend/test_abuse.py
+	@seed=$(or $(SEED),$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')); echo "make fuzz SEED=$$seed"; \
+	PYTHONHASHSEED=$$seed HYPOTHESIS_PROFILE=search CALIFT_FUZZ_SEED=$$seed CALIFT_FUZZ_CASES=$(FUZZ_CASES) \
+	CALIFT_FUZZ_FILES=$(FUZZ_FILES) CALIFT_FUZZ_IMAGES=$(FUZZ_IMAGES) \
+	$(BIN)/python -m pytest --hypothesis-seed=$$seed $(FUZZ_ARGS) || { echo "Again: make fuzz SEED=$$seed"; exit 1; }
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
+from hypothesis.internal.conjecture import providers as hypothesis_providers
 
 from calift_core.threads import usable_cores
 
@@ -34,18 +36,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a script starts with & ignores ctrl-c, and so would all that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A loaded machine is no failure: examples have no time limit of their own, the test has.
-# `HYPOTHESIS_PROFILE=thorough make test` looks ten times as far.
-hypothesis_settings.register_profile("calift", deadline=None, max_examples=50)
-hypothesis_settings.register_profile("thorough", deadline=None, max_examples=500)
+# `make test` draws the same examples every time and everywhere. `make fuzz` (`search`) looks ten
+# times as far, from a seed that it prints. A loaded machine is no failure: examples have no time
+# limit of their own, the test has.
+hypothesis_settings.register_profile(
+    "calift", derandomize=True, database=None, deadline=None, max_examples=30
+)
+hypothesis_settings.register_profile("search", deadline=None, max_examples=500)
 _profile = os.environ.get("HYPOTHESIS_PROFILE", "calift")
 hypothesis_settings.load_profile(_profile)
-THOROUGH = _profile == "thorough"
+SEARCH = _profile == "search"
+# Hypothesis also draws constants of those of our modules that happen to be loaded: examples would
+# depend on what ran before in the same process.
+hypothesis_providers._get_local_constants = lambda: hypothesis_providers._local_constants
+
+#: Where generators begin that are not Hypothesis' own; another for each `make fuzz`.
+SEED = int(os.environ.get("CALIFT_FUZZ_SEED", "0"))
 
 #: Files that wait for real processes for long. They begin first, so that none is left over at the
 #: end while the other cores have nothing to do.
 LONG = (
-    "tests/e2e/test_every_method.py",
+    "tests/e2e/test_methods_served.py",
     "tests/worker/test_worker.py",
     "tests/backend/test_embedded.py",
     "tests/e2e/test_two_hosts.py",
@@ -70,6 +81,20 @@ LONG = (
     "tests/core/test_portable.py",
 )
 
+#: Files whose tests run in one process, for they share what is costly to start: one API, dashboard
+#: and Chromium, one stack.
+SHARED = {
+    f"tests/{file}": group
+    for group, files in {
+        "browser": [
+            "e2e/test_browser.py", "e2e/test_clicks.py", "e2e/test_corrections.py",
+            "e2e/test_door.py", "e2e/test_looks.py", "e2e/test_narrow.py", "e2e/test_pictures.py",
+        ],
+        "stack": ["backend/test_embedded.py", "e2e/test_methods_served.py"],
+    }.items()
+    for file in files
+}  # fmt: skip
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
@@ -77,10 +102,40 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores() + 1
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests in one process, in their order, and with them those of `SHARED`."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Together(config, log)
+
+
+def group_of(nodeid: str) -> str:
+    """What runs in one process: a file, or the files of a group."""
+    file = nodeid.partition("::")[0]
+    return SHARED.get(file, file)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long files first; the order within a file stays."""
-    order = {name: index for index, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+    """Put the long files and their groups first; the order within each stays."""
+    order: dict[str, int] = {}
+    for index, name in enumerate(LONG):
+        order.setdefault(group_of(name), index)
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(LONG)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Whatever draws without a generator of its own draws the same, whichever test ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def unavailable(reason: str) -> None:
@@ -260,42 +315,48 @@ def fresh_postgres(server: _Server, *, empty: bool = False) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_database(postgres: _Server) -> Iterator[str]:
-    """One migrated database for the whole session; `database_url` empties it before each test."""
+    """One migrated database for the whole session; `postgres_url` empties it before each test."""
     with fresh_postgres(postgres) as url:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty, migrated database of each kind."""
+@pytest.fixture
+def postgres_url(postgres_database: str) -> str:
+    """A migrated Postgres database, emptied."""
     from sqlalchemy import create_engine
 
-    if request.param == "sqlite":
-        path = tmp_path / "calift.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
-        yield f"sqlite:///{path}"
-    else:
-        url = request.getfixturevalue("postgres_database")
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(
-                "TRUNCATE runs, sweeps, workers, tokens, turns, audit, views, chores CASCADE"
-            )
-        engine.dispose()
-        yield url
+    engine = create_engine(postgres_database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "TRUNCATE runs, sweeps, workers, tokens, turns, audit, views, chores CASCADE"
+        )
+    engine.dispose()
+    return postgres_database
 
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
-    """A fresh, migrated SQLite database, where the kind does not matter."""
+    """A fresh, migrated SQLite database."""
     path = tmp_path / "calift.db"
     shutil.copy(sqlite_template, path)
     return f"sqlite:///{path}"
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def each_database(request: pytest.FixtureRequest) -> str:
+    """An empty, migrated database of each kind."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Where `store` lies. What speaks SQL overrides it with `each_database`."""
+    return sqlite_url
+
+
 @pytest.fixture
 def store(database_url: str) -> Iterator[Any]:
-    """A store on each kind of database."""
+    """A store on the database of the test."""
     from backend.store.engine import open_engine
     from backend.store.stores import Stores
 
@@ -325,9 +386,9 @@ def make_settings(home: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Any], sqlite_url: str) -> Any:
-    """Settings on SQLite; a test that wants both kinds overrides this one."""
-    return make_settings(database_url=sqlite_url)
+def settings(make_settings: Callable[..., Any], database_url: str) -> Any:
+    """Settings of a service on the test's database."""
+    return make_settings(database_url=database_url)
 
 
 @pytest.fixture
@@ -382,6 +443,23 @@ def client(served: str, settings: Any) -> Iterator[Any]:
 
     with Client(served, settings.admin_token(), timeout_s=20) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One whole stack for the tests that leave it up."""
+    from backend.stack import EmbeddedStack
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("CALIFT_"):
+                patch.delenv(name)
+        patch.setenv("CALIFT_FREE_SPACE_FLOOR_BYTES", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        home = tmp_path_factory.mktemp("h")
+        with EmbeddedStack(home, api_port=0, dashboard_port=0, workers=2) as made:
+            made.wait_ready(timeout_s=120)
+            yield made
 
 
 # ------------------------------------------------------------------------------------ data

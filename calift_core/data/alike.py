@@ -20,7 +20,7 @@ Features = NDArray[np.float32]
 FALSE_ALARMS = 1e-5
 #: A copy's distance, 1 − cosine, is at most this share of the next nearest image's.
 RATIO = 0.5
-#: Pairs of different classes that are looked at at most, drawn with a fixed seed.
+#: Where there are more pairs than these, so many are drawn with a fixed seed.
 MOST_PAIRS = 4_000_000
 _ROWS = 512
 
@@ -87,11 +87,12 @@ def threshold_of(
 
     Where there is no pair of different classes it is 1, which none passes.
     """
-    rng = np.random.default_rng(0)
-    n = min(MOST_PAIRS, 2 * len(one) * len(other))
-    if not n:
-        return 1.0, 0
-    a, b = rng.integers(len(one), size=n), rng.integers(len(other), size=n)
+    n = len(one) * len(other)
+    if n <= MOST_PAIRS:
+        a, b = np.divmod(np.arange(n), max(len(other), 1))
+    else:
+        rng = np.random.default_rng(0)
+        a, b = (rng.integers(len(side), size=MOST_PAIRS) for side in (one, other))
     differ = one_labels[a] != other_labels[b]
     a, b = a[differ], b[differ]
     if not len(a):

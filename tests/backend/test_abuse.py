@@ -100,8 +100,14 @@ ALIVE = {"name": "alive", "method": {"kind": "zero_shot"}}
 
 
 @pytest.fixture
+def database_url(each_database: str) -> str:
+    """Each kind of database has values of its own that it cannot hold."""
+    return each_database
+
+
+@pytest.fixture
 def settings(make_settings: Any, database_url: str) -> Any:
-    """Both kinds of database; nobody is held back for asking often."""
+    """Nobody is held back for asking often."""
     return make_settings(
         database_url=database_url, requests_per_minute=10_000_000, max_queued=1_000_000
     )

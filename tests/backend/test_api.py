@@ -36,8 +36,7 @@ SNAPSHOT = Path(__file__).parent / "openapi.json"
 
 @pytest.fixture
 def settings(make_settings: Any, database_url: str) -> Any:
-    """Both kinds of database."""
-    # Hundreds of calls in a moment, from one address: the limit has a test of its own.
+    """Hundreds of calls in a moment, from one address: the limit has a test of its own."""
     return make_settings(database_url=database_url, requests_per_minute=10_000_000)
 
 

@@ -33,6 +33,11 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def database_url(each_database: str) -> str:
+    return each_database
+
+
+@pytest.fixture
 def settings(make_settings: Any, database_url: str) -> Settings:
     made: Settings = make_settings(database_url=database_url)
     return made

@@ -29,12 +29,6 @@ from tests.conftest import serving, spec_of, until
 
 
 @pytest.fixture
-def settings(make_settings: Any, database_url: str) -> Any:
-    """Both kinds of database."""
-    return make_settings(database_url=database_url)
-
-
-@pytest.fixture
 def services(app: Any) -> Any:
     return app.state.services
 

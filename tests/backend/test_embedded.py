@@ -44,21 +44,6 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
-    """One whole stack for the tests that leave it up."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith("CALIFT_"):
-                patch.delenv(name)
-        patch.setenv("CALIFT_FREE_SPACE_FLOOR_BYTES", "0")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        home = tmp_path_factory.mktemp("h")
-        with EmbeddedStack(home, api_port=0, dashboard_port=0, workers=2) as made:
-            made.wait_ready(timeout_s=120)
-            yield made
-
-
 def test_stack__every_part_works(stack: EmbeddedStack) -> None:
     assert set(stack.pids) == {"broker", "api", "worker", "worker-2", "dashboard"}
     assert answers(f"{stack.urls['dashboard']}/_stcore/health")

@@ -1,7 +1,7 @@
 """Generated calls of every operation, as its description says and as it does not: 0 server errors.
 
 Each call goes to a service on SQLite and to one on Postgres, which must answer alike. The calls are
-the same every time; `CALIFT_FUZZ_CASES=50000` (`make fuzz`) makes a long night of them.
+the same every time and few; `make fuzz` makes a long night of others (`CALIFT_FUZZ_CASES=50000`).
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def sides(
         yield made
 
 
+@pytest.mark.fuzz
 @pytest.mark.timeout(600 + CASES)
 def test_fuzz__every_operation(sides: list[Side], caplog: pytest.LogCaptureFixture) -> None:
     document = sides[0].app.openapi()
@@ -163,9 +164,6 @@ def _fuzz(
 
     @hypothesis_settings(
         max_examples=max(3, examples // 20) if name in SLOW else examples,
-        derandomize=True,
-        database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

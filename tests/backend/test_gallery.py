@@ -29,10 +29,9 @@ from calift_core.data.thumbnails import pixels_of
 from calift_core.predictions.read import read_scores, read_scores_at, read_top
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.spec import SuiteSpec
-from tests.conftest import example_evaluation, example_predictions, until
+from tests.conftest import SEED, example_evaluation, example_predictions, until
 
-#: `CALIFT_FUZZ_IMAGES=2000` for more.
-FUZZED = int(os.environ.get("CALIFT_FUZZ_IMAGES", "200"))
+FUZZED = int(os.environ.get("CALIFT_FUZZ_IMAGES", "60"))
 
 
 def get(api: TestClient, path: str, **params: Any) -> Any:
@@ -506,10 +505,11 @@ def test_thumbnail__nothing_leads_out_of_the_data(
     assert thumbnail(api, evaluation, "test/dog/2 ü.png").status_code == 200
 
 
+@pytest.mark.fuzz
 def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(
     api: TestClient, app: Any, photos: Path, evaluated: Any
 ) -> None:
-    rng = random.Random(7)
+    rng = random.Random(f"{SEED} 7")
     kinds = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
     for k in range(FUZZED):
         kind, ending = rng.choice(list(kinds.items()))

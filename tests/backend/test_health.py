@@ -19,12 +19,6 @@ from tests.conftest import free_port
 
 
 @pytest.fixture
-def settings(make_settings: Any, database_url: str) -> Any:
-    """Both kinds of database."""
-    return make_settings(database_url=database_url)
-
-
-@pytest.fixture
 def stranger(app: Any) -> Iterator[TestClient]:
     """Without a token; server errors come as answers."""
     object.__setattr__(app.state.services, "ready", Recent(-1.0))

@@ -1,4 +1,4 @@
-"""What keeps a service in order, as its callers meet it, on both databases."""
+"""What keeps a service in order, as its callers meet it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,6 @@ from calift_core.schema.wire.operations import (
 from calift_core.schema.wire.service import GpuUse, WorkerInfo
 from tests.backend.test_api import SPEC, problem, submit
 from tests.conftest import spec_of
-
-
-@pytest.fixture
-def settings(make_settings: Any, database_url: str) -> Any:
-    """Both kinds of database."""
-    return make_settings(database_url=database_url)
 
 
 @pytest.fixture

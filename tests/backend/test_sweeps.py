@@ -1,4 +1,4 @@
-"""Sweeps over the API: from the first run to the verdict, on both databases, whatever happens."""
+"""Sweeps over the API: from the first run to the verdict, whatever happens."""
 
 from __future__ import annotations
 
@@ -35,12 +35,6 @@ ACCURACY = {
     ("flyp", 1e-4): 0.50, ("flyp", 1e-3): 0.45,
     ("carot", 1e-4): 0.40, ("carot", 1e-3): 0.55, ("carot", 1e-2): 0.60,
 }  # fmt: skip
-
-
-@pytest.fixture
-def settings(make_settings: Any, database_url: str) -> Any:
-    """Both kinds of database."""
-    return make_settings(database_url=database_url)
 
 
 @pytest.fixture

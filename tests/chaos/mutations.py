@@ -107,7 +107,7 @@ MUTATIONS = {
         "worker/tail.py",
         "points = read_curves(self._folder, until=self._resumed_at)",
         "points = read_curves(self._folder, until=0)",
-        ("tests/worker/test_replay.py", "-k", "sqlite"),
+        ("tests/worker/test_replay.py",),
     ),
     "resume record": Mutation(
         "points after the step that is resumed from stay",
@@ -121,7 +121,7 @@ MUTATIONS = {
         "backend/process.py",
         '"ctypes.CDLL(None,use_errno=True).prctl(1,int(signal.SIGKILL),0,0,0);"\n',
         "",
-        ("tests/worker/test_worker.py", "-k", "sigkill_takes_the_runner_along and sqlite"),
+        ("tests/worker/test_worker.py", "-k", "sigkill_takes_the_runner_along"),
     ),
 }
 

@@ -16,7 +16,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from hypothesis import settings
 from open_clip import factory
 from PIL import Image
 
@@ -25,10 +24,6 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip
 from calift_core.schema.spec import RunSpec, parse_spec
-
-# Hypothesis' deadline is a timed assertion, which a busy machine breaks.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 #: The real tokenizer has 49,408 tokens, so the vocabulary stays whole.
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

@@ -106,7 +106,7 @@ def serving_dashboard(
         process.wait(60)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     folder = tmp_path_factory.mktemp("browser")
     with service(folder / "home", filled=True) as api, serving_dashboard(api, folder) as made:
@@ -126,13 +126,13 @@ def launched(*more: str) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     with launched("--host-resolver-rules=MAP evil.example 127.0.0.1") as browser:
         yield browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def logged_in(dashboard: Dashboard, chromium: Any) -> Any:
     """The cookies of somebody who is logged in as admin."""
     context = chromium.new_context()

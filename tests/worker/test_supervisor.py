@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from backend.artifacts import ArtifactStore
 from backend.store.claims import MAX_SETBACKS, Claim
-from backend.store.engine import open_engine, writing
+from backend.store.engine import writing
 from backend.store.stores import Stores
 from calift_core.errors import DiskFullError
 from tests.conftest import spec_of, until
@@ -136,32 +136,23 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def both(store: Stores, home: Path) -> Bench:
-    """A bench on SQLite and on Postgres."""
+def bench(store: Stores, home: Path) -> Bench:
     return Bench(store, home)
 
 
-@pytest.fixture
-def bench(sqlite_url: str, home: Path) -> Iterator[Bench]:
-    """A bench on SQLite, where the kind of database does not matter."""
-    store = Stores.on(open_engine(sqlite_url))
-    yield Bench(store, home)
-    store.close()
-
-
 def test_supervise__success_stores_everything_and_cleans_up(
-    both: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CALIFT_DATABASE_URL", "postgresql://u:secret@h/d")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    run_id = both.submit()
-    assert both.attempt(run_id) == "succeeded"
-    run = both.store.runs.get(run_id)
+    run_id = bench.submit()
+    assert bench.attempt(run_id) == "succeeded"
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("SUCCEEDED", None)
     assert run.summary is not None
     assert run.summary == said.RECORDED[-1].summary
-    assert both.steps(run_id) == list(range(1, 11))
-    stored = {a.name: a for a in both.store.files.of_run(run_id)}
+    assert bench.steps(run_id) == list(range(1, 11))
+    stored = {a.name: a for a in bench.store.files.of_run(run_id)}
     assert {n: a.kind for n, a in stored.items()} == {
         "report.json": "report",
         "metrics.jsonl": "metrics",
@@ -169,14 +160,14 @@ def test_supervise__success_stores_everything_and_cleans_up(
         "predictions/id.parquet": "predictions",
         "checkpoint/model.safetensors": "checkpoint",
     }
-    content = both.artifacts.verified(stored["predictions/id.parquet"].sha256).read_bytes()
+    content = bench.artifacts.verified(stored["predictions/id.parquet"].sha256).read_bytes()
     assert content == b"predictions of a run"
-    assert "hello from attempt 1" in both.store.history.logs(run_id).text
-    seen = both.store.results.report(run_id)["environment"]["variables"]
+    assert "hello from attempt 1" in bench.store.history.logs(run_id).text
+    seen = bench.store.results.report(run_id)["environment"]["variables"]
     assert "OMP_NUM_THREADS" in seen
     assert "CALIFT_HOME" in seen
     assert "CALIFT_DATABASE_URL" not in seen
-    assert not both.folder(run_id).parent.exists()
+    assert not bench.folder(run_id).parent.exists()
 
 
 def test_supervise__a_deliberate_failure_keeps_its_reason_and_its_folder(bench: Bench) -> None:
@@ -199,10 +190,10 @@ def test_supervise__a_crash_tells_the_last_words(bench: Bench) -> None:
     assert "these are its last words" in bench.store.history.logs(run_id).text
 
 
-def test_supervise__last_words_that_no_database_takes_still_end_the_run(both: Bench) -> None:
-    run_id = both.submit(end="crash", words="before\0after")
-    assert both.attempt(run_id) == "failed"
-    run = both.store.runs.get(run_id)
+def test_supervise__last_words_that_no_database_takes_still_end_the_run(bench: Bench) -> None:
+    run_id = bench.submit(end="crash", words="before\0after")
+    assert bench.attempt(run_id) == "failed"
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("FAILED", "RUNNER_CRASHED")
     assert "before\N{SYMBOL FOR NULL}after" in (run.message or "")
 
@@ -223,16 +214,16 @@ def test_supervise__no_sql_reaches_a_user(bench: Bench) -> None:
     assert "SQL:" not in (run.message or "")
 
 
-def test_supervise__a_killed_runner_is_a_loss_and_the_next_attempt_goes_on(both: Bench) -> None:
-    run_id = both.submit(ends=["kill", "well"], steps=12)
-    assert both.attempt(run_id) == "requeued"
-    run = both.store.runs.get(run_id)
+def test_supervise__a_killed_runner_is_a_loss_and_the_next_attempt_goes_on(bench: Bench) -> None:
+    run_id = bench.submit(ends=["kill", "well"], steps=12)
+    assert bench.attempt(run_id) == "requeued"
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("QUEUED", "RUNNER_LOST")
-    assert both.steps(run_id) == list(range(1, 13))  # and not the torn record's step
-    assert both.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in both.events(run_id, "resumed")] == [10]
-    assert both.steps(run_id) == list(range(1, 13))
-    assert both.store.results.report(run_id)["data"] == {"attempt": 2}
+    assert bench.steps(run_id) == list(range(1, 13))  # and not the torn record's step
+    assert bench.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in bench.events(run_id, "resumed")] == [10]
+    assert bench.steps(run_id) == list(range(1, 13))
+    assert bench.store.results.report(run_id)["data"] == {"attempt": 2}
 
 
 def test_supervise__a_lost_process_of_several_is_a_loss_and_the_next_attempt_goes_on(
@@ -279,21 +270,21 @@ def test_supervise__a_newer_checkpoint_supersedes_the_older_attempts(
 
 
 def test_supervise__cancel_saves_a_checkpoint_and_a_retry_goes_on(
-    both: Bench, tmp_path: Path
+    bench: Bench, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    run_id = both.submit(wait_at=7, wait_for=str(gate))
-    with both.attempting(both.claim(run_id)) as outcome:
-        both.reaches(run_id, 7)
-        assert both.store.runs.request_cancel(run_id).phase == "CANCELLING"
+    run_id = bench.submit(wait_at=7, wait_for=str(gate))
+    with bench.attempting(bench.claim(run_id)) as outcome:
+        bench.reaches(run_id, 7)
+        assert bench.store.runs.request_cancel(run_id).phase == "CANCELLING"
         assert outcome() == "cancelled"
-    run = both.store.runs.get(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("CANCELLED", "USER_CANCELLED")
-    assert (both.folder(run_id) / "checkpoint/steps/00000007/manifest.json").exists()
+    assert (bench.folder(run_id) / "checkpoint/steps/00000007/manifest.json").exists()
     gate.touch()
-    both.store.runs.retry(run_id)
-    assert both.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in both.events(run_id, "resumed")] == [7]
+    bench.store.runs.retry(run_id)
+    assert bench.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in bench.events(run_id, "resumed")] == [7]
 
 
 def test_supervise__a_runner_deaf_to_cancel_is_killed_after_the_grace(
@@ -315,20 +306,22 @@ def test_supervise__a_cancel_before_the_runner_starts_starts_none(bench: Bench) 
     assert not bench.folder(run_id).exists()
 
 
-def test_supervise__drain_queues_again_without_counting_a_loss(both: Bench, tmp_path: Path) -> None:
+def test_supervise__drain_queues_again_without_counting_a_loss(
+    bench: Bench, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
-    run_id = both.submit(wait_at=8, wait_for=str(gate), max_attempts=1)
-    with both.attempting(both.claim(run_id)) as outcome:
-        both.reaches(run_id, 8)
-        both.draining = True
+    run_id = bench.submit(wait_at=8, wait_for=str(gate), max_attempts=1)
+    with bench.attempting(bench.claim(run_id)) as outcome:
+        bench.reaches(run_id, 8)
+        bench.draining = True
         assert outcome() == "requeued"
-    both.draining = False
-    run = both.store.runs.get(run_id)
+    bench.draining = False
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("QUEUED", "WORKER_DRAINED")
     gate.touch()
-    assert both.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in both.events(run_id, "resumed")] == [8]
-    assert both.steps(run_id) == list(range(1, 11))
+    assert bench.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in bench.events(run_id, "resumed")] == [8]
+    assert bench.steps(run_id) == list(range(1, 11))
 
 
 def test_supervise__a_silent_runner_is_taken_for_hung(bench: Bench, tmp_path: Path) -> None:
@@ -342,12 +335,12 @@ def test_supervise__a_silent_runner_is_taken_for_hung(bench: Bench, tmp_path: Pa
     assert (run.phase, run.reason) == ("FAILED", "RUNNER_HUNG")
 
 
-def test_supervise__another_attempt_fences_this_one_off(both: Bench, tmp_path: Path) -> None:
-    run_id = both.submit(wait_at=6, wait_for=str(tmp_path / "never"))
-    with both.attempting(both.claim(run_id)) as outcome:
-        both.reaches(run_id, 6)
-        pid = both.runner_pid(run_id)
-        with writing(both.store.engine) as connection:
+def test_supervise__another_attempt_fences_this_one_off(bench: Bench, tmp_path: Path) -> None:
+    run_id = bench.submit(wait_at=6, wait_for=str(tmp_path / "never"))
+    with bench.attempting(bench.claim(run_id)) as outcome:
+        bench.reaches(run_id, 6)
+        pid = bench.runner_pid(run_id)
+        with writing(bench.store.engine) as connection:
             # As the sweeper and another worker would do when this one had been frozen.
             connection.execute(
                 text("UPDATE runs SET attempt = attempt + 1, owner = 'other' WHERE id = :i"),
@@ -355,7 +348,7 @@ def test_supervise__another_attempt_fences_this_one_off(both: Bench, tmp_path: P
             )
         assert outcome() == "fenced"
     assert not alive(pid)
-    run = both.store.runs.get(run_id)
+    run = bench.store.runs.get(run_id)
     assert (run.phase, run.attempt, run.worker) == ("RUNNING", 2, "other")
 
 
@@ -417,31 +410,33 @@ def test_supervise__a_run_that_fills_every_disk_fails_at_last_and_leaves_room(be
 
 
 def test_supervise__checkpoints_are_stored_as_they_are_made_and_used_where_they_are_better(
-    both: Bench, tmp_path: Path
+    bench: Bench, tmp_path: Path
 ) -> None:
     gates = [tmp_path / "gate-1", tmp_path / "gate-2"]
-    run_id = both.submit(wait_at=[7, 12], wait_for=[str(g) for g in gates], steps=20, ends=["well"])
+    run_id = bench.submit(
+        wait_at=[7, 12], wait_for=[str(g) for g in gates], steps=20, ends=["well"]
+    )
 
     def drain_at(step: int) -> None:
-        with both.attempting(both.claim(run_id)) as outcome:
-            both.reaches(run_id, step)
-            both.draining = True
+        with bench.attempting(bench.claim(run_id)) as outcome:
+            bench.reaches(run_id, step)
+            bench.draining = True
             assert outcome() == "requeued"
-        both.draining = False
+        bench.draining = False
 
-    here, there = both.jobs, both.jobs.with_name("elsewhere")
+    here, there = bench.jobs, bench.jobs.with_name("elsewhere")
     drain_at(7)
-    assert both.stored_steps(run_id) == [5, 7]
-    both.jobs = there  # another machine: it has nothing but what is stored
+    assert bench.stored_steps(run_id) == [5, 7]
+    bench.jobs = there  # another machine: it has nothing but what is stored
     gates[0].touch()
     drain_at(12)
-    assert both.stored_steps(run_id) == [10, 12]
-    both.jobs = here  # back on the first, whose own checkpoint is older now
+    assert bench.stored_steps(run_id) == [10, 12]
+    bench.jobs = here  # back on the first, whose own checkpoint is older now
     gates[1].touch()
-    assert both.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in both.events(run_id, "resumed")] == [7, 12]
-    assert both.steps(run_id) == list(range(1, 21))
-    assert both.stored_steps(run_id) == []
+    assert bench.attempt(run_id) == "succeeded"
+    assert [e["step"] for e in bench.events(run_id, "resumed")] == [7, 12]
+    assert bench.steps(run_id) == list(range(1, 21))
+    assert bench.stored_steps(run_id) == []
 
 
 def test_supervise__a_real_run_ends_on_another_machine_as_it_would_have_on_one(

@@ -28,7 +28,7 @@ from tests.backend.store.helpers import (
     metric,
     steps,
 )
-from tests.conftest import THOROUGH, spec_of
+from tests.conftest import SEARCH, spec_of
 
 
 def test_life__from_queue_to_success(store: Stores) -> None:
@@ -203,8 +203,8 @@ def test_life__any_order_of_events_keeps_the_rules(store: Stores) -> None:
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=500 if THOROUGH else 30,
-            stateful_step_count=30 if THOROUGH else 20,
+            max_examples=500 if SEARCH else 30,
+            stateful_step_count=30 if SEARCH else 20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,18 +37,30 @@ def test_alike__finds_what_was_planted_and_little_else(seed: int) -> None:
     assert {(b, a) for a, b, _ in other.pairs} == pairs
 
 
-@given(st.integers(0, 50), st.sampled_from([1e-1, 1e-2, 1e-3]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 1e-1, 1e-2, 1e-3]))
 def test_threshold__at_most_the_share_of_different_pairs_passes(seed: int, rate: float) -> None:
     rng = np.random.default_rng(seed)
     one, other = unit(rng.normal(size=(40, 6))), unit(rng.normal(size=(30, 6)))
     a, b = rng.integers(3, size=40), rng.integers(3, size=30)
     threshold, n = threshold_of(one, other, a, b, rate)
-    assert 0 < n <= 2 * 40 * 30
-    passing = (one @ other.T > threshold) & (a[:, None] != b[None])
-    # Pairs are drawn, some twice: close to the share, and never a copy of another class below it.
-    assert passing.sum() <= 2 * rate * (a[:, None] != b[None]).sum() + 3
-    looser, _ = threshold_of(one, other, a, b, 2 * rate)
-    assert looser <= threshold
+    cosines = (one @ other.T)[a[:, None] != b[None]]
+    assert n == len(cosines)
+    assert (cosines > threshold + 1e-6).sum() <= rate * n
+    # And no more are kept out than must be.
+    assert (cosines > threshold - 1e-6).sum() > rate * n - 1
+
+
+def test_threshold__of_more_pairs_than_are_looked_at_is_that_of_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    one, other = unit(rng.normal(size=(300, 6))), unit(rng.normal(size=(200, 6)))
+    a, b = rng.integers(3, size=300), rng.integers(3, size=200)
+    every, n_every = threshold_of(one, other, a, b, 0.1)
+    monkeypatch.setattr("calift_core.data.alike.MOST_PAIRS", 20_000)
+    some, n_some = threshold_of(one, other, a, b, 0.1)
+    assert n_some < 20_000 < n_every
+    assert some == pytest.approx(every, abs=0.02)
 
 
 def test_alike__without_another_class_or_another_image_says_nothing() -> None:

@@ -26,7 +26,7 @@ from calift_core.jobs.folder import run_in_folder
 from calift_core.shipping.children import Child, ChildEndedError
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
-from tests.conftest import THOROUGH, free_port, until
+from tests.conftest import SEARCH, free_port, until
 from tests.core.conftest import tiny_spec
 
 LIMITS = Limits(image_bytes=3_000_000, request_bytes=6_000_000, images=8, pixels=4_000_000)
@@ -188,7 +188,7 @@ def test_predict__strangers_files_end_nothing(served: Served, files: list[Path])
             content[at] = rng.integers(256)
         return bytes(content[: rng.integers(1, len(content) + 1)] if index % 2 else content)
 
-    hostile = fixed + [damaged(i) for i in range(2_000 if THOROUGH else 150)]
+    hostile = fixed + [damaged(i) for i in range(2_000 if SEARCH else 60)]
     with ThreadPoolExecutor(8) as threads:
         statuses = list(threads.map(lambda data: served.predict(data).status_code, hostile))
     assert set(statuses) <= {200, 422}

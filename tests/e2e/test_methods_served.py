@@ -1,9 +1,11 @@
-"""Every method through the API of a real stack: launched with its own options, curves by name."""
+"""A method of each kind through the API of a real stack: prompts, a head, a merge of what is there.
+
+That every method runs is said in `tests/core/jobs/test_every_method.py`.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,50 +16,19 @@ from calift_core.client import Client
 from calift_core.schema.methods import METHOD_SPECS
 from tests.core.conftest import PHOTO, VIT, write_classes
 
-#: One option of each method that is not its default, to see that it arrives.
+#: One option of each that is not its default, to see that it arrives.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "zero_shot": {},
-    "linear_probe": {"head_start": "zeros"},
     "finetune": {"head_scale": "learned"},
-    "lp_ft": {"lp_epochs": 2},
-    "flyp": {},
     "carot": {"lambda_x": 0.01, "teacher_update_every": 2},
-    "lipsum_ft": {"n_texts": 7},
-    "car_ft": {"alpha": 0.5},
-    "tracer": {"preset": "paper"},
-    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 10.0},
-    "anchored": {"lambda_0": 0.5},
-    "averaged": {"beta": 0.25},
-    "zs_norm": {},
-    "coop": {"n_context": 4},
-    "tip_adapter": {"alpha": 0.5},
     "wise_ft": {"alpha": 0.25, "sweep": [0.0, 0.5, 1.0]},
-    "model_stock": {},
-    "vrf": {},
-    "dawin": {},
-    "pretrain": {"multi_positive": False},
 }
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith("CALIFT_"):
-                patch.delenv(name)
-        patch.setenv("CALIFT_FREE_SPACE_FLOOR_BYTES", "0")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        home = tmp_path_factory.mktemp("h")
-        with EmbeddedStack(home, api_port=0, dashboard_port=0) as made:
-            made.wait_ready(timeout_s=120)
-            yield made
 
 
 @pytest.fixture(scope="module")
 def finished(
     stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Client, dict[str, str]]]:
-    """A run of every kind, submitted together; merges once what they merge is there."""
+    """A run of each kind, submitted together; the merge once what it merges is there."""
     folder = tmp_path_factory.mktemp("data")
     photos = write_classes(folder / "photos", n=30)
     dark = write_classes(folder / "dark", n=8, seed=1, gain=0.5)
@@ -65,41 +36,30 @@ def finished(
     config.write_text(json.dumps(VIT))
 
     def spec(kind: str, **method: Any) -> dict[str, Any]:
-        suite: dict[str, Any] = {"id": f"folder:{photos}", "templates": list(PHOTO)}
-        if kind == "pretrain":
-            suite["fractions"] = {"pretrain": 0.3}
-        else:
-            suite["shifts"] = {"dark": f"folder:{dark}"}
         return {
             "name": f"tiny {kind}",
             "model": {"name": str(config), "pretrained": None},
             "method": {"kind": kind, **OPTIONS[kind], **method},
-            "suite": suite,
+            "suite": {
+                "id": f"folder:{photos}",
+                "shifts": {"dark": f"folder:{dark}"},
+                "templates": list(PHOTO),
+            },
             "train": {"epochs": 1, "batch_size": 16, "lr": 1e-3, "log_every_steps": 1},
             "evaluation": {"n_resamples": 20, "batch_size": 64},
         }
 
     token = (stack.home / "token").read_text().strip()
     with Client(stack.urls["api"], token) as client:
-        ids = {
-            kind: client.submit(spec(kind)).id
-            for kind, method in METHOD_SPECS.items()
-            if method.family != "merge"
-        }
-        second = spec("finetune")
-        second["train"]["lr"] = 2e-3  # the seed stays: random weights are drawn from it
-        other = client.submit(second).id
-        for run_id in (*ids.values(), other):
+        ids = {kind: client.submit(spec(kind)).id for kind in ("carot", "finetune")}
+        for run_id in ids.values():
             client.wait(run_id, timeout_s=300)
-        for kind in ("wise_ft", "vrf", "dawin"):
-            ids[kind] = client.submit(spec(kind, run=ids["finetune"])).id
-        ids["model_stock"] = client.submit(spec("model_stock", runs=[ids["finetune"], other])).id
-        for kind in ("wise_ft", "model_stock", "vrf", "dawin"):
-            client.wait(ids[kind], timeout_s=120)
+        ids["wise_ft"] = client.submit(spec("wise_ft", run=ids["finetune"])).id
+        client.wait(ids["wise_ft"], timeout_s=120)
         yield client, ids
 
 
-@pytest.mark.parametrize("kind", sorted(METHOD_SPECS))
+@pytest.mark.parametrize("kind", sorted(OPTIONS))
 def test_method__launched_through_the_api_succeeds_with_its_options_and_its_own_curves(
     finished: tuple[Client, dict[str, str]], kind: str
 ) -> None:
@@ -114,10 +74,10 @@ def test_method__launched_through_the_api_succeeds_with_its_options_and_its_own_
     assert ("loss" in names) == spec.trains
     summary = client.report(ids[kind]).summary
     assert summary.id_accuracy is not None
-    assert (summary.ood_ece is None) == (kind == "pretrain")
+    assert summary.ood_ece is not None
 
 
-@pytest.mark.parametrize("kind", ["zero_shot", "carot", "finetune"])
+@pytest.mark.parametrize("kind", ["carot", "finetune"])
 def test_prompts__are_kept_where_the_text_tower_is_the_classifier(
     finished: tuple[Client, dict[str, str]], kind: str
 ) -> None:
@@ -141,4 +101,3 @@ def test_frontier__has_a_point_for_every_alpha(
     points = client.frontier(ids["wise_ft"]).points
     assert [p.alpha for p in points] == [0.0, 0.25, 0.5, 1.0]
     assert points[-1].id_accuracy == client.report(ids["finetune"]).summary.id_accuracy
-    assert points[0].id_accuracy == client.report(ids["zero_shot"]).summary.id_accuracy
