@@ -29,8 +29,7 @@ def list_things(
         for name in ("kind", "method", "what it does", "source"):
             table.add_column(name)
         for m in items:
-            if m.offered:
-                table.add_row(m.kind, m.title, m.summary, m.source)
+            table.add_row(m.kind, m.title, m.summary, m.source)
     elif what == "models":
         for name in ("name", "pretrained", "here", "detail"):
             table.add_column(name)

@@ -21,7 +21,6 @@ from calift import (
     data,
     doctor,
     evaluations,
-    exchange,
     local,
     operations,
     predictions,
@@ -147,7 +146,6 @@ app.command()(service.submit)
 app.command()(service.compare)
 app.command()(reporting.report)
 app.command()(push)
-app.command()(exchange.pull)
 app.command()(sweeps.sweep)
 app.command("list")(catalogue.list_things)
 app.command()(doctor.doctor)

@@ -53,7 +53,6 @@ def methods() -> tuple[MethodInfo, ...]:
             summary=spec.summary,
             source=spec.source,
             trains=spec.trains,
-            offered=spec.offered,
             terms=list(spec.terms),
             defaults={
                 "lr": spec.default_lr,

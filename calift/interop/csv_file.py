@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calift.interop.runs import Exchanged
-from calift_core.analysis import foreign_curves
+from calift.interop.runs import Exchanged, metrics_of
 from calift_core.errors import DataError, SpecError
 from calift_core.files import atomic_write_bytes
 from calift_core.schema.wire.runs import Metrics
+
+#: Between a run and its series in the name of a column, as W&B exports charts.
+_BETWEEN = " - "
 
 
 def push(runs: Sequence[Exchanged], place: str, *, again: bool) -> list[str]:
@@ -22,7 +24,7 @@ def push(runs: Sequence[Exchanged], place: str, *, again: bool) -> list[str]:
         DataError: a file is there that holds no curves.
     """
     path, new = Path(place), {run.id for run in runs}
-    earlier = pull(place) if path.is_file() else []
+    earlier = _read(place) if path.is_file() else []
     for run in earlier:
         if run.id in new and not again:
             raise SpecError(
@@ -31,13 +33,13 @@ def push(runs: Sequence[Exchanged], place: str, *, again: bool) -> list[str]:
     runs = [*(run for run in earlier if run.id not in new), *runs]
     names = _names(runs)
     curves = {name: run.curves for name, run in zip(names, runs, strict=True)}
-    atomic_write_bytes(path, foreign_curves.to_csv(curves).encode())
+    atomic_write_bytes(path, _to_csv(curves).encode())
     atomic_write_bytes(_table(path), _lines(names, runs).encode())
     return [str(path), str(_table(path))]
 
 
-def pull(place: str) -> list[Exchanged]:
-    """Runs of a CSV file of curves; their settings and numbers where the second file is there.
+def _read(place: str) -> list[Exchanged]:
+    """Runs that were written before.
 
     Raises:
         DataError: the file cannot be read, or holds no curves.
@@ -50,12 +52,7 @@ def pull(place: str) -> list[Exchanged]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{place!r} must be a CSV file: {error}") from error
     known = {row.get("Name", ""): row for row in csv.DictReader(io.StringIO(lines))}
-    # A run without curves has its line alone.
-    curves: dict[str, Metrics] = (
-        {}
-        if known and content.strip() == "Step"
-        else foreign_curves.from_csv(content, name=path.stem)
-    )
+    curves = _from_csv(content, place)
     found = []
     for name in dict.fromkeys([*known, *curves]):
         row = known.get(name, {})
@@ -77,6 +74,39 @@ def pull(place: str) -> list[Exchanged]:
             )
         )
     return found
+
+
+def _to_csv(runs: Mapping[str, Metrics]) -> str:
+    """One line for each step; numbers as they are."""
+    columns = [(run, series) for run, found in runs.items() for series in found.series]
+    cells: dict[int, dict[int, float]] = {}
+    for place, (_, series) in enumerate(columns):
+        for step, value in zip(series.steps, series.values, strict=True):
+            cells.setdefault(step, {})[place] = value
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["Step", *(f"{run}{_BETWEEN}{series.name}" for run, series in columns)])
+    for step in sorted(cells):
+        writer.writerow([step, *(cells[step].get(place, "") for place in range(len(columns)))])
+    return out.getvalue()
+
+
+def _from_csv(content: str, place: str) -> dict[str, Metrics]:
+    """Curves by run, as `_to_csv` writes them."""
+    rows = csv.DictReader(io.StringIO(content))
+    columns = {
+        name: name.rpartition(_BETWEEN)[::2] for name in rows.fieldnames or () if name != "Step"
+    }
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    try:
+        for row in rows:
+            for column, (run, series) in columns.items():
+                if row[column]:
+                    points = found.setdefault(run, {}).setdefault(series, {})
+                    points[int(row["Step"])] = float(row[column])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{place!r} must hold curves that calift wrote: {error}") from error
+    return {run: metrics_of(series) for run, series in found.items()}
 
 
 def _table(path: Path) -> Path:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from calift.interop.runs import Exchanged
-from calift_core.analysis.foreign_curves import metrics_of
 from calift_core.errors import DataError, SpecError
 from calift_core.files import atomic_write_bytes
 from calift_core.installed import install_extra
@@ -101,43 +100,6 @@ def push(
             client.set_terminated(made)
             written.append(made)
     return written
-
-
-def pull(place: str, *, experiment: str = EXPERIMENT) -> list[Exchanged]:
-    """Finished runs of an experiment.
-
-    Raises:
-        SpecError: mlflow is not installed.
-        DataError: there is no such experiment, no run in it, or MLflow fails.
-    """
-    with _client(place) as client:
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            names = ", ".join(e.name for e in client.search_experiments(max_results=20))
-            raise DataError(
-                f"MLflow at {place!r} has no experiment {experiment!r}; it has {names or 'none'}."
-            )
-        runs = client.search_runs([found.experiment_id])
-        if not runs:
-            raise DataError(f"the experiment {experiment!r} has no run.")
-        return [_pulled(client, run) for run in runs]
-
-
-def _pulled(client: Any, run: Any) -> Exchanged:
-    curves: dict[str, dict[int, float]] = {}
-    for key in run.data.metrics:
-        if not key.startswith(_FINAL):
-            history = client.get_metric_history(run.info.run_id, key)
-            curves[key] = {point.step: float(point.value) for point in history}
-    numbers = {k.removeprefix(_FINAL): v for k, v in run.data.metrics.items()
-               if k.startswith(_FINAL)}  # fmt: skip
-    return Exchanged(
-        name=run.info.run_name or run.info.run_id,
-        id=run.data.tags.get(_RUN_ID, run.info.run_id),
-        settings=dict(run.data.params),
-        curves=metrics_of(curves),
-        numbers=numbers or {key: float(value) for key, value in run.data.metrics.items()},
-    )
 
 
 def _key(name: str) -> str:

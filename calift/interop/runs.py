@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calift_core.analysis.foreign_curves import metrics_of
 from calift_core.analysis.report import read_report
 from calift_core.errors import SpecError
 from calift_core.jobs.curves import read_curves
 from calift_core.schema.records import MetricsRecord
 from calift_core.schema.report import EvaluationReport, Report
-from calift_core.schema.wire.runs import Metrics
+from calift_core.schema.wire.runs import Metrics, MetricSeries
 
 if TYPE_CHECKING:
     from calift_core.client import Client
@@ -25,7 +24,7 @@ _NUMBERS = ("n", "accuracy", "mean_confidence", "nll", "brier", "smooth_ece", "a
 
 @dataclass(frozen=True)
 class Exchanged:
-    """A run between two trackers.
+    """A run as another tracker can hold it.
 
     Attributes:
         name: of the run.
@@ -33,7 +32,7 @@ class Exchanged:
         settings: flat, `train.lr` → text.
         curves: over optimiser steps.
         numbers: of the finished run, by name.
-        document: the whole report of a run of calift; None for a foreign one.
+        document: its whole report.
     """
 
     name: str
@@ -42,6 +41,16 @@ class Exchanged:
     curves: Metrics = Metrics(series=[], last_step=-1)
     numbers: Mapping[str, float] = field(default_factory=dict)
     document: Report | None = None
+
+
+def metrics_of(series: Mapping[str, Mapping[int, float]]) -> Metrics:
+    """Curves of points by name and step, in the order of their steps."""
+    made = [
+        MetricSeries(name=name, steps=sorted(points), values=[points[s] for s in sorted(points)])
+        for name, points in series.items()
+        if points
+    ]
+    return Metrics(series=made, last_step=max((s.steps[-1] for s in made), default=-1))
 
 
 def outgoing(run: str, client: Client | None) -> Exchanged:

@@ -1,6 +1,6 @@
 """`tensorboard:FOLDER`: event files, a folder a run.
 
-Scalars of event files are 32-bit floats: what comes back differs in the eighth digit.
+Scalars of event files are 32-bit floats.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from calift.interop.runs import Exchanged
-from calift_core.analysis.foreign_curves import metrics_of
-from calift_core.errors import DataError, SpecError
+from calift_core.errors import SpecError
 from calift_core.installed import install_extra
 
 _PATTERN = "events.out.tfevents.*"
@@ -85,70 +84,3 @@ def _settings(run: Exchanged) -> Any:
     )
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
     return Summary(value=[Summary.Value(tag=_SETTINGS, tensor=tensor, metadata=metadata)])
-
-
-def pull(place: str) -> list[Exchanged]:
-    """Runs below a folder: each folder that holds event files is one.
-
-    Raises:
-        SpecError: tensorboard is not installed.
-        DataError: there is no event file.
-    """
-    _need()
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    root = Path(place)
-    folders = sorted({path.parent for path in root.rglob(_PATTERN)})
-    if not folders:
-        raise DataError(f"{place!r} must hold event files (events.out.tfevents…), got none.")
-    found = []
-    for folder in folders:
-        events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
-        events.Reload()
-        curves: dict[str, dict[int, float]] = {}
-        for tag in events.Tags()["scalars"]:
-            # Written again after a restart: the last word on a step holds.
-            curves[tag] = {e.step: float(e.value) for e in events.Scalars(tag)}
-        for tag in events.Tags()["tensors"]:
-            points = {e.step: v for e in events.Tensors(tag) if (v := _scalar(e)) is not None}
-            if points:
-                curves[tag] = points
-        name = folder.name if folder == root else str(folder.relative_to(root))
-        numbers = {
-            tag.removeprefix(_FINAL): points[max(points)]
-            for tag, points in curves.items()
-            if tag.startswith(_FINAL)
-        }
-        told = _told(events)
-        found.append(
-            Exchanged(
-                name=told.get("name", name),
-                id=told.get("id", name),
-                settings=told.get("settings", {}),
-                curves=metrics_of({t: p for t, p in curves.items() if not t.startswith(_FINAL)}),
-                numbers=numbers
-                or {tag: points[max(points)] for tag, points in curves.items() if points},
-            )
-        )
-    return found
-
-
-def _scalar(event: Any) -> float | None:
-    """The number of a tensor that holds one, as TensorFlow 2 writes scalars."""
-    from tensorboard.util import tensor_util
-
-    if event.tensor_proto.dtype not in (1, 2):  # DT_FLOAT, DT_DOUBLE
-        return None
-    array = tensor_util.make_ndarray(event.tensor_proto)
-    return float(array) if array.size == 1 else None
-
-
-def _told(events: Any) -> dict[str, Any]:
-    """What `push` wrote besides scalars."""
-    if _SETTINGS not in events.Tags()["tensors"]:
-        return {}
-    try:
-        found = json.loads(events.Tensors(_SETTINGS)[-1].tensor_proto.string_val[0])
-    except (ValueError, IndexError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -12,7 +12,6 @@ from calift_core.methods.averaged import Averaged
 from calift_core.methods.base import Classifier, Method, RunLength
 from calift_core.methods.car_ft import CarFt
 from calift_core.methods.carot import CaRot
-from calift_core.methods.carot_plus import CarotPlus
 from calift_core.methods.coop import CoOp
 from calift_core.methods.finetune import FineTune
 from calift_core.methods.flyp import Flyp
@@ -40,7 +39,6 @@ METHODS: dict[str, Any] = {
     "lipsum_ft": LipsumFt,
     "car_ft": CarFt,
     "tracer": tracer.Tracer,
-    "carot_plus": CarotPlus,
     "anchored": Anchored,
     "averaged": Averaged,
     "zs_norm": ZsNorm,

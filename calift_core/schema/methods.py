@@ -52,8 +52,6 @@ class MethodBase(Frozen):
     accepts: ClassVar[frozenset[str]] = frozenset()
     #: What of `train.adapt` makes sense with this method.
     adapts: ClassVar[tuple[Adapt, ...]] = ("full",)
-    #: Whether forms and lists offer it; one that is not serves an ablation and stays runnable.
-    offered: ClassVar[bool] = True
     #: Whether its model is one tower, whose features of training images are kept beside it.
     keeps_features: ClassVar[bool] = True
 
@@ -591,91 +589,6 @@ class Tracer(MethodBase):
         return TRACER_PRESETS["ViT-B-16" if self.preset == "auto" else self.preset].weight_decay
 
 
-class CarotPlus(MethodBase):
-    """CaRot and parts that are known to help; which are on was decided by an ablation.
-
-    Better than CaRot and not than TRACER, it is not offered: docs/results/first-study.md has the
-    tables.
-    """
-
-    title: ClassVar[str] = "CaRot+"
-    summary: ClassVar[str] = (
-        "Multi-positive targets and self-distillation from a trajectory-averaged teacher; "
-        "orthogonality, feature distillation and weight averaging can be turned on."
-    )
-    source: ClassVar[str] = "calift; parts from CaRot, TRACER, Khosla et al. 2020, Wortsman et al."
-    terms: ClassVar[tuple[str, ...]] = (
-        "contrastive",
-        "orthogonality",
-        "distillation",
-        "feature",
-    )
-    family: ClassVar[Family] = "contrastive"
-    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
-    accepts: ClassVar[frozenset[str]] = _CONTRASTIVE
-    offered: ClassVar[bool] = False
-
-    kind: Literal["carot_plus"] = "carot_plus"
-    lambda_oc: float = Field(
-        default=0.0,
-        ge=0,
-        le=1000,
-        title="λ_OC",
-        description="As CaRot's, which has 0.2; off by the ablation [calift]",
-    )
-    lambda_sd: float = Field(
-        default=1.5,
-        ge=0,
-        le=1000,
-        title="λ_SD",
-        description="Weight of the divergence from the teacher's similarities; 0 turns it off",
-    )
-    lambda_fd: float = Field(
-        default=0.0,
-        ge=0,
-        le=1e6,
-        title="λ_FD",
-        description="Weight of the squared distance to the teacher's features; 0 turns it off",
-    )
-    multi_positive: bool = Field(
-        default=True,
-        title="Share targets within a class",
-        description="Pairs of one class in a batch are positives of each other instead of "
-        "negatives [Khosla et al. 2020]",
-    )
-    teacher: Literal["ema", "trajectory"] = Field(
-        default="trajectory",
-        title="Teacher",
-        description="ema: CaRot's moving average; trajectory: TRACER's Beta-weighted average of "
-        "every iterate",
-    )
-    teacher_beta: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        title="Teacher β",
-        description="Iterates are weighted by the density of Beta(β, β); for the trajectory "
-        "teacher alone",
-    )
-    final_average: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        title="Final weight averaging",
-        description="Share of the teacher in the finished weights: 0 keeps the student, 1 takes "
-        "the teacher, between them both are interpolated",
-    )
-
-    @model_validator(mode="after")
-    def _teacher_is_there(self) -> CarotPlus:
-        if self.final_average and not (self.lambda_sd or self.lambda_fd):
-            raise ValueError(
-                "final_average takes the teacher's weights, and there is no teacher with "
-                "lambda_sd = lambda_fd = 0"
-            )
-        return self
-
-
 #: Where `wise_ft` looks for α by the one-standard-error rule.
 ONE_SE_PATH = tuple(step / 20 for step in range(21))
 
@@ -1005,7 +918,6 @@ METHOD_SPECS: dict[str, type[MethodBase]] = {
     "vrf": Vrf,
     "dawin": Dawin,
     "tracer": Tracer,
-    "carot_plus": CarotPlus,
     "anchored": Anchored,
     "averaged": Averaged,
     "zs_norm": ZsNorm,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -164,7 +164,6 @@ def overlay(
     smoothing: float = 0.0,
     log_x: bool = False,
     log_y: bool = False,
-    foreign: Collection[str] = (),
 ) -> go.Figure:
     """One series of several runs over optimiser steps, each in its run's colour and dash.
 
@@ -178,7 +177,6 @@ def overlay(
         smoothing: weight of `smoothed`.
         log_x: logarithmic steps; step 0 is left out.
         log_y: logarithmic values; those that are not positive are left out.
-        foreign: ids of runs that calift did not make.
     """
     title = TITLES.get(name, name.replace("_", " "))
     found = [(run, next((s for s in m.series if s.name == name), None)) for run, m in runs]
@@ -205,7 +203,7 @@ def overlay(
             for step, value, mean in zip(series.steps, series.values, means, strict=True)
             if (value > 0 or not log_y) and (step > 0 or not log_x)
         ]
-        label = run.label + (" (elsewhere)" if run.id in foreign else "")
+        label = run.label
         look = {
             "mode": "lines" if run.id in many else "lines+markers",
             "marker": {"color": own.colour, "symbol": own.symbol, "size": 8},

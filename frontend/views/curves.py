@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from calift_core.analysis.foreign_curves import from_csv
-from calift_core.errors import CaliftError
 from calift_core.schema.wire.runs import Metrics, RunSummary
 from frontend import api, figures, page, pickers, state, text
 from frontend.figures.curves import WATCHED
@@ -16,36 +14,6 @@ from frontend.figures.style import Run
 MAX_POINTS = 800
 #: Shown first, where a run has recorded it.
 FIRST = ("loss", "contrastive", "val_accuracy", "val_ece", "sigma_min")
-#: Bytes of a file of curves from elsewhere.
-_MOST_BYTES = 5_000_000
-_MOST_FOREIGN = 8
-
-
-def _elsewhere() -> list[tuple[Run, Metrics]]:
-    """Curves of runs that other trackers hold, from files that a visitor opens here."""
-    with st.expander("Curves from elsewhere", icon=":material/upload_file:"):
-        st.caption(
-            "CSV files of `calift pull`, or as W&B exports charts: a column `Step`, a column for "
-            "each series. They are shown beside the runs, stay in this browser's session, and are "
-            "never stored: calift did not measure them."
-        )
-        given = st.file_uploader(
-            "Files of curves", type="csv", accept_multiple_files=True, key="foreign-curves"
-        )
-        found: list[tuple[Run, Metrics]] = []
-        for file in given or []:
-            try:
-                if file.size > _MOST_BYTES:
-                    raise CaliftError(f"{file.name}: at most {text.size(_MOST_BYTES)} are read")
-                content = file.getvalue().decode("utf-8", errors="replace")
-                runs = from_csv(content, name=file.name.removesuffix(".csv"))
-            except CaliftError as error:
-                st.error(text.md_prose(error.message), icon=":material/error:")
-                continue
-            found += [(Run(f"elsewhere/{file.name}/{run}", run), m) for run, m in runs.items()]
-        if len(found) > _MOST_FOREIGN:
-            st.caption(f"The first {_MOST_FOREIGN} of {len(found)} runs are shown.")
-        return found[:_MOST_FOREIGN]
 
 
 def _columns(runs: Sequence[tuple[Run, Metrics]]) -> list[str]:
@@ -143,8 +111,7 @@ def main() -> None:
     )
     chosen = pickers.pick_runs("ids")
     own = _recorded(chosen)
-    foreign = _elsewhere()
-    runs = [(run, m) for run, m in [*own, *foreign] if m.series]
+    runs = [(run, m) for run, m in own if m.series]
     without = [run.label for run, m in own if not m.series]
     if not runs:
         page.empty(
@@ -154,18 +121,12 @@ def main() -> None:
         return
     series = _columns(runs)
     asked = _axes()
-    ids = [run.id for run, _ in foreign]
-    styles = dict(state.styles([run.id for run, _ in own]))
-    taken = [style.colour for style in styles.values()]
-    spare = [s for i in range(len(figures.style.PALETTE))
-             if (s := figures.style.style_of_slot(i)).colour not in taken]  # fmt: skip
-    for at, run_id in enumerate(ids):
-        styles[run_id] = spare[at % len(spare)] if spare else figures.style.style_of_slot(at)
+    styles = state.styles([run.id for run, _ in own])
     columns = st.columns(2)
     for index, name in enumerate(series):
         with columns[index % 2]:
             page.chart(
-                figures.curves.overlay(runs, name, styles=styles, foreign=ids, **asked),
+                figures.curves.overlay(runs, name, styles=styles, **asked),
                 figures.curves.overlay_table(runs, name),
                 name=f"curves-{name.replace('/', '-')}",
             )

@@ -22,7 +22,7 @@ def _method(methods: dict[str, MethodInfo], given: str) -> MethodInfo:
         st.selectbox,
         "Method",
         name="method",
-        options=[k for k, m in methods.items() if m.offered or k == given],
+        options=list(methods),
         default=given,
         format_func=lambda k: methods[k].title,
     )

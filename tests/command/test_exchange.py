@@ -1,26 +1,24 @@
-"""Runs to other trackers and back: nothing is lost, nothing is written twice."""
+"""Runs to other trackers: their own readers find all of it, nothing is written twice."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from calift.exchange import _stems, pull
+from calift.exchange import to_tracker
 from calift.interop import csv_file, mlflow, tensorboard
-from calift.interop.runs import Exchanged, outgoing
-from calift_core.analysis import foreign_curves
+from calift.interop.runs import Exchanged, metrics_of, outgoing
 from calift_core.analysis.imported import import_into_folder
-from calift_core.errors import CaliftError, DataError, SpecError
-from calift_core.schema.wire.runs import Metrics, MetricSeries
+from calift_core.errors import CaliftError, SpecError
 from tests.conftest import unavailable
 from tests.frontend import seed
 
@@ -56,11 +54,82 @@ def same(one: Exchanged, other: Exchanged, *, relative: float) -> None:
         assert other.numbers[name] == pytest.approx(value, rel=relative, abs=1e-12)
 
 
+def read_csv(place: str) -> list[Exchanged]:
+    """Both files as pandas reads them."""
+    lines = pd.read_csv(Path(place).with_suffix(".runs.csv"), dtype=str, keep_default_na=False)
+    curves = pd.read_csv(place, index_col="Step") if len(Path(place).read_text()) > 5 else None
+    found = []
+    for _, row in lines.iterrows():
+        series = {} if curves is None else {
+            name.removeprefix(f"{row['Name']} - "): curves[name].dropna().to_dict()
+            for name in curves.columns if name.startswith(f"{row['Name']} - ")
+        }  # fmt: skip
+        own = {key: value for key, value in row.items() if value != ""}
+        found.append(
+            Exchanged(
+                row["Name"].partition(" (")[0],
+                row["ID"],
+                {k[7:]: v for k, v in own.items() if k.startswith("config.")},
+                metrics_of(series),
+                {k[8:]: float(v) for k, v in own.items() if k.startswith("summary.")},
+            )
+        )
+    return found
+
+
+def read_tensorboard(place: str) -> list[Exchanged]:
+    """Event files as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = []
+    for folder in sorted({file.parent for file in Path(place).rglob("events.out.tfevents.*")}):
+        events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+        events.Reload()
+        points = {
+            tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]
+        }
+        said = json.loads(events.Tensors("config/text_summary")[-1].tensor_proto.string_val[0])
+        found.append(gathered(said["name"], said["id"], said["settings"], points))
+    return found
+
+
+def read_mlflow(place: str) -> list[Exchanged]:
+    """Runs as MLflow's client finds them."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=Path(place).absolute().as_uri())
+    found = []
+    for run in client.search_runs([client.get_experiment_by_name("calift").experiment_id]):
+        points = {
+            key: {p.step: p.value for p in client.get_metric_history(run.info.run_id, key)}
+            for key in run.data.metrics
+        }
+        own = run.data.tags["calift.run_id"]
+        found.append(gathered(run.info.run_name, own, run.data.params, points))
+    return found
+
+
+def gathered(
+    name: str, run_id: str, settings: Mapping[str, str], points: Mapping[str, Mapping[int, float]]
+) -> Exchanged:
+    """A run of curves, of which those below `final/` are its numbers."""
+    return Exchanged(
+        name,
+        run_id,
+        settings,
+        metrics_of({k: p for k, p in points.items() if not k.startswith("final/")}),
+        {k[6:]: list(p.values())[-1] for k, p in points.items() if k.startswith("final/")},
+    )
+
+
+READ = {csv_file: read_csv, tensorboard: read_tensorboard, mlflow: read_mlflow}
+
+
 @pytest.mark.parametrize(
     ("tracker", "where", "relative"),
     [(csv_file, "curves.csv", 0.0), (tensorboard, "events", 1e-6), (mlflow, "mlruns", 0.0)],
 )
-def test_push_and_pull__give_the_run_back(
+def test_push__their_own_readers_give_the_run_back(
     sent: list[Exchanged], tmp_path: Path, tracker: ModuleType, where: str, relative: float
 ) -> None:
     package = tracker.__name__.rpartition(".")[2]
@@ -69,7 +138,7 @@ def test_push_and_pull__give_the_run_back(
     place = str(tmp_path / where)
     tracker.push(sent, place, again=False)
     tracker.push(sent, place, again=True)
-    found = {run.id: run for run in tracker.pull(place)}
+    found = {run.id: run for run in READ[tracker](place)}
     assert found.keys() == {run.id for run in sent}
     for run in sent:
         same(run, found[run.id], relative=relative)
@@ -89,7 +158,7 @@ def test_push__again_replaces_its_own_run_alone(tmp_path: Path, tracker: ModuleT
     assert runs[0].id != runs[1].id
     for run, again in ((runs[0], False), (runs[1], False), (runs[1], True)):
         tracker.push([run], place, again=again)
-    assert {run.id for run in tracker.pull(place)} == {run.id for run in runs}
+    assert {run.id for run in READ[tracker](place)} == {run.id for run in runs}
     with pytest.raises(SpecError, match="already"):
         tracker.push(runs[:1], place, again=False)
 
@@ -101,74 +170,10 @@ def test_outgoing__an_error_never_goes_without_its_floor(sent: list[Exchanged]) 
         assert all(f"{name}_floor" in run.numbers for name in errors)
 
 
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-names = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=8).filter(
-    lambda n: " - " not in n and not n.endswith(("__MIN", "__MAX"))
-)
-points = st.dictionaries(st.integers(0, 10**6), numbers, min_size=1, max_size=5)
-
-
-@settings(max_examples=40)
-@given(st.dictionaries(names, st.dictionaries(names, points, min_size=1, max_size=3), max_size=3))
-def test_csv__of_any_curves_reads_back_as_they_were(
-    runs: dict[str, dict[str, dict[int, float]]],
-) -> None:
-    curves = {run: foreign_curves.metrics_of(series) for run, series in runs.items()}
-    written = foreign_curves.to_csv(curves)
-    if not runs:
-        with pytest.raises(DataError, match="curve"):
-            foreign_curves.from_csv(written, name="x")
-        return
-    assert foreign_curves.from_csv(written, name="x") == curves
-
-
-def test_csv__as_wandb_exports_it() -> None:
-    content = (
-        '"Step","calm-sun-1 - loss","calm-sun-1 - loss__MIN","calm-sun-1 - loss__MAX","b - acc"\n'
-        '"0","2.5","2.5","2.5",""\n"10","1.5","1.5","1.5","0.5"\n'
-    )
-    assert foreign_curves.from_csv(content, name="x") == {
-        "calm-sun-1": Metrics(
-            series=[MetricSeries(name="loss", steps=[0, 10], values=[2.5, 1.5])], last_step=10
-        ),
-        "b": Metrics(series=[MetricSeries(name="acc", steps=[10], values=[0.5])], last_step=10),
-    }
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("", "empty file"),
-        ("loss\n1\n", "column Step"),
-        ("step,loss\n1,one\n", "line 2, column 'loss'"),
-        ("step,loss\n1,nan\n", "finite"),
-        ("step,loss\n", "got none"),
-    ],
-)
-def test_csv__says_what_is_wrong(content: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        foreign_curves.from_csv(content, name="x")
-
-
-def test_pull__says_that_nothing_was_measured(sent: list[Exchanged], tmp_path: Path) -> None:
-    place = tmp_path / "curves.csv"
-    csv_file.push(sent, str(place), again=False)
-    pull(f"csv:{place}", run=["first"], folder=tmp_path / "out")
-    told = json.loads((tmp_path / "out" / "first.json").read_text())
-    assert told["measured_by_calift"] is False
-    assert told["numbers"]["test/ece"] == sent[0].numbers["test/ece"]
-    with pytest.raises(CaliftError, match="no run 'third'"):
-        pull(f"csv:{place}", run=["third"], folder=tmp_path / "out")
+def test_push__says_where_a_place_is_missing(sent: list[Exchanged]) -> None:
     for wrong in ("wandb:x", "csv", "csv:"):
         with pytest.raises(CaliftError):
-            pull(wrong, folder=tmp_path)
-
-
-def test_stems__tell_runs_apart_and_stay_in_their_folder() -> None:
-    runs = [Exchanged(name=n, id="x") for n in ("../../a", "a", "a", "", "ü/é")]
-    stems = _stems(runs)
-    assert len(set(stems)) == len(stems)
-    assert not any("/" in s or s.startswith(".") for s in stems)
+            to_tracker([], wrong, experiment="calift", again=False, as_json=False)
 
 
 def test_interop__loads_no_tracker_before_it_is_asked() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calift_core.analysis.foreign_curves import metrics_of
+from calift.interop.runs import metrics_of
 from calift_core.schema.wire.runs import Metrics
 from frontend.figures import curves
 from frontend.figures.style import Run
@@ -62,12 +62,11 @@ def test_overlay__logarithmic_axes_leave_out_what_cannot_stand_on_them() -> None
     assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "log")
 
 
-def test_overlay__a_run_keeps_colour_symbol_and_dash_and_says_where_it_is_from() -> None:
-    figure = curves.overlay([(A, LOSS), (B, LOSS)], "loss", foreign={"b2"})
+def test_overlay__a_run_keeps_colour_symbol_and_dash() -> None:
+    figure = curves.overlay([(A, LOSS), (B, LOSS)], "loss")
     first, second = figure.data
     assert first.line.color != second.line.color
     assert first.line.dash != second.line.dash
-    assert second.name.endswith("(elsewhere)")
 
 
 def test_overlay__of_shifts_says_that_nothing_is_chosen_on_it() -> None:

@@ -19,7 +19,7 @@ from tests.frontend.conftest import Service, pointed_at, service
 from tests.frontend.driving import page, submit_of, unfold, words
 
 
-@pytest.mark.parametrize("kind", [kind for kind, spec in METHOD_SPECS.items() if spec.offered])
+@pytest.mark.parametrize("kind", METHOD_SPECS)
 def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service, kind: str) -> None:
     app = page("new", method=kind)
     if METHOD_SPECS[kind].family == "merge":  # somebody has to choose the runs
@@ -36,12 +36,6 @@ def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service,
     assert not app.error
     assert "Training images" in words(app)
     assert f"kind: {kind}" in words(app)
-
-
-def test_new__a_method_that_lost_its_ablation_is_not_offered(dashboard: Service) -> None:
-    chooser = page("new").selectbox(key="url-method")
-    assert "CaRot" in chooser.options
-    assert "CaRot+" not in chooser.options
 
 
 def test_new__a_merge_of_a_run_takes_its_model_and_data(dashboard: Service) -> None:

@@ -40,7 +40,6 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "carot": ("carot", {"teacher_update_every": 2}, {}, 1),
     "carot in parts": ("carot", {"teacher_update_every": 2}, {}, 3),
     "tracer": ("tracer", {"preset": "ViT-B-16"}, {}, 1),
-    "carot_plus": ("carot_plus", {"lambda_oc": 0.2, "lambda_fd": 1.0}, {}, 1),
     "anchored": ("anchored", {}, {}, 1),
     "averaged": ("averaged", {}, {}, 1),
     "finetune": ("finetune", {}, {"label_smoothing": 0.1}, 2),

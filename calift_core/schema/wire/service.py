@@ -67,9 +67,6 @@ class MethodInfo(Frozen):
     summary: str
     source: str
     trains: bool
-    offered: bool = Field(
-        default=True, description="False: kept for an ablation, left out of forms and lists"
-    )
     terms: list[str]
     defaults: dict[str, Any]
     spec_schema: dict[str, Any]

@@ -75,7 +75,7 @@ def _filled(spec: dict[str, Any], methods: dict[str, MethodInfo], what: str) -> 
     if what != "own":
         wanted["preset"] = what
     else:
-        offered = [k for k, m in methods.items() if m.offered]
+        offered = list(methods)
         own = spec["method"]["kind"]
         wanted["methods"] = state.several(
             st.multiselect,

@@ -54,7 +54,6 @@ GOES_WITH: dict[str, set[str]] = {
     "flyp": PAIRS,
     "carot": PAIRS,
     "tracer": PAIRS,
-    "carot_plus": PAIRS,
     "anchored": PAIRS,
     "averaged": PAIRS,
     "wise_ft": set(),
@@ -71,7 +70,6 @@ REASONS = {
     "flyp": "no class probabilities",
     "carot": "no class probabilities",
     "tracer": "no class probabilities",
-    "carot_plus": "no class probabilities",
     "anchored": "no class probabilities",
     "averaged": "no class probabilities",
     "wise_ft": "it trains nothing",
@@ -87,7 +85,6 @@ NEEDED: dict[str, dict[str, Any]] = {
     "model_stock": {"runs": ["a", "b"]},
     "coop": {"n_context": 4},
     "carot": {},
-    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
 }
 TOGETHER = [
     pair
@@ -185,7 +182,7 @@ def test_options__that_make_sense_together_train_together(
         assert np.isfinite(list(terms.values())).all()
 
 
-@pytest.mark.parametrize("kind", ["flyp", "carot", "tracer", "carot_plus"])
+@pytest.mark.parametrize("kind", ["flyp", "carot", "tracer"])
 def test_options__both_of_a_contrastive_method_train_together(
     clip: Clip, captions: Captions, kind: str
 ) -> None:
@@ -284,7 +281,7 @@ def test_supervised__each_option_is_its_equation_on_the_heads_logits(
     torch.testing.assert_close(value, batch.share * parts[0] + (1 - batch.share) * parts[1])
 
 
-@pytest.mark.parametrize("kind", ["flyp", "carot", "tracer", "carot_plus"])
+@pytest.mark.parametrize("kind", ["flyp", "carot", "tracer"])
 def test_contrastive__smoothing_is_over_the_pairs_of_the_batch(
     vit: Clip, captions: Captions, kind: str
 ) -> None:

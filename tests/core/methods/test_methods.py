@@ -28,14 +28,12 @@ from calift_core.methods.teacher import EmaTeacher, Teacher, TrajectoryTeacher
 from calift_core.methods.terms import feature_distance, similarity, to_range
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.models.finished import load_finished
 from calift_core.models.loading import load_clip, weights_sha256
 from calift_core.schema.methods import METHOD_SPECS, TRACER_PRESETS, MethodBase
 from calift_core.schema.methods import Anchored as AnchoredSpec
 from calift_core.schema.methods import Averaged as AveragedSpec
 from calift_core.schema.methods import CarFt as CarFtSpec
 from calift_core.schema.methods import CaRot as CaRotSpec
-from calift_core.schema.methods import CarotPlus as CarotPlusSpec
 from calift_core.schema.methods import FineTune as FineTuneSpec
 from calift_core.schema.methods import Flyp as FlypSpec
 from calift_core.schema.methods import LinearProbe as LinearProbeSpec
@@ -53,7 +51,6 @@ TRAINED = sorted(kind for kind, spec in METHOD_SPECS.items() if spec.trains)
 #: With these, every term that a method promises is there.
 EVERY_TERM: dict[str, dict[str, Any]] = {
     "carot": {"teacher_update_every": 2},
-    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
     "coop": {"n_context": 2},  # the tiny text tower has 16 positions
 }
 
@@ -216,7 +213,7 @@ TOWERS: dict[str, dict[str, Any]] = {
     "sigmoid timm": TIMM | SIGMOID,
 }
 SIGMOID_TOWERS = [name for name in TOWERS if name.startswith("sigmoid")]
-NEED_SOFTMAX = ("carot", "tracer", "carot_plus", "anchored", "pretrain")
+NEED_SOFTMAX = ("carot", "tracer", "anchored", "pretrain")
 
 
 @pytest.fixture(scope="module")
@@ -307,10 +304,9 @@ def test_is_sigmoid__is_read_from_the_config(tmp_path: Path) -> None:
     [
         CaRotSpec(),
         CaRotSpec(lambda_oc=0.0, lambda_x=0.1),
-        CarotPlusSpec(lambda_oc=0.2),
         TracerSpec(),
     ],
-    ids=["carot", "carot cross-tower", "carot_plus", "tracer"],
+    ids=["carot", "carot cross-tower", "tracer"],
 )
 def test_matrix__a_tower_without_projection_is_refused_before_any_training(
     vit: Clip, captions: Captions, spec: MethodBase
@@ -393,40 +389,6 @@ def test_carot__each_lambda_alone_changes_the_run(
     steps(carot, batches_of(vit, 3))
     steps(flyp, batches_of(vit, 3))
     assert weights_sha256(carot.clip.net) != weights_sha256(flyp.clip.net)
-
-
-def test_carot_plus__with_its_parts_off_is_carot_bit_for_bit_teacher_included(
-    clip: Clip, captions: Captions
-) -> None:
-    coefficients = {"lambda_oc": 0.3, "lambda_sd": 1.2}
-    carot = CaRotSpec(lambda_x=0, **coefficients)
-    plus = CarotPlusSpec(multi_positive=False, teacher="ema", **coefficients)
-    runs = [make(spec, copy.deepcopy(clip), captions) for spec in (carot, plus)]
-    batches = batches_of(clip, 4)
-    assert steps(runs[0], batches) == steps(runs[1], batches)
-    for method in runs:
-        method.finish()
-    assert weights_sha256(runs[0].clip.net) == weights_sha256(runs[1].clip.net)
-    states = [method.state() for method in runs]
-    assert states[0].keys() == states[1].keys()
-    for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
-    moved = weights_sha256(runs[0].teacher.clip.net)
-    assert moved not in (weights_sha256(clip.net), weights_sha256(runs[0].clip.net))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"multi_positive": True}, {"teacher": "trajectory"}, {"lambda_fd": 1.0}],
-    ids=str,
-)
-def test_carot_plus__each_part_alone_changes_the_run(
-    vit: Clip, captions: Captions, change: dict[str, Any]
-) -> None:
-    off = {"multi_positive": False, "teacher": "ema"}
-    plus = make(CarotPlusSpec(**(off | change)), copy.deepcopy(vit), captions)
-    carot = make(CaRotSpec(lambda_oc=0, lambda_x=0), copy.deepcopy(vit), captions)
-    assert steps(plus, batches_of(vit, 3)) != steps(carot, batches_of(vit, 3))
 
 
 def test_tracer__without_distillation_and_penalty_is_flyp_step_for_step(
@@ -865,7 +827,7 @@ def test_teacher__cached_and_encoded_anew_agree_over_fifty_steps(
     runs = []
     for anew in (False, True):
         # Feature distillation sees the teacher's text embeddings themselves.
-        spec = CarotPlusSpec(teacher="ema" if ema else "trajectory", lambda_fd=50)
+        spec = CaRotSpec() if ema else TracerSpec()
         method = make(spec, copy.deepcopy(clip), captions, steps=50)
         if ema:
             method.teacher = (EmaAnew if anew else EmaTeacher)(method.clip, captions, **EMA)
@@ -962,8 +924,8 @@ def test_trajectory_teacher__its_text_tower_still_hides_what_comes_later(
 
 @pytest.mark.parametrize(
     "spec",
-    [TracerSpec(), CarotPlusSpec(), CarotPlusSpec(teacher="ema", final_average=0.5)],
-    ids=["tracer", "carot_plus", "carot_plus ema"],
+    [TracerSpec(), CaRotSpec()],
+    ids=["tracer", "carot"],
 )
 def test_teacher__state_brings_every_kind_back_bit_for_bit(
     clip: Clip, captions: Captions, spec: MethodBase
@@ -979,20 +941,6 @@ def test_teacher__state_brings_every_kind_back_bit_for_bit(
             each.after_step(step)
     for name, tensor in method.state().items():
         assert torch.equal(other.state()[name], tensor), name
-
-
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_carot_plus__final_weights_take_their_share_of_the_teacher(
-    vit: Clip, captions: Captions, share: float
-) -> None:
-    method = make(CarotPlusSpec(final_average=share), vit, captions)
-    steps(method, batches_of(vit, 3))
-    student = [p.detach().double() for p in vit.parameters()]
-    teacher = [p.detach().double() for p in method.teacher.clip.parameters()]
-    assert any(not torch.equal(a, b) for a, b in zip(student, teacher, strict=True))
-    method.finish()
-    for now, a, b in zip(vit.parameters(), student, teacher, strict=True):
-        torch.testing.assert_close(now.detach().double(), (1 - share) * a + share * b)
 
 
 # ------------------------------------------------------------------------- the linear probe
@@ -1355,16 +1303,6 @@ RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
             "cross_distillation",
         },
     ),
-    "carot_plus": (
-        "carot_plus",
-        {"final_average": 0.5},
-        {"contrastive", "distillation"},
-    ),
-    "carot_plus with all": (
-        "carot_plus",
-        {"lambda_oc": 0.2, "lambda_fd": 1.0, "teacher": "ema"},
-        {"contrastive", "orthogonality", "distillation", "feature", "teacher_momentum"},
-    ),
 }
 EVERY_CURVE = {"step", "epoch", "loss", "lr", "logit_scale"}
 VALIDATION = {"val_accuracy", "val_nll", "val_ece", "effective_rank"}
@@ -1444,17 +1382,3 @@ def test_run__tracer_without_a_rate_takes_its_presets_and_the_report_names_it(
     assert resolved["preset"] == preset
     assert (resolved["lr"], resolved["weight_decay"]) == (script.lr, script.weight_decay)
     assert resolved["alpha_fd"] == pytest.approx(script.alpha_fd * 16 / script.embed_dim)
-
-
-def test_run__carot_plus_with_all_of_the_teacher_is_judged_as_the_teacher(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
-    digests = {}
-    for share in (0.0, 0.5, 1.0):
-        spec = run_spec("carot_plus", method={"final_average": share}, train={"epochs": 1})
-        go(spec, tmp_path / str(share))
-        digests[share] = load_finished(tmp_path / str(share))[0]
-    half, ends = digests[0.5], (digests[0.0], digests[1.0])
-    assert weights_sha256(ends[0].net) != weights_sha256(ends[1].net)
-    for now, a, b in zip(half.parameters(), *(e.parameters() for e in ends), strict=True):
-        torch.testing.assert_close(now, (a + b) / 2, atol=1e-6, rtol=1e-5)

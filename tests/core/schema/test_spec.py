@@ -165,16 +165,6 @@ def test_spec__is_frozen() -> None:
             {"method": {"kind": "model_stock", "runs": ["a", "b", "a"]}},
             ("the runs must differ", "['a', 'b', 'a']"),
         ),
-        (
-            {
-                "method": {
-                    "kind": "carot_plus",
-                    "final_average": 0.5,
-                    "lambda_sd": 0,
-                }
-            },
-            ("final_average takes the teacher's weights", "there is no teacher"),
-        ),
         ({"method": {"kind": "tracer", "teacher_beta": 0}}, ("#/method/teacher_beta", "got 0")),
         ({"method": {"kind": "tracer", "preset": "mine"}}, ("#/method/preset", "'mine'")),
         ({"method": {"kind": "linear_probe", "strengths": []}}, ("#/method/strengths",)),
@@ -332,7 +322,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "alpha_cross": 1.0,
         "teacher_beta": 0.5,
     },
-    "carot_plus": {"lambda_oc": 0.0, "lambda_sd": 1.5, "teacher_beta": 0.5},
     "anchored": {"lambda_0": 1.0},
     "averaged": {"beta": 0.5},
     "zs_norm": {},
@@ -350,7 +339,6 @@ OPTIMISATION = {
     "lipsum_ft": (1e-5, 0.0, None),
     "car_ft": (3e-5, 0.1, 1.0),
     "tracer": (1e-5, 0.1, None),
-    "carot_plus": (1e-5, 0.1, None),
     "anchored": (1e-5, 0.1, None),
     "averaged": (1e-5, 0.1, None),
     "zs_norm": (3e-5, 0.1, 1.0),

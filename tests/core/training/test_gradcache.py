@@ -35,7 +35,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "flyp": {},
     "carot": {"teacher_update_every": 2},
     "tracer": {"preset": "ViT-B-16"},
-    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 1.0},
     "anchored": {},
     "averaged": {},
     "pretrain": {},
