@@ -24,7 +24,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lipsum_ft": {"n_texts": 7},
     "car_ft": {"alpha": 0.5},
     "tracer": {"preset": "paper"},
-    "carot_plus": {"lambda_oc": 0.2, "lambda_fd": 10.0},
     "anchored": {"lambda_0": 0.5},
     "averaged": {"beta": 0.25},
     "zs_norm": {},
