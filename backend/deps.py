@@ -20,7 +20,6 @@ from backend.corrections import Corrections
 from backend.datasets import Datasets
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.bound import Monitor
-from backend.explore.compare import Comparer
 from backend.explore.library import StoreLibrary
 from backend.explore.sweeps import SweepJudge
 from backend.exporting import Exports
@@ -39,6 +38,7 @@ from backend.sweeps import Sweeping
 from backend.thumbnails import Thumbnails
 from backend.trying import Trials
 from backend.watching import Watch
+from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
 from calift_core.calibration import BESIDE_CALIBRATORS, CALIBRATORS

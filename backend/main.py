@@ -23,7 +23,6 @@ from backend.datasets import Datasets
 from backend.deps import Recent, Services, check_owned, guard
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.bound import Monitor
-from backend.explore.compare import Comparer
 from backend.explore.foreseen import Foreseen
 from backend.explore.library import StoreLibrary
 from backend.explore.sweeps import SweepJudge
@@ -62,6 +61,7 @@ from backend.thumbnails import Thumbnails
 from backend.trying import Trials
 from backend.watching import Watch
 from calift_core import __version__
+from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.sweep import SweepSpec
@@ -136,7 +136,7 @@ def create_app(
     artifacts = open_artifacts(settings)
     library = StoreLibrary(store, artifacts, settings.home / "cache")
     explorer = Explorer(library)
-    comparer = Comparer(store, library, explorer)
+    comparer = Comparer(library, explorer)
     foreseen = Foreseen(store, comparer, explorer)
     submission = Submission(settings, store)
     celery = make_celery(settings)

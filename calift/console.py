@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,6 +109,25 @@ def how_far(p: Progress | ProgressRecord) -> str:
     parts += [f"{duration_text(p.eta_s)} left"] if p.eta_s is not None else []
     parts += [f"{p.samples_per_s:,.0f} images/s"] if p.samples_per_s else []
     return ", ".join(["", *parts]) if parts else ""
+
+
+def of_folders(runs: Sequence[str]) -> bool:
+    """Whether runs are folders of this machine; else they are ids of the service.
+
+    Raises:
+        SpecError: some are and others are not, or one can be neither.
+    """
+    folders = [Path(run).is_dir() for run in runs]
+    for run, is_folder in zip(runs, folders, strict=True):
+        if not is_folder and ("/" in run or run in (".", "..")):
+            raise SpecError(f"{run!r} must be a folder of a finished run, there is none.")
+    if any(folders) and not all(folders):
+        raise SpecError(
+            "RUN... must be all folders or all ids of the service, got both.",
+            hint="Differences are paired sample by sample, which needs the predictions in one "
+            "place.",
+        )
+    return all(folders)
 
 
 def faults_table(faults: Iterable[tuple[str, str]]) -> Table:

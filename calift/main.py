@@ -41,7 +41,6 @@ from calift_core.installed import as_typed
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from calift.console import JsonFlag, err, make_client, out, print_json
+from calift.console import JsonFlag, err, make_client, of_folders, out, print_json
 from calift_core.errors import SpecError
 from calift_core.installed import install_extra
 
@@ -50,15 +50,8 @@ def report(
     from frontend.reports.files import write
     from frontend.reports.gathered import from_folders, from_service
 
-    folders = [Path(run).is_dir() for run in runs]
-    if any(folders) and not all(folders):
-        raise SpecError(
-            "RUN... must be all folders or all ids of the service, got both.",
-            hint="Differences are paired sample by sample, which needs the predictions in one "
-            "place.",
-        )
     said: dict[str, Any] = {"title": title, "note": note, "datasets": dataset or ()}
-    if all(folders):
+    if of_folders(runs):
         made = contents(from_folders([Path(run) for run in runs], baseline=baseline), **said)
     else:
         with make_client() as client:

@@ -18,6 +18,7 @@ from calift.console import (
     ece_text,
     err,
     make_client,
+    of_folders,
     out,
     percent,
     plain_text,
@@ -323,17 +324,30 @@ def runs_delete(run_id: str, as_json: JsonFlag = False) -> None:
 
 
 def compare(
-    run_ids: Annotated[list[str], typer.Argument(help="Two or more run ids.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Two or more finished runs: ids, or folders of such."
+        ),
+    ],
     baseline: Annotated[
         str | None, typer.Option(help="Compare with this one (default: first).")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """What differs between runs, and paired differences with intervals."""
-    if len(run_ids) < 2:
-        raise SpecError(f"compare takes at least 2 run ids, got {len(run_ids)}")
-    with make_client() as client:
-        comparison = client.compare(run_ids, baseline=baseline)
+    if len(runs) < 2:
+        raise SpecError(f"compare takes at least 2 runs, got {len(runs)}")
+    if of_folders(runs):
+        from calift_core.analysis.comparer import Comparer
+        from calift_core.analysis.explorer import Explorer
+        from calift_core.analysis.folder import FolderLibrary
+
+        library = FolderLibrary()
+        comparison = Comparer(library, Explorer(library)).compare(runs, baseline)
+    else:
+        with make_client() as client:
+            comparison = client.compare(runs, baseline=baseline)
     if as_json:
         print_json(comparison.model_dump(mode="json"))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -222,6 +223,8 @@ def predict(
     for note in left_out.notes:
         err.print(note, markup=False)
     classifier = CalibratedClassifier.load(model, device=device)
+    if errors is not None and (why := classifier.promised().why_not(errors)):
+        err.print(why, markup=False)
     target = (
         None
         if file is None
@@ -265,7 +268,8 @@ def _say(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
         elif row["error"] is not None:
             err.print(row["error"], markup=False)
         else:
-            more = [] if "kept" not in row else ["kept" if row["kept"] else "not kept"]
+            kept = {True: "kept", False: "not kept", None: "not promised"}
+            more = [kept[row["kept"]]] if "kept" in row else []
             more += [", ".join(row["set"])] if "set" in row else []
             typer.echo("\t".join([row["path"], row["label"], f"{row['confidence']:.4f}", *more]))
 
@@ -294,7 +298,9 @@ def _bar(total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
 def serve(
     model: ModelFolder,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
+    ] = 8080,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that hold the model, each with a copy.")
     ] = 1,
@@ -308,7 +314,9 @@ def serve(
         ),
     ] = None,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Megabytes of one image's file.")] = 20,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image.")] = 50_000_000,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="Pixels of one image.")
+    ] = 50_000_000,
 ) -> None:
     """Answer over HTTP: POST an image to /predict, get labels with calibrated probabilities.
 
@@ -328,11 +336,38 @@ def serve(
             f"--host {host} lets others in, and there is no token for them.",
             hint="Set CALIFT_SERVE_TOKEN.",
         )
+    listener = _listener(host, port)  # before the model is loaded, which takes its time
     limits = Limits(image_bytes=int(max_mb * 1_000_000), pixels=max_pixels)
     server = Server(
         folder_of(model), device=device, workers=workers, decoders=decoders, limits=limits
     )
-    uvicorn.run(make_app(server, token), host=host, port=port, log_level="warning")
+    config = uvicorn.Config(make_app(server, token), log_level="warning")
+    with listener:
+        at = f"[{host}]" if ":" in host else host
+        err.print(f"http://{at}:{listener.getsockname()[1]} answers once the model is loaded.")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket on an address.
+
+    Raises:
+        SpecError: there is none to be had.
+    """
+    listener = None
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise SpecError(
+            f"--host {host} --port {port} cannot be listened on: {error.strerror}.",
+            hint="--port 0 takes a free one.",
+        ) from None
+    return listener
 
 
 def watch(

@@ -6,9 +6,9 @@ import logging
 import threading
 from contextlib import suppress
 
-from backend.explore.compare import Comparer
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
+from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer
 from calift_core.errors import UnknownNameError
 from calift_core.schema.wire.runs import RunSummary

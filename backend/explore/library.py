@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from backend.artifacts import ArtifactStore
 from backend.explore.kept import Kept
@@ -26,6 +27,7 @@ from calift_core.errors import LeakageError, NotFoundError, SpecError
 from calift_core.predictions.prompts import PROMPTS
 from calift_core.predictions.training import TRAINING_IMAGES, training_label
 from calift_core.schema.wire.results import Evaluation, Source
+from calift_core.schema.wire.runs import RunSummary
 
 #: Other runs that are asked about a sample, and evaluations that are looked through for them.
 _PEERS, _LOOKED_THROUGH = 11, 200
@@ -78,6 +80,18 @@ class StoreLibrary:
             temperature=evaluation.temperature,
             open=partial(self._open_evaluation, evaluation.id),
         )
+
+    def summaries(self, run_ids: Sequence[str]) -> list[RunSummary]:
+        """Rows of the run list, in the order asked for."""
+        return self._store.runs.summaries(run_ids)
+
+    def spec(self, run_id: str) -> Mapping[str, Any]:
+        """What a run was asked to do."""
+        return self._store.runs.spec(run_id)
+
+    def evaluations(self, run_id: str) -> list[Evaluation]:
+        """What a run was tested on."""
+        return self._store.results.run_evaluations(run_id)
 
     def run(self, run: str) -> Source:
         """A run by its id.

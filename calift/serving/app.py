@@ -12,19 +12,22 @@ import hmac
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.exceptions import HTTPException
 
 from calift.serving.batches import Batches, BusyError
 from calift_core import __version__
@@ -77,6 +80,7 @@ class Answer(BaseModel):
 class Problem(BaseModel):
     """Why an image, or a request, has no answer (RFC 9457)."""
 
+    type: str = "about:blank"
     title: str
     status: int
     code: str
@@ -227,6 +231,8 @@ def make_app(server: Server, token: str | None = None) -> FastAPI:
         lifespan=lifespan,
     )
 
+    schema = Problem.model_json_schema()
+
     @app.middleware("http")
     async def guard(request: Request, call_next: Any) -> Response:
         began = time.monotonic()
@@ -244,10 +250,34 @@ def make_app(server: Server, token: str | None = None) -> FastAPI:
     async def refused(request: Request, error: RefusedError) -> Response:
         return _refused(error)
 
+    @app.exception_handler(HTTPException)
+    async def bare(request: Request, error: HTTPException) -> Response:
+        code = HTTPStatus(error.status_code).phrase.upper().replace(" ", "_")
+        what = f"{request.method} {request.url.path}"
+        return _refused(
+            RefusedError(error.status_code, code, f"{what}: {error.detail}; see /docs"),
+            error.headers,
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        faults = "; ".join(
+            f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}, got {str(one['input'])[:80]!r}"
+            for one in error.errors()
+        )
+        return _refused(RefusedError(422, "INVALID_REQUEST", faults))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return _refused(RefusedError(500, "INTERNAL", "something went wrong; the log has it"))
+
     @app.post(
         "/predict",
         operation_id="predict",
-        responses={code: {"model": Problem} for code in (400, 401, 413, 422, 503)},
+        responses={
+            code: {"content": {"application/problem+json": {"schema": schema}}}
+            for code in (400, 401, 413, 415, 422, 500, 503)
+        },
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -304,8 +334,10 @@ def make_app(server: Server, token: str | None = None) -> FastAPI:
     return app
 
 
-def _refused(error: RefusedError) -> JSONResponse:
-    headers = {"Retry-After": "1"} if error.problem.status == 503 else {}
+def _refused(error: RefusedError, more: Mapping[str, str] | None = None) -> JSONResponse:
+    headers = dict(more or {})
+    if error.problem.status == 503:
+        headers["Retry-After"] = "1"
     if error.problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,13 +21,15 @@ from calift_core.analysis.library import (
     no_prompts,
     open_predictions,
 )
+from calift_core.analysis.report import read_report
 from calift_core.calibration import Binning
 from calift_core.errors import DataError, NotFoundError
 from calift_core.predictions.prompts import PROMPTS
 from calift_core.predictions.read import read_metadata
 from calift_core.predictions.types import PredictionsMetadata
 from calift_core.schema.report import EvaluationReport, Report
-from calift_core.schema.wire.results import Source
+from calift_core.schema.wire.results import Evaluation, Source
+from calift_core.schema.wire.runs import RunSummary
 
 _ORDER = ("calibration", "validation", "id", "shift", "corruption")
 
@@ -79,6 +83,47 @@ class FolderLibrary:
     def run(self, run: str) -> Source:
         """A folder by its name."""
         return Source(run_name=Path(run).name)
+
+    def summaries(self, run_ids: Sequence[str]) -> list[RunSummary]:
+        """Folders of finished runs, in this order; a run's id is its folder as it was named.
+
+        Raises:
+            DataError: one is no such folder.
+        """
+        return [_summary(run, read_report(Path(run))) for run in run_ids]
+
+    def spec(self, run_id: str) -> Mapping[str, Any]:
+        """What the run in a folder was asked for."""
+        return read_report(Path(run_id)).spec
+
+    def evaluations(self, run_id: str) -> list[Evaluation]:
+        """What the run in a folder was tested on."""
+        report = read_report(Path(run_id))
+        run = _summary(run_id, report)
+        return [
+            Evaluation(
+                id=f"{run_id}/{e.dataset}",
+                run_id=run_id,
+                run_name=run.name,
+                method=run.method,
+                created_at=run.created_at,
+                **e.model_dump(),
+            )
+            for e in report.evaluations
+        ]
+
+    def subject_of(self, evaluation: Evaluation) -> Subject:
+        """The predictions of an evaluation in a folder.
+
+        Raises:
+            NotFoundError: they are not there.
+        """
+        for path, metadata in _files(Path(evaluation.run_id)):
+            if (metadata.dataset, metadata.role) == (evaluation.dataset, evaluation.role):
+                return self.subject(str(path))
+        raise NotFoundError(
+            f"{evaluation.run_id!r} holds no predictions of {evaluation.dataset!r}."
+        )
 
     def tested(self, run: str) -> list[Subject]:
         """The files of a folder but those of the calibration and validation splits.
@@ -145,6 +190,23 @@ class FolderLibrary:
     def _open(self, path: Path) -> PredictionsFile:
         digest = str(path.resolve())
         return self.memory.remember("files", digest, lambda: open_predictions(path, digest))
+
+
+def _summary(run: str, report: Report) -> RunSummary:
+    spec: Mapping[str, Any] = report.spec
+    model = spec.get("model") or {}
+    return RunSummary(
+        id=run,
+        name=report.name,
+        phase="SUCCEEDED",
+        method=str((spec.get("method") or {}).get("kind", "imported")),
+        model="/".join(str(model[k]) for k in ("name", "pretrained") if model.get(k)),
+        suite=str((spec.get("suite") or {}).get("id", "")),
+        seed=int((spec.get("train") or {}).get("seed", 0)),
+        tags=[],
+        created_at=datetime.fromtimestamp((Path(run) / "report.json").stat().st_mtime, UTC),
+        summary=report.summary,
+    )
 
 
 def _files(folder: Path) -> list[tuple[Path, PredictionsMetadata]]:

@@ -28,6 +28,7 @@ from pydantic import (
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.base import Frozen
 from calift_core.schema.methods import METHOD_SPECS, Adapt, LinearProbe, MethodSpec, Pretrain
+from calift_core.schema.suggest import unknown_field
 
 #: Suites that `calift-tiny` has weights for by their name, the embedded default first.
 TINY_SUITES = ("typefaces", "fashion-mnist")
@@ -850,6 +851,8 @@ def problems_of(error: ValidationError) -> list[dict[str, str]]:
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] not in ("value_error", "missing") and not isinstance(item["input"], dict):
             message += f", got {item['input']!r}"
+        if item["type"] == "extra_forbidden" and error.title == RunSpec.__name__:
+            message = unknown_field(RunSpec, item["loc"], METHOD_SPECS)
         if item["type"] == "union_tag_invalid":
             given = item["input"].get("kind") if isinstance(item["input"], dict) else item["input"]
             message = (

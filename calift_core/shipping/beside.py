@@ -36,7 +36,8 @@ def demand_start(run: Path, initial: Path) -> None:
     """Make sure that a run started from the model of another one.
 
     Raises:
-        DataError: it did not, or their classes or preprocessing differ.
+        DataError: it did not, their classes or preprocessing differ, or it was not tested on the
+            ID data and shifts that the run was.
     """
     from calift_core.models.finished import read_finished  # torch, for two towers alone
 
@@ -52,6 +53,14 @@ def demand_start(run: Path, initial: Path) -> None:
     for what in ("classes", "preprocess"):
         if own[what] != first[what]:
             raise DataError(f"the {what} of {str(initial)!r} must be those of {str(run)!r}")
+    tested = [e.dataset for e in read_report(run).evaluations if e.role in ("id", "shift")]
+    lacking = [name for name in tested if not (initial / predictions_name(name)).is_file()]
+    if lacking:
+        raise DataError(
+            f"{str(initial)!r} must have been tested on what {str(run)!r} was, it has no "
+            f"predictions of {', '.join(lacking)}",
+            hint="Run zero_shot with the same suite and shifts, and name that run.",
+        )
 
 
 def keep_initial(run: Path, initial: Path) -> None:

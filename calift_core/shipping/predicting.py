@@ -85,7 +85,8 @@ def predict_files(
         model: that answers.
         paths: N files.
         top: likeliest classes that a row lists.
-        errors: say whether each is `kept` with at most this share of errors promised.
+        errors: say whether each is `kept` with at most this share of errors promised; None of
+            all where that cannot be promised.
         coverage: give each the `set` of classes of this promised coverage.
         done: how many are done already.
         batch_size: images at once.
@@ -119,10 +120,12 @@ class Asked:
     """Which of a model's promises rows tell.
 
     Attributes:
-        threshold: the least confidence that is kept; None: not asked.
+        errors: whether it is asked what is kept.
+        threshold: the least confidence that is kept; None: none can be promised.
         sets: gives the sets of probabilities; None: not asked.
     """
 
+    errors: bool = False
     threshold: float | None = None
     sets: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
 
@@ -135,10 +138,10 @@ class Asked:
         """
         threshold = None if errors is None else model.promised().threshold(errors)
         if coverage is None:
-            return cls(threshold)
+            return cls(errors is not None, threshold)
         promises = model.promised()
         promises.inside(np.full((1, len(model.classes)), 1 / len(model.classes)), coverage)
-        return cls(threshold, lambda probs: promises.inside(probs, coverage))
+        return cls(errors is not None, threshold, lambda probs: promises.inside(probs, coverage))
 
 
 def rows_of(answers: Answers, top: int, asked: Asked = Asked()) -> list[Row]:  # noqa: B008 frozen
@@ -147,8 +150,8 @@ def rows_of(answers: Answers, top: int, asked: Asked = Asked()) -> list[Row]:  #
     rows: list[Row] = []
     for i, best in enumerate(answers.top(max(1, top))):
         row = {"label": best[0][0], "confidence": best[0][1], "top": dict(best), "error": None}
-        if asked.threshold is not None:
-            row["kept"] = best[0][1] >= asked.threshold
+        if asked.errors:
+            row["kept"] = None if asked.threshold is None else best[0][1] >= asked.threshold
         if sets is not None:
             row["set"] = [answers.classes[j] for j in np.flatnonzero(sets[i])]
         rows.append(row)
@@ -217,8 +220,16 @@ def _csv(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.writer(text)
     names = ["path", "label", "confidence", *_promised_columns(rows), "error"]
     writer.writerow(names)
-    writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
+    writer.writerows([_cell(_said(row, name)) for name in names] for row in rows)
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+#: What is said of `kept` where no threshold can be promised.
+NOT_PROMISED = "not promised"
+
+
+def _said(row: Row, name: str) -> Any:
+    return NOT_PROMISED if name == "kept" and row.get(name, "") is None else row.get(name)
 
 
 def _promised_columns(rows: Sequence[Row]) -> list[str]:

@@ -89,23 +89,31 @@ class Promises(BaseModel):
     thresholds: list[Threshold]
     sets: list[Sets]
 
-    def threshold(self, risk: float) -> float:
-        """The least confidence for at most so many errors among what is kept.
+    def threshold(self, risk: float) -> float | None:
+        """The least confidence for at most so many errors among what is kept; None: not promised.
 
         Raises:
-            SpecError: this share was not asked for, or cannot be promised.
+            SpecError: this share was not asked for.
         """
         for one in self.thresholds:
             if abs(one.risk - risk) < 1e-9:
-                if one.threshold is None:
-                    raise SpecError(
-                        f"at most {risk:.0%} errors cannot be promised: {self.n:,} images of "
-                        f"{self.dataset} do not show it at any confidence",
-                        hint="Ask for a larger share, or export a run with more validation images.",
-                    )
                 return one.threshold
         known = ", ".join(f"{one.risk:g}" for one in self.thresholds)
         raise SpecError(f"errors must be one of {known}, got {risk:g}")
+
+    def why_not(self, risk: float) -> str:
+        """Why a share of errors is not promised; nothing where it is.
+
+        Raises:
+            SpecError: this share was not asked for.
+        """
+        if self.threshold(risk) is not None:
+            return ""
+        return (
+            f"At most {risk:.0%} errors are not promised: {self.n:,} images of {self.dataset} do "
+            "not show it at any confidence. Ask for a larger share, or export a run with more "
+            "validation images."
+        )
 
     def inside(self, probs: NDArray[np.float64], coverage: float) -> NDArray[np.bool_]:
         """(N, C) the classes of each image's set.

@@ -18,7 +18,7 @@ from frontend.tables import Column, Table
 
 #: As much as the service takes by default.
 _MOST_MIB = 12
-_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+_TYPES = ("jpg", "jpeg", "jfif", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
 _RISKS = ("0.01", "0.02", "0.05", "0.1")
 #: Models that are asked at once; the service keeps two loaded.
 _MOST_RUNS = 4

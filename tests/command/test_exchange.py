@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from calift.exchange import to_tracker
 from calift.interop import csv_file, mlflow, tensorboard
 from calift.interop.runs import Exchanged, metrics_of, outgoing
+from calift.main import app
 from calift_core.analysis.imported import import_into_folder
 from calift_core.errors import CaliftError, SpecError
 from tests.conftest import unavailable
@@ -181,3 +183,28 @@ def test_interop__loads_no_tracker_before_it_is_asked() -> None:
 
     suspects: Any = ("mlflow", "tensorboard", "torch", "tensorflow")
     assert loaded_by("calift.exchange", suspects) == []
+
+
+def test_compare__of_folders_is_paired_as_by_the_service(
+    sent: list[Exchanged], tmp_path: Path
+) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    result = CliRunner().invoke(app, ["compare", first, second, "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [one["run"]["id"] for one in told["runs"]] == [first, second]
+    rows = {row["metric"]: row for row in told["runs"][1]["differences"]}
+    assert rows["accuracy"]["n"] == 200
+    assert rows["accuracy"]["value"] == sent[1].numbers["test/accuracy"]
+    assert {one["metric"] for one in told["confidence_sets"]} == rows.keys()
+    shown = CliRunner().invoke(app, ["compare", first, second]).output
+    assert "Minus first, same samples" in shown
+    for wrong, said in (
+        ([first, "0123456789ab"], "all folders or all ids of the service, got both"),
+        ([first, str(tmp_path / "none")], "must be a folder of a finished run, there is none"),
+        ([first, str(tmp_path)], "got one without report.json"),
+        ([first, first], "2 to 10 different runs, got 1"),
+    ):
+        refused = CliRunner().invoke(app, ["compare", *wrong])
+        assert isinstance(refused.exception, CaliftError)
+        assert said in str(refused.exception)

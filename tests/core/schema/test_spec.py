@@ -132,8 +132,10 @@ def test_spec__is_frozen() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"trian": {}}, ("#/trian", "Extra inputs")),
-        ({"train": {"epoch": 3}}, ("#/train/epoch", "Extra inputs")),
+        ({"trian": {}}, ("#/trian", "unknown field 'trian'. Did you mean 'train'?")),
+        ({"train": {"epoch": 3}}, ("#/train/epoch: unknown field", "Did you mean 'epochs'?")),
+        ({"train": {"learning_rate": 1}}, ("#/train/learning_rate", "Did you mean 'lr'?")),
+        ({"batch-size": 3}, ("#/batch-size", "Did you mean train.batch_size?")),
         ({"train": {"lr": 0}}, ("#/train/lr", "greater than 0", "got 0")),
         ({"train": {"lr": float("nan")}}, ("#/train/lr",)),
         ({"train": {"lr": 1e-5, "min_lr": 1e-3}}, ("min_lr must be ≤ lr", "0.001")),
@@ -156,7 +158,10 @@ def test_spec__is_frozen() -> None:
             {"method": {"kind": "carot", "teacher_momentum_start": 0.95}},
             ("must not fall", "0.95 > end 0.9"),
         ),
-        ({"method": {"kind": "flyp", "lambda_oc": 1}}, ("#/method/lambda_oc", "Extra inputs")),
+        (
+            {"method": {"kind": "flyp", "lambda_oc": 1}},
+            ("#/method/lambda_oc", "unknown field"),
+        ),
         ({"method": {"kind": "wise_ft"}}, ("#/method/run", "Field required")),
         ({"method": {"kind": "wise_ft", "run": "a", "alpha": 1.1}}, ("#/method/alpha", "got 1.1")),
         ({"method": {"kind": "wise_ft", "run": "a", "sweep": [0, 2]}}, ("#/method/sweep/1",)),

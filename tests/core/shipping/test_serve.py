@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import signal
+import socket
 import struct
 import threading
 import zlib
@@ -19,7 +20,9 @@ import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
+from typer.testing import CliRunner
 
+from calift.main import app
 from calift.serving.app import Limits, Server, make_app
 from calift_core.errors import SpecError
 from calift_core.jobs.folder import run_in_folder
@@ -146,6 +149,32 @@ def test_predict__what_is_wrong_is_a_problem_with_a_sentence(
     assert (said.status_code, said.json()["code"]) == (status, code)
     assert said.headers["content-type"] == "application/problem+json"
     assert said.json()["detail"]
+
+
+def test_problems__are_one_form_whatever_is_wrong_with_a_request(served: Served) -> None:
+    for said, code in (
+        (served.client.get("/nothing"), "NOT_FOUND"),
+        (served.client.get("/predict"), "METHOD_NOT_ALLOWED"),
+        (served.predict(b"x", top="many"), "INVALID_REQUEST"),
+        (served.predict(bomb(4_000, 1_001)), "UNREADABLE_IMAGE"),
+        (served.predict(bomb(40_000, 40_000)), "UNREADABLE_IMAGE"),
+    ):
+        assert said.headers["content-type"] == "application/problem+json"
+        problem = said.json()
+        assert problem.keys() == {"type", "title", "status", "code", "detail"}
+        assert (problem["status"], problem["code"]) == (said.status_code, code)
+        assert code != "UNREADABLE_IMAGE" or "at most 4,000,000 are read" in problem["detail"]
+
+
+def test_serve__a_bad_port_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(app, ["serve", str(tmp_path / "none"), "--port", str(port)])
+    assert isinstance(result.exception, SpecError)
+    assert f"--port {port} cannot be listened on: Address already in use" in str(result.exception)
+    assert CliRunner().invoke(app, ["serve", "none", "--port", "70000"]).exit_code == 2
 
 
 def test_predict__of_a_form_one_bad_file_costs_no_other_its_answer(

@@ -458,8 +458,10 @@ def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
         fitted = fit_conformal(calibrator.transform(own.logits), own.labels, coverage=name)
         assert q == (None if np.isinf(fitted.q[0]) else fitted.q[0])
     # 14 images of validation can promise nothing.
-    with pytest.raises(SpecError, match="cannot be promised: 14 images"):
-        promises.threshold(0.01)
+    assert promises.threshold(0.01) is None
+    assert "At most 1% errors are not promised: 14 images" in promises.why_not(0.01)
+    image = str(sorted(photos.rglob("*.png"))[0])
+    assert next(predict_files(model, [image], errors=0.01))[0]["kept"] is None
     with pytest.raises(SpecError, match="must be one of 0.01, 0.02, 0.05, 0.1, got 0.5"):
         promises.threshold(0.5)
     with pytest.raises(SpecError, match="coverage must be one of 0.9, 0.95"):

@@ -62,7 +62,7 @@ def exported(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_choice__without_the_initial_model_or_with_another_one_is_refused(
-    run: Path, runs: dict[str, Path]
+    run: Path, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(SpecError, match="reads the initial model's logits") as told:
         choose_calibrator(run, "disagreement")
@@ -73,6 +73,10 @@ def test_choice__without_the_initial_model_or_with_another_one_is_refused(
         choose_calibrator(run, initial=runs["zero_shot"])
     with pytest.raises(DataError, match=r"must hold the model that .* started from"):
         choose_calibrator(run, "disagreement", initial=run)
+    less = shutil.copytree(runs["zero_shot"], tmp_path / "less")
+    (less / predictions_name("art")).unlink()
+    with pytest.raises(DataError, match=r"it has no predictions of art"):
+        choose_calibrator(run, "disagreement", initial=less)
     assert read_choice(run) is None
 
 

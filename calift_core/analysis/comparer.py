@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from backend.explore.library import StoreLibrary
-from backend.problems import pointer_of
-from backend.store.stores import Stores
 from calift_core.analysis.comparing import DECIDES, METRICS, Drawn, Shared, share
 from calift_core.analysis.explorer import Explorer
+from calift_core.analysis.library import Memory, Subject
 from calift_core.calibration.compare import confidence_set_over
 from calift_core.errors import CaliftError, NotFoundError, PredictionsError, SpecError
 from calift_core.schema.report import Role
@@ -32,21 +30,47 @@ MOST_RUNS = 10
 _Evaluations = Mapping[str, Evaluation]
 
 
+class Runs(Protocol):
+    """Where runs and their evaluations are: a store, or folders."""
+
+    @property
+    def memory(self) -> Memory:
+        """What is kept of predictions."""
+
+    def summaries(self, run_ids: Sequence[str]) -> list[RunSummary]:
+        """The runs, in this order.
+
+        Raises:
+            NotFoundError: a run does not exist.
+        """
+
+    def spec(self, run_id: str) -> Mapping[str, Any]:
+        """What a run was asked for."""
+
+    def evaluations(self, run_id: str) -> list[Evaluation]:
+        """What a run was tested on."""
+
+    def subject_of(self, evaluation: Evaluation) -> Subject:
+        """The predictions of an evaluation.
+
+        Raises:
+            NotFoundError: they are not there.
+        """
+
+
 class Comparer:
-    """Compares runs whose evaluations are stored.
+    """Compares finished runs.
 
     What is found of two runs on one data set is kept beyond the process, by the digests of their
     predictions: it is made once.
 
     Args:
-        store: of the runs.
-        library: opens their predictions.
-        explorer: scores them.
+        runs: gives them and their predictions.
+        explorer: scores these.
     """
 
-    def __init__(self, store: Stores, library: StoreLibrary, explorer: Explorer) -> None:
-        self._store, self._library, self._explorer = store, library, explorer
-        self._memory = library.memory
+    def __init__(self, runs: Runs, explorer: Explorer) -> None:
+        self._runs, self._explorer, self._memory = runs, explorer, runs.memory
 
     def compare(
         self,
@@ -72,9 +96,9 @@ class Comparer:
         reference = baseline or ids[0]
         if reference not in ids:
             raise SpecError(f"the baseline must be one of the compared runs, got {reference!r}")
-        runs = self._store.runs.summaries(ids)
-        specs = [self._store.runs.spec(run_id) for run_id in ids]
-        evaluations = {run_id: self._store.results.run_evaluations(run_id) for run_id in ids}
+        runs = self._runs.summaries(ids)
+        specs = [self._runs.spec(run_id) for run_id in ids]
+        evaluations = {run_id: self._runs.evaluations(run_id) for run_id in ids}
         warnings = _warnings(runs, evaluations)
         differences: dict[str, list[PairedDifference]] = {run_id: [] for run_id in ids}
         sets: list[ConfidenceSet] = []
@@ -110,8 +134,8 @@ class Comparer:
             NotFoundError: a run does not exist.
         """
         ids = _distinct(run_ids)
-        evaluations = {run_id: self._store.results.run_evaluations(run_id) for run_id in ids}
-        runs = self._store.runs.summaries(ids)
+        evaluations = {run_id: self._runs.evaluations(run_id) for run_id in ids}
+        runs = self._runs.summaries(ids)
         shared = {
             name: found
             for name, found in _by_dataset(evaluations).items()
@@ -172,7 +196,7 @@ class Comparer:
 
     def shared(self, evaluations: _Evaluations) -> Shared:
         """Runs on the samples of one data set that all of them saw."""
-        subjects = {run_id: self._library.subject_of(e) for run_id, e in evaluations.items()}
+        subjects = {run_id: self._runs.subject_of(e) for run_id, e in evaluations.items()}
         files = {run_id: subject.open() for run_id, subject in subjects.items()}
         return share(
             files, lambda run_id: self._explorer.scored(files[run_id], subjects[run_id].temperature)
@@ -333,8 +357,13 @@ def differing(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     for place in places:
         values = [one.get(place) for one in flat]
         if place[0] not in ("name", "tags", "notes") and any(v != values[0] for v in values):
-            found[pointer_of(place).removeprefix("#")] = values
+            found[_pointer(place)] = values
     return dict(sorted(found.items()))
+
+
+def _pointer(place: Sequence[str]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in place)
 
 
 def _leaves(value: Any, place: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
