@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import html
 import logging
+import posixpath
 import re
 import threading
 import time
@@ -26,7 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import plotly
 from starlette.concurrency import run_in_threadpool
@@ -68,6 +69,8 @@ _TRUST_S = 5.0
 #: How long an image may take; longer than the API lets one wait for its turn.
 _PICTURE_S = 30.0
 _FORM_BYTES = 8192
+#: How often a path may be percent-encoded over.
+_MAX_ENCODINGS = 5
 #: How a browser marks a link that was followed from another page than one of ours.
 _FOREIGN = ("cross-site", "same-site")
 _KNOWN = 1000
@@ -119,12 +122,21 @@ def cookie_name(host: str) -> str:
 
 
 def safe_path(given: str | None) -> str:
-    """A place on this dashboard to go on to, `/` for anything that could lead elsewhere."""
-    if not given or not given.startswith("/") or given[1:2] in ("/", "\\"):
+    """A place on this dashboard to go on to, `/` for anything that could lead elsewhere.
+
+    Neither is the log-in itself such a place, however its path is spelt.
+    """
+    path = re.split(r"[?#]", given or "", maxsplit=1)[0]
+    if not given or not given.isprintable() or not path.startswith("/"):
         return "/"
-    if not given.isprintable() or given.partition("?")[0] in _OPEN:
-        return "/"
-    return given
+    for _ in range(_MAX_ENCODINGS):
+        if "\\" in path or "//" in path or not path.isprintable():
+            return "/"
+        decoded = unquote(path)
+        if decoded == path:
+            return "/" if posixpath.normpath(path) in _OPEN else given
+        path = decoded
+    return "/"
 
 
 class Sessions:
@@ -288,8 +300,9 @@ class Door:
         reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
         if origin is None and reads:
             return None
-        # With the port: a page on another port of this machine is a stranger too.
-        if origin is None or _netloc(origin) != _netloc(f"{urlsplit(origin).scheme}://{host}"):
+        # With the port: a page on another port of this machine is a stranger too. So is `null`, as
+        # which browsers name a page that withholds its address.
+        if origin is None or not _is_of(origin, host):
             return PlainTextResponse("Only the dashboard's own pages may ask this.\n", 403)
         return None
 
@@ -364,9 +377,14 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
         if not code or not code.isascii() or not code.isprintable():
             return _form(place, "This link has no code.", status=400)
         token = _session_of(request.headers)
-        if request.method == "GET" and request.headers.get("sec-fetch-site") in _FOREIGN:
-            # A page of somebody else's must not log anybody in as somebody else unasked.
-            return _page("Log in?", _button("/enter", "Log in", code=code, next=place))
+        if request.method == "GET":
+            # Nobody becomes somebody else unasked: not from a page of somebody else's, and not
+            # where a link of ours led on to another one.
+            button = _button("/enter", "Log in", code=code, next=place)
+            if request.headers.get("sec-fetch-site") in _FOREIGN:
+                return _page("Log in?", button)
+            if token is not None and await sessions.holds(token) is not False:
+                return _page("Log in anew?", _already(place) + button)
         try:
             opened = await sessions.open(code)
         except CaliftError as error:
@@ -555,6 +573,15 @@ def _session_of(headers: Headers) -> str | None:
     return session_of(cookie_parser(headers.get("cookie", "")), headers.get("host", ""))
 
 
+def _is_of(origin: str, host: str) -> bool:
+    """Whether an `Origin` is that of pages of a `Host`."""
+    try:
+        scheme = urlsplit(origin).scheme
+        return scheme in ("http", "https") and _netloc(origin) == _netloc(f"{scheme}://{host}")
+    except ValueError:  # of no URL
+        return False
+
+
 def _netloc(origin: str) -> str:
     """`host:port` of an origin, without the port that its scheme means anyway."""
     parts = urlsplit(origin)
@@ -600,6 +627,13 @@ def _button(action: str, words: str, **fields: str) -> str:
     )
     button = f"<button>{html.escape(words)}</button>"
     return f'<form method="post" action="{action}">{hidden}{button}</form>'
+
+
+def _already(place: str) -> str:
+    return (
+        "<p>You are logged in. This link ends your session and logs you in as whoever made it. "
+        f'Or <a href="{html.escape(place)}">stay logged in as you are</a>.</p>'
+    )
 
 
 def _form(place: str, said: str = "", *, status: int = 200, offered: bool = False) -> Response:

@@ -238,7 +238,13 @@ def test_link__logs_in_once_then_no_more(
     other.goto(dashboard.at("run?id={CaRot}"))
     settle(other)
     assert other.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
-    other.goto(link)  # who is in already is not bothered
+    other.goto(link)  # who is in already is asked before another session begins
+    other.get_by_role("heading", name="Log in anew?").wait_for()
+    other.get_by_role("link", name="stay logged in").click()
+    settle(other)
+    assert other.url == f"{dashboard.url}/runs"
+    other.goto(link)
+    other.get_by_role("button", name="Log in").click()  # used up: nothing changes
     settle(other)
     thief = chromium.new_context().new_page()
     answer = thief.goto(link)

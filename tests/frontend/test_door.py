@@ -20,7 +20,7 @@ from streamlit.web.server.starlette.starlette_server import _bind_socket
 
 from calift_core.client import Client
 from frontend.components import PLOTLY, WHOLE
-from frontend.door import Sessions, cookie_name, policy, routes, safe_path, session_of
+from frontend.door import Door, Sessions, cookie_name, policy, routes, safe_path, session_of
 from tests.frontend.conftest import Service, pointed_at
 
 HERE = "http://127.0.0.1:8501/login"
@@ -45,6 +45,103 @@ def test_next__keeps_a_permalink_and_drops_the_log_in_itself() -> None:
     assert safe_path("/run?id=abc&tab=Logs") == "/run?id=abc&tab=Logs"
     for path in ("", None, "run", "/logout", "/login?next=/runs", "/enter?code=x"):
         assert safe_path(path) == "/"
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        "/%65nter?code=x",
+        "/%2565nter?code=x",
+        "/./enter?code=x",
+        "/%2e/enter?code=x",
+        "/runs/../enter?code=x",
+        "/enter/?code=x",
+        "/enter#?code=x",
+        "/%5cevil.example",
+        "/%2f/evil.example",
+        "/.//evil.example",
+        "/%0d%0aSet-Cookie:x",
+        "/%256Cogout",
+        "/%" + "25" * 9 + "65nter",
+    ],
+)
+def test_next__is_read_as_a_browser_and_the_server_read_it(spelt: str) -> None:
+    assert safe_path(spelt) == "/"
+
+
+def test_next__keeps_what_is_encoded_for_a_reason() -> None:
+    for path in ("/run?id=a%2Fb", "/v/a%20b", "/runs?q=//x&next=/enter", "/runs/x%25"):
+        assert safe_path(path) == path
+
+
+class _Visitors(Sessions):
+    """Links of two people, and who is logged in."""
+
+    def __init__(self) -> None:
+        self.held = {"clfs_ann.s"}
+
+    async def holds(self, token: str) -> bool:
+        return token in self.held
+
+    async def open(self, credential: str) -> str:
+        self.held.add(f"clfs_{credential}.s")
+        return f"clfs_{credential}.s"
+
+    async def end(self, token: str) -> None:
+        self.held.discard(token)
+
+
+DASHBOARD = "http://127.0.0.1:8501"
+COOKIE = "calift_session_8501"
+
+
+@pytest.fixture
+def visitors() -> _Visitors:
+    return _Visitors()
+
+
+@pytest.fixture
+def dashboard(visitors: _Visitors) -> TestClient:
+    """The log-in and the door before it; redirects are not followed."""
+    app = Door(Starlette(routes=routes(visitors)), hosts=["127.0.0.1"], sessions=visitors, index="")
+    return TestClient(app, base_url=DASHBOARD, follow_redirects=False)
+
+
+@pytest.mark.parametrize("session", ["clfs_ended.s", None])
+def test_link__without_a_session_logs_in(dashboard: TestClient, session: str | None) -> None:
+    cookies = {"Cookie": f"{COOKIE}={session}"} if session else {}
+    answer = dashboard.get("/enter?code=eve&next=/runs", headers=cookies)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/runs")
+    assert answer.headers["set-cookie"].startswith(f"{COOKIE}=clfs_eve.s")
+
+
+def test_link__over_a_session_asks(dashboard: TestClient, visitors: _Visitors) -> None:
+    own = {"Sec-Fetch-Site": "same-origin", "Origin": DASHBOARD, "Cookie": f"{COOKIE}=clfs_ann.s"}
+    answer = dashboard.get("/enter?code=eve&next=/runs", headers=own)
+    assert answer.status_code == 200
+    assert "set-cookie" not in answer.headers
+    assert visitors.held == {"clfs_ann.s"}
+    assert 'href="/runs"' in answer.text
+    # Only who says yes becomes somebody else.
+    answer = dashboard.post("/enter", data={"code": "eve", "next": "/runs"}, headers=own)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/runs")
+    assert answer.headers["set-cookie"].startswith(f"{COOKIE}=clfs_eve.s")
+    assert visitors.held == {"clfs_eve.s"}
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "", "http://", "//127.0.0.1:8501", "file://", "http://127.0.0.1:9", "http://["],
+)
+@pytest.mark.parametrize("path", ["/enter", "/login", "/logout"])
+def test_origin__that_is_none_is_foreign(
+    dashboard: TestClient, visitors: _Visitors, origin: str, path: str
+) -> None:
+    """As `null` a browser names a page on another port that sends no referrer."""
+    headers = {"Origin": origin, "Cookie": f"{COOKIE}=clfs_ann.s"}
+    answer = dashboard.post(path, data={"code": "eve", "token": "eve"}, headers=headers)
+    assert answer.status_code == 403
+    assert visitors.held == {"clfs_ann.s"}
 
 
 @pytest.mark.parametrize(
