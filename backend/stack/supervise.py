@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.process import Child, pulse_path
-from backend.stack.broker import broker_pings
+from backend.stack.broker import broker_pings, socket_path
 from backend.stack.services import LONGEST_DELAY_S, Plan, Service
 from calift_core.errors import StorageError
 from calift_core.files import atomic_write_json
@@ -148,15 +148,24 @@ class Supervisor:
         service.well_at, service.silent_s, service.last_sign = None, 0.0, None
         path = self.log_path(service)
         try:
+            self._make_folders(service)
             if path.exists() and path.stat().st_size > _LOG_BYTES:
                 path.replace(path.with_suffix(".log.1"))
             environment = {k: v for k, v in self._environment.items() if k not in service.without}
             environment |= service.beside
             service.child = Child(service.argv, output=path, environment=environment, cwd=self._run)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             service.deaths += 1
             service.start_at = service.started_at + LONGEST_DELAY_S
             log.warning("the %s cannot be started: %s", service.name, error)
+
+    def _make_folders(self, service: Service) -> None:
+        """What somebody may have deleted since the last start: whoever tidies up, or a system."""
+        for folder in (self._run, self._logs):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if service.name == "broker":
+            (self._run / "broker").mkdir(exist_ok=True, mode=0o700)
+            socket_path(self._home)
 
     def _attach(self, service: Service) -> bool:
         """Use a broker that already answers at our socket, else clear the way for a new one."""
@@ -173,7 +182,6 @@ class Supervisor:
             aside = self._run / f"broker.unreadable-{int(time.time())}"
             with contextlib.suppress(OSError):
                 data.rename(aside)
-                data.mkdir(mode=0o700)
                 log.warning("the broker's files were moved to %s", aside)
         return False
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -14,6 +15,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import pytest
 from backend.stack import EmbeddedStack
 from backend.stack.broker import broker_argv, broker_pings, socket_path
 from backend.stack.services import Service, plan
+from backend.stack.supervise import Supervisor
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError, StorageError
 from tests.conftest import free_port, until
@@ -234,6 +237,31 @@ def test_stack__unreadable_broker_files_are_moved_aside(home: Path) -> None:
     with EmbeddedStack(home, api_port=0, dashboard=False, workers=0) as stack:
         until(lambda: "broker" in stack.pids and broker_pings(socket_path(home)), what="a broker")
     assert list((home / "run").glob("broker.unreadable-*"))
+
+
+def test_broker__comes_back_after_its_folders_were_deleted(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever tidies up: its files, and the socket's folder in the system's temporary one."""
+    monkeypatch.setattr("backend.stack.services._FIRST_DELAY_S", 0.01)
+    path = socket_path(home)
+    for folder in ("run", "logs"):
+        (home / folder).mkdir(mode=0o700)
+    made = plan(home, {"api": 0}, {"api": "http://127.0.0.1:1"}, workers=0)
+    (broker,) = [service for service in made.services if service.name == "broker"]
+    supervisor = Supervisor(replace(made, services=[broker]), home=home, urls={}, hang_s=60.0)
+    supervisor.start()
+    try:
+        for _ in range(3):  # after the second death it would move its files aside
+            until(lambda: broker_pings(path), what="the broker to answer")
+            pid = supervisor.pids["broker"]
+            shutil.rmtree(home / "run" / "broker")
+            shutil.rmtree(path.parent)
+            os.kill(pid, signal.SIGKILL)
+            until(lambda pid=pid: supervisor.pids.get("broker") != pid, what="the broker's end")
+        until(lambda: broker_pings(path), what="the broker to answer again")
+    finally:
+        supervisor.stop()
 
 
 def test_stack__a_foreign_broker_replaces_the_embedded_one(
