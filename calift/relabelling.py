@@ -65,6 +65,7 @@ def doubtful(
 
 
 def _write(found: list[Suspect], path: Path) -> None:
+    from calift_core.csv_cells import mark
     from calift_core.files import atomic_path
 
     columns = ("sample", "label", "suggested", "own_probability", "probability", "dataset")
@@ -74,7 +75,7 @@ def _write(found: list[Suspect], path: Path) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows([getattr(one, name) for name in columns] for one in found)
+        writer.writerows([mark(getattr(one, name)) for name in columns] for one in found)
 
 
 def relabel(

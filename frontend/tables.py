@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from calift_core.csv_cells import mark
 from frontend import text
 
 Row = Mapping[str, Any]
@@ -140,12 +141,9 @@ def to_json(table: Table) -> str:
 
 
 def _cell(value: Any) -> Any:
-    # A cell that a spreadsheet would run as a formula is kept from it; numbers stay numbers.
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
     if isinstance(value, text.Mark):
         return value.word
-    return "" if value is None else value
+    return "" if value is None else mark(value)
 
 
 def to_markdown(table: Table) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from calift_core.csv_cells import unmark
 from calift_core.data.images import ImageSet
 from calift_core.data.manifest import read_manifest
 from calift_core.data.matching import plain_form
@@ -62,7 +63,7 @@ def read_corrections(path: Path) -> list[Correction]:
                     f"{', '.join(have) or 'none'}"
                 )
             rows = [
-                Correction(row["sample"] or "", row.get("label") or "", row["suggested"] or "")
+                Correction(*(unmark(row.get(n) or "") for n in ("sample", "label", "suggested")))
                 for row in reader
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

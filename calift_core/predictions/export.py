@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from calift_core.csv_cells import mark
 from calift_core.errors import SpecError
 from calift_core.files import atomic_path
 from calift_core.predictions.read import read_metadata, read_predictions, read_top_k
-from calift_core.predictions.types import Predictions
+from calift_core.predictions.types import Predictions, Strings
 from calift_core.predictions.write import write_predictions
 
+#: A string in JSON.
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 _FORMATS = (".parquet", ".csv", ".npz")
 
 
@@ -75,11 +79,17 @@ def _write_npz(path: Path, predictions: Predictions) -> None:
 
 
 def _write_csv(path: Path, predictions: Predictions) -> None:
-    columns: dict[str, Any] = {"id": predictions.ids.tolist(), "label": predictions.labels}
+    columns: dict[str, Any] = {"id": _marked(predictions.ids), "label": predictions.labels}
     if predictions.clusters is not None:
-        columns["cluster"] = predictions.clusters.tolist()
+        columns["cluster"] = _marked(predictions.clusters)
     for index in range(predictions.logits.shape[1]):
         columns[f"logits_{index}"] = predictions.logits[:, index]
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(f"# calift {_described(predictions)}\n".encode())
+        # One cell: a name in it must not become a cell of its own.
+        described = _TEXT.sub(lambda m: m[0].replace(",", "\\u002c"), _described(predictions))
+        file.write(f"# calift {described}\n".encode())
         pa_csv.write_csv(pa.table(columns), file, pa_csv.WriteOptions(quoting_style="needed"))
+
+
+def _marked(texts: Strings) -> list[str]:
+    return [mark(one) for one in texts.tolist()]

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from calift_core.csv_cells import mark
 from calift_core.data.listing import EXTENSIONS, UNREAD_PICTURES, LeftOut, images_below
 from calift_core.data.manifest import SUFFIXES, read_manifest
 from calift_core.errors import DataError, InterruptedRunError, UnreadableImageError
@@ -240,7 +241,7 @@ def _cell(value: Any) -> Any:
     return (
         " ".join(json.dumps(v, ensure_ascii=False) for v in value)
         if isinstance(value, list)
-        else value
+        else mark(value)
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from calift_core.csv_cells import mark
 from calift_core.errors import CaliftError
 from calift_core.schema.wire.results import DoubtfulLabels, Evaluation, LabelCorrection
 from frontend import api, text
@@ -119,5 +120,7 @@ def listed(corrections: Sequence[LabelCorrection]) -> str:
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(("sample", "label", "suggested"))
-    writer.writerows((one.sample, one.label, one.suggested) for one in corrections)
+    writer.writerows(
+        (mark(one.sample), mark(one.label), mark(one.suggested)) for one in corrections
+    )
     return file.getvalue()

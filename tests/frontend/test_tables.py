@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
+from calift_core.data.relabel import read_corrections
+from calift_core.schema.wire.results import LabelCorrection
 from frontend import figures, tables
+from frontend.panels.correcting import listed
 from frontend.tables import Column, Table
 from tests.frontend.examples import BINS, make_reliability
 
@@ -54,3 +60,19 @@ def test_sweep__judged_without_shifts_names_its_columns_after_the_id_data() -> N
     said = sweeps.as_judged(shown, "id")
     assert [c.label for c in said.columns] == ["ID accuracy", "ID NLL", "By"]
     assert said.rows[0]["metric"] == "ID NLL"
+
+
+def test_corrections__hold_no_formula_and_are_read_back_as_they_were(tmp_path: Path) -> None:
+    said = [
+        LabelCorrection(sample="=1+1.png", label="@a", suggested="-b"),
+        LabelCorrection(sample="'=x.png", label="cat", suggested=""),
+    ]
+    path = tmp_path / "corrections.csv"
+    path.write_text(listed(said), newline="")
+    with path.open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(tuple("=+-@"))]
+    read = read_corrections(path)
+    assert [(one.sample, one.label, one.suggested) for one in read] == [
+        (one.sample, one.label, one.suggested) for one in said
+    ]

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from calift_core.csv_cells import unmark
 from calift_core.errors import PredictionsError
 from calift_core.predictions.foreign.source import HEADER_BYTES, ForeignSource, json_of, too_large
 from calift_core.predictions.foreign.table import find_columns, from_table
@@ -48,6 +49,10 @@ def read_csv(path: Path, max_bytes: int) -> ForeignSource:
         raise PredictionsError(f"{path} must be a CSV table, got: {message[:300]}") from error
     source = from_table(path, table, columns)
     source.described = described
+    if described is not None:  # we wrote it
+        for texts in (source.ids, source.clusters):
+            if texts is not None and texts.dtype.kind == "U":
+                texts[:] = [unmark(one) for one in texts.tolist()]
     return source
 
 

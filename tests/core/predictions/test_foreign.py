@@ -138,6 +138,23 @@ def test_export__keeps_role_classes_and_extreme_logits(
     assert same(loaded(tmp_path / f"y.{suffix}"), written)
 
 
+def test_export__as_csv_holds_no_formula(tmp_path: Path) -> None:
+    """A spreadsheet runs a cell that begins like one, and ids are whatever files were called."""
+    written = make(7, 2, clustered=True)
+    texts = ["=1+1", "+1", "-x", "@a", "\tb", "\rc", "'=d"]
+    metadata = replace(written.metadata, class_names=('a,=1+1", "b', "@c"))
+    written = replace(written, ids=np.array(texts), clusters=np.array(texts), metadata=metadata)
+    write_predictions(tmp_path / "x.parquet", written)
+    export_predictions(tmp_path / "x.parquet", tmp_path / "y.csv")
+    with (tmp_path / "y.csv").open(newline="") as file:
+        first, _, *rows = csv.reader(file)
+    assert not [cell for cell in first if cell.startswith(tuple("=+-@\t\r"))]
+    for row in rows:
+        for cell in (row[0], row[2]):
+            assert cell.startswith("'")
+    assert same(loaded(tmp_path / "y.csv"), written)
+
+
 def test_export__largest_logits_go_to_parquet_alone(tmp_path: Path) -> None:
     kept = top_k(make(20, 8), 3)
     write_predictions(tmp_path / "x.parquet", kept)
