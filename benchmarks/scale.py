@@ -216,10 +216,10 @@ def queue(measured: Measured, scale: float) -> None:
 
 def users(measured: Measured, scale: float) -> None:
     """Owners of 2,000 runs that wait."""
-    for size in _sizes((1, 10, 100, 1000), 1.0):
+    n = int(2000 * scale)
+    for size in _sizes((1, 10, 100, 1000), scale):
         with database() as (stores, _):
             stores.workers.seen("w", host="h", queues=("gpu",), device="GPU", run_id="x")
-            n = 2000
             add_runs(stores.engine, 0, n, evaluations=0, phase="QUEUED", owners=size, token="t")
             _calls_of_the_queue(measured, "users who wait", size, stores)
 

@@ -98,8 +98,10 @@ def main() -> None:
             for home in ("listed for the first time", "from the list that was kept"):
                 environment = {**os.environ, "CALIFT_HOME": f"{temporary}/home"}
                 argv = [sys.executable, __file__, "--read", str(folder)]
-                done = subprocess.run(argv, env=environment, capture_output=True, text=True)
-                print(f"{home}: {done.stdout.strip() or done.stderr.strip()[-300:]}")
+                done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, text=True)
+                if done.returncode:
+                    sys.exit(f"{home}: it ended with status {done.returncode}")
+                print(f"{home}: {done.stdout.strip()}")
 
 
 if __name__ == "__main__":

@@ -195,6 +195,9 @@ def ask(process: subprocess.Popen[str], line: str) -> dict[str, float]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every round of every setting."""
     tried = settings(options.spins)
+    if unknown := set(options.settings or ()) - set(tried):
+        raise SystemExit(f"--settings are of {', '.join(tried)}, got {', '.join(unknown)}")
+    tried = {name: tried[name] for name in options.settings or tried}
     order = random.Random(options.seed)
     rounds: list[dict[str, dict[str, dict[str, float]]]] = []
     load = os.getloadavg()[0]
@@ -258,10 +261,11 @@ def table(result: dict[str, Any], busy: Sequence[int]) -> str:
 def main() -> None:
     """Measure, or be what is measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of training, each time")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of training, each time")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--neighbours", type=int, nargs="+", default=NEIGHBOURS)
+    parser.add_argument("--settings", nargs="+", help="of these rows of the table alone")
     parser.add_argument("--spins", type=int, nargs="+", default=(), help="GOMP_SPINCOUNT to try")
     parser.add_argument("--model", default="", help="an open_clip name; random weights")
     parser.add_argument("--raised", action="store_true", help="raise priorities (root)")

@@ -12,14 +12,15 @@ round, so that a busy machine slows all of them:
 - **published**: the loop as the paper's released code runs it, written anew here from its
   description. The teacher encodes images and texts at every step, equal captions are encoded as
   often as they occur, each over the full context; the distillation is the cross-entropy of
-  softmax and log; AdamW in PyTorch's default implementation; the teacher's average is a Python
-  loop over parameters.
+  softmax and log; ‖W_v W_tᵀ‖_F is added as in its scripts, with the weight of calift's default;
+  AdamW in PyTorch's default implementation; the teacher's average is a Python loop over parameters.
 - **FLYP**: calift's step with the contrastive loss alone. CaRot adds at least one forward pass of
   the image tower to it.
 
 The teacher moves once in `--teacher-every` steps. What that costs (the average, and in calift the
 captions that must be encoded again afterwards) is measured in every round and spread over the
-interval. Both CaRot loops must give the same losses; that is checked first.
+interval. Both CaRot loops must give the same losses, with that penalty and without it as in the
+paper's equation; that is checked first.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ CONTENDERS = ("ours", "published", "flyp")
 LABELS = {"ours": "CaRot, calift", "published": "CaRot, published", "flyp": "FLYP, calift"}
 #: The run that the schedules belong to: 10 epochs of ImageNet in batches of 512.
 RUN_STEPS = 25_030
-LAMBDA_OC, LAMBDA_SD = 0.2, 1.5
+LAMBDA_OC, LAMBDA_SD, LAMBDA_X = 0.2, 1.5, 0.05
 MOMENTUM_START, MOMENTUM_END, RAMP = 0.05, 0.9, 0.2
 #: Dense FLOP/s of the matrix units without sparsity, by a part of the device's name (data sheets).
 PEAK_FLOPS: dict[str, dict[str, float]] = {
@@ -100,6 +101,7 @@ class Setting:
         templates: P, the first of OpenAI's 80.
         teacher_every: steps between two updates of the teacher.
         batches: different batches that are gone through in turn.
+        lambda_x: weight of L_X in both CaRot loops.
     """
 
     model: str
@@ -112,6 +114,7 @@ class Setting:
     width: int | None = None
     batches: int = 4
     seed: int = 0
+    lambda_x: float = LAMBDA_X
 
 
 # ------------------------------------------------------------------------------- the contenders
@@ -128,6 +131,7 @@ class Ours:
             CaRot(
                 lambda_oc=LAMBDA_OC,
                 lambda_sd=LAMBDA_SD,
+                lambda_x=setting.lambda_x,
                 teacher_momentum_start=MOMENTUM_START,
                 teacher_momentum_end=MOMENTUM_END,
                 teacher_ramp_fraction=RAMP,
@@ -182,6 +186,7 @@ class Published:
         self.device = torch.device(setting.device)
         self.precision = setting.precision
         self.every = setting.teacher_every
+        self.lambda_x = setting.lambda_x
         self.net: Any = copy.deepcopy(clip.net).train()
         self.teacher: Any = copy.deepcopy(clip.net).eval().requires_grad_(False)
         self.tokens = captions.tokens.to(self.device)
@@ -219,6 +224,8 @@ class Published:
             distillation = distillation - (target * F.log_softmax(student, dim=1)).sum(1).mean()
             self.divergence_offset += torch.special.entr(target).sum(1).mean()
         loss = contrastive + LAMBDA_OC * orthogonality + LAMBDA_SD * distillation
+        if self.lambda_x:
+            loss = loss + self.lambda_x * torch.norm(weight @ self.net.text_projection.T, p="fro")
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -424,7 +431,8 @@ def check_equal(setting: Setting, *, steps: int = 4, tolerance: float = 1e-4) ->
         a, b = float(ours.step(batch)), published.divergence_loss(batch)
         differences.append(abs(a - b))
         if not differences[-1] <= tolerance * max(1.0, abs(b)):
-            sys.exit(f"the loops differ at step {len(differences)}: {a} and {b}")
+            where = f"step {len(differences)}, λ_X = {small.lambda_x:g}"
+            sys.exit(f"the loops differ at {where}: {a} and {b}")
     return differences
 
 
@@ -765,11 +773,14 @@ def main(arguments: Sequence[str]) -> int:
         precision=precision,
         device=str(device),
     )
-    differences = check_equal(setting)
-    print(
-        f"Both CaRot loops give the same losses over {len(differences)} steps in float32: the "
-        f"largest difference is {max(differences):.1e}."
-    )
+    differences = {}
+    for weight in (LAMBDA_X, 0.0):
+        found = check_equal(replace(setting, lambda_x=weight))
+        differences[f"lambda_x={weight}"] = found
+        print(
+            f"Both CaRot loops give the same losses over {len(found)} steps in float32, λ_X = "
+            f"{weight:g}: the largest difference is {max(found):.1e}."
+        )
     result = measure(
         setting, rounds=options.rounds, steps=options.steps, memory=not options.no_memory
     )

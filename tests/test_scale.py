@@ -61,3 +61,16 @@ def test_document__has_what_the_script_measures() -> None:
     assert end
     for more in ("runs", "evaluations", "waiting runs", "workers", "users who wait", "watchers"):
         assert f"| {more} |" in shown
+
+
+@pytest.mark.parametrize(
+    ("part", "share"),
+    [
+        ("runs", 0.02), ("points", 0.05), ("queue", 0.02), ("users", 0.02), ("workers", 0.3),
+        ("watchers", 0.05), ("images", 0.02), ("classes", 0.1),
+    ],
+)  # fmt: skip
+def test_part__is_measured_at_a_toy_size(part: str, share: float) -> None:
+    measured = scale.Measured()
+    scale.PARTS[part](measured, share)
+    assert len(scale.table(measured)) >= 3

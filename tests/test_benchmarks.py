@@ -1,0 +1,158 @@
+"""Every script of `benchmarks/` at a toy size: that it ends, and says what it promises."""
+
+from __future__ import annotations
+
+import json
+import logging
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from calift_core.jobs.folder import run_in_folder
+from calift_core.schema.methods import CaRot
+from calift_core.schema.spec import parse_spec
+from tests.conftest import free_port
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TINY = str(BENCHMARKS.parent / "calift_core" / "models" / "calift_tiny.json")
+
+STEP = f"--model {TINY} --batch-size 4 --classes 3 --templates 2 --rounds 2 --no-memory --json"
+#: Arguments of a toy run that needs nothing else.
+TOYS = {
+    "calibration": "--n 200 --classes 5 --rounds 1 --netcal-resamples 1 --json",
+    "corruptions": "--side 32 --pictures 1 --rounds 1 --json",
+    "evaluate": "--models 2 --images 12 --pixels 40 30 --batch-size 12 --rounds 1 --json",
+    "api": "--samples 300 --classes 5 --requests 1 --json",
+    "threads": "--rounds 1 --seconds 0.05 --batch-size 4 --neighbours 0 1 --settings passive "
+    "--json",
+    "serve": f"--config {TINY} --images 12 --batch 4",
+    "two_towers": f"--config {TINY} --images 60 --rounds 1",
+    "fleet": "--workers 3 --runs 10 --mean-run-s 60",
+    "load": "--runs 20 --submits 20 --submit-s 0.2 --requests 2 --watchers 2 --watch-s 0.2 "
+    "--points 20 --soak-s 1",
+}
+#: Those that other tests run, or whose parts they run.
+ELSEWHERE = {
+    "calibration_simulation": "tests/core/calibration/test_simulation.py",
+    "imagenet_size": "tests/core/data/test_names.py",
+    "gpu": "tests/gpu/test_kit.py",
+    "scale": "tests/test_scale.py",
+}
+#: Those of which a run takes a browser and minutes, or data and programs that do not come along.
+BY_HAND = {"browser_way", "dashboard", "five_forms", "gallery", "tasks"}
+#: The study's own, which its tests are about.
+STUDY = {
+    "adapt", "distances", "make_suites", "make_tiny", "make_typefaces", "on_path", "promises",
+    "results", "results_tables", "study", "study_figures", "study_page", "study_tables",
+}  # fmt: skip
+
+
+def run(
+    name: str,
+    arguments: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    """What a script prints, run as its own program in this process."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments.split()])
+    try:
+        runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    finally:
+        logging.disable(logging.NOTSET)
+    return capsys.readouterr().out
+
+
+def last_json(printed: str) -> Any:
+    """The JSON that a script ends with, on one line or on several."""
+    lines = printed.splitlines()
+    begins = [at for at, line in enumerate(lines) if line.startswith("{")]
+    return json.loads("\n".join(lines[begins[-1] :]))
+
+
+@pytest.mark.parametrize("name", sorted(TOYS))
+def test_benchmark__ends_at_a_toy_size(
+    name: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    takes_port = "--port" in (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
+    arguments = TOYS[name] + (f" --port {free_port()}" if takes_port else "")
+    printed = run(name, arguments, monkeypatch, capsys)
+    assert last_json(printed)
+
+
+def test_train_step__loops_give_equal_losses_with_the_penalty_and_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = last_json(run("train_step", STEP, monkeypatch, capsys))
+    assert found["setting"]["lambda_x"] == CaRot().lambda_x
+    assert set(found["loss_differences"]) == {"lambda_x=0.05", "lambda_x=0.0"}
+    # Of the same terms on both sides: what they cost is then comparable.
+    assert found["contenders"]["ours"]["flops_per_step"] > 0
+    assert max(sum(found["loss_differences"].values(), [])) < 1e-3
+
+
+def test_copies__that_were_planted_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        path = tmp_path / f"class{i % 3}" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        small = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+    arguments = f"--source {tmp_path} --train 20 --test 10"
+    found = last_json(run("copies", arguments, monkeypatch, capsys))
+    assert found["ways"]["hash"]["found"] == "20 of 30"
+
+
+def test_shards__are_read_to_their_last_image(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(BENCHMARKS / "shards_memory.py"))
+    script["write_shards"](tmp_path / "shards", 60)
+    script["read_all"](str(tmp_path / "shards"))
+    assert last_json(capsys.readouterr().out)["images"] == 60
+
+
+def test_hostile__uploads_end_nothing(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(6):
+        path = tmp_path / "images" / f"class{i % 3}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(path)
+    spec = {
+        "name": "served",
+        "model": {"name": TINY, "pretrained": None},
+        "method": {"kind": "zero_shot"},
+        "suite": {"id": f"folder:{tmp_path / 'images'}", "templates": "plain"},
+        "train": {"device": "cpu"},
+        "evaluation": {"n_resamples": 20},
+    }
+    list(run_in_folder(parse_spec(spec), tmp_path / "run"))
+    arguments = f"{tmp_path / 'run'} --uploads 3 --clients 2 --port {free_port()}"
+    found = last_json(run("hostile", arguments, monkeypatch, capsys))
+    assert found["processes_that_ended"] == 0
+
+
+def test_scripts__are_all_run_somewhere() -> None:
+    scripts = {
+        path.stem
+        for path in BENCHMARKS.glob("*.py")
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
+    here = {"train_step", "copies", "shards_memory", "hostile", *TOYS}
+    assert scripts - STUDY == here | set(ELSEWHERE) | BY_HAND
+    for name, test in ELSEWHERE.items():
+        assert name in (BENCHMARKS.parent / test).read_text(encoding="utf-8")
