@@ -268,6 +268,27 @@ def check_owned(
         )
 
 
+def most_priority(principal: Principal) -> int:
+    """The highest priority that somebody's runs may have: to overtake others is an admin's."""
+    return 10 if principal.may("admin") else 0
+
+
+def check_priority(principal: Principal, priority: int) -> None:
+    """Raise unless somebody's runs may have a priority.
+
+    Raises:
+        HttpError: 403, it is above 0 and the scope is not `admin`.
+    """
+    if priority > most_priority(principal):
+        raise HttpError(
+            403,
+            "FORBIDDEN",
+            f"a priority above 0 needs a token of scope admin, got priority {priority} and scope "
+            f"{principal.scope}.",
+            hint="Leave it out, or ask whoever runs the service.",
+        )
+
+
 def get_services(request: Request) -> Services:
     """The application's services."""
     return cast("Services", request.app.state.services)

@@ -148,8 +148,8 @@ class Imports:
             self._store.imports.check(upload.run_id)
         elif upload.name is not None:
             ImportedSpec.checked(name=upload.name, suite=ImportedSuite(id="any"))
-        if upload.run_id is None and idempotency_key is not None:
-            earlier = self._store.imports.earlier_request(token_id, idempotency_key, meaning)
+        if upload.run_id is None:
+            earlier = self._store.runs.earlier_request(token_id, idempotency_key, meaning)
             if earlier is not None:
                 return earlier
         with self._turn:

@@ -140,7 +140,9 @@ def create_app(
     foreseen = Foreseen(store, comparer, explorer)
     submission = Submission(settings, store)
     celery = make_celery(settings)
-    readiness = Readiness(engine, celery, artifacts)
+    readiness = Readiness(
+        engine, celery, artifacts, free_space_floor_bytes=settings.free_space_floor_bytes
+    )
     limits, ready = limiters(settings.max_streams), Recent[dict[str, str]](2.0)
     metrics = Metrics(
         Gauges(engine),
@@ -220,7 +222,9 @@ def create_app(
     app.state.services = services
     for module in routes:
         app.include_router(module.router, prefix=PREFIX)
-    app.include_router(catalogue.health, prefix=PREFIX)
+    before = len(app.routes)
+    app.include_router(catalogue.probes, prefix=PREFIX)
+    probes = app.routes[before:]
     if pages:
         app.include_router(catalogue.pages)
     problems.install(app)
@@ -230,6 +234,7 @@ def create_app(
         authenticator=services.authenticator,
         audit=store.audit,
         observe=metrics.observe,
+        probes=probes,
     )
     _describe(app)
     return app

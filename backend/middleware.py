@@ -1,7 +1,8 @@
 """What every request passes before a route sees it, as plain ASGI.
 
-Request id, host name, token, rate, body type and size. None of it looks at the path: which scope a
-route needs is written at the route (`backend.deps.allow`); where nothing is written, it is admin.
+Request id, host name, token, rate, body type and size. None of it decides on the text of a path:
+which scope a route needs is written at the route (`backend.deps.allow`); where nothing is written,
+it is admin.
 A response that went out without that check having been made is replaced by an error.
 """
 
@@ -11,13 +12,14 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cachetools import LRUCache
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.authentication import Authenticator, Principal
@@ -89,8 +91,19 @@ class Gate:
         authenticator: Authenticator,
         audit: Audit,
         observe: Callable[..., None],
+        probes: Sequence[BaseRoute] = (),
     ) -> None:
-        self._app = app
+        """Guard an application.
+
+        Args:
+            app: the application.
+            settings: host names, rate and sizes.
+            authenticator: knows tokens.
+            audit: is told what was changed.
+            observe: is told of every answer.
+            probes: routes that nobody needs a token for and no rate holds for.
+        """
+        self._app, self._probes = app, probes
         self._audit, self._observe = audit, observe
         self._settings = settings
         self._authenticator = authenticator
@@ -225,6 +238,8 @@ class Gate:
         self._check_host(headers)
         if b"%00" in scope.get("query_string", b"") or "\x00" in scope["path"]:
             raise HttpError(400, "BAD_REQUEST", "the address holds a NUL character.")
+        if any(route.matches(scope)[0] is Match.FULL for route in self._probes):
+            return
         client = scope.get("client")
         key = f"address {client[0]}" if client else "address"
         problem: HttpError | None = None

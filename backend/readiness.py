@@ -1,4 +1,4 @@
-"""Whether the service can do its work: its database, tables, broker and artifact store answer."""
+"""Whether the service can do its work: its parts answer, and its disk takes what is written."""
 
 from __future__ import annotations
 
@@ -12,20 +12,39 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend import migrations
 from backend.artifacts import ArtifactStore
 from backend.queue import broker_answers
-from backend.store.engine import schema_revision, seconds_now
+from backend.storage import Storage
+from backend.store.engine import database_file, schema_revision, seconds_now
 from backend.store.errors import OTHER_SCHEMA, UNAVAILABLE, fault_of
-from calift_core.errors import CaliftError
+from calift_core.errors import CaliftError, DiskFullError
 
-CHECKS = ("database", "schema", "broker", "artifacts")
+CHECKS = ("database", "schema", "broker", "artifacts", "disk")
 
 _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Looks at everything, and logs what changes."""
+    """Looks at everything, and logs what changes.
 
-    def __init__(self, engine: Engine, celery: Celery, artifacts: ArtifactStore) -> None:
+    Args:
+        engine: of the database.
+        celery: knows the broker.
+        artifacts: the stored files.
+        free_space_floor_bytes: what must be free on the devices of files and database.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        celery: Celery,
+        artifacts: ArtifactStore,
+        *,
+        free_space_floor_bytes: int,
+    ) -> None:
         self._engine, self._celery, self._artifacts = engine, celery, artifacts
+        folders = [artifacts.root]
+        if (file := database_file(engine)) is not None:
+            folders.append(file.parent)
+        self._disk = Storage(dict.fromkeys(folders, free_space_floor_bytes))
         self._failing: dict[str, str] = {}
 
     def lacking(self) -> dict[str, str]:
@@ -40,7 +59,9 @@ class Readiness:
                 answer, detail = (fault_of(error) or UNAVAILABLE).message, str(error)
             except CaliftError as error:
                 # Its own sentence names paths, which are for the log.
-                answer, detail = f"the {check} cannot be used.", str(error)
+                full = isinstance(error, DiskFullError)
+                answer = f"the {check} {'has no room' if full else 'cannot be used'}."
+                detail = str(error)
             if answer:
                 found[check], details[check] = answer, detail
 
@@ -49,6 +70,8 @@ class Readiness:
             look("schema", self._schema)
         look("broker", self._broker)
         look("artifacts", self._store)
+        if "artifacts" not in found:
+            look("disk", self._room)
         for check in details.keys() - self._failing.keys():
             _log.warning("not ready, %s: %s", check, details[check])
         for check in self._failing.keys() - details.keys():
@@ -69,4 +92,9 @@ class Readiness:
 
     def _store(self) -> str:
         self._artifacts.probe()
+        return ""
+
+    def _room(self) -> str:
+        if trouble := self._disk.trouble():
+            raise DiskFullError(trouble)
         return ""

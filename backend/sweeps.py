@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from statistics import median
 from typing import Any, Literal
@@ -71,6 +71,7 @@ class Sweeping:
         self,
         data: Mapping[str, Any],
         *,
+        check_priority: Callable[[int], None],
         token_id: str,
         submitted_by: str | None,
         idempotency_key: str | None,
@@ -78,13 +79,26 @@ class Sweeping:
     ) -> tuple[str, list[dict[str, str]]]:
         """Store a sweep; its id, or its faults. The housekeeper queues its runs.
 
+        Args:
+            data: a SweepSpec.
+            check_priority: raises where its runs may not have this one.
+            token_id: who asks.
+            submitted_by: whose runs they are.
+            idempotency_key: names this request among those of the token.
+            body_hash: of the whole request.
+
         Raises:
             IdempotencyError: the key came with another body before.
+            HttpError: by `check_priority`.
         """
+        sweeps = self._store.sweeps
+        if earlier := sweeps.earlier_request(token_id, idempotency_key, body_hash):
+            return earlier, []
         found, arms, estimate = self._look(data)
         if arms is None:
             return "", found.errors
-        sweep_id = self._store.sweeps.create(
+        check_priority(arms.spec.priority)
+        sweep_id = sweeps.create(
             arms.spec,
             methods=list(dict.fromkeys(arm.kind for arm in arms)),
             estimate=estimate,

@@ -20,6 +20,7 @@ from backend.bucket import open_artifacts
 from backend.logs import named
 from backend.process import Pulse, pulse_path
 from backend.settings import Settings
+from backend.storage import Storage
 from backend.store.claims import Claim, Claims
 from backend.store.engine import open_engine
 from backend.store.errors import database_away
@@ -30,7 +31,6 @@ from calift_core.schema.wire.runs import TERMINAL_PHASES
 from worker.devices import Device, take_device
 from worker.limits import Limits
 from worker.runner import RUNNER_ARGV
-from worker.storage import Storage
 from worker.supervisor import Outcome, supervise
 from worker.usage import gpu_usage
 

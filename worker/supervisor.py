@@ -31,6 +31,7 @@ from sqlalchemy import Engine
 
 from backend.artifacts import ArtifactKind, ArtifactStore, publish_artifact
 from backend.process import Child
+from backend.storage import Storage
 from backend.store.claims import Claim, Claims
 from backend.store.errors import words_of
 from backend.store.files import Files
@@ -77,7 +78,6 @@ from worker.runner import (
     status_words,
 )
 from worker.states import StateKeeper, lay_out, newest_stored
-from worker.storage import Storage
 from worker.tail import Follower, Lines, parse_record
 
 log = logging.getLogger(__name__)

@@ -58,21 +58,22 @@ GroupBy = Annotated[
         description="As `suite.group_by`: what splits must not tear apart, `patient{}_*`",
     ),
 ]
-#: What every application of this service has.
-health = APIRouter(tags=["catalogue"])
+#: What load balancers and health checks ask, however often: every application of this service has
+#: it, without a token and beyond all rates.
+probes = APIRouter(tags=["catalogue"])
 
 
-@health.get("/health", openapi_extra={"security": []})
+@probes.get("/health", openapi_extra={"security": []})
 @allow("open")
 async def get_health() -> Health:
     """Whether the process lives; nothing else is asked. Restart it when it does not answer."""
     return Health(version=__version__)
 
 
-@router.get("/readyz", openapi_extra={"security": []}, responses={503: {}})
+@probes.get("/readyz", openapi_extra={"security": []}, responses={503: {}})
 @allow("open")
 def get_readiness(request: Request, services: ServicesDep) -> Ready:
-    """Whether database, tables, broker and artifact store answer; 503 says which do not.
+    """Whether database, tables, broker, artifact store and disk work; 503 says which do not.
 
     Send work elsewhere, or wait, while it is 503. Looked at every two seconds at most.
     """

@@ -21,6 +21,7 @@ from backend.deps import (
     StoreDep,
     allow,
     check_owner,
+    check_priority,
     turn_for,
 )
 from backend.routes.events import STREAM, After, LogBytes, LogOffset, LogTail, StartAfter, follow
@@ -70,10 +71,9 @@ def submit_evaluation(
     """
     jobs = services.store.evaluation_jobs
     meaning = body_hash("evaluate", body.model_dump(mode="json"))
-    if key is not None:
-        earlier = jobs.earlier_request(principal.token_id, key, meaning)
-        if earlier is not None:
-            return _accepted(services, response, jobs.get(earlier))
+    if earlier := services.store.runs.earlier_request(principal.token_id, key, meaning):
+        return _accepted(services, response, jobs.get(earlier))
+    check_priority(principal, body.priority)
     spec = body.spec
     services.evaluation_submission.demand(spec)
     for run_id in spec.runs:

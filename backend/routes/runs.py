@@ -20,12 +20,15 @@ from backend.deps import (
     StoreDep,
     allow,
     changes_nothing,
+    check_priority,
+    most_priority,
     of_anybody,
     turn_for,
 )
 from backend.problems import of_faults
 from backend.store.runs import RunFilters
 from backend.submission import body_hash, check_text, invalid_spec, merge_patch
+from calift_core.schema.base import JsonObject
 from calift_core.schema.wire.runs import (
     RunClone,
     RunDetail,
@@ -74,7 +77,7 @@ class _Submitted:
 
 
 def _read_submission(
-    body: Annotated[dict[str, Any], Body(openapi_examples=_SUBMIT_EXAMPLES)],
+    body: Annotated[JsonObject, Body(openapi_examples=_SUBMIT_EXAMPLES)],
 ) -> _Submitted:
     """A RunSpec, bare or as the `spec` of a RunSubmit; no RunSpec has a field of that name."""
     if "spec" not in body:
@@ -104,20 +107,24 @@ def submit_run(
 
     The same `Idempotency-Key` and body give the same run again.
     """
-    body = submitted.wanted
+    body, runs = submitted.wanted, services.store.runs
+    meaning = body_hash("submit", body.model_dump(mode="json"))
+    if earlier := runs.earlier_request(principal.token_id, key, meaning):
+        return _accepted(services, response, runs.get(earlier))
+    check_priority(principal, body.priority)
     spec = services.submission.parse(body.spec, prefix=submitted.pointer)
-    run_id = services.store.runs.submit(
+    run_id = runs.submit(
         spec,
         priority=body.priority,
         max_attempts=body.max_attempts,
         idempotency_key=key,
-        body_hash=body_hash("submit", body.model_dump(mode="json")),
+        body_hash=meaning,
         token_id=principal.token_id,
         submitted_by=principal.name,
         request_id=request_id,
         max_queued=services.settings.max_queued,
     )
-    return _accepted(services, response, services.store.runs.get(run_id))
+    return _accepted(services, response, runs.get(run_id))
 
 
 def _accepted(services: ServicesDep, response: Response, run: RunDetail) -> RunDetail:
@@ -239,8 +246,16 @@ def clone_run(
     request_id: RequestId,
     key: IdempotencyKey = None,
 ) -> RunDetail:
-    """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
-    source = services.store.runs.get(run_id)
+    """Queue a new run with this one's spec and some changes (RFC 7396 merge patch).
+
+    Its priority is the source's where the token may have it, else 0. The same `Idempotency-Key` and
+    body give the same run again.
+    """
+    runs = services.store.runs
+    meaning = body_hash(f"clone {run_id}", body.model_dump(mode="json"))
+    if earlier := runs.earlier_request(principal.token_id, key, meaning):
+        return _accepted(services, response, runs.get(earlier))
+    source = runs.get(run_id)
     faults = check_text(body.changes, "#/changes")
     if faults:
         raise invalid_spec(faults)
@@ -250,16 +265,16 @@ def clone_run(
     elif "name" not in body.changes:
         changed["name"] = f"{source.name[:112]} (copy)"
     spec = services.submission.parse(changed, prefix="#/changes")
-    new_id = services.store.runs.submit(
+    new_id = runs.submit(
         spec,
-        priority=source.priority,
+        priority=min(source.priority, most_priority(principal)),
         max_attempts=source.max_attempts,
         idempotency_key=key,
-        body_hash=body_hash(f"clone {run_id}", body.model_dump(mode="json")),
+        body_hash=meaning,
         cloned_from=run_id,
         token_id=principal.token_id,
         submitted_by=principal.name,
         request_id=request_id,
         max_queued=services.settings.max_queued,
     )
-    return _accepted(services, response, services.store.runs.get(new_id))
+    return _accepted(services, response, runs.get(new_id))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
@@ -16,11 +17,13 @@ from backend.deps import (
     StoreDep,
     SweepId,
     allow,
+    check_priority,
     turn_for,
 )
 from backend.problems import HttpError
 from backend.store.runs import RunFilters
 from backend.submission import body_hash
+from calift_core.schema.base import JsonObject
 from calift_core.schema.wire.runs import RunPage, SortKey
 from calift_core.schema.wire.sweeps import (
     SweepDetail,
@@ -61,7 +64,7 @@ _EXAMPLES = {
         },
     },
 }
-SweepBody = Annotated[dict[str, Any], Body(openapi_examples=_EXAMPLES)]
+SweepBody = Annotated[JsonObject, Body(openapi_examples=_EXAMPLES)]
 
 
 @router.post("/sweeps", status_code=202)
@@ -79,6 +82,7 @@ def submit_sweep(
     """
     sweep_id, errors = services.sweeping.begin(
         body,
+        check_priority=partial(check_priority, principal),
         token_id=principal.token_id,
         submitted_by=principal.name,
         idempotency_key=key,

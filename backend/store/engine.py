@@ -71,12 +71,19 @@ def open_engine(url: str) -> Engine:
     if backend_name != "sqlite":
         raise SpecError(f"database_url must be sqlite or postgresql, got {backend_name!r}")
     engine = create_engine(parsed, connect_args={"timeout": 10}, hide_parameters=True)
-    name = parsed.database or ":memory:"
-    if not name.startswith((":memory:", "file:")):
-        event.listen(engine, "do_connect", lambda *_: _keep_private(Path(name)))
+    if (file := database_file(engine)) is not None:
+        event.listen(engine, "do_connect", lambda *_: _keep_private(file))
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def database_file(engine: Engine) -> Path | None:
+    """The file of an SQLite database; None of one in memory, and of a server's."""
+    name = engine.url.database or ":memory:"
+    if engine.dialect.name != "sqlite" or name.startswith((":memory:", "file:")):
+        return None
+    return Path(name)
 
 
 def _keep_private(path: Path) -> None:

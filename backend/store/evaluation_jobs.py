@@ -21,7 +21,7 @@ from backend.store.fairness import Quotas
 from backend.store.outbox import ring
 from backend.store.runs import RETRYABLE_PHASES, Runs
 from backend.store.states import add_state_event
-from backend.store.submitting import earlier_request, new_id, queue_once
+from backend.store.submitting import new_id, queue_once
 from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import JOB_PREFIX, EvaluationJobSpec
@@ -80,15 +80,6 @@ class EvaluationJobs:
             max_attempts=max_attempts,
             request_id=request_id,
         )
-
-    def earlier_request(self, token_id: str, key: str, body_hash: str) -> str | None:
-        """The job that a request with this key made before, if any.
-
-        Raises:
-            IdempotencyError: the key came with another body then.
-        """
-        with reading(self._engine) as connection:
-            return earlier_request(connection, token_id, key, body_hash)
 
     def get(self, job_id: str) -> EvaluationJob:
         """One job.

@@ -12,7 +12,7 @@ from backend.store.engine import NOW, reading, writing
 from backend.store.errors import ConflictError
 from backend.store.rows import Batch, flush, store_report, summary_values
 from backend.store.states import add_state_event
-from backend.store.submitting import at_most_once, earlier_request, insert_row
+from backend.store.submitting import at_most_once, insert_row
 from calift_core.errors import NotFoundError
 from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.records import EvaluationRecord, LogRecord
@@ -43,15 +43,6 @@ class ImportedRuns:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    def earlier_request(self, token_id: str, key: str, body_hash: str) -> str | None:
-        """The run that a request with this key made before, if any.
-
-        Raises:
-            IdempotencyError: the key came with another body then.
-        """
-        with reading(self._engine) as connection:
-            return earlier_request(connection, token_id, key, body_hash)
 
     def check(self, run_id: str) -> None:
         """Raise unless a run takes further imported predictions.

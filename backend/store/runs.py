@@ -44,6 +44,7 @@ from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.states import waiting as is_waiting
 from backend.store.submitting import (
     demand_room,
+    find_earlier,
     insert_row,
     model_label,
     queue_once,
@@ -134,6 +135,14 @@ class Runs:
             cloned_from=cloned_from,
             request_id=request_id,
         )
+
+    def earlier_request(self, token_id: str, key: str | None, body_hash: str) -> str | None:
+        """The run, or the evaluation job, that a request with this key made before, if any.
+
+        Raises:
+            IdempotencyError: the key came with another body then.
+        """
+        return find_earlier(self._engine, token_id, key, body_hash)
 
     def request_cancel(self, run_id: str) -> RunDetail:
         """Cancel a run: at once while it waits, else by its worker. Repeatable; ended runs stay.

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from backend.models import Run, RunTag, Sweep
-from backend.store.engine import writing
+from backend.store.engine import reading, writing
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
 from backend.store.fairness import Quotas
 from backend.store.states import waiting
@@ -55,6 +55,23 @@ def at_most_once(
             if idempotency_key is None:
                 raise
     raise ConflictError(f"the idempotency key {idempotency_key!r} is being used right now.")
+
+
+def find_earlier(
+    engine: Engine,
+    token_id: str,
+    key: str | None,
+    body_hash: str,
+    table: type[Run] | type[Sweep] = Run,
+) -> str | None:
+    """As `earlier_request`, in a transaction of its own; None without a key.
+
+    To be asked before a request is looked at: what it names may have gone since.
+    """
+    if key is None:
+        return None
+    with reading(engine) as connection:
+        return earlier_request(connection, token_id, key, body_hash, table)
 
 
 def earlier_request(

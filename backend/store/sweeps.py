@@ -33,7 +33,7 @@ from backend.store.fairness import Quotas
 from backend.store.outbox import ring
 from backend.store.runs import queue_run
 from backend.store.states import add_state_event
-from backend.store.submitting import at_most_once, demand_room, new_id
+from backend.store.submitting import at_most_once, demand_room, find_earlier, new_id
 from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.sweep import SweepSpec
@@ -138,6 +138,14 @@ class Sweeps:
             body_hash=body_hash,
             table=SweepRow,
         )
+
+    def earlier_request(self, token_id: str, key: str | None, body_hash: str) -> str | None:
+        """The sweep that a request with this key made before, if any.
+
+        Raises:
+            IdempotencyError: the key came with another body then.
+        """
+        return find_earlier(self._engine, token_id, key, body_hash, SweepRow)
 
     def get(self, sweep_id: str) -> StoredSweep:
         """One sweep.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,6 +29,7 @@ from calift_core.data.sources import (
     state_of,
 )
 from calift_core.errors import DataError, reason_of
+from calift_core.files import parse_json
 
 
 def open_table(files: Sequence[Path]) -> pa.Table:
@@ -58,7 +58,7 @@ def open_table(files: Sequence[Path]) -> pa.Table:
 def features_of(table: pa.Table) -> Mapping[str, Mapping[str, Any]]:
     """Column → what `datasets` says of it: `_type`, and `names` of a `ClassLabel`."""
     try:
-        said = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        said = parse_json((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
         return {}
     return {

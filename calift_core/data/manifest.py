@@ -6,7 +6,6 @@ Columns are `path` and `label`, and `split`, `domain` and `group` where the tabl
 from __future__ import annotations
 
 import csv
-import json
 import os
 import posixpath
 from array import array
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from calift_core.data.listing import EXTENSIONS, PARTS, Budget, part_named
 from calift_core.data.names import Names
 from calift_core.errors import DataError, DataUnavailableError, reason_of
+from calift_core.files import parse_json
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 #: Up to this share of a manifest's images may be missing. They are named and left out.
@@ -161,7 +161,7 @@ def _json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise DataError(f"{file.name}, line {number} is no JSON: {error}") from None
             if not isinstance(row, dict):

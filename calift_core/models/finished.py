@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import CheckpointError, ModelError, SpecError
+from calift_core.files import parse_json
 from calift_core.models.clip import Clip, Made
 from calift_core.models.hub import FOLDER_PREFIX
 from calift_core.models.loading import (
@@ -57,11 +57,11 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     exported, checkpoint = is_exported(folder), folder / "checkpoint"
     try:
         if exported:
-            described = json.loads((folder / EXPORT_NAME).read_text(encoding="utf-8"))
+            described = parse_json((folder / EXPORT_NAME).read_text(encoding="utf-8"))
             description = described["model"]
             tensors = load_file(folder / EXPORTED_HEAD)
         else:
-            description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
+            description = parse_json((checkpoint / "model.json").read_text(encoding="utf-8"))
             tensors = load_file(checkpoint / "classifier.safetensors")
         if description["format"] == 1:
             description = _from_format_1(description)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import ModelError, ModelUnavailableError, UnknownNameError, reason_of
-from calift_core.files import sha256_file
+from calift_core.files import parse_json, sha256_file
 from calift_core.home import models_dir
 from calift_core.installed import pip_install
 from calift_core.models.clip import Clip, Made, Tokenizer
@@ -269,7 +269,7 @@ def tiny_weights(pretrained: str, *, models: Path | None = None) -> Path:
 def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """`model_cfg` and `preprocess_cfg` of an open_clip config; the former may stand alone."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelUnavailableError(
             f"cannot read the model config {str(path)!r}: {error}"

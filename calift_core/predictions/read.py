@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from calift_core.calibration import SampleScores, score_samples, softmax
 from calift_core.calibration.bins import check_labels, check_temperature
 from calift_core.calibration.scores import rescore
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError, UnpairedError
-from calift_core.files import storage_error
+from calift_core.files import parse_json, storage_error
 from calift_core.predictions.decoded import keeping, mapped
 from calift_core.predictions.types import (
     CELLS_AT_ONCE,
@@ -70,7 +69,7 @@ def _metadata(parquet: pq.ParquetFile) -> PredictionsMetadata:
             f"without it (columns {', '.join(schema.names[:8])})"
         )
     try:
-        stored = json.loads(raw)
+        stored = parse_json(raw)
     except ValueError as error:
         raise PredictionsError(f"calift metadata must be JSON, got: {error}") from error
     if not isinstance(stored, dict):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calift_core.errors import NotFoundError, PredictionsError
-from calift_core.files import atomic_write_bytes, storage_error
+from calift_core.files import atomic_write_bytes, parse_json, storage_error
 from calift_core.predictions.types import Strings
 
 #: Name of the file in a finished model's folder.
@@ -107,7 +107,7 @@ def _read(
 ) -> tuple[dict[str, Any], npt.NDArray[np.int64], npt.NDArray[Any]]:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
+            about = parse_json(file["about"].tobytes())
             labels = file["labels"].astype(np.int64)
             features = file["features"] if with_features else np.empty((0, 0), np.float16)
         ids, known = about["ids"], isinstance(about["dataset"], str)

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from calift_core.errors import SpecError, UnknownNameError
+from calift_core.files import TOO_DEEP, check_depth
 from calift_core.schema.base import Frozen
 from calift_core.schema.methods import METHOD_SPECS, Adapt, LinearProbe, MethodSpec, Pretrain
 from calift_core.schema.suggest import unknown_field
@@ -918,9 +919,13 @@ def read_document(text: str, what: str) -> Any:
         SpecError: it is neither.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        return check_depth(yaml.load(text, Loader=_Loader))  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
         raise SpecError(f"{what} is neither YAML nor JSON: {error}") from error
+    except RecursionError:
+        raise SpecError(f"{what}: {TOO_DEEP}") from None
+    except ValueError as error:
+        raise SpecError(f"{what}: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -9,7 +9,6 @@ initial/                                              the initial model, of two 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calift_core.calibration import Calibrator
 from calift_core.errors import CheckpointError
-from calift_core.files import sha256_file
+from calift_core.files import parse_json, sha256_file
 from calift_core.models.finished import EXPORT_NAME, EXPORTED_HEAD, EXPORTED_WEIGHTS
 from calift_core.shipping.beside import CONFIG_NAME
 from calift_core.shipping.choosing import Choice
@@ -106,7 +105,7 @@ def read_exported(folder: Path, *, verify: bool = True) -> Exported:
     """
     path = folder / EXPORT_NAME
     try:
-        exported = Exported.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        exported = Exported.model_validate(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise CheckpointError(f"{str(folder)!r} holds no exported model ({EXPORT_NAME})") from None
     except (OSError, ValueError, ValidationError) as error:

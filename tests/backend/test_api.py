@@ -390,7 +390,24 @@ def test_problem__too_many_requests(make_settings: Any, sqlite_url: str) -> None
         problem(refused[0], 429, "RATE_LIMITED")
         assert int(refused[0].headers["retry-after"]) >= 1
         # Another caller has a bucket of its own.
-        assert caller.get("/api/v1/health", headers={"Authorization": ""}).status_code == 200
+        for _ in range(10):
+            assert caller.get("/api/v1/methods", headers={"Authorization": ""}).status_code == 401
+        assert caller.get("/api/v1/methods", headers={"Authorization": ""}).status_code == 429
+
+
+def test_problem__no_rate_holds_for_probes(make_settings: Any, sqlite_url: str) -> None:
+    """A container whose health check got six 429s was ended."""
+    settings = make_settings(database_url=sqlite_url, requests_per_minute=40)
+    with TestClient(
+        create_app(settings, housekeeping=False), base_url="http://127.0.0.1"
+    ) as caller:
+        while caller.get("/api/v1/methods").status_code != 429:
+            pass  # a stranger from the same address
+        for path in ("/api/v1/health", "/api/v1/readyz"):
+            for method in ("GET", "HEAD"):
+                assert {caller.request(method, path).status_code for _ in range(15)} == {200}
+            assert caller.get(path, headers={"Host": "evil.example"}).status_code == 400
+            assert caller.post(path, json={}).status_code in (401, 429)
 
 
 def test_problem__queue_cap(make_settings: Any, sqlite_url: str) -> None:

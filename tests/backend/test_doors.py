@@ -79,6 +79,59 @@ def test_token__days_must_be_positive_and_finite(
     assert capsys.readouterr().out == ""
 
 
+def nested(levels: int) -> Any:
+    value: Any = 0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("levels", [100, 500])
+@pytest.mark.parametrize(
+    ("path", "body", "place"),
+    [
+        ("runs/{id}/clone", lambda deep: {"changes": {"notes": deep}}, "#/changes"),
+        ("runs", lambda deep: SPEC | {"notes": deep}, "#"),
+        ("runs", lambda deep: {"spec": SPEC | {"notes": deep}}, "#"),
+        ("runs/validate", lambda deep: {"spec": {"method": deep}}, "#"),
+        ("sweeps", lambda deep: {"name": "s", "base": {"method": deep}}, "#"),
+        ("sweeps/validate", lambda deep: {"values": {"train.lr": deep}}, "#"),
+        ("evaluations", lambda deep: {"runs": deep}, "#/runs"),
+    ],
+)
+def test_body__that_nests_deep_is_422(
+    api: TestClient, path: str, body: Any, place: str, levels: int
+) -> None:
+    run_id = submit(api)["id"]
+    response = api.post(f"/api/v1/{path.format(id=run_id)}", json=body(nested(levels)))
+    found = problem(response, 422, "INVALID_REQUEST")
+    assert found.errors[0]["pointer"].startswith(place)
+
+
+def test_body__that_nests_without_end_is_400(api: TestClient) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    for path in ("runs", "sweeps", "evaluations"):
+        response = api.post(
+            f"/api/v1/{path}",
+            content=f'{{"spec": {deep}}}',
+            headers={"Content-Type": "application/json"},
+        )
+        problem(response, 400, "BAD_JSON")
+
+
+def test_clone__is_replayed_after_its_source_has_gone(api: TestClient) -> None:
+    source, key = submit(api)["id"], {"Idempotency-Key": "once"}
+    first = api.post(f"/api/v1/runs/{source}/clone", json={"name": "mine"}, headers=key)
+    assert first.status_code == 202
+    assert api.post(f"/api/v1/runs/{source}/cancel").status_code == 202
+    assert api.delete(f"/api/v1/runs/{source}").status_code == 204
+    again = api.post(f"/api/v1/runs/{source}/clone", json={"name": "mine"}, headers=key)
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+    other = api.post(f"/api/v1/runs/{source}/clone", json={"name": "other"}, headers=key)
+    problem(other, 409, "IDEMPOTENCY_KEY_REUSED")
+    problem(api.post(f"/api/v1/runs/{source}/clone", json={"name": "mine"}), 404, "NOT_FOUND")
+
+
 # ------------------------------------------------------------------------------- addresses
 
 

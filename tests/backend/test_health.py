@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +39,7 @@ def test_ready__when_everything_answers(stranger: TestClient) -> None:
     assert response.status_code == 200, response.text
     assert response.json() == {
         "status": "ready",
-        "checks": ["database", "schema", "broker", "artifacts"],
+        "checks": ["database", "schema", "broker", "artifacts", "disk"],
     }
     assert stranger.head("/api/v1/readyz").status_code == 200
 
@@ -90,6 +92,31 @@ def test_ready__not_without_the_artifact_store(
     assert set(lacking(response)) == {"artifacts"}
     assert str(settings.home) not in response.text
     settings.artifacts_dir.unlink()
+    assert stranger.get("/api/v1/readyz").status_code == 200
+
+
+def test_ready__not_with_less_room_than_is_to_stay_free(
+    make_settings: Any, sqlite_url: str
+) -> None:
+    settings = make_settings(database_url=sqlite_url, free_space_floor_bytes=1 << 60)
+    with TestClient(
+        create_app(settings, housekeeping=False), base_url="http://127.0.0.1"
+    ) as caller:
+        response = caller.get("/api/v1/readyz")
+        assert lacking(response) == {"disk": "the disk has no room."}
+        assert str(settings.home) not in response.text
+        assert caller.get("/api/v1/health").status_code == 200
+
+
+def test_ready__not_where_nothing_can_be_written(
+    stranger: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backend.storage._try_to_write", refuse)
+        assert set(lacking(stranger.get("/api/v1/readyz"))) == {"disk"}
     assert stranger.get("/api/v1/readyz").status_code == 200
 
 

@@ -17,6 +17,7 @@ from backend.store.engine import writing
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.sweep import parse_sweep
 from calift_core.schema.wire.operations import ViewSave
+from tests.backend.test_api import problem
 from tests.conftest import spec_of
 
 SPEC = {"name": "a run", "method": {"kind": "carot"}}
@@ -82,6 +83,40 @@ def test_owner__of_a_clone_is_who_cloned(
     cloned = api.post(f"/api/v1/runs/{run_id}/clone", json={}, headers=people["bob"])
     assert cloned.status_code == 202, cloned.text
     assert cloned.json()["owner"] == "bob"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("runs", {"spec": SPEC}),
+        ("evaluations", {"runs": ["0123456789ab"], "shifts": {"art": "folder:/art"}}),
+        ("sweeps", {"name": "s", "base": SPEC, "methods": ["flyp"]}),
+    ],
+)
+def test_priority__above_0_is_an_admins(
+    api: TestClient, people: dict[str, dict[str, str]], path: str, body: dict[str, Any]
+) -> None:
+    """Else everybody's runs would come first."""
+    for priority in (1, 10):
+        answer = api.post(
+            f"/api/v1/{path}", json=body | {"priority": priority}, headers=people["ann"]
+        )
+        found = problem(answer, 403, "FORBIDDEN")
+        assert f"got priority {priority} and scope submit" in found.detail
+    for who, priority in (("ann", 0), ("ann", -10), ("an admin", 10)):
+        answer = api.post(
+            f"/api/v1/{path}", json=body | {"priority": priority}, headers=people[who]
+        )
+        assert answer.status_code == (422 if path == "evaluations" else 202), answer.text
+
+
+def test_priority__of_a_clone_is_one_that_its_owner_may_have(
+    api: TestClient, people: dict[str, dict[str, str]]
+) -> None:
+    for given, who, expected in ((5, "ann", 0), (-5, "ann", -5), (5, "an admin", 5)):
+        run_id = api.post("/api/v1/runs", json={"spec": SPEC, "priority": given}).json()["id"]
+        cloned = api.post(f"/api/v1/runs/{run_id}/clone", json={}, headers=people[who])
+        assert cloned.json()["priority"] == expected
 
 
 class Belongings:

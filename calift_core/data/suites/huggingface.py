@@ -7,7 +7,6 @@ the cache lacks alone (`fetch_dataset`, by a run and never by a dry run).
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError, DataUnavailableError, SpecError, reason_of
+from calift_core.files import parse_json
 from calift_core.installed import install_extra
 
 _DICT, _INFO, _STATE = "dataset_dict.json", "dataset_info.json", "state.json"
@@ -356,7 +356,7 @@ def _splits(path: Path, config: str) -> dict[str, tuple[Path, ...]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{str(path)!r} cannot be read: {reason_of(error)}") from None
     if not isinstance(found, dict):

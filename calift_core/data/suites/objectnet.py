@@ -5,13 +5,13 @@ Barbu et al. 2019, "ObjectNet: A large-scale bias-controlled dataset".
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from calift_core.errors import DataError, DataUnavailableError, reason_of
+from calift_core.files import parse_json
 
 #: Files of ObjectNet's `mappings/` folder that say which of ImageNet's classes it has.
 OBJECTNET_MAPPINGS = (
@@ -113,7 +113,7 @@ def _read(path: Path) -> str:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(_read(path))
+        found = parse_json(_read(path))
     except ValueError as error:
         raise DataError(f"{str(path)!r} is not JSON: {reason_of(error)}") from None
     if not isinstance(found, dict):

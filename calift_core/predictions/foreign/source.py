@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from calift_core.errors import PredictionsError
+from calift_core.files import parse_json
 
 #: Bytes of one file's arrays once unpacked: 50,000 × 1,000 in float64 take 400 MB.
 MAX_BYTES = 1 << 30
@@ -74,7 +74,7 @@ def json_of(path: Path, text: str) -> dict[str, Any]:
         PredictionsError: they are not a JSON object.
     """
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError as error:
         raise PredictionsError(f"calift metadata of {path} must be JSON, got: {error}") from error
     if not isinstance(found, dict):

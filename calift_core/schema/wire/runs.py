@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from calift_core.schema.base import Frozen
+from calift_core.schema.base import Frozen, JsonObject
 from calift_core.schema.report import Summary
 
 #: `LOST` was never written: it stays because scripts may ask for the published list of phases, and
@@ -47,7 +47,7 @@ SortKey = Literal[
 class RunSubmit(Frozen):
     """A run to be queued. `spec` is a RunSpec; it is validated before anything is stored."""
 
-    spec: dict[str, Any]
+    spec: JsonObject
     priority: int = Field(default=0, ge=-10, le=10)
     max_attempts: int = Field(default=3, ge=1, le=20)
 
@@ -65,7 +65,7 @@ class RunClone(Frozen):
     """Changes to the copied spec, merged key by key (RFC 7396 merge patch)."""
 
     name: str | None = Field(default=None, min_length=1, max_length=120)
-    changes: dict[str, Any] = Field(default_factory=dict)
+    changes: JsonObject = Field(default_factory=dict)
 
 
 class Progress(Frozen):

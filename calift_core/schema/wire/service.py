@@ -56,7 +56,7 @@ class Ready(Frozen):
     """What was looked at, and answered."""
 
     status: Literal["ready"] = "ready"
-    checks: list[Literal["database", "schema", "broker", "artifacts"]]
+    checks: list[Literal["database", "schema", "broker", "artifacts", "disk"]]
 
 
 class MethodInfo(Frozen):

@@ -214,6 +214,14 @@ def test_load_spec__says_which_file_and_what_is_wrong(tmp_path: Path) -> None:
     broken.write_text("name: [")
     with pytest.raises(SpecError, match="neither YAML nor JSON"):
         load_spec(broken)
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(SpecError, match=r"deep.json.*at most 64 levels deep"):
+        load_spec(deep)
+    impossible = tmp_path / "date.yaml"
+    impossible.write_text("name: 2026-99-99")
+    with pytest.raises(SpecError, match=r"date.yaml.*month must be in"):
+        load_spec(impossible)
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match="cannot read"):

@@ -1,4 +1,7 @@
-"""Whether this machine can store what runs make. A worker that cannot takes no run."""
+"""Whether this machine can store what runs make.
+
+A worker that cannot takes no run, and an API that cannot is not ready.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ _MIB = 1 << 20
 
 
 class Storage:
-    """Looks at the folders that a worker writes to.
+    """Looks at the folders that a process writes to.
 
     Args:
-        floors: folder → bytes that must be free on its device for the worker to take a run.
+        floors: folder → bytes that must be free on its device.
         probe: raises a CaliftError while the artifact store takes nothing.
     """
 
