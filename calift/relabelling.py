@@ -65,8 +65,8 @@ def doubtful(
 
 
 def _write(found: list[Suspect], path: Path) -> None:
-    from calift_core.csv_cells import mark
     from calift_core.files import atomic_path
+    from calift_core.untrusted import mark_formula
 
     columns = ("sample", "label", "suggested", "own_probability", "probability", "dataset")
     samples = [one.sample for one in found]
@@ -75,7 +75,7 @@ def _write(found: list[Suspect], path: Path) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows([mark(getattr(one, name)) for name in columns] for one in found)
+        writer.writerows([mark_formula(getattr(one, name)) for name in columns] for one in found)
 
 
 def relabel(

@@ -1,4 +1,4 @@
-"""Files that are either the old version or the new one, never something between; locks; JSON."""
+"""Files that are either the old version or the new one, never something between; and locks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -19,48 +18,8 @@ from calift_core.errors import DiskFullError, StorageError
 #: Bytes that must be free where a run is to start: less is certain not to hold its checkpoints.
 FREE_SPACE_FLOOR = 256 * 2**20
 
-#: How deep lists and mappings that somebody brings may nest; what calift writes has ten levels.
-MAX_DEPTH = 64
-_NESTS = (Mapping, list, tuple)
-TOO_DEEP = f"lists and mappings nest at most {MAX_DEPTH} levels deep"
-
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FOLDER_SYNC_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
-
-_Value = TypeVar("_Value")
-
-
-def check_depth(value: _Value) -> _Value:
-    """Return a decoded document unless it nests deeper than functions may that walk through it.
-
-    Raises:
-        ValueError: it has more than `MAX_DEPTH` levels, or holds itself.
-    """
-    level: list[Any] = [value] if isinstance(value, _NESTS) else []
-    for _ in range(MAX_DEPTH):
-        # By identity: a YAML document may hold one mapping in many places.
-        inner = {
-            id(v): v
-            for nest in level
-            for v in (nest.values() if isinstance(nest, Mapping) else nest)
-            if isinstance(v, _NESTS)
-        }
-        level = list(inner.values())
-    if level:
-        raise ValueError(TOO_DEEP)
-    return value
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Decode JSON that somebody brings.
-
-    Raises:
-        ValueError: it is no JSON, or nests too deep.
-    """
-    try:
-        return check_depth(json.loads(text))
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
 
 
 def storage_error(error: OSError, path: str | os.PathLike[str], action: str) -> StorageError:

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from calift_core.csv_cells import mark
+from calift_core.untrusted import mark_formula
 from frontend import text
 
 Row = Mapping[str, Any]
@@ -143,7 +143,7 @@ def to_json(table: Table) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, text.Mark):
         return value.word
-    return "" if value is None else mark(value)
+    return "" if value is None else mark_formula(value)
 
 
 def to_markdown(table: Table) -> str:

@@ -29,7 +29,7 @@ from calift_core.data.sources import (
     state_of,
 )
 from calift_core.errors import DataError, reason_of
-from calift_core.files import parse_json
+from calift_core.untrusted import parse_json
 
 
 def open_table(files: Sequence[Path]) -> pa.Table:

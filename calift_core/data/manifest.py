@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from calift_core.data.listing import EXTENSIONS, PARTS, Budget, part_named
 from calift_core.data.names import Names
 from calift_core.errors import DataError, DataUnavailableError, reason_of
-from calift_core.files import parse_json
+from calift_core.untrusted import parse_json
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 #: Up to this share of a manifest's images may be missing. They are named and left out.

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from calift_core.csv_cells import unmark
 from calift_core.data.images import ImageSet
 from calift_core.data.manifest import read_manifest
 from calift_core.data.matching import plain_form
@@ -18,6 +17,7 @@ from calift_core.data.suites import named_suite, parse_suite_id
 from calift_core.errors import DataError, SpecError
 from calift_core.files import atomic_path
 from calift_core.schema.spec import SuiteSpec
+from calift_core.untrusted import unmark_formula
 
 _COLUMNS = ("path", "label", "split", "domain", "group")
 
@@ -63,7 +63,9 @@ def read_corrections(path: Path) -> list[Correction]:
                     f"{', '.join(have) or 'none'}"
                 )
             rows = [
-                Correction(*(unmark(row.get(n) or "") for n in ("sample", "label", "suggested")))
+                Correction(
+                    *(unmark_formula(row.get(n) or "") for n in ("sample", "label", "suggested"))
+                )
                 for row in reader
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

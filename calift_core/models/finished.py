@@ -12,7 +12,6 @@ from torch import Tensor
 
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import CheckpointError, ModelError, SpecError
-from calift_core.files import parse_json
 from calift_core.models.clip import Clip, Made
 from calift_core.models.hub import FOLDER_PREFIX
 from calift_core.models.loading import (
@@ -22,6 +21,7 @@ from calift_core.models.loading import (
     resolve,
     tokenizer_of,
 )
+from calift_core.untrusted import parse_json
 
 #: In an exported folder: what open_clip reads, and what calift adds to it.
 EXPORT_NAME = "calift.json"

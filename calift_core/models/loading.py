@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import ModelError, ModelUnavailableError, UnknownNameError, reason_of
-from calift_core.files import parse_json, sha256_file
+from calift_core.files import sha256_file
 from calift_core.home import models_dir
 from calift_core.installed import pip_install
 from calift_core.models.clip import Clip, Made, Tokenizer
@@ -47,6 +47,7 @@ from calift_core.models.hub import (
     weights_of,
 )
 from calift_core.packaged import packaged
+from calift_core.untrusted import parse_json
 
 TINY = "calift-tiny"
 TINY_CONFIG = Path(__file__).with_name("calift_tiny.json")

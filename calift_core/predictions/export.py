@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from calift_core.csv_cells import mark
 from calift_core.errors import SpecError
 from calift_core.files import atomic_path
 from calift_core.predictions.read import read_metadata, read_predictions, read_top_k
 from calift_core.predictions.types import Predictions, Strings
 from calift_core.predictions.write import write_predictions
+from calift_core.untrusted import mark_formula
 
 #: A string in JSON.
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -92,4 +92,4 @@ def _write_csv(path: Path, predictions: Predictions) -> None:
 
 
 def _marked(texts: Strings) -> list[str]:
-    return [mark(one) for one in texts.tolist()]
+    return [mark_formula(one) for one in texts.tolist()]

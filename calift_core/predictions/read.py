@@ -19,7 +19,7 @@ from calift_core.calibration import SampleScores, score_samples, softmax
 from calift_core.calibration.bins import check_labels, check_temperature
 from calift_core.calibration.scores import rescore
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError, UnpairedError
-from calift_core.files import parse_json, storage_error
+from calift_core.files import storage_error
 from calift_core.predictions.decoded import keeping, mapped
 from calift_core.predictions.types import (
     CELLS_AT_ONCE,
@@ -33,6 +33,7 @@ from calift_core.predictions.types import (
     TopKPredictions,
     check_unique,
 )
+from calift_core.untrusted import parse_json
 
 #: Cells of a file whose decoded logits are kept for the next temperature.
 _WORTH_KEEPING = 4_000_000

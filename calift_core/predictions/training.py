@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from calift_core.errors import NotFoundError, PredictionsError
-from calift_core.files import atomic_write_bytes, parse_json, storage_error
+from calift_core.files import atomic_write_bytes, storage_error
 from calift_core.predictions.types import Strings
+from calift_core.untrusted import parse_json
 
 #: Name of the file in a finished model's folder.
 TRAINING_IMAGES = "training_images.npz"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from calift_core.files import check_depth
+from calift_core.untrusted import check_depth
 
 #: An object whose fields are checked elsewhere, and which nests no deeper than that can follow.
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_depth)]

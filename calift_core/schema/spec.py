@@ -26,10 +26,10 @@ from pydantic import (
 )
 
 from calift_core.errors import SpecError, UnknownNameError
-from calift_core.files import TOO_DEEP, check_depth
 from calift_core.schema.base import Frozen
 from calift_core.schema.methods import METHOD_SPECS, Adapt, LinearProbe, MethodSpec, Pretrain
 from calift_core.schema.suggest import unknown_field
+from calift_core.untrusted import TOO_DEEP, check_depth
 
 #: Suites that `calift-tiny` has weights for by their name, the embedded default first.
 TINY_SUITES = ("typefaces", "fashion-mnist")

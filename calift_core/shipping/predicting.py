@@ -16,12 +16,12 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.csv_cells import mark
 from calift_core.data.listing import EXTENSIONS, UNREAD_PICTURES, LeftOut, images_below
 from calift_core.data.manifest import SUFFIXES, read_manifest
 from calift_core.errors import DataError, InterruptedRunError, UnreadableImageError
 from calift_core.files import atomic_path
 from calift_core.shipping.classifier import BATCH_SIZE, Answers, CalibratedClassifier
+from calift_core.untrusted import mark_formula
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 Row = dict[str, Any]
@@ -241,7 +241,7 @@ def _cell(value: Any) -> Any:
     return (
         " ".join(json.dumps(v, ensure_ascii=False) for v in value)
         if isinstance(value, list)
-        else mark(value)
+        else mark_formula(value)
     )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from calift_core.csv_cells import mark
 from calift_core.errors import CaliftError
 from calift_core.schema.wire.results import DoubtfulLabels, Evaluation, LabelCorrection
+from calift_core.untrusted import mark_formula
 from frontend import api, text
 
 #: What stands for an image that is of no class.
@@ -121,6 +121,7 @@ def listed(corrections: Sequence[LabelCorrection]) -> str:
     writer = csv.writer(file)
     writer.writerow(("sample", "label", "suggested"))
     writer.writerows(
-        (mark(one.sample), mark(one.label), mark(one.suggested)) for one in corrections
+        (mark_formula(one.sample), mark_formula(one.label), mark_formula(one.suggested))
+        for one in corrections
     )
     return file.getvalue()

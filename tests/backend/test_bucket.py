@@ -284,7 +284,7 @@ def test_store__that_fails_now_and_then_is_asked_again(
 def test_store__that_is_away_is_a_sentence_and_a_worker_takes_no_run(
     make: Callable[..., BucketStore], tmp_path: Path
 ) -> None:
-    from worker.storage import Storage
+    from backend.storage import Storage
 
     store = make()
     storage = Storage({tmp_path: 0}, probe=store.probe)

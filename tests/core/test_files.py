@@ -14,15 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calift_core.errors import DiskFullError, StorageError
-from calift_core.files import (
-    MAX_DEPTH,
-    atomic_path,
-    atomic_write_bytes,
-    atomic_write_json,
-    check_depth,
-    parse_json,
-    sha256_file,
-)
+from calift_core.files import atomic_path, atomic_write_bytes, atomic_write_json, sha256_file
 
 
 def names(folder: Path) -> list[str]:
@@ -156,24 +148,3 @@ def test_atomic_write_json__what_is_not_json_writes_nothing(
 def test_sha256_file__a_missing_file_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot read"):
         sha256_file(tmp_path / "absent")
-
-
-def test_parse_json__nests_as_deep_as_may_be_and_no_deeper() -> None:
-    for begin, end in (("[", "]"), ('{"a":', "}")):
-        deepest = begin * MAX_DEPTH + "1" + end * MAX_DEPTH
-        assert parse_json(deepest) == json.loads(deepest)
-        for more in (1, 500, 100_000):
-            text = begin * more + deepest + end * more
-            with pytest.raises(ValueError, match="at most 64 levels deep"):
-                parse_json(text)
-
-
-def test_check_depth__of_what_holds_itself_or_one_thing_in_many_places() -> None:
-    loop: list[object] = []
-    loop.append(loop)
-    with pytest.raises(ValueError, match="levels deep"):
-        check_depth(loop)
-    shared: object = 1
-    for _ in range(MAX_DEPTH):
-        shared = [shared, shared]  # 2^64 places
-    assert check_depth(shared) is shared

@@ -26,8 +26,8 @@ from calift_core.data.matching import demand_every_class, match_classes
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError, DataUnavailableError, SpecError, reason_of
-from calift_core.files import parse_json
 from calift_core.installed import install_extra
+from calift_core.untrusted import parse_json
 
 _DICT, _INFO, _STATE = "dataset_dict.json", "dataset_info.json", "state.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from calift_core.errors import DataError, DataUnavailableError, reason_of
-from calift_core.files import parse_json
+from calift_core.untrusted import parse_json
 
 #: Files of ObjectNet's `mappings/` folder that say which of ImageNet's classes it has.
 OBJECTNET_MAPPINGS = (

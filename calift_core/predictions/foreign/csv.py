@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from calift_core.csv_cells import unmark
 from calift_core.errors import PredictionsError
 from calift_core.predictions.foreign.source import HEADER_BYTES, ForeignSource, json_of, too_large
 from calift_core.predictions.foreign.table import find_columns, from_table
+from calift_core.untrusted import unmark_formula
 
 
 def read_csv(path: Path, max_bytes: int) -> ForeignSource:
@@ -52,7 +52,7 @@ def read_csv(path: Path, max_bytes: int) -> ForeignSource:
     if described is not None:  # we wrote it
         for texts in (source.ids, source.clusters):
             if texts is not None and texts.dtype.kind == "U":
-                texts[:] = [unmark(one) for one in texts.tolist()]
+                texts[:] = [unmark_formula(one) for one in texts.tolist()]
     return source
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from calift_core.errors import PredictionsError
-from calift_core.files import parse_json
+from calift_core.untrusted import parse_json
 
 #: Bytes of one file's arrays once unpacked: 50,000 × 1,000 in float64 take 400 MB.
 MAX_BYTES = 1 << 30
