@@ -344,7 +344,7 @@ def test_clip__a_copy_has_its_own_weights_and_the_mode_of_the_first(vit: Clip) -
             "open_clip cannot build this config.*widht",
         ),
     ],
-    ids=["torn", "list", "half", "typing mistake"],
+    ids=["torn", "deep", "list", "half", "typing mistake"],
 )
 def test_load_clip__refuses_a_config_and_says_why(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "model.json"
