@@ -21,7 +21,7 @@ from calift_core.data.counting import SuiteCounts
 from calift_core.data.listing import Budget
 from calift_core.data.suites import parse_suite_id
 from calift_core.data.suites.huggingface import hub_name_of, is_cached
-from calift_core.data.workload import Pace, count_images
+from calift_core.data.workload import Pace, Workload, count_images
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.methods import MethodBase, ModelStock
@@ -260,7 +260,7 @@ class Submission:
         prefix: str = "#/spec",
         *,
         counts: SuiteCounts | None = None,
-        pace: Callable[[RunSpec], Pace | None] | None = None,
+        pace: Callable[[RunSpec, Workload], Pace | None] | None = None,
     ) -> Validation:
         """What a valid spec lacks here, and what it will cost.
 
@@ -291,7 +291,7 @@ class Submission:
             missing=missing,
             blocking=blocking,
             warnings=list(work.warnings),
-            estimate=work.estimate((pace or self._store.results.pace)(spec)).model_copy(
+            estimate=work.estimate((pace or self._store.results.pace)(spec, work)).model_copy(
                 update={"disk_bytes": self._store.results.disk_of(model_label(spec))}
             ),
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from statistics import median
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from backend.store.submitting import model_label
 from backend.store.sweeps import PAUSED_WITH_SWEEP, StoredSweep, SweepRun
 from backend.submission import Submission, check_text, scan_budget
 from calift_core.data.counting import SuiteCounts, count_suite
-from calift_core.data.workload import Pace
+from calift_core.data.workload import Pace, Workload
 from calift_core.errors import CaliftError, SpecError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.sweep import SweepSpec, sweep_problems
@@ -394,7 +394,7 @@ class _Looked:
         self.basis = ""
         self._counts: dict[str, SuiteCounts] = {}
         self._disk: dict[str, int | None] = {}
-        self._pace: dict[tuple[str, ...], Pace | None] = {}
+        self._pace: dict[tuple[Hashable, ...], Pace | None] = {}
 
     def counts(self, spec: RunSpec) -> SuiteCounts | None:
         """The images of a spec's suite; None where counting finds a fault, which is found again."""
@@ -412,15 +412,15 @@ class _Looked:
             self._disk[model] = self._store.results.disk_of(model)
         return self._disk[model]
 
-    def pace(self, spec: RunSpec) -> Pace | None:
+    def pace(self, spec: RunSpec, work: Workload) -> Pace | None:
         """How fast runs like this one were; see `recorded_pace` for what makes them alike."""
         train = spec.train
         key = (
             model_label(spec), spec.method.kind, train.device, train.precision,
-            train.confidence.model_dump_json(),
+            train.confidence.model_dump_json(), train.adapt, work.trained, work.predicted,
         )  # fmt: skip
         if key not in self._pace:
-            self._pace[key] = self._store.results.pace(spec)
+            self._pace[key] = self._store.results.pace(spec, work)
         return self._pace[key]
 
     @staticmethod

@@ -434,6 +434,7 @@ def _show_validation(spec: RunSpec, result: Validation) -> None:
         ("evaluated images", f"{e.evaluation_images:,}" if e.evaluation_images else None),
         ("for selection", f"{e.selection_images:,}" if e.selection_images else None),
         ("estimated time", duration_text(e.seconds) if e.seconds else None),
+        ("of that", ", ".join(f"{k} {duration_text(s)}" for k, s in e.phases.items()) or None),
         (
             "per 1,000 images",
             f"{duration_text(e.train_seconds_per_1000)} of training"

@@ -5,15 +5,15 @@ The form, the API and the command ask here, so that they say the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from calift_core.data.counting import SuiteCounts, count_suite
-from calift_core.data.listing import Budget, steps_per_epoch
+from calift_core.data.listing import Budget, corruption_plan, steps_per_epoch
 from calift_core.errors import CaliftError
-from calift_core.schema.spec import ConfidenceSpec, RunSpec
+from calift_core.schema.spec import ConfidenceSpec, RunSpec, parse_spec
 from calift_core.schema.wire.runs import Estimate
 
 #: TS-P: levels including the clean one, as published; images and bisections that find them.
@@ -32,11 +32,13 @@ class Pace:
         trained_per_s: images a second in training steps: forward, backward and update.
         predicted_per_s: images a second that a model predicts.
         basis: what the figures are of, as a part of a sentence.
+        fixed_s: what a run takes besides, whatever its size: starting and saving.
     """
 
     trained_per_s: float | None
     predicted_per_s: float | None
     basis: str
+    fixed_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Workload:
         evaluation_images: test, shifts and corruptions, once for each model that is judged.
         selection_images: ID validation and calibration, once for each model that is judged.
         other_images: predicted besides: at the ends of epochs, before the first step, noisy copies.
+        training_images: those of them that are predicted while the run trains.
         problems: pointer and sentence of what is here and cannot be used.
         warnings: sentences on what is valid and hardly meant.
     """
@@ -62,6 +65,7 @@ class Workload:
     evaluation_images: int | None = None
     selection_images: int | None = None
     other_images: int = 0
+    training_images: int = 0
     problems: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -75,20 +79,27 @@ class Workload:
         """Of the sentences in `missing`, those on data that no run downloads by itself."""
         return [item.message for item in self.counts.absent if not item.fetched]
 
-    def seconds(self, pace: Pace) -> float | None:
-        """Time of training and predicting; None where a part of it is unknown."""
+    @property
+    def predicted(self) -> int | None:
+        """Images that are predicted in all; None where some are unknown."""
         if self.evaluation_images is None or self.selection_images is None:
             return None
-        predicted = self.evaluation_images + self.selection_images + self.other_images
-        total = 0.0
-        for images, per_s in (
-            (self.trained, pace.trained_per_s),
-            (predicted, pace.predicted_per_s),
+        return self.evaluation_images + self.selection_images + self.other_images
+
+    def phases(self, pace: Pace) -> dict[str, float] | None:
+        """Seconds of each part of a run, in its order; None where a part is unknown."""
+        if self.predicted is None:
+            return None
+        found = {"start and saving": pace.fixed_s}
+        for name, images, per_s in (
+            ("training", self.trained, pace.trained_per_s),
+            ("evaluation", self.predicted, pace.predicted_per_s),
         ):
             if images and not per_s:
                 return None
-            total += images / per_s if per_s else 0.0
-        return total
+            if images and per_s:
+                found[name] = images / per_s
+        return found
 
     def estimate(self, pace: Pace | None = None, **more: Any) -> Estimate:
         """The cost in numbers, with the time if a pace is known.
@@ -97,9 +108,9 @@ class Workload:
             pace: of runs like this one.
             **more: other fields.
         """
-        seconds = None if pace is None else self.seconds(pace)
+        phases = None if pace is None else self.phases(pace)
         trained_per_s = None if pace is None or not self.trained else pace.trained_per_s
-        told = "" if pace is None or seconds is None else f"; time {pace.basis}"
+        told = "" if pace is None or phases is None else f"; time {pace.basis}"
         return Estimate(
             train_images=self.train_images,
             steps=self.steps,
@@ -108,7 +119,8 @@ class Workload:
             parts=dict(self.counts.parts),
             shifts=dict(self.counts.shifts),
             corrupted_images=self.counts.corrupted,
-            seconds=seconds,
+            seconds=None if phases is None else sum(phases.values()),
+            phases=phases or {},
             train_seconds_per_1000=1000 / trained_per_s if trained_per_s else None,
             basis=f"images: {self.counts.basis}{told}",
             **more,
@@ -133,7 +145,7 @@ def count_images(
     method, train = spec.method, spec.train
     n_validation = counts.parts.get("validation", 0)
     n_train = steps = None
-    trained = other = 0
+    trained = other = training = 0
     warnings = list(counts.warnings)
     if method.trains and counts.parts:
         part = "pretrain" if method.kind == "pretrain" else "train"
@@ -144,10 +156,10 @@ def count_images(
         steps = 0 if method.solved_at_once or n_train == 0 else train.epochs * per_epoch
         trained = steps * min(train.batch_size, n_train)
         if method.encodes_first:
-            other += n_train + (n_validation if method.solved_at_once else 0)
+            training += n_train + (n_validation if method.solved_at_once else 0)
         if steps and train.spectrum_every_epochs:
             watched = sum(min(train.watch_shifts, n or 0) for n in counts.shifts.values())
-            other += (n_validation + watched) * (train.epochs // train.spectrum_every_epochs)
+            training += (n_validation + watched) * (train.epochs // train.spectrum_every_epochs)
         if 0 < steps < FEW_STEPS:
             warnings.append(_few(steps, n_train, spec))
     if spec.evaluation.perturbed_calibration:
@@ -169,7 +181,8 @@ def count_images(
         trained=trained,
         evaluation_images=None if counts.evaluated is None else counts.evaluated * judged,
         selection_images=selection,
-        other_images=other,
+        other_images=training + other,
+        training_images=training,
         problems=tuple(problems),
         warnings=tuple(warnings),
     )
@@ -185,19 +198,27 @@ def _few(steps: int, n_train: int, spec: RunSpec) -> str:
     )
 
 
-def recorded_pace(reports: Iterable[Mapping[str, Any]], spec: RunSpec) -> Pace | None:
+def recorded_pace(
+    reports: Iterable[Mapping[str, Any]], spec: RunSpec, work: Workload
+) -> Pace | None:
     """The pace that finished runs tell, for a run like them.
 
     Predicting is as fast as in any run of the same model on the same kind of device; training, as
     in those of the same method with the same options of `train.confidence` and `train.adapt` too.
+    Of these the runs of like size count, else the one that is nearest in size: a short run spends
+    its time on what a long one hardly notices.
 
     Args:
-        reports: `report.json` of finished runs or the parts `spec`, `environment` and `speeds` of
-            it, the newest first.
+        reports: `report.json` of finished runs or the parts `spec`, `environment`, `data` and
+            `timings_s` of it, the newest first. `wall_s`, if it is there, is the run's whole time,
+            with what its process did not see: being started, and its files being stored.
         spec: the run to be. Where its device is `auto`, that of the newest run like it is taken.
+        work: what it has to do.
     """
     model = spec.model.model_dump(mode="json")
-    alike = [r for r in reports if r.get("speeds") and r["spec"].get("model") == model]
+    alike = [
+        r for r in reports if r.get("timings_s") and (r.get("spec") or {}).get("model") == model
+    ]
     if spec.train.precision != "auto":
         alike = [r for r in alike if r["environment"].get("precision") == spec.train.precision]
     if not alike:
@@ -205,21 +226,105 @@ def recorded_pace(reports: Iterable[Mapping[str, Any]], spec: RunSpec) -> Pace |
     kind = spec.train.device.partition(":")[0]
     if kind == "auto":
         kind = _device(alike[0])
-    alike = [r for r in alike if _device(r) == kind]
-    same = [r for r in alike if _trains_as(r, spec)]
-    trained = [r["speeds"]["training"] for r in same if r["speeds"].get("training")][:PACE_RUNS]
-    predicted = [r["speeds"]["evaluating"] for r in alike if r["speeds"].get("evaluating")]
-    predicted = predicted[:PACE_RUNS]
-    if not trained and not predicted:
+    done = [_Done.of(r) for r in alike if _device(r) == kind]
+    told = [one for one in done if one is not None]
+    predicted = _of_like_size(told, lambda one: one.predicted, work.predicted)
+    same = [one for one in told if one.trained_per_s and _trains_as(one.report, spec)]
+    trained = _of_like_size(same, lambda one: one.trained, work.trained)
+    if not predicted:
         return None
-    n = len(trained) if spec.method.trains else len(predicted)
+    chosen = trained if spec.method.trains else predicted
     of = f"{spec.model.name} with {spec.method.kind}" if spec.method.trains else spec.model.name
+    n = len(chosen)
     runs = f"of {n} finished runs" if n > 1 else "of a finished run"
+    basis = f"at the {'median ' if n > 1 else ''}pace {runs} of {of} on {kind}"
+    size = "trained" if spec.method.trains else "predicted"
     return Pace(
-        median(trained) if trained else None,
-        median(predicted) if predicted else None,
-        f"at the {'median ' if n > 1 else ''}pace {runs} of {of} on {kind}",
+        median(one.trained_per_s or 0.0 for one in trained) if trained else None,
+        median(one.predicted_per_s for one in predicted),
+        basis + _unlike([getattr(one, size) for one in chosen], getattr(work, size)),
+        fixed_s=median(one.fixed_s for one in trained or predicted),
     )
+
+
+#: Runs up to so many times larger or smaller are of like size.
+_LIKE_SIZE = 4.0
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What a finished run did, and how long each part of it took."""
+
+    report: Mapping[str, Any]
+    trained: int
+    predicted: int
+    trained_per_s: float | None
+    predicted_per_s: float
+    fixed_s: float
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> _Done | None:
+        """Read a report; None where it does not say what was done."""
+        try:
+            spec = parse_spec(report["spec"])
+            data, took = report["data"], report["timings_s"]
+            plan = corruption_plan(spec.suite.corruptions, ())
+            test = int(data["parts"]["test"])
+            counts = SuiteCounts(
+                data["parts"], data["shifts"], corruptions=len(plan),
+                per_corruption=min(test, spec.suite.corruptions.limit or test) if plan else 0,
+            )  # fmt: skip
+            whole_s = max(took["total_s"], report.get("wall_s") or 0.0)
+        except (CaliftError, KeyError, TypeError):
+            return None  # imported, or of another version
+        work = count_images(spec, counts=counts)
+        training_s = took.get("training_s", 0.0)
+        judging_s = sum(
+            took.get(part, 0.0) for part in ("merging_s", "evaluation_s", "training_features_s")
+        )
+        after = (work.predicted or 0) - work.training_images
+        if not after or judging_s <= 0:
+            return None
+        predicted_per_s = after / judging_s
+        # What was predicted at the ends of epochs is no training, and a toy's steps take some time.
+        steps_s = max(training_s - work.training_images / predicted_per_s, 0.1 * training_s)
+        if not work.trained:
+            steps_s = 0.0
+        return cls(
+            report,
+            work.trained,
+            work.predicted or 0,
+            work.trained / steps_s if steps_s else None,
+            predicted_per_s,
+            max(0.0, whole_s - steps_s - (work.predicted or 0) / predicted_per_s),
+        )
+
+
+def _of_like_size(
+    runs: Sequence[_Done], size: Callable[[_Done], int], wanted: int | None
+) -> list[_Done]:
+    """The newest runs of like size, at most `PACE_RUNS`; where there is none, the nearest in size.
+
+    Where it is not known how much there is to do, any of them.
+    """
+    if not wanted:
+        return list(runs[:PACE_RUNS])
+    known = [run for run in runs if size(run)]
+
+    def factor(run: _Done) -> float:
+        return max(size(run) / wanted, wanted / size(run))
+
+    alike = [run for run in known if factor(run) <= _LIKE_SIZE]
+    return alike[:PACE_RUNS] or sorted(known, key=factor)[:1]
+
+
+def _unlike(sizes: Sequence[int], wanted: int | None) -> str:
+    """How much smaller or larger the only runs are, where they are not of like size."""
+    size = median(sizes) if sizes else 0
+    if not wanted or not size or max(size / wanted, wanted / size) <= _LIKE_SIZE:
+        return ""
+    times, word = (wanted / size, "smaller") if size < wanted else (size / wanted, "larger")
+    return f", the nearest in size and still {times:,.0f} times {word}"
 
 
 def _device(report: Mapping[str, Any]) -> str:

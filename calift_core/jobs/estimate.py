@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +113,17 @@ def validate(
             errors += unreadable
         except CaliftError as error:
             errors.append({"pointer": "#/suite", "message": str(error)})
-    pace = recorded_pace(reports, spec)
+    pace = recorded_pace(reports, spec, work)
     estimate = work.estimate(pace)
+    began = time.monotonic()
     try:
         model = spec.model
         clip = load_clip(model.name, model.pretrained, weights=_weights_are_here(model))
         resolve_templates(spec.suite.templates)
         parameters = sum(p.numel() for p in clip.net.parameters())
         if measure and estimate.seconds is None:
-            pace = measure_pace(spec, clip, work)
+            loading_s = time.monotonic() - began
+            pace = replace(measure_pace(spec, clip, work), fixed_s=loading_s)
         estimate = work.estimate(pace, parameters=parameters)
     except CaliftError as error:
         pointer = "#/suite/templates" if "template" in error.message else "#/model"
@@ -198,8 +201,8 @@ def measure_pace(spec: RunSpec, clip: Clip, work: Workload) -> Pace:
         trained_per_s,
         predicted_per_s,
         f"timed on this machine ({device}, {precision}, {torch.get_num_threads()} threads), "
-        f"a few steps in batches of {size} at {clip.image_size} px; without loading and decoding"
-        + ("" if first < _PROBE_SECONDS else "; the first pass was slow"),
+        f"a few steps in batches of {size} at {clip.image_size} px; loading the model counts, "
+        "reading images does not" + ("" if first < _PROBE_SECONDS else "; the first pass was slow"),
     )
 
 

@@ -184,7 +184,10 @@ class Estimate(Frozen):
     shifts: dict[str, int | None] = Field(default_factory=dict)
     corrupted_images: int = 0
     parameters: int | None = None
-    seconds: float | None = None
+    seconds: float | None = Field(default=None, description="The whole run, from being taken up")
+    phases: dict[str, float] = Field(
+        default_factory=dict, description="Seconds of its parts, which add up to `seconds`"
+    )
     train_seconds_per_1000: float | None = None
     disk_bytes: int | None = Field(
         default=None, description="What it leaves on disk, as finished runs of its model did"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
@@ -67,6 +68,11 @@ def _faults(validation: Validation, titles: dict[str, str], slots: dict[str, Any
     st.error("Not valid yet:\n\n" + "\n".join(lines), icon=":material/rule:")
 
 
+def _phases(seconds: Mapping[str, float]) -> str:
+    """`start and saving 12 s, training 40 s, evaluation 20 s`."""
+    return ", ".join(f"{name} {text.duration(s)}" for name, s in seconds.items())
+
+
 def _estimate(validation: Validation) -> None:
     e = validation.estimate
     shifts = [n for n in e.shifts.values() if n is not None]
@@ -81,7 +87,7 @@ def _estimate(validation: Validation) -> None:
             ", ".join(f"{name} {n:,}" for name, n in judged if n) if len(e.parts) else "",
         ),
         ("To choose and calibrate on", text.count(e.selection_images), "ID images, predicted too"),
-        ("Time", text.duration(e.seconds), "" if e.seconds else "known after a first run like it"),
+        ("Time", text.duration(e.seconds), _phases(e.phases) or "known after a first run like it"),
         (
             "Disk",
             text.size(e.disk_bytes),

@@ -50,7 +50,7 @@ def test_work__a_run_trains_predicts_and_validates() -> None:
     assert work.selection_images == parts["validation"] + parts["calibration"]
     assert work.other_images == 2 * parts["validation"]
     expected = steps + (10_000 + work.selection_images + work.other_images) / 1000
-    assert work.seconds(PACE) == pytest.approx(expected)
+    assert work.estimate(PACE).seconds == pytest.approx(expected)
     seldom = count_images(cifar(spectrum_every_epochs=2))
     assert seldom.other_images == parts["validation"]
     assert count_images(cifar(spectrum_every_epochs=0)).other_images == 0
@@ -127,11 +127,11 @@ def test_work__few_steps_are_warned_of() -> None:
 
 def test_seconds__are_unknown_where_a_part_is(tmp_path: Path) -> None:
     work = count_images(cifar())
-    assert work.seconds(Pace(None, 1000.0, "")) is None
-    assert work.seconds(Pace(100.0, None, "")) is None
-    assert count_images(cifar("zero_shot")).seconds(Pace(None, 1000.0, "")) is not None
+    assert work.estimate(Pace(None, 1000.0, "")).seconds is None
+    assert work.estimate(Pace(100.0, None, "")).seconds is None
+    assert count_images(cifar("zero_shot")).estimate(Pace(None, 1000.0, "")).seconds is not None
     gone = count_images(cifar(suite={"shifts": {"art": f"folder:{tmp_path}/art"}}))
-    assert gone.seconds(PACE) is None
+    assert gone.estimate(PACE).seconds is None
     assert len(gone.blocking) == 1
     assert len(gone.missing) == 2  # torchvision downloads CIFAR by itself
 
@@ -140,23 +140,69 @@ def test_seconds__are_unknown_where_a_part_is(tmp_path: Path) -> None:
 
 
 def report(
-    kind: str = "carot", *, training: float = 100.0, device: str = "cpu", **changes: Any
+    kind: str = "carot",
+    *,
+    training: float = 100.0,
+    device: str = "cpu",
+    fixed: float = 8.0,
+    suite: Any = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """The parts of a report that tell a pace."""
-    spec = cifar(kind).model_dump(mode="json")
+    asked = cifar(kind, suite=suite)
+    spec = asked.model_dump(mode="json")
     spec["model"] |= changes.get("model", {})
     spec["train"] |= changes.get("train", {})
+    work = count_images(asked)
+    parts = {
+        "loading_s": fixed,
+        "training_s": work.trained / training + work.training_images / (10 * training),
+        "evaluation_s": ((work.predicted or 0) - work.training_images) / (10 * training),
+    }
     return {
         "spec": spec,
         "environment": {"device": device, "precision": "fp32"},
-        "speeds": {"training": training, "evaluating": 10 * training},
+        "data": {"parts": dict(work.counts.parts), "shifts": dict(work.counts.shifts)},
+        "timings_s": parts | {"total_s": sum(parts.values())},
     }
+
+
+def pace_of(reports: list[dict[str, Any]], spec: RunSpec) -> Pace | None:
+    return recorded_pace(reports, spec, count_images(spec))
+
+
+TOY = {"limits": {"train": 300, "validation": 30, "calibration": 30, "test": 50}}
+
+
+@pytest.mark.parametrize("kind", ["carot", "zero_shot"])
+def test_estimate__of_a_run_whose_parts_were_recorded_is_their_sum(kind: str) -> None:
+    told = report(kind, fixed=58.0)
+    estimate = count_images(cifar(kind)).estimate(pace_of([told], cifar(kind)))
+    assert estimate.seconds == pytest.approx(told["timings_s"]["total_s"])
+    assert sum(estimate.phases.values()) == pytest.approx(estimate.seconds)
+    assert estimate.phases["start and saving"] == pytest.approx(58.0)
+    # What its process did not see, being started and stored, is no pace.
+    whole = told | {"wall_s": told["timings_s"]["total_s"] + 5.0}
+    more = count_images(cifar(kind)).estimate(pace_of([whole], cifar(kind)))
+    assert more.seconds == pytest.approx(estimate.seconds + 5.0)
+    assert more.phases | {"start and saving": 58.0} == pytest.approx(estimate.phases)
+
+
+def test_estimate__a_toy_run_does_not_move_that_of_a_large_one() -> None:
+    toy = report(training=3.0, suite=TOY)
+    large, small = cifar(), cifar(suite=TOY)
+    alone, both = (pace_of(reports, large) for reports in ([report()], [toy, toy, report()]))
+    assert alone == both
+    assert pace_of([toy], small) == pace_of([report(), toy], small)
+    far = pace_of([toy], large)
+    assert far is not None
+    assert far.basis.endswith("on cpu, the nearest in size and still 133 times smaller")
 
 
 def test_pace__is_the_median_of_runs_of_the_same_kind() -> None:
     reports = [report(training=t) for t in (90.0, 200.0, 100.0)]
-    reports += [report("flyp", training=5.0), {"spec": {}, "environment": {}, "speeds": {}}]
-    pace = recorded_pace(reports, cifar())
+    reports += [report("flyp", training=5.0), {"spec": {}, "environment": {}, "timings_s": {}}]
+    pace = pace_of(reports, cifar())
     assert pace is not None
     assert pace.trained_per_s == 100.0
     assert pace.predicted_per_s == 950.0  # predicting does not depend on the method
@@ -164,13 +210,13 @@ def test_pace__is_the_median_of_runs_of_the_same_kind() -> None:
 
 
 def test_pace__of_another_method_is_good_for_predicting_only() -> None:
-    pace = recorded_pace([report("flyp")], cifar())
+    pace = pace_of([report("flyp")], cifar())
     assert pace is not None
-    assert (pace.trained_per_s, pace.predicted_per_s) == (None, 1000.0)
-    assert count_images(cifar()).seconds(pace) is None
-    alone = recorded_pace([report("flyp")], cifar("zero_shot"))
+    assert (pace.trained_per_s, pace.predicted_per_s) == (None, pytest.approx(1000.0))
+    assert count_images(cifar()).estimate(pace).seconds is None
+    alone = pace_of([report("flyp")], cifar("zero_shot"))
     assert alone is not None
-    assert count_images(cifar("zero_shot")).seconds(alone) is not None
+    assert count_images(cifar("zero_shot")).estimate(alone).seconds is not None
 
 
 @pytest.mark.parametrize(
@@ -187,18 +233,18 @@ def test_pace__of_another_method_is_good_for_predicting_only() -> None:
 def test_pace__of_another_model_device_or_loss_is_none_of_training(
     reported: dict[str, Any], asked: dict[str, Any]
 ) -> None:
-    pace = recorded_pace([report(**reported)], cifar(**asked))
+    pace = pace_of([report(**reported)], cifar(**asked))
     assert pace is None or pace.trained_per_s is None
     assert count_images(cifar(**asked)).estimate(pace).seconds is None
 
 
 def test_pace__of_any_device_is_that_of_the_newest_run_alone() -> None:
     reports = [report(training=5000.0, device="cuda:0"), report(training=10.0)]
-    pace = recorded_pace(reports, cifar())
+    pace = pace_of(reports, cifar())
     assert pace is not None
     assert pace.trained_per_s == 5000.0
     assert pace.basis == "at the pace of a finished run of calift-tiny with carot on cuda"
-    on_cpu = recorded_pace(reports, cifar(device="cpu"))
+    on_cpu = pace_of(reports, cifar(device="cpu"))
     assert on_cpu is not None
     assert on_cpu.trained_per_s == 10.0
 
@@ -227,10 +273,9 @@ def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
     read = len(checks) * work.counts.parts["validation"] + (features or 0) + len(kept.ids)
     assert work.other_images == read
 
-    pace = recorded_pace([told.model_dump(mode="json")], spec)
+    pace = pace_of([told.model_dump(mode="json")], spec)
     assert pace is not None
-    assert pace.trained_per_s == (trained[-1].samples_per_s if trained else None)
-    assert pace.predicted_per_s == evaluated[-1].samples_per_s
+    assert (pace.trained_per_s is not None) == bool(trained)
     estimate = work.estimate(pace)
-    assert estimate.seconds is not None
+    assert estimate.seconds == pytest.approx(told.timings_s["total_s"], rel=0.05)
     assert "of a finished run of" in estimate.basis
