@@ -18,7 +18,6 @@ from calift_core.errors import UnreadableImageError, reason_of
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "GIF")
 #: Larger pictures are refused: a small file can decode to gigabytes.
 MAX_PIXELS = 100_000_000
-_SAVE_ANEW = "HEIC and other pictures of cameras and editors must be saved as JPEG or PNG first."
 # Pillow warns where `MAX_PIXELS` has not been reached yet.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -40,16 +39,18 @@ def open_image(
     try:
         image = Image.open(path if data is None else data, formats=FORMATS)
     except Image.DecompressionBombError as error:  # more than Pillow opens; it says how many
-        n = next(iter(re.findall(r"\d+", str(error))), "too many")
+        n = int(re.findall(r"\d+", str(error))[0])
         raise UnreadableImageError(
-            f"{str(path)!r} has {n} pixels, at most {most:,} are read"
+            f"{str(path)!r} has {n:,} pixels, at most {most:,} are read"
         ) from None
     except Exception as error:  # a damaged file makes decoders raise a dozen types
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its content is of none of these formats" if unknown else reason_of(error)
+        suffix = Path(str(path)).suffix.lower()
+        if unknown and suffix in UNREAD_PICTURES:
+            reason = f"{suffix} pictures must be saved as one of these first"
         raise UnreadableImageError(
-            f"{str(path)!r} is not an image that can be read ({', '.join(FORMATS)}): {reason}",
-            hint=_SAVE_ANEW if str(path).lower().endswith(UNREAD_PICTURES) else "",
+            f"{str(path)!r} is not an image that can be read ({', '.join(FORMATS)}): {reason}"
         ) from None
     if image.width * image.height > most:
         image.close()

@@ -23,8 +23,10 @@ from calift_core.errors import CaliftError
 from calift_core.schema.spec import SuiteSpec
 from calift_core.schema.wire.service import Copies, SuiteCopies
 
-#: Pairs of each overlap, and unreadable images, that are named.
+#: Pairs of each overlap that are named.
 _SHOWN = 5
+#: Unreadable images that are.
+_UNREADABLE = 1000
 
 
 def copies_in(spec: SuiteSpec) -> SuiteCopies:
@@ -55,7 +57,7 @@ def copies_in(spec: SuiteSpec) -> SuiteCopies:
         looked_at={name: len(images) for name, images in sets.items()},
         copies=found,
         n_unreadable=len(unreadable),
-        unreadable=unreadable[:_SHOWN],
+        unreadable=unreadable[:_UNREADABLE],
     )
 
 

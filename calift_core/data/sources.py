@@ -428,7 +428,7 @@ def decode_all(images: ImageSet, *, most: int = _HEADERS_READ, seconds: float = 
         try:
             small.image(int(images.indices[position]))
         except UnreadableImageError as error:
-            return str(error)
+            return error.message
         return ""
 
     with ThreadPoolExecutor(4) as pool:

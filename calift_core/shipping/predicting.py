@@ -107,7 +107,7 @@ def predict_files(
             try:
                 fitted.append(model.fit(path))
             except UnreadableImageError as error:
-                failed[at] = str(error)
+                failed[at] = error.message
         answers = model.answer(np.stack(fitted)) if fitted else None
         said = iter([] if answers is None else rows_of(answers, top, asked))
         yield [

@@ -214,7 +214,7 @@ def _answers(
                 fitted.append(model.fit(path))
                 read.append(path)
             except UnreadableImageError as error:
-                unreadable[path] = str(error)
+                unreadable[path] = error.message
         if fitted:
             answers.append(model.answer(np.stack(fitted)))
         told(min(start + batch_size, len(paths)))

@@ -101,8 +101,12 @@ def _copies(suite: str, group_by: str | None) -> None:
             f"{text.md(one.sentence)} For example: {text.md(pairs)}.",
             icon=":material/content_copy:",
         )
-    for sentence in found.unreadable:
-        st.error(text.md_prose(sentence), icon=":material/broken_image:")
+    if found.unreadable:
+        n = found.n_unreadable
+        st.error(
+            f"{n:,} image{'' if n == 1 else 's'} cannot be read", icon=":material/broken_image:"
+        )
+        st.dataframe({"What cannot be read": found.unreadable}, hide_index=True)
     looked = ", ".join(f"{name} {n:,}" for name, n in found.looked_at.items())
     if not found.copies:
         st.success(f"No image is in two parts: {text.md(looked)}.", icon=":material/check:")
