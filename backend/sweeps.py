@@ -471,12 +471,14 @@ class _Costs:
         )
         rest = self.open_s + sum(s for s in to_come if s is not None)
         states = [_outcome(run).state for run in runs.values()]
+        cancelled = sum(map(_is_cancelled, runs.values()))
         queued = sum(run.phase == "QUEUED" for run in runs.values())
         return SweepCost(
             runs_done=states.count("done"),
             runs_working=states.count("open") - queued,
             runs_queued=queued,
-            runs_failed=states.count("failed") + states.count("diverged"),
+            runs_failed=states.count("failed") + states.count("diverged") - cancelled,
+            runs_cancelled=cancelled,
             runs_to_come=len(missing),
             runs_planned=len(runs) + len(missing),
             hours_spent=self.spent_s / 3600,
@@ -542,9 +544,14 @@ def _failures(failed: Sequence[SweepRun]) -> str:
         return ""
     first = failed[0]
     why = first.message or first.reason or first.phase
-    n = len(failed)
-    runs = f"{n} run{'s' if n > 1 else ''} failed or {'were' if n > 1 else 'was'} cancelled"
+    cancelled = sum(map(_is_cancelled, failed))
+    ends = [(len(failed) - cancelled, "failed"), (cancelled, "cancelled")]
+    runs = ", ".join(f"{n} run{'s' * (n > 1)} {word}" for n, word in ends if n)
     return f"{runs}; the first is {first.run_id}: {why}"
+
+
+def _is_cancelled(run: SweepRun) -> bool:
+    return run.phase == "CANCELLED" and run.reason != PAUSED_WITH_SWEEP
 
 
 _RATE_STATES: dict[str, Literal["runs", "done", "diverged", "failed"]] = {

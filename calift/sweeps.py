@@ -172,6 +172,8 @@ def _cost_words(cost: SweepCost) -> str:
         words.append(f"{cost.runs_working} working")
     if cost.runs_failed:
         words.append(f"{cost.runs_failed} failed or diverged")
+    if cost.runs_cancelled:
+        words.append(f"{cost.runs_cancelled} cancelled")
     if cost.hours_to_come:
         words.append(f"about {duration_text(3600 * cost.hours_to_come)} of work left")
     return ", ".join(words)

@@ -32,10 +32,14 @@ MAX_RUNS = len(PALETTE)
 
 
 class Found(NamedTuple):
-    """Finished runs that a search offers, and how many there are on all data."""
+    """Finished runs that a search offers, how many there are on all data, and on which it was.
+
+    `suite` is None where it was on all.
+    """
 
     runs: list[RunSummary]
     total: int
+    suite: str | None
 
 
 def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
@@ -97,7 +101,7 @@ def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
         where = "" if suite == _EVERY_SUITE else f" on {text.md(text.short_suite(suite))}"
         what = f" with {text.md(words)} in its name, notes or id" if words else ""
         st.caption(f"There is no finished run{where}{what}.")
-    return Found(found.items, sum(counts.values()))
+    return Found(found.items, sum(counts.values()), None if suite == _EVERY_SUITE else suite)
 
 
 def named_runs(run_ids: Sequence[str], *, quiet: bool = False) -> list[RunSummary]:
@@ -142,6 +146,8 @@ def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[s
 def _workspace(name: str, label: str, most: int) -> dict[str, RunSummary]:
     kept = named_runs(state.ids(name) or state.remembered_runs())
     search = find_runs(kept)
+    if search.suite is not None:  # chosen by hand, it changes the runs and not their offer alone
+        kept = [run for run in kept if run.suite == search.suite]
     if not search.total and not kept:
         page.empty(
             "No finished run yet",

@@ -67,16 +67,19 @@ def bound(
     """
     key, seen, where = f"url-{name}", f"url-{name}-seen", f"url-{name}-page"
     given = address.get(name)
-    state = st.session_state
+    state, here = st.session_state, address.page()
+    # What is not shared means something else on each page: a filter of the list of runs chooses no
+    # method of a new one.
+    elsewhere = name not in SHARED and state.get(where, here) != here
     if given is None and name in SHARED and key not in state:
         given = _remembered(name, decode)
-    if key not in state or state.get(seen, _UNSEEN) != given:
+    if elsewhere or key not in state or state.get(seen, _UNSEEN) != given:
         decoded = decode(given) if given is not None else None
         state[key] = default if decoded is None else decoded
     elif "options" in options and not _offered(state[key], options["options"]):
         state[key] = default
     value: T = state[key]
-    if state.get(where) != (here := address.page()):
+    if state.get(where) != here:
         # Another page's widget has held it so far, and what a browser that goes back and forward
         # sends of this page's own may be from before it was filled in.
         state[key], state[where] = value, here

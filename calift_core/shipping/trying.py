@@ -163,10 +163,13 @@ class Trial:
     """A run's model, calibrator and thresholds, and the images of its training and its tests."""
 
     def __init__(self, folder: Path, kept: Path, device: str) -> None:
+        from calift_core.models.finished import read_finished
         from calift_core.shipping.classifier import CalibratedClassifier
 
         report = read_report(folder)
         self.model = CalibratedClassifier.load(folder, device=device)
+        # As on every other page: the names that the run's predictions are stored under.
+        self.model.classes = tuple(read_finished(folder)[1]["class_names"])
         self.choice, self.note = chosen_for(folder, kept, report)
         self.model.calibrator = None if self.choice is None else self.choice.fitted()
         self.sets = list(seen_by(folder, report))

@@ -90,9 +90,10 @@ def main() -> None:
         if clone := state.param("clone"):
             run = api.fetch(f"load the run {clone}", lambda: client.run(clone), key=f"run-{clone}")
             differs.show(run.spec, spec, run.name)
-        if not preset:
-            submit(spec, titles, form.slots)
-        sweep(spec, methods, intent=preset)
+        alone = st.container()
+        if not sweep(spec, methods, intent=preset):
+            with alone:
+                submit(spec, titles, form.slots)
 
 
 main()

@@ -44,12 +44,13 @@ def _sentence(sweep: SweepDetail, verdict: SweepVerdict | None) -> None:
 
 
 def _progress(cost: SweepCost) -> None:
-    done = cost.runs_done + cost.runs_failed
+    done = cost.runs_done + cost.runs_failed + cost.runs_cancelled
     parts = [f"{cost.runs_done} of {cost.runs_planned} runs done"]
     for count, word in (
         (cost.runs_working, "working"),
         (cost.runs_queued, "queued"),
         (cost.runs_failed, "failed or diverged"),
+        (cost.runs_cancelled, "cancelled"),
         (cost.runs_to_come, "to come"),
     ):
         parts += [f"{count} {word}"] if count else []

@@ -279,7 +279,10 @@ def test_cancel__ends_every_run_and_nothing_is_queued_after_it(
     assert set(phases.values()) == {"CANCELLED"}
     assert services.store.claims.finish(working, claim.attempt, phase="CANCELLED")
     services.sweeping.advance(sweep_id)
-    assert look(api, sweep_id)["phase"] == "CANCELLED"
+    ended = look(api, sweep_id)
+    assert ended["phase"] == "CANCELLED"
+    assert ended["cost"]["runs_failed"] == 0, "what somebody cancelled has not failed"
+    assert ended["cost"]["runs_cancelled"] == 1 + len(phases)
     # A process that read the sweep before the cancel queues nothing either.
     services.sweeping._go_on(stale)
     assert not runs_of(api, sweep_id, "QUEUED")

@@ -103,7 +103,10 @@ def test_find__reaches_the_oldest_of_many_runs_on_every_page(
     crowd: Crowd, name: str, key: str
 ) -> None:
     app = page(name)
+    photos = set(chosen(app, key))
     app.selectbox(key="url-suite").set_value("pacs:sketch").run()
+    assert len(chosen(app, key)) == 3, "the runs are those on the data that was chosen"
+    assert not photos & set(chosen(app, key))
     assert not any("very first" in o for o in app.multiselect(key=key).options)
     app.text_input(key="url-find").set_value("very first").run()
     assert not app.exception

@@ -159,8 +159,11 @@ def test_slices__the_url_restores_condition_grouping_and_order(dashboard: Servic
     assert app.text_input(key="url-where").value == "confidence >= 0.5"
     (alt,) = charts_of(app)
     assert alt.startswith("Gap by predicted class, 10 slices")
+    tables = [frame.value for frame in app.dataframe]
     for name in ("zero-shot", "FLYP", "CaRot"):
         assert f"{name} on fashion-mnist: " in alt
+    assert [len(table) for table in tables] == [10] * 3, "each run's slices below its own words"
+    assert [list(table["title"]) for table in tables[1:]] == [list(tables[0]["title"])] * 2
     app.text_input(key="url-where").set_value("rank >= 1").run()
     assert app.query_params["where"] == "rank >= 1"
     app.selectbox(key="url-by").set_value("dataset").run()

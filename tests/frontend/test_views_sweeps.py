@@ -39,6 +39,7 @@ def test_sweep__from_the_form_to_its_verdict_and_what_the_page_says_on_the_way(
     form = page("new")
     assert not [b for b in form.button if b.label == "Start the sweep"]
     form.toggle(key="url-sweep").set_value(True).run()  # click 2, after the page itself
+    assert not [b for b in form.button if b.label == "Submit"], "what is filled in is a sweep now"
     form.multiselect(key="url-methods").set_value(["flyp", "carot"]).run()
     form.text_input(key="sweep-seeds").set_value("0, 1").run()
     form.text_input(key="sweep-ladder").set_value("1e-4, 1e-3").run()

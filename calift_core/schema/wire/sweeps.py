@@ -88,7 +88,8 @@ class SweepCost(Frozen):
     runs_done: int
     runs_working: int
     runs_queued: int
-    runs_failed: int
+    runs_failed: int = Field(description="Failed or diverged")
+    runs_cancelled: int
     runs_to_come: int = Field(description="Certain to follow, and not queued yet")
     runs_planned: int = Field(description="Queued so far, or certain to follow")
     hours_spent: float

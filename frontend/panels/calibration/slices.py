@@ -91,21 +91,27 @@ def draw(
         data=lambda: json.dumps([one.model_dump(mode="json") for _, one in pages]),
         select=lambda mark: chosen(*mark[-2:]),
     )
+    place = {s.key: at for at, s in enumerate(pages[0][1].items)}
+    if len(place) > figures.slices.MOST:
+        st.caption(f"The chart shows the first {figures.slices.MOST}, the tables all that follow.")
     for run, one in pages:
+        shown = one.model_copy(
+            update={"items": sorted(one.items, key=lambda s: place.get(s.key, len(place)))}
+        )
+        loaded = "" if len(one.items) == one.total else f", of which {len(one.items)} are loaded"
         st.caption(
             f"**{text.md(run.label)}.** {text.count(one.n_matching)} of {text.count(one.n)} "
-            f"samples, {text.count(one.total)} slices; the first {len(one.items)} are loaded. "
+            f"samples, {text.count(one.total)} slices{loaded}. "
             "One in twenty calibrated slices is above its floor by chance."
         )
-    run, shown = pages[0]
-    picked = page.grid(
-        figures.slices.rows(pages[:1]),
-        key=f"slices-{by}-{found[run.id].id}-{order}-{where}",
-        caption=f"Slices of {run.label}: open one to see its images",
-        most_px=430,
-    )
-    if picked.opened is not None and picked.opened < len(shown.items):
-        chosen(run.id, shown.items[picked.opened].key)
+        picked = page.grid(
+            figures.slices.rows([(run, shown)]),
+            key=f"slices-{by}-{found[run.id].id}-{order}-{where}",
+            caption=f"Slices of {run.label}: open one to see its images",
+            most_px=430,
+        )
+        if picked.opened is not None and picked.opened < len(shown.items):
+            chosen(run.id, shown.items[picked.opened].key)
     # By data set, each slice is of another evaluation.
     gallery.draw([] if by == "dataset" else list(found.values()), temperature=asked.temperature)
 
@@ -136,7 +142,7 @@ def _slices_of(
         "where": condition,
         "sort": order.removeprefix("-") if first else "key",
         "descending": first and order.startswith("-"),
-        "limit": figures.slices.MOST if first else 200,
+        "limit": 200,
     }
     return api.fetch(
         f"slice {run.name} on {evaluation.dataset}",

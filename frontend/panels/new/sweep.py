@@ -18,13 +18,16 @@ from frontend import api, page, state, text
 CHOICES = {"own": "Methods and values of my choice", **PRESETS}
 
 
-def sweep(spec: dict[str, Any], methods: dict[str, MethodInfo], *, intent: str = "") -> None:
+def sweep(spec: dict[str, Any], methods: dict[str, MethodInfo], *, intent: str = "") -> bool:
     """Draw the switch and, when it is on, the sweep's own fields, its dry run and its button.
 
     Args:
         spec: the run as it is filled in; the sweep is of its data, model and training.
         methods: that may be compared.
         intent: a preset that is what the form is for; empty: a switch says whether to sweep.
+
+    Returns:
+        Whether it is on: what is filled in is then submitted as a sweep, and not as a run.
     """
     on = bool(intent) or state.bound(
         st.toggle,
@@ -34,8 +37,13 @@ def sweep(spec: dict[str, Any], methods: dict[str, MethodInfo], *, intent: str =
         decode=lambda given: given == "1",
         encode=lambda is_on: "1" if is_on else "",
     )
-    if not on:
-        return
+    if on:
+        _of(spec, methods, intent)
+    return on
+
+
+def _of(spec: dict[str, Any], methods: dict[str, MethodInfo], intent: str) -> None:
+    """The sweep's own fields, its dry run and its button."""
     what = intent or state.choice(st.selectbox, "What to sweep", name="what", options=CHOICES)
     try:
         wanted = _filled(spec, methods, what)
