@@ -64,7 +64,7 @@ SEED ?=
 FUZZ_CASES ?= 50000
 FUZZ_FILES ?= 20000
 FUZZ_IMAGES ?= 2000
-FUZZ_ARGS ?= --timeout 36000 --log-cli-level=INFO -m "fuzz or hypothesis"
+FUZZ_ARGS ?= --timeout 36000 --log-cli-level=INFO -m "fuzz or hypothesis or thorough"
 fuzz: $(VENV)/.dev
 	@seed=$(or $(SEED),$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')); echo "make fuzz SEED=$$seed"; \
 	PYTHONHASHSEED=$$seed HYPOTHESIS_PROFILE=search CALIFT_FUZZ_SEED=$$seed CALIFT_FUZZ_CASES=$(FUZZ_CASES) \

@@ -121,8 +121,15 @@ def group_of(nodeid: str) -> str:
     return SHARED.get(file, file)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long files and their groups first; the order within each stays."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the long files and their groups first; the order within each stays.
+
+    What is thorough is left out, but in a search.
+    """
+    thorough = [item for item in items if item.get_closest_marker("thorough")]
+    if thorough and not SEARCH:
+        config.hook.pytest_deselected(items=thorough)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     order: dict[str, int] = {}
     for index, name in enumerate(LONG):
         order.setdefault(group_of(name), index)

@@ -26,11 +26,19 @@ def pictures() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def cookies(pictures: ModuleType, chromium: Any, dashboard: Dashboard) -> Any:
+    return pictures.log_in(chromium, dashboard.link())
+
+
 @pytest.fixture
 def shoot(
-    pictures: ModuleType, chromium: Any, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+    pictures: ModuleType,
+    chromium: Any,
+    dashboard: Dashboard,
+    cookies: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    cookies = pictures.log_in(chromium, dashboard.link())
     monkeypatch.setattr(pictures, "PATIENCE_MS", 30_000)
 
     def shoot_it(

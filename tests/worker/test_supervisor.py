@@ -25,6 +25,7 @@ from backend.store.claims import MAX_SETBACKS, Claim
 from backend.store.engine import writing
 from backend.store.stores import Stores
 from calift_core.errors import DiskFullError
+from calift_core.schema.spec import parse_spec
 from tests.conftest import spec_of, until
 from tests.core.conftest import VIT, write_classes
 from tests.support import said
@@ -439,7 +440,7 @@ def test_supervise__checkpoints_are_stored_as_they_are_made_and_used_where_they_
     assert bench.stored_steps(run_id) == []
 
 
-def test_supervise__a_real_run_ends_on_another_machine_as_it_would_have_on_one(
+def test_supervise__a_real_run_ends_on_another_machine_as_on_one_and_is_merged_there(
     bench: Bench, tmp_path: Path
 ) -> None:
     bench.argv = list(RUNNER_ARGV)
@@ -474,6 +475,19 @@ def test_supervise__a_real_run_ends_on_another_machine_as_it_would_have_on_one(
     assert spectra[0] == spectra[1]
     models = [bench.store.files.get(i, "checkpoint/model.safetensors") for i in (alone, moved)]
     assert models[0].sha256 == models[1].sha256
+    # A run that is made from it gets its model: the same at α = 1, and its spec keeps the id.
+    method = {"kind": "wise_ft", "run": moved, "alpha": 1.0, "sweep": [0.0, 1.0]}
+    merging = spec.model_dump(mode="json") | {"method": method}
+    between = bench.store.runs.submit(parse_spec(merging))
+    assert bench.attempt(between) == "succeeded", bench.store.runs.get(between).message
+    frontier = bench.store.results.frontier(between)
+    assert (frontier.input_run, frontier.alpha) == (moved, 1.0)
+    assert [point.alpha for point in frontier.points] == [0.0, 1.0]
+    assert bench.store.results.report(between)["spec"]["method"]["run"] == moved
+    merged = bench.store.files.get(between, "checkpoint/model.safetensors")
+    assert merged.sha256 == models[1].sha256
+    assert not any(a.name.startswith("inputs") for a in bench.store.files.of_run(between))
+    bench.artifacts.verified(merged.sha256)  # the link was not written to
 
 
 def test_supervise__a_stored_checkpoint_that_is_damaged_is_passed_over(
@@ -507,32 +521,6 @@ def test_supervise__checkpoints_that_cannot_be_stored_do_not_stop_the_run(bench:
     run_id = bench.submit()
     assert bench.attempt(run_id) == "succeeded"
     assert bench.store.runs.get(run_id).setbacks == 0
-
-
-def test_supervise__a_run_made_from_another_gets_its_model(bench: Bench, tmp_path: Path) -> None:
-    bench.argv = list(RUNNER_ARGV)
-    (tmp_path / "vit.json").write_text(json.dumps(VIT))
-    photos = write_classes(tmp_path / "photos", n=12)
-    common = {
-        "model": {"name": str(tmp_path / "vit.json"), "pretrained": None},
-        "suite": {"id": f"folder:{photos}", "templates": "photo"},
-        "train": {"epochs": 1, "batch_size": 8, "device": "cpu"},
-        "evaluation": {"n_resamples": 20},
-    }
-    tuned = bench.store.runs.submit(spec_of(method={"kind": "finetune"}, **common))
-    assert bench.attempt(tuned) == "succeeded", bench.store.runs.get(tuned).message
-    method = {"kind": "wise_ft", "run": tuned, "alpha": 1.0, "sweep": [0.0, 1.0]}
-    between = bench.store.runs.submit(spec_of(method=method, **common))
-    assert bench.attempt(between) == "succeeded", bench.store.runs.get(between).message
-    frontier = bench.store.results.frontier(between)
-    assert (frontier.input_run, frontier.alpha) == (tuned, 1.0)
-    assert [point.alpha for point in frontier.points] == [0.0, 1.0]
-    # The stored spec keeps the id, and at α = 1 the model is the one that it names.
-    assert bench.store.results.report(between)["spec"]["method"]["run"] == tuned
-    ends = [bench.store.files.get(i, "checkpoint/model.safetensors") for i in (tuned, between)]
-    assert ends[0].sha256 == ends[1].sha256
-    assert not any(a.name.startswith("inputs") for a in bench.store.files.of_run(between))
-    bench.artifacts.verified(ends[0].sha256)  # the link was not written to
 
 
 def test_supervise__a_run_whose_input_is_gone_fails_with_its_name(bench: Bench) -> None:

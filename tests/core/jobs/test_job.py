@@ -491,25 +491,6 @@ def long_spec(run_spec: Any) -> RunSpec:
     return spec
 
 
-def test_kill__of_a_training_command_then_again_gives_the_same_model(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
-) -> None:
-    spec, folder = long_spec(run_spec), tmp_path / "run"
-    file = tmp_path / "spec.json"
-    file.write_text(spec.model_dump_json())
-    command = ["-m", "calift", "train", str(file), "--out", str(folder)]
-    with child(*command, home=home) as process:
-        until(has_reached(folder, 7), timeout_s=120, what="step 7")
-        process.kill()
-        process.wait(60)
-        assert process.returncode == -signal.SIGKILL
-    assert not (folder / "report.json").exists()
-    records = go(spec, folder)
-    (resumed,) = [r for r in records if r.kind == "resumed"]
-    assert resumed.step >= 6
-    assert_equal_runs(folder, left_alone(spec))
-
-
 def write_job(folder: Path, spec: RunSpec) -> None:
     folder.mkdir(parents=True)
     (folder / "spec.json").write_text(spec.model_dump_json())
@@ -665,28 +646,36 @@ def test_tiny__a_submitted_pre_training_publishes_its_weights(
 
 
 _KILLED_AFTER_SEVEN_STEPS = """
-import itertools, os, signal
-from calift_core.jobs.tiny import ensure_tiny
+import itertools, os, signal, sys
+from calift_core.jobs import tiny
+from calift_core.schema.spec import RunSpec
+small = RunSpec.model_validate_json(sys.argv[1])
+tiny.pretraining_spec = lambda suite: small
 asked = itertools.count(1)
-list(ensure_tiny(
+list(tiny.ensure_tiny(
     "fashion-mnist", stop=lambda: next(asked) == 7 and os.kill(os.getpid(), signal.SIGKILL)
 ))
 """
 
 
 def test_tiny__a_pre_training_that_was_killed_in_its_first_epoch_goes_on(
-    small_fashion: Path, home: Path
+    small_fashion: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    spec = pretraining_spec()
+    train = spec.train.model_copy(update={"epochs": 1, "batch_size": 16})
+    small = spec.model_copy(update={"train": train})
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (2560, 28, 28), dtype=np.uint8)  # 10 steps an epoch
+    images = rng.integers(0, 256, (160, 28, 28), dtype=np.uint8)  # 10 steps
     write_idx(small_fashion / "train-images-idx3-ubyte", images)
-    write_idx(small_fashion / "train-labels-idx1-ubyte", (np.arange(2560) % 10).astype(np.uint8))
-    killed = subprocess.run([sys.executable, "-c", _KILLED_AFTER_SEVEN_STEPS], check=False)
+    write_idx(small_fashion / "train-labels-idx1-ubyte", (np.arange(160) % 10).astype(np.uint8))
+    argv = [sys.executable, "-c", _KILLED_AFTER_SEVEN_STEPS, small.model_dump_json()]
+    killed = subprocess.run(argv, check=False)
     assert killed.returncode == -signal.SIGKILL
+    monkeypatch.setattr("calift_core.jobs.tiny.pretraining_spec", lambda suite: small)
     again = list(ensure_tiny("fashion-mnist"))
     (told,) = [r.message for r in again if r.kind == "log" and "goes on" in r.message]
     assert "from step 6 of an earlier start" in told
-    assert tiny_is_current(pretraining_spec(), load_suite(pretraining_spec().suite))
+    assert tiny_is_current(small, load_suite(small.suite))
 
 
 def test_tiny__whoever_comes_second_waits_and_can_be_stopped(small_fashion: Path) -> None:

@@ -839,6 +839,7 @@ def test_compile__changes_neither_the_weights_names_nor_the_losses(
     assert fast.go().losses() == pytest.approx(usual.go().losses(), rel=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings(*OWN_WARNINGS)
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler (g++) on this machine")
 def test_compile__with_the_real_compiler_encodes_the_same(tmp_path: Path) -> None:

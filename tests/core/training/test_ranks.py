@@ -27,7 +27,7 @@ from calift_core.models.clip import Clip
 from calift_core.models.shared import share_batch_norm
 from calift_core.schema.records import CheckpointRecord, LogRecord, MetricsRecord, Record
 from calift_core.schema.spec import RunSpec
-from tests.conftest import SEARCH, until
+from tests.conftest import until
 from tests.core.conftest import VIT, environment, tiny_spec
 from tests.core.jobs.test_job import go, report_in
 from tests.support.on_ranks import CASES
@@ -148,7 +148,7 @@ def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(
             assert (alone / file).read_bytes() == (together / file).read_bytes()
 
 
-@pytest.mark.skipif(not SEARCH, reason="four processes take a while: HYPOTHESIS_PROFILE=search")
+@pytest.mark.thorough
 def test_four_ranks__and_shares_of_different_sizes(
     shared_spec: Spec, tmp_path: Path, home: Path
 ) -> None:
