@@ -64,6 +64,7 @@ LONG = (
     "tests/chaos/test_chaos.py",
     "tests/e2e/test_slurm.py",
     "tests/e2e/test_browser.py",
+    "tests/e2e/test_demo_home.py",
     "tests/core/training/test_ranks.py",
     "tests/e2e/test_door.py",
     "tests/e2e/test_pictures.py",
@@ -77,7 +78,6 @@ LONG = (
     "tests/command/test_local.py",
     "tests/backend/test_import.py",
     "tests/e2e/test_upgrade.py",
-    "tests/test_results_study.py",
     "tests/core/test_portable.py",
 )
 

@@ -9,14 +9,14 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import free_port, unavailable, until
+from tests.conftest import free_port, group_of, unavailable, until
 from tests.frontend.conftest import Service, service
 
 ROOT = Path(__file__).parents[2]
@@ -126,13 +126,29 @@ def launched(*more: str) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    with launched("--host-resolver-rules=MAP evil.example 127.0.0.1") as browser:
-        yield browser
+#: The Chromium of this process, and what closes it.
+_open: list[tuple[Any, ExitStack]] = []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def chromium() -> Any:
+    """One Chromium for files that run after each other."""
+    if not _open:
+        stack = ExitStack()
+        resolver = "--host-resolver-rules=MAP evil.example 127.0.0.1"
+        _open.append((stack.enter_context(launched(resolver)), stack))
+    return _open[0][0]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Close Chromium before files of other groups: while it is open this thread has a loop."""
+    if nextitem is None or group_of(nextitem.nodeid) != group_of(item.nodeid):
+        while _open:
+            _open.pop()[1].close()
+
+
+@pytest.fixture(scope="module")
 def logged_in(dashboard: Dashboard, chromium: Any) -> Any:
     """The cookies of somebody who is logged in as admin."""
     context = chromium.new_context()
