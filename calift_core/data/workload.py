@@ -146,7 +146,7 @@ def count_images(
     n_validation = counts.parts.get("validation", 0)
     n_train = steps = None
     trained = other = training = 0
-    warnings = list(counts.warnings)
+    warnings: list[str] = []
     if method.trains and counts.parts:
         part = "pretrain" if method.kind == "pretrain" else "train"
         n_train = counts.parts.get(part, 0)
@@ -184,7 +184,7 @@ def count_images(
         other_images=training + other,
         training_images=training,
         problems=tuple(problems),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *counts.warnings),
     )
 
 

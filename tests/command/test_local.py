@@ -123,7 +123,7 @@ def spec_text(configs: dict[str, Path], photos: Path) -> str:
     ("old", "new", "words"),
     [
         ("kind: flyp", "kind: flip", "unknown method 'flip'. Did you mean 'flyp'?"),
-        ("method:", "methods:", "#/methods: Extra inputs are not permitted"),
+        ("method:", "methods:", "#/methods: unknown field 'methods'. Did you mean 'method'?"),
         ("name: a", "name: ''", "#/name"),
         ("suite: {id: 'folder:", "suite: {id: 'fashion-mist', notes: '", "#/suite/notes"),
     ],
