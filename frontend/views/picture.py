@@ -136,6 +136,11 @@ def _how(one: TriedPicture) -> str:
     if one.note:
         return text.md_prose(one.note)
     promised = " What is kept is promised for data like the ID data alone."
+    if one.promised_on is not None:
+        promised += (
+            f" Its threshold is of these probabilities, chosen on {text.md(one.promised_on)}; "
+            "those of raw probabilities differ."
+        )
     if one.calibrator == "none":
         return (
             "The run's own probabilities: no calibrator was better on its ID validation part."
