@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import free_port, group_of, unavailable, until
+from tests.frontend import seed
 from tests.frontend.conftest import Service, service
 
 ROOT = Path(__file__).parents[2]
@@ -109,8 +111,36 @@ def serving_dashboard(
 @pytest.fixture(scope="session")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     folder = tmp_path_factory.mktemp("browser")
-    with service(folder / "home", filled=True) as api, serving_dashboard(api, folder) as made:
+    with (
+        service(folder / "home", filled=True) as api,
+        reporting_in(api),
+        serving_dashboard(api, folder) as made,
+    ):
         yield made
+
+
+@contextmanager
+def reporting_in(api: Service) -> Iterator[None]:
+    """The worker of a seeded API goes on saying that it is there."""
+    from backend.settings import Settings
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
+
+    store = Stores.on(open_engine(Settings(home=api.home).database_url))
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(5.0):
+            seed.report_in(store, api.ids["running"])
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        store.close()
 
 
 @contextmanager

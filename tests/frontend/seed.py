@@ -337,10 +337,15 @@ def running(store: Stores, *, name: str, kind: Kind, steps: int = 600) -> str:
             samples_per_s=812.0, eta_s=114.0,
         ),
     )  # fmt: skip
+    report_in(store, run_id)
+    return run_id
+
+
+def report_in(store: Stores, run_id: str) -> None:
+    """The worker of the running run is there; for a minute, unless it says so again."""
     store.workers.seen(
         "worker-1", host="bench-01", queues=["cpu"], device="CPU, 8 cores", run_id=run_id
     )
-    return run_id
 
 
 def fill(store: Stores, artifacts: ArtifactStore, size: Size = SMALL) -> dict[str, str]:
