@@ -159,7 +159,7 @@ def neighbours(n: int, raised: bool) -> Iterator[None]:
     finally:
         for process in started:
             process.kill()
-            process.wait()
+            process.communicate()  # closes its pipes
 
 
 @contextmanager
@@ -176,7 +176,7 @@ def trainers(
     finally:
         for process in started.values():
             process.kill()
-            process.wait()
+            process.communicate()  # closes its pipes
 
 
 def ask(process: subprocess.Popen[str], line: str) -> dict[str, float]:

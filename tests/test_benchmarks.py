@@ -33,7 +33,7 @@ TOYS = {
     "serve": f"--config {TINY} --images 12 --batch 4",
     "two_towers": f"--config {TINY} --images 60 --rounds 1",
     "load": "--runs 20 --submits 20 --submit-s 0.2 --requests 2 --watchers 2 --watch-s 0.2 "
-    "--points 20 --soak-s 1",
+    "--points 20 --soak-s 3",
     "load_one_owner": "--only questions,streams --samples 200 --classes 3 --questions 2 "
     "--streams 2",
 }
@@ -116,7 +116,6 @@ def test_copies__that_were_planted_are_looked_for(
     arguments = f"--source {tmp_path} --train 20 --test 10"
     found = last_json(run("copies", arguments, monkeypatch, capsys))
     assert all(way["found"].endswith(" of 30") for way in found["ways"].values())
-    assert found["ways"]["hash"]["by_change"]["brightness + 30 %"] == "5 of 5"
 
 
 def test_shards__are_read_to_their_last_image(
