@@ -88,10 +88,17 @@ class Service:
     def __init__(self, port: int, token: str, pid: int) -> None:
         self.port, self.pid = port, pid
         self.headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._connections: list[http.client.HTTPConnection] = []
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection to keep."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        self._connections.append(http.client.HTTPConnection("127.0.0.1", self.port, timeout=120))
+        return self._connections[-1]
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in self._connections:
+            connection.close()
 
     def ask(
         self, connection: http.client.HTTPConnection, method: str, path: str, body: Any = None
@@ -345,6 +352,7 @@ def main() -> None:
             )
             print("watched", said["watched"], flush=True)
             said["soak"] = soak(service, seconds=options.soak_s, per_s=options.submits / 10)
+            service.close()
         stores.close()
     said |= {"load_1min": round(statistics.fmean(os.getloadavg()[:1]), 1), "cores": os.cpu_count()}
     print(json.dumps(said, indent=1))

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calift_core.jobs.folder import run_in_folder
 from calift_core.schema.methods import CaRot
-from calift_core.schema.spec import parse_spec
 from tests.conftest import free_port
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -45,8 +43,8 @@ ELSEWHERE = {
     "gpu": "tests/gpu/test_kit.py",
     "scale": "tests/test_scale.py",
 }
-#: Those of which a run takes a browser and minutes, or data and programs that do not come along.
-BY_HAND = {"browser_way", "dashboard", "five_forms", "gallery", "tasks"}
+#: Those of which a run takes minutes, a browser, or data that do not come along.
+BY_HAND = {"browser_way", "dashboard", "five_forms", "gallery", "hostile", "tasks"}
 #: The study's own, which its tests are about.
 STUDY = {
     "adapt", "distances", "make_suites", "make_tiny", "make_typefaces", "on_path", "promises",
@@ -127,34 +125,13 @@ def test_shards__are_read_to_their_last_image(
     assert last_json(capsys.readouterr().out)["images"] == 60
 
 
-def test_hostile__uploads_end_nothing(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for i in range(6):
-        path = tmp_path / "images" / f"class{i % 3}" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(path)
-    spec = {
-        "name": "served",
-        "model": {"name": TINY, "pretrained": None},
-        "method": {"kind": "zero_shot"},
-        "suite": {"id": f"folder:{tmp_path / 'images'}", "templates": "plain"},
-        "train": {"device": "cpu"},
-        "evaluation": {"n_resamples": 20},
-    }
-    list(run_in_folder(parse_spec(spec), tmp_path / "run"))
-    arguments = f"{tmp_path / 'run'} --uploads 3 --clients 2 --port {free_port()}"
-    found = last_json(run("hostile", arguments, monkeypatch, capsys))
-    assert found["processes_that_ended"] == 0
-
-
 def test_scripts__are_all_run_somewhere() -> None:
     scripts = {
         path.stem
         for path in BENCHMARKS.glob("*.py")
         if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
     }
-    here = {"train_step", "copies", "shards_memory", "hostile", *TOYS}
+    here = {"train_step", "copies", "shards_memory", *TOYS}
     assert scripts - STUDY == here | set(ELSEWHERE) | BY_HAND
     for name, test in ELSEWHERE.items():
         assert name in (BENCHMARKS.parent / test).read_text(encoding="utf-8")
