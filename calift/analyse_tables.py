@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from calift_core.schema.wire.answers import Decision, Ledger
+from calift_core.schema.wire.answers import Decision, Ledger, PromiseTest
 from calift_core.schema.wire.results import (
     Budget,
     CalibratorEffect,
@@ -222,6 +222,8 @@ def show_decision(found: Decision, as_json: bool) -> None:
         print_model(found.model_dump(mode="json"))
         return
     split = found.chosen_on
+    if found.test is not None:
+        _say(f"{found.run.run_name}: {_tested(found.test, found.risk)}")
     if found.threshold is None:
         _say(
             f"{found.run.run_name}: at most {percent(found.risk)} errors cannot be promised by any "
@@ -247,6 +249,34 @@ def show_decision(found: Decision, as_json: bool) -> None:
         )
     _say(table)
     _say("It was promised for ID data alone; shifts are shown for what they are.")
+
+
+def _tested(test: PromiseTest, risk: float) -> str:
+    """Whether the promise holds on the ID test set; in doubt why, and what would hold."""
+    wrong = (
+        "nothing is kept" if test.risk is None else f"{percent(test.risk)} of what is kept is wrong"
+    )
+    if test.risk_interval is not None:
+        wrong += f" ({_range(test.risk_interval)})"
+    said = {
+        True: f"The promise holds on {test.dataset}: {wrong}.",
+        None: f"It is open whether the promise holds on {test.dataset}: {wrong}.",
+        False: f"The promise is broken on {test.dataset}: {wrong}, not at most {percent(risk)}.",
+    }[test.holds]
+    if not (test.distinguishable or (test.risk is not None and test.risk > risk)):
+        return said
+    low, high = test.interval
+    alike = "are not alike" if test.distinguishable else "do not differ beyond chance in accuracy"
+    remedy = (
+        f"No threshold can promise it from {test.dataset} itself."
+        if test.threshold is None
+        else f"By the same rule {test.dataset} itself asks for {test.threshold:.6g}."
+    )
+    return (
+        f"{said} Calibration and test samples {alike}: {percent(test.chosen_on_accuracy)} of the "
+        f"former are right and {percent(test.accuracy)} of the latter, a difference of "
+        f"{100 * test.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}). {remedy}"
+    )
 
 
 def show_budget(found: Budget, as_json: bool) -> None:

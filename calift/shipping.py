@@ -75,8 +75,9 @@ def calibrate(
 ) -> None:
     """Choose the calibrator that a run is exported and used with.
 
-    It is fitted on the run's ID calibration part. auto takes the one with the lowest negative log
-    likelihood on the ID validation part, or none where the model's own probabilities are better.
+    It is fitted on the run's ID calibration part. auto takes the simplest one within a standard
+    error of the lowest negative log likelihood on the ID validation part, none included; where
+    images are few it takes temperature or none, and says so.
     """
     from calift_core.shipping.choosing import choose_calibrator, save_choice
 
@@ -98,9 +99,12 @@ def calibrate(
             mark = " ←" if one.kind == choice.kind else ""
             table.add_row(one.kind + mark, f"{one.nll:.4f}", f"{one.brier:.4f}", percent(one.ece))
         out.print(table)
+    for note in choice.notes:
+        err.print(note, markup=False)
     on = choice.fitted_on
     said = (
-        "The model's own probabilities are used: no calibrator was better."
+        "The model's own probabilities are used"
+        + (": no calibrator was better." if len(choice.candidates) > 1 else ".")
         if choice.kind == "none"
         else f"{choice.kind}, fitted on {on.n:,} images of {on.dataset}."
     )
@@ -120,6 +124,13 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an exported model that is there.")
     ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The model's licence for its card, as a hub writes it: mit, apache-2.0, other.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a run as a folder that stands alone: model, head, calibrator and model card.
@@ -136,7 +147,12 @@ def export(
         err.print(message, markup=False, style="dim")
 
     shipped = export_run(
-        folder_of(run), folder, onnx=form == "onnx", overwrite=overwrite, told=told
+        folder_of(run),
+        folder,
+        onnx=form == "onnx",
+        overwrite=overwrite,
+        license=license,
+        told=told,
     )
     if as_json:
         print_json(shipped.exported.model_dump(mode="json"))
@@ -146,7 +162,7 @@ def export(
             f"There is no calibrator: `calift calibrate {run}` chooses one, then export again.",
             markup=False,
         )
-    for note in filter(None, [shipped.note]):
+    for note in shipped.notes:
         err.print(note, markup=False)
     out.print(f"The model is in {folder}; README.md there is its card.", markup=False)
 
@@ -225,6 +241,8 @@ def predict(
     classifier = CalibratedClassifier.load(model, device=device)
     if errors is not None and (why := classifier.promised().why_not(errors)):
         err.print(why, markup=False)
+    for note in classifier.notes:
+        err.print(f"calibrator: {note}", markup=False)
     target = (
         None
         if file is None
@@ -381,7 +399,9 @@ def watch(
     ] = None,
     fail_below: Annotated[
         float | None,
-        typer.Option(help="Exit status 3 where the expected accuracy is below this fraction."),
+        typer.Option(
+            help="Exit status 3 where the expected accuracy is below this fraction, or unknown."
+        ),
     ] = None,
     fail_on_drift: Annotated[
         float | None, typer.Option(help="Exit status 3 where the drift's p-value is below this.")
@@ -392,6 +412,7 @@ def watch(
     """Say how right a model is likely to be on images without labels, and whether they drifted.
 
     Each way of estimating stands beside its own error on the shifts that the run was tested on.
+    Images that are further off than those, or unlike them, have an unknown accuracy.
     """
     need_torch()
     from calift_core.data.listing import LeftOut
@@ -419,27 +440,30 @@ def watch(
         _show_watched(found)
         if page is not None:
             out.print(f"The page is {page}.", markup=False)
-    low = fail_below is not None and found.answer.value < fail_below
+    low = fail_below is not None and (found.unknown is not None or found.answer.value < fail_below)
     drifted = fail_on_drift is not None and found.drift.p_value < fail_on_drift
     if low or drifted:
+        how = "below the bound" if found.unknown is None else "unknown"
         err.print("alarm: " + " and ".join(
-            ["the expected accuracy is below the bound"] * low
-            + ["the images have drifted"] * drifted
+            [f"the expected accuracy is {how}"] * low + ["the images have drifted"] * drifted
         ))  # fmt: skip
         raise typer.Exit(3)
 
 
 def _show_watched(found: Watched) -> None:
+    from calift_core.shipping.watching import DRIFTED
+
     out.print(f"{found.sentence} No measurement: labels of a few hundred would be.", markup=False)
-    table = Table("estimator", "expected", "95 %", "mean error on labelled shifts")
+    title = None if found.unknown is None else "not to be used, see above"
+    table = Table("estimator", "expected", "95 %", "mean error on labelled shifts", title=title)
     for one in found.expected:
-        mark = " ←" if one.estimator == found.recommended else ""
+        mark = " ←" if one.estimator == found.recommended and found.unknown is None else ""
         error = "–" if one.mean_error is None else f"{100 * one.mean_error:.1f} points"
         ends = f"{100 * one.low:.1f} – {100 * one.high:.1f}"
         table.add_row(one.estimator.replace("_", " ") + mark, percent(one.value), ends, error)
     out.print(table)
     drift = found.drift
-    said = "differ from" if drift.p_value < 0.01 else "cannot be told from"
+    said = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
     out.print(
         f"Logits {said} those of {found.reference} (energy distance {drift.distance:.3g}, "
         f"p = {drift.p_value:.3f}).",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -220,10 +221,7 @@ def energy_drift(
     from scipy.spatial.distance import cdist
 
     rng = np.random.default_rng(seed)
-    x, y = (
-        rows[rng.choice(len(rows), DRIFT_ROWS, replace=False)] if len(rows) > DRIFT_ROWS else rows
-        for rows in (x, y)
-    )
+    x, y = _drawn_rows(x, rng), _drawn_rows(y, rng)
     n, m = len(x), len(y)
     both = np.concatenate([x, y])
     distances = cdist(both, both)
@@ -242,3 +240,95 @@ def energy_drift(
     found = distance(own)
     as_large = sum(distance(rng.permutation(own)) >= found - 1e-12 for _ in range(n_permutations))
     return Drift(found, (1 + as_large) / (1 + n_permutations), n, m)
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """How near a set lies to what is known: the ID data and the labelled shifts.
+
+    Squared energy distances without bias, which may be a little below 0.
+
+    Attributes:
+        distance: to the ID data.
+        error: its standard error, for the set's own sampling.
+        largest: the largest of a labelled shift to the ID data.
+        nearest: the known set that lies nearest.
+        nearest_distance: to it.
+        nearest_error: its standard error.
+        usual: the median of the labelled shifts' distances to their own nearest known set.
+    """
+
+    distance: float
+    error: float
+    largest: float
+    nearest: str
+    nearest_distance: float
+    nearest_error: float
+    usual: float
+
+    @property
+    def further(self) -> bool:
+        """Whether it is further from ID data than every known shift, beyond two standard errors."""
+        return self.distance - 2 * self.error > self.largest
+
+    @property
+    def unlike(self) -> bool:
+        """Whether it is further from its nearest than is usual among known shifts, likewise."""
+        return self.nearest_distance - 2 * self.nearest_error > self.usual
+
+
+def familiarity(
+    reference: Floats, shifts: Mapping[str, Floats], values: Floats, *, seed: int = 0
+) -> Familiarity | None:
+    """Compare a set of vectors with ID data and with shifts whose labels are known.
+
+    Args:
+        reference: (N, K) of ID data, called `ID` in the answer.
+        shifts: name → (N, K).
+        values: (M, K).
+        seed: of what is drawn.
+
+    Returns:
+        None where there is no shift.
+    """
+    from scipy.spatial.distance import cdist
+
+    if not shifts:
+        return None
+    rng = np.random.default_rng(seed)
+    known = {"ID": _drawn_rows(reference, rng)}
+    known |= {name: _drawn_rows(rows, rng) for name, rows in shifts.items()}
+    new = _drawn_rows(values, rng)
+
+    def within(rows: Doubles) -> float:
+        return float(cdist(rows, rows).sum()) / max(1, len(rows) * (len(rows) - 1))
+
+    own = {name: within(rows) for name, rows in known.items()}
+    among = {
+        (a, b): 2 * float(cdist(known[a], known[b]).mean()) - own[a] - own[b]
+        for a, b in combinations(known, 2)
+    }
+    apart = cdist(new, new).sum(axis=1) / max(1, len(new) - 1)
+    found, error = {}, {}
+    for name, rows in known.items():
+        across = cdist(new, rows).mean(axis=1)
+        found[name] = float((2 * across - apart).mean()) - own[name]
+        error[name] = 2 * float((across - apart).std()) / len(new) ** 0.5
+    near = [min(v for pair, v in among.items() if name in pair) for name in shifts]
+    nearest = min(found, key=found.__getitem__)
+    return Familiarity(
+        distance=found["ID"],
+        error=error["ID"],
+        largest=max(among["ID", name] for name in shifts),
+        nearest=nearest,
+        nearest_distance=found[nearest],
+        nearest_error=error[nearest],
+        usual=float(np.median(near)),
+    )
+
+
+def _drawn_rows(rows: Floats, rng: np.random.Generator) -> Doubles:
+    rows = np.asarray(rows, np.float64)
+    if len(rows) <= DRIFT_ROWS:
+        return rows
+    return rows[rng.choice(len(rows), DRIFT_ROWS, replace=False)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from calift_core.calibration.decisions import clopper_pearson
 from calift_core.calibration.registry import BESIDE_CALIBRATORS
 from calift_core.shipping.folder import EXPORT_NAME, PICTURE_NAME, Exported
 from calift_core.shipping.judged import Row
@@ -54,7 +55,10 @@ def _head(exported: Exported, rows: Sequence[Row]) -> str:
             ("nll", "Negative log likelihood", row.nll),
         )
     ]
+    made = exported.provenance
     return ModelCardData(
+        license=made.license,
+        base_model=made.base_repository,
         library_name="open_clip",
         pipeline_tag="image-classification",
         tags=["clip", "calibration", "calift"],
@@ -68,9 +72,11 @@ def _body(exported: Exported, rows: Sequence[Row]) -> str:
     classes = exported.model["classes"]
     named = ", ".join(map(_plain, classes[:_LISTED]))
     more = f" and {len(classes) - _LISTED:,} more" if len(classes) > _LISTED else ""
-    said = (
+    said = "".join(f"> **Warning.** {one}\n\n" for one in chance_warnings(exported, rows))
+    said += (
         f"A CLIP model ({_plain(exported.model['name'])}) of {made.method_title} on "
         f"{_plain(made.suite)}, with a head for {len(classes):,} classes: {named}{more}.\n\n"
+        f"**Base model:** {_plain(made.base_model)}. **Licence:** {_license(made.license)}.\n\n"
     )
     if choice is None or choice.kind == "none":
         said += "Its probabilities are its own: no calibrator is applied.\n"
@@ -91,7 +97,49 @@ def _body(exported: Exported, rows: Sequence[Row]) -> str:
                 "The calibrator reads the logits of the initial model too, which is in the folder "
                 "`initial`: two towers, and two passes for every image.\n"
             )
-    return said + _table(rows) + _promised(exported) + _use(exported)
+    for note in [] if choice is None else choice.notes:
+        said += f"\n> **Few images.** {_plain(note)}\n"
+    return said + _table(rows) + _changed(rows) + _promised(exported) + _use(exported)
+
+
+def _license(name: str) -> str:
+    if name != "unknown":
+        return _plain(name)
+    return "not stated. That of the base model and of the images it was trained on decides"
+
+
+def chance_warnings(exported: Exported, rows: Sequence[Row]) -> list[str]:
+    """Sentences on the data sets where the model is not shown to do better than guessing.
+
+    Guessing is right in 1 / C of C equally frequent classes. An accuracy is above that where its
+    Clopper-Pearson 95 % interval is.
+    """
+    n_classes, found = len(exported.model["classes"]), []
+    for row in rows:
+        low, high = map(float, clopper_pearson(round(row.accuracy * row.n), row.n))
+        if row.role in ("id", "shift") and low <= 1 / n_classes:
+            found.append(
+                f"On {_plain(row.dataset)} it is not shown to be better than guessing: "
+                f"{row.accuracy:.1%} of {row.n:,} images are right ({low:.1%} to {high:.1%}), and "
+                f"chance among {n_classes:,} classes is {1 / n_classes:.1%}."
+            )
+    return found
+
+
+def _changed(rows: Sequence[Row]) -> str:
+    """What the calibrator changed on ID data and shifts; nothing where there is none."""
+    shown = [(row, row.before) for row in rows if row.role in ("id", "shift")]
+    lines = [
+        f"| {_plain(row.dataset)} | {before.accuracy:.1%} → {row.accuracy:.1%} | "
+        f"{before.ece:.1%} → {row.ece.value:.1%} | {before.nll:.3f} → {row.nll:.3f} | "
+        f"{before.brier:.3f} → {row.brier:.3f} |"
+        for row, before in shown
+        if before is not None
+    ]
+    if not lines:
+        return ""
+    head = ["| data | accuracy | ECE | NLL | Brier |", "|---|---|---|---|---|"]
+    return "\n".join(["\n## Before and after the calibrator\n", *head, *lines]) + "\n"
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -140,6 +188,8 @@ def _promised(exported: Exported) -> str:
             if given.errors is not None and given.interval is not None:
                 low, high = given.interval
                 errors = f"{given.errors:.1%} ({low:.1%} to {high:.1%})"
+                if given.role == "id" and low > one.risk:
+                    errors += ", **broken**"
             lines.append(
                 f"| {one.risk:.0%} | {one.threshold:.4f} | {_plain(given.dataset)} | "
                 f"{given.coverage:.1%} | {errors} |"

@@ -3,7 +3,9 @@
 The choice is by the mean NLL, a proper score: it is lowest for the true probabilities, where a
 calibration error alone can be had by a model that says the base rate of everything. The simplest
 one is taken that is within one standard error of the best, image by image: few images are no
-evidence for many parameters. No shift and no test image has a say.
+evidence for many parameters. Where there are fewer than `LEAST_FITTED` images to fit on, fewer than
+`LEAST_OF_CLASS` of a class or fewer than `LEAST_CHOSEN` to choose on, the answer is temperature, or
+none, and the choice says why. No shift and no test image has a say.
 """
 
 from __future__ import annotations
@@ -52,6 +54,14 @@ AUTO = "auto"
 #: What `auto` chooses from, the simplest first: none needs more than the ID calibration split, and
 #: none has C² parameters.
 CANDIDATES = (NONE, "temperature", "histogram", "isotonic", "svs", "vector")
+#: Images that a temperature is fitted on at least, and that calibrators are compared on at least.
+LEAST_TEMPERATURE = LEAST_CHOSEN = 30
+#: Images that anything else is fitted on at least: ten a bin of a histogram, and a few more.
+LEAST_FITTED = 200
+#: Images of each class that a calibrator with weights of its own for a class is fitted on at least.
+LEAST_OF_CLASS = 5
+BY_CLASS = frozenset({"svs", "sms", "vector"})
+BY_CONFIDENCE = frozenset({"histogram", "isotonic"})
 
 
 class Candidate(BaseModel):
@@ -84,6 +94,7 @@ class Choice(BaseModel):
         fitted_on: the ID calibration part.
         chosen_on: the ID validation part; None where there is none.
         candidates: all that were compared on it, the best first.
+        notes: sentences on what there were too few images for.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -95,6 +106,7 @@ class Choice(BaseModel):
     fitted_on: FittedTo
     chosen_on: FittedTo | None = None
     candidates: list[Candidate] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
 
     def fitted(self) -> Calibrator | None:
         """The calibrator, ready to use; None where the model's own probabilities are used."""
@@ -107,7 +119,8 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
     Args:
         folder: of a finished run, with the predictions of its ID calibration part.
         kind: of the calibrator, `none`, or `auto`: the first of `CANDIDATES` whose NLL on ID
-            validation is within one standard error of the lowest.
+            validation is within one standard error of the lowest, among those that there are images
+            enough for. A kind that is named is fitted on however few there are, with a note.
         initial: folder of the finished zero-shot run that this one started from, for calibrators
             that read its logits. `auto` chooses none of them: they are two towers.
 
@@ -144,7 +157,11 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
     if initial is not None:
         first = read_to_fit(predictions_beside(initial, clean.metadata.dataset))
     fitted: dict[str, Calibrator | None] = {}
-    for name in CANDIDATES if kind == AUTO else dict.fromkeys((kind, NONE)):
+    asked = CANDIDATES if kind == AUTO else tuple(dict.fromkeys((kind, NONE)))
+    lacking = {name: _lacking(name, clean) for name in asked}
+    allowed = [name for name in asked if kind != AUTO or not lacking[name]]
+    notes = _lacking_words(kind, lacking)
+    for name in allowed:
         parts = [clean]
         if name == "tsp":
             parts += [read_to_fit(path) for path in _perturbed(folder, report)]
@@ -162,7 +179,14 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
             (_candidate(name, own) for name, own in scores.items()), key=lambda c: c.nll
         )
         chosen_on = FittedTo(dataset=predictions.metadata.dataset, n=len(predictions))
-        if kind == AUTO:
+        if kind == AUTO and len(predictions) < LEAST_CHOSEN:
+            best = "temperature" if "temperature" in fitted else NONE
+            if len(fitted) > 1:
+                notes.append(
+                    f"Calibrators were not compared: {chosen_on.dataset} has "
+                    f"{_images(len(predictions))}, at least {LEAST_CHOSEN} are needed."
+                )
+        elif kind == AUTO:
             best = _simplest(scores, candidates[0].kind)
     calibrator = fitted[best]
     return Choice(
@@ -172,7 +196,39 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
         fitted_on=FittedTo(dataset=clean.metadata.dataset, n=len(clean)),
         chosen_on=chosen_on,
         candidates=candidates,
+        notes=notes,
     )
+
+
+def _lacking(kind: str, clean: Predictions) -> str:
+    """What there are too few images of to fit a calibrator; nothing where there are enough."""
+    n, fewest = len(clean), int(np.bincount(clean.labels, minlength=clean.logits.shape[1]).min())
+    if kind == NONE:
+        return ""
+    least = LEAST_FITTED if kind in BY_CLASS | BY_CONFIDENCE else LEAST_TEMPERATURE
+    if n < least:
+        return f"{clean.metadata.dataset} has {_images(n)}, at least {least} are needed"
+    if kind in BY_CLASS and fewest < LEAST_OF_CLASS:
+        return (
+            f"{clean.metadata.dataset} has a class of {_images(fewest)}, at least {LEAST_OF_CLASS} "
+            "of each are needed"
+        )
+    return ""
+
+
+def _images(n: int) -> str:
+    return f"{n:,} image" if n == 1 else f"{n:,} images"
+
+
+def _lacking_words(kind: str, lacking: Mapping[str, str]) -> list[str]:
+    """Sentences on what there were too few images for."""
+    if kind != AUTO:
+        return [f"Do not rely on {kind}: {lacking[kind]}."] if lacking[kind] else []
+    by_reason: dict[str, list[str]] = {}
+    for name, why in lacking.items():
+        if why:
+            by_reason.setdefault(why, []).append(name)
+    return [f"Not considered: {', '.join(names)}. {why}." for why, names in by_reason.items()]
 
 
 def calibrated(
@@ -194,9 +250,9 @@ def calibrated(
 
 def _simplest(scores: Mapping[str, SampleScores], best: str) -> str:
     """The first of `CANDIDATES` that the best one is not clearly better than."""
-    for name in CANDIDATES:
+    for name in filter(scores.__contains__, CANDIDATES):
         behind = scores[name].nll - scores[best].nll  # (N,)
-        if behind.mean() <= behind.std() / np.sqrt(len(behind)):
+        if behind.mean() <= behind.std(ddof=1) / np.sqrt(len(behind)):
             return name
     return best
 

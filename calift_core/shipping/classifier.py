@@ -82,6 +82,7 @@ class CalibratedClassifier:
         classifier: the head on its image features.
         calibrator: None where the model's own probabilities are used.
         promises: thresholds and prediction sets of an exported model, if it has.
+        notes: sentences on what its calibrator had too few images for.
         initial: the model that this one started from, where the calibrator reads its logits: then
             every image passes through both.
     """
@@ -96,9 +97,11 @@ class CalibratedClassifier:
         precision: Precision = "fp32",
         promises: Promises | None = None,
         initial: CalibratedClassifier | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.clip, self.classifier = clip.eval(), classifier
         self.classes, self.calibrator = tuple(classes), calibrator
+        self.notes = tuple(notes)
         self.device = clip.net.logit_scale.device
         self.precision, self.promises, self.initial = precision, promises, initial
         self._normalise = Normalise(
@@ -125,16 +128,21 @@ class CalibratedClassifier:
         promises = None
         if is_exported(path):
             exported = read_exported(path)
-            calibrator, promises = exported.fitted(), exported.promises
+            choice, promises = exported.choice, exported.promises
         else:
             choice = read_choice(path)
-            calibrator = None if choice is None else choice.fitted()
+        calibrator = None if choice is None else choice.fitted()
         passes = resolve_precision(precision, where)
         initial = None
         if reads_initial(calibrator):
             initial = cls(*_tower(path / INITIAL_NAME, where), None, precision=passes)
         return cls(
-            *_tower(path, where), calibrator, precision=passes, promises=promises, initial=initial
+            *_tower(path, where),
+            calibrator,
+            precision=passes,
+            promises=promises,
+            initial=initial,
+            notes=() if choice is None else choice.notes,
         )
 
     def promised(self) -> Promises:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from open_clip import get_pretrained_cfg
 from pydantic import ValidationError
 
 from calift_core import __version__
 from calift_core.analysis.report import read_report
+from calift_core.catalogue import TINY, TINY_SUITES
 from calift_core.errors import DataError, SpecError
 from calift_core.files import (
     atomic_write_bytes,
@@ -21,7 +23,7 @@ from calift_core.files import (
 )
 from calift_core.models.finished import EXPORTED_HEAD, EXPORTED_WEIGHTS, read_finished, weights_of
 from calift_core.schema.report import Report
-from calift_core.schema.spec import RunSpec
+from calift_core.schema.spec import ModelSpec, RunSpec
 from calift_core.shipping.beside import (
     export_initial,
     reads_initial,
@@ -29,7 +31,7 @@ from calift_core.shipping.beside import (
     without_paths,
     write_open_clip,
 )
-from calift_core.shipping.card import model_card
+from calift_core.shipping.card import chance_warnings, model_card
 from calift_core.shipping.choosing import part_of, read_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.folder import (
@@ -59,13 +61,13 @@ class Shipped:
         folder: where it lies.
         exported: its `calift.json`.
         rows: what the card says of it.
-        note: a sentence on what is not in it, else empty.
+        notes: sentences on what is not in it, and on where it is no better than guessing.
     """
 
     folder: Path
     exported: Exported
     rows: list[Row]
-    note: str = ""
+    notes: list[str]
 
 
 def export_run(
@@ -74,6 +76,7 @@ def export_run(
     *,
     onnx: bool = False,
     overwrite: bool = False,
+    license: str | None = None,
     told: Callable[[str], None] = lambda message: None,
 ) -> Shipped:
     """Write a finished run as open_clip reads it, with its head, its calibrator and a model card.
@@ -83,6 +86,7 @@ def export_run(
         folder: must not exist or be empty.
         onnx: write the graph too, `model.onnx`.
         overwrite: replace an export that is there.
+        license: of the model, as a hub writes it (`mit`, `apache-2.0`); None: `unknown`.
         told: takes a line for each step.
 
     Raises:
@@ -118,7 +122,7 @@ def export_run(
             choice=choice,
             reference=None if reference is None else _described(reference),
             promises=promises_of(run, report, calibrator),
-            provenance=_provenance(report),
+            provenance=_provenance(report, license),
             files={name: sha256_file(part / name) for name in names} | second,
         )
         atomic_write_json(part / EXPORT_NAME, exported.model_dump(mode="json"))
@@ -138,7 +142,8 @@ def export_run(
         raise storage_error(error, folder, "write") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Shipped(folder, exported, rows, note)
+    notes = [*filter(None, [note]), *chance_warnings(exported, rows)]
+    return Shipped(folder, exported, rows, notes)
 
 
 def _described(reference: Reference) -> ReferenceSet:
@@ -185,7 +190,7 @@ def _demand_free(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _provenance(report: Report) -> Provenance:
+def _provenance(report: Report, license: str | None) -> Provenance:
     try:
         spec = RunSpec.model_validate(report.spec)
     except ValidationError as error:
@@ -194,6 +199,9 @@ def _provenance(report: Report) -> Provenance:
         calift_version=__version__,
         run_id=report.run_id,
         name=report.name,
+        base_model=_base(spec.model),
+        base_repository=_repository(spec.model),
+        license=license or "unknown",
         method_title=spec.method.title,
         method=spec.method.model_dump(mode="json"),
         suite=without_path(spec.suite.id),
@@ -201,3 +209,22 @@ def _provenance(report: Report) -> Provenance:
         spec_sha256=report.spec_sha256,
         environment=report.environment,
     )
+
+
+def _base(model: ModelSpec) -> str:
+    """The weights that a run started from, in words; no path."""
+    if model.name == TINY and model.pretrained in TINY_SUITES:
+        return f"{TINY}, weights {model.pretrained} (Apache-2.0)"
+    name = model.name if model.name.startswith("hf-hub:") else without_path(model.name)
+    if model.pretrained is not None:
+        return f"{name}, weights {without_path(model.pretrained)}"
+    own = model.name.startswith(("hf-hub:", "local-dir:"))
+    return name if own else f"{name}, random weights"
+
+
+def _repository(model: ModelSpec) -> str | None:
+    """`org/name` of the weights at the hub, None where they are not from there."""
+    if model.name.startswith("hf-hub:"):
+        return model.name.removeprefix("hf-hub:")
+    found = get_pretrained_cfg(model.name, model.pretrained or "").get("hf_hub") or ""
+    return "/".join(found.split("/")[:2]) or None

@@ -30,13 +30,20 @@ REFERENCE_NAME = "reference.safetensors"
 
 
 class Provenance(BaseModel):
-    """Where an exported model comes from; no path of the machine that made it."""
+    """Where an exported model comes from; no path of the machine that made it.
+
+    `base_model` names the weights that its run started from, `base_repository` is their address at
+    the hub where they have one, `license` the model's own, `unknown` where nobody said.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     calift_version: str
     run_id: str
     name: str
+    base_model: str = "not recorded"
+    base_repository: str | None = None
+    license: str = "unknown"
     method_title: str
     method: dict[str, Any]
     suite: str

@@ -7,7 +7,7 @@ is scored here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calift_core.calibration import (
@@ -30,6 +30,16 @@ from calift_core.shipping.choosing import calibrated
 
 
 @dataclass(frozen=True)
+class Before:
+    """What the run's own probabilities gave, before the calibrator."""
+
+    accuracy: float
+    nll: float
+    brier: float
+    ece: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One data set. Errors are fractions, NLL is in nats.
 
@@ -44,6 +54,7 @@ class Row:
         brier: mean Brier score.
         ece: with floor and interval.
         curve: its reliability diagram, where `calibrated`.
+        before: the calibrator, where there is one and `calibrated`.
     """
 
     dataset: str
@@ -55,6 +66,7 @@ class Row:
     brier: float
     ece: EceReport
     curve: ReliabilityCurve | None = None
+    before: Before | None = None
 
 
 def judged(folder: Path, report: Report, calibrator: Calibrator | None) -> Iterator[Row]:
@@ -82,7 +94,8 @@ def judged(folder: Path, report: Report, calibrator: Calibrator | None) -> Itera
                 evaluation.ece,
             )
             continue
-        yield _row(evaluation, _scores(path, folder / INITIAL_NAME, calibrator))
+        row = _row(evaluation, _scores(path, folder / INITIAL_NAME, calibrator))
+        yield row if calibrator is None else replace(row, before=_before(evaluation))
 
 
 def stored_tests(
@@ -106,6 +119,10 @@ def _scores(path: Path, initial: Path, calibrator: Calibrator | None) -> SampleS
         for chunk, first in chunks_beside(initial, path, calibrator)
     ]
     return SampleScores.concatenate(parts)
+
+
+def _before(evaluation: EvaluationReport) -> Before:
+    return Before(evaluation.accuracy, evaluation.nll, evaluation.brier, evaluation.ece.value)
 
 
 def _row(evaluation: EvaluationReport, scores: SampleScores) -> Row:

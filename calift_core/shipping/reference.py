@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,9 @@ from calift_core.shipping.judged import stored_tests
 
 #: Images of the ID validation part that are kept at most, drawn with a fixed seed.
 MOST = 5_000
+#: Images of each labelled shift that are kept at most, to tell which new images are like them.
+MOST_OF_SHIFT = 500
+_SHIFT = "shift:"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Reference:
         labels: (N,).
         judged: how far each estimator of accuracy was off on the run's shifts.
         initial: (N, C) float32, the initial model's, where the calibrator reads them.
+        shifts: name → (M, C) float32, logits on the run's labelled shifts that have all classes.
     """
 
     dataset: str
@@ -45,6 +50,7 @@ class Reference:
     labels: NDArray[np.int64]
     judged: list[Judged]
     initial: NDArray[np.float32] | None = None
+    shifts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def labelled(self, calibrator: Calibrator | None) -> Labelled:
         """Its calibrated confidences and hits."""
@@ -82,14 +88,16 @@ def reference_of(run: Path, report: Report, calibrator: Calibrator | None) -> Re
     first = initial_logits(place, own, calibrator)
     logits, labels = own.logits[kept], own.labels[kept]
     initial = None if first is None else first[kept].astype(np.float32)
-    shifts = {
-        evaluation.dataset: labelled(
+    judged_on, shifts = {}, {}
+    for evaluation, found in stored_tests(run, report, roles=("shift",)):
+        judged_on[evaluation.dataset] = labelled(
             found.logits, found.labels, calibrator, initial_logits(place, found, calibrator)
         )
-        for evaluation, found in stored_tests(run, report, roles=("shift",))
-    }
-    judged = judge_estimators(labelled(logits, labels, calibrator, initial), shifts)
-    return Reference(own.metadata.dataset, logits, labels, judged, initial)
+        if found.logits.shape[1] == own.logits.shape[1]:
+            drawn = np.random.default_rng(0).permutation(len(found))[:MOST_OF_SHIFT]
+            shifts[evaluation.dataset] = found.logits[np.sort(drawn)]
+    judged = judge_estimators(labelled(logits, labels, calibrator, initial), judged_on)
+    return Reference(own.metadata.dataset, logits, labels, judged, initial, shifts)
 
 
 def save_reference(folder: Path, reference: Reference) -> None:
@@ -100,6 +108,8 @@ def save_reference(folder: Path, reference: Reference) -> None:
     }
     if reference.initial is not None:
         tensors["initial"] = torch.from_numpy(np.ascontiguousarray(reference.initial))
+    for name, rows in reference.shifts.items():
+        tensors[_SHIFT + name] = torch.from_numpy(np.ascontiguousarray(rows))
     atomic_write_bytes(folder / REFERENCE_NAME, save(tensors))
 
 
@@ -124,7 +134,12 @@ def read_reference(folder: Path) -> Reference:
         tensors = load_file(folder / REFERENCE_NAME)
         logits, labels = tensors["logits"].numpy(), tensors["labels"].numpy()
         initial = tensors["initial"].numpy() if "initial" in tensors else None
+        shifts = {
+            name.removeprefix(_SHIFT): rows.numpy()
+            for name, rows in sorted(tensors.items())
+            if name.startswith(_SHIFT)
+        }
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{REFERENCE_NAME} in {str(folder)!r} is damaged: {error}") from None
     judged = [Judged(one.estimator, one.errors) for one in exported.reference.judged]
-    return Reference(exported.reference.dataset, logits, labels, judged, initial)
+    return Reference(exported.reference.dataset, logits, labels, judged, initial, shifts)

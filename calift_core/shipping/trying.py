@@ -198,7 +198,7 @@ class Trial:
         tried = TriedPicture(
             calibrator=NONE if choice is None else choice.kind,
             fitted_on=None if choice is None else choice.fitted_on.dataset,
-            note=self.note,
+            note=self.note or " ".join([] if choice is None else choice.notes),
             n_classes=len(answers.classes),
             top=top,
             promised_on=self.promised_on,

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from calift_core.calibration.unlabelled import energy_drift, estimate_accuracy, recommended
+from calift_core.calibration.unlabelled import (
+    Familiarity,
+    energy_drift,
+    estimate_accuracy,
+    familiarity,
+    recommended,
+)
 from calift_core.errors import CaliftError, DataError, InterruptedRunError, UnreadableImageError
 from calift_core.shipping.choosing import calibrated
 from calift_core.shipping.classifier import BATCH_SIZE, Answers, CalibratedClassifier, together
@@ -21,8 +27,10 @@ from calift_core.shipping.reference import Reference
 
 #: Images that are shown as the most unusual.
 SHOWN = 12
-#: An estimate that was further off on average, a fraction, is told with a warning.
+#: An estimate that was further off on average, a fraction, is not told of images that drifted.
 TRUSTED = 0.1
+#: Images have drifted where equal sets would differ as much less often than this.
+DRIFTED = 0.01
 
 
 class Expected(BaseModel):
@@ -51,6 +59,20 @@ class Drifted(BaseModel):
     p_value: float
     n_reference: int
     n: int
+
+
+class Familiar(BaseModel):
+    """Distances of the logits to those of known sets; see `calift_core.calibration.unlabelled`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    distance: float
+    error: float
+    largest: float
+    nearest: str
+    nearest_distance: float
+    nearest_error: float
+    usual: float
 
 
 class Share(BaseModel):
@@ -84,6 +106,8 @@ class Watched(BaseModel):
         recommended: the estimator that was closest on the labelled shifts, or the average
             confidence where none was closer.
         drift: of the logits.
+        unknown: why the accuracy is not known, in a sentence; None where the answer may be used.
+        familiar: how near the images lie to ID data and labelled shifts; None without shifts.
         shares: of predicted classes, the largest change first.
         unusual: images, the most unusual first.
         unreadable: path → why.
@@ -97,6 +121,8 @@ class Watched(BaseModel):
     expected: list[Expected]
     recommended: str
     drift: Drifted
+    unknown: str | None
+    familiar: Familiar | None
     shares: list[Share]
     unusual: list[Unusual]
     unreadable: dict[str, str]
@@ -108,23 +134,47 @@ class Watched(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """The answer with what it is worth."""
-        best = self.answer
-        said = (
-            f"About {best.value:.0%} of {self.n:,} images are likely to be right ({best.low:.1%} "
-            f"to {best.high:.1%} by sampling alone). "
-        )
-        if best.mean_error is None:
+        """What is known of the accuracy, or that nothing is, and why."""
+        best, images = self.answer, f"{self.n:,} images"
+        if self.unknown is not None:
+            return f"How many of {images} are right is unknown: {self.unknown}"
+        if self.drift.p_value >= DRIFTED:
             return (
-                said + "The run was tested on no shift, so nothing is known of the error of this."
+                f"About {best.value:.0%} of {images} are likely to be right ({best.low:.1%} to "
+                f"{best.high:.1%} by sampling): they cannot be told from those of {self.reference}."
             )
-        worth = (
-            "Do not rely on it: even this estimate, the closest,"
-            if best.mean_error > TRUSTED
-            else "This estimate"
+        worst = max(map(abs, best.errors.values()))
+        return (
+            f"About {best.value:.0%} of {images} are likely to be right. They have drifted, no "
+            "further than shifts that the run was tested on, where this estimate was off by "
+            f"{100 * (best.mean_error or 0.0):.1f} points on average and {100 * worst:.1f} at most."
         )
-        off = 100 * best.mean_error
-        return f"{said}{worth} was off by {off:.1f} points on average where labels are known."
+
+
+def _unknown(best: Expected, drift: Drifted, familiar: Familiarity | None, own: str) -> str | None:
+    """Why an expected accuracy cannot be used, None where it can."""
+    if drift.p_value >= DRIFTED:
+        return None
+    if familiar is None or best.mean_error is None:
+        return f"they differ from {own}, and the run was tested on no shift to judge that by."
+    if familiar.further:
+        return (
+            f"they are further from {own} than every shift that the run was tested on (energy "
+            f"distance {familiar.distance:.3g}, at most {familiar.largest:.3g} there)."
+        )
+    if familiar.unlike:
+        nearest = own if familiar.nearest == "ID" else familiar.nearest
+        return (
+            f"they are unlike {own} and every shift that the run was tested on (energy distance "
+            f"{familiar.nearest_distance:.3g} to the nearest, {nearest}; {familiar.usual:.3g} is "
+            "usual among those)."
+        )
+    if best.mean_error > TRUSTED:
+        return (
+            f"they differ from {own}, and on the shifts that the run was tested on even the "
+            f"closest estimate was off by {100 * best.mean_error:.1f} points on average."
+        )
+    return None
 
 
 def watch(
@@ -170,7 +220,10 @@ def watch(
         )
         for one in estimate_accuracy(labelled, confidences, seed=seed)
     ]
-    drift = energy_drift(reference.logits, logits, seed=seed)
+    drift = Drifted(**vars(energy_drift(reference.logits, logits, seed=seed)))
+    familiar = familiarity(reference.logits, reference.shifts, logits, seed=seed)
+    chosen = recommended(reference.judged)
+    best = next(one for one in expected if one.estimator == chosen)
     energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
     order = np.argsort(-energy, kind="stable")[:SHOWN]
     return Watched(
@@ -178,8 +231,10 @@ def watch(
         reference=reference.dataset,
         n_reference=len(reference.labels),
         expected=expected,
-        recommended=recommended(reference.judged),
-        drift=Drifted(**vars(drift)),
+        recommended=chosen,
+        drift=drift,
+        unknown=_unknown(best, drift, familiar, reference.dataset),
+        familiar=None if familiar is None else Familiar(**vars(familiar)),
         shares=_shares(model, reference, predicted),
         unusual=[
             Unusual(
@@ -237,8 +292,9 @@ def _shares(
 
 def report_html(watched: Watched, title: str) -> str:
     """One page that stands alone: the answer, its evidence, the images."""
+    best = watched.recommended if watched.unknown is None else None
     rows = "".join(
-        f"<tr{' class=best' if one.estimator == watched.recommended else ''}>"
+        f"<tr{' class=best' if best == one.estimator else ''}>"
         f"<td>{_words(one.estimator)}</td><td>{one.value:.1%}</td>"
         f"<td>{one.low:.1%} to {one.high:.1%}</td>"
         f"<td>{'–' if one.mean_error is None else f'{100 * one.mean_error:.1f} points'}</td>"
@@ -258,7 +314,7 @@ def report_html(watched: Watched, title: str) -> str:
         for one in watched.unusual
     )
     drift = watched.drift
-    said = "differ from" if drift.p_value < 0.01 else "cannot be told from"
+    said = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
     unreadable = "".join(
         f"<li>{html.escape(path)}: {html.escape(why)}</li>"
         for path, why in list(watched.unreadable.items())[:20]
@@ -276,7 +332,9 @@ overflow-wrap:anywhere}}img{{width:100%;image-rendering:auto}}</style>
 {watched.n_reference:,} images of {html.escape(watched.reference)} (energy distance
 {drift.distance:.3g}, permutation p = {drift.p_value:.3f}).</p>
 <p>This is no measurement: labels of a few hundred of these images would be.</p>
-<h2>By estimator</h2><table><tr><th>estimator</th><th>expected accuracy</th><th>95 %</th>
+<h2>By estimator</h2>{
+        "" if watched.unknown is None else "<p>None of these may be used: see above.</p>"
+    }<table><tr><th>estimator</th><th>expected accuracy</th><th>95 %</th>
 <th>mean error where labels are known</th><th>estimate − accuracy by shift, points</th></tr>
 {rows}</table>
 <h2>Predicted classes</h2><table><tr><th>class</th><th>{html.escape(watched.reference)}</th>

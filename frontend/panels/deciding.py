@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from calift_core.errors import CaliftError
-from calift_core.schema.wire.answers import Decision, KeptSet
+from calift_core.schema.wire.answers import Decision, KeptSet, PromiseTest
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
 from frontend.figures.style import Run
@@ -79,6 +79,8 @@ def _say(run: Run, found: Decision) -> None:
                 "errors, or keep a larger calibration split."
             )
             return
+        if found.test is not None:
+            _tested(name, found.test, found.risk)
         shown = sorted((s for s in found.sets if s.risk is not None), key=figures.deciding.order)
         st.markdown(
             f"{name}: keep predictions whose confidence is at least "
@@ -101,6 +103,42 @@ def _say(run: Run, found: Decision) -> None:
                     "run": run.id, "dataset": worst.dataset, "view": "slices", "where": at
                 },
             )  # fmt: skip
+
+
+def _tested(run: str, test: PromiseTest, risk: float) -> None:
+    """Whether the promise holds on the ID test set where there is doubt: why, what would hold."""
+    over = test.risk is not None and test.risk > risk
+    if not (over or test.distinguishable):
+        return
+    where = text.md(test.dataset.replace("_", " "))
+    low, high = test.interval
+    parts = (
+        f"{text.percent(test.chosen_on_accuracy)} of the calibration images are right and "
+        f"{text.percent(test.accuracy)} of the test images, a difference of "
+        f"{text.points(test.difference)} ({text.points(low)} to {text.points(high)})"
+    )
+    why = (
+        f"Calibration and test images are not alike: {parts}. The promise is for data like the "
+        "calibration images."
+        if test.distinguishable
+        else f"In accuracy the two parts do not differ beyond chance: {parts}. They may differ in "
+        "other ways, or this is one of the repeats in which the promise fails."
+    )
+    remedy = (
+        f"No threshold can promise it from {where} itself."
+        if test.threshold is None
+        else f"By the same rule {where} itself asks for a confidence of "
+        f"**{text.percent(test.threshold, 2)}**."
+    )
+    ends = "" if test.risk_interval is None else f" ({text.interval(*test.risk_interval)})"
+    wrong = f"{text.percent(test.risk)} of what is kept is wrong{ends}"
+    if test.holds is False:
+        said = f"the promise is broken on {where}**: {wrong}, not at most {text.percent(risk)}."
+        st.error(f"{run}: **{said} {why} {remedy}", icon=":material/error:")
+    else:
+        said = "the promise holds" if test.holds else "it is open whether the promise holds"
+        said += f" on {where}**: {wrong}."
+        st.warning(f"{run}: **{said} {why} {remedy}", icon=":material/warning:")
 
 
 def _sentence(one: KeptSet) -> str:

@@ -792,8 +792,13 @@ def test_decision__is_what_the_samples_say_at_its_threshold(
             1 - evaluations(api, run)[one["dataset"]]["accuracy"], abs=1e-6
         )
         assert one["holds"] in (None, one["risk"] <= 0.6)
+    test, own = found["test"], found["sets"][0]
+    assert (test["dataset"], test["risk"], test["holds"]) == ("id", own["risk"], own["holds"])
+    assert test["accuracy"] == pytest.approx(evaluations(api, run)["id"]["accuracy"])
+    assert test["interval"][0] < test["difference"] < test["interval"][1]
+    assert test["difference"] == pytest.approx(test["chosen_on_accuracy"] - test["accuracy"])
     none = get(api, f"/runs/{run}/decision", risk=1e-4)
-    assert none["threshold"] is None
+    assert none["threshold"] is none["test"] is None
     assert all(one["kept"] == 0 and one["risk"] is None for one in none["sets"])
     bare = make_run(seed=2, calibration_split=False)
     refused(api, f"/runs/{bare}/decision", 404, "NOT_FOUND")

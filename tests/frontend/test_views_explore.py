@@ -8,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
+from frontend import text
 from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, page, three, words
 
@@ -63,6 +64,13 @@ def test_decide__says_what_each_threshold_keeps(dashboard: Service) -> None:
     assert "CaRot on fashion-mnist keeps" in kept
     links = [x.proto for x in app.get("page_link") if x.proto.label.startswith("Errors that are")]
     assert all("where=confidence" in link.query_string for link in links)
+    for run in runs.split(","):
+        with Client(dashboard.url) as client:
+            test = client.decision(run, risk=0.1).test
+        assert test is not None
+        doubt = test.distinguishable or (test.risk or 0.0) > 0.1
+        assert (f"a difference of {text.points(test.difference)}" in said) == doubt
+        assert ("the promise is broken on fashion" in said) >= (test.holds is False)
     app.select_slider(key="url-risk").set_value("0.001").run()
     assert "no threshold can promise at most 0.1" in words(app).replace("\\", "")
     assert app.query_params["risk"] == "0.001"

@@ -7,14 +7,14 @@ from typing import Any
 
 from calift_core.analysis.budget import budget_of
 from calift_core.analysis.comparing import resamples_for, share
-from calift_core.analysis.deciding import kept_of
+from calift_core.analysis.deciding import kept_of, promise_test
 from calift_core.analysis.explorer.scored import Scores
 from calift_core.analysis.ledger import ledger_of
 from calift_core.analysis.library import Subject
 from calift_core.calibration.decisions import choose_threshold
 from calift_core.errors import NotFoundError, UnknownNameError, UnpairedError
 from calift_core.predictions.read import shared_samples
-from calift_core.schema.wire.answers import Decision, KeptSet, Ledger, LedgerSet
+from calift_core.schema.wire.answers import Decision, KeptSet, Ledger, LedgerSet, PromiseTest
 from calift_core.schema.wire.results import (
     Budget,
 )
@@ -88,7 +88,7 @@ class DecisionAnswers(Scores):
         """A threshold for at most so many errors among what is kept; see `choose_threshold`.
 
         It is chosen on the run's ID calibration split alone, at the temperature that the run was
-        evaluated at, and shown on its ID data and on every shift.
+        evaluated at, held against its ID test set, and shown on every shift.
 
         Args:
             run: a run that was tested.
@@ -127,11 +127,29 @@ class DecisionAnswers(Scores):
                 **found,
             )
 
+        own = next((s for s in tested.values() if (s.source.role or "id") == "id"), None)
+        test = None
+        if threshold is not None and own is not None:
+            test = PromiseTest(
+                dataset=own.source.dataset or own.target,
+                **self._memory.remember(
+                    "answers",
+                    ("promise", own.target, own.temperature, split.digest, threshold, risk, level),
+                    lambda: promise_test(
+                        scores,
+                        self.scored(own.open(), own.temperature),
+                        threshold=threshold,
+                        risk=risk,
+                        level=level,
+                    ),
+                ),
+            )
         return Decision(
             run=self._library.run(run),
             risk=risk,
             level=level,
             threshold=threshold,
+            test=test,
             chosen_on=KeptSet(
                 dataset=split.metadata.dataset,
                 role="id",

@@ -134,11 +134,35 @@ class KeptSet(Frozen):
     curve: list[RiskPoint]
 
 
+class PromiseTest(Frozen):
+    """A promise held against the ID test set, which it was not made from.
+
+    `holds` is that set's. Accuracies are of the part that the threshold was chosen on and of the
+    test set, `difference` is the former less the latter with its 95 % interval (Newcombe 1998,
+    images taken for independent). `distinguishable`: the interval leaves 0 out, so the two parts
+    are not exchangeable and the promise says nothing of the test set. `threshold` is the one that
+    the same rule chooses on the test set itself; null where none can be promised there.
+    """
+
+    dataset: str
+    n: int
+    holds: bool | None
+    risk: float | None
+    risk_interval: tuple[float, float] | None
+    chosen_on_accuracy: float
+    accuracy: float
+    difference: float
+    interval: tuple[float, float]
+    distinguishable: bool
+    threshold: float | None
+
+
 class Decision(Frozen):
     """A threshold on a run's confidence, and what it gives on each data set.
 
     Among what it keeps at most a share `risk` is wrong, in `level` of repeats of the ID calibration
     split that it was chosen on; null where nothing can be promised. `chosen_on` is that split.
+    `test` holds the promise against the ID test set; null without one, or without a promise.
     """
 
     run: Source
@@ -146,6 +170,7 @@ class Decision(Frozen):
     level: float
     threshold: float | None
     chosen_on: KeptSet
+    test: PromiseTest | None = None
     sets: list[KeptSet]
 
 

@@ -16,6 +16,7 @@ from calift_core.calibration.unlabelled import (
     energy_drift,
     estimate_accuracy,
     expected_accuracy,
+    familiarity,
     judge_estimators,
     recommended,
 )
@@ -118,6 +119,31 @@ def test_energy_drift__is_the_definition() -> None:
     assert energy_drift(x, x, n_permutations=9).distance == pytest.approx(0, abs=1e-12)
     large = energy_drift(rng.normal(size=(1_500, 2)), y[:, :2], n_permutations=1)
     assert (large.n_reference, large.n) == (1_000, 5)
+
+
+def test_familiarity__tells_what_lies_among_known_shifts_from_what_is_further_or_unlike() -> None:
+    rng = np.random.default_rng(5)
+
+    def at(*where: float) -> np.ndarray:
+        return rng.normal(size=(200, 3)) + np.array(where)
+
+    own, shifts = at(0, 0, 0), {"a": at(2, 0, 0), "b": at(3, 0, 0), "c": at(2, 1.5, 0)}
+    ways = {
+        "alike": (at(0, 0, 0), False, False),
+        "between": (at(2.5, 0, 0), False, False),
+        "known": (at(3, 0, 0)[:20], False, False),
+        "further": (at(8, 0, 0), True, True),
+        "unlike": (at(0, 0, -2.5), False, True),
+    }
+    for name, (values, further, unlike) in ways.items():
+        found = familiarity(own, shifts, values)
+        assert found is not None
+        assert (found.further, found.unlike) == (further, unlike), name
+    assert found.nearest == "ID"
+    assert familiarity(own, {}, own) is None
+    long = familiarity(at(0, 0, 0).repeat(6, axis=0), shifts, at(2, 0, 0))
+    assert long is not None
+    assert long.nearest == "a"
 
 
 def test_wrong_input__is_a_sentence() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from calift import data
+from calift.main import app
 from calift_core.calibration import CALIBRATORS, Calibrator, nll, score_probs, softmax
 from calift_core.calibration.conformal import fit_conformal
 from calift_core.calibration.decisions import choose_threshold
@@ -31,7 +33,10 @@ from calift_core.evaluation.subjects import load_trained
 from calift_core.jobs.folder import run_in_folder
 from calift_core.models.finished import load_finished
 from calift_core.predictions.read import read_predictions
+from calift_core.predictions.types import Predictions
+from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report
+from calift_core.shipping.card import chance_warnings
 from calift_core.shipping.choosing import (
     CANDIDATES,
     Choice,
@@ -42,6 +47,7 @@ from calift_core.shipping.choosing import (
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
 from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, ONNX_NAME, read_exported
+from calift_core.shipping.judged import judged
 from calift_core.shipping.onnx import calibrator_module, export_onnx
 from calift_core.shipping.predicting import Out, listed, predict_files
 from calift_core.shipping.reference import read_reference
@@ -85,9 +91,23 @@ def predictions_of(run: Path, part: str) -> Path:
 # --------------------------------------------------------------------------------- choosing
 
 
+def refilled(run: Path, **counts: int) -> None:
+    """Give parts of a run predictions of other numbers of images, over-confident ones."""
+    for part, n in counts.items():
+        path, rng = predictions_of(run, part), np.random.default_rng(n)
+        own = read_predictions(path)
+        labels = np.arange(n) % own.logits.shape[1]
+        logits = rng.normal(size=(n, own.logits.shape[1])).astype(np.float32)
+        logits[np.arange(n), labels] += 1
+        ids = np.array([f"{part}-{i}" for i in range(n)])
+        write_predictions(path, Predictions(ids, labels, 4 * logits, own.metadata))
+
+
 def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(run: Path) -> None:
+    refilled(run, calibration=300, validation=200)
     choice = choose_calibrator(run)
     assert {c.kind for c in choice.candidates} == set(CANDIDATES)
+    assert choice.notes == []
     assert [c.nll for c in choice.candidates] == sorted(c.nll for c in choice.candidates)
     fit = read_predictions(predictions_of(run, "calibration"))
     losses = {}
@@ -100,17 +120,66 @@ def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(ru
             probs = calibrator.transform(judged.logits)
         assert one.nll == pytest.approx(nll(score_probs(probs, judged.labels)))
         losses[one.kind] = score_probs(probs, judged.labels).nll
-    lowest = losses[choice.candidates[0].kind]
+    behind = {k: own - losses[choice.candidates[0].kind] for k, own in losses.items()}
     near = [
-        kind
-        for kind in CANDIDATES
-        if (losses[kind] - lowest).mean() <= (losses[kind] - lowest).std() / len(lowest) ** 0.5
-    ]
-    assert choice.kind == near[0]
-    assert (choice.fitted_on.n, choice.chosen_on and choice.chosen_on.n) == (len(fit), len(judged))
+        k for k in CANDIDATES
+        if behind[k].mean() <= behind[k].std(ddof=1) / len(judged) ** 0.5
+    ]  # fmt: skip
+    assert choice.kind == near[0] == "temperature"
+    assert (choice.fitted_on.n, choice.chosen_on and choice.chosen_on.n) == (300, 200)
     assert read_choice(run) is None
     save_choice(run, choice)
     assert read_choice(run) == choice
+
+
+@pytest.mark.parametrize(
+    ("calibration", "validation", "kind", "said"),
+    [
+        (1, 1, "none", "Not considered: temperature. calibration has 1 image"),
+        (1, 100, "none", "at least 200 are needed"),
+        (199, 100, "temperature", "Not considered: histogram, isotonic, svs, vector."),
+        (300, 1, "temperature", "Calibrators were not compared: validation has 1 image"),
+    ],
+)
+def test_auto__of_few_images_takes_temperature_or_none_and_says_why(
+    run: Path, calibration: int, validation: int, kind: str, said: str
+) -> None:
+    refilled(run, calibration=calibration, validation=validation)
+    choice = choose_calibrator(run)
+    assert choice.kind == kind
+    assert said in " ".join(choice.notes)
+    assert {c.kind for c in choice.candidates} <= {"none", "temperature"} or calibration == 300
+
+
+def test_auto__leaves_weights_for_each_class_out_where_a_class_is_rare(run: Path) -> None:
+    refilled(run, calibration=300, validation=200)
+    path = predictions_of(run, "calibration")
+    own = read_predictions(path)
+    labels = np.where((own.labels == 2) & (np.arange(300) > 13), 0, own.labels)
+    write_predictions(path, Predictions(own.ids, labels, own.logits, own.metadata))
+    choice = choose_calibrator(run)
+    assert {c.kind for c in choice.candidates} == {"none", "temperature", "histogram", "isotonic"}
+    assert "Not considered: svs, vector. calibration has a class of 4 images" in "".join(
+        choice.notes
+    )
+
+
+def test_choice__of_too_few_images_is_told_by_command_card_and_answers(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    refilled(run, calibration=1)
+    image = sorted(photos.rglob("*.png"))[0]
+    told = "Do not rely on histogram: calibration has 1 image, at least 200 are needed"
+    ways = (
+        ["calibrate", run, "--with", "histogram"],
+        ["export", run, tmp_path / "model"],
+        ["predict", tmp_path / "model", image],
+    )
+    for way in ways:
+        said = CliRunner().invoke(app, [str(one) for one in way])
+        assert said.exit_code == 0
+        assert (told in " ".join(said.stderr.split())) == (way[0] != "export")
+    assert told in (tmp_path / "model" / CARD_NAME).read_text()
 
 
 def test_choice__of_what_is_not_there_says_what_is_missing(run: Path, tmp_path: Path) -> None:
@@ -238,7 +307,44 @@ def test_card__is_one_that_a_hub_reads_with_the_numbers_of_the_report(
         low, high = e.ece.interval
         assert f"{e.ece.value:.1%} ({low:.1%} to {high:.1%}) | {e.ece.null_mean:.1%}" in card.text
     assert "no calibrator is applied" in card.text
+    assert "Before and after" not in card.text
+    assert (card.data.license, card.data.base_model) == ("unknown", None)
+    assert "**Base model:** vit.json, random weights. **Licence:** not stated." in card.text
     assert (tmp_path / "model" / "reliability.png").stat().st_size > 5_000
+
+
+def test_card__says_what_the_calibrator_changed_and_whose_the_model_is(
+    exported: Path, made: Path, run: Path, tmp_path: Path
+) -> None:
+    card = ModelCard.load(exported / CARD_NAME).text
+    report = Report.model_validate_json((made / "report.json").read_bytes())
+    own = read_exported(exported).fitted()
+    assert own is not None
+    for e in report.evaluations:
+        stored = read_predictions(made / "predictions" / f"{e.dataset.replace('/', '_')}.parquet")
+        after = nll(score_probs(own.transform(stored.logits), stored.labels))
+        changed = next(x for x in card.splitlines() if x.count("→") and e.dataset in x)
+        assert f"| {e.accuracy:.1%} → {e.accuracy:.1%} | {e.ece.value:.1%} → " in changed
+        assert f"| {e.nll:.3f} → {after:.3f} |" in changed
+    report = json.loads((run / "report.json").read_text())
+    report["spec"]["model"] = {"name": "ViT-B-32", "pretrained": "openai"}
+    (run / "report.json").write_text(json.dumps(report))
+    export_run(run, tmp_path / "model", license="mit")
+    told = ModelCard.load(tmp_path / "model" / CARD_NAME)
+    assert told.data.license == "mit"
+    assert told.data.base_model == "timm/vit_base_patch32_clip_224.openai"
+    assert "**Base model:** ViT-B-32, weights openai. **Licence:** mit." in told.text
+
+
+@pytest.mark.parametrize(("right", "warned"), [(0.34, True), (0.9, False)])
+def test_card__warns_where_the_model_is_no_better_than_guessing(
+    right: float, warned: bool, exported: Path, made: Path
+) -> None:
+    report = Report.model_validate_json((made / "report.json").read_bytes())
+    (row, *_) = judged(made, report, None)
+    found = chance_warnings(read_exported(exported), [replace(row, accuracy=right, n=200)])
+    assert bool(found) == warned
+    assert not warned or "34.0% of 200 images are right" in found[0]
 
 
 # --------------------------------------------------------------------------------- the graph
@@ -514,10 +620,24 @@ def test_watch__of_an_export_says_what_its_run_says(
         assert one.errors["art"] == pytest.approx(one.value - right, abs=1e-5)
         assert one.mean_error == pytest.approx(abs(one.errors["art"]))
     assert found.drift.p_value <= 0.01
-    # As sure as before and wrong: who reads the answer must read that.
-    assert ("Do not rely on it" in found.sentence) == (found.answer.mean_error > 0.1)
-    assert watch(model, reference, listed([str(photos)])).drift.p_value > 0.01
+    # The shift is known; as sure as before and wrong: who reads the answer must read that.
+    assert found.familiar is not None
+    assert (found.familiar.nearest, (found.unknown is None)) == (
+        "art", found.answer.mean_error <= 0.1
+    )  # fmt: skip
+    alike = watch(model, reference, listed([str(photos)]))
+    assert (alike.drift.p_value > 0.01, alike.unknown) == (True, None)
+    assert "by sampling): they cannot be told from those of validation" in alike.sentence
     assert sum(share.here for share in found.shares) == pytest.approx(1)
+    # Against a shift that hardly moved they are further off than all that is known.
+    many = {"logits": np.tile(own.logits, (4, 1)), "labels": np.tile(own.labels, 4)}
+    near = replace(reference, **many, shifts={"art": own.logits + np.float32(1e-3)})
+    off = watch(model, near, paths)
+    assert off.sentence.startswith("How many of 24 images are right is unknown: they are further")
+    assert "None of these may be used" in report_html(off, "off")
+    assert f"{off.answer.low:.1%}" not in off.sentence
+    none = watch(model, replace(near, shifts={}), paths)
+    assert "was tested on no shift" in none.sentence
     page = report_html(found, "a <script>alert(1)</script> model")
     assert "<script" not in page
     assert page.count("data:image/jpeg") == 12
