@@ -178,7 +178,8 @@ class Results:
             run_id=run_id,
             run_name=body["name"],
             input_run=method["run"],
-            alpha=method["alpha"],
+            # Of a run that chose its α itself, the spec's is not on the path.
+            alpha=body["resolved"]["alpha"],
             points=points,
         )
 

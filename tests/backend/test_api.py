@@ -950,16 +950,18 @@ def _point(alpha: float) -> dict[str, Any]:
     return {"alpha": alpha, **flat, "datasets": sets}
 
 
-def with_frontier(services: Any, run: str, alpha: float = 0.5) -> str:
-    """A finished WiSE-FT run of another run."""
+def with_frontier(services: Any, run: str) -> str:
+    """A finished WiSE-FT run of another run that chose α = 0.5, whatever α its spec names."""
     store = services.store
-    spec = spec_of(name="between", method={"kind": "wise_ft", "run": run, "alpha": alpha})
+    method = {"kind": "wise_ft", "run": run, "choose": "one_se", "alpha": 1.0}
+    spec = spec_of(name="between", method=method)
     run_id: str = store.runs.submit(spec)
     assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
     body = store.results.report(run) | {
         "run_id": run_id,
         "name": spec.name,
         "spec": spec.model_dump(mode="json"),
+        "resolved": {"alpha": 0.5},
         "frontier": [_point(a) for a in (0.0, 0.5, 1.0)],
     }
     assert store.claims.finish(run_id, 1, phase="SUCCEEDED", report=body)
@@ -970,11 +972,11 @@ def test_frontier__is_what_the_runner_measured(
     api: TestClient, services: Any, finished_run: Any
 ) -> None:
     tuned = finished_run(services.store, services.artifacts)
-    run_id = with_frontier(services, tuned, alpha=0.25)
+    run_id = with_frontier(services, tuned)
     response = api.get(f"/api/v1/runs/{run_id}/frontier")
     assert response.status_code == 200, response.text
     found = response.json()
-    assert (found["run_id"], found["input_run"], found["alpha"]) == (run_id, tuned, 0.25)
+    assert (found["run_id"], found["input_run"], found["alpha"]) == (run_id, tuned, 0.5)
     assert [p["alpha"] for p in found["points"]] == [0.0, 0.5, 1.0]
     assert found["points"] == api.get(f"/api/v1/runs/{run_id}/report").json()["frontier"]
     # Its label may change when what it was made from is gone.

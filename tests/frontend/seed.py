@@ -241,7 +241,8 @@ def finished(
         name=name,
         spec=run_spec.model_dump(mode="json"),
         spec_sha256=run_spec.content_hash(),
-        resolved={"lr": 1e-5, "weight_decay": 0.1, "warmup_steps": 60, "precision": "fp32"},
+        resolved={"lr": 1e-5, "weight_decay": 0.1, "warmup_steps": 60, "precision": "fp32"}
+        | {k: v for k, v in kind.method.items() if k == "alpha"},
         summary=summary,
         evaluations=reports,
         spectrum=final,
