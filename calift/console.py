@@ -74,8 +74,10 @@ def ece_text(value: float | None, floor: float | None) -> str:
 
 
 def sigma_text(value: float | None) -> str:
-    """A singular value."""
-    return "–" if value is None else f"{value:.2e}"
+    """A singular value, as the pages write it."""
+    from frontend.text import number
+
+    return number(value)
 
 
 def duration_text(seconds: float | None) -> str:

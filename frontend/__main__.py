@@ -26,6 +26,7 @@ from starlette.middleware import Middleware
 from calift_core.errors import CaliftError, SpecError
 from calift_core.installed import install_extra
 from frontend.door import Door, Organisation, Sessions, names, routes
+from frontend.faults import unexpected
 
 HERE = Path(__file__).parent
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -133,6 +134,7 @@ def main() -> int:
     app = st.App(
         HERE / "app.py",
         lifespan=prepared,
+        on_script_error=unexpected,
         routes=routes(sessions, known),
         middleware=[
             Middleware(Door, hosts=hosts, sessions=sessions, index=index.read_text("utf-8"))

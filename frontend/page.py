@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
@@ -19,7 +19,7 @@ from frontend import components, pictures, tables, text
 from frontend.figures import style
 from frontend.figures.marks import Mark, marks
 from frontend.gains import Gain
-from frontend.tables import Column, Markup, Table
+from frontend.tables import Column, Markup, Row, Table
 
 _A_DOZEN = 12
 #: Seconds between two looks at a run that works.
@@ -143,17 +143,19 @@ def rows(
     if st.session_state.get(held, ("", []))[0] != of:
         st.session_state[held] = (of, [])
     chosen: list[int] = st.session_state[held][1]
+    names = {c.name for c in shown.columns}
+    # A floor is a note below its error: the columns must fit side by side.
+    noted = {f"{name}_floor" for name in names} & names
+    columns = [c for c in shown.columns if c.name not in noted]
     components.rows(
         {
             "of": of,
             "caption": caption,
-            "columns": [
-                {"name": c.name, "label": c.label, "kind": _row_kind(c)} for c in shown.columns
-            ],
+            "columns": [{"name": c.name, "label": c.label, "kind": _row_kind(c)} for c in columns],
             "rows": [
                 {
                     "href": link,
-                    "cells": {c.name: _row_cell(c, row.get(c.name)) for c in shown.columns},
+                    "cells": {c.name: _row_cell(c, row, noted) for c in columns},
                 }
                 for row, link in zip(shown.rows, links, strict=True)
             ],
@@ -174,9 +176,17 @@ def _row_kind(column: Column) -> str:
     return column.kind if column.kind in ("open", "mark", "share") else "text"
 
 
-def _row_cell(column: Column, value: Any) -> Any:
+def _row_cell(column: Column, row: Row, noted: Collection[str]) -> Any:
+    value = row.get(column.name)
     if value is None or value == "":
         return None
+    if (floor := f"{column.name}_floor") in noted:
+        return {
+            "words": tables.said(column, value),
+            "note": f"floor {tables.said(column, row[floor])}"
+            if row.get(floor) is not None
+            else "",
+        }
     match column.kind:
         case "mark":
             return {"symbol": value.symbol, "word": value.word, "colour": value.colour}

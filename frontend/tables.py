@@ -79,7 +79,7 @@ def headline(names: Iterable[str] = text.HEADLINES, *, floors: bool = False) -> 
 
 
 def to_html(
-    table: Table, *, caption: str, limit: int = 500, classes: str = "", stick: bool = True
+    table: Table, *, caption: str, limit: int = 500, stick: bool = True, stack: bool = False
 ) -> Markup:
     """A table that screen readers can walk; it scrolls inside itself where the page is narrow.
 
@@ -87,8 +87,8 @@ def to_html(
         table: what to show.
         caption: names the table for those who do not see the chart beside it.
         limit: rows shown; a last line counts the rest.
-        classes: more CSS classes.
         stick: keep the first column in sight while the rest scrolls.
+        stack: on a narrow screen, put a row's values below each other; for tables of words.
     """
     head = "".join(
         f'<th scope="col" class="{"num" if c.kind in NUMERIC else ""}">{text.esc(c.label)}</th>'
@@ -109,7 +109,8 @@ def to_html(
                     words = f'<div class="wrap">{words}</div>'
             tag = 'th scope="row"' if index == 0 else "td"
             kind = "num" if column.kind in NUMERIC else "txt"
-            cells.append(f'<{tag} class="{kind}">{words}</{tag[:2]}>')
+            label = f' data-label="{text.esc(column.label)}"' if stack else ""
+            cells.append(f'<{tag} class="{kind}"{label}>{words}</{tag[:2]}>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     rest = len(table.rows) - limit
     if rest > 0:
@@ -118,7 +119,7 @@ def to_html(
             "CSV export</td></tr>"
         )
     return Markup(
-        f'<div class="calift-table {"stick" if stick else ""} {classes}" tabindex="0" role="region"'
+        f'<div class="calift-table{" stick" * stick}{" stack" * stack}" tabindex="0" role="region"'
         f' aria-label="{text.esc(caption)}"><table><caption>{text.esc(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import inf
 from os.path import commonprefix
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -36,8 +37,19 @@ def square_points(value: float | None, digits: int = 1) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`digits` significant digits, zeros kept: `0.130`; none is a dash."""
-    return DASH if value is None else _minus(f"{value:#.{digits}g}".removesuffix("."))
+    """`digits` significant digits, zeros kept: `0.130`; none is a dash.
+
+    What is very small or large has a power of ten and a digit less: `9.0e-5`.
+    """
+    if value is None:
+        return DASH
+    rounded = abs(float(f"{value:.{digits}g}"))
+    if 0 < rounded < 1e-3 or 1e5 <= rounded < inf:
+        mantissa, _, power = f"{value:.{max(digits - 2, 0)}e}".partition("e")
+        return _minus(f"{mantissa}e{int(power)}")
+    if rounded >= 10**digits:
+        return _minus(f"{value:,.0f}")
+    return _minus(f"{value:#.{digits}g}".removesuffix("."))
 
 
 def p_value(value: float, n_resamples: int | None = None) -> str:

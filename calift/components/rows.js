@@ -1,7 +1,8 @@
 // @ts-check
 // Rows that are opened and chosen. A row's name is a link, so that it opens by the keyboard and in a
 // tab of its own; a click anywhere else in the row opens it too. `open` tells the server which, and
-// `choose` the places of all the rows that are ticked.
+// `choose` the places of all the rows that are ticked. Where the columns do not fit side by side, each
+// row is a card with its values by their names.
 
 import { component, html } from "./dom.js";
 
@@ -12,10 +13,11 @@ import { component, html } from "./dom.js";
  * @property {"open" | "mark" | "share" | "number" | "text"} kind
  *
  * @typedef {{symbol: string, word: string, colour: string}} Mark
+ * @typedef {{words: string, note: string}} Noted
  *
  * @typedef {object} Row
  * @property {string} href of what it opens; empty where there is nothing
- * @property {Record<string, string | number | Mark | null>} cells by column
+ * @property {Record<string, string | number | Mark | Noted | null>} cells by column
  *
  * @typedef {object} Data
  * @property {string} of what the rows are, sent back with what is said of them
@@ -33,6 +35,8 @@ class Rows {
     this.root = root;
     this.box = html("div", { class: "rows", tabindex: 0, role: "region" });
     root.append(this.box);
+    this.watch = new ResizeObserver(() => this.fit());
+    this.watch.observe(this.box);
     this.shown = "";
     this.of = "";
     /** @type {Set<number>} */
@@ -42,6 +46,7 @@ class Rows {
   }
 
   close() {
+    this.watch.disconnect();
     this.box.remove();
   }
 
@@ -61,6 +66,15 @@ class Rows {
     this.box.replaceChildren(this.table(data));
     if (had) this.box.querySelector(`[data-at="${had}"]`)?.focus({ preventScroll: true });
     this.tick(data);
+    this.fit();
+  }
+
+  fit() {
+    const { classList } = this.box;
+    // Cards are longer, and the scroller that they may bring to the page takes some width.
+    const spare = classList.contains("cards") ? 20 : 0;
+    classList.remove("cards");
+    classList.toggle("cards", this.box.scrollWidth > this.box.clientWidth - spare);
   }
 
   /** @param {Data} data */
@@ -89,7 +103,8 @@ class Rows {
       const value = row.cells[column.name];
       const inside = value === null || value === "" ? data.dash : this.cell(value, column, row, k);
       const first = column.kind === "open";
-      return html(first ? "th" : "td", { class: column.kind, scope: first ? "row" : null }, [inside]);
+      const said = { class: column.kind, scope: first ? "row" : null, "data-label": column.label };
+      return html(first ? "th" : "td", said, [inside]);
     });
     if (data.several) {
       const named = data.columns.find((c) => c.kind === "open");
@@ -111,12 +126,15 @@ class Rows {
   }
 
   /**
-   * @param {string | number | Mark} value
+   * @param {string | number | Mark | Noted} value
    * @param {Column} column
    * @param {Row} row
    * @param {number} k
    */
   cell(value, column, row, k) {
+    if (typeof value === "object" && "words" in value) {
+      return html("span", {}, [value.words, html("small", {}, [value.note])]);
+    }
     if (typeof value === "object") {
       return html("span", { class: `pill ${value.colour}` }, [
         html("span", { "aria-hidden": "true" }, [value.symbol]), value.word]);

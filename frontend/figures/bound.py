@@ -118,9 +118,12 @@ def scatter(
                     "size": 10,
                     "line": {"width": 1, "color": "#ffffff"},
                 },
-                customdata=[[text.esc(p.name), text.esc(p.variant), p.seed] for p in own],
+                customdata=[
+                    [text.esc(p.name), text.esc(p.variant), p.seed, text.number(getattr(p, term))]
+                    for p in own
+                ],
                 hovertemplate="%{customdata[0]}<br>%{customdata[1]}, seed %{customdata[2]}<br>"
-                "%{x:.3g}, %{y:.2%}<extra></extra>",
+                "%{customdata[3]}, %{y:.2%}<extra></extra>",
             )
         )
     figure.update_layout(

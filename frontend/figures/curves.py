@@ -12,7 +12,8 @@ from calift_core.schema.wire.runs import Metrics
 from frontend import text
 from frontend.figures.style import (
     DASHES,
-    PALETTE,
+    INK,
+    MUTED,
     SYMBOLS,
     WEBGL_POINTS,
     Run,
@@ -48,60 +49,57 @@ def _in_words(value: float, shares: bool) -> str:
     return text.percent(value) if shares else text.number(value)
 
 
-def figure(
-    metrics: Metrics,
-    names: Sequence[str] | None = None,
-    *,
-    title: str = "Training",
-    log_y: bool = False,
+#: Of the terms of a loss, which are no run's colours.
+_GREYS = (INK, MUTED, "#8795a3")
+
+
+def terms(
+    metrics: Metrics, names: Sequence[str], *, own: RunStyle, log_y: bool = False
 ) -> go.Figure:
-    """Named series over optimiser steps, all on one axis.
+    """A run's loss, in the run's colour, and the terms that it is a sum of, on one axis.
 
     Args:
         metrics: from `GET /runs/{id}/metrics`.
-        names: which series, in the legend's order; none: all.
-        title: of the figure.
+        names: which series, the loss first.
+        own: the run's look.
         log_y: logarithmic axis; values that are not positive are left out.
     """
+    title = "Loss and its terms" if len(names) > 1 else "Loss"
     by_name = {series.name: series for series in metrics.series}
-    wanted = list(by_name) if names is None else [name for name in names if name in by_name]
-    wanted = [name for name in wanted if by_name[name].steps]
+    wanted = [name for name in names if name in by_name and by_name[name].steps]
     if not wanted:
         return nothing(title, "no point is recorded yet")
     total = sum(len(by_name[name].steps) for name in wanted)
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
     figure = blank(title=title, alt="", height=280)
     said = []
-    shares = all(is_share(name) for name in wanted)
     for index, name in enumerate(wanted):
         series = by_name[name]
-        own = is_share(name)
         pairs = [
             (s, v) for s, v in zip(series.steps, series.values, strict=True) if v > 0 or not log_y
         ]
-        slot = index % len(PALETTE)
+        colour = _GREYS[(index - 1) % len(_GREYS)] if index else own.colour
+        dash = DASHES[index % len(DASHES)]
         figure.add_trace(
             line(
                 x=[s for s, _ in pairs],
                 y=[v for _, v in pairs],
                 mode="lines" if len(pairs) > 1 else "markers",
                 name=text.esc(name.replace("_", " ")),
-                line={"color": PALETTE[slot], "width": 2,
-                      "dash": DASHES[slot] if line is go.Scatter else "solid"},
-                marker={"color": PALETTE[slot], "symbol": SYMBOLS[slot], "size": 7},
-                hovertemplate="%{y:.2%}" if own else "%{y:.4g}",
+                line={"color": colour, "width": 1.5 if index else 2.5,
+                      "dash": dash if line is go.Scatter else "solid"},
+                marker={"color": colour, "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 7},
+                hovertemplate="%{y:.4g}",
             )
         )  # fmt: skip
         said.append(
-            f"{name.replace('_', ' ')} from {_in_words(series.values[0], own)} "
-            f"to {_in_words(series.values[-1], own)}"
+            f"{name.replace('_', ' ')} from {text.number(series.values[0])} "
+            f"to {text.number(series.values[-1])}"
         )
     figure.update_layout(
         meta={"alt": f"{title} over steps up to {metrics.last_step}: {'; '.join(said)}."},
         xaxis=axis(name="Step", rangemode="tozero"),
-        yaxis=_values_axis(
-            [v for name in wanted for v in by_name[name].values], shares=shares, log=log_y
-        ),
+        yaxis=_values_axis([], shares=False, log=log_y),
         hovermode="x unified",
         showlegend=False,
     )
@@ -132,13 +130,20 @@ DIAGNOSTIC = "diagnostic: nothing is chosen on it, and it must not be"
 FEW = 10
 #: What series are called where their names say too little.
 TITLES = {
-    "lr": "learning rate",
-    "grad_norm": "gradient norm",
-    "sigma_min": "σ_min (validation)",
-    "val_accuracy": "accuracy (ID validation)",
+    "lr": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "sigma_min": "σ_min (ID validation)",
+    "effective_rank": "Effective rank (ID validation)",
+    "val_accuracy": "Accuracy (ID validation)",
     "val_ece": "ECE (ID validation)",
     "val_nll": "NLL (ID validation)",
 }
+
+
+def title_of(name: str) -> str:
+    """What a series is called."""
+    words = name.replace("_", " ")
+    return TITLES.get(name, words[:1].upper() + words[1:])
 
 
 def smoothed(values: Sequence[float], weight: float) -> list[float]:
@@ -178,7 +183,7 @@ def overlay(
         log_x: logarithmic steps; step 0 is left out.
         log_y: logarithmic values; those that are not positive are left out.
     """
-    title = TITLES.get(name, name.replace("_", " "))
+    title = title_of(name)
     found = [(run, next((s for s in m.series if s.name == name), None)) for run, m in runs]
     shown = [(run, s) for run, s in found if s is not None and s.steps]
     if not shown:
@@ -193,7 +198,8 @@ def overlay(
     total = sum(len(s.steps) for _, s in shown)
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
     words, shares = [], is_share(name)
-    seen = "y:.2%" if shares else "y:.4g"
+    small = all(abs(v) < 1e-3 for _, s in shown for v in s.values)
+    seen = "y:.2%" if shares else "y:.1e" if small else "y:.4g"
     recorded = seen.replace("y", "customdata", 1)
     for run, series in shown:
         own, smooth = styles[run.id], smoothing if run.id in many else 0.0
@@ -236,7 +242,9 @@ def overlay(
         ),
         hovermode="x unified",
     )  # fmt: skip
-    legend_below(figure, math.ceil(len(shown) / 2))
+    figure.update_layout(showlegend=False)
+    if len(shown) > 1:
+        legend_below(figure, math.ceil(len(shown) / 2))
     return figure
 
 

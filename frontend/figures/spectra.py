@@ -61,7 +61,8 @@ def singular_values(
                 legendgroup=run.id,
                 line={"color": own.colour, "dash": own.dash if line is go.Scatter else "solid",
                       "width": 2},
-                hovertemplate="σ%{x} = %{y:.3g}<extra>" + text.esc(run.label) + "</extra>",
+                customdata=[text.number(v) for _, v in kept],
+                hovertemplate="σ%{x} = %{customdata}<extra>" + text.esc(run.label) + "</extra>",
             )
         )  # fmt: skip
         if spectrum.sigma_min is not None and spectrum.sigma_min > 0:
@@ -74,7 +75,8 @@ def singular_values(
                     showlegend=False,
                     marker={"symbol": f"{own.symbol}-open", "size": 11, "color": own.colour,
                             "line": {"width": 2}},
-                    hovertemplate="σ_min = %{y:.3g}<extra>" + text.esc(run.label) + "</extra>",
+                    hovertemplate=f"σ_min = {text.number(spectrum.sigma_min)}"
+                    + f"<extra>{text.esc(run.label)}</extra>",
                 )
             )  # fmt: skip
         said.append(f"{run.label} ({step}): {_spectrum_words(spectrum)}")
@@ -141,7 +143,10 @@ def over_steps(
                     legendgroup=run.id,
                     line={"color": own.colour, "dash": own.dash, "width": 2},
                     marker={"color": own.colour, "symbol": own.symbol, "size": 8},
-                    hovertemplate="step %{x}: %{y:.4g}<extra>" + text.esc(run.label) + "</extra>",
+                    customdata=[text.number(getattr(s, quantity)) for s in path],
+                    hovertemplate="step %{x}: %{customdata}<extra>"
+                    + text.esc(run.label)
+                    + "</extra>",
                 )
             )
         if final:
@@ -155,7 +160,8 @@ def over_steps(
                     showlegend=not path,
                     marker={"symbol": f"{own.symbol}-open", "size": 13, "color": own.colour,
                             "line": {"width": 2}},
-                    hovertemplate="final model: %{y:.4g}<extra>" + text.esc(run.label)
+                    customdata=[text.number(getattr(s, quantity)) for s in final],
+                    hovertemplate="final model: %{customdata}<extra>" + text.esc(run.label)
                     + "</extra>",
                 )
             )  # fmt: skip

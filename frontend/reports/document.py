@@ -27,7 +27,11 @@ caption{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(5
 th,td{text-align:left;padding:5px 10px;border-bottom:1px solid #e3e8ee;white-space:nowrap;
 font-weight:400}
 thead th{font-weight:600}.num{text-align:right}
-.calift-table{overflow-x:auto;max-width:100%}
+.calift-table{overflow-x:auto;max-width:100%;background:
+linear-gradient(to left,#fff 40%,#fff0) right/3rem 100% no-repeat local,
+linear-gradient(to left,rgb(28 39 51/18%),#fff0) right/1rem 100% no-repeat}
+.calift-table::-webkit-scrollbar{height:10px}
+.calift-table::-webkit-scrollbar-thumb{background:#c4ccd4;border-radius:5px;border:2px solid #fff}
 .calift-table:focus-visible,.figure:focus-visible{outline:2px solid #0072B2}
 figure{margin:0}.figure{overflow-x:auto}.figure img{max-width:100%;height:auto}
 summary{cursor:pointer;color:#005a8e;font-size:14px;margin:6px 0}

@@ -27,7 +27,7 @@ def _columns(runs: Sequence[tuple[Run, Metrics]]) -> list[str]:
         st.multiselect,
         "Series",
         name="series",
-        options={n: figures.curves.TITLES.get(n, n.replace("_", " ")) for n in offered},
+        options={n: figures.curves.title_of(n) for n in offered},
         default=default,
     )
     if not watched:

@@ -88,6 +88,7 @@ def main() -> None:
             rows,
         ),
         caption="Data suites",
+        stack=True,
     )
     st.caption(
         "Your own data needs no registration: in a new run, name class folders as `folder:PATH`, a "
@@ -121,6 +122,7 @@ def main() -> None:
             rows,
         ),
         caption="Models",
+        stack=True,
         limit=200,
     )
 

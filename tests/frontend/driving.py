@@ -54,7 +54,11 @@ def listed(app: AppTest) -> list[dict[str, Any]]:
     """The cells of the rows that open something, as they read, by their columns."""
     return [
         {
-            name: cell["word"] if isinstance(cell, dict) else cell
+            name: " ".join(cell.values())
+            if isinstance(cell, dict) and "note" in cell
+            else cell["word"]
+            if isinstance(cell, dict)
+            else cell
             for name, cell in row["cells"].items()
         }
         for given in components_of(app, "rows")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,8 @@ from calift_core.schema.wire.runs import Metrics, MetricSeries
 from frontend import figures
 from frontend.figures.style import Run
 
+OWN = figures.style.style_of_slot(2)
+
 
 def test_curves__long_series_are_drawn_by_webgl() -> None:
     def metrics(n: int) -> Metrics:
@@ -17,15 +20,21 @@ def test_curves__long_series_are_drawn_by_webgl() -> None:
         series = MetricSeries(name="loss", steps=steps, values=[1 / s for s in steps])
         return Metrics(series=[series], last_step=n)
 
-    assert figures.curves.figure(metrics(50)).data[0].type == "scatter"
-    assert (
-        figures.curves.figure(metrics(figures.style.WEBGL_POINTS + 1)).data[0].type == "scattergl"
-    )
-    assert list(figures.curves.figure(metrics(3), ["loss", "absent"]).data[0].y) == [
-        1,
-        1 / 2,
-        1 / 3,
-    ]
+    def drawn(n: int) -> go.Scatter:
+        return figures.curves.terms(metrics(n), ["loss", "absent"], own=OWN).data[0]
+
+    assert drawn(50).type == "scatter"
+    assert drawn(figures.style.WEBGL_POINTS + 1).type == "scattergl"
+    assert list(drawn(3).y) == [1, 1 / 2, 1 / 3]
+
+
+def test_curves__a_run_has_its_own_colour_and_no_term_has_a_runs() -> None:
+    names = ["loss", "contrastive", "orthogonality", "distillation"]
+    series = [MetricSeries(name=n, steps=[1, 2], values=[2.0, 1.0]) for n in names]
+    drawn = figures.curves.terms(Metrics(series=series, last_step=2), names, own=OWN).data
+    assert drawn[0].line.color == OWN.colour
+    assert not {line.line.color for line in drawn[1:]} & set(figures.style.PALETTE)
+    assert len({(line.line.color, line.line.dash) for line in drawn}) == len(names)
 
 
 def _constant(name: str, value: float) -> Metrics:
@@ -38,31 +47,23 @@ def test_curves__shares_that_stay_the_same_are_shown_between_0_and_100(
     value: float, name: str
 ) -> None:
     metrics = _constant(name, value)
-    for figure in (
-        figures.curves.figure(metrics),
-        figures.curves.overlay([(Run("a1", "first"), metrics)], name),
-    ):
-        low, high = figure.layout.yaxis.range
-        assert -0.002 <= low < value + 1e-9
-        assert value - 1e-9 < high <= 1.002
-        assert 0.05 <= high - low <= 0.1 + 1e-9
-        assert figure.layout.yaxis.tickformat.endswith("%")
-        assert "%" in figure.data[0].hovertemplate.split(":")[1]
-        assert f"{100 * value:.1f}" in figures.style.alt_text(figure)
+    figure = figures.curves.overlay([(Run("a1", "first"), metrics)], name)
+    low, high = figure.layout.yaxis.range
+    assert -0.002 <= low < value + 1e-9
+    assert value - 1e-9 < high <= 1.002
+    assert 0.05 <= high - low <= 0.1 + 1e-9
+    assert figure.layout.yaxis.tickformat.endswith("%")
+    assert "%" in figure.data[0].hovertemplate.split(":")[1]
+    assert f"{100 * value:.1f}" in figures.style.alt_text(figure)
 
 
 def test_curves__shares_that_change_are_bounded_and_a_loss_is_no_share() -> None:
     series = MetricSeries(name="val_accuracy", steps=[1, 2], values=[0.2, 0.9])
-    axis = figures.curves.figure(Metrics(series=[series], last_step=2)).layout.yaxis
+    metrics = Metrics(series=[series], last_step=2)
+    axis = figures.curves.overlay([(Run("a1", "first"), metrics)], "val_accuracy").layout.yaxis
     assert axis.range is None
     assert (axis.autorangeoptions.clipmin, axis.autorangeoptions.clipmax) == pytest.approx(
         (-0.03, 1.03)
     )
-    assert figures.curves.figure(_constant("loss", 1.0)).layout.yaxis.tickformat is None
-
-
-def test_curves__shares_beside_a_loss_have_an_axis_of_numbers() -> None:
-    both = [*_constant("val_nll", 1.0).series, *_constant("val_accuracy", 0.5).series]
-    axis = figures.curves.figure(Metrics(series=both, last_step=3)).layout.yaxis
-    assert axis.tickformat is None
-    assert axis.range is None
+    loss = figures.curves.terms(_constant("loss", 1.0), ["loss"], own=OWN)
+    assert loss.layout.yaxis.tickformat is None

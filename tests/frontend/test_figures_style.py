@@ -92,7 +92,7 @@ def all_figures(
         figures.shifts.severity_lines([(run, evaluations)]),
         figures.spectra.singular_values([(run, spectrum_of([2.0, 1.0]))]),
         figures.spectra.over_steps([(run, [spectrum_of([2.0, 1.0])])]),
-        figures.curves.figure(metrics),
+        figures.curves.terms(metrics, ["loss"], own=figures.style.style_of_slot(0)),
         figures.compare.differences(comparison),
         figures.compare.scatter([(run, summary)]),
         figures.frontier.figure([(run, TUNED)], {"a": path_of("a", ROWS, 0.5)}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire.runs import Metrics, RunDetail
+from calift_core.schema.wire.runs import RunDetail
 from frontend import api, figures, page, state
 
 MAX_POINTS = 800
@@ -18,8 +18,6 @@ ASIDE = (
     "effective_rank",
 )
 
-TITLES = {"Lr": "Learning rate", "Grad norm": "Gradient norm", "Sigma min": "σ_min (validation)"}
-
 
 def draw(run: RunDetail) -> None:
     """Show the loss and what else was recorded."""
@@ -29,12 +27,10 @@ def draw(run: RunDetail) -> None:
         key=f"metrics-{run.id}",
     )
     if not metrics.series:
-        if run.method == "zero_shot":
-            page.empty(
-                "No curves", "A zero-shot model is not trained. Its results are under Shifts."
-            )
-        elif run.method == "imported":
+        if run.method == "imported":
             page.empty("No curves", "The predictions were made elsewhere. See Calibration.")
+        elif run.phase == "SUCCEEDED":
+            page.empty("No curves", "Nothing was trained here. The results are under Shifts.")
         elif api.is_working(run.phase):
             page.empty("No point yet", "The first one appears when training has begun.")
         else:
@@ -42,9 +38,9 @@ def draw(run: RunDetail) -> None:
         return
     watched = [s.name for s in metrics.series if s.name.startswith(figures.curves.WATCHED)]
     names = [s.name for s in metrics.series if s.name not in watched]
-    aside = [n for n in names if n in ASIDE or n.startswith(("teacher", "lr"))]
-    losses = [n for n in names if n not in aside and not n.startswith(("val", "validation"))]
     checks = [n for n in names if n.startswith(("val", "validation"))]
+    aside = [n for n in names if n in ASIDE or n.startswith(("teacher", "lr"))]
+    losses = [n for n in names if n not in (*checks, *aside)]
     log_y = state.bound(
         st.toggle,
         "Logarithmic axis",
@@ -53,28 +49,25 @@ def draw(run: RunDetail) -> None:
         decode=lambda given: given == "1",
         encode=lambda on: "1" if on else "",
     )
-    _curve(metrics, sorted(losses, key=lambda n: n != "loss"), "Loss and its terms", "loss", log_y)
-    rest: list[tuple[str, list[str]]] = []
-    # Shares have an axis of their own, in percent.
-    shares = [n for n in checks if figures.curves.is_share(n)]
-    others = [n for n in checks if n not in shares]
-    rest += [(title, some) for title, some in
-             (("Validation", shares), ("Validation: other measures", others)) if some]  # fmt: skip
-    rest += [(name.replace("_", " ").capitalize(), [name]) for name in aside]
+    me = figures.style.Run(run.id, run.name)
+    styles = state.styles([run.id])
+    losses.sort(key=lambda n: n != "loss")
+    page.chart(
+        figures.curves.terms(metrics, losses, own=styles[run.id], log_y=log_y),
+        figures.curves.table(metrics, losses),
+        name="curve-loss",
+    )
     if watched:
         st.page_link(
             "views/curves.py", label="Shifts over training, a diagnostic",
             icon=":material/visibility:", query_params={"ids": run.id, "shifts": "1"},
         )  # fmt: skip
+    # A panel each: what is measured in other units, or lies elsewhere, has an axis that fits it.
     columns = st.columns(2)
-    for index, (title, some) in enumerate(rest):
+    for index, name in enumerate((*checks, *aside)):
         with columns[index % 2]:
-            _curve(metrics, some, TITLES.get(title, title), some[0], log_y)
-
-
-def _curve(metrics: Metrics, names: list[str], title: str, key: str, log_y: bool) -> None:
-    page.chart(
-        figures.curves.figure(metrics, names, title=title, log_y=log_y),
-        figures.curves.table(metrics, names),
-        name=f"curve-{key}",
-    )
+            page.chart(
+                figures.curves.overlay([(me, metrics)], name, styles=styles, log_y=log_y),
+                figures.curves.overlay_table([(me, metrics)], name),
+                name=f"curve-{name}",
+            )

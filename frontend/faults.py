@@ -1,0 +1,27 @@
+"""What a visitor sees of an error that no page expected: a card, and nothing of its cause."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+import streamlit as st
+
+log = logging.getLogger(__name__)
+
+
+def unexpected(error: Exception) -> bool:
+    """Write an error to the log and show its request id in place of what could not be drawn.
+
+    Returns:
+        True: Streamlit shows nothing of its own.
+    """
+    request_id = secrets.token_hex(8)
+    log.error("request %s: a page could not be drawn", request_id, exc_info=error)
+    st.error(
+        "**This could not be drawn.** An unexpected error has been written to the dashboard's log "
+        "under the request id below. Load the page again; if it stays, pass the id on to whoever "
+        f"runs this service.\n\n:small[request id {request_id}]",
+        icon=":material/error:",
+    )
+    return True
