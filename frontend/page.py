@@ -180,13 +180,10 @@ def _row_cell(column: Column, row: Row, noted: Collection[str]) -> Any:
     value = row.get(column.name)
     if value is None or value == "":
         return None
-    if (floor := f"{column.name}_floor") in noted:
-        return {
-            "words": tables.said(column, value),
-            "note": f"floor {tables.said(column, row[floor])}"
-            if row.get(floor) is not None
-            else "",
-        }
+    if (name := f"{column.name}_floor") in noted:
+        floor = row.get(name)
+        note = "" if floor is None else f"floor {tables.said(column, floor)}"
+        return {"words": tables.said(column, value), "note": note}
     match column.kind:
         case "mark":
             return {"symbol": value.symbol, "word": value.word, "colour": value.colour}

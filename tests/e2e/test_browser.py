@@ -16,25 +16,6 @@ from tests.e2e.conftest import Dashboard, query, settle
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("", "runs", "run?id={CaRot}", "new", "data", "compare?ids={all}",
-         "calibration?run={CaRot}", "calibration?run={CaRot}&view=calibrators",
-         "shifts?run={all}&metric=ece", "spectra?run={all}",
-         "frontier?run={all},{WiSE-FT}", "decide?run={CaRot}",
-         "plan?run={all}&dataset=fashion-mnist%2Ftest",
-         "bound", "curves?ids={all}", "picture?run={CaRot}", "sweeps")  # fmt: skip
-#: By how much the widest title of a chart that is drawn is too wide for its chart.
-TITLE_OVER = """() => Math.max(...[...document.querySelectorAll('.js-plotly-plot')].map((e) =>
-  (e.querySelector('.gtitle')?.getBoundingClientRect().right ?? 0)
-    - e.getBoundingClientRect().right))"""
-
-#: What is left above a square, and by how much it is not one.
-SQUARE = """() => {
-  const {xaxis, yaxis, _size} = document.querySelector('.js-plotly-plot')._fullLayout;
-  return [Math.round(yaxis._offset - _size.t), Math.round(yaxis._length - xaxis._length)];
-}"""
-
-DESCRIPTION = """e => (e.closest('[aria-label]') || e.querySelector('[aria-label]'))
-  ?.getAttribute('aria-label')"""
 OVERFLOW = """() => {
   const main = document.querySelector('[data-testid=stMain]');
   const page = document.documentElement;
@@ -205,52 +186,6 @@ def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_s
     box.press("Escape")  # an open list hides the rest of the page from roles
     tab.get_by_text("Did you mean 'gaussian_noise'").first.wait_for()
     until(lambda: only(submit.is_disabled), what="the button to be disabled")
-
-
-def test_phone__pages_fit_and_charts_have_descriptions_and_tables(
-    dashboard: Dashboard, chromium: Any, logged_in: Any
-) -> None:
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, storage_state=logged_in)
-    context.set_default_timeout(45_000)
-    tab = context.new_page()
-    faults: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    try:
-        for place in PAGES:
-            tab.goto(dashboard.at(place))
-            settle(tab)
-            plots = tab.locator(".calift-chart, [data-testid=stPlotlyChart]")
-            diagrams = tab.locator(".diagram .plot svg")
-            twins = tab.get_by_role("button", name="Table")
-            until(
-                lambda p=plots, d=diagrams, t=twins: p.count() + d.count() == t.count(),
-                timeout_s=45,
-                what=f"the charts of {place}",
-            )
-            for index in range(plots.count()):
-                told = plots.nth(index).evaluate(DESCRIPTION)
-                assert told, f"chart {index} of {place} has no description"
-                assert len(told) > 20
-            # What is still being laid out may be wider for a moment.
-            until(
-                lambda: tab.evaluate(OVERFLOW) <= 0,
-                timeout_s=20,
-                what=f"{place} to be no wider than the screen",
-            )
-            assert tab.locator("[data-testid=stException]").count() == 0
-            if place.startswith("plan"):  # its title is the longest
-                plots.first.scroll_into_view_if_needed()
-                tab.locator(".calift-chart[data-state=drawn] .gtitle").first.wait_for()
-                assert tab.evaluate(TITLE_OVER) <= 0, "a title is cut"
-            if place.endswith("view=calibrators"):
-                plots.first.scroll_into_view_if_needed()
-                tab.locator(".calift-chart[data-state=drawn]").first.wait_for()
-                above, over = tab.evaluate(SQUARE)
-                assert above <= 4, "a band of nothing above the square"
-                assert abs(over) <= 1
-    finally:
-        context.close()
-    assert not faults
 
 
 def evaluation_of(dashboard: Dashboard, run: str, dataset: str) -> Any:

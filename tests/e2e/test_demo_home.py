@@ -21,7 +21,7 @@ from tests.e2e.conftest import ROOT, Dashboard, serving_dashboard
 from tests.frontend.conftest import service
 from tests.frontend.driving import TABS
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("demo-home")]
+pytestmark = pytest.mark.browser
 
 PACKED = ROOT / "tests" / "data" / "demo-home.tar.xz"
 RUNS = ("Zero-shot", "FLYP", "CaRot", "FLYP path")
@@ -66,6 +66,8 @@ def draw(run):
 config.draw = draw
 """
 
+#: Our own components, whose parts stand in shadow roots.
+OWN = "'[data-testid^=stBidiComponent], [data-testid^=stBidiComponent] *'"
 #: Whether all is drawn, in the colours of a ground.
 DRAWN = """(ground) => {
   dispatchEvent(new Event('beforeprint'));  // charts are drawn near what is seen, and for printing
@@ -74,22 +76,23 @@ DRAWN = """(ground) => {
     && getComputedStyle(app).backgroundColor === ground
     && app.dataset.testScriptState === 'notRunning'
     && !document.querySelector('[data-stale=true], [data-testid=stSkeleton], .calift-waiting')
-    && [...document.querySelectorAll('[data-testid^=stBidiComponent] *')].every((e) =>
-      !e.shadowRoot || e.closest('.st-key-calift-browser') || e.shadowRoot.textContent)
+    && [...document.querySelectorAll(OWN)].every((e) =>
+      !e.shadowRoot || e.closest('.st-key-calift-browser')
+      || e.shadowRoot.querySelector(':not(style, link) *'))
     && document.fonts.status === 'loaded'
     && [...document.querySelectorAll('.calift-chart')].every((e) => e.dataset.state === 'drawn'
       && e.querySelector('.main-svg')?.style.backgroundColor === ground);
-}"""
+}""".replace("OWN", OWN)
 #: Tables that have more than they show and no bar that says so; some stand in shadow roots.
 CUT = """() => {
-  const roots = [document, ...[...document.querySelectorAll('[data-testid^=stBidiComponent] *')]
+  const roots = [document, ...[...document.querySelectorAll(OWN)]
     .map((e) => e.shadowRoot).filter(Boolean)];
   return roots.flatMap((root) => [...root.querySelectorAll('.calift-table, .rows')])
     .filter((e) => e.scrollWidth > e.clientWidth && !(getComputedStyle(e).overflowX === 'auto'
       && parseFloat(getComputedStyle(e, '::-webkit-scrollbar').height) >= 8))
     .map((e) => `a table is cut by ${e.scrollWidth - e.clientWidth} px: `
       + e.getAttribute('aria-label'));
-}"""
+}""".replace("OWN", OWN)
 #: What is wrong with a page that is drawn, in sentences.
 FAULTS = """() => {
   const found = [];
@@ -102,12 +105,29 @@ FAULTS = """() => {
     const filled = e._fullData.some((t) => t.visible === true
       && [t.x, t.y, t.z, t.values, t.link?.value].some((v) => v?.length > 0));
     if (!filled) found.push('an empty chart: ' + e._fullLayout.meta?.alt);
+    const title = e.querySelector('.gtitle')?.getBoundingClientRect().right ?? 0;
+    if (title > e.getBoundingClientRect().right) found.push('a title is cut: ' + words(e));
   }
+  const charts = [...document.querySelectorAll('.calift-chart')];
+  for (const e of charts) {
+    const said = (e.closest('[aria-label]') ?? e.querySelector('[aria-label]'))?.ariaLabel ?? '';
+    if (said.length < 20) found.push('a chart without a description: ' + words(e));
+  }
+  const diagrams = [...document.querySelectorAll(OWN)].flatMap((e) =>
+    [...(e.shadowRoot?.querySelectorAll('.diagram .plot svg') ?? [])]);
+  const twins = document.querySelectorAll('[class*="st-key-tbl-"]').length;
+  if (charts.length + diagrams.length !== twins)
+    found.push(`${charts.length} charts and ${diagrams.length} diagrams have ${twins} tables`);
   const over = Math.max(main.scrollWidth - main.clientWidth,
     document.documentElement.scrollWidth - innerWidth);
   if (over > 0) found.push(`it is ${over} px too wide`);
   return found.concat((CUT)());
-}""".replace("CUT", CUT)
+}""".replace("CUT", CUT).replace("OWN", OWN)
+#: What is left above a square, and by how much it is not one.
+SQUARE = """() => {
+  const {xaxis, yaxis, _size} = document.querySelector('.js-plotly-plot')._fullLayout;
+  return [Math.round(yaxis._offset - _size.t), Math.round(Math.abs(yaxis._length - xaxis._length))];
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +245,16 @@ def test_tables__are_not_cut_on_a_small_laptop(visitor: Visitor, place: str) -> 
     found = visitor.tab.evaluate(CUT)
     visitor.wear(visitor.looks[0])
     assert found == []
+
+
+def test_phone__a_square_is_one_with_nothing_above_it(visitor: Visitor) -> None:
+    visitor.wear(("dark", 390, 844))
+    visitor.open("calibration?run={CaRot}&view=calibrators")
+    visitor.tab.wait_for_function(DRAWN, arg=GROUNDS["dark"])
+    above, off = visitor.tab.evaluate(SQUARE)
+    visitor.wear(visitor.looks[0])
+    assert above <= 4
+    assert off <= 1
 
 
 def test_report__its_tables_are_not_cut(visitor: Visitor, demo: Dashboard, tmp_path: Path) -> None:
