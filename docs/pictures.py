@@ -467,6 +467,10 @@ def _points(value: float | None, digits: int = 1) -> str:
     return "nothing" if value is None else f"{100 * value:.{digits}f} %"
 
 
+def _small(value: float | None) -> str:
+    return f"{value:.1e}".replace("e-0", "e-") if value else "nothing"
+
+
 def any_runs(client: Client, runs: Sequence[str], sweep: str) -> tuple[dict[str, str], list[str]]:
     """What the addresses of `SHOTS_OF_RUNS` and of a sweep's hold, and the accuracies on ID data.
 
@@ -531,7 +535,7 @@ def numbers(client: Client, ids: Mapping[str, str]) -> dict[str, list[str]]:
         "audit": [_points(own[name].ece.value) for name in ("FLYP", "CaRot")],
         "frontier": [_points(v) for one in ends for v in (one.id_accuracy, one.ood_ece)],
         "shifts": [words.removesuffix(" %") for words in errors],
-        "spectra": [f"{headline.sigma_min:#.3g}" if headline and headline.sigma_min else "nothing"],
+        "spectra": [_small(headline and headline.sigma_min)],
         "tour-images": [_points(display["CaRot"].ece.value)],
         "tour-decide": [_points(threshold, 2)],
         "tour-plan": [f"{plan.needed:,}"],
