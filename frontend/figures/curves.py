@@ -143,7 +143,8 @@ TITLES = {
 def title_of(name: str) -> str:
     """What a series is called."""
     words = name.replace("_", " ")
-    return TITLES.get(name, words[:1].upper() + words[1:])
+    # The name of a data set in it stays as it is.
+    return TITLES.get(name, words if "/" in words else words[:1].upper() + words[1:])
 
 
 def smoothed(values: Sequence[float], weight: float) -> list[float]:

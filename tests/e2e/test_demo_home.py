@@ -251,6 +251,7 @@ def test_phone__a_square_is_one_with_nothing_above_it(visitor: Visitor) -> None:
     visitor.wear(("dark", 390, 844))
     visitor.open("calibration?run={CaRot}&view=calibrators")
     visitor.tab.wait_for_function(DRAWN, arg=GROUNDS["dark"])
+    visitor.tab.locator(".js-plotly-plot .main-svg").first.wait_for()
     above, off = visitor.tab.evaluate(SQUARE)
     visitor.wear(visitor.looks[0])
     assert above <= 4

@@ -79,7 +79,7 @@ def test_page__overlays_the_chosen_runs(dashboard: Service) -> None:
     app = page("curves", ids=three(dashboard), smooth="0.9", log_y="1", series="loss,lr")
     drawn = charts_of(app)
     assert len(drawn) == 2
-    assert drawn[0].startswith("loss over steps")
+    assert drawn[0].startswith("Loss over steps")
     assert "FLYP on fashion-mnist" in drawn[0]
     assert "CaRot on fashion-mnist" in drawn[0]
     assert "moving average, weight 0.9" in drawn[0]

@@ -75,7 +75,7 @@ def test_runs__filters_come_from_the_url_and_go_back_to_it(dashboard: Service) -
 def test_run__each_tab_of_a_finished_run(dashboard: Service, tab: str) -> None:
     app = page("run", id=dashboard.ids["CaRot"], tab=tab)
     assert "CaRot on fashion-mnist" in words(app)
-    expected = {"Curves": 7, "Shifts": 2, "Calibration": 2, "Spectrum": 3}
+    expected = {"Curves": 8, "Shifts": 2, "Calibration": 2, "Spectrum": 3}
     drawn = len(charts_of(app)) + len(components_of(app, "reliability"))
     assert drawn == expected.get(tab, 0)
 
