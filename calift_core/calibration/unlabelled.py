@@ -328,7 +328,7 @@ def familiarity(
 
 
 def _drawn_rows(rows: Floats, rng: np.random.Generator) -> Doubles:
-    rows = np.asarray(rows, np.float64)
-    if len(rows) <= DRIFT_ROWS:
-        return rows
-    return rows[rng.choice(len(rows), DRIFT_ROWS, replace=False)]
+    every: Doubles = np.asarray(rows, np.float64)
+    if len(every) <= DRIFT_ROWS:
+        return every
+    return every[rng.choice(len(every), DRIFT_ROWS, replace=False)]

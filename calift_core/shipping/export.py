@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from calift_core import __version__
 from calift_core.analysis.report import read_report
-from calift_core.catalogue import TINY, TINY_SUITES
+from calift_core.catalogue import TINY
 from calift_core.errors import DataError, SpecError
 from calift_core.files import (
     atomic_write_bytes,
@@ -23,7 +23,7 @@ from calift_core.files import (
 )
 from calift_core.models.finished import EXPORTED_HEAD, EXPORTED_WEIGHTS, read_finished, weights_of
 from calift_core.schema.report import Report
-from calift_core.schema.spec import ModelSpec, RunSpec
+from calift_core.schema.spec import TINY_SUITES, ModelSpec, RunSpec
 from calift_core.shipping.beside import (
     export_initial,
     reads_initial,
