@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The file's SHA-256 (hex) by suite; `benchmarks/make_tiny.py` makes both.
+#: The file's SHA-256 (hex) by suite; `research/make_tiny.py` makes both.
 _SHA256 = {"typefaces": "1f5ea9d45a917868fd6350030eefaf062b8165bae9e5471cfc736b078ef302fd"}
 
 

@@ -24,6 +24,7 @@ from calift_core.data.listing import steps_per_epoch
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.styles import LEARNED
+from calift_core.data.weak_captions import WeakCaptions
 from calift_core.errors import UnreadableImageError
 
 Sample = tuple[NDArray[np.uint8], int, int]
@@ -43,6 +44,8 @@ class TrainView(Dataset[Sample]):
         flip: mirror half of the images.
         learned: for pre-training, what shows or draws each image's style and has the templates
             that tell of it, a key of `LEARNED`.
+        captions: what they call an image; None: by its class. `c` is then a position among its
+            names.
     """
 
     images: ImageSet
@@ -52,6 +55,7 @@ class TrainView(Dataset[Sample]):
     crop_scale: tuple[float, float]
     flip: bool
     learned: str | None = None
+    captions: WeakCaptions | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,7 +72,8 @@ class TrainView(Dataset[Sample]):
             pixels, template = LEARNED[self.learned].show(pixels, self.images.ids[index], rng)
         else:
             template = int(rng.integers(self.n_templates))
-        return pixels, label, label * self.n_templates + template
+        name = label if self.captions is None else self.captions.name_of(label, rng)
+        return pixels, label, name * self.n_templates + template
 
 
 @dataclass(frozen=True)

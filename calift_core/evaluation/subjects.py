@@ -15,13 +15,14 @@ from torch import Tensor
 
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.suites.load import Suite
+from calift_core.data.weak_captions import WeakCaptions
 from calift_core.errors import CheckpointError, DataError, ModelError
 from calift_core.evaluation.forward import Placed
 from calift_core.methods import Classifier, Method, RunLength, conclude, make_method
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.methods.pretrain import Pretrain as Pretraining
 from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip, Made
+from calift_core.models.clip import Clip, Made, Tokenizer
 from calift_core.models.finished import (
     differences,
     load_finished,
@@ -212,7 +213,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
         cache=heads_dir(),
     )
     if isinstance(spec.method, Pretrain):
-        learned = Captions.make(suite.class_names, resolve_templates(suite.learned), clip.tokenizer)
+        learned = learned_captions(spec.method, suite, clip.tokenizer)
     method = make_method(
         spec.method,
         clip,
@@ -249,6 +250,29 @@ def classifier_of(method: Method, captions: Captions) -> Classifier:
     if isinstance(method, Pretraining):
         return zero_shot_classifier(method.clip, captions)
     return method.classifier()
+
+
+def weak_captions(spec: Pretrain, suite: Suite) -> WeakCaptions:
+    """What pre-training's captions call the images of a suite.
+
+    Raises:
+        SpecError: coarse names are of other classes, or wanted where there are none.
+    """
+    return WeakCaptions.make(
+        suite.classes,
+        suite.class_names,
+        spec.coarse_names or suite.coarse_names,
+        suite.vague_names,
+        vague=spec.vague_captions,
+        coarse=spec.coarse_captions,
+        wrong=spec.wrong_captions,
+    )
+
+
+def learned_captions(spec: Pretrain, suite: Suite, tokenizer: Tokenizer) -> Captions:
+    """Every caption that pre-training reads."""
+    names = weak_captions(spec, suite).names
+    return Captions.make(names, resolve_templates(suite.learned), tokenizer)
 
 
 def load_begun(model: ModelSpec, state: TrainState | None, generator: torch.Generator) -> Clip:

@@ -32,7 +32,14 @@ from calift_core.evaluation.partial import Shards, adopt_shards, drop_shards, li
 from calift_core.evaluation.path import point_of
 from calift_core.evaluation.prompts import save_prompts
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
-from calift_core.evaluation.subjects import Subject, classifier_of, load_begun, load_trained
+from calift_core.evaluation.subjects import (
+    Subject,
+    classifier_of,
+    learned_captions,
+    load_begun,
+    load_trained,
+    weak_captions,
+)
 from calift_core.files import FREE_SPACE_FLOOR, atomic_write_json
 from calift_core.jobs.environment import environment
 from calift_core.jobs.merge import Mixed, merge_runs
@@ -160,9 +167,8 @@ class Job:
             yield from self._merge(clip, captions, suite, start_hash)
             return
         learned = captions
-        if self.is_pretraining:
-            told_by = resolve_templates(suite.learned)
-            learned = Captions.make(suite.class_names, told_by, clip.tokenizer)
+        if isinstance(spec.method, Pretrain):
+            learned = learned_captions(spec.method, suite, clip.tokenizer)
         n_train = len(suite.part(train_part)) if spec.method.trains else 0
         plan = make_plan(spec, n_train, self.device, clip)
         # Dropout and stochastic depth, where a tower has them: every rank draws its own.
@@ -454,6 +460,9 @@ class Job:
             crop_scale=spec.train.crop_scale,
             flip=spec.train.horizontal_flip,
             learned=suite.learned if self.is_pretraining else None,
+            captions=weak_captions(spec.method, suite)
+            if isinstance(spec.method, Pretrain)
+            else None,
         )
         normalise = Normalise(method.clip.mean, method.clip.std, self.device)
         features = self._features(method.clip, suite, plan.precision)

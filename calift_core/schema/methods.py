@@ -902,6 +902,35 @@ class Pretrain(MethodBase):
         title="Share targets among equal captions",
         description="Same-caption pairs in a batch are positives of each other",
     )
+    vague_captions: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Vague captions",
+        description="Share of captions that say nothing of the class, only what any image of the "
+        "suite is (letter, object)",
+    )
+    coarse_captions: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        title="Coarse captions",
+        description="Share of the other captions that give the name which several classes share "
+        "(letter a for A and a, shoe for sandal and sneaker)",
+    )
+    wrong_captions: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Wrong captions",
+        description="Share of the captions that are not vague which name another class, drawn "
+        "at random",
+    )
+    coarse_names: dict[str, str] = Field(
+        default_factory=dict,
+        title="Coarse names",
+        description="Class → the name that it shares with others; none: the suite's own",
+    )
 
 
 METHOD_SPECS: dict[str, type[MethodBase]] = {

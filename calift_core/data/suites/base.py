@@ -182,6 +182,7 @@ class Family(ABC):
             folders say, and `load` has to look.
         has_domains: whether one of its domains is chosen as the ID data.
         learned: what pre-training on it learns captions from, a key of `LEARNED` in `data/styles`.
+        vague_names: what a caption may call any of its images.
     """
 
     name: str
@@ -191,11 +192,17 @@ class Family(ABC):
     shifts: tuple[str, ...] | None = ()
     has_domains: bool = False
     learned: str = "styles"
+    vague_names: tuple[str, ...] = ("thing", "object")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, where they are known before the data is here."""
         return ()
+
+    @property
+    def coarse_names(self) -> Mapping[str, str]:
+        """Class → a name that it shares with others, where the suite has such."""
+        return {}
 
     def find(self, path: Path | None) -> Path | None:
         """Where it is or is looked for, given the spec's path; None if that is nowhere."""

@@ -260,6 +260,13 @@ class Cifar(Family):
         """In label order."""
         return self.facts.classes
 
+    @property
+    def coarse_names(self) -> Mapping[str, str]:
+        """Animals and vehicles, of the ten."""
+        vehicles = {"airplane", "automobile", "ship", "truck"}
+        own = self.classes if self.name == "cifar10" else ()
+        return {c: "vehicle" if c in vehicles else "animal" for c in own}
+
     def find(self, path: Path | None) -> Path:
         """The named folder, else where torchvision downloads it to."""
         if path is not None or os.environ.get(variable_of(self.name)):

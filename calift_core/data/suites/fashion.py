@@ -93,6 +93,13 @@ def _sizes(train: int, test: int) -> dict[str, int]:
     return {**sizes, "test": test}
 
 
+#: What captions that say little call the classes; a bag has no such name.
+_COARSE = {
+    **dict.fromkeys(("t-shirt", "trouser", "pullover", "dress", "coat", "shirt"), "garment"),
+    **dict.fromkeys(("sandal", "sneaker", "ankle boot"), "shoe"),
+}
+
+
 class FashionMnist(Family):
     """Fashion-MNIST."""
 
@@ -104,6 +111,11 @@ class FashionMnist(Family):
         "files in CALIFT_FASHION_MNIST."
     )
     parts: Mapping[str, int] = {**FASHION_SPLIT, "test": 10_000}
+
+    @property
+    def coarse_names(self) -> Mapping[str, str]:
+        """Garments and shoes."""
+        return _COARSE
 
     def find(self, path: Path | None) -> Path | None:
         """The folder with the files; a path in the suite's name plays no part."""

@@ -8,7 +8,7 @@ calibrators are fitted on `calibration`, and `test` is looked at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +44,8 @@ class Suite:
         stored: the corruptions of the plan that were published as images and are not computed.
         notes: sentences on images that were left out.
         learned: what pre-training learns captions from, a key of `LEARNED`.
+        coarse_names: class → a name that it shares with others.
+        vague_names: what a caption may call any image.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Suite:
     stored: Stored = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     learned: str = "styles"
+    coarse_names: Mapping[str, str] = field(default_factory=dict)
+    vague_names: tuple[str, ...] = ()
 
     def part(self, name: str) -> ImageSet:
         """A part that must be there and hold images.
@@ -145,6 +149,8 @@ def load_suite(spec: SuiteSpec, *, fetch: bool = True, check: bool = True) -> Su
         stored=found.stored,
         notes=found.notes,
         learned=family.learned,
+        coarse_names=family.coarse_names,
+        vague_names=family.vague_names,
     )
 
 

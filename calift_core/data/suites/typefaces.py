@@ -1,4 +1,4 @@
-"""Typefaces: letters and digits of free fonts, drawn by `benchmarks/make_typefaces.py`. Torch-free.
+"""Typefaces: letters and digits of free fonts, drawn by `research/make_typefaces.py`. Torch-free.
 
 A suite with something to forget: its model has seen letters of seven genres, fine-tuning sees those
 of sans-serif fonts alone, and the other six genres are the shifts. No family of fonts is in two
@@ -73,7 +73,7 @@ class Typefaces(Family):
     title = "Typefaces (letters and digits of free fonts, 32 × 32 pixels, 62 classes)"
     how_to_get = (
         "It comes with calift. Its pre-training part does not: `python "
-        "benchmarks/make_typefaces.py --out FOLDER` draws it on Debian; name the folder in "
+        "research/make_typefaces.py --out FOLDER` draws it on Debian; name the folder in "
         "CALIFT_TYPEFACES or as typefaces:FOLDER."
     )
     parts: Mapping[str, int] = {
@@ -83,11 +83,17 @@ class Typefaces(Family):
     }  # fmt: skip
     shifts = SHIFTS
     learned = "genres"
+    vague_names = ("letter", "character")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """In label order: A to Z, a to z, 0 to 9."""
         return tuple(map(_class, CHARACTERS))
+
+    @property
+    def coarse_names(self) -> Mapping[str, str]:
+        """A letter without its case; digits have none."""
+        return {_class(c): f"letter {c.lower()}" for c in CHARACTERS if c.isalpha()}
 
     def find(self, path: Path | None) -> Path:
         """The folder of the part that does not travel, else where the others are."""
@@ -99,16 +105,22 @@ class Typefaces(Family):
         return [] if STORED.is_file() else [f"no file {STORED.name} beside calift's own"]
 
     def load(self, wanted: Wanted) -> Loaded:
-        """Its own parts, whatever the fractions; pre-training's where its file is in the folder."""
+        """Its own parts, whatever the fractions; pre-training's where its file is in the folder.
+
+        A folder that holds another draw of the letters (`typefaces.xz`) takes the place of what
+        comes with calift.
+        """
         self.demand(None, self.missing(wanted.path))
-        stored = _glyphs(STORED)
-        if stored.key != STORED_SHA256:
+        folder = self.find(wanted.path)
+        file = next(f for f in (folder / STORED.name, STORED) if f.is_file())
+        stored = _glyphs(file)
+        if file == STORED and stored.key != STORED_SHA256:
             raise DataError(
                 f"{str(STORED)!r} must have the SHA-256 {STORED_SHA256}, it has {stored.key}",
                 hint="Install calift anew.",
             )
         parts = {part: _part(stored, part) for part in _PARTS}
-        pretrain = self.find(wanted.path) / PRETRAIN
+        pretrain = folder / PRETRAIN
         if pretrain.is_file():
             parts = {"pretrain": _part(_glyphs(pretrain), "pretrain"), **parts}
         elif wanted.path is not None:

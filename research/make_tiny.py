@@ -1,9 +1,9 @@
 """Pre-train `calift-tiny` on typefaces, and write the weights that come with the package.
 
-    CALIFT_TYPEFACES=FOLDER python benchmarks/make_tiny.py --out FOLDER
+    CALIFT_TYPEFACES=FOLDER python research/make_tiny.py --out FOLDER
 
-FOLDER of the images is what `benchmarks/make_typefaces.py` wrote. About 20 minutes of one core; it
-goes on where it was. The last lines say the file's SHA-256, which belongs into
+FOLDER of the images is what `research/make_typefaces.py` wrote (`study`). About 20 minutes of one
+core; it goes on where it was. The last lines say the file's SHA-256, which belongs into
 `calift_core/packaged.py`, and the zero-shot accuracy in float32 and as it is shipped.
 """
 
@@ -35,8 +35,11 @@ def main() -> None:
     """Read the arguments, train, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the run and the file")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     spec = pretraining_spec("typefaces")
+    train = spec.train.model_copy(update={"seed": options.seed, "cache_images": True, "workers": 0})
+    spec = spec.model_copy(update={"train": train})
     for record in run_in_folder(spec, options.out / "run"):
         if isinstance(record, MetricsRecord | ProgressRecord):
             print(record.model_dump_json(exclude_none=True), flush=True)

@@ -1,12 +1,13 @@
-"""Draw the suite `typefaces` from free fonts: the file that calift ships, and the one it does not.
+"""Draw the suite `typefaces` from free fonts: the file that calift ships, and those it does not.
 
-    python benchmarks/make_typefaces.py --out FOLDER
+    python research/make_typefaces.py --out FOLDER
 
-On Debian: the packages that `benchmarks/typefaces.txt` names are downloaded with `apt-get` (110 MB)
+On Debian: the packages that `research/typefaces.txt` names are downloaded with `apt-get` (120 MB)
 and unpacked into a folder of their own; nothing is installed. Then FOLDER holds
 
 - `typefaces.xz`, every part but pre-training's, which `calift_core/data/suites/` has a copy of;
-- `typefaces-pretrain.xz`, which `calift-tiny` is pre-trained on (CALIFT_TYPEFACES=FOLDER);
+- `study/typefaces.xz`, the same fonts with about 5,000 images a shift (CALIFT_TYPEFACES);
+- `study/typefaces-pretrain.xz`, which `calift-tiny` is pre-trained on;
 - `typefaces.json`, packages with versions and licences, and which font is in which part; `docs/`
   has a copy.
 
@@ -15,8 +16,13 @@ and noise are drawn from a hash of its font's file name, the letter and the numb
 
 Fonts are split by family. A family's styles stay together, and so do families that only differ in
 words such as Condensed or Display; at most four styles of one are kept. 40 % of each genre's fonts
-are for pre-training; of sans another 25 % to fine-tune on, and thirds of the rest for validation,
-calibration and test. The rest of every other genre is a shift.
+are for pre-training. The rest of sans is ID data, with the packages that the list has for that
+alone, and the rest of every other genre is a shift.
+
+ID families are dealt to fine-tuning, validation, calibration and test such that the last three are
+exchangeable: of many random deals that one is taken in which the parts' mean weight, width, likeness
+of letters that are easily confused, and distance to the fonts of pre-training differ least. All
+four are measured on outlines; no model is asked.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +55,35 @@ FINE = 4
 MAX_STYLES = 4
 #: A font that draws fewer different pictures of these is no alphabet.
 TELLING, MIN_PICTURES = "AagQR57lI0O", 6
-#: How often each letter of a font is drawn, by part; shifts are drawn until they have enough.
-DRAWS = {"pretrain": 3, "train": 3, "validation": 2, "calibration": 2, "test": 2}
-#: Images of a class that a shift has at most, and how often one letter of a font is drawn for it.
-PER_CLASS, MAX_DRAWS = 50, 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a file is drawn.
+
+    Attributes:
+        draws: how often each letter of a font is drawn, by part.
+        per_class: images of a class that a shift has at most.
+        max_draws: how often one letter of a font is drawn for it.
+    """
+
+    draws: Mapping[str, int]
+    per_class: int
+    max_draws: int
+
+
+SHIPPED = Size({"pretrain": 3, "train": 3, "validation": 1, "calibration": 1, "test": 2}, 50, 4)
+STUDY = Size({"train": 3, "validation": 2, "calibration": 2, "test": 3}, 81, 12)
+
+#: Share of each genre's fonts that is for pre-training.
+PRETRAIN = 0.4
+#: ID parts and their share of the families; fine-tuning has the rest.
+DEALT = {"validation": 0.21, "calibration": 0.21, "test": 0.21}
+DEALS = 20_000
+#: Letters that are easily confused when their size is not known.
+CONFUSED = ("Cc", "Oo", "O0", "Ss", "Vv", "Ww", "Xx", "Zz", "Il", "l1", "Uu", "Pp")
+#: Pixels of a side of the pictures that fonts are compared by.
+COMPARED = 16
 #: Words that do not make another family.
 _SAME = frozenset((
     "std", "pro", "adf", "brk", "gwf", "display", "text", "caption", "narrow", "condensed", "cn",
@@ -175,31 +206,96 @@ def family_words(name: str) -> tuple[str, ...]:
 
 
 def split_by_family(fonts: Sequence[Font]) -> dict[str, list[Font]]:
-    """Part or shift → fonts. A family's part depends on a hash of its name within its genre."""
+    """Part or shift → fonts. What is for pre-training depends on a hash of the family's name."""
     parts: dict[str, list[Font]] = defaultdict(list)
+    dealt: list[list[Font]] = []
     for genre in dict.fromkeys(font.genre for font in fonts):
-        families: dict[tuple[str, ...], list[Font]] = defaultdict(list)
-        own = [font for font in fonts if font.genre == genre]
-        keys = sorted({family_words(font.family) for font in own}, key=len)
-        for font in own:
-            words = family_words(font.family)
-            families[next(k for k in keys if words[: len(k)] == k)].append(font)
-        kept = {key: _spread(group) for key, group in families.items()}
+        kept = families_of([font for font in fonts if font.genre == genre])
+        if genre == "sans-id":
+            dealt += kept.values()
+            continue
         order = sorted(kept, key=lambda key: _hash("family", genre, *key))
         n, before = sum(map(len, kept.values())), 0
         for key in order:
-            parts[_part_at(genre, before / n)] += kept[key]
+            if before / n < PRETRAIN:
+                parts["pretrain"] += kept[key]
+            elif genre == "sans":
+                dealt.append(kept[key])
+            else:
+                parts[genre] += kept[key]
             before += len(kept[key])
+    for part, families in deal(dealt, parts["pretrain"]).items():
+        parts[part] = [font for family in families for font in family]
     return dict(parts)
 
 
-def _part_at(genre: str, share: float) -> str:
-    if share < 0.4:
-        return "pretrain"
-    if genre != "sans":
-        return genre
-    bounds = (("train", 0.65), ("validation", 0.65 + 0.35 / 3), ("calibration", 0.65 + 0.7 / 3))
-    return next((part for part, bound in bounds if share < bound), "test")
+def families_of(fonts: Sequence[Font]) -> dict[tuple[str, ...], list[Font]]:
+    """What names a family → its fonts, at most four."""
+    families: dict[tuple[str, ...], list[Font]] = defaultdict(list)
+    keys = sorted({family_words(font.family) for font in fonts}, key=len)
+    for font in fonts:
+        words = family_words(font.family)
+        families[next(k for k in keys if words[: len(k)] == k)].append(font)
+    return {key: _spread(group) for key, group in families.items()}
+
+
+def deal(families: Sequence[list[Font]], known: Sequence[Font]) -> dict[str, list[list[Font]]]:
+    """ID part → families, by what fonts look like.
+
+    Args:
+        families: the fonts of each.
+        known: those of pre-training.
+    """
+    reference = np.stack([pictures(font.file) for font in known])
+    looks = np.array([np.mean([look(f.file, reference) for f in own], 0) for own in families])
+    looks = (looks - looks.mean(axis=0)) / looks.std(axis=0)
+    sizes = np.array([len(own) for own in families], float)
+    looks = np.column_stack([looks, (sizes - sizes.mean()) / sizes.std()])
+    n = len(families)
+    counts = {part: round(share * n) for part, share in DEALT.items()}
+    rng = np.random.default_rng(_hash("deal"))
+    best, least = np.arange(n), math.inf
+    for _ in range(DEALS):
+        order = rng.permutation(n)
+        means, at = [], 0
+        for count in counts.values():
+            mine = order[at : at + count]
+            means.append(np.average(looks[mine], axis=0, weights=sizes[mine]))
+            at += count
+        # Whole-number ranges: the same deal whatever the last bit of a mean is.
+        apart = round(float(np.ptp(np.stack(means), axis=0).max()) * 1000)
+        if apart < least:
+            best, least = order, apart
+    found, at = {"train": [families[i] for i in np.sort(best[sum(counts.values()) :])]}, 0
+    for part, count in counts.items():
+        found[part] = [families[i] for i in np.sort(best[at : at + count])]
+        at += count
+    print(f"ID parts differ by at most {least / 1000} standard deviations of a family")
+    return found
+
+
+def pictures(file: Path) -> NDArray[np.float32]:
+    """(62, 16 · 16) coverage of each character, cut to what is drawn and squeezed to a square."""
+    font = ImageFont.truetype(file, 64, layout_engine=ImageFont.Layout.BASIC)
+    found = []
+    for character in CHARACTERS:
+        mask = font.getmask(character, "L")
+        image = Image.frombytes("L", mask.size, bytes(mask))
+        image = image.crop(image.getbbox()).resize((COMPARED, COMPARED), Image.Resampling.BOX)
+        found.append(np.asarray(image, dtype=np.float32).reshape(-1) / 255)
+    return np.stack(found)
+
+
+def look(file: Path, reference: NDArray[np.float32]) -> tuple[float, float, float, float]:
+    """Weight, width, distance of confusable letters, distance to the nearest known font."""
+    own = pictures(file)
+    font = ImageFont.truetype(file, 64, layout_engine=ImageFont.Layout.BASIC)
+    boxes = np.array([font.getbbox(c) for c in CHARACTERS])
+    width = np.median((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1]))
+    pairs = [(CHARACTERS.index(a), CHARACTERS.index(b)) for a, b in CONFUSED]
+    alike = np.mean([np.abs(own[a] - own[b]).mean() for a, b in pairs])
+    nearest = np.abs(reference - own).mean(axis=2).min(axis=0).mean()
+    return float(own.mean()), float(width), float(alike), float(nearest)
 
 
 def _spread(group: list[Font]) -> list[Font]:
@@ -269,17 +365,17 @@ def cap_height_of(file: Path) -> float:
     return float(np.median([bottom - top for _, top, _, bottom in boxes])) / 200
 
 
-def drawn(part: str, fonts: Sequence[Font]) -> Iterator[tuple[int, int, int]]:
+def drawn(part: str, fonts: Sequence[Font], size: Size) -> Iterator[tuple[int, int, int]]:
     """(font, class, draw) of a part, fonts in their order."""
-    n = DRAWS.get(part) or min(MAX_DRAWS, math.ceil(PER_CLASS / len(fonts)))
+    n = size.draws.get(part) or min(size.max_draws, math.ceil(size.per_class / len(fonts)))
     every = [(f, c, k) for f in range(len(fonts)) for c in range(len(CHARACTERS)) for k in range(n)]
-    if part in DRAWS:
+    if part in size.draws:
         yield from every
         return
     rank = {one: _hash("kept", fonts[one[0]].file.name, *map(str, one[1:])) for one in every}
     for label in range(len(CHARACTERS)):
         mine = sorted((one for one in every if one[1] == label), key=rank.__getitem__)
-        yield from sorted(mine[:PER_CLASS])
+        yield from sorted(mine[: size.per_class])
 
 
 def write(
@@ -289,16 +385,18 @@ def write(
     versions: dict[str, str],
     licences: dict[str, list[str]],
 ) -> None:
-    """Draw all parts and write the three files."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Draw all parts and write the files."""
+    (out / "study").mkdir(parents=True, exist_ok=True)
     listing: dict[str, Any] = {
         "pillow": PIL.__version__,
         "freetype": features.version("freetype2"),
         "packages": {},
     }
-    for name, chosen in (
-        ("typefaces-pretrain.xz", ["pretrain"]),
-        ("typefaces.xz", ["train", "validation", "calibration", "test", *SHIFTS]),
+    judged = ["train", "validation", "calibration", "test", *SHIFTS]
+    for name, chosen, size in (
+        ("study/typefaces-pretrain.xz", ["pretrain"], SHIPPED),
+        ("study/typefaces.xz", judged, STUDY),
+        ("typefaces.xz", judged, SHIPPED),
     ):
         arrays: dict[str, list[Any]] = defaultdict(list)
         described: list[dict[str, str]] = []
@@ -309,7 +407,7 @@ def write(
             described += [
                 {
                     "part": part,
-                    "genre": font.genre,
+                    "genre": font.genre.partition("-")[0],
                     "package": font.package,
                     "family": font.family,
                     "style": font.style,
@@ -317,7 +415,7 @@ def write(
                 }
                 for font in fonts
             ]
-            for f, label, number in drawn(part, fonts):
+            for f, label, number in drawn(part, fonts, size):
                 cover, more = draw(fonts[f], CHARACTERS[label], number, heights[f])
                 flat = cover.reshape(-1)
                 arrays["coverage"].append(flat[0::2] << 4 | flat[1::2])
