@@ -80,8 +80,8 @@ Kind = Annotated[
     str,
     typer.Option(
         "--kind",
-        help="temperature, vector, svs, sms, histogram, isotonic or tsp; disagreement, cautious, "
-        "sals or ensemble, which read the initial model's predictions too.",
+        help="temperature, ets, vector, svs, sms, histogram, isotonic, tsp; or disagreement, "
+        "cautious, sals, ensemble, which read the initial model's predictions too.",
     ),
 ]
 Initial = Annotated[

@@ -61,7 +61,7 @@ def main() -> None:
     print("shipped:", *accuracies(small, suite))
     print(f"{file}: {file.stat().st_size:,} bytes, {len(load_file(file)['token_ids'])} token rows")
     print(f"SHA-256 {sha256_file(file)}")
-    shutil.copy(options.out / "run" / "report.json", options.out / "report.json")
+    shutil.copy(weights, options.out / "model.safetensors")
 
 
 def accuracies(clip: Clip, suite: Suite) -> list[str]:

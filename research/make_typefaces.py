@@ -20,9 +20,9 @@ are for pre-training. The rest of sans is ID data, with the packages that the li
 alone, and the rest of every other genre is a shift.
 
 ID families are dealt to fine-tuning, validation, calibration and test such that the last three are
-exchangeable: of many random deals that one is taken in which the parts' mean weight, width, likeness
-of letters that are easily confused, and distance to the fonts of pre-training differ least. All
-four are measured on outlines; no model is asked.
+exchangeable: of many random deals that one is taken in which the parts' mean weight, width,
+likeness of letters that are easily confused, and distance to the fonts of pre-training differ
+least. All four are measured on outlines; no model is asked.
 """
 
 from __future__ import annotations

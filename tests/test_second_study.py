@@ -15,9 +15,9 @@ from calift_core.calibration import SampleScores, score_probs
 from calift_core.data.suites.load import load_suite
 from calift_core.schema.spec import SuiteSpec
 from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet
+from research import make_suites
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import make_suites
 import study
 import study_figures
 import study_page

@@ -18,12 +18,14 @@ from calift_core.calibration.calibrators import (
     Temperature,
     Vector,
 )
+from calift_core.calibration.ensemble_temperature import EnsembleTemperature
 from calift_core.calibration.structured import StructuredMatrix, StructuredVector
 from calift_core.errors import SpecError, UnknownNameError
 
 CALIBRATORS: dict[str, type[Calibrator]] = {
     "temperature": Temperature,
     "vector": Vector,
+    "ets": EnsembleTemperature,
     "svs": StructuredVector,
     "sms": StructuredMatrix,
     "histogram": Histogram,

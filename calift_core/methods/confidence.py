@@ -10,7 +10,7 @@ from torch import Tensor
 from calift_core.data.batch import Batch
 from calift_core.methods.base import Classifier, InitialTower
 from calift_core.methods.teacher import Teacher
-from calift_core.methods.terms import cross_entropy, distillation, focal, kl, mmce
+from calift_core.methods.terms import cross_entropy, distillation, focal, kl, mmce, negative_entropy
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.spec import ConfidenceSpec
@@ -38,6 +38,8 @@ class ClassLoss:
             self.weights["zero_shot_distillation"] = options.zero_shot_kd
         if options.mmce:
             self.weights["mmce"] = options.mmce
+        if options.entropy:
+            self.weights["negative_entropy"] = options.entropy
 
     def terms(
         self, logits: Tensor, batch: Batch, *, initial_features: Tensor | None = None
@@ -73,6 +75,8 @@ class ClassLoss:
                 )
         if options.mmce:
             terms["mmce"] = mmce(logits, batch.labels)
+        if options.entropy:
+            terms["negative_entropy"] = negative_entropy(logits)
         return terms
 
 

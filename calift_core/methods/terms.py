@@ -308,3 +308,15 @@ def mmce(logits: Tensor, labels: Tensor, *, width: float = 0.4) -> Tensor:
     is_zero = squared <= 0
     root = torch.where(is_zero, torch.ones_like(squared), squared).sqrt()
     return torch.where(is_zero, torch.zeros_like(squared), root)
+
+
+def negative_entropy(logits: Tensor) -> Tensor:
+    """−H(p), p = softmax of the logits: the mean over the batch of Σ p log p.
+
+    Pereyra et al. 2017, section 3: cross-entropy − β·H(p) penalises confident outputs.
+
+    Args:
+        logits: (B, C).
+    """
+    log_probs = F.log_softmax(full(logits), dim=1)
+    return (log_probs.exp() * log_probs).sum(dim=1).mean()

@@ -28,7 +28,7 @@ Adapt = Literal["full", "lora", "head"]
 Tower = Literal["ViT-B-16", "RN50", "ViT-L-14"]
 
 #: The options of `train.confidence`, by the names that `MethodBase.accepts` uses.
-_SUPERVISED = frozenset({"label_smoothing", "focal", "mixup", "zero_shot_kd", "mmce"})
+_SUPERVISED = frozenset({"label_smoothing", "focal", "mixup", "zero_shot_kd", "mmce", "entropy"})
 _CONTRASTIVE = frozenset({"label_smoothing", "zero_shot_kd"})
 
 

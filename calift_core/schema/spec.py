@@ -391,6 +391,15 @@ class ConfidenceSpec(Frozen):
         "[Kumar et al. 2018]",
     )
 
+    entropy: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        title="Entropy weight β",
+        description="Weight of −H(p), which pays for confidence: cross-entropy − β·H(p); 0 turns "
+        "it off [Pereyra et al. 2017]",
+    )
+
     def active(self) -> set[str]:
         """Names of the options that are on, as in `MethodBase.accepts`."""
         return {
@@ -401,6 +410,7 @@ class ConfidenceSpec(Frozen):
                 ("mixup", self.mixup_alpha > 0),
                 ("zero_shot_kd", self.zero_shot_kd > 0),
                 ("mmce", self.mmce > 0),
+                ("entropy", self.entropy > 0),
             )
             if is_on
         }

@@ -16,6 +16,7 @@ from frontend.panels.calibration.controls import controls
 CALIBRATORS = {
     "temperature": "temperature (one number)",
     "vector": "vector (scale and offset per class)",
+    "ets": "ensemble temperature (ETS)",
     "svs": "structured vector (SVS)",
     "sms": "structured matrix (SMS)",
     "histogram": "histogram binning of the top label",

@@ -36,10 +36,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mixup": {"mixup_alpha": 0.4},
     "zero_shot_kd": {"zero_shot_kd": 2.0, "zero_shot_kd_temperature": 1.5},
     "mmce": {"mmce": 4.0},
+    "entropy": {"entropy": 0.1},
 }
 #: What an option adds to a method's terms.
-ADDS = {"zero_shot_kd": {"zero_shot_distillation": 2.0}, "mmce": {"mmce": 4.0}}
-HEAD = {"label_smoothing", "focal", "mixup", "zero_shot_kd", "mmce"}
+ADDS = {
+    "zero_shot_kd": {"zero_shot_distillation": 2.0},
+    "mmce": {"mmce": 4.0},
+    "entropy": {"negative_entropy": 0.1},
+}
+HEAD = {"label_smoothing", "focal", "mixup", "zero_shot_kd", "mmce", "entropy"}
 PAIRS = {"label_smoothing", "zero_shot_kd"}
 GOES_WITH: dict[str, set[str]] = {
     "zero_shot": set(),

@@ -32,6 +32,7 @@ from calift_core.methods.terms import (
     kl,
     mmce,
     multi_positive_info_nce,
+    negative_entropy,
     orthogonality,
     sigmoid_pairs,
     similarity,
@@ -683,3 +684,14 @@ def test_learning_rate__floor_is_a_floor_and_no_addition() -> None:
 )
 def test_default_warmup__is_the_published_one_or_a_tenth(total: int, expected: int) -> None:
     assert default_warmup(total) == expected
+
+
+def test_negative_entropy__is_that_of_the_distribution_and_lowest_where_all_is_even() -> None:
+    z = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = -torch.distributions.Categorical(logits=z).entropy().mean()
+    torch.testing.assert_close(negative_entropy(z), expected)
+    even = torch.zeros(3, 5, dtype=torch.float64, requires_grad=True)
+    value = negative_entropy(even)
+    value.backward()
+    assert value.item() == pytest.approx(-math.log(5))
+    torch.testing.assert_close(even.grad, torch.zeros_like(even))

@@ -1,0 +1,145 @@
+"""What the repository keeps of a suite's confirming runs: one compressed file.
+
+A run's own file has NLL and top confidence (float16) and correctness (a bit) of every image, in
+every use: about 1.5 MB, hundreds of them. Every interval needs less, and that is kept here: by
+image the mean over a row's runs of NLL and correctness; by run and set the means, the ECE, and the
+debiased squared L2 error with its jackknife over groups of images; and what a run says of itself.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calift_core.calibration import Binning, TopLabel, ece
+from calift_core.calibration.squared import SquaredError
+from calift_core.files import atomic_write_bytes
+
+RECORDS = Path(__file__).with_name("records")
+#: Groups of images that the jackknife leaves out, one at a time.
+GROUPS = 10
+#: Numbers of a run on a set.
+NUMBERS = ("nll", "accuracy", "ece", "squared")
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A confirming run's file.
+
+    Attributes:
+        about: what it says of itself.
+        arrays: `point/use/set/what` → by image.
+    """
+
+    about: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+    @classmethod
+    def read(cls, file: Path) -> Run:
+        """From `file`."""
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        about = json.loads(arrays.pop("about").tobytes())
+        return cls(about, arrays)
+
+    def recipes(self) -> Iterator[tuple[str, str]]:
+        """Each point and use."""
+        seen = dict.fromkeys(tuple(name.split("/")[:2]) for name in self.arrays)
+        yield from ((point, use) for point, use in seen)
+
+    def scores(self, point: str, use: str, name: str) -> tuple[Doubles, TopLabel]:
+        """NLL (n,) and top-label scores of a set."""
+        at = f"{point}/{use}/{name.replace('/', '@')}"
+        n = self.about["sizes"][name]
+        nll = self.arrays[f"{at}/nll"].astype(np.float64)
+        confidence = np.clip(self.arrays[f"{at}/confidence"].astype(np.float64), 0, 1)
+        correct = np.unpackbits(self.arrays[f"{at}/correct"], count=n).astype(bool)
+        return nll, TopLabel(confidence, correct)
+
+
+def numbers(nll: Doubles, scores: TopLabel) -> tuple[float, float, float, float]:
+    """`NUMBERS` of a run on a set."""
+    return (
+        float(nll.mean()),
+        float(scores.correct.mean()),
+        float(ece(scores, Binning())),
+        squared(scores),
+    )
+
+
+def squared(scores: TopLabel) -> float:
+    """Debiased squared L2 calibration error of the top label, 15 bins of equal mass."""
+    return float(SquaredError(scores).value)
+
+
+def left_out(scores: TopLabel) -> Doubles:
+    """(G,) the squared error without each group of images, which are dealt in turn."""
+    group = np.arange(len(scores.correct)) % GROUPS
+    kept = [group != g for g in range(GROUPS)]
+    return np.array([squared(TopLabel(scores.confidences[k], scores.correct[k])) for k in kept])
+
+
+def gather(folder: Path, suite: str, *, target: Path = RECORDS) -> Path:
+    """Make the suite's record of the runs in a folder; returns its file."""
+    runs: list[dict[str, Any]] = []
+    sums: dict[str, Doubles] = {}
+    rows: dict[str, list[list[list[float]]]] = defaultdict(list)
+    jackknife: dict[str, Any] = {}
+    counts: dict[str, int] = defaultdict(int)
+    for file in sorted(folder.glob("*.npz")):
+        if file.name.endswith(".part.npz"):
+            continue
+        run = Run.read(file)
+        runs.append(run.about)
+        if run.about.get("diverged"):
+            continue
+        sets = [name for name in run.about["sizes"] if name != "calibration"]
+        for point, use in run.recipes():
+            key = f"{run.about['row']}/{point}/{use}"
+            found, without = [], []
+            for name in sets:
+                nll, scores = run.scores(point, use, name)
+                found.append(list(numbers(nll, scores)))
+                if run.about["kinds"][name] == "shift":
+                    without.append(left_out(scores))
+                for what, values in (("nll", nll), ("correct", scores.correct.astype(float))):
+                    at = f"{key}/{name.replace('/', '@')}/{what}"
+                    sums[at] = sums.get(at, np.zeros(len(values))) + values
+            rows[key].append([[float(len(runs) - 1), *one] for one in found])
+            jackknife[key] = jackknife.get(key, 0.0) + np.stack(without, axis=1)
+            counts[key] += 1
+    arrays: dict[str, NDArray[Any]] = {}
+    for at, total in sums.items():
+        key = "/".join(at.split("/")[:3])
+        arrays[f"images/{at}"] = (total / counts[key]).astype(np.float16)
+    for key, of in rows.items():
+        arrays[f"runs/{key}"] = np.array(of, dtype=np.float32)  # (S, K, 1 + numbers)
+        arrays[f"jackknife/{key}"] = (jackknife[key] / counts[key]).astype(np.float32)
+    text = json.dumps({"runs": runs}).encode()
+    arrays["about"] = np.frombuffer(text, dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    target.mkdir(parents=True, exist_ok=True)
+    out = target / f"{suite}.npz.xz"
+    atomic_write_bytes(out, lzma.compress(buffer.getvalue(), preset=6))
+    print(f"{out}: {len(runs)} runs, {out.stat().st_size:,} bytes")
+    return out
+
+
+def read(suite: str, *, folder: Path = RECORDS) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What each run says of itself, and the arrays."""
+    raw = lzma.decompress((folder / f"{suite}.npz.xz").read_bytes())
+    with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    return json.loads(arrays.pop("about").tobytes())["runs"], arrays
