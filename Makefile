@@ -8,7 +8,7 @@ PIP_ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: help demo up install shell test chaos soak mutations fuzz lint format bench results pictures docs clean
+.PHONY: help demo up install shell test research-test chaos soak mutations fuzz lint format bench results pictures docs clean
 
 help:
 	@echo "make demo     fine-tune a small model on letters three ways and compare them under shift (3 to 4 minutes on 2 cores)"
@@ -17,6 +17,7 @@ help:
 	@echo "make shell    open a shell that finds calift"
 	@echo "make .env     passwords and a token of your own for docker compose"
 	@echo "make test     run every test, the same way each time (8 minutes on 2 cores); what CI runs"
+	@echo "make research-test  run the tests of the studies in research/"
 	@echo "make chaos    60 jobs under 120 faults on each kind of database, real processes (about 15 minutes)"
 	@echo "make soak     the same with 1,000 jobs and 2,000 faults, for a night"
 	@echo "make mutations break each protection on a copy of the code: the tests must notice"
@@ -47,6 +48,9 @@ PYTEST_ARGS ?= -n logical $(if $(CI),--durations=20)
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .data .chrome
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+research-test: $(VENV)/.dev
+	@$(BIN)/python -m pytest -q -n 0 research/tests
 
 # CHAOS_ARGS: such as --database sqlite, --seed 7, --minutes 60, --out FOLDER.
 CHAOS_ARGS ?=
@@ -91,7 +95,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/imagenet_size.py --images 100000
 	$(BIN)/python benchmarks/gpu.py
 
-# RESULTS_ARGS: such as --plan. RESULTS_SUITES: others than typefaces are drawn first, by benchmarks/make_suites.py.
+# RESULTS_ARGS: such as --plan. RESULTS_SUITES: others than typefaces are drawn first, by research/make_suites.py.
 RESULTS_ARGS ?=
 RESULTS_SUITES ?= typefaces
 results: $(VENV)/.dev

@@ -113,7 +113,12 @@ def _styled(name: str) -> Bench:
 BENCHES = {
     "letters": Bench(
         "letters",
-        {"id": "typefaces:{out}/letters/study", "templates": "letters", "corruptions": CORRUPTIONS},
+        {
+            "id": "typefaces:{out}/letters/study",
+            "templates": "letters",
+            "corruptions": CORRUPTIONS,
+            "limits": {"train": 8320},
+        },
         "calift-tiny",
         epochs=2,
         clustered=True,

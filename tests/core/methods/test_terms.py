@@ -579,6 +579,7 @@ TERMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "focal 3": (lambda z: focal(z, LABELS, 3.0), SPREAD.double()),
     "focal flsd53": (lambda z: focal(z, LABELS, None), SPREAD.double()),
     "mmce": (lambda z: mmce(z, LABELS), SPREAD.double()),
+    "negative_entropy": (negative_entropy, SPREAD.double()),
 }
 
 
