@@ -9,7 +9,7 @@ What is run and how it is judged is in `benchmarks/protocol.md`. A run lives in 
 A run with a record is not run again, wherever the record came from; the tables that need every
 image's prediction say which of the runs are elsewhere. Runs follow one another in one process, the
 rows that the verdict needs before the others. Killed, it goes on where it was. The suites whose
-shifts are styles must lie in `--out`/suites: `benchmarks/make_suites.py` draws them. Pre-training
+shifts are styles must lie in `--out`/suites: `research/make_suites.py` draws them. Pre-training
 gives other bits on another kind of processor, and rows of two pre-trainings are not compared: runs
 from other weights than those of the records are refused, and go into records of their own
 (`--records benchmarks/records/again`).

@@ -230,7 +230,7 @@ def test_compose__every_variable_is_told_in_the_example() -> None:
 
 # ---- Paths and modules that documents name ------------------------------------------------------
 
-_OURS = r"(?:calift|calift_core|backend|worker|frontend|tests|benchmarks|docs|examples)"
+_OURS = r"(?:calift|calift_core|backend|worker|frontend|tests|benchmarks|research|docs|examples)"
 _PATH = re.compile(rf"{_OURS}/[\w./-]*")
 _MODULE = re.compile(rf"{_OURS}(?:\.\w+)+")
 
