@@ -2,6 +2,7 @@
 
     python -m research.study select --out FOLDER --suite letters     # rates, on ID data alone
     python -m research.study confirm --out FOLDER --suite letters    # the runs that are judged
+    python -m research.study derive --out FOLDER --suite letters     # rows made of FLYP's runs
     python -m research.study gather --out FOLDER --suite letters     # into research/records
 
 What is run and how it is judged is in `research/protocol.md`. Runs follow one another in one
@@ -31,6 +32,7 @@ from calift_core.methods.base import zero_shot_classifier
 from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
 from research.benches import BENCHES, Bench, Data, load
+from research.derived import DERIVED, Finished, made, peers, save_logits
 from research.scoring import uses
 from research.training import (
     ask,
@@ -87,6 +89,8 @@ ROWS = (
     ),
 )
 BY_NAME = {row.name: row for row in ROWS}
+#: The row that others are made of.
+SOURCE = "flyp"
 #: Rows that are run with every seed before any other.
 FIRST = ("flyp", "carot", "tracer", "ft")
 
@@ -319,11 +323,47 @@ def confirm_one(
         about["sigma_min"]["path"] = sigma_min(clip, data)
     about["seconds"]["judging"] = round(time.process_time() - began, 1)
     write_scores(_file(place, cell), logits, first, data, about)
-    if row.name == "flyp":  # other rows are made of it
-        weights = _file(place, cell).with_suffix(".safetensors")
-        save_file({k: v.contiguous() for k, v in tuned.clip.net.state_dict().items()}, weights)
+    if row.name == SOURCE and "end" in logits:
+        left = _left(place, cell.lr, cell.seed)
+        save_logits(left.logits, logits["end"])
+        save_file({k: v.contiguous() for k, v in tuned.clip.net.state_dict().items()}, left.weights)
     seconds = " ".join(f"{k} {v:.0f} s" for k, v in about["seconds"].items())
     print(f"{time.strftime('%H:%M:%S')} {_file(place, cell).name}: {seconds}", flush=True)
+
+
+def derive(place: Place) -> None:
+    """Rows that are made of FLYP's confirming runs, where all that a row needs are there."""
+    lr = own_rate(place, SOURCE, "end")
+    held: dict[int, tuple[Clip, dict[str, np.ndarray]]] = {}
+    data: Data | None = None
+    for name in DERIVED:
+        for seed in SEEDS if lr is not None else ():
+            assert lr is not None
+            runs = [_left(place, lr, peer) for peer in peers(seed, len(SEEDS))]
+            file = place.confirmed(name, None, seed)
+            if file.is_file() or not all(r.weights.is_file() for r in runs):
+                continue
+            if data is None:
+                data = load(place.bench, place.out, _initial(place, 0).preprocess)
+            k = seed % 2
+            if k not in held:
+                held[k] = _begin(place, data, k)
+            initial, first = held[k]
+            spec = place.bench.spec(
+                place.out, {"kind": "zero_shot"}, lr=None, seed=0, pretraining=k
+            )
+            logits = made(name, runs, initial, captions_of(spec, data, initial), data)
+            about = {"row": name, "lr": lr, "seed": seed, "pretraining": k, "sigma_min": {}}
+            about["start_sha256"] = weights_sha256(initial.net)
+            write_scores(file, {"end": logits}, first, data, about)
+            print(f"{time.strftime('%H:%M:%S')} {file.name}", flush=True)
+
+
+def _left(place: Place, lr: float, seed: int) -> Finished:
+    stem = place.confirmed(SOURCE, lr, seed).with_suffix("")
+    return Finished(
+        stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.logits")
+    )
 
 
 def write_scores(
@@ -375,7 +415,7 @@ def _write(file: Path, content: bytes) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the arguments, run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("select", "confirm", "gather"))
+    parser.add_argument("what", choices=("select", "confirm", "derive", "gather"))
     parser.add_argument("--out", type=Path, required=True, help="folder of weights and runs")
     parser.add_argument("--suite", choices=BENCHES, required=True)
     parser.add_argument("--rows", default=",".join(BY_NAME))
@@ -386,6 +426,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from research.records import gather
 
         gather(place.runs / "confirmation", options.suite)
+        return
+    if options.what == "derive":
+        derive(place)
         return
     {"select": select, "confirm": confirm}[options.what](place, names)
 

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from research.benches import BENCHES
+from research.derived import DERIVED
 from research.records import NUMBERS, RECORDS, read
 from research.scoring import USES
 from research.statistics import Estimate, estimate, holm, jackknifed, verdict
@@ -98,7 +99,7 @@ class Study:
     def recipes(self) -> list[Recipe]:
         """Every recipe that has a run."""
         found = [tuple(at.split("/")[1:]) for at in self.arrays if at.startswith("runs/")]
-        order = [ZERO_SHOT, *BY_NAME]
+        order = [ZERO_SHOT, *BY_NAME, *DERIVED]
         known = [r for r in found if r[0] in order]
         return sorted(
             known,

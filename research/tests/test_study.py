@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from calift_core.models.loading import load_clip
 from research import benches, study, tables
+from research.derived import DERIVED
 from research.records import gather, read
 from research.statistics import estimate, holm, jackknifed, verdict
 from research.training import ALPHAS, validation_nll
@@ -74,10 +75,11 @@ def test_study__from_rates_to_tables_and_again_the_same(place: study.Place, tmp_
     study.confirm(place, names)  # nothing is left to do
     assert {f.name: f.read_bytes() for f in files} == before
 
+    study.derive(place)
     kept = gather(place.runs / "confirmation", "tiny", target=tmp_path / "records")
     assert kept.stat().st_size < 100_000
     runs, arrays = read("tiny", folder=tmp_path / "records")
-    assert {run["row"] for run in runs} == {"zero-shot", *names}
+    assert {run["row"] for run in runs} == {"zero-shot", *names, *DERIVED}
     found = tables.Study("tiny", tmp_path / "records")
     one = ("flyp", "end", "raw")
     by_run = found.runs(one)
@@ -94,6 +96,7 @@ def test_study__from_rates_to_tables_and_again_the_same(place: study.Place, tmp_
     text = "\n".join(tables.page(found))
     assert "| flyp, path, ensemble | 2 |" in text
     assert "zero-shot, end, published" in text
+    assert "| model-stock, end, raw | 2 |" in text
 
 
 def test_validation_nll__does_not_see_a_scale() -> None:

@@ -1,0 +1,98 @@
+"""Rows that are made of finished FLYP runs, without training: of the runs' weights and logits."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from calift_core.calibration.bins import softmax
+from calift_core.calibration.calibrators import fit_temperature
+from calift_core.evaluation.path import WeightPath
+from calift_core.methods.base import zero_shot_classifier
+from calift_core.methods.merge import model_stock
+from calift_core.models.captions import Captions
+from calift_core.models.clip import Clip
+from research.benches import Data
+from research.training import ask
+
+Logits = dict[str, NDArray[np.float32]]
+
+#: Rows in the order in which they are made. VRF and DaWin are absent.
+DERIVED = ("seed-ensemble", "wise-ft", "model-stock")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a FLYP run left beside its scores.
+
+    Attributes:
+        weights: its weights.
+        logits: set → (N, C).
+    """
+
+    weights: Path
+    logits: Path
+
+    def read(self) -> Logits:
+        """The logits."""
+        with np.load(self.logits) as stored:
+            return {name.replace("@", "/"): stored[name].astype(np.float32) for name in stored}
+
+
+def save_logits(file: Path, logits: Logits) -> None:
+    """In half precision: a few thousandths of a logit."""
+    arrays: dict[str, Any] = {k.replace("/", "@"): v.astype(np.float16) for k, v in logits.items()}
+    with file.open("wb") as out:
+        np.savez(out, **arrays)
+
+
+def peers(seed: int, n_seeds: int) -> tuple[int, int, int]:
+    """A seed and the next two of the same pre-training."""
+    return seed, (seed + 2) % n_seeds, (seed + 4) % n_seeds
+
+
+def made(name: str, runs: list[Finished], initial: Clip, captions: Captions, data: Data) -> Logits:
+    """The logits of a row.
+
+    Args:
+        name: of `DERIVED`.
+        runs: FLYP's, that of the seed first, then its peers.
+        initial: the model that they started from.
+        captions: its classifier's.
+        data: the suite.
+    """
+    if name == "seed-ensemble":
+        return ensemble([run.read() for run in runs], data.labels["calibration"])
+    states = [load_file(run.weights) for run in runs[: 1 if name == "wise-ft" else 2]]
+    clip = captured(initial, states[0])
+    if name == "wise-ft":
+        end = zero_shot_classifier(clip, captions)
+        path = WeightPath(initial, clip, end, "prompts", captions)
+        return ask(path.move(0.5), path.classifier(0.5), data, list(data.pixels))
+    state, _ = model_stock(initial.net.state_dict(), states)
+    clip.net.load_state_dict(state)
+    return ask(clip, zero_shot_classifier(clip, captions), data, list(data.pixels))
+
+
+def captured(initial: Clip, state: dict[str, Any]) -> Clip:
+    """A copy of a model with other weights."""
+    clip = copy.deepcopy(initial).eval()
+    clip.net.load_state_dict(state)
+    return clip
+
+
+def ensemble(members: list[Logits], labels: NDArray[np.int64]) -> Logits:
+    """Log of the mean of the members' probabilities, each after its own temperature."""
+    warm = [fit_temperature(own["calibration"], labels) for own in members]
+    found: Logits = {}
+    for name in members[0]:
+        probs = [softmax(own[name], t) for own, t in zip(members, warm, strict=True)]
+        mean = np.mean(probs, axis=0, dtype=np.float64)
+        found[name] = np.log(np.maximum(mean, 1e-30)).astype(np.float32)
+    return found
