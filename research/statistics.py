@@ -77,7 +77,7 @@ def estimate(
     if n_seeds > 1:
         parts.append((float(per_run.var(ddof=1)) / n_seeds, n_seeds - 1.0))
     for k, own in enumerate(images):
-        variance, df = _of_images(own, None if groups is None else groups[k])
+        variance, df = variance_of_mean(own, None if groups is None else groups[k])
         parts.append((variance / n_sets**2, df))
     total = sum(v for v, _ in parts)
     spread = sum(v * v / df for v, df in parts)
@@ -85,8 +85,13 @@ def estimate(
     return Estimate(float(per_run.mean()), float(np.sqrt(total)), float(df), per_run)
 
 
-def _of_images(own: Doubles, groups: NDArray[np.int64] | None) -> tuple[float, float]:
-    """Variance of a mean over images, and its degrees of freedom."""
+def variance_of_mean(own: Doubles, groups: NDArray[np.int64] | None) -> tuple[float, float]:
+    """Variance of a mean over images, and its degrees of freedom.
+
+    Args:
+        own: (n,) by image.
+        groups: (n,) which images vary together; None: none do.
+    """
     n = len(own)
     if groups is None:
         return float(own.var(ddof=1)) / n, n - 1.0

@@ -1,6 +1,7 @@
 """The third study: which runs there are, in which order, and what is kept of them.
 
     python -m research.study select --out FOLDER --suite letters     # rates, on ID data alone
+    python -m research.study gate --out FOLDER --suite letters       # may the suite decide?
     python -m research.study confirm --out FOLDER --suite letters    # the runs that are judged
     python -m research.study derive --out FOLDER --suite letters     # rows made of FLYP's runs
     python -m research.study gather --out FOLDER --suite letters     # into research/records
@@ -34,6 +35,7 @@ from calift_core.models.loading import weights_sha256
 from research.benches import BENCHES, Bench, Data, load
 from research.derived import DERIVED, Finished, made, peers, save_logits
 from research.scoring import uses
+from research.statistics import variance_of_mean
 from research.training import (
     ask,
     captions_of,
@@ -206,6 +208,34 @@ def select(place: Place, names: Sequence[str]) -> None:
                         select_one(place, data, initial, row, lr, seed)
         if row.rate_of is None:
             print(name, *(f"{p}: {own_rate(place, name, p):g}" for p in ("end", "path")))
+
+
+def gate(place: Place) -> None:
+    """Zero-shot and FLYP on ID validation, and zero-shot on the three ID parts."""
+    for pretraining in (0, 1):
+        if not place.bench.weights(pretraining, place.out).is_file():
+            continue
+        initial = _initial(place, pretraining)
+        data = load(place.bench, place.out, initial.preprocess, id_only=True)
+        spec = place.bench.spec(
+            place.out, {"kind": "zero_shot"}, lr=None, seed=0, pretraining=pretraining
+        )
+        classifier = zero_shot_classifier(initial, captions_of(spec, data, initial))
+        parts = ["validation", "calibration", "test"]
+        for part, logits in ask(initial, classifier, data, parts).items():
+            right = (logits.argmax(axis=1) == data.labels[part]).astype(float)
+            variance, _ = variance_of_mean(right, data.groups[part])
+            print(
+                f"pre-training {pretraining}, {part}: zero-shot {100 * right.mean():.1f} % "
+                f"± {100 * variance**0.5:.1f}, {len(right):,} images"
+            )
+    for run in rates_of(place, SOURCE).get(3e-4, []):
+        begin, _, end = run["accuracy"]
+        passed = 0.5 <= begin <= 0.75 and end - begin >= 0.1
+        print(
+            f"seed {run['seed']}, ID validation: zero-shot {100 * begin:.1f} %, FLYP at 3e-4 "
+            f"{100 * end:.1f} %: {'passes' if passed else 'fails'}"
+        )
 
 
 # -------------------------------------------------------------------------------- confirmation
@@ -415,7 +445,7 @@ def _write(file: Path, content: bytes) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the arguments, run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("select", "confirm", "derive", "gather"))
+    parser.add_argument("what", choices=("select", "gate", "confirm", "derive", "gather"))
     parser.add_argument("--out", type=Path, required=True, help="folder of weights and runs")
     parser.add_argument("--suite", choices=BENCHES, required=True)
     parser.add_argument("--rows", default=",".join(BY_NAME))
@@ -427,8 +457,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         gather(place.runs / "confirmation", options.suite)
         return
-    if options.what == "derive":
-        derive(place)
+    if options.what in ("gate", "derive"):
+        {"gate": gate, "derive": derive}[options.what](place)
         return
     {"select": select, "confirm": confirm}[options.what](place, names)
 
