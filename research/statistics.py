@@ -71,16 +71,27 @@ def estimate(
         images: K arrays (n_k,), the difference by image, mean over seeds.
         groups: K arrays (n_k,) which images belong together and vary together; None: none do.
     """
-    per_run = runs.mean(axis=1)
-    n_seeds, n_sets = runs.shape
-    parts: list[tuple[float, float]] = []
-    if n_seeds > 1:
-        parts.append((float(per_run.var(ddof=1)) / n_seeds, n_seeds - 1.0))
+    n_sets = runs.shape[1]
+    parts = []
     for k, own in enumerate(images):
         variance, df = variance_of_mean(own, None if groups is None else groups[k])
         parts.append((variance / n_sets**2, df))
-    total = sum(v for v, _ in parts)
-    spread = sum(v * v / df for v, df in parts)
+    return combined(runs.mean(axis=1), parts)
+
+
+def combined(per_run: Doubles, parts: Sequence[tuple[float, float]]) -> Estimate:
+    """The mean of seeds' values, with other parts of its variance.
+
+    Args:
+        per_run: (S,) by seed.
+        parts: variance and degrees of freedom of each.
+    """
+    every = list(parts)
+    n_seeds = len(per_run)
+    if n_seeds > 1:
+        every.append((float(per_run.var(ddof=1)) / n_seeds, n_seeds - 1.0))
+    total = sum(v for v, _ in every)
+    spread = sum(v * v / df for v, df in every)
     df = total * total / spread if spread > 0 else np.inf
     return Estimate(float(per_run.mean()), float(np.sqrt(total)), float(df), per_run)
 
@@ -108,16 +119,10 @@ def jackknifed(runs: Doubles, replicates: Doubles) -> Estimate:
         runs: (S, K) difference by seed and set.
         replicates: (G, K) the difference, mean over seeds, without the images of each of G groups.
     """
-    per_run = runs.mean(axis=1)
-    n_seeds, n_sets = runs.shape
-    g = len(replicates)
+    g, n_sets = len(replicates), runs.shape[1]
     apart = replicates - replicates.mean(axis=0)
-    over_images = float(np.square(apart).sum(axis=0).sum()) * (g - 1) / g / n_sets**2
-    over_seeds = float(per_run.var(ddof=1)) / n_seeds if n_seeds > 1 else 0.0
-    total = over_seeds + over_images
-    spread = over_seeds**2 / max(1, n_seeds - 1) + over_images**2 / (g - 1)
-    df = total * total / spread if spread > 0 else np.inf
-    return Estimate(float(per_run.mean()), float(np.sqrt(total)), float(df), per_run)
+    variance = float(np.square(apart).sum()) * (g - 1) / g / n_sets**2
+    return combined(runs.mean(axis=1), [(variance, g - 1.0)])
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

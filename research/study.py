@@ -189,6 +189,9 @@ def select_one(place: Place, data: Data, initial: Clip, row: Row, lr: float, see
             "accuracy": at.accuracy,
             "seconds": round(tuned.seconds, 1),
         }
+        by_image = place.selected(row.name, lr, seed).with_suffix(".npy")
+        by_image.parent.mkdir(parents=True, exist_ok=True)
+        np.save(by_image, at.images.astype(np.float16))
     else:
         record |= {"end": 1e9, "path": 1e9, "diverged": True}
     _write(place.selected(row.name, lr, seed), json.dumps(record).encode())

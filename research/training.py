@@ -149,11 +149,11 @@ def is_finite(tuned: Tuned) -> bool:
     return all(bool(p.isfinite().all()) for p in tuned.clip.net.parameters())
 
 
-def validation_nll(logits: Logits, labels: NDArray[np.int64]) -> float:
-    """NLL after the temperature that fits these very images best: one parameter of thousands."""
+def validation_nll(logits: Logits, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """NLL (N,) after the temperature that fits these very images best: one parameter of many."""
     probs = softmax(logits, fit_temperature(logits, labels))
     own = probs[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(own, 1e-30)).mean())
+    return -np.log(np.maximum(own, 1e-30))
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ class OnPath:
         end: that of the path's end, the fine-tuned model.
         begin: that of the initial model.
         accuracy: ID validation accuracy: of the initial model, the one at `alpha`, the end's.
+        images: (N,) what `end` is the mean of.
     """
 
     alpha: float
@@ -173,6 +174,7 @@ class OnPath:
     end: float
     begin: float
     accuracy: tuple[float, float, float]
+    images: NDArray[np.float64]
 
 
 def walk(path: WeightPath, data: Data) -> OnPath:
@@ -182,13 +184,15 @@ def walk(path: WeightPath, data: Data) -> OnPath:
     """
     pixels, labels = data.pixels["validation"], data.labels["validation"]
     scores: dict[float, tuple[float, float]] = {}
+    by_image: dict[float, NDArray[np.float64]] = {}
 
     def at(alpha: float) -> float:
         if alpha not in scores:
             classifier = path.classifier(alpha)
             logits = classifier.logits(encode(path.move(alpha), pixels)).detach().numpy()
             right = float((logits.argmax(axis=1) == labels).mean())
-            scores[alpha] = validation_nll(logits, labels), right
+            by_image[alpha] = validation_nll(logits, labels)
+            scores[alpha] = float(by_image[alpha].mean()), right
         return scores[alpha][0]
 
     begin, end = at(0.0), at(1.0)
@@ -199,7 +203,7 @@ def walk(path: WeightPath, data: Data) -> OnPath:
         low, high = (low, middle) if at(ALPHAS[middle]) <= enough else (middle, high)
     chosen = ALPHAS[high]
     accuracy = scores[0.0][1], scores[chosen][1], scores[1.0][1]
-    return OnPath(chosen, scores[chosen][0], end, begin, accuracy)
+    return OnPath(chosen, scores[chosen][0], end, begin, accuracy, by_image[1.0])
 
 
 def sigma_min(clip: Clip, data: Data) -> float:
