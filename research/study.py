@@ -274,11 +274,12 @@ def cells(place: Place, names: Sequence[str]) -> Iterator[Cell]:
                     yield Cell(BY_NAME[name], lr, seed, tuple(points))
 
 
-def confirm(place: Place, names: Sequence[str]) -> None:
-    """Every confirming run that is missing."""
+def confirm(place: Place, names: Sequence[str], seeds: Sequence[int] = ()) -> None:
+    """Every confirming run that is missing, of all seeds where none are named."""
     held: dict[int, tuple[Clip, dict[str, np.ndarray]]] = {}
     data: Data | None = None
-    todo = [c for c in cells(place, names) if not _file(place, c).is_file()]
+    every = [c for c in cells(place, names) if c.seed in (seeds or SEEDS)]
+    todo = [c for c in every if not _file(place, c).is_file()]
     print(f"{len(todo)} confirming runs on {place.bench.name}", flush=True)
     for cell in todo:
         if data is None:
@@ -452,6 +453,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of weights and runs")
     parser.add_argument("--suite", choices=BENCHES, required=True)
     parser.add_argument("--rows", default=",".join(BY_NAME))
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="of confirm")
     options = parser.parse_args(arguments)
     place = Place(BENCHES[options.suite], options.out)
     names = options.rows.split(",")
@@ -463,7 +465,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.what in ("gate", "derive"):
         {"gate": gate, "derive": derive}[options.what](place)
         return
-    {"select": select, "confirm": confirm}[options.what](place, names)
+    if options.what == "select":
+        select(place, names)
+    else:
+        confirm(place, names, [int(seed) for seed in options.seeds.split(",")])
 
 
 if __name__ == "__main__":
