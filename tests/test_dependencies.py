@@ -36,7 +36,7 @@ ELSEWHERE = {
     "calift/interop/tensorboard.py": {"tensorboard"},
     "calift/notebook.py": {"plotly"},
     "calift/shipping.py": {"uvicorn"},
-    "calift/serving/app.py": {"fastapi", "prometheus-client", "python-multipart"},
+    "calift/serving/app.py": {"fastapi", "starlette", "prometheus-client", "python-multipart"},
     "calift_core/data/suites/huggingface.py": {"datasets"},
     "calift_core/shipping/onnx.py": {"onnx", "onnxscript"},
     "calift_core/shipping/picture.py": {"matplotlib"},
