@@ -8,7 +8,7 @@ PIP_ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: help demo up install shell test third-study research-test chaos soak mutations fuzz lint format bench results pictures docs clean
+.PHONY: help demo up install shell test tiny third-study research-test chaos soak mutations fuzz lint format bench results pictures docs clean
 
 help:
 	@echo "make demo     fine-tune a small model on letters three ways and compare them under shift (3 to 4 minutes on 2 cores)"
@@ -18,6 +18,7 @@ help:
 	@echo "make .env     passwords and a token of your own for docker compose"
 	@echo "make test     run every test, the same way each time (8 minutes on 2 cores); what CI runs"
 	@echo "make third-study    go on with the third study of a suite (STUDY_SUITE=letters, STUDY_OUT=FOLDER)"
+	@echo "make tiny     draw the letters and pre-train calift-tiny anew (25 minutes of one core)"
 	@echo "make research-test  run the tests of the studies in research/"
 	@echo "make chaos    60 jobs under 120 faults on each kind of database, real processes (about 15 minutes)"
 	@echo "make soak     the same with 1,000 jobs and 2,000 faults, for a night"
@@ -57,6 +58,12 @@ third-study: $(VENV)/.dev
 	@for step in select gate confirm derive gather; do \
 	  $(BIN)/python -m research.study $$step --out $(STUDY_OUT) --suite $(STUDY_SUITE) || exit 1; done
 	@$(BIN)/python -m research.tables --suite $(STUDY_SUITE)
+
+# Into TINY_OUT: the letters, and the weights of calift-tiny as they ship.
+TINY_OUT ?= results/tiny
+tiny: $(VENV)/.dev
+	@$(BIN)/python research/make_typefaces.py --out $(TINY_OUT)/letters
+	@CALIFT_TYPEFACES=$(TINY_OUT)/letters/study $(BIN)/python research/make_tiny.py --out $(TINY_OUT)
 
 research-test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -n 0 research/tests

@@ -21,6 +21,8 @@ from calift_core.data.sources import ArraySource
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.schema.spec import RunSpec, parse_spec
 
+#: The letters of the second study: a model that had seen exact captions, and so can only forget.
+EXACT = Path(__file__).with_name("exact")
 #: The second family of shifts: ID test images under these, computed.
 CORRUPTIONS = {
     "names": [
@@ -119,6 +121,13 @@ BENCHES = {
             "corruptions": CORRUPTIONS,
             "limits": {"train": 8320},
         },
+        "calift-tiny",
+        epochs=2,
+        clustered=True,
+    ),
+    "letters-exact": Bench(
+        "letters-exact",
+        {"id": f"typefaces:{EXACT}", "templates": "letters", "corruptions": CORRUPTIONS},
         "calift-tiny",
         epochs=2,
         clustered=True,

@@ -437,6 +437,8 @@ def write(
             "bytes": len(packed),
             "families": by_family(described),
         }
+        if size is STUDY:  # the fonts of what ships
+            del listing[name]["families"]
         print(f"{name}: {len(packed):,} bytes")
     used = {font.package for fonts in parts.values() for font in fonts}
     listing["packages"] = {

@@ -88,7 +88,7 @@ class Glyphs:
         return np.array([font["part"] for font in self.about["fonts"]])[self.fonts]
 
 
-_ARRAYS = ("coverage", "ink", "ground", "noise", "labels", "fonts", "draws")
+ARRAYS = ("coverage", "ink", "ground", "noise", "labels", "fonts", "draws")
 
 
 def pack(glyphs: dict[str, NDArray[Any]], about: dict[str, Any]) -> bytes:
@@ -100,7 +100,7 @@ def pack(glyphs: dict[str, NDArray[Any]], about: dict[str, Any]) -> bytes:
     """
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8)
-    arrays: dict[str, Any] = {name: glyphs[name] for name in _ARRAYS}
+    arrays: dict[str, Any] = {name: glyphs[name] for name in ARRAYS}
     np.savez(buffer, about=text, **arrays)
     return lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME)
 
@@ -114,7 +114,7 @@ def read_glyphs(path: Path) -> Glyphs:
     try:
         raw = path.read_bytes()
         with np.load(io.BytesIO(lzma.decompress(raw)), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in _ARRAYS}
+            arrays = {name: stored[name] for name in ARRAYS}
             about = json.loads(stored["about"].tobytes())
     except (OSError, ValueError, KeyError, EOFError, lzma.LZMAError) as error:
         raise DataError(f"{str(path)!r} is no file of drawn letters: {reason_of(error)}") from None

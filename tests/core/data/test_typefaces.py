@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from calift_core.data.glyphs import FULL, SIDE, Glyphs, pack, read_glyphs
+from calift_core.data.glyphs import ARRAYS, FULL, SIDE, Glyphs, pack, read_glyphs
 from calift_core.data.inspection import examine_suite
 from calift_core.data.loader import TrainView
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.styles import GENRES, LEARNED, LETTERS
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.data.suites.typefaces import CHARACTERS, SHIFTS, STORED, STORED_SHA256, Typefaces
-from calift_core.errors import DataError, ModelError, UnknownNameError
+from calift_core.errors import DataError, DataUnavailableError, ModelError, UnknownNameError
 from calift_core.evaluation.forward import predict
 from calift_core.files import sha256_file
 from calift_core.jobs.tiny import ensure_tiny, tiny_sha256
@@ -34,10 +34,10 @@ from calift_core.packaged import packaged
 from calift_core.schema.spec import SuiteSpec
 
 #: SHA-256 of the pixels of every hundredth letter: what any machine must see.
-PIXELS = "65b5d21aa24bd9df2e93024f1f1413b7cdb1f59bc570c5500271c9d5a82b5762"
+PIXELS = "671125530b6d022bd7956530e585b7acbe3e4d5cf442c6d21ed922b338427dd5"
 
 #: Right answers of 620, zero-shot.
-ZERO_SHOT = {"test": 519, "serif": 521}
+ZERO_SHOT = {"test": 360, "serif": 270}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_typefaces__no_family_is_in_two_parts_of_a_genre() -> None:
     said = json.loads((Path(__file__).parents[3] / "docs" / "typefaces.json").read_text())
     parts_of: dict[tuple[str, str], list[str]] = {}
     packages: set[str] = set()
-    for file in ("typefaces.xz", "typefaces-pretrain.xz"):
+    for file in ("typefaces.xz", "study/typefaces-pretrain.xz"):
         for part, genres in said[file]["families"].items():
             for genre, families in genres.items():
                 for family, fonts in families.items():
@@ -209,3 +209,17 @@ def test_glyphs__something_else_is_told(tmp_path: Path) -> None:
         (tmp_path / "x.xz").write_bytes(content)
         with pytest.raises(DataError, match=r"x\.xz' is no file of drawn letters"):
             read_glyphs(tmp_path / "x.xz")
+
+
+def test_typefaces__a_folder_with_another_draw_takes_the_place_of_what_comes_along(
+    tmp_path: Path, stored: Glyphs
+) -> None:
+    with pytest.raises(DataUnavailableError, match="no file typefaces-pretrain.xz and none"):
+        load_suite(SuiteSpec(id=f"typefaces:{tmp_path}"))
+    few = np.flatnonzero(stored.labels < 2)  # of every part
+    arrays = {name: getattr(stored, name)[few] for name in ARRAYS}
+    (tmp_path / STORED.name).write_bytes(pack(arrays, stored.about))
+    suite = load_suite(SuiteSpec(id=f"typefaces:{tmp_path}"))
+    assert "pretrain" not in suite.parts
+    everything = (*suite.parts.values(), *suite.shifts.values())
+    assert sum(map(len, everything)) == len(few)
