@@ -258,6 +258,13 @@ def test_phone__a_square_is_one_with_nothing_above_it(visitor: Visitor) -> None:
     assert off <= 1
 
 
+def test_phone__a_run_is_chosen_on_its_card(visitor: Visitor) -> None:
+    visitor.wear(("dark", 390, 844))
+    visitor.open("runs")
+    visitor.tab.locator(".rows.cards tbody input").first.check(timeout=20_000)
+    visitor.wear(visitor.looks[0])
+
+
 def test_report__its_tables_are_not_cut(visitor: Visitor, demo: Dashboard, tmp_path: Path) -> None:
     from calift_core.client import Client
     from frontend.reports.contents import contents
