@@ -432,4 +432,4 @@ def test_client__reads_the_authorities_once_and_again_where_others_are_named(
 
 
 def test_client__ready(client: Client) -> None:
-    assert client.ready().checks == ["database", "schema", "broker", "artifacts"]
+    assert client.ready().checks == ["database", "schema", "broker", "artifacts", "disk"]

@@ -292,7 +292,8 @@ def test_model__of_two_towers_names_the_run_of_its_start_and_answers_like_the_co
     assert refused(run_id, calibrator="sals", initial="nobody")[0] == 404
     # The initial model was never asked about this run's shift.
     status, words = refused(more, calibrator="sals", initial=first)
-    assert (status, "no predictions of the initial model on 'art'" in words) == (409, True)
+    told = f"run {first} must have been tested on what run {more} was, it has no predictions of art"
+    assert (status, told in words) == (409, True), words
     assert str(services.settings.home) not in words
 
 

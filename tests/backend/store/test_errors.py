@@ -23,10 +23,13 @@ from backend.store.stores import Stores
 from tests.backend.test_api import SPEC, problem, submit
 from tests.conftest import free_port
 
+on_sqlite = pytest.mark.parametrize("each_database", ["sqlite"], indirect=True)
+on_postgres = pytest.mark.parametrize("each_database", ["postgres"], indirect=True)
+
 
 @pytest.fixture
 def bare(app: Any, settings: Any) -> Iterator[TestClient]:
-    """As admin, on SQLite; server errors come as answers."""
+    """As admin; server errors come as answers."""
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
         caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
         yield caller
@@ -41,20 +44,28 @@ def refused(bare: TestClient, status: int, code: str) -> None:
     response = bare.post("/api/v1/runs", json={"spec": SPEC | {"notes": "a secret note"}})
     found = problem(response, status, code)
     assert found.hint
-    for leak in ("SQL", "INSERT", "sqlite3", "runs", "secret note", "sqlalche.me"):
+    for leak in ("SQL", "INSERT", "sqlite3", "psycopg", "runs", "secret note", "sqlalche.me"):
         assert leak not in found.detail, leak
         assert leak not in response.text.replace(found.hint, ""), leak
 
 
-def each_connection(engine: Any, pragma: str) -> None:
+def each_connection(engine: Any, *, sqlite: str, postgres: str = "") -> None:
     """Set something on connections that are opened from now on."""
-    event.listen(engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}"))
+    words = f"PRAGMA {sqlite}" if engine.dialect.name == "sqlite" else f"SET {postgres}"
+
+    def set_it(connection: Any, _record: Any) -> None:
+        connection.execute(words)
+        connection.commit()
+
+    event.listen(engine, "connect", set_it)
     engine.dispose()
 
 
 def test_fault__busy(bare: TestClient, engine: Any) -> None:
-    each_connection(engine, "busy_timeout=1")
-    with writing(engine):
+    each_connection(engine, sqlite="busy_timeout=1", postgres="lock_timeout = 1")
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":  # a writer of SQLite locks the whole file
+            connection.execute(text("LOCK TABLE runs"))
         refused(bare, 503, "DATABASE_BUSY")
     submit(bare)
 
@@ -68,10 +79,11 @@ def test_fault__every_connection_in_use(bare: TestClient, engine: Any) -> None:
     submit(bare)
 
 
+@on_sqlite
 def test_fault__disk_full(bare: TestClient, engine: Any) -> None:
     with reading(engine) as connection:
         pages = connection.execute(text("PRAGMA page_count")).scalar_one()
-    each_connection(engine, f"max_page_count={pages}")
+    each_connection(engine, sqlite=f"max_page_count={pages}")
     run_ids = []
     for _ in range(500):
         response = bare.post("/api/v1/runs", json={"spec": SPEC})
@@ -85,7 +97,7 @@ def test_fault__disk_full(bare: TestClient, engine: Any) -> None:
 
 
 def test_fault__read_only(bare: TestClient, engine: Any) -> None:
-    each_connection(engine, "query_only=ON")
+    each_connection(engine, sqlite="query_only=ON", postgres="default_transaction_read_only = on")
     refused(bare, 503, "DATABASE_READ_ONLY")
     assert bare.get("/api/v1/runs").status_code == 200
 
@@ -111,6 +123,7 @@ def test_fault__other_schema(make_settings: Any, database_url: str, change: str)
         submit(caller)
 
 
+@on_sqlite
 def test_fault__damaged(bare: TestClient, engine: Any, tmp_path: Path) -> None:
     submit(bare)
     engine.dispose()
@@ -119,6 +132,29 @@ def test_fault__damaged(bare: TestClient, engine: Any, tmp_path: Path) -> None:
         file.with_name(file.name + name).unlink(missing_ok=True)
     file.write_bytes(b"nothing that SQLite knows" * 1000)
     refused(bare, 500, "DATABASE_DAMAGED")
+
+
+@on_postgres
+@pytest.mark.parametrize(
+    ("state", "status", "code"),
+    [("disk_full", 507, "DATABASE_FULL"), ("data_corrupted", 500, "DATABASE_DAMAGED")],
+)
+def test_fault__as_the_server_says(
+    bare: TestClient, engine: Any, state: str, status: int, code: str
+) -> None:
+    with writing(engine) as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"RAISE EXCEPTION 'a secret note of runs' USING ERRCODE = '{state}'; END $$;"
+            "CREATE TRIGGER fail BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION fail()"
+        )
+    try:
+        refused(bare, status, code)
+        assert bare.get("/api/v1/runs").json()["total"] == 0
+    finally:
+        with writing(engine) as connection:
+            connection.exec_driver_sql("DROP FUNCTION fail CASCADE")
+    submit(bare)
 
 
 def test_fault__no_server_answers(bare: TestClient, app: Any, tmp_path: Path) -> None:
