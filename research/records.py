@@ -1,9 +1,10 @@
 """What the repository keeps of a suite's confirming runs: one compressed file.
 
 A run's own file has NLL and top confidence (float16) and correctness (a bit) of every image, in
-every use: about 1.5 MB, hundreds of them. Every interval needs less, and that is kept here: by
-image the mean over a row's runs of NLL and correctness; by run and set the means, the ECE, and the
-debiased squared L2 error with its jackknife over groups of images; and what a run says of itself.
+every use: about 1.6 MB, hundreds of them. Every interval needs less, and that is kept here: by
+image the mean over runs of NLL and correctness, of every recipe that is compared; by run and set
+the means, the ECE, and the debiased squared L2 error with its jackknife over groups of images; and
+what a run says of itself.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from calift_core.calibration import Binning, TopLabel, ece
 from calift_core.calibration.squared import SquaredError
 from calift_core.files import atomic_write_bytes
+from research.recipes import COMPARED
 
 RECORDS = Path(__file__).with_name("records")
 #: Groups of images that the jackknife leaves out, one at a time.
@@ -113,6 +115,8 @@ def gather(folder: Path, suite: str, *, target: Path = RECORDS) -> Path:
                 found.append(list(numbers(nll, scores)))
                 if run.about["kinds"][name] == "shift":
                     without.append(left_out(scores))
+                if (run.about["row"], point, use) not in COMPARED:
+                    continue
                 for what, values in (("nll", nll), ("correct", scores.correct.astype(float))):
                     at = f"{key}/{name.replace('/', '@')}/{what}"
                     sums[at] = sums.get(at, np.zeros(len(values))) + values

@@ -34,6 +34,7 @@ from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
 from research.benches import BENCHES, Bench, Data, load
 from research.derived import DERIVED, Finished, made, peers, save_logits
+from research.recipes import ZERO_SHOT
 from research.scoring import uses
 from research.statistics import variance_of_mean
 from research.training import (
@@ -71,7 +72,6 @@ class Row:
     rate_of: str | None = None
 
 
-ZERO_SHOT = "zero-shot"
 #: In the order in which they are run: what the claims and the recommendation need comes first.
 ROWS = (
     Row("flyp", {"kind": "flyp"}),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,63 +18,11 @@ from scipy.stats import spearmanr
 
 from research.benches import BENCHES
 from research.derived import DERIVED
+from research.recipes import CANDIDATES, CLAIMS, REFERENCES, ZERO_SHOT, Recipe
 from research.records import NUMBERS, RECORDS, read
 from research.scoring import USES
 from research.statistics import Estimate, estimate, holm, jackknifed, verdict
-from research.study import BY_NAME, SEEDS, ZERO_SHOT
-
-Recipe = tuple[str, str, str]
-
-#: The recipes of the primary family, and what each is compared with.
-CANDIDATES: tuple[Recipe, ...] = (
-    ("ft", "path", "ensemble"),
-    ("flyp", "path", "ensemble"),
-    ("carot", "path", "ensemble"),
-    ("tracer", "path", "ensemble"),
-    ("ft", "end", "ensemble"),
-    ("flyp", "end", "ensemble"),
-    ("flyp", "path", "published"),
-    ("flyp", "end", "published"),
-    ("carot", "end", "published"),
-    (ZERO_SHOT, "end", "published"),
-)
-REFERENCES: tuple[Recipe, ...] = (("tracer", "end", "published"), ("tracer", "end", "ensemble"))
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of the paper that an interval can speak of.
-
-    Attributes:
-        text: the sentence.
-        a: the recipe that it is about.
-        b: the one that it is compared with.
-        what: number of `NUMBERS`.
-        below: whether a is said to be below b.
-    """
-
-    text: str
-    a: Recipe
-    b: Recipe
-    what: str
-    below: bool
-
-
-def _claims() -> Iterator[Claim]:
-    flyp, carot = ("flyp", "end"), ("carot", "end")
-    raw, warm = ("raw",), ("temperature",)
-    yield Claim("CaRot: higher OOD accuracy than FLYP", carot + raw, flyp + raw, "accuracy", False)
-    yield Claim("CaRot: lower OOD ECE than FLYP, raw", carot + raw, flyp + raw, "ece", True)
-    yield Claim("the same after a temperature", carot + warm, flyp + warm, "ece", True)
-    yield Claim("CaRot: lower OOD NLL than FLYP, raw", carot + raw, flyp + raw, "nll", True)
-    yield Claim("the same after a temperature", carot + warm, flyp + warm, "nll", True)
-    for name, term in (("carot-oc", "λ_OC"), ("carot-sd", "λ_SD")):
-        alone = (name, "end", "raw")
-        yield Claim(f"{term} alone lowers OOD ECE", alone, flyp + raw, "ece", True)
-        yield Claim(f"both lower OOD ECE more than {term} alone", carot + raw, alone, "ece", True)
-
-
-CLAIMS = tuple(_claims())
+from research.study import BY_NAME, SEEDS
 
 
 class Study:

@@ -90,8 +90,8 @@ def test_study__from_rates_to_tables_and_again_the_same(place: study.Place, tmp_
     assert by_image == pytest.approx(np.mean([of[k, 0] for of in by_run.values()]), abs=2e-3)
     same = found.difference(one, one, "shift", "nll")
     assert (same.value, same.se) == (0, 0)
-    there = found.difference(one, ("tracer", "end", "raw"), "shift", "nll")
-    back = found.difference(("tracer", "end", "raw"), one, "shift", "nll")
+    there = found.difference(one, ("tracer", "end", "published"), "shift", "nll")
+    back = found.difference(("tracer", "end", "published"), one, "shift", "nll")
     assert there.value == pytest.approx(-back.value)
     text = "\n".join(tables.page(found))
     assert "| flyp, path, ensemble | 2 |" in text
