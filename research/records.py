@@ -70,6 +70,11 @@ class Run:
         return nll, TopLabel(confidence, correct)
 
 
+def selection_record(suite: str) -> Path:
+    """What the repository keeps of a suite's selection runs."""
+    return RECORDS / f"{suite}-selection.json"
+
+
 def numbers(nll: Doubles, scores: TopLabel) -> tuple[float, float, float, float]:
     """`NUMBERS` of a run on a set."""
     return (

@@ -35,6 +35,7 @@ from calift_core.models.loading import weights_sha256
 from research.benches import BENCHES, Bench, Data, load
 from research.derived import DERIVED, Finished, made, peers, save_logits
 from research.recipes import ZERO_SHOT
+from research.records import gather, selection_record
 from research.scoring import uses
 from research.statistics import variance_of_mean
 from research.training import (
@@ -128,12 +129,17 @@ class Place:
 
 
 def rates_of(place: Place, row: str) -> dict[float, list[dict[str, Any]]]:
-    """Rate → what its selection runs found."""
-    found: dict[float, list[dict[str, Any]]] = defaultdict(list)
-    for file in (place.runs / "selection").glob(f"{row}-[0-9]*.json"):
-        record = json.loads(file.read_text())
+    """Rate → what its selection runs found: those in the repository, and those that lie here."""
+    known: dict[tuple[float, int], dict[str, Any]] = {}
+    kept = selection_record(place.bench.name)
+    own = (place.runs / "selection").glob(f"{row}-[0-9]*.json")
+    stored = json.loads(kept.read_text()) if kept.is_file() else []
+    for record in (*stored, *(json.loads(file.read_text()) for file in own)):
         if record["row"] == row:
-            found[record["lr"]].append(record)
+            known[record["lr"], record["seed"]] = record
+    found: dict[float, list[dict[str, Any]]] = defaultdict(list)
+    for (lr, _), record in sorted(known.items()):
+        found[lr].append(record)
     return dict(found)
 
 
@@ -206,8 +212,9 @@ def select(place: Place, names: Sequence[str]) -> None:
         row = BY_NAME[name]
         while row.rate_of is None and (rates := next_rates(place, name)):
             for lr in rates:
+                done = {run["seed"] for run in rates_of(place, name).get(lr, [])}
                 for seed in SELECTION:
-                    if not place.selected(name, lr, seed).is_file():
+                    if seed not in done:
                         select_one(place, data, initial, row, lr, seed)
         if row.rate_of is None:
             print(name, *(f"{p}: {own_rate(place, name, p):g}" for p in ("end", "path")))
@@ -458,8 +465,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     place = Place(BENCHES[options.suite], options.out)
     names = options.rows.split(",")
     if options.what == "gather":
-        from research.records import gather
-
+        every = [run for row in BY_NAME for of in rates_of(place, row).values() for run in of]
+        lines = ",\n".join(json.dumps(run) for run in every)
+        _write(selection_record(options.suite), f"[\n{lines}\n]\n".encode())
         gather(place.runs / "confirmation", options.suite)
         return
     if options.what in ("gate", "derive"):
