@@ -69,7 +69,7 @@ class Difference:
 
 def read_models(files: Mapping[str, Sequence[Path]], sigma_min: Mapping[str, float | None],
                 recipe: tuple[str, str, str]) -> list[DemoModel]:  # fmt: skip
-    """Score stored predictions, and those of the recommended recipe made of two of them.
+    """Score stored predictions, and those of a recipe that is made of two of them.
 
     Args:
         files: model → its predictions files; the first model is the initial one.
@@ -218,7 +218,7 @@ def sentences(models: Sequence[DemoModel]) -> list[str]:
     """Three sentences: what fine-tuning gains, what it does to confidence, and what helps.
 
     Args:
-        models: zero-shot, FLYP, CaRot, the recommended recipe.
+        models: zero-shot, FLYP, CaRot, the recipe.
     """
     zero, flyp, carot, recipe = models
     zero_row, flyp_row, carot_row, recipe_row = table_rows(models)
@@ -285,7 +285,7 @@ def _remedies(error: Difference, accuracy: Difference, carot: Row, flyp: Row) ->
 def _advice(gain: Difference, recipe: Row, flyp: Row) -> str:
     word = {-1: "lower than", 0: "not told apart from", 1: "higher than"}[gain.sign]
     return (
-        f"; what is recommended, {recipe.model}, has an NLL under shift of {recipe.shift.nll:.3f}, "
+        f"; the {recipe.model} has an NLL under shift of {recipe.shift.nll:.3f}, "
         f"{word} {flyp.model}'s {flyp.shift.nll:.3f} ({gain.value:+.3f}, {gain.low:+.3f} to "
         f"{gain.high:+.3f})."
     )

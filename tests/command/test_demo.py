@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import calift_core
-from calift.demo import deciding_files, demo_specs, demo_tag, source_key
+from calift.demo import deciding_files, demo_specs, demo_tag, path_spec, source_key
 from calift_core.files import atomic_write_json
 from calift_core.schema.records import JobFile
 from tests.core.conftest import environment
@@ -107,3 +107,13 @@ def test_demo_tag__differs_with_spec_source_images_and_weights() -> None:
         demo_tag(one, "s", "images:others"),
     }
     assert len(tags) == 4
+
+
+def test_path__differs_from_its_run_in_method_and_name_alone() -> None:
+    flyp = demo_specs()[1]
+    path = path_spec("a1b2c3d4e5f6", flyp)
+    assert path.method.kind == "wise_ft"
+    assert path.method.run == "a1b2c3d4e5f6"
+    assert path.method.choose == "one_se"
+    said = {"name", "method"}
+    assert path.model_dump(exclude=said) == flyp.model_dump(exclude=said)

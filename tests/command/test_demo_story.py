@@ -54,7 +54,7 @@ def test_sentences__say_what_the_numbers_show_and_what_they_do_not() -> None:
     assert confidence.startswith("But its confidence lies")
     assert "CaRot's calibration error under shift is lower" in remedies
     assert " instead of " in remedies
-    assert "Both, has an NLL under shift of" in remedies
+    assert "the Both has an NLL under shift of" in remedies
     assert "lower than FLYP's" in remedies
 
     gain, confidence, remedies = sentences([tuned, tuned, tuned, tuned])
