@@ -41,8 +41,9 @@ from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import EvaluationReport
 
 PACKED = Path(__file__).parents[1] / "data" / "demo-home.tar.xz"
-#: Images of a class that are kept of ID data, of which calibrators are fitted, and of a shift.
-OF_ID, OF_SHIFT = 6, 3
+#: Images of a class that are kept by role: a threshold needs many to be chosen on.
+MOST = {"calibration": 16, "shift": 3}
+OTHERS = 6
 #: Values are rounded to multiples of these.
 LOGIT, FEATURE = 1 / 8, 1 / 64
 #: Larger files are left out: weights, and the features of training images.
@@ -65,8 +66,7 @@ def run_demo(home: Path) -> None:
 
 def trimmed(given: Predictions) -> Predictions:
     """Some images of each class, the same in every run, with rounded logits and features."""
-    role = given.metadata.role
-    most = OF_SHIFT if role == "shift" else OF_ID
+    most = MOST.get(given.metadata.role, OTHERS)
     order = np.argsort(given.ids)
     kept = [
         own[np.linspace(0, len(own) - 1, min(most, len(own))).astype(int)]
