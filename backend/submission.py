@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -225,7 +226,7 @@ class Submission:
         roots = self._settings.data_roots
         if not roots and self._settings.is_loopback:
             return  # whoever reaches a loopback bind with the token reads these files anyway
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         if not path.is_absolute():
             yield place, f"a path must be absolute here, got {text!r}"
             return
@@ -299,16 +300,16 @@ class Submission:
     def _model_missing(self, spec: RunSpec) -> Iterator[tuple[str, bool]]:
         """What of the model is not here, and whether a run gets it by itself."""
         name, weights = spec.model.name, spec.model.pretrained
-        if name.endswith(".json") and not Path(name).expanduser().is_file():
+        if name.endswith(".json") and not os.path.isfile(os.path.expanduser(name)):
             yield f"There is no model config {name}.", False
         if name.startswith(_LOCAL_DIR):
-            folder = Path(name.removeprefix(_LOCAL_DIR)).expanduser()
-            if not folder.is_dir():
+            folder = os.path.expanduser(name.removeprefix(_LOCAL_DIR))
+            if not os.path.isdir(folder):
                 yield f"There is no folder {folder}.", False
         if weights is None or spec.method.kind == "pretrain":
             return
         if weights.endswith(_WEIGHT_SUFFIXES):
-            if not Path(weights).expanduser().is_file():
+            if not os.path.isfile(os.path.expanduser(weights)):
                 yield f"There is no weights file {weights}.", False
         elif (name, weights) in catalogue.OPEN_CLIP and (
             catalogue.cached_weights(name, weights) is None

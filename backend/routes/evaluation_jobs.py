@@ -70,7 +70,7 @@ def submit_evaluation(
     results change their reports. The same `Idempotency-Key` and body give the same job again.
     """
     jobs = services.store.evaluation_jobs
-    meaning = body_hash("evaluate", body.model_dump(mode="json"))
+    meaning = body_hash("evaluate", body.model_dump())
     if earlier := services.store.runs.earlier_request(principal.token_id, key, meaning):
         return _accepted(services, response, jobs.get(earlier))
     check_priority(principal, body.priority)

@@ -108,7 +108,7 @@ def submit_run(
     The same `Idempotency-Key` and body give the same run again.
     """
     body, runs = submitted.wanted, services.store.runs
-    meaning = body_hash("submit", body.model_dump(mode="json"))
+    meaning = body_hash("submit", body.model_dump())
     if earlier := runs.earlier_request(principal.token_id, key, meaning):
         return _accepted(services, response, runs.get(earlier))
     check_priority(principal, body.priority)
@@ -252,7 +252,7 @@ def clone_run(
     body give the same run again.
     """
     runs = services.store.runs
-    meaning = body_hash(f"clone {run_id}", body.model_dump(mode="json"))
+    meaning = body_hash(f"clone {run_id}", body.model_dump())
     if earlier := runs.earlier_request(principal.token_id, key, meaning):
         return _accepted(services, response, runs.get(earlier))
     source = runs.get(run_id)

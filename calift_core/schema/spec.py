@@ -667,6 +667,7 @@ class ResourcesSpec(Frozen):
 
 
 #: Fields that came after runs had been stored: at these values a spec's hash is as it was before.
+#: By their place; a method's are left out of the forms of methods that have them.
 _ADDED_LATER: dict[str, dict[str, Any]] = {
     "suite": {"n_shot": None, "n_shot_seed": 0, "group_by": None},
     "evaluation": {"precision": "train", "perturbed_calibration": False},
@@ -678,6 +679,13 @@ _ADDED_LATER: dict[str, dict[str, Any]] = {
         "adapt": "full",
         "lora_rank": 8,
         "lora_alpha": 8.0,
+    },
+    "train.confidence": {"entropy": 0.0},
+    "method": {
+        "vague_captions": 0.0,
+        "coarse_captions": 0.0,
+        "wrong_captions": 0.0,
+        "coarse_names": {},
     },
 }
 
@@ -843,10 +851,13 @@ class RunSpec(Frozen):
         body["method"] = method
         # Open once meant none; what decodes an image does not change it.
         body["train"]["workers"] = body["train"]["workers"] or 0
-        for group, fields in _ADDED_LATER.items():
+        for place, fields in _ADDED_LATER.items():
+            group = body
+            for name in place.split("."):
+                group = group[name]
             for field, default in fields.items():
-                if body[group][field] == default:
-                    del body[group][field]
+                if field in group and group[field] == default:
+                    del group[field]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

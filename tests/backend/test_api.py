@@ -365,6 +365,21 @@ def test_problem__texts_that_no_database_holds_are_refused(api: TestClient, evil
     assert cloned.status_code == 422
 
 
+@pytest.mark.parametrize("path", ["~nobody-knows/x", "x" * 256, "x/" * 2100], ids=len)
+def test_problem__paths_that_no_disk_has_are_not_there(api: TestClient, path: str) -> None:
+    for name in (path, f"folder:{path}", f"zip:{path}"):
+        assert api.get("/api/v1/datasets/copies", params={"suite": name}).status_code == 422
+    for group in (
+        {"suite": {"id": f"folder:{path}"}},
+        {"suite": {"shifts": {"a": f"zip:{path}"}}},
+        {"model": {"name": f"{path}.json"}},
+        {"model": {"name": f"local-dir:{path}", "pretrained": None}},
+        {"model": {"pretrained": f"{path}.pt"}},
+    ):
+        found = api.post("/api/v1/runs/validate", json=SPEC | group).json()
+        assert found["errors"] or found["blocking"], group
+
+
 def test_problem__unexpected_error_shows_nothing_of_itself(
     bare: TestClient, settings: Any, services: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

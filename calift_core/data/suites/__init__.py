@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,8 @@ UNNAMED: dict[str, Family] = {
     "hf": HuggingFace(),
     "torchvision": Torchvision(),
 }
+#: What Linux opens (PATH_MAX without its final NUL, NAME_MAX).
+_MAX_PATH_BYTES, _MAX_NAME_BYTES = 4095, 255
 #: How those are written.
 _FORMS = {
     "folder": "folder:PATH",
@@ -69,7 +72,7 @@ def parse_suite_id(text: str) -> SuiteId:
 
     Raises:
         UnknownNameError: no suite has this name.
-        SpecError: a path or a domain is missing, or is not for this suite.
+        SpecError: a path or a domain is missing, is too long, or is not for this suite.
     """
     name, _, rest = text.partition(":")
     if name in ("folder", "wds", "zip") and rest:
@@ -80,7 +83,7 @@ def parse_suite_id(text: str) -> SuiteId:
             raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
         return SuiteId(name, _path(root), known_kind(kind))
     if name not in SUITES and (name not in UNNAMED or name == "folder"):
-        here = _path(text.partition("#")[0]).exists()
+        here = os.path.exists(os.path.expanduser(text.partition("#")[0]))
         hint = f"What lies here is named ./{text}." if here else ""
         raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()], hint=hint)
     if name in ("manifest", "wds", "zip", "hf") and not rest.partition("#")[0]:
@@ -103,7 +106,15 @@ def _is_word(text: str) -> bool:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    # Unlike `Path.expanduser`, this leaves a user whom nobody knows as it is.
+    path = Path(os.path.expanduser(text))
+    whole, *names = (len(part.encode("utf-8", "replace")) for part in (str(path), *path.parts))
+    if whole > _MAX_PATH_BYTES or max(names, default=0) > _MAX_NAME_BYTES:
+        raise SpecError(
+            f"a path has at most {_MAX_PATH_BYTES} bytes, and each name in it {_MAX_NAME_BYTES}; "
+            f"got {whole}, and a name of {max(names, default=0)}"
+        )
+    return path
 
 
 def family_of(name: str) -> Family:
