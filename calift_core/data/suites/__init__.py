@@ -111,8 +111,8 @@ def _path(text: str) -> Path:
     whole, *names = (len(part.encode("utf-8", "replace")) for part in (str(path), *path.parts))
     if whole > _MAX_PATH_BYTES or max(names, default=0) > _MAX_NAME_BYTES:
         raise SpecError(
-            f"a path has at most {_MAX_PATH_BYTES} bytes, and each name in it {_MAX_NAME_BYTES}; "
-            f"got {whole}, and a name of {max(names, default=0)}"
+            f"{text!r} cannot be looked at: a path has at most {_MAX_PATH_BYTES} bytes, each name in "
+            f"it {_MAX_NAME_BYTES}; this one has {whole}, the longest name {max(names, default=0)}"
         )
     return path
 
