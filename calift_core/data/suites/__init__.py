@@ -72,7 +72,7 @@ def parse_suite_id(text: str) -> SuiteId:
 
     Raises:
         UnknownNameError: no suite has this name.
-        SpecError: a path or a domain is missing, is too long, or is not for this suite.
+        SpecError: a path or a domain is missing, is none, or is not for this suite.
     """
     name, _, rest = text.partition(":")
     if name in ("folder", "wds", "zip") and rest:
@@ -106,13 +106,17 @@ def _is_word(text: str) -> bool:
 
 
 def _path(text: str) -> Path:
-    # Unlike `Path.expanduser`, this leaves a user whom nobody knows as it is.
-    path = Path(os.path.expanduser(text))
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise SpecError(
+            f"{text[:200]!r} cannot be looked at: {text.partition('/')[0]!r} is nobody's home here"
+        ) from None
     whole, *names = (len(part.encode("utf-8", "replace")) for part in (str(path), *path.parts))
     if whole > _MAX_PATH_BYTES or max(names, default=0) > _MAX_NAME_BYTES:
         raise SpecError(
-            f"{text!r} cannot be looked at: a path has at most {_MAX_PATH_BYTES} bytes, each name in "
-            f"it {_MAX_NAME_BYTES}; this one has {whole}, the longest name {max(names, default=0)}"
+            f"{text[:200]!r} cannot be looked at: a path has at most {_MAX_PATH_BYTES} bytes, each "
+            f"name {_MAX_NAME_BYTES}; it has {whole}, its longest name {max(names, default=0)}"
         )
     return path
 
