@@ -238,8 +238,8 @@ def gate(place: Place) -> None:
             right = (logits.argmax(axis=1) == data.labels[part]).astype(float)
             variance, _ = variance_of_mean(right, data.groups[part])
             print(
-                f"{place.bench.name}, pre-training {pretraining}, {part}: zero-shot {100 * right.mean():.1f} % "
-                f"± {100 * variance**0.5:.1f}, {len(right):,} images",
+                f"{place.bench.name}, pre-training {pretraining}, {part}: zero-shot "
+                f"{100 * right.mean():.1f} % ± {100 * variance**0.5:.1f}, {len(right):,} images",
                 flush=True,
             )
         done = {run["seed"] for run in rates_of(place, SOURCE).get(GATE_RATE, [])}
