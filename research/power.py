@@ -15,8 +15,8 @@ import sys
 
 import numpy as np
 
+from research.intervals import Estimate, combined, holm, verdict
 from research.recipes import CANDIDATES, REFERENCES
-from research.statistics import Estimate, combined, holm, verdict
 
 SETS, TRIALS = 6, 600
 SEEDS_SD = (0.01, 0.03)

@@ -34,10 +34,10 @@ from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
 from research.benches import BENCHES, Bench, Data, load
 from research.derived import DERIVED, Finished, made, peers, save_logits
+from research.intervals import variance_of_mean
 from research.recipes import ZERO_SHOT
 from research.records import gather, selection_record
 from research.scoring import uses
-from research.statistics import variance_of_mean
 from research.training import (
     ask,
     captions_of,

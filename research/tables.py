@@ -18,10 +18,10 @@ from scipy.stats import spearmanr
 
 from research.benches import BENCHES
 from research.derived import DERIVED
+from research.intervals import Estimate, estimate, holm, jackknifed, verdict
 from research.recipes import CANDIDATES, CLAIMS, REFERENCES, ZERO_SHOT, Recipe
 from research.records import NUMBERS, RECORDS, read
 from research.scoring import USES
-from research.statistics import Estimate, estimate, holm, jackknifed, verdict
 from research.study import BY_NAME, SEEDS
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from calift_core.models.loading import load_clip
 from research import benches, study, tables
 from research.derived import DERIVED
+from research.intervals import estimate, holm, jackknifed, verdict
 from research.records import gather, read
-from research.statistics import estimate, holm, jackknifed, verdict
 from research.training import ALPHAS, validation_nll
 
 CLASSES = ("red", "green", "blue")
