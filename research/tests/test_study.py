@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,8 @@ def test_verdict__better_asks_for_the_gates_and_worse_does_not() -> None:
     assert verdict(good, bad, None, p_zero=0.001, p_apart=1) == "unresolved"
     assert verdict(bad, flat, None, p_zero=0.001, p_apart=1) == "worse"
     assert verdict(flat, flat, None, p_zero=0.9, p_apart=0.01) == "equivalent"
+
+
+def test_modules__none_has_the_name_of_one_of_pythons_own() -> None:
+    own = {file.stem for file in Path(study.__file__).parent.glob("*.py")}
+    assert own.isdisjoint(sys.stdlib_module_names)
