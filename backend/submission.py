@@ -328,5 +328,7 @@ def path_of(uri: str) -> str | None:
     try:
         path = parse_suite_id(uri).path
     except SpecError:
-        return None  # nothing is read by a name that no suite has
+        # A name that no suite has reads nothing; a home of nobody here may be one at a worker.
+        rest = uri.partition(":")[2]
+        return rest if "~" in rest else None
     return None if path is None or hub_name_of(uri) is not None else str(path)

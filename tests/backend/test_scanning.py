@@ -129,6 +129,8 @@ def test_scan__reads_nothing_outside_the_registered_folders(
         answer = scan(api, f"folder:{path}")
         assert answer.status_code == 422, answer.text
         assert "CALIFT_DATA_ROOTS" in answer.json()["detail"]
+    for name in ("zip:~nobody-here/x", "torchvision:CIFAR10:~nobody-here/x"):
+        assert "must be absolute" in scan(api, name).json()["detail"]
     assert scan(api, "nothing-of-the-kind").status_code == 422
     too_long = scan(api, f"folder:{tmp_path / 'data' / ('x' * 300)}")
     assert too_long.status_code == 422
