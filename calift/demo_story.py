@@ -231,7 +231,8 @@ def sentences(models: Sequence[DemoModel]) -> list[str]:
     return [
         _gain(*gained, flyp_row, zero_row, len(shifts)),
         _confidence(error, flyp_row, zero_row),
-        _remedies(less, paid, carot_row, flyp_row) + _advice(advised, recipe_row, flyp_row),
+        _remedies(less, paid, carot_row, flyp_row)
+        + _advice(advised, recipe_row, flyp_row, zero_row),
     ]
 
 
@@ -282,12 +283,12 @@ def _remedies(error: Difference, accuracy: Difference, carot: Row, flyp: Row) ->
     )
 
 
-def _advice(gain: Difference, recipe: Row, flyp: Row) -> str:
+def _advice(gain: Difference, recipe: Row, flyp: Row, zero: Row) -> str:
     word = {-1: "lower than", 0: "not told apart from", 1: "higher than"}[gain.sign]
     return (
         f"; the {recipe.model} has an NLL under shift of {recipe.shift.nll:.3f}, "
         f"{word} {flyp.model}'s {flyp.shift.nll:.3f} ({gain.value:+.3f}, {gain.low:+.3f} to "
-        f"{gain.high:+.3f})."
+        f"{gain.high:+.3f}); {zero.model}'s is {zero.shift.nll:.3f}."
     )
 
 
