@@ -19,6 +19,7 @@ from calift_core.calibration.calibrators import (
     Temperature,
     Vector,
 )
+from calift_core.calibration.ensemble_temperature import EnsembleTemperature
 from calift_core.calibration.structured import StructuredMatrix, StructuredVector
 from calift_core.errors import ModelError, SpecError, reason_of
 from calift_core.files import atomic_path
@@ -123,6 +124,8 @@ def calibrator_module(calibrator: Calibrator | None) -> nn.Module:
             return _Affine(weight.float(), bias.float())
         case StructuredVector() | StructuredMatrix():
             return _Structured(calibrator)
+        case EnsembleTemperature():
+            return _EnsembleTemperature(calibrator.temperature, calibrator.weights.tolist())
         case Histogram():
             return _Steps(torch.tensor(calibrator.edges), torch.tensor(calibrator.values))
         case Isotonic():
@@ -168,6 +171,17 @@ class _Structured(nn.Module):
         probs = (logits * self.beta).softmax(dim=-1)
         mixed = (self.n * probs + 1 / probs.shape[-1]) / (self.n + 1)
         return torch.softmax(mixed.log() @ self.matrix + self.bias, dim=-1)
+
+
+class _EnsembleTemperature(nn.Module):
+    def __init__(self, temperature: float, weights: list[float]) -> None:
+        super().__init__()
+        self.temperature, self.weights = temperature, weights
+
+    def forward(self, logits: Tensor) -> Tensor:
+        scaled, plain, even = self.weights
+        probs = scaled * (logits / self.temperature).softmax(dim=-1)
+        return probs + plain * logits.softmax(dim=-1) + even / logits.shape[-1]
 
 
 class _Disagreement(nn.Module):
