@@ -190,17 +190,23 @@ class Visitor:
         self.wear(self.looks[0])
         return found + self._faults(name)
 
-    def _faults(self, name: str) -> list[str]:
-        scheme, width, _ = self.looks[0]
+    def _waits(self, condition: str, scheme: str, **options: Any) -> bool:
+        """Whether a condition holds in time."""
         try:
-            self.tab.wait_for_function(DRAWN, arg=GROUNDS[scheme])
-            if self.tab.evaluate(FAULTS):  # what is wrong for a moment only, is not
-                self.tab.wait_for_timeout(2000)
-            found = self.tab.evaluate(FAULTS)
+            self.tab.wait_for_function(condition, arg=GROUNDS[scheme], **options)
         except Exception as error:
             if "Timeout" not in type(error).__name__:
                 raise
-            found = ["it was not drawn", *self.tab.evaluate(FAULTS)]
+            return False
+        return True
+
+    def _faults(self, name: str) -> list[str]:
+        scheme, width, _ = self.looks[0]
+        # What is wrong for a moment only, while charts still come, is not.
+        whole = f"(ground) => ({DRAWN})(ground) && !({FAULTS})().length"
+        found = [] if self._waits(DRAWN, scheme) else ["it was not drawn"]
+        if not self._waits(whole, scheme, timeout=15_000):
+            found += self.tab.evaluate(FAULTS)
         if shots := os.environ.get("SHOTS"):
             _photograph(
                 self.tab, Path(shots) / f"{re.sub(r'[^A-Za-z0-9]+', '-', name)}-{width}.png"
