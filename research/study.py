@@ -33,7 +33,7 @@ from calift_core.methods.base import zero_shot_classifier
 from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
 from research.benches import BENCHES, Bench, Data, load
-from research.derived import DERIVED, Finished, made, peers, save_logits
+from research.derived import DERIVED, NEEDED, Finished, made, peers, save_logits
 from research.intervals import variance_of_mean
 from research.recipes import ZERO_SHOT
 from research.records import gather, selection_record
@@ -387,7 +387,7 @@ def derive(place: Place) -> None:
     for name in DERIVED:
         for seed in SEEDS if lr is not None else ():
             assert lr is not None
-            runs = [_left(place, lr, peer) for peer in peers(seed, len(SEEDS))]
+            runs = [_left(place, lr, p) for p in peers(seed, len(SEEDS))][: NEEDED.get(name, 1)]
             file = place.confirmed(name, None, seed)
             if file.is_file() or not all(r.weights.is_file() for r in runs):
                 continue
