@@ -59,8 +59,8 @@ def calibrate(
         str,
         typer.Option(
             "--with",
-            help="auto, none, temperature, histogram, isotonic, svs, vector, sms, tsp for runs "
-            "with perturbed calibration copies; disagreement, cautious, sals, ensemble with "
+            help="auto, none, temperature, ets, svs, vector, sms, histogram, isotonic, tsp for "
+            "runs with perturbed calibration copies; disagreement, cautious, sals, ensemble with "
             "--initial.",
         ),
     ] = "auto",

@@ -53,7 +53,7 @@ async def try_picture(
 
 #: What an exported model can be given; the last four read the initial model's logits as well.
 Shippable = Literal[
-    "auto", "none", "temperature", "histogram", "isotonic", "svs", "vector", "sms", "tsp",
+    "auto", "none", "temperature", "ets", "svs", "vector", "sms", "histogram", "isotonic", "tsp",
     "disagreement", "cautious", "sals", "ensemble",
 ]  # fmt: skip
 

@@ -51,9 +51,12 @@ from calift_core.shipping.beside import (
 CHOICE_NAME = "calibrator.json"
 NONE = "none"
 AUTO = "auto"
-#: What `auto` chooses from, the simplest first: none needs more than the ID calibration split, and
-#: none has C² parameters.
-CANDIDATES = (NONE, "temperature", "histogram", "isotonic", "svs", "vector")
+#: What `auto` chooses from, in the order in which it prefers them among equals: the fewer
+#: parameters the earlier. Histogram and isotonic come last: they ask the top confidence alone, and
+#: CalArena (arXiv 2605.30188) ranks them behind the others by NLL, SMS and SVS first.
+CANDIDATES = (NONE, "temperature", "ets", "svs", "vector", "sms", "histogram", "isotonic")
+#: Classes up to which `auto` tries SMS, which stores C² numbers.
+MOST_CLASSES_OF_MATRIX = 200
 #: Images that a temperature is fitted on at least, and that calibrators are compared on at least.
 LEAST_TEMPERATURE = LEAST_CHOSEN = 30
 #: Images that anything else is fitted on at least: ten a bin of a histogram, and a few more.
@@ -61,7 +64,8 @@ LEAST_FITTED = 200
 #: Images of each class that a calibrator with weights of its own for a class is fitted on at least.
 LEAST_OF_CLASS = 5
 BY_CLASS = frozenset({"svs", "sms", "vector"})
-BY_CONFIDENCE = frozenset({"histogram", "isotonic"})
+#: What needs `LEAST_FITTED`.
+FLEXIBLE = BY_CLASS | {"ets", "histogram", "isotonic"}
 
 
 class Candidate(BaseModel):
@@ -202,10 +206,16 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
 
 def _lacking(kind: str, clean: Predictions) -> str:
     """What there are too few images of to fit a calibrator; nothing where there are enough."""
-    n, fewest = len(clean), int(np.bincount(clean.labels, minlength=clean.logits.shape[1]).min())
+    n, n_classes = len(clean), clean.logits.shape[1]
+    fewest = int(np.bincount(clean.labels, minlength=n_classes).min())
     if kind == NONE:
         return ""
-    least = LEAST_FITTED if kind in BY_CLASS | BY_CONFIDENCE else LEAST_TEMPERATURE
+    if kind == "sms" and n_classes > MOST_CLASSES_OF_MATRIX:
+        return (
+            f"it stores a number for each two of {n_classes:,} classes, at most "
+            f"{MOST_CLASSES_OF_MATRIX} are tried"
+        )
+    least = LEAST_FITTED if kind in FLEXIBLE else LEAST_TEMPERATURE
     if n < least:
         return f"{clean.metadata.dataset} has {_images(n)}, at least {least} are needed"
     if kind in BY_CLASS and fewest < LEAST_OF_CLASS:

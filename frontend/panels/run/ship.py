@@ -18,10 +18,12 @@ CALIBRATORS = {
     "auto": "The best on ID validation",
     "none": "None: the model's own probabilities",
     "temperature": "Temperature",
-    "histogram": "Histogram",
-    "isotonic": "Isotonic",
+    "ets": "Ensemble temperature scaling",
     "svs": "Structured vector scaling",
     "vector": "Vector",
+    "sms": "Structured matrix scaling",
+    "histogram": "Histogram",
+    "isotonic": "Isotonic",
 }
 #: Those that read the initial model's logits as well.
 TWO_TOWERS = {

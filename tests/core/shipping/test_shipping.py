@@ -36,8 +36,10 @@ from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import Predictions
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report
+from calift_core.shipping import choosing
 from calift_core.shipping.card import chance_warnings
 from calift_core.shipping.choosing import (
+    BY_CLASS,
     CANDIDATES,
     Choice,
     choose_calibrator,
@@ -137,7 +139,7 @@ def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(ru
     [
         (1, 1, "none", "Not considered: temperature. calibration has 1 image"),
         (1, 100, "none", "at least 200 are needed"),
-        (199, 100, "temperature", "Not considered: histogram, isotonic, svs, vector."),
+        (199, 100, "temperature", "Not considered: ets, svs, vector, sms, histogram, isotonic."),
         (300, 1, "temperature", "Calibrators were not compared: validation has 1 image"),
     ],
 )
@@ -158,10 +160,24 @@ def test_auto__leaves_weights_for_each_class_out_where_a_class_is_rare(run: Path
     labels = np.where((own.labels == 2) & (np.arange(300) > 13), 0, own.labels)
     write_predictions(path, Predictions(own.ids, labels, own.logits, own.metadata))
     choice = choose_calibrator(run)
-    assert {c.kind for c in choice.candidates} == {"none", "temperature", "histogram", "isotonic"}
-    assert "Not considered: svs, vector. calibration has a class of 4 images" in "".join(
+    assert {c.kind for c in choice.candidates} == set(CANDIDATES) - BY_CLASS
+    assert "Not considered: svs, vector, sms. calibration has a class of 4 images" in "".join(
         choice.notes
     )
+
+
+def test_auto__prefers_what_ranks_behind_by_nll_last() -> None:
+    assert CANDIDATES[:3] == ("none", "temperature", "ets")
+    assert CANDIDATES[-2:] == ("histogram", "isotonic")
+    assert {"svs", "sms"} < set(CANDIDATES) <= {"none", *CALIBRATORS}
+
+
+def test_auto__tries_no_matrix_of_many_classes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refilled(run, calibration=300, validation=200)
+    monkeypatch.setattr(choosing, "MOST_CLASSES_OF_MATRIX", 2)
+    choice = choose_calibrator(run)
+    assert {c.kind for c in choice.candidates} == set(CANDIDATES) - {"sms"}
+    assert "Not considered: sms. it stores a number for each two of 3 classes" in choice.notes[0]
 
 
 def test_choice__of_too_few_images_is_told_by_command_card_and_answers(
