@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from backend.settings import Settings
 from backend.store.dump import dump, others
 from backend.store.engine import open_engine, writing
 from backend.store.stores import Stores
+from calift.main import main
 from calift_core.errors import CaliftError, SpecError, StorageError
 from tests.conftest import fresh_postgres, postgres_binaries, spec_of
 
@@ -248,34 +247,33 @@ def test_postgres__without_its_tools_is_a_sentence(
     assert list(tmp_path.glob("dump*")) == []
 
 
-@pytest.mark.service
 def test_command__backs_up_and_restores_a_home(
-    make_settings: Any, sqlite_url: str, home: Path, finished_run: Any, tmp_path: Path
+    make_settings: Any,
+    sqlite_url: str,
+    home: Path,
+    finished_run: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = Stores.on(open_engine(sqlite_url))
     settings = make_settings(database_url=sqlite_url)
     finished_run(store, open_artifacts(settings))
     store.close()
 
-    def calift(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "calift", *words],
-            env=os.environ | {"CALIFT_DATABASE_URL": sqlite_url} | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    def calift(status: int, *words: str) -> Any:
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        told = capsys.readouterr()
+        assert ended.value.code == status, told.err
+        return told
 
+    monkeypatch.setenv("CALIFT_DATABASE_URL", sqlite_url)
     target = str(tmp_path / "backup")
-    done = calift("backup", target)
-    assert done.returncode == 0, done.stderr
-    assert "1 run and 2 files of" in " ".join(done.stdout.split())  # a narrow terminal wraps
+    done = calift(0, "backup", target)
+    assert "1 run and 2 files of" in " ".join(done.out.split())  # a narrow terminal wraps
     new = tmp_path / "new"
-    place = {"CALIFT_HOME": str(new), "CALIFT_DATABASE_URL": f"sqlite:///{new}/calift.db"}
-    done = calift("restore", target, "--json", **place)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["files"] == 2
-    done = calift("restore", target, **place)
-    assert done.returncode == 1
-    assert "say --replace" in done.stderr
+    monkeypatch.setenv("CALIFT_HOME", str(new))
+    monkeypatch.setenv("CALIFT_DATABASE_URL", f"sqlite:///{new}/calift.db")
+    assert json.loads(calift(0, "restore", target, "--json").out)["files"] == 2
+    assert "say --replace" in " ".join(calift(1, "restore", target).err.split())

@@ -25,6 +25,7 @@ from backend.stack import EmbeddedStack
 from backend.stack.broker import broker_argv, broker_pings, socket_path
 from backend.stack.services import Service, plan
 from backend.stack.supervise import Supervisor
+from calift.main import main
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError, StorageError
 from tests.conftest import free_port, until
@@ -115,35 +116,38 @@ def test_stack__a_second_one_on_the_same_home_refuses_and_says_where_the_first_i
     assert answers(f"{stack.urls['api']}/api/v1/health")
 
 
-@pytest.mark.parametrize("name", ["broker", "api", "worker", "worker-2", "dashboard"])
-def test_stack__what_dies_is_started_again(stack: EmbeddedStack, name: str) -> None:
+def started_anew(stack: EmbeddedStack, names: tuple[str, ...], number: int) -> None:
+    """Send parts a signal, all at once: each is started again, and no other part."""
     before = stack.pids
-    os.kill(before[name], signal.SIGKILL)
-    until(
-        lambda: stack.pids.get(name, before[name]) != before[name],
-        what=f"the {name} to be started again",
-    )
+    for name in names:
+        os.kill(before[name], number)
+    for name in names:
+        until(
+            lambda name=name: stack.pids.get(name, before[name]) != before[name],
+            what=f"the {name} to be started again",
+        )
+        assert not alive(before[name]), name
     until(lambda: broker_pings(socket_path(stack.home)), what="the broker to answer")
     until(lambda: answers(f"{stack.urls['api']}/api/v1/health"), what="the API to answer")
-    others = {k: v for k, v in stack.pids.items() if k != name}
-    assert others == {k: v for k, v in before.items() if k != name}
+    others = {k: v for k, v in stack.pids.items() if k not in names}
+    assert others == {k: v for k, v in before.items() if k not in names}
 
 
-def test_stack__what_hangs_is_killed_and_started_again(home: Path) -> None:
-    with EmbeddedStack(home, api_port=0, dashboard=False, hang_s=6.0) as stack:
-        stack.wait_ready(timeout_s=120)
-        for name in ("worker", "api", "broker"):
-            before = stack.pids[name]
-            os.kill(before, signal.SIGSTOP)
-            until(
-                lambda name=name, before=before: stack.pids.get(name, before) != before,
-                timeout_s=60,
-                what=f"the {name} to be started again",
-            )
-            assert not alive(before)
+@pytest.mark.parametrize("names", [("broker", "worker-2"), ("api", "dashboard")], ids="+".join)
+def test_stack__what_dies_is_started_again(stack: EmbeddedStack, names: tuple[str, ...]) -> None:
+    started_anew(stack, names, signal.SIGKILL)
 
 
-def test_stack__api_that_lives_is_not_killed_because_its_broker_is_away(
+def test_stack__what_hangs_is_killed_and_started_again(
+    stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is not ready yet is given any time: it has not hung.
+    until(lambda: all(s.well_at for s in stack._supervisor.services), what="all parts to work")
+    monkeypatch.setattr(stack._supervisor, "_hang_s", 4.0)
+    started_anew(stack, ("worker", "api", "broker"), signal.SIGSTOP)
+
+
+def test_stack__a_foreign_broker_replaces_the_embedded_one_and_may_be_away(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = socket_path(tmp_path / "b")
@@ -156,7 +160,7 @@ def test_stack__api_that_lives_is_not_killed_because_its_broker_is_away(
     try:
         until(lambda: broker_pings(path), what="the broker to answer")
         monkeypatch.setenv("CALIFT_BROKER_URL", f"redis+socket://{path}?virtual_host=0")
-        with EmbeddedStack(home, api_port=0, dashboard=False, workers=0, hang_s=3.0) as stack:
+        with EmbeddedStack(home, api_port=0, dashboard=False, workers=0, hang_s=1.0) as stack:
             stack.wait_ready(timeout_s=120)
             api, before = stack.urls["api"], stack.pids
             assert set(before) == {"api"}
@@ -164,12 +168,17 @@ def test_stack__api_that_lives_is_not_killed_because_its_broker_is_away(
             broker.kill()
             broker.wait()
             until(lambda: not answers(f"{api}/api/v1/readyz"), what="the API to notice")
+            # An API that lives is not killed because its broker is away.
             service = next(s for s in stack._supervisor.services if s.name == "api")
             looked = service.looked_at
-            until(lambda: service.looked_at > looked + 4.0, what="the API to be looked at")
+            until(lambda: service.looked_at > looked + 1.5, what="the API to be looked at")
             assert stack.pids == before
             assert service.silent_s == 0
             assert answers(f"{api}/api/v1/health")
+            # As when it starts without one: it is not ready, and says why.
+            service.is_ready, service.well_at = False, None
+            with pytest.raises(ServiceError, match="not ready, broker: the broker does not answer"):
+                stack.wait_ready(timeout_s=0.5)
     finally:
         broker.kill()
         broker.wait()
@@ -216,6 +225,7 @@ def test_stack__a_taken_port_is_named_with_the_way_to_change_it(
 def test_stack__a_part_that_cannot_start_is_told_with_its_last_words(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("backend.stack.embedded._HOPELESS", 1)
     monkeypatch.setenv("CALIFT_DATABASE_URL", "mysql://nobody@127.0.0.1/x")
     with (
         EmbeddedStack(home, api_port=0, dashboard=False, workers=0) as stack,
@@ -264,92 +274,6 @@ def test_broker__comes_back_after_its_folders_were_deleted(
         supervisor.stop()
 
 
-def test_stack__a_foreign_broker_replaces_the_embedded_one(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CALIFT_BROKER_URL", "redis://127.0.0.1:1/0")
-    with EmbeddedStack(home, api_port=0, dashboard=False, workers=0) as stack:
-        until(lambda: answers(f"{stack.urls['api']}/api/v1/health"), timeout_s=60)
-        assert set(stack.pids) == {"api"}
-        # Nothing answers there: the stack is not ready, and says why.
-        with pytest.raises(ServiceError, match="not ready, broker: the broker does not answer"):
-            stack.wait_ready(timeout_s=3)
-
-
-class Held:
-    """A stack held up by a process of its own."""
-
-    def __init__(self, home: Path, log: Path) -> None:
-        (home / "ready").unlink(missing_ok=True)
-        self.home = home
-        self.pids: dict[str, int] = {}
-        root = Path(__file__).resolve().parents[2]
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("stack_process.py")), str(home)],
-                env=os.environ | {"PYTHONPATH": str(root), "CALIFT_HOME": str(home)},
-                stdout=file,
-                stderr=file,
-            )
-        try:
-            until(
-                lambda: (home / "ready").exists() or self.process.poll() is not None,
-                timeout_s=120,
-                what="the stack to be ready",
-            )
-            assert self.process.poll() is None, log.read_text()
-            self.pids = json.loads((home / "run" / "stack.json").read_text())["pids"]
-        except BaseException:
-            self.end()
-            raise
-
-    def end(self) -> None:
-        """Leave nothing behind, whatever the test found."""
-        self.process.kill()
-        self.process.wait()
-        for pid in self.pids.values():
-            with contextlib.suppress(OSError):
-                # Only what is still ours: the number may be somebody else's by now.
-                if (
-                    f"CALIFT_HOME={self.home}\0".encode()
-                    in Path(f"/proc/{pid}/environ").read_bytes()
-                ):
-                    os.kill(pid, signal.SIGKILL)
-
-
-@pytest.fixture
-def hold(home: Path, tmp_path: Path) -> Iterator[Callable[[], Held]]:
-    """Start stacks in processes of their own, all on one home."""
-    started: list[Held] = []
-
-    def start() -> Held:
-        started.append(Held(home, tmp_path / "log"))
-        return started[-1]
-
-    yield start
-    for held in started:
-        held.end()
-
-
-def test_stack__sigkill_of_the_supervisor_leaves_nothing_and_the_next_one_starts(
-    home: Path, hold: Callable[[], Held]
-) -> None:
-    first = hold()
-    assert set(first.pids) == {"broker", "api", "worker", "dashboard"}
-    first.process.kill()
-    first.process.wait()
-    for name, pid in first.pids.items():
-        until(lambda pid=pid: not alive(pid), what=f"the {name} to die with its supervisor")
-    assert (home / "run" / "stack.json").exists()  # nobody was there to clean up
-    second = hold()
-    assert not set(second.pids.values()) & set(first.pids.values())
-    second.process.terminate()
-    assert second.process.wait(60) == 0
-    assert not [pid for pid in second.pids.values() if alive(pid)]
-    assert not (home / "run" / "stack.json").exists()
-    assert not socket_path(home).exists()
-
-
 def test_socket_path__a_long_home_gets_a_short_private_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,45 +320,97 @@ def opened(link: str) -> tuple[int, str]:
             return error.code, error.headers["Set-Cookie"] or ""
 
 
-def test_up__prints_a_link_that_logs_in_and_the_dashboard_has_no_token(
+class Held:
+    """A stack that `calift up` holds up, in a process of its own."""
+
+    def __init__(self, home: Path, log: Path) -> None:
+        self.home, self.log = home, log
+        self.pids: dict[str, int] = {}
+        ports = [f"--{name}-port={free_port()}" for name in ("api", "dashboard")]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "calift", "up", *ports], stdout=file, stderr=file
+            )
+        try:
+            until(
+                lambda: b"Ctrl-C" in log.read_bytes() or self.process.poll() is not None,
+                timeout_s=120,
+                what="the stack to be up",
+            )
+            assert self.process.poll() is None, log.read_text()
+            self.pids = json.loads((home / "run" / "stack.json").read_text())["pids"]
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever the test found."""
+        self.process.kill()
+        self.process.wait()
+        for pid in self.pids.values():
+            with contextlib.suppress(OSError):
+                # Only what is still ours: the number may be somebody else's by now.
+                if (
+                    f"CALIFT_HOME={self.home}\0".encode()
+                    in Path(f"/proc/{pid}/environ").read_bytes()
+                ):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def hold(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Iterator[Callable[[], Held]]:
+    """Start stacks in processes of their own, all on one home."""
     monkeypatch.setenv("CALIFT_TOKEN", "admin.0123456789abcdef0123")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = [sys.executable, "-m", "calift"]
-    said = tmp_path / "said"
-    ports = [f"--{name}-port={free_port()}" for name in ("api", "dashboard")]
-    with said.open("wb") as output:
-        process = subprocess.Popen([*command, "up", *ports], stdout=output, stderr=output)
-    try:
-        until(
-            lambda: b"Ctrl-C" in said.read_bytes() or process.poll() is not None,
-            timeout_s=120,
-            what="the stack to be up",
-        )
-        found = re.search(r"http://127\.0\.0\.1:\d+/enter\?code=\S+", said.read_text())
-        assert found, said.read_text()
-        status, cookie = opened(found[0])
-        assert (status, "calift_session_" in cookie) == (303, True)
-        assert opened(found[0]) == (403, "")
-        another = subprocess.run(
-            [*command, "link"], capture_output=True, text=True, timeout=60, check=True
-        ).stdout.strip()
-        assert another != found[0]
-        assert opened(another)[0] == 303
-        pid = json.loads((home / "run" / "stack.json").read_text())["pids"]["dashboard"]
-        if Path("/proc/self/environ").exists():
-            seen = Path(f"/proc/{pid}/environ").read_bytes()
-            names = {item.partition(b"=")[0] for item in seen.split(b"\0")}
-            assert b"CALIFT_API_URL" in names
-            assert b"CALIFT_TOKEN" not in names
-            assert b"0123456789abcdef0123" not in seen
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) in (0, 130), said.read_text()
-    none = subprocess.run(
-        [*command, "link"], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert none.returncode == 1
-    assert "calift up" in none.stderr
-    assert "Traceback" not in none.stderr
+    started: list[Held] = []
+
+    def start() -> Held:
+        started.append(Held(home, tmp_path / f"log-{len(started)}"))
+        return started[-1]
+
+    yield start
+    for held in started:
+        held.end()
+
+
+def test_up__its_link_logs_in_and_after_a_sigkill_nothing_is_left_and_the_next_one_starts(
+    hold: Callable[[], Held], capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = hold()
+    found = re.search(r"http://127\.0\.0\.1:\d+/enter\?code=\S+", held.log.read_text())
+    assert found, held.log.read_text()
+    status, cookie = opened(found[0])
+    assert (status, "calift_session_" in cookie) == (303, True)
+    assert opened(found[0]) == (403, "")
+    with pytest.raises(SystemExit) as ended:
+        main(["link"])
+    assert ended.value.code == 0
+    another = capsys.readouterr().out.strip()
+    assert another != found[0]
+    assert opened(another)[0] == 303
+    if Path("/proc/self/environ").exists():
+        seen = Path(f"/proc/{held.pids['dashboard']}/environ").read_bytes()
+        names = {item.partition(b"=")[0] for item in seen.split(b"\0")}
+        assert b"CALIFT_API_URL" in names
+        assert b"CALIFT_TOKEN" not in names
+        assert b"0123456789abcdef0123" not in seen
+    assert set(held.pids) == {"broker", "api", "worker", "dashboard"}
+    held.process.kill()
+    held.process.wait()
+    for name, pid in held.pids.items():
+        until(lambda pid=pid: not alive(pid), what=f"the {name} to die with its supervisor")
+    home = held.home
+    assert (home / "run" / "stack.json").exists()  # nobody was there to clean up
+    second = hold()
+    assert not set(second.pids.values()) & set(held.pids.values())
+    second.process.send_signal(signal.SIGINT)
+    assert second.process.wait(60) in (0, 130), second.log.read_text()
+    assert not [pid for pid in second.pids.values() if alive(pid)]
+    assert not (home / "run" / "stack.json").exists()
+    assert not socket_path(home).exists()
+    with pytest.raises(SystemExit) as ended:
+        main(["link"])
+    assert ended.value.code == 1
+    assert "calift up" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from backend.artifacts import check_name
 from backend.authentication import hash_token
 from backend.middleware import UPLOAD_TYPE
 from calift_core import calibration
+from calift_core.analysis.upload_check import check_upload
 from calift_core.client import Client
 from calift_core.errors import PredictionsError, ServiceError
 from calift_core.predictions.foreign.load import load_predictions
@@ -31,6 +32,26 @@ from calift_core.schema.wire.results import AskedBinning
 from tests.conftest import example_predictions, spec_of
 
 PATH = "/api/v1/predictions"
+
+
+class Here:
+    """In place of the process that checks an upload: the same check in this one, without limits."""
+
+    def __init__(self, argv: list[str], **_: Any) -> None:
+        check_upload(Path(argv[3]), None)
+
+    def wait(self, timeout_s: float) -> bool:
+        return True
+
+    def reap(self) -> int:
+        return 0
+
+
+@pytest.fixture(autouse=True)
+def check(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only `service` tests are about the process: for the others a check costs no start of one."""
+    if request.node.get_closest_marker("service") is None:
+        monkeypatch.setattr("backend.imports.Child", Here)
 
 
 @pytest.fixture
@@ -78,6 +99,7 @@ def left_behind(settings: Any) -> list[Path]:
 # ------------------------------------------------------------------------------- taken in
 
 
+@pytest.mark.service
 def test_import__digits_of_scikit_learn_are_a_run_like_any_other(
     client: Client, digits: tuple[Path, Any, Any], tmp_path: Path, settings: Any
 ) -> None:
@@ -278,6 +300,7 @@ def damaged(folder: Path) -> Iterator[tuple[str, bytes, str]]:
     yield "strings that unpack", bomb, "must hold"
 
 
+@pytest.mark.service
 def test_import__bad_uploads_are_named_and_leave_nothing(
     api: TestClient, settings: Any, services: Any, tmp_path: Path
 ) -> None:
@@ -286,6 +309,7 @@ def test_import__bad_uploads_are_named_and_leave_nothing(
     assert dict(services.artifacts.walk()) == {}
 
 
+@pytest.mark.service
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on address space")
 def test_import__a_check_that_needs_too_much_memory_is_an_answer(
     make_settings: Any, sqlite_url: str, tmp_path: Path

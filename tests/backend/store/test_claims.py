@@ -26,7 +26,7 @@ from tests.backend.store.helpers import (
     metric,
     ring_all,
 )
-from tests.conftest import CI, example_evaluation, example_predictions, example_spectrum, spec_of
+from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
 
 
 def test_claim__of_two_at_once_one_wins(database_url: str) -> None:
@@ -181,7 +181,7 @@ def test_line__who_may_take_what(store: Stores) -> None:
     assert takes(["another"]) is None
 
 
-@settings(max_examples=100 if CI else 30, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(
     devices=st.lists(st.sampled_from(["cpu", "cuda", "auto"]), min_size=1, max_size=6),
     moves=st.lists(
