@@ -8,7 +8,7 @@ PIP_ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: help demo up install shell test tiny third-study research-test chaos soak mutations fuzz lint format bench results pictures docs clean
+.PHONY: help demo up install shell test tiny third-study research-test chaos soak mutations fuzz lint format bench pictures docs clean
 
 help:
 	@echo "make demo     fine-tune a small model on letters three ways and compare them under shift (3 to 4 minutes on 2 cores)"
@@ -27,7 +27,6 @@ help:
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make format   format the code"
 	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation, the API and threads"
-	@echo "make results  run the study of every method on letters and put its tables into docs/results"
 	@echo "make pictures take the pictures of docs/img anew, from the runs of make demo"
 	@echo "make docs     make the documents and the Python API a site, site/index.html"
 	@echo "make clean    remove .venv and caches"
@@ -110,15 +109,6 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/threads.py
 	$(BIN)/python benchmarks/imagenet_size.py --images 100000
 	$(BIN)/python benchmarks/gpu.py
-
-# RESULTS_ARGS: such as --plan. RESULTS_SUITES: others than typefaces are drawn first, by research/make_suites.py.
-RESULTS_ARGS ?=
-RESULTS_SUITES ?= typefaces
-results: $(VENV)/.dev
-	@$(BIN)/python benchmarks/study.py --out results/study --suites $(RESULTS_SUITES) $(RESULTS_ARGS)
-	@$(BIN)/python benchmarks/study_tables.py --out results/study --suites $(RESULTS_SUITES) --write docs/results
-	@$(BIN)/python benchmarks/study_page.py --write docs/results.md
-	@$(BIN)/python benchmarks/study_figures.py --write docs/img
 
 pictures: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .chrome

@@ -34,8 +34,7 @@ from calift_core.schema.spec import RunSpec, parse_spec
 from calift_core.schema.wire.runs import RunDetail
 from calift_core.threads import usable_cores
 
-#: One rate for both, the highest that `benchmarks/study.py` tries: it chooses each method's own
-#: on ID validation.
+#: One rate for both; a study chooses each method's own on ID validation.
 RATES = {"flyp": 3e-4, "carot": 3e-4}
 
 #: One model more, of two at use (calibrated ensemble, Kumar 2022): name, its run, the calibrator.

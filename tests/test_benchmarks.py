@@ -44,12 +44,7 @@ ELSEWHERE = {
     "scale": "tests/test_scale.py",
 }
 #: Those of which a run takes minutes, a browser, or data that do not come along.
-BY_HAND = {"browser_way", "dashboard", "five_forms", "gallery", "hostile", "tasks"}
-#: The study's own, which its tests are about.
-STUDY = {
-    "adapt", "distances", "make_suites", "make_tiny", "make_typefaces", "on_path", "promises",
-    "results", "results_tables", "study", "study_figures", "study_page", "study_tables",
-}  # fmt: skip
+BY_HAND = {"adapt", "browser_way", "dashboard", "gallery", "hostile", "tasks"}
 
 
 def run(
@@ -132,6 +127,6 @@ def test_scripts__are_all_run_somewhere() -> None:
         if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
     }
     here = {"train_step", "copies", "shards_memory", *TOYS}
-    assert scripts - STUDY == here | set(ELSEWHERE) | BY_HAND
+    assert scripts == here | set(ELSEWHERE) | BY_HAND
     for name, test in ELSEWHERE.items():
         assert name in (BENCHMARKS.parent / test).read_text(encoding="utf-8")
