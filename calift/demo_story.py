@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
 
 from calift.console import sigma_text
 from calift_core.analysis.calibrators import calibrated_scores, fit_calibrator, read_to_fit
 from calift_core.calibration import SampleScores, measures, score_probs, softmax
 from calift_core.calibration.bins import Doubles
+from calift_core.calibration.means import standard_error, t_quantile, variance_of_mean
 from calift_core.calibration.squared import SquaredDifference, SquaredError, Units
 from calift_core.calibration.uncertainty import null_floor
 from calift_core.predictions.read import read_index, read_metadata, read_predictions
@@ -126,19 +126,9 @@ def mean_difference(parts: Sequence[tuple[Doubles, np.ndarray]], level: float = 
         parts: per data set the differences (N,) and the cluster of each (N,).
         level: nominal coverage.
     """
-    means, variances, freedoms = [], [], []
-    for values, clusters in parts:
-        units = Units(clusters, len(values))
-        totals = units.totals(values - values.mean())
-        g = len(units)
-        means.append(float(values.mean()))
-        variances.append(float((totals**2).sum()) * g / max(g - 1, 1) / len(values) ** 2)
-        freedoms.append(max(g - 1, 1))
-    value, total = float(np.mean(means)), sum(variances)
-    if total == 0:
-        return Difference(value, value, value)
-    freedom = total**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
-    half = float(student.ppf(0.5 + level / 2, freedom)) * math.sqrt(total) / len(parts)
+    value = float(np.mean([own.mean() for own, _ in parts]))
+    se, df = standard_error(variance_of_mean(own, clusters) for own, clusters in parts)
+    half = t_quantile(df, 0.5 + level / 2) * se / len(parts)
     return Difference(value, value - half, value + half)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from calift_core.calibration.means import standard_error, variance_of_mean
+
 Doubles = NDArray[np.float64]
 
 
@@ -90,26 +92,8 @@ def combined(per_run: Doubles, parts: Sequence[tuple[float, float]]) -> Estimate
     n_seeds = len(per_run)
     if n_seeds > 1:
         every.append((float(per_run.var(ddof=1)) / n_seeds, n_seeds - 1.0))
-    total = sum(v for v, _ in every)
-    spread = sum(v * v / df for v, df in every)
-    df = total * total / spread if spread > 0 else np.inf
-    return Estimate(float(per_run.mean()), float(np.sqrt(total)), float(df), per_run)
-
-
-def variance_of_mean(own: Doubles, groups: NDArray[np.int64] | None) -> tuple[float, float]:
-    """Variance of a mean over images, and its degrees of freedom.
-
-    Args:
-        own: (n,) by image.
-        groups: (n,) which images vary together; None: none do.
-    """
-    n = len(own)
-    if groups is None:
-        return float(own.var(ddof=1)) / n, n - 1.0
-    sums = np.bincount(groups, weights=own - own.mean())
-    used = np.bincount(groups) > 0
-    g = int(used.sum())
-    return float(np.square(sums[used]).sum()) / n**2 * g / (g - 1), g - 1.0
+    se, df = standard_error(every)
+    return Estimate(float(per_run.mean()), se, df, per_run)
 
 
 def jackknifed(runs: Doubles, replicates: Doubles) -> Estimate:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save_file
 
+from calift_core.calibration.means import variance_of_mean
 from calift_core.evaluation.path import WeightPath
 from calift_core.files import atomic_write_bytes
 from calift_core.methods.base import zero_shot_classifier
@@ -34,7 +35,6 @@ from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
 from research.benches import BENCHES, Bench, Data, load
 from research.derived import DERIVED, NEEDED, Finished, made, peers, save_logits
-from research.intervals import variance_of_mean
 from research.recipes import ZERO_SHOT
 from research.records import gather, selection_record
 from research.scoring import uses

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
+from calift_core.calibration.means import standard_error, t_quantile
 from calift_core.calibration.squared import ROUNDING
 
 Doubles = NDArray[np.float64]
@@ -50,10 +50,9 @@ def difference(a: Doubles, b: Doubles) -> dict[str, Any]:
     point, n_seeds = float(per_seed[:, 0].mean()), len(per_seed)
     of_images = float(per_seed[:, 1:].mean(axis=0).var())
     of_seeds = float(per_seed[:, 0].var(ddof=1)) / n_seeds if n_seeds > 1 else 0.0
-    variance = of_images + of_seeds
-    # Satterthwaite 1946. Images are so many that their variance counts as known.
-    freedom = (n_seeds - 1) * (variance / of_seeds) ** 2 if of_seeds > 0 else np.inf
-    reach = float(stdtrit(min(freedom, 1e9), (1 + LEVEL) / 2)) * variance**0.5
+    # Images are so many that their variance counts as known.
+    se, df = standard_error([(of_seeds, max(n_seeds - 1, 1)), (of_images, np.inf)])
+    reach = t_quantile(df, (1 + LEVEL) / 2) * se
     return {
         "difference": point,
         "low": point - reach,
