@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student_t
 
+from calift_core.calibration.means import t_quantile
 from calift_core.errors import SpecError
 
 Doubles = npt.NDArray[np.float64]
@@ -122,7 +122,7 @@ def rank_correlation(
     resampled = resampled[np.isfinite(resampled)]  # a draw of one group alone has no ρ
     z, error = float(_fisher(np.array([rho]), n)[0]), float(_fisher(resampled, n).std(ddof=1))
     error = max(error, math.sqrt((1 + rho**2 / 2) / (n - 3)))
-    reach = float(student_t.ppf((1 + level) / 2, n_groups - n_strata)) * error
+    reach = t_quantile(n_groups - n_strata, (1 + level) / 2) * error
     p_value = _group_p_value(a, b, stratum, members, group_stratum, n_permutations, rng)
     # Fisher's z is cut short of ±∞, and must not cut ρ itself out of its interval.
     low, high = min(math.tanh(z - reach), rho), max(math.tanh(z + reach), rho)
