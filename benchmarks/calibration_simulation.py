@@ -541,6 +541,11 @@ def _percent(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
+def _in_percent(value: float) -> str:
+    """For a table whose last line says that its numbers are in per cent."""
+    return f"{100 * value:.1f}"
+
+
 def floor_table(scale: float) -> str:
     """What a perfect model reads, by n and estimator."""
     rows = []
@@ -574,11 +579,12 @@ def interval_table(scale: float) -> str:
                     interval_coverage(model, truth, n, scheme=scheme, norm=norm, repeats=repeats)
                     for norm in ("l1", "l2", "max")
                 ]
-                cells = [f"{_percent(f.covered, 1)} ({_percent(f.width, 1)})" for f in found]
+                cells = [f"{_in_percent(f.covered)} ({_in_percent(f.width)})" for f in found]
                 rows.append([f"{n:,} {scheme.replace('_', '-')}", model, truth, *cells])
     head = ["n, bins", "confidences", "truth", "l1", "l2", "max"]
     return (
-        _table(head, rows) + f"\n\nCoverage at nominal 95 % (mean width), {repeats} repeats each."
+        _table(head, rows)
+        + f"\n\nCoverage at nominal 95 % (mean width), in %, {repeats} repeats each."
     )
 
 
@@ -594,12 +600,12 @@ def saturated_table(scale: float) -> str:
                     found = saturated_coverage(
                         accuracy, n, norm=norm, sure=sure, first_rule=first_rule, repeats=repeats
                     )
-                    cells.append(f"{_percent(found.covered, 1)} ({_percent(found.width, 1)})")
+                    cells.append(f"{_in_percent(found.covered)} ({_in_percent(found.width)})")
             rows.append([f"{accuracy:g}", f"{sure:.0%}".replace("%", " %"), f"{n:,}", *cells])
     head = ["accuracy where sure", "sure of", "n", "l1, before", "l1, now", "l2, before", "l2, now"]
     return _table(head, rows) + (
         f"\n\nConfidence is about 0.999 where the model is sure. Coverage at nominal 95 % (mean "
-        f"width), {repeats} repeats each."
+        f"width), in %, {repeats} repeats each."
     )
 
 
@@ -617,19 +623,20 @@ def pair_table(scale: float) -> str:
                     pair[0],
                     pair[1],
                     "yes" if pair[2] else "no",
-                    _percent(before.covered, 1),
-                    _percent(called_before, 1),
-                    _percent(now.covered, 1),
-                    _percent(now.above, 1),
-                    _percent(now.below, 1),
-                    _percent(called, 1),
+                    _in_percent(before.covered),
+                    _in_percent(called_before),
+                    _in_percent(now.covered),
+                    _in_percent(now.above),
+                    _in_percent(now.below),
+                    _in_percent(called),
                 ]
             )
     head = ["n", "model a", "model b", "predict alike", "before: covered", "before: different"]
     return (
         _table([*head, "covered", "too high", "too low", "different"], rows)
-        + f"\n\nNominal 95 %, {repeats} repeats each, the same samples for both rules. Two models "
-        "of the same kind have no true difference: there, “different” is the false-positive rate."
+        + f"\n\nIn %, nominal 95 %, {repeats} repeats each, the same samples for both rules. "
+        "Two models of the same kind have no true difference: there, “different” is the "
+        "false-positive rate."
     )
 
 
@@ -652,15 +659,15 @@ def set_table(scale: float) -> str:
             now = best_models(n, metric, repeats=repeats, **what)
             rows.append(
                 [f"{n:,}", title, metric.upper() if metric != "accuracy" else metric,
-                 *(_percent(v, 1) for v in (before.split, before.kept, before.alone)),
-                 *(_percent(v, 1) for v in (now.split, now.kept, now.alone)), f"{now.size:.1f}"]
+                 *(_in_percent(v) for v in (before.split, before.kept, before.alone)),
+                 *(_in_percent(v) for v in (now.split, now.kept, now.alone)), f"{now.size:.1f}"]
             )  # fmt: skip
     head = ["n", "models", "metric"]
     for rule in ("groups", "set"):
         head += [f"{rule}: split", f"{rule}: best kept", f"{rule}: best alone"]
     return (
         _table([*head, "mean size of the set"], rows)
-        + f"\n\n{repeats} repeats each. “Split”: some model is told from the best; for equal "
+        + f"\n\nIn %, {repeats} repeats each. “Split”: some model is told from the best; for equal "
         "models that is the rate of false claims, nominally 5 %."
     )
 
