@@ -320,25 +320,40 @@ def opened(link: str) -> tuple[int, str]:
             return error.code, error.headers["Set-Cookie"] or ""
 
 
-class Held:
-    """A stack that `calift up` holds up, in a process of its own."""
+#: A stack without a dashboard, held up until it is killed.
+BARE = (
+    "import os; from pathlib import Path; from backend.stack import EmbeddedStack\n"
+    "with EmbeddedStack(Path(os.environ['CALIFT_HOME']), api_port=0, dashboard=False) as stack:\n"
+    "    stack.run_forever()"
+)
 
-    def __init__(self, home: Path, log: Path) -> None:
+
+class Held:
+    """A stack that a process of its own holds up: it is up when `parts` run and `said` is said."""
+
+    def __init__(
+        self, home: Path, log: Path, argv: list[str], parts: set[str], said: bytes = b""
+    ) -> None:
         self.home, self.log = home, log
         self.pids: dict[str, int] = {}
-        ports = [f"--{name}-port={free_port()}" for name in ("api", "dashboard")]
+        root = Path(__file__).resolve().parents[2]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "calift", "up", *ports], stdout=file, stderr=file
+                [sys.executable, *argv],
+                env=os.environ | {"PYTHONPATH": str(root)},
+                stdout=file,
+                stderr=file,
             )
-        try:
-            until(
-                lambda: b"Ctrl-C" in log.read_bytes() or self.process.poll() is not None,
-                timeout_s=120,
-                what="the stack to be up",
-            )
+
+        def up() -> bool:
             assert self.process.poll() is None, log.read_text()
-            self.pids = json.loads((home / "run" / "stack.json").read_text())["pids"]
+            with contextlib.suppress(OSError):
+                state = json.loads((home / "run" / "stack.json").read_text())
+                self.pids = state["pids"] if state["pid"] == self.process.pid else {}
+            return set(self.pids) == parts and said in log.read_bytes()
+
+        try:
+            until(up, timeout_s=120, what=f"the stack to be up: {self.pids}")
         except BaseException:
             self.end()
             raise
@@ -360,14 +375,14 @@ class Held:
 @pytest.fixture
 def hold(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[], Held]]:
+) -> Iterator[Callable[..., Held]]:
     """Start stacks in processes of their own, all on one home."""
     monkeypatch.setenv("CALIFT_TOKEN", "admin.0123456789abcdef0123")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     started: list[Held] = []
 
-    def start() -> Held:
-        started.append(Held(home, tmp_path / f"log-{len(started)}"))
+    def start(*arguments: Any) -> Held:
+        started.append(Held(home, tmp_path / f"log-{len(started)}", *arguments))
         return started[-1]
 
     yield start
@@ -375,12 +390,22 @@ def hold(
         held.end()
 
 
-def test_up__its_link_logs_in_and_after_a_sigkill_nothing_is_left_and_the_next_one_starts(
-    hold: Callable[[], Held], capsys: pytest.CaptureFixture[str]
+def test_up__starts_after_a_killed_stack_logs_in_by_its_link_and_leaves_nothing(
+    home: Path, hold: Callable[..., Held], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held = hold()
-    found = re.search(r"http://127\.0\.0\.1:\d+/enter\?code=\S+", held.log.read_text())
-    assert found, held.log.read_text()
+    killed = hold(["-c", BARE], {"broker", "api", "worker"})
+    killed.process.kill()
+    killed.process.wait()
+    for name, pid in killed.pids.items():
+        until(lambda pid=pid: not alive(pid), what=f"the {name} to die with its supervisor")
+    assert (home / "run" / "stack.json").exists()  # nobody was there to clean up
+
+    ports = [f"--{name}-port={free_port()}" for name in ("api", "dashboard")]
+    parts = {"broker", "api", "worker", "dashboard"}
+    up = hold(["-m", "calift", "up", *ports], parts, b"Ctrl-C")
+    assert not set(up.pids.values()) & set(killed.pids.values())
+    found = re.search(r"http://127\.0\.0\.1:\d+/enter\?code=\S+", up.log.read_text())
+    assert found, up.log.read_text()
     status, cookie = opened(found[0])
     assert (status, "calift_session_" in cookie) == (303, True)
     assert opened(found[0]) == (403, "")
@@ -391,23 +416,14 @@ def test_up__its_link_logs_in_and_after_a_sigkill_nothing_is_left_and_the_next_o
     assert another != found[0]
     assert opened(another)[0] == 303
     if Path("/proc/self/environ").exists():
-        seen = Path(f"/proc/{held.pids['dashboard']}/environ").read_bytes()
+        seen = Path(f"/proc/{up.pids['dashboard']}/environ").read_bytes()
         names = {item.partition(b"=")[0] for item in seen.split(b"\0")}
         assert b"CALIFT_API_URL" in names
         assert b"CALIFT_TOKEN" not in names
         assert b"0123456789abcdef0123" not in seen
-    assert set(held.pids) == {"broker", "api", "worker", "dashboard"}
-    held.process.kill()
-    held.process.wait()
-    for name, pid in held.pids.items():
-        until(lambda pid=pid: not alive(pid), what=f"the {name} to die with its supervisor")
-    home = held.home
-    assert (home / "run" / "stack.json").exists()  # nobody was there to clean up
-    second = hold()
-    assert not set(second.pids.values()) & set(held.pids.values())
-    second.process.send_signal(signal.SIGINT)
-    assert second.process.wait(60) in (0, 130), second.log.read_text()
-    assert not [pid for pid in second.pids.values() if alive(pid)]
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(60) in (0, 130), up.log.read_text()
+    assert not [pid for pid in up.pids.values() if alive(pid)]
     assert not (home / "run" / "stack.json").exists()
     assert not socket_path(home).exists()
     with pytest.raises(SystemExit) as ended:

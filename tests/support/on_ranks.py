@@ -1,4 +1,4 @@
-"""What each of several ranks does in the tests: `torchrun … tests/support/on_ranks.py FOLDER`.
+"""What each of several ranks does in the tests: `one_rank(FOLDER, ENVIRONMENT)` in a process each.
 
 FOLDER holds `vit.json`, a model's config, and a RunSpec for every run in `specs/`. Rank 0 leaves
 `gradients.json`, how far gradients and terms of shared batches are from those of whole ones, and a
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-import sys
+import traceback
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -126,5 +126,12 @@ def main(folder: Path) -> None:
         ranks.wait()
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def one_rank(folder: Path, environment: dict[str, str]) -> None:
+    """`main` in a process of its own; what goes wrong is told in the folder too."""
+    os.environ |= environment
+    try:
+        main(folder)
+    except BaseException:
+        with (folder / "faults").open("a") as file:
+            traceback.print_exc(file=file)
+        raise

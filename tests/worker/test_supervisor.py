@@ -25,7 +25,8 @@ from backend.store.claims import MAX_SETBACKS, Claim
 from backend.store.engine import writing
 from backend.store.stores import Stores
 from calift_core.errors import DiskFullError
-from calift_core.schema.spec import parse_spec
+from calift_core.files import sha256_file
+from calift_core.jobs.folder import run_in_folder
 from tests.conftest import spec_of, until
 from tests.core.conftest import VIT, write_classes
 from tests.support import said
@@ -440,7 +441,7 @@ def test_supervise__checkpoints_are_stored_as_they_are_made_and_used_where_they_
     assert bench.stored_steps(run_id) == []
 
 
-def test_supervise__a_real_run_ends_on_another_machine_as_on_one_and_is_merged_there(
+def test_supervise__a_real_run_ends_on_another_machine_as_on_one(
     bench: Bench, tmp_path: Path
 ) -> None:
     bench.argv = list(RUNNER_ARGV)
@@ -455,8 +456,7 @@ def test_supervise__a_real_run_ends_on_another_machine_as_on_one_and_is_merged_t
         | {"log_every_steps": 1},
         evaluation={"n_resamples": 20},
     )
-    alone = bench.store.runs.submit(spec)
-    assert bench.attempt(alone) == "succeeded", bench.store.runs.get(alone).message
+    alone = list(run_in_folder(spec, tmp_path / "alone"))
     moved = bench.store.runs.submit(spec)
     with bench.attempting(bench.claim(moved)) as outcome:
         until(lambda: bench.stored_steps(moved), what="a stored checkpoint")
@@ -466,28 +466,19 @@ def test_supervise__a_real_run_ends_on_another_machine_as_on_one_and_is_merged_t
     bench.jobs = bench.jobs.with_name("elsewhere")
     assert bench.attempt(moved) == "succeeded", bench.store.runs.get(moved).message
     assert bench.events(moved, "resumed")
-    curves = [
-        {s.name: (s.steps, s.values) for s in bench.store.history.metrics(i).series}
-        for i in (alone, moved)
-    ]
-    assert curves[0] == curves[1]
-    spectra = [[(s.step, s.final) for s in bench.store.history.spectra(i)] for i in (alone, moved)]
-    assert spectra[0] == spectra[1]
-    models = [bench.store.files.get(i, "checkpoint/model.safetensors") for i in (alone, moved)]
-    assert models[0].sha256 == models[1].sha256
-    # A run that is made from it gets its model: the same at α = 1, and its spec keeps the id.
-    method = {"kind": "wise_ft", "run": moved, "alpha": 1.0, "sweep": [0.0, 1.0]}
-    merging = spec.model_dump(mode="json") | {"method": method}
-    between = bench.store.runs.submit(parse_spec(merging))
-    assert bench.attempt(between) == "succeeded", bench.store.runs.get(between).message
-    frontier = bench.store.results.frontier(between)
-    assert (frontier.input_run, frontier.alpha) == (moved, 1.0)
-    assert [point.alpha for point in frontier.points] == [0.0, 1.0]
-    assert bench.store.results.report(between)["spec"]["method"]["run"] == moved
-    merged = bench.store.files.get(between, "checkpoint/model.safetensors")
-    assert merged.sha256 == models[1].sha256
-    assert not any(a.name.startswith("inputs") for a in bench.store.files.of_run(between))
-    bench.artifacts.verified(merged.sha256)  # the link was not written to
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for record in alone:
+        if record.kind == "metrics":
+            for name, value in record.values.items():
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(record.step)
+                values.append(value)
+    stored = bench.store.history.metrics(moved).series
+    assert {s.name: (s.steps, s.values) for s in stored} == curves
+    spectra = [(r.step, r.final) for r in alone if r.kind == "spectrum"]
+    assert [(s.step, s.final) for s in bench.store.history.spectra(moved)] == spectra
+    model = bench.store.files.get(moved, "checkpoint/model.safetensors")
+    assert model.sha256 == sha256_file(tmp_path / "alone/checkpoint/model.safetensors")
 
 
 def test_supervise__a_stored_checkpoint_that_is_damaged_is_passed_over(
