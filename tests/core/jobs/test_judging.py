@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from calift_core.errors import DataError, ModelUnavailableError
-from calift_core.files import atomic_write_json
-from calift_core.jobs.judging import RUNS, judge_runs
+from calift_core.jobs.judging import RUNS, judge_in_folder, judge_runs
 from calift_core.predictions.types import predictions_name
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import (
     RECORD,
     EvaluationRecord,
-    JobFile,
     LogRecord,
     PhaseRecord,
     ProgressRecord,
     Record,
 )
 from calift_core.schema.report import EvaluationReport, Report
-from tests.conftest import until
-from tests.core.conftest import environment, write_classes
+from tests.core.conftest import write_classes
 from tests.support.finished import run_once, small_spec
 
 CORRUPTIONS = {"names": ["gaussian_noise"], "severities": [3]}
@@ -187,47 +181,34 @@ def test_evaluation_job_spec__says_what_is_wrong_with_it() -> None:
     assert spec.title == "on b, art, gaussian_noise"
 
 
-def test_runner__killed_in_mid_set_goes_on_from_the_shard_and_ends_in_the_same_bytes(
-    finished: dict[str, Path], tmp_path: Path
+def test_judge_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_in_the_same_bytes(
+    finished: dict[str, Path], home: Path, tmp_path: Path
 ) -> None:
     # 64 batches of 8 are 8 shards for each of the two models.
     data = write_classes(tmp_path / "data", n=171, seed=4)
     asked = job("zs", "ft", shifts={"art": str(data)})
+    inputs = {name: finished[name] for name in asked.runs}
+    whole, killed, resumed = (tmp_path / name for name in ("whole", "killed", "resumed"))
+    again = list(judge_in_folder(asked, whole, inputs=inputs))
 
-    def lay_out(folder: Path, resume_from: Path | None = None) -> list[str]:
-        folder.mkdir()
-        atomic_write_json(folder / "spec.json", asked.model_dump(mode="json"))
-        body = JobFile(
-            run_id="eval-1",
-            kind="evaluation",
-            resume_from=None if resume_from is None else str(resume_from),
-            inputs={name: str(finished[name]) for name in asked.runs},
-        )
-        atomic_write_json(folder / "job.json", body.model_dump(mode="json"))
-        return [sys.executable, "-m", "calift_core.jobs", str(folder)]
+    def kept() -> int:
+        return len(list(killed.glob("runs/*/evaluating/*/*.safetensors")))
 
-    variables = environment(tmp_path / "home")
-    whole = subprocess.run(lay_out(tmp_path / "whole"), env=variables, timeout=120, check=False)
-    assert whole.returncode == 0
-    killed, resumed = tmp_path / "killed", tmp_path / "resumed"
-    shards = "runs/*/evaluating/*/*.safetensors"
-    process = subprocess.Popen(lay_out(killed), env=variables, stderr=subprocess.DEVNULL)
-    until(lambda: len(list(killed.glob(shards))) >= 4 or process.poll() is not None, what="shards")
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(30) == -signal.SIGKILL
-    kept = {path.name for path in killed.glob(shards)}
-    assert len(kept) >= 4
-    done = subprocess.run(
-        lay_out(resumed, killed), env=variables, timeout=120, check=False, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    def stop() -> bool:
+        if kept() >= 4:
+            raise KeyboardInterrupt  # nothing is saved on the way out
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        list(judge_in_folder(asked, killed, inputs=inputs, stop=stop))
+    assert kept() == 4
+    records = list(judge_in_folder(asked, resumed, inputs=inputs, resume_from=killed))
     for name in asked.runs:
         one, other = (
-            folder / RUNS / name / "predictions" / "art.parquet"
-            for folder in (tmp_path / "whole", resumed)
+            folder / RUNS / name / "predictions" / "art.parquet" for folder in (whole, resumed)
         )
         assert one.read_bytes() == other.read_bytes()
-    records, again = recorded(resumed), recorded(tmp_path / "whole")
+    assert recorded(resumed) == records
     first = next(r for r in records if isinstance(r, ProgressRecord))
     assert first.total_steps == 2 * 513
     assert 4 * 64 <= first.step < 2 * 513  # what the first attempt did is not done again
