@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from backend.artifacts import ArtifactStore
-from backend.queue import make_celery, publish
+from backend.queue import make_celery, publish, relay_once
 from backend.settings import Settings
 from backend.store.stores import Stores
 from tests.conftest import spec_of, until
@@ -53,8 +53,13 @@ def runner_of(home: Path, run_id: str) -> int:
     return found[0]
 
 
-def test_worker__a_submitted_run_is_rung_claimed_and_finished_once(
-    store: Stores, database_url: str, start_worker: Start, broker: Broker, home: Path
+def test_worker__a_submitted_run_is_rung_claimed_and_finished_once_and_a_cancel_is_heard(
+    store: Stores,
+    database_url: str,
+    start_worker: Start,
+    broker: Broker,
+    home: Path,
+    tmp_path: Path,
 ) -> None:
     worker = start_worker(database_url)
     first = submit(store)
@@ -71,32 +76,13 @@ def test_worker__a_submitted_run_is_rung_claimed_and_finished_once(
     for run_id in (first, second, third):
         assert states(store, run_id) == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
     assert [w.alive for w in store.workers.recent()] == [True]
+    cancelled = submit(store, wait_at=7, wait_for=str(tmp_path / "never"))
+    until(lambda: 7 in steps(store, cancelled), what="step 7")
+    store.runs.request_cancel(cancelled)
+    ends(store, cancelled, "CANCELLED")
+    assert store.runs.get(cancelled).reason == "USER_CANCELLED"
     assert worker.drain() == 0
     assert store.workers.recent() == []
-
-
-def test_worker__sigkill_takes_the_runner_along_and_another_worker_finishes(
-    store: Stores, database_url: str, start_worker: Start, home: Path, tmp_path: Path
-) -> None:
-    gate = tmp_path / "gate"
-    run_id = submit(store, wait_at=7, wait_for=str(gate))
-    first = start_worker(database_url)
-    until(lambda: 7 in steps(store, run_id), what="step 7")
-    runner = runner_of(home, run_id)
-    first.kill_hard()
-    until(lambda: not alive(runner), what="the runner to die with its worker")
-    gate.touch()
-    start_worker(database_url)
-    ends(store, run_id)
-    assert states(store, run_id) == [
-        "QUEUED", "STARTING", "RUNNING", "QUEUED", "STARTING", "RUNNING", "SUCCEEDED",
-    ]  # fmt: skip
-    assert store.runs.get(run_id).attempt == 2
-    assert steps(store, run_id) == list(range(1, 11))
-    # The first attempt has no say any more.
-    assert store.records.append_log(run_id, 1, "too late") is False
-    assert store.claims.finish(run_id, 1, phase="FAILED") is False
-    assert store.claims.phase(run_id) == "SUCCEEDED"
 
 
 def freeze_between_writes(pid: int, store: Stores) -> None:
@@ -173,7 +159,7 @@ def test_worker__what_an_attempt_finished_is_stored_though_its_worker_died(
     assert "done" in {e.kind for e in store.history.events_after(run_id, 0)[0]}
 
 
-def test_worker__another_host_goes_on_from_the_stored_checkpoint(
+def test_worker__sigkill_takes_the_runner_along_and_another_host_goes_on_from_what_is_stored(
     store: Stores, database_url: str, start_worker: Start, tmp_path: Path, home: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -183,14 +169,24 @@ def test_worker__another_host_goes_on_from_the_stored_checkpoint(
     until(lambda: 17 in steps(store, run_id), what="step 17")
     kept = until(lambda: stored_steps(store, run_id, newest=15), what="the checkpoint to be stored")
     assert len(kept) <= 2  # the newest two that it had the time for
+    runner = runner_of(hosts[0], run_id)
     first.kill_hard()
+    until(lambda: not alive(runner), what="the runner to die with its worker")
     shutil.rmtree(hosts[0])  # that machine is gone
     gate.touch()
     start_worker(database_url, host=hosts[1])
     ends(store, run_id)
     resumed = [e.data for e in store.history.events_after(run_id, 0)[0] if e.kind == "resumed"]
     assert [d["step"] for d in resumed] == [15]
+    assert states(store, run_id) == [
+        "QUEUED", "STARTING", "RUNNING", "QUEUED", "STARTING", "RUNNING", "SUCCEEDED",
+    ]  # fmt: skip
+    assert store.runs.get(run_id).attempt == 2
     assert steps(store, run_id) == list(range(1, 21))
+    # The first attempt has no say any more.
+    assert store.records.append_log(run_id, 1, "too late") is False
+    assert store.claims.finish(run_id, 1, phase="FAILED") is False
+    assert store.claims.phase(run_id) == "SUCCEEDED"
     artifacts = ArtifactStore(home / "artifacts")
     curve = artifacts.verified(store.files.get(run_id, "metrics.jsonl").sha256).read_text()
     assert [json.loads(line)["step"] for line in curve.splitlines()] == list(range(1, 21))
@@ -224,7 +220,7 @@ def small_disk(folder: Path, mib: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_worker__a_full_disk_takes_the_worker_out_and_fails_no_run(
+def test_worker__a_full_disk_takes_the_worker_out_fails_no_run_and_does_not_keep_it_up(
     store: Stores, database_url: str, start_worker: Start, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", mib=300) as disk:
@@ -256,44 +252,24 @@ def test_worker__a_full_disk_takes_the_worker_out_and_fails_no_run(
         ballast.unlink()
         ends(store, last)
         assert [w.trouble for w in store.workers.recent()] == [""]
+        # Out once more, it claims nothing and can be stopped.
+        with contextlib.suppress(OSError), ballast.open("wb") as file:
+            while file.write(bytes(1 << 20)):
+                file.flush()
+        until(lambda: store.workers.recent()[0].trouble, what="trouble again")
+        waiting = submit(store)
         assert small.drain() == 0
+        assert store.runs.get(waiting).attempt == 0
 
 
-def test_worker__one_that_is_out_can_be_stopped(
-    sqlite_url: str, start_worker: Start, tmp_path: Path
+def test_worker__a_broker_that_is_emptied_or_dies_and_returns_delays_and_loses_nothing(
+    store: Stores,
+    database_url: str,
+    start_worker: Start,
+    broker: Broker,
+    home: Path,
+    tmp_path: Path,
 ) -> None:
-    from backend.store.engine import open_engine
-
-    store = Stores.on(open_engine(sqlite_url))
-    with small_disk(tmp_path / "disk", mib=100) as disk:
-        run_id = submit(store)
-        worker = start_worker(sqlite_url, host=disk / "home")
-        until(lambda: store.workers.recent() and store.workers.recent()[0].trouble, what="trouble")
-        assert store.runs.get(run_id).attempt == 0
-        assert worker.drain() == 0
-        start_worker(sqlite_url)
-        ends(store, run_id)
-    store.close()
-
-
-def test_worker__a_cancel_reaches_the_runner(
-    store: Stores, database_url: str, start_worker: Start, tmp_path: Path
-) -> None:
-    run_id = submit(store, wait_at=7, wait_for=str(tmp_path / "never"))
-    start_worker(database_url)
-    until(lambda: 7 in steps(store, run_id), what="step 7")
-    store.runs.request_cancel(run_id)
-    ends(store, run_id, "CANCELLED")
-    assert store.runs.get(run_id).reason == "USER_CANCELLED"
-
-
-def test_worker__runs_survive_an_emptied_broker(
-    sqlite_url: str, start_worker: Start, broker: Broker, home: Path
-) -> None:
-    from backend.queue import relay_once
-    from backend.store.engine import open_engine
-
-    store = Stores.on(open_engine(sqlite_url))
     waiting = [submit(store) for _ in range(3)]
     app = make_celery(Settings(home=home, broker_url=broker.url))
     assert relay_once(store.doorbells, app) == 3
@@ -301,21 +277,11 @@ def test_worker__runs_survive_an_emptied_broker(
         assert connection.llen("cpu") or connection.keys("cpu*")
         connection.flushall()
     assert store.doorbells.unsent() == []  # as far as the database knows, all were rung
-    start_worker(sqlite_url)
+    start_worker(database_url)
     for run_id in waiting:
         ends(store, run_id)
-    store.close()
-
-
-def test_worker__a_broker_that_dies_and_returns_delays_and_loses_nothing(
-    sqlite_url: str, start_worker: Start, broker: Broker, tmp_path: Path
-) -> None:
-    from backend.store.engine import open_engine
-
-    store = Stores.on(open_engine(sqlite_url))
     gate = tmp_path / "gate"
     working = submit(store, wait_at=7, wait_for=str(gate))
-    start_worker(sqlite_url)
     until(lambda: 7 in steps(store, working), what="step 7")
     broker.kill()
     while_down = submit(store)
@@ -324,10 +290,3 @@ def test_worker__a_broker_that_dies_and_returns_delays_and_loses_nothing(
     broker.start()
     ends(store, while_down)
     assert states(store, while_down)[-1] == "SUCCEEDED"
-    store.close()
-
-
-def test_worker__one_that_cannot_start_says_why_and_ends(start_worker: Start) -> None:
-    worker = start_worker("mysql://nobody@127.0.0.1/x")
-    assert worker.ends() != 0
-    assert "database_url must be sqlite or postgresql" in worker.output.read_text()
