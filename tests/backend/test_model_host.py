@@ -63,6 +63,16 @@ def host(settings: Settings, tmp_path: Path) -> Iterator[tuple[str, subprocess.P
         process.wait()
 
 
+def assert_the_administrator_alone_is_answered(url: str, settings: Settings) -> None:
+    """And nothing else than models."""
+    body: dict[str, Any] = {"content": b"x", "headers": {"Content-Type": PICTURE_TYPE}}
+    assert httpx.post(f"{url}/runs/r/try", **body).status_code == 401
+    assert httpx.get(f"{url}/runs/r/model").status_code == 401
+    admin = {"Authorization": f"Bearer {settings.admin_token()}"}
+    for path in ("runs", "datasets", "tokens", "openapi.json", "docs"):
+        assert httpx.get(f"{url}/{path}", headers=admin).status_code == 404, path
+
+
 def test_models_url__another_process_answers_exports_and_refuses_as_this_one_would(
     settings: Settings,
     host: tuple[str, subprocess.Popen[bytes]],
@@ -92,6 +102,7 @@ def test_models_url__another_process_answers_exports_and_refuses_as_this_one_wou
             client.try_picture(run_id, b"GIF89a" + bytes(40))
         assert (refused.value.status, refused.value.problem["code"]) == (422, "IMAGE_UNREADABLE")
         assert not services.trials._hosts
+        assert_the_administrator_alone_is_answered(f"{url}/api/v1", settings)
 
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -111,18 +122,6 @@ def test_models_url__another_process_answers_exports_and_refuses_as_this_one_wou
         api.headers["Authorization"] = f"Bearer {settings.admin_token()}"
         own = asked(api, run_id, path.read_bytes())
     assert TriedPicture.model_validate(own.json()) == said
-
-
-def test_models__answer_the_administrator_alone_and_nothing_else(
-    host: tuple[str, subprocess.Popen[bytes]], settings: Settings
-) -> None:
-    url = f"{host[0]}/api/v1"
-    body: dict[str, Any] = {"content": b"x", "headers": {"Content-Type": PICTURE_TYPE}}
-    assert httpx.post(f"{url}/runs/r/try", **body).status_code == 401
-    assert httpx.get(f"{url}/runs/r/model").status_code == 401
-    admin = {"Authorization": f"Bearer {settings.admin_token()}"}
-    for path in ("runs", "datasets", "tokens", "openapi.json", "docs"):
-        assert httpx.get(f"{url}/{path}", headers=admin).status_code == 404, path
 
 
 @pytest.mark.parametrize("url", ["models:8000", "ftp://a", "http://a/b", "http://u:p@a", "http://"])

@@ -1,4 +1,4 @@
-"""A method of each kind through the API of a real stack: prompts, a head, a merge of what is there.
+"""A method that trains and a merge of what it left, through the API of a real stack.
 
 That every method runs is said in `tests/core/jobs/test_every_method.py`.
 """
@@ -18,9 +18,8 @@ from tests.core.conftest import PHOTO, VIT, write_classes
 
 #: One option of each that is not its default, to see that it arrives.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "finetune": {"head_scale": "learned"},
     "carot": {"lambda_x": 0.01, "teacher_update_every": 2},
-    "wise_ft": {"alpha": 0.25, "sweep": [0.0, 0.5, 1.0]},
+    "wise_ft": {"alpha": 1.0, "sweep": [0.0, 0.5]},
 }
 
 
@@ -28,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def finished(
     stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Client, dict[str, str]]]:
-    """A run of each kind, submitted together; the merge once what it merges is there."""
+    """A run of each kind; the merge once what it merges is there."""
     folder = tmp_path_factory.mktemp("data")
     photos = write_classes(folder / "photos", n=30)
     dark = write_classes(folder / "dark", n=8, seed=1, gain=0.5)
@@ -51,10 +50,9 @@ def finished(
 
     token = (stack.home / "token").read_text().strip()
     with Client(stack.urls["api"], token) as client:
-        ids = {kind: client.submit(spec(kind)).id for kind in ("carot", "finetune")}
-        for run_id in ids.values():
-            client.wait(run_id, timeout_s=300)
-        ids["wise_ft"] = client.submit(spec("wise_ft", run=ids["finetune"])).id
+        ids = {"carot": client.submit(spec("carot")).id}
+        client.wait(ids["carot"], timeout_s=300)
+        ids["wise_ft"] = client.submit(spec("wise_ft", run=ids["carot"])).id
         client.wait(ids["wise_ft"], timeout_s=120)
         yield client, ids
 
@@ -77,27 +75,29 @@ def test_method__launched_through_the_api_succeeds_with_its_options_and_its_own_
     assert summary.ood_ece is not None
 
 
-@pytest.mark.parametrize("kind", ["carot", "finetune"])
 def test_prompts__are_kept_where_the_text_tower_is_the_classifier(
-    finished: tuple[Client, dict[str, str]], kind: str
+    finished: tuple[Client, dict[str, str]],
 ) -> None:
     client, ids = finished
-    (own,) = [e for e in client.run_evaluations(ids[kind]) if e.role == "id"]
+    (own,) = [e for e in client.run_evaluations(ids["carot"]) if e.role == "id"]
     found = client.prompts(own.id)
-    if kind == "finetune":
-        assert found.items == []
-        assert "keeps no other prompts" in str(found.why)
-        return
     assert {"own", "photo", *PHOTO} <= {e.name for e in found.items}
     assert found.items[0].accuracy == pytest.approx(own.accuracy, abs=1 / own.n)
     assert client.reliability(own.id, prompts=PHOTO[0]).prompts == PHOTO[0]
     assert client.samples(own.id).items[0].prompts
 
 
-def test_frontier__has_a_point_for_every_alpha(
+def test_merge__has_a_point_for_every_alpha_and_at_one_is_the_run_that_it_was_made_from(
     finished: tuple[Client, dict[str, str]],
 ) -> None:
     client, ids = finished
-    points = client.frontier(ids["wise_ft"]).points
-    assert [p.alpha for p in points] == [0.0, 0.25, 0.5, 1.0]
-    assert points[-1].id_accuracy == client.report(ids["finetune"]).summary.id_accuracy
+    frontier = client.frontier(ids["wise_ft"])
+    assert (frontier.input_run, frontier.alpha) == (ids["carot"], 1.0)
+    assert [p.alpha for p in frontier.points] == [0.0, 0.5, 1.0]
+    summary = client.report(ids["carot"]).summary
+    assert frontier.points[-1].id_accuracy == summary.id_accuracy
+    assert client.report(ids["wise_ft"]).spec["method"]["run"] == ids["carot"]
+    files = {kind: {a.name: a.sha256 for a in client.artifacts(ids[kind])} for kind in OPTIONS}
+    model = "checkpoint/model.safetensors"
+    assert files["wise_ft"][model] == files["carot"][model]
+    assert not any(name.startswith("inputs") for name in files["wise_ft"])
