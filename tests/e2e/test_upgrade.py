@@ -9,16 +9,16 @@ import json
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend.migrations import newest_revision
 from backend.stack import EmbeddedStack
+from calift.main import main
 from calift_core.client import Client
 from calift_core.errors import SpecError
 from calift_core.predictions.read import read_predictions
@@ -49,24 +49,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gone_on(unpacked: Path) -> Iterator[subprocess.Popen[str]]:
-    """Today's `calift train` on the folder of a run that the old command had begun."""
-    local = unpacked / "local"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "calift", "train", local / "run.json", "--out", local / "run"],
-        env=environment(unpacked / "home"),
-        cwd=unpacked / "home" / "run",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    yield process
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture(scope="module")
-def client(unpacked: Path, gone_on: object) -> Iterator[Client]:
+def client(unpacked: Path) -> Iterator[Client]:
     """Of today's stack on the old home, once it has done what was left."""
     home = unpacked / "home"
     assert revision_of(home) == "0001"
@@ -188,31 +171,33 @@ def test_upgrade__the_model_of_a_finished_run_is_judged_as_it_was(
 
 
 def test_upgrade__calift_train_goes_on_with_a_folder_of_the_old_command(
-    gone_on: subprocess.Popen[str], unpacked: Path
+    unpacked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stdout, stderr = gone_on.communicate(timeout=120)
-    assert gone_on.returncode == 0, stderr
-    step = re.search(r"Going on from the checkpoint of step (\d+)", stderr)
-    assert step, stderr
+    local = unpacked / "local"
+    for name, value in environment(unpacked / "home").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(unpacked / "home" / "run")
+
+    def train() -> Any:
+        with pytest.raises(SystemExit) as ended:
+            main(["train", str(local / "run.json"), "--out", str(local / "run")])
+        told = capsys.readouterr()
+        assert ended.value.code == 0, told.err
+        return told
+
+    said = " ".join(train().err.split())
+    step = re.search(r"Going on from the checkpoint of step (\d+)", said)
+    assert step, said
     assert int(step[1]) >= KILLED_AFTER
-    said = " ".join(stderr.split())
     assert "made by an earlier version of calift" in said
     assert "begun with lambda_x 0.0 (0.05 today), precision train (tf32 today), which" in said
-    folder = unpacked / "local" / "run"
+    folder = local / "run"
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if "loss" in line]
     assert steps == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
     assert Report.model_validate_json((folder / "report.json").read_bytes()).evaluations
     assert (folder / "checkpoint" / "model.json").is_file()
-    again = subprocess.run(
-        gone_on.args,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment(unpacked / "home"),
-        cwd=unpacked / "home" / "run",
-    )
-    assert "finished already" in again.stdout
+    assert "finished already" in train().out
 
 
 def test_upgrade__a_spec_of_then_is_the_same_run_today(unpacked: Path) -> None:
