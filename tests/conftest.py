@@ -154,15 +154,16 @@ def unavailable(reason: str) -> None:
 
 
 def until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "") -> Any:
-    """Poll until a condition holds, and return what it gave."""
-    deadline = time.monotonic() + timeout_s
+    """Poll until a condition holds, and return what it gave; a long wait polls less often."""
+    began = time.monotonic()
     while True:
         found = condition()
         if found:
             return found
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout_s:
             raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
-        time.sleep(0.01)
+        time.sleep(min(max(0.01, waited / 10), 0.1))
 
 
 def free_port() -> int:

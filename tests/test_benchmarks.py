@@ -35,6 +35,8 @@ TOYS = {
     "load_one_owner": "--only questions,streams --samples 200 --classes 3 --questions 2 "
     "--streams 2",
 }
+#: Those that start servers or train: `make test` only asks them for their options.
+DEAR = {"two_towers", "serve", "evaluate", "api", "threads", "load", "load_one_owner"}
 #: Those that other tests run, or whose parts they run.
 ELSEWHERE = {
     "fleet": "tests/backend/store/test_fleet.py",
@@ -73,7 +75,10 @@ def last_json(printed: str) -> Any:
     return json.loads("\n".join(lines[begins[-1] :]))
 
 
-@pytest.mark.parametrize("name", sorted(TOYS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.thorough) if n in DEAR else n for n in sorted(TOYS)],
+)
 def test_benchmark__ends_at_a_toy_size(
     name: str,
     home: Path,
@@ -84,6 +89,15 @@ def test_benchmark__ends_at_a_toy_size(
     arguments = TOYS[name] + (f" --port {free_port()}" if takes_port else "")
     printed = run(name, arguments, monkeypatch, capsys)
     assert last_json(printed)
+
+
+def test_benchmarks__have_the_options_that_a_toy_run_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, arguments in TOYS.items():
+        said = run(name, "--help", monkeypatch, capsys)
+        for option in arguments.split():
+            assert not option.startswith("--") or option in said, (name, option)
 
 
 def test_train_step__loops_give_equal_losses_with_the_penalty_and_without(

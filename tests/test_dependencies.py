@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -44,6 +45,10 @@ ELSEWHERE = {
 }
 
 
+#: The distributions of each top-level name: reads the metadata of all that is installed.
+distributions_of = functools.cache(packages_distributions)
+
+
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -75,7 +80,7 @@ def imports(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("package", OURS)
 def test_imports__are_declared(package: str) -> None:
     allowed = required(None).union(*(required(extra) for extra in EXTRAS[package]))
-    distributions = packages_distributions()
+    distributions = distributions_of()
     undeclared = set()
     for path in sorted((ROOT / package).rglob("*.py")):
         where = path.relative_to(ROOT).as_posix()
@@ -109,7 +114,7 @@ def test_start__loads_nothing_that_its_extra_does_not_bring(module: str, extra: 
     )
     brought = required(extra) | required(None)
     others = {d for extra in PROJECT["optional-dependencies"] for d in required(extra)} - brought
-    distributions = packages_distributions()
+    distributions = distributions_of()
     loaded = {canonical(d) for name in done.stdout.split() for d in distributions.get(name, [])}
     # What comes along with something else, such as fsspec with torch, is no promise. FastAPI
     # loads a form parser where there is one; no route of the API takes a form.

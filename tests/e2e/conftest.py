@@ -210,7 +210,8 @@ def settle(tab: Any) -> None:
     """Wait until the page has drawn and nothing runs."""
     tab.wait_for_selector(".calift-head")
     tab.wait_for_function(
-        "() => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')"
+        "() => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')",
+        polling=50,
     )
 
 

@@ -193,7 +193,8 @@ class Visitor:
     def _waits(self, condition: str, scheme: str, **options: Any) -> bool:
         """Whether a condition holds in time."""
         try:
-            self.tab.wait_for_function(condition, arg=GROUNDS[scheme], **options)
+            # At each frame, as it would be else, asking all of a page costs more than drawing it.
+            self.tab.wait_for_function(condition, arg=GROUNDS[scheme], polling=100, **options)
         except Exception as error:
             if "Timeout" not in type(error).__name__:
                 raise
@@ -247,7 +248,7 @@ def test_tables__are_not_cut_on_a_small_laptop(visitor: Visitor, place: str) -> 
     scheme, _, height = visitor.looks[0]
     visitor.wear((scheme, 1024, height))
     visitor.open(place)
-    visitor.tab.wait_for_function(DRAWN, arg=GROUNDS[scheme])
+    visitor.tab.wait_for_function(DRAWN, arg=GROUNDS[scheme], polling=100)
     found = visitor.tab.evaluate(CUT)
     visitor.wear(visitor.looks[0])
     assert found == []
@@ -258,7 +259,7 @@ def test_phone__a_square_is_one_with_nothing_above_it(visitor: Visitor) -> None:
     visitor.open("calibration?run={CaRot}&view=calibrators")
     # The page is whole for a moment before its charts come, which are below what is seen.
     there = f"(ground) => ({DRAWN})(ground) && document.querySelector('.js-plotly-plot .main-svg')"
-    visitor.tab.wait_for_function(there, arg=GROUNDS["dark"])
+    visitor.tab.wait_for_function(there, arg=GROUNDS["dark"], polling=100)
     above, off = visitor.tab.evaluate(SQUARE)
     visitor.wear(visitor.looks[0])
     assert above <= 4
@@ -294,7 +295,8 @@ def test_report__its_tables_are_not_cut(visitor: Visitor, demo: Dashboard, tmp_p
     assert found == []
 
 
-@pytest.mark.parametrize("run", RUNS)
+# FLYP is trained, judged and shown as CaRot is.
+@pytest.mark.parametrize("run", [name for name in RUNS if name != "FLYP"])
 def test_run__has_no_fault_under_any_tab(visitor: Visitor, run: str) -> None:
     visitor.open(f"run?id={{{run}}}")
     found = []

@@ -312,9 +312,10 @@ def test_logout__ends_the_session_everywhere(dashboard: Dashboard, stranger: Any
     assert urlsplit(stranger.url).path == "/login"
 
 
-def test_restart__of_the_dashboard_needs_no_new_log_in(
+def test_restart__of_the_dashboard_needs_no_new_log_in_nor_a_second_one_beside_it(
     dashboard: Dashboard, chromium: Any, tmp_path: Path
 ) -> None:
+    """Neither does one that another dashboard on this host has logged in, beside it."""
     port = free_port()
     context = chromium.new_context()
     context.set_default_timeout(45_000)
@@ -322,10 +323,14 @@ def test_restart__of_the_dashboard_needs_no_new_log_in(
     with serving_dashboard(dashboard.service, tmp_path, port=port) as first:
         tab.goto(first.link("/runs"))
         settle(tab)
-    with serving_dashboard(dashboard.service, tmp_path, port=port) as second:
+        tab.goto(dashboard.link("/login"))
+        assert len({c["name"] for c in context.cookies() if c["name"].startswith("calift")}) == 2
+    names = {"CALIFT_ALLOWED_HOSTS": "127.0.0.1,calift.example"}
+    with serving_dashboard(dashboard.service, tmp_path, port=port, variables=names) as second:
         tab.goto(second.at("run?id={CaRot}"))
         settle(tab)
         assert tab.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
+        demand_proxy_with_tls(second)
     context.close()
 
 
@@ -378,20 +383,19 @@ def test_exposed__bind_needs_names(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_proxy__with_tls_and_its_own_name(dashboard: Dashboard, tmp_path: Path) -> None:
-    variables = {"CALIFT_ALLOWED_HOSTS": "127.0.0.1,calift.example"}
-    with serving_dashboard(dashboard.service, tmp_path, variables=variables) as made:
-        link = made.link().removeprefix(made.url)
-        named = {"Host": "calift.example", "X_Forwarded_Proto": "https"}
-        status, headers, _ = ask(made, link, **named)
-        assert status == 303
-        assert headers["set-cookie"].startswith("calift_session=")
-        assert "Secure" in headers["set-cookie"]
-        session = headers["set-cookie"].partition(";")[0]
-        own = {"Host": "calift.example", "Cookie": session}
-        assert handshake(made, Origin="https://calift.example", **own) == 101
-        assert handshake(made, Origin="https://calift.example:8443", **own) == 403
-        assert ask(made, "/login", Host="localhost")[0] == 400
+def demand_proxy_with_tls(made: Dashboard) -> None:
+    """Behind a proxy with TLS a dashboard goes by the name that it was given, and by no other."""
+    link = made.link().removeprefix(made.url)
+    named = {"Host": "calift.example", "X_Forwarded_Proto": "https"}
+    status, headers, _ = ask(made, link, **named)
+    assert status == 303
+    assert headers["set-cookie"].startswith("calift_session=")
+    assert "Secure" in headers["set-cookie"]
+    session = headers["set-cookie"].partition(";")[0]
+    own = {"Host": "calift.example", "Cookie": session}
+    assert handshake(made, Origin="https://calift.example", **own) == 101
+    assert handshake(made, Origin="https://calift.example:8443", **own) == 403
+    assert ask(made, "/login", Host="localhost")[0] == 400
 
 
 def test_api_away__shows_nothing_and_says_so(chromium: Any, tmp_path: Path) -> None:
@@ -414,18 +418,6 @@ def test_api_away__shows_nothing_and_says_so(chromium: Any, tmp_path: Path) -> N
         tab.goto(made.at("runs"))
         tab.get_by_text("Could not ask the API who you are").wait_for()
         context.close()
-
-
-def test_two_dashboards__on_one_host_do_not_log_each_other_out(
-    dashboard: Dashboard, chromium: Any, tmp_path: Path
-) -> None:
-    context = chromium.new_context()
-    tab = context.new_page()
-    with serving_dashboard(dashboard.service, tmp_path) as other:
-        tab.goto(dashboard.link("/login"))
-        tab.goto(other.link("/login"))
-        assert len({c["name"] for c in context.cookies() if c["name"].startswith("calift")}) == 2
-    context.close()
 
 
 def test_organisation__logs_people_in_with_their_own_scope(chromium: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.components.v2 import manifest_scanner
 
 from calift_core.analysis import measures, slices
 from calift_core.calibration import evaluate_all
@@ -27,6 +29,15 @@ from frontend.figures.style import Run
 from tests.conftest import serving
 from tests.frontend import seed
 from tests.frontend.examples import BINNING, DRAWS, RUNS, samples_of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scanned_once() -> Iterator[None]:
+    """Each `AppTest` would read the metadata of all that is installed, half a second of it."""
+    scan = functools.cache(manifest_scanner.scan_component_manifests)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", scan)
+        yield
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -19,8 +20,22 @@ from calift_core import calibration as cal  # noqa: E402
 REPEATS = 60
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
-@pytest.mark.parametrize("truth", ["calibrated", "over-confident", "0.20 too sure"])
+#: Each truth and each norm, and the least and the greatest error with two of them.
+FEW = {
+    ("calibrated", "l1"), ("calibrated", "max"), ("over-confident", "l2"),
+    ("0.20 too sure", "l1"), ("0.20 too sure", "max"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("truth", "norm"),
+    [
+        pytest.param(*one, marks=() if one in FEW else pytest.mark.thorough)
+        for one in itertools.product(
+            ("calibrated", "over-confident", "0.20 too sure"), ("l1", "l2", "max")
+        )
+    ],
+)
 def test_interval__covers_for_a_model_that_is_mostly_sure(truth: str, norm: cal.Norm) -> None:
     found = simulation.interval_coverage("sure", truth, 1000, norm=norm, repeats=REPEATS)
     assert found.covered >= 0.85
@@ -29,7 +44,12 @@ def test_interval__covers_for_a_model_that_is_mostly_sure(truth: str, norm: cal.
 
 @pytest.mark.parametrize(
     ("accuracy", "n", "sure", "norm"),
-    [(0.97, 200, 1.0, "l1"), (0.97, 500, 0.5, "l1"), (0.99, 200, 1.0, "l1"), (0.9, 500, 1.0, "l2")],
+    [
+        pytest.param(0.97, 200, 1.0, "l1", marks=pytest.mark.thorough),
+        (0.97, 500, 0.5, "l1"),
+        (0.99, 200, 1.0, "l1"),
+        pytest.param(0.9, 500, 1.0, "l2", marks=pytest.mark.thorough),
+    ],
 )
 def test_interval__covers_for_a_model_that_is_sure_of_everything(
     accuracy: float, n: int, sure: float, norm: cal.Norm
@@ -48,7 +68,7 @@ def pair_id(pair: tuple[str, str, bool]) -> str:
     return f"{pair[0]} / {pair[1]} / {'alike' if pair[2] else 'other'}"
 
 
-@pytest.mark.parametrize("n", [500, 2000])
+@pytest.mark.parametrize("n", [500, pytest.param(2000, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("pair", simulation.PAIRS, ids=pair_id)
 def test_paired_difference__of_calibration_covers_whatever_the_two_models_are(
     pair: tuple[str, str, bool], n: int
@@ -103,7 +123,7 @@ def test_model_confidence_set__finds_the_model_that_is_five_points_better() -> N
     assert calibrated.kept == calibrated.alone == 1
 
 
-@pytest.mark.parametrize("n", [500, 2000])
+@pytest.mark.parametrize("n", [500, pytest.param(2000, marks=pytest.mark.thorough)])
 def test_samples_needed__have_the_power_that_they_promise(n: int) -> None:
     pair = ("0.04 too sure", "calibrated", True)
     now = simulation.promised_power(pair, n, pilots=8, repeats=25)

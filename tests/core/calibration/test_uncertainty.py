@@ -209,8 +209,16 @@ TRUTHS: dict[str, Truth] = {
 @pytest.mark.parametrize(
     ("name", "n", "scheme"),
     [
-        *((name, 500, "equal_mass") for name in TRUTHS),
-        ("calibrated", 2000, "equal_width"),
+        *(
+            pytest.param(
+                name,
+                500,
+                "equal_mass",
+                marks=() if name in ("calibrated", "wavy") else pytest.mark.thorough,
+            )
+            for name in TRUTHS
+        ),
+        pytest.param("calibrated", 2000, "equal_width", marks=pytest.mark.thorough),
         ("over-confident", 2000, "equal_width"),
     ],
 )

@@ -151,21 +151,11 @@ def test_method__gradients_arrive_at_what_it_trains_and_nowhere_else(
 
 @pytest.mark.parametrize("kind", TRAINED)
 def test_method__loss_falls_on_a_batch_that_is_seen_again_and_again(
-    clip: Clip, captions: Captions, kind: str
+    vit: Clip, captions: Captions, kind: str
 ) -> None:
-    method = make(of_kind(kind), clip, captions)
-    losses = steps(method, [random_batch(clip)] * 12)
+    method = make(of_kind(kind), vit, captions)
+    losses = steps(method, [random_batch(vit)] * 12)
     assert min(losses[-3:]) < losses[0]
-
-
-@pytest.mark.parametrize("kind", TRAINED)
-def test_method__two_runs_are_equal_bit_for_bit(clip: Clip, captions: Captions, kind: str) -> None:
-    digests = set()
-    for _ in range(2):
-        method = make(of_kind(kind), copy.deepcopy(clip), captions)
-        steps(method, batches_of(clip, 3))
-        digests.add(weights_sha256(method.clip.net))
-    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("kind", sorted(METHODS))
@@ -228,7 +218,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory, originals: dict[str, Clip])
     return made
 
 
-@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("tower", sorted({*TOWERS} - {"vit", "resnet"}))  # `clip`: those two
 @pytest.mark.parametrize("kind", TRAINED)
 def test_matrix__each_method_trains_each_tower_or_says_why_not(
     towers: dict[str, Clip], captions: Captions, kind: str, tower: str
@@ -240,7 +230,7 @@ def test_matrix__each_method_trains_each_tower_or_says_why_not(
             make(of_kind(kind), clip, captions)
         assert weights_sha256(clip.net) == before
         return
-    if kind == "coop" and tower not in ("vit", "resnet"):
+    if kind == "coop":
         with pytest.raises(UnsupportedTowerError, match="in the place of words"):
             make(of_kind(kind), clip, captions)
         return
@@ -818,12 +808,12 @@ EMA: dict[str, Any] = {
 TRAJECTORY: dict[str, Any] = {"total_steps": 50, "beta": 0.5, "follow_buffers": True}
 
 
-@pytest.mark.parametrize("kind", ["ema", "trajectory"])
+@pytest.mark.parametrize(("kind", "tower"), [("ema", "resnet"), ("trajectory", "vit")])
 def test_teacher__cached_and_encoded_anew_agree_over_fifty_steps(
-    clip: Clip, captions: Captions, kind: str
+    originals: dict[str, Clip], captions: Captions, kind: str, tower: str
 ) -> None:
     """With frozen batch statistics: those of a few tiny maps would blow up any rounding."""
-    ema = kind == "ema"
+    ema, clip = kind == "ema", originals[tower]
     runs = []
     for anew in (False, True):
         # Feature distillation sees the teacher's text embeddings themselves.
@@ -1317,7 +1307,14 @@ def report_in(folder: Path) -> Report:
     return Report.model_validate_json((folder / "report.json").read_bytes())
 
 
-@pytest.mark.parametrize("name", RUNS)
+#: What of a method has to come back after a stop: a probe, drawn texts, a teacher.
+STATEFUL = {"lp_ft", "lipsum_ft", "tracer"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in STATEFUL else pytest.param(n, marks=pytest.mark.thorough) for n in RUNS],
+)
 def test_run__its_curves_hold_the_methods_terms_and_a_stop_changes_no_bit(
     run_spec: Any, home: Path, tmp_path: Path, name: str
 ) -> None:

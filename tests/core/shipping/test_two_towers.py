@@ -93,7 +93,9 @@ def test_calibrator_module__is_the_calibrator(kind: str) -> None:
     assert found == pytest.approx(fitted.transform(*again), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["disagreement", "ensemble"])
+@pytest.mark.parametrize(
+    "kind", ["disagreement", pytest.param("ensemble", marks=pytest.mark.thorough)]
+)
 def test_run__answers_as_its_stored_predictions_do_through_either_form(
     kind: str, run: Path, runs: dict[str, Path], photos: Path
 ) -> None:
