@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from calift_core.schema.report import Report
 from calift_core.schema.spec import ModelSpec, parse_spec
 from calift_core.schema.wire.runs import Validation
 from tests.conftest import spec_of, until
-from tests.core.conftest import CLASSES, calift, environment, write_classes
+from tests.core.conftest import CLASSES, environment, write_classes
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -278,7 +280,7 @@ def trained(
     photos: Path,
     paintings: Path,
 ) -> tuple[Path, Path, str]:
-    """Spec, folder and what `calift train` printed, in a process of its own."""
+    """Spec, folder and what `calift train` printed, without its white space."""
     root = tmp_path_factory.mktemp("trained")
     file = root / "run.yaml"
     file.write_text(
@@ -297,9 +299,14 @@ def trained(
             }
         )
     )
-    done = calift("train", str(file), "--out", str(root / "out"), home=root / "home", cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return file, root / "out", done.stdout
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        for name, value in environment(root / "home").items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main(["train", str(file), "--out", str(root / "out")])
+    assert ended.value.code == 0, printed.getvalue()
+    return file, root / "out", "".join(printed.getvalue().split())
 
 
 def test_train__leaves_the_contracts_files(trained: Any) -> None:
@@ -485,7 +492,7 @@ def test_train__another_spec_in_the_same_folder_is_refused_unless_overwritten(
 def test_train__a_first_signal_saves_and_the_same_command_goes_on(
     run_spec: Any, tmp_path: Path, home: Path, say: Callable[..., Said]
 ) -> None:
-    spec = run_spec("flyp", train={"epochs": 50, "spectrum_every_epochs": 0})
+    spec = run_spec("flyp", train={"epochs": 25, "spectrum_every_epochs": 0})
     file, folder = write(tmp_path / "run.yaml", spec), tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-m", "calift", "train", file, "--out", str(folder), "--json"],

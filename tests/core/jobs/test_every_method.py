@@ -37,11 +37,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def made() -> dict[tuple[str, float], Path]:
+    """The folders of runs that were made already."""
+    return {}
+
+
 @pytest.fixture
-def run(run_spec: Any, paintings: Path, home: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Run a method for an epoch with its option; the folder."""
+def run(
+    run_spec: Any, paintings: Path, home: Path, tmp_path: Path, made: dict[tuple[str, float], Path]
+) -> Callable[..., Path]:
+    """Run a method for an epoch with its option, once; the folder."""
 
     def run(kind: str, lr: float = 1e-3, **method: Any) -> Path:
+        if (kind, lr) in made:
+            return made[kind, lr]
         suite: dict[str, Any] = {"shifts": {"art": f"folder:{paintings}"}}
         if kind == "pretrain":
             suite = {"fractions": {"pretrain": 0.3}}
@@ -49,6 +59,7 @@ def run(run_spec: Any, paintings: Path, home: Path, tmp_path: Path) -> Callable[
         spec = run_spec(kind, method={**OPTIONS[kind], **method}, suite=suite, train=train)
         folder = tmp_path / f"{kind}-{lr}"
         assert list(run_in_folder(spec, folder))[-1].kind == "done"
+        made[kind, lr] = folder
         return folder
 
     return run
