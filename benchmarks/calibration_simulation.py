@@ -541,9 +541,9 @@ def _percent(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def _in_percent(value: float) -> str:
-    """For a table whose last line says that its numbers are in per cent."""
-    return f"{100 * value:.1f}"
+def _in_percent(value: float, digits: int = 1) -> str:
+    """For a table whose heading or last line says that its numbers are in per cent."""
+    return f"{100 * value:.{digits}f}"
 
 
 def floor_table(scale: float) -> str:
@@ -552,10 +552,9 @@ def floor_table(scale: float) -> str:
     for n in (200, 500, 2000, 7500, 10_000, 50_000):
         repeats = max(4, int(scale * min(400, 4_000_000 // n)))
         found = floors(n, repeats=repeats)
-        rows.append([f"{n:,}", *(_percent(value) for value in found.values()), str(repeats)])
-    return _table(
-        ["n", "ECE, 15 equal-width bins", "ECE, 15 equal-mass bins", "smooth ECE", "repeats"], rows
-    )
+        rows.append([f"{n:,}", *(_in_percent(value, 2) for value in found.values()), str(repeats)])
+    head = ["n", "ECE, 15 equal-width bins", "ECE, 15 equal-mass bins", "smooth ECE", "repeats"]
+    return _table(head, rows) + "\n\nMeans, in %."
 
 
 def batch_table(scale: float) -> str:
@@ -689,12 +688,12 @@ def power_table(scale: float) -> str:
             now = promised_power(pair, n, pilots=pilots, repeats=repeats)
             rows.append(
                 [f"{n:,}", pair[0], pair[1], "yes" if pair[2] else "no",
-                 f"{before.needed:,}", _percent(before.power, 0),
-                 f"{now.needed:,}", _percent(now.power, 0)]
+                 f"{before.needed:,}", _in_percent(before.power, 0),
+                 f"{now.needed:,}", _in_percent(now.power, 0)]
             )  # fmt: skip
     head = ["first look, n", "model a", "model b", "predict alike", "before: promised"]
     return (
-        _table([*head, "before: power", "promised", "power"], rows)
+        _table([*head, "before: power, %", "promised", "power, %"], rows)
         + f"\n\nMedian promise of {pilots} first looks for the true difference at a power of 80 %, "
         f"and the power of {repeats} comparisons at each promised number."
     )
@@ -721,10 +720,11 @@ def view_table(scale: float) -> str:
     for kind in ("temperature", "histogram", "isotonic"):
         for n in (500, 2000, 10_000):
             found = calibrated_views(kind, n, repeats=repeats)
-            rows.append([kind, f"{n:,}", *(_percent(value) for value in found.values())])
+            rows.append([kind, f"{n:,}", *(_in_percent(value, 2) for value in found.values())])
     head = ["calibrator", "n", "in-sample ECE", "its floor", "ECE on other samples", "its floor"]
     return (
-        _table(head, rows) + f"\n\nMeans of {repeats} repeats; fitted on n samples, shown on the "
+        _table(head, rows)
+        + f"\n\nIn %, means of {repeats} repeats; fitted on n samples, shown on the "
         "same and on n others."
     )
 
@@ -737,10 +737,11 @@ def bin_table(scale: float) -> str:
         for n in (500, 5000):
             for truth in ("calibrated", "over-confident", "wavy"):
                 held, inside = bin_coverage("hesitant", truth, n, scheme=scheme, repeats=repeats)
-                band = _percent(inside, 1) if truth == "calibrated" else "–"
-                rows.append([f"{n:,}", scheme.replace("_", "-"), truth, _percent(held, 1), band])
+                band = _in_percent(inside) if truth == "calibrated" else "–"
+                rows.append([f"{n:,}", scheme.replace("_", "-"), truth, _in_percent(held), band])
     head = ["n", "bins", "truth", "Wilson interval holds the true accuracy"]
-    return _table([*head, "band holds the observed accuracy"], rows)
+    table = _table([*head, "band holds the observed accuracy"], rows)
+    return table + f"\n\nIn %, {repeats} repeats each."
 
 
 TABLES: dict[str, Callable[[float], str]] = {
