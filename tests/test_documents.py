@@ -117,38 +117,42 @@ def test_readme__has_lines_of_every_kind() -> None:
     assert len(command_lines(readme, "docker")) >= 1
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
-def test_documents__every_target_of_make_exists(path: Path) -> None:
-    rules = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = {t for line in re.findall(r"^([\w. -]+):(?!=)", rules, re.M) for t in line.split()}
-    for words in command_lines(path, "make"):
-        asked = [w for w in words[1:] if not w.startswith("-") and "=" not in w]
-        assert set(asked) <= targets, f"make {' '.join(asked)}: the Makefile has no such target"
+def test_documents__every_target_of_make_exists() -> None:
+    for path in DOCUMENTS:
+        rules = (ROOT / "Makefile").read_text(encoding="utf-8")
+        targets = {
+            t for line in re.findall(r"^([\w. -]+):(?!=)", rules, re.M) for t in line.split()
+        }
+        for words in command_lines(path, "make"):
+            asked = [w for w in words[1:] if not w.startswith("-") and "=" not in w]
+            assert set(asked) <= targets, f"{path.name}: make {' '.join(asked)} is no target"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
-def test_documents__every_script_that_is_run_exists(path: Path) -> None:
-    for words in command_lines(path, "python", ".venv/bin/python"):
-        if words[1:2] == ["-m"]:
-            place = ROOT.joinpath(*words[2].split("."))
-            known = place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
-            assert known or words[2] in ("pip", "pytest"), words
-        elif words[1:] and words[1].endswith(".py"):
-            assert (ROOT / words[1]).is_file(), words
+def test_documents__every_script_that_is_run_exists() -> None:
+    for path in DOCUMENTS:
+        for words in command_lines(path, "python", ".venv/bin/python"):
+            if words[1:2] == ["-m"]:
+                place = ROOT.joinpath(*words[2].split("."))
+                known = place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
+                assert known or words[2] in ("pip", "pytest"), (path.name, words)
+            elif words[1:] and words[1].endswith(".py"):
+                assert (ROOT / words[1]).is_file(), (path.name, words)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
-def test_documents__every_linked_file_and_heading_exists(path: Path) -> None:
-    for link in _LINK.findall(_BLOCK.sub("", path.read_text(encoding="utf-8"))):
-        if link.startswith(("http://", "https://", "mailto:")):
-            continue
-        name, _, heading = link.partition("#")
-        target = (path.parent / name).resolve() if name else path
-        assert target.exists(), f"{link} of {path.name} is not there"
-        if heading:
-            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-            slugs = {re.sub(r"[^\w -]", "", t.lower()).strip().replace(" ", "-") for t in titles}
-            assert heading in slugs, f"{link} of {path.name}: no such heading"
+def test_documents__every_linked_file_and_heading_exists() -> None:
+    for path in DOCUMENTS:
+        for link in _LINK.findall(_BLOCK.sub("", path.read_text(encoding="utf-8"))):
+            if link.startswith(("http://", "https://", "mailto:")):
+                continue
+            name, _, heading = link.partition("#")
+            target = (path.parent / name).resolve() if name else path
+            assert target.exists(), f"{link} of {path.name} is not there"
+            if heading:
+                titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = {
+                    re.sub(r"[^\w -]", "", t.lower()).strip().replace(" ", "-") for t in titles
+                }
+                assert heading in slugs, f"{link} of {path.name}: no such heading"
 
 
 def test_readme__its_spec_is_valid() -> None:
@@ -157,14 +161,16 @@ def test_readme__its_spec_is_valid() -> None:
     assert parse_spec(spec).method.kind == "carot"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
-def test_documents__what_pip_is_to_install_is_not_looked_for_in_an_index(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert not re.search(r"pip install[^\n`]*[ '\"]calift\b(?! @)", text), "no index has calift"
-    assert not re.search(r"^\|[^\n]*`calift\[", text, re.MULTILINE)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for named in re.findall(r"'\.\[([\w,]+)\]'", text):
-        assert set(named.split(",")) <= set(extras["optional-dependencies"])
+def test_documents__what_pip_is_to_install_is_not_looked_for_in_an_index() -> None:
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"pip install[^\n`]*[ '\"]calift\b(?! @)", text), (
+            f"no index has calift: {path.name}"
+        )
+        assert not re.search(r"^\|[^\n]*`calift\[", text, re.MULTILINE), path.name
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for named in re.findall(r"'\.\[([\w,]+)\]'", text):
+            assert set(named.split(",")) <= set(extras["optional-dependencies"]), path.name
 
 
 # ---- What docker compose reads -----------------------------------------------------------------
@@ -263,10 +269,10 @@ def is_there(place: str) -> bool:
     return all(re.search(rf"\b{part}\b", text) for part in parts)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
-def test_documents__every_path_and_module_that_is_named_exists(path: Path) -> None:
-    places = named_places(path.read_text(encoding="utf-8"))
-    assert sorted(place for place in places if not is_there(place)) == []
+def test_documents__every_path_and_module_that_is_named_exists() -> None:
+    for path in DOCUMENTS:
+        places = named_places(path.read_text(encoding="utf-8"))
+        assert sorted(place for place in places if not is_there(place)) == [], path.name
 
 
 def test_is_there__finds_what_is_not() -> None:

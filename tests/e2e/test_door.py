@@ -420,7 +420,9 @@ def test_api_away__shows_nothing_and_says_so(chromium: Any, tmp_path: Path) -> N
         context.close()
 
 
-def test_organisation__logs_people_in_with_their_own_scope(chromium: Any, tmp_path: Path) -> None:
+def test_organisation__logs_people_in_with_their_own_scope(
+    dashboard: Dashboard, chromium: Any, tmp_path: Path
+) -> None:
     from tests.frontend.conftest import service
     from tests.identity_provider import identity_provider
 
@@ -439,13 +441,14 @@ def test_organisation__logs_people_in_with_their_own_scope(chromium: Any, tmp_pa
             "CALIFT_DASHBOARD_URL": f"http://localhost:{port}",
         }
         with (
-            service(tmp_path / "home", filled=True, **granted) as api,
-            serving_dashboard(api, tmp_path, port=port, variables=variables) as made,
+            # Another API on the same runs.
+            service(dashboard.service.home, filled=False, **granted) as api,
+            serving_dashboard(api, tmp_path, port=port, variables=variables),
         ):
             context = chromium.new_context()
             context.set_default_timeout(45_000)
             tab = context.new_page()
-            tab.goto(f"http://localhost:{port}/run?id={api.ids['CaRot']}")
+            tab.goto(f"http://localhost:{port}/run?id={dashboard.service.ids['CaRot']}")
             tab.get_by_role("link", name="Log in with your organisation").click()
             settle(tab)
             assert urlsplit(tab.url).path == "/run"
@@ -461,4 +464,3 @@ def test_organisation__logs_people_in_with_their_own_scope(chromium: Any, tmp_pa
             assert forged.status == 403
             assert not [c for c in context.cookies() if c["name"].startswith("calift_session")]
             context.close()
-            assert made.service is api
