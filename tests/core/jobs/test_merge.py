@@ -294,8 +294,7 @@ def tuned(make: Make, shelf: Path) -> Callable[..., Path]:
     return tuned
 
 
-@pytest.mark.parametrize("kind", ["finetune", "flyp"])
-@pytest.mark.parametrize("tower", ["vit", "resnet"])
+@pytest.mark.parametrize(("tower", "kind"), [("resnet", "finetune"), ("vit", "flyp")])
 def test_wise_ft__ends_are_the_zero_shot_model_and_the_finished_run(
     make: Make, tuned: Any, tmp_path: Path, kind: str, tower: str
 ) -> None:
