@@ -58,7 +58,7 @@ class Datasets:
             place = home / upload.sha256[:16]
             kept = next(place.glob("*.zip"), None)
             if kept is None:
-                self._demand_room(home, size)
+                self._require_room(home, size)
                 kept = place / named.name
                 about = {
                     "owner": owner, "sha256": upload.sha256, "n_classes": n_classes,
@@ -92,7 +92,7 @@ class Datasets:
             ) from None
         return told["n_classes"], told["images"]
 
-    def _demand_room(self, home: Path, size: int) -> None:
+    def _require_room(self, home: Path, size: int) -> None:
         most = self._settings.quota_data_bytes
         held = sum(file.stat().st_size for file in home.glob("*/*.zip")) if most else 0
         if most and held + size > most:

@@ -141,7 +141,7 @@ def open_by_setting(endpoint: _Endpoint) -> _Endpoint:
     return endpoint
 
 
-def of_anybody(endpoint: _Endpoint) -> _Endpoint:
+def skip_owner_check(endpoint: _Endpoint) -> _Endpoint:
     """Say that a route which writes does not change the run in its path: anybody's will do."""
     endpoint.calift_of_anybody = True  # type: ignore[attr-defined]
     return endpoint

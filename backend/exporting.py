@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backend.artifacts import ArtifactStore
-from backend.model_process import demand_torch, lay_out, model_files, run_once
+from backend.model_process import lay_out, model_files, require_torch, run_once
 from backend.problems import HttpError
 from backend.settings import Settings
 from backend.store.stores import Stores
-from calift_core.calibration.registry import demand_initial
+from calift_core.calibration.registry import require_initial
 from calift_core.files import sha256_file
 
 #: Zips that are kept, and what making one may take.
@@ -48,7 +48,7 @@ class Exports:
             SpecError: the calibrator reads the initial model and none is named, or it does not and
                 one is.
         """
-        demand_initial(calibrator, named=initial is not None)
+        require_initial(calibrator, named=initial is not None)
         runs = {run_id: model_files(self._store, run_id)}
         name = f"{runs[run_id]['report.json'][:32]}-{calibrator}"
         if initial is not None:
@@ -77,7 +77,7 @@ class Exports:
 
     def _make(self, runs: Mapping[str, Mapping[str, str]], path: Path, calibrator: str) -> None:
         """Make the zip of the first of some runs; the second holds its initial model."""
-        demand_torch("`calift export` it where torch is")
+        require_torch("`calift export` it where torch is")
         folders: dict[str, Path] = {}
         try:
             for run_id, files in runs.items():

@@ -58,7 +58,7 @@ def queue_of_device(device: str) -> str:
 
 
 def queue_for(queue: str, workers: Sequence[Live]) -> str:
-    """The queue that a run of this kind is rung for in.
+    """The queue that the message of a run of this kind is sent to.
 
     Args:
         queue: of the run.

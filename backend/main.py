@@ -23,8 +23,8 @@ from backend.datasets import Datasets
 from backend.deps import Recent, Services, check_owned, guard
 from backend.evaluation_submission import EvaluationSubmission
 from backend.explore.bound import Monitor
-from backend.explore.foreseen import Foreseen
 from backend.explore.library import StoreLibrary
+from backend.explore.precomputing import ComparisonPrecomputer
 from backend.explore.sweeps import SweepJudge
 from backend.exporting import Exports
 from backend.imports import Imports
@@ -113,7 +113,7 @@ def create_app(
 
     Args:
         settings: None reads `CALIFT_…` from the environment.
-        housekeeping: run the relay, the sweeper and the file collector in this process.
+        housekeeping: run the relay, the lease reaper and the file collector in this process.
         routes: modules of `backend.routes`.
         pages: whether the description of the API is served.
 
@@ -137,7 +137,7 @@ def create_app(
     library = StoreLibrary(store, artifacts, settings.home / "cache")
     explorer = Explorer(library)
     comparer = Comparer(library, explorer)
-    foreseen = Foreseen(store, comparer, explorer)
+    precomputer = ComparisonPrecomputer(store, comparer, explorer)
     submission = Submission(settings, store)
     celery = make_celery(settings)
     readiness = Readiness(
@@ -193,11 +193,11 @@ def create_app(
         await run_in_threadpool(migrations.upgrade, engine)
         if housekeeping:
             services.housekeeper.start()
-            foreseen.start()
+            precomputer.start()
         try:
             yield
         finally:
-            await run_in_threadpool(foreseen.stop)
+            await run_in_threadpool(precomputer.stop)
             await run_in_threadpool(services.housekeeper.stop)
             await run_in_threadpool(services.thumbnails.stop)
             await run_in_threadpool(services.trials.stop)

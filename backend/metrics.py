@@ -131,7 +131,7 @@ def _of_runs(n: Numbers) -> Iterable[Metric]:
         ("calift_owners_waiting", "Owners who have a run that waits.", n.owners_waiting),
         ("calift_leases", "Leases that workers hold.", n.leases),
         ("calift_leases_expired", "Leases that are over and not swept yet.", n.leases_expired),
-        ("calift_outbox_unsent", "Doorbells that wait for the broker.", n.unsent),
+        ("calift_outbox_unsent", "Messages that wait for the broker.", n.unsent),
         ("calift_outbox_lag_seconds", "How long the oldest has waited.", n.oldest_unsent_s),
         ("calift_artifact_files", "Names of stored files.", n.files),
         ("calift_artifact_bytes", "Stored bytes, each content once.", n.file_bytes),

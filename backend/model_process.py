@@ -20,7 +20,7 @@ from typing import Any
 
 from backend.artifacts import ArtifactStore
 from backend.problems import HttpError
-from backend.process import tied
+from backend.process import die_with_parent
 from backend.settings import Settings
 from backend.store.stores import Stores
 from calift_core.errors import NotFoundError, SpecError, StorageError
@@ -36,7 +36,7 @@ _PASSED_ON = re.compile(
 )
 
 
-def demand_torch(instead: str) -> None:
+def require_torch(instead: str) -> None:
     """Raise where no model can be loaded.
 
     Args:
@@ -70,7 +70,7 @@ def run_once(
         subprocess.TimeoutExpired: it took longer; it is killed.
     """
     return subprocess.run(
-        tied([sys.executable, "-m", module, *words], oom_score_adj=500),
+        die_with_parent([sys.executable, "-m", module, *words], oom_score_adj=500),
         env=environment(settings),
         stdin=subprocess.DEVNULL,
         capture_output=True,

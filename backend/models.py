@@ -1,6 +1,6 @@
 """The tables. Every time is seconds since the epoch, UTC, taken from the database's own clock.
 
-`runs` is the truth about a job; the Celery message is only a doorbell. A table's rows of a run die
+`runs` is the truth about a job; the Celery message is only a hint. A table's rows of a run die
 with the run. `event_seq` and `log_bytes` are counters that a writer advances in the same UPDATE
 that checks the fence: the row lock of that UPDATE orders the writers of one run, so event ids and
 log offsets have neither gaps nor repeats, and a reader that saw id n will never meet a late n - 1.
@@ -210,9 +210,9 @@ class RunTag(Base):
 
 
 class Outbox(Base):
-    """Doorbells to ring. Written in the transaction that queues the run.
+    """Outbox messages to send. Written in the transaction that queues the run.
 
-    A relay that rings holds them for a while (`held_until`), so that no other rings them too.
+    A relay holds those that it sends for a while (`held_until`), so that no other sends them too.
     """
 
     __tablename__ = "outbox"

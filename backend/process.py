@@ -26,7 +26,7 @@ _TIE = (
 )
 
 
-def tied(argv: Sequence[str], *, oom_score_adj: int | None = None) -> list[str]:
+def die_with_parent(argv: Sequence[str], *, oom_score_adj: int | None = None) -> list[str]:
     """A command that runs `argv` and is killed when the calling *thread's* process dies.
 
     The thread that starts it must live as long as the child should: the kernel counts threads here.
@@ -166,7 +166,7 @@ def _start(
     oom_score_adj: int | None,
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        tied(argv, oom_score_adj=oom_score_adj),
+        die_with_parent(argv, oom_score_adj=oom_score_adj),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""The doorbell: Celery messages that say "look at this run", and the loop that rings them.
+"""Celery messages that say "look at this run", and the loop that sends them.
 
 A message holds a run's id and nothing else. It wakes a worker, which takes the first run in line.
 Losing one costs time, not a run; one too many finds nothing to do.
@@ -19,9 +19,9 @@ from backend.artifacts import ArtifactStore
 from backend.settings import Settings
 from backend.store.audit import Audit
 from backend.store.files import Files
-from backend.store.outbox import Doorbells
+from backend.store.outbox import OutboxStore
+from backend.store.reaper import LeaseReaper
 from backend.store.retention import Retention
-from backend.store.sweeper import Sweeper
 from calift_core.schema.wire.operations import Prunable
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 #: The one task. A worker registers it under this name; it takes a run's id.
 TASK_NAME = "calift.run"
 
-#: What a worker may listen to, beside `gpu-multi-N`; see `backend.line`.
+#: What a worker may listen to, beside `gpu-multi-N`; see `backend.broker`.
 QUEUES = ("cpu", "gpu", "mps")
 
 _GC_EVERY_S = 600.0
@@ -88,7 +88,7 @@ def broker_priority(priority: int) -> int:
     return min(9, max(0, round((10 - priority) * 9 / 20)))
 
 
-class _Line:
+class _BrokerConnection:
     """A fresh connection for a batch of messages: a pooled one may have died with the broker."""
 
     def __init__(self, app: Celery) -> None:
@@ -96,7 +96,7 @@ class _Line:
         self._connection: Any = None
         self._producer: Any = None
 
-    def __enter__(self) -> _Line:
+    def __enter__(self) -> _BrokerConnection:
         self._connection = self._app.connection_for_write()
         try:
             # One try; kombu would otherwise wait for the broker inside the publish.
@@ -110,7 +110,8 @@ class _Line:
     def __exit__(self, *_: object) -> None:
         self._connection.release()
 
-    def ring(self, run_id: str, queue: str, priority: int) -> None:
+    def send(self, run_id: str, queue: str, priority: int) -> None:
+        """Publish the message of a run."""
         # No retry: the relay comes again, and knows by then whether the run still waits.
         self._app.send_task(
             TASK_NAME,
@@ -124,44 +125,44 @@ class _Line:
 
 
 def publish(app: Celery, run_id: str, *, queue: str = "cpu", priority: int = 0) -> None:
-    """Ring for one run, once.
+    """Enqueue one run, once.
 
     Raises:
         kombu.exceptions.OperationalError: the broker does not answer.
     """
-    with _Line(app) as line:
-        line.ring(run_id, queue, priority)
+    with _BrokerConnection(app) as broker:
+        broker.send(run_id, queue, priority)
 
 
-def relay_once(doorbells: Doorbells, app: Celery, *, limit: int = 100) -> int:
-    """Ring for unsent outbox entries that no other relay rings for, and mark them; how many.
+def relay_once(outbox: OutboxStore, app: Celery, *, limit: int = 100) -> int:
+    """Send the messages that no other relay holds, and mark them as sent; how many.
 
-    A crash between the two rings again for those of this call, which is harmless.
+    After a crash between the two they are sent again, which is harmless.
 
     Raises:
         kombu.exceptions.OperationalError: the broker does not answer; the rest stays unsent.
     """
-    rows = doorbells.take(limit)
+    rows = outbox.take(limit)
     if not rows:
         return 0
-    rung: list[int] = []
+    sent: list[int] = []
     try:
-        with _Line(app) as line:
+        with _BrokerConnection(app) as broker:
             for row in rows:
-                line.ring(row.run_id, row.queue, row.priority)
-                rung.append(row.id)
+                broker.send(row.run_id, row.queue, row.priority)
+                sent.append(row.id)
     finally:
-        if rung:
-            doorbells.mark_sent(*rung)
-        if len(rung) < len(rows):
-            doorbells.give_back([row.id for row in rows[len(rung) :]])
+        if sent:
+            outbox.mark_sent(*sent)
+        if len(sent) < len(rows):
+            outbox.give_back([row.id for row in rows[len(sent) :]])
     return len(rows)
 
 
 def broker_answers(app: Celery) -> bool:
     """Whether the broker can be reached right now."""
     try:
-        with _Line(app):
+        with _BrokerConnection(app):
             return True
     except Exception as error:  # whatever the transport raises, the answer is no
         _log.debug("the broker does not answer: %s", error)
@@ -169,9 +170,9 @@ def broker_answers(app: Celery) -> bool:
 
 
 class Housekeeper:
-    """The relay, the sweeper and the file collector in one thread. Any number may run at once.
+    """The relay, the lease reaper and the file collector in one thread. Any number may run at once.
 
-    `chores` are done before the relay, so that what they queue is rung for at once.
+    `chores` are done before the relay, so that what they queue is sent at once.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class Housekeeper:
     ) -> None:
         self._chores = dict(chores or {})
         self._app, self._artifacts = app, artifacts
-        self._doorbells, self._sweeper = Doorbells(engine), Sweeper(engine)
+        self._outbox, self._reaper = OutboxStore(engine), LeaseReaper(engine)
         self._files, self._audit, self._retention = Files(engine), Audit(engine), Retention(engine)
         self._settings = settings
         self._wake = threading.Event()
@@ -214,7 +215,7 @@ class Housekeeper:
         while not self._stopping.is_set():
             self._wake.clear()
             if time.monotonic() >= next_sweep:
-                self._attempt("sweeper", self._sweep)
+                self._attempt("reaper", self._sweep)
                 next_sweep = time.monotonic() + self._settings.sweep_s
             for name, chore in self._chores.items():
                 self._attempt(name, chore)
@@ -239,13 +240,13 @@ class Housekeeper:
                 _log.info("the %s works again", name)
 
     def _relay(self) -> None:
-        while relay_once(self._doorbells, self._app) and not self._stopping.is_set():
+        while relay_once(self._outbox, self._app) and not self._stopping.is_set():
             pass
 
     def _sweep(self) -> None:
-        if not self._sweeper.due(self._settings.sweep_s):
+        if not self._reaper.due(self._settings.sweep_s):
             return
-        for swept in self._sweeper.sweep(redispatch_s=self._settings.redispatch_s):
+        for swept in self._reaper.sweep(redispatch_s=self._settings.redispatch_s):
             _log.warning("run %s attempt %d: %s", swept.run_id, swept.attempt, swept.action)
 
     def _collect(self) -> None:

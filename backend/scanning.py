@@ -89,21 +89,21 @@ class Scanner:
             HttpError: 503, an image was not drawn in time.
         """
         try:
-            found, wishes = await run_in_threadpool(self._listed, suite_id, group_by)
+            found, requests = await run_in_threadpool(self._listed, suite_id, group_by)
         except (OSError, ValueError) as error:  # a path that no file system takes
             raise SpecError(f"{suite_id[:200]!r} cannot be looked at: {error}") from error
-        drawn = await asyncio.gather(*(self._drawn(wish, turn) for wish in wishes))
+        drawn = await asyncio.gather(*(self._drawn(request, turn) for request in requests))
         names = [c.name for c in found.classes]
         images = [
             ScannedImage(
-                sample=wish["wish"]["sample"],
-                class_name=names[wish["wish"]["label"]]
-                if wish["wish"]["label"] < len(names)
+                sample=request["request"]["sample"],
+                class_name=names[request["request"]["label"]]
+                if request["request"]["label"] < len(names)
                 else "",
                 picture=picture,
                 fault=fault,
             )
-            for wish, (picture, fault) in zip(wishes, drawn, strict=True)
+            for request, (picture, fault) in zip(requests, drawn, strict=True)
         ]
         return found.model_copy(update={"images": images})
 
@@ -144,9 +144,9 @@ class Scanner:
             ) from None
         return SuiteCopies.model_validate(told)
 
-    async def _drawn(self, wish: Mapping[str, Any], turn: Turn) -> tuple[str | None, str]:
+    async def _drawn(self, request: Mapping[str, Any], turn: Turn) -> tuple[str | None, str]:
         try:
-            made = await self._thumbnails.draw(wish, turn)
+            made = await self._thumbnails.draw(request, turn)
         except (UnreadableImageError, NotFoundError) as error:
             return None, error.message
         except HttpError as error:
@@ -220,7 +220,7 @@ class Scanner:
             "imported": False,
             "roots": [str(root) for root in self._settings.data_roots],
             "size": _SIDE,
-            "wish": {
+            "request": {
                 "suites": [spec.model_dump(mode="json", include={"id", "group_by"})],
                 "dataset": f"{name}/test",
                 "role": "id",

@@ -98,8 +98,8 @@ class Settings(BaseSettings):
         lease_ttl_s: how long a worker may be silent before its run is given to another.
         heartbeat_s: how often a worker renews its lease.
         sweep_s: how often expired leases are looked for.
-        relay_s: how often unsent doorbells are looked for when nothing wakes the relay.
-        redispatch_s: age after which the doorbell of a queued run is rung again.
+        relay_s: how often unsent messages are looked for when nothing wakes the relay.
+        redispatch_s: age after which the message of a queued run is sent again.
         worker_gpus: GPUs of a worker: it takes runs on that many or fewer, one run at a time.
         session_ttl_s: how long a log-in to the dashboard lasts.
         link_ttl_s: how long a link that logs in may wait to be opened.

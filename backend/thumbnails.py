@@ -28,7 +28,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from backend.concurrency import Turn
 from backend.problems import HttpError
-from backend.process import tied
+from backend.process import die_with_parent
 from backend.settings import Settings
 from backend.store.stores import Stores
 from backend.submission import Submission, path_of
@@ -52,7 +52,7 @@ _TIMEOUT_S = 90.0
 #: Images whose looks are remembered, and the longer side that they are decoded at.
 _LOOKS, _MEASURED, _HASH_BYTES = 20_000, 256, 16
 _MAX_LINE, _MAX_BODY = 64 << 10, 4 << 20
-#: How long a wish may wait. What is drawn after somebody has given up is kept, so who asks again
+#: How long a request may wait. What is drawn after somebody has given up is kept, so who asks again
 #: has it.
 _PATIENCE_S, _AGAIN_S = 20.0, 2
 #: What the child sees of our environment: nothing that could be a secret.
@@ -72,9 +72,13 @@ class Thumbnails:
 
     def __init__(self, settings: Settings, store: Stores, submission: Submission) -> None:
         self._settings, self._store, self._submission = settings, store, submission
-        self._kept = Kept(settings.home / "cache" / "thumbnails", settings.thumbnail_cache_bytes)
+        self._kept = ThumbnailCache(
+            settings.home / "cache" / "thumbnails", settings.thumbnail_cache_bytes
+        )
         self._looks: LRUCache[str, Measured] = LRUCache(_LOOKS)
-        self._lines = [_Line(self._environment()) for _ in range(min(_LINES, os.cpu_count() or 1))]
+        self._workers = [
+            _ThumbnailWorker(self._environment()) for _ in range(min(_LINES, os.cpu_count() or 1))
+        ]
 
     def _environment(self) -> dict[str, str]:
         named = [variable_of(name) for name in SUITES]
@@ -82,7 +86,7 @@ class Thumbnails:
         threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         return found | dict.fromkeys(threads, "1") | {"CALIFT_HOME": str(self._settings.home)}
 
-    def wish(self, evaluation: Evaluation, sample: str, label: int, size: int) -> dict[str, Any]:
+    def request(self, evaluation: Evaluation, sample: str, label: int, size: int) -> dict[str, Any]:
         """What the child is asked.
 
         Raises:
@@ -104,7 +108,7 @@ class Thumbnails:
             "imported": imported,
             "roots": roots,
             "size": size,
-            "wish": {
+            "request": {
                 "suites": suites,
                 "dataset": evaluation.dataset,
                 "role": evaluation.role,
@@ -128,7 +132,7 @@ class Thumbnails:
             "imported": False,
             "roots": [str(root) for root in self._settings.data_roots],
             "size": size,
-            "wish": {
+            "request": {
                 "suites": [self._readable(suite)],
                 "dataset": "train",
                 "role": "train",
@@ -159,35 +163,35 @@ class Thumbnails:
         path = path_of(uri)
         return path is None or not list(self._submission.path_refusals("", path))
 
-    async def draw(self, wish: Mapping[str, Any], turn: Turn) -> Thumbnail:
+    async def draw(self, request: Mapping[str, Any], turn: Turn) -> Thumbnail:
         """Draw a picture when it is its turn, or give the one that is kept.
 
         Raises:
             HttpError: 404, no image is known; 503, its turn did not come in time.
             UnreadableImageError: the image cannot be decoded within its limits.
         """
-        text = json.dumps([_VERSION, wish], sort_keys=True)
+        text = json.dumps([_VERSION, request], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         body = await run_in_threadpool(self._kept.get, key)
         if body is None:
             body = await self._in_line(
-                lambda drawer: self._draw(drawer, key, wish), turn, _PATIENCE_S
+                lambda drawer: self._draw(drawer, key, request), turn, _PATIENCE_S
             )
         return Thumbnail(body, _media_type(body) or "")
 
     async def measure(
-        self, wishes: Sequence[Mapping[str, Any]], turn: Turn
+        self, requests: Sequence[Mapping[str, Any]], turn: Turn
     ) -> list[Measured | str]:
         """How images look; for one that cannot be had, the reason.
 
         Args:
-            wishes: as of `wish`; their size is left alone.
+            requests: as of `request`; their size is left alone.
             turn: each is decoded in one.
         """
-        return await asyncio.gather(*(self._measure(wish, turn) for wish in wishes))
+        return await asyncio.gather(*(self._measure(request, turn) for request in requests))
 
-    async def _measure(self, wish: Mapping[str, Any], turn: Turn) -> Measured | str:
-        asked = {**wish, "size": _MEASURED, "measure": True}
+    async def _measure(self, request: Mapping[str, Any], turn: Turn) -> Measured | str:
+        asked = {**request, "size": _MEASURED, "measure": True}
         key = json.dumps(asked, sort_keys=True)
         found = self._looks.get(key)
         if found is None:
@@ -213,7 +217,7 @@ class Thumbnails:
         """
         try:
             async with asyncio.timeout(patience_s), turn():
-                line = min(self._lines, key=lambda one: one.waiting)
+                line = min(self._workers, key=lambda one: one.waiting)
                 line.take()
                 begun = line.thread.submit(work, line.drawer)
                 begun.add_done_callback(lambda _: line.answered())
@@ -221,22 +225,22 @@ class Thumbnails:
         except TimeoutError:
             raise _busy() from None
 
-    def _draw(self, drawer: _Drawer, key: str, wish: Mapping[str, Any]) -> bytes:
-        _, body = _answered(drawer, wish)
+    def _draw(self, drawer: _Drawer, key: str, request: Mapping[str, Any]) -> bytes:
+        _, body = _answered(drawer, request)
         if _media_type(body) is None:
             raise UnreadableImageError("the image cannot be drawn")
         self._kept.put(key, body)
         return body
 
     def stop(self) -> None:
-        """End the children; wishes that wait are given up."""
-        for line in self._lines:
+        """End the children; requests that wait are given up."""
+        for line in self._workers:
             line.thread.shutdown(wait=False, cancel_futures=True)
             line.drawer.end()
 
 
-def _answered(drawer: _Drawer, wish: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-    header, body = drawer.ask(wish)
+def _answered(drawer: _Drawer, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    header, body = drawer.ask(request)
     if "code" in header:
         raise _refused(header)
     return header, body
@@ -294,7 +298,7 @@ def _refused(header: Mapping[str, Any]) -> Exception:
 # ---- What is kept ------------------------------------------------------------------------------
 
 
-class Kept:
+class ThumbnailCache:
     """Pictures in a folder, up to so many bytes; what was not asked for longest makes room.
 
     Several processes may share it. What cannot be written is not kept.
@@ -352,8 +356,8 @@ class Kept:
 # ---- The children ------------------------------------------------------------------------------
 
 
-class _Line:
-    """A child and the thread that asks it; `waiting` wishes are given to it and not answered."""
+class _ThumbnailWorker:
+    """A child and the thread that asks it; `waiting` requests are given to it and not answered."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         # The kernel ties a child to the thread that started it: this one lives as long as we do.
@@ -363,12 +367,12 @@ class _Line:
         self._lock = threading.Lock()
 
     def take(self) -> None:
-        """One wish more waits."""
+        """One request more waits."""
         with self._lock:
             self.waiting += 1
 
     def answered(self) -> None:
-        """One wish less, whoever still waits for its answer."""
+        """One request less, whoever still waits for its answer."""
         with self._lock:
             self.waiting -= 1
 
@@ -386,7 +390,7 @@ class _Drawer:
         self._over = False
         self.begun = 0
 
-    def ask(self, wish: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    def ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Header and bytes of an answer.
 
         Raises:
@@ -397,7 +401,7 @@ class _Drawer:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(wish).encode() + b"\n")
+            process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
             pipe = _Timed(process.stdout, time.monotonic() + _TIMEOUT_S)
             header = json.loads(pipe.line())
@@ -425,7 +429,7 @@ class _Drawer:
                 argv = [sys.executable, "-m", "calift_core.data.thumbnails", str(_MEMORY_BYTES)]
                 try:
                     self._process = subprocess.Popen(
-                        tied(argv, oom_score_adj=500),
+                        die_with_parent(argv, oom_score_adj=500),
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=subprocess.DEVNULL,

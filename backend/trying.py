@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from backend.artifacts import ArtifactStore
-from backend.model_process import demand_torch, environment, lay_out, model_files
+from backend.model_process import environment, lay_out, model_files, require_torch
 from backend.problems import HttpError
-from backend.process import tied
+from backend.process import die_with_parent
 from backend.settings import Settings
 from backend.store.stores import Stores
 from calift_core.errors import SpecError, UnreadableImageError
@@ -116,7 +116,7 @@ class Trials:
             self._drop(run_id)
             host = None
         if host is None:
-            demand_torch("ask a model by `calift predict`")
+            require_torch("ask a model by `calift predict`")
             while len(self._hosts) >= _MODELS:
                 self._drop(next(iter(self._hosts)))
             files = model_files(self._store, run_id)
@@ -164,7 +164,7 @@ class Trials:
     def _child(self, module: str, words: tuple[str, ...], name: str, timeout_s: float) -> Child:
         argv = [sys.executable, "-m", f"calift_core.shipping.{module}", *words]
         return Child(
-            tied(argv, oom_score_adj=500),
+            die_with_parent(argv, oom_score_adj=500),
             name,
             timeout_s=timeout_s,
             start_s=_START_S,

@@ -106,7 +106,7 @@ def timed(contender: Callable[..., None], runs: Sequence[Path], photos: Path, ro
     return elapsed
 
 
-def demand_equal(runs: Sequence[Path], photos: Path, root: Path) -> None:
+def require_equal(runs: Sequence[Path], photos: Path, root: Path) -> None:
     """Both contenders leave the same predictions, byte for byte."""
     shared(runs, photos, root / "a")
     separate(runs, photos, root / "b")
@@ -154,7 +154,7 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
     runs = make_runs(root, spec, max(args.models))
     judged = with_shift(runs[0], root / "photos")
     device = resolve_device(args.device)
-    demand_equal(runs[:2], root / "photos", root)
+    require_equal(runs[:2], root / "photos", root)
     times: dict[int, dict[str, list[float]]] = {
         k: {"shared": [], "separate": []} for k in args.models
     }

@@ -57,7 +57,7 @@ def add_runs(
         evaluations: of each run, the later ones on `shift-08` and so on; none while it waits.
         summaries: runs have the headline that pages show.
         points: of each run's curves.
-        phase: of all of them. Those that wait have a bell.
+        phase: of all of them. Those that wait have a message.
         owners: whose they are in turn.
         token: that submitted them.
     """

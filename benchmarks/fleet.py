@@ -265,16 +265,16 @@ class Fleet:
     # ------------------------------------------------------------------------------- broker
 
     def _relay(self) -> None:
-        while taken := self._timed("relay", self.stores.doorbells.take):
-            for bell in taken:
-                self._timed("mark sent", self.stores.doorbells.mark_sent, bell.id)
+        while taken := self._timed("relay", self.stores.outbox.take):
+            for message in taken:
+                self._timed("mark sent", self.stores.outbox.mark_sent, message.id)
                 self.outcome.messages += 1
                 chance = self._random.random()
                 copies = 0 if chance < self.plan.lost_messages else 1
                 copies += chance > 1 - self.plan.doubled_messages
                 for _ in range(copies):
                     self._count += 1
-                    heapq.heappush(self._broker, (-bell.priority, self._count, bell.run_id))
+                    heapq.heappush(self._broker, (-message.priority, self._count, message.run_id))
             if len(self._broker) > 2 * self.plan.workers:
                 break  # the rest of a long queue in the next second
         self._deliver()
@@ -298,7 +298,7 @@ class Fleet:
 
     def _sweep(self) -> None:
         for swept in self._timed(
-            "sweep", self.stores.sweeper.sweep, redispatch_s=self.plan.redispatch_s
+            "sweep", self.stores.reaper.sweep, redispatch_s=self.plan.redispatch_s
         ):
             if swept.action == "failed":  # it lost as many workers as it may
                 self.outcome.given_up += 1
@@ -340,18 +340,18 @@ class Fleet:
             )
         self._at(self.plan.presence_s, lambda: self._report_in(worker))
 
-    def _take(self, worker: _Worker, bell: str | None) -> None:
+    def _take(self, worker: _Worker, message_run: str | None) -> None:
         """What `WorkerService.answer` does: take the first in line, until none is left."""
         claim = self._timed(
             "claim",
             self.stores.claims.claim_next,
             ("gpu",),
-            bell=bell,
+            message_run=message_run,
             worker_id=worker.name,
             ttl_s=self.plan.ttl_s,
         )
         if claim is None:
-            self.outcome.idle_messages += bell is not None
+            self.outcome.idle_messages += message_run is not None
             worker.run_id = None
             self._idle[worker.name] = worker
             return

@@ -294,7 +294,7 @@ def _lists(n_runs: int) -> dict[str, Callable[[int], str]]:
 
 @contextmanager
 def broker(home: Path) -> Iterator[None]:
-    """A Valkey server, so that bells pile up there and not in the API."""
+    """A Valkey server, so that messages pile up there and not in the API."""
     with (home / "broker.log").open("wb") as log:
         process = subprocess.Popen(broker_argv(home / "b.sock", home / "b"), stdout=log, stderr=log)
     try:

@@ -230,7 +230,7 @@ def _calls_of_the_queue(measured: Measured, of: str, size: int, stores: Stores) 
         (
             "claim",
             lambda: stores.claims.claim_next(
-                ("gpu",), bell=None, worker_id=f"w{next(names)}", ttl_s=60
+                ("gpu",), message_run=None, worker_id=f"w{next(names)}", ttl_s=60
             ),
         ),
         (
@@ -239,8 +239,8 @@ def _calls_of_the_queue(measured: Measured, of: str, size: int, stores: Stores) 
                 SPEC, token_id="mine", submitted_by="owner 1", max_queued=10**9
             ),
         ),
-        ("relay, 100 bells", lambda: stores.doorbells.take(100)),
-        ("sweep", lambda: stores.sweeper.sweep()),
+        ("relay, 100 messages", lambda: stores.outbox.take(100)),
+        ("sweep", lambda: stores.reaper.sweep()),
     ):
         measured.add(of, size, what, cpu_ms(call))
 
@@ -254,7 +254,9 @@ def workers(measured: Measured, scale: float) -> None:
         for size in _sizes((30, 100, 300, 1000), scale):
             for n in range(done, size):
                 name = f"worker {n}"
-                claim = stores.claims.claim_next(("gpu",), bell=None, worker_id=name, ttl_s=1e6)
+                claim = stores.claims.claim_next(
+                    ("gpu",), message_run=None, worker_id=name, ttl_s=1e6
+                )
                 assert claim is not None
                 _report(stores, name, claim.run_id)
                 held = claim.run_id
@@ -265,13 +267,13 @@ def workers(measured: Measured, scale: float) -> None:
                 (
                     "claim",
                     lambda: stores.claims.claim_next(
-                        ("gpu",), bell=None, worker_id=f"more {next(names)}", ttl_s=1e6
+                        ("gpu",), message_run=None, worker_id=f"more {next(names)}", ttl_s=1e6
                     ),
                 ),
                 ("heartbeat", lambda: stores.claims.heartbeat(held, 1, ttl_s=1e6)),
                 ("report that it is there", lambda: _report(stores, f"worker {size // 2}", held)),
-                ("whether to sweep", lambda: stores.sweeper.due(3600.0)),
-                ("sweep", lambda: stores.sweeper.sweep()),
+                ("whether to sweep", lambda: stores.reaper.due(3600.0)),
+                ("sweep", lambda: stores.reaper.sweep()),
                 ("page of a run that waits", lambda: stores.runs.get(waits)),
                 ("page of the workers", lambda: stores.workers.recent()),
             ):

@@ -255,7 +255,7 @@ def _finish_runs(client: Client, lap: Callable[[str], None]) -> tuple[list[RunDe
     if ids[1] not in new:
         waiting += path_of(client.run(ids[1]))
     if waiting:
-        _demand_success(follow_runs(client, waiting, then=path_of))
+        _require_success(follow_runs(client, waiting, then=path_of))
     if new:
         lap("the runs")
     return [client.run(run_id) for run_id in ids], new
@@ -341,7 +341,7 @@ def _write_report(
     return write_folder(made, folder, lambda sentence: err.print(sentence, markup=False))
 
 
-def _demand_success(runs: list[RunDetail]) -> None:
+def _require_success(runs: list[RunDetail]) -> None:
     failed = [run for run in runs if run.phase != "SUCCEEDED"]
     if failed:
         run = failed[0]

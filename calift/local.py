@@ -64,7 +64,7 @@ def train(
 ) -> None:
     """Train and evaluate on this machine, without a service. Goes on where it was stopped."""
     spec = load_spec(spec_file)
-    _demand_hosts(spec, hosts, rendezvous)
+    _require_hosts(spec, hosts, rendezvous)
     need_torch()
     if dry_run:
         _dry_run(spec, as_json, folder=folder, measure=measure)
@@ -87,7 +87,7 @@ def train(
         out.print(f"Everything is in {folder}.", markup=False)
 
 
-def _demand_hosts(spec: RunSpec, hosts: int, rendezvous: str) -> None:
+def _require_hosts(spec: RunSpec, hosts: int, rendezvous: str) -> None:
     """See that a run can be shared by so many hosts.
 
     Raises:

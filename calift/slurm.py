@@ -75,7 +75,7 @@ def submit(
 ) -> None:
     """Hand runs to sbatch. A run that is preempted or out of time goes on where it was."""
     specs = [with_absolute_paths(load_spec(path)) for path in spec_files]
-    _demand_alike(specs, hosts)
+    _require_alike(specs, hosts)
     folder = folder.expanduser().absolute()
     places = _places(specs, folder)
     ours = ["--parsable", f"--output={folder / 'slurm-%A_%a.log'}", f"--nodes={hosts}"]
@@ -113,7 +113,7 @@ def submit(
         out.print(f"  {place}", markup=False)
 
 
-def _demand_alike(specs: Sequence[RunSpec], hosts: int) -> None:
+def _require_alike(specs: Sequence[RunSpec], hosts: int) -> None:
     """See that the tasks of a job can be of one size.
 
     Raises:

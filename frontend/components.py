@@ -44,7 +44,7 @@ def browser() -> None:
 
 
 def _nothing() -> None:
-    """The page is drawn again, and that is all: the visitor's colours came with the wish."""
+    """Rerun the page: the visitor's colours arrived with the request."""
 
 
 def reliability(
@@ -53,7 +53,7 @@ def reliability(
     """A reliability diagram whose bins can be chosen.
 
     Args:
-        data: of `figures.reliability.brushed`.
+        data: of `figures.reliability.diagram_payload`.
         key: of the widget.
         chosen: called before the page is drawn again, with the edges that somebody chose, or None
             when they let go; not for what was chosen in another diagram that stood here before.

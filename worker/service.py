@@ -59,7 +59,7 @@ class WorkerService:
         limits: times of an attempt; None takes them from the settings.
         runner_argv: the command of a runner.
         device: None takes the first free GPUs, as many as the settings say or as there are.
-        give_back: rings for a run again, for other workers.
+        give_back: sends for a run again, for other workers.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class WorkerService:
         limits: Limits | None = None,
         runner_argv: Sequence[str] = RUNNER_ARGV,
         device: Device | None = None,
-        give_back: Callable[[str], None] = lambda bell: None,
+        give_back: Callable[[str], None] = lambda message_run: None,
     ) -> None:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.settings = settings
@@ -137,25 +137,25 @@ class WorkerService:
             log.warning("cannot say goodbye: %s", error)
         self.engine.dispose()
 
-    def answer(self, bell: str) -> None:
+    def answer(self, message_run: str) -> None:
         """Take the runs that wait, one after the other, until none is left that we may take.
 
         So a message that was lost delays no run for longer than somebody is at work.
 
         Args:
-            bell: the run whose bell woke us; it waits still, or another took it.
+            message_run: the run whose message woke us; it waits still, or another took it.
         """
-        rung: str | None = bell
+        sent: str | None = message_run
         while not self.draining:
             if self._look_for_room():
-                if self._see_one_through(rung) is None:
+                if self._see_one_through(sent) is None:
                     return
-            elif rung is not None:
-                self._quietly(partial(self._give_back, rung))
+            elif sent is not None:
+                self._quietly(partial(self._give_back, sent))
             else:
                 # Out: while this waits, no message is taken from the broker.
                 time.sleep(1.0)
-            rung = None
+            sent = None
 
     def _look_for_room(self) -> bool:
         """Whether anything can be stored here; a change is told at once."""
@@ -178,7 +178,7 @@ class WorkerService:
                 raise
             return ""  # nothing can be taken then anyway
 
-    def _see_one_through(self, bell: str | None) -> Outcome | None:
+    def _see_one_through(self, message_run: str | None) -> Outcome | None:
         claimed_at = time.monotonic()
         deadline = claimed_at + _CLAIM_PATIENCE_S
         while True:
@@ -186,14 +186,14 @@ class WorkerService:
                 claimed_at = time.monotonic()
                 claim = self._claims.claim_next(
                     self.queues,
-                    bell=bell,
+                    message_run=message_run,
                     worker_id=self.id,
                     ttl_s=self._limits.ttl_s,
                     quota_running=self.settings.quota_running,
                 )
                 break
             except Exception as error:
-                # The doorbell is gone by now, but the sweeper will ring again.
+                # The message is gone by now, but the lease reaper will send again.
                 if not database_away(error) or time.monotonic() > deadline or self.draining:
                     raise
                 log.warning("no run can be taken, the database is away: %s", error)

@@ -78,7 +78,7 @@ from worker.runner import (
     status_words,
 )
 from worker.states import StateKeeper, lay_out, newest_stored
-from worker.tail import Follower, Lines, parse_record
+from worker.tail import Follower, JsonlReader, parse_record
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ class _Attempt:
         self._folder = folder
         message = f"{folder.name} had finished everything; its result is stored now."
         said: list[Record] = [LogRecord(message=message)]
-        for line in Lines(folder / "records.jsonl").rest():
+        for line in JsonlReader(folder / "records.jsonl").rest():
             record = parse_record(line, self._run_id, self._number)
             if isinstance(record, EvaluationRecord | DoneRecord) or (
                 isinstance(record, SpectrumRecord) and record.final

@@ -70,7 +70,7 @@ class Follower:
         self._on_checkpoint = on_checkpoint
         self._publish = publish
         self._unpublished: list[EvaluationRecord] = []
-        self._lines = Lines(folder / "records.jsonl")
+        self._lines = JsonlReader(folder / "records.jsonl")
         self._output = Tail(folder / "runner.log")
         self._records: list[Record] = []
         self._log = self._part = b""
@@ -217,7 +217,7 @@ class Tail:
         return data
 
 
-class Lines:
+class JsonlReader:
     """Complete lines only: a runner killed in mid-write leaves a torn last one."""
 
     def __init__(self, path: Path) -> None:

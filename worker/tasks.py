@@ -49,9 +49,9 @@ class _Process:
         ]
 
     def _make_service(self) -> WorkerService:
-        service = WorkerService(self.settings, give_back=self.ring_again, **self.options)
+        service = WorkerService(self.settings, give_back=self.send_again, **self.options)
         service.wait_for_database()
-        # Relay and sweeper run in every worker and in the API; conditional updates keep them apart.
+        # Relay and reaper run in every worker and in the API; conditional updates keep them apart.
         self.housekeeper = Housekeeper(service.engine, self.app, service.artifacts, self.settings)
         return service
 
@@ -83,11 +83,11 @@ class _Process:
         assert self.service is not None
         self.queue = queue
         if self.service.draining:
-            self.ring_again(run_id)  # for the next worker
+            self.send_again(run_id)  # for the next worker
         else:
             self.service.answer(run_id)
 
-    def ring_again(self, run_id: str) -> None:
+    def send_again(self, run_id: str) -> None:
         publish(self.app, run_id, queue=self.queue)
 
 

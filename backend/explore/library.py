@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.artifacts import ArtifactStore
-from backend.explore.kept import Kept
+from backend.explore.answer_cache import AnswerCache
 from backend.explore.memory import Remembered
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
@@ -46,7 +46,7 @@ class StoreLibrary:
 
     def __init__(self, store: Stores, artifacts: ArtifactStore, cache: Path | None = None) -> None:
         self._store, self._artifacts, self._cache = store, artifacts, cache
-        self._memory = Remembered(None if cache is None else Kept(cache / "answers"))
+        self._memory = Remembered(None if cache is None else AnswerCache(cache / "answers"))
 
     @property
     def memory(self) -> Memory:

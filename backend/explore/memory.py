@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
-from backend.explore.kept import Kept
+from backend.explore.answer_cache import AnswerCache
 from calift_core.analysis.library import Kind
 
 _COUNT = 2000
@@ -36,7 +36,7 @@ class Remembered:
         kept: where answers outlive the process; None: nowhere.
     """
 
-    def __init__(self, kept: Kept | None = None) -> None:
+    def __init__(self, kept: AnswerCache | None = None) -> None:
         self._beyond = kept
         self._lock = threading.Lock()
         self._kept: dict[Kind, LRUCache[Hashable, Any]] = {

@@ -22,7 +22,7 @@ from backend.deps import (
     changes_nothing,
     check_priority,
     most_priority,
-    of_anybody,
+    skip_owner_check,
     turn_for,
 )
 from backend.problems import of_faults
@@ -236,7 +236,7 @@ def retry_run(run_id: RunId, response: Response, services: ServicesDep) -> RunDe
 
 @router.post("/runs/{run_id}/clone", status_code=202)
 @allow("submit")
-@of_anybody
+@skip_owner_check
 def clone_run(
     run_id: RunId,
     body: RunClone,

@@ -200,7 +200,7 @@ async def get_sample_looks(
     Drawn evenly from both where there are more than `most`, decoded as thumbnails are.
     """
 
-    def wishes() -> tuple[Source, list[str], list[list[dict[str, object]]]]:
+    def thumbnail_requests() -> tuple[Source, list[str], list[list[dict[str, object]]]]:
         evaluation = services.store.results.get_evaluation(evaluation_id)
         subject = services.library.subject_of(evaluation)
         parts = services.explorer.to_look_at(
@@ -211,11 +211,14 @@ async def get_sample_looks(
             temperature=temperature,
             most=most,
         )
-        wish = services.thumbnails.wish
-        asked = [[wish(evaluation, name, label, 64) for name, label in part] for part in parts]
+        thumbnail_request = services.thumbnails.request
+        asked = [
+            [thumbnail_request(evaluation, name, label, 64) for name, label in part]
+            for part in parts
+        ]
         return subject.source, [name for name, _ in parts[0]], asked
 
-    source, names, (own, others) = await run_in_threadpool(wishes)
+    source, names, (own, others) = await run_in_threadpool(thumbnail_requests)
     found = await services.thumbnails.measure(
         [*own, *others], partial(services.limits["thumbnails"].turn, principal.name)
     )
@@ -280,13 +283,13 @@ async def get_thumbnail(
     CALIFT_DATA_ROOTS. 404 with the code `NO_IMAGE` where none is known.
     """
 
-    def wish() -> dict[str, object]:
+    def thumbnail_request() -> dict[str, object]:
         evaluation = services.store.results.get_evaluation(evaluation_id)
         label = services.explorer.label_of(services.library.subject_of(evaluation), sample_id)
-        return services.thumbnails.wish(evaluation, sample_id, label, size)
+        return services.thumbnails.request(evaluation, sample_id, label, size)
 
     async with services.limits["analyses"].turn(principal.name):
-        asked = await run_in_threadpool(wish)
+        asked = await run_in_threadpool(thumbnail_request)
     return _shown(await services.thumbnails.draw(asked, place.turn), known)
 
 
@@ -317,12 +320,12 @@ async def get_training_thumbnail(
     of it, or with the code `NO_IMAGE` where no image is known.
     """
 
-    def wish() -> dict[str, object]:
+    def thumbnail_request() -> dict[str, object]:
         label = services.library.training_label(run_id, sample_id)
         return services.thumbnails.wish_of_training(run_id, sample_id, label, size)
 
     async with services.limits["analyses"].turn(principal.name):
-        asked = await run_in_threadpool(wish)
+        asked = await run_in_threadpool(thumbnail_request)
     return _shown(await services.thumbnails.draw(asked, place.turn), known)
 
 

@@ -177,7 +177,7 @@ class Supervisor:
         self._socket.unlink(missing_ok=True)
         if service.deaths >= 2:
             # A file that cannot be read back must not keep the stack down: the messages are
-            # doorbells, and the sweeper rings again for every run that waits.
+            # messages, and the lease reaper sends again for every run that waits.
             data = self._run / "broker"
             aside = self._run / f"broker.unreadable-{int(time.time())}"
             with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """A worker's hold on a run: claim, lease, end.
 
 * **Claim** is one conditional UPDATE that raises `attempt` and sets a lease by the database's
-  clock. A bell wakes a worker, and the worker takes the first run in line: by priority, then of the
+  clock. A message wakes a worker, which takes the first run in line: by priority, then of the
   owner who has the fewest runs at work and was served longest ago, then by `line_at`, so that a run
   that was given back goes before those that its owner submitted after it.
 * **Fence**: every later write of a worker carries the attempt (`backend.store.states.fenced`). When
@@ -35,7 +35,7 @@ from backend.models import ArtifactRow, Outbox, Run
 from backend.store.engine import NOW, plain, reading, writing
 from backend.store.fairness import take_turn
 from backend.store.line import first_in_line
-from backend.store.outbox import ring
+from backend.store.outbox import enqueue
 from backend.store.rows import store_report, summary_values
 from backend.store.states import add_state_event, fenced
 from backend.store.workers import auto_queue
@@ -90,7 +90,7 @@ class Claims:
         self,
         queues: Sequence[str],
         *,
-        bell: str | None,
+        message_run: str | None,
         worker_id: str,
         ttl_s: float,
         quota_running: int = 0,
@@ -99,8 +99,8 @@ class Claims:
 
         Args:
             queues: what the worker serves.
-            bell: the run whose bell woke the worker; it may take that one too. None: it comes by
-                itself.
+            message_run: the run whose message woke the worker; it may take that one too. None: it
+                comes by itself.
             worker_id: who asks.
             ttl_s: how long the claim lives without a heartbeat.
             quota_running: owners who have so many runs at work wait; 0: nobody does.
@@ -108,12 +108,14 @@ class Claims:
         with writing(self._engine) as connection:
             auto = auto_queue(connection)
             served = [*queues, *(["auto"] if auto in queues else [])]
-            row = first_in_line(connection, served, bell=bell, quota_running=quota_running)
+            row = first_in_line(
+                connection, served, message_run=message_run, quota_running=quota_running
+            )
             if row is None:
                 return None
             claim = _claim(connection, row.id, worker_id, ttl_s)
-            if claim is not None and bell is not None and bell != row.id:
-                _pass_on_bell(connection, bell, row, auto)
+            if claim is not None and message_run is not None and message_run != row.id:
+                _pass_on_message(connection, message_run, row, auto)
             return claim
 
     def heartbeat(
@@ -252,7 +254,7 @@ class Claims:
                 "cancelled on request" if cancelled else message,
             )
             if row.phase == "QUEUED":
-                ring(connection, run_id, row.priority, row.now)
+                enqueue(connection, run_id, row.priority, row.now)
             return True
 
     def phase(self, run_id: str) -> RunPhase:
@@ -311,32 +313,32 @@ def _claim(connection: Connection, run_id: str, worker_id: str, ttl_s: float) ->
     )
 
 
-def _pass_on_bell(
+def _pass_on_message(
     connection: Connection,
-    bell: str,
+    message_run: str,
     taken: Row[*tuple[Any, ...]],
     auto: str,
 ) -> None:
-    """Ring for the run whose bell was used up when a worker took another run by it."""
+    """Enqueue the run whose message was used up when a worker took another run by it."""
     run = connection.execute(
         select(Run.queue, Run.priority, NOW.label("now")).where(
-            Run.id == bell, Run.phase == "QUEUED"
+            Run.id == message_run, Run.phase == "QUEUED"
         )
     ).first()
     if run is None:
         return
-    unrung = and_(Outbox.sent_at.is_(None), Outbox.held_until.is_(None))
-    # Not yet rung for the run that was taken: rung for the other one instead.
+    unsent = and_(Outbox.sent_at.is_(None), Outbox.held_until.is_(None))
+    # Not yet sent for the run that was taken: sent for the other one instead.
     moved = connection.execute(
         update(Outbox)
-        .where(Outbox.run_id == taken.id, unrung)
-        .values(run_id=bell, priority=run.priority)
+        .where(Outbox.run_id == taken.id, unsent)
+        .values(run_id=message_run, priority=run.priority)
         .returning(Outbox.id)
     ).all()
     now = {"auto": auto}
     if moved or now.get(run.queue, run.queue) == now.get(taken.queue, taken.queue):
-        return  # else the bell of the run that was taken wakes who could take this one
+        return  # else the message of the run that was taken wakes who could take this one
     if not connection.execute(
-        select(exists().where(Outbox.run_id == bell, Outbox.sent_at.is_(None)))
+        select(exists().where(Outbox.run_id == message_run, Outbox.sent_at.is_(None)))
     ).scalar_one():
-        ring(connection, bell, run.priority, run.now)
+        enqueue(connection, message_run, run.priority, run.now)

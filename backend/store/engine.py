@@ -30,7 +30,7 @@ from calift_core.errors import CaliftError, SpecError
 from calift_core.files import storage_error
 
 #: A transaction that says nothing for so long belongs to a process that is frozen or cut off. Until
-#: the server ends it, the rows that it has changed can be changed by nobody, the sweeper least.
+#: the server ends it, the rows that it has changed can be changed by nobody, not even the reaper.
 IDLE_IN_TRANSACTION_S = 60.0
 
 #: Nobody connects to a file between its making and the end of it; see `_keep_private`.

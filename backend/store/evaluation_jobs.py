@@ -1,6 +1,6 @@
 """Evaluation jobs as people see them: rows of `runs` of another kind, which live by the same rules.
 
-Claim, lease, fence, sweeper, outbox, events and log are those of runs; here is what differs.
+Claim, lease, fence, lease reaper, outbox, events and log are those of runs; here is what differs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when
 from backend.store.errors import ConflictError
 from backend.store.fairness import Quotas
-from backend.store.outbox import ring
+from backend.store.outbox import enqueue
 from backend.store.runs import RETRYABLE_PHASES, Runs
 from backend.store.states import add_state_event
 from backend.store.submitting import new_id, queue_once
@@ -203,7 +203,7 @@ def _queue(connection: Connection, spec: EvaluationJobSpec, **values: Any) -> st
         insert(JudgedRun), [{"job_id": job_id, "run_id": run_id} for run_id in spec.runs]
     )
     add_state_event(connection, job_id, 1, 0, "QUEUED", now)
-    ring(connection, job_id, values["priority"], now)
+    enqueue(connection, job_id, values["priority"], now)
     return job_id
 
 

@@ -23,7 +23,7 @@ class Numbers:
         leases: leases of runs that work.
         leases_expired: those that are over and not swept yet.
         shortest_lease_s: seconds until the next one is over; None: there is none.
-        unsent: doorbells that wait for the broker.
+        unsent: messages that wait for the broker.
         oldest_unsent_s: seconds that the oldest of them has waited.
         files: rows that name a stored file.
         file_bytes: of their contents, each counted once.
@@ -82,7 +82,7 @@ class Gauges:
                 )
             ).scalar_one()
             held, expired, left = connection.execute(leases).one()
-            bells, oldest = connection.execute(unsent).one()
+            messages, oldest = connection.execute(unsent).one()
             files, size = connection.execute(
                 select(func.sum(contents.c.n), func.sum(contents.c.size))
             ).one()
@@ -94,7 +94,7 @@ class Gauges:
             leases=int(held),
             leases_expired=int(expired or 0),
             shortest_lease_s=None if left is None else float(left),
-            unsent=int(bells),
+            unsent=int(messages),
             oldest_unsent_s=max(0.0, float(oldest or 0.0)),
             files=int(files or 0),
             file_bytes=int(size or 0),

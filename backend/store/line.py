@@ -39,20 +39,24 @@ _Found = Row[*tuple[Any, ...]]
 
 
 def first_in_line(
-    connection: Connection, served: Sequence[str], *, bell: str | None, quota_running: int = 0
+    connection: Connection,
+    served: Sequence[str],
+    *,
+    message_run: str | None,
+    quota_running: int = 0,
 ) -> _Found | None:
     """`id` and `queue` of the run that is next, its row locked. None: none waits that may be taken.
 
     Args:
         connection: in a transaction that writes.
         served: queues, `auto` among them where it is served.
-        bell: a run that may be taken whatever its queue is.
+        message_run: a run that may be taken whatever its queue is.
         quota_running: owners who have so many runs at work wait; 0: nobody does.
     """
-    asked: dict[str, Any] = {} if bell is None else {"bell": bell}
+    asked: dict[str, Any] = {} if message_run is None else {"message_run": message_run}
     if quota_running:
         asked |= {"quota": quota_running}
-    query = _heads_in_order(tuple(served), bell is not None, bool(quota_running))
+    query = _heads_in_order(tuple(served), message_run is not None, bool(quota_running))
     found = connection.execute(query, asked).all()
     for head in found:
         taken = connection.execute(_locked(_behind(head, served))).first()
@@ -69,10 +73,10 @@ def first_in_line(
 
 # Put together once and not at each claim, which it would take longer than the database.
 @lru_cache(maxsize=256)
-def _heads_in_order(served: tuple[str, ...], bell: bool, quota: bool) -> Select[Any]:
-    """The first runs of all lines, the next one first; parameters `bell` and `quota`."""
+def _heads_in_order(served: tuple[str, ...], message_run: bool, quota: bool) -> Select[Any]:
+    """The first runs of all lines, the next one first; parameters `message_run` and `quota`."""
     fair = fairness()
-    heads = _heads(served, bell)
+    heads = _heads(served, message_run)
     wanted = select(Run.id, Run.queue, Run.submitted_by, Run.priority)
     query = fair.joined(wanted.join(heads, heads.c.id == Run.id))
     if quota:
@@ -83,7 +87,7 @@ def _heads_in_order(served: tuple[str, ...], bell: bool, quota: bool) -> Select[
 
 def _behind(head: _Found, served: Sequence[str]) -> ColumnElement[bool]:
     """The stretch of the line that a head is the first of."""
-    if head.queue not in served:  # came by its bell, and nobody behind it may be taken
+    if head.queue not in served:  # came by its message, and nobody behind it may be taken
         return and_(waiting(Run), Run.id == head.id)
     owner: ColumnElement[bool] = Run.submitted_by.is_(None)
     if head.submitted_by is not None:
@@ -102,15 +106,15 @@ def _locked(condition: ColumnElement[bool], joined: Any = lambda query: query) -
     )
 
 
-def _heads(served: Sequence[str], bell: bool) -> Subquery:
-    """The id of the first run of each owner in each queue, and that of the bell's run."""
+def _heads(served: Sequence[str], message_run: bool) -> Subquery:
+    """The id of the first run of each owner in each queue, and that of the message's run."""
     owners = _owners()
     parts: list[Select[Any]] = []
     for queue in served:
         parts.append(select(_head(queue, owners).label("id")).select_from(owners))
         parts.append(select(_head(queue, None).label("id")))
-    if bell:
-        named = Run.id == bindparam("bell", type_=String)
+    if message_run:
+        named = Run.id == bindparam("message_run", type_=String)
         parts.append(select(Run.id).where(named, Run.phase == "QUEUED"))
     return union_all(*parts).subquery("heads")
 

@@ -1,6 +1,6 @@
-"""Doorbells: written in the transaction that queues a run, rung by a relay.
+"""Outbox messages: written in the transaction that queues a run, sent by a relay.
 
-The message in the broker may be lost or rung twice; the run's row is the truth.
+The message in the broker may be lost or sent twice; the run's row is the truth.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from backend.models import Outbox, Run
 from backend.store.engine import NOW, reading, writing
 from backend.store.workers import auto_queue
 
-#: So long a relay keeps doorbells to itself; one that died meanwhile has them rung by another.
+#: So long a relay keeps messages to itself; one that died meanwhile has them sent by another.
 _HOLD_S = 60.0
 
 
 @dataclass(frozen=True)
-class Doorbell:
-    """A doorbell to ring. `queue` is one of `backend.queue.QUEUES`; higher `priority` first."""
+class OutboxMessage:
+    """A message to send. `queue` is one of `backend.queue.QUEUES`; higher `priority` first."""
 
     id: int
     run_id: str
@@ -29,8 +29,8 @@ class Doorbell:
     priority: int
 
 
-class Doorbells:
-    """The doorbells that are to be rung.
+class OutboxStore:
+    """The messages that are to be sent.
 
     Args:
         engine: of `open_engine`.
@@ -39,27 +39,27 @@ class Doorbells:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def unsent(self, limit: int = 100) -> list[Doorbell]:
-        """Doorbells that are not rung yet, the most urgent first, held or not: to look at them.
+    def unsent(self, limit: int = 100) -> list[OutboxMessage]:
+        """Messages that are not sent yet, the most urgent first, held or not: to read them.
 
         Those of runs that wait no more are left out.
         """
         with reading(self._engine) as connection:
             rows = connection.execute(
-                _unrung(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
+                _unsent(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
                 .order_by(Outbox.priority.desc(), Outbox.id)
                 .limit(limit)
             ).all()
-            return _doorbells(rows, auto_queue(connection))
+            return _messages(rows, auto_queue(connection))
 
-    def take(self, limit: int = 100) -> list[Doorbell]:
-        """Doorbells for the caller alone to ring, the most urgent first.
+    def take(self, limit: int = 100) -> list[OutboxMessage]:
+        """Outbox messages for the caller alone to send, the most urgent first.
 
-        Nobody else is given them for a minute; mark each when it is rung, or give them back.
+        Nobody else is given them for a minute; mark each when it is sent, or give them back.
         """
         free = or_(Outbox.held_until.is_(None), Outbox.held_until < NOW)
         # One priority at a time: each is a stretch of one index, read from its begin.
-        highest = _unrung(Outbox.priority).where(free).order_by(Outbox.priority.desc()).limit(1)
+        highest = _unsent(Outbox.priority).where(free).order_by(Outbox.priority.desc()).limit(1)
         with reading(self._engine) as connection:
             priority = connection.execute(highest).scalar()
             if priority is None:
@@ -68,7 +68,7 @@ class Doorbells:
         with writing(self._engine) as connection:
             while priority is not None and len(rows) < limit:
                 some = connection.execute(
-                    _unrung(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
+                    _unsent(Outbox.id, Outbox.run_id, Run.queue, Outbox.priority)
                     .where(free, Outbox.priority == priority)
                     .order_by(Outbox.id)
                     .limit(limit - len(rows))
@@ -84,10 +84,10 @@ class Doorbells:
                 rows += some
                 priority = connection.execute(highest).scalar()
             auto = auto_queue(connection)
-        return _doorbells(rows, auto)
+        return _messages(rows, auto)
 
     def give_back(self, outbox_ids: Sequence[int]) -> None:
-        """The broker did not take these: anybody may ring them now."""
+        """The broker did not take these: anybody may send them now."""
         with writing(self._engine) as connection:
             connection.execute(
                 update(Outbox)
@@ -105,7 +105,7 @@ class Doorbells:
                 .returning(Outbox.run_id)
             ).scalars()
             # One that somebody changes at this moment is left to them: many rows at once would
-            # otherwise wait for each other in two orders. At worst it is rung for once more.
+            # otherwise wait for each other in two orders. At worst it is sent for once more.
             waiting = (
                 select(Run.id)
                 .where(Run.id.in_(run_ids.all()), Run.phase == "QUEUED")
@@ -118,13 +118,13 @@ class Doorbells:
             )
 
 
-def ring(connection: Connection, run_id: str, priority: int, now: float) -> None:
-    """Leave a doorbell for a run that waits."""
+def enqueue(connection: Connection, run_id: str, priority: int, now: float) -> None:
+    """Leave a message for a run that waits."""
     connection.execute(insert(Outbox).values(run_id=run_id, priority=priority, created_at=now))
 
 
-def _unrung(*wanted: Any) -> Select[Any]:
-    """Columns of doorbells that wait to be rung, of runs that wait."""
+def _unsent(*wanted: Any) -> Select[Any]:
+    """Columns of messages that wait to be sent, of runs that wait."""
     return (
         select(*wanted)
         .join(Run, Run.id == Outbox.run_id)
@@ -132,7 +132,8 @@ def _unrung(*wanted: Any) -> Select[Any]:
     )
 
 
-def _doorbells(rows: Sequence[Row[Any]], auto: str) -> list[Doorbell]:
+def _messages(rows: Sequence[Row[Any]], auto: str) -> list[OutboxMessage]:
     return [
-        Doorbell(r.id, r.run_id, auto if r.queue == "auto" else r.queue, r.priority) for r in rows
+        OutboxMessage(r.id, r.run_id, auto if r.queue == "auto" else r.queue, r.priority)
+        for r in rows
     ]

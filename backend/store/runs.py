@@ -39,15 +39,15 @@ from backend.store.cursors import Cursors, how_many, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
 from backend.store.errors import ConflictError
 from backend.store.fairness import Quotas
-from backend.store.outbox import ring
+from backend.store.outbox import enqueue
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.states import waiting as is_waiting
 from backend.store.submitting import (
-    demand_room,
     find_earlier,
     insert_row,
     model_label,
     queue_once,
+    require_room,
     set_tags,
 )
 from backend.store.workers import why_jobs_wait
@@ -200,7 +200,7 @@ class Runs:
                     hint="Clone it to run it again.",
                 )
             if current.phase in RETRYABLE_PHASES:
-                demand_room(
+                require_room(
                     connection, self._quotas, current.token_id, current.submitted_by, max_queued
                 )
                 row = connection.execute(
@@ -228,7 +228,7 @@ class Runs:
                     add_state_event(
                         connection, run_id, row.event_seq, row.attempt, "QUEUED", row.now, "RETRY"
                     )
-                    ring(connection, run_id, row.priority, row.now)
+                    enqueue(connection, run_id, row.priority, row.now)
             return self._detail(connection, run_id)
 
     def patch(
@@ -468,7 +468,7 @@ _LIST_COLUMNS = tuple(
 
 
 def queue_run(connection: Connection, spec: RunSpec, **values: Any) -> str:
-    """Insert a run that waits, with its first event and its doorbell; its id."""
+    """Insert a run that waits, with its first event and its message; its id."""
     now = connection.execute(select(NOW)).scalar_one()
     run_id = insert_row(
         connection,
@@ -480,7 +480,7 @@ def queue_run(connection: Connection, spec: RunSpec, **values: Any) -> str:
         **values,
     )
     add_state_event(connection, run_id, 1, 0, "QUEUED", now)
-    ring(connection, run_id, values["priority"], now)
+    enqueue(connection, run_id, values["priority"], now)
     return run_id
 
 

@@ -17,13 +17,13 @@ from backend.store.files import Files
 from backend.store.history import History
 from backend.store.imports import ImportedRuns
 from backend.store.judged import JudgedRuns
-from backend.store.outbox import Doorbells
+from backend.store.outbox import OutboxStore
+from backend.store.reaper import LeaseReaper
 from backend.store.records import Records
 from backend.store.results import Results
 from backend.store.retention import Retention
 from backend.store.runs import Runs
 from backend.store.sessions import Sessions
-from backend.store.sweeper import Sweeper
 from backend.store.sweeps import Sweeps
 from backend.store.tokens import Tokens
 from backend.store.views import Views
@@ -38,7 +38,7 @@ class Stores:
     cursors: Cursors
     audit: Audit
     claims: Claims
-    doorbells: Doorbells
+    outbox: OutboxStore
     evaluation_jobs: EvaluationJobs
     files: Files
     history: History
@@ -49,7 +49,7 @@ class Stores:
     retention: Retention
     runs: Runs
     sessions: Sessions
-    sweeper: Sweeper
+    reaper: LeaseReaper
     sweeps: Sweeps
     tokens: Tokens
     views: Views
@@ -72,7 +72,7 @@ class Stores:
             cursors=cursors,
             audit=Audit(engine),
             claims=Claims(engine),
-            doorbells=Doorbells(engine),
+            outbox=OutboxStore(engine),
             evaluation_jobs=EvaluationJobs(engine, cursors, quotas),
             files=Files(engine),
             history=History(engine),
@@ -83,7 +83,7 @@ class Stores:
             retention=Retention(engine),
             runs=Runs(engine, cursors, quotas),
             sessions=Sessions(engine),
-            sweeper=Sweeper(engine),
+            reaper=LeaseReaper(engine),
             sweeps=Sweeps(engine, cursors, quotas),
             tokens=Tokens(engine),
             views=Views(engine),

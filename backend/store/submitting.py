@@ -140,7 +140,7 @@ def queue_once(
     }
 
     def make(connection: Connection) -> str:
-        demand_room(connection, quotas, token_id, submitted_by, max_queued)
+        require_room(connection, quotas, token_id, submitted_by, max_queued)
         return queue(connection, **values)
 
     return at_most_once(
@@ -148,7 +148,7 @@ def queue_once(
     )
 
 
-def demand_room(
+def require_room(
     connection: Connection,
     quotas: Quotas,
     token_id: str,

@@ -30,10 +30,10 @@ from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
 from backend.store.errors import ArtifactQuotaError, QueueFullError
 from backend.store.fairness import Quotas
-from backend.store.outbox import ring
+from backend.store.outbox import enqueue
 from backend.store.runs import queue_run
 from backend.store.states import add_state_event
-from backend.store.submitting import at_most_once, demand_room, find_earlier, new_id
+from backend.store.submitting import at_most_once, find_earlier, new_id, require_room
 from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.sweep import SweepSpec
@@ -304,7 +304,7 @@ class Sweeps:
             ).scalar():
                 return "known"
             try:
-                demand_room(
+                require_room(
                     connection, self._quotas, sweep.token_id, sweep.submitted_by, max_queued
                 )
             except (QueueFullError, ArtifactQuotaError):
@@ -412,7 +412,7 @@ class Sweeps:
                 add_state_event(
                     connection, row.id, row.event_seq, row.attempt, "QUEUED", row.now, "RESUMED"
                 )
-                ring(connection, row.id, row.priority, row.now)
+                enqueue(connection, row.id, row.priority, row.now)
         return len(rows)
 
 

@@ -238,7 +238,7 @@ def make_app(server: Server, token: str | None = None) -> FastAPI:
         began = time.monotonic()
         try:
             if token is not None and request.url.path != "/health":
-                _demand_token(request, token)
+                _require_token(request, token)
             response: Response = await call_next(request)
         except RefusedError as error:
             response = _refused(error)
@@ -348,7 +348,7 @@ def _refused(error: RefusedError, more: Mapping[str, str] | None = None) -> JSON
     )
 
 
-def _demand_token(request: Request, token: str) -> None:
+def _require_token(request: Request, token: str) -> None:
     kind, _, given = request.headers.get("authorization", "").partition(" ")
     same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), token.encode())
     if kind.lower() != "bearer" or not same:

@@ -93,7 +93,7 @@ def fit_calibrator(
             hint="Evaluate the run with perturbed calibration copies, or use temperature.",
         )
     if initial is not None:
-        demand_same(parts[0], initial)
+        require_same(parts[0], initial)
     calibrator.fit(
         np.concatenate([part.logits for part in parts]) if len(parts) > 1 else parts[0].logits,
         np.concatenate([part.labels for part in parts]),
@@ -117,7 +117,7 @@ def fit_calibrator(
     )
 
 
-def demand_same(own: Predictions, initial: Predictions) -> None:
+def require_same(own: Predictions, initial: Predictions) -> None:
     """Make sure that two models were asked about the same samples.
 
     Raises:
@@ -154,7 +154,7 @@ def calibrated_scores(
     for chunk in logit_chunks(path):
         other = next(beside, None)
         if other is not None:
-            demand_same(chunk, other)
+            require_same(chunk, other)
         for found, calibrator in zip(parts, calibrators, strict=True):
             first = other.logits if other is not None else None
             scores = score_probs(calibrator.transform(chunk.logits, first), chunk.labels)

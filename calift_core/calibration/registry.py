@@ -69,7 +69,7 @@ def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
     return calibrator
 
 
-def demand_initial(kind: str, *, named: bool) -> None:
+def require_initial(kind: str, *, named: bool) -> None:
     """Make sure that an initial run is named for the calibrators that read its logits alone.
 
     Raises:

@@ -164,7 +164,7 @@ def open_zip(
         budget.take(len(members))
     images, seen = list[zipfile.ZipInfo](), set[str]()
     for member in members:
-        _demand_inside(file, member.filename)
+        _require_inside(file, member.filename)
         steps = member.filename.split("/")
         is_hidden = any(step.startswith(".") or step == "__MACOSX" for step in steps)
         if member.is_dir() or is_hidden:
@@ -176,7 +176,7 @@ def open_zip(
         if member.filename in seen:
             raise DataError(f"{file.name}: {member.filename!r} is in it twice")
         seen.add(member.filename)
-        _demand_readable(file, member)
+        _require_readable(file, member)
         images.append(member)
     if not images:
         raise DataError(f"{file.name} holds no images, they end in {', '.join(EXTENSIONS)}")
@@ -194,7 +194,7 @@ def open_zip(
     )
 
 
-def demand_modest(source: ZipSource) -> None:
+def require_modest(source: ZipSource) -> None:
     """See that a zip from elsewhere is what it says: its images lie apart and hardly shrink.
 
     Raises:
@@ -229,7 +229,7 @@ class _Table(io.FileIO):
         return super().read(-1 if size is None else size) or b""
 
 
-def _demand_inside(file: Path, name: str) -> None:
+def _require_inside(file: Path, name: str) -> None:
     if len(name) > MAX_NAME or name.count("/") > MAX_DEPTH:
         raise DataError(
             f"{file.name}: names in a zip have at most {MAX_NAME:,} characters and {MAX_DEPTH} "
@@ -244,7 +244,7 @@ def _demand_inside(file: Path, name: str) -> None:
         )
 
 
-def _demand_readable(file: Path, member: zipfile.ZipInfo) -> None:
+def _require_readable(file: Path, member: zipfile.ZipInfo) -> None:
     what = f"{file.name}: {member.filename!r}"
     if member.flag_bits & 1:
         raise DataError(f"{what} is encrypted")

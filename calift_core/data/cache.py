@@ -91,10 +91,10 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
     room = int((available_memory() if available is None else available) * CACHE_SHARE)
     step = max(1, len(positions) // _SIZE_SAMPLE)
     some = [size(position) for position in positions[::step]]
-    _demand_room(images, sum(some) * len(positions) // len(some), room)
+    _require_room(images, sum(some) * len(positions) // len(some), room)
     with ThreadPoolExecutor(4) as pool:
         sizes = np.fromiter(pool.map(size, positions), np.int64, len(positions))
-    _demand_room(images, int(sizes.sum()), room)
+    _require_room(images, int(sizes.sum()), room)
     return replace(
         images,
         source=MemorySource(files, sizes),
@@ -108,7 +108,7 @@ def _decoded_size(files: EncodedSource, index: int) -> int:
         return 3 * max(0, image.width - 2 * files.border) * max(0, image.height - 2 * files.border)
 
 
-def _demand_room(images: ImageSet, needed: int, room: int) -> None:
+def _require_room(images: ImageSet, needed: int, room: int) -> None:
     if needed > room:
         raise DataError(
             f"the {len(images):,} images of {images.name} take about {needed / 2**20:,.0f} MiB "

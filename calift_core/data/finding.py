@@ -31,7 +31,7 @@ _KEPT, _KEPT_S, _FAULT_S = 8, 600.0, 30.0
 
 
 @dataclass(frozen=True)
-class Wish:
+class ThumbnailRequest:
     """A sample whose image is wanted.
 
     Attributes:
@@ -89,38 +89,41 @@ class Finder:
         self._sets: OrderedDict[str, tuple[float, _Set | CaliftError]] = OrderedDict()
         self._suites: OrderedDict[str, tuple[float, tuple[Family, Wanted, Loaded]]] = OrderedDict()
 
-    def find(self, wish: Wish) -> Place:
+    def find(self, request: ThumbnailRequest) -> Place:
         """Find an image.
 
         Raises:
             NotFoundError: no data that the run named holds this sample.
             DataError: the data is here and is not what was evaluated.
         """
-        kept = self._sets.get(wish.of_set)
+        kept = self._sets.get(request.of_set)
         found = kept[1] if kept is not None and time.monotonic() < kept[0] else None
         if found is None:
             try:
-                found, lasts = self._set(wish), _KEPT_S
+                found, lasts = self._set(request), _KEPT_S
             except CaliftError as error:
                 found, lasts = error, _FAULT_S
-            _keep(self._sets, wish.of_set, (time.monotonic() + lasts, found))
+            _keep(self._sets, request.of_set, (time.monotonic() + lasts, found))
         if isinstance(found, CaliftError):
             raise found
-        position = found.position.get(wish.sample)
+        position = found.position.get(request.sample)
         if position is None:
-            raise NotFoundError(f"the data of {wish.dataset} here has no image {wish.sample!r}.")
-        if int(found.images.own_labels[position]) != wish.label:
+            raise NotFoundError(
+                f"the data of {request.dataset} here has no image {request.sample!r}."
+            )
+        if int(found.images.own_labels[position]) != request.label:
             raise DataError(
-                f"the data of {wish.dataset} here is not what was evaluated: {wish.sample!r} is of "
+                f"the data of {request.dataset} here is not what was evaluated: "
+                f"{request.sample!r} is of "
                 "another class now"
             )
         return Place(found.images, position, found.folder)
 
-    def _set(self, wish: Wish) -> _Set:
+    def _set(self, request: ThumbnailRequest) -> _Set:
         faults = []
-        for given in wish.suites:
+        for given in request.suites:
             try:
-                found = self._in_suite(SuiteSpec.model_validate(given), wish)
+                found = self._in_suite(SuiteSpec.model_validate(given), request)
             except CaliftError as error:
                 faults.append(error.message)
                 continue
@@ -130,31 +133,33 @@ class Finder:
                 folder = place.parent if place is not None and place.is_file() else place
                 return _Set(images, {name: k for k, name in enumerate(images.ids)}, folder)
         why = f" ({'; '.join(faults)})" if faults else ""
-        raise NotFoundError(f"no images of {wish.dataset} are known on this machine{why}.")
+        raise NotFoundError(f"no images of {request.dataset} are known on this machine{why}.")
 
-    def _in_suite(self, spec: SuiteSpec, wish: Wish) -> tuple[ImageSet, Path | None] | None:
-        """The set of a wish and the folder that names it, if the suite has it."""
-        uri = spec.shifts.get(wish.dataset)
-        if wish.role == "shift" and uri is not None and uri != OFF:
+    def _in_suite(
+        self, spec: SuiteSpec, request: ThumbnailRequest
+    ) -> tuple[ImageSet, Path | None] | None:
+        """The set of a request and the folder that names it, if the suite has it."""
+        uri = spec.shifts.get(request.dataset)
+        if request.role == "shift" and uri is not None and uri != OFF:
             classes = self._loaded(spec)[2].classes
-            return shift_images(wish.dataset, uri, classes, _budget()), parse_suite_id(uri).path
+            return shift_images(request.dataset, uri, classes, _budget()), parse_suite_id(uri).path
         _, wanted, found = self._loaded(spec)
-        if wish.role == "shift" and wish.dataset in found.shifts:
-            return found.shifts[wish.dataset], wanted.path
-        if wish.role == "train":
+        if request.role == "shift" and request.dataset in found.shifts:
+            return found.shifts[request.dataset], wanted.path
+        if request.role == "train":
             return (found.parts["train"], wanted.path) if "train" in found.parts else None
-        if wish.role != "corruption":
+        if request.role != "corruption":
             named = (found.name, f"{found.name}/test")
-            is_test = wish.dataset in named and "test" in found.parts
+            is_test = request.dataset in named and "test" in found.parts
             return (_test(found, spec), wanted.path) if is_test else None
-        if wish.corruption is None or wish.severity is None:
+        if request.corruption is None or request.severity is None:
             return None
-        at = (wish.corruption, wish.severity)
+        at = (request.corruption, request.severity)
         if at not in corruption_plan(spec.corruptions, found.stored):
             return None
         base = _test(found, spec).limited(spec.corruptions.limit)
         if at in found.stored:
-            return replace(base, name=wish.dataset, source=found.stored[at]), wanted.path
+            return replace(base, name=request.dataset, source=found.stored[at]), wanted.path
         return corrupted(base, *at, seed=spec.corruptions.seed), wanted.path
 
     def _loaded(self, spec: SuiteSpec) -> tuple[Family, Wanted, Loaded]:

@@ -134,7 +134,7 @@ def split_whole(
     return {part: images.take(positions, part) for part, positions in cut.items()}
 
 
-def demand_whole_groups(parts: Mapping[str, Groups], what: str) -> None:
+def require_whole_groups(parts: Mapping[str, Groups], what: str) -> None:
     """See that no group is in two parts.
 
     Args:

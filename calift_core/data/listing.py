@@ -234,7 +234,7 @@ def images_by_class(
     return paths, np.repeat(np.arange(len(classes), dtype=np.int64), sizes)
 
 
-def demand_folder(path: Path) -> Path:
+def require_folder(path: Path) -> Path:
     """The path, if it is a folder.
 
     Raises:
@@ -248,7 +248,7 @@ def demand_folder(path: Path) -> Path:
     return path
 
 
-def demand_classes(root: Path, classes: Sequence[str], what: str) -> None:
+def require_classes(root: Path, classes: Sequence[str], what: str) -> None:
     """See that a part or shift has the class folders of the ID training data and no others.
 
     Raises:
@@ -281,7 +281,7 @@ def folder_layout(
         DataUnavailableError: there is no such folder.
         DataError: it is neither class folders nor part folders of them, or could be both.
     """
-    folders = class_folders(demand_folder(root))
+    folders = class_folders(require_folder(root))
     parts = {} if len(folders) == n_classes else parts_among(folders, repr(str(root)))
     others = [folder for folder in folders if folder not in parts.values()]
     if parts and ("train" not in parts or not class_folders(root / parts["train"])):
@@ -315,7 +315,7 @@ def folder_layout(
         )
     found = {part: root / folder for part, folder in parts.items() if part != "train"}
     for part, where in found.items():
-        demand_classes(where, classes, f"the {part} part")
+        require_classes(where, classes, f"the {part} part")
     return train, classes, found
 
 

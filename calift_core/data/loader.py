@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from calift_core.data.batch import Batch
 from calift_core.data.crops import random_resized_crop
+from calift_core.data.image_cache import ImageCache
 from calift_core.data.images import ImageSet
-from calift_core.data.kept import KeptImages
 from calift_core.data.listing import steps_per_epoch
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.ranks import ALONE, Ranks
@@ -314,7 +314,7 @@ def eval_batches(
         for pixels, _, _ in _plainly(loader):
             yield pixels
 
-    kept = KeptImages.of(images, preprocess, start, stop)
+    kept = ImageCache.of(images, preprocess, start, stop)
     if kept is None:
         yield from map(normalise, made())
         return

@@ -132,7 +132,7 @@ def _rows_of(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise DataError(f"{file.name} is not readable as {file.suffix[1:]}: {error}") from None
 
 
-def _demand_columns(file: Path, columns: Iterable[Any]) -> None:
+def _require_columns(file: Path, columns: Iterable[Any]) -> None:
     have = [str(c) for c in columns]
     for name in ("path", "label"):
         if name not in have:
@@ -145,7 +145,7 @@ def _demand_columns(file: Path, columns: Iterable[Any]) -> None:
 def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with file.open(newline="", encoding="utf-8-sig") as text:
         reader = csv.DictReader(text, strict=True)
-        _demand_columns(file, reader.fieldnames or ())
+        _require_columns(file, reader.fieldnames or ())
         for row in reader:
             if None in row:
                 raise DataError(
@@ -166,7 +166,7 @@ def _json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 raise DataError(f"{file.name}, line {number} is no JSON: {error}") from None
             if not isinstance(row, dict):
                 raise DataError(f"{file.name}, line {number}: expected an object, got {line[:60]}")
-            _demand_columns(file, row)
+            _require_columns(file, row)
             yield number, row
 
 
@@ -177,7 +177,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         with parquet.ParquetFile(file) as table:
             have = table.schema_arrow.names
-            _demand_columns(file, have)
+            _require_columns(file, have)
             wanted = [c for c in ("path", "label", "split", "domain", "group") if c in have]
             number = 0
             for batch in table.iter_batches(8192, columns=wanted):

@@ -55,7 +55,7 @@ def match_classes(names: Sequence[str], classes: Sequence[str], what: str) -> ND
     return found
 
 
-def demand_every_class(labels: NDArray[np.int64], classes: Sequence[str], what: str) -> None:
+def require_every_class(labels: NDArray[np.int64], classes: Sequence[str], what: str) -> None:
     """See that a part has images of every class.
 
     Raises:

@@ -1,6 +1,6 @@
 """Small pictures of samples, drawn in processes that may take little and reach nothing else.
 
-`python -m calift_core.data.thumbnails BYTES` answers wishes, one JSON line each, on its standard
+`python -m calift_core.data.thumbnails BYTES` answers requests, one JSON line each, on its standard
 input. It lists folders itself and leaves every decoder to a child that it forks for one image: with
 limits on memory, processor time and files, without its parent's pipes. A file that ends, hangs or
 takes over a decoder costs that one image. Torch-free.
@@ -32,7 +32,7 @@ from PIL import Image
 from calift_core.data.corrupted import CorruptedSource
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.duplicates import perceptual_hash
-from calift_core.data.finding import Finder, Place, Wish
+from calift_core.data.finding import Finder, Place, ThumbnailRequest
 from calift_core.data.images import ImageSet, Pixels
 from calift_core.data.listing import EXTENSIONS
 from calift_core.data.sources import FileSource, NpySource
@@ -195,7 +195,7 @@ def pixels_below(sample: str, roots: Sequence[Path], size: int) -> Pixels:
 
 
 class Answerer:
-    """Answers wishes; each image is drawn in a child of its own."""
+    """Answers requests; each image is drawn in a child of its own."""
 
     def __init__(self) -> None:
         self._finder = Finder()
@@ -207,8 +207,8 @@ class Answerer:
         make = measured if asked.get("measure") else partial(picture, size=size)
         try:
             if asked["imported"]:
-                return _forked(lambda: make(pixels_below(asked["wish"]["sample"], roots, size)))
-            place = self._finder.find(Wish(**asked["wish"]))
+                return _forked(lambda: make(pixels_below(asked["request"]["sample"], roots, size)))
+            place = self._finder.find(ThumbnailRequest(**asked["request"]))
             _make_ready(place)
             return _forked(lambda: make(pixels_of(place, roots, size)))
         except CaliftError as error:
@@ -316,7 +316,7 @@ def serve(asked: IO[bytes], answers: IO[bytes]) -> None:
         except MemoryError:
             error = DataError("the data has too many files to find its images")
             header, body = _told(error), b""
-        except Exception as error:  # one wish must not end the others
+        except Exception as error:  # one request must not end the others
             header = {"code": "CALIFT_ERROR", "hint": "", "message": f"{type(error).__name__}"}
             body = b""
         answers.write(json.dumps(header | {"length": len(body)}).encode() + b"\n" + body)

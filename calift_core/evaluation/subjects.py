@@ -22,7 +22,7 @@ from calift_core.methods import Classifier, Method, RunLength, conclude, make_me
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.methods.pretrain import Pretrain as Pretraining
 from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip, Made, Tokenizer
+from calift_core.models.clip import Clip, ModelConfig, Tokenizer
 from calift_core.models.finished import (
     differences,
     load_finished,
@@ -43,7 +43,7 @@ _RESIDENT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Make:
+class ForwardConfig:
     """What models must share to be judged in one pass."""
 
     image_size: int
@@ -56,7 +56,7 @@ class Make:
     architecture: str
 
     @classmethod
-    def of(cls, made: Made) -> Make:
+    def of(cls, made: ModelConfig) -> ForwardConfig:
         """What a model must share with others to be judged in one pass with them."""
         config = {key: value for key, value in made.config.items() if key != "quick_gelu"}
         p = made.preprocess
@@ -90,7 +90,7 @@ class TrainedModel:
     clip: Clip
     classifier: Classifier
     sha256: str
-    make: Make
+    make: ForwardConfig
     name: str
     pretrained: str | None
     weights: Path | None = None
@@ -146,10 +146,10 @@ def load_like(
     device = first.clip.net.logit_scale.device
     if run_folder_of(path) != path:
         model = load_trained(path, suite, device)
-        demand_alike(first.make, names[0], model.make, names[1])
+        require_alike(first.make, names[0], model.make, names[1])
         return model
     tensors, description = read_finished(path)
-    demand_alike(first.make, names[0], Make.of(made_of(description)), names[1])
+    require_alike(first.make, names[0], ForwardConfig.of(made_of(description)), names[1])
     try:
         state = load_file(weights_of(path))
     except (OSError, SafetensorError) as error:
@@ -187,7 +187,7 @@ def _judged(
         clip,
         classifier,
         sha256,
-        Make.of(made),
+        ForwardConfig.of(made),
         name,
         pretrained,
         weights_of(path),
@@ -233,7 +233,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
     method.load_state(state.method)
     conclude(method)
     classifier = classifier_of(method, captions)
-    make = Make.of(clip.made)
+    make = ForwardConfig.of(clip.made)
     sha256 = weights_sha256(clip.net)
     note = "" if state.made else outdated(spec.model.name, spec.model.pretrained, clip.made)
     return TrainedModel(clip, classifier, sha256, make, clip.name, clip.pretrained, note=note)
@@ -291,7 +291,7 @@ def load_begun(model: ModelSpec, state: TrainState | None, generator: torch.Gene
     clip = load_clip(model.name, model.pretrained, generator=generator, legacy=legacy)
     if state is None or state.made is None or state.made == clip.made.described():
         return clip
-    then = Made(
+    then = ModelConfig(
         {"quick_gelu": state.made["activation"] == "quick_gelu"},
         Preprocess.of(state.made["preprocess"]),
     )
@@ -349,7 +349,7 @@ class Turns:
         return self.clip
 
 
-def demand_alike(one: Make, one_name: str, other: Make, other_name: str) -> None:
+def require_alike(one: ForwardConfig, one_name: str, other: ForwardConfig, other_name: str) -> None:
     """Two models can share a pass if architecture and preprocessing are the same.
 
     Raises:
@@ -357,7 +357,7 @@ def demand_alike(one: Make, one_name: str, other: Make, other_name: str) -> None
     """
     differs = [
         f"{field.name.replace('_', ' ')} ({a} and {b})"
-        for field in fields(Make)
+        for field in fields(ForwardConfig)
         if (a := getattr(one, field.name)) != (b := getattr(other, field.name))
     ]
     if differs:

@@ -37,7 +37,7 @@ SPECTRA = "spectra.jsonl"
 FILES = (METRICS, SPECTRA)
 
 
-class Lines:
+class JsonlAppender:
     """A JSONL file that is appended to, whole line by whole line.
 
     Nothing is buffered here, so that an error shows where it happens and only once.
@@ -107,7 +107,10 @@ class Curves:
                 source, target = resume_from / name, folder / name
                 if source.is_file() and not target.is_file():
                     atomic_write_bytes(target, source.read_bytes())
-        self._metrics, self._spectra = Lines(folder / METRICS), Lines(folder / SPECTRA)
+        self._metrics, self._spectra = (
+            JsonlAppender(folder / METRICS),
+            JsonlAppender(folder / SPECTRA),
+        )
         self._begun = False
 
     def __enter__(self) -> Self:

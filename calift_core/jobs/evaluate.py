@@ -11,7 +11,7 @@ from calift_core.errors import InterruptedRunError, SpecError
 from calift_core.evaluation.forward import Placed
 from calift_core.evaluation.judge import judge
 from calift_core.evaluation.subjects import Subject, TrainedModel, Turns, load_like, load_trained
-from calift_core.jobs.job import Job, Stop, demand_space, never, told
+from calift_core.jobs.job import Job, Stop, never, require_space, told
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.spec import RunSpec
 
@@ -36,7 +36,7 @@ def evaluate_finished(
             f"the evaluation needs a folder of its own, {str(folder)!r} holds a run already"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    demand_space(folder)
+    require_space(folder)
     yield from Job(spec, folder, None, None, stop).judge(finished)
 
 
@@ -74,9 +74,9 @@ def evaluate_many(
     names = list(models)
     first = models[names[0]].spec
     for name in names[1:]:
-        _demand_same_pass(names[0], first, name, models[name].spec)
+        _require_same_pass(names[0], first, name, models[name].spec)
     folder.mkdir(parents=True, exist_ok=True)
-    demand_space(folder)
+    require_space(folder)
     jobs = {name: Job(models[name].spec, folder / name, None, None, stop) for name in names}
     yield PhaseRecord(phase="loading", detail=f"{len(names)} models")
     suite = load_suite(first.suite)
@@ -118,7 +118,7 @@ def evaluate_many(
         )
 
 
-def _demand_same_pass(one_name: str, one: RunSpec, other_name: str, other: RunSpec) -> None:
+def _require_same_pass(one_name: str, one: RunSpec, other_name: str, other: RunSpec) -> None:
     differs = [
         what
         for what, a, b in (

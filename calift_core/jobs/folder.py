@@ -22,8 +22,8 @@ from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, SpecError
 from calift_core.files import atomic_write_json
-from calift_core.jobs.curves import Curves, Lines
-from calift_core.jobs.job import Job, Stop, demand_space, never, told, work_on
+from calift_core.jobs.curves import Curves, JsonlAppender
+from calift_core.jobs.job import Job, Stop, never, require_space, told, work_on
 from calift_core.jobs.tiny import ensure_tiny, pretraining_key, pretraining_spec, publish_tiny
 from calift_core.models.loading import TINY
 from calift_core.packaged import packaged
@@ -64,7 +64,7 @@ def run_job(
         InterruptedRunError: `stop` said so; a checkpoint is saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    demand_space(folder)
+    require_space(folder)
     if (
         spec.model.name == TINY
         and spec.model.pretrained is not None
@@ -123,7 +123,7 @@ def run_in_folder(
         after: Callable[[], None] | None = _publisher(spec, folder)
     else:
         after = None
-    with Curves(folder, resume_from) as curves, Lines(folder / "records.jsonl") as records:
+    with Curves(folder, resume_from) as curves, JsonlAppender(folder / "records.jsonl") as records:
         worked = run_job(
             spec,
             folder,

@@ -84,13 +84,13 @@ def never() -> bool:
 def work_on(job: Job) -> Iterator[Record]:
     """Train, evaluate, report: what happens, in order."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    demand_space(job.folder)
+    require_space(job.folder)
     for record in job.run():
         job.hear(record)
         yield record
 
 
-def demand_space(folder: Path) -> None:
+def require_space(folder: Path) -> None:
     """Make sure that a run can be stored.
 
     Raises:
@@ -561,16 +561,16 @@ class Job:
                     at = Path("checkpoint") / "steps" / f"{state.step:08d}"
                     (self.folder / at.parent).mkdir(parents=True, exist_ok=True)
                     link_tree(folder / at, self.folder / at)
-                self._demand_same(state.step)
+                self._require_same(state.step)
                 return state
             if problems:
                 yield LogRecord(
                     level="warning", message="No checkpoint is usable: training starts anew."
                 )
-        self._demand_same(None)
+        self._require_same(None)
         return None
 
-    def _demand_same(self, step: int | None) -> None:
+    def _require_same(self, step: int | None) -> None:
         """See that all ranks go on from the same checkpoint.
 
         Raises:

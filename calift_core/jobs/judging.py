@@ -36,10 +36,10 @@ from calift_core.evaluation.items import Item, Settings
 from calift_core.evaluation.judge import Verdict, judge_set
 from calift_core.evaluation.partial import adopt_shards
 from calift_core.evaluation.progress import Progress
-from calift_core.evaluation.subjects import Make, Subject, Turns, load_like, load_trained
+from calift_core.evaluation.subjects import ForwardConfig, Subject, Turns, load_like, load_trained
 from calift_core.files import atomic_write_json
-from calift_core.jobs.curves import Lines
-from calift_core.jobs.job import Stop, demand_space, never, told
+from calift_core.jobs.curves import JsonlAppender
+from calift_core.jobs.job import Stop, never, require_space, told
 from calift_core.models.finished import made_of, read_finished
 from calift_core.models.precision import Precision, resolve_device, resolve_precision
 from calift_core.models.zeroshot import resolve_templates
@@ -65,7 +65,7 @@ def judge_in_folder(
     """`judge_runs`, with `records.jsonl` written as it goes."""
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_json(folder / "spec.json", spec.model_dump(mode="json"))
-    with Lines(folder / "records.jsonl") as records:
+    with JsonlAppender(folder / "records.jsonl") as records:
         for record in judge_runs(spec, folder, inputs=inputs, resume_from=resume_from, stop=stop):
             records.add(record.model_dump_json())
             yield record
@@ -99,7 +99,7 @@ def judge_runs(
         InterruptedRunError: `stop` said so; what is done is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    demand_space(folder)
+    require_space(folder)
     runs = [_Run.of(run_id, inputs[run_id], spec) for run_id in spec.runs if run_id in inputs]
     gone = [run_id for run_id in spec.runs if run_id not in inputs]
     if not runs:
@@ -131,7 +131,7 @@ def judge_runs(
 class _Alike:
     """What runs must share to be judged in one pass."""
 
-    make: Make
+    make: ForwardConfig
     classes: tuple[str, ...]
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
@@ -170,7 +170,7 @@ class _Run:
         changes = {} if job.batch_size is None else {"batch_size": job.batch_size}
         own = {spec.suite.id} & set(job.suites)
         alike = _Alike(
-            make=Make.of(made_of(description)),
+            make=ForwardConfig.of(made_of(description)),
             classes=tuple(description["classes"]),
             class_names=tuple(description["class_names"]),
             templates=resolve_templates(spec.suite.templates),

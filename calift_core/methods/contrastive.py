@@ -58,7 +58,7 @@ class Contrastive(Stateless):
         if weights.get("orthogonality"):
             clip.image_projection()
         if weights.get("cross_tower"):
-            demand_cross_tower(clip)
+            require_cross_tower(clip)
 
     @property
     def couples(self) -> bool:
@@ -106,7 +106,7 @@ class Contrastive(Stateless):
             self.teacher.load_state(state)
 
 
-def demand_cross_tower(clip: Clip) -> None:
+def require_cross_tower(clip: Clip) -> None:
     """Refuse, before anything is trained, a model that ‖W_v W_tᵀ‖ is not defined for.
 
     Raises:

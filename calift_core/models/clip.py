@@ -23,7 +23,7 @@ Activation = Literal["gelu", "quick_gelu"]
 
 
 @dataclass(frozen=True)
-class Made:
+class ModelConfig:
     """What decides a model's outputs beside its weights.
 
     Attributes:
@@ -63,7 +63,7 @@ class Clip(nn.Module):
         net: nn.Module,
         tokenizer: Callable[[], Tokenizer],
         *,
-        made: Made,
+        made: ModelConfig,
         name: str,
         pretrained: str | None,
     ) -> None:
@@ -153,7 +153,7 @@ class Clip(nn.Module):
         Raises:
             ModelError: nothing can be compiled on this machine.
         """
-        _demand_compiler(self.net.logit_scale.device, backend)
+        _require_compiler(self.net.logit_scale.device, backend)
         self._compile(backend)
 
     def _compile(self, backend: str) -> None:
@@ -232,7 +232,7 @@ class Clip(nn.Module):
         Raises:
             UnsupportedTowerError: the tower is none of open_clip's causal ones.
         """
-        self._demand_causal()
+        self._require_causal()
         found: Tensor = self.net.token_embedding(tokens)
         return found.detach()
 
@@ -249,11 +249,11 @@ class Clip(nn.Module):
         Raises:
             UnsupportedTowerError: the tower is none of open_clip's causal ones.
         """
-        self._demand_causal()
+        self._require_causal()
         features = _encode_words(self.net, words.to(self.net.transformer.get_cast_dtype()), tokens)
         return F.normalize(features.float(), dim=-1)
 
-    def _demand_causal(self) -> None:
+    def _require_causal(self) -> None:
         if not _is_causal(self.net):
             raise Unsupported(
                 f"the text tower of {self.name} takes no vectors in the place of words: it is not "
@@ -285,7 +285,7 @@ def _is_convolutional(net: Any) -> bool:
     return sum(isinstance(m, nn.Conv2d) for m in net.visual.modules()) > 1
 
 
-def _demand_compiler(device: torch.device, backend: str) -> None:
+def _require_compiler(device: torch.device, backend: str) -> None:
     """Compile something small.
 
     Raises:

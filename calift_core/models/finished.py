@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import CheckpointError, ModelError, SpecError
-from calift_core.models.clip import Clip, Made
+from calift_core.models.clip import Clip, ModelConfig
 from calift_core.models.hub import FOLDER_PREFIX
 from calift_core.models.loading import (
     construct,
@@ -98,14 +98,14 @@ def _from_format_1(description: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def made_of(description: Mapping[str, Any]) -> Made:
+def made_of(description: Mapping[str, Any]) -> ModelConfig:
     """How the model of a `model.json` is built.
 
     Raises:
         CheckpointError: what it says does not go together.
     """
     try:
-        made = Made(description["config"], Preprocess.of(description["preprocess"]))
+        made = ModelConfig(description["config"], Preprocess.of(description["preprocess"]))
         activation, size = made.activation, made_with(made.config, {}).preprocess.size
     except (ModelError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"the description of the model is damaged: {error}") from None
@@ -147,7 +147,7 @@ def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]
     return clip, tensors, description
 
 
-def outdated(name: str, pretrained: str | None, made: Made) -> str:
+def outdated(name: str, pretrained: str | None, made: ModelConfig) -> str:
     """Say in what a model differs from what its name stands for today.
 
     Args:
@@ -176,7 +176,7 @@ def outdated(name: str, pretrained: str | None, made: Made) -> str:
 _NAMES = {"gelu": "GELU", "quick_gelu": "QuickGELU"}
 
 
-def differences(one: Made, other: Made) -> str:
+def differences(one: ModelConfig, other: ModelConfig) -> str:
     """In what two models are made differently, for people: `GELU and QuickGELU`, ….
 
     The architecture apart from the activation is not looked at: weights fit only one.

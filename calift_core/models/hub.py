@@ -32,7 +32,7 @@ def config_file(name: str) -> Path:
     """The config of a folder, or of a hub repository: fetched if need be."""
     if name.startswith(FOLDER_PREFIX):
         return Path(name.removeprefix(FOLDER_PREFIX)).expanduser() / CONFIG_NAME
-    _demand_hub(name, None)
+    _require_hub(name, None)
     repository = name.removeprefix(HUB_PREFIX)
     try:
         return Path(download_pretrained_from_hf(repository, filename=CONFIG_NAME))
@@ -62,7 +62,7 @@ def quietly() -> Iterator[None]:
 
 def fetch_weights(name: str, pretrained: str, tag: Mapping[str, Any]) -> Path:
     """The file of published weights, from the cache or the hub."""
-    _demand_hub(name, pretrained)
+    _require_hub(name, pretrained)
     with quietly():
         try:
             return Path(open_clip.download_pretrained(dict(tag)))
@@ -109,7 +109,7 @@ def in_hub_cache(repository: str) -> bool:
         return False
 
 
-def _demand_hub(name: str, pretrained: str | None) -> None:
+def _require_hub(name: str, pretrained: str | None) -> None:
     """Fail at once where a download would retry for a minute: no cache, no network, no proxy.
 
     Raises:

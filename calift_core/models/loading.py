@@ -34,7 +34,7 @@ from calift_core.errors import ModelError, ModelUnavailableError, UnknownNameErr
 from calift_core.files import sha256_file
 from calift_core.home import models_dir
 from calift_core.installed import pip_install
-from calift_core.models.clip import Clip, Made, Tokenizer
+from calift_core.models.clip import Clip, ModelConfig, Tokenizer
 from calift_core.models.hub import (
     CONFIG_NAME,
     FOLDER_PREFIX,
@@ -110,7 +110,7 @@ def load_clip(
     return Clip(net, tokenizer_of(name, made), made=made, name=name, pretrained=pretrained)
 
 
-def resolve(name: str, pretrained: str | None, *, legacy: bool = False) -> Made:
+def resolve(name: str, pretrained: str | None, *, legacy: bool = False) -> ModelConfig:
     """How a model is built and what its images go through, without building it.
 
     A tag's own configuration decides activation, mean, deviation, interpolation and resize mode;
@@ -162,19 +162,21 @@ _PREPROCESS_KEYS = (
 )
 
 
-def made_with(config: Mapping[str, Any], preprocess: Mapping[str, Any], note: str = "") -> Made:
+def made_with(
+    config: Mapping[str, Any], preprocess: Mapping[str, Any], note: str = ""
+) -> ModelConfig:
     """How a model is made of a configuration of open_clip and its preprocessing."""
     # open_clip takes the size from the network that it has built.
     vision = config["vision_cfg"]
     size = vision.get("image_size", 224) if isinstance(vision, dict) else 224
-    return Made(config, Preprocess.of({**preprocess, "size": size}), note)
+    return ModelConfig(config, Preprocess.of({**preprocess, "size": size}), note)
 
 
 def _as_before(preprocess: Preprocess) -> Preprocess:
     return replace(preprocess, interpolation="bicubic", resize_mode="shortest", fill_color=0)
 
 
-def _registered(name: str, pretrained: str | None, legacy: bool) -> Made:
+def _registered(name: str, pretrained: str | None, legacy: bool) -> ModelConfig:
     """A model of open_clip's own list."""
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
@@ -298,7 +300,7 @@ def _seeded(generator: torch.Generator | None) -> Iterator[None]:
         yield
 
 
-def construct(made: Made, generator: torch.Generator | None) -> nn.Module:
+def construct(made: ModelConfig, generator: torch.Generator | None) -> nn.Module:
     """The network that open_clip builds, with random weights."""
     described = {"model_cfg": dict(made.config), "preprocess_cfg": made.preprocess.described()}
     with tempfile.TemporaryDirectory() as folder, _seeded(generator), quietly():
@@ -342,7 +344,7 @@ def _load_published(net: nn.Module, path: Path, what: str) -> None:
             ) from error
 
 
-def tokenizer_of(name: str, made: Made) -> Callable[[], Tokenizer]:
+def tokenizer_of(name: str, made: ModelConfig) -> Callable[[], Tokenizer]:
     """Makes a model's tokenizer, by open_clip's own function where it knows the name."""
     text = made.config["text_cfg"]
     fetched = text.get("hf_tokenizer_name", "")

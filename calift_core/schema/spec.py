@@ -728,12 +728,12 @@ class RunSpec(Frozen):
     def _makes_sense(self) -> RunSpec:
         if isinstance(self.method, Pretrain) and self.suite.shifts:
             raise ValueError("pretrain uses the ID data alone; shifts belong to fine-tuning runs")
-        self._demand_adaptable()
-        self._demand_sense()
-        self._demand_shareable()
+        self._require_adaptable()
+        self._require_sense()
+        self._require_shareable()
         return self
 
-    def _demand_shareable(self) -> None:
+    def _require_shareable(self) -> None:
         """Several processes only where each has something to do, and a device for it."""
         n, device = self.resources.processes, self.train.device
         if n == 1:
@@ -758,7 +758,7 @@ class RunSpec(Frozen):
                 f"{self.train.accumulation_steps} accumulation steps, got {self.train.batch_size}"
             )
 
-    def _demand_adaptable(self) -> None:
+    def _require_adaptable(self) -> None:
         """A part of the towers only where a method trains them."""
         adapt, method = self.train.adapt, self.method
         if adapt in method.adapts:
@@ -771,7 +771,7 @@ class RunSpec(Frozen):
             reason = "it begins with random weights, and all of them have to be trained"
         raise ValueError(f"train.adapt: {method.kind} does not go with {adapt}: {reason}")
 
-    def _demand_sense(self) -> None:
+    def _require_sense(self) -> None:
         """Training-time calibration only where the method has a place for it."""
         method, on = self.method, self.train.confidence.active()
         if isinstance(method, LinearProbe) and method.solver == "lbfgs" and on:

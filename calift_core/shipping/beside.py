@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from calift_core.analysis.calibrators import demand_same
+from calift_core.analysis.calibrators import require_same
 from calift_core.analysis.chunks import logit_chunks
 from calift_core.analysis.report import read_report
 from calift_core.calibration import Calibrator
@@ -32,7 +32,7 @@ def reads_initial(calibrator: Calibrator | None) -> bool:
     return calibrator is not None and calibrator.reads_initial
 
 
-def demand_start(run: Path, initial: Path) -> None:
+def require_start(run: Path, initial: Path) -> None:
     """Make sure that a run started from the model of another one.
 
     Raises:
@@ -110,7 +110,7 @@ def initial_logits(
     if initial is None or not reads_initial(calibrator):
         return None
     first = read_predictions(predictions_beside(initial, own.metadata.dataset))
-    demand_same(own, first)
+    require_same(own, first)
     return first.logits
 
 
@@ -129,7 +129,7 @@ def chunks_beside(
     for chunk, other in zip_longest(logit_chunks(path), logit_chunks(first)):
         if chunk is None or other is None:
             raise PredictionsError(f"{str(path)!r} and {str(first)!r} must be of the same samples")
-        demand_same(chunk, other)
+        require_same(chunk, other)
         yield chunk, other.logits
 
 

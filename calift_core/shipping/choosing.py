@@ -33,7 +33,7 @@ from calift_core.calibration.bins import Doubles, Floats
 from calift_core.calibration.registry import (
     BESIDE_CALIBRATORS,
     calibrator_from_dict,
-    demand_initial,
+    require_initial,
 )
 from calift_core.errors import DataError, PredictionsError, UnknownNameError
 from calift_core.files import atomic_write_json
@@ -41,10 +41,10 @@ from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import Predictions
 from calift_core.schema.report import Report
 from calift_core.shipping.beside import (
-    demand_start,
     initial_logits,
     keep_initial,
     predictions_beside,
+    require_start,
 )
 
 #: The name of the choice in a run's folder.
@@ -138,10 +138,10 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
     """
     if kind not in (AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS):
         raise UnknownNameError("calibrator", kind, [AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS])
-    demand_initial(kind, named=initial is not None)
+    require_initial(kind, named=initial is not None)
     report = read_report(folder)
     if initial is not None:
-        demand_start(folder, initial)
+        require_start(folder, initial)
     paths = part_of(folder, report, "calibration")
     if not paths:
         raise DataError(

@@ -98,7 +98,7 @@ def export_run(
     report = read_report(run)
     _, description = read_finished(run)
     choice = read_choice(run)
-    _demand_free(folder, overwrite)
+    _require_free(folder, overwrite)
     told("judging the calibrated model on the stored predictions")
     calibrator = None if choice is None else choice.fitted()
     rows = list(judged(run, report, calibrator))
@@ -175,7 +175,7 @@ def _write_card(folder: Path, exported: Exported, rows: list[Row]) -> str:
     return note
 
 
-def _demand_free(folder: Path, overwrite: bool) -> None:
+def _require_free(folder: Path, overwrite: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / EXPORT_NAME).is_file():

@@ -95,7 +95,7 @@ def push(what: Parcel, *, token: str | None = None) -> str:
         SpecError: there is no token, the hub refuses it, or the repository is there and public
             where a private one is asked for. Nothing is sent then.
     """
-    demand_reachable(what.endpoint)
+    require_reachable(what.endpoint)
     token = token or get_token()
     if not token:
         raise SpecError(
@@ -135,7 +135,7 @@ def push(what: Parcel, *, token: str | None = None) -> str:
     return str(url)
 
 
-def demand_reachable(endpoint: str) -> None:
+def require_reachable(endpoint: str) -> None:
     """Fail at once where an upload would retry for minutes.
 
     Raises:

@@ -173,7 +173,7 @@ def _of(diagram: Reliability) -> str:
     return f"{diagram.evaluation_id}-{zlib.crc32(edges.encode()):08x}"
 
 
-def brushed(
+def diagram_payload(
     diagram: Reliability,
     *,
     title: str,

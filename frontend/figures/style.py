@@ -126,9 +126,9 @@ def run_slots(run_ids: Iterable[str], known: Mapping[str, int] | None = None) ->
     slots: dict[str, int] = {}
     used: dict[int, int] = defaultdict(int)
     for run_id in [i for i in ids if i in known] + [i for i in ids if i not in known]:
-        wish = known.get(run_id, zlib.crc32(run_id.encode()) % len(PALETTE))
-        ring = [(wish + k) % len(PALETTE) for k in range(len(PALETTE))]
-        slot = min(ring, key=lambda s: used[s])
+        preferred = known.get(run_id, zlib.crc32(run_id.encode()) % len(PALETTE))
+        candidates = [(preferred + k) % len(PALETTE) for k in range(len(PALETTE))]
+        slot = min(candidates, key=lambda s: used[s])
         slots[run_id] = slot
         used[slot] += 1
     return slots

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from backend.artifacts import publish_artifact
-from backend.explore.foreseen import Foreseen
+from backend.explore.precomputing import ComparisonPrecomputer
 from backend.main import create_app
 from calift_core import calibration
 from calift_core.analysis.condition import Samples, matching
@@ -720,7 +720,7 @@ def test_foreseen__a_finished_run_is_compared_with_zero_shot_before_anybody_asks
     services = app.state.services
     base = make_run(seed=0, method={"kind": "zero_shot"})
     run = make_run(seed=1)
-    Foreseen(services.store, services.comparer, services.explorer).look()
+    ComparisonPrecomputer(services.store, services.comparer, services.explorer).look()
     shutil.rmtree(settings.artifacts_dir)
     found = get(api, "/compare", run_id=[base, run])
     assert {d["dataset"] for d in found["runs"][1]["differences"]} == {"id", "sketch", "noise/3"}

@@ -19,11 +19,11 @@ from PIL import Image
 from scipy.stats import fisher_exact
 from starlette.testclient import TestClient
 
-from backend.thumbnails import Kept
+from backend.thumbnails import ThumbnailCache
 from calift_core.calibration import score_samples, softmax
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.decode import decode
-from calift_core.data.finding import Finder, Wish
+from calift_core.data.finding import Finder, ThumbnailRequest
 from calift_core.data.suites.load import load_suite
 from calift_core.data.thumbnails import pixels_of
 from calift_core.predictions.read import read_scores, read_scores_at, read_top
@@ -523,7 +523,7 @@ def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(
             del data[rng.randrange(len(data)) :]
         (photos / "test" / "cat" / f"fuzzed {k}.{ending}").write_bytes(data)
     evaluation = evaluated(photos)["photos/test"]
-    lines = app.state.services.thumbnails._lines
+    lines = app.state.services.thumbnails._workers
     answers = {}
     for path in (photos / "test" / "cat").glob("fuzzed*"):
         answer = thumbnail(api, evaluation, f"test/cat/{path.name}", size=64)
@@ -547,7 +547,7 @@ def test_thumbnail__waits_for_its_turn_so_long_and_is_there_for_who_asks_again(
 ) -> None:
     evaluation = evaluated(photos)["photos/test"]
     assert thumbnail(api, evaluation, "test/cat/0 ü.png").status_code == 200
-    first = app.state.services.thumbnails._lines[0]
+    first = app.state.services.thumbnails._workers[0]
     monkeypatch.setattr("backend.thumbnails._PATIENCE_S", 0.2)
     os.kill(first.drawer.pid, signal.SIGSTOP)
     try:
@@ -567,20 +567,20 @@ def test_thumbnail__only_registered_folders_are_read_where_they_are_named(
     make_settings: Any, sqlite_url: str, photos: Path, tmp_path: Path
 ) -> None:
     finder = Finder()
-    wish = Wish(
+    request = ThumbnailRequest(
         suites=[{"id": f"folder:{photos}"}], dataset="photos/test", role="id", corruption=None,
         severity=None, sample="test/cat/0 ü.png", label=0,
     )  # fmt: skip
-    assert pixels_of(finder.find(wish), [], 64).shape == (96, 96, 3)
+    assert pixels_of(finder.find(request), [], 64).shape == (96, 96, 3)
     (photos / "test" / "cat" / "0 ü.png").unlink()
     (photos / "test" / "cat" / "0 ü.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(Exception, match="outside the folders"):
-        pixels_of(finder.find(wish), [], 64)
-    assert pixels_of(finder.find(wish), [tmp_path], 64).shape == (96, 96, 3)
+        pixels_of(finder.find(request), [], 64)
+    assert pixels_of(finder.find(request), [tmp_path], 64).shape == (96, 96, 3)
 
 
 def test_kept__stays_within_its_bytes(tmp_path: Path) -> None:
-    kept = Kept(tmp_path, 10_000)
+    kept = ThumbnailCache(tmp_path, 10_000)
     body = b"\x89PNG" + bytes(496)
     for k in range(60):
         kept.put(f"{k:064x}", body)

@@ -155,7 +155,7 @@ def test_upgrade__waiting_runs_keep_their_place_and_apple_runs_get_a_queue(empty
     migrations.upgrade(empty)
     store = Stores.on(empty)
     taken = [
-        store.claims.claim_next(["gpu", "mps"], bell=None, worker_id="w", ttl_s=60)
+        store.claims.claim_next(["gpu", "mps"], message_run=None, worker_id="w", ttl_s=60)
         for _ in range(3)
     ]
     assert [claim.run_id for claim in taken if claim] == ["drained", "waits", "retried"]

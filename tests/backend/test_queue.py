@@ -1,4 +1,4 @@
-"""The doorbell, with a real broker: it rings, it may be lost, and it never loses a run."""
+"""Messages, with a real broker: they may be lost, and no run is."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from backend.queue import (
     relay_once,
 )
 from backend.store.engine import open_engine
+from backend.store.reaper import LeaseReaper
 from backend.store.stores import Stores
-from backend.store.sweeper import Sweeper
 from tests.conftest import spec_of, unavailable, until
 
 pytestmark = pytest.mark.service
@@ -119,8 +119,8 @@ def test_relay__rings_once_for_each_run_in_order_of_priority(
     low = one_store.runs.submit(spec_of(), priority=-10)
     high = one_store.runs.submit(spec_of(train={"device": "cuda"}), priority=10)
     middle = one_store.runs.submit(spec_of())
-    assert relay_once(one_store.doorbells, celery) == 3
-    assert relay_once(one_store.doorbells, celery) == 0
+    assert relay_once(one_store.outbox, celery) == 3
+    assert relay_once(one_store.outbox, celery) == 0
     assert broker.messages() == [("gpu", high), ("cpu", middle), ("cpu", low)]
 
 
@@ -136,15 +136,15 @@ def test_relay__of_several_one_rings_for_each_run(
     try:
         for keeper in keepers:
             keeper.start()
-        until(lambda: not store.doorbells.unsent(), timeout_s=60, what="all to be rung for")
+        until(lambda: not store.outbox.unsent(), timeout_s=60, what="all to be sent for")
     finally:
         for keeper in keepers:
             keeper.stop()
         for one in [store, *stores]:
             one.close()
-    rung = [run_id for _, run_id in broker.messages()]
-    assert len(set(rung)) == 200
-    assert len(rung) == 200, "messages for 200 runs"
+    sent = [run_id for _, run_id in broker.messages()]
+    assert len(set(sent)) == 200
+    assert len(sent) == 200, "messages for 200 runs"
 
 
 def test_relay__broker_away_keeps_the_run_and_rings_later(
@@ -156,15 +156,15 @@ def test_relay__broker_away_keeps_the_run_and_rings_later(
     assert not broker_answers(celery)
     run_id = one_store.runs.submit(spec_of())
     with pytest.raises(OperationalError):
-        relay_once(one_store.doorbells, celery)
+        relay_once(one_store.outbox, celery)
     with pytest.raises(OperationalError):
         publish(celery, run_id)
-    assert [row.run_id for row in one_store.doorbells.unsent()] == [run_id]
+    assert [row.run_id for row in one_store.outbox.unsent()] == [run_id]
     keeper = Housekeeper(one_store.engine, celery, artifacts, settings)
     keeper.start()
     try:
         broker.start()
-        until(lambda: not one_store.doorbells.unsent(), what="the relay to ring")
+        until(lambda: not one_store.outbox.unsent(), what="the relay to send")
         assert broker.messages() == [("cpu", run_id)]
     finally:
         keeper.stop()
@@ -194,18 +194,18 @@ def test_housekeeper__outlives_a_database_that_fails(
 ) -> None:
     settings, celery, artifacts = parts
     failed = threading.Event()
-    sweep = Sweeper.sweep
+    sweep = LeaseReaper.sweep
 
     def broken(*_: Any, **__: Any) -> Any:
         failed.set()
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(Sweeper, "sweep", broken)
+    monkeypatch.setattr(LeaseReaper, "sweep", broken)
     keeper = Housekeeper(one_store.engine, celery, artifacts, settings)
     keeper.start()
     try:
         assert failed.wait(10)
-        monkeypatch.setattr(Sweeper, "sweep", sweep)
+        monkeypatch.setattr(LeaseReaper, "sweep", sweep)
         one_store.runs.submit(spec_of())
         until(broker.messages, what="the relay to work all the same")
     finally:

@@ -257,7 +257,7 @@ def test_pause__takes_waiting_runs_out_of_line_and_resume_puts_them_back(
     assert resumed.json()["phase"] == "RUNNING"
     services.sweeping.advance(sweep_id)
     assert {r["phase"] for r in runs_of(api, sweep_id)} == {"STARTING", "QUEUED"}
-    assert len(services.store.doorbells.unsent(100)) >= 4
+    assert len(services.store.outbox.unsent(100)) >= 4
     assert services.store.claims.requeue(runs[0]["id"], claim.attempt)
     for run in runs_of(api, sweep_id, "QUEUED"):
         finish(run)

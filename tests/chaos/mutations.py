@@ -53,7 +53,7 @@ MUTATIONS = {
         (f"{_STORE}/test_claims.py", "-k", "one_wins and sqlite"),
     ),
     "outbox": Mutation(
-        "what is queued leaves no doorbell in its transaction",
+        "what is queued leaves no message in its transaction",
         "backend/store/outbox.py",
         "    connection.execute(insert(Outbox).values("
         "run_id=run_id, priority=priority, created_at=now))",
@@ -65,7 +65,7 @@ MUTATIONS = {
         "backend/store/claims.py",
         '"lease_expires": NOW + ttl_s,\n            "heartbeat_at": NOW',
         '"lease_expires": __import__("time").time() + ttl_s,\n            "heartbeat_at": NOW',
-        (f"{_STORE}/test_sweeper.py", "-k", "clock and sqlite"),
+        (f"{_STORE}/test_reaper.py", "-k", "clock and sqlite"),
     ),
     "self-fence": Mutation(
         "a worker that the database does not answer goes on for ever",
@@ -74,12 +74,12 @@ MUTATIONS = {
         "if time.monotonic() >= self._deadline:\n                pass",
         (_SUPERVISOR, "-k", "unreachable_database"),
     ),
-    "sweeper": Mutation(
+    "reaper": Mutation(
         "nobody looks for leases that have run out",
-        "backend/store/sweeper.py",
+        "backend/store/reaper.py",
         "for run_id, attempt in expired:",
         "for run_id, attempt in expired[:0]:",
-        (f"{_STORE}/test_sweeper.py", "-k", "spent and sqlite"),
+        (f"{_STORE}/test_reaper.py", "-k", "spent and sqlite"),
     ),
     "atomic rename": Mutation(
         "files are written in place",

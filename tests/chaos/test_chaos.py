@@ -36,7 +36,7 @@ ELSEWHERE = {
     "flush": "tests/worker/test_worker.py::test_worker__a_broker_that_is_emptied",
     "api": "tests/backend/test_embedded.py::test_stack__what_dies_is_started_again",
     "away": "tests/worker/test_supervisor.py::test_supervise__an_unreachable_database_ends",
-    "clock": "tests/backend/store/test_sweeper.py::test_lease__is_by_the_databases_clock",
+    "clock": "tests/backend/store/test_reaper.py::test_lease__is_by_the_databases_clock",
 }
 
 

@@ -42,7 +42,7 @@ def arm(traps: Path) -> None:
 
     @event.listens_for(Engine, "commit")
     def on_commit(connection):
-        # The thread that supervises; relay, sweeper and heartbeat have others.
+        # The thread that supervises; relay, lease reaper and heartbeat have others.
         if not threading.current_thread().name.startswith("ThreadPool"):
             return
         if sprung(traps / "commit-before"):

@@ -330,7 +330,7 @@ def test_restart__of_the_dashboard_needs_no_new_log_in_nor_a_second_one_beside_i
         tab.goto(second.at("run?id={CaRot}"))
         settle(tab)
         assert tab.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
-        demand_proxy_with_tls(second)
+        require_proxy_with_tls(second)
     context.close()
 
 
@@ -383,7 +383,7 @@ def test_exposed__bind_needs_names(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def demand_proxy_with_tls(made: Dashboard) -> None:
+def require_proxy_with_tls(made: Dashboard) -> None:
     """Behind a proxy with TLS a dashboard goes by the name that it was given, and by no other."""
     link = made.link().removeprefix(made.url)
     named = {"Host": "calift.example", "X_Forwarded_Proto": "https"}

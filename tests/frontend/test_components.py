@@ -90,7 +90,7 @@ def test_chart__is_drawn_by_the_script_that_plotly_published_with_its_licence() 
 
 
 @pytest.mark.parametrize("scheme", ["equal_mass", "equal_width"])
-def test_brushed__says_of_each_bin_what_the_numbers_say(scheme: Any) -> None:
+def test_diagram_payload__says_of_each_bin_what_the_numbers_say(scheme: Any) -> None:
     predictions = example_predictions(0)
     scores = score_samples(predictions.logits, predictions.labels)
     curve = smooth_curve(scores)
@@ -99,7 +99,9 @@ def test_brushed__says_of_each_bin_what_the_numbers_say(scheme: Any) -> None:
         role="shift", temperature=1.0,
         **reliability_numbers(scores, Binning(5, scheme), smooth=curve),
     )  # fmt: skip
-    made = figures.reliability.brushed(diagram, title="a run", colour="#000000", chosen=(0.2, 0.9))
+    made = figures.reliability.diagram_payload(
+        diagram, title="a run", colour="#000000", chosen=(0.2, 0.9)
+    )
     assert [b["count"] for b in made["bins"]] == [b.count for b in diagram.bins]
     for given_bin, b in zip(made["bins"], diagram.bins, strict=True):
         inside = b.interval_low <= b.mean_confidence <= b.interval_high
@@ -109,7 +111,7 @@ def test_brushed__says_of_each_bin_what_the_numbers_say(scheme: Any) -> None:
     # Bins of equal mass would all be as high as each other.
     assert (made["density"] is not None) == (scheme == "equal_mass")
     assert made["error"]["floor"] == diagram.null_mean
-    after = figures.reliability.brushed(
+    after = figures.reliability.diagram_payload(
         diagram.model_copy(update={"in_sample": True}), title="", colour=""
     )
     assert after["error"] is None

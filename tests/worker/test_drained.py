@@ -40,7 +40,7 @@ def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(
     thread = threading.Thread(target=worker.answer, args=(run_id,))
     thread.start()
     try:
-        until(lambda: given_back == [run_id], what="the bell to go to another worker")
+        until(lambda: given_back == [run_id], what="the message to go to another worker")
         worker._say_seen()
         (told,) = store.workers.recent()
         assert told.trouble == "ada asked it to take no run for now."

@@ -343,7 +343,7 @@ def test_supervise__another_attempt_fences_this_one_off(bench: Bench, tmp_path: 
         bench.reaches(run_id, 6)
         pid = bench.runner_pid(run_id)
         with writing(bench.store.engine) as connection:
-            # As the sweeper and another worker would do when this one had been frozen.
+            # As the lease reaper and another worker would do when this one had been frozen.
             connection.execute(
                 text("UPDATE runs SET attempt = attempt + 1, owner = 'other' WHERE id = :i"),
                 {"i": run_id},
@@ -367,7 +367,7 @@ def test_supervise__an_unreachable_database_ends_the_attempt_before_the_lease(
             until(lambda: not alive(pid), timeout_s=3.0, what="the runner to be killed")
             assert time.monotonic() - locked_at < 3.0
         assert outcome() == "fenced"
-    assert bench.store.runs.get(run_id).phase == "RUNNING"  # the sweeper's to settle
+    assert bench.store.runs.get(run_id).phase == "RUNNING"  # the lease reaper's to settle
 
 
 def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(

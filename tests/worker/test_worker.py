@@ -272,11 +272,11 @@ def test_worker__a_broker_that_is_emptied_or_dies_and_returns_delays_and_loses_n
 ) -> None:
     waiting = [submit(store) for _ in range(3)]
     app = make_celery(Settings(home=home, broker_url=broker.url))
-    assert relay_once(store.doorbells, app) == 3
+    assert relay_once(store.outbox, app) == 3
     with redis.Redis(unix_socket_path=str(broker.socket)) as connection:
         assert connection.llen("cpu") or connection.keys("cpu*")
         connection.flushall()
-    assert store.doorbells.unsent() == []  # as far as the database knows, all were rung
+    assert store.outbox.unsent() == []  # as far as the database knows, all were sent
     start_worker(database_url)
     for run_id in waiting:
         ends(store, run_id)

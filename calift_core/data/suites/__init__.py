@@ -8,7 +8,7 @@ from pathlib import Path
 
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import Budget
-from calift_core.data.suites.base import Family, SuiteId, Wanted, demand_known_shifts
+from calift_core.data.suites.base import Family, SuiteId, Wanted, require_known_shifts
 from calift_core.data.suites.cifar import Cifar, CifarC
 from calift_core.data.suites.domains import DOMAIN_SUITES, Domains
 from calift_core.data.suites.fashion import FashionMnist
@@ -183,7 +183,7 @@ def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[Family, 
     family = family_of(suite.name)
     turned_off = {name for name, uri in spec.shifts.items() if uri == OFF}
     if family.shifts is not None:
-        demand_known_shifts(suite.name, turned_off, family.shifts)
+        require_known_shifts(suite.name, turned_off, family.shifts)
     if spec.group_by is not None and suite.name not in GROUPED_BY_PATH:
         raise SpecError(
             f"group_by must be for {' or '.join(GROUPED_BY_PATH)}, whose paths name groups, got "

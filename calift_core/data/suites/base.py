@@ -47,7 +47,7 @@ def variable_of(name: str) -> str:
     return f"CALIFT_{name.upper().replace('-', '_')}"
 
 
-def demand_known_shifts(suite: str, names: Iterable[str], known: Iterable[str]) -> None:
+def require_known_shifts(suite: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Make sure that a suite has the shifts that are named.
 
     Raises:

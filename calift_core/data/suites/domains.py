@@ -13,11 +13,11 @@ from calift_core.checks import Check
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import (
     class_folders,
-    demand_folder,
     expected_sizes,
     folder_layout,
     has_parts,
     listed_test,
+    require_folder,
     shares_of,
 )
 from calift_core.data.suites.base import (
@@ -26,7 +26,7 @@ from calift_core.data.suites.base import (
     Loaded,
     Published,
     Wanted,
-    demand_known_shifts,
+    require_known_shifts,
     suite_folder,
     variable_of,
 )
@@ -85,7 +85,7 @@ class Domains(Family):
             DataUnavailableError: they are not there.
         """
         assert path is not None
-        root = demand_folder(path)
+        root = require_folder(path)
         return root, domain_folders(root)
 
     def choose(self, wanted: Wanted, domains: Iterable[str]) -> tuple[str, list[str]]:
@@ -99,7 +99,7 @@ class Domains(Family):
         if own not in domains:
             raise UnknownNameError("domain", wanted.domain or own, domains)
         others = [name for name in domains if name != own]
-        demand_known_shifts(self.name, wanted.turned_off, others)
+        require_known_shifts(self.name, wanted.turned_off, others)
         return own, [name for name in others if name not in wanted.turned_off]
 
     def load(self, wanted: Wanted) -> Loaded:

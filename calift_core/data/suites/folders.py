@@ -10,8 +10,8 @@ import numpy as np
 from calift_core.data.grouped import (
     Groups,
     PathPattern,
-    demand_whole_groups,
     groups_by,
+    require_whole_groups,
     split_whole,
 )
 from calift_core.data.images import ImageSet
@@ -19,10 +19,10 @@ from calift_core.data.listing import (
     Budget,
     LeftOut,
     class_folders,
-    demand_classes,
-    demand_folder,
     folder_layout,
     images_by_class,
+    require_classes,
+    require_folder,
     shares_of,
     shift_folder,
 )
@@ -85,7 +85,7 @@ def load_folder(
     if group_by is not None:
         found = {part: _groups(group_by, images) for part, images in parts.items()}
         groups = groups_by(group_by, whole.ids, root.name)
-        demand_whole_groups({"train": groups, **found}, root.name)
+        require_whole_groups({"train": groups, **found}, root.name)
     parts |= split_whole(whole, groups, shares_of(fractions, parts), "train")
     notes = left_out.notes
     if train != root:
@@ -120,7 +120,7 @@ def _folders_of(root: Path, classes: Sequence[str], name: str) -> Sequence[str]:
     forms = [plain_form(c) for c in classes]
     if plain.keys() == set(forms) and len(plain) == len(forms):
         return [plain[form] for form in forms]
-    demand_classes(root, classes, f"the shift {name!r}")
+    require_classes(root, classes, f"the shift {name!r}")
     return classes
 
 
@@ -147,6 +147,6 @@ class Folder(Family):
         budget: Budget | None = None,
     ) -> ImageSet:
         """The images of its class folders, or of those in its test/."""
-        root = demand_folder(path)
+        root = require_folder(path)
         known = class_folders(shift_folder(root)) if classes is None else classes
         return shift_in(name, root, known, budget)

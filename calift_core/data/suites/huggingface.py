@@ -19,10 +19,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from calift_core.data.arrow import ArrowSource, encoded_column, features_of, open_table
-from calift_core.data.grouped import Groups, demand_whole_groups, split_whole
+from calift_core.data.grouped import Groups, require_whole_groups, split_whole
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import PARTS, Budget, part_named, shares_of
-from calift_core.data.matching import demand_every_class, match_classes
+from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError, DataUnavailableError, SpecError, reason_of
@@ -199,10 +199,10 @@ def _loaded(wanted: Wanted, rows: dict[str, Rows], place: str, notes: tuple[str,
     for part, found in rows.items():
         at = match_classes(found.names, names, f"{place!r}: the split {found.name!r}")
         labels = at[found.labels]
-        demand_every_class(labels, names, f"{place!r}: the split {found.name!r}")
+        require_every_class(labels, names, f"{place!r}: the split {found.name!r}")
         parts[part] = found.image_set(part, "" if has_ids else f"{found.name}/", labels)
     grouped = {part: found.groups for part, found in rows.items() if found.groups is not None}
-    demand_whole_groups(grouped, repr(place))
+    require_whole_groups(grouped, repr(place))
     train = parts.pop("train")
     shares = shares_of(wanted.fractions, parts)
     parts |= split_whole(train, train_rows.groups, shares, "train")

@@ -146,7 +146,7 @@ def imagenet_c_part(root: Path, corruption: str, severity: int) -> Path | None:
     return None
 
 
-def _demand_wnids(root: Path, what: str) -> None:
+def _require_wnids(root: Path, what: str) -> None:
     strange = sorted(set(class_folders(root)) - set(imagenet_wnids()))
     if strange:
         raise DataError(
@@ -224,7 +224,7 @@ class ImageNet(Family):
         where = {name: tree.find(root) or root for name, tree in IMAGENET.items()}
         classes = imagenet_wnids()
         for part in ("train", "test"):
-            _demand_wnids(where[part], part)
+            _require_wnids(where[part], part)
         train = scan(where["train"], classes, "train", "train/", budget=budget)
         test = scan(where["test"], classes, "test", "val/", budget=budget)
         parts = {

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.grouped import Groups, demand_whole_groups, groups_by, split_whole
+from calift_core.data.grouped import Groups, groups_by, require_whole_groups, split_whole
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import PARTS, Budget, shares_of
 from calift_core.data.manifest import Column, Manifest, read_manifest
-from calift_core.data.matching import demand_every_class, match_classes
+from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.sources import FileSource
-from calift_core.data.suites.base import AtPath, Loaded, Wanted, demand_known_shifts
+from calift_core.data.suites.base import AtPath, Loaded, Wanted, require_known_shifts
 from calift_core.errors import DataError, SpecError, UnknownNameError
 from calift_core.schema.spec import FractionSpec
 
@@ -35,7 +35,7 @@ class ManifestFile(AtPath):
         assert wanted.path is not None
         whole = read_manifest(wanted.path, wanted.budget)
         own, others = _domains(whole, wanted.domain)
-        demand_known_shifts(self.name, wanted.turned_off, others)
+        require_known_shifts(self.name, wanted.turned_off, others)
         classes = own.labels.names
         if len(classes) < 2:
             raise DataError(
@@ -140,7 +140,7 @@ def _parts(rows: Manifest, fractions: FractionSpec) -> dict[str, ImageSet]:
     whole = _image_set(rows, "train", rows.labels.codes.astype(np.int64))
     said = rows.splits.names
     if said:
-        _demand_splits(rows)
+        _require_splits(rows)
     parts = {
         part: whole.take(np.flatnonzero(rows.splits.of(part)), part)
         for part in PARTS
@@ -152,7 +152,7 @@ def _parts(rows: Manifest, fractions: FractionSpec) -> dict[str, ImageSet]:
     return parts | split_whole(train, groups, shares, "train")
 
 
-def _demand_splits(rows: Manifest) -> None:
+def _require_splits(rows: Manifest) -> None:
     """See that the parts which a manifest names can be used.
 
     Raises:
@@ -170,8 +170,8 @@ def _demand_splits(rows: Manifest) -> None:
         raise DataError(f"{name}: no row has the split train, there are {', '.join(said.names)}")
     for part in said.names:
         own = rows.labels.codes[said.of(part)].astype(np.int64)
-        demand_every_class(own, rows.labels.names, f"{name}: the split {part!r}")
-    demand_whole_groups(
+        require_every_class(own, rows.labels.names, f"{name}: the split {part!r}")
+    require_whole_groups(
         {
             part: Groups(rows.groups.codes[rows.splits.of(part)], rows.groups.names)
             for part in said.names

@@ -16,11 +16,11 @@ from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import (
     Budget,
     class_folders,
-    demand_folder,
     parts_among,
+    require_folder,
     shares_of,
 )
-from calift_core.data.matching import demand_every_class, match_classes
+from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.shards import ShardIndex, ShardSource, shard_index
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
@@ -53,7 +53,7 @@ class Shards(AtPath):
             for part, folder in folders.items()
         }
         for part, images in parts.items():
-            demand_every_class(images.labels, names, f"{str(root)!r}: {part}")
+            require_every_class(images.labels, names, f"{str(root)!r}: {part}")
         train = parts.pop("train")
         parts |= split_by_hash(train, shares_of(wanted.fractions, parts), "train")
         words = tuple(name.replace("_", " ") for name in names)
@@ -94,7 +94,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
-    demand_folder(root)
+    require_folder(root)
     if not (root / _CLASSES).is_file():
         raise DataUnavailableError(f"there is no {_CLASSES} in {str(root)!r}.", hint=_LAYOUT)
     kind = " ".join(_lines(root / _TYPE)) if (root / _TYPE).is_file() else "classification"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from calift_core.data.images import ImageSet, PixelSource, split_by_hash
 from calift_core.data.listing import PARTS, Budget, shares_of
-from calift_core.data.matching import demand_every_class, match_classes
+from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.sources import FileSource, NpySource
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
@@ -91,7 +91,7 @@ class Torchvision(AtPath):
         classes = listing.classes
         parts = {part: listing.image_set(part, f"{part}/") for part in KINDS[name].parts}
         for part, images in parts.items():
-            demand_every_class(images.labels, classes, f"torchvision's {name}: {part}")
+            require_every_class(images.labels, classes, f"torchvision's {name}: {part}")
         train = parts.pop("train")
         parts |= split_by_hash(train, shares_of(wanted.fractions, parts), "train")
         words = tuple(c.replace("_", " ") for c in classes)

@@ -30,7 +30,7 @@ from calift_core.data.suites.base import (
     Loaded,
     Published,
     Wanted,
-    demand_known_shifts,
+    require_known_shifts,
     suite_folder,
 )
 from calift_core.errors import DataError, DataUnavailableError
@@ -101,7 +101,7 @@ class Wilds(Family):
         """The official parts; calibration images come off the training images."""
         root = self.find(wanted.path)
         self.demand(root, self.missing(wanted.path))
-        demand_known_shifts(self.name, wanted.turned_off, SHIFTS)
+        require_known_shifts(self.name, wanted.turned_off, SHIFTS)
         classes = self.class_list(root)
         parts = self._parts(root, len(classes), wanted)
         shifts = {name: parts.pop(name) for name in SHIFTS}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calift_core.data.archives import ZipSource, demand_modest, open_zip
+from calift_core.data.archives import ZipSource, open_zip, require_modest
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import (
     Budget,
@@ -19,7 +19,7 @@ from calift_core.data.listing import (
     parts_among,
     shares_of,
 )
-from calift_core.data.matching import demand_every_class, match_classes
+from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError
@@ -57,7 +57,7 @@ class Zip(AtPath):
                     hint=_LAYOUT,
                 )
             parts[part] = found.image_set(part, folder, classes, f"{folder}/" if folder else "")
-            demand_every_class(parts[part].labels, classes, f"{wanted.path.name}: {part}")
+            require_every_class(parts[part].labels, classes, f"{wanted.path.name}: {part}")
         train = parts.pop("train")
         parts |= split_by_hash(train, shares_of(wanted.fractions, parts), "train")
         words = tuple(c.replace("_", " ") for c in classes)
@@ -95,7 +95,7 @@ def examine(file: Path, *, max_files: int) -> tuple[int, int]:
         raise DataError(
             f"{file.name} holds {error.message}.", hint="Leave it a folder, or pack it in parts."
         ) from None
-    demand_modest(found.source)
+    require_modest(found.source)
     loaded = Zip().load(Wanted(file, None, FractionSpec(), budget=Budget(entries=max_files)))
     return len(loaded.classes), sum(len(images) for images in loaded.parts.values())
 

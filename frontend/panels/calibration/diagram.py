@@ -9,7 +9,7 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation, Reliability
 from frontend import api, figures, page, state, text
-from frontend.panels import brushed, gallery
+from frontend.panels import gallery, reliability
 from frontend.panels.calibration.controls import controls
 
 
@@ -50,7 +50,7 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
             encode=lambda on: "1" if on else "0",
             help="A kernel regression of correctness on confidence: no bins to choose",
         )
-        brushed.draw(
+        reliability.draw(
             diagram, evaluation, look, smooth=smooth, still=lambda: _still_chosen(evaluation)
         )
     with right:
@@ -119,7 +119,7 @@ def _several(
                 look = styles[diagram.run_id]
                 with place:
                     match = matches[diagram.run_id]
-                    brushed.draw(
+                    reliability.draw(
                         diagram, match, look, title=diagram.run_name,
                         still=lambda match=match: _still_chosen(match),
                     )  # fmt: skip

@@ -7,7 +7,7 @@ import streamlit as st
 from calift_core.schema.wire.results import AS_EVALUATED
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, state, text
-from frontend.panels import brushed, gallery
+from frontend.panels import gallery, reliability
 from frontend.panels.run.missing import not_yet
 
 
@@ -33,7 +33,7 @@ def draw(run: RunDetail) -> None:
             title = text.evaluation_title(evaluation)
             if evaluation.role != "id":
                 title += ", the worst calibrated"
-            brushed.draw(diagram, evaluation, look, title=title)
+            reliability.draw(diagram, evaluation, look, title=title)
             st.caption(text.verdict(diagram.ece, diagram.null_mean, diagram.null_q95))
     if (now := gallery.chosen_samples()) is not None and now.evaluation in {e.id for e in found}:
         gallery.draw()

@@ -61,5 +61,5 @@ def steps(store: Stores, run_id: str) -> list[int]:
 
 
 def ring_all(store: Stores) -> None:
-    for row in store.doorbells.unsent(1000):
-        store.doorbells.mark_sent(row.id)
+    for row in store.outbox.unsent(1000):
+        store.outbox.mark_sent(row.id)

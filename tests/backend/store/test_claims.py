@@ -101,7 +101,7 @@ def test_fence__writes_of_an_attempt_that_lost_its_run_change_nothing(
         attempt = 2
     else:
         expire(store, run_id)
-        assert [s.action for s in store.sweeper.sweep()] == ["requeued"]
+        assert [s.action for s in store.reaper.sweep()] == ["requeued"]
         if after == "claimed again":
             again = store.claims.claim(run_id, **WORKER)
             assert again is not None
@@ -121,7 +121,7 @@ def test_fence__lets_the_holder_through(store: Stores) -> None:
 def test_line__higher_priority_first_then_who_came_first(store: Stores) -> None:
     late = [store.runs.submit(spec_of(), priority=p) for p in (0, 3, 0, -2, 3)]
     order = [late[1], late[4], late[0], late[2], late[3]]
-    taken = [store.claims.claim_next(["cpu"], bell=None, **WORKER) for _ in range(6)]
+    taken = [store.claims.claim_next(["cpu"], message_run=None, **WORKER) for _ in range(6)]
     assert [c.run_id for c in taken if c] == order
     assert taken[-1] is None
 
@@ -136,14 +136,14 @@ def test_line__a_run_that_was_given_back_goes_before_those_submitted_after_it(
     ring_all(store)
     if how == "swept":
         expire(store, before)
-        store.sweeper.sweep()
+        store.reaper.sweep()
     else:
         assert store.claims.requeue(before, 1, lost=how == "lost", setback=how == "no room")
-    # Its bell rings last, and the first one wakes a worker for it.
-    claim = store.claims.claim_next(["cpu"], bell=behind[0], **WORKER)
+    # Its message comes last, and the first one wakes a worker for it.
+    claim = store.claims.claim_next(["cpu"], message_run=behind[0], **WORKER)
     assert claim is not None
     assert (claim.run_id, claim.attempt) == (before, 2)
-    again = store.claims.claim_next(["cpu"], bell=behind[1], **WORKER)
+    again = store.claims.claim_next(["cpu"], message_run=behind[1], **WORKER)
     assert again is not None
     assert again.run_id == behind[0]
 
@@ -153,7 +153,7 @@ def test_line__a_retried_run_goes_to_the_end(store: Stores) -> None:
     second = store.runs.submit(spec_of())
     store.claims.finish(first, 1, phase="FAILED", reason="OOM")
     store.runs.retry(first)
-    taken = [store.claims.claim_next(["cpu"], bell=None, **WORKER) for _ in range(2)]
+    taken = [store.claims.claim_next(["cpu"], message_run=None, **WORKER) for _ in range(2)]
     assert [c.run_id for c in taken if c] == [second, first]
 
 
@@ -163,8 +163,8 @@ def test_line__who_may_take_what(store: Stores) -> None:
         for device in ("cuda", "mps", "auto", "cpu")
     }
 
-    def takes(queues: list[str], bell: str | None = None) -> str | None:
-        claim = store.claims.claim_next(queues, bell=bell, **WORKER)
+    def takes(queues: list[str], message_run: str | None = None) -> str | None:
+        claim = store.claims.claim_next(queues, message_run=message_run, **WORKER)
         if claim is None:
             return None
         assert store.claims.requeue(claim.run_id, claim.attempt)
@@ -175,7 +175,7 @@ def test_line__who_may_take_what(store: Stores) -> None:
     assert takes(["cpu"]) == "auto"
     store.workers.seen("w", host="h", queues=["gpu", "cpu"], device="a GPU")
     assert takes(["cpu"]) == "cpu"
-    assert takes(["cpu"], bell=runs["auto"]) == "auto"  # it was sent when there was no GPU
+    assert takes(["cpu"], message_run=runs["auto"]) == "auto"  # it was sent when there was no GPU
     store.workers.seen("w", host="h", queues=["gpu", "cpu"], device="a GPU", trouble="no room")
     assert takes(["cpu"]) == "auto"
     assert takes(["another"]) is None
@@ -192,7 +192,7 @@ def test_line__who_may_take_what(store: Stores) -> None:
 def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
     sqlite_template: Path, devices: list[str], moves: list[tuple[int, str, int]]
 ) -> None:
-    """Whatever order bells are rung and heard in, and whoever answers them."""
+    """Whatever order messages are sent and heard in, and whoever answers them."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(sqlite_template, Path(folder) / "line.db")
         store = Stores.on(open_engine(f"sqlite:///{folder}/line.db"))
@@ -203,18 +203,20 @@ def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
         work: dict[str, Claim | None] = {"gpu": None, "cpu": None}
 
         def relay() -> None:
-            for row in store.doorbells.take():
+            for row in store.outbox.take():
                 broker[row.queue].append(row.run_id)
-                store.doorbells.mark_sent(row.id)
+                store.outbox.mark_sent(row.id)
 
         def hear(worker: str, choice: int = 0) -> bool:
             """An idle worker takes a message, if one is there for it, and perhaps a run."""
-            bells = [(q, i) for q in serves[worker] for i in range(len(broker[q]))]
-            if work[worker] is not None or not bells:
+            messages = [(q, i) for q in serves[worker] for i in range(len(broker[q]))]
+            if work[worker] is not None or not messages:
                 return False
-            queue, at = bells[choice % len(bells)]
-            bell = broker[queue].pop(at)
-            work[worker] = store.claims.claim_next(serves[worker], bell=bell, **WORKER)
+            queue, at = messages[choice % len(messages)]
+            message_run = broker[queue].pop(at)
+            work[worker] = store.claims.claim_next(
+                serves[worker], message_run=message_run, **WORKER
+            )
             return True
 
         def end(worker: str, well: bool) -> None:
@@ -225,7 +227,7 @@ def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
                 assert store.claims.finish(claim.run_id, claim.attempt, phase="SUCCEEDED")
             else:
                 assert store.claims.requeue(claim.run_id, claim.attempt, lost=True)
-            work[worker] = store.claims.claim_next(serves[worker], bell=None, **WORKER)
+            work[worker] = store.claims.claim_next(serves[worker], message_run=None, **WORKER)
 
         for index, device in enumerate(devices):
             store.runs.submit(spec_of(train={"device": device}), priority=index % 2)
@@ -245,7 +247,7 @@ def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
             relay()
         for worker, claim in work.items():
             if claim is None:
-                assert store.claims.claim_next(serves[worker], bell=None, **WORKER) is None
+                assert store.claims.claim_next(serves[worker], message_run=None, **WORKER) is None
         store.close()
 
 
@@ -255,7 +257,7 @@ def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
         ("cpu", True, ["cpu"]),  # CPU workers heard nothing
         ("cpu", False, ["cpu"]),
         ("cuda", False, ["gpu"]),
-        ("cuda", True, []),  # the first run's bell wakes a worker for the second
+        ("cuda", True, []),  # the first run's message wakes a worker for the second
     ],
 )
 def test_line__a_bell_that_woke_a_worker_for_another_run_is_not_lost(
@@ -263,15 +265,13 @@ def test_line__a_bell_that_woke_a_worker_for_another_run_is_not_lost(
 ) -> None:
     first = store.runs.submit(spec_of(train={"device": "cuda"}))
     second = store.runs.submit(spec_of(train={"device": device}))
-    for row in store.doorbells.unsent():
+    for row in store.outbox.unsent():
         if first_is_rung or row.run_id == second:
-            store.doorbells.mark_sent(row.id)
-    claim = store.claims.claim_next(["gpu", "cpu"], bell=second, **WORKER)
+            store.outbox.mark_sent(row.id)
+    claim = store.claims.claim_next(["gpu", "cpu"], message_run=second, **WORKER)
     assert claim is not None
     assert claim.run_id == first
-    assert [(row.run_id, row.queue) for row in store.doorbells.unsent()] == [
-        (second, q) for q in left
-    ]
+    assert [(row.run_id, row.queue) for row in store.outbox.unsent()] == [(second, q) for q in left]
 
 
 def test_waiting__says_what_a_run_waits_for(store: Stores) -> None:
@@ -335,13 +335,13 @@ def test_requeue__of_a_run_that_was_cancelled_ends_it(store: Stores) -> None:
 
 def test_requeue__rings_for_the_next_worker(store: Stores) -> None:
     run_id = store.runs.submit(spec_of(), priority=2)
-    for row in store.doorbells.unsent():
-        store.doorbells.mark_sent(row.id)
+    for row in store.outbox.unsent():
+        store.outbox.mark_sent(row.id)
     assert store.claims.claim(run_id, **WORKER) is not None
     assert store.claims.requeue(run_id, 1, reason="DRAINED")
     run = store.runs.get(run_id)
     assert (run.phase, run.reason, run.worker) == ("QUEUED", "DRAINED", None)
-    assert [(row.run_id, row.priority) for row in store.doorbells.unsent()] == [(run_id, 2)]
+    assert [(row.run_id, row.priority) for row in store.outbox.unsent()] == [(run_id, 2)]
 
 
 def test_finish__names_no_spectrum_final_that_did_not_say_so(store: Stores) -> None:

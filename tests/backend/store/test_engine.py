@@ -78,7 +78,7 @@ def test_postgres__a_transaction_that_froze_does_not_hold_up_the_sweeper(
         with writing(frozen) as held:
             held.execute(change, {"id": claim.run_id})
             # The server ends the transaction; until then this waits.
-            swept.extend(s.action for s in store.sweeper.sweep() if s.run_id == claim.run_id)
+            swept.extend(s.action for s in store.reaper.sweep() if s.run_id == claim.run_id)
             held.execute(change, {"id": claim.run_id})
 
     with pytest.raises(DBAPIError, match="idle-in-transaction") as caught:

@@ -23,7 +23,7 @@ from tests.conftest import spec_of
 
 def take(store: Stores, **options: Any) -> str | None:
     """Claim what is next in line; its id."""
-    claim = store.claims.claim_next(["cpu"], bell=None, worker_id="w", ttl_s=60.0, **options)
+    claim = store.claims.claim_next(["cpu"], message_run=None, worker_id="w", ttl_s=60.0, **options)
     return None if claim is None else claim.run_id
 
 

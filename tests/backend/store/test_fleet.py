@@ -33,7 +33,7 @@ def test_fleet__every_run_succeeds_once_whatever_fails(database_url: str) -> Non
     assert outcome.freezes > 0
     assert outcome.fenced > 0
     assert outcome.takeover_s["n"] > 0
-    # A lease, the sweeper's pause, and the wait for a worker that is free.
+    # A lease, the lease reaper's pause, and the wait for a worker that is free.
     assert outcome.takeover_s["p50"] >= HARSH.ttl_s - HARSH.heartbeat_s
     assert (outcome.lost, outcome.finished_twice) == (0, 0)
     assert outcome.succeeded + outcome.given_up == HARSH.runs

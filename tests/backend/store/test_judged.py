@@ -122,7 +122,7 @@ def test_publish__is_fenced_by_the_job_and_knows_what_is_gone(
     run_id, other = finished_run(store, artifacts), finished_run(store, artifacts, seed=2)
     job = Job(store, artifacts, run_id, other)
     expire(store, job.id)
-    assert [s.action for s in store.sweeper.sweep()] == ["requeued"]
+    assert [s.action for s in store.reaper.sweep()] == ["requeued"]
     rows = everything(store)
     assert job.publish(run_id, result()) == "fenced"
     assert everything(store) == rows
@@ -156,7 +156,7 @@ def test_evaluation_jobs__live_like_runs_and_are_none(
     with pytest.raises(IdempotencyError):
         jobs.submit(ask(run_id), **key | {"body_hash": "other"})
     second = jobs.submit(ask(run_id, corruptions={"names": ["fog"]}, shifts={}), priority=3)
-    assert [b.run_id for b in store.doorbells.unsent()][:1] == [second]
+    assert [b.run_id for b in store.outbox.unsent()][:1] == [second]
     assert store.runs.page()[2] == 1
     assert store.runs.by_phase() == {"SUCCEEDED": 1}
     assert [s.runs for s in store.runs.suites()] == [1]

@@ -34,10 +34,10 @@ from tests.conftest import SEARCH, spec_of
 def test_life__from_queue_to_success(store: Stores) -> None:
     run_id = store.runs.submit(spec_of(tags=["x"]), priority=3)
     assert store.runs.get(run_id).phase == "QUEUED"
-    (row,) = store.doorbells.unsent()
+    (row,) = store.outbox.unsent()
     assert (row.run_id, row.queue, row.priority) == (run_id, "cpu", 3)
-    store.doorbells.mark_sent(row.id)
-    assert store.doorbells.unsent() == []
+    store.outbox.mark_sent(row.id)
+    assert store.outbox.unsent() == []
 
     claim = store.claims.claim(run_id, **WORKER)
     assert claim is not None
@@ -97,9 +97,9 @@ class Life(RuleBasedStateMachine):
     @rule(run_id=runs)
     def claim(self, run_id: str) -> None:
         # A worker learned of the run by a message, so the relay has sent it.
-        for row in self.store.doorbells.unsent(1000):
+        for row in self.store.outbox.unsent(1000):
             if row.run_id == run_id:
-                self.store.doorbells.mark_sent(row.id)
+                self.store.outbox.mark_sent(row.id)
         claim = self.store.claims.claim(run_id, **WORKER)
         assert (claim is not None) == (run_id in self.queued)
         if claim is not None:
@@ -147,7 +147,7 @@ class Life(RuleBasedStateMachine):
         if self.holder[run_id] is None:
             return
         expire(self.store, run_id)
-        (swept,) = [s for s in self.store.sweeper.sweep() if s.action != "redispatched"]
+        (swept,) = [s for s in self.store.reaper.sweep() if s.action != "redispatched"]
         self.holder[run_id] = None
         self.losses[run_id] += 1
         if run_id not in self.cancelled and self.losses[run_id] >= 2:
@@ -179,7 +179,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        rung = {row.run_id for row in self.store.doorbells.unsent(1000)}
+        sent = {row.run_id for row in self.store.outbox.unsent(1000)}
         for run_id, holder in self.holder.items():
             run = self.store.runs.get(run_id)
             if run_id in self.ended:
@@ -188,7 +188,7 @@ class Life(RuleBasedStateMachine):
                 assert run.finished_at is not None
             elif run_id in self.queued:
                 assert run.phase == "QUEUED"
-                assert run_id in rung, "a waiting run without a doorbell is lost"
+                assert run_id in sent, "a waiting run without a message is lost"
             else:
                 assert holder is not None
                 assert run.phase in WORKING_PHASES

@@ -44,7 +44,11 @@ def a_run(number: int, **values: Any) -> dict[str, Any]:
 
 
 def by_hand(
-    rows: list[dict[str, Any]], turns: dict[str, float], served: list[str], bell: str, quota: int
+    rows: list[dict[str, Any]],
+    turns: dict[str, float],
+    served: list[str],
+    message_run: str,
+    quota: int,
 ) -> str | None:
     """The next run by the rule's own words."""
 
@@ -56,7 +60,7 @@ def by_hand(
         row
         for row in rows
         if row["phase"] == "QUEUED"
-        and (row["queue"] in served or row["id"] == bell)
+        and (row["queue"] in served or row["id"] == message_run)
         and not (quota and at_work(row) >= quota)
     ]
     able.sort(
@@ -98,12 +102,20 @@ def test_line__first_is_the_one_that_a_look_at_all_finds(store: Stores) -> None:
                 connection.execute(insert(Turn), values)
         for _ in range(3):
             served = chance.sample(QUEUES, chance.randrange(1, 4))
-            bell = f"{chance.randrange(12):012x}"
+            message_run = f"{chance.randrange(12):012x}"
             quota = chance.choice((0, 0, 1, 2))
             with writing(store.engine) as connection:
-                found = first_in_line(connection, served, bell=bell, quota_running=quota)
-            expected = by_hand(rows, turns, served, bell, quota)
-            assert (found.id if found else None) == expected, (rows, turns, served, bell, quota)
+                found = first_in_line(
+                    connection, served, message_run=message_run, quota_running=quota
+                )
+            expected = by_hand(rows, turns, served, message_run, quota)
+            assert (found.id if found else None) == expected, (
+                rows,
+                turns,
+                served,
+                message_run,
+                quota,
+            )
 
 
 def steps(store: Stores, call: Callable[[], Any]) -> int:
@@ -128,7 +140,7 @@ def steps(store: Stores, call: Callable[[], Any]) -> int:
 
 
 def fill(store: Stores, first: int, last: int) -> None:
-    """Queue runs, most of one owner, with their bells; as many have succeeded."""
+    """Queue runs, most of one owner, with their messages; as many have succeeded."""
     with writing(store.engine) as connection:
         rows = [
             a_run(n, submitted_by="ada" if n % 10 else "bob", token_id=f"token {n % 500}")
@@ -137,8 +149,8 @@ def fill(store: Stores, first: int, last: int) -> None:
         connection.execute(insert(Run), rows)
         ended = [row | {"id": f"e{row['id'][1:]}", "phase": "SUCCEEDED"} for row in rows]
         connection.execute(insert(Run), ended)
-        bells = [{"run_id": row["id"], "created_at": 1.0} for row in rows]
-        connection.execute(insert(Outbox), bells)
+        messages = [{"run_id": row["id"], "created_at": 1.0} for row in rows]
+        connection.execute(insert(Outbox), messages)
 
 
 def test_line__costs_the_same_whatever_waits(sqlite_url: str) -> None:
@@ -149,7 +161,9 @@ def test_line__costs_the_same_whatever_waits(sqlite_url: str) -> None:
     def claim() -> None:
         nonlocal claims
         claims += 1
-        taken = store.claims.claim_next(("gpu",), bell=None, worker_id=f"w{claims}", ttl_s=60)
+        taken = store.claims.claim_next(
+            ("gpu",), message_run=None, worker_id=f"w{claims}", ttl_s=60
+        )
         assert taken is not None
 
     def submit() -> None:
@@ -158,7 +172,7 @@ def test_line__costs_the_same_whatever_waits(sqlite_url: str) -> None:
     calls: dict[str, Callable[[], Any]] = {
         "claim": claim,
         "submit": submit,
-        "bells": lambda: store.doorbells.take(20),
+        "messages": lambda: store.outbox.take(20),
     }
     fill(store, 0, 200)
     few = {name: steps(store, call) for name, call in calls.items()}
@@ -172,13 +186,13 @@ def test_line__costs_the_same_whatever_waits(sqlite_url: str) -> None:
 
 def test_sweep__is_due_for_one_of_many(store: Stores) -> None:
     others = [Stores.on(store.engine) for _ in range(3)]
-    assert [one.sweeper.due(60.0) for one in (store, *others)] == [True, False, False, False]
-    assert not store.sweeper.due(60.0)
-    assert others[0].sweeper.due(0.0)
+    assert [one.reaper.due(60.0) for one in (store, *others)] == [True, False, False, False]
+    assert not store.reaper.due(60.0)
+    assert others[0].reaper.due(0.0)
     # A database whose clock was set back is swept all the same.
     with writing(store.engine) as connection:
         connection.exec_driver_sql(f"UPDATE chores SET at = {seconds_now(store.engine) + 3600}")
-    assert others[1].sweeper.due(60.0)
+    assert others[1].reaper.due(60.0)
 
 
 def test_workers__that_are_alike_are_counted_and_those_out_are_named(store: Stores) -> None:
@@ -199,12 +213,12 @@ def test_workers__that_are_alike_are_counted_and_those_out_are_named(store: Stor
         connection.execute(update(Worker).values(seen_at=NOW - 3600))
     assert "No worker has reported in lately" in store.workers.why_waits(for_gpu)
     assert len(store.workers.recent()) == 5
-    store.sweeper.sweep()
+    store.reaper.sweep()
     assert len(store.workers.recent()) == 5
     with writing(store.engine) as connection:
         connection.execute(update(Worker).values(seen_at=NOW - 2 * 86_400))
     assert store.workers.recent() == []
-    store.sweeper.sweep()
+    store.reaper.sweep()
     with reading(store.engine) as connection:
         assert connection.execute(select(func.count()).select_from(Worker)).scalar_one() == 0
 
@@ -214,6 +228,6 @@ def test_auto__is_the_gpu_while_one_is_well(store: Stores, trouble: str) -> None
     store.workers.seen("m", host="h", queues=("gpu-multi-2",), device="GPU")
     store.workers.seen("w", host="h", queues=("gpu",), device="GPU", trouble=trouble)
     run_id = store.runs.submit(spec_of())
-    assert [bell.queue for bell in store.doorbells.unsent()] == ["cpu" if trouble else "gpu"]
-    taken = store.claims.claim_next(("cpu",), bell=None, worker_id="c", ttl_s=60)
+    assert [message.queue for message in store.outbox.unsent()] == ["cpu" if trouble else "gpu"]
+    taken = store.claims.claim_next(("cpu",), message_run=None, worker_id="c", ttl_s=60)
     assert (taken.run_id if taken else None) == (run_id if trouble else None)

@@ -79,7 +79,7 @@ def scanned(engine: Engine, statement: Statement) -> set[str]:
     return tables & LARGE
 
 
-#: The sweep is not here: it looks at every bell that was not rung yet (docs/scale.md).
+#: The sweep is not here: it looks at every message that was not sent yet (docs/scale.md).
 ASKED: dict[str, Callable[[Stores, str], Any]] = {
     "newest runs": lambda s, run: s.runs.page(),
     "a run": lambda s, run: s.runs.get(run),
@@ -89,9 +89,9 @@ ASKED: dict[str, Callable[[Stores, str], Any]] = {
     "a run's events": lambda s, run: s.history.events_after(run, 0),
     "a run's curves": lambda s, run: s.history.metrics(run),
     "a claim": lambda s, run: s.claims.claim_next(
-        ["auto", "cpu"], bell=None, worker_id="w", ttl_s=60
+        ["auto", "cpu"], message_run=None, worker_id="w", ttl_s=60
     ),
-    "bells to ring": lambda s, run: s.doorbells.take(),
+    "messages to send": lambda s, run: s.outbox.take(),
     "the queue": lambda s, run: s.runs.queue_depth(),
 }
 

@@ -21,7 +21,7 @@ def test_record__resumed_run_neither_loses_nor_repeats_points(store: Stores) -> 
         run_id, 1, [r.SpectrumRecord(step=s, spectrum=example_spectrum()) for s in (5, 9)]
     )
     expire(store, run_id)
-    store.sweeper.sweep()
+    store.reaper.sweep()
     assert store.claims.claim(run_id, **WORKER) is not None
     assert store.records.record(
         run_id, 2, [r.ResumedRecord(step=5), metric(6, 2.0), metric(7, 2.0)]
@@ -35,7 +35,7 @@ def test_record__attempt_that_starts_over_leaves_no_old_points(store: Stores) ->
     run_id = claimed(store).run_id
     store.records.record(run_id, 1, [metric(s, 1.0) for s in (10, 20, 30, 40)])
     expire(store, run_id)
-    store.sweeper.sweep()
+    store.reaper.sweep()
     store.claims.claim(run_id, **WORKER)
     store.records.record(run_id, 2, [metric(10, 2.0)])
     assert steps(store, run_id) == [10]
@@ -45,7 +45,7 @@ def test_restore__fills_holes_and_touches_nothing_else(store: Stores) -> None:
     run_id = claimed(store).run_id
     store.records.record(run_id, 1, [metric(s, 1.0) for s in (1, 2, 5)])
     expire(store, run_id)
-    store.sweeper.sweep()
+    store.reaper.sweep()
     assert store.claims.claim(run_id, **WORKER) is not None
     store.records.record(run_id, 2, [r.ResumedRecord(step=5), metric(6, 2.0)])
     events = len(store.history.events_after(run_id)[0])

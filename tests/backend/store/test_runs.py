@@ -63,7 +63,7 @@ def test_retry__queues_the_same_run_and_is_repeatable(store: Stores) -> None:
     run = store.runs.retry(claim.run_id)
     assert (run.phase, run.reason, run.message) == ("QUEUED", None, None)
     assert store.runs.retry(claim.run_id) == run
-    assert len(store.doorbells.unsent()) >= 1
+    assert len(store.outbox.unsent()) >= 1
     again = store.claims.claim(claim.run_id, **WORKER)
     assert again is not None
     assert again.previous_attempts == [1]

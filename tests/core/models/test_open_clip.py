@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from calift_core.catalogue import OPEN_CLIP
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import CheckpointError, ModelError, ModelUnavailableError
-from calift_core.models.clip import Clip, Made
+from calift_core.models.clip import Clip, ModelConfig
 from calift_core.models.finished import load_finished, outdated
 from calift_core.models.loading import load_clip, resolve, weights_sha256
 from calift_core.training.checkpoint import save_final
@@ -206,14 +206,14 @@ KINDS = {
 )
 @pytest.mark.usefixtures("cut_short")
 def test_load_clip__computes_what_open_clip_computes(name: str, tag: str) -> None:
-    demand_equal(name, tag)
+    require_equal(name, tag)
 
 
 def test_load_clip__computes_what_open_clip_computes_at_full_size() -> None:
-    demand_equal(*WHOLE)
+    require_equal(*WHOLE)
 
 
-def demand_equal(name: str, tag: str) -> None:
+def require_equal(name: str, tag: str) -> None:
     quick = needs_quick_gelu(name, tag)
     net = reference_of(name, quick_gelu=quick)
     batch = batch_of(net, open_clip.get_model_config(name))
@@ -300,7 +300,7 @@ def test_config__preprocess_cfg_and_activation_are_honoured(tmp_path: Path) -> N
     assert largest_difference(ours(clip, *batch), outputs(net, *batch)) < 1e-5
     bare = tmp_path / "bare.json"
     bare.write_text(json.dumps(VIT))
-    assert resolve(str(bare), weights) == Made(VIT, Preprocess(16))
+    assert resolve(str(bare), weights) == ModelConfig(VIT, Preprocess(16))
     typo = {"model_cfg": VIT, "preprocess_cfg": {"resize": "squash"}}
     path.write_text(json.dumps(typo))
     with pytest.raises(ModelError, match=r"keys among size, .*resize_mode.*, got 'resize'"):

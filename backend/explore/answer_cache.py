@@ -19,7 +19,7 @@ _LOOK_EVERY = 500
 _EDITION = 2
 
 
-class Kept:
+class AnswerCache:
     """A folder of answers. It may be emptied at any time: what is missing is computed again.
 
     Args:

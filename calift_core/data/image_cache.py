@@ -59,7 +59,7 @@ def cache_limit() -> int:
 
 
 @dataclass(frozen=True)
-class KeptImages:
+class ImageCache:
     """Images `start` to `stop` of a set, as a model of this geometry takes them.
 
     Attributes:
@@ -81,7 +81,7 @@ class KeptImages:
         stop: int,
         *,
         folder: Path | None = None,
-    ) -> KeptImages | None:
+    ) -> ImageCache | None:
         """None for images that are read quickly as they are, and where a plan has no room.
 
         Raises:
@@ -142,7 +142,7 @@ class KeptImages:
 class _Part:
     """A file of kept images that is being written, until it cannot be."""
 
-    def __init__(self, kept: KeptImages) -> None:
+    def __init__(self, kept: ImageCache) -> None:
         self._kept = kept
         self._path = kept.path.with_name(f".{kept.path.stem[:16]}.{secrets.token_hex(6)}.tmp")
         self._digest = hashlib.sha256()

@@ -22,7 +22,7 @@ _NEWEST = 200
 _MATES = 20
 
 
-class Foreseen:
+class ComparisonPrecomputer:
     """A thread that compares finished runs before somebody asks. Any number may run at once.
 
     It takes one data set at a time, so that whoever asks meanwhile waits for no more than that.
@@ -33,7 +33,7 @@ class Foreseen:
         self._done: set[tuple[str, int]] = set()
         self._failing = False
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="calift-foreseen", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="calift-precompute", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""

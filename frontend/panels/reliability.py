@@ -43,7 +43,7 @@ def draw(
         gallery.open_samples(kept._replace(lower=edges[0], upper=edges[1]))
 
     components.reliability(
-        figures.reliability.brushed(
+        figures.reliability.diagram_payload(
             diagram,
             title=heading,
             colour=look.colour,

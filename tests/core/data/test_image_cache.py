@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from calift_core.data.corrupted import corrupted
+from calift_core.data.image_cache import ImageCache, prune
 from calift_core.data.images import ImageSet
-from calift_core.data.kept import KeptImages, prune
 from calift_core.data.loader import Normalise, eval_batches
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.sources import ArraySource
@@ -159,12 +159,12 @@ def test_limit__holds_for_the_plan_and_for_the_folder(
     one_set = len(base) * 16 * 16 * 3
     plan = [corrupted(base, "contrast", s, seed=0, copies=3) for s in (1, 2, 3)]
     monkeypatch.setenv("CALIFT_CACHE_BYTES", str(3 * one_set - 1))
-    assert KeptImages.of(plan[0], SMALL, 0, len(base)) is None
+    assert ImageCache.of(plan[0], SMALL, 0, len(base)) is None
     monkeypatch.setenv("CALIFT_CACHE_BYTES", str(3 * one_set + 3 * 32))
     for images in plan:
         inputs(images)
     assert len(list(folder.iterdir())) == 3
-    oldest = KeptImages.of(plan[0], SMALL, 0, len(base))
+    oldest = ImageCache.of(plan[0], SMALL, 0, len(base))
     assert oldest is not None
     for age, path in enumerate(p for p in folder.iterdir() if p != oldest.path):
         os.utime(path, (1000 + age, 1000 + age))
@@ -173,7 +173,7 @@ def test_limit__holds_for_the_plan_and_for_the_folder(
     assert oldest.path.exists()
     assert sum(p.stat().st_size for p in folder.iterdir()) <= 3 * one_set + 3 * 32
     monkeypatch.setenv("CALIFT_CACHE_BYTES", "0")
-    assert KeptImages.of(plan[1], SMALL, 0, len(base)) is None
+    assert ImageCache.of(plan[1], SMALL, 0, len(base)) is None
 
 
 def test_prune__takes_what_killed_processes_left(folder: Path) -> None:

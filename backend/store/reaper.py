@@ -12,7 +12,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from backend.line import queue_for
 from backend.models import Chore, Outbox, Run, Worker
 from backend.store.engine import NOW, reading, upsert, writing
-from backend.store.outbox import ring
+from backend.store.outbox import enqueue
 from backend.store.states import WORKING_PHASES, add_state_event, waiting, working
 from backend.store.workers import WORKER_KEPT_S, live_workers
 
@@ -21,14 +21,14 @@ _SWEEP = "sweep"
 
 @dataclass(frozen=True)
 class Swept:
-    """What the sweeper did to a run."""
+    """What the lease reaper did to a run."""
 
     run_id: str
     attempt: int
     action: Literal["requeued", "failed", "cancelled", "redispatched"]
 
 
-class Sweeper:
+class LeaseReaper:
     """Queues runs with an expired lease again, or fails them at `max_attempts`.
 
     Args:
@@ -41,7 +41,7 @@ class Sweeper:
     def due(self, every_s: float) -> bool:
         """Whether nobody has begun to sweep for so long; whoever asks is to sweep now.
 
-        Every API and every worker has a sweeper, and one that sweeps is enough for all.
+        Every API and every worker has a lease reaper, and one that sweeps is enough for all.
         """
         last = select(Chore.at).where(Chore.name == _SWEEP)
         with reading(self._engine) as connection:
@@ -63,9 +63,9 @@ class Sweeper:
         """Put right what a vanished worker or a lost message left; run it in a loop, anywhere.
 
         Args:
-            redispatch_s: when nothing was rung in a queue for so long, though runs wait there and a
-                worker that could take them is idle, as many bells are rung as workers are idle. A
-                worker that is awake goes on by itself.
+            redispatch_s: when nothing was sent in a queue for so long, though runs wait there and a
+                worker that could take them is idle, a message is sent for each idle worker. One
+                that is awake goes on by itself.
         """
         done: list[Swept] = []
         with reading(self._engine) as connection:
@@ -141,7 +141,7 @@ class Sweeper:
                 row.message,
             )
             if row.phase == "QUEUED":
-                ring(connection, run_id, row.priority, row.now)
+                enqueue(connection, run_id, row.priority, row.now)
                 return "requeued"
             return "failed" if row.phase == "FAILED" else "cancelled"
 
@@ -167,7 +167,7 @@ class Sweeper:
             idle = sum(queue in w.queues and not w.busy and not w.trouble for w in live)
             here = [row for row in queues if queue_for(row.queue, live) == queue]
             if idle and min(row.quiet_s for row in here) >= redispatch_s:
-                done += self._ring_again([row.queue for row in here], redispatch_s, idle)
+                done += self._send_again([row.queue for row in here], redispatch_s, idle)
         if leftovers:
             with writing(self._engine) as connection:
                 connection.execute(delete(Outbox).where(_finished_outbox()))
@@ -176,7 +176,7 @@ class Sweeper:
                 connection.execute(delete(Worker).where(forgotten))
         return done
 
-    def _ring_again(self, queues: Sequence[str], age_s: float, limit: int) -> list[Swept]:
+    def _send_again(self, queues: Sequence[str], age_s: float, limit: int) -> list[Swept]:
         stale = and_(
             Run.phase == "QUEUED",
             Run.queue.in_(list(queues)),
@@ -199,7 +199,7 @@ class Sweeper:
                     .returning(Run.attempt, Run.priority, NOW.label("now"))
                 ).first()
                 if row is not None:
-                    ring(connection, run_id, row.priority, row.now)
+                    enqueue(connection, run_id, row.priority, row.now)
                     done.append(Swept(run_id, row.attempt, "redispatched"))
         return done
 
