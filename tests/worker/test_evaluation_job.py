@@ -29,9 +29,13 @@ CORRUPTIONS = {"names": ["gaussian_noise"], "severities": [3]}
 
 
 @pytest.fixture(scope="module")
-def art(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shift of 450 images: 57 batches of 8, 8 shards for each model."""
-    return write_classes(tmp_path_factory.mktemp("shift") / "art", n=150, seed=4)
+def shifts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One of 9 images and one of 750: 94 batches of 8, 12 shards for each model."""
+    folder = tmp_path_factory.mktemp("shifts")
+    return {
+        "small": str(write_classes(folder / "small", n=3, seed=8)),
+        "art": str(write_classes(folder / "art", n=250, seed=4)),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +43,11 @@ def finished(
     tmp_path_factory: pytest.TempPathFactory,
     configs: dict[str, Path],  # noqa: F811
     photos: Path,  # noqa: F811
-    art: Path,
+    shifts: dict[str, str],
 ) -> dict[str, Path]:
     """Two finished runs of one tower, and one of them once more with the data in its own spec."""
     home = tmp_path_factory.mktemp("finished")
-    more = {"shifts": {"art": str(art)}, "corruptions": CORRUPTIONS}
+    more = {"shifts": shifts, "corruptions": CORRUPTIONS}
     return {
         name: run_once(small_spec(kind, configs["vit"], photos, **suite), home / name)
         for name, kind, suite in (
@@ -83,40 +87,68 @@ def asked_to_stop(pid: int) -> bool:
     return any(mask >> (signal.SIGTERM - 1) & 1 for mask in pending)
 
 
-def test_job__two_runs_in_one_pass_killed_in_mid_set_resumed_and_equal_to_the_last_digit(
+def test_job__killed_in_mid_set_cancelled_and_retried_is_equal_to_the_last_digit(
     service: Stores,
     sqlite_url: str,
     home: Path,
-    art: Path,
+    shifts: dict[str, str],
     finished: dict[str, Path],
     start_worker: Callable[..., Any],
 ) -> None:
     artifacts = ArtifactStore(home / "artifacts")
-    zs, ft = (store_run(service, artifacts, finished[name]) for name in ("zs", "ft"))
+    zs, ft, gone = (store_run(service, artifacts, finished[name]) for name in ("zs", "ft", "ft"))
     spec = EvaluationJobSpec.model_validate(
-        {"runs": [zs, ft], "shifts": {"art": str(art)}, "corruptions": CORRUPTIONS}
+        {"runs": [zs, ft, gone], "shifts": shifts, "corruptions": CORRUPTIONS}
     )
     job_id = service.evaluation_jobs.submit(spec)
+    service.runs.delete(gone)
     start_worker(sqlite_url, real=True)
     folder = home / "jobs" / job_id / "attempt-1"
-    shards = "runs/*/evaluating/*/*.safetensors"
-    until(lambda: len(list(folder.glob(shards))) >= 4, timeout_s=240, what="four shards")
+
+    def shards() -> list[Path]:
+        """Those of the large set, by the image that they end before."""
+        found = folder.glob("runs/*/evaluating/*/*.safetensors")
+        return [path for path in found if int(path.name.split("-")[1]) >= 64]
+
+    until(lambda: len(shards()) >= 2, timeout_s=240, what="two shards")
     pid = runner_of(job_id, 1)
     assert pid is not None, "the pass was over before it could be killed"
     os.kill(pid, signal.SIGKILL)
+    # Held in the second attempt until it has been asked to stop, however fast it would be.
+    one_pass = "evaluating: 2 models in one pass, each image decoded once"
+
+    def log() -> str:
+        return service.history.logs(job_id).text
+
+    until(lambda: log().count(one_pass) == 2, timeout_s=240, what="the second attempt to evaluate")
+    pid = runner_of(job_id, 2)
+    assert pid is not None, "the pass was over before it could be held"
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        service.evaluation_jobs.request_cancel(job_id)
+        until(lambda: asked_to_stop(pid), what="the runner to be asked to stop")
+    finally:
+        os.kill(pid, signal.SIGCONT)
     job = until(lambda: ended(service, job_id), timeout_s=240, what="the job to end")
-    log = service.history.logs(job_id).text
-    assert (job.phase, job.attempt, job.losses, job.results) == ("SUCCEEDED", 2, 1, 4), log
-    # One pass for both, in the first attempt and in the second, which began behind the shards.
-    assert log.count("evaluating: 2 models in one pass, each image decoded once") == 2
-    n_test = service.results.run_evaluations(ft)[0].n
-    begun = log.split("evaluating: 2 models in one pass")[2]
+    found = (job.phase, job.attempt, job.losses, job.results)
+    assert found == ("CANCELLED", 2, 1, 2), log()
+    assert [e.dataset for e in service.results.run_evaluations(zs)][1:] == ["small"]
+
+    service.evaluation_jobs.retry(job_id)
+    job = until(lambda: ended(service, job_id), timeout_s=240, what="the job to end")
+    assert (job.phase, job.results) == ("SUCCEEDED", 6), log()
+    assert job.message == f"without what is gone meanwhile: {gone}"
+    assert f"The run {gone} is gone" in log() or "gone" in (job.message or "")
+    assert log().count(one_pass) == 3
+    # It began behind the shards of the first.
+    begun = log().split(one_pass)[3]
     done, total = (
         int(n.replace(",", ""))
         for n in re.search(r"evaluating: ([\d,]+) of ([\d,]+)", begun).groups()  # type: ignore[union-attr]
     )
-    assert total == 2 * (450 + n_test)
-    assert 4 * 64 <= done < 2 * 450, begun
+    n_test = service.results.run_evaluations(ft)[0].n
+    assert total == 2 * (9 + 750 + n_test)
+    assert 2 * 64 <= done < total, begun
     whole = Report.model_validate_json((finished["whole"] / "report.json").read_bytes())
     expected = {e.dataset: numbers(e) for e in whole.evaluations}
     mine = {e.dataset: e for e in service.results.run_evaluations(ft)}
@@ -133,44 +165,3 @@ def test_job__two_runs_in_one_pass_killed_in_mid_set_resumed_and_equal_to_the_la
     assert {e.dataset for e in service.results.run_evaluations(zs)} == set(mine)
     # Its end is recorded before its folder goes.
     until(lambda: not (home / "jobs" / job_id).exists(), what="the job's folder to be removed")
-
-
-def test_job__cancelled_keeps_what_is_finished_and_a_retry_does_the_rest(
-    service: Stores,
-    sqlite_url: str,
-    home: Path,
-    art: Path,
-    finished: dict[str, Path],
-    start_worker: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    artifacts = ArtifactStore(home / "artifacts")
-    zs = store_run(service, artifacts, finished["zs"])
-    gone = store_run(service, artifacts, finished["ft"])
-    small = write_classes(tmp_path / "small", n=3, seed=8)
-    spec = EvaluationJobSpec.model_validate(
-        {"runs": [zs, gone], "shifts": {"small": str(small), "art": str(art)}}
-    )
-    job_id = service.evaluation_jobs.submit(spec)
-    service.runs.delete(gone)
-    start_worker(sqlite_url, real=True)
-    until(lambda: service.evaluation_jobs.get(job_id).results == 1, timeout_s=240, what="a result")
-    # Held in the second set until it has been asked to stop, however fast it would be.
-    pid = runner_of(job_id, 1)
-    assert pid is not None, "the pass was over before it could be held"
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        service.evaluation_jobs.request_cancel(job_id)
-        until(lambda: asked_to_stop(pid), what="the runner to be asked to stop")
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    job = until(lambda: ended(service, job_id), timeout_s=240, what="the job to end")
-    assert (job.phase, job.results) == ("CANCELLED", 1)
-    assert [e.dataset for e in service.results.run_evaluations(zs)][1:] == ["small"]
-    service.evaluation_jobs.retry(job_id)
-    job = until(lambda: ended(service, job_id), timeout_s=240, what="the job to end")
-    log = service.history.logs(job_id).text
-    assert (job.phase, job.results) == ("SUCCEEDED", 2), log
-    assert job.message == f"without what is gone meanwhile: {gone}"
-    assert f"The run {gone} is gone" in log or "gone" in (job.message or "")
-    assert [e.dataset for e in service.results.run_evaluations(zs)][1:] == ["small", "art"]

@@ -171,15 +171,23 @@ CAROT = CaRot(teacher_update_every=3, lambda_x=0.05)
 #: The tiny text towers have 16 positions.
 SMALL = {"coop": {"n_context": 4}}
 TRAINED = sorted(kind for kind, spec in METHOD_SPECS.items() if spec.trains)
+#: Each method on one kind of tower, CaRot on both.
+TOWERS = [
+    (kind, tower)
+    for at, kind in enumerate(TRAINED)
+    for number, tower in enumerate(("vit", "resnet"))
+    if at % 2 == number or kind == "carot"
+]
 
 
 # --------------------------------------------------------------------- every method trains
 
 
-@pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.parametrize(("kind", "tower"), TOWERS)
 def test_train__every_method_learns_and_repeats_itself_bit_for_bit(
-    clip: Clip, captions: Captions, tmp_path: Path, kind: str
+    originals: dict[str, Clip], captions: Captions, tmp_path: Path, kind: str, tower: str
 ) -> None:
+    clip = copy.deepcopy(originals[tower])
     spec = METHOD_SPECS[kind](**SMALL.get(kind, {}))
     long = plan(total_steps=12, checkpoint_every_steps=100)
     first = Run(spec, clip, captions, tmp_path / "a", the_plan=long).go()
@@ -824,17 +832,20 @@ OWN_WARNINGS = (
 
 
 @pytest.mark.filterwarnings(*OWN_WARNINGS)
+@pytest.mark.parametrize(
+    "backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.thorough)]
+)
 def test_compile__changes_neither_the_weights_names_nor_the_losses(
-    vit: Clip, captions: Captions, tmp_path: Path
+    vit: Clip, captions: Captions, tmp_path: Path, backend: str
 ) -> None:
-    """With the back end that traces and differentiates but writes no C++, which takes long."""
+    """With back ends that trace, and differentiate, but write no C++: that takes long."""
     short = plan(total_steps=3, checkpoint_every_steps=100)
     usual = Run(CAROT, vit, captions, tmp_path / "a", the_plan=short)
     fast = Run(CAROT, vit, captions, tmp_path / "b", the_plan=short)
-    fast.clip.compile_towers(backend="aot_eager")
+    fast.clip.compile_towers(backend=backend)
     length = RunLength(total_steps=3)
     fast.method = make_method(CAROT, fast.clip, captions, length=length)
-    assert fast.method.teacher.clip.compiled_with == "aot_eager"  # type: ignore[attr-defined]
+    assert fast.method.teacher.clip.compiled_with == backend  # type: ignore[attr-defined]
     assert list(fast.clip.net.state_dict()) == list(usual.clip.net.state_dict())
     assert fast.go().losses() == pytest.approx(usual.go().losses(), rel=1e-4)
 
