@@ -63,7 +63,7 @@ def test_sqlite__a_process_that_ends_takes_nothing_away_from_those_that_stay(
     engine.dispose()
 
 
-def test_postgres__a_transaction_that_froze_does_not_hold_up_the_sweeper(
+def test_postgres__a_transaction_that_froze_does_not_hold_up_the_lease_reaper(
     postgres_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Stores.on(open_engine(postgres_database))

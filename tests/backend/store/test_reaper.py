@@ -68,7 +68,7 @@ def test_sweep__heartbeat_in_time_saves_the_lease(store: Stores) -> None:
     assert store.reaper.sweep() == []
 
 
-def test_sweep__heartbeat_after_the_sweeper_looked_saves_the_lease(store: Stores) -> None:
+def test_sweep__heartbeat_after_the_reaper_looked_saves_the_lease(store: Stores) -> None:
     claim = claimed(store)
     expire(store, claim.run_id)
     assert store.claims.heartbeat(claim.run_id, 1, ttl_s=60).held
