@@ -130,7 +130,7 @@ def test_run__stopped_and_gone_on_with_is_a_run_left_alone_and_is_shipped_as_it_
     assert report.resolved["trained_parameters"] > 0
     assert report.model["sha256"] == report.model["start_sha256"]  # the towers stayed
     test = read_predictions(whole / predictions_name(report.evaluations[0].dataset))
-    shipped = export_run(whole, tmp_path / "model", onnx=kind == "tip_adapter").folder
+    shipped = export_run(whole, tmp_path / "model").folder
     for folder in (whole, shipped):
         model = CalibratedClassifier.load(folder, device="cpu")
         clip, tensors, _ = load_finished(folder)
