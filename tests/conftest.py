@@ -57,28 +57,27 @@ SEED = int(os.environ.get("CALIFT_FUZZ_SEED", "0"))
 #: Files that wait for real processes for long. They begin first, so that none is left over at the
 #: end while the other cores have nothing to do.
 LONG = (
-    "tests/e2e/test_methods_served.py",
-    "tests/worker/test_worker.py",
-    "tests/backend/test_embedded.py",
-    "tests/e2e/test_two_hosts.py",
-    "tests/core/jobs/test_job.py",
-    "tests/chaos/test_chaos.py",
-    "tests/e2e/test_slurm.py",
     "tests/e2e/test_browser.py",
+    "tests/backend/test_embedded.py",
     "tests/e2e/test_demo_home.py",
+    "tests/worker/test_worker.py",
+    "tests/e2e/test_two_hosts.py",
+    "tests/chaos/test_chaos.py",
+    "tests/core/jobs/test_job.py",
     "tests/core/training/test_ranks.py",
-    "tests/e2e/test_door.py",
-    "tests/e2e/test_pictures.py",
-    "tests/backend/test_abuse.py",
     "tests/worker/test_evaluation_job.py",
+    "tests/backend/test_trying.py",
     "tests/worker/test_supervisor.py",
-    "tests/backend/test_fuzz.py",
+    "tests/backend/test_abuse.py",
+    "tests/e2e/test_upgrade.py",
+    "tests/e2e/test_slurm.py",
     "tests/core/training/test_loop.py",
     "tests/core/methods/test_methods.py",
     "tests/core/models/test_open_clip.py",
     "tests/command/test_local.py",
+    "tests/backend/test_model_host.py",
+    "tests/backend/test_fuzz.py",
     "tests/backend/test_import.py",
-    "tests/e2e/test_upgrade.py",
     "tests/core/test_portable.py",
 )
 
@@ -99,8 +98,8 @@ SHARED = {
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: a third of the seconds of a test is waiting for a process."""
-    return usable_cores() + 1
+    """Two processes more than cores: half of a test's seconds are waiting for another process."""
+    return usable_cores() + 2
 
 
 @pytest.hookimpl(optionalhook=True)
