@@ -25,8 +25,9 @@ from starlette.middleware import Middleware
 
 from calift_core.errors import CaliftError, SpecError
 from calift_core.installed import install_extra
-from frontend.door import Door, Organisation, Sessions, names, routes
+from frontend.authentication import AuthMiddleware, Sessions, names
 from frontend.faults import unexpected
+from frontend.login import Organisation, routes
 
 HERE = Path(__file__).parent
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -137,7 +138,9 @@ def main() -> int:
         on_script_error=unexpected,
         routes=routes(sessions, known),
         middleware=[
-            Middleware(Door, hosts=hosts, sessions=sessions, index=index.read_text("utf-8"))
+            Middleware(
+                AuthMiddleware, hosts=hosts, sessions=sessions, index=index.read_text("utf-8")
+            )
         ],
     )
     app.run(

@@ -36,7 +36,7 @@ from calift_core.schema.wire.runs import TERMINAL_PHASES, Metrics, RunSummary, V
 from calift_core.schema.wire.service import FolderList, SuiteScan, Visitor
 from calift_core.schema.wire.sweeps import SweepDetail, SweepValidation, SweepVerdict
 from frontend import text
-from frontend.door import session_of
+from frontend.authentication import session_of
 from frontend.gains import Gain, clear_gains, gains
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def _client(url: str | None, token: str) -> Client:
 
 
 def session_token() -> str | None:
-    """The session that the visitor's browser brought along; see `frontend.door`."""
+    """The session that the visitor's browser brought along; see `frontend.authentication`."""
     return session_of(st.context.cookies, st.context.headers.get("Host") or "")
 
 

