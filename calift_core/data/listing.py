@@ -174,6 +174,7 @@ def images_below(
     budget: Budget | None = None,
     left_out: LeftOut | None = None,
     endings: tuple[str, ...] = EXTENSIONS,
+    prefix: str = "",
 ) -> list[str]:
     """Image files of a folder and those in it, relative to it, folder by folder.
 
@@ -182,6 +183,7 @@ def images_below(
         budget: how much may be looked at.
         left_out: receives the other files.
         endings: of the files that count as images.
+        prefix: stands before the folder's name where other files are named.
 
     Raises:
         TooManyFilesError: the budget is spent.
@@ -197,7 +199,7 @@ def images_below(
             if file.lower().endswith(endings) and not file.startswith("."):
                 found.append((*inner, file))
             elif left_out is not None:
-                left_out.add("/".join((folder.name, *inner, file)), file)
+                left_out.add(prefix + "/".join((folder.name, *inner, file)), file)
     return ["/".join(parts) for parts in sorted(found)]
 
 
@@ -207,6 +209,7 @@ def images_by_class(
     name: str,
     budget: Budget | None = None,
     left_out: LeftOut | None = None,
+    prefix: str = "",
 ) -> tuple[Names, NDArray[np.int64]]:
     """Paths of a tree of class folders relative to it, and the label (N,) of each.
 
@@ -218,7 +221,7 @@ def images_by_class(
 
     def each() -> Iterator[str]:
         for folder in classes:
-            found = images_below(root / folder, budget, left_out)
+            found = images_below(root / folder, budget, left_out, prefix=prefix)
             if not found:
                 there = LeftOut()
                 images_below(root / folder, left_out=there)

@@ -43,7 +43,7 @@ def scan(
     left_out: LeftOut | None = None,
 ) -> ImageSet:
     """The images of a tree of class folders; ids are paths relative to `root` under `prefix`."""
-    paths, labels = images_by_class(root, classes, name, budget, left_out)
+    paths, labels = images_by_class(root, classes, name, budget, left_out, prefix)
     return ImageSet(
         name=name,
         source=FileSource(paths, root, border),
