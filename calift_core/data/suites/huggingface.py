@@ -26,6 +26,7 @@ from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError, DataUnavailableError, SpecError, reason_of
+from calift_core.home import cache_dir
 from calift_core.installed import install_extra
 from calift_core.untrusted import parse_json
 
@@ -112,7 +113,10 @@ class HuggingFace(AtPath):
 
     def find(self, path: Path | None) -> Path | None:
         """The folder of its Arrow files, or the cache that would hold it."""
-        return path if path is None or not is_hub_name(path) else _cache() / _cached_as(path)
+        if path is None or not is_hub_name(path):
+            return path
+        places = [place / _cached_as(path) for place in _caches()]
+        return next((place for place in places if place.is_dir()), places[0])
 
     def fetchable(self, path: Path | None) -> str | None:
         """Itself, where it is one of the hub."""
@@ -378,10 +382,16 @@ def _saved_files(folder: Path) -> tuple[Path, ...]:
     return files
 
 
-def _cache() -> Path:
-    """Where `datasets` keeps what it has loaded."""
+def _caches() -> tuple[Path, Path]:
+    """Where data sets of the hub are fetched to, and where `datasets` keeps what others loaded."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    return Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
+    theirs = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
+    ours = theirs if os.environ.get("HF_DATASETS_CACHE") else _hub_files().with_name("datasets")
+    return ours, theirs
+
+
+def _hub_files() -> Path:
+    return cache_dir() / "huggingface" / "hub"
 
 
 def _cached_as(path: Path) -> str:
@@ -395,10 +405,8 @@ def is_cached(name: str, config: str = "") -> bool:
 
 def _cached_configs(path: Path, config: str) -> dict[str, Path]:
     """Config → the folder of its newest copy in the cache."""
-    place = _cache()
-    if not place.is_dir():
-        return {}
-    roots = [p for p in place.iterdir() if p.name.lower() == _cached_as(path)]
+    places = [place for place in _caches() if place.is_dir()]
+    roots = [p for place in places for p in place.iterdir() if p.name.lower() == _cached_as(path)]
     found = [about.parent for root in roots for about in root.glob(f"*/*/*/{_INFO}")]
     found.sort(key=lambda folder: folder.stat().st_mtime)
     # A config that was loaded with options has a hash of them behind its name.
@@ -411,7 +419,7 @@ def _cached_splits(path: Path, config: str) -> dict[str, tuple[Path, ...]]:
     if not configs:
         of = f" (config {config!r})" if config else ""
         raise DataUnavailableError(
-            f"the data set {str(path)!r}{of} of the hub is not in the cache {str(_cache())!r}.",
+            f"the data set {str(path)!r}{of} of the hub is not in the cache {str(_caches()[0])!r}.",
             hint="A run fetches it where it has a network and `datasets`; else load it once with "
             "`datasets.load_dataset`. If a folder is meant, there is none of this name here: "
             f"hf:./{path}, or its whole path, names what `save_to_disk` wrote.",
@@ -443,7 +451,7 @@ def _cached_splits(path: Path, config: str) -> dict[str, tuple[Path, ...]]:
 
 
 def fetch_dataset(path: Path, chosen: str | None) -> None:
-    """Have `datasets` put a data set of the hub into its cache; nothing where it is there.
+    """Have `datasets` fetch a data set of the hub to the cache; nothing where it is there.
 
     Raises:
         DataUnavailableError: it cannot be had.
@@ -460,14 +468,20 @@ def fetch_dataset(path: Path, chosen: str | None) -> None:
         )
     try:
         import datasets
+        from huggingface_hub import constants
     except ImportError:
         raise DataUnavailableError(
             f"{said}, and `datasets`, which fetches it, is not installed.", hint=install_extra("hf")
         ) from None
+    shared = constants.HF_HUB_CACHE
     try:
-        datasets.load_dataset(str(path), config or None)
+        # `cache_dir` is of the prepared data alone; the files they are made of have no such option.
+        constants.HF_HUB_CACHE = str(_hub_files())
+        datasets.load_dataset(str(path), config or None, cache_dir=str(_caches()[0]))
     except Exception as error:  # network, hub and builders each have their own
         raise DataUnavailableError(
             f"{said} and could not be fetched ({type(error).__name__}: {reason_of(error)}).",
             hint=_LAYOUT,
         ) from None
+    finally:
+        constants.HF_HUB_CACHE = shared

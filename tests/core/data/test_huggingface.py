@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from calift_core.data.counting import count_suite
 from calift_core.data.inspection import examine_suite
@@ -157,6 +158,34 @@ def test_of_the_hub__is_read_from_the_cache_and_refused_where_it_is_not(
     assert "is not in the cache" in absent.message
     monkeypatch.setenv("HF_DATASETS_CACHE", os.devnull)
     assert count_suite(SuiteSpec(id="hf:things")).absent
+
+
+def test_of_the_hub__what_is_fetched_lies_below_the_home(
+    on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, others = tmp_path / "home", tmp_path / "others"
+    for name in ("HF_DATASETS_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(others))
+    monkeypatch.setenv("CALIFT_HOME", str(home))
+    (tmp_path / "things").mkdir()
+    for part in ("train", "test"):
+        split = datasets.load_from_disk(str(on_disk))[part]
+        split.to_parquet(str(tmp_path / "things" / f"{part}-00000-of-00001.parquet"))
+    load_dataset, hub = datasets.load_dataset, constants.HF_HUB_CACHE
+
+    def of_the_hub(name: str, config: str | None, **options: Any) -> Any:
+        assert Path(constants.HF_HUB_CACHE).is_relative_to(home)
+        return load_dataset(str(tmp_path / name), config, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", of_the_hub)
+    assert count_suite(SuiteSpec(id="hf:things")).absent
+    mine, theirs = load("hf:things#id=file"), load(f"hf:{on_disk}#id=file")
+    assert mine.part("test").sha256 == theirs.part("test").sha256
+    assert not count_suite(SuiteSpec(id="hf:things")).absent
+    assert hub == constants.HF_HUB_CACHE
+    assert list(home.rglob("*.arrow"))
+    assert not others.exists()
 
 
 def test_names__a_folder_comes_first_and_a_look_fetches_nothing(
