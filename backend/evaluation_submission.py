@@ -8,10 +8,13 @@ from backend.artifacts import ArtifactStore
 from backend.problems import HttpError
 from backend.store.stores import Stores
 from backend.submission import SCAN_ENTRIES, SCAN_SECONDS, Submission, check_text
+from calift_core.data.counting import SuiteCounts
 from calift_core.data.job_counting import JobCounts, Judgeable, count_job
 from calift_core.data.listing import Budget
+from calift_core.data.workload import Pace, Workload, judging_phases
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema.evaluation_job import EvaluationJobSpec, is_job_id
+from calift_core.schema.methods import ZeroShot
 from calift_core.schema.spec import parse_spec
 from calift_core.schema.wire.runs import Estimate, Validation
 
@@ -73,8 +76,34 @@ class EvaluationSubmission:
             valid=True,
             missing=missing,
             warnings=list(self._judged_before(spec)),
-            estimate=_estimate(counts, len(runs)),
+            estimate=self._estimate(spec, counts),
         )
+
+    def _estimate(self, spec: EvaluationJobSpec, counts: JobCounts) -> Estimate:
+        """What a job costs; its time is that of finished runs of like size, as a run's is."""
+        paces = {run_id: self._pace(spec, run_id, n) for run_id, n in counts.by_run.items()}
+        phases = judging_phases((n, paces[run_id]) for run_id, n in counts.by_run.items())
+        basis = ["images: counted on this machine, once for each run", *counts.notes]
+        if phases:
+            told = dict.fromkeys(pace.basis for pace in paces.values() if pace is not None)
+            shared = ", which a shared pass shortens" if len(paces) > 1 else ""
+            basis.append(f"time {' and '.join(told)}{shared}")
+        return Estimate(
+            evaluation_images=counts.images,
+            shifts=counts.shifts,
+            corrupted_images=counts.corrupted,
+            seconds=sum(phases.values()) if phases else None,
+            phases=phases or {},
+            basis="; ".join(basis),
+        )
+
+    def _pace(self, job: EvaluationJobSpec, run_id: str, n: int | None) -> Pace | None:
+        """How fast runs of a run's model predict so many images on the job's device."""
+        spec = parse_spec(self._store.runs.get(run_id).spec)
+        train = spec.train.model_copy(update={"device": job.device})
+        asked = spec.model_copy(update={"method": ZeroShot(), "train": train})
+        work = Workload(SuiteCounts(basis=""), evaluation_images=n, selection_images=0)
+        return self._store.results.pace(asked, work)
 
     def _refusals(self, spec: EvaluationJobSpec) -> Iterator[tuple[str, str]]:
         """Folders that this service may not read."""
@@ -108,8 +137,7 @@ class EvaluationSubmission:
             suite = parse_spec(run.spec).suite
         except SpecError as error:
             return f"the spec of run {run_id} cannot be read: {error}"
-        speed = (report.get("speeds") or {}).get("evaluating")
-        return Judgeable(run_id, suite, tuple(report["data"]["classes"]), speed)
+        return Judgeable(run_id, suite, tuple(report["data"]["classes"]))
 
     def _judged_before(self, spec: EvaluationJobSpec) -> Iterator[str]:
         """Names that a run has results under: whether of the same images is for the runner."""
@@ -125,17 +153,3 @@ class EvaluationSubmission:
                     f"The run {run_id} has results on {', '.join(both[:5])} already: the same "
                     "images are not judged again, others stand beside them under another name."
                 )
-
-
-def _estimate(counts: JobCounts, n_runs: int) -> Estimate:
-    basis = "; ".join(["images: counted on this machine, once for each run", *counts.notes])
-    if counts.seconds:
-        basis += "; time at the pace of each run's own evaluation"
-        basis += ", which a shared pass shortens" if n_runs > 1 else ""
-    return Estimate(
-        evaluation_images=counts.images,
-        shifts=counts.shifts,
-        corrupted_images=counts.corrupted,
-        seconds=counts.seconds or None,
-        basis=basis,
-    )

@@ -33,13 +33,11 @@ class Judgeable:
         id: its id.
         suite: the data that it was trained and judged on.
         classes: of its classifier.
-        per_s: images a second at its own evaluation, where that was kept.
     """
 
     id: str
     suite: SuiteSpec
     classes: tuple[str, ...]
-    per_s: float | None = None
 
 
 @dataclass
@@ -50,7 +48,7 @@ class JobCounts:
         images: of all runs together; None where some cannot be counted here.
         shifts: shift or suite → images, None where unknown; of the first run.
         corrupted: images under corruptions, of all runs together.
-        seconds: time at the pace of the runs' own evaluations, where it is known for all.
+        by_run: images of each run; None where some cannot be counted here.
         problems: pointer and sentence of what stands in the way.
         missing: sentences on data that the worker fetches by itself.
         notes: sentences on what could not be counted.
@@ -59,7 +57,7 @@ class JobCounts:
     images: int | None = 0
     shifts: dict[str, int | None] = field(default_factory=dict)
     corrupted: int = 0
-    seconds: float | None = 0.0
+    by_run: dict[str, int | None] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -84,13 +82,11 @@ def count_job(
         corrupted = counter.corrupted(run)
         known = [n for _, n in found if n is not None]
         if len(known) < len(found) or counts.images is None or corrupted is None:
-            counts.images = counts.seconds = None
+            counts.images = counts.by_run[run.id] = None
             continue
         counts.corrupted += corrupted
+        counts.by_run[run.id] = sum(known) + corrupted
         counts.images += sum(known) + corrupted
-        if counts.seconds is not None:
-            n = sum(known) + corrupted
-            counts.seconds = counts.seconds + n / run.per_s if run.per_s else None
     return counts
 
 

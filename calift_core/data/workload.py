@@ -188,6 +188,23 @@ def count_images(
     )
 
 
+def judging_phases(runs: Iterable[tuple[int | None, Pace | None]]) -> dict[str, float] | None:
+    """Seconds of each part of a job that judges finished runs; None where a part is unknown.
+
+    Args:
+        runs: images of each run, and the pace of predicting them.
+    """
+    fixed, judged = 0.0, 0.0
+    for images, pace in runs:
+        work = Workload(SuiteCounts(basis=""), evaluation_images=images, selection_images=0)
+        found = None if pace is None else work.phases(pace)
+        if found is None:
+            return None
+        fixed = max(fixed, found["start and saving"])  # one process judges them all
+        judged += found.get("evaluation", 0.0)
+    return {"start and saving": fixed, "evaluation": judged}
+
+
 def _few(steps: int, n_train: int, spec: RunSpec) -> str:
     batch, epochs = spec.train.batch_size, spec.train.epochs
     words = f"{steps} step{'' if steps == 1 else 's'} of training"

@@ -126,7 +126,10 @@ def test_evaluate__a_dry_run_counts_and_a_job_is_queued_once(
     assert found.estimate.evaluation_images == 12 + 4 * n_test
     assert found.estimate.shifts == {"art": 12}
     assert found.estimate.corrupted_images == 4 * n_test
-    assert found.estimate.seconds
+    # The whole job, starting and saving with it, as for a run.
+    assert set(found.estimate.phases) == {"start and saving", "evaluation"}
+    assert all(found.estimate.phases.values())
+    assert found.estimate.seconds == pytest.approx(sum(found.estimate.phases.values()))
     assert found.missing == ["No worker has reported in lately; `calift up` starts one."]
     key = {"Idempotency-Key": "one"}
     first = api.post("/api/v1/evaluations", json=body | {"priority": 2}, headers=key)
