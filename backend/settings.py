@@ -31,6 +31,7 @@ from pydantic_settings import (
 from calift_core.errors import SpecError, StorageError, reason_of
 from calift_core.files import storage_error
 from calift_core.home import calift_home
+from calift_core.schema.places import expanded
 
 #: Names that reach a loopback bind. Others would let a web page rebind its own name to it.
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -228,7 +229,7 @@ class Settings(BaseSettings):
                 f"heartbeat_s must be less than lease_ttl_s, got {self.heartbeat_s:g} and "
                 f"{self.lease_ttl_s:g}"
             )
-        home = self.home.expanduser().absolute()
+        home = expanded(self.home).absolute()
         folder, bucket = self._artifacts_place(home)
         database = self.database_url or f"sqlite:///{home / 'calift.db'}"
         broker = self.broker_url or f"redis+socket://{home / 'run' / 'broker.sock'}?virtual_host=0"
@@ -265,7 +266,7 @@ class Settings(BaseSettings):
             raise ValueError("artifacts and artifacts_dir mean the same: give one of them")
         if kind == "s3" and mark:
             return home / "artifact-copies", self.artifacts.rstrip("/")
-        folder = home / "artifacts" if given == Path() else given.expanduser().absolute()
+        folder = home / "artifacts" if given == Path() else expanded(given).absolute()
         return folder, ""
 
     @property

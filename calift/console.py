@@ -49,6 +49,12 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output 
 SpecFile = Annotated[Path, typer.Argument(help="A RunSpec, YAML or JSON.")]
 
 
+def lies_here(name: str) -> str:
+    """What a suite's name without a folder may have meant, where such a file is here."""
+    here = os.path.exists(os.path.expanduser(name.partition("#")[0]))
+    return f"What lies here is named ./{name}." if here else ""
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -25,6 +25,7 @@ from calift.console import (
     err,
     faults_table,
     how_far,
+    lies_here,
     need_torch,
     out,
     percent,
@@ -32,6 +33,7 @@ from calift.console import (
     sigma_text,
 )
 from calift_core.errors import SpecError
+from calift_core.schema.places import expanded
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 from calift_core.schema.wire.runs import Validation
@@ -277,7 +279,7 @@ def _merged_these(folder: Path, spec: RunSpec) -> bool:
         for item in _read_report(folder / "report.json").resolved.get("inputs", [])
     }
     for name in spec.method.input_runs:
-        report = Path(name).expanduser() / "report.json"
+        report = expanded(name) / "report.json"
         if report.is_file() and _read_report(report).model.get("sha256") != merged.get(name):
             return False
     return True
@@ -421,7 +423,10 @@ def _show_validation(spec: RunSpec, result: Validation) -> None:
         n = f"{len(files):,} image{'' if len(files) == 1 else 's'}"
         err.print(f"error: {n} cannot be read", style="red", markup=False)
     for problem in [p for p in result.errors if "file" not in p]:
-        err.print(f"error: {problem['pointer']}: {problem['message']}", style="red", markup=False)
+        message = problem["message"]
+        if message.startswith("unknown suite "):
+            message = f"{message} {lies_here(spec.suite.id)}".strip()
+        err.print(f"error: {problem['pointer']}: {message}", style="red", markup=False)
     for sentence in result.missing:
         out.print(f"missing here: {sentence}", style="yellow", markup=False)
     for sentence in result.warnings:

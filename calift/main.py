@@ -32,11 +32,11 @@ from calift import (
     study,
     sweeps,
 )
-from calift.console import err, out, print_json
+from calift.console import err, lies_here, out, print_json
 from calift.push import push
 from calift.stack import need_embedded
 from calift_core import __version__, threads
-from calift_core.errors import CaliftError, InterruptedRunError
+from calift_core.errors import CaliftError, InterruptedRunError, UnknownNameError
 from calift_core.installed import as_typed
 
 app = typer.Typer(
@@ -80,15 +80,20 @@ def _fail(error: CaliftError) -> NoReturn:
         _print_error(error)
     else:
         err.print(f"error: {error.message}", style="bold red", markup=False)
-        if error.hint:
-            err.print(f"  {error.hint}", markup=False)
+        if hint := error.hint or _lies_here(error):
+            err.print(f"  {hint}", markup=False)
     sys.exit(1)
 
 
 def _print_error(error: CaliftError) -> None:
-    print_json(
-        {"error": {"code": error.code, "message": error.message, "hint": as_typed(error.hint)}}
-    )
+    hint = as_typed(error.hint) or _lies_here(error)
+    print_json({"error": {"code": error.code, "message": error.message, "hint": hint}})
+
+
+def _lies_here(error: CaliftError) -> str:
+    if isinstance(error, UnknownNameError) and error.kind == "suite":
+        return lies_here(error.name)
+    return ""
 
 
 def _say_version(asked: bool) -> None:

@@ -29,6 +29,7 @@ from calift.evaluations import job_of, submit_job
 from calift.follow import follow
 from calift.local import corruptions_of, shifts_of
 from calift_core.errors import SpecError
+from calift_core.schema.places import expanded
 from calift_core.schema.spec import RunSpec, absolute_uri, load_spec, parse_spec
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
@@ -130,7 +131,7 @@ def absolute_paths(data: dict[str, Any]) -> dict[str, Any]:
         name = model.get("name")
         if isinstance(name, str) and name.startswith("local-dir:"):
             place = name.removeprefix("local-dir:")
-            model["name"] = f"local-dir:{Path(place).expanduser().absolute()}"
+            model["name"] = f"local-dir:{expanded(place).absolute()}"
     return data
 
 

@@ -23,6 +23,7 @@ from calift.console import JsonFlag, out, print_json
 from calift.service import with_absolute_paths
 from calift_core.errors import CaliftError, SpecError
 from calift_core.files import atomic_write_bytes, atomic_write_json
+from calift_core.schema.places import expanded
 from calift_core.schema.spec import RunSpec, load_spec
 
 slurm_app = typer.Typer(no_args_is_help=True, help="Runs as jobs of a Slurm cluster.")
@@ -76,7 +77,7 @@ def submit(
     """Hand runs to sbatch. A run that is preempted or out of time goes on where it was."""
     specs = [with_absolute_paths(load_spec(path)) for path in spec_files]
     _require_alike(specs, hosts)
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     places = _places(specs, folder)
     ours = ["--parsable", f"--output={folder / 'slurm-%A_%a.log'}", f"--nodes={hosts}"]
     ours += _sizes(specs[0], hosts, cpus)

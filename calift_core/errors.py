@@ -79,6 +79,7 @@ class UnknownNameError(SpecError):
             listed = f"{len(names)} names, the nearest are {', '.join(near or names[:8])}"
         else:
             listed = ", ".join(names) or "none"
+        self.kind, self.name = kind, name
         super().__init__(f"unknown {kind} {name!r}.{guess} Known: {listed}.", hint=hint)
 
 

@@ -29,6 +29,7 @@ from calift_core.models.hub import hub_repository, in_hub_cache
 from calift_core.models.loading import TINY, load_clip
 from calift_core.models.precision import autocast, resolve_device, resolve_precision
 from calift_core.models.zeroshot import resolve_templates
+from calift_core.schema.places import expanded
 from calift_core.schema.spec import ModelSpec, RunSpec
 from calift_core.schema.wire.runs import Validation
 from calift_core.training.loop import make_ready
@@ -44,7 +45,7 @@ def missing_weights(model: ModelSpec) -> list[str]:
     """
     name, pretrained = model.name, model.pretrained
     if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:")).expanduser()
+        folder = expanded(name.removeprefix("local-dir:"))
         return [] if folder.is_dir() else [f"weights: there is no folder {str(folder)!r}"]
     if name.startswith("hf-hub:"):
         pretrained = "its own"
@@ -76,8 +77,7 @@ def missing_inputs(spec: RunSpec) -> list[str]:
         "checkpoint/model.json)"
         for name in spec.method.input_runs
         if not all(
-            (Path(name).expanduser() / part).is_file()
-            for part in ("report.json", "checkpoint/model.json")
+            (expanded(name) / part).is_file() for part in ("report.json", "checkpoint/model.json")
         )
     ]
 

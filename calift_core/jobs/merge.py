@@ -36,6 +36,7 @@ from calift_core.models.finished import differences, load_finished
 from calift_core.models.loading import weights_sha256
 from calift_core.models.precision import Precision
 from calift_core.schema.methods import METHOD_SPECS, ONE_SE_PATH, ModelStock, WiseFt
+from calift_core.schema.places import expanded
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec
@@ -127,7 +128,7 @@ def merge_runs(
     yield PhaseRecord(phase="loading", detail=f"{len(names)} finished run(s)")
     found = []
     for name in names:
-        at = (inputs or {}).get(name) or Path(name).expanduser()
+        at = (inputs or {}).get(name) or expanded(name)
         found.append(_load(name, at, spec, suite, clip, start_sha256))
         if stop():
             raise InterruptedRunError("stopped while loading finished runs")

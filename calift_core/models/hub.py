@@ -18,6 +18,7 @@ from huggingface_hub.errors import CacheNotFound
 from open_clip.pretrained import download_pretrained_from_hf
 
 from calift_core.errors import ModelUnavailableError, reason_of
+from calift_core.schema.places import expanded
 
 CONFIG_NAME = "open_clip_config.json"
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
@@ -31,7 +32,7 @@ def is_folder(name: str) -> bool:
 def config_file(name: str) -> Path:
     """The config of a folder, or of a hub repository: fetched if need be."""
     if name.startswith(FOLDER_PREFIX):
-        return Path(name.removeprefix(FOLDER_PREFIX)).expanduser() / CONFIG_NAME
+        return expanded(name.removeprefix(FOLDER_PREFIX)) / CONFIG_NAME
     _require_hub(name, None)
     repository = name.removeprefix(HUB_PREFIX)
     try:

@@ -47,6 +47,7 @@ from calift_core.models.hub import (
     weights_of,
 )
 from calift_core.packaged import packaged
+from calift_core.schema.places import expanded
 from calift_core.untrusted import parse_json
 
 TINY = "calift-tiny"
@@ -322,7 +323,7 @@ def _from_folder(name: str, generator: torch.Generator | None) -> nn.Module:
         except Exception as error:  # hub, network and file errors come as a dozen types
             raise unavailable(name, None, error) from error
     else:
-        name = f"{FOLDER_PREFIX}{Path(name.removeprefix(FOLDER_PREFIX)).expanduser()}"
+        name = f"{FOLDER_PREFIX}{expanded(name.removeprefix(FOLDER_PREFIX))}"
     with _seeded(generator), quietly():
         try:
             net: nn.Module = open_clip.create_model(name, require_pretrained=True)

@@ -28,6 +28,7 @@ from pydantic import (
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.base import Frozen
 from calift_core.schema.methods import METHOD_SPECS, Adapt, LinearProbe, MethodSpec, Pretrain
+from calift_core.schema.places import expanded
 from calift_core.schema.suggest import unknown_field
 from calift_core.untrusted import TOO_DEEP, check_depth
 
@@ -105,13 +106,13 @@ def absolute_uri(value: str) -> str:
     kind, _, path = uri.partition(":")
     if kind == "torchvision":
         name, _, root = path.partition(":")
-        return f"{kind}:{name}:{Path(root).expanduser().absolute()}" if root else uri
+        return f"{kind}:{name}:{expanded(root).absolute()}" if root else uri
     if f"{kind}:" not in _PLACES or not path:
         return uri  # a named suite
     is_folder = _BARE_PATH.match(path) or Path(path.partition("#")[0]).is_dir()
     if kind == "hf" and not is_folder:
         return uri  # a name of the hub
-    return f"{kind}:{Path(path).expanduser().absolute()}"
+    return f"{kind}:{expanded(path).absolute()}"
 
 
 def name_of_uri(uri: str) -> str:

@@ -111,6 +111,39 @@ def test_dry_run__folders_that_do_not_fit_are_refused_by_both(
     assert by_api.errors[0]["message"] == by_command.errors[0]["message"]
 
 
+def test_dry_run__of_the_api_tells_nothing_of_its_working_folder(
+    api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    bodies = []
+    for name in ("pictures", "nothings"):
+        spec = spec_of(suite={"id": name}).model_dump(mode="json")
+        told = api.post("/api/v1/runs/validate", json={"spec": spec})
+        seen = api.get("/api/v1/datasets/scan", params={"suite": name})
+        problem = {k: v for k, v in seen.json().items() if k not in ("request_id", "instance")}
+        bodies.append((told.text + json.dumps(problem)).replace(name, "NAME"))
+    assert "unknown suite 'NAME'" in bodies[0]
+    assert bodies[0] == bodies[1]
+
+
+def test_dry_run__what_is_left_out_is_named_alike_everywhere(
+    api: TestClient, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    for part, n in (("train", 12), ("val", 10), ("calib", 10), ("test", 10)):
+        write_classes(tmp_path / "photos" / part, PACS, n=n)
+        for name in ("a.heic", "b.HEIC"):
+            (tmp_path / "photos" / part / PACS[0] / name).write_bytes(b"heic")
+    spec = spec_of(model=tiny, suite={"id": f"folder:{tmp_path}/photos"}, method={"kind": "flyp"})
+    (said,) = load_suite(spec.suite).notes
+    assert "8 files are no images that can be read and left out (8 .heic): " in said
+    assert f"test/{PACS[0]}/a.heic" in said
+    assert ask(api, spec).warnings.count(said) == 1
+    assert estimate.validate(spec, measure=False).warnings.count(said) == 1
+    found = api.get("/api/v1/datasets/scan", params={"suite": spec.suite.id}).json()
+    assert found["notes"].count(said) == 1
+
+
 def test_dry_run__two_steps_are_warned_of_and_a_bare_path_is_a_folder(
     api: TestClient, tiny: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -251,6 +251,42 @@ def test_dry_run__what_is_wrong_is_status_1_with_its_place(
     assert "lacks the class folders red_thing" in problem["message"]
 
 
+def test_suite__a_folder_that_lies_here_is_named(
+    say: Callable[..., Said], tmp_path: Path, run_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path / "run.yaml", run_spec("carot", suite={"id": "pictures"}))
+    asked = (["data", "inspect", "pictures"], ["train", file, "--dry-run", "--no-measure"])
+    assert not any("What lies here" in say(*one).text for one in asked)
+    (tmp_path / "pictures").mkdir()
+    assert all("What lies here is named ./pictures." in say(*one).text for one in asked)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"suite": {"id": "folder:~nobody-here/x"}},
+        {"suite": {"shifts": {"art": "torchvision:DTD:~nobody-here/x"}}},
+        {"model": {"name": "local-dir:~nobody-here/x", "pretrained": None}},
+        {"method": {"kind": "wise_ft", "run": "~nobody-here/x", "alpha": 0.5}},
+    ],
+    ids=["suite", "shift", "model", "run"],
+)
+def test_paths__of_an_unknown_user_are_a_sentence(
+    say: Callable[..., Said], run_spec: Any, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    data = run_spec("carot").model_dump(mode="json")
+    for key, value in changed.items():
+        data[key] = value if key == "method" else data[key] | value
+    file = write(tmp_path / "run.yaml", parse_spec(data))
+    for one in (["train", file, "--dry-run", "--no-measure"], ["submit", file]):
+        said = say(*one)
+        assert said.status == 1
+        if one[0] == "submit" and "method" in changed:  # a run of the service, by its id
+            continue
+        assert "no user 'nobody-here' on this machine: '~nobody-here/x'" in said.text
+
+
 # -------------------------------------------------------------------------------------- train
 
 CONTRACT = {

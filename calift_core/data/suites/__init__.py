@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from calift_core.data.suites.typefaces import Typefaces
 from calift_core.data.suites.wilds import WILDS_SUITES
 from calift_core.data.suites.zips import Zip
 from calift_core.errors import SpecError, UnknownNameError
+from calift_core.schema.places import expanded
 from calift_core.schema.spec import CorruptionSpec, SuiteSpec
 
 #: What a catalogue lists.
@@ -83,9 +83,7 @@ def parse_suite_id(text: str) -> SuiteId:
             raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
         return SuiteId(name, _path(root), known_kind(kind))
     if name not in SUITES and (name not in UNNAMED or name == "folder"):
-        here = os.path.exists(os.path.expanduser(text.partition("#")[0]))
-        hint = f"What lies here is named ./{text}." if here else ""
-        raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()], hint=hint)
+        raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()])
     if name in ("manifest", "wds", "zip", "hf") and not rest.partition("#")[0]:
         raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
     has_domains = family_of(name).has_domains
@@ -106,12 +104,7 @@ def _is_word(text: str) -> bool:
 
 
 def _path(text: str) -> Path:
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        raise SpecError(
-            f"{text[:200]!r} cannot be looked at: {text.partition('/')[0]!r} is nobody's home here"
-        ) from None
+    path = expanded(text)
     whole, *names = (len(part.encode("utf-8", "replace")) for part in (str(path), *path.parts))
     if whole > _MAX_PATH_BYTES or max(names, default=0) > _MAX_NAME_BYTES:
         raise SpecError(

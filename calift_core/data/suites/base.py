@@ -16,6 +16,7 @@ from calift_core.data.images import ImageSet, PixelSource
 from calift_core.data.listing import Budget
 from calift_core.errors import DataUnavailableError, SpecError, UnknownNameError
 from calift_core.home import cache_dir
+from calift_core.schema.places import expanded
 from calift_core.schema.spec import FractionSpec
 
 
@@ -39,7 +40,7 @@ def suite_folder(name: str, path: Path | None = None) -> Path:
     named = os.environ.get(variable_of(name))
     if path is not None:
         return path
-    return Path(named).expanduser() if named else cache_dir() / name
+    return expanded(named) if named else cache_dir() / name
 
 
 def variable_of(name: str) -> str:
