@@ -235,6 +235,8 @@ def show_decision(found: Decision, as_json: bool) -> None:
             f"{found.threshold:.6g}. At most {percent(found.risk)} of them are wrong on data like "
             f"{split.dataset} (n = {split.n:,}), in {100 * found.level:g} of 100 repeats of it."
         )
+    own = found.calibrator == "none"
+    _say(f"Confidences are {'its own' if own else f'after its calibrator, {found.calibrator}'}.")
     table = _table("What that gives", "data set", "role", "n", "kept", "errors (95 %)", "holds",
                    left=2)  # fmt: skip
     for one in found.sets:
@@ -248,6 +250,8 @@ def show_decision(found: Decision, as_json: bool) -> None:
             {True: "yes", False: "no", None: "open"}[one.holds],
         )
     _say(table)
+    for note in found.warnings:
+        _say(note)
     _say("It was promised for ID data alone; shifts are shown for what they are.")
 
 
@@ -273,8 +277,9 @@ def _tested(test: PromiseTest, risk: float) -> str:
         else f"By the same rule {test.dataset} itself asks for {test.threshold:.6g}."
     )
     return (
-        f"{said} Calibration and test samples {alike}: {percent(test.chosen_on_accuracy)} of the "
-        f"former are right and {percent(test.accuracy)} of the latter, a difference of "
+        f"{said} The samples it was chosen on and the test samples {alike}: "
+        f"{percent(test.chosen_on_accuracy)} of the former are right and "
+        f"{percent(test.accuracy)} of the latter, a difference of "
         f"{100 * test.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}). {remedy}"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from backend.explore.memory import Remembered
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from calift_core.analysis.calibrators import is_perturbed
+from calift_core.analysis.choosing import Choice, choose_or_none
 from calift_core.analysis.draws import Draws
 from calift_core.analysis.library import (
     FitSet,
@@ -26,6 +27,7 @@ from calift_core.calibration import Binning
 from calift_core.errors import LeakageError, NotFoundError, SpecError
 from calift_core.predictions.prompts import PROMPTS
 from calift_core.predictions.training import TRAINING_IMAGES, training_label
+from calift_core.predictions.types import Role
 from calift_core.schema.wire.results import Evaluation, Source
 from calift_core.schema.wire.runs import RunSummary
 
@@ -153,6 +155,24 @@ class StoreLibrary:
             )
         return FitSet([file], other.id)
 
+    def validation(self, subject: Subject) -> PredictionsFile | None:
+        """The run's ID validation part."""
+        return next(self._part(str(subject.source.run_id), "validation"), None)
+
+    def choice(self, subject: Subject) -> Choice | None:
+        """What `auto` chooses for the run, as for a picture that is tried."""
+        part = self._part(str(subject.source.run_id), "calibration")
+        clean = next((file for file in part if not is_perturbed(file.metadata)), None)
+        own = self.validation(subject)
+        if clean is None or own is None:
+            return None
+        return self._memory.remember(
+            "fits",
+            ("choice", clean.digest, own.digest),
+            lambda: choose_or_none(clean.path, own.path)[0],
+            long=True,
+        )
+
     def prompts(self, subject: Subject) -> tuple[str, Path]:
         """What lies beside the model of the subject's run."""
         try:
@@ -215,16 +235,22 @@ class StoreLibrary:
             lambda: open_predictions(self._artifacts.verified(digest), digest, decoded),
         )
 
+    def _part(self, run_id: str, role: Role) -> Iterator[PredictionsFile]:
+        """A run's predictions of a part of its ID data that it was not tested on."""
+        judged = {e.predictions_sha256 for e in self._store.results.run_evaluations(run_id)}
+        for stored in self._store.files.of_run(run_id, kind="predictions"):
+            if stored.sha256 not in judged:
+                file = self._open(stored.sha256)
+                if file.metadata.role == role:
+                    yield file
+
     def _calibration_files(self, run_id: str) -> list[PredictionsFile]:
         """A run's predictions of its ID calibration split, then of its perturbed copies.
 
         Raises:
             NotFoundError: the run has stored none.
         """
-        judged = {e.predictions_sha256 for e in self._store.results.run_evaluations(run_id)}
-        stored = self._store.files.of_run(run_id, kind="predictions")
-        opened = [self._open(a.sha256) for a in stored if a.sha256 not in judged]
-        found = [file for file in opened if file.metadata.role == "calibration"]
+        found = list(self._part(run_id, "calibration"))
         found.sort(key=lambda f: (is_perturbed(f.metadata), f.metadata.dataset))
         if not found or is_perturbed(found[0].metadata):
             raise NotFoundError(

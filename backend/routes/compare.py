@@ -96,7 +96,8 @@ def get_decision(
 ) -> Decision:
     """A threshold on the confidence with a promise, and what it gives on ID data and every shift.
 
-    Chosen on the run's ID calibration split by fixed-sequence testing of Clopper-Pearson bounds.
+    It is of the probabilities after the calibrator that a shipped model has by default, chosen on
+    the ID validation part by fixed-sequence testing of Clopper-Pearson bounds.
     """
     return services.explorer.decide(run_id, risk=risk, level=level, datasets=dataset)
 

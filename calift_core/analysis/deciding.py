@@ -1,20 +1,78 @@
-"""A threshold that was chosen on one data set, and what it gives on others."""
+"""A threshold that was found on one part of a run's ID data, and what it gives elsewhere.
+
+There is one for a run, its calibrator and a promise. It is of the probabilities that the model
+answers with, after its calibrator, and is found on a part that the calibrator was not fitted on.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from calift_core.calibration import SampleScores
+from calift_core.analysis.calibrators import require_same
+from calift_core.analysis.choosing import calibrated
+from calift_core.analysis.chunks import PathLike, logit_chunks
+from calift_core.calibration import Calibrator, SampleScores, score_probs
 from calift_core.calibration.bins import Bools
 from calift_core.calibration.decisions import choose_threshold, keep, risk_curve
 from calift_core.calibration.diagrams import wilson_interval
 from calift_core.calibration.scores import Scores
+from calift_core.predictions.read import read_metadata, read_scores
 
 #: Above every confidence: keeps nothing.
 _NOTHING = 2.0
+
+
+def threshold_part(
+    *, fitted: bool, has_validation: bool
+) -> Literal["validation", "calibration"] | None:
+    """The part of a run's ID data that its thresholds are found on.
+
+    The validation part, which no calibrator is fitted on. Without it the calibration part, where
+    the model answers with its own probabilities; with a calibrator fitted there, none.
+
+    Args:
+        fitted: whether the model answers through a calibrator.
+        has_validation: whether the run has a validation part.
+    """
+    if has_validation:
+        return "validation"
+    return None if fitted else "calibration"
+
+
+def answer_scores(
+    path: PathLike,
+    calibrator: Calibrator | None,
+    *,
+    temperature: float = 1.0,
+    initial: PathLike | None = None,
+) -> SampleScores:
+    """Scores of a predictions file as the model answers: by the likeliest calibrated class.
+
+    Args:
+        path: a predictions file.
+        calibrator: that logits go through; None: the model's own probabilities.
+        temperature: of its own probabilities.
+        initial: the initial model's predictions of the same samples, for calibrators that read
+            them.
+
+    Raises:
+        PredictionsError: a file breaks its contract, or does not hold all logits and there is a
+            calibrator, or the two are of other samples.
+    """
+    if calibrator is None and (temperature != 1 or read_metadata(path).storage != "full"):
+        return read_scores(path, temperature)
+    beside = iter(()) if initial is None else logit_chunks(initial)
+    parts = []
+    for chunk in logit_chunks(path):
+        other = next(beside, None)
+        if other is not None:
+            require_same(chunk, other)
+        first = None if other is None else other.logits
+        parts.append(score_probs(calibrated(chunk.logits, calibrator, first), chunk.labels))
+    return SampleScores.concatenate(parts)
 
 
 def kept_of(scores: SampleScores, threshold: float | None, risk: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from calift_core.analysis.calibrators import is_perturbed
+from calift_core.analysis.choosing import INITIAL_NAME, Choice, read_choice
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.analysis.library import (
     FitSet,
@@ -168,18 +169,30 @@ class FolderLibrary:
         noisy = [path for path, m in found if is_perturbed(m)] if kind == "tsp" else []
         return FitSet([self._open(path) for path in clean[:1] + noisy])
 
+    def validation(self, subject: Subject) -> PredictionsFile | None:
+        """The file of the ID validation part beside the subject."""
+        for path, metadata in _files(Path(subject.target).parent):
+            if metadata.role == "validation":
+                return self._open(path)
+        return None
+
+    def choice(self, subject: Subject) -> Choice | None:
+        """What `calift calibrate` left in the folder of the subject's run."""
+        return read_choice(_run_of(subject))
+
     def prompts(self, subject: Subject) -> tuple[str, Path]:
         """Beside the model of the run whose predictions these are."""
-        path = Path(subject.target).resolve().parent.parent / "checkpoint" / PROMPTS
+        path = _run_of(subject) / "checkpoint" / PROMPTS
         if not path.is_file():
             raise no_prompts(subject)
         return str(path), path
 
     def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
-        """The file of the same data set in the initial model's folder."""
+        """The file of the same data set in the initial model's folder, or in the run's own copy."""
         asked = (file.metadata.dataset, file.metadata.role)
-        if self.initial is not None:
-            for path, metadata in _files(self.initial):
+        initial = self.initial or _run_of(subject) / INITIAL_NAME
+        if self.initial is not None or initial.is_dir():
+            for path, metadata in _files(initial):
                 if (metadata.dataset, metadata.role) == asked:
                     return self._open(path)
         raise NotFoundError(
@@ -190,6 +203,11 @@ class FolderLibrary:
     def _open(self, path: Path) -> PredictionsFile:
         digest = str(path.resolve())
         return self.memory.remember("files", digest, lambda: open_predictions(path, digest))
+
+
+def _run_of(subject: Subject) -> Path:
+    """The folder of the run that a predictions file lies in."""
+    return Path(subject.target).resolve().parent.parent
 
 
 def _summary(run: str, report: Report) -> RunSummary:

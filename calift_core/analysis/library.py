@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from calift_core.analysis.choosing import Choice
 from calift_core.analysis.draws import Draws
 from calift_core.calibration import Binning
 from calift_core.errors import NotFoundError
@@ -204,6 +205,15 @@ class Library(Protocol):
         Raises:
             NotFoundError: the run has no such split.
             LeakageError: other data without `oracle`.
+        """
+
+    def validation(self, subject: Subject) -> PredictionsFile | None:
+        """The ID validation part of the subject's run, where it is stored."""
+
+    def choice(self, subject: Subject) -> Choice | None:
+        """The calibrator that the model of the subject's run is used with.
+
+        None: it answers with its own probabilities.
         """
 
     def prompts(self, subject: Subject) -> tuple[str, Path]:

@@ -77,7 +77,7 @@ class AnswerCalls(Connection):
         """A threshold for at most so many errors among what is kept, and what it gives.
 
         Args:
-            run_id: a run with predictions of its ID calibration split.
+            run_id: a run with predictions of its ID validation or calibration part.
             risk: largest share of errors among what is kept.
             level: how often the promise holds.
             datasets: names; none: all that the run was tested on.

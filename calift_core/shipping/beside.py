@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from itertools import zip_longest
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from calift_core.analysis.calibrators import require_same
-from calift_core.analysis.chunks import logit_chunks
+from calift_core.analysis.choosing import INITIAL_NAME
 from calift_core.analysis.report import read_report
 from calift_core.calibration import Calibrator
 from calift_core.calibration.bins import Floats
 from calift_core.errors import DataError, PredictionsError
 from calift_core.files import atomic_write_json, sha256_file, storage_error
-from calift_core.predictions.read import read_metadata, read_predictions
+from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import Predictions, predictions_name
 
-INITIAL_NAME = "initial"
 CONFIG_NAME = "open_clip_config.json"
 
 
@@ -112,25 +110,6 @@ def initial_logits(
     first = read_predictions(predictions_beside(initial, own.metadata.dataset))
     require_same(own, first)
     return first.logits
-
-
-def chunks_beside(
-    initial: Path, path: Path, calibrator: Calibrator | None
-) -> Iterator[tuple[Predictions, Floats | None]]:
-    """A file's predictions and the initial model's logits on them, as many rows as fit at once.
-
-    Raises:
-        PredictionsError: the initial model has not predicted these samples.
-    """
-    if not reads_initial(calibrator):
-        yield from ((chunk, None) for chunk in logit_chunks(path))
-        return
-    first = predictions_beside(initial, read_metadata(path).dataset)
-    for chunk, other in zip_longest(logit_chunks(path), logit_chunks(first)):
-        if chunk is None or other is None:
-            raise PredictionsError(f"{str(path)!r} and {str(first)!r} must be of the same samples")
-        require_same(chunk, other)
-        yield chunk, other.logits
 
 
 def predictions_beside(initial: Path, dataset: str) -> Path:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from calift_core.analysis.choosing import INITIAL_NAME, calibrated, read_choice
 from calift_core.calibration import Calibrator
 from calift_core.data.decode import decode, pixels_of
 from calift_core.data.images import Pixels
@@ -22,8 +23,7 @@ from calift_core.methods.base import Classifier
 from calift_core.models.clip import Clip
 from calift_core.models.finished import is_exported, load_finished
 from calift_core.models.precision import Precision, autocast, resolve_device, resolve_precision
-from calift_core.shipping.beside import INITIAL_NAME, reads_initial
-from calift_core.shipping.choosing import calibrated, read_choice
+from calift_core.shipping.beside import reads_initial
 from calift_core.shipping.folder import read_exported
 from calift_core.shipping.promises import Promises
 

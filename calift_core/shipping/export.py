@@ -11,6 +11,7 @@ from open_clip import get_pretrained_cfg
 from pydantic import ValidationError
 
 from calift_core import __version__
+from calift_core.analysis.choosing import read_choice
 from calift_core.analysis.report import read_report
 from calift_core.catalogue import TINY
 from calift_core.errors import DataError, SpecError
@@ -32,7 +33,7 @@ from calift_core.shipping.beside import (
     write_open_clip,
 )
 from calift_core.shipping.card import chance_warnings, model_card
-from calift_core.shipping.choosing import part_of, read_choice
+from calift_core.shipping.choosing import part_of
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.folder import (
     CARD_NAME,

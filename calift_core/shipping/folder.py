@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from calift_core.analysis.choosing import Choice
 from calift_core.calibration import Calibrator
 from calift_core.errors import CheckpointError
 from calift_core.files import sha256_file
 from calift_core.models.finished import EXPORT_NAME, EXPORTED_HEAD, EXPORTED_WEIGHTS
 from calift_core.shipping.beside import CONFIG_NAME
-from calift_core.shipping.choosing import Choice
 from calift_core.shipping.promises import Promises
 from calift_core.untrusted import parse_json
 

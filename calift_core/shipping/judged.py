@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from calift_core.analysis.choosing import INITIAL_NAME
+from calift_core.analysis.deciding import answer_scores
 from calift_core.calibration import (
     Binning,
     Calibrator,
@@ -19,14 +21,12 @@ from calift_core.calibration import (
     ece_report,
     nll,
     reliability_curve,
-    score_probs,
 )
 from calift_core.calibration.diagrams import ReliabilityCurve
 from calift_core.predictions.read import read_metadata, read_predictions
 from calift_core.predictions.types import Predictions, predictions_name
 from calift_core.schema.report import EceReport, EvaluationReport, Report
-from calift_core.shipping.beside import INITIAL_NAME, chunks_beside
-from calift_core.shipping.choosing import calibrated
+from calift_core.shipping.beside import predictions_beside, reads_initial
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def judged(folder: Path, report: Report, calibrator: Calibrator | None) -> Itera
                 evaluation.ece,
             )
             continue
-        row = _row(evaluation, _scores(path, folder / INITIAL_NAME, calibrator))
+        row = _row(evaluation, scores_of(path, folder / INITIAL_NAME, calibrator))
         yield row if calibrator is None else replace(row, before=_before(evaluation))
 
 
@@ -112,13 +112,18 @@ def stored_tests(
             yield evaluation, read_predictions(path)
 
 
-def _scores(path: Path, initial: Path, calibrator: Calibrator | None) -> SampleScores:
-    """Scores of a file, a few rows at a time."""
-    parts = [
-        score_probs(calibrated(chunk.logits, calibrator, first), chunk.labels)
-        for chunk, first in chunks_beside(initial, path, calibrator)
-    ]
-    return SampleScores.concatenate(parts)
+def scores_of(path: Path, initial: Path, calibrator: Calibrator | None) -> SampleScores:
+    """Scores of a run's predictions file as its model answers.
+
+    Args:
+        path: the file.
+        initial: folder of the initial model, for calibrators that read its logits.
+        calibrator: of the run; None: its own probabilities.
+    """
+    first = None
+    if reads_initial(calibrator):
+        first = predictions_beside(initial, read_metadata(path).dataset)
+    return answer_scores(path, calibrator, initial=first)
 
 
 def _before(evaluation: EvaluationReport) -> Before:

@@ -1,7 +1,8 @@
 """What an exported model promises on data like its ID data, and what became of it elsewhere.
 
-Thresholds and prediction sets are fitted on the ID validation part, which the calibrator was not
-fitted on. (If `auto` chose the calibrator there, among six, the promise is that much weaker.) Every
+Thresholds and prediction sets are fitted on a part of the ID data that the calibrator was not
+fitted on (`analysis.deciding.threshold_part`): the ID validation part. (If `auto` chose the
+calibrator there, among six, the promise is that much weaker.) Every
 promise stands beside what it gave on the ID test part and on every shift, so that nobody believes a
 guarantee where it does not hold.
 """
@@ -14,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from calift_core.analysis.choosing import INITIAL_NAME
+from calift_core.analysis.deciding import threshold_part
 from calift_core.calibration import Calibrator, SampleScores, score_probs
 from calift_core.calibration.conformal import Conformal, coverage_of, fit_conformal
 from calift_core.calibration.decisions import choose_threshold, keep
 from calift_core.errors import SpecError
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
-from calift_core.shipping.beside import INITIAL_NAME
 from calift_core.shipping.choosing import part_of, stored_probs
-from calift_core.shipping.judged import stored_tests
+from calift_core.shipping.judged import scores_of, stored_tests
 
 #: Shares of errors among what is kept, and coverages of sets, that are promised.
 RISKS = (0.01, 0.02, 0.05, 0.1)
@@ -80,7 +82,7 @@ class Sets(BaseModel):
 
 
 class Promises(BaseModel):
-    """All of them, and the n images of the ID validation part that they were fitted on."""
+    """All of them, and the n images of the ID part that they were fitted on."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -129,25 +131,37 @@ class Promises(BaseModel):
         raise SpecError(f"coverage must be one of {known}, got {coverage:g}")
 
 
-def chosen_thresholds(validation: SampleScores) -> dict[float, float | None]:
+def promising_part(run: Path, report: Report, calibrator: Calibrator | None) -> Path | None:
+    """Predictions of the part that a finished run's promises are fitted on; None: it has none.
+
+    Raises:
+        PredictionsError: the report names a file that is not there.
+    """
+    part = threshold_part(
+        fitted=calibrator is not None,
+        has_validation=bool(part_of(run, report, "validation")),
+    )
+    return None if part is None else next(iter(part_of(run, report, part)), None)
+
+
+def chosen_thresholds(part: SampleScores) -> dict[float, float | None]:
     """Risk → the least confidence that is kept, None where these images cannot show it at any."""
-    return {risk: choose_threshold(validation, risk=risk, level=LEVEL) for risk in RISKS}
+    return {risk: choose_threshold(part, risk=risk, level=LEVEL) for risk in RISKS}
 
 
 def promises_of(run: Path, report: Report, calibrator: Calibrator | None) -> Promises | None:
-    """The promises of a finished run with a calibrator; None where it has no ID validation part.
+    """The promises of a finished run with a calibrator; None without a part to fit them on.
 
     Raises:
         PredictionsError: a predictions file is missing or damaged.
     """
-    paths = part_of(run, report, "validation")
-    if not paths:
+    path = promising_part(run, report, calibrator)
+    if path is None:
         return None
-    own = read_predictions(paths[0])
+    own = read_predictions(path)
     initial = run / INITIAL_NAME
     probs = stored_probs(own, calibrator, initial)
-    scores = score_probs(probs, own.labels)
-    chosen = chosen_thresholds(scores)
+    chosen = chosen_thresholds(scores_of(path, initial, calibrator))
     fitted = {c: fit_conformal(probs, own.labels, coverage=c) for c in COVERAGES}
     kept: dict[float, list[GivenThreshold]] = {risk: [] for risk in RISKS}
     covered: dict[float, list[GivenSets]] = {coverage: [] for coverage in COVERAGES}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from calift_core.analysis.choosing import INITIAL_NAME, calibrated, read_choice
 from calift_core.analysis.report import read_report
 from calift_core.calibration import Calibrator
 from calift_core.calibration.unlabelled import Judged, Labelled, judge_estimators
@@ -20,8 +21,8 @@ from calift_core.files import atomic_write_bytes
 from calift_core.models.finished import is_exported
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
-from calift_core.shipping.beside import INITIAL_NAME, initial_logits
-from calift_core.shipping.choosing import calibrated, part_of, read_choice
+from calift_core.shipping.beside import initial_logits
+from calift_core.shipping.choosing import part_of
 from calift_core.shipping.folder import REFERENCE_NAME, read_exported
 from calift_core.shipping.judged import stored_tests
 

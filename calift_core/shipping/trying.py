@@ -15,6 +15,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calift_core import threads
+from calift_core.analysis.choosing import NONE, Choice, choose_or_none, read_choice
+from calift_core.analysis.deciding import answer_scores
 from calift_core.analysis.report import read_report
-from calift_core.calibration import score_probs
-from calift_core.errors import CaliftError
-from calift_core.predictions.read import read_features, read_index, read_predictions
+from calift_core.errors import CaliftError, DataError
+from calift_core.predictions.read import read_features, read_index, read_metadata
 from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
 from calift_core.predictions.types import Strings, predictions_name
 from calift_core.schema.report import Report
@@ -38,17 +40,9 @@ from calift_core.schema.wire.answers import (
     TrainingPictures,
     TriedPicture,
 )
-from calift_core.shipping.choosing import (
-    NONE,
-    Choice,
-    calibrated,
-    choose_calibrator,
-    part_of,
-    read_choice,
-    save_choice,
-)
+from calift_core.shipping.choosing import part_of, save_choice
 from calift_core.shipping.frames import LENGTH, answer_all
-from calift_core.shipping.promises import chosen_thresholds
+from calift_core.shipping.promises import chosen_thresholds, promising_part
 from calift_core.shipping.questions import ASK, FORGET
 
 #: Classes that an answer lists, and images of the training part and of the evaluated sets.
@@ -142,21 +136,16 @@ def chosen_for(folder: Path, kept: Path, report: Report) -> tuple[Choice | None,
         kept: where the choice is kept, and looked for.
         report: the run's.
     """
-    try:
+    with suppress(DataError):  # damaged: chosen anew
         choice = read_choice(kept)
         if choice is not None:
             return choice, ""
-        if not part_of(folder, report, "calibration") or not part_of(folder, report, "validation"):
-            return None, (
-                "The run has no ID calibration and validation parts to fit a calibrator on: these "
-                "are its own probabilities."
-            )
-        choice = choose_calibrator(folder)
+    parts = (next(iter(part_of(folder, report, p)), None) for p in ("calibration", "validation"))
+    choice, note = choose_or_none(*parts)
+    if choice is not None:
         kept.mkdir(parents=True, exist_ok=True, mode=0o700)
         save_choice(kept, choice)
-        return choice, ""
-    except CaliftError as error:
-        return None, f"No calibrator can be fitted, these are its own probabilities: {error}"
+    return choice, note
 
 
 class Trial:
@@ -176,12 +165,10 @@ class Trial:
         self.trained = trained_on(folder)
         self.promised_on: str | None = None
         self.thresholds: dict[float, float | None] = {}
-        validation = part_of(folder, report, "validation")
-        if validation and not self.note:
-            own = read_predictions(validation[0])
-            probs = calibrated(own.logits, self.model.calibrator)
-            self.thresholds = chosen_thresholds(score_probs(probs, own.labels))
-            self.promised_on = own.metadata.dataset
+        part = promising_part(folder, report, self.model.calibrator)
+        if part is not None:
+            self.thresholds = chosen_thresholds(answer_scores(part, self.model.calibrator))
+            self.promised_on = read_metadata(part).dataset
 
     def hello(self) -> dict[str, Any]:
         """What the model takes."""

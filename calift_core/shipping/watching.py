@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from calift_core.analysis.choosing import calibrated
 from calift_core.calibration.unlabelled import (
     Familiarity,
     energy_drift,
@@ -21,7 +22,6 @@ from calift_core.calibration.unlabelled import (
     recommended,
 )
 from calift_core.errors import CaliftError, DataError, InterruptedRunError, UnreadableImageError
-from calift_core.shipping.choosing import calibrated
 from calift_core.shipping.classifier import BATCH_SIZE, Answers, CalibratedClassifier, together
 from calift_core.shipping.reference import Reference
 

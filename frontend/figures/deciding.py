@@ -58,7 +58,7 @@ def risks(
     rows = {key: at for at, (key, _) in enumerate(sets)}
     figure = blank(
         title=title,
-        subtitle=[f"dashed: at most {text.percent(risk)}, promised on calibration data"],
+        subtitle=[f"dashed: at most {text.percent(risk)}, promised for data like the ID data"],
         alt="",
         height=90 + max(26 * len(rows), 16 * len(rows) * len(shown) // 2),
     )

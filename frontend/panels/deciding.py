@@ -38,7 +38,7 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
                 options=_LEVELS,
                 default="0.95",
                 required=True,
-                help="Of repeats of the ID calibration split that the threshold is chosen on",
+                help="Of repeats of the ID validation part that the threshold is chosen on",
             )
         )
     decisions = []
@@ -72,11 +72,13 @@ def _say(run: Run, found: Decision) -> None:
     """The answer for one run in sentences, with its way to the confident errors."""
     split, name = found.chosen_on, f"**{text.md(run.label)}**"
     with st.container(border=True, gap="xsmall"):
+        for note in found.warnings:
+            st.caption(text.md_prose(note))
         if found.threshold is None:
             st.markdown(
                 f"{name}: no threshold can promise at most {text.percent(found.risk)} errors from "
                 f"the {text.count(split.n)} samples of {text.md(split.dataset)}. Allow more "
-                "errors, or keep a larger calibration split."
+                "errors, or give the suite a larger validation part."
             )
             return
         if found.test is not None:
@@ -84,7 +86,8 @@ def _say(run: Run, found: Decision) -> None:
         shown = sorted((s for s in found.sets if s.risk is not None), key=figures.deciding.order)
         st.markdown(
             f"{name}: keep predictions whose confidence is at least "
-            f"**{text.percent(found.threshold, 2)}**. " + " ".join(map(_sentence, shown[:1]))
+            f"**{text.percent(found.threshold, 2)}** ({_answers(found)}). "
+            + " ".join(map(_sentence, shown[:1]))
         )
         worst = max(shown[1:], key=lambda s: s.risk or 0.0, default=None)
         if worst is not None:
@@ -94,15 +97,24 @@ def _say(run: Run, found: Decision) -> None:
                 f"{len(shown) - 1} shifts and corruptions; {broken} have more errors than "
                 f"{text.percent(found.risk)} beyond doubt."
             )
-            at = f"confidence >= {found.threshold!r} and not correct"
+            own, where = found.calibrator == "none", text.md(figures.deciding.name_of(worst))
+            # That page draws the run's own confidences.
+            at = f"confidence >= {found.threshold!r} and not correct" if own else "not correct"
             st.page_link(
                 "views/calibration.py",
-                label=f"Errors that are kept on {text.md(figures.deciding.name_of(worst))}",
+                label=f"Errors that are kept on {where}" if own else f"Errors on {where}",
                 icon=":material/image:",
                 query_params={
                     "run": run.id, "dataset": worst.dataset, "view": "slices", "where": at
                 },
             )  # fmt: skip
+
+
+def _answers(found: Decision) -> str:
+    """Which probabilities a threshold is of."""
+    if found.calibrator == "none":
+        return f"of its own probabilities, found on {text.md(found.chosen_on.dataset)}"
+    return f"after {text.md(found.calibrator)}, found on {text.md(found.chosen_on.dataset)}"
 
 
 def _tested(run: str, test: PromiseTest, risk: float) -> None:
@@ -113,13 +125,12 @@ def _tested(run: str, test: PromiseTest, risk: float) -> None:
     where = text.md(test.dataset.replace("_", " "))
     low, high = test.interval
     parts = (
-        f"{text.percent(test.chosen_on_accuracy)} of the calibration images are right and "
-        f"{text.percent(test.accuracy)} of the test images, a difference of "
+        f"{text.percent(test.chosen_on_accuracy)} of the images that the threshold was found on "
+        f"are right and {text.percent(test.accuracy)} of the test images, a difference of "
         f"{text.points(test.difference)} ({text.points(low)} to {text.points(high)})"
     )
     why = (
-        f"Calibration and test images are not alike: {parts}. The promise is for data like the "
-        "calibration images."
+        f"The two parts are not alike: {parts}. The promise is for data like the former."
         if test.distinguishable
         else f"In accuracy the two parts do not differ beyond chance: {parts}. They may differ in "
         "other ways, or this is one of the repeats in which the promise fails."

@@ -137,10 +137,7 @@ def _how(one: TriedPicture) -> str:
         return text.md_prose(one.note)
     promised = " What is kept is promised for data like the ID data alone."
     if one.promised_on is not None:
-        promised += (
-            f" Its threshold is of these probabilities, chosen on {text.md(one.promised_on)}; "
-            "those of raw probabilities differ."
-        )
+        promised += f" Its threshold, the same as in Decide, is of {text.md(one.promised_on)}."
     if one.calibrator == "none":
         return (
             "The run's own probabilities: no calibrator was better on its ID validation part."

@@ -28,13 +28,14 @@ from typing import Any
 
 import numpy as np
 
+from calift_core.analysis.choosing import calibrated
 from calift_core.analysis.report import read_report
 from calift_core.calibration import Calibrator, score_probs
 from calift_core.calibration.decisions import choose_threshold, keep
 from calift_core.calibration.unlabelled import ESTIMATORS, Judged, recommended
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
-from calift_core.shipping.choosing import calibrated, choose_calibrator, part_of
+from calift_core.shipping.choosing import choose_calibrator, part_of
 from calift_core.shipping.judged import stored_tests
 from calift_core.shipping.promises import LEVEL, RISKS
 from calift_core.shipping.reference import reference_of

@@ -21,10 +21,21 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from backend.main import create_app
+from calift_core.analysis.choosing import read_choice
+from calift_core.analysis.explorer import Explorer
+from calift_core.analysis.folder import FolderLibrary
+from calift_core.analysis.report import read_report
+from calift_core.calibration import score_probs
+from calift_core.calibration.decisions import choose_threshold
+from calift_core.predictions.read import read_predictions
 from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
+from calift_core.predictions.types import Predictions, PredictionsMetadata
+from calift_core.predictions.write import write_predictions
 from calift_core.schema.wire.answers import TriedPicture
-from calift_core.shipping.choosing import choose_calibrator, read_choice, save_choice
+from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
+from calift_core.shipping.export import export_run
+from calift_core.shipping.predicting import predict_files
 from tests.backend.test_evaluation_jobs import folder  # noqa: F401
 from tests.command.conftest import configs, one_thread, photos  # noqa: F401
 from tests.core.conftest import paintings  # noqa: F401
@@ -305,3 +316,55 @@ def test_model__without_one_or_without_data_to_fit_on_is_a_sentence(
     assert (refused.status_code, "no finished model" in refused.json()["detail"]) == (409, True)
     unknown = api.get(f"/api/v1/runs/{run_id}/model?calibrator=nothing")
     assert unknown.status_code == 422
+
+
+def test_threshold__is_one_for_decide_the_command_try_export_and_predict(
+    api: TestClient,
+    services: Any,
+    folder: Path,  # noqa: F811
+    photos: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    run = shutil.copytree(folder, tmp_path / "run")
+    report = read_report(run)
+    for seed, part in enumerate(("calibration", "validation")):
+        path = run / report.selection[part]["predictions"]
+        path.chmod(0o600)
+        write_predictions(path, too_sure(read_predictions(path).metadata, seed))
+    run_id = store_run(services.store, services.artifacts, run)
+
+    save_choice(run, choose_calibrator(run))
+    export_run(run, tmp_path / "model")
+    model = CalibratedClassifier.load(tmp_path / "model", device="cpu")
+    assert model.calibrator is not None
+    shipped = {one.risk: one.threshold for one in model.promised().thresholds}
+    assert None not in (shipped[0.05], shipped[0.1])
+    own = read_predictions(run / report.selection["validation"]["predictions"])
+    assert shipped[0.1] == choose_threshold(
+        score_probs(model.calibrator.transform(own.logits), own.labels), risk=0.1
+    )
+
+    picture = next(photos.rglob("*.png"))
+    tried = TriedPicture.model_validate(asked(api, run_id, picture.read_bytes()).json())
+    assert {one.risk: one.threshold for one in tried.kept} == shipped
+    explorer = Explorer(FolderLibrary())
+    for risk, threshold in shipped.items():
+        served = api.get(f"/api/v1/runs/{run_id}/decision", params={"risk": risk}).json()
+        local = explorer.decide(str(run), risk=risk)
+        assert served["threshold"] == local.threshold == threshold
+        assert served["chosen_on"]["dataset"] == local.chosen_on.dataset == tried.promised_on
+        assert served["calibrator"] == local.calibrator == tried.calibrator == model.calibrator.kind
+        row = next(predict_files(model, [str(picture)], errors=risk))[0]
+        kept = next(one.kept for one in tried.kept if one.risk == risk)
+        assert (
+            row["kept"] == kept == (None if threshold is None else row["confidence"] >= threshold)
+        )
+
+
+def too_sure(metadata: PredictionsMetadata, seed: int) -> Predictions:
+    """900 samples of a model whose logits are three times too large."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(900, len(metadata.class_names))) * 6
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    ids = np.array([f"{seed}/{i}" for i in range(900)])
+    return Predictions(ids, labels, (3 * logits).astype(np.float32), metadata)

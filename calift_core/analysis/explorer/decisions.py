@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from calift_core.analysis.budget import budget_of
+from calift_core.analysis.choosing import NONE, Choice
 from calift_core.analysis.comparing import resamples_for, share
-from calift_core.analysis.deciding import kept_of, promise_test
+from calift_core.analysis.deciding import kept_of, promise_test, threshold_part
 from calift_core.analysis.explorer.scored import Scores
 from calift_core.analysis.ledger import ledger_of
-from calift_core.analysis.library import Subject
+from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.calibration.decisions import choose_threshold
-from calift_core.errors import NotFoundError, UnknownNameError, UnpairedError
+from calift_core.errors import NotFoundError, SpecError, UnknownNameError, UnpairedError
 from calift_core.predictions.read import shared_samples
 from calift_core.schema.wire.answers import Decision, KeptSet, Ledger, LedgerSet, PromiseTest
 from calift_core.schema.wire.results import (
@@ -87,8 +89,8 @@ class DecisionAnswers(Scores):
     ) -> Decision:
         """A threshold for at most so many errors among what is kept; see `choose_threshold`.
 
-        It is chosen on the run's ID calibration split alone, at the temperature that the run was
-        evaluated at, held against its ID test set, and shown on every shift.
+        It is found as an exported model's is (`analysis.deciding`), held against the ID test set,
+        and shown on every shift.
 
         Args:
             run: a run that was tested.
@@ -98,7 +100,8 @@ class DecisionAnswers(Scores):
 
         Raises:
             PredictionsError: predictions cannot be read.
-            NotFoundError: the run was not tested, or has no ID calibration split.
+            NotFoundError: the run was not tested, or has no ID part that its calibrator was not
+                fitted on.
             SpecError: risk or level is not in (0, 1).
             UnknownNameError: a data set that the run was not tested on.
         """
@@ -109,16 +112,20 @@ class DecisionAnswers(Scores):
             if name not in tested:
                 raise UnknownNameError("data set of this run", name, tested)
         first = next(iter(tested.values()))
-        split = self._library.fit_set(first, "threshold", (), oracle=False).files[0]
-        scores = self.scored(split, first.temperature)
+        choice = self._library.choice(first)
+        if choice is not None and choice.calibrator is None:
+            choice = None
+        split = self._threshold_part(first, choice)
+        scores = self.answered(first, split, choice)
         threshold = choose_threshold(scores, risk=risk, level=level)
+        answers = first.temperature if choice is None else choice.digest
+        warnings: list[str] = []
 
         def kept(subject: Subject) -> KeptSet:
-            key = ("kept", subject.target, subject.temperature, threshold, risk)
             found = self._memory.remember(
                 "answers",
-                key,
-                lambda: kept_of(self.scored(subject.open(), subject.temperature), threshold, risk),
+                ("kept", subject.target, answers, threshold, risk),
+                lambda: kept_of(self.answered(subject, subject.open(), choice), threshold, risk),
             )
             return KeptSet(
                 dataset=subject.source.dataset or subject.target,
@@ -127,27 +134,35 @@ class DecisionAnswers(Scores):
                 **found,
             )
 
+        sets = []
+        for name in datasets or tested:
+            try:
+                sets.append(kept(tested[name]))
+            except SpecError as error:
+                warnings.append(f"{name}: {error.message}")
         own = next((s for s in tested.values() if (s.source.role or "id") == "id"), None)
         test = None
         if threshold is not None and own is not None:
-            test = PromiseTest(
-                dataset=own.source.dataset or own.target,
-                **self._memory.remember(
-                    "answers",
-                    ("promise", own.target, own.temperature, split.digest, threshold, risk, level),
-                    lambda: promise_test(
-                        scores,
-                        self.scored(own.open(), own.temperature),
-                        threshold=threshold,
-                        risk=risk,
-                        level=level,
+            with suppress(SpecError):  # without all logits; then a warning says so
+                test = PromiseTest(
+                    dataset=own.source.dataset or own.target,
+                    **self._memory.remember(
+                        "answers",
+                        ("promise", own.target, answers, split.digest, threshold, risk, level),
+                        lambda: promise_test(
+                            scores,
+                            self.answered(own, own.open(), choice),
+                            threshold=threshold,
+                            risk=risk,
+                            level=level,
+                        ),
                     ),
-                ),
-            )
+                )
         return Decision(
             run=self._library.run(run),
             risk=risk,
             level=level,
+            calibrator=NONE if choice is None else choice.kind,
             threshold=threshold,
             test=test,
             chosen_on=KeptSet(
@@ -156,8 +171,28 @@ class DecisionAnswers(Scores):
                 evaluation_id=None,
                 **kept_of(scores, threshold, risk),
             ),
-            sets=[kept(tested[name]) for name in datasets or tested],
+            sets=sets,
+            warnings=warnings,
         )
+
+    def _threshold_part(self, subject: Subject, choice: Choice | None) -> PredictionsFile:
+        """The part that a run's thresholds are found on.
+
+        Raises:
+            NotFoundError: it has none.
+        """
+        validation = self._library.validation(subject)
+        part = threshold_part(fitted=choice is not None, has_validation=validation is not None)
+        if part == "calibration":
+            return self._library.fit_set(subject, "threshold", (), oracle=False).files[0]
+        if validation is None:
+            raise NotFoundError(
+                f"{subject.source.run_name} has no ID validation part to find a threshold on, and "
+                "its calibrator was fitted on the calibration part.",
+                hint="Give the suite a validation part, or use no calibrator: `calift calibrate "
+                "RUN --with none`.",
+            )
+        return validation
 
     def budget(
         self,

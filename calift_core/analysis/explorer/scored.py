@@ -13,7 +13,9 @@ from calift_core.analysis.calibrators import (
     fit_calibrator,
     read_to_fit,
 )
+from calift_core.analysis.choosing import Choice
 from calift_core.analysis.condition import Samples
+from calift_core.analysis.deciding import answer_scores
 from calift_core.analysis.gallery import (
     Beside,
 )
@@ -91,6 +93,26 @@ class Scores:
 
         key = (file.digest, ("prompts", digest, prompts, f"{temperature!r}"))
         return self._memory.remember("scores", key, make, long=True)
+
+    def answered(
+        self, subject: Subject, file: PredictionsFile, choice: Choice | None
+    ) -> SampleScores:
+        """Seven numbers a sample as the subject's model answers, see `answer_scores`.
+
+        Raises:
+            SpecError: the model has a calibrator, and the file keeps the largest logits alone.
+        """
+        calibrator = None if choice is None else choice.fitted()
+        if choice is None or calibrator is None:
+            return self.scored(file, subject.temperature)
+        need_logits(file)
+        initial = self._initial_of(subject, file, calibrator)
+        return self._memory.remember(
+            "scores",
+            (file.digest, ("answers", choice.digest)),
+            lambda: answer_scores(file.path, calibrator, initial=initial),
+            long=True,
+        )
 
     def _samples(self, file: PredictionsFile, temperature: float) -> Samples:
         return Samples(

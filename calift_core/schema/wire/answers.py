@@ -160,18 +160,24 @@ class PromiseTest(Frozen):
 class Decision(Frozen):
     """A threshold on a run's confidence, and what it gives on each data set.
 
-    Among what it keeps at most a share `risk` is wrong, in `level` of repeats of the ID calibration
-    split that it was chosen on; null where nothing can be promised. `chosen_on` is that split.
+    Among what it keeps at most a share `risk` is wrong, in `level` of repeats of the ID part that
+    it was chosen on; null where nothing can be promised. `chosen_on` is that part: ID validation,
+    which no calibrator is fitted on, else ID calibration where the `calibrator` is `none`.
+    Confidences are after it, as those of an exported model and of a tried picture are.
     `test` holds the promise against the ID test set; null without one, or without a promise.
+    `warnings` name data sets that keep the largest logits alone, to which a calibrator cannot be
+    applied.
     """
 
     run: Source
     risk: float
     level: float
+    calibrator: str
     threshold: float | None
     chosen_on: KeptSet
     test: PromiseTest | None = None
     sets: list[KeptSet]
+    warnings: list[str] = []
 
 
 class RunPoint(Frozen):

@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 
 from calift import data
 from calift.main import app
+from calift_core.analysis import choosing
+from calift_core.analysis.choosing import BY_CLASS, CANDIDATES, Choice, read_choice
 from calift_core.calibration import CALIBRATORS, Calibrator, nll, score_probs, softmax
 from calift_core.calibration.conformal import fit_conformal
 from calift_core.calibration.decisions import choose_threshold
@@ -36,16 +38,8 @@ from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import Predictions
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report
-from calift_core.shipping import choosing
 from calift_core.shipping.card import chance_warnings
-from calift_core.shipping.choosing import (
-    BY_CLASS,
-    CANDIDATES,
-    Choice,
-    choose_calibrator,
-    read_choice,
-    save_choice,
-)
+from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
 from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, ONNX_NAME, read_exported

@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 
 from calift.main import app
 from calift_core.analysis.calibrators import calibrated_scores
+from calift_core.analysis.choosing import read_choice
 from calift_core.analysis.report import read_report
 from calift_core.calibration.registry import BESIDE_CALIBRATORS
 from calift_core.errors import CheckpointError, DataError, PredictionsError, SpecError
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.types import predictions_name
 from calift_core.shipping.beside import INITIAL_NAME
-from calift_core.shipping.choosing import choose_calibrator, read_choice, save_choice
+from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
 from calift_core.shipping.folder import CARD_NAME, ONNX_NAME
