@@ -134,13 +134,15 @@ def count_suite(
         sizes["train"] = found.training(spec.n_shot, len(family.classes) or None)
     parts = {part: min(n, limits.get(part, n)) for part, n in sizes.items()}
     shifts: dict[str, int | None] = dict(found.shifts)
+    left_out = tuple(found.notes)
     for name, uri in spec.shifts.items():
         if uri == OFF:
             continue
         pointer = f"#/suite/shifts/{name}"
         shifts[name] = None
         try:
-            shifts[name] = count_shift(name, uri, found.classes, budget)
+            images = shift_images(name, uri, found.classes, budget)
+            shifts[name], left_out = len(images), (*left_out, *images.notes)
         except DataUnavailableError as error:
             fetched = hub_name_of(uri) is not None
             absent.append(Absent(pointer, f"the shift {name!r}: {error}", fetched))
@@ -160,7 +162,7 @@ def count_suite(
         corruptions=len(plan),
         per_corruption=min(test, spec.corruptions.limit or test) if plan else 0,
         basis=basis,
-        warnings=(*found.notes, *few_images(found.classes, found.by_class, parts)),
+        warnings=(*left_out, *few_images(found.classes, found.by_class, parts)),
         absent=tuple(absent),
         problems=tuple(problems),
         classes=found.classes,
@@ -206,17 +208,3 @@ def _classes(names: Sequence[str]) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-def count_shift(
-    name: str, uri: str, classes: tuple[str, ...] | None, budget: Budget | None = None
-) -> int:
-    """Images of a shift, which must be of these classes where they are known.
-
-    Raises:
-        SpecError: the source is none.
-        DataUnavailableError: it is not here.
-        DataError: it has other classes.
-        TooManyFilesError: the budget is spent.
-    """
-    return len(shift_images(name, uri, classes, budget))

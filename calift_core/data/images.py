@@ -64,6 +64,7 @@ class ImageSet:
             fewer classes is judged on those logits only (the ImageNet-R and -A protocol); one with
             merged classes on the largest logit of each group (the ObjectNet protocol). A label is
             then any member of its group.
+        notes: sentences on what lies beside a shift's images and is left out.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ImageSet:
     labels: NDArray[np.int64]
     indices: NDArray[np.int64]
     classes: tuple[int, ...] | MergedClasses | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from calift_core.data.counting import SuiteCounts, count_shift, count_suite
+from calift_core.data.counting import SuiteCounts, count_suite
 from calift_core.data.listing import Budget, TooManyFilesError
-from calift_core.data.suites import id_data
+from calift_core.data.suites import id_data, shift_images
 from calift_core.errors import CaliftError, reason_of
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.spec import SuiteSpec
@@ -125,11 +125,14 @@ class _Counter:
         self, place: str, name: str, uri: str, classes: tuple[str, ...]
     ) -> int | None:
         try:
-            return count_shift(name, uri, classes, self.budget)
+            images = shift_images(name, uri, classes, self.budget)
         except TooManyFilesError as error:
             self.counts.notes.append(f"the shift {name!r} is unknown: there are {error.message}")
         except (CaliftError, *_NO_PATH) as error:
             self.counts.problems.append((place, _sentence(error, uri)))
+        else:
+            self.counts.notes += images.notes
+            return len(images)
         return None
 
     def _suite_images(self, place: str, suite_id: str, run: Judgeable) -> int | None:

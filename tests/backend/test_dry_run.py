@@ -134,12 +134,19 @@ def test_dry_run__what_is_left_out_is_named_alike_everywhere(
         write_classes(tmp_path / "photos" / part, PACS, n=n)
         for name in ("a.heic", "b.HEIC"):
             (tmp_path / "photos" / part / PACS[0] / name).write_bytes(b"heic")
-    spec = spec_of(model=tiny, suite={"id": f"folder:{tmp_path}/photos"}, method={"kind": "flyp"})
-    (said,) = load_suite(spec.suite).notes
+    write_classes(tmp_path / "art", PACS, n=3)
+    (tmp_path / "art" / PACS[0] / "c.heif").write_bytes(b"heif")
+    suite = {"id": f"folder:{tmp_path}/photos", "shifts": {"art": f"folder:{tmp_path}/art"}}
+    spec = spec_of(model=tiny, suite=suite, method={"kind": "flyp"})
+    said, shift = load_suite(spec.suite).notes
+    assert shift == (
+        "the shift 'art': 1 file is no image that can be read and left out (1 .heif): "
+        f"art/{PACS[0]}/c.heif; .heif cannot be read, JPEG or PNG can"
+    )
     assert "8 files are no images that can be read and left out (8 .heic): " in said
     assert f"test/{PACS[0]}/a.heic" in said
-    assert ask(api, spec).warnings.count(said) == 1
-    assert estimate.validate(spec, measure=False).warnings.count(said) == 1
+    for warnings in (ask(api, spec).warnings, estimate.validate(spec, measure=False).warnings):
+        assert [warnings.count(one) for one in (said, shift)] == [1, 1]
     found = api.get("/api/v1/datasets/scan", params={"suite": spec.suite.id}).json()
     assert found["notes"].count(said) == 1
 

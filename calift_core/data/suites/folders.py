@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,11 @@ def shift_in(
         DataError: it has others.
     """
     root = shift_folder(root)
-    return scan(root, _folders_of(root, classes, name), name, f"{name}/", budget=budget)
+    left_out = LeftOut()
+    left_out.add_files_of(root, f"{name}/")
+    folders = _folders_of(root, classes, name)
+    found = scan(root, folders, name, f"{name}/", budget=budget, left_out=left_out)
+    return replace(found, notes=tuple(f"the shift {name!r}: {n}" for n in left_out.notes))
 
 
 def _folders_of(root: Path, classes: Sequence[str], name: str) -> Sequence[str]:

@@ -120,8 +120,6 @@ def load_suite(spec: SuiteSpec, *, fetch: bool = True, check: bool = True) -> Su
         if absent in SUITES and SUITES[absent].missing(None):
             _download(absent)
     found = family.load(wanted)
-    for note in found.notes:
-        log.warning("%s", note)
     own = found.parts
     if spec.n_shot is not None and "train" in own:
         own = own | {"train": own["train"].of_each_class(spec.n_shot, spec.n_shot_seed)}
@@ -134,6 +132,9 @@ def load_suite(spec: SuiteSpec, *, fetch: bool = True, check: bool = True) -> Su
         for shift, uri in spec.shifts.items()
         if uri != OFF
     }
+    notes = (*found.notes, *(note for images in shifts.values() for note in images.notes))
+    for note in notes:
+        log.warning("%s", note)
     if check:
         for images in (*(parts[p] for p in parts if p != "pretrain"), *shifts.values()):
             check_headers(images)
@@ -147,7 +148,7 @@ def load_suite(spec: SuiteSpec, *, fetch: bool = True, check: bool = True) -> Su
         corruption_limit=spec.corruptions.limit,
         corruption_seed=spec.corruptions.seed,
         stored=found.stored,
-        notes=found.notes,
+        notes=notes,
         learned=family.learned,
         coarse_names=family.coarse_names,
         vague_names=family.vague_names,
