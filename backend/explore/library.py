@@ -166,12 +166,16 @@ class StoreLibrary:
         own = self.validation(subject)
         if clean is None or own is None:
             return None
-        return self._memory.remember(
-            "fits",
-            ("choice", clean.digest, own.digest),
-            lambda: choose_or_none(clean.path, own.path)[0],
-            long=True,
-        )
+
+        def choose() -> dict[str, Any]:
+            choice, note = choose_or_none(clean.path, own.path)
+            return {"choice": choice and choice.model_dump(mode="json"), "note": note}
+
+        # It takes seconds, and is the same for ever.
+        found = self._memory.remember(
+            "answers", ("choice", clean.digest, own.digest), choose, long=True
+        )["choice"]
+        return None if found is None else Choice.model_validate(found)
 
     def prompts(self, subject: Subject) -> tuple[str, Path]:
         """What lies beside the model of the subject's run."""

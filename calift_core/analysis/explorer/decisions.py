@@ -126,6 +126,7 @@ class DecisionAnswers(Scores):
                 "answers",
                 ("kept", subject.target, answers, threshold, risk),
                 lambda: kept_of(self.answered(subject, subject.open(), choice), threshold, risk),
+                long=True,  # as what it waits for
             )
             return KeptSet(
                 dataset=subject.source.dataset or subject.target,
@@ -156,6 +157,7 @@ class DecisionAnswers(Scores):
                             risk=risk,
                             level=level,
                         ),
+                        long=True,
                     ),
                 )
         return Decision(
