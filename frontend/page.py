@@ -61,7 +61,7 @@ def needs(found: Validation | SweepValidation) -> None:
         show = st.error if sentence in found.blocking else st.warning
         show(text.md_prose(sentence), icon=":material/inventory_2:")
     for sentence in found.warnings:
-        st.warning(text.md_prose(sentence), icon=":material/timer:")
+        st.warning(text.md_prose(sentence), icon=":material/warning:")
 
 
 def picture(src: str, alt: str) -> None:

@@ -32,7 +32,7 @@ def look(suite: str, group_by: str | None = None) -> None:
             (
                 "Classes",
                 text.count(found.n_classes),
-                f"{min(counts):,} to {max(counts):,} images each" if counts else "",
+                f"{_span(counts)} images each" if counts else "",
             ),
             (
                 "Images",
@@ -73,6 +73,11 @@ def look(suite: str, group_by: str | None = None) -> None:
             )
 
 
+def _span(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def _copies(suite: str, group_by: str | None) -> None:
     """Look for images that are in several parts, when somebody asks for it."""
     kept: dict[tuple[str, str | None], SuiteCopies]
@@ -106,10 +111,17 @@ def _copies(suite: str, group_by: str | None) -> None:
         st.error(
             f"{n:,} image{'' if n == 1 else 's'} cannot be read", icon=":material/broken_image:"
         )
-        st.dataframe({"What cannot be read": found.unreadable}, hide_index=True)
+        page.table(
+            Table(
+                [Column("sentence", "What cannot be read", "prose")],
+                [{"sentence": sentence} for sentence in found.unreadable],
+            ),
+            caption="Images that cannot be read",
+        )
     looked = ", ".join(f"{name} {n:,}" for name, n in found.looked_at.items())
     if not found.copies:
-        st.success(f"No image is in two parts: {text.md(looked)}.", icon=":material/check:")
+        read = "No image that can be read is" if found.unreadable else "No image is"
+        st.success(f"{read} in two parts: {text.md(looked)}.", icon=":material/check:")
     else:
         st.caption(f"Looked at: {text.md(looked)}.")
 
