@@ -44,11 +44,12 @@ install: $(VENV)/.embedded
 shell: $(VENV)/.embedded
 	@. $(BIN)/activate && { "$${SHELL:-/bin/sh}" || true; }
 
-# A process a core and one more; which tests stay together in one, and their order, is said in tests/conftest.py.
+# How many processes, which tests stay together in one, and their order is said in tests/conftest.py. Bytecode is kept
+# whatever the environment says: hundreds of processes would compile the same files.
 PYTEST_ARGS ?= -n logical $(if $(CI),--durations=20)
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory .data .chrome
-	@PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The third study of one suite, from where it is: research/protocol.md. Hours of one core; its letters and weights lie in STUDY_OUT.
 STUDY_OUT ?= results/third

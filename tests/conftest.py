@@ -78,7 +78,10 @@ LONG = (
     "tests/backend/test_model_host.py",
     "tests/backend/test_fuzz.py",
     "tests/backend/test_import.py",
-    "tests/core/test_portable.py",
+    "tests/core/shipping/test_serve.py",
+    "tests/core/shipping/test_shipping.py",
+    "tests/core/evaluation/test_judge.py",
+    "tests/frontend/test_views_new.py",
 )
 
 #: Files whose tests run in one process, for they share what is costly to start: one API, dashboard
