@@ -158,7 +158,7 @@ SHOTS = (
         },
         charts=1,
     ),
-    Shot("tour-decide", "decide", "Decide", {"run": _THREE, "risk": "0.05"}, charts=1),
+    Shot("tour-decide", "decide", "Decide", {"run": _THREE, "risk": "0.2"}, charts=1),
     Shot("tour-plan", "plan", "Plan", {"run": _THREE, "dataset": "display"}, charts=1),
     Shot("tour-bound", "bound", "Bound", {}, charts=1),
     Shot("tour-curves", "curves", "Curves", {"ids": "{FLYP},{CaRot}", "smooth": "0.8"}, charts=3),
@@ -184,7 +184,7 @@ SHOTS_OF_RUNS = (
     Shot("audit", "calibration", "Calibration", {"run": "{all}", "view": "audit"}, 1),
     Shot("sample", "sample", "Image of {label}", {"evaluation": "{of}", "sample": "{sample}"}),
     Shot("picture", "picture", "Try a picture", {"run": "{all}"}, asks=True),
-    Shot("decide", "decide", "Decide", {"run": "{all}", "risk": "0.05"}, 1),
+    Shot("decide", "decide", "Decide", {"run": "{all}", "risk": "0.2"}, 1),
     Shot("frontier", "frontier", "Frontier", {"run": "{all}"}, 1),
     Shot("shifts", "shifts", "Shifts", {"run": "{all}", "metric": "ece"}, 1),
     Shot("curves", "curves", "Curves", {"ids": "{all}", "smooth": "0.8"}, 1),
@@ -515,7 +515,7 @@ def numbers(client: Client, ids: Mapping[str, str]) -> dict[str, list[str]]:
     accuracies = [_points(e.accuracy) for e in own.values()]
     errors = [_points(e.ece.value) for e in display.values()]
     headline = three["CaRot"].summary
-    threshold = client.decision(ids["CaRot"], risk=0.05, level=0.95).threshold
+    threshold = client.decision(ids["CaRot"], risk=0.2, level=0.95).threshold
     scan = client.scan("typefaces")
     plan = client.budget(display["CaRot"].id, 0.01, metric="accuracy")
     path = client.frontier(ids["WiSE-FT"]).points

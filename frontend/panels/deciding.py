@@ -56,11 +56,12 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
     if not decisions:
         return
     styles = state.styles(list(chosen))
-    page.chart(
-        figures.deciding.risks(decisions, styles=styles),
-        figures.deciding.table(decisions),
-        name="kept",
-    )
+    if any(found.threshold is not None for _, found in decisions):
+        page.chart(
+            figures.deciding.risks(decisions, styles=styles),
+            figures.deciding.table(decisions),
+            name="kept",
+        )
     _curves(decisions, risk)
     st.header("What is kept, and how often it is wrong", anchor=False)
     page.table(
