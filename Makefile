@@ -8,7 +8,7 @@ PIP_ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: help demo up install shell test tiny third-study research-test chaos soak mutations fuzz lint format bench pictures docs clean
+.PHONY: help size demo up install shell test tiny third-study research-test chaos soak mutations fuzz lint format bench pictures docs clean
 
 help:
 	@echo "make demo     fine-tune a small model on letters three ways and compare them under shift (3 to 4 minutes on 2 cores)"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench    time a training step, the calibration measures, corruptions, evaluation, the API and threads"
 	@echo "make pictures take the pictures of docs/img anew, from the runs of make demo"
 	@echo "make docs     make the documents and the Python API a site, site/index.html"
+	@echo "make size     lines of product, tests, benchmarks and studies, words of the documents, files over 500 lines"
 	@echo "make clean    remove .venv and caches"
 
 demo: .ports $(VENV)/.embedded
@@ -178,3 +179,13 @@ export ENV_FILE
 	else \
 	  echo "No Chrome or Chromium is installed: there will be no SVG figures, and browser tests are skipped."; \
 	fi
+
+PRODUCT = calift calift_core backend worker frontend
+lines = $$(git ls-files $(1) | grep -E '\.(py|js|css|html)$$' | xargs cat | wc -l)
+size:
+	@echo "product     $(call lines,$(PRODUCT)) lines"
+	@echo "tests       $(call lines,tests) lines"
+	@echo "benchmarks  $(call lines,benchmarks) lines"
+	@echo "research    $(call lines,research) lines"
+	@echo "documents   $$(cat README.md $$(git ls-files docs | grep '\.md$$') | wc -w) words"
+	@echo "over 500    $$(git ls-files $(PRODUCT) | grep -E '\.(py|js)$$' | xargs wc -l | awk '$$1 > 500 && $$2 != "total"' | wc -l) files"
