@@ -9,7 +9,8 @@ import signal
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from calift_core.predictions.training import TRAINING_IMAGES, read_training_imag
 from calift_core.predictions.types import Predictions, PredictionsMetadata
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.wire.answers import TriedPicture
+from calift_core.shipping.children import Child
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
@@ -42,6 +44,33 @@ from tests.core.conftest import paintings  # noqa: F401
 from tests.support.finished import run_once, small_spec, store_run
 
 KIND = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Callable[..., Child]]:
+    """The processes of one service for all tests: loading torch takes 4 s of the processor."""
+    kept: dict[tuple[str, ...], Child] = {}
+    # The kernel ends a child with the thread that started it: this one outlives the services.
+    with ThreadPoolExecutor(max_workers=1) as keeper:
+
+        class Shared(Child):
+            def _ready(self) -> Any:
+                return keeper.submit(super()._ready).result()
+
+            def stop(self) -> None:
+                """Another test goes on with it."""
+
+        def child(argv: list[str], name: str, **options: Any) -> Child:
+            return kept.setdefault(tuple(argv), Shared(argv, name, **options))
+
+        yield child
+        for one in kept.values():
+            Child.stop(one)
+
+
+@pytest.fixture(autouse=True)
+def _shared(processes: Callable[..., Child], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.trying.Child", processes)
 
 
 @pytest.fixture
@@ -193,12 +222,13 @@ def test_try__runs_share_a_process_and_the_oldest_is_forgotten(
             found = asked(api, run_id, picture)
         return TriedPicture.model_validate(found.json())
 
+    models = services.trials._models
+    models.start()
+    began = models.starts
     tops = [said(run_id).top for run_id in runs]
     assert all(top == tops[0] for top in tops)
-    models = services.trials._models
-    assert models.starts == 1
+    assert models.starts == began
     (decoder,) = services.trials._decoders.values()  # they take pictures alike
-    assert decoder.starts == 1
     assert list(services.trials._hosts) == runs[1:]
     left = [host.folder for host in services.trials._hosts.values()]
     root = services.settings.home / "cache" / "tried"
@@ -207,7 +237,7 @@ def test_try__runs_share_a_process_and_the_oldest_is_forgotten(
     os.kill(models._process.pid, signal.SIGKILL)
     assert [said(run_id).top for run_id in runs[1:3]] == tops[1:3]
     assert said(runs[0]).top == tops[0]
-    assert models.starts == 2
+    assert models.starts == began + 1
 
 
 def test_try__a_run_without_a_model_and_what_is_no_picture_are_told(
