@@ -87,7 +87,7 @@ def test_evaluate__everything_that_cannot_be_is_a_sentence_before_anything_is_qu
     assert "unknown corruption 'smog'" in about("#/corruptions/names", **_smog())
     assert "name what to judge the runs on" in about("#")
     assert "cannot be looked at" in about("#/shifts/a", shifts={"a": "/" + "x" * 300})
-    assert "cannot be looked at" in about("#/suites/0", suites=["folder:~nobody-here/x"])
+    assert "no user 'nobody-here'" in about("#/suites/0", suites=["folder:~nobody-here/x"])
     assert "NUL" in about("#/shifts/a", shifts={"a": "/x\0y"})
     for artifact in services.store.files.of_run(run_id, kind="checkpoint"):
         services.artifacts.path(artifact.sha256).unlink()

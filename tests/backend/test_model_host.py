@@ -17,8 +17,8 @@ import pytest
 from backend.main import create_app
 from backend.middleware import PICTURE_TYPE
 from backend.settings import Settings
+from calift_core.analysis.choosing import read_choice
 from calift_core.errors import ServiceError
-from calift_core.shipping.choosing import read_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from tests.backend.test_evaluation_jobs import folder  # noqa: F401
 from tests.command.conftest import configs, one_thread, photos  # noqa: F401
