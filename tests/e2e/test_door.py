@@ -300,8 +300,11 @@ def test_logout__ends_the_session_everywhere(dashboard: Dashboard, stranger: Any
     # A tab that was left open says so at its next step.
     open_still.get_by_role("link", name="Runs", exact=True).click()
     open_still.get_by_text("Your session has ended").wait_for()
-    text = open_still.locator("[data-testid=stMain]").inner_text()
-    assert not any(word in text for word in SECRETS)
+    main = open_still.locator("[data-testid=stMain]")
+    until(  # what stood there is taken away when the page has ended
+        lambda: not any(word in main.inner_text() for word in SECRETS),
+        what="the page to show nothing of the service",
+    )
     # Neither does the old cookie help.
     stranger.context.add_cookies(held)
     until(
