@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from calift_core.models.loading import load_clip
-from research import benches, study, tables
+from research import benches, figure, study, tables
 from research.derived import DERIVED
 from research.intervals import estimate, holm, jackknifed, verdict
 from research.records import gather, read
@@ -94,6 +94,14 @@ def test_study__from_rates_to_tables_and_again_the_same(place: study.Place, tmp_
     there = found.difference(one, ("tracer", "end", "published"), "shift", "nll")
     back = found.difference(("tracer", "end", "published"), one, "shift", "nll")
     assert there.value == pytest.approx(-back.value)
+    first = figure.draw([found], tmp_path).read_bytes()
+    assert figure.draw([found], tmp_path).read_bytes() == first
+    on_id, under_shift = figure.gains(found, ("flyp", "end", "ensemble"))
+    assert under_shift == pytest.approx(
+        found.mean(figure.ZERO, "shift", "nll")
+        - found.mean(("flyp", "end", "ensemble"), "shift", "nll")
+    )
+    assert figure.gains(found, figure.ZERO) == (0, 0) != (on_id, under_shift)
     text = "\n".join(tables.page(found))
     assert "| flyp, path, ensemble | 2 |" in text
     assert "zero-shot, end, published" in text
