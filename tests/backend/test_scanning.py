@@ -22,7 +22,8 @@ from backend.authentication import hash_token
 from backend.main import create_app
 from backend.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.settings import Settings
-from calift_core.errors import ServiceError, StorageError
+from calift_core.data import looking
+from calift_core.errors import CaliftError, ServiceError, SpecError, StorageError
 from tests.conftest import serving
 
 
@@ -36,13 +37,29 @@ def write(root: Path, names: tuple[str, ...], n: int) -> None:
 
 
 @pytest.fixture
-def api(tmp_path: Path, settings: Settings) -> Iterator[TestClient]:
+def api(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TestClient]:
+    monkeypatch.setattr("backend.thumbnails._LINES", 1)  # each imports for itself
     limits = {"max_upload_files": 50, "max_upload_bytes": 300_000, "quota_data_bytes": 200_000}
     made = settings.model_copy(update={"data_roots": (tmp_path / "data",), **limits})
     app = create_app(made, housekeeping=False)
     with TestClient(app, base_url="http://127.0.0.1") as client:
         client.headers["Authorization"] = f"Bearer {made.admin_token()}"
         yield client
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zips are examined in this process, which another test says that the service does not."""
+
+    def look(kind: str, *words: str, **_: object) -> Any:
+        try:
+            return json.loads(looking._LOOKS[kind](words))
+        except CaliftError as error:
+            raise SpecError(error.message, hint=error.hint) from error
+
+    monkeypatch.setattr("backend.datasets.look_through", look)
 
 
 _HEARD: list[list[str]] = []
@@ -225,6 +242,7 @@ def bring(api: TestClient, body: bytes, name: str = "birds.zip", **headers: str)
     return api.post("/api/v1/datasets", params={"name": name}, content=body, headers=headers)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_zip__is_kept_scanned_and_offered_and_the_same_one_is_kept_once(
     api: TestClient, settings: Settings, tmp_path: Path
 ) -> None:
@@ -266,6 +284,7 @@ def overlapping() -> bytes:
     return kept + bytes(table)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
@@ -296,6 +315,7 @@ def test_zip__that_cannot_be_used_is_refused_with_a_sentence_and_not_kept(
     assert list(settings.uploads_dir.iterdir()) == []
 
 
+@pytest.mark.usefixtures("in_process")
 def test_zip__limits_of_size_and_of_an_owner_and_other_types_are_refused(
     api: TestClient, tmp_path: Path
 ) -> None:
@@ -317,6 +337,7 @@ def test_zip__limits_of_size_and_of_an_owner_and_other_types_are_refused(
     assert elsewhere.status_code == 415
 
 
+@pytest.mark.usefixtures("in_process")
 def test_zip__comes_by_the_client_from_a_path_or_an_open_file(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -345,12 +366,16 @@ def test_zip__is_looked_through_by_another_process(
 
     monkeypatch.setattr(zipfile, "ZipFile", opened)
     assert bring(api, body).status_code == 201
+    refused = bring(api, body[:-30])
+    assert (refused.status_code, refused.json()["code"]) == (422, "ZIP_REFUSED")
+    assert "birds.zip is no whole zip" in refused.json()["detail"]
 
 
 def delete(api: TestClient, suite: str, **headers: str) -> Any:
     return api.delete("/api/v1/datasets", params={"suite": suite}, headers=headers)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs_it(
     api: TestClient, settings: Settings
 ) -> None:
@@ -390,6 +415,7 @@ def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs
     assert list(settings.datasets_dir.glob("*/*")) == []
 
 
+@pytest.mark.usefixtures("in_process")
 def test_zip__stays_while_a_sweep_that_is_not_over_needs_it(api: TestClient) -> None:
     suite = bring(api, packed(BIRDS)).json()["suite"]
     base = {"model": {"name": "calift-tiny", "pretrained": "typefaces"}, "suite": {"id": suite}}

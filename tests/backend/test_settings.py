@@ -7,12 +7,15 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
+from backend.__main__ import main
 from backend.main import create_app
 from backend.settings import Settings, check_token, load_settings, new_token, read_or_make_token
 from calift_core.errors import SpecError, StorageError
@@ -115,41 +118,47 @@ def test_import__of_the_api_leaves_torch_unloaded() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_main__exposed_bind_says_why_it_does_not_start(home: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "backend"],
-        env=os.environ | {"CALIFT_HOST": "0.0.0.0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "can be reached from other machines" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.fixture
+def backend(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`python -m backend` in this process: status, stdout and stderr."""
+    monkeypatch.setattr("backend.__main__.set_up", lambda *_, **__: None)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["backend", *arguments])
+        status = main()
+        return (status, *capsys.readouterr())
+
+    return run
 
 
-def test_main__tokens_are_made_shown_and_revoked(home: Path, sqlite_url: str) -> None:
-    def token(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "backend", "token", *arguments],
-            env=os.environ | {"CALIFT_DATABASE_URL": sqlite_url},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+def test_main__exposed_bind_says_why_it_does_not_start(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_HOST", "0.0.0.0")
+    status, _, error = backend()
+    assert status == 2
+    assert "can be reached from other machines" in error
 
-    made = token("add", "ci", "--scope", "read", "--days", "1").stdout.strip()
+
+def test_main__tokens_are_made_shown_and_revoked(
+    backend: Any, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIFT_DATABASE_URL", sqlite_url)
+    _, made, _ = backend("token", "add", "ci", "--scope", "read", "--days", "1")
+    made = made.strip()
     identity, _, secret = made.partition(".")
     settings = Settings(database_url=sqlite_url, broker_url="memory://")
     with TestClient(create_app(settings, housekeeping=False), base_url="http://localhost") as api:
         headers = {"Authorization": f"Bearer {made}"}
         assert api.get("/api/v1/runs", headers=headers).status_code == 200
         assert api.post("/api/v1/runs", headers=headers, json={"spec": {}}).status_code == 403
-        listed = token("list").stdout
+        _, listed, _ = backend("token", "list")
         assert listed == f"{identity}\tread\tvalid\tci\n"
         assert secret not in listed
-        assert token("revoke", identity).returncode == 0
+        assert backend("token", "revoke", identity)[0] == 0
         assert api.get("/api/v1/runs", headers=headers).status_code == 401
-    again = token("revoke", identity)
-    assert (again.returncode, again.stdout) == (2, "")
-    assert "no token" in again.stderr
+    status, told, error = backend("token", "revoke", identity)
+    assert (status, told) == (2, "")
+    assert "no token" in error
