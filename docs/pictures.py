@@ -337,6 +337,7 @@ def _settle(tab: Page, shot: Shot) -> None:
             + _CHARTS
             + ")() >= charts)",
             arg=[unwanted, shot.charts],
+            polling=100,  # at each frame, as it would be else, asking costs more than drawing
         )
         tab.wait_for_timeout(_PAUSE_MS)
 

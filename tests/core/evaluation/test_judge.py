@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -548,32 +549,52 @@ from calift_core.jobs.evaluate import evaluate_finished
 from calift_core.schema.spec import load_spec
 
 judge.SHARD_BATCHES = 2
-asked = 0
+asked, last = 0, 0
 
 def stop():
     global asked
     asked += 1
-    if asked == int(sys.argv[3]):
+    if asked == last:
         os.kill(os.getpid(), signal.SIGKILL)
     return False
 
 run, folder = Path(sys.argv[1]), Path(sys.argv[2])
-for _ in evaluate_finished(load_spec(run / "spec.json"), run, folder, stop=stop):
-    pass
+for line in sys.stdin:  # each in a process of its own, which need not load torch again
+    last = int(line)
+    child = os.fork()
+    if child == 0:
+        for _ in evaluate_finished(load_spec(run / "spec.json"), run, folder, stop=stop):
+            pass
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def kill_at(question: int, run: Path, folder: Path, home: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(run), str(folder), str(question)],
+@contextmanager
+def killing(run: Path, folder: Path, home: Path) -> Iterator[Callable[[int], None]]:
+    """Evaluates a run in processes that are killed when they have asked so often."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(run), str(folder)],
         env=environment(home),
         cwd=ROOT,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        questions, answers = process.stdin, process.stdout
+
+        def kill_at(question: int) -> None:
+            questions.write(f"{question}\n")
+            questions.flush()
+            assert answers.readline() == f"{-signal.SIGKILL}\n"
+
+        try:
+            yield kill_at
+        finally:
+            questions.close()
+            process.wait(60)
 
 
 @pytest.mark.service
@@ -592,10 +613,11 @@ def test_kill__then_again_leaves_the_bytes_of_an_evaluation_left_alone(
     before = batches["validation"] + batches["calibration"]
     folder = tmp_path / "killed"
     # The first one leaves two batches of the ID set; finished sets ask no question.
-    for question in (before + 4, batches["photos_test"] - 2 + 4):
-        kill_at(question, runs["one"], folder, at_home)
-        assert not (folder / "report.json").exists()
-        assert list((folder / EVALUATING).glob("*/*"))
+    with killing(runs["one"], folder, at_home) as kill_at:
+        for question in (before + 4, batches["photos_test"] - 2 + 4):
+            kill_at(question)
+            assert not (folder / "report.json").exists()
+            assert list((folder / EVALUATING).glob("*/*"))
     decoded.clear()
     evaluate(runs["one"], folder)
     assert_same_bytes(folder, alone)

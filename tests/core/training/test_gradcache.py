@@ -44,7 +44,6 @@ CONFIDENCE = {
     "alone": ConfidenceSpec(),
     "smoothed and distilled": ConfidenceSpec(label_smoothing=0.1, zero_shot_kd=0.5),
 }
-CASES = [(k, c) for k in OPTIONS for c in CONFIDENCE if k != "pretrain" or c == "alone"]
 B = 8
 
 
@@ -121,11 +120,16 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: flo
 # ------------------------------------------------------------------------- the same gradient
 
 
-#: Every case with every tower and with each number of parts, and every tower with each number.
+#: All pairs of a method, its confidence options, a tower and a number of parts. Every method with
+#: all options on every tower is thorough.
 PAIRWISE = [
-    (*case, tower, (3, 8)[(i + j) % 2])
-    for i, case in enumerate(CASES)
+    pytest.param(
+        kind, confidence, tower, (3, 8)[(i // 2 + j) % 2], marks=[pytest.mark.thorough] * thorough
+    )
+    for i, kind in enumerate(OPTIONS)
     for j, tower in enumerate(("vit", "resnet", "timm"))
+    for c, confidence in enumerate(CONFIDENCE if kind != "pretrain" else ["alone"])
+    for thorough in [kind != "pretrain" and (i + j + c) % 2 == 1]
 ]
 
 
