@@ -149,7 +149,13 @@ def verdicts(study: Study) -> Iterator[tuple[Recipe, Recipe, Estimate, Estimate,
     apart = holm({str(pair): e[0].p_apart(0.02) for pair, e in found.items()})
     for (a, b), (ood, id_nll, squared) in found.items():
         said = verdict(ood, id_nll, squared, p_zero=zero[str((a, b))], p_apart=apart[str((a, b))])
-        yield a, b, ood, id_nll, squared, said
+        yield a, b, ood, id_nll, squared, decided(said, ood)
+
+
+def decided(said: str, found: Estimate) -> str:
+    """What is said, or how many seeds are still to come: nothing is decided on fewer."""
+    n = len(found.per_run)
+    return said if n >= len(SEEDS) else f"open, {n} of {len(SEEDS)} seeds"
 
 
 def verdict_table(study: Study) -> Iterator[str]:
@@ -183,7 +189,10 @@ def claims_table(study: Study) -> Iterator[str]:
         holds = (one.value < 0) == claim.below
         said = "unresolved" if p_values[str(i)] > 0.05 else "holds" if holds else "does not hold"
         scale = 1 if claim.what == "nll" else 100
-        yield (f"| {claim.text} | {100 * own.value:+.1f} | {_said(one, scale)} | **{said}** |")
+        yield (
+            f"| {claim.text} | {100 * own.value:+.1f} | {_said(one, scale)} "
+            f"| **{decided(said, one)}** |"
+        )
 
 
 def sigma_table(study: Study) -> Iterator[str]:

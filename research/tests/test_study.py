@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from calift_core.models.loading import load_clip
-from research import benches, figure, study, tables
+from research import benches, figure, page, study, tables
 from research.derived import DERIVED
 from research.intervals import estimate, holm, jackknifed, verdict
 from research.records import gather, read
@@ -58,7 +58,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> study.Place:
     return study.Place(bench, tmp_path)
 
 
-def test_study__from_rates_to_tables_and_again_the_same(place: study.Place, tmp_path: Path) -> None:
+def test_study__from_rates_to_tables_and_again_the_same(
+    place: study.Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ["flyp", "tracer"]
     study.select(place, names)
     assert {lr for lr in study.rates_of(place, "flyp")} == {1e-4, 1e-3}
@@ -94,6 +96,13 @@ def test_study__from_rates_to_tables_and_again_the_same(place: study.Place, tmp_
     there = found.difference(one, ("tracer", "end", "published"), "shift", "nll")
     back = found.difference(("tracer", "end", "published"), one, "shift", "nll")
     assert there.value == pytest.approx(-back.value)
+    made = page.blocks([found])
+    assert made["tiny-gains"][2].startswith("| zero-shot | ")
+    assert len(made["tiny-verdicts"]) > 2
+    # Nothing is decided on fewer seeds than were planned.
+    assert not any("open, " in line for lines in made.values() for line in lines)
+    monkeypatch.setattr(tables, "SEEDS", (0, 1, 2))
+    assert all("open, 2 of 3 seeds" in line for line in page.blocks([found])["tiny-claims"][2:])
     first = figure.draw([found], tmp_path).read_bytes()
     assert figure.draw([found], tmp_path).read_bytes() == first
     on_id, under_shift = figure.gains(found, ("flyp", "end", "ensemble"))

@@ -1,0 +1,90 @@
+"""The tables of docs/results.md, from the records: what is gained, the recipes, the paper's claims.
+
+python -m research.page --write docs/results.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from research.benches import BENCHES
+from research.recipes import ZERO_SHOT, Recipe
+from research.records import RECORDS
+from research.second.page import refreshed
+from research.tables import Study, claims_table, verdicts
+
+#: What the page shows of a suite; everything else is on the suite's own page.
+SHOWN: tuple[tuple[str, Recipe], ...] = (
+    ("zero-shot", (ZERO_SHOT, "end", "raw")),
+    ("FLYP", ("flyp", "end", "raw")),
+    ("FLYP, best published calibrator", ("flyp", "end", "published")),
+    ("FLYP beside zero-shot (two towers)", ("flyp", "end", "ensemble")),
+    ("FLYP, on the path", ("flyp", "path", "raw")),
+    ("CaRot", ("carot", "end", "raw")),
+    ("TRACER", ("tracer", "end", "raw")),
+    ("TRACER beside zero-shot (two towers)", ("tracer", "end", "ensemble")),
+)
+
+
+def gains_table(study: Study) -> Iterator[str]:
+    """Eight rows at most: accuracy, NLL and ECE on ID data, under shift and under corruptions."""
+    kinds = {"ID": "test", "shift": "shift", "corruptions": "corruption"}
+    yield "| | " + " | ".join(f"{k}: accuracy, NLL, ECE" for k in kinds) + " |"
+    yield "|---" * (1 + len(kinds)) + "|"
+    for name, recipe in SHOWN:
+        if recipe not in study.recipes:
+            continue
+        cells = [
+            f"{100 * study.mean(recipe, kind, 'accuracy'):.1f}, "
+            f"{study.mean(recipe, kind, 'nll'):.3f}, {100 * study.mean(recipe, kind, 'ece'):.1f}"
+            for kind in kinds.values()
+        ]
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def verdict_lines(study: Study) -> Iterator[str]:
+    """The primary family against each reference, in a row a recipe."""
+    found: dict[Recipe, dict[Recipe, str]] = {}
+    references: list[Recipe] = []
+    for a, b, ood, id_nll, _, said in verdicts(study):
+        low, high = ood.interval()
+        words = f"{said}: {ood.value:+.3f} [{low:+.3f}, {high:+.3f}], ID {id_nll.value:+.3f}"
+        found.setdefault(a, {})[b] = words
+        if b not in references:
+            references.append(b)
+    yield "| | " + " | ".join(f"against {', '.join(b)}" for b in references) + " |"
+    yield "|---" * (1 + len(references)) + "|"
+    for a, words_by in found.items():
+        yield f"| {', '.join(a)} | " + " | ".join(words_by.get(b, "–") for b in references) + " |"
+
+
+def blocks(studies: Sequence[Study]) -> dict[str, list[str]]:
+    """Name of a mark in the page → its lines."""
+    made: dict[str, list[str]] = {}
+    for study in studies:
+        made[f"{study.suite}-gains"] = list(gains_table(study))
+        made[f"{study.suite}-verdicts"] = list(verdict_lines(study))
+        made[f"{study.suite}-claims"] = list(claims_table(study))
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the arguments, print or write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--write", type=Path, help="the page; without it, the tables are printed")
+    options = parser.parse_args(arguments)
+    there = [name for name in BENCHES if (options.records / f"{name}.npz.xz").is_file()]
+    made = blocks([Study(name, options.records) for name in there])
+    if options.write:
+        options.write.write_text(refreshed(options.write.read_text(), made))
+        return
+    for name, lines in made.items():
+        print(f"\n{name}\n", *lines, sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
