@@ -178,13 +178,23 @@ def next_rates(place: Place, row: str) -> list[float]:
     return [lr for lr in dict.fromkeys(wanted) if len(found.get(lr, ())) < len(SELECTION)]
 
 
-def select_one(place: Place, data: Data, initial: Clip, row: Row, lr: float, seed: int) -> None:
-    """A selection run: ID validation alone is looked at."""
+def select_one(
+    place: Place,
+    data: Data,
+    initial: Clip,
+    row: Row,
+    lr: float,
+    seed: int,
+    *,
+    pretraining: int = 0,
+) -> None:
+    """A selection run: ID validation alone is looked at; rates are chosen on pre-training 0."""
     spec = place.bench.spec(
-        place.out, row.method, lr=lr, seed=seed, pretraining=0, confidence=row.confidence
+        place.out, row.method, lr=lr, seed=seed, pretraining=pretraining, confidence=row.confidence
     )
     tuned = tune(spec, data, initial)
-    record: dict[str, Any] = {"row": row.name, "lr": lr, "seed": seed}
+    name = _on(row.name, pretraining)
+    record: dict[str, Any] = {"row": name, "lr": lr, "seed": seed}
     if is_finite(tuned):
         captions = captions_of(spec, data, initial)
         path = WeightPath(initial, tuned.clip, tuned.classifier, tuned.head, captions)
@@ -197,12 +207,12 @@ def select_one(place: Place, data: Data, initial: Clip, row: Row, lr: float, see
             "accuracy": at.accuracy,
             "seconds": round(tuned.seconds, 1),
         }
-        by_image = place.selected(row.name, lr, seed).with_suffix(".npy")
+        by_image = place.selected(name, lr, seed).with_suffix(".npy")
         by_image.parent.mkdir(parents=True, exist_ok=True)
         np.save(by_image, at.images.astype(np.float16))
     else:
         record |= {"end": 1e9, "path": 1e9, "diverged": True}
-    _write(place.selected(row.name, lr, seed), json.dumps(record).encode())
+    _write(place.selected(name, lr, seed), json.dumps(record).encode())
     print(json.dumps(record), flush=True)
 
 
@@ -242,17 +252,27 @@ def gate(place: Place) -> None:
                 f"{100 * right.mean():.1f} % ± {100 * variance**0.5:.1f}, {len(right):,} images",
                 flush=True,
             )
-        done = {run["seed"] for run in rates_of(place, SOURCE).get(GATE_RATE, [])}
-        for seed in SELECTION if pretraining == 0 else ():
+        done = {run["seed"] for run in _gate_runs(place, pretraining)}
+        for seed in SELECTION:
             if seed not in done:
-                select_one(place, data, initial, BY_NAME[SOURCE], GATE_RATE, seed)
-    for run in rates_of(place, SOURCE).get(GATE_RATE, []):
-        begin, _, end = run["accuracy"]
-        passed = 0.5 <= begin <= 0.75 and end - begin >= 0.1
-        print(
-            f"seed {run['seed']}, ID validation: zero-shot {100 * begin:.1f} %, FLYP at 3e-4 "
-            f"{100 * end:.1f} %: {'passes' if passed else 'fails'}"
-        )
+                row = BY_NAME[SOURCE]
+                select_one(place, data, initial, row, GATE_RATE, seed, pretraining=pretraining)
+        for run in _gate_runs(place, pretraining):
+            begin, _, end = run["accuracy"]
+            passed = 0.5 <= begin <= 0.75 and end - begin >= 0.1
+            print(
+                f"pre-training {pretraining}, seed {run['seed']}, ID validation: zero-shot "
+                f"{100 * begin:.1f} %, FLYP at 3e-4 {100 * end:.1f} %: "
+                f"{'passes' if passed else 'fails'}"
+            )
+
+
+def _gate_runs(place: Place, pretraining: int) -> list[dict[str, Any]]:
+    return rates_of(place, _on(SOURCE, pretraining)).get(GATE_RATE, [])
+
+
+def _on(row: str, pretraining: int) -> str:
+    return row if pretraining == 0 else f"{row}-on-{pretraining}"
 
 
 # -------------------------------------------------------------------------------- confirmation
@@ -472,7 +492,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     place = Place(BENCHES[options.suite], options.out)
     names = options.rows.split(",")
     if options.what == "gather":
-        every = [run for row in BY_NAME for of in rates_of(place, row).values() for run in of]
+        names = [*BY_NAME, _on(SOURCE, 1)]
+        every = [run for row in names for of in rates_of(place, row).values() for run in of]
         lines = ",\n".join(json.dumps(run) for run in every)
         _write(selection_record(options.suite), f"[\n{lines}\n]\n".encode())
         gather(place.runs / "confirmation", options.suite)

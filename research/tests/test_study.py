@@ -59,7 +59,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> study.Place:
 
 
 def test_study__from_rates_to_tables_and_again_the_same(
-    place: study.Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: study.Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     names = ["flyp", "tracer"]
     study.select(place, names)
@@ -70,6 +73,12 @@ def test_study__from_rates_to_tables_and_again_the_same(
     record = json.loads(place.selected("flyp", 1e-4, 100).read_text())
     assert record["alpha"] in ALPHAS
     assert "dark" not in json.dumps(record)
+
+    study.gate(place)
+    said = capsys.readouterr().out
+    for k in (0, 1):  # each pre-training on its own
+        assert f"pre-training {k}, seed 100, ID validation: zero-shot" in said
+    assert set(study.rates_of(place, "flyp")) == {1e-4, study.GATE_RATE, 1e-3}
 
     study.confirm(place, names)
     files = sorted((place.runs / "confirmation").glob("*.npz"))
