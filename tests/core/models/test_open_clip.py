@@ -209,6 +209,7 @@ def test_load_clip__computes_what_open_clip_computes(name: str, tag: str) -> Non
     require_equal(name, tag)
 
 
+@pytest.mark.thorough
 def test_load_clip__computes_what_open_clip_computes_at_full_size() -> None:
     require_equal(*WHOLE)
 
