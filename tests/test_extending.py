@@ -257,7 +257,7 @@ def test_toys__a_page_is_drawn_with_what_the_service_has(
     assert len(after.splitlines()) == len(before.splitlines()) + 1
     app.write_text(after, encoding="utf-8")
     with (
-        service(tmp_path / "served", filled=False) as served,
+        service(tmp_path / "served") as served,
         pointed_at(monkeypatch, served.url, served.home),
     ):
         drawn = AppTest.from_file(str(app), default_timeout=60).switch_page("views/toys.py").run()

@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import free_port, group_of, unavailable, until
 from tests.frontend import seed
-from tests.frontend.conftest import Service, service
+from tests.frontend.conftest import Service, filled_home, service
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
@@ -112,7 +112,7 @@ def serving_dashboard(
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     folder = tmp_path_factory.mktemp("browser")
     with (
-        service(folder / "home", filled=True) as api,
+        service(folder / "home", filled=filled_home(tmp_path_factory)) as api,
         reporting_in(api),
         serving_dashboard(api, folder) as made,
     ):

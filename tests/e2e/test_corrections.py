@@ -78,7 +78,7 @@ def doubtful(
             ids=np.array(test.ids), labels=test.labels, logits=logits, metadata=about
         )
 
-    with service(tmp_path / "home", filled=False, data_roots=(root,)) as api:
+    with service(tmp_path / "home", data_roots=(root,)) as api:
         from backend.artifacts import ArtifactStore
         from backend.settings import Settings
         from backend.store.engine import open_engine

@@ -139,7 +139,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     with tarfile.open(PACKED) as archive:
         archive.extractall(folder, filter="data")
     (folder / "sitecustomize.py").write_text(_BROKEN)
-    with service(folder / "home", filled=False) as api:
+    with service(folder / "home") as api:
         with Client(api.url, (api.home / "token").read_text().strip()) as client:
             ids = {run.name: run.id for run in client.all_runs()}
             for name in RUNS:

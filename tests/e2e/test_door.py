@@ -445,7 +445,7 @@ def test_organisation__logs_people_in_with_their_own_scope(
         }
         with (
             # Another API on the same runs.
-            service(dashboard.service.home, filled=False, **granted) as api,
+            service(dashboard.service.home, **granted) as api,
             serving_dashboard(api, tmp_path, port=port, variables=variables),
         ):
             context = chromium.new_context()

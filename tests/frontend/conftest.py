@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from streamlit.components.v2 import manifest_scanner
 
 from calift_core.analysis import measures, slices
@@ -49,24 +52,46 @@ class Service:
     ids: dict[str, str]
 
 
-@contextmanager
-def service(home: Path, *, filled: bool, **more: Any) -> Iterator[Service]:
-    """Serve the API on a home of its own."""
+def filled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with runs in every state, made once for all processes of the tests."""
     from backend.artifacts import ArtifactStore
-    from backend.main import create_app
     from backend.migrations import upgrade
+    from backend.store.engine import open_engine
+    from backend.store.stores import Stores
+
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, making = root / "filled", root / "filling"
+    with FileLock(root / "filled.lock"):
+        if not folder.exists():
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            store = Stores.on(open_engine(f"sqlite:///{making / 'calift.db'}"))
+            upgrade(store.engine)
+            ids = seed.fill(store, ArtifactStore(making / "artifacts"))
+            store.close()
+            (making / "ids.json").write_text(json.dumps(ids))
+            making.rename(folder)
+    return folder
+
+
+@contextmanager
+def service(home: Path, *, filled: Path | None = None, **more: Any) -> Iterator[Service]:
+    """Serve the API on a home of its own, which begins as a copy of `filled`."""
+    from backend.main import create_app
     from backend.settings import Settings
     from backend.store.engine import open_engine
     from backend.store.stores import Stores
 
     settings = Settings(home=home, broker_url="memory://", free_space_floor_bytes=0, **more)
-    settings.admin_token()
     ids = {}
-    if filled:
+    if filled is not None:
+        shutil.copytree(filled, home)
+        ids = json.loads((home / "ids.json").read_text())
         store = Stores.on(open_engine(settings.database_url))
-        upgrade(store.engine)
-        ids = seed.fill(store, ArtifactStore(settings.artifacts_dir))
+        seed.report_in(store, ids["running"])
         store.close()
+    settings.admin_token()
     with serving(create_app(settings, housekeeping=False)) as url:
         yield Service(url, home, ids)
 
@@ -74,14 +99,15 @@ def service(home: Path, *, filled: bool, **more: Any) -> Iterator[Service]:
 @pytest.fixture(scope="session")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An API with runs in every state."""
-    with service(tmp_path_factory.mktemp("seeded"), filled=True) as made:
+    home = tmp_path_factory.mktemp("seeded") / "home"
+    with service(home, filled=filled_home(tmp_path_factory)) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An API in which nothing has run."""
-    with service(tmp_path_factory.mktemp("bare"), filled=False) as made:
+    with service(tmp_path_factory.mktemp("bare")) as made:
         yield made
 
 

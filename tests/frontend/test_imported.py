@@ -20,7 +20,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
     folder = tmp_path_factory.mktemp("imported")
     ids = {}
-    with service(folder / "home", filled=False) as made:
+    with service(folder / "home") as made:
         token = (made.home / "token").read_text().strip()
         with Client(made.url, token) as client:
             for seed, name in enumerate(("first", "second")):

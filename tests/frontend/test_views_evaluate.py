@@ -45,7 +45,7 @@ def place(
 
     home = tmp_path_factory.mktemp("home")
     folder = run_once(small_spec("zero_shot", configs["vit"], photos), home / "zs")
-    with service(home, filled=False) as made:
+    with service(home) as made:
         store = Stores.on(open_engine(f"sqlite:///{home / 'calift.db'}"))
         artifacts = ArtifactStore(home / "artifacts")
         yield Place(made, store, artifacts, [store_run(store, artifacts, folder) for _ in "ab"])

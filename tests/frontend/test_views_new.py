@@ -229,7 +229,7 @@ def test_new__a_folder_is_chosen_from_the_registered_ones(
     (tmp_path / "data" / "empty").mkdir()
     roots = (tmp_path / "data",)
     with (
-        service(tmp_path / "home", filled=False, data_roots=roots) as made,
+        service(tmp_path / "home", data_roots=roots) as made,
         pointed_at(monkeypatch, made.url, made.home),
     ):
         app = page("new")

@@ -22,7 +22,7 @@ from tests.frontend.driving import choose, page, words
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, Stores]]:
     """A service with two waiting runs and a worker that works on a third."""
-    with service(tmp_path, filled=False) as made, pointed_at(monkeypatch, made.url, made.home):
+    with service(tmp_path) as made, pointed_at(monkeypatch, made.url, made.home):
         store = Stores.on(open_engine(f"sqlite:///{made.home / 'calift.db'}"))
         working = store.runs.submit(spec_of(name="at work"))
         store.claims.claim(working, worker_id="box-1", ttl_s=3600)

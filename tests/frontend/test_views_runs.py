@@ -143,7 +143,7 @@ def test_overview__a_worker_that_is_out_says_why(
     from backend.store.stores import Stores
     from tests.conftest import spec_of
 
-    with service(tmp_path, filled=False) as made, pointed_at(monkeypatch, made.url, made.home):
+    with service(tmp_path) as made, pointed_at(monkeypatch, made.url, made.home):
         store = Stores.on(open_engine(f"sqlite:///{made.home / 'calift.db'}"))
         store.workers.seen(
             "w", host="box", queues=["cpu"], device="cpu", trouble="1 MiB is free in /data"
