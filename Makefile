@@ -11,7 +11,7 @@ CHROME_NAMES := chromium chromium-browser google-chrome google-chrome-stable
 .PHONY: help size demo up install shell test tiny third-study research-test chaos soak mutations fuzz lint format bench pictures docs clean
 
 help:
-	@echo "make demo     fine-tune a small model on letters three ways and compare them under shift (3 to 4 minutes on 2 cores)"
+	@echo "make demo     fine-tune a small model on letters three ways and compare them under shift (3 minutes on 2 cores)"
 	@echo "make up       start the service and the dashboard"
 	@echo "make install  make .venv and install calift into it"
 	@echo "make shell    open a shell that finds calift"
