@@ -1,7 +1,7 @@
 """Every interval of the third study, made again from `research/records`, in well under 2 minutes.
 
 python -m research.tables                      # every suite that has a record
-python -m research.tables --suite letters --write docs/results
+python -m research.tables --suite letters --write research/pages
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         text = "\n".join(page(Study(suite, options.records))) + "\n"
         if options.write:
-            (options.write / f"third-{suite}.md").write_text(text)
+            (options.write / f"{suite}.md").write_text(text)
         else:
             print(text)
 

@@ -184,3 +184,11 @@ def test_verdict__better_asks_for_the_gates_and_worse_does_not() -> None:
 def test_modules__none_has_the_name_of_one_of_pythons_own() -> None:
     own = {file.stem for file in Path(study.__file__).parent.glob("*.py")}
     assert own.isdisjoint(sys.stdlib_module_names)
+
+
+def test_page__of_results_is_what_the_records_say() -> None:
+    there = [name for name in benches.BENCHES if (tables.RECORDS / f"{name}.npz.xz").is_file()]
+    assert "letters" in there
+    text = (Path(study.__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    made = page.blocks([tables.Study(name) for name in there])
+    assert page.refreshed(text, made) == text, "run python -m research.page --write docs/results.md"
