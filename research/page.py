@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from research.benches import BENCHES
+from research.marks import refreshed
 from research.recipes import ZERO_SHOT, Recipe
 from research.records import RECORDS
-from research.second.page import refreshed
 from research.tables import Study, claims_table, verdicts
 
 #: What the page shows of a suite; everything else is on the suite's own page.

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from calift_core.files import atomic_write_bytes
+from research.marks import refreshed
 from research.second.study import (
     BENCHES,
     LADDER,
@@ -221,17 +222,6 @@ def blocks(suites: Suites, records: Path) -> dict[str, list[str]]:
         "on-path": on_path(suites, records),
         "cost": beside(suites, costs, "row", lambda row: f"{row[2]}, {row[3]}", again),
     }
-
-
-def refreshed(text: str, made: Mapping[str, Sequence[str]]) -> str:
-    """A page with what stands between its marks made anew."""
-    for name, lines in made.items():
-        first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
-        head, begun, rest = text.partition(first)
-        _, ended, tail = rest.partition(last)
-        if begun and ended:
-            text = "\n".join([head + first, "", *lines, "", last + tail])
-    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
