@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from calift_core import calibration
 from calift_core.analysis.chunks import PathLike, logit_chunks
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.calibration import Binning, SampleScores, score_probs
+from calift_core.calibration.bins import Floats
 from calift_core.calibration.calibrators import Calibrator, TopLabelMap
 from calift_core.calibration.registry import known
 from calift_core.errors import PredictionsError, SpecError
@@ -117,6 +119,29 @@ def fit_calibrator(
     )
 
 
+def chunks_with_initial(
+    path: PathLike, initial: PathLike | None
+) -> Iterator[tuple[Predictions, Floats | None]]:
+    """A file's predictions, as many rows as fit at once, and the initial model's logits on them.
+
+    Args:
+        path: a predictions file.
+        initial: the initial model's of the same samples; None: there are none.
+
+    Raises:
+        PredictionsError: the two are of other samples.
+    """
+    others = () if initial is None else logit_chunks(initial)
+    for chunk, other in zip_longest(logit_chunks(path), others):
+        if chunk is None or (other is None and initial is not None):
+            raise PredictionsError(
+                f"{str(path)!r} and {str(initial)!r} must be of the same samples"
+            )
+        if other is not None:
+            require_same(chunk, other)
+        yield chunk, None if other is None else other.logits
+
+
 def require_same(own: Predictions, initial: Predictions) -> None:
     """Make sure that two models were asked about the same samples.
 
@@ -150,13 +175,8 @@ def calibrated_scores(
             other samples.
     """
     parts: list[list[SampleScores]] = [[] for _ in calibrators]
-    beside = iter(()) if initial is None else logit_chunks(initial)
-    for chunk in logit_chunks(path):
-        other = next(beside, None)
-        if other is not None:
-            require_same(chunk, other)
+    for chunk, first in chunks_with_initial(path, initial):
         for found, calibrator in zip(parts, calibrators, strict=True):
-            first = other.logits if other is not None else None
             scores = score_probs(calibrator.transform(chunk.logits, first), chunk.labels)
             if isinstance(calibrator, TopLabelMap):
                 predicted = chunk.logits.argmax(axis=1).astype(np.int64)

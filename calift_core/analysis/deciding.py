@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from calift_core.analysis.calibrators import require_same
+from calift_core.analysis.calibrators import chunks_with_initial
 from calift_core.analysis.choosing import calibrated
-from calift_core.analysis.chunks import PathLike, logit_chunks
+from calift_core.analysis.chunks import PathLike
 from calift_core.calibration import Calibrator, SampleScores, score_probs
 from calift_core.calibration.bins import Bools
 from calift_core.calibration.decisions import choose_threshold, keep, risk_curve
@@ -64,15 +64,12 @@ def answer_scores(
     """
     if calibrator is None and (temperature != 1 or read_metadata(path).storage != "full"):
         return read_scores(path, temperature)
-    beside = iter(()) if initial is None else logit_chunks(initial)
-    parts = []
-    for chunk in logit_chunks(path):
-        other = next(beside, None)
-        if other is not None:
-            require_same(chunk, other)
-        first = None if other is None else other.logits
-        parts.append(score_probs(calibrated(chunk.logits, calibrator, first), chunk.labels))
-    return SampleScores.concatenate(parts)
+    return SampleScores.concatenate(
+        [
+            score_probs(calibrated(chunk.logits, calibrator, first), chunk.labels)
+            for chunk, first in chunks_with_initial(path, initial)
+        ]
+    )
 
 
 def kept_of(scores: SampleScores, threshold: float | None, risk: float) -> dict[str, Any]:

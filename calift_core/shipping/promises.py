@@ -2,7 +2,7 @@
 
 Thresholds and prediction sets are fitted on a part of the ID data that the calibrator was not
 fitted on (`analysis.deciding.threshold_part`): the ID validation part. (If `auto` chose the
-calibrator there, among six, the promise is that much weaker.) Every
+calibrator there, among eight, the promise is that much weaker.) Every
 promise stands beside what it gave on the ID test part and on every shift, so that nobody believes a
 guarantee where it does not hold.
 """
