@@ -262,7 +262,7 @@ def main() -> None:
     """Measure, or be what is measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of training, each time")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of training, each time")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--neighbours", type=int, nargs="+", default=NEIGHBOURS)
     parser.add_argument("--settings", nargs="+", help="of these rows of the table alone")
