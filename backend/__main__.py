@@ -17,11 +17,11 @@ import sys
 
 from pydantic import ValidationError
 
-from backend import migrations
-from backend.authentication import hash_token
+from backend.http.authentication import hash_token
 from backend.logs import set_up
 from backend.server import serve
 from backend.settings import load_settings, new_token
+from backend.store import migrations
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError, NotFoundError

@@ -13,26 +13,17 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from backend import migrations, oidc, problems
-from backend.authentication import Authenticator
-from backend.bucket import open_artifacts
-from backend.bulk import BulkActions
-from backend.concurrency import limiters
-from backend.corrections import Corrections
-from backend.datasets import Datasets
-from backend.deps import Recent, Services, check_owned, guard
-from backend.evaluation_submission import EvaluationSubmission
+from backend.children.model_host import ModelHost
+from backend.dispatch.housekeeper import Housekeeper
+from backend.dispatch.queue import make_celery
 from backend.explore.bound import Monitor
 from backend.explore.library import StoreLibrary
 from backend.explore.precomputing import ComparisonPrecomputer
 from backend.explore.sweeps import SweepJudge
-from backend.exporting import Exports
-from backend.imports import Imports
-from backend.metrics import Metrics
-from backend.middleware import Gate
-from backend.model_host import ModelHost
-from backend.queue import Housekeeper, make_celery
-from backend.readiness import Readiness
+from backend.http import oidc, problems
+from backend.http.authentication import Authenticator
+from backend.http.concurrency import limiters
+from backend.http.middleware import Gate
 from backend.routes import (
     calibrators,
     catalogue,
@@ -50,16 +41,27 @@ from backend.routes import (
     sweeps,
     trying,
 )
+from backend.routes.deps import Recent, Services, check_owned, guard
+from backend.services.bulk import BulkActions
+from backend.services.corrections import Corrections
+from backend.services.datasets import Datasets
+from backend.services.evaluation_submission import EvaluationSubmission
+from backend.services.exporting import Exports
+from backend.services.imports import Imports
+from backend.services.metrics import Metrics
+from backend.services.readiness import Readiness
+from backend.services.submission import Submission
+from backend.services.sweeps import Sweeping
+from backend.services.thumbnails import Thumbnails
+from backend.services.trying import Trials
+from backend.services.watching import Watch
 from backend.settings import Settings, load_settings
+from backend.storage.bucket import open_artifacts
+from backend.store import migrations
 from backend.store.engine import open_engine
 from backend.store.fairness import Quotas
 from backend.store.gauges import Gauges
 from backend.store.stores import Stores
-from backend.submission import Submission
-from backend.sweeps import Sweeping
-from backend.thumbnails import Thumbnails
-from backend.trying import Trials
-from backend.watching import Watch
 from calift_core import __version__
 from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer

@@ -37,10 +37,10 @@ from typing import Any
 
 import numpy as np
 
-from backend.artifacts import ArtifactStore, publish_artifact
-from backend.migrations import upgrade
 from backend.settings import Settings
+from backend.storage.artifacts import ArtifactStore, publish_artifact
 from backend.store.engine import open_engine
+from backend.store.migrations import upgrade
 from backend.store.stores import Stores
 from calift_core import __version__
 from calift_core.calibration import evaluate_all

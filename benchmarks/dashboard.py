@@ -52,10 +52,10 @@ from filled import add_runs
 from gallery import FLAGS, dashboard, processor_s
 from scale import put
 
-from backend.artifacts import ArtifactStore, publish_artifact
-from backend.migrations import upgrade
 from backend.settings import Settings
+from backend.storage.artifacts import ArtifactStore, publish_artifact
 from backend.store.engine import open_engine
+from backend.store.migrations import upgrade
 from backend.store.stores import Stores
 from calift_core.analysis.report import summarise
 from calift_core.calibration import evaluate_all

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, insert
 
-from backend.models import EvaluationRow, Event, Metric, Outbox, Run, RunTag
 from backend.store.engine import writing
+from backend.store.models import EvaluationRow, Event, Metric, Outbox, Run, RunTag
 from calift_core.calibration import evaluate_all
 from calift_core.schema.report import EvaluationReport
 from calift_core.schema.spec import parse_spec

@@ -35,8 +35,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event, text
 
-from backend.migrations import upgrade
 from backend.store.engine import open_engine
+from backend.store.migrations import upgrade
 from backend.store.stores import Stores
 from calift_core.schema.spec import parse_spec
 

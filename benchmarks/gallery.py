@@ -40,10 +40,10 @@ import numpy as np
 from api import served
 from PIL import Image, ImageFilter
 
-from backend.artifacts import ArtifactStore, publish_artifact
-from backend.migrations import upgrade
 from backend.settings import Settings
+from backend.storage.artifacts import ArtifactStore, publish_artifact
 from backend.store.engine import open_engine
+from backend.store.migrations import upgrade
 from backend.store.stores import Stores
 from calift_core.calibration import evaluate_all
 from calift_core.predictions.types import Predictions, PredictionsMetadata

@@ -42,10 +42,10 @@ import numpy as np
 from api import processor_s, served
 from filled import add_runs
 
-from backend.migrations import upgrade
 from backend.settings import Settings
 from backend.stack.broker import broker_argv
 from backend.store.engine import open_engine
+from backend.store.migrations import upgrade
 from backend.store.stores import Stores
 from calift_core.schema import records as r
 from calift_core.schema.spec import parse_spec

@@ -42,9 +42,9 @@ import numpy as np
 from api import fill, served
 from PIL import Image
 
-from backend.artifacts import ArtifactStore
-from backend.authentication import hash_token
+from backend.http.authentication import hash_token
 from backend.settings import Settings, new_token
+from backend.storage.artifacts import ArtifactStore
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.predictions.read import read_index

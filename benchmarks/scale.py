@@ -34,12 +34,12 @@ from typing import Any
 import numpy as np
 from filled import add_runs
 
-from backend.authentication import Authenticator
-from backend.migrations import upgrade
+from backend.http.authentication import Authenticator
+from backend.services.watching import Watch
 from backend.store.engine import open_engine
+from backend.store.migrations import upgrade
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
-from backend.watching import Watch
 from calift_core.calibration import evaluate_all
 from calift_core.calibration.scores import score_samples
 from calift_core.predictions.types import Predictions, PredictionsMetadata

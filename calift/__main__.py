@@ -1,5 +1,5 @@
 """`python -m calift` is the command `calift`."""
 
-from calift.main import main
+from calift.commands.main import main
 
 main()

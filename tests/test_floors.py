@@ -154,6 +154,13 @@ def test_rooms_of_calift_core__stand_on_nine_floors_at_most_without_a_circle() -
     assert max(floors(graph).values()) <= 9, table(graph)
 
 
+def test_rooms_of_backend__stand_on_eleven_floors_at_most_without_a_circle() -> None:
+    graph = rooms(imports("backend"))
+    assert circles(graph) == []
+    assert len(graph) <= 15
+    assert max(floors(graph).values()) <= 11, table(graph)
+
+
 def test_drawing__shows_the_floors_as_they_are() -> None:
     drawing = (ROOT / "docs" / "img" / "architecture.svg").read_text(encoding="utf-8")
     drawn = {

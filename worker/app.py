@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.queue import make_celery
+from backend.dispatch.queue import make_celery
 from backend.settings import load_settings
 from worker.tasks import install
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock
 
-from backend.line import multi_queues
+from backend.store.queues import multi_queues
 from calift_core.files import try_lock
 
 log = logging.getLogger(__name__)

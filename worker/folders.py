@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from backend.artifacts import ArtifactKind
+from backend.storage.artifacts import ArtifactKind
 from calift_core.schema.records import JobResult
 from calift_core.schema.report import Report
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from backend.artifacts import ArtifactStore
+from backend.storage.artifacts import ArtifactStore
 from backend.store.files import Files
 from calift_core.errors import ModelUnavailableError, NotFoundError
 from worker.lease import LeaseKeeper

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from backend.artifacts import ArtifactStore, check_name
+from backend.storage.artifacts import ArtifactStore, check_name
 from backend.store.claims import Claim
 from backend.store.judged import JudgedRuns
 from calift_core.errors import StorageError

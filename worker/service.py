@@ -15,12 +15,12 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend import migrations
-from backend.bucket import open_artifacts
+from backend.children.process import Pulse, pulse_path
 from backend.logs import named
-from backend.process import Pulse, pulse_path
 from backend.settings import Settings
-from backend.storage import Storage
+from backend.storage.bucket import open_artifacts
+from backend.storage.health import Storage
+from backend.store import migrations
 from backend.store.claims import Claim, Claims
 from backend.store.engine import open_engine
 from backend.store.errors import database_away

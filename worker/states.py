@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.artifacts import ArtifactStore, Blob
+from backend.storage.artifacts import ArtifactStore, Blob
 from backend.store.files import Files
 from calift_core.errors import CaliftError, NotFoundError
 from calift_core.files import storage_error

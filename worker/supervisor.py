@@ -29,9 +29,9 @@ from typing import Literal
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
-from backend.artifacts import ArtifactKind, ArtifactStore, publish_artifact
-from backend.process import Child
-from backend.storage import Storage
+from backend.children.process import Child
+from backend.storage.artifacts import ArtifactKind, ArtifactStore, publish_artifact
+from backend.storage.health import Storage
 from backend.store.claims import Claim, Claims
 from backend.store.errors import words_of
 from backend.store.files import Files

@@ -17,8 +17,9 @@ from typing import Any
 from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
+from backend.dispatch.housekeeper import Housekeeper
+from backend.dispatch.queue import TASK_NAME, publish
 from backend.logs import set_up
-from backend.queue import TASK_NAME, Housekeeper, publish
 from backend.settings import Settings
 from worker.service import WorkerService
 
@@ -95,7 +96,7 @@ def install(app: Celery, settings: Settings, **options: Any) -> None:
     """Make a Celery application a worker's: its pool, its task, its life.
 
     Args:
-        app: from `backend.queue.make_celery`.
+        app: from `backend.dispatch.queue.make_celery`.
         settings: of the service.
         options: for `WorkerService`.
     """

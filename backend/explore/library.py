@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts import ArtifactStore
 from backend.explore.answer_cache import AnswerCache
 from backend.explore.memory import Remembered
+from backend.storage.artifacts import ArtifactStore
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from calift_core.analysis.calibrators import is_perturbed

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.explore.library import StoreLibrary
+from backend.services.sweeps import Sweeping
 from backend.store.stores import Stores
-from backend.sweeps import Sweeping
 from calift_core.analysis.explorer import Explorer
 from calift_core.calibration import SampleScores
 from calift_core.errors import NotFoundError

@@ -10,8 +10,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from backend.concurrency import Place
-from backend.deps import (
+from backend.dispatch.queue import broker_answers
+from backend.http.concurrency import Place
+from backend.http.docs_page import docs_page
+from backend.http.middleware import ZIP_TYPE
+from backend.http.problems import HttpError, as_response
+from backend.routes.deps import (
     PrincipalDep,
     ServicesDep,
     StoreDep,
@@ -23,12 +27,8 @@ from backend.deps import (
     turn_for,
     uploads,
 )
-from backend.docs_page import docs_page
-from backend.middleware import ZIP_TYPE
-from backend.problems import HttpError, as_response
-from backend.queue import broker_answers
-from backend.readiness import CHECKS
-from backend.scanning import Scanner
+from backend.services.readiness import CHECKS
+from backend.services.scanning import Scanner
 from calift_core import __version__, catalogue
 from calift_core.schema.wire.runs import RunPhase
 from calift_core.schema.wire.service import (

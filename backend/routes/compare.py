@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from backend.deps import (
+from backend.routes.deps import (
     ANALYSIS,
     MAX_CHOICES,
     RunId,

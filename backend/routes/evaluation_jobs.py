@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from backend.deps import (
+from backend.routes.deps import (
     MAX_CHOICES,
     Cursor,
     IdempotencyKey,
@@ -25,7 +25,7 @@ from backend.deps import (
     turn_for,
 )
 from backend.routes.events import STREAM, After, LogBytes, LogOffset, LogTail, StartAfter, follow
-from backend.submission import body_hash
+from backend.services.submission import body_hash
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
     EvaluationJobPage,

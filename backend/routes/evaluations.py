@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
-from backend.deps import (
+from backend.routes.deps import (
     ANALYSIS,
     MAX_CHOICES,
     AsEvaluated,

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from backend.authentication import Principal
-from backend.deps import (
+from backend.http.authentication import Principal
+from backend.routes.deps import (
     MAX_CHOICES,
     Limit,
     PrincipalDep,

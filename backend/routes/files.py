@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
-from backend.deps import (
+from backend.routes.deps import (
     IfNoneMatch,
     RunId,
     ServicesDep,

@@ -6,9 +6,17 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from backend.authentication import hash_token
-from backend.deps import Limit, PrincipalDep, ServicesDep, StoreDep, allow, changes_nothing, note
-from backend.problems import HttpError
+from backend.http.authentication import hash_token
+from backend.http.problems import HttpError
+from backend.routes.deps import (
+    Limit,
+    PrincipalDep,
+    ServicesDep,
+    StoreDep,
+    allow,
+    changes_nothing,
+    note,
+)
 from backend.settings import new_token
 from backend.store.tokens import StoredToken
 from calift_core.errors import NotFoundError

@@ -8,8 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from backend.concurrency import Place
-from backend.deps import (
+from backend.http.concurrency import Place
+from backend.http.middleware import UPLOAD_TYPE
+from backend.routes.deps import (
     IdempotencyKey,
     PrincipalDep,
     ServicesDep,
@@ -18,7 +19,6 @@ from backend.deps import (
     place_for,
     uploads,
 )
-from backend.middleware import UPLOAD_TYPE
 from calift_core.predictions.types import Role
 from calift_core.schema.wire.runs import RunDetail
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from backend.deps import (
+from backend.routes.deps import (
     RunId,
     StoreDep,
     allow,

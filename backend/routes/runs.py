@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import ValidationError
 
-from backend.deps import (
+from backend.http.problems import of_faults
+from backend.routes.deps import (
     MAX_CHOICES,
     Cursor,
     IdempotencyKey,
@@ -25,9 +26,8 @@ from backend.deps import (
     skip_owner_check,
     turn_for,
 )
-from backend.problems import of_faults
+from backend.services.submission import body_hash, check_text, invalid_spec, merge_patch
 from backend.store.runs import RunFilters
-from backend.submission import body_hash, check_text, invalid_spec, merge_patch
 from calift_core.schema.base import JsonObject
 from calift_core.schema.wire.runs import (
     RunClone,

@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
 
-from backend.concurrency import Place
-from backend.deps import (
+from backend.http.concurrency import Place
+from backend.routes.deps import (
     ANALYSIS,
     AsEvaluated,
     Condition,
@@ -28,8 +28,8 @@ from backend.deps import (
     turn_for,
 )
 from backend.routes.files import knows
+from backend.services.thumbnails import Thumbnail
 from backend.store.cursors import scope_of
-from backend.thumbnails import Thumbnail
 from calift_core.analysis.gallery import Order, SampleFilter, compared_looks, hashes_of
 from calift_core.data.duplicates import near_copies
 from calift_core.schema.wire.answers import Outcome

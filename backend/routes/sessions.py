@@ -6,10 +6,10 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 
-from backend.authentication import LINK_PREFIX, SESSION_PREFIX, Principal, hash_token
-from backend.deps import PrincipalDep, ServicesDep, StoreDep, allow, logs_in
-from backend.oidc import SUBJECT_PREFIX
-from backend.problems import HttpError, unauthenticated
+from backend.http.authentication import LINK_PREFIX, SESSION_PREFIX, Principal, hash_token
+from backend.http.oidc import SUBJECT_PREFIX
+from backend.http.problems import HttpError, unauthenticated
+from backend.routes.deps import PrincipalDep, ServicesDep, StoreDep, allow, logs_in
 from backend.settings import new_token
 from backend.store.stores import Stores
 from calift_core.schema.wire.service import Opened, Visitor

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
-from backend.deps import (
+from backend.http.problems import HttpError
+from backend.routes.deps import (
     ANALYSIS,
     Cursor,
     IdempotencyKey,
@@ -20,9 +21,8 @@ from backend.deps import (
     check_priority,
     turn_for,
 )
-from backend.problems import HttpError
+from backend.services.submission import body_hash
 from backend.store.runs import RunFilters
-from backend.submission import body_hash
 from calift_core.schema.base import JsonObject
 from calift_core.schema.wire.runs import RunPage, SortKey
 from calift_core.schema.wire.sweeps import (

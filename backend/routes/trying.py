@@ -9,10 +9,18 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
-from backend.concurrency import Place
-from backend.deps import RunId, ServicesDep, allow, changes_nothing, place_for, turn_for, uploads
-from backend.middleware import PICTURE_TYPE
-from backend.problems import HttpError
+from backend.http.concurrency import Place
+from backend.http.middleware import PICTURE_TYPE
+from backend.http.problems import HttpError
+from backend.routes.deps import (
+    RunId,
+    ServicesDep,
+    allow,
+    changes_nothing,
+    place_for,
+    turn_for,
+    uploads,
+)
 from calift_core.schema.wire.answers import TriedPicture
 
 router = APIRouter(tags=["results"])

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from backend.process import Child, pulse_path
+from backend.children.process import Child, pulse_path
 from backend.settings import Settings
 from backend.stack.broker import broker_argv, broker_pings, socket_path
 from backend.stack.ports import HOST

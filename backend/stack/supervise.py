@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backend.process import Child, pulse_path
+from backend.children.process import Child, pulse_path
 from backend.stack.broker import broker_pings, socket_path
 from backend.stack.services import LONGEST_DELAY_S, Plan, Service
 from calift_core.errors import StorageError

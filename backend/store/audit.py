@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult, Engine, delete, insert, select
 
-from backend.models import AuditRow
 from backend.store.engine import NOW, moment, plain, reading, writing
+from backend.store.models import AuditRow
 from calift_core.schema.wire.operations import AuditEntry, AuditPage
 
 

@@ -31,10 +31,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.models import ArtifactRow, Outbox, Run
 from backend.store.engine import NOW, plain, reading, writing
 from backend.store.fairness import take_turn
 from backend.store.line import first_in_line
+from backend.store.models import ArtifactRow, Outbox, Run
 from backend.store.outbox import enqueue
 from backend.store.rows import store_report, summary_values
 from backend.store.states import add_state_event, fenced

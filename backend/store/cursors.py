@@ -14,7 +14,7 @@ from itsdangerous import BadData, URLSafeSerializer
 from sqlalchemy import Connection, Double, Row, Select, func, literal, select, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.models import Base
+from backend.store.models import Base
 from calift_core.errors import SpecError
 from calift_core.schema.wire.runs import COUNTED
 

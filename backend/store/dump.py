@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, func, inspect, select, text
 
-from backend.models import ArtifactRow, Run, Token
 from backend.store.engine import reading
+from backend.store.models import ArtifactRow, Run, Token
 from calift_core.errors import SpecError, StorageError
 from calift_core.files import atomic_path
 

@@ -25,7 +25,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 
-from backend.models import Base
+from backend.store.models import Base
 from calift_core.errors import CaliftError, SpecError
 from calift_core.files import storage_error
 

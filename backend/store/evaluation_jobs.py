@@ -12,13 +12,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, Select, func, insert, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.line import queue_of_device
-from backend.models import EvaluationRow, JudgedRun, Run
 from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when
 from backend.store.errors import ConflictError
 from backend.store.fairness import Quotas
+from backend.store.models import EvaluationRow, JudgedRun, Run
 from backend.store.outbox import enqueue
+from backend.store.queues import queue_of_device
 from backend.store.runs import RETRYABLE_PHASES, Runs
 from backend.store.states import add_state_event
 from backend.store.submitting import new_id, queue_once

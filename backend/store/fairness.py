@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Subquery
 
-from backend.models import ArtifactRow, Run, Turn
 from backend.store.engine import upsert
 from backend.store.errors import ArtifactQuotaError, QueueFullError
+from backend.store.models import ArtifactRow, Run, Turn
 from backend.store.states import waiting, working
 
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, CursorResult, Engine, Row, delete, insert, select
 
-from backend.models import ArtifactRow, Run
 from backend.store.engine import NOW, moment, reading, upsert, writing
+from backend.store.models import ArtifactRow, Run
 from backend.store.states import fenced, must_exist
 from calift_core.errors import NotFoundError
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Artifact

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, case, func, select
 
-from backend.models import ArtifactRow, Outbox, Run
 from backend.store.engine import NOW, reading
+from backend.store.models import ArtifactRow, Outbox, Run
 from backend.store.states import waiting, working
 
 

@@ -9,8 +9,8 @@ from typing import cast
 import numpy as np
 from sqlalchemy import Engine, func, select
 
-from backend.models import Event, LogChunk, Metric, Run, SpectrumRow
 from backend.store.engine import moment, reading
+from backend.store.models import Event, LogChunk, Metric, Run, SpectrumRow
 from backend.store.states import must_exist
 from calift_core.schema.wire.results import Spectrum
 from calift_core.schema.wire.runs import (

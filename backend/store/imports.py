@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from backend.models import ArtifactRow, EvaluationRow, Run
 from backend.store.engine import NOW, reading, writing
 from backend.store.errors import ConflictError
+from backend.store.models import ArtifactRow, EvaluationRow, Run
 from backend.store.rows import Batch, flush, store_report, summary_values
 from backend.store.states import add_state_event
 from backend.store.submitting import at_most_once, insert_row

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, select, update
 
-from backend.models import EvaluationRow, ReportRow, Run
 from backend.store.engine import NOW, writing
 from backend.store.errors import ConflictError
 from backend.store.files import name_file
+from backend.store.models import EvaluationRow, ReportRow, Run
 from backend.store.rows import Batch, evaluation_id, flush, summary_values
 from backend.store.states import fenced
 from calift_core.analysis.report import ood_groups, summarise

@@ -28,8 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.models import Run
 from backend.store.fairness import fairness
+from backend.store.models import Run
 from backend.store.states import waiting
 
 #: Heads that are tried when other claims hold the first ones at this moment.

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, insert, or_, select, update
 
-from backend.models import Outbox, Run
 from backend.store.engine import NOW, reading, writing
+from backend.store.models import Outbox, Run
 from backend.store.workers import auto_queue
 
 #: So long a relay keeps messages to itself; one that died meanwhile has them sent by another.
@@ -21,7 +21,7 @@ _HOLD_S = 60.0
 
 @dataclass(frozen=True)
 class OutboxMessage:
-    """A message to send. `queue` is one of `backend.queue.QUEUES`; higher `priority` first."""
+    """A message to send to one of the queues of workers; higher `priority` first."""
 
     id: int
     run_id: str

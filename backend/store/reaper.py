@@ -9,10 +9,10 @@ from typing import Literal
 from sqlalchemy import Engine, and_, case, delete, exists, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.line import queue_for
-from backend.models import Chore, Outbox, Run, Worker
 from backend.store.engine import NOW, reading, upsert, writing
+from backend.store.models import Chore, Outbox, Run, Worker
 from backend.store.outbox import enqueue
+from backend.store.queues import queue_for
 from backend.store.states import WORKING_PHASES, add_state_event, waiting, working
 from backend.store.workers import WORKER_KEPT_S, live_workers
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Engine, update
 
-from backend.models import Run
 from backend.store.engine import NOW, writing
+from backend.store.models import Run
 from backend.store.rows import Batch, flush, put_points, write_log
 from backend.store.states import add_state_event, fenced
 from calift_core.schema.records import Record

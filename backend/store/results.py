@@ -9,9 +9,9 @@ from typing import Any, cast
 from sqlalchemy import Engine, Row, Select, and_, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.models import ArtifactRow, EvaluationRow, ReportRow, Run
 from backend.store.cursors import Cursors, how_many, scope_of
 from backend.store.engine import moment, reading
+from backend.store.models import ArtifactRow, EvaluationRow, ReportRow, Run
 from backend.store.states import must_exist
 from backend.store.submitting import model_label
 from calift_core.data.workload import Pace, Workload, recorded_pace

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.models import ArtifactRow, Run
 from backend.store.engine import NOW, reading, writing
+from backend.store.models import ArtifactRow, Run
 from calift_core.schema.wire.operations import Prunable, Pruned
 from calift_core.schema.wire.runs import TERMINAL_PHASES
 

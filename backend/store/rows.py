@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, update
 
-from backend.models import EvaluationRow, Event, LogChunk, Metric, ReportRow, Run, SpectrumRow
 from backend.store.engine import moment, plain, upsert
+from backend.store.models import EvaluationRow, Event, LogChunk, Metric, ReportRow, Run, SpectrumRow
 from calift_core.schema.records import (
     DoneRecord,
     EvaluationRecord,

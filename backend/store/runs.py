@@ -33,13 +33,13 @@ from sqlalchemy import cast as cast_to
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.line import queue_of
-from backend.models import ArtifactRow, ReportRow, Run, RunTag, SpectrumRow, Sweep
 from backend.store.cursors import Cursors, how_many, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
 from backend.store.errors import ConflictError
 from backend.store.fairness import Quotas
+from backend.store.models import ArtifactRow, ReportRow, Run, RunTag, SpectrumRow, Sweep
 from backend.store.outbox import enqueue
+from backend.store.queues import queue_of
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.states import waiting as is_waiting
 from backend.store.submitting import (

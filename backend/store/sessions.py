@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import CursorResult, Engine, and_, delete, insert, select, update
 
-from backend.models import Session
 from backend.store.engine import NOW, moment, reading, writing
+from backend.store.models import Session
 
 
 @dataclass(frozen=True)

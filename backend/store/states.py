@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, literal_column, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.models import Event, Run
 from backend.store.engine import NOW, plain
+from backend.store.models import Event, Run
 from calift_core.errors import NotFoundError
 
 WORKING_PHASES = ("STARTING", "RUNNING", "CANCELLING")

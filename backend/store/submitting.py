@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from backend.models import Run, RunTag, Sweep
 from backend.store.engine import reading, writing
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
 from backend.store.fairness import Quotas
+from backend.store.models import Run, RunTag, Sweep
 from backend.store.states import waiting
 from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.spec import RunSpec

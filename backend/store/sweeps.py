@@ -24,12 +24,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.models import ReportRow, Run
-from backend.models import Sweep as SweepRow
 from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when, writing
 from backend.store.errors import ArtifactQuotaError, QueueFullError
 from backend.store.fairness import Quotas
+from backend.store.models import ReportRow, Run
+from backend.store.models import Sweep as SweepRow
 from backend.store.outbox import enqueue
 from backend.store.runs import queue_run
 from backend.store.states import add_state_event

@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import CursorResult, Engine, Row, func, insert, select, update
 
-from backend.models import Token
 from backend.store.engine import NOW, moment, reading, when, writing
+from backend.store.models import Token
 from calift_core.errors import SpecError
 
 #: The owner of runs that the service's own token submits.

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, delete, func, insert, select
 
-from backend.models import View
 from backend.store.engine import NOW, moment, reading, writing
 from backend.store.errors import ConflictError
+from backend.store.models import View
 from calift_core.errors import NotFoundError
 from calift_core.schema.wire.operations import SavedView, ViewSave
 

@@ -21,10 +21,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.line import Live, queue_of, queue_of_device, why_waits
-from backend.models import Run, Worker
 from backend.store.engine import NOW, moment, plain, reading, upsert, writing
 from backend.store.fairness import Quotas
+from backend.store.models import Run, Worker
+from backend.store.queues import Live, queue_of, queue_of_device, why_waits
 from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.service import GpuUse, WorkerInfo
@@ -206,7 +206,7 @@ def live_workers(connection: Connection) -> list[Live]:
 
 
 def auto_queue(connection: Connection) -> str:
-    """The queue that a run of `auto` is in now, as `backend.line.queue_for` says."""
+    """The queue that a run of `auto` is in now, as `backend.store.queues.queue_for` says."""
     serves = cast(Worker.queues, Text).contains('"gpu"')
     there = exists().where(Worker.seen_at > NOW - WORKER_ALIVE_S, _well(), serves)
     return "gpu" if connection.execute(select(there)).scalar_one() else "cpu"

@@ -18,8 +18,8 @@ from urllib.parse import quote, urlencode
 import httpx2 as httpx
 import pytest
 
+from backend.http.problems import MEDIA_TYPE
 from backend.main import create_app
-from backend.problems import MEDIA_TYPE
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.service import Problem

@@ -18,9 +18,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from backend.artifacts import publish_artifact
 from backend.explore.precomputing import ComparisonPrecomputer
 from backend.main import create_app
+from backend.storage.artifacts import publish_artifact
 from calift_core import calibration
 from calift_core.analysis.condition import Samples, matching
 from calift_core.analysis.draws import Draws
@@ -841,7 +841,7 @@ def test_compare__an_ece_is_shown_and_its_square_decides(
 def test_compare__is_written_for_people(
     client: Any, make_run: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from calift.service import show_comparison
+    from calift.commands.service import show_comparison
 
     ids = [make_run(seed=s) for s in (0, 4)]
     comparison = client.compare(ids)
@@ -953,7 +953,7 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
     monkeypatch: pytest.MonkeyPatch,
     settings_of_the_command: tuple[str, ...],
 ) -> None:
-    from calift.main import main
+    from calift.commands.main import main
     from calift_core.client import Client
 
     settings.admin_token()

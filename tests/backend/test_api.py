@@ -18,10 +18,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from backend.authentication import hash_token
-from backend.deps import allow, scope_of
+from backend.http.authentication import hash_token
+from backend.http.problems import MEDIA_TYPE
 from backend.main import create_app
-from backend.problems import MEDIA_TYPE
+from backend.routes.deps import allow, scope_of
 from backend.store.engine import writing
 from calift_core import calibration
 from calift_core.data.suites.load import load_suite

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from backend.artifacts import ArtifactStore, check_name, publish_artifact
+from backend.storage.artifacts import ArtifactStore, check_name, publish_artifact
 from backend.store.engine import open_engine, writing
 from backend.store.stores import Stores
 from calift_core.errors import DiskFullError, NotFoundError, SpecError, StorageError
@@ -258,7 +258,7 @@ def test_collect__what_a_killed_process_left(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from backend import artifacts
+from backend.storage import artifacts
 
 class Digest:
     def update(self, piece):

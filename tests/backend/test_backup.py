@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from backend import migrations
-from backend.backup import back_up, put_back
-from backend.bucket import BucketStore, open_artifacts
 from backend.settings import Settings
+from backend.storage.backup import back_up, put_back
+from backend.storage.bucket import BucketStore, open_artifacts
+from backend.store import migrations
 from backend.store.dump import dump, others
 from backend.store.engine import open_engine, writing
 from backend.store.stores import Stores
-from calift.main import main
+from calift.commands.main import main
 from calift_core.errors import CaliftError, SpecError, StorageError
 from tests.conftest import fresh_postgres, postgres_binaries, spec_of
 
@@ -66,7 +66,7 @@ def filled(settings: Settings, store: Stores, finished_run: Any) -> str:
 
 def rows(store: Stores) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table."""
-    from backend.models import Base
+    from backend.store.models import Base
 
     with store.engine.connect() as connection:
         return {
@@ -217,7 +217,7 @@ def test_backup__from_a_bucket_reads_past_the_copies(
     fs = fsspec.filesystem("memory", skip_instance_cache=True)
     settings = make_settings(database_url=sqlite_url)
     bucket = BucketStore(fs, "backed-up", cache=tmp_path / "copies")
-    monkeypatch.setattr("backend.backup.open_artifacts", lambda _: bucket)
+    monkeypatch.setattr("backend.storage.backup.open_artifacts", lambda _: bucket)
     store = Stores.on(open_engine(sqlite_url))
     finished_run(store, bucket)
     store.close()

@@ -17,9 +17,9 @@ from uuid import uuid4
 
 import pytest
 
-from backend.artifacts import publish_artifact
-from backend.bucket import BucketStore, open_artifacts
 from backend.settings import Settings
+from backend.storage.artifacts import publish_artifact
+from backend.storage.bucket import BucketStore, open_artifacts
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError, DiskFullError, NotFoundError, SpecError, StorageError
@@ -204,7 +204,7 @@ def test_collect__mark_of_a_killed_collector_goes_when_it_is_old(
     bucket._fs.pipe_file(f"{bucket._where}/gone/{digest}.0a1b2c3d", b"collected")
     bucket.collect(one_store.files, grace_s=-60)
     assert len(bucket._listed("gone")) == 1, "it may be at work"
-    monkeypatch.setattr("backend.bucket.LEFT_S", -60.0)
+    monkeypatch.setattr("backend.storage.bucket.LEFT_S", -60.0)
     bucket.collect(one_store.files, grace_s=-60)
     assert bucket._listed("gone") == []
 
@@ -284,7 +284,7 @@ def test_store__that_fails_now_and_then_is_asked_again(
 def test_store__that_is_away_is_a_sentence_and_a_worker_takes_no_run(
     make: Callable[..., BucketStore], tmp_path: Path
 ) -> None:
-    from backend.storage import Storage
+    from backend.storage.health import Storage
 
     store = make()
     storage = Storage({tmp_path: 0}, probe=store.probe)

@@ -11,9 +11,9 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from backend.authentication import hash_token
-from backend.concurrency import FairLimiter
-from backend.problems import HttpError
+from backend.http.authentication import hash_token
+from backend.http.concurrency import FairLimiter
+from backend.http.problems import HttpError
 from backend.settings import new_token
 from calift_core.schema.evaluation_job import JOB_PREFIX
 from tests.backend.test_api import problem

@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from backend import migrations
 from backend.__main__ import main
-from backend.authentication import hash_token
+from backend.http.authentication import hash_token
 from backend.main import create_app
+from backend.store import migrations
 from backend.store.engine import open_engine, writing
 from backend.store.stores import Stores
 from calift_core.client import Client
@@ -378,7 +378,7 @@ def test_validate__of_a_large_tree_looks_at_a_part_of_it(
         (tmp_path / f"class {number}").mkdir()
         for image in range(1000):
             (tmp_path / f"class {number}" / f"{image}.png").touch()
-    monkeypatch.setattr("backend.submission.SCAN_ENTRIES", 2000)
+    monkeypatch.setattr("backend.services.submission.SCAN_ENTRIES", 2000)
     looked, scandir = [], os.scandir
 
     def counted(*place: Any) -> Any:

@@ -25,7 +25,7 @@ from backend.stack import EmbeddedStack
 from backend.stack.broker import broker_argv, broker_pings, socket_path
 from backend.stack.services import Service, plan
 from backend.stack.supervise import Supervisor
-from calift.main import main
+from calift.commands.main import main
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError, StorageError
 from tests.conftest import free_port, until

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from calift.evaluations import job_of
+from calift.commands.evaluations import job_of
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError
 from calift_core.schema.wire.runs import Validation
@@ -184,7 +184,7 @@ def test_client_and_command__say_the_same(
     client: Client, run_id: str, art: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from calift.main import main
+    from calift.commands.main import main
 
     monkeypatch.setenv("CALIFT_API_URL", client.base_url)
     monkeypatch.chdir(art.parent)
@@ -221,7 +221,7 @@ def test_client_and_command__say_the_same(
 
 
 def test_submit__options_of_an_evaluation_need_its_flag(tmp_path: Path) -> None:
-    from calift.service import submit
+    from calift.commands.service import submit
 
     with pytest.raises(SpecError, match="one RunSpec, got shifts"):
         submit(["x.yaml"], shift=["a=/b"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from calift import follow, service
+from calift.commands import follow, service
 from calift_core.client import Client
 from calift_core.schema import records as r
 from tests.conftest import spec_of, until

@@ -30,8 +30,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from backend.http.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.main import create_app
-from backend.middleware import UPLOAD_TYPE, ZIP_TYPE
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.sweep import parse_sweep
 from tests.conftest import fresh_postgres, serving, spec_of

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.artifacts import ArtifactStore, check_name
-from backend.backup import Manifest, read_manifest
+from backend.storage.artifacts import ArtifactStore, check_name
+from backend.storage.backup import Manifest, read_manifest
 from calift_core.data.decode import decode
 from calift_core.errors import CaliftError
 from calift_core.predictions.foreign.load import load_predictions

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.stats import fisher_exact
 from starlette.testclient import TestClient
 
-from backend.thumbnails import ThumbnailCache
+from backend.services.thumbnails import ThumbnailCache
 from calift_core.calibration import score_samples, softmax
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.decode import decode
@@ -548,7 +548,7 @@ def test_thumbnail__waits_for_its_turn_so_long_and_is_there_for_who_asks_again(
     evaluation = evaluated(photos)["photos/test"]
     assert thumbnail(api, evaluation, "test/cat/0 ü.png").status_code == 200
     first = app.state.services.thumbnails._workers[0]
-    monkeypatch.setattr("backend.thumbnails._PATIENCE_S", 0.2)
+    monkeypatch.setattr("backend.services.thumbnails._PATIENCE_S", 0.2)
     os.kill(first.drawer.pid, signal.SIGSTOP)
     try:
         late = thumbnail(api, evaluation, "test/cat/1 ü.png")
@@ -558,7 +558,7 @@ def test_thumbnail__waits_for_its_turn_so_long_and_is_there_for_who_asks_again(
     finally:
         os.kill(first.drawer.pid, signal.SIGCONT)
     until(lambda: first.waiting == 0, timeout_s=60, what="the picture that nobody waited for")
-    monkeypatch.setattr("backend.thumbnails._PATIENCE_S", 60.0)
+    monkeypatch.setattr("backend.services.thumbnails._PATIENCE_S", 60.0)
     assert thumbnail(api, evaluation, "test/cat/1 ü.png").status_code == 200
     assert first.drawer.begun == 1
 

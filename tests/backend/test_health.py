@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from backend import migrations
-from backend.deps import Recent
 from backend.main import create_app
+from backend.routes.deps import Recent
+from backend.store import migrations
 from backend.store.engine import open_engine, seconds_now, writing
 from tests.backend.test_api import problem
 from tests.conftest import free_port
@@ -115,7 +115,7 @@ def test_ready__not_where_nothing_can_be_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("backend.storage._try_to_write", refuse)
+        patch.setattr("backend.storage.health._try_to_write", refuse)
         assert set(lacking(stranger.get("/api/v1/readyz"))) == {"disk"}
     assert stranger.get("/api/v1/readyz").status_code == 200
 
@@ -144,7 +144,8 @@ def test_ready__is_asked_once_in_a_while_however_often_strangers_ask(
 ) -> None:
     asked = []
     monkeypatch.setattr(
-        "backend.readiness.seconds_now", lambda engine: (asked.append(1), seconds_now(engine))[1]
+        "backend.services.readiness.seconds_now",
+        lambda engine: (asked.append(1), seconds_now(engine))[1],
     )
     with TestClient(app, base_url="http://127.0.0.1") as caller:
         for _ in range(20):

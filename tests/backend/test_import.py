@@ -16,9 +16,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from starlette.testclient import TestClient
 
-from backend.artifacts import check_name
-from backend.authentication import hash_token
-from backend.middleware import UPLOAD_TYPE
+from backend.http.authentication import hash_token
+from backend.http.middleware import UPLOAD_TYPE
+from backend.storage.artifacts import check_name
 from calift_core import calibration
 from calift_core.analysis.upload_check import check_upload
 from calift_core.client import Client
@@ -51,7 +51,7 @@ class Here:
 def check(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only `service` tests are about the process: for the others a check costs no start of one."""
     if request.node.get_closest_marker("service") is None:
-        monkeypatch.setattr("backend.imports.Child", Here)
+        monkeypatch.setattr("backend.services.imports.Child", Here)
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Engine, inspect, text
 
-from backend import migrations
-from backend.models import Base
+from backend.store import migrations
 from backend.store.engine import open_engine, writing
+from backend.store.models import Base
 from backend.store.stores import Stores
 from calift_core.errors import StorageError
 from tests.conftest import fresh_postgres, spec_of

@@ -14,8 +14,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from backend.http.middleware import PICTURE_TYPE
 from backend.main import create_app
-from backend.middleware import PICTURE_TYPE
 from backend.settings import Settings
 from calift_core.analysis.choosing import read_choice
 from calift_core.errors import ServiceError

@@ -13,7 +13,7 @@ import pytest
 from joserfc.jwk import RSAKey
 from starlette.testclient import TestClient
 
-from backend import oidc
+from backend.http import oidc
 from backend.main import create_app
 from calift_core.errors import SpecError
 from tests.conftest import spec_of

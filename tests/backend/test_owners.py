@@ -10,9 +10,9 @@ from fastapi import APIRouter
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from backend.authentication import hash_token
-from backend.deps import allow
+from backend.http.authentication import hash_token
 from backend.main import create_app
+from backend.routes.deps import allow
 from backend.store.engine import writing
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.sweep import parse_sweep
@@ -294,7 +294,7 @@ def test_owner__nobody_is_called_admin(services: Any, api: TestClient) -> None:
 def test_owner__runs_from_before_belong_to_the_token_that_made_them_where_it_is_known(
     tmp_path: Any,
 ) -> None:
-    from backend import migrations
+    from backend.store import migrations
     from backend.store.engine import open_engine
     from backend.store.stores import Stores
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from backend.children.process import Pulse, pulse_path
 from backend.probe import beats, main
-from backend.process import Pulse, pulse_path
 from tests.conftest import free_port, until
 
 

@@ -15,17 +15,17 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from backend.artifacts import ArtifactStore
-from backend.queue import (
+from backend.dispatch.housekeeper import Housekeeper
+from backend.dispatch.queue import (
     QUEUES,
     TASK_NAME,
-    Housekeeper,
     broker_answers,
     broker_priority,
     make_celery,
     publish,
     relay_once,
 )
+from backend.storage.artifacts import ArtifactStore
 from backend.store.engine import open_engine
 from backend.store.reaper import LeaseReaper
 from backend.store.stores import Stores

@@ -18,9 +18,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from backend.authentication import hash_token
+from backend.http.authentication import hash_token
+from backend.http.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.main import create_app
-from backend.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.settings import Settings
 from calift_core.data import looking
 from calift_core.errors import CaliftError, ServiceError, SpecError, StorageError
@@ -40,7 +40,7 @@ def write(root: Path, names: tuple[str, ...], n: int) -> None:
 def api(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TestClient]:
-    monkeypatch.setattr("backend.thumbnails._LINES", 1)  # each imports for itself
+    monkeypatch.setattr("backend.services.thumbnails._LINES", 1)  # each imports for itself
     limits = {"max_upload_files": 50, "max_upload_bytes": 300_000, "quota_data_bytes": 200_000}
     made = settings.model_copy(update={"data_roots": (tmp_path / "data",), **limits})
     app = create_app(made, housekeeping=False)
@@ -59,7 +59,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         except CaliftError as error:
             raise SpecError(error.message, hint=error.hint) from error
 
-    monkeypatch.setattr("backend.datasets.look_through", look)
+    monkeypatch.setattr("backend.services.datasets.look_through", look)
 
 
 _HEARD: list[list[str]] = []
@@ -117,7 +117,7 @@ def test_scan__of_more_than_may_be_looked_at_says_so(
 ) -> None:
     root = tmp_path / "data" / "birds"
     write(root, ("heron", "owl"), 20)
-    monkeypatch.setattr("backend.submission.SCAN_ENTRIES", 30)
+    monkeypatch.setattr("backend.services.submission.SCAN_ENTRIES", 30)
     found = scan(api, f"folder:{root}").json()
     assert found["parts"] == {}
     assert found["problems"] == []
@@ -466,7 +466,7 @@ def test_copies__are_those_of_the_command_with_its_sentence(
 ) -> None:
     from typer.testing import CliRunner
 
-    from calift import data
+    from calift.commands import data
 
     root = tmp_path / "data" / "patients"
     for part in ("train", "test"):
@@ -508,6 +508,6 @@ def test_copies__nothing_outside_the_folders_and_no_more_than_somebody_can_wait_
     assert (status, "CALIFT_DATA_ROOTS" in words) == (422, True)
     status, words = asked(tmp_path / "data" / "gone")
     assert (status, "no folder" in words) == (422, True)
-    monkeypatch.setattr("backend.scanning.MOST_LOOKED_AT", 50)
+    monkeypatch.setattr("backend.services.scanning.MOST_LOOKED_AT", 50)
     status, words = asked(tmp_path / "data" / "birds")
     assert (status, "at most 50 are looked at" in words) == (422, True)

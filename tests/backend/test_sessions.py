@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from backend.authentication import hash_token
+from backend.http.authentication import hash_token
 from backend.main import create_app
 
 BASE = "/api/v1/sessions"

@@ -109,8 +109,8 @@ def test_settings__never_show_the_token(home: Path) -> None:
 
 def test_import__of_the_api_leaves_torch_unloaded() -> None:
     code = (
-        "import sys, backend.main, backend.store, backend.queue, backend.artifacts, "
-        "calift_core.client\n"
+        "import sys, backend.main, backend.store, backend.dispatch.queue, "
+        "backend.storage.artifacts, calift_core.client\n"
         "heavy = {'torch', 'torchvision', 'open_clip', 'safetensors', 'streamlit'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )

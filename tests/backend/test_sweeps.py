@@ -14,10 +14,10 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from backend.main import create_app
+from backend.services.submission import Submission
+from backend.services.sweeps import Sweeping
 from backend.store.engine import open_engine, writing
 from backend.store.stores import Stores
-from backend.submission import Submission
-from backend.sweeps import Sweeping
 from tests.backend.test_api import problem
 from tests.backend.test_owners import add_token
 from tests.conftest import example_predictions, until
@@ -438,8 +438,8 @@ def test_owner__alone_and_admins_steer_a_sweep(api: TestClient, services: Any) -
 def test_command__begins_shows_and_steers_a_sweep(
     served: str, settings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: Any
 ) -> None:
-    from calift import console
-    from calift.main import main
+    from calift.commands import console
+    from calift.commands.main import main
 
     for stream in (console.out, console.err):
         monkeypatch.setattr(stream, "width", 200)  # whatever the terminal of the tests has

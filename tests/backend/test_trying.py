@@ -70,7 +70,7 @@ def processes() -> Iterator[Callable[..., Child]]:
 
 @pytest.fixture(autouse=True)
 def _shared(processes: Callable[..., Child], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.trying.Child", processes)
+    monkeypatch.setattr("backend.services.trying.Child", processes)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import anyio
 import pytest
 
-from backend.authentication import Principal
+from backend.http.authentication import Principal
+from backend.services.watching import Watch
 from backend.store.history import History, Position
-from backend.watching import Watch
 from calift_core.client import Client
 from calift_core.errors import CaliftError
 from tests.conftest import spec_of, until

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Engine, create_engine, text
 
-from backend.models import Base
+from backend.store.models import Base
 from tests.conftest import postgres_binaries, until
 
 #: Becomes a user, who need not be able to run our Python, and then dies with its parent: to change

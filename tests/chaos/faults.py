@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import redis
 from sqlalchemy import text
 
-from backend.queue import make_celery, publish
+from backend.dispatch.queue import make_celery, publish
 from backend.settings import Settings
 from backend.store.engine import open_engine, writing
 from tests.chaos.house import House

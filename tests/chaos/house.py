@@ -16,9 +16,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from backend import migrations
-from backend.process import Child
+from backend.children.process import Child
 from backend.stack.broker import broker_argv, broker_pings
+from backend.store import migrations
 from backend.store.engine import open_engine
 from tests.chaos.database import Database, Postgres, Sqlite, pids
 from tests.conftest import free_port, until

@@ -97,7 +97,7 @@ MUTATIONS = {
     ),
     "hash on read": Mutation(
         "a stored file is not compared with its hash",
-        "backend/artifacts.py",
+        "backend/storage/artifacts.py",
         "        found = sha256_file(path)\n",
         "        found = sha256\n",
         ("tests/backend/test_artifacts.py",),
@@ -118,7 +118,7 @@ MUTATIONS = {
     ),
     "tie to the parent": Mutation(
         "a runner outlives a worker that is killed",
-        "backend/process.py",
+        "backend/children/process.py",
         '"ctypes.CDLL(None,use_errno=True).prctl(1,int(signal.SIGKILL),0,0,0);"\n',
         "",
         ("tests/worker/test_worker.py", "-k", "sigkill_takes_the_runner_along"),

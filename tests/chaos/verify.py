@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from backend.artifacts import ArtifactStore
+from backend.storage.artifacts import ArtifactStore
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError

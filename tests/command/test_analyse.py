@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calift.main import main
+from calift.commands.main import main
 from calift_core import calibration
 from calift_core.analysis import calibrators, chunks, measures, reliability
 from calift_core.analysis import draws as analysis_draws

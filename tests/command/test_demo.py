@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import calift_core
-from calift.demo import deciding_files, demo_specs, demo_tag, path_spec, source_key
+from calift.commands.demo import deciding_files, demo_specs, demo_tag, path_spec, source_key
 from calift_core.files import atomic_write_json
 from calift_core.schema.records import JobFile
 from tests.core.conftest import environment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from calift.demo_story import DemoModel, difference, mean_difference, sentences
+from calift.commands.demo_story import DemoModel, difference, mean_difference, sentences
 from calift_core.calibration import score_probs
 
 FAMILIES, EACH = 12, 40

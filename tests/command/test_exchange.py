@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from calift.exchange import to_tracker
-from calift.interop import csv_file, mlflow, tensorboard
-from calift.interop.runs import Exchanged, metrics_of, outgoing
-from calift.main import app
+from calift.commands.main import app
+from calift.commands.push import to_tracker
+from calift.trackers import csv_file, mlflow, tensorboard
+from calift.trackers.runs import Exchanged, metrics_of, outgoing
 from calift_core.analysis.imported import import_into_folder
 from calift_core.errors import CaliftError, SpecError
 from tests.conftest import unavailable
@@ -182,7 +182,7 @@ def test_interop__loads_no_tracker_before_it_is_asked() -> None:
     from tests.test_architecture import loaded_by
 
     suspects: Any = ("mlflow", "tensorboard", "torch", "tensorflow")
-    assert loaded_by("calift.exchange", suspects) == []
+    assert loaded_by("calift.commands.push", suspects) == []
 
 
 def test_compare__of_folders_is_paired_as_by_the_service(

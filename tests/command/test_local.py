@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import yaml
 
-from calift import service
-from calift.main import main
+from calift.commands import service
+from calift.commands.main import main
 from calift.notebook import load
 from calift_core import __version__
 from calift_core.errors import DataError, UnknownNameError

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from backend import migrations
+from backend.store import migrations
 from backend.store.engine import open_engine, writing
-from calift.main import main
+from calift.commands.main import main
 from calift_core.client import Client
 from calift_core.errors import SpecError
 from calift_core.schema.wire.operations import BulkFilter

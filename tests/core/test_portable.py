@@ -62,15 +62,20 @@ def test_train_and_services__need_nothing_that_windows_lacks(
 ) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(run_spec("carot").model_dump(mode="json")))
-    names = ["calift.main", "calift.demo", "calift.doctor", "calift_core.client"]
-    names += ["calift_core.files", "calift_core.predictions.foreign.load"]
+    names = [
+        "calift.commands.main",
+        "calift.commands.demo",
+        "calift.commands.doctor",
+        "calift_core.client",
+    ]
+    names += ["calift_core.client", "calift_core.files", "calift_core.predictions.foreign.load"]
     names += ["backend.stack", "backend.main", "worker.devices", "worker.supervisor"]
     train = f"""
 import importlib
 for name in {names}:
     importlib.import_module(name)
 sys.argv[0] = "calift"
-sys.modules["calift.main"].main()
+sys.modules["calift.commands.main"].main()
 """
     without(train, "train", str(spec), "--out", str(tmp_path / "run"), home=home)
     report = json.loads((tmp_path / "run" / "report.json").read_text())

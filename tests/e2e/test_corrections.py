@@ -79,8 +79,8 @@ def doubtful(
         )
 
     with service(tmp_path / "home", data_roots=(root,)) as api:
-        from backend.artifacts import ArtifactStore
         from backend.settings import Settings
+        from backend.storage.artifacts import ArtifactStore
         from backend.store.engine import open_engine
         from backend.store.stores import Stores
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from backend.authentication import hash_token
+from backend.http.authentication import hash_token
 from tests.conftest import free_port, until
 from tests.e2e.conftest import Dashboard, query, serving_dashboard, settle
 from tests.frontend.conftest import Service

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from backend.bucket import BucketStore, open_artifacts
-from backend.process import Child
+from backend.children.process import Child
 from backend.settings import Settings
+from backend.storage.bucket import BucketStore, open_artifacts
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from tests.conftest import fresh_postgres, spec_of, until

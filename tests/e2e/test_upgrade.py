@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from backend.migrations import newest_revision
 from backend.stack import EmbeddedStack
-from calift.main import main
+from backend.store.migrations import newest_revision
+from calift.commands.main import main
 from calift_core.client import Client
 from calift_core.errors import SpecError
 from calift_core.predictions.read import read_predictions

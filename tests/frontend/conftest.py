@@ -54,9 +54,9 @@ class Service:
 
 def filled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with runs in every state, made once for all processes of the tests."""
-    from backend.artifacts import ArtifactStore
-    from backend.migrations import upgrade
+    from backend.storage.artifacts import ArtifactStore
     from backend.store.engine import open_engine
+    from backend.store.migrations import upgrade
     from backend.store.stores import Stores
 
     root = tmp_path_factory.getbasetemp()

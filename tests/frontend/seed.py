@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.artifacts import ArtifactStore, publish_artifact
+from backend.storage.artifacts import ArtifactStore, publish_artifact
 from backend.store.stores import Stores
 from calift_core.analysis.report import summarise
 from calift_core.calibration import evaluate_all

@@ -196,7 +196,7 @@ def test_scope__page_that_believes_too_much_changes_nothing(
     seeded: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Buttons are a courtesy: it is the API that refuses, by the visitor's own session."""
-    from backend.authentication import hash_token
+    from backend.http.authentication import hash_token
     from backend.settings import Settings
     from backend.store.engine import open_engine
     from backend.store.stores import Stores

@@ -32,9 +32,9 @@ class Crowd:
 @pytest.fixture(scope="module")
 def crowd_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Crowd]]:
     from backend.main import create_app
-    from backend.migrations import upgrade
     from backend.settings import Settings
     from backend.store.engine import open_engine
+    from backend.store.migrations import upgrade
     from backend.store.stores import Stores
 
     home = tmp_path_factory.mktemp("crowd")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calift.interop.runs import metrics_of
+from calift.trackers.runs import metrics_of
 from calift_core.schema.wire.runs import Metrics
 from frontend.figures import curves
 from frontend.figures.style import Run

@@ -39,7 +39,7 @@ def place(
     configs: dict[str, Path],  # noqa: F811
     photos: Path,  # noqa: F811
 ) -> Iterator[Place]:
-    from backend.artifacts import ArtifactStore
+    from backend.storage.artifacts import ArtifactStore
     from backend.store.engine import open_engine
     from backend.store.stores import Stores
 

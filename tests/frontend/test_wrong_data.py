@@ -19,7 +19,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
-from calift import main as command
+from calift.commands import main as command
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError
 from calift_core.schema.spec import parse_spec

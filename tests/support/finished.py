@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts import ArtifactStore, publish_artifact
+from backend.storage.artifacts import ArtifactStore, publish_artifact
 from backend.store.stores import Stores
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.types import predictions_name

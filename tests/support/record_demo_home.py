@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.artifacts import ArtifactStore
+from backend.storage.artifacts import ArtifactStore
 from calift_core.analysis.report import summarise
 from calift_core.calibration import evaluate_all
 from calift_core.evaluation.path import point_of

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from backend.process import Child
+from backend.children.process import Child
 from backend.stack.broker import broker_argv, broker_pings
 from tests.conftest import until
 

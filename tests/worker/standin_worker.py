@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from backend.queue import make_celery
+from backend.dispatch.queue import make_celery
 from backend.settings import load_settings
 from worker.limits import Limits
 from worker.runner import RUNNER_ARGV

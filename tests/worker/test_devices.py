@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.line import Live, multi_queues, queue_of, why_waits
 from backend.settings import Settings
+from backend.store.queues import Live, multi_queues, queue_of, why_waits
 from tests.conftest import spec_of
 from worker.devices import Device, Gpu, parse_gpus, take_device, visible_gpus
 from worker.launcher import launcher_of

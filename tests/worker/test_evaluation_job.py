@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backend.artifacts import ArtifactStore
+from backend.storage.artifacts import ArtifactStore
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.schema.evaluation_job import EvaluationJobSpec

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from backend.artifacts import ArtifactStore
+from backend.storage.artifacts import ArtifactStore
 from backend.store.claims import MAX_SETBACKS, Claim
 from backend.store.engine import writing
 from backend.store.stores import Stores

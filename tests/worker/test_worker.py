@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import redis
 
-from backend.artifacts import ArtifactStore
-from backend.queue import make_celery, publish, relay_once
+from backend.dispatch.queue import make_celery, publish, relay_once
 from backend.settings import Settings
+from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
 from tests.conftest import spec_of, until
 from tests.worker.conftest import Broker, Worker

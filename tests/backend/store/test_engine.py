@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from backend.models import Run, Worker
 from backend.store import engine as engines
 from backend.store.engine import NOW, open_engine, writing
 from backend.store.errors import database_away
+from backend.store.models import Run, Worker
 from backend.store.stores import Stores
 from tests.backend.store.helpers import claimed, expire
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backend.artifacts import ArtifactStore
+from backend.storage.artifacts import ArtifactStore
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
 from backend.store.evaluation_jobs import EvaluationJobs
 from backend.store.fairness import Quotas

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from backend.models import Outbox, Run, Turn, Worker
 from backend.store.engine import NOW, open_engine, reading, seconds_now, writing
 from backend.store.line import first_in_line
+from backend.store.models import Outbox, Run, Turn, Worker
 from backend.store.stores import Stores
 from tests.conftest import spec_of
 

@@ -23,7 +23,7 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from calift import data
+from calift.commands import data
 from calift_core.data.cache import kept_in_memory
 from calift_core.data.counting import count_suite
 from calift_core.data.grouped import PathPattern, split_groups

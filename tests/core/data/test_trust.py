@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from calift import data
+from calift.commands import data
 from calift_core.analysis.label_errors import suspects
 from calift_core.calibration import softmax
 from calift_core.data.images import ImageSet

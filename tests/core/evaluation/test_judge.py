@@ -1035,7 +1035,7 @@ def test_perturbed_calibration__is_stored_for_tsp_and_in_no_mean(
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str], at_home: Path) -> Callable[..., tuple[int, str]]:
     """Run the command in this process; its exit status and what it wrote to stdout."""
-    from calift import main
+    from calift.commands import main
 
     def run(*arguments: object) -> tuple[int, str]:
         with pytest.raises(SystemExit) as caught:

@@ -558,7 +558,7 @@ _NAMES = st.text(min_size=1, max_size=12) | st.text("ab/_-", min_size=1, max_siz
 @example("photo_test", predictions_name("photo_test").split("/")[1].removesuffix(".parquet"))
 @example("é", predictions_name("é").split("/")[1].removesuffix(".parquet"))
 def test_predictions_name__is_plain_and_different_for_different_sets(a: str, b: str) -> None:
-    from backend.artifacts import check_name
+    from backend.storage.artifacts import check_name
 
     assert check_name(predictions_name(a)) == predictions_name(a)
     assert (predictions_name(a) == predictions_name(b)) == (a == b)

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from calift.main import app
+from calift.commands.main import app
 from calift_core.errors import CheckpointError, ModelUnavailableError, SpecError
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.export import export_run

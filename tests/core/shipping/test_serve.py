@@ -22,7 +22,7 @@ import uvicorn
 from PIL import Image
 from typer.testing import CliRunner
 
-from calift.main import app
+from calift.commands.main import app
 from calift.serving.app import Limits, Server, make_app
 from calift_core.errors import SpecError
 from calift_core.jobs.folder import run_in_folder

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from calift import data
-from calift.main import app
+from calift.commands import data
+from calift.commands.main import app
 from calift_core.analysis import choosing
 from calift_core.analysis.choosing import BY_CLASS, CANDIDATES, Choice, read_choice
 from calift_core.calibration import CALIBRATORS, Calibrator, nll, score_probs, softmax

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from calift.main import app
+from calift.commands.main import app
 from calift_core.analysis.calibrators import calibrated_scores
 from calift_core.analysis.choosing import read_choice
 from calift_core.analysis.report import read_report

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 
-from calift.main import main
+from calift.commands.main import main
 from calift_core.errors import DataError, SpecError
 from calift_core.schema.report import EceReport, EvaluationReport, Report, SpectrumReport, Summary
 from calift_core.schema.wire.answers import RunPoint

@@ -1,0 +1,147 @@
+"""What a process that loads a run's model is given: the run's files, and nothing that is secret.
+
+The API itself has no torch and loads no model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from backend.children.process import die_with_parent
+from backend.http.problems import HttpError
+from backend.settings import Settings
+from backend.storage.artifacts import ArtifactStore
+from backend.store.stores import Stores
+from calift_core.errors import NotFoundError, SpecError, StorageError
+from calift_core.files import storage_error
+
+#: A folder this old was left by a process that was killed.
+_LEFTOVER_S = 24 * 3600.0
+#: Memory of the process that looks through data.
+_LOOKING_BYTES = 3 << 30
+#: What the processes see of our environment: nothing that could be a secret.
+_PASSED_ON = re.compile(
+    r"PATH|HOME|LANG|TMPDIR|PYTHONPATH|LD_LIBRARY_PATH|(?:LC|XDG|OMP|GOMP|KMP|MKL)_\w+|HF_HOME"
+)
+
+
+def require_torch(instead: str) -> None:
+    """Raise where no model can be loaded.
+
+    Args:
+        instead: what a person can do elsewhere, as in "or …".
+
+    Raises:
+        HttpError: 503, torch is not installed beside the API.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise HttpError(
+            503,
+            "NO_TORCH",
+            "no model can be loaded where this service's API runs: torch is not there.",
+            hint=f"Install torch beside the API, let CALIFT_MODELS_URL name a "
+            f"`python -m backend models` that has it, or {instead}.",
+        )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What such a process sees."""
+    passed = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
+    return passed | {"CALIFT_HOME": str(settings.home), "HF_HUB_OFFLINE": "1"}
+
+
+def run_once(
+    module: str, words: Sequence[str], settings: Settings, *, timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a module with what such a process sees, to its end; the kernel takes it first.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer; it is killed.
+    """
+    return subprocess.run(
+        die_with_parent([sys.executable, "-m", module, *words], oom_score_adj=500),
+        env=environment(settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def look_through(kind: str, *words: str, settings: Settings, timeout_s: float) -> dict[str, Any]:
+    """What a process of `calift_core.data.looking` says of somebody's data.
+
+    Raises:
+        SpecError: the data cannot be used.
+        subprocess.TimeoutExpired: it took longer; it is killed.
+    """
+    module, argv = "calift_core.data.looking", (str(_LOOKING_BYTES), kind, *words)
+    done = run_once(module, argv, settings, timeout_s=timeout_s)
+    lines = done.stdout.splitlines()
+    told = json.loads(lines[-1]) if lines else {"error": "the process ended", "hint": ""}
+    if "error" in told:
+        raise SpecError(told["error"], hint=told["hint"])
+    return dict(told)
+
+
+def model_files(store: Stores, run_id: str) -> dict[str, str]:
+    """Name → SHA-256 of a run's report, model and predictions.
+
+    Raises:
+        HttpError: 409, the run has no finished model.
+        NotFoundError: no such run.
+    """
+    needed = {
+        one.name: one.sha256
+        for one in store.files.of_run(run_id)
+        if one.kind in ("checkpoint", "predictions") or one.name == "report.json"
+    }
+    missing = {"report.json", "checkpoint/model.json"} - set(needed)
+    if missing:
+        raise HttpError(
+            409,
+            "NO_MODEL",
+            f"run {run_id} has no finished model: it has no {min(missing)}.",
+            hint="Imported predictions have none, and others get theirs when they succeed.",
+        )
+    return needed
+
+
+def lay_out(artifacts: ArtifactStore, root: Path, files: Mapping[str, str]) -> Path:
+    """A new folder with the files of a run.
+
+    Args:
+        artifacts: has them.
+        root: where the folder is made; others of a day ago are removed.
+        files: of `model_files`.
+
+    Raises:
+        NotFoundError: a file is gone.
+        StorageError: a file is damaged or cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in root.glob("tmp*"):
+            if time.time() - left.stat(follow_symlinks=False).st_mtime > _LEFTOVER_S:
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=root))
+    except OSError as error:
+        raise storage_error(error, root, "write") from error
+    try:
+        for name, sha256 in files.items():
+            artifacts.place(sha256, folder / name)
+    except (NotFoundError, StorageError):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder

@@ -1,0 +1,1 @@
+"""Messages to workers, and the housekeeping of the queue."""

@@ -1,0 +1,1 @@
+"""Requests: who sent them, what they may, how errors answer."""

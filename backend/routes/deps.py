@@ -1,0 +1,412 @@
+"""What routes depend on, each named once, and the scope check that guards them all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, cast
+
+from celery import Celery
+from fastapi import Depends, Header, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
+
+from backend.children.model_host import ModelHost
+from backend.dispatch.housekeeper import Housekeeper
+from backend.explore.bound import Monitor
+from backend.explore.library import StoreLibrary
+from backend.explore.sweeps import SweepJudge
+from backend.http.authentication import Authenticator, Principal
+from backend.http.concurrency import FairLimiter, Kind, Place
+from backend.http.middleware import takes_uploads
+from backend.http.problems import HttpError, unauthenticated
+from backend.services.bulk import BulkActions
+from backend.services.corrections import Corrections
+from backend.services.datasets import Datasets
+from backend.services.evaluation_submission import EvaluationSubmission
+from backend.services.exporting import Exports
+from backend.services.imports import Imports
+from backend.services.metrics import Metrics
+from backend.services.readiness import Readiness
+from backend.services.submission import Submission
+from backend.services.sweeps import Sweeping
+from backend.services.thumbnails import Thumbnails
+from backend.services.trying import Trials
+from backend.services.watching import Watch
+from backend.settings import Settings
+from backend.storage.artifacts import ArtifactStore
+from backend.store.cursors import MAX_CURSOR
+from backend.store.stores import Stores
+from calift_core.analysis.comparer import Comparer
+from calift_core.analysis.condition import MAX_CONDITION
+from calift_core.analysis.explorer import Explorer
+from calift_core.calibration import BESIDE_CALIBRATORS, CALIBRATORS
+from calift_core.errors import NotFoundError
+from calift_core.schema.evaluation_job import is_job_id
+from calift_core.schema.wire.results import AskedBinning
+
+_Answer = TypeVar("_Answer")
+
+
+class Recent(Generic[_Answer]):
+    """The last answer to a slow question, for a few seconds."""
+
+    def __init__(self, ttl_s: float) -> None:
+        self._ttl_s = ttl_s
+        self._last: tuple[float, _Answer] | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """Return the last answer, or ask anew where it is too old and nobody is asking already."""
+        last = self._last
+        if last is not None and time.monotonic() - last[0] <= self._ttl_s:
+            return last[1]
+        # Whoever comes while a slow question is asked gets the last answer and keeps no thread.
+        if not self._lock.acquire(blocking=last is None):
+            assert last is not None
+            return last[1]
+        try:
+            if self._last is last:
+                self._last = time.monotonic(), question()
+            assert self._last is not None
+            return self._last[1]
+        finally:
+            self._lock.release()
+
+
+@dataclass(frozen=True)
+class Services:
+    """What one application holds, made once in `create_app`."""
+
+    settings: Settings
+    authenticator: Authenticator
+    store: Stores
+    artifacts: ArtifactStore
+    celery: Celery
+    housekeeper: Housekeeper
+    library: StoreLibrary
+    explorer: Explorer
+    comparer: Comparer
+    monitor: Monitor
+    submission: Submission
+    evaluation_submission: EvaluationSubmission
+    imports: Imports
+    datasets: Datasets
+    sweeping: Sweeping
+    judge: SweepJudge
+    thumbnails: Thumbnails
+    trials: Trials
+    exports: Exports
+    model_host: ModelHost | None
+    corrections: Corrections
+    readiness: Readiness
+    bulk: BulkActions
+    metrics: Metrics
+    watch: Watch
+    limits: Mapping[Kind, FairLimiter]
+    stopping: threading.Event = field(default_factory=threading.Event)
+    broker: Recent[bool] = field(default_factory=lambda: Recent(2.0))
+    ready: Recent[dict[str, str]] = field(default_factory=lambda: Recent(2.0))
+
+
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+
+
+def allow(scope: Literal["open", "read", "submit", "admin"]) -> Callable[[_Endpoint], _Endpoint]:
+    """Say which scope a route needs. A route without this needs admin."""
+
+    def mark(endpoint: _Endpoint) -> _Endpoint:
+        endpoint.calift_scope = scope  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
+def scope_of(endpoint: Any) -> Literal["open", "read", "submit", "admin"]:
+    """The scope that a route needs."""
+    found: Literal["open", "read", "submit", "admin"] = getattr(endpoint, "calift_scope", "admin")
+    return found
+
+
+def open_on_loopback(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route takes no token where only this machine reaches the service."""
+    endpoint.calift_open_on_loopback = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def open_by_setting(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route takes no token where `CALIFT_METRICS_OPEN` says so."""
+    endpoint.calift_open_by_setting = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def skip_owner_check(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route which writes does not change the run in its path: anybody's will do."""
+    endpoint.calift_of_anybody = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def _is_of_anybody(endpoint: Any) -> bool:
+    return getattr(endpoint, "calift_of_anybody", False) is True
+
+
+def logs_in(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route also answers to what is good for opening a session alone."""
+    endpoint.calift_logs_in = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def uploads(kind: str) -> Callable[[_Endpoint], _Endpoint]:
+    """Say that a route takes a file of this media type as its body, and nothing else."""
+
+    def mark(endpoint: _Endpoint) -> _Endpoint:
+        endpoint.calift_uploads = kind  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
+def changes_nothing(endpoint: _Endpoint) -> _Endpoint:
+    """Say that a route which is no GET changes nothing, so that the audit log leaves it out."""
+    endpoint.calift_changes_nothing = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def note(request: Request, **detail: Any) -> None:
+    """Add to what the audit log will say of a request."""
+    request.state.audit = detail
+
+
+async def guard(request: Request) -> None:
+    """Let a request through to its route or refuse it; the whole application depends on this.
+
+    Raises:
+        HttpError: 401 without a good token, 403 when its scope is too small or the run is
+            another's, 415 when its body is an upload and the route takes none, or the other way
+            round.
+        NotFoundError: the run that would be changed does not exist.
+    """
+    endpoint = request.scope.get("endpoint")
+    needed = scope_of(endpoint)
+    settings = get_services(request).settings
+    if (getattr(endpoint, "calift_open_on_loopback", False) and settings.is_loopback) or (
+        getattr(endpoint, "calift_open_by_setting", False) and settings.metrics_open
+    ):
+        needed = "open"
+    principal: Principal | None = request.state.principal
+    if needed != "open":
+        if principal is None:
+            raise getattr(request.state, "problem", None) or unauthenticated("this needs a token.")
+        if principal.only_logs_in and not getattr(endpoint, "calift_logs_in", False):
+            raise unauthenticated("this only opens a session.", "LOG_IN_ONLY")
+        if not principal.may(needed):
+            raise HttpError(
+                403,
+                "FORBIDDEN",
+                f"this needs a token of scope {needed}, yours has {principal.scope}.",
+                hint="Ask whoever runs the service for another token.",
+            )
+    if request.state.upload not in (None, takes_uploads(endpoint)):  # None: there is no body
+        wanted = takes_uploads(endpoint) or "application/json"
+        raise HttpError(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be {wanted}.")
+    given = request.path_params
+    run_id = given.get("run_id") or given.get("job_id")
+    if run_id is not None and is_job_id(str(run_id)) != ("job_id" in given):
+        raise _of_other_kind(str(run_id))
+    if needed in ("submit", "admin") and not _is_of_anybody(endpoint):
+        services = get_services(request)
+        owned: list[tuple[Literal["run", "sweep"], str | None]] = [
+            ("run", run_id),
+            ("sweep", given.get("sweep_id")),
+        ]
+        for kind, named in owned:
+            if named is not None:
+                await run_in_threadpool(
+                    check_owner, services, get_principal(request), str(named), kind
+                )
+    request.state.authorised = True
+
+
+def _of_other_kind(given: str) -> NotFoundError:
+    if is_job_id(given):
+        return NotFoundError(
+            f"{given} is an evaluation job and no run.", hint=f"It is at /evaluation-jobs/{given}."
+        )
+    return NotFoundError(f"there is no evaluation job {given!r}.")
+
+
+def check_owner(
+    services: Services, principal: Principal, name: str, kind: Literal["run", "sweep"] = "run"
+) -> None:
+    """Raise unless the principal may change a run, an evaluation job or a sweep.
+
+    Raises:
+        NotFoundError: there is none of that id.
+        HttpError: 403, it is another's.
+    """
+    check_owned(services.store, principal, name, kind)
+
+
+def check_owned(
+    store: Stores, principal: Principal, name: str, kind: Literal["run", "sweep"] = "run"
+) -> None:
+    """As `check_owner`, of a store."""
+    if principal.scope == "admin":
+        return
+    owner = (store.runs if kind == "run" else store.sweeps).submitter(name)
+    if not principal.owns(owner):
+        whose = f"belongs to {owner}" if owner else "has no owner"
+        raise HttpError(
+            403,
+            "NOT_YOURS",
+            f"{kind} {name} {whose}, and you are {principal.name}: a token of scope submit changes "
+            f"its own {kind}s alone.",
+            hint="Clone it to make a run of yours, or ask an admin."
+            if kind == "run"
+            else "Begin one of your own with its spec, or ask an admin.",
+        )
+
+
+def most_priority(principal: Principal) -> int:
+    """The highest priority that somebody's runs may have: to overtake others is an admin's."""
+    return 10 if principal.may("admin") else 0
+
+
+def check_priority(principal: Principal, priority: int) -> None:
+    """Raise unless somebody's runs may have a priority.
+
+    Raises:
+        HttpError: 403, it is above 0 and the scope is not `admin`.
+    """
+    if priority > most_priority(principal):
+        raise HttpError(
+            403,
+            "FORBIDDEN",
+            f"a priority above 0 needs a token of scope admin, got priority {priority} and scope "
+            f"{principal.scope}.",
+            hint="Leave it out, or ask whoever runs the service.",
+        )
+
+
+def get_services(request: Request) -> Services:
+    """The application's services."""
+    return cast("Services", request.app.state.services)
+
+
+def get_store(request: Request) -> Stores:
+    """The store."""
+    return get_services(request).store
+
+
+def get_principal(request: Request) -> Principal:
+    """Who asks. Routes that are open have nobody."""
+    return cast("Principal", request.state.principal)
+
+
+def get_request_id(request: Request) -> str:
+    """The id of the request, for logs."""
+    return str(request.state.request_id)
+
+
+def place_for(kind: Kind, *, to_the_end: bool = False) -> Any:
+    """A place for a route's requests of one kind; its turn is for the route to wait for.
+
+    Args:
+        kind: what is limited.
+        to_the_end: it is held until the answer has gone out, and not until the route has made it.
+    """
+
+    async def hold(request: Request) -> AsyncIterator[Place]:
+        limiter = get_services(request).limits[kind]
+        with limiter.place(get_principal(request).name) as place:
+            yield place
+
+    return Depends(hold, scope="request" if to_the_end else "function")
+
+
+def turn_for(kind: Kind) -> Any:
+    """A place for a route's requests of one kind, and its turn, which comes before the route."""
+    of_kind = place_for(kind)
+
+    async def wait(place: Place = of_kind) -> AsyncIterator[None]:
+        async with place.turn():
+            yield
+
+    return Depends(wait, scope="function")
+
+
+#: What recomputes something from stored predictions.
+ANALYSIS = turn_for("analyses")
+RequestId = Annotated[str, Depends(get_request_id)]
+ServicesDep = Annotated[Services, Depends(get_services)]
+StoreDep = Annotated[Stores, Depends(get_store)]
+PrincipalDep = Annotated[Principal, Depends(get_principal)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern="^[!-~]{1,200}$",
+        description="The same key and body give the same run again; another body is a 409",
+    ),
+]
+#: Values that one filter takes at most; SQL has limits of its own, and answers worse.
+MAX_CHOICES = 200
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", max_length=4000, description="ETags of copies")
+]
+RunId = Annotated[str, Path(max_length=64, description="A run's id")]
+JobId = Annotated[str, Path(max_length=64, description="An evaluation job's id")]
+SweepId = Annotated[str, Path(max_length=64, description="A sweep's id")]
+EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
+Cursor = Annotated[
+    str | None, Query(max_length=MAX_CURSOR, description="`next_cursor` of the page before")
+]
+Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page")]
+
+
+def asked_binning(
+    n_bins: Annotated[int | None, Query(ge=1, le=100, description="None: as evaluated")] = None,
+    scheme: Annotated[
+        Literal["equal_mass", "equal_width"] | None, Query(description="None: as evaluated")
+    ] = None,
+    norm: Literal["l1", "l2", "max"] = "l1",
+) -> AskedBinning:
+    """How a binned error is to be measured."""
+    return AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
+
+
+AsEvaluated = Annotated[AskedBinning, Depends(asked_binning)]
+Temperature = Annotated[float | None, Query(ge=0.01, le=100, description="None: as evaluated")]
+if TYPE_CHECKING:
+    Calibrator = str
+else:
+    Calibrator = Literal[(*CALIBRATORS, *BESIDE_CALIBRATORS)]
+CalibratorKind = Annotated[Calibrator, Query(description="What is fitted")]
+FitOn = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        description="An evaluation of the same run, with `oracle=true`; none: the run's ID "
+        "calibration split",
+    ),
+]
+Oracle = Annotated[
+    bool, Query(description="Allow `fit_on`: the calibrator then counts as an oracle")
+]
+Condition = Annotated[
+    str | None,
+    Query(
+        max_length=MAX_CONDITION,
+        description="A condition on confidence, correct, label, predicted, rank, nll, brier, id "
+        "and cluster",
+        openapi_examples={
+            "confident errors": {"value": "confidence >= 0.9 and not correct"},
+            "two classes": {"value": 'label in ("shirt", "coat") or predicted == 3'},
+        },
+    ),
+]
+MinSamples = Annotated[
+    int, Query(ge=10, le=100_000, description="Fewest samples that a slice's ECE is given for")
+]
+Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Slices before the page")]

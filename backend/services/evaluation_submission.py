@@ -1,0 +1,155 @@
+"""From a request to judge finished runs to a job that may be queued: what may be, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from backend.http.problems import HttpError
+from backend.services.submission import SCAN_ENTRIES, SCAN_SECONDS, Submission, check_text
+from backend.storage.artifacts import ArtifactStore
+from backend.store.stores import Stores
+from calift_core.data.counting import SuiteCounts
+from calift_core.data.job_counting import JobCounts, Judgeable, count_job
+from calift_core.data.listing import Budget
+from calift_core.data.workload import Pace, Workload, judging_phases
+from calift_core.errors import NotFoundError, SpecError
+from calift_core.schema.evaluation_job import EvaluationJobSpec, is_job_id
+from calift_core.schema.methods import ZeroShot
+from calift_core.schema.spec import parse_spec
+from calift_core.schema.wire.runs import Estimate, Validation
+
+#: What the model of a finished run is read back from.
+_MODEL = ("report.json", "checkpoint/model.json", "checkpoint/model.safetensors")
+
+
+class EvaluationSubmission:
+    """Decides about evaluation jobs.
+
+    Args:
+        submission: knows which paths may be read.
+        store: knows the runs.
+        artifacts: holds their models.
+    """
+
+    def __init__(self, submission: Submission, store: Stores, artifacts: ArtifactStore) -> None:
+        self._submission, self._store, self._artifacts = submission, store, artifacts
+
+    def demand(self, spec: EvaluationJobSpec) -> None:
+        """See that a job can be queued.
+
+        Raises:
+            HttpError: 422 with a pointer and a sentence for all that stands in its way.
+        """
+        errors = self.validate(spec).errors
+        if errors:
+            first = f"{errors[0]['pointer']}: {errors[0]['message']}"
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            raise HttpError(
+                422,
+                "INVALID_EVALUATION",
+                f"the runs cannot be judged so: {first}{more}",
+                errors=errors,
+            )
+
+    def validate(self, spec: EvaluationJobSpec) -> Validation:
+        """A dry run: what stands in the way, what is fetched first, what it will cost."""
+        errors = check_text(spec.model_dump(mode="json"))
+        if not errors:
+            errors = [{"pointer": p, "message": m} for p, m in self._refusals(spec)]
+        if errors:
+            return Validation(valid=False, errors=errors)
+        runs: list[Judgeable] = []
+        for index, run_id in enumerate(spec.runs):
+            found = self._judgeable(run_id)
+            if isinstance(found, str):
+                errors.append({"pointer": f"#/runs/{index}", "message": found})
+            else:
+                runs.append(found)
+        counts = count_job(spec, runs, Budget(entries=SCAN_ENTRIES, seconds=SCAN_SECONDS))
+        errors += [{"pointer": p, "message": m} for p, m in counts.problems]
+        if errors:
+            return Validation(valid=False, errors=errors)
+        missing = list(counts.missing)
+        if waits := self._store.workers.why_device_waits(spec.device):
+            missing.append(waits)
+        return Validation(
+            valid=True,
+            missing=missing,
+            warnings=list(self._judged_before(spec)),
+            estimate=self._estimate(spec, counts),
+        )
+
+    def _estimate(self, spec: EvaluationJobSpec, counts: JobCounts) -> Estimate:
+        """What a job costs; its time is that of finished runs of like size, as a run's is."""
+        paces = {run_id: self._pace(spec, run_id, n) for run_id, n in counts.by_run.items()}
+        phases = judging_phases((n, paces[run_id]) for run_id, n in counts.by_run.items())
+        basis = ["images: counted on this machine, once for each run", *counts.notes]
+        if phases:
+            told = dict.fromkeys(pace.basis for pace in paces.values() if pace is not None)
+            shared = ", which a shared pass shortens" if len(paces) > 1 else ""
+            basis.append(f"time {' and '.join(told)}{shared}")
+        return Estimate(
+            evaluation_images=counts.images,
+            shifts=counts.shifts,
+            corrupted_images=counts.corrupted,
+            seconds=sum(phases.values()) if phases else None,
+            phases=phases or {},
+            basis="; ".join(basis),
+        )
+
+    def _pace(self, job: EvaluationJobSpec, run_id: str, n: int | None) -> Pace | None:
+        """How fast runs of a run's model predict so many images on the job's device."""
+        spec = parse_spec(self._store.runs.get(run_id).spec)
+        train = spec.train.model_copy(update={"device": job.device})
+        asked = spec.model_copy(update={"method": ZeroShot(), "train": train})
+        work = Workload(SuiteCounts(basis=""), evaluation_images=n, selection_images=0)
+        return self._store.results.pace(asked, work)
+
+    def _refusals(self, spec: EvaluationJobSpec) -> Iterator[tuple[str, str]]:
+        """Folders that this service may not read."""
+        sources = {f"shifts/{name}": uri for name, uri in spec.shifts.items()}
+        sources |= {f"folders/{i}": uri for i, uri in enumerate(spec.folders)}
+        sources |= {f"suites/{i}": uri for i, uri in enumerate(spec.suites)}
+        for place, uri in sources.items():
+            yield from self._submission.source_refusals(f"#/{place}", uri)
+
+    def _judgeable(self, run_id: str) -> Judgeable | str:
+        """A run that can be judged, or a sentence on why it cannot."""
+        if is_job_id(run_id):
+            return f"{run_id} is an evaluation job and has no model"
+        try:
+            run = self._store.runs.get(run_id)
+        except NotFoundError as error:
+            return error.message
+        if run.method == "imported":
+            return f"the run {run_id} is imported predictions and has no model to judge"
+        if run.phase != "SUCCEEDED":
+            return f"the run {run_id} must have SUCCEEDED, it is {run.phase}"
+        stored = {a.name: a.sha256 for a in self._store.files.of_run(run_id)}
+        for name in _MODEL:
+            if name not in stored or not self._artifacts.path(stored[name]).is_file():
+                return (
+                    f"the finished model of run {run_id} is not in the artifact store any more: "
+                    f"{name} is missing"
+                )
+        report = self._store.results.report(run_id)
+        try:
+            suite = parse_spec(run.spec).suite
+        except SpecError as error:
+            return f"the spec of run {run_id} cannot be read: {error}"
+        return Judgeable(run_id, suite, tuple(report["data"]["classes"]))
+
+    def _judged_before(self, spec: EvaluationJobSpec) -> Iterator[str]:
+        """Names that a run has results under: whether of the same images is for the runner."""
+        named = set(spec.all_shifts) | {
+            f"{name}/{severity}"
+            for name in spec.corruptions.chosen
+            for severity in spec.corruptions.severities
+        }
+        for run_id in spec.runs:
+            judged = {e.dataset for e in self._store.results.run_evaluations(run_id)}
+            if both := sorted(named & judged):
+                yield (
+                    f"The run {run_id} has results on {', '.join(both[:5])} already: the same "
+                    "images are not judged again, others stand beside them under another name."
+                )

@@ -1,0 +1,490 @@
+"""Thumbnails of samples: drawn by a process with limits, kept on disk up to so many bytes.
+
+The API opens no image itself; see `calift_core.data.thumbnails`. What was drawn once is kept under
+everything that it was made of, so that a folder that changes does not change what a run has seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeVar
+
+from cachetools import LRUCache
+from fastapi.concurrency import run_in_threadpool
+
+from backend.children.process import die_with_parent
+from backend.http.concurrency import Turn
+from backend.http.problems import HttpError
+from backend.services.submission import Submission, path_of
+from backend.settings import Settings
+from backend.store.stores import Stores
+from calift_core.analysis.gallery import Measured
+from calift_core.data.suites import SUITES
+from calift_core.data.suites.base import variable_of
+from calift_core.errors import NotFoundError, StorageError, UnreadableImageError
+from calift_core.files import atomic_write_bytes
+from calift_core.schema.wire.results import Evaluation
+from calift_core.shipping.children import end_process
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+#: Changes when the same image, or a corruption of it, would be drawn otherwise.
+_VERSION = 1
+_MEMORY_BYTES = 3 << 30
+#: Pictures that are drawn at once. Each child lists the folders for itself.
+_LINES = 2
+#: One image may take 30 s, and the first of a set 30 s more for its folders.
+_TIMEOUT_S = 90.0
+#: Images whose looks are remembered, and the longer side that they are decoded at.
+_LOOKS, _MEASURED, _HASH_BYTES = 20_000, 256, 16
+_MAX_LINE, _MAX_BODY = 64 << 10, 4 << 20
+#: How long a request may wait. What is drawn after somebody has given up is kept, so who asks again
+#: has it.
+_PATIENCE_S, _AGAIN_S = 20.0, 2
+#: What the child sees of our environment: nothing that could be a secret.
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "HOME", "SYSTEMROOT")
+_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+class Thumbnail(NamedTuple):
+    """A picture and its media type."""
+
+    body: bytes
+    media_type: str
+
+
+class Thumbnails:
+    """Draws and keeps thumbnails. Safe to share between threads and tasks."""
+
+    def __init__(self, settings: Settings, store: Stores, submission: Submission) -> None:
+        self._settings, self._store, self._submission = settings, store, submission
+        self._kept = ThumbnailCache(
+            settings.home / "cache" / "thumbnails", settings.thumbnail_cache_bytes
+        )
+        self._looks: LRUCache[str, Measured] = LRUCache(_LOOKS)
+        self._workers = [
+            _ThumbnailWorker(self._environment()) for _ in range(min(_LINES, os.cpu_count() or 1))
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        named = [variable_of(name) for name in SUITES]
+        found = {n: os.environ[n] for n in (*_PASSED_ON, *named) if n in os.environ}
+        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        return found | dict.fromkeys(threads, "1") | {"CALIFT_HOME": str(self._settings.home)}
+
+    def request(self, evaluation: Evaluation, sample: str, label: int, size: int) -> dict[str, Any]:
+        """What the child is asked.
+
+        Raises:
+            HttpError: 404, the run names no data that this service may read.
+        """
+        spec = self._store.runs.spec(evaluation.run_id)
+        imported = evaluation.method == "imported"
+        suites = [] if imported else self._suites(spec.get("suite") or {}, evaluation)
+        roots = [str(root) for root in self._settings.data_roots]
+        if imported and not roots:
+            raise _no_image(
+                "no image of this sample is known: its predictions were imported, and no folder of "
+                "images is registered.",
+                _REGISTERED,
+            )
+        if not imported and not suites:
+            raise _outside()
+        return {
+            "imported": imported,
+            "roots": roots,
+            "size": size,
+            "request": {
+                "suites": suites,
+                "dataset": evaluation.dataset,
+                "role": evaluation.role,
+                "corruption": evaluation.corruption,
+                "severity": evaluation.severity,
+                "sample": sample,
+                "label": label,
+            },
+        }
+
+    def wish_of_training(self, run_id: str, sample: str, label: int, size: int) -> dict[str, Any]:
+        """What the child is asked about an image of a run's training part.
+
+        Raises:
+            HttpError: 404, the run names no data that this service may read.
+        """
+        suite = dict(self._store.runs.spec(run_id).get("suite") or {})
+        if not suite or not self._may_read(suite["id"]):
+            raise _outside()
+        return {
+            "imported": False,
+            "roots": [str(root) for root in self._settings.data_roots],
+            "size": size,
+            "request": {
+                "suites": [self._readable(suite)],
+                "dataset": "train",
+                "role": "train",
+                "corruption": None,
+                "severity": None,
+                "sample": sample,
+                "label": label,
+            },
+        }
+
+    def _suites(self, own: Mapping[str, Any], evaluation: Evaluation) -> list[dict[str, Any]]:
+        """Suites that may hold an evaluation's data, as far as they may be read."""
+        found: list[dict[str, Any]] = []
+        if evaluation.job_id is not None:
+            with contextlib.suppress(NotFoundError):
+                job = self._store.evaluation_jobs.get(evaluation.job_id).spec
+                asked = job.corruptions.model_dump(mode="json")
+                found.append({**own, "shifts": job.all_shifts, "corruptions": asked})
+                found += [{"id": suite} for suite in job.suites]
+        found.append(dict(own))
+        return [self._readable(suite) for suite in found if self._may_read(suite["id"])]
+
+    def _readable(self, suite: dict[str, Any]) -> dict[str, Any]:
+        shifts = suite.get("shifts") or {}
+        return {**suite, "shifts": {n: uri for n, uri in shifts.items() if self._may_read(uri)}}
+
+    def _may_read(self, uri: str) -> bool:
+        path = path_of(uri)
+        return path is None or not list(self._submission.path_refusals("", path))
+
+    async def draw(self, request: Mapping[str, Any], turn: Turn) -> Thumbnail:
+        """Draw a picture when it is its turn, or give the one that is kept.
+
+        Raises:
+            HttpError: 404, no image is known; 503, its turn did not come in time.
+            UnreadableImageError: the image cannot be decoded within its limits.
+        """
+        text = json.dumps([_VERSION, request], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        body = await run_in_threadpool(self._kept.get, key)
+        if body is None:
+            body = await self._in_line(
+                lambda drawer: self._draw(drawer, key, request), turn, _PATIENCE_S
+            )
+        return Thumbnail(body, _media_type(body) or "")
+
+    async def measure(
+        self, requests: Sequence[Mapping[str, Any]], turn: Turn
+    ) -> list[Measured | str]:
+        """How images look; for one that cannot be had, the reason.
+
+        Args:
+            requests: as of `request`; their size is left alone.
+            turn: each is decoded in one.
+        """
+        return await asyncio.gather(*(self._measure(request, turn) for request in requests))
+
+    async def _measure(self, request: Mapping[str, Any], turn: Turn) -> Measured | str:
+        asked = {**request, "size": _MEASURED, "measure": True}
+        key = json.dumps(asked, sort_keys=True)
+        found = self._looks.get(key)
+        if found is None:
+            try:
+                told, _ = await self._in_line(lambda drawer: _answered(drawer, asked), turn)
+                found = _measured(told)
+            except (UnreadableImageError, NotFoundError) as error:
+                return error.message
+            except HttpError as error:
+                if error.status != 404:
+                    raise
+                return error.message
+            self._looks[key] = found
+        return found
+
+    async def _in_line(
+        self, work: Callable[[_Drawer], T], turn: Turn, patience_s: float | None = None
+    ) -> T:
+        """Have a child do something, when it is its turn.
+
+        Raises:
+            HttpError: 503, it was not done in that time.
+        """
+        try:
+            async with asyncio.timeout(patience_s), turn():
+                line = min(self._workers, key=lambda one: one.waiting)
+                line.take()
+                begun = line.thread.submit(work, line.drawer)
+                begun.add_done_callback(lambda _: line.answered())
+                return await asyncio.wrap_future(begun)
+        except TimeoutError:
+            raise _busy() from None
+
+    def _draw(self, drawer: _Drawer, key: str, request: Mapping[str, Any]) -> bytes:
+        _, body = _answered(drawer, request)
+        if _media_type(body) is None:
+            raise UnreadableImageError("the image cannot be drawn")
+        self._kept.put(key, body)
+        return body
+
+    def stop(self) -> None:
+        """End the children; requests that wait are given up."""
+        for line in self._workers:
+            line.thread.shutdown(wait=False, cancel_futures=True)
+            line.drawer.end()
+
+
+def _answered(drawer: _Drawer, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    header, body = drawer.ask(request)
+    if "code" in header:
+        raise _refused(header)
+    return header, body
+
+
+def _measured(header: Mapping[str, Any]) -> Measured:
+    """A child that was taken over can give numbers and no more."""
+    try:
+        numbers = {name: float(header[name]) for name in ("brightness", "contrast", "sharpness")}
+        bits = bytes.fromhex(header["hash"])
+        if len(bits) != _HASH_BYTES or not all(math.isfinite(v) for v in numbers.values()):
+            raise ValueError("numbers of an image")
+    except (KeyError, TypeError, ValueError):
+        raise UnreadableImageError("the image cannot be measured") from None
+    return Measured(**numbers, hash=bits)
+
+
+def _media_type(body: bytes) -> str | None:
+    """By what a picture begins with: a child that was taken over can give no other."""
+    return next((kind for start, kind in _TYPES.items() if body.startswith(start)), None)
+
+
+def _no_image(message: str, hint: str = "") -> HttpError:
+    return HttpError(404, "NO_IMAGE", message, hint=hint)
+
+
+_REGISTERED = "Registered folders are those in CALIFT_DATA_ROOTS."
+
+
+def _outside() -> HttpError:
+    return _no_image(
+        "no image of this sample is known: its data lies outside the folders that this service may "
+        "read.",
+        _REGISTERED,
+    )
+
+
+def _busy() -> HttpError:
+    return HttpError(
+        503, "BUSY", "the thumbnail was not drawn in time.", hint="Try again.",
+        headers={"Retry-After": str(_AGAIN_S)},
+    )  # fmt: skip
+
+
+def _refused(header: Mapping[str, Any]) -> Exception:
+    message, hint = str(header.get("message", "")), str(header.get("hint", ""))
+    if header["code"] == UnreadableImageError.code:
+        return UnreadableImageError(message, hint=hint)
+    if header["code"] == "CALIFT_ERROR":
+        _log.error("a thumbnail could not be drawn: %s", message)
+        return UnreadableImageError("the image cannot be drawn", hint=hint)
+    return _no_image(message, hint)
+
+
+# ---- What is kept ------------------------------------------------------------------------------
+
+
+class ThumbnailCache:
+    """Pictures in a folder, up to so many bytes; what was not asked for longest makes room.
+
+    Several processes may share it. What cannot be written is not kept.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self._folder, self._most = folder, most_bytes
+        self._added = most_bytes  # of an earlier process, nobody knows
+
+    def get(self, key: str) -> bytes | None:
+        """A picture, or None."""
+        path = self._path(key)
+        try:
+            body = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        # A file that was cut short, or is another's, is drawn anew.
+        return body if _media_type(body) else None
+
+    def put(self, key: str, body: bytes) -> None:
+        """Keep a picture."""
+        if not self._most:
+            return
+        try:
+            self._path(key).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            atomic_write_bytes(self._path(key), body)
+        except (OSError, StorageError) as error:
+            _log.info("a thumbnail is not kept: %s", error)
+            return
+        self._added += len(body)
+        if self._added > self._most // 10:
+            self._added = 0
+            self._trim()
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / key
+
+    def _trim(self) -> None:
+        """Remove the oldest until a tenth is free, which may be added before the next look."""
+        found = []
+        for path in self._folder.glob("*/*"):
+            with contextlib.suppress(OSError):
+                about = path.stat(follow_symlinks=False)
+                found.append((about.st_mtime, about.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self._most * 9 // 10:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink()
+                total -= size
+
+
+# ---- The children ------------------------------------------------------------------------------
+
+
+class _ThumbnailWorker:
+    """A child and the thread that asks it; `waiting` requests are given to it and not answered."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        # The kernel ties a child to the thread that started it: this one lives as long as we do.
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thumbnails")
+        self.drawer = _Drawer(environment)
+        self.waiting = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """One request more waits."""
+        with self._lock:
+            self.waiting += 1
+
+    def answered(self) -> None:
+        """One request less, whoever still waits for its answer."""
+        with self._lock:
+            self.waiting -= 1
+
+
+class _Drawer:
+    """The process that draws: begun when it is first needed, and anew when it ended or hung.
+
+    Asked by one thread alone, the one that begins it.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._over = False
+        self.begun = 0
+
+    def ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Header and bytes of an answer.
+
+        Raises:
+            UnreadableImageError: there was none in time.
+            StorageError: the process cannot be started.
+        """
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            pipe = _Timed(process.stdout, time.monotonic() + _TIMEOUT_S)
+            header = json.loads(pipe.line())
+            length = int(header["length"])
+            if not 0 <= length <= _MAX_BODY:
+                raise ValueError("an answer of that length")
+            return header, pipe.exactly(length)
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            self._kill()
+            _log.warning("the process that draws thumbnails is begun anew: %s", error)
+            raise UnreadableImageError(
+                "the image cannot be drawn within the memory and the time that one may take"
+            ) from None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._over:
+                raise StorageError("the service is stopping")
+            if self._process is None or self._process.poll() is not None:
+                argv = [sys.executable, "-m", "calift_core.data.thumbnails", str(_MEMORY_BYTES)]
+                try:
+                    self._process = subprocess.Popen(
+                        die_with_parent(argv, oom_score_adj=500),
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL,
+                        env=dict(self._environment),
+                        start_new_session=True,
+                        bufsize=0,
+                    )
+                    self.begun += 1
+                except OSError as error:
+                    raise StorageError(f"no process can be started to draw: {error}") from error
+            return self._process
+
+    def _kill(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            end_process(process)
+
+    def end(self) -> None:
+        """Kill it, for good."""
+        self._over = True
+        self._kill()
+
+
+class _Timed:
+    """Reads a pipe until a deadline."""
+
+    def __init__(self, pipe: IO[bytes], deadline: float) -> None:
+        self._pipe, self._deadline, self._held = pipe, deadline, bytearray()
+
+    def _more(self) -> None:
+        with selectors.DefaultSelector() as waits:
+            waits.register(self._pipe, selectors.EVENT_READ)
+            if not waits.select(max(0.0, self._deadline - time.monotonic())):
+                raise TimeoutError("no answer in time")
+        piece = os.read(self._pipe.fileno(), 1 << 16)
+        if not piece:
+            raise EOFError("it ended")
+        self._held += piece
+
+    def line(self) -> bytes:
+        """One line."""
+        while (end := self._held.find(b"\n")) < 0:
+            if len(self._held) > _MAX_LINE:
+                raise ValueError("an answer without an end")
+            self._more()
+        return self._take(end + 1)
+
+    def exactly(self, n: int) -> bytes:
+        """So many bytes."""
+        while len(self._held) < n:
+            self._more()
+        return self._take(n)
+
+    def _take(self, n: int) -> bytes:
+        found = bytes(self._held[:n])
+        del self._held[:n]
+        return found

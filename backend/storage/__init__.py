@@ -1,0 +1,1 @@
+"""Artifacts in folders and buckets, and whether there is room for them."""

@@ -1,0 +1,1 @@
+"""The command `calift`: a file for each group of subcommands."""

@@ -1,0 +1,215 @@
+"""`calift submit --evaluate` and `calift evaluations`: finished runs judged by the service."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from calift.commands.console import (
+    JsonFlag,
+    ece_text,
+    make_client,
+    out,
+    percent,
+    plain_text,
+    print_json,
+)
+from calift.commands.follow import follow
+from calift_core.errors import SpecError, UnknownNameError
+from calift_core.schema.evaluation_job import EvaluationJobSpec
+from calift_core.schema.spec import absolute_uri, load_document
+from calift_core.schema.wire.evaluation_jobs import EvaluationJob
+
+if TYPE_CHECKING:
+    from calift_core.client import Client
+    from calift_core.schema.wire.results import Evaluation
+
+evaluations_app = typer.Typer(
+    no_args_is_help=True, help="Evaluation jobs of the service: finished runs judged on more data."
+)
+
+
+def job_of(what: Sequence[str], data: dict[str, Any]) -> dict[str, Any]:
+    """What the command line asks of an evaluation job.
+
+    Args:
+        what: ids of runs, or one YAML or JSON file that names them.
+        data: `suites`, `shifts`, `folders`, `corruptions`, `name` and `device` as options say them;
+            they come before those of the file.
+
+    Raises:
+        SpecError: the file cannot be read, or has a field that no evaluation has.
+    """
+    asked: dict[str, Any] = {"runs": list(what)}
+    if len(what) == 1 and what[0].endswith((".yaml", ".yml", ".json")):
+        found = load_document(what[0], "evaluation")
+        if not isinstance(found, dict):
+            raise SpecError(
+                f"an evaluation is a mapping of fields, such as runs and shifts, got "
+                f"{type(found).__name__} in {what[0]!r}"
+            )
+        asked = found
+    for key in asked:
+        if key not in EvaluationJobSpec.model_fields:
+            raise UnknownNameError("field", str(key), EvaluationJobSpec.model_fields)
+    asked = asked | {key: value for key, value in data.items() if value}
+    for key in ("suites", "folders"):
+        if isinstance(asked.get(key), list):
+            asked[key] = [_absolute(item) for item in asked[key]]
+    if isinstance(asked.get("shifts"), dict):
+        asked["shifts"] = {name: _absolute(uri) for name, uri in asked["shifts"].items()}
+    return asked
+
+
+def _absolute(source: Any) -> Any:
+    """A folder's source with its absolute path: the service works in another folder."""
+    if not isinstance(source, str):
+        return source  # said by the schema
+    return absolute_uri(source)
+
+
+def submit_job(asked: dict[str, Any], *, priority: int, wait: bool, as_json: bool) -> None:
+    """Queue a job, and wait for its end if that is wanted."""
+    runs = asked.pop("runs", ())
+    with make_client() as client:
+        job = client.evaluate(runs, priority=priority, **asked)
+        if wait:
+            _wait(client, job.id, as_json)
+        elif as_json:
+            print_json(job.model_dump(mode="json"))
+        else:
+            out.print(f"{job.id}  {job.name}  {job.phase}", markup=False)
+
+
+def _wait(client: Client, job_id: str, as_json: bool) -> None:
+    job = follow(client.evaluation_job, [job_id], quiet=as_json)[0]
+    _show(client, job, as_json)
+    if job.phase != "SUCCEEDED":
+        sys.exit(1)
+
+
+def _results(client: Client, job_id: str) -> list[Evaluation]:
+    """Every result of a job, oldest first."""
+    page = client.job_evaluations(job_id)
+    found = list(page.items)
+    while page.next_cursor:
+        page = client.job_evaluations(job_id, cursor=page.next_cursor)
+        found += page.items
+    return found[::-1]
+
+
+def _show(client: Client, job: EvaluationJob, as_json: bool) -> None:
+    results = _results(client, job.id)
+    if as_json:
+        evaluations = [e.model_dump(mode="json") for e in results]
+        print_json(job.model_dump(mode="json") | {"evaluations": evaluations})
+        return
+    phase = job.phase + (f" ({job.reason})" if job.reason else "")
+    out.print(f"{job.id}  {job.name}  {phase}", markup=False)
+    for line in (job.message, job.hint, job.waiting):
+        if line:
+            out.print(line, markup=False)
+    if results:
+        table = Table()
+        for name in ("run", "data set", "n", "accuracy", "ECE"):
+            left = name in ("run", "data set")
+            table.add_column(name, justify="left" if left else "right", no_wrap=name != "run")
+        for e in results:
+            run = plain_text(f"{e.run_id} {e.run_name}")
+            ece = ece_text(e.ece.value, e.ece.null_mean)
+            table.add_row(run, plain_text(e.dataset), f"{e.n:,}", percent(e.accuracy), ece)
+        out.print(table)
+
+
+@evaluations_app.command("list")
+def evaluations_list(
+    run: Annotated[list[str] | None, typer.Option(help="Only those that judge this run.")] = None,
+    phase: Annotated[str | None, typer.Option(help="Only this phase, such as RUNNING.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 25,
+    as_json: JsonFlag = False,
+) -> None:
+    """The newest evaluation jobs."""
+    with make_client() as client:
+        page = client.evaluation_jobs(
+            run_id=run or (), phase=[phase.upper()] if phase else (), limit=limit
+        )
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+        return
+    if not page.items:
+        out.print("There are none. `calift submit --evaluate RUN --shift NAME=PATH` queues one.")
+        return
+    table = Table()
+    for name in ("id", "name", "phase", "runs", "results"):
+        table.add_column(name, no_wrap=name != "name")
+    for job in page.items:
+        phase_text = job.phase + (f" ({job.reason})" if job.reason else "")
+        table.add_row(
+            job.id, plain_text(job.name), phase_text, str(len(job.spec.runs)), str(job.results)
+        )
+    out.print(table)
+    out.print(f"{len(page.items)} of {page.total} evaluation jobs.")
+
+
+@evaluations_app.command("show")
+def evaluations_show(job_id: str, as_json: JsonFlag = False) -> None:
+    """One evaluation job with its results so far."""
+    with make_client() as client:
+        _show(client, client.evaluation_job(job_id), as_json)
+
+
+@evaluations_app.command("wait")
+def evaluations_wait(job_id: str, as_json: JsonFlag = False) -> None:
+    """Wait for a job's end; exit status 1 if it did not succeed."""
+    with make_client() as client:
+        _wait(client, job_id, as_json)
+
+
+@evaluations_app.command("cancel")
+def evaluations_cancel(job_id: str, as_json: JsonFlag = False) -> None:
+    """Ask a job to stop. What it has finished stays under the runs."""
+    with make_client() as client:
+        _say(client.cancel_evaluation(job_id), as_json)
+
+
+@evaluations_app.command("retry")
+def evaluations_retry(job_id: str, as_json: JsonFlag = False) -> None:
+    """Queue a failed or cancelled job again; it goes on where it was."""
+    with make_client() as client:
+        _say(client.retry_evaluation(job_id), as_json)
+
+
+@evaluations_app.command("logs")
+def evaluations_logs(job_id: str, as_json: JsonFlag = False) -> None:
+    """The log of a job."""
+    with make_client() as client:
+        text, page = "", client.evaluation_logs(job_id, limit=1 << 20)
+        while page.text:
+            text += page.text
+            page = client.evaluation_logs(job_id, offset=page.next_offset, limit=1 << 20)
+    if as_json:
+        print_json({"job_id": job_id, "text": text})
+    else:
+        sys.stdout.write(text)
+
+
+@evaluations_app.command("delete")
+def evaluations_delete(job_id: str, as_json: JsonFlag = False) -> None:
+    """Delete a job that has ended; its results stay."""
+    with make_client() as client:
+        client.delete_evaluation(job_id)
+    if as_json:
+        print_json({"deleted": job_id})
+    else:
+        out.print(f"{job_id} is deleted; its results stay.")
+
+
+def _say(job: EvaluationJob, as_json: bool) -> None:
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+    else:
+        out.print(f"{job.id}  {job.phase}")

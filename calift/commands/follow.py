@@ -1,0 +1,81 @@
+"""The progress of jobs of the service, drawn until they have ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from calift.commands.console import SAY_EVERY_S, err, how_far
+from calift_core.schema.wire.evaluation_jobs import EvaluationJob
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail
+
+_Job = TypeVar("_Job", RunDetail, EvaluationJob)
+
+
+def follow(
+    ask: Callable[[str], _Job],
+    job_ids: Sequence[str],
+    *,
+    quiet: bool = False,
+    then: Callable[[_Job], Sequence[str]] = lambda _: (),
+) -> list[_Job]:
+    """Show the progress of runs or evaluation jobs until every one has ended.
+
+    Args:
+        ask: the job of an id, as it is now.
+        job_ids: which.
+        quiet: show nothing.
+        then: asked of each job that has ended, which are to be followed too.
+
+    Returns:
+        The jobs, in the order asked, and those that came later after them.
+    """
+    wanted = list(job_ids)
+    ended: dict[str, _Job] = {}
+    columns = (
+        TextColumn("{task.description:<34}"),
+        TextColumn("{task.fields[phase]:<12}"),
+        BarColumn(bar_width=24),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    plain = not quiet and not err.is_terminal
+    said: dict[str, tuple[str, str, float]] = {}
+    with Bars(*columns, console=err, disable=quiet or plain) as bars:
+        tasks: dict[str, Any] = {}
+        while len(ended) < len(wanted):
+            for job_id in list(wanted):
+                if job_id in ended:
+                    continue
+                job = ask(job_id)
+                if job_id not in tasks:
+                    tasks[job_id] = bars.add_task(job.name, total=None, phase="", note="")
+                p = job.progress
+                note = f"{p.phase} {p.detail}".strip() if p else ""
+                if p and p.samples_per_s:
+                    note += f" · {p.samples_per_s:.0f} images/s"
+                bars.update(
+                    tasks[job_id],
+                    phase=job.phase,
+                    completed=p.step if p else 0,
+                    total=p.total_steps if p and p.total_steps else None,
+                    note=note,
+                )
+                if plain:
+                    state = f"{job.name}: {job.phase.lower()} {p.phase if p else ''}".strip()
+                    line = state + (how_far(p) if p and job.phase not in TERMINAL_PHASES else "")
+                    before, last, at = said.get(job_id, ("", "", 0.0))
+                    late = time.monotonic() - at >= SAY_EVERY_S
+                    if state != before or (line != last and late):
+                        said[job_id] = (state, line, time.monotonic())
+                        err.print(line, markup=False)
+                if job.phase in TERMINAL_PHASES:
+                    ended[job_id] = job
+                    bars.update(tasks[job_id], note=job.message or "", completed=1, total=1)
+                    wanted += then(job)
+            time.sleep(0.5)
+    return [ended[job_id] for job_id in wanted]

@@ -1,0 +1,423 @@
+"""`calift submit`, `calift runs` and `calift compare`: a client of the service."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from calift.commands.console import (
+    JsonFlag,
+    duration_text,
+    ece_text,
+    err,
+    make_client,
+    of_folders,
+    out,
+    percent,
+    plain_text,
+    print_json,
+    sigma_text,
+)
+from calift.commands.evaluations import job_of, submit_job
+from calift.commands.follow import follow
+from calift.commands.local import corruptions_of, shifts_of
+from calift_core.errors import SpecError
+from calift_core.schema.places import expanded
+from calift_core.schema.spec import RunSpec, absolute_uri, load_spec, parse_spec
+from calift_core.schema.wire.results import Comparison
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
+
+if TYPE_CHECKING:
+    from calift_core.client import Client
+runs_app = typer.Typer(no_args_is_help=True, help="Runs of the service.")
+#: Seconds between two looks at a log that is followed.
+_LOG_POLL_S = 1.0
+
+
+def submit(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SPEC|RUN...",
+            help="A RunSpec, YAML or JSON. With --evaluate: ids of finished runs, or a file that "
+            "names them under runs.",
+        ),
+    ],
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Judge finished runs on more data, in one pass.")
+    ] = False,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option("--shift", help="With --evaluate: NAME=folder:PATH; any number of times."),
+    ] = None,
+    folder: Annotated[
+        list[str] | None,
+        typer.Option("--folder", help="With --evaluate: a shift that is called as its folder."),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", help="With --evaluate: a named suite of the runs' classes."),
+    ] = None,
+    corruptions: Annotated[
+        str | None,
+        typer.Option(help="With --evaluate: all, benchmark or names separated by commas."),
+    ] = None,
+    severities: Annotated[str, typer.Option(help="Of the corruptions.")] = "1,3,5",
+    name: Annotated[str, typer.Option(help="With --evaluate: what the job is called.")] = "",
+    device: Annotated[
+        str | None, typer.Option(help="With --evaluate: auto, cpu, cuda, cuda:1 or mps.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and show it.")] = False,
+    priority: Annotated[int, typer.Option(min=-10, max=10)] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Queue a run, or an evaluation of finished runs. With --wait a failed job is exit status 1."""
+    data: dict[str, Any] = {
+        "shifts": shifts_of(shift or ()),
+        "folders": folder,
+        "suites": suite,
+        "corruptions": corruptions_of(corruptions, severities),
+        "name": name,
+        "device": device,
+    }
+    if evaluate:
+        submit_job(job_of(what, data), priority=priority, wait=wait, as_json=as_json)
+        return
+    given = [key for key, value in data.items() if value]
+    if given or len(what) != 1:
+        raise SpecError(
+            f"a run is submitted by one RunSpec, got {', '.join(given) or f'{len(what)} files'}",
+            hint="calift submit --evaluate judges finished runs on more data.",
+        )
+    spec = with_absolute_paths(load_spec(what[0]))
+    with make_client() as client:
+        run = client.submit(spec, priority=priority)
+        if wait:
+            _wait(client, run.id, as_json)
+        elif as_json:
+            print_json(run.model_dump(mode="json"))
+        else:
+            out.print(f"{run.id}  {run.name}  {run.phase}", markup=False)
+
+
+def with_absolute_paths(spec: RunSpec) -> RunSpec:
+    """The spec with absolute paths, for a service that works in another folder.
+
+    Relative `folder:` data, `local-dir:` models, and config and weights files that are found from
+    here become absolute.
+    """
+    return parse_spec(absolute_paths(spec.model_dump(mode="json")))
+
+
+def absolute_paths(data: dict[str, Any]) -> dict[str, Any]:
+    """A RunSpec, or a part of one, with absolute paths; what it does not say stays unsaid."""
+    suite, model = data.get("suite"), data.get("model")
+    if isinstance(suite, dict):
+        if isinstance(suite.get("id"), str):
+            suite["id"] = absolute_uri(suite["id"])
+        if isinstance(suite.get("shifts"), dict):
+            suite["shifts"] = {name: absolute_uri(uri) for name, uri in suite["shifts"].items()}
+    if isinstance(model, dict):
+        for key in ("name", "pretrained"):
+            if isinstance(model.get(key), str) and Path(model[key]).is_file():
+                model[key] = str(Path(model[key]).absolute())
+        name = model.get("name")
+        if isinstance(name, str) and name.startswith("local-dir:"):
+            place = name.removeprefix("local-dir:")
+            model["name"] = f"local-dir:{expanded(place).absolute()}"
+    return data
+
+
+def _wait(client: Client, run_id: str, as_json: bool) -> None:
+    run = follow_runs(client, [run_id], quiet=as_json)[0]
+    if as_json:
+        print_json(run.model_dump(mode="json"))
+    else:
+        _show_run(run)
+    if run.phase != "SUCCEEDED":
+        sys.exit(1)
+
+
+def _say_phase(run: RunDetail, as_json: bool) -> None:
+    if as_json:
+        print_json(run.model_dump(mode="json"))
+    else:
+        out.print(f"{run.id}  {run.phase}")
+
+
+def follow_runs(
+    client: Client,
+    run_ids: Sequence[str],
+    *,
+    quiet: bool = False,
+    then: Callable[[RunDetail], Sequence[str]] = lambda _: (),
+) -> list[RunDetail]:
+    """Show the progress of runs until every one has ended; see `follow`."""
+    return follow(client.run, run_ids, quiet=quiet, then=then)
+
+
+def _show_run(run: RunDetail) -> None:
+    table = Table.grid(padding=(0, 2))
+    s = run.summary
+    rows: list[tuple[str, str | None]] = [
+        ("id", run.id),
+        ("name", run.name),
+        ("phase", run.phase + (f" ({run.reason})" if run.reason else "")),
+        ("message", run.message),
+        ("hint", run.hint or None),
+        ("method", run.method),
+        ("model", run.model),
+        ("data", run.suite),
+        ("seed", str(run.seed)),
+        ("waits", run.waiting or None),
+        ("attempt", run.attempts),
+        ("owner", run.owner),
+        ("created", run.created_at.isoformat(timespec="seconds")),
+        ("finished", run.finished_at.isoformat(timespec="seconds") if run.finished_at else None),
+    ]
+    if run.progress and run.phase not in TERMINAL_PHASES:
+        p = run.progress
+        rows.append(
+            ("progress", f"{p.phase} {p.step}/{p.total_steps}, {duration_text(p.eta_s)} left")
+        )
+    if s:
+        rows += [
+            ("ID accuracy", percent(s.id_accuracy)),
+            ("ID ECE", ece_text(s.id_ece, s.id_ece_floor)),
+            ("OOD accuracy", percent(s.ood_accuracy)),
+            ("OOD ECE", ece_text(s.ood_ece, s.ood_ece_floor)),
+            ("σ_min", sigma_text(s.sigma_min)),
+        ]
+    for name, value in rows:
+        if value:
+            table.add_row(name, plain_text(value))
+    out.print(table)
+
+
+def runs_table(runs: Sequence[RunSummary], title: str | None = None) -> Table:
+    """Runs side by side: the comparison that `calift runs list` and the demo print."""
+    table = Table(title=title, title_justify="left")
+    for name in ("id", "name", "phase", "ID acc", "OOD acc", "ID ECE", "OOD ECE", "σ_min"):
+        left = name in ("id", "name", "phase")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "name")
+    for run in runs:
+        s = run.summary
+        numbers = (
+            (
+                percent(s.id_accuracy),
+                percent(s.ood_accuracy),
+                ece_text(s.id_ece, s.id_ece_floor),
+                ece_text(s.ood_ece, s.ood_ece_floor),
+                sigma_text(s.sigma_min),
+            )
+            if s
+            else ("–",) * 5
+        )
+        phase = run.phase + (f" ({run.reason})" if run.reason else "")
+        table.add_row(run.id, plain_text(run.name), phase, *numbers)
+    return table
+
+
+@runs_app.command("list")
+def runs_list(
+    phase: Annotated[str | None, typer.Option(help="Only this phase, such as FAILED.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 25,
+    as_json: JsonFlag = False,
+) -> None:
+    """The newest runs."""
+    with make_client() as client:
+        page = client.runs(
+            phase=[phase.upper()] if phase else [], method=[method] if method else [], limit=limit
+        )
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+    elif not page.items:
+        out.print("There are no runs yet. `calift submit SPEC` queues one.")
+    else:
+        out.print(runs_table(page.items))
+        out.print(f"{len(page.items)} of {counted(page.total)} runs.")
+
+
+@runs_app.command("show")
+def runs_show(run_id: str, as_json: JsonFlag = False) -> None:
+    """One run."""
+    with make_client() as client:
+        run = client.run(run_id)
+    if as_json:
+        print_json(run.model_dump(mode="json"))
+    else:
+        _show_run(run)
+
+
+@runs_app.command("wait")
+def runs_wait(run_id: str, as_json: JsonFlag = False) -> None:
+    """Wait for a run's end; exit status 1 if it did not succeed."""
+    with make_client() as client:
+        _wait(client, run_id, as_json)
+
+
+@runs_app.command("cancel")
+def runs_cancel(run_id: str, as_json: JsonFlag = False) -> None:
+    """Ask a run to stop after saving a checkpoint."""
+    with make_client() as client:
+        run = client.cancel(run_id)
+    _say_phase(run, as_json)
+
+
+@runs_app.command("retry")
+def runs_retry(run_id: str, as_json: JsonFlag = False) -> None:
+    """Queue a failed or cancelled run again; it goes on from its checkpoint."""
+    with make_client() as client:
+        run = client.retry(run_id)
+    _say_phase(run, as_json)
+
+
+@runs_app.command("logs")
+def runs_logs(
+    run_id: str,
+    tail: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Only the last so many lines.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as lines come, until the run has ended.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """The log of a run."""
+    with make_client() as client:
+        pieces = _log_pieces(client, run_id, tail=tail, follow=follow)
+        if as_json:
+            print_json({"run_id": run_id, "text": "".join(pieces)})
+            return
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+
+def _log_pieces(client: Client, run_id: str, *, tail: int | None, follow: bool) -> Iterator[str]:
+    page = client.logs(run_id, limit=1 << 20, tail=tail)
+    while True:
+        yield page.text
+        if page.complete or not (page.text or follow):
+            return
+        if not page.text:
+            time.sleep(_LOG_POLL_S)
+        page = client.logs(run_id, offset=page.next_offset, limit=1 << 20)
+
+
+@runs_app.command("delete")
+def runs_delete(run_id: str, as_json: JsonFlag = False) -> None:
+    """Delete a run that has ended, with its files."""
+    with make_client() as client:
+        client.delete(run_id)
+    if as_json:
+        print_json({"deleted": run_id})
+    else:
+        out.print(f"{run_id} is deleted.")
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Two or more finished runs: ids, or folders of such."
+        ),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help="Compare with this one (default: first).")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What differs between runs, and paired differences with intervals."""
+    if len(runs) < 2:
+        raise SpecError(f"compare takes at least 2 runs, got {len(runs)}")
+    if of_folders(runs):
+        from calift_core.analysis.comparer import Comparer
+        from calift_core.analysis.explorer import Explorer
+        from calift_core.analysis.folder import FolderLibrary
+
+        library = FolderLibrary()
+        comparison = Comparer(library, Explorer(library)).compare(runs, baseline)
+    else:
+        with make_client() as client:
+            comparison = client.compare(runs, baseline=baseline)
+    if as_json:
+        print_json(comparison.model_dump(mode="json"))
+        return
+    show_comparison(comparison)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Write a comparison for people."""
+    out.print(runs_table([c.run for c in comparison.runs]))
+    if comparison.parameters:
+        table = Table(title="What differs", title_justify="left")
+        table.add_column("setting")
+        for compared in comparison.runs:
+            table.add_column(plain_text(compared.run.name))
+        for pointer, values in comparison.parameters.items():
+            table.add_row(pointer, *(plain_text(json.dumps(v)) for v in values))
+        out.print(table)
+    names = {c.run.id: c.run.name for c in comparison.runs}
+    table = Table(title=f"Minus {names[comparison.baseline]}, same samples", title_justify="left")
+    for name in ("run", "data set", "metric", "difference", "95 % interval", ""):
+        table.add_column(name)
+    for compared in comparison.runs:
+        for d in compared.differences:
+            scale, unit = (1.0, "") if d.metric == "nll" else (100.0, " pt")
+            interval = " … ".join(f"{scale * v:+.2f}" for v in d.interval or ())
+            if d.squared is not None:
+                ends = " … ".join(f"{1e4 * v:+.1f}" for v in d.squared.interval)
+                interval = f"² {1e4 * d.squared.difference:+.1f} ({ends})"
+            table.add_row(
+                plain_text(compared.run.name),
+                d.dataset,
+                d.metric,
+                f"{scale * d.difference:+.2f}{unit}",
+                interval,
+                "" if d.distinguishable else "not distinguishable",
+            )
+    out.print(table)
+    if any(d.squared for compared in comparison.runs for d in compared.differences):
+        out.print(
+            "²: the difference of the squared L2 errors with the noise taken out, in squared "
+            "points. It decides; no interval of a difference of ECEs can be trusted."
+        )
+    if comparison.confidence_sets:
+        table = Table(title="Any of these may be the best run (95 %)", title_justify="left")
+        for name in ("data set", "metric", "best first", "ruled out (p)"):
+            table.add_column(name)
+        for found in comparison.confidence_sets:
+            ruled_out = [
+                f"{names[i]} ({_p_value(found.p_values[i], found.n_resamples)})"
+                for i in found.excluded
+            ]
+            table.add_row(
+                found.dataset,
+                found.metric,
+                plain_text(", ".join(names[i] for i in found.members)),
+                plain_text(", ".join(ruled_out)),
+            )
+        out.print(table)
+        out.print(
+            "A model confidence set: it allows for how many runs are compared, so a run that the "
+            "interval above tells from another may still be in it."
+        )
+    for warning in comparison.warnings:
+        err.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def _p_value(p: float, n_resamples: int) -> str:
+    from calift_core.calibration.confidence_sets import on_border, p_value_error
+
+    if on_border(p, n_resamples):
+        return f"{p:.3f} ± {p_value_error(0.05, n_resamples):.3f}, on the border"
+    return "< 0.01" if p < 0.01 else f"{p:.2f}"

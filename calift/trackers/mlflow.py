@@ -1,0 +1,111 @@
+"""`mlflow:URI`: a tracking server, or a folder of MLflow's file store."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from calift.trackers.runs import Exchanged
+from calift_core.errors import DataError, SpecError
+from calift_core.files import atomic_write_bytes
+from calift_core.installed import install_extra
+
+EXPERIMENT = "calift"
+_RUN_ID = "calift.run_id"
+#: Below this stand numbers of the finished run.
+_FINAL = "final/"
+#: Metrics and parameters in one request, as MLflow allows.
+_METRICS, _PARAMS = 1000, 100
+#: Letters of a parameter's value that every version of MLflow takes.
+_VALUE = 500
+
+
+@contextmanager
+def _client(place: str) -> Iterator[Any]:
+    """MLflow's client of a place.
+
+    Raises:
+        SpecError: mlflow is not installed.
+        DataError: MLflow cannot do what is asked, in its own words.
+    """
+    if importlib.util.find_spec("mlflow") is None:
+        raise SpecError("this needs mlflow, which is not installed.", hint=install_extra("mlflow"))
+    # A file store is what is asked for by naming one; MLflow would rather have a database.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    uri = place if "://" in place else Path(place).absolute().as_uri()
+    try:
+        yield MlflowClient(tracking_uri=uri)
+    except MlflowException as error:
+        raise DataError(f"MLflow at {place!r}: {error}") from error
+
+
+def push(
+    runs: Sequence[Exchanged], place: str, *, again: bool, experiment: str = EXPERIMENT
+) -> list[str]:
+    """Log runs; returns their ids in MLflow.
+
+    Raises:
+        SpecError: mlflow is not installed.
+        SpecError: a run is there already, and not `again`.
+        DataError: MLflow refuses.
+    """
+    written = []
+    with _client(place) as client:
+        from mlflow.entities import Metric, Param, RunTag
+
+        found = client.get_experiment_by_name(experiment)
+        where = found.experiment_id if found else client.create_experiment(experiment)
+        for run in runs:
+            earlier = client.search_runs([where], f"tags.`{_RUN_ID}` = '{_quoted(run.id)}'")
+            if earlier and not again:
+                raise SpecError(
+                    f"{run.name!r} is in {experiment!r} already, as {earlier[0].info.run_id}.",
+                    hint="--again deletes it there and pushes anew.",
+                )
+            for old in earlier:
+                client.delete_run(old.info.run_id)
+            made = client.create_run(where, run_name=run.name).info.run_id
+            now, last = int(time.time() * 1000), max(run.curves.last_step, 0)
+            metrics = [
+                Metric(_key(series.name), value, now, step)
+                for series in run.curves.series
+                for step, value in zip(series.steps, series.values, strict=True)
+            ]
+            metrics += [
+                Metric(_key(f"{_FINAL}{name}"), value, now, last)
+                for name, value in run.numbers.items()
+            ]
+            params = [Param(_key(k), v[:_VALUE]) for k, v in run.settings.items()]
+            tags = [RunTag(_RUN_ID, run.id), RunTag("mlflow.source.name", "calift")]
+            client.log_batch(made, tags=tags)
+            for at in range(0, len(metrics), _METRICS):
+                client.log_batch(made, metrics=metrics[at : at + _METRICS])
+            for at in range(0, len(params), _PARAMS):
+                client.log_batch(made, params=params[at : at + _PARAMS])
+            if run.document is not None:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder) / "report.json"
+                    atomic_write_bytes(path, run.document.model_dump_json(indent=1).encode())
+                    client.log_artifact(made, str(path))
+            client.set_terminated(made)
+            written.append(made)
+    return written
+
+
+def _key(name: str) -> str:
+    """A name as MLflow takes it."""
+    return re.sub(r"[^\w.\-/ ]", "_", name)[:250]
+
+
+def _quoted(run_id: str) -> str:
+    return run_id.replace("'", "")
