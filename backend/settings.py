@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         s3_endpoint_url: of an object store that is not Amazon's.
         s3_access_key: with `s3_secret_key`; none: what boto finds by itself.
         s3_secret_key: see `s3_access_key`.
-        s3_part_bytes: files of twice this size or more go to a bucket in parts of it.
+        s3_part_bytes: files of twice this size or more go to a bucket in parts of this size.
         database_url: SQLAlchemy URL; SQLite (local disk only) or Postgres.
         database_password: for a URL that holds none.
         broker_url: Celery URL of the Redis or Valkey server.

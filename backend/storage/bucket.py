@@ -2,8 +2,7 @@
 
 The keys are those of the folder (`sha256/ab/cd/abcd…`) and so is the discipline: a content is there
 whole or not at all (a PUT is), it is named in the database only afterwards, and what no row names
-is marked, looked up once more and only then deleted. (It is not moved aside: that would be a copy,
-and Ceph's dbstore loses a copy with its original.) What the store gave is read back and
+is marked, looked up once more and only then deleted. What the store gave is read back and
 hashed before anybody relies on it, and again when it is fetched: a store that lies is found out
 while the original is still there.
 
@@ -27,7 +26,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -43,11 +41,6 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _TRIES = 4
-#: S3 takes no smaller parts but the last.
-_SMALLEST_PART = 5 << 20
-_TRIAL_BYTES = 12 << 20
-#: One PUT takes its file through memory, so a larger one goes in parts or not at all.
-_LARGEST_SINGLE = 2 << 30
 #: Who named a content that is being collected waits so long; the collector gives up before that.
 _MARK_HOLDS_S = 60.0
 #: A probe that succeeded holds so long.
@@ -65,7 +58,7 @@ class BucketStore(ArtifactStore):
         cache: folder of the copies.
         free_space_floor_bytes: no copy is made that would leave less than this on its device.
         cache_bytes: the copies that together are larger leave, the longest unread first.
-        part_bytes: a file of twice this size or more goes in parts of it.
+        part_bytes: a file of twice this size or more goes in parts of this size.
         read_back: whether every upload is read once and hashed.
         wait_s: before the first repetition of what failed; doubles from one to the next.
     """
@@ -86,8 +79,6 @@ class BucketStore(ArtifactStore):
         self._fs, self._where = fs, where.strip("/")
         self._cache_bytes, self._part_bytes, self._read_back = cache_bytes, part_bytes, read_back
         self._wait_s = wait_s
-        #: None: not tried yet.
-        self._parts: bool | None = None if "s3" in _protocols(fs) else False
         self._fetching = [threading.Lock() for _ in range(64)]
         self._probed_at: float | None = None
 
@@ -129,19 +120,8 @@ class BucketStore(ArtifactStore):
         if self._size(blob.sha256) == blob.size_bytes:
             return blob
         key = self._key(blob.sha256)
-        parted = blob.size_bytes >= 2 * self._part_bytes and self._takes_parts()
-
-        def send(chunk: int) -> None:
-            more = {"chunksize": chunk} if "s3" in _protocols(self._fs) else {}
-            self._fs.put_file(os.fspath(source), key, **more)
-
-        if not parted and self._parts is False and blob.size_bytes > _LARGEST_SINGLE:
-            raise StorageError(
-                f"{source} has {blob.size_bytes:,} bytes, too many for one piece, and what "
-                f"{self.name} is given in parts it gives back otherwise.",
-                hint="Use an object store whose multipart upload works.",
-            )
-        self._tried("write", lambda: send(self._part_bytes if parted else blob.size_bytes + 1))
+        chunk = {"chunksize": self._part_bytes} if "s3" in _protocols(self._fs) else {}
+        self._tried("write", lambda: self._fs.put_file(os.fspath(source), key, **chunk))
         if self._is_right(blob):
             return blob
         if hashed(source) != blob:
@@ -149,30 +129,6 @@ class BucketStore(ArtifactStore):
             raise StorageError(f"{source} changed while it was being stored.")
         self._discard(key)
         raise self._lies(blob)
-
-    def _takes_parts(self) -> bool:
-        """Whether what is uploaded in parts comes back as it was; tried once, on a key of its own.
-
-        A key that such an upload has spoiled may stay spoiled: Ceph's dbstore mixes the old parts
-        into whatever is put there later.
-        """
-        if self._parts is None:
-            data, key = (
-                secrets.token_bytes(_TRIAL_BYTES),
-                f"{self._where}/trial.{secrets.token_hex(4)}",
-            )
-            with tempfile.NamedTemporaryFile(dir=self._made_root()) as file:
-                file.write(data)
-                file.flush()
-                put = partial(self._fs.put_file, file.name, key, chunksize=_SMALLEST_PART)
-                self._tried("write", put)
-            self._parts = bool(self._tried("read", lambda: self._fs.cat_file(key)) == data)
-            self._discard(key)
-            if not self._parts:
-                log.warning(
-                    "%s gives back other bytes than it is given in parts: files go whole", self.name
-                )
-        return self._parts
 
     def _made_root(self) -> Path:
         self.free_bytes()  # makes it, or says why it cannot be
@@ -311,13 +267,12 @@ class BucketStore(ArtifactStore):
         return StorageError(
             f"{self.name} gave back other bytes than it was given: {blob.size_bytes} bytes, "
             f"SHA-256 {blob.sha256[:12]}….",
-            hint="Nothing was named in the database; look at the object store.",
+            hint="Nothing was named in the database. If only large files fail, its multipart "
+            "uploads are at fault: raise CALIFT_S3_PART_BYTES above their size.",
         )
 
     def _download(self, sha256: str, target: Path) -> str:
         """Read a content from the bucket into a file; what its bytes hash to.
-
-        In one piece and not in ranges, which Ceph's dbstore answers with other bytes.
 
         Raises:
             NotFoundError: it is not there.
