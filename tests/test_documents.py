@@ -89,6 +89,14 @@ def test_documents__every_command_line_of_calift_exists(path: Path) -> None:
     assert faults == {}
 
 
+def test_help__every_command_stands_in_a_panel_with_an_example_that_is_valid() -> None:
+    command: Any = typer.main.get_command(app)
+    for name, one in command.commands.items():
+        assert one.rich_help_panel in {"Data", "Train", "Judge", "Ship", "Service", "Operate"}
+        program, *words = words_of(one.epilog.removeprefix("Example: "))
+        assert (program, words[0], fault_of(words)) == ("calift", name, "")
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.name)
 def test_examples__say_how_they_are_started_and_are_valid(example: Path) -> None:
     text = example.read_text(encoding="utf-8")

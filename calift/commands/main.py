@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -136,37 +136,75 @@ def version() -> None:
     out.print(__version__)
 
 
-# In the order that the help shows.
-app.command()(predictions.import_predictions)
-app.command()(predictions.export_predictions)
-app.command()(local.train)
-app.command()(local.evaluate)
-app.command()(shipping.calibrate)
-app.command()(shipping.export)
-app.command()(shipping.predict)
-app.command()(shipping.serve)
-app.command()(shipping.watch)
-app.command()(service.submit)
-app.command()(service.compare)
-app.command()(reporting.report)
-app.command()(push)
-app.command()(sweeps.sweep)
-app.command("list")(catalogue.list_things)
-app.command()(doctor.doctor)
-app.command()(stack.up)
-app.command()(stack.link)
-app.command()(backup.backup)
-app.command()(backup.restore)
-app.command()(operations.prune)
-app.command()(operations.audit)
-app.command()(demo)
-app.command()(version)
-app.add_typer(service.runs_app, name="runs")
-app.add_typer(evaluations.evaluations_app, name="evaluations")
-app.add_typer(data.app, name="data")
-app.add_typer(operations.workers_app, name="workers")
-app.add_typer(operations.tokens_app, name="tokens")
-app.add_typer(sweeps.sweeps_app, name="sweeps")
-app.add_typer(slurm.slurm_app, name="slurm")
-app.add_typer(study.study_app, name="study")
-app.add_typer(analyse.analyse_app, name="analyse")
+#: Panel of the help → name, command or group of commands, an example. In the order shown.
+_PANELS: dict[str, list[tuple[str, Callable[..., None] | typer.Typer, str]]] = {
+    "Data": [
+        ("data", data.app, "calift data inspect folder:/data/pacs/photo"),
+        (
+            "import-predictions",
+            predictions.import_predictions,
+            "calift import-predictions mine.npz --dataset my-test-set --out runs/mine",
+        ),
+        (
+            "export-predictions",
+            predictions.export_predictions,
+            "calift export-predictions runs/mine/predictions/my-test-set.parquet mine.csv",
+        ),
+    ],
+    "Train": [
+        ("train", local.train, "calift train spec.yaml --out runs/photos"),
+        (
+            "evaluate",
+            local.evaluate,
+            "calift evaluate runs/photos --shift night=folder:/data/night --out runs/night",
+        ),
+        ("list", catalogue.list_things, "calift list methods"),
+        ("slurm", slurm.slurm_app, "calift slurm script spec.yaml > job.sbatch"),
+        ("demo", demo, "calift demo --headless --out demo-report"),
+    ],
+    "Judge": [
+        ("report", reporting.report, "calift report runs/a runs/b --out report.html"),
+        ("compare", service.compare, "calift compare runs/a runs/b"),
+        (
+            "analyse",
+            analyse.analyse_app,
+            "calift analyse audit runs/mine/predictions/my-test-set.parquet",
+        ),
+        ("study", study.study_app, "calift study bound --help"),
+    ],
+    "Ship": [
+        ("calibrate", shipping.calibrate, "calift calibrate runs/photos --with auto"),
+        ("export", shipping.export, "calift export runs/photos models/photos"),
+        ("predict", shipping.predict, "calift predict models/photos /data/new --out answers.csv"),
+        ("serve", shipping.serve, "calift serve models/photos --port 8080"),
+        ("watch", shipping.watch, "calift watch models/photos /data/new"),
+        ("push", push, "calift push runs/photos --to tensorboard:logs"),
+    ],
+    "Service": [
+        ("up", stack.up, "calift up"),
+        ("link", stack.link, "calift link"),
+        ("submit", service.submit, "calift submit spec.yaml --wait"),
+        ("sweep", sweeps.sweep, "calift sweep spec.yaml --preset compare-methods --dry-run"),
+        ("runs", service.runs_app, "calift runs list"),
+        ("evaluations", evaluations.evaluations_app, "calift evaluations list"),
+        ("sweeps", sweeps.sweeps_app, "calift sweeps list"),
+    ],
+    "Operate": [
+        ("doctor", doctor.doctor, "calift doctor"),
+        ("workers", operations.workers_app, "calift workers list"),
+        ("tokens", operations.tokens_app, "calift tokens list"),
+        ("backup", backup.backup, "calift backup /backups/today"),
+        ("restore", backup.restore, "calift restore /backups/today"),
+        ("prune", operations.prune, "calift prune --dry-run"),
+        ("audit", operations.audit, "calift audit"),
+        ("version", version, "calift version"),
+    ],
+}
+
+for _panel, _commands in _PANELS.items():
+    for _name, _command, _example in _commands:
+        _epilog = f"Example: {_example}"
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_panel, epilog=_epilog)
+        else:
+            app.command(_name, rich_help_panel=_panel, epilog=_epilog)(_command)

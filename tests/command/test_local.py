@@ -73,7 +73,7 @@ def write(path: Path, spec: Any) -> str:
 
 def test_help__names_every_command_without_loading_torch(home: Path) -> None:
     code = (
-        "import sys\nfrom calift.main import main\n"
+        "import sys\nfrom calift.commands.main import main\n"
         "try:\n    main(['--help'])\n"
         "finally:\n    sys.stderr.write(' '.join(m for m in ('torch', 'open_clip') "
         "if m in sys.modules))\n"
