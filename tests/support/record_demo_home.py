@@ -57,7 +57,7 @@ def run_demo(home: Path) -> None:
     kept = {name: v for name, v in os.environ.items() if not name.startswith("CALIFT_")}
     ports = ["--api-port", "0", "--dashboard-port", "0"]
     subprocess.run(
-        [sys.executable, "-c", "from calift.commands.main import main; main()", "demo", "--headless", *ports]
+        [sys.executable, "-m", "calift", "demo", "--headless", *ports]
         + ["--out", str(home.with_name("demo-report"))],
         env=kept | {"CALIFT_HOME": str(home)},
         check=True,
