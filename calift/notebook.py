@@ -47,11 +47,8 @@ def ece(
     Args:
         probs: (N, C) probabilities, rows sum to one.
         labels: (N,) class indices.
-        n_bins: bins.
         scheme: `equal_mass` or `equal_width`.
         norm: `l1` (ECE), `l2` or `max` (MCE).
-        n_resamples: draws behind floor and interval.
-        seed: of the draws.
 
     Returns:
         `value`; `null_mean` and `null_q95`, what a perfectly calibrated model of this size would
@@ -87,13 +84,8 @@ def reliability_diagram(
     Args:
         probs: (N, C) probabilities, rows sum to one.
         labels: (N,) class indices.
-        title: above the figure.
-        n_bins: bins.
         scheme: `equal_mass` or `equal_width`.
-        norm: of the error in the heading.
         smooth: draw the kernel curve of the smooth calibration error too.
-        n_resamples: draws behind floor, band and interval.
-        seed: of the draws.
 
     Raises:
         SpecError: an option is not valid.
@@ -124,9 +116,6 @@ def evaluate(
         model: takes a batch of images as the loader gives them, returns its logits (B, C).
         loader: pairs of a batch of images and their labels (B,).
         classes: C names, in the order of the logits.
-        dataset: what the report calls the data.
-        n_resamples: draws behind floors and intervals.
-        seed: of the draws.
 
     Raises:
         PredictionsError: no batch came, logits and labels do not fit, or a value is not finite.
@@ -167,12 +156,7 @@ def load(run: str | Path) -> LoadedRun | CalibratedClassifier:
 
 
 class LoadedRun:
-    """A finished run's folder.
-
-    Attributes:
-        folder: where it lies.
-        report: what it reports.
-    """
+    """A finished run's folder."""
 
     def __init__(self, folder: Path, report: Report) -> None:
         self.folder, self.report = folder, report

@@ -37,11 +37,8 @@ class Device:
     """What a worker computes on.
 
     Attributes:
-        label: for people.
-        queues: what it may serve.
         environment: what its runners get on top, `CUDA_VISIBLE_DEVICES` above all.
         lock: keeps other workers of this machine off the GPU while it is held.
-        more_locks: the same for further GPUs.
     """
 
     label: str

@@ -42,12 +42,7 @@ def job_dir(jobs: Path, run_id: str, attempt: int) -> Path:
 
 
 def earlier_attempts(jobs: Path, number: int) -> list[Path]:
-    """Folders of a run's attempts before this one, newest first.
-
-    Args:
-        jobs: the run's folder.
-        number: of the attempt.
-    """
+    """Folders of a run's attempts before this one, newest first."""
     found = []
     for path in jobs.iterdir() if jobs.is_dir() else ():
         match = _ATTEMPT.fullmatch(path.name)

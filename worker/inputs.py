@@ -16,10 +16,7 @@ class Inputs:
     """Lays out finished runs, each in a folder of its own.
 
     Args:
-        files: know the names of their files.
-        artifacts: hold the contents.
         lease: bounds how long a silent database is asked.
-        target: the folder of these folders.
     """
 
     def __init__(

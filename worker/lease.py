@@ -42,15 +42,8 @@ class LeaseKeeper:
     lives: `beat` renews, `guard` watches the deadline and needs nothing but a clock.
 
     Args:
-        claims: renew it.
-        claim: what is held.
-        limits: times.
         claimed_at: `time.monotonic()` from *before* the claim was asked for.
         on_lost: called when somebody else may hold the run; kills the runner.
-
-    Attributes:
-        progress: told with each heartbeat.
-        cancel: whether the run is to stop.
     """
 
     def __init__(

@@ -11,7 +11,6 @@ class Limits:
 
     Attributes:
         ttl_s: how long a claim lives without a heartbeat.
-        heartbeat_s: time between two heartbeats.
         cancel_poll_s: how often a cancel is looked for; this only reads.
         group_s: records are stored in groups, at most this long after they were read.
         grace_s: what a runner gets between SIGTERM and SIGKILL.

@@ -18,12 +18,6 @@ log = logging.getLogger(__name__)
 class Publisher:
     """Stores a result's predictions, then names them under the run with everything they change.
 
-    Args:
-        store: takes the results.
-        artifacts: holds the predictions.
-        claim: the evaluation job.
-        folder: of its attempt.
-
     Attributes:
         gone: runs that were deleted meanwhile; their results are thrown away.
     """

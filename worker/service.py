@@ -55,9 +55,7 @@ class WorkerService:
     """Claims and supervises runs, one at a time, and tells the database that it is there.
 
     Args:
-        settings: of the service.
         limits: times of an attempt; None takes them from the settings.
-        runner_argv: the command of a runner.
         device: None takes the first free GPUs, as many as the settings say or as there are.
         give_back: sends for a run again, for other workers.
     """

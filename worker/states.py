@@ -30,15 +30,7 @@ _NAME = re.compile(r"states/(\d{8,})/([^/]+)")
 
 
 class StateKeeper:
-    """Store the checkpoints of an attempt in a thread of its own, the newest one first.
-
-    Args:
-        files: name them.
-        artifacts: holds their files.
-        run_id: the run.
-        attempt: the attempt that makes them.
-        folder: the attempt's.
-    """
+    """Store the checkpoints of an attempt in a thread of its own, the newest one first."""
 
     def __init__(
         self, files: Files, artifacts: ArtifactStore, run_id: str, attempt: int, folder: Path
@@ -151,7 +143,6 @@ def lay_out(stored: Sequence[Artifact], artifacts: ArtifactStore, target: Path) 
 
     Args:
         stored: the run's files of kind `state`.
-        artifacts: holds them.
         target: the folder; its files may be the stored ones, so read them only.
     """
     steps: dict[str, list[tuple[str, Artifact]]] = {}

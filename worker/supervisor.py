@@ -114,11 +114,7 @@ def supervise(
     Call it from a thread that lives on until it returns; the runner dies with that thread.
 
     Args:
-        engine: of the database, where the run lives.
-        artifacts: where its files go.
         claim: what `Claims.claim` gave.
-        jobs: the folder of job folders.
-        limits: times.
         claimed_at: `time.monotonic()` from *before* the claim was asked for.
         storage: says whether this machine can store anything; None: it looks at `jobs` alone.
         draining: turns true when the worker is to stop; the run is then queued again.
@@ -264,12 +260,7 @@ class _Attempt:
         self._lease.hold(lambda: self._records.restore(self._run_id, self._number, points))
 
     def _prepare(self) -> None:
-        """Make the job's folder.
-
-        Raises:
-            DiskFullError, StorageError: it cannot be written.
-            ModelUnavailableError: a finished run that the method names is gone.
-        """
+        """Make the job's folder."""
         try:
             if self._folder.exists():
                 shutil.rmtree(self._folder)
@@ -413,12 +404,7 @@ class _Attempt:
         )
 
     def _succeeded(self) -> Outcome:
-        """Publish the files, then the report, then remove the folder.
-
-        Raises:
-            DiskFullError: no room for the files; the run's row has not changed.
-            StorageError: the runner's report is not one, or a file cannot be stored.
-        """
+        """Publish the files, then the report, then remove the folder."""
         try:
             report = Report.model_validate_json((self._folder / "report.json").read_bytes())
         except OSError as error:

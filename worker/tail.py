@@ -38,11 +38,7 @@ class Follower:
     """Reads on in a runner's files, and stores what is new in groups.
 
     Args:
-        store: takes what is read.
-        claim: the attempt.
-        folder: the attempt's.
         lease: of the claim; told the progress.
-        limits: times and sizes.
         on_checkpoint: called with the step of each checkpoint that is complete.
         publish: takes the results of other runs before they are told; may be called again.
 
@@ -82,7 +78,6 @@ class Follower:
         """Read what is new, and store it when it is time; whether anything was.
 
         Args:
-            now: by the monotonic clock.
             ended: whether the runner has; then it is always time.
 
         Raises:
@@ -135,9 +130,6 @@ class Follower:
 
         Returns:
             Whether all was stored; False when the database is away.
-
-        Raises:
-            FencedError: the database says that the attempt is not ours.
         """
         if not self._published():
             return False

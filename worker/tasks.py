@@ -97,7 +97,6 @@ def install(app: Celery, settings: Settings, **options: Any) -> None:
 
     Args:
         app: from `backend.dispatch.queue.make_celery`.
-        settings: of the service.
         options: for `WorkerService`.
     """
     app.conf.update(worker_pool="threads", worker_concurrency=1)

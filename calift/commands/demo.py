@@ -156,7 +156,6 @@ def demo_tag(spec: RunSpec, source: str, data: str) -> str:
     """The tag that the demo finds a run by: equal only where the result must be equal.
 
     Args:
-        spec: what is asked.
         source: from `source_key`.
         data: hashes of the images and of the weights that the run starts from.
     """

@@ -31,7 +31,6 @@ class DemoModel:
     """A model of the demo on its test sets.
 
     Attributes:
-        name: for people.
         sets: data set → scores, ID first.
         families: data set → (N,) font family of each image: the unit that is drawn independently.
         sigma_min: smallest singular value of its ID features; None for two models together.
@@ -73,7 +72,6 @@ def read_models(files: Mapping[str, Sequence[Path]], sigma_min: Mapping[str, flo
 
     Args:
         files: model → its predictions files; the first model is the initial one.
-        sigma_min: model → σ_min.
         recipe: name for people, the model that it is made of, the calibrator's kind.
 
     Returns:
@@ -124,7 +122,6 @@ def mean_difference(parts: Sequence[tuple[Doubles, np.ndarray]], level: float = 
 
     Args:
         parts: per data set the differences (N,) and the cluster of each (N,).
-        level: nominal coverage.
     """
     value = float(np.mean([own.mean() for own, _ in parts]))
     se, df = standard_error(variance_of_mean(own, clusters) for own, clusters in parts)
@@ -136,10 +133,7 @@ def difference(a: DemoModel, b: DemoModel, metric: str, sets: Sequence[str]) -> 
     """Mean of a metric of `a` minus that of `b` on the same images.
 
     Args:
-        a: a model.
-        b: another on the same sets.
         metric: `accuracy`, `nll`, or `squared_ece`, the debiased squared L2 error.
-        sets: data sets that are averaged.
     """
     if metric == "squared_ece":
         found = [
@@ -205,11 +199,7 @@ def _numbers(model: DemoModel, names: Sequence[str]) -> Numbers:
 
 
 def sentences(models: Sequence[DemoModel]) -> list[str]:
-    """Three sentences: what fine-tuning gains, what it does to confidence, and what helps.
-
-    Args:
-        models: zero-shot, FLYP, CaRot, the recipe.
-    """
+    """Three sentences: what fine-tuning gains, what it does to confidence, and what helps."""
     zero, flyp, carot, recipe = models
     zero_row, flyp_row, carot_row, recipe_row = table_rows(models)
     own, shifts = [zero.id_set], zero.shifts

@@ -27,8 +27,6 @@ def follow(
 
     Args:
         ask: the job of an id, as it is now.
-        job_ids: which.
-        quiet: show nothing.
         then: asked of each job that has ended, which are to be followed too.
 
     Returns:

@@ -90,11 +90,7 @@ def train(
 
 
 def _require_hosts(spec: RunSpec, hosts: int, rendezvous: str) -> None:
-    """See that a run can be shared by so many hosts.
-
-    Raises:
-        SpecError: it cannot.
-    """
+    """See that a run can be shared by so many hosts."""
     if hosts == 1:
         return
     if spec.resources.processes % hosts or spec.resources.processes < 2:

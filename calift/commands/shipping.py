@@ -367,11 +367,7 @@ def serve(
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """A socket on an address.
-
-    Raises:
-        SpecError: there is none to be had.
-    """
+    """A socket on an address."""
     listener = None
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

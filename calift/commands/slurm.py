@@ -115,11 +115,7 @@ def submit(
 
 
 def _require_alike(specs: Sequence[RunSpec], hosts: int) -> None:
-    """See that the tasks of a job can be of one size.
-
-    Raises:
-        SpecError: they ask for different ones, or for more nodes than they have processes for.
-    """
+    """See that the tasks of a job can be of one size."""
     asked = {json.dumps([s.resources.model_dump(), s.train.device]) for s in specs}
     if len(asked) > 1:
         raise SpecError(
@@ -136,11 +132,7 @@ def _require_alike(specs: Sequence[RunSpec], hosts: int) -> None:
 
 
 def _places(specs: Sequence[RunSpec], folder: Path) -> list[Path]:
-    """A folder for each run, by its name.
-
-    Raises:
-        SpecError: two have the same.
-    """
+    """A folder for each run, by its name."""
     names = [re.sub(r"[^A-Za-z0-9._-]", "-", spec.name) for spec in specs]
     for name in names:
         if names.count(name) > 1 or name == "slurm":
@@ -162,11 +154,7 @@ def _sizes(spec: RunSpec, hosts: int, cpus: int | None) -> list[str]:
 
 
 def _sbatch(argv: Sequence[str], environment: dict[str, str]) -> str:
-    """The id of the job.
-
-    Raises:
-        SlurmError: sbatch refused it; its words.
-    """
+    """The id of the job."""
     done = subprocess.run(
         argv, env=os.environ | environment, capture_output=True, text=True, check=False
     )

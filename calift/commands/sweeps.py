@@ -88,7 +88,6 @@ def read_sweep(path: Path, preset: str | None) -> SweepSpec:
 
     Args:
         path: of a SweepSpec, or with a preset of a RunSpec.
-        preset: what to make of it.
 
     Raises:
         SpecError: it is not valid.

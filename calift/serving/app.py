@@ -44,12 +44,7 @@ class Limits:
     """What a request may ask.
 
     Attributes:
-        image_bytes: of one image's file.
-        request_bytes: of all of them together.
-        pixels: of one image.
-        images: of one request.
         decoder_bytes: of memory that a decoding process may have.
-        decode_s: that one image may take.
         answer_s: that one pass of the model may take.
     """
 

@@ -35,9 +35,6 @@ class Batches:
     one that takes its place.
 
     Args:
-        workers: processes, each with the model.
-        n_classes: C.
-        max_batch: images of a pass at most.
         max_waiting: images that may wait; more are refused.
         linger_s: how long the first image of a batch waits for company where a process is free.
     """

@@ -39,11 +39,7 @@ def push(runs: Sequence[Exchanged], place: str, *, again: bool) -> list[str]:
 
 
 def _read(place: str) -> list[Exchanged]:
-    """Runs that were written before.
-
-    Raises:
-        DataError: the file cannot be read, or holds no curves.
-    """
+    """Runs that were written before."""
     path = Path(place)
     try:
         content = path.read_text(encoding="utf-8")

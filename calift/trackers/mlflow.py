@@ -29,12 +29,7 @@ _VALUE = 500
 
 @contextmanager
 def _client(place: str) -> Iterator[Any]:
-    """MLflow's client of a place.
-
-    Raises:
-        SpecError: mlflow is not installed.
-        DataError: MLflow cannot do what is asked, in its own words.
-    """
+    """MLflow's client of a place."""
     if importlib.util.find_spec("mlflow") is None:
         raise SpecError("this needs mlflow, which is not installed.", hint=install_extra("mlflow"))
     # A file store is what is asked for by naming one; MLflow would rather have a database.

@@ -27,12 +27,7 @@ class Exchanged:
     """A run as another tracker can hold it.
 
     Attributes:
-        name: of the run.
-        id: where it comes from.
         settings: flat, `train.lr` → text.
-        curves: over optimiser steps.
-        numbers: of the finished run, by name.
-        document: its whole report.
     """
 
     name: str

@@ -40,17 +40,10 @@ def budget_of(
     For `ece` the comparison itself is played through, see `SquaredPlan`.
 
     Args:
-        scores: N samples.
-        source: what they are of.
         metric: `accuracy`, `brier`, `confidence`, `nll`, or `ece`.
         difference: to be shown, in the metric's unit (for `ece` of L2 errors, a fraction); not 0.
-        against: the other model on the same samples.
-        against_source: what those are of.
         clusters: (N,) as in `calibration.paired_difference`.
-        level: of the two-sided test.
         power: chance to show the difference when it is real.
-        n_resamples: behind the standard error.
-        seed: of the draws.
 
     Raises:
         UnknownNameError: the metric does not exist.

@@ -125,7 +125,6 @@ def chunks_with_initial(
     """A file's predictions, as many rows as fit at once, and the initial model's logits on them.
 
     Args:
-        path: a predictions file.
         initial: the initial model's of the same samples; None: there are none.
 
     Raises:
@@ -164,8 +163,6 @@ def calibrated_scores(
     and Brier score are those of all its probabilities.
 
     Args:
-        path: a predictions file.
-        calibrators: fitted ones.
         initial: the initial model's predictions of the same samples, for those that read them.
 
     Raises:

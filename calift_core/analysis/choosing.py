@@ -83,7 +83,6 @@ class Choice(BaseModel):
         kind: its kind, or `none` where the model's own probabilities were better.
         asked: what was asked for, `auto` or a kind.
         calibrator: of `Calibrator.to_dict`; None for `none`.
-        fitted_on: the ID calibration part.
         chosen_on: the ID validation part; None where there is none.
         candidates: all that were compared on it, the best first.
         notes: sentences on what there were too few images for.
@@ -180,12 +179,7 @@ def choose(
 
 
 def choose_or_none(calibration: Path | None, validation: Path | None) -> tuple[Choice | None, str]:
-    """What `auto` chooses for a run, and a sentence where it can choose nothing.
-
-    Args:
-        calibration: predictions of the run's ID calibration part.
-        validation: those of its ID validation part.
-    """
+    """What `auto` chooses for a run, and a sentence where it can choose nothing."""
     if calibration is None or validation is None:
         return None, (
             "The run has no ID calibration and validation parts to fit a calibrator on: these are "
@@ -240,8 +234,6 @@ def calibrated(
     """Probabilities (N, C) of logits (N, C), the model's own where there is no calibrator.
 
     Args:
-        logits: of the model.
-        calibrator: fitted.
         initial: (N, C) of the initial model, for calibrators that read them.
 
     Raises:

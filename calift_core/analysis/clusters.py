@@ -40,7 +40,6 @@ def clustered(
     Args:
         features: (N, D), L2-normalised.
         labels: (N,) classes, for the titles.
-        class_names: C names.
         seed: of the first centres.
 
     Returns:
@@ -71,7 +70,6 @@ def nearest_prompts(
     Args:
         heads: of the model; of its prompts the run's templates one by one, where they were kept.
         features: (M, D), L2-normalised.
-        k: how many of each.
 
     Returns:
         M lists; empty ones where no single template was kept.

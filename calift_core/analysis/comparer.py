@@ -63,10 +63,6 @@ class Comparer:
 
     What is found of two runs on one data set is kept beyond the process, by the digests of their
     predictions: it is made once.
-
-    Args:
-        runs: gives them and their predictions.
-        explorer: scores these.
     """
 
     def __init__(self, runs: Runs, explorer: Explorer) -> None:
@@ -83,10 +79,8 @@ class Comparer:
         """Put runs side by side; differences are paired on the samples that both saw.
 
         Args:
-            run_ids: the runs.
             baseline: one of them; None: the first.
             datasets: names that differences and confidence sets are wanted on; none: all.
-            paired: make differences and confidence sets at all.
 
         Raises:
             SpecError: fewer than 2 or more than 10 distinct runs, or a baseline not among them.

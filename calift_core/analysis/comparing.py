@@ -36,8 +36,6 @@ class Shared:
     """The samples that several models were all evaluated on, in the order of their ids.
 
     Attributes:
-        scores: name → scores of these samples.
-        together: the same models, for comparisons.
         complete: no model has seen a sample that another has not.
     """
 
@@ -81,9 +79,7 @@ def share(
     are drawn together, so that what they have in common is allowed for, and others apart.
 
     Args:
-        files: name → predictions.
         scored: gives a name's scores in stored order.
-        metrics: what they may be compared by.
 
     Raises:
         UnpairedError: two of them share no samples, have other classes, or label a sample
@@ -136,9 +132,7 @@ class Drawn:
     """What confidence sets over several data sets need of one: values and noise of each model.
 
     Attributes:
-        names: J models.
         of: metric → values (J,) and noise (R, J) about its mean.
-        n: samples.
         n_clusters: independent units.
     """
 

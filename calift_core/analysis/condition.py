@@ -43,7 +43,6 @@ class Samples:
     Attributes:
         scores: (N,) each.
         ids: (N,) names of the samples.
-        class_names: C names.
         clusters: (N,) names of the samples' sources, None where the file has none.
     """
 

@@ -17,9 +17,6 @@ class Worth:
     """A run's accuracy on a set, and without some of its images; fractions.
 
     Attributes:
-        n: images that the run was judged on.
-        copies: how many of them are copies.
-        accuracy: on all.
         without: on those that are no copies; None where all are.
         on_copies: on the copies; None where there are none.
     """
@@ -33,9 +30,6 @@ class Worth:
 
 def judged_sets(run: Path) -> dict[str, Path]:
     """What a run has predictions of: `test`, `validation`, `calibration` and shifts by name.
-
-    Args:
-        run: its folder.
 
     Raises:
         DataError: it has none.
@@ -58,7 +52,6 @@ def worth_of(predictions: Path, copies: Collection[str]) -> Worth:
     """What a set's copies are worth.
 
     Args:
-        predictions: of the set.
         copies: ids of its images that another part has too.
 
     Raises:

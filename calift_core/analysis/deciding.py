@@ -32,10 +32,6 @@ def threshold_part(
 
     The validation part, which no calibrator is fitted on. Without it the calibration part, where
     the model answers with its own probabilities; with a calibrator fitted there, none.
-
-    Args:
-        fitted: whether the model answers through a calibrator.
-        has_validation: whether the run has a validation part.
     """
     if has_validation:
         return "validation"
@@ -52,7 +48,6 @@ def answer_scores(
     """Scores of a predictions file as the model answers: by the likeliest calibrated class.
 
     Args:
-        path: a predictions file.
         calibrator: that logits go through; None: the model's own probabilities.
         temperature: of its own probabilities.
         initial: the initial model's predictions of the same samples, for calibrators that read
@@ -99,11 +94,8 @@ def promise_test(
     """The numbers of a `PromiseTest`, plain, but for the name of the data set.
 
     Args:
-        chosen_on: what the threshold was chosen on.
         test: other data that the promise is meant for.
-        threshold: the chosen one.
         risk: the largest share of errors that was promised.
-        level: how often the promise holds.
     """
     found = keep(test, threshold)
     before, here = float(chosen_on.correct.mean()), float(test.correct.mean())

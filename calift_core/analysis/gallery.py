@@ -37,9 +37,7 @@ class SampleFilter:
     Attributes:
         where: a condition, see `calift_core.analysis.condition`.
         lower: the confidence lies above it; 0 lets 0 in, as the first bin of a diagram does.
-        upper: the confidence is at most this.
         bin: index of a bin of the diagram of all samples, as `calibration.assign_bins` counts.
-        outcome: against the baseline, which it needs.
     """
 
     where: str | None = None
@@ -54,7 +52,6 @@ class Beside:
     """Another model's answers on the same samples.
 
     Attributes:
-        scores: of its M samples.
         position: (N,) where each of ours is among them, −1 where it is not.
     """
 
@@ -82,8 +79,6 @@ def chosen(
     """Positions (M,) of the samples that are meant, in stored order.
 
     Args:
-        samples: all N of them.
-        wanted: which.
         binning: of `wanted.bin`.
         beside: the baseline of `wanted.outcome`.
 
@@ -142,7 +137,6 @@ def ordered(
     """Positions (M,) in an order; equal ones keep that of the file.
 
     Args:
-        scores: of all N samples.
         index: (M,) positions.
         order: `gap` is confidence − correctness; `change` what the log-likelihood of the true class
             has gained over the baseline, in nats, and samples that only one of both saw come last.
@@ -235,9 +229,7 @@ def shared_traits(
     show one at 0.05 by chance in one data set out of twenty.
 
     Args:
-        samples: all N of them.
         index: (M,) positions of those in question.
-        clusters: of the N images.
 
     Returns:
         At most ten a column, the smallest p first; none where nothing or everything is chosen.
@@ -300,8 +292,6 @@ class Measured:
 
     Attributes:
         brightness: mean luminance, in [0, 1].
-        contrast: standard deviation of the luminance.
-        sharpness: standard deviation of its Laplacian.
         hash: 16 bytes, a perceptual hash.
     """
 
@@ -356,7 +346,6 @@ def contradicted(answers: Sequence[Beside], threshold: float) -> tuple[Ints, Dou
 
     Args:
         answers: of two models or more, each against the same N samples.
-        threshold: least confidence of each in that class.
 
     Returns:
         Positions (M,), the surest first, and the least confidence (M,) of any model there.

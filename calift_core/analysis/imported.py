@@ -85,7 +85,6 @@ def import_into_folder(
     """Write a folder like that of a finished run, or add a data set to one that an import made.
 
     Args:
-        predictions: one data set.
         folder: `report.json` and `predictions/` go there.
         name: of the run; None: the folder's.
         keep: as in `write_predictions`.

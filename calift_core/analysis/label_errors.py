@@ -29,16 +29,7 @@ _SLACK = 1e-6
 
 @dataclass(frozen=True)
 class Suspect:
-    """A sample whose label is likely wrong.
-
-    Attributes:
-        dataset: of its predictions.
-        sample: its id.
-        label: its class now.
-        suggested: the class that it counts as.
-        own_probability: of its label.
-        probability: of the suggested class.
-    """
+    """A sample whose label is likely wrong."""
 
     dataset: str
     sample: str

@@ -32,9 +32,6 @@ def ledger_of(shared: Shared, run: str, base: str, *, step: float) -> dict[str, 
     """The numbers of a `LedgerSet`, plain: `run` against `base` on the samples that both saw.
 
     Args:
-        shared: both models, comparable by accuracy.
-        run: the model in question.
-        base: the other one.
         step: a confidence that moved by no more has not moved.
     """
     ours, theirs = shared.scores[run], shared.scores[base]

@@ -35,8 +35,6 @@ class PredictionsFile:
 
     Attributes:
         digest: what its numbers are remembered by: equal ones mean equal bytes.
-        path: where it lies.
-        metadata: its own.
         ids: (N,) names of the samples.
         labels: (N,) class indices.
         clusters: (N,) names of the samples' sources, or none.
@@ -75,11 +73,6 @@ class Subject:
     """Predictions that a question is about, and how they were evaluated.
 
     Attributes:
-        target: what the library finds them by.
-        source: what they are of.
-        n: samples.
-        binning: of their calibration error.
-        draws: behind its floor and interval.
         temperature: that their logits were divided by.
         open: gives the file; a set that is only listed is never read.
     """
@@ -196,11 +189,9 @@ class Library(Protocol):
         """What a kind of calibrator is fitted on for a subject.
 
         Args:
-            subject: what the calibrator is for.
             kind: a name in `CALIBRATORS`.
             fit_on: targets; none: the ID calibration split of the subject's run, and for `tsp` its
                 perturbed copies.
-            oracle: allow other data.
 
         Raises:
             NotFoundError: the run has no such split.

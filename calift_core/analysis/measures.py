@@ -119,11 +119,9 @@ class Kind:
     """A measure of a set, a fraction.
 
     Attributes:
-        title: for people.
         of: takes N samples, and a binning if `is_binned`.
         has_floor: whether what a perfectly calibrated model would read stands beside it; `of` then
             makes do with confidences and hits.
-        is_binned: whether it depends on the binning.
     """
 
     title: str
@@ -309,7 +307,6 @@ def classwise_measure(
     Args:
         path: a predictions file that stores all logits.
         binning: of each class's probabilities.
-        draws: of labels, behind the floor.
         temperature: positive divisor of the logits.
 
     Raises:

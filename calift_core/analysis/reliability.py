@@ -32,9 +32,7 @@ def reliability_numbers(
     """Return the fields of a `Reliability` that come from the samples.
 
     Args:
-        scores: N samples.
         binning: of the error and of the diagram alike.
-        draws: behind floor, band and interval.
         smooth: from `smooth_curve`, which no binning changes; None leaves it out.
     """
     curve = calibration.reliability_curve(scores, binning, **asdict(draws))

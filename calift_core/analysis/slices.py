@@ -43,10 +43,8 @@ def groups_by(samples: Samples, by: By, index: Ints, binning: Binning) -> list[G
     """Put the samples at `index` (M,) in groups; groups without samples are left out.
 
     Args:
-        samples: all N of them.
         by: `all` makes one group, `confidence` the bins of a reliability diagram, `confusion` a
             group of each true class and the wrong one that was predicted.
-        index: positions of the samples to group.
         binning: of `confidence`.
 
     Raises:
@@ -143,11 +141,7 @@ def slice_of(
         scores: of the slice's M ≥ 1 samples.
         binning: of a slice that is large enough; see `binning_for`.
         key: what the samples share.
-        title: the same for people.
-        n_total: samples that the slice was cut from.
         min_n: fewest samples that a calibration error is given for.
-        n_resamples: behind the floor and the interval.
-        seed: of the draws.
         condition: that holds for these samples and no others.
     """
     n, own = len(scores), binning_for(len(scores), binning)
@@ -236,18 +230,11 @@ def slice_page(
     """One page of slices of an evaluation.
 
     Args:
-        samples: N of them.
-        source: what they are of.
         binning: of each slice's error, and of `by="confidence"`.
-        draws: behind each slice's floor and interval.
-        by: what makes a slice.
         where: a condition that samples must meet; see `calift_core.analysis.condition`.
         sort: of the slices; `key` is the order of classes, bins or names.
         descending: largest first.
         min_n: fewest samples that a calibration error is given for.
-        offset: slices before the page.
-        limit: slices on the page.
-        temperature: that the samples were scored at.
 
     Raises:
         SpecError: the condition or the grouping is not valid.

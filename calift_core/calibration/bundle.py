@@ -22,9 +22,6 @@ def ece_report(
 
     Args:
         scores: of N samples; from probabilities `score_probs(probs, labels)`.
-        binning: bins and norm of the error.
-        n_resamples: behind the floor and the interval.
-        seed: of both.
 
     Returns:
         Plain Python numbers, errors as fractions, under value, n_bins, scheme, norm, null_mean,
@@ -66,8 +63,6 @@ def evaluate_all(
         binning: its bins are those of every binned measure but the paper-compatible one, which has
             10; its scheme is that of `ece`, `mce`, `classwise_ece` and the over-/under-confidence
             split; its norm plays no part, for each measure has its own.
-        seed: of the floors and intervals.
-        n_resamples: behind each floor and interval.
 
     Returns:
         n, accuracy, nll (nats), brier, ece and ece_equal_width (see `ece_report`),

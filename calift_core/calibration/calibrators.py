@@ -40,7 +40,6 @@ class Calibrator(ABC):
     """What every calibrator shares: the leakage guard, and a memory of what it was fitted on.
 
     Attributes:
-        kind: its name in the registry.
         reads_initial: whether it reads the logits of the initial model beside the tuned one's, when
             it is fitted and when it is applied: two towers are run for it.
         fitted_on: {"split", "role", "n"}, None before `fit`.
@@ -258,8 +257,6 @@ class PerturbedTemperature(Temperature):
                 the unit of the model's inputs, is added; the same noise for the same level.
             labels: (N,) integers in [0, C).
             split: as in `fit`, of the images that are perturbed.
-            role: as in `fit`.
-            oracle: as in `fit`.
             n_levels: as in `perturbation_levels`.
             max_noise: as in `perturbation_levels`.
             n_steps: as in `perturbation_levels`.

@@ -81,18 +81,13 @@ class PairedDifference:
     """Metric of `a` minus metric of `b` on the same samples.
 
     Attributes:
-        difference: on the samples as they are.
         low: lower end of the interval.
         high: upper end of the interval.
         p_value: two-sided, of "no difference".
-        standard_error: of the difference.
         a: metric of the first model.
         b: metric of the second model.
-        n: samples.
         n_clusters: independent units; n when nothing is clustered.
         n_resamples: R; 0 where the interval comes from a formula.
-        level: nominal coverage of the interval.
-        seed: of the draws.
     """
 
     difference: float
@@ -135,11 +130,8 @@ def paired_difference(
         a: scores of the first model, N samples.
         b: scores of the second model on the same samples in the same order.
         metric: a name in `METRICS`, or a function of scores, which is slower.
-        n_resamples: R, where samples are drawn.
-        level: nominal coverage.
         clusters: (N,) group of each sample, such as the source image of a corruption; whole groups
             are drawn. None draws single samples.
-        seed: of the draws.
 
     Raises:
         SpecError: an argument is not valid; UnknownNameError for a metric's name.
@@ -210,10 +202,8 @@ def model_confidence_set(
         metric: as in `paired_difference`.
         higher_is_better: of the metric; None takes it from the metric's name, and a function then
             counts as an error, lower being better.
-        n_resamples: R.
         level: chance that the best model is in the set.
         clusters: as in `paired_difference`.
-        seed: of the draws.
 
     Raises:
         SpecError: an argument is not valid; UnknownNameError for a metric's name.
@@ -258,10 +248,7 @@ class Together:
     Args:
         models: name → scores of the same N samples in the same order.
         metrics: names in `METRICS`, or functions of scores, which are slower.
-        n_resamples: R.
-        level: nominal coverage.
         clusters: as in `paired_difference`.
-        seed: of the draws.
 
     Raises:
         SpecError: an argument is not valid; UnknownNameError for a metric's name.

@@ -21,11 +21,7 @@ class ConfidenceSet:
         excluded: names of the others, best first.
         values: name → the metric on the samples as they are.
         p_values: name → the largest level of doubt (1 − level) at which it is still a member.
-        n: samples.
         n_clusters: independent units; n when nothing is clustered.
-        n_resamples: R.
-        level: nominal coverage.
-        seed: of the draws.
     """
 
     members: tuple[str, ...]

@@ -36,11 +36,9 @@ class Conformal:
       cover more than they promise.
 
     Attributes:
-        kind: one of these.
         coverage: the promised share of sets with the true class, in (0, 1).
         q: (1,) of scores, or (C,) by class; infinite where too few samples were there, and the set
             is then every class.
-        n: samples that it was fitted on.
     """
 
     kind: Kind
@@ -70,9 +68,7 @@ class Coverage:
     """What prediction sets give on labelled samples.
 
     Attributes:
-        n: samples.
         coverage: share of sets with the true class.
-        mean_size: classes of a set on average.
         empty: share of sets without any class.
     """
 
@@ -91,7 +87,6 @@ def fit_conformal(
         probs: (N, C) probabilities of samples that nothing else was fitted on.
         labels: (N,) class indices.
         coverage: the share of sets that are to hold the true class, in (0, 1).
-        kind: one of `KINDS`.
 
     Raises:
         SpecError: coverage is not in (0, 1), or there is no such kind.

@@ -37,8 +37,6 @@ def clopper_pearson(
     """Return the Clopper-Pearson 1934 interval of a proportion, elementwise; (0, 1) of nothing.
 
     Args:
-        hits: number of successes.
-        trials: number of trials.
         level: least coverage; what is outside lies half on each side.
     """
     k, n = np.broadcast_arrays(np.asarray(hits, np.float64), np.asarray(trials, np.float64))
@@ -60,9 +58,6 @@ class Kept:
     """What a threshold keeps of some samples.
 
     Attributes:
-        n: samples.
-        kept: of them, at or above the threshold.
-        errors: wrong ones among the kept.
         coverage: kept / n.
         coverage_interval: Clopper-Pearson 95 %.
         risk: errors / kept; None where nothing is kept.

@@ -30,7 +30,7 @@ from calift_core.calibration.bins import (
     gather,
     sum_by,
 )
-from calift_core.calibration.scores import SampleScores, Scores, checked, score_probs
+from calift_core.calibration.scores import SampleScores, Scores, checked
 from calift_core.errors import SpecError
 
 #: As in the published evaluation code.
@@ -91,43 +91,6 @@ def brier(scores: SampleScores) -> float:
     return float(scores.brier.mean())
 
 
-def brier_decomposition(
-    probs: Floats, labels: Ints, binning: Binning = DEFAULT_BINNING
-) -> dict[str, float]:
-    """Split the multi-class Brier score into calibration and refinement, class by class.
-
-    For each class the probabilities are binned; per bin of weight w, mean probability p̄ and class
-    share ō: calibration = Σ w(p̄ − ō)², resolution = Σ w(ō − base)², uncertainty = base(1 − base),
-    and `within_bin` = Σ w(var(p) − 2 cov(p, y)) is what the binning hides (Stephenson 2008). All
-    are summed over classes; refinement = uncertainty − resolution + within_bin. No page shows it:
-    it is for people who work in Python.
-
-    Returns:
-        `brier`, `calibration`, `refinement`, `resolution`, `uncertainty`, `within_bin`, with
-        brier = calibration + refinement exactly (up to rounding).
-    """
-    probs = check_probs(probs)
-    labels = check_labels(labels, *probs.shape)
-    n = len(probs)
-    calibration = resolution = uncertainty = 0.0
-    for binned in _per_class(probs, labels, binning):
-        full = binned.filled()
-        base = float(full.correct_sum.sum() / n)
-        calibration += float(np.square(full.gap) @ full.weights)
-        resolution += float(np.square(full.accuracy - base) @ full.weights)
-        uncertainty += base * (1 - base)
-    score = brier(score_probs(probs, labels))
-    refinement = score - calibration
-    return {
-        "brier": score,
-        "calibration": calibration,
-        "refinement": refinement,
-        "resolution": resolution,
-        "uncertainty": uncertainty,
-        "within_bin": refinement - uncertainty + resolution,
-    }
-
-
 def ece(scores: Scores, binning: Binning = DEFAULT_BINNING) -> float:
     """Return the expected calibration error of the predicted class over the whole set.
 
@@ -157,9 +120,7 @@ def mce(scores: Scores, binning: Binning = DEFAULT_BINNING, *, min_count: int = 
     `min_count`.
 
     Args:
-        scores: of N samples.
         binning: its norm plays no part.
-        min_count: bins with fewer samples are left out.
 
     Returns:
         A fraction; NaN when no bin has `min_count` samples.

@@ -24,10 +24,8 @@ def perturbation_levels(
             unit of its inputs, is added; falls as the noise grows. Called about n_levels · n_steps
             times.
         n_classes: C, chance is 1/C.
-        n_levels: levels including the clean one.
         max_noise: largest standard deviation tried; a level whose accuracy is not reached by then
             stays there.
-        n_steps: bisections per level.
 
     Returns:
         n_levels standard deviations, rising from 0.

@@ -50,7 +50,6 @@ def samples_needed(
         found: a paired comparison on n samples, not of `squared_ece`.
         difference: the one to show, in the metric's unit. Choose it for what it would mean: the
             observed one is as noisy as the comparison, and promises the power of a coin.
-        level: of the two-sided test.
         power: chance to show it when it is real.
 
     Raises:
@@ -80,9 +79,7 @@ class SquaredPlan:
 
     Attributes:
         a: the model that is supposed to be worse.
-        b: the other one.
         paired: whether both see the same samples; else each as many of its own.
-        seed: of the draws.
     """
 
     a: SquaredError
@@ -100,7 +97,6 @@ class SquaredPlan:
 
         Args:
             difference: of the L2 calibration errors, a fraction.
-            level: of the two-sided test.
             power: chance to show it when it is real.
 
         Raises:

@@ -159,7 +159,6 @@ def rescore(logits: Floats, known: SampleScores, temperature: float) -> SampleSc
 
     Args:
         logits: (N, C), the very same.
-        known: their scores at any temperature.
         temperature: positive divisor of the logits.
 
     Raises:

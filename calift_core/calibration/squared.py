@@ -75,7 +75,6 @@ class SquaredError:
     p̃ = (k + ½)/(n + 1) for k right of n.
 
     Args:
-        scores: of N samples.
         units: that are independent of each other; None takes every sample for one.
 
     Attributes:
@@ -174,8 +173,6 @@ class SquaredDifference:
         means: (K + L,) m.
         form: (K + L,) diagonal of M.
         covariance: (K + L, K + L) Σ.
-        value: T.
-        variance: of T.
     """
 
     means: Doubles

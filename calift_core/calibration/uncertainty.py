@@ -98,8 +98,6 @@ def null_floor(
 
     Args:
         scores: of N samples, of which only the confidences count.
-        binning: bins and norm of the error.
-        n_resamples: R, times the labels are drawn.
         seed: of the draws; equal seeds give equal floors.
 
     Raises:
@@ -145,10 +143,6 @@ def interval(
     samples may hide a large gap, and then the high end says so.
 
     Args:
-        scores: of N samples.
-        binning: bins and norm of the error.
-        n_resamples: R, draws per truth.
-        level: nominal coverage.
         seed: of the draws; equal seeds give equal intervals.
 
     Returns:

@@ -51,12 +51,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Judged:
-    """How far an estimator was off on shifts with labels, in fractions.
-
-    Attributes:
-        estimator: one of `ESTIMATORS`.
-        errors: shift → estimate − accuracy.
-    """
+    """How far an estimator was off on shifts with labels, in fractions."""
 
     estimator: str
     errors: Mapping[str, float]
@@ -122,12 +117,6 @@ def estimate_accuracy(
 ) -> list[Estimate]:
     """`expected_accuracy` with percentile intervals over draws of both sets of images.
 
-    Args:
-        labelled: as there.
-        confidences: as there.
-        n_resamples: draws behind the intervals.
-        seed: of the draws.
-
     Raises:
         PredictionsError: as there.
         SpecError: n_resamples < 1.
@@ -151,12 +140,7 @@ def estimate_accuracy(
 
 
 def judge_estimators(labelled: Labelled, shifts: Mapping[str, Labelled]) -> list[Judged]:
-    """How far every estimator is off on shifts whose labels are known.
-
-    Args:
-        labelled: ID data.
-        shifts: by name.
-    """
+    """How far every estimator is off on shifts whose labels are known."""
     found = {
         name: (expected_accuracy(labelled, shift.confidences), float(shift.correct.mean()))
         for name, shift in shifts.items()
@@ -182,8 +166,6 @@ class Drift:
         distance: the squared energy distance, in units of the values; 0 where the sets are of one
             distribution, but for noise.
         p_value: share of relabellings with a distance as large; never 0.
-        n_reference: rows of the reference that were compared.
-        n: rows of the set that were compared.
     """
 
     distance: float
@@ -203,8 +185,6 @@ def energy_drift(
     Args:
         reference: (N, K).
         values: (M, K).
-        n_permutations: of the labels, behind the p-value.
-        seed: of what is drawn.
 
     Raises:
         PredictionsError: K differs, or a side has fewer than 2 rows.
@@ -249,12 +229,8 @@ class Familiarity:
     Squared energy distances without bias, which may be a little below 0.
 
     Attributes:
-        distance: to the ID data.
         error: its standard error, for the set's own sampling.
         largest: the largest of a labelled shift to the ID data.
-        nearest: the known set that lies nearest.
-        nearest_distance: to it.
-        nearest_error: its standard error.
         usual: the median of the labelled shifts' distances to their own nearest known set.
     """
 
@@ -286,7 +262,6 @@ def familiarity(
         reference: (N, K) of ID data, called `ID` in the answer.
         shifts: name → (N, K).
         values: (M, K).
-        seed: of what is drawn.
 
     Returns:
         None where there is no shift.

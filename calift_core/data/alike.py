@@ -31,7 +31,6 @@ class Alike:
 
     Attributes:
         pairs: (position in the one, position in the other, cosine).
-        threshold: the least cosine.
         n_different: pairs of different classes that it was derived from; with less than 100,000 it
             is the largest cosine among them.
     """

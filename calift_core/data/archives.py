@@ -47,13 +47,10 @@ class ZipSource:
     """Images in a zip.
 
     Attributes:
-        file: the zip.
-        names: of its images, in it.
         starts: (N,) first byte of each one's header.
         packed: (N,) bytes that each takes.
         sizes: (N,) bytes that each is unpacked.
         crcs: (N,) what its bytes must sum up to (CRC-32).
-        side: see `EncodedSource`.
     """
 
     file: Path
@@ -143,8 +140,6 @@ def open_zip(
     """The images of a zip, by what its table says; none is read.
 
     Args:
-        file: the zip.
-        budget: how many members may be looked at.
         left_out: receives the members that are no images.
 
     Raises:

@@ -70,9 +70,7 @@ def encoded_column(table: pa.Table, column: str, what: str) -> pa.ChunkedArray:
     """The bytes of a column of encoded images.
 
     Args:
-        table: N rows.
         column: of bytes, or of what `datasets` calls an Image.
-        what: the rows, for errors.
 
     Raises:
         DataError: the column holds something else, or only names files.
@@ -108,11 +106,7 @@ class ArrowSource:
     """Encoded images in a column of Arrow files.
 
     Attributes:
-        files: read one after the other.
-        column: of the images.
         rows: (N,) which row each image is.
-        what: the rows, for errors.
-        side: see `EncodedSource`.
     """
 
     files: tuple[Path, ...]

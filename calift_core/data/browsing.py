@@ -25,10 +25,6 @@ def browse(path: Path, roots: Sequence[Path]) -> FolderList:
 
     Links are followed where they lead to another place below a root; others are left out.
 
-    Args:
-        path: the folder.
-        roots: folders that may be looked into.
-
     Raises:
         NotFoundError: there is no such folder, or it lies outside the roots.
     """

@@ -73,7 +73,6 @@ def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSe
     A set that is an array already is returned as it is.
 
     Args:
-        images: N images.
         available: bytes of free memory; asked of the system if left out.
 
     Raises:

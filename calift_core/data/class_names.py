@@ -21,7 +21,6 @@ def resolve_class_names(
 
     Args:
         chosen: class folder → words, and `*` → a set of `CLASS_NAME_SETS` for all others.
-        classes: C class folders or labels.
         defaults: C names of the set `suite`, or the set that it is the same as.
 
     Raises:

@@ -17,10 +17,7 @@ class CorruptedSource:
     """Another source's images under one corruption, computed when asked for.
 
     Attributes:
-        base: the images as they are.
-        name: of the corruption.
         severity: 1 to 5.
-        seed: of its randomness.
         copies: how many corrupted sets of these images are asked for together.
     """
 

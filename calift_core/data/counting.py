@@ -32,7 +32,6 @@ class Absent:
 
     Attributes:
         pointer: to the field of the spec that names it.
-        message: a sentence.
         fetched: whether a run tries to get it by itself, over a network.
     """
 
@@ -49,11 +48,8 @@ class SuiteCounts:
         parts: part → images; empty when nothing is known.
         shifts: shift → images, None where unknown.
         corruptions: (name, severity) pairs that the test images are judged under.
-        per_corruption: test images under each of them.
-        basis: where the numbers come from.
         warnings: sentences on what was left out, and on classes and parts of few images.
         absent: what is not here; the numbers then are the published ones.
-        problems: what is here and cannot be used.
         classes: those of the ID data, where they are known.
     """
 
@@ -98,7 +94,6 @@ def count_suite(
     """Count a suite's images.
 
     Args:
-        spec: the suite.
         budget: how much of the disk may be looked at; larger suites have their published sizes.
         look: counts what is there, for those who list it anyway; default: the family does.
 
@@ -177,9 +172,7 @@ def few_images(
     """Sentences on parts and classes that have too few images for what is made of them.
 
     Args:
-        classes: names, where they are known.
         by_class: part → images of each class, where that is known.
-        sizes: part → images.
     """
     found = [
         f"The part {part} has {n:,} image{'' if n == 1 else 's'}, fewer than {LEAST_IMAGES}: what "

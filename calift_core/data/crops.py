@@ -27,11 +27,7 @@ def random_resized_crop(
 
     Args:
         pixels: (H, W, 3) uint8.
-        preprocess: of the model.
-        rng: source of randomness.
         scale: range of the part's share of the area.
-        flip: mirror half of the images.
-        ratio: range of width over height, drawn log-uniformly.
 
     Returns:
         (S, S, 3) uint8.

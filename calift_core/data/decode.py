@@ -76,7 +76,6 @@ def decode(path: Path | str, data: IO[bytes] | None = None, *, side: int = 0) ->
     """Decode a file to (H, W, 3) uint8.
 
     Args:
-        path: the file, or what errors call it.
         data: what it holds, where it is no file of its own.
         side: pixels that a side needs, see `at_least`; 0 decodes at full size.
 
@@ -90,10 +89,6 @@ def decode(path: Path | str, data: IO[bytes] | None = None, *, side: int = 0) ->
 
 def pixels_of(image: Image.Image, name: str) -> Pixels:
     """An image's pixels, upright: (H, W, 3) uint8.
-
-    Args:
-        image: of Pillow.
-        name: what errors call it.
 
     Raises:
         UnreadableImageError: it is cut short or damaged.

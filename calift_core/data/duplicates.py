@@ -34,8 +34,6 @@ class Seen:
     """What was seen of one set.
 
     Attributes:
-        name: of the set.
-        ids: of its readable images.
         digests: of their pixels.
         hashes: (n, 16) uint8, the perceptual hash of each.
         mirrored: (n, 16) uint8, the same of their mirror images.
@@ -55,8 +53,6 @@ class Overlap:
     """Images of one set that another has too.
 
     Attributes:
-        name: of the set.
-        other: of the set that has them too.
         n: images of the set that could be read.
         exact: (its id, the other's id) where all pixels are equal.
         near: the same where the perceptual hashes nearly are and the pixels are not.
@@ -152,7 +148,6 @@ def between(seen: Mapping[str, Seen], shifts: Iterable[str] = ()) -> list[Overla
 
     Args:
         seen: what was seen of each set, by name.
-        shifts: those that are shifts.
     """
     parts = [part for part in PARTS if part in seen]
     pairs = [(later, earlier) for earlier, later in combinations(parts, 2)]

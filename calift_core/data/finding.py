@@ -36,11 +36,7 @@ class ThumbnailRequest:
 
     Attributes:
         suites: what its data may belong to, looked through in this order.
-        dataset: name of the evaluated set.
         role: `id`, `shift` or `corruption`; `train` for the suite's training part.
-        corruption: its name, of a corruption.
-        severity: its severity, of a corruption.
-        sample: the sample's id.
         label: its class in the evaluation: data that says otherwise is not what was evaluated.
     """
 
@@ -65,8 +61,6 @@ class Place:
     """An image in its set, and where its file may lie.
 
     Attributes:
-        images: the set.
-        position: of the image.
         folder: that the data's name stands for; None where only the machine's setting says.
     """
 

@@ -96,7 +96,6 @@ def pack(glyphs: dict[str, NDArray[Any]], about: dict[str, Any]) -> bytes:
 
     Args:
         glyphs: the arrays of `Glyphs` by name.
-        about: JSON.
     """
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8)

@@ -21,7 +21,6 @@ class Groups:
 
     Attributes:
         codes: (N,) positions in `names`; -1 for an image that is alone.
-        names: of the groups.
     """
 
     codes: NDArray[np.int32]
@@ -84,11 +83,6 @@ class PathPattern:
 def groups_by(pattern: str, paths: Sequence[str], what: str) -> Groups:
     """The groups that a pattern finds in paths; those that it does not fit are alone.
 
-    Args:
-        pattern: of `PathPattern`.
-        paths: of N images.
-        what: the data, for errors.
-
     Raises:
         SpecError: it is no pattern.
         DataError: it fits no path, or makes one group of all.
@@ -115,10 +109,8 @@ def split_whole(
     """Split a set by its groups, or image by image where it has none (`split_by_hash`).
 
     Args:
-        images: N images.
         groups: of them; an image without one is its own.
         fractions: part → share in [0, 1).
-        rest: the part that receives what is left.
     """
     if groups is None or not len(groups.names):
         return split_by_hash(images, dict(fractions), rest)
@@ -136,10 +128,6 @@ def split_whole(
 
 def require_whole_groups(parts: Mapping[str, Groups], what: str) -> None:
     """See that no group is in two parts.
-
-    Args:
-        parts: part → groups of its images.
-        what: the data, for errors.
 
     Raises:
         DataError: one is; names it.
@@ -174,11 +162,9 @@ def split_groups(
     depends on names, labels and sizes alone, not on the order of the images.
 
     Args:
-        groups: names.
         members: (N,) which group each image is in.
         labels: (N,).
         fractions: part → share in [0, 1).
-        rest: the part that receives what is left.
     """
     names = [*fractions, rest]
     shares = np.array([*fractions.values(), 1 - sum(fractions.values())])

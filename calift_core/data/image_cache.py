@@ -63,7 +63,6 @@ class ImageCache:
     """Images `start` to `stop` of a set, as a model of this geometry takes them.
 
     Attributes:
-        path: where they are kept, or will be.
         shape: (N, S, S, 3).
         limit: bytes that the folder may hold.
     """

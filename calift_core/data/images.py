@@ -42,7 +42,6 @@ class MergedClasses:
     """Classes of a set that each stand for one or more of the suite's (ObjectNet).
 
     Attributes:
-        names: K names, for people.
         groups: K groups of positions in the suite's class list; no position is in two of them.
     """
 
@@ -55,9 +54,7 @@ class ImageSet:
     """N labelled images of C classes.
 
     Attributes:
-        name: what the set is called in reports.
         source: where pixels come from.
-        ids: N stable names, unique within the set.
         labels: (N,) int64, positions in the suite's class list.
         indices: (N,) positions in `source`.
         classes: positions of the suite's classes that this set has, or None for all. A set with
@@ -177,9 +174,7 @@ def split_by_hash(images: ImageSet, fractions: dict[str, float], rest: str) -> d
     disjoint and cover the set.
 
     Args:
-        images: what to split.
         fractions: part → share in [0, 1), in the order in which they are cut.
-        rest: the part that receives what is left.
     """
     return {
         part: images.take(positions, part)

@@ -18,7 +18,6 @@ def examine_suite(text: str, *, published: Published | None = None) -> list[Chec
     """Check everything that a suite needs on disk.
 
     Args:
-        text: the suite as a RunSpec names it.
         published: numbers of images that a part may have, by part; the published ones if left out.
 
     Returns:

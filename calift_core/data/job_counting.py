@@ -30,9 +30,7 @@ class Judgeable:
     """A finished run that can be judged.
 
     Attributes:
-        id: its id.
         suite: the data that it was trained and judged on.
-        classes: of its classifier.
     """
 
     id: str
@@ -47,7 +45,6 @@ class JobCounts:
     Attributes:
         images: of all runs together; None where some cannot be counted here.
         shifts: shift or suite → images, None where unknown; of the first run.
-        corrupted: images under corruptions, of all runs together.
         by_run: images of each run; None where some cannot be counted here.
         problems: pointer and sentence of what stands in the way.
         missing: sentences on data that the worker fetches by itself.
@@ -69,8 +66,6 @@ def count_job(
     """Count what a job has to judge.
 
     Args:
-        spec: what is asked.
-        runs: those that can be judged.
         budget: how much of the disk may be looked at.
     """
     counter = _Counter(spec, budget or Budget())

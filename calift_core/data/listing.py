@@ -91,7 +91,6 @@ class LeftOut:
         """A file that was met.
 
         Args:
-            name: below the folder.
             file: its last part; hidden ones, and those that systems leave, do not count.
         """
         if file.startswith(".") or file.casefold() in _OF_SYSTEMS:
@@ -145,12 +144,7 @@ class TooManyFilesError(CaliftError):
 
 
 class Budget:
-    """How much of a disk may be looked at; the default is all of it.
-
-    Args:
-        entries: files and folders.
-        seconds: time from now on.
-    """
+    """How much of a disk may be looked at; the default is all of it."""
 
     def __init__(self, entries: float = float("inf"), seconds: float = float("inf")) -> None:
         self.entries, self.left = entries, entries
@@ -179,10 +173,6 @@ def images_below(
     """Image files of a folder and those in it, relative to it, folder by folder.
 
     Args:
-        folder: to look through.
-        budget: how much may be looked at.
-        left_out: receives the other files.
-        endings: of the files that count as images.
         prefix: stands before the folder's name where other files are named.
 
     Raises:
@@ -277,7 +267,6 @@ def folder_layout(
     """How a folder is a suite: where its training images are, its classes, its other parts.
 
     Args:
-        root: the folder.
         n_classes: where it is known: so many folders are classes, whatever they are called.
 
     Raises:
@@ -370,9 +359,7 @@ def split_names(
     """Positions of each part, in order; an id's part depends on the id alone.
 
     Args:
-        ids: names of the images.
         fractions: part → share in [0, 1), in the order in which they are cut.
-        rest: the part that receives what is left.
     """
     edges = list(accumulate(fractions.values()))
     names = [*fractions, rest]

@@ -36,12 +36,7 @@ class TrainView(Dataset[Sample]):
     """Training images as the model sees them: augmented, with a random caption of their class.
 
     Attributes:
-        images: the images.
-        preprocess: of the model.
         n_templates: P; caption `c * P + p` is template p with class c.
-        seed: of the run.
-        crop_scale: area range of the random crop.
-        flip: mirror half of the images.
         learned: for pre-training, what shows or draws each image's style and has the templates
             that tell of it, a key of `LEARNED`.
         captions: what they call an image; None: by its class. `c` is then a position among its
@@ -109,8 +104,6 @@ class Steps:
     """The images of steps `start` … `stop` − 1, an epoch's order at a time.
 
     Attributes:
-        n: images in an epoch.
-        seed: of the run.
         batch_size: images in a step, of all ranks together.
         start: the first step.
         stop: the step after the last one.
@@ -150,9 +143,6 @@ class Normalise:
     """uint8 pixels (B, S, S, 3) → the model's input (B, 3, S, S) on its device.
 
     Attributes:
-        mean: per channel.
-        std: per channel.
-        device: where the model is.
         channels_last: leave the channels of a pixel together, as convolutions like them and as
             decoded images have them already.
     """
@@ -267,8 +257,6 @@ def feature_batches(
     Args:
         features: (N, D).
         labels: (N,).
-        seed: of the run.
-        batch_size: features in a step.
         start_step: the first step.
         total_steps: the step after the last one.
     """
@@ -290,10 +278,7 @@ def eval_batches(
     """Inputs (B, 3, S, S) of a set, in its order.
 
     Args:
-        images: the set.
-        preprocess: of the model.
         batch_size: images at once; the last batch may be smaller.
-        workers: processes that decode ahead.
         normalise: makes inputs of pixels.
         start: the first image; a multiple of `batch_size` leaves all batches as they are.
         stop: the image after the last one; None: all of them. Likewise.

@@ -58,13 +58,9 @@ class Manifest:
     """N images, in the order of their labels and then their paths.
 
     Attributes:
-        file: the table.
-        paths: below the table's folder.
         labels: none is empty.
         splits: of `PARTS`.
-        domains: as they are written.
         groups: images that must not be torn apart.
-        notes: a sentence on what was left out.
     """
 
     file: Path
@@ -96,7 +92,6 @@ def read_manifest(file: Path, budget: Budget | None = None) -> Manifest:
     """Read a table and look whether its images are there; none is opened.
 
     Args:
-        file: its suffix says what it is.
         budget: how many rows may be read and looked for.
 
     Raises:
@@ -314,11 +309,7 @@ class _Rows:
 
 
 def _present(manifest: Manifest) -> Manifest:
-    """The manifest without images that are not there.
-
-    Raises:
-        DataUnavailableError: they are too many.
-    """
+    """The manifest without images that are not there."""
     folder = manifest.file.parent
     here = np.fromiter((_is_there(folder / p) for p in manifest.paths), np.bool_, len(manifest))
     if here.all():

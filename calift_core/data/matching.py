@@ -20,9 +20,7 @@ def match_classes(names: Sequence[str], classes: Sequence[str], what: str) -> ND
     """Which of the ID data's classes each name is: as it is written, else in its plain form.
 
     Args:
-        names: of the other set.
         classes: of the ID data, in label order.
-        what: the other set, for errors.
 
     Returns:
         (len(names),) positions in `classes`.

@@ -20,7 +20,6 @@ class Names(Sequence[str]):
     Args:
         text: the texts' bytes.
         bounds: (N, 2) first byte, and the one after the last, of each.
-        prefix: what each name begins with beside that.
     """
 
     __slots__ = ("bounds", "prefix", "text")

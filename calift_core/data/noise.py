@@ -26,7 +26,6 @@ class NoisySource:
     """Another set's images, cropped to the model's input size, under Gaussian noise.
 
     Attributes:
-        base: N images.
         preprocess: of the model; its size and geometry.
         sigma: standard deviation, as a share of the range of a pixel.
         seed: of the noise. An image's noise at another σ is the same field, scaled.
@@ -65,11 +64,7 @@ def perturbed(
     """`base` under Gaussian noise, lazily.
 
     Args:
-        base: N images.
-        preprocess: of the model.
         sigma: standard deviation as a share of the range of a pixel.
-        seed: of the noise.
-        name: of the new set.
 
     Raises:
         SpecError: `sigma` is negative or not a number.

@@ -38,8 +38,6 @@ class Preprocess:
     Attributes:
         size: side S of the square input in pixels.
         mean: per channel, of pixels in [0, 1].
-        std: per channel.
-        interpolation: of every resizing, in training too.
         resize_mode: for evaluation. `shortest`: the shorter side becomes S, then the central
             square; `longest`: the longer side becomes S, the rest is filled; `squash`: both do.
         fill_color: grey level of what `longest` fills.

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -37,9 +36,6 @@ class Ranks:
 
     Attributes:
         rank: its number, from 0; rank 0 alone writes what the run leaves.
-        world: how many there are.
-        local_rank: its number among those of this host.
-        local_world: how many this host has.
     """
 
     rank: int = 0
@@ -76,7 +72,6 @@ class Ranks:
 
         Args:
             rows: this rank's share of `total` rows; on its device, or on the CPU.
-            total: rows of all.
         """
         if self.world == 1:
             return rows
@@ -89,12 +84,6 @@ class Ranks:
         with _together():
             dist.all_gather(parts, mine)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    def gather_array(self, rows: NDArray[Any], total: int) -> NDArray[Any]:
-        """`gather` of an array."""
-        if self.world == 1:
-            return rows
-        return self.gather(torch.from_numpy(np.ascontiguousarray(rows)), total).numpy()
 
     def everybody(self, value: T) -> list[T]:
         """The value that each rank has, in the order of ranks. Small things only."""
@@ -219,11 +208,7 @@ def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """What all ranks do at once.
-
-    Raises:
-        RankLostError: another rank is gone.
-    """
+    """What all ranks do at once."""
     try:
         yield
     except RuntimeError as error:  # gloo's and NCCL's own

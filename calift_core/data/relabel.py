@@ -27,7 +27,6 @@ class Correction:
     """What a person says of an image.
 
     Attributes:
-        sample: its id.
         label: its class as it was when the list was made; "" where the list does not say.
         suggested: its right class; "" leaves the image out.
     """
@@ -84,9 +83,6 @@ class Corrected:
 
     Attributes:
         folder: that it belongs into: all its images are below.
-        text: its CSV.
-        changed: images with another label.
-        dropped: images that were left out.
     """
 
     folder: Path
@@ -100,7 +96,6 @@ def corrected(source: str, corrections: Sequence[Correction]) -> Corrected:
 
     Args:
         source: as for `relabel`.
-        corrections: of some of them.
 
     Raises:
         DataError: the corrections are for other data or name other classes, or the images are no
@@ -118,7 +113,6 @@ def relabel(source: str, corrections: list[Correction], out: Path) -> tuple[int,
 
     Args:
         source: `folder:PATH`, `manifest:FILE`, or another suite whose images are files.
-        corrections: of some of them.
         out: a `.csv`, in a folder that all images are below.
 
     Returns:

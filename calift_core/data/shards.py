@@ -65,12 +65,9 @@ class ShardSource:
     """Images in tar files.
 
     Attributes:
-        files: the tars.
-        names: of the images, for errors.
         shards: (N,) which tar each image is in.
         starts: (N,) first byte of each.
         sizes: (N,) bytes.
-        side: see `EncodedSource`.
     """
 
     files: tuple[Path, ...]
@@ -144,10 +141,6 @@ class ShardSource:
 
 def shard_index(path: Path, budget: Budget | None = None) -> ShardIndex:
     """What a tar holds, from the cache if it was listed before.
-
-    Args:
-        path: the tar.
-        budget: how many members may be looked at.
 
     Raises:
         DataError: it is no tar, is cut short, or holds samples without an image or a label.

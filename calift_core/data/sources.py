@@ -54,7 +54,6 @@ class NpySource:
     """Images in one NumPy file (N, H, W, 3) uint8, mapped into memory when first asked for.
 
     Attributes:
-        path: the file.
         start: its position that counts as 0.
     """
 
@@ -143,9 +142,6 @@ class FileSource:
     Attributes:
         paths: one per image, absolute or below `root`. Sets of the same file names under several
             roots share them.
-        root: what relative paths start from.
-        border: see `EncodedSource`.
-        side: see `EncodedSource`.
     """
 
     paths: Sequence[Path] | Sequence[str]
@@ -247,7 +243,6 @@ def content_key(paths: Sequence[Path], *, whole: bool = False, folder: Path | No
     names, sizes and times of its files: the next time only these are looked at.
 
     Args:
-        paths: the files.
         whole: hash all bytes of every file: arrays are not encoded.
         folder: of the cache; `CALIFT_HOME/cache` if left out.
 
@@ -275,7 +270,6 @@ def kept_key(
     Args:
         state: names the files, their sizes and their times.
         to_read: bytes that are read to make it; few are read again every time.
-        make: makes it.
         folder: of the cache; `CALIFT_HOME/cache` if left out.
     """
     if to_read <= _UNCACHED_BYTES:
@@ -394,12 +388,7 @@ def check_headers(images: ImageSet) -> None:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of a set's images when they were decoded.
-
-    Attributes:
-        n: images that were decoded, evenly spread.
-        unreadable: id → why it cannot be decoded.
-    """
+    """What became of a set's images when they were decoded."""
 
     n: int
     unreadable: Mapping[str, str]

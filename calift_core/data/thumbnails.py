@@ -59,7 +59,6 @@ def thumbnail(pixels: Pixels, size: int) -> tuple[str, bytes]:
 
     Args:
         pixels: (H, W, 3) uint8.
-        size: pixels.
     """
     image = Image.fromarray(np.ascontiguousarray(pixels))
     longer = max(image.size)
@@ -104,7 +103,6 @@ def pixels_of(place: Place, roots: Sequence[Path], size: int) -> Pixels:
     """A sample's pixels as the model's preprocessing was given them: (H, W, 3) uint8.
 
     Args:
-        place: where the image is.
         roots: folders that files may lie in beside the data's own.
         size: of the thumbnail; a JPEG may be decoded smaller as long as it stays larger than that.
 

@@ -25,7 +25,6 @@ class WeakCaptions:
         names: every name, those of the C classes first, in label order.
         coarse: (C,) position of each class's coarse name; its own where it has none.
         n_vague: the last so many names say nothing of the class.
-        vague_share: of all captions.
         coarse_share: of the captions that are not vague.
         wrong_share: of the captions that are not vague.
     """
@@ -52,10 +51,7 @@ class WeakCaptions:
         """The names, each once, and where each class finds its own.
 
         Args:
-            classes: C labels.
-            class_names: C names.
             coarse_names: class → a name that it shares with others; the others keep their own.
-            vague_names: names that any image may have.
             vague: share of all captions.
             coarse: share of those that are not vague.
             wrong: share of those that are not vague.

@@ -48,8 +48,6 @@ class Workload:
     Attributes:
         counts: images of the suite by what they are for.
         train_images: images that are trained on, None too where nothing is trained.
-        steps: optimiser steps.
-        trained: images in all the steps together.
         evaluation_images: test, shifts and corruptions, once for each model that is judged.
         selection_images: ID validation and calibration, once for each model that is judged.
         other_images: predicted besides: at the ends of epochs, before the first step, noisy copies.
@@ -102,12 +100,7 @@ class Workload:
         return found
 
     def estimate(self, pace: Pace | None = None, **more: Any) -> Estimate:
-        """The cost in numbers, with the time if a pace is known.
-
-        Args:
-            pace: of runs like this one.
-            **more: other fields.
-        """
+        """The cost in numbers, with the time if a pace is known."""
         phases = None if pace is None else self.phases(pace)
         trained_per_s = None if pace is None or not self.trained else pace.trained_per_s
         told = "" if pace is None or phases is None else f"; time {pace.basis}"
@@ -133,7 +126,6 @@ def count_images(
     """What a run of this spec has to do, without opening an image.
 
     Args:
-        spec: the run.
         budget: how much of the disk may be looked at.
         counts: of its suite, where they are known already.
     """
@@ -230,7 +222,6 @@ def recorded_pace(
             `timings_s` of it, the newest first. `wall_s`, if it is there, is the run's whole time,
             with what its process did not see: being started, and its files being stored.
         spec: the run to be. Where its device is `auto`, that of the newest run like it is taken.
-        work: what it has to do.
     """
     model = spec.model.model_dump(mode="json")
     alike = [

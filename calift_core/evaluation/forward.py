@@ -39,7 +39,6 @@ class Placed:
     Attributes:
         place: puts its weights in place and returns the model. The models of a pass may share one
             network whose weights are exchanged.
-        classifier: C classes on its features.
         mixture: answers in its place, where it is a mixture of models.
     """
 
@@ -53,7 +52,6 @@ class Forward:
     """What one model says of one batch.
 
     Attributes:
-        model: position of the model in the pass.
         start: position of the batch's first image in the set.
         logits: (B, C) float32, scale included.
         features: (B, D) float32, L2-normalised, if they were asked for.
@@ -83,17 +81,13 @@ def forward_all(
     device does not wait for the copy.
 
     Args:
-        models: of one architecture and preprocessing.
         images: N images. Where they have other classes than the classifier, the logits are those of
             their own classes (`ImageSet.classes`).
         batch_size: images at once.
-        workers: processes that decode ahead.
-        device: where the models are.
         precision: of the forward passes; logits are float32 always.
         starts: for each model, how many images it has seen already: a multiple of `batch_size`, or
             N. What all have seen is not decoded.
         stop: the image after the last one that is wanted; None: all of them.
-        features: whether features are wanted too.
 
     Yields:
         Batch after batch, for each model in turn.
@@ -204,12 +198,7 @@ def predict(
 
     Args:
         clip: the model; left in the mode it came in.
-        classifier: C classes on its features.
-        images: N images.
         batch_size: images at once.
-        workers: processes that decode ahead.
-        device: where the model is.
-        precision: of the forward pass.
         covariance: takes in the L2-normalised features if given.
         ranks: who predicts a share each; all of them get all logits.
 

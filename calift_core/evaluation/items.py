@@ -27,10 +27,7 @@ class Settings:
     """How models are judged, the same for all of them.
 
     Attributes:
-        spec: bins, resamples and batch size.
         templates: that classifiers were made of, for the record.
-        workers: processes that decode ahead.
-        device: where the models are.
         precision: of the forward passes; logits are float32 always.
         stop: asked between batches; what is done by then is kept.
         ranks: who judges with this process: each predicts a share of every set, in a folder that
@@ -51,11 +48,8 @@ class Item:
     """One data set that models are judged on.
 
     Attributes:
-        images: the set.
         class_names: C names of the suite's classes, for the record.
-        role: what it is for.
         corruption: name of the corruption, where it is one.
-        severity: of the corruption.
         source: name of the set that its images were made of, where they were.
         noise: standard deviation of the noise, of a perturbed copy.
         copies: how many corrupted sets are made of the same images: of many large ones only the

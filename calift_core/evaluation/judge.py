@@ -51,7 +51,6 @@ class Verdict:
     Attributes:
         evaluations: the ID test split, shifts and corruptions, in order.
         selection: the ID parts that settings are chosen and calibrators fitted on.
-        spectrum: of the ID test features.
     """
 
     evaluations: list[EvaluationReport] = field(default_factory=list)
@@ -63,11 +62,6 @@ def judge(
     subjects: Sequence[Subject], suite: Suite, settings: Settings
 ) -> Generator[Record, None, list[Verdict]]:
     """Judge models on everything that a suite has; each image is decoded once for all of them.
-
-    Args:
-        subjects: models of one architecture and preprocessing.
-        suite: ID parts, shifts and corruptions.
-        settings: how.
 
     Returns:
         A verdict for each, in order; that of a rank that is not the first stays empty.
@@ -118,11 +112,7 @@ def judge_set(
     """Judge models on one set, each image of which is decoded once for all of them.
 
     Args:
-        subjects: models of one architecture and preprocessing.
         verdicts: take in what comes of it, one for each model.
-        item: the set.
-        settings: how.
-        progress: of the whole pass.
 
     Raises:
         InterruptedRunError: `settings.stop` returned true; what is done is kept.
@@ -150,11 +140,7 @@ def judge_set(
 def _predict_share(
     subjects: Sequence[Subject], item: Item, settings: Settings, progress: Progress
 ) -> Iterator[Record]:
-    """Predict this rank's share of a set into shards, and wait for the other ranks.
-
-    Raises:
-        InterruptedRunError: any rank was stopped; what each has done is kept.
-    """
+    """Predict this rank's share of a set into shards, and wait for the other ranks."""
     share = share_of_batches(len(item.images), settings.spec.batch_size, settings.ranks)
     works = [_Work(subject, item, settings, share) for subject in subjects]
     stopped = None
@@ -247,16 +233,12 @@ class _Work:
     """One model on one set, while it is predicted.
 
     Args:
-        subject: the model.
-        item: the set.
-        settings: how.
         share: first image, and the one after the last, that this rank predicts; None: the set.
 
     Attributes:
         result: what `finish` returns, if the set was finished by an earlier attempt.
         start: the first image.
         stop: the image after the last one.
-        position: images done.
         unsaved: logits of the batches since the last shard.
         keeps_features: whether the features are stored beside the logits.
     """

@@ -27,13 +27,7 @@ from calift_core.schema.records import PhaseRecord, Record
 
 @dataclass(frozen=True)
 class Ends:
-    """The two models that are mixed.
-
-    Attributes:
-        path: between them.
-        start: classifier of the initial one.
-        end: classifier of the tuned one.
-    """
+    """The two models that are mixed."""
 
     path: WeightPath
     start: Classifier
@@ -81,13 +75,7 @@ class VrfMixture:
 
 
 class DawinMixture:
-    """See `expertise`.
-
-    Args:
-        ends: the two models.
-        own: temperature of the tuned one.
-        first: temperature of the initial one.
-    """
+    """See `expertise`."""
 
     def __init__(self, ends: Ends, own: float, first: float) -> None:
         self.ends, self.own, self.first = ends, own, first
@@ -131,14 +119,7 @@ def mix(
     """Fit a mixture on ID calibration images; VRF's failures are ID training images.
 
     Args:
-        kind: `vrf` or `dawin`.
-        path: between the two models.
-        suite: whose parts are looked at.
         batch_size: images at once.
-        workers: processes that decode ahead.
-        device: where the models are.
-        precision: of the passes.
-        stop: true to stop.
 
     Raises:
         DataError: the suite lacks a part.

@@ -44,7 +44,6 @@ class Shard:
     Attributes:
         start: position of the first image.
         stop: position after the last one.
-        tensors: by name.
     """
 
     start: int
@@ -56,7 +55,6 @@ class Shards:
     """The parts of one pass of one model over one data set.
 
     Args:
-        folder: of the run.
         key: everything that decides what the pass gives, as JSON knows it.
     """
 

@@ -72,7 +72,6 @@ class WeightPath:
 
     Args:
         initial: θ₀; `settle` changes it.
-        tuned: θ₁ of the same architecture.
         end: the classifier of `tuned`.
         head: whether `end` was made of prompts.
         captions: class names × templates; they make the classifier of θ₀, and every one where
@@ -165,7 +164,6 @@ class _Sweep:
 
     Attributes:
         numbers: of each model, if the set was finished by an earlier attempt.
-        position: images done by all models.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any], n_models: int) -> None:
@@ -218,13 +216,9 @@ class Walk:
     """How models along a path are measured; see `Settings` for most of it.
 
     Attributes:
-        path: the models.
         spec: bins, resamples and batch size, as for a run's own evaluation.
         folder: of the run; keeps what was measured, so that a stopped walk goes on.
-        workers: processes that decode ahead.
-        device: where the models are.
         precision: of the forward passes; logits are float32 always.
-        stop: asked between batches.
     """
 
     path: WeightPath
@@ -343,7 +337,6 @@ class Walk:
 
         Args:
             alphas: to choose from, ascending.
-            suite: whose ID validation split decides.
 
         Returns:
             The α, and the validation accuracy at each.
@@ -370,8 +363,6 @@ def one_standard_error(alphas: Sequence[float], accuracies: Sequence[float], n: 
 
     Args:
         alphas: ascending.
-        accuracies: of each, on the same n images.
-        n: images.
     """
     best = max(accuracies)
     enough = best - (best * (1 - best) / n) ** 0.5
@@ -393,7 +384,6 @@ def point_of(
     """The point of a model that was judged as any other: its own numbers, measured once.
 
     Args:
-        alpha: where it is on the path.
         evaluations: of the ID test split, shifts and corruptions.
         selection: ID parts as in a report; the validation split may be missing.
     """

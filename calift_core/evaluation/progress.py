@@ -11,11 +11,7 @@ SAY_EVERY_S = 2.0
 
 
 class Progress:
-    """Tells how far an evaluation is; what was done by an earlier attempt does not count as fast.
-
-    Args:
-        total: images times models.
-    """
+    """How far an evaluation is; what an earlier attempt did does not count as fast."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.done_here = total, 0, 0

@@ -42,7 +42,6 @@ def save_prompts(
     """Write what other prompts make of a text tower, `PROMPTS` in the model's folder.
 
     Args:
-        folder: of the finished model.
         clip: the model, used in eval mode and left in the mode it came in.
         classifier: C classes; where the text tower did not make it, nothing is written.
         captions: C class names in the run's own templates.

@@ -91,9 +91,7 @@ def spectrum_report(
     """Singular values and what is read from them.
 
     Args:
-        covariance: accumulated over the N × D representation.
         projection: W_v, (width, D), for the distance of its Gram from the identity.
-        features: which images the features are of.
 
     Returns:
         All singular values, largest first; σ_min is null when N ≤ D, where it is 0 by rank.

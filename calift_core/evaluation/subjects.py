@@ -79,10 +79,7 @@ class TrainedModel:
     Attributes:
         clip: the model on its device, or, of `load_like`, another one of the same make.
         classifier: C classes on its features, on the device.
-        sha256: of the model's weights.
         make: what it must share with others that are judged with it.
-        name: of the architecture.
-        pretrained: what it was started from.
         weights: file that holds the weights, or None where no file has all of them.
         note: a sentence where it is not made as its name would be today, else empty.
     """
@@ -114,8 +111,6 @@ def load_trained(path: Path, suite: Suite, device: torch.device) -> TrainedModel
 
     Args:
         path: folder of a finished run, or a checkpoint of one under way: `RUN/checkpoint/steps/…`.
-        suite: what it will be judged on.
-        device: where it goes.
 
     Raises:
         CheckpointError: there is no model, or it is damaged.
@@ -132,12 +127,6 @@ def load_like(
     path: Path, first: TrainedModel, names: tuple[str, str], suite: Suite
 ) -> TrainedModel:
     """The model at a path, which is of the make of another one; no network is built for it.
-
-    Args:
-        path: as for `load_trained`.
-        first: a model that is loaded already.
-        names: what the two are called.
-        suite: what it will be judged on.
 
     Raises:
         ModelError: it is of another make.
@@ -243,7 +232,6 @@ def classifier_of(method: Method, captions: Captions) -> Classifier:
     """What the model of a method is judged with, at any point of its training.
 
     Args:
-        method: as it is now.
         captions: of the suite's templates. Pre-training learns on captions in styles and is judged
             with these, as any model is.
     """
@@ -279,9 +267,7 @@ def load_begun(model: ModelSpec, state: TrainState | None, generator: torch.Gene
     """The model that a run starts from, or that it started from if it is gone on with.
 
     Args:
-        model: which, as the RunSpec has it.
         state: what the run is gone on from, if it is.
-        generator: source of random weights.
 
     Raises:
         CheckpointError: the model's name stands for something else than when the run began.
@@ -373,8 +359,6 @@ class Subject:
     """A model that is judged.
 
     Attributes:
-        placed: the model and its classifier.
-        sha256: of the model's weights.
         folder: receives `predictions/`, and shards meanwhile.
         name: folder that predictions are told under, where several models are judged.
         run: the stored run that the results belong to, where one that is stored is judged.

@@ -94,7 +94,6 @@ class Curves:
     """Writes the curves of a run as they are told. A context manager.
 
     Args:
-        folder: of this attempt.
         resume_from: of an earlier one, whose curves are taken over.
 
     Raises:
@@ -156,7 +155,6 @@ def read_curves(folder: Path, *, until: int) -> list[MetricsRecord | SpectrumRec
     """The points up to a step, as they were told. A damaged line is passed over.
 
     Args:
-        folder: of an attempt.
         until: the last step.
 
     Raises:

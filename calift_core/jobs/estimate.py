@@ -93,7 +93,6 @@ def validate(
     """Check a spec against this machine and estimate its cost.
 
     Args:
-        spec: a valid RunSpec.
         measure: time a few training steps of the real model on random pixels, where no report
             tells a pace.
         reports: of finished runs on this machine, the newest first.

@@ -23,9 +23,7 @@ def evaluate_finished(
 
     Args:
         spec: whose `suite` and `evaluation` are used.
-        finished: folder of a finished run.
         folder: receives `predictions/` and `report.json`.
-        stop: true to stop between data sets.
 
     Raises:
         CheckpointError: the folder holds no finished model.

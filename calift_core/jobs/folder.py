@@ -48,13 +48,11 @@ def run_job(
     A folder with checkpoints of the same spec is gone on with.
 
     Args:
-        spec: what is asked.
         folder: the run's own folder; made if need be.
         run_id: names the run in the report; None: the folder's own, or a new one.
         resume_from: folder of an earlier attempt to go on from, if this one has no checkpoint.
         inputs: folders of the finished runs that a merging method names, by those names; one that
             is absent is a folder itself.
-        stop: true to save a checkpoint and stop.
         keep_states: leave behind what only an unfinished run needs: the caller removes it when the
             result is safe elsewhere.
         ranks: who shares the run; all of them see `folder`.

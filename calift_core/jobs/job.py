@@ -207,11 +207,7 @@ class Job:
         )
 
     def _fit_for_training(self, clip: Clip) -> None:
-        """What is done to towers before they are trained.
-
-        Raises:
-            ModelError: the image tower cannot be trained like this.
-        """
+        """What is done to towers before they are trained."""
         train = self.spec.train
         if self.ranks.world > 1 and not train.freezes_batch_norm:
             share_batch_norm(clip, self.device)
@@ -571,11 +567,7 @@ class Job:
         return None
 
     def _require_same(self, step: int | None) -> None:
-        """See that all ranks go on from the same checkpoint.
-
-        Raises:
-            CheckpointError: they do not.
-        """
+        """See that all ranks go on from the same checkpoint."""
         found = self.ranks.everybody(step)
         if len(set(found)) > 1:
             raise CheckpointError(

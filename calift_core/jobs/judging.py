@@ -86,7 +86,6 @@ def judge_runs(
     data in its own spec, bit for bit.
 
     Args:
-        spec: what is asked.
         folder: the job's own; receives `runs/RUN/predictions/`.
         inputs: folders of the runs (report, model, predictions) by id; a run without one is gone.
         resume_from: folder of an earlier attempt, whose shards are taken over.
@@ -146,10 +145,8 @@ class _Run:
     """A finished run that is judged.
 
     Attributes:
-        id: its id.
         folder: holds its report, its model and its predictions.
         suite: the data that it was trained and judged on.
-        device: where it is judged.
         alike: what others must share with it.
         known: data set → hash of its images, of what the run was judged on already.
     """

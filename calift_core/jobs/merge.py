@@ -49,9 +49,7 @@ class Mixed:
 
     Attributes:
         kind: `vrf` or `dawin`.
-        mixture: answers.
         tuned: the fine-tuned one of them, whose weights are kept.
-        sha256: of both, and of what was fitted.
     """
 
     kind: str
@@ -65,8 +63,6 @@ class Merged:
     """What a merge gives beside the weights, which are the model's by then.
 
     Attributes:
-        classifier: goes with the merged weights.
-        resolved: for the report.
         frontier: the path of WiSE-FT, without the model that the weights are of.
         mixed: where it is two models that answer together.
     """
@@ -106,15 +102,10 @@ def merge_runs(
     Args:
         spec: whose method is of the family `merge`.
         clip: the initial model on its device; receives the merged weights.
-        captions: the suite's class names × templates.
         suite: what the path of WiSE-FT is measured on.
-        start_sha256: of the initial weights.
         inputs: folders of the finished runs by the names that the method uses; a name that is
             absent is a folder itself.
         folder: of the run that is made; keeps what was measured of a path.
-        device: where the model is.
-        precision: of forward passes.
-        stop: true to stop.
 
     Raises:
         CheckpointError: a folder holds no finished run, or a damaged one.

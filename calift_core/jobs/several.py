@@ -40,10 +40,7 @@ def run_on_several(
     What the processes print is in `runner.log`.
 
     Args:
-        spec: what is asked.
         folder: the run's own folder, which all hosts see.
-        stop: true to save a checkpoint and stop.
-        options: of the launcher, for several hosts.
         quiet: tell no records: another host does.
 
     Raises:

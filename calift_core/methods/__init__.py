@@ -78,8 +78,6 @@ def make_method(
     Args:
         spec: one of the method union; `spec.kind` picks the class.
         clip: the student, on its device; the method trains it in place.
-        captions: class names × templates.
-        length: how long the run is.
         confidence: training-time calibration; none: all off.
         train: how much of the towers is trained; none: all that the method trains.
 

@@ -48,8 +48,6 @@ class KeyCache:
     Attributes:
         keys: F, (N, D).
         classes: (N,), long.
-        alpha: α.
-        beta: β.
     """
 
     keys: Tensor
@@ -114,7 +112,6 @@ class RunLength:
     """How long the run is; schedules are fractions of it.
 
     Attributes:
-        total_steps: optimiser steps.
         seed: of the run, for methods that draw at random themselves.
     """
 
@@ -133,8 +130,6 @@ class Method(Protocol):
     """A way to train.
 
     Attributes:
-        clip: the student.
-        captions: what its texts are taken from.
         weights: term name → coefficient in the loss. A term with coefficient 0 is not computed.
         adapter: what is trained in the towers' place; None: they are.
     """
@@ -265,8 +260,6 @@ def encode_captions(clip: Clip, captions: Captions, ids: Tensor) -> Tensor:
     """Text embeddings of captions, each distinct one encoded once.
 
     Args:
-        clip: the model.
-        captions: the finite caption set.
         ids: (B,) positions in it, best on the CPU.
 
     Returns:

@@ -20,9 +20,7 @@ class ClassLoss:
     """The loss of a classifier's logits: cross-entropy or focal, with what stands beside it.
 
     Args:
-        options: which are on.
         initial: the initial image tower, needed for distillation from zero-shot.
-        zero_shot: its classifier, likewise.
     """
 
     def __init__(
@@ -48,7 +46,6 @@ class ClassLoss:
 
         Args:
             logits: (B, C).
-            batch: labels, and what images are mixed with.
             initial_features: (B, D) of the initial tower, where the method has them already.
         """
         options = self.options
@@ -118,7 +115,6 @@ def mix(batch: Batch, alpha: float, generator: torch.Generator) -> Batch:
     Args:
         batch: images (B, 3, S, S).
         alpha: α > 0.
-        generator: source of the draw, on the CPU.
     """
     # Beta(α, α) is G/(G + G') of two Gamma(α) draws, and Gamma(α) is Gamma(α + 1)·U^(1/α): their
     # logs stay finite where a small α makes both draws round to 0.

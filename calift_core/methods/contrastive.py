@@ -28,9 +28,6 @@ class Contrastive(Stateless):
     """Both towers are trained on Z = s · I Tᵀ; the classifier is made of prompts afterwards.
 
     Args:
-        clip: the student.
-        captions: class names × templates.
-        confidence: training-time calibration.
         weights: coefficients of the method's own terms, by name.
 
     Attributes:

@@ -23,16 +23,7 @@ def encoded_once(clip: Clip, batch: Batch) -> Embedded:
 
 
 class Frozen(Stateless):
-    """Both towers as they are; a loss of class logits.
-
-    Args:
-        clip: the model.
-        captions: class names × templates.
-        confidence: training-time calibration.
-
-    Attributes:
-        zero_shot: the initial model's classifier.
-    """
+    """Both towers as they are; a loss of class logits."""
 
     def __init__(self, clip: Clip, captions: Captions, confidence: ConfidenceSpec) -> None:
         self.clip, self.captions = clip, captions

@@ -96,8 +96,6 @@ def fit_logistic(
         head: without a learned scale; receives the optimum.
         features: (N, D).
         labels: (N,).
-        strength: C, the inverse of the penalty.
-        max_iterations: of L-BFGS.
 
     Returns:
         The mean cross-entropy at the optimum.

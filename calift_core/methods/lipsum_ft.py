@@ -88,11 +88,7 @@ class LipsumFt(Supervised):
 
 
 def _vocabulary(clip: Clip, captions: Captions) -> tuple[int, int, Tensor, int]:
-    """Start token, end token, every other token, and the context length.
-
-    Raises:
-        ModelError: the tokenizer marks no start and end.
-    """
+    """Start token, end token, every other token, and the context length."""
     start = getattr(clip.tokenizer, "sot_token_id", None)
     end = getattr(clip.tokenizer, "eot_token_id", None)
     if start is None or end is None:

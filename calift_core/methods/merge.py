@@ -49,8 +49,6 @@ def interpolate(initial: State, tuned: State, alpha: float) -> dict[str, Tensor]
     tensors such as `num_batches_tracked`), which have no middle, are the fine-tuned model's.
 
     Args:
-        initial: θ₀.
-        tuned: θ₁, of the same names and shapes.
         alpha: in [0, 1].
 
     Returns:
@@ -91,7 +89,6 @@ def model_stock(
     (integer tensors) are the largest of the runs'.
 
     Args:
-        initial: w₀.
         tuned: N ≥ 2 states of the same names and shapes.
 
     Returns:

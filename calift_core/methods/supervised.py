@@ -32,10 +32,8 @@ class Head(nn.Module):
     like Adam's, moves the logits s times less than where it stands outside.
 
     Args:
-        start: the classifier it begins as.
         scale: where the scale is; see `HeadScale`.
         bias: whether there is a bias, which begins as 0.
-        zeros: begin with zero weights instead.
     """
 
     def __init__(
@@ -80,12 +78,6 @@ class Supervised(Stateless):
     """What methods with a linear head share: the head, its loss, the tower that is trained.
 
     Args:
-        clip: the student.
-        captions: class names × templates.
-        confidence: training-time calibration.
-        scale: see `Head`.
-        bias: see `Head`.
-        zeros: see `Head`.
         keep_initial: keep the initial image tower even if nothing in `confidence` asks for it.
     """
 

@@ -25,12 +25,6 @@ def average_into(target: Clip, source: Clip, share: float, *, buffer_share: floa
 
     Buffers are those that a checkpoint holds (an attention mask is none of them); integer ones
     (counts of batches) are copied, unless buffers are left alone.
-
-    Args:
-        target: changed in place.
-        source: of the same architecture.
-        share: of the source's parameters.
-        buffer_share: of its buffers.
     """
     mine: list[Tensor] = list(target.parameters())
     theirs = plain_tensors(source, target)  # by name: a merged adapter leaves another order
@@ -50,10 +44,6 @@ class Teacher:
 
     Text embeddings change only when the teacher does and captions are a finite set, so each caption
     is encoded at most once between two updates.
-
-    Args:
-        student: what is copied.
-        captions: the finite caption set.
 
     Attributes:
         update_every: optimiser steps from one update to the next; None: it never changes.
@@ -111,13 +101,7 @@ class Teacher:
 
     @torch.no_grad()
     def _average(self, student: Clip, share: float, *, buffer_share: float) -> None:
-        """`ψ ← ψ + share · (θ − ψ)`, over parameters, the log of the logit scale among them.
-
-        Args:
-            student: θ.
-            share: of the student.
-            buffer_share: the same for buffers: 1 copies them, 0 leaves them.
-        """
+        """`ψ ← ψ + share · (θ − ψ)`, over parameters, the log of the logit scale among them."""
         average_into(self.clip, student, share, buffer_share=buffer_share)
         self.known.zero_()
 

@@ -38,7 +38,6 @@ def similarity(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     Args:
         images: I, (B, D).
         texts: T, (B, D) or (C, D).
-        scale: s, a scalar.
 
     Returns:
         (B, B) or (B, C).
@@ -85,7 +84,6 @@ def sigmoid_pairs(z: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         z: Z = s · I Tᵀ, (B, B).
-        bias: b, a scalar.
     """
     signs = 2 * torch.eye(len(z), device=z.device, dtype=z.dtype) - 1
     return -F.logsigmoid(signs * (z + bias)).sum() / len(z)
@@ -117,7 +115,6 @@ def orthogonality(weight: Tensor, form: Literal["norm", "squared"]) -> Tensor:
 
     Args:
         weight: W, (width, D).
-        form: `norm` or `squared`.
     """
     gram = matmul(weight.T, weight)  # (D, D)
     gap = gram - torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
@@ -200,7 +197,6 @@ def interactive(
         texts: T_s, (B, D).
         teacher_images: I_t, (B, D).
         teacher_texts: T_t, (B, D).
-        scale: s of the student.
     """
     y = torch.arange(len(images), device=images.device)
     by_image = F.cross_entropy(similarity(images, teacher_texts.detach(), scale), y)
@@ -225,7 +221,6 @@ def cross_distillation(
         texts: T_s, (B, D).
         teacher_images: I_t, (B, D).
         teacher_texts: T_t, (B, D).
-        scale: s of the student.
         teacher_z: Z_t with the teacher's scale, (B, B).
     """
     by_image = kl(similarity(images, teacher_texts.detach(), scale), teacher_z)
@@ -260,7 +255,6 @@ def cross_entropy(
     Args:
         logits: (B, C).
         labels: (B,).
-        smoothing: ε.
         mixed_with: (B,) label of the other image in each mixture.
         share: λ, the weight of `labels`.
     """
@@ -299,7 +293,6 @@ def mmce(logits: Tensor, labels: Tensor, *, width: float = 0.4) -> Tensor:
     Args:
         logits: (B, C).
         labels: (B,).
-        width: of the kernel.
     """
     confidences, predictions = full(logits).softmax(dim=-1).max(dim=-1)
     gaps = (predictions == labels).to(confidences.dtype) - confidences  # (B,)

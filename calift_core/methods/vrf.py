@@ -30,9 +30,6 @@ class Vrf:
     Attributes:
         failures: (M, D), L2-normalised tuned features.
         centre: a; None without failures.
-        width: b.
-        own: T.
-        first: T₀.
     """
 
     failures: Tensor

@@ -30,7 +30,6 @@ class LowRank(nn.Module):
     Args:
         weight: W, (rows, columns).
         rank: r; never more than W has.
-        alpha: α.
         generator: A is drawn from it, uniformly within ±1/√columns.
     """
 
@@ -56,7 +55,6 @@ class Adapter(nn.Module):
     """All that is trained of a model whose weights stay, and what merges it into them.
 
     Args:
-        net: the model.
         factors: low-rank terms, by the name of the matrix that each belongs to.
         weights: parameters that are trained as they are, by name.
 
@@ -113,13 +111,6 @@ def low_rank(
     """A low-rank term for every linear map of a tower, attention's packed ones among them.
 
     Embeddings, convolutions, norms and biases have none.
-
-    Args:
-        net: the model, which names count from.
-        tower: a module of it, or itself.
-        rank: r.
-        alpha: α.
-        generator: source of A.
 
     Raises:
         ModelError: there is no linear map.

@@ -17,7 +17,6 @@ class Captions:
     """A finite set of captions, class × template, tokenised once.
 
     Attributes:
-        class_names: C names.
         templates: P sentences with one `{}`.
         tokens: (C·P, L); caption `c * P + p` is template p with class c.
         cache: folder that keeps the classifiers made of these captions, None to keep none.

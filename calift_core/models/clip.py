@@ -28,7 +28,6 @@ class ModelConfig:
 
     Attributes:
         config: open_clip's `model_cfg`, enough to build the architecture again.
-        preprocess: how images become its input.
         note: a sentence for people where the weights do not say all of it, else empty.
     """
 
@@ -50,12 +49,9 @@ class Clip(nn.Module):
     """An image tower, a text tower and a logit scale.
 
     Args:
-        net: the open_clip model.
         tokenizer: makes the tokenizer when it is first asked for: a finished model is judged
             without one, and that of some models has to be fetched.
         made: how the network is built and what its images go through.
-        name: as a RunSpec names it.
-        pretrained: as a RunSpec names it.
     """
 
     def __init__(
@@ -286,11 +282,7 @@ def _is_convolutional(net: Any) -> bool:
 
 
 def _require_compiler(device: torch.device, backend: str) -> None:
-    """Compile something small.
-
-    Raises:
-        ModelError: that failed; says why.
-    """
+    """Compile something small."""
     try:
         small = torch.compile(lambda x: (x + 1).square(), backend=backend)
         small(torch.zeros(64, device=device))

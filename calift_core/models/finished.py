@@ -152,8 +152,6 @@ def outdated(name: str, pretrained: str | None, made: ModelConfig) -> str:
 
     Args:
         name: of the model, as its RunSpec has it.
-        pretrained: as its RunSpec has it.
-        made: how it was made.
 
     Returns:
         A sentence, of models that an earlier version made; empty where nothing differs, or where

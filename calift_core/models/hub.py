@@ -111,11 +111,7 @@ def in_hub_cache(repository: str) -> bool:
 
 
 def _require_hub(name: str, pretrained: str | None) -> None:
-    """Fail at once where a download would retry for a minute: no cache, no network, no proxy.
-
-    Raises:
-        ModelUnavailableError: the weights cannot be had.
-    """
+    """Fail at once where a download would retry for a minute: no cache, no network, no proxy."""
     repository = hub_repository(name, pretrained)
     if not repository or in_hub_cache(repository):
         return

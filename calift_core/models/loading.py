@@ -384,10 +384,6 @@ def tokenizer_of(name: str, made: ModelConfig) -> Callable[[], Tokenizer]:
 def load_shipped(net: nn.Module, path: Path) -> None:
     """Load weights that come with the package; token rows that they lack stay as they are.
 
-    Args:
-        net: the model that they belong to.
-        path: see `Packaged`.
-
     Raises:
         ModelError: they belong to another model.
     """
@@ -405,7 +401,6 @@ def shrunk(net: nn.Module, token_ids: Tensor) -> dict[str, Tensor]:
     """What `load_shipped` reads: float16, and the rows of the token embedding that are used.
 
     Args:
-        net: the model.
         token_ids: (R,) tokens of all captions, each once.
     """
     state = {name: tensor.detach().half().contiguous() for name, tensor in net.state_dict().items()}
@@ -418,7 +413,6 @@ def load_weights(net: nn.Module, path: Path) -> None:
     """Load a state dict from a file into a model, every tensor of it and no other.
 
     Args:
-        net: the model.
         path: safetensors, or a file that `torch.load(weights_only=True)` reads as a mapping of
             tensors (or one such mapping under `state_dict`).
 

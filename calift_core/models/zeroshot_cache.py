@@ -93,10 +93,6 @@ def kept_head(
     A cache that cannot be read or written is told in the log and costs time only.
 
     Args:
-        folder: of the cache.
-        clip: the model.
-        captions: C classes × P templates.
-        make: encodes the prompts.
         batch_size: captions encoded at once by `make`.
 
     Returns:

@@ -29,7 +29,6 @@ def export_predictions(source: str | os.PathLike[str], target: str | os.PathLike
     """Write a predictions file as Parquet, CSV or NPZ; `load_predictions` reads each back the same.
 
     Args:
-        source: a predictions file of calift.
         target: ends in `.parquet`, `.csv` or `.npz`.
 
     Raises:

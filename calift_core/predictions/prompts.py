@@ -25,7 +25,6 @@ class PromptHeads:
 
     Attributes:
         names: H names: `own`, named sets of templates, single templates.
-        class_names: C names, as prompts have them.
         heads: (H, C, D) float16, L2-normalised rows.
         scale: the logit scale.
     """
@@ -41,7 +40,6 @@ class PromptHeads:
         """Logits (N, K) under other prompts.
 
         Args:
-            name: of the prompts.
             features: (N, D), L2-normalised.
             class_names: K of the C classes, in the order of the logits.
 

@@ -309,7 +309,6 @@ def read_features(
     """Read the image features (N, D) of a predictions file, L2-normalised; None: not stored.
 
     Args:
-        path: N samples.
         positions: (M,) in [0, N), in any order: only their row groups are decoded, and (M, D) come.
 
     Raises:
@@ -353,7 +352,6 @@ def read_scores(
     """Score a predictions file in one pass, holding a few rows of logits at a time.
 
     Args:
-        path: N samples.
         temperature: positive divisor of the stored logits.
         known: the file's scores at another temperature, of which much stays; see `rescore`.
         decoded: where its logits are kept for the next temperature; None: nowhere.
@@ -426,7 +424,6 @@ def read_top(
     """Read the most probable classes of some samples; only their row groups are decoded.
 
     Args:
-        path: N samples, C classes.
         positions: (M,) in [0, N).
         k: how many classes of each; fewer come where there are fewer or the file keeps fewer.
         temperature: positive divisor of the logits.
@@ -480,7 +477,6 @@ def read_scores_at(
     """Score some samples; only their row groups are decoded.
 
     Args:
-        path: N samples.
         positions: (M,) ascending, M ≥ 1, each in [0, N).
         temperature: positive divisor of the logits.
 

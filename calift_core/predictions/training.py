@@ -32,7 +32,6 @@ class TrainingImages:
 
     Attributes:
         dataset: name of the part, as in `photos/train`.
-        of: images of the whole part.
         ids: (M,) their ids.
         labels: (M,) int64, positions among the suite's classes.
         features: (M, D) float16, L2-normalised, of the finished model.

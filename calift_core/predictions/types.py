@@ -40,13 +40,9 @@ class PredictionsMetadata:
         temperature: at which the evaluation reported its numbers; the logits are not divided by it.
         templates: prompts that made the classifier, each with `{}`.
         source_dataset: what a corruption was made from, else None.
-        model_sha256: of the weights that predicted, where known.
-        dataset_sha256: of the list of samples, where known.
-        created_by: program and version that wrote the file.
         provenance: how the logits came about when no run of calift made them, else empty.
         storage: `full` keeps all C logits of a sample, `top_k` the k largest.
         k: how many `top_k` keeps, None for `full`.
-        format_version: of the file.
     """
 
     dataset: str
@@ -127,7 +123,6 @@ class Predictions:
         ids: (N,) unique names of the samples, the same for every model on this data set.
         labels: (N,) int64 in [0, C).
         logits: (N, C) float32, natural-log scale, logit scale included; wider floats are narrowed.
-        metadata: what the file says about itself.
         clusters: (N,) name of each sample's source image, or None when samples are independent.
         features: (N, D) float16 L2-normalised image features that the logits were made of, or None
             where they are not stored.
@@ -204,7 +199,6 @@ class TopKPredictions:
         label_ranks: (N,) int64 number of classes before the label's; of tied ones as above.
         log_sum_exps: (N,) float64 log Σ_c exp(logit), over all C.
         sum_squares: (N,) float64 Σ_c p_c², over all C.
-        metadata: what the file says about itself.
         clusters: (N,) name of each sample's source image, or None when samples are independent.
     """
 

@@ -46,7 +46,6 @@ def write_predictions(
 
     Args:
         path: final name, by custom ending in `.parquet`.
-        predictions: N samples.
         keep: `full` stores all logits, a number k the k largest of each sample; `auto` is `full` up
             to `FULL_CELLS` logits and `AUTO_K` beyond. What holds k logits already keeps them.
         copies: how many sets of this size are stored for one model, as those of a corruption plan:

@@ -96,8 +96,6 @@ def initial_logits(
 
     Args:
         initial: folder of the initial model, finished or kept by a run.
-        own: all of a file.
-        calibrator: that they are for.
 
     Returns:
         None where the calibrator reads none.
@@ -129,10 +127,6 @@ def predictions_beside(initial: Path, dataset: str) -> Path:
 
 def export_initial(run: Path, folder: Path) -> dict[str, str]:
     """Write a run's initial model into an export, as open_clip reads it, with its head.
-
-    Args:
-        run: that keeps its initial model.
-        folder: of the export.
 
     Returns:
         Name, as seen from the export's folder → SHA-256.

@@ -21,9 +21,7 @@ def model_card(exported: Exported, rows: Sequence[Row], *, picture: bool) -> str
     """The card as Markdown with the head that a hub reads.
 
     Args:
-        exported: what is shipped.
         rows: what it gives on ID test data, shifts and corruptions.
-        picture: whether the reliability diagram lies beside it.
     """
     made = exported.provenance
     card = f"---\n{_head(exported, rows)}\n---\n\n# {_plain(made.name)}\n\n{_body(exported, rows)}"

@@ -26,10 +26,7 @@ class Child:
     """One process; one question at a time.
 
     Args:
-        argv: how it is started.
-        name: what errors call it.
         timeout_s: what an answer may take before the process is ended.
-        start_s: what its start may take.
         environment: what it sees; None: ours.
     """
 
@@ -65,7 +62,6 @@ class Child:
         """Its answer.
 
         Args:
-            question: what is asked.
             timeout_s: what this answer may take; None: what every one may.
 
         Raises:

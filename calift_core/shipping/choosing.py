@@ -90,8 +90,6 @@ def stored_probs(own: Predictions, calibrator: Calibrator | None, initial: Path 
     """Calibrated probabilities (N, C) of a whole predictions file.
 
     Args:
-        own: all of the file.
-        calibrator: fitted.
         initial: folder of the initial model, for calibrators that read its logits.
 
     Raises:
@@ -104,8 +102,6 @@ def save_choice(folder: Path, choice: Choice, *, initial: Path | None = None) ->
     """Keep a choice in the run's folder; what predicts or exports the run takes it from there.
 
     Args:
-        folder: of the run.
-        choice: to keep.
         initial: what `choose_calibrator` was given; its model is kept beside it.
     """
     if initial is not None:

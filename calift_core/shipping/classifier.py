@@ -35,7 +35,6 @@ class Answers:
     """What a model says of N images, in their order.
 
     Attributes:
-        classes: C names.
         probs: (N, C) calibrated probabilities, rows sum to one.
         logits: (N, C) float32, before the calibrator.
     """
@@ -78,8 +77,6 @@ class CalibratedClassifier:
 
     Attributes:
         classes: C names, in the order of the logits.
-        clip: the model, in eval mode.
-        classifier: the head on its image features.
         calibrator: None where the model's own probabilities are used.
         promises: thresholds and prediction sets of an exported model, if it has.
         notes: sentences on what its calibrator had too few images for.
@@ -189,7 +186,6 @@ class CalibratedClassifier:
 
         Args:
             image: as for `predict`.
-            at: its position, for errors.
         """
         return self.clip.preprocess.fit(as_pixels(image, at=at))
 

@@ -59,9 +59,7 @@ class Shipped:
     """An exported folder.
 
     Attributes:
-        folder: where it lies.
         exported: its `calift.json`.
-        rows: what the card says of it.
         notes: sentences on what is not in it, and on where it is no better than guessing.
     """
 
@@ -86,9 +84,7 @@ def export_run(
         run: folder of a finished run; the calibrator is the one that it keeps (`save_choice`).
         folder: must not exist or be empty.
         onnx: write the graph too, `model.onnx`.
-        overwrite: replace an export that is there.
         license: of the model, as a hub writes it (`mit`, `apache-2.0`); None: `unknown`.
-        told: takes a line for each step.
 
     Raises:
         DataError: the run is not finished, or the folder holds something else.

@@ -81,7 +81,6 @@ class Exported(BaseModel):
         reference: what images without labels are compared with; None where the run had no ID
             validation part.
         promises: thresholds and prediction sets, and what they gave; None without that part.
-        provenance: where it comes from.
         files: name → SHA-256 of every other file that answers depend on.
     """
 
@@ -103,10 +102,6 @@ class Exported(BaseModel):
 
 def read_exported(folder: Path, *, verify: bool = True) -> Exported:
     """Read an exported folder's `calift.json`.
-
-    Args:
-        folder: that holds it.
-        verify: compare every file with its hash.
 
     Raises:
         CheckpointError: it is no exported folder, or a file is not the one that was exported.

@@ -44,15 +44,10 @@ class Row:
     """One data set. Errors are fractions, NLL is in nats.
 
     Attributes:
-        dataset: its name.
         role: `id`, `shift` or `corruption`.
-        n: images.
         calibrated: whether the numbers are those after the calibrator; of predictions that keep the
             largest logits alone they are the run's own.
         accuracy: share of right answers.
-        nll: mean negative log likelihood.
-        brier: mean Brier score.
-        ece: with floor and interval.
         curve: its reliability diagram, where `calibrated`.
         before: the calibrator, where there is one and `calibrated`.
     """
@@ -73,8 +68,6 @@ def judged(folder: Path, report: Report, calibrator: Calibrator | None) -> Itera
     """Every data set that a run was tested on, in the report's order.
 
     Args:
-        folder: of the run.
-        report: its report.
         calibrator: that its probabilities go through; None: as they are.
 
     Raises:
@@ -116,7 +109,6 @@ def scores_of(path: Path, initial: Path, calibrator: Calibrator | None) -> Sampl
     """Scores of a run's predictions file as its model answers.
 
     Args:
-        path: the file.
         initial: folder of the initial model, for calibrators that read its logits.
         calibrator: of the run; None: its own probabilities.
     """

@@ -36,7 +36,6 @@ def export_onnx(model: CalibratedClassifier, path: Path) -> None:
     """Write the graph; B is free.
 
     Args:
-        model: on the CPU.
         path: of the file, by custom ending in `.onnx`.
 
     Raises:

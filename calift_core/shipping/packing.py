@@ -23,7 +23,6 @@ def pack(run: Path, target: Path, calibrator: str, initial: Path | None = None) 
 
     Args:
         run: folder of a finished run; the choice is kept in it.
-        target: the zip.
         calibrator: its kind, `none`, or `auto`.
         initial: folder of the zero-shot run of its start, for calibrators that read its logits.
 

@@ -83,15 +83,10 @@ def predict_files(
     """Rows of image files, a batch at a time; one that cannot be read has an `error` instead.
 
     Args:
-        model: that answers.
-        paths: N files.
-        top: likeliest classes that a row lists.
         errors: say whether each is `kept` with at most this share of errors promised; None of
             all where that cannot be promised.
         coverage: give each the `set` of classes of this promised coverage.
-        done: how many are done already.
         batch_size: images at once.
-        stop: asked between batches.
 
     Raises:
         InterruptedRunError: `stop` said so.
@@ -121,7 +116,6 @@ class Asked:
     """Which of a model's promises rows tell.
 
     Attributes:
-        errors: whether it is asked what is kept.
         threshold: the least confidence that is kept; None: none can be promised.
         sets: gives the sets of probabilities; None: not asked.
     """

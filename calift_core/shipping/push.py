@@ -87,7 +87,6 @@ def push(what: Parcel, *, token: str | None = None) -> str:
     """Send a parcel as one commit. Returns the address of the repository.
 
     Args:
-        what: of `parcel`.
         token: of the hub; none: the one that `hf auth login` or `HF_TOKEN` has put there.
 
     Raises:

@@ -20,8 +20,6 @@ def question(
 
     Args:
         do: open the run's model and say what it takes, answer about a picture, or forget the run.
-        folder: of the finished run.
-        kept: where its calibrator is kept.
         pixels: the picture as the model takes it, (S, S, 3) uint8.
     """
     head = json.dumps({"do": do, "folder": str(folder), "kept": str(kept)}).encode()

@@ -38,7 +38,6 @@ class Reference:
     """Answers on the ID validation part, which the calibrator was not fitted on.
 
     Attributes:
-        dataset: its name.
         logits: (N, C) float32, before the calibrator.
         labels: (N,).
         judged: how far each estimator of accuracy was off on the run's shifts.

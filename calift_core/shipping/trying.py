@@ -103,9 +103,6 @@ def nearest(
 
     Args:
         feature: (D,), L2-normalised.
-        sets: to look through.
-        classes: names of their labels.
-        most: of them.
     """
     found: list[tuple[float, Seen, int]] = []
     for one in sets:
@@ -132,9 +129,7 @@ def chosen_for(folder: Path, kept: Path, report: Report) -> tuple[Choice | None,
     """A run's calibrator, and a sentence where its own probabilities are told for want of one.
 
     Args:
-        folder: of the run.
         kept: where the choice is kept, and looked for.
-        report: the run's.
     """
     with suppress(DataError):  # damaged: chosen anew
         choice = read_choice(kept)

@@ -100,9 +100,7 @@ class Watched(BaseModel):
     """What is found on images without labels.
 
     Attributes:
-        n: images that were read.
         reference: the labelled ID data that they are compared with, and how many.
-        expected: accuracies by estimator.
         recommended: the estimator that was closest on the labelled shifts, or the average
             confidence where none was closer.
         drift: of the logits.
@@ -110,7 +108,6 @@ class Watched(BaseModel):
         familiar: how near the images lie to ID data and labelled shifts; None without shifts.
         shares: of predicted classes, the largest change first.
         unusual: images, the most unusual first.
-        unreadable: path → why.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -190,13 +187,7 @@ def watch(
     """Compare images with the reference.
 
     Args:
-        model: that answers.
-        reference: of the model's run.
-        paths: image files.
         batch_size: images at once.
-        seed: of what is drawn.
-        told: takes how many images are done.
-        stop: asked between batches.
 
     Raises:
         DataError: fewer than two images can be read.

@@ -44,13 +44,11 @@ class TrainState:
     """Everything that a resumed run needs to end as if it had not stopped.
 
     Attributes:
-        step: optimiser steps done.
         spec_sha256: of the spec that the run was started with.
         modules: name → state dict of each trainable module.
         method: tensors of the method beside them (the teacher).
         optimizer: `torch.optim.Optimizer.state_dict()`.
         scaler: `GradScaler.state_dict()`, empty without one.
-        rng: random generator states by device.
         made: how the model is made beside its weights (`clip.Made.described()`); None in states
             of versions that did not say it.
     """
@@ -220,7 +218,6 @@ def newest_state(
 
     Args:
         folder: holds `steps`.
-        spec_sha256: the spec's hash.
         earlier: hashes that the same spec had in earlier versions.
 
     Raises:

@@ -47,12 +47,10 @@ def backward_whole(
     for the caller to refuse.
 
     Args:
-        method: what is trained.
         batch: B samples, or this rank's share of them.
         parts: at most so many; the last one may be smaller.
         backward: called once, with this rank's share of the loss (all of it for one process);
             differentiates it, scaled perhaps.
-        autocast: the precision of forward passes.
 
     Returns:
         The terms of the whole batch, un-weighted.

@@ -54,12 +54,8 @@ def train(
     """Train a method and yield what happens.
 
     Args:
-        method: what is trained, in place.
         batches: start step → the batches from there to the end of the run.
-        plan: optimisation settings.
-        device: where the model is.
         folder: holds `checkpoint/`.
-        resume: state to go on from.
         stop: asked after every step; true saves a checkpoint and raises `InterruptedRunError`.
         at_epoch_end: called with the steps done after each epoch, its records are passed on.
         ranks: who trains with this process. Rank 0 writes checkpoints, all of them make the same

@@ -20,10 +20,7 @@ class Plan:
     """Every number the loop needs, nothing left open.
 
     Attributes:
-        total_steps: optimiser steps in the run.
-        steps_per_epoch: of them, in an epoch.
         accumulation_steps: parts that each batch is taken in; the loss stays that of the batch.
-        checkpoint_every_steps: a checkpoint after every so many steps.
         freeze_batch_norm: normalise by the running statistics of the start, which then stay.
     """
 

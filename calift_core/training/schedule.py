@@ -20,10 +20,6 @@ def learning_rate(
 
     Args:
         step: optimiser step, from 0.
-        peak: highest rate, reached after the warm-up.
-        total_steps: length of the run.
-        warmup_steps: steps of linear rise.
-        floor: rate at the end.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

@@ -59,9 +59,6 @@ class CalibratorAnswers(MeasureAnswers):
         """Fit a calibrator on every data set of a run and test each on all.
 
         Args:
-            run: a run that was tested.
-            kind: of a calibrator.
-            binning: of the errors.
             datasets: names; none: the ID data and the shifts.
 
         Raises:

@@ -31,8 +31,6 @@ class DecisionAnswers(Scores):
         """What a run has gained and lost against another; see `ledger_of`.
 
         Args:
-            run: a run that was tested.
-            against: another one, such as its zero-shot model.
             datasets: names; none: all that both were tested on.
             step: by how much a confidence must differ to have moved.
 
@@ -93,9 +91,7 @@ class DecisionAnswers(Scores):
         and shown on every shift.
 
         Args:
-            run: a run that was tested.
             risk: the largest share of errors among what is kept.
-            level: how often the promise holds.
             datasets: names; none: all that the run was tested on.
 
         Raises:
@@ -178,11 +174,7 @@ class DecisionAnswers(Scores):
         )
 
     def _threshold_part(self, subject: Subject, choice: Choice | None) -> PredictionsFile:
-        """The part that a run's thresholds are found on.
-
-        Raises:
-            NotFoundError: it has none.
-        """
+        """The part that a run's thresholds are found on."""
         validation = self._library.validation(subject)
         part = threshold_part(fitted=choice is not None, has_validation=validation is not None)
         if part == "calibration":

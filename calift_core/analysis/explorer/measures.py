@@ -40,8 +40,6 @@ class MeasureAnswers(Scores):
         """The reliability diagram at any binning and temperature, or through a calibrator.
 
         Args:
-            subject: what it is of.
-            binning: of the diagram and its error.
             temperature: divides the logits.
             calibrator: its kind; the diagram is of what it makes of the logits.
             fit_on: what the calibrator is fitted on, see `Library.fit_set`.

@@ -22,8 +22,6 @@ class PromptAnswers(Scores):
         """Every kept set of prompts on the subject's data; none, and why, where none can be told.
 
         Args:
-            subject: what is asked about.
-            binning: of the calibration errors.
             temperature: divides the logits.
 
         Raises:

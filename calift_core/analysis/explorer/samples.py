@@ -60,16 +60,11 @@ class SampleAnswers(Scores):
         """A page of samples one by one.
 
         Args:
-            subject: whose samples.
-            wanted: which of them.
             binning: of `wanted.bin`.
             against: another model's predictions of the same samples, shown beside and compared to.
-            sort: see `ordered`.
             descending: largest first.
             top: how many of the most probable classes each sample comes with.
             temperature: divides the subject's logits.
-            offset: samples before the page.
-            limit: samples on the page.
 
         Raises:
             PredictionsError: the predictions cannot be read.
@@ -156,7 +151,6 @@ class SampleAnswers(Scores):
         Args:
             subject: that has the sample; of a shift, which has images of its own, no other data set
                 is looked at.
-            sample: its id.
             run: a run that was tested, the subject's or another.
             top: how many of the most probable classes each answer comes with.
 

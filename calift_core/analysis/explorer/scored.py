@@ -50,22 +50,14 @@ class Scores:
         )
 
     def _heads(self, subject: Subject) -> tuple[str, PromptHeads]:
-        """Digest and classifiers of other prompts.
-
-        Raises:
-            NotFoundError: the run kept none.
-        """
+        """Digest and classifiers of other prompts."""
         digest, path = self._library.prompts(subject)
         return digest, self._memory.remember(
             "fits", ("prompts", digest), lambda: read_prompts(path)
         )
 
     def _features(self, file: PredictionsFile) -> npt.NDArray[np.float16]:
-        """Image features (N, D) of a file, which several questions read.
-
-        Raises:
-            NotFoundError: they are not stored.
-        """
+        """Image features (N, D) of a file, which several questions read."""
 
         def read() -> npt.NDArray[np.float16]:
             found = read_features(file.path)

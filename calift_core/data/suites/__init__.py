@@ -125,7 +125,6 @@ def shift_images(
     """The images that a shift's source stands for.
 
     Args:
-        name: of the shift.
         source: `folder:PATH` or another of `UNNAMED` that can be one.
         classes: of the ID data, which they must be of; None where they are not known.
         budget: how much of the disk may be looked at.
@@ -165,7 +164,6 @@ def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[Family, 
     """The family of the suite that a spec names, and what the spec asks of it.
 
     Args:
-        spec: the suite.
         budget: how much of the disk may be looked at.
 
     Raises:

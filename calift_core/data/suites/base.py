@@ -90,14 +90,9 @@ class Loaded:
     """What a family finds, before the spec's own names, limits and shifts.
 
     Attributes:
-        name: the ID data's name.
         classes: C class folders or labels, in label order.
         class_names: what they are called where the spec does not say, or the set of
             `CLASS_NAME_SETS` that calls them so.
-        parts: part → images.
-        shifts: the suite's own shifts.
-        stored: corruptions that are on disk.
-        notes: sentences on images that were left out.
     """
 
     name: str
@@ -114,11 +109,7 @@ class Counted:
     """What a suite holds, in numbers of images.
 
     Attributes:
-        parts: part → images.
-        shifts: the suite's own shifts.
-        stored: corruptions that are on disk.
         classes: those that other folders must have; None where they are not known.
-        notes: sentences on images that were left out.
         by_class: part → images of each class, where that is known without reading pixels.
     """
 
@@ -175,8 +166,6 @@ class Family(ABC):
     """A suite, or one of several that lie on disk in the same way.
 
     Attributes:
-        name: as a RunSpec names it.
-        title: for people.
         how_to_get: a sentence for those who do not have it.
         parts: published numbers of images by part and shift.
         shifts: names of its own shifts, any of which a spec may do without; None where only the
@@ -239,8 +228,6 @@ class Family(ABC):
         """List the images of a shift that a spec names as `NAME:PATH`; none is decoded.
 
         Args:
-            name: of the shift.
-            path: where it is.
             domain: which of its domains, where it has such.
             classes: of the ID data, which it must have; None where they are not known.
             budget: how much of the disk may be looked at.

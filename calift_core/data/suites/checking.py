@@ -26,9 +26,7 @@ def check_tree(
     """One folder of class folders.
 
     Args:
-        name: of the part.
         root: the folder, None if it is not there.
-        wanted: what it should be called.
         classes: the folders that it must have, or how many.
         published: numbers of images that it may have; any, if there are none.
     """

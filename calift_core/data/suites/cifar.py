@@ -58,7 +58,6 @@ class Facts:
         python: folder and files of the Python batches: training ones, then the test one, each
             with its published MD5.
         binary: folder and files of the binary batches, in that order.
-        label_key: of the labels in a Python batch.
         label_bytes: bytes before an image in a binary batch; the last of them is the label.
     """
 

@@ -65,7 +65,6 @@ class Domains(Family):
 
     Attributes:
         id_domain: the ID data where the spec does not choose.
-        n_classes: in each domain, where that is known.
     """
 
     name = "domains"
@@ -133,11 +132,6 @@ class KnownDomains(Domains):
     """A published data set of several domains with the same classes.
 
     Args:
-        name: as a RunSpec names it.
-        title: for people.
-        source: who publishes it.
-        images: domain → published numbers of images.
-        n_classes: in each domain.
         id_domain: the ID data where the spec does not choose.
     """
 

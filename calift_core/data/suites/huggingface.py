@@ -45,11 +45,6 @@ class Choice:
     """Columns and rows of a data set that its name chooses; "" where it says nothing.
 
     Attributes:
-        image: column of encoded images.
-        label: column of labels.
-        id: column that names each image.
-        group: column of what belongs together.
-        split: that a shift is judged on.
         config: one of several under a name of the hub.
     """
 
@@ -84,11 +79,8 @@ class Rows:
     """One split.
 
     Attributes:
-        name: of the split.
-        source: of its images.
         labels: (N,) positions in `names`.
         names: of the classes: in the order of their numbers, else sorted.
-        ids: of the images.
         groups: what belongs together, where a column was named.
     """
 
@@ -331,12 +323,7 @@ def _ids(table: pa.Table, image: str, chosen: str, what: str) -> Names:
 
 
 def _splits(path: Path, config: str) -> dict[str, tuple[Path, ...]]:
-    """Split → its Arrow files.
-
-    Raises:
-        DataUnavailableError: there is no such data set here.
-        DataError: it is here and incomplete.
-    """
+    """Split → its Arrow files."""
     if is_hub_name(path):
         return _cached_splits(path, config)
     if not path.is_dir():

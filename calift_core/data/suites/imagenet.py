@@ -76,9 +76,6 @@ class Tree:
 
     Attributes:
         folders: where it may be below the suite's folder; the first that is there is taken.
-        n_classes: class folders that it must have.
-        n_images: published number of images.
-        source: who publishes it, and under what name.
     """
 
     folders: tuple[str, ...]

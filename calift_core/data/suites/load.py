@@ -33,19 +33,13 @@ class Suite:
     """Everything a run may look at.
 
     Attributes:
-        name: the ID data's name.
         classes: C class folders or labels, in label order.
-        class_names: what the text tower reads for each.
         parts: part → images; absent parts are absent keys.
-        shifts: name → images.
         corruption_plan: (name, severity) pairs to apply to the test images.
         corruption_limit: use at most this many test images for them.
-        corruption_seed: seed of the corruptions.
         stored: the corruptions of the plan that were published as images and are not computed.
-        notes: sentences on images that were left out.
         learned: what pre-training learns captions from, a key of `LEARNED`.
         coarse_names: class → a name that it shares with others.
-        vague_names: what a caption may call any image.
     """
 
     name: str
@@ -102,9 +96,7 @@ def load_suite(spec: SuiteSpec, *, fetch: bool = True, check: bool = True) -> Su
     """Find a suite's data on this machine and split it.
 
     Args:
-        spec: the suite.
         fetch: get over a network what is not here and can be had; a look at data never does.
-        check: read the headers of image files.
 
     Raises:
         UnknownNameError: no suite, domain or set of class names has this name.

@@ -74,12 +74,7 @@ class ManifestFile(AtPath):
 
 
 def _domains(whole: Manifest, chosen: str | None) -> tuple[Manifest, dict[str, Manifest]]:
-    """The ID data, and domain → rows of the others.
-
-    Raises:
-        UnknownNameError: the chosen domain is none of them.
-        SpecError: nothing says which of them is the ID data.
-    """
+    """The ID data, and domain → rows of the others."""
     names = whole.domains.names
     unnamed = whole.domains.codes < 0
     if chosen is not None:
@@ -120,11 +115,7 @@ def _as_shift(name: str, rows: Manifest, classes: Sequence[str]) -> ImageSet:
 
 
 def _grouped(rows: Manifest, group_by: str | None) -> Manifest:
-    """The rows with the groups that a pattern finds in their paths.
-
-    Raises:
-        DataError: they have groups already, or the pattern fits none.
-    """
+    """The rows with the groups that a pattern finds in their paths."""
     if group_by is None:
         return rows
     if rows.groups.names:
@@ -153,12 +144,7 @@ def _parts(rows: Manifest, fractions: FractionSpec) -> dict[str, ImageSet]:
 
 
 def _require_splits(rows: Manifest) -> None:
-    """See that the parts which a manifest names can be used.
-
-    Raises:
-        DataError: a row has none, train is not there, a class is missing in one, or a group is in
-            two of them.
-    """
+    """See that the parts which a manifest names can be used."""
     name, said = rows.file.name, rows.splits
     if (said.codes < 0).any():
         first = rows.paths[int(np.flatnonzero(said.codes < 0)[0])]

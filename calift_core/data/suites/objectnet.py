@@ -29,8 +29,6 @@ class ObjectNetClass:
     """One of the classes that ObjectNet shares with ImageNet.
 
     Attributes:
-        folder: of its images.
-        label: ObjectNet's name for it.
         indices: positions of the ImageNet classes that are this object, one or more.
     """
 

@@ -39,13 +39,7 @@ def _split(**names: str) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a class of torchvision is asked for its images.
-
-    Attributes:
-        called: the class.
-        parts: part → arguments beside the root.
-        classes: names where torchvision has none.
-    """
+    """How a class of torchvision is asked for its images."""
 
     called: str
     parts: Mapping[str, Mapping[str, Any]]

@@ -51,9 +51,6 @@ class Row:
     """An image of a table.
 
     Attributes:
-        path: below the data's folder.
-        label: position of its class.
-        split: as WILDS calls it.
         group: what it belongs to; "" if to nothing.
     """
 

@@ -67,13 +67,9 @@ def analyse(
 
     Args:
         part: `synthetic` or `runs`.
-        points: all of them.
         scopes: named subsets; ranks are taken inside suites. None: each suite, all suites together,
             the widest of these without zero-shot models where there are any, and, of runs, within
             methods and between them.
-        notes: sentences to go before those found here.
-        n_resamples: bootstrap draws of each interval.
-        seed: of the draws.
 
     Raises:
         SpecError: no scope has 8 points.

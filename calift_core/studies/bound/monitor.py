@@ -24,8 +24,6 @@ def point_of(summary: Summary, spectrum: SpectrumReport, **identity: str | int) 
     """The point of a run; None where its headline lacks ID data or shifts.
 
     Args:
-        summary: the run's headline.
-        spectrum: of the finished model.
         **identity: the fields of `RunPoint` that name the run.
     """
     s = summary

@@ -30,9 +30,7 @@ class RankCorrelation:
         low: lower end of the interval.
         high: upper end of the interval.
         p_value: two-sided, of "no association", from permuting whole groups inside strata.
-        n: points.
         n_groups: independent units, which are resampled and permuted; n when nothing is grouped.
-        level: nominal coverage of the interval.
     """
 
     rho: float
@@ -69,9 +67,7 @@ def rank_correlation(
         y: (N,).
         groups: (N,) labels of units that belong together; None: every point is one.
         strata: (N,) labels; ranks are taken and groups permuted inside one. None: one stratum.
-        n_resamples: R, bootstrap draws.
         n_permutations: of the p-value, whose smallest value is 1/(permutations + 1).
-        level: nominal coverage.
         seed: of the draws; equal seeds give equal answers.
 
     Raises:

@@ -25,21 +25,13 @@ class SyntheticPlan:
     1 and feature 2 is multiplied by `scale`.
 
     Attributes:
-        n_features: of the input.
-        n_train: training samples.
         n_test: samples of the ID and of the OOD test set.
-        hidden: width of the ReLU layer.
         width: D, of the linear representation layer W (hidden, D), D ≤ hidden; n_test > D, so that
             σ_min is not 0 by rank.
         batch_size: of training; n_train is a multiple of it.
-        lr: of Adam.
-        lengths: training lengths, epochs.
         lambda_oc: weights of `‖WᵀW − 1‖_F²`; 0 first.
         lambda_sd: weights of the self-distillation; 0 first.
         seeds: repeats; each draws data and initial weights anew.
-        separation: of the class means.
-        mean_shift: δ.
-        scale: κ.
     """
 
     n_features: int = 1000
@@ -107,7 +99,6 @@ def synthetic_points(plan: SyntheticPlan = FULL, *, seed: int = 0) -> Iterator[B
     fifth. Models of one repeat share data and initial weights.
 
     Args:
-        plan: sizes and strengths.
         seed: added to the plan's seeds; equal seeds give equal points on one number of threads.
 
     Raises:

@@ -32,7 +32,6 @@ def bound_terms(calibration_error: float, sigma_min: float, n_features: int) -> 
         calibration_error: ε_ID in [0, 1].
         sigma_min: smallest singular value of the standardised ID covariance, in (0, 1]: their mean
             is 1.
-        n_features: D, the features it was taken over.
 
     Raises:
         SpecError: an argument is out of its range; σ_min = 0 is a rank-deficient representation.
@@ -54,12 +53,7 @@ class BoundPoint:
         part: `synthetic` or `runs`.
         suite: what it was judged on; ranks are taken inside one suite.
         group: models that differ by less than this, such as the seed, are no independent evidence.
-        variant: what the legend shows.
-        name: of the run or setting.
-        seed: of the training.
         id_calibration: ε_ID. Synthetic: squared binned error of P(y = 1); runs: the report's ECE.
-        sigma_min: of the standardised ID representation.
-        n_features: D.
         covariance_term: D/σ_min.
         rhs: ε_ID + D/σ_min.
         id_squared: E_ID(h − η)² as far as it can be known. Synthetic: exact, for η is known there;
@@ -71,7 +65,6 @@ class BoundPoint:
         ood_ece: synthetic: ECE of P(y = 1); runs: mean top-label ECE over the shifts.
         setting: what models of a group share besides, such as the learning rate.
         zero_shot: the model was not fine-tuned.
-        spec_sha256: of the run.
     """
 
     part: str

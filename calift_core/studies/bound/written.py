@@ -23,7 +23,6 @@ def write_study(folder: Path, analyses: Sequence[Analysis], *, about: dict[str, 
 
     Args:
         folder: made when it is not there.
-        analyses: of one part each.
         about: what goes to the JSON beside them, such as the seed.
 
     Returns:

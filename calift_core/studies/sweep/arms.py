@@ -30,7 +30,6 @@ class Arm:
 
     Attributes:
         index: its place among the arms; its runs are known by it.
-        label: what it is called.
         body: a RunSpec without name, seed and chosen rate.
         seeded: whether seeds differ; zero-shot is the same on all.
         rates: every rate that its ladder may reach, ascending; empty where none is chosen for it.
@@ -59,8 +58,6 @@ class Arm:
         """The run of a seed at a rate.
 
         Args:
-            sweep: its name, which the run's begins with.
-            seed: of the run.
             lr: its learning rate; None: as the base or the method says.
             inputs: the runs that a merge is made from.
 
@@ -364,11 +361,7 @@ def _ladder(
 
 
 def _check(spec: SweepSpec, arm: Arm) -> None:
-    """Raise unless the arm's runs are valid.
-
-    Raises:
-        SpecError: with every fault.
-    """
+    """Raise unless the arm's runs are valid."""
     seed = spec.seeds[0]
     pending = [f"{PENDING}-{n}" for n in range(len(arm.inputs_of(seed, spec.seeds)))]
     try:

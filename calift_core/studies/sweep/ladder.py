@@ -71,7 +71,6 @@ def choose(
     Args:
         scores: rate → score, None where the run diverged.
         rates: every rate that could have been tried, ascending.
-        highest: whether a higher score is better.
 
     Raises:
         CaliftError: every run diverged.

@@ -73,7 +73,6 @@ def best_rows(values: Mapping[str, Doubles], *, higher_is_better: bool) -> dict[
 
     Args:
         values: label → (S, R + 1), or (1, R + 1) where nothing is random.
-        higher_is_better: of the values.
     """
     labels = list(values)
     sign = -1 if higher_is_better else 1
@@ -135,13 +134,7 @@ def _pairs(losses: Doubles, images: Doubles, random: Doubles, rng: np.random.Gen
 
 
 def _eliminate(losses: Doubles, images: Doubles, random: Doubles) -> Doubles:
-    """The p-value (J,) of each row's membership in the set.
-
-    Args:
-        losses: (J, S) lower is better.
-        images: (R, J) means over seeds on drawn images.
-        random: (J,) 1 where a row has seeds, 0 where nothing is random.
-    """
+    """The p-value (J,) of each row's membership in the set."""
     p_values, left, largest = np.ones(len(losses)), np.arange(len(losses)), 0.0
     rng = np.random.default_rng(0)
     while len(left) > 1:

@@ -36,9 +36,7 @@ class Slot:
 
     Attributes:
         key: names it among the runs of its sweep.
-        arm: index.
         role: whether it chooses a rate or is judged.
-        seed: of the run.
         lr: its rate; None: as base and method say.
         after: keys of the runs that it is made from.
     """
@@ -57,11 +55,9 @@ class Plan:
 
     Attributes:
         slots: runs whose settings are known, in the order of the protocol.
-        ready: those that are to be queued now.
         rates: arm → the rate that was chosen for it.
         lost: arm → why it has no judged runs.
         to_come: arm, role and how many runs of it are certain to follow and cannot be named yet.
-        over: everything has ended, and nothing failed.
         stuck: nothing is open or ready, and something failed.
     """
 
@@ -91,7 +87,6 @@ def make_plan(arms: Arms, known: Mapping[str, Outcome]) -> Plan:
     """What is to run.
 
     Args:
-        arms: of the sweep.
         known: key → outcome, of every run that was queued.
     """
     slots: list[Slot] = []

@@ -52,9 +52,7 @@ class JudgedSet:
     """One model on one data set.
 
     Attributes:
-        dataset: name.
         role: `id`, `shift` or `corruption`.
-        ece: calibration error.
         floor: what it would read of a calibrated model.
         open: reads the N samples in the order of their ids: (N,) names of their source images, and
             their scores.
@@ -81,8 +79,6 @@ class Contender:
     """An arm with its finished runs.
 
     Attributes:
-        label: what it is called.
-        method: its kind.
         lr: its rate, None where none was chosen.
         at_edge: whether that lies at an end of its ladder.
         runs: judged at its own rate, in the order of the seeds.
@@ -236,10 +232,6 @@ def make_verdict(
 
     Args:
         contenders: each with a run for each judged seed, or one run where nothing is random.
-        sweep_id: of the sweep.
-        name: of the sweep.
-        seeds: the judged seeds.
-        complete: whether nothing of the sweep is open.
         left_out: contenders without all of their runs.
 
     Raises:

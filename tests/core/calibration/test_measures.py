@@ -15,7 +15,6 @@ from calift_core import calibration as cal
 from calift_core.calibration import measures
 from calift_core.calibration.diagrams import wilson_interval
 from calift_core.calibration.measures import (
-    brier_decomposition,
     debiased_squared_error,
     over_under_confidence,
     top_k_accuracy,
@@ -279,28 +278,6 @@ def test_ece__norms_are_ordered_and_the_split_adds_up(
     mean_gap = float(probs.max(axis=1).mean()) - cal.accuracy(cal.score_probs(probs, labels))
     assert over - under == pytest.approx(mean_gap, abs=1e-9)
     assert l1 >= abs(mean_gap) - 1e-9
-
-
-@settings(deadline=None)
-@given(case=cases(), n_bins=n_bins, scheme=schemes)
-def test_brier_decomposition__parts_add_up(case: Case, n_bins: int, scheme: cal.Scheme) -> None:
-    parts = brier_decomposition(*case, cal.Binning(n_bins=n_bins, scheme=scheme))
-    assert parts["brier"] == pytest.approx(cal.brier(cal.score_probs(*case)))
-    assert parts["calibration"] + parts["refinement"] == pytest.approx(parts["brier"])
-    assert parts["uncertainty"] - parts["resolution"] + parts["within_bin"] == pytest.approx(
-        parts["refinement"]
-    )
-    assert min(parts["calibration"], parts["resolution"], parts["uncertainty"]) >= -1e-12
-
-
-def test_brier_decomposition__nothing_is_within_bins_of_one_value_each() -> None:
-    probs = np.repeat([[0.8, 0.2], [0.4, 0.6]], 10, axis=0)
-    labels = np.array([0] * 7 + [1] * 3 + [0] * 5 + [1] * 5)
-    parts = brier_decomposition(probs, labels, cal.Binning(n_bins=10, scheme="equal_width"))
-    assert parts["within_bin"] == pytest.approx(0, abs=1e-12)
-    assert parts["calibration"] == pytest.approx(2 * (0.5 * 0.1**2 + 0.5 * 0.1**2))
-    assert parts["uncertainty"] == pytest.approx(2 * 0.6 * 0.4)
-    assert parts["resolution"] == pytest.approx(2 * 0.1**2)
 
 
 @settings(deadline=None)
