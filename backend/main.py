@@ -19,7 +19,7 @@ from backend.dispatch.queue import make_celery
 from backend.explore.bound import Monitor
 from backend.explore.library import StoreLibrary
 from backend.explore.precomputing import ComparisonPrecomputer
-from backend.explore.sweeps import SweepJudge
+from backend.explore.sweeps import SweepComparison
 from backend.http import oidc, problems
 from backend.http.authentication import Authenticator
 from backend.http.concurrency import limiters
@@ -179,7 +179,7 @@ def create_app(
         ready=ready,
         bulk=BulkActions(settings, store, artifacts, submission, partial(check_owned, store)),
         sweeping=sweeping,
-        judge=SweepJudge(store, library, explorer, sweeping),
+        judge=SweepComparison(store, library, explorer, sweeping),
         thumbnails=Thumbnails(settings, store, submission),
         trials=Trials(settings, store, artifacts),
         exports=Exports(settings, store, artifacts),

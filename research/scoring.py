@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.calibration import BESIDE_CALIBRATORS
+from calift_core.calibration import INITIAL_MODEL_CALIBRATORS
 from calift_core.calibration.bins import softmax
 from calift_core.calibration.calibrators import Calibrator
 from calift_core.calibration.registry import known
@@ -81,7 +81,7 @@ def uses(
     wanted = [*PUBLISHED, ENSEMBLE, DISAGREEMENT]
     found: dict[str, dict[str, Scores]] = {"raw": plain}
     for kind in wanted:
-        beside = kind in BESIDE_CALIBRATORS
+        beside = kind in INITIAL_MODEL_CALIBRATORS
         if beside and initial is None:
             continue
         first = initial if beside else None

@@ -172,7 +172,7 @@ class _Attempt:
         self._stop_reason: StopReason = ""
         self._superseded = False
         self._states: StateKeeper | None = None
-        self._judges = claim.kind == "evaluation"
+        self._evaluates = claim.kind == "evaluation"
         self._publisher = Publisher(JudgedRuns(engine), artifacts, claim, folder)
         self._gone: set[str] = set()
 
@@ -203,7 +203,7 @@ class _Attempt:
     def _run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Outcome:
         if self._claim.cancel_requested:
             return self._cancelled()
-        left = None if self._judges else finished_earlier(self._earlier(), self._run_id)
+        left = None if self._evaluates else finished_earlier(self._earlier(), self._run_id)
         if left is not None:
             return self._adopt(left)
         self._prepare()
@@ -234,7 +234,7 @@ class _Attempt:
 
     def _command(self, argv: Sequence[str]) -> Sequence[str]:
         """What the job's folder is appended to; one process judges, several may train."""
-        if self._judges:
+        if self._evaluates:
             return argv
         spec = parse_spec(self._claim.spec)
         return launcher_of(spec)(argv, spec)
@@ -269,7 +269,7 @@ class _Attempt:
             raise storage_error(error, self._folder, "make") from error
         source = self._resume_source()
         finished = Inputs(self._files, self._artifacts, self._lease, self._folder / _INPUTS)
-        if self._judges:
+        if self._evaluates:
             wanted = EvaluationJobSpec.model_validate(self._claim.spec).runs
             inputs = finished.left_of(wanted)
             self._gone = set(wanted) - set(inputs)
@@ -366,7 +366,7 @@ class _Attempt:
     def _conclude(self, returncode: int, result: JobResult | None) -> Outcome:
         """Decide what an ended runner means."""
         if result is not None and result.outcome == "succeeded":
-            return self._judged() if self._judges else self._succeeded()
+            return self._evaluated() if self._evaluates else self._succeeded()
         if self._stop_reason == "cancel" or self._lease.cancel:
             return self._cancelled()
         if result is not None and result.outcome == "failed":
@@ -417,7 +417,7 @@ class _Attempt:
         remove([self._folder.parent])
         return "succeeded"
 
-    def _judged(self) -> Outcome:
+    def _evaluated(self) -> Outcome:
         """All results are under their runs already: publish the log, then remove the folder."""
         self._publish("runner.log", "log")
         gone = sorted(self._gone | self._publisher.gone)

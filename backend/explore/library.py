@@ -202,7 +202,7 @@ class StoreLibrary:
             ) from None
         return training_label(self._artifacts.verified(stored.sha256), sample)
 
-    def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
+    def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """Those of a zero-shot run with the very weights that the subject's run began with.
 
         Raises:

@@ -18,10 +18,10 @@ from calift_core.schema.wire.results import Evaluation
 from calift_core.schema.wire.sweeps import SWEEP_ENDS, LeftOut, SweepVerdict
 from calift_core.studies.sweep.arms import Arm, Arms
 from calift_core.studies.sweep.plan import Plan
-from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet, make_verdict
+from calift_core.studies.sweep.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
 
 
-class SweepJudge:
+class SweepComparison:
     """Judges sweeps whose runs are stored."""
 
     def __init__(
@@ -64,7 +64,7 @@ class SweepJudge:
                 f"sweep {sweep_id} has no verdict yet: no method has all of its judged runs.",
                 hint="It comes with the first method whose seeds have all finished.",
             )
-        return make_verdict(
+        return compare_contenders(
             contenders,
             sweep_id=sweep_id,
             name=arms.spec.name,
@@ -77,7 +77,7 @@ class SweepJudge:
         chosen = plan.rates.get(arm.index)
         every = arms.spec.rate is not None and arms.spec.rate.every_seed
         role = "judged" if every else "selection"
-        ladder: dict[float, list[JudgedRun]] = {}
+        ladder: dict[float, list[ScoredRun]] = {}
         for lr in arm.rates:
             slots = [s for s in plan.slots if s.arm == arm.index and s.role == role and s.lr == lr]
             if slots and all(s.key in done for s in slots):
@@ -91,12 +91,12 @@ class SweepJudge:
             ladder=ladder,
         )
 
-    def _run(self, run_id: str, seed: int) -> JudgedRun:
+    def _run(self, run_id: str, seed: int) -> ScoredRun:
         evaluations = self._store.results.run_evaluations(run_id)
-        return JudgedRun(run_id, seed, {e.dataset: self._set(e) for e in evaluations})
+        return ScoredRun(run_id, seed, {e.dataset: self._set(e) for e in evaluations})
 
-    def _set(self, evaluation: Evaluation) -> JudgedSet:
-        return JudgedSet(
+    def _set(self, evaluation: Evaluation) -> ScoredSet:
+        return ScoredSet(
             dataset=evaluation.dataset,
             role=evaluation.role,
             ece=evaluation.ece.value,

@@ -16,7 +16,7 @@ from backend.children.model_host import ModelHost
 from backend.dispatch.housekeeper import Housekeeper
 from backend.explore.bound import Monitor
 from backend.explore.library import StoreLibrary
-from backend.explore.sweeps import SweepJudge
+from backend.explore.sweeps import SweepComparison
 from backend.http.authentication import Authenticator, Principal
 from backend.http.concurrency import FairLimiter, Kind, Place
 from backend.http.middleware import takes_uploads
@@ -41,7 +41,7 @@ from backend.store.stores import Stores
 from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
-from calift_core.calibration import BESIDE_CALIBRATORS, CALIBRATORS
+from calift_core.calibration import CALIBRATORS, INITIAL_MODEL_CALIBRATORS
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.wire.results import AskedBinning
@@ -94,7 +94,7 @@ class Services:
     imports: Imports
     datasets: Datasets
     sweeping: Sweeping
-    judge: SweepJudge
+    judge: SweepComparison
     thumbnails: Thumbnails
     trials: Trials
     exports: Exports
@@ -381,7 +381,7 @@ Temperature = Annotated[float | None, Query(ge=0.01, le=100, description="None: 
 if TYPE_CHECKING:
     Calibrator = str
 else:
-    Calibrator = Literal[(*CALIBRATORS, *BESIDE_CALIBRATORS)]
+    Calibrator = Literal[(*CALIBRATORS, *INITIAL_MODEL_CALIBRATORS)]
 CalibratorKind = Annotated[Calibrator, Query(description="What is fitted")]
 FitOn = Annotated[
     str | None,

@@ -9,9 +9,9 @@ from backend.services.submission import SCAN_ENTRIES, SCAN_SECONDS, Submission, 
 from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
 from calift_core.data.counting import SuiteCounts
-from calift_core.data.job_counting import JobCounts, Judgeable, count_job
+from calift_core.data.job_counting import EvaluatedRun, JobCounts, count_job
 from calift_core.data.listing import Budget
-from calift_core.data.workload import Pace, Workload, judging_phases
+from calift_core.data.workload import Pace, Workload, evaluation_phases
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema.evaluation_job import EvaluationJobSpec, is_job_id
 from calift_core.schema.methods import ZeroShot
@@ -58,7 +58,7 @@ class EvaluationSubmission:
             errors = [{"pointer": p, "message": m} for p, m in self._refusals(spec)]
         if errors:
             return Validation(valid=False, errors=errors)
-        runs: list[Judgeable] = []
+        runs: list[EvaluatedRun] = []
         for index, run_id in enumerate(spec.runs):
             found = self._judgeable(run_id)
             if isinstance(found, str):
@@ -82,7 +82,7 @@ class EvaluationSubmission:
     def _estimate(self, spec: EvaluationJobSpec, counts: JobCounts) -> Estimate:
         """What a job costs; its time is that of finished runs of like size, as a run's is."""
         paces = {run_id: self._pace(spec, run_id, n) for run_id, n in counts.by_run.items()}
-        phases = judging_phases((n, paces[run_id]) for run_id, n in counts.by_run.items())
+        phases = evaluation_phases((n, paces[run_id]) for run_id, n in counts.by_run.items())
         basis = ["images: counted on this machine, once for each run", *counts.notes]
         if phases:
             told = dict.fromkeys(pace.basis for pace in paces.values() if pace is not None)
@@ -113,7 +113,7 @@ class EvaluationSubmission:
         for place, uri in sources.items():
             yield from self._submission.source_refusals(f"#/{place}", uri)
 
-    def _judgeable(self, run_id: str) -> Judgeable | str:
+    def _judgeable(self, run_id: str) -> EvaluatedRun | str:
         """A run that can be judged, or a sentence on why it cannot."""
         if is_job_id(run_id):
             return f"{run_id} is an evaluation job and has no model"
@@ -137,7 +137,7 @@ class EvaluationSubmission:
             suite = parse_spec(run.spec).suite
         except SpecError as error:
             return f"the spec of run {run_id} cannot be read: {error}"
-        return Judgeable(run_id, suite, tuple(report["data"]["classes"]))
+        return EvaluatedRun(run_id, suite, tuple(report["data"]["classes"]))
 
     def _judged_before(self, spec: EvaluationJobSpec) -> Iterator[str]:
         """Names that a run has results under: whether of the same images is for the runner."""

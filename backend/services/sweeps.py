@@ -580,7 +580,7 @@ def _arm_view(arms: Arms, arm: Arm, plan: Plan, runs: Mapping[str, SweepRun]) ->
         rates=[_rate_view(slot, runs) for slot in plan.slots
                if slot.arm == arm.index and slot.role == "selection"],
         judged=len(arms.seeds_of(arm)),
-        judged_done=len(done),
+        evaluated_done=len(done),
         run_ids=done,
         trouble=trouble,
     )  # fmt: skip

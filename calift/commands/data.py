@@ -61,14 +61,14 @@ def inspect(
 
     Exit status 1 if an image cannot be read. Every image is decoded once, with --features twice.
     """
-    from calift_core.analysis.copies import judged_sets
+    from calift_core.analysis.copies import evaluated_sets
     from calift_core.data.counting import few_images
     from calift_core.data.duplicates import between
     from calift_core.data.suites.base import by_class
     from calift_core.data.suites.load import load_suite
     from calift_core.schema.spec import SuiteSpec, absolute_uri
 
-    judged = {} if run is None else judged_sets(run)
+    run_sets = {} if run is None else evaluated_sets(run)
     suite = load_suite(SuiteSpec(id=absolute_uri(source)), fetch=False, check=False)
     sets = {name: s for name, s in (suite.parts | suite.shifts).items() if len(s)}
     seen = _look_at_all(sets)
@@ -89,7 +89,7 @@ def inspect(
             ),
         ],
         "sets": {name: _described(images, suite, seen[name]) for name, images in sets.items()},
-        "overlaps": [_as_json(o, judged) for o in overlaps],
+        "overlaps": [_as_json(o, run_sets) for o in overlaps],
     }
     if as_json:
         print_json(found)
@@ -170,10 +170,10 @@ def _described(images: ImageSet, suite: Suite, seen: Seen) -> dict[str, Any]:
     }
 
 
-def _as_json(o: Overlap, judged: Mapping[str, Path]) -> dict[str, Any]:
+def _as_json(o: Overlap, run_sets: Mapping[str, Path]) -> dict[str, Any]:
     from calift_core.analysis.copies import worth_of
 
-    worth = worth_of(judged[o.name], o.ids) if o.name in judged else None
+    worth = worth_of(run_sets[o.name], o.ids) if o.name in run_sets else None
     return {
         "set": o.name,
         "in": o.other,

@@ -181,7 +181,7 @@ def evaluate(
         source = spec_file or run_folder_of(path) / "spec.json"
         if spec_file is None and not source.is_file():
             raise SpecError(f"{str(path)!r} holds no run (there is no spec.json in it)")
-        specs.append(_judged_on(load_spec(source), changes))
+        specs.append(_evaluation_suite(load_spec(source), changes))
     with stop_on_signal() as stop:
         if len(run_folders) == 1:
             records = evaluate_finished(specs[0], run_folders[0], folder, stop=stop)
@@ -238,7 +238,7 @@ def _severities(text: str) -> list[int]:
         raise SpecError(f"--severities takes numbers from 1 to 5, got {text!r}") from None
 
 
-def _judged_on(spec: RunSpec, changes: dict[str, Any]) -> RunSpec:
+def _evaluation_suite(spec: RunSpec, changes: dict[str, Any]) -> RunSpec:
     """A spec with what the options of `calift evaluate` add to its suite and evaluation."""
     data = spec.model_dump(mode="json")
     data["suite"]["shifts"] |= changes["shifts"]

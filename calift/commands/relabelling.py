@@ -32,11 +32,11 @@ def doubtful(
     of shifts. They are suggestions: look at each, correct the column `suggested` (empty leaves the
     image out) or delete the line, then `calift data relabel`.
     """
-    from calift_core.analysis.copies import judged_sets
+    from calift_core.analysis.copies import evaluated_sets
     from calift_core.analysis.label_errors import suspects_in
     from calift_core.predictions.read import read_scores
 
-    sets = judged_sets(run)
+    sets = evaluated_sets(run)
     found = [one for path in sets.values() for one in suspects_in(path)]
     hits = [hit for path in sets.values() for hit in read_scores(path).correct.tolist()]
     agrees = sum(hits) / len(hits)

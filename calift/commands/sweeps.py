@@ -206,7 +206,7 @@ def _show(found: SweepDetail, verdict: SweepVerdict | None) -> None:
             for r in arm.rates
         )
         table.add_row(
-            plain_text(arm.label), rate, ladder, f"{arm.judged_done} of {arm.judged}",
+            plain_text(arm.label), rate, ladder, f"{arm.evaluated_done} of {arm.judged}",
             plain_text(arm.trouble),
         )  # fmt: skip
     out.print(table)

@@ -70,7 +70,7 @@ def fit_calibrator(
     """Fit a calibrator on stored predictions, under the leakage guard.
 
     Args:
-        kind: a name in `CALIBRATORS` or `BESIDE_CALIBRATORS`.
+        kind: a name in `CALIBRATORS` or `INITIAL_MODEL_CALIBRATORS`.
         parts: one set of predictions, from `read_to_fit`; for `tsp` the ID calibration split and
             its perturbed copies.
         oracle: allow data other than the ID calibration split.

@@ -28,7 +28,7 @@ class Worth:
     on_copies: float | None
 
 
-def judged_sets(run: Path) -> dict[str, Path]:
+def evaluated_sets(run: Path) -> dict[str, Path]:
     """What a run has predictions of: `test`, `validation`, `calibration` and shifts by name.
 
     Raises:

@@ -187,7 +187,7 @@ class FolderLibrary:
             raise no_prompts(subject)
         return str(path), path
 
-    def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
+    def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """The file of the same data set in the initial model's folder, or in the run's own copy."""
         asked = (file.metadata.dataset, file.metadata.role)
         initial = self.initial or _run_of(subject) / INITIAL_NAME

@@ -48,7 +48,7 @@ class SampleFilter:
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class Baseline:
     """Another model's answers on the same samples.
 
     Attributes:
@@ -59,7 +59,7 @@ class Beside:
     position: Ints
 
     @classmethod
-    def of(cls, n: int, scores: SampleScores, ours: Ints, theirs: Ints) -> Beside:
+    def of(cls, n: int, scores: SampleScores, ours: Ints, theirs: Ints) -> Baseline:
         """From what `shared_samples` gives: positions (S,) of the shared samples in each."""
         position = np.full(n, -1, dtype=np.int64)
         position[ours] = theirs
@@ -74,7 +74,7 @@ class Beside:
 
 
 def chosen(
-    samples: Samples, wanted: SampleFilter, binning: Binning, beside: Beside | None = None
+    samples: Samples, wanted: SampleFilter, binning: Binning, baseline: Baseline | None = None
 ) -> Ints:
     """Positions (M,) of the samples that are meant, in stored order.
 
@@ -99,16 +99,16 @@ def chosen(
             )
         mask = mask & (calibration.assign_bins(confidences, edges) == wanted.bin)
     if wanted.outcome is not None:
-        mask = mask & _outcome(samples.scores.correct, wanted.outcome, beside)
+        mask = mask & _outcome(samples.scores.correct, wanted.outcome, baseline)
     return np.flatnonzero(mask)
 
 
-def _outcome(correct: Bools, outcome: str, beside: Beside | None) -> Bools:
+def _outcome(correct: Bools, outcome: str, baseline: Baseline | None) -> Bools:
     if outcome not in get_args(Outcome):
         raise UnknownNameError("outcome", outcome, get_args(Outcome))
-    if beside is None:
+    if baseline is None:
         raise _needs_baseline(f"outcome {outcome!r}")
-    before = beside.value("correct")  # NaN equals neither, so a sample that only we saw is out
+    before = baseline.value("correct")  # NaN equals neither, so a sample that only we saw is out
     now, then = {
         "gained": (True, 0.0),
         "lost": (False, 1.0),
@@ -132,7 +132,7 @@ def ordered(
     order: Order,
     *,
     descending: bool,
-    beside: Beside | None = None,
+    baseline: Baseline | None = None,
 ) -> Ints:
     """Positions (M,) in an order; equal ones keep that of the file.
 
@@ -159,9 +159,9 @@ def ordered(
     elif order == "nll":
         values = scores.nll
     else:
-        if beside is None:
+        if baseline is None:
             raise _needs_baseline("the order 'change'")
-        values = beside.value("nll") - scores.nll
+        values = baseline.value("nll") - scores.nll
     here = values[index]
     found: Ints = index[np.argsort(-here if descending else here, kind="stable")]
     return found
@@ -171,7 +171,7 @@ def described(
     samples: Samples,
     at: Ints,
     top: list[list[tuple[int, float]]],
-    beside: Beside | None,
+    baseline: Baseline | None,
     near: Sequence[Sequence[tuple[str, float]]] = (),
 ) -> list[Sample]:
     """The samples at positions (M,), each with its largest probabilities and nearest prompts.
@@ -182,8 +182,8 @@ def described(
     found = []
     for row, k in enumerate(at.tolist()):
         theirs = None
-        if beside is not None and (j := int(beside.position[k])) >= 0:
-            theirs = _answer(beside.scores, j, names)
+        if baseline is not None and (j := int(baseline.position[k])) >= 0:
+            theirs = _answer(baseline.scores, j, names)
         found.append(
             Sample(
                 id=str(samples.ids[k]),
@@ -341,7 +341,7 @@ def compared_looks(chosen: Sequence[Measured], rest: Sequence[Measured]) -> list
 # ---- Labels that runs contradict ---------------------------------------------------------------
 
 
-def contradicted(answers: Sequence[Beside], threshold: float) -> tuple[Ints, Doubles]:
+def contradicted(answers: Sequence[Baseline], threshold: float) -> tuple[Ints, Doubles]:
     """Samples that every model has seen and surely takes for one and the same other class.
 
     Args:

@@ -45,7 +45,7 @@ def run_name(text: str) -> str:
     return plain or "imported predictions"
 
 
-def judged(
+def evaluation_of(
     predictions: Predictions | TopKPredictions, evaluation: EvaluationSpec, sha256: str
 ) -> EvaluationReport | None:
     """The report of one set; None of a calibration or validation part, which is not judged."""
@@ -109,7 +109,7 @@ def import_into_folder(
     if (folder / relative).exists():
         raise SpecError(f"the run in {folder} has predictions of {dataset!r} already")
     sha256 = write_predictions(folder / relative, predictions, keep=keep)
-    evaluation = judged(predictions, spec.evaluation, sha256)
+    evaluation = evaluation_of(predictions, spec.evaluation, sha256)
     known += [evaluation] if evaluation else []
     report = imported_report(run_id_of(folder), spec, known)
     atomic_write_json(report_file, report.model_dump(mode="json"))

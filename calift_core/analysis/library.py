@@ -214,7 +214,7 @@ class Library(Protocol):
             NotFoundError: the run kept none.
         """
 
-    def beside(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
+    def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """The initial model's predictions of the samples of a file of the subject's run.
 
         Raises:

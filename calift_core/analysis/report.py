@@ -76,7 +76,7 @@ def evaluation_report(
     )
 
 
-class Judged(Protocol):
+class DatasetNumbers(Protocol):
     """What the numbers of one data set are grouped by."""
 
     @property
@@ -92,7 +92,7 @@ class Judged(Protocol):
         """The corruption's name, where it is one."""
 
 
-J = TypeVar("J", bound=Judged)
+J = TypeVar("J", bound=DatasetNumbers)
 
 
 def ood_groups(evaluations: Iterable[J]) -> dict[str, list[J]]:

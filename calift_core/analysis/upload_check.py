@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calift_core.analysis.imported import judged
+from calift_core.analysis.imported import evaluation_of
 from calift_core.errors import CaliftError, PredictionsError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.foreign.load import load_predictions
@@ -46,7 +46,7 @@ def check_upload(folder: Path, memory_bytes: int | None) -> None:
         )
         stored = folder / "stored.parquet"
         sha256 = write_predictions(stored, predictions)
-        evaluation = judged(predictions, EvaluationSpec(), sha256)
+        evaluation = evaluation_of(predictions, EvaluationSpec(), sha256)
         answer: dict[str, Any] = {
             "sha256": sha256,
             "metadata": asdict(predictions.metadata),

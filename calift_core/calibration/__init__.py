@@ -33,14 +33,14 @@ from calift_core.calibration.measures import (
     risk_at_coverage,
 )
 from calift_core.calibration.planning import samples_needed
-from calift_core.calibration.registry import BESIDE_CALIBRATORS, CALIBRATORS
+from calift_core.calibration.registry import CALIBRATORS, INITIAL_MODEL_CALIBRATORS
 from calift_core.calibration.scores import SampleScores, TopLabel, score_probs, score_samples
 from calift_core.calibration.smooth import smooth_ece
 from calift_core.calibration.uncertainty import interval, null_floor
 
 __all__ = [
     "Binning",
-    "BESIDE_CALIBRATORS",
+    "INITIAL_MODEL_CALIBRATORS",
     "CALIBRATORS",
     "Calibrator",
     "Norm",

@@ -84,7 +84,7 @@ class Calibrator(ABC):
         wide = check_logits(logits)
         targets = check_labels(labels, *wide.shape)
         if self.reads_initial:
-            self._fit_beside(wide, self._initial(initial, wide), targets)
+            self._fit_with_initial(wide, self._initial(initial, wide), targets)
         else:
             self._fit(wide, targets)
         self.fitted_on = {"split": split, "role": role, "n": len(targets)}
@@ -107,7 +107,7 @@ class Calibrator(ABC):
             raise SpecError(f"calibrator {self.kind!r} must be fitted before transform, got no fit")
         wide = check_logits(logits)
         if self.reads_initial:
-            return self._transform_beside(wide, self._initial(initial, wide))
+            return self._transform_with_initial(wide, self._initial(initial, wide))
         return self._transform(wide)
 
     def _initial(self, initial: Floats | None, logits: Floats) -> Floats:
@@ -138,10 +138,10 @@ class Calibrator(ABC):
     def _transform(self, logits: Floats) -> Floats:
         raise NotImplementedError
 
-    def _fit_beside(self, logits: Floats, initial: Floats, labels: Ints) -> None:
+    def _fit_with_initial(self, logits: Floats, initial: Floats, labels: Ints) -> None:
         raise NotImplementedError
 
-    def _transform_beside(self, logits: Floats, initial: Floats) -> Floats:
+    def _transform_with_initial(self, logits: Floats, initial: Floats) -> Floats:
         raise NotImplementedError
 
     @abstractmethod

@@ -54,7 +54,7 @@ def _upper(errors: Doubles | np.float64, kept: Doubles | np.float64, tail: float
 
 
 @dataclass(frozen=True)
-class Kept:
+class RetainedSet:
     """What a threshold keeps of some samples.
 
     Attributes:
@@ -73,7 +73,7 @@ class Kept:
     risk_interval: tuple[float, float] | None
 
 
-def keep(scores: Scores, threshold: float) -> Kept:
+def keep(scores: Scores, threshold: float) -> RetainedSet:
     """Keep the samples whose confidence is at least a threshold.
 
     Raises:
@@ -85,7 +85,7 @@ def keep(scores: Scores, threshold: float) -> Kept:
     errors = int((inside & ~top.correct).sum())
     low, high = clopper_pearson(float(kept), float(n))
     ends = clopper_pearson(float(errors), float(kept))
-    return Kept(
+    return RetainedSet(
         n=n,
         kept=kept,
         errors=errors,

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from calift_core.calibration.beside import (
-    CautiousTemperature,
-    DisagreementTemperature,
-    Ensemble,
-    SampleScaling,
-)
 from calift_core.calibration.calibrators import (
     Calibrator,
     Histogram,
@@ -19,6 +13,12 @@ from calift_core.calibration.calibrators import (
     Vector,
 )
 from calift_core.calibration.ensemble_temperature import EnsembleTemperature
+from calift_core.calibration.initial_model import (
+    CautiousTemperature,
+    DisagreementTemperature,
+    Ensemble,
+    SampleScaling,
+)
 from calift_core.calibration.structured import StructuredMatrix, StructuredVector
 from calift_core.errors import SpecError, UnknownNameError
 
@@ -33,7 +33,7 @@ CALIBRATORS: dict[str, type[Calibrator]] = {
     "tsp": PerturbedTemperature,
 }
 #: Those that read the initial model's logits beside the tuned one's.
-BESIDE_CALIBRATORS: dict[str, type[Calibrator]] = {
+INITIAL_MODEL_CALIBRATORS: dict[str, type[Calibrator]] = {
     "disagreement": DisagreementTemperature,
     "cautious": CautiousTemperature,
     "sals": SampleScaling,
@@ -47,7 +47,7 @@ def known(kind: str) -> type[Calibrator]:
     Raises:
         UnknownNameError: there is none.
     """
-    every = CALIBRATORS | BESIDE_CALIBRATORS  # one may have been added since
+    every = CALIBRATORS | INITIAL_MODEL_CALIBRATORS  # one may have been added since
     if kind not in every:
         raise UnknownNameError("calibrator", kind, every)
     return every[kind]
@@ -75,7 +75,7 @@ def require_initial(kind: str, *, named: bool) -> None:
     Raises:
         SpecError: it is not so.
     """
-    if kind in BESIDE_CALIBRATORS and not named:
+    if kind in INITIAL_MODEL_CALIBRATORS and not named:
         raise SpecError(
             f"{kind} reads the initial model's logits beside this one's: it must know the finished "
             "run of the model that this run started from.",
@@ -83,8 +83,8 @@ def require_initial(kind: str, *, named: bool) -> None:
             "towers then: twice the weights, two passes for every image. --with temperature keeps "
             "every prediction too.",
         )
-    if named and kind not in BESIDE_CALIBRATORS:
+    if named and kind not in INITIAL_MODEL_CALIBRATORS:
         raise SpecError(
             f"{kind} reads no other model's logits, and an initial model is given.",
-            hint=f"Those that do: {', '.join(BESIDE_CALIBRATORS)}.",
+            hint=f"Those that do: {', '.join(INITIAL_MODEL_CALIBRATORS)}.",
         )

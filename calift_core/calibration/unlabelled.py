@@ -50,7 +50,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EstimatorError:
     """How far an estimator was off on shifts with labels, in fractions."""
 
     estimator: str
@@ -139,21 +139,21 @@ def estimate_accuracy(
     ]
 
 
-def judge_estimators(labelled: Labelled, shifts: Mapping[str, Labelled]) -> list[Judged]:
+def validate_estimators(labelled: Labelled, shifts: Mapping[str, Labelled]) -> list[EstimatorError]:
     """How far every estimator is off on shifts whose labels are known."""
     found = {
         name: (expected_accuracy(labelled, shift.confidences), float(shift.correct.mean()))
         for name, shift in shifts.items()
     }
     return [
-        Judged(one, {name: values[one] - truth for name, (values, truth) in found.items()})
+        EstimatorError(one, {name: values[one] - truth for name, (values, truth) in found.items()})
         for one in ESTIMATORS
     ]
 
 
-def recommended(judged: list[Judged]) -> str:
+def recommended(validated: list[EstimatorError]) -> str:
     """The estimator with the smallest mean error; the average confidence unless one is better."""
-    by_name = {one.estimator: one.mean_error for one in judged}
+    by_name = {one.estimator: one.mean_error for one in validated}
     best = min(ESTIMATORS, key=lambda name: by_name.get(name, float("inf")))
     return best if by_name.get(best, np.inf) < by_name.get(AVERAGE, np.inf) else AVERAGE
 

@@ -26,7 +26,7 @@ def _sentence(error: Exception, source: str) -> str:
 
 
 @dataclass(frozen=True)
-class Judgeable:
+class EvaluatedRun:
     """A finished run that can be judged.
 
     Attributes:
@@ -61,7 +61,7 @@ class JobCounts:
 
 
 def count_job(
-    spec: EvaluationJobSpec, runs: Sequence[Judgeable], budget: Budget | None = None
+    spec: EvaluationJobSpec, runs: Sequence[EvaluatedRun], budget: Budget | None = None
 ) -> JobCounts:
     """Count what a job has to judge.
 
@@ -93,7 +93,7 @@ class _Counter:
         self._shifts: dict[tuple[str, tuple[str, ...]], int | None] = {}
         self._suites: dict[tuple[str, str], SuiteCounts | None] = {}
 
-    def sets(self, run: Judgeable) -> Iterator[tuple[str, int | None]]:
+    def sets(self, run: EvaluatedRun) -> Iterator[tuple[str, int | None]]:
         """Name and images of suites and shifts."""
         for index, suite_id in enumerate(self.spec.suites):
             yield suite_id, self._suite_images(f"#/suites/{index}", suite_id, run)
@@ -108,7 +108,7 @@ class _Counter:
                 self._shifts[at] = self._shift_images(place, name, uri, run.classes)
             yield name, self._shifts[at]
 
-    def corrupted(self, run: Judgeable) -> int | None:
+    def corrupted(self, run: EvaluatedRun) -> int | None:
         """Images under the corruptions that are named."""
         if not self.spec.corruptions.chosen:
             return 0
@@ -130,14 +130,14 @@ class _Counter:
             return len(images)
         return None
 
-    def _suite_images(self, place: str, suite_id: str, run: Judgeable) -> int | None:
+    def _suite_images(self, place: str, suite_id: str, run: EvaluatedRun) -> int | None:
         counts = self._suite(place, SuiteSpec(id=suite_id), run)
         if counts is None or counts.evaluated is None:
             return None
         is_own = suite_id == run.suite.id  # whose test images the run was judged on
         return counts.evaluated - (counts.parts["test"] if is_own else 0)
 
-    def _suite(self, place: str, spec: SuiteSpec, run: Judgeable) -> SuiteCounts | None:
+    def _suite(self, place: str, spec: SuiteSpec, run: EvaluatedRun) -> SuiteCounts | None:
         at = (place, spec.model_dump_json())
         if at not in self._suites:
             self._suites[at] = self._count(place, spec)

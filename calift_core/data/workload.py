@@ -48,8 +48,8 @@ class Workload:
     Attributes:
         counts: images of the suite by what they are for.
         train_images: images that are trained on, None too where nothing is trained.
-        evaluation_images: test, shifts and corruptions, once for each model that is judged.
-        selection_images: ID validation and calibration, once for each model that is judged.
+        evaluation_images: test, shifts and corruptions, once for each model that is evaluated.
+        selection_images: ID validation and calibration, once for each model that is evaluated.
         other_images: predicted besides: at the ends of epochs, before the first step, noisy copies.
         training_images: those of them that are predicted while the run trains.
         problems: pointer and sentence of what is here and cannot be used.
@@ -162,16 +162,16 @@ def count_images(
         other += min(train.keep_features, counts.parts.get("train", 0))
     other += 2 * sum(counts.parts.get(part, 0) for part in method.fitted_on)
     other += method.chosen_among * n_validation
-    judged = method.judged_models
+    n_models = method.evaluated_models
     selection = None
     if counts.selection is not None:  # a path is not measured on the calibration images
-        selection = counts.selection + (judged - 1) * n_validation
+        selection = counts.selection + (n_models - 1) * n_validation
     return Workload(
         counts,
         train_images=n_train,
         steps=steps,
         trained=trained,
-        evaluation_images=None if counts.evaluated is None else counts.evaluated * judged,
+        evaluation_images=None if counts.evaluated is None else counts.evaluated * n_models,
         selection_images=selection,
         other_images=training + other,
         training_images=training,
@@ -180,21 +180,21 @@ def count_images(
     )
 
 
-def judging_phases(runs: Iterable[tuple[int | None, Pace | None]]) -> dict[str, float] | None:
+def evaluation_phases(runs: Iterable[tuple[int | None, Pace | None]]) -> dict[str, float] | None:
     """Seconds of each part of a job that judges finished runs; None where a part is unknown.
 
     Args:
         runs: images of each run, and the pace of predicting them.
     """
-    fixed, judged = 0.0, 0.0
+    fixed, seconds = 0.0, 0.0
     for images, pace in runs:
         work = Workload(SuiteCounts(basis=""), evaluation_images=images, selection_images=0)
         found = None if pace is None else work.phases(pace)
         if found is None:
             return None
         fixed = max(fixed, found["start and saving"])  # one process judges them all
-        judged += found.get("evaluation", 0.0)
-    return {"start and saving": fixed, "evaluation": judged}
+        seconds += found.get("evaluation", 0.0)
+    return {"start and saving": fixed, "evaluation": seconds}
 
 
 def _few(steps: int, n_train: int, spec: RunSpec) -> str:
@@ -287,13 +287,13 @@ class _Done:
             return None  # imported, or of another version
         work = count_images(spec, counts=counts)
         training_s = took.get("training_s", 0.0)
-        judging_s = sum(
+        evaluation_duration_s = sum(
             took.get(part, 0.0) for part in ("merging_s", "evaluation_s", "training_features_s")
         )
         after = (work.predicted or 0) - work.training_images
-        if not after or judging_s <= 0:
+        if not after or evaluation_duration_s <= 0:
             return None
-        predicted_per_s = after / judging_s
+        predicted_per_s = after / evaluation_duration_s
         # What was predicted at the ends of epochs is no training, and a toy's steps take some time.
         steps_s = max(training_s - work.training_images / predicted_per_s, 0.1 * training_s)
         if not work.trained:

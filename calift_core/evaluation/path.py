@@ -308,7 +308,7 @@ class Walk:
         yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models between the two")
         models, described = self._models(alphas)
         selection: list[dict[str, float]] = [{} for _ in alphas]
-        judged: list[list[FrontierSet]] = [[] for _ in alphas]
+        per_alpha: list[list[FrontierSet]] = [[] for _ in alphas]
         progress = Progress(len(alphas) * n_images_of(suite, ("validation",)))
         for item in items_of(suite, ("validation",)):
             measured = yield from self._measured(item, models, described, progress)
@@ -316,7 +316,7 @@ class Walk:
                 if item.role == "validation":
                     selection[index] = {f"val_{name}": value for name, value in numbers.items()}
                 else:
-                    judged[index].append(
+                    per_alpha[index].append(
                         FrontierSet.model_validate(
                             {
                                 "dataset": item.images.name,
@@ -328,7 +328,7 @@ class Walk:
                             }
                         )
                     )
-        return [_point(alpha, selection[i], judged[i]) for i, alpha in enumerate(alphas)]
+        return [_point(alpha, selection[i], per_alpha[i]) for i, alpha in enumerate(alphas)]
 
     def choose(
         self, alphas: Sequence[float], suite: Suite
@@ -407,10 +407,10 @@ def point_of(
 
 
 def _point(
-    alpha: float, selection: Mapping[str, float], judged: Sequence[FrontierSet]
+    alpha: float, selection: Mapping[str, float], per_alpha: Sequence[FrontierSet]
 ) -> FrontierPoint:
-    own = next(item for item in judged if item.role == "id")
-    groups = ood_groups(judged)
+    own = next(item for item in per_alpha if item.role == "id")
+    groups = ood_groups(per_alpha)
     return FrontierPoint(
         alpha=alpha,
         id_accuracy=own.accuracy,
@@ -421,6 +421,6 @@ def _point(
         ood_ece=group_mean(groups, lambda item: item.ece),
         ood_ece_floor=group_mean(groups, lambda item: item.ece_floor),
         ood_nll=group_mean(groups, lambda item: item.nll),
-        datasets=list(judged),
+        datasets=list(per_alpha),
         **selection,
     )

@@ -120,7 +120,9 @@ def load_trained(path: Path, suite: Suite, device: torch.device) -> TrainedModel
         return _of_checkpoint(path, suite, device)
     clip, tensors, description = load_finished(path)
     clip.to(device)
-    return _judged(path, clip, tensors, description, suite, device, sha256=weights_sha256(clip.net))
+    return _evaluated(
+        path, clip, tensors, description, suite, device, sha256=weights_sha256(clip.net)
+    )
 
 
 def load_like(
@@ -149,12 +151,12 @@ def load_like(
             f"the model in {str(path)!r} is damaged: its weights must have the names and shapes of "
             "its architecture, they have others"
         )
-    return _judged(
+    return _evaluated(
         path, first.clip, tensors, description, suite, device, sha256=tensors_sha256(state)
     )
 
 
-def _judged(
+def _evaluated(
     path: Path,
     clip: Clip,
     tensors: Mapping[str, Tensor],

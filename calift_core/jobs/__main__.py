@@ -23,9 +23,9 @@ from calift_core.errors import (
     RankLostError,
 )
 from calift_core.files import atomic_write_json
+from calift_core.jobs.evaluation_job import evaluate_in_folder
 from calift_core.jobs.folder import run_in_folder
 from calift_core.jobs.job import Stop
-from calift_core.jobs.judging import judge_in_folder
 from calift_core.jobs.processes import STATUS_OF, STOP_FILE, die_with_parent, rank_file
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import (
@@ -140,7 +140,9 @@ def work(job: JobFile, folder: Path, *, stop: Stop, ranks: Ranks = ALONE) -> Ite
     inputs = {name: Path(given) for name, given in job.inputs.items()}
     if job.kind == "evaluation":
         asked = EvaluationJobSpec.model_validate_json((folder / job.spec).read_bytes())
-        yield from judge_in_folder(asked, folder, inputs=inputs, resume_from=resume_from, stop=stop)
+        yield from evaluate_in_folder(
+            asked, folder, inputs=inputs, resume_from=resume_from, stop=stop
+        )
         return
     yield from run_in_folder(
         load_spec(folder / job.spec),

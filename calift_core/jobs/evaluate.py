@@ -8,10 +8,10 @@ from pathlib import Path
 
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import InterruptedRunError, SpecError
+from calift_core.evaluation.evaluate import evaluate
 from calift_core.evaluation.forward import Placed
-from calift_core.evaluation.judge import judge
 from calift_core.evaluation.subjects import Subject, TrainedModel, Turns, load_like, load_trained
-from calift_core.jobs.job import Job, Stop, never, require_space, told
+from calift_core.jobs.job import Job, Stop, never, require_space, warnings_of
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.spec import RunSpec
 
@@ -35,7 +35,7 @@ def evaluate_finished(
         )
     folder.mkdir(parents=True, exist_ok=True)
     require_space(folder)
-    yield from Job(spec, folder, None, None, stop).judge(finished)
+    yield from Job(spec, folder, None, None, stop).evaluate(finished)
 
 
 @dataclass(frozen=True)
@@ -94,21 +94,21 @@ def evaluate_many(
             turns = Turns(model.clip)
         else:
             model = load_like(path, first_model, (names[0], name), suite)
-        yield from told(f"{name}: {model.note}" if model.note else "")
+        yield from warnings_of(f"{name}: {model.note}" if model.note else "")
         placed = Placed(turns.add(model), model.classifier)
         subjects.append(Subject(placed, model.sha256, folder / name, name))
         loaded.append((model.name, model.pretrained))
     yield PhaseRecord(
         phase="evaluating", detail=f"{len(names)} models, each image decoded once for all"
     )
-    verdicts = yield from judge(subjects, suite, jobs[names[0]].settings)
-    for name, subject, verdict, origin in zip(names, subjects, verdicts, loaded, strict=True):
+    results = yield from evaluate(subjects, suite, jobs[names[0]].settings)
+    for name, subject, result, origin in zip(names, subjects, results, loaded, strict=True):
         turns.clip.name, turns.clip.pretrained = origin
         jobs[name]._lap("evaluation_s")
         yield from jobs[name].report(
             turns.clip,
             subject.sha256,
-            verdict,
+            result,
             suite,
             steps=0,
             start_hash=subject.sha256,

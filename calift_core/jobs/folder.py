@@ -23,7 +23,7 @@ from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, SpecError
 from calift_core.files import atomic_write_json
 from calift_core.jobs.curves import Curves, JsonlAppender
-from calift_core.jobs.job import Job, Stop, never, require_space, told, work_on
+from calift_core.jobs.job import Job, Stop, never, require_space, warnings_of, work_on
 from calift_core.jobs.tiny import ensure_tiny, pretraining_key, pretraining_spec, publish_tiny
 from calift_core.models.loading import TINY
 from calift_core.packaged import packaged
@@ -132,7 +132,7 @@ def run_in_folder(
             keep_states=keep_states,
             ranks=ranks,
         )
-        for record in chain(told(note), worked):
+        for record in chain(warnings_of(note), worked):
             curves.take(record)
             if isinstance(record, DoneRecord) and after is not None:
                 after()

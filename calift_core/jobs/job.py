@@ -25,9 +25,9 @@ from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.sources import drafted
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CheckpointError, DiskFullError
+from calift_core.evaluation.evaluate import EvaluationResult, evaluate
 from calift_core.evaluation.forward import Placed, encode, predict, validation_values
 from calift_core.evaluation.items import Settings, encoding_key
-from calift_core.evaluation.judge import Verdict, judge
 from calift_core.evaluation.partial import Shards, adopt_shards, drop_shards, link_tree
 from calift_core.evaluation.path import point_of
 from calift_core.evaluation.prompts import save_prompts
@@ -86,7 +86,7 @@ def work_on(job: Job) -> Iterator[Record]:
     job.folder.mkdir(parents=True, exist_ok=True)
     require_space(job.folder)
     for record in job.run():
-        job.hear(record)
+        job.on_record(record)
         yield record
 
 
@@ -105,7 +105,7 @@ def require_space(folder: Path) -> None:
         )
 
 
-def told(note: str) -> Iterator[Record]:
+def warnings_of(note: str) -> Iterator[Record]:
     """A warning, if there is something to say."""
     if note:
         yield LogRecord(level="warning", message=note)
@@ -142,7 +142,7 @@ class Job:
         self.processor_s: dict[str, float] = {}
         self.is_pretraining = isinstance(spec.method, Pretrain)
 
-    def hear(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
         """Keep the last speed of each phase."""
         if isinstance(record, ProgressRecord) and record.samples_per_s:
             self.speeds[record.phase] = record.samples_per_s
@@ -155,7 +155,7 @@ class Job:
         generator = torch.Generator().manual_seed(spec.train.seed)
         state = (yield from self._find_state()) if spec.method.trains else None
         clip = load_begun(spec.model, state, generator)
-        yield from told(self._note_on(clip, state))
+        yield from warnings_of(self._note_on(clip, state))
         clip.to(self.device)
         if spec.method.trains:
             self._fit_for_training(clip)
@@ -197,7 +197,7 @@ class Job:
         classifier = classifier_of(method, captions)
         if self.ranks.first:
             self._save_model(clip, classifier, suite, captions)
-        yield from self._judge(
+        yield from self._evaluate(
             clip,
             classifier,
             suite,
@@ -245,7 +245,7 @@ class Job:
         clip = clip if mixed is None else mixed.tuned
         kind = mixed.kind if mixed else None
         self._save_model(clip, merged.classifier, suite, captions, mixture=kind)
-        yield from self._judge(
+        yield from self._evaluate(
             clip,
             merged.classifier,
             suite,
@@ -256,13 +256,13 @@ class Job:
             mixed=mixed,
         )
 
-    def judge(self, finished: Path) -> Iterator[Record]:
+    def evaluate(self, finished: Path) -> Iterator[Record]:
         """Evaluate a finished model as it is; see `evaluate_finished`."""
         yield PhaseRecord(phase="loading", detail=f"the model in {finished}")
         suite = load_suite(self.spec.suite)
         model = load_trained(finished, suite, self.device)
-        yield from told(model.note)
-        yield from self._judge(
+        yield from warnings_of(model.note)
+        yield from self._evaluate(
             model.clip,
             model.classifier,
             suite,
@@ -285,7 +285,7 @@ class Job:
             ranks=self.ranks,
         )
 
-    def _judge(
+    def _evaluate(
         self,
         clip: Clip,
         classifier: Classifier,
@@ -307,19 +307,19 @@ class Job:
         placed = Placed(lambda: clip, classifier, mixed.mixture if mixed else None)
         sha256 = weights_sha256(clip.net) if mixed is None else mixed.sha256
         subject = Subject(placed, sha256, self.folder)
-        (verdict,) = yield from judge([subject], suite, self.settings)
+        (result,) = yield from evaluate([subject], suite, self.settings)
         self._lap("evaluation_s")
         if keeps_features and self.spec.method.keeps_features:
             yield from self._keep_features(clip, subject.sha256, suite)
         if not self.ranks.first:
             return
         if frontier is not None:
-            own = point_of(resolved["alpha"], verdict.evaluations, verdict.selection)
+            own = point_of(resolved["alpha"], result.evaluations, result.selection)
             frontier = sorted([*frontier, own], key=lambda point: point.alpha)
         yield from self.report(
             clip,
             subject.sha256,
-            verdict,
+            result,
             suite,
             steps=steps,
             start_hash=start_hash,
@@ -370,7 +370,7 @@ class Job:
         self,
         clip: Clip,
         sha256: str,
-        verdict: Verdict,
+        result: EvaluationResult,
         suite: Suite,
         *,
         steps: int,
@@ -379,7 +379,7 @@ class Job:
         frontier: list[FrontierPoint] | None = None,
     ) -> Iterator[Record]:
         """Write the report, and remove what only an unfinished run needs, unless it is to stay."""
-        spec, spectrum = self.spec, verdict.spectrum
+        spec, spectrum = self.spec, result.spectrum
         if spectrum is not None:
             yield SpectrumRecord(step=steps, spectrum=spectrum, final=True)
         yield PhaseRecord(phase="saving")
@@ -390,10 +390,10 @@ class Job:
             spec=spec.model_dump(mode="json"),
             spec_sha256=spec.content_hash(),
             resolved=resolved,
-            summary=summarise(verdict.evaluations, spectrum.sigma_min if spectrum else None),
-            evaluations=verdict.evaluations,
+            summary=summarise(result.evaluations, spectrum.sigma_min if spectrum else None),
+            evaluations=result.evaluations,
             spectrum=spectrum,
-            selection={"selected_on": "id_val", **verdict.selection},
+            selection={"selected_on": "id_val", **result.selection},
             model={
                 "name": clip.name,
                 "pretrained": clip.pretrained,

@@ -84,7 +84,7 @@ class MethodBase(Frozen):
         return ()
 
     @property
-    def judged_models(self) -> int:
+    def evaluated_models(self) -> int:
         """How many models a run of it evaluates: its own, and what else it measures."""
         return 1
 
@@ -652,7 +652,7 @@ class WiseFt(_OfRun):
         return [self.model_dump(mode="json", exclude={"choose"})]
 
     @property
-    def judged_models(self) -> int:
+    def evaluated_models(self) -> int:
         """Its own and every other on the path."""
         return len({*self.sweep, self.alpha})
 
@@ -682,7 +682,7 @@ class Vrf(_OfRun):
         return ("calibration", "train")
 
     @property
-    def judged_models(self) -> int:
+    def evaluated_models(self) -> int:
         """Two."""
         return 2
 
@@ -706,7 +706,7 @@ class Dawin(_OfRun):
         return ("calibration",)
 
     @property
-    def judged_models(self) -> int:
+    def evaluated_models(self) -> int:
         """The two, and the image's own."""
         return 3
 

@@ -9,9 +9,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from calift_core.calibration.decisions import clopper_pearson
-from calift_core.calibration.registry import BESIDE_CALIBRATORS
+from calift_core.calibration.registry import INITIAL_MODEL_CALIBRATORS
+from calift_core.shipping.exported_scores import Row
 from calift_core.shipping.folder import EXPORT_NAME, PICTURE_NAME, Exported
-from calift_core.shipping.judged import Row
 
 #: Names of classes that a card lists; of more it gives the number.
 _LISTED = 100
@@ -90,7 +90,7 @@ def _body(exported: Exported, rows: Sequence[Row]) -> str:
                 f"{_plain(choice.chosen_on.dataset)}"
             )
         said += ". No shift and no test image was used for either.\n"
-        if choice.kind in BESIDE_CALIBRATORS:
+        if choice.kind in INITIAL_MODEL_CALIBRATORS:
             said += (
                 "The calibrator reads the logits of the initial model too, which is in the folder "
                 "`initial`: two towers, and two passes for every image.\n"

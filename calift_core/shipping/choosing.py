@@ -18,16 +18,16 @@ from calift_core.analysis.choosing import (
 from calift_core.analysis.report import read_report
 from calift_core.calibration import CALIBRATORS, Calibrator
 from calift_core.calibration.bins import Doubles
-from calift_core.calibration.registry import BESIDE_CALIBRATORS, require_initial
+from calift_core.calibration.registry import INITIAL_MODEL_CALIBRATORS, require_initial
 from calift_core.errors import DataError, PredictionsError, UnknownNameError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import Predictions
 from calift_core.schema.report import Report
-from calift_core.shipping.beside import (
+from calift_core.shipping.initial_model import (
     initial_logits,
+    initial_predictions_path,
     keep_initial,
-    predictions_beside,
     require_start,
 )
 
@@ -51,8 +51,10 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
             validation either).
         PredictionsError: a predictions file is damaged or does not hold all logits.
     """
-    if kind not in (AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS):
-        raise UnknownNameError("calibrator", kind, [AUTO, NONE, *CALIBRATORS, *BESIDE_CALIBRATORS])
+    if kind not in (AUTO, NONE, *CALIBRATORS, *INITIAL_MODEL_CALIBRATORS):
+        raise UnknownNameError(
+            "calibrator", kind, [AUTO, NONE, *CALIBRATORS, *INITIAL_MODEL_CALIBRATORS]
+        )
     require_initial(kind, named=initial is not None)
     report = read_report(folder)
     if initial is not None:
@@ -74,13 +76,13 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
         )
     first, first_on_validation = None, None
     if initial is not None:
-        first = read_to_fit(predictions_beside(initial, clean.metadata.dataset))
+        first = read_to_fit(initial_predictions_path(initial, clean.metadata.dataset))
     parts = [clean]
     if kind == "tsp":
         parts += [read_to_fit(path) for path in _perturbed(folder, report)]
     own = read_predictions(validation[0]) if validation else None
     if initial is not None and own is not None:
-        other = read_predictions(predictions_beside(initial, own.metadata.dataset))
+        other = read_predictions(initial_predictions_path(initial, own.metadata.dataset))
         require_same(own, other)
         first_on_validation = other.logits
     return choose(kind, parts, own, initial=first, initial_on_validation=first_on_validation)

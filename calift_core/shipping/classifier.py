@@ -23,8 +23,8 @@ from calift_core.methods.base import Classifier
 from calift_core.models.clip import Clip
 from calift_core.models.finished import is_exported, load_finished
 from calift_core.models.precision import Precision, autocast, resolve_device, resolve_precision
-from calift_core.shipping.beside import reads_initial
 from calift_core.shipping.folder import read_exported
+from calift_core.shipping.initial_model import reads_initial
 from calift_core.shipping.promises import Promises
 
 BATCH_SIZE = 64

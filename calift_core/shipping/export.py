@@ -25,16 +25,10 @@ from calift_core.files import (
 from calift_core.models.finished import EXPORTED_HEAD, EXPORTED_WEIGHTS, read_finished, weights_of
 from calift_core.schema.report import Report
 from calift_core.schema.spec import TINY_SUITES, ModelSpec, RunSpec
-from calift_core.shipping.beside import (
-    export_initial,
-    reads_initial,
-    without_path,
-    without_paths,
-    write_open_clip,
-)
 from calift_core.shipping.card import chance_warnings, model_card
 from calift_core.shipping.choosing import part_of
 from calift_core.shipping.classifier import CalibratedClassifier
+from calift_core.shipping.exported_scores import Row, exported_scores
 from calift_core.shipping.folder import (
     CARD_NAME,
     CONFIG_NAME,
@@ -42,12 +36,18 @@ from calift_core.shipping.folder import (
     ONNX_NAME,
     PICTURE_NAME,
     REFERENCE_NAME,
+    EstimatorErrors,
     Exported,
-    JudgedEstimator,
     Provenance,
     ReferenceSet,
 )
-from calift_core.shipping.judged import Row, judged
+from calift_core.shipping.initial_model import (
+    export_initial,
+    reads_initial,
+    without_path,
+    without_paths,
+    write_open_clip,
+)
 from calift_core.shipping.onnx import export_onnx
 from calift_core.shipping.picture import reliability_png
 from calift_core.shipping.promises import promises_of
@@ -98,7 +98,7 @@ def export_run(
     _require_free(folder, overwrite)
     told("judging the calibrated model on the stored predictions")
     calibrator = None if choice is None else choice.fitted()
-    rows = list(judged(run, report, calibrator))
+    rows = list(exported_scores(run, report, calibrator))
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -147,9 +147,9 @@ def _described(reference: Reference) -> ReferenceSet:
     return ReferenceSet(
         dataset=reference.dataset,
         n=len(reference.labels),
-        judged=[
-            JudgedEstimator(estimator=one.estimator, errors=dict(one.errors))
-            for one in reference.judged
+        validated=[
+            EstimatorErrors(estimator=one.estimator, errors=dict(one.errors))
+            for one in reference.validated
         ],
     )
 

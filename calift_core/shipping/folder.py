@@ -19,7 +19,7 @@ from calift_core.calibration import Calibrator
 from calift_core.errors import CheckpointError
 from calift_core.files import sha256_file
 from calift_core.models.finished import EXPORT_NAME, EXPORTED_HEAD, EXPORTED_WEIGHTS
-from calift_core.shipping.beside import CONFIG_NAME
+from calift_core.shipping.initial_model import CONFIG_NAME
 from calift_core.shipping.promises import Promises
 from calift_core.untrusted import parse_json
 
@@ -52,7 +52,7 @@ class Provenance(BaseModel):
     environment: dict[str, Any] = Field(default_factory=dict)
 
 
-class JudgedEstimator(BaseModel):
+class EstimatorErrors(BaseModel):
     """How far a way of estimating accuracy was off on the run's shifts: estimate − accuracy."""
 
     model_config = ConfigDict(frozen=True)
@@ -68,7 +68,7 @@ class ReferenceSet(BaseModel):
 
     dataset: str
     n: int
-    judged: list[JudgedEstimator]
+    validated: list[EstimatorErrors]
 
 
 class Exported(BaseModel):
@@ -135,7 +135,7 @@ __all__ = [
     "PICTURE_NAME",
     "REFERENCE_NAME",
     "Exported",
-    "JudgedEstimator",
+    "EstimatorErrors",
     "Provenance",
     "ReferenceSet",
     "read_exported",

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calift_core.calibration import Calibrator
-from calift_core.calibration.beside import DisagreementTemperature, Ensemble, SampleScaling
 from calift_core.calibration.calibrators import (
     TEMPERATURE_RANGE,
     Histogram,
@@ -20,6 +19,7 @@ from calift_core.calibration.calibrators import (
     Vector,
 )
 from calift_core.calibration.ensemble_temperature import EnsembleTemperature
+from calift_core.calibration.initial_model import DisagreementTemperature, Ensemble, SampleScaling
 from calift_core.calibration.structured import StructuredMatrix, StructuredVector
 from calift_core.errors import ModelError, SpecError, reason_of
 from calift_core.files import atomic_path

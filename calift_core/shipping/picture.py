@@ -10,7 +10,7 @@ import numpy as np
 
 from calift_core.errors import SpecError
 from calift_core.installed import install_extra
-from calift_core.shipping.judged import Row
+from calift_core.shipping.exported_scores import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,7 +24,7 @@ from calift_core.errors import SpecError
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
 from calift_core.shipping.choosing import part_of, stored_probs
-from calift_core.shipping.judged import scores_of, stored_tests
+from calift_core.shipping.exported_scores import scores_of, stored_tests
 
 #: Shares of errors among what is kept, and coverages of sets, that are promised.
 RISKS = (0.01, 0.02, 0.05, 0.1)

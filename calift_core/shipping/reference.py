@@ -15,16 +15,16 @@ from safetensors.torch import load_file, save
 from calift_core.analysis.choosing import INITIAL_NAME, calibrated, read_choice
 from calift_core.analysis.report import read_report
 from calift_core.calibration import Calibrator
-from calift_core.calibration.unlabelled import Judged, Labelled, judge_estimators
+from calift_core.calibration.unlabelled import EstimatorError, Labelled, validate_estimators
 from calift_core.errors import CheckpointError, DataError
 from calift_core.files import atomic_write_bytes
 from calift_core.models.finished import is_exported
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
-from calift_core.shipping.beside import initial_logits
 from calift_core.shipping.choosing import part_of
+from calift_core.shipping.exported_scores import stored_tests
 from calift_core.shipping.folder import REFERENCE_NAME, read_exported
-from calift_core.shipping.judged import stored_tests
+from calift_core.shipping.initial_model import initial_logits
 
 #: Images of the ID validation part that are kept at most, drawn with a fixed seed.
 MOST = 5_000
@@ -48,7 +48,7 @@ class Reference:
     dataset: str
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
-    judged: list[Judged]
+    validated: list[EstimatorError]
     initial: NDArray[np.float32] | None = None
     shifts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
@@ -88,16 +88,16 @@ def reference_of(run: Path, report: Report, calibrator: Calibrator | None) -> Re
     first = initial_logits(place, own, calibrator)
     logits, labels = own.logits[kept], own.labels[kept]
     initial = None if first is None else first[kept].astype(np.float32)
-    judged_on, shifts = {}, {}
+    evaluated_on, shifts = {}, {}
     for evaluation, found in stored_tests(run, report, roles=("shift",)):
-        judged_on[evaluation.dataset] = labelled(
+        evaluated_on[evaluation.dataset] = labelled(
             found.logits, found.labels, calibrator, initial_logits(place, found, calibrator)
         )
         if found.logits.shape[1] == own.logits.shape[1]:
             drawn = np.random.default_rng(0).permutation(len(found))[:MOST_OF_SHIFT]
             shifts[evaluation.dataset] = found.logits[np.sort(drawn)]
-    judged = judge_estimators(labelled(logits, labels, calibrator, initial), judged_on)
-    return Reference(own.metadata.dataset, logits, labels, judged, initial, shifts)
+    validated = validate_estimators(labelled(logits, labels, calibrator, initial), evaluated_on)
+    return Reference(own.metadata.dataset, logits, labels, validated, initial, shifts)
 
 
 def save_reference(folder: Path, reference: Reference) -> None:
@@ -141,5 +141,5 @@ def read_reference(folder: Path) -> Reference:
         }
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{REFERENCE_NAME} in {str(folder)!r} is damaged: {error}") from None
-    judged = [Judged(one.estimator, one.errors) for one in exported.reference.judged]
-    return Reference(exported.reference.dataset, logits, labels, judged, initial, shifts)
+    validated = [EstimatorError(one.estimator, one.errors) for one in exported.reference.validated]
+    return Reference(exported.reference.dataset, logits, labels, validated, initial, shifts)

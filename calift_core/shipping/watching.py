@@ -199,7 +199,7 @@ def watch(
     logits, probs = answers.logits, answers.probs
     confidences, predicted = probs.max(axis=1), probs.argmax(axis=1)
     labelled = reference.labelled(model.calibrator)
-    errors = {one.estimator: one for one in reference.judged}
+    errors = {one.estimator: one for one in reference.validated}
     expected = [
         Expected(
             estimator=one.estimator,
@@ -213,7 +213,7 @@ def watch(
     ]
     drift = Drifted(**vars(energy_drift(reference.logits, logits, seed=seed)))
     familiar = familiarity(reference.logits, reference.shifts, logits, seed=seed)
-    chosen = recommended(reference.judged)
+    chosen = recommended(reference.validated)
     best = next(one for one in expected if one.estimator == chosen)
     energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
     order = np.argsort(-energy, kind="stable")[:SHOWN]

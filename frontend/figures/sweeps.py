@@ -41,7 +41,7 @@ def arms_table(arms: Sequence[SweepArm]) -> Table:
                 "method": arm.method,
                 "rate": rate,
                 "ladder": "  ·  ".join(map(_rung, arm.rates)),
-                "judged": f"{arm.judged_done} of {arm.judged}",
+                "judged": f"{arm.evaluated_done} of {arm.judged}",
                 "trouble": arm.trouble,
             }
         )
@@ -136,9 +136,9 @@ def rows_table(verdict: SweepVerdict) -> Table:
     return Table(columns, rows)
 
 
-def as_judged(shown: Table, judged_on: str) -> Table:
+def as_judged(shown: Table, evaluated_on: str) -> Table:
     """A table of a verdict that says ID where there was no shifted data to judge on."""
-    if judged_on != "id":
+    if evaluated_on != "id":
         return shown
     names = {column.name for column in shown.columns}
     columns = [

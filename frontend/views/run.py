@@ -8,7 +8,7 @@ from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail
 from frontend import api, page, state
 from frontend.panels.evaluate import jobs as evaluation_jobs
-from frontend.panels.evaluate.form import can_be_judged
+from frontend.panels.evaluate.form import can_be_evaluated
 from frontend.panels.run import calibration, config, curves, files, head, logs, shifts, spectrum
 
 TABS = {
@@ -62,7 +62,7 @@ def main() -> None:
 
     status()
     head.actions(run)
-    if can_be_judged(run):
+    if can_be_evaluated(run):
         evaluation_jobs.under_way([run.id])
     opened = st.tabs(
         list(TABS), default=_first_tab(run), key="tab", bind="query-params", on_change="rerun"

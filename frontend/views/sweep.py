@@ -117,19 +117,19 @@ def _contenders(sweep: SweepDetail) -> None:
         page.chart(chart, figures.sweeps.ladders_table(sweep.arms), name="sweep-ladders")
 
 
-def _table(shown: Table, *, caption: str, judged_on: str) -> None:
-    page.table(figures.sweeps.as_judged(shown, judged_on), caption=caption)
+def _table(shown: Table, *, caption: str, evaluated_on: str) -> None:
+    page.table(figures.sweeps.as_judged(shown, evaluated_on), caption=caption)
 
 
 def _verdict(verdict: SweepVerdict) -> None:
     where = {"shifts": "shifts", "corruptions": "corruptions", "id": "the ID test set"}
     st.header("Each at its own rate", anchor=False)
     st.caption(
-        f"On {where[verdict.judged_on]} ({len(verdict.datasets)}), {verdict.n_images:,} images. "
+        f"On {where[verdict.evaluated_on]} ({len(verdict.datasets)}), {verdict.n_images:,} images. "
         "L2² is the squared calibration error with the noise taken out, which decides; an ECE has "
         "no interval that could be trusted and stands beside its floor."
     )
-    table = partial(_table, judged_on=verdict.judged_on)
+    table = partial(_table, evaluated_on=verdict.evaluated_on)
     table(figures.sweeps.rows_table(verdict), caption="Contenders at their own rates")
     table(figures.sweeps.sets_table(verdict.sets), caption="Model confidence sets, 95 %")
     with st.expander("Paired differences, over seeds and images"):

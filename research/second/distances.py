@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from calift_core.calibration.beside import PRIOR, disagreement
 from calift_core.calibration.calibrators import TEMPERATURE_RANGE, fit_temperature
+from calift_core.calibration.initial_model import PRIOR, disagreement
 from calift_core.predictions.read import read_metadata, read_predictions
 from research.second.study import BENCHES, RECORDS, cells, predictions_of
 from research.second.tables import keep_lines
@@ -154,11 +154,11 @@ def asked(folder: Path, initial: Path) -> dict[str, tuple[float, float]]:
     found: dict[str, tuple[float, float]] = {}
 
     def tell(name: str, form: str, fitted_on: Sequence[Pair], prior: float) -> None:
-        judged_on = [(features(p, heat, form), p) for p in (judged, *of["shift"])]
+        evaluated_on = [(features(p, heat, form), p) for p in (judged, *of["shift"])]
         said = []
         for on in fitted_on:
             weights = fit(features(on, heat, form), on, prior)
-            said.append([nll(seen, weights, p) for seen, p in judged_on])
+            said.append([nll(seen, weights, p) for seen, p in evaluated_on])
         means = np.mean(said, axis=0)
         found[name] = float(means[0]), float(means[1:].mean())
 

@@ -36,7 +36,7 @@ from calift_core.calibration.unlabelled import ESTIMATORS, Judged, recommended
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
 from calift_core.shipping.choosing import choose_calibrator, part_of
-from calift_core.shipping.judged import stored_tests
+from calift_core.shipping.exported_scores import stored_tests
 from calift_core.shipping.promises import LEVEL, RISKS
 from calift_core.shipping.reference import reference_of
 

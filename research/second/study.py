@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from calift_core.analysis.calibrators import calibrated_scores, fit_calibrator, read_to_fit
-from calift_core.calibration import BESIDE_CALIBRATORS, SampleScores, score_probs, softmax
+from calift_core.calibration import INITIAL_MODEL_CALIBRATORS, SampleScores, score_probs, softmax
 from calift_core.calibration.bundle import ece_report
 from calift_core.calibration.calibrators import Calibrator
 from calift_core.calibration.measures import accuracy, nll
@@ -338,7 +338,7 @@ def judge(folder: Path, initial: Path) -> Judged:
 
 
 def _initial(kind: str, file: Path) -> Any:
-    return read_predictions(file) if kind in BESIDE_CALIBRATORS else None
+    return read_predictions(file) if kind in INITIAL_MODEL_CALIBRATORS else None
 
 
 def numbers(scores: SampleScores) -> dict[str, float]:

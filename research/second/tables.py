@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from calift_core.calibration import SampleScores
 from calift_core.files import atomic_write_bytes
 from calift_core.predictions.read import read_index
-from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet, make_verdict
+from calift_core.studies.sweep.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
 from research.second.study import (
     BENCHES,
     BEYOND,
@@ -130,7 +130,7 @@ class Scored:
     calibrator: str
     by_font: bool = False
 
-    def run(self, record: Record) -> JudgedRun:
+    def run(self, record: Record) -> ScoredRun:
         """What a verdict compares.
 
         Shifts that are one set of images in several styles are given as corruptions, the suite's
@@ -138,12 +138,12 @@ class Scored:
         """
         of, styled = after(record, self.calibrator), self.cell.bench.styled
         sets = {
-            name: JudgedSet(name, "corruption" if styled and role == "shift" else role,
+            name: ScoredSet(name, "corruption" if styled and role == "shift" else role,
                             of[name]["ece"], of[name]["floor"], partial(self.opened, name))
             for name, role in record["roles"].items()
             if role in ("id", "shift")
         }  # fmt: skip
-        return JudgedRun(f"{self.cell.name} {self.calibrator}", self.cell.seed, sets)
+        return ScoredRun(f"{self.cell.name} {self.calibrator}", self.cell.seed, sets)
 
     def opened(self, name: str) -> tuple[NDArray[np.str_], SampleScores]:
         """Names of independent units, images or fonts, and scores."""
@@ -233,7 +233,9 @@ class Ledger:
 
 def pair(ours: Contender, rival: Contender, seeds: Sequence[int] = SEEDS) -> tuple[str, str]:
     """The verdict of the protocol on two rows, and the numbers behind it."""
-    found = make_verdict([ours, rival], sweep_id="study", name="study", seeds=seeds, complete=True)
+    found = compare_contenders(
+        [ours, rival], sweep_id="study", name="study", seeds=seeds, complete=True
+    )
     accuracy = {row.label: row.id_accuracy.mean for row in found.rows}
     is_equal = found.equal is not None and bool(found.equal.sets)
     if found.equal is not None and is_equal:
@@ -299,7 +301,7 @@ def confidence_sets(ledger: Ledger) -> list[str]:
         for row in every
         for calibrator in (OURS, "published")
     ]
-    found = make_verdict(rows, sweep_id="study", name="study", seeds=seeds, complete=True)
+    found = compare_contenders(rows, sweep_id="study", name="study", seeds=seeds, complete=True)
     reads = [("at own rates", found.sets)]
     if found.equal is not None and found.equal.id_accuracy is not None:
         left = ", ".join(one.label for one in found.equal.left_out)

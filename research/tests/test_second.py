@@ -13,7 +13,7 @@ from PIL import Image
 from calift_core.calibration import SampleScores, score_probs
 from calift_core.data.suites.load import load_suite
 from calift_core.schema.spec import SuiteSpec
-from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet
+from calift_core.studies.sweep.verdict import Contender, ScoredRun, ScoredSet
 from research import make_suites
 from research.second import figures, page, study, tables
 
@@ -164,16 +164,16 @@ def contender(label: str, *, ood_confidence: float, rises: bool = True) -> Conte
     """Two rates, ID accuracy rising or not; under shift 70 % right, as sure as it is told."""
     units = np.array([f"image {i}" for i in range(N)])
 
-    def run(lr: float, seed: int) -> JudgedRun:
+    def run(lr: float, seed: int) -> ScoredRun:
         made: dict[str, Any] = {
             "test": ("id", scores(0.85, 0.8 if rises == (lr < 1e-3) else 0.85, seed)),
             "serif": ("shift", scores(ood_confidence, 0.7, seed)),
         }
         sets = {
-            name: JudgedSet(name, role, 0.0, 0.0, lambda s=s: (units, s))
+            name: ScoredSet(name, role, 0.0, 0.0, lambda s=s: (units, s))
             for name, (role, s) in made.items()
         }
-        return JudgedRun(f"{label} {lr} {seed}", seed, sets)
+        return ScoredRun(f"{label} {lr} {seed}", seed, sets)
 
     ladder = {lr: [run(lr, seed) for seed in study.SEEDS] for lr in (3e-4, 1e-3)}
     return Contender(label, "flyp", 1e-3, "", ladder[1e-3], ladder)

@@ -465,7 +465,7 @@ def test_calibrator__is_fitted_on_the_runs_own_calibration_split(
         assert warmer["ece"] == pytest.approx(effect["after"]["ece"], abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", sorted(calibration.BESIDE_CALIBRATORS))
+@pytest.mark.parametrize("kind", sorted(calibration.INITIAL_MODEL_CALIBRATORS))
 def test_calibrator__that_reads_the_initial_model_finds_its_zero_shot_run(
     api: TestClient, make_run: Callable[..., str], services: Any, kind: str
 ) -> None:
@@ -484,7 +484,7 @@ def test_calibrator__that_reads_the_initial_model_finds_its_zero_shot_run(
         return read_predictions(services.artifacts.path(digest))
 
     own = example_predictions(50, dataset="suite/calibration", role="calibration")
-    expected = calibration.BESIDE_CALIBRATORS[kind]().fit(
+    expected = calibration.INITIAL_MODEL_CALIBRATORS[kind]().fit(
         own.logits, own.labels, initial=own.logits, split="calibration", role="id"
     )
     tuned = logits(e)

@@ -143,7 +143,7 @@ def test_sweep__from_the_choice_of_rates_to_the_verdict(
     assert ended["cost"]["runs_to_come"] == 0
     assert ended["finished_at"]
     carot = ended["arms"][2]
-    assert (carot["lr"], carot["at_edge"], carot["judged_done"]) == (1e-2, "upper", 2)
+    assert (carot["lr"], carot["at_edge"], carot["evaluated_done"]) == (1e-2, "upper", 2)
 
     verdict = api.get(f"/api/v1/sweeps/{sweep_id}/verdict").json()
     assert verdict["complete"]

@@ -24,7 +24,7 @@ SHOWN = (
     "jobs/estimate.py", "schema/wire/results.py", "schema/imported.py",
 )  # fmt: skip
 DECIDES = (
-    "training/loop.py", "jobs/job.py", "evaluation/judge.py", "models/zeroshot.py",
+    "training/loop.py", "jobs/job.py", "evaluation/evaluate.py", "models/zeroshot.py",
     "data/preprocess.py", "methods/terms.py", "methods/__init__.py", "data/corruptions/blur.py",
     "data/loader.py", "calibration/bins.py", "schema/spec.py",
 )  # fmt: skip

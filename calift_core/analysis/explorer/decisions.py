@@ -206,15 +206,15 @@ class DecisionAnswers(Scores):
             SpecError: an argument is not valid.
         """
         file = subject.open()
-        beside = against.open() if against is not None else None
+        other_file = against.open() if against is not None else None
         scores, clusters, paired = self.scored(file, subject.temperature), file.clusters, None
-        if against is not None and beside is not None:
-            in_a, in_b = shared_samples(file, beside)
+        if against is not None and other_file is not None:
+            in_a, in_b = shared_samples(file, other_file)
             scores = scores.take(in_a)
-            paired = self.scored(beside, against.temperature).take(in_b)
+            paired = self.scored(other_file, against.temperature).take(in_b)
             clusters = None if clusters is None else clusters[in_a]
         asked = (metric, difference, level, power)
-        other = against and (against.target, beside and beside.digest)
+        other = against and (against.target, other_file and other_file.digest)
         return self._memory.remember(
             "numbers",
             ("budget", subject.target, file.digest, other, *asked),

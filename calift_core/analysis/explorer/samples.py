@@ -72,9 +72,9 @@ class SampleAnswers(Scores):
             UnpairedError: `against` shares no samples.
         """
         file, samples, degrees = self._opened(subject, temperature)
-        beside = self._beside(file, against)
-        index = chosen(samples, wanted, binning.over(subject.binning), beside)
-        index = ordered(samples.scores, index, sort, descending=descending, beside=beside)
+        baseline = self._baseline(file, against)
+        index = chosen(samples, wanted, binning.over(subject.binning), baseline)
+        index = ordered(samples.scores, index, sort, descending=descending, baseline=baseline)
         page = index[offset : offset + limit]
         likely = read_top(file.path, page, top, degrees) if top and len(page) else []
         return SamplePage(
@@ -87,7 +87,7 @@ class SampleAnswers(Scores):
             n=len(file),
             n_matching=len(index),
             offset=offset,
-            items=described(samples, page, likely, beside, self._near(subject, file, page, top)),
+            items=described(samples, page, likely, baseline, self._near(subject, file, page, top)),
         )
 
     def _near(
@@ -138,7 +138,7 @@ class SampleAnswers(Scores):
         clusters = self._clusters(file)  # before the short turn: it takes the long one
 
         def make() -> tuple[int, list[SharedTrait]]:
-            index = chosen(samples, wanted, asked, self._beside(file, against))
+            index = chosen(samples, wanted, asked, self._baseline(file, against))
             return len(index), shared_traits(samples, index, clusters)
 
         key = ("traits", file.digest, wanted, asked, other, degrees)
@@ -199,12 +199,12 @@ class SampleAnswers(Scores):
         digests = tuple(s.open().digest for s in every)
 
         def make() -> tuple[Ints, list[Source]]:
-            beside = []
+            answered = []
             for one in every:
                 with contextlib.suppress(UnpairedError):
-                    beside.append((self._beside(file, one), one.source))
-            answers = [answer for answer, _ in beside if answer is not None]
-            return contradicted(answers, threshold)[0], [source for _, source in beside]
+                    answered.append((self._baseline(file, one), one.source))
+            answers = [answer for answer, _ in answered if answer is not None]
+            return contradicted(answers, threshold)[0], [source for _, source in answered]
 
         key = ("doubtful", digests, threshold, degrees)
         index, runs = self._memory.remember("numbers", key, make)
@@ -230,8 +230,8 @@ class SampleAnswers(Scores):
     ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
         """Ids and labels of chosen samples and of others, at most so many of each; see `drawn`."""
         file, samples, _ = self._opened(subject, temperature)
-        beside = self._beside(file, against)
-        index = chosen(samples, wanted, binning.over(subject.binning), beside)
+        baseline = self._baseline(file, against)
+        index = chosen(samples, wanted, binning.over(subject.binning), baseline)
 
         def named(part: Ints) -> list[tuple[str, int]]:
             return [(str(file.ids[k]), int(file.labels[k])) for k in part.tolist()]

@@ -17,7 +17,7 @@ from calift_core.analysis.choosing import Choice
 from calift_core.analysis.condition import Samples
 from calift_core.analysis.deciding import answer_scores
 from calift_core.analysis.gallery import (
-    Beside,
+    Baseline,
 )
 from calift_core.analysis.library import Library, PredictionsFile, Subject
 from calift_core.calibration import Calibrator, SampleScores, score_samples
@@ -121,11 +121,11 @@ class Scores:
         degrees = temperature if temperature is not None else subject.temperature
         return file, self._samples(file, degrees), degrees
 
-    def _beside(self, file: PredictionsFile, against: Subject | None) -> Beside | None:
+    def _baseline(self, file: PredictionsFile, against: Subject | None) -> Baseline | None:
         if against is None:
             return None
         other = against.open()
-        return Beside.of(
+        return Baseline.of(
             len(file), self.scored(other, against.temperature), *shared_samples(file, other)
         )
 
@@ -135,10 +135,12 @@ class Scores:
         for file in fit_set.files:
             need_logits(file)
         key = (kind, fit_set.evaluation_id or "", *(file.digest for file in fit_set.files))
-        beside = self._library.beside(subject, fit_set.files[0]) if reads_initial else None
-        if beside is not None:
-            need_logits(beside)
-            key = (*key, f"beside {beside.digest}")
+        initial_predictions = (
+            self._library.initial_predictions(subject, fit_set.files[0]) if reads_initial else None
+        )
+        if initial_predictions is not None:
+            need_logits(initial_predictions)
+            key = (*key, f"beside {initial_predictions.digest}")
 
         def fit() -> tuple[Calibrator, FittedCalibrator]:
             return fit_calibrator(
@@ -146,7 +148,9 @@ class Scores:
                 [read_to_fit(f.path, n_files=len(fit_set.files)) for f in fit_set.files],
                 oracle=oracle,
                 evaluation_id=fit_set.evaluation_id,
-                initial=None if beside is None else read_to_fit(beside.path),
+                initial=None
+                if initial_predictions is None
+                else read_to_fit(initial_predictions.path),
             )
 
         return (key, *self._memory.remember("fits", (*key, oracle), fit, long=True))
@@ -170,7 +174,11 @@ class Scores:
         self, subject: Subject, file: PredictionsFile, calibrator: Calibrator
     ) -> Path | None:
         """Where the initial model's predictions of a file's samples lie, for who reads them."""
-        return self._library.beside(subject, file).path if calibrator.reads_initial else None
+        return (
+            self._library.initial_predictions(subject, file).path
+            if calibrator.reads_initial
+            else None
+        )
 
 
 def no_features(file: PredictionsFile) -> NotFoundError:

@@ -75,7 +75,7 @@ class SweepArm(Frozen):
     rate_of: str = ""
     rates: list[SweepRate] = Field(default_factory=list)
     judged: int
-    judged_done: int = 0
+    evaluated_done: int = 0
     run_ids: list[str] = Field(
         default_factory=list, description="Finished judged runs at its own rate, seed by seed"
     )
@@ -234,7 +234,7 @@ class SweepVerdict(Frozen):
     name: str
     complete: bool
     sentence: str
-    judged_on: Literal["shifts", "corruptions", "id"]
+    evaluated_on: Literal["shifts", "corruptions", "id"]
     datasets: list[str]
     n_images: int
     n_resamples: int

@@ -66,7 +66,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[BoundPoint], list[str]]:
         else:
             usable.append(report)
     names = _suite_names(usable)
-    points = [_run_point(r, names[_judged_on(r)]) for r in usable]
+    points = [_run_point(r, names[_evaluated_on(r)]) for r in usable]
     points.sort(key=lambda p: (p.suite, p.group, p.seed, p.name, p.spec_sha256))
     notes = [f"{count} left out: {reason}." for reason, count in sorted(left_out.items())]
     return points, notes
@@ -104,7 +104,7 @@ def _why_not(report: Report) -> str:
     return ""
 
 
-def _judged_on(report: Report) -> str:
+def _evaluated_on(report: Report) -> str:
     sets = sorted((e.dataset, e.role, e.n) for e in report.evaluations)
     return json.dumps([report.data.get("suite"), report.data.get("test_sha256"), sets])
 
@@ -115,7 +115,7 @@ def _suite_names(reports: Sequence[Report]) -> dict[str, str]:
     Suites that share one, as manifests that are all called `suite.csv`, have their folder's before
     it; those that still share one are told apart by a number.
     """
-    places = {_judged_on(r): str((r.spec.get("suite") or {}).get("id", "")) for r in reports}
+    places = {_evaluated_on(r): str((r.spec.get("suite") or {}).get("id", "")) for r in reports}
     plain = {key: str(json.loads(key)[0] or "unnamed") for key in sorted(places)}
     shared = Counter(plain.values())
     names: dict[str, str] = {}

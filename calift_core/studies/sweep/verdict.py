@@ -44,11 +44,11 @@ METRICS: tuple[VerdictMetric, ...] = ("accuracy", "squared", "nll")
 HIGHER_IS_BETTER = frozenset({"accuracy"})
 #: Draws times images: bounds memory (80 MB) and time, and stays above 200 draws.
 _CELLS, _FEWEST, _MOST = 10_000_000, 200, 1000
-JudgedOn = Literal["shifts", "corruptions", "id"]
+EvaluatedOn = Literal["shifts", "corruptions", "id"]
 
 
 @dataclass(frozen=True)
-class JudgedSet:
+class ScoredSet:
     """One model on one data set.
 
     Attributes:
@@ -66,12 +66,12 @@ class JudgedSet:
 
 
 @dataclass(frozen=True)
-class JudgedRun:
+class ScoredRun:
     """A finished run: its ID test set and what it was judged on besides."""
 
     run_id: str
     seed: int
-    sets: Mapping[str, JudgedSet]
+    sets: Mapping[str, ScoredSet]
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Contender:
     method: str
     lr: float | None
     at_edge: Literal["", "lower", "upper"]
-    runs: Sequence[JudgedRun]
-    ladder: Mapping[float, Sequence[JudgedRun]] = field(default_factory=dict)
+    runs: Sequence[ScoredRun]
+    ladder: Mapping[float, Sequence[ScoredRun]] = field(default_factory=dict)
 
 
 class _Images:
@@ -99,7 +99,7 @@ class _Images:
     Each shift is a population of its own.
     """
 
-    def __init__(self, run: JudgedRun, names: Sequence[str]) -> None:
+    def __init__(self, run: ScoredRun, names: Sequence[str]) -> None:
         self._first = run.run_id
         self._units = {name: run.sets[name].open()[0] for name in names}
         self._population = {n: n if run.sets[n].role == "shift" else "" for n in names}
@@ -116,7 +116,7 @@ class _Images:
         }
         self._last: tuple[tuple[str, bytes], Doubles] | None = None
 
-    def read(self, run: JudgedRun, name: str) -> tuple[Units, Doubles, SampleScores]:
+    def read(self, run: ScoredRun, name: str) -> tuple[Units, Doubles, SampleScores]:
         """Independent units of a set, (R + 1, G) how often each was drawn, and scores.
 
         Raises:
@@ -163,7 +163,7 @@ def _of_set(units: Units, times: Doubles, scores: SampleScores) -> dict[VerdictM
     }
 
 
-def _values(run: JudgedRun, datasets: Sequence[str], id_set: str, images: _Images) -> _Values:
+def _values(run: ScoredRun, datasets: Sequence[str], id_set: str, images: _Images) -> _Values:
     found = [_of_set(*images.read(run, name)) for name in datasets]
     units, times, scores = images.read(run, id_set)
     correct = units.totals(scores.correct.astype(np.float64))
@@ -178,18 +178,18 @@ def _values(run: JudgedRun, datasets: Sequence[str], id_set: str, images: _Image
     )
 
 
-class _Judge:
+class _RunScores:
     """The numbers of all runs, on draws that they share."""
 
     def __init__(self, contenders: Sequence[Contender]) -> None:
         runs = [run for c in contenders for run in (*c.runs, *_on_ladder(c))]
-        self.id_set, self.datasets, self.judged_on = _common_sets(runs)
+        self.id_set, self.datasets, self.evaluated_on = _common_sets(runs)
         self._contenders = contenders
         names = list(dict.fromkeys([self.id_set, *self.datasets]))
         self.images = _Images(runs[0], names)
         self._known: dict[str, _Values] = {}
 
-    def __call__(self, run: JudgedRun) -> _Values:
+    def __call__(self, run: ScoredRun) -> _Values:
         if run.run_id not in self._known:
             self._known[run.run_id] = _values(run, self.datasets, self.id_set, self.images)
         return self._known[run.run_id]
@@ -200,7 +200,7 @@ class _Judge:
         return {c.label: [self(run) for run in c.runs] for c in self._contenders}
 
 
-def _common_sets(runs: Sequence[JudgedRun]) -> tuple[str, list[str], JudgedOn]:
+def _common_sets(runs: Sequence[ScoredRun]) -> tuple[str, list[str], EvaluatedOn]:
     """The ID set, the sets that OOD values are means over, and what these are."""
     first = runs[0]
     everywhere = [one for name, one in first.sets.items() if all(name in run.sets for run in runs)]
@@ -215,11 +215,11 @@ def _common_sets(runs: Sequence[JudgedRun]) -> tuple[str, list[str], JudgedOn]:
     return ids[0], ids[:1], "id"
 
 
-def _on_ladder(c: Contender) -> list[JudgedRun]:
+def _on_ladder(c: Contender) -> list[ScoredRun]:
     return [run for some in c.ladder.values() for run in some]
 
 
-def make_verdict(
+def compare_contenders(
     contenders: Sequence[Contender],
     *,
     sweep_id: str,
@@ -243,7 +243,7 @@ def make_verdict(
             "no method of the sweep has all of its judged runs yet",
             hint="The verdict comes with the first method whose seeds have all finished.",
         )
-    judge = _Judge(contenders)
+    judge = _RunScores(contenders)
     values = {
         metric: {
             label: np.stack([v.metrics[metric] for v in runs]) for label, runs in judge.own.items()
@@ -258,8 +258,8 @@ def make_verdict(
         sweep_id=sweep_id,
         name=name,
         complete=complete,
-        sentence=sentence_of(rows, sets, equal, judge.judged_on, complete=complete),
-        judged_on=judge.judged_on,
+        sentence=sentence_of(rows, sets, equal, judge.evaluated_on, complete=complete),
+        evaluated_on=judge.evaluated_on,
         datasets=judge.datasets,
         n_images=judge.images.n_images,
         n_resamples=judge.images.n_resamples,
@@ -331,7 +331,7 @@ def _sets(values: Mapping[VerdictMetric, Mapping[str, Doubles]]) -> list[Verdict
     return found
 
 
-def _notes(contenders: Sequence[Contender], judge: _Judge, seeds: Sequence[int]) -> list[str]:
+def _notes(contenders: Sequence[Contender], judge: _RunScores, seeds: Sequence[int]) -> list[str]:
     notes = []
     edges = [f"{c.label} ({c.at_edge} edge, {c.lr:g})" for c in contenders if c.at_edge and c.lr]
     if edges:
@@ -340,7 +340,7 @@ def _notes(contenders: Sequence[Contender], judge: _Judge, seeds: Sequence[int])
         )
     if len(seeds) == 1:
         notes.append("There is one seed: the intervals cover images alone.")
-    if judge.judged_on == "id":
+    if judge.evaluated_on == "id":
         notes.append("No shifted data was judged; what stands for OOD is the ID test set.")
     return notes
 
@@ -375,7 +375,7 @@ class _Branch:
         return float(self.accuracy.min()), float(self.accuracy[-1])
 
 
-def _branch(c: Contender, judge: _Judge) -> _Branch:
+def _branch(c: Contender, judge: _RunScores) -> _Branch:
     rates = sorted(c.ladder)
     runs = [[judge(run) for run in c.ladder[lr]] for lr in rates]
     accuracy = np.array([np.mean([v.id_accuracy[0] for v in some]) for some in runs])
@@ -383,7 +383,7 @@ def _branch(c: Contender, judge: _Judge) -> _Branch:
     return _Branch(rates[:top], accuracy[:top], runs[:top])
 
 
-def _equal(contenders: Sequence[Contender], judge: _Judge) -> EqualAccuracy | None:
+def _equal(contenders: Sequence[Contender], judge: _RunScores) -> EqualAccuracy | None:
     """The contenders at one ID accuracy; None where at most one has a ladder."""
     climbing = [c for c in contenders if c.ladder]
     if len(climbing) < 2:
@@ -399,7 +399,7 @@ def _equal(contenders: Sequence[Contender], judge: _Judge) -> EqualAccuracy | No
     target = _target(branches)
     rows: list[EqualRow] = []
     values: dict[VerdictMetric, dict[str, Doubles]] = {
-        m: {} for m in METRICS if judge.judged_on != "id" or m != "accuracy"
+        m: {} for m in METRICS if judge.evaluated_on != "id" or m != "accuracy"
     }
     for label, branch in branches.items():
         at = branch.segment(target) if len(branch.rates) > 1 else None

@@ -14,12 +14,12 @@ def sentence_of(
     rows: Sequence[VerdictRow],
     sets: Sequence[VerdictSet],
     equal: EqualAccuracy | None,
-    judged_on: str,
+    evaluated_on: str,
     *,
     complete: bool,
 ) -> str:
     """The verdict at each method's own rate, and then at equal ID accuracy."""
-    where = _WHERE[judged_on]
+    where = _WHERE[evaluated_on]
     so_far = "" if complete else "So far: "
     if len(rows) == 1:
         only = rows[0]

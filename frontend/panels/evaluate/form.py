@@ -13,14 +13,14 @@ from calift_core.schema.wire.runs import RunSummary, Validation
 from frontend import api, page, text
 
 
-def can_be_judged(run: RunSummary) -> bool:
+def can_be_evaluated(run: RunSummary) -> bool:
     """Whether a run has a finished model."""
     return run.phase == "SUCCEEDED" and run.method != "imported"
 
 
 def button(runs: Sequence[RunSummary]) -> None:
     """Draw it, for runs that can be judged; nothing where there are none."""
-    chosen = [run for run in runs if can_be_judged(run)]
+    chosen = [run for run in runs if can_be_evaluated(run)]
     locked = api.locked("submit")
     if not chosen:
         return

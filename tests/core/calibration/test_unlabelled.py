@@ -11,14 +11,14 @@ from calift_core.calibration.unlabelled import (
     AVERAGE,
     ESTIMATORS,
     THRESHOLD,
-    Judged,
+    EstimatorError,
     Labelled,
     energy_drift,
     estimate_accuracy,
     expected_accuracy,
     familiarity,
-    judge_estimators,
     recommended,
+    validate_estimators,
 )
 from calift_core.errors import PredictionsError, SpecError
 
@@ -83,14 +83,14 @@ def test_judged__says_who_was_off_and_recommends_none_that_was_worse_than_the_av
         "honest": calibrated(rng, 4_000, 2.0, 2.0),
         "wrong and sure": Labelled(sure, rng.random(4_000) < sure / 2),
     }
-    judged = {j.estimator: j for j in judge_estimators(labelled, shifts)}
+    judged = {j.estimator: j for j in validate_estimators(labelled, shifts)}
     assert abs(judged[AVERAGE].errors["honest"]) < 0.03
     assert all(j.errors["wrong and sure"] > 0.2 for j in judged.values())
     best = recommended(list(judged.values()))
     assert judged[best].mean_error <= judged[AVERAGE].mean_error
-    worse = [Judged(AVERAGE, {"a": 0.1}), Judged(THRESHOLD, {"a": -0.2})]
+    worse = [EstimatorError(AVERAGE, {"a": 0.1}), EstimatorError(THRESHOLD, {"a": -0.2})]
     assert recommended(worse) == AVERAGE
-    assert recommended([Judged(name, {}) for name in ESTIMATORS]) == AVERAGE
+    assert recommended([EstimatorError(name, {}) for name in ESTIMATORS]) == AVERAGE
 
 
 def test_energy_drift__finds_a_move_and_calls_equal_sets_different_as_often_as_it_says() -> None:

@@ -42,8 +42,8 @@ from calift_core.shipping.card import chance_warnings
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
+from calift_core.shipping.exported_scores import exported_scores
 from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, ONNX_NAME, read_exported
-from calift_core.shipping.judged import judged
 from calift_core.shipping.onnx import calibrator_module, export_onnx
 from calift_core.shipping.predicting import Out, listed, predict_files
 from calift_core.shipping.reference import read_reference
@@ -351,7 +351,7 @@ def test_card__warns_where_the_model_is_no_better_than_guessing(
     right: float, warned: bool, exported: Path, made: Path
 ) -> None:
     report = Report.model_validate_json((made / "report.json").read_bytes())
-    (row, *_) = judged(made, report, None)
+    (row, *_) = exported_scores(made, report, None)
     found = chance_warnings(read_exported(exported), [replace(row, accuracy=right, n=200)])
     assert bool(found) == warned
     assert not warned or "34.0% of 200 images are right" in found[0]
@@ -614,7 +614,7 @@ def test_watch__of_an_export_says_what_its_run_says(
     assert (reference.labels == own.labels).all()
     run = shutil.copytree(made, tmp_path / "run")
     save_choice(run, choose_calibrator(run, "temperature"))
-    assert read_reference(run).judged == reference.judged
+    assert read_reference(run).validated == reference.validated
     bad = tmp_path / "cut.png"
     bad.write_bytes(b"none")
     paths = listed([str(paintings), str(bad)])

@@ -16,16 +16,16 @@ from calift.commands.main import app
 from calift_core.analysis.calibrators import calibrated_scores
 from calift_core.analysis.choosing import read_choice
 from calift_core.analysis.report import read_report
-from calift_core.calibration.registry import BESIDE_CALIBRATORS
+from calift_core.calibration.registry import INITIAL_MODEL_CALIBRATORS
 from calift_core.errors import CheckpointError, DataError, PredictionsError, SpecError
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.types import predictions_name
-from calift_core.shipping.beside import INITIAL_NAME
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
+from calift_core.shipping.exported_scores import exported_scores
 from calift_core.shipping.folder import CARD_NAME, ONNX_NAME
-from calift_core.shipping.judged import judged
+from calift_core.shipping.initial_model import INITIAL_NAME
 from calift_core.shipping.onnx import calibrator_module
 from calift_core.shipping.reference import read_reference
 from calift_core.shipping.watching import watch
@@ -81,12 +81,12 @@ def test_choice__without_the_initial_model_or_with_another_one_is_refused(
     assert read_choice(run) is None
 
 
-@pytest.mark.parametrize("kind", sorted(BESIDE_CALIBRATORS))
+@pytest.mark.parametrize("kind", sorted(INITIAL_MODEL_CALIBRATORS))
 def test_calibrator_module__is_the_calibrator(kind: str) -> None:
     rng = np.random.default_rng(3)
     z, z0 = rng.normal(0, 3, size=(2, 300, 7)).astype(np.float32)
     labels = np.where(rng.random(300) < 0.6, z.argmax(axis=1), rng.integers(7, size=300))
-    fitted = BESIDE_CALIBRATORS[kind]()
+    fitted = INITIAL_MODEL_CALIBRATORS[kind]()
     fitted.fit(z, labels, split="calibration", role="id", initial=z0)
     again = rng.normal(0, 6, size=(2, 200, 7)).astype(np.float32)
     again[:, 0] = 1.0  # logits that are all equal
@@ -105,7 +105,7 @@ def test_run__answers_as_its_stored_predictions_do_through_either_form(
     # What its folder says of its test sets is what the analysis of both files says.
     calibrator = choice.fitted()
     assert calibrator is not None
-    for row in judged(run, read_report(run), calibrator):
+    for row in exported_scores(run, read_report(run), calibrator):
         own, first = (f / predictions_name(row.dataset) for f in (run, runs["zero_shot"]))
         (scores,) = calibrated_scores(own, [calibrator], initial=first)
         assert row.nll == pytest.approx(float(scores.nll.mean()))

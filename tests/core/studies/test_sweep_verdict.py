@@ -13,7 +13,7 @@ from calift_core.calibration import SampleScores, accuracy, ece, paired_differen
 from calift_core.calibration.squared import SquaredError
 from calift_core.errors import UnpairedError
 from calift_core.schema.wire.sweeps import SweepVerdict, VerdictSet
-from calift_core.studies.sweep.verdict import Contender, JudgedRun, JudgedSet, make_verdict
+from calift_core.studies.sweep.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
 
 N, CLASSES = 400, 4
 _RNG = np.random.default_rng(0)
@@ -32,23 +32,23 @@ def scores(skill: float, seed: int, noise: float = 0.3) -> SampleScores:
 
 def judged(
     run_id: str, seed: int, sets: Mapping[str, tuple[str, SampleScores]], names: str = "image"
-) -> JudgedRun:
+) -> ScoredRun:
     units = np.array([f"{names} {i:04d}" for i in range(N)])
 
     def opened(of: SampleScores) -> Callable[[], tuple[NDArray[Any], SampleScores]]:
         return lambda: (units, of)
 
-    return JudgedRun(
+    return ScoredRun(
         run_id,
         seed,
         {
-            name: JudgedSet(name, role, ece=float(ece(of)), floor=0.01, open=opened(of))
+            name: ScoredSet(name, role, ece=float(ece(of)), floor=0.01, open=opened(of))
             for name, (role, of) in sets.items()
         },
     )
 
 
-def run(name: str, seed: int, skill: float, ood: float, **more: Any) -> JudgedRun:
+def run(name: str, seed: int, skill: float, ood: float, **more: Any) -> ScoredRun:
     """A run with an ID test set, one shift and one corruption that is not looked at."""
     return judged(
         f"{name}-{seed}-{skill:g}",
@@ -82,7 +82,7 @@ def contender(
 
 
 def verdict(*contenders: Contender, seeds: Sequence[int] = (0, 1, 2)) -> SweepVerdict:
-    return make_verdict(contenders, sweep_id="s", name="s", seeds=seeds, complete=True)
+    return compare_contenders(contenders, sweep_id="s", name="s", seeds=seeds, complete=True)
 
 
 def of(sets: Sequence[VerdictSet], metric: str) -> VerdictSet:
@@ -92,7 +92,7 @@ def of(sets: Sequence[VerdictSet], metric: str) -> VerdictSet:
 def test_verdict__values_are_the_means_of_the_runs_on_the_shifts_alone() -> None:
     found = verdict(contender("a", 1.5, 1.0))
     (row,) = found.rows
-    assert (found.judged_on, found.datasets) == ("shifts", ["art"])
+    assert (found.evaluated_on, found.datasets) == ("shifts", ["art"])
     ood = [scores(1.0, seed + 50) for seed in (0, 1, 2)]
     assert row.ood_accuracy.mean == pytest.approx(np.mean([accuracy(s) for s in ood]))
     assert row.ood_nll.mean == pytest.approx(np.mean([s.nll.mean() for s in ood]))
@@ -206,14 +206,14 @@ def test_equal__intervals_cover_the_truth_as_often_as_they_say() -> None:
     n, times, missed = 300, 40, 0
     units = np.array([f"{i:04d}" for i in range(n)])
 
-    def curve(x: float) -> JudgedRun:
+    def curve(x: float) -> ScoredRun:
         sets = {}
         for name, role, p in (("id", "id", x), ("art", "shift", 0.8 * x)):
             correct = rng.uniform(size=n) < p
             probs = np.where(correct[:, None], [[0.9, 0.1]], [[0.1, 0.9]])
             of_set = score_probs(probs, np.zeros(n, dtype=np.int64))
-            sets[name] = JudgedSet(name, role, 0.0, 0.0, lambda s=of_set: (units, s))
-        return JudgedRun(f"{x}-{rng.integers(2**60)}", 0, sets)
+            sets[name] = ScoredSet(name, role, 0.0, 0.0, lambda s=of_set: (units, s))
+        return ScoredRun(f"{x}-{rng.integers(2**60)}", 0, sets)
 
     for _ in range(times):
         pair = [

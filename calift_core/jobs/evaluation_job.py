@@ -31,15 +31,15 @@ from calift_core.errors import (
     PredictionsError,
     SpecError,
 )
+from calift_core.evaluation.evaluate import EvaluationResult, evaluate_set
 from calift_core.evaluation.forward import Placed
 from calift_core.evaluation.items import Item, Settings
-from calift_core.evaluation.judge import Verdict, judge_set
 from calift_core.evaluation.partial import adopt_shards
 from calift_core.evaluation.progress import Progress
 from calift_core.evaluation.subjects import ForwardConfig, Subject, Turns, load_like, load_trained
 from calift_core.files import atomic_write_json
 from calift_core.jobs.curves import JsonlAppender
-from calift_core.jobs.job import Stop, never, require_space, told
+from calift_core.jobs.job import Stop, never, require_space, warnings_of
 from calift_core.models.finished import made_of, read_finished
 from calift_core.models.precision import Precision, resolve_device, resolve_precision
 from calift_core.models.zeroshot import resolve_templates
@@ -54,7 +54,7 @@ from calift_core.threads import loader_workers
 RUNS = "runs"
 
 
-def judge_in_folder(
+def evaluate_in_folder(
     spec: EvaluationJobSpec,
     folder: Path,
     *,
@@ -62,16 +62,18 @@ def judge_in_folder(
     resume_from: Path | None = None,
     stop: Stop = never,
 ) -> Iterator[Record]:
-    """`judge_runs`, with `records.jsonl` written as it goes."""
+    """`evaluate_runs`, with `records.jsonl` written as it goes."""
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_json(folder / "spec.json", spec.model_dump(mode="json"))
     with JsonlAppender(folder / "records.jsonl") as records:
-        for record in judge_runs(spec, folder, inputs=inputs, resume_from=resume_from, stop=stop):
+        for record in evaluate_runs(
+            spec, folder, inputs=inputs, resume_from=resume_from, stop=stop
+        ):
             records.add(record.model_dump_json())
             yield record
 
 
-def judge_runs(
+def evaluate_runs(
     spec: EvaluationJobSpec,
     folder: Path,
     *,
@@ -332,9 +334,9 @@ class _Pass:
                     if one.role == "corruption"
                     else 1,
                 )
-                verdicts = [Verdict() for _ in runs]
+                results = [EvaluationResult() for _ in runs]
                 subjects = [self.subjects[run.id] for run in runs]
-                yield from judge_set(subjects, verdicts, item, settings, progress)
+                yield from evaluate_set(subjects, results, item, settings, progress)
                 for run in runs:
                     run.known[name] = images.sha256
 
@@ -350,7 +352,7 @@ class _Pass:
                 raise InterruptedRunError("stopped while loading models")
             if run is not first:
                 model = load_like(run.folder, lead, (first.id, run.id), stub)
-            yield from told(f"{run.id}: {model.note}" if model.note else "")
+            yield from warnings_of(f"{run.id}: {model.note}" if model.note else "")
             place = turns.add(model) if turns is not None else lambda: lead.clip
             self.subjects[run.id] = Subject(
                 Placed(place, model.classifier),

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calift_core.calibration import BESIDE_CALIBRATORS, softmax
-from calift_core.calibration.beside import (
+from calift_core.calibration import INITIAL_MODEL_CALIBRATORS, softmax
+from calift_core.calibration.calibrators import Temperature
+from calift_core.calibration.initial_model import (
     PRIOR,
     CautiousTemperature,
     DisagreementTemperature,
@@ -16,7 +17,6 @@ from calift_core.calibration.beside import (
     SampleScaling,
     disagreement,
 )
-from calift_core.calibration.calibrators import Temperature
 from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.errors import LeakageError, SpecError
 
@@ -38,12 +38,12 @@ def nll(probs, labels) -> float:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(BESIDE_CALIBRATORS)))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(INITIAL_MODEL_CALIBRATORS)))
 def test_beside__predictions_are_kept_where_it_says_so_and_a_stored_one_is_the_same(
     seed: int, kind: str
 ) -> None:
     logits, initial, labels = drawn(seed, n=100)
-    calibrator = BESIDE_CALIBRATORS[kind]().fit(logits, labels, initial=initial, **ID)
+    calibrator = INITIAL_MODEL_CALIBRATORS[kind]().fit(logits, labels, initial=initial, **ID)
     probs = calibrator.transform(logits, initial)
     assert np.allclose(probs.sum(axis=1), 1, atol=1e-5)
     agree = initial.argmax(axis=1) == logits.argmax(axis=1)
@@ -127,7 +127,7 @@ def test_ensemble__of_equal_models_is_temperature() -> None:
 
 def test_beside__without_the_initial_model_or_off_the_calibration_split_is_refused() -> None:
     logits, initial, labels = drawn(4)
-    for kind, make in BESIDE_CALIBRATORS.items():
+    for kind, make in INITIAL_MODEL_CALIBRATORS.items():
         with pytest.raises(SpecError, match=f"{kind}.*initial model's logits, got none"):
             make().fit(logits, labels, **ID)
         with pytest.raises(SpecError, match=r"must be \(400, 5\), they are \(400, 4\)"):

@@ -105,12 +105,12 @@ def initial_logits(
     """
     if initial is None or not reads_initial(calibrator):
         return None
-    first = read_predictions(predictions_beside(initial, own.metadata.dataset))
+    first = read_predictions(initial_predictions_path(initial, own.metadata.dataset))
     require_same(own, first)
     return first.logits
 
 
-def predictions_beside(initial: Path, dataset: str) -> Path:
+def initial_predictions_path(initial: Path, dataset: str) -> Path:
     """Where an initial model's predictions of a data set lie.
 
     Raises:

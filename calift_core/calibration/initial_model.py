@@ -48,7 +48,7 @@ class DisagreementTemperature(Calibrator):
     a: float
     b: float
 
-    def _fit_beside(self, logits: Floats, initial: Floats, labels: Ints) -> None:
+    def _fit_with_initial(self, logits: Floats, initial: Floats, labels: Ints) -> None:
         d = disagreement(logits, initial)
         n, rows = len(labels), np.arange(len(labels))
         centred = logits - logits.max(axis=1, keepdims=True)
@@ -78,7 +78,7 @@ class DisagreementTemperature(Calibrator):
         low, high = TEMPERATURE_RANGE
         return np.clip(np.exp(self.a + self.b * disagreement(logits, initial)), low, high)
 
-    def _transform_beside(self, logits: Floats, initial: Floats) -> Floats:
+    def _transform_with_initial(self, logits: Floats, initial: Floats) -> Floats:
         return softmax(logits / self.temperatures(logits, initial)[:, None])
 
     def _parameters(self) -> dict[str, object]:
@@ -113,10 +113,10 @@ class SampleScaling(Calibrator):
     kind = "sals"
     reads_initial = True
 
-    def _fit_beside(self, logits: Floats, initial: Floats, labels: Ints) -> None:
+    def _fit_with_initial(self, logits: Floats, initial: Floats, labels: Ints) -> None:
         """Nothing to fit."""
 
-    def _transform_beside(self, logits: Floats, initial: Floats) -> Floats:
+    def _transform_with_initial(self, logits: Floats, initial: Floats) -> Floats:
         low, high = logits.min(axis=1, keepdims=True), logits.max(axis=1, keepdims=True)
         base, top = initial.min(axis=1, keepdims=True), initial.max(axis=1, keepdims=True)
         width = high - low
@@ -145,10 +145,10 @@ class Ensemble(Calibrator):
     own: float
     first: float
 
-    def _fit_beside(self, logits: Floats, initial: Floats, labels: Ints) -> None:
+    def _fit_with_initial(self, logits: Floats, initial: Floats, labels: Ints) -> None:
         self.own, self.first = fit_temperature(logits, labels), fit_temperature(initial, labels)
 
-    def _transform_beside(self, logits: Floats, initial: Floats) -> Floats:
+    def _transform_with_initial(self, logits: Floats, initial: Floats) -> Floats:
         return (softmax(logits, self.own) + softmax(initial, self.first)) / 2
 
     def _parameters(self) -> dict[str, object]:

@@ -26,7 +26,7 @@ from calift_core.calibration.diagrams import ReliabilityCurve
 from calift_core.predictions.read import read_metadata, read_predictions
 from calift_core.predictions.types import Predictions, predictions_name
 from calift_core.schema.report import EceReport, EvaluationReport, Report
-from calift_core.shipping.beside import predictions_beside, reads_initial
+from calift_core.shipping.initial_model import initial_predictions_path, reads_initial
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Row:
     before: Before | None = None
 
 
-def judged(folder: Path, report: Report, calibrator: Calibrator | None) -> Iterator[Row]:
+def exported_scores(folder: Path, report: Report, calibrator: Calibrator | None) -> Iterator[Row]:
     """Every data set that a run was tested on, in the report's order.
 
     Args:
@@ -114,7 +114,7 @@ def scores_of(path: Path, initial: Path, calibrator: Calibrator | None) -> Sampl
     """
     first = None
     if reads_initial(calibrator):
-        first = predictions_beside(initial, read_metadata(path).dataset)
+        first = initial_predictions_path(initial, read_metadata(path).dataset)
     return answer_scores(path, calibrator, initial=first)
 
 

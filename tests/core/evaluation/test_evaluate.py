@@ -34,7 +34,8 @@ from calift_core.data.preprocess import Preprocess
 from calift_core.data.sources import ArraySource
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, InterruptedRunError, ModelError, SpecError
-from calift_core.evaluation import judge, noise_levels, progress
+from calift_core.evaluation import evaluate as evaluate_module
+from calift_core.evaluation import noise_levels, progress
 from calift_core.evaluation import path as weight_path
 from calift_core.evaluation.forward import Placed, forward_all, own_logits, predict
 from calift_core.evaluation.partial import EVALUATING, Shards, adopt_shards
@@ -516,7 +517,7 @@ def go(source: Iterator[Record]) -> bool:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "SHARD_BATCHES", 2)
+    monkeypatch.setattr(evaluate_module, "SHARD_BATCHES", 2)
 
 
 @pytest.mark.parametrize("every", [3, 8])
@@ -544,11 +545,11 @@ def test_stop__again_and_again_leaves_the_bytes_of_an_evaluation_left_alone(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from calift_core.evaluation import judge
+from calift_core.evaluation import evaluate
 from calift_core.jobs.evaluate import evaluate_finished
 from calift_core.schema.spec import load_spec
 
-judge.SHARD_BATCHES = 2
+evaluate.SHARD_BATCHES = 2
 asked, last = 0, 0
 
 def stop():

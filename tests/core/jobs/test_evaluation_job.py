@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from calift_core.errors import DataError, ModelUnavailableError
-from calift_core.jobs.judging import RUNS, judge_in_folder, judge_runs
+from calift_core.jobs.evaluation_job import RUNS, evaluate_in_folder, evaluate_runs
 from calift_core.predictions.types import predictions_name
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import (
@@ -78,7 +78,7 @@ def test_judge_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     asked = job("zs", "ft", "other", shifts={"art": str(paintings)}, corruptions=CORRUPTIONS)
-    records = list(judge_runs(asked, tmp_path / "job", inputs=finished))
+    records = list(evaluate_runs(asked, tmp_path / "job", inputs=finished))
     found = judged(records)
     assert len(found) == 6
     phases = [r.detail for r in records if isinstance(r, PhaseRecord) and r.phase == "evaluating"]
@@ -107,20 +107,20 @@ def test_judge_runs__what_was_judged_is_passed_over_and_other_images_stand_besid
     run = tmp_path / "zs"
     shutil.copytree(finished["zs"], run)
     asked = job("zs", shifts={"art": str(paintings)})
-    list(judge_runs(asked, tmp_path / "first", inputs={"zs": run}))
+    list(evaluate_runs(asked, tmp_path / "first", inputs={"zs": run}))
     shutil.copytree(
         tmp_path / "first" / RUNS / "zs" / "predictions", run / "predictions", dirs_exist_ok=True
     )
-    again = list(judge_runs(asked, tmp_path / "second", inputs={"zs": run}))
+    again = list(evaluate_runs(asked, tmp_path / "second", inputs={"zs": run}))
     assert judged(again) == {}
     assert "The run zs was judged on art already." in said(again)
     other = write_classes(tmp_path / "other", n=4, seed=9)
     asked = job("zs", shifts={"art": str(other)})
-    (found,) = judged(list(judge_runs(asked, tmp_path / "third", inputs={"zs": run})))
+    (found,) = judged(list(evaluate_runs(asked, tmp_path / "third", inputs={"zs": run})))
     assert found[1].startswith("art-")
     # The suite that the run is of: nothing of it is new.
     asked = job("zs", suites=[_suite_of(run)])
-    assert judged(list(judge_runs(asked, tmp_path / "fourth", inputs={"zs": run}))) == {}
+    assert judged(list(evaluate_runs(asked, tmp_path / "fourth", inputs={"zs": run}))) == {}
 
 
 def _suite_of(run: Path) -> str:
@@ -134,7 +134,7 @@ def test_judge_runs__another_suite_is_a_shift_by_its_name(
     write_classes(tmp_path / "suite" / "train", n=4)
     write_classes(tmp_path / "suite" / "test", n=5, seed=3)
     asked = job("zs", suites=[f"folder:{tmp_path / 'suite'}"])
-    ((key, report),) = judged(list(judge_runs(asked, tmp_path / "job", inputs=finished))).items()
+    ((key, report),) = judged(list(evaluate_runs(asked, tmp_path / "job", inputs=finished))).items()
     assert key == ("zs", "suite")
     assert (report.n, report.role) == (15, "shift")
 
@@ -143,11 +143,11 @@ def test_judge_runs__a_run_that_is_gone_is_said_and_the_others_are_judged(
     finished: dict[str, Path], paintings: Path, tmp_path: Path
 ) -> None:
     asked = job("zs", "ft", folders=[str(paintings)])
-    records = list(judge_runs(asked, tmp_path / "a", inputs={"ft": finished["ft"]}))
+    records = list(evaluate_runs(asked, tmp_path / "a", inputs={"ft": finished["ft"]}))
     assert set(judged(records)) == {("ft", "paintings")}
     assert said(records)[0] == "The run zs is gone; the others are judged without it."
     with pytest.raises(ModelUnavailableError, match="zs, ft are gone"):
-        list(judge_runs(asked, tmp_path / "b", inputs={}))
+        list(evaluate_runs(asked, tmp_path / "b", inputs={}))
 
 
 def test_judge_runs__other_classes_are_a_sentence(
@@ -156,10 +156,10 @@ def test_judge_runs__other_classes_are_a_sentence(
     write_classes(tmp_path / "data", ["blue_thing", "yellow_thing"], n=2)
     asked = job("zs", folders=[str(tmp_path / "data")])
     with pytest.raises(DataError, match="lacks the class folders green_thing, red_thing and has"):
-        list(judge_runs(asked, tmp_path / "a", inputs=finished))
+        list(evaluate_runs(asked, tmp_path / "a", inputs=finished))
     asked = job("zs", suites=[f"folder:{tmp_path / 'data'}"])
     with pytest.raises(DataError, match="was trained on the classes"):
-        list(judge_runs(asked, tmp_path / "b", inputs=finished))
+        list(evaluate_runs(asked, tmp_path / "b", inputs=finished))
 
 
 def test_evaluation_job_spec__says_what_is_wrong_with_it() -> None:
@@ -189,7 +189,7 @@ def test_judge_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_in_t
     asked = job("zs", "ft", shifts={"art": str(data)})
     inputs = {name: finished[name] for name in asked.runs}
     whole, killed, resumed = (tmp_path / name for name in ("whole", "killed", "resumed"))
-    again = list(judge_in_folder(asked, whole, inputs=inputs))
+    again = list(evaluate_in_folder(asked, whole, inputs=inputs))
 
     def kept() -> int:
         return len(list(killed.glob("runs/*/evaluating/*/*.safetensors")))
@@ -200,9 +200,9 @@ def test_judge_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_in_t
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        list(judge_in_folder(asked, killed, inputs=inputs, stop=stop))
+        list(evaluate_in_folder(asked, killed, inputs=inputs, stop=stop))
     assert kept() == 4
-    records = list(judge_in_folder(asked, resumed, inputs=inputs, resume_from=killed))
+    records = list(evaluate_in_folder(asked, resumed, inputs=inputs, resume_from=killed))
     for name in asked.runs:
         one, other = (
             folder / RUNS / name / "predictions" / "art.parquet" for folder in (whole, resumed)

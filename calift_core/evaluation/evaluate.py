@@ -45,7 +45,7 @@ _COVARIANCE = ("n", "origin", "total", "gram")
 
 
 @dataclass
-class Verdict:
+class EvaluationResult:
     """What judging gives for one model.
 
     Attributes:
@@ -58,9 +58,9 @@ class Verdict:
     spectrum: SpectrumReport | None = None
 
 
-def judge(
+def evaluate_models(
     subjects: Sequence[Subject], suite: Suite, settings: Settings
-) -> Generator[Record, None, list[Verdict]]:
+) -> Generator[Record, None, list[EvaluationResult]]:
     """Judge models on everything that a suite has; each image is decoded once for all of them.
 
     Returns:
@@ -72,11 +72,13 @@ def judge(
         UnreadableImageError: a file cannot be decoded.
         DiskFullError, StorageError: predictions or shards cannot be written.
     """
-    verdicts = [Verdict() for _ in subjects]
-    yield from _judge_sets(subjects, verdicts, items_of(suite), n_images_of(suite), settings)
+    evaluation_results = [EvaluationResult() for _ in subjects]
+    yield from _evaluate_sets(
+        subjects, evaluation_results, items_of(suite), n_images_of(suite), settings
+    )
     calibration = suite.parts.get("calibration")
     if settings.spec.perturbed_calibration and calibration is not None and len(calibration):
-        for subject, verdict in zip(subjects, verdicts, strict=True):
+        for subject, evaluation_result in zip(subjects, evaluation_results, strict=True):
             yield PhaseRecord(phase="evaluating", detail="noise levels for TS-P")
             clean = Item(calibration, suite.class_names, "calibration")
             levels: list[float] = []
@@ -85,26 +87,26 @@ def judge(
             levels = settings.ranks.from_first(levels)
             copies = [copy_of(clean, level, subject, settings) for level in levels]
             total = len(calibration) * len(copies)
-            verdict.selection["perturbed_calibration"] = []
-            yield from _judge_sets([subject], [verdict], iter(copies), total, settings)
-    return verdicts
+            evaluation_result.selection["perturbed_calibration"] = []
+            yield from _evaluate_sets([subject], [evaluation_result], iter(copies), total, settings)
+    return evaluation_results
 
 
-def _judge_sets(
+def _evaluate_sets(
     subjects: Sequence[Subject],
-    verdicts: Sequence[Verdict],
+    evaluation_results: Sequence[EvaluationResult],
     items: Iterator[Item],
     n_images: int,
     settings: Settings,
 ) -> Iterator[Record]:
     progress = Progress(n_images * len(subjects))
     for item in items:
-        yield from judge_set(subjects, verdicts, item, settings, progress)
+        yield from evaluate_set(subjects, evaluation_results, item, settings, progress)
 
 
-def judge_set(
+def evaluate_set(
     subjects: Sequence[Subject],
-    verdicts: Sequence[Verdict],
+    evaluation_results: Sequence[EvaluationResult],
     item: Item,
     settings: Settings,
     progress: Progress,
@@ -128,9 +130,9 @@ def judge_set(
             return
     works = [_Work(subject, item, settings) for subject in subjects]
     yield from _predict(works, item, settings, progress)
-    for work, verdict in zip(works, verdicts, strict=True):
+    for work, evaluation_result in zip(works, evaluation_results, strict=True):
         result = work.finish()
-        evaluation = _take(result, item, verdict)
+        evaluation = _take(result, item, evaluation_result)
         if evaluation is not None:
             path = "/".join(p for p in (work.subject.name, result["predictions"]) if p)
             yield EvaluationRecord(evaluation=evaluation, predictions=path, run=work.subject.run)
@@ -202,19 +204,21 @@ def _stop_if_asked(works: Sequence[_Work], settings: Settings, images: ImageSet)
     )
 
 
-def _take(result: Mapping[str, Any], item: Item, verdict: Verdict) -> EvaluationReport | None:
+def _take(
+    result: Mapping[str, Any], item: Item, evaluation_result: EvaluationResult
+) -> EvaluationReport | None:
     """Put a set's result in the verdict; its evaluation, None of a part that is not judged."""
     if result.get("spectrum") is not None:
-        verdict.spectrum = SpectrumReport.model_validate(result["spectrum"])
+        evaluation_result.spectrum = SpectrumReport.model_validate(result["spectrum"])
     if result.get("evaluation") is not None:
         evaluation = EvaluationReport.model_validate(result["evaluation"])
-        verdict.evaluations.append(evaluation)
+        evaluation_result.evaluations.append(evaluation)
         return evaluation
     selection = dict(result["selection"])
     if item.noise is not None:
-        verdict.selection["perturbed_calibration"].append(selection)
+        evaluation_result.selection["perturbed_calibration"].append(selection)
     else:
-        verdict.selection[item.role] = selection
+        evaluation_result.selection[item.role] = selection
     return None
 
 
