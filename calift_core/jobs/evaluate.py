@@ -8,7 +8,7 @@ from pathlib import Path
 
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import InterruptedRunError, SpecError
-from calift_core.evaluation.evaluate import evaluate
+from calift_core.evaluation.evaluate import evaluate_models
 from calift_core.evaluation.forward import Placed
 from calift_core.evaluation.subjects import Subject, TrainedModel, Turns, load_like, load_trained
 from calift_core.jobs.job import Job, Stop, never, require_space, warnings_of
@@ -101,7 +101,7 @@ def evaluate_many(
     yield PhaseRecord(
         phase="evaluating", detail=f"{len(names)} models, each image decoded once for all"
     )
-    results = yield from evaluate(subjects, suite, jobs[names[0]].settings)
+    results = yield from evaluate_models(subjects, suite, jobs[names[0]].settings)
     for name, subject, result, origin in zip(names, subjects, results, loaded, strict=True):
         turns.clip.name, turns.clip.pretrained = origin
         jobs[name]._lap("evaluation_s")

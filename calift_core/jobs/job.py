@@ -25,7 +25,7 @@ from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.sources import drafted
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CheckpointError, DiskFullError
-from calift_core.evaluation.evaluate import EvaluationResult, evaluate
+from calift_core.evaluation.evaluate import EvaluationResult, evaluate_models
 from calift_core.evaluation.forward import Placed, encode, predict, validation_values
 from calift_core.evaluation.items import Settings, encoding_key
 from calift_core.evaluation.partial import Shards, adopt_shards, drop_shards, link_tree
@@ -307,7 +307,7 @@ class Job:
         placed = Placed(lambda: clip, classifier, mixed.mixture if mixed else None)
         sha256 = weights_sha256(clip.net) if mixed is None else mixed.sha256
         subject = Subject(placed, sha256, self.folder)
-        (result,) = yield from evaluate([subject], suite, self.settings)
+        (result,) = yield from evaluate_models([subject], suite, self.settings)
         self._lap("evaluation_s")
         if keeps_features and self.spec.method.keeps_features:
             yield from self._keep_features(clip, subject.sha256, suite)

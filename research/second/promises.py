@@ -32,7 +32,7 @@ from calift_core.analysis.choosing import calibrated
 from calift_core.analysis.report import read_report
 from calift_core.calibration import Calibrator, score_probs
 from calift_core.calibration.decisions import choose_threshold, keep
-from calift_core.calibration.unlabelled import ESTIMATORS, Judged, recommended
+from calift_core.calibration.unlabelled import ESTIMATORS, EstimatorError, recommended
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
 from calift_core.shipping.choosing import choose_calibrator, part_of
@@ -83,13 +83,13 @@ def of_run(folder: Path, report: Report, calibrator: Calibrator | None, repeats:
     return thresholds(calibrated(own.logits, calibrator), own.labels, n, repeats), n, len(own)
 
 
-def off(judged: list[Judged]) -> dict[str, dict[str, float]]:
+def off(judged: list[EstimatorError]) -> dict[str, dict[str, float]]:
     """Estimator → shift → estimate less accuracy, with the one that other shifts recommend."""
     errors = {one.estimator: dict(one.errors) for one in judged}
     errors[CHOSEN] = {}
     for shift in errors[ESTIMATORS[0]]:
         rest = [
-            Judged(one.estimator, {k: v for k, v in one.errors.items() if k != shift})
+            EstimatorError(one.estimator, {k: v for k, v in one.errors.items() if k != shift})
             for one in judged
         ]
         errors[CHOSEN][shift] = errors[recommended(rest)][shift]
@@ -187,7 +187,7 @@ def main() -> int:
             draws, n, population = of_run(folder, report, calibrator, options.resamplings)
             row |= {"draws": draws, "n": n, "population": population}
         if options.only != "thresholds":
-            row["errors"] = off(reference_of(folder, report, calibrator).judged)
+            row["errors"] = off(reference_of(folder, report, calibrator).validated)
             row["accuracy"] = {
                 e.dataset: e.accuracy for e in report.evaluations if e.role == "shift"
             }
