@@ -77,8 +77,10 @@ def calibrate(
 
     It is fitted on the run's ID calibration part. auto takes the simplest one within a standard
     error of the lowest negative log likelihood on the ID validation part, none included; where
-    images are few it takes temperature or none, and says so.
+    images are few it takes temperature or none, and says so. With --initial it is the recommended
+    ensemble of both models.
     """
+    from calift_core.recommendation import RECOMMENDED
     from calift_core.shipping.choosing import choose_calibrator, save_choice
 
     folder = folder_of(run)
@@ -109,6 +111,12 @@ def calibrate(
         else f"{choice.kind}, fitted on {on.n:,} images of {on.dataset}."
     )
     out.print(f"{said} It is in {path}.", markup=False)
+    if kind == "auto" and initial is None:
+        err.print(
+            f"Fitted on ID images alone. Where data may shift: --with {RECOMMENDED.calibrator} "
+            f"--initial ZERO_SHOT_RUN. {RECOMMENDED.evidence} {RECOMMENDED.limits}",
+            markup=False,
+        )
 
 
 def export(

@@ -70,7 +70,7 @@ def calibrator_from_dict(stored: dict[str, Any]) -> Calibrator:
 
 
 def require_initial(kind: str, *, named: bool) -> None:
-    """Make sure that an initial run is named for the calibrators that read its logits alone.
+    """Make sure that an initial run is named for `auto` and calibrators that read its logits alone.
 
     Raises:
         SpecError: it is not so.
@@ -83,7 +83,7 @@ def require_initial(kind: str, *, named: bool) -> None:
             "towers then: twice the weights, two passes for every image. --with temperature keeps "
             "every prediction too.",
         )
-    if named and kind not in INITIAL_MODEL_CALIBRATORS:
+    if named and kind not in (*INITIAL_MODEL_CALIBRATORS, "auto"):
         raise SpecError(
             f"{kind} reads no other model's logits, and an initial model is given.",
             hint=f"Those that do: {', '.join(INITIAL_MODEL_CALIBRATORS)}.",

@@ -23,6 +23,7 @@ from calift_core.errors import DataError, PredictionsError, UnknownNameError
 from calift_core.files import atomic_write_json
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import Predictions
+from calift_core.recommendation import RECOMMENDED
 from calift_core.schema.report import Report
 from calift_core.shipping.initial_model import (
     initial_logits,
@@ -41,7 +42,7 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
             validation is within one standard error of the lowest, among those that there are images
             enough for. A kind that is named is fitted on however few there are, with a note.
         initial: folder of the finished zero-shot run that this one started from, for calibrators
-            that read its logits. `auto` chooses none of them: they are two towers.
+            that read its logits; `auto` then is the recommended one of those.
 
     Raises:
         UnknownNameError: there is no such calibrator.
@@ -56,6 +57,8 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
             "calibrator", kind, [AUTO, NONE, *CALIBRATORS, *INITIAL_MODEL_CALIBRATORS]
         )
     require_initial(kind, named=initial is not None)
+    if kind == AUTO and initial is not None:
+        kind = RECOMMENDED.calibrator
     report = read_report(folder)
     if initial is not None:
         require_start(folder, initial)

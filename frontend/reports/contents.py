@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
+from calift_core.recommendation import RECOMMENDED
 from calift_core.schema.report import EceReport
 from calift_core.schema.wire.results import (
     ComparedRun,
@@ -193,6 +194,7 @@ def _answers(gathered: Gathered) -> list[str]:
             sentence = answer(labels[run_id], base, found).sentence.strip()
             if sentence:
                 said.append(sentence)
+    said.append(f"Suggested by calift's study: {RECOMMENDED.recipe} {RECOMMENDED.limits}")
     return said
 
 

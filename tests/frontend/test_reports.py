@@ -21,6 +21,7 @@ from PIL import Image
 from calift_core.analysis.imported import import_into_folder
 from calift_core.client import Client
 from calift_core.errors import CaliftError, SpecError
+from calift_core.recommendation import RECOMMENDED
 from calift_core.schema.wire.results import Evaluation
 from frontend import tables
 from frontend.reports import document, files
@@ -112,7 +113,9 @@ def test_report__folders_are_read_without_a_service_and_paired(tmp_path: Path) -
         for e in told.evaluations:
             assert getattr(found[e.dataset], position) == pytest.approx(e.ece.value, abs=1e-6)
             assert told.diagram(e).ece == pytest.approx(e.ece.value, abs=1e-6)
-    assert any("calibrat" in sentence for sentence in contents(gathered).answers)
+    *answers, suggested = contents(gathered).answers
+    assert any("calibrat" in sentence for sentence in answers)
+    assert RECOMMENDED.recipe in suggested
     with pytest.raises(CaliftError, match=r"report\.json"):
         from_folders([tmp_path])
     with pytest.raises(SpecError, match="1 to 8 runs"):

@@ -23,7 +23,13 @@ def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) 
     assert "out of memory" in said
     assert "To mend it" in said
     assert "pp to zero-shot" in said
-    for title in ("Worst cell", "Largest over-confidence", "Who leads", "Forgotten"):
+    for title in (
+        "Worst cell",
+        "Largest over-confidence",
+        "Who leads",
+        "Forgotten",
+        "Suggested recipe",
+    ):
         assert title in said
     assert "points too sure" in said
     assert "of what was right before" in said

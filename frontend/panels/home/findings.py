@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from calift_core.errors import CaliftError
+from calift_core.recommendation import RECOMMENDED, advice
 from calift_core.schema.wire.answers import Board
 from calift_core.schema.wire.results import Evaluation
 from calift_core.schema.wire.runs import RunSummary
@@ -36,6 +37,7 @@ def draw(newest: Sequence[RunSummary]) -> None:
         places = [st.container() for _ in range(2)]
     with right:
         slow = [st.container() for _ in range(2)]
+    _suggested(runs)
     names = pickers.labels(runs)
     evaluations = [e for run in runs for e in api.evaluations(run)]
     trained = {run.id for run in runs if run.method != "zero_shot"}
@@ -63,6 +65,35 @@ def _diagram_link(e: Evaluation) -> None:
         icon=":material/target:",
         query_params={"run": e.run_id, "dataset": e.dataset},
     )
+
+
+def _suggested(runs: Sequence[RunSummary]) -> None:
+    """What the study suggests to do next, and whether it covers these runs."""
+    initial = [r for r in runs if r.method == "zero_shot"]
+    tuned = [r for r in runs if r.method == RECOMMENDED.method]
+    with _card("Suggested recipe"):
+        st.markdown(RECOMMENDED.recipe)
+        st.caption(f"{RECOMMENDED.evidence} {RECOMMENDED.limits}")
+        if initial and tuned:
+            if caveat := advice(_id_accuracy(initial[0]), _id_accuracy(tuned[0])):
+                st.caption(caveat)
+            st.page_link(
+                "views/run.py",
+                label=f"Export {text.md(tuned[0].name)} so",
+                icon=":material/inventory_2:",
+                query_params={"id": tuned[0].id},
+            )
+        else:
+            st.page_link(
+                "views/new.py",
+                label="Train it",
+                icon=":material/add:",
+                query_params={"intent": "robust"},
+            )
+
+
+def _id_accuracy(run: RunSummary) -> float | None:
+    return None if run.summary is None else run.summary.id_accuracy
 
 
 def _worst(evaluations: Sequence[Evaluation], names: dict[str, str]) -> None:

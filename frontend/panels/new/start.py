@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from calift_core.recommendation import RECOMMENDED
 from calift_core.schema.wire.service import MethodInfo
 from frontend import address, api, page, state, text
 
@@ -44,7 +45,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 #: What a run is for → what it is called, the method that the form begins with, and the sweep's
 #: preset where one run is no answer.
 INTENTS: dict[str, tuple[str, str, str]] = {
-    "robust": ("Robust fine-tune: one run", "carot", ""),
+    "robust": ("Robust fine-tune: one run", RECOMMENDED.method, ""),
     "compare": ("Compare all methods: a sweep with one verdict", "carot", "compare-methods"),
     "evaluate": ("Evaluate only: the model as it is", "zero_shot", ""),
     "ablate": ("Ablate: CaRot without each of its parts", "carot", "ablate-carot"),
@@ -68,6 +69,11 @@ def intent(*, default: str = "robust") -> str:
             st.session_state.pop(key, None)
         address.put({"method": None})
     st.caption(f"{INTENTS[chosen][0]}.")
+    if chosen == "robust":
+        st.caption(
+            f"Suggested: {RECOMMENDED.recipe} {RECOMMENDED.evidence} {RECOMMENDED.limits} "
+            "The run's page exports it so."
+        )
     return chosen
 
 

@@ -20,6 +20,7 @@ from calift_core.calibration.registry import INITIAL_MODEL_CALIBRATORS
 from calift_core.errors import CheckpointError, DataError, PredictionsError, SpecError
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.types import predictions_name
+from calift_core.recommendation import RECOMMENDED
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
@@ -70,8 +71,6 @@ def test_choice__without_the_initial_model_or_with_another_one_is_refused(
     assert "--initial RUN" in told.value.hint
     with pytest.raises(SpecError, match="temperature reads no other model's logits"):
         choose_calibrator(run, "temperature", initial=runs["zero_shot"])
-    with pytest.raises(SpecError, match="auto reads no other"):
-        choose_calibrator(run, initial=runs["zero_shot"])
     with pytest.raises(DataError, match=r"must hold the model that .* started from"):
         choose_calibrator(run, "disagreement", initial=run)
     less = shutil.copytree(runs["zero_shot"], tmp_path / "less")
@@ -79,6 +78,14 @@ def test_choice__without_the_initial_model_or_with_another_one_is_refused(
     with pytest.raises(DataError, match=r"it has no predictions of art"):
         choose_calibrator(run, "disagreement", initial=less)
     assert read_choice(run) is None
+
+
+def test_choice__auto_with_the_initial_model_is_what_the_study_suggests(
+    run: Path, runs: dict[str, Path]
+) -> None:
+    found = choose_calibrator(run, initial=runs["zero_shot"])
+    assert found.kind == RECOMMENDED.calibrator
+    assert found.fitted() is not None
 
 
 @pytest.mark.parametrize("kind", sorted(INITIAL_MODEL_CALIBRATORS))
