@@ -26,6 +26,7 @@ from calift_core.installed import install_extra
 from calift_core.threads import COUNTS, usable_cores
 
 _FIRST_DELAY_S = 0.5
+_LOOK_S = 2.0
 LONGEST_DELAY_S = 30.0
 #: A service that did its work for so long has recovered.
 _RECOVERED_S = 10.0
@@ -167,7 +168,7 @@ class Probes:
     def _open(self, url: str) -> Any:
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {self.token}"})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        return opener.open(request, timeout=2.0)
+        return opener.open(request, timeout=_LOOK_S)
 
 
 def plan(home: Path, ports: Mapping[str, int], urls: Mapping[str, str], *, workers: int) -> Plan:

@@ -144,6 +144,8 @@ def test_stack__what_hangs_is_killed_and_started_again(
     # What is not ready yet is given any time: it has not hung.
     until(lambda: all(s.well_at for s in stack._supervisor.services), what="all parts to work")
     monkeypatch.setattr(stack._supervisor, "_hang_s", 4.0)
+    # A look at a part that hangs counts for a sixth of that, however long it takes.
+    monkeypatch.setattr("backend.stack.services._LOOK_S", 0.6)
     started_anew(stack, ("worker", "api", "broker"), signal.SIGSTOP)
 
 
@@ -195,31 +197,24 @@ def test_service__a_life_that_did_its_work_forgets_earlier_deaths() -> None:
     assert crashing.died(now=5000.1) == delays[1]
 
 
-@pytest.mark.parametrize(
-    ("taken", "flag", "variable"),
-    [
+def test_stack__a_taken_port_is_named_with_the_way_to_change_it(home: Path) -> None:
+    for taken, flag, variable in (
         ("api_port", "--api-port", "CALIFT_PORT"),
         ("dashboard_port", "--dashboard-port", "CALIFT_DASHBOARD_PORT"),
-    ],
-)
-def test_stack__a_taken_port_is_named_with_the_way_to_change_it(
-    home: Path, taken: str, flag: str, variable: str
-) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        ports: dict[str, Any] = {"api_port": 0, "dashboard_port": 0, taken: port}
-        stack = EmbeddedStack(home, **ports)
-        with pytest.raises(SpecError) as caught:
-            stack.start()
-    assert str(port) in caught.value.message
-    assert flag in caught.value.hint
-    assert variable in caught.value.hint
-    assert stack.pids == {}
-    # The failed start holds nothing: the lock can be taken again.
-    with EmbeddedStack(home, api_port=0, dashboard=False, workers=0):
-        pass
+    ):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            ports: dict[str, Any] = {"api_port": 0, "dashboard_port": 0, taken: port}
+            stack = EmbeddedStack(home, **ports)
+            # The failed start holds nothing: the second gets as far as the first.
+            with pytest.raises(SpecError) as caught:
+                stack.start()
+        assert str(port) in caught.value.message
+        assert flag in caught.value.hint
+        assert variable in caught.value.hint
+        assert stack.pids == {}
 
 
 def test_stack__a_part_that_cannot_start_is_told_with_its_last_words(
@@ -240,12 +235,30 @@ def test_stack__a_wrong_setting_is_a_sentence(home: Path, monkeypatch: pytest.Mo
         EmbeddedStack(home, api_port=0, dashboard=False).start()
 
 
-def test_stack__unreadable_broker_files_are_moved_aside(home: Path) -> None:
+@contextlib.contextmanager
+def broker_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    """The supervisor of a stack of which the broker alone is started."""
+    monkeypatch.setattr("backend.stack.services._FIRST_DELAY_S", 0.01)
+    for folder in ("run", "logs"):
+        (home / folder).mkdir(mode=0o700, exist_ok=True)
+    made = plan(home, {"api": 0}, {"api": "http://127.0.0.1:1"}, workers=0)
+    (broker,) = [service for service in made.services if service.name == "broker"]
+    supervisor = Supervisor(replace(made, services=[broker]), home=home, urls={}, hang_s=60.0)
+    supervisor.start()
+    try:
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+def test_stack__unreadable_broker_files_are_moved_aside(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = home / "run" / "broker" / "appendonlydir"
     data.mkdir(parents=True)
     (data / "appendonly.aof.manifest").write_text("this is no manifest\n")
-    with EmbeddedStack(home, api_port=0, dashboard=False, workers=0) as stack:
-        until(lambda: "broker" in stack.pids and broker_pings(socket_path(home)), what="a broker")
+    with broker_alone(home, monkeypatch):
+        until(lambda: broker_pings(socket_path(home)), what="a broker")
     assert list((home / "run").glob("broker.unreadable-*"))
 
 
@@ -253,15 +266,8 @@ def test_broker__comes_back_after_its_folders_were_deleted(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By whoever tidies up: its files, and the socket's folder in the system's temporary one."""
-    monkeypatch.setattr("backend.stack.services._FIRST_DELAY_S", 0.01)
     path = socket_path(home)
-    for folder in ("run", "logs"):
-        (home / folder).mkdir(mode=0o700)
-    made = plan(home, {"api": 0}, {"api": "http://127.0.0.1:1"}, workers=0)
-    (broker,) = [service for service in made.services if service.name == "broker"]
-    supervisor = Supervisor(replace(made, services=[broker]), home=home, urls={}, hang_s=60.0)
-    supervisor.start()
-    try:
+    with broker_alone(home, monkeypatch) as supervisor:
         for _ in range(3):  # after the second death it would move its files aside
             until(lambda: broker_pings(path), what="the broker to answer")
             pid = supervisor.pids["broker"]
@@ -270,8 +276,6 @@ def test_broker__comes_back_after_its_folders_were_deleted(
             os.kill(pid, signal.SIGKILL)
             until(lambda pid=pid: supervisor.pids.get("broker") != pid, what="the broker's end")
         until(lambda: broker_pings(path), what="the broker to answer again")
-    finally:
-        supervisor.stop()
 
 
 def test_socket_path__a_long_home_gets_a_short_private_folder(

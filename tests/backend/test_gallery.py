@@ -8,7 +8,7 @@ import random
 import signal
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,15 @@ from calift_core.predictions.read import read_scores, read_scores_at, read_top
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.spec import SuiteSpec
 from tests.conftest import SEED, example_evaluation, example_predictions, until
+from tests.support.drawing import shared_drawers
 
 FUZZED = int(os.environ.get("CALIFT_FUZZ_IMAGES", "60"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawers() -> Iterator[None]:
+    with shared_drawers(2):
+        yield
 
 
 def get(api: TestClient, path: str, **params: Any) -> Any:

@@ -25,6 +25,7 @@ from backend.settings import Settings
 from calift_core.data import looking
 from calift_core.errors import CaliftError, ServiceError, SpecError, StorageError
 from tests.conftest import serving
+from tests.support.drawing import shared_drawers
 
 
 def write(root: Path, names: tuple[str, ...], n: int) -> None:
@@ -36,11 +37,14 @@ def write(root: Path, names: tuple[str, ...], n: int) -> None:
             Image.fromarray(pixels).save(root / name / f"{i}.png")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def drawers() -> Iterator[None]:
+    with shared_drawers():
+        yield
+
+
 @pytest.fixture
-def api(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TestClient]:
-    monkeypatch.setattr("backend.services.thumbnails._LINES", 1)  # each imports for itself
+def api(tmp_path: Path, settings: Settings) -> Iterator[TestClient]:
     limits = {"max_upload_files": 50, "max_upload_bytes": 300_000, "quota_data_bytes": 200_000}
     made = settings.model_copy(update={"data_roots": (tmp_path / "data",), **limits})
     app = create_app(made, housekeeping=False)

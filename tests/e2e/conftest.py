@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ import pytest
 from tests.conftest import free_port, group_of, unavailable, until
 from tests.frontend import seed
 from tests.frontend.conftest import Service, filled_home, service
+from tests.support.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
@@ -31,7 +30,12 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--force-prefers-reduced-motion",  # what moves is painted sixty times a second
 ]
+#: What a dashboard imports. Its own modules are not among them: they ask for Streamlit's runtime.
+LOADED = ["streamlit.web.bootstrap", "streamlit.starlette", "pandas", "plotly.graph_objects",
+          "uvicorn", "calift_core.client", "calift_core.schema.spec", "calift_core.analysis.slices",
+          "calift_core.analysis.measures", "frontend.figures.style"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,12 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def serving_dashboard(
-    api: Service, folder: Path, *, port: int = 0, variables: Mapping[str, str] | None = None
+    api: Service,
+    folder: Path,
+    *,
+    port: int = 0,
+    variables: Mapping[str, str] | None = None,
+    argv: Sequence[str] = ("-m", "frontend"),
 ) -> Iterator[Dashboard]:
     """The dashboard as a process, which sees the service's home and token and must not use them."""
     port = port or free_port()
@@ -86,26 +95,20 @@ def serving_dashboard(
         "PYTHONPATH": str(ROOT),
     } | dict(variables or {})
     log = folder / "dashboard.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "frontend"],
-            cwd=folder,
-            env=environ,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    process = Forked(argv, output=log, environment=environ, cwd=folder, loaded=LOADED)
     try:
         url = f"http://127.0.0.1:{port}"
         until(
-            lambda: answers(f"{url}/_stcore/health") or process.poll() is not None,
+            lambda: answers(f"{url}/_stcore/health") or process.ended(),
             timeout_s=60,
             what="the dashboard to start",
         )
-        assert process.poll() is None, log.read_text()
+        assert not process.ended(), log.read_text()
         yield Dashboard(url, api)
     finally:
         process.terminate()
-        process.wait(60)
+        assert process.wait(60)
+        process.reap()
 
 
 @pytest.fixture(scope="session")

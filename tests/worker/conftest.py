@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,11 @@ import pytest
 from backend.children.process import Child
 from backend.stack.broker import broker_argv, broker_pings
 from tests.conftest import until
+from tests.support.forked import Forked
+
+#: What a worker imports until it takes its first run.
+LOADED = ["worker.tasks", "celery.bin.worker", "celery.apps.worker", "celery.concurrency.thread",
+          "celery.worker.consumer", "kombu.transport.redis"]  # fmt: skip
 
 
 class Broker:
@@ -57,7 +61,7 @@ def broker() -> Iterator[Broker]:
 class Worker:
     """A worker process: the real one, with the stand-in for a runner."""
 
-    def __init__(self, child: Child, output: Path) -> None:
+    def __init__(self, child: Forked, output: Path) -> None:
         self._child = child
         self.output = output
         self.pid = child.pid
@@ -96,9 +100,8 @@ def start_worker(home: Path, broker: Broker, tmp_path: Path) -> Iterator[Callabl
     ) -> Worker:
         output = tmp_path / f"worker-{len(started)}.log"
         times = {"ttl_s": 3.0, "heartbeat_s": 0.3, "cancel_poll_s": 0.1, "group_s": 0.05}
-        child = Child(
+        child = Forked(
             [
-                sys.executable,
                 str(Path(__file__).with_name("standin_worker.py")),
                 json.dumps(times | limits),
                 *(["real"] if real else []),
@@ -116,6 +119,7 @@ def start_worker(home: Path, broker: Broker, tmp_path: Path) -> Iterator[Callabl
                 "CALIFT_FREE_SPACE_FLOOR_BYTES": "0",
                 "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
             },
+            loaded=LOADED,
         )
         started.append(Worker(child, output))
         return started[-1]
