@@ -45,15 +45,11 @@ for module in sys.argv[2:]:
     return done.stdout.split()
 
 
-def test_loaded_by__sees_what_is_loaded() -> None:
-    suspects = ("numpy", "pydantic", "sqlalchemy")
-    found = loaded_by("calift_core calift_core.calibration calift_core.schema.spec", suspects)
-    assert found == ["calift_core.calibration:numpy", "calift_core.schema.spec:pydantic"]
-
-
-def test_package__loads_nothing_heavy() -> None:
+def test_package__loads_nothing_heavy_and_what_loads_it_is_seen() -> None:
     suspects = (*HEAVY, "numpy", "scipy", "pydantic", "pyarrow", "httpx", "typer", "rich", "yaml")
-    assert loaded_by("calift_core calift", suspects) == []
+    found = loaded_by("calift_core calift calift_core.schema.spec", suspects)
+    assert "calift_core.schema.spec:pydantic" in found
+    assert {line.partition(":")[0] for line in found} == {"calift_core.schema.spec"}
 
 
 def test_services__load_no_torch() -> None:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 #: Calls over all operations; none: a few of each.
 CASES = int(os.environ.get("CALIFT_FUZZ_CASES", "0"))
-EXAMPLES = 2
+EXAMPLES = 1
 #: Each of these starts a process.
 SLOW = {"import_predictions", "try_picture", "download_model", "find_copies"}
 CHECKS = [

@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from starlette.testclient import TestClient
 
 from backend.http.authentication import hash_token
@@ -69,6 +67,9 @@ def bare(app: Any) -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
     """An NPZ as people make it: logistic regression on scikit-learn's digits."""
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+
     images, labels = load_digits(return_X_y=True)
     images = images / 16
     order = np.random.default_rng(0).permutation(len(labels))

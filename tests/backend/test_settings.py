@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -105,17 +104,6 @@ def test_token__file_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
 def test_settings__never_show_the_token(home: Path) -> None:
     assert "s" * 32 not in repr(Settings(token=TOKEN))
-
-
-def test_import__of_the_api_leaves_torch_unloaded() -> None:
-    code = (
-        "import sys, backend.main, backend.store, backend.dispatch.queue, "
-        "backend.storage.artifacts, calift_core.client\n"
-        "heavy = {'torch', 'torchvision', 'open_clip', 'safetensors', 'streamlit'}\n"
-        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

@@ -528,7 +528,7 @@ def test_train__another_spec_in_the_same_folder_is_refused_unless_overwritten(
 def test_train__a_first_signal_saves_and_the_same_command_goes_on(
     run_spec: Any, tmp_path: Path, home: Path, say: Callable[..., Said]
 ) -> None:
-    spec = run_spec("flyp", train={"epochs": 25, "spectrum_every_epochs": 0})
+    spec = run_spec("flyp", train={"epochs": 12, "spectrum_every_epochs": 0})
     file, folder = write(tmp_path / "run.yaml", spec), tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-m", "calift", "train", file, "--out", str(folder), "--json"],

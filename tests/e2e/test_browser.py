@@ -92,6 +92,7 @@ def test_runs__rows_are_chosen_and_opened_by_keys_and_nothing_opens_by_the_way(
     row_of(tab, "CaRot (second seed)").wait_for()
 
 
+@pytest.mark.thorough
 def test_calibration__reload_and_a_copied_address_keep_the_view(
     dashboard: Dashboard, tab: Any
 ) -> None:
@@ -111,19 +112,6 @@ def test_calibration__reload_and_a_copied_address_keep_the_view(
     other.goto(address)
     other.get_by_text("6 bins, equal mass").wait_for()
     assert "on sketch" in other.locator(".diagram h2").inner_text()
-
-
-def test_calibration__a_run_chosen_on_one_page_is_chosen_on_the_next(
-    dashboard: Dashboard, tab: Any
-) -> None:
-    tab.goto(dashboard.at("calibration?run={FLYP}"))
-    settle(tab)
-    tab.locator(".diagram .plot svg").first.wait_for()  # or it is left before it knows its run
-    tab.get_by_role("link", name="Shifts").click()
-    tab.wait_for_url(re.compile("/shifts"))
-    until(
-        lambda: f"run={dashboard.service.ids['FLYP']}" in query(tab), timeout_s=45, what="the run"
-    )
 
 
 def test_new__a_run_is_submitted_watched_and_cancelled(dashboard: Dashboard, tab: Any) -> None:
@@ -153,6 +141,7 @@ def only(ask: Callable[[], bool]) -> bool:
     return False
 
 
+@pytest.mark.thorough
 def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_submitted(
     dashboard: Dashboard, tab: Any, tmp_path: Path
 ) -> None:
@@ -357,19 +346,14 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
     assert {name: found[1] for name, found in texts.items()} == dict.fromkeys(texts, 0)
 
 
-def test_chart__its_table_opens(dashboard: Dashboard, tab: Any) -> None:
+def test_chart__its_table_opens_and_nothing_is_asked_of_another_machine(
+    dashboard: Dashboard, tab: Any
+) -> None:
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
     tab.goto(dashboard.at("calibration?run={CaRot}"))
     settle(tab)
     tab.get_by_role("button", name="Table").click()
     tab.get_by_role("region", name=re.compile("Reliability diagram")).wait_for()
-
-
-def test_network__nothing_is_asked_of_another_machine(dashboard: Dashboard, tab: Any) -> None:
-    asked: list[str] = []
-    tab.on("request", lambda request: asked.append(request.url))
-    for place in ("", "calibration?run={CaRot}"):
-        tab.goto(dashboard.at(place))
-        settle(tab)
-    foreign = [u for u in asked if not u.startswith((dashboard.url, "data:", "blob:"))]
     assert asked
-    assert not foreign
+    assert not [u for u in asked if not u.startswith((dashboard.url, "data:", "blob:"))]

@@ -55,7 +55,9 @@ def test_frontier__a_point_opens_the_images_of_its_run_where_it_is_worst(
     shows(tab, "FLYP on fashion-mnist.*on-texture")
 
 
-@pytest.mark.parametrize("by", ["class", "confusion&where=label+%3D%3D+3"])
+@pytest.mark.parametrize(
+    "by", ["class", pytest.param("confusion&where=label+%3D%3D+3", marks=pytest.mark.thorough)]
+)
 def test_slices__a_row_opens_its_images(dashboard: Dashboard, tab: Any, by: str) -> None:
     tab.goto(dashboard.at("calibration?run={CaRot}&dataset=sketch&view=slices&by=") + by)
     settle(tab)

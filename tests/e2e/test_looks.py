@@ -61,25 +61,25 @@ def in_scheme(chromium: Any, logged_in: Any) -> Iterator[Any]:
         context.close()
 
 
+@pytest.mark.parametrize("both", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_axe__finds_no_fault_of_ours_in_either_colours(
-    dashboard: Dashboard, in_scheme: Any
+    dashboard: Dashboard, in_scheme: Any, both: bool
 ) -> None:
+    """Each page in the colours that the one before it had not; `make fuzz` looks at all in both."""
     axe = pytest.importorskip("axe_playwright_python")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text()
     schemes = ["light", "dark"]
     tab = in_scheme(schemes[0])
 
     def look(what: str) -> None:
-        """At what is open in the colours that it has, and then in the others."""
-        for again in (False, True):
-            if again:
-                schemes.reverse()
-                tab.emulate_media(color_scheme=schemes[0])
+        for again in (False, True)[: 1 + both]:
             ground = LIGHT if schemes[0] == "light" else DARK
             until(lambda g=ground: tab.evaluate(GROUND) == g, what=f"{schemes[0]} colours")
             settle(tab)
             rules = OF_COLOURS if again else None
             assert _lasting_faults(tab, rules) == {}, f"{what} in {schemes[0]}"
+            schemes.reverse()
+            tab.emulate_media(color_scheme=schemes[0])
 
     for place in PAGES:
         tab.goto(dashboard.at(place))

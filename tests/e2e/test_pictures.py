@@ -84,7 +84,9 @@ def test_pictures__of_good_pages_are_taken(shoot: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "query", "fault"),
     [
-        ("nowhere", {}, "a dialog: .*Page not found"),
+        pytest.param(  # as a dialog of another kind below
+            "nowhere", {}, "a dialog: .*Page not found", marks=pytest.mark.thorough
+        ),
         ("run", {"id": "000000000000"}, "an error: .*Could not load the run"),
         ("compare", {"ids": "{CaRot}"}, "an empty state: One run is chosen"),
     ],

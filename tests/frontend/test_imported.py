@@ -45,7 +45,13 @@ def dashboard(imported: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
         yield imported
 
 
-@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize(
+    "tab",
+    [
+        pytest.param(tab, marks=pytest.mark.thorough) if tab in ("Artifacts", "Logs") else tab
+        for tab in TABS
+    ],
+)
 def test_run__each_tab_of_an_imported_run(dashboard: Service, tab: str) -> None:
     app = page("run", id=dashboard.ids["first"], tab=tab)
     said = words(app)

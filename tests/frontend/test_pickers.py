@@ -96,8 +96,9 @@ def test_pages__begin_with_the_newest_runs_suite_and_widen(crowd: Crowd) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("shifts", "url-run"), ("compare", "url-ids"), ("spectra", "url-run"),
-                      ("calibration", "url-run"), ("frontier", "url-run")],
+    ("name", "key"),
+    [("shifts", "url-run"), ("compare", "url-ids"), ("frontier", "url-run"),
+     *(pytest.param(n, "url-run", marks=pytest.mark.thorough) for n in ("spectra", "calibration"))],
 )  # fmt: skip
 def test_find__reaches_the_oldest_of_many_runs_on_every_page(
     crowd: Crowd, name: str, key: str

@@ -18,8 +18,14 @@ from tests.core.conftest import write_classes
 from tests.frontend.conftest import Service, pointed_at, service
 from tests.frontend.driving import page, submit_of, unfold, words
 
+#: A method of each kind of form; the widgets of all are drawn in `test_forms.py`.
+FORMS = {"zero_shot", "linear_probe", "flyp", "carot", "coop", "wise_ft", "model_stock", "pretrain"}
 
-@pytest.mark.parametrize("kind", METHOD_SPECS)
+
+@pytest.mark.parametrize(
+    "kind",
+    [k if k in FORMS else pytest.param(k, marks=pytest.mark.thorough) for k in METHOD_SPECS],
+)
 def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service, kind: str) -> None:
     app = page("new", method=kind)
     if METHOD_SPECS[kind].family == "merge":  # somebody has to choose the runs

@@ -203,7 +203,7 @@ def test_life__any_order_of_events_keeps_the_rules(store: Stores) -> None:
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=500 if SEARCH else 12,
+            max_examples=500 if SEARCH else 8,
             stateful_step_count=30 if SEARCH else 20,
             deadline=None,
             suppress_health_check=list(HealthCheck),

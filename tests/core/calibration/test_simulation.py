@@ -99,7 +99,9 @@ def test_paired_difference__of_accuracy_calls_equal_models_different_one_time_in
     assert called == pytest.approx(1 - found.covered)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "nll", "ece"])
+@pytest.mark.parametrize(
+    "metric", ["accuracy", pytest.param("nll", marks=pytest.mark.thorough), "ece"]
+)
 def test_model_confidence_set__of_ten_equal_models_all_stay(metric: str) -> None:
     # Four standard errors above 5 % at 80 repeats are 15 %.
     found = simulation.best_models(500, metric, repeats=80, n_resamples=200)

@@ -520,7 +520,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate_module, "SHARD_BATCHES", 2)
 
 
-@pytest.mark.parametrize("every", [3, 8])
+@pytest.mark.parametrize("every", [3, pytest.param(8, marks=pytest.mark.thorough)])
 def test_stop__again_and_again_leaves_the_bytes_of_an_evaluation_left_alone(
     runs: dict[str, Path],
     at_home: Path,

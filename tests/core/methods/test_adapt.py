@@ -173,7 +173,12 @@ def test_teacher__averages_the_adapted_matrices_not_the_factors(
 
 
 @pytest.mark.parametrize(
-    ("kind", "adapt"), [("carot", "lora"), ("averaged", "lora"), ("lp_ft", "head")]
+    ("kind", "adapt"),
+    [
+        ("carot", "lora"),
+        pytest.param("averaged", "lora", marks=pytest.mark.thorough),
+        ("lp_ft", "head"),
+    ],
 )
 def test_run__adapted_then_stopped_then_gone_on_with_is_a_run_left_alone(
     run_spec: Callable[..., RunSpec], tmp_path: Path, kind: str, adapt: str

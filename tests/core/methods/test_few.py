@@ -115,7 +115,11 @@ def test_classifier__taken_apart_and_put_together_is_the_same_and_its_hash_sees_
 
 
 @pytest.mark.parametrize(
-    ("kind", "method"), [("coop", {"n_context": 2}), ("tip_adapter", {"per_class": 4})]
+    ("kind", "method"),
+    [
+        pytest.param("coop", {"n_context": 2}, marks=pytest.mark.thorough),
+        ("tip_adapter", {"per_class": 4}),
+    ],
 )
 def test_run__stopped_and_gone_on_with_is_a_run_left_alone_and_is_shipped_as_it_is(
     run_spec: Callable[..., RunSpec], tmp_path: Path, kind: str, method: dict[str, Any]

@@ -391,7 +391,7 @@ def test_calibrator_module__is_the_calibrator(kind: str, seed: int, n: int, clas
 
 
 # `calibrator_module` is looked at by itself, for every kind.
-@pytest.mark.parametrize("kind", ["none", "isotonic"])
+@pytest.mark.parametrize("kind", [pytest.param("none", marks=pytest.mark.thorough), "isotonic"])
 def test_onnx__from_pixels_to_the_same_probabilities(kind: str, run: Path, photos: Path) -> None:
     save_choice(run, choose_calibrator(run, kind))
     model = CalibratedClassifier.load(run, device="cpu")
@@ -406,7 +406,13 @@ def test_onnx__of_an_exported_folder_answers_the_whole_test_part_alike(
 
 
 @pytest.mark.parametrize(
-    ("kind", "method"), [("tip_adapter", {"alpha": 0.5}), ("coop", {"n_context": 2})]
+    ("kind", "method"),
+    [
+        ("tip_adapter", {"alpha": 0.5}),
+        pytest.param(
+            "coop", {"n_context": 2}, marks=pytest.mark.thorough
+        ),  # weights of classes, as of any run
+    ],
 )
 def test_onnx__of_few_shot_methods_exported_answers_as_the_run_does(
     kind: str,
