@@ -243,7 +243,7 @@ def images(me: Person, world: World) -> str:
     diagram = world.client.reliability(evaluation.id)
     bins = [b for b in diagram.bins if b.count]
     at = max(range(len(bins)), key=lambda k: bins[k].mean_confidence - bins[k].accuracy)
-    box = me.tab.locator(".diagram", has_text=f"ECE {_percent(diagram.ece)}")
+    box = me.tab.locator(".has-bins", has_text=f"ECE {_percent(diagram.ece)}")
     me.click(box.locator(".rail .cell").nth(at), "the bin with the largest gap")
     page = world.client.samples(evaluation.id, lower=bins[at].lower, upper=bins[at].upper)
     gallery = me.tab.locator(".st-key-gallery")
@@ -292,7 +292,7 @@ def threshold(me: Person, world: World) -> str:
 def export(me: Person, world: World) -> str:
     """Export a figure that stands alone."""
     me.link("Calibration", within=me.tab.get_by_test_id("stSidebarNav"))
-    me.see(me.tab.locator(".diagram").first)
+    me.see(me.tab.locator(".has-bins").first)
     me.click(me.tab.get_by_role("button", name="Export").first, "*Export*")
     kept = me._wait(me.tab.get_by_role("button", name="Figure, HTML").first)
     with me.tab.expect_download() as waiting:

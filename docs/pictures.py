@@ -223,10 +223,7 @@ _SETTLED = """() => document.querySelector('.calift-head h1')
       i.naturalWidth > 0 || i.getBoundingClientRect().top > innerHeight))""".replace(
     "OWN", repr(_OWN)
 )
-#: Plotly's charts and our own diagrams, which stand in shadow roots.
-_CHARTS = """() => document.querySelectorAll('.js-plotly-plot:has(.main-svg)').length
-  + [...document.querySelectorAll('[data-testid^=stBidiComponent]')]
-    .filter((e) => e.shadowRoot?.querySelector('.diagram svg')).length"""
+_CHARTS = "() => document.querySelectorAll('.js-plotly-plot:has(.main-svg)').length"
 _HEIGHT = """() => {
   const main = document.querySelector('[data-testid=stMain]');
   const last = document.querySelector('[data-testid=stMainBlockContainer]');
@@ -357,7 +354,6 @@ def faults(
     if title != (wanted := shot.title.format(**ids or {})):
         found.append(f"its heading is {title!r} instead of {wanted!r}")
     drawn = tab.locator(".js-plotly-plot:has(.main-svg)").count()
-    drawn += tab.locator(".diagram:has(svg)").count()
     if drawn < shot.charts:
         found.append(f"it has {drawn} charts, and at least {shot.charts} were expected")
     if heading.count() and (over := int(tab.evaluate(_OVER))) > 0:

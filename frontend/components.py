@@ -1,4 +1,4 @@
-"""The dashboard's own components: the diagram whose bins are chosen, charts, gallery, browser.
+"""The dashboard's own components: charts, whose bins can be chosen, gallery, rows, browser.
 
 Their files are plain modules in `calift/components`, which `calift/pyproject.toml` declares to
 Streamlit: its own scripts alone may run, and a component's text is no script of ours until it is
@@ -11,13 +11,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly
 import plotly.graph_objects as go
 import streamlit as st
-
-from frontend.figures import style
 
 #: Plotly's own part with bars, heat-maps and points, as its project publishes it; see `vendor`.
 PLOTLY = "plotly-cartesian-4.1.1.min.js"
@@ -47,25 +45,21 @@ def _nothing() -> None:
     """Rerun the page: the visitor's colours arrived with the request."""
 
 
-def reliability(
-    data: Mapping[str, Any], *, key: str, chosen: Callable[[tuple[float, float] | None], None]
-) -> None:
-    """A reliability diagram whose bins can be chosen.
+class Bins(NamedTuple):
+    """Bins of a reliability diagram that can be chosen.
 
-    Args:
-        data: of `figures.reliability.diagram_payload`.
-        key: of the widget.
-        chosen: called before the page is drawn again, with the edges that somebody chose, or None
-            when they let go; not for what was chosen in another diagram that stood here before.
+    Attributes:
+        label: names all of them.
+        items: edges, `clear` and words of each; see `bins.js`.
+        chosen: edges of those that are.
+        choose: called before the page is drawn again, with the edges that somebody chose, or None
+            when they let go, while the page still shows the figure that they were chosen in.
     """
 
-    def picked() -> None:
-        given = st.session_state[key].get("range")
-        if isinstance(given, Mapping) and given.get("of") == data["of"]:
-            chosen(_edges(given.get("edges")))
-
-    both = {**data, "colour": style.both(data["colour"])}
-    _component("reliability")(key=key, data=both, on_range_change=picked)
+    label: str
+    items: Sequence[Mapping[str, Any]]
+    chosen: tuple[float, float] | None
+    choose: Callable[[tuple[float, float] | None], None]
 
 
 def chart(
@@ -75,6 +69,7 @@ def chart(
     alt: str,
     config: Mapping[str, Any],
     select: Callable[[list[Any]], None] | None = None,
+    bins: Bins | None = None,
 ) -> None:
     """A chart of Plotly's, drawn once it is near what a visitor sees.
 
@@ -85,6 +80,7 @@ def chart(
         config: Plotly's.
         select: called before the page is drawn again, with the `customdata` of the mark that
             somebody selected, while the page still shows the figure that it was selected in.
+        bins: that can be chosen.
     """
     drawn = figure.to_json()
     of = f"{zlib.crc32(drawn.encode()):08x}"
@@ -95,6 +91,11 @@ def chart(
         if select is not None and mark:
             select(mark)
 
+    def ranged() -> None:
+        given = st.session_state[key].get("range")
+        if bins is not None and isinstance(given, Mapping) and given.get("of") == of:
+            bins.choose(_edges(given.get("edges")))
+
     _component("chart", apart=False)(
         key=key,
         data={
@@ -104,9 +105,11 @@ def chart(
             "alt": alt,
             "selects": select is not None,
             "of": of,
+            "bins": bins and {"bins": bins.items, "chosen": bins.chosen, "label": bins.label},
             "away": "The chart could not be loaded: its numbers are in the table below.",
         },
         on_mark_change=selected,
+        on_range_change=ranged,
     )
 
 

@@ -253,6 +253,7 @@ def chart(
     wide: bool = False,
     select: Callable[[list[Any]], None] | None = None,
     by_name: bool = True,
+    bins: components.Bins | None = None,
 ) -> None:
     """Show a figure with its description, its table and its exports.
 
@@ -265,6 +266,7 @@ def chart(
         select: called before the page is drawn again, with what the mark that somebody selected
             stands for (its `customdata`).
         by_name: offer the marks by name as well, for the keyboard; False: the page does.
+        bins: that can be chosen.
     """
     alt = style.alt_text(figure)
     config = {
@@ -273,41 +275,10 @@ def chart(
     }
     shown = style.on_dark(figure) if is_dark() else figure
     with st.container(key=f"wide-{name}") if wide else nullcontext():
-        components.chart(shown, key=f"chart-{name}", alt=alt, config=config, select=select)
-    below(
-        lambda: figure,
-        twin,
-        name=name,
-        alt=alt,
-        data=data,
-        choose=marks(figure) if select and by_name else (),
-        select=select,
-    )
-
-
-def below(
-    figure: Callable[[], go.Figure],
-    twin: Table,
-    *,
-    name: str,
-    alt: str,
-    data: Callable[[], str] | None = None,
-    camera: bool = True,
-    choose: Sequence[Mark] = (),
-    select: Callable[[list[Any]], None] | None = None,
-) -> None:
-    """The table and the exports of a figure; arguments as of `chart`.
-
-    Args:
-        figure: makes what is exported, when somebody exports it.
-        twin: the same numbers as a table.
-        name: of the exported files and of the widgets.
-        alt: describes the figure.
-        data: JSON for the export.
-        camera: the chart on the page is Plotly's, with its own camera.
-        choose: marks that are offered by their names.
-        select: called as that of `chart`, for what somebody chose by its name.
-    """
+        components.chart(
+            shown, key=f"chart-{name}", alt=alt, config=config, select=select, bins=bins
+        )
+    choose = marks(figure) if select and by_name else ()
     with st.container(horizontal=True, gap="small", key=f"below-{name}"):
         if select is not None and choose:
             with st.popover(
@@ -317,7 +288,7 @@ def below(
         with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{name}"):
             table(twin, caption=alt or name, limit=100)
         with st.popover("Export", icon=":material/download:", type="tertiary", key=f"exp-{name}"):
-            _exports(figure, twin, name, data, camera)
+            _exports(figure, twin, name, data)
 
 
 def _choose(found: Sequence[Mark], name: str, select: Callable[[list[Any]], None]) -> None:
@@ -341,45 +312,27 @@ def _choose(found: Sequence[Mark], name: str, select: Callable[[list[Any]], None
     )
 
 
-def _exports(
-    figure: Callable[[], go.Figure],
-    twin: Table,
-    name: str,
-    data: Callable[[], str] | None,
-    camera: bool,
-) -> None:
-    save = partial(st.download_button, on_click="ignore", width="stretch")
-    save("Table, CSV", partial(tables.to_csv, twin), f"{name}.csv", "text/csv", key=f"csv-{name}")
-    save(
-        "Numbers, JSON",
-        data or partial(tables.to_json, twin),
-        f"{name}.json",
-        "application/json",
-        key=f"json-{name}",
-    )
-    save(
-        "Figure, HTML",
-        lambda: style.to_html(figure(), title=name),
-        f"{name}.html",
-        "text/html",
-        key=f"html-{name}",
-    )
+def _exports(figure: go.Figure, twin: Table, name: str, data: Callable[[], str] | None) -> None:
+    html = partial(style.to_html, figure, title=name)
+    offered: list[tuple[str, Callable[[], str | bytes], str, str]] = [
+        ("Table, CSV", partial(tables.to_csv, twin), "csv", "text/csv"),
+        ("Numbers, JSON", data or partial(tables.to_json, twin), "json", "application/json"),
+        ("Figure, HTML", html, "html", "text/html"),
+    ]
     if can_draw():
         for kind, mime in (("svg", "image/svg+xml"), ("pdf", "application/pdf")):
-            save(
-                f"Figure, {kind.upper()}",
-                lambda kind=kind: pictures.one(figure(), kind),
-                f"{name}.{kind}",
-                mime,
-                key=f"{kind}-{name}",
-            )
-    else:
-        svg = (
-            "SVG: the camera at the chart's upper right. PDF needs"
-            if camera
-            else "SVG: the camera of the exported HTML. SVG and PDF at once need"
+            make = partial(pictures.one, figure, kind)
+            offered.append((f"Figure, {kind.upper()}", make, kind, mime))
+    for label, make, kind, mime in offered:
+        st.download_button(
+            label, make, f"{name}.{kind}", mime, key=f"{kind}-{name}", on_click="ignore",
+            width="stretch",
+        )  # fmt: skip
+    if not can_draw():
+        st.caption(
+            "SVG: the camera at the chart's upper right. PDF needs Chrome and kaleido on the "
+            "dashboard's machine."
         )
-        st.caption(f"{svg} Chrome and kaleido on the dashboard's machine.")
 
 
 @st.cache_resource(show_spinner=False)

@@ -1,7 +1,9 @@
 // @ts-check
 // A chart of Plotly's. Its script, most often a part of Plotly, is loaded once a chart is near what
-// can be seen, and so is each chart drawn. `mark` tells the server what the mark that somebody selected stands for.
+// can be seen, and so is each chart drawn. `mark` tells the server what the mark that somebody selected
+// stands for, `range` the edges of the bins that somebody chose.
 
+import { Bins, RAIL_PX } from "./bins.js";
 import { component, html } from "./dom.js";
 
 /**
@@ -12,6 +14,7 @@ import { component, html } from "./dom.js";
  * @property {string} alt
  * @property {boolean} selects whether marks can be selected
  * @property {string} of what the figure is, sent back with a mark
+ * @property {import("./bins.js").Data | null} [bins] that can be chosen
  * @property {string} away said where the script cannot be loaded
  */
 
@@ -129,7 +132,8 @@ function titled(layout, width) {
  */
 function squared(layout, width) {
   const { height, legend, margin, xaxis, xaxis2, yaxis } = layout;
-  if (yaxis?.scaleanchor !== "x" || xaxis2 || !width) return layout;
+  const several = xaxis2 && xaxis2.visible !== false;
+  if (yaxis?.scaleanchor !== "x" || several || !width) return layout;
   const share = (/** @type {any} */ axis) => (axis.domain ? axis.domain[1] - axis.domain[0] : 1);
   const plot = height - margin.t - margin.b;
   const fits = Math.round(((width - margin.l - margin.r) * share(xaxis)) / share(yaxis));
@@ -139,13 +143,25 @@ function squared(layout, width) {
   return { ...layout, height: height - plot + fits, legend: below };
 }
 
+/** Up to this width a legend has one entry a line, which takes so much more. */
+const NARROW_PX = 420;
+const LEGEND_PX = 63;
+
 /**
- * A layout that fits a width.
+ * A layout with room for the rail of bins between the x axis's title and the legend.
  * @param {any} layout
  * @param {number} width
  */
-function fitted(layout, width) {
-  return squared(titled(layout, width), width);
+function railed(layout, width) {
+  const { height, legend, margin } = layout;
+  const more = RAIL_PX + (width < NARROW_PX ? LEGEND_PX : 0);
+  const y = legend.y - RAIL_PX / (height - margin.t - margin.b);
+  return {
+    ...layout,
+    height: height + more,
+    margin: { ...margin, b: margin.b + more },
+    legend: { ...legend, y },
+  };
 }
 
 class Chart {
@@ -192,9 +208,14 @@ class Chart {
     this.data = data;
     this.said = said;
     this.box.setAttribute("aria-label", data.alt);
+    if (data.bins) {
+      this.bins ??= new Bins(this.box, this.plot,
+        (edges) => this.said("range", { of: this.data?.of, edges }), (k) => this.hover(k));
+      this.bins.show(data.bins, data.of);
+    }
     if (data.figure === this.drawn) return;
     this.figure = JSON.parse(data.figure);
-    this.box.style.height = `${fitted(this.figure.layout, this.box.clientWidth).height}px`;
+    this.box.style.height = `${this.fitted().height}px`;
     if (this.near) this.draw();
   }
 
@@ -217,6 +238,7 @@ class Chart {
       this.plotly = Plotly;
       await Plotly.react(this.plot, figure.data, this.layout(), data.config);
       this.listen();
+      this.bins?.align();
       this.why.replaceChildren();
       this.box.dataset.state = "drawn";
     } catch {
@@ -227,9 +249,16 @@ class Chart {
     }
   }
 
+  /** The layout that fits the width. */
+  fitted() {
+    const { layout } = this.figure;
+    const width = this.box.clientWidth;
+    return squared(titled(this.bins ? railed(layout, width) : layout, width), width);
+  }
+
   layout() {
-    const { data, figure } = this;
-    const fits = fitted(figure.layout, this.box.clientWidth);
+    const { data } = this;
+    const fits = this.fitted();
     this.box.style.height = `${fits.height}px`;
     return { ...fits, autosize: true, ...(data?.selects ? { clickmode: "event+select" } : {}) };
   }
@@ -245,15 +274,25 @@ class Chart {
     });
   }
 
-  resize() {
+  /** @param {number} k the bin that Plotly tells about; −1 none */
+  hover(k) {
+    if (!this.plotly) return;
+    const curveNumber = this.figure.data.findIndex(
+      (/** @type {any} */ trace) => trace.legendgroup === "points");
+    if (k < 0) this.plotly.Fx.unhover(this.plot);
+    else this.plotly.Fx.hover(this.plot, [{ curveNumber, pointNumber: k }]);
+  }
+
+  async resize() {
     const width = this.box.clientWidth;
     if (!width || width === this.width) return;
     this.width = width;
     const { height, title } = this.plot.layout;
     const layout = this.layout();
     const same = title?.text === layout.title?.text && height === layout.height;
-    if (same) this.plotly.Plots.resize(this.plot);
-    else this.plotly.react(this.plot, this.figure.data, layout, this.data?.config);
+    if (same) await this.plotly.Plots.resize(this.plot);
+    else await this.plotly.react(this.plot, this.figure.data, layout, this.data?.config);
+    this.bins?.align();
   }
 }
 

@@ -1,8 +1,6 @@
 // @ts-check
-// What both components are built with. Nothing here takes markup: names and captions come from
+// What the components are built with. Nothing here takes markup: names and captions come from
 // people and become text nodes.
-
-const SVG = "http://www.w3.org/2000/svg";
 
 /**
  * An HTML element.
@@ -13,26 +11,7 @@ const SVG = "http://www.w3.org/2000/svg";
  * @returns {any}
  */
 export function html(tag, attributes = {}, children = []) {
-  return filled(document.createElement(tag), attributes, children);
-}
-
-/**
- * An SVG element; see `html`.
- * @param {string} tag
- * @param {Record<string, string | number | boolean | null | undefined>} [attributes]
- * @param {Array<Node | string>} [children]
- * @returns {any}
- */
-export function svg(tag, attributes = {}, children = []) {
-  return filled(document.createElementNS(SVG, tag), attributes, children);
-}
-
-/**
- * @param {Element} element
- * @param {Record<string, string | number | boolean | null | undefined>} attributes
- * @param {Array<Node | string>} children
- */
-function filled(element, attributes, children) {
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     element.setAttribute(name, value === true ? "" : String(value));

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-from calift_core.schema.wire.results import Reliability, ReliabilityBin
+from calift_core.schema.wire.results import Reliability
 from frontend import text
 from frontend.figures import square
 from frontend.figures.style import MUTED, RunStyle, blank, legend_below, nothing, run_styles
 from frontend.tables import Column, Table
+
+#: What the line with the error takes above the square.
+_GAUGE_PX = 30
 
 
 def diagram(
@@ -26,12 +28,13 @@ def diagram(
     smooth: bool = False,
     side: int = 380,
 ) -> go.Figure:
-    """Accuracy against confidence, with the counts below on the same axis.
+    """Accuracy against confidence, with the samples below on the same axis and the error above.
 
     Axes are square. A pale bar is a bin's accuracy; the hatched part is the gap to its mean
     confidence, and over- and under-confidence differ in colour and in the hatch. Points sit at the
     bin's mean confidence with the interval of its accuracy; the grey band is where a calibrated
-    model's bins would fall at this n. Bins without samples are not drawn.
+    model's bins would fall at this n. Bins without samples are not drawn. The line above has the
+    error with its interval on what a calibrated model's would be, with its mean.
 
     Args:
         diagram: numbers from `GET /evaluations/{id}/reliability`.
@@ -48,15 +51,19 @@ def diagram(
         title=heading,
         subtitle=facts(diagram),
         alt=alt(diagram),
-        height=round(1.3 * side) + 46,
+        height=round(1.3 * side) + 46 + _GAUGE_PX,
     )
+    top = 1 - _GAUGE_PX / round(1.3 * side)
     square.draw(
-        figure, diagram.bins, colour=colour or own.colour, symbol=symbol, band=band, axes=("", "2")
+        figure, diagram, colour=colour or own.colour, symbol=symbol, band=band, axes=("", "2")
     )
     drawn = smooth and diagram.smooth is not None
     if drawn and diagram.smooth is not None:
         figure.add_trace(square.smooth_line(diagram.smooth, colour or own.colour))
-    square.set_axes(figure, x=(0.0, 1.0), y=(0.0, 1.0), axes=("", "2"))
+    below = "Samples" if square.density(diagram) is None else "Density"
+    square.set_axes(figure, x=(0.0, 1.0), y=(0.0, top), axes=("", "2"), below=below)
+    if not diagram.in_sample:
+        square.gauge(figure, diagram, colour=colour or own.colour, name=error_name(diagram), y=top)
     figure.update_layout(legend={"traceorder": "normal"}, margin={"l": 60}, barmode="overlay")
     # Five or six entries: two a line where the figure is wide, one where it is narrow.
     legend_below(figure, 3 if side >= 350 else 5 + drawn)
@@ -93,8 +100,8 @@ def grid(
         names = ("" if index == 0 else str(2 * index + 1), str(2 * index + 2))
         look = styles[diagram.run_id]
         square.draw(
-            figure, diagram.bins, colour=look.colour, symbol=look.symbol, band=True,
-            axes=names, x_axis=x_id, legend=index == 0, own_name="accuracy, 95 % interval",
+            figure, diagram, colour=look.colour, symbol=look.symbol, band=True,
+            axes=names, x_axis=x_id, legend=index == 0,
         )  # fmt: skip
         square.set_axes(
             figure, x=(left, min(1.0, left + width)), axes=names, x_axis=x_id,
@@ -167,108 +174,12 @@ def facts(diagram: Reliability) -> list[str]:
     ]
 
 
-def _of(diagram: Reliability) -> str:
-    """What a choice of bins is a choice of: another binning or temperature has other bins."""
-    edges = repr([(b.lower, b.upper, b.count) for b in diagram.bins])
-    return f"{diagram.evaluation_id}-{zlib.crc32(edges.encode()):08x}"
-
-
-def diagram_payload(
-    diagram: Reliability,
-    *,
-    title: str,
-    colour: str,
-    smooth: bool = False,
-    chosen: tuple[float, float] | None = None,
-) -> dict[str, Any]:
-    """What the component of `frontend.components` draws: `reliability.js` names the fields.
-
-    Args:
-        diagram: numbers from `GET /evaluations/{id}/reliability`.
-        title: above it.
-        colour: of the run.
-        smooth: draw the kernel curve of the smooth ECE as well.
-        chosen: edges of the bins that are chosen.
-    """
-    curve = diagram.smooth
-    error = error_name(diagram)
-    return {
-        "of": _of(diagram),
-        "title": title,
-        "facts": facts(diagram),
-        "alt": alt(diagram),
-        "colour": colour,
-        "chosen": chosen,
-        "bins": [
-            {
-                "lower": b.lower,
-                "upper": b.upper,
-                "count": b.count,
-                "confidence": b.mean_confidence,
-                "accuracy": b.accuracy,
-                "low": b.interval_low,
-                "high": b.interval_high,
-                "bandLow": b.band_low,
-                "bandHigh": b.band_high,
-                "clear": _clear(b),
-                "words": _bin_words(b),
-            }
-            for b in diagram.bins
-        ],
-        "error": None
-        if diagram.in_sample
-        else {
-            "name": error,
-            "value": diagram.ece,
-            "floor": diagram.null_mean,
-            "most": diagram.null_q95,
-            "low": diagram.interval[0],
-            "high": diagram.interval[1],
-        },
-        # Bins of equal mass hold equally many samples: their counts would say nothing.
-        "density": {"x": curve.confidence, "y": curve.density}
-        if curve is not None and diagram.scheme == "equal_mass"
-        else None,
-        "smooth": {"x": curve.confidence, "y": curve.accuracy}
-        if smooth and curve is not None
-        else None,
-        "says": {
-            "confidence": "Confidence",
-            "accuracy": "Accuracy",
-            "density": "Density",
-            "count": "Samples",
-            "rail": f"Bins of {title}, by confidence",
-            "help": "Each bin has a field: ▲ over-confident, ▼ under-confident, · within noise. "
-            "Click one, or drag over several, to see their images.",
-            "point": "accuracy, 95 % interval",
-            "band": "calibrated at this n (95 %)",
-            "over": "over-confident",
-            "under": "under-confident",
-            "smooth": ""
-            if curve is None
-            else f"smooth curve, smooth ECE {text.percent(curve.smooth_ece)}",
-        },
-    }
-
-
-def _clear(b: ReliabilityBin) -> int:
-    """1 for a bin that is over-confident beyond its interval, −1 under-confident, 0 for neither."""
-    return int(b.mean_confidence > b.interval_high) - int(b.mean_confidence < b.interval_low)
-
-
-def _bin_words(b: ReliabilityBin) -> list[str]:
-    gap = b.mean_confidence - b.accuracy
-    lean = "over-confident" if gap > 0 else "under-confident" if gap < 0 else "calibrated"
-    said = f"{text.points(abs(gap)).removeprefix('+')} {lean}" + (
-        "" if _clear(b) else ", within noise"
-    )
+def bin_fields(diagram: Reliability) -> list[dict[str, Any]]:
+    """What the rail of `bins.js` shows of each bin."""
     return [
-        text.span(b.lower, b.upper),
-        f"n = {text.count(b.count)}",
-        f"confidence {text.percent(b.mean_confidence)}",
-        f"accuracy {text.percent(b.accuracy)}, 95{text.NBSP}% "
-        f"{text.interval(b.interval_low, b.interval_high)}",
-        said,
+        {"lower": b.lower, "upper": b.upper, "clear": clear, "words": ", ".join(square.words(b))}
+        for b in diagram.bins
+        for clear in [square.clear(b)]
     ]
 
 

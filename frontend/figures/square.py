@@ -9,15 +9,17 @@ import plotly.graph_objects as go
 
 from calift_core.schema.wire.results import Reliability, ReliabilityBin, SmoothCurve
 from frontend import text
-from frontend.figures.style import BAND, BAR, MUTED, OVER, UNDER, axis
+from frontend.figures.style import BAND, BAR, INK, MUTED, OVER, UNDER, axis, interval_bars
 
+#: Of samples below the square.
+COUNTS = "#a9b5c0"
 #: Widest bar of a reliability diagram's gap, as a share of the axis.
 GAP_WIDTH = 0.08
 
 
 def draw(
     figure: go.Figure,
-    bins: Sequence[ReliabilityBin],
+    diagram: Reliability,
     *,
     colour: str,
     symbol: str,
@@ -25,9 +27,9 @@ def draw(
     axes: tuple[str, str],
     x_axis: str = "",
     legend: bool = True,
-    own_name: str = "accuracy, 95 % interval",
 ) -> None:
-    """Add one diagram's traces on `y{axes[0]}` and its counts on `y{axes[1]}`."""
+    """Add one diagram's traces on `y{axes[0]}` and its samples on `y{axes[1]}`."""
+    bins = diagram.bins
     square = {"xaxis": f"x{x_axis}", "yaxis": f"y{axes[0]}"}
     strip = {"xaxis": f"x{x_axis}", "yaxis": f"y{axes[1]}"}
     figure.add_trace(_whole_bins(bins, [b.accuracy for b in bins], "accuracy", "bar", BAR, square))
@@ -45,7 +47,7 @@ def draw(
             y=[b.accuracy for b in bins],
             error_y=error_bars(bins, colour),
             mode="markers",
-            name=own_name,
+            name="accuracy, 95 % interval",
             legendgroup="points",
             marker={
                 "color": colour,
@@ -58,18 +60,98 @@ def draw(
             **square,
         )
     )
-    counts = [b.count for b in bins]
-    figure.add_trace(_whole_bins(bins, counts, "samples per bin", "count", "#a9b5c0", strip))
+    if (curve := density(diagram)) is None:
+        counts = [b.count for b in bins]
+        figure.add_trace(_whole_bins(bins, counts, "samples per bin", "count", COUNTS, strip))
+        return
+    common = {"hoverinfo": "skip", "legendgroup": "count", "showlegend": False, **strip}
+    figure.add_trace(
+        go.Scatter(
+            x=curve.confidence, y=curve.density, name="density", mode="lines", fill="tozeroy",
+            fillcolor=COUNTS, line={"width": 0}, **common,
+        )
+    )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=[b.lower for b in bins], y=[0] * len(bins), name="edges of bins", mode="markers",
+            marker={"symbol": "line-ns-open", "size": 10, "color": INK}, **common,
+        )
+    )  # fmt: skip
+
+
+def density(diagram: Reliability) -> SmoothCurve | None:
+    """What stands below bins of equal mass, whose counts are all the same; else None."""
+    return diagram.smooth if diagram.scheme == "equal_mass" else None
+
+
+def clear(b: ReliabilityBin) -> int:
+    """1 for a bin that is over-confident beyond its interval, −1 under-confident, 0 for neither."""
+    return int(b.mean_confidence > b.interval_high) - int(b.mean_confidence < b.interval_low)
+
+
+def words(b: ReliabilityBin) -> list[str]:
+    """What is said of a bin."""
+    gap = b.mean_confidence - b.accuracy
+    lean = "over-confident" if gap > 0 else "under-confident" if gap < 0 else "calibrated"
+    return [
+        text.span(b.lower, b.upper),
+        f"n = {text.count(b.count)}",
+        f"confidence {text.percent(b.mean_confidence)}",
+        f"accuracy {text.percent(b.accuracy)}, 95{text.NBSP}% "
+        f"{text.interval(b.interval_low, b.interval_high)}",
+        f"{text.points(abs(gap)).removeprefix('+')} {lean}"
+        + ("" if clear(b) else ", within noise"),
+    ]
 
 
 def _hover(bins: Sequence[ReliabilityBin]) -> dict[str, Any]:
     """What is said of a bin under the pointer."""
     return {
-        "customdata": [[b.lower, b.upper, b.count, b.mean_confidence, b.accuracy] for b in bins],
-        "hovertemplate": "bin %{customdata[0]:.3f} to %{customdata[1]:.3f}"
-        "<br>%{customdata[2]:,} samples<br>confidence %{customdata[3]:.1%}"
-        "<br>accuracy %{customdata[4]:.1%}<extra></extra>",
+        "hovertext": ["<br>".join(words(b)) for b in bins],
+        "hovertemplate": "%{hovertext}<extra></extra>",
     }
+
+
+def gauge(figure: go.Figure, diagram: Reliability, *, colour: str, name: str, y: float) -> None:
+    """The error on a line of its own, from `y` to the top: a calibrated model's, and the interval.
+
+    Args:
+        figure: with one square.
+        diagram: that has a floor.
+        colour: of the error and its interval.
+        name: of the error.
+        y: where the square ends.
+    """
+    low, high = diagram.interval
+    place = {"xaxis": "x2", "yaxis": "y3", "showlegend": False, "hoverinfo": "skip"}
+    figure.add_trace(
+        go.Bar(x=[diagram.null_q95], y=[name], orientation="h", marker={"color": BAND}, **place)
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=[diagram.null_mean, diagram.ece],
+            y=[name, name],
+            mode="markers",
+            marker={
+                "symbol": ["line-ns-open", "circle"],
+                "size": [16, 9],
+                "color": [MUTED, colour],
+                "opacity": 1,
+            },
+            error_x={
+                **interval_bars(
+                    [0, max(0, high - diagram.ece)], [0, max(0, diagram.ece - low)], colour
+                ),
+                "thickness": 2,
+            },
+            **place,
+        )
+    )
+    end = 1.12 * max(diagram.null_q95, high, diagram.ece, 1e-6)
+    figure.update_layout(
+        xaxis2=axis(range=[0, end], anchor="y3", visible=False, fixedrange=True),
+        yaxis3=axis(domain=[y + 0.02, 1.0], anchor="x2", ticks="", showgrid=False, showline=False),
+    )
 
 
 def _whole_bins(
@@ -189,15 +271,9 @@ def identity(x_axis: str = "", y_axis: str = "", *, legend: bool = True) -> go.S
 
 def error_bars(bins: Sequence[ReliabilityBin], colour: str) -> dict[str, Any]:
     """The 95 % interval of each bin's accuracy, as plotly's error bars."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [max(0.0, b.interval_high - b.accuracy) for b in bins],
-        "arrayminus": [max(0.0, b.accuracy - b.interval_low) for b in bins],
-        "color": colour,
-        "thickness": 1.25,
-        "width": 2,
-    }
+    up = [max(0.0, b.interval_high - b.accuracy) for b in bins]
+    down = [max(0.0, b.accuracy - b.interval_low) for b in bins]
+    return {**interval_bars(up, down, colour), "width": 2}
 
 
 def add_line(
@@ -259,6 +335,7 @@ def set_axes(
     axes: tuple[str, str],
     x_axis: str = "",
     names: tuple[bool, bool] = (True, True),
+    below: str = "Count",
 ) -> None:
     """Set one x axis and two stacked y axes on it: the square above, the count strip below.
 
@@ -291,7 +368,7 @@ def set_axes(
                 **ticks,
             ),
             f"yaxis{axes[1]}": axis(
-                name="Count" if names[1] else None,
+                name=below if names[1] else None,
                 domain=[bottom, split - gap],
                 anchor=f"x{x_axis}",
                 rangemode="tozero",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import streamlit as st
+
 from calift_core.schema.wire.results import Evaluation, Reliability
 from frontend import components, figures, page
 from frontend.panels import gallery
@@ -42,27 +44,23 @@ def draw(
         kept = now if now is not None and here else gallery.Chosen(evaluation.id)
         gallery.open_samples(kept._replace(lower=edges[0], upper=edges[1]))
 
-    components.reliability(
-        figures.reliability.diagram_payload(
-            diagram,
-            title=heading,
-            colour=look.colour,
-            smooth=smooth,
-            chosen=(now.lower or 0.0, 1.0 if now.upper is None else now.upper)
-            if now is not None and here and (now.lower, now.upper) != (None, None)
-            else None,
-        ),
-        key=f"diagram-{evaluation.id}",
-        chosen=choose,
-    )
-    page.below(
-        # Drawn for its exports alone: a move of the temperature need not wait for it.
-        lambda: figures.reliability.diagram(
+    page.chart(
+        figures.reliability.diagram(
             diagram, title=title, colour=look.colour, symbol=look.symbol, smooth=smooth, side=440
         ),
         figures.reliability.bins_table([diagram]),
         name=f"reliability-{diagram.run_id}-{diagram.dataset.replace('/', '-')}",
-        alt=figures.reliability.alt(diagram),
         data=diagram.model_dump_json,
-        camera=False,
+        bins=components.Bins(
+            f"Bins of {heading}, by confidence",
+            figures.reliability.bin_fields(diagram),
+            chosen=(now.lower or 0.0, 1.0 if now.upper is None else now.upper)
+            if now is not None and here and (now.lower, now.upper) != (None, None)
+            else None,
+            choose=choose,
+        ),
+    )
+    st.caption(
+        "Each bin has a field: ▲ over-confident, ▼ under-confident, · within noise. Click one, or "
+        "drag over several, to see their images."
     )

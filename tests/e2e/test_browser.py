@@ -111,7 +111,7 @@ def test_calibration__reload_and_a_copied_address_keep_the_view(
     other = tab.context.new_page()
     other.goto(address)
     other.get_by_text("6 bins, equal mass").wait_for()
-    assert "on sketch" in other.locator(".diagram h2").inner_text()
+    assert "on sketch" in other.locator(".gtitle").first.text_content()
 
 
 def test_new__a_run_is_submitted_watched_and_cancelled(dashboard: Dashboard, tab: Any) -> None:
@@ -245,11 +245,11 @@ def test_diagram__bins_are_chosen_by_keys_pointer_and_touch(
         tab.mouse.move(rail["x"] + rail["width"] * 2.5 / 15, at)
         tab.mouse.down()
         tab.mouse.move(rail["x"] + rail["width"] * 5.5 / 15, at, steps=3)
-        assert "n = " in tab.locator(".tip").inner_text()
+        assert "n = " in str(tab.locator(".hoverlayer").first.text_content())
         tab.mouse.up()
         shows(2, 5)
-        plot = tab.locator(".diagram .plot").bounding_box()
-        tab.mouse.click(plot["x"] + 55, plot["y"] + 200)
+        rail = tab.locator(".rail").bounding_box()  # it is as wide as the square above it
+        tab.mouse.click(rail["x"] + 8, rail["y"] - 300)
         shows(0, 0)
         tab.touchscreen.tap(rail["x"] + rail["width"] * 9.5 / 15, at)
         shows(9, 9)
@@ -294,21 +294,20 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
     found = tab.evaluate(
         """async (hostile) => {
         const made = {};
-        const bin = {lower: 0, upper: 1, count: 3, confidence: 0.5, accuracy: 0.4, low: 0.3,
-                     high: 0.6, bandLow: 0.4, bandHigh: 0.6, clear: 0, words: [hostile, hostile]};
-        const says = new Proxy({}, {get: () => hostile});
+        const bin = {lower: 0, upper: 1, clear: 0, words: hostile};
         const item = {href: '/sample?x=1', src: '/nowhere', alt: hostile, label: hostile,
                       answers: [{by: hostile, words: hostile, correct: true}], marks: [hostile],
                       top: [{words: hostile, share: 0.5, own: true}]};
         const figure = JSON.stringify({
           data: [{type: 'scatter', x: [hostile], y: [1], name: hostile, mode: 'markers',
                   customdata: [[hostile]]}],
-          layout: {height: 300, title: {text: hostile}}});
+          layout: {height: 300, title: {text: hostile}, legend: {y: -0.2},
+                   margin: {t: 30, b: 30, l: 30, r: 30}, yaxis: {domain: [0.3, 1]},
+                   yaxis2: {domain: [0, 0.2]}}});
         const data = {
           chart: {figure, config: {}, script: '/scripts/SCRIPT', alt: hostile, selects: true,
-                  of: hostile, away: hostile},
-          reliability: {title: hostile, facts: [hostile], alt: hostile, bins: [bin], error: null,
-                        density: null, smooth: null, colour: hostile, chosen: null, says},
+                  of: hostile, away: hostile,
+                  bins: {bins: [bin], chosen: null, label: hostile}},
           gallery: {items: [item], missing: hostile},
           rows: {of: hostile, caption: hostile, several: true, chosen: [], dash: '-',
                  columns: [{name: 'a', label: hostile, kind: 'open'},
@@ -316,7 +315,7 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
                  rows: [{href: '/run?id=x', cells: {
                    a: hostile, b: {symbol: hostile, word: hostile, colour: hostile}}}]},
         };
-        for (const name of ['reliability', 'gallery', 'rows', 'chart']) {
+        for (const name of ['gallery', 'rows', 'chart']) {
           const at = `/_stcore/bidi-components/calift.${name}/${name}.js`;
           const {default: component} = await import(at);
           const host = document.createElement('div');
@@ -340,7 +339,6 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
     )
     texts, struck = found
     assert struck == 0
-    assert texts["reliability"][0] > 3
     assert texts["gallery"][0] > 3
     assert texts["rows"][0] == 6
     assert {name: found[1] for name, found in texts.items()} == dict.fromkeys(texts, 0)

@@ -122,16 +122,13 @@ FAULTS = """() => {
     const said = (e.closest('[aria-label]') ?? e.querySelector('[aria-label]'))?.ariaLabel ?? '';
     if (said.length < 20) found.push('a chart without a description: ' + words(e));
   }
-  const diagrams = [...document.querySelectorAll(OWN)].flatMap((e) =>
-    [...(e.shadowRoot?.querySelectorAll('.diagram .plot svg') ?? [])]);
   const twins = document.querySelectorAll('[class*="st-key-tbl-"]').length;
-  if (charts.length + diagrams.length !== twins)
-    found.push(`${charts.length} charts and ${diagrams.length} diagrams have ${twins} tables`);
+  if (charts.length !== twins) found.push(`${charts.length} charts have ${twins} tables`);
   const over = Math.max(main.scrollWidth - main.clientWidth,
     document.documentElement.scrollWidth - innerWidth);
   if (over > 0) found.push(`it is ${over} px too wide`);
   return found.concat((CUT)());
-}""".replace("CUT", CUT).replace("OWN", OWN)
+}""".replace("CUT", CUT)
 #: What is left above a square, and by how much it is not one.
 SQUARE = """() => {
   const {xaxis, yaxis, _size} = document.querySelector('.js-plotly-plot')._fullLayout;

@@ -85,7 +85,7 @@ def test_axe__finds_no_fault_of_ours_in_either_colours(
         tab.goto(dashboard.at(place))
         settle(tab)
         if "calibration" in place:
-            tab.locator(".diagram svg").first.wait_for()
+            tab.locator(".rail [role=option]").first.wait_for()
         tab.evaluate(script)
         look(place)
         if place in OPENED:

@@ -15,12 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.components.v2.manifest_scanner import scan_component_manifests
 
-from calift_core.analysis.reliability import reliability_numbers, smooth_curve
-from calift_core.calibration import Binning, score_samples
-from calift_core.schema.wire.results import Reliability
-from frontend import components, figures
+from frontend import components
 from frontend.panels import gallery
-from tests.conftest import example_predictions
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def test_files__are_found_by_streamlit_and_packed() -> None:
     found = {c.name: (root / str(c.asset_dir)) for m, root in scan_component_manifests()
              if m.name == "calift" for c in m.components}  # fmt: skip
-    assert set(found) == {"reliability", "gallery", "page", "chart", "rows"}
+    assert set(found) == {"gallery", "page", "chart", "rows"}
     for name, folder in found.items():
         assert {f"{name}.js", f"{name}.css"} <= {p.name for p in folder.iterdir()}
     packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -87,34 +83,6 @@ def test_chart__is_drawn_by_the_script_that_plotly_published_with_its_licence() 
     assert hashlib.sha256(script.encode()).hexdigest() == components.PLOTLY_SHA256
     assert "MIT License" in (vendor / "plotly.LICENSE").read_text()
     assert {trace.type for trace in (go.Bar(), go.Heatmap(), go.Scatter())} == components.DRAWN
-
-
-@pytest.mark.parametrize("scheme", ["equal_mass", "equal_width"])
-def test_diagram_payload__says_of_each_bin_what_the_numbers_say(scheme: Any) -> None:
-    predictions = example_predictions(0)
-    scores = score_samples(predictions.logits, predictions.labels)
-    curve = smooth_curve(scores)
-    diagram = Reliability(
-        evaluation_id="e", run_id="r", run_name="a run", method="flyp", dataset="sketch",
-        role="shift", temperature=1.0,
-        **reliability_numbers(scores, Binning(5, scheme), smooth=curve),
-    )  # fmt: skip
-    made = figures.reliability.diagram_payload(
-        diagram, title="a run", colour="#000000", chosen=(0.2, 0.9)
-    )
-    assert [b["count"] for b in made["bins"]] == [b.count for b in diagram.bins]
-    for given_bin, b in zip(made["bins"], diagram.bins, strict=True):
-        inside = b.interval_low <= b.mean_confidence <= b.interval_high
-        assert (given_bin["clear"] == 0) == inside
-        if not inside:
-            assert given_bin["clear"] * (b.mean_confidence - b.accuracy) > 0
-    # Bins of equal mass would all be as high as each other.
-    assert (made["density"] is not None) == (scheme == "equal_mass")
-    assert made["error"]["floor"] == diagram.null_mean
-    after = figures.reliability.diagram_payload(
-        diagram.model_copy(update={"in_sample": True}), title="", colour=""
-    )
-    assert after["error"] is None
 
 
 CHOSEN = st.builds(

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calift_core.calibration import Binning, reliability_curve, score_probs, softmax
+from calift_core.analysis.reliability import reliability_numbers, smooth_curve
+from calift_core.calibration import (
+    Binning,
+    reliability_curve,
+    score_probs,
+    score_samples,
+    softmax,
+)
 from calift_core.schema.wire.results import Reliability, ReliabilityBin
 from frontend import figures
+from tests.conftest import example_predictions
 from tests.frontend import seed
 from tests.frontend.examples import BINS, effect_of, make_bin, make_reliability, named
 
@@ -158,6 +166,30 @@ def test_smooth__curve_is_drawn_on_request_with_gaps() -> None:
     assert diagram.smooth is not None
     plain, smooth = (figures.reliability.diagram(diagram, smooth=on) for on in (False, True))
     assert len(smooth.data) == len(plain.data) + 1
-    line = smooth.data[-1]
+    line = next(t for t in smooth.data if t.name.startswith("smooth"))
     assert list(line.y) == diagram.smooth.accuracy
     assert not line.connectgaps
+
+
+@pytest.mark.parametrize("scheme", ["equal_mass", "equal_width"])
+def test_reliability__says_of_each_bin_and_of_the_error_what_the_numbers_say(scheme: Any) -> None:
+    predictions = example_predictions(0)
+    scores = score_samples(predictions.logits, predictions.labels)
+    numbers = reliability_numbers(scores, Binning(5, scheme), smooth=smooth_curve(scores))
+    shown = Reliability.model_validate(make_reliability([]).model_dump() | numbers)
+    made = figures.reliability.diagram(shown)
+    for one, b in zip(figures.reliability.bin_fields(shown), shown.bins, strict=True):
+        inside = b.interval_low <= b.mean_confidence <= b.interval_high
+        assert (one["clear"] == 0) == inside == ("within noise" in one["words"])
+        if not inside:
+            assert one["clear"] * (b.mean_confidence - b.accuracy) > 0
+    # Bins of equal mass would all be as high as each other.
+    names = {trace.name for trace in made.data}
+    assert {"density", "samples per bin"} & names == {
+        "density" if scheme == "equal_mass" else "samples per bin"
+    }
+    error = made.data[-1]
+    assert list(error.x) == [shown.null_mean, shown.ece]
+    assert error.x[1] + error.error_x.array[1] == pytest.approx(max(shown.ece, shown.interval[1]))
+    without = figures.reliability.diagram(shown.model_copy(update={"in_sample": True}))
+    assert len(without.data) == len(made.data) - 2
