@@ -21,7 +21,7 @@ from calift_core.methods.vrf import Vrf, fit_vrf
 from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
 from calift_core.models.precision import Precision
-from calift_core.schema.methods import ONE_SE_PATH
+from calift_core.schema.methods.merge import ONE_SE_PATH
 from calift_core.schema.records import PhaseRecord, Record
 
 

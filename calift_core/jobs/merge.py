@@ -35,7 +35,8 @@ from calift_core.models.clip import Clip
 from calift_core.models.finished import differences, load_finished
 from calift_core.models.loading import weights_sha256
 from calift_core.models.precision import Precision
-from calift_core.schema.methods import METHOD_SPECS, ONE_SE_PATH, ModelStock, WiseFt
+from calift_core.schema.methods import METHOD_SPECS, ModelStock, WiseFt
+from calift_core.schema.methods.merge import ONE_SE_PATH
 from calift_core.schema.places import expanded
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.report import FrontierPoint, Report

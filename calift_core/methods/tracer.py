@@ -19,8 +19,8 @@ from calift_core.methods.terms import (
 )
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.schema.methods import Tower
 from calift_core.schema.methods import Tracer as TracerSpec
+from calift_core.schema.methods.base import Tower
 from calift_core.schema.spec import ConfidenceSpec
 
 #: Width of ViT-L; ViT-B has 768.

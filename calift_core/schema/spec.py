@@ -27,7 +27,8 @@ from pydantic import (
 
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.base import Frozen
-from calift_core.schema.methods import METHOD_SPECS, Adapt, LinearProbe, MethodSpec, Pretrain
+from calift_core.schema.methods import METHOD_SPECS, LinearProbe, MethodSpec, Pretrain
+from calift_core.schema.methods.base import Adapt
 from calift_core.schema.places import expanded
 from calift_core.schema.suggest import unknown_field
 from calift_core.untrusted import TOO_DEEP, check_depth

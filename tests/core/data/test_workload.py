@@ -13,7 +13,7 @@ from calift_core.data.workload import NOISE_IMAGES, Pace, count_images, recorded
 from calift_core.evaluation.items import n_images_of
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
-from calift_core.schema.methods import ONE_SE_PATH
+from calift_core.schema.methods.merge import ONE_SE_PATH
 from calift_core.schema.records import MetricsRecord, ProgressRecord, Record
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec, parse_spec

@@ -30,7 +30,7 @@ from calift_core.methods.merge import interpolate, model_stock
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import load_clip, weights_sha256
 from calift_core.predictions.read import read_predictions
-from calift_core.schema.methods import ONE_SE_PATH
+from calift_core.schema.methods.merge import ONE_SE_PATH
 from calift_core.schema.records import Record
 from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec

@@ -28,7 +28,7 @@ from calift_core.methods.terms import feature_distance, similarity, to_range
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip, weights_sha256
-from calift_core.schema.methods import METHOD_SPECS, TRACER_PRESETS, MethodBase
+from calift_core.schema.methods import METHOD_SPECS, MethodBase
 from calift_core.schema.methods import Anchored as AnchoredSpec
 from calift_core.schema.methods import Averaged as AveragedSpec
 from calift_core.schema.methods import CarFt as CarFtSpec
@@ -41,6 +41,7 @@ from calift_core.schema.methods import LpFt as LpFtSpec
 from calift_core.schema.methods import Pretrain as PretrainSpec
 from calift_core.schema.methods import Tracer as TracerSpec
 from calift_core.schema.methods import ZsNorm as ZsNormSpec
+from calift_core.schema.methods.contrastive import TRACER_PRESETS
 from calift_core.schema.records import MetricsRecord, Record
 from calift_core.schema.report import Report
 from tests.core.conftest import CONFIGS, PHOTO, TEXT, TIMM, VIT, random_batch

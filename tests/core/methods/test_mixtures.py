@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from calift_core.methods.dawin import entropies, expertise, nearest
 from calift_core.methods.vrf import Vrf, fit_vrf, matched_temperature, mixed
-from calift_core.schema.methods import ONE_SE_PATH
+from calift_core.schema.methods.merge import ONE_SE_PATH
 
 seeds = st.integers(0, 2**31)
 
