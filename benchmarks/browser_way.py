@@ -5,10 +5,10 @@
 
 A zip of printed letters, 20 class folders with 60 images each and no parts, is dropped on New run
 of a `calift up` whose home is new. Three methods are compared in a sweep with one seed, the model
-of one of its runs is taken away with a calibrator (Ship), and a handwritten letter is shown to it
-(Try a picture). Somebody at a Chromium does it with clicks and keys along what the pages offer; no
-address is typed but the link that `calift up` prints. What comes out is held against the API: the
-sweep's verdict, and the hash of every file in the zip.
+of one of its runs is taken away with a calibrator (Export model), and a handwritten letter is
+shown to it (Try a picture). Somebody at a Chromium does it with clicks and keys along what the
+pages offer; no address is typed but the link that `calift up` prints. What comes out is held
+against the API: the sweep's verdict, and the hash of every file in the zip.
 
 Seconds are from the first click of a step until its last answer is on the screen, a person's own
 time for looking and deciding left out.
@@ -109,8 +109,8 @@ def compare(me: Person, world: World) -> str:
         me.click(tab.get_by_role("combobox", name="Methods"), "*Methods*")
         me.click(tab.get_by_role("option", name=re.compile(f"^{name}")).first, name)
         tab.keyboard.press("Escape")
-    seeds = tab.get_by_role("textbox", name="Judged seeds")
-    me.click(seeds, "*Judged seeds*")
+    seeds = tab.get_by_role("textbox", name="Seeds")
+    me.click(seeds, "*Seeds*")
     tab.keyboard.press("Control+A")
     me.type(seeds, "0")
     me.click(tab.get_by_text("Choose each method's rate"), "*Choose each method's rate* (off)")
@@ -140,7 +140,7 @@ def ship(me: Person, world: World) -> str:
     me.tab.wait_for_timeout(3000)  # charts above the table find their heights
     me.click(me.tab.locator(".rows tbody a", has_text=name).first, name)
     me.see(me.tab.locator(".calift-head h1", has_text=name))
-    me.button("Ship", "*Ship*")
+    me.button("Export model", "*Export model*")
     me.button("Make the model", "*Make the model*")
     made = me._wait(me.tab.get_by_role("button", name="Model, ZIP"))
     with me.tab.expect_download(timeout=600_000) as waiting:

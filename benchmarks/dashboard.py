@@ -239,7 +239,7 @@ def _search(tab: Any, k: int) -> float:
 
 
 def _find(tab: Any, k: int) -> float:
-    box = tab.get_by_label("Find", exact=True)
+    box = tab.get_by_label("Search runs", exact=True)
     box.fill(f"{17 * k + 3}")
     return _until(tab, lambda: box.press("Enter"))
 
@@ -284,7 +284,7 @@ PLACES = {
     "overview": Place("overview"),
     "runs": Place("runs", "search", _search),
     "run": Place("run?id={a}", "another tab", _tab(["Shifts", "Config", "Curves"])),
-    "new": Place("new", "purpose", _radio("What for", ["Evaluate only", "Robust fine-tune"])),
+    "new": Place("new", "purpose", _radio("Goal", ["Evaluate only", "Robust fine-tune"])),
     "data": Place("data"),
     "sweeps": Place("sweeps"),
     "compare": Place(
@@ -293,7 +293,7 @@ PLACES = {
     ),
     "calibration": Place("calibration?run={a}&dataset=test", "temperature", _temperature),
     "diagrams of two": Place("calibration?run={a},{b}&dataset=test", "bins", _bins),
-    "decide": Place("decide?run={a}", "errors borne", _slide("Errors among what is kept, at most")),
+    "decide": Place("decide?run={a}", "errors borne", _slide("Maximum error rate")),
     "frontier": Place("frontier?run={a},{b}", "find", _find),
     "shifts": Place("shifts?run={many}", "another metric", _radio("Metric", ["ECE", "Accuracy"])),
     "curves": Place("curves?ids={a},{b}", "find", _find),

@@ -274,7 +274,7 @@ def forgotten(me: Person, world: World) -> str:
 
 def threshold(me: Person, world: World) -> str:
     """Choose a threshold for at most 5 % errors, and read what it gives under shift."""
-    me.link("Decide", within=me.tab.get_by_test_id("stSidebarNav"))
+    me.link("Selective prediction", within=me.tab.get_by_test_id("stSidebarNav"))
     found = world.client.decision(world.run("CaRot"), risk=0.05, level=0.95)
     low = max((s for s in found.sets if s.role != "id"), key=lambda s: s.risk or 0.0)
     if found.threshold is None or low.risk is None:

@@ -1,7 +1,7 @@
 """Take the pictures of docs/img from a running dashboard: `make pictures`.
 
 It uses the stack that is up on `CALIFT_HOME`, or starts one, and the runs of `calift demo`; the
-path of the Frontier page is a WiSE-FT run that it submits if there is none. A page that shows a
+path of the Trade-offs page is a WiSE-FT run that it submits if there is none. A page that shows a
 dialog, an error, a warning, an empty state, nothing, or that says something to the browser's
 console, ends it with status 1, and no picture is replaced. So does one that does not show the
 numbers that the API gives for it (`numbers`): accuracies, errors, thresholds, counts.
@@ -143,7 +143,7 @@ SHOTS = (
         {"run": "{FLYP},{CaRot}", "view": "audit", "dataset": "typefaces/test"},
         charts=1,
     ),
-    Shot("frontier", "frontier", "Frontier", {"run": _THREE + ",{WiSE-FT}"}, charts=2),
+    Shot("frontier", "frontier", "Trade-offs", {"run": _THREE + ",{WiSE-FT}"}, charts=2),
     Shot("shifts", "shifts", "Shifts", {"run": _THREE, "metric": "ece"}, charts=2),
     Shot("spectra", "spectra", "Spectra", {"run": _THREE}, charts=2),
     # Of docs/tour.md alone.
@@ -158,9 +158,9 @@ SHOTS = (
         },
         charts=1,
     ),
-    Shot("tour-decide", "decide", "Decide", {"run": _THREE, "risk": "0.2"}, charts=1),
-    Shot("tour-plan", "plan", "Plan", {"run": _THREE, "dataset": "display"}, charts=1),
-    Shot("tour-bound", "bound", "Bound", {}, charts=1),
+    Shot("tour-decide", "decide", "Selective prediction", {"run": _THREE, "risk": "0.2"}, charts=1),
+    Shot("tour-plan", "plan", "Sample size", {"run": _THREE, "dataset": "display"}, charts=1),
+    Shot("tour-bound", "bound", "Theory bound", {}, charts=1),
     Shot("tour-curves", "curves", "Curves", {"ids": "{FLYP},{CaRot}", "smooth": "0.8"}, charts=3),
 )
 
@@ -184,13 +184,13 @@ SHOTS_OF_RUNS = (
     Shot("audit", "calibration", "Calibration", {"run": "{all}", "view": "audit"}, 1),
     Shot("sample", "sample", "Image of {label}", {"evaluation": "{of}", "sample": "{sample}"}),
     Shot("picture", "picture", "Try a picture", {"run": "{all}"}, asks=True),
-    Shot("decide", "decide", "Decide", {"run": "{all}", "risk": "0.2"}, 1),
-    Shot("frontier", "frontier", "Frontier", {"run": "{all}"}, 1),
+    Shot("decide", "decide", "Selective prediction", {"run": "{all}", "risk": "0.2"}, 1),
+    Shot("frontier", "frontier", "Trade-offs", {"run": "{all}"}, 1),
     Shot("shifts", "shifts", "Shifts", {"run": "{all}", "metric": "ece"}, 1),
     Shot("curves", "curves", "Curves", {"ids": "{all}", "smooth": "0.8"}, 1),
     Shot("spectra", "spectra", "Spectra", {"run": "{all}"}),
-    Shot("plan", "plan", "Plan", {"run": "{all}", "dataset": "{own}"}, 1),
-    Shot("bound", "bound", "Bound", {}),
+    Shot("plan", "plan", "Sample size", {"run": "{all}", "dataset": "{own}"}, 1),
+    Shot("bound", "bound", "Theory bound", {}),
     Shot("new", "new", "New run", {"clone": "{first}"}),
     Shot("data", "data", "Data and models", {}),
 )

@@ -15,10 +15,12 @@ class Answer(NamedTuple):
     Attributes:
         sentence: in Markdown; names are escaped.
         dataset: where it is most so, for a link; none where nothing was compared.
+        note: what it is decided on, in plain text, where the sentence does not say.
     """
 
     sentence: str
     dataset: str | None
+    note: str = ""
 
 
 class _Tally(NamedTuple):
@@ -48,8 +50,8 @@ def _tally(found: Sequence[PairedDifference], metric: str) -> _Tally:
     )
 
 
-def on_error(name: str, base: str, found: Sequence[PairedDifference]) -> Answer:
-    """How far a run's error rate is from the baseline's on the same samples.
+def on_accuracy(name: str, base: str, found: Sequence[PairedDifference]) -> Answer:
+    """How far a run's accuracy is from the baseline's on the same samples.
 
     Args:
         name: of the run.
@@ -63,18 +65,18 @@ def on_error(name: str, base: str, found: Sequence[PairedDifference]) -> Answer:
     if not tally.clear:
         closest = tally.open[-1]
         return Answer(
-            f"{run} and {other} cannot be told apart by their error on "
+            f"{run} and {other} cannot be told apart by their accuracy on "
             f"{_sets(len(tally.open))}: nowhere does the interval exclude zero.",
             closest.dataset,
         )
     most = max(tally.clear, key=lambda d: abs(d.difference))
-    parts = [f"On {_title(most)} {run}'s error is {_apart(most)} than {other}'s"]
+    parts = [f"On {_title(most)} {run}'s accuracy is {_apart(most)} than {other}'s"]
     against = tally.worse if most in tally.better else tally.better
     if against:
         parts.append(f"on {_title(against[0])} it is {_apart(against[0])}")
     if tally.open:
         parts.append(f"on {_title(tally.open[0])} they cannot be told apart")
-    return Answer(f"{'; '.join(parts)}. {_count(tally, 'lower', 'higher')}", most.dataset)
+    return Answer(f"{'; '.join(parts)}. {_count(tally, 'higher', 'lower')}", most.dataset)
 
 
 def on_calibration(name: str, base: str, found: Sequence[PairedDifference]) -> Answer:
@@ -94,7 +96,8 @@ def on_calibration(name: str, base: str, found: Sequence[PairedDifference]) -> A
     lead = (
         f"{run} is {word} calibrated than {other} on {_title(most)} "
         f"(ECE {text.percent(most.value)} against {text.percent(most.baseline)}"
-        f"{_squared(most)})"
+        f", {abs(100 * most.difference):.1f} points "
+        f"{'lower' if most.difference < 0 else 'higher'})"
     )
     against = tally.worse if word == "better" else tally.better
     if against:
@@ -103,7 +106,7 @@ def on_calibration(name: str, base: str, found: Sequence[PairedDifference]) -> A
             f"; {turned} on {_title(against[0])} ({text.percent(against[0].value)} against "
             f"{text.percent(against[0].baseline)})"
         )
-    return Answer(f"{lead}. {_count(tally, 'better', 'worse')}", most.dataset)
+    return Answer(f"{lead}. {_count(tally, 'better', 'worse')}", most.dataset, _squared(most))
 
 
 def _strong(name: str) -> str:
@@ -115,21 +118,24 @@ def _title(found: PairedDifference) -> str:
 
 
 def _apart(found: PairedDifference) -> str:
-    """`22.9 points lower (21.7 to 24.2)`, of the error; the smaller end first."""
+    """`22.9 points higher (21.7 to 24.2)`, of the accuracy; the smaller end first."""
     low, high = found.interval or (found.difference, found.difference)
     ends = sorted(abs(100 * end) for end in (low, high))
-    word = "lower" if found.difference > 0 else "higher"
+    word = "higher" if found.difference > 0 else "lower"
     return f"{abs(100 * found.difference):.1f} points {word} ({ends[0]:.1f} to {ends[1]:.1f})"
 
 
 def _squared(found: PairedDifference) -> str:
-    """`, squared error 183.2 pp² lower, 140.9 to 225.4`; the smaller end first."""
+    """`Decided on … : 183.2 pp² lower, 95 % interval 140.9 to 225.4`; the smaller end first."""
     if found.squared is None:
         return ""
     ends = sorted(abs(1e4 * end) for end in found.squared.interval)
     word = "lower" if found.squared.difference < 0 else "higher"
     by = text.square_points(abs(found.squared.difference)).lstrip("+")
-    return f", squared error {by} {word}, {ends[0]:.1f} to {ends[1]:.1f}"
+    return (
+        f"Decided on debiased squared L2 errors: {by} {word}, 95 % interval {ends[0]:.1f} to "
+        f"{ends[1]:.1f}."
+    )
 
 
 def _sets(count: int) -> str:

@@ -60,7 +60,7 @@ def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
     with st.container(horizontal=True, vertical_alignment="bottom", key="find-runs"):
         suite = state.choice(
             st.selectbox,
-            "Runs on",
+            "Data set",
             name="suite",
             options=[*offered, _EVERY_SUITE],
             # What a link names may be on several suites, and nothing of it should seem left out.
@@ -73,11 +73,11 @@ def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
         )
         words = state.bound(
             st.text_input,
-            "Find",
+            "Search runs",
             name="find",
             default="",
             decode=str,
-            placeholder="in names, notes and ids",
+            placeholder="by name, note or id",
             icon=":material/search:",
             width=300,
         ).strip()
@@ -94,8 +94,8 @@ def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
     )
     if found.total > len(found.items):
         st.caption(
-            f"The newest {len(found.items)} of {counted(found.total)} runs are offered. Find looks "
-            "through all of them."
+            f"The newest {len(found.items)} of {counted(found.total)} runs are offered. Search "
+            "looks through all of them."
         )
     elif not found.items and (words or counts):
         where = "" if suite == _EVERY_SUITE else f" on {text.md(text.short_suite(suite))}"

@@ -414,5 +414,5 @@ def kept_words(one: TriedPicture, risk: float) -> str:
         return f"abstains: at most {percent(risk)} errors cannot be promised"
     if at.threshold * one.n_classes <= 1:  # no likeliest class has less
         return f"kept, as every answer is: that makes at most {percent(risk)} errors"
-    word = "kept" if at.kept else "abstains"
-    return f"{word}: the least kept is {percent(at.threshold)}"
+    word, where = ("kept", "above") if at.kept else ("abstains", "below")
+    return f"{word}: {where} the {percent(at.threshold)} threshold"

@@ -50,7 +50,7 @@ def risks(
     A filled mark is a risk whose interval leaves out the promised one, an open mark could be it.
     """
     shown = [(run, d) for run, d in decisions if d.threshold is not None]
-    title = "Errors among what is kept"
+    title = "Error rate of kept predictions"
     if not shown:
         return nothing(title, "no threshold can keep this promise for any of the runs")
     risk = shown[0][1].risk
@@ -235,7 +235,7 @@ def table(decisions: Sequence[tuple[Run, Decision]]) -> Table:
             Column("run", "Run"),
             Column("coverage", "Kept", "percent"),
             Column("coverage_ends", "95 % interval"),
-            Column("risk", "Wrong of it", "percent"),
+            Column("risk", "Error rate", "percent"),
             Column("risk_ends", "95 % interval"),
             Column("holds", "Promise"),
             Column("n", "n", "count"),

@@ -46,10 +46,10 @@ def arms_table(arms: Sequence[SweepArm]) -> Table:
             }
         )
     columns = [
-        Column("label", "Contender"),
+        Column("label", "Configuration"),
         Column("method", "Method"),
         Column("rate", "Learning rate"),
-        Column("judged", "Judged seeds"),
+        Column("judged", "Seeds"),
         Column("ladder", "Ladder: ID validation accuracy", "prose"),
         Column("trouble", "Trouble", "prose"),
     ]
@@ -84,7 +84,7 @@ def runs_table(arms: Sequence[SweepArm], runs: Sequence[RunSummary]) -> Table:
             )
     return Table(
         [
-            Column("arm", "Contender"),
+            Column("arm", "Configuration"),
             Column("lr", "Rate", "number"),
             Column("seed", "Seed"),
             Column("val_accuracy", "ID validation", "percent"),
@@ -125,7 +125,7 @@ def rows_table(verdict: SweepVerdict) -> Table:
         for row in verdict.rows
     ]
     columns = [
-        Column("label", "Contender"),
+        Column("label", "Configuration"),
         Column("lr", "Rate"),
         Column("seeds", "Seeds", "count"),
         Column("id_accuracy", "ID accuracy", "percent"),
@@ -215,7 +215,7 @@ def equal_table(equal: EqualAccuracy) -> Table:
         for row in equal.rows
     ]
     columns = [
-        Column("label", "Contender"),
+        Column("label", "Configuration"),
         Column("between", "Between the rates"),
         Column("ood_accuracy", "OOD accuracy", "percent"),
         *_CALIBRATION,
@@ -276,7 +276,7 @@ def ladders_table(arms: Sequence[SweepArm]) -> Table:
         for rate in arm.rates
     ]
     columns = [
-        Column("label", "Contender"),
+        Column("label", "Configuration"),
         Column("lr", "Rate"),
         Column("state", "State"),
         Column("val_accuracy", "ID validation accuracy", "percent"),

@@ -23,7 +23,7 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
         risk = float(
             state.choice(
                 st.select_slider,
-                "Errors among what is kept, at most",
+                "Maximum error rate",
                 name="risk",
                 options={f"{r:g}": text.percent(r) for r in _RISKS},
                 default="0.05",
@@ -33,7 +33,7 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
         level = float(
             state.choice(
                 st.segmented_control,
-                "The promise holds in",
+                "Confidence level",
                 name="level",
                 options=_LEVELS,
                 default="0.95",

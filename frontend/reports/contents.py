@@ -190,7 +190,7 @@ def _answers(gathered: Gathered) -> list[str]:
     base = labels[gathered.baseline]
     said = []
     for run_id, found in gathered.differences.items():
-        for answer in (answers.on_error, answers.on_calibration):
+        for answer in (answers.on_accuracy, answers.on_calibration):
             sentence = answer(labels[run_id], base, found).sentence.strip()
             if sentence:
                 said.append(sentence)

@@ -13,9 +13,8 @@ from frontend import api, figures, page, state, text
 def main() -> None:
     """Draw the page."""
     page.head(
-        "Bound",
-        "Do runs with a better spectrum, or a smaller bound, have smaller errors under shift? "
-        "Finished runs as points, as they come.",
+        "Theory bound",
+        "Does σ_min correlate with error under shift? Each finished run is a point.",
     )
     suites = api.fetch(
         "list the suites", lambda: api.client().suites(phase=["SUCCEEDED"]), key="finished-suites"
@@ -26,7 +25,7 @@ def main() -> None:
         return
     suite = state.choice(
         st.selectbox,
-        "Runs on",
+        "Data set",
         name="suite",
         options={s.suite: f"{text.short_suite(s.suite)} ({s.runs:,})" for s in suites},
         default=state.shared("suite"),

@@ -9,7 +9,7 @@ from frontend.panels import deciding
 def main() -> None:
     """Draw the page."""
     page.head(
-        "Decide",
+        "Selective prediction",
         "Which predictions may be kept so that few of them are wrong, and what the same rule gives "
         "where the data have shifted.",
     )

@@ -112,7 +112,7 @@ def _open(chosen: dict[str, RunSummary], mark: list[str | float], shifted: bool)
 def main() -> None:
     """Draw the page."""
     page.head(
-        "Frontier",
+        "Trade-offs",
         "What a gain costs: ID accuracy against accuracy under shift, and accuracy against "
         "calibration.",
     )

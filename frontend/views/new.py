@@ -50,7 +50,7 @@ def main() -> None:
     copied = state.param("clone") or state.param("input")
 
     with intent_step:
-        st.header("2. What for", anchor=False)
+        st.header("2. Goal", anchor=False)
         chosen = "" if copied else intent()
         if copied:
             st.caption("As the run that this begins with; every setting is below.")
@@ -85,7 +85,7 @@ def main() -> None:
     titles = {f.pointer: f.title for f in [*form.fields, *form.own]}
     spec = _spec(form, name)
     with cost_step:
-        st.header("3. What it takes", anchor=False)
+        st.header("3. Estimated cost", anchor=False)
         preset = INTENTS[chosen][2] if chosen else ""
         if clone := state.param("clone"):
             run = api.fetch(f"load the run {clone}", lambda: client.run(clone), key=f"run-{clone}")

@@ -50,7 +50,7 @@ def main() -> None:
     risk = float(
         state.choice(
             st.segmented_control,
-            "Errors among what is kept",
+            "Maximum error rate",
             name="risk",
             options={r: f"at most {text.percent(float(r))}" for r in _RISKS},
             default="0.05",
@@ -137,7 +137,8 @@ def _how(one: TriedPicture) -> str:
         return text.md_prose(one.note)
     promised = " What is kept is promised for data like the ID data alone."
     if one.promised_on is not None:
-        promised += f" Its threshold, the same as in Decide, is of {text.md(one.promised_on)}."
+        promised += " Its threshold, the same as in Selective prediction, is of "
+        promised += f"{text.md(one.promised_on)}."
     if one.calibrator == "none":
         return (
             "The run's own probabilities: no calibrator was better on its ID validation part."

@@ -23,7 +23,7 @@ _POWERS = {"0.8": "80 %", "0.9": "90 %", "0.95": "95 %"}
 def main() -> None:
     """Draw the page."""
     page.head(
-        "Plan",
+        "Sample size",
         "How many samples it takes to show a difference, by the rule that comparisons decide with.",
     )
     chosen = pickers.pick_runs("run", most=4)
@@ -61,7 +61,7 @@ def main() -> None:
         power = float(
             state.choice(
                 st.segmented_control,
-                "Found in",
+                "Power",
                 name="power",
                 options=_POWERS,
                 required=True,

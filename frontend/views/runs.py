@@ -133,7 +133,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     columns = [
         Column("name", "Run", "open"),
         Column("phase", "Status", "mark"),
-        Column("status", "Why, or how far"),
+        Column("status", "Progress or reason"),
         Column("age", "Age"),
         Column("method", "Method"),
         *tables.headline(("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"), floors=True),

@@ -102,7 +102,7 @@ def _actions(sweep: SweepDetail) -> None:
                     st.rerun()
         done = [run for arm in sweep.arms for run in arm.run_ids[:1]]
         if len(done) > 1 and st.button(
-            "Compare", icon=":material/compare_arrows:", help="The first seed of each contender"
+            "Compare", icon=":material/compare_arrows:", help="The first seed of each configuration"
         ):
             st.switch_page("views/compare.py", query_params={"ids": ",".join(done[:10])})
         if len(done) > 1 and st.button("Curves", icon=":material/timeline:"):
@@ -110,8 +110,8 @@ def _actions(sweep: SweepDetail) -> None:
 
 
 def _contenders(sweep: SweepDetail) -> None:
-    st.header("Contenders", anchor=False)
-    page.table(figures.sweeps.arms_table(sweep.arms), caption="Contenders and their rates")
+    st.header("Configurations", anchor=False)
+    page.table(figures.sweeps.arms_table(sweep.arms), caption="Configurations and their rates")
     chart = figures.sweeps.ladders(sweep.arms)
     if chart is not None:
         page.chart(chart, figures.sweeps.ladders_table(sweep.arms), name="sweep-ladders")

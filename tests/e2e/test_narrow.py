@@ -1,4 +1,4 @@
-"""Ship, corrections and the browser of folders on a telephone, with the worst of names."""
+"""Export model, corrections and the browser of folders on a telephone, with the worst of names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_phone__ship_corrections_and_folders_bear_any_name(worst: Doubted, chrom
     tab.goto(run)
     settle(tab)
     assert "nnn" in tab.locator(".calift-head h1").inner_text()
-    tab.get_by_role("button", name="Ship").click()
+    tab.get_by_role("button", name="Export model").click()
     tab.get_by_role("button", name="Make the model").wait_for()
     fits("ship")
     tab.keyboard.press("Escape")

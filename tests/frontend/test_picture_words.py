@@ -11,8 +11,8 @@ from frontend.text import kept_words, training_words
 @pytest.mark.parametrize(
     ("threshold", "kept", "said"),
     [
-        (0.83, True, "kept: the least kept is 83.0\u00a0%"),
-        (0.83, False, "abstains: the least kept is 83.0\u00a0%"),
+        (0.83, True, "kept: above the 83.0\u00a0% threshold"),
+        (0.83, False, "abstains: below the 83.0\u00a0% threshold"),
         (0.0, True, "kept, as every answer is: that makes at most 5.0\u00a0% errors"),
         (0.25, True, "kept, as every answer is: that makes at most 5.0\u00a0% errors"),
         (None, None, "abstains: at most 5.0\u00a0% errors cannot be promised"),

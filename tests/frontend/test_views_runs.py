@@ -24,9 +24,9 @@ def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) 
     assert "To mend it" in said
     assert "pp to zero-shot" in said
     for title in (
-        "Worst cell",
+        "Lowest accuracy",
         "Largest over-confidence",
-        "Who leads",
+        "Leaderboard",
         "Forgotten",
         "Suggested recipe",
     ):

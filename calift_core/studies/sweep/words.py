@@ -30,7 +30,9 @@ def sentence_of(
         )
     words = [so_far + _own(sets, where)]
     if equal is None:
-        words.append("There are no two ladders of rates to compare at equal ID accuracy.")
+        words.append(
+            "A comparison at equal ID accuracy needs two or more learning rates per method."
+        )
     elif equal.id_accuracy is None:
         words.append("No two of them reach a common ID accuracy on their ladders of rates.")
     else:
@@ -49,17 +51,18 @@ def _own(sets: Sequence[VerdictSet], where: str) -> str:
         clear = all(len(s.members) == 1 for s in sets)
         if clear:
             return f"{shared[0]} is the best {where} by {measures}, clear of all others."
-        others: dict[str, list[str]] = {}
-        for one in sets:
-            for member in one.members:
-                if member != shared[0]:
-                    others.setdefault(member, []).append(_WORDS[one.metric])
-        rivals = "; ".join(f"{label} may be it by {_list(by)}" for label, by in others.items())
-        return f"{shared[0]} alone may be the best {where} by {measures} at once ({rivals})."
+        best = [_WORDS[s.metric] for s in sets if len(s.members) == 1]
+        tied = [
+            f"{_WORDS[s.metric]} (with {_list([m for m in s.members if m != shared[0]])})"
+            for s in sets
+            if len(s.members) > 1
+        ]
+        lead = f"is the best {where} by {_list(best)}; " if best else f"leads {where}, "
+        return f"{shared[0]} {lead}tied on {_list(tied)}."
     if shared:
         return (
-            f"No single method is shown to be the best {where}: {_list(shared, 'or')} may be it by "
-            f"{measures} alike."
+            f"No single method is shown to be the best {where}: {_list(shared)} are tied on "
+            f"{measures}."
         )
     each = "; ".join(f"by {_WORDS[s.metric]} {_list(s.members, 'or')}" for s in sets)
     return f"No method is the best {where} at everything: {each}."

@@ -1,4 +1,4 @@
-"""The answer of a comparison, data set by data set as the service finds it, and who leads."""
+"""The answer of a comparison, data set by data set as the service finds it, and the leaderboard."""
 
 from __future__ import annotations
 
@@ -85,21 +85,21 @@ def _show(found: Comparison, labels: Mapping[str, str], done: int, of: int) -> N
         name = labels[column.run.id]
         told = [
             said(name, base, column.differences)
-            for said in (answers.on_error, answers.on_calibration)
+            for said in (answers.on_accuracy, answers.on_calibration)
         ]
         with st.container(border=True, gap="xsmall"):
             if not told[0].dataset:
                 st.markdown(f"**{text.md(name)}** shares no samples with {text.md(base)} so far.")
                 continue
             st.markdown(told[0].sentence)
-            st.markdown(told[1].sentence)
+            st.markdown(told[1].sentence, help=told[1].note or None)
             _links(column.run.id, found.baseline, [a.dataset for a in told])
     if done < of:
         st.caption(f"{done} of {of} data sets so far; the others follow.")
     elif of:
         st.caption(
-            "Paired on the same samples; 95 % intervals, each for itself: of 20 equal data sets "
-            "one is told apart by chance."
+            "Paired on the same samples; 95 % intervals, uncorrected for multiple tests: "
+            "expect 1 false positive in 20."
         )
 
 
@@ -124,7 +124,7 @@ def leaderboard(
     run_ids: Sequence[str], labels: Mapping[str, str], revisions: Sequence[int]
 ) -> None:
     """Which runs may be the best on ID data, over the shifts and over the corruptions."""
-    st.header("Who leads", anchor=False)
+    st.header("Leaderboard", anchor=False)
     metric = state.choice(
         st.segmented_control,
         "By",
@@ -134,9 +134,9 @@ def leaderboard(
     )
     place = st.empty()
     with place.container():
-        waiting("Finding who may be the best", 1 + len(run_ids))
+        waiting("Ranking the runs", 1 + len(run_ids))
     found = api.fetch(
-        "find who leads",
+        "rank the runs",
         lambda: api.leaders(tuple(run_ids), tuple(revisions)),
         key=f"leaders-{sorted(run_ids)}",
     )
@@ -149,20 +149,21 @@ def _boards(found: Leaders, labels: Mapping[str, str], metric: str) -> None:
     if not boards:
         page.empty("Nothing to rank", "There is no data set that all of these runs were tested on.")
         return
-    page.table(board_table(boards, labels), caption=f"Who leads by {text.METRICS[metric].title}")
+    page.table(board_table(boards, labels), caption=f"Leaderboard by {text.METRICS[metric].title}")
     sets = ", ".join(
         f"{_ROLES[b.role]}: {len(b.datasets)} data set{'s' * (len(b.datasets) > 1)}" for b in boards
     )
     decided = " Decided on the squared L2 error with the noise taken out." * (metric == "ece")
     st.caption(
-        f"Runs marked “may be best” hold the best one in 95 of 100 repeats, however many are "
-        f"compared (model confidence set of {text.draws(min(b.n_resamples for b in boards))}). "
+        "Runs marked “statistically tied for best” include the best one in 95 of 100 repeats, "
+        "however many are compared (model confidence set of "
+        f"{text.draws(min(b.n_resamples for b in boards))}). "
         f"{sets}.{decided}"
     )
 
 
 def board_table(boards: Sequence[Board], labels: Mapping[str, str]) -> Table:
-    """One row a run, one column a role: the mean, its floor, and whether the run may be best."""
+    """One row a run, one column a role: the mean, its floor, and whether it is tied for best."""
     by_role = {b.role: {s.run_id: s for s in b.standings} for b in boards}
     first = next(b for b in reversed(boards) if b.role != "corruption" or len(boards) == 1)
     rows = []
@@ -184,7 +185,11 @@ def _cell(
     metric: str, value: float, floor: float | None, leads: bool, p: float, n_resamples: int
 ) -> Markup:
     beside = "" if floor is None else f" <small>floor {text.esc(text.percent(floor))}</small>"
-    shown = text.Mark("may be best", "★", "green") if leads else text.Mark("ruled out", "–", "gray")
+    shown = (
+        text.Mark("statistically tied for best", "★", "green")
+        if leads
+        else text.Mark("ruled out", "–", "gray")
+    )
     said = page.mark(shown)
     says_p = not leads or on_border(p, n_resamples)
     sure = f" <small>{text.esc(text.p_value(p, n_resamples))}</small>" if says_p else ""

@@ -101,7 +101,7 @@ def _worst(evaluations: Sequence[Evaluation], names: dict[str, str]) -> None:
     if found is None:
         return
     e = found.evaluation
-    with _card("Worst cell"):
+    with _card("Lowest accuracy"):
         st.markdown(
             f"**{text.md(names[e.run_id])}** is right on {text.percent(found.value)} "
             f"({text.interval(found.low, found.high)}) of {text.md(text.evaluation_title(e))}."
@@ -128,10 +128,10 @@ def _over(evaluations: Sequence[Evaluation], names: dict[str, str]) -> None:
 def _leads(runs: Sequence[RunSummary], names: dict[str, str]) -> None:
     if len(runs) < 2:
         return
-    with _card("Who leads"):
+    with _card("Leaderboard"):
         place = st.empty()
         with place.container():
-            waiting("Finding who may be the best", 2)
+            waiting("Ranking the runs", 2)
         ids = tuple(run.id for run in runs)
         try:
             boards = api.leaders(ids, tuple(run.revision for run in runs)).boards

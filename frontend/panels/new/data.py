@@ -32,7 +32,7 @@ def look(suite: str, group_by: str | None = None) -> None:
             (
                 "Classes",
                 text.count(found.n_classes),
-                f"{_span(counts)} images each" if counts else "",
+                f"{_span(counts)} per class" if counts else "",
             ),
             (
                 "Images",
@@ -83,7 +83,7 @@ def _copies(suite: str, group_by: str | None) -> None:
     kept: dict[tuple[str, str | None], SuiteCopies]
     kept = st.session_state.setdefault("suite-copies", {})
     asked = st.button(
-        "Look for copies between parts",
+        "Check for duplicates across splits",
         icon=":material/content_copy:",
         key="look-for-copies",
         help="Equal images and near-copies; every image is decoded once",

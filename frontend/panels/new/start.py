@@ -56,7 +56,7 @@ def intent(*, default: str = "robust") -> str:
     """Ask what the run is for; another answer begins with that one's method."""
     chosen = state.choice(
         st.segmented_control,
-        "What for",
+        "Goal",
         name="intent",
         options={name: INTENTS[name][0].partition(":")[0] for name in INTENTS},
         default=default,

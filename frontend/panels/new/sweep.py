@@ -96,9 +96,7 @@ def _filled(spec: dict[str, Any], methods: dict[str, MethodInfo], what: str) -> 
     row = st.columns(3)
     first = spec.get("train", {}).get("seed", 0)
     with row[0]:
-        seeds = st.text_input(
-            "Judged seeds", f"{first}, {first + 1}, {first + 2}", key="sweep-seeds"
-        )
+        seeds = st.text_input("Seeds", f"{first}, {first + 1}, {first + 2}", key="sweep-seeds")
     with row[1]:
         most = st.number_input("At most so many runs", 1, 1000, 200, key="sweep-runs")
     with row[2]:
@@ -106,7 +104,7 @@ def _filled(spec: dict[str, Any], methods: dict[str, MethodInfo], what: str) -> 
             "Pause after so many hours of work", 0.0, 1e6, None, key="sweep-hours",
             placeholder="never", help="Spent and estimated together",
         )  # fmt: skip
-    wanted |= {"seeds": _list(seeds, "Judged seeds"), "max_runs": int(most)}
+    wanted |= {"seeds": _list(seeds, "Seeds"), "max_runs": int(most)}
     if hours:
         wanted["max_hours"] = float(hours)
     if what != "three-seeds":

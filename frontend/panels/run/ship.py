@@ -36,7 +36,7 @@ TWO_TOWERS = {
 
 def button(run: RunDetail) -> None:
     """Offer the model of a finished run; nothing is made before somebody asks for it."""
-    with st.popover("Ship", icon=":material/inventory_2:"):
+    with st.popover("Export model", icon=":material/inventory_2:"):
         kinds = CALIBRATORS | ({} if run.method == "zero_shot" else TWO_TOWERS)
         kind = st.selectbox(
             "Calibrator", list(kinds), format_func=kinds.__getitem__, key="ship-kind"
