@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backend.explore.answer_cache import AnswerCache
 from backend.explore.memory import Remembered
 from backend.storage.artifacts import ArtifactStore
 from backend.store.runs import RunFilters
@@ -24,6 +23,7 @@ from calift_core.analysis.library import (
     open_predictions,
 )
 from calift_core.calibration import Binning
+from calift_core.disk_cache import DiskCache
 from calift_core.errors import LeakageError, NotFoundError, SpecError
 from calift_core.predictions.prompts import PROMPTS
 from calift_core.predictions.training import TRAINING_IMAGES, training_label
@@ -37,6 +37,10 @@ _PEERS, _LOOKED_THROUGH = 11, 200
 _ZERO_SHOT_RUNS = 200
 
 
+#: What answers may take on disk.
+_ANSWERS_BYTES = 256 << 20
+
+
 class StoreLibrary:
     """Targets are ids of evaluations, runs are ids of runs.
 
@@ -48,7 +52,9 @@ class StoreLibrary:
 
     def __init__(self, store: Stores, artifacts: ArtifactStore, cache: Path | None = None) -> None:
         self._store, self._artifacts, self._cache = store, artifacts, cache
-        self._memory = Remembered(None if cache is None else AnswerCache(cache / "answers"))
+        self._memory = Remembered(
+            None if cache is None else DiskCache(cache / "answers", _ANSWERS_BYTES)
+        )
 
     @property
     def memory(self) -> Memory:

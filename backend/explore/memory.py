@@ -5,19 +5,23 @@ What is kept of a file is seven numbers a sample per temperature or calibrator, 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
-from backend.explore.answer_cache import AnswerCache
 from calift_core.analysis.library import Kind
+from calift_core.disk_cache import DiskCache
 
 _COUNT = 2000
 _SCORE_BYTES = 192 << 20
 _INDEX_BYTES = 96 << 20
+#: Raise it with any change of what is computed: older answers are then asked for no more.
+_EDITION = 2
 T = TypeVar("T")
 
 
@@ -33,10 +37,10 @@ class Remembered:
     """Bounded least-recently-used memories, one a kind, for many threads.
 
     Args:
-        kept: where answers outlive the process; None: nowhere.
+        kept: where answers outlive the process, as JSON; None: nowhere.
     """
 
-    def __init__(self, kept: AnswerCache | None = None) -> None:
+    def __init__(self, kept: DiskCache | None = None) -> None:
         self._beyond = kept
         self._lock = threading.Lock()
         self._kept: dict[Kind, LRUCache[Hashable, Any]] = {
@@ -76,12 +80,15 @@ class Remembered:
         return known
 
     def _kept_or_made(self, key: Hashable, make: Callable[[], T]) -> T:
-        kept: T | None = None if self._beyond is None else self._beyond.get(key)
-        if kept is not None:
-            return kept
+        if self._beyond is None:
+            return make()
+        name = hashlib.sha256(repr((_EDITION, key)).encode()).hexdigest()
+        with suppress(ValueError):  # one that cannot be read is none
+            kept: T | None = json.loads(self._beyond.get(name) or b"null")
+            if kept is not None:
+                return kept
         made = make()
-        if self._beyond is not None:
-            self._beyond.put(key, made)
+        self._beyond.put(name, json.dumps(made).encode())
         return made
 
     def long_turn(self) -> AbstractContextManager[Any]:

@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from cachetools import LRUCache
@@ -35,8 +34,8 @@ from backend.store.stores import Stores
 from calift_core.analysis.gallery import Measured
 from calift_core.data.suites import SUITES
 from calift_core.data.suites.base import variable_of
+from calift_core.disk_cache import DiskCache
 from calift_core.errors import NotFoundError, StorageError, UnreadableImageError
-from calift_core.files import atomic_write_bytes
 from calift_core.schema.wire.results import Evaluation
 from calift_core.shipping.children import end_process
 
@@ -72,7 +71,7 @@ class Thumbnails:
 
     def __init__(self, settings: Settings, store: Stores, submission: Submission) -> None:
         self._settings, self._store, self._submission = settings, store, submission
-        self._kept = ThumbnailCache(
+        self._kept = DiskCache(
             settings.home / "cache" / "thumbnails", settings.thumbnail_cache_bytes
         )
         self._looks: LRUCache[str, Measured] = LRUCache(_LOOKS)
@@ -173,7 +172,8 @@ class Thumbnails:
         text = json.dumps([_VERSION, request], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         body = await run_in_threadpool(self._kept.get, key)
-        if body is None:
+        # A file that was cut short, or is another's, is drawn anew.
+        if body is None or _media_type(body) is None:
             body = await self._in_line(
                 lambda drawer: self._draw(drawer, key, request), turn, _PATIENCE_S
             )
@@ -293,64 +293,6 @@ def _refused(header: Mapping[str, Any]) -> Exception:
         _log.error("a thumbnail could not be drawn: %s", message)
         return UnreadableImageError("the image cannot be drawn", hint=hint)
     return _no_image(message, hint)
-
-
-# ---- What is kept ------------------------------------------------------------------------------
-
-
-class ThumbnailCache:
-    """Pictures in a folder, up to so many bytes; what was not asked for longest makes room.
-
-    Several processes may share it. What cannot be written is not kept.
-    """
-
-    def __init__(self, folder: Path, most_bytes: int) -> None:
-        self._folder, self._most = folder, most_bytes
-        self._added = most_bytes  # of an earlier process, nobody knows
-
-    def get(self, key: str) -> bytes | None:
-        """A picture, or None."""
-        path = self._path(key)
-        try:
-            body = path.read_bytes()
-            os.utime(path)
-        except OSError:
-            return None
-        # A file that was cut short, or is another's, is drawn anew.
-        return body if _media_type(body) else None
-
-    def put(self, key: str, body: bytes) -> None:
-        """Keep a picture."""
-        if not self._most:
-            return
-        try:
-            self._path(key).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            atomic_write_bytes(self._path(key), body)
-        except (OSError, StorageError) as error:
-            _log.info("a thumbnail is not kept: %s", error)
-            return
-        self._added += len(body)
-        if self._added > self._most // 10:
-            self._added = 0
-            self._trim()
-
-    def _path(self, key: str) -> Path:
-        return self._folder / key[:2] / key
-
-    def _trim(self) -> None:
-        """Remove the oldest until a tenth is free, which may be added before the next look."""
-        found = []
-        for path in self._folder.glob("*/*"):
-            with contextlib.suppress(OSError):
-                about = path.stat(follow_symlinks=False)
-                found.append((about.st_mtime, about.st_size, path))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if total <= self._most * 9 // 10:
-                return
-            with contextlib.suppress(OSError):
-                path.unlink()
-                total -= size
 
 
 # ---- The children ------------------------------------------------------------------------------

@@ -392,7 +392,7 @@ def show_comparison(comparison: Comparison) -> None:
             "points. It decides; no interval of a difference of ECEs can be trusted."
         )
     if comparison.confidence_sets:
-        table = Table(title="Any of these may be the best run (95 %)", title_justify="left")
+        table = Table(title="Statistically tied for best (95 %)", title_justify="left")
         for name in ("data set", "metric", "best first", "ruled out (p)"):
             table.add_column(name)
         for found in comparison.confidence_sets:

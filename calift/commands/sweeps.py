@@ -131,7 +131,7 @@ def _show_validation(found: SweepValidation) -> None:
     runs = f"{e.runs_at_least} to {e.runs_at_most}" if e.runs_at_most > e.runs_at_least else (
         f"{e.runs_at_most}"
     )  # fmt: skip
-    out.print(f"{e.arms} contenders: {', '.join(found.labels)}", markup=False)
+    out.print(f"{e.arms} configurations: {', '.join(found.labels)}", markup=False)
     out.print(f"runs       {runs}")
     unknown = "known once a run like these has finished"
     out.print(f"time       {unknown if e.hours is None else duration_text(3600 * e.hours)}")
@@ -194,7 +194,7 @@ def _show(found: SweepDetail, verdict: SweepVerdict | None) -> None:
     out.print(f"{found.id}  {found.name}  {found.phase}  {_cost_words(found.cost)}", markup=False)
     if found.message:
         out.print(plain_text(found.message))
-    table = Table(title="Contenders", title_justify="left")
+    table = Table(title="Configurations", title_justify="left")
     for name in ("label", "rate", "ladder: ID validation accuracy", "judged", "trouble"):
         table.add_column(name)
     for arm in found.arms:
@@ -229,7 +229,7 @@ def show_verdict(verdict: SweepVerdict) -> None:
             f"{1e4 * row.ood_squared.mean:+.1f}",
         )
     out.print(table)
-    _show_sets(verdict.sets, "Any of these may be the best (95 %), seeds and images")
+    _show_sets(verdict.sets, "Statistically tied for best (95 %), seeds and images")
     equal = verdict.equal
     if equal is not None and equal.id_accuracy is not None:
         _show_sets(
@@ -289,7 +289,7 @@ def sweeps_show(
     runs: Annotated[bool, typer.Option("--runs", help="List its runs, too.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """One sweep: the verdict so far, its contenders, what it has cost."""
+    """One sweep: the verdict so far, its configurations, what it has cost."""
     with make_client() as client:
         found = client.get_sweep(sweep_id)
         verdict = _verdict(client, sweep_id)

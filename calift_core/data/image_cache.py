@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from calift_core.data.corrupted import CorruptedSource
 from calift_core.data.images import ImageSet
 from calift_core.data.preprocess import Preprocess
+from calift_core.disk_cache import make_room
 from calift_core.errors import SpecError
 from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.home import cache_dir
@@ -203,16 +204,8 @@ def prune(folder: Path, limit: int) -> None:
     Part files of processes that were killed go too. A file that another process reads stays
     readable for it.
     """
-    entries = []
-    for path in folder.iterdir():
+    for left in folder.glob(".*"):
         with suppress(FileNotFoundError):
-            stat = path.stat()
-            if not path.name.startswith("."):
-                entries.append((stat.st_mtime_ns, stat.st_size, path))
-            elif time.time() - stat.st_mtime > _LEFT_BEHIND_S:
-                path.unlink()
-    total = 0
-    for _, size, path in sorted(entries, reverse=True):
-        total += size
-        if total > limit:
-            path.unlink(missing_ok=True)
+            if time.time() - left.stat().st_mtime > _LEFT_BEHIND_S:
+                left.unlink()
+    make_room(folder.glob("[!.]*"), limit)

@@ -161,7 +161,7 @@ class SweepSpec(Frozen):
         default=(), max_length=50, description="None: the method of `base`"
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
-        default=(0, 1, 2), min_length=1, max_length=50, title="Judged seeds"
+        default=(0, 1, 2), min_length=1, max_length=50, title="Seeds"
     )
     values: dict[str, tuple[Any, ...] | Range] = Field(
         default_factory=dict,

@@ -320,7 +320,7 @@ def confidence_sets_table(comparison: Comparison, metric: str) -> Table:
     return Table(
         [
             Column("dataset", "Data"),
-            Column("members", "May be the best"),
+            Column("members", "Statistically tied for best"),
             Column("excluded", "Ruled out"),
             Column("n", "n", "count"),
         ],

@@ -167,7 +167,7 @@ def sets_table(sets: Sequence[VerdictSet]) -> Table:
     ]
     columns = [
         Column("metric", "By"),
-        Column("members", "May be the best, best first", "prose"),
+        Column("members", "Statistically tied for best, best first", "prose"),
         Column("excluded", "Ruled out", "prose"),
     ]
     return Table(columns, rows)

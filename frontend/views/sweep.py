@@ -130,7 +130,7 @@ def _verdict(verdict: SweepVerdict) -> None:
         "no interval that could be trusted and stands beside its floor."
     )
     table = partial(_table, evaluated_on=verdict.evaluated_on)
-    table(figures.sweeps.rows_table(verdict), caption="Contenders at their own rates")
+    table(figures.sweeps.rows_table(verdict), caption="Configurations at their own rates")
     table(figures.sweeps.sets_table(verdict.sets), caption="Model confidence sets, 95 %")
     with st.expander("Paired differences, over seeds and images"):
         table(figures.sweeps.differences_table(verdict.sets), caption="Paired differences")
@@ -138,7 +138,7 @@ def _verdict(verdict: SweepVerdict) -> None:
     if equal is not None and equal.id_accuracy is not None:
         st.header(f"At equal ID accuracy: {text.percent(equal.id_accuracy)}", anchor=False)
         st.caption(f"Each read along its ladder, between two rates; intervals over {equal.covers}.")
-        table(figures.sweeps.equal_table(equal), caption="Contenders at equal ID accuracy")
+        table(figures.sweeps.equal_table(equal), caption="Configurations at equal ID accuracy")
         table(figures.sweeps.sets_table(equal.sets), caption="Model confidence sets there")
         with st.expander("Paired differences at equal ID accuracy"):
             table(figures.sweeps.differences_table(equal.sets), caption="Differences there")

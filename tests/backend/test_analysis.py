@@ -853,7 +853,7 @@ def test_compare__is_written_for_people(
     assert f"² {1e4 * found.squared.difference:+.1f} (" in row
     assert ("not distinguishable" in row) is not found.distinguishable
     assert "no interval of a difference of ECEs can be trusted" in said
-    assert "Any of these may be the best run" in said
+    assert "Statistically tied for best" in said
     assert "run 4 (< 0.01)" in said
 
 

@@ -19,7 +19,6 @@ from PIL import Image
 from scipy.stats import fisher_exact
 from starlette.testclient import TestClient
 
-from backend.services.thumbnails import ThumbnailCache
 from calift_core.calibration import score_samples, softmax
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.decode import decode
@@ -584,15 +583,3 @@ def test_thumbnail__only_registered_folders_are_read_where_they_are_named(
     with pytest.raises(Exception, match="outside the folders"):
         pixels_of(finder.find(request), [], 64)
     assert pixels_of(finder.find(request), [tmp_path], 64).shape == (96, 96, 3)
-
-
-def test_kept__stays_within_its_bytes(tmp_path: Path) -> None:
-    kept = ThumbnailCache(tmp_path, 10_000)
-    body = b"\x89PNG" + bytes(496)
-    for k in range(60):
-        kept.put(f"{k:064x}", body)
-        assert sum(p.stat().st_size for p in tmp_path.glob("*/*")) <= 10_000
-    assert kept.get(f"{59:064x}") == body
-    (path,) = tmp_path.glob(f"*/{59:064x}")
-    path.write_bytes(b"<svg>")
-    assert kept.get(f"{59:064x}") is None

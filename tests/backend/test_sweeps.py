@@ -457,7 +457,7 @@ def test_command__begins_shows_and_steers_a_sweep(
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(SPEC))
     code, out, _ = calift("sweep", str(file), "--dry-run")
-    assert "3 contenders: zero_shot, flyp, carot" in out
+    assert "3 configurations: zero_shot, flyp, carot" in out
     assert "runs       9 to 11" in out
     assert code in (0, 1)  # 1 where Fashion-MNIST is not on this machine
     code, out, _ = calift("sweep", str(file), "--json")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import example_predictions
 from tests.frontend.conftest import Service, pointed_at, service
-from tests.frontend.driving import TABS, charts_of, components_of, listed, page, words
+from tests.frontend.driving import TABS, charts_of, listed, page, words
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_run__each_tab_of_an_imported_run(dashboard: Service, tab: str) -> None:
     assert "seed" not in said or tab == "Config"
     assert "Clone" not in [button.label for button in app.button]
     expected = {"Shifts": 1, "Calibration": 2}
-    drawn = len(charts_of(app)) + len(components_of(app, "reliability"))
+    drawn = len(charts_of(app))
     assert drawn == expected.get(tab, 0)
     missing = {"Curves": "made elsewhere", "Spectrum": "needs the model's features"}
     assert missing.get(tab, "") in said.replace("&#x27;", "'")

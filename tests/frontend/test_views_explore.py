@@ -21,8 +21,8 @@ def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
     assert "method › kind" in said
     assert any("difference to zero-shot" in alt for alt in charts_of(app))
     assert "Which run is best by Accuracy?" in said
-    assert "May be the best" in said
-    assert "Of 8 data sets: lower on" in said
+    assert "Of 8 data sets: higher on" in said
+    assert "Statistically tied for best" in said
     assert said.count("statistically tied for best") >= 3
     assert "forgotten" in said
     assert "ID data: 1 data set, Shifts, mean: 3 data sets" in said

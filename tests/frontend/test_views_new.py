@@ -190,7 +190,7 @@ def test_new__another_intent_begins_with_its_method(dashboard: Service) -> None:
     assert app.selectbox(key="url-method").value == "carot"
     assert page("new", intent="evaluate").selectbox(key="url-method").value == "zero_shot"
     compare = page("new", intent="compare")
-    assert "Contenders" in words(compare)
+    assert "Configurations" in words(compare)
     assert [b.label for b in compare.button if b.label in ("Submit", "Start the sweep")] == [
         "Start the sweep"
     ]

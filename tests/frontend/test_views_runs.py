@@ -13,7 +13,7 @@ from calift_core.client import Client
 from calift_core.errors import StorageError
 from frontend.figures.style import PALETTE
 from tests.frontend.conftest import Service, pointed_at, service
-from tests.frontend.driving import TABS, charts_of, choose, components_of, listed, page, words
+from tests.frontend.driving import TABS, charts_of, choose, listed, page, words
 
 
 def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) -> None:
@@ -82,7 +82,7 @@ def test_run__each_tab_of_a_finished_run(dashboard: Service, tab: str) -> None:
     app = page("run", id=dashboard.ids["CaRot"], tab=tab)
     assert "CaRot on fashion-mnist" in words(app)
     expected = {"Curves": 8, "Shifts": 2, "Calibration": 2, "Spectrum": 3}
-    drawn = len(charts_of(app)) + len(components_of(app, "reliability"))
+    drawn = len(charts_of(app))
     assert drawn == expected.get(tab, 0)
 
 

@@ -49,7 +49,7 @@ def test_sweep__from_the_form_to_its_verdict_and_what_the_page_says_on_the_way(
     assert "train/epochs" in words(form).replace("\\", "")
     assert button(form, "Start the sweep").disabled
     form.text_area(key="sweep-values").set_value("").run()
-    assert "Contenders: flyp, carot" in words(form).replace("\\", "")
+    assert "Configurations: flyp, carot" in words(form).replace("\\", "")
     assert "max_runs: 200" in words(form)  # the same as a file
     button(form, "Start the sweep").click().run()
     assert not form.exception
@@ -111,4 +111,4 @@ def test_sweeps__says_that_there_is_none_and_where_to_begin(dashboard: Client) -
     assert "Compare all methods" in said
     assert "No sweep is named" in words(page("sweep"))
     form = page("new", sweep="1", what="compare-methods")
-    assert "Contenders: zero_shot, linear_probe" in words(form).replace("\\", "")
+    assert "Configurations: zero_shot, linear_probe" in words(form).replace("\\", "")

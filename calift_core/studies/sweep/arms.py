@@ -152,7 +152,7 @@ def make_arms(spec: SweepSpec) -> Arms:
     arms = Arms(spec, _expand(spec))
     if arms.at_least > spec.max_runs:
         raise SpecError(
-            f"the sweep takes at least {arms.at_least} runs ({len(arms)} contenders, "
+            f"the sweep takes at least {arms.at_least} runs ({len(arms)} configurations, "
             f"{len(spec.seeds)} seeds), and max_runs is {spec.max_runs}",
             hint="Raise max_runs, or take fewer methods, values, seeds or rates.",
         )
@@ -185,7 +185,9 @@ def _expand(spec: SweepSpec) -> tuple[Arm, ...]:
                 seen.add(_key(own))
                 pairs.append((method, options, own))
     if len(pairs) > spec.max_runs:
-        raise SpecError(f"the sweep has {len(pairs)} contenders, and max_runs is {spec.max_runs}")
+        raise SpecError(
+            f"the sweep has {len(pairs)} configurations, and max_runs is {spec.max_runs}"
+        )
     found = [(method, own, _body(spec, options, method, own)) for method, options, own in pairs]
     unused = sorted(set(spec.values) - used)
     if unused:

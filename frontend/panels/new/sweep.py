@@ -175,7 +175,7 @@ def _say(found: SweepValidation) -> None:
         return
     if found.estimate is not None:
         page.stats(_cards(found.estimate))
-        st.caption("Contenders: " + text.md(", ".join(found.labels)))
+        st.caption("Configurations: " + text.md(", ".join(found.labels)))
     page.needs(found)
 
 
@@ -183,7 +183,7 @@ def _cards(e: SweepEstimate) -> list[tuple[str, str, str]]:
     further = e.runs_at_most - e.runs_at_least
     later = "known after a first run like these"
     return [
-        ("Contenders", text.count(e.arms), ""),
+        ("Configurations", text.count(e.arms), ""),
         (
             "Runs",
             text.count(e.runs_at_least),

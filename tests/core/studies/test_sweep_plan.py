@@ -148,7 +148,10 @@ def test_presets__compare_ablate_and_repeat() -> None:
             {"methods": ["carot"], "values": {f"method.x{i}": list(range(9)) for i in range(9)}},
             "387,420,489 combinations",
         ),
-        ({"methods": ["carot"], "values": {"train.epochs": list(range(1, 300))}}, "299 contenders"),
+        (
+            {"methods": ["carot"], "values": {"train.epochs": list(range(1, 300))}},
+            "299 configurations",
+        ),
         ({"methods": ["carot"], "base": {"name": float("nan")}}, "are finite"),
         (
             {
