@@ -41,7 +41,7 @@ from calift_core.client import Client
 from calift_core.data.images import ImageSet
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CaliftError
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 
 CLASSES, EACH = 20, 60
 #: For a page on a machine that others use too.

@@ -29,7 +29,7 @@ from PIL import Image
 from calift_core.data.loader import Normalise, Steps, TrainView, epoch_order, train_batches
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.suites.load import load_suite
-from calift_core.schema.spec import FractionSpec, SuiteSpec
+from calift_core.schema.suite import FractionSpec, SuiteSpec
 
 T = TypeVar("T")
 MIB = 2**20

@@ -57,7 +57,7 @@ def anonymous_mib() -> float:
 def read_all(folder: str) -> None:
     """Load the set and decode every image; prints what that took."""
     from calift_core.data.suites import named_suite
-    from calift_core.schema.spec import SuiteSpec
+    from calift_core.schema.suite import SuiteSpec
 
     before, start = anonymous_mib(), time.monotonic()
     family, wanted = named_suite(SuiteSpec(id=f"wds:{folder}"))

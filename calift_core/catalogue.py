@@ -13,7 +13,7 @@ from calift_core.errors import StorageError
 from calift_core.files import sha256_file
 from calift_core.packaged import packaged
 from calift_core.schema.methods import METHOD_SPECS, MethodBase
-from calift_core.schema.spec import TINY_SUITES
+from calift_core.schema.suite import TINY_SUITES
 from calift_core.schema.wire.service import DatasetInfo, MethodInfo, ModelInfo
 
 TINY = "calift-tiny"

@@ -33,7 +33,7 @@ from calift_core.methods.terms import multi_positive_info_nce, similarity
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip
 from calift_core.schema.methods import Pretrain
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from calift_core.training.schedule import learning_rate
 from research.make_suites import CAPTIONS, SUITES
 

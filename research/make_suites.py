@@ -41,14 +41,9 @@ from calift_core.jobs.folder import run_in_folder
 from calift_core.models.loading import TINY
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import MetricsRecord, ProgressRecord
-from calift_core.schema.spec import (
-    EvaluationSpec,
-    FractionSpec,
-    ModelSpec,
-    RunSpec,
-    SuiteSpec,
-    TrainSpec,
-)
+from calift_core.schema.spec import EvaluationSpec, ModelSpec, RunSpec
+from calift_core.schema.suite import FractionSpec, SuiteSpec
+from calift_core.schema.train import TrainSpec
 
 #: Of captions, as in the protocol: vague ones, coarse ones of the others, wrong ones.
 CAPTIONS = {"vague_captions": 0.05, "wrong_captions": 0.04}

@@ -36,7 +36,8 @@ from calift_core.schema import spec as schema
 from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.records import MetricsRecord
 from calift_core.schema.report import Report
-from calift_core.schema.spec import RunSpec, SuiteSpec
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.suite import SuiteSpec
 from tests.core.conftest import VIT
 from tests.frontend.conftest import pointed_at, service
 from tests.frontend.driving import words

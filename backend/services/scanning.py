@@ -28,7 +28,7 @@ from calift_core.data.counting import count_suite
 from calift_core.data.images import ImageSet
 from calift_core.data.suites.base import Counted, Family, Loaded, Wanted
 from calift_core.errors import NotFoundError, SpecError, UnreadableImageError
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from calift_core.schema.wire.service import (
     FolderInside,
     FolderList,

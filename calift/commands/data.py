@@ -66,7 +66,7 @@ def inspect(
     from calift_core.data.duplicates import between
     from calift_core.data.suites.base import by_class
     from calift_core.data.suites.load import load_suite
-    from calift_core.schema.spec import SuiteSpec, absolute_uri
+    from calift_core.schema.suite import SuiteSpec, absolute_uri
 
     run_sets = {} if run is None else evaluated_sets(run)
     suite = load_suite(SuiteSpec(id=absolute_uri(source)), fetch=False, check=False)

@@ -23,7 +23,7 @@ from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.home import calift_home
 from calift_core.installed import as_typed, install_extra
 from calift_core.packaged import packaged
-from calift_core.schema.spec import TINY_SUITES
+from calift_core.schema.suite import TINY_SUITES
 from calift_core.threads import usable_cores
 
 

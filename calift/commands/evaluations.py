@@ -20,8 +20,9 @@ from calift.commands.console import (
 )
 from calift.commands.follow import follow
 from calift_core.errors import SpecError, UnknownNameError
+from calift_core.schema.documents import load_document
 from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.spec import absolute_uri, load_document
+from calift_core.schema.suite import absolute_uri
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 
 if TYPE_CHECKING:

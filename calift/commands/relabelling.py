@@ -94,7 +94,7 @@ def relabel(
     """Write a manifest of a source's images with corrected labels; the source stays as it is."""
     from calift_core.data.relabel import read_corrections
     from calift_core.data.relabel import relabel as write
-    from calift_core.schema.spec import absolute_uri
+    from calift_core.schema.suite import absolute_uri
 
     changed, dropped = write(absolute_uri(source), read_corrections(corrections), to)
     if as_json:

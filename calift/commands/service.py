@@ -30,7 +30,8 @@ from calift.commands.follow import follow
 from calift.commands.local import corruptions_of, shifts_of
 from calift_core.errors import SpecError
 from calift_core.schema.places import expanded
-from calift_core.schema.spec import RunSpec, absolute_uri, load_spec, parse_spec
+from calift_core.schema.spec import RunSpec, load_spec, parse_spec
+from calift_core.schema.suite import absolute_uri
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
 

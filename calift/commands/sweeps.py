@@ -25,7 +25,7 @@ from calift.commands.console import (
 )
 from calift.commands.service import absolute_paths, runs_table
 from calift_core.errors import ServiceError, SpecError
-from calift_core.schema.spec import load_document
+from calift_core.schema.documents import load_document
 from calift_core.schema.sweep import PRESETS, SweepSpec, parse_sweep
 from calift_core.schema.wire.sweeps import (
     SWEEP_ENDS,

@@ -18,7 +18,7 @@ from calift_core.data.suites import OFF, named_suite, shift_images
 from calift_core.data.suites.base import Counted, Family, Wanted
 from calift_core.data.suites.huggingface import hub_name_of
 from calift_core.errors import DataError, DataUnavailableError, SpecError
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 
 #: Fewer images than these of a class or a part are warned of.
 LEAST_IMAGES = 10

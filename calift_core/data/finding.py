@@ -22,7 +22,7 @@ from calift_core.data.listing import Budget, corruption_plan
 from calift_core.data.suites import OFF, named_suite, parse_suite_id, shift_images
 from calift_core.data.suites.base import Family, Loaded, Wanted
 from calift_core.errors import CaliftError, DataError, NotFoundError
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 
 #: Files and seconds that a suite may take to be listed.
 _ENTRIES, _SECONDS = 3_000_000, 30.0

@@ -11,7 +11,7 @@ from calift_core.data.suites import UNNAMED, family_of, parse_suite_id
 from calift_core.data.suites.base import Published, by_class
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CaliftError
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 
 
 def examine_suite(text: str, *, published: Published | None = None) -> list[Check]:

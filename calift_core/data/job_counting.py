@@ -13,7 +13,7 @@ from calift_core.data.listing import Budget, TooManyFilesError
 from calift_core.data.suites import id_data, shift_images
 from calift_core.errors import CaliftError, reason_of
 from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 
 #: What a path raises that no file system can have, or that may not be read.
 _NO_PATH = (OSError, RuntimeError, ValueError)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from calift_core.data.names import Names
 from calift_core.errors import CaliftError, DataError, DataUnavailableError
-from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, CorruptionSpec, FractionSpec
+from calift_core.schema.suite import BENCHMARK_CORRUPTIONS, CorruptionSpec, FractionSpec
 
 PARTS = ("pretrain", "train", "validation", "calibration", "test")
 EXTENSIONS = (

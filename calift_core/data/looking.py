@@ -20,7 +20,7 @@ from calift_core.data.duplicates import between, look_at
 from calift_core.data.suites.load import load_suite
 from calift_core.data.suites.zips import examine
 from calift_core.errors import CaliftError
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from calift_core.schema.wire.service import Copies, SuiteCopies
 
 #: Pairs of each overlap that are named.

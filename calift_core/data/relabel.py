@@ -16,7 +16,7 @@ from calift_core.data.sources import FileSource
 from calift_core.data.suites import named_suite, parse_suite_id
 from calift_core.errors import DataError, SpecError
 from calift_core.files import atomic_path
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from calift_core.untrusted import unmark_formula
 
 _COLUMNS = ("path", "label", "split", "domain", "group")

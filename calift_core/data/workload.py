@@ -13,7 +13,8 @@ from typing import Any
 from calift_core.data.counting import SuiteCounts, count_suite
 from calift_core.data.listing import Budget, corruption_plan, steps_per_epoch
 from calift_core.errors import CaliftError
-from calift_core.schema.spec import ConfidenceSpec, RunSpec, parse_spec
+from calift_core.schema.spec import RunSpec, parse_spec
+from calift_core.schema.train import ConfidenceSpec
 from calift_core.schema.wire.runs import Estimate
 
 #: TS-P: levels including the clean one, as published; images and bisections that find them.

@@ -47,7 +47,8 @@ from calift_core.predictions.read import read_metadata
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import LogRecord, PhaseRecord, Record
 from calift_core.schema.report import Report
-from calift_core.schema.spec import EvaluationSpec, RunSpec, SuiteSpec, parse_spec
+from calift_core.schema.spec import EvaluationSpec, RunSpec, parse_spec
+from calift_core.schema.suite import SuiteSpec
 from calift_core.threads import loader_workers
 
 #: Folder of the runs in the folder of a job.

@@ -22,7 +22,9 @@ from calift_core.models.loading import TINY, TINY_CONFIG
 from calift_core.packaged import packaged
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import LogRecord, PhaseRecord, ProgressRecord, Record, ResumedRecord
-from calift_core.schema.spec import EvaluationSpec, ModelSpec, RunSpec, SuiteSpec, TrainSpec
+from calift_core.schema.spec import EvaluationSpec, ModelSpec, RunSpec
+from calift_core.schema.suite import SuiteSpec
+from calift_core.schema.train import TrainSpec
 
 
 def pretraining_spec(suite: str = "fashion-mnist") -> RunSpec:

@@ -26,7 +26,7 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import MethodBase
 from calift_core.schema.methods import Tracer as TracerSpec
-from calift_core.schema.spec import ConfidenceSpec, TrainSpec
+from calift_core.schema.train import ConfidenceSpec, TrainSpec
 
 #: Kind → class. `wise_ft` and `model_stock` train nothing: see `merge`.
 METHODS: dict[str, Any] = {

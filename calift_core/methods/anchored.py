@@ -12,7 +12,7 @@ from calift_core.methods.terms import distillation, info_nce
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import Anchored as AnchoredSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class Anchored(Contrastive):

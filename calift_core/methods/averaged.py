@@ -9,7 +9,7 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import Averaged as AveragedSpec
 from calift_core.schema.methods import Flyp as FlypSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class Averaged(Flyp):

@@ -18,7 +18,7 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.zeroshot import zero_shot_weights
 from calift_core.schema.records import Record
-from calift_core.schema.spec import TrainSpec
+from calift_core.schema.train import TrainSpec
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from calift_core.methods.terms import kl, similarity
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import CarFt as CarFtSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class CarFt(Supervised):

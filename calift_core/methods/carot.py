@@ -12,7 +12,7 @@ from calift_core.methods.terms import cross_tower, distillation, info_nce, ortho
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import CaRot as CaRotSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 #: Teacher updates in a run when the spec leaves the interval open; 500 steps on ImageNet give 51.
 UPDATES_PER_RUN = 50

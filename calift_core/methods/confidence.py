@@ -13,7 +13,7 @@ from calift_core.methods.teacher import Teacher
 from calift_core.methods.terms import cross_entropy, distillation, focal, kl, mmce, negative_entropy
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class ClassLoss:

@@ -21,7 +21,7 @@ from calift_core.methods.terms import similarity
 from calift_core.models.adapters import parameter_of
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class Contrastive(Stateless):

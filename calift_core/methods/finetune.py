@@ -7,7 +7,7 @@ from calift_core.methods.supervised import HeadScale, Supervised
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import FineTune as FineTuneSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class FineTune(Supervised):

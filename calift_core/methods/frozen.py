@@ -10,7 +10,7 @@ from calift_core.methods.base import Classifier, Embedded, Stateless, zero_shot_
 from calift_core.methods.confidence import ClassLoss
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 def encoded_once(clip: Clip, batch: Batch) -> Embedded:

@@ -16,7 +16,7 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import LinearProbe as LinearProbeSpec
 from calift_core.schema.records import MetricsRecord, Record
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class LinearProbe(Supervised):

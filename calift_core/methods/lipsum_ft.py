@@ -13,7 +13,7 @@ from calift_core.methods.terms import energy_gap, similarity
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import LipsumFt as LipsumFtSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class LipsumFt(Supervised):

@@ -13,7 +13,7 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import LpFt as LpFtSpec
 from calift_core.schema.records import LogRecord, Record
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 #: Samples in a step of the probe; it costs next to nothing.
 PROBE_BATCH = 256

@@ -16,7 +16,7 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import Pretrain as PretrainSpec
 from calift_core.schema.records import Record
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 #: open_clip's and OpenAI's bound on the logit scale.
 MAX_SCALE = 100.0

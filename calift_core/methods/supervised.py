@@ -19,7 +19,7 @@ from calift_core.methods.confidence import ClassLoss
 from calift_core.methods.terms import matmul
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 #: Where a head's logit scale is: folded into its weights, a parameter of its own, or a constant.
 HeadScale = Literal["folded", "learned", "outside"]

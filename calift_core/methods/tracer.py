@@ -21,7 +21,7 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import Tracer as TracerSpec
 from calift_core.schema.methods.base import Tower
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 #: Width of ViT-L; ViT-B has 768.
 LARGE_WIDTH = 1024

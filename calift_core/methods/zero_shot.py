@@ -9,7 +9,7 @@ from calift_core.methods.base import Classifier, RunLength, Stateless, zero_shot
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import ZeroShot as ZeroShotSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class ZeroShot(Stateless):

@@ -11,7 +11,7 @@ from calift_core.methods.terms import to_range
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import ZsNorm as ZsNormSpec
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 
 
 class ZsNorm(Supervised):

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from calift_core.schema.base import Frozen
-from calift_core.schema.spec import CorruptionSpec, as_uri, name_of_uri, plain_name, shift_names
+from calift_core.schema.spec import plain_name
+from calift_core.schema.suite import CorruptionSpec, as_uri, name_of_uri, shift_names
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: What the id of an evaluation job begins with; that of a run is of hex digits alone.

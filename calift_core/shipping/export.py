@@ -24,7 +24,8 @@ from calift_core.files import (
 )
 from calift_core.models.finished import EXPORTED_HEAD, EXPORTED_WEIGHTS, read_finished, weights_of
 from calift_core.schema.report import Report
-from calift_core.schema.spec import TINY_SUITES, ModelSpec, RunSpec
+from calift_core.schema.spec import ModelSpec, RunSpec
+from calift_core.schema.suite import TINY_SUITES
 from calift_core.shipping.card import chance_warnings, model_card
 from calift_core.shipping.choosing import part_of
 from calift_core.shipping.classifier import CalibratedClassifier

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from calift_core.schema.spec import as_uri
+from calift_core.schema.suite import as_uri
 from calift_core.schema.wire.service import MethodInfo
 from frontend import api, forms, page, state, text
 from frontend.panels.new import bring, differs, fields

@@ -37,7 +37,8 @@ from calift_core.catalogue import TINY
 from calift_core.data.images import ImageSet
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.jobs.folder import run_in_folder
-from calift_core.schema.spec import SuiteSpec, parse_spec
+from calift_core.schema.spec import parse_spec
+from calift_core.schema.suite import SuiteSpec
 
 #: Neighbouring numbers that are one group.
 NEIGHBOURS = 5

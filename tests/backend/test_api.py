@@ -26,7 +26,7 @@ from backend.store.engine import writing
 from calift_core import calibration
 from calift_core.data.suites.load import load_suite
 from calift_core.schema import records as r
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from calift_core.schema.wire.service import Problem
 from tests.conftest import example_predictions, example_spectrum, spec_of
 

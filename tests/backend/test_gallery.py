@@ -27,7 +27,7 @@ from calift_core.data.suites.load import load_suite
 from calift_core.data.thumbnails import pixels_of
 from calift_core.predictions.read import read_scores, read_scores_at, read_top
 from calift_core.predictions.write import write_predictions
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from tests.conftest import SEED, example_evaluation, example_predictions, until
 from tests.support.drawing import shared_drawers
 

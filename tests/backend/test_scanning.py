@@ -447,7 +447,7 @@ def grouped(root: Path) -> None:
 
 def test_scan__counts_parts_by_group_as_a_run_splits_them(api: TestClient, tmp_path: Path) -> None:
     from calift_core.data.suites.load import load_suite
-    from calift_core.schema.spec import SuiteSpec
+    from calift_core.schema.suite import SuiteSpec
 
     root = tmp_path / "data" / "patients"
     grouped(root)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from calift_core.data.suites.load import load_suite
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from tests.conftest import example_predictions, until
 from tests.e2e.conftest import Dashboard, serving_dashboard, settle
 from tests.frontend.conftest import service

@@ -27,7 +27,8 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip
 from calift_core.schema.methods import METHOD_SPECS
-from calift_core.schema.spec import ConfidenceSpec, load_spec
+from calift_core.schema.spec import load_spec
+from calift_core.schema.train import ConfidenceSpec
 from calift_core.training.step import add_gradient, make_optimizer
 from tests.core.conftest import CLASSES, PHOTO, random_batch
 from tests.core.training.test_loop import plan

@@ -22,7 +22,7 @@ from calift_core.data.suites.wilds import WILDS_SUITES
 from calift_core.data.suites.zips import Zip
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.places import expanded
-from calift_core.schema.spec import CorruptionSpec, SuiteSpec
+from calift_core.schema.suite import CorruptionSpec, SuiteSpec
 
 #: What a catalogue lists.
 SUITES: dict[str, Family] = {

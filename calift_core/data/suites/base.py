@@ -17,7 +17,7 @@ from calift_core.data.listing import Budget
 from calift_core.errors import DataUnavailableError, SpecError, UnknownNameError
 from calift_core.home import cache_dir
 from calift_core.schema.places import expanded
-from calift_core.schema.spec import FractionSpec
+from calift_core.schema.suite import FractionSpec
 
 
 @dataclass(frozen=True)

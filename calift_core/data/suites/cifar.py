@@ -44,7 +44,7 @@ from calift_core.data.suites.checking import check_tree
 from calift_core.data.suites.folders import scan
 from calift_core.errors import CaliftError, DataError, reason_of
 from calift_core.home import cache_dir
-from calift_core.schema.spec import FractionSpec
+from calift_core.schema.suite import FractionSpec
 
 _PIXELS = 3 * 32 * 32
 

@@ -30,7 +30,7 @@ from calift_core.data.listing import (
 from calift_core.data.matching import plain_form
 from calift_core.data.sources import FileSource
 from calift_core.data.suites.base import Family, Loaded, Wanted
-from calift_core.schema.spec import FractionSpec
+from calift_core.schema.suite import FractionSpec
 
 
 def scan(

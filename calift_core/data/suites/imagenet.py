@@ -46,7 +46,7 @@ from calift_core.data.suites.objectnet import (
     objectnet_classes,
 )
 from calift_core.errors import CaliftError, DataError
-from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS
+from calift_core.schema.suite import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS
 
 
 @cache

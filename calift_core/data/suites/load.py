@@ -23,7 +23,7 @@ from calift_core.data.suites.huggingface import fetch_dataset, hub_name_of
 from calift_core.errors import DataError, DataUnavailableError, reason_of
 from calift_core.home import cache_dir
 from calift_core.schema.report import Role
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 
 log = logging.getLogger(__name__)
 

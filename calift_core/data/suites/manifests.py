@@ -17,7 +17,7 @@ from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.sources import FileSource
 from calift_core.data.suites.base import AtPath, Loaded, Wanted, require_known_shifts
 from calift_core.errors import DataError, SpecError, UnknownNameError
-from calift_core.schema.spec import FractionSpec
+from calift_core.schema.suite import FractionSpec
 
 #: What a manifest may call the domain of its ID data, where the suite's name does not choose one.
 ID_DOMAIN = "id"

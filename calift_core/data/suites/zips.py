@@ -23,7 +23,7 @@ from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, Loaded, Wanted
 from calift_core.errors import DataError
-from calift_core.schema.spec import FractionSpec
+from calift_core.schema.suite import FractionSpec
 
 _LAYOUT = (
     "A zip holds one folder of images for each class, or train/ (and val/, test/ …) folders of "

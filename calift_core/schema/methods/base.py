@@ -23,16 +23,7 @@ _SUPERVISED = frozenset({"label_smoothing", "focal", "mixup", "zero_shot_kd", "m
 _CONTRASTIVE = frozenset({"label_smoothing", "zero_shot_kd"})
 
 
-Weight = Annotated[float, Field(ge=0, le=1000)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=10_000)]
 RunName = Annotated[str, Field(min_length=1, max_length=4096)]
-
-
-def option(default: Any, title: str, description: str, **limits: Any) -> Any:
-    """A field of a method with what people read of it."""
-    return Field(default=default, title=title, description=description, **limits)
 
 
 class MethodBase(Frozen):

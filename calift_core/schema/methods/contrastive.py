@@ -7,15 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from calift_core.schema.methods.base import (
-    Contrastive,
-    MethodBase,
-    Rate,
-    Share,
-    Tower,
-    Weight,
-    option,
-)
+from calift_core.schema.base import Rate, Share, Weight, option
+from calift_core.schema.methods.base import Contrastive, MethodBase, Tower
 
 
 class Flyp(Contrastive):

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from calift_core.schema.methods.base import MethodBase, RunName, Share, option
+from calift_core.schema.base import Share, option
+from calift_core.schema.methods.base import MethodBase, RunName
 
 #: Where `wise_ft` looks for α by the one-standard-error rule.
 ONE_SE_PATH = tuple(step / 20 for step in range(21))

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from calift_core.schema.methods.base import Count, OnFeatures, Rate, Supervised, Weight, option
+from calift_core.schema.base import Count, Rate, Weight, option
+from calift_core.schema.methods.base import OnFeatures, Supervised
 
 
 class FineTune(Supervised):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from calift_core.errors import DataError
 from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.report import Report
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 from calift_core.studies.bound.terms import BoundPoint, bound_terms
 
 #: A report is far smaller; a larger file of an artifact store is something else.

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS
+from calift_core.schema.suite import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS
 from calift_core.schema.wire.runs import RunSummary, Validation
 from frontend import api, page, text
 

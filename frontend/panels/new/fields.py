@@ -9,7 +9,8 @@ from typing import Any
 import streamlit as st
 
 from calift_core.errors import SpecError
-from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, RunSpec
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.suite import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS
 from calift_core.schema.wire.service import DatasetInfo, MethodInfo, ModelInfo
 from frontend import forms, pickers, text
 from frontend.forms import Field, Path

@@ -8,7 +8,7 @@ import streamlit as st
 import yaml
 
 from calift_core.errors import SpecError
-from calift_core.schema.spec import read_document
+from calift_core.schema.documents import read_document
 from calift_core.schema.sweep import PRESETS
 from calift_core.schema.wire.service import MethodInfo
 from calift_core.schema.wire.sweeps import SweepEstimate, SweepValidation

@@ -20,7 +20,8 @@ from calift_core.data.suites.fashion import fashion_mnist_folder
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import DataError, UnknownNameError
 from calift_core.evaluation.items import n_images_of
-from calift_core.schema.spec import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, RunSpec, SuiteSpec
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.suite import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, SuiteSpec
 from tests.core.conftest import write_classes
 from tests.core.data.test_suites import (  # noqa: F401 - fixtures
     PACS,

@@ -20,7 +20,7 @@ from calift_core.data.inspection import examine_suite
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CaliftError, DataError, DataUnavailableError, SpecError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.spec import SuiteSpec, absolute_uri
+from calift_core.schema.suite import SuiteSpec, absolute_uri
 from tests.core.conftest import CLASSES, write_classes
 
 datasets = pytest.importorskip("datasets")

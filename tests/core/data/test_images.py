@@ -47,7 +47,7 @@ from calift_core.errors import (
     UnknownNameError,
     UnreadableImageError,
 )
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from tests.core.conftest import CLASSES, write_classes
 
 few = settings(max_examples=25, deadline=None)

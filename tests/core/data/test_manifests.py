@@ -33,7 +33,7 @@ from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CaliftError, DataError, SpecError, UnreadableImageError
 from calift_core.jobs.folder import run_job
 from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.spec import SuiteSpec, absolute_uri, as_uri
+from calift_core.schema.suite import SuiteSpec, absolute_uri, as_uri
 from tests.core.conftest import CLASSES, tiny_spec, write_classes
 
 PARTS = {"train": 16, "validation": 6, "calibration": 6, "test": 8}

@@ -56,7 +56,7 @@ from calift_core.evaluation.forward import own_logits
 from calift_core.jobs.folder import run_job
 from calift_core.models.zeroshot import TEMPLATES
 from calift_core.predictions.read import read_predictions
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from tests.core.conftest import calift, write_classes
 
 few = settings(max_examples=25, deadline=None)

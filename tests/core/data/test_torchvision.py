@@ -16,7 +16,7 @@ from calift_core.data.suites.base import SuiteId
 from calift_core.data.suites.load import load_suite
 from calift_core.data.suites.torchvision import KINDS
 from calift_core.errors import DataUnavailableError, SpecError, UnknownNameError
-from calift_core.schema.spec import SuiteSpec, absolute_uri
+from calift_core.schema.suite import SuiteSpec, absolute_uri
 
 RNG = np.random.default_rng(0)
 

@@ -20,7 +20,7 @@ from calift_core.data.suites.load import load_suite
 from calift_core.errors import DataError, SpecError
 from calift_core.predictions.types import Predictions, PredictionsMetadata
 from calift_core.predictions.write import write_predictions
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 from tests.core.conftest import CLASSES, write_classes
 
 

@@ -31,7 +31,7 @@ from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip, load_shipped, shrunk, weights_sha256
 from calift_core.models.zeroshot import TEMPLATES
 from calift_core.packaged import packaged
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 
 #: SHA-256 of the pixels of every hundredth letter: what any machine must see.
 PIXELS = "671125530b6d022bd7956530e585b7acbe3e4d5cf442c6d21ed922b338427dd5"

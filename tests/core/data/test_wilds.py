@@ -14,7 +14,7 @@ from calift_core.data.counting import count_suite
 from calift_core.data.inspection import examine_suite
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CaliftError, DataError
-from calift_core.schema.spec import SuiteSpec
+from calift_core.schema.suite import SuiteSpec
 
 SPECIES = ("empty", "tayassu pecari", "panthera_onca")
 SPLITS = {"train": 48, "id_val": 9, "id_test": 12, "val": 6, "test": 15}

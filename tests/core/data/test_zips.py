@@ -15,7 +15,7 @@ from calift_core.data.counting import count_suite
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CaliftError, UnreadableImageError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.spec import SuiteSpec, as_uri
+from calift_core.schema.suite import SuiteSpec, as_uri
 from tests.core.conftest import CLASSES, write_classes
 
 

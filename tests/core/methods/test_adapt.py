@@ -21,7 +21,8 @@ from calift_core.models.clip import Clip
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import weights_sha256
 from calift_core.schema.methods import METHOD_SPECS
-from calift_core.schema.spec import RunSpec, TrainSpec
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.train import TrainSpec
 from calift_core.training.checkpoint import load_state
 from calift_core.training.loop import make_ready
 from calift_core.training.step import parameters_of

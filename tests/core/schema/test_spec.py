@@ -15,15 +15,9 @@ from pydantic import TypeAdapter
 from calift_core.errors import SpecError
 from calift_core.schema.methods import METHOD_SPECS, MethodSpec, Tracer
 from calift_core.schema.records import RECORD, LogRecord, MetricsRecord, ResumedRecord
-from calift_core.schema.spec import (
-    ConfidenceSpec,
-    FractionSpec,
-    ModelSpec,
-    RunSpec,
-    SuiteSpec,
-    load_spec,
-    parse_spec,
-)
+from calift_core.schema.spec import ModelSpec, RunSpec, load_spec, parse_spec
+from calift_core.schema.suite import FractionSpec, SuiteSpec
+from calift_core.schema.train import ConfidenceSpec
 
 few = settings(max_examples=40, deadline=None)
 EXAMPLES = Path(__file__).parents[3] / "examples"

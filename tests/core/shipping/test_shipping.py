@@ -251,7 +251,7 @@ def test_export__answers_as_the_run_was_judged(exported: Path, made: Path) -> No
 
 def test_export__is_judged_and_loaded_like_a_run(exported: Path, made: Path) -> None:
     from calift_core.data.suites.load import load_suite
-    from calift_core.schema.spec import SuiteSpec
+    from calift_core.schema.suite import SuiteSpec
 
     source = json.loads((made / "spec.json").read_text())["suite"]["id"]
     suite = load_suite(SuiteSpec(id=source))

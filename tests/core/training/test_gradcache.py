@@ -22,7 +22,7 @@ from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip
 from calift_core.schema.methods import METHOD_SPECS, CaRot, FineTune, Flyp
 from calift_core.schema.records import LogRecord
-from calift_core.schema.spec import ConfidenceSpec
+from calift_core.schema.train import ConfidenceSpec
 from calift_core.training.gradcache import backward_whole
 from calift_core.training.loop import train
 from calift_core.training.step import make_optimizer
