@@ -14,8 +14,9 @@ from calift_core.schema.wire.operations import Page
 from calift_core.schema.wire.runs import RunSummary, counted
 from frontend import api, page, state, text
 from frontend.figures import style
-from frontend.figures.style import PALETTE, Run
+from frontend.figures.style import PALETTE
 from frontend.panels import views
+from frontend.tables import Run
 from frontend.text import labels
 
 #: How many runs a picker offers; older ones are reached by their link or by searching.

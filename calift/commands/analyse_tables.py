@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
-
+from calift.commands.console import out, print_json, show
 from calift_core.schema.wire.answers import Decision, Ledger, PromiseTest
 from calift_core.schema.wire.results import (
     Budget,
@@ -21,22 +14,12 @@ from calift_core.schema.wire.results import (
     TransferCell,
     TransferMatrix,
 )
-
-# ---- Tables for people -------------------------------------------------------------------------
-
-
-def _say(shown: Table | str) -> None:
-    from calift.commands.console import out
-
-    if isinstance(shown, str):
-        out.print(shown, markup=False)
-    else:
-        out.print(shown)
+from frontend import text
+from frontend.tables import Column, Run, Table, analysis
 
 
-def print_model(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def _say(sentence: str) -> None:
+    out.print(sentence, markup=False)
 
 
 def percent(value: float | None) -> str:
@@ -53,36 +36,13 @@ def _of(source: Source) -> str:
     return f"{where} ({source.role})" if source.role else where
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(title=title, title_justify="left")
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index < left else "right", no_wrap=index >= left)
-    return table
-
-
 def show_measures(found: MeasureSet, as_json: bool, *, notes: bool = False) -> None:
     """Write measures; `notes` adds what each reads."""
     if as_json:
-        print_model(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
         return
     title = f"{_of(found.source)}, n = {found.n:,}, T = {found.temperature:g}"
-    names = ["measure", "value", "floor", "floor, 95 %", "95 % interval", "debiased"]
-    table = _table(title, *names, *(["reads"] if notes else []))
-    if notes:
-        table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
-    for m in found.measures:
-        fraction = m.unit == "fraction"
-        value = "–" if m.value is None else percent(m.value) if fraction else f"{m.value:.4f}"
-        table.add_row(
-            Text(m.title),
-            value,
-            percent(m.null_mean),
-            percent(m.null_q95),
-            _range(m.interval) if fraction else _range(m.interval, 1.0),
-            percent(m.debiased),
-            *([Text(m.note)] if notes else []),
-        )
-    _say(table)
+    show(analysis.measures([(Run("", ""), found)]), title, without=() if notes else ("note",))
     _say("Floor: what a perfectly calibrated model would read on average, and at most 19 times in "
          "20.")  # fmt: skip
 
@@ -90,24 +50,13 @@ def show_measures(found: MeasureSet, as_json: bool, *, notes: bool = False) -> N
 def show_slices(page: SlicePage, as_json: bool) -> None:
     """Write slices."""
     if as_json:
-        print_model(page.model_dump(mode="json"))
+        print_json(page.model_dump(mode="json"))
         return
     title = f"{_of(page.source)}, by {page.by}, T = {page.temperature:g}"
     if page.where:
         title += f", where {page.where}"
-    table = _table(
-        title, "slice", "n", "accuracy", "confidence", "gap", "95 %", "ECE", "floor, 95 %", "",
-    )  # fmt: skip
-    for s in page.items:
-        verdict = "too small"
-        if s.ece is not None and s.null_q95 is not None:
-            verdict = "above floor" if s.ece > s.null_q95 else "not above"
-        table.add_row(
-            Text(s.title), f"{s.n:,}", percent(s.accuracy), percent(s.mean_confidence),
-            f"{100 * s.gap:+.2f}", _range(s.gap_interval), percent(s.ece),
-            percent(s.null_q95), verdict,
-        )  # fmt: skip
-    _say(table)
+    hidden = ("null_mean", "low", "high", "n_bins")
+    show(analysis.slices([(Run("", ""), page)]), title, without=hidden)
     _say(
         f"{page.n_matching:,} of {page.n:,} samples, slices {page.offset + 1 if page.items else 0} "
         f"to {page.offset + len(page.items)} of {page.total}. Gap: confidence minus accuracy. One "
@@ -118,20 +67,11 @@ def show_slices(page: SlicePage, as_json: bool) -> None:
 def show_effect(effect: CalibratorEffect, as_json: bool) -> None:
     """Write the errors before and after a calibrator."""
     if as_json:
-        print_model(effect.model_dump(mode="json"))
+        print_json(effect.model_dump(mode="json"))
         return
     c = effect.calibrator
-    table = _table(
-        f"{c.kind}, fitted on {_fitted_on(c)}", "", "accuracy", "confidence", "ECE", "floor",
-        "95 % interval", "NLL", "Brier",
-    )  # fmt: skip
-    for name, d in (("before", effect.before), ("after", effect.after)):
-        table.add_row(
-            name, percent(d.accuracy), percent(d.mean_confidence), percent(d.ece),
-            "in-sample" if d.in_sample else percent(d.null_mean),
-            "–" if d.in_sample else _range(d.interval), f"{d.nll:.4f}", f"{d.brier:.4f}",
-        )  # fmt: skip
-    _say(table)
+    shown = analysis.calibrator_effect(effect)
+    show(shown, f"{c.kind}, fitted on {_fitted_on(c)}", without=("oracle",))
     before, after = effect.before, effect.after
     _say(
         f"Taken off by it: NLL {before.nll - after.nll:+.4f}, Brier "
@@ -159,28 +99,30 @@ def _fitted_on(c: FittedCalibrator) -> str:
     return f"{c.fitted_on.dataset} (n = {c.fitted_on.n:,}){', ORACLE' if c.oracle else ''}"
 
 
+def _transferred(cell: TransferCell, by: str) -> str:
+    if by == "ece":
+        floor = "in-sample" if cell.in_sample else text.percent(cell.null_mean)
+        return f"{text.percent(cell.ece)} ({floor})"
+    value, gain = getattr(cell, by), getattr(cell, f"{by}_gain")
+    return f"{text.number(value)} ({gain:+.4f})"
+
+
 def show_transfer(matrix: TransferMatrix, as_json: bool) -> None:
     """Write a table for each measure of a transfer."""
     if as_json:
-        print_model(matrix.model_dump(mode="json"))
+        print_json(matrix.model_dump(mode="json"))
         return
-    datasets = [cell.dataset for cell in matrix.rows[0].cells]
-    name = matrix.source.run_name
-    shown: tuple[tuple[str, Callable[[TransferCell], str]], ...] = (
-        ("ECE (floor)", lambda c: f"{percent(c.ece)} "
-         f"({'in-sample' if c.in_sample else f'{100 * c.null_mean:.2f}'})"),
-        ("NLL (taken off)", lambda c: f"{c.nll:.4f} ({c.nll_gain:+.4f})"),
-        ("Brier (taken off)", lambda c: f"{c.brier:.4f} ({c.brier_gain:+.4f})"),
-    )  # fmt: skip
-    for title, say in shown:
-        table = _table(
-            f"{matrix.kind}: {title} of {name}, fitted on the row, tested on the column",
-            "fitted on", *datasets,
-        )  # fmt: skip
-        for row in matrix.rows:
-            fitted = "nothing" if row.calibrator is None else _fitted_on(row.calibrator)
-            table.add_row(Text(fitted), *(say(cell) for cell in row.cells))
-        _say(table)
+    name, columns = matrix.source.run_name, [Column("fitted", "fitted on")]
+    columns += [Column(cell.dataset, cell.dataset, "number") for cell in matrix.rows[0].cells]
+    names = analysis.transfer_names(matrix)
+    for by, title in (("ece", "ECE (floor)"), ("nll", "NLL (taken off)"),
+                      ("brier", "Brier (taken off)")):  # fmt: skip
+        rows = [
+            {"fitted": fitted, **{cell.dataset: _transferred(cell, by) for cell in row.cells}}
+            for fitted, row in zip(names, matrix.rows, strict=True)
+        ]
+        heading = f"{matrix.kind}: {title} of {name}, fitted on the row, tested on the column"
+        show(Table(columns, rows), heading)
     _say(_PROPER)
     if any(cell.in_sample for row in matrix.rows for cell in row.cells):
         _say(_IN_SAMPLE)
@@ -193,25 +135,10 @@ def show_transfer(matrix: TransferMatrix, as_json: bool) -> None:
 def show_ledger(found: Ledger, as_json: bool) -> None:
     """Write what was gained and lost on each data set."""
     if as_json:
-        print_model(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
         return
-    table = _table(
-        f"{found.run.run_name} against {found.against.run_name}",
-        "data set", "n", "gained", "lost", "net, points (95 %)", "forgotten of what was right",
-    )  # fmt: skip
-    for one in found.sets:
-        low, high = (100 * end for end in one.interval)
-        ends = one.forgotten_interval
-        table.add_row(
-            Text(one.dataset),
-            f"{one.n:,}",
-            f"{one.gained:,}",
-            f"{one.lost:,}",
-            f"{100 * one.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-            "–" if one.forgotten is None or ends is None
-            else f"{percent(one.forgotten)} ({percent(ends[0])} to {percent(ends[1])})",
-        )  # fmt: skip
-    _say(table)
+    title = f"{found.run.run_name} against {found.against.run_name}"
+    show(analysis.ledger_sets(found.sets), title)
     for note in found.warnings:
         _say(note)
 
@@ -219,7 +146,7 @@ def show_ledger(found: Ledger, as_json: bool) -> None:
 def show_decision(found: Decision, as_json: bool) -> None:
     """Write a threshold with its promise, and what it keeps of each data set."""
     if as_json:
-        print_model(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
         return
     split = found.chosen_on
     if found.test is not None:
@@ -237,19 +164,7 @@ def show_decision(found: Decision, as_json: bool) -> None:
         )
     own = found.calibrator == "none"
     _say(f"Confidences are {'its own' if own else f'after its calibrator, {found.calibrator}'}.")
-    table = _table("What that gives", "data set", "role", "n", "kept", "errors (95 %)", "holds",
-                   left=2)  # fmt: skip
-    for one in found.sets:
-        ends = "" if one.risk_interval is None else f" ({_range(one.risk_interval)})"
-        table.add_row(
-            Text(one.dataset),
-            one.role,
-            f"{one.n:,}",
-            percent(one.coverage),
-            f"{percent(one.risk)}{ends}",
-            {True: "yes", False: "no", None: "open"}[one.holds],
-        )
-    _say(table)
+    show(analysis.decisions([(Run("", ""), found)]), "What that gives", without=("run",))
     for note in found.warnings:
         _say(note)
     _say("It was promised for ID data alone; shifts are shown for what they are.")
@@ -287,7 +202,7 @@ def _tested(test: PromiseTest, risk: float) -> str:
 def show_budget(found: Budget, as_json: bool) -> None:
     """Write how many samples a difference needs."""
     if as_json:
-        print_model(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
         return
     kind = "in pairs, on the same samples" if found.paired else "each model on samples of its own"
     squared = found.metric == "ece"

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from calift_core.client import Client
     from calift_core.schema.records import ProgressRecord
     from calift_core.schema.wire.runs import Progress
+    from frontend.tables import Table as Rows
 
 #: Without a terminal for bars, a line says how far a run is, at most so often.
 SAY_EVERY_S = 10.0
@@ -144,6 +145,32 @@ def faults_table(faults: Iterable[tuple[str, str]]) -> Table:
     for place, why in faults:
         table.add_row(plain_text(place), plain_text(why))
     return table
+
+
+def show(shown: Rows, title: str = "", *, without: Collection[str] = ()) -> None:
+    """Print one of the dashboard's tables; the ends of an interval share a column."""
+    from frontend import tables
+
+    ends = [c.label.endswith(" high") for c in shown.columns]
+    table = Table(title=title or None, title_justify="left")
+    for column, is_end in zip(shown.columns, ends, strict=True):
+        if column.name not in without and not is_end:
+            label = column.label.removesuffix(" low")
+            number = column.kind in tables.NUMERIC
+            table.add_column(label, justify="right" if number else "left", no_wrap=number)
+    for row in shown.rows:
+        cells: list[str] = []
+        for column, is_end, words in zip(
+            shown.columns, ends, tables.words_of(shown, row), strict=True
+        ):
+            if column.name in without:
+                continue
+            if not is_end:
+                cells.append(words)
+            elif row.get(column.name) is not None:
+                cells[-1] += f" … {words}"
+        table.add_row(*(plain_text(cell.replace("\u00a0", " ")) for cell in cells))
+    out.print(table)
 
 
 def plain_text(text: str) -> Any:

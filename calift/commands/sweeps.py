@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,7 @@ from calift.commands.console import (
     percent,
     plain_text,
     print_json,
+    show,
 )
 from calift.commands.service import absolute_paths, runs_table
 from calift_core.errors import ServiceError, SpecError
@@ -33,19 +33,14 @@ from calift_core.schema.wire.sweeps import (
     SweepDetail,
     SweepValidation,
     SweepVerdict,
-    VerdictMetric,
-    VerdictSet,
 )
+from frontend.tables import Table as Rows
+from frontend.tables import sweeps as sweep_tables
 
 if TYPE_CHECKING:
     from calift_core.client import Client
 
 sweeps_app = typer.Typer(no_args_is_help=True, help="Sweeps of the service.")
-_METRICS: dict[VerdictMetric, tuple[str, float, str]] = {
-    "accuracy": ("OOD accuracy", 100.0, " pt"),
-    "squared": ("OOD calibration (L2²)", 1e4, ""),
-    "nll": ("OOD NLL", 1.0, ""),
-}
 
 
 def sweep(
@@ -194,71 +189,29 @@ def _show(found: SweepDetail, verdict: SweepVerdict | None) -> None:
     out.print(f"{found.id}  {found.name}  {found.phase}  {_cost_words(found.cost)}", markup=False)
     if found.message:
         out.print(plain_text(found.message))
-    table = Table(title="Configurations", title_justify="left")
-    for name in ("label", "rate", "ladder: ID validation accuracy", "judged", "trouble"):
-        table.add_column(name)
-    for arm in found.arms:
-        rate = "–" if arm.lr is None else f"{arm.lr:g}"
-        rate += f" ({arm.at_edge} edge)" if arm.at_edge else ""
-        rate += f" (of {arm.rate_of})" if arm.rate_of else ""
-        ladder = ", ".join(
-            f"{r.lr:g}: {percent(r.val_accuracy) if r.state == 'done' else r.state}"
-            for r in arm.rates
-        )
-        table.add_row(
-            plain_text(arm.label), rate, ladder, f"{arm.evaluated_done} of {arm.judged}",
-            plain_text(arm.trouble),
-        )  # fmt: skip
-    out.print(table)
+    show(sweep_tables.arms(found.arms), "Configurations", without=("method",))
     if verdict is not None:
         show_verdict(verdict)
 
 
 def show_verdict(verdict: SweepVerdict) -> None:
     """Write the tables of a verdict; its sentence stands first."""
-    table = Table(title="Each at its own rate", title_justify="left")
-    for name in ("label", "ID acc", "OOD acc", "OOD NLL", "OOD ECE (floor)", "OOD L2², 1e-4"):
-        table.add_column(name, justify="left" if name == "label" else "right")
-    for row in verdict.rows:
-        table.add_row(
-            plain_text(row.label),
-            percent(row.id_accuracy.mean),
-            percent(row.ood_accuracy.mean),
-            f"{row.ood_nll.mean:.3f}",
-            f"{100 * row.ood_ece.mean:.1f} % (floor {100 * row.ood_ece_floor:.1f})",
-            f"{1e4 * row.ood_squared.mean:+.1f}",
-        )
-    out.print(table)
-    _show_sets(verdict.sets, "Statistically tied for best (95 %), seeds and images")
+
+    def judged(table: Rows) -> Rows:
+        return sweep_tables.as_judged(table, verdict.evaluated_on)
+
+    show(judged(sweep_tables.verdict_rows(verdict)), "Each at its own rate", without=("lr",))
+    show(judged(sweep_tables.confidence_sets(verdict.sets)), "Confidence sets, seeds and images")
+    show(judged(sweep_tables.differences(verdict.sets)), "Minus the best")
     equal = verdict.equal
     if equal is not None and equal.id_accuracy is not None:
-        _show_sets(
-            equal.sets, f"At equal ID accuracy, {percent(equal.id_accuracy)}; over {equal.covers}"
-        )
+        title = f"At equal ID accuracy, {percent(equal.id_accuracy)}; over {equal.covers}"
+        show(judged(sweep_tables.confidence_sets(equal.sets)), title)
+        show(judged(sweep_tables.differences(equal.sets)), "Minus the best there")
     for left in [*verdict.left_out, *(equal.left_out if equal else [])]:
         out.print(plain_text(f"without {left.label}: {left.why}"))
     for note in verdict.notes:
         out.print(plain_text(note))
-
-
-def _show_sets(sets: Sequence[VerdictSet], title: str) -> None:
-    table = Table(title=title, title_justify="left")
-    for name in ("metric", "best first", "ruled out", "minus the best, with 95 % interval"):
-        table.add_column(name)
-    for one in sets:
-        title, scale, unit = _METRICS[one.metric]
-        rows = [
-            f"{d.label} {scale * d.difference:+.2f}{unit} "
-            f"[{scale * d.interval[0]:+.2f}, {scale * d.interval[1]:+.2f}]"
-            for d in one.differences
-        ]
-        table.add_row(
-            title,
-            plain_text(", ".join(one.members)),
-            plain_text(", ".join(one.excluded)),
-            plain_text("\n".join(rows)),
-        )
-    out.print(table)
 
 
 @sweeps_app.command("list")

@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from calift_core.client.connection import Connection, at
 from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger, TriedPicture
 from calift_core.schema.wire.results import (
     Comparison,
 )
-
-if TYPE_CHECKING:
-    pass
 
 #: A model is loaded, and others may be before it.
 _TRY_S = 300.0

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2 as httpx
@@ -34,9 +34,6 @@ from calift_core.schema.wire.runs import (
 from calift_core.schema.wire.sweeps import (
     SweepDetail,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _PREFIX = "/api/v1"
 #: How long `wait` and `events` bear a service that does not answer, such as one that restarts.

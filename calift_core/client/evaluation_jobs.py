@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -24,9 +24,6 @@ from calift_core.schema.wire.runs import (
     RunEvent,
     Validation,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class EvaluationJobCalls(Connection):

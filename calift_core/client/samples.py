@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from calift_core.client.connection import Connection, at
 from calift_core.schema.wire.results import (
@@ -18,9 +18,6 @@ from calift_core.schema.wire.results import (
     SamplePage,
     SampleTraits,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class SampleCalls(Connection):

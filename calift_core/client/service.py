@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from calift_core.client.connection import Connection, at
 from calift_core.files import storage_error
@@ -36,9 +36,6 @@ from calift_core.schema.wire.service import (
     Visitor,
     WorkerInfo,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class ServiceCalls(Connection):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,9 +21,6 @@ from calift_core.schema.wire.sweeps import (
     SweepValidation,
     SweepVerdict,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def _sweep_body(spec: SweepSpec | Mapping[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from calift_core.home import calift_home, stack_file
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_PORT = 8000
 

@@ -25,7 +25,7 @@ from frontend.figures.style import (
     nothing,
     run_styles,
 )
-from frontend.tables import Column, Table
+from frontend.tables.analysis import transfer_names
 
 
 def fitted_words(calibrator: FittedCalibrator) -> str:
@@ -86,18 +86,6 @@ def overlay(
     figure.update_layout(legend={"orientation": "v"}, margin={"l": 60})
     legend_below(figure, 3)
     return figure
-
-
-def transfer_names(matrix: TransferMatrix) -> list[str]:
-    """A name per row: what was fitted on, oracles marked."""
-    names = []
-    for row in matrix.rows:
-        c = row.calibrator
-        if c is None:
-            names.append("no calibrator")
-        else:
-            names.append(f"◇ oracle: {c.fitted_on.dataset}" if c.oracle else c.fitted_on.dataset)
-    return names
 
 
 def _transfer_word(cell: TransferCell, by: str) -> str:
@@ -172,72 +160,3 @@ def transfer(
         margin={"b": 12},
     )
     return figure
-
-
-def overlay_table(effect: CalibratorEffect) -> Table:
-    """Before and after a calibrator, one row each."""
-    rows = [
-        {
-            "state": name,
-            "accuracy": d.accuracy,
-            "mean_confidence": d.mean_confidence,
-            "ece": d.ece,
-            "null_mean": None if d.in_sample else d.null_mean,
-            "low": None if d.in_sample else d.interval[0],
-            "high": None if d.in_sample else d.interval[1],
-            "nll": d.nll,
-            "brier": d.brier,
-            "in_sample": d.in_sample,
-            "oracle": effect.calibrator.oracle if name == "after" else None,
-        }
-        for name, d in (("before", effect.before), ("after", effect.after))
-    ]
-    return Table(
-        [
-            Column("state", "Predictions"),
-            Column("accuracy", "Accuracy", "percent"),
-            Column("mean_confidence", "Confidence", "percent"),
-            Column("ece", "MCE" if effect.after.norm == "max" else "ECE", "percent"),
-            Column("null_mean", "Floor", "percent"),
-            Column("low", "95 % low", "percent"),
-            Column("high", "95 % high", "percent"),
-            Column("nll", "NLL", "number"),
-            Column("brier", "Brier", "number"),
-            Column("oracle", "Oracle", "yes"),
-            Column("in_sample", "In-sample", "yes"),
-        ],
-        rows,
-    )
-
-
-def transfer_table(matrix: TransferMatrix) -> Table:
-    """One row per fit and data set that it was tested on."""
-    rows = [
-        {
-            "fitted_on": name,
-            "oracle": row.calibrator.oracle if row.calibrator else None,
-            **cell.model_dump(),
-            **({"null_mean": None, "null_q95": None} if cell.in_sample else {}),
-        }
-        for name, row in zip(transfer_names(matrix), matrix.rows, strict=True)
-        for cell in row.cells
-    ]
-    return Table(
-        [
-            Column("fitted_on", "Fitted on"),
-            Column("oracle", "Oracle", "yes"),
-            Column("dataset", "Tested on"),
-            Column("ece", "MCE" if matrix.norm == "max" else "ECE", "percent"),
-            Column("null_mean", "Floor", "percent"),
-            Column("null_q95", "Floor, 95 %", "percent"),
-            Column("gain", "Taken off the ECE", "points"),
-            Column("nll", "NLL", "number"),
-            Column("nll_gain", "Taken off", "number"),
-            Column("brier", "Brier", "number"),
-            Column("brier_gain", "Taken off", "number"),
-            Column("in_sample", "In-sample", "yes"),
-            Column("accuracy", "Accuracy", "percent"),
-            Column("n", "n", "count"),
-        ],
-        rows,
-    )

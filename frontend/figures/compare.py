@@ -14,7 +14,6 @@ from frontend import text
 from frontend.figures.style import (
     MUTED,
     SHARE,
-    Run,
     RunStyle,
     axis,
     blank,
@@ -25,7 +24,7 @@ from frontend.figures.style import (
     offset,
     run_styles,
 )
-from frontend.tables import Column, Table, headline
+from frontend.tables import Column, Run, Table, headline
 
 #: What a measure is taken for that has no look of its own.
 _FRACTION = text.Metric("", "high", True)

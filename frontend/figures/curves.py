@@ -16,7 +16,6 @@ from frontend.figures.style import (
     MUTED,
     SYMBOLS,
     WEBGL_POINTS,
-    Run,
     RunStyle,
     axis,
     blank,
@@ -25,7 +24,7 @@ from frontend.figures.style import (
     run_styles,
     shares_axis,
 )
-from frontend.tables import Column, Table
+from frontend.tables import Column, Run, Table
 
 
 def is_share(name: str) -> bool:

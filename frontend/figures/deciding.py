@@ -12,7 +12,6 @@ from frontend import text
 from frontend.figures.style import (
     MUTED,
     SHARE,
-    Run,
     RunStyle,
     axis,
     blank,
@@ -22,24 +21,8 @@ from frontend.figures.style import (
     nothing,
     offset,
 )
-from frontend.tables import Column, Table
-
-#: How the risk of what is kept stands to what was promised.
-HOLDS = {
-    True: text.Mark("holds", "✓", "green"),
-    False: text.Mark("more errors", "▲", "red"),
-    None: text.Mark("open", "≈", "gray"),
-}
-
-
-def name_of(found: KeptSet) -> str:
-    """A data set as it reads in charts and tables."""
-    return found.dataset.replace("_", " ")
-
-
-def order(found: KeptSet) -> tuple[int, str]:
-    """ID data first, then shifts, then corruptions."""
-    return text.role_order(found.role), found.dataset
+from frontend.tables import Column, Run, Table
+from frontend.tables.analysis import set_name, set_order
 
 
 def risks(
@@ -54,7 +37,7 @@ def risks(
     if not shown:
         return nothing(title, "no threshold can keep this promise for any of the runs")
     risk = shown[0][1].risk
-    sets = sorted({order(one): name_of(one) for _, d in shown for one in d.sets}.items())
+    sets = sorted({set_order(one): set_name(one) for _, d in shown for one in d.sets}.items())
     rows = {key: at for at, (key, _) in enumerate(sets)}
     figure = blank(
         title=title,
@@ -71,7 +54,7 @@ def risks(
         figure.add_trace(
             go.Scatter(
                 x=values,
-                y=[rows[order(one)] + shift for one in kept],
+                y=[rows[set_order(one)] + shift for one in kept],
                 mode="markers",
                 name=text.esc(run.label),
                 marker={
@@ -88,7 +71,7 @@ def risks(
                     look.colour,
                 ),
                 customdata=[
-                    [text.esc(name_of(one)), text.percent(one.coverage), text.count(one.kept)]
+                    [text.esc(set_name(one)), text.percent(one.coverage), text.count(one.kept)]
                     for one in kept
                 ],
                 hovertemplate="%{customdata[0]}: %{x:.2%} wrong of %{customdata[1]} kept (n = "
@@ -206,39 +189,4 @@ def curves_table(found: Sequence[tuple[Run, KeptSet, float | None]]) -> Table:
             Column("high", "95 % high", "percent"),
         ],
         [{"run": run.label, **p.model_dump()} for run, one, _ in found for p in one.curve],
-    )
-
-
-def table(decisions: Sequence[tuple[Run, Decision]]) -> Table:
-    """One row a data set and a run: what is kept, how often it is wrong, with intervals."""
-    rows = []
-    for run, decision in decisions:
-        for one in sorted(decision.sets, key=order):
-            coverage = text.interval(*one.coverage_interval)
-            rows.append(
-                {
-                    "dataset": name_of(one),
-                    "run": run.label,
-                    "n": one.n,
-                    "coverage": one.coverage,
-                    "coverage_ends": coverage,
-                    "risk": one.risk,
-                    "risk_ends": one.risk_interval and text.interval(*one.risk_interval),
-                    "holds": HOLDS[one.holds].word if one.risk is not None else None,
-                    "key": order(one),
-                }
-            )
-    rows.sort(key=lambda row: row["key"])
-    return Table(
-        [
-            Column("dataset", "Data"),
-            Column("run", "Run"),
-            Column("coverage", "Kept", "percent"),
-            Column("coverage_ends", "95 % interval"),
-            Column("risk", "Error rate", "percent"),
-            Column("risk_ends", "95 % interval"),
-            Column("holds", "Promise"),
-            Column("n", "n", "count"),
-        ],
-        rows,
     )

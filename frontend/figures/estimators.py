@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from calift_core.schema.report import EvaluationReport
 from calift_core.schema.wire.results import MeasureSet
 from frontend import text
 from frontend.figures.style import (
     BAR,
     RULE,
     SHARE,
-    Run,
     RunStyle,
     axis,
     blank,
@@ -25,7 +23,7 @@ from frontend.figures.style import (
     run_styles,
     spread,
 )
-from frontend.tables import Column, Table
+from frontend.tables import Run
 
 
 def figure(
@@ -112,64 +110,3 @@ def figure(
     )
     legend_below(figure, math.ceil((len(sets) + 1) / 2))
     return figure
-
-
-def table(sets: Sequence[tuple[Run, MeasureSet]]) -> Table:
-    """One row per run and estimator, with its floor and how it reads."""
-    rows = [
-        {
-            "run": run.label,
-            "name": m.name,
-            "title": m.title,
-            "value": m.value,
-            "null_mean": m.null_mean,
-            "null_q95": m.null_q95,
-            "low": m.interval[0] if m.interval else None,
-            "high": m.interval[1] if m.interval else None,
-            "debiased": m.debiased,
-            "note": m.note,
-        }
-        for run, found in sets
-        for m in found.measures
-    ]
-    columns = [
-        Column("title", "Estimator"),
-        Column("value", "Value", "percent"),
-        Column("null_mean", "Floor", "percent"),
-        Column("null_q95", "Floor, 95 %", "percent"),
-        Column("low", "95 % low", "percent"),
-        Column("high", "95 % high", "percent"),
-        Column("debiased", "Debiased", "percent"),
-        Column("note", "Reads", "prose"),
-    ]
-    if len(sets) > 1:
-        columns.insert(0, Column("run", "Run"))
-    return Table(columns, rows)
-
-
-def stored_table(evaluation: EvaluationReport) -> Table:
-    """What was stored with an evaluation: one row per estimator of the same predictions."""
-    e = evaluation
-    rows = [
-        {"name": f"ECE, {e.ece.n_bins} equal-mass bins", "value": e.ece.value,
-         "note": f"floor {text.percent(e.ece.null_mean)}"},
-        {"name": f"ECE, {e.ece_equal_width.n_bins} equal-width bins",
-         "value": e.ece_equal_width.value,
-         "note": f"floor {text.percent(e.ece_equal_width.null_mean)}"},
-        {"name": "Debiased calibration error (L2)", "value": e.ece.debiased,
-         "note": "negative: not above the noise"},
-        {"name": "Smooth ECE", "value": e.smooth_ece, "note": "has a floor too"},
-        {"name": "KS calibration error", "value": e.ks_error, "note": "no bins"},
-        {"name": "Class-wise ECE", "value": e.classwise_ece, "note": "mean over classes"},
-        {"name": "MCE", "value": e.mce, "note": "mostly noise in small bins"},
-        {"name": "Batch-averaged ECE", "value": e.ece_batch_averaged,
-         "note": "paper-compatible: biased upwards, never ranked on"},
-        {"name": "Over-confidence", "value": e.overconfidence, "note": "share of the ECE"},
-        {"name": "Under-confidence", "value": e.underconfidence, "note": "share of the ECE"},
-    ]  # fmt: skip
-    columns = [
-        Column("name", "Estimator"),
-        Column("value", "Value", "percent"),
-        Column("note", "Reads", "prose"),
-    ]
-    return Table(columns, rows)

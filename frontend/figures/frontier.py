@@ -14,7 +14,6 @@ from frontend import text
 from frontend.figures.style import (
     MUTED,
     SHARE,
-    Run,
     RunStyle,
     axis,
     blank,
@@ -22,7 +21,7 @@ from frontend.figures.style import (
     nothing,
     run_styles,
 )
-from frontend.tables import Column, Table, headline
+from frontend.tables import Column, Run, Table, headline
 
 
 class Mark(NamedTuple):

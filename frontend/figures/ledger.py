@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import plotly.graph_objects as go
 
-from calift_core.schema.wire.answers import LedgerCell, LedgerSet
+from calift_core.schema.wire.answers import LedgerSet
 from frontend import text
 from frontend.figures.style import INK, blank
-from frontend.tables import Column, Table
+from frontend.tables.analysis import MOVED, OUTCOMES
 
-OUTCOMES = {
-    "both": "right in both",
-    "gained": "gained",
-    "lost": "forgotten",
-    "neither": "wrong in both",
-}
-MOVED = {"surer": "surer now", "alike": "about as sure", "less_sure": "less sure now"}
 #: No run has these: tones of better and worse, and greys for what stayed.
 COLOURS = {"both": "#c9d3dc", "gained": "#2f8f73", "lost": "#a3384a", "neither": "#8795a3"}
 _NODE = "#5b6875"
@@ -99,57 +90,3 @@ def sentence(found: LedgerSet) -> str:
             f"({text.interval(*found.forgotten_interval)})"
         )
     return words
-
-
-def cells_table(found: LedgerSet) -> Table:
-    """One row an outcome and movement of confidence: how many, and how sure before and after."""
-    ordered = sorted(
-        found.cells, key=lambda c: (list(OUTCOMES).index(c.outcome), list(MOVED).index(c.moved))
-    )
-    return Table(
-        [
-            Column("outcome", "Samples"),
-            Column("moved", "Confidence"),
-            Column("n", "n", "count"),
-            Column("share", "Share", "percent"),
-            Column("confidence_before", "Confidence before", "percent"),
-            Column("confidence_after", "Confidence now", "percent"),
-        ],
-        [_cell(c, found.n) for c in ordered],
-    )
-
-
-def _cell(cell: LedgerCell, n: int) -> dict[str, object]:
-    return {
-        "outcome": OUTCOMES[cell.outcome],
-        "moved": MOVED[cell.moved],
-        "n": cell.n,
-        "share": cell.n / n,
-        "confidence_before": cell.confidence_before,
-        "confidence_after": cell.confidence_after,
-    }
-
-
-def sets_table(sets: Sequence[LedgerSet]) -> Table:
-    """One row a data set: gained, forgotten, and the net with its interval."""
-    return Table(
-        [
-            Column("dataset", "Data"),
-            Column("n", "n", "count"),
-            Column("gained", "Gained", "count"),
-            Column("lost", "Forgotten", "count"),
-            Column("forgotten", "Of what was right", "percent"),
-            Column("forgotten_ends", "95 % interval"),
-            Column("difference", "Net", "points"),
-            Column("ends", "95 % interval"),
-        ],
-        [
-            {
-                **one.model_dump(include={"n", "gained", "lost", "forgotten", "difference"}),
-                "dataset": one.dataset.replace("_", " "),
-                "forgotten_ends": one.forgotten_interval and text.interval(*one.forgotten_interval),
-                "ends": f"{text.points(one.interval[0])} to {text.points(one.interval[1])}",
-            }
-            for one in sets
-        ],
-    )

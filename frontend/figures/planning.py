@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from calift_core.schema.wire.results import Budget
 from frontend import text
-from frontend.figures.style import MUTED, Run, RunStyle, axis, blank, legend_below
-from frontend.tables import Column, Table
+from frontend.figures.style import MUTED, RunStyle, axis, blank, legend_below
+from frontend.tables import Column, Run, Table
 
 
 def needed(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calift_core.schema.wire.results import PromptEffects
-from frontend.figures.style import Run
-from frontend.tables import Column, Table
+from frontend.tables import Column, Run, Table
 
 
 def table(sets: Sequence[tuple[Run, PromptEffects]]) -> Table:

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from calift_core.schema.wire.results import Evaluation, Sample
 from frontend import text
-from frontend.figures.style import Run, blank, cells, cells_axis, heatmap, nothing
-from frontend.tables import Column, Table
+from frontend.figures.style import blank, cells, cells_axis, heatmap, nothing
+from frontend.tables import Column, Run, Table
 
 #: What a run says, by data set.
 Answers = Mapping[str, Sample]

@@ -15,7 +15,6 @@ from calift_core.schema.report import EvaluationReport
 from frontend import text
 from frontend.figures.style import (
     RULE,
-    Run,
     RunStyle,
     axis,
     blank,
@@ -30,7 +29,7 @@ from frontend.figures.style import (
     run_styles,
     values_axis,
 )
-from frontend.tables import Column, Table
+from frontend.tables import Column, Run, Table
 
 #: Data sets that have room beside each other in a heat-map.
 _ACROSS = 16

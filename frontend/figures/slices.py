@@ -11,7 +11,6 @@ from calift_core.schema.wire.results import SlicePage
 from frontend import text
 from frontend.figures.style import (
     MUTED,
-    Run,
     RunStyle,
     axis,
     blank,
@@ -22,7 +21,7 @@ from frontend.figures.style import (
     offset,
     run_styles,
 )
-from frontend.tables import Column, Table
+from frontend.tables import Run
 
 #: Slices that one chart shows; a table shows the rest of a page.
 MOST = 40
@@ -111,52 +110,3 @@ def gaps(
     if len(pages) > 1:
         legend_below(figure, math.ceil(len(pages) / 3))
     return figure
-
-
-def table(pages: Sequence[tuple[Run, SlicePage]]) -> Table:
-    """One row per run and slice; a slice that is too small says so and has no error."""
-    rows = [
-        {
-            "run": run.label,
-            **s.model_dump(exclude={"gap_interval", "interval", "accuracy_interval"}),
-            "gap_low": s.gap_interval[0] if s.gap_interval else None,
-            "gap_high": s.gap_interval[1] if s.gap_interval else None,
-            "low": s.interval[0] if s.interval else None,
-            "high": s.interval[1] if s.interval else None,
-            "verdict": _verdict(s.ece, s.null_q95),
-        }
-        for run, page in pages
-        for s in page.items
-    ]
-    columns = [
-        Column("title", "Slice"),
-        Column("n", "n", "count"),
-        Column("accuracy", "Accuracy", "percent"),
-        Column("mean_confidence", "Confidence", "percent"),
-        Column("gap", "Gap", "points"),
-        Column("gap_low", "95 % low", "points"),
-        Column("gap_high", "95 % high", "points"),
-        Column("ece", "ECE", "percent"),
-        Column("null_mean", "Floor", "percent"),
-        Column("null_q95", "Floor, 95 %", "percent"),
-        Column("low", "95 % low", "percent"),
-        Column("high", "95 % high", "percent"),
-        Column("n_bins", "Bins", "count"),
-        Column("verdict", "Reads"),
-    ]
-    if len(pages) > 1:
-        columns.insert(0, Column("run", "Run"))
-    return Table(columns, rows)
-
-
-def rows(pages: Sequence[tuple[Run, SlicePage]]) -> Table:
-    """As `table`, for a grid whose rows can be opened."""
-    shown = table(pages)
-    first, *others = shown.columns
-    return Table([first._replace(kind="open"), *others], shown.rows)
-
-
-def _verdict(ece: float | None, null_q95: float | None) -> str:
-    if ece is None or null_q95 is None:
-        return "too small"
-    return "above the floor" if ece > null_q95 else "not above the floor"

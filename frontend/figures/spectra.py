@@ -13,7 +13,6 @@ from frontend import text
 from frontend.figures.style import (
     MUTED,
     WEBGL_POINTS,
-    Run,
     RunStyle,
     axis,
     blank,
@@ -22,7 +21,7 @@ from frontend.figures.style import (
     nothing,
     run_styles,
 )
-from frontend.tables import Column, Table
+from frontend.tables import Column, Run, Table
 
 
 def singular_values(

@@ -107,13 +107,6 @@ class RunStyle(NamedTuple):
     dash: str
 
 
-class Run(NamedTuple):
-    """What a chart needs to know of a run: its id gives the style, its label is read."""
-
-    id: str
-    label: str
-
-
 def run_slots(run_ids: Iterable[str], known: Mapping[str, int] | None = None) -> dict[str, int]:
     """Give each run a slot of the palette.
 

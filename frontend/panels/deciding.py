@@ -10,7 +10,7 @@ from calift_core.errors import CaliftError
 from calift_core.schema.wire.answers import Decision, KeptSet, PromiseTest
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
-from frontend.figures.style import Run
+from frontend.tables import Run, analysis
 
 _LEVELS = {"0.9": "90 %", "0.95": "95 %", "0.99": "99 %"}
 _RISKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
@@ -59,14 +59,12 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
     if any(found.threshold is not None for _, found in decisions):
         page.chart(
             figures.deciding.risks(decisions, styles=styles),
-            figures.deciding.table(decisions),
+            analysis.decisions(decisions),
             name="kept",
         )
     _curves(decisions, risk)
     st.header("What is kept, and how often it is wrong", anchor=False)
-    page.table(
-        figures.deciding.table(decisions), caption="What the thresholds keep of each data set"
-    )
+    page.table(analysis.decisions(decisions), caption="What the thresholds keep of each data set")
 
 
 def _say(run: Run, found: Decision) -> None:
@@ -84,7 +82,7 @@ def _say(run: Run, found: Decision) -> None:
             return
         if found.test is not None:
             _tested(name, found.test, found.risk)
-        shown = sorted((s for s in found.sets if s.risk is not None), key=figures.deciding.order)
+        shown = sorted((s for s in found.sets if s.risk is not None), key=analysis.set_order)
         st.markdown(
             f"{name}: keep predictions whose confidence is at least "
             f"**{text.percent(found.threshold, 2)}** ({_answers(found)}). "
@@ -98,7 +96,7 @@ def _say(run: Run, found: Decision) -> None:
                 f"{len(shown) - 1} shifts and corruptions; {broken} have more errors than "
                 f"{text.percent(found.risk)} beyond doubt."
             )
-            own, where = found.calibrator == "none", text.md(figures.deciding.name_of(worst))
+            own, where = found.calibrator == "none", text.md(analysis.set_name(worst))
             # That page draws the run's own confidences.
             at = f"confidence >= {found.threshold!r} and not correct" if own else "not correct"
             st.page_link(
@@ -155,9 +153,9 @@ def _tested(run: str, test: PromiseTest, risk: float) -> None:
 
 def _sentence(one: KeptSet) -> str:
     if one.risk is None or one.risk_interval is None:
-        return f"On {text.md(figures.deciding.name_of(one))} it keeps nothing."
+        return f"On {text.md(analysis.set_name(one))} it keeps nothing."
     return (
-        f"On {text.md(figures.deciding.name_of(one))} that keeps {text.percent(one.coverage)}, of "
+        f"On {text.md(analysis.set_name(one))} that keeps {text.percent(one.coverage)}, of "
         f"which {text.percent(one.risk)} is wrong ({text.interval(*one.risk_interval)})."
     )
 
@@ -167,7 +165,7 @@ def _curves(decisions: Sequence[tuple[Run, Decision]], risk: float) -> None:
     by_set: dict[str, list[tuple[Run, KeptSet, float | None]]] = {}
     roles: dict[str, str] = {}
     for run, decision in decisions:
-        for one in sorted(decision.sets, key=figures.deciding.order):
+        for one in sorted(decision.sets, key=analysis.set_order):
             by_set.setdefault(one.dataset, []).append((run, one, decision.threshold))
             roles[one.dataset] = one.role
     styles = state.styles([run.id for run, _ in decisions])

@@ -20,7 +20,8 @@ from calift_core.schema.report import Report, Summary
 from calift_core.schema.wire.results import Evaluation, PairedDifference, Reliability, Spectrum
 from calift_core.schema.wire.runs import RunDetail
 from frontend import text
-from frontend.figures.style import PALETTE, Run, RunStyle, run_styles
+from frontend.figures.style import PALETTE, RunStyle, run_styles
+from frontend.tables import Run
 from frontend.text import labels
 
 #: Runs that one report takes: as many as there are colours that can be told apart.

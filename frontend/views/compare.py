@@ -163,7 +163,7 @@ def _accuracy_against_calibration(
     """A mark for each run on its ID data and one on shifted data."""
     st.header("Accuracy against calibration", anchor=False)
     points = [
-        (figures.style.Run(c.run.id, c.run.name), c.run.summary)
+        (tables.Run(c.run.id, c.run.name), c.run.summary)
         for c in comparison.runs
         if c.run.summary is not None
     ]

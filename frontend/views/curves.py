@@ -9,7 +9,7 @@ import streamlit as st
 from calift_core.schema.wire.runs import Metrics, RunSummary
 from frontend import api, figures, page, pickers, state, text
 from frontend.figures.curves import WATCHED
-from frontend.figures.style import Run
+from frontend.tables import Run
 
 MAX_POINTS = 800
 #: Shown first, where a run has recorded it.

@@ -13,8 +13,8 @@ from calift_core.errors import CaliftError
 from calift_core.schema.wire.answers import AlikePicture, TriedPicture
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, components, page, pickers, state, text
-from frontend.figures.style import Run, both
-from frontend.tables import Column, Table
+from frontend.figures.style import both
+from frontend.tables import Column, Run, Table
 
 #: As much as the service takes by default.
 _MOST_MIB = 12

@@ -7,7 +7,7 @@ import streamlit as st
 from calift_core.errors import CaliftError
 from calift_core.schema.wire.results import Budget, Evaluation
 from frontend import api, figures, page, pickers, state, text
-from frontend.figures.style import Run
+from frontend.tables import Run
 
 METRICS = {
     "accuracy": "Accuracy",

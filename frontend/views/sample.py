@@ -11,9 +11,8 @@ from calift_core.errors import CaliftError
 from calift_core.schema.wire.results import Evaluation, Sample, SampleHistory
 from calift_core.schema.wire.runs import RunSummary
 from frontend import address, api, components, figures, page, pickers, state, text
-from frontend.figures.style import Run
 from frontend.panels import gallery
-from frontend.tables import Column, Table
+from frontend.tables import Column, Run, Table
 
 #: Pixels of the image; asked about in the same size that is shown, so the service draws it once.
 _SIZE = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from calift_core.schema.wire.results import Spectrum
-from frontend import api, figures, page, pickers, state, text
+from frontend import api, figures, page, pickers, state, tables, text
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     chosen = pickers.pick_runs("run")
     runs = pickers.as_runs(chosen)
     styles = state.styles(list(chosen))
-    series: list[tuple[figures.style.Run, list[Spectrum]]] = []
+    series: list[tuple[tables.Run, list[Spectrum]]] = []
     for run in runs:
         spectra = api.fetch(
             f"load the spectra of {run.label}",

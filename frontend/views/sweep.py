@@ -9,6 +9,7 @@ import streamlit as st
 from calift_core.schema.wire.sweeps import SWEEP_ENDS, SweepCost, SweepDetail, SweepVerdict
 from frontend import api, figures, page, state, tables, text
 from frontend.tables import Column, Table
+from frontend.tables import sweeps as sweep_tables
 
 #: Seconds between two looks at a sweep that works.
 LIVE_S = 4.0
@@ -111,14 +112,14 @@ def _actions(sweep: SweepDetail) -> None:
 
 def _contenders(sweep: SweepDetail) -> None:
     st.header("Configurations", anchor=False)
-    page.table(figures.sweeps.arms_table(sweep.arms), caption="Configurations and their rates")
+    page.table(sweep_tables.arms(sweep.arms), caption="Configurations and their rates")
     chart = figures.sweeps.ladders(sweep.arms)
     if chart is not None:
-        page.chart(chart, figures.sweeps.ladders_table(sweep.arms), name="sweep-ladders")
+        page.chart(chart, sweep_tables.ladders(sweep.arms), name="sweep-ladders")
 
 
 def _table(shown: Table, *, caption: str, evaluated_on: str) -> None:
-    page.table(figures.sweeps.as_judged(shown, evaluated_on), caption=caption)
+    page.table(sweep_tables.as_judged(shown, evaluated_on), caption=caption)
 
 
 def _verdict(verdict: SweepVerdict) -> None:
@@ -130,18 +131,18 @@ def _verdict(verdict: SweepVerdict) -> None:
         "no interval that could be trusted and stands beside its floor."
     )
     table = partial(_table, evaluated_on=verdict.evaluated_on)
-    table(figures.sweeps.rows_table(verdict), caption="Configurations at their own rates")
-    table(figures.sweeps.sets_table(verdict.sets), caption="Model confidence sets, 95 %")
+    table(sweep_tables.verdict_rows(verdict), caption="Configurations at their own rates")
+    table(sweep_tables.confidence_sets(verdict.sets), caption="Model confidence sets, 95 %")
     with st.expander("Paired differences, over seeds and images"):
-        table(figures.sweeps.differences_table(verdict.sets), caption="Paired differences")
+        table(sweep_tables.differences(verdict.sets), caption="Paired differences")
     equal = verdict.equal
     if equal is not None and equal.id_accuracy is not None:
         st.header(f"At equal ID accuracy: {text.percent(equal.id_accuracy)}", anchor=False)
         st.caption(f"Each read along its ladder, between two rates; intervals over {equal.covers}.")
-        table(figures.sweeps.equal_table(equal), caption="Configurations at equal ID accuracy")
-        table(figures.sweeps.sets_table(equal.sets), caption="Model confidence sets there")
+        table(sweep_tables.at_equal_accuracy(equal), caption="Configurations at equal ID accuracy")
+        table(sweep_tables.confidence_sets(equal.sets), caption="Model confidence sets there")
         with st.expander("Paired differences at equal ID accuracy"):
-            table(figures.sweeps.differences_table(equal.sets), caption="Differences there")
+            table(sweep_tables.differences(equal.sets), caption="Differences there")
     left = [*verdict.left_out, *(equal.left_out if equal is not None else [])]
     for one in left:
         st.caption(f"Without {text.md(one.label)}: {text.md_prose(one.why)}.")
@@ -160,7 +161,7 @@ def _runs(sweep: SweepDetail) -> None:
         lambda: api.client().sweep_runs(sweep_id, sort="-created", limit=RUNS),
         key=f"sweep-runs-{sweep_id}",
     )
-    every = figures.sweeps.runs_table(sweep.arms, found.items)
+    every = sweep_tables.runs(sweep.arms, found.items)
     if len(every.rows) > 1:
         st.header("Every run at once", anchor=False)
         page.chart(

@@ -28,7 +28,7 @@ from calift_core.schema.wire.results import (
     Source,
 )
 from calift_core.schema.wire.runs import RunSummary
-from frontend.figures.style import Run
+from frontend.tables import Run
 from tests.conftest import serving
 from tests.frontend import seed
 from tests.frontend.examples import BINNING, DRAWS, RUNS, samples_of

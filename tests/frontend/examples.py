@@ -17,7 +17,7 @@ from calift_core.schema.wire.results import (
     ReliabilityBin,
     Spectrum,
 )
-from frontend.figures.style import Run
+from frontend.tables import Run
 from tests.frontend import seed
 
 

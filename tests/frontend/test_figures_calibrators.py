@@ -9,6 +9,7 @@ import pytest
 
 from calift_core.schema.wire.results import Source, TransferCell, TransferMatrix, TransferRow
 from frontend import figures
+from frontend.tables import analysis
 from tests.frontend.examples import effect_of
 
 
@@ -48,7 +49,7 @@ def test_calibrator__overlay_tells_before_from_after_and_an_oracle(oracle: bool)
     assert ("oracle" in after.name) == oracle
     assert ("ORACLE" in figures.style.alt_text(figure)) == oracle
     assert ("ORACLE" in figure.layout.title.text) == oracle
-    rows = figures.calibrators.overlay_table(effect).rows
+    rows = analysis.calibrator_effect(effect).rows
     assert [row["ece"] for row in rows] == [effect.before.ece, effect.after.ece]
 
 
@@ -68,7 +69,7 @@ def test_transfer__oracle_rows_are_framed_and_named_as_such() -> None:
     alt = figures.style.alt_text(figure)
     assert "cal: 2.5" in alt
     assert "1 further rows are oracles" in alt
-    twin = figures.calibrators.transfer_table(matrix).rows
+    twin = analysis.transfer(matrix).rows
     assert [row["ece"] for row in twin] == [c.ece for row in matrix.rows for c in row.cells]
     assert [row["oracle"] for row in twin] == [None, None, False, False, True, True]
 
@@ -93,7 +94,7 @@ def test_transfer__is_judged_by_proper_scores_and_in_sample_cells_have_no_floor(
     assert np.array(heat.z).tolist() == [[c.nll for c in row.cells] for row in matrix.rows]
     assert [list(row) for row in heat.text] == [["1.00"] * 2, ["▲1.10"] * 2, ["▲1.20"] * 2]
     assert list(figures.calibrators.transfer(matrix).data[0].text[2]) == ["4.0*", "2.0*"]
-    twin = figures.calibrators.transfer_table(matrix).rows
+    twin = analysis.transfer(matrix).rows
     assert [row["null_mean"] for row in twin] == [0.02] * 4 + [None] * 2
 
 
@@ -106,7 +107,7 @@ def test_calibrator__an_in_sample_view_has_no_floor_and_no_interval() -> None:
     assert "floor" in names[0]
     assert "in-sample: no floor" in names[1]
     assert "no floor holds" in figures.style.alt_text(figure)
-    assert [row["high"] is None for row in figures.calibrators.overlay_table(effect).rows] == [
+    assert [row["high"] is None for row in analysis.calibrator_effect(effect).rows] == [
         False,
         True,
     ]

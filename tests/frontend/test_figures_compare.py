@@ -7,7 +7,7 @@ import pytest
 from calift_core.schema.report import Summary
 from calift_core.schema.wire.results import Comparison, ConfidenceSet, PairedDifference
 from frontend import figures, tables
-from frontend.figures.style import Run
+from frontend.tables import Run
 
 
 def test_paired__open_marks_are_those_that_could_be_noise(comparison: Comparison) -> None:

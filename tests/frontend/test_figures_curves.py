@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from calift_core.schema.wire.runs import Metrics, MetricSeries
 from frontend import figures
-from frontend.figures.style import Run
+from frontend.tables import Run
 
 OWN = figures.style.style_of_slot(2)
 

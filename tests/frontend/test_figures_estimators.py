@@ -6,7 +6,7 @@ import pytest
 
 from calift_core.schema.wire.results import MeasureSet
 from frontend import figures
-from frontend.figures.style import Run
+from frontend.tables import Run, analysis
 
 
 def test_estimators__each_mark_has_its_own_floor(
@@ -22,6 +22,6 @@ def test_estimators__each_mark_has_its_own_floor(
         assert list(trace.x) == [m.value for m in found.measures]
         assert list(trace.y) == list(bar.y)
     assert "of 14 above what a calibrated model shows" in figures.style.alt_text(figure)
-    twin = figures.estimators.table(sets)
+    twin = analysis.measures(sets)
     assert len(twin.rows) == 2 * len(first)
     assert twin.columns[0].name == "run"

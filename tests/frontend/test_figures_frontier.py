@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from calift_core.schema.report import Summary
 from frontend import figures
-from frontend.figures.style import Run
+from frontend.tables import Run
 from tests.frontend.examples import ROWS, TUNED, path_of
 
 points_2d = st.lists(

@@ -7,6 +7,7 @@ import numpy as np
 from calift_core.analysis.ledger import outcomes
 from calift_core.schema.wire.answers import LedgerSet
 from frontend.figures import ledger
+from frontend.tables import analysis
 from tests.frontend.examples import RUNS
 
 CELLS = [
@@ -42,9 +43,9 @@ def test_flows__what_enters_a_node_leaves_it() -> None:
 
 
 def test_tables__add_up_to_the_data_set() -> None:
-    rows = ledger.cells_table(FOUND).rows
+    rows = analysis.ledger_cells(FOUND).rows
     assert sum(row["n"] for row in rows) == FOUND.n
-    (row,) = ledger.sets_table([FOUND]).rows
+    (row,) = analysis.ledger_sets([FOUND]).rows
     assert (row["gained"], row["lost"]) == (FOUND.gained, FOUND.lost)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from calift_core.schema.report import EvaluationReport
 from frontend import figures
-from frontend.figures.style import Run
+from frontend.tables import Run
 from tests.frontend.examples import named
 
 

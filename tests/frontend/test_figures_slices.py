@@ -5,7 +5,7 @@ from __future__ import annotations
 from calift_core.analysis import slices
 from calift_core.schema.wire.results import SlicePage, Source
 from frontend import figures
-from frontend.figures.style import Run
+from frontend.tables import Run, analysis
 from tests.frontend.examples import BINNING, DRAWS, RUNS, samples_of
 
 
@@ -42,4 +42,4 @@ def test_slices__none_is_said() -> None:
         where="rank > 99",
     )
     assert "no sample" in figures.style.alt_text(figures.slices.gaps([(RUNS[0], page)]))
-    assert figures.slices.table([(RUNS[0], page)]).rows == []
+    assert analysis.slices([(RUNS[0], page)]).rows == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frontend import figures
-from frontend.figures.style import Run
+from frontend.tables import Run
 from tests.frontend.examples import spectrum_of
 
 

@@ -19,7 +19,7 @@ from calift_core.schema.wire.results import Comparison, MeasureSet, SlicePage
 from calift_core.schema.wire.runs import Metrics, MetricSeries
 from frontend import figures
 from frontend.figures.marks import marks
-from frontend.figures.style import Run
+from frontend.tables import Run
 from tests.frontend.examples import BINS, ROWS, TUNED, make_reliability, path_of, spectrum_of
 
 

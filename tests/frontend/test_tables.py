@@ -10,6 +10,7 @@ from calift_core.schema.wire.results import LabelCorrection
 from frontend import figures, tables
 from frontend.panels.correcting import listed
 from frontend.tables import Column, Table
+from frontend.tables import sweeps as sweep_tables
 from tests.frontend.examples import BINS, make_reliability
 
 
@@ -45,7 +46,6 @@ def test_table__long_ones_say_how_much_is_left_out() -> None:
 
 
 def test_sweep__judged_without_shifts_names_its_columns_after_the_id_data() -> None:
-    from frontend.figures import sweeps
 
     shown = Table(
         [
@@ -56,8 +56,8 @@ def test_sweep__judged_without_shifts_names_its_columns_after_the_id_data() -> N
         ],
         [{"id_accuracy": 0.9, "ood_accuracy": 0.9, "ood_nll": 0.1, "metric": "OOD NLL"}],
     )
-    assert sweeps.as_judged(shown, "shifts") == shown
-    said = sweeps.as_judged(shown, "id")
+    assert sweep_tables.as_judged(shown, "shifts") == shown
+    said = sweep_tables.as_judged(shown, "id")
     assert [c.label for c in said.columns] == ["ID accuracy", "ID NLL", "By"]
     assert said.rows[0]["metric"] == "ID NLL"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from calift.trackers.runs import metrics_of
 from calift_core.schema.wire.runs import Metrics
 from frontend.figures import curves
-from frontend.figures.style import Run
+from frontend.tables import Run
 from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, page, three, words
 

@@ -106,11 +106,11 @@ class Supervised(MethodBase):
     """Trains the image tower with a linear head on it."""
 
     default_lr = 3e-5
-    default_clip_grad_norm = 1.0
-    terms = ("cross_entropy",)
-    family = "supervised"
-    adapts = ("full", "lora", "head")
-    accepts = _SUPERVISED
+    default_clip_grad_norm: ClassVar[float | None] = 1.0
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    family: ClassVar[Family] = "supervised"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED
 
 
 class OnFeatures(Supervised):
@@ -118,16 +118,16 @@ class OnFeatures(Supervised):
 
     default_lr = 1e-3
     default_weight_decay = 0.0
-    default_clip_grad_norm = None
-    adapts = ("full",)
-    accepts = _SUPERVISED - {"mixup"}
+    default_clip_grad_norm: ClassVar[float | None] = None
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full",)
+    accepts: ClassVar[frozenset[str]] = _SUPERVISED - {"mixup"}
     on_features = True
 
 
 class Contrastive(MethodBase):
     """Trains both towers with the pre-training loss on class captions."""
 
-    terms = ("contrastive",)
-    family = "contrastive"
-    adapts = ("full", "lora", "head")
-    accepts = _CONTRASTIVE
+    terms: ClassVar[tuple[str, ...]] = ("contrastive",)
+    family: ClassVar[Family] = "contrastive"
+    adapts: ClassVar[tuple[Adapt, ...]] = ("full", "lora", "head")
+    accepts: ClassVar[frozenset[str]] = _CONTRASTIVE

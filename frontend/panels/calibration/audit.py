@@ -9,8 +9,8 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation, MeasureSet
 from frontend import api, figures, page, state, text
-from frontend.figures.style import Run
 from frontend.panels.calibration.controls import temperature_slider
+from frontend.tables import Run, analysis
 
 
 def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
@@ -28,7 +28,7 @@ def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
         sets.append((Run(run_id, labels[run_id]), audited))
     page.chart(
         figures.estimators.figure(sets, styles=state.styles(list(found))),
-        figures.estimators.table(sets),
+        analysis.measures(sets),
         name="estimators",
         data=lambda: json.dumps([audited.model_dump(mode="json") for _, audited in sets]),
     )
@@ -44,4 +44,4 @@ def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
                 f"{batched[0].batch_size}, where a calibrated model reads "
                 f"{text.percent(batched[0].null_mean)}."
             )
-        page.table(figures.estimators.table([(run, audited)]), caption=f"Estimators on {run.label}")
+        page.table(analysis.measures([(run, audited)]), caption=f"Estimators on {run.label}")

@@ -12,6 +12,7 @@ from calift_core.schema.wire.results import TRANSFER_SETS, CalibratorEffect, Eva
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
 from frontend.panels.calibration.controls import controls
+from frontend.tables import analysis
 
 CALIBRATORS = {
     "temperature": "temperature (one number)",
@@ -109,13 +110,13 @@ def draw(
             figures.calibrators.overlay(
                 effect, style=look, title=f"{labels[run_id]}: {kind} on {evaluation.dataset}"
             ),
-            figures.calibrators.overlay_table(effect),
+            analysis.calibrator_effect(effect),
             name=f"calibrator-{kind}",
             data=effect.model_dump_json,
         )
     with right:
         _effect_words(effect)
-        page.table(figures.calibrators.overlay_table(effect), caption=f"Before and after {kind}")
+        page.table(analysis.calibrator_effect(effect), caption=f"Before and after {kind}")
     _show_matrix(run, evaluations[run_id], binning, labels[run_id])
 
 
@@ -205,7 +206,7 @@ def _show_matrix(
         figures.calibrators.transfer(
             matrix, by=by, title=f"{label}: {matrix.kind}, fitted on A, tested on B"
         ),
-        figures.calibrators.transfer_table(matrix),
+        analysis.transfer(matrix),
         name=f"transfer-{matrix.kind}-{by}",
         data=matrix.model_dump_json,
         wide=True,

@@ -11,6 +11,7 @@ from calift_core.schema.wire.results import Evaluation, Reliability
 from frontend import api, figures, page, state, text
 from frontend.panels import gallery, reliability
 from frontend.panels.calibration.controls import controls
+from frontend.tables import analysis
 
 
 # A part of the page that is drawn by itself: a move of the temperature makes no list of runs anew.
@@ -69,7 +70,7 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
         st.markdown("**The same predictions under other estimators**")
         st.caption(f"As stored with the run, at T = {evaluation.temperature:g}.")
         page.table(
-            figures.estimators.stored_table(evaluation),
+            analysis.stored_measures(evaluation),
             caption="Calibration error under other estimators",
         )
     gallery.draw([evaluation], temperature=diagram.temperature)

@@ -8,8 +8,8 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation, PromptEffects
 from frontend import api, figures, page, state, text
-from frontend.figures.style import Run
 from frontend.panels.calibration.controls import controls
+from frontend.tables import Run
 
 
 def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:

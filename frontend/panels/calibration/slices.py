@@ -11,9 +11,9 @@ import streamlit as st
 from calift_core.schema.wire.results import Evaluation, SlicePage
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
-from frontend.figures.style import Run
 from frontend.panels import gallery
 from frontend.panels.calibration.controls import Asked, controls
+from frontend.tables import Run, analysis
 
 GROUPINGS = {
     "class": "true class",
@@ -86,7 +86,7 @@ def draw(
 
     page.chart(
         figures.slices.gaps(pages, styles=state.styles(list(found)), title=f"Gap by {noun}"),
-        figures.slices.table(pages),
+        analysis.slices(pages),
         name=f"slices-{by}",
         data=lambda: json.dumps([one.model_dump(mode="json") for _, one in pages]),
         select=lambda mark: chosen(*mark[-2:]),
@@ -105,7 +105,7 @@ def draw(
             "One in twenty calibrated slices is above its floor by chance."
         )
         picked = page.grid(
-            figures.slices.rows([(run, shown)]),
+            analysis.slice_rows([(run, shown)]),
             key=f"slices-{by}-{found[run.id].id}-{order}-{where}",
             caption=f"Slices of {run.label}: open one to see its images",
             most_px=430,

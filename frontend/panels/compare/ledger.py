@@ -10,6 +10,7 @@ from calift_core.schema.wire.answers import LedgerSet
 from frontend import api, figures, page, state, text
 from frontend.panels import gallery
 from frontend.panels.compare.answers import waiting
+from frontend.tables import analysis
 
 
 def draw(
@@ -56,13 +57,13 @@ def draw(
     st.markdown(text.md(figures.ledger.sentence(one)) + ".")
     page.chart(
         figures.ledger.flows(one, run=labels[run], base=labels[baseline], step=found.step),
-        figures.ledger.cells_table(one),
+        analysis.ledger_cells(one),
         name="ledger",
         data=found.model_dump_json,
         wide=True,
     )
     _images(one)
-    page.table(figures.ledger.sets_table(found.sets), caption="Gained and forgotten by data set")
+    page.table(analysis.ledger_sets(found.sets), caption="Gained and forgotten by data set")
 
 
 def _images(found: LedgerSet) -> None:

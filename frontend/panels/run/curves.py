@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail
-from frontend import api, figures, page, state
+from frontend import api, figures, page, state, tables
 
 MAX_POINTS = 800
 
@@ -49,7 +49,7 @@ def draw(run: RunDetail) -> None:
         decode=lambda given: given == "1",
         encode=lambda on: "1" if on else "",
     )
-    me = figures.style.Run(run.id, run.name)
+    me = tables.Run(run.id, run.name)
     styles = state.styles([run.id])
     losses.sort(key=lambda n: n != "loss")
     page.chart(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail
-from frontend import api, figures, page, state, text
+from frontend import api, figures, page, state, tables, text
 from frontend.panels import gallery
 from frontend.panels.run.missing import not_yet
 from frontend.tables import Table
@@ -25,7 +25,7 @@ def draw(run: RunDetail) -> None:
         format_func=lambda m: text.METRICS[m].title,
         required=True,
     )
-    me = figures.style.Run(run.id, run.name)
+    me = tables.Run(run.id, run.name)
     styles = state.styles([run.id])
     pairs = [(me, found)]
     by_name = {e.dataset: e for e in found}

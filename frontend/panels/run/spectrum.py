@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail
-from frontend import api, figures, page, state, text
+from frontend import api, figures, page, state, tables, text
 from frontend.panels.run.missing import not_yet
 
 
@@ -20,7 +20,7 @@ def draw(run: RunDetail) -> None:
         else:
             not_yet(run, "measured")
         return
-    me = figures.style.Run(run.id, run.name)
+    me = tables.Run(run.id, run.name)
     styles = state.styles([run.id])
     final = next((s for s in spectra if s.final), spectra[-1])
     page.stats(

@@ -2,7 +2,8 @@
 
 Rows hold fractions under the names that the API uses, so an export can be computed with; percent
 is made only by `to_html`, by a column's kind. Every value is escaped unless it is `Markup`, which
-only code of this package makes. The tables of the figures stand beside the figures.
+only code of this package makes. Tables that commands show
+too stand in this package, those of single figures beside them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ from calift_core.untrusted import mark_formula
 from frontend import text
 
 Row = Mapping[str, Any]
+
+
+class Run(NamedTuple):
+    """What a chart needs to know of a run: its id gives the style, its label is read."""
+
+    id: str
+    label: str
 
 
 class Markup(str):
@@ -104,7 +112,7 @@ def to_html(
             elif value is None or value == "":
                 words = text.DASH
             else:
-                words = text.esc(_SAYS[column.kind](value))
+                words = text.esc(said(column, value))
                 if column.kind == "prose":
                     words = f'<div class="wrap">{words}</div>'
             tag = 'th scope="row"' if index == 0 else "td"
@@ -150,7 +158,7 @@ def _cell(value: Any) -> Any:
 def to_markdown(table: Table) -> str:
     """A table of GitHub's Markdown, in the words that people see; names format nothing."""
     lines = [[text.md(c.label) for c in table.columns], [_rule(c) for c in table.columns]]
-    lines += [[text.md(visible(w)) for w in _words(table, row)] for row in table.rows]
+    lines += [[text.md(visible(w)) for w in words_of(table, row)] for row in table.rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -163,7 +171,7 @@ def to_latex(table: Table, *, caption: str = "") -> str:
     where the font has them.
     """
     shape = "".join("r" if c.kind in NUMERIC else "l" for c in table.columns)
-    rows = [" & ".join(tex(w) for w in _words(table, row)) + r" \\" for row in table.rows]
+    rows = [" & ".join(tex(w) for w in words_of(table, row)) + r" \\" for row in table.rows]
     head = [r"\toprule", " & ".join(tex(c.label) for c in table.columns) + r" \\", r"\midrule"]
     needs = "% needs \\usepackage{booktabs}\n"
     title = [rf"\caption{{{tex(caption)}}}"] if caption else []
@@ -183,7 +191,7 @@ def _rule(column: Column) -> str:
     return "---:" if column.kind in NUMERIC else "---"
 
 
-def _words(table: Table, row: Row) -> list[str]:
+def words_of(table: Table, row: Row) -> list[str]:
     """What people see of a row, as plain text."""
     found = []
     for column in table.columns:
@@ -272,7 +280,9 @@ _TEX = {
 
 
 def said(column: Column, value: Any) -> str:
-    """A value as it reads in a column."""
+    """A value as it reads in a column; words stay as they are."""
+    if isinstance(value, str):
+        return value
     return _SAYS.get(column.kind, text.plain)(value)
 
 
