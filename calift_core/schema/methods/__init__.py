@@ -72,3 +72,9 @@ if TYPE_CHECKING:
 else:
     #: Any of them, told apart by `kind`.
     MethodSpec = Annotated[reduce(or_, METHOD_SPECS.values()), Field(discriminator="kind")]
+
+__all__ = [
+    "Anchored", "Averaged", "CaRot", "CarFt", "CoOp", "Dawin", "FineTune", "Flyp", "LinearProbe",
+    "LipsumFt", "LpFt", "METHOD_SPECS", "MethodBase", "MethodSpec", "ModelStock", "Pretrain",
+    "TipAdapter", "Tracer", "Vrf", "WiseFt", "ZeroShot", "ZsNorm",
+]  # fmt: skip
