@@ -25,7 +25,7 @@ from PIL import Image, ImageEnhance
 
 from calift_core.data.alike import RATIO, alike
 from calift_core.data.decode import decode
-from calift_core.data.duplicates import look_at, overlap
+from calift_core.data.duplicates import overlap, perceptual_hashes
 from calift_core.data.images import ImageSet
 from calift_core.data.suites.folders import scan
 from calift_core.evaluation.forward import encode
@@ -83,7 +83,7 @@ def main() -> None:
     clip = load_clip("calift-tiny", weights)
     with tempfile.TemporaryDirectory() as folder:
         sets, copies = plant(asked.source, Path(folder), asked.train, asked.test)
-        seen = {name: look_at(images) for name, images in sets.items()}
+        seen = {name: perceptual_hashes(images) for name, images in sets.items()}
         o = overlap(seen["test"], seen["train"])
         features = {
             name: encode(

@@ -78,7 +78,7 @@ def usable_cores(*, root: Path = _ROOT, allowed: set[int] | None = None) -> int:
 MOST_WORKERS = 8
 
 
-def loader_workers(asked: int | None, device: str, *, processes: int = 1) -> int:
+def loader_workers(requested: int | None, device: str, *, processes: int = 1) -> int:
     """Processes that decode images beside a model.
 
     Args:
@@ -86,8 +86,8 @@ def loader_workers(asked: int | None, device: str, *, processes: int = 1) -> int
         device: kind of the model's device. One on the CPU leaves no core to others.
         processes: models on this host, which share its cores.
     """
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     return 0 if device == "cpu" else max(0, min(MOST_WORKERS, usable_cores() // processes - 1))
 
 

@@ -243,14 +243,14 @@ class _Attempt:
         """Store the result of an earlier attempt that finished, and what it said."""
         self._folder = folder
         message = f"{folder.name} had finished everything; its result is stored now."
-        said: list[Record] = [LogRecord(message=message)]
+        records: list[Record] = [LogRecord(message=message)]
         for line in JsonlReader(folder / "records.jsonl").rest():
             record = parse_record(line, self._run_id, self._number)
             if isinstance(record, EvaluationRecord | DoneRecord) or (
                 isinstance(record, SpectrumRecord) and record.final
             ):
-                said.append(record)
-        self._lease.hold(lambda: self._records.record(self._run_id, self._number, said))
+                records.append(record)
+        self._lease.hold(lambda: self._records.record(self._run_id, self._number, records))
         self._restore(sys.maxsize)
         return self._succeeded()
 

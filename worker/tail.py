@@ -31,7 +31,7 @@ from worker.limits import Limits
 
 log = logging.getLogger(__name__)
 #: What runners say, line by line, where the worker's log is for machines (`backend.logs`).
-said = logging.getLogger(RUNNER_LOG)
+runner_log = logging.getLogger(RUNNER_LOG)
 
 
 class Follower:
@@ -151,7 +151,7 @@ class Follower:
             return False
         self._log = b""
         self._logged_bytes += len(text)
-        self._say_on(text)
+        self._forward_log(text)
         return True
 
     def _published(self) -> bool:
@@ -167,11 +167,11 @@ class Follower:
             self._unpublished.pop(0)
         return True
 
-    def _say_on(self, text: bytes) -> None:
+    def _forward_log(self, text: bytes) -> None:
         """Log whole lines again, with the ids of the run; the rest waits for its end."""
         *lines, self._part = (self._part + text).split(b"\n")
-        for line in lines if said.isEnabledFor(logging.INFO) else ():
-            said.info("%s", line.decode(errors="replace"))
+        for line in lines if runner_log.isEnabledFor(logging.INFO) else ():
+            runner_log.info("%s", line.decode(errors="replace"))
 
     def _stored(self, write: Callable[[], bool]) -> bool:
         try:

@@ -177,13 +177,13 @@ def _tested(test: PromiseTest, risk: float) -> str:
     )
     if test.risk_interval is not None:
         wrong += f" ({_range(test.risk_interval)})"
-    said = {
+    phrase = {
         True: f"The promise holds on {test.dataset}: {wrong}.",
         None: f"It is open whether the promise holds on {test.dataset}: {wrong}.",
         False: f"The promise is broken on {test.dataset}: {wrong}, not at most {percent(risk)}.",
     }[test.holds]
     if not (test.distinguishable or (test.risk is not None and test.risk > risk)):
-        return said
+        return phrase
     low, high = test.interval
     alike = "are not alike" if test.distinguishable else "do not differ beyond chance in accuracy"
     remedy = (
@@ -192,7 +192,7 @@ def _tested(test: PromiseTest, risk: float) -> str:
         else f"By the same rule {test.dataset} itself asks for {test.threshold:.6g}."
     )
     return (
-        f"{said} The samples it was chosen on and the test samples {alike}: "
+        f"{phrase} The samples it was chosen on and the test samples {alike}: "
         f"{percent(test.chosen_on_accuracy)} of the former are right and "
         f"{percent(test.accuracy)} of the latter, a difference of "
         f"{100 * test.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}). {remedy}"
@@ -211,9 +211,9 @@ def show_budget(found: Budget, as_json: bool) -> None:
         f"{_of(found.source)}: a difference of {found.difference:g} in {what} takes "
         f"{found.needed:,} samples ({kind}; level {found.level:g}, power {found.power:g})."
     )
-    said = "enough" if found.enough else "too few"
+    phrase = "enough" if found.enough else "too few"
     least = "none" if found.detectable is None else f"{found.detectable:.4g}"
-    _say(f"There are {found.n:,}: {said}. They show a difference of {least}.")
+    _say(f"There are {found.n:,}: {phrase}. They show a difference of {least}.")
     if found.observed is not None:
         _say(f"Observed: {found.observed:+.4g}.")
     if squared:

@@ -103,12 +103,12 @@ def inspect(
 
 
 def _look_at_all(sets: Mapping[str, ImageSet]) -> dict[str, Seen]:
-    from calift_core.data.duplicates import look_at
+    from calift_core.data.duplicates import perceptual_hashes
 
     seen = {}
     for name, images in sets.items():
         err.print(f"looking at {len(images):,} images of {name} …", markup=False)
-        seen[name] = look_at(images)
+        seen[name] = perceptual_hashes(images)
     return seen
 
 
@@ -148,9 +148,9 @@ def _with_features(
 
     more = []
     for o in overlaps:
-        said = alike(features[o.name], features[o.other], classes(o.name), classes(o.other))
+        matches = alike(features[o.name], features[o.other], classes(o.name), classes(o.other))
         mine, theirs = sets[o.name].ids, sets[o.other].ids
-        pairs = [(mine[a], theirs[b]) for a, b, _ in said.pairs]
+        pairs = [(mine[a], theirs[b]) for a, b, _ in matches.pairs]
         more.append(replace(o, alike=tuple(pair for pair in pairs if pair[0] not in o.ids)))
     return more
 

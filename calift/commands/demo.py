@@ -184,13 +184,13 @@ def run_demo(folder: Path, *, headless: bool, api_port: int, dashboard_port: int
         )
         runs, new = _finish_runs(client, lap)
         models = _models(client, runs[:3])  # the path is there to be looked at
-        rows, said = table_rows(models), sentences(models)
+        rows, findings = table_rows(models), sentences(models)
         out.print(_table(rows))
-        for sentence in said:
+        for sentence in findings:
             out.print(f"• {sentence}", markup=False)
         out.print(NOTE, style="dim", markup=False)
         lap("reading predictions")
-        page = _write_report(client, runs[:3], rows, said, folder, timings)
+        page = _write_report(client, runs[:3], rows, findings, folder, timings)
         lap("writing the report")
         _show_timings(timings, runs, new)
         out.print(f"Report: {page}", markup=False)
@@ -300,7 +300,7 @@ def _write_report(
     client: Client,
     runs: Sequence[RunDetail],
     rows: Sequence[Row],
-    said: list[str],
+    findings: list[str],
     folder: Path,
     timings: dict[str, float],
 ) -> Path:
@@ -336,7 +336,7 @@ def _write_report(
         Rows([Column("model", "Model"), *columns, Column("sigma_min", "σ_min", "number")], cells),
         NOTE,
     )
-    made = replace(made, answers=said, listings=[story, *made.listings])
+    made = replace(made, answers=findings, listings=[story, *made.listings])
     return write_folder(made, folder, lambda sentence: err.print(sentence, markup=False))
 
 

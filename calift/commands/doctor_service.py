@@ -113,10 +113,10 @@ _HINTS = {
 
 def _clock(client: Client) -> list[Check]:
     before = time.time()
-    said = client.server_date()
-    if said is None:
+    service_date = client.server_date()
+    if service_date is None:
         return []
-    apart = parsedate_to_datetime(said).timestamp() - (before + time.time()) / 2
+    apart = parsedate_to_datetime(service_date).timestamp() - (before + time.time()) / 2
     if abs(apart) <= _SKEW_S:
         return [Check("clock", "ok", "this machine's and the service's agree")]
     detail = f"the service's is {abs(apart):.0f} s {'ahead' if apart > 0 else 'behind'}"

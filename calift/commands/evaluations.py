@@ -45,7 +45,7 @@ def job_of(what: Sequence[str], data: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SpecError: the file cannot be read, or has a field that no evaluation has.
     """
-    asked: dict[str, Any] = {"runs": list(what)}
+    params: dict[str, Any] = {"runs": list(what)}
     if len(what) == 1 and what[0].endswith((".yaml", ".yml", ".json")):
         found = load_document(what[0], "evaluation")
         if not isinstance(found, dict):
@@ -53,17 +53,17 @@ def job_of(what: Sequence[str], data: dict[str, Any]) -> dict[str, Any]:
                 f"an evaluation is a mapping of fields, such as runs and shifts, got "
                 f"{type(found).__name__} in {what[0]!r}"
             )
-        asked = found
-    for key in asked:
+        params = found
+    for key in params:
         if key not in EvaluationJobSpec.model_fields:
             raise UnknownNameError("field", str(key), EvaluationJobSpec.model_fields)
-    asked = asked | {key: value for key, value in data.items() if value}
+    params = params | {key: value for key, value in data.items() if value}
     for key in ("suites", "folders"):
-        if isinstance(asked.get(key), list):
-            asked[key] = [_absolute(item) for item in asked[key]]
-    if isinstance(asked.get("shifts"), dict):
-        asked["shifts"] = {name: _absolute(uri) for name, uri in asked["shifts"].items()}
-    return asked
+        if isinstance(params.get(key), list):
+            params[key] = [_absolute(item) for item in params[key]]
+    if isinstance(params.get("shifts"), dict):
+        params["shifts"] = {name: _absolute(uri) for name, uri in params["shifts"].items()}
+    return params
 
 
 def _absolute(source: Any) -> Any:
@@ -73,11 +73,11 @@ def _absolute(source: Any) -> Any:
     return absolute_uri(source)
 
 
-def submit_job(asked: dict[str, Any], *, priority: int, wait: bool, as_json: bool) -> None:
+def submit_job(params: dict[str, Any], *, priority: int, wait: bool, as_json: bool) -> None:
     """Queue a job, and wait for its end if that is wanted."""
-    runs = asked.pop("runs", ())
+    runs = params.pop("runs", ())
     with make_client() as client:
-        job = client.evaluate(runs, priority=priority, **asked)
+        job = client.evaluate(runs, priority=priority, **params)
         if wait:
             _wait(client, job.id, as_json)
         elif as_json:

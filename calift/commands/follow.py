@@ -17,7 +17,7 @@ _Job = TypeVar("_Job", RunDetail, EvaluationJob)
 
 
 def follow(
-    ask: Callable[[str], _Job],
+    get_job: Callable[[str], _Job],
     job_ids: Sequence[str],
     *,
     quiet: bool = False,
@@ -42,14 +42,14 @@ def follow(
         TextColumn("{task.fields[note]}"),
     )
     plain = not quiet and not err.is_terminal
-    said: dict[str, tuple[str, str, float]] = {}
+    last_shown: dict[str, tuple[str, str, float]] = {}
     with Bars(*columns, console=err, disable=quiet or plain) as bars:
         tasks: dict[str, Any] = {}
         while len(ended) < len(wanted):
             for job_id in list(wanted):
                 if job_id in ended:
                     continue
-                job = ask(job_id)
+                job = get_job(job_id)
                 if job_id not in tasks:
                     tasks[job_id] = bars.add_task(job.name, total=None, phase="", note="")
                 p = job.progress
@@ -66,10 +66,10 @@ def follow(
                 if plain:
                     state = f"{job.name}: {job.phase.lower()} {p.phase if p else ''}".strip()
                     line = state + (how_far(p) if p and job.phase not in TERMINAL_PHASES else "")
-                    before, last, at = said.get(job_id, ("", "", 0.0))
+                    before, last, at = last_shown.get(job_id, ("", "", 0.0))
                     late = time.monotonic() - at >= SAY_EVERY_S
                     if state != before or (line != last and late):
-                        said[job_id] = (state, line, time.monotonic())
+                        last_shown[job_id] = (state, line, time.monotonic())
                         err.print(line, markup=False)
                 if job.phase in TERMINAL_PHASES:
                     ended[job_id] = job

@@ -297,12 +297,12 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """
     import signal
 
-    asked = 0
+    interrupts = 0
 
     def on_signal(signum: int, frame: object) -> None:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts > 1:
             if signum == signal.SIGINT:
                 raise KeyboardInterrupt
             return
@@ -310,7 +310,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
     previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked > 0
+        yield lambda: interrupts > 0
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

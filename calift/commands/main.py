@@ -96,8 +96,8 @@ def _lies_here(error: CaliftError) -> str:
     return ""
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         out.print(f"calift {__version__}", markup=False)
         raise typer.Exit
 
@@ -107,7 +107,7 @@ def calift(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:

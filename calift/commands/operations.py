@@ -152,14 +152,14 @@ def prune(
         if kind not in _KINDS:
             raise typer.BadParameter(f"must be one of {', '.join(_KINDS)}, got {kind!r}")
     chosen = cast("list[Prunable]", kinds or list(_KINDS[:2]))
-    asked = PruneAsked(kinds=chosen, older_than_days=older_than)
+    request = PruneAsked(kinds=chosen, older_than_days=older_than)
     with make_client() as client:
-        found = client.prune(asked, preview=True)
+        found = client.prune(request, preview=True)
         if not dry_run and (found.files or found.runs):
             if not (yes or as_json):
                 err.print(_words(found), markup=False)
                 typer.confirm("Remove it? This cannot be undone.", abort=True)
-            found = client.prune(asked)
+            found = client.prune(request)
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:

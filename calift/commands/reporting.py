@@ -50,12 +50,12 @@ def report(
     from frontend.reports.files import write
     from frontend.reports.gathered import from_folders, from_service
 
-    said: dict[str, Any] = {"title": title, "note": note, "datasets": dataset or ()}
+    options: dict[str, Any] = {"title": title, "note": note, "datasets": dataset or ()}
     if of_folders(runs):
-        made = contents(from_folders([Path(run) for run in runs], baseline=baseline), **said)
+        made = contents(from_folders([Path(run) for run in runs], baseline=baseline), **options)
     else:
         with make_client() as client:
-            made = contents(from_service(client, runs, baseline=baseline), **said)
+            made = contents(from_service(client, runs, baseline=baseline), **options)
     page = write(made, target, lambda sentence: err.print(sentence, markup=False))
     if as_json:
         print_json({"path": str(page), "runs": [t.run.id for t in made.gathered.runs]})

@@ -104,13 +104,13 @@ def calibrate(
     for note in choice.notes:
         err.print(note, markup=False)
     on = choice.fitted_on
-    said = (
+    phrase = (
         "The model's own probabilities are used"
         + (": no calibrator was better." if len(choice.candidates) > 1 else ".")
         if choice.kind == "none"
         else f"{choice.kind}, fitted on {on.n:,} images of {on.dataset}."
     )
-    out.print(f"{said} It is in {path}.", markup=False)
+    out.print(f"{phrase} It is in {path}.", markup=False)
     if kind == "auto" and initial is None:
         err.print(
             f"Fitted on ID images alone. Where data may shift: --with {RECOMMENDED.calibrator} "
@@ -151,7 +151,7 @@ def export(
     need_torch()
     from calift_core.shipping.export import export_run
 
-    def told(message: str) -> None:
+    def on_message(message: str) -> None:
         err.print(message, markup=False, style="dim")
 
     shipped = export_run(
@@ -160,7 +160,7 @@ def export(
         onnx=form == "onnx",
         overwrite=overwrite,
         license=license,
-        told=told,
+        on_message=on_message,
     )
     if as_json:
         print_json(shipped.exported.model_dump(mode="json"))
@@ -434,7 +434,7 @@ def watch(
     reference = read_reference(model)
     classifier = CalibratedClassifier.load(model, device=device)
     with stop_on_signal() as stop, _bar(len(paths)) as done:
-        found = watching.watch(classifier, reference, paths, told=done, stop=stop)
+        found = watching.watch(classifier, reference, paths, on_progress=done, stop=stop)
     if page is not None:
         title = f"{model.name} on {', '.join(images)[:80]}"
         atomic_write_bytes(page, watching.report_html(found, title).encode())
@@ -467,14 +467,14 @@ def _show_watched(found: Watched) -> None:
         table.add_row(one.estimator.replace("_", " ") + mark, percent(one.value), ends, error)
     out.print(table)
     drift = found.drift
-    said = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
+    phrase = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
     out.print(
-        f"Logits {said} those of {found.reference} (energy distance {drift.distance:.3g}, "
+        f"Logits {phrase} those of {found.reference} (energy distance {drift.distance:.3g}, "
         f"p = {drift.p_value:.3f}).",
         markup=False,
     )
     for image in found.unusual[:3]:
-        said = f"unusual: {image.path} ({image.label}, {percent(image.confidence)})"
-        out.print(said, markup=False)
+        phrase = f"unusual: {image.path} ({image.label}, {percent(image.confidence)})"
+        out.print(phrase, markup=False)
     if found.unreadable:
         err.print(f"{len(found.unreadable):,} images could not be read.", markup=False)

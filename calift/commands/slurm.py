@@ -100,9 +100,9 @@ def submit(
             hint="Run this where jobs are submitted from; --dry-run shows the command.",
         )
     for spec, place in zip(specs, places, strict=True):
-        asked = folder / "slurm" / f"{place.name}.json"
-        asked.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(asked, spec.model_dump(mode="json"))
+        spec_file = folder / "slurm" / f"{place.name}.json"
+        spec_file.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(spec_file, spec.model_dump(mode="json"))
     lines = "".join(f"{folder / 'slurm' / f'{p.name}.json'}\t{p}\n" for p in places)
     atomic_write_bytes(listing, lines.encode())
     job = _sbatch(argv, environment)
@@ -116,11 +116,11 @@ def submit(
 
 def _require_alike(specs: Sequence[RunSpec], hosts: int) -> None:
     """See that the tasks of a job can be of one size."""
-    asked = {json.dumps([s.resources.model_dump(), s.train.device]) for s in specs}
-    if len(asked) > 1:
+    sizes = {json.dumps([s.resources.model_dump(), s.train.device]) for s in specs}
+    if len(sizes) > 1:
         raise SpecError(
             "the runs of an array must ask for the same resources and device, got "
-            + " and ".join(sorted(asked)),
+            + " and ".join(sorted(sizes)),
             hint="Submit those that differ by themselves.",
         )
     n = specs[0].resources.processes

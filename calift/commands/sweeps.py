@@ -147,14 +147,14 @@ def _wait(client: Client, sweep_id: str, as_json: bool) -> None:
 
 def _follow(client: Client, sweep_id: str) -> SweepDetail:
     """Wait for the end, or a pause, and say on stderr how far it is."""
-    said, at = "", 0.0
+    last_line, at = "", 0.0
     while True:
         found = client.get_sweep(sweep_id)
         line = f"{found.name}: {found.phase.lower()}, {_cost_words(found.cost)}"
         ended = found.phase in SWEEP_ENDS or found.phase == "PAUSED"
-        if line != said and (ended or time.monotonic() - at >= SAY_EVERY_S):
+        if line != last_line and (ended or time.monotonic() - at >= SAY_EVERY_S):
             err.print(line, markup=False)
-            said, at = line, time.monotonic()
+            last_line, at = line, time.monotonic()
         if ended:
             return found
         time.sleep(1.0)

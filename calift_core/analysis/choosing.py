@@ -81,7 +81,7 @@ class Choice(BaseModel):
 
     Attributes:
         kind: its kind, or `none` where the model's own probabilities were better.
-        asked: what was asked for, `auto` or a kind.
+        requested: what was asked for, `auto` or a kind.
         calibrator: of `Calibrator.to_dict`; None for `none`.
         chosen_on: the ID validation part; None where there is none.
         candidates: all that were compared on it, the best first.
@@ -92,7 +92,7 @@ class Choice(BaseModel):
 
     format: Literal[1] = 1
     kind: str
-    asked: str
+    requested: str
     calibrator: dict[str, Any] | None
     fitted_on: FittedTo
     chosen_on: FittedTo | None = None
@@ -131,9 +131,9 @@ def choose(
     """
     clean = parts[0]
     fitted: dict[str, Calibrator | None] = {}
-    asked = CANDIDATES if kind == AUTO else tuple(dict.fromkeys((kind, NONE)))
-    lacking = {name: _lacking(name, clean) for name in asked}
-    allowed = [name for name in asked if kind != AUTO or not lacking[name]]
+    candidates = CANDIDATES if kind == AUTO else tuple(dict.fromkeys((kind, NONE)))
+    lacking = {name: _lacking(name, clean) for name in candidates}
+    allowed = [name for name in candidates if kind != AUTO or not lacking[name]]
     notes = _lacking_words(kind, lacking)
     for name in allowed:
         own = parts if name == "tsp" else parts[:1]
@@ -169,7 +169,7 @@ def choose(
     calibrator = fitted[best]
     return Choice(
         kind=best,
-        asked=kind,
+        requested=kind,
         calibrator=None if calibrator is None else dict(calibrator.to_dict()),
         fitted_on=FittedTo(dataset=clean.metadata.dataset, n=len(clean)),
         chosen_on=chosen_on,

@@ -189,14 +189,14 @@ class FolderLibrary:
 
     def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """The file of the same data set in the initial model's folder, or in the run's own copy."""
-        asked = (file.metadata.dataset, file.metadata.role)
+        wanted = (file.metadata.dataset, file.metadata.role)
         initial = self.initial or _run_of(subject) / INITIAL_NAME
         if self.initial is not None or initial.is_dir():
             for path, metadata in _files(initial):
-                if (metadata.dataset, metadata.role) == asked:
+                if (metadata.dataset, metadata.role) == wanted:
                     return self._open(path)
         raise NotFoundError(
-            f"there are no predictions of the initial model on {asked[0]!r}.",
+            f"there are no predictions of the initial model on {wanted[0]!r}.",
             hint="Name the folder of the zero_shot run of the same suite with --initial.",
         )
 

@@ -216,8 +216,8 @@ def model_confidence_set(
     return together.confidence_set(metric, higher_is_better=higher_is_better)
 
 
-def _higher_is_better(metric: str | Metric, told: bool | None) -> bool:
-    return isinstance(metric, str) and metric in HIGHER_IS_BETTER if told is None else told
+def _higher_is_better(metric: str | Metric, stated: bool | None) -> bool:
+    return isinstance(metric, str) and metric in HIGHER_IS_BETTER if stated is None else stated
 
 
 class _Sums:

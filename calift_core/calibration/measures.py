@@ -311,9 +311,9 @@ class LowerBound:
         for own, others, levels, index, counts in self._folds:
             rate = sum_by(index, correct[others], len(levels)) / counts
             fitted = np.asarray(isotonic_regression(rate, weights=counts).x)
-            said = self._confidences[own]
-            side = np.sign(said - np.interp(said, levels, fitted))
-            total += float(side @ (said - correct[own]))
+            own_confidences = self._confidences[own]
+            side = np.sign(own_confidences - np.interp(own_confidences, levels, fitted))
+            total += float(side @ (own_confidences - correct[own]))
         return total / len(self._confidences)
 
 

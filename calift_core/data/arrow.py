@@ -58,11 +58,11 @@ def open_table(files: Sequence[Path]) -> pa.Table:
 def features_of(table: pa.Table) -> Mapping[str, Mapping[str, Any]]:
     """Column → what `datasets` says of it: `_type`, and `names` of a `ClassLabel`."""
     try:
-        said = parse_json((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
         return {}
     return {
-        name: about for name, about in dict(said).items() if isinstance(about, Mapping)
+        name: about for name, about in dict(features).items() if isinstance(about, Mapping)
     }  # a list or a nested column is neither picture nor label
 
 

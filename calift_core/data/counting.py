@@ -89,7 +89,7 @@ def count_suite(
     spec: SuiteSpec,
     budget: Budget | None = None,
     *,
-    look: Callable[[Family, Wanted], Counted] | None = None,
+    count: Callable[[Family, Wanted], Counted] | None = None,
 ) -> SuiteCounts:
     """Count a suite's images.
 
@@ -107,7 +107,7 @@ def count_suite(
     basis = "counted on this machine"
     found: Counted | None
     try:
-        found = look(family, wanted) if look is not None else family.count(wanted)
+        found = count(family, wanted) if count is not None else family.count(wanted)
     except DataUnavailableError as error:
         usual = wanted.path is None or hub_name_of(spec.id) is not None
         fetched = usual and family.fetchable(wanted.path) == family.name

@@ -104,7 +104,7 @@ def perceptual_hash(pixels: Pixels) -> NDArray[np.uint8]:
     return np.packbits(np.concatenate([right.ravel(), down.ravel()]))
 
 
-def look_at(images: ImageSet) -> Seen:
+def perceptual_hashes(images: ImageSet) -> Seen:
     """Decode every image of a set once; one that cannot be is kept as a sentence."""
     ids, digests, wrong = list[str](), list[bytes](), list[str]()
     hashes: list[NDArray[np.uint8]] = []
@@ -157,9 +157,9 @@ def between(seen: Mapping[str, Seen], shifts: Iterable[str] = ()) -> list[Overla
 
 def near_copies(hashes: NDArray[np.uint8]) -> list[tuple[int, int]]:
     """Pairs of positions whose hashes (n, 16) are near; of few images, as it is quadratic in n."""
-    told = np.bitwise_count(hashes).sum(axis=1) >= PLAIN_BITS
+    distinctive = np.bitwise_count(hashes).sum(axis=1) >= PLAIN_BITS
     apart = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(axis=2, dtype=np.int64)
-    near = np.triu(apart <= NEAR_BITS, k=1) & told[:, None] & told[None]
+    near = np.triu(apart <= NEAR_BITS, k=1) & distinctive[:, None] & distinctive[None]
     return [(int(a), int(b)) for a, b in np.argwhere(near)]
 
 

@@ -157,16 +157,16 @@ class Finder:
         return corrupted(base, *at, seed=spec.corruptions.seed), wanted.path
 
     def _loaded(self, spec: SuiteSpec) -> tuple[Family, Wanted, Loaded]:
-        asked = spec.model_copy(
+        id_spec = spec.model_copy(
             update={
                 "shifts": {name: uri for name, uri in spec.shifts.items() if uri == OFF},
                 "corruptions": type(spec.corruptions)(),
             }
         )
-        key = asked.model_dump_json()
+        key = id_spec.model_dump_json()
         kept = self._suites.get(key)
         if kept is None or time.monotonic() >= kept[0]:
-            family, wanted = named_suite(asked, _budget())
+            family, wanted = named_suite(id_spec, _budget())
             kept = (time.monotonic() + _KEPT_S, (family, wanted, family.load(wanted)))
             _keep(self._suites, key, kept)
         return kept[1]

@@ -112,8 +112,8 @@ class _Counter:
         """Images under the corruptions that are named."""
         if not self.spec.corruptions.chosen:
             return 0
-        asked = {"corruptions": self.spec.corruptions}
-        counts = self._suite("#/corruptions", id_data(run.suite).model_copy(update=asked), run)
+        changes = {"corruptions": self.spec.corruptions}
+        counts = self._suite("#/corruptions", id_data(run.suite).model_copy(update=changes), run)
         return counts.corrupted if counts is not None and counts.parts else None
 
     def _shift_images(

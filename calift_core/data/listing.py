@@ -114,15 +114,15 @@ class LeftOut:
         """A sentence on each kind of what was left out."""
         notes = []
         if n := self.n_stray:
-            said = "image is" if n == 1 else "images are"
-            notes.append(f"{n:,} {said} in no class folder and left out: {_some(self.stray, n)}")
+            noun = "image is" if n == 1 else "images are"
+            notes.append(f"{n:,} {noun} in no class folder and left out: {_some(self.stray, n)}")
         if n := self.kinds.total():
             kinds = ", ".join(f"{many:,} {kind}" for kind, many in sorted(self.kinds.items()))
             pictures = sorted(kind for kind in self.kinds if kind in UNREAD_PICTURES)
             hint = f"; {', '.join(pictures)} cannot be read, JPEG or PNG can" if pictures else ""
-            said = "file is no image" if n == 1 else "files are no images"
+            noun = "file is no image" if n == 1 else "files are no images"
             notes.append(
-                f"{n:,} {said} that can be read and left out ({kinds}): "
+                f"{n:,} {noun} that can be read and left out ({kinds}): "
                 f"{_some(self.files, n)}{hint}"
             )
         return tuple(notes)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calift_core.data.duplicates import between, look_at
+from calift_core.data.duplicates import between, perceptual_hashes
 from calift_core.data.suites.load import load_suite
 from calift_core.data.suites.zips import examine
 from calift_core.errors import CaliftError
@@ -37,7 +37,7 @@ def copies_in(spec: SuiteSpec) -> SuiteCopies:
     """
     suite = load_suite(spec, fetch=False, check=False)
     sets = {name: images for name, images in (suite.parts | suite.shifts).items() if len(images)}
-    seen = {name: look_at(images) for name, images in sets.items()}
+    seen = {name: perceptual_hashes(images) for name, images in sets.items()}
     unreadable = [sentence for one in seen.values() for sentence in one.unreadable]
     found = [
         Copies(

@@ -317,16 +317,16 @@ def _present(manifest: Manifest) -> Manifest:
     lacking = np.flatnonzero(~here)
     named = ", ".join(repr(manifest.paths[int(i)]) for i in lacking[:3])
     more = f" and {len(lacking) - 3:,} more" if len(lacking) > 3 else ""
-    said = (
+    summary = (
         f"{len(lacking):,} of the {len(manifest):,} images of {manifest.file.name} are missing or "
         f"empty: {named}{more}"
     )
     if len(lacking) > MISSING_SHARE * len(manifest):
         raise DataUnavailableError(
-            f"{said}.",
+            f"{summary}.",
             hint=f"Up to {MISSING_SHARE:.0%} may be missing. Paths start from {str(folder)!r}.",
         )
-    return replace(manifest.take(here), notes=(f"{said}; they are left out",))
+    return replace(manifest.take(here), notes=(f"{summary}; they are left out",))
 
 
 def _is_there(path: Path) -> bool:

@@ -98,10 +98,10 @@ class Ranks:
         """Whether any rank says so."""
         if self.world == 1:
             return flag
-        said = torch.tensor([int(flag)])
+        raised = torch.tensor([int(flag)])
         with _together():
-            dist.all_reduce(said, dist.ReduceOp.MAX)
-        return bool(said)
+            dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return bool(raised)
 
     def wait(self) -> None:
         """Until all ranks are here."""

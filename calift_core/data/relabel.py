@@ -134,19 +134,19 @@ def relabel(source: str, corrections: list[Correction], out: Path) -> tuple[int,
 
 def _corrected(source: str, corrections: Sequence[Correction]) -> tuple[list[_Row], int, int]:
     rows = list(_rows(source))
-    said = {one.sample: one for one in corrections}
-    strange = sorted(said.keys() - {row.sample for row in rows})
+    by_sample = {one.sample: one for one in corrections}
+    strange = sorted(by_sample.keys() - {row.sample for row in rows})
     if strange:
         raise DataError(
-            f"{len(strange):,} of the {len(said):,} corrections are of no image of {source!r}, the "
-            f"first is {strange[0]!r}"
+            f"{len(strange):,} of the {len(by_sample):,} corrections are of no image of "
+            f"{source!r}, the first is {strange[0]!r}"
         )
     # A run says `flamingo head` of what is `flamingo_head` here.
     classes = {plain_form(row.label): row.label for row in rows} | {r.label: r.label for r in rows}
     changed = dropped = 0
     kept = []
     for row in rows:
-        one = said.get(row.sample)
+        one = by_sample.get(row.sample)
         if one is None:
             kept.append(row)
             continue

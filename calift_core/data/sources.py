@@ -421,10 +421,10 @@ def decode_all(images: ImageSet, *, most: int = _HEADERS_READ, seconds: float = 
         return ""
 
     with ThreadPoolExecutor(4) as pool:
-        told = dict(zip(positions.tolist(), pool.map(problem, positions.tolist()), strict=True))
+        reasons = dict(zip(positions.tolist(), pool.map(problem, positions.tolist()), strict=True))
     return Decoded(
-        sum(why is not None for why in told.values()),
-        {images.ids[position]: why for position, why in told.items() if why},
+        sum(why is not None for why in reasons.values()),
+        {images.ids[position]: why for position, why in reasons.items() if why},
     )
 
 

@@ -104,7 +104,7 @@ class Workload:
         """The cost in numbers, with the time if a pace is known."""
         phases = None if pace is None else self.phases(pace)
         trained_per_s = None if pace is None or not self.trained else pace.trained_per_s
-        told = "" if pace is None or phases is None else f"; time {pace.basis}"
+        time_basis = "" if pace is None or phases is None else f"; time {pace.basis}"
         return Estimate(
             train_images=self.train_images,
             steps=self.steps,
@@ -116,7 +116,7 @@ class Workload:
             seconds=None if phases is None else sum(phases.values()),
             phases=phases or {},
             train_seconds_per_1000=1000 / trained_per_s if trained_per_s else None,
-            basis=f"images: {self.counts.basis}{told}",
+            basis=f"images: {self.counts.basis}{time_basis}",
             **more,
         )
 
@@ -236,9 +236,9 @@ def recorded_pace(
     if kind == "auto":
         kind = _device(alike[0])
     done = [_Done.of(r) for r in alike if _device(r) == kind]
-    told = [one for one in done if one is not None]
-    predicted = _of_like_size(told, lambda one: one.predicted, work.predicted)
-    same = [one for one in told if one.trained_per_s and _trains_as(one.report, spec)]
+    known = [one for one in done if one is not None]
+    predicted = _of_like_size(known, lambda one: one.predicted, work.predicted)
+    same = [one for one in known if one.trained_per_s and _trains_as(one.report, spec)]
     trained = _of_like_size(same, lambda one: one.trained, work.trained)
     if not predicted:
         return None

@@ -165,7 +165,7 @@ def _predict(
     progress.skip(sum(work.position - work.start for work in open_works))
     if not open_works:
         return
-    _stop_if_asked(open_works, settings, images)
+    _stop_if_requested(open_works, settings, images)
     starts = [work.position for work in open_works]
     if any(starts):
         yield progress.record(images.name)  # where an earlier attempt was
@@ -186,12 +186,12 @@ def _predict(
         if work.position < work.stop:
             if len(work.unsaved) >= SHARD_BATCHES:
                 work.save()
-            _stop_if_asked(open_works, settings, images)
+            _stop_if_requested(open_works, settings, images)
         if progress.is_due():
             yield progress.record(images.name)
 
 
-def _stop_if_asked(works: Sequence[_Work], settings: Settings, images: ImageSet) -> None:
+def _stop_if_requested(works: Sequence[_Work], settings: Settings, images: ImageSet) -> None:
     if not settings.stop():
         return
     for work in works:

@@ -38,7 +38,7 @@ class Ends:
         """The ends of a path."""
         return cls(path, path.classifier(0.0), path.classifier(1.0))
 
-    def ask(self, batch: Tensor, encode: Encode) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(self, batch: Tensor, encode: Encode) -> tuple[Tensor, Tensor, Tensor]:
         """Tuned features (B, D), tuned logits and initial logits (B, C)."""
         features = encode(self.path.tuned, batch)
         initial = self.start.logits(encode(self.path.initial, batch))
@@ -59,7 +59,7 @@ class VrfMixture:
 
     def __call__(self, batch: Tensor, encode: Encode) -> tuple[Tensor, Tensor]:
         """Log probabilities (B, C), which are logits too, and tuned features (B, D)."""
-        features, logits, initial = self.ends.ask(batch, encode)
+        features, logits, initial = self.ends.predict(batch, encode)
         return self.vrf.log_probs(features, logits, initial), features
 
     def resolved(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class DawinMixture:
 
     def __call__(self, batch: Tensor, encode: Encode) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and features (B, D), each image's of the weights that it takes."""
-        features, logits, initial = self.ends.ask(batch, encode)
+        features, logits, initial = self.ends.predict(batch, encode)
         at = nearest(expertise(logits / self.own, initial / self.first), ONE_SE_PATH)
         features, logits = features.clone(), logits.clone()
         for index in sorted(set(at.tolist())):
@@ -138,19 +138,19 @@ def mix(
             stop=stop,
         )
 
-    def asked(images: ImageSet) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def predicted(images: ImageSet) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         features = encoded(path.tuned, images)
         initial = ends.start.logits(encoded(path.initial, images))
         labels = torch.as_tensor(images.labels, device=device)
         return features, ends.end.logits(features), initial, labels
 
     yield PhaseRecord(phase="evaluating", detail="both models on ID calibration")
-    features, logits, initial, labels = asked(suite.part("calibration"))
+    features, logits, initial, labels = predicted(suite.part("calibration"))
     if kind == "dawin":
         own, first = (fit_temperature(z.cpu().numpy(), labels.cpu().numpy())
                       for z in (logits, initial))  # fmt: skip
         return DawinMixture(ends, own, first)
     yield PhaseRecord(phase="evaluating", detail="both models on ID training images")
-    seen, right, wrong, answers = asked(suite.part("train"))
+    seen, right, wrong, answers = predicted(suite.part("train"))
     failed = (right.argmax(dim=1) == answers) & (wrong.argmax(dim=1) != answers)
     return VrfMixture(ends, fit_vrf(seen[failed], features, logits, initial, labels))

@@ -256,7 +256,7 @@ class Walk:
         progress.skip(len(models) * done)
         batches: Iterable[Forward] = ()
         if swept.numbers is None:
-            _stop_if_asked(swept, images, self.stop)
+            _stop_if_requested(swept, images, self.stop)
             batches = forward_all(
                 models,
                 images,
@@ -276,7 +276,7 @@ class Walk:
             if end < len(images):
                 if swept.n_unsaved >= SHARD_BATCHES:
                     swept.save()
-                _stop_if_asked(swept, images, self.stop)
+                _stop_if_requested(swept, images, self.stop)
             if progress.is_due():
                 yield progress.record(f"{images.name}, every α")
         numbers = swept.finish(self.spec)
@@ -369,7 +369,7 @@ def one_standard_error(alphas: Sequence[float], accuracies: Sequence[float], n: 
     return next(a for a, accuracy in zip(alphas, accuracies, strict=True) if accuracy >= enough)
 
 
-def _stop_if_asked(swept: _Sweep, images: ImageSet, stop: Callable[[], bool]) -> None:
+def _stop_if_requested(swept: _Sweep, images: ImageSet, stop: Callable[[], bool]) -> None:
     if stop():
         swept.save()
         raise InterruptedRunError(

@@ -15,7 +15,7 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.done_here = total, 0, 0
-        self.began = self.said = time.monotonic()
+        self.began = self.reported = time.monotonic()
 
     def skip(self, n: int) -> None:
         """Count images that were predicted before."""
@@ -28,12 +28,12 @@ class Progress:
 
     def is_due(self) -> bool:
         """Whether nothing has been said for a while."""
-        return time.monotonic() - self.said > SAY_EVERY_S
+        return time.monotonic() - self.reported > SAY_EVERY_S
 
     def record(self, detail: str) -> ProgressRecord:
         """How far it is; `samples_per_s` counts each model's images."""
-        self.said = time.monotonic()
-        elapsed = self.said - self.began
+        self.reported = time.monotonic()
+        elapsed = self.reported - self.began
         speed = self.done_here / elapsed if self.done_here and elapsed > 0 else None
         return ProgressRecord(
             phase="evaluating",

@@ -64,20 +64,21 @@ def main(argv: list[str]) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
     folder = Path(argv[0])
-    asked_to_stop = False
+    stop_requested = False
 
     def on_signal(signum: int, frame: object) -> None:
-        nonlocal asked_to_stop
-        asked_to_stop = True
+        nonlocal stop_requested
+        stop_requested = True
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    asked, rank = os.environ.get(STOP_FILE), os.environ.get("RANK")
+    stop_file, rank = os.environ.get(STOP_FILE), os.environ.get("RANK")
     if rank is not None:
         rank_file(folder, int(rank)).unlink(missing_ok=True)  # of an earlier start
     result = outcome_of(
         lambda: _run(
-            folder, stop=lambda: asked_to_stop or (asked is not None and os.path.exists(asked))
+            folder,
+            stop=lambda: stop_requested or (stop_file is not None and os.path.exists(stop_file)),
         )
     )
     if rank in (None, "0"):
@@ -139,9 +140,9 @@ def work(job: JobFile, folder: Path, *, stop: Stop, ranks: Ranks = ALONE) -> Ite
     resume_from = Path(job.resume_from) if job.resume_from else None
     inputs = {name: Path(given) for name, given in job.inputs.items()}
     if job.kind == "evaluation":
-        asked = EvaluationJobSpec.model_validate_json((folder / job.spec).read_bytes())
+        spec = EvaluationJobSpec.model_validate_json((folder / job.spec).read_bytes())
         yield from evaluate_in_folder(
-            asked, folder, inputs=inputs, resume_from=resume_from, stop=stop
+            spec, folder, inputs=inputs, resume_from=resume_from, stop=stop
         )
         return
     yield from run_in_folder(

@@ -2,7 +2,7 @@
 
 The folder of a job::
 
-    spec.json  job.json                    what is asked
+    spec.json  job.json                    what is precision
     records.jsonl                          everything that happened, in order
     runs/RUN/predictions/*.parquet         per-sample predictions of a run, one file per data set
     runs/RUN/evaluating/                   where a stopped pass goes on
@@ -166,7 +166,7 @@ class _Run:
         spec = _spec_of(run_id, folder)
         _, description = read_finished(folder)
         device = resolve_device(job.device)
-        asked = spec.evaluation.precision
+        precision = spec.evaluation.precision
         changes = {} if job.batch_size is None else {"batch_size": job.batch_size}
         own = {spec.suite.id} & set(job.suites)
         alike = _Alike(
@@ -176,7 +176,7 @@ class _Run:
             templates=resolve_templates(spec.suite.templates),
             evaluation=spec.evaluation.model_copy(update=changes),
             precision=resolve_precision(
-                spec.train.precision if asked == "train" else asked, device
+                spec.train.precision if precision == "train" else precision, device
             ),
             workers=loader_workers(spec.train.workers, device.type),
             suite=id_data(spec.suite).model_dump_json() if job.corruptions.chosen or own else "",
@@ -239,8 +239,8 @@ class _Data:
             images = self._shift(name, source, run.alike.classes)
             yield _Set(len(images), images, "shift")
         if self._spec.corruptions.chosen:
-            asked = {"corruptions": self._spec.corruptions}
-            suite = self._suite(id_data(run.suite).model_copy(update=asked), run)
+            changes = {"corruptions": self._spec.corruptions}
+            suite = self._suite(id_data(run.suite).model_copy(update=changes), run)
             yield from _corruptions(suite)
 
     def _shift(self, name: str, source: str, classes: tuple[str, ...]) -> ImageSet:

@@ -132,9 +132,9 @@ class Job:
         self.workers = loader_workers(
             spec.train.workers, self.device.type, processes=ranks.local_world
         )
-        asked = spec.evaluation.precision
+        precision = spec.evaluation.precision
         self.evaluation_precision = resolve_precision(
-            spec.train.precision if asked == "train" else asked, self.device
+            spec.train.precision if precision == "train" else precision, self.device
         )
         self.timings: dict[str, float] = {}
         self.speeds: dict[str, float] = {}

@@ -105,20 +105,20 @@ def _launch(folder: Path, here: int, hosts: int, rendezvous: str) -> Mapping[int
 
 def _result(folder: Path, failures: Mapping[int, ProcessFailure], *, all_here: bool) -> JobResult:
     """How the run ended, from what the ranks said and from what became of them."""
-    said = {}
+    results = {}
     for path in sorted((folder / "ranks").glob("*.json"), key=lambda path: int(path.stem)):
         try:
-            said[int(path.stem)] = JobResult.model_validate_json(path.read_bytes())
+            results[int(path.stem)] = JobResult.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             log.warning("%s is not readable: %s", path, error)
     # A reason of its own counts before the loss of others that follows from it.
     for outcome in ("failed", "interrupted"):
-        for result in said.values():
+        for result in results.values():
             if result.outcome == outcome:
                 return result
-    if not failures and (0 in said or not all_here):
-        return said.get(0, JobResult(outcome="succeeded"))
-    gone = [f for r, f in failures.items() if r not in said] or list(failures.values())
+    if not failures and (0 in results or not all_here):
+        return results.get(0, JobResult(outcome="succeeded"))
+    gone = [f for r, f in failures.items() if r not in results] or list(failures.values())
     # The first to go: torchrun ends the others by SIGTERM.
     gone.sort(key=lambda f: (f.exitcode != -signal.SIGKILL, f.exitcode >= 0, f.timestamp))
     words = ", ".join(_words(failure) for failure in gone[:1]) or "it left no word"

@@ -55,7 +55,7 @@ def run_on_several(
     records = folder / "records.jsonl"
     at = records.stat().st_size if records.is_file() else 0
     argv = [*LAUNCHER_ARGV, "--ranks", str(spec.resources.processes), *options, str(folder)]
-    asked = False
+    stop_sent = False
     with (folder / "runner.log").open("ab") as log:
         launcher = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -69,8 +69,8 @@ def run_on_several(
                     yield RECORD.validate_json(line)
             if ended and not lines:
                 break
-            if stop() and not asked:
-                asked = True
+            if stop() and not stop_sent:
+                stop_sent = True
                 launcher.terminate()
             if not lines:
                 time.sleep(_TICK_S)

@@ -347,8 +347,8 @@ def predictions_name(dataset: str) -> str:
     """
     plain = _NOT_PLAIN.sub("_", dataset)
     first, joint, last = plain.rpartition("_")
-    told = f"{first}/{last}" if joint else plain
-    if told != dataset or not plain[0].isalnum() or len(plain) > 200 or _HASHED.search(plain):
+    written = f"{first}/{last}" if joint else plain
+    if written != dataset or not plain[0].isalnum() or len(plain) > 200 or _HASHED.search(plain):
         digest = hashlib.sha256(dataset.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         start = "" if plain[0].isalnum() else "d"
         plain = f"{start}{plain[:180]}-{digest}"

@@ -70,34 +70,34 @@ def _body(exported: Exported, rows: Sequence[Row]) -> str:
     classes = exported.model["classes"]
     named = ", ".join(map(_plain, classes[:_LISTED]))
     more = f" and {len(classes) - _LISTED:,} more" if len(classes) > _LISTED else ""
-    said = "".join(f"> **Warning.** {one}\n\n" for one in chance_warnings(exported, rows))
-    said += (
+    warnings = "".join(f"> **Warning.** {one}\n\n" for one in chance_warnings(exported, rows))
+    warnings += (
         f"A CLIP model ({_plain(exported.model['name'])}) of {made.method_title} on "
         f"{_plain(made.suite)}, with a head for {len(classes):,} classes: {named}{more}.\n\n"
         f"**Base model:** {_plain(made.base_model)}. **Licence:** {_license(made.license)}.\n\n"
     )
     if choice is None or choice.kind == "none":
-        said += "Its probabilities are its own: no calibrator is applied.\n"
+        warnings += "Its probabilities are its own: no calibrator is applied.\n"
     else:
         on = choice.fitted_on
-        said += (
+        warnings += (
             f"Its probabilities go through a calibrator, *{choice.kind}*, fitted on {on.n:,} "
             f"images of {_plain(on.dataset)}"
         )
-        if choice.chosen_on is not None and choice.asked == "auto":
-            said += (
+        if choice.chosen_on is not None and choice.requested == "auto":
+            warnings += (
                 f" and chosen by the negative log likelihood on {choice.chosen_on.n:,} images of "
                 f"{_plain(choice.chosen_on.dataset)}"
             )
-        said += ". No shift and no test image was used for either.\n"
+        warnings += ". No shift and no test image was used for either.\n"
         if choice.kind in INITIAL_MODEL_CALIBRATORS:
-            said += (
+            warnings += (
                 "The calibrator reads the logits of the initial model too, which is in the folder "
                 "`initial`: two towers, and two passes for every image.\n"
             )
     for note in [] if choice is None else choice.notes:
-        said += f"\n> **Few images.** {_plain(note)}\n"
-    return said + _table(rows) + _changed(rows) + _promised(exported) + _use(exported)
+        warnings += f"\n> **Few images.** {_plain(note)}\n"
+    return warnings + _table(rows) + _changed(rows) + _promised(exported) + _use(exported)
 
 
 def _license(name: str) -> str:
@@ -252,8 +252,8 @@ is in `{EXPORT_NAME}`.
 
 
 def _options(method: Mapping[str, Any]) -> str:
-    said = [f"{k} = {v}" for k, v in method.items() if k != "kind" and v is not None]
-    return f"({_plain(', '.join(said)) or 'no options'})"
+    options = [f"{k} = {v}" for k, v in method.items() if k != "kind" and v is not None]
+    return f"({_plain(', '.join(options)) or 'no options'})"
 
 
 def _plain(text: Any) -> str:

@@ -77,7 +77,7 @@ def export_run(
     onnx: bool = False,
     overwrite: bool = False,
     license: str | None = None,
-    told: Callable[[str], None] = lambda message: None,
+    on_message: Callable[[str], None] = lambda message: None,
 ) -> Shipped:
     """Write a finished run as open_clip reads it, with its head, its calibrator and a model card.
 
@@ -97,14 +97,14 @@ def export_run(
     _, description = read_finished(run)
     choice = read_choice(run)
     _require_free(folder, overwrite)
-    told("judging the calibrated model on the stored predictions")
+    on_message("judging the calibrated model on the stored predictions")
     calibrator = None if choice is None else choice.fitted()
     rows = list(exported_scores(run, report, calibrator))
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        told("writing the model")
+        on_message("writing the model")
         shutil.copyfile(weights_of(run), part / EXPORTED_WEIGHTS)
         shutil.copyfile(run / "checkpoint" / "classifier.safetensors", part / EXPORTED_HEAD)
         write_open_clip(part, description)
@@ -125,12 +125,12 @@ def export_run(
         )
         atomic_write_json(part / EXPORT_NAME, exported.model_dump(mode="json"))
         if onnx:
-            told("writing the graph")
+            on_message("writing the graph")
             export_onnx(CalibratedClassifier.load(part, device="cpu"), part / ONNX_NAME)
             files = exported.files | {ONNX_NAME: sha256_file(part / ONNX_NAME)}
             exported = exported.model_copy(update={"files": files})
             atomic_write_json(part / EXPORT_NAME, exported.model_dump(mode="json"))
-        told("writing the model card")
+        on_message("writing the model card")
         note = _write_card(part, exported, rows)
         if folder.exists():
             shutil.rmtree(folder)

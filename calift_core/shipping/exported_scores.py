@@ -123,9 +123,9 @@ def _before(evaluation: EvaluationReport) -> Before:
 
 
 def _row(evaluation: EvaluationReport, scores: SampleScores) -> Row:
-    said = evaluation.ece
-    binning = Binning(said.n_bins, said.scheme)
-    found = ece_report(scores, binning, n_resamples=said.n_resamples, seed=said.seed)
+    own_ece = evaluation.ece
+    binning = Binning(own_ece.n_bins, own_ece.scheme)
+    found = ece_report(scores, binning, n_resamples=own_ece.n_resamples, seed=own_ece.seed)
     return Row(
         evaluation.dataset,
         evaluation.role,
@@ -135,5 +135,5 @@ def _row(evaluation: EvaluationReport, scores: SampleScores) -> Row:
         nll(scores),
         brier(scores),
         EceReport.model_validate(found),
-        reliability_curve(scores, binning, n_resamples=said.n_resamples, seed=said.seed),
+        reliability_curve(scores, binning, n_resamples=own_ece.n_resamples, seed=own_ece.seed),
     )

@@ -92,7 +92,7 @@ def predict_files(
         InterruptedRunError: `stop` said so.
         SpecError: the model promises no such thing.
     """
-    asked = Asked.of(model, errors, coverage)
+    query = PromiseQuery.of(model, errors, coverage)
     for start in range(done, len(paths), batch_size):
         if stop():
             raise InterruptedRunError(f"stopped behind {start:,} of {len(paths):,} images")
@@ -104,15 +104,15 @@ def predict_files(
             except UnreadableImageError as error:
                 failed[at] = error.message
         answers = model.answer(np.stack(fitted)) if fitted else None
-        said = iter([] if answers is None else rows_of(answers, top, asked))
+        answered_rows = iter([] if answers is None else rows_of(answers, top, query))
         yield [
-            {"path": path, **(_failed(failed[at]) if at in failed else next(said))}
+            {"path": path, **(_failed(failed[at]) if at in failed else next(answered_rows))}
             for at, path in enumerate(batch)
         ]
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromiseQuery:
     """Which of a model's promises rows tell.
 
     Attributes:
@@ -125,7 +125,9 @@ class Asked:
     sets: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
 
     @classmethod
-    def of(cls, model: CalibratedClassifier, errors: float | None, coverage: float | None) -> Asked:
+    def of(
+        cls, model: CalibratedClassifier, errors: float | None, coverage: float | None
+    ) -> PromiseQuery:
         """What is asked of a model.
 
         Raises:
@@ -139,14 +141,14 @@ class Asked:
         return cls(errors is not None, threshold, lambda probs: promises.inside(probs, coverage))
 
 
-def rows_of(answers: Answers, top: int, asked: Asked = Asked()) -> list[Row]:  # noqa: B008 frozen
+def rows_of(answers: Answers, top: int, query: PromiseQuery = PromiseQuery()) -> list[Row]:  # noqa: B008 frozen
     """What is told of each image: label, confidence, the likeliest classes, and what is asked."""
-    sets = None if asked.sets is None else asked.sets(answers.probs)
+    sets = None if query.sets is None else query.sets(answers.probs)
     rows: list[Row] = []
     for i, best in enumerate(answers.top(max(1, top))):
         row = {"label": best[0][0], "confidence": best[0][1], "top": dict(best), "error": None}
-        if asked.errors:
-            row["kept"] = None if asked.threshold is None else best[0][1] >= asked.threshold
+        if query.errors:
+            row["kept"] = None if query.threshold is None else best[0][1] >= query.threshold
         if sets is not None:
             row["set"] = [answers.classes[j] for j in np.flatnonzero(sets[i])]
         rows.append(row)
@@ -168,18 +170,18 @@ class Out:
         DataError: the ending is none of these.
     """
 
-    def __init__(self, path: Path, asked: Sequence[str]) -> None:
+    def __init__(self, path: Path, query: Sequence[str]) -> None:
         if path.suffix.lower() not in FORMATS:
             raise DataError(f"the result must end in {', '.join(FORMATS)}, got {path.name!r}")
         self.path = path
         self.part = path.with_name(f"{path.name}.part.jsonl")
-        self.key = hashlib.sha256("\0".join(asked).encode("utf-8", "surrogatepass")).hexdigest()
+        self.key = hashlib.sha256("\0".join(query).encode("utf-8", "surrogatepass")).hexdigest()
 
     def rows(self) -> list[Row]:
         """The rows that an earlier command left; none where it was asked something else."""
         try:
             first, *lines = self.part.read_text(encoding="utf-8").splitlines(keepends=True)
-            if json.loads(first) != {"asked": self.key}:
+            if json.loads(first) != {"query": self.key}:
                 return []
             return [json.loads(line) for line in lines if line.endswith("\n")]
         except (OSError, ValueError):
@@ -190,7 +192,7 @@ class Out:
         rows = list(known)
         self.part.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.part) as fresh:
-            fresh.write_text(json.dumps({"asked": self.key}) + "\n" + _lines(rows))
+            fresh.write_text(json.dumps({"query": self.key}) + "\n" + _lines(rows))
         with self.part.open("a", encoding="utf-8") as part:
             for batch in batches:
                 part.write(_lines(batch))

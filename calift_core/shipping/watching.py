@@ -181,7 +181,7 @@ def watch(
     *,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
-    told: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Watched:
     """Compare images with the reference.
@@ -193,7 +193,7 @@ def watch(
         DataError: fewer than two images can be read.
         InterruptedRunError: `stop` said so.
     """
-    answers, read, unreadable = _answers(model, paths, batch_size, told, stop)
+    answers, read, unreadable = _answers(model, paths, batch_size, on_progress, stop)
     if len(read) < 2:
         raise DataError(f"at least 2 images must be readable, {len(read)} of {len(paths)} are")
     logits, probs = answers.logits, answers.probs
@@ -244,7 +244,7 @@ def _answers(
     model: CalibratedClassifier,
     paths: Sequence[str],
     batch_size: int,
-    told: Callable[[int], None],
+    on_progress: Callable[[int], None],
     stop: Callable[[], bool],
 ) -> tuple[Answers, list[str], dict[str, str]]:
     """Answers for N images, the files that were read, and why others were not."""
@@ -263,7 +263,7 @@ def _answers(
                 unreadable[path] = error.message
         if fitted:
             answers.append(model.answer(np.stack(fitted)))
-        told(min(start + batch_size, len(paths)))
+        on_progress(min(start + batch_size, len(paths)))
     return together(model.classes, answers), read, unreadable
 
 
@@ -305,7 +305,7 @@ def report_html(watched: Watched, title: str) -> str:
         for one in watched.unusual
     )
     drift = watched.drift
-    said = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
+    phrase = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
     unreadable = "".join(
         f"<li>{html.escape(path)}: {html.escape(why)}</li>"
         for path, why in list(watched.unreadable.items())[:20]
@@ -319,7 +319,7 @@ text-align:left;border-bottom:1px solid #8886}}.best{{font-weight:bold}}
 .images{{display:flex;flex-wrap:wrap;gap:.75rem}}figure{{margin:0;width:8.5rem;font-size:.85rem;
 overflow-wrap:anywhere}}img{{width:100%;image-rendering:auto}}</style>
 <h1>{html.escape(title)}</h1>
-<p><b>{html.escape(watched.sentence)}</b> Its logits {said} those of
+<p><b>{html.escape(watched.sentence)}</b> Its logits {phrase} those of
 {watched.n_reference:,} images of {html.escape(watched.reference)} (energy distance
 {drift.distance:.3g}, permutation p = {drift.p_value:.3f}).</p>
 <p>This is no measurement: labels of a few hundred of these images would be.</p>

@@ -162,20 +162,20 @@ def make_ready(method: Method, plan: Plan) -> Iterator[Record]:
         for module in owned.modules()
     ):
         return
-    told = (
+    prefix = (
         f"with train.accumulation_steps = {plan.accumulation_steps}, BatchNorm normalises each "
         "part of a batch by that part's own statistics"
     )
     if method.couples:
         raise SpecError(
-            f"{told}, so the loss of the whole batch, which this method compares samples over, "
+            f"{prefix}, so the loss of the whole batch, which this method compares samples over, "
             "cannot be had",
             hint="Set train.batch_norm: frozen, which makes the parts equal to the batch, or "
             "train.accumulation_steps: 1.",
         )
     yield LogRecord(
         level="warning",
-        message=f"{told}: not quite the run of a whole batch, which train.batch_norm: frozen is.",
+        message=f"{prefix}: not quite the run of a whole batch, which train.batch_norm: frozen is.",
     )
 
 

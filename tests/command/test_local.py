@@ -379,7 +379,7 @@ def test_ship__calibrate_export_predict_from_a_run_to_answers(
     assert "--overwrite" in say("export", run, model).text
     assert say("export", run, model, "--overwrite").status == 0
     told = json.loads(say("calibrate", run, "--json").stdout)
-    assert told["asked"] == "auto"
+    assert told["requested"] == "auto"
     assert "got 'tflite'" in say("export", run, model, "--format", "tflite").text
 
     said = say("predict", model, photos, "--json")

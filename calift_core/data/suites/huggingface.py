@@ -446,10 +446,10 @@ def fetch_dataset(path: Path, chosen: str | None) -> None:
     config = Choice.of(chosen).config
     if is_cached(str(path), config):
         return
-    said = f"the data set {str(path)!r} of the hub is not on this machine"
+    problem = f"the data set {str(path)!r} of the hub is not on this machine"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         raise DataUnavailableError(
-            f"{said}, and nothing is fetched here (HF_HUB_OFFLINE).",
+            f"{problem}, and nothing is fetched here (HF_HUB_OFFLINE).",
             hint="Load it once with `datasets.load_dataset` where there is a network, or name what "
             "`save_to_disk` wrote as hf:FOLDER.",
         )
@@ -458,7 +458,8 @@ def fetch_dataset(path: Path, chosen: str | None) -> None:
         from huggingface_hub import constants
     except ImportError:
         raise DataUnavailableError(
-            f"{said}, and `datasets`, which fetches it, is not installed.", hint=install_extra("hf")
+            f"{problem}, and `datasets`, which fetches it, is not installed.",
+            hint=install_extra("hf"),
         ) from None
     shared = constants.HF_HUB_CACHE
     try:
@@ -467,7 +468,7 @@ def fetch_dataset(path: Path, chosen: str | None) -> None:
         datasets.load_dataset(str(path), config or None, cache_dir=str(_caches()[0]))
     except Exception as error:  # network, hub and builders each have their own
         raise DataUnavailableError(
-            f"{said} and could not be fetched ({type(error).__name__}: {reason_of(error)}).",
+            f"{problem} and could not be fetched ({type(error).__name__}: {reason_of(error)}).",
             hint=_LAYOUT,
         ) from None
     finally:

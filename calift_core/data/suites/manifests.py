@@ -129,15 +129,15 @@ def _grouped(rows: Manifest, group_by: str | None) -> Manifest:
 
 def _parts(rows: Manifest, fractions: FractionSpec) -> dict[str, ImageSet]:
     whole = _image_set(rows, "train", rows.labels.codes.astype(np.int64))
-    said = rows.splits.names
-    if said:
+    splits = rows.splits.names
+    if splits:
         _require_splits(rows)
     parts = {
         part: whole.take(np.flatnonzero(rows.splits.of(part)), part)
         for part in PARTS
-        if part in said and part != "train"
+        if part in splits and part != "train"
     }
-    training = np.flatnonzero(rows.splits.of("train")) if said else np.arange(len(rows))
+    training = np.flatnonzero(rows.splits.of("train")) if splits else np.arange(len(rows))
     train, shares = whole.take(training, "train"), shares_of(fractions, parts)
     groups = Groups(rows.groups.codes[training], rows.groups.names)
     return parts | split_whole(train, groups, shares, "train")
@@ -145,22 +145,22 @@ def _parts(rows: Manifest, fractions: FractionSpec) -> dict[str, ImageSet]:
 
 def _require_splits(rows: Manifest) -> None:
     """See that the parts which a manifest names can be used."""
-    name, said = rows.file.name, rows.splits
-    if (said.codes < 0).any():
-        first = rows.paths[int(np.flatnonzero(said.codes < 0)[0])]
+    name, splits = rows.file.name, rows.splits
+    if (splits.codes < 0).any():
+        first = rows.paths[int(np.flatnonzero(splits.codes < 0)[0])]
         raise DataError(
-            f"{name}: {int((said.codes < 0).sum()):,} rows of the ID data have no split, the first "
-            f"is {first!r}; name one in each row or in none"
+            f"{name}: {int((splits.codes < 0).sum()):,} rows of the ID data have no split, the "
+            f"first is {first!r}; name one in each row or in none"
         )
-    if "train" not in said.names:
-        raise DataError(f"{name}: no row has the split train, there are {', '.join(said.names)}")
-    for part in said.names:
-        own = rows.labels.codes[said.of(part)].astype(np.int64)
+    if "train" not in splits.names:
+        raise DataError(f"{name}: no row has the split train, there are {', '.join(splits.names)}")
+    for part in splits.names:
+        own = rows.labels.codes[splits.of(part)].astype(np.int64)
         require_every_class(own, rows.labels.names, f"{name}: the split {part!r}")
     require_whole_groups(
         {
             part: Groups(rows.groups.codes[rows.splits.of(part)], rows.groups.names)
-            for part in said.names
+            for part in splits.names
         },
         name,
     )

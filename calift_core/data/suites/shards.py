@@ -123,10 +123,10 @@ def _tars(folder: Path) -> list[Path]:
         return [int(n) for n in re.findall(r"\d+", path.name)], path.name
 
     tars = sorted((p for p in folder.glob("*.tar") if not p.name.startswith(".")), key=position)
-    said = _lines(folder / _COUNT)[:1] if (folder / _COUNT).is_file() else []
-    if said and said != [str(len(tars))]:
+    declared = _lines(folder / _COUNT)[:1] if (folder / _COUNT).is_file() else []
+    if declared and declared != [str(len(tars))]:
         raise DataUnavailableError(
-            f"{str(folder / _COUNT)!r} says {said[0]} shards, {len(tars)} are here."
+            f"{str(folder / _COUNT)!r} says {declared[0]} shards, {len(tars)} are here."
         )
     if not tars:
         packed = next(folder.glob("*.tar.*"), None)

@@ -169,7 +169,7 @@ def _listed(name: str, root: Path, budget: Budget | None) -> _Listing:
         )
     kept = listings() / _state(name, root)
     if not (kept / "listing.npz").is_file():
-        _ask(name, root, kept)
+        _list_images(name, root, kept)
     with np.load(kept / "listing.npz", allow_pickle=False) as stored:
         parts = KINDS[name].parts
         found = _Listing(
@@ -204,7 +204,7 @@ def _state(name: str, root: Path) -> str:
     return state.hexdigest()[:40]
 
 
-def _ask(name: str, root: Path, kept: Path) -> None:
+def _list_images(name: str, root: Path, kept: Path) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
         made = Path(temporary) / "made"
@@ -221,9 +221,9 @@ def _ask(name: str, root: Path, kept: Path) -> None:
                 f"torchvision could not be asked for {name}: {reason_of(error)}"
             ) from None
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+            last_line = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
             raise DataUnavailableError(
-                f"torchvision finds no {name} in {str(root)!r} ({said[:300]}).",
+                f"torchvision finds no {name} in {str(root)!r} ({last_line[:300]}).",
                 hint=f"torchvision.datasets.{name}(ROOT, download=True) puts it there.",
             )
         try:

@@ -77,10 +77,10 @@ def analyse(
     if scopes is None:
         scopes = _default_scopes(part, points)
     associations: list[Association] = []
-    said = list(notes)
+    remarks = list(notes)
     for scope, chosen in scopes:
         if len(chosen) < SMALLEST_N:
-            said.append(
+            remarks.append(
                 f"{scope}: a rank correlation needs at least {SMALLEST_N} models, got "
                 f"{len(chosen)}; none is given."
             )
@@ -103,16 +103,18 @@ def analyse(
                     seed=seed,
                 )
             except SpecError as problem:
-                said.append(f"{scope}, {TERMS[term]} against {ERRORS[error]}: {problem.message}.")
+                remarks.append(
+                    f"{scope}, {TERMS[term]} against {ERRORS[error]}: {problem.message}."
+                )
                 continue
             associations.append(Association(scope, term, error, found))
     if not associations:
         raise SpecError(
             f"a rank correlation needs at least {SMALLEST_N} models judged on the same data, got "
             f"{len(points)} in {len({p.suite for p in points})} suites",
-            hint=" ".join(said),
+            hint=" ".join(remarks),
         )
-    return Analysis(part, tuple(points), tuple(associations), tuple(said))
+    return Analysis(part, tuple(points), tuple(associations), tuple(remarks))
 
 
 _COLUMNS = (

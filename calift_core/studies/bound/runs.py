@@ -122,9 +122,9 @@ def _suite_names(reports: Sequence[Report]) -> dict[str, str]:
     used: Counter[str] = Counter()
     for key, name in plain.items():
         folder = PurePath(places[key].partition(":")[2]).parent.name if shared[name] > 1 else ""
-        said = f"{folder}/{name}" if folder else name
-        used[said] += 1
-        names[key] = said if used[said] == 1 else f"{said} ({used[said]})"
+        label = f"{folder}/{name}" if folder else name
+        used[label] += 1
+        names[key] = label if used[label] == 1 else f"{label} ({used[label]})"
     return names
 
 

@@ -138,12 +138,12 @@ def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(ru
     ],
 )
 def test_auto__of_few_images_takes_temperature_or_none_and_says_why(
-    run: Path, calibration: int, validation: int, kind: str, said: str
+    run: Path, calibration: int, validation: int, kind: str, answered_rows: str
 ) -> None:
     refilled(run, calibration=calibration, validation=validation)
     choice = choose_calibrator(run)
     assert choice.kind == kind
-    assert said in " ".join(choice.notes)
+    assert answered_rows in " ".join(choice.notes)
     assert {c.kind for c in choice.candidates} <= {"none", "temperature"} or calibration == 300
 
 
@@ -186,9 +186,9 @@ def test_choice__of_too_few_images_is_told_by_command_card_and_answers(
         ["predict", tmp_path / "model", image],
     )
     for way in ways:
-        said = CliRunner().invoke(app, [str(one) for one in way])
-        assert said.exit_code == 0
-        assert (told in " ".join(said.stderr.split())) == (way[0] != "export")
+        answered_rows = CliRunner().invoke(app, [str(one) for one in way])
+        assert answered_rows.exit_code == 0
+        assert (told in " ".join(answered_rows.stderr.split())) == (way[0] != "export")
     assert told in (tmp_path / "model" / CARD_NAME).read_text()
 
 
@@ -526,9 +526,9 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
         target = Out(tmp_path / name, ("model", *paths))
         known = target.rows()
         assert done is None or len(known) == done
-        asked = iter(range(10**9))
+        query = iter(range(10**9))
         batches = predict_files(
-            model, paths, done=len(known), batch_size=16, stop=lambda: next(asked) >= stop_after
+            model, paths, done=len(known), batch_size=16, stop=lambda: next(query) >= stop_after
         )
         return target.write(known, batches)
 
@@ -666,4 +666,4 @@ def test_watch__of_an_export_says_what_its_run_says(
 
 def test_choice__of_a_format_to_come_is_refused() -> None:
     with pytest.raises(ValueError, match="format"):
-        Choice.model_validate({"format": 2, "kind": "none", "asked": "none", "calibrator": None})
+        Choice.model_validate({"format": 2, "kind": "none", "requested": "none", "calibrator": None})
