@@ -14,19 +14,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from calift_core.data.decode import decode, open_image
-from calift_core.data.images import Pixels
 from calift_core.data.listing import EXTENSIONS, Budget, LeftOut, TooManyFilesError
 from calift_core.data.names import Names
-from calift_core.data.sources import (
-    hashed_bytes,
-    kept_key,
-    key_of_all,
-    key_of_encoded,
-    state_of,
-)
+from calift_core.data.packed import PackedSource
+from calift_core.data.sources import state_of
 from calift_core.errors import DataError, DataUnavailableError, UnreadableImageError, reason_of
 
 #: An image that unpacks to more than this is refused: a small zip can hold petabytes.
@@ -43,7 +35,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclass(frozen=True)
-class ZipSource:
+class ZipSource(PackedSource):
     """Images in a zip.
 
     Attributes:
@@ -65,7 +57,7 @@ class ZipSource:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def _called(self, index: int) -> str:
+    def _name(self, index: int) -> str:
         return f"{self.file}:{self.names[index]}"
 
     def _bytes(self, index: int) -> bytes:
@@ -78,33 +70,29 @@ class ZipSource:
                 found = os.pread(file.fileno(), packed, at)
         except (OSError, struct.error) as error:
             raise UnreadableImageError(
-                f"{self._called(index)!r} cannot be read: {reason_of(error)}"
+                f"{self._name(index)!r} cannot be read: {reason_of(error)}"
             ) from None
         if mark != b"PK\x03\x04" or len(found) < packed:
-            raise UnreadableImageError(f"{self._called(index)!r} is cut short or damaged")
+            raise UnreadableImageError(f"{self._name(index)!r} is cut short or damaged")
         method = struct.unpack_from("<H", head, 8)[0]
         if method == zipfile.ZIP_DEFLATED:
             try:
                 found = zlib.decompressobj(-zlib.MAX_WBITS).decompress(found, size + 1)
             except zlib.error as error:
-                raise UnreadableImageError(f"{self._called(index)!r} is damaged: {error}") from None
+                raise UnreadableImageError(f"{self._name(index)!r} is damaged: {error}") from None
         if len(found) != size or zlib.crc32(found) != int(self.crcs[index]):
             raise UnreadableImageError(
-                f"{self._called(index)!r} is damaged: its bytes are others than the zip says"
+                f"{self._name(index)!r} is damaged: its bytes are others than the zip says"
             )
         return found
 
-    def opened(self, index: int) -> Image.Image:
-        """An image whose header has been read; see `EncodedSource`."""
-        return open_image(self._called(index), io.BytesIO(self._bytes(index)))
+    def _size(self, index: int) -> int:
+        return int(self.sizes[index])
 
-    def image(self, index: int) -> Pixels:
-        """Decode one image to (H, W, 3) uint8, upright by its EXIF orientation.
-
-        Raises:
-            UnreadableImageError: it cannot be decoded.
-        """
-        return decode(self._called(index), io.BytesIO(self._bytes(index)), side=self.side)
+    def _state(self, indices: NDArray[np.int64]) -> str:
+        state = hashlib.sha256(f"zip;{state_of(self.file)};".encode())
+        state.update(self.starts[indices].astype("<i8").tobytes())
+        return state.hexdigest()
 
     def only(self, indices: NDArray[np.int64]) -> ZipSource:
         """The images at these positions, as a source of their own."""
@@ -116,22 +104,6 @@ class ZipSource:
             sizes=self.sizes[indices],
             crcs=self.crcs[indices],
         )
-
-    def at_side(self, side: int) -> ZipSource:
-        """The same images, decoded for this side."""
-        return replace(self, side=side)
-
-    def fingerprint(self, indices: NDArray[np.int64]) -> str:
-        """Hash of what the images hold: the same as of files with these bytes."""
-        state = hashlib.sha256(f"zip;{state_of(self.file)};".encode())
-        state.update(self.starts[indices].astype("<i8").tobytes())
-
-        def one(index: int) -> bytes:
-            data = self._bytes(index)
-            return key_of_encoded(len(data), lambda at, n: data[at : at + n])
-
-        to_read = sum(hashed_bytes(int(size)) for size in self.sizes[indices])
-        return kept_key(state.hexdigest(), to_read, lambda: key_of_all(indices.tolist(), one))
 
 
 def open_zip(

@@ -6,7 +6,6 @@ The files are mapped into memory, so that a process holds the rows that it reads
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,17 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image
 
-from calift_core.data.decode import decode, open_image
-from calift_core.data.images import Pixels
-from calift_core.data.sources import (
-    hashed_bytes,
-    kept_key,
-    key_of_all,
-    key_of_encoded,
-    state_of,
-)
+from calift_core.data.packed import PackedSource
+from calift_core.data.sources import state_of
 from calift_core.errors import DataError, reason_of
 from calift_core.untrusted import parse_json
 
@@ -102,7 +93,7 @@ def encoded_column(table: pa.Table, column: str, what: str) -> pa.ChunkedArray:
 
 
 @dataclass(frozen=True)
-class ArrowSource:
+class ArrowSource(PackedSource):
     """Encoded images in a column of Arrow files.
 
     Attributes:
@@ -131,7 +122,7 @@ class ArrowSource:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _called(self, index: int) -> str:
+    def _name(self, index: int) -> str:
         return f"{self.what}: row {self.rows[index]}"
 
     def _buffer(self, index: int) -> pa.Buffer:
@@ -139,39 +130,19 @@ class ArrowSource:
         at = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._chunks[at][row - int(self._starts[at])].as_buffer()
 
-    def _whole(self, index: int) -> io.BytesIO:
-        return io.BytesIO(self._buffer(index).to_pybytes())
+    def _size(self, index: int) -> int:
+        return int(self._buffer(index).size)
 
-    def opened(self, index: int) -> Image.Image:
-        """An image whose header has been read; see `EncodedSource`."""
-        return open_image(self._called(index), self._whole(index))
+    def _bytes(self, index: int) -> bytes:
+        return self._buffer(index).to_pybytes()  # type: ignore[no-any-return]
 
-    def image(self, index: int) -> Pixels:
-        """Decode one image to (H, W, 3) uint8, upright by its EXIF orientation.
-
-        Raises:
-            UnreadableImageError: it cannot be decoded.
-        """
-        return decode(self._called(index), self._whole(index), side=self.side)
-
-    def only(self, indices: NDArray[np.int64]) -> ArrowSource:
-        """The images at these positions, as a source of their own."""
-        return replace(self, rows=self.rows[indices])
-
-    def at_side(self, side: int) -> ArrowSource:
-        """The same images, decoded for this side."""
-        return replace(self, side=side)
-
-    def fingerprint(self, indices: NDArray[np.int64]) -> str:
-        """Hash of what the images hold: the same as of files with these bytes."""
+    def _state(self, indices: NDArray[np.int64]) -> str:
         state = hashlib.sha256(f"arrow;{self.column};".encode())
         for path in self.files:
             state.update(f"{state_of(path)};".encode())
         state.update(self.rows[indices].astype("<i8").tobytes())
+        return state.hexdigest()
 
-        def one(index: int) -> bytes:
-            data = memoryview(self._buffer(index))
-            return key_of_encoded(len(data), lambda at, n: bytes(data[at : at + n]))
-
-        to_read = sum(hashed_bytes(self._buffer(i).size) for i in indices.tolist())
-        return kept_key(state.hexdigest(), to_read, lambda: key_of_all(indices.tolist(), one))
+    def only(self, indices: NDArray[np.int64]) -> ArrowSource:
+        """The images at these positions, as a source of their own."""
+        return replace(self, rows=self.rows[indices])

@@ -6,7 +6,6 @@ What each tar holds is listed once and kept in the cache; an image is then read 
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import tarfile
@@ -17,19 +16,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from calift_core.data.decode import decode, open_image
-from calift_core.data.images import Pixels
 from calift_core.data.listing import EXTENSIONS, Budget
 from calift_core.data.names import Names
-from calift_core.data.sources import (
-    hashed_bytes,
-    kept_key,
-    key_of_all,
-    key_of_encoded,
-    state_of,
-)
+from calift_core.data.packed import PackedSource
+from calift_core.data.sources import key_of_encoded, state_of
 from calift_core.errors import DataError, StorageError, UnreadableImageError
 from calift_core.files import atomic_path
 from calift_core.home import cache_dir
@@ -61,7 +52,7 @@ class ShardIndex:
 
 
 @dataclass(frozen=True)
-class ShardSource:
+class ShardSource(PackedSource):
     """Images in tar files.
 
     Attributes:
@@ -81,10 +72,10 @@ class ShardSource:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def _called(self, index: int) -> str:
+    def _name(self, index: int) -> str:
         return f"{self.files[int(self.shards[index])]}:{self.names[index]}"
 
-    def _bytes(self, index: int, at: int, n: int) -> bytes:
+    def _read(self, index: int, at: int, n: int) -> bytes:
         path = self.files[int(self.shards[index])]
         try:
             with path.open("rb", buffering=0) as file:
@@ -92,23 +83,25 @@ class ShardSource:
         except OSError as error:
             raise UnreadableImageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
         if len(found) < n:
-            raise UnreadableImageError(f"{self._called(index)!r} is cut short")
+            raise UnreadableImageError(f"{self._name(index)!r} is cut short")
         return found
 
-    def _whole(self, index: int) -> io.BytesIO:
-        return io.BytesIO(self._bytes(index, 0, int(self.sizes[index])))
+    def _bytes(self, index: int) -> bytes:
+        return self._read(index, 0, self._size(index))
 
-    def opened(self, index: int) -> Image.Image:
-        """An image whose header has been read; see `EncodedSource`."""
-        return open_image(self._called(index), self._whole(index))
+    def _size(self, index: int) -> int:
+        return int(self.sizes[index])
 
-    def image(self, index: int) -> Pixels:
-        """Decode one image to (H, W, 3) uint8, upright by its EXIF orientation.
+    def _key(self, index: int) -> bytes:  # a few pieces of a large image, not all of it
+        return key_of_encoded(self._size(index), lambda at, n: self._read(index, at, n))
 
-        Raises:
-            UnreadableImageError: it cannot be decoded.
-        """
-        return decode(self._called(index), self._whole(index), side=self.side)
+    def _state(self, indices: NDArray[np.int64]) -> str:
+        state = hashlib.sha256(b"shards")
+        for shard in np.unique(self.shards[indices]):
+            state.update(f"{state_of(self.files[int(shard)])};".encode())
+        for column in (self.shards, self.starts, self.sizes):
+            state.update(column[indices].astype("<i8").tobytes())
+        return state.hexdigest()
 
     def only(self, indices: NDArray[np.int64]) -> ShardSource:
         """The images at these positions, as a source of their own."""
@@ -119,24 +112,6 @@ class ShardSource:
             starts=self.starts[indices],
             sizes=self.sizes[indices],
         )
-
-    def at_side(self, side: int) -> ShardSource:
-        """The same images, decoded for this side."""
-        return replace(self, side=side)
-
-    def fingerprint(self, indices: NDArray[np.int64]) -> str:
-        """Hash of what the images hold: the same as of files with these bytes."""
-        state = hashlib.sha256(b"shards")
-        for shard in np.unique(self.shards[indices]):
-            state.update(f"{state_of(self.files[int(shard)])};".encode())
-        for column in (self.shards, self.starts, self.sizes):
-            state.update(column[indices].astype("<i8").tobytes())
-
-        def one(index: int) -> bytes:
-            return key_of_encoded(int(self.sizes[index]), lambda at, n: self._bytes(index, at, n))
-
-        to_read = sum(hashed_bytes(int(size)) for size in self.sizes[indices])
-        return kept_key(state.hexdigest(), to_read, lambda: key_of_all(indices.tolist(), one))
 
 
 def shard_index(path: Path, budget: Budget | None = None) -> ShardIndex:

@@ -666,4 +666,6 @@ def test_watch__of_an_export_says_what_its_run_says(
 
 def test_choice__of_a_format_to_come_is_refused() -> None:
     with pytest.raises(ValueError, match="format"):
-        Choice.model_validate({"format": 2, "kind": "none", "requested": "none", "calibrator": None})
+        Choice.model_validate(
+            {"format": 2, "kind": "none", "requested": "none", "calibrator": None}
+        )
