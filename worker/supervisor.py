@@ -10,8 +10,6 @@
 
 The database row is the truth. Whoever learns that the attempt is no longer the current one
 (`worker.lease`) kills the runner and throws its work away.
-
-Long, because one class follows an attempt to each of the ends that it may come to.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from sqlalchemy import Engine
@@ -380,10 +378,10 @@ class _Attempt:
                 "See the end of the run's log for what it was doing.",
             )
         if self._stop_reason == "drain":
-            return self._requeued("WORKER_DRAINED")
+            return self._requeue("WORKER_DRAINED")
         if returncode == EXIT_INTERRUPTED:
             # Somebody else asked it to stop, as a service manager does that signals all at once.
-            return self._requeued("RUNNER_INTERRUPTED")
+            return self._requeue("RUNNER_INTERRUPTED")
         if returncode in LOST_STATUSES:
             return self._lost(
                 "RUNNER_LOST",
@@ -433,17 +431,11 @@ class _Attempt:
         return "succeeded"
 
     def _publish(self, name: str, kind: ArtifactKind) -> None:
-        self._lease.hold(
-            lambda: publish_artifact(
-                self._files,
-                self._artifacts,
-                self._run_id,
-                self._number,
-                name=name,
-                kind=kind,
-                path=self._folder / name,
-            )
+        path = self._folder / name
+        publish = partial(
+            publish_artifact, self._files, self._artifacts, self._run_id, self._number
         )
+        self._lease.hold(lambda: publish(name=name, kind=kind, path=path))
 
     def _failed_or_set_back(self, code: str, message: str, hint: str) -> Outcome:
         if self._storage.is_to_blame(code):
@@ -452,16 +444,7 @@ class _Attempt:
 
     def _set_back(self, code: str, message: str, hint: str) -> Outcome:
         """This machine has no room for the run: queue it again, at no cost."""
-        self._lease.hold(
-            lambda: self._claims.requeue(
-                self._run_id,
-                self._number,
-                reason=code,
-                message=message,
-                hint=hint,
-                setback=True,
-            )
-        )
+        self._requeue(code, message=message, hint=hint, setback=True)
         # What nobody goes on from takes up room.
         source = next((p for p in [self._folder, *self._earlier()] if is_worth_keeping(p)), None)
         remove([p for p in [self._folder, *self._earlier()] if p != source and p.exists()])
@@ -477,18 +460,14 @@ class _Attempt:
         self._prune()
         return "cancelled"
 
-    def _requeued(self, reason: str) -> Outcome:
-        self._lease.hold(lambda: self._claims.requeue(self._run_id, self._number, reason=reason))
+    def _requeue(self, reason: str, **more: Any) -> Outcome:
+        requeue = partial(self._claims.requeue, self._run_id, self._number)
+        self._lease.hold(lambda: requeue(reason=reason, **more))
         return "requeued"
 
     def _lost(self, reason: str, message: str, hint: str) -> Outcome:
         """The runner was killed from outside: queue the run again, as often as the limits allow."""
-        self._lease.hold(
-            lambda: self._claims.requeue(
-                self._run_id, self._number, reason=reason, message=message, hint=hint, lost=True
-            )
-        )
-        return "requeued"
+        return self._requeue(reason, message=message, hint=hint, lost=True)
 
     def _finish(
         self,

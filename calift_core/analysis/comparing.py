@@ -15,7 +15,7 @@ from calift_core.analysis.library import PredictionsFile
 from calift_core.calibration import SampleScores
 from calift_core.calibration.bins import Doubles
 from calift_core.calibration.compare import Together
-from calift_core.predictions.read import shared_samples
+from calift_core.predictions.shared import shared_samples
 
 METRICS = ("accuracy", "ece", "nll", "brier")
 #: What a metric's differences are decided on, where that is not the metric itself.

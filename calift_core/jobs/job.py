@@ -1,56 +1,43 @@
-"""One run while it works: load, train, save, judge, report.
-
-Long, because one class follows a run from its first step to its report.
-"""
+"""One run while it works: load, train, save, evaluate, report."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from calift_core.analysis.report import run_id_of, summarise
-from calift_core.data.cache import available_memory, kept_in_memory
-from calift_core.data.crops import smallest_side
-from calift_core.data.images import ImageSet
-from calift_core.data.loader import Normalise, TrainView, feature_batches, train_batches
 from calift_core.data.ranks import ALONE, Ranks
-from calift_core.data.sources import drafted
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CheckpointError, DiskFullError
 from calift_core.evaluation.evaluate import EvaluationResult, evaluate_models
-from calift_core.evaluation.forward import Placed, encode, predict, validation_values
+from calift_core.evaluation.forward import Placed, encode
 from calift_core.evaluation.items import Settings, encoding_key
 from calift_core.evaluation.partial import Shards, adopt_shards, drop_shards, link_tree
 from calift_core.evaluation.path import point_of
 from calift_core.evaluation.prompts import save_prompts
-from calift_core.evaluation.spectrum import Covariance, spectrum_of
 from calift_core.evaluation.subjects import (
     Subject,
     classifier_of,
     learned_captions,
     load_begun,
     load_trained,
-    weak_captions,
 )
 from calift_core.files import FREE_SPACE_FLOOR, atomic_write_json
 from calift_core.jobs.environment import environment
 from calift_core.jobs.merge import Mixed, merge_runs
-from calift_core.methods import Batch, Classifier, Method, RunLength, conclude, make_method
-from calift_core.methods.base import Features
-from calift_core.methods.confidence import mix
+from calift_core.jobs.training import Training
+from calift_core.methods import Classifier, Method, RunLength, conclude, make_method
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.finished import outdated
 from calift_core.models.loading import weights_sha256
-from calift_core.models.precision import Precision, resolve_device, resolve_precision
+from calift_core.models.precision import resolve_device, resolve_precision
 from calift_core.models.shared import share_batch_norm
 from calift_core.models.zeroshot import resolve_templates
 from calift_core.models.zeroshot_cache import heads_dir
@@ -59,7 +46,6 @@ from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import (
     DoneRecord,
     LogRecord,
-    MetricsRecord,
     PhaseRecord,
     ProgressRecord,
     Record,
@@ -69,7 +55,6 @@ from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec
 from calift_core.threads import loader_workers
 from calift_core.training.checkpoint import TrainState, drop_states, newest_state, save_final
-from calift_core.training.loop import train
 from calift_core.training.plan import Plan, make_plan
 from calift_core.training.step import parameters_of
 
@@ -189,7 +174,8 @@ class Job:
                 detail=f"{plan.total_steps} steps on {n_train:,} images, {self.device}",
             )
             processor_began = time.process_time()
-            yield from self._train(method, suite, train_part, captions, plan, state)
+            training = Training(spec, suite, method, captions, plan, self.settings, self.folder)
+            yield from training.run(state)
             trained = parameters_of(method)
             conclude(method)
             self._lap("training_s")
@@ -433,111 +419,6 @@ class Job:
         now = time.monotonic()
         self.timings[name] = now - self.began - sum(self.timings.values())
 
-    def _train(
-        self,
-        method: Method,
-        suite: Suite,
-        part: str,
-        captions: Captions,
-        plan: Plan,
-        state: TrainState | None,
-    ) -> Iterator[Record]:
-        spec = self.spec
-        images = suite.part(part)
-        if spec.train.draft_decoding:
-            images = drafted(images, smallest_side(method.clip.preprocess, spec.train.crop_scale))
-        view = TrainView(
-            images=self._in_memory(images) if spec.train.cache_images else images,
-            preprocess=method.clip.preprocess,
-            n_templates=len(
-                resolve_templates(suite.learned if self.is_pretraining else spec.suite.templates)
-            ),
-            seed=spec.train.seed,
-            crop_scale=spec.train.crop_scale,
-            flip=spec.train.horizontal_flip,
-            learned=suite.learned if self.is_pretraining else None,
-            captions=weak_captions(spec.method, suite)
-            if isinstance(spec.method, Pretrain)
-            else None,
-        )
-        normalise = Normalise(method.clip.mean, method.clip.std, self.device)
-        features = self._features(method.clip, suite, plan.precision)
-        if state is None:
-            yield from method.prepare(features)  # on each rank alike; the first one's counts
-
-        def batches(start: int) -> Iterator[Batch]:
-            schedule: dict[str, int] = {
-                "batch_size": spec.train.batch_size,
-                "start_step": start,
-                "total_steps": plan.total_steps,
-            }
-            if spec.method.on_features:
-                x, y = features("train")
-                return feature_batches(x, y, seed=spec.train.seed, **schedule)
-            loaded = train_batches(
-                view,
-                workers=self.workers,
-                normalise=normalise,
-                ranks=self.ranks,
-                **schedule,
-            )
-            return self._mixed(loaded, start) if spec.train.confidence.mixup_alpha else loaded
-
-        def at_epoch_end(step: int) -> Iterator[Record]:
-            every = spec.train.spectrum_every_epochs
-            epoch = step // plan.steps_per_epoch
-            if every and epoch % every == 0 and len(suite.parts.get("validation", ())):
-                yield from self._validate(method, suite, captions, plan, step)
-            if every and epoch % every == 0 and spec.train.watch_shifts:
-                yield from self._watch(method, suite, captions, plan, step)
-
-        records = train(
-            method,
-            batches,
-            plan,
-            device=self.device,
-            folder=self.folder,
-            resume=state,
-            stop=self.stop,
-            at_epoch_end=at_epoch_end,
-            ranks=self.ranks,
-        )
-        del state  # `train` lets it go once it is restored
-        yield from records
-
-    def _features(self, clip: Clip, suite: Suite, precision: Precision) -> Features:
-        """Features of the image tower as it is now; a part is encoded when it is first asked for.
-
-        Only methods that leave the tower as it is ask later than before the first step.
-        """
-
-        @cache
-        def features(part: Literal["train", "validation"]) -> tuple[Tensor, Tensor]:
-            images = suite.part(part)
-            encoded = encode(
-                clip,
-                images,
-                batch_size=self.spec.evaluation.batch_size,
-                workers=self.workers,
-                device=self.device,
-                precision=precision,
-                stop=self.stop,
-                ranks=self.ranks,
-            )
-            return encoded, torch.as_tensor(images.labels, device=self.device)
-
-        return features
-
-    def _in_memory(self, images: ImageSet) -> ImageSet:
-        """Decoded images kept; the ranks of a host share its memory out among them."""
-        return kept_in_memory(images, available=available_memory() // self.ranks.local_world)
-
-    def _mixed(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
-        """Mixup; the draw of a step depends on the seed and the step alone."""
-        for step, batch in enumerate(batches, start=start):
-            generator = torch.Generator().manual_seed(self.spec.train.seed * 1_000_003 + step)
-            yield mix(batch, self.spec.train.confidence.mixup_alpha, generator)
-
     def _find_state(self) -> Generator[Record, None, TrainState | None]:
         """Yields a warning for each damaged checkpoint; returns the one to go on from, if any."""
         sha256, earlier = self.spec.content_hash(), self.spec.earlier_hashes()
@@ -574,56 +455,6 @@ class Job:
                 f"the processes of this run found checkpoints of different steps: {found}",
                 hint="All hosts of a run must see the same folder, on a shared file system.",
             )
-
-    def _validate(
-        self, method: Method, suite: Suite, captions: Captions, plan: Plan, step: int
-    ) -> Iterator[Record]:
-        """ID validation during training: accuracy, NLL, ECE and the spectrum."""
-        images = suite.part("validation")
-        classifier = classifier_of(method, captions)
-        covariance = Covariance(classifier.weights.shape[1])
-        logits = predict(
-            method.clip,
-            classifier,
-            images,
-            batch_size=self.spec.evaluation.batch_size,
-            workers=self.workers,
-            device=self.device,
-            precision=plan.precision,
-            covariance=covariance,
-            ranks=self.ranks,
-        )
-        values = validation_values(logits, images.labels, self.spec.evaluation)
-        spectrum = spectrum_of(method.clip, covariance, f"{suite.name}/validation")
-        if spectrum is not None:
-            if spectrum.sigma_min is not None:
-                values["sigma_min"] = spectrum.sigma_min
-            values["effective_rank"] = spectrum.effective_rank
-            yield SpectrumRecord(step=step, spectrum=spectrum)
-        yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
-
-    def _watch(
-        self, method: Method, suite: Suite, captions: Captions, plan: Plan, step: int
-    ) -> Iterator[Record]:
-        """A few images of each shift during training, for looking at: nothing is chosen on them."""
-        classifier = classifier_of(method, captions)
-        values: dict[str, float] = {}
-        for name, images in suite.shifts.items():
-            some = images.limited(self.spec.train.watch_shifts)
-            logits = predict(
-                method.clip,
-                classifier,
-                some,
-                batch_size=self.spec.evaluation.batch_size,
-                workers=self.workers,
-                device=self.device,
-                precision=plan.precision,
-                ranks=self.ranks,
-            )
-            found = validation_values(logits, some.labels, self.spec.evaluation)
-            values |= {f"shift/{name}/{k.removeprefix('val_')}": v for k, v in found.items()}
-        if values:
-            yield MetricsRecord(step=step, epoch=step / plan.steps_per_epoch, values=values)
 
     def _save_model(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from calift_core.calibration import SampleScores, score_samples, softmax
+from calift_core.calibration import SampleScores, score_samples
 from calift_core.calibration.bins import check_labels, check_temperature
 from calift_core.calibration.scores import rescore
-from calift_core.errors import PredictionsError, SpecError, UnknownNameError, UnpairedError
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 from calift_core.files import storage_error
 from calift_core.predictions.decoded import keeping, mapped
 from calift_core.predictions.types import (
@@ -40,7 +40,7 @@ _WORTH_KEEPING = 4_000_000
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[pq.ParquetFile, PredictionsMetadata]]:
+def opened(path: str | os.PathLike[str]) -> Iterator[tuple[pq.ParquetFile, PredictionsMetadata]]:
     """Open a predictions file and name whatever goes wrong while it is read."""
     try:
         file = open(path, "rb")  # noqa: SIM115 - only failures to open are storage errors
@@ -123,7 +123,7 @@ def read_metadata(path: str | os.PathLike[str]) -> PredictionsMetadata:
         PredictionsError: the file is damaged, cut short, foreign or of a newer format.
         StorageError: the file cannot be opened.
     """
-    with _opened(path) as (_, metadata):
+    with opened(path) as (_, metadata):
         return metadata
 
 
@@ -137,7 +137,7 @@ def iter_chunks(path: str | os.PathLike[str], rows: int) -> Iterator[Predictions
     """
     if rows < 1:
         raise PredictionsError(f"rows must be ≥ 1, got {rows}")
-    with _opened(path) as (parquet, metadata):
+    with opened(path) as (parquet, metadata):
         if metadata.storage == "top_k":
             raise PredictionsError(
                 f"{os.fspath(path)} must hold all logits for this, got the {metadata.k} largest of "
@@ -146,33 +146,34 @@ def iter_chunks(path: str | os.PathLike[str], rows: int) -> Iterator[Predictions
                 'with keep="full".',
             )
         names = ["id", "label", "logits", "cluster"]
-        for batch in _batches(parquet, names, rows):
+        for batch in batches_of(parquet, names, rows):
             yield Predictions(
                 ids=_as_strings("id", batch.column("id")),
                 labels=batch.column("label").to_numpy().astype(np.int64),
-                logits=_as_matrix(batch.column("logits")),
+                logits=as_matrix(batch.column("logits")),
                 metadata=metadata,
                 clusters=_clusters(batch),
             )
 
 
 def _iter_top_k(path: str | os.PathLike[str], rows: int) -> Iterator[TopKPredictions]:
-    with _opened(path) as (parquet, metadata):
+    with opened(path) as (parquet, metadata):
         if metadata.storage != "top_k":
             raise PredictionsError(
                 f"{os.fspath(path)} must keep the largest logits alone, got all of them.",
                 hint="read_predictions reads such a file.",
             )
-        for batch in _batches(parquet, parquet.schema_arrow.names, rows):
-            yield _top_k(batch, metadata)
+        for batch in batches_of(parquet, parquet.schema_arrow.names, rows):
+            yield top_k_of(batch, metadata)
 
 
-def _top_k(batch: pa.RecordBatch, metadata: PredictionsMetadata) -> TopKPredictions:
+def top_k_of(batch: pa.RecordBatch, metadata: PredictionsMetadata) -> TopKPredictions:
+    """The samples of a batch that keeps the largest logits alone."""
     return TopKPredictions(
         ids=_as_strings("id", batch.column("id")),
         labels=batch.column("label").to_numpy().astype(np.int64),
-        classes=_as_matrix(batch.column("classes")),
-        logits=_as_matrix(batch.column("logits")),
+        classes=as_matrix(batch.column("classes")),
+        logits=as_matrix(batch.column("logits")),
         label_logits=batch.column("label_logit").to_numpy(),
         label_ranks=batch.column("label_rank").to_numpy().astype(np.int64),
         log_sum_exps=batch.column("log_sum_exp").to_numpy(),
@@ -182,21 +183,26 @@ def _top_k(batch: pa.RecordBatch, metadata: PredictionsMetadata) -> TopKPredicti
     )
 
 
-def _batches(parquet: pq.ParquetFile, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+def batches_of(
+    parquet: pq.ParquetFile, names: Sequence[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Batches of some columns, in order; columns that the file lacks are left out."""
     columns = [name for name in names if name in parquet.schema_arrow.names]
     for batch in parquet.iter_batches(batch_size=rows, columns=columns):
         for name in columns:
-            _check_complete(name, batch.column(name))
+            check_complete(name, batch.column(name))
         yield batch
 
 
-def _check_complete(name: str, column: pa.Array | pa.ChunkedArray) -> None:
+def check_complete(name: str, column: pa.Array | pa.ChunkedArray) -> None:
+    """Raises PredictionsError where a row has no value."""
     inner = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
     if column.null_count or inner.null_count:
         raise PredictionsError(f"column {name} must have a value in every row, got nulls")
 
 
-def _as_matrix(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
+def as_matrix(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
+    """A column of lists as (N, C)."""
     # `flatten` and not `values`: it keeps to the rows of a slice.
     matrix: npt.NDArray[Any] = column.flatten().to_numpy().reshape(len(column), -1)
     return matrix
@@ -218,7 +224,8 @@ def _clusters(batch: pa.RecordBatch) -> Strings | None:
     return _as_strings("cluster", batch.column("cluster"))
 
 
-def _empty(path: str | os.PathLike[str]) -> PredictionsError:
+def empty_file(path: str | os.PathLike[str]) -> PredictionsError:
+    """The error for a file without samples."""
     return PredictionsError(f"{os.fspath(path)} must hold at least one sample, got none")
 
 
@@ -234,7 +241,7 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
     rows = max(1, CELLS_PER_GROUP // len(metadata.class_names))
     chunks = list(iter_chunks(path, rows))
     if not chunks:
-        raise _empty(path)
+        raise empty_file(path)
     predictions = Predictions(
         ids=np.concatenate([chunk.ids for chunk in chunks]),
         labels=np.concatenate([chunk.labels for chunk in chunks]),
@@ -262,7 +269,7 @@ def read_top_k(path: str | os.PathLike[str]) -> TopKPredictions:
     metadata = read_metadata(path)
     chunks = list(_iter_top_k(path, max(1, CELLS_PER_GROUP // (metadata.k or 1))))
     if not chunks:
-        raise _empty(path)
+        raise empty_file(path)
     arrays = {
         item.name: np.concatenate([getattr(chunk, item.name) for chunk in chunks])
         for item in fields(TopKPredictions)
@@ -290,56 +297,17 @@ def read_index(
     ids: list[Strings] = []
     labels: list[npt.NDArray[np.int64]] = []
     clusters: list[Strings | None] = []
-    with _opened(path) as (parquet, metadata):
-        for batch in _batches(parquet, ["id", "label", "cluster"], CELLS_AT_ONCE):
+    with opened(path) as (parquet, metadata):
+        for batch in batches_of(parquet, ["id", "label", "cluster"], CELLS_AT_ONCE):
             ids.append(_as_strings("id", batch.column("id")))
             labels.append(batch.column("label").to_numpy().astype(np.int64))
             clusters.append(_clusters(batch))
     if not ids:
-        raise _empty(path)
+        raise empty_file(path)
     names = np.concatenate(ids)
     check_unique(names)
     classes = check_labels(np.concatenate(labels), len(names), len(metadata.class_names))
     return names, classes, _joined(clusters)
-
-
-def read_features(
-    path: str | os.PathLike[str], positions: npt.NDArray[np.integer[Any]] | None = None
-) -> npt.NDArray[np.float16] | None:
-    """Read the image features (N, D) of a predictions file, L2-normalised; None: not stored.
-
-    Args:
-        positions: (M,) in [0, N), in any order: only their row groups are decoded, and (M, D) come.
-
-    Raises:
-        PredictionsError: the file is damaged, cut short, foreign, empty or of a newer format.
-        StorageError: the file cannot be opened.
-    """
-    with _opened(path) as (parquet, _):
-        if "features" not in parquet.schema_arrow.names:
-            return None
-        if positions is not None:
-            return _features_at(parquet, positions)
-        parts = [
-            _as_matrix(batch.column("features"))
-            for batch in _batches(parquet, ["features"], CELLS_AT_ONCE // 256)
-        ]
-    if not parts:
-        raise _empty(path)
-    return np.concatenate(parts)
-
-
-def _features_at(
-    parquet: pq.ParquetFile, positions: npt.NDArray[np.integer[Any]]
-) -> npt.NDArray[np.float16]:
-    wanted, place = np.unique(positions, return_inverse=True)
-    parts = []
-    for start, batch in _batches_with(parquet, ["features"], wanted, 256):
-        here = wanted[(wanted >= start) & (wanted < start + batch.num_rows)]
-        if len(here):
-            parts.append(_as_matrix(batch.take(pa.array(here - start)).column("features")))
-    found: npt.NDArray[np.float16] = np.concatenate(parts)[place]
-    return found
 
 
 def read_scores(
@@ -369,7 +337,7 @@ def read_scores(
     metadata = read_metadata(path)
     if metadata.storage == "top_k":
         if temperature != 1.0:
-            raise _kept_at_1(metadata, temperature)
+            raise kept_at_1(metadata, temperature)
         return read_top_k(path).scores()
     rows = max(1, CELLS_AT_ONCE // len(metadata.class_names))
     if known is not None:
@@ -379,7 +347,7 @@ def read_scores(
         score_samples(chunk.logits, chunk.labels, temperature) for chunk in iter_chunks(path, rows)
     ]
     if not parts:
-        raise _empty(path)
+        raise empty_file(path)
     return SampleScores.concatenate(parts)
 
 
@@ -394,9 +362,9 @@ def _rescored(
     """Only the logits are decoded, and those of a large file once."""
 
     def read() -> Iterator[npt.NDArray[Any]]:
-        with _opened(path) as (parquet, _):
-            for batch in _batches(parquet, ["logits"], rows):
-                yield _as_matrix(batch.column("logits"))
+        with opened(path) as (parquet, _):
+            for batch in batches_of(parquet, ["logits"], rows):
+                yield as_matrix(batch.column("logits"))
 
     chunks: Iterable[npt.NDArray[Any]] = read()
     if decoded is not None and shape[0] * shape[1] >= _WORTH_KEEPING:
@@ -415,173 +383,11 @@ def _rescored(
     return SampleScores.concatenate(parts)
 
 
-def read_top(
-    path: str | os.PathLike[str],
-    positions: npt.NDArray[np.integer[Any]],
-    k: int,
-    temperature: float = 1.0,
-) -> list[list[tuple[int, float]]]:
-    """Read the most probable classes of some samples; only their row groups are decoded.
-
-    Args:
-        positions: (M,) in [0, N).
-        k: how many classes of each; fewer come where there are fewer or the file keeps fewer.
-        temperature: positive divisor of the logits.
-
-    Returns:
-        For each of the M samples, class and probability, the most probable first and of tied ones
-        the lower class first.
-
-    Raises:
-        SpecError: the temperature is not a positive finite number, or it is not 1 and the file
-            keeps only the largest logits.
-        PredictionsError: the file is damaged.
-        StorageError: the file cannot be opened.
-    """
-    check_temperature(temperature)
-    found: dict[int, list[tuple[int, float]]] = {}
-    wanted = np.unique(positions)
-    with _opened(path) as (parquet, metadata):
-        whole = metadata.storage == "full"
-        if not whole and temperature != 1.0:
-            raise _kept_at_1(metadata, temperature)
-        names = ["logits"] if whole else ["logits", "classes", "log_sum_exp"]
-        for start, batch in _batches_with(parquet, names, wanted, len(metadata.class_names)):
-            stop = start + batch.num_rows
-            here = wanted[(wanted >= start) & (wanted < stop)]
-            if not len(here):
-                continue
-            rows = batch.take(pa.array(here - start))
-            logits = _as_matrix(rows.column("logits")).astype(np.float64)
-            if whole:
-                probs = softmax(logits, temperature)
-                order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-            else:
-                total = rows.column("log_sum_exp").to_numpy()
-                probs = np.exp(np.minimum(logits - total[:, None], 0.0))
-                order = np.broadcast_to(
-                    np.arange(logits.shape[1])[:k], (len(here), min(k, logits.shape[1]))
-                )
-            values = np.take_along_axis(probs, order, axis=1)
-            classes = order if whole else _as_matrix(rows.column("classes"))[:, : order.shape[1]]
-            for at, row in enumerate(here.tolist()):
-                found[row] = list(zip(classes[at].tolist(), values[at].tolist(), strict=True))
-    return [found[row] for row in positions.tolist()]
-
-
-def read_scores_at(
-    path: str | os.PathLike[str],
-    positions: npt.NDArray[np.integer[Any]],
-    temperature: float = 1.0,
-) -> SampleScores:
-    """Score some samples; only their row groups are decoded.
-
-    Args:
-        positions: (M,) ascending, M ≥ 1, each in [0, N).
-        temperature: positive divisor of the logits.
-
-    Raises:
-        SpecError: the temperature is not a positive finite number, or it is not 1 and the file
-            keeps only the largest logits.
-        PredictionsError: the file is damaged.
-        StorageError: the file cannot be opened.
-    """
-    check_temperature(temperature)
-    parts = []
-    with _opened(path) as (parquet, metadata):
-        whole = metadata.storage == "full"
-        if not whole and temperature != 1.0:
-            raise _kept_at_1(metadata, temperature)
-        names = ["label", "logits"] if whole else parquet.schema_arrow.names
-        for start, batch in _batches_with(parquet, names, positions, len(metadata.class_names)):
-            inside = (positions >= start) & (positions < start + batch.num_rows)
-            rows = batch.take(pa.array(positions[inside] - start))
-            if not rows.num_rows:
-                continue
-            if whole:
-                labels = rows.column("label").to_numpy().astype(np.int64)
-                parts.append(score_samples(_as_matrix(rows.column("logits")), labels, temperature))
-            else:
-                parts.append(_top_k(rows, metadata).scores())
-    return SampleScores.concatenate(parts)
-
-
-def _batches_with(
-    parquet: pq.ParquetFile,
-    names: Sequence[str],
-    wanted: npt.NDArray[np.integer[Any]],
-    n_classes: int,
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches of the row groups that hold any of `wanted`, each with its first row's position."""
-    start = 0
-    for group in range(parquet.num_row_groups):
-        n = parquet.metadata.row_group(group).num_rows
-        if np.any((wanted >= start) & (wanted < start + n)):
-            at = start
-            rows = max(1, CELLS_AT_ONCE // n_classes)
-            for batch in parquet.iter_batches(rows, row_groups=[group], columns=list(names)):
-                for name in names:
-                    _check_complete(name, batch.column(name))
-                yield at, batch
-                at += batch.num_rows
-        start += n
-
-
-def _kept_at_1(metadata: PredictionsMetadata, temperature: float) -> SpecError:
+def kept_at_1(metadata: PredictionsMetadata, temperature: float) -> SpecError:
+    """The error for a temperature that needs all logits."""
     return SpecError(
         f"temperature must be 1 for {metadata.dataset}, whose file keeps the {metadata.k} "
         f"largest of {len(metadata.class_names):,} logits of each sample, got {temperature:g}.",
         hint="Another temperature needs all logits: write or import the predictions with all of "
         "them.",
     )
-
-
-class Indexed(Protocol):
-    """What tells whose predictions these are: those themselves, or a file's index."""
-
-    @property
-    def metadata(self) -> PredictionsMetadata:
-        """What the file says about itself."""
-
-    @property
-    def ids(self) -> Strings:
-        """(N,) unique names of the samples."""
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """(N,) true classes."""
-
-    def __len__(self) -> int:
-        """Return N."""
-
-
-def shared_samples(a: Indexed, b: Indexed) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Find the samples that two models were both evaluated on, for a paired comparison.
-
-    Returns:
-        Indices (M,) into `a` and (M,) into `b` of the same samples, in the order of `a`.
-
-    Raises:
-        UnpairedError: the class names differ, no sample is shared, or a shared sample carries
-            two labels.
-    """
-    if a.metadata.class_names != b.metadata.class_names:
-        raise UnpairedError(
-            "paired predictions must have the same class names, got "
-            f"{len(a.metadata.class_names)} and {len(b.metadata.class_names)} that differ"
-        )
-    shared, in_a, in_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
-    if not len(shared):
-        raise UnpairedError(
-            f"paired predictions must share samples, got {len(a)} and {len(b)} with no common id",
-            hint="Compare evaluations of the same data set, made from the same files.",
-        )
-    order = np.argsort(in_a)
-    in_a, in_b = in_a[order].astype(np.int64), in_b[order].astype(np.int64)
-    clash = np.flatnonzero(a.labels[in_a] != b.labels[in_b])
-    if len(clash):
-        raise UnpairedError(
-            f"sample {str(a.ids[in_a[clash[0]]])!r} must have one label, got "
-            f"{a.labels[in_a[clash[0]]]} and {b.labels[in_b[clash[0]]]}"
-        )
-    return in_a, in_b

@@ -28,7 +28,8 @@ from calift_core.analysis.choosing import NONE, Choice, choose_or_none, read_cho
 from calift_core.analysis.deciding import answer_scores
 from calift_core.analysis.report import read_report
 from calift_core.errors import CaliftError, DataError
-from calift_core.predictions.read import read_features, read_index, read_metadata
+from calift_core.predictions.read import read_index, read_metadata
+from calift_core.predictions.rows import read_features
 from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
 from calift_core.predictions.types import Strings, predictions_name
 from calift_core.schema.report import Report

@@ -25,7 +25,8 @@ from calift_core.data.decode import decode
 from calift_core.data.finding import Finder, ThumbnailRequest
 from calift_core.data.suites.load import load_suite
 from calift_core.data.thumbnails import pixels_of
-from calift_core.predictions.read import read_scores, read_scores_at, read_top
+from calift_core.predictions.read import read_scores
+from calift_core.predictions.rows import read_scores_at, read_top
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.suite import SuiteSpec
 from tests.conftest import SEED, example_evaluation, example_predictions, until

@@ -15,7 +15,7 @@ from calift_core.analysis.ledger import ledger_of
 from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.calibration.decisions import choose_threshold
 from calift_core.errors import NotFoundError, SpecError, UnknownNameError, UnpairedError
-from calift_core.predictions.read import shared_samples
+from calift_core.predictions.shared import shared_samples
 from calift_core.schema.wire.answers import Decision, KeptSet, Ledger, LedgerSet, PromiseTest
 from calift_core.schema.wire.results import (
     Budget,

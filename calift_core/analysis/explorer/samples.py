@@ -22,7 +22,7 @@ from calift_core.analysis.gallery import (
 from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.calibration.bins import Ints
 from calift_core.errors import NotFoundError, UnpairedError
-from calift_core.predictions.read import read_features, read_scores_at, read_top
+from calift_core.predictions.rows import read_features, read_scores_at, read_top
 from calift_core.schema.wire.results import (
     AS_EVALUATED,
     AskedBinning,

@@ -24,7 +24,9 @@ from calift_core.calibration import Calibrator, SampleScores, score_samples
 from calift_core.calibration.registry import known
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.predictions.prompts import PromptHeads, read_prompts
-from calift_core.predictions.read import read_features, read_scores, shared_samples
+from calift_core.predictions.read import read_scores
+from calift_core.predictions.rows import read_features
+from calift_core.predictions.shared import shared_samples
 from calift_core.schema.wire.results import (
     FittedCalibrator,
 )

@@ -18,7 +18,8 @@ from calift_core.calibration import score_probs
 from calift_core.errors import NotFoundError, PredictionsError, SpecError, UnknownNameError
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.prompts import PROMPTS, read_prompts
-from calift_core.predictions.read import read_features, read_predictions
+from calift_core.predictions.read import read_predictions
+from calift_core.predictions.rows import read_features
 from calift_core.schema.report import EvaluationReport, Report
 from tests.core.conftest import PHOTO, tiny_spec, write_classes
 

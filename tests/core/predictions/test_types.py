@@ -28,8 +28,8 @@ from calift_core.predictions.read import (
     read_predictions,
     read_scores,
     read_top_k,
-    shared_samples,
 )
+from calift_core.predictions.shared import shared_samples
 from calift_core.predictions.types import FORMAT_VERSION, Predictions, PredictionsMetadata, top_k
 from calift_core.predictions.write import write_chunks, write_predictions
 from tests.conftest import example_predictions
