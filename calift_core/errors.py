@@ -14,7 +14,7 @@
     ├── CheckpointError            CHECKPOINT_CORRUPT a checkpoint fails its checksum or its spec
     ├── PredictionsError           PREDICTIONS_INVALID a predictions file breaks its own contract
     │   └── UnpairedError          NOT_PAIRED        two files are not of the same samples
-    ├── LeakageError               LEAKAGE           fitted on the data it is judged by
+    ├── LeakageError               LEAKAGE           fitted on the data it is evaluated by
     ├── TrainingError              TRAINING_FAILED   training cannot go on
     │   ├── NanLossError           NAN_LOSS          the loss is not finite
     │   └── OutOfMemoryError       OOM               the device has no memory left
@@ -138,7 +138,7 @@ class UnpairedError(PredictionsError):
 
 
 class LeakageError(CaliftError):
-    """Something would be fitted or chosen on data that it is judged by."""
+    """Something would be fitted or chosen on data that it is evaluated by."""
 
     code = "LEAKAGE"
 

@@ -84,7 +84,7 @@ log = logging.getLogger(__name__)
 Outcome = Literal["succeeded", "failed", "cancelled", "requeued", "fenced"]
 StopReason = Literal["", "cancel", "drain", "hang"]
 
-#: Folder in a job's folder that finished runs are laid out in, which it merges or judges.
+#: Folder in a job's folder that finished runs are laid out in, which it merges or evaluates.
 _INPUTS = "inputs"
 
 #: Folder in a job's folder that stored checkpoints are laid out in.
@@ -231,7 +231,7 @@ class _Attempt:
     # -- before
 
     def _command(self, argv: Sequence[str]) -> Sequence[str]:
-        """What the job's folder is appended to; one process judges, several may train."""
+        """What the job's folder is appended to; one process evaluates, several may train."""
         if self._evaluates:
             return argv
         spec = parse_spec(self._claim.spec)

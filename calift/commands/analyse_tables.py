@@ -85,7 +85,7 @@ def show_effect(effect: CalibratorEffect, as_json: bool) -> None:
         _say(_ORACLE)
 
 
-_PROPER = "Judge a calibrator by these two: an ECE also falls where confidence says less."
+_PROPER = "Evaluate a calibrator by these two: an ECE also falls where confidence says less."
 _IN_SAMPLE = (
     "in-sample: fitted on the very samples it is shown on. Its error reads too low, about 0 after "
     "isotonic or histogram, so that floor and interval do not hold."

@@ -197,7 +197,7 @@ def _sentence(o: Overlap, worth: Worth | None) -> str:
         same = f"without them accuracy is {without} % as it is with them"
         rest = same if whole == without else f"without them accuracy is {without} %, not {whole}"
     return (
-        f"{worth.copies:,} of the {worth.n:,} {o.name} images that the run was judged on are "
+        f"{worth.copies:,} of the {worth.n:,} {o.name} images that the run was evaluated on are "
         f"copies of {o.other} images {o.kinds}; {rest}"
     )
 

@@ -1,4 +1,4 @@
-"""`calift submit --evaluate` and `calift evaluations`: finished runs judged by the service."""
+"""`calift submit --evaluate` and `calift evaluations`: finished runs evaluated by the service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from calift_core.schema.wire.results import Evaluation
 
 evaluations_app = typer.Typer(
-    no_args_is_help=True, help="Evaluation jobs of the service: finished runs judged on more data."
+    no_args_is_help=True,
+    help="Evaluation jobs of the service: finished runs evaluated on more data.",
 )
 
 
@@ -128,7 +129,9 @@ def _show(client: Client, job: EvaluationJob, as_json: bool) -> None:
 
 @evaluations_app.command("list")
 def evaluations_list(
-    run: Annotated[list[str] | None, typer.Option(help="Only those that judge this run.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(help="Only those that evaluate this run.")
+    ] = None,
     phase: Annotated[str | None, typer.Option(help="Only this phase, such as RUNNING.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 25,
     as_json: JsonFlag = False,

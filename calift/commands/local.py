@@ -131,7 +131,7 @@ def evaluate(
         typer.Argument(
             metavar="RUN...",
             help="Folders of finished runs, or checkpoints of a run: RUN/checkpoint/steps/STEP. "
-            "Several are judged in one pass over the data.",
+            "Several are evaluated in one pass over the data.",
         ),
     ],
     folder: Annotated[
@@ -162,7 +162,7 @@ def evaluate(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Judge finished models on other data, without training. Goes on where it was stopped."""
+    """Evaluate finished models on other data, without training. Goes on where it was stopped."""
     need_torch()
     from calift_core.evaluation.subjects import name_of, run_folder_of
     from calift_core.jobs.evaluate import Evaluated, evaluate_finished, evaluate_many

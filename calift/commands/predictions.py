@@ -142,7 +142,7 @@ def _keep(text: str) -> Any:
 
 
 def _say(evaluations: Sequence[EvaluationReport], dataset: str | None, provenance: str) -> None:
-    """A line for each judged data set, and what was made of probabilities."""
+    """A line for each evaluated data set, and what was made of probabilities."""
     from calift.commands import console
 
     for e in evaluations:
@@ -153,6 +153,6 @@ def _say(evaluations: Sequence[EvaluationReport], dataset: str | None, provenanc
             markup=False,
         )
     if dataset is not None and dataset not in {e.dataset for e in evaluations}:
-        console.out.print(f"{dataset}: stored for calibrators; it is not judged.", markup=False)
+        console.out.print(f"{dataset}: stored for calibrators; it is not evaluated.", markup=False)
     if provenance:
         console.out.print(provenance[0].upper() + provenance[1:] + ".", style="dim", markup=False)

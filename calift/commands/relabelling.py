@@ -26,7 +26,7 @@ def doubtful(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List likely label errors among the images that a run was judged on but not trained on.
+    """List likely label errors among the images that a run was evaluated on but not trained on.
 
     By confident learning, on the run's predictions of validation, calibration and test images and
     of shifts. They are suggestions: look at each, correct the column `suggested` (empty leaves the

@@ -52,7 +52,7 @@ def submit(
         ),
     ],
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Judge finished runs on more data, in one pass.")
+        bool, typer.Option("--evaluate", help="Evaluate finished runs on more data, in one pass.")
     ] = False,
     shift: Annotated[
         list[str] | None,
@@ -95,7 +95,7 @@ def submit(
     if given or len(what) != 1:
         raise SpecError(
             f"a run is submitted by one RunSpec, got {', '.join(given) or f'{len(what)} files'}",
-            hint="calift submit --evaluate judges finished runs on more data.",
+            hint="calift submit --evaluate evaluates finished runs on more data.",
         )
     spec = with_absolute_paths(load_spec(what[0]))
     with make_client() as client:

@@ -36,7 +36,7 @@ def study_bound(
         ),
     ] = None,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="Train and judge the synthetic models.")
+        bool, typer.Option("--synthetic", help="Train and evaluate the synthetic models.")
     ] = False,
     runs: Annotated[bool, typer.Option("--runs", help="Look at finished runs.")] = False,
     quick: Annotated[

@@ -55,14 +55,14 @@ def worth_of(predictions: Path, copies: Collection[str]) -> Worth:
         copies: ids of its images that another part has too.
 
     Raises:
-        DataError: the run was judged on other images.
+        DataError: the run was evaluated on other images.
     """
     ids, correct = read_index(predictions)[0], read_scores(predictions).correct
     is_copy = np.isin(ids, list(copies))
     if copies and not is_copy.any():
         raise DataError(
             f"{predictions.name} has none of these images, it has {str(ids[0])!r} and "
-            f"{len(ids) - 1:,} more: the run was judged on other data"
+            f"{len(ids) - 1:,} more: the run was evaluated on other data"
         )
     return Worth(
         n=len(ids),

@@ -48,7 +48,7 @@ def run_name(text: str) -> str:
 def evaluation_of(
     predictions: Predictions | TopKPredictions, evaluation: EvaluationSpec, sha256: str
 ) -> EvaluationReport | None:
-    """The report of one set; None of a calibration or validation part, which is not judged."""
+    """The report of one set; None of a calibration or validation part, which is not evaluated."""
     if predictions.metadata.split != "test":
         return None
     return evaluation_report(predictions, evaluation, sha256=sha256)

@@ -43,7 +43,7 @@ class Calibrator(ABC):
         reads_initial: whether it reads the logits of the initial model beside the tuned one's, when
             it is fitted and when it is applied: two towers are run for it.
         fitted_on: {"split", "role", "n"}, None before `fit`.
-        oracle: whether it was fitted on data that it will be judged by.
+        oracle: whether it was fitted on data that it will be evaluated by.
     """
 
     kind: ClassVar[str]

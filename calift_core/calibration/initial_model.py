@@ -1,7 +1,7 @@
 """Calibrators that read the initial model's logits beside those of the model that was tuned.
 
 Fine-tuning moves a model, and where the two disagree it has moved: that is known of every sample,
-shifted or not, without its label. Each costs a pass of the initial model when a sample is judged.
+shifted or not, without its label. Each costs a pass of the initial model for a sample.
 All but the last keep every prediction.
 """
 

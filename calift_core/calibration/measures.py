@@ -281,7 +281,7 @@ class LowerBound:
     E|E[r | c]|, r = confidence − correct, is the largest E[r · s(c)] over functions s of the
     confidence c in [−1, 1] (the variational form, Berta, Braun, Holzmüller et al. 2026, arXiv
     2602.24230). Here s(c) is the sign of c − ĝ(c), ĝ an isotonic regression of correct on c from
-    the other folds: no sample has a say in how it is judged, so that over repeats the mean is the
+    the other folds: no sample has a say in its own estimate, so that over repeats the mean is the
     error or less, 0 for a perfect model, where an ECE is the error or more.
 
     Args:
@@ -297,7 +297,7 @@ class LowerBound:
         for k in range(min(n_folds, len(confidences))):
             own, others = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
             if not len(others):
-                continue  # a single sample has nobody to be judged by
+                continue  # a single sample has nobody to be evaluated by
             levels, index, counts = np.unique(
                 confidences[others], return_inverse=True, return_counts=True
             )

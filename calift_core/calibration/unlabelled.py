@@ -58,7 +58,7 @@ class EstimatorError:
 
     @property
     def mean_error(self) -> float:
-        """Mean of the absolute errors; infinite where there was no shift to judge it on."""
+        """Mean of the absolute errors; infinite where there was no shift to evaluate it on."""
         return float(np.mean(np.abs(list(self.errors.values())))) if self.errors else float("inf")
 
 

@@ -45,7 +45,7 @@ def browse(path: Path, roots: Sequence[Path]) -> FolderList:
 
 @contextmanager
 def _opened(path: Path, real_roots: Sequence[Path]) -> Iterator[tuple[int, Path]]:
-    """A folder's handle and where it really is: judged after it was opened, as links may change."""
+    """A folder's handle and where it really is, checked after it was opened: links may change."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, ValueError):

@@ -47,7 +47,7 @@ class SuiteCounts:
     Attributes:
         parts: part → images; empty when nothing is known.
         shifts: shift → images, None where unknown.
-        corruptions: (name, severity) pairs that the test images are judged under.
+        corruptions: (name, severity) pairs that the test images are evaluated under.
         warnings: sentences on what was left out, and on classes and parts of few images.
         absent: what is not here; the numbers then are the published ones.
         classes: those of the ID data, where they are known.
@@ -70,7 +70,7 @@ class SuiteCounts:
 
     @property
     def evaluated(self) -> int | None:
-        """Images that a finished model is judged on: test, shifts and corruptions."""
+        """Images that a finished model is evaluated on: test, shifts and corruptions."""
         sizes = list(self.shifts.values())
         known = [n for n in sizes if n is not None]
         if "test" not in self.parts or len(known) < len(sizes):

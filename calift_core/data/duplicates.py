@@ -142,9 +142,9 @@ def overlap(one: Seen, other: Seen) -> Overlap:
 
 
 def between(seen: Mapping[str, Seen], shifts: Iterable[str] = ()) -> list[Overlap]:
-    """Between any two parts, the one that is judged first; and of shifts with what is trained on.
+    """Between any two parts, the one evaluated first; and of shifts with what is trained on.
 
-    Later parts (`PARTS`) are judged on earlier ones.
+    Later parts (`PARTS`) are evaluated on earlier ones.
 
     Args:
         seen: what was seen of each set, by name.

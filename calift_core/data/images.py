@@ -58,7 +58,7 @@ class ImageSet:
         labels: (N,) int64, positions in the suite's class list.
         indices: (N,) positions in `source`.
         classes: positions of the suite's classes that this set has, or None for all. A set with
-            fewer classes is judged on those logits only (the ImageNet-R and -A protocol); one with
+            fewer classes is evaluated on those logits only (as ImageNet-R and -A); one with
             merged classes on the largest logit of each group (the ObjectNet protocol). A label is
             then any member of its group.
         notes: sentences on what lies beside a shift's images and is left out.

@@ -1,4 +1,4 @@
-"""What an evaluation job has to judge, and what stands in its way: no image is opened. Torch-free.
+"""What an evaluation job has to evaluate, and what it lacks; no image is opened. Torch-free.
 
 The counts come from the same rooms as those of a run (`calift_core.data.counting`).
 """
@@ -27,10 +27,10 @@ def _sentence(error: Exception, source: str) -> str:
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A finished run that can be judged.
+    """A finished run that can be evaluated.
 
     Attributes:
-        suite: the data that it was trained and judged on.
+        suite: the data that it was trained and evaluated on.
     """
 
     id: str
@@ -40,7 +40,7 @@ class EvaluatedRun:
 
 @dataclass
 class JobCounts:
-    """What there is to judge, an image counted once for each model.
+    """What there is to evaluate, an image counted once for each model.
 
     Attributes:
         images: of all runs together; None where some cannot be counted here.
@@ -63,7 +63,7 @@ class JobCounts:
 def count_job(
     spec: EvaluationJobSpec, runs: Sequence[EvaluatedRun], budget: Budget | None = None
 ) -> JobCounts:
-    """Count what a job has to judge.
+    """Count what a job has to evaluate.
 
     Args:
         budget: how much of the disk may be looked at.
@@ -134,7 +134,7 @@ class _Counter:
         counts = self._suite(place, SuiteSpec(id=suite_id), run)
         if counts is None or counts.evaluated is None:
             return None
-        is_own = suite_id == run.suite.id  # whose test images the run was judged on
+        is_own = suite_id == run.suite.id  # whose test images the run was evaluated on
         return counts.evaluated - (counts.parts["test"] if is_own else 0)
 
     def _suite(self, place: str, spec: SuiteSpec, run: EvaluatedRun) -> SuiteCounts | None:
@@ -148,7 +148,7 @@ class _Counter:
                 (
                     place,
                     f"the run {run.id} was trained on the classes {mine}, the suite {spec.id!r} "
-                    f"has {theirs}; a classifier can only be judged on the classes that it has",
+                    f"has {theirs}; a classifier can only be evaluated on the classes that it has",
                 )
             )
             return None

@@ -4,7 +4,7 @@
 
 Styles stand for the breadth of a real pre-training: a web-scale corpus holds blurred, dark, noisy
 and drawn pictures with captions that often say so. So they overlap *in kind* with the corruptions
-that models are later judged on, as CLIP's own data does; their strengths are drawn at random and
+that models are later evaluated on, as CLIP's own data does; their strengths are drawn at random and
 are not the benchmark's five severities. Nothing here is used in fine-tuning or evaluation.
 """
 

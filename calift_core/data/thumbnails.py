@@ -136,7 +136,7 @@ def _pixels(
 def opened(path: Path, folders: Sequence[Path], *, limited: bool = True) -> Iterator[str]:
     """Open a plain file that lies in one of the folders; gives a path to what was opened.
 
-    The file is judged after it was opened, by where it really is: neither a link in its name nor
+    The file is evaluated after it was opened, by where it really is: neither a link in its name nor
     one that is put there meanwhile leads out.
 
     Raises:

@@ -182,7 +182,7 @@ def count_images(
 
 
 def evaluation_phases(runs: Iterable[tuple[int | None, Pace | None]]) -> dict[str, float] | None:
-    """Seconds of each part of a job that judges finished runs; None where a part is unknown.
+    """Seconds of each part of a job that evaluates finished runs; None where a part is unknown.
 
     Args:
         runs: images of each run, and the pace of predicting them.
@@ -193,7 +193,7 @@ def evaluation_phases(runs: Iterable[tuple[int | None, Pace | None]]) -> dict[st
         found = None if pace is None else work.phases(pace)
         if found is None:
             return None
-        fixed = max(fixed, found["start and saving"])  # one process judges them all
+        fixed = max(fixed, found["start and saving"])  # one process evaluates them all
         seconds += found.get("evaluation", 0.0)
     return {"start and saving": fixed, "evaluation": seconds}
 

@@ -1,1 +1,1 @@
-"""Judging finished models: every data set predicted once, every number from that."""
+"""Evaluating finished models: every data set predicted once, every number from that."""

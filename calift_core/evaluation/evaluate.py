@@ -1,4 +1,4 @@
-"""Judge finished models: every data set predicted once, every number computed from that.
+"""Evaluate finished models: every data set predicted once, every number computed from that.
 
 What a set has given so far is kept in shards, so that a killed or stopped evaluation goes on where
 it was, and ends in the same bytes as one left alone.
@@ -46,7 +46,7 @@ _COVARIANCE = ("n", "origin", "total", "gram")
 
 @dataclass
 class EvaluationResult:
-    """What judging gives for one model.
+    """What evaluating gives for one model.
 
     Attributes:
         evaluations: the ID test split, shifts and corruptions, in order.
@@ -61,7 +61,7 @@ class EvaluationResult:
 def evaluate_models(
     subjects: Sequence[Subject], suite: Suite, settings: Settings
 ) -> Generator[Record, None, list[EvaluationResult]]:
-    """Judge models on everything that a suite has; each image is decoded once for all of them.
+    """Evaluate models on everything that a suite has; each image is decoded once for all of them.
 
     Returns:
         A verdict for each, in order; that of a rank that is not the first stays empty.
@@ -111,7 +111,7 @@ def evaluate_set(
     settings: Settings,
     progress: Progress,
 ) -> Iterator[Record]:
-    """Judge models on one set, each image of which is decoded once for all of them.
+    """Evaluate models on one set, each image of which is decoded once for all of them.
 
     Args:
         verdicts: take in what comes of it, one for each model.
@@ -207,7 +207,7 @@ def _stop_if_requested(works: Sequence[_Work], settings: Settings, images: Image
 def _take(
     result: Mapping[str, Any], item: Item, evaluation_result: EvaluationResult
 ) -> EvaluationReport | None:
-    """Put a set's result in the verdict; its evaluation, None of a part that is not judged."""
+    """Put a set's result in the verdict; its evaluation, None of a part that is not evaluated."""
     if result.get("spectrum") is not None:
         evaluation_result.spectrum = SpectrumReport.model_validate(result["spectrum"])
     if result.get("evaluation") is not None:

@@ -1,4 +1,4 @@
-"""What models are judged on, in which way, and the key that names a pass over it."""
+"""What models are evaluated on, in which way, and the key that names a pass over it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Settings:
-    """How models are judged, the same for all of them.
+    """How models are evaluated, the same for all of them.
 
     Attributes:
         templates: that classifiers were made of, for the record.
         precision: of the forward passes; logits are float32 always.
         stop: asked between batches; what is done by then is kept.
-        ranks: who judges with this process: each predicts a share of every set, in a folder that
+        ranks: who evaluates with this process: each predicts a share of every set, in a folder that
             all of them see, and rank 0 puts the shares together.
     """
 
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Item:
-    """One data set that models are judged on.
+    """One data set that models are evaluated on.
 
     Attributes:
         class_names: C names of the suite's classes, for the record.
@@ -70,7 +70,7 @@ ID_PARTS: tuple[Role, ...] = ("validation", "calibration")
 
 
 def items_of(suite: Suite, parts: Sequence[Role] = ID_PARTS) -> Iterator[Item]:
-    """ID parts first, then what the suite judges on; corrupted sets are made when their turn is."""
+    """ID parts first, then what the suite evaluates on; corrupted sets are made in turn."""
     for part in parts:
         if len(suite.parts.get(part, ())):
             yield Item(suite.parts[part], suite.class_names, part)

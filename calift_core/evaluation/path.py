@@ -1,4 +1,4 @@
-"""The straight path between two models (WiSE-FT): every mixture of them judged in one pass."""
+"""The straight path between two models (WiSE-FT): every mixture of them evaluated in one pass."""
 
 from __future__ import annotations
 
@@ -381,7 +381,7 @@ def _stop_if_requested(swept: _Sweep, images: ImageSet, stop: Callable[[], bool]
 def point_of(
     alpha: float, evaluations: Sequence[EvaluationReport], selection: Mapping[str, Any]
 ) -> FrontierPoint:
-    """The point of a model that was judged as any other: its own numbers, measured once.
+    """The point of a model that was evaluated as any other: its own numbers, measured once.
 
     Args:
         evaluations: of the ID test split, shifts and corruptions.

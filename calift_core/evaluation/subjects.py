@@ -1,4 +1,4 @@
-"""Models of finished runs and of checkpoints, loaded to be judged: one, or many in one network."""
+"""Models of finished runs and of checkpoints, loaded for evaluation, one or many in a network."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RESIDENT_SHARE = 0.5
 
 @dataclass(frozen=True)
 class ForwardConfig:
-    """What models must share to be judged in one pass."""
+    """What models must share to be evaluated in one pass."""
 
     image_size: int
     mean: tuple[float, ...]
@@ -57,7 +57,7 @@ class ForwardConfig:
 
     @classmethod
     def of(cls, made: ModelConfig) -> ForwardConfig:
-        """What a model must share with others to be judged in one pass with them."""
+        """What a model must share with others to be evaluated in one pass with them."""
         config = {key: value for key, value in made.config.items() if key != "quick_gelu"}
         p = made.preprocess
         return cls(
@@ -79,7 +79,7 @@ class TrainedModel:
     Attributes:
         clip: the model on its device, or, of `load_like`, another one of the same make.
         classifier: C classes on its features, on the device.
-        make: what it must share with others that are judged with it.
+        make: what it must share with others that are evaluated with it.
         weights: file that holds the weights, or None where no file has all of them.
         note: a sentence where it is not made as its name would be today, else empty.
     """
@@ -170,7 +170,7 @@ def _evaluated(
         raise DataError(
             f"the model was trained on the classes {description['classes']}, the suite "
             f"{suite.name!r} has {list(suite.classes)}",
-            hint="A classifier can only be judged on the classes that it has.",
+            hint="A classifier can only be evaluated on the classes that it has.",
         )
     classifier = Classifier.of(tensors, float(description["logit_scale"]), device)
     made, name, pretrained = made_of(description), description["name"], description["pretrained"]
@@ -231,11 +231,11 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
 
 
 def classifier_of(method: Method, captions: Captions) -> Classifier:
-    """What the model of a method is judged with, at any point of its training.
+    """What the model of a method is evaluated with, at any point of its training.
 
     Args:
-        captions: of the suite's templates. Pre-training learns on captions in styles and is judged
-            with these, as any model is.
+        captions: of the suite's templates. Pre-training learns on captions in styles and is
+            evaluated with these, as any model is.
     """
     if isinstance(method, Pretraining):
         return zero_shot_classifier(method.clip, captions)
@@ -350,7 +350,7 @@ def require_alike(one: ForwardConfig, one_name: str, other: ForwardConfig, other
     ]
     if differs:
         raise ModelError(
-            f"{one_name} and {other_name} cannot be judged in one pass, they differ in "
+            f"{one_name} and {other_name} cannot be evaluated in one pass, they differ in "
             + ", ".join(differs),
             hint="Evaluate them by a command each.",
         )
@@ -358,12 +358,12 @@ def require_alike(one: ForwardConfig, one_name: str, other: ForwardConfig, other
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is judged.
+    """A model that is evaluated.
 
     Attributes:
         folder: receives `predictions/`, and shards meanwhile.
-        name: folder that predictions are told under, where several models are judged.
-        run: the stored run that the results belong to, where one that is stored is judged.
+        name: folder that predictions are told under, where several models are evaluated.
+        run: the stored run that the results belong to, where one that is stored is evaluated.
     """
 
     placed: Placed

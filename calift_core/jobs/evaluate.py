@@ -1,4 +1,4 @@
-"""Finished models judged on other data, one or many in one pass."""
+"""Finished models evaluated on other data, one or many in one pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from calift_core.schema.spec import RunSpec
 def evaluate_finished(
     spec: RunSpec, finished: Path, folder: Path, *, stop: Stop = never
 ) -> Iterator[Record]:
-    """Judge the finished model of a run on a suite, without training.
+    """Evaluate the finished model of a run on a suite, without training.
 
     Args:
         spec: whose `suite` and `evaluation` are used.
@@ -40,7 +40,7 @@ def evaluate_finished(
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A model that `evaluate_many` judges.
+    """A model that `evaluate_many` evaluates.
 
     Attributes:
         path: folder of a finished run, or a checkpoint: `RUN/checkpoint/steps/STEP`.
@@ -54,7 +54,7 @@ class Evaluated:
 def evaluate_many(
     models: Mapping[str, Evaluated], folder: Path, *, stop: Stop = never
 ) -> Iterator[Record]:
-    """Judge several models in one pass over the data: each image is decoded once for all of them.
+    """Evaluate several models in one pass over the data: each image is decoded once.
 
     The results are those of `evaluate_finished`, model by model, bit for bit.
 
@@ -64,7 +64,7 @@ def evaluate_many(
         stop: true to stop between batches; the same call then goes on from there.
 
     Raises:
-        SpecError: the models are not to be judged on the same data in the same way.
+        SpecError: the models are not to be evaluated on the same data in the same way.
         ModelError: they differ in architecture or preprocessing.
         CheckpointError: a folder holds no model.
         DataError: the suite has other classes than a model.
@@ -130,7 +130,7 @@ def _require_same_pass(one_name: str, one: RunSpec, other_name: str, other: RunS
     ]
     if differs:
         raise SpecError(
-            f"models judged in one pass must have the same {', '.join(differs)}, those of "
+            f"models evaluated in one pass must have the same {', '.join(differs)}, those of "
             f"{one_name!r} and {other_name!r} differ",
             hint="Name one RunSpec for all of them (--suite), or evaluate them by a command each.",
         )

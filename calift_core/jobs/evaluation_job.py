@@ -1,4 +1,4 @@
-"""An evaluation job: finished runs judged on data that their own specs did not name.
+"""An evaluation job: finished runs evaluated on data that their own specs did not name.
 
 The folder of a job::
 
@@ -82,9 +82,9 @@ def evaluate_runs(
     resume_from: Path | None = None,
     stop: Stop = never,
 ) -> Iterator[Record]:
-    """Judge the models of finished runs; those that are alike see each image in one pass.
+    """Evaluate the models of finished runs; those that are alike see each image in one pass.
 
-    What a run was judged on before, the same images under the same name, is passed over; other
+    What a run was evaluated on before, the same images under the same name, is passed over; other
     images of that name are told apart by their hash. The results are those of a run that had the
     data in its own spec, bit for bit.
 
@@ -106,12 +106,13 @@ def evaluate_runs(
     gone = [run_id for run_id in spec.runs if run_id not in inputs]
     if not runs:
         raise ModelUnavailableError(
-            f"there is nothing to judge: {_list(gone)} {'is' if len(gone) == 1 else 'are'} gone",
+            f"there is nothing to evaluate: {_list(gone)} {'is' if len(gone) == 1 else 'are'} gone",
             hint="They were deleted after this job was submitted.",
         )
     for run_id in gone:
         yield LogRecord(
-            level="warning", message=f"The run {run_id} is gone; the others are judged without it."
+            level="warning",
+            message=f"The run {run_id} is gone; the others are evaluated without it.",
         )
     yield PhaseRecord(phase="loading", detail=f"{_models(len(runs))}, {_what(spec)}")
     found = _Data(spec)
@@ -131,7 +132,7 @@ def evaluate_runs(
 
 @dataclass(frozen=True)
 class _Alike:
-    """What runs must share to be judged in one pass."""
+    """What runs must share to be evaluated in one pass."""
 
     make: ForwardConfig
     classes: tuple[str, ...]
@@ -145,13 +146,13 @@ class _Alike:
 
 @dataclass(frozen=True)
 class _Run:
-    """A finished run that is judged.
+    """A finished run that is evaluated.
 
     Attributes:
         folder: holds its report, its model and its predictions.
-        suite: the data that it was trained and judged on.
+        suite: the data that it was trained and evaluated on.
         alike: what others must share with it.
-        known: data set → hash of its images, of what the run was judged on already.
+        known: data set → hash of its images, of what the run was evaluated on already.
     """
 
     id: str
@@ -213,7 +214,7 @@ def _alike(runs: Sequence[_Run]) -> list[list[_Run]]:
 
 @dataclass(frozen=True)
 class _Set:
-    """A data set to be judged on."""
+    """A data set to be evaluated on."""
 
     n: int
     images: ImageSet
@@ -259,14 +260,14 @@ class _Data:
             raise DataError(
                 f"the run {run.id} was trained on the classes {list(run.alike.classes)[:20]}, the "
                 f"suite {spec.id!r} has {list(suite.classes)[:20]}",
-                hint="A classifier can only be judged on the classes that it has.",
+                hint="A classifier can only be evaluated on the classes that it has.",
             )
         return suite
 
     def _of_suite(self, suite_id: str, run: _Run) -> Iterator[_Set]:
         is_own = suite_id == run.suite.id
         wanted = SuiteSpec(id=suite_id)
-        if is_own:  # its parts as the run had them; it was judged on the test images already
+        if is_own:  # its parts as the run had them; it was evaluated on the test images already
             wanted = run.suite.model_copy(
                 update={"shifts": {}, "corruptions": type(run.suite.corruptions)()}
             )
@@ -293,14 +294,14 @@ def _corruptions(suite: Suite) -> Iterator[_Set]:
 
 @dataclass
 class _Pass:
-    """Runs that are judged together, and on what."""
+    """Runs that are evaluated together, and on what."""
 
     runs: list[_Run]
     sets: list[_Set]
     subjects: dict[str, Subject] = field(default_factory=dict)
 
     def work(self, folder: Path, stop: Stop, progress: Progress) -> Iterator[Record]:
-        """Judge; what a run was judged on already is passed over."""
+        """Judge; what a run was evaluated on already is passed over."""
         first, alike = self.runs[0], self.runs[0].alike
         yield from self._load(folder, stop)
         settings = Settings(
@@ -317,7 +318,7 @@ class _Pass:
                 name = _free_name(run, one.images)
                 if name is None:
                     progress.skip(one.n)
-                    told_before = f"The run {run.id} was judged on {one.images.name} already."
+                    told_before = f"The run {run.id} was evaluated on {one.images.name} already."
                     yield LogRecord(message=told_before)
                 else:
                     by_name.setdefault(name, []).append(run)
@@ -365,7 +366,7 @@ class _Pass:
 
 
 def _free_name(run: _Run, images: ImageSet) -> str | None:
-    """What a set is called among those of a run; None where the run was judged on it already."""
+    """What a set is called among those of a run; None where the run was evaluated on it already."""
     if images.sha256 in run.known.values():
         return None
     return images.name if images.name not in run.known else f"{images.name}-{images.sha256[:8]}"

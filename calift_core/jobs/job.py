@@ -133,7 +133,7 @@ class Job:
             self.speeds[record.phase] = record.samples_per_s
 
     def run(self) -> Iterator[Record]:
-        """Train or merge, then judge and report: what happens, in order."""
+        """Train or merge, then evaluate and report: what happens, in order."""
         spec = self.spec
         yield PhaseRecord(phase="loading", detail=f"{spec.model.name} and {spec.suite.id}")
         suite = load_suite(spec.suite)
@@ -211,7 +211,7 @@ class Job:
     def _merge(
         self, clip: Clip, captions: Captions, suite: Suite, start_hash: str
     ) -> Iterator[Record]:
-        """Make the model of finished runs, and judge it like any other."""
+        """Make the model of finished runs, and evaluate it like any other."""
         if self.resume_from is not None:
             adopt_shards(self.resume_from, self.folder)
         merged = yield from merge_runs(
@@ -260,7 +260,7 @@ class Job:
 
     @property
     def settings(self) -> Settings:
-        """How models are judged, beside the suite's class names."""
+        """How models are evaluated, beside the suite's class names."""
         return Settings(
             spec=self.spec.evaluation,
             templates=resolve_templates(self.spec.suite.templates),

@@ -170,7 +170,7 @@ def merge_runs(
     if method.choose == "one_se":
         alpha, accuracies = yield from walk.choose(ONE_SE_PATH, suite)
         resolved |= {"chosen_on": "id_val", "val_accuracies": accuracies}
-    # The model at α is judged as any other, and so gives its point.
+    # The model at α is evaluated as any other, and so gives its point.
     frontier = yield from walk.sweep(sorted({*method.sweep} - {alpha}), suite)
     classifier = path.settle(alpha)
     return Merged(classifier, {"alpha": alpha, **resolved}, frontier)
@@ -220,7 +220,7 @@ def _load(
         raise DataError(
             f"the run {name!r} was trained on the classes {description['classes']}, the suite "
             f"{suite.name!r} has {list(suite.classes)}",
-            hint="A classifier can only be judged on the classes that it has.",
+            hint="A classifier can only be evaluated on the classes that it has.",
         )
     scale = float(description["logit_scale"])
     classifier = Classifier.of(tensors, scale, start.net.logit_scale.device)

@@ -94,7 +94,7 @@ def make_method(
 
 
 def conclude(method: Method) -> None:
-    """After the last step: the model's weights become what is judged and saved."""
+    """After the last step: the model's weights become what is evaluated and saved."""
     if method.adapter is not None:
         method.adapter.merge()
     method.finish()

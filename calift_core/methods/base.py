@@ -165,7 +165,7 @@ class Method(Protocol):
         """Called after optimiser step `step` (from 1). Returns what is worth logging."""
 
     def finish(self) -> None:
-        """Called once after the last step, before the model is judged."""
+        """Called once after the last step, before the model is evaluated."""
 
     def classifier(self) -> Classifier:
         """The classifier, made from the current weights."""

@@ -20,7 +20,7 @@ class ZsNorm(Supervised):
     Murugesan et al. 2024, section 4: logits z = head(I) as in FT, z₀ of the initial model on the
     same image. How far apart an image's logits are is then nothing that training can change, so it
     gains nothing by raising confidence. A step costs a pass of the initial image tower more than
-    FT's. The finished model is judged on z as it is; `sals` is z' when it is judged.
+    FT's. The finished model is evaluated on z as it is; `sals` is z' when it is evaluated.
 
     Differs from the reference: there it trains adapters and prompts, here the image tower and a
     head, as the other methods do. Written from the equation; how its authors' trainer treats the

@@ -49,7 +49,7 @@ class Clip(nn.Module):
     """An image tower, a text tower and a logit scale.
 
     Args:
-        tokenizer: makes the tokenizer when it is first asked for: a finished model is judged
+        tokenizer: makes the tokenizer when it is first asked for: a finished model is evaluated
             without one, and that of some models has to be fetched.
         made: how the network is built and what its images go through.
     """

@@ -60,8 +60,8 @@ class PromptHeads:
             raise SpecError(
                 f"other prompts need a class of the model's own for each of the data set's, got "
                 f"{strange[0]!r}.",
-                hint="Data whose classes each stand for several of the model's are judged with the "
-                "run's own prompts.",
+                hint="Data whose classes each stand for several of the model's are evaluated with "
+                "the run's own prompts.",
             )
         rows = self.heads[self.names.index(name)][[place[known] for known in class_names]]
         head = rows.astype(np.float32).T * np.float32(self.scale)

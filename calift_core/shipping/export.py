@@ -97,7 +97,7 @@ def export_run(
     _, description = read_finished(run)
     choice = read_choice(run)
     _require_free(folder, overwrite)
-    on_message("judging the calibrated model on the stored predictions")
+    on_message("evaluating the calibrated model on the stored predictions")
     calibrator = None if choice is None else choice.fitted()
     rows = list(exported_scores(run, report, calibrator))
     part = folder.with_name(f".{folder.name}.part")

@@ -40,7 +40,7 @@ class Reference:
     Attributes:
         logits: (N, C) float32, before the calibrator.
         labels: (N,).
-        judged: how far each estimator of accuracy was off on the run's shifts.
+        evaluated: how far each estimator of accuracy was off on the run's shifts.
         initial: (N, C) float32, the initial model's, where the calibrator reads them.
         shifts: name → (M, C) float32, logits on the run's labelled shifts that have all classes.
     """
@@ -101,7 +101,7 @@ def reference_of(run: Path, report: Report, calibrator: Calibrator | None) -> Re
 
 
 def save_reference(folder: Path, reference: Reference) -> None:
-    """Put the answers into an exported folder; what was judged stands in its description."""
+    """Put the answers into an exported folder; what was evaluated stands in its description."""
     tensors = {
         "logits": torch.from_numpy(np.ascontiguousarray(reference.logits)),
         "labels": torch.from_numpy(np.ascontiguousarray(reference.labels)),

@@ -153,7 +153,7 @@ def _unknown(best: Expected, drift: Drifted, familiar: Familiarity | None, own: 
     if drift.p_value >= DRIFTED:
         return None
     if familiar is None or best.mean_error is None:
-        return f"they differ from {own}, and the run was tested on no shift to judge that by."
+        return f"they differ from {own}, and the run was tested on no shift to evaluate that by."
     if familiar.further:
         return (
             f"they are further from {own} than every shift that the run was tested on (energy "

@@ -1,4 +1,4 @@
-"""ImageNet, the data sets that are judged by its classes, and ImageNet-C. Torch-free.
+"""ImageNet, the data sets that are evaluated by its classes, and ImageNet-C. Torch-free.
 
 The 1,000 WordNet ids, their labels and the subsets of ImageNet-R and -A are published with the
 data sets (Russakovsky et al. 2015; Hendrycks et al. 2021a, 2021b); the labels are synonyms of
@@ -185,8 +185,8 @@ def _objectnet(root: Path, budget: Budget | None) -> ImageSet:
 class ImageNet(Family):
     """ILSVRC-2012 by WordNet id, V2 by class number, R, A and Sketch by WordNet id, ObjectNet.
 
-    R and A have 200 of the classes and are judged on those logits; ObjectNet has 113 objects, each
-    judged on the largest logit of the ImageNet classes that it covers.
+    R and A have 200 of the classes and are evaluated on those logits; ObjectNet has 113 objects,
+    each evaluated on the largest logit of the ImageNet classes that it covers.
     """
 
     name = "imagenet"

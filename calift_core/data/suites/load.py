@@ -71,7 +71,7 @@ class Suite:
         return images
 
     def evaluations(self) -> Iterable[tuple[ImageSet, Role, str | None, int | None]]:
-        """(images, role, corruption, severity) of everything a finished model is judged on."""
+        """(images, role, corruption, severity) of everything a finished model is evaluated on."""
         yield replace(self.part("test"), name=f"{self.name}/test"), "id", None, None
         for images in self.shifts.values():
             yield images, "shift", None, None

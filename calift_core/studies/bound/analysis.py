@@ -110,8 +110,8 @@ def analyse(
             associations.append(Association(scope, term, error, found))
     if not associations:
         raise SpecError(
-            f"a rank correlation needs at least {SMALLEST_N} models judged on the same data, got "
-            f"{len(points)} in {len({p.suite for p in points})} suites",
+            f"a rank correlation needs at least {SMALLEST_N} models evaluated on the same data, "
+            f"got {len(points)} in {len({p.suite for p in points})} suites",
             hint=" ".join(remarks),
         )
     return Analysis(part, tuple(points), tuple(associations), tuple(remarks))

@@ -23,7 +23,7 @@ _PERMUTATIONS = 9999
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's ρ with what is needed to judge it.
+    """Spearman's ρ with what is needed to evaluate it.
 
     Attributes:
         rho: in [−1, 1]; over several strata, ranks are taken inside each.

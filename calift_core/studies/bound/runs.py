@@ -25,7 +25,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[BoundPoint], list[str]]:
     """The points of all finished runs under some folders, and why others were left out.
 
     A run counts once (by `spec_sha256`; of several reports the newest), models made by `pretrain`
-    not at all. Reports judged on other images or shifts are another suite.
+    not at all. Reports evaluated on other images or shifts are another suite.
 
     Args:
         folders: searched for `report.json`, and for the reports of an artifact store (files named
@@ -96,7 +96,7 @@ def _why_not(report: Report) -> str:
     if None in (s.id_ece, s.id_accuracy) or not any(e.role == "id" for e in report.evaluations):
         return "no ID calibration error"
     if None in (s.ood_accuracy, s.ood_ece):
-        return "not judged under any shift"
+        return "not evaluated under any shift"
     if report.spectrum is None:
         return "no spectrum"
     if not report.spectrum.sigma_min:
@@ -110,7 +110,7 @@ def _evaluated_on(report: Report) -> str:
 
 
 def _suite_names(reports: Sequence[Report]) -> dict[str, str]:
-    """Names of what models were judged on.
+    """Names of what models were evaluated on.
 
     Suites that share one, as manifests that are all called `suite.csv`, have their folder's before
     it; those that still share one are told apart by a number.

@@ -51,7 +51,7 @@ class BoundPoint:
 
     Attributes:
         part: `synthetic` or `runs`.
-        suite: what it was judged on; ranks are taken inside one suite.
+        suite: what it was evaluated on; ranks are taken inside one suite.
         group: models that differ by less than this, such as the seed, are no independent evidence.
         id_calibration: ε_ID. Synthetic: squared binned error of P(y = 1); runs: the report's ECE.
         covariance_term: D/σ_min.

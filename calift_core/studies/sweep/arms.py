@@ -103,11 +103,11 @@ class Arms:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The judged seeds."""
+        """The evaluated seeds."""
         return self.spec.seeds
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
-        """The judged seeds of an arm."""
+        """The evaluated seeds of an arm."""
         return self.seeds if arm.seeded else self.seeds[:1]
 
     def _per_rate(self, arm: Arm) -> int:
@@ -121,7 +121,7 @@ class Arms:
         if not arm.rates:
             return judged
         per_rate = self._per_rate(arm)
-        # With every seed at every rate, the judged ones at the chosen rate are among them.
+        # With every seed at every rate, the evaluated ones at the chosen rate are among them.
         return arm.at_once * per_rate + (0 if per_rate > 1 else judged)
 
     def runs_at_most(self, arm: Arm) -> int:

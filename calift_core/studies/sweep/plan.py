@@ -36,7 +36,7 @@ class Slot:
 
     Attributes:
         key: names it among the runs of its sweep.
-        role: whether it chooses a rate or is judged.
+        role: whether it chooses a rate or is evaluated.
         lr: its rate; None: as base and method say.
         after: keys of the runs that it is made from.
     """
@@ -56,7 +56,7 @@ class Plan:
     Attributes:
         slots: runs whose settings are known, in the order of the protocol.
         rates: arm → the rate that was chosen for it.
-        lost: arm → why it has no judged runs.
+        lost: arm → why it has no evaluated runs.
         to_come: arm, role and how many runs of it are certain to follow and cannot be named yet.
         stuck: nothing is open or ready, and something failed.
     """
@@ -70,7 +70,7 @@ class Plan:
     stuck: bool
 
     def judged(self, arm: int) -> Iterator[Slot]:
-        """The judged runs of an arm at its own rate, none while that is not chosen."""
+        """The evaluated runs of an arm at its own rate, none while that is not chosen."""
         own = self.rates.get(arm)
         rate = None if own is None else own.lr
         for slot in self.slots:

@@ -67,7 +67,7 @@ class ScoredSet:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A finished run: its ID test set and what it was judged on besides."""
+    """A finished run: its ID test set and what it was evaluated on besides."""
 
     run_id: str
     seed: int
@@ -81,7 +81,7 @@ class Contender:
     Attributes:
         lr: its rate, None where none was chosen.
         at_edge: whether that lies at an end of its ladder.
-        runs: judged at its own rate, in the order of the seeds.
+        runs: evaluated at its own rate, in the order of the seeds.
         ladder: rate → runs at it, in the order of the seeds.
     """
 
@@ -120,13 +120,13 @@ class _Images:
         """Independent units of a set, (R + 1, G) how often each was drawn, and scores.
 
         Raises:
-            UnpairedError: the run was judged on other images than the first one.
+            UnpairedError: the run was evaluated on other images than the first one.
         """
         names, scores = run.sets[name].open()
         if not np.array_equal(names, self._units[name]):
             raise UnpairedError(
-                f"run {run.run_id} was judged on other images of {name} than run {self._first}, so "
-                "the two cannot be compared in pairs",
+                f"run {run.run_id} was evaluated on other images of {name} than run {self._first}, "
+                "so the two cannot be compared in pairs",
                 hint="Values that change the data make several questions; sweep them apart.",
             )
         distinct = np.unique(names)
@@ -196,7 +196,7 @@ class _RunScores:
 
     @cached_property
     def own(self) -> dict[str, list[_Values]]:
-        """Label → numbers of its judged runs."""
+        """Label → numbers of its evaluated runs."""
         return {c.label: [self(run) for run in c.runs] for c in self._contenders}
 
 
@@ -228,19 +228,19 @@ def compare_contenders(
     complete: bool,
     left_out: Sequence[LeftOut] = (),
 ) -> SweepVerdict:
-    """Judge the contenders.
+    """Evaluate the contenders.
 
     Args:
-        contenders: each with a run for each judged seed, or one run where nothing is random.
+        contenders: each with a run for each evaluated seed, or one run where nothing is random.
         left_out: contenders without all of their runs.
 
     Raises:
         PredictionsError: there is no contender.
-        UnpairedError: runs were judged on different images.
+        UnpairedError: runs were evaluated on different images.
     """
     if not contenders:
         raise PredictionsError(
-            "no method of the sweep has all of its judged runs yet",
+            "no method of the sweep has all of its evaluated runs yet",
             hint="The verdict comes with the first method whose seeds have all finished.",
         )
     judge = _RunScores(contenders)
@@ -341,7 +341,7 @@ def _notes(contenders: Sequence[Contender], judge: _RunScores, seeds: Sequence[i
     if len(seeds) == 1:
         notes.append("There is one seed: the intervals cover images alone.")
     if judge.evaluated_on == "id":
-        notes.append("No shifted data was judged; what stands for OOD is the ID test set.")
+        notes.append("No shifted data was evaluated; what stands for OOD is the ID test set.")
     return notes
 
 

@@ -70,7 +70,7 @@ def test_inspect__copies_are_worth_what_the_run_says_without_them(
     judged(tmp_path / "other", test.take([others[0]], "test"), "id", says[:1])
     answer = CliRunner().invoke(data.app, ["inspect", str(tree), "--run", str(tmp_path / "other")])
     assert isinstance(answer.exception, DataError)
-    assert "the run was judged on other data" in answer.exception.message
+    assert "the run was evaluated on other data" in answer.exception.message
     answer = CliRunner().invoke(data.app, ["inspect", str(tree), "--run", str(tmp_path)])
     assert "has no report and predictions: expected the folder of a finished" in str(
         answer.exception

@@ -875,7 +875,9 @@ def test_many__refuses_other_architectures_suites_and_ways(
         update={"suite": models["one"].spec.suite, "evaluation": models["one"].spec.evaluation}
     )
     both = models | {"other": Evaluated(tmp_path / "resnet", like)}
-    with pytest.raises(ModelError, match=r"one and other cannot be judged .* image size \(16 and"):
+    with pytest.raises(
+        ModelError, match=r"one and other cannot be evaluated .* image size \(16 and"
+    ):
         go(evaluate_many(both, tmp_path / "out"))
     both = models | {"other": Evaluated(runs["two"], spec_of(runs["two"], batch_size=5))}
     with pytest.raises(SpecError, match="must have the same evaluation, those of 'one' and 'oth"):

@@ -113,7 +113,7 @@ def test_judge_runs__what_was_judged_is_passed_over_and_other_images_stand_besid
     )
     again = list(evaluate_runs(asked, tmp_path / "second", inputs={"zs": run}))
     assert judged(again) == {}
-    assert "The run zs was judged on art already." in said(again)
+    assert "The run zs was evaluated on art already." in said(again)
     other = write_classes(tmp_path / "other", n=4, seed=9)
     asked = job("zs", shifts={"art": str(other)})
     (found,) = judged(list(evaluate_runs(asked, tmp_path / "third", inputs={"zs": run})))
@@ -145,7 +145,7 @@ def test_judge_runs__a_run_that_is_gone_is_said_and_the_others_are_judged(
     asked = job("zs", "ft", folders=[str(paintings)])
     records = list(evaluate_runs(asked, tmp_path / "a", inputs={"ft": finished["ft"]}))
     assert set(judged(records)) == {("ft", "paintings")}
-    assert said(records)[0] == "The run zs is gone; the others are judged without it."
+    assert said(records)[0] == "The run zs is gone; the others are evaluated without it."
     with pytest.raises(ModelUnavailableError, match="zs, ft are gone"):
         list(evaluate_runs(asked, tmp_path / "b", inputs={}))
 

@@ -439,7 +439,7 @@ def test_read_runs__says_what_it_leaves_out(tmp_path: Path) -> None:
     assert [(p.group, p.zero_shot) for p in points] == [("zero_shot", True)]
     assert len(notes) == 4
     assert "1 left out: a pre-trained model" in " ".join(notes)
-    assert "1 left out: not judged under any shift." in notes
+    assert "1 left out: not evaluated under any shift." in notes
     assert "1 left out: its report cannot be read." in notes
     assert any("σ_min is 0 by rank" in note for note in notes)
 
@@ -527,7 +527,7 @@ def test_analyse__pools_suites_by_ranks_inside_each(tmp_path: Path) -> None:
 
 def test_analyse__refuses_fewer_than_8_models(tmp_path: Path) -> None:
     points, _ = read_runs([many_reports(tmp_path, n_methods=2)])
-    with pytest.raises(SpecError, match="at least 8 models judged on the same data, got 6 in 1"):
+    with pytest.raises(SpecError, match="at least 8 models evaluated on the same data, got 6 in 1"):
         analyse("runs", points)
 
 
@@ -705,7 +705,9 @@ def test_command__too_few_runs_is_a_sentence(say: Callable[..., Said], tmp_path:
     said = say(tmp_path)
     assert said.status == 1
     assert said.stdout == ""
-    assert "a rank correlation needs at least 8 models judged on the same data, got 6" in said.text
+    assert (
+        "a rank correlation needs at least 8 models evaluated on the same data, got 6" in said.text
+    )
     assert "Traceback" not in said.text
     said = say(tmp_path, "--json")
     assert json.loads(said.stdout)["error"]["code"] == "INVALID_SPEC"
