@@ -112,12 +112,12 @@ def read_result(folder: Path) -> JobResult | None:
         return None
 
 
-def last_lines(path: Path, *, count: int = 20, limit_bytes: int = 4096) -> str:
+def last_lines(path: Path) -> str:
     """The end of a text file; empty where there is none."""
     with suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - limit_bytes))
+        file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-count:])
+        return "\n".join(lines[-20:])
     return ""
 
 

@@ -99,13 +99,13 @@ class WorkerService:
         self._presence = threading.Thread(target=self._report_in, name="presence", daemon=True)
         self._pulse = Pulse(pulse_path(settings.home, os.getpid()))
 
-    def wait_for_database(self, *, timeout_s: float = 300.0) -> None:
-        """Bring the tables up to date, waiting for a database that is still starting.
+    def wait_for_database(self) -> None:
+        """Bring the tables up to date, waiting 5 minutes at most for a database that starts.
 
         Raises:
             SQLAlchemyError: the database did not answer in time.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + 300.0
         while True:
             try:
                 migrations.upgrade(self.engine)

@@ -114,7 +114,7 @@ def _families(file: Path) -> np.ndarray:
     return np.array(["/".join(str(one).split("/")[:2]) for one in read_index(file)[0]])
 
 
-def mean_difference(parts: Sequence[tuple[Doubles, np.ndarray]], level: float = 0.95) -> Difference:
+def mean_difference(parts: Sequence[tuple[Doubles, np.ndarray]]) -> Difference:
     """The unweighted mean over data sets of the mean of paired differences.
 
     Each set's standard error takes whole clusters for its units; their sum has a t distribution
@@ -125,7 +125,7 @@ def mean_difference(parts: Sequence[tuple[Doubles, np.ndarray]], level: float = 
     """
     value = float(np.mean([own.mean() for own, _ in parts]))
     se, df = standard_error(variance_of_mean(own, clusters) for own, clusters in parts)
-    half = t_quantile(df, 0.5 + level / 2) * se / len(parts)
+    half = t_quantile(df, 0.975) * se / len(parts)
     return Difference(value, value - half, value + half)
 
 

@@ -33,14 +33,13 @@ class Clusters:
 
 
 def clustered(
-    features: npt.NDArray[np.float16], labels: Ints, class_names: Sequence[str], *, seed: int = 0
+    features: npt.NDArray[np.float16], labels: Ints, class_names: Sequence[str]
 ) -> Clusters | None:
     """Clusters by k-means (k-means++, at most 30 and 20 images each on average) of unit vectors.
 
     Args:
         features: (N, D), L2-normalised.
         labels: (N,) classes, for the titles.
-        seed: of the first centres.
 
     Returns:
         None of too few images.
@@ -52,7 +51,7 @@ def clustered(
     if k < 2:
         return None
     points = features.astype(np.float32)
-    _, of = kmeans2(points, k, iter=_ROUNDS, minit="++", rng=seed, missing="warn")
+    _, of = kmeans2(points, k, iter=_ROUNDS, minit="++", rng=0, missing="warn")
     _, of = np.unique(of, return_inverse=True)  # an empty cluster is none
     titles = []
     for cluster in range(int(of.max()) + 1):

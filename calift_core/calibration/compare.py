@@ -386,9 +386,7 @@ class Noisy(Protocol):
         """Values (R, J) on shared draws."""
 
 
-def confidence_set_over(
-    sets: Sequence[Noisy], metric: str, *, level: float = 0.95
-) -> ConfidenceSet:
+def confidence_set_over(sets: Sequence[Noisy], metric: str) -> ConfidenceSet:
     """Which models may be the best by the mean of a metric over several sets of samples.
 
     Every set counts the same, whatever its size. Sets of the same units must have been drawn with
@@ -397,7 +395,6 @@ def confidence_set_over(
     Args:
         sets: the same models in the same order on each.
         metric: a name in `METRICS` that all were made with.
-        level: chance that the best model is in the set.
 
     Raises:
         SpecError: there is no set, or the sets are not of the same models.
@@ -413,6 +410,6 @@ def confidence_set_over(
         higher_is_better=_higher_is_better(metric, None),
         n=sum(one.n for one in sets),
         n_clusters=sum(one.n_clusters for one in sets),
-        level=level,
+        level=0.95,
         seed=0,
     )

@@ -35,9 +35,9 @@ class ConfidenceSet:
     seed: int
 
 
-def on_border(p_value: float, n_resamples: int, level: float = 0.95) -> bool:
+def on_border(p_value: float, n_resamples: int) -> bool:
     """Whether other draws might as well decide otherwise: two standard errors reach the border."""
-    return abs(p_value - (1 - level)) <= 2 * p_value_error(1 - level, n_resamples)
+    return abs(p_value - 0.05) <= 2 * p_value_error(0.05, n_resamples)
 
 
 def p_value_error(p_value: float, n_resamples: int) -> float:

@@ -286,11 +286,11 @@ class LowerBound:
 
     Args:
         confidences: (N,) fractions.
-        n_folds: parts that ĝ is fitted without, by rank of the confidence in turn.
     """
 
-    def __init__(self, confidences: Doubles, n_folds: int = 5) -> None:
+    def __init__(self, confidences: Doubles) -> None:
         self._confidences = confidences
+        n_folds = 5
         fold = np.empty(len(confidences), dtype=np.int64)
         fold[np.argsort(confidences, kind="stable")] = np.arange(len(confidences)) % n_folds
         self._folds = []

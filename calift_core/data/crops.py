@@ -18,7 +18,6 @@ def random_resized_crop(
     rng: np.random.Generator,
     scale: tuple[float, float],
     flip: bool = False,
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Pixels:
     """A random part of the image, resized to the model's input by its own interpolation.
 
@@ -38,7 +37,7 @@ def random_resized_crop(
     else:
         for _ in range(10):
             area = height * width * rng.uniform(*scale)
-            aspect = float(np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1]))))
+            aspect = float(np.exp(rng.uniform(*np.log([3 / 4, 4 / 3]))))
             w, h = (area * aspect) ** 0.5, (area / aspect) ** 0.5
             if w <= width and h <= height:
                 left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)

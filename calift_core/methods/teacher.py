@@ -67,10 +67,10 @@ class Teacher:
         return {}
 
     @torch.no_grad()
-    def encode_all(self, *, batch_size: int = 512) -> None:
+    def encode_all(self) -> None:
         """Encode every caption now: which ones share a forward pass changes the last bits."""
         every = torch.arange(len(self.captions), device=self.texts.device)
-        for ids in torch.split(every, batch_size):
+        for ids in torch.split(every, 512):
             self.texts[ids] = encode_captions(self.clip, self.captions, ids)
         self.known.fill_(True)
 

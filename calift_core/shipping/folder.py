@@ -100,7 +100,7 @@ class Exported(BaseModel):
         return None if self.choice is None else self.choice.fitted()
 
 
-def read_exported(folder: Path, *, verify: bool = True) -> Exported:
+def read_exported(folder: Path) -> Exported:
     """Read an exported folder's `calift.json`.
 
     Raises:
@@ -113,7 +113,7 @@ def read_exported(folder: Path, *, verify: bool = True) -> Exported:
         raise CheckpointError(f"{str(folder)!r} holds no exported model ({EXPORT_NAME})") from None
     except (OSError, ValueError, ValidationError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from None
-    for name, sha256 in exported.files.items() if verify else ():
+    for name, sha256 in exported.files.items():
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"{str(folder)!r} must hold {name}, it does not")
