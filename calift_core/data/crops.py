@@ -37,7 +37,7 @@ def random_resized_crop(
     else:
         for _ in range(10):
             area = height * width * rng.uniform(*scale)
-            aspect = float(np.exp(rng.uniform(*np.log([3 / 4, 4 / 3]))))
+            aspect = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
             w, h = (area * aspect) ** 0.5, (area / aspect) ** 0.5
             if w <= width and h <= height:
                 left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
