@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import gc
 import importlib.util
 import os
 import random
@@ -139,15 +138,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for index, name in enumerate(LONG):
         order.setdefault(group_of(name), index)
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(LONG)))
-
-
-def pytest_collection_finish() -> None:
-    """Leave what was imported out of the search for garbage, which Streamlit makes after each page.
-
-    All that the tests import is a million things, which are there to the end.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
