@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from calift_core.data.suites.load import load_suite
     from calift_core.jobs.evaluate import evaluate_finished
     from calift_core.jobs.folder import run_in_folder
+    from calift_core.judging.calibrated import calibrate
+    from calift_core.judging.judgement import judge
     from calift_core.models.loading import load_clip
     from calift_core.predictions.export import export_predictions
     from calift_core.predictions.foreign.load import load_predictions
@@ -27,10 +29,12 @@ _HOME = {
     "Client": "calift_core.client",
     "LoadedRun": "calift.notebook",
     "RunSpec": "calift_core.schema.spec",
+    "calibrate": "calift_core.judging.calibrated",
     "ece": "calift.notebook",
     "evaluate": "calift.notebook",
     "evaluate_finished": "calift_core.jobs.evaluate",
     "export_predictions": "calift_core.predictions.export",
+    "judge": "calift_core.judging.judgement",
     "load": "calift.notebook",
     "load_clip": "calift_core.models.loading",
     "load_predictions": "calift_core.predictions.foreign.load",
@@ -46,10 +50,12 @@ __all__ = [
     "LoadedRun",
     "RunSpec",
     "__version__",
+    "calibrate",
     "ece",
     "evaluate",
     "evaluate_finished",
     "export_predictions",
+    "judge",
     "load",
     "load_clip",
     "load_predictions",

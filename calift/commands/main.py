@@ -21,6 +21,7 @@ from calift.commands import (
     data,
     doctor,
     evaluations,
+    judging,
     local,
     operations,
     predictions,
@@ -163,6 +164,7 @@ _PANELS: dict[str, list[tuple[str, Callable[..., None] | typer.Typer, str]]] = {
         ("demo", demo, "calift demo --headless --out demo-report"),
     ],
     "Judge": [
+        ("judge", judging.judge, "calift judge mine.csv night.csv --against other.csv"),
         ("report", reporting.report, "calift report runs/a runs/b --out report.html"),
         ("compare", service.compare, "calift compare runs/a runs/b"),
         (

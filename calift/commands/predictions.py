@@ -61,7 +61,7 @@ def import_predictions(
     options: dict[str, Any] = {
         "dataset": dataset,
         "role": role,
-        "class_names": _class_names(class_names),
+        "class_names": read_class_names(class_names),
     }
     if folder is not None:
         if run is not None:
@@ -124,7 +124,12 @@ def export_predictions(
         console.out.print(f"wrote {target}", markup=False)
 
 
-def _class_names(path: Path | None) -> list[str] | None:
+def read_class_names(path: Path | None) -> list[str] | None:
+    """The lines of a text file, one class each; None where there is no file.
+
+    Raises:
+        SpecError: it cannot be read.
+    """
     if path is None:
         return None
     try:

@@ -85,6 +85,27 @@ def check_labels(labels: Ints, n: int, n_classes: int) -> npt.NDArray[np.int64]:
     return array.astype(np.int64, copy=False)
 
 
+def two_columns(probs: Any) -> Floats:
+    """Probabilities (N, C); one column p becomes 1 − p and p.
+
+    Raises:
+        PredictionsError: a single column lies outside [0, 1].
+    """
+    if hasattr(probs, "detach"):
+        probs = probs.detach().cpu()
+    found = np.asarray(probs, dtype=np.float64)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.ndim != 1:
+        return found
+    if not ((found >= 0) & (found <= 1)).all():
+        raise PredictionsError(
+            "probabilities of one column must lie in [0, 1], got values from "
+            f"{found.min():.3g} to {found.max():.3g}"
+        )
+    return np.stack([1 - found, found], axis=1)
+
+
 def check_probs(probs: Floats) -> Floats:
     """Return probabilities (N, C), or raise PredictionsError.
 

@@ -26,7 +26,7 @@ def read_csv(path: Path, max_bytes: int) -> ForeignSource:
         raise too_large(path, size, 4 * max_bytes)
     described, header, skip = _csv_head(path)
     columns = find_columns(path, header, lists=False)
-    types = dict.fromkeys(columns.values, pa.float64()) | {columns.labels: pa.int64()}
+    types = dict.fromkeys(columns.values, pa.float64())
     types |= {name: pa.string() for name in (columns.ids, columns.clusters) if name}
     try:
         table = pa_csv.read_csv(

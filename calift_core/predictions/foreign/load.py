@@ -7,8 +7,14 @@ What is read is told by the content, not by the name:
 * **Parquet**: columns `labels` and either a list column `probs` or `logits` or the columns
   `probs_0` … (`logits_0` …); optional are `ids` and `clusters`. The singular names (`label`, `id`,
   `cluster`) are understood too. A predictions file of calift is read as what it is.
-* **CSV**: a header with the same columns, numbered ones. A first line `# calift {…}` holds the
-  metadata that `export_predictions` writes there; other readers skip it (`skiprows=1` in pandas).
+* **CSV**: a header with the same columns, numbered or named by class (`probs_cat`). A first line
+  `# calift {…}` holds the metadata that `export_predictions` writes there; other readers skip it
+  (`skiprows=1` in pandas).
+* **JSON lines**: an object a line with the same keys; `probs` is a list, a number, or an object by
+  class.
+
+Labels may be class names instead of numbers, where the file or the caller names the classes; one
+column of probabilities is that of the second of two classes.
 
 Sizes that a file declares are looked at before anything is unpacked. Probabilities become logits
 log p, floored at the smallest normal float32, so that softmax(logits) is what was given.
@@ -26,10 +32,11 @@ import numpy as np
 import numpy.typing as npt
 
 from calift_core import __version__
-from calift_core.calibration.bins import check_labels, check_logits, check_probs
+from calift_core.calibration.bins import check_labels, check_logits, check_probs, two_columns
 from calift_core.errors import PredictionsError, UnknownNameError
 from calift_core.files import storage_error
 from calift_core.predictions.foreign.csv import read_csv
+from calift_core.predictions.foreign.jsonl import read_jsonl
 from calift_core.predictions.foreign.npz import read_npz
 from calift_core.predictions.foreign.source import (
     MAX_BYTES,
@@ -59,7 +66,7 @@ def load_predictions(
     class_names: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Predictions | TopKPredictions:
-    """Read predictions from NPZ, Parquet or CSV and check all of them.
+    """Read predictions from NPZ, Parquet, CSV or JSON lines and check all of them.
 
     Args:
         path: the file; its content tells its kind.
@@ -82,21 +89,23 @@ def load_predictions(
         ours = read_metadata(path)
         stored = read_predictions(path) if ours.storage == "full" else read_top_k(path)
         return _renamed(stored, dataset=dataset, role=role, class_names=class_names)
-    reader = {"npz": read_npz, "parquet": read_parquet, "csv": read_csv}[kind]
+    reader = {
+        "npz": read_npz, "parquet": read_parquet, "csv": read_csv, "jsonl": read_jsonl
+    }[kind]  # fmt: skip
     source = reader(path, max_bytes)
     if class_names is not None:
         source.class_names = class_names
     return _assembled(source, dataset=dataset or path.stem, role=role, named=dataset is not None)
 
 
-def _kind_of(path: Path) -> Literal["npz", "parquet", "csv"]:
+def _kind_of(path: Path) -> Literal["npz", "parquet", "csv", "jsonl"]:
     try:
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as error:
         raise storage_error(error, path, "read") from error
     if not start:
-        raise PredictionsError(f"{path} must be NPZ, Parquet or CSV, got an empty file")
+        raise PredictionsError(f"{path} must be NPZ, Parquet, CSV or JSON lines, got an empty file")
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "npz"
     if start.startswith(b"PAR1"):
@@ -108,10 +117,10 @@ def _kind_of(path: Path) -> Literal["npz", "parquet", "csv"]:
         )
     if b"\x00" in start or not _is_text(start):
         raise PredictionsError(
-            f"{path} must be NPZ, Parquet or CSV, got another kind of file "
+            f"{path} must be NPZ, Parquet, CSV or JSON lines, got another kind of file "
             f"(it begins with {start[:8]!r})"
         )
-    return "csv"
+    return "jsonl" if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "csv"
 
 
 def _is_text(start: bytes) -> bool:
@@ -140,6 +149,8 @@ def _assembled(
     source: ForeignSource, *, dataset: str, role: Role | None, named: bool
 ) -> Predictions:
     values = source.values
+    if source.kind == "probs" and values.ndim == 1:
+        values = two_columns(values)
     if values.ndim != 2:
         raise PredictionsError(f"{source.kind} must have the shape (N, C), got {values.shape}")
     n, n_classes = values.shape
@@ -150,7 +161,7 @@ def _assembled(
         logits = np.log(np.maximum(probs, _FLOOR)).astype(np.float32)
     else:
         logits = np.asarray(check_logits(values), dtype=np.float32)
-    labels = check_labels(source.labels, n, n_classes)
+    labels = check_labels(_indices(source.labels, source.class_names), n, n_classes)
     ids = _texts("ids", source.ids, n)
     if ids is None:
         ids = np.arange(n).astype(np.str_)
@@ -185,6 +196,26 @@ def _assembled(
         metadata=metadata,
         clusters=_texts("clusters", source.clusters, n),
     )
+
+
+def _indices(labels: Array, class_names: Sequence[str] | None) -> Array:
+    """Labels as class indices; names are looked up."""
+    if labels.dtype.kind != "U":
+        return labels
+    if class_names is None:
+        if all(label.isdecimal() for label in labels.tolist()):
+            return labels.astype(np.int64)
+        raise PredictionsError(
+            f"labels that are names need the names of the classes, got {labels[0]!r} and none.",
+            hint="Name the columns probs_CLASS, store class_names, or give --class-names.",
+        )
+    index = {name: i for i, name in enumerate(class_names)}
+    unknown = sorted(set(labels.tolist()) - index.keys())
+    if unknown:
+        raise PredictionsError(
+            f"labels must be among the {len(index)} class names, got {unknown[0]!r}"
+        )
+    return np.array([index[label] for label in labels.tolist()], dtype=np.int64)
 
 
 def _provenance(kind: Kind) -> str:

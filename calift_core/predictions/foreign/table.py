@@ -29,13 +29,18 @@ _SINGULAR = {"labels": "label", "ids": "id", "clusters": "cluster"}
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which columns of a table are what; `values` is one list column or C numbered ones."""
+    """Which columns of a table are what.
+
+    `values` is one list column, C numbered or named ones, or one of a binary probability; `classes`
+    are the names where columns have some.
+    """
 
     labels: str
     kind: Kind
     values: tuple[str, ...]
     ids: str | None
     clusters: str | None
+    classes: tuple[str, ...] | None = None
 
     @property
     def all(self) -> list[str]:
@@ -53,11 +58,16 @@ def find_columns(path: Path, names: Sequence[str], *, lists: bool) -> _Columns:
         twice = next(name for name in names if list(names).count(name) > 1)
         raise PredictionsError(f"{path} must name each column once, got {twice!r} twice")
     numbered: dict[str, dict[int, str]] = {"probs": {}, "logits": {}}
+    named: dict[str, dict[str, str]] = {"probs": {}, "logits": {}}
     for name in names:
-        stem, _, number = name.rpartition("_")
-        if stem in numbered and re.fullmatch(r"0|[1-9][0-9]{0,6}", number):
-            numbered[stem][int(number)] = name
-    has = {stem: bool(numbered[stem]) or (lists and stem in names) for stem in numbered}
+        stem, _, ending = name.partition("_")
+        if stem in numbered and re.fullmatch(r"0|[1-9][0-9]{0,6}", ending):
+            numbered[stem][int(ending)] = name
+        elif stem in named and ending:
+            named[stem][ending] = name
+    # One column of numbers is the probability of the second of two classes.
+    alone = {"probs": "probs" in names, "logits": lists and "logits" in names}
+    has = {stem: bool(numbered[stem] or named[stem] or alone[stem]) for stem in numbered}
     kind = pick_kind(path, has["probs"], has["logits"], names)
     found = {
         plural: next((name for name in (plural, singular) if name in names), None)
@@ -66,6 +76,16 @@ def find_columns(path: Path, names: Sequence[str], *, lists: bool) -> _Columns:
     if found["labels"] is None:
         raise PredictionsError(f"{path} must have a column labels, got {', '.join(names[:12])}")
     columns = numbered[kind]
+    if not columns and len(named[kind]) > 1:
+        classes = tuple(named[kind])
+        return _Columns(
+            found["labels"],
+            kind,
+            tuple(named[kind].values()),
+            found["ids"],
+            found["clusters"],
+            classes,
+        )
     missing = [index for index in range(len(columns)) if index not in columns]
     if missing:
         raise PredictionsError(
@@ -87,7 +107,10 @@ def from_table(path: Path, table: pa.Table, columns: _Columns) -> ForeignSource:
     for name in columns.all:
         if table.column(name).null_count:
             raise PredictionsError(f"column {name} must have a value in every row, got nulls")
-    if columns.values == (columns.kind,):
+    binary = pa.types.is_floating(table.column(columns.values[0]).type)
+    if columns.values == (columns.kind,) and binary:
+        values = table.column(columns.kind).to_numpy()
+    elif columns.values == (columns.kind,):
         values = _matrix(path, columns.kind, table.column(columns.kind))
     else:
         for name in columns.values:
@@ -100,18 +123,21 @@ def from_table(path: Path, table: pa.Table, columns: _Columns) -> ForeignSource:
         for index, name in enumerate(columns.values):
             values[:, index] = table.column(name).to_numpy()
     return ForeignSource(
-        labels=_labels(columns.labels, table.column(columns.labels)),
+        labels=_labels(columns.labels, table),
         values=values,
         kind=columns.kind,
         ids=_text_column(columns.ids, table),
         clusters=_text_column(columns.clusters, table),
+        class_names=columns.classes,
     )
 
 
-def _labels(name: str, column: pa.ChunkedArray) -> Array:
-    if not pa.types.is_integer(column.type):
-        raise PredictionsError(f"column {name} must hold integers, got {column.type}")
-    return cast("Array", column.to_numpy())
+def _labels(name: str, table: pa.Table) -> Array:
+    if pa.types.is_boolean(table.column(name).type):
+        return cast("Array", table.column(name).to_numpy(zero_copy_only=False).astype(np.int64))
+    found = _text_column(name, table)
+    assert found is not None
+    return found
 
 
 def _text_column(name: str | None, table: pa.Table) -> Array | None:

@@ -1,0 +1,1 @@
+"""Predictions that somebody has, judged without a service and without torch."""

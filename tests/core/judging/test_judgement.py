@@ -1,0 +1,195 @@
+"""A judgement says what the measures say, of arrays and of files alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+import calift
+from calift_core.calibration import ece_report, nll, score_probs, softmax
+from calift_core.errors import PredictionsError, SpecError, UnknownNameError
+from calift_core.judging.judgement import Judgement, judge
+from calift_core.predictions.foreign.load import load_predictions
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(0, 2, size=(1500, 5))
+TRUE = softmax(LOGITS)
+#: Labels that TRUE is calibrated for.
+LABELS = (TRUE.cumsum(axis=1) < RNG.random((1500, 1))).sum(axis=1)
+SURE = softmax(LOGITS * 1.8)
+NAMES = ["ant", "bee", "cat", "dog", "eel"]
+
+
+def test_judge__sees_over_confidence_and_what_a_temperature_gives() -> None:
+    found = judge(SURE, LABELS)
+    first, _, third = found.sentences
+    own = ece_report(score_probs(SURE, LABELS), n_resamples=200, seed=0)
+    assert found.sets[0].numbers["ece"] == pytest.approx(own["value"])
+    assert found.sets[0].is_miscalibrated
+    assert "over-confident" in first
+    assert "more than chance" in first
+    assert "A temperature of 1." in third
+    calibrated = judge(TRUE, LABELS)
+    assert not calibrated.sets[0].is_miscalibrated
+    assert "chance can explain" in calibrated.sentences[0]
+    assert "would not help" in calibrated.sentences[2]
+    assert repr(found) == "\n".join(found.sentences)
+
+
+def test_judge__names_the_worst_shift_and_the_better_model() -> None:
+    noise = RNG.permutation(LABELS)
+    found = judge(
+        TRUE, LABELS, shifts={"near": (TRUE, LABELS), "far": (SURE, noise)}, against=SURE,
+        other="rival",
+    )  # fmt: skip
+    assert "Of 2 shifts far costs most" in found.sentences[1]
+    assert found.sentences[2].startswith("Against rival, on the same samples: accuracy cannot be")
+    assert "NLL is" in found.sentences[2]
+    assert "lower" in found.sentences[2]
+    assert "better" in found.sentences[2]
+    back = judge(SURE, LABELS, against=TRUE)
+    ours, theirs = (one.sets[0].against["nll"].difference for one in (found, back))
+    assert ours == pytest.approx(-theirs)
+
+
+def test_page__stands_alone_and_holds_strange_names_as_text() -> None:
+    page = judge(TRUE, LABELS, name="<b>mine</b>", shifts={"a&b": (TRUE, LABELS)}).to_html()
+    assert "<b>mine" not in page
+    assert "&lt;b&gt;mine" in page
+    assert page.count("<svg") == 2
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+
+
+def test_judge__one_column_is_the_second_class() -> None:
+    second = RNG.random(400)
+    labels = (RNG.random(400) < second).astype(int)
+    one, two = (judge(p, labels) for p in (second, np.stack([1 - second, second], axis=1)))
+    assert one.to_dict() == two.to_dict()
+    with pytest.raises(PredictionsError, match=r"must lie in \[0, 1\]"):
+        judge(second * 3, labels)
+
+
+def test_judge__another_number_of_classes_is_refused() -> None:
+    with pytest.raises(PredictionsError, match="must have 5 classes"):
+        judge(TRUE, LABELS, shifts={"other": (TRUE[:, :4] / TRUE[:, :4].sum(1)[:, None], LABELS)})
+
+
+def test_calibrate__is_cross_fitted_and_keeps_scikit_learns_manners() -> None:
+    fitted = calift.calibrate(SURE, LABELS)
+    assert fitted.temperature == pytest.approx(1.8, abs=0.15)
+    assert fitted.predict_proba(SURE) == pytest.approx(TRUE, abs=0.03)
+    assert (fitted.predict(SURE) == SURE.argmax(axis=1)).all()
+    rounded = fitted.cross_fitted.astype(np.float64)
+    rounded /= rounded.sum(axis=1, keepdims=True)
+    held_out = log_loss(LABELS, rounded, labels=range(5))
+    assert held_out == pytest.approx(nll(score_probs(fitted.cross_fitted, LABELS)), abs=1e-5)
+    assert held_out < log_loss(LABELS, SURE, labels=range(5))
+    # A calibrator with many parameters does better on what it has seen than on what it has not.
+    loose = calift.calibrate(TRUE, RNG.permutation(LABELS), kind="isotonic")
+    seen = loose.predict_proba(TRUE)
+    assert not np.allclose(seen, loose.cross_fitted)
+    with pytest.raises(UnknownNameError):
+        calift.calibrate(TRUE, LABELS, kind="magic")
+    with pytest.raises(PredictionsError, match="at least 5 samples"):
+        calift.calibrate(TRUE[:3], LABELS[:3])
+    with pytest.raises(SpecError, match="must be fitted first"):
+        type(fitted)().predict_proba(TRUE)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The same predictions in every form that is read."""
+    probs, labels = SURE[:200], LABELS[:200]
+    rows = [
+        {"label": NAMES[y], "probs": dict(zip(NAMES, map(float, p), strict=True))}
+        for p, y in zip(probs, labels, strict=True)
+    ]
+    np.savez(folder / "a.npz", labels=np.array(NAMES)[labels], probs=probs, class_names=NAMES)
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    head = "label," + ",".join(f"probs_{name}" for name in NAMES)
+    lines = [
+        f"{NAMES[y]}," + ",".join(f"{v:.17g}" for v in p)
+        for p, y in zip(probs, labels, strict=True)
+    ]
+    (folder / "a.csv").write_text("\n".join([head, *lines]))
+    return {path.suffix: path for path in folder.iterdir()}
+
+
+def test_files__of_every_form_with_class_names_as_labels_say_the_same(tmp_path: Path) -> None:
+    found = {kind: load_predictions(path) for kind, path in _files(tmp_path).items()}
+    for one in found.values():
+        assert list(one.metadata.class_names) == NAMES
+        assert (one.labels == LABELS[:200]).all()
+        assert softmax(one.logits) == pytest.approx(SURE[:200], abs=1e-6)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"label": 0, "probs": [0.5, 0.5]}\n{"probs": [0.5, 0.5]}', "sample 2 has none"),
+        ('{"label": 0, "probs": [0.5, 0.5]}\n{"label": 1, "probs": [1.0]}', "as many in every"),
+        ('{"label": 0, "probs": [0.5, 0.5]}\n[1]', "line 2 of .* must be a JSON object"),
+        ('{"label": 0, "probs": [0.5, 0.5]}\n{"label"', "line 2 of .* must be JSON"),
+        ('{"label": "cat", "probs": [0.5, 0.5]}', "need the names of the classes"),
+        ('{"label": "cow", "probs": {"cat": 0.5, "dog": 0.5}}', "got 'cow'"),
+        ('{"probs": [0.5, 0.5]}', "must have a label"),
+    ],
+)
+def test_jsonl__what_is_wrong_is_said(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(PredictionsError, match=said):
+        load_predictions(path)
+
+
+def test_command__prints_the_answer_and_writes_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from calift.commands.main import main
+
+    files = _files(tmp_path)
+    page = tmp_path / "page.html"
+
+    def call(*words: Any) -> tuple[int, str]:
+        try:
+            main(["judge", *map(str, words), "--out", str(page)])
+        except SystemExit as ended:
+            read = capsys.readouterr()
+            return int(ended.code or 0), read.out + read.err
+        raise AssertionError
+
+    status, said = call(files[".csv"], files[".npz"], "--against", files[".jsonl"])
+    assert status == 0
+    assert "On a it is right on" in said.replace("\n", " ")
+    assert "cannot be told apart" in said.replace("\n", " ")
+    assert page.read_text().startswith("<!doctype html>")
+    status, said = call(files[".csv"], "--json")
+    assert len(json.loads(said)["sentences"]) == 3
+    shuffled = tmp_path / "shuffled.npz"
+    np.savez(shuffled, labels=LABELS[:200][::-1], probs=SURE[:200])
+    status, said = call(files[".csv"], "--against", shuffled)
+    assert status == 1
+    assert "in the same order" in said.replace("\n", " ")
+
+
+def test_judge__loads_neither_torch_nor_pyarrow_for_arrays() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, numpy as np, calift\n"
+        "calift.judge(np.full((60, 2), 0.5), np.arange(60) % 2)\n"
+        "print([m for m in ('torch', 'pyarrow', 'plotly', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public__is_the_same_object() -> None:
+    assert calift.judge is judge
+    assert isinstance(judge(TRUE, LABELS), Judgement)
